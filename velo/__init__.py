@@ -1,0 +1,1 @@
+"""VÉLØ: a streaming feature store for horse racing."""
