@@ -1,0 +1,1 @@
+"""From point-in-time data set to gated bundle."""
