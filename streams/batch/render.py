@@ -81,16 +81,18 @@ def moments(family: Family) -> str:
     midnights = "".join(f", any_value(midnight_{days}) AS midnight_{days}" for days in family.windows)
     return f"""-- one row per key of {family.view} and result message
 WITH keyed AS (
-    SELECT starts.*, keys.key_id, days_out_of_order.key_id IS NULL AND retracted_at IS NULL AS in_order
+    SELECT
+        starts.*, keys.key_id,
+        (days_out_of_order.key_id IS NULL AND retracted_at IS NULL)::BIGINT AS {IN_ORDER}
     FROM starts
     JOIN keys USING ({", ".join(family.keys)})
     LEFT JOIN days_out_of_order USING (key_id, race_date)
 )
 SELECT
-        key_id, known_at, retracted_at, bool_and(in_order) AS in_order{midnights},
-        {sums}
-FROM (SELECT * REPLACE (in_order::BIGINT AS in_order) FROM keyed)
-GROUP BY key_id, known_at, retracted_at""".replace("bool_and(in_order)", "min(in_order)")
+    key_id, known_at, retracted_at, min({IN_ORDER}) AS {IN_ORDER}{midnights},
+    {sums}
+FROM keyed
+GROUP BY key_id, known_at, retracted_at"""
 
 
 def days_out_of_order(family: Family) -> str:
@@ -113,6 +115,14 @@ WITH days AS (
 SELECT key_id, race_date FROM later WHERE later_first_known < first_known"""
 
 
+def touched(family: Family) -> str:
+    """One row per key that changes after `$after` and up to `$until`."""
+    ends = ["known_at", "retracted_at", *(f"midnight_{days}" for days in family.windows)]
+    return f"""-- one row per key of {family.view} that changes between two instants
+SELECT DISTINCT key_id FROM moments
+WHERE {" OR ".join(f"({end} > $after AND {end} <= $until)" for end in ends)}"""
+
+
 def deltas(family: Family) -> str:
     """One row per key and instant at which a span of it gains or loses: the packed change, and which windows lose."""
     every = spans(family)
@@ -122,7 +132,10 @@ def deltas(family: Family) -> str:
     branches = [f"SELECT key_id, known_at AS t, {', '.join(entry)} FROM moments"]
     for one in every:
         change = [f"-{pack}" if pack in one.packs else "0" for pack in columns]
-        change += [f"{IN_ORDER} = 1" if flag == f"leaves_{one.days}" else "false" for flag in flags]
+        change += [
+            f"{IN_ORDER} = 1 AND known_at < midnight_{one.days}" if flag == f"leaves_{one.days}" else "false"
+            for flag in flags
+        ]
         branches.append(f"SELECT key_id, {one.leaves_at}, {', '.join(change)} FROM moments")
     sums = [f"sum({pack})::HUGEINT AS {pack}" for pack in columns] + [f"bool_or({flag}) AS {flag}" for flag in flags]
     union = "\n    UNION ALL ".join(branches)

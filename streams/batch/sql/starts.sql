@@ -19,7 +19,8 @@ WITH books AS (
     SELECT
         * EXCLUDE (runner),
         runner.horse_id, runner.trainer_id, runner.jockey_id, runner.weight_lbs, runner.official_rating,
-        CAST(floor(least(runner.beaten_lengths, $lengths_cap) * 1e9 + 0.5) AS BIGINT) AS lengths_e9,
+        CAST(floor(CASE WHEN runner.beaten_lengths > $lengths_cap THEN $lengths_cap ELSE runner.beaten_lengths END * 1e9
+            + 0.5) AS BIGINT) AS lengths_e9,
         nullif(runner.draw, 0) AS draw,
         CASE WHEN runner.status = 'FINISHED' THEN CAST(runner."position" AS BIGINT) END AS position
     FROM raced
