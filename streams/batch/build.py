@@ -1,5 +1,6 @@
 """`velo build`: every feature table from the log, in SQL, published at once."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -83,6 +84,7 @@ def build(
             part = folder / family.view / f"batch-{log_end.next_seq:012d}.parquet"
             part.parent.mkdir(exist_ok=True)
             added[family.view] = _write(connection, family, part, after, log_end.known_at, now)
+        _link_told(home, folder)
         rows = {view: count + (before[1].rows.get(view, 0) if before else 0) for view, count in added.items()}
         manifest = Manifest(
             log_generation(home), log_end.next_seq, log_end.known_at, store.epochs[-1], epoch, rows
@@ -90,6 +92,16 @@ def build(
         published = generations.publish(home, folder, manifest)
         progress("done", steps, steps)
         return BuildReport(rows, added, log_end.next_seq, log_end.known_at, epoch, before is None, published)
+
+
+def _link_told(home: Home, folder: Path) -> None:
+    """Put what the messages told beside the features: `runners` and `notices`, one row as each was told."""
+    for kind in ("runners", "notices"):
+        (folder / kind).mkdir(exist_ok=True)
+        for part in frames.parts_of(home, kind):
+            linked = folder / kind / part.name
+            if not linked.exists():
+                os.link(part, linked)
 
 
 def _continued(home: Home, epoch: int, next_seq: int) -> tuple[Path, Manifest] | None:

@@ -5,7 +5,7 @@ reads no more of the log than what was appended since the last one.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import date, timedelta
 from hashlib import blake2b
@@ -29,7 +29,9 @@ from velo.racing.measures import LENGTHS_CAP
 from velo.racing.messages import STARTED
 from velo.store import Home
 
-STEPS: Final = ("log", "results", "starts", "applied")
+KINDS: Final = ("results", "starts", "runners", "notices")
+STEPS: Final = ("log", *KINDS, "applied")
+SEGMENTS_AT_ONCE: Final = 2
 
 
 def query(name: str) -> str:
@@ -70,8 +72,8 @@ def measure_new(connection: duckdb.DuckDBPyConnection, home: Home) -> LogEnd:
         if path.stem.split("-", 1)[1] not in kept.parts:
             path.unlink()
     if kept.next_seq < log_end.next_seq:
-        part = _measure(connection, home, kept.next_seq, log_end.next_seq)
-        kept = replace(kept, next_seq=log_end.next_seq, parts=(*kept.parts, part))
+        parts = _measure(connection, home, kept.next_seq, log_end.next_seq)
+        kept = replace(kept, next_seq=log_end.next_seq, parts=(*kept.parts, *parts))
         write_atomically(_state(home), json.dumps(asdict(kept)).encode())
     return log_end
 
@@ -92,39 +94,64 @@ def lay_out(connection: duckdb.DuckDBPyConnection, home: Home, timezone: ZoneInf
         FROM measured JOIN applied USING (seq) JOIN midnights after ON after.day = race_date + 1 {joins}""")
 
 
-def _measure(connection: duckdb.DuckDBPyConnection, home: Home, begun: int, ended: int) -> str:
-    """Measure the starts of the records from `begun` to before `ended`; returns the name of the part kept."""
+def _measure(connection: duckdb.DuckDBPyConnection, home: Home, begun: int, ended: int) -> list[str]:
+    """Measure the starts of the records from `begun` to before `ended`; returns the names of the parts kept.
+
+    A few segments at a time, so that memory does not grow with the log.
+    """
     bands = " ".join(f"WHEN distance_m < {end_m} THEN '{band}'" for band, end_m in DISTANCE_BANDS)
-    band = f"CASE WHEN distance_m IS NULL THEN '{UNKNOWN}' {bands} ELSE '{LONGEST_BAND}' END"
-    names = ", ".join(f"'{status}'" for status in sorted(STARTED))
-    paths = ", ".join("'" + str(path).replace("'", "''") + "'" for path in readable_segments(home))
-    connection.execute(query("log").replace("$files", f"[{paths}]"))
-    connection.execute(
-        "CREATE OR REPLACE TEMP TABLE results AS "
-        + query("results").replace("$started", f"[{names}]")
-        + f" AND seq >= {begun} AND seq < {ended}"
-    )
-    goings = [row[0] for row in connection.execute("SELECT DISTINCT going FROM results WHERE going IS NOT NULL").fetchall()]
-    _register(connection, "goings", pa.table({
-        "going": pa.array(goings, pa.string()), "going_group": pa.array(map(going_group, goings), pa.string())
-    }))
-    part = f"{begun:012d}-{ended:012d}"
-    starts = query("starts").replace("$distance_band", band).replace("$lengths_cap", str(LENGTHS_CAP))
-    _keep(connection, starts, home.batch / f"starts-{part}.parquet")
-    _keep(connection, "SELECT seq, known_at, race_id, result_version, race_date FROM results", home.batch / f"results-{part}.parquet")
-    connection.execute("DROP TABLE results; DROP VIEW log")
-    return part
+    fixed = {
+        "$distance_band": f"CASE WHEN distance_m IS NULL THEN '{UNKNOWN}' {bands} ELSE '{LONGEST_BAND}' END",
+        "$lengths_cap": str(LENGTHS_CAP),
+        "$started": "[" + ", ".join(f"'{status}'" for status in sorted(STARTED)) + "]",
+        "$begun": str(begun),
+        "$ended": str(ended),
+    }
+    parts = []
+    paths = readable_segments(home, begun)
+    for first in range(0, len(paths), SEGMENTS_AT_ONCE):
+        chunk = [_quoted(path) for path in paths[first : first + SEGMENTS_AT_ONCE]]
+        connection.execute("CREATE OR REPLACE TEMP TABLE log AS " + _filled("log", fixed | {"$files": f"[{', '.join(chunk)}]"}))
+        goings = [
+            row[0] for row in connection.execute("SELECT DISTINCT going FROM log WHERE going IS NOT NULL").fetchall()
+        ]
+        _register(connection, "goings", pa.table({
+            "going": pa.array(goings, pa.string()), "going_group": pa.array(map(going_group, goings), pa.string())
+        }))
+        part = f"{begun:012d}-{ended:012d}-{first:04d}"
+        for kind in KINDS:
+            _keep(connection, _filled(kind, fixed), home.batch / f"{kind}-{part}.parquet")
+        connection.execute("DROP TABLE log")
+        parts.append(part)
+    return parts
+
+
+def _filled(name: str, values: Mapping[str, str]) -> str:
+    """A query with its constants written in (a CREATE TABLE or COPY cannot take parameters)."""
+    text = query(name)
+    for placeholder, value in values.items():
+        text = text.replace(placeholder, value)
+    return text
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"
 
 
 def _keep(connection: duckdb.DuckDBPyConnection, select: str, path: Path) -> None:
     aside = path.with_name("." + path.name)
-    connection.execute(f"COPY ({select}) TO '{str(aside).replace(chr(39), chr(39) * 2)}' (FORMAT parquet, COMPRESSION lz4)")
+    connection.execute(f"COPY ({select}) TO {_quoted(aside)} (FORMAT parquet, COMPRESSION lz4)")
     aside.replace(path)
 
 
 def _view(connection: duckdb.DuckDBPyConnection, name: str, home: Home, kind: str) -> None:
-    glob = str(home.batch / f"{kind}-*.parquet").replace("'", "''")
-    connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT * FROM read_parquet('{glob}')")
+    paths = ", ".join(_quoted(path) for path in parts_of(home, kind))
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT * FROM read_parquet([{paths}])")
+
+
+def parts_of(home: Home, kind: str) -> list[Path]:
+    """The kept files of a kind: `starts` and `results` (measured), `runners` and `notices` (as told)."""
+    return [home.batch / f"{kind}-{part}.parquet" for part in _kept(home).parts]
 
 
 def _midnights(first: date | None, last: date | None, longest: int, timezone: ZoneInfo) -> pa.Table:

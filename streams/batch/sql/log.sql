@@ -1,5 +1,4 @@
--- one row per log record, as the batch reads it; fields of other messages are null
-CREATE OR REPLACE TEMP VIEW log AS
+-- one row per log record, typed; fields of other messages are null
 SELECT *
 FROM read_json(
     $files,
@@ -7,10 +6,15 @@ FROM read_json(
     maximum_object_size = 67108864,
     columns = {
         seq: 'BIGINT', known_at: 'TIMESTAMPTZ', type: 'VARCHAR', race_id: 'VARCHAR', result_version: 'INTEGER',
-        race_date: 'DATE', off_time: 'TIMESTAMPTZ', course: 'VARCHAR', surface: 'VARCHAR', going: 'VARCHAR',
-        race_class: 'INTEGER', distance_m: 'DOUBLE',
-        runners: 'STRUCT(horse_id VARCHAR, trainer_id VARCHAR, jockey_id VARCHAR, draw INTEGER, status VARCHAR,
-            "position" INTEGER, beaten_lengths DOUBLE, sp_decimal DOUBLE, weight_lbs DOUBLE,
-            official_rating INTEGER)[]'
+        race_date: 'DATE', off_time: 'TIMESTAMPTZ', race_no: 'INTEGER', course: 'VARCHAR', country: 'VARCHAR',
+        race_name: 'VARCHAR', race_type: 'VARCHAR', race_class: 'INTEGER', rating_band: 'VARCHAR', handicap: 'BOOLEAN',
+        surface: 'VARCHAR', course_config: 'VARCHAR', going: 'VARCHAR', distance_m: 'DOUBLE',
+        runners: 'STRUCT(runner_no INTEGER, draw INTEGER, horse_id VARCHAR, horse VARCHAR, jockey_id VARCHAR,
+            jockey VARCHAR, trainer_id VARCHAR, trainer VARCHAR, age INTEGER, sex VARCHAR, weight_lbs DOUBLE,
+            official_rating INTEGER, headgear VARCHAR, status VARCHAR, "position" INTEGER, beaten_lengths DOUBLE,
+            finish_time_s DOUBLE, sp_decimal DOUBLE)[]',
+        horse_id: 'VARCHAR', jockey_id: 'VARCHAR', jockey: 'VARCHAR', reason: 'VARCHAR',
+        prices: 'MAP(VARCHAR, DOUBLE)', source: 'VARCHAR', midnight: 'TIMESTAMPTZ'
     }
 )
+WHERE seq >= $begun AND seq < $ended

@@ -1,5 +1,11 @@
 -- one row per start of each result message: its keys and its integer measures, the twin of velo.racing.measures
-WITH books AS (
+WITH results AS (
+    SELECT
+        seq, known_at, race_id, result_version, race_date, off_time, course, surface, going, race_class, distance_m,
+        list_filter(runners, lambda one: list_contains($started, one.status)) AS starters
+    FROM log
+    WHERE type = 'result'
+), books AS (
     SELECT
         *,
         len(starters)::BIGINT AS field,
