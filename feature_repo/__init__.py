@@ -1,1 +1,1 @@
-"""What a feature is and where it is kept: the catalogue, the Feast definitions made from it, and the two stores."""
+"""What a feature is (the catalogue) and where it is kept (the stores)."""

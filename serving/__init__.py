@@ -1,1 +1,1 @@
-"""Scoring a race and showing it: reads the stores and a training bundle, and nothing else of the other stages."""
+"""Scoring the runners of a race, on race day and as of any instant."""

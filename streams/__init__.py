@@ -1,1 +1,1 @@
-"""What keeps the stores current: the log, the importers, the batch build and the stream."""
+"""What keeps the stores current: the log, the importers, the batch build and the dataflow."""

@@ -1,1 +1,1 @@
-"""From point-in-time rows to a model that can be judged: dataset, splits, model, metrics, backtest, gate, bundle."""
+"""From point-in-time data set to gated bundle."""

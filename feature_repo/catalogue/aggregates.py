@@ -1,0 +1,233 @@
+"""How a feature is made from the measures of starts: each kind once, as SQL and as plain Python, bit for bit alike.
+
+All arithmetic is on integers until one last division of two doubles, so that neither the order of summing nor the
+engine changes a bit. Measures whose name ends in `_e9` count in billionths.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Kind = Literal["int", "float"]
+Value = int | float | None
+E9: Final = 10**9
+RECENT_DEPTH: Final = 10
+"""How many of a key's latest values the recent features may look back on."""
+
+
+def unit(measure: str) -> int:
+    """What one natural unit of a measure counts in it."""
+    return E9 if measure.endswith("_e9") else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """Σ of a measure that counts in ones."""
+
+    name: str
+    measure: str
+    kind: Kind = "int"
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The measures it sums."""
+        return (self.measure,)
+
+    def sql(self, total: Callable[[str], str]) -> str:
+        """Expression, given the expression of the total of a measure."""
+        return f"CAST({total(self.measure)} AS INTEGER)"
+
+    def value(self, totals: Mapping[str, int]) -> Value:
+        """Value, given the totals."""
+        return totals[self.measure]
+
+
+@dataclass(frozen=True, slots=True)
+class Quotient:
+    """(Σ numerator + prior) ÷ (Σ denominator + prior) in natural units; null where the denominator is zero."""
+
+    name: str
+    numerator: str
+    denominator: str
+    prior: int = 0
+    kind: Kind = "float"
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The measures it sums."""
+        return (self.numerator, self.denominator)
+
+    @property
+    def _factors(self) -> tuple[int, int]:
+        over, under = unit(self.numerator), unit(self.denominator)
+        return (1, 1) if over == under else (under, over)
+
+    def sql(self, total: Callable[[str], str]) -> str:
+        """Expression, given the expression of the total of a measure."""
+        by_numerator, by_denominator = self._factors
+        over = _scaled(total(self.numerator), self.prior * unit(self.numerator), by_numerator)
+        under = _scaled(total(self.denominator), self.prior * unit(self.denominator), by_denominator)
+        return f"CAST({over} AS DOUBLE) / NULLIF(CAST({under} AS DOUBLE), 0)"
+
+    def value(self, totals: Mapping[str, int]) -> Value:
+        """Value, given the totals."""
+        by_numerator, by_denominator = self._factors
+        under = (totals[self.denominator] + self.prior * unit(self.denominator)) * by_denominator
+        over = (totals[self.numerator] + self.prior * unit(self.numerator)) * by_numerator
+        return float(over) / float(under) if under else None
+
+
+Aggregate = Total | Quotient
+
+
+@dataclass(frozen=True, slots=True)
+class Last:
+    """A measure of the last start; null where that start has none."""
+
+    name: str
+    measure: str
+    kind: Kind = "float"
+    depth: int = 0
+
+    def sql(self, newest: Callable[[int], str], last: str) -> str:
+        """Expression, given those of the k-th newest known value and of the last start's."""
+        return (
+            f"CAST({last} AS DOUBLE) / {float(unit(self.measure))}"
+            if self.kind == "float"
+            else f"CAST({last} AS INTEGER)"
+        )
+
+    def value(self, newest: Sequence[int], last: float | None) -> Value:
+        """Value, given the known values newest first (at most `RECENT_DEPTH`), and the last start's."""
+        if last is None:
+            return None
+        return float(last) / float(unit(self.measure)) if self.kind == "float" else int(last)
+
+
+@dataclass(frozen=True, slots=True)
+class Ewma:
+    """Exponentially weighted mean of the last `depth` known values, weight 0.6^i from the newest, normalised."""
+
+    name: str
+    measure: str
+    depth: int = 10
+    kind: Kind = "float"
+
+    @property
+    def weights(self) -> tuple[int, ...]:
+        """0.6^i times 5^(depth − 1): whole numbers, newest first."""
+        return tuple(3**back * 5 ** (self.depth - 1 - back) for back in range(self.depth))
+
+    def sql(self, newest: Callable[[int], str], last: str) -> str:
+        """Expression, given those of the k-th newest known value and of the last start's."""
+        over = " + ".join(f"coalesce({newest(k)}, 0) * {w}" for k, w in enumerate(self.weights))
+        under = " + ".join(f"CASE WHEN {newest(k)} IS NULL THEN 0 ELSE {w} END" for k, w in enumerate(self.weights))
+        return f"CAST({over} AS DOUBLE) / NULLIF(CAST(({under}) * {unit(self.measure)} AS DOUBLE), 0)"
+
+    def value(self, newest: Sequence[int], last: float | None) -> Value:
+        """Value, given the known values newest first, and the last start's."""
+        pairs = list(zip(newest, self.weights, strict=False))
+        under = sum(weight for _, weight in pairs) * unit(self.measure)
+        return float(sum(value * weight for value, weight in pairs)) / float(under) if under else None
+
+
+@dataclass(frozen=True, slots=True)
+class Slope:
+    """Least-squares slope of the last `depth` known values on their order, oldest first: positive is improving."""
+
+    name: str
+    measure: str
+    depth: int = 6
+    least: int = 3
+    kind: Kind = "float"
+
+    def sql(self, newest: Callable[[int], str], last: str) -> str:
+        """Expression, given those of the k-th newest known value and of the last start's."""
+        values = [f"coalesce({newest(k)}, 0)" for k in range(self.depth)]
+        count = _count(newest, self.depth)
+        total = " + ".join(values)
+        back = " + ".join(f"{k} * {value}" for k, value in enumerate(values))
+        over = f"{count} * (({count} - 1) * ({total}) - ({back})) - ({count} * ({count} - 1) // 2) * ({total})"
+        under = f"({count} * {count} * ({count} * {count} - 1) // 12) * {unit(self.measure)}"
+        return f"CASE WHEN {count} >= {self.least} THEN CAST({over} AS DOUBLE) / CAST({under} AS DOUBLE) END"
+
+    def value(self, newest: Sequence[int], last: float | None) -> Value:
+        """Value, given the known values newest first, and the last start's."""
+        values = newest[: self.depth]
+        count = len(values)
+        if count < self.least:
+            return None
+        total = sum(values)
+        back = sum(k * value for k, value in enumerate(values))
+        over = count * ((count - 1) * total - back) - (count * (count - 1) // 2) * total
+        under = (count * count * (count * count - 1) // 12) * unit(self.measure)
+        return float(over) / float(under)
+
+
+@dataclass(frozen=True, slots=True)
+class Variance:
+    """Sample variance of the last `depth` known values.
+
+    Summed around one half, so that the squares of six values in billionths between 0 and 1 fit 63 bits.
+    """
+
+    name: str
+    measure: str
+    depth: int = 6
+    least: int = 2
+    kind: Kind = "float"
+
+    @property
+    def _centre(self) -> int:
+        return unit(self.measure) // 2
+
+    def sql(self, newest: Callable[[int], str], last: str) -> str:
+        """Expression, given those of the k-th newest known value and of the last start's."""
+        values = [f"coalesce({newest(k)} - {self._centre}, 0)" for k in range(self.depth)]
+        count = _count(newest, self.depth)
+        total = " + ".join(values)
+        squares = " + ".join(f"{value} * {value}" for value in values)
+        over = f"{count} * ({squares}) - ({total}) * ({total})"
+        under = f"CAST({count} * ({count} - 1) AS DOUBLE) * {float(unit(self.measure) ** 2)}"
+        return f"CASE WHEN {count} >= {self.least} THEN CAST({over} AS DOUBLE) / ({under}) END"
+
+    def value(self, newest: Sequence[int], last: float | None) -> Value:
+        """Value, given the known values newest first, and the last start's."""
+        values = [value - self._centre for value in newest[: self.depth]]
+        count = len(values)
+        if count < self.least:
+            return None
+        over = count * sum(value * value for value in values) - sum(values) ** 2
+        return float(over) / (float(count * (count - 1)) * float(unit(self.measure) ** 2))
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """Largest of the last `depth` known values."""
+
+    name: str
+    measure: str
+    depth: int = 6
+    kind: Kind = "float"
+
+    def sql(self, newest: Callable[[int], str], last: str) -> str:
+        """Expression, given those of the k-th newest known value and of the last start's."""
+        best = f"greatest({', '.join(newest(k) for k in range(self.depth))})"
+        return f"CAST({best} AS DOUBLE) / {float(unit(self.measure))}"
+
+    def value(self, newest: Sequence[int], last: float | None) -> Value:
+        """Value, given the known values newest first, and the last start's."""
+        values = newest[: self.depth]
+        return float(max(values)) / float(unit(self.measure)) if values else None
+
+
+Recent = Last | Ewma | Slope | Variance | Best
+
+
+def _scaled(total: str, prior: int, factor: int) -> str:
+    shifted = f"({total} + {prior})" if prior else total
+    return f"{shifted} * {factor}" if factor != 1 else shifted
+
+
+def _count(newest: Callable[[int], str], depth: int) -> str:
+    return "(" + " + ".join(f"({newest(k)} IS NOT NULL)::BIGINT" for k in range(depth)) + ")"

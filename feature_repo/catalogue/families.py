@@ -1,0 +1,143 @@
+"""The catalogue: every stored feature, declared once (SPEC 6).
+
+The batch SQL, the stream's fold, Feast's schema and the training columns are made from these declarations. To add a
+60-day window to a family, add 60 to its `windows`.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from feature_repo.catalogue.aggregates import (
+    Aggregate,
+    Best,
+    Ewma,
+    Kind,
+    Last,
+    Quotient,
+    Recent,
+    Slope,
+    Total,
+    Variance,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """One stored column: its name in its view, and whether it counts or measures."""
+
+    name: str
+    kind: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One feature view: one row per change of a key's values.
+
+    `career` aggregates cover all known starts of the key; `windowed` ones the starts within each of `windows` (days);
+    `recent` ones the latest starts in order of their off.
+    """
+
+    view: str
+    keys: tuple[str, ...]
+    about: str
+    career: tuple[Aggregate, ...] = ()
+    recent: tuple[Recent, ...] = ()
+    windows: tuple[int, ...] = ()
+    windowed: tuple[Aggregate, ...] = ()
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """Its columns in order: career, recent, then the windows, shortest first as declared."""
+        over_time = [Feature(f"{one.name}_{days}d", one.kind) for days in self.windows for one in self.windowed]
+        return (
+            *(Feature(one.name, one.kind) for one in self.career),
+            *(Feature(one.name, one.kind) for one in self.recent),
+            *over_time,
+        )
+
+
+RECORD: Final[tuple[Aggregate, ...]] = (
+    Total("starts", "one"),
+    Total("wins", "win"),
+    Total("places", "place"),
+    Quotient("sr", "win", "one"),
+    Quotient("place_rate", "place", "one"),
+    Quotient("prb", "prb_e9", "prb_known"),
+)
+VELOCITY: Final[tuple[Aggregate, ...]] = (
+    Total("runs", "one"),
+    Total("wins", "win"),
+    Total("places", "place"),
+    Quotient("sr", "win", "one"),
+    Quotient("place_rate", "place", "one"),
+    Quotient("prb", "prb_e9", "prb_known"),
+    Quotient("ae", "win_priced", "exp_e9"),
+)
+CURVES: Final[tuple[Recent, ...]] = (
+    Last("prb_last", "prb_e9"),
+    Ewma("prb_ewma", "prb_e9"),
+    Slope("prb_slope", "prb_e9"),
+    Variance("prb_var", "prb_e9"),
+    Best("prb_best", "prb_e9"),
+    Last("market_last", "market_e9"),
+    Ewma("market_ewma", "market_e9"),
+    Last("lengths_last", "lengths_e9"),
+    Ewma("lengths_ewma", "lengths_e9"),
+    Last("position_last", "position", "int"),
+    Last("field_last", "field", "int"),
+    Last("last_race_day", "race_day", "int"),
+    Last("last_class", "race_class", "int"),
+    Last("last_distance_m", "distance_m"),
+    Last("last_weight_lbs", "weight_lbs"),
+    Last("last_rating", "official_rating", "int"),
+)
+
+FAMILIES: Final[tuple[Family, ...]] = (
+    Family(
+        "trainer_velocity",
+        ("trainer_id",),
+        "how a trainer's runners have gone over rolling windows",
+        windows=(14, 30, 90),
+        windowed=VELOCITY,
+    ),
+    Family(
+        "jockey_velocity",
+        ("jockey_id",),
+        "how a jockey's rides have gone over rolling windows",
+        windows=(14, 30, 90),
+        windowed=VELOCITY,
+    ),
+    Family(
+        "partnership_velocity",
+        ("trainer_id", "jockey_id"),
+        "how a trainer and a jockey have gone together",
+        windows=(90, 365),
+        windowed=VELOCITY,
+    ),
+    Family(
+        "horse_form",
+        ("horse_id",),
+        "a horse's record, form curves and last start",
+        career=RECORD,
+        recent=CURVES,
+        windows=(90, 365),
+        windowed=(Total("runs", "one"),),
+    ),
+    Family("horse_course", ("horse_id", "course"), "a horse's record at a course", career=RECORD),
+    Family("horse_distance", ("horse_id", "distance_band"), "a horse's record over a distance", career=RECORD),
+    Family("horse_going", ("horse_id", "going_group"), "a horse's record on a going", career=RECORD),
+    Family(
+        "draw_bias",
+        ("draw_cell",),
+        "impact values of a third of the draw on a course, surface, distance and going",
+        windows=(1095,),
+        windowed=(
+            Total("runs", "one"),
+            Total("wins", "win"),
+            Quotient("iv", "win", "uni_e9"),
+            Quotient("iv_shrunk", "win", "uni_e9", prior=5),
+            Quotient("prb", "prb_e9", "prb_known"),
+        ),
+    ),
+)
+BY_VIEW: Final = {family.view: family for family in FAMILIES}

@@ -1,0 +1,1 @@
+"""The batch twin: every feature table from the log, in SQL."""

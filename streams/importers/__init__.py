@@ -1,0 +1,1 @@
+"""From files of others to messages of the log."""

@@ -1,0 +1,1 @@
+"""The append-only log: the one source of truth."""

@@ -1,0 +1,40 @@
+"""Small files written so that a reader, or a crash, meets the old content or the new, never half."""
+
+import os
+from pathlib import Path
+
+from velo.errors import UserError
+
+
+def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Replace a file's content: written aside, synced, moved in, and the folder synced."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    with os.fdopen(descriptor, "wb") as out:
+        out.write(content)
+        out.flush()
+        os.fsync(out.fileno())
+    aside.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> Path:
+    """The folder, made with its parents where missing; raises `UserError` where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as refused:
+        raise UserError(
+            f"cannot make the folder {folder} ({refused.strerror}): set VELO_HOME to a place you may write to"
+        ) from refused
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"cannot write to {folder}: set VELO_HOME to a place you may write to")
+    return folder

@@ -1,0 +1,60 @@
+"""Instants and local days. Every instant is an aware UTC datetime of whole microseconds."""
+
+from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
+from zoneinfo import ZoneInfo
+
+MICROSECOND = timedelta(microseconds=1)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+RESULT_DELAY = timedelta(minutes=15)
+"""A result without `known_at` is taken to be known this long after its off (SPEC 3)."""
+FIRST_OFF = time(13, 0)
+"""Local off of race 1 where no off time is given; each later race is `RACE_INTERVAL` after the one before."""
+RACE_INTERVAL = timedelta(minutes=30)
+
+
+@lru_cache(maxsize=65536)
+def local_midnight(day: date, timezone: ZoneInfo) -> datetime:
+    """The first instant of a local date, in UTC; where the clock skips midnight, the instant it skips at."""
+    return datetime(day.year, day.month, day.day, tzinfo=timezone).astimezone(UTC)
+
+
+def local_date(instant: datetime, timezone: ZoneInfo) -> date:
+    """The local date an instant falls on."""
+    return instant.astimezone(timezone).date()
+
+
+def is_local_midnight(instant: datetime, timezone: ZoneInfo) -> bool:
+    """Whether an instant is exactly the first of a local date."""
+    return instant == local_midnight(local_date(instant, timezone), timezone)
+
+
+def assumed_off(race_date: date, race_no: int | None, timezone: ZoneInfo) -> datetime:
+    """The off of a race whose off time is not known: local 13:00 plus 30 minutes a race (SPEC 3)."""
+    first = datetime.combine(race_date, FIRST_OFF, tzinfo=timezone).astimezone(UTC)
+    return first + RACE_INTERVAL * ((race_no or 1) - 1)
+
+
+def next_known_at(claimed: datetime | None, last: datetime | None, timezone: ZoneInfo) -> datetime:
+    """The instant a message of the log gets: strictly later than the last, and never a local midnight (SPEC 2).
+
+    A midnight belongs to the clock: expiry rows carry it, so no message may share it.
+    """
+    if last is not None and (claimed is None or claimed <= last):
+        claimed = last + MICROSECOND
+    if claimed is None:
+        raise ValueError("the first message of a log needs an instant")
+    return claimed + MICROSECOND if is_local_midnight(claimed, timezone) else claimed
+
+
+def to_text(instant: datetime) -> str:
+    """ISO 8601 in UTC with six decimals and a Z, the one spelling used in the log."""
+    return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def from_text(text: str) -> datetime:
+    """An instant from ISO 8601; a text without an offset is refused with ValueError, as its meaning is a guess."""
+    instant = datetime.fromisoformat(text)
+    if instant.tzinfo is None:
+        raise ValueError(f"{text!r} has no UTC offset")
+    return instant.astimezone(UTC)

@@ -1,0 +1,229 @@
+"""The messages of the log (SPEC 3 and 10), as frozen values, and their one form as records.
+
+A record is a flat JSON object: `type`, `schema_version`, `known_at`, `race_id`, then the message's own fields; fields
+that are unknown are left out. `horse_id`, `jockey_id` and `trainer_id` are the store's keys; `horse`, `jockey` and
+`trainer` are the names to show.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from datetime import date, datetime
+from typing import Any, Final
+
+from velo.racing.clock import from_text, to_text
+
+SCHEMA_VERSION: Final = 2
+"""Version of the records this code writes; older ones are read through `streams.log.upgrades`."""
+
+FINISHED: Final = "FINISHED"
+NON_RUNNER: Final = "NR"
+VOID: Final = "VOID"
+NON_FINISHERS: Final = frozenset({"PU", "F", "UR", "BD", "SU", "RO", "REF", "RR", "LFT", "CO", "DNF", "DSQ"})
+STARTED: Final = NON_FINISHERS | {FINISHED}
+STATUSES: Final = STARTED | {NON_RUNNER, VOID}
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """What is the same for all runners of a race. `off_time` is UTC; `race_date` is the local date."""
+
+    race_id: str
+    race_date: date
+    off_time: datetime
+    course: str
+    race_no: int | None = None
+    country: str | None = None
+    race_name: str | None = None
+    race_type: str | None = None
+    race_class: int | None = None
+    rating_band: str | None = None
+    handicap: bool | None = None
+    surface: str | None = None
+    course_config: str | None = None
+    going: str | None = None
+    distance_m: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """One declared runner. `status` is None on a racecard. `kept` holds columns that no feature may reach."""
+
+    horse_id: str
+    horse: str | None = None
+    runner_no: int | None = None
+    draw: int | None = None
+    jockey_id: str | None = None
+    jockey: str | None = None
+    trainer_id: str | None = None
+    trainer: str | None = None
+    age: int | None = None
+    sex: str | None = None
+    weight_lbs: float | None = None
+    body_weight_lbs: float | None = None
+    official_rating: int | None = None
+    headgear: str | None = None
+    status: str | None = None
+    position: int | None = None
+    beaten_lengths: float | None = None
+    finish_time_s: float | None = None
+    sp_decimal: float | None = None
+    kept: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def started(self) -> bool:
+        """Whether it ran, whatever became of it."""
+        return self.status in STARTED
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A race's result in one version; `known_at` is None until the log stamps it."""
+
+    race: Race
+    runners: tuple[Runner, ...]
+    result_version: int = 1
+    known_at: datetime | None = None
+
+    @property
+    def race_id(self) -> str:
+        """The race it is about."""
+        return self.race.race_id
+
+
+@dataclass(frozen=True, slots=True)
+class Racecard:
+    """The declared runners of a race to come; a later card of the race replaces it."""
+
+    race: Race
+    runners: tuple[Runner, ...]
+    known_at: datetime | None = None
+
+    @property
+    def race_id(self) -> str:
+        """The race it is about."""
+        return self.race.race_id
+
+
+@dataclass(frozen=True, slots=True)
+class NonRunner:
+    """A declared runner will not run."""
+
+    race_id: str
+    horse_id: str
+    reason: str | None = None
+    known_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JockeyChange:
+    """Another jockey rides."""
+
+    race_id: str
+    horse_id: str
+    jockey_id: str | None
+    jockey: str | None
+    known_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GoingChange:
+    """The official going of a race to come has changed."""
+
+    race_id: str
+    going: str
+    known_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Market:
+    """A snapshot of decimal odds by horse key. `source` says whose (`betfair-sp` is the exchange's starting price)."""
+
+    race_id: str
+    prices: Mapping[str, float]
+    source: str
+    known_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """The clock passed a local midnight (`midnight`, UTC); it is about no race."""
+
+    midnight: datetime
+    known_at: datetime | None = None
+    race_id: str | None = None
+
+
+Message = Result | Racecard | NonRunner | JockeyChange | GoingChange | Market | Tick
+TYPES: Final[dict[str, type]] = {
+    "result": Result,
+    "racecard": Racecard,
+    "non_runner": NonRunner,
+    "jockey_change": JockeyChange,
+    "going_change": GoingChange,
+    "market": Market,
+    "tick": Tick,
+}
+_NAMES: Final = {kind: name for name, kind in TYPES.items()}
+_RACE: Final = tuple(one.name for one in fields(Race))
+_RUNNER: Final = tuple(one.name for one in fields(Runner) if one.name != "kept")
+_RUNNER_SET: Final = frozenset(_RUNNER)
+
+
+def type_name(message: Message) -> str:
+    """The record type of a message: `result`, `racecard`, …"""
+    return _NAMES[type(message)]
+
+
+def to_record(message: Message) -> dict[str, Any]:
+    """A message as a record without its place in the log; unknown (None) fields are left out."""
+    record: dict[str, Any] = {"type": type_name(message), "schema_version": SCHEMA_VERSION}
+    if message.known_at is not None:
+        record["known_at"] = to_text(message.known_at)
+    if isinstance(message, Result | Racecard):
+        record |= _known({name: getattr(message.race, name) for name in _RACE})
+        if isinstance(message, Result):
+            record["result_version"] = message.result_version
+        record["runners"] = [
+            _known({name: getattr(one, name) for name in _RUNNER}) | dict(one.kept) for one in message.runners
+        ]
+        return record
+    own = (one.name for one in fields(message) if one.name != "known_at")
+    return record | _known({name: getattr(message, name) for name in own})
+
+
+def from_record(record: Mapping[str, Any]) -> Message:
+    """A message from a record of the current schema; raises KeyError or ValueError where it is none."""
+    kind = TYPES[record["type"]]
+    known_at = from_text(record["known_at"]) if record.get("known_at") else None
+    if kind is Tick:
+        return Tick(midnight=from_text(record["midnight"]), known_at=known_at)
+    if kind in (Result, Racecard):
+        own = {name: record[name] for name in _RACE if name in record}
+        own["race_date"] = date.fromisoformat(own["race_date"])
+        own["off_time"] = from_text(own["off_time"])
+        runners = tuple(_runner(one) for one in record["runners"])
+        if kind is Result:
+            return Result(Race(**own), runners, record["result_version"], known_at)
+        return Racecard(Race(**own), runners, known_at)
+    values = {one.name: record.get(one.name) for one in fields(kind)}
+    message: Message = kind(**(values | {"known_at": known_at}))
+    return message
+
+
+def _runner(record: Mapping[str, Any]) -> Runner:
+    return Runner(
+        **{name: record[name] for name in _RUNNER if name in record},
+        kept={name: value for name, value in record.items() if name not in _RUNNER_SET},
+    )
+
+
+def _known(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _plain(value) for name, value in values.items() if value is not None}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, datetime):
+        return to_text(value)
+    if isinstance(value, date):
+        return value.isoformat()
+    return dict(value) if isinstance(value, Mapping) else value

@@ -1,0 +1,63 @@
+"""Where a store lives and how it is reached: read from the environment once, at the edge."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+from zoneinfo import ZoneInfo
+
+from velo.errors import UserError
+
+KeyPolicy = Literal["name", "id"]
+DEFAULT_TIMEZONE = "Europe/London"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One store's settings.
+
+    `home` holds all state (absolute). `timezone` is what "local" means and `keys` the key policy; both are None
+    where not asked for, and then the store's own hold. `redis_url` is the online store, None for the embedded one.
+    """
+
+    home: Path
+    timezone: ZoneInfo | None = None
+    redis_url: str | None = None
+    keys: KeyPolicy | None = None
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> "Settings":
+        """Settings from VELO_HOME, VELO_TIMEZONE, VELO_KEYS and REDIS_URL; raises `UserError` for a bad value."""
+        env = os.environ if environ is None else environ
+        keys = env.get("VELO_KEYS") or None
+        if keys not in (None, "name", "id"):
+            raise UserError(
+                f"VELO_KEYS is {keys!r}, but keys are made by 'name' or by 'id': set one of these or unset it"
+            )
+        return cls(
+            home=_home(env.get("VELO_HOME"), Path.cwd() if cwd is None else cwd),
+            timezone=zone_named(env["VELO_TIMEZONE"]) if env.get("VELO_TIMEZONE") else None,
+            redis_url=env.get("REDIS_URL") or None,
+            keys=cast("KeyPolicy | None", keys),
+        )
+
+
+def _home(named: str | None, cwd: Path) -> Path:
+    """VELO_HOME, or `data` beside feature_repo/ wherever below the checkout one stands, or `./data`."""
+    if named:
+        return (cwd / Path(named).expanduser()).resolve()
+    for folder in (cwd, *cwd.parents):
+        if (folder / "feature_repo" / "feature_store.yaml").is_file():
+            return (folder / "data").resolve()
+    return (cwd / "data").resolve()
+
+
+def zone_named(name: str) -> ZoneInfo:
+    """The IANA time zone of a name; raises `UserError` where there is none."""
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as unknown:
+        raise UserError(
+            f"VELO_TIMEZONE is {name!r}, which is no IANA time zone: use one such as 'Europe/London' or 'Asia/Hong_Kong'"
+        ) from unknown

@@ -1,0 +1,140 @@
+"""A store: one home folder, one time zone, one key policy, and the epochs of its formulas."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from velo.errors import UserError
+from velo.files import make_folder, write_atomically
+from velo.settings import DEFAULT_TIMEZONE, KeyPolicy, Settings, zone_named
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where a store keeps what, below VELO_HOME."""
+
+    root: Path
+
+    @property
+    def identity(self) -> Path:
+        """The store's time zone, key policy and epochs."""
+        return self.root / "store.json"
+
+    @property
+    def log(self) -> Path:
+        """Segments of the log."""
+        return self.root / "log"
+
+    @property
+    def dead_letters(self) -> Path:
+        """What was refused, with reasons."""
+        return self.root / "dead-letters.ndjson"
+
+    @property
+    def offline(self) -> Path:
+        """The current generation of the feature tables: a link into `generations`, one folder a view."""
+        return self.root / "offline"
+
+    @property
+    def generations(self) -> Path:
+        """Every generation still kept of the feature tables."""
+        return self.root / "generations"
+
+    @property
+    def batch(self) -> Path:
+        """What the batch build keeps between builds: measured starts and upgraded old segments."""
+        return self.root / "batch"
+
+    @property
+    def warehouse(self) -> Path:
+        """The analyst's read-only DuckDB file."""
+        return self.root / "warehouse.duckdb"
+
+    @property
+    def registry(self) -> Path:
+        """Feast's registry."""
+        return self.root / "registry.db"
+
+    @property
+    def redis(self) -> Path:
+        """The embedded Redis: its data, its configuration, its address."""
+        return self.root / "redis"
+
+    @property
+    def models(self) -> Path:
+        """Model bundles."""
+        return self.root / "models"
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """An opened store. `timezone` is what local means; `keys` is None until the first load fixes it."""
+
+    home: Home
+    timezone: ZoneInfo
+    keys: KeyPolicy | None = None
+    epochs: tuple[str, ...] = ()
+    redis_url: str | None = None
+
+    @classmethod
+    def open(cls, settings: Settings) -> "Store":
+        """The store of a home; one that was never written to has the settings asked for, or the defaults.
+
+        Raises `UserError` where the settings contradict what the store was made with.
+        """
+        home = Home(settings.home)
+        written = _read(home.identity)
+        timezone = settings.timezone or zone_named(written.get("timezone", DEFAULT_TIMEZONE))
+        if written and written["timezone"] != timezone.key:
+            raise UserError(
+                f"VELO_TIMEZONE is {timezone.key!r}, but the store at {home.root} was made with "
+                f"{written['timezone']!r}: unset it, or use another VELO_HOME"
+            )
+        keys = written.get("keys") or settings.keys
+        if settings.keys and keys != settings.keys:
+            raise UserError(
+                f"VELO_KEYS is {settings.keys!r}, but the store at {home.root} was first loaded by {keys!r}: "
+                "unset it, or use another VELO_HOME"
+            )
+        return cls(home, timezone, keys, tuple(written.get("epochs", ())), settings.redis_url)
+
+    def save(self) -> "Store":
+        """Write the identity, making the home where needed; returns self."""
+        make_folder(self.home.root)
+        content = {"format": FORMAT, "timezone": self.timezone.key, "keys": self.keys, "epochs": list(self.epochs)}
+        if _read(self.home.identity) != content:
+            write_atomically(self.home.identity, json.dumps(content, indent=2).encode() + b"\n")
+        return self
+
+    def with_keys(self, policy: KeyPolicy) -> "Store":
+        """The store with its key policy fixed; a store that has one keeps it."""
+        return self if self.keys else replace(self, keys=policy).save()
+
+    def with_epoch_of(self, fingerprint: str) -> tuple["Store", int]:
+        """The store and the epoch (from 1) of formulas of this fingerprint; formulas unlike the last begin a new one.
+
+        Values of a later epoch replace those of an earlier, also at the same instant.
+        """
+        if self.epochs and self.epochs[-1] == fingerprint:
+            return self, len(self.epochs)
+        store = replace(self, epochs=(*self.epochs, fingerprint)).save()
+        return store, len(store.epochs)
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        written: Mapping[str, Any] = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (ValueError, OSError) as damaged:
+        raise UserError(
+            f"{path} cannot be read ({damaged}): restore it from a backup, or use another VELO_HOME"
+        ) from None
+    if written.get("format") != FORMAT:
+        raise UserError(f"{path} has format {written.get('format')!r}, this version reads {FORMAT}: upgrade velo")
+    return written
