@@ -1,6 +1,7 @@
 """A run without the shared data says how much it did not test; CI does not accept such a run."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-CONFTEST = Path(__file__).with_name("conftest.py")
+HERE = Path(__file__).parent
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -17,9 +18,12 @@ def run(tmp_path: Path) -> Run:
     """Runs two tests that ask for the shared data, in a repository of their own that has none beside it."""
     tests = tmp_path / "a b" / "tests"
     tests.mkdir(parents=True)
-    (tests / "conftest.py").write_text(CONFTEST.read_text(encoding="utf-8"), encoding="utf-8")
+    for name in ("__init__.py", "conftest.py", "shared.py"):
+        shutil.copy(HERE / name, tests / name)
     (tests / "test_real.py").write_text(
-        "def test_one(shared):\n    assert (shared / 'x').exists()\n\ndef test_two(shared):\n    assert shared.is_dir()\n",
+        "from tests.shared import shared_file\n\n"
+        "def test_one(shared):\n    assert (shared / 'conformance').is_dir()\n\n"
+        "def test_two():\n    assert shared_file('conformance/x').exists()\n",
         encoding="utf-8",
     )
 
@@ -37,6 +41,12 @@ def run(tmp_path: Path) -> Run:
     return go
 
 
+def place(folder: Path) -> None:
+    """Shared data of one empty file."""
+    (folder / "conformance").mkdir(parents=True)
+    (folder / "conformance" / "x").touch()
+
+
 def test_what_was_skipped_for_want_of_shared_data_is_counted(run: Run) -> None:
     done = run(CI="true")
     assert done.returncode == 0, done.stdout
@@ -51,8 +61,7 @@ def test_ci_fails_without_the_shared_data_when_told_to_require_it(run: Run) -> N
 
 
 def test_shared_data_is_found_beside_the_repository(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "shared").mkdir()
-    (tmp_path / "shared" / "x").touch()
+    place(tmp_path / "shared")
     done = run(CI="true", VELO_REQUIRE_SHARED="1")
     assert done.returncode == 0, done.stdout
     assert "2 passed" in done.stdout
@@ -60,7 +69,6 @@ def test_shared_data_is_found_beside_the_repository(run: Run, tmp_path: Path) ->
 
 
 def test_velo_shared_names_another_folder(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "x").touch()
+    place(tmp_path / "elsewhere")
     done = run(VELO_SHARED=str(tmp_path / "elsewhere"))
     assert "2 passed" in done.stdout, done.stdout
