@@ -120,7 +120,7 @@ def _measure(connection: duckdb.DuckDBPyConnection, home: Home, begun: int, ende
         }))
         part = f"{begun:012d}-{ended:012d}-{first:04d}"
         for kind in KINDS:
-            _keep(connection, _filled(kind, fixed), home.batch / f"{kind}-{part}.parquet")
+            keep(connection, _filled(kind, fixed), home.batch / f"{kind}-{part}.parquet")
         connection.execute("DROP TABLE log")
         parts.append(part)
     return parts
@@ -138,15 +138,20 @@ def _quoted(path: Path) -> str:
     return "'" + str(path).replace("'", "''") + "'"
 
 
-def _keep(connection: duckdb.DuckDBPyConnection, select: str, path: Path) -> None:
+def keep(connection: duckdb.DuckDBPyConnection, select: str, path: Path) -> None:
+    """Write the rows of a query to a Parquet file, which appears whole."""
     aside = path.with_name("." + path.name)
     connection.execute(f"COPY ({select}) TO {_quoted(aside)} (FORMAT parquet, COMPRESSION lz4)")
     aside.replace(path)
 
 
 def _view(connection: duckdb.DuckDBPyConnection, name: str, home: Home, kind: str) -> None:
-    paths = ", ".join(_quoted(path) for path in parts_of(home, kind))
-    connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT * FROM read_parquet([{paths}])")
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT * FROM {parquet(parts_of(home, kind))}")
+
+
+def parquet(paths: Iterable[Path]) -> str:
+    """The SQL of the rows of some Parquet files."""
+    return f"read_parquet([{', '.join(map(_quoted, paths))}])"
 
 
 def parts_of(home: Home, kind: str) -> list[Path]:
