@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING
 from velo.errors import UserError
 
 if TYPE_CHECKING:
-    from _csv import _reader as CsvReader
+    from _csv import Reader
 
 _LONGEST_CELL = 1 << 20
 
@@ -85,7 +85,7 @@ def _read(path: Path, stream: IO[str], required: frozenset[str], what: str) -> I
         raise UserError(f"{path} has a header but no rows: fetch it again, or leave it out")
 
 
-def _parsed(path: Path, reader: "CsvReader", what: str) -> Iterator[list[str]]:
+def _parsed(path: Path, reader: "Reader", what: str) -> Iterator[list[str]]:
     try:
         yield from reader
     except csv.Error as broken:

@@ -15,8 +15,8 @@ Source: the result pages of a British racing paper. What this importer settles, 
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import date, time
 from pathlib import Path
 from typing import Any, Final
@@ -24,14 +24,13 @@ from typing import Any, Final
 from streams.importers import cells
 from streams.importers.csv_files import CsvRow, csv_rows
 from streams.importers.raceform_row import made_race_id, parse_row, when
-from streams.importers.runners import Parsed, checked_results
+from streams.importers.results import PART, RAW, Parsed, Row, checked_results
 from velo.errors import UserError
 from velo.racing.messages import NON_RUNNER, VOID
 from velo.racing.names import name_key
-from velo.settings import KeyPolicy
 from velo.store import Store
 
-__all__ = ["SOURCE", "parse_row", "read_raceform"]
+__all__ = ["SOURCE", "parse_row", "parse_rows", "read_raceform"]
 
 SOURCE: Final = "raceform"
 WHAT: Final = "a raceform results file"
@@ -57,7 +56,6 @@ MEASURES: Final = {
     "dec": "decimal odds",
 }
 """What a measured column holds. One of which no value at all can be read is another column under that name."""
-_EXAMPLES: Final = 5
 _Race = tuple[date, str, time | None]
 """What tells two races apart whatever their ids say: date, course key and local off."""
 _Key = tuple[str, int]
@@ -68,22 +66,33 @@ def read_raceform(paths: Iterable[Path], store: Store) -> Parsed:
     """The results in some files, as one load: checked by the rules of the runner table, refused races apart.
 
     Files may hold many days, and a race may continue in the next file. What was settled or left unknown on the way is
-    among the warnings, counted. Raises `UserError` for a file that is none.
+    counted among the warnings. Raises `UserError` for a file that is none, or has a measured column of which not one
+    value can be read.
     """
     files = tuple(paths)
-    notes = _Notes(_owners_of_shared_ids(files))
-    parsed = checked_results(_rows(files, store, notes), store, SOURCE)
-    return replace(parsed, warnings=(*parsed.warnings, *notes.warnings()))
+    if not files:
+        raise UserError("no file is named: name one or more raceform results files")
+    notes = _Notes(_owners_of_shared_ids(_given(files)))
+    return notes.told(checked_results(_rows(_given(files), store, notes), store, SOURCE))
 
 
-def _rows(files: Iterable[Path], store: Store, notes: "_Notes") -> Iterator[dict[str, Any]]:
-    policy: KeyPolicy = store.keys or "name"
-    for given in _given(files):
+def parse_rows(rows: Iterable[Mapping[str, Any]], store: Store) -> Parsed:
+    """The results of rows as a dead letter has them: cells by column name, in one part."""
+    given = [
+        CsvRow(Path("dead letter"), number, {name: str(cell) for name, cell in row.items() if cell is not None})
+        for number, row in enumerate(rows, 1)
+    ]
+    notes = _Notes(_owners_of_shared_ids(given))
+    return notes.told(checked_results(_rows(given, store, notes), store, SOURCE))
+
+
+def _rows(rows: Iterable[CsvRow], store: Store, notes: "_Notes") -> Iterator[Row]:
+    for given in rows:
         try:
-            row = parse_row(given.cells, store.timezone, policy)
+            row = parse_row(given.cells, store.timezone)
         except UserError as wrong:
             raise UserError(f"{given.place}: {wrong}") from None
-        yield notes.taken(row, given)
+        yield notes.taken(row, given) | {PART: given.path, RAW: given.cells}
     notes.refuse_columns()
 
 
@@ -97,7 +106,7 @@ def _race_of(given: CsvRow) -> _Race:
         race_date, off = when(given.cells)
     except UserError as wrong:
         raise UserError(f"{given.place}: {wrong}") from None
-    return race_date, name_key(given.cells["course"]) or "", off
+    return race_date, name_key(given.cells.get("course")) or "", off
 
 
 def _key_of(race_id: str, given: CsvRow) -> _Key:
@@ -107,10 +116,10 @@ def _key_of(race_id: str, given: CsvRow) -> _Key:
         return race_id, 1
 
 
-def _owners_of_shared_ids(files: Iterable[Path]) -> dict[_Key, _Race]:
-    """Of each id under which the files have several races, the one that keeps it: the earliest, in whatever order."""
+def _owners_of_shared_ids(rows: Iterable[CsvRow]) -> dict[_Key, _Race]:
+    """Of each id under which the rows have several races, the one that keeps it: the earliest, in whatever order."""
     races: dict[_Key, set[_Race]] = defaultdict(set)
-    for given in _given(files):
+    for given in rows:
         race_id = cells.text(given.cells.get("race_id"))
         if race_id:
             races[_key_of(race_id, given)].add(_race_of(given))
@@ -126,19 +135,20 @@ class _Notes:
     """What is to be told of a load when all its rows are read."""
 
     owners: dict[_Key, _Race]
-    renamed: dict[str, str] = field(default_factory=dict)
+    renamed: set[str] = field(default_factory=set)
+    inferred: set[str] = field(default_factory=set)
     given: Counter[str] = field(default_factory=Counter)
     unreadable: Counter[str] = field(default_factory=Counter)
     first_unreadable: dict[str, str] = field(default_factory=dict)
-    inferred: set[str] = field(default_factory=set)
     declared: dict[_Key, int] = field(default_factory=dict)
-    present: Counter[_Key] = field(default_factory=Counter)
+    present: dict[_Key, set[str | None]] = field(default_factory=lambda: defaultdict(set))
 
     def taken(self, row: dict[str, Any], given: CsvRow) -> dict[str, Any]:
         """The row, under an id of its race's own, once noted."""
-        row = self._own_id(row, given)
+        row = self._under_own_id(row, given)
         key = (row["race_id"], row["result_version"] or 1)
-        self.present[key] += row["status"] not in (NON_RUNNER, VOID)
+        if row["status"] not in (NON_RUNNER, VOID):
+            self.present[key].add(row["horse"])
         ran = row.get("ran")
         if ran is not None:
             self.declared[key] = max(self.declared.get(key, 0), ran)
@@ -147,16 +157,16 @@ class _Notes:
         self.given.update(column for column in MEASURES if cells.text(given.cells.get(column)) is not None)
         for column, value in row.get("unreadable", {}).items():
             self.unreadable[column] += 1
-            self.first_unreadable.setdefault(column, f"{value!r} ({given.place})")
+            self.first_unreadable.setdefault(column, f"{given.place}: {value!r}")
         return row
 
-    def _own_id(self, row: dict[str, Any], given: CsvRow) -> dict[str, Any]:
+    def _under_own_id(self, row: dict[str, Any], given: CsvRow) -> dict[str, Any]:
         owner = self.owners.get(_key_of(row["race_id"], given))
         race = _race_of(given) if owner else None
-        if owner == race or race is None:
+        if race is None or race == owner:
             return row
         own = made_race_id(race[0], row["course"] or "", race[2], row["race_name"])
-        self.renamed[own] = row["race_id"]
+        self.renamed.add(own)
         return row | {"race_id": own, "source_race_id": row["race_id"]}
 
     def refuse_columns(self) -> None:
@@ -164,28 +174,17 @@ class _Notes:
         for column, rule in MEASURES.items():
             if 0 < self.given[column] == self.unreadable[column]:
                 raise UserError(
-                    f"no value of the column {column} can be read, the first is {self.first_unreadable[column]}, "
-                    f"but it holds {rule}: correct the column or leave it out"
+                    f"{self.first_unreadable[column]} is the first value of {column}, and none of them is {rule}: "
+                    "correct the column, or rename it if it is another"
                 )
 
-    def warnings(self) -> Iterator[str]:
-        """One line a kind of trouble, with its count and the first few cases."""
-        for column, count in sorted(self.unreadable.items()):
-            yield f"{count} values of {column} cannot be read and are unknown: {self.first_unreadable[column]}"
-        if self.inferred:
-            yield f"{len(self.inferred)} foreign races: their offs are inferred (off_inferred)"
-        if self.renamed:
-            yield f"{len(self.renamed)} races bear another race's id and got one of their own: " + _some(
-                f"{own} (was {shared})" for own, shared in sorted(self.renamed.items())
-            )
-        short = [(key, ran) for key, ran in sorted(self.declared.items()) if self.present[key] != ran]
-        if short:
-            yield f"{len(short)} races have another number of runners than ran says: " + _some(
-                f"{key[0]} ({self.present[key]} of {ran} runners)" for key, ran in short
-            )
-
-
-def _some(cases: Iterable[str]) -> str:
-    """The first few cases, for a line that stays readable."""
-    told = list(cases)
-    return ", ".join(told[:_EXAMPLES]) + (f" and {len(told) - _EXAMPLES} more" if len(told) > _EXAMPLES else "")
+    def told(self, parsed: Parsed) -> Parsed:
+        """The load with what was noted among its warnings: values by column, races by what is odd about them."""
+        parsed.warnings.update({f"unreadable {column}, unknown": count for column, count in self.unreadable.items()})
+        odd = {
+            "foreign race, off inferred": len(self.inferred),
+            "id of another race, own one made": len(self.renamed),
+            "runners differ from ran": sum(len(self.present[key]) != ran for key, ran in self.declared.items()),
+        }
+        parsed.warnings.update({what: races for what, races in odd.items() if races})
+        return parsed

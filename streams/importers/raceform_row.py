@@ -15,12 +15,12 @@ from streams.importers import cells
 from velo.errors import UserError
 from velo.racing.clock import from_text
 from velo.racing.names import name_key
-from velo.settings import KeyPolicy
 
 HOME_COUNTRIES: Final = frozenset({"GB", "IRE"})
 BRITISH_TIME: Final = ZoneInfo("Europe/London")
 
 _SUFFIX: Final = re.compile(r"\(([A-Z]{2,3})\)")
+_COUNTRY_LAST: Final = re.compile(r"\([A-Za-z]{2,3}\)$")
 _ALL_WEATHER: Final = "AW"
 _TYPES: Final = {"flat": "Flat", "hurdle": "Hurdle", "chase": "Chase", "nh flat": "NHF", "nhf": "NHF", "bumper": "NHF"}
 _SURFACES: Final = {
@@ -56,12 +56,15 @@ def surface_of(course: str, named: str | None = None) -> str:
 
 
 @lru_cache(maxsize=1 << 18)
-def horse_key(horse: str | None, region: str | None = None) -> str | None:
-    """The key `name (country)` of a horse: the country of its suffix, else of the region, else GB; None for none."""
-    key = name_key(horse)
-    if key is None or re.search(r"\([a-z]{2,3}\)$", key):
-        return key
-    return f"{key} ({(cells.text(region) or 'GB').casefold()})"
+def with_country(horse: str | None, region: str | None = None) -> str | None:
+    """A horse's name with its country, `Best Kept (GB)`: of its suffix, else of the region, else GB; None for no name.
+
+    Its `name_key` is the horse's key by name; a racecard that gives the region apart makes the same one.
+    """
+    name = cells.text(horse)
+    if name is None or _COUNTRY_LAST.search(name):
+        return name
+    return f"{name} ({(cells.text(region) or 'GB').upper()})"
 
 
 @lru_cache(maxsize=4096)
@@ -71,10 +74,11 @@ def made_race_id(race_date: date, course: str, off: time | None, race_name: str 
     return f"{race_date.isoformat()} {name_key(course)} {when}"
 
 
-def parse_row(raw: Mapping[str, str], timezone: ZoneInfo, keys: KeyPolicy = "name") -> dict[str, Any]:
+def parse_row(raw: Mapping[str, str], timezone: ZoneInfo) -> dict[str, Any]:
     """One runner in the columns of the runner table, from the cells of one row by (casefolded) column name.
 
-    `off_time` is UTC; `timezone` is the store's, for foreign offs; `keys` is the key policy. A cell that holds
+    `off_time` is UTC; `timezone` is the store's, for foreign offs. `horse` has its country, so that its name is its key;
+    ids are as given (`checked_results` chooses between id and name), and again among what is kept. A cell that holds
     something unreadable is None, and `unreadable` has its text by column. Raises `UserError` where date or off cannot
     be read: without them nothing is known of when.
     """
@@ -100,8 +104,11 @@ def parse_row(raw: Mapping[str, str], timezone: ZoneInfo, keys: KeyPolicy = "nam
         "distance_m": _distance_m(cell),
         "runner_no": cell.read("num", cells.whole),
         "draw": cell.read("draw", cells.whole),
-        "horse": cell.text("horse"),
+        "horse_id": cell.text("horse_id"),
+        "horse": with_country(raw.get("horse")),
+        "jockey_id": cell.text("jockey_id"),
         "jockey": cell.text("jockey"),
+        "trainer_id": cell.text("trainer_id"),
         "trainer": cell.text("trainer"),
         "age": cell.read("age", cells.whole),
         "sex": cell.text("sex"),
@@ -116,8 +123,8 @@ def parse_row(raw: Mapping[str, str], timezone: ZoneInfo, keys: KeyPolicy = "nam
         "result_version": cell.read("result_version", cells.whole),
         "known_at": cell.read("known_at", _known_at),
     }
-    row |= _keys(cell, row["horse"], keys)
-    cell.used("date", "off", "course", "region")
+    row |= {f"source_{key}": row[key] for key in ("horse_id", "jockey_id", "trainer_id") if row[key] is not None}
+    cell.used("date", "off", "course", "region", "horse")
     ran = cell.read("ran", cells.whole)
     if ran is not None:
         row["ran"] = ran
@@ -211,14 +218,3 @@ def _distance_m(cell: _Cells) -> float | None:
 def _furlongs(cell: str | None) -> float | None:
     given = cells.number(cell.strip().rstrip("fF")) if cell else None
     return None if given is None else cells.metres_of_yards(given * cells.YARDS_A_FURLONG)
-
-
-def _keys(cell: _Cells, horse: str | None, policy: KeyPolicy) -> dict[str, str | None]:
-    """The key columns; an id is a key under the policy `id` alone, elsewhere it stays with what is kept."""
-    if policy == "name":
-        return {"horse_id": horse_key(horse), "jockey_id": None, "trainer_id": None}
-    return {
-        "horse_id": cell.text("horse_id") or horse_key(horse),
-        "jockey_id": cell.text("jockey_id"),
-        "trainer_id": cell.text("trainer_id"),
-    }
