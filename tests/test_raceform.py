@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from streams.importers import cells
+from streams.importers.ingest import ingest
 from streams.importers.raceform import parse_row, parse_rows, read_raceform
 from streams.importers.raceform_row import with_country
 from streams.importers.results import Parsed
@@ -262,10 +263,8 @@ def test_dashes_and_blanks_are_unknown_everywhere() -> None:
         "time",
         "sp",
     )
-    row = parsed(
-        **dict.fromkeys(dashed, "–"),
-        **{"or": "", "jockey": " - ", "trainer": "—", "type": "", "race_name": "", "rpr": "–", "ran": "-"},
-    )
+    blank = {"or": "", "jockey": " - ", "trainer": "—", "type": "", "race_name": "", "rpr": "–", "ran": "-"}
+    row = parse_row(ROW | dict.fromkeys(dashed, "–") | blank, LONDON)
     unknown = {"race_class", "rating_band", "distance_m", "going", "runner_no", "draw", "beaten_lengths", "age", "sex"}
     unknown |= {"weight_lbs", "headgear", "finish_time_s", "sp_decimal", "official_rating", "jockey", "trainer"}
     unknown |= {"race_type", "race_name", "handicap"}
@@ -302,13 +301,13 @@ def test_the_country_is_of_the_suffix_then_of_the_region_then_gb(course: str, re
 
 
 def test_an_unreadable_cell_is_unknown_and_its_text_is_kept() -> None:
-    row = parsed(wgt="9-15", draw="2½", **{"class": "Class Z"})
+    row = parse_row(ROW | {"wgt": "9-15", "draw": "2½", "class": "Class Z"}, LONDON)
     assert (row["weight_lbs"], row["draw"], row["race_class"]) == (None, None, None)
     assert row["unreadable"] == {"wgt": "9-15", "draw": "2½", "class": "Class Z"}
 
 
 def test_classes_by_letter_have_no_number_and_are_no_trouble() -> None:
-    row = parsed(**{"class": "Class D"})
+    row = parse_row(ROW | {"class": "Class D"}, LONDON)
     assert row["race_class"] is None
     assert "unreadable" not in row
 
@@ -376,7 +375,12 @@ def test_what_is_known_only_after_the_race_is_kept_with_the_message_out_of_reach
     tmp_path: Path, store: Store
 ) -> None:
     (result,) = read_raceform([written(tmp_path / "results.csv", ROW, ROW | SECOND)], store).messages
-    kept = {"rpr": "101", "prize": "£25876", "comment": "Made all - ridden out", "sire": "Sea Stallion (GB)"}
+    kept: dict[str, Any] = {
+        "rpr": "101",
+        "prize": "£25876",
+        "comment": "Made all - ridden out",
+        "sire": "Sea Stallion (GB)",
+    }
     kept |= {"owner": "C Owner", "btn": "0", "sp": "11/4F", "course_id": "52", "ran": 2}
     assert {name: result.runners[0].kept.get(name) for name in kept} == kept
     assert "ts" not in result.runners[0].kept
@@ -449,6 +453,22 @@ def test_a_dead_letter_holds_the_cells_as_they_were_and_goes_in_once_mended(tmp_
     (mended,) = parse_rows([dict(letter.rows[0]) | {"pos": "1"}, letter.rows[1]], store).messages
     (whole,) = read_raceform([written(tmp_path / "whole.csv", ROW, ROW | SECOND)], store).messages
     assert mended == whole
+
+
+def test_an_exported_letters_own_column_is_not_kept(tmp_path: Path, store: Store) -> None:
+    rows = [row | {"dead_letter": "a1b2"} for row in (ROW, ROW | SECOND)]
+    (result,) = read_raceform([written(tmp_path / "mended.csv", *rows)], store).messages
+    assert all("dead_letter" not in runner.kept for runner in result.runners)
+
+
+def test_an_unreadable_version_or_instant_refuses_the_race(tmp_path: Path, store: Store) -> None:
+    """Taken as unknown it would change what was known when; a column of nothing else is no such column."""
+    fine = ROW | {"race_id": "733001", "off": "4:10", "result_version": "1", "known_at": "2019-07-06T15:30:00Z"}
+    for column, value in (("result_version", "two"), ("known_at", "2019-07-06 16:00")):
+        bad = ROW | {"result_version": "1", "known_at": "", column: value}
+        read = read_raceform([written(tmp_path / "results.csv", fine, bad)], store)
+        assert set(results(read)) == {"733001"}
+        assert [(letter.race_id, letter.reason) for letter in read.refused] == [("733000", "bad value")]
 
 
 def test_unreadable_cells_are_counted_and_the_race_goes_in(tmp_path: Path, store: Store) -> None:
@@ -571,10 +591,20 @@ def test_every_row_of_the_sample_is_ingested_or_refused(sample: list[dict[str, s
     assert len(found) == len(read.messages) == 217
     assert len(found["625371"].runners) == 9, "two of its eleven are not in the file"
     assert read.warnings == {
-        "foreign race, off inferred": 50,
+        "foreign race, off inferred": 51,
         "id of another race, own one made": 1,
         "runners differ from ran": 4,
     }
+
+
+def test_the_sample_loads_once_and_again_adds_nothing(sample: list[dict[str, str]], store: Store) -> None:
+    def clock() -> datetime:
+        return datetime(2015, 5, 1, tzinfo=UTC)
+
+    first = ingest(store, read_raceform([SAMPLE], store), clock=clock)
+    again = ingest(store, read_raceform([SAMPLE], store), clock=clock)
+    assert (first.rows, first.appended, first.dead_letters) == (len(sample), 217, 3)
+    assert (again.appended, again.identical, again.dead_letters, again.next_seq) == (0, 217, 0, first.next_seq)
 
 
 def test_the_two_races_of_the_sample_under_one_id_stay_apart(sample: list[dict[str, str]], store: Store) -> None:

@@ -12,6 +12,10 @@ Source: the result pages of a British racing paper. What this importer settles, 
 - A race without an id, or whose id another race of the load has already, gets one made of date, course and off.
 - Ratings after the race (`rpr`, `ts`), prize, comment and every other column without a place in the runner table are
   kept with the runner, where no feature reaches them.
+- A cell with something unreadable is unknown, counted, and kept as text: pages change their ways, and a race is worth
+  more than one odd weight in it.
+- `ran` that differs from the runners given says that rows are missing (or that several are too many): told, not
+  mended. A race whose winner is missing is refused by the rules of the runner table.
 """
 
 from collections import Counter, defaultdict
@@ -24,7 +28,7 @@ from typing import Any, Final
 from streams.importers import cells
 from streams.importers.csv_files import CsvRow, csv_rows
 from streams.importers.raceform_row import made_race_id, parse_row, when
-from streams.importers.results import PART, RAW, Parsed, Row, checked_results
+from streams.importers.results import BAD, PART, RAW, Parsed, Row, checked_results
 from velo.errors import UserError
 from velo.racing.messages import NON_RUNNER, VOID
 from velo.racing.names import name_key
@@ -56,6 +60,8 @@ MEASURES: Final = {
     "dec": "decimal odds",
 }
 """What a measured column holds. One of which no value at all can be read is another column under that name."""
+DECISIVE: Final = ("result_version", "known_at")
+"""Columns in which something unreadable refuses the race: taken as unknown, it would change what was known when."""
 _Race = tuple[date, str, time | None]
 """What tells two races apart whatever their ids say: date, course key and local off."""
 _Key = tuple[str, int]
@@ -92,7 +98,8 @@ def _rows(rows: Iterable[CsvRow], store: Store, notes: "_Notes") -> Iterator[Row
             row = parse_row(given.cells, store.timezone)
         except UserError as wrong:
             raise UserError(f"{given.place}: {wrong}") from None
-        yield notes.taken(row, given) | {PART: given.path, RAW: given.cells}
+        bad = {column: row["unreadable"][column] for column in DECISIVE if column in row.get("unreadable", {})}
+        yield notes.taken(row, given) | {PART: given.path, RAW: given.cells} | ({BAD: bad} if bad else {})
     notes.refuse_columns()
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from streams.importers import cells
+from streams.importers.dead_letters import LETTER
 from velo.errors import UserError
 from velo.racing.clock import from_text
 from velo.racing.names import name_key
@@ -124,7 +125,7 @@ def parse_row(raw: Mapping[str, str], timezone: ZoneInfo) -> dict[str, Any]:
         "known_at": cell.read("known_at", _known_at),
     }
     row |= {f"source_{key}": row[key] for key in ("horse_id", "jockey_id", "trainer_id") if row[key] is not None}
-    cell.used("date", "off", "course", "region", "horse")
+    cell.used("date", "off", "course", "region", "horse", LETTER)
     ran = cell.read("ran", cells.whole)
     if ran is not None:
         row["ran"] = ran
