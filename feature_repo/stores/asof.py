@@ -135,9 +135,7 @@ def latest_sql(
 def within_sql(event: str, start: datetime | None, end: datetime | None) -> tuple[str, dict[str, datetime]]:
     """A condition on the event time and its values: from `start` to `end`, both included, either open if None."""
     values = {key: value for key, value in (("since", start), ("until", end)) if value is not None}
-    conditions = [
-        f"{name(event)} {'>=' if key == 'since' else '<='} ${key}" for key in values
-    ]
+    conditions = [f"{name(event)} {'>=' if key == 'since' else '<='} ${key}" for key in values]
     return " AND ".join(conditions) or "true", values
 
 
@@ -203,7 +201,8 @@ def _join_sql(table: Table, at: str) -> str:
 
 def _check_keys(connection: "duckdb.DuckDBPyConnection", table: Table, entities: "pa.Table") -> None:
     held = {
-        row[0]: row[1] for row in connection.execute(f"DESCRIBE SELECT * FROM {table.scan}").fetchall()  # noqa: S608
+        row[0]: row[1]
+        for row in connection.execute(f"DESCRIBE SELECT * FROM {table.scan}").fetchall()  # noqa: S608
     }
     given = {row[0]: row[1] for row in connection.execute("DESCRIBE SELECT * FROM entities").fetchall()}
     for key, column in table.keys:
@@ -213,8 +212,7 @@ def _check_keys(connection: "duckdb.DuckDBPyConnection", table: Table, entities:
             )
         if given[column] != held.get(key, given[column]):
             raise UserError(
-                f"{column} is {given[column]} in the entity rows and {held[key]} in {table.view}: cast it, "
-                "ids are text"
+                f"{column} is {given[column]} in the entity rows and {held[key]} in {table.view}: cast it, ids are text"
             )
     for column in table.columns:
         if column.source not in held:

@@ -44,9 +44,7 @@ class DirectComputeEngine(ComputeEngine):  # type: ignore[misc]  # Feast is unty
     def teardown_infra(self, project: str, fvs: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
         """Nothing to take down."""
 
-    def _materialize_one(
-        self, registry: BaseRegistry, task: MaterializationTask, **options: Any
-    ) -> MaterializationJob:
+    def _materialize_one(self, registry: BaseRegistry, task: MaterializationTask, **options: Any) -> MaterializationJob:
         view = task.feature_view
         job_id = f"{view.name}-{task.start_time}-{task.end_time}"
         try:

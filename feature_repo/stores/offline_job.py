@@ -83,9 +83,7 @@ class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]  # Feast is untyped
         """What was asked, over which instants."""
         return self._metadata
 
-    def persist(
-        self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None
-    ) -> None:
+    def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> None:
         """Write the answer as one local Parquet file; refuses to replace one unless `allow_overwrite`."""
         if not isinstance(storage, SavedDatasetFileStorage):
             raise UserError(f"{type(storage).__name__} is not supported: save to SavedDatasetFileStorage(path=…)")

@@ -78,9 +78,7 @@ class Layout:
         """Feast's field of each column."""
         import mmh3
 
-        return tuple(
-            struct.pack("<I", mmh3.hash(f"{self.view}:{name}", signed=False)) for name, _ in self.columns
-        )
+        return tuple(struct.pack("<I", mmh3.hash(f"{self.view}:{name}", signed=False)) for name, _ in self.columns)
 
     @property
     def fields(self) -> tuple[str | bytes, ...]:

@@ -12,7 +12,9 @@ from velo.errors import UserError
 from velo.store import Store
 
 
-def compact(store: Store, *, progress: Callable[[str, int, int], None] = lambda step, done, steps: None) -> dict[str, int]:
+def compact(
+    store: Store, *, progress: Callable[[str, int, int], None] = lambda step, done, steps: None
+) -> dict[str, int]:
     """Merge the parts of every view, in order of key and time; returns how many parts each had.
 
     The rows stay the same to the bit. Raises `UserError` before the first build.

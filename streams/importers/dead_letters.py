@@ -52,9 +52,7 @@ def write(home: Home, letters: Iterable[DeadLetter], at: datetime) -> int:
     """Append the letters that are not there yet, on the disk when this returns; returns how many."""
     held, _ = _all(home)
     new = {one.letter: one for one in letters}
-    lines = [
-        {"at": to_text(at), "letter": letter, **asdict(one)} for letter, one in new.items() if letter not in held
-    ]
+    lines = [{"at": to_text(at), "letter": letter, **asdict(one)} for letter, one in new.items() if letter not in held]
     _append(home, lines)
     return len(lines)
 

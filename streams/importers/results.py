@@ -54,9 +54,7 @@ class Parsed:
         return _letter(self.source, message.race_id, message.result_version, why, self.rows_of[place])
 
 
-def checked_results(
-    rows: Iterable[Row], store: Store, source: str, *, keys: KeyPolicy | None = None
-) -> Parsed:
+def checked_results(rows: Iterable[Row], store: Store, source: str, *, keys: KeyPolicy | None = None) -> Parsed:
     """Results of rows that are typed by the runner table's columns (absent or None is unknown), as one load.
 
     Keys follow the store's policy, else `keys`, else the source's habit. A column that the runner table does not have

@@ -23,7 +23,11 @@ def init(as_json: Json = False) -> None:
     """Make the store: its folder, time zone and key policy."""
     store = open_store().save()
     report = {"home": str(store.home.root), "timezone": store.timezone.key, "keys": store.keys}
-    show(report, as_json, lambda: facts("store", [(name, value or "set by the first load") for name, value in report.items()]))
+    show(
+        report,
+        as_json,
+        lambda: facts("store", [(name, value or "set by the first load") for name, value in report.items()]),
+    )
 
 
 def build(

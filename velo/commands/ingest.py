@@ -58,7 +58,12 @@ def betfair_sp(files: Files, late: Late = False, as_json: Json = False) -> None:
     unmatched = Table("row", "why")
     for one in report.unmatched[:20]:
         unmatched.add_row(one.row, one.reason)
-    told = [("rows", report.rows), ("races priced", report.races), ("prices", report.prices), ("appended", report.appended)]
+    told = [
+        ("rows", report.rows),
+        ("races priced", report.races),
+        ("prices", report.prices),
+        ("appended", report.appended),
+    ]
     told += [("identical", report.identical), ("unmatched rows", len(report.unmatched))]
     show(report, as_json, lambda: Group(facts("betfair-sp", told), unmatched if report.unmatched else Text("")))
 
@@ -81,7 +86,9 @@ def dead_letters(context: typer.Context, as_json: Json = False) -> None:
 
 @letters_app.command()
 def replay(
-    file: Annotated[Path | None, typer.Option(help="An export mended by hand; without it the rows as they were.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="An export mended by hand; without it the rows as they were.")
+    ] = None,
     late: Late = False,
     as_json: Json = False,
 ) -> None:
