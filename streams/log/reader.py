@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 import orjson
@@ -38,7 +39,7 @@ def records(home: Home, from_seq: int = 0) -> Iterator[dict[str, Any]]:
     Raises `UserError` where a record is damaged or missing.
     """
     every = segments(home)
-    following = {one: later.first_seq for one, later in zip(every, every[1:], strict=False)}
+    following = {one: later.first_seq for one, later in pairwise(every)}
     expected: int | None = None
     for segment in every:
         if following.get(segment, from_seq + 1) <= from_seq:
