@@ -52,8 +52,8 @@ def _instant(microseconds: int) -> str:
 _STEPS: Final[dict[Any, Callable[[dict[str, Any]], dict[str, Any]]]] = {1: _from_1}
 
 
-def readable_segments(home: Home) -> list[Path]:
-    """For each segment a file of whole records of the current schema, in order, for a reader that takes files whole.
+def readable_segments(home: Home, from_seq: int = 0) -> list[Path]:
+    """For each segment that holds records from a seq on, a file of whole records of the current schema, in order, for a reader that takes files whole.
 
     That is the segment itself, except: one of an older schema is a converted copy; the last one is a copy of its
     whole records, as a writer may be appending to it while it is read. Copies live in `batch/upgraded`, appear at
@@ -63,7 +63,10 @@ def readable_segments(home: Home) -> list[Path]:
     files: list[Path] = []
     copies: set[str] = set()
     every = segments(home)
+    following = {one: later.first_seq for one, later in zip(every, every[1:], strict=False)}
     for segment in every:
+        if following.get(segment, from_seq + 1) <= from_seq:
+            continue
         length, line = last_whole(segment.path)
         if length == 0:
             continue
