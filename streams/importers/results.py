@@ -104,7 +104,8 @@ def _checked(rows: Iterable[Row], store: Store, source: str, policy: KeyPolicy) 
             why = Refused("no race_id", "a row belongs to a race by its race_id: give it one")
             parsed.refused.append(_letter(source, None, None, why, (row,)))
             continue
-        groups[race_id, row.get("result_version") or 1].append(row)
+        version = row.get("result_version")
+        groups[race_id, 1 if version is None else version].append(row)
     maker = _Maker(store, policy, parsed.warnings)
     for (race_id, version), every in groups.items():
         for told in _tellings(every, maker.horse_key):

@@ -7,7 +7,7 @@ CRC-32 is of the bytes of REST, its closing brace included and the line's end no
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -71,6 +71,12 @@ def generation_of(folder: Path) -> int:
         return int((folder / GENERATION).read_text())
     except FileNotFoundError:
         return 0
+
+
+def reaching(every: Sequence[Segment], from_seq: int) -> list[Segment]:
+    """The segments that may hold records from a seq on."""
+    before = sum(later.first_seq <= from_seq for later in every[1:])
+    return list(every[before:])
 
 
 def next_log(home: Home) -> Path:
