@@ -41,7 +41,9 @@ class BuildReport:
 
 def fingerprint(families: tuple[Family, ...] = FAMILIES) -> str:
     """Identity of the formulas: the queries that make every table, and what measures a start."""
-    said = "".join(frames.query(step) for step in frames.STEPS) + "".join(text for one in families for text in _queries(one))
+    said = "".join(frames.query(step) for step in frames.STEPS) + "".join(
+        text for one in families for text in _queries(one)
+    )
     return blake2b(said.encode(), digest_size=16).hexdigest()
 
 
@@ -72,7 +74,13 @@ def build(
         if before is not None and before[1].next_seq == log_end.next_seq:
             folder, manifest = before
             return BuildReport(
-                manifest.rows, dict.fromkeys(manifest.rows, 0), log_end.next_seq, manifest.known_at, epoch, False, folder
+                manifest.rows,
+                dict.fromkeys(manifest.rows, 0),
+                log_end.next_seq,
+                manifest.known_at,
+                epoch,
+                False,
+                folder,
             )
         progress("lay out starts", 1, steps)
         frames.lay_out(connection, home, store.timezone, families)
@@ -86,9 +94,7 @@ def build(
             added[family.view] = _write(connection, family, part, after, log_end.known_at, now)
         _link_told(home, folder)
         rows = {view: count + (before[1].rows.get(view, 0) if before else 0) for view, count in added.items()}
-        manifest = Manifest(
-            log_generation(home), log_end.next_seq, log_end.known_at, store.epochs[-1], epoch, rows
-        )
+        manifest = Manifest(log_generation(home), log_end.next_seq, log_end.known_at, store.epochs[-1], epoch, rows)
         published = generations.publish(home, folder, manifest)
         progress("done", steps, steps)
         return BuildReport(rows, added, log_end.next_seq, log_end.known_at, epoch, before is None, published)

@@ -111,16 +111,22 @@ def _measure(connection: duckdb.DuckDBPyConnection, home: Home, begun: int, ende
     paths = readable_segments(home, begun)
     for first in range(0, len(paths), SEGMENTS_AT_ONCE):
         chunk = [_quoted(path) for path in paths[first : first + SEGMENTS_AT_ONCE]]
-        connection.execute("CREATE OR REPLACE TEMP TABLE log AS " + _filled("log", fixed | {"$files": f"[{', '.join(chunk)}]"}))
+        connection.execute(
+            "CREATE OR REPLACE TEMP TABLE log AS " + _filled("log", fixed | {"$files": f"[{', '.join(chunk)}]"})
+        )
         goings = [
             row[0] for row in connection.execute("SELECT DISTINCT going FROM log WHERE going IS NOT NULL").fetchall()
         ]
-        _register(connection, "goings", pa.table({
-            "going": pa.array(goings, pa.string()), "going_group": pa.array(map(going_group, goings), pa.string())
-        }))
+        _register(
+            connection,
+            "goings",
+            pa.table(
+                {"going": pa.array(goings, pa.string()), "going_group": pa.array(map(going_group, goings), pa.string())}
+            ),
+        )
         part = f"{begun:012d}-{ended:012d}-{first:04d}"
         for kind in KINDS:
-            _keep(connection, _filled(kind, fixed), home.batch / f"{kind}-{part}.parquet")
+            keep(connection, _filled(kind, fixed), home.batch / f"{kind}-{part}.parquet")
         connection.execute("DROP TABLE log")
         parts.append(part)
     return parts
@@ -138,15 +144,20 @@ def _quoted(path: Path) -> str:
     return "'" + str(path).replace("'", "''") + "'"
 
 
-def _keep(connection: duckdb.DuckDBPyConnection, select: str, path: Path) -> None:
+def keep(connection: duckdb.DuckDBPyConnection, select: str, path: Path) -> None:
+    """Write the rows of a query to a Parquet file, which appears whole."""
     aside = path.with_name("." + path.name)
     connection.execute(f"COPY ({select}) TO {_quoted(aside)} (FORMAT parquet, COMPRESSION lz4)")
     aside.replace(path)
 
 
 def _view(connection: duckdb.DuckDBPyConnection, name: str, home: Home, kind: str) -> None:
-    paths = ", ".join(_quoted(path) for path in parts_of(home, kind))
-    connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT * FROM read_parquet([{paths}])")
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT * FROM {parquet(parts_of(home, kind))}")
+
+
+def parquet(paths: Iterable[Path]) -> str:
+    """The SQL of the rows of some Parquet files."""
+    return f"read_parquet([{', '.join(map(_quoted, paths))}])"
 
 
 def parts_of(home: Home, kind: str) -> list[Path]:
@@ -158,10 +169,12 @@ def _midnights(first: date | None, last: date | None, longest: int, timezone: Zo
     days = []
     if first is not None and last is not None:
         days = [first + timedelta(days=one) for one in range((last - first).days + longest + 2)]
-    return pa.table({
-        "day": pa.array(days, pa.date32()),
-        "midnight": pa.array([local_midnight(day, timezone) for day in days], pa.timestamp("us", "UTC")),
-    })
+    return pa.table(
+        {
+            "day": pa.array(days, pa.date32()),
+            "midnight": pa.array([local_midnight(day, timezone) for day in days], pa.timestamp("us", "UTC")),
+        }
+    )
 
 
 def _register(connection: duckdb.DuckDBPyConnection, name: str, table: pa.Table) -> None:

@@ -208,9 +208,7 @@ def recents(family: Family) -> str:
         for measure in looked_back
         for back in range(1, RECENT_DEPTH + 1)
     )
-    newest = {
-        (measure, back): f"{measure}_{back}" for measure in looked_back for back in range(RECENT_DEPTH)
-    }
+    newest = {(measure, back): f"{measure}_{back}" for measure in looked_back for back in range(RECENT_DEPTH)}
     compact = "".join(
         f",\n        CASE WHEN {measure} IS NULL THEN {measure}_back{back + 1} "
         f"ELSE {measure if back == 0 else f'{measure}_back{back}'} END AS {column}"
@@ -258,7 +256,9 @@ def table(family: Family) -> str:
     """One row per change of a key's values: the stored view."""
     expressions = dict(_expressions(family))
     columns = ",\n    ".join(f"{expressions[feature.name]} AS {feature.name}" for feature in family.features)
-    recent = "ASOF LEFT JOIN recents ON recents.key_id = changes.key_id AND recents.t <= changes.t" if family.recent else ""
+    recent = (
+        "ASOF LEFT JOIN recents ON recents.key_id = changes.key_id AND recents.t <= changes.t" if family.recent else ""
+    )
     late = "LEFT JOIN late_losses ON late_losses.key_id = changes.key_id AND late_losses.t = changes.t"
     until = "least(changes.next_loss, late_losses.next_loss)" if family.windows else "NULL::TIMESTAMPTZ"
     return f"""-- one row per change of a key of {family.view}; it holds until the key's next row
