@@ -1,7 +1,9 @@
 """From typed rows to results: the fills, keys and refusals of SPEC 3, for every importer alike."""
 
+import gc
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
@@ -29,7 +31,20 @@ RAW: Final = "\0raw"
 Row = Mapping[str, Any]
 _RESERVED: Final = frozenset({PART, BAD, RAW})
 _KNOWN: Final = frozenset(COLUMNS) | _RESERVED
-_NO_MORE_THAN_EVENS: Final = 1.0
+_AS_GIVEN: Final = (
+    "runner_no",
+    "age",
+    "sex",
+    "weight_lbs",
+    "body_weight_lbs",
+    "official_rating",
+    "headgear",
+    "status",
+    "position",
+    "beaten_lengths",
+    "finish_time_s",
+)
+_NO_ODDS: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +77,35 @@ def checked_results(rows: Iterable[Row], store: Store, source: str, *, keys: Key
     file (`PART`) where that brings other horses, else it is told again there.
     """
     policy: KeyPolicy = store.keys or keys or ("id" if source == RUNNER_TABLE else "name")
+    with _collector_paused():
+        return _checked(rows, store, source, policy)
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Without the cyclic collector, which would walk millions of new rows time and again to find none to free."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _checked(rows: Iterable[Row], store: Store, source: str, policy: KeyPolicy) -> Parsed:
     groups: dict[tuple[str, int], list[Row]] = defaultdict(list)
     parsed = Parsed([], [], Counter(), 0, source, policy)
     count = 0
-    for count, row in enumerate(rows, 1):
+    for row in rows:
+        count += 1
         race_id = row.get("race_id")
         if race_id is None:
             why = Refused("no race_id", "a row belongs to a race by its race_id: give it one")
             parsed.refused.append(_letter(source, None, None, why, (row,)))
             continue
-        groups[race_id, row.get("result_version") or 1].append(row)
+        version = row.get("result_version")
+        groups[race_id, 1 if version is None else version].append(row)
     maker = _Maker(store, policy, parsed.warnings)
     for (race_id, version), every in groups.items():
         for told in _tellings(every, maker.horse_key):
@@ -140,31 +174,21 @@ class _Maker:
         """One runner; odds of 1 or less are none, a draw of 0 is missing."""
         get = row.get
         odds = get("sp_decimal")
-        if odds is not None and odds <= _NO_MORE_THAN_EVENS:
+        if odds is not None and odds <= _NO_ODDS:
             self.warnings["odds of 1 or less"] += 1
             odds = None
         others = row.keys() - _KNOWN
         return Runner(
             horse_id=self.horse_key(row) or "",
             horse=_shown(get("horse")),
-            runner_no=get("runner_no"),
             draw=get("draw") or None,
             jockey_id=_key(get("jockey_id"), get("jockey"), self.policy),
             jockey=_shown(get("jockey")),
             trainer_id=_key(get("trainer_id"), get("trainer"), self.policy),
             trainer=_shown(get("trainer")),
-            age=get("age"),
-            sex=get("sex"),
-            weight_lbs=get("weight_lbs"),
-            body_weight_lbs=get("body_weight_lbs"),
-            official_rating=get("official_rating"),
-            headgear=get("headgear"),
-            status=get("status"),
-            position=get("position"),
-            beaten_lengths=get("beaten_lengths"),
-            finish_time_s=get("finish_time_s"),
             sp_decimal=odds,
             kept={name: plain(row[name]) for name in row if name in others and row[name] is not None} if others else {},
+            **{name: get(name) for name in _AS_GIVEN},
         )
 
     def horse_key(self, row: Row) -> str | None:

@@ -34,10 +34,13 @@ def parse_rows(rows: Iterable[Row], store: Store) -> Parsed:
 def _typed_rows(paths: Sequence[Path]) -> Iterator[Row]:
     for part, path in enumerate(paths):
         table = read_table(path)
-        names = table.column_names
+        given: list[str] = []
         columns: list[list[Any]] = []
         bad: dict[int, dict[str, object]] = {}
-        for name in names:
+        for name in table.column_names:
+            if table[name].null_count == table.num_rows:
+                continue
+            given.append(name)
             if name not in COLUMNS:
                 columns.append(table[name].to_pylist())
                 continue
@@ -46,14 +49,14 @@ def _typed_rows(paths: Sequence[Path]) -> Iterator[Row]:
             columns.append(values)
             for row, value in wrong.items():
                 bad.setdefault(row, {})[name] = value
-        names = [*names, PART]
+        given.append(PART)
         columns.append([part] * table.num_rows)
         del table
-        for number, values in enumerate(zip(*columns, strict=True)):
-            row = dict(zip(names, values, strict=True))
+        for number, cells in enumerate(zip(*columns, strict=True)):
+            typed_row = dict(zip(given, cells, strict=True))
             if number in bad:
-                row[BAD] = bad[number]
-            yield row
+                typed_row[BAD] = bad[number]
+            yield typed_row
 
 
 def _refuse_column(path: Path, name: str, column: pa.ChunkedArray, wrong: Bad) -> None:
@@ -72,7 +75,7 @@ def _typed_one_by_one(rows: Iterable[Row]) -> Iterator[Row]:
         bad: dict[str, object] = {}
         for name, value in given.items():
             if name not in COLUMNS:
-                row[name] = value
+                row[name] = value if value != "" else None
                 continue
             (row[name],), wrong = one_by_one([value], COLUMNS[name])
             if wrong:

@@ -38,7 +38,8 @@ def read_table(path: Path) -> pa.Table:
 
 
 def _parquet(path: Path) -> pa.Table:
-    table = parquet.read_table(path, partitioning=None)
+    with parquet.ParquetFile(path) as file:  # read_table would import pyarrow.dataset, and with it pandas
+        table = file.read()
     plain = [
         field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
         for field in table.schema
