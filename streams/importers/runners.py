@@ -23,7 +23,7 @@ def read_runner_tables(paths: Sequence[Path], store: Store) -> Parsed:
     """
     if not paths:
         raise UserError("no file is named: name one or more runner tables")
-    return checked_results(_typed_rows(paths), store, RUNNER_TABLE)
+    return checked_results(typed_rows(paths), store, RUNNER_TABLE)
 
 
 def parse_rows(rows: Iterable[Row], store: Store) -> Parsed:
@@ -31,7 +31,8 @@ def parse_rows(rows: Iterable[Row], store: Store) -> Parsed:
     return checked_results(_typed_one_by_one(rows), store, RUNNER_TABLE)
 
 
-def _typed_rows(paths: Sequence[Path]) -> Iterator[Row]:
+def typed_rows(paths: Sequence[Path]) -> Iterator[Row]:
+    """The rows of runner tables, typed by column; `PART` says which file a row is of."""
     for part, path in enumerate(paths):
         table = read_table(path)
         given: list[str] = []
