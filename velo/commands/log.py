@@ -58,7 +58,7 @@ def rebuild(
         report = anew(
             store, parsed.messages, fresh=fresh, clock=now, progress=lambda done, total: progress("append", done, total)
         )
-    told = [("messages", report.load.appended), ("of the old log", report.kept), ("told again", report.superseded)]
+    told: list[tuple[str, object]] = [("messages", report.load.appended), ("of the old log", report.kept), ("told again", report.superseded)]
     told += [("the old log", str(report.replaced))]
     show(report, as_json, lambda: facts("log rebuilt", told))
 
