@@ -38,7 +38,7 @@ def main() -> NoReturn:
     except click.ClickException as mistake:
         _say(mistake.format_message())
         sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         _say("stopped; what was acknowledged is kept, run the command again to go on")
         sys.exit(130)
     except BrokenPipeError:
