@@ -20,7 +20,6 @@ from velo.errors import UserError
 from velo.store import Store
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-IMPORTERS = {"runners": parse_rows}
 BAD_STATUS = a_race(a_runner("Arkle", 1), a_runner("Mill House", status="XX"), race_id="R2")
 NO_WINNER = a_race(a_runner("Arkle", 2), race_id="R3")
 
@@ -35,7 +34,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def replayed(store: Store, **options: Any) -> ReplayReport:
-    return replay(store, IMPORTERS, late=True, clock=fixed(NOW), **options)
+    return replay(store, late=True, clock=fixed(NOW), **options)
 
 
 def edited(path: Path, **changes: str) -> None:
@@ -109,7 +108,7 @@ def test_a_fixed_importer_takes_what_it_refused(store: Store) -> None:
         return parse_rows([row | {"status": row["status"].replace("XX", "PU")} for row in rows], store)
 
     before = store.home.dead_letters.read_bytes()
-    report = replay(store, {"runners": fixed_importer}, late=True, clock=fixed(NOW))
+    report = replay(store, late=True, clock=fixed(NOW), importers={"runners": fixed_importer})
     assert (report.tried, report.taken, report.appended) == (2, 1, 1)
     assert [one.race_id for one in dead_letters.read(store.home)] == ["R3"]
     assert [one.race_id for one in dead_letters.read(store.home, replayed=True)] == ["R2", "R3"]
@@ -155,7 +154,7 @@ def test_a_replay_older_than_the_logs_end_needs_late_and_else_changes_nothing(st
     edited(tmp_path / "a.csv", status="XX:F")
     before = store.home.dead_letters.read_bytes()
     with pytest.raises(UserError, match="add --late"):
-        replay(store, IMPORTERS, clock=fixed(NOW), mended=tmp_path / "a.csv")
+        replay(store, clock=fixed(NOW), mended=tmp_path / "a.csv")
     assert store.home.dead_letters.read_bytes() == before
 
 
@@ -168,9 +167,9 @@ def test_a_file_that_is_no_export_is_refused(store: Store, tmp_path: Path) -> No
 
 
 def test_an_export_is_of_one_source_and_a_source_needs_its_importer(store: Store, tmp_path: Path) -> None:
-    dead_letters.write(store.home, [DeadLetter("raceform", "R5", 1, "no winner", "", ({"pos": "2"},))], NOW)
-    with pytest.raises(UserError, match="of raceform, runners are open: choose one"):
+    dead_letters.write(store.home, [DeadLetter("elsewhere", "R5", 1, "no winner", "", ({"pos": "2"},))], NOW)
+    with pytest.raises(UserError, match="of elsewhere, runners are open: choose one"):
         dead_letters.export(store.home, tmp_path / "a.csv")
-    assert dead_letters.export(store.home, tmp_path / "a.csv", "raceform") == 1
-    with pytest.raises(UserError, match="dead letters of raceform have no importer"):
+    assert dead_letters.export(store.home, tmp_path / "a.csv", "elsewhere") == 1
+    with pytest.raises(UserError, match="dead letters of elsewhere have no importer"):
         replayed(store)

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
-from streams.importers import dead_letters
+from streams.importers import dead_letters, raceform, runners
 from streams.importers.dead_letters import LETTER, DeadLetter
 from streams.importers.results import Parsed, Row
 from streams.log.writer import LogWriter
@@ -29,13 +30,20 @@ class ReplayReport:
     refused: Mapping[str, str]
 
 
+IMPORTERS: Final[Mapping[str, RowImporter]] = {
+    runners.RUNNER_TABLE: runners.parse_rows,
+    raceform.SOURCE: raceform.parse_rows,
+}
+"""The importer of each source."""
+
+
 def replay(
     store: Store,
-    importers: Mapping[str, RowImporter],
+    mended: Path | None = None,
     *,
     late: bool = False,
     clock: Callable[[], datetime],
-    mended: Path | None = None,
+    importers: Mapping[str, RowImporter] = IMPORTERS,
 ) -> ReplayReport:
     """Read the open letters' rows again, by the importer of their source, and load the races that pass.
 

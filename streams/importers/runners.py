@@ -12,7 +12,7 @@ from streams.importers.tables import read_table
 from velo.errors import UserError
 from velo.store import Store
 
-__all__ = ["Parsed", "checked_results", "parse_rows", "read_runner_tables"]
+__all__ = ["RUNNER_TABLE", "Parsed", "checked_results", "parse_rows", "read_runner_tables"]
 
 
 def read_runner_tables(paths: Sequence[Path], store: Store) -> Parsed:

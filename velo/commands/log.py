@@ -44,23 +44,21 @@ def check(as_json: Json = False) -> None:
 def rebuild(
     files: Files,
     source: Source = Source.RUNNERS,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Leave out what only the old log holds.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Of the files alone, without what the log holds.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Make a new log of these files and what the old one holds besides; the old one is kept beside it."""
+    """Make a new log of these files and of what the log holds besides; the old one is kept beside it."""
+    from streams.importers.ingest import rebuild_from
     from streams.importers.raceform import read_raceform
     from streams.importers.runners import read_runner_tables
-    from streams.log.rebuild import rebuild as anew
 
     store = open_store()
     parsed = (read_raceform if source is Source.RACEFORM else read_runner_tables)(files, store)
     with steps(as_json) as progress:
-        report = anew(
-            store, parsed.messages, fresh=fresh, clock=now, progress=lambda done, total: progress("append", done, total)
+        report = rebuild_from(
+            store, [parsed], fresh=fresh, clock=now, progress=lambda done, total: progress("append", done, total)
         )
-    told: list[tuple[str, object]] = [("messages", report.load.appended), ("of the old log", report.kept), ("told again", report.superseded)]
-    told += [("the old log", str(report.replaced))]
-    show(report, as_json, lambda: facts("log rebuilt", told))
+    show(report, as_json, lambda: facts("log rebuilt", vars_of(report)))
 
 
 def tick(
