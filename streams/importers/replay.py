@@ -49,7 +49,7 @@ def replay(
 
     With `mended`, an edited export, the letters in it are tried, with its rows. A letter whose race passes is marked
     as replayed; the others stay as they are. Raises `UserError`, and changes nothing, where a race is older than the
-    log's end and not `late`, a source has no importer, or `mended` is no export of open letters.
+    log's end and not `late`, or `mended` is no export of open letters. A letter whose source has no importer stays.
     """
     letters = {one.letter: one for one in dead_letters.read(store.home)}
     rows = _mended(mended, letters) if mended else {letter: one.rows for letter, one in letters.items()}
@@ -58,9 +58,8 @@ def replay(
     for letter, given in rows.items():
         source = letters[letter].source
         if source not in importers:
-            raise UserError(
-                f"dead letters of {source} have no importer: replay those of {', '.join(sorted(importers))}"
-            )
+            refused[letter] = f"letters of {source} are not replayed: mend the file and give it again"
+            continue
         parsed = importers[source](given, store)
         if parsed.refused or not parsed.messages:
             refused[letter] = "; ".join(f"{one.reason}: {one.detail}" for one in parsed.refused) or "no rows"

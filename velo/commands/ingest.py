@@ -108,10 +108,12 @@ def replay(
 ) -> None:
     """Try refused races again after a fix; those that pass are appended and their letters closed."""
     from streams.importers.replay import replay as again
-    from streams.importers.sources import IMPORTERS
 
-    report = again(open_store(), IMPORTERS, late=late, clock=now, mended=file)
-    show(report, as_json, lambda: facts("replay", vars_of(report)))
+    report = again(open_store(), file, late=late, clock=now)
+    told = [("tried", report.tried), ("taken", report.taken), ("appended", report.appended)]
+    told += [("already there", report.identical), ("still refused", len(report.refused))]
+    reasons = "\n".join(f"  {letter}: {why}" for letter, why in report.refused.items())
+    show(report, as_json, lambda: Group(facts("replay", told), Text(reasons)))
 
 
 @letters_app.command()
