@@ -171,10 +171,9 @@ class Maker:
         _refuse_twice(horses)
         _refuse_horseless(horses)
         race, known_at = self._race(race_id, rows)
-        runners = (
-            replace(self.runner(row), **dict.fromkeys(OUTCOMES)) for row in rows if row.get("status") != NON_RUNNER
-        )
-        return Racecard(race, tuple(runners), known_at)
+        declared = (row for row in rows if row.get("status") != NON_RUNNER)
+        shown = ({name: value for name, value in row.items() if name not in OUTCOMES} for row in declared)
+        return Racecard(race, tuple(map(self.runner, shown)), known_at)
 
     def _race(self, race_id: str, rows: Sequence[Row]) -> tuple[Race, datetime | None]:
         values, conflicting = _race_values(rows)
