@@ -40,9 +40,7 @@ class BuildReport:
 
 def fingerprint(families: tuple[Family, ...] = FAMILIES) -> str:
     """Identity of the formulas: the queries that make every table, and what measures a start."""
-    said = "".join(frames.query(step) for step in frames.STEPS) + "".join(
-        text for one in families for text in _queries(one)
-    )
+    said = frames.formulas() + "".join(text for one in families for text in _queries(one))
     return blake2b(said.encode(), digest_size=16).hexdigest()
 
 
