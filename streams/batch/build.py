@@ -1,6 +1,7 @@
 """`velo build`: every feature table from the log, in SQL, published at once."""
 
 import os
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -107,13 +108,12 @@ def build(
 
 
 def _link_told(home: Home, folder: Path) -> None:
-    """Put what the messages told beside the features: `runners` and `notices`, one row as each was told."""
-    for kind in ("runners", "notices"):
-        (folder / kind).mkdir(exist_ok=True)
+    """Put what the messages told beside the features, and the measured starts: what is kept now and nothing older."""
+    for kind in frames.KINDS:
+        shutil.rmtree(folder / kind, ignore_errors=True)
+        (folder / kind).mkdir()
         for part in frames.parts_of(home, kind):
-            linked = folder / kind / part.name
-            if not linked.exists():
-                os.link(part, linked)
+            os.link(part, folder / kind / part.name)
 
 
 def _continued(home: Home, epoch: int, next_seq: int) -> tuple[Path, Manifest] | None:

@@ -8,6 +8,7 @@ the seed report asked for.
 import os
 from dataclasses import dataclass
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 import duckdb
 
@@ -37,29 +38,32 @@ def make_warehouse(store: Store) -> None:
         connection.execute("SET TimeZone = 'UTC'")
         for family in FAMILIES:
             connection.execute(f"CREATE VIEW {family.view} AS SELECT * FROM {_parts(store, family.view)}")
-        for kind in ("runners", "notices"):
+        for kind in ("runners", "notices", "results"):
             connection.execute(f"CREATE VIEW {kind} AS SELECT * FROM {_parts(store, kind)}")
-        connection.execute(
-            f"CREATE VIEW results AS SELECT * FROM {frames.parquet(frames.parts_of(store.home, 'results'))}"
-        )
         connection.execute(f"CREATE VIEW applied AS {frames.query('applied')}")
         connection.execute(
-            f"CREATE VIEW starts AS SELECT measured.* FROM {frames.parquet(frames.parts_of(store.home, 'starts'))} measured "
+            f"CREATE VIEW starts AS SELECT measured.* FROM {_parts(store, 'starts')} measured "
             "JOIN applied USING (seq) WHERE retracted_at IS NULL"
         )
         for view in DAILY:
-            connection.execute(f"CREATE VIEW {view}_daily AS {daily(BY_VIEW[view])}")
+            connection.execute(f"CREATE VIEW {view}_daily AS {daily(BY_VIEW[view], store.timezone)}")
     aside.replace(store.home.warehouse)
 
 
-def daily(family: Family) -> str:
-    """One row per key and day it had a runner: the values held just before that day's first result became known."""
+def daily(family: Family, timezone: ZoneInfo) -> str:
+    """One row per key and day it had a runner: the values held just before that day's first result became known.
+
+    A day whose results were all told late has the values it ended with: what other days taught since is not in them.
+    """
     keys = ", ".join(family.keys)
     known = " AND ".join(f"{key} IS NOT NULL" for key in family.keys)
     same = " AND ".join(f"values_then.{key} = days.{key}" for key in family.keys)
     columns = ", ".join(f"values_then.{feature.name}" for feature in family.features)
     return f"""
-        WITH first_results AS (SELECT race_date, min(known_at) AS first_known FROM results GROUP BY race_date),
+        WITH first_results AS (
+            SELECT race_date,
+                least(min(known_at), (race_date + 1)::TIMESTAMP AT TIME ZONE '{timezone.key}') AS first_known
+            FROM results GROUP BY race_date),
         days AS (SELECT DISTINCT {keys}, race_date, first_known FROM starts JOIN first_results USING (race_date) WHERE {known})
         SELECT {", ".join(f"days.{key}" for key in family.keys)}, days.race_date, {columns}
         FROM days ASOF LEFT JOIN {family.view} AS values_then
