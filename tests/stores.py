@@ -15,7 +15,6 @@ from feature_repo.stores.parts import Snapshot
 from streams.batch.build import BuildReport, build
 from streams.importers.ingest import IngestReport, ingest
 from streams.importers.runners import read_runner_tables
-from streams.log import reader
 from tests.logs import a_store
 from tests.runner_table_oracle import load
 from tests.shared import shared_file
@@ -33,7 +32,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Case:
-    """A file of results with probes; `races` is what of it enters the log."""
+    """A file of results with probes, and the zone it is local in."""
 
     name: str
     timezone: str
@@ -85,14 +84,9 @@ def load_and_build(case: Case, home: Path) -> Built:
 
 def a_season(days: int = 120, seed: int = 5) -> list[Message]:
     """A small simulated season's results in log order, some amended: for tests that need many rows, not real ones."""
-    spec = SeasonSpec(seed=seed, days=days, races_per_year=900, courses=4, horses=150, amended_share=0.1)
+    spec = SeasonSpec(seed=seed, days=days, races_per_year=2500, courses=4, horses=300, amended_share=0.1)
     rows = simulate_season(spec).runners.to_pylist()
     return [from_record(record) for record in load([rows], spec.timezone).records]
-
-
-def told_in(store: Store) -> list[Row]:
-    """The log's records, as a reader meets them."""
-    return list(reader.records(store.home))
 
 
 def twin_of(store: Store, home: Path) -> Store:
@@ -126,11 +120,6 @@ def changelogs_of(store: Store, family: Family) -> dict[tuple[str, ...], list[Ro
     for values in rows_of(store, family):
         found.setdefault(values[: len(family.keys)], []).append(dict(zip(names, values, strict=True)))
     return found
-
-
-def as_of(rows: Sequence[Row], at: datetime) -> Row | None:
-    """The row of a key that holds at an instant."""
-    return next((row for row in reversed(rows) if row["event_timestamp"] <= at), None)
 
 
 def materialize(feast: "FeatureStore", until: datetime) -> None:

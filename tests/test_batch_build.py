@@ -1,15 +1,12 @@
 """The batch build is the contract's function of time: the oracle's values, however the log was cut into builds."""
 
 import os
-from bisect import bisect_right
-from collections.abc import Iterator
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import duckdb
 import pytest
@@ -20,16 +17,13 @@ from feature_repo.catalogue.families import FAMILIES
 from streams.batch import frames
 from streams.batch.build import build
 from streams.log import reader
+from tests.agreement import differences
 from tests.builders import a_field, a_log, a_result, a_runner, a_tick
 from tests.logs import a_store, logged
-from tests.oracle import Oracle
-from tests.oracle_starts import instant
-from tests.stores import NOW, Conformance, Row, changelogs_of, tables_of, told_in, twin_of
+from tests.stores import NOW, Conformance, Row, changelogs_of, tables_of, twin_of
 from tests.strategies import TIMEZONES, RandomLog, random_logs
-from velo.racing.clock import MICROSECOND
 from velo.racing.measures import Start, starts_of
 from velo.racing.messages import Message, Result, from_record
-from velo.store import Store
 
 EXAMPLES = int(os.environ.get("VELO_EXAMPLES", "15"))
 """How many random logs each property is tried on; VELO_EXAMPLES=300 for a long look."""
@@ -38,7 +32,6 @@ random_examples = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
 )
-TOLERANCE = 1e-12
 
 
 @st.composite
@@ -190,39 +183,4 @@ def race(race_id: str, on: str, known_at: str, version: int = 1, winner: int = 1
     )
     return a_result(
         *runners, race_id=race_id, race_date=on, off_time=f"{on} 14:00", known_at=known_at, result_version=version
-    )
-
-
-def differences(store: Store) -> Iterator[Any]:
-    """Where a store's tables are not the oracle's, asked of the log as the store holds it."""
-    log = told_in(store)
-    oracle, end = Oracle(log, store.timezone.key), instant(log[-1]["known_at"])
-    for family in FAMILIES:
-        tables = changelogs_of(store, family)
-        entities = oracle.entities(family.view)
-        yield from ((family.view, key) for key in tables.keys() ^ {tuple(one.values()) for one in entities})
-        for entity in entities:
-            rows = tables.get(tuple(entity.values()), [])
-            times = [row["event_timestamp"] for row in rows]
-            if not all(one < next_one for one, next_one in pairwise(times)) or (times and times[-1] > end):
-                yield family.view, entity, "rows tie, or lie past the log's end", times
-            points = oracle.change_points(family.view, entity)
-            yield from ((family.view, entity, "changes where nothing does", at) for at in set(times) - set(points))
-            for at in (beside for point in points for beside in (point - MICROSECOND, point)):
-                place = bisect_right(times, at)
-                expected = oracle.value(family.view, entity, at)
-                got = {name: rows[place - 1][name] for name in expected or ()} if place else None
-                if not same(got, expected):
-                    yield family.view, entity, at, got, expected
-
-
-def same(got: Row | None, expected: Row | None) -> bool:
-    """Equal counts and instants; ratios, EWMAs, slopes and variances as near as doubles come."""
-    if got is None or expected is None:
-        return got is expected
-    return all(
-        got[name] == pytest.approx(value, rel=TOLERANCE, abs=TOLERANCE)
-        if isinstance(value, float)
-        else got[name] == value
-        for name, value in expected.items()
     )
