@@ -25,13 +25,9 @@ from tests.strategies import TIMEZONES, RandomLog, random_logs
 from velo.racing.measures import Start, starts_of
 from velo.racing.messages import Message, Result, from_record
 
-EXAMPLES = int(os.environ.get("VELO_EXAMPLES", "15"))
-"""How many random logs each property is tried on; VELO_EXAMPLES=300 for a long look."""
-random_examples = settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
-)
+EXAMPLES = int(os.environ.get("VELO_EXAMPLES", "12"))
+"""How many random logs the build is tried on, and in pieces half as many; VELO_EXAMPLES=300 for a long look."""
+SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 
 
 @st.composite
@@ -64,7 +60,7 @@ def messages_of(log: RandomLog) -> list[Message]:
     return [from_record(record) for record in log.records]
 
 
-@random_examples
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=SLOW)
 @given(busy_logs())
 def test_the_build_is_the_oracle_at_every_change_and_just_before_it(log: RandomLog) -> None:
     """All eight views, all features, `valid_until`; no key the oracle has not, no row outside the log's time."""
@@ -76,7 +72,7 @@ def test_the_build_is_the_oracle_at_every_change_and_just_before_it(log: RandomL
         assert list(differences(store)) == []
 
 
-@random_examples
+@settings(max_examples=-(-EXAMPLES // 2), deadline=None, suppress_health_check=SLOW)
 @given(busy_logs(), st.data())
 def test_building_piece_by_piece_gives_the_rows_of_one_whole_build(log: RandomLog, data: st.DataObject) -> None:
     """Late results, results out of order and amendments may come in any piece; rows are equal to the last column."""
