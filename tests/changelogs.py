@@ -1,6 +1,5 @@
 """Small changelogs of every feature view, made up and seeded, in the layout a build publishes them in."""
 
-import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -68,7 +67,7 @@ def publish(home: Home, tables: dict[str, pa.Table], generation: int = 1, parts:
             pq.write_table(table.take(list(range(part, table.num_rows, parts))), below / f"part-{part}.parquet")
     aside = home.root / ".offline.tmp"
     aside.symlink_to(folder, target_is_directory=True)
-    os.replace(aside, home.offline)
+    aside.replace(home.offline)
     return folder
 
 

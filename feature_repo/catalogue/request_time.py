@@ -73,11 +73,9 @@ def as_lists(features: Mapping[str, NDArray[np.float64] | NDArray[np.object_]]) 
     whole = {column.name: column.kind == "int" for column in FEATURES}
     listed: dict[str, list[object]] = {}
     for name, values in features.items():
-        cells = np.atleast_1d(values).tolist()
-        listed[name] = [
-            None if cell is None or cell != cell else int(cell) if whole[name] else cell  # noqa: PLR0124 NaN alone differs from itself
-            for cell in cells
-        ]
+        # NaN alone differs from itself.
+        cells = (None if cell != cell else cell for cell in np.atleast_1d(values).tolist())
+        listed[name] = [int(cell) if whole[name] and cell is not None else cell for cell in cells]
     return listed
 
 

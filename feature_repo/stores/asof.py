@@ -96,8 +96,8 @@ def point_in_time(
     connection.register("entities", numbered)
     columns: list[tuple[str, pa.ChunkedArray]] = []
     for table in tables:
-        _check_keys(connection, table, entities)
-        joined = connection.sql(_join_sql(table, at)).to_arrow_table()
+        _check(connection, table)
+        joined = _join(connection, table, at)
         columns += [(column.name, joined.column(column.name)) for column in table.columns]
     connection.unregister("entities")
     for column_name, values in columns:
@@ -135,9 +135,7 @@ def latest_sql(
 def within_sql(event: str, start: datetime | None, end: datetime | None) -> tuple[str, dict[str, datetime]]:
     """A condition on the event time and its values: from `start` to `end`, both included, either open if None."""
     values = {key: value for key, value in (("since", start), ("until", end)) if value is not None}
-    conditions = [
-        f"{name(event)} {'>=' if key == 'since' else '<='} ${key}" for key in values
-    ]
+    conditions = [f"{name(event)} {'>=' if key == 'since' else '<='} ${key}" for key in values]
     return " AND ".join(conditions) or "true", values
 
 
@@ -151,59 +149,67 @@ def text(literal: str) -> str:
     return "'" + literal.replace("'", "''") + "'"
 
 
-def _join_sql(table: Table, at: str) -> str:
-    """One row per entity row, in order: the columns of the latest row of its key at its instant.
+def _join(connection: "duckdb.DuckDBPyConnection", table: Table, at: str) -> "pa.Table":
+    """One row per entity row, in order: the columns of the latest row of its key at its instant."""
+    joined = connection.sql(_join_sql(table, at, break_ties=False)).to_arrow_table()
+    if table.created is None or not table.parts:
+        return joined
+    # Two rows of one key and instant are rare, and telling them apart costs a sort of all that is read: look first.
+    connection.register("joined", joined)
+    tied = connection.sql(_ties_sql(table)).fetchall()
+    connection.unregister("joined")
+    return connection.sql(_join_sql(table, at, break_ties=True)).to_arrow_table() if tied else joined
 
-    The ASOF join runs over keys and instants alone; the wide columns are fetched for the rows it found. Were they
-    carried through, every column of the history would be sorted with them.
-    """
+
+def _join_sql(table: Table, at: str, *, break_ties: bool) -> str:
     keys = [f"__key_{number}" for number in range(len(table.keys))]
-    listed = ", ".join(keys)
+    stored = {key: name(column) for key, (column, _) in zip(keys, table.keys, strict=True)}
     asked = ", ".join(f"{name(column)} AS {key}" for key, (_, column) in zip(keys, table.keys, strict=True))
-    stored = ", ".join(f"{name(column)} AS {key}" for key, (column, _) in zip(keys, table.keys, strict=True))
-    same = " AND ".join(f"a.{key} = f.{key}" for key in keys)
+    wide = [f"{name(column.source)} AS __value_{number}" for number, column in enumerate(table.columns)]
+    read = ", ".join([*(f"{column} AS {key}" for key, column in stored.items()), *wide])
+    event = f"{name(table.event)}::TIMESTAMPTZ"
+    order = f"{name(table.created)} DESC NULLS LAST" if table.created else "1"
+    partition = ", ".join((*stored.values(), name(table.event)))
+    newest = f"QUALIFY row_number() OVER (PARTITION BY {partition} ORDER BY {order}) = 1" if break_ties else ""
     life = table.ttl // timedelta(microseconds=1) if table.ttl else None
-    fresh = f"epoch_us(a.{AT}) - epoch_us(f.__event) <= {life}" if life else "true"
-    values = ", ".join(f"w.__value_{number} AS {name(c.name)}" for number, c in enumerate(table.columns))
-    wide = ", ".join(f"{name(c.source)} AS __value_{number}" for number, c in enumerate(table.columns))
-    tie = f"{name(table.created)}" if table.created else "NULL"
-    found = " AND ".join(f"w.{key} = m.{key}" for key in keys)
+    fresh = f"epoch_us(e.{AT}) - epoch_us(f.__event) <= {life}" if life else "true"
+    values = [f"CASE WHEN {fresh} THEN f.__value_{n} END AS {name(c.name)}" for n, c in enumerate(table.columns)]
+    found = [*(f"e.{key} AS {key}" for key in keys), "f.__event AS __event"]
     return f"""
-        WITH asked AS (SELECT DISTINCT {asked}, {name(at)} AS {AT} FROM entities WHERE {name(at)} IS NOT NULL),
+        WITH asked AS (SELECT {ROW}, {asked}, {name(at)} AS {AT} FROM entities),
+        known AS (SELECT DISTINCT {", ".join(keys)} FROM asked),
         history AS (
-            SELECT {stored}, {name(table.event)}::TIMESTAMPTZ AS __event FROM {table.scan}
-            WHERE __event <= (SELECT max({AT}) FROM asked)
-        ),
-        met AS MATERIALIZED (
-            SELECT {", ".join(f"a.{key}" for key in keys)}, a.{AT}, f.__event
-            FROM asked a ASOF JOIN (
-                SELECT * FROM history WHERE ({listed}) IN (SELECT ({listed}) FROM asked)
-            ) f ON {same} AND a.{AT} >= f.__event
-            WHERE {fresh}
-        ),
-        rows_met AS (SELECT DISTINCT {listed}, __event FROM met),
-        wide AS (
-            SELECT {", ".join(f"s.{key}" for key in keys)}, s.__event, s.* EXCLUDE ({listed}, __event)
-            FROM (
-                SELECT {stored}, {name(table.event)}::TIMESTAMPTZ AS __event, {tie} AS __created, {wide}
-                FROM {table.scan}
-            ) s JOIN rows_met r ON {" AND ".join(f"s.{key} = r.{key}" for key in keys)} AND s.__event = r.__event
-            QUALIFY row_number() OVER (
-                PARTITION BY {", ".join(f"s.{key}" for key in keys)}, s.__event ORDER BY s.__created DESC NULLS LAST
-            ) = 1
+            SELECT {read}, {event} AS __event
+            FROM {table.scan} s
+            SEMI JOIN known k ON {" AND ".join(f"s.{column} = k.{key}" for key, column in stored.items())}
+            WHERE {event} <= (SELECT max({AT}) FROM asked)
+            {newest}
         )
-        SELECT {values}
-        FROM entities e
-        LEFT JOIN met m ON {" AND ".join(f"e.{name(c)} = m.{k}" for k, (_, c) in zip(keys, table.keys, strict=True))}
-            AND e.{name(at)} = m.{AT}
-        LEFT JOIN wide w ON {found} AND w.__event = m.__event
+        SELECT {", ".join([*found, *values])}
+        FROM asked e ASOF LEFT JOIN history f
+            ON {" AND ".join(f"e.{key} = f.{key}" for key in keys)} AND e.{AT} >= f.__event
         ORDER BY e.{ROW}
     """  # noqa: S608 names are quoted
 
 
-def _check_keys(connection: "duckdb.DuckDBPyConnection", table: Table, entities: "pa.Table") -> None:
+def _ties_sql(table: Table) -> str:
+    """A row if any of the rows found shares its key and instant with another."""
+    keys = [f"__key_{number}" for number in range(len(table.keys))]
+    listed = ", ".join((*keys, "__event"))
+    stored = [name(column) for column, _ in table.keys]
+    same = " AND ".join(f"s.{column} = d.{key}" for key, column in zip(keys, stored, strict=True))
+    return f"""
+        SELECT 1 FROM {table.scan} s
+        JOIN (SELECT DISTINCT {listed} FROM joined WHERE __event IS NOT NULL) d
+            ON {same} AND s.{name(table.event)}::TIMESTAMPTZ = d.__event
+        GROUP BY {", ".join(f"d.{column}" for column in (*keys, "__event"))} HAVING count(*) > 1 LIMIT 1
+    """  # noqa: S608 names are quoted
+
+
+def _check(connection: "duckdb.DuckDBPyConnection", table: Table) -> None:
     held = {
-        row[0]: row[1] for row in connection.execute(f"DESCRIBE SELECT * FROM {table.scan}").fetchall()  # noqa: S608
+        row[0]: row[1]
+        for row in connection.execute(f"DESCRIBE SELECT * FROM {table.scan}").fetchall()  # noqa: S608
     }
     given = {row[0]: row[1] for row in connection.execute("DESCRIBE SELECT * FROM entities").fetchall()}
     for key, column in table.keys:
@@ -213,11 +219,10 @@ def _check_keys(connection: "duckdb.DuckDBPyConnection", table: Table, entities:
             )
         if given[column] != held.get(key, given[column]):
             raise UserError(
-                f"{column} is {given[column]} in the entity rows and {held[key]} in {table.view}: cast it, "
-                "ids are text"
+                f"{column} is {given[column]} in the entity rows and {held[key]} in {table.view}: cast it, ids are text"
             )
-    for column in table.columns:
-        if column.source not in held:
+    for feature in table.columns:
+        if feature.source not in held:
             raise UserError(
-                f"{table.view} has no column {column.source!r} in its feature table: run `velo build` to make it anew"
+                f"{table.view} has no column {feature.source!r} in its feature table: run `velo build` to make it anew"
             )

@@ -4,11 +4,13 @@ Feast's local engine turns every row into Python objects and keeps only the firs
 refused: feature views with transformations or aggregations of their own.
 """
 
+import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import astuple
 from typing import Any, Literal
 
 from feast.entity import Entity
-from feast.feature_view import FeatureView
 from feast.infra.common.materialization_job import MaterializationJob, MaterializationJobStatus, MaterializationTask
 from feast.infra.compute_engines.base import ComputeEngine
 from feast.infra.compute_engines.local.job import LocalMaterializationJob
@@ -16,16 +18,20 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import FeastConfigBaseModel
 from feast.utils import _get_column_names
 
+from feature_repo.stores.offline import AsofOfflineStore
+from feature_repo.stores.online import VersionedRedisOnlineStore
 from velo.errors import UserError
 
+logger = logging.getLogger(__name__)
 
-class DirectComputeEngineConfig(FeastConfigBaseModel):  # type: ignore[misc]  # Feast is untyped
+
+class DirectComputeEngineConfig(FeastConfigBaseModel):
     """Nothing to configure."""
 
     type: Literal["feature_repo.stores.engine.DirectComputeEngine"] = "feature_repo.stores.engine.DirectComputeEngine"
 
 
-class DirectComputeEngine(ComputeEngine):  # type: ignore[misc]  # Feast is untyped
+class DirectComputeEngine(ComputeEngine):
     """Materialises from `AsofOfflineStore` into `VersionedRedisOnlineStore`.
 
     Every key with a row that fell, or was written, since the start gets its newest row up to the end.
@@ -34,19 +40,17 @@ class DirectComputeEngine(ComputeEngine):  # type: ignore[misc]  # Feast is unty
     def update(
         self,
         project: str,
-        views_to_delete: Sequence[FeatureView],
-        views_to_keep: Sequence[FeatureView],
+        views_to_delete: Sequence[Any],
+        views_to_keep: Sequence[Any],
         entities_to_delete: Sequence[Entity],
         entities_to_keep: Sequence[Entity],
     ) -> None:
         """Nothing to prepare."""
 
-    def teardown_infra(self, project: str, fvs: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
+    def teardown_infra(self, project: str, fvs: Sequence[Any], entities: Sequence[Entity]) -> None:
         """Nothing to take down."""
 
-    def _materialize_one(
-        self, registry: BaseRegistry, task: MaterializationTask, **options: Any
-    ) -> MaterializationJob:
+    def _materialize_one(self, registry: BaseRegistry, task: MaterializationTask, **options: Any) -> MaterializationJob:
         view = task.feature_view
         job_id = f"{view.name}-{task.start_time}-{task.end_time}"
         try:
@@ -56,15 +60,20 @@ class DirectComputeEngine(ComputeEngine):  # type: ignore[misc]  # Feast is unty
         return LocalMaterializationJob(job_id, MaterializationJobStatus.SUCCEEDED)
 
     def _write(self, registry: BaseRegistry, task: MaterializationTask) -> None:
-        view = task.feature_view
-        if getattr(view, "feature_transformation", None) or getattr(view, "aggregations", None):
+        view, source = task.feature_view, task.feature_view.batch_source
+        if source is None or getattr(view, "feature_transformation", None) or getattr(view, "aggregations", None):
             raise UserError(f"{view.name} transforms its source, which this engine does not: materialise plain views")
+        offline, online = self.offline_store, self.online_store
+        if not isinstance(offline, AsofOfflineStore) or not isinstance(online, VersionedRedisOnlineStore):
+            raise UserError(
+                "batch_engine DirectComputeEngine works between AsofOfflineStore and VersionedRedisOnlineStore alone: "
+                "leave batch_engine out of feature_store.yaml to use Feast's local engine with other stores"
+            )
         entities = [registry.get_entity(name, task.project) for name in view.entities]
         keys, features, event, created = _get_column_names(view, entities)
-        pull = self.offline_store.pull_touched if created else self.offline_store.pull_latest_from_table_or_query
-        rows = pull(
+        rows = offline.pull_touched(
             config=self.repo_config,
-            data_source=view.batch_source,
+            data_source=source,
             join_key_columns=keys,
             feature_name_columns=features,
             timestamp_field=event,
@@ -72,11 +81,9 @@ class DirectComputeEngine(ComputeEngine):  # type: ignore[misc]  # Feast is unty
             start_date=task.start_time,
             end_date=task.end_time,
         ).to_arrow()
-        mapped = {**(view.batch_source.field_mapping or {}), event: "event_timestamp"}
+        mapped = {**(source.field_mapping or {}), event: "event_timestamp"}
         rows = rows.rename_columns([mapped.get(column, column) for column in rows.column_names])
-        written = self.online_store.write_table(self.repo_config, view, rows)
-        if task.tqdm_builder:
-            with task.tqdm_builder(rows.num_rows) as progress:
-                progress.update(rows.num_rows)
+        with task.tqdm_builder(rows.num_rows) if task.tqdm_builder else nullcontext() as bar:
+            written = online.write_table(self.repo_config, view, rows, bar.update if bar else None)
         if written.skipped:
-            print(f"{view.name}: {written.written} rows written, {written.skipped} as new or newer already there")
+            logger.info("%s: %d rows written, %d already there as new or newer", view.name, *astuple(written))

@@ -16,17 +16,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from feast.data_format import ParquetFormat
 from feast.data_source import DataSource
-from feast.feature_logging import LoggingConfig, LoggingSource
 from feast.feature_view import FeatureView
 from feast.infra.offline_stores.file_source import FileSource
 from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
-from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from feast.types import from_feast_to_pyarrow_type
 
 from feature_repo.stores import asof
+from feature_repo.stores.entity_rows import entity_rows, with_text_keys
 from feature_repo.stores.offline_job import AsofRetrievalJob
 from feature_repo.stores.parts import Snapshot, add_part
 from velo.errors import UserError
@@ -35,7 +34,7 @@ SQL_TYPES = {"INT32": "INTEGER", "INT64": "BIGINT", "FLOAT32": "FLOAT", "FLOAT64
 SQL_TYPES |= {"STRING": "VARCHAR", "BYTES": "BLOB", "UNIX_TIMESTAMP": "TIMESTAMPTZ"}
 
 
-class AsofOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]  # Feast is untyped
+class AsofOfflineStoreConfig(FeastConfigBaseModel):
     """`memory_limit` bounds DuckDB, which spills to disk past it; `threads` is all cores if not given."""
 
     type: str = "feature_repo.stores.offline.AsofOfflineStore"
@@ -43,7 +42,7 @@ class AsofOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]  # Fea
     threads: int | None = None
 
 
-class AsofOfflineStore(OfflineStore):  # type: ignore[misc]  # Feast is untyped
+class AsofOfflineStore(OfflineStore):
     """Feast's offline store interface; see the module for what it refuses."""
 
     supports_filter_by_created_timestamp = False
@@ -56,7 +55,7 @@ class AsofOfflineStore(OfflineStore):  # type: ignore[misc]  # Feast is untyped
         entity_df: pd.DataFrame | pa.Table | str | None,
         registry: BaseRegistry,
         project: str,
-        full_feature_names: bool = False,
+        full_feature_names: bool = False,  # noqa: FBT001, FBT002 Feast's interface
         **options: Any,
     ) -> RetrievalJob:
         """A job that joins features to entity rows as of each row's instant.
@@ -71,28 +70,30 @@ class AsofOfflineStore(OfflineStore):  # type: ignore[misc]  # Feast is untyped
             )
         if options:
             raise UserError(f"{', '.join(options)} is not supported by this offline store: leave it out")
-        sources = [_local_source(config, view) for view in feature_views]
-        entities, at = (None, None) if isinstance(entity_df, str) else _entity_rows(entity_df)
+        sources = [(view, _source_of(view)) for view in feature_views]
+        paths = [_path_of(config, source) for _, source in sources]
+        entities, at = (None, None) if isinstance(entity_df, str) else entity_rows(entity_df)
 
         def run() -> pa.Table:
             snapshot = Snapshot()
             tables = [
-                _table(view, path, snapshot, feature_refs, full_feature_names)
-                for view, path in zip(feature_views, sources, strict=True)
+                _table(view, source, snapshot.parts(path), _asked(view, feature_refs), full_names=full_feature_names)
+                for (view, source), path in zip(sources, paths, strict=True)
             ]
             with asof.engine(config.offline_store.memory_limit, config.offline_store.threads) as connection:
                 rows, instant = entities, at
                 if isinstance(entity_df, str):
-                    rows, instant = _entity_rows(_queried(connection, entity_df, feature_views, tables))
-                assert rows is not None and instant is not None
-                return asof.point_in_time(connection, _with_text_keys(rows, tables), instant, tables)
+                    rows, instant = entity_rows(_queried(connection, entity_df, tables))
+                assert rows is not None
+                assert instant is not None
+                return asof.point_in_time(connection, with_text_keys(rows, tables), instant, tables)
 
         return AsofRetrievalJob(
             run,
-            full_feature_names,
             OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry),
             _metadata(feature_refs, entities, at),
             config.repo_path,
+            full_feature_names=full_feature_names,
         )
 
     @staticmethod
@@ -115,7 +116,8 @@ class AsofOfflineStore(OfflineStore):  # type: ignore[misc]  # Feast is untyped
                 scan, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column or None, touched
             ),
             values | {"until": _utc(end_date)},
-            (join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column),
+            [*join_key_columns, *feature_name_columns],
+            (timestamp_field, created_timestamp_column or None),
         )
 
     @staticmethod
@@ -125,7 +127,7 @@ class AsofOfflineStore(OfflineStore):  # type: ignore[misc]  # Feast is untyped
         join_key_columns: list[str],
         feature_name_columns: list[str],
         timestamp_field: str,
-        created_timestamp_column: str,
+        created_timestamp_column: str | None,
         start_date: datetime,
         end_date: datetime,
     ) -> RetrievalJob:
@@ -134,15 +136,17 @@ class AsofOfflineStore(OfflineStore):  # type: ignore[misc]  # Feast is untyped
         What an incremental materialisation needs: a row can be written after the last one ran and fall before it (a
         midnight's expiry, a rebuild under mended formulas), and would otherwise never reach the online store.
         """
-        touched = f"{asof.name(timestamp_field)} >= $since OR {asof.name(created_timestamp_column)} >= $since"
+        times = (timestamp_field, created_timestamp_column) if created_timestamp_column else (timestamp_field,)
+        touched = " OR ".join(f"{asof.name(column)} >= $since" for column in times)
         return _pull(
             config,
             data_source,
             lambda scan: asof.latest_sql(
-                scan, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column, touched
+                scan, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column or None, touched
             ),
             {"since": _utc(start_date), "until": _utc(end_date)},
-            (join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column),
+            [*join_key_columns, *feature_name_columns],
+            (timestamp_field, created_timestamp_column or None),
         )
 
     @staticmethod
@@ -168,7 +172,8 @@ class AsofOfflineStore(OfflineStore):  # type: ignore[misc]  # Feast is untyped
             data_source,
             lambda scan: f"SELECT {listed} FROM {scan} WHERE {within}",  # noqa: S608 names are quoted
             dict(values),
-            (join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column),
+            [*join_key_columns, *feature_name_columns],
+            (timestamp_field, created_timestamp_column or None),
         )
 
     @staticmethod
@@ -180,7 +185,7 @@ class AsofOfflineStore(OfflineStore):  # type: ignore[misc]  # Feast is untyped
         The columns are the join keys, the features, event and created time, in any order, of types that cast without
         loss. The next full build makes the tables from the log alone, without these rows.
         """
-        source = feature_view.batch_source
+        source = _source_of(feature_view)
         schema = [(entity.name, pa.string()) for entity in feature_view.entity_columns]
         schema += [(feature.name, _arrow_type(feature)) for feature in feature_view.features]
         back = {stored: mapped for mapped, stored in (source.field_mapping or {}).items()}
@@ -193,18 +198,12 @@ class AsofOfflineStore(OfflineStore):  # type: ignore[misc]  # Feast is untyped
                 f"{sorted(column for column, _ in schema)}: add or drop what differs"
             )
         rows = pa.table({column: table.column(column).cast(kind) for column, kind in schema})
-        add_part(Path(_local_source(config, feature_view)), rows)
+        add_part(_path_of(config, source), rows)
         if progress:
             progress(rows.num_rows)
 
     @staticmethod
-    def write_logged_features(
-        config: RepoConfig,
-        data: pa.Table | Path,
-        source: LoggingSource,
-        logging_config: LoggingConfig,
-        registry: BaseRegistry,
-    ) -> None:
+    def write_logged_features(*_args: Any, **_kwargs: Any) -> None:
         """Refused: what was served is told by the log and the models' own records."""
         raise UserError("logged features are not supported by this offline store: use Feast's duckdb store for them")
 
@@ -217,53 +216,48 @@ def _pull(
     source: DataSource,
     sql: Callable[[str], str],
     values: Mapping[str, datetime],
-    columns: tuple[Sequence[str], Sequence[str], str, str | None],
+    columns: Sequence[str],
+    times: tuple[str, str | None],
 ) -> RetrievalJob:
+    """A job that runs SQL made for the scan of a source's parts, with `values` bound."""
     path = _path_of(config, source)
-    keys, features, event, created = columns
+    read = [asof.Column(column, column, "VARCHAR") for column in columns]
 
     def run() -> pa.Table:
-        table = asof.Table(
-            source.name,
-            Snapshot().parts(path),
-            [(key, key) for key in keys],
-            event,
-            created or None,
-            [asof.Column(feature, feature, "DOUBLE") for feature in features],
-        )
+        table = asof.Table(source.name, Snapshot().parts(path), (), *times, read)
         with asof.engine(config.offline_store.memory_limit, config.offline_store.threads) as connection:
-            return connection.execute(sql(table.scan), dict(values)).to_arrow_table()
+            return connection.sql(sql(table.scan), params=dict(values)).to_arrow_table()
 
-    return AsofRetrievalJob(run, False, [], None, config.repo_path)
+    return AsofRetrievalJob(run, [], None, config.repo_path)
 
 
 def _table(
-    view: FeatureView, path: Path, snapshot: Snapshot, feature_refs: Sequence[str], full_feature_names: bool
+    view: FeatureView, source: DataSource, parts: Sequence[str], asked: Sequence[str], *, full_names: bool
 ) -> asof.Table:
-    source = view.batch_source
     back = {mapped: stored for stored, mapped in (source.field_mapping or {}).items()}
-    asked_as, shown_as = view.projection.name_to_use(), view.projection.name_alias or view.name
-    asked = [ref.split(":", 1)[1] for ref in feature_refs if ref.startswith(f"{asked_as}:")]
+    prefix = f"{view.projection.name_alias or view.name}__" if full_names else ""
     types = {feature.name: _sql_type(feature) for feature in view.features}
     named = view.projection.join_key_map or {}
     return asof.Table(
         view.name,
-        snapshot.parts(path),
+        parts,
         [(back.get(entity.name, entity.name), named.get(entity.name, entity.name)) for entity in view.entity_columns],
         source.timestamp_field,
         source.created_timestamp_column or None,
-        [
-            asof.Column(back.get(f, f), f"{shown_as}__{f}" if full_feature_names else f, types.get(f, "DOUBLE"))
-            for f in asked
-        ],
+        [asof.Column(back.get(name, name), prefix + name, types.get(name, "DOUBLE")) for name in asked],
         view.ttl or None,
     )
 
 
-def _local_source(config: RepoConfig, view: FeatureView) -> Path:
+def _asked(view: FeatureView, feature_refs: Sequence[str]) -> list[str]:
+    mine = f"{view.projection.name_to_use()}:"  # type: ignore[no-untyped-call]  # Feast's
+    return [ref.removeprefix(mine) for ref in feature_refs if ref.startswith(mine)]
+
+
+def _source_of(view: FeatureView) -> DataSource:
     if view.batch_source is None:
         raise UserError(f"{view.name} has no batch source: give it a FileSource")
-    return _path_of(config, view.batch_source)
+    return view.batch_source
 
 
 def _path_of(config: RepoConfig, source: DataSource) -> Path:
@@ -275,44 +269,13 @@ def _path_of(config: RepoConfig, source: DataSource) -> Path:
     return Path(path)
 
 
-def _entity_rows(entity_df: pd.DataFrame | pa.Table) -> tuple[pa.Table, str]:
-    """The entity rows as Arrow, and the name of their instants' column, which is UTC in µs."""
-    if isinstance(entity_df, pa.Table):
-        table, frame = entity_df, entity_df.schema.empty_table().to_pandas()
-    else:
-        frame = entity_df
-        try:
-            table = pa.Table.from_pandas(entity_df, preserve_index=False).replace_schema_metadata(None)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as mixed:
-            raise UserError(f"the entity rows have a column of mixed types ({mixed}): cast ids to text") from None
-    at = infer_event_timestamp_from_entity_df(dict(zip(frame.columns, frame.dtypes, strict=True)))
-    column = table.column(at)
-    if not pa.types.is_timestamp(column.type):
-        parsed = pd.to_datetime(column.to_pandas(), utc=True)
-        column = pa.chunked_array([pa.Array.from_pandas(parsed)])
-    if column.type.tz is None:
-        column = column.cast(pa.timestamp("us"), safe=False)
-    instants = column.cast(pa.timestamp("us", "UTC"), safe=False)
-    return table.set_column(table.column_names.index(at), at, instants), at
-
-
-def _with_text_keys(rows: pa.Table, tables: Sequence[asof.Table]) -> pa.Table:
-    """Categories become their text, and a column of nulls alone a column of missing text."""
-    for key in {column for table in tables for _, column in table.keys}:
-        if key in rows.column_names:
-            kind = rows.column(key).type
-            if pa.types.is_null(kind) or pa.types.is_dictionary(kind):
-                rows = rows.set_column(rows.column_names.index(key), key, rows.column(key).cast(pa.string()))
-    return rows
-
-
-def _queried(connection: Any, sql: str, views: Sequence[FeatureView], tables: Sequence[asof.Table]) -> pa.Table:
+def _queried(connection: Any, sql: str, tables: Sequence[asof.Table]) -> pa.Table:
     import duckdb
 
-    for view, table in zip(views, tables, strict=True):
-        connection.execute(f"CREATE OR REPLACE VIEW {asof.name(view.name)} AS SELECT * FROM {table.scan}")  # noqa: S608
+    for table in tables:
+        connection.execute(f"CREATE OR REPLACE VIEW {asof.name(table.view)} AS SELECT * FROM {table.scan}")  # noqa: S608
     try:
-        return connection.execute(sql).to_arrow_table()
+        return connection.sql(sql).to_arrow_table()
     except duckdb.Error as refused:
         raise UserError(f"DuckDB refuses entity_df as SQL ({refused}): mend it") from None
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from feast.feature_view_projection import FeatureViewProjection
 from feast.infra.offline_stores.file_source import FileSource, SavedDatasetFileStorage
 from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
 from feast.on_demand_feature_view import OnDemandFeatureView
@@ -18,16 +19,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]  # Feast is untyped
+class AsofRetrievalJob(RetrievalJob):
     """A query over one generation of the feature tables: the one current when it runs."""
 
     def __init__(
         self,
         run: Callable[[], pa.Table],
-        full_feature_names: bool,
         on_demand: Sequence[OnDemandFeatureView],
         metadata: RetrievalMetadata | None,
         repo_path: Path | None,
+        *,
+        full_feature_names: bool = False,
     ) -> None:
         self._run = run
         self._full_feature_names = full_feature_names
@@ -43,12 +45,13 @@ class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]  # Feast is untyped
         return table
 
     def _to_df_internal(self, timeout: int | None = None) -> "pd.DataFrame":
-        return self._to_arrow_internal(timeout).to_pandas()
+        frame: pd.DataFrame = self._to_arrow_internal(timeout).to_pandas()
+        return frame
 
     def _with_on_demand(self, table: pa.Table, view: OnDemandFeatureView) -> pa.Table:
         """Append what an on-demand view makes, given its inputs alone: Feast would turn every column into lists."""
         inputs = {
-            f"{projection.name_to_use()}__{feature.name}" if self._full_feature_names else feature.name
+            f"{_used_name(projection)}__{feature.name}" if self._full_feature_names else feature.name
             for projection in view.source_feature_view_projections.values()
             for feature in projection.features
         } | set(view.get_request_data_schema())
@@ -56,7 +59,7 @@ class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]  # Feast is untyped
         if missing:
             raise UserError(f"the entity rows lack {', '.join(missing)}, which {view.name} is made from: add them")
         made = view.transform_arrow(table.select(sorted(inputs)), self._full_feature_names)
-        prefix = f"{view.projection.name_to_use()}__" if self._full_feature_names else ""
+        prefix = f"{_used_name(view.projection)}__" if self._full_feature_names else ""
         wanted = self._wanted_of(view)
         for feature in view.features:
             if feature.name in wanted:
@@ -66,7 +69,7 @@ class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]  # Feast is untyped
 
     def _wanted_of(self, view: OnDemandFeatureView) -> set[str]:
         refs = self._metadata.features if self._metadata else []
-        return {ref.split(":", 1)[1] for ref in refs if ref.split(":", 1)[0] == view.projection.name_to_use()}
+        return {ref.split(":", 1)[1] for ref in refs if ref.split(":", 1)[0] == _used_name(view.projection)}
 
     @property
     def full_feature_names(self) -> bool:
@@ -83,9 +86,7 @@ class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]  # Feast is untyped
         """What was asked, over which instants."""
         return self._metadata
 
-    def persist(
-        self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None
-    ) -> None:
+    def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> None:  # noqa: FBT001, FBT002 Feast's interface
         """Write the answer as one local Parquet file; refuses to replace one unless `allow_overwrite`."""
         if not isinstance(storage, SavedDatasetFileStorage):
             raise UserError(f"{type(storage).__name__} is not supported: save to SavedDatasetFileStorage(path=…)")
@@ -103,3 +104,8 @@ class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]  # Feast is untyped
     def to_remote_storage(self) -> list[Any]:
         """Refused."""
         raise UserError("remote storage is not supported by this offline store: use to_arrow() and write it yourself")
+
+
+def _used_name(projection: FeatureViewProjection) -> str:
+    used: str = projection.name_to_use()  # type: ignore[no-untyped-call]  # Feast's
+    return used

@@ -21,10 +21,11 @@ from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from feast.repo_config import RepoConfig
 from feast.value_type import ValueType
 
-from feature_repo.stores.home import epoch_of, settings_for
 from feature_repo.stores import embedded_redis
-from feature_repo.stores.redis_client import connect_url, shown
-from feature_repo.stores.redis_rows import ColumnKind, Layout, RedisRows, Written
+from feature_repo.stores.home import epoch_of, settings_for
+from feature_repo.stores.redis_client import connect_url
+from feature_repo.stores.redis_layout import ColumnKind, Layout
+from feature_repo.stores.redis_rows import RedisRows, Written
 from velo.errors import UserError
 from velo.racing.clock import EPOCH, MICROSECOND
 from velo.store import Home
@@ -40,15 +41,15 @@ KINDS: dict[ValueType, ColumnKind] = {
 }
 
 
-class VersionedRedisOnlineStoreConfig(RedisOnlineStoreConfig):  # type: ignore[misc]  # Feast is untyped
+class VersionedRedisOnlineStoreConfig(RedisOnlineStoreConfig):
     """`home` and `redis_url` stand in for VELO_HOME and REDIS_URL; without either the home's own Redis is used."""
 
-    type: str = "feature_repo.stores.online.VersionedRedisOnlineStore"  # type: ignore[assignment]
+    type: str = "feature_repo.stores.online.VersionedRedisOnlineStore"  # type: ignore[assignment]  # a class path
     home: str | None = None
     redis_url: str | None = None
 
 
-class VersionedRedisOnlineStore(RedisOnlineStore):  # type: ignore[misc]  # Feast is untyped
+class VersionedRedisOnlineStore(RedisOnlineStore):
     """Feast's online store interface; see the module for what it refuses. Rows lie as `redis_rows` says."""
 
     _url: str | None = None
@@ -88,15 +89,18 @@ class VersionedRedisOnlineStore(RedisOnlineStore):  # type: ignore[misc]  # Feas
         """As `online_write_batch`, in a thread of its own."""
         await asyncio.to_thread(self.online_write_batch, config, table, data, progress)
 
-    def write_table(self, config: RepoConfig, view: FeatureView, rows: "pa.Table") -> Written:
+    def write_table(
+        self, config: RepoConfig, view: FeatureView, rows: "pa.Table", progress: Callable[[int], Any] | None = None
+    ) -> Written:
         """Offer an Arrow table of a view's rows, in bulk: its keys, its features and `event_timestamp`."""
         layout = layout_of(view, config.project)
-        return self.rows(config).write_rows(layout, rows, epoch_of(self._home(config)))
+        return self.rows(config).write_rows(layout, rows, epoch_of(self._home(config)), progress)
 
     def rows(self, config: RepoConfig) -> RedisRows:
         """The rows behind this store, to read and write without Feast."""
+        self._remember(config)
         client = self._get_client(config.online_store)
-        return RedisRows(client, shown(self._url or "redis"))
+        return RedisRows(client, self._url or "redis")
 
     def delete_table(self, config: RepoConfig, table: FeatureView) -> None:
         """Remove a view's fields from this project's keys; other views, projects and programs keep theirs."""
@@ -117,7 +121,7 @@ class VersionedRedisOnlineStore(RedisOnlineStore):  # type: ignore[misc]  # Feas
     ) -> list[tuple[datetime | None, dict[str, ValueProto] | None]]:
         """Feast's read of one view: (event time, values) a key, in order."""
         self._remember(config)
-        return super().online_read(config, table, entity_keys, requested_features)  # type: ignore[no-any-return]
+        return super().online_read(config, table, entity_keys, requested_features)
 
     async def online_read_async(
         self,
@@ -128,7 +132,7 @@ class VersionedRedisOnlineStore(RedisOnlineStore):  # type: ignore[misc]  # Feas
     ) -> list[tuple[datetime | None, dict[str, ValueProto] | None]]:
         """As `online_read`."""
         self._remember(config)
-        return await super().online_read_async(config, table, entity_keys, requested_features)  # type: ignore[no-any-return]
+        return await super().online_read_async(config, table, entity_keys, requested_features)
 
     def _read_features_per_fv(self, config: RepoConfig, *args: Any, **kwargs: Any) -> None:
         self._remember(config)
@@ -145,8 +149,9 @@ class VersionedRedisOnlineStore(RedisOnlineStore):  # type: ignore[misc]  # Feas
     def _home(self, config: RepoConfig) -> Home:
         return Home(settings_for(config.online_store.home, config.repo_path).home)
 
-    def _get_client(self, online_store_config: VersionedRedisOnlineStoreConfig) -> Any:
+    def _get_client(self, online_store_config: RedisOnlineStoreConfig) -> Any:
         if self._client is None:
+            assert isinstance(online_store_config, VersionedRedisOnlineStoreConfig)
             _refuse_unsupported(online_store_config)
             settings = settings_for(online_store_config.home, self._repo_path)
             url = online_store_config.redis_url or settings.redis_url
@@ -154,12 +159,12 @@ class VersionedRedisOnlineStore(RedisOnlineStore):  # type: ignore[misc]  # Feas
             self._client = connect_url(self._url)
         return self._client
 
-    async def _get_client_async(self, online_store_config: VersionedRedisOnlineStoreConfig) -> Any:
+    async def _get_client_async(self, online_store_config: RedisOnlineStoreConfig) -> Any:
         if self._client_async is None:
             from redis import asyncio as redis_asyncio
 
-            self._get_client(online_store_config)
-            clustered = hasattr(self._client, "get_node_from_key")
+            clustered = hasattr(self._get_client(online_store_config), "get_node_from_key")
+            assert self._url is not None
             self._client_async = (redis_asyncio.RedisCluster if clustered else redis_asyncio.Redis).from_url(self._url)
         return self._client_async
 

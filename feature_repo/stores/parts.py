@@ -62,6 +62,6 @@ def add_part(table: Path, rows: "pa.Table") -> Path:
     pq.write_table(rows, aside, compression="zstd")
     with aside.open("rb") as written:
         os.fsync(written.fileno())
-    os.replace(aside, part)
+    aside.replace(part)
     sync_folder(folder)
     return part

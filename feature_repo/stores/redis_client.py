@@ -46,7 +46,8 @@ def connect_url(url: str) -> "Redis | RedisCluster":
             quick["socket_connect_timeout"] = CONNECT_SECONDS
         probe = Redis.from_url(url, **quick)
         try:
-            clustered = bool(probe.info("cluster").get("cluster_enabled"))
+            told_of: Any = probe.info("cluster")
+            clustered = bool(told_of.get("cluster_enabled"))
         except NoPermissionError:
             clustered = not probe.ping()
         finally:

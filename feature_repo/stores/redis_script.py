@@ -1,10 +1,6 @@
 """The Lua that replaces a row in Redis only by a newer one, made for one view's list of columns."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from feature_repo.stores.redis_rows import Layout
+from collections.abc import Sequence
 
 # Versions are compared as text, which Redis does by locale: they are digits only, all of one length, and so safe.
 # The client sends a row once, packed; Feast's own fields are made of it here, which spares it 60 arguments a row.
@@ -42,9 +38,9 @@ for at = 1, #names do
   else
     local tag = tags[at]
     set[#set + 1] = names[at]
-    if tag == {float_tag} then
+    if tag == 41 then -- a double: as it lies in the packed row
       set[#set + 1] = char(tag) .. raw
-    elseif tag == {instant_tag} then
+    elseif tag == 64 then -- an instant: Feast counts seconds
       set[#set + 1] = char(tag) .. varint(floor(value / 1000000))
     else
       set[#set + 1] = char(tag) .. varint(value)
@@ -57,16 +53,19 @@ return 1
 """
 
 
-def replace_if_newer(layout: "Layout", tags: Mapping[str, int], header: int) -> str:
-    """The script of a view. Negative whole numbers go down to −2^35, which year 881 as seconds still is."""
+def replace_if_newer(fields: tuple[str, str, str], columns: Sequence[tuple[bytes, int]], header: int) -> str:
+    """The script of a view: `fields` for version, time and packed row; of each column its field and its Value tag.
+
+    `header` is the length of what a packed row begins with. Negative whole numbers go down to −2^35, which as seconds
+    is the year 881.
+    """
+    version, time, packed = (_literal(field.encode()) for field in fields)
     return _REPLACE.format(
-        version=_literal(layout.version_field.encode()),
-        time=_literal(layout.time_field.encode()),
-        packed=_literal(layout.packed_field.encode()),
-        names=", ".join(_literal(name) for name in layout.value_fields),
-        tags=", ".join(str(tags[kind]) for _, kind in layout.columns),
-        float_tag=tags["float64"],
-        instant_tag=tags["instant"],
+        version=version,
+        time=time,
+        packed=packed,
+        names=", ".join(_literal(name) for name, _ in columns),
+        tags=", ".join(str(tag) for _, tag in columns),
         header=header,
     )
 

@@ -1,18 +1,19 @@
 """Where Feast keeps its registry: in the store's home, found like everything else of the store."""
 
+import uuid
 from pathlib import Path
 from typing import Any
 
 from feast.infra.registry.file import FileRegistryStore
-from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
 from feast.repo_config import RegistryConfig
+from feast.utils import _utc_now
 
 from feature_repo.stores.home import settings_for
 from velo.files import make_folder, write_atomically
 from velo.store import Home
 
 
-class HomeRegistryStore(FileRegistryStore):  # type: ignore[misc]  # Feast is untyped
+class HomeRegistryStore(FileRegistryStore):
     """Feast's file registry at `$VELO_HOME/registry.db`, or at `path` where the configuration names one.
 
     Replaced in one step, so that a reader never meets half of it. Two `feast apply` at once: the last one's holds.
@@ -23,12 +24,7 @@ class HomeRegistryStore(FileRegistryStore):  # type: ignore[misc]  # Feast is un
         super().__init__(registry_config.model_copy(update={"path": path}), repo_path or Path.cwd())
 
     def _write_registry(self, registry_proto: Any) -> None:
-        import uuid
-
-        from feast.utils import _utc_now
-
-        stamped: RegistryProto = registry_proto
-        stamped.version_id = str(uuid.uuid4())
-        stamped.last_updated.FromDatetime(_utc_now())
+        registry_proto.version_id = str(uuid.uuid4())
+        registry_proto.last_updated.FromDatetime(_utc_now())
         make_folder(self._filepath.parent)
-        write_atomically(self._filepath, stamped.SerializeToString())
+        write_atomically(self._filepath, registry_proto.SerializeToString())

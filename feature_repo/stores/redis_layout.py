@@ -1,0 +1,120 @@
+"""How a view's rows lie in Redis: keys, fields, the packed row. Knows nothing of Feast, agrees with it byte for byte.
+
+One hash per entity key, in Feast's own layout: a field per feature (murmur3 of `view:feature`) with the serialised
+value, `_ts:<view>` with the event's time. Beside them, for us: `_ver:<view>`, what the row was written as (epoch,
+event time), and `_pk:<view>`, the whole row packed, so that a reader takes one small field a view.
+"""
+
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final, Literal
+
+import numpy as np
+
+from feature_repo.catalogue.families import Family
+from feature_repo.stores.redis_script import replace_if_newer
+
+PROJECT: Final = "velo"
+VALID_UNTIL: Final = "valid_until"
+
+ColumnKind = Literal["int32", "int64", "float64", "instant"]
+
+_HEADER: Final = struct.Struct("<Iq")
+_TAGS: Final = {"int32": 0x18, "int64": 0x20, "float64": 0x29, "instant": 0x40}
+"""First byte of a serialised feast.types.Value: its field number and wire type."""
+_STRING: Final = 2
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the rows of one view lie in Redis. `columns` are (name, kind) in the order they are packed."""
+
+    view: str
+    keys: tuple[str, ...]
+    columns: tuple[tuple[str, ColumnKind], ...]
+    project: str = PROJECT
+
+    @classmethod
+    def of(cls, family: Family, project: str = PROJECT) -> "Layout":
+        """The layout of a family of the catalogue: its features, then `valid_until`."""
+        columns: list[tuple[str, ColumnKind]] = [
+            (feature.name, "int32" if feature.kind == "int" else "float64") for feature in family.features
+        ]
+        return cls(family.view, family.keys, (*columns, (VALID_UNTIL, "instant")), project)
+
+    @property
+    def version_field(self) -> str:
+        """The field that holds what the row was written as."""
+        return f"_ver:{self.view}"
+
+    @property
+    def time_field(self) -> str:
+        """The field that holds the row's event time, for Feast."""
+        return f"_ts:{self.view}"
+
+    @property
+    def packed_field(self) -> str:
+        """The field that holds the whole row."""
+        return f"_pk:{self.view}"
+
+    @cached_property
+    def value_fields(self) -> tuple[bytes, ...]:
+        """Feast's field of each column."""
+        import mmh3
+
+        return tuple(struct.pack("<I", mmh3.hash(f"{self.view}:{name}", signed=False)) for name, _ in self.columns)
+
+    @property
+    def fields(self) -> tuple[str | bytes, ...]:
+        """Every field a row of this view may have."""
+        return (*self.value_fields, self.time_field, self.version_field, self.packed_field)
+
+    @cached_property
+    def fingerprint(self) -> int:
+        """Tells rows packed under another list of columns apart."""
+        return zlib.crc32(repr(self.columns).encode())
+
+    @cached_property
+    def packed_type(self) -> "np.dtype[np.void]":
+        """A packed row: fingerprint, event time (µs), a double a column, NaN for null, instants in µs."""
+        return np.dtype([("fingerprint", "<u4"), ("event_us", "<i8"), ("values", "<f8", (len(self.columns),))])
+
+    @cached_property
+    def key_prefix(self) -> bytes:
+        """What the Redis keys of every entity with these join keys begin with."""
+        names = [name.encode() for name in sorted(self.keys)]
+        return struct.pack("<I", len(names)) + b"".join(struct.pack("<II", _STRING, len(n)) + n for n in names)
+
+    @cached_property
+    def _order(self) -> tuple[int, ...]:
+        return tuple(sorted(range(len(self.keys)), key=lambda at: self.keys[at]))
+
+    def redis_key(self, key: Sequence[str]) -> bytes:
+        """The Redis key of an entity, its key values given in the order of `keys`."""
+        encoded = (key[at].encode() for at in self._order)
+        values = b"".join(struct.pack("<II", _STRING, len(value)) + value for value in encoded)
+        return self.key_prefix + values + self.project.encode()
+
+    def owns(self, redis_key: bytes) -> bool:
+        """Whether a Redis key is one of an entity with these join keys, of this very project."""
+        at = len(self.key_prefix)
+        if redis_key[:at] != self.key_prefix:
+            return False
+        for _ in self.keys:
+            if len(redis_key) < at + 8:
+                return False
+            _kind, length = struct.unpack_from("<II", redis_key, at)
+            at += 8 + length
+        return redis_key[at:] == self.project.encode()
+
+    @cached_property
+    def script(self) -> str:
+        """Lua that replaces a row if the one offered is newer: KEYS[1], then version, event time, packed row."""
+        return replace_if_newer(
+            fields=(self.version_field, self.time_field, self.packed_field),
+            columns=tuple(zip(self.value_fields, (_TAGS[kind] for _, kind in self.columns), strict=True)),
+            header=_HEADER.size,
+        )
