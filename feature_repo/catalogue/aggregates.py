@@ -6,6 +6,7 @@ engine changes a bit. Measures whose name ends in `_e9` count in billionths.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Literal
 
 Kind = Literal["int", "float"]
@@ -36,6 +37,10 @@ class Total:
     def sql(self, total: Callable[[str], str]) -> str:
         """Expression, given the expression of the total of a measure."""
         return f"CAST({total(self.measure)} AS INTEGER)"
+
+    def python(self, total: Callable[[str], str]) -> str:
+        """Python expression of `value`, given that of the total of a measure: what the stream compiles."""
+        return total(self.measure)
 
     def value(self, totals: Mapping[str, int]) -> Value:
         """Value, given the totals."""
@@ -68,6 +73,13 @@ class Quotient:
         over = _scaled(total(self.numerator), self.prior * unit(self.numerator), by_numerator)
         under = _scaled(total(self.denominator), self.prior * unit(self.denominator), by_denominator)
         return f"CAST({over} AS DOUBLE) / NULLIF(CAST({under} AS DOUBLE), 0)"
+
+    def python(self, total: Callable[[str], str]) -> str:
+        """Python expression of `value`, given that of the total of a measure: what the stream compiles."""
+        by_numerator, by_denominator = self._factors
+        over = _scaled(total(self.numerator), self.prior * unit(self.numerator), by_numerator)
+        under = _scaled(total(self.denominator), self.prior * unit(self.denominator), by_denominator)
+        return f"(float({over}) / float(under) if (under := {under}) else None)"
 
     def value(self, totals: Mapping[str, int]) -> Value:
         """Value, given the totals."""
@@ -116,7 +128,7 @@ class Ewma:
     @property
     def weights(self) -> tuple[int, ...]:
         """0.6^i times 5^(depth − 1): whole numbers, newest first."""
-        return tuple(3**back * 5 ** (self.depth - 1 - back) for back in range(self.depth))
+        return _ewma_weights(self.depth)
 
     def sql(self, newest: Callable[[int], str], last: str) -> str:
         """Expression, given those of the k-th newest known value and of the last start's."""
@@ -222,6 +234,11 @@ class Best:
 
 
 Recent = Last | Ewma | Slope | Variance | Best
+
+
+@lru_cache
+def _ewma_weights(depth: int) -> tuple[int, ...]:
+    return tuple(3**back * 5 ** (depth - 1 - back) for back in range(depth))
 
 
 def _scaled(total: str, prior: int, factor: int) -> str:

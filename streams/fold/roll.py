@@ -1,0 +1,231 @@
+"""One shard of a family: running totals of its keys, and the rows that each message or passing midnight makes.
+
+A start is in window W on day t where race_day > t − W (SPEC 6), so all of a key's starts of one race day leave a
+window at one midnight: totals are kept a day, and a window's totals are only ever added to and subtracted from.
+"""
+
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterable, Sequence
+from heapq import heappop, heappush
+from operator import add, sub
+from typing import Any, Final
+
+import orjson
+
+from feature_repo.catalogue.aggregates import Value
+from feature_repo.catalogue.families import Family
+from streams.fold.days import LocalDays
+from streams.fold.routing import Delta, Touch
+from streams.fold.shapes import Columns, Contribution, Key, Memory, Sums
+
+Row = tuple[Key, int, tuple[Value, ...], int | None]
+"""(key values, event_timestamp in µs, values in the order of `Family.features`, valid_until in µs or None)."""
+BEGINNING: Final = -(10**7)
+"""The day of a shard that was told nothing yet: before any race."""
+
+
+class KeyState:
+    """What a shard knows of one key: `totals` holds each window's sums, `daily` the sums of each day still inside one.
+
+    `history` is every known start in order of (off, race) where the family has recent features, and `recent` their
+    values (None until asked for). `expires_day` is the next day on which a window loses a start, None where none will.
+    """
+
+    __slots__ = ("career", "daily", "days", "expires_day", "history", "recent", "totals")
+
+    def __init__(self, career: Sums, totals: list[Sums]) -> None:
+        self.career = career
+        self.totals = totals
+        self.days: list[int] = []
+        self.daily: dict[int, Sums] = {}
+        self.history: list[Memory] = []
+        self.recent: tuple[Value, ...] | None = None
+        self.expires_day: int | None = None
+
+
+class ShardState:
+    """The keys of one shard as of one local day, and which of them lose a start on which day to come."""
+
+    __slots__ = ("due", "due_days", "keys", "today")
+
+    def __init__(self, today: int = BEGINNING) -> None:
+        self.today = today
+        self.keys: dict[Key, KeyState] = {}
+        self.due: dict[int, dict[Key, None]] = {}
+        self.due_days: list[int] = []
+
+
+class Roller:
+    """Rolls the shards of one family. Holds no state of its own: the shard's is given, and changed in place."""
+
+    def __init__(self, family: Family, days: LocalDays) -> None:
+        self.family = family
+        self._days = days
+        self._columns = Columns.of(family)
+        self._windows = family.windows
+        self._longest = max(family.windows, default=0)
+        self._no_career: Sums = (0,) * len(self._columns.shape.career)
+        self._no_totals: Sums = (0,) * len(self._columns.shape.windowed)
+
+    def roll(self, state: ShardState, delta: Delta) -> list[Row]:
+        """The rows one message makes, in order of their time for each key.
+
+        First the expiry rows of every local midnight that has passed, each at its midnight, then one row for each key
+        the message touches, at the instant it became known.
+        """
+        rows: list[Row] = []
+        today = self._days.day_of(delta.known_at_us)
+        if today > state.today:
+            self._advance(state, today, rows)
+        rows += [self._row(touch[0], self._touch(state, touch), delta.known_at_us) for touch in delta.touches]
+        return rows
+
+    def settle(self, state: ShardState, known_at_us: int, touches: Iterable[Touch]) -> None:
+        """Bring a shard to what it is after all these starts were told, as of an instant, without making rows.
+
+        An empty shard given the starts of every race's latest version is the shard of a full replay, whatever the
+        order: how the stream takes over from a batch build.
+        """
+        today = self._days.day_of(known_at_us)
+        if today > state.today:
+            self._advance(state, today, None)
+        for touch in touches:
+            self._touch(state, touch)
+
+    def _advance(self, state: ShardState, today: int, rows: list[Row] | None) -> None:
+        while state.due_days and state.due_days[0] <= today:
+            day = heappop(state.due_days)
+            state.today = day
+            midnight_us = self._days.midnight_us(day)
+            for key in state.due.pop(day):
+                one = state.keys[key]
+                one.expires_day = None
+                self._expire(one, day)
+                self._keep(state, key, one)
+                if rows is not None:
+                    rows.append(self._row(key, one, midnight_us))
+        state.today = today
+
+    def _expire(self, one: KeyState, today: int) -> None:
+        for place, window_days in enumerate(self._windows):
+            leaving = one.daily.get(today - window_days)
+            if leaving is not None:
+                one.totals[place] = [*map(sub, one.totals[place], leaving)]
+        if one.days[0] == today - self._longest:
+            del one.daily[one.days.pop(0)]
+
+    def _touch(self, state: ShardState, touch: Touch) -> KeyState:
+        key, retracted, added = touch
+        one = state.keys.get(key)
+        if one is None:
+            one = KeyState(self._no_career, [self._no_totals] * len(self._windows))
+        for contribution in retracted:
+            self._take_back(one, contribution, state.today)
+        for contribution in added:
+            self._add(one, contribution, state.today)
+        self._keep(state, key, one)
+        return one
+
+    def _add(self, one: KeyState, contribution: Contribution, today: int) -> None:
+        race_day, windowed, career, memory = contribution
+        if career:
+            one.career = [*map(add, one.career, career)]
+        if memory:
+            if one.history and memory < one.history[-1]:
+                insort(one.history, memory)
+            else:
+                one.history.append(memory)
+            one.recent = None
+        if windowed and race_day > today - self._longest:
+            of_day = one.daily.get(race_day)
+            if of_day is None:
+                insort(one.days, race_day)
+                one.daily[race_day] = windowed
+            else:
+                one.daily[race_day] = [*map(add, of_day, windowed)]
+            for place, window_days in enumerate(self._windows):
+                if race_day > today - window_days:
+                    one.totals[place] = [*map(add, one.totals[place], windowed)]
+
+    def _take_back(self, one: KeyState, contribution: Contribution, today: int) -> None:
+        race_day, windowed, career, memory = contribution
+        if career:
+            one.career = [*map(sub, one.career, career)]
+        if memory:
+            del one.history[bisect_left(one.history, memory[:2])]
+            one.recent = None
+        if windowed and race_day > today - self._longest:
+            of_day = [*map(sub, one.daily[race_day], windowed)]
+            if of_day[0]:
+                one.daily[race_day] = of_day
+            else:
+                del one.daily[race_day]
+                del one.days[bisect_left(one.days, race_day)]
+            for place, window_days in enumerate(self._windows):
+                if race_day > today - window_days:
+                    one.totals[place] = [*map(sub, one.totals[place], windowed)]
+
+    def _keep(self, state: ShardState, key: Key, one: KeyState) -> None:
+        """Put a changed key where it belongs: among the due of its next expiry; nowhere once nothing is left of it."""
+        expires_day = self._next_expiry(one.days, state.today)
+        if expires_day != one.expires_day:
+            if one.expires_day is not None:
+                del state.due[one.expires_day][key]
+            if expires_day is not None:
+                due = state.due.get(expires_day)
+                if due is None:
+                    state.due[expires_day] = {key: None}
+                    heappush(state.due_days, expires_day)
+                else:
+                    due[key] = None
+            one.expires_day = expires_day
+        if one.days or one.history or (one.career and one.career[0]):
+            state.keys[key] = one
+        else:
+            state.keys.pop(key, None)
+
+    def _next_expiry(self, days: Sequence[int], today: int) -> int | None:
+        soonest: int | None = None
+        for window_days in self._windows:
+            first = bisect_right(days, today - window_days)
+            if first < len(days):
+                leaves = days[first] + window_days
+                if soonest is None or leaves < soonest:
+                    soonest = leaves
+        return soonest
+
+    def _row(self, key: Key, one: KeyState, event_us: int) -> Row:
+        recent = one.recent
+        if recent is None:
+            recent = one.recent = self._columns.recent_values(one.history)
+        values = self._columns.values(one.career, recent, *one.totals)
+        valid_until_us = None if one.expires_day is None else self._days.midnight_us(one.expires_day)
+        return key, event_us, values, valid_until_us
+
+    def dump(self, state: ShardState) -> bytes:
+        """A shard as JSON: the same bytes for the same starts on the same day, however it came there."""
+        keys = [
+            (key, one.career, [(day, one.daily[day]) for day in one.days], one.history)
+            for key, one in sorted(state.keys.items())
+        ]
+        return orjson.dumps((state.today, keys))
+
+    def load(self, dumped: bytes) -> ShardState:
+        """The shard of `dump`: totals and expiries are worked out again."""
+        today, keys = orjson.loads(dumped)
+        state = ShardState(today)
+        for key, career, daily, history in keys:
+            self._restore(state, tuple(key), career, daily, [tuple(memory) for memory in history])
+        return state
+
+    def _restore(
+        self, state: ShardState, key: Key, career: Sums, daily: list[tuple[int, Any]], history: list[Memory]
+    ) -> None:
+        one = KeyState(career, [self._no_totals] * len(self._windows))
+        one.days = [day for day, _ in daily]
+        one.daily = dict(daily)
+        one.history = history
+        for place, window_days in enumerate(self._windows):
+            inside = [sums for day, sums in daily if day > state.today - window_days]
+            one.totals[place] = [sum(column) for column in zip(*inside, strict=True)] or self._no_totals
+        self._keep(state, key, one)
