@@ -7,6 +7,7 @@ engine changes a bit. Measures whose name ends in `_e9` count in billionths.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import mul
 from typing import Final, Literal
 
 Kind = Literal["int", "float"]
@@ -115,6 +116,11 @@ class Last:
             return None
         return float(last) / float(unit(self.measure)) if self.kind == "float" else int(last)
 
+    def python(self, last: str) -> str:
+        """Python expression of `value`, given that of the last start's: what the stream compiles."""
+        known = f"float(last) / {float(unit(self.measure))}" if self.kind == "float" else "int(last)"
+        return f"(None if (last := {last}) is None else {known})"
+
 
 @dataclass(frozen=True, slots=True)
 class Ewma:
@@ -128,7 +134,7 @@ class Ewma:
     @property
     def weights(self) -> tuple[int, ...]:
         """0.6^i times 5^(depth − 1): whole numbers, newest first."""
-        return _ewma_weights(self.depth)
+        return tuple(3**back * 5 ** (self.depth - 1 - back) for back in range(self.depth))
 
     def sql(self, newest: Callable[[int], str], last: str) -> str:
         """Expression, given those of the k-th newest known value and of the last start's."""
@@ -138,9 +144,10 @@ class Ewma:
 
     def value(self, newest: Sequence[int], last: float | None) -> Value:
         """Value, given the known values newest first, and the last start's."""
-        pairs = list(zip(newest, self.weights, strict=False))
-        under = sum(weight for _, weight in pairs) * unit(self.measure)
-        return float(sum(value * weight for value, weight in pairs)) / float(under) if under else None
+        if not newest:
+            return None
+        weights, under = _ewma_scale(self.depth, self.measure, len(newest))
+        return float(sum(map(mul, newest, weights))) / under
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +177,7 @@ class Slope:
         if count < self.least:
             return None
         total = sum(values)
-        back = sum(k * value for k, value in enumerate(values))
+        back = sum(map(mul, range(count), values))
         over = count * ((count - 1) * total - back) - (count * (count - 1) // 2) * total
         under = (count * count * (count * count - 1) // 12) * unit(self.measure)
         return float(over) / float(under)
@@ -205,11 +212,12 @@ class Variance:
 
     def value(self, newest: Sequence[int], last: float | None) -> Value:
         """Value, given the known values newest first, and the last start's."""
-        values = [value - self._centre for value in newest[: self.depth]]
+        centre = self._centre
+        values = [value - centre for value in newest[: self.depth]]
         count = len(values)
         if count < self.least:
             return None
-        over = count * sum(value * value for value in values) - sum(values) ** 2
+        over = count * sum(map(mul, values, values)) - sum(values) ** 2
         return float(over) / (float(count * (count - 1)) * float(unit(self.measure) ** 2))
 
 
@@ -237,8 +245,9 @@ Recent = Last | Ewma | Slope | Variance | Best
 
 
 @lru_cache
-def _ewma_weights(depth: int) -> tuple[int, ...]:
-    return tuple(3**back * 5 ** (depth - 1 - back) for back in range(depth))
+def _ewma_scale(depth: int, measure: str, known: int) -> tuple[tuple[int, ...], float]:
+    weights = Ewma("", measure, depth).weights[:known]
+    return weights, float(sum(weights) * unit(measure))
 
 
 def _scaled(total: str, prior: int, factor: int) -> str:

@@ -15,7 +15,7 @@ import orjson
 from feature_repo.catalogue.aggregates import Value
 from feature_repo.catalogue.families import Family
 from streams.fold.days import LocalDays
-from streams.fold.routing import Delta, Touch
+from streams.fold.routing import Touch
 from streams.fold.shapes import Columns, Contribution, Key, Memory, Sums
 
 Row = tuple[Key, int, tuple[Value, ...], int | None]
@@ -33,12 +33,14 @@ class KeyState:
 
     __slots__ = ("career", "daily", "days", "expires_day", "history", "recent", "totals")
 
-    def __init__(self, career: Sums, totals: list[Sums]) -> None:
+    def __init__(
+        self, career: Sums, totals: list[Sums], days: list[int], daily: dict[int, Sums], history: list[Memory]
+    ) -> None:
         self.career = career
         self.totals = totals
-        self.days: list[int] = []
-        self.daily: dict[int, Sums] = {}
-        self.history: list[Memory] = []
+        self.days = days
+        self.daily = daily
+        self.history = history
         self.recent: tuple[Value, ...] | None = None
         self.expires_day: int | None = None
 
@@ -66,18 +68,22 @@ class Roller:
         self._longest = max(family.windows, default=0)
         self._no_career: Sums = (0,) * len(self._columns.shape.career)
         self._no_totals: Sums = (0,) * len(self._columns.shape.windowed)
+        # one of each for all the keys that never use it: most keys are of families without windows or history
+        self._no_window: tuple[list[Sums], list[int], dict[int, Sums]] = ([], [], {})
+        self._no_history: list[Memory] = []
 
-    def roll(self, state: ShardState, delta: Delta) -> list[Row]:
-        """The rows one message makes, in order of their time for each key.
+    def roll(self, state: ShardState, known_at_us: int, touches: Iterable[Touch] = ()) -> list[Row]:
+        """The rows one message makes, in order of their time for each key; a tick touches none.
 
         First the expiry rows of every local midnight that has passed, each at its midnight, then one row for each key
         the message touches, at the instant it became known.
         """
         rows: list[Row] = []
-        today = self._days.day_of(delta.known_at_us)
+        today = self._days.day_of(known_at_us)
         if today > state.today:
             self._advance(state, today, rows)
-        rows += [self._row(touch[0], self._touch(state, touch), delta.known_at_us) for touch in delta.touches]
+        for touch in touches:
+            rows.append(self._row(touch[0], self._touch(state, touch), known_at_us))  # noqa: PERF401  mostly one touch
         return rows
 
     def settle(self, state: ShardState, known_at_us: int, touches: Iterable[Touch]) -> None:
@@ -101,7 +107,9 @@ class Roller:
                 one = state.keys[key]
                 one.expires_day = None
                 self._expire(one, day)
-                self._keep(state, key, one)
+                self._reschedule(state, key, one)
+                if not one.days and self._is_empty(one):
+                    del state.keys[key]
                 if rows is not None:
                     rows.append(self._row(key, one, midnight_us))
         state.today = today
@@ -110,7 +118,7 @@ class Roller:
         for place, window_days in enumerate(self._windows):
             leaving = one.daily.get(today - window_days)
             if leaving is not None:
-                one.totals[place] = [*map(sub, one.totals[place], leaving)]
+                one.totals[place] = tuple(map(sub, one.totals[place], leaving))
         if one.days[0] == today - self._longest:
             del one.daily[one.days.pop(0)]
 
@@ -118,18 +126,30 @@ class Roller:
         key, retracted, added = touch
         one = state.keys.get(key)
         if one is None:
-            one = KeyState(self._no_career, [self._no_totals] * len(self._windows))
+            one = state.keys[key] = self._unheard_of()
         for contribution in retracted:
             self._take_back(one, contribution, state.today)
         for contribution in added:
             self._add(one, contribution, state.today)
-        self._keep(state, key, one)
+        if self._windows:
+            self._reschedule(state, key, one)
+        if not one.days and self._is_empty(one):
+            del state.keys[key]
         return one
+
+    def _unheard_of(self) -> KeyState:
+        """A key before its first start."""
+        totals, days, daily = ([self._no_totals] * len(self._windows), [], {}) if self._windows else self._no_window
+        return KeyState(self._no_career, totals, days, daily, [] if self.family.recent else self._no_history)
+
+    def _is_empty(self, one: KeyState) -> bool:
+        """Whether nothing is left of a key: its next row is told by the zeros it would start from."""
+        return not (one.days or one.history or (one.career and one.career[0]))
 
     def _add(self, one: KeyState, contribution: Contribution, today: int) -> None:
         race_day, windowed, career, memory = contribution
         if career:
-            one.career = [*map(add, one.career, career)]
+            one.career = tuple(map(add, one.career, career))
         if memory:
             if one.history and memory < one.history[-1]:
                 insort(one.history, memory)
@@ -142,20 +162,20 @@ class Roller:
                 insort(one.days, race_day)
                 one.daily[race_day] = windowed
             else:
-                one.daily[race_day] = [*map(add, of_day, windowed)]
+                one.daily[race_day] = tuple(map(add, of_day, windowed))
             for place, window_days in enumerate(self._windows):
                 if race_day > today - window_days:
-                    one.totals[place] = [*map(add, one.totals[place], windowed)]
+                    one.totals[place] = tuple(map(add, one.totals[place], windowed))
 
     def _take_back(self, one: KeyState, contribution: Contribution, today: int) -> None:
         race_day, windowed, career, memory = contribution
         if career:
-            one.career = [*map(sub, one.career, career)]
+            one.career = tuple(map(sub, one.career, career))
         if memory:
             del one.history[bisect_left(one.history, memory[:2])]
             one.recent = None
         if windowed and race_day > today - self._longest:
-            of_day = [*map(sub, one.daily[race_day], windowed)]
+            of_day = tuple(map(sub, one.daily[race_day], windowed))
             if of_day[0]:
                 one.daily[race_day] = of_day
             else:
@@ -163,26 +183,23 @@ class Roller:
                 del one.days[bisect_left(one.days, race_day)]
             for place, window_days in enumerate(self._windows):
                 if race_day > today - window_days:
-                    one.totals[place] = [*map(sub, one.totals[place], windowed)]
+                    one.totals[place] = tuple(map(sub, one.totals[place], windowed))
 
-    def _keep(self, state: ShardState, key: Key, one: KeyState) -> None:
-        """Put a changed key where it belongs: among the due of its next expiry; nowhere once nothing is left of it."""
+    def _reschedule(self, state: ShardState, key: Key, one: KeyState) -> None:
+        """Put a changed key among the due of its next expiry: a late start can make that earlier, an amended one later."""
         expires_day = self._next_expiry(one.days, state.today)
-        if expires_day != one.expires_day:
-            if one.expires_day is not None:
-                del state.due[one.expires_day][key]
-            if expires_day is not None:
-                due = state.due.get(expires_day)
-                if due is None:
-                    state.due[expires_day] = {key: None}
-                    heappush(state.due_days, expires_day)
-                else:
-                    due[key] = None
-            one.expires_day = expires_day
-        if one.days or one.history or (one.career and one.career[0]):
-            state.keys[key] = one
-        else:
-            state.keys.pop(key, None)
+        if expires_day == one.expires_day:
+            return
+        if one.expires_day is not None:
+            del state.due[one.expires_day][key]
+        if expires_day is not None:
+            due = state.due.get(expires_day)
+            if due is None:
+                state.due[expires_day] = {key: None}
+                heappush(state.due_days, expires_day)
+            else:
+                due[key] = None
+        one.expires_day = expires_day
 
     def _next_expiry(self, days: Sequence[int], today: int) -> int | None:
         soonest: int | None = None
@@ -221,11 +238,13 @@ class Roller:
     def _restore(
         self, state: ShardState, key: Key, career: Sums, daily: list[tuple[int, Any]], history: list[Memory]
     ) -> None:
-        one = KeyState(career, [self._no_totals] * len(self._windows))
-        one.days = [day for day, _ in daily]
-        one.daily = dict(daily)
-        one.history = history
+        one = self._unheard_of()
+        one.career = tuple(career)
+        one.history += history
+        one.days += [day for day, _ in daily]
+        one.daily |= {day: tuple(sums) for day, sums in daily}
         for place, window_days in enumerate(self._windows):
             inside = [sums for day, sums in daily if day > state.today - window_days]
-            one.totals[place] = [sum(column) for column in zip(*inside, strict=True)] or self._no_totals
-        self._keep(state, key, one)
+            one.totals[place] = tuple(map(sum, zip(*inside, strict=True))) or self._no_totals
+        state.keys[key] = one
+        self._reschedule(state, key, one)

@@ -2,7 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import lru_cache
 from typing import cast
 
 from feature_repo.catalogue.families import Family
@@ -14,45 +14,29 @@ Touch = tuple[Key, list[Contribution], list[Contribution]]
 """(a key, what is taken back of it, what is added to it) by one message."""
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """What one message means to one shard: the time it is, and the keys it touches (none for a tick)."""
-
-    seq: int
-    known_at_us: int
-    touches: Sequence[Touch] = ()
+def shard_name(view: str, number: int) -> str:
+    """What the dataflow keys a shard by: `view/NN`."""
+    return f"{view}/{number:02d}"
 
 
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """A part of a family's keys, rolled on its own."""
-
-    view: str
-    number: int
-
-    @property
-    def name(self) -> str:
-        """What the dataflow keys it by: `view/NN`."""
-        return f"{self.view}/{self.number:02d}"
-
-
-def shard_of(key: Key, shards: int) -> int:
-    """The shard of a key, the same in every process and forever."""
-    return zlib.crc32("\x1f".join(key).encode()) % shards
+@lru_cache(maxsize=65536)
+def shard_of(first: str, shards: int) -> int:
+    """The shard of all keys that begin with this join key, the same in every process and forever."""
+    return zlib.crc32(first.encode()) % shards
 
 
 class Router:
     """Sends changes to shards; families that take the same of a start share the work."""
 
     def __init__(self, families: Sequence[Family], shards: int) -> None:
-        self.shards = [[Shard(family.view, number) for number in range(shards)] for family in families]
+        self.shards = [[shard_name(family.view, number) for number in range(shards)] for family in families]
         self._count = shards
         by_shape: dict[Shape, list[tuple[int, Callable[[Start], tuple[str | None, ...]]]]] = {}
         for place, family in enumerate(families):
             by_shape.setdefault(Shape.of(family), []).append((place, key_of(family.keys)))
         self._shapes = [(shape.contribution(), members) for shape, members in by_shape.items()]
 
-    def route(self, change: Change) -> list[tuple[Shard, list[Touch]]]:
+    def route(self, change: Change) -> list[tuple[str, list[Touch]]]:
         """The touches of a change, by shard; a key whose starts the change leaves as they were is not touched."""
         touched: list[dict[Key, Touch]] = [{} for _ in self.shards]
         for taken, off_us, starts in (
@@ -73,12 +57,12 @@ class Router:
                         cast("list[Contribution]", touch[taken]).append(one)
         return self._by_shard(touched)
 
-    def _by_shard(self, touched: list[dict[Key, Touch]]) -> list[tuple[Shard, list[Touch]]]:
-        routed: list[tuple[Shard, list[Touch]]] = []
+    def _by_shard(self, touched: list[dict[Key, Touch]]) -> list[tuple[str, list[Touch]]]:
+        routed: list[tuple[str, list[Touch]]] = []
         for shards, touches in zip(self.shards, touched, strict=True):
             of_family: dict[int, list[Touch]] = {}
             for touch in touches.values():
                 if touch[1] != touch[2]:
-                    of_family.setdefault(shard_of(touch[0], self._count), []).append(touch)
+                    of_family.setdefault(shard_of(touch[0][0], self._count), []).append(touch)
             routed += [(shards[number], found) for number, found in of_family.items()]
         return routed

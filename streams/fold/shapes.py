@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from feature_repo.catalogue.aggregates import RECENT_DEPTH, Aggregate, Value
+from feature_repo.catalogue.aggregates import RECENT_DEPTH, Aggregate, Last, Recent, Value
 from feature_repo.catalogue.families import Family
 from velo.racing.measures import Start
 
@@ -59,6 +59,8 @@ class Columns:
     family: Family
     shape: Shape
     values: Callable[..., tuple[Value, ...]] = field(repr=False)
+    _recent: Callable[..., tuple[Value, ...]] = field(repr=False)
+    _looked_back_on: tuple[int, ...]
 
     @classmethod
     def of(cls, family: Family) -> "Columns":
@@ -67,26 +69,25 @@ class Columns:
         career = [one.python(_at("career", shape.career)) for one in family.career]
         sums = [f"within_{days}d" for days in family.windows]
         over_time = [one.python(_at(name, shape.windowed)) for name in sums for one in family.windowed]
-        made = _compiled(
-            ", ".join(("career", "recent", *sums)),
-            f"({''.join(f'{one}, ' for one in (*career, '*recent', *over_time))})",
+        values = _compiled(
+            ", ".join(("career", "recent", *sums)), f"({_listed('{}', (*career, '*recent', *over_time))})"
         )
-        return cls(family, shape, made)
+        looked_back_on = [one for one in shape.remembered if any(each.depth for each in _of(family.recent, one))]
+        places = tuple(REMEMBERED_FROM + shape.remembered.index(one) for one in looked_back_on)
+        return cls(family, shape, values, _recent_function(family.recent, shape.remembered, looked_back_on), places)
 
     def recent_values(self, history: Sequence[Memory]) -> tuple[Value, ...]:
         """The recent features of a key's starts in order of their off, oldest first; all None without a start."""
-        recent = self.family.recent
         if not history:
-            return (None,) * len(recent)
-        newest: dict[str, tuple[list[int], Any]] = {}
-        latest = list(zip(*history[-RECENT_DEPTH:], strict=True))[REMEMBERED_FROM:]
-        for place, (measure, known) in enumerate(zip(self.shape.remembered, latest, strict=True), REMEMBERED_FROM):
+            return (None,) * len(self.family.recent)
+        latest = history[: -RECENT_DEPTH - 1 : -1]
+        newest = []
+        for place in self._looked_back_on:
+            known = [one[place] for one in latest]
             if None in known:
-                found = [one[place] for one in reversed(history) if one[place] is not None][:RECENT_DEPTH]
-            else:
-                found = [*reversed(known)]
-            newest[measure] = found, known[-1]
-        return tuple(one.value(*newest[one.measure]) for one in recent)
+                known = [one[place] for one in reversed(history) if one[place] is not None][:RECENT_DEPTH]
+            newest.append(known)
+        return self._recent(history[-1], *newest)
 
 
 def key_of(keys: tuple[str, ...]) -> Callable[[Start], tuple[str | None, ...]]:
@@ -104,10 +105,32 @@ def _at(sums: str, measures: tuple[str, ...]) -> Callable[[str], str]:
     return lambda measure: f"{sums}[{measures.index(measure)}]"
 
 
-def _listed(template: str, names: tuple[str, ...]) -> str:
+def _listed(template: str, names: Iterable[str]) -> str:
     return "".join(template.format(name) + ", " for name in names)
 
 
-def _compiled(parameters: str, expression: str) -> Callable[..., Any]:
-    made: Callable[..., Any] = eval(f"lambda {parameters}: {expression}")  # noqa: S307  the text is the catalogue's own
+def _of(recent: Iterable[Recent], measure: str) -> list[Recent]:
+    return [one for one in recent if one.measure == measure]
+
+
+def _recent_function(
+    recent: Sequence[Recent], remembered: Sequence[str], looked_back_on: Sequence[str]
+) -> Callable[..., tuple[Value, ...]]:
+    """The function from the last start's memory, and each looked-back-on measure newest first, to the recent values."""
+    expressions, bound = [], {}
+    for number, one in enumerate(recent):
+        last = f"memory[{REMEMBERED_FROM + remembered.index(one.measure)}]"
+        if isinstance(one, Last):
+            expressions.append(one.python(last))
+        else:
+            bound[f"value_{number}"] = one.value
+            expressions.append(f"value_{number}(newest_{one.measure}, {last})")
+    parameters = ", ".join(("memory", *(f"newest_{one}" for one in looked_back_on)))
+    return _compiled(parameters, f"({_listed('{}', expressions)})", bound)
+
+
+def _compiled(parameters: str, expression: str, names: dict[str, Any] | None = None) -> Callable[..., Any]:
+    made: Callable[..., Any] = eval(  # noqa: S307  the text is the catalogue's own
+        f"lambda {parameters}: {expression}", names or {}
+    )
     return made
