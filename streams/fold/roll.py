@@ -7,8 +7,7 @@ window at one midnight: totals are kept a day, and a window's totals are only ev
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
-from operator import add, sub
-from typing import Any, Final
+from typing import Final
 
 import orjson
 
@@ -16,7 +15,7 @@ from feature_repo.catalogue.aggregates import Value
 from feature_repo.catalogue.families import Family
 from streams.fold.days import LocalDays
 from streams.fold.routing import Touch
-from streams.fold.shapes import Columns, Contribution, Key, Memory, Sums
+from streams.fold.shapes import LANE_BITS, Columns, Contribution, Key, Memory, Sums, pack, unpack
 
 Row = tuple[Key, int, tuple[Value, ...], int | None]
 """(key values, event_timestamp in µs, values in the order of `Family.features`, valid_until in µs or None)."""
@@ -25,19 +24,17 @@ BEGINNING: Final = -(10**7)
 
 
 class KeyState:
-    """What a shard knows of one key: `totals` holds each window's sums, `daily` the sums of each day still inside one.
+    """What a shard knows of one key: `within` holds the sums of every window, the first window's lowest, `daily` those of each day still inside one.
 
     `history` is every known start in order of (off, race) where the family has recent features, and `recent` their
     values (None until asked for). `expires_day` is the next day on which a window loses a start, None where none will.
     """
 
-    __slots__ = ("career", "daily", "days", "expires_day", "history", "recent", "totals")
+    __slots__ = ("career", "daily", "days", "expires_day", "history", "recent", "within")
 
-    def __init__(
-        self, career: Sums, totals: list[Sums], days: list[int], daily: dict[int, Sums], history: list[Memory]
-    ) -> None:
-        self.career = career
-        self.totals = totals
+    def __init__(self, days: list[int], daily: dict[int, Sums], history: list[Memory]) -> None:
+        self.career: Sums = 0
+        self.within: Sums = 0
         self.days = days
         self.daily = daily
         self.history = history
@@ -66,10 +63,10 @@ class Roller:
         self._columns = Columns.of(family)
         self._windows = family.windows
         self._longest = max(family.windows, default=0)
-        self._no_career: Sums = (0,) * len(self._columns.shape.career)
-        self._no_totals: Sums = (0,) * len(self._columns.shape.windowed)
+        lanes = len(self._columns.shape.windowed)
+        self._shifts = [(days, place * lanes * LANE_BITS) for place, days in enumerate(family.windows)]
         # one of each for all the keys that never use it: most keys are of families without windows or history
-        self._no_window: tuple[list[Sums], list[int], dict[int, Sums]] = ([], [], {})
+        self._no_days: tuple[list[int], dict[int, Sums]] = ([], {})
         self._no_history: list[Memory] = []
 
     def roll(self, state: ShardState, known_at_us: int, touches: Iterable[Touch] = ()) -> list[Row]:
@@ -115,10 +112,10 @@ class Roller:
         state.today = today
 
     def _expire(self, one: KeyState, today: int) -> None:
-        for place, window_days in enumerate(self._windows):
+        for window_days, shift in self._shifts:
             leaving = one.daily.get(today - window_days)
             if leaving is not None:
-                one.totals[place] = tuple(map(sub, one.totals[place], leaving))
+                one.within -= leaving << shift
         if one.days[0] == today - self._longest:
             del one.daily[one.days.pop(0)]
 
@@ -139,17 +136,16 @@ class Roller:
 
     def _unheard_of(self) -> KeyState:
         """A key before its first start."""
-        totals, days, daily = ([self._no_totals] * len(self._windows), [], {}) if self._windows else self._no_window
-        return KeyState(self._no_career, totals, days, daily, [] if self.family.recent else self._no_history)
+        days, daily = ([], {}) if self._windows else self._no_days
+        return KeyState(days, daily, [] if self.family.recent else self._no_history)
 
     def _is_empty(self, one: KeyState) -> bool:
         """Whether nothing is left of a key: its next row is told by the zeros it would start from."""
-        return not (one.days or one.history or (one.career and one.career[0]))
+        return not (one.days or one.history or one.career)
 
     def _add(self, one: KeyState, contribution: Contribution, today: int) -> None:
         race_day, windowed, career, memory = contribution
-        if career:
-            one.career = tuple(map(add, one.career, career))
+        one.career += career
         if memory:
             if one.history and memory < one.history[-1]:
                 insort(one.history, memory)
@@ -157,33 +153,29 @@ class Roller:
                 one.history.append(memory)
             one.recent = None
         if windowed and race_day > today - self._longest:
-            of_day = one.daily.get(race_day)
-            if of_day is None:
+            if race_day in one.daily:
+                one.daily[race_day] += windowed
+            else:
                 insort(one.days, race_day)
                 one.daily[race_day] = windowed
-            else:
-                one.daily[race_day] = tuple(map(add, of_day, windowed))
-            for place, window_days in enumerate(self._windows):
+            for window_days, shift in self._shifts:
                 if race_day > today - window_days:
-                    one.totals[place] = tuple(map(add, one.totals[place], windowed))
+                    one.within += windowed << shift
 
     def _take_back(self, one: KeyState, contribution: Contribution, today: int) -> None:
         race_day, windowed, career, memory = contribution
-        if career:
-            one.career = tuple(map(sub, one.career, career))
+        one.career -= career
         if memory:
             del one.history[bisect_left(one.history, memory[:2])]
             one.recent = None
         if windowed and race_day > today - self._longest:
-            of_day = tuple(map(sub, one.daily[race_day], windowed))
-            if of_day[0]:
-                one.daily[race_day] = of_day
-            else:
+            one.daily[race_day] -= windowed
+            if not one.daily[race_day]:
                 del one.daily[race_day]
                 del one.days[bisect_left(one.days, race_day)]
-            for place, window_days in enumerate(self._windows):
+            for window_days, shift in self._shifts:
                 if race_day > today - window_days:
-                    one.totals[place] = tuple(map(sub, one.totals[place], windowed))
+                    one.within -= windowed << shift
 
     def _reschedule(self, state: ShardState, key: Key, one: KeyState) -> None:
         """Put a changed key among the due of its next expiry: a late start can make that earlier, an amended one later."""
@@ -215,36 +207,37 @@ class Roller:
         recent = one.recent
         if recent is None:
             recent = one.recent = self._columns.recent_values(one.history)
-        values = self._columns.values(one.career, recent, *one.totals)
+        values = self._columns.values(one.career, recent, one.within)
         valid_until_us = None if one.expires_day is None else self._days.midnight_us(one.expires_day)
         return key, event_us, values, valid_until_us
 
     def dump(self, state: ShardState) -> bytes:
         """A shard as JSON: the same bytes for the same starts on the same day, however it came there."""
+        career, windowed = len(self._columns.shape.career), len(self._columns.shape.windowed)
         keys = [
-            (key, one.career, [(day, one.daily[day]) for day in one.days], one.history)
+            (
+                key,
+                unpack(one.career, career),
+                [(day, unpack(one.daily[day], windowed)) for day in one.days],
+                one.history,
+            )
             for key, one in sorted(state.keys.items())
         ]
         return orjson.dumps((state.today, keys))
 
     def load(self, dumped: bytes) -> ShardState:
-        """The shard of `dump`: totals and expiries are worked out again."""
+        """The shard of `dump`: windows, recent values and expiries are worked out again."""
         today, keys = orjson.loads(dumped)
         state = ShardState(today)
         for key, career, daily, history in keys:
-            self._restore(state, tuple(key), career, daily, [tuple(memory) for memory in history])
+            one = state.keys[tuple(key)] = self._unheard_of()
+            one.career = pack(career)
+            one.history += [tuple(memory) for memory in history]
+            for day, sums in daily:
+                one.days.append(day)
+                one.daily[day] = pack(sums)
+                for window_days, shift in self._shifts:
+                    if day > today - window_days:
+                        one.within += one.daily[day] << shift
+            self._reschedule(state, tuple(key), one)
         return state
-
-    def _restore(
-        self, state: ShardState, key: Key, career: Sums, daily: list[tuple[int, Any]], history: list[Memory]
-    ) -> None:
-        one = self._unheard_of()
-        one.career = tuple(career)
-        one.history += history
-        one.days += [day for day, _ in daily]
-        one.daily |= {day: tuple(sums) for day, sums in daily}
-        for place, window_days in enumerate(self._windows):
-            inside = [sums for day, sums in daily if day > state.today - window_days]
-            one.totals[place] = tuple(map(sum, zip(*inside, strict=True))) or self._no_totals
-        state.keys[key] = one
-        self._reschedule(state, key, one)

@@ -6,20 +6,27 @@ Calling each aggregate's `value` for each column of each row costs more than all
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from struct import Struct
 from typing import Any, Final
 
 from feature_repo.catalogue.aggregates import RECENT_DEPTH, Aggregate, Last, Recent, Value
 from feature_repo.catalogue.families import Family
 from velo.racing.measures import Start
 
-Sums = Sequence[int]
+Sums = int
+"""Sums of several measures in one integer, 64 bits a measure, so that adding them all is one addition.
+
+Exact while every sum is at least 0 and below 2^64: no measure is negative (SPEC 5), and a start is taken back only
+from the sums it was added to.
+"""
 Memory = tuple[Any, ...]
 """(off_us, race_id, then the start's value of each remembered measure, None where unknown); empty where unused."""
 Contribution = tuple[int, Sums, Sums, Memory]
 """(race_day, measures summed over windows, measures summed over the career, what the recent features remember)."""
 Key = tuple[str, ...]
 COUNT: Final = "one"
-"""The measure that counts starts: first in every vector of sums, so that an empty one is seen."""
+"""The measure that counts starts: part of all sums, so that they are 0 only where no start is left."""
+LANE_BITS: Final = 64
 REMEMBERED_FROM: Final = 2
 """Where a memory's measures begin, after `off_us` and `race_id`, which order it."""
 
@@ -46,15 +53,24 @@ class Shape:
         memory = f"(off_us, race_id, {_listed('start.{}', self.remembered)})" if self.remembered else "()"
         made: Callable[[Start, int, str], Contribution] = _compiled(
             "start, off_us, race_id",
-            f"(start.race_day, ({_listed('start.{} or 0', self.windowed)}), "
-            f"({_listed('start.{} or 0', self.career)}), {memory})",
+            f"(start.race_day, {_packed(self.windowed)}, {_packed(self.career)}, {memory})",
         )
         return made
 
 
+def unpack(sums: Sums, lanes: int) -> tuple[int, ...]:
+    """The sums of each measure."""
+    return Struct(f"<{lanes}Q").unpack(sums.to_bytes(lanes * 8, "little"))
+
+
+def pack(measured: Sequence[int]) -> Sums:
+    """The one integer of some sums."""
+    return int.from_bytes(Struct(f"<{len(measured)}Q").pack(*measured), "little")
+
+
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """How a family's columns are made: `values` of the career sums, the recent values and each window's sums."""
+    """How a family's columns are made: `values` of the career sums, the recent values and the sums of all windows."""
 
     family: Family
     shape: Shape
@@ -66,12 +82,15 @@ class Columns:
     def of(cls, family: Family) -> "Columns":
         """The columns of a family, in the order of `Family.features`."""
         shape = Shape.of(family)
-        career = [one.python(_at("career", shape.career)) for one in family.career]
-        sums = [f"within_{days}d" for days in family.windows]
-        over_time = [one.python(_at(name, shape.windowed)) for name in sums for one in family.windowed]
-        values = _compiled(
-            ", ".join(("career", "recent", *sums)), f"({_listed('{}', (*career, '*recent', *over_time))})"
-        )
+        lanes = len(shape.windowed)
+        career = [one.python(_lane_of(shape.career, "career")) for one in family.career]
+        over_time = [
+            one.python(_lane_of(shape.windowed, "within", place * lanes))
+            for place in range(len(family.windows))
+            for one in family.windowed
+        ]
+        made = _compiled("career, recent, within", f"({_listed('{}', (*career, '*recent', *over_time))})")
+        values = _unpacking(made, len(shape.career), lanes * len(family.windows))
         looked_back_on = [one for one in shape.remembered if any(each.depth for each in _of(family.recent, one))]
         places = tuple(REMEMBERED_FROM + shape.remembered.index(one) for one in looked_back_on)
         return cls(family, shape, values, _recent_function(family.recent, shape.remembered, looked_back_on), places)
@@ -101,8 +120,24 @@ def _summed(aggregates: Iterable[Aggregate]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((COUNT, *measures))) if measures else ()
 
 
-def _at(sums: str, measures: tuple[str, ...]) -> Callable[[str], str]:
-    return lambda measure: f"{sums}[{measures.index(measure)}]"
+def _lane_of(measures: tuple[str, ...], name: str, first: int = 0) -> Callable[[str], str]:
+    return lambda measure: f"{name}[{first + measures.index(measure)}]"
+
+
+def _packed(measures: tuple[str, ...]) -> str:
+    lanes = [f"((start.{one} or 0) << {LANE_BITS * place})" for place, one in enumerate(measures)]
+    return " + ".join(lanes) or "0"
+
+
+def _unpacking(made: Callable[..., Any], career_lanes: int, within_lanes: int) -> Callable[..., tuple[Value, ...]]:
+    """`made`, given packed sums."""
+    career, within = Struct(f"<{career_lanes}Q"), Struct(f"<{within_lanes}Q")
+    return _compiled(
+        "career, recent, within",
+        f"made(unpack_career(career.to_bytes({career.size}, 'little')), recent, "
+        f"unpack_within(within.to_bytes({within.size}, 'little')))",
+        {"made": made, "unpack_career": career.unpack, "unpack_within": within.unpack},
+    )
 
 
 def _listed(template: str, names: Iterable[str]) -> str:
