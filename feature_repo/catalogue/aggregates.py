@@ -140,7 +140,7 @@ class Ewma:
         """Expression, given those of the k-th newest known value and of the last start's."""
         over = " + ".join(f"coalesce({newest(k)}, 0) * {w}" for k, w in enumerate(self.weights))
         under = " + ".join(f"CASE WHEN {newest(k)} IS NULL THEN 0 ELSE {w} END" for k, w in enumerate(self.weights))
-        return f"CAST({over} AS DOUBLE) / NULLIF(CAST(({under}) * {unit(self.measure)} AS DOUBLE), 0)"
+        return f"CAST({over} AS DOUBLE) / NULLIF(CAST(({under})::BIGINT * {unit(self.measure)} AS DOUBLE), 0)"
 
     def value(self, newest: Sequence[int], last: float | None) -> Value:
         """Value, given the known values newest first, and the last start's."""

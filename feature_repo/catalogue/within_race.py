@@ -1,0 +1,80 @@
+"""A feature against the other runners of its race: one implementation for training and serving (SPEC 6)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class WithinRace:
+    """Ranks and z-scores, each of the shape of the values they were made from."""
+
+    rank: Floats
+    zscore: Floats
+
+
+def names_of(features: Sequence[str]) -> tuple[str, ...]:
+    """Column names of `stacked`: every rank, then every z-score."""
+    return (*(f"{name}_rank" for name in features), *(f"{name}_z" for name in features))
+
+
+def stacked(within: WithinRace) -> Floats:
+    """The ranks beside the z-scores, in the order of `names_of`."""
+    return np.hstack([within.rank, within.zscore])
+
+
+def within_race(values: ArrayLike, race: ArrayLike) -> WithinRace:
+    """Ranks and z-scores of each column among the runners of each race.
+
+    `values` is (runners, features) or (runners,), NaN for null; `race` is (runners,), whole numbers, runners of a
+    race in any order and anywhere. Rank 1 is the highest, ties share the mean of their ranks. A z-score divides by
+    the population's deviation, and is 0 where all known values of the race are equal. A null stays null and counts
+    for nobody else. The result for a runner depends on its own race alone, and not on the order of runners, to the
+    last bit.
+    """
+    table = np.asarray(values, dtype=np.float64)
+    races = np.unique(np.asarray(race), return_inverse=True)[1].reshape(-1)
+    if table.ndim == 1:
+        rank, zscore = _column(table, races)
+        return WithinRace(rank, zscore)
+    rank, zscore = np.empty_like(table), np.empty_like(table)
+    for column in range(table.shape[1]):
+        rank[:, column], zscore[:, column] = _column(table[:, column], races)
+    return WithinRace(rank, zscore)
+
+
+def _column(values: Floats, races: NDArray[np.intp]) -> tuple[Floats, Floats]:
+    rank, zscore = np.full(values.shape, np.nan), np.full(values.shape, np.nan)
+    known = np.flatnonzero(~np.isnan(values))
+    if known.size == 0:
+        return rank, zscore
+    # Sorted within the race: ranks come of it, and sums no longer depend on the order runners came in.
+    order = known[np.lexsort((-values[known], races[known]))]
+    sorted_values, sorted_races = values[order], races[order]
+    new_race = np.flatnonzero(np.r_[True, np.diff(sorted_races) != 0])
+    sizes = np.diff(np.r_[new_race, order.size])
+    within = np.repeat(np.arange(new_race.size), sizes)
+    rank[order] = _ranks(sorted_values, within, new_race)
+    zscore[order] = _zscores(sorted_values, within, new_race, sizes)
+    return rank, zscore
+
+
+def _ranks(values: Floats, within: NDArray[np.intp], new_race: NDArray[np.intp]) -> Floats:
+    place = np.arange(values.size) - new_race[within] + 1.0
+    new_value = np.r_[True, (np.diff(values) != 0) | (np.diff(within) != 0)]
+    tie = np.cumsum(new_value) - 1
+    return np.asarray((np.bincount(tie, place) / np.bincount(tie))[tie], dtype=np.float64)
+
+
+def _zscores(values: Floats, within: NDArray[np.intp], new_race: NDArray[np.intp], sizes: NDArray[np.intp]) -> Floats:
+    # bincount adds in order, one value at a time: the same sum whatever races stand around this one.
+    mean = np.bincount(within, values) / sizes
+    deviation = values - mean[within]
+    spread = np.sqrt(np.bincount(within, deviation * deviation) / sizes)
+    equal = values[new_race] == values[new_race + sizes - 1]
+    spread = np.where(equal | (spread == 0), np.inf, spread)
+    return np.asarray(deviation / spread[within], dtype=np.float64) + 0.0

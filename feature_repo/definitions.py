@@ -1,0 +1,9 @@
+"""What `feast apply` reads: every Feast object, made from the catalogue for the store at hand."""
+
+from pathlib import Path
+
+from feature_repo.objects import feast_objects
+from feature_repo.stores.home import settings_for
+from velo.store import Home
+
+globals().update({each.name: each for each in feast_objects(Home(settings_for(repo_path=Path.cwd()).home))})

@@ -1,0 +1,33 @@
+"""Feast over a store already opened, for callers that know their home: the same objects and plug-ins as the CLI's."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from velo.store import Store
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+REPO = Path(__file__).parent
+
+
+def feature_store(store: Store) -> "FeatureStore":
+    """Feast over a store: its registry, tables and Redis, whatever VELO_HOME and REDIS_URL say. Imports Feast (6 s)."""
+    from feast import FeatureStore
+    from feast.repo_config import RepoConfig
+
+    written = yaml.safe_load((REPO / "feature_store.yaml").read_text())
+    written["registry"]["path"] = str(store.home.registry)
+    written["online_store"] |= {"home": str(store.home.root), "redis_url": store.redis_url}
+    return FeatureStore(config=RepoConfig(**written, repo_path=REPO))
+
+
+def apply(store: Store) -> "FeatureStore":
+    """Register the catalogue's objects, as `feast apply` does; returns Feast over the store."""
+    from feature_repo.objects import feast_objects
+
+    feast = feature_store(store)
+    feast.apply(feast_objects(store.home))
+    return feast

@@ -1,0 +1,102 @@
+"""Feast's objects, made from the catalogue: entities, feature views, the on-demand view, the feature service."""
+
+from datetime import timedelta
+from typing import Any, Final
+
+from feast import Entity, FeatureService, FeatureView, Field, FileSource, OnDemandFeatureView, RequestSource, ValueType
+from feast.data_format import ParquetFormat
+from feast.on_demand_feature_view import on_demand_feature_view
+from feast.types import Float64, Int32, Int64, String, UnixTimestamp
+
+from feature_repo.catalogue import request_time
+from feature_repo.catalogue.families import FAMILIES, Family
+from velo.store import Home
+
+SERVICE: Final = "velo_v1"
+ON_DEMAND: Final = "since_last_run"
+TTL: Final = timedelta(days=36_500)
+"""A changelog's row holds until the next, however old. Not 0, from which Feast's first incremental materialisation
+would reach back a year only; and no longer, for Feast takes it from today in dates that begin in 1677."""
+
+_KEYS: Final = {
+    "trainer_id": "a trainer",
+    "jockey_id": "a jockey",
+    "horse_id": "a horse",
+    "course": "a racecourse, as the results name it",
+    "distance_band": "sprint, mile, middle, staying or unknown",
+    "going_group": "fast, good, easy, soft or unknown",
+    "draw_cell": "course|surface|distance_band|going_group|draw_third",
+}
+_STORED_TYPES: Final = {"int": Int32, "float": Float64}
+_REQUEST_TYPES: Final = {"int": Int64, "float": Float64, "text": String}
+
+
+def feast_objects(home: Home) -> list[Any]:
+    """Everything `feast apply` registers for the store of a home, in an order that reads."""
+    keys = entities()
+    views = [_view(family, keys, home) for family in FAMILIES]
+    stored = next(view for view in views if view.name == request_time.STORED_VIEW)
+    request = RequestSource(
+        name="race_asked_about",
+        schema=[Field(name=column.name, dtype=_REQUEST_TYPES[column.kind]) for column in request_time.REQUEST],
+        description="the race a runner is asked about: local day since 1970, class, distance, weight, rating",
+    )
+    on_demand = _on_demand(stored, request)
+    service = FeatureService(
+        name=SERVICE,
+        features=[*views, on_demand],
+        description="every feature of the catalogue, for training and serving alike",
+    )
+    return [*keys.values(), *(view.batch_source for view in views), request, *views, on_demand, service]
+
+
+def entities() -> dict[str, Entity]:
+    """Feast's entities by name; every key is text."""
+    return {
+        name: Entity(name=name, join_keys=[name], value_type=ValueType.STRING, description=about)
+        for name, about in _KEYS.items()
+    }
+
+
+def _view(family: Family, keys: dict[str, Entity], home: Home) -> FeatureView:
+    source = FileSource(
+        name=f"{family.view}_table",
+        path=str(home.offline / family.view),
+        file_format=ParquetFormat(),
+        timestamp_field="event_timestamp",
+        created_timestamp_column="created_timestamp",
+        description=f"changelog of {family.view}: a row holds from its event_timestamp until the key's next row",
+    )
+    features = [Field(name=feature.name, dtype=_STORED_TYPES[feature.kind]) for feature in family.features]
+    until = Field(
+        name="valid_until",
+        dtype=UnixTimestamp,
+        description="the local midnight from which the row is stale: a window loses a start; null if none does",
+    )
+    return FeatureView(
+        name=family.view,
+        entities=[keys[key] for key in family.keys],
+        ttl=TTL,
+        schema=[*(Field(name=key, dtype=String) for key in family.keys), *features, until],
+        source=source,
+        online=True,
+        description=family.about,
+    )
+
+
+def _on_demand(stored: FeatureView, request: RequestSource) -> OnDemandFeatureView:
+    def since_last_run(inputs: dict[str, Any]) -> dict[str, Any]:
+        # Feast rebuilds this function from its text, without this module around it.
+        from feature_repo.catalogue.request_time import as_lists, changes
+
+        return as_lists(changes(inputs))
+
+    decorate = on_demand_feature_view(
+        name=ON_DEMAND,
+        sources=[stored[list(request_time.STORED)], request],
+        schema=[Field(name=column.name, dtype=_REQUEST_TYPES[column.kind]) for column in request_time.FEATURES],
+        mode="python",
+        description="how the race asked about differs from the horse's last start",
+    )
+    made: OnDemandFeatureView = decorate(since_last_run)
+    return made

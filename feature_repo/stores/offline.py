@@ -1,0 +1,338 @@
+"""Feast's offline store over the feature tables: point-in-time joins in DuckDB with ASOF JOIN.
+
+Not supported, and refused with the remedy: `filter_by_created_timestamp` (a rebuild writes history anew, so when a
+row was written says nothing about what was known), retrieval by a date range without entity rows, sources that are
+not local Parquet, logged features, saving to remote storage. A row's value is that of the latest row of its key,
+created last among equals; entity rows are never dropped, repeated or reordered.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from feast.data_format import ParquetFormat
+from feast.data_source import DataSource
+from feast.feature_logging import LoggingConfig, LoggingSource
+from feast.feature_view import FeatureView
+from feast.infra.offline_stores.file_source import FileSource
+from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
+from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
+from feast.infra.registry.base_registry import BaseRegistry
+from feast.on_demand_feature_view import OnDemandFeatureView
+from feast.repo_config import FeastConfigBaseModel, RepoConfig
+from feast.types import from_feast_to_pyarrow_type
+
+from feature_repo.stores import asof
+from feature_repo.stores.offline_job import AsofRetrievalJob
+from feature_repo.stores.parts import Snapshot, add_part
+from velo.errors import UserError
+
+SQL_TYPES = {"INT32": "INTEGER", "INT64": "BIGINT", "FLOAT32": "FLOAT", "FLOAT64": "DOUBLE", "BOOL": "BOOLEAN"}
+SQL_TYPES |= {"STRING": "VARCHAR", "BYTES": "BLOB", "UNIX_TIMESTAMP": "TIMESTAMPTZ"}
+
+
+class AsofOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]  # Feast is untyped
+    """`memory_limit` bounds DuckDB, which spills to disk past it; `threads` is all cores if not given."""
+
+    type: str = "feature_repo.stores.offline.AsofOfflineStore"
+    memory_limit: str = "1500MB"
+    threads: int | None = None
+
+
+class AsofOfflineStore(OfflineStore):  # type: ignore[misc]  # Feast is untyped
+    """Feast's offline store interface; see the module for what it refuses."""
+
+    supports_filter_by_created_timestamp = False
+
+    @staticmethod
+    def get_historical_features(
+        config: RepoConfig,
+        feature_views: list[FeatureView],
+        feature_refs: list[str],
+        entity_df: pd.DataFrame | pa.Table | str | None,
+        registry: BaseRegistry,
+        project: str,
+        full_feature_names: bool = False,
+        **options: Any,
+    ) -> RetrievalJob:
+        """A job that joins features to entity rows as of each row's instant.
+
+        `entity_df` is a pandas frame, an Arrow table, or SQL for DuckDB, which may name the feature views asked for.
+        Instants are UTC where they say nothing else. Every feature column of the answer has the declared type.
+        """
+        if entity_df is None:
+            raise UserError(
+                "features by a date range without entity rows are not supported: give entity_df, for instance "
+                "`SELECT DISTINCT horse_id, event_timestamp FROM horse_form` as a string"
+            )
+        if options:
+            raise UserError(f"{', '.join(options)} is not supported by this offline store: leave it out")
+        sources = [_local_source(config, view) for view in feature_views]
+        entities, at = (None, None) if isinstance(entity_df, str) else _entity_rows(entity_df)
+
+        def run() -> pa.Table:
+            snapshot = Snapshot()
+            tables = [
+                _table(view, path, snapshot, feature_refs, full_feature_names)
+                for view, path in zip(feature_views, sources, strict=True)
+            ]
+            with asof.engine(config.offline_store.memory_limit, config.offline_store.threads) as connection:
+                rows, instant = entities, at
+                if isinstance(entity_df, str):
+                    rows, instant = _entity_rows(_queried(connection, entity_df, feature_views, tables))
+                assert rows is not None and instant is not None
+                return asof.point_in_time(connection, _with_text_keys(rows, tables), instant, tables)
+
+        return AsofRetrievalJob(
+            run,
+            full_feature_names,
+            OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry),
+            _metadata(feature_refs, entities, at),
+            config.repo_path,
+        )
+
+    @staticmethod
+    def pull_latest_from_table_or_query(
+        config: RepoConfig,
+        data_source: DataSource,
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        created_timestamp_column: str | None,
+        start_date: datetime,
+        end_date: datetime,
+    ) -> RetrievalJob:
+        """The newest row of each key with an event time from `start_date` to `end_date`, both included."""
+        touched, values = asof.within_sql(timestamp_field, _utc(start_date), None)
+        return _pull(
+            config,
+            data_source,
+            lambda scan: asof.latest_sql(
+                scan, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column or None, touched
+            ),
+            values | {"until": _utc(end_date)},
+            (join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column),
+        )
+
+    @staticmethod
+    def pull_touched(
+        config: RepoConfig,
+        data_source: DataSource,
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        created_timestamp_column: str,
+        start_date: datetime,
+        end_date: datetime,
+    ) -> RetrievalJob:
+        """The newest row up to `end_date` of each key with a row that fell, or was written, since `start_date`.
+
+        What an incremental materialisation needs: a row can be written after the last one ran and fall before it (a
+        midnight's expiry, a rebuild under mended formulas), and would otherwise never reach the online store.
+        """
+        touched = f"{asof.name(timestamp_field)} >= $since OR {asof.name(created_timestamp_column)} >= $since"
+        return _pull(
+            config,
+            data_source,
+            lambda scan: asof.latest_sql(
+                scan, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column, touched
+            ),
+            {"since": _utc(start_date), "until": _utc(end_date)},
+            (join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column),
+        )
+
+    @staticmethod
+    def pull_all_from_table_or_query(
+        config: RepoConfig,
+        data_source: DataSource,
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        created_timestamp_column: str | None = None,
+        start_date: datetime | None = None,
+        end_date: datetime | None = None,
+    ) -> RetrievalJob:
+        """Every row with an event time from `start_date` to `end_date`, both included, either open if None."""
+        within, values = asof.within_sql(
+            timestamp_field, _utc(start_date) if start_date else None, _utc(end_date) if end_date else None
+        )
+        columns = [*join_key_columns, *feature_name_columns, timestamp_field]
+        columns += [created_timestamp_column] if created_timestamp_column else []
+        listed = ", ".join(asof.name(column) for column in columns)
+        return _pull(
+            config,
+            data_source,
+            lambda scan: f"SELECT {listed} FROM {scan} WHERE {within}",  # noqa: S608 names are quoted
+            dict(values),
+            (join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column),
+        )
+
+    @staticmethod
+    def offline_write_batch(
+        config: RepoConfig, feature_view: FeatureView, table: pa.Table, progress: Callable[[int], Any] | None
+    ) -> None:
+        """Add rows to a view as a part of their own; many writers may do so at once.
+
+        The columns are the join keys, the features, event and created time, in any order, of types that cast without
+        loss. The next full build makes the tables from the log alone, without these rows.
+        """
+        source = feature_view.batch_source
+        schema = [(entity.name, pa.string()) for entity in feature_view.entity_columns]
+        schema += [(feature.name, _arrow_type(feature)) for feature in feature_view.features]
+        back = {stored: mapped for mapped, stored in (source.field_mapping or {}).items()}
+        schema = [(back.get(column, column), kind) for column, kind in schema]
+        times = [column for column in (source.timestamp_field, source.created_timestamp_column) if column]
+        schema += [(column, pa.timestamp("us", "UTC")) for column in times]
+        if set(table.column_names) != {column for column, _ in schema}:
+            raise UserError(
+                f"rows for {feature_view.name} have the columns {sorted(table.column_names)}, but need exactly "
+                f"{sorted(column for column, _ in schema)}: add or drop what differs"
+            )
+        rows = pa.table({column: table.column(column).cast(kind) for column, kind in schema})
+        add_part(Path(_local_source(config, feature_view)), rows)
+        if progress:
+            progress(rows.num_rows)
+
+    @staticmethod
+    def write_logged_features(
+        config: RepoConfig,
+        data: pa.Table | Path,
+        source: LoggingSource,
+        logging_config: LoggingConfig,
+        registry: BaseRegistry,
+    ) -> None:
+        """Refused: what was served is told by the log and the models' own records."""
+        raise UserError("logged features are not supported by this offline store: use Feast's duckdb store for them")
+
+    def validate_data_source(self, config: RepoConfig, data_source: DataSource) -> None:
+        """Nothing to hold against the tables yet: definitions may be applied before the first build."""
+
+
+def _pull(
+    config: RepoConfig,
+    source: DataSource,
+    sql: Callable[[str], str],
+    values: Mapping[str, datetime],
+    columns: tuple[Sequence[str], Sequence[str], str, str | None],
+) -> RetrievalJob:
+    path = _path_of(config, source)
+    keys, features, event, created = columns
+
+    def run() -> pa.Table:
+        table = asof.Table(
+            source.name,
+            Snapshot().parts(path),
+            [(key, key) for key in keys],
+            event,
+            created or None,
+            [asof.Column(feature, feature, "DOUBLE") for feature in features],
+        )
+        with asof.engine(config.offline_store.memory_limit, config.offline_store.threads) as connection:
+            return connection.execute(sql(table.scan), dict(values)).to_arrow_table()
+
+    return AsofRetrievalJob(run, False, [], None, config.repo_path)
+
+
+def _table(
+    view: FeatureView, path: Path, snapshot: Snapshot, feature_refs: Sequence[str], full_feature_names: bool
+) -> asof.Table:
+    source = view.batch_source
+    back = {mapped: stored for stored, mapped in (source.field_mapping or {}).items()}
+    asked_as, shown_as = view.projection.name_to_use(), view.projection.name_alias or view.name
+    asked = [ref.split(":", 1)[1] for ref in feature_refs if ref.startswith(f"{asked_as}:")]
+    types = {feature.name: _sql_type(feature) for feature in view.features}
+    named = view.projection.join_key_map or {}
+    return asof.Table(
+        view.name,
+        snapshot.parts(path),
+        [(back.get(entity.name, entity.name), named.get(entity.name, entity.name)) for entity in view.entity_columns],
+        source.timestamp_field,
+        source.created_timestamp_column or None,
+        [
+            asof.Column(back.get(f, f), f"{shown_as}__{f}" if full_feature_names else f, types.get(f, "DOUBLE"))
+            for f in asked
+        ],
+        view.ttl or None,
+    )
+
+
+def _local_source(config: RepoConfig, view: FeatureView) -> Path:
+    if view.batch_source is None:
+        raise UserError(f"{view.name} has no batch source: give it a FileSource")
+    return _path_of(config, view.batch_source)
+
+
+def _path_of(config: RepoConfig, source: DataSource) -> Path:
+    if not isinstance(source, FileSource) or not isinstance(source.file_format, ParquetFormat | None):
+        raise UserError(f"{source.name} is no Parquet FileSource: use Feast's duckdb store for such sources")
+    path = FileSource.get_uri_for_file_path(config.repo_path, source.path)
+    if "://" in path:
+        raise UserError(f"{source.path} is remote, this offline store reads local files: use Feast's duckdb store")
+    return Path(path)
+
+
+def _entity_rows(entity_df: pd.DataFrame | pa.Table) -> tuple[pa.Table, str]:
+    """The entity rows as Arrow, and the name of their instants' column, which is UTC in µs."""
+    if isinstance(entity_df, pa.Table):
+        table, frame = entity_df, entity_df.schema.empty_table().to_pandas()
+    else:
+        frame = entity_df
+        try:
+            table = pa.Table.from_pandas(entity_df, preserve_index=False).replace_schema_metadata(None)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as mixed:
+            raise UserError(f"the entity rows have a column of mixed types ({mixed}): cast ids to text") from None
+    at = infer_event_timestamp_from_entity_df(dict(zip(frame.columns, frame.dtypes, strict=True)))
+    column = table.column(at)
+    if not pa.types.is_timestamp(column.type):
+        parsed = pd.to_datetime(column.to_pandas(), utc=True)
+        column = pa.chunked_array([pa.Array.from_pandas(parsed)])
+    if column.type.tz is None:
+        column = column.cast(pa.timestamp("us"), safe=False)
+    instants = column.cast(pa.timestamp("us", "UTC"), safe=False)
+    return table.set_column(table.column_names.index(at), at, instants), at
+
+
+def _with_text_keys(rows: pa.Table, tables: Sequence[asof.Table]) -> pa.Table:
+    """Categories become their text, and a column of nulls alone a column of missing text."""
+    for key in {column for table in tables for _, column in table.keys}:
+        if key in rows.column_names:
+            kind = rows.column(key).type
+            if pa.types.is_null(kind) or pa.types.is_dictionary(kind):
+                rows = rows.set_column(rows.column_names.index(key), key, rows.column(key).cast(pa.string()))
+    return rows
+
+
+def _queried(connection: Any, sql: str, views: Sequence[FeatureView], tables: Sequence[asof.Table]) -> pa.Table:
+    import duckdb
+
+    for view, table in zip(views, tables, strict=True):
+        connection.execute(f"CREATE OR REPLACE VIEW {asof.name(view.name)} AS SELECT * FROM {table.scan}")  # noqa: S608
+    try:
+        return connection.execute(sql).to_arrow_table()
+    except duckdb.Error as refused:
+        raise UserError(f"DuckDB refuses entity_df as SQL ({refused}): mend it") from None
+
+
+def _metadata(feature_refs: list[str], entities: pa.Table | None, at: str | None) -> RetrievalMetadata:
+    if entities is None or at is None:
+        return RetrievalMetadata(features=feature_refs, keys=[])
+    span = pc.min_max(entities.column(at)).as_py()
+    keys = [column for column in entities.column_names if column != at]
+    return RetrievalMetadata(feature_refs, keys, span["min"], span["max"])
+
+
+def _sql_type(feature: Any) -> str:
+    return SQL_TYPES.get(getattr(feature.dtype, "name", ""), "VARCHAR")
+
+
+def _arrow_type(feature: Any) -> pa.DataType:
+    kind = from_feast_to_pyarrow_type(feature.dtype)
+    return pa.timestamp("us", "UTC") if pa.types.is_timestamp(kind) else kind
+
+
+def _utc(instant: datetime) -> datetime:
+    return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)

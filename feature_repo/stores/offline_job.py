@@ -1,0 +1,103 @@
+"""What Feast hands to whoever asked for features: a query that runs when its answer is wanted."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from feast.infra.offline_stores.file_source import FileSource, SavedDatasetFileStorage
+from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
+from feast.on_demand_feature_view import OnDemandFeatureView
+from feast.saved_dataset import SavedDatasetStorage
+from feast.types import from_feast_to_pyarrow_type
+
+from velo.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]  # Feast is untyped
+    """A query over one generation of the feature tables: the one current when it runs."""
+
+    def __init__(
+        self,
+        run: Callable[[], pa.Table],
+        full_feature_names: bool,
+        on_demand: Sequence[OnDemandFeatureView],
+        metadata: RetrievalMetadata | None,
+        repo_path: Path | None,
+    ) -> None:
+        self._run = run
+        self._full_feature_names = full_feature_names
+        self._on_demand = list(on_demand)
+        self._metadata = metadata
+        self._repo_path = repo_path
+
+    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
+        """Stored and on-demand features; `timeout` is not observed."""
+        table = self._run()
+        for view in self._on_demand:
+            table = self._with_on_demand(table, view)
+        return table
+
+    def _to_df_internal(self, timeout: int | None = None) -> "pd.DataFrame":
+        return self._to_arrow_internal(timeout).to_pandas()
+
+    def _with_on_demand(self, table: pa.Table, view: OnDemandFeatureView) -> pa.Table:
+        """Append what an on-demand view makes, given its inputs alone: Feast would turn every column into lists."""
+        inputs = {
+            f"{projection.name_to_use()}__{feature.name}" if self._full_feature_names else feature.name
+            for projection in view.source_feature_view_projections.values()
+            for feature in projection.features
+        } | set(view.get_request_data_schema())
+        missing = sorted(inputs - set(table.column_names))
+        if missing:
+            raise UserError(f"the entity rows lack {', '.join(missing)}, which {view.name} is made from: add them")
+        made = view.transform_arrow(table.select(sorted(inputs)), self._full_feature_names)
+        prefix = f"{view.projection.name_to_use()}__" if self._full_feature_names else ""
+        wanted = self._wanted_of(view)
+        for feature in view.features:
+            if feature.name in wanted:
+                column = made.column(prefix + feature.name).cast(from_feast_to_pyarrow_type(feature.dtype))
+                table = table.append_column(prefix + feature.name, column)
+        return table
+
+    def _wanted_of(self, view: OnDemandFeatureView) -> set[str]:
+        refs = self._metadata.features if self._metadata else []
+        return {ref.split(":", 1)[1] for ref in refs if ref.split(":", 1)[0] == view.projection.name_to_use()}
+
+    @property
+    def full_feature_names(self) -> bool:
+        """Whether columns carry their view's name."""
+        return self._full_feature_names
+
+    @property
+    def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
+        """None left for Feast to apply: the job has done so."""
+        return []
+
+    @property
+    def metadata(self) -> RetrievalMetadata | None:
+        """What was asked, over which instants."""
+        return self._metadata
+
+    def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> None:
+        """Write the answer as one local Parquet file; refuses to replace one unless `allow_overwrite`."""
+        if not isinstance(storage, SavedDatasetFileStorage):
+            raise UserError(f"{type(storage).__name__} is not supported: save to SavedDatasetFileStorage(path=…)")
+        path = Path(FileSource.get_uri_for_file_path(self._repo_path, storage.file_options.uri))
+        if path.exists() and not allow_overwrite:
+            raise UserError(f"{path} exists: give allow_overwrite=True, or another path")
+        aside = path.with_name(f".{path.name}.tmp")
+        pq.write_table(self.to_arrow(), aside)
+        aside.replace(path)
+
+    def supports_remote_storage_export(self) -> bool:
+        """No: answers are local."""
+        return False
+
+    def to_remote_storage(self) -> list[Any]:
+        """Refused."""
+        raise UserError("remote storage is not supported by this offline store: use to_arrow() and write it yourself")

@@ -1,0 +1,212 @@
+"""Feast's online store on Redis, where an older row never overwrites a newer, whoever writes.
+
+Stock Feast reads what this writes. Not supported, and refused with the remedy: features that are no numbers or
+instants, keys that are not text (in bulk writes), Sentinel, the GLIDE client, `key_ttl_seconds` (a row says itself
+until when it holds), `skip_dedup`, vector search. Writers of stock Feast on the same project are not guarded against.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from feast.entity import Entity
+from feast.feature_view import FeatureView
+from feast.infra.online_stores.redis import RedisClient, RedisOnlineStore, RedisOnlineStoreConfig, RedisType
+from feast.infra.supported_async_methods import SupportedAsyncMethods
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey as EntityKeyProto
+from feast.protos.feast.types.Value_pb2 import Value as ValueProto
+from feast.repo_config import RepoConfig
+from feast.value_type import ValueType
+
+from feature_repo.stores.home import epoch_of, settings_for
+from feature_repo.stores import embedded_redis
+from feature_repo.stores.redis_client import connect_url, shown
+from feature_repo.stores.redis_rows import ColumnKind, Layout, RedisRows, Written
+from velo.errors import UserError
+from velo.racing.clock import EPOCH, MICROSECOND
+from velo.store import Home
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+KINDS: dict[ValueType, ColumnKind] = {
+    ValueType.INT32: "int32",
+    ValueType.INT64: "int64",
+    ValueType.DOUBLE: "float64",
+    ValueType.UNIX_TIMESTAMP: "instant",
+}
+
+
+class VersionedRedisOnlineStoreConfig(RedisOnlineStoreConfig):  # type: ignore[misc]  # Feast is untyped
+    """`home` and `redis_url` stand in for VELO_HOME and REDIS_URL; without either the home's own Redis is used."""
+
+    type: str = "feature_repo.stores.online.VersionedRedisOnlineStore"  # type: ignore[assignment]
+    home: str | None = None
+    redis_url: str | None = None
+
+
+class VersionedRedisOnlineStore(RedisOnlineStore):  # type: ignore[misc]  # Feast is untyped
+    """Feast's online store interface; see the module for what it refuses. Rows lie as `redis_rows` says."""
+
+    _url: str | None = None
+    _repo_path: Path | None = None
+
+    @property
+    def async_supported(self) -> SupportedAsyncMethods:
+        """Reads are asynchronous; asynchronous writes run in a thread."""
+        return SupportedAsyncMethods(read=True, write=True)
+
+    def online_write_batch(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        data: list[tuple[EntityKeyProto, dict[str, ValueProto], datetime, datetime | None]],
+        progress: Callable[[int], Any] | None,
+    ) -> None:
+        """Offer rows, under the epoch of the store's formulas; rows as new or newer in Redis stay."""
+        layout = layout_of(table, config.project)
+        values = np.array(
+            [[_number(row.get(name), kind) for name, kind in layout.columns] for _, row, _, _ in data],
+            dtype=np.float64,
+        ).reshape(len(data), len(layout.columns))
+        instants = np.array([_micros(at) for _, _, at, _ in data], dtype=np.int64)
+        keys = [_key(layout, entity) for entity, _, _, _ in data]
+        self.rows(config).write(layout, keys, instants, values, epoch_of(self._home(config)))
+        if progress:
+            progress(len(data))
+
+    async def online_write_batch_async(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        data: list[tuple[EntityKeyProto, dict[str, ValueProto], datetime, datetime | None]],
+        progress: Callable[[int], Any] | None,
+    ) -> None:
+        """As `online_write_batch`, in a thread of its own."""
+        await asyncio.to_thread(self.online_write_batch, config, table, data, progress)
+
+    def write_table(self, config: RepoConfig, view: FeatureView, rows: "pa.Table") -> Written:
+        """Offer an Arrow table of a view's rows, in bulk: its keys, its features and `event_timestamp`."""
+        layout = layout_of(view, config.project)
+        return self.rows(config).write_rows(layout, rows, epoch_of(self._home(config)))
+
+    def rows(self, config: RepoConfig) -> RedisRows:
+        """The rows behind this store, to read and write without Feast."""
+        client = self._get_client(config.online_store)
+        return RedisRows(client, shown(self._url or "redis"))
+
+    def delete_table(self, config: RepoConfig, table: FeatureView) -> None:
+        """Remove a view's fields from this project's keys; other views, projects and programs keep theirs."""
+        self.rows(config).delete_view(layout_of(table, config.project))
+
+    def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
+        """Remove what the views given have in Redis, nothing else."""
+        for table in tables:
+            if getattr(table, "entity_columns", None) and hasattr(table, "batch_source"):
+                self.delete_table(config, table)
+
+    def online_read(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[EntityKeyProto],
+        requested_features: list[str] | None = None,
+    ) -> list[tuple[datetime | None, dict[str, ValueProto] | None]]:
+        """Feast's read of one view: (event time, values) a key, in order."""
+        self._remember(config)
+        return super().online_read(config, table, entity_keys, requested_features)  # type: ignore[no-any-return]
+
+    async def online_read_async(
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[EntityKeyProto],
+        requested_features: list[str] | None = None,
+    ) -> list[tuple[datetime | None, dict[str, ValueProto] | None]]:
+        """As `online_read`."""
+        self._remember(config)
+        return await super().online_read_async(config, table, entity_keys, requested_features)  # type: ignore[no-any-return]
+
+    def _read_features_per_fv(self, config: RepoConfig, *args: Any, **kwargs: Any) -> None:
+        self._remember(config)
+        super()._read_features_per_fv(config, *args, **kwargs)
+
+    async def _read_features_per_fv_async(self, config: RepoConfig, *args: Any, **kwargs: Any) -> None:
+        self._remember(config)
+        await super()._read_features_per_fv_async(config, *args, **kwargs)
+
+    def _remember(self, config: RepoConfig) -> None:
+        """Feast asks for a client without saying of which repository."""
+        self._repo_path = config.repo_path
+
+    def _home(self, config: RepoConfig) -> Home:
+        return Home(settings_for(config.online_store.home, config.repo_path).home)
+
+    def _get_client(self, online_store_config: VersionedRedisOnlineStoreConfig) -> Any:
+        if self._client is None:
+            _refuse_unsupported(online_store_config)
+            settings = settings_for(online_store_config.home, self._repo_path)
+            url = online_store_config.redis_url or settings.redis_url
+            self._url = url or embedded_redis.ensure(Home(settings.home))
+            self._client = connect_url(self._url)
+        return self._client
+
+    async def _get_client_async(self, online_store_config: VersionedRedisOnlineStoreConfig) -> Any:
+        if self._client_async is None:
+            from redis import asyncio as redis_asyncio
+
+            self._get_client(online_store_config)
+            clustered = hasattr(self._client, "get_node_from_key")
+            self._client_async = (redis_asyncio.RedisCluster if clustered else redis_asyncio.Redis).from_url(self._url)
+        return self._client_async
+
+
+def layout_of(view: FeatureView, project: str) -> Layout:
+    """The layout of a feature view in Redis; raises `UserError` for features that cannot be packed as doubles."""
+    columns: list[tuple[str, ColumnKind]] = []
+    for feature in view.features:
+        kind = KINDS.get(feature.dtype.to_value_type())
+        if kind is None:
+            raise UserError(
+                f"{view.name}.{feature.name} is {feature.dtype}, but this online store keeps "
+                f"{', '.join(sorted(kind.name for kind in KINDS))}: keep such a view in a store of type redis"
+            )
+        columns.append((feature.name, kind))
+    return Layout(view.name, tuple(view.join_keys), tuple(columns), project)
+
+
+def _refuse_unsupported(config: VersionedRedisOnlineStoreConfig) -> None:
+    refused = {
+        "redis_type": config.redis_type == RedisType.redis_sentinel,
+        "client": config.client != RedisClient.redis,
+        "key_ttl_seconds": config.key_ttl_seconds is not None,
+        "skip_dedup": config.skip_dedup,
+    }
+    for option, given in refused.items():
+        if given:
+            raise UserError(f"online_store.{option} is {getattr(config, option)!r}, not supported here: leave it out")
+
+
+def _key(layout: Layout, entity: EntityKeyProto) -> tuple[str, ...]:
+    values = dict(zip(entity.join_keys, entity.entity_values, strict=True))
+    for name in layout.keys:
+        if values[name].WhichOneof("val") != "string_val":
+            raise UserError(f"{layout.view}.{name} is no text: cast ids to text before they are written")
+    return tuple(values[name].string_val for name in layout.keys)
+
+
+def _number(value: ValueProto | None, kind: ColumnKind) -> float:
+    """A value as a double, NaN for null; instants from Feast's seconds to µs."""
+    which = value.WhichOneof("val") if value is not None else None
+    if which is None or which == "null_val":
+        return float("nan")
+    number = float(getattr(value, which))
+    return number * 1e6 if kind == "instant" else number
+
+
+def _micros(instant: datetime) -> int:
+    aware = instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant
+    return (aware - EPOCH) // MICROSECOND

@@ -1,0 +1,84 @@
+"""A connection to the online store, or one line that says why there is none. Knows nothing of Feast."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from feature_repo.stores import embedded_redis
+from velo.errors import UserError
+from velo.store import Home
+
+if TYPE_CHECKING:
+    from redis import Redis
+    from redis.cluster import RedisCluster
+
+CONNECT_SECONDS = 0.8
+ANSWER_SECONDS = 30.0
+SCHEMES = ("redis://", "rediss://", "unix://")
+
+
+def connect(home: Home, redis_url: str | None = None) -> "Redis | RedisCluster":
+    """A client of the Redis at `redis_url`, or of the home's own; a Redis Cluster is recognised as one.
+
+    Raises `UserError` within a second where it is down or refuses the password.
+    """
+    return connect_url(redis_url or embedded_redis.ensure(home))
+
+
+def connect_url(url: str) -> "Redis | RedisCluster":
+    """A client of the Redis at a redis://, rediss:// or unix:// URL, which has answered."""
+    from redis import Redis
+    from redis.backoff import NoBackoff
+    from redis.cluster import RedisCluster
+    from redis.exceptions import NoPermissionError
+    from redis.retry import Retry
+
+    if not url.startswith(SCHEMES):
+        raise UserError(f"REDIS_URL is {shown(url)!r}, but must begin with one of {', '.join(SCHEMES)}")
+    try:
+        _ = urlsplit(url).port
+    except ValueError as bad:
+        raise UserError(f"REDIS_URL is no URL ({bad}): write redis://[:password@]host[:port][/database]") from None
+    with told(url):
+        quick: dict[str, Any] = {"socket_timeout": CONNECT_SECONDS, "retry": Retry(NoBackoff(), 0)}
+        if not url.startswith("unix://"):
+            quick["socket_connect_timeout"] = CONNECT_SECONDS
+        probe = Redis.from_url(url, **quick)
+        try:
+            clustered = bool(probe.info("cluster").get("cluster_enabled"))
+        except NoPermissionError:
+            clustered = not probe.ping()
+        finally:
+            probe.close()
+        if clustered:
+            return RedisCluster.from_url(url, socket_timeout=ANSWER_SECONDS)
+        return Redis.from_url(url, **(quick | {"socket_timeout": ANSWER_SECONDS}))
+
+
+@contextmanager
+def told(url: str) -> Iterator[None]:
+    """Turn what a Redis client raises when it cannot talk to its server into a `UserError`."""
+    from redis.exceptions import AuthenticationError, RedisClusterException, RedisError
+
+    try:
+        yield
+    except AuthenticationError as refused:
+        raise UserError(
+            f"Redis at {shown(url)} refuses the password ({refused}): mend the one in REDIS_URL, or unset REDIS_URL "
+            "to use the store's own Redis"
+        ) from None
+    except (RedisError, RedisClusterException, OSError) as failed:
+        raise UserError(
+            f"cannot use Redis at {shown(url)} ({failed}): start it, mend REDIS_URL, or unset REDIS_URL to use the "
+            "store's own Redis"
+        ) from None
+
+
+def shown(url: str) -> str:
+    """A URL without its password."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "(not a URL)"
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()

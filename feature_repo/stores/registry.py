@@ -1,0 +1,34 @@
+"""Where Feast keeps its registry: in the store's home, found like everything else of the store."""
+
+from pathlib import Path
+from typing import Any
+
+from feast.infra.registry.file import FileRegistryStore
+from feast.protos.feast.core.Registry_pb2 import Registry as RegistryProto
+from feast.repo_config import RegistryConfig
+
+from feature_repo.stores.home import settings_for
+from velo.files import make_folder, write_atomically
+from velo.store import Home
+
+
+class HomeRegistryStore(FileRegistryStore):  # type: ignore[misc]  # Feast is untyped
+    """Feast's file registry at `$VELO_HOME/registry.db`, or at `path` where the configuration names one.
+
+    Replaced in one step, so that a reader never meets half of it. Two `feast apply` at once: the last one's holds.
+    """
+
+    def __init__(self, registry_config: RegistryConfig, repo_path: Path | None) -> None:
+        path = registry_config.path or str(Home(settings_for(repo_path=repo_path).home).registry)
+        super().__init__(registry_config.model_copy(update={"path": path}), repo_path or Path.cwd())
+
+    def _write_registry(self, registry_proto: Any) -> None:
+        import uuid
+
+        from feast.utils import _utc_now
+
+        stamped: RegistryProto = registry_proto
+        stamped.version_id = str(uuid.uuid4())
+        stamped.last_updated.FromDatetime(_utc_now())
+        make_folder(self._filepath.parent)
+        write_atomically(self._filepath, stamped.SerializeToString())

@@ -1,0 +1,202 @@
+"""The batch's ground: a DuckDB connection with the measured starts of a store's log, and what is kept between builds.
+
+Measuring a start needs only its own message, so measured starts are kept as Parquet beside the store, and a build
+reads no more of the log than what was appended since the last one.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import date, timedelta
+from hashlib import blake2b
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+import duckdb
+import pyarrow as pa
+
+from feature_repo.catalogue.families import Family
+from streams.log.reader import LogEnd, end
+from streams.log.segments import generation
+from streams.log.upgrades import readable_segments
+from velo.errors import UserError
+from velo.files import make_folder, write_atomically
+from velo.racing.clock import local_midnight
+from velo.racing.going import DISTANCE_BANDS, LONGEST_BAND, UNKNOWN, going_group
+from velo.racing.measures import LENGTHS_CAP
+from velo.racing.messages import STARTED
+from velo.store import Home
+
+KINDS: Final = ("results", "starts", "runners", "notices")
+STEPS: Final = ("log", *KINDS, "applied")
+SEGMENTS_AT_ONCE: Final = 2
+
+
+def query(name: str) -> str:
+    """The text of a query of `sql/`."""
+    return files("streams.batch").joinpath("sql", f"{name}.sql").read_text()
+
+
+def connect(scratch: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
+    """A connection of its own that spills to a folder beyond its memory limit. Instants are UTC."""
+    connection = duckdb.connect(config={"temp_directory": str(scratch), "memory_limit": memory_limit})
+    connection.execute("SET TimeZone = 'UTC'")
+    return connection
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The measured starts kept beside a store: of which log, by which formulas, up to which record (not included)."""
+
+    log_generation: int
+    formulas: str
+    next_seq: int
+    parts: tuple[str, ...] = ()
+
+
+def measure_new(connection: duckdb.DuckDBPyConnection, home: Home) -> LogEnd:
+    """Measure the starts of every record not measured yet; returns where the log ended.
+
+    Raises `UserError` for an empty log.
+    """
+    log_end = end(home)
+    if log_end.known_at is None:
+        raise UserError(f"the log at {home.log} is empty: load results with `velo ingest runners FILE` first")
+    kept = _kept(home)
+    if (kept.log_generation, kept.formulas) != (generation(home), _formulas()) or kept.next_seq > log_end.next_seq:
+        kept = Measured(generation(home), _formulas(), 0)
+    make_folder(home.batch)
+    for path in home.batch.glob("*.parquet"):
+        if path.stem.split("-", 1)[1] not in kept.parts:
+            path.unlink()
+    if kept.next_seq < log_end.next_seq:
+        parts = _measure(connection, home, kept.next_seq, log_end.next_seq)
+        kept = replace(kept, next_seq=log_end.next_seq, parts=(*kept.parts, *parts))
+        write_atomically(_state(home), json.dumps(asdict(kept)).encode())
+    return log_end
+
+
+def lay_out(connection: duckdb.DuckDBPyConnection, home: Home, timezone: ZoneInfo, families: Iterable[Family]) -> None:
+    """Make the temporary table `starts`: every start of every version that took effect, with its windows' midnights."""
+    windows = sorted({days for family in families for days in family.windows})
+    _view(connection, "results", home, "results")
+    connection.execute("CREATE OR REPLACE TEMP TABLE applied AS " + query("applied"))
+    [(first, last)] = connection.execute("SELECT min(race_date), max(race_date) FROM results").fetchall()
+    _register(connection, "midnights", _midnights(first, last, max(windows, default=0), timezone))
+    columns = "".join(f", m{days}.midnight AS midnight_{days}" for days in windows)
+    joins = " ".join(f"JOIN midnights m{days} ON m{days}.day = race_date + {days}" for days in windows)
+    _view(connection, "measured", home, "starts")
+    connection.execute(f"""
+        CREATE OR REPLACE TEMP TABLE starts AS
+        SELECT measured.*, applied.retracted_at, after.midnight AS day_after{columns}
+        FROM measured JOIN applied USING (seq) JOIN midnights after ON after.day = race_date + 1 {joins}""")
+
+
+def _measure(connection: duckdb.DuckDBPyConnection, home: Home, begun: int, ended: int) -> list[str]:
+    """Measure the starts of the records from `begun` to before `ended`; returns the names of the parts kept.
+
+    A few segments at a time, so that memory does not grow with the log.
+    """
+    bands = " ".join(f"WHEN distance_m < {end_m} THEN '{band}'" for band, end_m in DISTANCE_BANDS)
+    fixed = {
+        "$distance_band": f"CASE WHEN distance_m IS NULL THEN '{UNKNOWN}' {bands} ELSE '{LONGEST_BAND}' END",
+        "$lengths_cap": str(LENGTHS_CAP),
+        "$started": "[" + ", ".join(f"'{status}'" for status in sorted(STARTED)) + "]",
+        "$begun": str(begun),
+        "$ended": str(ended),
+    }
+    parts = []
+    paths = readable_segments(home, begun)
+    for first in range(0, len(paths), SEGMENTS_AT_ONCE):
+        chunk = [_quoted(path) for path in paths[first : first + SEGMENTS_AT_ONCE]]
+        connection.execute(
+            "CREATE OR REPLACE TEMP TABLE log AS " + _filled("log", fixed | {"$files": f"[{', '.join(chunk)}]"})
+        )
+        goings = [
+            row[0] for row in connection.execute("SELECT DISTINCT going FROM log WHERE going IS NOT NULL").fetchall()
+        ]
+        _register(
+            connection,
+            "goings",
+            pa.table(
+                {"going": pa.array(goings, pa.string()), "going_group": pa.array(map(going_group, goings), pa.string())}
+            ),
+        )
+        part = f"{begun:012d}-{ended:012d}-{first:04d}"
+        for kind in KINDS:
+            keep(connection, _filled(kind, fixed), home.batch / f"{kind}-{part}.parquet")
+        connection.execute("DROP TABLE log")
+        parts.append(part)
+    return parts
+
+
+def _filled(name: str, values: Mapping[str, str]) -> str:
+    """A query with its constants written in (a CREATE TABLE or COPY cannot take parameters)."""
+    text = query(name)
+    for placeholder, value in values.items():
+        text = text.replace(placeholder, value)
+    return text
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"
+
+
+def keep(connection: duckdb.DuckDBPyConnection, select: str, path: Path) -> None:
+    """Write the rows of a query to a Parquet file, which appears whole."""
+    aside = path.with_name("." + path.name)
+    connection.execute(f"COPY ({select}) TO {_quoted(aside)} (FORMAT parquet, COMPRESSION lz4)")
+    aside.replace(path)
+
+
+def _view(connection: duckdb.DuckDBPyConnection, name: str, home: Home, kind: str) -> None:
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT * FROM {parquet(parts_of(home, kind))}")
+
+
+def parquet(paths: Iterable[Path]) -> str:
+    """The SQL of the rows of some Parquet files."""
+    return f"read_parquet([{', '.join(map(_quoted, paths))}])"
+
+
+def parts_of(home: Home, kind: str) -> list[Path]:
+    """The kept files of a kind: `starts` and `results` (measured), `runners` and `notices` (as told)."""
+    return [home.batch / f"{kind}-{part}.parquet" for part in _kept(home).parts]
+
+
+def _midnights(first: date | None, last: date | None, longest: int, timezone: ZoneInfo) -> pa.Table:
+    days = []
+    if first is not None and last is not None:
+        days = [first + timedelta(days=one) for one in range((last - first).days + longest + 2)]
+    return pa.table(
+        {
+            "day": pa.array(days, pa.date32()),
+            "midnight": pa.array([local_midnight(day, timezone) for day in days], pa.timestamp("us", "UTC")),
+        }
+    )
+
+
+def _register(connection: duckdb.DuckDBPyConnection, name: str, table: pa.Table) -> None:
+    connection.register(f"{name}_given", table)
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS FROM {name}_given")
+    connection.unregister(f"{name}_given")
+
+
+def _formulas() -> str:
+    """Fingerprint of what makes a start's measures."""
+    said = "".join(query(step) for step in STEPS) + repr((DISTANCE_BANDS, LONGEST_BAND, LENGTHS_CAP, sorted(STARTED)))
+    going = files("velo.racing").joinpath("going.py").read_text()
+    return blake2b((said + going).encode(), digest_size=8).hexdigest()
+
+
+def _state(home: Home) -> Path:
+    return home.batch / "measured.json"
+
+
+def _kept(home: Home) -> Measured:
+    try:
+        written: dict[str, Any] = json.loads(_state(home).read_bytes())
+        return Measured(**(written | {"parts": tuple(written["parts"])}))
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return Measured(-1, "", 0)

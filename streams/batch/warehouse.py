@@ -1,0 +1,86 @@
+"""The warehouse: `warehouse.duckdb`, read-only views over the published tables, for an analyst's SQL.
+
+Views hold no data, so what they show is as new as the tables. Besides the eight feature views (changelogs): `runners`
+and `notices` (as told), `starts` (one row a start of the latest version), and a `…_daily` table for each family that
+the seed report asked for.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Any, Final
+
+import duckdb
+
+from feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
+from streams.batch import frames
+from velo.errors import UserError
+from velo.store import Store
+
+DAILY: Final = ("trainer_velocity", "jockey_velocity", "horse_form", "draw_bias")
+ROWS_SHOWN: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Rows of a query; `cut` where there were more than `ROWS_SHOWN`."""
+
+    columns: list[str]
+    rows: list[tuple[Any, ...]]
+    cut: bool
+
+
+def make_warehouse(store: Store) -> None:
+    """Write the warehouse anew, aside, and move it in: a reader of the old one is not disturbed."""
+    aside = store.home.warehouse.with_name(f".warehouse.{os.getpid()}.duckdb")
+    aside.unlink(missing_ok=True)
+    with duckdb.connect(str(aside)) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        for family in FAMILIES:
+            connection.execute(f"CREATE VIEW {family.view} AS SELECT * FROM {_parts(store, family.view)}")
+        for kind in ("runners", "notices"):
+            connection.execute(f"CREATE VIEW {kind} AS SELECT * FROM {_parts(store, kind)}")
+        connection.execute(
+            f"CREATE VIEW results AS SELECT * FROM {frames.parquet(frames.parts_of(store.home, 'results'))}"
+        )
+        connection.execute(f"CREATE VIEW applied AS {frames.query('applied')}")
+        connection.execute(
+            f"CREATE VIEW starts AS SELECT measured.* FROM {frames.parquet(frames.parts_of(store.home, 'starts'))} measured "
+            "JOIN applied USING (seq) WHERE retracted_at IS NULL"
+        )
+        for view in DAILY:
+            connection.execute(f"CREATE VIEW {view}_daily AS {daily(BY_VIEW[view])}")
+    aside.replace(store.home.warehouse)
+
+
+def daily(family: Family) -> str:
+    """One row per key and day it had a runner: the values held just before that day's first result became known."""
+    keys = ", ".join(family.keys)
+    known = " AND ".join(f"{key} IS NOT NULL" for key in family.keys)
+    same = " AND ".join(f"values_then.{key} = days.{key}" for key in family.keys)
+    columns = ", ".join(f"values_then.{feature.name}" for feature in family.features)
+    return f"""
+        WITH first_results AS (SELECT race_date, min(known_at) AS first_known FROM results GROUP BY race_date),
+        days AS (SELECT DISTINCT {keys}, race_date, first_known FROM starts JOIN first_results USING (race_date) WHERE {known})
+        SELECT {", ".join(f"days.{key}" for key in family.keys)}, days.race_date, {columns}
+        FROM days ASOF LEFT JOIN {family.view} AS values_then
+            ON {same} AND days.first_known > values_then.event_timestamp"""
+
+
+def ask(store: Store, query: str) -> Answer:
+    """The answer of the warehouse to one query; raises `UserError` where it is not built or not understood."""
+    if not store.home.warehouse.exists():
+        raise UserError(f"there is no warehouse at {store.home.warehouse}: run `velo build` first")
+    with duckdb.connect(str(store.home.warehouse), read_only=True) as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        try:
+            cursor = connection.execute(query)
+            columns = [one[0] for one in cursor.description or ()]
+            rows = cursor.fetchmany(ROWS_SHOWN + 1)
+        except duckdb.Error as refused:
+            raise UserError(f"the warehouse refused the query: {str(refused).splitlines()[0]}") from None
+    return Answer(columns, rows[:ROWS_SHOWN], len(rows) > ROWS_SHOWN)
+
+
+def _parts(store: Store, view: str) -> str:
+    glob = str(store.home.offline / view / "**" / "*.parquet").replace("'", "''")
+    return f"read_parquet('{glob}', union_by_name = true)"
