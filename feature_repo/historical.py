@@ -55,12 +55,16 @@ def _read(path: Path) -> "pd.DataFrame":
     try:
         given = pd.read_csv(path, dtype=str) if path.suffix == ".csv" else pd.read_parquet(path)
     except (OSError, ValueError, UnicodeDecodeError) as refused:
-        raise UserError(f"{path} cannot be read ({' '.join(str(refused).split())}): give a Parquet or CSV file") from None
+        raise UserError(
+            f"{path} cannot be read ({' '.join(str(refused).split())}): give a Parquet or CSV file"
+        ) from None
     if "event_timestamp" in given:
         try:
             given["event_timestamp"] = pd.to_datetime(given["event_timestamp"], utc=True, format="ISO8601")
         except (ValueError, TypeError) as refused:
-            raise UserError(f"{path}: event_timestamp is no instant ({refused}): write ISO 8601 with an offset") from None
+            raise UserError(
+                f"{path}: event_timestamp is no instant ({refused}): write ISO 8601 with an offset"
+            ) from None
     for column in {one.name for one in request_time.REQUEST} & set(given.columns):
         given[column] = pd.to_numeric(given[column], errors="coerce")
     return given
@@ -76,4 +80,6 @@ def _write(table: object, out: Path) -> None:
         else:
             pyarrow.parquet.write_table(table, out)
     except OSError as refused:
-        raise UserError(f"cannot write {out} ({refused.strerror or refused}): name a file in a folder you may write to") from None
+        raise UserError(
+            f"cannot write {out} ({refused.strerror or refused}): name a file in a folder you may write to"
+        ) from None

@@ -27,7 +27,13 @@ class Status:
     def lines(self) -> list[tuple[str, object]]:
         """As shown to a person."""
         behind = None if self.tables_at is None else self.messages - self.tables_at
-        tables = "not built: run `velo build`" if behind is None else "up to date" if behind == 0 else f"{behind:,} messages behind"
+        tables = (
+            "not built: run `velo build`"
+            if behind is None
+            else "up to date"
+            if behind == 0
+            else f"{behind:,} messages behind"
+        )
         return [
             ("time zone", self.timezone),
             ("keys by", self.keys or "set by the first load"),

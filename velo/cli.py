@@ -3,8 +3,8 @@
 import sys
 from typing import NoReturn
 
-import click
 import typer
+from typer._click import exceptions as click  # typer carries its own click and does not export these
 
 from velo.commands import bench, build, ingest, log, model, simulate
 from velo.errors import UserError
@@ -28,17 +28,17 @@ def main() -> NoReturn:
     except UserError as mistake:
         _say(str(mistake))
         sys.exit(2)
-    except click.exceptions.NoArgsIsHelpError as helped:
-        click.echo(helped.ctx.get_help() if helped.ctx else "")
+    except click.NoArgsIsHelpError as helped:
+        typer.echo(helped.format_message())
         sys.exit(2)
     except click.UsageError as mistake:
-        asked = mistake.ctx.command_path if mistake.ctx else "velo"
-        _say(f"{' '.join(mistake.format_message().split())} See `{asked} --help`.")
+        asked = mistake.ctx.command_path if mistake.ctx is not None else "velo"
+        _say(f"{mistake.format_message()} See `{asked} --help`.")
         sys.exit(2)
     except click.ClickException as mistake:
         _say(mistake.format_message())
         sys.exit(2)
-    except (click.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt):
         _say("stopped; what was acknowledged is kept, run the command again to go on")
         sys.exit(130)
     except BrokenPipeError:
@@ -51,7 +51,7 @@ def main() -> NoReturn:
 
 
 def _say(line: str) -> None:
-    click.echo("velo: " + " ".join(line.split()), err=True)
+    typer.echo("velo: " + " ".join(line.split()), err=True)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """`velo build`: every feature table from the log, in SQL, published at once."""
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
 import duckdb
@@ -41,7 +40,9 @@ class BuildReport:
 
 def fingerprint(families: tuple[Family, ...] = FAMILIES) -> str:
     """Identity of the formulas: the queries that make every table, and what measures a start."""
-    said = "".join(frames.query(step) for step in frames.STEPS) + "".join(text for one in families for text in _queries(one))
+    said = "".join(frames.query(step) for step in frames.STEPS) + "".join(
+        text for one in families for text in _queries(one)
+    )
     return blake2b(said.encode(), digest_size=16).hexdigest()
 
 
@@ -62,36 +63,49 @@ def build(
     """
     home = store.home
     make_folder(home.root)
-    with generations.sole_publisher(home), _connection(home, memory_limit) as connection:
-        steps = len(families) + 2
+    with generations.sole_publisher(home), frames.scratch_connection(home, memory_limit) as connection:
+        steps = len(families) + 3
         progress("measure starts", 0, steps)
-        log_end = frames.measure_new(connection, home)
-        assert log_end.known_at is not None
+        log_end = frames.measure_new(home, memory_limit)
+        until = log_end.known_at
+        assert until is not None
         store, epoch = store.with_epoch_of(fingerprint(families))
         before = None if whole else _continued(home, epoch, log_end.next_seq)
         if before is not None and before[1].next_seq == log_end.next_seq:
             folder, manifest = before
             return BuildReport(
-                manifest.rows, dict.fromkeys(manifest.rows, 0), log_end.next_seq, manifest.known_at, epoch, False, folder
+                manifest.rows,
+                dict.fromkeys(manifest.rows, 0),
+                log_end.next_seq,
+                manifest.known_at,
+                epoch,
+                False,
+                folder,
             )
         progress("lay out starts", 1, steps)
         frames.lay_out(connection, home, store.timezone, families)
         folder = generations.begin(home, before[0] if before else None)
         after = before[1].known_at if before else BEGINNING
-        added = {}
-        for done, family in enumerate(families):
-            progress(family.view, done + 2, steps)
+
+        def write(family: Family) -> int:
             part = folder / family.view / f"batch-{log_end.next_seq:012d}.parquet"
             part.parent.mkdir(exist_ok=True)
-            added[family.view] = _write(connection, family, part, after, log_end.known_at, now)
+            bound = {"$after": after, "$until": until, "$created": now}
+            with connection.cursor() as own:
+                own.execute("SET TimeZone = 'UTC'")
+                return _write(own, family, part, bound)
+
+        added = {}
+        with ThreadPoolExecutor(frames.cores()) as pool:
+            for done, (family, count) in enumerate(zip(families, pool.map(write, families), strict=True)):
+                added[family.view] = count
+                progress(family.view, done + 3, steps)
         _link_told(home, folder)
         rows = {view: count + (before[1].rows.get(view, 0) if before else 0) for view, count in added.items()}
-        manifest = Manifest(
-            log_generation(home), log_end.next_seq, log_end.known_at, store.epochs[-1], epoch, rows
-        )
+        manifest = Manifest(log_generation(home), log_end.next_seq, until, store.epochs[-1], epoch, rows)
         published = generations.publish(home, folder, manifest)
         progress("done", steps, steps)
-        return BuildReport(rows, added, log_end.next_seq, log_end.known_at, epoch, before is None, published)
+        return BuildReport(rows, added, log_end.next_seq, until, epoch, before is None, published)
 
 
 def _link_told(home: Home, folder: Path) -> None:
@@ -112,17 +126,6 @@ def _continued(home: Home, epoch: int, next_seq: int) -> tuple[Path, Manifest] |
     manifest = generations.manifest_of(folder)
     same = (manifest.log_generation, manifest.epoch) == (log_generation(home), epoch)
     return (folder, manifest) if same and manifest.next_seq <= next_seq else None
-
-
-@contextmanager
-def _connection(home: Home, memory_limit: str) -> Iterator[duckdb.DuckDBPyConnection]:
-    make_folder(home.batch)
-    with TemporaryDirectory(dir=home.batch, prefix="scratch-") as scratch:
-        connection = frames.connect(Path(scratch), memory_limit)
-        try:
-            yield connection
-        finally:
-            connection.close()
 
 
 def _queries(family: Family) -> list[str]:
@@ -146,11 +149,8 @@ def _steps(family: Family) -> list[tuple[str, str]]:
     return steps
 
 
-def _write(
-    connection: duckdb.DuckDBPyConnection, family: Family, part: Path, after: datetime, until: datetime, now: datetime
-) -> int:
-    """Write a family's rows later than `after`, up to `until`; returns how many."""
-    bound = {"$after": after, "$until": until, "$created": now}
+def _write(connection: duckdb.DuckDBPyConnection, family: Family, part: Path, bound: dict[str, datetime]) -> int:
+    """Write a family's rows later than `$after`, up to `$until`; returns how many."""
     for table, text in _steps(family):
         connection.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS {_bind(text, bound)}")
         if table == "touched":

@@ -5,17 +5,20 @@ reads no more of the log than what was appended since the last one.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import date, timedelta
+from datetime import timedelta
 from hashlib import blake2b
 from importlib.resources import files
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 import duckdb
-import pyarrow as pa
 
 from feature_repo.catalogue.families import Family
 from streams.log.reader import LogEnd, end
@@ -23,7 +26,7 @@ from streams.log.segments import generation
 from streams.log.upgrades import readable_segments
 from velo.errors import UserError
 from velo.files import make_folder, write_atomically
-from velo.racing.clock import local_midnight
+from velo.racing.clock import EPOCH, MICROSECOND, local_midnight
 from velo.racing.going import DISTANCE_BANDS, LONGEST_BAND, UNKNOWN, going_group
 from velo.racing.measures import LENGTHS_CAP
 from velo.racing.messages import STARTED
@@ -31,7 +34,6 @@ from velo.store import Home
 
 KINDS: Final = ("results", "starts", "runners", "notices")
 STEPS: Final = ("log", *KINDS, "applied")
-SEGMENTS_AT_ONCE: Final = 2
 
 
 def query(name: str) -> str:
@@ -39,11 +41,25 @@ def query(name: str) -> str:
     return files("streams.batch").joinpath("sql", f"{name}.sql").read_text()
 
 
-def connect(scratch: Path, memory_limit: str) -> duckdb.DuckDBPyConnection:
-    """A connection of its own that spills to a folder beyond its memory limit. Instants are UTC."""
-    connection = duckdb.connect(config={"temp_directory": str(scratch), "memory_limit": memory_limit})
-    connection.execute("SET TimeZone = 'UTC'")
-    return connection
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def scratch_connection(
+    home: Home, memory_limit: str, threads: int | None = None
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB of its own that spills beside the store beyond its memory limit. Instants are UTC."""
+    with TemporaryDirectory(dir=make_folder(home.batch), prefix="scratch-") as scratch:
+        config: dict[str, str | bool | int | float | list[str]] = {
+            "temp_directory": scratch,
+            "memory_limit": memory_limit,
+            "threads": threads or cores(),
+        }
+        with duckdb.connect(config=config) as connection:
+            connection.execute("SET TimeZone = 'UTC'")
+            yield connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +72,7 @@ class Measured:
     parts: tuple[str, ...] = ()
 
 
-def measure_new(connection: duckdb.DuckDBPyConnection, home: Home) -> LogEnd:
+def measure_new(home: Home, memory_limit: str) -> LogEnd:
     """Measure the starts of every record not measured yet; returns where the log ended.
 
     Raises `UserError` for an empty log.
@@ -72,32 +88,42 @@ def measure_new(connection: duckdb.DuckDBPyConnection, home: Home) -> LogEnd:
         if path.stem.split("-", 1)[1] not in kept.parts:
             path.unlink()
     if kept.next_seq < log_end.next_seq:
-        parts = _measure(connection, home, kept.next_seq, log_end.next_seq)
+        parts = _measure(home, kept.next_seq, log_end.next_seq, memory_limit)
         kept = replace(kept, next_seq=log_end.next_seq, parts=(*kept.parts, *parts))
         write_atomically(_state(home), json.dumps(asdict(kept)).encode())
     return log_end
 
 
 def lay_out(connection: duckdb.DuckDBPyConnection, home: Home, timezone: ZoneInfo, families: Iterable[Family]) -> None:
-    """Make the temporary table `starts`: every start of every version that took effect, with its windows' midnights."""
+    """Make the table `starts`: every start of every version that took effect, with its windows' midnights."""
     windows = sorted({days for family in families for days in family.windows})
     _view(connection, "results", home, "results")
     connection.execute("CREATE OR REPLACE TEMP TABLE applied AS " + query("applied"))
     [(first, last)] = connection.execute("SELECT min(race_date), max(race_date) FROM results").fetchall()
-    _register(connection, "midnights", _midnights(first, last, max(windows, default=0), timezone))
+    days = (
+        []
+        if first is None
+        else [first + timedelta(days=one) for one in range((last - first).days + max(windows, default=0) + 2)]
+    )
+    midnights = [(local_midnight(day, timezone) - EPOCH) // MICROSECOND for day in days]
+    connection.execute(
+        "CREATE OR REPLACE TEMP TABLE midnights AS "
+        "SELECT unnest($days::DATE[]) AS day, make_timestamptz(unnest($midnights::BIGINT[])) AS midnight",
+        {"days": days, "midnights": midnights},
+    )
     columns = "".join(f", m{days}.midnight AS midnight_{days}" for days in windows)
     joins = " ".join(f"JOIN midnights m{days} ON m{days}.day = race_date + {days}" for days in windows)
     _view(connection, "measured", home, "starts")
     connection.execute(f"""
-        CREATE OR REPLACE TEMP TABLE starts AS
+        CREATE OR REPLACE TABLE starts AS
         SELECT measured.*, applied.retracted_at, after.midnight AS day_after{columns}
         FROM measured JOIN applied USING (seq) JOIN midnights after ON after.day = race_date + 1 {joins}""")
 
 
-def _measure(connection: duckdb.DuckDBPyConnection, home: Home, begun: int, ended: int) -> list[str]:
+def _measure(home: Home, begun: int, ended: int, memory_limit: str) -> list[str]:
     """Measure the starts of the records from `begun` to before `ended`; returns the names of the parts kept.
 
-    A few segments at a time, so that memory does not grow with the log.
+    A segment at a time on each core, so that memory does not grow with the log.
     """
     bands = " ".join(f"WHEN distance_m < {end_m} THEN '{band}'" for band, end_m in DISTANCE_BANDS)
     fixed = {
@@ -107,23 +133,32 @@ def _measure(connection: duckdb.DuckDBPyConnection, home: Home, begun: int, ende
         "$begun": str(begun),
         "$ended": str(ended),
     }
-    parts = []
+
+    def measure(place: int, segment: Path) -> str:
+        part = f"{begun:012d}-{ended:012d}-{place:04d}"
+        with scratch_connection(home, memory_limit, threads=1) as connection:
+            _measure_segment(connection, segment, fixed, home.batch, part)
+        return part
+
     paths = readable_segments(home, begun)
-    for first in range(0, len(paths), SEGMENTS_AT_ONCE):
-        chunk = [_quoted(path) for path in paths[first : first + SEGMENTS_AT_ONCE]]
-        connection.execute("CREATE OR REPLACE TEMP TABLE log AS " + _filled("log", fixed | {"$files": f"[{', '.join(chunk)}]"}))
-        goings = [
-            row[0] for row in connection.execute("SELECT DISTINCT going FROM log WHERE going IS NOT NULL").fetchall()
-        ]
-        _register(connection, "goings", pa.table({
-            "going": pa.array(goings, pa.string()), "going_group": pa.array(map(going_group, goings), pa.string())
-        }))
-        part = f"{begun:012d}-{ended:012d}-{first:04d}"
-        for kind in KINDS:
-            keep(connection, _filled(kind, fixed), home.batch / f"{kind}-{part}.parquet")
-        connection.execute("DROP TABLE log")
-        parts.append(part)
-    return parts
+    with ThreadPoolExecutor(cores()) as pool:
+        return list(pool.map(measure, range(len(paths)), paths))
+
+
+def _measure_segment(
+    connection: duckdb.DuckDBPyConnection, segment: Path, fixed: Mapping[str, str], folder: Path, part: str
+) -> None:
+    log = _filled("log", {**fixed, "$files": _quoted(segment)})
+    connection.execute("CREATE TEMP TABLE log AS " + log)
+    told = connection.execute("SELECT DISTINCT going FROM log WHERE going IS NOT NULL").fetchall()
+    goings = [going for (going,) in told]
+    connection.execute(
+        "CREATE TEMP TABLE goings AS "
+        "SELECT unnest($goings::VARCHAR[]) AS going, unnest($groups::VARCHAR[]) AS going_group",
+        {"goings": goings, "groups": [going_group(going) for going in goings]},
+    )
+    for kind in KINDS:
+        keep(connection, _filled(kind, fixed), folder / f"{kind}-{part}.parquet")
 
 
 def _filled(name: str, values: Mapping[str, str]) -> str:
@@ -157,22 +192,6 @@ def parquet(paths: Iterable[Path]) -> str:
 def parts_of(home: Home, kind: str) -> list[Path]:
     """The kept files of a kind: `starts` and `results` (measured), `runners` and `notices` (as told)."""
     return [home.batch / f"{kind}-{part}.parquet" for part in _kept(home).parts]
-
-
-def _midnights(first: date | None, last: date | None, longest: int, timezone: ZoneInfo) -> pa.Table:
-    days = []
-    if first is not None and last is not None:
-        days = [first + timedelta(days=one) for one in range((last - first).days + longest + 2)]
-    return pa.table({
-        "day": pa.array(days, pa.date32()),
-        "midnight": pa.array([local_midnight(day, timezone) for day in days], pa.timestamp("us", "UTC")),
-    })
-
-
-def _register(connection: duckdb.DuckDBPyConnection, name: str, table: pa.Table) -> None:
-    connection.register(f"{name}_given", table)
-    connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS FROM {name}_given")
-    connection.unregister(f"{name}_given")
 
 
 def _formulas() -> str:

@@ -14,6 +14,9 @@ from streams.batch.packing import Packing
 
 IN_ORDER = "in_order"
 """1 for a start that is never retracted and whose key learned of its days in their order, else 0."""
+_SECONDS = 2**34
+"""More seconds than lie between any two race days; a row's place times this, plus a midnight, fits 63 bits."""
+_BEFORE_1970 = 2**32
 _DOWN = "(ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)"
 
 
@@ -124,19 +127,22 @@ WHERE {" OR ".join(f"({end} > $after AND {end} <= $until)" for end in ends)}"""
 
 
 def deltas(family: Family) -> str:
-    """One row per key and instant at which a span of it gains or loses: the packed change, and which windows lose."""
+    """One row per key and instant at which a span of it gains or loses: the packed change, and which windows lose.
+
+    Exits are summed span by span first: a day's starts leave a window together.
+    """
     every = spans(family)
     columns = [pack for one in every for pack in one.packs]
     flags = [f"leaves_{days}" for days in family.windows]
-    entry = [f"{pack}" for pack in columns] + [f"false AS {flag}" for flag in flags]
+    entry = columns + [f"false AS {flag}" for flag in flags]
     branches = [f"SELECT key_id, known_at AS t, {', '.join(entry)} FROM moments"]
     for one in every:
-        change = [f"-{pack}" if pack in one.packs else "0" for pack in columns]
+        change = [f"-sum({pack})::HUGEINT" if pack in one.packs else "0" for pack in columns]
         change += [
-            f"{IN_ORDER} = 1 AND known_at < midnight_{one.days}" if flag == f"leaves_{one.days}" else "false"
+            f"bool_or({IN_ORDER} = 1 AND known_at < midnight_{one.days})" if flag == f"leaves_{one.days}" else "false"
             for flag in flags
         ]
-        branches.append(f"SELECT key_id, {one.leaves_at}, {', '.join(change)} FROM moments")
+        branches.append(f"SELECT key_id, {one.leaves_at} AS t, {', '.join(change)} FROM moments GROUP BY ALL")
     sums = [f"sum({pack})::HUGEINT AS {pack}" for pack in columns] + [f"bool_or({flag}) AS {flag}" for flag in flags]
     union = "\n    UNION ALL ".join(branches)
     return f"""-- one row per key of {family.view} and instant of change, up to the end of its last window
@@ -157,13 +163,14 @@ def changes(family: Family) -> str:
     packs = [pack for one in spans(family) for pack in one.packs]
     running = [f"{pack} - sum({pack}) OVER {_DOWN} AS {pack}" for pack in packs]
     passed = [
-        f"max(CASE WHEN leaves_{days} THEN (place::HUGEINT << 64) + epoch_us(t) + {2**62} END) OVER {_DOWN} AS loss_{days}"
+        f"max(CASE WHEN leaves_{days} THEN place * {_SECONDS} + epoch_us(t) // 1000000 + {_BEFORE_1970} END) "
+        f"OVER {_DOWN} AS loss_{days}"
         for days in family.windows
     ]
     before = [f"lag(loss_{days}) OVER () AS loss_{days}" for days in family.windows]
     nexts = [
         f"CASE WHEN {Packing.of(one.measures).slots[IN_ORDER].unpacked(f'{one.name}_{one.packing.slots[IN_ORDER].pack}')} > 0 "
-        f"THEN make_timestamptz(CAST((loss_{one.days} & {2**64 - 1}::HUGEINT) - {2**62} AS BIGINT)) END"
+        f"THEN make_timestamptz((loss_{one.days} % {_SECONDS} - {_BEFORE_1970}) * 1000000) END"
         for one in spans(family)
         if one.days is not None
     ]
@@ -208,9 +215,7 @@ def recents(family: Family) -> str:
         for measure in looked_back
         for back in range(1, RECENT_DEPTH + 1)
     )
-    newest = {
-        (measure, back): f"{measure}_{back}" for measure in looked_back for back in range(RECENT_DEPTH)
-    }
+    newest = {(measure, back): f"{measure}_{back}" for measure in looked_back for back in range(RECENT_DEPTH)}
     compact = "".join(
         f",\n        CASE WHEN {measure} IS NULL THEN {measure}_back{back + 1} "
         f"ELSE {measure if back == 0 else f'{measure}_back{back}'} END AS {column}"
@@ -258,7 +263,9 @@ def table(family: Family) -> str:
     """One row per change of a key's values: the stored view."""
     expressions = dict(_expressions(family))
     columns = ",\n    ".join(f"{expressions[feature.name]} AS {feature.name}" for feature in family.features)
-    recent = "ASOF LEFT JOIN recents ON recents.key_id = changes.key_id AND recents.t <= changes.t" if family.recent else ""
+    recent = (
+        "ASOF LEFT JOIN recents ON recents.key_id = changes.key_id AND recents.t <= changes.t" if family.recent else ""
+    )
     late = "LEFT JOIN late_losses ON late_losses.key_id = changes.key_id AND late_losses.t = changes.t"
     until = "least(changes.next_loss, late_losses.next_loss)" if family.windows else "NULL::TIMESTAMPTZ"
     return f"""-- one row per change of a key of {family.view}; it holds until the key's next row

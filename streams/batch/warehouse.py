@@ -39,7 +39,9 @@ def make_warehouse(store: Store) -> None:
             connection.execute(f"CREATE VIEW {family.view} AS SELECT * FROM {_parts(store, family.view)}")
         for kind in ("runners", "notices"):
             connection.execute(f"CREATE VIEW {kind} AS SELECT * FROM {_parts(store, kind)}")
-        connection.execute(f"CREATE VIEW results AS SELECT * FROM {frames.parquet(frames.parts_of(store.home, 'results'))}")
+        connection.execute(
+            f"CREATE VIEW results AS SELECT * FROM {frames.parquet(frames.parts_of(store.home, 'results'))}"
+        )
         connection.execute(f"CREATE VIEW applied AS {frames.query('applied')}")
         connection.execute(
             f"CREATE VIEW starts AS SELECT measured.* FROM {frames.parquet(frames.parts_of(store.home, 'starts'))} measured "

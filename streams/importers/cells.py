@@ -49,6 +49,7 @@ _STATUS_OF: Final = {status: status for status in STATUSES - {FINISHED}} | {
 }
 
 
+@lru_cache(maxsize=1 << 17)
 def text(cell: str | None) -> str | None:
     """The cell as tidy text."""
     return None if cell is None or is_missing(cell) else tidy(cell)

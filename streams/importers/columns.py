@@ -94,7 +94,8 @@ def value_of(given: object, kind: str) -> Any:
     """One value of a kind; None for a blank one; raises ValueError, TypeError or OverflowError where it is none."""
     if isinstance(given, str):
         given = given.strip()
-    if given is None or given == "" or given != given:  # noqa: PLR0124  (only NaN differs from itself)
+    nan = given != given
+    if given is None or given == "" or nan:
         return None
     return _SLOW[kind](given)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
+from sys import intern
 from typing import IO, TYPE_CHECKING
 
 from velo.errors import UserError
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from _csv import Reader
 
 _LONGEST_CELL = 1 << 20
+_REPEATED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,9 @@ def _read(path: Path, stream: IO[str], required: frozenset[str], what: str) -> I
                 "quote the cells that hold commas, or fetch the file again if it was cut short"
             )
         rows += 1
-        yield CsvRow(path, reader.line_num, dict(zip(header, cells, strict=True)))
+        # a load is held whole, and its cells repeat: each short text once
+        once = [intern(cell) if len(cell) < _REPEATED else cell for cell in cells]
+        yield CsvRow(path, reader.line_num, dict(zip(header, once, strict=True)))
     if not rows:
         raise UserError(f"{path} has a header but no rows: fetch it again, or leave it out")
 

@@ -1,7 +1,7 @@
 """Dead letters: what was refused, why, and the rows themselves, so that nothing is ever dropped silently.
 
 `dead-letters.ndjson` is append-only, one JSON object a line: a letter, with `letter` as its identity, or
-`{"at", "replayed": letter, "as": outcome}` once its race was taken after all.
+`{"at", "replayed": letter}` once its race was taken after all.
 """
 
 import csv
@@ -52,16 +52,14 @@ def write(home: Home, letters: Iterable[DeadLetter], at: datetime) -> int:
     """Append the letters that are not there yet, on the disk when this returns; returns how many."""
     held, _ = _all(home)
     new = {one.letter: one for one in letters}
-    lines = [
-        {"at": to_text(at), "letter": letter, **asdict(one)} for letter, one in new.items() if letter not in held
-    ]
+    lines = [{"at": to_text(at), "letter": letter, **asdict(one)} for letter, one in new.items() if letter not in held]
     _append(home, lines)
     return len(lines)
 
 
-def settle(home: Home, letters: Mapping[str, str], at: datetime) -> None:
-    """Mark letters as replayed, each with what became of its race."""
-    _append(home, [{"at": to_text(at), "replayed": letter, "as": outcome} for letter, outcome in letters.items()])
+def settle(home: Home, letters: Iterable[str], at: datetime) -> None:
+    """Mark letters as replayed."""
+    _append(home, [{"at": to_text(at), "replayed": letter} for letter in letters])
 
 
 def export(home: Home, path: Path, source: str | None = None) -> int:

@@ -150,10 +150,12 @@ class _Cells:
         return self.raw.get(columns[0])
 
     def text(self, column: str) -> str | None:
-        return cells.text(self.used(column))
+        self.placed.add(column)
+        return cells.text(self.raw.get(column))
 
     def read(self, column: str, reader: Callable[[str | None], Any]) -> Any:
-        given = self.used(column)
+        self.placed.add(column)
+        given = self.raw.get(column)
         try:
             return reader(given)
         except ValueError:

@@ -1,7 +1,9 @@
 """From typed rows to results: the fills, keys and refusals of SPEC 3, for every importer alike."""
 
+import gc
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
@@ -12,7 +14,7 @@ from streams.importers.columns import COLUMNS, RACE_COLUMNS, WANTED
 from streams.importers.dead_letters import DeadLetter
 from velo.errors import Refused
 from velo.racing.clock import RESULT_DELAY, assumed_off, local_date, to_text
-from velo.racing.messages import FINISHED, STARTED, STATUSES, VOID, Race, Result, Runner
+from velo.racing.messages import FINISHED, NON_RUNNER, STARTED, STATUSES, VOID, Race, Racecard, Result, Runner
 from velo.racing.names import is_missing, name_key, tidy
 from velo.settings import KeyPolicy
 from velo.store import Store
@@ -29,7 +31,22 @@ RAW: Final = "\0raw"
 Row = Mapping[str, Any]
 _RESERVED: Final = frozenset({PART, BAD, RAW})
 _KNOWN: Final = frozenset(COLUMNS) | _RESERVED
-_NO_MORE_THAN_EVENS: Final = 1.0
+_AS_GIVEN: Final = (
+    "runner_no",
+    "age",
+    "sex",
+    "weight_lbs",
+    "body_weight_lbs",
+    "official_rating",
+    "headgear",
+    "status",
+    "position",
+    "beaten_lengths",
+    "finish_time_s",
+)
+_NO_ODDS: Final = 1.0
+OUTCOMES: Final = ("status", "position", "beaten_lengths", "finish_time_s", "sp_decimal")
+"""What a racecard does not hold, whatever its file says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +68,10 @@ class Parsed:
     def letter_of(self, place: int, why: Refused) -> DeadLetter:
         """The dead letter of a message that the log refused."""
         message = self.messages[place]
-        return _letter(self.source, message.race_id, message.result_version, why, self.rows_of[place])
+        return letter(self.source, message.race_id, message.result_version, why, self.rows_of[place])
 
 
-def checked_results(
-    rows: Iterable[Row], store: Store, source: str, *, keys: KeyPolicy | None = None
-) -> Parsed:
+def checked_results(rows: Iterable[Row], store: Store, source: str, *, keys: KeyPolicy | None = None) -> Parsed:
     """Results of rows that are typed by the runner table's columns (absent or None is unknown), as one load.
 
     Keys follow the store's policy, else `keys`, else the source's habit. A column that the runner table does not have
@@ -64,23 +79,42 @@ def checked_results(
     file (`PART`) where that brings other horses, else it is told again there.
     """
     policy: KeyPolicy = store.keys or keys or ("id" if source == RUNNER_TABLE else "name")
+    with _collector_paused():
+        return _checked(rows, store, source, policy)
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Without the cyclic collector, which would walk millions of new rows time and again to find none to free."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _checked(rows: Iterable[Row], store: Store, source: str, policy: KeyPolicy) -> Parsed:
     groups: dict[tuple[str, int], list[Row]] = defaultdict(list)
     parsed = Parsed([], [], Counter(), 0, source, policy)
     count = 0
-    for count, row in enumerate(rows, 1):
+    for row in rows:
+        count += 1
         race_id = row.get("race_id")
         if race_id is None:
             why = Refused("no race_id", "a row belongs to a race by its race_id: give it one")
-            parsed.refused.append(_letter(source, None, None, why, (row,)))
+            parsed.refused.append(letter(source, None, None, why, (row,)))
             continue
-        groups[race_id, row.get("result_version") or 1].append(row)
-    maker = _Maker(store, policy, parsed.warnings)
+        version = row.get("result_version")
+        groups[race_id, 1 if version is None else version].append(row)
+    maker = Maker(store, policy, parsed.warnings)
     for (race_id, version), every in groups.items():
         for told in _tellings(every, maker.horse_key):
             try:
                 result = maker.result(race_id, version, told)
             except Refused as why:
-                parsed.refused.append(_letter(source, race_id, version, why, told))
+                parsed.refused.append(letter(source, race_id, version, why, told))
                 continue
             parsed.messages.append(result)
             parsed.rows_of.append(told)
@@ -109,8 +143,8 @@ def _tellings(rows: list[Row], horse_key: Callable[[Row], str | None]) -> Iterat
 
 
 @dataclass(frozen=True, slots=True)
-class _Maker:
-    """Makes one race's result of its rows."""
+class Maker:
+    """Makes one race's result, or its card, of its rows."""
 
     store: Store
     policy: KeyPolicy
@@ -120,53 +154,57 @@ class _Maker:
         """The checked result; raises `Refused` by the first rule that is broken."""
         _refuse_bad_values(rows, version)
         _refuse_outcomes(rows, [self.horse_key(row) for row in rows])
+        race, known_at = self._race(race_id, rows)
+        known_at = known_at or race.off_time + RESULT_DELAY
+        timezone = self.store.timezone
+        if race.race_date > local_date(known_at, timezone):
+            raise Refused(
+                "race_date later than known_at",
+                f"race_date {race.race_date} is later than known_at {to_text(known_at)} in {timezone.key}: correct either",
+            )
+        return Result(race, tuple(self.runner(row) for row in rows), version, known_at)
+
+    def card(self, race_id: str, rows: Sequence[Row]) -> Racecard:
+        """The racecard, without any outcome; raises `Refused` by the first rule that is broken."""
+        _refuse_bad_values(rows, version=1)
+        horses = [self.horse_key(row) for row in rows]
+        _refuse_twice(horses)
+        _refuse_horseless(horses)
+        race, known_at = self._race(race_id, rows)
+        declared = (row for row in rows if row.get("status") != NON_RUNNER)
+        shown = ({name: value for name, value in row.items() if name not in OUTCOMES} for row in declared)
+        return Racecard(race, tuple(map(self.runner, shown)), known_at)
+
+    def _race(self, race_id: str, rows: Sequence[Row]) -> tuple[Race, datetime | None]:
         values, conflicting = _race_values(rows)
-        race_date, course = values["race_date"], values["course"]
         for name in ("race_date", "course"):
             if values[name] is None:
                 raise Refused(f"no {name}", f"none of the race's rows has a {name}: add it to one of them")
-        timezone = self.store.timezone
-        off_time = values["off_time"] or assumed_off(race_date, values["race_no"], timezone)
-        known_at = values.pop("known_at") or off_time + RESULT_DELAY
-        if race_date > local_date(known_at, timezone):
-            raise Refused(
-                "race_date later than known_at",
-                f"race_date {race_date} is later than known_at {to_text(known_at)} in {timezone.key}: correct either",
-            )
+        off_time = values["off_time"] or assumed_off(values["race_date"], values["race_no"], self.store.timezone)
+        known_at = values.pop("known_at")
         for name in conflicting:
             self.warnings[f"conflicting {name}"] += 1
-        race = Race(**{**values, "race_id": race_id, "off_time": off_time, "course": course})
-        return Result(race, tuple(self.runner(row) for row in rows), version, known_at)
+        return Race(**{**values, "race_id": race_id, "off_time": off_time}), known_at
 
     def runner(self, row: Row) -> Runner:
         """One runner; odds of 1 or less are none, a draw of 0 is missing."""
         get = row.get
         odds = get("sp_decimal")
-        if odds is not None and odds <= _NO_MORE_THAN_EVENS:
+        if odds is not None and odds <= _NO_ODDS:
             self.warnings["odds of 1 or less"] += 1
             odds = None
         others = row.keys() - _KNOWN
         return Runner(
             horse_id=self.horse_key(row) or "",
             horse=_shown(get("horse")),
-            runner_no=get("runner_no"),
             draw=get("draw") or None,
             jockey_id=_key(get("jockey_id"), get("jockey"), self.policy),
             jockey=_shown(get("jockey")),
             trainer_id=_key(get("trainer_id"), get("trainer"), self.policy),
             trainer=_shown(get("trainer")),
-            age=get("age"),
-            sex=get("sex"),
-            weight_lbs=get("weight_lbs"),
-            body_weight_lbs=get("body_weight_lbs"),
-            official_rating=get("official_rating"),
-            headgear=get("headgear"),
-            status=get("status"),
-            position=get("position"),
-            beaten_lengths=get("beaten_lengths"),
-            finish_time_s=get("finish_time_s"),
             sp_decimal=odds,
             kept={name: plain(row[name]) for name in row if name in others and row[name] is not None} if others else {},
+            **{name: get(name) for name in _AS_GIVEN},
         )
 
     def horse_key(self, row: Row) -> str | None:
@@ -195,10 +233,7 @@ def _refuse_bad_values(rows: Sequence[Row], version: int) -> None:
 
 def _refuse_outcomes(rows: Sequence[Row], horses: Sequence[str | None]) -> None:
     """The rules of SPEC 3 about a race's runners, in its order."""
-    named = [horse for horse in horses if horse is not None]
-    if len(set(named)) < len(named):
-        twice = next(horse for horse, times in Counter(named).items() if times > 1)
-        raise Refused("horse appears twice", f"{twice!r} has more than one row: leave one of them")
+    _refuse_twice(horses)
     statuses = [row.get("status") for row in rows]
     for status in statuses:
         if status not in STATUSES:
@@ -212,6 +247,17 @@ def _refuse_outcomes(rows: Sequence[Row], horses: Sequence[str | None]) -> None:
             raise Refused("no winner", "there are starters, but none is FINISHED at position 1: correct the positions")
     elif VOID not in statuses:
         raise Refused("no starters", "nobody ran and nobody is VOID: give the starters, or VOID for a void race")
+    _refuse_horseless(horses)
+
+
+def _refuse_twice(horses: Sequence[str | None]) -> None:
+    named = [horse for horse in horses if horse is not None]
+    if len(set(named)) < len(named):
+        twice = next(horse for horse, times in Counter(named).items() if times > 1)
+        raise Refused("horse appears twice", f"{twice!r} has more than one row: leave one of them")
+
+
+def _refuse_horseless(horses: Sequence[str | None]) -> None:
     if None in horses:
         raise Refused("runner without a horse", "a row has neither horse_id nor horse: give it either")
 
@@ -228,7 +274,7 @@ def _race_values(rows: Sequence[Row]) -> tuple[dict[str, Any], list[str]]:
     return values, conflicting
 
 
-def _letter(source: str, race_id: str | None, version: int | None, why: Refused, rows: Sequence[Row]) -> DeadLetter:
+def letter(source: str, race_id: str | None, version: int | None, why: Refused, rows: Sequence[Row]) -> DeadLetter:
     return DeadLetter(source, race_id, version, why.reason, why.detail, tuple(_as_read(row) for row in rows))
 
 

@@ -6,13 +6,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from streams.importers.columns import COLUMNS, WANTED, Bad, one_by_one, typed
+from streams.importers.columns import COLUMNS, REQUIRED, WANTED, Bad, one_by_one, typed
 from streams.importers.results import BAD, PART, RUNNER_TABLE, Parsed, Row, checked_results
 from streams.importers.tables import read_table
 from velo.errors import UserError
 from velo.store import Store
 
-__all__ = ["Parsed", "checked_results", "parse_rows", "read_runner_tables"]
+__all__ = ["RUNNER_TABLE", "Parsed", "checked_results", "parse_rows", "read_runner_tables"]
 
 
 def read_runner_tables(paths: Sequence[Path], store: Store) -> Parsed:
@@ -23,7 +23,7 @@ def read_runner_tables(paths: Sequence[Path], store: Store) -> Parsed:
     """
     if not paths:
         raise UserError("no file is named: name one or more runner tables")
-    return checked_results(_typed_rows(paths), store, RUNNER_TABLE)
+    return checked_results(typed_rows(paths), store, RUNNER_TABLE)
 
 
 def parse_rows(rows: Iterable[Row], store: Store) -> Parsed:
@@ -31,13 +31,17 @@ def parse_rows(rows: Iterable[Row], store: Store) -> Parsed:
     return checked_results(_typed_one_by_one(rows), store, RUNNER_TABLE)
 
 
-def _typed_rows(paths: Sequence[Path]) -> Iterator[Row]:
+def typed_rows(paths: Sequence[Path], required: Sequence[str] = REQUIRED) -> Iterator[Row]:
+    """The rows of runner tables, typed by column; `PART` says which file a row is of."""
     for part, path in enumerate(paths):
-        table = read_table(path)
-        names = table.column_names
+        table = read_table(path, required)
+        given: list[str] = []
         columns: list[list[Any]] = []
         bad: dict[int, dict[str, object]] = {}
-        for name in names:
+        for name in table.column_names:
+            if table[name].null_count == table.num_rows:
+                continue
+            given.append(name)
             if name not in COLUMNS:
                 columns.append(table[name].to_pylist())
                 continue
@@ -46,14 +50,14 @@ def _typed_rows(paths: Sequence[Path]) -> Iterator[Row]:
             columns.append(values)
             for row, value in wrong.items():
                 bad.setdefault(row, {})[name] = value
-        names = [*names, PART]
+        given.append(PART)
         columns.append([part] * table.num_rows)
         del table
-        for number, values in enumerate(zip(*columns, strict=True)):
-            row = dict(zip(names, values, strict=True))
+        for number, cells in enumerate(zip(*columns, strict=True)):
+            typed_row = dict(zip(given, cells, strict=True))
             if number in bad:
-                row[BAD] = bad[number]
-            yield row
+                typed_row[BAD] = bad[number]
+            yield typed_row
 
 
 def _refuse_column(path: Path, name: str, column: pa.ChunkedArray, wrong: Bad) -> None:
@@ -72,7 +76,7 @@ def _typed_one_by_one(rows: Iterable[Row]) -> Iterator[Row]:
         bad: dict[str, object] = {}
         for name, value in given.items():
             if name not in COLUMNS:
-                row[name] = value
+                row[name] = value if value != "" else None
                 continue
             (row[name],), wrong = one_by_one([value], COLUMNS[name])
             if wrong:

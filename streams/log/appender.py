@@ -40,7 +40,7 @@ class SegmentWriter:
         Raises `UserError` where another process has the lock, or a segment but the last has a torn tail.
         """
         make_folder(folder)
-        writer = cls(folder, segment_bytes, _lock=_lock(folder))
+        writer = cls(folder, segment_bytes, _lock=lock(folder))
         try:
             writer._recover(met)
         except BaseException:
@@ -139,8 +139,8 @@ def _repair(path: Path, length: int) -> None:
     )
 
 
-def _lock(folder: Path) -> int:
-    """The descriptor that holds the lock of a folder; raises `UserError` where another process does."""
+def lock(folder: Path) -> int:
+    """The descriptor that holds the lock of a folder until it is closed; raises `UserError` where another has it."""
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -150,6 +150,10 @@ def _lock(folder: Path) -> int:
         raise UserError(
             f"the log at {folder} is being written by process {holder}: wait until it ends, or stop it"
         ) from None
+    if os.fstat(descriptor).st_ino != (folder / ".lock").stat().st_ino:
+        # the folder was swapped for a rebuilt one while we waited our turn
+        os.close(descriptor)
+        return lock(folder)
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
     return descriptor

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
@@ -57,14 +58,14 @@ class Index:
             )
         return "lower_version" if version < max(held) else "appended"
 
-    def repeats(self, record: dict[str, Any], digest: str) -> bool:
+    def repeats(self, record: Mapping[str, Any], digest: str) -> bool:
         """Whether a live message other than a result says again what was said last of its subject.
 
         A market never does: that the odds still stand is news.
         """
         return record["type"] != "market" and self.latest.get(_subject(record)) == digest
 
-    def hold(self, record: dict[str, Any], digest: str) -> None:
+    def hold(self, record: Mapping[str, Any], digest: str) -> None:
         """Note what a record says."""
         kind = record["type"]
         if kind == "result":
@@ -125,7 +126,7 @@ class Index:
         self.advance(from_text(known_at))
 
 
-def _subject(record: dict[str, Any]) -> tuple[str, ...]:
+def _subject(record: Mapping[str, Any]) -> tuple[str, ...]:
     kind = record["type"]
     about = record.get(_SUBJECTS[kind]) if kind in _SUBJECTS else None
     return (kind, record.get("race_id") or "", str(about or ""))

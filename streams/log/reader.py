@@ -7,7 +7,16 @@ from typing import Any
 
 import orjson
 
-from streams.log.segments import Segment, complete_length, is_whole, last_record, lines, segments, whole_records
+from streams.log.segments import (
+    Segment,
+    complete_length,
+    is_whole,
+    last_record,
+    lines,
+    reaching,
+    segments,
+    whole_records,
+)
 from streams.log.upgrades import upgraded
 from velo.errors import UserError
 from velo.racing.clock import from_text
@@ -37,12 +46,8 @@ def records(home: Home, from_seq: int = 0) -> Iterator[dict[str, Any]]:
 
     Raises `UserError` where a record is damaged or missing.
     """
-    every = segments(home)
-    following = {one: later.first_seq for one, later in zip(every, every[1:], strict=False)}
     expected: int | None = None
-    for segment in every:
-        if following.get(segment, from_seq + 1) <= from_seq:
-            continue
+    for segment in reaching(segments(home), from_seq):
         for record in whole_records(segment):
             seq = record["seq"]
             if expected is not None and seq != expected:

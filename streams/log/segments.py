@@ -7,7 +7,7 @@ CRC-32 is of the bytes of REST, its closing brace included and the line's end no
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -62,10 +62,32 @@ def segments_in(folder: Path) -> list[Segment]:
 
 def generation(home: Home) -> int:
     """How often the log was rebuilt: a place (`seq`) in one generation means nothing in another."""
+    return generation_of(home.log)
+
+
+def generation_of(folder: Path) -> int:
+    """The generation of the log in a folder."""
     try:
-        return int((home.log / GENERATION).read_text())
+        return int((folder / GENERATION).read_text())
     except FileNotFoundError:
         return 0
+
+
+def reaching(every: Sequence[Segment], from_seq: int) -> list[Segment]:
+    """The segments that may hold records from a seq on."""
+    before = sum(later.first_seq <= from_seq for later in every[1:])
+    return list(every[before:])
+
+
+def next_log(home: Home) -> Path:
+    """Where a rebuilt log stands until it takes the log's place."""
+    return home.root / "log.next"
+
+
+def finish_swap(home: Home) -> None:
+    """End a rebuild that was killed between moving the old log away and the new one in, where that takes two steps."""
+    if not home.log.exists() and next_log(home).is_dir():
+        next_log(home).rename(home.log)
 
 
 def digest_of(record: Mapping[str, Any]) -> str:

@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 from zlib import crc32
 
-from streams.log.segments import Segment, body_of, digest_of, framed, generation, last_whole, segments, whole_records
+from streams.log.segments import (
+    Segment,
+    body_of,
+    digest_of,
+    framed,
+    generation,
+    last_whole,
+    reaching,
+    segments,
+    whole_records,
+)
 from velo.errors import UserError
 from velo.files import make_folder
 from velo.racing.clock import EPOCH, to_text
@@ -53,20 +63,17 @@ _STEPS: Final[dict[Any, Callable[[dict[str, Any]], dict[str, Any]]]] = {1: _from
 
 
 def readable_segments(home: Home, from_seq: int = 0) -> list[Path]:
-    """For each segment that holds records from a seq on, a file of whole records of the current schema, in order, for a reader that takes files whole.
+    """Files of whole records of the current schema, in order, for a reader that takes files whole.
 
+    One for each segment that may hold records from a seq on; the first may begin before it.
     That is the segment itself, except: one of an older schema is a converted copy; the last one is a copy of its
     whole records, as a writer may be appending to it while it is read. Copies live in `batch/upgraded`, appear at
     once or not at all, and are kept while they are up to date. Empty segments are left out.
     """
     folder = home.batch / "upgraded"
     files: list[Path] = []
-    copies: set[str] = set()
     every = segments(home)
-    following = {one: later.first_seq for one, later in zip(every, every[1:], strict=False)}
-    for segment in every:
-        if following.get(segment, from_seq + 1) <= from_seq:
-            continue
+    for segment in reaching(every, from_seq):
         length, line = last_whole(segment.path)
         if length == 0:
             continue
@@ -84,8 +91,7 @@ def readable_segments(home: Home, from_seq: int = 0) -> list[Path]:
                 (_convert if old else _cut)(segment, length, out)
             aside.replace(copy)
         files.append(copy)
-        copies.add(copy.name)
-    _forget(folder, copies)
+        _forget(folder, segment, copy)
     return files
 
 
@@ -101,9 +107,8 @@ def _convert(segment: Segment, length: int, out: BinaryIO) -> None:
         out.write(framed(now["seq"], now["digest"], now["known_at"], body_of(now)))
 
 
-def _forget(folder: Path, wanted: set[str]) -> None:
-    """Remove copies that are out of date; a reader that has one open keeps it until it closes it."""
-    if folder.is_dir():
-        for path in folder.glob("*.ndjson"):
-            if path.name not in wanted:
-                path.unlink(missing_ok=True)
+def _forget(folder: Path, segment: Segment, copy: Path) -> None:
+    """Remove a segment's copies that are out of date; a reader that has one open keeps it until it closes it."""
+    for path in folder.glob(f"{segment.path.stem}-*.ndjson"):
+        if path != copy:
+            path.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from streams.log.appender import SegmentWriter
 from streams.log.index import Index, Outcome
-from streams.log.segments import SEGMENT_BYTES, body_of, digest_of, framed
+from streams.log.segments import SEGMENT_BYTES, body_of, digest_of, finish_swap, framed
 from velo.errors import Refused, UserError
 from velo.racing.clock import RESULT_DELAY, is_local_midnight, next_known_at, to_text
 from velo.racing.messages import Message, Racecard, Result, Tick, to_record
@@ -70,6 +70,8 @@ class LogWriter:
 
         Raises `UserError` where another process writes to it, or the log is damaged.
         """
+        if folder is None:
+            finish_swap(store.home)
         index = Index(store.timezone)
         return cls(store, clock, index, SegmentWriter.open(folder or store.home.log, segment_bytes, index.scan))
 
@@ -140,7 +142,7 @@ class LogWriter:
         fresh, refused = self._not_held(ordered)
         if not late:
             self._refuse_late(fresh)
-        outcomes: Counter[Outcome] = Counter(identical=len(ordered) - len(fresh) - len(refused))
+        outcomes: Counter[str] = Counter(identical=len(ordered) - len(fresh) - len(refused))
         first_seq = self._index.next_seq
         for done, one in enumerate(fresh):
             if progress and done % 500 == 0:

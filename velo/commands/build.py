@@ -1,7 +1,7 @@
 """`velo init`, `build`, `features`, `sql`, `status` and `down`: the store and its tables."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.table import Table
@@ -11,6 +11,8 @@ from velo.commands.edge import Json, facts, now, open_store, show, steps
 if TYPE_CHECKING:
     from streams.batch.build import BuildReport
     from streams.batch.warehouse import Answer
+
+COLUMNS_ABREAST: Final = 10
 
 
 def register(app: typer.Typer) -> None:
@@ -23,7 +25,11 @@ def init(as_json: Json = False) -> None:
     """Make the store: its folder, time zone and key policy."""
     store = open_store().save()
     report = {"home": str(store.home.root), "timezone": store.timezone.key, "keys": store.keys}
-    show(report, as_json, lambda: facts("store", [(name, value or "set by the first load") for name, value in report.items()]))
+    show(
+        report,
+        as_json,
+        lambda: facts("store", [(name, value or "set by the first load") for name, value in report.items()]),
+    )
 
 
 def build(
@@ -97,8 +103,21 @@ def _built(report: "BuildReport") -> Table:
 
 def _answer(answer: "Answer") -> Table:
     table = Table(caption=f"{len(answer.rows):,} rows" + (", the first of more" if answer.cut else ""))
-    for name in answer.columns:
-        table.add_column(name)
+    if len(answer.columns) <= COLUMNS_ABREAST:
+        for name in answer.columns:
+            table.add_column(name)
+        for row in answer.rows:
+            table.add_row(*map(_cell, row))
+        return table
+    # too wide for a terminal: one line a column, one block a row
+    table.add_column("column")
+    table.add_column("value")
     for row in answer.rows:
-        table.add_row(*("" if one is None else f"{one:.6g}" if isinstance(one, float) else str(one) for one in row))
+        for name, value in zip(answer.columns, row, strict=True):
+            table.add_row(name, _cell(value))
+        table.add_section()
     return table
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -83,7 +83,13 @@ def steps(quiet: bool) -> Iterator[Step]:
     if quiet or not sys.stderr.isatty():
         yield lambda step, done, total: None
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description:24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("begin", total=None)
         yield lambda step, done, total: bar.update(task, description=step, completed=done, total=total)

@@ -19,12 +19,14 @@ Late = Annotated[
     bool, typer.Option("--late", help="Take messages older than the log's end: they become known only now.")
 ]
 ingest_app = typer.Typer(no_args_is_help=True, help="Append results to the log. The same file again adds nothing.")
+cards_app = typer.Typer(no_args_is_help=True, help="Append racecards to the log: who is declared for which race.")
 letters_app = typer.Typer(invoke_without_command=True, help="What was refused, and why.")
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.add_typer(ingest_app, name="ingest")
+    app.add_typer(cards_app, name="cards")
     app.add_typer(letters_app, name="dead-letters")
 
 
@@ -49,7 +51,7 @@ def raceform(files: Files, late: Late = False, as_json: Json = False) -> None:
 @ingest_app.command("betfair-sp")
 def betfair_sp(files: Files, late: Late = False, as_json: Json = False) -> None:
     """Betfair starting prices (the public CSV), added to races already in the log."""
-    from streams.importers.betfair_sp import ingest_betfair_sp
+    from streams.importers.betfair_load import ingest_betfair_sp
 
     with steps(as_json) as progress:
         report = ingest_betfair_sp(
@@ -57,10 +59,27 @@ def betfair_sp(files: Files, late: Late = False, as_json: Json = False) -> None:
         )
     unmatched = Table("row", "why")
     for one in report.unmatched[:20]:
-        unmatched.add_row(one.row, one.reason)
-    told = [("rows", report.rows), ("races priced", report.races), ("prices", report.prices), ("appended", report.appended)]
+        unmatched.add_row(f"{one.path.name}:{one.line} {one.selection}", f"{one.reason}: {one.detail}")
+    told = [
+        ("rows", report.rows),
+        ("races priced", report.races),
+        ("prices", report.prices),
+        ("appended", report.appended),
+    ]
     told += [("identical", report.identical), ("unmatched rows", len(report.unmatched))]
     show(report, as_json, lambda: Group(facts("betfair-sp", told), unmatched if report.unmatched else Text("")))
+
+
+@cards_app.command("runners")
+def card_runners(files: Files, late: Late = False, as_json: Json = False) -> None:
+    """Racecards in the neutral form: the runner table without outcomes. One without known_at is known on arrival."""
+    from streams.importers.cards import declare, read_cards
+
+    store = open_store()
+    report = declare(store, read_cards(files, store), clock=now, late=late)
+    told = [("races", len(report.races)), ("runners", report.rows), ("appended", report.appended)]
+    told += [("already there", report.identical), ("refused", sum(report.refused.values()))]
+    show(report, as_json, lambda: facts("cards", told))
 
 
 @letters_app.callback()
@@ -81,7 +100,9 @@ def dead_letters(context: typer.Context, as_json: Json = False) -> None:
 
 @letters_app.command()
 def replay(
-    file: Annotated[Path | None, typer.Option(help="An export mended by hand; without it the rows as they were.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="An export mended by hand; without it the rows as they were.")
+    ] = None,
     late: Late = False,
     as_json: Json = False,
 ) -> None:
@@ -89,7 +110,10 @@ def replay(
     from streams.importers.replay import replay as again
 
     report = again(open_store(), file, late=late, clock=now)
-    show(report, as_json, lambda: facts("replay", vars_of(report)))
+    told = [("tried", report.tried), ("taken", report.taken), ("appended", report.appended)]
+    told += [("already there", report.identical), ("still refused", len(report.refused))]
+    reasons = "\n".join(f"  {letter}: {why}" for letter, why in report.refused.items())
+    show(report, as_json, lambda: Group(facts("replay", told), Text(reasons)))
 
 
 @letters_app.command()

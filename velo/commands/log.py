@@ -41,16 +41,23 @@ def check(as_json: Json = False) -> None:
 
 
 @log_app.command()
-def rebuild(files: Files, source: Source = Source.RUNNERS, as_json: Json = False) -> None:
-    """Make a new log of these files and nothing else; the old one is kept beside it."""
+def rebuild(
+    files: Files,
+    source: Source = Source.RUNNERS,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Of the files alone, without what the log holds.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make a new log of these files and of what the log holds besides; the old one is kept beside it."""
+    from streams.importers.ingest import rebuild_from
     from streams.importers.raceform import read_raceform
     from streams.importers.runners import read_runner_tables
-    from streams.log.rebuild import rebuild as anew
 
     store = open_store()
     parsed = (read_raceform if source is Source.RACEFORM else read_runner_tables)(files, store)
     with steps(as_json) as progress:
-        report = anew(store, parsed, clock=now, progress=lambda done, total: progress("append", done, total))
+        report = rebuild_from(
+            store, [parsed], fresh=fresh, clock=now, progress=lambda done, total: progress("append", done, total)
+        )
     show(report, as_json, lambda: facts("log rebuilt", vars_of(report)))
 
 
