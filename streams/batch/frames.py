@@ -105,10 +105,12 @@ def lay_out(connection: duckdb.DuckDBPyConnection, home: Home, timezone: ZoneInf
     columns = "".join(f", m{days}.midnight AS midnight_{days}" for days in windows)
     joins = " ".join(f"JOIN midnights m{days} ON m{days}.day = race_date + {days}" for days in windows)
     _view(connection, "measured", home, "starts")
-    connection.execute(f"""
+    connection.execute(
+        f"""
         CREATE OR REPLACE TABLE starts AS
         SELECT measured.*, applied.retracted_at, after.midnight AS day_after{columns}
-        FROM measured JOIN applied USING (seq) JOIN midnights after ON after.day = race_date + 1 {joins}""")
+        FROM measured JOIN applied USING (seq) JOIN midnights after ON after.day = race_date + 1 {joins}"""  # noqa: S608 only windows' lengths are put in
+    )
 
 
 def _measure(home: Home, begun: int, ended: int, memory_limit: str) -> list[str]:
@@ -169,7 +171,8 @@ def keep(connection: duckdb.DuckDBPyConnection, select: str, path: Path) -> None
 
 
 def _view(connection: duckdb.DuckDBPyConnection, name: str, home: Home, kind: str) -> None:
-    connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT * FROM {parquet(parts_of(home, kind))}")
+    rows = parquet(parts_of(home, kind))
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT * FROM {rows}")  # noqa: S608 paths are quoted
 
 
 def parquet(paths: Iterable[Path]) -> str:
