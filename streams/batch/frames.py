@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import date, timedelta
+from datetime import timedelta
 from hashlib import blake2b
 from importlib.resources import files
 from pathlib import Path
@@ -19,7 +19,6 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 import duckdb
-import pyarrow as pa
 
 from feature_repo.catalogue.families import Family
 from streams.log.reader import LogEnd, end
@@ -27,7 +26,7 @@ from streams.log.segments import generation
 from streams.log.upgrades import readable_segments
 from velo.errors import UserError
 from velo.files import make_folder, write_atomically
-from velo.racing.clock import local_midnight
+from velo.racing.clock import EPOCH, MICROSECOND, local_midnight
 from velo.racing.going import DISTANCE_BANDS, LONGEST_BAND, UNKNOWN, going_group
 from velo.racing.measures import LENGTHS_CAP
 from velo.racing.messages import STARTED
@@ -101,7 +100,17 @@ def lay_out(connection: duckdb.DuckDBPyConnection, home: Home, timezone: ZoneInf
     _view(connection, "results", home, "results")
     connection.execute("CREATE OR REPLACE TEMP TABLE applied AS " + query("applied"))
     [(first, last)] = connection.execute("SELECT min(race_date), max(race_date) FROM results").fetchall()
-    _register(connection, "midnights", _midnights(first, last, max(windows, default=0), timezone))
+    days = (
+        []
+        if first is None
+        else [first + timedelta(days=one) for one in range((last - first).days + max(windows, default=0) + 2)]
+    )
+    midnights = [(local_midnight(day, timezone) - EPOCH) // MICROSECOND for day in days]
+    connection.execute(
+        "CREATE OR REPLACE TEMP TABLE midnights AS "
+        "SELECT unnest($days::DATE[]) AS day, make_timestamptz(unnest($midnights::BIGINT[])) AS midnight",
+        {"days": days, "midnights": midnights},
+    )
     columns = "".join(f", m{days}.midnight AS midnight_{days}" for days in windows)
     joins = " ".join(f"JOIN midnights m{days} ON m{days}.day = race_date + {days}" for days in windows)
     _view(connection, "measured", home, "starts")
@@ -145,8 +154,11 @@ def _measure_segment(
     connection.execute("CREATE TEMP TABLE log AS " + log)
     told = connection.execute("SELECT DISTINCT going FROM log WHERE going IS NOT NULL").fetchall()
     goings = [going for (going,) in told]
-    groups = {"going": pa.array(goings, pa.string()), "going_group": pa.array(map(going_group, goings), pa.string())}
-    _register(connection, "goings", pa.table(groups))
+    connection.execute(
+        "CREATE TEMP TABLE goings AS "
+        "SELECT unnest($goings::VARCHAR[]) AS going, unnest($groups::VARCHAR[]) AS going_group",
+        {"goings": goings, "groups": [going_group(going) for going in goings]},
+    )
     for kind in KINDS:
         keep(connection, _filled(kind, fixed), folder / f"{kind}-{part}.parquet")
 
@@ -183,24 +195,6 @@ def parquet(paths: Iterable[Path]) -> str:
 def parts_of(home: Home, kind: str) -> list[Path]:
     """The kept files of a kind: `starts` and `results` (measured), `runners` and `notices` (as told)."""
     return [home.batch / f"{kind}-{part}.parquet" for part in _kept(home).parts]
-
-
-def _midnights(first: date | None, last: date | None, longest: int, timezone: ZoneInfo) -> pa.Table:
-    days = []
-    if first is not None and last is not None:
-        days = [first + timedelta(days=one) for one in range((last - first).days + longest + 2)]
-    return pa.table(
-        {
-            "day": pa.array(days, pa.date32()),
-            "midnight": pa.array([local_midnight(day, timezone) for day in days], pa.timestamp("us", "UTC")),
-        }
-    )
-
-
-def _register(connection: duckdb.DuckDBPyConnection, name: str, table: pa.Table) -> None:
-    connection.register(f"{name}_given", table)
-    connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS FROM {name}_given")
-    connection.unregister(f"{name}_given")
 
 
 def _formulas() -> str:

@@ -17,6 +17,7 @@ from velo.settings import KeyPolicy
 from velo.store import Store
 
 SOURCE: Final = "cards"
+REQUIRED: Final = ("race_id", "race_date", "course", "horse")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def read_cards(paths: Sequence[Path], store: Store) -> ParsedCards:
     maker = Maker(store, policy, warnings)
     races: dict[str, list[Row]] = defaultdict(list)
     messages, refused, count = [], [], 0
-    for row in typed_rows(paths):
+    for row in typed_rows(paths, REQUIRED):
         count += 1
         if row.get("race_id") is None:
             why = Refused("no race_id", "a row belongs to a race by its race_id: give it one")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from streams.importers.columns import COLUMNS, WANTED, Bad, one_by_one, typed
+from streams.importers.columns import COLUMNS, REQUIRED, WANTED, Bad, one_by_one, typed
 from streams.importers.results import BAD, PART, RUNNER_TABLE, Parsed, Row, checked_results
 from streams.importers.tables import read_table
 from velo.errors import UserError
@@ -31,10 +31,10 @@ def parse_rows(rows: Iterable[Row], store: Store) -> Parsed:
     return checked_results(_typed_one_by_one(rows), store, RUNNER_TABLE)
 
 
-def typed_rows(paths: Sequence[Path]) -> Iterator[Row]:
+def typed_rows(paths: Sequence[Path], required: Sequence[str] = REQUIRED) -> Iterator[Row]:
     """The rows of runner tables, typed by column; `PART` says which file a row is of."""
     for part, path in enumerate(paths):
-        table = read_table(path)
+        table = read_table(path, required)
         given: list[str] = []
         columns: list[list[Any]] = []
         bad: dict[int, dict[str, object]] = {}

@@ -17,7 +17,7 @@ _PARQUET: Final = b"PAR1"
 _SAMPLE_BYTES: Final = 2**16
 
 
-def read_table(path: Path) -> pa.Table:
+def read_table(path: Path, required: Sequence[str] = REQUIRED) -> pa.Table:
     """A file as a table: a CSV's columns are all text, blanks null; raises `UserError` where it is no runner table."""
     try:
         with path.open("rb") as file:
@@ -31,7 +31,7 @@ def read_table(path: Path) -> pa.Table:
     except (pa.ArrowException, OSError, csv.Error) as broken:
         first_line = " ".join(str(broken).split())[:200]
         raise UserError(f"{path} cannot be read ({first_line}): export it again") from None
-    _check_columns(path, table.column_names)
+    _check_columns(path, table.column_names, required)
     if not table.num_rows:
         raise UserError(f"{path} has no rows: export it again, or leave it out")
     return table
@@ -67,12 +67,12 @@ def _csv(path: Path, sample: bytes) -> pa.Table:
     )
 
 
-def _check_columns(path: Path, names: Sequence[str]) -> None:
+def _check_columns(path: Path, names: Sequence[str], required: Sequence[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UserError(f"{path} has column {twice[0]} more than once: leave one of them")
-    for missing in (name for name in REQUIRED if name not in names):
+    for missing in (name for name in required if name not in names):
         others = [name for name in names if name not in COLUMNS]
         alike = get_close_matches(missing, others, 1)
-        hint = f"rename column {alike[0]}" if alike else f"add it (required are {', '.join(REQUIRED)})"
+        hint = f"rename column {alike[0]}" if alike else f"add it (required are {', '.join(required)})"
         raise UserError(f"{path} has no column {missing}: {hint}")
