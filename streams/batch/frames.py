@@ -50,7 +50,10 @@ def cores() -> int:
 def scratch_connection(
     home: Home, memory_limit: str, threads: int | None = None
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB of its own that spills beside the store beyond its memory limit. Instants are UTC."""
+    """A DuckDB of its own that spills beside the store beyond its memory limit. Instants are UTC.
+
+    Raises `UserError` where a file cannot be read or written, as on a full disk, or the memory does not suffice.
+    """
     with TemporaryDirectory(dir=make_folder(home.batch), prefix="scratch-") as scratch:
         config: dict[str, str | bool | int | float | list[str]] = {
             "temp_directory": scratch,
@@ -59,7 +62,18 @@ def scratch_connection(
         }
         with duckdb.connect(config=config) as connection:
             connection.execute("SET TimeZone = 'UTC'")
-            yield connection
+            try:
+                yield connection
+            except (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.InvalidInputException) as failed:
+                raise UserError(
+                    f"the build could not read or write below {home.root} ({first_line(failed)}): make room there and "
+                    f"repeat it; where a file is damaged or gone, remove {home.batch} and run `velo build --whole`"
+                ) from None
+
+
+def first_line(failed: duckdb.Error) -> str:
+    """What DuckDB says of a failure, without the drawing below it."""
+    return str(failed).splitlines()[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,13 @@ import duckdb
 
 from feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
 from streams.batch import frames
+from streams.batch.frames import first_line
 from velo.errors import UserError
 from velo.store import Store
 
 DAILY: Final = ("trainer_velocity", "jockey_velocity", "horse_form", "draw_bias")
 ROWS_SHOWN: Final = 10_000
+_LISTED: Final = '`velo sql "show tables"` lists what there is'
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +74,22 @@ def ask(store: Store, query: str) -> Answer:
     """The answer of the warehouse to one query; raises `UserError` where it is not built or not understood."""
     if not store.home.warehouse.exists():
         raise UserError(f"there is no warehouse at {store.home.warehouse}: run `velo build` first")
-    with duckdb.connect(str(store.home.warehouse), read_only=True) as connection:
+    try:
+        connection = duckdb.connect(str(store.home.warehouse), read_only=True)
+    except duckdb.Error as refused:
+        raise UserError(
+            f"{store.home.warehouse} cannot be opened ({first_line(refused)}): remove it and run `velo build`"
+        ) from None
+    with connection:
         connection.execute("SET TimeZone = 'UTC'")
         try:
+            if not connection.extract_statements(query):
+                raise UserError(f"{query!r} asks nothing: write a SELECT; {_LISTED}")
             cursor = connection.execute(query)
             columns = [one[0] for one in cursor.description or ()]
             rows = cursor.fetchmany(ROWS_SHOWN + 1)
         except duckdb.Error as refused:
-            raise UserError(f"the warehouse refused the query: {str(refused).splitlines()[0]}") from None
+            raise UserError(f"the warehouse refused the query ({first_line(refused)}): mend it; {_LISTED}") from None
     return Answer(columns, rows[:ROWS_SHOWN], len(rows) > ROWS_SHOWN)
 
 

@@ -125,7 +125,7 @@ def _write_season(spec: "SeasonSpec", out: Path, card: Path | None) -> dict[str,
         written = [(out, table), (card, today.drop_columns(["known_at"]))]
         report |= {"card": str(card), "declared": today.num_rows}
     for path, rows in written:
-        make_folder(path.parent)
+        make_folder(path.parent, "name a file in a folder you may write to")
         aside = path.with_name(f".{path.name}")
         try:
             if path.suffix == ".csv":
@@ -134,6 +134,7 @@ def _write_season(spec: "SeasonSpec", out: Path, card: Path | None) -> dict[str,
                 pyarrow.parquet.write_table(rows, aside)
             aside.replace(path)
         except OSError as refused:
+            aside.unlink(missing_ok=True)
             raise UserError(f"cannot write {path} ({refused.strerror or refused}): name a file you may write") from None
     return report | {"rows": table.num_rows}
 
