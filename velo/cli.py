@@ -28,6 +28,7 @@ def main() -> NoReturn:
     """Run the command line of this process and exit."""
     try:
         code = app(standalone_mode=False, prog_name="velo")
+        sys.stdout.flush()
     except UserError as mistake:
         _say(str(mistake))
         sys.exit(2)
@@ -47,7 +48,7 @@ def main() -> NoReturn:
     except BrokenPipeError:
         # whoever read our output has gone; what is still in the buffer has nowhere to go either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        sys.exit(1)
     except OSError as refused:
         _say(_refusal(refused))
         sys.exit(2)

@@ -37,7 +37,7 @@ def simulate(
     seed: Annotated[int, typer.Option(help="Equal seeds give equal seasons.")] = 1,
     market_knowledge: Annotated[float, typer.Option(help="0: the market knows little; 1: everything.")] = 0.7,
     card: Annotated[
-        Path | None, typer.Option(help="Write the last day's racecards here, and its results nowhere.")
+        Path | None, typer.Option(help="Write the last race day's cards here, and its results nowhere.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -119,8 +119,9 @@ def _write_season(spec: "SeasonSpec", out: Path, card: Path | None) -> dict[str,
     report: dict[str, Any] = {"file": str(out)}
     written = [(out, table)]
     if card is not None:
-        last: date = spec.start + timedelta(days=spec.days - 1)
-        table, today = split_card(table, last)
+        # of the last day there is racing: a season may end on a day without
+        last: date = max(table["race_date"].to_pylist())
+        table, today = split_card(table, last, spec.timezone)
         # without known_at a card is known when it is declared
         written = [(out, table), (card, today.drop_columns(["known_at"]))]
         report |= {"card": str(card), "declared": today.num_rows}
