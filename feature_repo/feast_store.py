@@ -1,5 +1,6 @@
 """Feast over a store already opened, for callers that know their home: the same objects and plug-ins as the CLI's."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,5 +30,8 @@ def apply(store: Store) -> "FeatureStore":
     from feature_repo.objects import feast_objects
 
     feast = feature_store(store)
-    feast.apply(feast_objects(store.home))
+    with warnings.catch_warnings():
+        # that on-demand views do not scale offline holds for Feast's own stores; ours gives them their inputs alone
+        warnings.filterwarnings("ignore", "On demand feature view is an experimental feature", RuntimeWarning)
+        feast.apply(feast_objects(store.home))
     return feast

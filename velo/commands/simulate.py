@@ -37,7 +37,7 @@ def simulate(
     seed: Annotated[int, typer.Option(help="Equal seeds give equal seasons.")] = 1,
     market_knowledge: Annotated[float, typer.Option(help="0: the market knows little; 1: everything.")] = 0.7,
     card: Annotated[
-        Path | None, typer.Option(help="Write the last day's racecards here, and its results nowhere.")
+        Path | None, typer.Option(help="Write the last race day's cards here, and its results nowhere.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -56,15 +56,16 @@ def demo(
     seed: Annotated[int, typer.Option(help="Equal seeds give equal seasons.")] = 1,
 ) -> None:
     """From nothing to a scored race: a made-up season that ends today, its features, a model, a race card."""
-    from feature_repo.feast_store import apply
     from serving.render import race_card, to_json
     from serving.score import score
+    from training.train import train
+
+    from feature_repo.feast_store import apply
     from streams.batch.build import build
     from streams.batch.warehouse import make_warehouse
     from streams.importers.cards import declare, read_cards
     from streams.importers.ingest import ingest
     from streams.importers.runners import read_runner_tables
-    from training.train import train
     from velo.simulator import SeasonSpec
 
     settings = Settings.from_env()
@@ -118,13 +119,14 @@ def _write_season(spec: "SeasonSpec", out: Path, card: Path | None) -> dict[str,
     report: dict[str, Any] = {"file": str(out)}
     written = [(out, table)]
     if card is not None:
-        last: date = spec.start + timedelta(days=spec.days - 1)
-        table, today = split_card(table, last)
+        # of the last day there is racing: a season may end on a day without
+        last: date = max(table["race_date"].to_pylist())
+        table, today = split_card(table, last, spec.timezone)
         # without known_at a card is known when it is declared
         written = [(out, table), (card, today.drop_columns(["known_at"]))]
         report |= {"card": str(card), "declared": today.num_rows}
     for path, rows in written:
-        make_folder(path.parent)
+        make_folder(path.parent, "name a file in a folder you may write to")
         aside = path.with_name(f".{path.name}")
         try:
             if path.suffix == ".csv":
@@ -133,6 +135,7 @@ def _write_season(spec: "SeasonSpec", out: Path, card: Path | None) -> dict[str,
                 pyarrow.parquet.write_table(rows, aside)
             aside.replace(path)
         except OSError as refused:
+            aside.unlink(missing_ok=True)
             raise UserError(f"cannot write {path} ({refused.strerror or refused}): name a file you may write") from None
     return report | {"rows": table.num_rows}
 
