@@ -61,7 +61,9 @@ def online(rows: "RedisRows", race: Declared) -> Vectors:
             base[f"{family.view}__{feature.name}"] = held.values[:, place]
     stored = {name: base[f"{request_time.STORED_VIEW}__{name}"] for name in request_time.STORED}
     made = request_time.changes(base | stored)
-    base |= {name: made[column.name] for name, column in zip(columns.SINCE_LAST_RUN, request_time.FEATURES, strict=True)}
+    base |= {
+        name: made[column.name] for name, column in zip(columns.SINCE_LAST_RUN, request_time.FEATURES, strict=True)
+    }
     instant = np.datetime64(race.instant.astimezone(UTC).replace(tzinfo=None), "us")
     return Vectors(
         columns.matrix(base, np.zeros(len(keys), dtype=np.int64)),

@@ -71,8 +71,13 @@ def a_tangled_race(chance: np.random.Generator, race_id: str) -> list[Message]:
         size = int(chance.integers(1, 6))
         return tuple(
             Runner(
-                f"h{n}", draw=int(drawn[n]), jockey_id=pick("j1", "j2", None), trainer_id=pick("t1", None),  # type: ignore[arg-type]
-                status=pick(*statuses), weight_lbs=pick(120.0, None), official_rating=pick(70, None),  # type: ignore[arg-type]
+                f"h{n}",
+                draw=int(drawn[n]),
+                jockey_id=pick("j1", "j2", None),
+                trainer_id=pick("t1", None),  # type: ignore[arg-type]
+                status=pick(*statuses),
+                weight_lbs=pick(120.0, None),
+                official_rating=pick(70, None),  # type: ignore[arg-type]
             )  # fmt: skip
             for n in range(size)
         )
@@ -83,8 +88,12 @@ def a_tangled_race(chance: np.random.Generator, race_id: str) -> list[Message]:
         rest = (replace(one, position=n + 2 if one.status == "FINISHED" else None) for n, one in enumerate(field[1:]))
         return Result(race(), (winner, *rest), version, OFF + timedelta(minutes=15 + version))
 
-    told: list[Message] = [Racecard(race(), runners((None, None, None, "NR")), when()) for _ in range(int(chance.integers(0, 4)))]
-    told += [NonRunner(race_id, f"h{int(chance.integers(0, 6))}", None, when()) for _ in range(int(chance.integers(0, 3)))]
+    told: list[Message] = [
+        Racecard(race(), runners((None, None, None, "NR")), when()) for _ in range(int(chance.integers(0, 4)))
+    ]
+    told += [
+        NonRunner(race_id, f"h{int(chance.integers(0, 6))}", None, when()) for _ in range(int(chance.integers(0, 3)))
+    ]
     told += [GoingChange(race_id, str(pick("Heavy", "Firm", "odd")), when()) for _ in range(int(chance.integers(0, 3)))]
     told += [
         JockeyChange(race_id, f"h{int(chance.integers(0, 6))}", pick("j8", "j9", None), None, when())  # type: ignore[arg-type]
@@ -148,7 +157,9 @@ def test_declared_runners_equal_the_plain_twin_on_tangled_races(tmp_path: Path) 
 
 def test_declared_runners_equal_the_plain_twin_on_real_races(tmp_path: Path) -> None:
     table = pq.read_table(shared_file("data/hk/runners.parquet"))
-    days = pc.and_(pc.greater_equal(table["race_date"], date(2024, 1, 1)), pc.less(table["race_date"], date(2024, 4, 1)))
+    days = pc.and_(
+        pc.greater_equal(table["race_date"], date(2024, 1, 1)), pc.less(table["race_date"], date(2024, 4, 1))
+    )
     pq.write_table(table.filter(days), tmp_path / "part.parquet")
     store = opened(tmp_path / "home").save()
     ingest(store, read_runner_tables([tmp_path / "part.parquet"], store), clock=lambda: BUILT_AT)

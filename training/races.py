@@ -77,7 +77,11 @@ def races_of(rows: TrainingSet) -> Races:
     codes = rows.races[started]
     starts = np.flatnonzero(np.r_[True, np.diff(codes) != 0]) if started.size else np.empty(0, dtype=np.intp)
     whole = Races(
-        started, starts, rows.label("win_share")[started], rows.label("market_pi")[started], rows.days()[started][starts]
+        started,
+        starts,
+        rows.label("win_share")[started],
+        rows.label("market_pi")[started],
+        rows.days()[started][starts],
     )
     if whole.count == 0:
         return whole
