@@ -1,7 +1,10 @@
 """Feast over a store already opened, for callers that know their home: the same objects and plug-ins as the CLI's."""
 
+import contextlib
+import io
 import warnings
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,3 +40,9 @@ def apply(store: Store, families: Sequence[Family] = FAMILIES) -> "FeatureStore"
         warnings.filterwarnings("ignore", "On demand feature view is an experimental feature", RuntimeWarning)
         feast.apply(feast_objects(store.home, families))
     return feast
+
+
+def materialize(store: Store, until: datetime) -> None:
+    """Bring the online store up to an instant, as `feast materialize-incremental` does, without its chatter."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        feature_store(store).materialize_incremental(until)
