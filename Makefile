@@ -1,0 +1,57 @@
+# Needs Python 3.11 or 3.12 and make; everything else goes into .venv beside this file.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test lint check lock down clean
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
+	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null \
+	&& { echo "$$p"; break; }; done)
+UV ?= uv
+VENV := .venv
+BIN := $(VENV)/bin
+# A virtual environment knows its own path by heart, so the stamp names it: a moved or copied checkout is set up anew.
+STAMP := $(VENV)/.set-up-$(shell printf %s "$(CURDIR)" | cksum | cut -d' ' -f1)
+DEMO_HOME ?= data/demo
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+
+help:  ## Say what each target does
+	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+setup: $(STAMP)  ## Make .venv and install the locked packages and the project into it
+
+$(STAMP): requirements-dev.lock pyproject.toml
+	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or 3.12 with venv is needed and none was found on PATH: install it (on Debian: python3.11 and python3-venv), or say make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@[ -e $@ ] || rm -rf $(VENV)
+	@[ -d $(VENV) ] || { echo "Setting up $(VENV): a few minutes the first time"; "$(PYTHON)" -m venv $(VENV); }
+	$(PIP) install --quiet --require-hashes --requirement requirements-dev.lock
+	$(PIP) install --quiet --no-build-isolation --no-deps --editable .
+	@touch $@
+
+demo: setup  ## From nothing to a scored race, on a simulated season, under DEMO_HOME (default data/demo)
+	VELO_HOME="$(DEMO_HOME)" $(BIN)/velo demo
+
+down: setup  ## Stop what the demo started
+	VELO_HOME="$(DEMO_HOME)" $(BIN)/velo down
+
+test: setup  ## Run every test
+	$(BIN)/python -m pytest -q
+
+lint: setup  ## ruff, mypy --strict and the import contracts
+	$(BIN)/python -m ruff check
+	$(BIN)/python -m ruff format --check
+	$(BIN)/python -m mypy
+	$(BIN)/lint-imports --no-logo
+
+check: lint test  ## All that CI runs: lint, then test
+
+lock:  ## Resolve the lock files anew (needs uv); add UPGRADE=1 to take newer versions
+	@command -v "$(UV)" >/dev/null || { echo "make lock needs uv: pip install uv, or say make lock UV=/path/to/uv" >&2; exit 2; }
+	$(UV) pip compile $(LOCK_OPTIONS) --output-file requirements.lock pyproject.toml
+	$(UV) pip compile $(LOCK_OPTIONS) --extra dev --constraint requirements.lock --output-file requirements-dev.lock pyproject.toml
+
+LOCK_OPTIONS = --quiet $(if $(UPGRADE),--upgrade) --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock"
+
+clean:  ## Remove .venv and caches; data stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

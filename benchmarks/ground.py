@@ -1,0 +1,109 @@
+"""The ground the benchmarks stand on: stores of a given size, and one measured call in a process of its own."""
+
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, date, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from streams.importers.runners import read_runner_tables
+from streams.log.writer import LogWriter
+from velo.racing.messages import Result
+from velo.settings import Settings, zone_named
+from velo.simulator import SeasonSpec, simulate
+from velo.store import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One call: wall and processor seconds, peak memory of its process in MB, and what it returned."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_mb: float
+    result: dict[str, Any]
+
+
+def machine() -> str:
+    """What the figures were taken on."""
+    cores = len(__import__("os").sched_getaffinity(0))
+    packages = ", ".join(f"{name} {version(name)}" for name in ("duckdb", "feast", "pyarrow"))
+    return f"{cores} cores, {platform.machine()}, Python {platform.python_version()}, {packages}"
+
+
+def apart(call: str, **arguments: Any) -> Measured:
+    """Run `module:function` in a fresh interpreter; its keyword arguments and result are JSON."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.ground", call, json.dumps(arguments)], check=True, stdout=subprocess.PIPE
+    )
+    return Measured(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def timed(call: Callable[[], dict[str, Any]]) -> Measured:
+    """Time one call in this process; peak memory is the process's."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = call()
+    seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
+    return Measured(seconds, cpu_seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, result)
+
+
+def store_of(home: Path, starts: int, runners: Path | None, timezone: str) -> tuple[Store, int]:
+    """A store whose log holds about so many starts: a season or a runner table, tiled with new keys; and the number."""
+    table = home.with_name("season.parquet") if runners is None else runners
+    if runners is None and not table.exists():
+        season = simulate(SeasonSpec(start=date(2015, 1, 1), days=3650, races_per_year=2000))
+        duckdb.from_arrow(season).write_parquet(str(table))
+    store = Store.open(Settings(home=home, timezone=zone_named(timezone))).save()
+    results = read_runner_tables([table], store).messages
+    size = sum(one.started for result in results for one in result.runners)
+    with LogWriter.open(store, clock=lambda: datetime.now(UTC)) as writer:
+        writer.load(_tiled(results, starts))
+    return store, min(starts, size) if starts < size else size * -(-starts // size)
+
+
+def _tiled(results: list[Result], starts: int) -> Iterator[Result]:
+    """The results again and again under new keys, until there are enough starts; fewer are cut off by date."""
+    ordered = sorted(results, key=lambda one: (one.race.race_date, one.race_id))
+    left, copy = starts, 0
+    while left > 0:
+        for result in ordered:
+            yield result if copy == 0 else _renamed(result, copy)
+            left -= sum(one.started for one in result.runners)
+            if copy == 0 and left <= 0:
+                return
+        copy += 1
+
+
+def _renamed(result: Result, copy: int) -> Result:
+    mark = f" #{copy}"
+    race = replace(result.race, race_id=result.race_id + mark, course=result.race.course + mark)
+    runners = tuple(
+        replace(
+            one,
+            horse_id=one.horse_id + mark,
+            trainer_id=one.trainer_id and one.trainer_id + mark,
+            jockey_id=one.jockey_id and one.jockey_id + mark,
+        )
+        for one in result.runners
+    )
+    return replace(result, race=race, runners=runners)
+
+
+def _main() -> None:
+    module, function = sys.argv[1].split(":")
+    call = getattr(__import__(module, fromlist=[function]), function)
+    measured = timed(lambda: call(**json.loads(sys.argv[2])))
+    sys.stdout.write("\n" + json.dumps(asdict(measured)) + "\n")
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,165 @@
+"""`velo build`: every feature table from the log, in SQL, published at once."""
+
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import blake2b
+from pathlib import Path
+from typing import Final
+
+import duckdb
+
+from feature_repo.catalogue.families import FAMILIES, Family
+from streams import generations
+from streams.batch import frames, render
+from streams.generations import Manifest
+from streams.log.segments import generation as log_generation
+from velo.files import make_folder
+from velo.store import Home, Store
+
+MEMORY_LIMIT: Final = "3GB"
+BEGINNING: Final = datetime(1, 1, 1, tzinfo=UTC)
+Progress = Callable[[str, int, int], None]
+"""Told the step that begins, how many are done, and of how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildReport:
+    """What a build did: rows by view in the published generation, and how many of them are new."""
+
+    rows: dict[str, int]
+    added: dict[str, int]
+    messages: int
+    known_at: datetime
+    epoch: int
+    whole: bool
+    generation: Path
+
+
+def fingerprint(families: tuple[Family, ...] = FAMILIES) -> str:
+    """Identity of the formulas: the queries that make every table, and what measures a start."""
+    said = frames.formulas() + "".join(text for one in families for text in _queries(one))
+    return blake2b(said.encode(), digest_size=16).hexdigest()
+
+
+def build(
+    store: Store,
+    now: datetime,
+    *,
+    whole: bool = False,
+    families: tuple[Family, ...] = FAMILIES,
+    progress: Progress = lambda step, done, steps: None,
+    memory_limit: str = MEMORY_LIMIT,
+) -> BuildReport:
+    """Bring the offline tables up to the log's end and publish them.
+
+    Only what is new since the last build is computed, unless `whole`, or the formulas or the log are others; either
+    way the tables hold the same values. `now` becomes the rows' `created_timestamp`. Raises `UserError` for an empty
+    log, a folder that cannot be written, or another build under way.
+    """
+    home = store.home
+    make_folder(home.root)
+    with generations.sole_publisher(home), frames.scratch_connection(home, memory_limit) as connection:
+        steps = len(families) + 3
+        progress("measure starts", 0, steps)
+        log_end = frames.measure_new(home, memory_limit)
+        until = log_end.known_at
+        assert until is not None
+        store, epoch = store.with_epoch_of(fingerprint(families))
+        before = None if whole else _continued(home, epoch, log_end.next_seq)
+        if before is not None and before[1].next_seq == log_end.next_seq:
+            folder, manifest = before
+            none = dict.fromkeys(manifest.rows, 0)
+            return BuildReport(
+                manifest.rows, none, log_end.next_seq, manifest.known_at, epoch, whole=False, generation=folder
+            )
+        progress("lay out starts", 1, steps)
+        frames.lay_out(connection, home, store.timezone, families)
+        folder = generations.begin(home, before[0] if before else None)
+        after = before[1].known_at if before else BEGINNING
+
+        def write(family: Family) -> int:
+            part = folder / family.view / f"batch-{log_end.next_seq:012d}.parquet"
+            part.parent.mkdir(exist_ok=True)
+            bound = {"$after": after, "$until": until, "$created": now}
+            with connection.cursor() as own:
+                own.execute("SET TimeZone = 'UTC'")
+                return _write(own, family, part, bound)
+
+        added = {}
+        with ThreadPoolExecutor(frames.cores()) as pool:
+            for done, (family, count) in enumerate(zip(families, pool.map(write, families), strict=True)):
+                added[family.view] = count
+                progress(family.view, done + 3, steps)
+        _link_told(home, folder)
+        rows = {view: count + (before[1].rows.get(view, 0) if before else 0) for view, count in added.items()}
+        manifest = Manifest(log_generation(home), log_end.next_seq, until, store.epochs[-1], epoch, rows)
+        published = generations.publish(home, folder, manifest)
+        progress("done", steps, steps)
+        return BuildReport(rows, added, log_end.next_seq, until, epoch, whole=before is None, generation=published)
+
+
+def _link_told(home: Home, folder: Path) -> None:
+    """Put what the messages told beside the features, and the measured starts: what is kept now and nothing older."""
+    for kind in frames.KINDS:
+        shutil.rmtree(folder / kind, ignore_errors=True)
+        (folder / kind).mkdir()
+        for part in frames.parts_of(home, kind):
+            os.link(part, folder / kind / part.name)
+
+
+def _continued(home: Home, epoch: int, next_seq: int) -> tuple[Path, Manifest] | None:
+    """The current generation, where it is of the same log and formulas and no later than the log's end."""
+    folder = generations.current(home)
+    if folder is None:
+        return None
+    manifest = generations.manifest_of(folder)
+    same = (manifest.log_generation, manifest.epoch) == (log_generation(home), epoch)
+    return (folder, manifest) if same and manifest.next_seq <= next_seq else None
+
+
+def _queries(family: Family) -> list[str]:
+    """The queries of a family in the order they run; the last one is its table."""
+    return [text for _, text in _steps(family)] + [render.table(family)]
+
+
+def _steps(family: Family) -> list[tuple[str, str]]:
+    steps = [
+        ("keys", render.key_ids(family)),
+        ("days_out_of_order", render.days_out_of_order(family)),
+        ("moments", render.moments(family)),
+        ("touched", render.touched(family)),
+        ("deltas", render.deltas(family)),
+        ("changes", render.changes(family)),
+    ]
+    if family.windows:
+        steps.append(("late_losses", render.late_losses(family)))
+    if family.recent:
+        steps.append(("recents", render.recents(family)))
+    return steps
+
+
+def _write(connection: duckdb.DuckDBPyConnection, family: Family, part: Path, bound: dict[str, datetime]) -> int:
+    """Write a family's rows later than `$after`, up to `$until`; returns how many."""
+    for table, text in _steps(family):
+        connection.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS {_bind(text, bound)}")
+        if table == "touched":
+            connection.execute("DELETE FROM keys WHERE key_id NOT IN (FROM touched)")
+            connection.execute("DELETE FROM moments WHERE key_id NOT IN (FROM touched)")
+    target = str(part).replace("'", "''")
+    written = connection.execute(
+        f"COPY ({_bind(render.table(family), bound)}) TO '{target}' (FORMAT parquet, COMPRESSION lz4)"
+    ).fetchall()
+    for table, _ in _steps(family):
+        connection.execute(f"DROP TABLE {table}")
+    return int(written[0][0])
+
+
+def _bind(text: str, values: dict[str, datetime]) -> str:
+    """The text with its instants written out (a CREATE TABLE cannot take parameters)."""
+    for name, instant in values.items():
+        text = text.replace(name, f"TIMESTAMPTZ '{instant.astimezone(UTC).isoformat()}'")
+    return text

@@ -1,0 +1,40 @@
+"""Compaction: each view's parts merged into one file, published as a generation of its own; readers are undisturbed."""
+
+from collections.abc import Callable
+
+from feature_repo.catalogue.families import FAMILIES
+from streams import generations
+from streams.batch import frames
+from streams.batch.build import MEMORY_LIMIT
+from velo.errors import UserError
+from velo.store import Store
+
+
+def compact(
+    store: Store, *, progress: Callable[[str, int, int], None] = lambda step, done, steps: None
+) -> dict[str, int]:
+    """Merge the parts of every view, in order of key and time; returns how many parts each had.
+
+    The rows stay the same to the bit. Raises `UserError` before the first build.
+    """
+    home = store.home
+    with generations.sole_publisher(home), frames.scratch_connection(home, MEMORY_LIMIT) as connection:
+        before = generations.current(home)
+        if before is None:
+            raise UserError(f"there are no tables at {home.offline}: run `velo build` first")
+        folder = generations.begin(home, before)
+        merged = {}
+        manifest = generations.manifest_of(before)
+        for done, family in enumerate(FAMILIES):
+            progress(f"compact {family.view}", done, len(FAMILIES))
+            parts = sorted((folder / family.view).rglob("*.parquet"))
+            merged[family.view] = len(parts)
+            if len(parts) > 1:
+                target = folder / family.view / f"compact-{manifest.next_seq:012d}.parquet"
+                order = ", ".join((*family.keys, "event_timestamp"))
+                ordered = f"SELECT * FROM {frames.parquet(parts)} ORDER BY {order}"  # noqa: S608 our own names
+                frames.keep(connection, ordered, target)
+                for part in parts:
+                    part.unlink()
+        generations.publish(home, folder, manifest)
+        return merged

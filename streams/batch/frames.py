@@ -1,0 +1,230 @@
+"""The batch's ground: a DuckDB connection with the measured starts of a store's log, and what is kept between builds.
+
+Measuring a start needs only its own message, so measured starts are kept as Parquet beside the store, and a build
+reads no more of the log than what was appended since the last one.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+from hashlib import blake2b
+from importlib.resources import files
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+import duckdb
+
+from feature_repo.catalogue.families import Family
+from streams.log.reader import LogEnd, end
+from streams.log.segments import generation
+from streams.log.upgrades import readable_segments
+from velo.errors import UserError
+from velo.files import make_folder, write_atomically
+from velo.racing.clock import EPOCH, MICROSECOND, local_midnight
+from velo.racing.going import DISTANCE_BANDS, LONGEST_BAND, UNKNOWN, going_group
+from velo.racing.measures import LENGTHS_CAP
+from velo.racing.messages import STARTED
+from velo.store import Home
+
+KINDS: Final = ("results", "starts", "runners", "notices")
+STEPS: Final = ("log", *KINDS, "applied")
+
+
+def query(name: str) -> str:
+    """The text of a query of `sql/`."""
+    return files("streams.batch").joinpath("sql", f"{name}.sql").read_text()
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def scratch_connection(
+    home: Home, memory_limit: str, threads: int | None = None
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB of its own that spills beside the store beyond its memory limit. Instants are UTC.
+
+    Raises `UserError` where a file cannot be read or written, as on a full disk, or the memory does not suffice.
+    """
+    with TemporaryDirectory(dir=make_folder(home.batch), prefix="scratch-") as scratch:
+        config: dict[str, str | bool | int | float | list[str]] = {
+            "temp_directory": scratch,
+            "memory_limit": memory_limit,
+            "threads": threads or cores(),
+        }
+        with duckdb.connect(config=config) as connection:
+            connection.execute("SET TimeZone = 'UTC'")
+            try:
+                yield connection
+            except (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.InvalidInputException) as failed:
+                raise UserError(
+                    f"the build could not read or write below {home.root} ({first_line(failed)}): make room there and "
+                    f"repeat it; where a file is damaged or gone, remove {home.batch} and run `velo build --whole`"
+                ) from None
+
+
+def first_line(failed: duckdb.Error) -> str:
+    """What DuckDB says of a failure, without the drawing below it."""
+    return str(failed).splitlines()[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The measured starts kept beside a store: of which log, by which formulas, up to which record (not included)."""
+
+    log_generation: int
+    formulas: str
+    next_seq: int
+    parts: tuple[str, ...] = ()
+
+
+def measure_new(home: Home, memory_limit: str) -> LogEnd:
+    """Measure the starts of every record not measured yet; returns where the log ended.
+
+    Raises `UserError` for an empty log.
+    """
+    log_end = end(home)
+    if log_end.known_at is None:
+        raise UserError(f"the log at {home.log} is empty: load results with `velo ingest runners FILE` first")
+    kept = _kept(home)
+    if (kept.log_generation, kept.formulas) != (generation(home), formulas()) or kept.next_seq > log_end.next_seq:
+        kept = Measured(generation(home), formulas(), 0)
+    make_folder(home.batch)
+    for path in home.batch.glob("*.parquet"):
+        if path.stem.split("-", 1)[1] not in kept.parts:
+            path.unlink()
+    if kept.next_seq < log_end.next_seq:
+        parts = _measure(home, kept.next_seq, log_end.next_seq, memory_limit)
+        kept = replace(kept, next_seq=log_end.next_seq, parts=(*kept.parts, *parts))
+        write_atomically(_state(home), json.dumps(asdict(kept)).encode())
+    return log_end
+
+
+def lay_out(connection: duckdb.DuckDBPyConnection, home: Home, timezone: ZoneInfo, families: Iterable[Family]) -> None:
+    """Make the table `starts`: every start of every version that took effect, with its windows' midnights."""
+    windows = sorted({days for family in families for days in family.windows})
+    _view(connection, "results", home, "results")
+    connection.execute("CREATE OR REPLACE TEMP TABLE applied AS " + query("applied"))
+    [(first, last)] = connection.execute("SELECT min(race_date), max(race_date) FROM results").fetchall()
+    days = (
+        []
+        if first is None
+        else [first + timedelta(days=one) for one in range((last - first).days + max(windows, default=0) + 2)]
+    )
+    midnights = [(local_midnight(day, timezone) - EPOCH) // MICROSECOND for day in days]
+    connection.execute(
+        "CREATE OR REPLACE TEMP TABLE midnights AS "
+        "SELECT unnest($days::DATE[]) AS day, make_timestamptz(unnest($midnights::BIGINT[])) AS midnight",
+        {"days": days, "midnights": midnights},
+    )
+    columns = "".join(f", m{days}.midnight AS midnight_{days}" for days in windows)
+    joins = " ".join(f"JOIN midnights m{days} ON m{days}.day = race_date + {days}" for days in windows)
+    _view(connection, "measured", home, "starts")
+    connection.execute(
+        f"""
+        CREATE OR REPLACE TABLE starts AS
+        SELECT measured.*, applied.retracted_at, after.midnight AS day_after{columns}
+        FROM measured JOIN applied USING (seq) JOIN midnights after ON after.day = race_date + 1 {joins}"""  # noqa: S608 only windows' lengths are put in
+    )
+
+
+def _measure(home: Home, begun: int, ended: int, memory_limit: str) -> list[str]:
+    """Measure the starts of the records from `begun` to before `ended`; returns the names of the parts kept.
+
+    A segment at a time on each core, so that memory does not grow with the log.
+    """
+    bands = " ".join(f"WHEN distance_m < {end_m} THEN '{band}'" for band, end_m in DISTANCE_BANDS)
+    fixed = {
+        "$distance_band": f"CASE WHEN distance_m IS NULL THEN '{UNKNOWN}' {bands} ELSE '{LONGEST_BAND}' END",
+        "$lengths_cap": str(LENGTHS_CAP),
+        "$started": "[" + ", ".join(f"'{status}'" for status in sorted(STARTED)) + "]",
+        "$begun": str(begun),
+        "$ended": str(ended),
+    }
+
+    def measure(place: int, segment: Path) -> str:
+        part = f"{begun:012d}-{ended:012d}-{place:04d}"
+        with scratch_connection(home, memory_limit, threads=1) as connection:
+            _measure_segment(connection, segment, fixed, home.batch, part)
+        return part
+
+    paths = readable_segments(home, begun)
+    with ThreadPoolExecutor(cores()) as pool:
+        return list(pool.map(measure, range(len(paths)), paths))
+
+
+def _measure_segment(
+    connection: duckdb.DuckDBPyConnection, segment: Path, fixed: Mapping[str, str], folder: Path, part: str
+) -> None:
+    log = _filled("log", {**fixed, "$files": _quoted(segment)})
+    connection.execute("CREATE TEMP TABLE log AS " + log)
+    told = connection.execute("SELECT DISTINCT going FROM log WHERE going IS NOT NULL").fetchall()
+    goings = [going for (going,) in told]
+    connection.execute(
+        "CREATE TEMP TABLE goings AS "
+        "SELECT unnest($goings::VARCHAR[]) AS going, unnest($groups::VARCHAR[]) AS going_group",
+        {"goings": goings, "groups": [going_group(going) for going in goings]},
+    )
+    for kind in KINDS:
+        keep(connection, _filled(kind, fixed), folder / f"{kind}-{part}.parquet")
+
+
+def _filled(name: str, values: Mapping[str, str]) -> str:
+    """A query with its constants written in (a CREATE TABLE or COPY cannot take parameters)."""
+    text = query(name)
+    for placeholder, value in values.items():
+        text = text.replace(placeholder, value)
+    return text
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"
+
+
+def keep(connection: duckdb.DuckDBPyConnection, select: str, path: Path) -> None:
+    """Write the rows of a query to a Parquet file, which appears whole."""
+    aside = path.with_name("." + path.name)
+    connection.execute(f"COPY ({select}) TO {_quoted(aside)} (FORMAT parquet, COMPRESSION lz4)")
+    aside.replace(path)
+
+
+def _view(connection: duckdb.DuckDBPyConnection, name: str, home: Home, kind: str) -> None:
+    rows = parquet(parts_of(home, kind))
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT * FROM {rows}")  # noqa: S608 paths are quoted
+
+
+def parquet(paths: Iterable[Path]) -> str:
+    """The SQL of the rows of some Parquet files."""
+    return f"read_parquet([{', '.join(map(_quoted, paths))}])"
+
+
+def parts_of(home: Home, kind: str) -> list[Path]:
+    """The kept files of a kind: `starts` and `results` (measured), `runners` and `notices` (as told)."""
+    return [home.batch / f"{kind}-{part}.parquet" for part in _kept(home).parts]
+
+
+def formulas() -> str:
+    """Fingerprint of what makes a start's measures: the queries, and the tables of goings and distances."""
+    said = "".join(query(step) for step in STEPS) + repr((DISTANCE_BANDS, LONGEST_BAND, LENGTHS_CAP, sorted(STARTED)))
+    going = files("velo.racing").joinpath("going.py").read_text()
+    return blake2b((said + going).encode(), digest_size=8).hexdigest()
+
+
+def _state(home: Home) -> Path:
+    return home.batch / "measured.json"
+
+
+def _kept(home: Home) -> Measured:
+    try:
+        written: dict[str, Any] = json.loads(_state(home).read_bytes())
+        return Measured(**(written | {"parts": tuple(written["parts"])}))
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return Measured(-1, "", 0)

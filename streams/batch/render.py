@@ -1,0 +1,289 @@
+"""The batch SQL of a family, rendered from the catalogue: each function is one query, and line 1 states its grain.
+
+A start is in a *span* (its whole career, or a window of W days) of a key from the instant its result is known until
+its window's midnight, or until a later version retracts it. Entries and exits are summed along each key's own time.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+
+from feature_repo.catalogue.aggregates import RECENT_DEPTH, Aggregate
+from feature_repo.catalogue.families import Family
+from streams.batch.packing import Packing
+
+IN_ORDER = "in_order"
+"""1 for a start that is never retracted and whose key learned of its days in their order, else 0."""
+_SECONDS = 2**34
+"""More seconds than lie between any two race days; a row's place times this, plus a midnight, fits 63 bits."""
+_BEFORE_1970 = 2**32
+_DOWN = "(ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW)"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of time over which a family totals: `days` is None for the whole career."""
+
+    days: int | None
+    aggregates: tuple[Aggregate, ...]
+
+    @property
+    def name(self) -> str:
+        """What its columns begin with."""
+        return "career" if self.days is None else f"w{self.days}"
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """What it totals."""
+        own = tuple(dict.fromkeys(chain.from_iterable(one.measures for one in self.aggregates)))
+        return own if self.days is None else (*own, IN_ORDER)
+
+    @property
+    def packing(self) -> Packing:
+        """How its totals are packed."""
+        return Packing.of(self.measures)
+
+    @property
+    def packs(self) -> tuple[str, ...]:
+        """Its packed columns."""
+        return tuple(f"{self.name}_{pack}" for pack in range(self.packing.packs))
+
+    @property
+    def leaves_at(self) -> str:
+        """The instant a start leaves it: never before it entered."""
+        if self.days is None:
+            return "coalesce(retracted_at, 'infinity'::TIMESTAMPTZ)"
+        return f"greatest(known_at, least(coalesce(retracted_at, 'infinity'::TIMESTAMPTZ), midnight_{self.days}))"
+
+    def total(self, measure: str) -> str:
+        """The SQL of a total, from the running packs."""
+        slot = self.packing.slots[measure]
+        return slot.unpacked(f"{self.name}_{slot.pack}")
+
+
+def spans(family: Family) -> tuple[Span, ...]:
+    """A family's spans: the career first where it has one, then its windows."""
+    career = (Span(None, family.career),) if family.career else ()
+    return career + tuple(Span(days, family.windowed) for days in family.windows)
+
+
+def key_ids(family: Family) -> str:
+    """One row per key of the family; ids follow the order of the keys."""
+    keys = ", ".join(family.keys)
+    known = " AND ".join(f"{key} IS NOT NULL" for key in family.keys)
+    return f"""-- one row per key of {family.view}
+SELECT row_number() OVER (ORDER BY {keys}) AS key_id, {keys}
+FROM (SELECT DISTINCT {keys} FROM starts WHERE {known})"""
+
+
+def moments(family: Family) -> str:
+    """One row per key and result message that touches it: packed measures, and when each window ends."""
+    every = spans(family)
+    packed = {pack: f"sum({one.packing.packed(at)})::HUGEINT" for one in every for at, pack in enumerate(one.packs)}
+    sums = ",\n        ".join(f"{sql} AS {pack}" for pack, sql in packed.items())
+    midnights = "".join(f", any_value(midnight_{days}) AS midnight_{days}" for days in family.windows)
+    return f"""-- one row per key of {family.view} and result message
+WITH keyed AS (
+    SELECT
+        starts.*, keys.key_id,
+        (days_out_of_order.key_id IS NULL AND retracted_at IS NULL)::BIGINT AS {IN_ORDER}
+    FROM starts
+    JOIN keys USING ({", ".join(family.keys)})
+    LEFT JOIN days_out_of_order USING (key_id, race_date)
+)
+SELECT
+    key_id, known_at, retracted_at, min({IN_ORDER}) AS {IN_ORDER}{midnights},
+    {sums}
+FROM keyed
+GROUP BY key_id, known_at, retracted_at"""
+
+
+def days_out_of_order(family: Family) -> str:
+    """One row per key and race day first known only after some later day of the same key already was.
+
+    A day known before it was over cannot be such a day, so only the keys that have others are looked at.
+    """
+    return f"""-- one row per key of {family.view} and day that it learned of late
+WITH days AS (
+    SELECT key_id, race_date, min(known_at) AS first_known, min(day_after) AS day_after
+    FROM starts JOIN keys USING ({", ".join(family.keys)})
+    WHERE retracted_at IS NULL
+    GROUP BY key_id, race_date
+), later AS (
+    SELECT *, min(first_known) OVER (
+        PARTITION BY key_id ORDER BY race_date ROWS BETWEEN 1 FOLLOWING AND UNBOUNDED FOLLOWING) AS later_first_known
+    FROM days
+    WHERE key_id IN (SELECT key_id FROM days WHERE first_known >= day_after)
+)
+SELECT key_id, race_date FROM later WHERE later_first_known < first_known"""
+
+
+def touched(family: Family) -> str:
+    """One row per key that changes after `$after` and up to `$until`."""
+    ends = ["known_at", "retracted_at", *(f"midnight_{days}" for days in family.windows)]
+    return f"""-- one row per key of {family.view} that changes between two instants
+SELECT DISTINCT key_id FROM moments
+WHERE {" OR ".join(f"({end} > $after AND {end} <= $until)" for end in ends)}"""
+
+
+def deltas(family: Family) -> str:
+    """One row per key and instant at which a span of it gains or loses: the packed change, and which windows lose.
+
+    Exits are summed span by span first: a day's starts leave a window together.
+    """
+    every = spans(family)
+    columns = [pack for one in every for pack in one.packs]
+    flags = [f"leaves_{days}" for days in family.windows]
+    entry = columns + [f"false AS {flag}" for flag in flags]
+    branches = [f"SELECT key_id, known_at AS t, {', '.join(entry)} FROM moments"]
+    for one in every:
+        change = [f"-sum({pack})::HUGEINT" if pack in one.packs else "0" for pack in columns]
+        change += [
+            f"bool_or({IN_ORDER} = 1 AND known_at < midnight_{one.days})" if flag == f"leaves_{one.days}" else "false"
+            for flag in flags
+        ]
+        branches.append(f"SELECT key_id, {one.leaves_at} AS t, {', '.join(change)} FROM moments GROUP BY ALL")
+    sums = [f"sum({pack})::HUGEINT AS {pack}" for pack in columns] + [f"bool_or({flag}) AS {flag}" for flag in flags]
+    union = "\n    UNION ALL ".join(branches)
+    return f"""-- one row per key of {family.view} and instant of change, up to the end of its last window
+SELECT key_id, t, {", ".join(sums)}
+FROM (
+    {union}
+)
+GROUP BY key_id, t"""
+
+
+def changes(family: Family) -> str:
+    """One row per key and instant of change within the log: packed totals from then on, and the next midnight.
+
+    Read from each key's last instant to its first: all changes of a key cancel, so what is left below a row is minus
+    what lies above it, and the next loss is the last one passed. DuckDB keeps the order of an ordered subquery under
+    windows without PARTITION BY and ORDER BY and runs them as a stream.
+    """
+    packs = [pack for one in spans(family) for pack in one.packs]
+    running = [f"{pack} - sum({pack}) OVER {_DOWN} AS {pack}" for pack in packs]
+    passed = [
+        f"max(CASE WHEN leaves_{days} THEN place * {_SECONDS} + epoch_us(t) // 1000000 + {_BEFORE_1970} END) "
+        f"OVER {_DOWN} AS loss_{days}"
+        for days in family.windows
+    ]
+    before = [f"lag(loss_{days}) OVER () AS loss_{days}" for days in family.windows]
+    nexts = [
+        f"CASE WHEN {Packing.of(one.measures).slots[IN_ORDER].unpacked(f'{one.name}_{one.packing.slots[IN_ORDER].pack}')} > 0 "
+        f"THEN make_timestamptz((loss_{one.days} % {_SECONDS} - {_BEFORE_1970}) * 1000000) END"
+        for one in spans(family)
+        if one.days is not None
+    ]
+    soonest = f"least({', '.join(nexts)})" if nexts else "NULL::TIMESTAMPTZ"
+    return f"""-- one row per key of {family.view} and instant of change within the log
+WITH latest_first AS (
+    SELECT *, row_number() OVER () AS place FROM (SELECT * FROM deltas ORDER BY key_id DESC, t DESC)
+), running AS (
+    SELECT {", ".join(chain(["key_id", "t"], running, passed))} FROM latest_first
+), passed AS (
+    SELECT {", ".join(chain(["key_id", "t"], packs, before))} FROM running
+)
+SELECT {", ".join(chain(["key_id", "t"], packs))}, {soonest} AS next_loss
+FROM passed
+WHERE t > $after AND t <= $until"""
+
+
+def late_losses(family: Family) -> str:
+    """One row per change at which a start that is out of order is in a window: the next midnight such a one leaves."""
+    ends = [f"CASE WHEN midnight_{days} > changes.t THEN midnight_{days} END" for days in family.windows]
+    longest = f"midnight_{max(family.windows)}"
+    return f"""-- one row per change of {family.view} that an out-of-order start is known at
+SELECT changes.key_id, changes.t, min(least({", ".join(ends)})) AS next_loss
+FROM moments
+JOIN changes ON changes.key_id = moments.key_id
+    AND changes.t >= moments.known_at
+    AND changes.t < least(coalesce(moments.retracted_at, 'infinity'::TIMESTAMPTZ), {longest})
+WHERE moments.in_order = 0
+GROUP BY ALL"""
+
+
+def recents(family: Family) -> str:
+    """One row per key and instant at which its known starts change: each recent feature from then on.
+
+    A key that learned of its starts in the order they were run, and of none twice, is read along its starts; any other
+    is laid out anew, all starts it knew, for each of its instants.
+    """
+    measures = tuple(dict.fromkeys(one.measure for one in family.recent))
+    looked_back = tuple(dict.fromkeys(one.measure for one in family.recent if one.depth))
+    lags = "".join(
+        f",\n        lag({measure}, {back} IGNORE NULLS) OVER along AS {measure}_back{back}"
+        for measure in looked_back
+        for back in range(1, RECENT_DEPTH + 1)
+    )
+    newest = {(measure, back): f"{measure}_{back}" for measure in looked_back for back in range(RECENT_DEPTH)}
+    compact = "".join(
+        f",\n        CASE WHEN {measure} IS NULL THEN {measure}_back{back + 1} "
+        f"ELSE {measure if back == 0 else f'{measure}_back{back}'} END AS {column}"
+        for (measure, back), column in newest.items()
+    )
+    values = ",\n    ".join(
+        f"{one.sql(lambda back, of=one.measure: newest[of, back], one.measure)} AS {one.name}"  # type: ignore[misc]
+        for one in family.recent
+    )
+    return f"""-- one row per key of {family.view} and instant at which its known starts change
+WITH known AS (
+    SELECT key_id, known_at, retracted_at, off_time, race_id, {", ".join(measures)}
+    FROM starts JOIN keys USING ({", ".join(family.keys)})
+), unsettled AS (
+    SELECT DISTINCT key_id
+    FROM (SELECT key_id, known_at, retracted_at, lag(known_at) OVER (
+            PARTITION BY key_id ORDER BY off_time, race_id) AS known_before FROM known)
+    WHERE retracted_at IS NOT NULL OR known_at <= known_before
+), instants AS (
+    SELECT key_id, known_at AS t FROM known WHERE key_id IN (FROM unsettled)
+    UNION
+    SELECT key_id, retracted_at FROM known WHERE retracted_at IS NOT NULL
+), laid_out AS (
+    SELECT key_id, NULL::TIMESTAMPTZ AS anew, * EXCLUDE (key_id, known_at, retracted_at), known_at AS t
+    FROM known WHERE key_id NOT IN (FROM unsettled)
+    UNION ALL
+    SELECT instants.key_id, instants.t, known.* EXCLUDE (key_id, known_at, retracted_at), instants.t
+    FROM instants LEFT JOIN known ON known.key_id = instants.key_id
+        AND known.known_at <= instants.t AND (known.retracted_at IS NULL OR known.retracted_at > instants.t)
+), back AS (
+    SELECT
+        key_id, t, anew IS NULL OR lead(key_id) OVER along IS NULL AS holds, {", ".join(measures)}{lags}
+    FROM laid_out
+    WINDOW along AS (PARTITION BY key_id, anew ORDER BY off_time, race_id)
+), newest_first AS (
+    SELECT key_id, t, {", ".join(measures)}{compact}
+    FROM back WHERE holds
+)
+SELECT key_id, t,
+    {values}
+FROM newest_first"""
+
+
+def table(family: Family) -> str:
+    """One row per change of a key's values: the stored view."""
+    expressions = dict(_expressions(family))
+    columns = ",\n    ".join(f"{expressions[feature.name]} AS {feature.name}" for feature in family.features)
+    recent = (
+        "ASOF LEFT JOIN recents ON recents.key_id = changes.key_id AND recents.t <= changes.t" if family.recent else ""
+    )
+    late = "LEFT JOIN late_losses ON late_losses.key_id = changes.key_id AND late_losses.t = changes.t"
+    until = "least(changes.next_loss, late_losses.next_loss)" if family.windows else "NULL::TIMESTAMPTZ"
+    return f"""-- one row per change of a key of {family.view}; it holds until the key's next row
+SELECT
+    {", ".join(f"keys.{key}" for key in family.keys)},
+    changes.t AS event_timestamp,
+    $created AS created_timestamp,
+    {until} AS valid_until,
+    {columns}
+FROM changes
+JOIN keys ON keys.key_id = changes.key_id
+{recent}
+{late if family.windows else ""}"""
+
+
+def _expressions(family: Family) -> Iterator[tuple[str, str]]:
+    for span in spans(family):
+        for one in span.aggregates:
+            yield (one.name if span.days is None else f"{one.name}_{span.days}d"), one.sql(span.total)
+    for recent in family.recent:
+        yield recent.name, f"recents.{recent.name}"

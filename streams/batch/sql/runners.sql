@@ -1,0 +1,5 @@
+-- one row per runner of each result and racecard message, as told (every version)
+SELECT
+    seq, known_at, type, race_id, result_version, race_date, off_time, race_no, course, country, race_name, race_type,
+    race_class, rating_band, handicap, surface, course_config, going, distance_m, unnest(runners, max_depth := 2)
+FROM (SELECT * EXCLUDE (horse_id, jockey_id, jockey) FROM log WHERE type IN ('result', 'racecard'))

@@ -1,0 +1,245 @@
+"""The exchange's starting prices: its public CSV, one row a selection of a market, added to races of the log.
+
+A row finds its race by course, off and horse. The course is the meeting's short name (`GB / Wolv 26th Apr`), read
+against the courses that raced that day; the off must be the very minute; the horse must bear the name, but for
+country, case and punctuation. Where any of the three fits nothing, or more than one thing, the row is reported with
+the reason: nothing is matched by being likely. Times in the file are British local time, whatever the store's zone.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+from zoneinfo import ZoneInfo
+
+from streams.importers.betfair_courses import COUNTRIES, courses_meant, letters, read_hint
+from streams.importers.csv_files import CsvRow, csv_rows
+from velo.errors import Refused, UserError
+from velo.racing.clock import RESULT_DELAY
+from velo.racing.messages import NON_RUNNER, Market, Race, Result, Runner
+
+SOURCE: Final = "betfair-sp"
+WHAT: Final = "a Betfair SP file"
+REQUIRED: Final = ("menu_hint", "event_name", "event_dt", "selection_name", "bsp")
+HIGHEST_PRICE: Final = 1000.0
+"""The end of the exchange's ladder; a higher figure in the file says that nothing was traded."""
+BRITISH_TIME: Final = ZoneInfo("Europe/London")
+
+_EVENT_TIME: Final = "%d-%m-%Y %H:%M"
+_OTHER_MARKET: Final = re.compile(r"to be placed|\btbp\b|\bplaced?\b|forecast|\bfc\b|without", re.IGNORECASE)
+_CLOTH_NUMBER: Final = re.compile(r"^\d+\.\s*")
+_COUNTRY: Final = re.compile(r"\s*\([A-Za-z]{2,3}\)\s*$")
+
+
+@dataclass(frozen=True, slots=True)
+class Unmatched:
+    """One row that found no place: `reason` is short and stable, `detail` names what was looked for and what is there.
+
+    `off` is UTC, None where the file's time cannot be read.
+    """
+
+    path: Path
+    line: int
+    menu_hint: str
+    off: datetime | None
+    selection: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class BspMatch:
+    """Starting prices, one message a race in the order of the offs, and the rows that gave none.
+
+    `rows` counts all rows read: those in the messages' prices, those that repeat one of them, and the unmatched.
+    """
+
+    messages: list[Market]
+    unmatched: list[Unmatched]
+    rows: int = 0
+    repeated: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Selection:
+    """A row as read: whose price, in which meeting, when."""
+
+    given: CsvRow
+    off: datetime
+    horse: str
+    price: float
+
+
+def read_betfair_sp(paths: Iterable[Path], races: Iterable[Result]) -> BspMatch:
+    """The starting prices in some files for races that the log has, as `market` messages known 15 minutes after the off.
+
+    Of several versions of a race the highest counts. A price that is missing, not above 1.0 or beyond the ladder is no
+    price; markets other than the win are not read. Two prices for one horse are both reported, none is taken. Raises
+    `UserError` for a file that is none of these.
+    """
+    days = _by_day(races)
+    prices: dict[str, dict[str, float]] = defaultdict(dict)
+    takers: dict[tuple[str, str], list[_Selection]] = defaultdict(list)
+    found: dict[str, Race] = {}
+    unmatched: list[Unmatched] = []
+    rows = 0
+    for path in paths:
+        for given in csv_rows(path, REQUIRED, WHAT):
+            rows += 1
+            try:
+                selection = _selection(given)
+                result, runner = _place(selection, days)
+            except Refused as refused:
+                unmatched.append(_unmatched(given, refused))
+                continue
+            takers[result.race_id, runner.horse_id].append(selection)
+            found[result.race_id] = result.race
+    repeated = 0
+    for (race_id, horse_id), selections in takers.items():
+        told = {selection.price for selection in selections}
+        if len(told) > 1:
+            both = Refused("two prices for one horse", f"{sorted(told)} in race {race_id}: keep the row that is right")
+            unmatched.extend(_unmatched(selection.given, both) for selection in selections)
+            continue
+        prices[race_id][horse_id] = told.pop()
+        repeated += len(selections) - 1
+    order = sorted(prices, key=lambda race_id: (found[race_id].off_time, race_id))
+    messages = [Market(one, prices[one], SOURCE, found[one].off_time + RESULT_DELAY) for one in order]
+    return BspMatch(messages, unmatched, rows, repeated)
+
+
+def _by_day(races: Iterable[Result]) -> Mapping[date, list[Result]]:
+    latest: dict[str, Result] = {}
+    for result in races:
+        known = latest.get(result.race_id)
+        if known is None or result.result_version >= known.result_version:
+            latest[result.race_id] = result
+    days: dict[date, list[Result]] = defaultdict(list)
+    for result in latest.values():
+        days[result.race.off_time.astimezone(BRITISH_TIME).date()].append(result)
+    return days
+
+
+def _selection(given: CsvRow) -> _Selection:
+    event = given.cells["event_name"].strip()
+    if _OTHER_MARKET.search(event):
+        raise Refused("not a win market", f"{event!r}: give the win file of that day")
+    off = _off(given.cells["event_dt"].strip())
+    if off is None:
+        raise UserError(
+            f"{given.place}: EVENT_DT is {given.cells['event_dt']!r}, but it is written 26-04-2015 14:05: correct it"
+        )
+    horse = horse_letters(given.cells["selection_name"])
+    if not horse:
+        raise Refused("no horse named", "the selection has no name")
+    return _Selection(given, off, horse, _price(given))
+
+
+def _price(given: CsvRow) -> float:
+    written = given.cells["bsp"].strip()
+    try:
+        price = float(written or 0)
+    except ValueError:
+        raise UserError(
+            f"{given.place}: BSP is {written!r}, but it is decimal odds such as 4.53: correct it, or leave it blank"
+        ) from None
+    if not 1.0 < price <= HIGHEST_PRICE:
+        raise Refused("no starting price", f"BSP is {written!r}, which is no price above 1 and up to 1000")
+    return price
+
+
+@lru_cache(maxsize=4096)
+def _off(written: str) -> datetime | None:
+    try:
+        return datetime.strptime(written, _EVENT_TIME).replace(tzinfo=BRITISH_TIME).astimezone(UTC)
+    except ValueError:
+        return None
+
+
+@lru_cache(maxsize=1 << 16)
+def horse_letters(name: str) -> str:
+    """A horse's name as the exchange and the results share it: without cloth number, country, case and punctuation."""
+    bare = _COUNTRY.sub("", _CLOTH_NUMBER.sub("", name.strip()))
+    return "".join(filter(str.isalnum, bare.casefold()))
+
+
+def _place(selection: _Selection, days: Mapping[date, list[Result]]) -> tuple[Result, Runner]:
+    """The race and the runner of a selection; raises `Refused` where there is none, or more than one."""
+    at_course = _meeting(selection, days)
+    at_off = [result for result in at_course if _minute(result.race.off_time) == selection.off]
+    clock = f"{selection.off.astimezone(BRITISH_TIME):%H:%M}"
+    course = at_course[0].race.course
+    if not at_off:
+        nearest = min(at_course, key=lambda result: (abs(result.race.off_time - selection.off), result.race.off_time))
+        local = nearest.race.off_time.astimezone(BRITISH_TIME)
+        raise Refused(
+            "no race at that off", f"none at {course} at {clock}, the nearest is {local:%H:%M} (race {nearest.race_id})"
+        )
+    if len(at_off) > 1:
+        ids = ", ".join(sorted(result.race_id for result in at_off))
+        raise Refused("several races at that off", f"{course} at {clock} is any of {ids}")
+    result = at_off[0]
+    named = [runner for runner in result.runners if _is_called(runner, selection.horse)]
+    if not named:
+        raise Refused(
+            "no such horse in the race", f"race {result.race_id} has no such name: load the race's own result"
+        )
+    if len(named) > 1:
+        raise Refused(
+            "several horses of that name", f"race {result.race_id} has {', '.join(_shown(one) for one in named)}"
+        )
+    if named[0].status == NON_RUNNER:
+        raise Refused("the horse did not run", f"{_shown(named[0])} is a non-runner of race {result.race_id}")
+    return result, named[0]
+
+
+def _meeting(selection: _Selection, days: Mapping[date, list[Result]]) -> list[Result]:
+    """The races of that day at the one course that the hint can mean."""
+    hint = selection.given.cells["menu_hint"]
+    course, country = read_hint(hint)
+    day = selection.off.astimezone(BRITISH_TIME).date()
+    races = [one for one in days.get(day, []) if country is None or _country(one.race) in (None, country)]
+    if not races:
+        where = f" in {country}" if country else ""
+        raise Refused("no race that day", f"the log has no race on {day}{where}: load the results first")
+    meant = courses_meant(course, {letters(one.race.course) for one in races})
+    if not meant:
+        raise Refused(
+            "no such course that day", f"{hint!r} is none of {', '.join(sorted({r.race.course for r in races}))}"
+        )
+    at_course = [one for one in races if letters(one.race.course) in meant]
+    if len(meant) > 1:
+        raise Refused("several courses", f"{hint!r} is any of {', '.join(sorted({r.race.course for r in at_course}))}")
+    return at_course
+
+
+def _country(race: Race) -> str | None:
+    return race.country and COUNTRIES.get(race.country, race.country)
+
+
+def _minute(instant: datetime) -> datetime:
+    return instant.replace(second=0, microsecond=0)
+
+
+def _is_called(runner: Runner, horse: str) -> bool:
+    return runner.horse is not None and horse_letters(runner.horse) == horse
+
+
+def _shown(runner: Runner) -> str:
+    return runner.horse or runner.horse_id
+
+
+def _unmatched(given: CsvRow, refused: Refused) -> Unmatched:
+    return Unmatched(
+        path=given.path,
+        line=given.line,
+        menu_hint=given.cells["menu_hint"],
+        off=_off(given.cells["event_dt"].strip()),
+        selection=given.cells["selection_name"],
+        reason=refused.reason,
+        detail=refused.detail,
+    )

@@ -1,0 +1,250 @@
+"""The columns of the runner table (SPEC 3) and their types; a whole column at a time, or one value."""
+
+import math
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from velo.racing.clock import EPOCH
+
+RACE_COLUMNS: Final[dict[str, str]] = {
+    "race_date": "date",
+    "off_time": "instant",
+    "race_no": "whole number",
+    "course": "text",
+    "country": "text",
+    "race_name": "text",
+    "race_type": "text",
+    "race_class": "whole number",
+    "rating_band": "text",
+    "handicap": "truth",
+    "surface": "text",
+    "course_config": "text",
+    "going": "text",
+    "distance_m": "number",
+    "known_at": "instant",
+}
+"""What is the same for a race's rows, by what it is."""
+RUNNER_COLUMNS: Final[dict[str, str]] = {
+    "runner_no": "whole number",
+    "draw": "whole number",
+    "horse_id": "text",
+    "horse": "text",
+    "jockey_id": "text",
+    "jockey": "text",
+    "trainer_id": "text",
+    "trainer": "text",
+    "age": "whole number",
+    "sex": "text",
+    "weight_lbs": "number",
+    "body_weight_lbs": "number",
+    "official_rating": "whole number",
+    "headgear": "text",
+    "status": "text",
+    "position": "whole number",
+    "beaten_lengths": "number",
+    "finish_time_s": "number",
+    "sp_decimal": "number",
+}
+COLUMNS: Final = {"race_id": "text", "result_version": "whole number"} | RACE_COLUMNS | RUNNER_COLUMNS
+REQUIRED: Final = ("race_id", "race_date", "course", "horse", "status")
+WANTED: Final = {
+    "text": "text",
+    "whole number": "a whole number",
+    "number": "a number",
+    "date": "a date such as 2024-05-31",
+    "instant": "a UTC instant such as 2024-05-31T14:30:00Z",
+    "truth": "true or false",
+}
+_TRUTHS: Final = {"true": True, "1": True, "yes": True, "y": True, "false": False, "0": False, "no": False, "n": False}
+_INTEGERS: Final = 2**63
+
+Bad = dict[int, object]
+"""Values that are not of their column's kind, by row."""
+
+
+def typed(column: pa.ChunkedArray, kind: str) -> tuple[list[Any], Bad]:
+    """A column as Python values of a kind, None where blank or bad, and the bad ones as they were read."""
+    if column.null_count == len(column):
+        return [None] * len(column), {}
+    try:
+        return _FAST[kind](column), {}
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OverflowError, ValueError):
+        return one_by_one(column.to_pylist(), kind)
+
+
+def one_by_one(given: Sequence[object], kind: str) -> tuple[list[Any], Bad]:
+    """Values of a kind, as `typed`, from Python values."""
+    values: list[Any] = []
+    bad: Bad = {}
+    for row, value in enumerate(given):
+        try:
+            values.append(value_of(value, kind))
+        except (ValueError, TypeError, OverflowError):
+            values.append(None)
+            bad[row] = value
+    return values, bad
+
+
+def value_of(given: object, kind: str) -> Any:
+    """One value of a kind; None for a blank one; raises ValueError, TypeError or OverflowError where it is none."""
+    if isinstance(given, str):
+        given = given.strip()
+    nan = given != given
+    if given is None or given == "" or nan:
+        return None
+    return _SLOW[kind](given)
+
+
+def _text(given: object) -> str:
+    if isinstance(given, str):
+        return given
+    if isinstance(given, float) and given.is_integer():
+        return str(int(given))
+    if isinstance(given, int | float) and not isinstance(given, bool):
+        return str(given)
+    raise TypeError(given)
+
+
+def _number(given: Any) -> float:
+    if isinstance(given, bool) or not math.isfinite(value := float(given)):
+        raise ValueError(given)
+    return value
+
+
+def _whole(given: Any) -> int:
+    if isinstance(given, str):
+        try:
+            given = int(given)
+        except ValueError:
+            given = float(given)
+    if isinstance(given, bool) or int(given) != given or abs(given) >= _INTEGERS:
+        raise ValueError(given)
+    return int(given)
+
+
+def _date(given: Any) -> date:
+    if isinstance(given, datetime):
+        if given.time() != datetime.min.time():
+            raise ValueError(given)
+        return given.date()
+    return given if isinstance(given, date) else date.fromisoformat(given)
+
+
+def _instant(given: Any) -> datetime:
+    instant = given if isinstance(given, datetime) else datetime.fromisoformat(given)
+    return (instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant).astimezone(UTC)
+
+
+def _truth(given: Any) -> bool:
+    if isinstance(given, bool):
+        return given
+    try:
+        return _TRUTHS[str(given).casefold()]
+    except KeyError:
+        raise ValueError(given) from None
+
+
+_SLOW: Final[dict[str, Callable[[Any], Any]]] = {
+    "text": _text,
+    "whole number": _whole,
+    "number": _number,
+    "date": _date,
+    "instant": _instant,
+    "truth": _truth,
+}
+
+
+def _fast_text(column: pa.ChunkedArray) -> list[Any]:
+    if not _is_text(column):
+        if not pa.types.is_integer(column.type):
+            raise ValueError(column.type)
+        column = column.cast(pa.string())
+    # names and codes repeat: each is made once
+    coded = pc.utf8_trim_whitespace(column).combine_chunks().dictionary_encode()
+    if isinstance(coded, pa.ChunkedArray):
+        coded = coded.combine_chunks()
+    words = np.array([*(word or None for word in coded.dictionary.to_pylist()), None], dtype=object)
+    codes = coded.indices.fill_null(len(words) - 1).to_numpy(zero_copy_only=False)
+    values: list[Any] = words[codes].tolist()
+    return values
+
+
+def _fast_whole(column: pa.ChunkedArray) -> list[Any]:
+    return _listed(_filled(column).cast(pa.int64()))
+
+
+def _fast_number(column: pa.ChunkedArray) -> list[Any]:
+    numbers = _filled(column).cast(pa.float64(), safe=False)
+    values = numbers.fill_null(0.0).to_numpy()
+    if not np.isfinite(values).all():
+        raise ValueError("not finite")
+    return _listed(numbers)
+
+
+def _fast_date(column: pa.ChunkedArray) -> list[Any]:
+    if not pa.types.is_date(column.type) and not _is_text(column):
+        raise ValueError(column.type)
+    days = _listed(_filled(column).cast(pa.date32()).cast(pa.int32()))
+    known = {day: EPOCH.date() + timedelta(days=day) for day in set(days) if day is not None}
+    return [known.get(day) for day in days]
+
+
+def _fast_instant(column: pa.ChunkedArray) -> list[Any]:
+    column = _filled(column)
+    if not pa.types.is_timestamp(column.type):
+        if not _is_text(column):
+            raise ValueError(column.type)
+        column = column.cast(pa.timestamp("us", "UTC"))
+    moments = _listed(column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64()))
+    known = {moment: EPOCH + timedelta(microseconds=moment) for moment in set(moments) if moment is not None}
+    return [known.get(moment) for moment in moments]
+
+
+def _fast_truth(column: pa.ChunkedArray) -> list[Any]:
+    if not pa.types.is_boolean(column.type):
+        raise ValueError(column.type)
+    values: list[Any] = column.to_pylist()
+    return values
+
+
+_FAST: Final[dict[str, Callable[[pa.ChunkedArray], list[Any]]]] = {
+    "text": _fast_text,
+    "whole number": _fast_whole,
+    "number": _fast_number,
+    "date": _fast_date,
+    "instant": _fast_instant,
+    "truth": _fast_truth,
+}
+
+
+def _is_text(column: pa.ChunkedArray) -> bool:
+    return bool(pa.types.is_string(column.type) or pa.types.is_large_string(column.type))
+
+
+def _filled(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column with blanks and NaN as nulls; a truth is no number."""
+    if pa.types.is_boolean(column.type):
+        raise ValueError(column.type)
+    if _is_text(column):
+        column = pc.utf8_trim_whitespace(column)
+        return pc.if_else(pc.equal(column, ""), pa.scalar(None, column.type), column)
+    if pa.types.is_floating(column.type):
+        return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+    return column
+
+
+def _listed(column: pa.ChunkedArray) -> list[Any]:
+    """The values with None for null, without an Arrow scalar for each."""
+    values = column.fill_null(0).to_numpy()
+    if not column.null_count:
+        listed: list[Any] = values.tolist()
+        return listed
+    as_objects = values.astype(object)
+    as_objects[column.is_null().to_numpy()] = None
+    with_nulls: list[Any] = as_objects.tolist()
+    return with_nulls

@@ -1,0 +1,105 @@
+"""CSV files of others, opened so that whatever is wrong with one is said in one line."""
+
+import csv
+import gzip
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from io import TextIOWrapper
+from pathlib import Path
+from sys import intern
+from typing import IO, TYPE_CHECKING
+
+from velo.errors import UserError
+
+if TYPE_CHECKING:
+    from _csv import Reader
+
+_LONGEST_CELL = 1 << 20
+_REPEATED = 64
+
+
+@dataclass(frozen=True, slots=True)
+class CsvRow:
+    """One line of a file: where it stands (lines count from 1) and its cells by column name."""
+
+    path: Path
+    line: int
+    cells: Mapping[str, str]
+
+    @property
+    def place(self) -> str:
+        """File and line, to begin an error with."""
+        return f"{self.path}, line {self.line}"
+
+
+def csv_rows(path: Path, required: Iterable[str], what: str) -> Iterator[CsvRow]:
+    """The rows of a CSV file with a header (UTF-8, a byte-order mark allowed, `.gz` unpacked), in file order.
+
+    Column names are trimmed and casefolded. `required` are the columns without which the file is not `what`. Raises
+    `UserError` for a file that is missing, empty, not text, without a required column, with a column twice, or with a
+    row that has more or fewer cells than the header.
+    """
+    try:
+        with path.open("rb") as binary, _unpacked(path, binary) as stream:
+            yield from _read(path, stream, frozenset(required), what)
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is no UTF-8 text, but {what} is a CSV file: save it as CSV in UTF-8") from None
+    except (EOFError, zlib.error):
+        raise UserError(f"{path} is damaged: its compressed data cannot be unpacked: fetch it again") from None
+    except OSError as refused:
+        raise UserError(f"{path} cannot be read ({refused.strerror or refused}): check the path") from None
+
+
+def _unpacked(path: Path, binary: IO[bytes]) -> IO[str]:
+    content = gzip.GzipFile(fileobj=binary) if path.suffix == ".gz" else binary
+    return TextIOWrapper(content, encoding="utf-8-sig", newline="")
+
+
+def _read(path: Path, stream: IO[str], required: frozenset[str], what: str) -> Iterator[CsvRow]:
+    csv.field_size_limit(_LONGEST_CELL)
+    reader = csv.reader(_text_only(path, stream, what), strict=True)
+    lines = _parsed(path, reader, what)
+    header = [name.strip().casefold() for name in next(lines, [])]
+    if not any(header):
+        raise UserError(f"{path} is empty, but {what} has a header and rows: fetch it again")
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise UserError(f"{path} has the column {twice[0]!r} more than once: keep one of them")
+    missing = sorted(required.difference(header))
+    if missing:
+        raise UserError(
+            f"{path} has no column {', '.join(missing)}, which {what} needs; it has {', '.join(header[:12])}"
+            f"{', …' if len(header) > 12 else ''}: export it with the missing columns"
+        )
+    rows = 0
+    for cells in lines:
+        if not any(cells):
+            continue
+        if len(cells) != len(header):
+            raise UserError(
+                f"{path}, line {reader.line_num} has {len(cells)} cells, the header {len(header)}: "
+                "quote the cells that hold commas, or fetch the file again if it was cut short"
+            )
+        rows += 1
+        # a load is held whole, and its cells repeat: each short text once
+        once = [intern(cell) if len(cell) < _REPEATED else cell for cell in cells]
+        yield CsvRow(path, reader.line_num, dict(zip(header, once, strict=True)))
+    if not rows:
+        raise UserError(f"{path} has a header but no rows: fetch it again, or leave it out")
+
+
+def _parsed(path: Path, reader: "Reader", what: str) -> Iterator[list[str]]:
+    try:
+        yield from reader
+    except csv.Error as broken:
+        raise UserError(
+            f"{path}, line {reader.line_num} is no CSV ({broken}): give {what} as a CSV file, quotes doubled within quotes"
+        ) from None
+
+
+def _text_only(path: Path, stream: IO[str], what: str) -> Iterator[str]:
+    for line in stream:
+        if "\0" in line:
+            raise UserError(f"{path} is a binary file, but {what} is a CSV file: give the CSV in UTF-8")
+        yield line

@@ -1,0 +1,127 @@
+"""Dead letters: what was refused, why, and the rows themselves, so that nothing is ever dropped silently.
+
+`dead-letters.ndjson` is append-only, one JSON object a line: a letter, with `letter` as its identity, or
+`{"at", "replayed": letter}` once its race was taken after all.
+"""
+
+import csv
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from velo.errors import UserError
+from velo.files import make_folder
+from velo.racing.clock import to_text
+from velo.store import Home
+
+LETTER: Final = "dead_letter"
+"""The column of an export that says which letter a row is of."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A refused race in one version (or a row of none), by the importer `source`, with its rows as they were read."""
+
+    source: str
+    race_id: str | None
+    result_version: int | None
+    reason: str
+    detail: str
+    rows: tuple[Mapping[str, Any], ...]
+
+    @property
+    def letter(self) -> str:
+        """Its identity: the same refusal of the same rows is the same letter, whenever it happens."""
+        content = (self.source, self.race_id, self.result_version, self.reason, [dict(row) for row in self.rows])
+        return blake2b(orjson.dumps(content, option=orjson.OPT_SORT_KEYS), digest_size=8).hexdigest()
+
+
+def read(home: Home, *, replayed: bool = False) -> list[DeadLetter]:
+    """The letters still open, oldest first; with `replayed`, also those that were taken since."""
+    letters, settled = _all(home)
+    return [one for letter, one in letters.items() if replayed or letter not in settled]
+
+
+def write(home: Home, letters: Iterable[DeadLetter], at: datetime) -> int:
+    """Append the letters that are not there yet, on the disk when this returns; returns how many."""
+    held, _ = _all(home)
+    new = {one.letter: one for one in letters}
+    lines = [{"at": to_text(at), "letter": letter, **asdict(one)} for letter, one in new.items() if letter not in held]
+    _append(home, lines)
+    return len(lines)
+
+
+def settle(home: Home, letters: Iterable[str], at: datetime) -> None:
+    """Mark letters as replayed."""
+    _append(home, [{"at": to_text(at), "replayed": letter} for letter in letters])
+
+
+def export(home: Home, path: Path, source: str | None = None) -> int:
+    """Write the open letters' rows as a CSV to mend by hand, in the form their importer reads; returns how many rows.
+
+    A file is of one source: raises `UserError` where letters of several are open and none is chosen.
+    """
+    letters = [one for one in read(home) if source in (None, one.source)]
+    sources = sorted({one.source for one in letters})
+    if len(sources) > 1:
+        raise UserError(f"dead letters of {', '.join(sources)} are open: choose one of them to export")
+    rows = [{LETTER: one.letter, **row} for one in letters for row in one.rows]
+    columns = list(dict.fromkeys(name for row in rows for name in row)) or [LETTER]
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    except OSError as refused:
+        raise UserError(f"cannot write {path} ({refused.strerror}): name a file in a folder you may write to") from None
+    return len(rows)
+
+
+def _cell(value: object) -> object:
+    return orjson.dumps(value).decode() if isinstance(value, dict | list | bool) else value
+
+
+def _all(home: Home) -> tuple[dict[str, DeadLetter], set[str]]:
+    """Every letter by identity, and those replayed; a torn last line is left out."""
+    letters: dict[str, DeadLetter] = {}
+    settled: set[str] = set()
+    try:
+        content = home.dead_letters.read_bytes()
+    except FileNotFoundError:
+        return letters, settled
+    for number, line in enumerate(content.split(b"\n")[:-1], 1):
+        try:
+            record = orjson.loads(line)
+            if "replayed" in record:
+                settled.add(record["replayed"])
+                continue
+            fields = {name: record[name] for name in DeadLetter.__slots__}
+        except (orjson.JSONDecodeError, KeyError, TypeError) as damaged:
+            raise UserError(
+                f"{home.dead_letters}, line {number} cannot be read ({damaged}): restore it from a backup, or remove it"
+            ) from None
+        letters[record["letter"]] = DeadLetter(**{**fields, "rows": tuple(fields["rows"])})
+    return letters, settled
+
+
+def _append(home: Home, records: list[dict[str, Any]]) -> None:
+    if not records:
+        return
+    make_folder(home.root)
+    with home.dead_letters.open("ab+") as file:
+        whole = _whole_length(file.seek(0, os.SEEK_END), home.dead_letters)
+        file.truncate(whole)
+        file.write(b"".join(orjson.dumps(record) + b"\n" for record in records))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _whole_length(size: int, path: Path) -> int:
+    """Bytes up to the last line's end: a line cut short by a crash is written again by the load that is repeated."""
+    return path.read_bytes().rfind(b"\n") + 1 if size else 0

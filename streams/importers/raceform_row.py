@@ -1,0 +1,223 @@
+"""One row of a raceform or rpscrape results file, read into the columns of the runner table.
+
+The files say less than they seem to; `streams.importers.raceform` tells what is settled how.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time
+from functools import lru_cache
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+from streams.importers import cells
+from streams.importers.dead_letters import LETTER
+from velo.errors import UserError
+from velo.racing.clock import from_text
+from velo.racing.names import name_key
+
+HOME_COUNTRIES: Final = frozenset({"GB", "IRE"})
+BRITISH_TIME: Final = ZoneInfo("Europe/London")
+
+_SUFFIX: Final = re.compile(r"\(([A-Z]{2,3})\)")
+_COUNTRY_LAST: Final = re.compile(r"\([A-Za-z]{2,3}\)$")
+_ALL_WEATHER: Final = "AW"
+_TYPES: Final = {"flat": "Flat", "hurdle": "Hurdle", "chase": "Chase", "nh flat": "NHF", "nhf": "NHF", "bumper": "NHF"}
+_SURFACES: Final = {
+    "turf": "Turf",
+    "dirt": "Dirt",
+    "aw": "AW",
+    "all weather": "AW",
+    "polytrack": "AW",
+    "tapeta": "AW",
+    "fibresand": "AW",
+}
+_HANDICAP: Final = re.compile(r"handicap|nursery", re.IGNORECASE)
+
+
+@lru_cache(maxsize=4096)
+def country_of(course: str, region: str | None = None) -> str:
+    """Country code of a course: of its suffix (`Naas (IRE)`; `(AW)` is none), else the region's, else GB."""
+    suffixes = [code for code in _SUFFIX.findall(course) if code != _ALL_WEATHER]
+    return suffixes[-1] if suffixes else (cells.text(region) or "GB").upper()
+
+
+def surface_of(course: str, named: str | None = None) -> str:
+    """AW where the course says (AW), else the surface named, else Turf; raises ValueError for another surface."""
+    if f"({_ALL_WEATHER})" in course:
+        return _ALL_WEATHER
+    given = cells.text(named)
+    if given is None:
+        return "Turf"
+    try:
+        return _SURFACES[given.casefold()]
+    except KeyError:
+        raise ValueError(given) from None
+
+
+@lru_cache(maxsize=1 << 18)
+def with_country(horse: str | None, region: str | None = None) -> str | None:
+    """A horse's name with its country, `Best Kept (GB)`: of its suffix, else of the region, else GB; None for no name.
+
+    Its `name_key` is the horse's key by name; a racecard that gives the region apart makes the same one.
+    """
+    name = cells.text(horse)
+    if name is None or _COUNTRY_LAST.search(name):
+        return name
+    return f"{name} ({(cells.text(region) or 'GB').upper()})"
+
+
+@lru_cache(maxsize=4096)
+def made_race_id(race_date: date, course: str, off: time | None, race_name: str | None = None) -> str:
+    """The id of a race that has none: date, course and local off (24-hour), or its name where the off is unknown."""
+    when = f"{off:%H:%M}" if off else name_key(race_name) or "off unknown"
+    return f"{race_date.isoformat()} {name_key(course)} {when}"
+
+
+def parse_row(raw: Mapping[str, str], timezone: ZoneInfo) -> dict[str, Any]:
+    """One runner in the columns of the runner table, from the cells of one row by (casefolded) column name.
+
+    `off_time` is UTC; `timezone` is the store's, for foreign offs. `horse` has its country, so that its name is its key;
+    ids are as given (`checked_results` chooses between id and name), and again among what is kept. A cell that holds
+    something unreadable is None, and `unreadable` has its text by column. Raises `UserError` where date or off cannot
+    be read: without them nothing is known of when.
+    """
+    cell = _Cells(raw)
+    race_date, off = when(raw)
+    course = cells.text(raw.get("course")) or ""
+    country = country_of(course, raw.get("region"))
+    race_name = cell.text("race_name")
+    status, position = cells.finish(cell.used("pos"))
+    row: dict[str, Any] = {
+        "race_id": cell.text("race_id") or made_race_id(race_date, course, off, race_name),
+        "race_date": race_date,
+        "off_time": off and _instant(race_date, off, BRITISH_TIME if country in HOME_COUNTRIES else timezone),
+        "course": course or None,
+        "country": country,
+        "race_name": race_name,
+        "race_type": cell.read("type", _race_type),
+        "race_class": cell.read("class", cells.race_class),
+        "rating_band": cell.text("rating_band"),
+        "handicap": bool(_HANDICAP.search(race_name)) if race_name else None,
+        "surface": cell.read("surface", lambda named: surface_of(course, named)),
+        "going": cell.text("going"),
+        "distance_m": _distance_m(cell),
+        "runner_no": cell.read("num", cells.whole),
+        "draw": cell.read("draw", cells.whole),
+        "horse_id": cell.text("horse_id"),
+        "horse": with_country(raw.get("horse")),
+        "jockey_id": cell.text("jockey_id"),
+        "jockey": cell.text("jockey"),
+        "trainer_id": cell.text("trainer_id"),
+        "trainer": cell.text("trainer"),
+        "age": cell.read("age", cells.whole),
+        "sex": cell.text("sex"),
+        "weight_lbs": cell.first(("lbs", cells.number), ("wgt", cells.pounds)),
+        "official_rating": cell.read("or", cells.whole),
+        "headgear": cell.text("hg"),
+        "status": status,
+        "position": position,
+        "beaten_lengths": cell.read("ovr_btn", cells.lengths),
+        "finish_time_s": cell.first(("secs", cells.number), ("time", cells.seconds)),
+        "sp_decimal": cell.first(("sp", cells.odds), ("dec", cells.number)),
+        "result_version": cell.read("result_version", cells.whole),
+        "known_at": cell.read("known_at", _known_at),
+    }
+    row |= {f"source_{key}": row[key] for key in ("horse_id", "jockey_id", "trainer_id") if row[key] is not None}
+    cell.used("date", "off", "course", "region", "horse", LETTER)
+    ran = cell.read("ran", cells.whole)
+    if ran is not None:
+        row["ran"] = ran
+    if country not in HOME_COUNTRIES:
+        row["off_inferred"] = True
+    if cell.unreadable:
+        row["unreadable"] = cell.unreadable
+    return row | cell.kept(row)
+
+
+@dataclass(slots=True)
+class _Cells:
+    """A row's cells, and which of them have found their place in the runner table."""
+
+    raw: Mapping[str, str]
+    unreadable: dict[str, str] = field(default_factory=dict)
+    placed: set[str] = field(default_factory=set)
+
+    def used(self, *columns: str) -> str | None:
+        """Mark columns as placed; the first one's cell."""
+        self.placed.update(columns)
+        return self.raw.get(columns[0])
+
+    def text(self, column: str) -> str | None:
+        self.placed.add(column)
+        return cells.text(self.raw.get(column))
+
+    def read(self, column: str, reader: Callable[[str | None], Any]) -> Any:
+        self.placed.add(column)
+        given = self.raw.get(column)
+        try:
+            return reader(given)
+        except ValueError:
+            self.unreadable[column] = str(given)
+            return None
+
+    def first(self, *readers: tuple[str, Callable[[str | None], Any]]) -> Any:
+        """The first column's value that says something; all of them are placed."""
+        values = [self.read(column, reader) for column, reader in readers]
+        return next((value for value in values if value is not None), None)
+
+    def kept(self, row: Mapping[str, Any]) -> dict[str, str]:
+        """The columns without a place, as given, where they say something; the SP as written tells the favourite."""
+        left = (column for column in self.raw if column not in self.placed or column == "sp")
+        named = ((f"source_{column}" if column in row else column, cells.text(self.raw[column])) for column in left)
+        return {column: value for column, value in named if value is not None}
+
+
+def when(raw: Mapping[str, str]) -> tuple[date, time | None]:
+    """Date and local off of a row; raises `UserError` where one cannot be read."""
+    try:
+        race_date = cells.iso_date(raw.get("date"))
+    except ValueError:
+        race_date = None
+    if race_date is None:
+        raise UserError(f"date is {raw.get('date')!r}, but a date is written 2015-04-26: correct it")
+    try:
+        return race_date, cells.off(raw.get("off"))
+    except ValueError:
+        raise UserError(f"off is {raw.get('off')!r}, but an off is written 2:45 or 14:45: correct it") from None
+
+
+@lru_cache(maxsize=4096)
+def _instant(race_date: date, off: time, timezone: ZoneInfo) -> datetime:
+    return datetime.combine(race_date, off, tzinfo=timezone).astimezone(UTC)
+
+
+def _race_type(cell: str | None) -> str | None:
+    given = cells.text(cell)
+    if given is None:
+        return None
+    try:
+        return _TYPES[given.casefold()]
+    except KeyError:
+        raise ValueError(given) from None
+
+
+def _known_at(cell: str | None) -> datetime | None:
+    given = cells.text(cell)
+    return from_text(given) if given else None
+
+
+def _distance_m(cell: _Cells) -> float | None:
+    """Metres: of the yards where given, as the finest measure, else the metres, else the text, else the furlongs."""
+    yards = cell.read("dist_y", cells.number)
+    if yards is not None:
+        yards = cells.metres_of_yards(yards)
+    metres = cell.first(("dist_m", cells.number), ("dist", cells.metres))
+    furlongs = cell.read("dist_f", _furlongs)
+    return next((value for value in (yards, metres, furlongs) if value is not None), None)
+
+
+def _furlongs(cell: str | None) -> float | None:
+    given = cells.number(cell.strip().rstrip("fF")) if cell else None
+    return None if given is None else cells.metres_of_yards(given * cells.YARDS_A_FURLONG)

@@ -1,0 +1,303 @@
+"""From typed rows to results: the fills, keys and refusals of SPEC 3, for every importer alike."""
+
+import gc
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from decimal import Decimal
+from functools import cache
+from typing import Any, Final
+
+from streams.importers.columns import COLUMNS, RACE_COLUMNS, WANTED
+from streams.importers.dead_letters import DeadLetter
+from velo.errors import Refused
+from velo.racing.clock import RESULT_DELAY, assumed_off, local_date, to_text
+from velo.racing.messages import FINISHED, NON_RUNNER, STARTED, STATUSES, VOID, Race, Racecard, Result, Runner
+from velo.racing.names import is_missing, name_key, tidy
+from velo.settings import KeyPolicy
+from velo.store import Store
+
+RUNNER_TABLE: Final = "runners"
+"""The source that is keyed by id unless the store says otherwise; others are keyed by name."""
+PART: Final = "\0part"
+"""Reserved key of a row: which file of the load it is of, where that is known."""
+BAD: Final = "\0bad"
+"""Reserved key of a row: its values that are not of their column's kind, by column."""
+RAW: Final = "\0raw"
+"""Reserved key of a row: the row as read, where the typed row does not say it all."""
+
+Row = Mapping[str, Any]
+_RESERVED: Final = frozenset({PART, BAD, RAW})
+_KNOWN: Final = frozenset(COLUMNS) | _RESERVED
+_AS_GIVEN: Final = (
+    "runner_no",
+    "age",
+    "sex",
+    "weight_lbs",
+    "body_weight_lbs",
+    "official_rating",
+    "headgear",
+    "status",
+    "position",
+    "beaten_lengths",
+    "finish_time_s",
+)
+_NO_ODDS: Final = 1.0
+OUTCOMES: Final = ("status", "position", "beaten_lengths", "finish_time_s", "sp_decimal")
+"""What a racecard does not hold, whatever its file says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """One load, checked: `messages` in the order of their first rows, `rows_of[i]` the rows of message i.
+
+    Every row is in `rows_of` or in a letter of `refused`. `warnings` counts what was settled on the way. `keys` is
+    the policy by which the keys were made.
+    """
+
+    messages: list[Result]
+    refused: list[DeadLetter]
+    warnings: Counter[str]
+    rows: int
+    source: str
+    keys: KeyPolicy
+    rows_of: list[Sequence[Row]] = field(default_factory=list, repr=False)
+
+    def letter_of(self, place: int, why: Refused) -> DeadLetter:
+        """The dead letter of a message that the log refused."""
+        message = self.messages[place]
+        return letter(self.source, message.race_id, message.result_version, why, self.rows_of[place])
+
+
+def checked_results(rows: Iterable[Row], store: Store, source: str, *, keys: KeyPolicy | None = None) -> Parsed:
+    """Results of rows that are typed by the runner table's columns (absent or None is unknown), as one load.
+
+    Keys follow the store's policy, else `keys`, else the source's habit. A column that the runner table does not have
+    is kept with its runner. Rows of one file belong together wherever they stand in it; a race goes on in another
+    file (`PART`) where that brings other horses, else it is told again there.
+    """
+    policy: KeyPolicy = store.keys or keys or ("id" if source == RUNNER_TABLE else "name")
+    with _collector_paused():
+        return _checked(rows, store, source, policy)
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Without the cyclic collector, which would walk millions of new rows time and again to find none to free."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _checked(rows: Iterable[Row], store: Store, source: str, policy: KeyPolicy) -> Parsed:
+    groups: dict[tuple[str, int], list[Row]] = defaultdict(list)
+    parsed = Parsed([], [], Counter(), 0, source, policy)
+    count = 0
+    for row in rows:
+        count += 1
+        race_id = row.get("race_id")
+        if race_id is None:
+            why = Refused("no race_id", "a row belongs to a race by its race_id: give it one")
+            parsed.refused.append(letter(source, None, None, why, (row,)))
+            continue
+        version = row.get("result_version")
+        groups[race_id, 1 if version is None else version].append(row)
+    maker = Maker(store, policy, parsed.warnings)
+    for (race_id, version), every in groups.items():
+        for told in _tellings(every, maker.horse_key):
+            try:
+                result = maker.result(race_id, version, told)
+            except Refused as why:
+                parsed.refused.append(letter(source, race_id, version, why, told))
+                continue
+            parsed.messages.append(result)
+            parsed.rows_of.append(told)
+    return Parsed(parsed.messages, parsed.refused, parsed.warnings, count, source, policy, parsed.rows_of)
+
+
+def _tellings(rows: list[Row], horse_key: Callable[[Row], str | None]) -> Iterator[list[Row]]:
+    """The rows of a race's version, apart where a later file tells it again."""
+    if len({row.get(PART) for row in rows}) == 1:
+        yield rows
+        return
+    by_part: dict[object, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_part[row.get(PART)].append(row)
+    tellings: list[tuple[list[Row], set[str | None]]] = []
+    for part in by_part.values():
+        horses = {horse_key(row) for row in part}
+        for told, met in tellings:
+            if met.isdisjoint(horses):
+                told += part
+                met |= horses
+                break
+        else:
+            tellings.append((list(part), horses))
+    yield from (told for told, _ in tellings)
+
+
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """Makes one race's result, or its card, of its rows."""
+
+    store: Store
+    policy: KeyPolicy
+    warnings: Counter[str]
+
+    def result(self, race_id: str, version: int, rows: Sequence[Row]) -> Result:
+        """The checked result; raises `Refused` by the first rule that is broken."""
+        _refuse_bad_values(rows, version)
+        _refuse_outcomes(rows, [self.horse_key(row) for row in rows])
+        race, known_at = self._race(race_id, rows)
+        known_at = known_at or race.off_time + RESULT_DELAY
+        timezone = self.store.timezone
+        if race.race_date > local_date(known_at, timezone):
+            raise Refused(
+                "race_date later than known_at",
+                f"race_date {race.race_date} is later than known_at {to_text(known_at)} in {timezone.key}: correct either",
+            )
+        return Result(race, tuple(self.runner(row) for row in rows), version, known_at)
+
+    def card(self, race_id: str, rows: Sequence[Row]) -> Racecard:
+        """The racecard, without any outcome; raises `Refused` by the first rule that is broken."""
+        _refuse_bad_values(rows, version=1)
+        horses = [self.horse_key(row) for row in rows]
+        _refuse_twice(horses)
+        _refuse_horseless(horses)
+        race, known_at = self._race(race_id, rows)
+        declared = (row for row in rows if row.get("status") != NON_RUNNER)
+        shown = ({name: value for name, value in row.items() if name not in OUTCOMES} for row in declared)
+        return Racecard(race, tuple(map(self.runner, shown)), known_at)
+
+    def _race(self, race_id: str, rows: Sequence[Row]) -> tuple[Race, datetime | None]:
+        values, conflicting = _race_values(rows)
+        for name in ("race_date", "course"):
+            if values[name] is None:
+                raise Refused(f"no {name}", f"none of the race's rows has a {name}: add it to one of them")
+        off_time = values["off_time"] or assumed_off(values["race_date"], values["race_no"], self.store.timezone)
+        known_at = values.pop("known_at")
+        for name in conflicting:
+            self.warnings[f"conflicting {name}"] += 1
+        return Race(**{**values, "race_id": race_id, "off_time": off_time}), known_at
+
+    def runner(self, row: Row) -> Runner:
+        """One runner; odds of 1 or less are none, a draw of 0 is missing."""
+        get = row.get
+        odds = get("sp_decimal")
+        if odds is not None and odds <= _NO_ODDS:
+            self.warnings["odds of 1 or less"] += 1
+            odds = None
+        others = row.keys() - _KNOWN
+        return Runner(
+            horse_id=self.horse_key(row) or "",
+            horse=_shown(get("horse")),
+            draw=get("draw") or None,
+            jockey_id=_key(get("jockey_id"), get("jockey"), self.policy),
+            jockey=_shown(get("jockey")),
+            trainer_id=_key(get("trainer_id"), get("trainer"), self.policy),
+            trainer=_shown(get("trainer")),
+            sp_decimal=odds,
+            kept={name: plain(row[name]) for name in row if name in others and row[name] is not None} if others else {},
+            **{name: get(name) for name in _AS_GIVEN},
+        )
+
+    def horse_key(self, row: Row) -> str | None:
+        """The key of a row's horse."""
+        return _key(row.get("horse_id"), row.get("horse"), self.policy)
+
+
+@cache
+def _key(given: str | None, name: str | None, policy: KeyPolicy) -> str | None:
+    own = None if given is None or is_missing(given) else given.strip()
+    return own or name_key(name) if policy == "id" else name_key(name) or own
+
+
+@cache
+def _shown(name: str | None) -> str | None:
+    return None if name is None or is_missing(name) else tidy(name)
+
+
+def _refuse_bad_values(rows: Sequence[Row], version: int) -> None:
+    for row in rows:
+        for column, value in row.get(BAD, {}).items():
+            raise Refused("bad value", f"{column} is {value!r}, but holds {WANTED[COLUMNS[column]]}: correct it")
+    if version < 1:
+        raise Refused("bad value", f"result_version is {version}, but versions count from 1: correct it")
+
+
+def _refuse_outcomes(rows: Sequence[Row], horses: Sequence[str | None]) -> None:
+    """The rules of SPEC 3 about a race's runners, in its order."""
+    _refuse_twice(horses)
+    statuses = [row.get("status") for row in rows]
+    for status in statuses:
+        if status not in STATUSES:
+            known = ", ".join(sorted(STATUSES))
+            raise Refused(f"unknown status {status}" if status else "no status", f"use one of {known}")
+    finishers = [row.get("position") for row, status in zip(rows, statuses, strict=True) if status == FINISHED]
+    if any(position is None or position < 1 for position in finishers):
+        raise Refused("FINISHED without a position", "give it a position of 1 or more, or the status it ended with")
+    if any(status in STARTED for status in statuses):
+        if 1 not in finishers:
+            raise Refused("no winner", "there are starters, but none is FINISHED at position 1: correct the positions")
+    elif VOID not in statuses:
+        raise Refused("no starters", "nobody ran and nobody is VOID: give the starters, or VOID for a void race")
+    _refuse_horseless(horses)
+
+
+def _refuse_twice(horses: Sequence[str | None]) -> None:
+    named = [horse for horse in horses if horse is not None]
+    if len(set(named)) < len(named):
+        twice = next(horse for horse, times in Counter(named).items() if times > 1)
+        raise Refused("horse appears twice", f"{twice!r} has more than one row: leave one of them")
+
+
+def _refuse_horseless(horses: Sequence[str | None]) -> None:
+    if None in horses:
+        raise Refused("runner without a horse", "a row has neither horse_id nor horse: give it either")
+
+
+def _race_values(rows: Sequence[Row]) -> tuple[dict[str, Any], list[str]]:
+    """The first value given of each race column, and the columns in which rows contradict each other."""
+    values: dict[str, Any] = {}
+    conflicting = []
+    for name in RACE_COLUMNS:
+        given = [value for row in rows if (value := row.get(name)) is not None]
+        values[name] = given[0] if given else None
+        if given and given.count(given[0]) < len(given):
+            conflicting.append(name)
+    return values, conflicting
+
+
+def letter(source: str, race_id: str | None, version: int | None, why: Refused, rows: Sequence[Row]) -> DeadLetter:
+    """The dead letter of refused rows, which it holds as they were read; race and version are None where unknown."""
+    return DeadLetter(source, race_id, version, why.reason, why.detail, tuple(_as_read(row) for row in rows))
+
+
+def _as_read(row: Row) -> dict[str, Any]:
+    read = row.get(RAW) or {name: value for name, value in row.items() if name not in _RESERVED} | row.get(BAD, {})
+    return {name: plain(value) for name, value in read.items() if value is not None}
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: instants and dates as text, NaN as null; anything unheard of as its text."""
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, datetime):
+        return value.isoformat() if value.tzinfo is None else to_text(value)
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return float(value)
+    if isinstance(value, Mapping):
+        return {str(name): plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    return str(value)

@@ -1,0 +1,78 @@
+"""Runner tables as files: CSV or Parquet, told apart by their content, read whole into Arrow."""
+
+import csv
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.csv as arrow_csv
+import pyarrow.parquet as parquet
+
+from streams.importers.columns import COLUMNS, REQUIRED
+from velo.errors import UserError
+
+_PARQUET: Final = b"PAR1"
+_SAMPLE_BYTES: Final = 2**16
+
+
+def read_table(path: Path, required: Sequence[str] = REQUIRED) -> pa.Table:
+    """A file as a table: a CSV's columns are all text, blanks null; raises `UserError` where it is no runner table."""
+    try:
+        with path.open("rb") as file:
+            sample = file.read(_SAMPLE_BYTES)
+    except OSError as refused:
+        raise UserError(f"cannot read {path} ({refused.strerror}): name a CSV or Parquet file") from None
+    if not sample.strip():
+        raise UserError(f"{path} is empty: export it again, or leave it out")
+    try:
+        table = _parquet(path) if sample[:4] == _PARQUET else _csv(path, sample)
+    except (pa.ArrowException, OSError, csv.Error) as broken:
+        first_line = " ".join(str(broken).split())[:200]
+        raise UserError(f"{path} cannot be read ({first_line}): export it again") from None
+    _check_columns(path, table.column_names, required)
+    if not table.num_rows:
+        raise UserError(f"{path} has no rows: export it again, or leave it out")
+    return table
+
+
+def _parquet(path: Path) -> pa.Table:
+    with parquet.ParquetFile(path) as file:  # read_table would import pyarrow.dataset, and with it pandas
+        table = file.read()
+    plain = [
+        field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
+        for field in table.schema
+    ]
+    return table.cast(pa.schema(plain))
+
+
+def _csv(path: Path, sample: bytes) -> pa.Table:
+    if b"\0" in sample:
+        raise UserError(f"{path} is neither CSV nor Parquet but another binary file: export it as one of these")
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            header = next(csv.reader(file))
+        except UnicodeDecodeError:
+            raise UserError(f"{path} is not UTF-8 text: save it as CSV in UTF-8, or as Parquet") from None
+    options = arrow_csv.ConvertOptions(
+        column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=True, null_values=[""]
+    )
+    # on one thread, so that an error can name its row
+    return arrow_csv.read_csv(
+        path,
+        read_options=arrow_csv.ReadOptions(use_threads=False),
+        parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
+        convert_options=options,
+    )
+
+
+def _check_columns(path: Path, names: Sequence[str], required: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"{path} has column {twice[0]} more than once: leave one of them")
+    for missing in (name for name in required if name not in names):
+        others = [name for name in names if name not in COLUMNS]
+        alike = get_close_matches(missing, others, 1)
+        hint = f"rename column {alike[0]}" if alike else f"add it (required are {', '.join(required)})"
+        raise UserError(f"{path} has no column {missing}: {hint}")

@@ -1,0 +1,132 @@
+"""What the writer knows of the log it appends to: which contents it holds, and where it ends."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final, Literal
+from zoneinfo import ZoneInfo
+
+import orjson
+
+from streams.log.segments import Segment, digest_of, lines, whole_records
+from streams.log.upgrades import upgraded
+from velo.errors import Refused, UserError
+from velo.racing.clock import MICROSECOND, from_text, is_local_midnight
+from velo.racing.messages import SCHEMA_VERSION
+
+Outcome = Literal["appended", "identical", "lower_version"]
+
+_LINE: Final = re.compile(
+    rb'\{"crc":"[0-9a-f]{8}","seq":(\d+),"digest":"([0-9a-f]{16})","known_at":"([^"]+)","type":"(\w+)",'
+    rb'"schema_version":\d+(?:,"race_id":("(?:[^"\\]|\\.)*"))?(?:,"result_version":(\d+))?'
+)
+_SUBJECTS: Final = {"non_runner": "horse_id", "jockey_change": "horse_id", "market": "source"}
+
+
+@dataclass(slots=True)
+class Index:
+    """Contents by digest, and the end of a log.
+
+    `results` has each race's digests by version. `times_held` counts the other messages by digest; `latest` has the
+    digest of the last one about each subject. `tied_since` is the earliest instant that counts as tied with the end:
+    instants are bumped by 1 µs where they tie, so a row of instants without a gap may all have claimed the first.
+    """
+
+    timezone: ZoneInfo
+    next_seq: int = 0
+    known_at: datetime | None = None
+    tied_since: datetime | None = None
+    last_tick: str = ""
+    results: dict[str, dict[int, str]] = field(default_factory=dict)
+    times_held: Counter[str] = field(default_factory=Counter)
+    latest: dict[tuple[str, ...], str] = field(default_factory=dict)
+
+    def outcome_of_result(self, race_id: str, version: int, digest: str) -> Outcome:
+        """What becomes of a result told now; raises `Refused` where its version was told with other content."""
+        held = self.results.get(race_id)
+        if not held:
+            return "appended"
+        if version in held:
+            if held[version] == digest:
+                return "identical"
+            raise Refused(
+                "raise result_version",
+                f"race {race_id} has other content in result_version {version}: give the amended result "
+                f"result_version {max(held) + 1}",
+            )
+        return "lower_version" if version < max(held) else "appended"
+
+    def repeats(self, record: Mapping[str, Any], digest: str) -> bool:
+        """Whether a live message other than a result says again what was said last of its subject.
+
+        A market never does: that the odds still stand is news.
+        """
+        return record["type"] != "market" and self.latest.get(_subject(record)) == digest
+
+    def hold(self, record: Mapping[str, Any], digest: str) -> None:
+        """Note what a record says."""
+        kind = record["type"]
+        if kind == "result":
+            self.results.setdefault(record["race_id"], {})[record["result_version"]] = digest
+            return
+        if kind == "tick":
+            self.last_tick = max(self.last_tick, record["midnight"])
+        self.times_held[digest] += 1
+        self.latest[_subject(record)] = digest
+
+    def advance(self, known_at: datetime) -> None:
+        """Note that one more record was appended."""
+        if self.known_at is None or known_at - self.known_at > self._bump():
+            # a message that claimed the midnight itself stands 1 µs after it
+            midnight = is_local_midnight(known_at - MICROSECOND, self.timezone)
+            self.tied_since = known_at - MICROSECOND if midnight else known_at
+        self.known_at = known_at
+        self.next_seq += 1
+
+    def _bump(self) -> timedelta:
+        assert self.known_at is not None
+        after = self.known_at + MICROSECOND
+        return 2 * MICROSECOND if is_local_midnight(after, self.timezone) else MICROSECOND
+
+    def scan(self, segment: Segment, length: int) -> None:
+        """Note all records of a segment's first `length` bytes; raises `UserError` where they do not follow on."""
+        if self.next_seq != segment.first_seq:
+            raise UserError(
+                f"{segment.path} begins with record {segment.first_seq}, but {self.next_seq} comes next: "
+                "run `velo log check`"
+            )
+        if segment.schema_version == SCHEMA_VERSION:
+            self._scan_lines(segment, length)
+            return
+        for old in whole_records(segment, length):
+            record = upgraded(old)
+            self._note(segment, record["seq"], record["known_at"])
+            self.hold(record, digest_of(record))
+
+    def _scan_lines(self, segment: Segment, length: int) -> None:
+        """By the first fields of each line: a log of millions of runners is indexed without parsing them."""
+        for place, line in lines(segment.path, length):
+            match = _LINE.match(line)
+            if match is None:
+                raise UserError(f"{segment.path} is damaged at byte {place}: run `velo log check`")
+            seq, digest, known_at, kind, race_id, version = match.groups()
+            self._note(segment, int(seq), known_at.decode())
+            record = (
+                {"type": "result", "race_id": orjson.loads(race_id), "result_version": int(version)}
+                if kind == b"result"
+                else orjson.loads(line)
+            )
+            self.hold(record, digest.decode())
+
+    def _note(self, segment: Segment, seq: int, known_at: str) -> None:
+        if seq != self.next_seq:
+            raise UserError(f"{segment.path} holds record {seq} where {self.next_seq} belongs: run `velo log check`")
+        self.advance(from_text(known_at))
+
+
+def _subject(record: Mapping[str, Any]) -> tuple[str, ...]:
+    kind = record["type"]
+    about = record.get(_SUBJECTS[kind]) if kind in _SUBJECTS else None
+    return (kind, record.get("race_id") or "", str(about or ""))

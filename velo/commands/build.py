@@ -1,0 +1,123 @@
+"""`velo init`, `build`, `features`, `sql`, `status` and `down`: the store and its tables."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from rich.table import Table
+
+from velo.commands.edge import Json, facts, now, open_store, show, steps
+
+if TYPE_CHECKING:
+    from streams.batch.build import BuildReport
+    from streams.batch.warehouse import Answer
+
+COLUMNS_ABREAST: Final = 10
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    for command in (init, build, features, sql, status, down):
+        app.command()(command)
+
+
+def init(as_json: Json = False) -> None:
+    """Make the store: its folder, time zone and key policy."""
+    store = open_store().save()
+    report = {"home": str(store.home.root), "timezone": store.timezone.key, "keys": store.keys}
+    show(
+        report,
+        as_json,
+        lambda: facts("store", [(name, value or "set by the first load") for name, value in report.items()]),
+    )
+
+
+def build(
+    as_json: Json = False,
+    whole: Annotated[bool, typer.Option("--whole", help="Compute everything anew, not only what is new.")] = False,
+    compact: Annotated[bool, typer.Option("--compact", help="Also merge each view's parts into one file.")] = False,
+) -> None:
+    """Bring all feature tables up to the log's end, and publish them at once."""
+    from streams.batch.build import build as run
+    from streams.batch.compact import compact as merge
+    from streams.batch.warehouse import make_warehouse
+
+    store = open_store()
+    with steps(as_json) as progress:
+        report = run(store, now(), whole=whole, progress=progress)
+        if compact:
+            merge(store, progress=progress)
+        make_warehouse(store)
+    show(report, as_json, lambda: _built(report))
+
+
+def features(
+    entities: Annotated[Path, typer.Option(help="Parquet or CSV: entity columns and event_timestamp.")],
+    out: Annotated[Path, typer.Option(help="Parquet or CSV to write.")],
+    as_json: Json = False,
+) -> None:
+    """The features of these entities at these instants, through Feast's point-in-time join."""
+    from feature_repo.historical import features_for
+
+    report = features_for(open_store(), entities, out)
+    show(report, as_json, lambda: facts("features", [("rows", report.rows), ("columns", report.columns), ("in", out)]))
+
+
+def sql(query: Annotated[str, typer.Argument(help="One SELECT over the warehouse.")], as_json: Json = False) -> None:
+    """Ask the warehouse in SQL: the feature tables, what was told, and the daily tables."""
+    from streams.batch.warehouse import ask
+
+    answer = ask(open_store(), query)
+    rows: Any = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows] if as_json else None
+    show(rows, as_json, lambda: _answer(answer))
+
+
+def status(as_json: Json = False) -> None:
+    """What the store holds: the log's end, the tables' position, dead letters."""
+    from streams.status import status as look
+
+    report = look(open_store())
+    show(report, as_json, lambda: facts(f"store at {report.home}", report.lines()))
+
+
+def down(as_json: Json = False) -> None:
+    """Stop the Redis that this store started; what it holds is kept."""
+    from feature_repo.stores.embedded_redis import down as stop
+
+    stopped = stop(open_store().home)
+    words = "the embedded Redis was stopped" if stopped else "no embedded Redis was running"
+    show({"stopped": stopped}, as_json, lambda: words)
+
+
+def _built(report: "BuildReport") -> Table:
+    what = "everything" if report.whole else "what was new"
+    table = Table(title=f"built {what} up to {report.known_at:%Y-%m-%d %H:%M:%S} UTC ({report.messages:,} messages)")
+    for name in ("view", "rows", "new"):
+        table.add_column(name, justify="left" if name == "view" else "right")
+    for view, rows in report.rows.items():
+        table.add_row(view, f"{rows:,}", f"{report.added[view]:,}")
+    table.add_section()
+    table.add_row("all", f"{sum(report.rows.values()):,}", f"{sum(report.added.values()):,}")
+    return table
+
+
+def _answer(answer: "Answer") -> Table:
+    table = Table(caption=f"{len(answer.rows):,} rows" + (", the first of more" if answer.cut else ""))
+    if len(answer.columns) <= COLUMNS_ABREAST:
+        for name in answer.columns:
+            table.add_column(name)
+        for row in answer.rows:
+            table.add_row(*map(_cell, row))
+        return table
+    # too wide for a terminal: one line a column, one block a row
+    table.add_column("column")
+    table.add_column("value")
+    for row in answer.rows:
+        for name, value in zip(answer.columns, row, strict=True):
+            table.add_row(name, _cell(value))
+        table.add_section()
+    return table
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,95 @@
+"""The edge: the environment, the wall clock and the terminal are read and written here and nowhere else."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from velo.errors import UserError
+from velo.settings import Settings
+from velo.store import Store
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Files = Annotated[list[Path], typer.Argument(metavar="FILE…", help="Files to read.")]
+Step = Callable[[str, int, int], None]
+
+
+def now() -> datetime:
+    """The wall clock, UTC."""
+    return datetime.now(UTC)
+
+
+def open_store() -> Store:
+    """The store that the environment names."""
+    return Store.open(Settings.from_env())
+
+
+def instant(text: str | None) -> datetime | None:
+    """An instant from the command line: ISO 8601 with an offset, or a `Z`."""
+    if text is None:
+        return None
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError:
+        parsed = None
+    if parsed is None or parsed.tzinfo is None:
+        raise UserError(f"{text!r} is no instant with an offset: write it like 2025-06-21T13:55:00Z or …+01:00")
+    return parsed.astimezone(UTC)
+
+
+def plain(value: Any) -> Any:
+    """A report as JSON can hold it."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {one.name: plain(getattr(value, one.name)) for one in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(one) for one in value]
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    if isinstance(value, float) and value != value:
+        return None
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def show(report: Any, as_json: bool, table: Callable[[], Any]) -> None:
+    """Print a report: as one JSON document, or as what `table` makes of it."""
+    if as_json:
+        sys.stdout.write(json.dumps(plain(report), ensure_ascii=False, indent=2) + "\n")
+    else:
+        Console().print(table())
+
+
+def facts(title: str, rows: Iterable[tuple[str, Any]]) -> Table:
+    """A small table of names and values."""
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in rows:
+        table.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
+    return table
+
+
+@contextmanager
+def steps(quiet: bool) -> Iterator[Step]:
+    """A progress bar on the terminal's error stream; it is told the step, how many are done and of how many."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda step, done, total: None
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description:24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("begin", total=None)
+        yield lambda step, done, total: bar.update(task, description=step, completed=done, total=total)

@@ -1,0 +1,42 @@
+"""`velo train` and `velo score`: from the point-in-time set to a scored race."""
+
+from typing import Annotated
+
+import typer
+
+from velo.commands.edge import Json, instant, now, open_store, show, steps
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    for command in (train, score):
+        app.command()(command)
+
+
+def train(
+    lead: Annotated[float, typer.Option(min=0, help="Minutes before the off at which a race is decided.")] = 5.0,
+    seed: Annotated[int, typer.Option(help="Seed of everything drawn by chance.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Train a first model on what was known before each race, and keep it as a bundle (paper only: no gate yet)."""
+    from datetime import timedelta
+
+    from training.report import trained_table
+    from training.train import train as fit
+
+    with steps(as_json) as progress:
+        report = fit(open_store(), lead=timedelta(minutes=lead), seed=seed, now=now(), progress=progress)
+    show(report, as_json, lambda: trained_table(report))
+
+
+def score(
+    race_id: Annotated[str, typer.Argument(help="A race that was declared or run.")],
+    as_of: Annotated[str | None, typer.Option("--as-of", help="Score with what was known then (ISO 8601).")] = None,
+    as_json: Json = False,
+) -> None:
+    """A race card with probabilities, fair odds, and what drives them."""
+    from serving.render import race_card, to_json
+    from serving.score import score as run
+
+    scored = run(open_store(), race_id, as_of=instant(as_of), now=now())
+    show(to_json(scored) if as_json else None, as_json, lambda: race_card(scored))

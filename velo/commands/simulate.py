@@ -1,0 +1,155 @@
+"""`velo simulate` and `velo demo`: a made-up season, and the whole way from it to a scored race."""
+
+import shutil
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from rich.console import Console
+
+from velo.commands.edge import Json, facts, now, open_store, show, steps
+from velo.errors import UserError
+from velo.files import make_folder
+from velo.settings import Settings
+from velo.store import Store
+
+if TYPE_CHECKING:
+    from velo.simulator import SeasonSpec
+
+DEMO_DAYS: Final = 540
+DEMO_RACES_PER_YEAR: Final = 2400
+SEASON: Final = "season.parquet"
+CARD: Final = "card.parquet"
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    for command in (simulate, demo):
+        app.command()(command)
+
+
+def simulate(
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="The Parquet or CSV file to write.")],
+    start: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="First local day.")] = datetime(2023, 1, 1),  # noqa: DTZ001 a local day
+    days: Annotated[int, typer.Option(help="How many days.")] = 365,
+    races_per_year: Annotated[int, typer.Option(help="How many races a year has.")] = 9000,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal seasons.")] = 1,
+    market_knowledge: Annotated[float, typer.Option(help="0: the market knows little; 1: everything.")] = 0.7,
+    card: Annotated[
+        Path | None, typer.Option(help="Write the last race day's cards here, and its results nowhere.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a made-up season in the neutral form: for demos and tests, never evidence of a model's quality."""
+    from velo.simulator import SeasonSpec
+
+    spec = SeasonSpec(
+        seed=seed, start=start.date(), days=days, races_per_year=races_per_year, market_knowledge=market_knowledge
+    )
+    report = _write_season(spec, out, card)
+    show(report, as_json, lambda: facts("season", report.items()))
+
+
+def demo(
+    as_json: Json = False,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal seasons.")] = 1,
+) -> None:
+    """From nothing to a scored race: a made-up season that ends today, its features, a model, a race card."""
+    from serving.render import race_card, to_json
+    from serving.score import score
+    from training.train import train
+
+    from feature_repo.feast_store import apply
+    from streams.batch.build import build
+    from streams.batch.warehouse import make_warehouse
+    from streams.importers.cards import declare, read_cards
+    from streams.importers.ingest import ingest
+    from streams.importers.runners import read_runner_tables
+    from velo.simulator import SeasonSpec
+
+    settings = Settings.from_env()
+    today = now().date()
+    spec = SeasonSpec(
+        seed=seed, start=today - timedelta(days=DEMO_DAYS - 1), days=DEMO_DAYS, races_per_year=DEMO_RACES_PER_YEAR
+    )
+    _clear_other_season(settings, spec)
+    store = open_store().save()
+    season, card = store.home.root / SEASON, store.home.root / CARD
+    told = Console(stderr=True)
+
+    def say(command: str) -> None:
+        told.print(f"[dim]$[/dim] {command}", highlight=False)
+
+    say(f"velo simulate {SEASON} --card {CARD} --start {spec.start} --days {spec.days}")
+    if not card.exists():
+        _write_season(spec, season, card)
+    with steps(as_json) as progress:
+        say(f"velo ingest runners {SEASON}")
+        ingest(store, read_runner_tables([season], store), clock=now)
+        store = open_store()
+        say(f"velo cards runners {CARD}")
+        declared = declare(store, read_cards([card], store), clock=now)
+        say("velo build")
+        build(store, now(), progress=progress)
+        make_warehouse(store)
+        say("feast apply && feast materialize-incremental …")
+        apply(store).materialize_incremental(now())
+        say("velo train")
+        train(store, lead=timedelta(minutes=5), seed=seed, now=now(), progress=progress)
+    say(f"velo score {declared.races[0]}")
+    scored = score(store, declared.races[0], now=now())
+    show(to_json(scored) if as_json else None, as_json, lambda: race_card(scored))
+    told.print(
+        "The season is made up: it shows that the machinery works, not that the model is any good. "
+        f'More: velo sql "from trainer_velocity_daily limit 5"; the store is {store.home.root}',
+        style="dim",
+        highlight=False,
+    )
+
+
+def _write_season(spec: "SeasonSpec", out: Path, card: Path | None) -> dict[str, Any]:
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    from velo.simulator import simulate as season
+    from velo.simulator import split_card
+
+    table = season(spec)
+    report: dict[str, Any] = {"file": str(out)}
+    written = [(out, table)]
+    if card is not None:
+        # of the last day there is racing: a season may end on a day without
+        last: date = max(table["race_date"].to_pylist())
+        table, today = split_card(table, last, spec.timezone)
+        # without known_at a card is known when it is declared
+        written = [(out, table), (card, today.drop_columns(["known_at"]))]
+        report |= {"card": str(card), "declared": today.num_rows}
+    for path, rows in written:
+        make_folder(path.parent, "name a file in a folder you may write to")
+        aside = path.with_name(f".{path.name}")
+        try:
+            if path.suffix == ".csv":
+                pyarrow.csv.write_csv(rows, aside)
+            else:
+                pyarrow.parquet.write_table(rows, aside)
+            aside.replace(path)
+        except OSError as refused:
+            aside.unlink(missing_ok=True)
+            raise UserError(f"cannot write {path} ({refused.strerror or refused}): name a file you may write") from None
+    return report | {"rows": table.num_rows}
+
+
+def _clear_other_season(settings: Settings, spec: "SeasonSpec") -> None:
+    """Empty the demo's home where it holds another season's demo; refuse a home that is not a demo's."""
+    home = settings.home
+    marker = home / "demo.txt"
+    if home.exists() and any(home.iterdir()) and not marker.exists():
+        raise UserError(f"{home} holds a store that is not the demo's: set VELO_HOME to another folder")
+    if marker.exists() and marker.read_text() != repr(spec):
+        from feature_repo.stores.embedded_redis import down
+
+        down(Store.open(settings).home)
+        shutil.rmtree(home)
+    make_folder(home)
+    marker.write_text(repr(spec))
