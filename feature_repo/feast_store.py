@@ -1,6 +1,9 @@
 """Feast over a store already opened, for callers that know their home: the same objects and plug-ins as the CLI's."""
 
 import warnings
+from contextlib import redirect_stdout
+from datetime import datetime
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +26,17 @@ def feature_store(store: Store) -> "FeatureStore":
     written["registry"]["path"] = str(store.home.registry)
     written["online_store"] |= {"home": str(store.home.root), "redis_url": store.redis_url}
     return FeatureStore(config=RepoConfig(**written, repo_path=REPO))
+
+
+def materialize(store: Store, until: datetime) -> "FeatureStore":
+    """Register the catalogue's objects and bring Redis up to `until`, as `feast materialize-incremental` does.
+
+    Raises `UserError` where Redis is down or refuses the password. Prints nothing, unlike Feast.
+    """
+    feast = apply(store)
+    with redirect_stdout(StringIO()):
+        feast.materialize_incremental(until)
+    return feast
 
 
 def apply(store: Store) -> "FeatureStore":

@@ -60,7 +60,7 @@ def demo(
     from serving.score import score
     from training.train import train
 
-    from feature_repo.feast_store import apply
+    from feature_repo.feast_store import materialize
     from streams.batch.build import build
     from streams.batch.warehouse import make_warehouse
     from streams.importers.cards import declare, read_cards
@@ -94,7 +94,7 @@ def demo(
         build(store, now(), progress=progress)
         make_warehouse(store)
         say("feast apply && feast materialize-incremental …")
-        apply(store).materialize_incremental(now())
+        materialize(store, now())
         say("velo train")
         train(store, lead=timedelta(minutes=5), seed=seed, now=now(), progress=progress)
     say(f"velo score {declared.races[0]}")
