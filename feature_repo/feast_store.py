@@ -1,6 +1,7 @@
 """Feast over a store already opened, for callers that know their home: the same objects and plug-ins as the CLI's."""
 
 import warnings
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from datetime import datetime
 from io import StringIO
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from feature_repo.catalogue.families import FAMILIES, Family
 from velo.store import Store
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ def materialize(store: Store, until: datetime) -> "FeatureStore":
     return feast
 
 
-def apply(store: Store) -> "FeatureStore":
+def apply(store: Store, families: Sequence[Family] = FAMILIES) -> "FeatureStore":
     """Register the catalogue's objects, as `feast apply` does; returns Feast over the store."""
     from feature_repo.objects import feast_objects
 
@@ -47,5 +49,5 @@ def apply(store: Store) -> "FeatureStore":
     with warnings.catch_warnings():
         # that on-demand views do not scale offline holds for Feast's own stores; ours gives them their inputs alone
         warnings.filterwarnings("ignore", "On demand feature view is an experimental feature", RuntimeWarning)
-        feast.apply(feast_objects(store.home))
+        feast.apply(feast_objects(store.home, families))
     return feast

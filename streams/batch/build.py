@@ -1,6 +1,7 @@
 """`velo build`: every feature table from the log, in SQL, published at once."""
 
 import os
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -40,9 +41,7 @@ class BuildReport:
 
 def fingerprint(families: tuple[Family, ...] = FAMILIES) -> str:
     """Identity of the formulas: the queries that make every table, and what measures a start."""
-    said = "".join(frames.query(step) for step in frames.STEPS) + "".join(
-        text for one in families for text in _queries(one)
-    )
+    said = frames.formulas() + "".join(text for one in families for text in _queries(one))
     return blake2b(said.encode(), digest_size=16).hexdigest()
 
 
@@ -104,13 +103,12 @@ def build(
 
 
 def _link_told(home: Home, folder: Path) -> None:
-    """Put what the messages told beside the features: `runners` and `notices`, one row as each was told."""
-    for kind in ("runners", "notices"):
-        (folder / kind).mkdir(exist_ok=True)
+    """Put what the messages told beside the features, and the measured starts: what is kept now and nothing older."""
+    for kind in frames.KINDS:
+        shutil.rmtree(folder / kind, ignore_errors=True)
+        (folder / kind).mkdir()
         for part in frames.parts_of(home, kind):
-            linked = folder / kind / part.name
-            if not linked.exists():
-                os.link(part, linked)
+            os.link(part, folder / kind / part.name)
 
 
 def _continued(home: Home, epoch: int, next_seq: int) -> tuple[Path, Manifest] | None:

@@ -95,8 +95,8 @@ def measure_new(home: Home, memory_limit: str) -> LogEnd:
     if log_end.known_at is None:
         raise UserError(f"the log at {home.log} is empty: load results with `velo ingest runners FILE` first")
     kept = _kept(home)
-    if (kept.log_generation, kept.formulas) != (generation(home), _formulas()) or kept.next_seq > log_end.next_seq:
-        kept = Measured(generation(home), _formulas(), 0)
+    if (kept.log_generation, kept.formulas) != (generation(home), formulas()) or kept.next_seq > log_end.next_seq:
+        kept = Measured(generation(home), formulas(), 0)
     make_folder(home.batch)
     for path in home.batch.glob("*.parquet"):
         if path.stem.split("-", 1)[1] not in kept.parts:
@@ -211,8 +211,8 @@ def parts_of(home: Home, kind: str) -> list[Path]:
     return [home.batch / f"{kind}-{part}.parquet" for part in _kept(home).parts]
 
 
-def _formulas() -> str:
-    """Fingerprint of what makes a start's measures."""
+def formulas() -> str:
+    """Fingerprint of what makes a start's measures: the queries, and the tables of goings and distances."""
     said = "".join(query(step) for step in STEPS) + repr((DISTANCE_BANDS, LONGEST_BAND, LENGTHS_CAP, sorted(STARTED)))
     going = files("velo.racing").joinpath("going.py").read_text()
     return blake2b((said + going).encode(), digest_size=8).hexdigest()

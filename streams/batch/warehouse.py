@@ -8,6 +8,7 @@ the seed report asked for.
 import os
 from dataclasses import dataclass
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 import duckdb
 
@@ -44,26 +45,29 @@ def make_warehouse(store: Store) -> None:
 
 def _views(store: Store) -> dict[str, str]:
     """The query of each view; a view stands after those it reads."""
-    results = frames.parquet(frames.parts_of(store.home, "results"))
-    starts = frames.parquet(frames.parts_of(store.home, "starts"))
     return {
         **{family.view: f"FROM {_parts(store, family.view)}" for family in FAMILIES},
-        **{kind: f"FROM {_parts(store, kind)}" for kind in ("runners", "notices")},
-        "results": f"FROM {results}",
+        **{kind: f"FROM {_parts(store, kind)}" for kind in ("runners", "notices", "results")},
         "applied": frames.query("applied"),
-        "starts": f"FROM {starts} SEMI JOIN (FROM applied WHERE retracted_at IS NULL) USING (seq)",
-        **{f"{view}_daily": daily(BY_VIEW[view]) for view in DAILY},
+        "starts": f"FROM {_parts(store, 'starts')} SEMI JOIN (FROM applied WHERE retracted_at IS NULL) USING (seq)",
+        **{f"{view}_daily": daily(BY_VIEW[view], store.timezone) for view in DAILY},
     }
 
 
-def daily(family: Family) -> str:
-    """One row per key and day it had a runner: the values held just before that day's first result became known."""
+def daily(family: Family, timezone: ZoneInfo) -> str:
+    """One row per key and day it had a runner: the values held just before that day's first result became known.
+
+    A day whose results were all told late has the values it ended with: what other days taught since is not in them.
+    """
     keys = ", ".join(family.keys)
     known = " AND ".join(f"{key} IS NOT NULL" for key in family.keys)
     same = " AND ".join(f"values_then.{key} = days.{key}" for key in family.keys)
     columns = ", ".join(f"values_then.{feature.name}" for feature in family.features)
     return f"""
-        WITH first_results AS (SELECT race_date, min(known_at) AS first_known FROM results GROUP BY race_date),
+        WITH first_results AS (
+            SELECT race_date,
+                least(min(known_at), (race_date + 1)::TIMESTAMP AT TIME ZONE '{timezone.key}') AS first_known
+            FROM results GROUP BY race_date),
         days AS (SELECT DISTINCT {keys}, race_date, first_known FROM starts JOIN first_results USING (race_date) WHERE {known})
         SELECT {", ".join(f"days.{key}" for key in family.keys)}, days.race_date, {columns}
         FROM days ASOF LEFT JOIN {family.view} AS values_then
