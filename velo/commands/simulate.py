@@ -56,16 +56,15 @@ def demo(
     seed: Annotated[int, typer.Option(help="Equal seeds give equal seasons.")] = 1,
 ) -> None:
     """From nothing to a scored race: a made-up season that ends today, its features, a model, a race card."""
+    from feature_repo.feast_store import materialize
     from serving.render import race_card, to_json
     from serving.score import score
-    from training.train import train
-
-    from feature_repo.feast_store import materialize
     from streams.batch.build import build
     from streams.batch.warehouse import make_warehouse
     from streams.importers.cards import declare, read_cards
     from streams.importers.ingest import ingest
     from streams.importers.runners import read_runner_tables
+    from training.train import train
     from velo.simulator import SeasonSpec
 
     settings = Settings.from_env()
