@@ -1,10 +1,10 @@
 """Feast over a store already opened, for callers that know their home: the same objects and plug-ins as the CLI's."""
 
+import contextlib
+import io
 import warnings
 from collections.abc import Sequence
-from contextlib import redirect_stdout
 from datetime import datetime
-from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,17 +30,6 @@ def feature_store(store: Store) -> "FeatureStore":
     return FeatureStore(config=RepoConfig(**written, repo_path=REPO))
 
 
-def materialize(store: Store, until: datetime) -> "FeatureStore":
-    """Register the catalogue's objects and bring Redis up to `until`, as `feast materialize-incremental` does.
-
-    Raises `UserError` where Redis is down or refuses the password. Prints nothing, unlike Feast.
-    """
-    feast = apply(store)
-    with redirect_stdout(StringIO()):
-        feast.materialize_incremental(until)
-    return feast
-
-
 def apply(store: Store, families: Sequence[Family] = FAMILIES) -> "FeatureStore":
     """Register the catalogue's objects, as `feast apply` does; returns Feast over the store."""
     from feature_repo.objects import feast_objects
@@ -51,3 +40,9 @@ def apply(store: Store, families: Sequence[Family] = FAMILIES) -> "FeatureStore"
         warnings.filterwarnings("ignore", "On demand feature view is an experimental feature", RuntimeWarning)
         feast.apply(feast_objects(store.home, families))
     return feast
+
+
+def materialize(store: Store, until: datetime) -> None:
+    """Bring the online store up to an instant, as `feast materialize-incremental` does, without its chatter."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        feature_store(store).materialize_incremental(until)

@@ -195,9 +195,10 @@ def test_a_setting_other_than_the_stores_is_told(home: Path) -> None:
 
 def test_redis_down_or_with_another_password_is_told(home: Path) -> None:
     """By what every command that fills the online store calls; a password asked with is never shown."""
-    from feature_repo.feast_store import materialize
+    from feature_repo.feast_store import apply, materialize
     from feature_repo.stores import embedded_redis
 
+    apply(Store.open(Settings(home)))
     own = urlsplit(embedded_redis.ensure(Home(home)))
     try:
         server = f"{own.hostname}:{own.port}"

@@ -56,7 +56,16 @@ def demo(
     seed: Annotated[int, typer.Option(help="Equal seeds give equal seasons.")] = 1,
 ) -> None:
     """From nothing to a scored race: a made-up season that ends today, its features, a model, a race card."""
-    from feature_repo.feast_store import materialize
+    from velo.simulator import SeasonSpec
+
+    settings = Settings.from_env()
+    today = now().date()
+    # a few days more, for a day without racing has no card: then the next day's is scored
+    spec = SeasonSpec(
+        seed=seed, start=today - timedelta(days=DEMO_DAYS), days=DEMO_DAYS + 7, races_per_year=DEMO_RACES_PER_YEAR
+    )
+    _clear_other_season(settings, spec)
+    from feature_repo.feast_store import apply, materialize
     from serving.render import race_card, to_json
     from serving.score import score
     from streams.batch.build import build
@@ -65,14 +74,7 @@ def demo(
     from streams.importers.ingest import ingest
     from streams.importers.runners import read_runner_tables
     from training.train import train
-    from velo.simulator import SeasonSpec
 
-    settings = Settings.from_env()
-    today = now().date()
-    spec = SeasonSpec(
-        seed=seed, start=today - timedelta(days=DEMO_DAYS - 1), days=DEMO_DAYS, races_per_year=DEMO_RACES_PER_YEAR
-    )
-    _clear_other_season(settings, spec)
     store = open_store().save()
     season, card = store.home.root / SEASON, store.home.root / CARD
     told = Console(stderr=True)
@@ -82,7 +84,7 @@ def demo(
 
     say(f"velo simulate {SEASON} --card {CARD} --start {spec.start} --days {spec.days}")
     if not card.exists():
-        _write_season(spec, season, card)
+        _write_season(spec, season, card, not_before=today)
     with steps(as_json) as progress:
         say(f"velo ingest runners {SEASON}")
         ingest(store, read_runner_tables([season], store), clock=now)
@@ -93,6 +95,8 @@ def demo(
         build(store, now(), progress=progress)
         make_warehouse(store)
         say("feast apply && feast materialize-incremental …")
+        store = open_store()
+        apply(store)
         materialize(store, now())
         say("velo train")
         train(store, lead=timedelta(minutes=5), seed=seed, now=now(), progress=progress)
@@ -107,7 +111,8 @@ def demo(
     )
 
 
-def _write_season(spec: "SeasonSpec", out: Path, card: Path | None) -> dict[str, Any]:
+def _write_season(spec: "SeasonSpec", out: Path, card: Path | None, not_before: date | None = None) -> dict[str, Any]:
+    """Write the season; with `card`, the racecards of its last day of racing, or of its first from `not_before` on."""
     import pyarrow.csv
     import pyarrow.parquet
 
@@ -118,9 +123,10 @@ def _write_season(spec: "SeasonSpec", out: Path, card: Path | None) -> dict[str,
     report: dict[str, Any] = {"file": str(out)}
     written = [(out, table)]
     if card is not None:
-        # of the last day there is racing: a season may end on a day without
-        last: date = max(table["race_date"].to_pylist())
-        table, today = split_card(table, last, spec.timezone)
+        # a season may end on a day without racing
+        days: set[date] = set(table["race_date"].to_pylist())
+        day = min((one for one in days if not_before and one >= not_before), default=max(days))
+        table, today = split_card(table, day, spec.timezone)
         # without known_at a card is known when it is declared
         written = [(out, table), (card, today.drop_columns(["known_at"]))]
         report |= {"card": str(card), "declared": today.num_rows}
