@@ -93,8 +93,9 @@ def score(
     """
     if as_of is not None and as_of > now:
         raise UserError(f"--as-of {to_text(as_of)} is still to come: leave it out to score with what is known now")
-    model = bundle or load(store.home, _catalogue(store))
+    catalogue = _catalogue(store)
     told = told_of(store.home, race_id)
+    model = bundle or load(store.home, catalogue)
     result = first_result(told.messages)
     run = result is not None and result.known_at is not None and result.known_at <= now
     notes = _notes_on_time(told, as_of)

@@ -29,7 +29,7 @@ class Period:
     until: date = END
 
 
-def declared(home: Home, lead: timedelta, period: Period = Period(), snapshot: Snapshot | None = None) -> pa.Table:  # noqa: B008 frozen
+def declared(home: Home, lead: timedelta, period: Period = Period(), snapshot: Snapshot | None = None) -> pa.Table:
     """One row per runner declared at decision time, by race and horse; grain and columns as `sql/declared.sql` says.
 
     Raises `UserError` where no tables were built.

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 import sys
 from typing import Final, NoReturn
 
@@ -37,7 +38,8 @@ def main() -> NoReturn:
         sys.exit(2)
     except click.UsageError as mistake:
         asked = mistake.ctx.command_path if mistake.ctx is not None else "velo"
-        _say(f"{mistake.format_message()} See `{asked} --help`.")
+        given = shlex.join(["velo", *sys.argv[1:]])
+        _say(f"{mistake.format_message().rstrip('.')} (in `{given}`): see `{asked} --help`")
         sys.exit(2)
     except click.ClickException as mistake:
         _say(mistake.format_message())
