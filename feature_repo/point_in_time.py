@@ -31,11 +31,11 @@ def joined_at(store: Store, entities: "pa.Table", feast: "FeatureStore | None" =
     from feature_repo.feast_store import apply
     from feature_repo.objects import SERVICE
 
-    over = feast or apply(store)
-    service = over.get_feature_service(SERVICE)
     with warnings.catch_warnings():
         # Feast doubts that on-demand views scale offline; this store applies ours to arrays (`offline_job`).
         warnings.filterwarnings("ignore", "On demand feature view is an experimental feature", RuntimeWarning)
+        over = feast or apply(store)
+        service = over.get_feature_service(SERVICE)
         job = over.get_historical_features(
             entity_df=entities.select(ENTITY_COLUMNS), features=service, full_feature_names=True
         )

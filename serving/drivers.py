@@ -17,7 +17,11 @@ SAID: Final = 3
 NEGLIGIBLE: Final = 0.01
 """Stories that move a score by less are not told: e^0.01 is one per cent of the odds."""
 _SUFFIXES: Final = ("_rank", "_z")
-_BEFORE: Final = {"trainer_velocity": "trainer", "jockey_velocity": "jockey", "partnership_velocity": "trainer and jockey"}
+_BEFORE: Final = {
+    "trainer_velocity": "trainer",
+    "jockey_velocity": "jockey",
+    "partnership_velocity": "trainer and jockey",
+}
 _CAREER: Final = {"horse_course": "at the course", "horse_distance": "over the distance", "horse_going": "on the going"}
 
 
@@ -29,7 +33,9 @@ class Driver:
     effect: float
 
 
-def drivers(vectors: Vectors, features: tuple[str, ...], contributions: Floats, said: int = SAID) -> list[tuple[Driver, ...]]:
+def drivers(
+    vectors: Vectors, features: tuple[str, ...], contributions: Floats, said: int = SAID
+) -> list[tuple[Driver, ...]]:
     """The strongest stories of each runner, strongest first; `contributions` is (runners, features)."""
     stories = [story_of(name) for name in features]
     told = list(dict.fromkeys(stories))
@@ -102,7 +108,9 @@ def _last_run(values: Values) -> str:
     position, field = values["horse_form__position_last"], values["horse_form__field_last"]
     if _unknown(field):
         return "no run yet"
-    return f"did not finish of {field:.0f} last time" if _unknown(position) else f"{position:.0f} of {field:.0f} last time"
+    return (
+        f"did not finish of {field:.0f} last time" if _unknown(position) else f"{position:.0f} of {field:.0f} last time"
+    )
 
 
 def _class(values: Values) -> str:
@@ -119,7 +127,6 @@ _FORM: Final = {
     **dict.fromkeys(("market_last", "market_ewma"), "market"),
     **dict.fromkeys(("runs_90d", "runs_365d"), "busy"),
     "last_class": "class",
-
 }
 _QUANTITY: Final = {
     "days_since_last_run": "days",
@@ -135,13 +142,19 @@ _TOLD: Final[Mapping[str, Callable[[Values], str]]] = {
     "horse_form:record": lambda values: _record(values, "horse_form__wins", "horse_form__starts", "horse", "in all"),
     "horse_form:form": _number("horse_form__prb_ewma", "beat {:.0f} % of rivals lately", "no form yet", 100.0),
     "horse_form:last run": _last_run,
-    "horse_form:market": _number("horse_form__market_ewma", "was {:.1f}× an average runner in past odds", "no past odds"),
+    "horse_form:market": _number(
+        "horse_form__market_ewma", "was {:.1f}× an average runner in past odds", "no past odds"
+    ),
     "horse_form:busy": _number("horse_form__runs_90d", "{:.0f} runs in 90 days", "no run yet"),
     "horse_form:prb_slope": _number("horse_form__prb_slope", "form trend {:+.2f} a run", "too few runs for a trend"),
     "horse_form:lengths_ewma": _number("horse_form__lengths_ewma", "beaten {:.1f} lengths lately", "no distances yet"),
     "horse_form:class": _class,
-    "horse_form:last_distance_m": _number("horse_form__last_distance_m", "last ran over {:.0f} m", "last distance unknown"),
-    "horse_form:last_weight_lbs": _number("horse_form__last_weight_lbs", "carried {:.0f} lb last time", "last weight unknown"),
+    "horse_form:last_distance_m": _number(
+        "horse_form__last_distance_m", "last ran over {:.0f} m", "last distance unknown"
+    ),
+    "horse_form:last_weight_lbs": _number(
+        "horse_form__last_weight_lbs", "carried {:.0f} lb last time", "last weight unknown"
+    ),
     "horse_form:last_rating": _number("horse_form__last_rating", "rated {:.0f} last time", "last rating unknown"),
     "draw_bias": _number("draw_bias__iv_shrunk_1095d", "draw wins {:.2f}× its share here", "draw unknown here"),
     "days": _days,
@@ -149,9 +162,13 @@ _TOLD: Final[Mapping[str, Callable[[Values], str]]] = {
     "race_class": _number("race_class", "class {:.0f}", "class unknown"),
     "distance_m": _number("distance_m", "{:.0f} m", "distance unknown"),
     "weight": _number("weight_lbs", "carries {:.0f} lb", "weight unknown"),
-    "weight change": _number("since_last_run__weight_change_lbs", "{:+.0f} lb since the last run", "weight change unknown"),
+    "weight change": _number(
+        "since_last_run__weight_change_lbs", "{:+.0f} lb since the last run", "weight change unknown"
+    ),
     "rating": _number("official_rating", "rated {:.0f}", "no rating"),
-    "rating change": _number("since_last_run__rating_change", "rating {:+.0f} since the last run", "no rating to compare"),
+    "rating change": _number(
+        "since_last_run__rating_change", "rating {:+.0f} since the last run", "no rating to compare"
+    ),
     "distance change": _number(
         "since_last_run__distance_change_m", "{:+.0f} m since the last run", "distance change unknown"
     ),

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import fsum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -65,7 +66,9 @@ class Bundle:
     def probabilities(self, matrix: Floats) -> Floats:
         """Winning probabilities of the runners of one race, summing to 1; `matrix` has a row of `features` a runner."""
         scores = np.asarray(self.booster.predict(matrix, raw_score=True, num_threads=self.threads), dtype=np.float64)
-        return within_race_softmax(scores, np.zeros(1, dtype=np.intp))
+        raised = np.exp(scores - scores.max())
+        # Summed exactly, so that the order in which runners are given changes no bit.
+        return np.asarray(raised / fsum(raised.tolist()), dtype=np.float64)
 
     def contributions(self, matrix: Floats) -> Floats:
         """What each feature adds to each runner's score, (runners, features), against the mean of the race."""
@@ -81,9 +84,7 @@ def within_race_softmax(scores: Floats, starts: NDArray[np.intp]) -> Floats:
     return np.asarray(raised / np.repeat(np.add.reduceat(raised, starts), sizes), dtype=np.float64)
 
 
-def write(
-    home: Home, model_text: str, metadata: Mapping[str, Any], metrics: Mapping[str, Any], now: datetime
-) -> str:
+def write(home: Home, model_text: str, metadata: Mapping[str, Any], metrics: Mapping[str, Any], now: datetime) -> str:
     """Keep a model as a new version and make it the current one; returns the version.
 
     The folder appears whole, then the pointer moves. `metadata` needs `features`, `catalogue` (the fingerprint of the
@@ -119,7 +120,9 @@ def write(
 def promote(home: Home, version: str) -> None:
     """Make a version the one that serves; raises `UserError` where there is none of that name."""
     if version not in versions(home):
-        raise UserError(f"{version!r} is no model of {home.models}: choose one of {', '.join(versions(home)) or 'none'}")
+        raise UserError(
+            f"{version!r} is no model of {home.models}: choose one of {', '.join(versions(home)) or 'none'}"
+        )
     write_atomically(home.models / CURRENT, f"{version}\n".encode())
 
 
@@ -145,7 +148,9 @@ def load(home: Home, catalogue: str, version: str | None = None) -> Bundle:
     _check(folder)
     metadata = yaml.safe_load((folder / "metadata.yaml").read_text())
     if metadata.get("format") != FORMAT:
-        raise UserError(f"model {chosen} has format {metadata.get('format')!r}, this version reads {FORMAT}: train anew")
+        raise UserError(
+            f"model {chosen} has format {metadata.get('format')!r}, this version reads {FORMAT}: train anew"
+        )
     if metadata["catalogue"] != catalogue:
         raise UserError(
             f"model {chosen} was trained on the catalogue {metadata['catalogue'][:8]}, the tables are of "

@@ -50,13 +50,15 @@ class Provenance:
 
     def to_json(self) -> str:
         """As kept in the Parquet file."""
-        return json.dumps({
-            "catalogue": self.catalogue,
-            "next_seq": self.next_seq,
-            "known_at": self.known_at.isoformat(),
-            "lead_s": self.lead.total_seconds(),
-            "timezone": self.timezone,
-        })
+        return json.dumps(
+            {
+                "catalogue": self.catalogue,
+                "next_seq": self.next_seq,
+                "known_at": self.known_at.isoformat(),
+                "lead_s": self.lead.total_seconds(),
+                "timezone": self.timezone,
+            }
+        )
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Provenance":

@@ -29,7 +29,7 @@ class Period:
     until: date = END
 
 
-def declared(home: Home, lead: timedelta, period: Period = Period(), snapshot: Snapshot | None = None) -> pa.Table:  # noqa: B008 frozen
+def declared(home: Home, lead: timedelta, period: Period = Period(), snapshot: Snapshot | None = None) -> pa.Table:
     """One row per runner declared at decision time, by race and horse; grain and columns as `sql/declared.sql` says.
 
     Raises `UserError` where no tables were built.
@@ -53,7 +53,7 @@ def _told(home: Home, snapshot: Snapshot) -> Iterator[duckdb.DuckDBPyConnection]
     with asof.engine(MEMORY_LIMIT) as connection:
         for kind in ("runners", "notices"):
             parts = ", ".join(asof.text(part) for part in snapshot.parts(home.offline / kind))
-            connection.execute(f"CREATE TEMP VIEW {kind} AS SELECT * FROM read_parquet([{parts}])")
+            connection.execute(f"CREATE TEMP VIEW {kind} AS SELECT * FROM read_parquet([{parts}])")  # noqa: S608 paths are quoted
         yield connection
 
 

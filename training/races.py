@@ -40,7 +40,7 @@ class Races:
     @property
     def sizes(self) -> Indices:
         """Starters of each race."""
-        return np.diff(np.r_[self.starts, self.rows.size])
+        return np.asarray(np.diff(np.r_[self.starts, self.rows.size]), dtype=np.intp)
 
     def total(self, values: Floats) -> Floats:
         """Sum of a value over the runners of each race."""
@@ -77,7 +77,11 @@ def races_of(rows: TrainingSet) -> Races:
     codes = rows.races[started]
     starts = np.flatnonzero(np.r_[True, np.diff(codes) != 0]) if started.size else np.empty(0, dtype=np.intp)
     whole = Races(
-        started, starts, rows.label("win_share")[started], rows.label("market_pi")[started], rows.days()[started][starts]
+        started,
+        starts,
+        rows.label("win_share")[started],
+        rows.label("market_pi")[started],
+        rows.days()[started][starts],
     )
     if whole.count == 0:
         return whole

@@ -62,9 +62,7 @@ BASE: Final = (*STORED, *SINCE_LAST_RUN, *ASKED)
 COLUMNS: Final = (*BASE, *names_of(COMPARED))
 
 _LAYOFF: Final = f"{ON_DEMAND}__layoff_band"
-_LAYOFF_CODES: Final = {
-    name: float(code) for code, name in enumerate((*request_time.LAYOFF_BANDS, request_time.DEBUT))
-}
+_LAYOFF_CODES: Final = {name: float(code) for code, name in enumerate((*request_time.LAYOFF_BANDS, request_time.DEBUT))}
 
 
 def marker_of(view: str) -> str:
