@@ -29,7 +29,7 @@ def race_card(scored: ScoredRace) -> Group:
     table = Table(show_lines=False)
     for name, side in (
         ("No", "right"), ("Draw", "right"), ("Horse", "left"), ("Jockey", "left"), ("Trainer", "left"),
-        ("Chance", "right"), ("Fair", "right"), ("Market", "right"), ("What drives it", "left"),
+        ("Chance", "right"), ("Fair", "right"), ("Market", "right"),
     ):  # fmt: skip
         table.add_column(name, justify="right" if side == "right" else "left")
     for runner in scored.runners:
@@ -37,6 +37,7 @@ def race_card(scored: ScoredRace) -> Group:
     lines = [Text(f"non-runner: {name}", style="strike") for name in scored.withdrawn]
     if scored.odds_known_at:
         lines.append(Text(f"market odds known at {scored.odds_known_at:%Y-%m-%d %H:%M:%S} UTC"))
+    lines += [Text("what drives it", style="bold"), *map(_drives, scored.runners)]
     return Group(head, when, model, table, *lines, *(Text(f"· {note}") for note in scored.notes))
 
 
@@ -48,8 +49,6 @@ def to_json(scored: ScoredRace) -> dict[str, Any]:
 
 def _cells(runner: ScoredRunner) -> tuple[str, ...]:
     market = "–" if runner.market_odds is None else f"{runner.market_odds:.2f} {runner.market_source or ''}".rstrip()
-    drives = "; ".join(_told(one) for one in runner.drivers) or "nothing sets it apart"
-    flags = [*_flagged("no row", runner.missing), *_flagged("stale", runner.stale)]
     return (
         "–" if runner.runner_no is None else str(runner.runner_no),
         "–" if runner.draw is None else str(runner.draw),
@@ -59,8 +58,14 @@ def _cells(runner: ScoredRunner) -> tuple[str, ...]:
         f"{runner.probability:.1%}",
         f"{runner.fair_odds:.1f}",
         market,
-        drives + "".join(f" [{flag}]" for flag in flags).replace("[", "\\["),
     )
+
+
+def _drives(runner: ScoredRunner) -> Text:
+    """One line a runner: what moves its chance, and which of its values are missing or stale."""
+    drives = "; ".join(_told(one) for one in runner.drivers) or "nothing sets it apart"
+    flags = [*_flagged("no row", runner.missing), *_flagged("stale", runner.stale)]
+    return Text(f"  {runner.runner_no or '–':>2} {runner.horse}: {drives}" + "".join(f" [{flag}]" for flag in flags))
 
 
 def _told(driver: Driver) -> str:

@@ -235,7 +235,7 @@ def test_every_feature_has_a_story_told_in_words_where_all_is_known_and_where_no
 
 def test_the_card_shows_model_and_gate_and_the_json_is_plain(scored: ScoredRace) -> None:
     console = Console(width=220, record=True, file=StringIO())
-    console.print(race_card(scored))
+    console.print(race_card(scored), soft_wrap=True)
     shown = console.export_text()
     for text in (
         scored.model,
