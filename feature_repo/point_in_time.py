@@ -3,7 +3,6 @@
 The answer has a row for each entity row, in order; numbers with NaN for null.
 """
 
-import warnings
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -33,12 +32,9 @@ def joined_at(store: Store, entities: "pa.Table", feast: "FeatureStore | None" =
 
     over = feast or apply(store)
     service = over.get_feature_service(SERVICE)
-    with warnings.catch_warnings():
-        # Feast doubts that on-demand views scale offline; this store applies ours to arrays (`offline_job`).
-        warnings.filterwarnings("ignore", "On demand feature view is an experimental feature", RuntimeWarning)
-        job = over.get_historical_features(
-            entity_df=entities.select(ENTITY_COLUMNS), features=service, full_feature_names=True
-        )
+    job = over.get_historical_features(
+        entity_df=entities.select(ENTITY_COLUMNS), features=service, full_feature_names=True
+    )
     joined = job.to_arrow()
     if joined.num_rows != entities.num_rows:
         raise RuntimeError(f"{entities.num_rows} entity rows became {joined.num_rows}")

@@ -26,6 +26,7 @@ from velo.store import Home
 
 MEMORY_LIMIT: Final = "500MB"
 _RACE: Final = tuple(one.name for one in fields(Race))
+_RUNNER: Final = tuple(one.name for one in fields(Runner) if one.name != "kept")
 _SEQ: Final = re.compile(rb'^\{"crc":"[0-9a-f]{8}","seq":(\d+),.*\}$')
 _TAIL_BYTES: Final = 2**16
 
@@ -112,6 +113,3 @@ def _log_length(home: Home) -> int:
                 if found:
                     return int(found[-1][1]) + 1
     return 0
-
-
-_RUNNER: Final = tuple(one.name for one in fields(Runner) if one.name != "kept")

@@ -50,9 +50,9 @@ class Vectors:
 
 def online(rows: "RedisRows", race: Declared) -> Vectors:
     """As of now, in one round trip to Redis."""
-    from feature_repo.stores.redis_rows import Layout
+    from feature_repo.stores.redis_layout import Layout
 
-    keys = race.keys()
+    keys = race.entity_keys()
     wanted = [(Layout.of(family), [_key(family, of) for of in keys]) for family in FAMILIES]
     read = rows.read_packed(wanted)
     base: dict[str, Any] = _asked(race)
@@ -92,7 +92,7 @@ def entity_rows(race: Declared) -> "pa.Table":
     """What Feast is asked with: a row a runner, as training asks it (`point_in_time.ENTITY_COLUMNS`)."""
     import pyarrow as pa
 
-    keys = race.keys()
+    keys = race.entity_keys()
     table = {name: pa.array([of[name] for of in keys], pa.string()) for name in keys[0]}
     kinds = {"int": pa.int64(), "float": pa.float64()}
     asked = _asked(race)

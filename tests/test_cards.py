@@ -88,7 +88,7 @@ def test_the_draw_is_cut_in_thirds_of_those_who_are_left() -> None:
     assert everyone.draw_thirds == (1, 1, 2, 2, 3, 3)
     fewer = stood(a_card(), *(NonRunner("R1", horse, None, before(60)) for horse in ("h1", "h2", "h3")))
     assert fewer.draw_thirds == (1, 2, 3)
-    assert [of["draw_cell"] for of in fewer.keys()] == [f"Ascot|Turf|sprint|good|{third}" for third in (1, 2, 3)]  # noqa: SIM118 no mapping
+    assert [of["draw_cell"] for of in fewer.entity_keys()] == [f"Ascot|Turf|sprint|good|{third}" for third in (1, 2, 3)]
 
 
 def test_a_runner_without_a_draw_leaves_the_race_without_thirds() -> None:
@@ -114,7 +114,7 @@ def test_a_card_silent_on_a_jockey_or_the_going_leaves_what_was_told_before_it()
 def test_the_last_word_on_the_going_counts_in_every_key_made_of_it() -> None:
     race = stood(a_card(), GoingChange("R1", "Heavy", before(60)), GoingChange("R1", "Firm", before(1)))
     assert race.race.going == "Heavy"
-    assert {of["going_group"] for of in race.keys()} == {"soft"}  # noqa: SIM118 no mapping
+    assert {of["going_group"] for of in race.entity_keys()} == {"soft"}
     assert stood(a_card(), GoingChange("R1", "Heavy", before(60)), a_card(minutes=30)).race.going == "Good"
 
 

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import fsum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -65,7 +66,9 @@ class Bundle:
     def probabilities(self, matrix: Floats) -> Floats:
         """Winning probabilities of the runners of one race, summing to 1; `matrix` has a row of `features` a runner."""
         scores = np.asarray(self.booster.predict(matrix, raw_score=True, num_threads=self.threads), dtype=np.float64)
-        return within_race_softmax(scores, np.zeros(1, dtype=np.intp))
+        raised = np.exp(scores - scores.max())
+        # Summed exactly, so that the order in which runners are given changes no bit.
+        return np.asarray(raised / fsum(raised.tolist()), dtype=np.float64)
 
     def contributions(self, matrix: Floats) -> Floats:
         """What each feature adds to each runner's score, (runners, features), against the mean of the race."""

@@ -40,7 +40,7 @@ class Races:
     @property
     def sizes(self) -> Indices:
         """Starters of each race."""
-        return np.diff(np.r_[self.starts, self.rows.size])
+        return np.asarray(np.diff(np.r_[self.starts, self.rows.size]), dtype=np.intp)
 
     def total(self, values: Floats) -> Floats:
         """Sum of a value over the runners of each race."""

@@ -48,7 +48,7 @@ class Declared:
     odds: Market | None
     source: Source
 
-    def keys(self) -> list[dict[str, str | None]]:
+    def entity_keys(self) -> list[dict[str, str | None]]:
         """The entity keys of each runner, in the order of `runners`; None where it has none."""
         race = self.race
         return [
