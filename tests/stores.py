@@ -1,7 +1,7 @@
 """Built stores for tests: loaded from the conformance files, or from any log; and their tables as plain values."""
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 """When the tests' loads and builds happen, for what is outside every equality."""
+FOREVER = datetime(9999, 1, 1, tzinfo=UTC)
 Row = dict[str, Any]
 
 
@@ -95,30 +96,52 @@ def twin_of(store: Store, home: Path) -> Store:
     return a_store(home, store.timezone.key)
 
 
-def rows_of(store: Store, family: Family, *, until: datetime | None = None) -> list[tuple[Any, ...]]:
-    """A view's rows in order of key and time, each with all its columns but `created_timestamp`."""
-    columns = ", ".join((*family.keys, "event_timestamp", "valid_until", *(one.name for one in family.features)))
-    parts = Snapshot().parts(store.home.offline / family.view)
-    with duckdb.connect() as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        read = connection.sql("SELECT * FROM read_parquet($parts, union_by_name = true)", params={"parts": parts})
-        kept = read.filter(duckdb.SQLExpression("true" if until is None else f"event_timestamp <= '{until}'"))
-        return kept.project(columns).order(", ".join((*family.keys, "event_timestamp"))).fetchall()
+def columns_of(family: Family) -> tuple[str, ...]:
+    """A view's columns but `created_timestamp`, which is outside every equality."""
+    return (*family.keys, "event_timestamp", "valid_until", *(one.name for one in family.features))
 
 
-def tables_of(
-    store: Store, families: Iterable[Family] = FAMILIES, *, until: datetime | None = None
-) -> dict[str, list[tuple[Any, ...]]]:
-    """Every view's rows by view; two stores agree where these are equal."""
-    return {family.view: rows_of(store, family, until=until) for family in families}
+def rows_of(store: Store, family: Family) -> list[tuple[Any, ...]]:
+    """A view's rows in order of key and time."""
+    order = ", ".join((*family.keys, "event_timestamp"))
+    with _utc_connection() as connection:
+        query = f"SELECT {', '.join(columns_of(family))} FROM read_parquet($parts) ORDER BY {order}"
+        return connection.execute(query, {"parts": _parts(store, family)}).fetchall()
+
+
+def tables_of(store: Store) -> dict[str, list[tuple[Any, ...]]]:
+    """Every view's rows, by view."""
+    return {family.view: rows_of(store, family) for family in FAMILIES}
+
+
+def rows_apart(one: Store, other: Store, *, until: datetime | None = None) -> list[Any]:
+    """(view, which store, row) of some rows that only one of two stores has, up to an instant if given; counts count."""
+    apart: list[Any] = []
+    with _utc_connection() as connection:
+        for family in FAMILIES:
+            told = f"SELECT {', '.join(columns_of(family))} FROM read_parquet(%s) WHERE event_timestamp <= $until"
+            bound = {"one": _parts(one, family), "other": _parts(other, family), "until": until or FOREVER}
+            for here, there in (("one", "other"), ("other", "one")):
+                query = f"{told % f'${here}'} EXCEPT ALL {told % f'${there}'} LIMIT 3"
+                apart += [(family.view, here, row) for row in connection.execute(query, bound).fetchall()]
+    return apart
+
+
+def _parts(store: Store, family: Family) -> list[str]:
+    return Snapshot().parts(store.home.offline / family.view)
+
+
+def _utc_connection() -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'UTC'")
+    return connection
 
 
 def changelogs_of(store: Store, family: Family) -> dict[tuple[str, ...], list[Row]]:
     """A view's rows by key, in order of time."""
-    names = (*family.keys, "event_timestamp", "valid_until", *(one.name for one in family.features))
     found: dict[tuple[str, ...], list[Row]] = {}
     for values in rows_of(store, family):
-        found.setdefault(values[: len(family.keys)], []).append(dict(zip(names, values, strict=True)))
+        found.setdefault(values[: len(family.keys)], []).append(dict(zip(columns_of(family), values, strict=True)))
     return found
 
 
