@@ -6,6 +6,8 @@ engine changes a bit. Measures whose name ends in `_e9` count in billionths.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from operator import mul
 from typing import Final, Literal
 
 Kind = Literal["int", "float"]
@@ -36,6 +38,10 @@ class Total:
     def sql(self, total: Callable[[str], str]) -> str:
         """Expression, given the expression of the total of a measure."""
         return f"CAST({total(self.measure)} AS INTEGER)"
+
+    def python(self, total: Callable[[str], str]) -> str:
+        """Python expression of `value`, given that of the total of a measure: what the stream compiles."""
+        return total(self.measure)
 
     def value(self, totals: Mapping[str, int]) -> Value:
         """Value, given the totals."""
@@ -68,6 +74,13 @@ class Quotient:
         over = _scaled(total(self.numerator), self.prior * unit(self.numerator), by_numerator)
         under = _scaled(total(self.denominator), self.prior * unit(self.denominator), by_denominator)
         return f"CAST({over} AS DOUBLE) / NULLIF(CAST({under} AS DOUBLE), 0)"
+
+    def python(self, total: Callable[[str], str]) -> str:
+        """Python expression of `value`, given that of the total of a measure: what the stream compiles."""
+        by_numerator, by_denominator = self._factors
+        over = _scaled(total(self.numerator), self.prior * unit(self.numerator), by_numerator)
+        under = _scaled(total(self.denominator), self.prior * unit(self.denominator), by_denominator)
+        return f"(float({over}) / float(under) if (under := {under}) else None)"
 
     def value(self, totals: Mapping[str, int]) -> Value:
         """Value, given the totals."""
@@ -103,6 +116,11 @@ class Last:
             return None
         return float(last) / float(unit(self.measure)) if self.kind == "float" else int(last)
 
+    def python(self, last: str) -> str:
+        """Python expression of `value`, given that of the last start's: what the stream compiles."""
+        known = f"float(last) / {float(unit(self.measure))}" if self.kind == "float" else "int(last)"
+        return f"(None if (last := {last}) is None else {known})"
+
 
 @dataclass(frozen=True, slots=True)
 class Ewma:
@@ -126,9 +144,10 @@ class Ewma:
 
     def value(self, newest: Sequence[int], last: float | None) -> Value:
         """Value, given the known values newest first, and the last start's."""
-        pairs = list(zip(newest, self.weights, strict=False))
-        under = sum(weight for _, weight in pairs) * unit(self.measure)
-        return float(sum(value * weight for value, weight in pairs)) / float(under) if under else None
+        if not newest:
+            return None
+        weights, under = _ewma_scale(self.depth, self.measure, len(newest))
+        return float(sum(map(mul, newest, weights))) / under
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +177,7 @@ class Slope:
         if count < self.least:
             return None
         total = sum(values)
-        back = sum(k * value for k, value in enumerate(values))
+        back = sum(map(mul, range(count), values))
         over = count * ((count - 1) * total - back) - (count * (count - 1) // 2) * total
         under = (count * count * (count * count - 1) // 12) * unit(self.measure)
         return float(over) / float(under)
@@ -193,11 +212,12 @@ class Variance:
 
     def value(self, newest: Sequence[int], last: float | None) -> Value:
         """Value, given the known values newest first, and the last start's."""
-        values = [value - self._centre for value in newest[: self.depth]]
+        centre = self._centre
+        values = [value - centre for value in newest[: self.depth]]
         count = len(values)
         if count < self.least:
             return None
-        over = count * sum(value * value for value in values) - sum(values) ** 2
+        over = count * sum(map(mul, values, values)) - sum(values) ** 2
         return float(over) / (float(count * (count - 1)) * float(unit(self.measure) ** 2))
 
 
@@ -222,6 +242,12 @@ class Best:
 
 
 Recent = Last | Ewma | Slope | Variance | Best
+
+
+@lru_cache
+def _ewma_scale(depth: int, measure: str, known: int) -> tuple[tuple[int, ...], float]:
+    weights = Ewma("", measure, depth).weights[:known]
+    return weights, float(sum(weights) * unit(measure))
 
 
 def _scaled(total: str, prior: int, factor: int) -> str:

@@ -72,14 +72,9 @@ def build(
         before = None if whole else _continued(home, epoch, log_end.next_seq)
         if before is not None and before[1].next_seq == log_end.next_seq:
             folder, manifest = before
+            none = dict.fromkeys(manifest.rows, 0)
             return BuildReport(
-                manifest.rows,
-                dict.fromkeys(manifest.rows, 0),
-                log_end.next_seq,
-                manifest.known_at,
-                epoch,
-                False,
-                folder,
+                manifest.rows, none, log_end.next_seq, manifest.known_at, epoch, whole=False, generation=folder
             )
         progress("lay out starts", 1, steps)
         frames.lay_out(connection, home, store.timezone, families)
@@ -104,7 +99,7 @@ def build(
         manifest = Manifest(log_generation(home), log_end.next_seq, until, store.epochs[-1], epoch, rows)
         published = generations.publish(home, folder, manifest)
         progress("done", steps, steps)
-        return BuildReport(rows, added, log_end.next_seq, until, epoch, before is None, published)
+        return BuildReport(rows, added, log_end.next_seq, until, epoch, whole=before is None, generation=published)
 
 
 def _link_told(home: Home, folder: Path) -> None:

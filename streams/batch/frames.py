@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import date, timedelta
+from datetime import timedelta
 from hashlib import blake2b
 from importlib.resources import files
 from pathlib import Path
@@ -19,7 +19,6 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 import duckdb
-import pyarrow as pa
 
 from feature_repo.catalogue.families import Family
 from streams.log.reader import LogEnd, end
@@ -27,7 +26,7 @@ from streams.log.segments import generation
 from streams.log.upgrades import readable_segments
 from velo.errors import UserError
 from velo.files import make_folder, write_atomically
-from velo.racing.clock import local_midnight
+from velo.racing.clock import EPOCH, MICROSECOND, local_midnight
 from velo.racing.going import DISTANCE_BANDS, LONGEST_BAND, UNKNOWN, going_group
 from velo.racing.measures import LENGTHS_CAP
 from velo.racing.messages import STARTED
@@ -51,7 +50,10 @@ def cores() -> int:
 def scratch_connection(
     home: Home, memory_limit: str, threads: int | None = None
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB of its own that spills beside the store beyond its memory limit. Instants are UTC."""
+    """A DuckDB of its own that spills beside the store beyond its memory limit. Instants are UTC.
+
+    Raises `UserError` where a file cannot be read or written, as on a full disk, or the memory does not suffice.
+    """
     with TemporaryDirectory(dir=make_folder(home.batch), prefix="scratch-") as scratch:
         config: dict[str, str | bool | int | float | list[str]] = {
             "temp_directory": scratch,
@@ -60,7 +62,18 @@ def scratch_connection(
         }
         with duckdb.connect(config=config) as connection:
             connection.execute("SET TimeZone = 'UTC'")
-            yield connection
+            try:
+                yield connection
+            except (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.InvalidInputException) as failed:
+                raise UserError(
+                    f"the build could not read or write below {home.root} ({first_line(failed)}): make room there and "
+                    f"repeat it; where a file is damaged or gone, remove {home.batch} and run `velo build --whole`"
+                ) from None
+
+
+def first_line(failed: duckdb.Error) -> str:
+    """What DuckDB says of a failure, without the drawing below it."""
+    return str(failed).splitlines()[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +114,26 @@ def lay_out(connection: duckdb.DuckDBPyConnection, home: Home, timezone: ZoneInf
     _view(connection, "results", home, "results")
     connection.execute("CREATE OR REPLACE TEMP TABLE applied AS " + query("applied"))
     [(first, last)] = connection.execute("SELECT min(race_date), max(race_date) FROM results").fetchall()
-    _register(connection, "midnights", _midnights(first, last, max(windows, default=0), timezone))
+    days = (
+        []
+        if first is None
+        else [first + timedelta(days=one) for one in range((last - first).days + max(windows, default=0) + 2)]
+    )
+    midnights = [(local_midnight(day, timezone) - EPOCH) // MICROSECOND for day in days]
+    connection.execute(
+        "CREATE OR REPLACE TEMP TABLE midnights AS "
+        "SELECT unnest($days::DATE[]) AS day, make_timestamptz(unnest($midnights::BIGINT[])) AS midnight",
+        {"days": days, "midnights": midnights},
+    )
     columns = "".join(f", m{days}.midnight AS midnight_{days}" for days in windows)
     joins = " ".join(f"JOIN midnights m{days} ON m{days}.day = race_date + {days}" for days in windows)
     _view(connection, "measured", home, "starts")
-    connection.execute(f"""
+    connection.execute(
+        f"""
         CREATE OR REPLACE TABLE starts AS
         SELECT measured.*, applied.retracted_at, after.midnight AS day_after{columns}
-        FROM measured JOIN applied USING (seq) JOIN midnights after ON after.day = race_date + 1 {joins}""")
+        FROM measured JOIN applied USING (seq) JOIN midnights after ON after.day = race_date + 1 {joins}"""  # noqa: S608 only windows' lengths are put in
+    )
 
 
 def _measure(home: Home, begun: int, ended: int, memory_limit: str) -> list[str]:
@@ -143,8 +168,11 @@ def _measure_segment(
     connection.execute("CREATE TEMP TABLE log AS " + log)
     told = connection.execute("SELECT DISTINCT going FROM log WHERE going IS NOT NULL").fetchall()
     goings = [going for (going,) in told]
-    groups = {"going": pa.array(goings, pa.string()), "going_group": pa.array(map(going_group, goings), pa.string())}
-    _register(connection, "goings", pa.table(groups))
+    connection.execute(
+        "CREATE TEMP TABLE goings AS "
+        "SELECT unnest($goings::VARCHAR[]) AS going, unnest($groups::VARCHAR[]) AS going_group",
+        {"goings": goings, "groups": [going_group(going) for going in goings]},
+    )
     for kind in KINDS:
         keep(connection, _filled(kind, fixed), folder / f"{kind}-{part}.parquet")
 
@@ -169,7 +197,8 @@ def keep(connection: duckdb.DuckDBPyConnection, select: str, path: Path) -> None
 
 
 def _view(connection: duckdb.DuckDBPyConnection, name: str, home: Home, kind: str) -> None:
-    connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT * FROM {parquet(parts_of(home, kind))}")
+    rows = parquet(parts_of(home, kind))
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT * FROM {rows}")  # noqa: S608 paths are quoted
 
 
 def parquet(paths: Iterable[Path]) -> str:
@@ -180,24 +209,6 @@ def parquet(paths: Iterable[Path]) -> str:
 def parts_of(home: Home, kind: str) -> list[Path]:
     """The kept files of a kind: `starts` and `results` (measured), `runners` and `notices` (as told)."""
     return [home.batch / f"{kind}-{part}.parquet" for part in _kept(home).parts]
-
-
-def _midnights(first: date | None, last: date | None, longest: int, timezone: ZoneInfo) -> pa.Table:
-    days = []
-    if first is not None and last is not None:
-        days = [first + timedelta(days=one) for one in range((last - first).days + longest + 2)]
-    return pa.table(
-        {
-            "day": pa.array(days, pa.date32()),
-            "midnight": pa.array([local_midnight(day, timezone) for day in days], pa.timestamp("us", "UTC")),
-        }
-    )
-
-
-def _register(connection: duckdb.DuckDBPyConnection, name: str, table: pa.Table) -> None:
-    connection.register(f"{name}_given", table)
-    connection.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS FROM {name}_given")
-    connection.unregister(f"{name}_given")
 
 
 def formulas() -> str:

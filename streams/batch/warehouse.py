@@ -14,11 +14,13 @@ import duckdb
 
 from feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
 from streams.batch import frames
+from streams.batch.frames import first_line
 from velo.errors import UserError
 from velo.store import Store
 
 DAILY: Final = ("trainer_velocity", "jockey_velocity", "horse_form", "draw_bias")
 ROWS_SHOWN: Final = 10_000
+_LISTED: Final = '`velo sql "show tables"` lists what there is'
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +38,20 @@ def make_warehouse(store: Store) -> None:
     aside.unlink(missing_ok=True)
     with duckdb.connect(str(aside)) as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        for family in FAMILIES:
-            connection.execute(f"CREATE VIEW {family.view} AS SELECT * FROM {_parts(store, family.view)}")
-        for kind in ("runners", "notices", "results"):
-            connection.execute(f"CREATE VIEW {kind} AS SELECT * FROM {_parts(store, kind)}")
-        connection.execute(f"CREATE VIEW applied AS {frames.query('applied')}")
-        connection.execute(
-            f"CREATE VIEW starts AS SELECT measured.* FROM {_parts(store, 'starts')} measured "
-            "JOIN applied USING (seq) WHERE retracted_at IS NULL"
-        )
-        for view in DAILY:
-            connection.execute(f"CREATE VIEW {view}_daily AS {daily(BY_VIEW[view], store.timezone)}")
+        for view, query in _views(store).items():
+            connection.execute(f"CREATE VIEW {view} AS {query}")
     aside.replace(store.home.warehouse)
+
+
+def _views(store: Store) -> dict[str, str]:
+    """The query of each view; a view stands after those it reads."""
+    return {
+        **{family.view: f"FROM {_parts(store, family.view)}" for family in FAMILIES},
+        **{kind: f"FROM {_parts(store, kind)}" for kind in ("runners", "notices", "results")},
+        "applied": frames.query("applied"),
+        "starts": f"FROM {_parts(store, 'starts')} SEMI JOIN (FROM applied WHERE retracted_at IS NULL) USING (seq)",
+        **{f"{view}_daily": daily(BY_VIEW[view], store.timezone) for view in DAILY},
+    }
 
 
 def daily(family: Family, timezone: ZoneInfo) -> str:
@@ -67,21 +71,29 @@ def daily(family: Family, timezone: ZoneInfo) -> str:
         days AS (SELECT DISTINCT {keys}, race_date, first_known FROM starts JOIN first_results USING (race_date) WHERE {known})
         SELECT {", ".join(f"days.{key}" for key in family.keys)}, days.race_date, {columns}
         FROM days ASOF LEFT JOIN {family.view} AS values_then
-            ON {same} AND days.first_known > values_then.event_timestamp"""
+            ON {same} AND days.first_known > values_then.event_timestamp"""  # noqa: S608 names are the catalogue's
 
 
 def ask(store: Store, query: str) -> Answer:
     """The answer of the warehouse to one query; raises `UserError` where it is not built or not understood."""
     if not store.home.warehouse.exists():
         raise UserError(f"there is no warehouse at {store.home.warehouse}: run `velo build` first")
-    with duckdb.connect(str(store.home.warehouse), read_only=True) as connection:
+    try:
+        connection = duckdb.connect(str(store.home.warehouse), read_only=True)
+    except duckdb.Error as refused:
+        raise UserError(
+            f"{store.home.warehouse} cannot be opened ({first_line(refused)}): remove it and run `velo build`"
+        ) from None
+    with connection:
         connection.execute("SET TimeZone = 'UTC'")
         try:
+            if not connection.extract_statements(query):
+                raise UserError(f"{query!r} asks nothing: write a SELECT; {_LISTED}")
             cursor = connection.execute(query)
             columns = [one[0] for one in cursor.description or ()]
             rows = cursor.fetchmany(ROWS_SHOWN + 1)
         except duckdb.Error as refused:
-            raise UserError(f"the warehouse refused the query: {str(refused).splitlines()[0]}") from None
+            raise UserError(f"the warehouse refused the query ({first_line(refused)}): mend it; {_LISTED}") from None
     return Answer(columns, rows[:ROWS_SHOWN], len(rows) > ROWS_SHOWN)
 
 

@@ -94,6 +94,9 @@ def starts_of(race: Race, runners: Sequence[Runner]) -> list[Start]:
     book = sum(inverse or 0 for inverse in inverses) if None not in inverses else 0
     places = place_terms(total)
     thirds = draw_thirds([runner.draw for runner in starters])
+    band, group = distance_band(race.distance_m), going_group(race.going)
+    cells = [draw_cell(race.course, race.surface, race.distance_m, race.going, third) for third in range(4)]
+    race_day = days_since_1970(race.race_date)
     starts = []
     for runner, position, inverse, third in zip(starters, positions, inverses, thirds, strict=True):
         beaten = prb_e9(position, sharing[position], total)
@@ -106,9 +109,9 @@ def starts_of(race: Race, runners: Sequence[Runner]) -> list[Start]:
                 jockey_id=runner.jockey_id,
                 horse_id=runner.horse_id,
                 course=race.course,
-                distance_band=distance_band(race.distance_m),
-                going_group=going_group(race.going),
-                draw_cell=draw_cell(race.course, race.surface, race.distance_m, race.going, third),
+                distance_band=band,
+                going_group=group,
+                draw_cell=cells[third],
                 one=1,
                 win=win,
                 place=int(position is not None and position <= places),
@@ -121,7 +124,7 @@ def starts_of(race: Race, runners: Sequence[Runner]) -> list[Start]:
                 lengths_e9=None if lengths is None else floor(min(lengths, LENGTHS_CAP) * E9 + 0.5),
                 position=position,
                 field=total,
-                race_day=days_since_1970(race.race_date),
+                race_day=race_day,
                 race_class=race.race_class,
                 distance_m=race.distance_m,
                 weight_lbs=runner.weight_lbs,

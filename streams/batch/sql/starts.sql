@@ -9,42 +9,38 @@ WITH results AS (
     SELECT
         *,
         len(starters)::BIGINT AS field,
+        list_transform(starters, lambda one: CASE WHEN one.status = 'FINISHED' THEN one."position" END) AS positions,
+        list_transform(starters, lambda one: nullif(one.draw, 0)) AS draws,
         list_transform(starters, lambda one:
             CASE WHEN one.sp_decimal > 1
                 THEN 1000000000000 // CAST(floor(1000 * one.sp_decimal + 0.5) AS BIGINT) END) AS inverses
     FROM results
-), raced AS (
+), ranked AS (
     SELECT
-        * EXCLUDE (starters, inverses),
+        *,
+        list_transform(positions, lambda one: len(list_filter(positions, lambda other: other = one))) AS sharings,
+        CASE WHEN len(list_filter(draws, lambda one: one IS NULL)) = 0
+            THEN list_transform(draws, lambda one: 1 + len(list_filter(draws, lambda other: other < one))) END AS ranks,
         CASE WHEN len(list_filter(inverses, lambda one: one IS NULL)) = 0
-            THEN nullif(CAST(list_sum(inverses) AS BIGINT), 0) END AS book,
-        unnest(starters) AS runner,
-        unnest(inverses) AS inverse
+            THEN nullif(CAST(list_sum(inverses) AS BIGINT), 0) END AS book
     FROM books
 ), ran AS (
     SELECT
-        * EXCLUDE (runner),
-        runner.horse_id, runner.trainer_id, runner.jockey_id, runner.weight_lbs, runner.official_rating,
-        CAST(floor(CASE WHEN runner.beaten_lengths > $lengths_cap THEN $lengths_cap ELSE runner.beaten_lengths END * 1e9
-            + 0.5) AS BIGINT) AS lengths_e9,
-        nullif(runner.draw, 0) AS draw,
-        CASE WHEN runner.status = 'FINISHED' THEN CAST(runner."position" AS BIGINT) END AS position
-    FROM raced
-), placed AS (
-    SELECT
-        *,
-        count(*) OVER (PARTITION BY seq, position) AS sharing,
-        rank() OVER (PARTITION BY seq ORDER BY draw) AS draw_rank,
-        count(draw) OVER (PARTITION BY seq) AS draws
-    FROM ran
+        * EXCLUDE (starters, positions, draws, inverses, sharings, ranks),
+        unnest(starters) AS runner,
+        CAST(unnest(positions) AS BIGINT) AS position,
+        unnest(inverses) AS inverse,
+        unnest(sharings) AS sharing,
+        unnest(ranks) AS draw_rank
+    FROM ranked
 ), measured AS (
     SELECT
         seq, known_at, race_id, result_version, race_date, off_time,
-        trainer_id, jockey_id, horse_id, course,
+        runner.trainer_id, runner.jockey_id, runner.horse_id, course,
         $distance_band AS distance_band,
         coalesce(going_group, 'unknown') AS going_group,
         coalesce(nullif(surface, ''), 'unknown') AS ground,
-        CASE WHEN draws = field THEN (3 * draw_rank + field - 1) // field ELSE 0 END AS draw_third,
+        coalesce((3 * draw_rank + field - 1) // field, 0) AS draw_third,
         1::BIGINT AS one,
         (position IS NOT DISTINCT FROM 1)::BIGINT AS win,
         coalesce(position <= CASE WHEN field <= 4 THEN 1 WHEN field <= 7 THEN 2 ELSE 3 END, false)::BIGINT AS place,
@@ -58,10 +54,13 @@ WITH results AS (
         CASE WHEN book IS NULL THEN 0 ELSE win END AS win_priced,
         1000000000 // field AS uni_e9,
         exp_e9 * field AS market_e9,
-        lengths_e9, position, field,
+        CAST(floor(
+            CASE WHEN runner.beaten_lengths > $lengths_cap THEN $lengths_cap ELSE runner.beaten_lengths END * 1e9 + 0.5
+        ) AS BIGINT) AS lengths_e9,
+        position, field,
         race_date - DATE '1970-01-01' AS race_day,
-        race_class, distance_m, weight_lbs, official_rating
-    FROM placed LEFT JOIN goings USING (going)
+        race_class, distance_m, runner.weight_lbs, runner.official_rating
+    FROM ran LEFT JOIN goings USING (going)
 )
 SELECT
     * EXCLUDE (ground, draw_third),

@@ -1,0 +1,243 @@
+"""One shard of a family: running totals of its keys, and the rows that each message or passing midnight makes.
+
+A start is in window W on day t where race_day > t − W (SPEC 6), so all of a key's starts of one race day leave a
+window at one midnight: totals are kept a day, and a window's totals are only ever added to and subtracted from.
+"""
+
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterable, Sequence
+from heapq import heappop, heappush
+from typing import Final
+
+import orjson
+
+from feature_repo.catalogue.aggregates import Value
+from feature_repo.catalogue.families import Family
+from streams.fold.days import LocalDays
+from streams.fold.routing import Touch
+from streams.fold.shapes import LANE_BITS, Columns, Contribution, Key, Memory, Sums, pack, unpack
+
+Row = tuple[Key, int, tuple[Value, ...], int | None]
+"""(key values, event_timestamp in µs, values in the order of `Family.features`, valid_until in µs or None)."""
+BEGINNING: Final = -(10**7)
+"""The day of a shard that was told nothing yet: before any race."""
+
+
+class KeyState:
+    """What a shard knows of one key: `within` holds the sums of every window, the first window's lowest, `daily` those of each day still inside one.
+
+    `history` is every known start in order of (off, race) where the family has recent features, and `recent` their
+    values (None until asked for). `expires_day` is the next day on which a window loses a start, None where none will.
+    """
+
+    __slots__ = ("career", "daily", "days", "expires_day", "history", "recent", "within")
+
+    def __init__(self, days: list[int], daily: dict[int, Sums], history: list[Memory]) -> None:
+        self.career: Sums = 0
+        self.within: Sums = 0
+        self.days = days
+        self.daily = daily
+        self.history = history
+        self.recent: tuple[Value, ...] | None = None
+        self.expires_day: int | None = None
+
+
+class ShardState:
+    """The keys of one shard as of one local day, and which of them lose a start on which day to come."""
+
+    __slots__ = ("due", "due_days", "keys", "today")
+
+    def __init__(self, today: int = BEGINNING) -> None:
+        self.today = today
+        self.keys: dict[Key, KeyState] = {}
+        self.due: dict[int, dict[Key, None]] = {}
+        self.due_days: list[int] = []
+
+
+class Roller:
+    """Rolls the shards of one family. Holds no state of its own: the shard's is given, and changed in place."""
+
+    def __init__(self, family: Family, days: LocalDays) -> None:
+        self.family = family
+        self._days = days
+        self._columns = Columns.of(family)
+        self._windows = family.windows
+        self._longest = max(family.windows, default=0)
+        lanes = len(self._columns.shape.windowed)
+        self._shifts = [(days, place * lanes * LANE_BITS) for place, days in enumerate(family.windows)]
+        # one of each for all the keys that never use it: most keys are of families without windows or history
+        self._no_days: tuple[list[int], dict[int, Sums]] = ([], {})
+        self._no_history: list[Memory] = []
+
+    def roll(self, state: ShardState, known_at_us: int, touches: Iterable[Touch] = ()) -> list[Row]:
+        """The rows one message makes, in order of their time for each key; a tick touches none.
+
+        First the expiry rows of every local midnight that has passed, each at its midnight, then one row for each key
+        the message touches, at the instant it became known.
+        """
+        rows: list[Row] = []
+        today = self._days.day_of(known_at_us)
+        if today > state.today:
+            self._advance(state, today, rows)
+        for touch in touches:
+            rows.append(self._row(touch[0], self._touch(state, touch), known_at_us))  # noqa: PERF401  mostly one touch
+        return rows
+
+    def settle(self, state: ShardState, known_at_us: int, touches: Iterable[Touch]) -> None:
+        """Bring a shard to what it is after all these starts were told, as of an instant, without making rows.
+
+        An empty shard given the starts of every race's latest version is the shard of a full replay, whatever the
+        order: how the stream takes over from a batch build.
+        """
+        today = self._days.day_of(known_at_us)
+        if today > state.today:
+            self._advance(state, today, None)
+        for touch in touches:
+            self._touch(state, touch)
+
+    def _advance(self, state: ShardState, today: int, rows: list[Row] | None) -> None:
+        while state.due_days and state.due_days[0] <= today:
+            day = heappop(state.due_days)
+            state.today = day
+            midnight_us = self._days.midnight_us(day)
+            for key in state.due.pop(day):
+                one = state.keys[key]
+                one.expires_day = None
+                self._expire(one, day)
+                self._reschedule(state, key, one)
+                if not one.days and self._is_empty(one):
+                    del state.keys[key]
+                if rows is not None:
+                    rows.append(self._row(key, one, midnight_us))
+        state.today = today
+
+    def _expire(self, one: KeyState, today: int) -> None:
+        for window_days, shift in self._shifts:
+            leaving = one.daily.get(today - window_days)
+            if leaving is not None:
+                one.within -= leaving << shift
+        if one.days[0] == today - self._longest:
+            del one.daily[one.days.pop(0)]
+
+    def _touch(self, state: ShardState, touch: Touch) -> KeyState:
+        key, retracted, added = touch
+        one = state.keys.get(key)
+        if one is None:
+            one = state.keys[key] = self._unheard_of()
+        for contribution in retracted:
+            self._take_back(one, contribution, state.today)
+        for contribution in added:
+            self._add(one, contribution, state.today)
+        if self._windows:
+            self._reschedule(state, key, one)
+        if not one.days and self._is_empty(one):
+            del state.keys[key]
+        return one
+
+    def _unheard_of(self) -> KeyState:
+        """A key before its first start."""
+        days, daily = ([], {}) if self._windows else self._no_days
+        return KeyState(days, daily, [] if self.family.recent else self._no_history)
+
+    def _is_empty(self, one: KeyState) -> bool:
+        """Whether nothing is left of a key: its next row is told by the zeros it would start from."""
+        return not (one.days or one.history or one.career)
+
+    def _add(self, one: KeyState, contribution: Contribution, today: int) -> None:
+        race_day, windowed, career, memory = contribution
+        one.career += career
+        if memory:
+            if one.history and memory < one.history[-1]:
+                insort(one.history, memory)
+            else:
+                one.history.append(memory)
+            one.recent = None
+        if windowed and race_day > today - self._longest:
+            if race_day in one.daily:
+                one.daily[race_day] += windowed
+            else:
+                insort(one.days, race_day)
+                one.daily[race_day] = windowed
+            for window_days, shift in self._shifts:
+                if race_day > today - window_days:
+                    one.within += windowed << shift
+
+    def _take_back(self, one: KeyState, contribution: Contribution, today: int) -> None:
+        race_day, windowed, career, memory = contribution
+        one.career -= career
+        if memory:
+            del one.history[bisect_left(one.history, memory[:2])]
+            one.recent = None
+        if windowed and race_day > today - self._longest:
+            one.daily[race_day] -= windowed
+            if not one.daily[race_day]:
+                del one.daily[race_day]
+                del one.days[bisect_left(one.days, race_day)]
+            for window_days, shift in self._shifts:
+                if race_day > today - window_days:
+                    one.within -= windowed << shift
+
+    def _reschedule(self, state: ShardState, key: Key, one: KeyState) -> None:
+        """Put a changed key among the due of its next expiry: a late start can make that earlier, an amended one later."""
+        expires_day = self._next_expiry(one.days, state.today)
+        if expires_day == one.expires_day:
+            return
+        if one.expires_day is not None:
+            del state.due[one.expires_day][key]
+        if expires_day is not None:
+            due = state.due.get(expires_day)
+            if due is None:
+                state.due[expires_day] = {key: None}
+                heappush(state.due_days, expires_day)
+            else:
+                due[key] = None
+        one.expires_day = expires_day
+
+    def _next_expiry(self, days: Sequence[int], today: int) -> int | None:
+        soonest: int | None = None
+        for window_days in self._windows:
+            first = bisect_right(days, today - window_days)
+            if first < len(days):
+                leaves = days[first] + window_days
+                if soonest is None or leaves < soonest:
+                    soonest = leaves
+        return soonest
+
+    def _row(self, key: Key, one: KeyState, event_us: int) -> Row:
+        recent = one.recent
+        if recent is None:
+            recent = one.recent = self._columns.recent_values(one.history)
+        values = self._columns.values(one.career, recent, one.within)
+        valid_until_us = None if one.expires_day is None else self._days.midnight_us(one.expires_day)
+        return key, event_us, values, valid_until_us
+
+    def dump(self, state: ShardState) -> bytes:
+        """A shard as JSON: the same bytes for the same starts on the same day, however it came there."""
+        career, windowed = len(self._columns.shape.career), len(self._columns.shape.windowed)
+        keys = [
+            (
+                key,
+                unpack(one.career, career),
+                [(day, unpack(one.daily[day], windowed)) for day in one.days],
+                one.history,
+            )
+            for key, one in sorted(state.keys.items())
+        ]
+        return orjson.dumps((state.today, keys))
+
+    def load(self, dumped: bytes) -> ShardState:
+        """The shard of `dump`: windows, recent values and expiries are worked out again."""
+        today, keys = orjson.loads(dumped)
+        state = ShardState(today)
+        for key, career, daily, history in keys:
+            one = state.keys[tuple(key)] = self._unheard_of()
+            one.career = pack(career)
+            one.history += [tuple(memory) for memory in history]
+            for day, sums in daily:
+                one.days.append(day)
+                one.daily[day] = pack(sums)
+                for window_days, shift in self._shifts:
+                    if day > today - window_days:
+                        one.within += one.daily[day] << shift
+            self._reschedule(state, tuple(key), one)
+        return state
