@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.shared import ABSENT, shared_folder
-from tests.stores import CASES, Built, Conformance, load_and_build
+
+if TYPE_CHECKING:
+    from tests.stores import Built, Conformance
 
 
 @pytest.fixture(scope="session")
@@ -16,13 +19,14 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def conformance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Conformance]:
+def conformance(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Conformance]":
     """The conformance files' stores by name, each loaded and built once, when first asked for; never written to."""
     from feature_repo.stores import embedded_redis
+    from tests.stores import CASES, load_and_build
 
     made: dict[str, Built] = {}
 
-    def built(name: str) -> Built:
+    def built(name: str) -> "Built":
         if name not in made:
             made[name] = load_and_build(CASES[name], tmp_path_factory.mktemp("conformance") / name)
         return made[name]
