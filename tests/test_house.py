@@ -149,7 +149,9 @@ def test_the_readme_opens_with_one_command_for_the_job_and_one_for_the_tests() -
 
 
 @needs_cli
-def test_every_velo_command_that_the_documents_name_exists() -> None:
+def test_every_velo_command_that_the_documents_name_exists(tmp_path: Path) -> None:
+    from tests.cli import velo
+
     named: set[tuple[str, ...]] = set()
     for document in documents():
         for line in re.findall(
@@ -158,14 +160,8 @@ def test_every_velo_command_that_the_documents_name_exists() -> None:
             named.add(tuple(line.split()))
     assert ("demo",) in named
     for command in sorted(named):
-        done = subprocess.run(
-            [sys.executable, "-c", "import sys; from velo.cli import main; sys.exit(main())", *command, "--help"],
-            cwd=REPO,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, f"velo {' '.join(command)}: {done.stderr}"
+        shown = velo(*command, "--help", home=tmp_path)
+        assert shown.code == 0, f"velo {' '.join(command)}: {shown.err}"
 
 
 def test_every_environment_variable_that_the_code_reads_is_in_the_readme() -> None:
