@@ -18,8 +18,9 @@ from streams.importers.runners import read_runner_tables
 from streams.log.reader import messages as logged
 from tests.seasons import BUILT_AT, a_season, a_store, opened
 from tests.shared import shared_file
+from tests.stores import Conformance
 from training.dataset import LABEL, TrainingSet, training_set
-from training.declared import declared
+from training.declared import Period, declared
 from velo.errors import UserError
 from velo.racing.cards import decision_time, declared_at, first_result
 from velo.racing.messages import (
@@ -179,6 +180,21 @@ def test_every_start_is_there_once_whatever_is_known_of_it(store: Store, rows: T
     assert rows.started().sum() == starts
     keys = set(zip(rows.identity["race_id"].to_pylist(), rows.identity["horse_id"].to_pylist(), strict=True))
     assert len(keys) == rows.rows
+
+
+def test_all_real_starts_since_2010_come_through_feast_in_one_call(conformance: Conformance) -> None:
+    store = conformance("hk").store
+    since = date(2010, 1, 1)
+    rows = training_set(store, period=Period(since, date(2025, 12, 31)))
+    starts = sum(
+        sum(one.started for one in message.runners)
+        for _, message in logged(store.home)
+        if isinstance(message, Result) and message.race.race_date >= since
+    )
+    assert rows.rows == rows.started().sum() == starts
+    assert starts > 150_000
+    runs = rows.features[:, columns.COLUMNS.index("trainer_velocity__runs_90d")]
+    assert np.isfinite(runs).mean() > 0.98
 
 
 def test_cards_where_there_are_some_name_the_runners_and_a_late_withdrawal_did_not_start(rows: TrainingSet) -> None:
