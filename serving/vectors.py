@@ -50,7 +50,7 @@ class Vectors:
 
 def online(rows: "RedisRows", race: Declared) -> Vectors:
     """As of now, in one round trip to Redis."""
-    from feature_repo.stores.redis_rows import Layout
+    from feature_repo.stores.redis_layout import Layout
 
     keys = race.keys()
     wanted = [(Layout.of(family), [_key(family, of) for of in keys]) for family in FAMILIES]
