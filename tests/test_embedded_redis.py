@@ -92,7 +92,7 @@ def test_many_starters_at_once_start_one_server(home: Home) -> None:
 def test_a_killed_server_is_started_anew_with_what_it_had_written(home: Home) -> None:
     url = ensure(home)
     Redis.from_url(url).set("kept", "yes")
-    Redis.from_url(url).execute_command("BGREWRITEAOF")
+    Redis.from_url(url).bgrewriteaof()  # type: ignore[no-untyped-call]
     wait = Redis.from_url(url)
     while wait.info("persistence")["aof_rewrite_in_progress"]:  # type: ignore[index]
         pass
@@ -123,7 +123,7 @@ def test_two_homes_have_two_servers(home: Home, tmp_path: Path) -> None:
 
 def test_no_server_anywhere_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(embedded_redis.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(UserError, match="install redis-server or valkey-server"):
         embedded_redis.executable()
 

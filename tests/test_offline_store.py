@@ -1,8 +1,8 @@
 """Features as of an instant: the stock stores' values, every entity row in its place, one generation a query."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -64,13 +64,13 @@ def test_every_value_is_that_of_a_walk_through_the_history(made: MadeUp, joined:
     table = made.tables["horse_course"].to_pandas()
     rows = entity_rows(made.tables, 300)
     known = 0
-    for at, row in rows.iterrows():
+    for at, (_, row) in enumerate(rows.iterrows()):
         past = table[
             (table.horse_id == row.horse_id)
             & (table.course == row.course)
             & (table.event_timestamp <= row.event_timestamp)
         ].sort_values("event_timestamp")
-        met = joined.loc[at]  # type: ignore[index]
+        met = joined.iloc[at]
         if past.empty:
             assert met[names(refs_of(["horse_course"]))].isna().all()
             continue
@@ -95,7 +95,7 @@ def test_a_row_said_twice_is_answered_twice(made: MadeUp) -> None:
 def test_null_and_unknown_keys_and_instants_give_nulls_and_drop_no_row(made: MadeUp) -> None:
     rows = entity_rows(made.tables, 4)
     rows["trainer_id"] = [None, "never heard of", "trainer_id:1", "trainer_id:1"]
-    rows["event_timestamp"] = pd.to_datetime([AT, AT, None, AT], utc=True)
+    rows["event_timestamp"] = pd.to_datetime(pd.Series([AT, AT, None, AT]), utc=True)
     answer = made.feast.get_historical_features(rows, refs_of(["trainer_velocity"])).to_df()
     assert len(answer) == 4
     assert answer.loc[[0, 1, 2], ["runs_14d", "sr_14d", "valid_until"]].isna().all(axis=None)
@@ -128,7 +128,7 @@ def test_instants_without_a_zone_and_as_text_are_utc(made: MadeUp) -> None:
 def test_entity_rows_may_be_arrow_or_sql_over_the_views(made: MadeUp) -> None:
     rows = entity_rows(made.tables, 30)
     expected = made.feast.get_historical_features(rows, ["horse_form:sr"]).to_df()["sr"]
-    arrow = made.feast.get_historical_features(pa.Table.from_pandas(rows), ["horse_form:sr"])  # type: ignore[arg-type]
+    arrow = made.feast.get_historical_features(pa.Table.from_pandas(rows), ["horse_form:sr"])
     pd.testing.assert_series_equal(arrow.to_df()["sr"], expected)
     sql = "SELECT horse_id, max(event_timestamp) AS event_timestamp FROM horse_form GROUP BY horse_id ORDER BY horse_id"
     answer = made.feast.get_historical_features(sql, ["horse_form:starts"]).to_df()
@@ -192,7 +192,7 @@ def test_a_half_written_part_is_not_read(made: MadeUp) -> None:
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Iterator[tuple[FeatureStore, Path]]:
+def small(tmp_path: Path) -> tuple[FeatureStore, Path]:
     made = made_up_feast(tmp_path / "home", Size(values=3, rows_a_key=2))
     folder = tmp_path / "runs"
     source = FileSource(
@@ -214,7 +214,7 @@ def small(tmp_path: Path) -> Iterator[tuple[FeatureStore, Path]]:
         source=source,
     )
     made.feast.apply([view])
-    yield made.feast, folder
+    return made.feast, folder
 
 
 def runs(*rows: tuple[str, int, int, float | None]) -> pa.Table:
@@ -300,13 +300,13 @@ def test_rows_written_through_feast_are_a_part_of_their_own(small: tuple[Feature
 
 def test_rows_of_other_columns_are_refused(small: tuple[FeatureStore, Path]) -> None:
     feast, _ = small
-    provider = feast._get_provider()
+    provider: Any = feast._get_provider()
     with pytest.raises(UserError, match="need exactly"):
         provider.offline_write_batch(feast.config, feast.get_feature_view("runs"), pa.table({"horse_id": ["a"]}), None)
 
 
 def pulled(feast: FeatureStore, how: str, start: float, end: float) -> list[tuple[str, float]]:
-    store = feast._get_provider().offline_store  # type: ignore[attr-defined]
+    store = feast._get_provider().offline_store
     table = getattr(store, how)(
         feast.config,
         feast.get_feature_view("runs").batch_source,
