@@ -36,6 +36,11 @@ class Home:
         return self.root / "dead-letters.ndjson"
 
     @property
+    def feeds(self) -> Path:
+        """How far each feed was taken into the log, one file a feed."""
+        return self.root / "feeds"
+
+    @property
     def offline(self) -> Path:
         """The current generation of the feature tables: a link into `generations`, one folder a view."""
         return self.root / "offline"

@@ -21,8 +21,11 @@ from velo.store import Home
 
 SEGMENT_BYTES: Final = 64 * 2**20
 """A segment at least this long is not appended to any more."""
-ENVELOPE: Final = frozenset({"crc", "seq", "digest", "known_at"})
-"""Fields that say where and when a record stands, and are no part of what it says."""
+ENVELOPE: Final = frozenset({"crc", "seq", "digest", "known_at", "origin"})
+"""Fields that say where and when a record stands, and are no part of what it says.
+
+`origin` is the place in a feed that a message was taken from: {"feed": its name, "at": the place}.
+"""
 
 GENERATION: Final = "generation"
 """The file of a log's folder that counts its rebuilds."""
@@ -101,6 +104,11 @@ def body_of(record: Mapping[str, Any]) -> bytes:
     first = {name: record[name] for name in ("type", "schema_version", "race_id", "result_version") if name in record}
     rest = {name: value for name, value in record.items() if name not in ENVELOPE and name not in first}
     return orjson.dumps(first | rest)[1:]
+
+
+def with_origin(body: bytes, origin: Mapping[str, str]) -> bytes:
+    """A body as `body_of` gives it that also says where the message was taken from."""
+    return b'%s,"origin":%s}' % (body[:-1], orjson.dumps(origin))
 
 
 def framed(seq: int, digest: str, known_at: str | int, body: bytes) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from streams.log.appender import SegmentWriter
 from streams.log.index import Index, Outcome
-from streams.log.segments import SEGMENT_BYTES, body_of, digest_of, finish_swap, framed
+from streams.log.segments import SEGMENT_BYTES, body_of, digest_of, finish_swap, framed, with_origin
 from velo.errors import Refused, UserError
 from velo.racing.clock import RESULT_DELAY, is_local_midnight, next_known_at, to_text
 from velo.racing.messages import Message, Racecard, Result, Tick, to_record
@@ -101,9 +101,12 @@ class LogWriter:
         """The instant of the log's last message; None where there is none."""
         return self._index.known_at
 
-    def append(self, message: Message, kept: Mapping[str, Any] | None = None) -> Appended:
+    def append(
+        self, message: Message, kept: Mapping[str, Any] | None = None, origin: Mapping[str, str] | None = None
+    ) -> Appended:
         """Append a live message, stamped with the clock's instant whatever it claims; `kept` are unknown fields.
 
+        `origin` is the place in a feed it was taken from, which is written with it and is no part of what it says.
         Readers see it at once; `sync` before telling anyone that it is safe. Raises `Refused` for a result whose
         version was told with other content.
         """
@@ -113,7 +116,8 @@ class LogWriter:
         if outcome == "identical" or self._index.repeats(record, digest):
             return Appended(None, "identical")
         seq = self._index.next_seq
-        self._put(self.clock(), record, digest, body_of(record))
+        body = body_of(record)
+        self._put(self.clock(), record, digest, with_origin(body, origin) if origin else body)
         self._segments.flush()
         return Appended(seq, outcome)
 

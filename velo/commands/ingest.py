@@ -9,6 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from velo.commands.edge import Files, Json, facts, now, open_store, show, steps
+from velo.commands.feed import Brokers, Follow, KafkaTopic, Once, RedisKey, Url, follow_feed
+from velo.errors import UserError
 
 if TYPE_CHECKING:
     from streams.importers.ingest import IngestReport
@@ -28,6 +30,27 @@ def register(app: typer.Typer) -> None:
     app.add_typer(ingest_app, name="ingest")
     app.add_typer(cards_app, name="cards")
     app.add_typer(letters_app, name="dead-letters")
+
+
+@ingest_app.callback(invoke_without_command=True)
+def ingest_from(
+    context: typer.Context,
+    follow: Follow = False,
+    redis: RedisKey = None,
+    kafka: KafkaTopic = None,
+    url: Url = None,
+    brokers: Brokers = None,
+    once: Once = False,
+    as_json: Json = False,
+) -> None:
+    """Append results to the log. The same file again adds nothing."""
+    if follow and context.invoked_subcommand is None:
+        follow_feed(redis=redis, kafka=kafka, url=url, brokers=brokers, once=once, as_json=as_json)
+    elif follow or redis or kafka or context.invoked_subcommand is None:
+        raise UserError(
+            "velo ingest takes files or follows a feed: name the files' form, as in `velo ingest runners FILE`, "
+            "or say `velo ingest --follow --redis KEY`"
+        )
 
 
 @ingest_app.command()

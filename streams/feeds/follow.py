@@ -1,0 +1,208 @@
+"""From a feed to the log, for as long as it is wanted: each message once, a tick at each local midnight.
+
+The order of a batch is what makes it safe: append, sync the log, write the dead letters, keep the place, tell the
+server. A crash anywhere in between delivers the batch again, and what the log holds of it already is known by its place.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Final, Protocol
+
+from streams.feeds import places
+from streams.feeds.door import Door, Taken, letter
+from streams.feeds.places import Places
+from streams.feeds.source import Delivery, Feed, FeedAway
+from streams.importers import dead_letters
+from streams.importers.dead_letters import DeadLetter
+from streams.log.writer import Clock, LogWriter
+from velo.errors import Refused
+from velo.racing.clock import local_date, local_midnight
+from velo.racing.messages import Result
+from velo.store import Store
+
+BATCH: Final = 256
+"""Messages between two syncs where they come faster than the disk; a message that comes alone is synced alone."""
+WAIT_S: Final = 1.0
+"""How long one look at an idle feed lasts, and the pause before one that is away is tried again."""
+_log = logging.getLogger(__name__)
+
+
+class Stop(Protocol):
+    """What ends the following; a `threading.Event` is one."""
+
+    def is_set(self) -> bool:
+        """Whether to end."""
+
+    def wait(self, timeout: float) -> bool:
+        """Pause, less long where the end is asked for meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class FollowReport:
+    """What became of the messages taken: each was appended, identical to what the log holds, or refused by a reason.
+
+    `lower_version` counts among `appended`, `delivered_again` among `identical`. `dead_letters` are those that are
+    new. `away` counts how often the feed was lost. `settled` is the place from which the next run goes on.
+    """
+
+    feed: str
+    taken: int
+    appended: int
+    identical: int
+    delivered_again: int
+    lower_version: int
+    refused: Mapping[str, int]
+    dead_letters: int
+    ticks: int
+    away: int
+    warnings: Mapping[str, int]
+    settled: str | None
+    next_seq: int
+
+
+def follow(
+    store: Store, feed: Feed, *, clock: Clock, stop: Stop, once: bool = False, told: Callable[[int], None] | None = None
+) -> FollowReport:
+    """Append what a feed brings until `stop` is set or, with `once`, there is nothing more; holds the log's lock.
+
+    A feed that goes away is waited for. `told` hears after each batch how many messages were taken so far. Raises
+    `UserError` where another process writes to the log, the disk is full, or the feed has lost messages not yet taken.
+    """
+    with LogWriter.open(store, clock=clock) as writer:
+        following = _Following(feed, clock, writer, Door.of(store), places.read(store.home, feed.name))
+        while not stop.is_set():
+            following.tick_where_due()
+            try:
+                batch = following.take()
+            except FeedAway as why:
+                following.is_away(why)
+                stop.wait(WAIT_S)
+                continue
+            if batch:
+                following.settle(batch)
+                if told:
+                    told(following.taken)
+            elif once:
+                break
+        return following.report()
+
+
+@dataclass(slots=True)
+class _Following:
+    feed: Feed
+    clock: Clock
+    writer: LogWriter
+    door: Door
+    places: Places
+    taken: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    letters: list[DeadLetter] = field(default_factory=list)
+    begun: bool = False
+    lost: bool = False
+    next_midnight: datetime | None = None
+
+    def take(self) -> Sequence[Delivery]:
+        """The next batch; the first one begins after what is settled."""
+        if not self.begun:
+            self.feed.begin(self.places.settled)
+            self.begun = True
+        batch = self.feed.take(BATCH, self._wait_s())
+        if self.lost:
+            _log.warning("feed.back feed=%s", self.feed.name)
+            self.lost = False
+        return batch
+
+    def is_away(self, why: FeedAway) -> None:
+        """Say so, once for each time that it goes."""
+        if not self.lost:
+            _log.warning("feed.away feed=%s why=%s: waiting for it, nothing is lost", self.feed.name, why)
+            self.counts["away"] += 1
+            self.lost = True
+
+    def settle(self, batch: Sequence[Delivery]) -> None:
+        """Append a batch, and have all that came of it on the disk before the feed hears of it."""
+        for delivery in batch:
+            self.tick_where_due()
+            self._append(delivery)
+        self.writer.sync()
+        home = self.writer.store.home
+        if self.letters:
+            self.counts["dead_letters"] += dead_letters.write(home, self.letters, self.clock())
+            self.letters.clear()
+        at = batch[-1].at
+        places.settle(home, self.feed.name, at, self.writer.next_seq)
+        self.places = Places(at, self.places.appended)
+        self.feed.settle(at)
+
+    def _append(self, delivery: Delivery) -> None:
+        self.taken += 1
+        taken = self.door.take(delivery.body, self.clock())
+        if not isinstance(taken, Taken):
+            self._refuse(taken)
+            return
+        message = taken.message
+        # a result says by its version what it is; of the others only its place tells a second delivery from news
+        if self.places.was_appended(delivery.at) and not isinstance(message, Result):
+            self.counts.update(("identical", "delivered_again"))
+            return
+        if self.writer.store.keys is None:
+            self.writer.store = self.writer.store.with_keys(self.door.policy)
+        try:
+            appended = self.writer.append(message, taken.kept, {"feed": self.feed.name, "at": delivery.at})
+        except Refused as why:
+            about = {"race_id": message.race_id, "result_version": getattr(message, "result_version", None)}
+            self._refuse(letter(delivery.body, about, why))
+            return
+        if appended.seq is None:
+            again = self.places.was_appended(delivery.at)
+            self.counts.update(("identical", "delivered_again") if again else ("identical",))
+        else:
+            self.counts.update({"appended", appended.outcome})
+
+    def _refuse(self, refused: DeadLetter) -> None:
+        self.refused[refused.reason] += 1
+        self.letters.append(refused)
+        _log.warning("feed.refused race=%s reason=%s detail=%s", refused.race_id, refused.reason, refused.detail)
+
+    def tick_where_due(self) -> None:
+        """Tell the log that the latest local midnight has passed, where it does not know it yet.
+
+        An empty log is left alone: a tick would make every result that is loaded into it afterwards a late one.
+        """
+        now = self.clock()
+        if self.writer.known_at is None or (self.next_midnight is not None and now < self.next_midnight):
+            return
+        timezone = self.writer.store.timezone
+        today = local_date(now, timezone)
+        self.next_midnight = local_midnight(today + timedelta(days=1), timezone)
+        if self.writer.tick(local_midnight(today, timezone)).seq is not None:
+            self.writer.sync()
+            self.counts["ticks"] += 1
+
+    def _wait_s(self) -> float:
+        if self.next_midnight is None:
+            return WAIT_S
+        return min(WAIT_S, max(0.001, (self.next_midnight - self.clock()).total_seconds()))
+
+    def report(self) -> FollowReport:
+        """The counts so far."""
+        of = self.counts
+        return FollowReport(
+            feed=self.feed.name,
+            taken=self.taken,
+            appended=of["appended"],
+            identical=of["identical"],
+            delivered_again=of["delivered_again"],
+            lower_version=of["lower_version"],
+            refused=dict(self.refused),
+            dead_letters=of["dead_letters"],
+            ticks=of["ticks"],
+            away=of["away"],
+            warnings=dict(self.door.warnings),
+            settled=self.places.settled,
+            next_seq=self.writer.next_seq,
+        )

@@ -1,0 +1,89 @@
+"""A Redis Stream as a feed, and messages put on one: an entry's field `message` is the JSON.
+
+Its place is kept in the store's home, so it is read by XREAD, without a consumer group; entries up to the place that
+`velo ingest --follow` reports as settled may be trimmed.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from feature_repo.stores.redis_client import told
+from streams.feeds.source import Delivery, FeedAway
+from velo.errors import UserError
+
+if TYPE_CHECKING:
+    from redis import Redis
+    from redis.cluster import RedisCluster
+
+    Client = Redis | RedisCluster
+
+FIELD: Final = b"message"
+_PIPELINE: Final = 500
+
+
+class RedisFeed:
+    """The entries of one stream, oldest first."""
+
+    def __init__(self, client: "Client", key: str) -> None:
+        self._client = client
+        self._key = key
+        self._after = "0-0"
+
+    @property
+    def name(self) -> str:
+        """`redis:` and the stream's key."""
+        return f"redis:{self._key}"
+
+    def begin(self, after: str | None) -> None:
+        """Go on after an entry id; an id is never given twice, so a trimmed stream is no other stream."""
+        self._after = after or "0-0"
+        with self._asked():
+            kind: Any = self._client.type(self._key)
+        if kind not in (b"stream", b"none"):
+            raise UserError(f"{self._key!r} in Redis holds a {kind.decode()}, not a stream: name a stream's key")
+
+    def take(self, limit: int, wait_s: float) -> Sequence[Delivery]:
+        """The next entries."""
+        with self._asked():
+            answer: Any = self._client.xread({self._key: self._after}, count=limit, block=max(1, int(wait_s * 1000)))
+        if not answer:
+            return []
+        ((_, entries),) = answer.items() if isinstance(answer, dict) else answer
+        taken = [Delivery(at.decode(), (fields or {}).get(FIELD)) for at, fields in entries]
+        self._after = taken[-1].at
+        return taken
+
+    def settle(self, at: str) -> None:
+        """The place is in the store's home; Redis need not be told."""
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
+        from redis import exceptions
+
+        try:
+            yield
+        except exceptions.AuthenticationError as refused:
+            raise UserError(f"Redis refuses the password ({refused}): mend the one in its URL") from None
+        except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as failed:
+            raise FeedAway(str(failed)) from failed
+        except exceptions.ResponseError as wrong:
+            raise UserError(f"Redis will not read {self._key!r} as a stream ({wrong}): name a stream's key") from None
+
+
+def put(client: "Client", url: str, key: str, bodies: Iterable[bytes]) -> int:
+    """Add messages to the end of a stream, in their order; returns how many."""
+    count = 0
+    with told(url):
+        pipeline: Any = client.pipeline(transaction=False)
+        for body in bodies:
+            pipeline.xadd(key, {FIELD: body})
+            count += 1
+            if count % _PIPELINE == 0:
+                pipeline.execute()
+        pipeline.execute()
+    return count
