@@ -1,6 +1,7 @@
 """A Kafka topic as a feed, and messages put on one: a record's value is the JSON.
 
-A log has one order, and Kafka keeps order within a partition only, so a topic that is followed has one partition.
+A log has one order, and Kafka keeps order within a partition only, so one partition is followed: the only one of its
+topic, or the one that is named.
 The place is kept in the store's home; it is committed to the group as well, for Kafka's own tools to see.
 """
 
@@ -21,19 +22,21 @@ _log = logging.getLogger(__name__)
 
 
 class KafkaFeed:
-    """The records of a topic's one partition, oldest first."""
+    """The records of one partition, oldest first; `partition` may be None where the topic has but one."""
 
-    def __init__(self, brokers: str, topic: str, group: str = GROUP) -> None:
+    def __init__(self, brokers: str, topic: str, partition: int | None = None, group: str = GROUP) -> None:
         self._brokers = brokers
         self._topic = topic
+        self._asked = partition
+        self._partition = partition or 0
         self._group = group
         self._away: str | None = None
         self._consumer: Consumer | None = None
 
     @property
     def name(self) -> str:
-        """`kafka:` and the topic."""
-        return f"kafka:{self._topic}"
+        """`kafka:`, the topic and the partition."""
+        return f"kafka:{self._topic}/{self._partition}"
 
     def begin(self, after: str | None) -> None:
         """Go on after an offset; raises `UserError` where the topic has not that offset, or several partitions."""
@@ -52,10 +55,10 @@ class KafkaFeed:
             }
         )
         try:
-            _refuse_other_than_one(self._topic, consumer.list_topics(self._topic, timeout=ANSWER_S))
-            asked = TopicPartition(self._topic, 0)
+            _refuse_missing(self._topic, self._asked, consumer.list_topics(self._topic, timeout=ANSWER_S))
+            asked = TopicPartition(self._topic, self._partition)
             start = self._start(after, *consumer.get_watermark_offsets(asked, timeout=ANSWER_S))
-            consumer.assign([TopicPartition(self._topic, 0, start)])
+            consumer.assign([TopicPartition(self._topic, self._partition, start)])
         except KafkaException as failed:
             consumer.close()
             raise FeedAway(str(failed.args[0])) from failed
@@ -98,7 +101,9 @@ class KafkaFeed:
 
         assert self._consumer is not None
         try:
-            self._consumer.commit(offsets=[TopicPartition(self._topic, 0, int(at) + 1)], asynchronous=True)
+            self._consumer.commit(
+                offsets=[TopicPartition(self._topic, self._partition, int(at) + 1)], asynchronous=True
+            )
         except KafkaException as failed:
             _log.warning("feed.not_committed feed=%s at=%s why=%s", self.name, at, failed)
 
@@ -125,10 +130,10 @@ class KafkaFeed:
         raise FeedAway(str(error))
 
 
-def put(brokers: str, topic: str, bodies: Iterable[bytes]) -> int:
-    """Add messages to the end of a topic's one partition, in their order; all are acknowledged when this returns.
+def put(brokers: str, topic: str, bodies: Iterable[bytes], partition: int | None = None) -> int:
+    """Add messages to the end of a partition, the topic's only one where none is named, in their order; all are acknowledged when this returns.
 
-    Raises `UserError` where the brokers are not to be reached, the topic has several partitions, or one is refused.
+    Raises `UserError` where the brokers are not to be reached, the partition is not there, or a message is refused.
     """
     from confluent_kafka import KafkaException, Producer
 
@@ -144,14 +149,14 @@ def put(brokers: str, topic: str, bodies: Iterable[bytes]) -> int:
     failed: list[str] = []
     count = 0
     try:
-        _refuse_other_than_one(topic, producer.list_topics(topic, timeout=ANSWER_S))
+        _refuse_missing(topic, partition, producer.list_topics(topic, timeout=ANSWER_S))
         for body in bodies:
             while True:
                 try:
                     producer.produce(
                         topic,
                         body,
-                        partition=0,
+                        partition=partition or 0,
                         on_delivery=lambda error, _: failed.append(str(error)) if error else None,
                     )
                     break
@@ -170,16 +175,21 @@ def put(brokers: str, topic: str, bodies: Iterable[bytes]) -> int:
     return count
 
 
-def _refuse_other_than_one(topic: str, told: Any) -> None:
+def _refuse_missing(topic: str, partition: int | None, told: Any) -> None:
+    """Raise `UserError` where a topic has not the partition, or several and none is named."""
     from confluent_kafka import KafkaException
 
     found = told.topics[topic]
     if found.error is not None:
         raise KafkaException(found.error)
-    if len(found.partitions) != 1:
+    count = len(found.partitions)
+    if partition is None and count > 1:
         raise UserError(
-            f"topic {topic!r} has {len(found.partitions)} partitions, but a log has one order: make a topic with one"
+            f"topic {topic!r} has {count} partitions, but a log has one order: use a topic with one, or name one of "
+            "them by --partition"
         )
+    if partition is not None and partition not in found.partitions:
+        raise UserError(f"topic {topic!r} has {count} partitions, counted from 0, and no {partition}: name one of them")
 
 
 def _bytes(value: str | bytes | None) -> bytes | None:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from velo.store import Store
 
 Brokers = Annotated[str | None, typer.Option(metavar="HOST:PORT,…", help="Kafka's brokers.")]
+Partition = Annotated[
+    int | None, typer.Option(min=0, help="The topic's partition, where it has several: a log follows one.")
+]
 Url = Annotated[str | None, typer.Option(metavar="URL", help="The feed's Redis; the online store's without it.")]
 app_of_feed = typer.Typer(no_args_is_help=True, help="Put messages on a stream or topic, for `velo ingest --follow`.")
 
@@ -50,8 +53,9 @@ def to_redis(
 @app_of_feed.command("kafka")
 def to_kafka(
     files: Files,
-    topic: Annotated[str, typer.Option(help="The topic; it has one partition.")] = "racing",
+    topic: Annotated[str, typer.Option(help="The topic.")] = "racing",
     brokers: Brokers = None,
+    partition: Partition = None,
     as_json: Json = False,
 ) -> None:
     """Add the messages of files to a Kafka topic: JSON lines as they stand, runner tables as results."""
@@ -59,7 +63,7 @@ def to_kafka(
     from streams.feeds.sending import bodies
 
     told = list(bodies(files, open_store()))
-    sent = put(_brokers(brokers), topic, told)
+    sent = put(_brokers(brokers), topic, told, partition)
     show({"sent": sent, "topic": topic}, as_json, lambda: f"{sent:,} messages put on topic {topic}")
 
 
@@ -72,7 +76,14 @@ def schema() -> None:
 
 
 def follow_feed(
-    *, redis: str | None, kafka: str | None, url: str | None, brokers: str | None, once: bool, as_json: bool
+    *,
+    redis: str | None,
+    kafka: str | None,
+    url: str | None,
+    brokers: str | None,
+    partition: int | None,
+    once: bool,
+    as_json: bool,
 ) -> None:
     """Append what a feed brings to the log until SIGTERM or SIGINT or, with `once`, its end."""
     from streams.feeds.follow import follow
@@ -80,11 +91,16 @@ def follow_feed(
     if (redis is None) == (kafka is None):
         raise UserError("--follow needs one feed: add --redis KEY, or --kafka TOPIC with --brokers HOST:PORT")
     store = open_store().save()
-    feed = _redis_feed(store, redis, url) if redis is not None else _kafka_feed(kafka or "", brokers)
+    feed = _redis_feed(store, redis, url) if redis is not None else _kafka_feed(kafka or "", brokers, partition)
     try:
         with _until_told() as stop, steps(as_json) as progress:
             report = follow(
-                store, feed, clock=now, stop=stop, once=once, told=lambda taken: progress(f"from {feed.name}", taken, taken)
+                store,
+                feed,
+                clock=now,
+                stop=stop,
+                once=once,
+                told=lambda taken: progress(f"from {feed.name}", taken, taken),
             )
     finally:
         feed.close()
@@ -98,10 +114,10 @@ def _redis_feed(store: "Store", key: str, url: str | None) -> "Feed":
     return RedisFeed(connect_url(url) if url else connect(store.home, store.redis_url), key)
 
 
-def _kafka_feed(topic: str, brokers: str | None) -> "Feed":
+def _kafka_feed(topic: str, brokers: str | None, partition: int | None) -> "Feed":
     from streams.feeds.kafka_topic import KafkaFeed
 
-    return KafkaFeed(_brokers(brokers), topic)
+    return KafkaFeed(_brokers(brokers), topic, partition)
 
 
 def _brokers(given: str | None) -> str:

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from velo.commands.edge import Files, Json, facts, now, open_store, show, steps
-from velo.commands.feed import Brokers, Follow, KafkaTopic, Once, RedisKey, Url, follow_feed
+from velo.commands.feed import Brokers, Follow, KafkaTopic, Once, Partition, RedisKey, Url, follow_feed
 from velo.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,12 +40,13 @@ def ingest_from(
     kafka: KafkaTopic = None,
     url: Url = None,
     brokers: Brokers = None,
+    partition: Partition = None,
     once: Once = False,
     as_json: Json = False,
 ) -> None:
     """Append results to the log. The same file again adds nothing."""
     if follow and context.invoked_subcommand is None:
-        follow_feed(redis=redis, kafka=kafka, url=url, brokers=brokers, once=once, as_json=as_json)
+        follow_feed(redis=redis, kafka=kafka, url=url, brokers=brokers, partition=partition, once=once, as_json=as_json)
     elif follow or redis or kafka or context.invoked_subcommand is None:
         raise UserError(
             "velo ingest takes files or follows a feed: name the files' form, as in `velo ingest runners FILE`, "
