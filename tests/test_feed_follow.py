@@ -1,0 +1,454 @@
+"""A feed followed into the log: once each, in order, whatever crashes; the clock's ticks; bad messages put aside."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from feature_repo.stores import embedded_redis
+from feature_repo.stores.redis_client import connect_url
+from streams.feeds import places
+from streams.feeds.follow import follow
+from streams.feeds.kafka_topic import KafkaFeed
+from streams.feeds.kafka_topic import put as put_on_topic
+from streams.feeds.redis_stream import FIELD, RedisFeed
+from streams.feeds.redis_stream import put as put_on_stream
+from streams.importers import dead_letters
+from streams.log import reader
+from streams.log.writer import LogWriter
+from tests.cli import OURS, velo
+from tests.feeds import Listed, a_day, drained, encoded, said, sent, sent_result, ticking
+from tests.logs import NOON, a_store, fixed, held, logged, told
+from tests.shared import REPO
+from velo.errors import UserError
+from velo.racing.messages import GoingChange, Tick
+from velo.store import Home, Store
+
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return a_store(tmp_path / "a home")
+
+
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Redis."""
+    home = Home(tmp_path_factory.mktemp("redis"))
+    yield embedded_redis.ensure(home)
+    embedded_redis.down(home)
+
+
+@pytest.fixture
+def stream(redis_url: str, request: pytest.FixtureRequest) -> Callable[[], RedisFeed]:
+    """A way to a stream of the test's own, as each run takes it."""
+    return lambda: RedisFeed(connect_url(redis_url), request.node.name)
+
+
+@pytest.fixture(scope="module")
+def brokers() -> Iterator[str]:
+    """A broker: librdkafka's own, which speaks Kafka's protocol on a port; it makes topics of four partitions."""
+    from confluent_kafka import Producer
+
+    cluster = Producer({"test.mock.num.brokers": 1, "log_level": 0})
+    (broker,) = cluster.list_topics(timeout=10).brokers.values()
+    yield f"{broker.host}:{broker.port}"
+    cluster.flush(0)
+
+
+def puts(feed: RedisFeed, bodies: list[bytes]) -> None:
+    put_on_stream(feed._client, "redis://", feed._key, bodies)
+
+
+# Once
+
+
+def test_a_feed_is_taken_in_its_order_and_every_message_is_accounted_for(store: Store, stream: Any) -> None:
+    puts(stream(), a_day())
+    report = drained(store, stream())
+    assert report.taken == len(a_day()) == report.appended + report.identical + sum(report.refused.values())
+    assert report.refused == {"unknown schema_version": 12, "raise result_version": 12}
+    assert (report.identical, report.ticks, report.dead_letters) == (12, 1, 24)
+    kinds = [(one["type"], one.get("going")) for one in said(store) if one.get("race_id") == "R3"]
+    goings = [("going_change", "Good"), ("going_change", "Soft"), ("going_change", "Good")]
+    assert kinds[:6] == [*goings, ("market", None), ("market", None), ("non_runner", None)]
+    assert reader.check(store.home) == []
+
+
+def test_the_next_run_goes_on_where_the_last_one_ended(store: Store, stream: Any) -> None:
+    puts(stream(), encoded(sent_result("R1")))
+    assert drained(store, stream()).appended == 1
+    assert drained(store, stream()).taken == 0
+    puts(stream(), encoded(sent_result("R2")))
+    assert drained(store, stream()).appended == 1
+
+
+def test_a_feed_delivered_again_from_its_start_adds_nothing(tmp_path: Path, stream: Any) -> None:
+    """The settled place is lost: the log itself says how far the feed was taken."""
+    store = a_store(tmp_path / "home")
+    puts(stream(), a_day())
+    first = drained(store, stream())
+    before = said(store)
+    for path in store.home.feeds.iterdir():
+        path.unlink()
+    again = drained(store, stream())
+    assert (again.taken, again.appended, again.dead_letters) == (first.taken, 0, 0)
+    assert again.refused == first.refused
+    assert said(store) == before
+
+
+@pytest.mark.parametrize("crash", ["append", "sync", "letters", "settle"])
+def test_a_run_that_fails_at_any_step_of_a_batch_loses_and_doubles_nothing(
+    tmp_path: Path, crash: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every place of the feed: the step raises, and the next run ends in the log of an uninterrupted one."""
+    bodies = a_day()[:22]
+    whole = a_store(tmp_path / "whole")
+    drained(whole, Listed(bodies))
+    monkeypatch.setattr("streams.feeds.follow.BATCH", 5)
+    steps: dict[str, tuple[Any, str]] = {
+        "append": (LogWriter, "append"),
+        "sync": (LogWriter, "sync"),
+        "letters": (dead_letters, "write"),
+        "settle": (places, "settle"),
+    }
+    owner, name = steps[crash]
+    real = getattr(owner, name)
+    for fails_at in range(1, 12):
+        cut = a_store(tmp_path / f"cut {fails_at}")
+        calls = count(1)
+
+        def failing(*args: Any, calls: Iterator[int] = calls, fails_at: int = fails_at, **named: Any) -> Any:
+            if next(calls) == fails_at:
+                raise KeyboardInterrupt
+            return real(*args, **named)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, failing)
+            try:
+                drained(cut, Listed(bodies))
+            except KeyboardInterrupt:
+                pass
+            else:
+                assert next(calls) <= fails_at
+        drained(cut, Listed(bodies))
+        assert said(cut) == said(whole)
+        assert {one.letter for one in dead_letters.read(cut.home)} == {
+            one.letter for one in dead_letters.read(whole.home)
+        }
+
+
+KILLED = """
+import os, signal, sys, threading
+from pathlib import Path
+from datetime import timedelta
+from feature_repo.stores.redis_client import connect_url
+from streams.feeds import follow as following
+from streams.feeds.redis_stream import RedisFeed
+from tests.feeds import ticking
+from tests.logs import a_store
+home, url, key, kill_at = sys.argv[1:]
+clock, calls = ticking(), 0
+def killing():
+    global calls
+    calls += 1
+    if calls == int(kill_at):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return clock()
+following.BATCH = 16
+following.follow(a_store(Path(home)), RedisFeed(connect_url(url), key), clock=killing, stop=threading.Event(), once=True)
+"""
+
+
+def test_a_follower_killed_in_mid_feed_again_and_again_ends_in_the_log_of_an_uninterrupted_one(
+    tmp_path: Path, redis_url: str, stream: Any
+) -> None:
+    """kill -9 of a real process on a real Redis, each at another moment, the log's last write torn besides."""
+    puts(stream(), a_day())
+    whole, cut = a_store(tmp_path / "whole"), a_store(tmp_path / "cut")
+    drained(whole, stream())
+    killed = 0
+    for kill_at in (8, 40, 57, 90, 131, 10_000):
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED, str(cut.home.root), redis_url, stream()._key, str(kill_at)],
+            cwd=REPO,
+            env={**os.environ, "PYTHONPATH": str(REPO)},
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode in (0, -signal.SIGKILL)
+        killed += done.returncode != 0
+        segments = sorted(cut.home.log.glob("*.ndjson"))
+        if done.returncode and kill_at % 2 and segments:
+            os.truncate(segments[-1], segments[-1].stat().st_size - 9)
+    assert killed >= 3
+    assert done.returncode == 0
+    assert said(cut) == said(whole)
+    assert len(dead_letters.read(cut.home)) == len(dead_letters.read(whole.home)) == 24
+    assert reader.check(cut.home) == []
+
+
+def test_a_bad_message_is_put_aside_and_the_next_one_is_taken(store: Store, stream: Any) -> None:
+    client = stream()._client
+    client.xadd(stream()._key, {"another field": b"{}"})
+    puts(stream(), [b"{", *encoded(sent_result(course=None), sent_result("R2"))])
+    report = drained(store, stream())
+    assert report.refused == {"no message": 1, "no JSON": 1, "no course": 1}
+    assert [one.race_id for one in held(store) if not isinstance(one, Tick)] == ["R2"]
+    assert [one.reason for one in dead_letters.read(store.home)] == ["no message", "no JSON", "no course"]
+    letters = dead_letters.read(store.home)
+    assert orjson.loads(letters[2].rows[0]["message"])["race_id"] == "R1"
+
+
+# The clock
+
+
+def test_a_message_is_stamped_on_arrival_and_says_where_it_came_from(store: Store) -> None:
+    body = encoded(sent_result(known_at="2020-01-01T00:00:00Z"))
+    drained(store, Listed(body), fixed(NOON + HOUR))
+    record = next(iter(reader.records(store.home)))
+    assert record["known_at"] == "2024-05-01T12:00:00.000000Z"
+    assert record["origin"] == {"feed": "listed", "at": "0"}
+
+
+@pytest.mark.parametrize(
+    ("day", "hours"),
+    [((2024, 5, 2), 24), ((2024, 3, 31), 23), ((2024, 10, 27), 25)],
+    ids=["an ordinary day", "the 23-hour day", "the 25-hour day"],
+)
+def test_the_midnights_that_pass_while_it_follows_are_told_at_once(
+    store: Store, day: tuple[int, int, int], hours: int
+) -> None:
+    """An idle feed, a clock that goes on by a quarter of an hour each time it is read: both midnights of a day."""
+    first = datetime(*day, tzinfo=store.timezone).astimezone(UTC)
+    second = first + hours * HOUR
+    logged(store, GoingChange("R1", "Good", first - 3 * HOUR))
+    clock = ticking(HOUR / 4, first - 2 * HOUR)
+    stop = threading.Event()
+
+    class Idle(Listed):
+        def take(self, limit: int, wait_s: float) -> list[Any]:
+            assert 0 < wait_s <= 1
+            if len(held(store)) == 4:
+                stop.set()
+            return []
+
+    report = follow(store, Idle([]), clock=clock, stop=stop)
+    ticks = [one for one in held(store) if isinstance(one, Tick)]
+    before = datetime(*day, tzinfo=store.timezone) - timedelta(days=1)
+    assert [one.midnight for one in ticks] == [before.astimezone(UTC), first, second]
+    assert all(timedelta() < (one.known_at or NOON) - one.midnight <= HOUR for one in ticks[1:])
+    assert report.ticks == 3
+
+
+def test_a_midnight_that_passes_within_a_batch_is_told_between_its_messages(store: Store) -> None:
+    midnight = datetime(2024, 5, 1, 23, 0, tzinfo=UTC)
+    bodies = encoded(*(sent("going_change", f"R{number}", going="Good") for number in range(8)))
+    drained(store, Listed(bodies), ticking(timedelta(seconds=10), midnight - timedelta(minutes=2)))
+    messages = held(store)
+    place = next(at for at, one in enumerate(messages) if isinstance(one, Tick) and one.midnight == midnight)
+    known = [one.known_at for one in messages]
+    assert 1 < place < len(messages) - 1
+    assert known[place - 1] < midnight < known[place] < known[place + 1]  # type: ignore[operator]
+
+
+def test_an_empty_log_is_not_ticked_so_that_history_can_still_be_loaded(store: Store) -> None:
+    assert drained(store, Listed([])).ticks == 0
+    with LogWriter.open(store, clock=fixed()) as writer:
+        assert writer.load([told()]).appended == 1
+
+
+# The servers
+
+
+def test_a_redis_that_goes_away_is_waited_for_and_it_is_said_once(
+    tmp_path: Path, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server is stopped while the follower waits, and started again on the same port with what it kept."""
+    home = Home(tmp_path / "redis")
+    feed = RedisFeed(connect_url(embedded_redis.ensure(home)), "racing")
+    puts(feed, encoded(sent_result("R1")))
+    pid = int(feed._client.info("server")["process_id"])  # type: ignore[index]
+    stop = threading.Event()
+    waits: list[float] = []
+
+    class Stop:
+        def is_set(self) -> bool:
+            return stop.is_set()
+
+        def wait(self, timeout: float) -> bool:
+            waits.append(timeout)
+            if len(waits) == 2:
+                configuration = str(home.redis / "redis.conf")
+                subprocess.Popen([embedded_redis.executable(), configuration], cwd=home.redis, start_new_session=True)
+            return stop.wait(0.3)
+
+    def taken(so_far: int) -> None:
+        if so_far == 1:
+            feed._client.bgrewriteaof()
+            os.kill(pid, signal.SIGTERM)
+        else:
+            stop.set()
+
+    sending = threading.Thread(target=_put_when_back, args=(home, stop))
+    sending.start()
+    try:
+        report = follow(store, feed, clock=ticking(), stop=Stop(), told=taken)
+    finally:
+        stop.set()
+        sending.join(30)
+        embedded = connect_url((home.redis / "address").read_text().strip())
+        embedded.shutdown()
+    assert (report.appended, report.away) == (2, 1)
+    assert len(waits) >= 2
+    messages = [one.getMessage() for one in caplog.records if one.name == "streams.feeds.follow"]
+    assert [one.split()[0] for one in messages] == ["feed.away", "feed.back"]
+    assert "waiting for it, nothing is lost" in messages[0]
+
+
+def _put_when_back(home: Home, stop: threading.Event) -> None:
+    """Send a second result as soon as the server, gone meanwhile, takes it."""
+    away = False
+    while not stop.wait(0.05):
+        try:
+            client = connect_url((home.redis / "address").read_text().strip())
+            if away:
+                put_on_stream(client, "redis://", "racing", encoded(sent_result("R2")))
+                return
+        except UserError:
+            away = True
+
+
+def test_a_key_that_is_no_stream_is_told(store: Store, stream: Any) -> None:
+    stream()._client.set(stream()._key, "text")
+    with pytest.raises(UserError, match="holds a string, not a stream: name a stream's key"):
+        drained(store, stream())
+
+
+def test_a_partition_of_kafka_is_followed_by_the_same_promises(tmp_path: Path, brokers: str) -> None:
+    """The same log as from Redis or a list; a second run takes nothing, a lost place adds nothing."""
+    whole, store = a_store(tmp_path / "whole"), a_store(tmp_path / "home")
+    drained(whole, Listed(a_day()))
+    assert put_on_topic(brokers, "day", a_day(), partition=2) == len(a_day())
+    feed = KafkaFeed(brokers, "day", 2)
+    report = _followed_to(store, feed, len(a_day()))
+    assert said(store) == said(whole)
+    assert report.settled == str(len(a_day()) - 1)
+    for path in store.home.feeds.iterdir():
+        path.unlink()
+    again = _followed_to(store, KafkaFeed(brokers, "day", 2), len(a_day()))
+    assert (again.appended, again.dead_letters) == (0, 0)
+    assert said(store) == said(whole)
+    put_on_topic(brokers, "day", encoded(sent_result("R99")), partition=2)
+    assert _followed_to(store, KafkaFeed(brokers, "day", 2), 1).appended == 1
+
+
+def _followed_to(store: Store, feed: KafkaFeed, wanted: int) -> Any:
+    """Follow until so many messages were taken: an answer of Kafka may take longer than one look."""
+    stop = threading.Event()
+    guard = threading.Timer(60, stop.set)
+    guard.start()
+    try:
+        report = follow(
+            store, feed, clock=ticking(), stop=stop, told=lambda taken: stop.set() if taken >= wanted else None
+        )
+    finally:
+        guard.cancel()
+        feed.close()
+    assert report.taken == wanted
+    return report
+
+
+def test_a_topic_of_several_partitions_is_refused_unless_one_is_named(store: Store, brokers: str) -> None:
+    with pytest.raises(UserError, match="has 4 partitions, but a log has one order: .* by --partition"):
+        drained(store, KafkaFeed(brokers, "several"))
+    with pytest.raises(UserError, match="counted from 0, and no 7"):
+        put_on_topic(brokers, "several", [b"{}"], partition=7)
+
+
+def test_records_that_are_gone_from_a_topic_are_told_and_not_skipped(store: Store, brokers: str) -> None:
+    put_on_topic(brokers, "gone", encoded(sent_result()), partition=0)
+    places.settle(store.home, "kafka:gone/0", "41", 0)
+    with pytest.raises(UserError, match="holds offsets 0 to 1, but 42 comes next: records were lost"):
+        drained(store, KafkaFeed(brokers, "gone", 0))
+
+
+# The commands
+
+
+def test_velo_feed_and_velo_ingest_follow_are_the_two_ends_of_a_feed(tmp_path: Path, redis_url: str) -> None:
+    home = tmp_path / "home"
+    day = tmp_path / "day.jsonl"
+    day.write_bytes(b"\n".join([*encoded(sent_result("R1"), sent("going_change", "R2", going="Soft")), b"{", b""]))
+    options = ("--url", redis_url, "--json")
+    assert velo("feed", "redis", day, "--key", "cli", *options, home=home).document == {"sent": 3, "stream": "cli"}
+    done = velo("ingest", "--follow", "--redis", "cli", "--once", *options, home=home)
+    assert done.code == 0
+    report = orjson.loads(done.out)
+    assert (report["taken"], report["appended"], report["refused"]) == (3, 2, {"no JSON": 1})
+    again = velo("ingest", "--follow", "--redis", "cli", "--once", *options, home=home).document
+    assert (again["taken"], again["settled"]) == (0, report["settled"])
+
+
+def test_a_mistake_is_told_in_a_line(tmp_path: Path, redis_url: str) -> None:
+    velo("ingest", "--follow", home=tmp_path).told("--follow needs one feed", "--redis KEY")
+    velo("ingest", "--redis", "x", home=tmp_path).told("velo ingest --follow --redis KEY")
+    velo("ingest", "--follow", "--kafka", "x", home=tmp_path).told("brokers are not named", "--brokers")
+    velo("feed", "redis", tmp_path / "a.txt", home=tmp_path).told("a.txt is of no form that is sent")
+    velo("feed", "redis", tmp_path / "a.jsonl", home=tmp_path).told("cannot read", "name a file of JSON lines")
+
+
+def test_sigterm_ends_it_with_its_report_and_everything_settled(tmp_path: Path, redis_url: str) -> None:
+    """A process of its own, ended by signal once the log holds what was sent."""
+    home = a_store(tmp_path / "home").home
+    client = connect_url(redis_url)
+    put_on_stream(client, redis_url, "term", encoded(sent_result("R1")))
+    kept = {name: value for name, value in os.environ.items() if name not in OURS}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "velo.cli", "ingest", "--follow", "--redis", "term", "--url", redis_url, "--json"],
+        cwd=REPO,
+        env={**kept, "PYTHONPATH": str(REPO), "VELO_HOME": str(home.root)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        waited = threading.Event()
+        for _ in range(600):
+            if list(home.feeds.glob("*.json")) if home.feeds.is_dir() else False:
+                break
+            waited.wait(0.05)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert (process.returncode, err) == (0, b"")
+    report = orjson.loads(out)
+    assert (report["appended"], report["settled"]) == (1, client.xinfo_stream("term")["last-generated-id"].decode())  # type: ignore[index,call-overload]
+
+
+def test_a_store_keyed_by_name_stays_so_and_a_new_one_is_keyed_by_id(tmp_path: Path) -> None:
+    store = a_store(tmp_path / "new")
+    drained(store, Listed(encoded(sent_result())))
+    assert Store.open(replace_settings(store)).keys == "id"
+
+
+def replace_settings(store: Store) -> Any:
+    from velo.settings import Settings
+
+    return Settings(home=store.home.root)
+
+
+def test_entries_are_read_by_the_field_that_the_page_names() -> None:
+    assert FIELD == b"message"
+    assert "`message`" in (REPO / "docs" / "feeds.md").read_text(encoding="utf-8")
