@@ -186,6 +186,19 @@ def test_the_composed_redis_has_a_password_and_is_not_open_to_the_network() -> N
     assert volume in composed["volumes"]
 
 
+def test_the_composed_broker_starts_only_when_asked_for_and_is_not_open_to_the_network() -> None:
+    composed = yaml.safe_load(text("docker-compose.yml"))
+    broker = composed["services"]["redpanda"]
+    assert broker["profiles"] == ["kafka"]
+    assert broker["ports"] == ["127.0.0.1:${KAFKA_PORT:-19092}:19092"]
+    assert re.fullmatch(r"redpandadata/redpanda:v\d+\.\d+\.\d+", broker["image"]), "a version, not the latest"
+    assert "--set=redpanda.auto_create_topics_enabled=false" in broker["command"], "a made-up topic has its partitions"
+    volume, mounted = broker["volumes"][0].split(":")
+    assert mounted == "/var/lib/redpanda/data"
+    assert volume in composed["volumes"]
+    assert all(service["image"] for service in composed["services"].values())
+
+
 def test_no_tracked_file_names_a_machine_or_a_registry() -> None:
     """A path or a host that holds on one machine alone has no place in the project."""
     hosts = ["py" + "pi.org", "python" + "hosted.org", "registry.npm" + "js", "deb.deb" + "ian.org"]

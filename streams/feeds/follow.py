@@ -71,8 +71,9 @@ def follow(
     A feed that goes away is waited for. `told` hears after each batch how many messages were taken so far. Raises
     `UserError` where another process writes to the log, the disk is full, or the feed has lost messages not yet taken.
     """
-    with LogWriter.open(store, clock=clock) as writer:
-        following = _Following(feed, clock, writer, Door.of(store), places.read(store.home, feed.name))
+    moment = _Moment(clock)
+    with LogWriter.open(store, clock=moment.last) as writer:
+        following = _Following(feed, moment, writer, Door.of(store), places.read(store.home, feed.name))
         while not stop.is_set():
             following.tick_where_due()
             try:
@@ -90,10 +91,25 @@ def follow(
         return following.report()
 
 
+class _Moment:
+    """The clock, read once a message: what decides on a tick is what stamps the message after it."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._instant = clock()
+
+    def read(self) -> datetime:
+        self._instant = self._clock()
+        return self._instant
+
+    def last(self) -> datetime:
+        return self._instant
+
+
 @dataclass(slots=True)
 class _Following:
     feed: Feed
-    clock: Clock
+    moment: _Moment
     writer: LogWriter
     door: Door
     places: Places
@@ -131,7 +147,7 @@ class _Following:
         self.writer.sync()
         home = self.writer.store.home
         if self.letters:
-            self.counts["dead_letters"] += dead_letters.write(home, self.letters, self.clock())
+            self.counts["dead_letters"] += dead_letters.write(home, self.letters, self.moment.last())
             self.letters.clear()
         at = batch[-1].at
         places.settle(home, self.feed.name, at, self.writer.next_seq)
@@ -140,7 +156,7 @@ class _Following:
 
     def _append(self, delivery: Delivery) -> None:
         self.taken += 1
-        taken = self.door.take(delivery.body, self.clock())
+        taken = self.door.take(delivery.body, self.moment.last())
         if not isinstance(taken, Taken):
             self._refuse(taken)
             return
@@ -173,7 +189,7 @@ class _Following:
 
         An empty log is left alone: a tick would make every result that is loaded into it afterwards a late one.
         """
-        now = self.clock()
+        now = self.moment.read()
         if self.writer.known_at is None or (self.next_midnight is not None and now < self.next_midnight):
             return
         timezone = self.writer.store.timezone
@@ -186,7 +202,7 @@ class _Following:
     def _wait_s(self) -> float:
         if self.next_midnight is None:
             return WAIT_S
-        return min(WAIT_S, max(0.001, (self.next_midnight - self.clock()).total_seconds()))
+        return min(WAIT_S, max(0.001, (self.next_midnight - self.moment.last()).total_seconds()))
 
     def report(self) -> FollowReport:
         """The counts so far."""

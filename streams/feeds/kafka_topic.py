@@ -177,9 +177,11 @@ def put(brokers: str, topic: str, bodies: Iterable[bytes], partition: int | None
 
 def _refuse_missing(topic: str, partition: int | None, told: Any) -> None:
     """Raise `UserError` where a topic has not the partition, or several and none is named."""
-    from confluent_kafka import KafkaException
+    from confluent_kafka import KafkaError, KafkaException
 
     found = told.topics[topic]
+    if found.error is not None and found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+        raise UserError(f"there is no topic {topic!r}: make it, with one partition, or mend its name")
     if found.error is not None:
         raise KafkaException(found.error)
     count = len(found.partitions)
