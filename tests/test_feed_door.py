@@ -207,6 +207,7 @@ def test_a_result_is_known_when_it_arrives_whatever_it_claims(door: Door) -> Non
             (sent_result(runners=[{"status": "NR", "\0bad": 1}]), "bad value", r"a field's name is '\\x00bad'"),
             (sent_result(course=None), "no course", "add it"),
             (sent_result(race_class=2**31), "bad value", "race_class is 2147483648, but holds a whole number"),
+            (sent_result(race_no=2**31 - 1, off_time=None), "bad value", "beyond the calendar"),
             (sent_result(distance_m="far"), "bad value", "distance_m is 'far', but holds a number"),
             (sent_result(result_version=0), "bad value", "versions count from 1"),
             (sent_result(result_version="two"), "bad value", "result_version is 'two'"),

@@ -24,6 +24,7 @@ from streams.feeds.redis_stream import FIELD, RedisFeed
 from streams.feeds.redis_stream import put as put_on_stream
 from streams.importers import dead_letters
 from streams.log import reader
+from streams.log.rebuild import rebuild
 from streams.log.writer import LogWriter
 from tests.cli import OURS, velo
 from tests.feeds import Listed, a_day, drained, encoded, said, sent, sent_result, ticking
@@ -204,6 +205,18 @@ def test_a_follower_killed_in_mid_feed_again_and_again_ends_in_the_log_of_an_uni
     assert reader.check(cut.home) == []
 
 
+def test_a_rebuilt_log_is_followed_on_without_taking_the_feed_again(store: Store, stream: Any) -> None:
+    """Its records have other places and no word of the feed: the settled place alone says where to go on."""
+    puts(stream(), a_day())
+    drained(store, stream())
+    rebuild(store, [told("R77", NOON - HOUR)], clock=ticking())
+    before = len(held(store))
+    puts(stream(), encoded(sent_result("R99")))
+    report = drained(store, stream())
+    assert (report.taken, report.appended, report.identical) == (1, 1, 0)
+    assert len(held(store)) == before + 1
+
+
 def test_a_bad_message_is_put_aside_and_the_next_one_is_taken(store: Store, stream: Any) -> None:
     client = stream()._client
     client.xadd(stream()._key, {"another field": b"{}"})
@@ -375,6 +388,39 @@ def _followed_to(store: Store, feed: KafkaFeed, wanted: int) -> Any:
         feed.close()
     assert report.taken == wanted
     return report
+
+
+def test_brokers_that_go_away_are_waited_for_and_it_is_said_once(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A cluster of the test's own is ended after its first message; looks go by without an answer."""
+    from confluent_kafka import Producer
+
+    clusters = [Producer({"test.mock.num.brokers": 1, "log_level": 0})]
+    (broker,) = clusters[0].list_topics(timeout=10).brokers.values()
+    feed = KafkaFeed(f"{broker.host}:{broker.port}", "day", 0)
+    put_on_topic(f"{broker.host}:{broker.port}", "day", encoded(sent_result()), partition=0)
+    stop = threading.Event()
+    waits = count(1)
+
+    class Stop:
+        def is_set(self) -> bool:
+            return stop.is_set()
+
+        def wait(self, timeout: float) -> bool:
+            if next(waits) == 3:
+                stop.set()
+            return stop.is_set()
+
+    timer = threading.Timer(60, stop.set)
+    timer.start()
+    try:
+        report = follow(store, feed, clock=ticking(), stop=Stop(), told=lambda _: clusters.clear())
+    finally:
+        timer.cancel()
+        feed.close()
+    assert (report.appended, report.away) == (1, 1)
+    assert sum("feed.away" in one.getMessage() for one in caplog.records) == 1
 
 
 def test_a_topic_of_several_partitions_is_refused_unless_one_is_named(store: Store, brokers: str) -> None:

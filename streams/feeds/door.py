@@ -86,6 +86,9 @@ class Door:
             message = self._message(record, arrived)
         except Refused as why:
             return letter(body, record, why)
+        except OverflowError:
+            beyond = "race_date, off_time or race_no makes an instant beyond the calendar: correct it"
+            return letter(body, record, Refused("bad value", beyond))
         return Taken(message, _kept(record))
 
     def _message(self, record: Mapping[str, Any], arrived: datetime) -> Message:

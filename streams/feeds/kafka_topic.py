@@ -19,6 +19,8 @@ GROUP: Final = "velo"
 ANSWER_S: Final = 10.0
 _SEND_S: Final = 60.0
 _log = logging.getLogger(__name__)
+_client_log = logging.getLogger(f"{__name__}.client")
+_client_log.setLevel(logging.CRITICAL)  # it tells of each of many attempts; that a feed is away is said once
 
 
 class KafkaFeed:
@@ -51,7 +53,7 @@ class KafkaFeed:
                 "auto.offset.reset": "error",
                 "queued.max.messages.kbytes": 65536,
                 "error_cb": self._on_error,
-                "logger": _log,
+                "logger": _client_log,
             }
         )
         try:
@@ -91,9 +93,19 @@ class KafkaFeed:
         if taken:
             self._away = None
         elif self._away:
-            why, self._away = self._away, None
-            raise FeedAway(why)
+            self._refuse_away(wait_s)
         return taken
+
+    def _refuse_away(self, wait_s: float) -> None:
+        """Raise `FeedAway` unless the brokers answer again; that they said nothing proves neither."""
+        from confluent_kafka import KafkaException
+
+        assert self._consumer is not None
+        try:
+            self._consumer.list_topics(self._topic, timeout=max(wait_s, 0.1))
+        except KafkaException:
+            raise FeedAway(self._away) from None
+        self._away = None
 
     def settle(self, at: str) -> None:
         """Commit the place; the store's own counts, so a commit that fails is no more than a figure out of date."""
@@ -143,7 +155,7 @@ def put(brokers: str, topic: str, bodies: Iterable[bytes], partition: int | None
             "enable.idempotence": True,
             "message.timeout.ms": int(_SEND_S * 1000),
             "message.max.bytes": 2**24 + 2**16,
-            "logger": _log,
+            "logger": _client_log,
         }
     )
     failed: list[str] = []

@@ -47,7 +47,7 @@ def ingest_from(
     """Append results to the log. The same file again adds nothing."""
     if follow and context.invoked_subcommand is None:
         follow_feed(redis=redis, kafka=kafka, url=url, brokers=brokers, partition=partition, once=once, as_json=as_json)
-    elif follow or redis or kafka or context.invoked_subcommand is None:
+    elif context.invoked_subcommand is None or any((follow, redis, kafka, url, brokers, partition, once, as_json)):
         raise UserError(
             "velo ingest takes files or follows a feed: name the files' form, as in `velo ingest runners FILE`, "
             "or say `velo ingest --follow --redis KEY`"
