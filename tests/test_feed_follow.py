@@ -1,4 +1,4 @@
-"""A feed followed into the log: once each, in order, whatever crashes; the clock's ticks; bad messages put aside."""
+"""A feed followed into the log: once each, in order, whatever crashes; a server that goes away; bad messages put aside."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,6 @@ from feature_repo.stores import embedded_redis
 from feature_repo.stores.redis_client import connect_url
 from streams.feeds import places
 from streams.feeds.follow import follow
-from streams.feeds.kafka_topic import KafkaFeed
-from streams.feeds.kafka_topic import put as put_on_topic
 from streams.feeds.redis_stream import FIELD, RedisFeed
 from streams.feeds.redis_stream import put as put_on_stream
 from streams.importers import dead_letters
@@ -28,10 +26,10 @@ from streams.log.rebuild import rebuild
 from streams.log.writer import LogWriter
 from tests.cli import OURS, velo
 from tests.feeds import Listed, a_day, drained, encoded, said, sent, sent_result, ticking
-from tests.logs import NOON, a_store, fixed, held, logged, told
+from tests.logs import NOON, a_store, held, told
 from tests.shared import REPO
 from velo.errors import UserError
-from velo.racing.messages import GoingChange, Tick
+from velo.racing.messages import Tick
 from velo.settings import Settings
 from velo.store import Home, Store
 
@@ -55,17 +53,6 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def stream(redis_url: str, request: pytest.FixtureRequest) -> Callable[[], RedisFeed]:
     """A way to a stream of the test's own, as each run takes it."""
     return lambda: RedisFeed(connect_url(redis_url), request.node.name)
-
-
-@pytest.fixture(scope="module")
-def brokers() -> Iterator[str]:
-    """A broker: librdkafka's own, which speaks Kafka's protocol on a port; it makes topics of four partitions."""
-    from confluent_kafka import Producer
-
-    cluster = Producer({"test.mock.num.brokers": 1, "log_level": 0})
-    (broker,) = cluster.list_topics(timeout=10).brokers.values()
-    yield f"{broker.host}:{broker.port}"
-    cluster.flush(0)
 
 
 def puts(feed: RedisFeed, bodies: list[bytes]) -> None:
@@ -229,64 +216,6 @@ def test_a_bad_message_is_put_aside_and_the_next_one_is_taken(store: Store, stre
     assert orjson.loads(letters[2].rows[0]["message"])["race_id"] == "R1"
 
 
-# The clock
-
-
-def test_a_message_is_stamped_on_arrival_and_says_where_it_came_from(store: Store) -> None:
-    body = encoded(sent_result(known_at="2020-01-01T00:00:00Z"))
-    drained(store, Listed(body), fixed(NOON + HOUR))
-    record = next(iter(reader.records(store.home)))
-    assert record["known_at"] == "2024-05-01T12:00:00.000000Z"
-    assert record["origin"] == {"feed": "listed", "at": "0"}
-
-
-@pytest.mark.parametrize(
-    ("day", "hours"),
-    [((2024, 5, 2), 24), ((2024, 3, 31), 23), ((2024, 10, 27), 25)],
-    ids=["an ordinary day", "the 23-hour day", "the 25-hour day"],
-)
-def test_the_midnights_that_pass_while_it_follows_are_told_at_once(
-    store: Store, day: tuple[int, int, int], hours: int
-) -> None:
-    """An idle feed, a clock that goes on by a quarter of an hour each time it is read: both midnights of a day."""
-    first = datetime(*day, tzinfo=store.timezone).astimezone(UTC)
-    second = first + hours * HOUR
-    logged(store, GoingChange("R1", "Good", first - 3 * HOUR))
-    clock = ticking(HOUR / 4, first - 2 * HOUR)
-    stop = threading.Event()
-
-    class Idle(Listed):
-        def take(self, limit: int, wait_s: float) -> list[Any]:
-            assert 0 < wait_s <= 1
-            if len(held(store)) == 4:
-                stop.set()
-            return []
-
-    report = follow(store, Idle([]), clock=clock, stop=stop)
-    ticks = [one for one in held(store) if isinstance(one, Tick)]
-    before = datetime(*day, tzinfo=store.timezone) - timedelta(days=1)
-    assert [one.midnight for one in ticks] == [before.astimezone(UTC), first, second]
-    assert all(timedelta() < (one.known_at or NOON) - one.midnight <= HOUR for one in ticks[1:])
-    assert report.ticks == 3
-
-
-def test_a_midnight_that_passes_within_a_batch_is_told_between_its_messages(store: Store) -> None:
-    midnight = datetime(2024, 5, 1, 23, 0, tzinfo=UTC)
-    bodies = encoded(*(sent("going_change", f"R{number}", going="Good") for number in range(8)))
-    drained(store, Listed(bodies), ticking(timedelta(seconds=10), midnight - timedelta(minutes=1)))
-    messages = held(store)
-    place = next(at for at, one in enumerate(messages) if isinstance(one, Tick) and one.midnight == midnight)
-    known = [one.known_at for one in messages]
-    assert 1 < place < len(messages) - 1
-    assert known[place - 1] < midnight < known[place] < known[place + 1]  # type: ignore[operator]
-
-
-def test_an_empty_log_is_not_ticked_so_that_history_can_still_be_loaded(store: Store) -> None:
-    assert drained(store, Listed([])).ticks == 0
-    with LogWriter.open(store, clock=fixed()) as writer:
-        assert writer.load([told()]).appended == 1
-
-
 # The servers
 
 
@@ -354,90 +283,6 @@ def test_a_key_that_is_no_stream_is_told(store: Store, stream: Any) -> None:
     stream()._client.set(stream()._key, "text")
     with pytest.raises(UserError, match="holds a string, not a stream: name a stream's key"):
         drained(store, stream())
-
-
-def test_a_partition_of_kafka_is_followed_by_the_same_promises(tmp_path: Path, brokers: str) -> None:
-    """The same log as from Redis or a list; a second run takes nothing, a lost place adds nothing."""
-    whole, store = a_store(tmp_path / "whole"), a_store(tmp_path / "home")
-    drained(whole, Listed(a_day()))
-    assert put_on_topic(brokers, "day", a_day(), partition=2) == len(a_day())
-    feed = KafkaFeed(brokers, "day", 2)
-    report = _followed_to(store, feed, len(a_day()))
-    assert said(store) == said(whole)
-    assert report.settled == str(len(a_day()) - 1)
-    for path in store.home.feeds.iterdir():
-        path.unlink()
-    again = _followed_to(store, KafkaFeed(brokers, "day", 2), len(a_day()))
-    assert (again.appended, again.dead_letters) == (0, 0)
-    assert said(store) == said(whole)
-    put_on_topic(brokers, "day", encoded(sent_result("R99")), partition=2)
-    assert _followed_to(store, KafkaFeed(brokers, "day", 2), 1).appended == 1
-
-
-def _followed_to(store: Store, feed: KafkaFeed, wanted: int) -> Any:
-    """Follow until so many messages were taken: an answer of Kafka may take longer than one look."""
-    stop = threading.Event()
-    guard = threading.Timer(60, stop.set)
-    guard.start()
-    try:
-        report = follow(
-            store, feed, clock=ticking(), stop=stop, told=lambda taken: stop.set() if taken >= wanted else None
-        )
-    finally:
-        guard.cancel()
-        feed.close()
-    assert report.taken == wanted
-    return report
-
-
-def test_brokers_that_go_away_are_waited_for_and_it_is_said_once(
-    store: Store, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A cluster of the test's own is ended after its first message; looks go by without an answer."""
-    from confluent_kafka import Producer
-
-    clusters = [Producer({"test.mock.num.brokers": 1, "log_level": 0})]
-    (broker,) = clusters[0].list_topics(timeout=10).brokers.values()
-    feed = KafkaFeed(f"{broker.host}:{broker.port}", "day", 0)
-    put_on_topic(f"{broker.host}:{broker.port}", "day", encoded(sent_result()), partition=0)
-    stop = threading.Event()
-    waits = count(1)
-
-    class Stop:
-        def is_set(self) -> bool:
-            return stop.is_set()
-
-        def wait(self, timeout: float) -> bool:
-            if next(waits) == 3:
-                stop.set()
-            return stop.is_set()
-
-    timer = threading.Timer(60, stop.set)
-    timer.start()
-    try:
-        report = follow(store, feed, clock=ticking(), stop=Stop(), told=lambda _: clusters.clear())
-    finally:
-        timer.cancel()
-        feed.close()
-    assert (report.appended, report.away) == (1, 1)
-    assert sum("feed.away" in one.getMessage() for one in caplog.records) == 1
-
-
-def test_a_topic_of_several_partitions_is_refused_unless_one_is_named(store: Store, brokers: str) -> None:
-    with pytest.raises(UserError, match="there is no topic 'nowhere': make it"):
-        drained(store, KafkaFeed(brokers, "nowhere"))
-    put_on_topic(brokers, "several", [b"{}"], partition=0)
-    with pytest.raises(UserError, match=r"has 4 partitions, but a log has one order: .* by --partition"):
-        drained(store, KafkaFeed(brokers, "several"))
-    with pytest.raises(UserError, match="counted from 0, and no 7"):
-        put_on_topic(brokers, "several", [b"{}"], partition=7)
-
-
-def test_records_that_are_gone_from_a_topic_are_told_and_not_skipped(store: Store, brokers: str) -> None:
-    put_on_topic(brokers, "gone", encoded(sent_result()), partition=0)
-    places.settle(store.home, "kafka:gone/0", "41", 0)
-    with pytest.raises(UserError, match="holds offsets 0 to 1, but 42 comes next: records were lost"):
-        drained(store, KafkaFeed(brokers, "gone", 0))
 
 
 # The commands
