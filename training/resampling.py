@@ -80,7 +80,7 @@ class Days:
 
     def figure(self, value: float, resampled: Floats, n: int) -> Figure:
         """A value with the quantiles of its resamples; no interval where the rows are of fewer than `LEAST_DAYS` days."""
-        if np.unique(self.of).size < LEAST_DAYS or resampled.size == 0:
+        if np.count_nonzero(np.bincount(self.of)) < LEAST_DAYS or resampled.size == 0:
             return Figure(value, None, None, n)
         tail = (1.0 - LEVEL) / 2.0
         low, high = np.quantile(resampled, [tail, 1.0 - tail])
