@@ -51,6 +51,15 @@ class Season:
         """The race of each row, from 0."""
         return np.repeat(np.arange(self.starts.size), sizes_of(self.starts, self.p.size))
 
+    def only(self, races: NDArray[np.bool_]) -> "Season":
+        """Some of its races, with draws of their own days alone."""
+        sizes = sizes_of(self.starts, self.p.size)
+        rows = np.repeat(races, sizes)
+        starts = np.asarray(np.cumsum(np.r_[0, sizes[races]])[:-1], dtype=np.intp)
+        days = Days.of_dates(self.days.of[rows], self.days.seed, self.days.resamples)
+        prices = self.decided_at[rows], self.settled_at[rows]
+        return Season(self.p[rows], self.pi[rows], *prices, self.share[rows], starts, days)
+
 
 @dataclass(frozen=True, slots=True)
 class Bets:
