@@ -20,6 +20,7 @@ from training.backtest_metrics import (
     margin,
     placed,
     r2,
+    season_of,
     top1,
     winner_loss,
 )
@@ -36,6 +37,7 @@ from training.betting import (
 )
 from training.blocks import softmax
 from training.devig import proportional
+from training.races import Races
 from training.resampling import Days
 from velo.errors import UserError
 
@@ -57,6 +59,21 @@ def a_season(races: int = 240, seed: int = 1, edge: float = 0.0, unpriced: int =
         price[starts[race] + 1] = np.nan
     days = Days.of_dates(np.repeat(np.arange(races) // 6, sizes), 5, 200)
     return Season(model, proportional(price, starts), price, price, share, starts, days)
+
+
+def test_a_season_of_a_training_sets_races_decides_at_sp_where_no_market_was_recorded() -> None:
+    dates = np.array(["2025-01-01", "2025-01-03"], dtype="datetime64[D]")
+    share, pi = np.array([1.0, 0, 0, 0.5, 0.5]), np.array([0.5, 0.25, 0.25, np.nan, np.nan])
+    races = Races(np.arange(5), np.array([0, 3]), share, pi, dates)
+    sp = np.array([1.8, 3.6, 3.6, np.nan, 2.0])
+    season = season_of(races, np.full(5, 0.3), sp, 1, np.array([2.0, np.nan, 3.0, np.nan, 2.2]))
+    assert season.decided_at == pytest.approx([2.0, 3.6, 3.0, np.nan, 2.2], nan_ok=True)
+    assert season.settled_at is sp
+    assert season.days.of.tolist() == [0, 0, 0, 1, 1]
+    assert season.race.tolist() == [0, 0, 0, 1, 1]
+    backwards = Races(np.arange(5), np.array([0, 3]), share, pi, dates[::-1])
+    with pytest.raises(ValueError, match="not in order of their days"):
+        season_of(backwards, np.full(5, 0.3), sp, 1)
 
 
 # What is bet on
