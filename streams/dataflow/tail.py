@@ -14,9 +14,9 @@ from velo.racing.messages import Message, from_record
 from velo.store import Home
 
 CHUNK_BYTES: Final = 2**20
-_SEQ: Final = re.compile(rb'.{17}"seq":(\d+),')
+_SEQ: Final = re.compile(rb'.{18}"seq":(\d+),')
 _ABOUT: Final = re.compile(
-    rb'.{17}"seq":\d+,"digest":"[0-9a-f]*","known_at":(?:"[^"]*"|\d+),"type":"(\w+)","schema_version":\d+'
+    rb'.{18}"seq":\d+,"digest":"[0-9a-f]*","known_at":(?:"[^"]*"|\d+),"type":"(\w+)","schema_version":\d+'
     rb'(?:,"race_id":("(?:[^"\\]|\\.)*"))?(?:,"result_version":(\d+))?'
 )
 
