@@ -6,7 +6,7 @@ from typing import NoReturn
 import typer
 from typer._click import exceptions as click  # typer carries its own click and does not export these
 
-from velo.commands import bench, build, ingest, log, model, simulate
+from velo.commands import bench, build, ingest, log, model, simulate, stream
 from velo.errors import UserError
 
 app = typer.Typer(
@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (build, ingest, log, model, simulate, bench):
+for part in (build, ingest, log, model, simulate, stream, bench):
     part.register(app)
 
 

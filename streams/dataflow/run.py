@@ -5,6 +5,7 @@ import gc
 import os
 import shutil
 import signal
+import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from streams import generations
 from streams.batch.build import fingerprint
 from streams.dataflow.graph import graph
 from streams.dataflow.letters_sink import LettersSink
+from streams.dataflow.members import pass_on
 from streams.dataflow.parquet_sink import Formulas, ParquetSink
 from streams.dataflow.redis_sink import RedisSink
 from streams.dataflow.source import Clock, LogSource
@@ -108,13 +110,13 @@ class OneClient:
 
 
 def flow_of(
-    planned: Plan, options: Options, clock: Clock, stop: threading.Event, telemetry: Telemetry
+    planned: Plan, options: Options, clock: Clock, stop: threading.Event, telemetry: Telemetry, member: int = 0
 ) -> Dataflow:
-    """The dataflow of a store as a process of the stream runs it."""
+    """The dataflow of a store as a process of the stream runs it; the first one reads the log."""
     store, home = planned.store, planned.store.home
     views = [one.view for one in FAMILIES]
     waiting = Waiting(stop, telemetry)
-    source = LogSource(store, planned.begin, options.once, clock, stop, telemetry, ticks=not options.once)
+    source = LogSource(store, planned.begin, options.once, clock, stop, telemetry, not options.once, member == 0)
     offline = ParquetSink(home, views, planned.formulas, clock, telemetry) if options.offline else None
     online = (
         RedisSink(
@@ -148,7 +150,7 @@ def run(
     `addresses` are those of all processes, and `member` this one's place among them; none where it is alone.
     """
     stop = stop or threading.Event()
-    flow = flow_of(planned, options, clock, stop, telemetry)
+    flow = flow_of(planned, options, clock, stop, telemetry, member)
     recovery = RecoveryConfig(str(planned.recovery), backup_interval=timedelta(0))
     gc.set_threshold(*GARBAGE)
     try:
@@ -171,10 +173,17 @@ def run(
     say("stream.ended", stopped=stop.is_set())
 
 
-def stop_on_signals(stop: threading.Event) -> None:
-    """Have SIGTERM and SIGINT end the stream gracefully: what was read is sealed and remembered."""
+def stop_on_signals(stop: threading.Event, others: Sequence["subprocess.Popen[bytes]"] = ()) -> None:
+    """Have SIGTERM and SIGINT end the stream gracefully, here and in the `others`: what was read is sealed."""
+
+    def told(number: int, _frame: object) -> None:
+        if not stop.is_set():
+            say("stream.stopping", signal=signal.Signals(number).name)
+        stop.set()
+        pass_on(signal.SIGTERM, others)
+
     for one in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(one, lambda number, _frame: (say("stream.stopping", signal=number), stop.set())[0])
+        signal.signal(one, told)
 
 
 @contextmanager

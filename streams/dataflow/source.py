@@ -30,7 +30,7 @@ class LogSource(FixedPartitionedSource[tuple[str, Told], int]):
     """Every record of a store's log from `begin` on (where nothing is to be resumed), under the key of its race.
 
     With `once` it ends at the log's end, else when `stop` is set. `ticks` has it append the tick of a local midnight
-    that no writer of the log was there to tell.
+    that no writer of the log was there to tell. `here` says whether this process is the one that reads.
     """
 
     store: Store
@@ -40,11 +40,12 @@ class LogSource(FixedPartitionedSource[tuple[str, Told], int]):
     stop: threading.Event
     telemetry: Telemetry
     ticks: bool = True
+    here: bool = True
     batch: int = BATCH_RECORDS
 
     def list_parts(self) -> list[str]:
         """The log is one sequence."""
-        return ["log"]
+        return ["log"] if self.here else []
 
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> "LogPartition":
         """Read on where the snapshot was taken."""
