@@ -35,5 +35,3 @@ def fill_view(home: Home, layout: Layout, redis: RedisRows, epoch: int) -> int:
 def scan(parts: list[Path]) -> str:
     """SQL of the rows of some parts."""
     return f"read_parquet([{', '.join(text(str(part)) for part in parts)}], hive_partitioning = false)"
-
-

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bytewax.dataflow import Dataflow
+from bytewax.inputs import Source
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import cluster_main, run_main
 from redis.exceptions import RedisError
@@ -28,7 +29,8 @@ from streams.dataflow.letters_sink import LettersSink
 from streams.dataflow.members import pass_on
 from streams.dataflow.parquet_sink import Formulas, ParquetSink
 from streams.dataflow.redis_sink import RedisSink
-from streams.dataflow.source import Clock, LogSource
+from streams.dataflow.source import BATCH_RECORDS, Clock, LogSource
+from streams.dataflow.steps import Told
 from streams.dataflow.telemetry import Telemetry, say
 from streams.dataflow.waiting import StoppedWhileWaiting, Waiting
 from streams.generations import NOTHING_KNOWN, Manifest
@@ -62,6 +64,7 @@ class Options:
     snapshot_every: timedelta = SNAPSHOT_EVERY
     online: bool = True
     offline: bool = True
+    batch: int = BATCH_RECORDS
 
 
 def plan(store: Store) -> Plan:
@@ -109,29 +112,30 @@ class OneClient:
         return self._client
 
 
-def flow_of(
+def source_of(
     planned: Plan, options: Options, clock: Clock, stop: threading.Event, telemetry: Telemetry, member: int = 0
+) -> LogSource:
+    """The log as the stream reads it: in its first process alone."""
+    ticks, here = not options.once, member == 0
+    return LogSource(planned.store, planned.begin, options.once, clock, stop, telemetry, ticks, here, options.batch)
+
+
+def flow_of(
+    planned: Plan,
+    options: Options,
+    clock: Clock,
+    stop: threading.Event,
+    telemetry: Telemetry,
+    source: Source[tuple[str, Told]],
 ) -> Dataflow:
-    """The dataflow of a store as a process of the stream runs it; the first one reads the log."""
+    """The dataflow of a store, from a source to the sinks that the options want."""
     store, home = planned.store, planned.store.home
     views = [one.view for one in FAMILIES]
-    waiting = Waiting(stop, telemetry)
-    source = LogSource(store, planned.begin, options.once, clock, stop, telemetry, not options.once, member == 0)
     offline = ParquetSink(home, views, planned.formulas, clock, telemetry) if options.offline else None
-    online = (
-        RedisSink(
-            home,
-            views,
-            planned.formulas,
-            planned.begin,
-            OneClient(home, store.redis_url),
-            clock,
-            telemetry,
-            waiting,
-        )
-        if options.online
-        else None
-    )
+    online = None
+    if options.online:
+        client, waiting = OneClient(home, store.redis_url), Waiting(stop, telemetry)
+        online = RedisSink(home, views, planned.formulas, planned.begin, client, clock, telemetry, waiting)
     return graph(home, store.timezone, source, offline, online, LettersSink(home, clock), telemetry)
 
 
@@ -144,20 +148,21 @@ def run(
     addresses: Sequence[str] = (),
     member: int = 0,
     stop: threading.Event | None = None,
+    source: Source[tuple[str, Told]] | None = None,
 ) -> None:
     """Run this process's share of the stream until the log's end (`once`), SIGTERM, or an error.
 
-    `addresses` are those of all processes, and `member` this one's place among them; none where it is alone.
+    `addresses` are those of all processes, and `member` this one's place among them; none where it is alone. The
+    source is the store's log where no other is given.
     """
     stop = stop or threading.Event()
-    flow = flow_of(planned, options, clock, stop, telemetry, member)
+    source = source or source_of(planned, options, clock, stop, telemetry, member)
+    flow = flow_of(planned, options, clock, stop, telemetry, source)
     recovery = RecoveryConfig(str(planned.recovery), backup_interval=timedelta(0))
     gc.set_threshold(*GARBAGE)
     try:
         if len(addresses) > 1:
-            cluster_main(
-                flow, list(addresses), member, epoch_interval=options.snapshot_every, recovery_config=recovery
-            )
+            cluster_main(flow, list(addresses), member, epoch_interval=options.snapshot_every, recovery_config=recovery)
         else:
             run_main(flow, epoch_interval=options.snapshot_every, recovery_config=recovery)
     except Exception as failed:
@@ -194,9 +199,7 @@ def sole_stream(home: Home) -> Iterator[int]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
-                f"another stream runs on {home.root}: stop it, or look at `velo status`"
-            ) from None
+            raise UserError(f"another stream runs on {home.root}: stop it, or look at `velo status`") from None
         yield descriptor
     finally:
         os.close(descriptor)

@@ -227,5 +227,3 @@ def _letter(line: Line, why: Exception) -> DeadLetter:
     return DeadLetter(
         "stream", told.race_id if told else None, told.result_version if told else None, reason, str(why), (row,)
     )
-
-

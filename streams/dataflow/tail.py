@@ -161,9 +161,7 @@ class LogTail:
 
     def _look_for_rebuild(self) -> None:
         if generation(self.home) != self._generation:
-            raise UserError(
-                f"the log at {self.home.log} was rebuilt: run `velo build`, then start the stream again"
-            )
+            raise UserError(f"the log at {self.home.log} was rebuilt: run `velo build`, then start the stream again")
 
 
 def about(text: bytes) -> About:

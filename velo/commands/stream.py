@@ -20,13 +20,18 @@ def register(app: typer.Typer) -> None:
 
 def stream(
     once: Annotated[bool, typer.Option("--once", help="End at the log's end instead of waiting for more.")] = False,
-    processes: Annotated[int, typer.Option("--processes", "--workers", min=1, max=64, help="Processes to share the work.")] = 1,
+    processes: Annotated[
+        int, typer.Option("--processes", "--workers", min=1, max=64, help="Processes to share the work.")
+    ] = 1,
     snapshot_seconds: Annotated[
         float, typer.Option(min=0, help="Seconds between snapshots: offline rows appear, and a restart resumes, there.")
     ] = 10.0,
     online: Annotated[bool, typer.Option(help="Keep Redis current.")] = True,
     offline: Annotated[bool, typer.Option(help="Keep the Parquet tables current.")] = True,
-    metrics_port: Annotated[int | None, typer.Option(help="Serve Prometheus figures on this loopback port and, for each further process, the next.")] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(help="Serve Prometheus figures on this loopback port and, for each further process, the next."),
+    ] = None,
     member: Annotated[int, Hidden] = 0,
     addresses: Annotated[str, Hidden] = "",
 ) -> None:
