@@ -159,6 +159,7 @@ def run(
     source = source or source_of(planned, options, clock, stop, telemetry, member)
     flow = flow_of(planned, options, clock, stop, telemetry, source)
     recovery = RecoveryConfig(str(planned.recovery), backup_interval=timedelta(0))
+    collected_after = gc.get_threshold()
     gc.set_threshold(*GARBAGE)
     try:
         if len(addresses) > 1:
@@ -174,6 +175,7 @@ def run(
             raise cause from None
         raise
     finally:
+        gc.set_threshold(*collected_after)
         gc.unfreeze()
     say("stream.ended", stopped=stop.is_set())
 

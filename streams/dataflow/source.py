@@ -65,7 +65,11 @@ class LogPartition(StatefulSourcePartition[tuple[str, Told], int]):
     _said: datetime | None = None
     _ticked: datetime | None = None
     _looked: datetime | None = None
-    _at_end: bool = field(default=False)
+    _sealed_seq: int = field(init=False)
+    _snapshot_seq: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._sealed_seq = self._snapshot_seq = self.base
 
     def next_batch(self) -> list[tuple[str, Told]]:
         """What was appended, up to a batch; ends the stream where it is told to stop."""
@@ -87,11 +91,16 @@ class LogPartition(StatefulSourcePartition[tuple[str, Told], int]):
         return self._awake
 
     def snapshot(self) -> int:
-        """The seq of the next record."""
+        """The seq of the next record.
+
+        An epoch begins when all of the one before has gone through the sinks, so that is sealed by now.
+        """
+        self._sealed_seq, self._snapshot_seq = self._snapshot_seq, self.tail.next_seq
         return self.tail.next_seq
 
     def close(self) -> None:
         """The stream has ended."""
+        self._sealed_seq = self.tail.next_seq
         self._say(at_end=True, running=False)
         self.tail.close()
 
@@ -103,7 +112,7 @@ class LogPartition(StatefulSourcePartition[tuple[str, Told], int]):
         home, telemetry = self.source.store.home, self.source.telemetry
         telemetry.next_seq.set(self.tail.next_seq)
         telemetry.lag_messages.set(0 if at_end else end(home).next_seq - self.tail.next_seq)
-        Position(generation(home), self.tail.next_seq, to_text(now), at_end, running).write(home)
+        Position(generation(home), self.tail.next_seq, self._sealed_seq, to_text(now), at_end, running).write(home)
 
     def _tick(self) -> None:
         """Append the tick of the last local midnight if the log has no word from this day, unless a writer is there."""

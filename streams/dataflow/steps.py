@@ -7,7 +7,6 @@ from zlib import crc32
 
 from bytewax.operators import StatefulBatchLogic
 
-from feature_repo.catalogue.families import Family
 from streams.dataflow.ground import Ground, Held
 from streams.dataflow.tail import UNREADABLE, Line, about, line_at, message_of
 from streams.dataflow.telemetry import Telemetry
@@ -100,7 +99,8 @@ class VersionLogic(StatefulBatchLogic[Told, Step, None]):
             assert message.known_at is not None
             change, stale = self._change(told, message)
         except UNREADABLE as unreadable:
-            return Step(line.seq, told.base, told.live, None, "unreadable", False, [], _letter(line, unreadable))
+            letter = _letter(line, unreadable)
+            return Step(line.seq, told.base, told.live, None, "unreadable", stale=False, routed=[], letter=letter)
         known_at_us = to_us(message.known_at)
         routed = self._router.route(change) if change else []
         return Step(line.seq, told.base, told.live, known_at_us, type_name(message), stale, routed, None)

@@ -73,10 +73,14 @@ def log_json(stream: TextIO = sys.stderr) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far a stream has read: the record that comes next, of which log, when that was, and whether at its end."""
+    """How far a stream has read: the record that comes next, of which log, when that was, and whether at its end.
+
+    Before `sealed_seq` everything is in both stores for certain.
+    """
 
     log_generation: int
     next_seq: int
+    sealed_seq: int
     at: str
     at_end: bool
     running: bool
