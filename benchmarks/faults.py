@@ -26,10 +26,12 @@ from feature_repo.stores import embedded_redis
 from feature_repo.stores.redis_client import connect
 from streams.audit import audit
 from streams.dataflow.members import loopback_addresses
-from velo.settings import Settings
+from streams.dataflow.run import Options, plan, run
+from streams.dataflow.telemetry import Telemetry
+from velo.settings import Settings, zone_named
 from velo.store import Store
 
-BATCH: Final = 5
+BATCH: Final = 10
 LONGEST_SECONDS: Final = 1.5
 """A process lives at most so long before it is killed."""
 PRELOADED: Final = ["streams.dataflow.run", "duckdb", "pyarrow.parquet", "redis", "mmh3"]
@@ -77,6 +79,9 @@ def replay(store: Store, kills: int, processes: int, chance: random.Random) -> i
     context.set_forkserver_preload(PRELOADED)
     spent = 0
     while True:
+        if processes > 1:
+            # as the first process does before it starts the others
+            plan(store)
         addresses = loopback_addresses(processes) if processes > 1 else []
         running: list[BaseProcess] = []
         for member in range(processes):
@@ -104,10 +109,6 @@ def replay(store: Store, kills: int, processes: int, chance: random.Random) -> i
 
 def stream(home: str, timezone: str, redis_url: str | None, addresses: Sequence[str], member: int) -> None:
     """One process of a stream with small epochs, to the log's end."""
-    from streams.dataflow.run import Options, plan, run
-    from streams.dataflow.telemetry import Telemetry
-    from velo.settings import zone_named
-
     store = Store.open(Settings(Path(home), zone_named(timezone), redis_url))
     options = Options(once=True, snapshot_every=timedelta(0), batch=BATCH)
     run(

@@ -323,9 +323,8 @@ def _key_of(layout: Layout, redis_key: bytes) -> tuple[str, ...]:
 
 def _feast_apart(layout: Layout, key: tuple[str, ...], fields: Mapping[bytes, bytes]) -> Iterator[Difference]:
     """Where Feast's own fields of a row do not say what the packed row says."""
-    from feast.protos.feast.types.Value_pb2 import Value
-
     import numpy as np
+    from feast.protos.feast.types.Value_pb2 import Value
 
     packed = np.frombuffer(fields[layout.packed_field.encode()], dtype=layout.packed_type)[0]["values"]
     for (name, kind), field, number in zip(layout.columns, layout.value_fields, packed.tolist(), strict=True):

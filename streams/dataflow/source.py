@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
@@ -82,7 +82,8 @@ class LogPartition(StatefulSourcePartition[tuple[str, Told], int]):
             if self.source.ticks:
                 self._tick()
         live = len(lines) < self.source.batch
-        self._awake = self.source.clock() + IDLE if not lines else None
+        # the engine's own clock, which is not the store's
+        self._awake = None if lines else datetime.now(UTC) + IDLE
         self._say(at_end=not lines)
         return [(race_shard(line), Told(self.base, live, line)) for line in lines]
 
