@@ -31,7 +31,7 @@ from streams.dataflow.parquet_sink import Formulas, ParquetSink
 from streams.dataflow.redis_sink import RedisSink
 from streams.dataflow.source import BATCH_RECORDS, Clock, LogSource
 from streams.dataflow.steps import Told
-from streams.dataflow.telemetry import Telemetry, say
+from streams.dataflow.telemetry import LOCK, Telemetry, say
 from streams.dataflow.waiting import StoppedWhileWaiting, Waiting
 from streams.generations import NOTHING_KNOWN, Manifest
 from streams.log.segments import generation as log_generation
@@ -196,7 +196,7 @@ def stop_on_signals(stop: threading.Event, others: Sequence["subprocess.Popen[by
 @contextmanager
 def sole_stream(home: Home) -> Iterator[int]:
     """Hold the right to stream, yielding the descriptor that holds it; raises `UserError` where another does."""
-    descriptor = os.open(make_folder(home.stream) / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(make_folder(home.stream) / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

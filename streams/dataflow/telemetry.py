@@ -1,5 +1,6 @@
 """What a stream tells of itself: figures for Prometheus, one JSON object a line for people, a file for `velo status`."""
 
+import fcntl
 import json
 import logging
 import os
@@ -14,6 +15,8 @@ from velo.files import make_folder
 from velo.racing.clock import to_text
 from velo.store import Home
 
+LOCK: Final = ".lock"
+"""In the stream's folder: held by the processes of a stream for as long as they live."""
 _log = logging.getLogger("velo.stream")
 SECONDS: Final = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1, 5, 30, 120)
 
@@ -99,3 +102,18 @@ def position(home: Home) -> Position | None:
         return Position(**json.loads((home.stream / "position.json").read_bytes()))
     except (FileNotFoundError, ValueError, TypeError):
         return None
+
+
+def is_streaming(home: Home) -> bool:
+    """Whether a process holds the right to stream."""
+    try:
+        descriptor = os.open(home.stream / LOCK, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
