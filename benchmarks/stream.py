@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -35,7 +34,10 @@ WARM_UP: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """A replay of a whole log: seconds from the first record to the end, without starting the program."""
+    """A replay of a whole log: seconds from the first record to the end, without starting the program.
+
+    Peak memory is that of the first process.
+    """
 
     sinks: str
     processes: int
@@ -86,15 +88,19 @@ def measure(
 def _replayed(home: Path, starts: int, sinks: str, processes: int) -> Replayed:
     command = [sys.executable, "-m", "velo.cli", "stream", "--once", "--processes", str(processes), *SINKS[sinks]]
     environ = {**os.environ, "VELO_HOME": str(home)}
-    done = subprocess.run(command, env=environ, check=True, stderr=subprocess.PIPE)
-    peak_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    said = home / "said.ndjson"
+    with said.open("wb") as out:
+        process = subprocess.Popen(command, env=environ, stderr=out)
+        _, code, usage = os.wait4(process.pid, 0)
+    if code:
+        raise RuntimeError(said.read_text())
     embedded_redis.down(Store.open(Settings(home)).home)
-    told = [json.loads(line) for line in done.stderr.splitlines() if line.startswith(b"{")]
+    told = [json.loads(line) for line in said.read_text().splitlines() if line.startswith("{")]
     begun = min(datetime.fromisoformat(one["at"]) for one in told if one["event"] == "stream.begins")
     ended = max(datetime.fromisoformat(one["at"]) for one in told if one["event"] == "stream.ended")
     seconds = (ended - begun).total_seconds()
     per_second = round(starts / seconds, 1)
-    return Replayed(sinks, processes, starts, round(seconds, 2), per_second, round(peak_mb, 1), machine())
+    return Replayed(sinks, processes, starts, round(seconds, 2), per_second, round(usage.ru_maxrss / 1024, 1), machine())
 
 
 class _Observed:
