@@ -70,7 +70,7 @@ def join(home: str, entities: str, stock: bool) -> dict[str, Any]:  # noqa: FBT0
     if stock:
         config = feast.config.model_copy(deep=True)
         config.offline_config = {"type": "duckdb"}
-        config._offline_store = DuckDBOfflineStoreConfig()  # noqa: SLF001 there is no other way to swap it
+        config._offline_store = DuckDBOfflineStoreConfig()  # type: ignore[assignment]  # noqa: SLF001 no other way to swap it
         feast = FeatureStore(config=config)
     refs = [f"{family.view}:{feature.name}" for family in FAMILIES for feature in family.features]
     given = pd.read_parquet(entities)
@@ -109,7 +109,8 @@ def _write_entities(store: Store, rows: int, path: Path) -> None:
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         source = frames.parquet(frames.parts_of(store.home, "starts"))
-        connection.execute(
-            f"COPY (SELECT {columns}, off_time - INTERVAL 5 MINUTE AS event_timestamp FROM {source} "
-            f"ORDER BY off_time DESC LIMIT {rows}) TO '{path}' (FORMAT parquet)"
-        )
+        connection.sql(
+            f"SELECT {columns}, off_time - INTERVAL 5 MINUTE AS event_timestamp FROM {source} "  # noqa: S608 our own names
+            "ORDER BY off_time DESC LIMIT $rows",
+            params={"rows": rows},
+        ).write_parquet(str(path))

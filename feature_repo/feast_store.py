@@ -1,10 +1,16 @@
 """Feast over a store already opened, for callers that know their home: the same objects and plug-ins as the CLI's."""
 
+import contextlib
+import io
+import warnings
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
 
+from feature_repo.catalogue.families import FAMILIES, Family
 from velo.store import Store
 
 if TYPE_CHECKING:
@@ -24,10 +30,19 @@ def feature_store(store: Store) -> "FeatureStore":
     return FeatureStore(config=RepoConfig(**written, repo_path=REPO))
 
 
-def apply(store: Store) -> "FeatureStore":
+def apply(store: Store, families: Sequence[Family] = FAMILIES) -> "FeatureStore":
     """Register the catalogue's objects, as `feast apply` does; returns Feast over the store."""
     from feature_repo.objects import feast_objects
 
     feast = feature_store(store)
-    feast.apply(feast_objects(store.home))
+    with warnings.catch_warnings():
+        # that on-demand views do not scale offline holds for Feast's own stores; ours gives them their inputs alone
+        warnings.filterwarnings("ignore", "On demand feature view is an experimental feature", RuntimeWarning)
+        feast.apply(feast_objects(store.home, families))
     return feast
+
+
+def materialize(store: Store, until: datetime) -> None:
+    """Bring the online store up to an instant, as `feast materialize-incremental` does, without its chatter."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        feature_store(store).materialize_incremental(until)

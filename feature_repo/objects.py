@@ -1,5 +1,6 @@
 """Feast's objects, made from the catalogue: entities, feature views, the on-demand view, the feature service."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any, Final
 
@@ -31,10 +32,10 @@ _STORED_TYPES: Final = {"int": Int32, "float": Float64}
 _REQUEST_TYPES: Final = {"int": Int64, "float": Float64, "text": String}
 
 
-def feast_objects(home: Home) -> list[Any]:
+def feast_objects(home: Home, families: Sequence[Family] = FAMILIES) -> list[Any]:
     """Everything `feast apply` registers for the store of a home, in an order that reads."""
     keys = entities()
-    views = [_view(family, keys, home) for family in FAMILIES]
+    views = [_view(family, keys, home) for family in families]
     stored = next(view for view in views if view.name == request_time.STORED_VIEW)
     request = RequestSource(
         name="race_asked_about",

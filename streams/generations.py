@@ -58,7 +58,7 @@ class Manifest:
 
 @contextmanager
 def sole_publisher(home: Home) -> Iterator[None]:
-    """Hold the right to publish; raises `UserError` where another process has it."""
+    """Hold the right to publish, what a killed build left behind swept away; raises `UserError` where another has it."""
     make_folder(home.generations)
     with (home.generations / ".lock").open("w") as lock:
         try:
@@ -67,6 +67,8 @@ def sole_publisher(home: Home) -> Iterator[None]:
             raise UserError(
                 f"another build is writing to {home.root}: wait for it to end, then run this one again"
             ) from None
+        for left in (*home.generations.glob(".*.tmp"), *home.batch.glob("scratch-*")):
+            shutil.rmtree(left)
         yield
 
 

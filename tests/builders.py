@@ -6,6 +6,7 @@ joined by `a_log(...)` are what a log holds (SPEC 10). Instants may be given as 
 "2024-05-01 14:15" or "2024-05-01T14:15:00Z", always UTC; dates as `date` or "2024-05-01".
 """
 
+import csv
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -117,6 +118,15 @@ def a_race(*runners: Mapping[str, Any], result_version: int = 1, known_at: Any =
     race |= columns | {"result_version": result_version, "known_at": at(known_at)}
     rows = [race | dict(runner) for runner in runners or a_field(2)]
     return [{column: row.get(column) for column in TABLE_COLUMNS} for row in rows]
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Rows as a CSV, as a spreadsheet would write them."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
 
 
 def write_runner_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:

@@ -37,7 +37,7 @@ def changelog(family: Family, size: Size, rng: np.random.Generator) -> pa.Table:
     picks = [rng.integers(0, size.values, size.values) for _ in pools]
     rows = size.values * size.rows_a_key
     which = np.repeat(np.arange(size.values), size.rows_a_key)
-    event = START_US + rng.permutation(800 * 86_400)[:rows].astype(np.int64) * 1_000_000 + rng.integers(0, 10**6, rows)
+    event = START_US + rng.choice(800 * 86_400, rows, replace=False) * 1_000_000 + rng.integers(0, 10**6, rows)
     columns: dict[str, pa.Array] = {
         key: pa.array(pool[pick[which]] if len(pools) > 1 else pool[which], pa.string())
         for key, pool, pick in zip(family.keys, pools, picks, strict=True)

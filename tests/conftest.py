@@ -1,16 +1,39 @@
-"""The shared data as a fixture, and the closing line that says what was not tested without it."""
+"""The shared data and the stores built of it as fixtures, and the closing line that says what was not tested."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.shared import ABSENT, shared_folder
+
+if TYPE_CHECKING:
+    from tests.stores import Built, Conformance
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of shared data, read in place and never written; the test is skipped loudly without it."""
     return shared_folder()
+
+
+@pytest.fixture(scope="session")
+def conformance(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Conformance]":
+    """The conformance files' stores by name, each loaded and built once, when first asked for; never written to."""
+    from feature_repo.stores import embedded_redis
+    from tests.stores import CASES, load_and_build
+
+    made: dict[str, Built] = {}
+
+    def built(name: str) -> "Built":
+        if name not in made:
+            made[name] = load_and_build(CASES[name], tmp_path_factory.mktemp("conformance") / name)
+        return made[name]
+
+    yield built
+    for one in made.values():
+        embedded_redis.down(one.store.home)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

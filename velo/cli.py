@@ -1,10 +1,13 @@
 """`velo`: the command line. A user's mistake is told in one line and exits 2; there is no traceback for it."""
 
+import errno
+import os
+import shlex
 import sys
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import typer
-from typer._click import exceptions as click  # typer carries its own click and does not export these
+from typer._click import exceptions as click  # the click that typer carries has no public name
 
 from velo.commands import bench, build, ingest, log, model, simulate, stream
 from velo.errors import UserError
@@ -17,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 for part in (build, ingest, log, model, simulate, stream, bench):
     part.register(app)
 
@@ -24,7 +28,8 @@ for part in (build, ingest, log, model, simulate, stream, bench):
 def main() -> NoReturn:
     """Run the command line of this process and exit."""
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="velo")
+        sys.stdout.flush()
     except UserError as mistake:
         _say(str(mistake))
         sys.exit(2)
@@ -33,7 +38,8 @@ def main() -> NoReturn:
         sys.exit(2)
     except click.UsageError as mistake:
         asked = mistake.ctx.command_path if mistake.ctx is not None else "velo"
-        _say(f"{mistake.format_message()} See `{asked} --help`.")
+        given = shlex.join(["velo", *sys.argv[1:]])
+        _say(f"{mistake.format_message().rstrip('.')} (in `{given}`): see `{asked} --help`")
         sys.exit(2)
     except click.ClickException as mistake:
         _say(mistake.format_message())
@@ -42,12 +48,19 @@ def main() -> NoReturn:
         _say("stopped; what was acknowledged is kept, run the command again to go on")
         sys.exit(130)
     except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(141)
-    except OSError as refused:
-        _say(f"{refused.filename or 'the system'}: {refused.strerror or refused}")
+        # whoever read our output has gone; what is still in the buffer has nowhere to go either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as refused:
+        _say(_refusal(refused))
+        sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refusal(refused: OSError) -> str:
+    """What the system would not do, and what to do about it."""
+    remedy = "make room on the disk" if refused.errno in NO_ROOM else "set VELO_HOME to a place you may write to"
+    return f"{refused.filename or 'the disk'}: {refused.strerror or refused}; {remedy}, then repeat the command"
 
 
 def _say(line: str) -> None:

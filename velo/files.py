@@ -27,14 +27,12 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def make_folder(folder: Path) -> Path:
-    """The folder, made with its parents where missing; raises `UserError` where that cannot be."""
+def make_folder(folder: Path, remedy: str = "set VELO_HOME to a place you may write to") -> Path:
+    """The folder, made with its parents where missing; raises `UserError` with the remedy where that cannot be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as refused:
-        raise UserError(
-            f"cannot make the folder {folder} ({refused.strerror}): set VELO_HOME to a place you may write to"
-        ) from refused
+        raise UserError(f"cannot make the folder {folder} ({refused.strerror}): {remedy}") from refused
     if not os.access(folder, os.W_OK):
-        raise UserError(f"cannot write to {folder}: set VELO_HOME to a place you may write to")
+        raise UserError(f"cannot write to {folder}: {remedy}")
     return folder

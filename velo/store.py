@@ -141,6 +141,8 @@ def _read(path: Path) -> Mapping[str, Any]:
         written: Mapping[str, Any] = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
+    except NotADirectoryError:
+        raise UserError(f"{path.parent} is not a folder, nor can be one: set VELO_HOME to a place for one") from None
     except (ValueError, OSError) as damaged:
         raise UserError(
             f"{path} cannot be read ({damaged}): restore it from a backup, or use another VELO_HOME"

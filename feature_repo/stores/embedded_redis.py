@@ -149,6 +149,7 @@ def _start(home: Home, lock: int) -> str:
         url = f"redis://:{password}@127.0.0.1:{port}/0"
         write_atomically(home.redis / "address", url.encode() + b"\n", mode=0o600)
         if _wait(home, server):
+            server.returncode = 0  # it outlives this process on purpose; unsaid, Popen would warn of it
             return url
         if server.poll() is None:
             server.kill()

@@ -192,6 +192,7 @@ class AsofOfflineStore(OfflineStore):
         schema = [(back.get(column, column), kind) for column, kind in schema]
         times = [column for column in (source.timestamp_field, source.created_timestamp_column) if column]
         schema += [(column, pa.timestamp("us", "UTC")) for column in times]
+        table = table.rename_columns([back.get(column, column) for column in table.column_names])
         if set(table.column_names) != {column for column, _ in schema}:
             raise UserError(
                 f"rows for {feature_view.name} have the columns {sorted(table.column_names)}, but need exactly "

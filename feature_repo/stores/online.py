@@ -13,15 +13,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from feast.entity import Entity
+from feast.feature_service import FeatureService
 from feast.feature_view import FeatureView
 from feast.infra.online_stores.redis import RedisClient, RedisOnlineStore, RedisOnlineStoreConfig, RedisType
+from feast.infra.registry.base_registry import BaseRegistry
 from feast.infra.supported_async_methods import SupportedAsyncMethods
+from feast.online_response import OnlineResponse
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey as EntityKeyProto
 from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from feast.repo_config import RepoConfig
 from feast.value_type import ValueType
 
 from feature_repo.stores import embedded_redis
+from feature_repo.stores.full_names import left_out, put_back
 from feature_repo.stores.home import epoch_of, settings_for
 from feature_repo.stores.redis_client import connect_url
 from feature_repo.stores.redis_layout import ColumnKind, Layout
@@ -133,6 +137,46 @@ class VersionedRedisOnlineStore(RedisOnlineStore):
         """As `online_read`."""
         self._remember(config)
         return await super().online_read_async(config, table, entity_keys, requested_features)
+
+    def get_online_features(
+        self,
+        config: RepoConfig,
+        features: list[str] | FeatureService,
+        entity_rows: Any,
+        registry: BaseRegistry,
+        project: str,
+        full_feature_names: bool = False,  # noqa: FBT001, FBT002 Feast's interface
+        include_feature_view_version_metadata: bool = False,  # noqa: FBT001, FBT002 Feast's interface
+    ) -> OnlineResponse:
+        """Feast's online retrieval, with the on-demand features it drops under full names."""
+        answer = super().get_online_features(
+            config, features, entity_rows, registry, project, full_feature_names, include_feature_view_version_metadata
+        )
+        missing = left_out(answer, features, registry, project) if full_feature_names else []
+        if not missing:
+            return answer
+        short = super().get_online_features(config, missing, entity_rows, registry, project)
+        return put_back(answer, short, missing)
+
+    async def get_online_features_async(
+        self,
+        config: RepoConfig,
+        features: list[str] | FeatureService,
+        entity_rows: Any,
+        registry: BaseRegistry,
+        project: str,
+        full_feature_names: bool = False,  # noqa: FBT001, FBT002 Feast's interface
+        include_feature_view_version_metadata: bool = False,  # noqa: FBT001, FBT002 Feast's interface
+    ) -> OnlineResponse:
+        """As `get_online_features`."""
+        answer = await super().get_online_features_async(
+            config, features, entity_rows, registry, project, full_feature_names, include_feature_view_version_metadata
+        )
+        missing = left_out(answer, features, registry, project) if full_feature_names else []
+        if not missing:
+            return answer
+        short = await super().get_online_features_async(config, missing, entity_rows, registry, project)
+        return put_back(answer, short, missing)
 
     def _read_features_per_fv(self, config: RepoConfig, *args: Any, **kwargs: Any) -> None:
         self._remember(config)

@@ -1,6 +1,7 @@
 """`velo build`: every feature table from the log, in SQL, published at once."""
 
 import os
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -40,9 +41,7 @@ class BuildReport:
 
 def fingerprint(families: tuple[Family, ...] = FAMILIES) -> str:
     """Identity of the formulas: the queries that make every table, and what measures a start."""
-    said = "".join(frames.query(step) for step in frames.STEPS) + "".join(
-        text for one in families for text in _queries(one)
-    )
+    said = frames.formulas() + "".join(text for one in families for text in _queries(one))
     return blake2b(said.encode(), digest_size=16).hexdigest()
 
 
@@ -73,14 +72,9 @@ def build(
         before = None if whole else _continued(home, epoch, log_end.next_seq)
         if before is not None and before[1].next_seq == log_end.next_seq:
             folder, manifest = before
+            none = dict.fromkeys(manifest.rows, 0)
             return BuildReport(
-                manifest.rows,
-                dict.fromkeys(manifest.rows, 0),
-                log_end.next_seq,
-                manifest.known_at,
-                epoch,
-                False,
-                folder,
+                manifest.rows, none, log_end.next_seq, manifest.known_at, epoch, whole=False, generation=folder
             )
         progress("lay out starts", 1, steps)
         frames.lay_out(connection, home, store.timezone, families)
@@ -105,17 +99,16 @@ def build(
         manifest = Manifest(log_generation(home), log_end.next_seq, until, store.epochs[-1], epoch, rows)
         published = generations.publish(home, folder, manifest)
         progress("done", steps, steps)
-        return BuildReport(rows, added, log_end.next_seq, until, epoch, before is None, published)
+        return BuildReport(rows, added, log_end.next_seq, until, epoch, whole=before is None, generation=published)
 
 
 def _link_told(home: Home, folder: Path) -> None:
-    """Put what the messages told beside the features: `runners` and `notices`, one row as each was told."""
-    for kind in ("runners", "notices"):
-        (folder / kind).mkdir(exist_ok=True)
+    """Put what the messages told beside the features, and the measured starts: what is kept now and nothing older."""
+    for kind in frames.KINDS:
+        shutil.rmtree(folder / kind, ignore_errors=True)
+        (folder / kind).mkdir()
         for part in frames.parts_of(home, kind):
-            linked = folder / kind / part.name
-            if not linked.exists():
-                os.link(part, linked)
+            os.link(part, folder / kind / part.name)
 
 
 def _continued(home: Home, epoch: int, next_seq: int) -> tuple[Path, Manifest] | None:

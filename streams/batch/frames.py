@@ -50,7 +50,10 @@ def cores() -> int:
 def scratch_connection(
     home: Home, memory_limit: str, threads: int | None = None
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB of its own that spills beside the store beyond its memory limit. Instants are UTC."""
+    """A DuckDB of its own that spills beside the store beyond its memory limit. Instants are UTC.
+
+    Raises `UserError` where a file cannot be read or written, as on a full disk, or the memory does not suffice.
+    """
     with TemporaryDirectory(dir=make_folder(home.batch), prefix="scratch-") as scratch:
         config: dict[str, str | bool | int | float | list[str]] = {
             "temp_directory": scratch,
@@ -59,7 +62,18 @@ def scratch_connection(
         }
         with duckdb.connect(config=config) as connection:
             connection.execute("SET TimeZone = 'UTC'")
-            yield connection
+            try:
+                yield connection
+            except (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.InvalidInputException) as failed:
+                raise UserError(
+                    f"the build could not read or write below {home.root} ({first_line(failed)}): make room there and "
+                    f"repeat it; where a file is damaged or gone, remove {home.batch} and run `velo build --whole`"
+                ) from None
+
+
+def first_line(failed: duckdb.Error) -> str:
+    """What DuckDB says of a failure, without the drawing below it."""
+    return str(failed).splitlines()[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +95,8 @@ def measure_new(home: Home, memory_limit: str) -> LogEnd:
     if log_end.known_at is None:
         raise UserError(f"the log at {home.log} is empty: load results with `velo ingest runners FILE` first")
     kept = _kept(home)
-    if (kept.log_generation, kept.formulas) != (generation(home), _formulas()) or kept.next_seq > log_end.next_seq:
-        kept = Measured(generation(home), _formulas(), 0)
+    if (kept.log_generation, kept.formulas) != (generation(home), formulas()) or kept.next_seq > log_end.next_seq:
+        kept = Measured(generation(home), formulas(), 0)
     make_folder(home.batch)
     for path in home.batch.glob("*.parquet"):
         if path.stem.split("-", 1)[1] not in kept.parts:
@@ -114,10 +128,12 @@ def lay_out(connection: duckdb.DuckDBPyConnection, home: Home, timezone: ZoneInf
     columns = "".join(f", m{days}.midnight AS midnight_{days}" for days in windows)
     joins = " ".join(f"JOIN midnights m{days} ON m{days}.day = race_date + {days}" for days in windows)
     _view(connection, "measured", home, "starts")
-    connection.execute(f"""
+    connection.execute(
+        f"""
         CREATE OR REPLACE TABLE starts AS
         SELECT measured.*, applied.retracted_at, after.midnight AS day_after{columns}
-        FROM measured JOIN applied USING (seq) JOIN midnights after ON after.day = race_date + 1 {joins}""")
+        FROM measured JOIN applied USING (seq) JOIN midnights after ON after.day = race_date + 1 {joins}"""  # noqa: S608 only windows' lengths are put in
+    )
 
 
 def _measure(home: Home, begun: int, ended: int, memory_limit: str) -> list[str]:
@@ -181,7 +197,8 @@ def keep(connection: duckdb.DuckDBPyConnection, select: str, path: Path) -> None
 
 
 def _view(connection: duckdb.DuckDBPyConnection, name: str, home: Home, kind: str) -> None:
-    connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT * FROM {parquet(parts_of(home, kind))}")
+    rows = parquet(parts_of(home, kind))
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT * FROM {rows}")  # noqa: S608 paths are quoted
 
 
 def parquet(paths: Iterable[Path]) -> str:
@@ -194,8 +211,8 @@ def parts_of(home: Home, kind: str) -> list[Path]:
     return [home.batch / f"{kind}-{part}.parquet" for part in _kept(home).parts]
 
 
-def _formulas() -> str:
-    """Fingerprint of what makes a start's measures."""
+def formulas() -> str:
+    """Fingerprint of what makes a start's measures: the queries, and the tables of goings and distances."""
     said = "".join(query(step) for step in STEPS) + repr((DISTANCE_BANDS, LONGEST_BAND, LENGTHS_CAP, sorted(STARTED)))
     going = files("velo.racing").joinpath("going.py").read_text()
     return blake2b((said + going).encode(), digest_size=8).hexdigest()

@@ -8,16 +8,19 @@ the seed report asked for.
 import os
 from dataclasses import dataclass
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 import duckdb
 
 from feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
 from streams.batch import frames
+from streams.batch.frames import first_line
 from velo.errors import UserError
 from velo.store import Store
 
 DAILY: Final = ("trainer_velocity", "jockey_velocity", "horse_form", "draw_bias")
 ROWS_SHOWN: Final = 10_000
+_LISTED: Final = '`velo sql "show tables"` lists what there is'
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,49 +38,62 @@ def make_warehouse(store: Store) -> None:
     aside.unlink(missing_ok=True)
     with duckdb.connect(str(aside)) as connection:
         connection.execute("SET TimeZone = 'UTC'")
-        for family in FAMILIES:
-            connection.execute(f"CREATE VIEW {family.view} AS SELECT * FROM {_parts(store, family.view)}")
-        for kind in ("runners", "notices"):
-            connection.execute(f"CREATE VIEW {kind} AS SELECT * FROM {_parts(store, kind)}")
-        connection.execute(
-            f"CREATE VIEW results AS SELECT * FROM {frames.parquet(frames.parts_of(store.home, 'results'))}"
-        )
-        connection.execute(f"CREATE VIEW applied AS {frames.query('applied')}")
-        connection.execute(
-            f"CREATE VIEW starts AS SELECT measured.* FROM {frames.parquet(frames.parts_of(store.home, 'starts'))} measured "
-            "JOIN applied USING (seq) WHERE retracted_at IS NULL"
-        )
-        for view in DAILY:
-            connection.execute(f"CREATE VIEW {view}_daily AS {daily(BY_VIEW[view])}")
+        for view, query in _views(store).items():
+            connection.execute(f"CREATE VIEW {view} AS {query}")
     aside.replace(store.home.warehouse)
 
 
-def daily(family: Family) -> str:
-    """One row per key and day it had a runner: the values held just before that day's first result became known."""
+def _views(store: Store) -> dict[str, str]:
+    """The query of each view; a view stands after those it reads."""
+    return {
+        **{family.view: f"FROM {_parts(store, family.view)}" for family in FAMILIES},
+        **{kind: f"FROM {_parts(store, kind)}" for kind in ("runners", "notices", "results")},
+        "applied": frames.query("applied"),
+        "starts": f"FROM {_parts(store, 'starts')} SEMI JOIN (FROM applied WHERE retracted_at IS NULL) USING (seq)",
+        **{f"{view}_daily": daily(BY_VIEW[view], store.timezone) for view in DAILY},
+    }
+
+
+def daily(family: Family, timezone: ZoneInfo) -> str:
+    """One row per key and day it had a runner: the values held just before that day's first result became known.
+
+    A day whose results were all told late has the values it ended with: what other days taught since is not in them.
+    """
     keys = ", ".join(family.keys)
     known = " AND ".join(f"{key} IS NOT NULL" for key in family.keys)
     same = " AND ".join(f"values_then.{key} = days.{key}" for key in family.keys)
     columns = ", ".join(f"values_then.{feature.name}" for feature in family.features)
     return f"""
-        WITH first_results AS (SELECT race_date, min(known_at) AS first_known FROM results GROUP BY race_date),
+        WITH first_results AS (
+            SELECT race_date,
+                least(min(known_at), (race_date + 1)::TIMESTAMP AT TIME ZONE '{timezone.key}') AS first_known
+            FROM results GROUP BY race_date),
         days AS (SELECT DISTINCT {keys}, race_date, first_known FROM starts JOIN first_results USING (race_date) WHERE {known})
         SELECT {", ".join(f"days.{key}" for key in family.keys)}, days.race_date, {columns}
         FROM days ASOF LEFT JOIN {family.view} AS values_then
-            ON {same} AND days.first_known > values_then.event_timestamp"""
+            ON {same} AND days.first_known > values_then.event_timestamp"""  # noqa: S608 names are the catalogue's
 
 
 def ask(store: Store, query: str) -> Answer:
     """The answer of the warehouse to one query; raises `UserError` where it is not built or not understood."""
     if not store.home.warehouse.exists():
         raise UserError(f"there is no warehouse at {store.home.warehouse}: run `velo build` first")
-    with duckdb.connect(str(store.home.warehouse), read_only=True) as connection:
+    try:
+        connection = duckdb.connect(str(store.home.warehouse), read_only=True)
+    except duckdb.Error as refused:
+        raise UserError(
+            f"{store.home.warehouse} cannot be opened ({first_line(refused)}): remove it and run `velo build`"
+        ) from None
+    with connection:
         connection.execute("SET TimeZone = 'UTC'")
         try:
+            if not connection.extract_statements(query):
+                raise UserError(f"{query!r} asks nothing: write a SELECT; {_LISTED}")
             cursor = connection.execute(query)
             columns = [one[0] for one in cursor.description or ()]
             rows = cursor.fetchmany(ROWS_SHOWN + 1)
         except duckdb.Error as refused:
-            raise UserError(f"the warehouse refused the query: {str(refused).splitlines()[0]}") from None
+            raise UserError(f"the warehouse refused the query ({first_line(refused)}): mend it; {_LISTED}") from None
     return Answer(columns, rows[:ROWS_SHOWN], len(rows) > ROWS_SHOWN)
 
 

@@ -275,6 +275,7 @@ def _race_values(rows: Sequence[Row]) -> tuple[dict[str, Any], list[str]]:
 
 
 def letter(source: str, race_id: str | None, version: int | None, why: Refused, rows: Sequence[Row]) -> DeadLetter:
+    """The dead letter of refused rows, which it holds as they were read; race and version are None where unknown."""
     return DeadLetter(source, race_id, version, why.reason, why.detail, tuple(_as_read(row) for row in rows))
 
 

@@ -21,10 +21,10 @@ def register(app: typer.Typer) -> None:
 
 @bench_app.command()
 def build(
-    starts: Annotated[list[int], typer.Option(help="How many starts; give it again for another size.")] = [
+    starts: Annotated[list[int], typer.Option(help="How many starts; give it again for another size.")] = [  # noqa: B006 typer copies it
         100_000,
         1_000_000,
-    ],  # noqa: B006 typer copies it
+    ],
     runners: Results = None,
     timezone: Zone = "Europe/London",
     as_json: Json = False,
@@ -38,10 +38,10 @@ def build(
 
 @bench_app.command("point-in-time")
 def point_in_time(
-    rows: Annotated[list[int], typer.Option(help="How many entity rows; give it again for another size.")] = [
+    rows: Annotated[list[int], typer.Option(help="How many entity rows; give it again for another size.")] = [  # noqa: B006 typer copies it
         10_000,
         100_000,
-    ],  # noqa: B006 typer copies it
+    ],
     stock_rows: Annotated[
         int, typer.Option(help="How many of them Feast's own DuckDB store gets (it is slow).")
     ] = 10_000,

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from velo.commands.edge import Files, Json, facts, instant, now, open_store, show, steps
 from velo.commands.ingest import vars_of
+from velo.errors import UserError
 
 log_app = typer.Typer(no_args_is_help=True, help="The append-only log.")
 
@@ -72,6 +73,10 @@ def tick(
     store = open_store().save()
     moment: datetime = instant(at) or now()
     midnight = local_midnight(local_date(moment, store.timezone), store.timezone)
+    if midnight > now():
+        raise UserError(
+            f"--at is {at!r}, which is still to come: a log holds what is known, so tick when it has passed"
+        )
     with LogWriter.open(store, clock=now) as writer:
         appended = writer.tick(midnight)
         writer.sync()

@@ -37,7 +37,7 @@ def simulate(
     seed: Annotated[int, typer.Option(help="Equal seeds give equal seasons.")] = 1,
     market_knowledge: Annotated[float, typer.Option(help="0: the market knows little; 1: everything.")] = 0.7,
     card: Annotated[
-        Path | None, typer.Option(help="Write the last day's racecards here, and its results nowhere.")
+        Path | None, typer.Option(help="Write the last race day's cards here, and its results nowhere.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -56,7 +56,16 @@ def demo(
     seed: Annotated[int, typer.Option(help="Equal seeds give equal seasons.")] = 1,
 ) -> None:
     """From nothing to a scored race: a made-up season that ends today, its features, a model, a race card."""
-    from feature_repo.feast_store import apply
+    from velo.simulator import SeasonSpec
+
+    settings = Settings.from_env()
+    today = now().date()
+    # a few days more, for a day without racing has no card: then the next day's is scored
+    spec = SeasonSpec(
+        seed=seed, start=today - timedelta(days=DEMO_DAYS), days=DEMO_DAYS + 7, races_per_year=DEMO_RACES_PER_YEAR
+    )
+    _clear_other_season(settings, spec)
+    from feature_repo.feast_store import apply, materialize
     from serving.render import race_card, to_json
     from serving.score import score
     from streams.batch.build import build
@@ -65,14 +74,7 @@ def demo(
     from streams.importers.ingest import ingest
     from streams.importers.runners import read_runner_tables
     from training.train import train
-    from velo.simulator import SeasonSpec
 
-    settings = Settings.from_env()
-    today = now().date()
-    spec = SeasonSpec(
-        seed=seed, start=today - timedelta(days=DEMO_DAYS - 1), days=DEMO_DAYS, races_per_year=DEMO_RACES_PER_YEAR
-    )
-    _clear_other_season(settings, spec)
     store = open_store().save()
     season, card = store.home.root / SEASON, store.home.root / CARD
     told = Console(stderr=True)
@@ -82,7 +84,7 @@ def demo(
 
     say(f"velo simulate {SEASON} --card {CARD} --start {spec.start} --days {spec.days}")
     if not card.exists():
-        _write_season(spec, season, card)
+        _write_season(spec, season, card, not_before=today)
     with steps(as_json) as progress:
         say(f"velo ingest runners {SEASON}")
         ingest(store, read_runner_tables([season], store), clock=now)
@@ -93,7 +95,9 @@ def demo(
         build(store, now(), progress=progress)
         make_warehouse(store)
         say("feast apply && feast materialize-incremental …")
-        apply(store).materialize_incremental(now())
+        store = open_store()
+        apply(store)
+        materialize(store, now())
         say("velo train")
         train(store, lead=timedelta(minutes=5), seed=seed, now=now(), progress=progress)
     say(f"velo score {declared.races[0]}")
@@ -107,7 +111,8 @@ def demo(
     )
 
 
-def _write_season(spec: "SeasonSpec", out: Path, card: Path | None) -> dict[str, Any]:
+def _write_season(spec: "SeasonSpec", out: Path, card: Path | None, not_before: date | None = None) -> dict[str, Any]:
+    """Write the season; with `card`, the racecards of its last day of racing, or of its first from `not_before` on."""
     import pyarrow.csv
     import pyarrow.parquet
 
@@ -118,13 +123,15 @@ def _write_season(spec: "SeasonSpec", out: Path, card: Path | None) -> dict[str,
     report: dict[str, Any] = {"file": str(out)}
     written = [(out, table)]
     if card is not None:
-        last: date = spec.start + timedelta(days=spec.days - 1)
-        table, today = split_card(table, last)
+        # a season may end on a day without racing
+        days: set[date] = set(table["race_date"].to_pylist())
+        day = min((one for one in days if not_before and one >= not_before), default=max(days))
+        table, today = split_card(table, day, spec.timezone)
         # without known_at a card is known when it is declared
         written = [(out, table), (card, today.drop_columns(["known_at"]))]
         report |= {"card": str(card), "declared": today.num_rows}
     for path, rows in written:
-        make_folder(path.parent)
+        make_folder(path.parent, "name a file in a folder you may write to")
         aside = path.with_name(f".{path.name}")
         try:
             if path.suffix == ".csv":
@@ -133,6 +140,7 @@ def _write_season(spec: "SeasonSpec", out: Path, card: Path | None) -> dict[str,
                 pyarrow.parquet.write_table(rows, aside)
             aside.replace(path)
         except OSError as refused:
+            aside.unlink(missing_ok=True)
             raise UserError(f"cannot write {path} ({refused.strerror or refused}): name a file you may write") from None
     return report | {"rows": table.num_rows}
 

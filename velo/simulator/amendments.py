@@ -80,7 +80,7 @@ def _later(rng: np.random.Generator, known_at: datetime) -> datetime:
     return datetime.combine(day, _MORNING, tzinfo=UTC) + timedelta(seconds=int(rng.integers(0, _WORKDAY_S)))
 
 
-def _reversed(rng: np.random.Generator, was: Placings) -> Placings:
+def _reversed(_rng: np.random.Generator, was: Placings) -> Placings:
     """First and second change places (all of a dead heat go together: then the second is one of them)."""
     order = np.flatnonzero(was.position > 0)
     order = order[np.argsort(was.position[order], kind="stable")]
@@ -114,7 +114,7 @@ def _mended(rng: np.random.Generator, was: Placings) -> Placings:
     return replace(was, beaten_lengths=np.round(lengths, 2))
 
 
-def _voided(rng: np.random.Generator, was: Placings) -> Placings:
+def _voided(_rng: np.random.Generator, was: Placings) -> Placings:
     """The race is declared void: nobody is placed, who did not run still did not."""
     blank = np.full(len(was.status), np.nan)
     return Placings(np.where(was.status == NR, NR, VOID), np.zeros_like(was.position), blank, blank)

@@ -64,7 +64,7 @@ def declare(rng: np.random.Generator, world: World, form: Form, plans: Sequence[
     fields: list[Ints] = []
     for plan in plans:
         ready = stables[plan.code]
-        race, chosen = _fill(rng, world, plan, ready)
+        race, chosen = _fill(rng, plan, ready)
         if len(chosen) < 2:
             continue
         ready.free[chosen] = False
@@ -110,7 +110,7 @@ def _ready(world: World, form: Form, code: int, day: int) -> _Ready:
     )
 
 
-def _fill(rng: np.random.Generator, world: World, plan: RacePlan, ready: _Ready) -> tuple[Race, Ints]:
+def _fill(rng: np.random.Generator, plan: RacePlan, ready: _Ready) -> tuple[Race, Ints]:
     fit = ready.free & (ready.age >= plan.ages[0]) & (ready.age <= plan.ages[1])
     if plan.race_type == "NHF":
         fit &= (ready.runs <= 3) & ~ready.chaser

@@ -50,7 +50,7 @@ def runner_table(rng: np.random.Generator, world: World, days: Sequence[Publishe
     races = [race for day in days for race in day.declared.races]
     race = _season_races(days)
     result = _results(rng, world, days, races)
-    columns = _race_columns(rng, world, races) | _runner_columns(rng, world, days, race)
+    columns = _race_columns(rng, world, races) | _runner_columns(rng, world, days)
     rank = np.empty(len(races), np.int64)
     rank[sorted(range(len(races)), key=lambda at: (races[at].plan.off, _race_id(world, races[at])))] = np.arange(
         len(races)
@@ -135,9 +135,7 @@ def _race_columns(rng: np.random.Generator, world: World, races: Sequence[Race])
     }
 
 
-def _runner_columns(
-    rng: np.random.Generator, world: World, days: Sequence[Published], race: Ints
-) -> dict[str, pa.Array]:
+def _runner_columns(rng: np.random.Generator, world: World, days: Sequence[Published]) -> dict[str, pa.Array]:
     """One entry a declared runner: who, with what, at what price."""
     declared = [day.declared for day in days]
     horse, jockey = _joined([at.horse for at in declared]), _joined([at.jockey for at in declared])

@@ -1,6 +1,7 @@
 """The races themselves: true strengths, withdrawals, the running, and the judge's placings."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 import numpy as np
 
@@ -100,7 +101,7 @@ def withdrawals(rng: np.random.Generator, races: Segments, softness: Floats) -> 
 def strengths(world: World, form: Form, declared: Declared, at: Circumstances, runs: Bools, day: int) -> Strengths:
     """True strengths on the day; the draw counts by rank among those that run."""
     horses, people, race, horse = world.horses, world.people, declared.race, declared.horse
-    on = world.spec.start.fromordinal(world.spec.start.toordinal() + day)
+    on = world.spec.start + timedelta(days=day)
     flat = at.race_type[race] == RACE_TYPES.index("Flat")
     pounds = form.cycle_lb[horse] + horses.soft_lb[horse] * at.softness[race]
     stretch = np.log(at.distance_m[race] / horses.best_distance_m[horse]) / 0.2

@@ -46,7 +46,8 @@ class Season:
 def simulate(spec: SeasonSpec) -> pa.Table:
     """The runner table of a season (columns and types as `RUNNER_SCHEMA`), ordered by off, race, version and number.
 
-    The same spec gives the same table on one numpy version. Raises UserError when the words for names run out.
+    For the demo and tests, never evidence of model quality. The same spec gives the same table on one numpy version.
+    Raises UserError when the words for names run out.
     """
     return simulate_season(spec).runners
 

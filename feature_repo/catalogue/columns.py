@@ -1,0 +1,109 @@
+"""The columns a model may see: every feature of the catalogue by its full name, and how a row of them is put together.
+
+One implementation for training and serving: both bring the stored values, the request-time ones and the race's own,
+by name, and get the same matrix, to the last bit. numpy alone.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from feature_repo.catalogue import request_time
+from feature_repo.catalogue.families import BY_VIEW, FAMILIES
+from feature_repo.catalogue.within_race import names_of, stacked, within_race
+from velo.errors import UserError
+
+Floats = NDArray[np.float64]
+
+ON_DEMAND: Final = "since_last_run"
+"""Name of Feast's on-demand view, which prefixes the features made at request time."""
+
+STORED: Final = tuple(f"{family.view}__{feature.name}" for family in FAMILIES for feature in family.features)
+SINCE_LAST_RUN: Final = tuple(f"{ON_DEMAND}__{column.name}" for column in request_time.FEATURES)
+ASKED: Final = ("race_class", "distance_m", "weight_lbs", "official_rating")
+"""What the race itself says of a runner; of `request_time.REQUEST` the day is left out: it only tells time."""
+
+COMPARED: Final = (
+    "trainer_velocity__sr_14d",
+    "trainer_velocity__sr_90d",
+    "trainer_velocity__prb_90d",
+    "trainer_velocity__ae_90d",
+    "jockey_velocity__sr_30d",
+    "jockey_velocity__sr_90d",
+    "jockey_velocity__prb_90d",
+    "jockey_velocity__ae_90d",
+    "partnership_velocity__sr_365d",
+    "partnership_velocity__prb_365d",
+    "horse_form__starts",
+    "horse_form__sr",
+    "horse_form__place_rate",
+    "horse_form__prb",
+    "horse_form__prb_last",
+    "horse_form__prb_ewma",
+    "horse_form__prb_best",
+    "horse_form__market_last",
+    "horse_form__market_ewma",
+    "horse_form__lengths_ewma",
+    "horse_course__prb",
+    "horse_distance__prb",
+    "horse_going__prb",
+    "draw_bias__iv_shrunk_1095d",
+    "draw_bias__prb_1095d",
+    f"{ON_DEMAND}__days_since_last_run",
+    f"{ON_DEMAND}__rating_change",
+    "weight_lbs",
+    "official_rating",
+)
+"""Features that pay for being set against the rest of the race: each adds its rank and its z-score."""
+
+BASE: Final = (*STORED, *SINCE_LAST_RUN, *ASKED)
+COLUMNS: Final = (*BASE, *names_of(COMPARED))
+
+_LAYOFF: Final = f"{ON_DEMAND}__layoff_band"
+_LAYOFF_CODES: Final = {name: float(code) for code, name in enumerate((*request_time.LAYOFF_BANDS, request_time.DEBUT))}
+
+
+def marker_of(view: str) -> str:
+    """A column of a view that is null only where the view has no row: a count."""
+    return f"{view}__{next(feature.name for feature in BY_VIEW[view].features if feature.kind == 'int')}"
+
+
+def refuse_unknown(names: Iterable[str]) -> None:
+    """Raise `UserError` for a column that the catalogue does not declare, such as anything told after the race."""
+    strange = sorted(set(names) - set(COLUMNS))
+    if strange:
+        raise UserError(
+            f"{', '.join(strange)} {'is' if len(strange) == 1 else 'are'} no feature of the catalogue: a model may see "
+            "only what is declared in feature_repo/catalogue"
+        )
+
+
+def matrix(base: Mapping[str, ArrayLike], race: ArrayLike) -> Floats:
+    """Rows of `COLUMNS`, (runners, columns), NaN for null.
+
+    `base` has the columns of `BASE`, each (runners,): numbers with NaN for null, the lay-off band as its text or None.
+    `race` is (runners,), whole numbers: which race each is in. All declared runners of a race must be there, for they
+    are compared with one another.
+    """
+    rows = len(np.asarray(race))
+    table = np.empty((rows, len(COLUMNS)), dtype=np.float64)
+    for place, name in enumerate(BASE):
+        table[:, place] = _codes(base[name]) if name == _LAYOFF else np.asarray(base[name], dtype=np.float64)
+    compared = table[:, [BASE.index(name) for name in COMPARED]]
+    table[:, len(BASE) :] = stacked(within_race(compared, race))
+    return table
+
+
+def layoff_band(code: float) -> str | None:
+    """The band that a code in the matrix stands for; None for NaN."""
+    return next((name for name, of in _LAYOFF_CODES.items() if of == code), None)
+
+
+def _codes(bands: ArrayLike) -> Floats:
+    """Lay-off bands as numbers in their order, a debut last; a number is taken as it is."""
+    given = np.asarray(bands)
+    if given.dtype.kind == "f":
+        return given
+    return np.array([np.nan if band is None else _LAYOFF_CODES[band] for band in given.tolist()], dtype=np.float64)

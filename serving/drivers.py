@@ -1,0 +1,175 @@
+"""What drives a probability, in words: features that tell one story are counted together, and told by their values."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_repo.catalogue.columns import COLUMNS, layoff_band
+from serving.vectors import Vectors
+
+Floats = NDArray[np.float64]
+Values = Mapping[str, float]
+
+SAID: Final = 3
+NEGLIGIBLE: Final = 0.01
+"""Stories that move a score by less are not told: e^0.01 is one per cent of the odds."""
+_SUFFIXES: Final = ("_rank", "_z")
+_BEFORE: Final = {
+    "trainer_velocity": "trainer",
+    "jockey_velocity": "jockey",
+    "partnership_velocity": "trainer and jockey",
+}
+_CAREER: Final = {"horse_course": "at the course", "horse_distance": "over the distance", "horse_going": "on the going"}
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """One story: `effect` is what it adds to the runner's score against the mean of the race; e^effect scales odds."""
+
+    words: str
+    effect: float
+
+
+def drivers(
+    vectors: Vectors, features: tuple[str, ...], contributions: Floats, said: int = SAID
+) -> list[tuple[Driver, ...]]:
+    """The strongest stories of each runner, strongest first; `contributions` is (runners, features)."""
+    stories = [story_of(name) for name in features]
+    told = list(dict.fromkeys(stories))
+    members = np.array([[story == one for one in told] for story in stories], dtype=np.float64)
+    effects = contributions @ members
+    found = []
+    for runner in range(effects.shape[0]):
+        values = dict(zip(COLUMNS, vectors.matrix[runner].tolist(), strict=True))
+        order = np.argsort(-np.abs(effects[runner]), kind="stable")[:said]
+        found.append(
+            tuple(
+                Driver(words(told[at], values), float(effects[runner, at]))
+                for at in order
+                if abs(effects[runner, at]) >= NEGLIGIBLE
+            )
+        )
+    return found
+
+
+def story_of(column: str) -> str:
+    """The story a column belongs to: a view and window, a view's record, or one quantity; ranks go with their feature."""
+    suffix = next((one for one in _SUFFIXES if column.endswith(one) and column.removesuffix(one) in COLUMNS), "")
+    name = column.removesuffix(suffix)
+    view, _, feature = name.rpartition("__")
+    if view in _BEFORE:
+        return f"{view}:{feature.rsplit('_', 1)[1]}"
+    if view in _CAREER or view == "draw_bias":
+        return view
+    if view == "horse_form":
+        return f"{view}:{_FORM.get(feature, feature)}"
+    return _QUANTITY.get(feature, feature)
+
+
+def words(story: str, values: Values) -> str:
+    """A story told by the runner's own values."""
+    view, _, which = story.partition(":")
+    if view in _BEFORE:
+        return _record(values, f"{view}__wins_{which}", f"{view}__runs_{which}", _BEFORE[view], f"in {which[:-1]} days")
+    if view in _CAREER:
+        return _record(values, f"{view}__wins", f"{view}__starts", "horse", _CAREER[view])
+    tell = _TOLD.get(story)
+    return tell(values) if tell else story.replace("_", " ")
+
+
+def _record(values: Values, wins: str, runs: str, who: str, where: str) -> str:
+    if _unknown(values[runs]) or values[runs] == 0:
+        return f"{who} no runs {where}"
+    return f"{who} {values[wins]:.0f} from {values[runs]:.0f} {where}"
+
+
+def _unknown(value: float) -> bool:
+    return bool(np.isnan(value))
+
+
+def _number(name: str, text: str, unknown: str, scale: float = 1.0) -> Callable[[Values], str]:
+    def tell(values: Values) -> str:
+        return unknown if _unknown(values[name]) else text.format(values[name] * scale)
+
+    return tell
+
+
+def _days(values: Values) -> str:
+    days = values["since_last_run__days_since_last_run"]
+    if not _unknown(days):
+        return f"{days:.0f} days since the last run"
+    return layoff_band(values["since_last_run__layoff_band"]) or "last run unknown"
+
+
+def _last_run(values: Values) -> str:
+    position, field = values["horse_form__position_last"], values["horse_form__field_last"]
+    if _unknown(field):
+        return "no run yet"
+    return (
+        f"did not finish of {field:.0f} last time" if _unknown(position) else f"{position:.0f} of {field:.0f} last time"
+    )
+
+
+def _class(values: Values) -> str:
+    change = values["since_last_run__class_change"]
+    if _unknown(change) or change == 0:
+        return "same class" if change == 0 else "class of the last run unknown"
+    return f"{abs(change):.0f} class{'es' if abs(change) > 1 else ''} {'down' if change > 0 else 'up'}"
+
+
+_FORM: Final = {
+    **dict.fromkeys(("starts", "wins", "places", "sr", "place_rate", "prb"), "record"),
+    **dict.fromkeys(("prb_ewma", "prb_best", "prb_var"), "form"),
+    **dict.fromkeys(("prb_last", "position_last", "field_last", "lengths_last"), "last run"),
+    **dict.fromkeys(("market_last", "market_ewma"), "market"),
+    **dict.fromkeys(("runs_90d", "runs_365d"), "busy"),
+    "last_class": "class",
+}
+_QUANTITY: Final = {
+    "days_since_last_run": "days",
+    "layoff_band": "days",
+    "class_change": "class",
+    "weight_lbs": "weight",
+    "weight_change_lbs": "weight change",
+    "official_rating": "rating",
+    "rating_change": "rating change",
+    "distance_change_m": "distance change",
+}
+_TOLD: Final[Mapping[str, Callable[[Values], str]]] = {
+    "horse_form:record": lambda values: _record(values, "horse_form__wins", "horse_form__starts", "horse", "in all"),
+    "horse_form:form": _number("horse_form__prb_ewma", "beat {:.0f} % of rivals lately", "no form yet", 100.0),
+    "horse_form:last run": _last_run,
+    "horse_form:market": _number(
+        "horse_form__market_ewma", "was {:.1f}× an average runner in past odds", "no past odds"
+    ),
+    "horse_form:busy": _number("horse_form__runs_90d", "{:.0f} runs in 90 days", "no run yet"),
+    "horse_form:prb_slope": _number("horse_form__prb_slope", "form trend {:+.2f} a run", "too few runs for a trend"),
+    "horse_form:lengths_ewma": _number("horse_form__lengths_ewma", "beaten {:.1f} lengths lately", "no distances yet"),
+    "horse_form:class": _class,
+    "horse_form:last_distance_m": _number(
+        "horse_form__last_distance_m", "last ran over {:.0f} m", "last distance unknown"
+    ),
+    "horse_form:last_weight_lbs": _number(
+        "horse_form__last_weight_lbs", "carried {:.0f} lb last time", "last weight unknown"
+    ),
+    "horse_form:last_rating": _number("horse_form__last_rating", "rated {:.0f} last time", "last rating unknown"),
+    "draw_bias": _number("draw_bias__iv_shrunk_1095d", "draw wins {:.2f}× its share here", "draw unknown here"),
+    "days": _days,
+    "class": _class,
+    "race_class": _number("race_class", "class {:.0f}", "class unknown"),
+    "distance_m": _number("distance_m", "{:.0f} m", "distance unknown"),
+    "weight": _number("weight_lbs", "carries {:.0f} lb", "weight unknown"),
+    "weight change": _number(
+        "since_last_run__weight_change_lbs", "{:+.0f} lb since the last run", "weight change unknown"
+    ),
+    "rating": _number("official_rating", "rated {:.0f}", "no rating"),
+    "rating change": _number(
+        "since_last_run__rating_change", "rating {:+.0f} since the last run", "no rating to compare"
+    ),
+    "distance change": _number(
+        "since_last_run__distance_change_m", "{:+.0f} m since the last run", "distance change unknown"
+    ),
+}

@@ -1,0 +1,88 @@
+"""A scored race as people and programs read it."""
+
+from dataclasses import asdict
+from datetime import datetime
+from math import exp
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from serving.drivers import Driver
+from serving.score import ScoredRace, ScoredRunner
+from velo.racing.clock import to_text
+
+_FLAGGED_AT_MOST = 2
+
+
+def race_card(scored: ScoredRace) -> Group:
+    """The race card for the terminal; nothing is told by colour alone."""
+    distance = f"{scored.distance_m:,.0f} m" if scored.distance_m is not None else "distance unknown"
+    title = " · ".join(filter(None, (scored.race_id, scored.course, scored.race_name, distance, scored.going)))
+    head = Text(title, style="bold")
+    when = Text(
+        f"off {scored.off_time:%Y-%m-%d %H:%M} UTC · as of {scored.as_of:%Y-%m-%d %H:%M:%S} UTC · runners by "
+        f"{scored.declared_by} · features from {scored.features_from}"
+    )
+    model = Text(f"model {scored.model} · gate: {scored.gate} · {scored.mode}")
+    table = Table(show_lines=False)
+    for name, side in (
+        ("No", "right"), ("Draw", "right"), ("Horse", "left"), ("Jockey", "left"), ("Trainer", "left"),
+        ("Chance", "right"), ("Fair", "right"), ("Market", "right"),
+    ):  # fmt: skip
+        table.add_column(name, justify="right" if side == "right" else "left")
+    for runner in scored.runners:
+        table.add_row(*_cells(runner))
+    lines = [Text(f"non-runner: {name}", style="strike") for name in scored.withdrawn]
+    if scored.odds_known_at:
+        lines.append(Text(f"market odds known at {scored.odds_known_at:%Y-%m-%d %H:%M:%S} UTC"))
+    lines += [Text("what drives it", style="bold"), *map(_drives, scored.runners)]
+    return Group(head, when, model, table, *lines, *(Text(f"· {note}") for note in scored.notes))
+
+
+def to_json(scored: ScoredRace) -> dict[str, Any]:
+    """The race as plain JSON values: instants as ISO 8601 text in UTC."""
+    plain: dict[str, Any] = _plain(asdict(scored))
+    return plain
+
+
+def _cells(runner: ScoredRunner) -> tuple[str, ...]:
+    market = "–" if runner.market_odds is None else f"{runner.market_odds:.2f} {runner.market_source or ''}".rstrip()
+    return (
+        "–" if runner.runner_no is None else str(runner.runner_no),
+        "–" if runner.draw is None else str(runner.draw),
+        runner.horse,
+        runner.jockey or "–",
+        runner.trainer or "–",
+        f"{runner.probability:.1%}",
+        f"{runner.fair_odds:.1f}",
+        market,
+    )
+
+
+def _drives(runner: ScoredRunner) -> Text:
+    """One line a runner: what moves its chance, and which of its values are missing or stale."""
+    drives = "; ".join(_told(one) for one in runner.drivers) or "nothing sets it apart"
+    flags = [*_flagged("no row", runner.missing), *_flagged("stale", runner.stale)]
+    return Text(f"  {runner.runner_no or '–':>2} {runner.horse}: {drives}" + "".join(f" [{flag}]" for flag in flags))
+
+
+def _told(driver: Driver) -> str:
+    return f"{'▲' if driver.effect > 0 else '▼'} {driver.words} (×{exp(driver.effect):.2f})"
+
+
+def _flagged(what: str, views: tuple[str, ...]) -> list[str]:
+    if not views:
+        return []
+    shown = ", ".join(views[:_FLAGGED_AT_MOST])
+    more = f" and {len(views) - _FLAGGED_AT_MOST} more" if len(views) > _FLAGGED_AT_MOST else ""
+    return [f"{what}: {shown}{more}"]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return to_text(value)
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,119 @@
+"""The feature rows of one race: from Redis as of now, or from the offline history as of an instant; the same columns."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_repo.catalogue import columns, request_time
+from feature_repo.catalogue.families import FAMILIES, Family
+from velo.racing.cards import Declared
+from velo.racing.measures import days_since_1970
+from velo.store import Store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from feast import FeatureStore
+
+    from feature_repo.stores.redis_rows import RedisRows
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+VIEWS: Final = tuple(family.view for family in FAMILIES)
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """Rows of the runners of one race, in the order of its card.
+
+    `matrix` is (runners, `columns.COLUMNS`), NaN for null. `missing` and `stale` are (runners, `VIEWS`): the view has
+    no row of the runner's key, or a row that a window has moved on from.
+    """
+
+    matrix: Floats
+    missing: Flags
+    stale: Flags
+
+    def select(self, names: tuple[str, ...]) -> Floats:
+        """The named columns; raises `UserError` for a name that the catalogue does not declare."""
+        columns.refuse_unknown(names)
+        place = {name: at for at, name in enumerate(columns.COLUMNS)}
+        return self.matrix[:, [place[name] for name in names]]
+
+    def of(self, name: str) -> Floats:
+        """One column."""
+        return self.matrix[:, columns.COLUMNS.index(name)]
+
+
+def online(rows: "RedisRows", race: Declared) -> Vectors:
+    """As of now, in one round trip to Redis."""
+    from feature_repo.stores.redis_layout import Layout
+
+    keys = race.entity_keys()
+    wanted = [(Layout.of(family), [_key(family, of) for of in keys]) for family in FAMILIES]
+    read = rows.read_packed(wanted)
+    base: dict[str, Any] = _asked(race)
+    for family, held in zip(FAMILIES, read, strict=True):
+        for place, feature in enumerate(family.features):
+            base[f"{family.view}__{feature.name}"] = held.values[:, place]
+    stored = {name: base[f"{request_time.STORED_VIEW}__{name}"] for name in request_time.STORED}
+    made = request_time.changes(base | stored)
+    base |= {
+        name: made[column.name] for name, column in zip(columns.SINCE_LAST_RUN, request_time.FEATURES, strict=True)
+    }
+    instant = np.datetime64(race.instant.astimezone(UTC).replace(tzinfo=None), "us")
+    return Vectors(
+        columns.matrix(base, np.zeros(len(keys), dtype=np.int64)),
+        np.stack([~held.present for held in read], axis=1),
+        np.stack([held.stale(instant) for held in read], axis=1),
+    )
+
+
+def offline(store: Store, race: Declared, feast: "FeatureStore | None" = None) -> Vectors:
+    """As of the card's instant, from the offline history through Feast."""
+    from feature_repo.point_in_time import base_of, joined_at
+
+    joined = joined_at(store, entity_rows(race), feast)
+    base = base_of(joined)
+    markers = [np.isnan(base[columns.marker_of(view)]) for view in VIEWS]
+    untils = [joined.column(f"{view}__valid_until").to_pylist() for view in VIEWS]
+    stale = [[until is not None and _aware(until) <= race.instant for until in column] for column in untils]
+    return Vectors(
+        columns.matrix(base, np.zeros(joined.num_rows, dtype=np.int64)),
+        np.stack(markers, axis=1),
+        np.array(stale, dtype=np.bool_).T,
+    )
+
+
+def entity_rows(race: Declared) -> "pa.Table":
+    """What Feast is asked with: a row a runner, as training asks it (`point_in_time.ENTITY_COLUMNS`)."""
+    import pyarrow as pa
+
+    keys = race.entity_keys()
+    table = {name: pa.array([of[name] for of in keys], pa.string()) for name in keys[0]}
+    kinds = {"int": pa.int64(), "float": pa.float64()}
+    asked = _asked(race)
+    for column in request_time.REQUEST:
+        table[column.name] = pa.array(asked[column.name], kinds[column.kind], from_pandas=True)
+    table["event_timestamp"] = pa.array([race.instant] * len(keys), pa.timestamp("us", "UTC"))
+    return pa.table(table)
+
+
+def _asked(race: Declared) -> dict[str, Any]:
+    """The request columns of each runner, NaN for null."""
+    of = race.race
+    told = [(of.race_class, of.distance_m, one.weight_lbs, one.official_rating) for one in race.runners]
+    table = np.array(told, dtype=np.float64).reshape(len(race.runners), 4)
+    named = dict(zip(("race_class", "distance_m", "weight_lbs", "official_rating"), table.T, strict=True))
+    return named | {"race_day": np.full(len(race.runners), float(days_since_1970(of.race_date)))}
+
+
+def _key(family: Family, of: dict[str, str | None]) -> tuple[str | None, ...]:
+    return tuple(of[key] for key in family.keys)
+
+
+def _aware(instant: datetime) -> datetime:
+    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)

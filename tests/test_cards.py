@@ -1,0 +1,140 @@
+"""A race as it stood at an instant: the last word before it counts, and nothing said after it."""
+
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+
+from velo.racing.cards import FROM_CARD, FROM_RESULT, Declared, decision_time, declared_at
+from velo.racing.messages import (
+    GoingChange,
+    JockeyChange,
+    Market,
+    Message,
+    NonRunner,
+    Race,
+    Racecard,
+    Result,
+    Runner,
+)
+
+OFF = datetime(2024, 5, 1, 14, 0, tzinfo=UTC)
+LEAD = timedelta(minutes=5)
+RACE = Race("R1", date(2024, 5, 1), OFF, "Ascot", surface="Turf", going="Good", distance_m=1200.0)
+RUNNERS = tuple(
+    Runner(f"h{n}", f"H{n}", runner_no=n, draw=n, jockey_id=f"j{n}", trainer_id=f"t{n}", weight_lbs=120.0 + n)
+    for n in range(1, 7)
+)
+
+
+def before(minutes: float) -> datetime:
+    return OFF - timedelta(minutes=minutes)
+
+
+def a_card(minutes: float = 240, race: Race = RACE, runners: tuple[Runner, ...] = RUNNERS) -> Racecard:
+    return Racecard(race, runners, before(minutes))
+
+
+def a_result(version: int = 1, runners: tuple[Runner, ...] = RUNNERS, minutes: float = -15) -> Result:
+    finished = tuple(
+        replace(one, status="FINISHED", position=place, beaten_lengths=1.0, sp_decimal=3.0, kept={"rpr": 99})
+        for place, one in enumerate(runners, 1)
+    )
+    return Result(RACE, finished, version, before(minutes))
+
+
+def stood(*messages: Message, minutes: float = 5) -> Declared:
+    found = declared_at(messages, before(minutes))
+    assert found is not None
+    return found
+
+
+def horses(race: Declared) -> list[str]:
+    return [runner.horse_id for runner in race.runners]
+
+
+def test_a_card_names_the_runners_and_the_result_does_not() -> None:
+    race = stood(a_card(), a_result(runners=RUNNERS[:3]))
+    assert (race.source, horses(race)) == (FROM_CARD, ["h1", "h2", "h3", "h4", "h5", "h6"])
+
+
+def test_without_a_card_known_by_then_the_starters_of_the_first_result_stand_in_and_it_says_so() -> None:
+    ran = a_result().runners
+    result = replace(a_result(), runners=(replace(ran[0], status="NR", position=None), *ran[1:]))
+    race = stood(a_card(minutes=2), result, a_result(version=2, runners=RUNNERS[:2], minutes=-60))
+    assert (race.source, horses(race)) == (FROM_RESULT, ["h2", "h3", "h4", "h5", "h6"])
+    assert [one.horse_id for one in race.withdrawn] == ["h1"]
+
+
+def test_no_outcome_reaches_a_declared_runner() -> None:
+    for runner in stood(a_result()).runners:
+        assert (runner.status, runner.position, runner.beaten_lengths, runner.sp_decimal) == (None, None, None, None)
+        assert not runner.kept
+
+
+@pytest.mark.parametrize(("minutes", "stands"), [(30, False), (5, False), (4.99, True)])
+def test_a_withdrawal_counts_from_the_instant_it_is_told(minutes: float, stands: bool) -> None:
+    race = stood(a_card(), NonRunner("R1", "h2", None, before(minutes)))
+    assert ("h2" in horses(race)) is stands
+    assert [one.horse_id for one in race.withdrawn] == ([] if stands else ["h2"])
+
+
+def test_a_non_runner_stays_out_whatever_card_follows() -> None:
+    assert "h2" not in horses(stood(a_card(), NonRunner("R1", "h2", None, before(60)), a_card(minutes=30)))
+
+
+def test_the_draw_is_cut_in_thirds_of_those_who_are_left() -> None:
+    everyone = stood(a_card())
+    assert everyone.draw_thirds == (1, 1, 2, 2, 3, 3)
+    fewer = stood(a_card(), *(NonRunner("R1", horse, None, before(60)) for horse in ("h1", "h2", "h3")))
+    assert fewer.draw_thirds == (1, 2, 3)
+    assert [of["draw_cell"] for of in fewer.entity_keys()] == [f"Ascot|Turf|sprint|good|{third}" for third in (1, 2, 3)]
+
+
+def test_a_runner_without_a_draw_leaves_the_race_without_thirds() -> None:
+    runners = (replace(RUNNERS[0], draw=0), *RUNNERS[1:])
+    assert stood(a_card(runners=runners)).draw_thirds == (0,) * 6
+
+
+def test_the_last_word_on_a_jockey_counts() -> None:
+    early, late = (JockeyChange("R1", "h1", key, key, before(m)) for key, m in (("x", 60), ("y", 50)))
+    assert stood(a_card(), late, early).runners[0].jockey_id == "y"
+    assert stood(a_card(), early, a_card(minutes=40)).runners[0].jockey_id == "j1"
+    assert stood(a_card(), early, late, minutes=55).runners[0].jockey_id == "x"
+    assert stood(a_card(), JockeyChange("R1", "h1", None, None, before(60))).runners[0].jockey_id is None
+
+
+def test_a_card_silent_on_a_jockey_or_the_going_leaves_what_was_told_before_it() -> None:
+    change, going = JockeyChange("R1", "h1", "x", "X", before(60)), GoingChange("R1", "Soft", before(60))
+    silent = a_card(minutes=30, race=replace(RACE, going=None), runners=(replace(RUNNERS[0], jockey_id=None),))
+    race = stood(a_card(), change, going, silent)
+    assert (race.runners[0].jockey_id, race.race.going) == ("x", "Soft")
+
+
+def test_the_last_word_on_the_going_counts_in_every_key_made_of_it() -> None:
+    race = stood(a_card(), GoingChange("R1", "Heavy", before(60)), GoingChange("R1", "Firm", before(1)))
+    assert race.race.going == "Heavy"
+    assert {of["going_group"] for of in race.entity_keys()} == {"soft"}
+    assert stood(a_card(), GoingChange("R1", "Heavy", before(60)), a_card(minutes=30)).race.going == "Good"
+
+
+def test_the_latest_odds_told_by_then_are_the_odds() -> None:
+    odds = [Market("R1", {"h1": price}, "show", before(minutes)) for price, minutes in ((3.0, 30), (4.0, 6), (5.0, 4))]
+    race = stood(a_card(), *odds)
+    assert race.odds is not None
+    assert race.odds.prices == {"h1": 4.0}
+    assert stood(a_card()).odds is None
+
+
+def test_a_race_is_decided_before_the_off_of_the_latest_card_that_was_in_time() -> None:
+    moved = a_card(minutes=60, race=replace(RACE, off_time=OFF + timedelta(minutes=20)))
+    assert decision_time([a_card(), a_result()], LEAD) == before(5)
+    assert decision_time([a_card(), moved, a_result()], LEAD) == before(-15)
+    too_late = a_card(minutes=-16, race=replace(RACE, off_time=OFF + timedelta(minutes=20)))
+    assert decision_time([a_card(), too_late, a_result()], LEAD) == before(5)
+    assert decision_time([a_result()], LEAD) == before(5)
+    assert decision_time([NonRunner("R1", "h1", None, before(60))], LEAD) is None
+
+
+def test_a_race_with_neither_card_nor_first_result_has_nobody_declared() -> None:
+    assert declared_at([a_result(version=2)], before(5)) is None

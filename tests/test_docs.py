@@ -1,0 +1,83 @@
+"""What the documentation tells a reader to type works as it stands, in the order it is told."""
+
+import os
+import re
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli import OURS, velo
+from tests.shared import REPO
+
+DOCS = sorted((REPO / "docs").glob("*.md"))
+BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)(?:#[^)]*)?\)")
+EXEMPT = re.compile(r"^```console$|^# not run:", re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `velo`, `feast` and `python` as `make setup` would put them on the path: these sources, this Python."""
+    folder = tmp_path_factory.mktemp("bin")
+    python = shlex.quote(sys.executable)
+    for name, call in (("velo", "-m velo.cli"), ("feast", "-m feast.cli.cli"), ("python", "")):
+        path = folder / name
+        path.write_text(f'#!/bin/sh\nexec {python} {call} "$@"\n')
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def season(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small made-up season."""
+    path = tmp_path_factory.mktemp("season") / "season.parquet"
+    options = ("--days", 40, "--races-per-year", 900, "--start", "2024-01-01")
+    assert velo("simulate", path, *options, home=path.parent).code == 0
+    return path
+
+
+@pytest.mark.parametrize("doc", DOCS, ids=lambda doc: doc.stem)
+def test_the_commands_of_a_page_run_from_top_to_bottom(doc: Path, tmp_path: Path, programs: Path, season: Path) -> None:
+    """In a folder with a made-up season, as if it were the checkout; the store is the page's own."""
+    home = tmp_path / "data"
+    shutil.copy(season, tmp_path)
+    (tmp_path / "feature_repo").symlink_to(REPO / "feature_repo")
+    text = doc.read_text(encoding="utf-8")
+    script = "".join(
+        f"echo '## line {text[: block.start()].count(chr(10)) + 2}' >&2\n{block[1]}" for block in BLOCK.finditer(text)
+    )
+    kept = {name: value for name, value in os.environ.items() if name not in OURS}
+    environ = {
+        **kept,
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PYTHONPATH": str(REPO),
+        "VELO_HOME": str(home),
+    }
+    try:
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=tmp_path,
+            env=environ,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+    finally:
+        for one in (home, tmp_path / "store"):
+            velo("down", home=one)
+    assert done.returncode == 0, f"{doc.name}: {done.stderr[-2000:]}"
+    assert "## line" in done.stderr
+
+
+@pytest.mark.parametrize("doc", [REPO / "README.md", *DOCS], ids=lambda doc: doc.stem)
+def test_links_lead_somewhere_and_what_is_not_run_is_rare(doc: Path) -> None:
+    text = doc.read_text(encoding="utf-8")
+    for target in LINK.findall(text):
+        assert (doc.parent / target).exists(), f"{doc.name} links to {target}"
+    assert len(EXEMPT.findall(text)) <= 2

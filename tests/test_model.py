@@ -1,0 +1,245 @@
+"""The model: a softmax within the race, days kept whole and in order, the same seed the same trees, a bundle that fits."""
+
+import math
+from dataclasses import asdict, replace
+from datetime import UTC, date, datetime
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from rich.console import Console
+
+from tests.seasons import BUILT_AT, a_season, a_store
+from training import bundle
+from training.bundle import within_race_softmax
+from training.dataset import TrainingSet, training_set
+from training.metrics import first_choice_won, measure, winner_log_loss
+from training.model import FEATURES, Options, fit, gradients
+from training.races import Races, races_of, split
+from training.report import trained_table
+from training.train import TrainReport, train
+from velo.errors import UserError
+from velo.store import Home, Store
+
+SMALL = Options(rounds=60, patience=60, leaves=8, learning_rate=0.1, threads=1)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return a_store(tmp_path_factory.mktemp("season") / "home", a_season(330))
+
+
+@pytest.fixture(scope="module")
+def rows(store: Store) -> TrainingSet:
+    return training_set(store)
+
+
+@pytest.fixture(scope="module")
+def report(store: Store) -> TrainReport:
+    return train(store, now=BUILT_AT, options=SMALL)
+
+
+def some_races(sizes: list[int], wins: list[float], pi: float = np.nan) -> Races:
+    total = sum(sizes)
+    starts = np.cumsum([0, *sizes[:-1]]).astype(np.intp)
+    days = np.arange("2024-01-01", len(sizes), dtype="datetime64[D]")
+    return Races(np.arange(total), starts, np.array(wins), np.full(total, pi), days)
+
+
+# The objective
+
+
+def test_probabilities_of_each_race_sum_to_one_however_large_the_scores() -> None:
+    scores = np.array([900.0, 901.0, -900.0, 0.0, 0.0])
+    chances = within_race_softmax(scores, np.array([0, 3]))
+    assert chances[:3].sum() == pytest.approx(1.0, abs=1e-12)
+    assert chances[3:].tolist() == [0.5, 0.5]
+    assert chances[1] / chances[0] == pytest.approx(math.e)
+
+
+def test_the_gradient_is_the_slope_of_the_winner_log_loss() -> None:
+    """Against differences of the loss itself, a dead heat among the races."""
+    races = some_races([3, 4], [1, 0, 0, 0.5, 0.5, 0, 0])
+    scores = np.random.default_rng(3).normal(size=7)
+
+    def loss(at: NDArray[np.float64]) -> float:
+        return float(winner_log_loss(within_race_softmax(at, races.starts), races).sum())
+
+    first, second = gradients(scores, races)
+    step = 1e-5 * np.eye(7)
+    slopes = [(loss(scores + one) - loss(scores - one)) / 2e-5 for one in step]
+    bends = [(gradients(scores + one, races)[0] - gradients(scores - one, races)[0]) / 2e-5 for one in step]
+    np.testing.assert_allclose(first, slopes, atol=1e-8)
+    np.testing.assert_allclose(second, np.diag(bends), atol=1e-8)
+
+
+# The metrics
+
+
+def test_one_over_n_explains_nothing_and_certainty_everything() -> None:
+    races = some_races([2, 4], [1, 0, 0, 1, 0, 0])
+    uniform = np.array([0.5, 0.5, 0.25, 0.25, 0.25, 0.25])
+    assert measure(uniform, races, 1).model.r2.value == pytest.approx(0.0)
+    assert measure(races.share, races, 1).model.r2.value == pytest.approx(1.0)
+    assert measure(races.share, races, 1).market is None
+
+
+def test_a_dead_heat_is_worth_half_of_each_winner() -> None:
+    races = some_races([3], [0.5, 0.5, 0.0])
+    assert winner_log_loss(np.array([0.5, 0.25, 0.25]), races)[0] == pytest.approx(0.5 * np.log(2) + 0.5 * np.log(4))
+
+
+def test_a_tied_first_choice_counts_in_shares() -> None:
+    races = some_races([3, 2], [1, 0, 0, 0, 1])
+    assert first_choice_won(np.array([0.4, 0.4, 0.2, 0.1, 0.9]), races).tolist() == [0.5, 1.0]
+
+
+# The split
+
+
+def test_no_race_day_is_in_two_parts_and_time_runs_forward(rows: TrainingSet) -> None:
+    parts = split(races_of(rows))
+    assert parts.train.days.max() < parts.validation.days.min()
+    assert parts.validation.days.max() < parts.test.days.min()
+    assert sum(part.count for part in (parts.train, parts.validation, parts.test)) == races_of(rows).count
+
+
+def test_days_may_be_chosen_and_too_few_races_are_refused(rows: TrainingSet) -> None:
+    chosen = split(races_of(rows), date(2023, 10, 1), date(2023, 12, 1))
+    assert chosen.validation.days.min() >= np.datetime64("2023-10-01")
+    assert chosen.test.days.min() >= np.datetime64("2023-12-01")
+    with pytest.raises(UserError, match="the test part has 0 races"):
+        split(races_of(rows), date(2023, 10, 1), date(2030, 1, 1))
+
+
+def test_only_starters_are_learned_from_and_every_race_has_its_winner(rows: TrainingSet) -> None:
+    races = races_of(rows)
+    assert rows.started()[races.rows].all()
+    np.testing.assert_allclose(races.total(races.share), 1.0)
+
+
+# The model
+
+
+def test_the_same_seed_gives_the_same_trees_and_another_seed_others(rows: TrainingSet) -> None:
+    parts = split(races_of(rows))
+    matrix = rows.matrix(FEATURES)
+    learned, watched = ((matrix[part.rows], part) for part in (parts.train, parts.validation))
+    few = replace(SMALL, rounds=15)
+    once, again, other = (fit(learned, watched, FEATURES, options) for options in (few, few, replace(few, seed=2)))
+    assert once.text == again.text
+    assert once.text != other.text
+
+
+def test_it_learns_what_there_is_and_nothing_from_shuffled_winners(rows: TrainingSet, report: TrainReport) -> None:
+    """The season has lasting ability in it. With each race's winner drawn anew, later days show no skill."""
+    assert report.test.model.r2.value > 0.05
+    races = races_of(rows)
+    chance = np.random.default_rng(1)
+    share = np.zeros_like(races.share)
+    share[races.starts + (chance.random(races.count) * races.sizes).astype(np.intp)] = 1.0
+    parts = split(replace(races, share=share))
+    matrix = rows.matrix(FEATURES)
+    learned, watched = ((matrix[part.rows], part) for part in (parts.train, parts.validation))
+    placebo = fit(learned, watched, FEATURES, SMALL)
+    found = measure(placebo.probabilities(matrix[parts.test.rows], parts.test), parts.test, 1)
+    assert found.model.r2.low < 0.01
+
+
+def test_the_report_says_that_no_gate_was_run_and_stands_beside_the_market(report: TrainReport) -> None:
+    assert (report.gate, report.mode) == ("not run", "paper only")
+    assert report.test.market is not None
+    assert report.test.priced_races == report.test.races
+    assert any("the gate asks for more than 50,000" in line for line in report.caveats)
+    console = Console(width=160, record=True, file=StringIO())
+    console.print(trained_table(report))
+    shown = console.export_text()
+    assert report.version in shown
+    assert "market π" in shown
+
+
+# The bundle
+
+
+def test_a_bundle_is_text_alone_and_remembers_what_made_it(store: Store, report: TrainReport) -> None:
+    folder = store.home.models / report.version
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*bundle.FILES, bundle.CHECKSUMS])
+    for path in folder.iterdir():
+        path.read_text(encoding="utf-8")
+    loaded = bundle.load(store.home, store.epochs[-1])
+    assert loaded.version == report.version
+    assert loaded.features == FEATURES
+    assert loaded.metadata["catalogue"] == store.epochs[-1]
+    assert loaded.metadata["lead_s"] == 300.0
+    assert loaded.metadata["model"]["seed"] == SMALL.seed
+    assert loaded.metrics["test"] == asdict(report.test)
+
+
+def test_a_loaded_bundle_gives_the_probabilities_it_was_measured_by(
+    store: Store, rows: TrainingSet, report: TrainReport
+) -> None:
+    loaded = bundle.load(store.home, store.epochs[-1])
+    test = split(races_of(rows)).test
+    matrix = rows.matrix(FEATURES)
+    chances = [
+        loaded.probabilities(matrix[test.rows[at : at + size]])
+        for at, size in zip(test.starts.tolist(), test.sizes.tolist(), strict=True)
+    ]
+    assert measure(np.concatenate(chances), test, SMALL.seed).model.log_loss == pytest.approx(
+        report.test.model.log_loss
+    )
+
+
+def a_bundle(home: Home, catalogue: str = "f" * 32, features: tuple[str, ...] = ("weight_lbs",)) -> str:
+    metadata = {
+        "features": list(features),
+        "catalogue": catalogue,
+        "lead_s": 300.0,
+        "gate": "not run",
+        "mode": "paper only",
+    }
+    return bundle.write(home, "tree\n", metadata, {}, datetime(2024, 1, 1, tzinfo=UTC))
+
+
+@pytest.mark.parametrize("name", bundle.FILES)
+def test_a_bundle_that_was_changed_is_refused(tmp_path: Path, name: str) -> None:
+    home = Home(tmp_path)
+    path = home.models / a_bundle(home) / name
+    path.write_text(path.read_text() + " ")
+    with pytest.raises(UserError, match=f"{name} is not as it was written"):
+        bundle.load(home, "f" * 32)
+    path.unlink()
+    with pytest.raises(UserError, match=f"{name} is missing"):
+        bundle.load(home, "f" * 32)
+
+
+def test_a_bundle_of_another_catalogue_is_refused(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    a_bundle(home, "a" * 32)
+    with pytest.raises(UserError, match="was trained on the catalogue aaaaaaaa, the tables are of ffffffff"):
+        bundle.load(home, "f" * 32)
+
+
+def test_a_bundle_with_a_column_that_no_catalogue_declares_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="sp_decimal is no feature of the catalogue"):
+        a_bundle(Home(tmp_path), features=("sp_decimal",))
+    assert bundle.versions(Home(tmp_path)) == []
+
+
+def test_without_a_model_the_remedy_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no model at .*: run `velo train` first"):
+        bundle.load(Home(tmp_path), "f" * 32)
+
+
+def test_the_current_version_is_the_last_written_until_another_is_promoted(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    first = a_bundle(home)
+    metadata = {"features": [], "catalogue": "f" * 32, "lead_s": 1.0, "gate": "not run", "mode": "paper only"}
+    second = bundle.write(home, "other\n", metadata, {}, datetime(2024, 1, 2, tzinfo=UTC))
+    assert (home.models / bundle.CURRENT).read_text().strip() == second
+    bundle.promote(home, first)
+    assert (home.models / bundle.CURRENT).read_text().strip() == first
+    with pytest.raises(UserError, match="'none such' is no model"):
+        bundle.promote(home, "none such")

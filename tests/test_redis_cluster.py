@@ -1,0 +1,98 @@
+"""On a Redis Cluster the same promises hold: one key an entity, so one step of one server replaces a row."""
+
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from feature_repo.catalogue.families import BY_VIEW
+from feature_repo.stores.embedded_redis import executable
+from feature_repo.stores.redis_client import connect_url
+from feature_repo.stores.redis_layout import Layout
+from feature_repo.stores.redis_rows import RedisRows, Written
+from tests.changelogs import START
+from tests.redis_writer import table
+
+FORM, PAIR = BY_VIEW["horse_form"], BY_VIEW["partnership_velocity"]
+PORTS = range(21_379, 22_379, 7)
+SLOTS = 16_384
+HORSES = 3_000
+
+
+def answers(client: Any, server: "subprocess.Popen[bytes]", **wanted: str) -> bool:
+    """Whether a server comes to say `wanted` of its cluster; False where it ended, as it does on a port in use."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            return False
+        try:
+            if all(told.get(name) == value for told in [client.cluster("INFO")] for name, value in wanted.items()):
+                return True
+        except RedisError:
+            pass
+        time.sleep(0.05)
+    return False
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Two servers that share the slots."""
+    nodes: list[tuple[int, Any, subprocess.Popen[bytes]]] = []
+    with ExitStack() as stack:
+        for port in PORTS:
+            server = start(tmp_path_factory.mktemp("node"), port)
+            stack.callback(stop, server)
+            client = Redis(host="127.0.0.1", port=port, retry=Retry(NoBackoff(), 0))
+            if answers(client, server):
+                nodes.append((port, client, server))
+            if len(nodes) == 2:
+                break
+        halves = (range(SLOTS // 2), range(SLOTS // 2, SLOTS))
+        for (_, client, _), half in zip(nodes, halves, strict=True):
+            client.execute_command("CLUSTER", "ADDSLOTS", *half)
+        nodes[0][1].execute_command("CLUSTER", "MEET", "127.0.0.1", nodes[1][0])
+        for _, client, server in nodes:
+            assert answers(client, server, cluster_slots_ok=str(SLOTS), cluster_state="ok")
+        yield f"redis://127.0.0.1:{nodes[0][0]}/0"
+
+
+def start(folder: Path, port: int) -> "subprocess.Popen[bytes]":
+    options = {"port": port, "bind": "127.0.0.1", "cluster-enabled": "yes", "save": "", "dir": folder}
+    command = [executable(), *(str(word) for name, value in options.items() for word in (f"--{name}", value))]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def stop(server: "subprocess.Popen[bytes]") -> None:
+    server.kill()
+    server.wait()
+
+
+def test_rows_are_written_replaced_read_and_removed_over_all_servers(url: str) -> None:
+    rows = RedisRows(connect_url(url), url)
+    horses = [f"h{at}" for at in range(HORSES)]
+    offered = [((horse,), START + timedelta(days=2), float(at)) for at, horse in enumerate(horses)]
+    layout = Layout.of(FORM)
+    assert rows.write_rows(layout, table(FORM, offered), 1) == Written(HORSES, 0)
+    assert rows.write_rows(Layout.of(PAIR), table(PAIR, [(("t", "j"), START, 4.0)]), 1) == Written(1, 0)
+    older = [((horse,), START, -1.0) for horse in horses]
+    assert rows.write_rows(layout, table(FORM, older), 1) == Written(0, HORSES)
+    read, pair, nobody = rows.read_packed(
+        [(layout, horses), (Layout.of(PAIR), [("t", "j")]), (layout, ["nobody", None])]
+    )
+    assert read.values[:, 0].tolist() == [float(at) for at in range(HORSES)]
+    assert pair.values[0, 0] == 4.0
+    assert not nobody.present.any()
+    held = [Redis.from_url(f"redis://{node.name}").dbsize() for node in rows.client.get_primaries()]
+    assert sum(held) == HORSES + 1  # type: ignore[arg-type]
+    assert min(held) > HORSES / 3  # type: ignore[type-var, operator]
+    assert rows.delete_view(layout) == HORSES
+    assert [Redis.from_url(f"redis://{node.name}").dbsize() for node in rows.client.get_primaries()].count(1) == 1

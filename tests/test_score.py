@@ -1,0 +1,289 @@
+"""A scored race: the same features whichever way they are read, and what it stands on is told."""
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime, timedelta
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from feast import FeatureStore
+from rich.console import Console
+
+from feature_repo.catalogue import columns
+from feature_repo.feast_store import apply
+from feature_repo.stores.embedded_redis import down
+from feature_repo.stores.redis_client import connect
+from feature_repo.stores.redis_rows import RedisRows
+from serving.drivers import story_of, words
+from serving.render import race_card, to_json
+from serving.score import ScoredRace, score
+from serving.told import told_of
+from serving.vectors import offline, online
+from streams.log.writer import LogWriter
+from tests.seasons import BUILT_AT, a_card, a_season, a_store, opened
+from training.bundle import load
+from training.dataset import TrainingSet, training_set
+from training.model import FEATURES, Options
+from training.train import train
+from velo.errors import UserError
+from velo.racing.cards import Declared, decision_time, declared_at
+from velo.racing.messages import Market, NonRunner, Race, Runner
+from velo.store import Store
+
+LEAD = timedelta(minutes=5)
+OFF = datetime(2023, 6, 1, 14, 0, tzinfo=UTC)
+NOW = OFF - timedelta(hours=1)
+TO_COME = Race("to come", date(2023, 6, 1), OFF, "Ascot", race_class=3, surface="Turf", going="Soft", distance_m=1609.0)
+
+
+def entered(n: int, horse: str | None = None) -> Runner:
+    return Runner(
+        horse or f"horse {n}", f"Horse {n}", runner_no=n, draw=n, jockey_id=f"jockey {n}", trainer_id=f"trainer {n}",
+        weight_lbs=126.0 + n, official_rating=60 + n,
+    )  # fmt: skip
+
+
+RUNNERS = (*(entered(n) for n in range(1, 8)), entered(8, "a debutant"))
+AFTER = (
+    a_card(TO_COME, RUNNERS, OFF - timedelta(hours=5)),
+    Market("to come", {"horse 1": 3.5, "horse 2": 1.0}, "show", OFF - timedelta(hours=2)),
+    NonRunner("to come", "horse 7", "lame", OFF - timedelta(hours=1, minutes=30)),
+)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """A season, a race to come with its card, a small model, and everything materialised into the home's own Redis."""
+    made = a_store(tmp_path_factory.mktemp("season") / "home", [*a_season(88), *AFTER])
+    few = Options(rounds=20, leaves=6, threads=1)
+    train(made, now=BUILT_AT, options=few, validate_from=date(2023, 4, 23), test_from=date(2023, 5, 11))
+    yield made
+    down(made.home)
+
+
+@pytest.fixture(scope="module")
+def feast(store: Store) -> FeatureStore:
+    over = apply(store)
+    over.materialize(start_date=datetime(2023, 1, 1, tzinfo=UTC), end_date=NOW)
+    return over
+
+
+@pytest.fixture(scope="module")
+def redis_rows(store: Store, feast: FeatureStore) -> RedisRows:
+    return RedisRows(connect(store.home))
+
+
+@pytest.fixture(scope="module")
+def rows(store: Store) -> TrainingSet:
+    return training_set(store)
+
+
+@pytest.fixture(scope="module")
+def scored(store: Store, redis_rows: RedisRows) -> ScoredRace:
+    return score(store, "to come", now=NOW, rows=redis_rows)
+
+
+def a_copy(store: Store, folder: Path) -> Store:
+    """The same store in another home, its Redis left out."""
+    shutil.copytree(store.home.root, folder / "home", symlinks=True, ignore=shutil.ignore_patterns("redis"))
+    return opened(folder / "home")
+
+
+def stood(store: Store, race_id: str, instant: datetime | None = None) -> Declared:
+    told = told_of(store.home, race_id).messages
+    at = instant or decision_time(told, LEAD)
+    assert at is not None
+    race = declared_at(told, at)
+    assert race is not None
+    return race
+
+
+# The same features
+
+
+def test_as_of_the_decision_time_a_race_has_the_training_rows_features_bit_for_bit(
+    store: Store, feast: FeatureStore, rows: TrainingSet
+) -> None:
+    """Races with cards and without, whatever was withdrawn or changed before."""
+    races, horses = (np.array(rows.identity[name].to_pylist()) for name in ("race_id", "horse_id"))
+    sources = set()
+    for race_id in sorted(set(races.tolist()))[10::28]:
+        race = stood(store, race_id)
+        vectors = offline(store, race, feast)
+        sources.add(race.source)
+        place = {horse: at for at, horse in enumerate(horses) if races[at] == race_id}
+        expected = rows.features[[place[runner.horse_id] for runner in race.runners]]
+        assert len(place) == len(race.runners)
+        assert np.array_equal(vectors.matrix, expected, equal_nan=True)
+    assert sources == {"racecard", "result version 1"}
+
+
+def test_online_features_at_the_logs_end_equal_the_offline_ones(
+    store: Store, feast: FeatureStore, redis_rows: RedisRows
+) -> None:
+    race = stood(store, "to come", NOW)
+    now, then = online(redis_rows, race), offline(store, race, feast)
+    assert np.array_equal(now.matrix, then.matrix, equal_nan=True)
+    assert np.array_equal(now.missing, then.missing)
+    assert np.array_equal(now.stale, then.stale)
+    assert not now.missing.all()
+
+
+def test_online_features_equal_feasts_own_online_retrieval(
+    store: Store, feast: FeatureStore, redis_rows: RedisRows
+) -> None:
+    race = stood(store, "to come", NOW)
+    asked = [
+        keys | {"race_day": 19_509, "race_class": 3, "distance_m": 1609.0} | {
+            "weight_lbs": runner.weight_lbs, "official_rating": runner.official_rating
+        }
+        for keys, runner in zip(race.entity_keys(), race.runners, strict=True)
+    ]  # fmt: skip
+    vectors = online(redis_rows, race)
+
+    def equal(names: Sequence[str], full_names: bool) -> None:
+        refs = [name.replace("__", ":") for name in names]
+        answer = feast.get_online_features(refs, asked, full_feature_names=full_names).to_dict()
+        for name in names:
+            given = answer[name if full_names else name.split("__")[1]]
+            expected = [np.nan if value is None else float(value) for value in given]
+            assert np.array_equal(vectors.of(name), expected, equal_nan=True), name
+
+    equal(columns.STORED, full_names=True)
+    # Feast leaves on-demand features out of an online answer with full names.
+    equal([name for name in columns.SINCE_LAST_RUN if not name.endswith("layoff_band")], full_names=False)
+
+
+# The race
+
+
+def test_probabilities_sum_to_one_over_those_who_are_left(scored: ScoredRace) -> None:
+    assert sum(one.probability for one in scored.runners) == pytest.approx(1.0, abs=1e-9)
+    assert "horse 7" not in {one.horse_id for one in scored.runners}
+    assert scored.withdrawn == ("Horse 7",)
+    assert len(scored.runners) == 7
+
+
+def test_now_and_as_of_now_give_the_same_probabilities(store: Store, feast: FeatureStore, scored: ScoredRace) -> None:
+    then = score(store, "to come", now=NOW, as_of=NOW, feast=feast)
+    assert (scored.features_from, then.features_from) == ("redis", "offline history")
+    assert [one.probability for one in then.runners] == [one.probability for one in scored.runners]
+
+
+def test_before_the_withdrawal_the_horse_runs(store: Store, feast: FeatureStore) -> None:
+    before = score(store, "to come", now=NOW, as_of=OFF - timedelta(hours=3), feast=feast)
+    assert len(before.runners) == 8
+    assert all(one.market_odds is None for one in before.runners)
+
+
+def test_market_odds_are_the_latest_snapshot_and_odds_of_one_are_none(scored: ScoredRace) -> None:
+    odds = {one.horse_id: (one.market_odds, one.market_source) for one in scored.runners}
+    assert odds["horse 1"] == (3.5, "show")
+    assert odds["horse 2"] == (None, None)
+
+
+def test_a_debutant_has_no_row_and_is_told_so(scored: ScoredRace) -> None:
+    debutant = next(one for one in scored.runners if one.horse_id == "a debutant")
+    assert {"horse_form", "horse_course", "horse_distance", "horse_going"} <= set(debutant.missing)
+    assert "trainer_velocity" not in debutant.missing
+
+
+def test_values_that_a_window_has_moved_on_from_are_stale(store: Store, redis_rows: RedisRows) -> None:
+    late = score(store, "to come", now=NOW + timedelta(days=60), rows=redis_rows)
+    assert any("trainer_velocity" in one.stale for one in late.runners)
+    assert any("stale" in note for note in late.notes)
+
+
+def test_a_race_that_was_run_is_scored_as_of_its_decision_time_and_says_so(
+    store: Store, feast: FeatureStore, rows: TrainingSet
+) -> None:
+    """Today's features know its result. The starting price is shown where no snapshot was, and marked."""
+    sources = dict(zip(rows.identity["race_id"].to_pylist(), rows.identity["source"].to_pylist(), strict=True))
+    race_id = next(race for race, source in sorted(sources.items(), reverse=True) if source != "racecard")
+    run = score(store, race_id, now=NOW, feast=feast)
+    assert run.as_of == run.off_time - LEAD
+    assert any("scored as of its decision time" in note for note in run.notes)
+    assert any("no racecard was known" in note for note in run.notes)
+    assert {one.market_source for one in run.runners} == {"SP"}
+    matrix = rows.matrix(FEATURES)[[race == race_id for race in rows.identity["race_id"].to_pylist()]]
+    chances = load(store.home, store.epochs[-1]).probabilities(matrix)
+    assert sorted(chances.tolist()) == sorted(one.probability for one in run.runners)
+
+
+def test_the_drivers_are_told_in_words(scored: ScoredRace) -> None:
+    told = [driver.words for runner in scored.runners for driver in runner.drivers]
+    assert told
+    assert story_of("trainer_velocity__sr_14d_rank") == story_of("trainer_velocity__wins_14d")
+    known = {"trainer_velocity__wins_14d": 6.0, "trainer_velocity__runs_14d": 21.0}
+    assert words("trainer_velocity:14d", known) == "trainer 6 from 21 in 14 days"
+    assert words("trainer_velocity:14d", dict.fromkeys(known, np.nan)) == "trainer no runs in 14 days"
+
+
+def test_every_feature_has_a_story_told_in_words_where_all_is_known_and_where_nothing_is() -> None:
+    from feature_repo.catalogue.columns import COLUMNS
+
+    for value in (0.0, 1.0, np.nan):
+        for name in FEATURES:
+            said = words(story_of(name), dict.fromkeys(COLUMNS, value))
+            assert said
+            assert "nan" not in said
+            assert "__" not in said
+
+
+def test_the_card_shows_model_and_gate_and_the_json_is_plain(scored: ScoredRace) -> None:
+    console = Console(width=220, record=True, file=StringIO())
+    console.print(race_card(scored), soft_wrap=True)
+    shown = console.export_text()
+    for text in (
+        scored.model,
+        "gate: not run",
+        "paper only",
+        "Horse 1",
+        "non-runner: Horse 7",
+        "3.50 show",
+        "no row: horse",
+    ):
+        assert text in shown
+    plain = json.loads(json.dumps(to_json(scored)))
+    assert plain["runners"][0]["probability"] == scored.runners[0].probability
+    assert plain["as_of"] == "2023-06-01T13:00:00.000000Z"
+
+
+# What is refused, or told
+
+
+def test_an_unknown_race_is_refused_in_one_line(store: Store) -> None:
+    with pytest.raises(UserError, match=r"race 'R9' was never declared nor run here") as refused:
+        score(store, "R9", now=NOW)
+    assert "\n" not in str(refused.value)
+
+
+def test_an_instant_to_come_is_refused(store: Store) -> None:
+    with pytest.raises(UserError, match="is still to come"):
+        score(store, "to come", now=NOW, as_of=NOW + timedelta(seconds=1))
+
+
+def test_a_race_not_declared_by_then_is_refused(store: Store) -> None:
+    with pytest.raises(UserError, match="had no declared runner by 2023-05-01"):
+        score(store, "to come", now=NOW, as_of=datetime(2023, 5, 1, tzinfo=UTC))
+
+
+def test_an_online_store_that_holds_nothing_gives_no_made_up_number(store: Store, tmp_path: Path) -> None:
+    copied = a_copy(store, tmp_path)
+    try:
+        with pytest.raises(UserError, match="Redis holds no feature of any runner of 'to come': run `velo build`"):
+            score(copied, "to come", now=NOW)
+    finally:
+        down(copied.home)
+
+
+def test_what_the_log_holds_beyond_the_tables_is_told(store: Store, tmp_path: Path) -> None:
+    copied = a_copy(store, tmp_path)
+    with LogWriter.open(copied, clock=lambda: OFF) as writer:
+        writer.append(NonRunner("to come", "horse 1", "lame"))
+    behind = score(copied, "to come", now=OFF, as_of=OFF)
+    assert any("the log has 1 messages that the tables do not hold yet" in note for note in behind.notes)
+    assert "horse 1" in {one.horse_id for one in behind.runners}

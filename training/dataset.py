@@ -1,0 +1,177 @@
+"""The training set: every start with what was known at its race's decision time, and what became of it (SPEC 8).
+
+Features come through one point-in-time retrieval of Feast; labels are from version 1 of the results and stand apart,
+in columns that begin with `label__`.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from feature_repo.catalogue import columns
+from feature_repo.point_in_time import base_of, joined_at, numbers
+from feature_repo.stores.parts import Snapshot
+from training.declared import Period, declared, outcomes
+from velo.errors import UserError
+from velo.racing.clock import from_text
+from velo.store import Store
+
+Floats = NDArray[np.float64]
+Progress = Callable[[str, int, int], None]
+"""Told the step that begins, how many are done, and of how many."""
+
+LEAD: Final = timedelta(minutes=5)
+LABEL: Final = "label__"
+LABELS: Final = ("status", "started", "starters", "position", "win_share", "sp_decimal", "market_pi")
+IDENTITY: Final = (
+    "race_id", "race_date", "off_time", "decision_time", "source", "runner_no", "draw",
+    "trainer_id", "jockey_id", "horse_id", "course", "distance_band", "going_group", "draw_cell",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What a training set was made from: the tables' formulas and place in the log, and how long before the off."""
+
+    catalogue: str
+    next_seq: int
+    known_at: datetime
+    lead: timedelta
+    timezone: str
+
+    def to_json(self) -> str:
+        """As kept in the Parquet file."""
+        return json.dumps(
+            {
+                "catalogue": self.catalogue,
+                "next_seq": self.next_seq,
+                "known_at": self.known_at.isoformat(),
+                "lead_s": self.lead.total_seconds(),
+                "timezone": self.timezone,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Provenance":
+        """As read from the Parquet file."""
+        told = json.loads(text)
+        lead = timedelta(seconds=told["lead_s"])
+        return cls(told["catalogue"], told["next_seq"], from_text(told["known_at"]), lead, told["timezone"])
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSet:
+    """One row per declared runner of each race with a first result, by race day, race and horse.
+
+    `identity` has the columns of `IDENTITY`, instants UTC. `features` has those of `columns.COLUMNS`, float64 (rows,
+    columns), NaN for null. `labels` has those of `LABELS` (`label__…`): null, but for `started` and `starters`, where
+    a declared runner did not start; `win_share` is 1/m in an m-way dead heat; `market_pi` is the inverse starting
+    price over the sum of the starters', null for a race in which any has none.
+    """
+
+    identity: pa.Table
+    features: Floats
+    labels: pa.Table
+    provenance: Provenance
+    races: NDArray[np.int64] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        codes = self.identity.column("race_id").combine_chunks().dictionary_encode().indices
+        object.__setattr__(self, "races", codes.to_numpy(zero_copy_only=False).astype(np.int64))
+
+    @property
+    def rows(self) -> int:
+        """Declared runners."""
+        return int(self.identity.num_rows)
+
+    def days(self) -> NDArray[np.datetime64]:
+        """Local race date of each row."""
+        return np.asarray(self.identity.column("race_date").to_numpy(), dtype="datetime64[D]")
+
+    def label(self, name: str) -> Floats:
+        """A numeric label as doubles, NaN for null."""
+        return numbers(self.labels.column(LABEL + name))
+
+    def started(self) -> NDArray[np.bool_]:
+        """Which rows went to the start."""
+        return np.asarray(self.labels.column(f"{LABEL}started").to_numpy(), dtype=np.bool_)
+
+    def matrix(self, names: Sequence[str]) -> Floats:
+        """The named feature columns; raises `UserError` for a name that the catalogue does not declare."""
+        columns.refuse_unknown(names)
+        place = {name: at for at, name in enumerate(columns.COLUMNS)}
+        return self.features[:, [place[name] for name in names]]
+
+    def to_arrow(self) -> pa.Table:
+        """Identity, features and labels side by side; NaN features are null."""
+        table = self.identity
+        for place, name in enumerate(columns.COLUMNS):
+            table = table.append_column(f"feature__{name}", pa.array(self.features[:, place], from_pandas=True))
+        for name in self.labels.column_names:
+            table = table.append_column(name, self.labels.column(name))
+        return table.replace_schema_metadata({"velo": self.provenance.to_json()})
+
+    def write(self, path: Path) -> Path:
+        """Write as Parquet, whole or not at all."""
+        aside = path.with_name(f".{path.name}.tmp")
+        pq.write_table(self.to_arrow(), aside, compression="zstd")
+        aside.replace(path)
+        return path
+
+
+def training_set(
+    store: Store,
+    *,
+    lead: timedelta = LEAD,
+    period: Period = Period(),  # noqa: B008 frozen
+    progress: Progress = lambda step, done, steps: None,
+) -> TrainingSet:
+    """Every start of a period with what was known `lead` before its off, through one retrieval of Feast.
+
+    Raises `UserError` where no tables were built, or hold no result of the period.
+    """
+    snapshot = Snapshot()
+    progress("find the declared runners", 0, 3)
+    rows = declared(store.home, lead, period, snapshot)
+    if rows.num_rows == 0:
+        raise UserError(
+            f"{store.home.offline} holds no result between {period.since} and {period.until}: load results with "
+            "`velo ingest runners FILE` and run `velo build`, or ask for another period"
+        )
+    progress("join what was known", 1, 3)
+    joined = joined_at(store, rows)
+    progress("compare within races", 2, 3)
+    races = rows.column("race_id").combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    features = columns.matrix(base_of(joined), races)
+    made_from = _provenance(store, snapshot, lead)
+    return TrainingSet(rows.select(IDENTITY), features, _labels(rows, outcomes(store.home, snapshot)), made_from)
+
+
+def _labels(rows: pa.Table, became: pa.Table) -> pa.Table:
+    """The labels of each row in its order; a runner that the first result does not name did not start."""
+    ordered = rows.select(["result_seq", "horse_id"]).append_column("row", pa.array(np.arange(rows.num_rows)))
+    joined = ordered.join(became, ["result_seq", "horse_id"], join_type="left outer").sort_by("row")
+    started = pc.fill_null(joined.column("started"), False)  # noqa: FBT003 pyarrow's own
+    labels = {LABEL + name: joined.column(name) for name in LABELS}
+    return pa.table(labels | {f"{LABEL}started": started})
+
+
+def _provenance(store: Store, snapshot: Snapshot, lead: timedelta) -> Provenance:
+    manifest = json.loads((snapshot.folder(store.home.offline / "runners").parent / "manifest.json").read_bytes())
+    return Provenance(
+        manifest["fingerprint"], manifest["next_seq"], from_text(manifest["known_at"]), lead, store.timezone.key
+    )
+
+
+def first_and_last(days: NDArray[np.datetime64]) -> tuple[date, date]:
+    """The first and last of some race dates."""
+    return days.min().astype(date), days.max().astype(date)

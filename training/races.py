@@ -1,0 +1,118 @@
+"""Runners in blocks, a race after another: what a model is fitted on and measured by."""
+
+from dataclasses import dataclass
+from datetime import date
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.dataset import TrainingSet
+from velo.errors import UserError
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.intp]
+
+VALIDATION_SHARE: Final = 0.1
+TEST_SHARE: Final = 0.1
+LEAST_RACES: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Races:
+    """Starters of whole races. `rows` are their places in the training set, `starts` where each race begins.
+
+    `share` is each runner's share of the win, `pi` the market's probability (NaN where the race is not priced), `days`
+    the local race date of each race.
+    """
+
+    rows: Indices
+    starts: Indices
+    share: Floats
+    pi: Floats
+    days: NDArray[np.datetime64]
+
+    @property
+    def count(self) -> int:
+        """Races."""
+        return self.starts.size
+
+    @property
+    def sizes(self) -> Indices:
+        """Starters of each race."""
+        return np.asarray(np.diff(np.r_[self.starts, self.rows.size]), dtype=np.intp)
+
+    def total(self, values: Floats) -> Floats:
+        """Sum of a value over the runners of each race."""
+        return np.asarray(np.add.reduceat(values, self.starts), dtype=np.float64)
+
+    def between(self, since: date, until: date) -> "Races":
+        """The races from a day to another, both included."""
+        return self.only((self.days >= np.datetime64(since)) & (self.days <= np.datetime64(until)))
+
+    def only(self, wanted: NDArray[np.bool_]) -> "Races":
+        """The races wanted."""
+        kept = np.repeat(wanted, self.sizes)
+        sizes = self.sizes[wanted]
+        starts = np.cumsum(np.r_[0, sizes[:-1]]) if sizes.size else np.empty(0, dtype=np.intp)
+        return Races(self.rows[kept], starts.astype(np.intp), self.share[kept], self.pi[kept], self.days[wanted])
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Races in order of time, no day in two parts: fitted on `train`, stopped on `validation`, measured on `test`."""
+
+    train: Races
+    validation: Races
+    test: Races
+
+
+def races_of(rows: TrainingSet) -> Races:
+    """The races of a training set with at least two starters, among them a declared winner.
+
+    Runners that were declared and did not start take no part; a race whose winner was not declared at decision time
+    (a reserve that got in late) has nothing to learn from.
+    """
+    started = np.flatnonzero(rows.started())
+    codes = rows.races[started]
+    starts = np.flatnonzero(np.r_[True, np.diff(codes) != 0]) if started.size else np.empty(0, dtype=np.intp)
+    whole = Races(
+        started,
+        starts,
+        rows.label("win_share")[started],
+        rows.label("market_pi")[started],
+        rows.days()[started][starts],
+    )
+    if whole.count == 0:
+        return whole
+    return whole.only((whole.sizes > 1) & (np.abs(whole.total(whole.share) - 1.0) < 1e-9))
+
+
+def split(races: Races, validate_from: date | None = None, test_from: date | None = None) -> Split:
+    """Train, validation and test by race date: at the days given, else the last tenth and the tenth before it.
+
+    Raises `UserError` where a part would have fewer than `LEAST_RACES` races.
+    """
+    days = np.unique(races.days)
+    if days.size < 3:
+        raise UserError(f"{days.size} race days are too few to train on: load more results and run `velo build`")
+    test_at = _day(test_from) if test_from else days[-max(1, round(days.size * TEST_SHARE))]
+    before = days[days < test_at]
+    share = max(1, round(days.size * VALIDATION_SHARE))
+    validate_at = _day(validate_from) if validate_from else before[-min(share, before.size)] if before.size else test_at
+    parts = Split(
+        races.only(races.days < validate_at),
+        races.only((races.days >= validate_at) & (races.days < test_at)),
+        races.only(races.days >= test_at),
+    )
+    for name, part in (("train", parts.train), ("validation", parts.validation), ("test", parts.test)):
+        if part.count < LEAST_RACES:
+            raise UserError(
+                f"the {name} part has {part.count} races, at least {LEAST_RACES} are needed: load more results, or "
+                "choose other days for validation and test"
+            )
+    return parts
+
+
+def _day(day: date) -> np.datetime64:
+    return np.datetime64(day, "D")

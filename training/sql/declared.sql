@@ -1,0 +1,83 @@
+-- one row per runner declared at the decision time of each race whose version 1 has starters, by race and horse:
+-- velo.racing.cards.declared_at for all races at once
+WITH messages AS (
+    SELECT
+        seq, known_at, type, race_id, result_version,
+        any_value(race_date) AS race_date, any_value(off_time) AS off_time, any_value(going) AS going,
+        bool_or(list_contains($started, status)) AS raced
+    FROM runners
+    GROUP BY seq, known_at, type, race_id, result_version
+), first_results AS (
+    SELECT seq, race_id, off_time
+    FROM messages
+    WHERE type = 'result' AND result_version = 1 AND raced AND race_date BETWEEN $since AND $until
+), timely AS (
+    SELECT race_id, arg_max(off_time, seq) AS off_time
+    FROM messages
+    WHERE type = 'racecard' AND known_at <= off_time - $lead
+    GROUP BY race_id
+), decided AS (
+    SELECT
+        first_results.race_id, first_results.seq AS result_seq,
+        coalesce(timely.off_time, first_results.off_time) - $lead AS decision_time
+    FROM first_results LEFT JOIN timely USING (race_id)
+), carded AS (
+    SELECT decided.*, cards.seq AS card_seq, cards.known_at AS card_known_at, cards.going AS card_going
+    FROM decided LEFT JOIN messages cards
+        ON cards.race_id = decided.race_id AND cards.type = 'racecard' AND cards.known_at <= decided.decision_time
+    QUALIFY row_number() OVER (PARTITION BY decided.race_id ORDER BY cards.seq DESC NULLS LAST) = 1
+), told AS (
+    SELECT notices.*, carded.card_known_at, carded.card_going
+    FROM notices JOIN carded ON carded.race_id = notices.race_id
+    WHERE carded.card_seq IS NOT NULL AND notices.known_at <= carded.decision_time
+), goings_told AS (
+    SELECT race_id, arg_max(going, seq) AS going
+    FROM told
+    WHERE type = 'going_change' AND (known_at > card_known_at OR card_going IS NULL)
+    GROUP BY race_id
+), withdrawn AS (
+    SELECT DISTINCT race_id, horse_id
+    FROM told
+    WHERE type = 'non_runner'
+), named AS (
+    SELECT
+        runners.race_id, carded.decision_time, carded.result_seq,
+        CASE WHEN card_seq IS NULL THEN 'result version 1' ELSE 'racecard' END AS source,
+        card_known_at,
+        runners.race_date, runners.off_time, runners.course, runners.surface, runners.distance_m, runners.race_class,
+        coalesce(goings_told.going, runners.going) AS going,
+        runners.horse_id, runners.trainer_id, runners.jockey_id, runners.runner_no, nullif(runners.draw, 0) AS draw,
+        runners.weight_lbs, runners.official_rating
+    FROM carded
+    JOIN runners ON runners.seq = coalesce(carded.card_seq, carded.result_seq)
+    LEFT JOIN goings_told ON goings_told.race_id = carded.race_id
+    ANTI JOIN withdrawn ON withdrawn.race_id = runners.race_id AND withdrawn.horse_id = runners.horse_id
+    WHERE list_contains($started, runners.status) OR (card_seq IS NOT NULL AND runners.status IS NULL)
+), rides AS (
+    SELECT told.race_id, told.horse_id, told.jockey_id
+    FROM told JOIN named ON named.race_id = told.race_id AND named.horse_id = told.horse_id
+    WHERE told.type = 'jockey_change' AND (told.known_at > told.card_known_at OR named.jockey_id IS NULL)
+    QUALIFY row_number() OVER (PARTITION BY told.race_id, told.horse_id ORDER BY told.seq DESC) = 1
+), drawn AS (
+    SELECT
+        named.* EXCLUDE (jockey_id),
+        CASE WHEN rides.horse_id IS NULL THEN named.jockey_id ELSE rides.jockey_id END AS jockey_id,
+        count(*) OVER race AS field,
+        count(draw) OVER race AS draws,
+        rank() OVER (PARTITION BY named.race_id ORDER BY draw) AS draw_rank
+    FROM named LEFT JOIN rides ON rides.race_id = named.race_id AND rides.horse_id = named.horse_id
+    WINDOW race AS (PARTITION BY named.race_id)
+)
+SELECT
+    race_id, race_date, off_time, decision_time, source, result_seq, runner_no, draw,
+    trainer_id, jockey_id, horse_id, course,
+    coalesce(band, 'unknown') AS distance_band,
+    coalesce(goes, 'unknown') AS going_group,
+    concat_ws('|', coalesce(nullif(course, ''), 'unknown'), coalesce(nullif(surface, ''), 'unknown'),
+        coalesce(band, 'unknown'), coalesce(goes, 'unknown'),
+        CASE WHEN draws = field THEN (3 * draw_rank + field - 1) // field ELSE 0 END) AS draw_cell,
+    CAST(race_date - DATE '1970-01-01' AS BIGINT) AS race_day,
+    CAST(race_class AS BIGINT) AS race_class, distance_m, weight_lbs, CAST(official_rating AS BIGINT) AS official_rating,
+    decision_time AS event_timestamp
+FROM drawn LEFT JOIN goings USING (going) LEFT JOIN distances USING (distance_m)
+ORDER BY race_date, decision_time, race_id, horse_id
