@@ -86,7 +86,7 @@ def replay(store: Store, kills: int, processes: int, chance: random.Random) -> i
         running: list[BaseProcess] = []
         for member in range(processes):
             told = (str(store.home.root), store.timezone.key, store.redis_url, addresses, member)
-            process = context.Process(target=stream, args=told)
+            process: BaseProcess = context.Process(target=stream, args=told)
             process.start()
             running.append(process)
         if spent < kills:

@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
+from prometheus_client import Histogram
 from rich.table import Table
 
 from benchmarks.ground import machine, store_of
@@ -100,17 +101,21 @@ def _replayed(home: Path, starts: int, sinks: str, processes: int) -> Replayed:
     ended = max(datetime.fromisoformat(one["at"]) for one in told if one["event"] == "stream.ended")
     seconds = (ended - begun).total_seconds()
     per_second = round(starts / seconds, 1)
-    return Replayed(sinks, processes, starts, round(seconds, 2), per_second, round(usage.ru_maxrss / 1024, 1), machine())
+    return Replayed(
+        sinks, processes, starts, round(seconds, 2), per_second, round(usage.ru_maxrss / 1024, 1), machine()
+    )
 
 
-class _Observed:
-    """Stands in for the histogram and keeps every observation."""
+class _Observed(Histogram):
+    """A histogram that also keeps every observation."""
 
     def __init__(self) -> None:
+        super().__init__("fresh", "kept", registry=None)
         self.seconds: list[float] = []
 
-    def observe(self, seconds: float) -> None:
-        self.seconds.append(seconds)
+    def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
+        """Keep it."""
+        self.seconds.append(amount)
 
 
 def _live(home: Path, rate: float, seconds: float) -> Freshness:
