@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from streams import generations
 from streams.dataflow.telemetry import is_streaming, position
@@ -74,7 +75,7 @@ def status(store: Store) -> Status:
         log_end=log_end.known_at,
         tables_at=built.next_seq if built else None,
         tables_end=built.known_at if built else None,
-        rows=sum(built.rows.values()) if built else 0,
+        rows=sum(built.rows.values()) + _streamed_rows(folder, built) if folder and built else 0,
         epoch=built.epoch if built else 0,
         dead_letters=len(dead_letters.read(store.home)),
         stream_at=streamed.next_seq if streamed else None,
@@ -82,3 +83,10 @@ def status(store: Store) -> Status:
         stream_said=streamed.at if streamed else None,
         stream_running=bool(streamed and is_streaming(store.home)),
     )
+
+
+def _streamed_rows(generation: Path, manifest: generations.Manifest) -> int:
+    import pyarrow.parquet as pq
+
+    parts = (part.path for view in manifest.rows for part in generations.stream_parts(generation, view))
+    return sum(pq.read_metadata(part).num_rows for part in parts)

@@ -42,6 +42,7 @@ def stream(
     online: Online = True,
     offline: Offline = True,
     metrics_port: Metrics = None,
+    as_json: Json = False,
     member: Annotated[int, Hidden] = 0,
     addresses: Annotated[str, Hidden] = "",
 ) -> None:
@@ -52,7 +53,7 @@ def stream(
     # a panic of the engine is told by the Python error beneath it
     os.environ["RUST_BACKTRACE"] = "0"
     from streams.dataflow import members, run
-    from streams.dataflow.telemetry import Telemetry, log_json
+    from streams.dataflow.telemetry import Telemetry, log_json, position
 
     log_json()
     options = run.Options(once, timedelta(seconds=snapshot_seconds), online, offline)
@@ -72,11 +73,13 @@ def stream(
         if processes == 1:
             run.stop_on_signals(stop)
             run.run(planned, options, now, telemetry, stop=stop)
-            return
-        at = members.loopback_addresses(processes)
-        with members.others(_command(options, at, metrics_port), processes, held) as rest:
-            run.stop_on_signals(stop, rest)
-            run.run(planned, options, now, telemetry, addresses=at, stop=stop)
+        else:
+            at = members.loopback_addresses(processes)
+            with members.others(_command(options, at, metrics_port), processes, held) as rest:
+                run.stop_on_signals(stop, rest)
+                run.run(planned, options, now, telemetry, addresses=at, stop=stop)
+    where = position(store.home)
+    show(where, as_json, lambda: f"both stores hold everything before message {where.sealed_seq if where else 0:,}")
 
 
 def audit(
