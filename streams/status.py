@@ -33,13 +33,10 @@ class Status:
 
     def lines(self) -> list[tuple[str, object]]:
         """As shown to a person."""
-        behind = None if self.tables_at is None else self.messages - self.tables_at
+        held = [at for at in (self.tables_at, self.stream_sealed) if at is not None]
+        behind = self.messages - max(held, default=0)
         tables = (
-            "not built: run `velo build`"
-            if behind is None
-            else "up to date"
-            if behind == 0
-            else f"{behind:,} messages behind"
+            "not built: run `velo build`" if not held else f"{behind:,} messages behind" if behind else "up to date"
         )
         return [
             ("time zone", self.timezone),
@@ -75,7 +72,7 @@ def status(store: Store) -> Status:
         log_end=log_end.known_at,
         tables_at=built.next_seq if built else None,
         tables_end=built.known_at if built else None,
-        rows=sum(built.rows.values()) + _streamed_rows(folder, built) if folder and built else 0,
+        rows=sum(built.rows.values()) + _streamed_rows(folder) if folder and built else 0,
         epoch=built.epoch if built else 0,
         dead_letters=len(dead_letters.read(store.home)),
         stream_at=streamed.next_seq if streamed else None,
@@ -85,8 +82,9 @@ def status(store: Store) -> Status:
     )
 
 
-def _streamed_rows(generation: Path, manifest: generations.Manifest) -> int:
+def _streamed_rows(generation: Path) -> int:
     import pyarrow.parquet as pq
 
-    parts = (part.path for view in manifest.rows for part in generations.stream_parts(generation, view))
+    views = sorted(folder.name for folder in generation.iterdir() if folder.is_dir())
+    parts = (part.path for view in views for part in generations.stream_parts(generation, view))
     return sum(pq.read_metadata(part).num_rows for part in parts)
