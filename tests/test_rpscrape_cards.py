@@ -356,7 +356,7 @@ def test_the_horse_of_a_card_finds_its_past_of_the_results(store: Store, tmp_pat
     build(store, ARRIVED)
     for view, key in (("horse_form", "horse_id"), ("trainer_velocity", "trainer_id"), ("jockey_velocity", "jockey_id")):
         parts = f"{store.home.offline}/{view}/*.parquet"
-        held = {one for (one,) in duckdb.sql(f"SELECT DISTINCT {key} FROM '{parts}'").fetchall()}
+        held = {one for (one,) in duckdb.connect().execute(f"SELECT DISTINCT {key} FROM '{parts}'").fetchall()}
         assert {getattr(one, key) for one in card.runners} <= held
 
 
