@@ -140,7 +140,7 @@ def test_the_starts_of_a_window_are_those_the_warehouse_has_in_it(season: Store)
         (race, horse, position or 0) for race, horse, position in expected
     )
     assert one.value == sum(start.position == 1 for start in got)
-    assert list(held.starts) == sorted(held.starts, key=lambda start: (start.race_date, start.known_at), reverse=True)
+    assert list(held.starts) == sorted(held.starts, key=lambda start: start.race_date, reverse=True)
 
 
 def test_the_values_told_are_those_that_serving_reads(season: Store) -> None:
