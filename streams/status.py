@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from streams import generations
+from streams.dataflow.telemetry import is_streaming, position
 from streams.importers import dead_letters
 from streams.log.reader import end
+from streams.log.segments import generation
 from velo.store import Store
 
 
@@ -23,6 +25,10 @@ class Status:
     rows: int
     epoch: int
     dead_letters: int
+    stream_at: int | None = None
+    stream_sealed: int | None = None
+    stream_said: str | None = None
+    stream_running: bool = False
 
     def lines(self) -> list[tuple[str, object]]:
         """As shown to a person."""
@@ -39,14 +45,26 @@ class Status:
             ("keys by", self.keys or "set by the first load"),
             ("log", f"{self.messages:,} messages, to {self.log_end or 'nothing yet'}"),
             ("tables", f"{tables}; {self.rows:,} rows, epoch {self.epoch}"),
+            ("stream", self._stream()),
             ("dead letters", self.dead_letters),
         ]
+
+    def _stream(self) -> str:
+        if self.stream_at is None:
+            return "never ran: start it with `velo stream`"
+        behind = self.messages - self.stream_at
+        where = "at the log's end" if behind == 0 else f"{behind:,} messages behind"
+        state = "running" if self.stream_running else "stopped"
+        return f"{state}, {where}; sealed before message {self.stream_sealed:,}, said {self.stream_said}"
 
 
 def status(store: Store) -> Status:
     """Look at a store; nothing is changed."""
     log_end = end(store.home)
     folder = generations.current(store.home)
+    streamed = position(store.home)
+    if streamed is not None and streamed.log_generation != generation(store.home):
+        streamed = None
     built = generations.manifest_of(folder) if folder else None
     return Status(
         home=str(store.home.root),
@@ -59,4 +77,8 @@ def status(store: Store) -> Status:
         rows=sum(built.rows.values()) if built else 0,
         epoch=built.epoch if built else 0,
         dead_letters=len(dead_letters.read(store.home)),
+        stream_at=streamed.next_seq if streamed else None,
+        stream_sealed=streamed.sealed_seq if streamed else None,
+        stream_said=streamed.at if streamed else None,
+        stream_running=bool(streamed and is_streaming(store.home)),
     )
