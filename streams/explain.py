@@ -17,6 +17,7 @@ from feature_repo.catalogue import request_time
 from feature_repo.catalogue.aggregates import RECENT_DEPTH, Last, Value
 from feature_repo.catalogue.columns import ON_DEMAND
 from feature_repo.catalogue.families import FAMILIES, Family
+from feature_repo.stores.parts import Snapshot
 from streams import generations
 from streams.batch import frames
 from velo.errors import UserError
@@ -79,7 +80,8 @@ class ExplainedView:
 class Explained:
     """A runner's features as of `instant`, view by view, and at last those made at request time.
 
-    `tables_until` is how far the tables hold the log. `differences` are the values that the tables hold otherwise than
+    `tables_until` is how far the last build holds the log: of a later instant the values of that end are told, for the
+    starts that a stream has added since are not kept. `differences` are the values that the tables hold otherwise than
     their starts make them: a fault in the store, never to be leant on.
     """
 
@@ -317,4 +319,4 @@ def _rows(answer: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
 
 
 def _parts(folder: Path, kind: str) -> list[str]:
-    return [str(part) for part in sorted((folder / kind).rglob("*.parquet"))]
+    return Snapshot().parts(folder / kind)

@@ -71,9 +71,8 @@ def told(explained: "Explained") -> Group:
     head = f"{explained.horse} in {explained.race_id} · as of {explained.instant:%Y-%m-%d %H:%M:%S} UTC"
     lines: list[Any] = [Text(head, style="bold"), Text(f"runners by {explained.declared_by}")]
     if explained.tables_until < explained.instant:
-        lines.append(
-            Text(f"the tables end at {explained.tables_until:%Y-%m-%d %H:%M:%S} UTC: nothing later is in them")
-        )
+        end = f"the build ends at {explained.tables_until:%Y-%m-%d %H:%M:%S} UTC"
+        lines.append(Text(f"{end}: these are the values of that end, run `velo build` for later ones"))
     if explained.differences:
         what = "THE TABLES DIFFER FROM WHAT THEIR STARTS MAKE: lean on nothing here, run `velo build --whole`"
         lines += [Text(what, style="bold reverse"), *(Text(f"  {one}") for one in explained.differences)]
