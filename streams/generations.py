@@ -3,15 +3,20 @@
 `$VELO_HOME/offline` is a link to one folder of `generations/`; a new generation is made aside (parts of the one before
 it are hard links, so it costs only what is new) and the link is swung over in one step. The generation before stays,
 for readers that have just resolved the link.
+
+A generation's parts hold each row once: those of the batch up to the manifest's `next_seq`, those of the stream
+(`stream-FIRST-LAST.parquet`, by seq, both included) from there on. Publishing a generation drops the stream's parts
+that the batch has caught up with and takes the later ones along, so build and stream may run beside each other.
 """
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import Final
@@ -24,6 +29,9 @@ from velo.store import Home
 MANIFEST: Final = "manifest.json"
 KEPT: Final = 2
 """How many generations stay: the current one and the one before."""
+NOTHING_KNOWN: Final = datetime(1000, 1, 1, tzinfo=UTC)
+"""`known_at` of a generation without batch rows: before any race."""
+_STREAM_PART: Final = re.compile(r"stream-(\d{12})-(\d{12})\.parquet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +72,36 @@ def sole_publisher(home: Home) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def changing_parts(home: Home) -> Iterator[None]:
+    """Wait for, then hold, the right to change which parts the current generation has: for a moment only."""
+    make_folder(home.generations)
+    with (home.generations / ".parts.lock").open("w") as lock:
+        flock(lock, LOCK_EX)
+        yield
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class StreamPart:
+    """One part of the stream: the rows that the messages from `first_seq` to `last_seq` made in a view."""
+
+    first_seq: int
+    last_seq: int
+    path: Path
+
+
+def stream_part_name(first_seq: int, last_seq: int) -> str:
+    """The file name of a stream's part."""
+    return f"stream-{first_seq:012d}-{last_seq:012d}.parquet"
+
+
+def stream_parts(generation: Path, view: str) -> list[StreamPart]:
+    """The stream's parts of a view, in order; empty where there is none."""
+    folder = generation / view
+    named = ((_STREAM_PART.fullmatch(path.name), path) for path in folder.iterdir()) if folder.is_dir() else ()
+    return sorted(StreamPart(int(match[1]), int(match[2]), path) for match, path in named if match)
+
+
 def current(home: Home) -> Path | None:
     """The folder of the current generation; None before the first build."""
     return home.offline.resolve() if home.offline.exists() else None
@@ -75,7 +113,7 @@ def manifest_of(generation: Path) -> Manifest:
 
 
 def begin(home: Home, grown_from: Path | None = None) -> Path:
-    """A new folder for the next generation, with the parts of another one linked in where it grows from one."""
+    """A new folder for the next generation, with the batch's parts of another one linked in where it grows from one."""
     finished = [int(path.name) for path in home.generations.iterdir() if path.name.isdigit()]
     folder = home.generations / f".{max(finished, default=0) + 1:06d}.tmp"
     if folder.exists():
@@ -83,6 +121,8 @@ def begin(home: Home, grown_from: Path | None = None) -> Path:
     folder.mkdir()
     if grown_from is not None:
         for part in sorted(grown_from.rglob("*.parquet")):
+            if _STREAM_PART.fullmatch(part.name):
+                continue
             linked = folder / part.relative_to(grown_from)
             linked.parent.mkdir(parents=True, exist_ok=True)
             os.link(part, linked)
@@ -90,23 +130,64 @@ def begin(home: Home, grown_from: Path | None = None) -> Path:
 
 
 def publish(home: Home, folder: Path, manifest: Manifest) -> Path:
-    """Make a begun generation the current one, in one step; the ones before the last are removed."""
+    """Make a begun generation the current one, in one step; the ones before the last are removed.
+
+    What the stream wrote of later messages than the manifest's comes along.
+    """
     for part in folder.rglob("*.parquet"):
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-    for inner in folder.iterdir():
-        sync_folder(inner)
-    write_atomically(folder / MANIFEST, manifest.to_json())
-    generation = folder.with_name(folder.name.removeprefix(".").removesuffix(".tmp"))
-    folder.rename(generation)
-    sync_folder(home.generations)
-    link = home.offline.with_name(".offline.tmp")
-    link.unlink(missing_ok=True)
-    link.symlink_to(generation.relative_to(home.root), target_is_directory=True)
-    link.replace(home.offline)
-    sync_folder(home.root)
+        _sync(part)
+    with changing_parts(home):
+        before = current(home)
+        if before is not None:
+            _bring_stream_parts(before, folder, manifest)
+        for inner in folder.iterdir():
+            sync_folder(inner)
+        write_atomically(folder / MANIFEST, manifest.to_json())
+        generation = folder.with_name(folder.name.removeprefix(".").removesuffix(".tmp"))
+        folder.rename(generation)
+        sync_folder(home.generations)
+        link = home.offline.with_name(".offline.tmp")
+        link.unlink(missing_ok=True)
+        link.symlink_to(generation.relative_to(home.root), target_is_directory=True)
+        link.replace(home.offline)
+        sync_folder(home.root)
     _prune(home)
     return generation
+
+
+def rows_after(part: Path, after: datetime, target: Path) -> int:
+    """Write the rows of a part later than an instant to another file; returns how many (no file where none)."""
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(part, partitioning=None)
+    later = table.filter(pc.greater(table.column("event_timestamp"), after))
+    if later.num_rows:
+        pq.write_table(later, target, compression="lz4")
+        _sync(target)
+    return int(later.num_rows)
+
+
+def _bring_stream_parts(before: Path, folder: Path, manifest: Manifest) -> None:
+    """Link the stream's parts of messages from `next_seq` on; one that begins before it is cut."""
+    was = manifest_of(before)
+    if (was.log_generation, was.epoch) != (manifest.log_generation, manifest.epoch):
+        return
+    for view in manifest.rows:
+        for part in stream_parts(before, view):
+            if part.last_seq < manifest.next_seq:
+                continue
+            (folder / view).mkdir(exist_ok=True)
+            if part.first_seq >= manifest.next_seq:
+                os.link(part.path, folder / view / part.path.name)
+            else:
+                name = stream_part_name(manifest.next_seq, part.last_seq)
+                rows_after(part.path, manifest.known_at, folder / view / name)
+
+
+def _sync(part: Path) -> None:
+    with part.open("rb") as written:
+        os.fsync(written.fileno())
 
 
 def _prune(home: Home) -> None:

@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from streams import generations
+from streams.dataflow.telemetry import is_streaming, position
 from streams.importers import dead_letters
 from streams.log.reader import end
+from streams.log.segments import generation
 from velo.store import Store
 
 
@@ -23,30 +26,43 @@ class Status:
     rows: int
     epoch: int
     dead_letters: int
+    stream_at: int | None = None
+    stream_sealed: int | None = None
+    stream_said: str | None = None
+    stream_running: bool = False
 
     def lines(self) -> list[tuple[str, object]]:
         """As shown to a person."""
-        behind = None if self.tables_at is None else self.messages - self.tables_at
+        held = [at for at in (self.tables_at, self.stream_sealed) if at is not None]
+        behind = self.messages - max(held, default=0)
         tables = (
-            "not built: run `velo build`"
-            if behind is None
-            else "up to date"
-            if behind == 0
-            else f"{behind:,} messages behind"
+            "not built: run `velo build`" if not held else f"{behind:,} messages behind" if behind else "up to date"
         )
         return [
             ("time zone", self.timezone),
             ("keys by", self.keys or "set by the first load"),
             ("log", f"{self.messages:,} messages, to {self.log_end or 'nothing yet'}"),
             ("tables", f"{tables}; {self.rows:,} rows, epoch {self.epoch}"),
+            ("stream", self._stream()),
             ("dead letters", self.dead_letters),
         ]
+
+    def _stream(self) -> str:
+        if self.stream_at is None:
+            return "never ran: start it with `velo stream`"
+        behind = self.messages - self.stream_at
+        where = "at the log's end" if behind == 0 else f"{behind:,} messages behind"
+        state = "running" if self.stream_running else "stopped"
+        return f"{state}, {where}; sealed before message {self.stream_sealed:,}, said {self.stream_said}"
 
 
 def status(store: Store) -> Status:
     """Look at a store; nothing is changed."""
     log_end = end(store.home)
     folder = generations.current(store.home)
+    streamed = position(store.home)
+    if streamed is not None and streamed.log_generation != generation(store.home):
+        streamed = None
     built = generations.manifest_of(folder) if folder else None
     return Status(
         home=str(store.home.root),
@@ -56,7 +72,19 @@ def status(store: Store) -> Status:
         log_end=log_end.known_at,
         tables_at=built.next_seq if built else None,
         tables_end=built.known_at if built else None,
-        rows=sum(built.rows.values()) if built else 0,
+        rows=sum(built.rows.values()) + _streamed_rows(folder) if folder and built else 0,
         epoch=built.epoch if built else 0,
         dead_letters=len(dead_letters.read(store.home)),
+        stream_at=streamed.next_seq if streamed else None,
+        stream_sealed=streamed.sealed_seq if streamed else None,
+        stream_said=streamed.at if streamed else None,
+        stream_running=bool(streamed and is_streaming(store.home)),
     )
+
+
+def _streamed_rows(generation: Path) -> int:
+    import pyarrow.parquet as pq
+
+    views = sorted(folder.name for folder in generation.iterdir() if folder.is_dir())
+    parts = (part.path for view in views for part in generations.stream_parts(generation, view))
+    return sum(pq.read_metadata(part).num_rows for part in parts)

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from tests.seasons import BUILT_AT, a_season, a_store
 from training import bundle
-from training.bundle import within_race_softmax
+from training.blocks import softmax
 from training.dataset import TrainingSet, training_set
 from training.metrics import first_choice_won, measure, winner_log_loss
 from training.model import FEATURES, Options, fit, gradients
@@ -53,7 +53,7 @@ def some_races(sizes: list[int], wins: list[float], pi: float = np.nan) -> Races
 
 def test_probabilities_of_each_race_sum_to_one_however_large_the_scores() -> None:
     scores = np.array([900.0, 901.0, -900.0, 0.0, 0.0])
-    chances = within_race_softmax(scores, np.array([0, 3]))
+    chances = softmax(scores, np.array([0, 3]))
     assert chances[:3].sum() == pytest.approx(1.0, abs=1e-12)
     assert chances[3:].tolist() == [0.5, 0.5]
     assert chances[1] / chances[0] == pytest.approx(math.e)
@@ -65,7 +65,7 @@ def test_the_gradient_is_the_slope_of_the_winner_log_loss() -> None:
     scores = np.random.default_rng(3).normal(size=7)
 
     def loss(at: NDArray[np.float64]) -> float:
-        return float(winner_log_loss(within_race_softmax(at, races.starts), races).sum())
+        return float(winner_log_loss(softmax(at, races.starts), races).sum())
 
     first, second = gradients(scores, races)
     step = 1e-5 * np.eye(7)

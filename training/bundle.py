@@ -77,13 +77,6 @@ class Bundle:
         return np.asarray(values - values.mean(axis=0), dtype=np.float64)
 
 
-def within_race_softmax(scores: Floats, starts: NDArray[np.intp]) -> Floats:
-    """Probabilities from scores, each race's summing to 1; races are blocks of rows that begin at `starts`."""
-    sizes = np.diff(np.r_[starts, scores.size])
-    raised = np.exp(scores - np.repeat(np.maximum.reduceat(scores, starts), sizes))
-    return np.asarray(raised / np.repeat(np.add.reduceat(raised, starts), sizes), dtype=np.float64)
-
-
 def write(home: Home, model_text: str, metadata: Mapping[str, Any], metrics: Mapping[str, Any], now: datetime) -> str:
     """Keep a model as a new version and make it the current one; returns the version.
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo.catalogue.columns import COLUMNS
-from training.bundle import within_race_softmax
+from training.blocks import softmax
 from training.metrics import winner_log_loss
 from training.races import Races
 
@@ -72,7 +72,7 @@ class Fitted:
         """Probabilities of the starters of some races; `matrix` has their rows."""
         booster = lightgbm.Booster(model_str=self.text)
         scores = booster.predict(matrix, raw_score=True, num_threads=self.options.threads)
-        return within_race_softmax(np.asarray(scores, dtype=np.float64), races.starts)
+        return softmax(np.asarray(scores, dtype=np.float64), races.starts)
 
     def settings(self) -> dict[str, Any]:
         """How it was grown, for the record."""
@@ -100,7 +100,7 @@ def fit(
 
     def loss(scores: Floats, data: lightgbm.Dataset) -> tuple[str, float, bool]:
         of = races[id(data)]
-        return "winner_log_loss", float(winner_log_loss(within_race_softmax(scores, of.starts), of).mean()), False
+        return "winner_log_loss", float(winner_log_loss(softmax(scores, of.starts), of).mean()), False
 
     def tell(environment: Any) -> None:
         progress(environment.iteration + 1, options.rounds)
@@ -125,5 +125,5 @@ def fit(
 
 def gradients(scores: Floats, races: Races) -> tuple[Floats, Floats]:
     """First and (diagonal) second derivative of the winner log loss of every race with respect to the scores."""
-    chance = within_race_softmax(scores, races.starts)
+    chance = softmax(scores, races.starts)
     return chance - races.share, chance * (1.0 - chance)

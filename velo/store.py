@@ -71,6 +71,16 @@ class Home:
         return self.root / "redis"
 
     @property
+    def recovery(self) -> Path:
+        """Where the stream was: Bytewax's recovery stores, one folder a log and epoch."""
+        return self.root / "recovery"
+
+    @property
+    def stream(self) -> Path:
+        """What a running stream says of itself, and its lock."""
+        return self.root / "stream"
+
+    @property
     def models(self) -> Path:
         """Model bundles."""
         return self.root / "models"

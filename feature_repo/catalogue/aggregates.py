@@ -17,6 +17,28 @@ RECENT_DEPTH: Final = 10
 """How many of a key's latest values the recent features may look back on."""
 
 
+WORDS: Final[Mapping[str, str]] = {
+    "one": "starts",
+    "win": "wins",
+    "place": "places",
+    "prb_e9": "share of rivals beaten",
+    "prb_known": "starts against rivals",
+    "exp_e9": "wins the market expected",
+    "win_priced": "wins where every starter had odds",
+    "uni_e9": "wins by chance alone (1 ÷ starters)",
+    "market_e9": "market's expectation (1 = an average runner)",
+    "lengths_e9": "lengths behind the winner (30 at most)",
+    "position": "position",
+    "field": "number of starters",
+    "race_day": "race day (days since 1970-01-01)",
+    "race_class": "class of the race",
+    "distance_m": "distance in metres",
+    "weight_lbs": "weight carried in pounds",
+    "official_rating": "official rating",
+}
+"""What each measure of a start says, as the formulas tell it."""
+
+
 def unit(measure: str) -> int:
     """What one natural unit of a measure counts in it."""
     return E9 if measure.endswith("_e9") else 1
@@ -34,6 +56,10 @@ class Total:
     def measures(self) -> tuple[str, ...]:
         """The measures it sums."""
         return (self.measure,)
+
+    def describe(self) -> str:
+        """Its formula in words."""
+        return f"Σ {WORDS[self.measure]}"
 
     def sql(self, total: Callable[[str], str]) -> str:
         """Expression, given the expression of the total of a measure."""
@@ -67,6 +93,11 @@ class Quotient:
     def _factors(self) -> tuple[int, int]:
         over, under = unit(self.numerator), unit(self.denominator)
         return (1, 1) if over == under else (under, over)
+
+    def describe(self) -> str:
+        """Its formula in words."""
+        over, under = f"Σ {WORDS[self.numerator]}", f"Σ {WORDS[self.denominator]}"
+        return f"({over} + {self.prior}) ÷ ({under} + {self.prior})" if self.prior else f"{over} ÷ {under}"
 
     def sql(self, total: Callable[[str], str]) -> str:
         """Expression, given the expression of the total of a measure."""
@@ -102,6 +133,10 @@ class Last:
     kind: Kind = "float"
     depth: int = 0
 
+    def describe(self) -> str:
+        """Its formula in words."""
+        return f"{WORDS[self.measure]} of the last start"
+
     def sql(self, newest: Callable[[int], str], last: str) -> str:
         """Expression, given those of the k-th newest known value and of the last start's."""
         return (
@@ -136,6 +171,10 @@ class Ewma:
         """0.6^i times 5^(depth − 1): whole numbers, newest first."""
         return tuple(3**back * 5 ** (self.depth - 1 - back) for back in range(self.depth))
 
+    def describe(self) -> str:
+        """Its formula in words."""
+        return f"mean {WORDS[self.measure]} of the last {self.depth} known, weights 0.6^i from the newest"
+
     def sql(self, newest: Callable[[int], str], last: str) -> str:
         """Expression, given those of the k-th newest known value and of the last start's."""
         over = " + ".join(f"coalesce({newest(k)}, 0) * {w}" for k, w in enumerate(self.weights))
@@ -159,6 +198,12 @@ class Slope:
     depth: int = 6
     least: int = 3
     kind: Kind = "float"
+
+    def describe(self) -> str:
+        """Its formula in words."""
+        return (
+            f"least-squares slope a start of {WORDS[self.measure]}, the last {self.depth} known ({self.least} or more)"
+        )
 
     def sql(self, newest: Callable[[int], str], last: str) -> str:
         """Expression, given those of the k-th newest known value and of the last start's."""
@@ -200,6 +245,10 @@ class Variance:
     def _centre(self) -> int:
         return unit(self.measure) // 2
 
+    def describe(self) -> str:
+        """Its formula in words."""
+        return f"sample variance of {WORDS[self.measure]}, the last {self.depth} known ({self.least} or more)"
+
     def sql(self, newest: Callable[[int], str], last: str) -> str:
         """Expression, given those of the k-th newest known value and of the last start's."""
         values = [f"coalesce({newest(k)} - {self._centre}, 0)" for k in range(self.depth)]
@@ -229,6 +278,10 @@ class Best:
     measure: str
     depth: int = 6
     kind: Kind = "float"
+
+    def describe(self) -> str:
+        """Its formula in words."""
+        return f"largest {WORDS[self.measure]} of the last {self.depth} known"
 
     def sql(self, newest: Callable[[int], str], last: str) -> str:
         """Expression, given those of the k-th newest known value and of the last start's."""

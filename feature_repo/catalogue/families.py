@@ -55,6 +55,13 @@ class Family:
             *over_time,
         )
 
+    @property
+    def formulas(self) -> tuple[str, ...]:
+        """What each of `features` is, in words."""
+        over_time = [f"{one.describe()}, last {days} days" for days in self.windows for one in self.windowed]
+        career = [f"{one.describe()}, all known starts" for one in self.career]
+        return (*career, *(one.describe() for one in self.recent), *over_time)
+
 
 RECORD: Final[tuple[Aggregate, ...]] = (
     Total("starts", "one"),

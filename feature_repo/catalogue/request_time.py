@@ -13,10 +13,11 @@ from numpy.typing import ArrayLike, NDArray
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A request input, or a feature made at request time."""
+    """A request input, or a feature made at request time; `about` is the formula of the latter in words."""
 
     name: str
     kind: Literal["int", "float", "text"]
+    about: str = ""
 
 
 REQUEST: Final = (
@@ -33,12 +34,12 @@ STORED: Final = ("last_race_day", "last_class", "last_distance_m", "last_weight_
 """Read from `STORED_VIEW`, in the order of `REQUEST`."""
 
 FEATURES: Final = (
-    Column("days_since_last_run", "int"),
-    Column("layoff_band", "text"),
-    Column("class_change", "int"),
-    Column("distance_change_m", "float"),
-    Column("weight_change_lbs", "float"),
-    Column("rating_change", "int"),
+    Column("days_since_last_run", "int", "race day − last race day"),
+    Column("layoff_band", "text", "days since the last run, by bands of a lay-off"),
+    Column("class_change", "int", "class of this race − class of the last (+ is easier)"),
+    Column("distance_change_m", "float", "distance of this race − distance of the last"),
+    Column("weight_change_lbs", "float", "weight carried now − weight carried last"),
+    Column("rating_change", "int", "official rating now − official rating last"),
 )
 
 DEBUT: Final = "debut"

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha1
 from typing import Final, Literal
 
 import numpy as np
@@ -118,3 +119,8 @@ class Layout:
             columns=tuple(zip(self.value_fields, (_TAGS[kind] for _, kind in self.columns), strict=True)),
             header=_HEADER.size,
         )
+
+    @cached_property
+    def script_sha(self) -> str:
+        """The name under which a server that has loaded the script knows it."""
+        return sha1(self.script.encode(), usedforsecurity=False).hexdigest()

@@ -113,16 +113,17 @@ class RedisRows:
         from redis.exceptions import MovedError, NoScriptError
 
         # A server that restarted has forgotten the script, a cluster may have moved the key: offering again is safe.
-        for _ in range(3):
+        for _ in range(4):
             answers: list[int] = []
             try:
                 for client, share in self._by_node(offers):
-                    sha = client.script_load(layout.script)
                     with client.pipeline(transaction=False) as pipe:
                         for key, version, time, row in share:
-                            pipe.execute_command("EVALSHA", sha, 1, key, version, time, row)
+                            pipe.execute_command("EVALSHA", layout.script_sha, 1, key, version, time, row)
                         answers += pipe.execute()
             except NoScriptError:
+                for client, _share in self._by_node(offers):
+                    client.script_load(layout.script)
                 continue
             except MovedError:
                 self.client.nodes_manager.initialize()

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +12,7 @@ from streams.importers.results import Maker, Row, letter
 from streams.importers.runners import typed_rows
 from streams.log.writer import Clock, LogWriter
 from velo.errors import Refused, UserError
-from velo.racing.messages import Racecard
+from velo.racing.messages import NonRunner, Racecard
 from velo.settings import KeyPolicy
 from velo.store import Store
 
@@ -22,24 +22,34 @@ REQUIRED: Final = ("race_id", "race_date", "course", "horse")
 
 @dataclass(frozen=True, slots=True)
 class ParsedCards:
-    """One load of cards, checked; `keys` is the policy by which the keys were made."""
+    """One load of cards, checked; `keys` is the policy by which the keys were made.
+
+    `notices` are the non-runners that the cards themselves tell, each to be said after its card.
+    """
 
     messages: list[Racecard]
     refused: list[DeadLetter]
     warnings: Mapping[str, int]
     rows: int
     keys: KeyPolicy
+    notices: list[NonRunner] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class DeclareReport:
-    """The races declared, in order of their off; `identical` cards were told already."""
+    """The races declared, in order of their off; `identical` cards and withdrawals were told already.
+
+    `rows` are the rows read; of the races declared, `non_runners` are declared and will not run. `warnings` counts
+    what was settled on the way.
+    """
 
     races: tuple[str, ...]
     rows: int
     appended: int
     identical: int
     refused: Mapping[str, int]
+    non_runners: int = 0
+    warnings: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_cards(paths: Sequence[Path], store: Store) -> ParsedCards:
@@ -70,7 +80,7 @@ def read_cards(paths: Sequence[Path], store: Store) -> ParsedCards:
 
 
 def declare(store: Store, cards: ParsedCards, *, clock: Clock, late: bool = False) -> DeclareReport:
-    """Append cards to the log; they are on the disk when this returns.
+    """Append cards, each followed by its non-runners, to the log; they are on the disk when this returns.
 
     A card that brings no `known_at` is live: known when it arrives. Those that do are a bulk load, and keep it.
     """
@@ -78,8 +88,9 @@ def declare(store: Store, cards: ParsedCards, *, clock: Clock, late: bool = Fals
     with LogWriter.open(store, clock=clock) as writer:
         if ordered:
             store.with_keys(cards.keys)
-        loaded = writer.load([card for card in ordered if card.known_at is not None], late=late)
-        live = [writer.append(card) for card in ordered if card.known_at is None]
+        told: list[Racecard | NonRunner] = [*ordered, *cards.notices]  # ties of known_at stay in this order
+        loaded = writer.load([one for one in told if one.known_at is not None], late=late)
+        live = [writer.append(one) for one in told if one.known_at is None]
         writer.sync()
     dead_letters.write(store.home, cards.refused, clock())
     return DeclareReport(
@@ -88,4 +99,6 @@ def declare(store: Store, cards: ParsedCards, *, clock: Clock, late: bool = Fals
         appended=loaded.appended + sum(one.seq is not None for one in live),
         identical=loaded.identical + sum(one.seq is None for one in live),
         refused=dict(Counter(one.reason for one in cards.refused)),
+        non_runners=len({(one.race_id, one.horse_id) for one in cards.notices}),
+        warnings=dict(cards.warnings),
     )

@@ -43,6 +43,13 @@ def country_of(course: str, region: str | None = None) -> str:
     return suffixes[-1] if suffixes else (cells.text(region) or "GB").upper()
 
 
+def course_with_country(course: str, region: str | None = None) -> str:
+    """A course as results name it: a foreign one ends in its country, `Naas (IRE)`; a card gives the region apart."""
+    abroad = (cells.text(region) or "GB").upper()
+    suffixed = any(code != _ALL_WEATHER for code in _SUFFIX.findall(course))
+    return course if suffixed or abroad == "GB" else f"{course} ({abroad})"
+
+
 def surface_of(course: str, named: str | None = None) -> str:
     """AW where the course says (AW), else the surface named, else Turf; raises ValueError for another surface."""
     if f"({_ALL_WEATHER})" in course:

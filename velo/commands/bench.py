@@ -54,3 +54,43 @@ def point_in_time(
 
     figures = measure(rows, stock_rows, runners, timezone)
     show(figures, as_json, lambda: table(figures))
+
+
+@bench_app.command()
+def stream(
+    starts: Annotated[int, typer.Option(help="How many starts to replay.")] = 100_000,
+    rates: Annotated[
+        list[float], typer.Option("--rate", help="Live results a second; give it again for another rate.")
+    ] = [10.0, 80.0],  # noqa: B006 typer copies it
+    seconds: Annotated[float, typer.Option(help="How long each rate is held.")] = 30.0,
+    processes: Annotated[list[int], typer.Option(help="Processes; give it again for another number.")] = [1, 2],  # noqa: B006 typer copies it
+    runners: Results = None,
+    timezone: Zone = "Europe/London",
+    as_json: Json = False,
+) -> None:
+    """`velo stream`: starts/s into no sink, Parquet and both; and how soon a live result is readable in Redis."""
+    from rich.console import Group
+
+    from benchmarks.stream import measure, table
+
+    figures = measure(starts, rates, seconds, processes, runners, timezone)
+    show(figures, as_json, lambda: Group(*table(figures)))
+
+
+@bench_app.command()
+def faults(
+    kills: Annotated[int, typer.Option(help="How many SIGKILLs.")] = 200,
+    starts: Annotated[int, typer.Option(help="Starts in each replay.")] = 10_000,
+    processes: Annotated[int, typer.Option(min=1, help="Processes of the stream.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of when they fall.")] = 1,
+    runners: Results = None,
+    timezone: Zone = "Europe/London",
+    as_json: Json = False,
+) -> None:
+    """Kill the stream at random moments of a replay, then compare both stores with a fresh batch; exits 1 on any difference."""
+    from benchmarks.faults import measure, table
+
+    figures = measure(kills, starts, processes, seed, runners, timezone)
+    show(figures, as_json, lambda: table(figures))
+    if figures.differences:
+        raise typer.Exit(1)

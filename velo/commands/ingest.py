@@ -13,6 +13,7 @@ from velo.commands.feed import Brokers, Follow, KafkaTopic, Once, Partition, Red
 from velo.errors import UserError
 
 if TYPE_CHECKING:
+    from streams.importers.cards import DeclareReport
     from streams.importers.ingest import IngestReport
     from streams.importers.results import Parsed
     from velo.store import Store
@@ -100,10 +101,17 @@ def card_runners(files: Files, late: Late = False, as_json: Json = False) -> Non
     from streams.importers.cards import declare, read_cards
 
     store = open_store()
-    report = declare(store, read_cards(files, store), clock=now, late=late)
-    told = [("races", len(report.races)), ("runners", report.rows), ("appended", report.appended)]
-    told += [("already there", report.identical), ("refused", sum(report.refused.values()))]
-    show(report, as_json, lambda: facts("cards", told))
+    _declared(declare(store, read_cards(files, store), clock=now, late=late), as_json)
+
+
+@cards_app.command("rpscrape")
+def card_rpscrape(files: Files, late: Late = False, as_json: Json = False) -> None:
+    """Racecards as rpscrape writes them (JSON), with their non-runners; a reserve is declared once it has a run."""
+    from streams.importers.cards import declare
+    from streams.importers.rpscrape_cards import read_rpscrape_cards
+
+    store = open_store()
+    _declared(declare(store, read_rpscrape_cards(files, store), clock=now, late=late), as_json)
 
 
 @letters_app.callback()
@@ -158,6 +166,15 @@ def vars_of(report: Any) -> list[tuple[str, Any]]:
     from dataclasses import fields
 
     return [(one.name.replace("_", " "), getattr(report, one.name)) for one in fields(report)]
+
+
+def _declared(report: "DeclareReport", as_json: bool) -> None:
+    told = [("races", len(report.races)), ("runners", report.rows), ("non-runners", report.non_runners)]
+    told += [("appended", report.appended), ("already there", report.identical)]
+    told += [("refused", sum(report.refused.values()))]
+    notes = [f"  refused {count:,} × {reason}" for reason, count in sorted(report.refused.items())]
+    notes += [f"  note: {count:,} × {warning}" for warning, count in sorted(report.warnings.items())]
+    show(report, as_json, lambda: Group(facts("cards", told), Text("\n".join(notes))))
 
 
 def _load(store: "Store", parsed: "Parsed", *, late: bool, as_json: bool) -> None:

@@ -1,0 +1,207 @@
+"""`velo bench stream`: starts a second through both sinks, and how soon a result can be read from Redis."""
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+from prometheus_client import Histogram
+from rich.table import Table
+
+from benchmarks.ground import machine, store_of
+from feature_repo.stores import embedded_redis
+from streams.batch.build import build
+from streams.dataflow.run import Options, plan, run
+from streams.dataflow.telemetry import Telemetry, position
+from streams.log import reader
+from streams.log.writer import LogWriter
+from velo.racing.messages import Result
+from velo.settings import Settings
+from velo.store import Store
+
+SINKS: Final = {"none": ["--no-online", "--no-offline"], "Parquet": ["--no-online"], "both": []}
+WARM_UP: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A replay of a whole log: seconds from the first record to the end, without starting the program.
+
+    Peak memory is that of the first process.
+    """
+
+    sinks: str
+    processes: int
+    starts: int
+    seconds: float
+    starts_per_second: float
+    peak_mb: float
+    machine: str
+
+
+@dataclass(frozen=True, slots=True)
+class Freshness:
+    """Live results at a rate: from `known_at` to readable in Redis, over all views; milliseconds."""
+
+    results_per_second: float
+    starts_per_second: float
+    results: int
+    p50_ms: float
+    p99_ms: float
+    longest_ms: float
+    machine: str
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Replays and live rates."""
+
+    replays: list[Replayed]
+    live: list[Freshness]
+
+
+def measure(
+    starts: int, rates: Sequence[float], seconds: float, processes: Sequence[int], runners: Path | None, timezone: str
+) -> Figures:
+    """Replay so many starts into no sink, one and both, with each number of processes; then live results at each rate."""
+    with TemporaryDirectory() as scratch:
+        loaded, held = store_of(Path(scratch) / "loaded", starts, runners, timezone)
+        replays = []
+        for count in processes:
+            for sinks in SINKS if count == 1 else ["none", "both"]:
+                home = _copied(loaded, Path(scratch) / f"{sinks}-{count}")
+                replays.append(_replayed(home, held, sinks, count))
+                shutil.rmtree(home)
+        live = [_live(_copied(loaded, Path(scratch) / f"live-{rate}"), rate, seconds) for rate in rates]
+        return Figures(replays, live)
+
+
+def _replayed(home: Path, starts: int, sinks: str, processes: int) -> Replayed:
+    command = [sys.executable, "-m", "velo.cli", "stream", "--once", "--processes", str(processes), *SINKS[sinks]]
+    environ = {**os.environ, "VELO_HOME": str(home)}
+    said = home / "said.ndjson"
+    with said.open("wb") as out:
+        process = subprocess.Popen(command, env=environ, stderr=out)
+        _, code, usage = os.wait4(process.pid, 0)
+    if code:
+        raise RuntimeError(said.read_text())
+    embedded_redis.down(Store.open(Settings(home)).home)
+    told = [json.loads(line) for line in said.read_text().splitlines() if line.startswith("{")]
+    begun = min(datetime.fromisoformat(one["at"]) for one in told if one["event"] == "stream.begins")
+    ended = max(datetime.fromisoformat(one["at"]) for one in told if one["event"] == "stream.ended")
+    seconds = (ended - begun).total_seconds()
+    per_second = round(starts / seconds, 1)
+    return Replayed(
+        sinks, processes, starts, round(seconds, 2), per_second, round(usage.ru_maxrss / 1024, 1), machine()
+    )
+
+
+class _Observed(Histogram):
+    """A histogram that also keeps every observation."""
+
+    def __init__(self) -> None:
+        super().__init__("fresh", "kept", registry=None)
+        self.seconds: list[float] = []
+
+    def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
+        """Keep it."""
+        self.seconds.append(amount)
+
+
+def _live(home: Path, rate: float, seconds: float) -> Freshness:
+    """A stream that took over from a build, and another process that tells it results as they are run."""
+    store = Store.open(Settings(home))
+    build(store, datetime.now(UTC))
+    telemetry, stop, observed = Telemetry(), threading.Event(), _Observed()
+    telemetry.fresh = observed
+    planned = plan(store)
+    thread = threading.Thread(
+        target=run, args=(planned, Options(), lambda: datetime.now(UTC), telemetry), kwargs={"stop": stop}
+    )
+    thread.start()
+    try:
+        while not (where := position(store.home)) or not where.at_end:
+            time.sleep(0.1)
+        told = subprocess.run(
+            [sys.executable, "-m", "benchmarks.stream", str(home), str(rate), str(seconds)],
+            check=True,
+            stdout=subprocess.PIPE,
+        )
+        results, starts = json.loads(told.stdout.splitlines()[-1])
+        while not (where := position(store.home)) or where.next_seq < planned.begin + results or not where.at_end:
+            time.sleep(0.1)
+    finally:
+        stop.set()
+        thread.join()
+        embedded_redis.down(store.home)
+    taken = sorted(observed.seconds[8 * WARM_UP :])
+    p99 = statistics.quantiles(taken, n=100)[98]
+    return Freshness(
+        rate,
+        round(starts / seconds, 1),
+        results,
+        round(1000 * statistics.median(taken), 1),
+        round(1000 * p99, 1),
+        round(1000 * taken[-1], 1),
+        machine(),
+    )
+
+
+def feed(home: Path, rate: float, seconds: float) -> tuple[int, int]:
+    """Append results at a rate, each as it would be told now; returns how many results and starts."""
+    store = Store.open(Settings(home))
+    every = [message for _, message in reader.messages(store.home) if isinstance(message, Result)][-2000:]
+    told = starts = 0
+    with LogWriter.open(store, clock=lambda: datetime.now(UTC)) as writer:
+        begun = time.perf_counter()
+        while (due := told / rate) < seconds:
+            time.sleep(max(0.0, begun + due - time.perf_counter()))
+            result = every[told % len(every)]
+            now = datetime.now(UTC)
+            race = replace(
+                result.race,
+                race_id=f"live {told}",
+                off_time=now - timedelta(minutes=10),
+                race_date=now.astimezone(store.timezone).date(),
+            )
+            writer.append(replace(result, race=race, result_version=1))
+            told, starts = told + 1, starts + sum(one.started for one in result.runners)
+    return told, starts
+
+
+def table(figures: Figures) -> list[Table]:
+    """As shown to a person."""
+    replayed = Table(title=f"replay of a whole log, all eight views ({figures.replays[0].machine})")
+    for name in ("sinks", "processes", "starts", "seconds", "starts/s", "peak MB"):
+        replayed.add_column(name, justify="left" if name == "sinks" else "right")
+    for one in figures.replays:
+        values: list[Any] = [one.processes, one.starts, one.seconds, one.starts_per_second, one.peak_mb]
+        replayed.add_row(one.sinks, *(f"{value:,}" for value in values))
+    live = Table(title="from a result's known_at to readable in Redis")
+    for name in ("results/s", "starts/s", "results", "p50 ms", "p99 ms", "longest ms"):
+        live.add_column(name, justify="right")
+    for each in figures.live:
+        values = [each.results_per_second, each.starts_per_second, each.results, each.p50_ms, each.p99_ms]
+        live.add_row(*(f"{value:,}" for value in [*values, each.longest_ms]))
+    return [replayed, live]
+
+
+def _copied(loaded: Store, home: Path) -> Path:
+    home.mkdir()
+    shutil.copytree(loaded.home.log, home / "log")
+    shutil.copy(loaded.home.identity, home)
+    return home
+
+
+if __name__ == "__main__":
+    sys.stdout.write("\n" + json.dumps(feed(Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]))) + "\n")

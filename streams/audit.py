@@ -1,0 +1,337 @@
+"""`velo audit`: what both stores hold, value by value, against a batch made afresh from the log.
+
+Tables are compared as functions of time, at every instant at which either has a row, up to where the stores were
+brought; a row that repeats the one before it is no difference. Of Redis, each key's row is compared at that position,
+or at its own instant where it is further on, and Feast's own fields with the packed row beside them.
+"""
+
+# ruff: noqa: S608  names are the catalogue's own, values are bound
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Final
+
+from feature_repo.catalogue.aggregates import Ewma, Slope, Variance
+from feature_repo.catalogue.families import FAMILIES, Family
+from feature_repo.stores.asof import text
+from feature_repo.stores.redis_client import told
+from feature_repo.stores.redis_layout import VALID_UNTIL, Layout
+from feature_repo.stores.redis_rows import RedisRows
+from streams import generations
+from streams.batch import frames
+from streams.batch.build import MEMORY_LIMIT, build
+from streams.dataflow.telemetry import position
+from streams.log import reader
+from streams.log.segments import generation as log_generation
+from velo.errors import UserError
+from velo.files import make_folder
+from velo.racing.clock import from_text
+from velo.store import Home, Store
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+SHOWN: Final = 20
+"""Differences told in full; the rest is counted."""
+HISTORY: Final = 4
+TOLERANCE: Final = 1e-12
+CURVES_TOLERANCE: Final = 1e-9
+READ_KEYS: Final = 5_000
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One value that differs: `at` is the instant asked about, `history` the feature's last true changes before it."""
+
+    store: str
+    view: str
+    key: tuple[str, ...]
+    at: datetime | None
+    feature: str
+    expected: Any
+    found: Any
+    history: tuple[tuple[datetime, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """What was compared, up to which message, and what differed: `found` differences, the first of them told."""
+
+    next_seq: int
+    known_at: datetime
+    compared: dict[str, int]
+    found: int
+    differences: tuple[Difference, ...]
+
+
+def audit(
+    store: Store,
+    now: datetime,
+    *,
+    client: Any | None,
+    sample: int | None = None,
+    progress: Progress = lambda step, done, steps: None,
+) -> AuditReport:
+    """Compare the offline tables, and the Redis behind `client` if one is given, with a fresh batch of the whole log.
+
+    `sample` looks at so many keys of each view, the same ones each time. Raises `UserError` where there are no tables,
+    or they are of another log.
+    """
+    home = store.home
+    folder = generations.current(home)
+    if folder is None:
+        raise UserError(f"there are no tables at {home.offline}: run `velo build` or `velo stream` first")
+    manifest = generations.manifest_of(folder)
+    if manifest.log_generation != log_generation(home):
+        raise UserError(f"the tables at {home.offline} are of a log since replaced: run `velo build` first")
+    next_seq, until = _brought_to(home, manifest)
+    with frames.scratch_connection(home, MEMORY_LIMIT) as connection:
+        parts = {family.view: sorted((folder / family.view).glob("*.parquet")) for family in FAMILIES}
+        # what Redis holds is read before the log's end is: it is never ahead of the batch
+        held = {family.view: _read_online(client, family) for family in FAMILIES} if client is not None else {}
+        with _fresh(store, now) as fresh:
+            found: list[Difference] = []
+            compared = {"offline": 0, "online": 0}
+            count = 0
+            for done, family in enumerate(FAMILIES):
+                progress(family.view, done, len(FAMILIES))
+                one = _View(connection, family, until, sample)
+                one.lay_out(fresh, parts[family.view])
+                checks = [("offline", one.offline())]
+                if family.view in held:
+                    checks.append(("online", one.online(*held[family.view])))
+                for where, (rows, differences) in checks:
+                    compared[where] += rows
+                    count += len(differences)
+                    found += differences[: max(0, SHOWN - len(found))]
+            return AuditReport(next_seq, until, compared, count, tuple(found))
+
+
+def _brought_to(home: Home, manifest: generations.Manifest) -> tuple[int, datetime]:
+    """Up to which record both stores were brought for certain, and the instant of the last one."""
+    streamed = position(home)
+    sealed = streamed.sealed_seq if streamed and streamed.log_generation == manifest.log_generation else 0
+    if sealed <= manifest.next_seq:
+        return manifest.next_seq, manifest.known_at
+    last = next(reader.records(home, sealed - 1))
+    return sealed, from_text(last["known_at"])
+
+
+@contextmanager
+def _fresh(store: Store, now: datetime) -> Iterator[Path]:
+    """The folder of tables made anew from the log, in a home of their own that is removed."""
+    with TemporaryDirectory(dir=make_folder(store.home.batch), prefix="audit-") as scratch:
+        home = Home(Path(scratch) / "home")
+        home.root.mkdir()
+        home.log.symlink_to(store.home.log.resolve(), target_is_directory=True)
+        yield build(replace(store, home=home), now, whole=True).generation
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """The comparison of one view; tables `fresh`, `stored` and `asked` (the keys looked at) are its own."""
+
+    connection: "duckdb.DuckDBPyConnection"
+    family: Family
+    until: datetime
+    sample: int | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What is compared of a row."""
+        return (VALID_UNTIL, *(feature.name for feature in self.family.features))
+
+    @property
+    def keys(self) -> str:
+        """The key columns."""
+        return ", ".join(self.family.keys)
+
+    def lay_out(self, fresh: Path, parts: Sequence[Path]) -> None:
+        """Make the tables of both sides, of the keys that are looked at."""
+        limit = "" if self.sample is None else f"ORDER BY hash({self.keys}) LIMIT {self.sample}"
+        true = sorted((fresh / self.family.view).glob("*.parquet"))
+        for table, files in (("fresh", true), ("stored", parts)):
+            rows = _scan(files) or f"(SELECT * FROM {_scan(true)} WHERE false)"
+            self.connection.execute(f"CREATE OR REPLACE TEMP VIEW {table}_all AS SELECT * FROM {rows}")
+        self.connection.execute(
+            f"CREATE OR REPLACE TEMP TABLE asked AS SELECT DISTINCT {self.keys} "
+            f"FROM (SELECT {self.keys} FROM fresh_all UNION SELECT {self.keys} FROM stored_all) {limit}"
+        )
+        for table in ("fresh", "stored"):
+            self.connection.execute(
+                f"CREATE OR REPLACE TEMP TABLE {table} AS "
+                f"SELECT {self.keys}, event_timestamp, {', '.join(self.names)} FROM {table}_all "
+                f"SEMI JOIN asked USING ({self.keys})"
+            )
+
+    def offline(self) -> tuple[int, list[Difference]]:
+        """How many instants were compared, and what differs at them."""
+        bound = {"until": self.until}
+        points = (
+            f"SELECT {self.keys}, event_timestamp AS at FROM fresh WHERE event_timestamp <= $until "
+            f"UNION SELECT {self.keys}, event_timestamp FROM stored WHERE event_timestamp <= $until"
+        )
+        differences = self._differences("offline", points, "stored", bound)
+        twice = self.connection.execute(
+            f"SELECT {self.keys}, event_timestamp, count(*) FROM stored GROUP BY ALL HAVING count(*) > 1"
+        ).fetchall()
+        width = len(self.family.keys)
+        for row in twice:
+            differences.append(
+                Difference("offline", self.family.view, row[:width], row[width], "(rows)", 1, row[width + 1])
+            )
+        [[rows]] = self.connection.execute(f"SELECT count(*) FROM ({points})", bound).fetchall()
+        return rows, differences
+
+    def online(self, held: "pa.Table", apart: Sequence[Difference]) -> tuple[int, list[Difference]]:
+        """How many keys were compared, and what differs of them."""
+        self.connection.register("held", held)
+        self.connection.execute(
+            f"CREATE OR REPLACE TEMP TABLE online AS SELECT * FROM held {'SEMI JOIN asked USING (' + self.keys + ')' if self.sample else ''}"
+        )
+        self.connection.unregister("held")
+        points = (
+            f"SELECT {self.keys}, greatest($until, coalesce(max(event_timestamp), $until)) AS at FROM "
+            f"(SELECT {self.keys}, event_timestamp FROM online UNION ALL "
+            f"SELECT {self.keys}, NULL FROM fresh WHERE event_timestamp <= $until) GROUP BY {self.keys}"
+        )
+        bound = {"until": self.until}
+        differences = self._differences("online", points, "online", bound)
+        [[rows]] = self.connection.execute(f"SELECT count(*) FROM ({points})", bound).fetchall()
+        wanted = set(self.connection.execute("FROM asked").fetchall()) if self.sample else None
+        return rows, differences + [one for one in apart if wanted is None or one.key in wanted]
+
+    def _differences(self, where: str, points: str, table: str, bound: Mapping[str, Any]) -> list[Difference]:
+        sides = ", ".join(f"f.{name}, s.{name}" for name in self.names)
+        unequal = ", ".join(
+            [
+                "f.event_timestamp IS NULL <> (s.event_timestamp IS NULL)",
+                *(self._unequal(name) for name in self.names),
+            ]
+        )
+        on = {side: " AND ".join(f"p.{key} = {side}.{key}" for key in self.family.keys) for side in "fs"}
+        rows = self.connection.execute(
+            f"SELECT {', '.join(f'p.{key}' for key in self.family.keys)}, p.at, [{unequal}] AS unequal, {sides} "
+            f"FROM ({points}) p ASOF LEFT JOIN fresh f ON {on['f']} AND p.at >= f.event_timestamp "
+            f"ASOF LEFT JOIN {table} s ON {on['s']} AND p.at >= s.event_timestamp "
+            f"WHERE list_bool_or(unequal) ORDER BY p.at, {', '.join(f'p.{key}' for key in self.family.keys)}",
+            dict(bound),
+        ).fetchall()
+        return [one for row in rows for one in self._told(where, row)]
+
+    def _told(self, where: str, row: tuple[Any, ...]) -> Iterator[Difference]:
+        width = len(self.family.keys)
+        key, at, unequal, sides = row[:width], row[width], row[width + 1], row[width + 2 :]
+        if unequal[0]:
+            there = any(value is not None for value in sides[0::2])
+            yield Difference(
+                where, self.family.view, key, at, "(row)", *(("one", "none") if there else ("none", "one"))
+            )
+            return
+        for place, name in enumerate(self.names):
+            if unequal[place + 1]:
+                expected, found = sides[2 * place : 2 * place + 2]
+                history = self._history(key, name, at)
+                yield Difference(where, self.family.view, key, at, name, expected, found, history)
+
+    def _history(self, key: tuple[str, ...], name: str, at: datetime) -> tuple[tuple[datetime, Any], ...]:
+        same = " AND ".join(f"{column} = ${column}" for column in self.family.keys)
+        rows = self.connection.execute(
+            f"SELECT event_timestamp, {name} FROM fresh WHERE {same} AND event_timestamp <= $at "
+            f"QUALIFY {name} IS DISTINCT FROM lag({name}) OVER (ORDER BY event_timestamp) "
+            f"ORDER BY event_timestamp DESC LIMIT {HISTORY}",
+            dict(zip(self.family.keys, key, strict=True)) | {"at": at},
+        ).fetchall()
+        return tuple((row[0], row[1]) for row in reversed(rows))
+
+    def _unequal(self, name: str) -> str:
+        kinds = {feature.name: feature.kind for feature in self.family.features}
+        mine, theirs = f"s.{name}", f"f.{name}"
+        if kinds.get(name) != "float":
+            return f"{mine} IS DISTINCT FROM {theirs}"
+        curves = {one.name for one in self.family.recent if isinstance(one, Ewma | Slope | Variance)}
+        allowed = CURVES_TOLERANCE if name in curves else TOLERANCE
+        near = f"abs({mine} - {theirs}) <= {allowed} * greatest(1, abs({mine}), abs({theirs}))"
+        return f"({mine} IS DISTINCT FROM {theirs} AND NOT coalesce({near}, false))"
+
+
+def _scan(parts: Sequence[Path]) -> str:
+    files = ", ".join(text(str(part)) for part in parts)
+    return f"read_parquet([{files}], hive_partitioning = false)" if parts else ""
+
+
+def _read_online(client: Any, family: Family) -> tuple["pa.Table", list[Difference]]:
+    """Every row of a view in Redis by its packed form, and where Feast's own fields tell otherwise."""
+    import numpy as np
+    import pyarrow as pa
+
+    layout = Layout.of(family)
+    apart: list[Difference] = []
+    tables: list[pa.Table] = []
+    with told("the online store"):
+        owned = [key for key in client.scan_iter(match=None, count=5000) if layout.owns(key)]
+    for start in range(0, len(owned), READ_KEYS):
+        hashes = _hashes(client, owned[start : start + READ_KEYS])
+        some = [(_key_of(layout, key), fields) for key, fields in hashes if layout.packed_field.encode() in fields]
+        if not some:
+            continue
+        [rows] = RedisRows(client).read_packed([(layout, [key for key, _ in some])])
+        apart += [one for key, fields in some for one in _feast_apart(layout, key, fields)]
+        columns: dict[str, Any] = {
+            name: pa.array([key[at] for key, _ in some], pa.string()) for at, name in enumerate(layout.keys)
+        }
+        columns["event_timestamp"] = pa.array(rows.event_timestamp.astype("datetime64[us]")).cast(
+            pa.timestamp("us", "UTC")
+        )
+        columns[VALID_UNTIL] = pa.array(rows.valid_until.astype("datetime64[us]")).cast(pa.timestamp("us", "UTC"))
+        for place, feature in enumerate(family.features):
+            values = pa.array(rows.values[:, place], mask=np.isnan(rows.values[:, place]))
+            columns[feature.name] = values.cast(pa.int64()) if feature.kind == "int" else values
+        tables.append(pa.table(columns))
+    return (pa.concat_tables(tables) if tables else _empty(family)), apart
+
+
+def _hashes(client: Any, keys: Sequence[bytes]) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    with told("the online store"), client.pipeline(transaction=False) as pipe:
+        for key in keys:
+            pipe.hgetall(key)
+        return list(zip(keys, pipe.execute(), strict=True))
+
+
+def _empty(family: Family) -> "pa.Table":
+    from streams.dataflow.parquet_sink import schema_of
+
+    return schema_of(family).empty_table()
+
+
+def _key_of(layout: Layout, redis_key: bytes) -> tuple[str, ...]:
+    """The key values of a Redis key, in the order of the view's keys."""
+    at = len(layout.key_prefix)
+    values: dict[str, str] = {}
+    for name in sorted(layout.keys):
+        _, length = struct.unpack_from("<II", redis_key, at)
+        values[name] = redis_key[at + 8 : at + 8 + length].decode()
+        at += 8 + length
+    return tuple(values[name] for name in layout.keys)
+
+
+def _feast_apart(layout: Layout, key: tuple[str, ...], fields: Mapping[bytes, bytes]) -> Iterator[Difference]:
+    """Where Feast's own fields of a row do not say what the packed row says."""
+    import numpy as np
+    from feast.protos.feast.types.Value_pb2 import Value
+
+    packed = np.frombuffer(fields[layout.packed_field.encode()], dtype=layout.packed_type)[0]["values"]
+    for (name, kind), field, number in zip(layout.columns, layout.value_fields, packed.tolist(), strict=True):
+        written = fields.get(field)
+        value = Value.FromString(written) if written else None
+        which = value.WhichOneof("val") if value is not None else None
+        found = None if value is None or which is None else getattr(value, which)
+        expected = None if number != number else number // 1e6 if kind == "instant" else number
+        if found != expected:
+            yield Difference("online (Feast's fields)", layout.view, key, None, name, expected, found)

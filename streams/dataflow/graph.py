@@ -1,0 +1,61 @@
+"""The dataflow, whole: from the log to both stores.
+
+    log → version per race → resequence → spread → roll per shard → offline parts, online rows
+                                   └→ dead letters
+
+Step ids key the recovery store: they are schema, and never renamed.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+import bytewax.operators as op
+from bytewax.dataflow import Dataflow
+from bytewax.inputs import Source
+from bytewax.outputs import Sink
+
+from feature_repo.catalogue.families import FAMILIES, Family
+from streams.dataflow.ground import Ground
+from streams.dataflow.steps import ALL, ResequenceLogic, RollLogic, Spread, Told, VersionLogic, all_shards, view_of
+from streams.dataflow.telemetry import Telemetry
+from streams.fold.days import LocalDays
+from streams.fold.replay import SHARDS
+from streams.fold.routing import Router
+from velo.store import Home
+
+NAME: Final = "velo"
+
+
+def graph(
+    home: Home,
+    timezone: ZoneInfo,
+    source: Source[tuple[str, Told]],
+    offline: Sink[Any] | None,
+    online: Sink[Any] | None,
+    letters: Sink[Any],
+    telemetry: Telemetry,
+    families: Sequence[Family] = FAMILIES,
+    shards: int = SHARDS,
+) -> Dataflow:
+    """The dataflow of a store; either sink of rows may be left out."""
+    ground = Ground(home, timezone, families, shards)
+    router = Router(families, shards)
+
+    flow = Dataflow(NAME)
+    records = op.input("log", flow, source)
+    versions = op.stateful_batch("version", records, lambda _: VersionLogic(home, ground, router))
+    unordered = op.map("to-one", versions, lambda keyed: (ALL, keyed[1]))
+    steps = op.stateful_batch("resequence", unordered, lambda _: ResequenceLogic(LocalDays(timezone)))
+
+    unreadable = op.filter("unreadable", steps, lambda keyed: keyed[1].letter is not None)
+    refused = op.map("letter", unreadable, lambda keyed: (ALL, keyed[1].letter))
+    op.output("dead-letters", refused, letters)
+
+    touched = op.flat_map_batch("spread", steps, Spread(all_shards(router), telemetry))
+    rolled = op.stateful_batch("roll", touched, lambda _: RollLogic(ground))
+    rows = op.map("to-view", rolled, lambda keyed: (view_of(keyed[0]), keyed[1]))
+    for name, sink in (("offline", offline), ("online", online)):
+        if sink is not None:
+            op.output(name, rows, sink)
+    return flow

@@ -1,0 +1,37 @@
+"""The online store brought to where the offline tables are: how a stream takes over from a build."""
+
+from pathlib import Path
+from typing import Final
+
+from feature_repo.stores.asof import engine, latest_sql, text
+from feature_repo.stores.redis_layout import Layout
+from feature_repo.stores.redis_rows import RedisRows
+from streams import generations
+from velo.store import Home
+
+MEMORY_LIMIT: Final = "1GB"
+ROWS_AT_ONCE: Final = 20_000
+
+
+def fill_view(home: Home, layout: Layout, redis: RedisRows, epoch: int) -> int:
+    """Offer the newest row of every key of a view's current parts; returns how many keys there are."""
+    generation = generations.current(home)
+    parts = sorted((generation / layout.view).glob("*.parquet")) if generation else []
+    if not parts:
+        return 0
+    columns = [column for column, _ in layout.columns]
+    rows = 0
+    with engine(MEMORY_LIMIT) as connection:
+        newest = latest_sql(scan(parts), layout.keys, columns, "event_timestamp", None)
+        found = connection.sql(newest.replace("$until", "'infinity'::TIMESTAMPTZ"))
+        for batch in found.to_arrow_reader(ROWS_AT_ONCE):
+            import pyarrow as pa
+
+            redis.write_rows(layout, pa.Table.from_batches([batch]), epoch)
+            rows += batch.num_rows
+    return rows
+
+
+def scan(parts: list[Path]) -> str:
+    """SQL of the rows of some parts."""
+    return f"read_parquet([{', '.join(text(str(part)) for part in parts)}], hive_partitioning = false)"

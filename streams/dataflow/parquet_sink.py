@@ -1,0 +1,220 @@
+"""The offline sink: each view's rows as Parquet parts of the current generation, sealed with each snapshot.
+
+What is sealed is sealed: after a restart the same messages make the same rows, so those that are on the disk already
+are left out instead of removed and written again, and a reader never sees a row go.
+"""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+
+from feature_repo.catalogue.families import BY_VIEW, Family
+from streams import generations
+from streams.dataflow.source import Clock
+from streams.dataflow.steps import Block
+from streams.dataflow.telemetry import Telemetry
+from streams.fold.days import to_us
+from streams.fold.roll import Row
+from velo.errors import UserError
+from velo.files import make_folder, sync_folder
+from velo.store import Home
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+ROWS_HELD: Final = 20_000
+"""Rows kept as Python values before they are written to the part that is being made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Formulas:
+    """Of which log and formulas the rows are: only tables of the same take them."""
+
+    log_generation: int
+    fingerprint: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class ParquetSink(FixedPartitionedSink[Block, int]):
+    """One partition a view."""
+
+    home: Home
+    views: Sequence[str]
+    formulas: Formulas
+    clock: Clock
+    telemetry: Telemetry
+
+    def list_parts(self) -> list[str]:
+        """Every view; Bytewax shares them out over the workers."""
+        return list(self.views)
+
+    def part_fn(self, item_key: str) -> int:
+        """A view's place among the sorted views."""
+        return sorted(self.views).index(item_key)
+
+    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> "ParquetPartition":
+        """Where to go on is seen from the parts themselves."""
+        return ParquetPartition(self, BY_VIEW[for_part])
+
+
+@dataclass(slots=True)
+class ParquetPartition(StatefulSinkPartition[Block, int]):
+    """The writer of one view."""
+
+    sink: ParquetSink
+    family: Family
+    _rows: list[Row] = field(default_factory=list)
+    _writer: "pq.ParquetWriter | None" = None
+    _first_seq: int = -1
+    _last_seq: int = -1
+    _oldest_us: int | None = None
+    _sealed_us: int = field(init=False)
+    _schema: "pa.Schema" = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._schema = schema_of(self.family)
+        generation = generations.current(self.sink.home)
+        assert generation is not None, "the stream begins with tables, empty ones at least"
+        self._sealed_us = sealed_until_us(generation, self.family.view)
+
+    def write_batch(self, values: list[Block]) -> None:
+        """Take rows; they are readable after the snapshot."""
+        for block in values:
+            rows = block.rows
+            if rows[0][1] <= self._sealed_us:
+                kept = [row for row in rows if row[1] > self._sealed_us]
+                self.sink.telemetry.repeated.labels(self.family.view).inc(len(rows) - len(kept))
+                rows = kept
+            if not rows:
+                continue
+            if self._first_seq < 0 or block.first_seq < self._first_seq:
+                self._first_seq = block.first_seq
+            self._last_seq = max(self._last_seq, block.last_seq)
+            oldest = min(row[1] for row in rows)
+            self._oldest_us = oldest if self._oldest_us is None else min(oldest, self._oldest_us)
+            self._rows += rows
+        if len(self._rows) >= ROWS_HELD:
+            with told_if_full(self.sink.home):
+                self._spill()
+
+    def snapshot(self) -> int:
+        """Seal what was taken; the seq of the last message that made a row."""
+        if self._rows or self._writer is not None:
+            begun = time.perf_counter()
+            with told_if_full(self.sink.home):
+                self._spill()
+                self._seal()
+            self.sink.telemetry.sealed.observe(time.perf_counter() - begun)
+        return self._last_seq
+
+    @property
+    def _aside(self) -> Path:
+        return self.sink.home.generations / f".stream-{self.family.view}.parquet"
+
+    def _spill(self) -> None:
+        """Write the rows held to the part being made."""
+        import pyarrow.parquet as pq
+
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._aside, self._schema, compression="lz4")
+        if self._rows:
+            table = table_of(self._rows, self._schema, to_us(self.sink.clock()))
+            self._writer.write_table(table)
+            self.sink.telemetry.rows.labels("offline", self.family.view).inc(len(self._rows))
+            self._rows = []
+
+    def _seal(self) -> None:
+        """Move the part in, without what a build has caught up with meanwhile."""
+        home, view = self.sink.home, self.family.view
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+            with self._aside.open("rb") as written:
+                os.fsync(written.fileno())
+        with generations.changing_parts(home):
+            generation = generations.current(home)
+            assert generation is not None
+            manifest = generations.manifest_of(generation)
+            refuse_others(self.sink.formulas, manifest)
+            folder = make_folder(generation / view)
+            first, part = self._first_seq, self._aside
+            if self._oldest_us is not None and self._oldest_us <= to_us(manifest.known_at):
+                first = max(first, manifest.next_seq)
+                part = self._aside.with_name(f".stream-{view}.later.parquet")
+                if not generations.rows_after(self._aside, manifest.known_at, part):
+                    first = -1
+            if first >= 0:
+                part.replace(folder / generations.stream_part_name(first, self._last_seq))
+                sync_folder(folder)
+            self._sealed_us = max(self._sealed_us, sealed_until_us(generation, view))
+        self._first_seq, self._oldest_us = -1, None
+
+
+@contextmanager
+def told_if_full(home: Home) -> Iterator[None]:
+    """Turn a write that failed into a `UserError`: the stream ends, and goes on from its last snapshot when restarted."""
+    try:
+        yield
+    except OSError as failed:
+        raise UserError(
+            f"cannot write to {home.generations} ({failed.strerror or failed}): make room, then start the stream again; "
+            "it goes on where its last snapshot was"
+        ) from failed
+
+
+def refuse_others(formulas: Formulas, manifest: generations.Manifest) -> None:
+    """Raises `UserError` where the current tables are of another log or of other formulas than the stream's."""
+    if (manifest.log_generation, manifest.epoch) != (formulas.log_generation, formulas.epoch):
+        raise UserError(
+            "the tables were built anew, of another log or by other formulas, while the stream ran: start it again"
+        )
+
+
+def sealed_until_us(generation: Path, view: str) -> int:
+    """The instant (µs) up to which a generation has all of a view's rows that were ever sealed."""
+    import pyarrow.parquet as pq
+
+    latest = to_us(generations.manifest_of(generation).known_at)
+    for part in generations.stream_parts(generation, view)[-1:]:
+        metadata = pq.read_metadata(part.path)
+        at = metadata.schema.names.index("event_timestamp")
+        # as it lies in the file, in µs: asked for as an instant it would bring pandas in
+        groups = (metadata.row_group(number).column(at).statistics.max_raw for number in range(metadata.num_row_groups))
+        latest = max(latest, *groups)
+    return latest
+
+
+def schema_of(family: Family) -> "pa.Schema":
+    """The columns of a view's parts, as the batch writes them."""
+    import pyarrow as pa
+
+    instant = pa.timestamp("us", "UTC")
+    kinds = {"int": pa.int32(), "float": pa.float64()}
+    return pa.schema(
+        [
+            *((key, pa.string()) for key in family.keys),
+            ("event_timestamp", instant),
+            ("created_timestamp", instant),
+            ("valid_until", instant),
+            *((feature.name, kinds[feature.kind]) for feature in family.features),
+        ]
+    )
+
+
+def table_of(rows: Sequence[Row], schema: "pa.Schema", created_us: int) -> "pa.Table":
+    """Rows as a table."""
+    import pyarrow as pa
+
+    keys, instants, values, until = zip(*rows, strict=True)
+    columns: list[Any] = [*zip(*keys, strict=True), instants, [created_us] * len(rows), until]
+    columns += zip(*values, strict=True)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=schema)

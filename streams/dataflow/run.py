@@ -1,0 +1,229 @@
+"""Starting, resuming and stopping the stream of a store."""
+
+import fcntl
+import gc
+import os
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from bytewax.dataflow import Dataflow
+from bytewax.inputs import Source
+from bytewax.recovery import RecoveryConfig, init_db_dir
+from bytewax.testing import cluster_main, run_main
+from redis.exceptions import RedisError
+
+from feature_repo.catalogue.families import FAMILIES
+from feature_repo.stores.redis_client import connect
+from streams import generations
+from streams.batch.build import fingerprint
+from streams.dataflow.graph import graph
+from streams.dataflow.letters_sink import LettersSink
+from streams.dataflow.members import pass_on
+from streams.dataflow.parquet_sink import Formulas, ParquetSink
+from streams.dataflow.redis_sink import RedisSink
+from streams.dataflow.source import BATCH_RECORDS, Clock, LogSource
+from streams.dataflow.steps import Told
+from streams.dataflow.telemetry import LOCK, Telemetry, say
+from streams.dataflow.waiting import StoppedWhileWaiting, Waiting
+from streams.generations import NOTHING_KNOWN, Manifest
+from streams.log.segments import generation as log_generation
+from velo.errors import UserError
+from velo.files import make_folder
+from velo.store import Home, Store
+
+SNAPSHOT_EVERY: Final = timedelta(seconds=10)
+RECOVERY_PARTS: Final = 2
+"""Databases of the recovery store: fixed, whatever the number of processes."""
+GARBAGE: Final = (200_000, 20, 100)
+"""Rows hold no cycles: looking for them less often takes a sixth off the time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Where a stream begins if it has no past: of which log and formulas, from which record, recovering where."""
+
+    store: Store
+    formulas: Formulas
+    begin: int
+    recovery: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a stream runs. `online` and `offline` say which stores it keeps."""
+
+    once: bool = False
+    snapshot_every: timedelta = SNAPSHOT_EVERY
+    online: bool = True
+    offline: bool = True
+    batch: int = BATCH_RECORDS
+
+
+def plan(store: Store) -> Plan:
+    """Look at the store and prepare it: with no tables yet, empty ones are published.
+
+    Raises `UserError` where the tables are of another log or of other formulas: a stream cannot mend the past.
+    """
+    home = store.home
+    mark, generation = fingerprint(), log_generation(home)
+    folder = generations.current(home)
+    if folder is not None:
+        manifest = generations.manifest_of(folder)
+        if (manifest.log_generation, manifest.fingerprint) != (generation, mark):
+            what = "formulas" if manifest.log_generation == generation else "a log"
+            raise UserError(
+                f"the tables at {home.offline} are of {what} since replaced: run `velo build`, then start the stream"
+            )
+    store, epoch = store.save().with_epoch_of(mark)
+    if folder is None:
+        with generations.sole_publisher(home):
+            manifest = Manifest(generation, 0, NOTHING_KNOWN, mark, epoch, {one.view: 0 for one in FAMILIES})
+            begun = generations.begin(home)
+            for one in FAMILIES:
+                (begun / one.view).mkdir()
+            folder = generations.publish(home, begun, manifest)
+    recovery = _recovery(home, f"log{generation}-epoch{epoch}")
+    return Plan(store, Formulas(generation, mark, epoch), generations.manifest_of(folder).next_seq, recovery)
+
+
+class OneClient:
+    """A client of the online store shared by the views of a process; it is made anew once it no longer answers."""
+
+    def __init__(self, home: Home, redis_url: str | None) -> None:
+        self._home, self._url = home, redis_url
+        self._client: Any = None
+
+    def __call__(self) -> Any:
+        """A client that has just answered; raises `UserError` where there is none."""
+        try:
+            if self._client is not None and self._client.ping():
+                return self._client
+        except (RedisError, OSError):
+            self._client = None
+        self._client = connect(self._home, self._url)
+        return self._client
+
+
+def source_of(
+    planned: Plan, options: Options, clock: Clock, stop: threading.Event, telemetry: Telemetry, member: int = 0
+) -> LogSource:
+    """The log as the stream reads it: in its first process alone."""
+    ticks, here = not options.once, member == 0
+    return LogSource(planned.store, planned.begin, options.once, clock, stop, telemetry, ticks, here, options.batch)
+
+
+def flow_of(
+    planned: Plan,
+    options: Options,
+    clock: Clock,
+    stop: threading.Event,
+    telemetry: Telemetry,
+    source: Source[tuple[str, Told]],
+) -> Dataflow:
+    """The dataflow of a store, from a source to the sinks that the options want."""
+    store, home = planned.store, planned.store.home
+    views = [one.view for one in FAMILIES]
+    offline = ParquetSink(home, views, planned.formulas, clock, telemetry) if options.offline else None
+    online = None
+    if options.online:
+        client, waiting = OneClient(home, store.redis_url), Waiting(stop, telemetry)
+        online = RedisSink(home, views, planned.formulas, planned.begin, client, clock, telemetry, waiting)
+    return graph(home, store.timezone, source, offline, online, LettersSink(home, clock), telemetry)
+
+
+def run(
+    planned: Plan,
+    options: Options,
+    clock: Clock,
+    telemetry: Telemetry,
+    *,
+    addresses: Sequence[str] = (),
+    member: int = 0,
+    stop: threading.Event | None = None,
+    source: Source[tuple[str, Told]] | None = None,
+) -> None:
+    """Run this process's share of the stream until the log's end (`once`), SIGTERM, or an error.
+
+    `addresses` are those of all processes, and `member` this one's place among them; none where it is alone. The
+    source is the store's log where no other is given.
+    """
+    stop = stop or threading.Event()
+    source = source or source_of(planned, options, clock, stop, telemetry, member)
+    flow = flow_of(planned, options, clock, stop, telemetry, source)
+    recovery = RecoveryConfig(str(planned.recovery), backup_interval=timedelta(0))
+    collected_after = gc.get_threshold()
+    gc.set_threshold(*GARBAGE)
+    try:
+        if len(addresses) > 1:
+            cluster_main(flow, list(addresses), member, epoch_interval=options.snapshot_every, recovery_config=recovery)
+        else:
+            run_main(flow, epoch_interval=options.snapshot_every, recovery_config=recovery)
+    except Exception as failed:
+        cause = _first_cause(failed)
+        if isinstance(cause, StoppedWhileWaiting):
+            say("stream.stopped_while_waiting", store=str(cause))
+            return
+        if isinstance(cause, UserError):
+            raise cause from None
+        raise
+    finally:
+        gc.set_threshold(*collected_after)
+        gc.unfreeze()
+    say("stream.ended", stopped=stop.is_set())
+
+
+def stop_on_signals(stop: threading.Event, others: Sequence["subprocess.Popen[bytes]"] = ()) -> None:
+    """Have SIGTERM and SIGINT end the stream gracefully, here and in the `others`: what was read is sealed."""
+
+    def told(number: int, _frame: object) -> None:
+        if not stop.is_set():
+            say("stream.stopping", signal=signal.Signals(number).name)
+        stop.set()
+        pass_on(signal.SIGTERM, others)
+
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, told)
+
+
+@contextmanager
+def sole_stream(home: Home) -> Iterator[int]:
+    """Hold the right to stream, yielding the descriptor that holds it; raises `UserError` where another does."""
+    descriptor = os.open(make_folder(home.stream) / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another stream runs on {home.root}: stop it, or look at `velo status`") from None
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _recovery(home: Home, name: str) -> Path:
+    """The recovery store of a log and epoch, made where missing; those of others are removed."""
+    folder = make_folder(home.recovery) / name
+    for other in home.recovery.iterdir():
+        if other != folder:
+            shutil.rmtree(other)
+    if not folder.exists():
+        aside = home.recovery / f".{name}.tmp"
+        aside.mkdir()
+        init_db_dir(aside, RECOVERY_PARTS)
+        aside.rename(folder)
+    return folder
+
+
+def _first_cause(failed: BaseException) -> BaseException:
+    while (cause := failed.__cause__ or failed.__context__) is not None:
+        if isinstance(failed, UserError | StoppedWhileWaiting):
+            return failed
+        failed = cause
+    return failed

@@ -1,0 +1,137 @@
+"""The log as a Bytewax source: one partition, whose position is the seq of the next record."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+
+from streams.dataflow.steps import Told, race_shard
+from streams.dataflow.tail import LogTail
+from streams.dataflow.telemetry import Position, Telemetry, say
+from streams.log.reader import end
+from streams.log.segments import generation
+from streams.log.writer import LogWriter
+from velo.errors import UserError
+from velo.racing.clock import local_date, local_midnight, to_text
+from velo.store import Store
+
+BATCH_RECORDS: Final = 100
+IDLE: Final = timedelta(milliseconds=5)
+"""How long to wait at the log's end before looking again."""
+SAID_EVERY: Final = timedelta(seconds=1)
+Clock = Callable[[], datetime]
+
+
+@dataclass(frozen=True, slots=True)
+class LogSource(FixedPartitionedSource[tuple[str, Told], int]):
+    """Every record of a store's log from `begin` on (where nothing is to be resumed), under the key of its race.
+
+    With `once` it ends at the log's end, else when `stop` is set. `ticks` has it append the tick of a local midnight
+    that no writer of the log was there to tell. `here` says whether this process is the one that reads.
+    """
+
+    store: Store
+    begin: int
+    once: bool
+    clock: Clock
+    stop: threading.Event
+    telemetry: Telemetry
+    ticks: bool = True
+    here: bool = True
+    batch: int = BATCH_RECORDS
+
+    def list_parts(self) -> list[str]:
+        """The log is one sequence."""
+        return ["log"] if self.here else []
+
+    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> "LogPartition":
+        """Read on where the snapshot was taken."""
+        base = self.begin if resume_state is None else resume_state
+        say("stream.begins", seq=base, resumed=resume_state is not None)
+        return LogPartition(self, base, LogTail(self.store.home, base))
+
+
+@dataclass(slots=True)
+class LogPartition(StatefulSourcePartition[tuple[str, Told], int]):
+    """The reader of the log; `base` is where this execution began."""
+
+    source: LogSource
+    base: int
+    tail: LogTail
+    _awake: datetime | None = None
+    _said: datetime | None = None
+    _ticked: datetime | None = None
+    _looked: datetime | None = None
+    _sealed_seq: int = field(init=False)
+    _snapshot_seq: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._sealed_seq = self._snapshot_seq = self.base
+
+    def next_batch(self) -> list[tuple[str, Told]]:
+        """What was appended, up to a batch; ends the stream where it is told to stop."""
+        if self.source.stop.is_set():
+            raise StopIteration
+        lines = self.tail.read(self.source.batch)
+        if not lines:
+            if self.source.once:
+                raise StopIteration
+            if self.source.ticks:
+                self._tick()
+        live = len(lines) < self.source.batch
+        # the engine's own clock, which is not the store's
+        self._awake = None if lines else datetime.now(UTC) + IDLE
+        self._say(at_end=not lines)
+        return [(race_shard(line), Told(self.base, live, line)) for line in lines]
+
+    def next_awake(self) -> datetime | None:
+        """At once while there is more, else after a moment."""
+        return self._awake
+
+    def snapshot(self) -> int:
+        """The seq of the next record.
+
+        An epoch begins when all of the one before has gone through the sinks, so that is sealed by now.
+        """
+        self._sealed_seq, self._snapshot_seq = self._snapshot_seq, self.tail.next_seq
+        return self.tail.next_seq
+
+    def close(self) -> None:
+        """The stream has ended."""
+        self._sealed_seq = self.tail.next_seq
+        self._say(at_end=True, running=False)
+        self.tail.close()
+
+    def _say(self, *, at_end: bool, running: bool = True) -> None:
+        now = self.source.clock()
+        if running and self._said is not None and now < self._said + SAID_EVERY:
+            return
+        self._said = now
+        home, telemetry = self.source.store.home, self.source.telemetry
+        telemetry.next_seq.set(self.tail.next_seq)
+        telemetry.lag_messages.set(0 if at_end else end(home).next_seq - self.tail.next_seq)
+        Position(generation(home), self.tail.next_seq, self._sealed_seq, to_text(now), at_end, running).write(home)
+
+    def _tick(self) -> None:
+        """Append the tick of the last local midnight if the log has no word from this day, unless a writer is there."""
+        now, timezone = self.source.clock(), self.source.store.timezone
+        midnight = local_midnight(local_date(now, timezone), timezone)
+        if midnight == self._ticked or (self._looked is not None and now < self._looked + SAID_EVERY):
+            return
+        self._looked = now
+        log_end = end(self.source.store.home).known_at
+        if log_end is None:
+            return
+        if log_end < midnight:
+            try:
+                with LogWriter.open(self.source.store, clock=self.source.clock) as writer:
+                    appended = writer.tick(midnight)
+                    writer.sync()
+            except UserError:
+                # whoever holds the log's lock tells the midnight; look again
+                return
+            say("stream.ticked", midnight=to_text(midnight), seq=appended.seq)
+        self._ticked = midnight

@@ -1,0 +1,229 @@
+"""The dataflow's logic: thin shells around the pure fold, and what travels between them."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from heapq import heappop, heappush
+from typing import Any, Final, NamedTuple
+from zlib import crc32
+
+from bytewax.operators import StatefulBatchLogic
+
+from streams.dataflow.ground import Ground, Held
+from streams.dataflow.tail import UNREADABLE, Line, about, line_at, message_of
+from streams.dataflow.telemetry import Telemetry
+from streams.fold.days import LocalDays, to_us
+from streams.fold.roll import BEGINNING, Roller, Row, ShardState
+from streams.fold.routing import Router, Touch
+from streams.fold.versions import Change, apply_version
+from streams.importers.dead_letters import DeadLetter
+from velo.racing.messages import Message, Result, type_name
+from velo.store import Home
+
+RACE_SHARDS: Final = 16
+ALL: Final = "log"
+"""The one key under which messages are put back in order."""
+SHOWN_BYTES: Final = 4000
+
+
+class Told(NamedTuple):
+    """A record on its way in. `base` is where this execution began, `live` whether it stood at the log's very end."""
+
+    base: int
+    live: bool
+    line: Line
+
+
+class Step(NamedTuple):
+    """What one record does: exactly one for each, whatever it is, so that their order can be restored.
+
+    `known_at_us` is None for a record that could not be read. `kind` is the message's type.
+    """
+
+    seq: int
+    base: int
+    live: bool
+    known_at_us: int | None
+    kind: str
+    stale: bool
+    routed: list[tuple[str, list[Touch]]]
+    letter: DeadLetter | None
+    new_day: bool = False
+
+
+class Touched(NamedTuple):
+    """What one message does to one shard; no touches where it only tells that a new day has begun."""
+
+    shard: str
+    seq: int
+    base: int
+    live: bool
+    known_at_us: int
+    touches: Sequence[Touch]
+
+
+class Block(NamedTuple):
+    """Rows of one view made by one shard from the messages from `first_seq` to `last_seq`, in their order."""
+
+    first_seq: int
+    last_seq: int
+    live: bool
+    known_at_us: int
+    rows: list[Row]
+
+
+def race_shard(line: Line) -> str:
+    """Which of the keys of the version step a record goes to: all of one race to the same."""
+    race_id = about(line.text).race_id if line.whole else None
+    return f"races/{crc32((race_id or '').encode()) % RACE_SHARDS:02d}"
+
+
+class VersionLogic(StatefulBatchLogic[Told, Step, None]):
+    """Parses each record and tells what its version of a race takes back and adds, shard by shard."""
+
+    def __init__(self, home: Home, ground: Ground, router: Router) -> None:
+        self._home, self._ground, self._router = home, ground, router
+        self._held: dict[str, Held] = {}
+
+    def on_batch(self, values: list[Told]) -> tuple[Iterable[Step], bool]:
+        """One step for each record, in the order they came."""
+        return [self._step(told) for told in values], False
+
+    def snapshot(self) -> None:
+        """Nothing: the log holds it all."""
+
+    def _step(self, told: Told) -> Step:
+        line = told.line
+        try:
+            if not line.whole:
+                raise ValueError("the checksum does not match, or the record is missing")
+            message = message_of(line.text)
+            assert message.known_at is not None
+            change, stale = self._change(told, message)
+        except UNREADABLE as unreadable:
+            letter = _letter(line, unreadable)
+            return Step(line.seq, told.base, told.live, None, "unreadable", stale=False, routed=[], letter=letter)
+        known_at_us = to_us(message.known_at)
+        routed = self._router.route(change) if change else []
+        return Step(line.seq, told.base, told.live, known_at_us, type_name(message), stale, routed, None)
+
+    def _change(self, told: Told, message: Message) -> tuple[Change | None, bool]:
+        if not isinstance(message, Result):
+            return None, False
+        held = self._held.get(message.race_id) or self._ground.at(told.base).held.get(message.race_id)
+        before = None
+        if held is not None:
+            if message.result_version <= held.result_version:
+                return None, True
+            earlier = message_of(line_at(self._home, held.place))
+            assert isinstance(earlier, Result)
+            before, _ = apply_version(None, earlier)
+        _, change = apply_version(before, message)
+        self._held[message.race_id] = Held(message.result_version, told.line.place)
+        return change, False
+
+
+class ResequenceLogic(StatefulBatchLogic[Step, Step, None]):
+    """Puts the steps back in the log's order, and marks the first of each local day."""
+
+    def __init__(self, days: LocalDays) -> None:
+        self._days = days
+        self._today = BEGINNING
+        self._next_seq: int | None = None
+        self._early: list[tuple[int, Step]] = []
+
+    def on_batch(self, values: list[Step]) -> tuple[Iterable[Step], bool]:
+        """Every step whose turn has come."""
+        for step in values:
+            heappush(self._early, (step.seq, step))
+            if self._next_seq is None:
+                self._next_seq = step.base
+        return list(self._due()), False
+
+    def snapshot(self) -> None:
+        """Nothing: an epoch ends between two records, so none waits for another."""
+        assert not self._early, "an epoch holds whole runs of the log"
+
+    def _due(self) -> Iterator[Step]:
+        while self._early and self._early[0][0] == self._next_seq:
+            step = heappop(self._early)[1]
+            self._next_seq = step.seq + 1
+            if step.known_at_us is not None:
+                day = self._days.day_of(step.known_at_us)
+                if day > self._today:
+                    self._today = day
+                    step = step._replace(new_day=True)
+            yield step
+
+
+class Spread:
+    """From ordered steps to what each shard is told; the first of a day is told to all of them."""
+
+    def __init__(self, shards: Sequence[str], telemetry: Telemetry) -> None:
+        self._shards = shards
+        self._telemetry = telemetry
+
+    def __call__(self, steps: list[tuple[str, Step]]) -> Iterator[tuple[str, Touched]]:
+        """One item for each shard that a step touches, in order."""
+        for _, step in steps:
+            self._telemetry.told(step.kind, stale=step.stale)
+            if step.known_at_us is None:
+                continue
+            if step.new_day:
+                touched = dict(step.routed)
+                for shard in self._shards:
+                    yield shard, _touched(shard, step, touched.get(shard, ()))
+            else:
+                for shard, touches in step.routed:
+                    yield shard, _touched(shard, step, touches)
+
+
+class RollLogic(StatefulBatchLogic[Touched, Block, None]):
+    """One shard of a family: the fold's own roll, and its rows in a block."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self._rolled: tuple[Roller, ShardState] | None = None
+
+    def on_batch(self, values: list[Touched]) -> tuple[Iterable[Block], bool]:
+        """One block of all rows that these messages make; none where they make none."""
+        if self._rolled is None:
+            self._rolled = self._ground.at(values[0].base).take(values[0].shard)
+        roller, state = self._rolled
+        rows: list[Row] = []
+        for one in values:
+            rows += roller.roll(state, one.known_at_us, one.touches)
+        if not rows:
+            return [], False
+        first, last = values[0], values[-1]
+        return [Block(first.seq, last.seq, last.live, last.known_at_us, rows)], False
+
+    def snapshot(self) -> None:
+        """Nothing: `Ground` works it out from the log."""
+
+
+def _touched(shard: str, step: Step, touches: Sequence[Touch]) -> Touched:
+    assert step.known_at_us is not None
+    return Touched(shard, step.seq, step.base, step.live, step.known_at_us, touches)
+
+
+def view_of(shard: str) -> str:
+    """The view that a shard is of."""
+    return shard.rpartition("/")[0]
+
+
+def all_shards(router: Router) -> list[str]:
+    """Every shard of every family."""
+    return [name for names in router.shards for name in names]
+
+
+def _letter(line: Line, why: Exception) -> DeadLetter:
+    row: dict[str, Any] = {
+        "seq": line.seq,
+        "segment": line.place.first_seq,
+        "byte": line.place.offset,
+        "text": line.text[:SHOWN_BYTES].decode(errors="replace"),
+    }
+    told = about(line.text) if line.whole else None
+    reason = "the record is no message" if line.whole else "the record is damaged"
+    return DeadLetter(
+        "stream", told.race_id if told else None, told.result_version if told else None, reason, str(why), (row,)
+    )

@@ -1,0 +1,191 @@
+"""The growing end of the log: whole records in order, as they are appended, without ever waiting."""
+
+import re
+from dataclasses import dataclass, field
+from io import BufferedReader
+from typing import Final, NamedTuple
+
+import orjson
+
+from streams.log.segments import Segment, generation, is_whole, reaching, segments
+from streams.log.upgrades import upgraded
+from velo.errors import UserError
+from velo.racing.messages import Message, from_record
+from velo.store import Home
+
+CHUNK_BYTES: Final = 2**20
+_SEQ: Final = re.compile(rb'.{18}"seq":(\d+),')
+_ABOUT: Final = re.compile(
+    rb'.{18}"seq":\d+,"digest":"[0-9a-f]*","known_at":(?:"[^"]*"|\d+),"type":"(\w+)","schema_version":\d+'
+    rb'(?:,"race_id":("(?:[^"\\]|\\.)*"))?(?:,"result_version":(\d+))?'
+)
+
+
+class Place(NamedTuple):
+    """Where a record stands: its segment (by first seq and schema version), from which byte, how many bytes."""
+
+    first_seq: int
+    schema_version: int
+    offset: int
+    length: int
+
+
+class Line(NamedTuple):
+    """One place of the log as it was found; `whole` is False for what stands where a record belongs and is none."""
+
+    seq: int
+    place: Place
+    text: bytes
+    whole: bool
+
+
+class About(NamedTuple):
+    """What the head of a record tells without parsing the rest."""
+
+    kind: str
+    race_id: str | None
+    result_version: int | None
+
+
+@dataclass(slots=True)
+class LogTail:
+    """Reads a log from a seq on; `read` again gives what was appended since.
+
+    Raises `UserError` from `read` where the log was rebuilt, or cut back behind what was read.
+    """
+
+    home: Home
+    next_seq: int
+    _generation: int = -1
+    _segment: Segment | None = None
+    _file: BufferedReader | None = None
+    _offset: int = 0
+    _expected: int = -1
+    _damaged: list[tuple[Place, bytes]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._generation = generation(self.home)
+
+    def read(self, most: int) -> list[Line]:
+        """Up to about `most` next lines; empty at the log's end."""
+        lines: list[Line] = []
+        while len(lines) < most:
+            if self._file is None and not self._open_first():
+                break
+            size = CHUNK_BYTES
+            while (taken := self._take(size, lines, most)) is None:
+                size *= 4
+            if not taken and not self._open_next():
+                self._look_for_rebuild()
+                break
+        return lines
+
+    def close(self) -> None:
+        """Let the file go."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _take(self, size: int, lines: list[Line], most: int) -> bool | None:
+        """Take whole lines of the next bytes; False where there is none, None where more bytes would tell."""
+        assert self._file is not None
+        self._file.seek(self._offset)
+        block = self._file.read(size)
+        begin = taken = 0
+        damaged: list[tuple[Place, bytes]] = []
+        while len(lines) < most and (end := block.find(b"\n", begin) + 1) > 0:
+            text = block[begin:end]
+            assert self._segment is not None
+            place = Place(*self._segment_key(), self._offset + begin, end - begin)
+            begin = end
+            if not is_whole(text):
+                # a torn tail looks the same: what it is shows when a whole record follows
+                damaged.append((place, text))
+                continue
+            self._damaged += damaged
+            damaged = []
+            self._note(place, text, lines)
+            taken = end
+        if taken:
+            self._offset += taken
+            return True
+        if len(block) == size:
+            return None
+        self._file.seek(0, 2)
+        if self._file.tell() < self._offset:
+            raise UserError(
+                f"the log at {self.home.log} was cut back behind record {self.next_seq}: run `velo build --whole`, "
+                "then start the stream again"
+            )
+        return False
+
+    def _note(self, place: Place, text: bytes, lines: list[Line]) -> None:
+        match = _SEQ.match(text)
+        seq = int(match[1]) if match else -1
+        if self._expected < 0:
+            self._expected = place.first_seq
+        if seq < self._expected:
+            raise UserError(
+                f"the log at {self.home.log} holds record {seq} where {self._expected} belongs: run `velo log check`"
+            )
+        for missing in range(self._expected, seq):
+            where, found = self._damaged.pop(0) if self._damaged else (place, b"")
+            if missing >= self.next_seq:
+                lines.append(Line(missing, where, found, whole=False))
+        self._damaged.clear()
+        self._expected = seq + 1
+        if seq >= self.next_seq:
+            lines.append(Line(seq, place, text, whole=True))
+        self.next_seq = max(self.next_seq, self._expected)
+
+    def _segment_key(self) -> tuple[int, int]:
+        assert self._segment is not None
+        return self._segment.first_seq, self._segment.schema_version
+
+    def _open_first(self) -> bool:
+        found = reaching(segments(self.home), self.next_seq)
+        if found:
+            self._open(found[0])
+        return bool(found)
+
+    def _open_next(self) -> bool:
+        assert self._segment is not None
+        later = [one for one in segments(self.home) if one.first_seq > self._segment.first_seq]
+        if later:
+            self._open(later[0])
+        return bool(later)
+
+    def _open(self, segment: Segment) -> None:
+        self.close()
+        self._segment, self._file, self._offset = segment, segment.path.open("rb"), 0
+
+    def _look_for_rebuild(self) -> None:
+        if generation(self.home) != self._generation:
+            raise UserError(f"the log at {self.home.log} was rebuilt: run `velo build`, then start the stream again")
+
+
+def about(text: bytes) -> About:
+    """What a whole record is about."""
+    match = _ABOUT.match(text)
+    if match is None:
+        record = orjson.loads(text)
+        return About(str(record.get("type")), record.get("race_id"), record.get("result_version"))
+    kind, race_id, version = match.groups()
+    return About(kind.decode(), orjson.loads(race_id) if race_id else None, int(version) if version else None)
+
+
+UNREADABLE: Final = (UserError, KeyError, ValueError, TypeError, AttributeError)
+"""What `message_of` raises for a record that is whole and yet no message this version knows."""
+
+
+def message_of(text: bytes) -> Message:
+    """The message of a whole record."""
+    return from_record(upgraded(orjson.loads(text)))
+
+
+def line_at(home: Home, place: Place) -> bytes:
+    """The record at a place."""
+    segment = Segment.at(home.log, place.first_seq, place.schema_version)
+    with segment.path.open("rb") as file:
+        file.seek(place.offset)
+        return file.read(place.length)

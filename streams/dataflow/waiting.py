@@ -1,0 +1,44 @@
+"""Patience with a store that cannot be written: say so, wait, try again, and lose nothing."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from streams.dataflow.telemetry import Telemetry, say
+from velo.errors import UserError
+
+FIRST_SECONDS: Final = 0.05
+LONGEST_SECONDS: Final = 2.0
+
+
+class StoppedWhileWaiting(Exception):
+    """Told to stop while a store was away: what was not written is made again from the log after the next start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Repeats what fails for want of a store, until it succeeds or `stop` is set."""
+
+    stop: threading.Event
+    telemetry: Telemetry
+
+    def until_done(self, store: str, write: Callable[[], object]) -> None:
+        """Call `write` until it raises neither `UserError` nor OSError; it must be safe to call again."""
+        pause, away = FIRST_SECONDS, False
+        while True:
+            try:
+                write()
+            except (UserError, OSError) as failed:
+                if not away:
+                    say("stream.waits", store=store, because=str(failed))
+                    self.telemetry.away.labels(store).set(1)
+                away = True
+                if self.stop.wait(pause):
+                    raise StoppedWhileWaiting(store) from failed
+                pause = min(2 * pause, LONGEST_SECONDS)
+                continue
+            if away:
+                say("stream.goes_on", store=store)
+                self.telemetry.away.labels(store).set(0)
+            return

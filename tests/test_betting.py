@@ -1,0 +1,273 @@
+"""Bets over a period: what is chosen, how it is staked, and every figure of it against a plain loop."""
+
+import math
+from random import Random
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+from training.backtest_metrics import (
+    Season,
+    above_and_below,
+    all_strategies,
+    auc,
+    bets,
+    delta_r2,
+    margin,
+    placed,
+    r2,
+    season_of,
+    top1,
+    winner_loss,
+)
+from training.betting import (
+    BUCKETS,
+    STRATEGIES,
+    bucket_of,
+    chosen,
+    compounded,
+    drawdown,
+    edges,
+    kelly_stakes,
+    strategy,
+)
+from training.blocks import softmax
+from training.devig import proportional
+from training.races import Races
+from training.resampling import Days
+from velo.errors import UserError
+
+Floats = NDArray[np.float64]
+
+
+def a_season(races: int = 240, seed: int = 1, edge: float = 0.0, unpriced: int = 0) -> Season:
+    """Races whose winners are drawn from π bent towards the model by `edge` (1: the model is true), 6 a day, at SP."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(5, 11, races)
+    starts = np.cumsum(np.r_[0, sizes[:-1]]).astype(np.intp)
+    quality = rng.normal(size=int(sizes.sum()))
+    market = softmax(quality, starts)
+    model = softmax(quality + rng.normal(scale=0.4, size=quality.size), starts)
+    price = np.maximum(0.87 / market, 1.01).round(2)
+    true = softmax(edge * np.log(model) + (1 - edge) * np.log(market), starts)
+    share = np.concatenate([rng.multinomial(1, p / p.sum()) for p in np.split(true, starts[1:])]).astype(float)
+    for race in range(unpriced):
+        price[starts[race] + 1] = np.nan
+    days = Days.of_dates(np.repeat(np.arange(races) // 6, sizes), 5, 200)
+    return Season(model, proportional(price, starts), price, price, share, starts, days)
+
+
+def test_a_season_of_a_training_sets_races_decides_at_sp_where_no_market_was_recorded() -> None:
+    dates = np.array(["2025-01-01", "2025-01-03"], dtype="datetime64[D]")
+    share, pi = np.array([1.0, 0, 0, 0.5, 0.5]), np.array([0.5, 0.25, 0.25, np.nan, np.nan])
+    races = Races(np.arange(5), np.array([0, 3]), share, pi, dates)
+    sp = np.array([1.8, 3.6, 3.6, np.nan, 2.0])
+    season = season_of(races, np.full(5, 0.3), sp, 1, np.array([2.0, np.nan, 3.0, np.nan, 2.2]))
+    assert season.decided_at == pytest.approx([2.0, 3.6, 3.0, np.nan, 2.2], nan_ok=True)
+    assert season.settled_at is sp
+    assert season.days.of.tolist() == [0, 0, 0, 1, 1]
+    assert season.race.tolist() == [0, 0, 0, 1, 1]
+    backwards = Races(np.arange(5), np.array([0, 3]), share, pi, dates[::-1])
+    with pytest.raises(ValueError, match="not in order of their days"):
+        season_of(backwards, np.full(5, 0.3), sp, 1)
+
+
+# What is bet on
+
+
+def test_a_strategy_takes_its_share_of_the_period_by_p_or_by_edge() -> None:
+    p, price = np.arange(1, 101) / 200, np.linspace(30, 2, 100)
+    top = chosen(strategy("TOP10 by p"), p, price)
+    assert np.flatnonzero(top).tolist() == list(range(90, 100))
+    by_edge = chosen(strategy("TOP20 by edge"), p, price)
+    assert by_edge.sum() == 20
+    assert edges(p, price)[by_edge].min() >= edges(p, price)[~by_edge].max()
+    assert chosen(strategy("ALL by p"), p, price).all()
+    assert {one.name.split()[0] for one in STRATEGIES} == {"TOP10", "TOP20", "TOP30", "ALL"}
+    with pytest.raises(UserError, match="'TOP5' is no strategy: choose one of TOP10 by p,"):
+        strategy("TOP5")
+
+
+def test_who_has_no_price_has_no_edge_and_is_not_ranked_by_it() -> None:
+    p, price = np.full(10, 0.5), np.r_[np.full(5, np.nan), 1.0, 3.0, 2.5, 2.2, 2.1]
+    assert np.isnan(edges(p, price)[:6]).all()
+    assert np.flatnonzero(chosen(strategy("ALL by edge"), p, price)).tolist() == [6, 7, 8, 9]
+    assert np.flatnonzero(chosen(strategy("TOP30 by edge"), p, price)).tolist() == [6]
+    assert not chosen(strategy("ALL by edge"), p, np.full(10, np.nan)).any()
+
+
+@given(st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.4]), min_size=1, max_size=60), st.randoms(use_true_random=False))
+def test_the_order_of_the_rows_chooses_nothing(p: list[float], random: Random) -> None:
+    """Ties at the cut go in together, so that any shuffle of the rows bets on the same runners."""
+    order = list(range(len(p)))
+    random.shuffle(order)
+    values = np.array(p)
+    price = np.full(values.size, 3.0)
+    for of in STRATEGIES:
+        assert chosen(of, values, price)[order].tolist() == chosen(of, values[order], price).tolist()
+
+
+def test_price_buckets_include_their_upper_end() -> None:
+    named = [BUCKETS[at] for at in bucket_of(np.array([1.5, 5.0, 5.5, 8.0, 15.0, 21.0, 22.0]))]
+    assert named == ["1–5", "1–5", "5–8", "5–8", "8–15", "15–21", "> 21"]
+
+
+# Stakes
+
+
+def test_kelly_in_hand_worked_numbers() -> None:
+    """p 0.5 at 3.0: edge 0.5, full Kelly 0.25, a quarter 0.0625, capped at 0.02. p 0.35: edge 0.05, a quarter 0.00625."""
+    p, price = np.array([0.5, 0.35, 0.3, 0.5]), np.array([3.0, 3.0, 3.0, np.nan])
+    assert kelly_stakes(p, price).tolist() == pytest.approx([0.02, 0.00625, 0.0, 0.0])
+    assert kelly_stakes(p, price, cap=1.0)[0] == pytest.approx(0.0625)
+    assert kelly_stakes(p, price, fraction=1.0, cap=1.0)[0] == pytest.approx(0.25)
+    with pytest.raises(UserError, match="a Kelly cap of 2 is no share"):
+        kelly_stakes(p, price, cap=2)
+
+
+def test_a_bank_stakes_what_it_held_in_the_morning() -> None:
+    """Day 0: 10 % at +3 and 10 % lost: 1.2. Day 1: 50 % lost: 0.6. Day 2: nothing. Day 3: 80 % + 80 % cut to 1: gone."""
+    stakes = np.array([0.1, 0.1, 0.5, 0.8, 0.8, 0.2])
+    profit = np.array([3.0, -1.0, -1.0, -1.0, -1.0, np.nan])
+    bank = compounded(stakes, profit, np.array([0, 0, 1, 3, 3, 0]), 4)
+    assert bank.after_day.tolist() == pytest.approx([1.2, 0.6, 0.6, 0.0])
+    assert bank.drawdown == 1.0
+    assert compounded(np.empty(0), np.empty(0), np.empty(0, dtype=np.intp), 0).final == 1.0
+
+
+@given(st.lists(st.floats(-5, 5), max_size=30))
+def test_drawdown_is_the_deepest_fall_from_a_peak(profits: list[float]) -> None:
+    path = [0.0]
+    for profit in profits:
+        path.append(path[-1] + profit)
+    plain = max(peak - later for at, peak in enumerate(path) for later in path[at:])
+    assert drawdown(np.array(profits)) == pytest.approx(plain, abs=1e-9)
+
+
+# Figures
+
+
+def test_every_figure_of_a_strategy_against_a_plain_loop() -> None:
+    season = a_season(unpriced=9)
+    of = strategy("TOP30 by p")
+    told = bets(season, of)
+    on = chosen(of, season.p, season.decided_at)
+    n = unsettled = 0
+    won = said = market = inverse = profit = 0.0
+    by_race: dict[int, list[float]] = {}
+    for at in np.flatnonzero(on):
+        price = season.settled_at[at]
+        if math.isnan(price):
+            unsettled += 1
+            continue
+        n, won, said, inverse = n + 1, won + season.share[at], said + season.p[at], inverse + 1 / price
+        made = season.share[at] * price - 1
+        profit += made
+        by_race.setdefault(int(season.race[at]), []).append(made)
+    priced = [
+        at for at in np.flatnonzero(on) if not math.isnan(season.settled_at[at]) and not math.isnan(season.pi[at])
+    ]
+    market = sum(season.pi[at] for at in priced)
+    assert (told.n, told.unsettled, told.wins) == (n, unsettled, won)
+    assert unsettled > 0
+    assert told.ae_model.value == pytest.approx(won / said)
+    assert told.ae_price.value == pytest.approx(won / inverse)
+    assert told.ae_market.value == pytest.approx(sum(season.share[at] for at in priced) / market)
+    assert told.ae_market.n == len(priced) < n
+    assert told.profit == pytest.approx(profit)
+    assert told.roi[0.0].value == pytest.approx(profit / n)
+    charged = sum(0.05 * max(sum(made), 0.0) for made in by_race.values())
+    assert told.roi[0.05].value == pytest.approx((profit - charged) / n)
+    assert sum(bucket.n for bucket in told.buckets.values()) == n
+
+
+def test_intervals_hold_their_values_and_every_figure_has_its_n() -> None:
+    for told in all_strategies(a_season()):
+        for figure in (told.ae_model, told.ae_market, told.ae_price, *told.roi.values()):
+            assert figure.low is not None
+            assert figure.value is not None
+            assert figure.high is not None
+            assert figure.low <= figure.value <= figure.high
+            # A bet on every runner expects one winner a race and gets it: that A/E has no luck left in it.
+            assert figure.low < figure.high or told.strategy.startswith("ALL")
+            assert figure.n == told.n > 0
+        assert told.roi[0.0].value is not None
+        assert told.roi[0.05].value is not None
+        assert told.roi[0.05].value < told.roi[0.0].value
+
+
+def test_the_interval_of_ae_covers_as_often_as_it_says() -> None:
+    """The model is true in 60 made seasons: A/E against p is 1, and its 95 % interval holds that in most."""
+    held = 0
+    for seed in range(60):
+        figure = bets(a_season(races=180, seed=seed, edge=1.0), strategy("TOP20 by p")).ae_model
+        assert figure.low is not None
+        assert figure.high is not None
+        held += figure.low <= 1.0 <= figure.high
+    assert 51 <= held <= 60
+
+
+def test_no_bets_give_no_figures_instead_of_an_error() -> None:
+    season = a_season(races=60)
+    told = placed(season, "none", np.zeros(season.p.size, dtype=np.bool_))
+    assert (told.n, told.profit, told.drawdown, told.kelly.final) == (0, 0.0, 0.0, 1.0)
+    assert told.roi[0.0].value is None
+    assert told.ae_model.value is None
+
+
+def test_the_same_season_tells_the_same_to_the_last_digit() -> None:
+    first, again = (bets(a_season(), strategy("TOP20 by edge")) for _ in range(2))
+    assert (first.roi, first.ae_price, first.buckets) == (again.roi, again.ae_price, again.buckets)
+
+
+def test_above_and_below_the_market_the_bands_part_the_runners() -> None:
+    """The market is true: where the model says more than it, less is won than said."""
+    season = a_season(races=1500, seed=3)
+    bands = above_and_below(season)
+    assert sum(band.said.n for band in bands) == season.p.size
+    liked = [band for band in bands if band.above and band.said.n > 200]
+    assert liked
+    for band in liked:
+        assert band.won.value is not None
+        assert band.said.value is not None
+        assert band.low < band.said.value <= band.high
+        assert band.won.value < band.said.value
+
+
+# Whether p is any good
+
+
+def test_log_loss_r2_and_margin_by_hand() -> None:
+    """Two races of two: ln 2 each for 1/N. Said of the winners: 0.8 and a dead heat of 0.5 and 0.5."""
+    share = np.array([1.0, 0.0, 0.5, 0.5])
+    p, pi = np.array([0.8, 0.2, 0.5, 0.5]), np.array([0.5, 0.5, np.nan, np.nan])
+    odds = np.array([2.0, 2.0, np.nan, 2.0])
+    season = Season(p, pi, odds, odds, share, np.array([0, 2]), Days.of_dates(np.array([0, 0, 1, 1]), 1))
+    assert winner_loss(p, share, season.starts) == pytest.approx([-math.log(0.8), math.log(2)])
+    assert r2(p, season).value == pytest.approx((math.log(2) + math.log(0.8)) / (2 * math.log(2)))
+    gained = margin(p, pi, season)
+    assert gained.value == pytest.approx(math.log(0.8 / 0.5))
+    assert gained.n == 1
+    assert delta_r2(p, pi, season).value == pytest.approx(math.log(0.8 / 0.5) / math.log(2))
+    assert top1(season).value == 1.0
+
+
+def test_delta_r2_is_the_difference_of_the_two_r2() -> None:
+    season = a_season()
+    whole = [r2(chances, season).value for chances in (season.p, season.pi)]
+    assert whole[0] is not None
+    assert whole[1] is not None
+    assert delta_r2(season.p, season.pi, season).value == pytest.approx(whole[0] - whole[1])
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.1, 0.2, 0.5, 0.9]), st.booleans()), min_size=2, max_size=40))
+def test_auc_is_the_textbook_one(rows: list[tuple[float, bool]]) -> None:
+    p, won = (np.array(column, dtype=float) for column in zip(*rows, strict=True))
+    if 0 < won.sum() < won.size:
+        assert auc(p, won) == pytest.approx(roc_auc_score(won, p))
+    else:
+        assert auc(p, won) is None

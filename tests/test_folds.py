@@ -1,0 +1,97 @@
+"""Folds: no day in two parts, nothing trained on that is not well before what it predicts."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from training.folds import LEAST_TRAIN_DAYS, Fold, forward_folds, out_of_fold, yearly_refits
+from velo.errors import UserError
+
+Dates = NDArray[np.datetime64]
+
+
+def dates(days: int, a_day: int = 3, start: str = "2023-01-01", step: int = 2) -> Dates:
+    return np.repeat(np.datetime64(start, "D") + np.arange(days) * step, a_day)
+
+
+@given(
+    st.lists(st.integers(1, 9), min_size=90, max_size=150),
+    st.integers(1, 6),
+    st.integers(0, 30),
+)
+def test_folds_go_forward_part_no_day_and_keep_their_embargo(races: list[int], folds: int, embargo: int) -> None:
+    days = np.repeat(np.datetime64("2024-01-01") + np.arange(len(races)) * 2, races)
+    order = np.random.default_rng(1).permutation(days.size)
+    told = forward_folds(days[order], folds, embargo, first_share=0.6)
+    assert len(told) == folds
+    last = None
+    for fold in told:
+        train, test = days[order][fold.train], days[order][fold.test]
+        assert test.size
+        assert train.max() + np.timedelta64(embargo, "D") < test.min()
+        assert not np.isin(days[order][~fold.test], test).any(), "a day lies in two parts"
+        assert last is None or last < test.min()
+        last = test.max()
+    assert last == days.max(), "the last days are predicted too"
+    tested = np.sum([fold.test for fold in told], axis=0)
+    assert tested.max() == 1
+    assert np.unique(days[order][tested == 0]).size == round(len(races) * 0.6)
+
+
+def test_folds_hold_about_as_many_races_each() -> None:
+    counts = [int(fold.test.sum()) for fold in forward_folds(dates(400), 5, 0)]
+    assert sum(counts) == 600
+    assert max(counts) - min(counts) <= 6
+
+
+def test_a_fold_each_for_as_many_days_as_there_are() -> None:
+    told = forward_folds(dates(64), 32, 0)
+    assert [int(fold.test.sum()) for fold in told] == [3] * 32
+
+
+def test_yearly_refits_train_on_what_was_before_the_year() -> None:
+    days = dates(700, start="2022-01-01")
+    told = yearly_refits(days, (2023, 2024), embargo_days=3)
+    assert [fold.name for fold in told] == ["2023", "2024"]
+    for fold, year in zip(told, (2023, 2024), strict=True):
+        assert set(days[fold.test].astype("datetime64[Y]").astype(int) + 1970) == {year}
+        assert days[fold.train].max() < np.datetime64(f"{year - 1}-12-29")
+        assert days[fold.train].min() == days.min()
+    late = yearly_refits(days, (2024,), first_day=np.datetime64("2023-01-01"))[0]
+    assert days[late.train].min() >= np.datetime64("2023-01-01")
+
+
+def test_what_cannot_be_cut_is_told() -> None:
+    with pytest.raises(UserError, match="10 race days are too few for 9 folds"):
+        forward_folds(dates(10), 9)
+    with pytest.raises(UserError, match=f"fold 1 has 18 race days to train on, at least {LEAST_TRAIN_DAYS}"):
+        forward_folds(dates(40), 2, 4)
+    with pytest.raises(UserError, match="an embargo of -1 days is none"):
+        forward_folds(dates(400), 2, -1)
+    with pytest.raises(UserError, match="0 folds after the first"):
+        forward_folds(dates(400), 0)
+    with pytest.raises(UserError, match="2031 has no race: choose years between 2023-01-01 and"):
+        yearly_refits(dates(100), (2031,))
+
+
+def test_predictions_come_from_models_that_never_saw_the_day() -> None:
+    """The model is the number of races it was trained on: it must be of days before, and each runner has one."""
+    days = dates(200)
+    starts = (np.arange(days.size) * 4).astype(np.intp)
+    told = forward_folds(days, 4)
+
+    def predict(fold: Fold) -> NDArray[np.float64]:
+        return np.full(int(fold.test.sum()) * 4, float(fold.train.sum()))
+
+    chances = out_of_fold(told, starts, days.size * 4, predict)
+    by_race = chances.reshape(-1, 4)
+    assert np.isnan(by_race[: 100 * 3]).all()
+    for race in range(300, days.size):
+        before = int((days < days[race]).sum())
+        assert 0 < by_race[race, 0] <= before
+    with pytest.raises(ValueError, match="fold 1 predicts races that an earlier fold predicted"):
+        out_of_fold([told[0], told[0]], starts, days.size * 4, predict)
+    with pytest.raises(ValueError, match="runners to predict, and"):
+        out_of_fold(told, starts, days.size * 4, lambda fold: np.zeros(3))

@@ -1,0 +1,127 @@
+"""What to bet on and how much: strategies by percentile, price buckets, level stakes and fractional Kelly (SPEC 9).
+
+A strategy's percentiles are of the whole period it is tested on: no outcome is looked at, but the cut is one that only the end
+of the period knows. Stakes are decided at the price known at decision time, SP where there is none.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.blocks import Floats, Indices
+from training.calibration import PRICE_EDGES, regime_of
+from velo.errors import UserError
+
+Wanted = NDArray[np.bool_]
+
+KELLY_FRACTION: Final = 0.25
+KELLY_CAP: Final = 0.02
+"""The most of the bank on one runner."""
+MOST_AT_RISK: Final = 1.0
+"""The most of the bank on all bets of one race day: their results come after the stakes."""
+BUCKETS: Final = ("1–5", "5–8", "8–15", "15–21", "> 21")
+"""Names of the bands of `PRICE_EDGES`, each with its upper end."""
+
+
+class By(Enum):
+    """What a strategy ranks runners by."""
+
+    P = "p"
+    EDGE = "edge"
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """Bet on the best share of the period's runners by p or by edge; `share` 1 is all of them."""
+
+    name: str
+    by: By
+    share: float
+
+
+STRATEGIES: Final = tuple(
+    Strategy(f"{name} by {by.value}", by, share)
+    for by in By
+    for name, share in (("TOP10", 0.1), ("TOP20", 0.2), ("TOP30", 0.3), ("ALL", 1.0))
+)
+DEFAULT: Final = "TOP20 by edge"
+
+
+def strategy(name: str) -> Strategy:
+    """The strategy of a name; raises `UserError` where there is none."""
+    for one in STRATEGIES:
+        if one.name == name:
+            return one
+    raise UserError(f"{name!r} is no strategy: choose one of {', '.join(one.name for one in STRATEGIES)}")
+
+
+def edges(p: Floats, price: Floats) -> Floats:
+    """p · price − 1: what one unit is expected to win if p is true; NaN without a price."""
+    known = np.isfinite(price) & (price > 1.0)
+    return np.where(known, p * np.where(known, price, 1.0) - 1.0, np.nan)
+
+
+def chosen(of: Strategy, p: Floats, price: Floats) -> Wanted:
+    """The runners a strategy bets on: the best share of those that can be ranked, ties at the cut all in."""
+    score = p if of.by is By.P else edges(p, price)
+    rankable = np.flatnonzero(~np.isnan(score))
+    count = round(of.share * rankable.size)
+    if count == 0:
+        return np.zeros(p.size, dtype=np.bool_)
+    cut = np.partition(score[rankable], rankable.size - count)[rankable.size - count]
+    # A comparison with NaN is false: who cannot be ranked is not bet on.
+    return np.asarray(score >= cut, dtype=np.bool_)
+
+
+def bucket_of(price: Floats) -> Indices:
+    """The price bucket of each runner, an index of `BUCKETS`; −1 without a price."""
+    return regime_of(price, PRICE_EDGES)
+
+
+def kelly_stakes(p: Floats, price: Floats, fraction: float = KELLY_FRACTION, cap: float = KELLY_CAP) -> Floats:
+    """Shares of the bank by fractional Kelly, fraction · (p · price − 1) ÷ (price − 1), at most `cap`; 0 without an edge.
+
+    Each runner is taken by itself, as if nothing else ran: the cap is what holds rivals of one race together.
+    """
+    for name, value in (("fraction", fraction), ("cap", cap)):
+        if not 0.0 < value <= 1.0:
+            raise UserError(f"a Kelly {name} of {value!r} is no share of the bank: give one above 0 and at most 1")
+    edge = edges(p, price)
+    wanted = edge > 0.0
+    stakes = np.zeros(p.size)
+    stakes[wanted] = np.minimum(fraction * edge[wanted] / (price[wanted] - 1.0), cap)
+    return stakes
+
+
+@dataclass(frozen=True, slots=True)
+class Bank:
+    """A bank through the period, 1 at its start: its value after each race day, and its deepest fall as a share."""
+
+    after_day: Floats
+    final: float
+    drawdown: float
+
+
+def compounded(stakes: Floats, unit_profit: Floats, day: Indices, days: int) -> Bank:
+    """A bank that stakes shares of what it held in the morning, race day by race day; unsettled bets (NaN) are not made.
+
+    Stakes of a day above `MOST_AT_RISK` together are cut in proportion. `day` is each bet's, from 0 in order of time.
+    """
+    settled = ~np.isnan(unit_profit)
+    at_risk = np.bincount(day[settled], stakes[settled], minlength=days)
+    won = np.bincount(day[settled], (stakes * unit_profit)[settled], minlength=days)
+    scale = np.divide(MOST_AT_RISK, at_risk, out=np.ones(days), where=at_risk > MOST_AT_RISK)
+    # Whole stakes lost leave exactly nothing: rounding must not leave a debt.
+    path = np.cumprod(np.maximum(1.0 + won * scale, 0.0))
+    peaks = np.maximum.accumulate(np.r_[1.0, path])[1:]
+    falls = np.divide(peaks - path, peaks)
+    return Bank(path, float(path[-1]) if days else 1.0, float(falls.max(initial=0.0)))
+
+
+def drawdown(profits: Floats) -> float:
+    """The deepest fall of the running total from its peak so far, in units staked; profits in order of time."""
+    path = np.cumsum(profits)
+    return float((np.maximum.accumulate(np.r_[0.0, path])[1:] - path).max(initial=0.0))

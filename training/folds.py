@@ -1,0 +1,119 @@
+"""Folds that know time: trained on earlier race days, an embargo, then the days predicted. A race day is never parted.
+
+The embargo keeps a race out of training whose luck is still in what the first predicted days are told (a course, a going, a yard
+in form), and lets results that come in late come in.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.blocks import Floats, Indices, sizes_of
+from velo.errors import UserError
+
+Wanted = NDArray[np.bool_]
+Dates = NDArray[np.datetime64]
+
+EMBARGO_DAYS: Final = 7
+LEAST_TRAIN_DAYS: Final = 30
+"""Race days below which nothing is worth fitting."""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Which races are trained on and which are predicted, (races,) each; no day is in both, all trained days are earlier."""
+
+    name: str
+    train: Wanted
+    test: Wanted
+
+
+def forward_folds(
+    race_dates: Dates, folds: int = 5, embargo_days: int = EMBARGO_DAYS, first_share: float = 0.5
+) -> tuple[Fold, ...]:
+    """So many folds of about equally many races, each trained on all that lies before it and its embargo.
+
+    `race_dates` are local, one a race, in any order. The first `first_share` of the race days is trained on only. Raises
+    `UserError` where there are too few days for so many folds.
+    """
+    if folds < 1 or not 0.0 < first_share < 1.0:
+        raise UserError(f"{folds} folds after the first {first_share:g} of days cannot be cut: give ≥ 1, and 0 to 1")
+    days, counts = np.unique(race_dates, return_counts=True)
+    begin = round(days.size * first_share)
+    if days.size - begin < folds or begin < 1:
+        raise UserError(
+            f"{days.size} race days are too few for {folds} folds: load more results, or ask for fewer folds"
+        )
+    # Cut between days where the races so far come nearest to equal parts, each part with a day at least.
+    so_far = np.cumsum(counts[begin:]) / counts[begin:].sum()
+    cuts = [begin]
+    for number in range(1, folds):
+        nearest = begin + int(np.argmin(np.abs(so_far - number / folds))) + 1
+        cuts.append(min(max(nearest, cuts[-1] + 1), days.size - (folds - number)))
+    ends = [*cuts[1:], days.size]
+    return tuple(
+        _fold(f"fold {number}", race_dates, days[first], days[last - 1], embargo_days)
+        for number, (first, last) in enumerate(zip(cuts, ends, strict=True), start=1)
+    )
+
+
+def yearly_refits(
+    race_dates: Dates, years: Sequence[int], embargo_days: int = 0, first_day: np.datetime64 | None = None
+) -> tuple[Fold, ...]:
+    """A fold a calendar year: trained on all days before it (from `first_day`, if given), predicted over the year.
+
+    Raises `UserError` for a year without races.
+    """
+    told = []
+    for year in years:
+        first, last = np.datetime64(f"{year}-01-01", "D"), np.datetime64(f"{year}-12-31", "D")
+        if not np.any((race_dates >= first) & (race_dates <= last)):
+            raise UserError(f"{year} has no race: choose years between {race_dates.min()} and {race_dates.max()}")
+        told.append(_fold(str(year), race_dates, first, last, embargo_days, first_day))
+    return tuple(told)
+
+
+def out_of_fold(folds: Sequence[Fold], starts: Indices, rows: int, predict: Callable[[Fold], Floats]) -> Floats:
+    """Probabilities of every runner by a model that was not trained on its day; NaN where no fold predicts.
+
+    `predict` fits on a fold's training races and gives the runners of its test races, in their order. Raises `ValueError` for a
+    race that two folds predict, and for predictions of another number of runners.
+    """
+    chances = np.full(rows, np.nan)
+    taken = np.zeros(starts.size, dtype=np.bool_)
+    sizes = sizes_of(starts, rows)
+    for fold in folds:
+        if np.any(taken & fold.test):
+            raise ValueError(f"{fold.name} predicts races that an earlier fold predicted")
+        taken |= fold.test
+        inside = np.repeat(fold.test, sizes)
+        given = predict(fold)
+        if given.shape != (int(inside.sum()),):
+            raise ValueError(f"{fold.name} has {int(inside.sum())} runners to predict, and {given.shape} came")
+        chances[inside] = given
+    return chances
+
+
+def _fold(
+    name: str,
+    race_dates: Dates,
+    first: np.datetime64,
+    last: np.datetime64,
+    embargo_days: int,
+    train_from: np.datetime64 | None = None,
+) -> Fold:
+    if embargo_days < 0:
+        raise UserError(f"an embargo of {embargo_days} days is none: give 0 or more")
+    train = race_dates < first - np.timedelta64(embargo_days, "D")
+    if train_from is not None:
+        train &= race_dates >= train_from
+    days = np.unique(race_dates[train]).size
+    if days < LEAST_TRAIN_DAYS:
+        raise UserError(
+            f"{name} has {days} race days to train on, at least {LEAST_TRAIN_DAYS} are needed: load more results, "
+            "or begin to predict later"
+        )
+    return Fold(name, np.asarray(train, dtype=np.bool_), (race_dates >= first) & (race_dates <= last))

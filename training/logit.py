@@ -1,0 +1,118 @@
+"""A plain conditional logit: the baseline that a grown model must beat, and the sober half of an average with one.
+
+The score of a runner is linear in its standardised features; the softmax of a race's scores are its probabilities. Missing
+values take the training mean (0 once standardised). It is text: numbers, kept as JSON.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from training.blocks import Floats, Indices, softmax, spread, total
+from velo.errors import UserError
+
+FORMAT: Final = 1
+L2: Final = 30.0
+"""Penalty ½·L2·|w|² on the summed loss, with standardised features: weights thought to lie within 1/√L2 of 0."""
+LEAST_RACES: Final = 20
+CLIP_SD: Final = 6.0
+"""Standardised values are held within so many standard deviations: one absurd value must not carry a race."""
+
+
+@dataclass(frozen=True, slots=True)
+class Logit:
+    """A fitted conditional logit. `weights` are of standardised features; `log_loss` in nats a training race."""
+
+    features: tuple[str, ...]
+    means: tuple[float, ...]
+    scales: tuple[float, ...]
+    weights: tuple[float, ...]
+    l2: float
+    races: int
+    log_loss: float
+
+    def scores(self, matrix: Floats) -> Floats:
+        """The scores of runners; `matrix` has a row of `features` each."""
+        columns = _standardised(matrix, np.array(self.means), np.array(self.scales))
+        return np.asarray(columns @ np.array(self.weights), dtype=np.float64)
+
+    def probabilities(self, matrix: Floats, starts: Indices, offset: Floats | None = None) -> Floats:
+        """Probabilities of each race, summing to 1; `offset` is what it was trained on top of (`training.market`)."""
+        scores = self.scores(matrix)
+        return softmax(scores if offset is None else scores + offset, starts)
+
+    def to_json(self) -> dict[str, Any]:
+        """As kept in a bundle."""
+        return {"format": FORMAT, **asdict(self)}
+
+    @staticmethod
+    def from_json(kept: Mapping[str, Any]) -> "Logit":
+        """The logit that `to_json` told; raises `UserError` for another format."""
+        if kept.get("format") != FORMAT:
+            raise UserError(f"a logit of format {kept.get('format')!r}, this version reads {FORMAT}: train anew")
+        means, scales, weights = (tuple(kept[name]) for name in ("means", "scales", "weights"))
+        return Logit(tuple(kept["features"]), means, scales, weights, kept["l2"], kept["races"], kept["log_loss"])
+
+
+def fit_logit(
+    matrix: Floats,
+    starts: Indices,
+    share: Floats,
+    features: Sequence[str],
+    l2: float = L2,
+    offset: Floats | None = None,
+) -> Logit:
+    """The weights of least winner log loss plus ½·l2·|w|², by L-BFGS: convex, so where it stops is the optimum.
+
+    `share` is each runner's share of the win, summing to 1 in each race; `offset` is added to the scores and not fitted.
+    Raises `UserError` for fewer than `LEAST_RACES` races.
+    """
+    from scipy.optimize import minimize
+
+    if starts.size < LEAST_RACES:
+        raise UserError(f"{starts.size} races are too few to fit a logit: at least {LEAST_RACES} are needed")
+    means, scales = _spans(matrix)
+    columns = _standardised(matrix, means, scales)
+    fixed = np.zeros(share.size) if offset is None else offset
+    won = share @ columns
+    won_fixed = float(share @ fixed)
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        scores = columns @ weights + fixed
+        top = np.maximum.reduceat(scores, starts)
+        raised = np.exp(scores - spread(top, starts, scores.size))
+        sums = total(raised, starts)
+        chances = raised / spread(sums, starts, scores.size)
+        value = (top + np.log(sums)).sum() - won @ weights - won_fixed + l2 * (weights @ weights) / 2.0
+        return float(value), np.asarray(chances @ columns - won + l2 * weights, dtype=np.float64)
+
+    found = minimize(
+        loss,
+        np.zeros(columns.shape[1]),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": 1000, "ftol": 1e-12, "gtol": 1e-5},
+    )
+    weights = np.asarray(found.x, dtype=np.float64)
+    value = (float(found.fun) - l2 * float(weights @ weights) / 2.0) / starts.size
+    return Logit(
+        tuple(features), tuple(means.tolist()), tuple(scales.tolist()), tuple(weights.tolist()), l2, starts.size, value
+    )
+
+
+def _spans(matrix: Floats) -> tuple[Floats, Floats]:
+    """Mean and standard deviation of each column's known values; 0 and 1 for a column that knows nothing or never varies."""
+    known = ~np.isnan(matrix)
+    counts = np.maximum(known.sum(axis=0), 1)
+    filled = np.where(known, matrix, 0.0)
+    means = filled.sum(axis=0) / counts
+    spreads = np.sqrt((np.where(known, matrix - means, 0.0) ** 2).sum(axis=0) / counts)
+    # A spread that is rounding alone is none: dividing by it would make noise of a constant.
+    return means, np.where(spreads > 1e-12 * np.maximum(np.abs(means), 1.0), spreads, 1.0)
+
+
+def _standardised(matrix: Floats, means: Floats, scales: Floats) -> Floats:
+    values = np.clip((matrix - means) / scales, -CLIP_SD, CLIP_SD)
+    return np.asarray(np.where(np.isnan(values), 0.0, values), dtype=np.float64)

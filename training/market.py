@@ -1,0 +1,137 @@
+"""The model and the market put together: Benter's blend, the market alone sharpened, and the market as an offset (SPEC 9).
+
+What is fitted here is fitted on out-of-fold f: a model's probabilities for races it was not trained on. On its own
+training races a model looks better than it is, and the blend would trust it too much.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from training.blocks import Floats, Indices, sizes_of, softmax, spread, total
+from velo.errors import UserError
+
+SMALLEST: Final = 1e-15
+LEAST_RACES: Final = 20
+ILL_CONDITIONED: Final = 1e10
+
+
+@dataclass(frozen=True, slots=True)
+class Blend:
+    """c ∝ f^α · π^β. `alpha_se` and `beta_se` are standard errors: none for an α held at 0 (the market alone), and none
+    where the data cannot tell α from β.
+
+    `log_loss` is of the `races` it was fitted on, in nats a race.
+    """
+
+    alpha: float
+    beta: float
+    alpha_se: float | None
+    beta_se: float | None
+    races: int
+    log_loss: float
+
+    def probabilities(self, f: Floats | None, pi: Floats, starts: Indices) -> Floats:
+        """Blended probabilities of each race, summing to 1; NaN where the race has no market. f may be None if α = 0."""
+        scores = self.beta * _log(pi)
+        if f is not None and self.alpha != 0.0:
+            scores = scores + self.alpha * _log(f)
+        elif self.alpha != 0.0:
+            raise ValueError("this blend needs the model's probabilities: its α is not 0")
+        return softmax(_whole(scores, starts), starts)
+
+    def to_json(self) -> dict[str, Any]:
+        """As kept in a bundle."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(kept: Mapping[str, Any]) -> "Blend":
+        """The blend that `to_json` told; raises `TypeError` where a part is missing or too many."""
+        return Blend(**kept)
+
+
+def fit_blend(f: Floats, pi: Floats, starts: Indices, share: Floats) -> Blend:
+    """α and β by maximum likelihood; `share` is each runner's share of the win. Races without a market take no part.
+
+    Raises `UserError` for fewer than `LEAST_RACES` races with a market.
+    """
+    return _fit(np.stack([_log(f), _log(pi)], axis=1), starts, share)
+
+
+def fit_market_exponent(pi: Floats, starts: Indices, share: Floats) -> Blend:
+    """β of the market alone, the yardstick of every blend: sharpening the market is no merit of a model."""
+    return _fit(_log(pi)[:, None], starts, share)
+
+
+def market_offset(pi: Floats, beta: float, starts: Indices) -> Floats:
+    """β·log π less its mean in the race: what a residual model starts from (LightGBM's `init_score`, a logit's offset).
+
+    NaN for the whole race where there is no market: such races cannot train a residual model.
+    """
+    offset = _whole(beta * _log(pi), starts)
+    sizes = sizes_of(starts, pi.size).astype(np.float64)
+    return np.asarray(offset - spread(total(offset, starts) / sizes, starts, pi.size), dtype=np.float64)
+
+
+def residual_probabilities(scores: Floats, pi: Floats, beta: float, starts: Indices) -> Floats:
+    """Probabilities of a model whose scores were trained on top of `market_offset` with the same β."""
+    return softmax(scores + market_offset(pi, beta, starts), starts)
+
+
+def _fit(logs: Floats, starts: Indices, share: Floats) -> Blend:
+    """A conditional logit of one or two columns, without a penalty: convex, so where it stops is the optimum."""
+    from scipy.optimize import minimize
+
+    kept = ~np.isnan(total(logs.sum(axis=1), starts))
+    if int(kept.sum()) < LEAST_RACES:
+        raise UserError(
+            f"{int(kept.sum())} races with a market are too few to fit a blend: at least {LEAST_RACES} are needed"
+        )
+    rows = np.repeat(kept, sizes_of(starts, share.size))
+    sizes = sizes_of(starts, share.size)[kept]
+    logs, share = logs[rows], share[rows]
+    starts = np.asarray(np.cumsum(np.r_[0, sizes[:-1]]), dtype=np.intp)
+    races = starts.size
+    won = (share[:, None] * logs).sum(axis=0) / races
+
+    def loss(exponents: Floats) -> tuple[float, Floats]:
+        scores = logs @ exponents
+        top = np.maximum.reduceat(scores, starts)
+        normaliser = top + np.log(total(np.exp(scores - spread(top, starts, scores.size)), starts))
+        slope = (softmax(scores, starts)[:, None] * logs).sum(axis=0) / races - won
+        return float(normaliser.mean() - exponents @ won), slope
+
+    def curvature(exponents: Floats) -> Floats:
+        chances = softmax(logs @ exponents, starts)
+        weighted = chances[:, None] * logs
+        means = np.stack([total(column, starts) for column in weighted.T], axis=1)
+        return np.asarray((logs.T @ weighted - means.T @ means) / races, dtype=np.float64)
+
+    found = minimize(
+        loss,
+        np.r_[np.zeros(logs.shape[1] - 1), 1.0],
+        jac=True,
+        hess=curvature,
+        method="trust-exact",
+        options={"gtol": 1e-10},
+    )
+    exponents = [float(value) for value in found.x]
+    information = races * curvature(found.x)
+    errors: list[float | None] = [None] * len(exponents)
+    # Where the model says the same of all, or what the market says, the data cannot tell the exponents apart.
+    if np.linalg.cond(information) < ILL_CONDITIONED:
+        errors = [float(variance**0.5) for variance in np.diag(np.linalg.inv(information))]
+    if len(exponents) == 1:
+        return Blend(0.0, exponents[0], None, errors[0], races, float(found.fun))
+    return Blend(exponents[0], exponents[1], errors[0], errors[1], races, float(found.fun))
+
+
+def _log(chances: Floats) -> Floats:
+    return np.asarray(np.log(np.maximum(chances, SMALLEST)), dtype=np.float64)
+
+
+def _whole(values: Floats, starts: Indices) -> Floats:
+    """NaN for each runner of a race where one is."""
+    return np.asarray(values + 0.0 * spread(total(values, starts), starts, values.size), dtype=np.float64)

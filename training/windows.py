@@ -1,0 +1,101 @@
+"""The gate asked of a season: its last 90 days and last 12 months, the figures of each, and how often luck would pass."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.backtest_metrics import Season, auc, margin, placed, top1
+from training.betting import DEFAULT, Strategy, Wanted, chosen, strategy
+from training.blocks import Floats
+from training.chance import SIMULATIONS, Chance, pass_chance
+from training.gate import WINDOWS_DAYS, Verdict, Window, gate, judge_window
+from training.reliability import root_mean_gap, slope
+from training.resampling import Figure
+from velo.errors import UserError
+
+POWER: Final = "the model is true"
+NO_EDGE: Final = "no edge"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A window as judged, and P(pass) by luck (`no_edge`) and by merit (`power`, were the model's p the truth)."""
+
+    window: Window
+    no_edge: Chance
+    power: Chance
+
+
+@dataclass(frozen=True, slots=True)
+class GateReport:
+    """The gate's verdict on a strategy, with all that led to it."""
+
+    verdict: Verdict
+    strategy: str
+    asked: tuple[Asked, ...]
+
+
+def ask(
+    season: Season,
+    race_dates: NDArray[np.datetime64],
+    market: Floats,
+    records: int,
+    *,
+    until: date,
+    of: Strategy | None = None,
+    windows: Sequence[int] = WINDOWS_DAYS,
+    simulations: int = SIMULATIONS,
+) -> GateReport:
+    """The gate over windows that end with `until`, a local race date.
+
+    `race_dates` are local, one a race; `market` is π^β for every runner, its β fitted out of fold; `records` are the training
+    records. Percentiles are of each window by itself. Raises `UserError` for a window without races.
+    """
+    chosen_by = of or strategy(DEFAULT)
+    asked = tuple(_ask(season, race_dates, market, records, chosen_by, until, days, simulations) for days in windows)
+    return GateReport(gate([one.window for one in asked], windows), chosen_by.name, asked)
+
+
+def gate_figures(season: Season, wanted: Wanted, market: Floats, records: int) -> dict[str, Figure]:
+    """The figures that the criteria and alarms of `training.gate` ask for, by name."""
+    bets = placed(season, "", wanted)
+    return {
+        "ae_price": bets.ae_price,
+        "roi": bets.roi[0.0],
+        "calibration_error": root_mean_gap(season.p, season.share, season.days),
+        "slope": slope(season.p, season.share, season.days),
+        "margin": margin(season.p, market, season),
+        "records": Figure(float(records), None, None, records),
+        "top1": top1(season),
+        "auc": Figure(auc(season.p, season.share), None, None, season.p.size),
+    }
+
+
+def _ask(
+    season: Season,
+    race_dates: NDArray[np.datetime64],
+    market: Floats,
+    records: int,
+    of: Strategy,
+    until: date,
+    days: int,
+    simulations: int,
+) -> Asked:
+    last = np.datetime64(until, "D")
+    inside = (race_dates > last - days) & (race_dates <= last)
+    if not inside.any():
+        since = until - timedelta(days=days - 1)
+        raise UserError(f"no race from {since} to {until}: choose another end, or load results of those days")
+    part = season.only(inside)
+    yardstick = market[inside[season.race]]
+    wanted = chosen(of, part.p, part.decided_at)
+    figures = gate_figures(part, wanted, yardstick, records)
+    window = judge_window(figures, days, str(race_dates[inside].min()), str(race_dates[inside].max()))
+    no_edge, power = (
+        pass_chance(part, wanted, yardstick, truth, part.days.seed, simulations) for truth in (part.pi, part.p)
+    )
+    return Asked(window, no_edge, power)

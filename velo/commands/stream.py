@@ -1,0 +1,130 @@
+"""`velo stream` and `velo audit`: both stores kept current as each message arrives, and held against a fresh batch."""
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from velo.commands.edge import Json, facts, now, open_store, show, steps
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+    from streams.audit import AuditReport
+    from streams.dataflow.run import Options
+
+Hidden = typer.Option(hidden=True)
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    app.command()(stream)
+    app.command()(audit)
+
+
+Once = Annotated[bool, typer.Option("--once", help="End at the log's end instead of waiting for more.")]
+Processes = Annotated[int, typer.Option("--processes", "--workers", min=1, max=64, help="Processes to share the work.")]
+Snapshots = Annotated[
+    float, typer.Option(min=0, help="Seconds between snapshots: offline rows appear, and a restart resumes, there.")
+]
+Online = Annotated[bool, typer.Option("--online/--no-online", help="Redis.")]
+Offline = Annotated[bool, typer.Option("--offline/--no-offline", help="The Parquet tables.")]
+Metrics = Annotated[
+    int | None,
+    typer.Option(help="Serve Prometheus figures on this loopback port, and each further process on the next one."),
+]
+
+
+def stream(
+    once: Once = False,
+    processes: Processes = 1,
+    snapshot_seconds: Snapshots = 10.0,
+    online: Online = True,
+    offline: Offline = True,
+    metrics_port: Metrics = None,
+    as_json: Json = False,
+    member: Annotated[int, Hidden] = 0,
+    addresses: Annotated[str, Hidden] = "",
+) -> None:
+    """Keep both stores current: each message of the log takes effect as it arrives, exactly once, whatever happens."""
+    import os
+    import threading
+
+    # a panic of the engine is told by the Python error beneath it
+    os.environ["RUST_BACKTRACE"] = "0"
+    from streams.dataflow import members, run
+    from streams.dataflow.telemetry import Telemetry, log_json, position
+
+    log_json()
+    options = run.Options(once, timedelta(seconds=snapshot_seconds), online, offline)
+    telemetry, stop = Telemetry(), threading.Event()
+    store = open_store()
+    if metrics_port is not None:
+        from prometheus_client import start_http_server
+
+        start_http_server(metrics_port + member, addr="127.0.0.1", registry=telemetry.registry)
+    if member:
+        members.end_with_parent()
+        run.stop_on_signals(stop)
+        run.run(run.plan(store), options, now, telemetry, addresses=addresses.split(","), member=member, stop=stop)
+        return
+    with run.sole_stream(store.home) as held:
+        planned = run.plan(store)
+        if processes == 1:
+            run.stop_on_signals(stop)
+            run.run(planned, options, now, telemetry, stop=stop)
+        else:
+            at = members.loopback_addresses(processes)
+            with members.others(_command(options, at, metrics_port), processes, held) as rest:
+                run.stop_on_signals(stop, rest)
+                run.run(planned, options, now, telemetry, addresses=at, stop=stop)
+    where = position(store.home)
+    show(where, as_json, lambda: f"both stores hold everything before message {where.sealed_seq if where else 0:,}")
+
+
+def audit(
+    sample: Annotated[int | None, typer.Option(min=1, help="Look at so many keys of each view, not at all.")] = None,
+    online: Online = True,
+    as_json: Json = False,
+) -> None:
+    """Compare both stores, value by value, with a batch made afresh from the log; exits 1 where anything differs."""
+    from feature_repo.stores.redis_client import connect
+    from streams.audit import audit as look
+
+    store = open_store()
+    client = connect(store.home, store.redis_url) if online else None
+    with steps(as_json) as progress:
+        report = look(store, now(), client=client, sample=sample, progress=progress)
+    show(report, as_json, lambda: _audited(report))
+    if report.found:
+        raise typer.Exit(1)
+
+
+def _audited(report: "AuditReport") -> "Group":
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    told = [("up to message", report.next_seq), ("known at", report.known_at)]
+    told += [(f"{store} values compared at", f"{count:,} instants") for store, count in report.compared.items()]
+    table = Table(title=f"{report.found:,} differences, the first {len(report.differences)}", title_justify="left")
+    for name in ("store", "view", "key", "at", "feature", "should be", "is", "was"):
+        table.add_column(name)
+    for one in report.differences:
+        history = ", ".join(f"{value} from {at:%Y-%m-%d %H:%M}" for at, value in one.history)
+        at = "" if one.at is None else f"{one.at:%Y-%m-%d %H:%M:%S.%f}"
+        table.add_row(
+            one.store, one.view, " · ".join(one.key), at, one.feature, str(one.expected), str(one.found), history
+        )
+    return Group(facts("audit", told), table if report.found else Text("no difference"))
+
+
+def _command(options: "Options", addresses: list[str], metrics_port: int | None) -> list[str]:
+    """The command line of the stream's other processes."""
+    import sys
+
+    command = [sys.executable, "-m", "velo.cli", "stream", "--addresses", ",".join(addresses)]
+    command += ["--once"] if options.once else []
+    command += ["--snapshot-seconds", str(options.snapshot_every.total_seconds())]
+    command += ["--online" if options.online else "--no-online", "--offline" if options.offline else "--no-offline"]
+    return command + (["--metrics-port", str(metrics_port)] if metrics_port is not None else [])
