@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import date, timedelta
 from io import StringIO
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from training.model import FEATURES, Options
 from training.placebo import planted_leak, shuffled_winners
 from training.races import Races, races_of
 from training.refits import OutOfFold, Plan, cut, drifted, predict, shifted
+from training.report_html import write_report
 from training.trials import FILE, trials
 from training.windows import gate_figures
 from velo.errors import UserError
@@ -182,6 +184,23 @@ def test_the_terminal_tells_the_verdict_first(report: BacktestReport) -> None:
     assert shown.startswith("gate: NOT ENOUGH DATA")
     for word in ("market π^β", "plain logit", "ΔR² of blend over market π^β", "TOP20 by edge", "after 5 %", "trial 1"):
         assert word in shown, word
+
+
+def test_the_page_stands_by_itself_and_begins_with_the_verdict(tmp_path: Path, report: BacktestReport) -> None:
+    """Nothing to fetch, no script; and what is well-formed to a parser of XML is so to a browser."""
+    text = write_report(report, tmp_path / "made" / "page.html").read_text(encoding="utf-8")
+    for fetched in ("http:", "https:", "//", "src=", "href=", "url(", "@import", "<script"):
+        assert fetched not in text.replace("<!doctype html>", ""), fetched
+    body = text.split("<body>")[1].removesuffix("</html>\n")
+    root = ET.fromstring("<body>" + body)
+    assert root[0].tag == "h1"
+    assert (root[0].text or "").startswith("gate: NOT ENOUGH DATA")
+    assert len(root.findall(".//svg")) == 5
+    assert len(root.findall(".//circle")) == len(
+        next(one for one in report.told if one.name == "fundamental").diagram.said
+    )
+    for word in ("Population stability", "TOP20 by edge", "&gt; 21", "trial 1"):
+        assert word in text, word
 
 
 def test_a_feature_that_moved_is_told_first() -> None:

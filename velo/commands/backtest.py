@@ -1,6 +1,7 @@
 """`velo backtest`: what the recipe of a model would have said of days it had not seen."""
 
 from datetime import date, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -31,19 +32,27 @@ def backtest(
     lead: Annotated[float, typer.Option(min=0, help="Minutes before the off at which a race is decided.")] = 5.0,
     seed: Annotated[int, typer.Option(help="Seed of everything drawn by chance.")] = 1,
     again: Annotated[bool, typer.Option("--again", help="Look at a locked window again, and have it counted.")] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="The HTML file to write (reports/<backtest>.html under VELO_HOME).")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Test the recipe of the model on days it had not seen: refitted as time goes on, blended on the past alone."""
     from datetime import timedelta
 
+    from rich.console import Group
+    from rich.text import Text
+
     from training.backtest import backtest as run
     from training.backtest_kept import plain
     from training.backtest_tables import backtest_tables
     from training.model import Options
+    from training.report_html import write_report
 
     with steps(as_json) as progress:
-        report = run(
-            open_store(),
+        store = open_store()
+        told = run(
+            store,
             now=now(),
             since=_day(since),
             until=_day(until),
@@ -55,7 +64,9 @@ def backtest(
             again=again,
             progress=progress,
         )
-    show(plain(report) if as_json else None, as_json, lambda: backtest_tables(report))
+    page = write_report(told, report or store.home.reports / f"{told.backtest}.html")
+    document = plain(told) | {"verdict": told.verdict, "report": str(page)} if as_json else None
+    show(document, as_json, lambda: Group(backtest_tables(told), Text(f"report: {page}")))
 
 
 def _day(given: datetime | None) -> date | None:
