@@ -311,3 +311,9 @@ def test_a_log_is_rebuilt_of_files_in_any_order(tmp_path: Path) -> None:
     assert (report.from_files, report.from_log, report.next_seq) == (1, 1, 2)
     ingested(plain, early, late)
     assert held(store) == held(plain)
+
+
+@pytest.mark.parametrize("race_no", [2**30, 2**40, 2**70])
+def test_a_race_number_beyond_the_calendar_refuses_its_race(tmp_path: Path, race_no: int) -> None:
+    parsed = parse_rows(a_race(race_no=race_no, off_time=None), a_store(tmp_path))
+    assert [one.reason for one in parsed.refused] == ["bad value"]

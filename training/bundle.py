@@ -1,7 +1,8 @@
 """A model as it is kept: a folder of text files, checksummed, loaded only where it fits the store.
 
 `$VELO_HOME/models/<version>/` holds `model.txt` (LightGBM's own text), `metadata.yaml`, `metrics.json` and
-`checksums.txt` (SHA-256). `$VELO_HOME/models/current` names the version that serves.
+`checksums.txt` (SHA-256), and `gate.json` once the gate was asked. `$VELO_HOME/models/current` names the version that serves,
+`history.txt` those that served before it.
 """
 
 import hashlib
@@ -34,6 +35,10 @@ CURRENT: Final = "current"
 CHECKSUMS: Final = "checksums.txt"
 NO_GATE: Final = "not run"
 PAPER: Final = "paper only"
+PASSED: Final = "PASS"
+PASSED_MODE: Final = "passed the gate"
+GATE: Final = "gate.json"
+HISTORY: Final = "history.txt"
 FILES: Final = ("model.txt", "metadata.yaml", "metrics.json")
 
 
@@ -111,12 +116,59 @@ def write(home: Home, model_text: str, metadata: Mapping[str, Any], metrics: Map
 
 
 def promote(home: Home, version: str) -> None:
-    """Make a version the one that serves; raises `UserError` where there is none of that name."""
+    """Make a version the one that serves; raises `UserError` where there is none of that name.
+
+    A model that has not passed the gate stays for paper only, promoted or not.
+    """
     if version not in versions(home):
         raise UserError(
             f"{version!r} is no model of {home.models}: choose one of {', '.join(versions(home)) or 'none'}"
         )
-    write_atomically(home.models / CURRENT, f"{version}\n".encode())
+    served = _history(home)
+    if not served or served[-1] != version:
+        served.append(version)
+    _serve(home, served)
+
+
+def rollback(home: Home) -> str:
+    """Make the version that served before the current one serve again, and return it; raises `UserError` where none did."""
+    kept = set(versions(home))
+    served = [version for version in _history(home)[:-1] if version in kept]
+    if not served:
+        raise UserError(
+            f"no other model served before at {home.models}: promote one of {', '.join(sorted(kept)) or 'none'}"
+        )
+    _serve(home, served)
+    return served[-1]
+
+
+def judged(home: Home, version: str, verdict: str, of: Mapping[str, Any]) -> str:
+    """Keep the gate's verdict on a version, with what it was judged by (`of`); returns what it may be used for."""
+    folder = home.models / version
+    _check(folder)
+    mode = PASSED_MODE if verdict == PASSED else PAPER
+    told = {"bundle": _digest(folder), "gate": verdict, "mode": mode} | dict(of)
+    write_atomically(folder / GATE, (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode())
+    return mode
+
+
+def described(home: Home, version: str) -> dict[str, Any]:
+    """What is kept beside a model: its metadata with the gate's verdict, and its `metrics`; raises as `load` does."""
+    folder = home.models / version
+    if version not in versions(home):
+        raise UserError(f"{version!r} is no model of {home.models}: run `velo train` to make one")
+    _check(folder)
+    metadata: dict[str, Any] = yaml.safe_load((folder / "metadata.yaml").read_text())
+    if metadata.get("format") != FORMAT:
+        raise UserError(
+            f"model {version} has format {metadata.get('format')!r}, this version reads {FORMAT}: train anew"
+        )
+    return metadata | _verdict(folder) | {"metrics": json.loads((folder / "metrics.json").read_text())}
+
+
+def current(home: Home) -> str:
+    """The version that serves; raises `UserError` where there is none."""
+    return _current(home)
 
 
 def versions(home: Home) -> list[str]:
@@ -136,14 +188,8 @@ def load(home: Home, catalogue: str, version: str | None = None) -> Bundle:
 
     chosen = version or _current(home)
     folder = home.models / chosen
-    if chosen not in versions(home):
-        raise UserError(f"{chosen!r} is no model of {home.models}: run `velo train` to make one")
-    _check(folder)
-    metadata = yaml.safe_load((folder / "metadata.yaml").read_text())
-    if metadata.get("format") != FORMAT:
-        raise UserError(
-            f"model {chosen} has format {metadata.get('format')!r}, this version reads {FORMAT}: train anew"
-        )
+    metadata = described(home, chosen)
+    metrics = metadata.pop("metrics")
     if metadata["catalogue"] != catalogue:
         raise UserError(
             f"model {chosen} was trained on the catalogue {metadata['catalogue'][:8]}, the tables are of "
@@ -151,7 +197,6 @@ def load(home: Home, catalogue: str, version: str | None = None) -> Bundle:
         )
     columns.refuse_unknown(metadata["features"])
     booster = lightgbm.Booster(model_str=(folder / "model.txt").read_text())
-    metrics = json.loads((folder / "metrics.json").read_text())
     return Bundle(chosen, tuple(metadata["features"]), metadata, metrics, booster)
 
 
@@ -160,6 +205,34 @@ def _current(home: Home) -> str:
         return (home.models / CURRENT).read_text().strip()
     except FileNotFoundError:
         raise UserError(f"there is no model at {home.models}: run `velo train` first") from None
+
+
+def _history(home: Home) -> list[str]:
+    try:
+        return (home.models / HISTORY).read_text().split()
+    except FileNotFoundError:
+        path = home.models / CURRENT
+        return path.read_text().split() if path.exists() else []
+
+
+def _serve(home: Home, served: Sequence[str]) -> None:
+    write_atomically(home.models / HISTORY, "".join(f"{version}\n" for version in served).encode())
+    write_atomically(home.models / CURRENT, f"{served[-1]}\n".encode())
+
+
+def _verdict(folder: Path) -> dict[str, str]:
+    """The gate's verdict; none where it was told of other files than these."""
+    try:
+        told = json.loads((folder / GATE).read_text())
+    except FileNotFoundError:
+        return {}
+    except ValueError as damaged:
+        raise UserError(f"{folder / GATE} is damaged ({damaged}): run `velo gate` again") from None
+    return {name: told[name] for name in ("gate", "mode")} if told.get("bundle") == _digest(folder) else {}
+
+
+def _digest(folder: Path) -> str:
+    return hashlib.sha256((folder / CHECKSUMS).read_bytes()).hexdigest()
 
 
 def _check(folder: Path) -> None:

@@ -6,6 +6,7 @@ in form), and lets results that come in late come in.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -73,6 +74,16 @@ def yearly_refits(
         if not np.any((race_dates >= first) & (race_dates <= last)):
             raise UserError(f"{year} has no race: choose years between {race_dates.min()} and {race_dates.max()}")
         told.append(_fold(str(year), race_dates, first, last, embargo_days, first_day))
+    return tuple(told)
+
+
+def refits_between(race_dates: Dates, edges: Sequence[np.datetime64], embargo_days: int = 0) -> tuple[Fold, ...]:
+    """A fold from each edge to the day before the next, trained on all days before it; one without a race is left out."""
+    told = []
+    for first, after in pairwise(edges):
+        last = after - np.timedelta64(1, "D")
+        if np.any((race_dates >= first) & (race_dates <= last)):
+            told.append(_fold(f"{first} to {last}", race_dates, first, last, embargo_days))
     return tuple(told)
 
 

@@ -61,18 +61,29 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A grown model: LightGBM's text up to its best round, and the validation loss there."""
+    """A grown model: LightGBM's text up to its best round, and the validation loss there (None if none was watched)."""
 
     text: str
     rounds: int
-    validation_log_loss: float
+    validation_log_loss: float | None
     options: Options
+
+    def scores(self, matrix: Floats) -> Floats:
+        """The score of each row; one trained on top of an offset has it not in its scores."""
+        booster = lightgbm.Booster(model_str=self.text)
+        scores = booster.predict(matrix, raw_score=True, num_threads=self.options.threads)
+        return np.asarray(scores, dtype=np.float64)
 
     def probabilities(self, matrix: Floats, races: Races) -> Floats:
         """Probabilities of the starters of some races; `matrix` has their rows."""
+        return softmax(self.scores(matrix), races.starts)
+
+    def importance(self) -> dict[str, float]:
+        """The share of all gain that each feature brought, greatest first; features never used are left out."""
         booster = lightgbm.Booster(model_str=self.text)
-        scores = booster.predict(matrix, raw_score=True, num_threads=self.options.threads)
-        return softmax(np.asarray(scores, dtype=np.float64), races.starts)
+        gains = dict(zip(booster.feature_name(), booster.feature_importance("gain").tolist(), strict=True))
+        whole = sum(gains.values()) or 1.0
+        return {name: gain / whole for name, gain in sorted(gains.items(), key=lambda one: -one[1]) if gain > 0.0}
 
     def settings(self) -> dict[str, Any]:
         """How it was grown, for the record."""
@@ -85,13 +96,18 @@ def fit(
     features: tuple[str, ...],
     options: Options,
     progress: Callable[[int, int], None] = lambda done, rounds: None,
+    offsets: tuple[Floats, Floats] | None = None,
 ) -> Fitted:
     """Grow trees on the training races until the winner log loss of the validation races stops falling.
 
-    Each matrix has the rows of its races, in their order, with the columns `features`.
+    Each matrix has the rows of its races, in their order, with the columns `features`. `offsets`, of the rows of both, are
+    what the trees are grown on top of (`training.market.market_offset`).
     """
     learned = lightgbm.Dataset(train[0], train[1].share, feature_name=list(features), free_raw_data=True)
     watched = lightgbm.Dataset(validation[0], validation[1].share, reference=learned)
+    if offsets is not None:
+        learned.set_init_score(offsets[0])
+        watched.set_init_score(offsets[1])
     races = {id(learned): train[1], id(watched): validation[1]}
     evaluated: dict[str, dict[str, list[float]]] = {}
 
@@ -101,9 +117,6 @@ def fit(
     def loss(scores: Floats, data: lightgbm.Dataset) -> tuple[str, float, bool]:
         of = races[id(data)]
         return "winner_log_loss", float(winner_log_loss(softmax(scores, of.starts), of).mean()), False
-
-    def tell(environment: Any) -> None:
-        progress(environment.iteration + 1, options.rounds)
 
     booster = lightgbm.train(
         options.parameters(train[1].rows.size) | {"objective": objective},
@@ -115,12 +128,40 @@ def fit(
         callbacks=[
             lightgbm.early_stopping(options.patience, verbose=False),
             lightgbm.record_evaluation(evaluated),
-            tell,
+            _teller(progress, options.rounds),
         ],
     )
     best = booster.best_iteration or booster.current_iteration()
     losses = evaluated["validation"]["winner_log_loss"]
     return Fitted(booster.model_to_string(num_iteration=best), best, losses[best - 1], options)
+
+
+def grow(
+    train: tuple[Floats, Races],
+    features: tuple[str, ...],
+    options: Options,
+    rounds: int,
+    progress: Callable[[int, int], None] = lambda done, rounds: None,
+    offset: Floats | None = None,
+) -> Fitted:
+    """Grow so many rounds on all of the training races, watching none; as `fit` otherwise."""
+    learned = lightgbm.Dataset(train[0], train[1].share, feature_name=list(features), free_raw_data=True)
+    if offset is not None:
+        learned.set_init_score(offset)
+
+    def objective(scores: Floats, _: lightgbm.Dataset) -> tuple[Floats, Floats]:
+        return gradients(scores, train[1])
+
+    parameters = options.parameters(train[1].rows.size) | {"objective": objective}
+    booster = lightgbm.train(parameters, learned, num_boost_round=rounds, callbacks=[_teller(progress, rounds)])
+    return Fitted(booster.model_to_string(), rounds, None, options)
+
+
+def _teller(progress: Callable[[int, int], None], rounds: int) -> Callable[[Any], None]:
+    def tell(environment: Any) -> None:
+        progress(environment.iteration + 1, rounds)
+
+    return tell
 
 
 def gradients(scores: Floats, races: Races) -> tuple[Floats, Floats]:

@@ -85,6 +85,16 @@ class Home:
         """Model bundles."""
         return self.root / "models"
 
+    @property
+    def backtests(self) -> Path:
+        """Backtests: out-of-fold predictions and what they came to."""
+        return self.root / "backtests"
+
+    @property
+    def reports(self) -> Path:
+        """Reports to read."""
+        return self.root / "reports"
+
 
 @dataclass(frozen=True, slots=True)
 class Store:

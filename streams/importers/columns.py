@@ -61,7 +61,8 @@ WANTED: Final = {
     "truth": "true or false",
 }
 _TRUTHS: Final = {"true": True, "1": True, "yes": True, "y": True, "false": False, "0": False, "no": False, "n": False}
-_INTEGERS: Final = 2**63
+_INTEGERS: Final = 2**31
+"""Whole numbers are 32-bit in every table that holds them."""
 
 Bad = dict[int, object]
 """Values that are not of their column's kind, by row."""
@@ -175,7 +176,7 @@ def _fast_text(column: pa.ChunkedArray) -> list[Any]:
 
 
 def _fast_whole(column: pa.ChunkedArray) -> list[Any]:
-    return _listed(_filled(column).cast(pa.int64()))
+    return _listed(_filled(column).cast(pa.int32()))
 
 
 def _fast_number(column: pa.ChunkedArray) -> list[Any]:

@@ -180,7 +180,11 @@ class Maker:
         for name in ("race_date", "course"):
             if values[name] is None:
                 raise Refused(f"no {name}", f"none of the race's rows has a {name}: add it to one of them")
-        off_time = values["off_time"] or assumed_off(values["race_date"], values["race_no"], self.store.timezone)
+        try:
+            off_time = values["off_time"] or assumed_off(values["race_date"], values["race_no"], self.store.timezone)
+        except OverflowError:
+            beyond = f"race_no {values['race_no']} puts the off beyond the calendar: correct it, or give off_time"
+            raise Refused("bad value", beyond) from None
         known_at = values.pop("known_at")
         for name in conflicting:
             self.warnings[f"conflicting {name}"] += 1

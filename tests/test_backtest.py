@@ -1,0 +1,223 @@
+"""The backtest: earlier days predict later ones, placebos come out null, a leak sets off an alarm, and trials are counted."""
+
+import json
+from dataclasses import replace
+from datetime import date, timedelta
+from io import StringIO
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from tests.seasons import BUILT_AT, FIRST_DAY, a_season, a_store
+from training.backtest import BacktestReport, backtest
+from training.backtest_kept import PREDICTIONS, plain, read
+from training.backtest_tables import backtest_tables
+from training.combine import combine
+from training.dataset import TrainingSet, training_set
+from training.model import FEATURES, Options
+from training.placebo import planted_leak, shuffled_winners
+from training.races import Races, races_of
+from training.refits import OutOfFold, Plan, cut, drifted, predict, shifted
+from training.report_html import write_report
+from training.trials import FILE, trials
+from training.windows import gate_figures
+from velo.errors import UserError
+from velo.store import Store
+
+SMALL = Options(rounds=12, patience=4, leaves=5, learning_rate=0.1, threads=1)
+DAYS = 370
+TEST_FROM = FIRST_DAY + timedelta(days=300)
+PLAN = Plan(TEST_FROM, FIRST_DAY + timedelta(days=DAYS), 3)
+
+
+def quiet(step: str, done: int, steps: int) -> None:
+    assert 0 <= done <= steps, step
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return a_store(tmp_path_factory.mktemp("backtest") / "home", a_season(DAYS))
+
+
+@pytest.fixture(scope="module")
+def rows(store: Store) -> TrainingSet:
+    return training_set(store)
+
+
+@pytest.fixture(scope="module")
+def races(rows: TrainingSet) -> Races:
+    return races_of(rows)
+
+
+@pytest.fixture(scope="module")
+def told(rows: TrainingSet, races: Races) -> OutOfFold:
+    return told_of(rows, races)
+
+
+@pytest.fixture(scope="module")
+def report(store: Store) -> BacktestReport:
+    return backtest(store, now=BUILT_AT, since=TEST_FROM, options=SMALL, progress=quiet)
+
+
+def told_of(rows: TrainingSet, races: Races, plan: Plan = PLAN) -> OutOfFold:
+    return predict(rows.matrix(FEATURES)[races.rows], races, plan, SMALL, quiet)
+
+
+# Time
+
+
+def test_every_fold_is_trained_on_earlier_days_alone_and_the_past_comes_before_the_period(races: Races) -> None:
+    folds, past, months = cut(races, PLAN)
+    assert (past, months) == (2, 3)
+    for number, fold in enumerate(folds):
+        assert races.days[fold.train].max() < races.days[fold.test].min()
+        assert (races.days[fold.test] >= np.datetime64(TEST_FROM)).all() == (number >= past)
+
+
+def test_the_refits_come_as_often_as_the_past_allows(races: Races) -> None:
+    assert cut(races, replace(PLAN, refit_months=None))[2] == 3
+    with pytest.raises(UserError, match="too few race days before"):
+        cut(races, replace(PLAN, refit_months=12))
+    with pytest.raises(UserError, match="no race from 2030-01-01"):
+        cut(races, Plan(date(2030, 1, 1), date(2030, 2, 1)))
+    assert shifted(date(2024, 3, 31), -1) == date(2024, 2, 29)
+
+
+def test_races_of_later_days_change_no_earlier_prediction(rows: TrainingSet, races: Races, told: OutOfFold) -> None:
+    """The whole pipeline, fitted without the last month's races, and with them."""
+    edge = TEST_FROM + timedelta(days=50)
+    fewer = races.only(races.days <= np.datetime64(edge))
+    short = told_of(rows, fewer, replace(PLAN, until=edge))
+    sp = rows.label("sp_decimal")
+    for one in ("fundamental", "logit", "residual"):
+        early = getattr(short, one)
+        # A matrix product takes its last rows another way: the last bit may differ, and nothing more.
+        np.testing.assert_allclose(early, getattr(told, one)[: early.size], rtol=1e-12)
+    blends = [combine(of, sp[of.races.rows]).blend for of in (short, told)]
+    np.testing.assert_allclose(blends[0], blends[1][: blends[0].size], rtol=1e-9)
+
+
+def test_the_winners_of_the_tested_days_teach_nothing_to_what_predicts_them(
+    rows: TrainingSet, races: Races, told: OutOfFold
+) -> None:
+    late = np.repeat(races.days >= np.datetime64(TEST_FROM), races.sizes)
+    other = np.where(late, shuffled_winners(races.share, races.starts, 1), races.share)
+    np.testing.assert_array_equal(told_of(rows, replace(races, share=other)).fundamental, told.fundamental)
+
+
+# Placebos
+
+
+def test_shuffled_winners_teach_nothing(rows: TrainingSet, races: Races) -> None:
+    told = told_of(rows, replace(races, share=shuffled_winners(races.share, races.starts, 3)))
+    tested = told.races.only(told.fold >= 0)
+    loss = -tested.total(tested.share * np.log(told.fundamental))
+    gained = 1.0 - loss / np.log(tested.sizes)
+    assert gained.mean() < 2.0 * gained.std() / np.sqrt(gained.size)
+    assert gained.mean() < 0.02
+
+
+def test_a_planted_leak_sets_off_the_alarms(
+    store: Store, rows: TrainingSet, races: Races, report: BacktestReport
+) -> None:
+    """The race's own result in a feature's place, under noise."""
+    matrix = rows.matrix(FEATURES)[races.rows].copy()
+    matrix[:, 0] = planted_leak(races.share, 1, 0.1)
+    told = predict(matrix, races, PLAN, SMALL, quiet)
+    predictions, _ = read(store.home, report.backtest)
+    season = predictions.season("fundamental")
+    tested = np.repeat(told.fold >= told.past, told.races.sizes)
+    leaking = replace(season, p=told.fundamental[tested])
+    figures = gate_figures(leaking, leaking.p > 0.2, predictions.columns["market"], 100)
+    assert figures["top1"].value is not None
+    assert figures["top1"].value > 0.45
+    assert figures["auc"].value is not None
+    assert figures["auc"].value > 0.90
+
+
+def test_a_column_that_no_catalogue_declares_is_refused(rows: TrainingSet) -> None:
+    with pytest.raises(UserError, match="is no feature of the catalogue"):
+        rows.matrix([*FEATURES, "position"])
+
+
+# What is told
+
+
+def test_probabilities_of_each_race_sum_to_one(store: Store, report: BacktestReport) -> None:
+    predictions, _ = read(store.home, report.backtest)
+    starts = predictions.season("blend").starts
+    for name in ("fundamental", "calibrated", "logit", "market", "blend_raw", "blend", "pi"):
+        np.testing.assert_allclose(np.add.reduceat(predictions.columns[name], starts), 1.0, atol=1e-9)
+
+
+def test_a_period_shorter_than_the_gates_is_not_judged(report: BacktestReport) -> None:
+    assert report.gate == {}
+    assert report.verdict == "NOT ENOUGH DATA"
+    assert any("the gate was not asked" in line for line in report.caveats)
+
+
+def test_the_same_backtest_again_is_the_same_to_the_last_digit_and_no_further_trial(
+    store: Store, report: BacktestReport
+) -> None:
+    again = backtest(store, now=BUILT_AT + timedelta(days=1), since=TEST_FROM, options=SMALL)
+    assert json.dumps(plain(again)) == json.dumps(plain(report))
+    assert (again.trials, len(trials(store.home.models))) == (1, 1)
+    assert (store.home.backtests / report.backtest / PREDICTIONS).is_file()
+
+
+def test_another_recipe_on_the_same_days_is_another_trial(tmp_path: Path, store: Store, report: BacktestReport) -> None:
+    told = backtest(store, now=BUILT_AT, days=60, options=replace(SMALL, seed=2))
+    assert told.trials == 2
+    assert any("tested by 2 different backtests" in line for line in told.caveats)
+    (tmp_path / FILE).write_text("{\n")
+    with pytest.raises(UserError, match="is damaged"):
+        trials(tmp_path)
+
+
+def test_the_terminal_tells_the_verdict_first(report: BacktestReport) -> None:
+    console = Console(width=190, record=True, file=StringIO())
+    console.print(backtest_tables(report))
+    shown = console.export_text()
+    assert shown.startswith("gate: NOT ENOUGH DATA")
+    for word in ("market π^β", "plain logit", "ΔR² of blend over market π^β", "TOP20 by edge", "after 5 %", "trial 1"):
+        assert word in shown, word
+
+
+def test_the_page_stands_by_itself_and_begins_with_the_verdict(tmp_path: Path, report: BacktestReport) -> None:
+    """Nothing to fetch, no script; and what is well-formed to a parser of XML is so to a browser."""
+    text = write_report(report, tmp_path / "made" / "page.html").read_text(encoding="utf-8")
+    for fetched in ("http:", "https:", "//", "src=", "href=", "url(", "@import", "<script"):
+        assert fetched not in text.replace("<!doctype html>", ""), fetched
+    body = text.split("<body>")[1].removesuffix("</html>\n")
+    root = ET.fromstring("<body>" + body)
+    assert root[0].tag == "h1"
+    assert (root[0].text or "").startswith("gate: NOT ENOUGH DATA")
+    assert len(root.findall(".//svg")) == 5
+    assert len(root.findall(".//circle")) == len(
+        next(one for one in report.told if one.name == "fundamental").diagram.said
+    )
+    for word in ("Population stability", "TOP20 by edge", "&gt; 21", "trial 1"):
+        assert word in text, word
+
+
+def test_a_feature_that_moved_is_told_first() -> None:
+    rng = np.random.default_rng(1)
+    before, after = rng.normal(size=(2, 2000, len(FEATURES)))
+    after[:, 7] += 2.0
+    told = drifted(before, after)
+    assert next(iter(told)) == FEATURES[7]
+    assert told[FEATURES[7]] > 0.25
+    assert told[FEATURES[0]] < 0.05
+
+
+def test_a_period_that_cannot_be_is_refused(store: Store) -> None:
+    for asked, word in (
+        ({"since": TEST_FROM, "days": 5}, "both say where to begin"),
+        ({"days": 0}, "a period of 0 days"),
+        ({"since": date(2024, 2, 1), "until": date(2024, 1, 1)}, "give the earlier day first"),
+    ):
+        with pytest.raises(UserError, match=word):
+            backtest(store, now=BUILT_AT, options=SMALL, **asked)

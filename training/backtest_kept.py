@@ -1,0 +1,127 @@
+"""A backtest as it is kept: out-of-fold predictions and what they came to, in `$VELO_HOME/backtests/<id>/`.
+
+`predictions.parquet` has one row a starter of the tested days, by race day, race and horse; `backtest.json` the report. The
+id is of the recipe, the days and the data: the same backtest again is the same folder.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from training.backtest_metrics import Season
+from training.blocks import Floats, starts_of
+from training.final_window import fingerprint
+from training.resampling import Days
+from velo.errors import UserError
+from velo.files import make_folder, sync_folder, write_atomically
+from velo.store import Home
+
+LAST: Final = "last"
+PREDICTIONS: Final = "predictions.parquet"
+REPORT: Final = "backtest.json"
+SERVED: Final = "fundamental"
+"""What a bundle serves: the model by itself, uncalibrated."""
+SUBJECTS: Final = ("fundamental", "calibrated", "logit", "blend")
+"""Columns of probabilities that may be bet by and judged."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The tested starters whose race has a market: columns by name, and the local race date and block of each race.
+
+    Columns: `race_id`, `horse_id`, `fold`, `share` (of the win), `sp_decimal`, `pi`, `market` (π^β), the `SUBJECTS`
+    and `blend_raw`.
+    """
+
+    columns: dict[str, NDArray[Any]]
+    race_dates: NDArray[np.datetime64]
+    seed: int
+    records: int
+
+    def chances(self, subject: str) -> Floats:
+        """The probabilities of one of `SUBJECTS`; raises `UserError` for another."""
+        if subject not in SUBJECTS:
+            raise UserError(f"{subject!r} was not tested: choose one of {', '.join(SUBJECTS)}")
+        return np.asarray(self.columns[subject], dtype=np.float64)
+
+    def season(self, subject: str) -> Season:
+        """A season to bet in by a subject's probabilities, decided and settled at SP."""
+        starts = starts_of(self.columns["race"])
+        days = Days.of_dates(self.columns["race_date"], self.seed)
+        sp = self.columns["sp_decimal"]
+        return Season(self.chances(subject), self.columns["pi"], sp, sp, self.columns["share"], starts, days)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what was predicted and what became of it."""
+        return fingerprint({name: values for name, values in self.columns.items() if name != "race_date"})
+
+
+def plain(value: Any) -> Any:
+    """A report as JSON can hold it: NaN is null, a verdict its words."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {one.name: plain(getattr(value, one.name)) for one in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): plain(one) for name, one in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, datetime | date):
+        return value.isoformat()
+    return None if isinstance(value, float) and value != value else value
+
+
+def keep(home: Home, name: str, predictions: Predictions, report: Any) -> Path:
+    """Write a backtest, whole or not at all, and make it the last one; returns its folder."""
+    make_folder(home.backtests)
+    aside = home.backtests / f".{name}.{os.getpid()}.tmp"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    columns = {one: pa.array(values) for one, values in predictions.columns.items()}
+    facts = {"seed": predictions.seed, "records": predictions.records}
+    table = pa.table(columns).replace_schema_metadata({"velo": json.dumps(facts)})
+    pq.write_table(table, aside / PREDICTIONS, compression="zstd")
+    write_atomically(aside / REPORT, (json.dumps(plain(report), indent=2, ensure_ascii=False) + "\n").encode())
+    folder = home.backtests / name
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+    sync_folder(home.backtests)
+    write_atomically(home.backtests / LAST, f"{name}\n".encode())
+    return folder
+
+
+def last(home: Home) -> str:
+    """The id of the last backtest; raises `UserError` where there is none."""
+    try:
+        return (home.backtests / LAST).read_text().strip()
+    except FileNotFoundError:
+        raise UserError(f"there is no backtest at {home.backtests}: run `velo backtest` first") from None
+
+
+def read(home: Home, name: str) -> tuple[Predictions, dict[str, Any]]:
+    """The predictions of a backtest and its report as plain values; raises `UserError` where a part is missing."""
+    folder = home.backtests / name
+    try:
+        table = pq.read_table(folder / PREDICTIONS)
+        report: dict[str, Any] = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError) as broken:
+        raise UserError(f"backtest {name} cannot be read ({broken}): run `velo backtest` again") from None
+    facts = json.loads(table.schema.metadata[b"velo"])
+    columns = {one: table.column(one).to_numpy(zero_copy_only=False) for one in table.column_names}
+    columns["race_date"] = np.asarray(columns["race_date"], dtype="datetime64[D]")
+    dates = columns["race_date"][starts_of(columns["race"])]
+    return Predictions(columns, dates, facts["seed"], facts["records"]), report

@@ -1,0 +1,73 @@
+"""`velo backtest`: what the recipe of a model would have said of days it had not seen."""
+
+from datetime import date, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from velo.commands.edge import Json, now, open_store, show, steps
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command to the command line."""
+    app.command()(backtest)
+
+
+def backtest(
+    days: Annotated[int | None, typer.Option(help="So many days up to --to (365 if --from is not given).")] = None,
+    since: Annotated[
+        datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="First local race date.")
+    ] = None,
+    until: Annotated[
+        datetime | None,
+        typer.Option("--to", formats=["%Y-%m-%d"], help="Last local race date (the last with results)."),
+    ] = None,
+    refit_months: Annotated[
+        int | None, typer.Option(help="Months between refits (12, or fewer where the past is short).")
+    ] = None,
+    past: Annotated[
+        int | None, typer.Option(help="Refits before the period that the blend and calibration learn from (2).")
+    ] = None,
+    lead: Annotated[float, typer.Option(min=0, help="Minutes before the off at which a race is decided.")] = 5.0,
+    seed: Annotated[int, typer.Option(help="Seed of everything drawn by chance.")] = 1,
+    again: Annotated[bool, typer.Option("--again", help="Look at a locked window again, and have it counted.")] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="The HTML file to write (reports/<backtest>.html under VELO_HOME).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Test the recipe of the model on days it had not seen: refitted as time goes on, blended on the past alone."""
+    from datetime import timedelta
+
+    from rich.console import Group
+    from rich.text import Text
+
+    from training.backtest import backtest as run
+    from training.backtest_kept import plain
+    from training.backtest_tables import backtest_tables
+    from training.model import Options
+    from training.report_html import write_report
+
+    with steps(as_json) as progress:
+        store = open_store()
+        told = run(
+            store,
+            now=now(),
+            since=_day(since),
+            until=_day(until),
+            days=days,
+            refit_months=refit_months,
+            past=past,
+            lead=timedelta(minutes=lead),
+            options=Options(seed=seed),
+            again=again,
+            progress=progress,
+        )
+    page = write_report(told, report or store.home.reports / f"{told.backtest}.html")
+    document = plain(told) | {"verdict": told.verdict, "report": str(page)} if as_json else None
+    show(document, as_json, lambda: Group(backtest_tables(told), Text(f"report: {page}")))
+
+
+def _day(given: datetime | None) -> date | None:
+    return given.date() if given else None
