@@ -272,6 +272,7 @@ def test_a_server_that_forgot_the_script_is_told_it_again(bare: Bare) -> None:
             return loaded
 
     forgetful = Forgetful()
+    bare.rows.client.script_flush()
     row = table(FORM, [(("h",), START, 1.0)])
     assert RedisRows(forgetful, bare.url).write_rows(Layout.of(FORM), row, 1).written == 1
     assert forgetful.forgot
