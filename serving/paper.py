@@ -21,7 +21,6 @@ from velo.racing.staking import edge, kelly_stake
 from velo.store import Home, Store
 
 LOOK_BACK: Final = timedelta(days=3)
-LOOK_AHEAD: Final = timedelta(days=1)
 DEFAULT_EDGE: Final = 0.05
 UNIT: Final = 1.0
 SP: Final = "SP"
@@ -117,7 +116,7 @@ def step(store: Store, ledger: Ledger, trader: Trader, score: Score, now: dateti
     begun = min((one.written_at for one in ledger.book.decisions.values()), default=now)
     decided = bets = missed = 0
     waiting = []
-    for race_id in races_due(store.home, now):
+    for race_id in races_due(store.home, now, trader.lead):
         if (race_id, trader.bundle) in ledger.book.decisions:
             continue
         try:
@@ -174,8 +173,11 @@ def bets_on(runners: Sequence[ScoredRunner], rule: Rule) -> tuple[PaperBet, ...]
     return tuple(placed)
 
 
-def races_due(home: Home, now: datetime) -> list[str]:
-    """Races with a card told by `now` and an off from three days before it to a day after, by off; none without tables."""
+def races_due(home: Home, now: datetime, lead: timedelta) -> list[str]:
+    """Races with a card told by `now` and an off from three days before it to `lead` after it, by off.
+
+    Raises `UserError` where there are no tables.
+    """
     parts = Snapshot().parts(home.offline / "runners")
     listed = ", ".join(asof.text(part) for part in parts)
     query = (
@@ -183,6 +185,6 @@ def races_due(home: Home, now: datetime) -> list[str]:
         " WHERE type = 'racecard' AND known_at <= $now GROUP BY race_id"
         " HAVING off BETWEEN $since AND $until ORDER BY off, race_id"
     )
-    bound = {"now": now, "since": now - LOOK_BACK, "until": now + LOOK_AHEAD}
+    bound = {"now": now, "since": now - LOOK_BACK, "until": now + lead}
     with asof.engine("500MB") as connection:
         return [str(row[0]) for row in connection.execute(query, bound).fetchall()]

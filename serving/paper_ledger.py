@@ -68,7 +68,10 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class SettledBet:
-    """What became of a bet: `price` it was settled at, `share` of the win, `profit` in units, the `closing` price, in words."""
+    """What became of a bet: `price` it was settled at, `share` of the win, `profit` in units, the `closing` price, in words.
+
+    `deductions` names the table of Rule 4 or of reductions that it was settled under.
+    """
 
     horse_id: str
     outcome: str
@@ -77,6 +80,7 @@ class SettledBet:
     profit: float | None
     closing: float | None
     reason: str
+    deductions: str
 
 
 @dataclass(frozen=True, slots=True)

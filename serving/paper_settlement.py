@@ -7,7 +7,7 @@ from typing import Final
 from serving.paper_ledger import Decision, Ledger, PaperBet, SettledBet, Settlement
 from serving.told import told_of
 from velo.racing.cards import first_result
-from velo.racing.deductions import Withdrawal
+from velo.racing.deductions import REDUCTION, SCALE, Withdrawal
 from velo.racing.messages import NON_RUNNER, Market, Message, NonRunner, Result
 from velo.racing.settlement import Bet, Outcome, Settled, Venue, settle
 from velo.store import Home
@@ -23,6 +23,8 @@ def known_of(home: Home, race_id: str, now: datetime) -> list[Message]:
 
 def settled_race(home: Home, ledger: Ledger, decision: Decision, now: datetime) -> bool:
     """Settle a decision's bets where its weighed-in result is known by `now`; whether it was settled here."""
+    if now < decision.off_time:
+        return False
     known = known_of(home, decision.race_id, now)
     result = first_result(known)
     if result is None or result.known_at is None:
@@ -58,6 +60,7 @@ def _settled_bet(
 ) -> SettledBet:
     exchange = (bet.source or "").casefold().startswith(EXCHANGES)
     venue = Venue.EXCHANGE if exchange else Venue.BOOKMAKER
+    table = (REDUCTION if exchange else SCALE).name
     placed = Bet(decision.race_id, bet.horse_id, bet.stake, decision.as_of or decision.written_at, bet.price, venue)
     told: Settled = settle(placed, result, taken_out)
     won = told.outcome is Outcome.WON and told.profit is not None and told.price is not None
@@ -67,4 +70,4 @@ def _settled_bet(
     runner = next((one for one in result.runners if one.horse_id == bet.horse_id), None)
     sp = runner.sp_decimal if runner is not None else None
     closing = sp if sp is not None and sp > 1.0 else _prices_by_then(known)(bet.horse_id, decision.off_time)
-    return SettledBet(bet.horse_id, told.outcome.value, told.price, share, told.profit, closing, told.reason)
+    return SettledBet(bet.horse_id, told.outcome.value, told.price, share, told.profit, closing, told.reason, table)

@@ -67,10 +67,15 @@ class Days:
         return np.asarray(self.weights @ by_day, dtype=np.float64)
 
     def ratio(self, over: Floats, under: Floats, n: int | None = None) -> Figure:
-        """Σ over ÷ Σ under with its interval; `n` rows unless told otherwise. No figure where Σ under is 0."""
+        """Σ over ÷ Σ under with its interval; `n` rows unless told otherwise. No figure where Σ under is 0.
+
+        No interval where `over` is 0 throughout: what never happened cannot be drawn anew.
+        """
         rows = over.size if n is None else n
         if over.size == 0 or under.sum() == 0.0:
             return Figure(None, None, None, rows)
+        if not over.any():
+            return Figure(0.0, None, None, rows)
         drawn = self.resampled(self.sums(np.stack([over, under], axis=1)))
         held = drawn[:, 1] != 0.0
         return self.figure(float(over.sum() / under.sum()), drawn[held, 0] / drawn[held, 1], rows)

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Final
 
 from velo.errors import UserError
-from velo.racing.deductions import SCALE, Scale, Withdrawal, reduced_price, rule_4_pence
+from velo.racing.deductions import REDUCTION, SCALE, Reductions, Scale, Withdrawal, reduced_price, rule_4_pence
 from velo.racing.messages import FINISHED, NON_RUNNER, STARTED, VOID, Result, Runner
 
 WEIGHED_IN: Final = 1
@@ -69,7 +69,13 @@ def weighed_in(results: Sequence[Result]) -> Result:
     raise UserError(f"bets settle on result version {WEIGHED_IN} and there is {told}: load the weighed-in result first")
 
 
-def settle(bet: Bet, result: Result, withdrawals: Sequence[Withdrawal] = (), scale: Scale = SCALE) -> Settled:
+def settle(
+    bet: Bet,
+    result: Result,
+    withdrawals: Sequence[Withdrawal] = (),
+    scale: Scale = SCALE,
+    reductions: Reductions = REDUCTION,
+) -> Settled:
     """Settle a bet on a race's weighed-in result; `withdrawals` are the race's, with what was told of them.
 
     Only a price taken before a withdrawal is reduced by it: SP is returned when the field is final. Raises `UserError`
@@ -84,7 +90,7 @@ def settle(bet: Bet, result: Result, withdrawals: Sequence[Withdrawal] = (), sca
         return Settled(bet, Outcome.VOID, None, 0.0, "it did not run")
     if runner is None:
         return Settled(bet, Outcome.UNSETTLED, None, None, "it is neither in the result nor among the withdrawn")
-    price, reason = _price(bet, runner, withdrawals, scale)
+    price, reason = _price(bet, runner, withdrawals, scale, reductions)
     if price is None:
         return Settled(bet, Outcome.UNSETTLED, None, None, reason)
     if runner.status != FINISHED or runner.position != 1:
@@ -110,7 +116,9 @@ def _check(bet: Bet, result: Result) -> None:
         raise UserError(f"a price of {bet.price!r} is none: decimal prices are above 1; leave it out for a bet at SP")
 
 
-def _price(bet: Bet, runner: Runner, withdrawals: Sequence[Withdrawal], scale: Scale) -> tuple[float | None, str]:
+def _price(
+    bet: Bet, runner: Runner, withdrawals: Sequence[Withdrawal], scale: Scale, reductions: Reductions
+) -> tuple[float | None, str]:
     """The price to settle at, None where there is none, and why it is not the one taken."""
     assert runner.status in STARTED
     if bet.price is None:
@@ -122,11 +130,12 @@ def _price(bet: Bet, runner: Runner, withdrawals: Sequence[Withdrawal], scale: S
         if unknown:
             return None, f"the reduction factor of {', '.join(unknown)} is not known"
         factors = [one.reduction_factor for one in later if one.reduction_factor is not None]
-        price = reduced_price(bet.price, factors)
+        price = reduced_price(bet.price, factors, reductions)
         return price, f"reduced from {bet.price:g} by reduction factors" if price != bet.price else ""
     unknown = [one.horse_id for one in later if one.price is None]
     if unknown:
         return None, f"the price of {', '.join(unknown)} when withdrawn is not known: Rule 4 cannot be told"
     pence = rule_4_pence([one.price for one in later if one.price is not None], scale)
-    price = 1.0 + (bet.price - 1.0) * (100 - pence) / 100.0
-    return price, f"Rule 4: {pence}p in the pound" if pence else ""
+    if pence == 0:
+        return bet.price, ""
+    return 1.0 + (bet.price - 1.0) * (100 - pence) / 100.0, f"Rule 4: {pence}p in the pound"
