@@ -3,7 +3,7 @@
     python -m tests.paper_days HOME FROM WRITES BYTES
 
 goes on from the instant FROM of the days and, at its write number WRITES (0: never), writes BYTES of the line and kills itself.
-Each instant is noted in HOME/instant before it is traded.
+Each instant is noted in HOME/instant before it is traded; HOME/instants has them all, a line each.
 """
 
 import os
@@ -17,15 +17,13 @@ from pathlib import Path
 from serving.paper import BY_EDGE, Rule, Trader, step
 from serving.paper_ledger import writing
 from serving.told import told_of
-from tests.seasons import FIRST_DAY, opened
 from velo.racing.cards import declared_at
 from velo.racing.clock import from_text
+from velo.settings import Settings
 from velo.store import Store
 
 LEAD = timedelta(minutes=5)
 TRADER = Trader("a-model", "paper only", LEAD, Rule(BY_EDGE, 0.3, "edge ≥ 0.3"))
-LAST_DAYS = 2
-SEASON_DAYS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +58,9 @@ def plain_score(store: Store, race_id: str, as_of: datetime, now: datetime) -> P
     return PlainRace(TRADER.bundle, runners)
 
 
-def instants() -> list[datetime]:
-    """Every five minutes of racing on the season's last days, until the last results."""
-    days = [FIRST_DAY + timedelta(days=day) for day in range(0, SEASON_DAYS, 3)][-LAST_DAYS:]
-    return [
-        from_text(f"{day}T13:20:00Z") + timedelta(minutes=5 * slot, seconds=1) for day in days for slot in range(28)
-    ]
-
-
 def trade(home: Path, begin: int, writes: int, torn: int) -> None:
     """Trade from an instant on; see the module."""
-    store = opened(home)
+    store = Store.open(Settings(home))
     write, seen = os.write, 0
 
     def killing(descriptor: int, content: bytes) -> int:
@@ -82,7 +72,7 @@ def trade(home: Path, begin: int, writes: int, torn: int) -> None:
         return write(descriptor, content)
 
     os.write = killing  # type: ignore[assignment]
-    every = instants()
+    every = [from_text(line) for line in (home / "instants").read_text().split()]
     with writing(store.home) as ledger:
         for at in range(begin, len(every)):
             (home / "instant").write_text(str(at))

@@ -20,8 +20,8 @@ from serving.paper_report import paper_reports
 from serving.score import score
 from serving.told import told_of
 from tests.cli import velo
-from tests.paper_days import LEAD, SEASON_DAYS, TRADER, PlainRace, PlainRunner, instants, plain_score
-from tests.seasons import BUILT_AT, a_season, a_store, opened
+from tests.paper_days import LEAD, TRADER, PlainRace, PlainRunner, plain_score
+from tests.seasons import BUILT_AT, FIRST_DAY, a_season, a_store, opened
 from tests.shared import REPO
 from training import bundle
 from training.betting import edges, kelly_stakes
@@ -29,9 +29,12 @@ from training.model import Options
 from training.train import train
 from velo.errors import UserError
 from velo.racing.cards import decision_time, declared_at, first_result
+from velo.racing.clock import to_text
 from velo.racing.staking import edge, kelly_stake
 from velo.store import Home, Store
 
+SEASON_DAYS = 100
+LAST_DAYS = 2
 OFF = datetime(2025, 6, 1, 14, tzinfo=UTC)
 BET = PaperBet("a", "A", 0.3, 4.0, "show", 1.0, 0.01)
 DECISION = Decision("r1", "m", "paper only", "2025-06-01", OFF, OFF - LEAD, OFF - LEAD, "edge ≥ 0.05", 8, (BET,), None)
@@ -40,6 +43,17 @@ DECISION = Decision("r1", "m", "paper only", "2025-06-01", OFF, OFF - LEAD, OFF 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return a_store(tmp_path_factory.mktemp("paper") / "home", a_season(SEASON_DAYS))
+
+
+def instants() -> list[datetime]:
+    """On the season's last days, between each decision time and its off, and after each result."""
+    days = [FIRST_DAY + timedelta(days=day) for day in range(0, SEASON_DAYS, 3)][-LAST_DAYS:]
+    return [
+        datetime(day.year, day.month, day.day, 13, minute, 1, tzinfo=UTC) + timedelta(minutes=30 * race)
+        for day in days
+        for race in range(4)
+        for minute in (26, 46)
+    ]
 
 
 def a_copy(store: Store, folder: Path) -> Store:
@@ -234,6 +248,7 @@ def test_killed_in_the_middle_of_writes_the_ledger_ends_as_if_nothing_had_happen
 ) -> None:
     """SIGKILL with nothing, part, and all but the end of a line written; each time it goes on at the instant it died."""
     home = a_copy(store, tmp_path / "home").home
+    (home.root / "instants").write_text("\n".join(map(to_text, instants())))
     begin = 0
     for writes, torn in ((1, 0), (2, 37), (3, 10_000), (1, 200), (0, 0)):
         ended = subprocess.run(
