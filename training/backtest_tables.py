@@ -105,7 +105,8 @@ FLOOR_RULE = f"holds where the 95 % interval contains 1, or A/E is within {NEAR:
 
 def what_was_tested(report: BacktestReport) -> str:
     """Which days, trained on what, how often tried."""
-    left_out = f", {report.left_out:,} races without a market left out" if report.left_out else ""
+    races = "race" if report.left_out == 1 else "races"
+    left_out = f", {report.left_out:,} {races} without a market left out" if report.left_out else ""
     look = f", look {report.look} at a locked window" if report.look else ""
     return (
         f"backtest {report.backtest}: {report.since} to {report.until}, {report.races:,} races and {report.runners:,} starters "

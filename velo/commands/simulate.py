@@ -1,6 +1,7 @@
 """`velo simulate` and `velo demo`: a made-up season, and the whole way from it to a scored race."""
 
 import shutil
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -126,7 +127,10 @@ def _demo_backtest(store: Store, page: Path, seed: int, progress: Step) -> None:
 
     options = Options(seed=seed, rounds=DEMO_ROUNDS, patience=10, learning_rate=0.1)
     told = backtest(store, now=now(), days=DEMO_TESTED_DAYS, refit_months=4, past=1, options=options, progress=progress)
-    write_report(told, page)
+    beware = (
+        "the season is made up: this page shows what a backtest tells, and nothing of horses or of any model's worth"
+    )
+    write_report(replace(told, caveats=(beware, *told.caveats)), page)
 
 
 def _write_season(spec: "SeasonSpec", out: Path, card: Path | None, not_before: date | None = None) -> dict[str, Any]:
