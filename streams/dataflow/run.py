@@ -32,13 +32,14 @@ from streams.dataflow.redis_sink import RedisSink
 from streams.dataflow.source import BATCH_RECORDS, Clock, LogSource
 from streams.dataflow.steps import Told
 from streams.dataflow.telemetry import LOCK, Telemetry, say
-from streams.dataflow.waiting import StoppedWhileWaiting, Waiting
+from streams.dataflow.waiting import MustRestart, StoppedWhileWaiting, Waiting
 from streams.generations import NOTHING_KNOWN, Manifest
 from streams.log.segments import generation as log_generation
 from velo.errors import UserError
 from velo.files import make_folder
 from velo.store import Home, Store
 
+VIEWS: Final = [one.view for one in FAMILIES]
 SNAPSHOT_EVERY: Final = timedelta(seconds=10)
 RECOVERY_PARTS: Final = 2
 """Databases of the recovery store: fixed, whatever the number of processes."""
@@ -124,19 +125,27 @@ def flow_of(
     planned: Plan,
     options: Options,
     clock: Clock,
-    stop: threading.Event,
     telemetry: Telemetry,
     source: Source[tuple[str, Told]],
+    online: RedisSink | None,
 ) -> Dataflow:
     """The dataflow of a store, from a source to the sinks that the options want."""
     store, home = planned.store, planned.store.home
-    views = [one.view for one in FAMILIES]
-    offline = ParquetSink(home, views, planned.formulas, clock, telemetry) if options.offline else None
-    online = None
-    if options.online:
-        client, waiting = OneClient(home, store.redis_url), Waiting(stop, telemetry)
-        online = RedisSink(home, views, planned.formulas, planned.begin, client, clock, telemetry, waiting)
+    offline = ParquetSink(home, VIEWS, planned.formulas, clock, telemetry) if options.offline else None
     return graph(home, store.timezone, source, offline, online, LettersSink(home, clock), telemetry)
+
+
+def online_of(
+    planned: Plan, options: Options, clock: Clock, stop: threading.Event, telemetry: Telemetry
+) -> RedisSink | None:
+    """The sink of the online store; None where the options want none."""
+    if not options.online:
+        return None
+    home, waiting = planned.store.home, Waiting(stop, telemetry)
+    client = OneClient(home, planned.store.redis_url)
+    return RedisSink(
+        home, VIEWS, planned.formulas, planned.begin, client, clock, telemetry, waiting, sealing=options.offline
+    )
 
 
 def run(
@@ -157,11 +166,14 @@ def run(
     """
     stop = stop or threading.Event()
     source = source or source_of(planned, options, clock, stop, telemetry, member)
-    flow = flow_of(planned, options, clock, stop, telemetry, source)
+    online = online_of(planned, options, clock, stop, telemetry)
+    flow = flow_of(planned, options, clock, telemetry, source, online)
     recovery = RecoveryConfig(str(planned.recovery), backup_interval=timedelta(0))
     collected_after = gc.get_threshold()
     gc.set_threshold(*GARBAGE)
     try:
+        if online is not None:
+            online.fill(VIEWS[member :: max(1, len(addresses))])
         if len(addresses) > 1:
             cluster_main(flow, list(addresses), member, epoch_interval=options.snapshot_every, recovery_config=recovery)
         else:
@@ -171,6 +183,8 @@ def run(
         if isinstance(cause, StoppedWhileWaiting):
             say("stream.stopped_while_waiting", store=str(cause))
             return
+        if isinstance(cause, MustRestart):
+            raise UserError(str(cause)) from None
         if isinstance(cause, UserError):
             raise cause from None
         raise
@@ -223,7 +237,7 @@ def _recovery(home: Home, name: str) -> Path:
 
 def _first_cause(failed: BaseException) -> BaseException:
     while (cause := failed.__cause__ or failed.__context__) is not None:
-        if isinstance(failed, UserError | StoppedWhileWaiting):
+        if isinstance(failed, UserError | StoppedWhileWaiting | MustRestart):
             return failed
         failed = cause
     return failed
