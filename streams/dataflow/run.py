@@ -31,9 +31,11 @@ from streams.dataflow.parquet_sink import Formulas, ParquetSink
 from streams.dataflow.redis_sink import RedisSink
 from streams.dataflow.source import BATCH_RECORDS, Clock, LogSource
 from streams.dataflow.steps import Told
-from streams.dataflow.telemetry import LOCK, Telemetry, say
+from streams.dataflow.tail import cut_back
+from streams.dataflow.telemetry import LOCK, Telemetry, position, say
 from streams.dataflow.waiting import MustRestart, StoppedWhileWaiting, Waiting
 from streams.generations import NOTHING_KNOWN, Manifest
+from streams.log import reader
 from streams.log.segments import generation as log_generation
 from velo.errors import UserError
 from velo.files import make_folder
@@ -71,7 +73,8 @@ class Options:
 def plan(store: Store) -> Plan:
     """Look at the store and prepare it: with no tables yet, empty ones are published.
 
-    Raises `UserError` where the tables are of another log or of other formulas: a stream cannot mend the past.
+    Raises `UserError` where the tables are of another log or of other formulas, or of more than the log holds: a
+    stream cannot mend the past.
     """
     home = store.home
     mark, generation = fingerprint(), log_generation(home)
@@ -83,6 +86,9 @@ def plan(store: Store) -> Plan:
             raise UserError(
                 f"the tables at {home.offline} are of {what} since replaced: run `velo build`, then start the stream"
             )
+    streamed, log_end = position(home), reader.end(home).next_seq
+    if streamed is not None and streamed.log_generation == generation and streamed.sealed_seq > log_end:
+        raise cut_back(home, log_end, streamed.sealed_seq)
     store, epoch = store.save().with_epoch_of(mark)
     if folder is None:
         with generations.sole_publisher(home):
