@@ -53,7 +53,7 @@ WATCHED: Final[dict[str, tuple[type, str]]] = {
 }
 """What a process does, by the method that does it."""
 DOINGS: Final = (STARTING, READING, *WATCHED)
-PRELOADED: Final = ["benchmarks.faults", "streams.dataflow.run", "duckdb", "pyarrow.parquet", "redis", "mmh3"]
+PRELOADED: Final = ["benchmarks.faults", "streams.dataflow.run", "duckdb", "pyarrow.parquet", "pandas", "redis", "mmh3"]
 
 
 @dataclass(frozen=True, slots=True)
