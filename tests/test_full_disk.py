@@ -93,13 +93,16 @@ def test_a_build_that_finds_no_room_leaves_the_tables_as_they_were(disk: Disk, l
     assert rows_apart(a_store(home), whole) == []
 
 
-def test_a_stream_that_finds_no_room_ends_with_a_line_and_goes_on_later(disk: Disk, london: Path, whole: Store) -> None:
+@pytest.mark.parametrize("leave_kb", [60, 1500], ids=["for the engine's recovery store", "for the tables"])
+def test_a_stream_that_finds_no_room_ends_with_a_line_and_goes_on_later(
+    disk: Disk, london: Path, whole: Store, leave_kb: int
+) -> None:
     """Offline and online end as if there had been room all the time."""
     home = disk.root / "home"
     assert velo_process("ingest", "runners", london, home=home).code == 0
     url = embedded_redis.ensure(whole.home)
     try:
-        disk.fill(leave_kb=1500)
+        disk.fill(leave_kb)
         said = velo_process("stream", "--once", "--snapshot-seconds", 0, home=home, REDIS_URL=url)
         assert said.code == 2, said
         last = said.err.rstrip().splitlines()[-1]

@@ -43,6 +43,8 @@ from velo.store import Home, Store
 
 VIEWS: Final = [one.view for one in FAMILIES]
 SNAPSHOT_EVERY: Final = timedelta(seconds=10)
+LITTLE_ROOM: Final = 2**20
+"""Bytes free on a disk that the engine's recovery store finds too few."""
 RECOVERY_PARTS: Final = 2
 """Databases of the recovery store: fixed, whatever the number of processes."""
 GARBAGE: Final = (200_000, 20, 100)
@@ -180,10 +182,12 @@ def run(
     try:
         if online is not None:
             online.fill(VIEWS[member :: max(1, len(addresses))])
-        if len(addresses) > 1:
-            cluster_main(flow, list(addresses), member, epoch_interval=options.snapshot_every, recovery_config=recovery)
-        else:
-            run_main(flow, epoch_interval=options.snapshot_every, recovery_config=recovery)
+        every = options.snapshot_every
+        with _told_if_full(planned.store.home):
+            if len(addresses) > 1:
+                cluster_main(flow, list(addresses), member, epoch_interval=every, recovery_config=recovery)
+            else:
+                run_main(flow, epoch_interval=every, recovery_config=recovery)
     except Exception as failed:
         cause = _first_cause(failed)
         if isinstance(cause, StoppedWhileWaiting):
@@ -236,9 +240,26 @@ def _recovery(home: Home, name: str) -> Path:
     if not folder.exists():
         aside = home.recovery / f".{name}.tmp"
         aside.mkdir()
-        init_db_dir(aside, RECOVERY_PARTS)
+        with _told_if_full(home):
+            init_db_dir(aside, RECOVERY_PARTS)
         aside.rename(folder)
     return folder
+
+
+@contextmanager
+def _told_if_full(home: Home) -> Iterator[None]:
+    """Turn the engine's panic over a full disk, which is no Exception, into a `UserError`."""
+    try:
+        yield
+    except BaseException as failed:
+        panicked = type(failed).__name__ == "PanicException"
+        full = "DiskFull" in str(failed) or shutil.disk_usage(home.root).free < LITTLE_ROOM
+        if not (panicked and full):
+            raise
+        raise UserError(
+            f"cannot write to {home.recovery} (No space left on device): make room, then start the stream again; it "
+            "goes on where its last snapshot was"
+        ) from None
 
 
 def _first_cause(failed: BaseException) -> BaseException:
