@@ -12,11 +12,13 @@ from feature_repo.stores import embedded_redis
 from feature_repo.stores.redis_client import connect_url
 from streams.audit import audit
 from streams.batch.build import build
+from streams.importers.ingest import ingest
+from streams.importers.runners import read_runner_tables
 from streams.log import reader
 from tests.cli import velo_process
-from tests.logs import a_store, bytes_of
+from tests.logs import a_store, bytes_of, fixed
 from tests.stores import NOW, rows_apart
-from velo.store import Store
+from velo.store import Home, Store
 
 DISK_MB = 48
 
@@ -62,9 +64,9 @@ def london(shared: Path) -> Path:
 @pytest.fixture
 def whole(london: Path, tmp_path: Path) -> Store:
     """The same log, on a disk with room."""
-    home = tmp_path / "whole"
-    assert velo_process("ingest", "runners", london, home=home).code == 0
-    return a_store(home)
+    store = a_store(tmp_path / "whole")
+    ingest(store, read_runner_tables([london], store), late=False, clock=fixed(NOW))
+    return store
 
 
 def test_an_ingest_goes_on_where_the_disk_was_full(disk: Disk, london: Path, whole: Store) -> None:
@@ -95,12 +97,13 @@ def test_a_build_that_finds_no_room_leaves_the_tables_as_they_were(disk: Disk, l
 
 @pytest.mark.parametrize("leave_kb", [60, 1500], ids=["for the engine's recovery store", "for the tables"])
 def test_a_stream_that_finds_no_room_ends_with_a_line_and_goes_on_later(
-    disk: Disk, london: Path, whole: Store, leave_kb: int
+    disk: Disk, london: Path, tmp_path: Path, leave_kb: int
 ) -> None:
     """Offline and online end as if there had been room all the time."""
     home = disk.root / "home"
     assert velo_process("ingest", "runners", london, home=home).code == 0
-    url = embedded_redis.ensure(whole.home)
+    elsewhere = Home(tmp_path / "redis")
+    url = embedded_redis.ensure(elsewhere)
     try:
         disk.fill(leave_kb)
         said = velo_process("stream", "--once", "--snapshot-seconds", 0, home=home, REDIS_URL=url)
@@ -114,4 +117,4 @@ def test_a_stream_that_finds_no_room_ends_with_a_line_and_goes_on_later(
         report = audit(a_store(home), NOW, client=connect_url(url))
         assert (report.found, report.next_seq) == (0, 1140)
     finally:
-        embedded_redis.down(whole.home)
+        embedded_redis.down(elsewhere)
