@@ -205,12 +205,7 @@ def _metadata(store: Store, rows: TrainingSet, races: Races, parts: Split, model
         "log": {"next_seq": made_from.next_seq, "known_at": made_from.known_at.isoformat()},
         "periods": {
             name: {"first_day": str(part.days.min()), "last_day": str(part.days.max()), "races": part.count}
-            for name, part in {
-                "fitted": races,
-                "train": parts.train,
-                "validation": parts.validation,
-                "test": parts.test,
-            }.items()
+            for name, part in (("train", races), ("validation", parts.validation), ("test", parts.test))
         },
         "records": int(races.rows.size),
         "model": model,
