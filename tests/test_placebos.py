@@ -60,8 +60,8 @@ def season_of(told: OutOfFold, rows: TrainingSet, p: Floats) -> Season:
 
 def test_shuffled_winners_teach_nothing(races: Races, matrix: Floats) -> None:
     """Winners and market are dealt anew within each race, the same way: R² of later days is 0 or below, within noise."""
-    shuffled = {name: shuffled_winners(getattr(races, name), races.starts, 3) for name in ("share", "pi")}
-    told = told_of(matrix, replace(races, **shuffled))
+    share, pi = (shuffled_winners(one, races.starts, 3) for one in (races.share, races.pi))
+    told = told_of(matrix, replace(races, share=share, pi=pi))
     loss = -told.races.total(told.races.share * np.log(told.fundamental))
     gained = np.log(told.races.sizes) - loss
     assert gained.mean() < 2.0 * gained.std() / np.sqrt(gained.size)

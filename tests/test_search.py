@@ -1,6 +1,8 @@
 """The search: declared candidates, compared over later days than they were fitted on, the test days out of it."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +11,7 @@ from training.ensemble import inputs
 from training.model import DART, Options
 from training.search import GRID, search
 
-FEW = {"as chosen": {}, "logit alone": {"logit_share": 1.0}, "DART": {"boosting": DART, "rounds": 10}}
+FEW: Mapping[str, Mapping[str, Any]] = {"as chosen": {}, "logit alone": {"logit_share": 1.0}, "DART": {"boosting": DART, "rounds": 10}}
 
 
 def quiet(step: str, done: int, steps: int) -> None:
