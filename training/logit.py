@@ -35,8 +35,9 @@ class Logit:
 
     def scores(self, matrix: Floats) -> Floats:
         """The scores of runners; `matrix` has a row of `features` each."""
-        # Each row summed by itself: a matrix product takes its last rows another way, and a bit would differ.
-        return np.asarray(self.contributions(matrix).sum(axis=1), dtype=np.float64)
+        # Each row summed by itself, and along the memory: a matrix product takes its last rows another way, and a matrix
+        # of columns one after another is added in another order. A bit would differ.
+        return np.asarray(np.ascontiguousarray(self.contributions(matrix)).sum(axis=1), dtype=np.float64)
 
     def contributions(self, matrix: Floats) -> Floats:
         """What each feature adds to each row's score, (rows, features)."""
