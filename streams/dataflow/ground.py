@@ -19,7 +19,7 @@ from streams.dataflow.tail import UNREADABLE, Line, LogTail, Place, about, messa
 from streams.fold.days import LocalDays, to_us
 from streams.fold.roll import Roller, ShardState
 from streams.fold.routing import Router
-from streams.fold.versions import apply_version
+from streams.fold.versions import replacing
 from streams.log.upgrades import upgraded
 from velo.racing.clock import from_text
 from velo.racing.messages import Result
@@ -124,8 +124,7 @@ class Ground:
                 refused.add(line.seq)
                 continue
             assert isinstance(result, Result)
-            _, change = apply_version(None, result)
-            for name, touches in self._router.route(change):
+            for name, touches in self._router.route(replacing(result)):
                 self._rollers[name].settle(self._states[name], known_at_us, touches)
         return refused
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import numpy as np
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from feature_repo.catalogue.families import BY_VIEW, Family
@@ -21,8 +22,9 @@ from streams.dataflow.source import Clock
 from streams.dataflow.steps import Block
 from streams.dataflow.telemetry import Telemetry, say
 from streams.dataflow.waiting import Waiting
+from streams.fold.arrays import Arrays
 from streams.fold.days import to_us
-from streams.fold.roll import Row
+from streams.fold.roll import Rolled
 from streams.fold.shapes import Key
 from velo.store import Home
 
@@ -67,15 +69,17 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
     sink: RedisSink
     family: Family
     last_seq: int
-    _pending: dict[Key, Row] = field(default_factory=dict)
+    _pending: dict[Key, Rolled] = field(default_factory=dict)
     _offered: int = 0
     _newest_us: int = 0
     _told_seq: int = -1
     _client: Any = None
     _layout: Layout = field(init=False)
+    _arrays: Arrays = field(init=False)
 
     def __post_init__(self) -> None:
         self._layout = Layout.of(self.family)
+        self._arrays = Arrays(self.family)
         self._told_seq = self.last_seq
 
     def make_ready(self) -> None:
@@ -98,10 +102,8 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
         """Take rows; those of live messages are readable when this returns."""
         live = False
         for block in values:
-            for row in block.rows:
-                held = self._pending.get(row[0])
-                if held is None or held[1] < row[1]:
-                    self._pending[row[0]] = row
+            # a key is of one shard, and a shard's rows come in their order: the later is the newer
+            self._pending.update([(row[0], row) for row in block.rows])
             self._offered += len(block.rows)
             self._told_seq = max(self._told_seq, block.last_seq)
             self._newest_us = max(self._newest_us, block.known_at_us)
@@ -128,10 +130,10 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
             telemetry.fresh.observe(max(0.0, (to_us(self.sink.clock()) - self._newest_us) / 1e6))
         self._pending, self._offered = {}, 0
 
-    def _offer(self, rows: Sequence[Row]) -> None:
+    def _offer(self, rows: Sequence[Rolled]) -> None:
         client = self._ready()
         try:
-            offer(RedisRows(client), self._layout, rows, self.sink.formulas.epoch)
+            offer(RedisRows(client), self._layout, self._arrays, rows, self.sink.formulas.epoch)
         except BaseException:
             self._client = None
             raise
@@ -151,15 +153,12 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
             raise
 
 
-def offer(redis: RedisRows, layout: Layout, rows: Sequence[Row], epoch: int) -> None:
+def offer(redis: RedisRows, layout: Layout, arrays: Arrays, rows: Sequence[Rolled], epoch: int) -> None:
     """Write the fold's rows of a view, each where it is newer than what is there."""
-    import numpy as np
-
-    keys, instants, values, until = zip(*rows, strict=True)
     matrix = np.empty((len(rows), len(layout.columns)), dtype=np.float64)
-    matrix[:, :-1] = np.array(values, dtype=np.float64)
-    matrix[:, -1] = np.array(until, dtype=np.float64)
-    redis.write(layout, keys, np.array(instants, dtype=np.int64), matrix, epoch)
+    matrix[:, :-1] = arrays.of(rows).T
+    matrix[:, -1] = np.array([row[5] for row in rows], dtype=np.float64)
+    redis.write(layout, [row[0] for row in rows], np.array([row[1] for row in rows], dtype=np.int64), matrix, epoch)
 
 
 def _mark(written: bytes | None) -> tuple[int, int, int]:

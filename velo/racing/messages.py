@@ -211,6 +211,8 @@ def from_record(record: Mapping[str, Any]) -> Message:
 
 
 def _runner(record: Mapping[str, Any]) -> Runner:
+    if record.keys() <= _RUNNER_SET:
+        return Runner(**record)
     return Runner(
         **{name: record[name] for name in _RUNNER if name in record},
         kept={name: value for name, value in record.items() if name not in _RUNNER_SET},
