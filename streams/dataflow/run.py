@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,6 +25,7 @@ from feature_repo.stores.redis_client import connect
 from streams import generations
 from streams.batch.build import fingerprint
 from streams.dataflow.graph import graph
+from streams.dataflow.ground import Ground
 from streams.dataflow.letters_sink import LettersSink
 from streams.dataflow.members import pass_on
 from streams.dataflow.parquet_sink import Formulas, ParquetSink
@@ -33,6 +34,7 @@ from streams.dataflow.source import BATCH_RECORDS, Clock, LogSource
 from streams.dataflow.steps import Told
 from streams.dataflow.telemetry import LOCK, Telemetry, say
 from streams.dataflow.waiting import StoppedWhileWaiting, Waiting
+from streams.fold.replay import SHARDS
 from streams.generations import NOTHING_KNOWN, Manifest
 from streams.log.segments import generation as log_generation
 from velo.errors import UserError
@@ -113,11 +115,19 @@ class OneClient:
 
 
 def source_of(
-    planned: Plan, options: Options, clock: Clock, stop: threading.Event, telemetry: Telemetry, member: int = 0
+    planned: Plan,
+    options: Options,
+    clock: Clock,
+    stop: threading.Event,
+    telemetry: Telemetry,
+    member: int = 0,
+    lay: Callable[[int], object] | None = None,
 ) -> LogSource:
     """The log as the stream reads it: in its first process alone."""
     ticks, here = not options.once, member == 0
-    return LogSource(planned.store, planned.begin, options.once, clock, stop, telemetry, ticks, here, options.batch)
+    return LogSource(
+        planned.store, planned.begin, options.once, clock, stop, telemetry, ticks, here, options.batch, lay
+    )
 
 
 def flow_of(
@@ -126,6 +136,7 @@ def flow_of(
     clock: Clock,
     stop: threading.Event,
     telemetry: Telemetry,
+    ground: Ground,
     source: Source[tuple[str, Told]],
 ) -> Dataflow:
     """The dataflow of a store, from a source to the sinks that the options want."""
@@ -136,7 +147,7 @@ def flow_of(
     if options.online:
         client, waiting = OneClient(home, store.redis_url), Waiting(stop, telemetry)
         online = RedisSink(home, views, planned.formulas, planned.begin, client, clock, telemetry, waiting)
-    return graph(home, store.timezone, source, offline, online, LettersSink(home, clock), telemetry)
+    return graph(home, store.timezone, ground, source, offline, online, LettersSink(home, clock), telemetry)
 
 
 def run(
@@ -156,8 +167,10 @@ def run(
     source is the store's log where no other is given.
     """
     stop = stop or threading.Event()
-    source = source or source_of(planned, options, clock, stop, telemetry, member)
-    flow = flow_of(planned, options, clock, stop, telemetry, source)
+    ground = Ground(planned.store.home, planned.store.timezone, FAMILIES, SHARDS)
+    # laid beside the filling of the online store, which waits for the server most of the time
+    source = source or source_of(planned, options, clock, stop, telemetry, member, ground.at)
+    flow = flow_of(planned, options, clock, stop, telemetry, ground, source)
     recovery = RecoveryConfig(str(planned.recovery), backup_interval=timedelta(0))
     collected_after = gc.get_threshold()
     gc.set_threshold(*GARBAGE)

@@ -1,6 +1,7 @@
 """The log as a Bytewax source: one partition, whose position is the seq of the next record."""
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -30,7 +31,8 @@ class LogSource(FixedPartitionedSource[tuple[str, Told], int]):
     """Every record of a store's log from `begin` on (where nothing is to be resumed), under the key of its race.
 
     With `once` it ends at the log's end, else when `stop` is set. `ticks` has it append the tick of a local midnight
-    that no writer of the log was there to tell. `here` says whether this process is the one that reads.
+    that no writer of the log was there to tell. `here` says whether this process is the one that reads. `lay` is called
+    once with the seq this execution begins at, beside what else starts, and no record is read before it has returned.
     """
 
     store: Store
@@ -42,6 +44,7 @@ class LogSource(FixedPartitionedSource[tuple[str, Told], int]):
     ticks: bool = True
     here: bool = True
     batch: int = BATCH_RECORDS
+    lay: Callable[[int], object] | None = None
 
     def list_parts(self) -> list[str]:
         """The log is one sequence."""
@@ -51,7 +54,39 @@ class LogSource(FixedPartitionedSource[tuple[str, Told], int]):
         """Read on where the snapshot was taken."""
         base = self.begin if resume_state is None else resume_state
         say("stream.begins", seq=base, resumed=resume_state is not None)
-        return LogPartition(self, base, LogTail(self.store.home, base))
+        return LogPartition(self, base, LogTail(self.store.home, base), Laying(self.lay, base))
+
+
+class Laying:
+    """What must be there before the first record, made in a thread of its own."""
+
+    def __init__(self, lay: Callable[[int], object] | None, base: int) -> None:
+        self._lay, self._base = lay, base
+        self._failed: BaseException | None = None
+        self._begun = time.perf_counter()
+        # a daemon: who is told to stop meanwhile does not wait for it
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        if lay is not None:
+            self._thread.start()
+
+    def done(self) -> bool:
+        """Whether it is there; raises what kept it from being made."""
+        if self._lay is None:
+            return True
+        if self._thread.is_alive():
+            return False
+        if self._failed is not None:
+            raise self._failed
+        say("stream.laid", up_to_seq=self._base, seconds=round(time.perf_counter() - self._begun, 1))
+        self._lay = None
+        return True
+
+    def _work(self) -> None:
+        assert self._lay is not None
+        try:
+            self._lay(self._base)
+        except BaseException as failed:  # noqa: BLE001  raised where the stream asks for it
+            self._failed = failed
 
 
 @dataclass(slots=True)
@@ -61,6 +96,7 @@ class LogPartition(StatefulSourcePartition[tuple[str, Told], int]):
     source: LogSource
     base: int
     tail: LogTail
+    laying: Laying
     _awake: datetime | None = None
     _said: datetime | None = None
     _ticked: datetime | None = None
@@ -75,6 +111,9 @@ class LogPartition(StatefulSourcePartition[tuple[str, Told], int]):
         """What was appended, up to a batch; ends the stream where it is told to stop."""
         if self.source.stop.is_set():
             raise StopIteration
+        if not self.laying.done():
+            self._awake = datetime.now(UTC) + IDLE
+            return []
         lines = self.tail.read(self.source.batch)
         if not lines:
             if self.source.once:

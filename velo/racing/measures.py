@@ -3,6 +3,7 @@
 The batch computes the same measures in SQL (`streams/batch/sql/`); tests hold the two against each other.
 """
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from datetime import date
@@ -82,7 +83,8 @@ def draw_thirds(draws: Sequence[int | None]) -> list[int]:
     if len(known) < len(draws):
         return [0] * len(draws)
     runners = len(known)
-    return [-(-3 * (1 + sum(other < draw for other in known)) // runners) for draw in known]
+    ordered = sorted(known)
+    return [-(-3 * (1 + bisect_left(ordered, draw)) // runners) for draw in known]
 
 
 def starts_of(race: Race, runners: Sequence[Runner]) -> list[Start]:
