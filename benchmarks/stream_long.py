@@ -88,7 +88,9 @@ def _handed_over(home: Home) -> Handover:
     said = home.root / "said.ndjson"
     begun = datetime.now(UTC)
     with said.open("wb") as out:
-        process = subprocess.Popen(command, env={**os.environ, "VELO_HOME": str(home.root)}, stderr=out)
+        process = subprocess.Popen(
+            command, env={**os.environ, "VELO_HOME": str(home.root)}, stdout=subprocess.DEVNULL, stderr=out
+        )
         try:
             while not (where := position(home)) or not where.at_end:
                 if process.poll() is not None or (datetime.now(UTC) - begun).total_seconds() > FAR_BEHIND_SECONDS:

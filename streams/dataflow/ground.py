@@ -7,6 +7,7 @@ tens of thousands of starts a second, once a start.
 
 import gc
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -16,6 +17,7 @@ import orjson
 
 from feature_repo.catalogue.families import Family
 from streams.dataflow.tail import UNREADABLE, Line, LogTail, Place, about, message_of
+from streams.dataflow.telemetry import say
 from streams.fold.days import LocalDays, to_us
 from streams.fold.roll import Roller, ShardState
 from streams.fold.routing import Router
@@ -63,7 +65,9 @@ class Ground:
         """The ground before record `base`; worked out at the first call, which all of one execution agree on."""
         with self._making:
             if self._base < 0:
+                begun = time.perf_counter()
                 self._lay(base)
+                say("stream.laid", up_to_seq=base, seconds=round(time.perf_counter() - begun, 1))
                 self._base = base
         assert self._base == base, "one execution begins at one position"
         return self

@@ -5,6 +5,7 @@ written as it comes. Redis remembers how far it was brought (`velo:stream`): one
 filled from the offline tables first.
 """
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -46,6 +47,12 @@ class RedisSink(FixedPartitionedSink[Block, int]):
     clock: Clock
     telemetry: Telemetry
     waiting: Waiting
+    readying: threading.Lock = field(default_factory=threading.Lock)
+
+    def prepare(self, base: int) -> None:
+        """Have Redis hold what the tables do: the engine makes no partition of a view before its first row."""
+        for view in self.views:
+            self.waiting.until_done("online", RedisPartition(self, BY_VIEW[view], self.begin - 1).make_ready)
 
     def list_parts(self) -> list[str]:
         """Every view; Bytewax shares them out over the workers."""
@@ -84,6 +91,10 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
 
     def make_ready(self) -> None:
         """Connect, and fill the view from the offline tables where Redis does not hold what it was brought to."""
+        with self.sink.readying:
+            self._make_ready()
+
+    def _make_ready(self) -> None:
         client = self.sink.connect()
         with told("the online store"):
             generation, epoch, seq = _mark(client.hget(MARKS, self.family.view))

@@ -121,32 +121,35 @@ def source_of(
     stop: threading.Event,
     telemetry: Telemetry,
     member: int = 0,
-    lay: Callable[[int], object] | None = None,
+    prepare: Sequence[Callable[[int], object]] = (),
 ) -> LogSource:
     """The log as the stream reads it: in its first process alone."""
     ticks, here = not options.once, member == 0
     return LogSource(
-        planned.store, planned.begin, options.once, clock, stop, telemetry, ticks, here, options.batch, lay
+        planned.store, planned.begin, options.once, clock, stop, telemetry, ticks, here, options.batch, prepare
     )
+
+
+def online_of(planned: Plan, clock: Clock, stop: threading.Event, telemetry: Telemetry) -> RedisSink:
+    """The online sink of a store."""
+    store, views = planned.store, [one.view for one in FAMILIES]
+    client, waiting = OneClient(store.home, store.redis_url), Waiting(stop, telemetry)
+    return RedisSink(store.home, views, planned.formulas, planned.begin, client, clock, telemetry, waiting)
 
 
 def flow_of(
     planned: Plan,
     options: Options,
     clock: Clock,
-    stop: threading.Event,
     telemetry: Telemetry,
     ground: Ground,
     source: Source[tuple[str, Told]],
+    online: RedisSink | None,
 ) -> Dataflow:
-    """The dataflow of a store, from a source to the sinks that the options want."""
+    """The dataflow of a store, from a source to the online sink, if any, and the offline one if the options want it."""
     store, home = planned.store, planned.store.home
     views = [one.view for one in FAMILIES]
     offline = ParquetSink(home, views, planned.formulas, clock, telemetry) if options.offline else None
-    online = None
-    if options.online:
-        client, waiting = OneClient(home, store.redis_url), Waiting(stop, telemetry)
-        online = RedisSink(home, views, planned.formulas, planned.begin, client, clock, telemetry, waiting)
     return graph(home, store.timezone, ground, source, offline, online, LettersSink(home, clock), telemetry)
 
 
@@ -168,9 +171,10 @@ def run(
     """
     stop = stop or threading.Event()
     ground = Ground(planned.store.home, planned.store.timezone, FAMILIES, SHARDS)
-    # laid beside the filling of the online store, which waits for the server most of the time
-    source = source or source_of(planned, options, clock, stop, telemetry, member, ground.at)
-    flow = flow_of(planned, options, clock, stop, telemetry, ground, source)
+    online = online_of(planned, clock, stop, telemetry) if options.online else None
+    prepare = [ground.at, online.prepare] if online else [ground.at]
+    source = source or source_of(planned, options, clock, stop, telemetry, member, prepare)
+    flow = flow_of(planned, options, clock, telemetry, ground, source, online)
     recovery = RecoveryConfig(str(planned.recovery), backup_interval=timedelta(0))
     collected_after = gc.get_threshold()
     gc.set_threshold(*GARBAGE)
