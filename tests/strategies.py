@@ -46,6 +46,8 @@ GOINGS = (
 )
 DISTANCES_M = (1006.0, 1299.9, 1300.0, 1899.9, 1900.0, 2700.0, None)
 ODDS = (1.0, 0.0, 1.0625, 1.5, 2.375, 4.333333, 8.5, 51.0, 1001.0)
+TIMES_S = (None, 0.0, 0.0004, 57.314, 70.005, 88.61, 153.0, 86_400.0)
+BANDS = (None, "80-60", "0-75", "Class 4", "(2024) 60-40", "open")
 LENGTHS = (None, 0.0, 0.05, 1.25, 3.75, 29.99, 30.0, 40.0)
 FELL = tuple(sorted(STARTED - {"FINISHED"}))
 
@@ -154,7 +156,10 @@ def _runner(
         jockey=draw(st.sampled_from(JOCKEYS)),
         sp_decimal=draw(st.sampled_from(ODDS[2:] if with_odds else (*ODDS, None))),
         beaten_lengths=draw(st.sampled_from(LENGTHS)),
-        weight_lbs=draw(st.sampled_from((126.0, 133.0, None))),
+        finish_time_s=draw(st.sampled_from(TIMES_S)),
+        weight_lbs=draw(
+            st.sampled_from((126.0, 133.0, 113.5, None)) if number == 1 else st.sampled_from((126.0, 119.0))
+        ),
         official_rating=draw(st.sampled_from((70, 85, None))),
     )
 
@@ -223,6 +228,7 @@ def races(draw: st.DrawFn, race_id: str, timezone: str) -> list[list[Row]]:
         "going": draw(st.sampled_from(GOINGS)),
         "distance_m": draw(st.sampled_from(DISTANCES_M)),
         "race_class": draw(st.sampled_from((1, 4, None))),
+        "rating_band": draw(st.sampled_from(BANDS)),
     }
     runners = draw(fields())
     versions: list[list[Row]] = []

@@ -36,7 +36,7 @@ def messages_of(log: RandomLog) -> list[Message]:
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=SLOW)
 @given(busy_logs())
 def test_the_build_is_the_oracle_at_every_change_and_just_before_it(log: RandomLog) -> None:
-    """All eight views, all features, `valid_until`; no key the oracle has not, no row outside the log's time."""
+    """All views, all features, `valid_until`; no key the oracle has not, no row outside the log's time."""
     assume(log.records)
     with TemporaryDirectory() as folder:
         store = a_store(Path(folder), log.timezone)
