@@ -81,6 +81,11 @@ class Home:
         return self.root / "stream"
 
     @property
+    def datasets(self) -> Path:
+        """Training sets kept by what they were made from; made anew where they are missing."""
+        return self.root / "datasets"
+
+    @property
     def models(self) -> Path:
         """Model bundles."""
         return self.root / "models"

@@ -113,3 +113,22 @@ def gate(
     show(figures, as_json, lambda: Group(*tables(figures)))
     if not all(one.agrees for one in figures.rates.windows):
         raise typer.Exit(1)
+
+
+@bench_app.command()
+def replay(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A runner table.")],
+    timezone: Zone = "Europe/London",
+    processes: Annotated[int, typer.Option(min=1, help="Processes of the stream.")] = 1,
+    probes: Annotated[
+        Path | None, typer.Option(help="Values worked out elsewhere, to hold the tables against.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Replay a runner table through the stream, then audit both stores, value by value; exits 1 on any difference."""
+    from benchmarks.replay import measure, table
+
+    figures = measure(file, timezone, processes, probes)
+    show(figures, as_json, lambda: table(figures))
+    if figures.differences or figures.probes_wrong:
+        raise typer.Exit(1)
