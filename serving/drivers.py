@@ -106,7 +106,7 @@ def _number(name: str, text: str, unknown: str, scale: float = 1.0) -> Callable[
 def _against_the_odds(name: str, who: str, unknown: str) -> Callable[[Values], str]:
     def tell(values: Values) -> str:
         over = values[name]
-        return unknown if _unknown(over) else f"{who} beat {100 * (over - 1):+.0f} % of rivals against the odds"
+        return unknown if _unknown(over) else f"{who} {100 * (over - 1):+.0f} % of rivals beaten against the odds"
 
     return tell
 

@@ -217,8 +217,7 @@ def figures_e9(record: Record, runners: list[Mapping[str, Any]]) -> list[int | N
     behind = []
     for runner in runners:
         lengths = runner.get("beaten_lengths")
-        known = lengths is not None and lengths >= 0
-        behind.append(math.floor(min(lengths, 15) * 1e9 + 0.5) if known else None)
+        behind.append(None if lengths is None or lengths < 0 else math.floor(min(lengths, 15) * 1e9 + 0.5))
     told = [one for one in behind if one is not None]
     found: list[int | None] = []
     for weight, one in zip(carried, behind, strict=True):

@@ -1,7 +1,6 @@
 """The batch build is the contract's function of time: the oracle's values, however the log was cut into builds."""
 
 import os
-from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -127,7 +126,7 @@ def test_a_changed_table_of_goings_or_distances_makes_the_tables_anew_under_a_ne
 def test_the_sql_measures_of_every_start_are_those_of_plain_python(name: str, conformance: Conformance) -> None:
     """Every field of every start of every version told, lower ones too, of `velo.racing.measures.starts_of`."""
     store = conformance(name).store
-    asked = [one.name for one in fields(Start)]
+    asked = Start._fields
     with duckdb.connect() as connection:
         measured = connection.execute(
             f"SELECT seq, {', '.join(asked)} FROM {frames.parquet(frames.parts_of(store.home, 'starts'))}"

@@ -6,11 +6,15 @@ told is filled from the offline tables first, and one that forgot (emptied, or r
 own) is noticed at the next write and filled again.
 """
 
-from collections.abc import Callable, Sequence
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from secrets import token_hex
 from typing import Any, Final
 
+import numpy as np
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from feature_repo.catalogue.families import BY_VIEW, Family
@@ -23,10 +27,12 @@ from streams.dataflow.source import Clock
 from streams.dataflow.steps import Block
 from streams.dataflow.telemetry import Telemetry, say
 from streams.dataflow.waiting import MustRestart, Waiting
+from streams.fold.arrays import Arrays
 from streams.fold.days import to_us
-from streams.fold.roll import Row
+from streams.fold.roll import Rolled
 from streams.fold.shapes import Key
 from velo.errors import UserError
+from velo.files import make_folder
 from velo.store import Home
 
 MARKS: Final = "velo:stream"
@@ -39,6 +45,8 @@ if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 return 1
 """
+FILL_LOCK: Final = "online.lock"
+"""Beside the stream's own lock: one thread of one process at a time looks whether a view must be filled, and fills it."""
 FILLING: Final = -1
 """The epoch of a mark while a view is filled: no stream takes it for its own."""
 ROWS_KEPT: Final = 10_000
@@ -64,6 +72,11 @@ class RedisSink(FixedPartitionedSink[Block, int]):
     waiting: Waiting
     sealing: bool = True
 
+    def prepare(self, base: int) -> None:
+        """Have Redis hold what the tables do: the engine makes no partition of a view before its first row."""
+        for view in self.views:
+            self.waiting.until_done("online", RedisPartition(self, BY_VIEW[view], self.begin - 1).make_ready)
+
     def list_parts(self) -> list[str]:
         """Every view; Bytewax shares them out over the workers."""
         return list(self.views)
@@ -71,11 +84,6 @@ class RedisSink(FixedPartitionedSink[Block, int]):
     def part_fn(self, item_key: str) -> int:
         """A view's place among the sorted views."""
         return sorted(self.views).index(item_key)
-
-    def fill(self, views: Sequence[str]) -> None:
-        """Have Redis hold the build's rows of some views: Bytewax asks for a view only when it gets a row."""
-        for view in views:
-            self.waiting.until_done("online", RedisPartition(self, BY_VIEW[view], self.begin - 1).make_ready)
 
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> "RedisPartition":
         """Redis must hold what was written before: the build's rows, or up to the snapshot."""
@@ -91,17 +99,19 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
     sink: RedisSink
     family: Family
     last_seq: int
-    _pending: dict[Key, Row] = field(default_factory=dict)
-    _since: dict[Key, Row] | None = field(default_factory=dict)
+    _pending: dict[Key, Rolled] = field(default_factory=dict)
+    _since: dict[Key, Rolled] | None = field(default_factory=dict)
     _offered: int = 0
     _newest_us: int = 0
     _told_seq: int = -1
     _client: Any = None
     _written: bytes | None = None
     _layout: Layout = field(init=False)
+    _arrays: Arrays = field(init=False)
 
     def __post_init__(self) -> None:
         self._layout = Layout.of(self.family)
+        self._arrays = Arrays(self.family)
         self._told_seq = self.last_seq
 
     def make_ready(self) -> None:
@@ -110,6 +120,10 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
         From the offline tables, which have all up to the last snapshot, and the rows written since. Raises
         `MustRestart` where those are too many to have been kept.
         """
+        with _one_at_a_time(self.sink.home):
+            self._make_ready()
+
+    def _make_ready(self) -> None:
         client = self.sink.connect()
         with told("the online store"):
             held = client.hget(MARKS, self.family.view)
@@ -143,7 +157,7 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
             client.hset(MARKS, self.family.view, filling)
         rows = fill_view(self.sink.home, self._layout, redis, epoch) if self.last_seq >= 0 else 0
         if self._since:
-            offer(redis, self._layout, list(self._since.values()), epoch)
+            offer(redis, self._layout, self._arrays, list(self._since.values()), epoch)
         filled = self._mark(epoch)
         if not self._replaced(client, filling, filled):
             raise UserError("Redis was emptied, or filled by another stream, while it was filled")
@@ -154,10 +168,8 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
         """Take rows; those of live messages are readable when this returns."""
         live = False
         for block in values:
-            for row in block.rows:
-                held = self._pending.get(row[0])
-                if held is None or held[1] < row[1]:
-                    self._pending[row[0]] = row
+            # a key is of one shard, and a shard's rows come in their order: the later is the newer
+            self._pending.update([(row[0], row) for row in block.rows])
             self._offered += len(block.rows)
             self._told_seq = max(self._told_seq, block.last_seq)
             self._newest_us = max(self._newest_us, block.known_at_us)
@@ -190,10 +202,10 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
             telemetry.fresh.observe(max(0.0, (to_us(self.sink.clock()) - self._newest_us) / 1e6))
         self._pending, self._offered = {}, 0
 
-    def _offer(self, rows: Sequence[Row]) -> None:
+    def _offer(self, rows: Sequence[Rolled]) -> None:
         client = self._ready()
         try:
-            offer(RedisRows(client), self._layout, rows, self.sink.formulas.epoch)
+            offer(RedisRows(client), self._layout, self._arrays, rows, self.sink.formulas.epoch)
         except BaseException:
             self._client = None
             raise
@@ -224,15 +236,22 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
             return bool(client.eval(REPLACE_MARK, 1, MARKS, self.family.view, old or b"", new))
 
 
-def offer(redis: RedisRows, layout: Layout, rows: Sequence[Row], epoch: int) -> None:
-    """Write the fold's rows of a view, each where it is newer than what is there."""
-    import numpy as np
+@contextmanager
+def _one_at_a_time(home: Home) -> Iterator[None]:
+    descriptor = os.open(make_folder(home.stream) / FILL_LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
-    keys, instants, values, until = zip(*rows, strict=True)
+
+def offer(redis: RedisRows, layout: Layout, arrays: Arrays, rows: Sequence[Rolled], epoch: int) -> None:
+    """Write the fold's rows of a view, each where it is newer than what is there."""
     matrix = np.empty((len(rows), len(layout.columns)), dtype=np.float64)
-    matrix[:, :-1] = np.array(values, dtype=np.float64)
-    matrix[:, -1] = np.array(until, dtype=np.float64)
-    redis.write(layout, keys, np.array(instants, dtype=np.int64), matrix, epoch)
+    matrix[:, :-1] = arrays.of(rows).T
+    matrix[:, -1] = np.array([row[5] for row in rows], dtype=np.float64)
+    redis.write(layout, [row[0] for row in rows], np.array([row[1] for row in rows], dtype=np.int64), matrix, epoch)
 
 
 def _read_mark(written: bytes | None) -> tuple[int, int, int]:

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,6 +25,7 @@ from feature_repo.stores.redis_client import connect
 from streams import generations
 from streams.batch.build import fingerprint
 from streams.dataflow.graph import graph
+from streams.dataflow.ground import Ground
 from streams.dataflow.letters_sink import LettersSink
 from streams.dataflow.members import pass_on
 from streams.dataflow.parquet_sink import Formulas, ParquetSink
@@ -34,6 +35,7 @@ from streams.dataflow.steps import Told
 from streams.dataflow.tail import cut_back
 from streams.dataflow.telemetry import LOCK, Telemetry, position, say
 from streams.dataflow.waiting import MustRestart, StoppedWhileWaiting, Waiting
+from streams.fold.replay import SHARDS
 from streams.generations import NOTHING_KNOWN, Manifest
 from streams.log import reader
 from streams.log.segments import generation as log_generation
@@ -122,11 +124,19 @@ class OneClient:
 
 
 def source_of(
-    planned: Plan, options: Options, clock: Clock, stop: threading.Event, telemetry: Telemetry, member: int = 0
+    planned: Plan,
+    options: Options,
+    clock: Clock,
+    stop: threading.Event,
+    telemetry: Telemetry,
+    member: int = 0,
+    prepare: Sequence[Callable[[int], object]] = (),
 ) -> LogSource:
     """The log as the stream reads it: in its first process alone."""
     ticks, here = not options.once, member == 0
-    return LogSource(planned.store, planned.begin, options.once, clock, stop, telemetry, ticks, here, options.batch)
+    return LogSource(
+        planned.store, planned.begin, options.once, clock, stop, telemetry, ticks, here, options.batch, prepare
+    )
 
 
 def flow_of(
@@ -134,13 +144,14 @@ def flow_of(
     options: Options,
     clock: Clock,
     telemetry: Telemetry,
+    ground: Ground,
     source: Source[tuple[str, Told]],
     online: RedisSink | None,
 ) -> Dataflow:
-    """The dataflow of a store, from a source to the sinks that the options want."""
+    """The dataflow of a store, from a source to the online sink, if any, and the offline one if the options want it."""
     store, home = planned.store, planned.store.home
     offline = ParquetSink(home, VIEWS, planned.formulas, clock, telemetry) if options.offline else None
-    return graph(home, store.timezone, source, offline, online, LettersSink(home, clock), telemetry)
+    return graph(home, store.timezone, ground, source, offline, online, LettersSink(home, clock), telemetry)
 
 
 def online_of(
@@ -173,15 +184,15 @@ def run(
     source is the store's log where no other is given.
     """
     stop = stop or threading.Event()
-    source = source or source_of(planned, options, clock, stop, telemetry, member)
+    ground = Ground(planned.store.home, planned.store.timezone, FAMILIES, SHARDS)
     online = online_of(planned, options, clock, stop, telemetry)
-    flow = flow_of(planned, options, clock, telemetry, source, online)
+    prepare = [ground.at, online.prepare] if online else [ground.at]
+    source = source or source_of(planned, options, clock, stop, telemetry, member, prepare)
+    flow = flow_of(planned, options, clock, telemetry, ground, source, online)
     recovery = RecoveryConfig(str(planned.recovery), backup_interval=timedelta(0))
     collected_after = gc.get_threshold()
     gc.set_threshold(*GARBAGE)
     try:
-        if online is not None:
-            online.fill(VIEWS[member :: max(1, len(addresses))])
         every = options.snapshot_every
         with _told_if_full(planned.store.home):
             if len(addresses) > 1:

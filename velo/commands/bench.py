@@ -64,6 +64,13 @@ def stream(
     ] = [10.0, 80.0],  # noqa: B006 typer copies it
     seconds: Annotated[float, typer.Option(help="How long each rate is held.")] = 30.0,
     processes: Annotated[list[int], typer.Option(help="Processes; give it again for another number.")] = [1, 2],  # noqa: B006 typer copies it
+    handover: Annotated[
+        Path | None,
+        typer.Option(help="Measure only how soon a stream is live on a copy of this home, which was built."),
+    ] = None,
+    year: Annotated[
+        int | None, typer.Option(help="Measure only the memory over a simulated year of live running of so many races.")
+    ] = None,
     runners: Results = None,
     timezone: Zone = "Europe/London",
     as_json: Json = False,
@@ -71,7 +78,17 @@ def stream(
     """`velo stream`: starts/s into no sink, Parquet and both; and how soon a live result is readable in Redis."""
     from rich.console import Group
 
+    from benchmarks import stream_long
     from benchmarks.stream import measure, table
+
+    if handover is not None:
+        taken = stream_long.handover(handover)
+        show(taken, as_json, lambda: stream_long.handover_table(taken))
+        return
+    if year is not None:
+        months = stream_long.year(year)
+        show(months, as_json, lambda: stream_long.year_table(months))
+        return
 
     figures = measure(starts, rates, seconds, processes, runners, timezone)
     show(figures, as_json, lambda: Group(*table(figures)))

@@ -220,6 +220,8 @@ def kept_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _runner(record: Mapping[str, Any]) -> Runner:
+    if record.keys() <= _RUNNER_SET:
+        return Runner(**record)
     return Runner(
         **{name: record[name] for name in _RUNNER if name in record},
         kept={name: value for name, value in record.items() if name not in _RUNNER_SET},
