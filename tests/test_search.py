@@ -11,7 +11,11 @@ from training.ensemble import inputs
 from training.model import DART, Options
 from training.search import GRID, search
 
-FEW: Mapping[str, Mapping[str, Any]] = {"as chosen": {}, "logit alone": {"logit_share": 1.0}, "DART": {"boosting": DART, "rounds": 10}}
+FEW: Mapping[str, Mapping[str, Any]] = {
+    "as chosen": {},
+    "logit alone": {"logit_share": 1.0},
+    "DART": {"boosting": DART, "rounds": 10},
+}
 
 
 def quiet(step: str, done: int, steps: int) -> None:
