@@ -50,6 +50,8 @@ def predictions(edge: bool, races_a_day: int = 4) -> Predictions:
         "race_date": np.repeat(dates, 8),
         "share": share,
         "sp_decimal": sp,
+        "taken": np.full(sp.size, np.nan),
+        "closing": sp,
         "pi": pi,
         "market": pi,
     } | dict.fromkeys(("fundamental", "calibrated", "logit", "blend"), model)

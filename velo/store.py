@@ -96,6 +96,11 @@ class Home:
         return self.root / "backtests"
 
     @property
+    def paper(self) -> Path:
+        """Paper trading: the ledger of its bets."""
+        return self.root / "paper"
+
+    @property
     def reports(self) -> Path:
         """Reports to read."""
         return self.root / "reports"

@@ -96,6 +96,8 @@ class LogPartition(StatefulSourcePartition[tuple[str, Told], int]):
 
         An epoch begins when all of the one before has gone through the sinks, so that is sealed by now.
         """
+        # what is sealed must outlive a power cut in the log too
+        self.tail.sync()
         self._sealed_seq, self._snapshot_seq = self._snapshot_seq, self.tail.next_seq
         return self.tail.next_seq
 
