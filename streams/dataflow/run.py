@@ -24,6 +24,7 @@ from feature_repo.catalogue.families import FAMILIES
 from feature_repo.stores.redis_client import connect
 from streams import generations
 from streams.batch.build import fingerprint
+from streams.dataflow.cards_sink import CardsSink
 from streams.dataflow.graph import graph
 from streams.dataflow.letters_sink import LettersSink
 from streams.dataflow.members import pass_on
@@ -132,11 +133,12 @@ def flow_of(
     store, home = planned.store, planned.store.home
     views = [one.view for one in FAMILIES]
     offline = ParquetSink(home, views, planned.formulas, clock, telemetry) if options.offline else None
-    online = None
+    online = cards = None
     if options.online:
         client, waiting = OneClient(home, store.redis_url), Waiting(stop, telemetry)
         online = RedisSink(home, views, planned.formulas, planned.begin, client, clock, telemetry, waiting)
-    return graph(home, store.timezone, source, offline, online, LettersSink(home, clock), telemetry)
+        cards = CardsSink(home, client, clock, waiting)
+    return graph(home, store.timezone, source, offline, online, LettersSink(home, clock), telemetry, cards)
 
 
 def run(
