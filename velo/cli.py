@@ -9,7 +9,7 @@ from typing import Final, NoReturn
 import typer
 from typer._click import exceptions as click  # the click that typer carries has no public name
 
-from velo.commands import backtest, bench, build, explain, feed, ingest, log, model, models, simulate, stream
+from velo.commands import backtest, bench, build, explain, feed, ingest, log, model, models, serve, simulate, stream
 from velo.errors import UserError
 
 app = typer.Typer(
@@ -21,7 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-for part in (build, ingest, feed, log, model, backtest, models, explain, simulate, stream, bench):
+for part in (build, ingest, feed, log, model, backtest, models, explain, simulate, stream, serve, bench):
     part.register(app)
 
 

@@ -91,6 +91,11 @@ class Home:
         return self.root / "backtests"
 
     @property
+    def scores(self) -> Path:
+        """Every score served, one file a UTC day."""
+        return self.root / "scores"
+
+    @property
     def reports(self) -> Path:
         """Reports to read."""
         return self.root / "reports"

@@ -217,5 +217,3 @@ def _offered(generation: int, one: Offer, now: datetime, horizon_us: int) -> tup
         one.known_at.isoformat(),
         int(one.announced),
     )
-
-
