@@ -48,8 +48,6 @@ class Wire:
                 socket_timeout=self.patience_s,
                 socket_connect_timeout=self.patience_s,
                 retry=Retry(NoBackoff(), 0),
-                lib_name=None,
-                lib_version=None,
             )
         return self._client
 

@@ -7,7 +7,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from velo.commands.edge import Json, now, open_store, show
+from velo.commands.edge import Json, facts, now, open_store, show, steps
 from velo.commands.ingest import cards_app
 from velo.errors import UserError
 
@@ -94,6 +94,24 @@ def rebuild_cards(as_json: Json = False) -> None:
     cards = RaceCards(connect(store.home, store.redis_url), store.redis_url or "the store's own Redis")
     count = fill(store.home, cards, now())
     show({"messages": count}, as_json, lambda: Group(Text(f"{count:,} messages of open races brought to Redis")))
+
+
+def audit_served(store: "Store", as_json: bool) -> None:
+    """`velo audit --scores`: exits 1 where a served score is not made again, to the last bit."""
+    from serving.score import scorer_of
+    from serving.score_audit import audit_scores
+    from streams.beyond import Beyond
+
+    beyond = Beyond(store.home)
+    scorer = scorer_of(store, log=beyond, tables_end=beyond.tables_end)
+    with steps(as_json) as progress:
+        report = audit_scores(scorer, now(), lambda done, total: progress("scores", done, total))
+    told = [("scores served", report.scores), ("made again the same", report.same), ("differ", report.found)]
+    told += [("later than the tables", report.later)]
+    lines = [Text(f"  {one.where} {one.race_id} as of {one.as_of}: {one.what}") for one in report.differences]
+    show(report, as_json, lambda: Group(facts("served scores", told), *lines))
+    if report.found:
+        raise typer.Exit(1)
 
 
 def _to_log(store: "Store") -> "Tell":
