@@ -239,7 +239,8 @@ class Scorer:
 
     def _renewed(self, race_id: str, now: datetime) -> Known | None:
         kept = self.kept(race_id)
-        race = declared_at(kept.messages, now) if kept is not None else None
+        # all of it was told, by whatever clock
+        race = declared_at(kept.messages, newest_of(kept.messages, now)) if kept is not None else None
         if kept is None or race is None or not race.runners:
             with self._lock:
                 self._known.pop(race_id, None)
@@ -271,6 +272,11 @@ def notes_on_time(told: Told, as_of: datetime | None) -> list[str]:
         if as_of is not None and as_of > told.known_at:
             notes.append(f"the tables end at {told.known_at:%Y-%m-%d %H:%M:%S} UTC: nothing later is known to them")
     return notes
+
+
+def newest_of(messages: Sequence[Message], now: datetime) -> datetime:
+    """The latest instant that any of some messages was known at, and no earlier than now."""
+    return max(now, *(one.known_at for one in messages if one.known_at is not None))
 
 
 def _version(generation: bytes | None, seq: bytes | None) -> tuple[int, int] | None:

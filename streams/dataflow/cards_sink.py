@@ -71,12 +71,9 @@ class CardsPartition(StatefulSinkPartition[Told, None]):
 
     def make_ready(self) -> None:
         """Connect; a Redis that does not hold all of the log is given its open races first."""
-        client, home, now = self.sink.connect(), self.sink.home, self.sink.clock()
-        cards = RaceCards(client)
-        head = cards.head()
-        if head is None or (head.generation, head.seq) < (generation(home), end(home).next_seq - 1):
-            say("stream.filled_cards", messages=fill(home, cards, now))
-        self._open |= set(cards.races(now - KEEP, FOREVER))
+        client, now = self.sink.connect(), self.sink.clock()
+        bring_up(self.sink.home, client, now)
+        self._open |= set(RaceCards(client).races(now - KEEP, FOREVER))
         self._client = client
 
     def write_batch(self, values: list[Told]) -> None:
@@ -123,6 +120,14 @@ class CardsPartition(StatefulSinkPartition[Told, None]):
         if known_at is None:
             return None
         return Head(generation(self.sink.home), line.seq, known_at, live=not self._behind)
+
+
+def bring_up(home: Home, client: Any, now: datetime) -> None:
+    """Give a Redis that does not hold all of the log its open races: at the start of a stream, whatever is to come."""
+    cards = RaceCards(client)
+    head = cards.head()
+    if head is None or (head.generation, head.seq) < (generation(home), end(home).next_seq - 1):
+        say("stream.filled_cards", messages=fill(home, cards, now))
 
 
 def fill(home: Home, cards: RaceCards, now: datetime) -> int:

@@ -24,7 +24,7 @@ from feature_repo.catalogue.families import FAMILIES
 from feature_repo.stores.redis_client import connect
 from streams import generations
 from streams.batch.build import fingerprint
-from streams.dataflow.cards_sink import CardsSink
+from streams.dataflow.cards_sink import CardsSink, bring_up
 from streams.dataflow.graph import graph
 from streams.dataflow.letters_sink import LettersSink
 from streams.dataflow.members import pass_on
@@ -164,6 +164,9 @@ def run(
     collected_after = gc.get_threshold()
     gc.set_threshold(*GARBAGE)
     try:
+        if options.online and member == 0:
+            store, client = planned.store, OneClient(planned.store.home, planned.store.redis_url)
+            Waiting(stop, telemetry).until_done("online", lambda: bring_up(store.home, client(), clock()))
         if len(addresses) > 1:
             cluster_main(flow, list(addresses), member, epoch_interval=options.snapshot_every, recovery_config=recovery)
         else:
