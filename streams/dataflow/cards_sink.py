@@ -38,9 +38,10 @@ _KNOWN: Final = re.compile(rb'"known_at":"([^"]+)"')
 
 @dataclass(frozen=True, slots=True)
 class CardsSink(FixedPartitionedSink[Told, None]):
-    """One partition: all races. `connect` gives a client that has answered."""
+    """One partition: all races. `connect` gives a client that has answered, `filled` says whether it has all views."""
 
     home: Home
+    filled: Callable[[Any], bool]
     connect: Callable[[], Any]
     clock: Clock
     waiting: Waiting
@@ -62,17 +63,18 @@ class CardsSink(FixedPartitionedSink[Told, None]):
 
 @dataclass(slots=True)
 class CardsPartition(StatefulSinkPartition[Told, None]):
-    """The writer of cards. After a batch that was not live it is so again two snapshots later."""
+    """The writer of cards. After a batch that was not live, or before all views are filled, nothing is live."""
 
     sink: CardsSink
     _client: Any = None
     _open: set[str] = field(default_factory=set)
     _behind: int = 0
+    _filled: bool = False
 
     def make_ready(self) -> None:
         """Connect; a Redis that does not hold all of the log is given its open races first."""
         client, now = self.sink.connect(), self.sink.clock()
-        bring_up(self.sink.home, client, now)
+        bring_up(self.sink.home, client, now, lambda _: self.sink.filled(client) and not self._behind)
         self._open |= set(RaceCards(client).races(now - KEEP, FOREVER))
         self._client = client
 
@@ -87,8 +89,8 @@ class CardsPartition(StatefulSinkPartition[Told, None]):
 
     def snapshot(self) -> None:
         """Nothing to remember: the log holds it all."""
-        if self._behind:
-            self._behind -= 1
+        if self._behind or not self._filled:
+            self._behind = max(0, self._behind - 1)
             if not self._behind:
                 self.sink.waiting.until_done("online", self._now_live)
 
@@ -102,6 +104,9 @@ class CardsPartition(StatefulSinkPartition[Told, None]):
         if self._client is None:
             self.make_ready()
         try:
+            self._filled = self._filled or self.sink.filled(self._client)
+            if head is not None:
+                head = replace(head, live=self._filled and not self._behind)
             RaceCards(self._client).offer(generation(self.sink.home), offers, self.sink.clock(), head)
         except BaseException:
             self._client = None
@@ -112,33 +117,35 @@ class CardsPartition(StatefulSinkPartition[Told, None]):
             self.make_ready()
         cards = RaceCards(self._client)
         head = cards.head()
-        if head is not None:
+        self._filled = self.sink.filled(self._client)
+        if head is not None and self._filled:
             cards.offer(head.generation, [], self.sink.clock(), replace(head, live=True))
 
     def _head(self, line: Line) -> Head | None:
         known_at = _known_at(line) if line.whole else None
         if known_at is None:
             return None
-        return Head(generation(self.sink.home), line.seq, known_at, live=not self._behind)
+        return Head(generation(self.sink.home), line.seq, known_at, live=False)
 
 
-def bring_up(home: Home, client: Any, now: datetime) -> None:
+def bring_up(home: Home, client: Any, now: datetime, live: Callable[[Any], bool]) -> None:
     """Give a Redis that does not hold all of the log its open races: at the start of a stream, whatever is to come."""
     cards = RaceCards(client)
     head = cards.head()
     if head is None or (head.generation, head.seq) < (generation(home), end(home).next_seq - 1):
         say("stream.filled_cards", messages=fill(home, cards, now))
+    if last := end(home).known_at:
+        told = Head(generation(home), end(home).next_seq - 1, last, live(client))
+        cards.offer(generation(home), [], now, told)
 
 
 def fill(home: Home, cards: RaceCards, now: datetime) -> int:
-    """Offer every message of the log that says how an open race stands, and the head after them; returns how many.
+    """Offer every message of the log that says how an open race stands; returns how many. The head stays as it is.
 
     Nothing is announced: who listens asks anew.
     """
     open_races: set[str] = set()
-    last: Line | None = None
     for line in _lines(home):
-        last = line
         if about(line.text).kind in RACES:
             offer = offer_of(line, now, open_races, announced=False)
             if offer is not None:
@@ -153,9 +160,7 @@ def fill(home: Home, cards: RaceCards, now: datetime) -> int:
         if len(offers) == READ_AT_ONCE:
             cards.offer(generation(home), offers, now)
             offers = []
-    known_at = _known_at(last) if last is not None else None
-    head = Head(generation(home), last.seq, known_at, live=True) if last is not None and known_at else None
-    cards.offer(generation(home), offers, now, head)
+    cards.offer(generation(home), offers, now)
     return count
 
 

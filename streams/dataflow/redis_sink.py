@@ -82,7 +82,7 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
         """Connect, and fill the view from the offline tables where Redis does not hold what it was brought to."""
         client = self.sink.connect()
         with told("the online store"):
-            generation, epoch, seq = _mark(client.hget(MARKS, self.family.view))
+            generation, epoch, seq = mark_of(client.hget(MARKS, self.family.view))
         mine = self.sink.formulas
         if generation not in (-1, mine.log_generation):
             # of another log: its rows may claim instants that this one never reaches
@@ -162,7 +162,7 @@ def offer(redis: RedisRows, layout: Layout, rows: Sequence[Row], epoch: int) -> 
     redis.write(layout, keys, np.array(instants, dtype=np.int64), matrix, epoch)
 
 
-def _mark(written: bytes | None) -> tuple[int, int, int]:
+def mark_of(written: bytes | None) -> tuple[int, int, int]:
     """Log generation, epoch and seq of a mark; −1 where there is none."""
     if written is None:
         return -1, -1, -1

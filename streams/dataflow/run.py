@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,7 +21,7 @@ from bytewax.testing import cluster_main, run_main
 from redis.exceptions import RedisError
 
 from feature_repo.catalogue.families import FAMILIES
-from feature_repo.stores.redis_client import connect
+from feature_repo.stores.redis_client import connect, told
 from streams import generations
 from streams.batch.build import fingerprint
 from streams.dataflow.cards_sink import CardsSink, bring_up
@@ -29,10 +29,10 @@ from streams.dataflow.graph import graph
 from streams.dataflow.letters_sink import LettersSink
 from streams.dataflow.members import pass_on
 from streams.dataflow.parquet_sink import Formulas, ParquetSink
-from streams.dataflow.redis_sink import RedisSink
+from streams.dataflow.redis_sink import MARKS, RedisPartition, RedisSink, mark_of
 from streams.dataflow.source import BATCH_RECORDS, Clock, LogSource
 from streams.dataflow.steps import Told
-from streams.dataflow.telemetry import LOCK, Telemetry, say
+from streams.dataflow.telemetry import LOCK, Telemetry, position, say
 from streams.dataflow.waiting import StoppedWhileWaiting, Waiting
 from streams.generations import NOTHING_KNOWN, Manifest
 from streams.log.segments import generation as log_generation
@@ -137,8 +137,34 @@ def flow_of(
     if options.online:
         client, waiting = OneClient(home, store.redis_url), Waiting(stop, telemetry)
         online = RedisSink(home, views, planned.formulas, planned.begin, client, clock, telemetry, waiting)
-        cards = CardsSink(home, client, clock, waiting)
+        cards = CardsSink(home, views_filled(planned), client, clock, waiting)
     return graph(home, store.timezone, source, offline, online, LettersSink(home, clock), telemetry, cards)
+
+
+def views_filled(planned: Plan) -> Callable[[Any], bool]:
+    """Whether a Redis holds all views at least up to where this stream begins without a past."""
+    views, mine = [one.view for one in FAMILIES], planned.formulas
+
+    def filled(client: Any) -> bool:
+        with told("the online store"):
+            marks = [mark_of(one) for one in client.hmget(MARKS, views)]
+        return all(
+            (of, epoch) == (mine.log_generation, mine.epoch) and seq >= planned.begin - 1 for of, epoch, seq in marks
+        )
+
+    return filled
+
+
+def bring_online(planned: Plan, clock: Clock, telemetry: Telemetry, waiting: Waiting) -> None:
+    """Have Redis hold every view and the open races before the stream begins: its sinks wake with their first row alone."""
+    home, views = planned.store.home, [one.view for one in FAMILIES]
+    client = OneClient(home, planned.store.redis_url)
+    sink = RedisSink(home, views, planned.formulas, planned.begin, client, clock, telemetry, waiting)
+    where = position(home)
+    sealed = where.sealed_seq if where and where.log_generation == planned.formulas.log_generation else 0
+    for family in FAMILIES:
+        RedisPartition(sink, family, max(planned.begin, sealed) - 1).make_ready()
+    bring_up(home, client(), clock(), views_filled(planned))
 
 
 def run(
@@ -165,8 +191,8 @@ def run(
     gc.set_threshold(*GARBAGE)
     try:
         if options.online and member == 0:
-            store, client = planned.store, OneClient(planned.store.home, planned.store.redis_url)
-            Waiting(stop, telemetry).until_done("online", lambda: bring_up(store.home, client(), clock()))
+            waiting = Waiting(stop, telemetry)
+            waiting.until_done("online", lambda: bring_online(planned, clock, telemetry, waiting))
         if len(addresses) > 1:
             cluster_main(flow, list(addresses), member, epoch_interval=options.snapshot_every, recovery_config=recovery)
         else:

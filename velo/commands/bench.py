@@ -80,7 +80,7 @@ def stream(
 @bench_app.command()
 def serve(
     starts: Annotated[int, typer.Option(help="How many starts the store knows.")] = 50_000,
-    sizes: Annotated[list[int], typer.Option("--size", help="Runners of a race; give it again for another.")] = [
+    sizes: Annotated[list[int], typer.Option("--size", help="Runners of a race; give it again for another.")] = [  # noqa: B006 typer copies it
         8,
         20,
         40,
