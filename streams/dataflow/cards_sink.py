@@ -38,10 +38,9 @@ _KNOWN: Final = re.compile(rb'"known_at":"([^"]+)"')
 
 @dataclass(frozen=True, slots=True)
 class CardsSink(FixedPartitionedSink[Told, None]):
-    """One partition: all races. `connect` gives a client that has answered, `filled` says whether it has all views."""
+    """One partition: all races. `connect` gives a client that has answered."""
 
     home: Home
-    filled: Callable[[Any], bool]
     connect: Callable[[], Any]
     clock: Clock
     waiting: Waiting
@@ -54,6 +53,10 @@ class CardsSink(FixedPartitionedSink[Told, None]):
         """All of them go to the one partition."""
         return 0
 
+    def prepare(self, base: int) -> None:
+        """Have Redis hold the open races before the first record, the views being there: a sink wakes with its first."""
+        self.waiting.until_done("online", lambda: bring_up(self.home, self.connect(), self.clock(), live=True))
+
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> "CardsPartition":
         """What is told again after a restart finds its place taken: nothing is to be resumed."""
         partition = CardsPartition(self)
@@ -63,18 +66,17 @@ class CardsSink(FixedPartitionedSink[Told, None]):
 
 @dataclass(slots=True)
 class CardsPartition(StatefulSinkPartition[Told, None]):
-    """The writer of cards. After a batch that was not live, or before all views are filled, nothing is live."""
+    """The writer of cards. After a batch that was not live nothing is, for two snapshots."""
 
     sink: CardsSink
     _client: Any = None
     _open: set[str] = field(default_factory=set)
     _behind: int = 0
-    _filled: bool = False
 
     def make_ready(self) -> None:
         """Connect; a Redis that does not hold all of the log is given its open races first."""
         client, now = self.sink.connect(), self.sink.clock()
-        bring_up(self.sink.home, client, now, lambda _: self.sink.filled(client) and not self._behind)
+        bring_up(self.sink.home, client, now, live=not self._behind)
         self._open |= set(RaceCards(client).races(now - KEEP, FOREVER))
         self._client = client
 
@@ -89,8 +91,8 @@ class CardsPartition(StatefulSinkPartition[Told, None]):
 
     def snapshot(self) -> None:
         """Nothing to remember: the log holds it all."""
-        if self._behind or not self._filled:
-            self._behind = max(0, self._behind - 1)
+        if self._behind:
+            self._behind -= 1
             if not self._behind:
                 self.sink.waiting.until_done("online", self._now_live)
 
@@ -104,9 +106,6 @@ class CardsPartition(StatefulSinkPartition[Told, None]):
         if self._client is None:
             self.make_ready()
         try:
-            self._filled = self._filled or self.sink.filled(self._client)
-            if head is not None:
-                head = replace(head, live=self._filled and not self._behind)
             RaceCards(self._client).offer(generation(self.sink.home), offers, self.sink.clock(), head)
         except BaseException:
             self._client = None
@@ -117,25 +116,24 @@ class CardsPartition(StatefulSinkPartition[Told, None]):
             self.make_ready()
         cards = RaceCards(self._client)
         head = cards.head()
-        self._filled = self.sink.filled(self._client)
-        if head is not None and self._filled:
+        if head is not None:
             cards.offer(head.generation, [], self.sink.clock(), replace(head, live=True))
 
     def _head(self, line: Line) -> Head | None:
         known_at = _known_at(line) if line.whole else None
         if known_at is None:
             return None
-        return Head(generation(self.sink.home), line.seq, known_at, live=False)
+        return Head(generation(self.sink.home), line.seq, known_at, live=not self._behind)
 
 
-def bring_up(home: Home, client: Any, now: datetime, live: Callable[[Any], bool]) -> None:
+def bring_up(home: Home, client: Any, now: datetime, *, live: bool) -> None:
     """Give a Redis that does not hold all of the log its open races: at the start of a stream, whatever is to come."""
     cards = RaceCards(client)
     head = cards.head()
     if head is None or (head.generation, head.seq) < (generation(home), end(home).next_seq - 1):
         say("stream.filled_cards", messages=fill(home, cards, now))
     if last := end(home).known_at:
-        told = Head(generation(home), end(home).next_seq - 1, last, live(client))
+        told = Head(generation(home), end(home).next_seq - 1, last, live)
         cards.offer(generation(home), [], now, told)
 
 
