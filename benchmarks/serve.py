@@ -40,7 +40,7 @@ from velo.store import Store
 
 WARM_UP: Final = 20
 STARTS_A_RESULT: Final = 12.5
-WAIT_S: Final = 120.0
+WAIT_S: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True)
