@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from serving.bundles import NoModel
+from serving.curves import UnknownKey
 from serving.history import NotDeclared, NotYet
 from serving.scorer import CatchingUp, Nothing
 from serving.told import UnknownRace
@@ -19,6 +20,7 @@ from velo.errors import UserError
 MEDIA_TYPE: Final = "application/problem+json"
 STATUS: Final[tuple[tuple[type[UserError], int], ...]] = (
     (UnknownRace, 404),
+    (UnknownKey, 404),
     (NotDeclared, 404),
     (Away, 503),
     (CatchingUp, 503),

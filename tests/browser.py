@@ -1,0 +1,50 @@
+"""A real Chromium without a head, Debian's own, for what only a browser can tell."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+SCREENSHOTS = "VELO_SCREENSHOTS"
+"""Names the folder that screenshots are kept in; without it they are a test's own and go with it."""
+
+
+@contextmanager
+def chromium() -> Iterator["Browser"]:
+    """A browser; without one the test is skipped, or fails where CI=true or VELO_REQUIRE_BROWSER asks for it."""
+    if not CHROMIUM.exists():
+        told = f"no browser at {CHROMIUM}: what it shows is NOT checked; install Debian's chromium"
+        if os.environ.get("CI") == "true" or os.environ.get("VELO_REQUIRE_BROWSER"):
+            pytest.fail(told, pytrace=False)
+        pytest.skip(told)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGS))
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def screenshots(otherwise: Path) -> Path:
+    """The folder for screenshots, made where missing."""
+    folder = Path(os.environ.get(SCREENSHOTS) or otherwise)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
