@@ -33,7 +33,7 @@ V = TypeVar("V")
 RACES_HELD: Final = 500
 """Races whose card stays at hand."""
 RUN_HELD: Final = 500
-PATIENCE_S: Final = 0.15
+PATIENCE_S: Final = 0.3
 """How long a reading that saw half of a result is repeated."""
 POSTED: Final = "posted card"
 """Race id under which a card that is about no race of ours is read: it has no messages."""
@@ -130,13 +130,13 @@ class Scorer:
         result = first_result(messages)
         return result if result is not None and result.known_at is not None and result.known_at <= now else None
 
-    def features(self, race_id: str, now: datetime) -> tuple[Declared, Rows, datetime]:
+    def features(self, race_id: str, now: datetime) -> tuple[Reading, Rows, datetime]:
         """The rows of a race's runners as they are in Redis, and the instant they stand on; for measuring."""
         known = self._at_hand(race_id, now)
         if known is None:
             raise UnknownRace(f"race {race_id!r} is not declared in Redis: see `velo cards list`")
         rows, position = self._settled_rows(race_id, known, now)
-        return known.reading.race, rows, position
+        return self._known[race_id].reading, rows, position
 
     def _live(self, model: Bundle, race_id: str, now: datetime, *, with_drivers: bool) -> ScoredRace:
         known = self._known[race_id]
@@ -225,7 +225,7 @@ class Scorer:
                     f"the stream is catching up: the online store holds the log up to {to_text(head.known_at)}, ask "
                     "again in a moment"
                 )
-            self.settled.hear(head.generation, head.seq, self.events_after)
+            self.settled.hear(head.generation, head.seq, to_us(head.known_at), self.events_after)
             card_us = known.card_us if known.version is not None else 0
             position = self.settled.position(known.reading, rows, to_us(head.known_at), card_us)
             if position is not None:

@@ -18,12 +18,18 @@ from feature_repo.catalogue.families import FAMILIES
 from feature_repo.stores.race_cards import Event, to_us
 from feature_repo.stores.redis_layout import Layout
 from serving.reading import Reading, Rows
+from velo.racing.cards import FIRST_VERSION
 from velo.racing.clock import from_text
 from velo.racing.measures import starts_of
 from velo.racing.messages import Result, from_record
 
+BEFORE_ALL: Final = "0-0"
 PENDING_S: Final = 2.0
 """A row that was not written so long after its result was heard of is not to come: the result changed nothing of it."""
+AMENDED_S: Final = 0.25
+"""The same of an amended result, which leaves most of its race as it was."""
+LATELY_US: Final = 10_000_000
+"""What was told so long before the first reading has been written or never will be."""
 
 
 @dataclass(slots=True)
@@ -33,22 +39,23 @@ class Settled:
     monotonic: Callable[[], float] = time.monotonic
     _touched: dict[bytes, list[tuple[int, float]]] = field(default_factory=dict)
     _midnights: dict[int, float] = field(default_factory=dict)
-    _after: str = "0-0"
+    _after: str = BEFORE_ALL
     _generation: int = -1
     _lock: Lock = field(default_factory=Lock)
 
-    def hear(self, generation: int, seq: int, events_after: Callable[[str], Sequence[Event]]) -> None:
+    def hear(self, generation: int, seq: int, head_us: int, events_after: Callable[[str], Sequence[Event]]) -> None:
         """Take note of the results announced up to a record of the log."""
         if self._generation == generation and int(self._after.partition("-")[0]) > seq:
             return
         with self._lock:
             if self._generation != generation:
-                self._after, self._generation = "0-0", generation
+                self._after, self._generation = BEFORE_ALL, generation
                 self._touched.clear()
+            first = self._after == BEFORE_ALL
             events = events_after(self._after)
             now = self.monotonic()
             for one in events:
-                if one.kind == "result":
+                if one.kind == "result" and not (first and to_us(from_text(one.known_at)) < head_us - LATELY_US):
                     self._note(one, now)
                 self._after = one.id
             # all up to seq was announced before the head said so, and what is trimmed is long settled
@@ -85,13 +92,14 @@ class Settled:
         assert isinstance(message, Result)
         known_us = to_us(from_text(event.known_at))
         starts = starts_of(message.race, message.runners)
+        until = now + (PENDING_S if message.result_version == FIRST_VERSION else AMENDED_S)
         for layout, names in _LAYOUTS:
             for start in starts:
                 key = [getattr(start, name) for name in names]
                 if None not in key:
                     of_key = layout.redis_key(key)
                     asked = [one for one in self._touched.get(of_key, ()) if one[1] > now and one[0] != known_us]
-                    self._touched[of_key] = [*asked, (known_us, now + PENDING_S)]
+                    self._touched[of_key] = [*asked, (known_us, until)]
 
     def _forget(self, now: float) -> None:
         if len(self._touched) > MOST_KEYS:

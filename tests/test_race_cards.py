@@ -17,7 +17,7 @@ from streams.log.reader import messages
 from streams.log.writer import LogWriter
 from tests.seasons import BUILT_AT, a_season, opened
 from tests.streaming import streamed
-from velo.racing.cards import declared_at
+from velo.racing.cards import Declared, declared_at
 from velo.racing.going import draw_cell
 from velo.racing.messages import (
     GoingChange,
@@ -87,17 +87,19 @@ def test_the_stream_keeps_a_race_as_the_log_tells_it(store: Store) -> None:
 def test_a_change_follows_and_draw_cells_follow_it(store: Store) -> None:
     """A withdrawal moves the draw thirds, a going change the cell: of everyone left."""
     now_live(store)
-    cells = []
+    cells: list[str | None] = []
+    races: list[Declared] = []
     for change in ((), (GoingChange("R1", "Heavy"),), (NonRunner("R1", "horse 1"), NonRunner("R1", "horse 2"))):
         now_live(store, *change)
         kept = cards_of(store).race("R1")
         race = declared_at(kept.messages, OFF) if kept else None
         assert race is not None
+        races.append(race)
         cells.append(race.entity_keys()[-1]["draw_cell"])
         assert race.entity_keys()[0]["going_group"] == "soft"
     assert cells == [draw_cell("Ascot", "Turf", 1609.0, "Soft", 3)] * 3
-    assert race.draw_thirds == (1, 2, 3)
-    assert [one.horse_id for one in race.withdrawn] == ["horse 1", "horse 2", "horse 6"]
+    assert races[-1].draw_thirds == (1, 2, 3)
+    assert [one.horse_id for one in races[-1].withdrawn] == ["horse 1", "horse 2", "horse 6"]
 
 
 def test_told_again_in_any_order_nothing_changes(store: Store) -> None:
@@ -150,7 +152,9 @@ def test_a_stream_that_takes_over_from_a_build_has_the_open_cards(store: Store) 
 
 def test_races_long_run_are_dropped(store: Store) -> None:
     now_live(store)
-    assert cards_of(store).client.pttl("{velo}:race:R1") == pytest.approx((KEEP + OFF - NOW) / timedelta(milliseconds=1), rel=0.01)
+    assert cards_of(store).client.pttl("{velo}:race:R1") == pytest.approx(
+        (KEEP + OFF - NOW) / timedelta(milliseconds=1), rel=0.01
+    )
     later = OFF + timedelta(days=3)
     other = replace(TO_COME, race_id="R2", race_date=later.date(), off_time=later + timedelta(hours=1))
     now_live(store, Racecard(other, RUNNERS), at=later)
@@ -160,6 +164,11 @@ def test_races_long_run_are_dropped(store: Store) -> None:
 def test_a_log_of_another_generation_begins_anew(store: Store) -> None:
     now_live(store)
     cards = cards_of(store)
-    assert cards.offer(1, [Offer(0, "going_change", "R1", NOW, b'{"type":"going_change","race_id":"R1","going":"Good"}')], NOW) == 1
+    assert (
+        cards.offer(
+            1, [Offer(0, "going_change", "R1", NOW, b'{"type":"going_change","race_id":"R1","going":"Good"}')], NOW
+        )
+        == 1
+    )
     assert cards.races(NOW, OFF + timedelta(hours=1)) == []
     assert cards.offer(0, [Offer(9999, "going_change", "R1", NOW, b"{}")], NOW) == 0

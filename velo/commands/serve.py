@@ -1,5 +1,7 @@
 """`velo serve`, and `velo cards list|rebuild`: today's races, and their scores over HTTP."""
 
+from collections.abc import Callable
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -50,8 +52,8 @@ def serve(
             raise UserError(f"cannot listen on {host}:{port}: name another --port, or end what listens there") from None
 
 
-def service_of(store: "Store", feed: str | None = None) -> "Service":
-    """The service of a store, put together."""
+def service_of(store: "Store", feed: str | None = None, clock: Callable[[], datetime] = now) -> "Service":
+    """The service of a store, put together; `clock` tells now."""
     from serving.api.service import Service
     from serving.score import scorer_of
     from serving.score_log import ScoreLog
@@ -59,7 +61,8 @@ def service_of(store: "Store", feed: str | None = None) -> "Service":
 
     beyond = Beyond(store.home)
     scorer = scorer_of(store, log=beyond, tables_end=beyond.tables_end)
-    return Service(store, scorer, now, _to_feed(store, feed) if feed else _to_log(store), ScoreLog(store.home))
+    tell = _to_feed(store, feed) if feed else _to_log(store, clock)
+    return Service(store, scorer, clock, tell, ScoreLog(store.home))
 
 
 @cards_app.command("list")
@@ -114,11 +117,11 @@ def audit_served(store: "Store", as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _to_log(store: "Store") -> "Tell":
+def _to_log(store: "Store", clock: Callable[[], datetime]) -> "Tell":
     def tell(market: "Market") -> tuple[str, int | None]:
         from streams.log.writer import LogWriter
 
-        with LogWriter.open(store, clock=now) as writer:
+        with LogWriter.open(store, clock=clock) as writer:
             appended = writer.append(market)
             writer.sync()
         return "log", appended.seq
