@@ -36,7 +36,7 @@ export function chart({ title, note, curves, dots = [], read, end, floor, ceilin
     h("text", { class: "tick", x: x(ms), y: HEIGHT - 5, "text-anchor": anchor }, text)),
   at === undefined ? null : h("line", { class: "at", x1: EDGE.left, x2: width - EDGE.right, y1: y(at), y2: y(at) }),
   dots.filter(([, value]) => value !== null).map(([ms, value]) => h("circle", { class: "dot", cx: fixed(x(ms)), cy: fixed(y(value)), r: 2.6 })),
-  curves.map((one, place) => h("path", { class: `line ${STYLES[place]}`, d: steps(one.points, x, y) })),
+  curves.map((one, place) => h("path", { class: `line ${curves.length > 1 ? STYLES[place] : "lone"}`, d: steps(one.points, x, y) })),
   ends.map(({ one, place, spot }) => h("text", { class: `end ${STYLES[place]}`, x: width - EDGE.right + 5, y: spot + 4 }, one.name))),
   curves.length > 1 ? key(curves, read) : null);
 }

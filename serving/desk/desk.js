@@ -189,6 +189,9 @@ function heard(event) {
   // another race's result changes the form of this one's horses and people, a tick their windows
   if (mine || (kind() === "race" && ["result", "tick"].includes(event.type))) soon(loadRace);
   if (event.type === "result" && kind() === "race") soon(settled, LATER_MS);
+  // told by a clock that is ahead of the service's: it shows there once its instant has come
+  const wait = Date.parse(event.known_at) - w.now();
+  if (wait > 0 && wait < DAY_MS) setTimeout(() => { soon(loadDay); soon(loadRace); }, wait + SOON_MS);
   if (mine) say(event);
 }
 const settled = () => loadRace();

@@ -47,8 +47,7 @@ function standing(card, scored, refused) {
     refused ? h("p", { class: "flag warn", role: "alert" },
       scored ? `Not scored again since ${w.clockS(scored.scored_at)}, so these chances may be out of date: ${refused}` : `Not scored: ${refused}`) : null,
     h("p", { class: "stands" },
-      scored ? ["Chances as of ", h("time", { datetime: scored.as_of }, w.clockS(scored.as_of)), ` by model ${scored.model}`,
-        `, gate: ${scored.gate}, ${scored.mode}`, " · "] : null,
+      scored ? ["Chances as of ", h("time", { datetime: scored.as_of }, w.clockS(scored.as_of)), " · "] : null,
       oddsAge(card), card.odds_source ? [" from ", named(card.odds_source)] : null, book(card)),
   ];
 }
@@ -82,7 +81,9 @@ const captionOf = (scored) => (scored ? `Model ${scored.model} · gate: ${scored
 const held = (scored) => scored?.blended ?? scored?.probability ?? null;
 
 function row(runner, scored, before, commission) {
-  const gain = w.edge(held(scored), scored ? scored.market_odds : null, commission);
+  // a starting price is told with the result: nobody could have had an edge on it
+  const price = scored && scored.market_source !== "SP" ? scored.market_odds : null;
+  const gain = w.edge(held(scored), price, commission);
   const cell = (kind, label, ...children) => h("td", { class: kind, role: "cell", "data-label": label }, ...children);
   const drawn = h("tr", { role: "row", "data-horse": runner.horse_id },
     cell("no", "Number and draw", h("b", {}, runner.runner_no ?? w.DASH),
@@ -168,7 +169,7 @@ function footnotes(card, scored) {
     scored.runners.some((one) => one.interval) ? null : h("p", {}, "No interval is shown: this model gives none for a single chance."),
     scored.runners.some((one) => one.blended !== null)
       ? h("p", {}, "Fair odds and edge are of the chance with the market put to it.") : h("p", {}, "Fair odds and edge are of the model's own chance."),
-    h("p", {}, `${scored.mode}. Features from ${scored.features_from}; runners named by the ${scored.declared_by}; fingerprint ${scored.fingerprint}.`),
+    h("p", {}, `For use: ${scored.mode}. Features from ${scored.features_from}; runners named by the ${scored.declared_by}; fingerprint ${scored.fingerprint}.`),
   ];
 }
 
