@@ -31,6 +31,10 @@ class UnknownKey(UserError):
     """No horse, trainer or jockey of that id was ever told of."""
 
 
+class NoTables(UserError):
+    """No feature tables were built yet."""
+
+
 @dataclass(frozen=True, slots=True)
 class Point:
     """What holds from `at` until the next point; `values` in the order of the features, null where unknown."""
@@ -61,12 +65,14 @@ class Curves:
 def curves_of(home: Home, kind: Kind, key: str, as_of: datetime, since: datetime | None, points: int) -> Curves:
     """The changes of a key from what held at `since` to `as_of`, at most `points` of them (at least 2).
 
-    Raises `UnknownKey` for a key never told of, `UserError` where no tables were built.
+    Raises `UnknownKey` for a key never told of, `NoTables` where none were built.
     """
     family = BY_VIEW[VIEWS[kind]]
     look = Snapshot()
-    parts = look.parts(home.offline / family.view)
-    runners = look.parts(home.offline / "runners")
+    try:
+        parts, runners = look.parts(home.offline / family.view), look.parts(home.offline / "runners")
+    except UserError as none:
+        raise NoTables(str(none)) from none
     with _AT_ONCE, asof.engine(MEMORY_LIMIT) as connection:
         found = _changes(connection, family, parts, key, as_of, since, points)
         name, told = _name(connection, runners, kind, key, as_of)

@@ -1,12 +1,13 @@
 """The desk's files, and the curves that its pages draw."""
 
+from datetime import UTC, datetime
 from hashlib import blake2b
 from importlib.resources import files
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import orjson
 from fastapi import APIRouter, Header, Path, Query, Response
-from pydantic import AwareDatetime
+from pydantic import AfterValidator, AwareDatetime
 
 from serving.api.problems import Refusal, documented
 from serving.api.routes import JSON, Asked
@@ -37,8 +38,19 @@ POINTS: Final = 400
 MOST_POINTS: Final = 2000
 
 Id = Annotated[str, Path(min_length=1, max_length=200, description="The key, as a card has it.")]
-AsOf = Annotated[AwareDatetime | None, Query(description="What was known then (ISO 8601 with an offset); now without.")]
-Since = Annotated[AwareDatetime | None, Query(description="Leave out what no longer held then.")]
+
+
+def _in_utc(instant: datetime) -> datetime:
+    """The instant in UTC; one before the first year or after the last is none."""
+    try:
+        return instant.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{instant} is no year in UTC: use one from 0001 to 9999") from None
+
+
+Instant = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+AsOf = Annotated[Instant | None, Query(description="What was known then (ISO 8601 with an offset); now without.")]
+Since = Annotated[Instant | None, Query(description="Leave out what no longer held then.")]
 Points = Annotated[int, Query(ge=2, le=MOST_POINTS, description="At most so many changes, evenly chosen.")]
 
 
@@ -81,7 +93,7 @@ def part(name: str, if_none_match: Annotated[str | None, Header()] = None) -> Re
     return _sent(name, if_none_match)
 
 
-ANSWERS: Final = {200: {"model": Curve}, **documented(404, 422, 503)}
+ANSWERS: Final[dict[int | str, dict[str, Any]]] = {200: {"model": Curve}, **documented(404, 422, 503)}
 
 
 @curves.get("/horses/{horse_id:path}/history", responses=ANSWERS, response_class=Response)

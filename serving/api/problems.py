@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from serving.bundles import NoModel
-from serving.curves import UnknownKey
+from serving.curves import NoTables, UnknownKey
 from serving.history import NotDeclared, NotYet
 from serving.scorer import CatchingUp, Nothing
 from serving.told import UnknownRace
@@ -27,6 +27,7 @@ STATUS: Final[tuple[tuple[type[UserError], int], ...]] = (
     (NotYet, 503),
     (Nothing, 503),
     (NoModel, 503),
+    (NoTables, 503),
 )
 """Every other mistake is the request's: 422."""
 TITLES: Final = {

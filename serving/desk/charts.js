@@ -9,8 +9,8 @@ const STYLES = ["one", "two", "three"];
 const DAY_MS = 86_400_000;
 let drawn = 0;
 
-/** A figure. `curves` are {name, points: [[ms, value]…]}, `dots` [ms, value]; `read` writes a value, `at` draws a line there. */
-export function chart({ title, note, curves, dots = [], read, end, floor, ceiling, at }) {
+/** A figure. `curves` are {name, points: [[ms, value]…]}, `dots` [ms, value]; `read` writes a value, `tick` one of the scale, `at` draws a line there. */
+export function chart({ title, note, curves, dots = [], read, tick = read, end, floor, ceiling, at }) {
   const width = Math.min(620, Math.max(280, (document.getElementById("main").clientWidth || 620) - 4));
   const named = `chart-${(drawn += 1)}`;
   const values = [...curves.flatMap((one) => one.points), ...dots].filter(([, value]) => value !== null);
@@ -23,22 +23,52 @@ export function chart({ title, note, curves, dots = [], read, end, floor, ceilin
   const y = scale(ticks[0], ticks.at(-1), HEIGHT - EDGE.bottom, EDGE.top);
   const ends = apart(curves.map((one, place) => ({ one, place, last: one.points.at(-1)[1] })).filter(({ last }) => last !== null), y);
   const told = curves.map((one) => `${one.name} ${read(one.points.at(-1)[1])}`).join(", ");
-  return h("figure", {}, caption, h("svg", {
+  const picture = h("svg", {
     viewBox: `0 0 ${width} ${HEIGHT}`, width, height: HEIGHT, role: "img", "aria-labelledby": `${named}-t ${named}-d`,
   },
   h("title", { id: `${named}-t` }, title),
   h("desc", { id: `${named}-d` }, `${note}. Last: ${told}. The table below has the values.`),
   ticks.map((one) => [
     h("line", { class: "grid", x1: EDGE.left, x2: width - EDGE.right, y1: y(one), y2: y(one) }),
-    h("text", { class: "tick", x: EDGE.left - 6, y: y(one) + 4, "text-anchor": "end" }, read(one)),
+    h("text", { class: "tick", x: EDGE.left - 6, y: y(one) + 4, "text-anchor": "end" }, tick(one)),
   ]),
   instants(x.from, x.to, width).map(([ms, text, anchor]) =>
     h("text", { class: "tick", x: x(ms), y: HEIGHT - 5, "text-anchor": anchor }, text)),
   at === undefined ? null : h("line", { class: "at", x1: EDGE.left, x2: width - EDGE.right, y1: y(at), y2: y(at) }),
   dots.filter(([, value]) => value !== null).map(([ms, value]) => h("circle", { class: "dot", cx: fixed(x(ms)), cy: fixed(y(value)), r: 2.6 })),
   curves.map((one, place) => h("path", { class: `line ${curves.length > 1 ? STYLES[place] : "lone"}`, d: steps(one.points, x, y) })),
-  ends.map(({ one, place, spot }) => h("text", { class: `end ${STYLES[place]}`, x: width - EDGE.right + 5, y: spot + 4 }, one.name))),
-  curves.length > 1 ? key(curves, read) : null);
+  ends.map(({ one, place, spot }) => h("text", { class: `end ${STYLES[place]}`, x: width - EDGE.right + 5, y: spot + 4 }, one.name)));
+  const reading = h("p", { class: "reading", "aria-hidden": "true" }, "\u00a0");
+  follow(picture, reading, { curves, read, x });
+  return h("figure", {}, caption, picture, reading, curves.length > 1 ? key(curves, read) : null);
+}
+
+/** Tell what held at the instant that the pointer is at. */
+function follow(picture, reading, { curves, read, x }) {
+  const hair = h("line", { class: "hair", y1: EDGE.top, y2: HEIGHT - EDGE.bottom, visibility: "hidden" });
+  picture.append(hair);
+  picture.addEventListener("pointermove", (event) => {
+    const box = picture.getBoundingClientRect();
+    const spot = ((event.clientX - box.left) * picture.viewBox.baseVal.width) / box.width;
+    const ms = x.back(spot);
+    if (ms < x.from || ms > x.to) return;
+    for (const side of ["x1", "x2"]) hair.setAttribute(side, fixed(spot));
+    hair.setAttribute("visibility", "visible");
+    reading.textContent = `${day(ms)}: ${curves.map((one) => `${one.name} ${read(heldAt(one.points, ms))}`).join(", ")}`;
+  });
+  picture.addEventListener("pointerleave", () => {
+    hair.setAttribute("visibility", "hidden");
+    reading.textContent = "\u00a0";
+  });
+}
+
+function heldAt(points, ms) {
+  let held = null;
+  for (const [at, value] of points) {
+    if (at > ms) break;
+    held = value;
+  }
+  return held;
 }
 
 function key(curves, read) {
@@ -49,7 +79,8 @@ function key(curves, read) {
 
 function scale(from, to, a, b) {
   const place = (value) => a + ((value - from) / (to - from || 1)) * (b - a);
-  return Object.assign(place, { from, to });
+  const back = (spot) => from + ((spot - a) / (b - a)) * (to - from);
+  return Object.assign(place, { from, to, back });
 }
 
 const fixed = (value) => value.toFixed(1);

@@ -7,7 +7,7 @@ import * as w from "./words.js";
 const SHOWN = 30;
 const WINDOWS = ["14d", "30d", "90d"];
 const VELOCITY = [
-  { title: "Strike rate", note: "wins from runs", of: "sr", read: (v) => w.percent(v), floor: 0 },
+  { title: "Strike rate", note: "wins from runs", of: "sr", read: (v) => w.percent(v), tick: (v) => w.percent(v, 0), floor: 0 },
   { title: "Wins against the market's expectation", note: "1 is what the odds foretold", of: "ae", read: (v) => w.number(v), floor: 0, at: 1 },
   { title: "Rivals beaten", note: "50 % is an average runner", of: "prb", read: (v) => w.percent(v, 0), at: 0.5 },
   { title: "Runs", note: "in the window", of: "runs", read: (v) => w.whole(v), floor: 0 },
@@ -18,7 +18,7 @@ const FORM = [
   { title: "What the market thought", note: "expected wins against an average runner of the race, which is 1", lines: ["market_ewma"], dots: "market_last",
     read: (v) => `${w.number(v, 1)}×`, floor: 0, at: 1 },
   { title: "Official rating", note: "at each run", lines: ["last_rating"], read: (v) => w.whole(v) },
-  { title: "Strike rate, career", note: "wins from starts", lines: ["sr"], read: (v) => w.percent(v), floor: 0 },
+  { title: "Strike rate, career", note: "wins from starts", lines: ["sr"], read: (v) => w.percent(v), tick: (v) => w.percent(v, 0), floor: 0 },
 ];
 const NAMES = { sr: "won", ae: "A/E", prb: "rivals beaten", runs: "runs", prb_ewma: "lately", market_ewma: "lately", last_rating: "rating" };
 
@@ -97,7 +97,7 @@ function runs(told, at) {
   ];
   return listed(`Its runs, latest first${all.length > SHOWN ? ` (${SHOWN} of ${all.length})` : ""}`,
     ["Day", "Came", "Lengths", "Beat", "Market", "Class", "m", "lb", "Rated"],
-    all.slice(0, SHOWN).map((one) => h("tr", {}, h("th", { scope: "row" }, w.day(dayOf(of(one, "last_race_day")))), cells(one).map(cell))));
+    all.slice(0, SHOWN).map((one) => h("tr", {}, h("th", { scope: "row" }, w.dayNumber(of(one, "last_race_day"))), cells(one).map(cell))));
 }
 
 function changes(told, at) {

@@ -52,9 +52,11 @@ async function loadDay() {
   const { told, refused } = await ask(date ? `/v1/races?date=${date}` : "/v1/races");
   if (told) {
     w.setClock(told.timezone, told.now);
+    const same = JSON.stringify({ ...told, now: null }) === JSON.stringify({ ...state.day, now: null });
     state.day = told;
     state.dayRefused = null;
     showModel(told.model, told.model_missing);
+    if (same && place("main").querySelector("h1")) return;
   } else {
     state.dayRefused = refused;
   }
@@ -142,7 +144,11 @@ function draw() {
   const what = kind();
   const aside = place("rail");
   aside.hidden = what !== "race" || !state.day?.races.length;
-  if (!aside.hidden) put(aside, rail(state.day, id()));
+  if (!aside.hidden) {
+    const scrolled = aside.firstElementChild?.scrollTop ?? 0;
+    put(aside, rail(state.day, id()));
+    aside.firstElementChild.scrollTop = scrolled;
+  }
   if (what === "race") {
     if (state.card) {
       put(main, racePage({ ...state, beside: beside(), choose }));

@@ -18,10 +18,12 @@ export function h(tag, attributes = {}, ...children) {
 /** A name as someone gave it: kept apart from what stands beside it, whichever way it is written. */
 export const named = (text) => h("bdi", {}, text ?? "–");
 
-/** Put new children into a place; what had the focus keeps it, by its `data-key`. */
+/** Put new children into a place. By its `data-key`, what had the focus keeps it and what was unfolded stays so. */
 export function put(place, ...children) {
   const key = place.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+  const folds = new Map([...place.querySelectorAll("details")].map((one) => [one.dataset.key, one.open]));
   place.replaceChildren(...children.flat(Infinity).filter((one) => one));
+  for (const one of place.querySelectorAll("details")) one.open = folds.get(one.dataset.key) ?? one.open;
   if (key) [...place.querySelectorAll("[data-key]")].find((one) => one.dataset.key === key)?.focus({ preventScroll: true });
 }
 

@@ -4,6 +4,7 @@ const KINDS = ["racecard", "result", "non_runner", "jockey_change", "going_chang
 const AGAIN_MS = 3000;
 const ASK_MS = 10_000;
 const PATIENCE_MS = 5000;
+const AWAY = "the service does not answer";
 
 /** Follow the events. `heard(event)` gets each, `again()` is called when some may have been missed, `state(why, since)`
  * whenever being live begins (null) or ends (a reason, and the instant it was last known to be live). */
@@ -14,6 +15,8 @@ export class Live {
     this.opened = false;
     this.why = { events: "connecting", ready: null };
     this.shown = undefined;
+    this.source = null;
+    this.askedAt = performance.now();
   }
 
   start() {
@@ -24,15 +27,17 @@ export class Live {
   }
 
   #listen() {
+    this.source?.close();
     const source = new EventSource("/v1/events");
+    this.source = source;
     source.addEventListener("open", () => {
       this.#tell("events", null);
       if (this.opened) this.again();
       this.opened = true;
     });
     source.addEventListener("error", () => {
-      this.#tell("events", "the service does not answer");
-      if (source.readyState === EventSource.CLOSED) setTimeout(() => this.#listen(), AGAIN_MS);
+      this.#tell("events", AWAY);
+      if (source.readyState === EventSource.CLOSED && source === this.source) setTimeout(() => this.#listen(), AGAIN_MS);
     });
     for (const kind of KINDS) {
       source.addEventListener(kind, (event) => {
@@ -43,12 +48,17 @@ export class Live {
   }
 
   async #ask() {
+    // a connection that was cut without a word, or slept through, tells nothing of it: it is made anew
+    const slept = performance.now() - this.askedAt > 3 * ASK_MS;
+    const silent = this.why.ready === AWAY;
+    this.askedAt = performance.now();
     try {
       const answer = await fetch("/readyz", { signal: AbortSignal.timeout(PATIENCE_MS), cache: "no-store" });
       const told = await answer.json();
+      if (slept || silent) this.#listen();
       this.#tell("ready", reason(told));
     } catch {
-      this.#tell("ready", "the service does not answer");
+      this.#tell("ready", AWAY);
     }
   }
 

@@ -97,7 +97,7 @@ function row(runner, scored, before, commission) {
     cell("chance", "Chance", chance(scored, before?.get(runner.horse_id))),
     cell("fair", "Fair", w.odds(held(scored) ? 1 / held(scored) : null)),
     cell("market", "Market", market(scored, runner)),
-    cell("edge", "Edge", gain === null ? w.DASH : h(gain > 0 ? "b" : "span", {}, w.signed(100 * gain, 1, " %"))),
+    cell("edge", "Edge", gain === null ? w.DASH : h(gain > 0 ? "b" : "span", {}, w.signed(100 * gain, 1, "\u00a0%"))),
     cell("why", "What drives it", drivers(scored), flags(scored)));
   return { drawn, number: runner.runner_no, chance: held(scored), edge: gain, position: runner.position };
 }
@@ -188,7 +188,7 @@ function changes(card) {
     non_runner: (a) => [who(a), " does not run", a.reason ? [" (", named(a.reason), ")"] : null],
     jockey_change: (a) => [named(a.jockey ?? a.jockey_id), " rides ", who(a)],
   };
-  return h("details", { class: "told", open: card.changes.length < 8 },
+  return h("details", { class: "told", "data-key": `told ${card.race_id}`, open: card.changes.length < 8 },
     h("summary", {}, `What was told of it (${card.changes.length})`),
     h("ol", {}, [...card.changes].reverse().map((one) => h("li", {},
       h("time", { datetime: one.known_at }, `${w.clockS(one.known_at)} `), (words[one.type] ?? (() => one.type))(one.about)))));

@@ -20,6 +20,10 @@ const written = (instant, options) =>
 export const clock = (instant) => written(instant, { hour: "2-digit", minute: "2-digit" });
 export const clockS = (instant) => written(instant, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 export const day = (instant) => written(instant, { day: "numeric", month: "short", year: "numeric" });
+/** The day a number of days after 1970-01-01: a local date already. */
+export const dayNumber = (days) =>
+  new Intl.DateTimeFormat("en-GB", { timeZone: "UTC", day: "numeric", month: "short", year: "numeric" })
+    .format(new Date(days * 86_400_000));
 export const zoneName = () => zone;
 
 /** A local date (2023-06-01) in words. */
@@ -53,7 +57,7 @@ export function countdown(race) {
   return `in ${Math.floor(s / 3600)} h ${String(Math.floor((s % 3600) / 60)).padStart(2, "0")} min`;
 }
 
-export const percent = (value, digits = 1) => (known(value) ? `${(100 * value).toFixed(digits)} %` : DASH);
+export const percent = (value, digits = 1) => (known(value) ? `${(100 * value).toFixed(digits)}\u00a0%` : DASH);
 export function signed(value, digits = 1, unit = "") {
   if (!known(value)) return DASH;
   const text = Math.abs(value).toFixed(digits);
