@@ -2,12 +2,14 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint check lock down clean
+.PHONY: help setup demo test lint check lock audit down clean
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
 	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null \
 	&& { echo "$$p"; break; }; done)
 UV ?= uv
+PIP_AUDIT ?= pip-audit
+BANDIT ?= bandit
 VENV := .venv
 BIN := $(VENV)/bin
 # A virtual environment knows its own path by heart, so the stamp names it: a moved or copied checkout is set up anew.
@@ -52,6 +54,14 @@ lock:  ## Resolve the lock files anew (needs uv); add UPGRADE=1 to take newer ve
 
 LOCK_OPTIONS = --quiet $(if $(UPGRADE),--upgrade) --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock"
+
+audit:  ## Look up the locked packages among known advisories, and the code for known mistakes (needs pip-audit and bandit)
+	@for tool in "$(PIP_AUDIT)" "$(BANDIT)"; do command -v "$$tool" >/dev/null \
+	|| { echo "make audit needs $$tool: pip install pip-audit bandit, or say make audit PIP_AUDIT=/path BANDIT=/path" >&2; exit 2; }; done
+	"$(BANDIT)" --quiet --configfile pyproject.toml --recursive $(PACKAGES)
+	"$(PIP_AUDIT)" --strict --disable-pip --require-hashes --requirement requirements.lock
+
+PACKAGES = velo feature_repo streams training serving benchmarks docs/examples
 
 clean:  ## Remove .venv and caches; data stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -40,7 +40,7 @@ from velo.store import Store
 
 WARM_UP: Final = 20
 STARTS_A_RESULT: Final = 12.5
-WAIT_S: Final = 120.0
+WAIT_S: Final = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +217,7 @@ def _declare(store: Store, sizes: Sequence[int]) -> dict[int, str]:
 
 @contextmanager
 def _program(store: Store, *command: str) -> Iterator["subprocess.Popen[bytes]"]:
-    environ = {**os.environ, "VELO_HOME": str(store.home.root)}
+    environ = {**os.environ, "VELO_HOME": str(store.home.root), "PYTHONPATH": str(REPO.parent)}
     process = subprocess.Popen(
         [sys.executable, *command], env=environ, cwd=REPO if "feast.cli.cli" in command else None,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo.catalogue.columns import COLUMNS, layoff_band
+from feature_repo.catalogue.columns import COLUMNS, IN_HAND, layoff_band
 from serving.vectors import Vectors
 
 Floats = NDArray[np.float64]
@@ -64,6 +64,12 @@ def story_of(column: str) -> str:
         return f"{view}:{feature.rsplit('_', 1)[1]}"
     if view in _CAREER or view == "draw_bias":
         return view
+    if view in ("jockey_course", "horse_course_distance"):
+        return view
+    if view == "horse_ability":
+        return f"{view}:{_ABILITY.get(feature.split('_')[0], 'clock')}"
+    if name in IN_HAND:
+        return "horse_ability:figure"
     if view == "horse_form":
         return f"{view}:{_FORM.get(feature, feature)}"
     return _QUANTITY.get(feature, feature)
@@ -93,6 +99,14 @@ def _unknown(value: float) -> bool:
 def _number(name: str, text: str, unknown: str, scale: float = 1.0) -> Callable[[Values], str]:
     def tell(values: Values) -> str:
         return unknown if _unknown(values[name]) else text.format(values[name] * scale)
+
+    return tell
+
+
+def _against_the_odds(name: str, who: str, unknown: str) -> Callable[[Values], str]:
+    def tell(values: Values) -> str:
+        over = values[name]
+        return unknown if _unknown(over) else f"{who} {100 * (over - 1):+.0f} % of rivals beaten against the odds"
 
     return tell
 
@@ -128,6 +142,7 @@ _FORM: Final = {
     **dict.fromkeys(("runs_90d", "runs_365d"), "busy"),
     "last_class": "class",
 }
+_ABILITY: Final = {"over": "odds", "market": "market", "figure": "figure", "runs": "odds"}
 _QUANTITY: Final = {
     "days_since_last_run": "days",
     "layoff_band": "days",
@@ -156,6 +171,15 @@ _TOLD: Final[Mapping[str, Callable[[Values], str]]] = {
         "horse_form__last_weight_lbs", "carried {:.0f} lb last time", "last weight unknown"
     ),
     "horse_form:last_rating": _number("horse_form__last_rating", "rated {:.0f} last time", "last rating unknown"),
+    "horse_ability:odds": _against_the_odds("horse_ability__over_ewma", "lately", "no past odds"),
+    "horse_ability:market": lambda values: _TOLD["horse_form:market"](values),
+    "horse_ability:figure": _number("horse_ability__figure_ewma", "ran to {:.0f} lately", "no figure yet"),
+    "horse_ability:clock": _number("horse_ability__speed_ewma", "{:.1f} % of par speed lately", "not timed yet", 100.0),
+    "jockey_course": _against_the_odds("jockey_course__over_1095d", "jockey here", "jockey new here"),
+    "horse_course_distance": _against_the_odds(
+        "horse_course_distance__over", "here at this distance", "new to course and distance"
+    ),
+    "draw": _number("draw", "drawn {:.0f}", "no draw"),
     "draw_bias": _number("draw_bias__iv_shrunk_1095d", "draw wins {:.2f}× its share here", "draw unknown here"),
     "days": _days,
     "class": _class,

@@ -98,6 +98,7 @@ def entity_rows(race: Declared) -> "pa.Table":
     asked = asked_of(race)
     for column in request_time.REQUEST:
         table[column.name] = pa.array(asked[column.name], kinds[column.kind], from_pandas=True)
+    table["draw"] = pa.array(asked["draw"], pa.int64(), from_pandas=True)
     table["event_timestamp"] = pa.array([race.instant] * len(keys), pa.timestamp("us", "UTC"))
     return pa.table(table)
 
@@ -105,9 +106,11 @@ def entity_rows(race: Declared) -> "pa.Table":
 def asked_of(race: Declared) -> dict[str, Any]:
     """The request columns of each runner, NaN for null."""
     of = race.race
-    told = [(of.race_class, of.distance_m, one.weight_lbs, one.official_rating) for one in race.runners]
-    table = np.array(told, dtype=np.float64).reshape(len(race.runners), 4)
-    named = dict(zip(("race_class", "distance_m", "weight_lbs", "official_rating"), table.T, strict=True))
+    told = [
+        (of.race_class, of.distance_m, one.weight_lbs, one.official_rating, one.draw or None) for one in race.runners
+    ]
+    table = np.array(told, dtype=np.float64).reshape(len(race.runners), len(columns.ASKED))
+    named = dict(zip(columns.ASKED, table.T, strict=True))
     return named | {"race_day": np.full(len(race.runners), float(days_since_1970(of.race_date)))}
 
 

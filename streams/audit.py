@@ -305,7 +305,7 @@ def _hashes(client: Any, keys: Sequence[bytes]) -> list[tuple[bytes, dict[bytes,
 
 
 def _empty(family: Family) -> "pa.Table":
-    from streams.dataflow.parquet_sink import schema_of
+    from streams.dataflow.arrow_rows import schema_of
 
     return schema_of(family).empty_table()
 

@@ -109,7 +109,13 @@ def explain(store: Store, race: Declared, horse_id: str) -> Explained:
     folder = generations.current(store.home)
     if folder is None:
         raise UserError(f"there are no feature tables at {store.home.offline}: run `velo build` first")
-    until = generations.manifest_of(folder).known_at
+    manifest = generations.manifest_of(folder)
+    if manifest.next_seq == 0:
+        raise UserError(
+            f"the tables at {store.home.offline} are the stream's alone, which keeps no starts to explain a value by: "
+            "run `velo build` first (the stream may go on meanwhile)"
+        )
+    until = manifest.known_at
     keys = race.entity_keys()[at]
     try:
         with duckdb.connect() as connection:

@@ -42,6 +42,9 @@ JOIN_KEYS: dict[str, Key] = {
     "horse_distance": ("horse_id", "distance_band"),
     "horse_going": ("horse_id", "going_group"),
     "draw_bias": ("draw_cell",),
+    "horse_ability": ("horse_id",),
+    "jockey_course": ("jockey_id", "course"),
+    "horse_course_distance": ("horse_id", "course", "distance_band"),
 }
 WINDOWS_DAYS: dict[str, tuple[int, ...]] = {
     "trainer_velocity": (14, 30, 90),
@@ -52,6 +55,9 @@ WINDOWS_DAYS: dict[str, tuple[int, ...]] = {
     "horse_distance": (),
     "horse_going": (),
     "draw_bias": (1095,),
+    "horse_ability": (),
+    "jockey_course": (1095,),
+    "horse_course_distance": (),
 }
 
 
@@ -183,6 +189,51 @@ def draw(windows: dict[int, list[Start]]) -> Features:
     return row
 
 
+def mean_e9(values: list[int | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return ratio(sum(known), len(known) * E9)
+
+
+def ability(starts: list[Start]) -> Features:
+    ordered = sorted(starts, key=lambda start: (start.off_time, start.race_id))
+    row: Features = {
+        "runs": len(ordered),
+        "over": mean_e9([start.over_e9 for start in ordered]),
+        "market_log": mean_e9([start.market_log_e9 for start in ordered]),
+        "pace": mean_e9([start.pace_e9 for start in ordered]),
+        "speed": mean_e9([start.speed_e9 for start in ordered]),
+    }
+    for name, best in (("over", True), ("market_log", False), ("pace", True), ("speed", True), ("figure", True)):
+        values = [getattr(start, f"{name}_e9") for start in ordered]
+        known = [Fraction(value, E9) for value in values if value is not None]
+        row[f"{name}_last"] = None if not values or values[-1] is None else float(Fraction(values[-1], E9))
+        row[f"{name}_ewma"] = ewma(known)
+        if best:
+            row[f"{name}_best"] = float(max(last(known, 6))) if known else None
+    return row
+
+
+def suited(starts: list[Start]) -> Features:
+    return {
+        "runs": len(starts),
+        "prb": mean_prb(starts),
+        "over": mean_e9([start.over_e9 for start in starts]),
+        "market_log": mean_e9([start.market_log_e9 for start in starts]),
+        "speed": mean_e9([start.speed_e9 for start in starts]),
+    }
+
+
+def against_the_odds(windows: dict[int, list[Start]]) -> Features:
+    row: Features = {}
+    for days, starts in windows.items():
+        row[f"runs_{days}d"] = len(starts)
+        row[f"sr_{days}d"] = ratio(sum(start.win for start in starts), len(starts))
+        row[f"prb_{days}d"] = mean_prb(starts)
+        row[f"ae_{days}d"] = actual_to_expected(starts)
+        row[f"over_{days}d"] = mean_e9([start.over_e9 for start in starts])
+    return row
+
+
 FEATURES: dict[str, Callable[[list[Start], dict[int, list[Start]]], Features]] = {
     "trainer_velocity": lambda starts, windows: velocity(windows),
     "jockey_velocity": lambda starts, windows: velocity(windows),
@@ -192,6 +243,9 @@ FEATURES: dict[str, Callable[[list[Start], dict[int, list[Start]]], Features]] =
     "horse_distance": lambda starts, windows: career(starts),
     "horse_going": lambda starts, windows: career(starts),
     "draw_bias": lambda starts, windows: draw(windows),
+    "horse_ability": lambda starts, windows: ability(starts),
+    "jockey_course": lambda starts, windows: against_the_odds(windows),
+    "horse_course_distance": lambda starts, windows: suited(starts),
 }
 
 

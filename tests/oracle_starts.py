@@ -49,6 +49,11 @@ class Start:
     distance_m: float | None
     weight_lbs: float | None
     official_rating: int | None
+    over_e9: int | None
+    market_log_e9: int | None
+    pace_e9: int | None
+    speed_e9: int | None
+    figure_e9: int | None
 
 
 # -- the clock --------------------------------------------------------------------------------------------------------
@@ -134,6 +139,96 @@ def expected_wins_e9(all_odds: list[float | None]) -> list[int | None]:
     return [one * E9 // sum(inverse) for one in inverse]
 
 
+# -- the measures beyond SPEC 5 ---------------------------------------------------------------------------------------
+
+
+def over_e9(mine: int, prices: list[float | None], prb_e9: int | None) -> int | None:
+    """1 plus the share of rivals beaten less what the odds expected of starter number `mine`, pair by pair."""
+    if prb_e9 is None or any(price is None or price <= 1.0 for price in prices):
+        return None
+    inverse = [10**12 // math.floor(1000 * (price or 0) + 0.5) for price in prices]
+    expected = 0
+    for other, rival in enumerate(inverse):
+        if other != mine:
+            expected += inverse[mine] * E9 // max(1, inverse[mine] + rival)
+    return E9 + prb_e9 - expected // (len(prices) - 1)
+
+
+def market_log_e9(exp_e9: int | None, starters: int) -> int | None:
+    """16 for an average runner, one more for each doubling; the last, broken doubling counts by the straight line."""
+    if exp_e9 is None:
+        return None
+    left = Fraction(max(1, exp_e9 * starters * 65536 // E9))
+    doublings = 0
+    while left >= 2:
+        left /= 2
+        doublings += 1
+    return doublings * E9 + math.floor((left - 1) * E9)
+
+
+def milliseconds(time_s: float | None) -> int | None:
+    if time_s is None or time_s < 0.001 or time_s >= 24 * 60 * 60:
+        return None
+    return math.floor(1000 * time_s + 0.5)
+
+
+def pace_e9(time_s: float | None, times_s: list[float | None]) -> int | None:
+    """The mean time of those timed over its own: 2 at the most, unknown where no rival was timed."""
+    own, known = milliseconds(time_s), [ms for ms in map(milliseconds, times_s) if ms is not None]
+    if own is None or len(known) < 2:
+        return None
+    return min(2 * E9, math.floor(Fraction(sum(known), len(known) * own) * E9))
+
+
+def whole_metres(distance_m: float | None) -> int | None:
+    if distance_m is None or distance_m < 1 or distance_m >= 100_000:
+        return None
+    return math.floor(distance_m + 0.5)
+
+
+def par_ms(metres: int) -> int:
+    """By hand from the table of pars; beyond the last it goes on as between the last two."""
+    pars = {0: 0, 800: 45000, 1000: 57600, 1200: 70500, 1600: 96900, 2000: 124000, 2400: 151700}
+    pars |= {3200: 208700, 4800: 327000, 7200: 512000}
+    knots = sorted(pars)
+    below = max(knot for knot in knots[:-1] if knot <= metres)
+    above = knots[knots.index(below) + 1]
+    return pars[below] + math.floor(Fraction((metres - below) * (pars[above] - pars[below]), above - below))
+
+
+def speed_e9(time_s: float | None, distance_m: float | None) -> int | None:
+    own, metres = milliseconds(time_s), whole_metres(distance_m)
+    return None if own is None or metres is None else min(2 * E9, par_ms(metres) * E9 // own)
+
+
+def top_of_band(text: str | None) -> int | None:
+    """The greatest number of up to three digits in a rating band."""
+    digits = "".join(one if one in "0123456789" else " " for one in text or "").split()
+    return max((int(one) for one in digits if len(one) <= 3), default=None)
+
+
+def figures_e9(record: Record, runners: list[Mapping[str, Any]]) -> list[int | None]:
+    """Pounds: the weight on the scale of the band, and the lengths, each worth 3000 lb over the metres run."""
+    top, metres = top_of_band(record.get("rating_band")), whole_metres(record.get("distance_m"))
+    weights = [runner.get("weight_lbs") for runner in runners]
+    if top is None or metres is None or any(one is None or not 0 <= one < 1000 for one in weights):
+        return [None] * len(runners)
+    carried = [math.floor((one or 0) * 1e9 + 0.5) for one in weights]
+    behind = []
+    for runner in runners:
+        lengths = runner.get("beaten_lengths")
+        behind.append(None if lengths is None or lengths < 0 else math.floor(min(lengths, 15) * 1e9 + 0.5))
+    told = [one for one in behind if one is not None]
+    found: list[int | None] = []
+    for weight, one in zip(carried, behind, strict=True):
+        if one is None:
+            found.append(None)
+            continue
+        mean_lbs, own_lbs = sum(told) // len(told) * 3000 // metres, one * 3000 // metres
+        found.append(top * E9 - (max(carried) - weight) + mean_lbs - own_lbs)
+    return found
+
+
 def starts_of(record: Record) -> list[Start]:
     """The starts one result record gives, in the order of its runners; none where no runner started (VOID)."""
     runners = [runner for runner in record["runners"] if runner["status"] in STARTED]
@@ -143,8 +238,10 @@ def starts_of(record: Record) -> list[Start]:
     expected = expected_wins_e9([price if price is not None and price > 1.0 else None for price in odds])
     band, going = distance_band(record.get("distance_m")), going_group(record.get("going"))
     course = record.get("course") or "unknown"
+    times, figures = [runner.get("finish_time_s") for runner in runners], figures_e9(record, runners)
     starts = []
-    for runner, draw, position, exp_e9 in zip(runners, draws, positions, expected, strict=True):
+    for number, (runner, draw, position, exp_e9) in enumerate(zip(runners, draws, positions, expected, strict=True)):
+        prb_e9 = percentage_beaten_e9(len(runners), position, positions.count(position))
         cell = f"{course}|{record.get('surface') or 'unknown'}|{band}|{going}|{draw_third(draw, draws)}"
         keys = {
             "horse_id": runner["horse_id"],
@@ -163,7 +260,7 @@ def starts_of(record: Record) -> list[Start]:
                 keys={name: key for name, key in keys.items() if key is not None},
                 win=int(position == 1),
                 place=int(position is not None and position <= place_limit(len(runners))),
-                prb_e9=percentage_beaten_e9(len(runners), position, positions.count(position)),
+                prb_e9=prb_e9,
                 exp_e9=exp_e9,
                 uni_e9=E9 // len(runners),
                 field_size=len(runners),
@@ -173,6 +270,11 @@ def starts_of(record: Record) -> list[Start]:
                 distance_m=record.get("distance_m"),
                 weight_lbs=runner.get("weight_lbs"),
                 official_rating=runner.get("official_rating"),
+                over_e9=over_e9(number, odds, prb_e9),
+                market_log_e9=market_log_e9(exp_e9, len(runners)),
+                pace_e9=pace_e9(times[number], times),
+                speed_e9=speed_e9(times[number], record.get("distance_m")),
+                figure_e9=figures[number],
             )
         )
     return starts

@@ -102,7 +102,9 @@ def columns_of(family: Family) -> tuple[str, ...]:
 
 
 def rows_of(store: Store, family: Family) -> list[tuple[Any, ...]]:
-    """A view's rows in order of key and time."""
+    """A view's rows in order of key and time; a stream makes no part where there is no row."""
+    if not _parts(store, family):
+        return []
     order = ", ".join((*family.keys, "event_timestamp"))
     with _utc_connection() as connection:
         query = f"SELECT {', '.join(columns_of(family))} FROM read_parquet($parts) ORDER BY {order}"

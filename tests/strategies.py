@@ -11,8 +11,10 @@ is known, told twice; races that must be refused.
     def test_…(log): log.records -> records in log order, log.timezone
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from operator import itemgetter
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -20,8 +22,10 @@ from hypothesis import strategies as st
 
 from tests.builders import Row, a_log, a_message, a_race, a_runner, a_tick
 from tests.oracle_starts import STARTED, instant, local_date, local_midnight
-from tests.runner_table_oracle import Load, load
+from tests.runner_table_oracle import Load, iso, load
 
+MICROSECOND = timedelta(microseconds=1)
+OUTCOMES = ("status", "position", "beaten_lengths", "finish_time_s", "sp_decimal")
 TIMEZONES = ("Europe/London", "Asia/Hong_Kong", "America/New_York", "Australia/Lord_Howe")
 YEAR = 2021
 """Loads begin in this year; the longest window (1,095 days) ends inside the years drawn."""
@@ -42,6 +46,8 @@ GOINGS = (
 )
 DISTANCES_M = (1006.0, 1299.9, 1300.0, 1899.9, 1900.0, 2700.0, None)
 ODDS = (1.0, 0.0, 1.0625, 1.5, 2.375, 4.333333, 8.5, 51.0, 1001.0)
+TIMES_S = (None, 0.0, 0.0004, 57.314, 70.005, 88.61, 153.0, 86_400.0)
+BANDS = (None, "80-60", "0-75", "Class 4", "(2024) 60-40", "open")
 LENGTHS = (None, 0.0, 0.05, 1.25, 3.75, 29.99, 30.0, 40.0)
 FELL = tuple(sorted(STARTED - {"FINISHED"}))
 
@@ -150,7 +156,10 @@ def _runner(
         jockey=draw(st.sampled_from(JOCKEYS)),
         sp_decimal=draw(st.sampled_from(ODDS[2:] if with_odds else (*ODDS, None))),
         beaten_lengths=draw(st.sampled_from(LENGTHS)),
-        weight_lbs=draw(st.sampled_from((126.0, 133.0, None))),
+        finish_time_s=draw(st.sampled_from(TIMES_S)),
+        weight_lbs=draw(
+            st.sampled_from((126.0, 133.0, 113.5, None)) if number == 1 else st.sampled_from((126.0, 119.0))
+        ),
         official_rating=draw(st.sampled_from((70, 85, None))),
     )
 
@@ -219,6 +228,7 @@ def races(draw: st.DrawFn, race_id: str, timezone: str) -> list[list[Row]]:
         "going": draw(st.sampled_from(GOINGS)),
         "distance_m": draw(st.sampled_from(DISTANCES_M)),
         "race_class": draw(st.sampled_from((1, 4, None))),
+        "rating_band": draw(st.sampled_from(BANDS)),
     }
     runners = draw(fields())
     versions: list[list[Row]] = []
@@ -251,7 +261,7 @@ def random_loads(draw: st.DrawFn, timezone: str | None = None, max_races: int = 
 
 @st.composite
 def random_logs(draw: st.DrawFn, timezone: str | None = None, max_races: int = 6) -> RandomLog:
-    """The log of a random load, with records of other types between and the clock's ticks, some long after the last."""
+    """The log of a random load, all other types of records between, and the clock's ticks, some long after the last."""
     told = draw(random_loads(timezone, max_races))
     zone, records = ZoneInfo(told.timezone), told.told().records
     if not records:
@@ -262,12 +272,64 @@ def random_logs(draw: st.DrawFn, timezone: str | None = None, max_races: int = 6
     extra = [a_tick(midnight) for day in {*passed, ends_on} if _inside(midnight := local_midnight(day, zone), records)]
     if ends_on > local_date(last, zone):
         extra.append(a_tick(local_midnight(ends_on, zone)))
-    if draw(st.booleans()):
-        extra.append(a_message("market", last + timedelta(hours=1), "R0", prices={"arkle": 2.5}, source="test"))
-    if draw(st.booleans()):
-        extra.append(a_message("going_change", last - timedelta(microseconds=7), "R0", going="Firm"))
+    for record in records:
+        if draw(st.integers(0, 2)) == 0:
+            extra += draw(about_a_race(record, instant(records[0]["known_at"]), zone))
     ordered = sorted([*records, *extra], key=lambda record: record["known_at"])
     return RandomLog(told.timezone, a_log(*ordered, timezone=told.timezone))
+
+
+@st.composite
+def busy_logs(draw: st.DrawFn, timezone: str | None = None) -> RandomLog:
+    """Several random logs in one, some sharing horses, trainers and courses and some with all of their own.
+
+    A build costs the same for thirty races as for three.
+    """
+    timezone = timezone or draw(timezones())
+    logs = draw(st.lists(random_logs(timezone, max_races=5), min_size=1, max_size=4))
+    records = [
+        _renamed(record, number, own=draw(st.booleans())) for number, log in enumerate(logs) for record in log.records
+    ]
+    records.sort(key=itemgetter("known_at"))
+    return RandomLog(timezone, a_log(*records, timezone=timezone))
+
+
+def _renamed(record: dict[str, Any], number: int, *, own: bool) -> dict[str, Any]:
+    """A record with a race id of its log's own, and where asked all else of its log's own too."""
+    named = record | {"race_id": record["race_id"] and f"{number}-{record['race_id']}"}
+    if own and "runners" in record:
+        who = ("horse_id", "trainer_id", "jockey_id")
+        named["runners"] = [
+            one | {name: one[name] and f"{one[name]} {number}" for name in who} for one in record["runners"]
+        ]
+    return named
+
+
+@st.composite
+def about_a_race(draw: st.DrawFn, record: dict[str, Any], begun: datetime, zone: ZoneInfo) -> list[dict[str, Any]]:
+    """What is told of a race besides its result: cards, withdrawals, changes, odds; before the log begins is left out.
+
+    Before and after the off, at and beside local midnights, twice, of horses and races that nobody declared.
+    """
+    off, race_id = instant(record["off_time"]), record["race_id"]
+    midnight = local_midnight(date.fromisoformat(record["race_date"]), zone)
+    instants = (off - timedelta(hours=2), midnight, midnight - MICROSECOND, off, off + timedelta(days=1))
+    horse = record["runners"][0]["horse_id"]
+    card = {name: value for name, value in record.items() if name not in ("seq", "digest", "result_version")}
+    card["runners"] = [
+        {name: value for name, value in runner.items() if name not in OUTCOMES} for runner in record["runners"]
+    ]
+    made: dict[str, Callable[[datetime], dict[str, Any]]] = {
+        "card": lambda at: card | {"type": "racecard", "known_at": iso(at)},
+        "non_runner": lambda at: a_message("non_runner", at, race_id, horse_id=horse, reason="lame"),
+        "no such horse": lambda at: a_message("non_runner", at, race_id, horse_id="nobody"),
+        "jockey": lambda at: a_message("jockey_change", at, race_id, horse_id=horse, jockey_id="l dettori", jockey="L"),
+        "going": lambda at: a_message("going_change", at, race_id, going="Heavy"),
+        "no such race": lambda at: a_message("going_change", at, "never declared", going="Soft"),
+        "odds": lambda at: a_message("market", at, race_id, prices={horse: 2.5}, source="test"),
+    }
+    told = draw(st.lists(st.tuples(st.sampled_from(sorted(made)), st.sampled_from(instants)), min_size=1, max_size=5))
+    return [made[what](at) for what, at in told if at > begun]
 
 
 def windows() -> st.SearchStrategy[int]:

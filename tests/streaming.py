@@ -79,8 +79,8 @@ def streamed(
     telemetry, stop = Telemetry(), stop or threading.Event()
     options = Options(once=True, online=online, snapshot_every=snapshot_every, batch=batch)
     planned = plan(store)
-    log = source_of(planned, options, clock, stop, telemetry)
-    run(planned, options, clock, telemetry, stop=stop, source=log if cut_after is None else Cut(log, cut_after))
+    cut = None if cut_after is None else Cut(source_of(planned, options, clock, stop, telemetry), cut_after)
+    run(planned, options, clock, telemetry, stop=stop, source=cut)
     return telemetry
 
 

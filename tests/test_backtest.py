@@ -12,16 +12,20 @@ import pytest
 from rich.console import Console
 
 from tests.seasons import BUILT_AT, FIRST_DAY, a_season, a_store
-from training.backtest import BacktestReport, backtest
+from training.backtest import backtest
 from training.backtest_kept import PREDICTIONS, plain, read
+from training.backtest_report import BacktestReport
 from training.backtest_tables import backtest_tables
 from training.combine import combine
 from training.dataset import TrainingSet, training_set
+from training.floors import holds
 from training.model import FEATURES, Options
 from training.placebo import planted_leak, shuffled_winners
 from training.races import Races, races_of
 from training.refits import OutOfFold, Plan, cut, drifted, predict, shifted
 from training.report_html import write_report
+from training.resampling import Figure
+from training.seed import VERSIONS, wilson
 from training.trials import FILE, trials
 from training.windows import gate_figures
 from velo.errors import UserError
@@ -193,14 +197,76 @@ def test_the_page_stands_by_itself_and_begins_with_the_verdict(tmp_path: Path, r
         assert fetched not in text.replace("<!doctype html>", ""), fetched
     body = text.split("<body>")[1].removesuffix("</html>\n")
     root = ET.fromstring("<body>" + body)
-    assert root[0].tag == "h1"
-    assert (root[0].text or "").startswith("gate: NOT ENOUGH DATA")
-    assert len(root.findall(".//svg")) == 5
-    assert len(root.findall(".//circle")) == len(
+    first = root[0][0]
+    assert first.tag == "h1"
+    assert (first.text or "").startswith("gate: NOT ENOUGH DATA")
+    assert len(root.findall(".//svg")) == 9
+    reliability = next(one for one in root.iter("figure") if "Reliability of fundamental" in "".join(one.itertext()))
+    assert len(reliability.findall(".//circle")) == len(
         next(one for one in report.told if one.name == "fundamental").diagram.said
     )
-    for word in ("Population stability", "TOP20 by edge", "&gt; 21", "trial 1"):
+    for word in ("population stability", "TOP20 by edge", "&gt; 21", "trial 1", "v1.1.0, out of sample", "300.6 %"):
         assert word in text, word
+
+
+def test_prices_told_before_the_off_decide_the_bets_and_are_held_against_the_last(
+    store: Store, rows: TrainingSet, report: BacktestReport
+) -> None:
+    """Each starter's price against the race's own messages, as one race at a time is read."""
+    from serving.told import told_of
+    from velo.racing.cards import declared_at
+
+    predictions, _ = read(store.home, report.backtest)
+    columns = predictions.columns
+    season = predictions.season("blend")
+    identity = rows.identity.to_pylist()
+    decided = {one["race_id"]: (one["decision_time"], one["off_time"]) for one in identity}
+    seen = 0
+    for race_id in np.unique(columns["race_id"])[::25]:
+        messages = told_of(store.home, race_id).messages
+        at, off = decided[race_id]
+        then = declared_at(messages, at)
+        last = declared_at(messages, off - timedelta(microseconds=1))
+        assert then is not None
+        assert last is not None
+        for row in np.flatnonzero(columns["race_id"] == race_id):
+            horse, sp = columns["horse_id"][row], columns["sp_decimal"][row]
+            taken = then.odds.prices.get(horse) if then.odds else None
+            assert columns["taken"][row] == taken or (taken is None and np.isnan(columns["taken"][row]))
+            assert season.decided_at[row] == (sp if taken is None else taken)
+            assert columns["closing"][row] == sp
+            seen += taken is not None
+            assert season.clv is not None
+            assert taken is None or season.clv[row] == pytest.approx(taken / sp - 1.0)
+    assert seen > 5
+    bets = report.bets["blend"][0]
+    assert 0 < bets.clv.n < bets.n
+    assert bets.clv.low is not None
+    assert bets.beat_close.value is not None
+
+
+def test_a_bucket_holds_by_its_interval_or_by_being_near_with_many_winners(report: BacktestReport) -> None:
+    assert holds(Figure(1.2, 0.9, 1.5, 10), 10.0) is True
+    assert holds(Figure(1.04, 1.01, 1.07, 10), 2_499.0) is False
+    assert holds(Figure(1.04, 1.01, 1.07, 10), 2_500.0) is True
+    assert holds(Figure(0.94, 0.93, 0.95, 10), 9_000.0) is False
+    assert holds(Figure(1.0, None, None, 10), 9_000.0) is None
+    assert {(one.subject, one.by) for one in report.floors} == {("blend", "price"), ("fundamental", "own fair price")}
+    for subject, _ in {(one.subject, one.by) for one in report.floors}:
+        assert sum(one.n for one in report.floors if one.subject == subject) == report.runners
+
+
+def test_the_seeds_figures_have_the_intervals_of_their_own_counts() -> None:
+    """78 of 107 at odds of 5.5: chance would have to be kinder than it is."""
+    top10 = next(one for version in VERSIONS for one in version.claims if one.strategy == "TOP10")
+    assert top10.wins == 78
+    assert top10.mean_odds == pytest.approx(5.496, abs=1e-3)
+    roi, ae = top10.roi_figure(), top10.ae_figure()
+    assert roi.low is not None
+    assert ae.high is not None
+    assert roi.low > 2.0
+    assert ae.high < 1.0
+    assert wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
 
 
 def test_a_feature_that_moved_is_told_first() -> None:

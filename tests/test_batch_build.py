@@ -1,10 +1,8 @@
 """The batch build is the contract's function of time: the oracle's values, however the log was cut into builds."""
 
 import os
-from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
-from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,39 +19,13 @@ from tests.agreement import differences
 from tests.builders import a_field, a_log, a_result, a_runner, a_tick
 from tests.logs import a_store, logged
 from tests.stores import NOW, Conformance, Row, changelogs_of, rows_apart, tables_of, twin_of
-from tests.strategies import TIMEZONES, RandomLog, random_logs
+from tests.strategies import RandomLog, busy_logs
 from velo.racing.measures import Start, starts_of
 from velo.racing.messages import Message, Result, from_record
 
 EXAMPLES = int(os.environ.get("VELO_EXAMPLES", "12"))
 """How many random logs the build is tried on, and in pieces half as many; VELO_EXAMPLES=300 for a long look."""
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
-
-
-@st.composite
-def busy_logs(draw: st.DrawFn) -> RandomLog:
-    """Several random logs in one, some sharing horses, trainers and courses and some with all of their own.
-
-    A build costs the same for thirty races as for three.
-    """
-    timezone = draw(st.sampled_from(TIMEZONES))
-    logs = draw(st.lists(random_logs(timezone, max_races=5), min_size=1, max_size=4))
-    records = [
-        _renamed(record, number, own=draw(st.booleans())) for number, log in enumerate(logs) for record in log.records
-    ]
-    records.sort(key=itemgetter("known_at"))
-    return RandomLog(timezone, a_log(*records, timezone=timezone))
-
-
-def _renamed(record: Row, number: int, *, own: bool) -> Row:
-    """A record with a race id of its log's own, and where asked all else of its log's own too."""
-    named = record | {"race_id": record["race_id"] and f"{number}-{record['race_id']}"}
-    if own and "runners" in record:
-        who = ("horse_id", "trainer_id", "jockey_id")
-        named["runners"] = [
-            one | {name: one[name] and f"{one[name]} {number}" for name in who} for one in record["runners"]
-        ]
-    return named
 
 
 def messages_of(log: RandomLog) -> list[Message]:
@@ -63,7 +35,7 @@ def messages_of(log: RandomLog) -> list[Message]:
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=SLOW)
 @given(busy_logs())
 def test_the_build_is_the_oracle_at_every_change_and_just_before_it(log: RandomLog) -> None:
-    """All eight views, all features, `valid_until`; no key the oracle has not, no row outside the log's time."""
+    """All views, all features, `valid_until`; no key the oracle has not, no row outside the log's time."""
     assume(log.records)
     with TemporaryDirectory() as folder:
         store = a_store(Path(folder), log.timezone)
@@ -154,7 +126,7 @@ def test_a_changed_table_of_goings_or_distances_makes_the_tables_anew_under_a_ne
 def test_the_sql_measures_of_every_start_are_those_of_plain_python(name: str, conformance: Conformance) -> None:
     """Every field of every start of every version told, lower ones too, of `velo.racing.measures.starts_of`."""
     store = conformance(name).store
-    asked = [one.name for one in fields(Start)]
+    asked = Start._fields
     with duckdb.connect() as connection:
         measured = connection.execute(
             f"SELECT seq, {', '.join(asked)} FROM {frames.parquet(frames.parts_of(store.home, 'starts'))}"

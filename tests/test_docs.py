@@ -16,6 +16,7 @@ from tests.shared import REPO
 
 DOCS = sorted((REPO / "docs").glob("*.md"))
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PRINTED = re.compile(r"^```text\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\((?!https?://|#)([^)#]+)(?:#[^)]*)?\)")
 WITH_COMMANDS = [doc for doc in DOCS if BLOCK.search(doc.read_text(encoding="utf-8"))]
 EXEMPT = re.compile(r"^```console$|^# not run:", re.MULTILINE)
@@ -47,7 +48,8 @@ def test_the_commands_of_a_page_run_from_top_to_bottom(doc: Path, tmp_path: Path
     """In a folder with a made-up season, as if it were the checkout; the store is the page's own."""
     home = tmp_path / "data"
     shutil.copy(season, tmp_path)
-    (tmp_path / "feature_repo").symlink_to(REPO / "feature_repo")
+    for folder in ("feature_repo", "docs"):
+        (tmp_path / folder).symlink_to(REPO / folder)
     text = doc.read_text(encoding="utf-8")
     script = "".join(
         f"echo '## line {text[: block.start()].count(chr(10)) + 2}' >&2\n{block[1]}" for block in BLOCK.finditer(text)
@@ -74,6 +76,8 @@ def test_the_commands_of_a_page_run_from_top_to_bottom(doc: Path, tmp_path: Path
             velo("down", home=one)
     assert done.returncode == 0, f"{doc.name}: {done.stderr[-2000:]}"
     assert "## line" in done.stderr
+    for shown in PRINTED.findall(text):
+        assert shown in done.stdout, f"{doc.name} shows what its commands do not print:\n{shown}"
 
 
 @pytest.mark.parametrize("doc", [REPO / "README.md", *DOCS], ids=lambda doc: doc.stem)

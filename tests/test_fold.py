@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from feature_repo.catalogue.aggregates import RECENT_DEPTH, unit
 from feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
+from streams.fold.arrays import Arrays
 from streams.fold.days import LocalDays, from_us, to_us
 from streams.fold.replay import Replay, changelog
 from streams.fold.roll import Row
@@ -187,6 +188,28 @@ def test_the_compiled_columns_are_the_catalogues_values_bit_for_bit(family: Fami
     within = pack([value for sums in windows for value in sums])
     got = columns.values(pack(career), columns.recent_values(memories) if family.recent else (), within)
     assert [(type(value), value) for value in got] == [(type(value), value) for value in expected]
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.view)
+@given(data=st.data())
+def test_the_columns_of_many_rows_are_those_of_each_bit_for_bit(family: Family, data: st.DataObject) -> None:
+    """Made at once by `Arrays` for a sink, or row by row: the same doubles, NaN where the value is unknown."""
+    columns, shape = Columns.of(family), Columns.of(family).shape
+
+    def sums(measures: tuple[str, ...]) -> list[int]:
+        return [data.draw(st.integers(0, 3 * 10**6) | st.just(0)) * unit(measure) for measure in measures]
+
+    rolled = []
+    for at in range(data.draw(st.integers(1, 4))):
+        memory = (at, "R1", *(data.draw(remembered(measure)) for measure in shape.remembered))
+        recent = columns.recent_values([memory] if data.draw(st.booleans()) else []) if family.recent else ()
+        within = pack([value for _ in family.windows for value in sums(shape.windowed)])
+        rolled.append((("key",), at, pack(sums(shape.career)), recent, within, None))
+    got = Arrays(family).of(rolled)
+    assert got.shape == (len(family.features), len(rolled))
+    for row, values in zip(rolled, got.T.tolist(), strict=True):
+        expected = columns.values(row[2], row[3], row[4])
+        assert [None if math.isnan(value) else value for value in values] == list(expected)
 
 
 def remembered(measure: str) -> st.SearchStrategy[Any]:

@@ -11,11 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from training.backtest_metrics import Season, margin, placed
+from training.backtest_metrics import margin, placed
 from training.betting import chosen, strategy
-from training.blocks import softmax, total
+from training.blocks import total
 from training.chance import pass_chance, winners
-from training.devig import proportional
 from training.final_window import FILE, fingerprint, look, looks
 from training.gate import (
     ALARMS,
@@ -29,31 +28,14 @@ from training.gate import (
     together,
 )
 from training.reliability import root_mean_gap, slope
-from training.resampling import Days, Figure
+from training.resampling import Figure
 from training.windows import ask, gate_figures
+from training.worlds import agrees, rates, world
 from velo.errors import UserError
 
 Floats = NDArray[np.float64]
 PASS, FAIL, MORE = Verdict.PASS, Verdict.FAIL, Verdict.NOT_ENOUGH_DATA
 NOW = datetime(2026, 1, 5, 12, tzinfo=UTC)
-
-
-def world(
-    races: int, seed: int, model_noise: float, market_noise: float, a_day: int = 20
-) -> tuple[Season, NDArray[np.datetime64]]:
-    """Races of eight with a true quality; model and market see it with noise of their own; a book of 1.02 at SP."""
-    rng = np.random.default_rng(seed)
-    starts = (np.arange(races) * 8).astype(np.intp)
-    true = rng.normal(size=races * 8)
-    model = softmax(true + rng.normal(scale=model_noise, size=true.size), starts)
-    market = softmax(true + rng.normal(scale=market_noise, size=true.size), starts)
-    won = winners(softmax(true, starts), starts, np.ones(races, dtype=np.bool_), rng, 1)[0]
-    share = np.zeros(true.size)
-    share[won] = 1.0
-    price = np.maximum(1 / (1.02 * market), 1.01)
-    dates = np.datetime64("2025-01-01") + np.arange(races) // a_day
-    days = Days.of_dates(np.repeat(dates, 8), seed, 400)
-    return Season(model, proportional(price, starts), price, price, share, starts, days), dates
 
 
 def figure(low: float | None, high: float | None, value: float | None = None) -> Figure:
@@ -235,26 +217,25 @@ def test_a_season_without_a_market_has_no_chance_to_tell() -> None:
 
 
 def test_a_known_edge_passes_and_none_does_not_at_the_rates_that_are_told() -> None:
-    """Eight worlds each: a true model against a market with noise of its own, and the market's own view against it."""
-    verdicts: dict[bool, list[Verdict]] = {True: [], False: []}
-    power = []
-    for seed in range(8):
-        for edge in (True, False):
-            season, dates = world(12_000, 50 + seed, 0.0 if edge else 0.5, 0.5 if edge else 0.0, a_day=130)
-            until = dates.max().astype(date)
-            told = ask(season, dates, season.pi, 60_000, until=until, windows=(90,), simulations=40)
-            verdicts[edge].append(told.verdict)
-            (window,) = told.asked
-            assert window.no_edge.by_interval <= 0.02
-            if edge:
-                power.append(window.power.by_interval)
-    assert verdicts[False].count(PASS) == 0
-    assert verdicts[False].count(FAIL) > 4
-    assert verdicts[True].count(FAIL) == 0
-    # Binomial: within three standard deviations of what the reports themselves foretold.
-    told_power = float(np.mean(power))
-    assert abs(verdicts[True].count(PASS) / 8 - told_power) <= 3 * (told_power * (1 - told_power) / 8) ** 0.5 + 0.05
-    assert told_power > 0.3
+    """A few worlds of `velo bench gate`, which makes a hundred of each."""
+    told = rates(6, seed=50, windows=(90,), simulations=40)
+    passed, none = told.windows
+    assert told.verdicts[False]["PASS"] == 0
+    assert told.verdicts[False]["FAIL"] > 3
+    assert told.verdicts[True]["FAIL"] == 0
+    assert none.foretold <= 0.02
+    assert passed.foretold > 0.3
+    assert passed.agrees
+    assert none.agrees
+
+
+def test_rates_that_chance_would_not_bring_do_not_agree() -> None:
+    assert agrees(70, 100, 0.7)
+    assert agrees(60, 100, 0.7)
+    assert not agrees(50, 100, 0.7)
+    assert agrees(0, 100, 0.0)
+    assert agrees(1, 100, 0.0)
+    assert not agrees(8, 100, 0.0)
 
 
 def test_a_thin_season_with_an_edge_is_not_enough_data() -> None:

@@ -189,7 +189,7 @@ def test_the_composed_redis_has_a_password_and_is_not_open_to_the_network() -> N
 def test_the_composed_broker_starts_only_when_asked_for_and_is_not_open_to_the_network() -> None:
     composed = yaml.safe_load(text("docker-compose.yml"))
     broker = composed["services"]["redpanda"]
-    assert broker["profiles"] == ["kafka"]
+    assert broker["profiles"] == ["kafka", "ingest"]
     assert broker["ports"] == ["127.0.0.1:${KAFKA_PORT:-19092}:19092"]
     assert re.fullmatch(r"redpandadata/redpanda:v\d+\.\d+\.\d+", broker["image"]), "a version, not the latest"
     assert "--set=redpanda.auto_create_topics_enabled=false" in broker["command"], "a made-up topic has its partitions"

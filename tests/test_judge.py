@@ -14,8 +14,10 @@ from training.backtest import recipe_of
 from training.backtest_kept import Predictions, keep, read
 from training.blocks import softmax
 from training.devig import proportional
+from training.ensemble import Ensemble
 from training.final_window import looks
 from training.judge import judge_last
+from training.logit import Logit
 from training.model import Options
 from velo.errors import UserError
 from velo.store import Home
@@ -48,6 +50,8 @@ def predictions(edge: bool, races_a_day: int = 4) -> Predictions:
         "race_date": np.repeat(dates, 8),
         "share": share,
         "sp_decimal": sp,
+        "taken": np.full(sp.size, np.nan),
+        "closing": sp,
         "pi": pi,
         "market": pi,
     } | dict.fromkeys(("fundamental", "calibrated", "logit", "blend"), model)
@@ -69,7 +73,8 @@ def a_model(home: Home, text: str = "tree\n", at: datetime = NOW) -> str:
         "model": asdict(Options()) | {"best_round": 7}, "records": 60_000,
         "periods": {"train": {"last_day": "2024-12-31"}},
     }  # fmt: skip
-    return bundle.write(home, text, metadata, {"test": test}, at)
+    linear = Logit(FEATURES, (0.0,), (1.0,), (0.0,), 1.0, 1, 0.0)
+    return bundle.write(home, bundle.Model(Ensemble(text, linear, 0.5)), metadata, {"test": test}, at)
 
 
 def test_what_is_kept_is_what_is_read(tmp_path: Path) -> None:

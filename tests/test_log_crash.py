@@ -136,6 +136,26 @@ def test_a_write_that_fails_leaves_no_part_of_a_record(store: Store) -> None:
     assert [message.race_id for message in held(store)] == ["R1", "R2"]
 
 
+def test_whole_records_that_a_failed_write_left_are_of_the_log(store: Store) -> None:
+    """A reader may have met them, so they are not taken back; the load repeated ends in the log of one that went well."""
+    load = [told(f"R{number:05d}", NOON + number * HOUR) for number in range(300)]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with LogWriter.open(store, clock=fixed()) as writer:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+        try:
+            with pytest.raises(UserError, match="make room"):
+                writer.load(load)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert 10 < len(held(store)) < 300
+    assert segments(store.home)[0].path.read_bytes().endswith(b"\n")
+    assert reader.check(store.home) == []
+    whole = a_store(store.home.root.with_name("whole"))
+    for one in (store, whole):
+        logged(one, *load)
+    assert bytes_of(store.home) == bytes_of(whole.home)
+
+
 def test_a_folder_that_cannot_be_made_is_told_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     store = replace(a_store(tmp_path / "home"), home=type(a_store(tmp_path / "home").home)(tmp_path / "file" / "home"))

@@ -44,6 +44,22 @@ def test_a_result_told_by_the_files_takes_the_place_of_the_one_held(store: Store
     assert (done.kept, done.superseded) == (1, 1)
 
 
+def test_what_came_through_a_feed_keeps_its_unknown_fields_and_its_place(store: Store) -> None:
+    """The old records but for where they stand: what nobody knew yet, and from where in which feed they came."""
+    with LogWriter.open(store, clock=fixed(NOON)) as writer:
+        writer.append(GoingChange("R1", "Soft"), {"stick": 4.2}, {"feed": "redis:x", "at": "1-0"})
+        writer.append(told("R1", NOON), {"prize": {"first": 5000}}, {"feed": "redis:x", "at": "2-0"})
+    before = list(reader.records(store.home))
+    rebuild(store, [told("R0", NOON - HOUR)], clock=fixed())
+    after = list(reader.records(store.home))[1:]
+    framing = ("crc", "seq")
+    assert [{name: one[name] for name in one if name not in framing} for one in after] == [
+        {name: one[name] for name in one if name not in framing} for one in before
+    ]
+    assert [one["origin"]["at"] for one in after] == ["1-0", "2-0"]
+    assert reader.check(store.home) == []
+
+
 def test_fresh_leaves_out_what_the_old_log_held_even_where_it_is_damaged(store: Store) -> None:
     logged(store, told("R1"), told("R2"), told("R3"))
     path = segments(store.home)[0].path

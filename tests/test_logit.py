@@ -133,3 +133,14 @@ def test_a_planted_leak_sets_off_the_alarm() -> None:
     assert honest is not None
     assert honest < bound < seen
     assert math.isfinite(logit.log_loss)
+
+
+def test_scores_are_the_same_to_the_bit_however_the_matrix_lies_in_memory_and_whoever_else_is_scored() -> None:
+    rng = np.random.default_rng(4)
+    matrix = rng.normal(size=(90, 60))
+    weights = tuple(rng.normal(size=60).tolist())
+    names = tuple(f"f{n}" for n in range(60))
+    logit = Logit(names, (0.0,) * 60, (1.0,) * 60, weights, 1.0, 1, 0.0)
+    scores = logit.scores(matrix)
+    np.testing.assert_array_equal(logit.scores(np.asfortranarray(matrix)), scores)
+    np.testing.assert_array_equal(logit.scores(matrix[:, list(range(60))][7:20]), scores[7:20])

@@ -13,8 +13,11 @@ from rich.console import Console
 
 from tests.seasons import BUILT_AT, a_season, a_store
 from training import bundle
+from training.blending import KINDS
 from training.blocks import softmax
 from training.dataset import TrainingSet, training_set
+from training.ensemble import Ensemble, inputs
+from training.logit import Logit
 from training.metrics import first_choice_won, measure, winner_log_loss
 from training.model import FEATURES, Options, fit, gradients
 from training.races import Races, races_of, split
@@ -158,6 +161,8 @@ def test_the_report_says_that_no_gate_was_run_and_stands_beside_the_market(repor
     shown = console.export_text()
     assert report.version in shown
     assert "market π" in shown
+    assert [one.name for one in report.parts][1:4] == ["logit", "trees", "fundamental"]
+    assert "the baseline to beat" in shown
 
 
 # The bundle
@@ -177,19 +182,64 @@ def test_a_bundle_is_text_alone_and_remembers_what_made_it(store: Store, report:
     assert loaded.metrics["test"] == asdict(report.test)
 
 
-def test_a_loaded_bundle_gives_the_probabilities_it_was_measured_by(
+def test_the_kept_model_is_fitted_on_every_day_and_tells_any_race_alone_what_it_tells_it_among_all(
+    store: Store, rows: TrainingSet, report: TrainReport
+) -> None:
+    """Race by race as serving asks, against all races at once; and again with the runners in another order, to the bit."""
+    loaded = bundle.load(store.home, store.epochs[-1])
+    races = races_of(rows)
+    assert report.records == races.rows.size
+    assert report.train_last_day == str(races.days.max())
+    matrix = rows.matrix(FEATURES)[races.rows]
+    whole = loaded.model.fundamental.probabilities(inputs(matrix, races.starts), races.starts)
+    rng = np.random.default_rng(1)
+    for at, size in list(zip(races.starts.tolist(), races.sizes.tolist(), strict=True))[::40]:
+        one = matrix[at : at + size]
+        chances = loaded.probabilities(one)
+        np.testing.assert_allclose(chances, whole[at : at + size], rtol=1e-12)
+        order = rng.permutation(size)
+        np.testing.assert_array_equal(loaded.probabilities(one[order]), chances[order])
+
+
+@pytest.mark.usefixtures("report")
+def test_contributions_add_up_to_the_utility(store: Store, rows: TrainingSet) -> None:
+    """Summed over the features they are the log of the odds against the race's mean: nothing is left untold."""
+    loaded = bundle.load(store.home, store.epochs[-1])
+    races = races_of(rows)
+    for at, size in list(zip(races.starts.tolist(), races.sizes.tolist(), strict=True))[::60]:
+        one = rows.matrix(FEATURES)[races.rows[at : at + size]]
+        logs = np.log(loaded.probabilities(one))
+        np.testing.assert_allclose(loaded.contributions(one).sum(axis=1), logs - logs.mean(), atol=1e-9)
+
+
+def test_a_bundle_blends_with_odds_and_says_none_without_them(
     store: Store, rows: TrainingSet, report: TrainReport
 ) -> None:
     loaded = bundle.load(store.home, store.epochs[-1])
-    test = split(races_of(rows)).test
-    matrix = rows.matrix(FEATURES)
-    chances = [
-        loaded.probabilities(matrix[test.rows[at : at + size]])
-        for at, size in zip(test.starts.tolist(), test.sizes.tolist(), strict=True)
-    ]
-    assert measure(np.concatenate(chances), test, SMALL.seed).model.log_loss == pytest.approx(
-        report.test.model.log_loss
-    )
+    assert loaded.blend_kind == report.blend
+    assert report.blend in KINDS
+    races = races_of(rows)
+    at, size = int(races.starts[-1]), int(races.sizes[-1])
+    own = races.rows[at : at + size]
+    matrix, odds = rows.matrix(FEATURES)[own], rows.label("sp_decimal")[own]
+    chances = loaded.probabilities(matrix)
+    for features in (matrix, None):
+        blended = loaded.blend(chances, odds, features)
+        assert blended is not None
+        assert blended.sum() == pytest.approx(1.0, abs=1e-12)
+        shorter = odds.copy()
+        shorter[0] /= 2.0
+        moved = loaded.blend(chances, shorter, features)
+        assert moved is not None
+        assert moved[0] > blended[0]
+    assert loaded.calibrated(chances).sum() == pytest.approx(1.0, abs=1e-12)
+    odds[1] = np.nan
+    assert loaded.blend(chances, odds, matrix) is None
+
+
+def a_model() -> bundle.Model:
+    linear = Logit(("weight_lbs",), (0.0,), (1.0,), (0.0,), 1.0, 1, 0.0)
+    return bundle.Model(Ensemble("tree\n", linear, 0.5))
 
 
 def a_bundle(home: Home, catalogue: str = "f" * 32, features: tuple[str, ...] = ("weight_lbs",)) -> str:
@@ -200,7 +250,7 @@ def a_bundle(home: Home, catalogue: str = "f" * 32, features: tuple[str, ...] = 
         "gate": "not run",
         "mode": "paper only",
     }
-    return bundle.write(home, "tree\n", metadata, {}, datetime(2024, 1, 1, tzinfo=UTC))
+    return bundle.write(home, a_model(), metadata, {}, datetime(2024, 1, 1, tzinfo=UTC))
 
 
 @pytest.mark.parametrize("name", bundle.FILES)
@@ -237,7 +287,8 @@ def test_the_current_version_is_the_last_written_until_another_is_promoted(tmp_p
     home = Home(tmp_path)
     first = a_bundle(home)
     metadata = {"features": [], "catalogue": "f" * 32, "lead_s": 1.0, "gate": "not run", "mode": "paper only"}
-    second = bundle.write(home, "other\n", metadata, {}, datetime(2024, 1, 2, tzinfo=UTC))
+    other = bundle.Model(replace(a_model().fundamental, trees="other\n"))
+    second = bundle.write(home, other, metadata, {}, datetime(2024, 1, 2, tzinfo=UTC))
     assert (home.models / bundle.CURRENT).read_text().strip() == second
     bundle.promote(home, first)
     assert (home.models / bundle.CURRENT).read_text().strip() == first

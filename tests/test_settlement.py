@@ -8,19 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.deductions import SCALE, Withdrawal, reduced_price, rule_4_pence
-from training.settlement import (
-    Bet,
-    Outcome,
-    Settled,
-    Venue,
-    after_commission,
-    settle,
-    unit_profits,
-    weighed_in,
-)
+from training.settlement import after_commission, unit_profits
 from velo.errors import UserError
+from velo.racing.deductions import SCALE, Withdrawal, reduced_price, rule_4_pence
 from velo.racing.messages import Race, Result, Runner
+from velo.racing.settlement import Bet, Outcome, Settled, Venue, settle, weighed_in
 
 OFF = datetime(2025, 6, 1, 14, tzinfo=UTC)
 PLACED = OFF - timedelta(minutes=5)

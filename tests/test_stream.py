@@ -12,6 +12,7 @@ from streams import generations
 from streams.batch.build import build
 from streams.batch.compact import compact
 from streams.dataflow.run import plan
+from streams.explain import explain
 from streams.importers import dead_letters
 from streams.importers.ingest import ingest
 from streams.importers.runners import read_runner_tables
@@ -31,7 +32,8 @@ from tests.streaming import (
     wrong_probes,
 )
 from velo.errors import UserError
-from velo.racing.messages import Message
+from velo.racing.cards import declared_at
+from velo.racing.messages import Message, Result
 from velo.store import Store
 
 FILES = [("london", "Europe/London"), ("hk_amended", "Asia/Hong_Kong")]
@@ -133,11 +135,14 @@ def test_rows_sealed_without_a_snapshot_are_not_written_again(
 def test_a_stream_takes_over_from_a_build_wherever_that_ended(
     store: Store, told: list[Message], built: dict[str, Rows], built_at: int
 ) -> None:
-    """No gap and no double counting, in tables that the build and the stream share; Redis holds the build's keys too."""
+    """No gap and no double counting, in tables that the build and the stream share.
+
+    Redis holds the build's keys too, also where not one message came after it.
+    """
     tell(store, told[:built_at])
     build(store, NOW)
     tell(store, told[built_at:])
-    telemetry = streamed(store, online=built_at == 400)
+    telemetry = streamed(store, online=built_at in (400, 1140))
     read = sum(
         sample.value
         for metric in telemetry.messages.collect()
@@ -146,7 +151,7 @@ def test_a_stream_takes_over_from_a_build_wherever_that_ended(
     )
     assert read == len(told) - built_at
     assert_same(all_rows(store), built)
-    if built_at == 400:
+    if built_at in (400, 1140):
         assert_online(store, built)
 
 
@@ -231,3 +236,26 @@ def test_tables_of_a_log_since_rebuilt_are_refused(store: Store, told: list[Mess
     (store.home.log / "generation").write_text("1")
     with pytest.raises(UserError, match="run `velo build`"):
         plan(store)
+
+
+def test_a_log_that_ends_before_what_was_sealed_is_refused(store: Store, told: list[Message], tmp_path: Path) -> None:
+    """As after a power cut or an old backup: other records would take the places of those the tables hold."""
+    tell(store, told[:60])
+    streamed(store)
+    shorter = a_store(tmp_path / "shorter")
+    tell(shorter, told[:40])
+    [segment], [other] = segments(store.home), segments(shorter.home)
+    segment.path.write_bytes(other.path.read_bytes())
+    with pytest.raises(UserError, match="ends before record 40, but the stream has read up to 60: restore the log"):
+        plan(store)
+
+
+def test_what_the_stream_alone_made_is_not_explained_but_the_remedy_is(store: Store, told: list[Message]) -> None:
+    """It keeps no measured starts; a build does, beside it."""
+    tell(store, told[:60])
+    streamed(store)
+    result = next(one for one in told if isinstance(one, Result))
+    declared = declared_at([result], NOW)
+    assert declared is not None
+    with pytest.raises(UserError, match=r"the stream's alone.* run `velo build` first"):
+        explain(store, declared, declared.runners[0].horse_id)

@@ -22,6 +22,8 @@ from feature_repo.stores import embedded_redis
 from feature_repo.stores.embedded_redis import executable
 from feature_repo.stores.redis_client import connect
 from streams.audit import AuditReport, audit
+from streams.batch.build import build
+from streams.dataflow import redis_sink
 from streams.dataflow.members import loopback_addresses
 from streams.dataflow.run import Options, plan, run, sole_stream
 from streams.dataflow.telemetry import Telemetry, position
@@ -36,7 +38,7 @@ from velo.racing.messages import Message, Tick
 from velo.settings import Settings
 from velo.store import Store
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 
 
 @pytest.fixture
@@ -136,6 +138,84 @@ def test_it_waits_while_redis_is_away_and_fills_one_that_has_forgotten(
     finally:
         server.kill()
         server.wait()
+
+
+@pytest.mark.parametrize("how", ["emptied", "restarted from an old snapshot"])
+def test_a_redis_that_forgets_while_the_stream_runs_is_filled_again(
+    london: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    """In the middle of an epoch, when no table has yet what Redis lost: noticed at the next write or snapshot."""
+    port = int(loopback_addresses(1)[0].rpartition(":")[2])
+    server = redis_at(port, tmp_path / "redis")
+    live = Store.open(Settings(a_store(tmp_path / "live").home.root, redis_url=f"redis://127.0.0.1:{port}/0"))
+    messages = [message for _, message in reader.messages(london.home)]
+    tell(live, messages[:600])
+    stop, client = Event(), Redis(port=port)
+    # of the day of the last message told, so that no midnight has passed which the stream would tell
+    told, begun = messages[599].known_at or NOW, time.monotonic()
+
+    def clock() -> datetime:
+        return told + timedelta(seconds=time.monotonic() - begun)
+
+    def read(count: int) -> None:
+        until(lambda: (where := position(live.home)) and where.next_seq == count and where.at_end)
+
+    options = Options(snapshot_every=timedelta(minutes=10))
+    caplog.set_level("INFO", "velo.stream")
+    thread = Thread(target=run, args=(plan(live), options, clock, Telemetry()), kwargs={"stop": stop})
+    thread.start()
+    try:
+        read(600)
+        if how == "emptied":
+            client.flushall()
+        else:
+            client.save()
+        tell(live, messages[600:660])
+        read(660)
+        if how != "emptied":
+            server.kill()
+            server.wait()
+            server = redis_at(port, tmp_path / "redis")
+        tell(live, messages[660:])
+        read(len(messages))
+    finally:
+        stop.set()
+        thread.join(PATIENCE_S)
+    try:
+        assert any(getattr(one, "facts", {}).get("forgot") for one in caplog.records)
+        assert (looked(live).found, looked(live).next_seq) == (0, 1140)
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_a_redis_that_forgets_more_than_was_kept_ends_the_stream_with_one_line(
+    london: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next start fills Redis from the tables and goes on; a stream without tables asks for a build."""
+    embedded_redis.ensure(london.home)
+    client: Any = connect(london.home)
+    monkeypatch.setattr(redis_sink, "ROWS_KEPT", 50)
+    flushed = redis_sink.RedisPartition.snapshot
+
+    def emptied_first(partition: redis_sink.RedisPartition) -> int:
+        client.flushall()
+        return flushed(partition)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(redis_sink.RedisPartition, "snapshot", emptied_first)
+        broken.setattr(redis_sink, "ROWS_HELD", 10)
+        with pytest.raises(UserError, match="start the stream again"):
+            streamed(london, online=True, snapshot_every=timedelta(minutes=10))
+    streamed(london, online=True)
+    assert (looked(london).found, looked(london).next_seq) == (0, 1140)
+
+
+def test_a_build_is_in_redis_before_any_message_comes(london: Store) -> None:
+    """A stream that takes over has nothing to do yet, and serving has everything."""
+    build(london, NOW)
+    streamed(london, online=True)
+    assert (looked(london).found, looked(london).next_seq) == (0, 1140)
 
 
 def tell(store: Store, messages: list[Message]) -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from feature_repo.catalogue.within_race import names_of, stacked, within_race
+from feature_repo.catalogue.within_race import centred, names_of, stacked, within_race
 
 NAN = float("nan")
 VALUES = st.one_of(st.just(NAN), st.sampled_from([0.0, 0.1, 0.3, -1.0, 7.0]), st.floats(-1e6, 1e6))
@@ -82,3 +82,19 @@ def test_no_runner_at_all_is_no_error_and_names_follow_the_columns() -> None:
     made = within_race(np.empty((0, 2)), np.empty(0, dtype=np.int64))
     assert stacked(made).shape == (0, 4)
     assert names_of(["sr", "ae"]) == ("sr_rank", "ae_rank", "sr_z", "ae_z")
+
+
+@given(st.lists(VALUES, min_size=1, max_size=24), st.integers(0, 2**32))
+def test_centred_values_are_what_sets_a_runner_apart_in_whatever_order_its_race_stands(
+    values: list[float], seed: int
+) -> None:
+    """Against the obvious way; and shuffled among another race's runners, to the last bit."""
+    made = centred(values_column := np.array(values)[:, None], [3] * len(values))[:, 0]
+    known = [value for value in values if value == value]
+    mean = sum(known) / len(known) if known else NAN
+    np.testing.assert_allclose(made, values_column[:, 0] - mean, atol=1e-9 * (1.0 + max(map(abs, known), default=0.0)))
+    order = np.random.default_rng(seed).permutation(2 * len(values))
+    both = np.concatenate([values_column, values_column + 5.0])
+    race = np.repeat([3, 9], len(values))
+    mixed = centred(both[order], race[order])[:, 0]
+    assert same(mixed[np.argsort(order)][: len(values)], made)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from training.backtest_metrics import Season
 from training.blocks import Floats, starts_of
 from training.final_window import fingerprint
+from training.prices import closing_line_value
 from training.resampling import Days
 from velo.errors import UserError
 from velo.files import make_folder, sync_folder, write_atomically
@@ -41,8 +42,8 @@ SUBJECTS: Final = ("fundamental", "calibrated", "logit", "blend")
 class Predictions:
     """The tested starters whose race has a market: columns by name, and the local race date and block of each race.
 
-    Columns: `race_id`, `horse_id`, `fold`, `share` (of the win), `sp_decimal`, `pi`, `market` (π^β), the `SUBJECTS`
-    and `blend_raw`.
+    Columns: `race_id`, `horse_id`, `fold`, `share` (of the win), `sp_decimal`, `taken` and `closing` (prices told before the
+    off, `training.prices`), `pi`, `market` (π^β), the `SUBJECTS` and `blend_raw`.
     """
 
     columns: dict[str, NDArray[Any]]
@@ -57,11 +58,16 @@ class Predictions:
         return np.asarray(self.columns[subject], dtype=np.float64)
 
     def season(self, subject: str) -> Season:
-        """A season to bet in by a subject's probabilities, decided and settled at SP."""
+        """A season to bet in by a subject's probabilities: decided at the price told by decision time, else SP; settled at SP."""
         starts = starts_of(self.columns["race"])
         days = Days.of_dates(self.columns["race_date"], self.seed)
         sp = self.columns["sp_decimal"]
-        return Season(self.chances(subject), self.columns["pi"], sp, sp, self.columns["share"], starts, days)
+        taken = self.columns["taken"]
+        decided_at = np.where(np.isnan(taken), sp, taken)
+        clv = closing_line_value(taken, self.columns["closing"])
+        return Season(
+            self.chances(subject), self.columns["pi"], decided_at, sp, self.columns["share"], starts, days, clv
+        )
 
     def fingerprint(self) -> str:
         """SHA-256 of what was predicted and what became of it."""

@@ -39,6 +39,7 @@ class Season:
     """Starters of a period: model p, market π (NaN where a race has none), decimal prices, share of the win, races, days.
 
     `decided_at` are the prices when bets are chosen and staked, `settled_at` those they are paid at; NaN where missing.
+    `clv` is each runner's closing-line value (`training.prices`), NaN or None where no price was told before the off.
     """
 
     p: Floats
@@ -48,6 +49,7 @@ class Season:
     share: Floats
     starts: Indices
     days: Days
+    clv: Floats | None = None
 
     def __post_init__(self) -> None:
         if np.any(np.diff(self.days.of) < 0):
@@ -65,7 +67,8 @@ class Season:
         starts = np.asarray(np.cumsum(np.r_[0, sizes[races]])[:-1], dtype=np.intp)
         days = Days.of_dates(self.days.of[rows], self.days.seed, self.days.resamples)
         prices = self.decided_at[rows], self.settled_at[rows]
-        return Season(self.p[rows], self.pi[rows], *prices, self.share[rows], starts, days)
+        clv = None if self.clv is None else self.clv[rows]
+        return Season(self.p[rows], self.pi[rows], *prices, self.share[rows], starts, days, clv)
 
 
 def season_of(races: "Races", p: Floats, sp_decimal: Floats, seed: int, decided_at: Floats | None = None) -> Season:
@@ -83,7 +86,8 @@ class Bets:
     """What a strategy did. `n` of bets settled; `roi` by commission rate; `kelly` compounds from a bank of 1.
 
     A/E is Σ won ÷ Σ expected, with the model's p, the market's π and 1/SP (the settled price) as what was expected.
-    `drawdown` is at level stakes, in units.
+    `drawdown` is at level stakes, in units. `clv` is the mean closing-line value of the bets whose price was told before the
+    off, `beat_close` the share of them that took a longer price than the last; neither where there are none.
     """
 
     strategy: str
@@ -98,6 +102,8 @@ class Bets:
     drawdown: float
     kelly: Bank
     roi_kelly: Figure
+    clv: Figure
+    beat_close: Figure
     buckets: dict[str, "Bucket"]
 
 
@@ -143,6 +149,7 @@ def placed(season: Season, name: str, wanted: Wanted) -> Bets:
     stakes = kelly_stakes(season.p[settled], season.decided_at[settled])
     share = season.share[settled]
     bucket = bucket_of(season.settled_at)
+    clv, beat_close = _closing_line(season, wanted)
     return Bets(
         strategy=name,
         n=int(settled.sum()),
@@ -156,6 +163,8 @@ def placed(season: Season, name: str, wanted: Wanted) -> Bets:
         drawdown=drawdown(_by_race(profit, race)),
         kelly=compounded(stakes, profit, of.of, of.count),
         roi_kelly=of.ratio(stakes * profit, stakes, int((stakes > 0).sum())),
+        clv=clv,
+        beat_close=beat_close,
         buckets={named: _bucket(season, settled & (bucket == at), profits) for at, named in enumerate(BUCKETS)},
     )
 
@@ -235,6 +244,15 @@ def _bucket(season: Season, inside: NDArray[np.bool_], profits: Floats) -> Bucke
         ae_price=of.ratio(share, inverses(season.settled_at[inside])),
         roi=of.mean(profits[inside]),
     )
+
+
+def _closing_line(season: Season, wanted: Wanted) -> tuple[Figure, Figure]:
+    if season.clv is None:
+        return Figure(None, None, None, 0), Figure(None, None, None, 0)
+    told = wanted & ~np.isnan(season.clv)
+    values = season.clv[told]
+    days = season.days.where(told)
+    return days.mean(values), days.mean((values > 0.0).astype(np.float64))
 
 
 def _ae_market(season: Season, inside: NDArray[np.bool_]) -> Figure:

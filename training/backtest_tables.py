@@ -4,8 +4,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from training.backtest import BacktestReport
 from training.backtest_metrics import Bets
+from training.backtest_report import BacktestReport
+from training.floors import MANY_EXPECTED, NEAR, Floor
 from training.resampling import Figure
 from training.windows import GateReport
 
@@ -24,14 +25,25 @@ def backtest_tables(report: BacktestReport) -> Group:
     """The report as rich shows it: verdict first, then what was tested, the figures, and what to beware of."""
     return Group(
         Text(first_line(report), style="bold"),
+        *(Text(line) for line in in_words(report)),
         Text(what_was_tested(report)),
         _quality(report),
         *(Text(line) for line in beside_lines(report)),
         *(_strategies(name, bets) for name, bets in report.bets.items()),
+        *(
+            Text(f"{NAMES[name]}, {closing_line(one)}")
+            for name, bets in report.bets.items()
+            for one in _told_of(report, bets)
+        ),
         *(_buckets(name, bets[-1]) for name, bets in report.bets.items()),
+        _floors(report.floors),
         *(gate_tables(name, gate) for name, gate in report.gate.items()),
         *(Text(f"· {line}") for line in report.caveats),
     )
+
+
+def _told_of(report: BacktestReport, bets: tuple[Bets, ...]) -> list[Bets]:
+    return [one for one in bets if one.strategy == report.equity[report.served].strategy]
 
 
 def first_line(report: BacktestReport) -> str:
@@ -40,9 +52,61 @@ def first_line(report: BacktestReport) -> str:
     return f"gate: {report.verdict} ({each or 'not asked: the period is shorter than 365 days'})"
 
 
+def in_words(report: BacktestReport) -> list[str]:
+    """What it comes to, in a sentence or two for who reads no table: beside the market, and what the bets did."""
+    blend = next(one for one in report.beside if (one.name, one.than) == ("blend", "market"))
+    served = next(one for one in report.beside if (one.name, one.than) == (report.served, "market"))
+    alone, together = _side(served.delta_r2), _side(blend.delta_r2)
+    lines = [
+        f"Beside the market, the model by itself was {alone}; put together with the market, {together} than the market alone."
+    ]
+    name = report.equity[report.served].strategy
+    bets = next(one for one in report.bets[report.served] if one.strategy == name)
+    if bets.n:
+        roi = bets.roi[0.0]
+        lines.append(f"{bets.n:,} bets of {name} returned {percent(roi)} at level stakes: {_money(roi)}.")
+    return lines
+
+
+def _side(figure: Figure) -> str:
+    """Better, worse, or neither beyond chance."""
+    if figure.low is None or figure.high is None:
+        return "not told to be better or worse"
+    return "better" if figure.low > 0 else "worse" if figure.high < 0 else "no better or worse, beyond chance,"
+
+
+def _money(roi: Figure) -> str:
+    if roi.low is None or roi.high is None:
+        return "too few days for an interval"
+    return (
+        "money was made" if roi.low > 0
+        else "money was lost" if roi.high < 0
+        else "neither a profit nor a loss is shown"
+    )  # fmt: skip
+
+
+def closing_line(bets: Bets) -> str:
+    """How the bets' prices stood to the last ones, or that none was told."""
+    if bets.clv.value is None:
+        return f"{bets.strategy}: no price before the off, so no closing-line value"
+    return (
+        f"{bets.strategy}: closing-line value {percent(bets.clv)} over {bets.clv.n:,} bets, "
+        f"{percent(bets.beat_close, 0)} of them at a longer price than the last"
+    )
+
+
+def kept_or_not(floor: Floor) -> str:
+    """Whether a floor holds, in words."""
+    return "too few days" if floor.holds is None else "holds" if floor.holds else "broken"
+
+
+FLOOR_RULE = f"holds where the 95 % interval contains 1, or A/E is within {NEAR:.0%} with {MANY_EXPECTED:,.0f} expected winners or more"
+
+
 def what_was_tested(report: BacktestReport) -> str:
     """Which days, trained on what, how often tried."""
-    left_out = f", {report.left_out:,} races without a market left out" if report.left_out else ""
+    races = "race" if report.left_out == 1 else "races"
+    left_out = f", {report.left_out:,} {races} without a market left out" if report.left_out else ""
     look = f", look {report.look} at a locked window" if report.look else ""
     return (
         f"backtest {report.backtest}: {report.since} to {report.until}, {report.races:,} races and {report.runners:,} starters "
@@ -150,6 +214,16 @@ def _strategies(name: str, bets: tuple[Bets, ...]) -> Table:
             f"{one.drawdown:,.0f}",
             f"{one.kelly.final:.3f}",
         )
+    return table
+
+
+def _floors(floors: tuple[Floor, ...]) -> Table:
+    table = Table(title=f"A/E of all starters by bucket, model p expected ({FLOOR_RULE})", title_justify="left")
+    for column in ("p of", "bucket of", "", "starters", "expected winners", "A/E", "floor"):
+        table.add_column(column, justify="left" if column in {"p of", "bucket of", "floor"} else "right")
+    for one in floors:
+        counts = (f"{one.n:,}", f"{one.expected:,.0f}")
+        table.add_row(NAMES[one.subject], one.by, one.bucket, *counts, shown(one.ae, 3), kept_or_not(one))
     return table
 
 

@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 from training.blocks import Floats, Indices
 from training.calibration import PRICE_EDGES, regime_of
 from velo.errors import UserError
+from velo.racing.staking import KELLY_CAP, KELLY_FRACTION
 
 Wanted = NDArray[np.bool_]
 
-KELLY_FRACTION: Final = 0.25
-KELLY_CAP: Final = 0.02
-"""The most of the bank on one runner."""
 MOST_AT_RISK: Final = 1.0
 """The most of the bank on all bets of one race day: their results come after the stakes."""
 BUCKETS: Final = ("1–5", "5–8", "8–15", "15–21", "> 21")
@@ -64,16 +62,21 @@ def edges(p: Floats, price: Floats) -> Floats:
     return np.where(known, p * np.where(known, price, 1.0) - 1.0, np.nan)
 
 
-def chosen(of: Strategy, p: Floats, price: Floats) -> Wanted:
-    """The runners a strategy bets on: the best share of those that can be ranked, ties at the cut all in."""
+def cut_of(of: Strategy, p: Floats, price: Floats) -> float | None:
+    """The least p or edge that a strategy bets on; None where it bets on nobody."""
     score = p if of.by is By.P else edges(p, price)
     rankable = np.flatnonzero(~np.isnan(score))
     count = round(of.share * rankable.size)
-    if count == 0:
+    return float(np.partition(score[rankable], rankable.size - count)[rankable.size - count]) if count else None
+
+
+def chosen(of: Strategy, p: Floats, price: Floats) -> Wanted:
+    """The runners a strategy bets on: the best share of those that can be ranked, ties at the cut all in."""
+    cut = cut_of(of, p, price)
+    if cut is None:
         return np.zeros(p.size, dtype=np.bool_)
-    cut = np.partition(score[rankable], rankable.size - count)[rankable.size - count]
     # A comparison with NaN is false: who cannot be ranked is not bet on.
-    return np.asarray(score >= cut, dtype=np.bool_)
+    return np.asarray((p if of.by is By.P else edges(p, price)) >= cut, dtype=np.bool_)
 
 
 def bucket_of(price: Floats) -> Indices:

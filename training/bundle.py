@@ -1,36 +1,39 @@
 """A model as it is kept: a folder of text files, checksummed, loaded only where it fits the store.
 
-`$VELO_HOME/models/<version>/` holds `model.txt` (LightGBM's own text), `metadata.yaml`, `metrics.json` and
-`checksums.txt` (SHA-256), and `gate.json` once the gate was asked. `$VELO_HOME/models/current` names the version that serves,
+`$VELO_HOME/models/<version>/` holds `model.txt` (LightGBM's own text) and `logit.json`, the fundamental model; `blend.json`
+and `residual.txt` (LightGBM's text, empty where there is none), how the market is put to it; `metadata.yaml`, `metrics.json`
+and `checksums.txt` (SHA-256), and `gate.json` once the gate was asked. `$VELO_HOME/models/current` names the version that serves,
 `history.txt` those that served before it.
 """
 
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import fsum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 
 from feature_repo.catalogue import columns
+from training.blending import BENTER, RESIDUAL, Blending
+from training.ensemble import Ensemble, Inputs, inputs
+from training.logit import Logit
+from training.market import SMALLEST
 from velo.errors import UserError
 from velo.files import make_folder, sync_folder, write_atomically
 from velo.store import Home
 
-if TYPE_CHECKING:
-    import lightgbm
-
 Floats = NDArray[np.float64]
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 CURRENT: Final = "current"
 CHECKSUMS: Final = "checksums.txt"
 NO_GATE: Final = "not run"
@@ -39,19 +42,30 @@ PASSED: Final = "PASS"
 PASSED_MODE: Final = "passed the gate"
 GATE: Final = "gate.json"
 HISTORY: Final = "history.txt"
-FILES: Final = ("model.txt", "metadata.yaml", "metrics.json")
+FILES: Final = ("model.txt", "logit.json", "residual.txt", "blend.json", "metadata.yaml", "metrics.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What is fitted: the fundamental model; how the market is put to it, and the one grown on the market (β, model).
+
+    `blending` is None where too few races had a market, `on_market` where it has no part in the blend.
+    """
+
+    fundamental: Ensemble
+    blending: Blending | None = None
+    on_market: tuple[float, Ensemble] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A loaded model. `features` are the columns it takes, in order; `threads` how many a prediction may use."""
+    """A loaded model. `features` are the columns it takes, in order."""
 
     version: str
     features: tuple[str, ...]
     metadata: Mapping[str, Any]
     metrics: Mapping[str, Any]
-    booster: "lightgbm.Booster"
-    threads: int = 1
+    model: Model
 
     @property
     def gate(self) -> str:
@@ -68,31 +82,76 @@ class Bundle:
         """Seconds before the off at which it was trained to decide."""
         return float(self.metadata["lead_s"])
 
+    @property
+    def blend_kind(self) -> str | None:
+        """`Benter` or `residual`; None where it knows no market."""
+        return None if self.model.blending is None else self.model.blending.kind
+
     def probabilities(self, matrix: Floats) -> Floats:
-        """Winning probabilities of the runners of one race, summing to 1; `matrix` has a row of `features` a runner."""
-        scores = np.asarray(self.booster.predict(matrix, raw_score=True, num_threads=self.threads), dtype=np.float64)
-        raised = np.exp(scores - scores.max())
-        # Summed exactly, so that the order in which runners are given changes no bit.
-        return np.asarray(raised / fsum(raised.tolist()), dtype=np.float64)
+        """Winning probabilities of the runners of one race, by the fundamental model, summing to 1.
+
+        `matrix` has a row of `features` a runner, all the runners that are to start: they are set against each other.
+        """
+        return _softmax(self.model.fundamental.scores(_inputs(matrix)))
+
+    def calibrated(self, probabilities: Floats) -> Floats:
+        """The fundamental probabilities of one race calibrated by regime of their own odds; as they are without a curve."""
+        if self.model.blending is None:
+            return probabilities
+        return _shared(self.model.blending.own.curve_values(probabilities, 1.0 / probabilities))
+
+    def blend(self, probabilities: Floats, market: Floats, matrix: Floats | None = None) -> Floats | None:
+        """Blended and calibrated probabilities of one race, summing to 1; None without a market for every runner.
+
+        `probabilities` are those of `probabilities(matrix)`, `market` decimal odds, NaN where there are none. A residual
+        blend is of the features: without `matrix` it cannot be told, and Benter's is given in its place. None also where
+        the bundle has no blend.
+        """
+        blending = self.model.blending
+        if blending is None or not np.all(np.isfinite(market) & (market > 1.0)):
+            return None
+        log_pi = np.log(_shared(1.0 / market))
+        kind = blending.kind if matrix is not None else BENTER
+        if kind == RESIDUAL and matrix is not None and self.model.on_market is not None:
+            beta, on_market = self.model.on_market
+            scores = on_market.scores(_inputs(matrix)) + beta * log_pi
+        else:
+            scores = blending.benter.alpha * np.log(np.maximum(probabilities, SMALLEST)) + blending.benter.beta * log_pi
+        return _shared(blending.curves[kind].curve_values(_softmax(scores), market))
 
     def contributions(self, matrix: Floats) -> Floats:
-        """What each feature adds to each runner's score, (runners, features), against the mean of the race."""
-        shap = self.booster.predict(matrix, pred_contrib=True, num_threads=self.threads)
-        values = np.asarray(shap, dtype=np.float64)[:, :-1]
+        """What each feature adds to each runner's utility, (runners, features), against the mean of the race.
+
+        The sum over the features is the runner's utility less the mean of the race's; e to its power scales the odds.
+        """
+        values = self.model.fundamental.contributions(_inputs(matrix))
         return np.asarray(values - values.mean(axis=0), dtype=np.float64)
 
 
-def write(home: Home, model_text: str, metadata: Mapping[str, Any], metrics: Mapping[str, Any], now: datetime) -> str:
+def _inputs(matrix: Floats) -> Inputs:
+    return inputs(matrix, np.zeros(1, dtype=np.intp))
+
+
+def _softmax(scores: Floats) -> Floats:
+    return _shared(np.exp(scores - scores.max()))
+
+
+def _shared(values: Floats) -> Floats:
+    # Summed exactly, so that the order in which runners are given changes no bit.
+    return np.asarray(values / fsum(values.tolist()), dtype=np.float64)
+
+
+def write(home: Home, model: Model, metadata: Mapping[str, Any], metrics: Mapping[str, Any], now: datetime) -> str:
     """Keep a model as a new version and make it the current one; returns the version.
 
     The folder appears whole, then the pointer moves. `metadata` needs `features`, `catalogue` (the fingerprint of the
     formulas), `lead_s`, `gate` and `mode`. Raises `UserError` for a feature that the catalogue does not declare.
     """
     columns.refuse_unknown(metadata["features"])
-    digest = hashlib.sha256(model_text.encode()).hexdigest()
+    fitted = _texts(model)
+    digest = hashlib.sha256("".join(fitted.values()).encode()).hexdigest()
     version = f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{digest[:8]}"
-    texts = {
-        "model.txt": model_text,
+    texts = fitted | {
         "metadata.yaml": yaml.safe_dump(
             {"format": FORMAT, "version": version} | dict(metadata), sort_keys=False, allow_unicode=True
         ),
@@ -157,12 +216,9 @@ def described(home: Home, version: str) -> dict[str, Any]:
     folder = home.models / version
     if version not in versions(home):
         raise UserError(f"{version!r} is no model of {home.models}: run `velo train` to make one")
+    _refuse_other_format(folder)
     _check(folder)
     metadata: dict[str, Any] = yaml.safe_load((folder / "metadata.yaml").read_text())
-    if metadata.get("format") != FORMAT:
-        raise UserError(
-            f"model {version} has format {metadata.get('format')!r}, this version reads {FORMAT}: train anew"
-        )
     return metadata | _verdict(folder) | {"metrics": json.loads((folder / "metrics.json").read_text())}
 
 
@@ -184,8 +240,6 @@ def load(home: Home, catalogue: str, version: str | None = None) -> Bundle:
     Raises `UserError` where there is none, a file was changed since it was written, or it was trained on other
     formulas.
     """
-    import lightgbm
-
     chosen = version or _current(home)
     folder = home.models / chosen
     metadata = described(home, chosen)
@@ -196,8 +250,39 @@ def load(home: Home, catalogue: str, version: str | None = None) -> Bundle:
             f"{catalogue[:8]}: run `velo train` to make one that fits"
         )
     columns.refuse_unknown(metadata["features"])
-    booster = lightgbm.Booster(model_str=(folder / "model.txt").read_text())
-    return Bundle(chosen, tuple(metadata["features"]), metadata, metrics, booster)
+    return Bundle(chosen, tuple(metadata["features"]), metadata, metrics, _model(folder))
+
+
+def _texts(model: Model) -> dict[str, str]:
+    blend = {
+        "blending": None if model.blending is None else model.blending.to_json(),
+        "on_market": None if model.on_market is None else {"beta": model.on_market[0], **_linear(model.on_market[1])},
+    }
+    return {
+        "model.txt": model.fundamental.trees,
+        "logit.json": _json(_linear(model.fundamental)),
+        "residual.txt": "" if model.on_market is None else model.on_market[1].trees,
+        "blend.json": _json(blend),
+    }
+
+
+def _model(folder: Path) -> Model:
+    def ensemble(trees: str, told: Mapping[str, Any]) -> Ensemble:
+        return Ensemble((folder / trees).read_text(), Logit.from_json(told["logit"]), told["logit_share"])
+
+    fundamental = ensemble("model.txt", json.loads((folder / "logit.json").read_text()))
+    blend = json.loads((folder / "blend.json").read_text())
+    blending = None if blend["blending"] is None else Blending.from_json(blend["blending"])
+    told = blend["on_market"]
+    return Model(fundamental, blending, None if told is None else (told["beta"], ensemble("residual.txt", told)))
+
+
+def _linear(ensemble: Ensemble) -> dict[str, Any]:
+    return {"logit_share": ensemble.logit_share, "logit": ensemble.logit.to_json()}
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
 def _current(home: Home) -> str:
@@ -233,6 +318,14 @@ def _verdict(folder: Path) -> dict[str, str]:
 
 def _digest(folder: Path) -> str:
     return hashlib.sha256((folder / CHECKSUMS).read_bytes()).hexdigest()
+
+
+def _refuse_other_format(folder: Path) -> None:
+    # Told before the checksums: another format has other files.
+    path = folder / "metadata.yaml"
+    found = re.match(r"format: (\S+)", path.read_text()) if path.is_file() else None
+    if found and found[1] != str(FORMAT):
+        raise UserError(f"model {folder.name} has format {found[1]}, this version reads {FORMAT}: train anew")
 
 
 def _check(folder: Path) -> None:

@@ -1,16 +1,28 @@
-"""Charts as inline SVG text, readable without colour: marks differ in shape, lines in dashes. Nothing is fetched."""
+"""Charts as inline SVG text, readable without colour: marks differ in shape, lines in dashes. Nothing is fetched.
+
+Drawn for a phone's width, so that letters stay readable there; a desk shows them larger. Each has a title and a description
+for those who hear it.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from math import ceil, sqrt
 from typing import Final
 
-from training.backtest import Equity, Told
+from training.backtest_report import Equity, Told
+from training.floors import Floor
+from training.resampling import Figure
 
-WIDTH: Final = 560
-HEIGHT: Final = 320
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 12, 40
+WIDTH: Final = 360
+HEIGHT: Final = 270
+LEFT, RIGHT, TOP, BOTTOM = 46, 10, 8, 38
 TICKS: Final = 5
+ROW: Final = 34
+"""Height of a bar and the words above it."""
+MOST_AE: Final = 2.0
+"""The right end of a chart of A/E: what lies beyond is drawn at it."""
+Z_95: Final = 1.96
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +31,16 @@ class Axes:
 
     x: tuple[float, float]
     y: tuple[float, float]
+    height: int = HEIGHT
+    left: int = LEFT
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """The pixel of a point."""
         across = (x - self.x[0]) / ((self.x[1] - self.x[0]) or 1.0)
         up = (y - self.y[0]) / ((self.y[1] - self.y[0]) or 1.0)
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+        return self.left + across * (WIDTH - self.left - RIGHT), self.height - BOTTOM - up * (
+            self.height - TOP - BOTTOM
+        )
 
     def path(self, points: Sequence[tuple[float, float]]) -> str:
         """The `points` attribute of a line through points."""
@@ -34,64 +50,127 @@ class Axes:
         """Axes with their names and ticks; `x_labels` are spread evenly."""
         parts = []
         for step in range(TICKS):
-            share = step / (TICKS - 1)
-            value = self.y[0] + share * (self.y[1] - self.y[0])
+            value = self.y[0] + step / (TICKS - 1) * (self.y[1] - self.y[0])
             left, top = self.at(self.x[0], value)
             parts.append(f'<line class="grid" x1="{left}" y1="{top:.1f}" x2="{WIDTH - RIGHT}" y2="{top:.1f}"/>')
-            parts.append(f'<text x="{left - 6}" y="{top + 4:.1f}" text-anchor="end">{value:{y_form}}</text>')
-        for step, label in enumerate(x_labels):
-            left, _ = self.at(self.x[0] + step / max(len(x_labels) - 1, 1) * (self.x[1] - self.x[0]), self.y[0])
-            anchor = "start" if step == 0 else "end" if step == len(x_labels) - 1 else "middle"
-            parts.append(f'<text x="{left:.1f}" y="{HEIGHT - 22}" text-anchor="{anchor}">{escape(label)}</text>')
-        parts.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 4}" text-anchor="middle">{escape(x_name)}</text>')
-        parts.append(f'<text x="12" y="{HEIGHT / 2}" text-anchor="middle" transform="rotate(-90 12 {HEIGHT / 2})">')
+            parts.append(f'<text x="{left - 5}" y="{top + 4:.1f}" text-anchor="end">{value:{y_form}}</text>')
+        parts.append(self.across(x_name, x_labels))
+        middle = (self.height - BOTTOM + TOP) / 2
+        parts.append(f'<text x="10" y="{middle}" text-anchor="middle" transform="rotate(-90 10 {middle})">')
         parts.append(f"{escape(y_name)}</text>")
         return "".join(parts)
 
+    def across(self, name: str, labels: Sequence[str]) -> str:
+        """The name and the labels, spread evenly, of the axis below."""
+        parts = []
+        for step, label in enumerate(labels):
+            left = self.left + step / max(len(labels) - 1, 1) * (WIDTH - self.left - RIGHT)
+            anchor = "start" if step == 0 else "end" if step == len(labels) - 1 else "middle"
+            parts.append(f'<text x="{left:.1f}" y="{self.height - 21}" text-anchor="{anchor}">{escape(label)}</text>')
+        middle = (self.left + WIDTH - RIGHT) / 2
+        parts.append(f'<text x="{middle}" y="{self.height - 4}" text-anchor="middle">{escape(name)}</text>')
+        return "".join(parts)
 
-def reliability_chart(circles: Told, squares: Told) -> str:
-    """Said against won in bins of equal numbers, two models; on the dashed line every word is true."""
-    points = [list(zip(one.diagram.said.tolist(), one.diagram.won.tolist(), strict=True)) for one in (circles, squares)]
-    most = max((max(point) for each in points for point in each), default=1.0) * 1.05
+
+def reliability_chart(of: Told, name: str) -> str:
+    """Said against won in bins of equal numbers, with what chance allows each; on the dashed line every word is true."""
+    points = list(zip(of.diagram.said.tolist(), of.diagram.won.tolist(), of.diagram.runners.tolist(), strict=True))
+    halves = [Z_95 * sqrt(max(won * (1.0 - won), 1e-9) / runners) for _, won, runners in points]
+    most = max((max(said, won + half) for (said, won, _), half in zip(points, halves, strict=True)), default=1.0)
+    most = ceil(most / 0.04) * 0.04  # whole percents at every quarter
     axes = Axes((0.0, most), (0.0, most))
-    marks = [axes.frame("said", "won", [f"{most * step / 4:.0%}" for step in range(5)], ".0%")]
+    marks = [axes.frame("said to win", "won", [f"{most * step / 4:.0%}" for step in range(5)], ".0%")]
     marks.append(f'<polyline class="dashed" points="{axes.path([(0.0, 0.0), (most, most)])}"/>')
-    for left, top in (axes.at(*point) for point in points[0]):
-        marks.append(f'<circle cx="{left:.1f}" cy="{top:.1f}" r="4.5"/>')
-    for left, top in (axes.at(*point) for point in points[1]):
-        marks.append(f'<rect class="hollow" x="{left - 4:.1f}" y="{top - 4:.1f}" width="8" height="8"/>')
-    return _svg(f"Reliability: circles {circles.name}, squares {squares.name}", marks)
+    for (said, won, _), half in zip(points, halves, strict=True):
+        left, top = axes.at(said, won)
+        ends = [axes.at(said, one)[1] for one in (max(won - half, 0.0), won + half)]
+        marks.append(f'<line class="whisker" x1="{left:.1f}" y1="{ends[0]:.1f}" x2="{left:.1f}" y2="{ends[1]:.1f}"/>')
+        marks.append(f'<circle class="solid" cx="{left:.1f}" cy="{top:.1f}" r="3.5"/>')
+    told = "; ".join(f"said {said:.1%}, won {won:.1%}" for said, won, _ in points)
+    outside = sum(abs(won - said) > half for (said, won, _), half in zip(points, halves, strict=True))
+    caption = (
+        f"{name}: {len(points)} bins of equal numbers, with 95 % whiskers. On the dashed line every word is true; "
+        f"{outside} of {len(points)} bins lie off it by more than their whisker."
+    )
+    return _svg(f"Reliability of {name}", told, caption, marks)
 
 
-def equity_chart(equity: Equity) -> str:
+def equity_chart(equity: Equity, name: str) -> str:
     """Units won by day, within the band of seasons made of the same days drawn anew."""
     count = len(equity.units)
     low, high = min(0.0, *equity.low, *equity.units), max(0.0, *equity.high, *equity.units)
     axes = Axes((0.0, float(max(count - 1, 1))), (low, high))
-    labels = [equity.days[0], equity.days[count // 2], equity.days[-1]]
-    marks = [axes.frame("race day", "units won", labels, ",.0f")]
+    marks = [axes.frame("race day", "units won", [equity.days[0], equity.days[-1]], ",.0f")]
     band = [*enumerate(equity.high), *reversed(list(enumerate(equity.low)))]
     marks.append(f'<polygon class="band" points="{axes.path([(float(day), units) for day, units in band])}"/>')
     marks.append(f'<polyline class="dashed" points="{axes.path([(0.0, 0.0), (axes.x[1], 0.0)])}"/>')
     marks.append(f'<polyline class="line" points="{axes.path([(float(d), u) for d, u in enumerate(equity.units)])}"/>')
-    return _svg(f"Units won by {equity.strategy}, one unit a bet, and its 95 % band", marks)
+    end = f"{equity.units[-1]:+,.0f} units at the end, 95 % band {equity.low[-1]:+,.0f} to {equity.high[-1]:+,.0f}"
+    caption = f"{name}, {equity.strategy}, one unit a bet: {end}. The dashed line is breaking even."
+    return _svg(f"Units won by {name}, {equity.strategy}", end, caption, marks)
+
+
+def interval_chart(title: str, rows: Sequence[tuple[str, Figure, Figure]], names: tuple[str, str], at_one: str) -> str:
+    """Two figures a row with their intervals, circles and squares; the dashed line is 1."""
+    axes = Axes((0.0, MOST_AE), (0.0, 1.0), TOP + BOTTOM + 38 * len(rows), 50)
+    labels = [f"{axes.x[0] + step / 4 * (axes.x[1] - axes.x[0]):.2f}" for step in range(5)]
+    marks = [axes.across("winners ÷ expected winners", labels)]
+    marks.append(f'<polyline class="dashed" points="{axes.path([(1.0, 0.0), (1.0, 1.0)])}"/>')
+    for place, (label, *pair) in enumerate(rows):
+        top = TOP + 38 * place + 19
+        marks.append(f'<text x="44" y="{top + 4}" text-anchor="end">{escape(label)}</text>')
+        for which, one in enumerate(pair):
+            marks.append(_whisker(axes, one, top - 7 + 14 * which, hollow=which == 1))
+    told = "; ".join(f"{label}: {_words(one)} and {_words(other)}" for label, one, other in rows)
+    caption = (
+        f"{title}: circles {names[0]}, squares (dashed whiskers) {names[1]}; 95 % intervals. "
+        f"At the dashed line {at_one}."
+    )
+    return _svg(title, told, caption, marks, axes.height)
 
 
 def bar_chart(title: str, values: Mapping[str, float], form: str) -> str:
-    """Horizontal bars, each with its value beside it."""
+    """Horizontal bars, each with its name and value above it."""
     most = max(values.values(), default=1.0) or 1.0
     marks = []
     for place, (name, value) in enumerate(values.items()):
-        top, width = 20 * place, max(value, 0.0) / most * 200
-        marks.append(f'<text x="290" y="{top + 14}" text-anchor="end">{escape(name)}</text>')
-        marks.append(f'<rect class="bar" x="296" y="{top + 3}" width="{width:.1f}" height="13"/>')
-        marks.append(f'<text x="{302 + width:.1f}" y="{top + 14}">{value:{form}}</text>')
-    return _svg(title, marks, 20 * len(values) + 4)
+        top, width = ROW * place, max(value, 0.0) / most * WIDTH
+        marks.append(f'<text x="0" y="{top + 14}">{escape(name)}</text>')
+        marks.append(f'<text x="{WIDTH}" y="{top + 14}" text-anchor="end">{value:{form}}</text>')
+        marks.append(f'<rect class="bar" x="0" y="{top + 19}" width="{width:.1f}" height="8"/>')
+    told = "; ".join(f"{name} {value:{form}}" for name, value in values.items())
+    return _svg(title, told, title, marks, ROW * len(values) + 2)
 
 
-def _svg(title: str, marks: Sequence[str], height: int = HEIGHT) -> str:
-    told = escape(title)
+def floors_rows(price: Sequence[Floor], own: Sequence[Floor]) -> list[tuple[str, Figure, Figure]]:
+    """Rows of `interval_chart` from two sets of floors over the same buckets."""
+    return [(one.bucket, one.ae, other.ae) for one, other in zip(price, own, strict=True)]
+
+
+def _whisker(axes: Axes, figure: Figure, top: float, *, hollow: bool) -> str:
+    if figure.value is None or figure.low is None or figure.high is None:
+        return ""
+    at, low, high = (
+        axes.at(min(max(one, axes.x[0]), axes.x[1]), 0.0)[0] for one in (figure.value, figure.low, figure.high)
+    )
+    line = f'<line class="whisker{" thin" if hollow else ""}" x1="{low:.1f}" y1="{top}" x2="{high:.1f}" y2="{top}"/>'
+    if hollow:
+        return line + f'<rect class="hollow" x="{at - 4:.1f}" y="{top - 4}" width="8" height="8"/>'
+    return line + f'<circle class="solid" cx="{at:.1f}" cy="{top}" r="4.5"/>'
+
+
+def _words(figure: Figure) -> str:
+    if figure.value is None:
+        return "none"
+    if figure.low is None or figure.high is None:
+        return f"{figure.value:.2f}"
+    return f"{figure.value:.2f}, from {figure.low:.2f} to {figure.high:.2f}"
+
+
+def _svg(title: str, told: str, caption: str, marks: Sequence[str], height: int = HEIGHT) -> str:
+    name = "-".join("".join(one if one.isalnum() else " " for one in title.casefold()).split())
     return (
-        f'<figure><svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{told}">{"".join(marks)}</svg>'
-        f"<figcaption>{told}</figcaption></figure>"
+        f'<figure><svg viewBox="0 0 {WIDTH} {height}" role="img" aria-labelledby="{name}-t {name}-d">'
+        f'<title id="{name}-t">{escape(title)}</title><desc id="{name}-d">{escape(told)}</desc>{"".join(marks)}</svg>'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
     )

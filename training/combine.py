@@ -1,19 +1,16 @@
 """The model put together with the market and calibrated, each fold's by what was predicted before it and nothing later."""
 
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from training.backtest_metrics import winner_loss
-from training.blocks import Floats, Indices
-from training.calibration import fit_calibration
-from training.market import fit_blend, fit_market_exponent
+from training.blending import BENTER, RESIDUAL, Blending, Seen, learn
+from training.blocks import Floats
+from training.fitting import has_market
+from training.market import LEAST_RACES, fit_blend
 from training.refits import OutOfFold
-
-BENTER: Final = "Benter"
-RESIDUAL: Final = "residual"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +44,6 @@ class Combined:
     choices: tuple[Choice, ...]
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Some races of the predictions."""
-
-    rows: NDArray[np.bool_]
-    starts: Indices
-    f: Floats
-    pi: Floats
-    residual: Floats
-    share: Floats
-    price: Floats
-
-
 def combine(told: OutOfFold, sp_decimal: Floats) -> Combined:
     """Blend and calibrate every tested fold on the folds before it; `sp_decimal` is of the predicted starters.
 
@@ -68,25 +52,25 @@ def combine(told: OutOfFold, sp_decimal: Floats) -> Combined:
     market, calibrated, raw, blended = (np.full(told.fundamental.size, np.nan) for _ in range(4))
     choices = []
     for number in range(told.past, len(told.refits)):
-        before, now = _part(told, sp_decimal, told.fold < number), _part(told, sp_decimal, told.fold == number)
-        learned = _part(told, sp_decimal, (told.fold < number) & _has_market(told))
-        alone = fit_market_exponent(learned.pi, learned.starts, learned.share)
-        benter = fit_blend(learned.f, learned.pi, learned.starts, learned.share)
-        losses, races = _compared(told, sp_decimal, number)
-        kind = BENTER if losses is None or losses[BENTER] <= losses[RESIDUAL] else RESIDUAL
-        past_chances, chances = (
-            benter.probabilities(part.f, part.pi, part.starts) if kind == BENTER else part.residual
-            for part in (learned, now)
-        )
-        market[now.rows] = alone.probabilities(None, now.pi, now.starts)
-        own = fit_calibration(before.f, before.share, 1.0 / before.f)
-        calibrated[now.rows] = own.probabilities(now.f, 1.0 / now.f, now.starts)
-        raw[now.rows] = chances
-        curves = fit_calibration(past_chances, learned.share, learned.price)
-        blended[now.rows] = curves.probabilities(chances, now.price, now.starts)
+        rows = _rows(told, told.fold == number)
+        now = _seen(told, sp_decimal, told.fold == number)
+        found = blending_of(told, sp_decimal, number)
+        benter = found.benter
+        chances = benter.probabilities(now.f, now.pi, now.starts) if found.kind == BENTER else now.residual
+        market[rows] = found.market.probabilities(None, now.pi, now.starts)
+        calibrated[rows] = found.own.probabilities(now.f, 1.0 / now.f, now.starts)
+        raw[rows] = chances
+        blended[rows] = found.curves[found.kind].probabilities(chances, now.price, now.starts)
         choices.append(
             Choice(
-                told.refits[number].name, kind, losses, races, benter.alpha, benter.alpha_se, benter.beta, alone.beta
+                fold=told.refits[number].name,
+                kind=found.kind,
+                losses=None if found.losses is None else dict(found.losses),
+                races=found.compared,
+                alpha=benter.alpha,
+                alpha_se=benter.alpha_se,
+                beta=benter.beta,
+                market_beta=found.market.beta,
             )
         )
     races_tested = told.fold >= told.past
@@ -94,13 +78,31 @@ def combine(told: OutOfFold, sp_decimal: Floats) -> Combined:
     return Combined(races_tested, rows, market[rows], calibrated[rows], raw[rows], blended[rows], tuple(choices))
 
 
+def blending_of(told: OutOfFold, sp_decimal: Floats, number: int | None = None) -> Blending:
+    """What the folds before one teach; all of them, where no number is given: what a bundle keeps.
+
+    Raises `UserError` where they have too few races with a market.
+    """
+    at = len(told.refits) if number is None else number
+    losses, races = _compared(told, sp_decimal, at)
+    kind = BENTER if losses is None or losses[BENTER] <= losses[RESIDUAL] else RESIDUAL
+    wanted = told.fold < at
+    return learn(
+        _seen(told, sp_decimal, wanted),
+        _seen(told, sp_decimal, wanted & has_market(told.races)),
+        kind,
+        losses,
+        races,
+    )
+
+
 def _compared(told: OutOfFold, sp_decimal: Floats, number: int) -> tuple[dict[str, float] | None, int]:
     """Mean winner log loss of both blends over the folds before, each with what lay before that; and of how many races."""
     losses: dict[str, list[Floats]] = {BENTER: [], RESIDUAL: []}
-    whole = _has_market(told)
+    whole = has_market(told.races)
     for at in range(1, number):
-        learned, tried = (_part(told, sp_decimal, wanted & whole) for wanted in (told.fold < at, told.fold == at))
-        if not tried.starts.size:
+        learned, tried = (_seen(told, sp_decimal, wanted & whole) for wanted in (told.fold < at, told.fold == at))
+        if tried.starts.size == 0 or learned.starts.size < LEAST_RACES or np.isnan(tried.residual).any():
             continue
         blend = fit_blend(learned.f, learned.pi, learned.starts, learned.share)
         chances = {BENTER: blend.probabilities(tried.f, tried.pi, tried.starts), RESIDUAL: tried.residual}
@@ -112,12 +114,12 @@ def _compared(told: OutOfFold, sp_decimal: Floats, number: int) -> tuple[dict[st
     return {kind: float(each.mean()) for kind, each in joined.items()}, int(joined[BENTER].size)
 
 
-def _has_market(told: OutOfFold) -> NDArray[np.bool_]:
-    return np.asarray(~np.isnan(told.races.total(told.races.pi)), dtype=np.bool_)
+def _rows(told: OutOfFold, wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return np.asarray(np.repeat(wanted, told.races.sizes), dtype=np.bool_)
 
 
-def _part(told: OutOfFold, sp_decimal: Floats, wanted: NDArray[np.bool_]) -> _Part:
-    rows = np.repeat(wanted, told.races.sizes)
+def _seen(told: OutOfFold, sp_decimal: Floats, wanted: NDArray[np.bool_]) -> Seen:
+    rows = _rows(told, wanted)
     some = told.races.only(wanted)
     columns = (told.fundamental, told.races.pi, told.residual, told.races.share, sp_decimal)
-    return _Part(rows, some.starts, *(column[rows] for column in columns))
+    return Seen(some.starts, *(column[rows] for column in columns))

@@ -4,7 +4,9 @@ Features come through one point-in-time retrieval of Feast; labels are from vers
 in columns that begin with `label__`.
 """
 
+import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
@@ -30,6 +32,7 @@ Progress = Callable[[str, int, int], None]
 """Told the step that begins, how many are done, and of how many."""
 
 LEAD: Final = timedelta(minutes=5)
+FEATURE: Final = "feature__"
 LABEL: Final = "label__"
 LABELS: Final = ("status", "started", "starters", "position", "win_share", "sp_decimal", "market_pi")
 IDENTITY: Final = (
@@ -40,13 +43,17 @@ IDENTITY: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What a training set was made from: the tables' formulas and place in the log, and how long before the off."""
+    """What a training set was made from: the tables' formulas and place in the log, and how long before the off.
+
+    `manifest` is the SHA-256 of what the tables say of themselves: equal where they were not written since.
+    """
 
     catalogue: str
     next_seq: int
     known_at: datetime
     lead: timedelta
     timezone: str
+    manifest: str
 
     def to_json(self) -> str:
         """As kept in the Parquet file."""
@@ -57,6 +64,7 @@ class Provenance:
                 "known_at": self.known_at.isoformat(),
                 "lead_s": self.lead.total_seconds(),
                 "timezone": self.timezone,
+                "manifest": self.manifest,
             }
         )
 
@@ -65,7 +73,8 @@ class Provenance:
         """As read from the Parquet file."""
         told = json.loads(text)
         lead = timedelta(seconds=told["lead_s"])
-        return cls(told["catalogue"], told["next_seq"], from_text(told["known_at"]), lead, told["timezone"])
+        known_at = from_text(told["known_at"])
+        return cls(told["catalogue"], told["next_seq"], known_at, lead, told["timezone"], told["manifest"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,17 +124,31 @@ class TrainingSet:
         """Identity, features and labels side by side; NaN features are null."""
         table = self.identity
         for place, name in enumerate(columns.COLUMNS):
-            table = table.append_column(f"feature__{name}", pa.array(self.features[:, place], from_pandas=True))
+            table = table.append_column(FEATURE + name, pa.array(self.features[:, place], from_pandas=True))
         for name in self.labels.column_names:
             table = table.append_column(name, self.labels.column(name))
         return table.replace_schema_metadata({"velo": self.provenance.to_json()})
 
     def write(self, path: Path) -> Path:
         """Write as Parquet, whole or not at all."""
-        aside = path.with_name(f".{path.name}.tmp")
-        pq.write_table(self.to_arrow(), aside, compression="zstd")
+        aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        pq.write_table(self.to_arrow(), aside, compression="zstd", write_page_checksum=True)
         aside.replace(path)
         return path
+
+    @classmethod
+    def read(cls, path: Path) -> "TrainingSet":
+        """What `write` wrote, to the last bit. Raises `ValueError` for a file that is damaged or of other columns."""
+        try:
+            table = pq.read_table(path, page_checksum_verification=True)
+            made_from = Provenance.from_json(table.schema.metadata[b"velo"])
+            features = np.empty((table.num_rows, len(columns.COLUMNS)), dtype=np.float64)
+            for place, name in enumerate(columns.COLUMNS):
+                features[:, place] = numbers(table.column(FEATURE + name))
+            labels = table.select([LABEL + name for name in LABELS])
+            return cls(table.select(IDENTITY).replace_schema_metadata(None), features, labels, made_from)
+        except (OSError, KeyError, TypeError, pa.ArrowException) as damaged:
+            raise ValueError(f"{path} is no training set of this catalogue ({damaged})") from damaged
 
 
 def training_set(
@@ -152,7 +175,7 @@ def training_set(
     progress("compare within races", 2, 3)
     races = rows.column("race_id").combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
     features = columns.matrix(base_of(joined), races)
-    made_from = _provenance(store, snapshot, lead)
+    made_from = provenance(store, lead, snapshot)
     return TrainingSet(rows.select(IDENTITY), features, _labels(rows, outcomes(store.home, snapshot)), made_from)
 
 
@@ -165,10 +188,17 @@ def _labels(rows: pa.Table, became: pa.Table) -> pa.Table:
     return pa.table(labels | {f"{LABEL}started": started})
 
 
-def _provenance(store: Store, snapshot: Snapshot, lead: timedelta) -> Provenance:
-    manifest = json.loads((snapshot.folder(store.home.offline / "runners").parent / "manifest.json").read_bytes())
+def provenance(store: Store, lead: timedelta, snapshot: Snapshot) -> Provenance:
+    """What a training set made now would be made from; raises `FileNotFoundError` where no tables were built."""
+    written = (snapshot.folder(store.home.offline / "runners").parent / "manifest.json").read_bytes()
+    manifest = json.loads(written)
     return Provenance(
-        manifest["fingerprint"], manifest["next_seq"], from_text(manifest["known_at"]), lead, store.timezone.key
+        manifest["fingerprint"],
+        manifest["next_seq"],
+        from_text(manifest["known_at"]),
+        lead,
+        store.timezone.key,
+        hashlib.sha256(written).hexdigest(),
     )
 
 

@@ -34,7 +34,7 @@ def declared(home: Home, lead: timedelta, period: Period = Period(), snapshot: S
 
     Raises `UserError` where no tables were built.
     """
-    with _told(home, snapshot or Snapshot()) as connection:
+    with told(home, snapshot or Snapshot()) as connection:
         _register(connection, "goings", "going", pa.string(), "goes", going_group)
         _register(connection, "distances", "distance_m", pa.float64(), "band", distance_band)
         bound = {"lead": lead, "since": period.since, "until": period.until, "started": sorted(STARTED)}
@@ -43,12 +43,12 @@ def declared(home: Home, lead: timedelta, period: Period = Period(), snapshot: S
 
 def outcomes(home: Home, snapshot: Snapshot | None = None) -> pa.Table:
     """One row per runner of version 1 of each result; grain and columns as `sql/outcomes.sql` says."""
-    with _told(home, snapshot or Snapshot()) as connection:
+    with told(home, snapshot or Snapshot()) as connection:
         return connection.sql(_query("outcomes"), params={"started": sorted(STARTED)}).to_arrow_table()
 
 
 @contextmanager
-def _told(home: Home, snapshot: Snapshot) -> Iterator[duckdb.DuckDBPyConnection]:
+def told(home: Home, snapshot: Snapshot) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection with the views `runners` and `notices`: what the messages told, every version."""
     with asof.engine(MEMORY_LIMIT) as connection:
         for kind in ("runners", "notices"):

@@ -6,8 +6,8 @@ A window looked at twice is a window chosen by its outcome. The record is one JS
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Final
@@ -15,8 +15,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike
 
+from training import record
 from velo.errors import UserError
-from velo.files import make_folder, write_atomically
 
 FILE: Final = "final_windows.jsonl"
 
@@ -55,15 +55,7 @@ def fingerprint(columns: Mapping[str, ArrayLike]) -> str:
 
 def looks(folder: Path) -> tuple[Look, ...]:
     """All looks on record, oldest first; raises `UserError` where the record is damaged."""
-    path = folder / FILE
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return ()
-    try:
-        return tuple(Look(**json.loads(line)) for line in lines)
-    except (ValueError, TypeError) as damaged:
-        raise UserError(f"{path} is damaged ({damaged}): restore it, it says which windows were looked at") from damaged
+    return record.read(folder / FILE, Look, "which windows were looked at")
 
 
 def look(folder: Path, since: date, until: date, data: str, model: str, now: datetime, *, again: bool = False) -> Look:
@@ -74,8 +66,8 @@ def look(folder: Path, since: date, until: date, data: str, model: str, now: dat
     """
     if since > until:
         raise UserError(f"a window from {since} to {until} has no day: give the earlier day first")
-    record = looks(folder)
-    before = [one for one in record if one.overlaps(since, until)]
+    seen = looks(folder)
+    before = [one for one in seen if one.overlaps(since, until)]
     if before and not again:
         last = before[-1]
         changed = "" if last.fingerprint == data else "; its data changed since"
@@ -83,14 +75,7 @@ def look(folder: Path, since: date, until: date, data: str, model: str, now: dat
             f"{since} to {until} was looked at on {last.at[:10]} with {last.model} ({last.since} to {last.until}){changed}: "
             "choose days that no look has touched, or ask for another look and have it counted"
         )
-    taken = Look(
-        since.isoformat(), until.isoformat(), data, model, now.astimezone(UTC).isoformat(), _next_number(before)
-    )
-    make_folder(folder)
-    lines = [json.dumps(asdict(one), ensure_ascii=False) for one in (*record, taken)]
-    write_atomically(folder / FILE, ("\n".join(lines) + "\n").encode())
+    number = max((one.number for one in before), default=0) + 1
+    taken = Look(since.isoformat(), until.isoformat(), data, model, now.astimezone(UTC).isoformat(), number)
+    record.add(folder / FILE, seen, taken)
     return taken
-
-
-def _next_number(before: Sequence[Look]) -> int:
-    return max((one.number for one in before), default=0) + 1

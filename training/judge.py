@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 
+import numpy as np
+
 from training import bundle
 from training.backtest import recipe_of
 from training.backtest_kept import SERVED, last, read
-from training.betting import DEFAULT, strategy
+from training.betting import DEFAULT, cut_of, strategy
 from training.final_window import look, looks
 from training.gate import WINDOWS_DAYS
 from training.windows import GateReport, ask
@@ -64,7 +66,10 @@ def judge_last(
     model, notes = _whose(home, report, subject, by)
     mode = bundle.PAPER
     if model is not None:
-        told = {"backtest": name, "strategy": by, "look": number, "at": now.isoformat()}
+        # A percentile is of a period that is over: who bets on the next race needs the least that it bet on.
+        year = season.only(predictions.race_dates >= np.datetime64(first, "D"))
+        cut = cut_of(of, year.p, year.decided_at)
+        told = {"backtest": name, "strategy": by, "cut": cut, "look": number, "at": now.isoformat()}
         mode = bundle.judged(home, model, gate.verdict.value, told)
     return JudgeReport(name, subject, gate, model, mode, number, notes)
 

@@ -35,8 +35,15 @@ class Logit:
 
     def scores(self, matrix: Floats) -> Floats:
         """The scores of runners; `matrix` has a row of `features` each."""
+        # Each row summed by itself, and along the memory: a matrix product takes its last rows another way, and a matrix
+        # of columns one after another is added in another order. A bit would differ.
+        return np.asarray(np.ascontiguousarray(self.contributions(matrix)).sum(axis=1), dtype=np.float64)
+
+    def contributions(self, matrix: Floats) -> Floats:
+        """What each feature adds to each row's score, (rows, features)."""
         columns = _standardised(matrix, np.array(self.means), np.array(self.scales))
-        return np.asarray(columns @ np.array(self.weights), dtype=np.float64)
+        columns *= np.array(self.weights)
+        return columns
 
     def probabilities(self, matrix: Floats, starts: Indices, offset: Floats | None = None) -> Floats:
         """Probabilities of each race, summing to 1; `offset` is what it was trained on top of (`training.market`)."""

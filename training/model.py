@@ -1,7 +1,8 @@
 """LightGBM with a softmax within the race: its score is the utility of a conditional logit, one winner a race."""
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 import lightgbm
@@ -10,11 +11,13 @@ from numpy.typing import NDArray
 
 from feature_repo.catalogue.columns import COLUMNS
 from training.blocks import softmax
+from training.ensemble import booster_of
 from training.metrics import winner_log_loss
 from training.races import Races
 
 Floats = NDArray[np.float64]
 
+DART: Final = "dart"
 TELLS_TIME_ONLY: Final = frozenset({"horse_form__last_race_day"})
 """Grows with the calendar: no later day lies in the range a tree was fitted on. The days since are a feature."""
 FEATURES: Final = tuple(name for name in COLUMNS if name not in TELLS_TIME_ONLY)
@@ -22,9 +25,24 @@ ROWS_A_LEAF_SHARE: Final = 400
 """A leaf holds at least one row in so many, up to `Options.min_rows_a_leaf`: a small set gets small leaves."""
 
 
+RISING: Final = frozenset(
+    {"sr", "place_rate", "prb", "ae", "prb_last", "prb_ewma", "prb_best", "market_last", "market_ewma"}
+)
+"""Measures that never speak against a runner as they grow, all else equal: its own, its rider's or its yard's record."""
+FALLING: Final = frozenset({"lengths_last", "lengths_ewma", "position_last"})
+_WINDOW: Final = re.compile(r"_\d+d$")
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a model is grown. `patience` is how many rounds without a better validation loss end it."""
+    """How a model is made: trees, a conditional logit beside them, and what both are taught.
+
+    `patience` is how many rounds without a better validation loss end the growing; `boosting` is LightGBM's `gbdt` or
+    `dart` (which never stops early); `monotone` binds the trees by `RISING` and `FALLING`. `soft_target` is the share
+    of π in what the fundamental model is taught, the rest is the win: π of a training race is no feature, and no race
+    that is predicted needs one. `logit_share` is the logit's share of the average utility; `logit_l2` its penalty. The
+    `residual_` ones are of the model grown on top of the market, taught by wins alone.
+    """
 
     seed: int = 1
     rounds: int = 800
@@ -36,11 +54,32 @@ class Options:
     bagging_fraction: float = 0.7
     l2: float = 20.0
     bins: int = 63
+    boosting: str = "gbdt"
+    monotone: bool = False
+    soft_target: float = 0.8
+    logit_share: float = 1.0 / 3.0
+    logit_l2: float = 300.0
+    residual_leaves: int = 8
+    residual_logit_l2: float = 3000.0
+    residual_logit_share: float = 0.5
     threads: int = 2
 
-    def parameters(self, rows: int) -> dict[str, Any]:
+    def of_residual(self) -> "Options":
+        """The same for the model that is grown on top of the market."""
+        return replace(
+            self,
+            leaves=min(self.leaves, self.residual_leaves),
+            monotone=False,
+            soft_target=0.0,
+            logit_l2=self.residual_logit_l2,
+            logit_share=self.residual_logit_share,
+        )
+
+    def parameters(self, rows: int, features: Sequence[str] = ()) -> dict[str, Any]:
         """LightGBM's parameters for so many training rows. The same options and data give the same trees."""
-        return {
+        bound = {"monotone_constraints": [direction(name) for name in features]} if self.monotone else {}
+        return bound | {
+            "boosting": self.boosting,
             "learning_rate": self.learning_rate,
             "num_leaves": self.leaves,
             "min_data_in_leaf": max(5, min(self.min_rows_a_leaf, rows // ROWS_A_LEAF_SHARE)),
@@ -59,6 +98,18 @@ class Options:
         }
 
 
+def direction(feature: str) -> int:
+    """1 where the domain is sure that more never speaks against a runner, −1 where less, 0 where it is not.
+
+    A rank counts from the highest value, so it points the other way.
+    """
+    name = feature.rpartition("__")[2]
+    ranked = name.endswith("_rank")
+    name = _WINDOW.sub("", name.removesuffix("_rank").removesuffix("_z"))
+    sure = 1 if name in RISING else -1 if name in FALLING else 0
+    return -sure if ranked else sure
+
+
 @dataclass(frozen=True, slots=True)
 class Fitted:
     """A grown model: LightGBM's text up to its best round, and the validation loss there (None if none was watched)."""
@@ -70,8 +121,7 @@ class Fitted:
 
     def scores(self, matrix: Floats) -> Floats:
         """The score of each row; one trained on top of an offset has it not in its scores."""
-        booster = lightgbm.Booster(model_str=self.text)
-        scores = booster.predict(matrix, raw_score=True, num_threads=self.options.threads)
+        scores = booster_of(self.text).predict(matrix, raw_score=True, num_threads=self.options.threads)
         return np.asarray(scores, dtype=np.float64)
 
     def probabilities(self, matrix: Floats, races: Races) -> Floats:
@@ -80,7 +130,7 @@ class Fitted:
 
     def importance(self) -> dict[str, float]:
         """The share of all gain that each feature brought, greatest first; features never used are left out."""
-        booster = lightgbm.Booster(model_str=self.text)
+        booster = booster_of(self.text)
         gains = dict(zip(booster.feature_name(), booster.feature_importance("gain").tolist(), strict=True))
         whole = sum(gains.values()) or 1.0
         return {name: gain / whole for name, gain in sorted(gains.items(), key=lambda one: -one[1]) if gain > 0.0}
@@ -112,26 +162,26 @@ def fit(
     evaluated: dict[str, dict[str, list[float]]] = {}
 
     def objective(scores: Floats, data: lightgbm.Dataset) -> tuple[Floats, Floats]:
-        return gradients(scores, races[id(data)])
+        of = races[id(data)]
+        return gradients(scores, of, of.target(options.soft_target))
 
     def loss(scores: Floats, data: lightgbm.Dataset) -> tuple[str, float, bool]:
         of = races[id(data)]
         return "winner_log_loss", float(winner_log_loss(softmax(scores, of.starts), of).mean()), False
 
+    callbacks = [lightgbm.record_evaluation(evaluated), _teller(progress, options.rounds)]
+    if options.boosting != DART:
+        callbacks.append(lightgbm.early_stopping(options.patience, verbose=False))
     booster = lightgbm.train(
-        options.parameters(train[1].rows.size) | {"objective": objective},
+        options.parameters(train[1].rows.size, features) | {"objective": objective},
         learned,
         num_boost_round=options.rounds,
         valid_sets=[watched],
         valid_names=["validation"],
         feval=loss,
-        callbacks=[
-            lightgbm.early_stopping(options.patience, verbose=False),
-            lightgbm.record_evaluation(evaluated),
-            _teller(progress, options.rounds),
-        ],
+        callbacks=callbacks,
     )
-    best = booster.best_iteration or booster.current_iteration()
+    best = booster.best_iteration if booster.best_iteration > 0 else booster.current_iteration()
     losses = evaluated["validation"]["winner_log_loss"]
     return Fitted(booster.model_to_string(num_iteration=best), best, losses[best - 1], options)
 
@@ -149,10 +199,12 @@ def grow(
     if offset is not None:
         learned.set_init_score(offset)
 
-    def objective(scores: Floats, _: lightgbm.Dataset) -> tuple[Floats, Floats]:
-        return gradients(scores, train[1])
+    target = train[1].target(options.soft_target)
 
-    parameters = options.parameters(train[1].rows.size) | {"objective": objective}
+    def objective(scores: Floats, _: lightgbm.Dataset) -> tuple[Floats, Floats]:
+        return gradients(scores, train[1], target)
+
+    parameters = options.parameters(train[1].rows.size, features) | {"objective": objective}
     booster = lightgbm.train(parameters, learned, num_boost_round=rounds, callbacks=[_teller(progress, rounds)])
     return Fitted(booster.model_to_string(), rounds, None, options)
 
@@ -164,7 +216,10 @@ def _teller(progress: Callable[[int, int], None], rounds: int) -> Callable[[Any]
     return tell
 
 
-def gradients(scores: Floats, races: Races) -> tuple[Floats, Floats]:
-    """First and (diagonal) second derivative of the winner log loss of every race with respect to the scores."""
+def gradients(scores: Floats, races: Races, target: Floats | None = None) -> tuple[Floats, Floats]:
+    """First and (diagonal) second derivative of the log loss of every race with respect to the scores.
+
+    `target` is what is taught of each runner, summing to 1 in each race; without it, who won.
+    """
     chance = softmax(scores, races.starts)
-    return chance - races.share, chance * (1.0 - chance)
+    return chance - (races.share if target is None else target), chance * (1.0 - chance)

@@ -5,18 +5,19 @@ out-of-fold ones of the past alone to learn from. Nothing that follows a fold ca
 """
 
 from calendar import monthrange
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Final
 
 import numpy as np
 
-from training.blocks import Floats, Indices
+from training.blocks import Floats, Indices, softmax
+from training.ensemble import Inputs, inputs
+from training.fitting import choose_rounds, fit_fundamental, fit_on_market, has_market, part
 from training.folds import LEAST_TRAIN_DAYS, Fold, refits_between
-from training.logit import fit_logit
-from training.market import fit_market_exponent, market_offset, residual_probabilities
-from training.model import FEATURES, Fitted, Options, fit, grow
+from training.market import residual_probabilities
+from training.model import FEATURES, Fitted, Options
 from training.races import Races
 from velo.errors import UserError
 
@@ -26,10 +27,6 @@ MONTHS: Final = (12, 6, 3, 1)
 """Months between refits, the first that leaves enough of the past."""
 PAST: Final = 2
 """Refits before the period, predicted for the blend and the calibration to learn from."""
-PATIENCE: Final = 40
-"""Rounds without a better loss that end the search for how many to grow."""
-WATCHED_SHARE: Final = 0.1
-"""The last share of the first fold's training days, on which the number of rounds is chosen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +60,8 @@ class Refit:
 class OutOfFold:
     """Predictions of races by models of earlier days. `fold` is of each race, the first `past` folds lie before the period.
 
-    `fundamental`, `logit` and `residual` are of each starter; `residual` is NaN where the race has no market. `rounds` and
-    `residual_rounds` are how many were grown; `importance` and `drift` are of the last refit.
+    `fundamental`, its parts `trees` and `logit`, and `residual` are of each starter; `residual` is NaN where the race has
+    no market. `rounds` and `residual_rounds` are how many were grown; `importance` and `drift` are of the last refit.
     """
 
     races: Races
@@ -72,6 +69,7 @@ class OutOfFold:
     past: int
     months: int
     fundamental: Floats
+    trees: Floats
     logit: Floats
     residual: Floats
     refits: tuple[Refit, ...]
@@ -123,7 +121,33 @@ def predict(matrix: Floats, races: Races, plan: Plan, options: Options, progress
     How many rounds to grow is chosen once, on the last of the first fold's training days: before all that is predicted.
     """
     folds, past, months = cut(races, plan)
-    steps = 1 + 3 * len(folds)
+    first = races.only(folds[0].train)
+    if not has_market(first).any():
+        raise UserError(
+            f"no race from {first.days.min()} to {first.days.max()} has a starting price for every starter: a backtest "
+            "needs a market to beat; load results with prices"
+        )
+    return forward(inputs(matrix, races.starts), races, folds, past, months, options, progress)
+
+
+def forward(
+    given: Inputs,
+    races: Races,
+    folds: Sequence[Fold],
+    past: int,
+    months: int,
+    options: Options,
+    progress: Progress,
+    further: int = 0,
+) -> OutOfFold:
+    """Predict the test races of each fold by models of its training races; the first `past` folds lie before the period.
+
+    `given` has a row of `FEATURES` for each starter of `races`, in their order.
+
+    `progress` is told of `further` steps that the caller has to take afterwards. Where fewer than `LEAST_RACES` training
+    races have a market, nothing is grown on it and `residual` is NaN.
+    """
+    steps = 1 + 4 * len(folds) + further
     done = 0
 
     def step(name: str) -> None:
@@ -132,27 +156,34 @@ def predict(matrix: Floats, races: Races, plan: Plan, options: Options, progress
         done += 1
 
     step("choose how many rounds")
-    rounds, residual_rounds = _rounds(matrix, _part(races, folds[0].train), options)
+    first = part(races, folds[0].train)
+    rounds = choose_rounds(given.rows(first.rows), first, options)
     shape = races.share.size
-    fundamental, logit, residual = (np.full(shape, np.nan) for _ in range(3))
+    fundamental, trees, logit, residual = (np.full(shape, np.nan) for _ in range(4))
     told: list[Refit] = []
-    last: Fitted | None = None
+    grown: Fitted | None = None
     for number, fold in enumerate(folds):
-        train, test = _part(races, fold.train), _part(races, fold.test)
-        step(f"grow trees for {fold.name}")
-        last = grow((matrix[train.rows], train), FEATURES, options, rounds)
-        fundamental[test.rows] = last.probabilities(matrix[test.rows], test)
-        step(f"fit the logit for {fold.name}")
-        plain = fit_logit(matrix[train.rows], train.starts, train.share, FEATURES)
-        logit[test.rows] = plain.probabilities(matrix[test.rows], test.starts)
-        step(f"grow on the market for {fold.name}")
-        on_market, beta = _residual(matrix, train, options, residual_rounds)
-        residual[test.rows] = residual_probabilities(on_market.scores(matrix[test.rows]), test.pi, beta, test.starts)
+        train, test = part(races, fold.train), part(races, fold.test)
+        told_of = given.rows(test.rows)
+
+        def tell(what: str, name: str = fold.name) -> None:
+            step(f"{what} for {name}")
+
+        own = given.rows(train.rows)
+        model, grown = fit_fundamental(own, train, options, rounds.plain, tell)
+        fundamental[test.rows] = model.probabilities(told_of, test.starts)
+        trees[test.rows] = softmax(model.tree_scores(told_of), test.starts)
+        logit[test.rows] = model.logit.probabilities(told_of.centred, test.starts)
+        on_market = fit_on_market(own, train, options, rounds.on_market, tell)
+        if on_market is not None:
+            scores = on_market.model.scores(told_of)
+            residual[test.rows] = residual_probabilities(scores, test.pi, on_market.beta, test.starts)
         days = train.days
+        beta = 1.0 if on_market is None else on_market.beta
         told.append(
             Refit(fold.name, number >= past, str(days.min()), str(days.max()), train.rows.size, test.count, beta)
         )
-    assert last is not None
+    assert grown is not None
     predicted = np.any([fold.test for fold in folds], axis=0)
     fold_of = np.zeros(races.count, dtype=np.intp)
     for number, fold in enumerate(folds):
@@ -160,19 +191,20 @@ def predict(matrix: Floats, races: Races, plan: Plan, options: Options, progress
     kept = races.only(predicted)
     inside = np.repeat(predicted, races.sizes)
     final = folds[-1]
-    drift = drifted(matrix[_part(races, final.train).rows], matrix[_part(races, final.test).rows])
+    drift = drifted(given.raw[part(races, final.train).rows], given.raw[part(races, final.test).rows])
     return OutOfFold(
         races=kept,
         fold=fold_of[predicted],
         past=past,
         months=months,
         fundamental=fundamental[inside],
+        trees=trees[inside],
         logit=logit[inside],
         residual=residual[inside],
         refits=tuple(told),
-        rounds=rounds,
-        residual_rounds=residual_rounds,
-        importance=last.importance(),
+        rounds=rounds.plain,
+        residual_rounds=rounds.on_market,
+        importance=grown.importance(),
         drift=drift,
     )
 
@@ -207,48 +239,3 @@ def _edges(plan: Plan, months: int) -> list[np.datetime64]:
         edges.append(edge)
         number += 1
     return [np.datetime64(edge, "D") for edge in (*edges, end)]
-
-
-def _part(races: Races, wanted: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Races:
-    """Some races, their rows those of the matrix."""
-    own = replace(races, rows=np.arange(races.share.size, dtype=np.intp))
-    return own.only(wanted)
-
-
-def _rounds(matrix: Floats, train: Races, options: Options) -> tuple[int, int]:
-    """How many rounds, without and with the market beneath, do best on the last of the training days."""
-    days = np.unique(train.days)
-    edge = days[-max(1, round(days.size * WATCHED_SHARE))]
-    chosen = replace(options, patience=min(options.patience, PATIENCE))
-    learned, watched = train.only(train.days < edge), train.only(train.days >= edge)
-    plain = fit((matrix[learned.rows], learned), (matrix[watched.rows], watched), FEATURES, chosen)
-    learned, watched = _priced(learned), _priced(watched)
-    beta = fit_market_exponent(learned.pi, learned.starts, learned.share).beta
-    offsets = tuple(market_offset(part.pi, beta, part.starts) for part in (learned, watched))
-    on_market = fit(
-        (matrix[learned.rows], learned),
-        (matrix[watched.rows], watched),
-        FEATURES,
-        chosen,
-        offsets=(offsets[0], offsets[1]),
-    )
-    return plain.rounds, on_market.rounds
-
-
-def _residual(matrix: Floats, train: Races, options: Options, rounds: int) -> tuple[Fitted, float]:
-    """Trees grown on top of β·log π, and the β."""
-    priced = _priced(train)
-    beta = fit_market_exponent(priced.pi, priced.starts, priced.share).beta
-    offset = market_offset(priced.pi, beta, priced.starts)
-    return grow((matrix[priced.rows], priced), FEATURES, options, rounds, offset=offset), beta
-
-
-def _priced(races: Races) -> Races:
-    """The races with a market; raises `UserError` where there is none."""
-    priced = races.only(~np.isnan(races.total(races.pi)))
-    if priced.count == 0:
-        raise UserError(
-            f"no race from {races.days.min()} to {races.days.max()} has a starting price for every starter: a backtest "
-            "needs a market to beat; load results with prices"
-        )
-    return priced

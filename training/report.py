@@ -5,6 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from training.metrics import Estimate, Measured, Quality
+from training.resampling import Figure
 from training.train import TrainReport
 
 
@@ -13,7 +14,7 @@ def trained_table(report: TrainReport) -> Group:
     head = Text(f"model {report.version}   gate: {report.gate} · {report.mode}", style="bold")
     facts = Text(
         f"{report.records:,} records of {report.train_first_day} to {report.train_last_day}, {report.features} features, "
-        f"{report.rounds} rounds; {report.rows:,} rows of {report.races:,} races were joined, {report.from_cards:,} races "
+        f"{report.rounds} rounds, blend: {report.blend or 'none'}; {report.rows:,} rows of {report.races:,} races were joined, {report.from_cards:,} races "
         f"have a racecard, {report.left_out:,} were left out (one starter, or no declared winner)"
     )
     table = Table(title="later race days, 95 % intervals over whole days", title_justify="left")
@@ -24,7 +25,40 @@ def trained_table(report: TrainReport) -> Group:
     beware = [Text(f"· {line}") for line in report.caveats]
     margin = report.test.margin
     beyond = [Text(f"test margin over the market: {_shown(margin, 4)} nats a race")] if margin else []
-    return Group(head, facts, table, *beyond, *beware)
+    searched = [_searched(report)] if report.searched else []
+    parts = [_parts(report)] if report.parts else []
+    return Group(head, facts, *searched, table, *parts, *beyond, *beware)
+
+
+def _parts(report: TrainReport) -> Table:
+    title = f"test days, {report.parts[0].races:,} races with a market; the plain logit is the baseline to beat"
+    table = Table(title=title, title_justify="left")
+    for name in ("", "R²", "ΔR² over π^β", "calibration error", "slope"):
+        table.add_column(name, justify="left" if not name else "right")
+    for one in report.parts:
+        error = _figure(one.calibration_error, 2, 100.0, " %")
+        table.add_row(one.name, _figure(one.r2, 4), _figure(one.delta_r2, 4), error, _figure(one.slope, 2))
+    return table
+
+
+def _searched(report: TrainReport) -> Table:
+    title = f"options tried by forward cross-validation, {report.searched[0].races:,} races before the test days"
+    table = Table(title=title, title_justify="left")
+    for name in ("", "rounds", "R²", "gain", "± s.e.", "taken"):
+        table.add_column(name, justify="left" if not name else "right")
+    for one in report.searched:
+        told = (f"{one.r2:.4f}", f"{one.gain:+.4f}", f"{one.gain_se:.4f}", "yes" if one.taken else "")
+        table.add_row(one.name, f"{one.rounds:,}", *told)
+    return table
+
+
+def _figure(told: Figure, digits: int, scale: float = 1.0, unit: str = "") -> str:
+    if told.value is None:
+        return "–"
+    shown = f"{told.value * scale:.{digits}f}"
+    if told.low is None or told.high is None:
+        return f"{shown}{unit}"
+    return f"{shown} [{told.low * scale:.{digits}f}, {told.high * scale:.{digits}f}]{unit}"
 
 
 def _add(table: Table, name: str, part: Measured) -> None:

@@ -4,14 +4,12 @@ The best of many tries is not what it seems. One JSON line a backtest, in `$VELO
 ever edited.
 """
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from velo.errors import UserError
-from velo.files import make_folder, write_atomically
+from training import record
 
 FILE: Final = "trials.ndjson"
 
@@ -34,25 +32,15 @@ class Trial:
 
 def trials(folder: Path) -> tuple[Trial, ...]:
     """All trials on record, oldest first; raises `UserError` where the record is damaged."""
-    path = folder / FILE
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return ()
-    try:
-        return tuple(Trial(**json.loads(line)) for line in lines)
-    except (ValueError, TypeError) as damaged:
-        raise UserError(f"{path} is damaged ({damaged}): restore it, it says how often a period was tried") from damaged
+    return record.read(folder / FILE, Trial, "how often a period was tried")
 
 
 def tried(folder: Path, trial: Trial, now: datetime) -> int:
     """Put a trial on record; returns how many different ones have tested any of its days, itself among them."""
-    record = trials(folder)
-    lines = [json.dumps(asdict(one), ensure_ascii=False) for one in record]
-    if not any(trial.is_again(one) for one in record):
-        at = now.astimezone(UTC).isoformat()
-        record = (*record, trial)
-        lines.append(json.dumps(asdict(trial) | {"at": at}, ensure_ascii=False))
-        make_folder(folder)
-        write_atomically(folder / FILE, ("\n".join(lines) + "\n").encode())
-    return sum(one.since <= trial.until and trial.since <= one.until for one in record)
+    before = trials(folder)
+    told = [*before, trial]
+    if any(trial.is_again(one) for one in before):
+        told.pop()
+    else:
+        record.add(folder / FILE, before, replace(trial, at=now.astimezone(UTC).isoformat()))
+    return sum(one.since <= trial.until and trial.since <= one.until for one in told)

@@ -9,7 +9,22 @@ from typing import Final, NoReturn
 import typer
 from typer._click import exceptions as click  # the click that typer carries has no public name
 
-from velo.commands import backtest, bench, build, explain, feed, ingest, log, model, models, serve, simulate, stream
+from velo.commands import (
+    backtest,
+    bench,
+    build,
+    explain,
+    feed,
+    ingest,
+    log,
+    model,
+    models,
+    online,
+    paper,
+    serve,
+    simulate,
+    stream,
+)
 from velo.errors import UserError
 
 app = typer.Typer(
@@ -21,7 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-for part in (build, ingest, feed, log, model, backtest, models, explain, simulate, stream, serve, bench):
+for part in (build, ingest, feed, log, model, backtest, models, paper, explain, simulate, stream, online, serve, bench):
     part.register(app)
 
 

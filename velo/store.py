@@ -81,6 +81,11 @@ class Home:
         return self.root / "stream"
 
     @property
+    def datasets(self) -> Path:
+        """Training sets kept by what they were made from; made anew where they are missing."""
+        return self.root / "datasets"
+
+    @property
     def models(self) -> Path:
         """Model bundles."""
         return self.root / "models"
@@ -94,6 +99,11 @@ class Home:
     def scores(self) -> Path:
         """Every score served, one file a UTC day."""
         return self.root / "scores"
+
+    @property
+    def paper(self) -> Path:
+        """Paper trading: the ledger of its bets."""
+        return self.root / "paper"
 
     @property
     def reports(self) -> Path:

@@ -22,8 +22,14 @@ ON_DEMAND: Final = "since_last_run"
 
 STORED: Final = tuple(f"{family.view}__{feature.name}" for family in FAMILIES for feature in family.features)
 SINCE_LAST_RUN: Final = tuple(f"{ON_DEMAND}__{column.name}" for column in request_time.FEATURES)
-ASKED: Final = ("race_class", "distance_m", "weight_lbs", "official_rating")
+ASKED: Final = ("race_class", "distance_m", "weight_lbs", "official_rating", "draw")
 """What the race itself says of a runner; of `request_time.REQUEST` the day is left out: it only tells time."""
+IN_HAND: Final = {
+    "in_hand_last": "horse_ability__figure_last",
+    "in_hand_ewma": "horse_ability__figure_ewma",
+    "in_hand_best": "horse_ability__figure_best",
+}
+"""Pounds in hand: each of these figures less the weight carried now. Its scale is the race's own: compare, do not read."""
 
 COMPARED: Final = (
     "trainer_velocity__sr_14d",
@@ -53,13 +59,35 @@ COMPARED: Final = (
     "draw_bias__prb_1095d",
     f"{ON_DEMAND}__days_since_last_run",
     f"{ON_DEMAND}__rating_change",
+    "horse_ability__over",
+    "horse_ability__over_last",
+    "horse_ability__over_ewma",
+    "horse_ability__market_log",
+    "horse_ability__market_log_last",
+    "horse_ability__market_log_ewma",
+    "horse_ability__pace_last",
+    "horse_ability__pace_ewma",
+    "horse_ability__pace_best",
+    "horse_ability__speed",
+    "horse_ability__speed_last",
+    "horse_ability__speed_ewma",
+    "horse_ability__speed_best",
+    "jockey_course__prb_1095d",
+    "jockey_course__over_1095d",
+    "horse_course_distance__prb",
+    "horse_course_distance__over",
+    "horse_course_distance__market_log",
+    "horse_course_distance__speed",
+    *IN_HAND,
     "weight_lbs",
     "official_rating",
+    "draw",
 )
 """Features that pay for being set against the rest of the race: each adds its rank and its z-score."""
 
 BASE: Final = (*STORED, *SINCE_LAST_RUN, *ASKED)
-COLUMNS: Final = (*BASE, *names_of(COMPARED))
+_MADE: Final = (*BASE, *IN_HAND)
+COLUMNS: Final = (*_MADE, *names_of(COMPARED))
 
 _LAYOFF: Final = f"{ON_DEMAND}__layoff_band"
 _LAYOFF_CODES: Final = {name: float(code) for code, name in enumerate((*request_time.LAYOFF_BANDS, request_time.DEBUT))}
@@ -91,8 +119,11 @@ def matrix(base: Mapping[str, ArrayLike], race: ArrayLike) -> Floats:
     table = np.empty((rows, len(COLUMNS)), dtype=np.float64)
     for place, name in enumerate(BASE):
         table[:, place] = _codes(base[name]) if name == _LAYOFF else np.asarray(base[name], dtype=np.float64)
-    compared = table[:, [BASE.index(name) for name in COMPARED]]
-    table[:, len(BASE) :] = stacked(within_race(compared, race))
+    weight = table[:, BASE.index("weight_lbs")]
+    for place, figure in enumerate(IN_HAND.values(), len(BASE)):
+        table[:, place] = table[:, BASE.index(figure)] - weight
+    compared = table[:, [_MADE.index(name) for name in COMPARED]]
+    table[:, len(_MADE) :] = stacked(within_race(compared, race))
     return table
 
 

@@ -98,6 +98,29 @@ CURVES: Final[tuple[Recent, ...]] = (
     Last("last_weight_lbs", "weight_lbs"),
     Last("last_rating", "official_rating", "int"),
 )
+ABILITY: Final[tuple[Recent, ...]] = (
+    Last("over_last", "over_e9"),
+    Ewma("over_ewma", "over_e9"),
+    Best("over_best", "over_e9"),
+    Last("market_log_last", "market_log_e9"),
+    Ewma("market_log_ewma", "market_log_e9"),
+    Last("pace_last", "pace_e9"),
+    Ewma("pace_ewma", "pace_e9"),
+    Best("pace_best", "pace_e9"),
+    Last("speed_last", "speed_e9"),
+    Ewma("speed_ewma", "speed_e9"),
+    Best("speed_best", "speed_e9"),
+    Last("figure_last", "figure_e9"),
+    Ewma("figure_ewma", "figure_e9"),
+    Best("figure_best", "figure_e9"),
+)
+AGAINST_THE_ODDS: Final[tuple[Aggregate, ...]] = (
+    Total("runs", "one"),
+    Quotient("sr", "win", "one"),
+    Quotient("prb", "prb_e9", "prb_known"),
+    Quotient("ae", "win_priced", "exp_e9"),
+    Quotient("over", "over_e9", "over_known"),
+)
 
 FAMILIES: Final[tuple[Family, ...]] = (
     Family(
@@ -144,6 +167,38 @@ FAMILIES: Final[tuple[Family, ...]] = (
             Quotient("iv", "win", "uni_e9"),
             Quotient("iv_shrunk", "win", "uni_e9", prior=5),
             Quotient("prb", "prb_e9", "prb_known"),
+        ),
+    ),
+    Family(
+        "horse_ability",
+        ("horse_id",),
+        "what a horse's starts were worth: against the odds, on the clock and in pounds",
+        career=(
+            Total("runs", "one"),
+            Quotient("over", "over_e9", "over_known"),
+            Quotient("market_log", "market_log_e9", "priced"),
+            Quotient("pace", "pace_e9", "pace_known"),
+            Quotient("speed", "speed_e9", "speed_known"),
+        ),
+        recent=ABILITY,
+    ),
+    Family(
+        "jockey_course",
+        ("jockey_id", "course"),
+        "how a jockey's rides at a course have gone against the odds",
+        windows=(1095,),
+        windowed=AGAINST_THE_ODDS,
+    ),
+    Family(
+        "horse_course_distance",
+        ("horse_id", "course", "distance_band"),
+        "what a horse's starts over a distance at a course were worth",
+        career=(
+            Total("runs", "one"),
+            Quotient("prb", "prb_e9", "prb_known"),
+            Quotient("over", "over_e9", "over_known"),
+            Quotient("market_log", "market_log_e9", "priced"),
+            Quotient("speed", "speed_e9", "speed_known"),
         ),
     ),
 )

@@ -50,6 +50,26 @@ def within_race(values: ArrayLike, race: ArrayLike) -> WithinRace:
     return WithinRace(rank, zscore)
 
 
+def centred(values: ArrayLike, race: ArrayLike) -> Floats:
+    """Each column less its mean over the known values of its race: what sets a runner apart, in the column's own unit.
+
+    `values` is (runners, features), NaN for null; `race` as `within_race` takes it. A null stays null and counts for
+    nobody else. As there, the result for a runner depends on its own race alone and not on the order of runners.
+    """
+    table = np.asarray(values, dtype=np.float64)
+    races = np.unique(np.asarray(race), return_inverse=True)[1].reshape(-1)
+    told = np.full_like(table, np.nan)
+    for column in range(table.shape[1]):
+        known = np.flatnonzero(~np.isnan(table[:, column]))
+        if known.size == 0:
+            continue
+        order = known[np.lexsort((-table[known, column], races[known]))]
+        within = np.cumsum(np.r_[False, np.diff(races[order]) != 0])
+        ordered = table[order, column]
+        told[order, column] = ordered - (np.bincount(within, ordered) / np.bincount(within))[within]
+    return told
+
+
 def _column(values: Floats, races: NDArray[np.intp]) -> tuple[Floats, Floats]:
     rank, zscore = np.full(values.shape, np.nan), np.full(values.shape, np.nan)
     known = np.flatnonzero(~np.isnan(values))

@@ -113,7 +113,7 @@ class Layout:
 
     @cached_property
     def script(self) -> str:
-        """Lua that replaces a row if the one offered is newer: KEYS[1], then version, event time, packed row."""
+        """Lua that replaces rows if those offered are newer: the keys, then of each version, event time, packed row."""
         return replace_if_newer(
             fields=(self.version_field, self.time_field, self.packed_field),
             columns=tuple(zip(self.value_fields, (_TAGS[kind] for _, kind in self.columns), strict=True)),

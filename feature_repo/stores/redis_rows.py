@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 BATCH_ROWS: Final = 2000
 """Rows a round trip: bounds what client and server hold for one pipeline."""
 
+CALL_ROWS: Final = 50
+"""Rows a call of the script: a call costs the client as much as the server needs for a row, and bars other readers
+from the server for as long as it lasts, so not more than a few milliseconds' worth."""
+
 Key = str | None | Sequence[str | None]
 
 _YEAR_ONE_US: Final = 62_135_596_800_000_000
@@ -106,41 +110,47 @@ class RedisRows:
         written = 0
         with told(self.url):
             for start in range(0, len(offers), BATCH_ROWS):
-                written += sum(self._offer(layout, offers[start : start + BATCH_ROWS]))
+                written += self._offer(layout, offers[start : start + BATCH_ROWS])
         return Written(written, len(offers) - written)
 
-    def _offer(self, layout: Layout, offers: Sequence[tuple[bytes, str, bytes, bytes]]) -> list[int]:
+    def _offer(self, layout: Layout, offers: Sequence[tuple[bytes, str, bytes, bytes]]) -> int:
         from redis.exceptions import MovedError, NoScriptError
 
         # A server that restarted has forgotten the script, a cluster may have moved the key: offering again is safe.
         for _ in range(4):
-            answers: list[int] = []
+            written = 0
             try:
-                for client, share in self._by_node(offers):
+                for client, share, at_once in self._by_node(offers):
                     with client.pipeline(transaction=False) as pipe:
-                        for key, version, time, row in share:
-                            pipe.execute_command("EVALSHA", layout.script_sha, 1, key, version, time, row)
-                        answers += pipe.execute()
+                        for start in range(0, len(share), at_once):
+                            some = share[start : start + at_once]
+                            arguments = [part for offer in some for part in offer[1:]]
+                            keys = [offer[0] for offer in some]
+                            pipe.execute_command("EVALSHA", layout.script_sha, len(keys), *keys, *arguments)
+                        written += sum(pipe.execute())
             except NoScriptError:
-                for client, _share in self._by_node(offers):
+                for client, _share, _at_once in self._by_node(offers):
                     client.script_load(layout.script)
                 continue
             except MovedError:
                 self.client.nodes_manager.initialize()
                 continue
-            return answers
+            return written
         raise UserError(f"the Redis at {self.url} keeps moving its keys: try again when the cluster is settled")
 
-    def _by_node(self, offers: Sequence[tuple[bytes, str, bytes, bytes]]) -> Iterator[tuple[Any, Sequence[Any]]]:
-        """Each server and its share: a cluster's pipelines refuse EVALSHA, those of its nodes do not."""
+    def _by_node(self, offers: Sequence[tuple[bytes, str, bytes, bytes]]) -> Iterator[tuple[Any, Sequence[Any], int]]:
+        """Each server, its share, and how many of it one call may take: a cluster's keys lie in slots of their own.
+
+        A cluster's pipelines refuse EVALSHA, those of its nodes do not.
+        """
         if not hasattr(self.client, "get_node_from_key"):
-            yield self.client, offers
+            yield self.client, offers, CALL_ROWS
             return
         shares: dict[Any, list[Any]] = {}
         for offer in offers:
             shares.setdefault(self.client.get_node_from_key(offer[0]), []).append(offer)
         for node, share in shares.items():
-            yield self.client.get_redis_connection(node), share
+            yield self.client.get_redis_connection(node), share, 1
 
     def read_packed(self, wanted: Sequence[tuple[Layout, Sequence[Key]]]) -> list[Rows]:
         """The rows of many keys of many views, in one round trip.

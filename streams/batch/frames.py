@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from hashlib import blake2b
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -28,11 +29,34 @@ from velo.errors import UserError
 from velo.files import make_folder, write_atomically
 from velo.racing.clock import EPOCH, MICROSECOND, local_midnight
 from velo.racing.going import DISTANCE_BANDS, LONGEST_BAND, UNKNOWN, going_group
-from velo.racing.measures import LENGTHS_CAP
+from velo.racing.measures import (
+    FIGURE_LENGTHS_CAP,
+    HEAVIEST_LBS,
+    LENGTH_LBS_METRES,
+    LENGTHS_CAP,
+    LONGEST_RACE_M,
+    LONGEST_RACE_S,
+    LONGEST_RATING,
+    MARKET_LOG_EVEN,
+    PACE_CAP,
+    PAR_TIMES_MS,
+)
 from velo.racing.messages import STARTED
 from velo.store import Home
 
 KINDS: Final = ("results", "starts", "runners", "notices")
+MEASURED_BY: Final = {
+    "lengths_cap": LENGTHS_CAP,
+    "figure_lengths_cap": FIGURE_LENGTHS_CAP,
+    "length_lbs_metres": LENGTH_LBS_METRES,
+    "heaviest_lbs": HEAVIEST_LBS,
+    "longest_race_m": LONGEST_RACE_M,
+    "longest_race_s": LONGEST_RACE_S,
+    "longest_rating": LONGEST_RATING,
+    "market_log_one": 2**MARKET_LOG_EVEN,
+    "pace_cap": PACE_CAP,
+}
+"""The numbers the queries measure by, each by its placeholder: part of their formulas."""
 STEPS: Final = ("log", *KINDS, "applied")
 
 
@@ -142,9 +166,15 @@ def _measure(home: Home, begun: int, ended: int, memory_limit: str) -> list[str]
     A segment at a time on each core, so that memory does not grow with the log.
     """
     bands = " ".join(f"WHEN distance_m < {end_m} THEN '{band}'" for band, end_m in DISTANCE_BANDS)
+    lines = [
+        (end_m, f"{begun_ms} + (run_m - {begun_m}) * {end_ms - begun_ms} // {end_m - begun_m}")
+        for (begun_m, begun_ms), (end_m, end_ms) in pairwise(PAR_TIMES_MS)
+    ]
+    pars = " ".join(f"WHEN run_m < {end_m} THEN {par_ms}" for end_m, par_ms in lines)
     fixed = {
+        "$par_ms": f"CASE {pars} ELSE {lines[-1][1]} END",
         "$distance_band": f"CASE WHEN distance_m IS NULL THEN '{UNKNOWN}' {bands} ELSE '{LONGEST_BAND}' END",
-        "$lengths_cap": str(LENGTHS_CAP),
+        **{f"${name}": str(number) for name, number in MEASURED_BY.items()},
         "$started": "[" + ", ".join(f"'{status}'" for status in sorted(STARTED)) + "]",
         "$begun": str(begun),
         "$ended": str(ended),
@@ -213,7 +243,9 @@ def parts_of(home: Home, kind: str) -> list[Path]:
 
 def formulas() -> str:
     """Fingerprint of what makes a start's measures: the queries, and the tables of goings and distances."""
-    said = "".join(query(step) for step in STEPS) + repr((DISTANCE_BANDS, LONGEST_BAND, LENGTHS_CAP, sorted(STARTED)))
+    said = "".join(query(step) for step in STEPS) + repr(
+        (DISTANCE_BANDS, LONGEST_BAND, MEASURED_BY, PAR_TIMES_MS, sorted(STARTED))
+    )
     going = files("velo.racing").joinpath("going.py").read_text()
     return blake2b((said + going).encode(), digest_size=8).hexdigest()
 

@@ -20,6 +20,8 @@ from velo.store import Store
 
 DAILY: Final = ("trainer_velocity", "jockey_velocity", "horse_form", "draw_bias")
 ROWS_SHOWN: Final = 10_000
+_READING: Final = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI)
+"""A PIVOT is several statements in one."""
 _LISTED: Final = '`velo sql "show tables"` lists what there is'
 
 
@@ -75,7 +77,10 @@ def daily(family: Family, timezone: ZoneInfo) -> str:
 
 
 def ask(store: Store, query: str) -> Answer:
-    """The answer of the warehouse to one query; raises `UserError` where it is not built or not understood."""
+    """The answer of the warehouse to one query; raises `UserError` where it is not built or not understood.
+
+    A query reads, and nothing but this store: no other file, no network, no writing of any kind.
+    """
     if not store.home.warehouse.exists():
         raise UserError(f"there is no warehouse at {store.home.warehouse}: run `velo build` first")
     try:
@@ -86,9 +91,17 @@ def ask(store: Store, query: str) -> Answer:
         ) from None
     with connection:
         connection.execute("SET TimeZone = 'UTC'")
+        connection.execute("SET allowed_directories = $folders", {"folders": [str(store.home.offline)]})
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
         try:
-            if not connection.extract_statements(query):
+            asked = connection.extract_statements(query)
+            if not asked:
                 raise UserError(f"{query!r} asks nothing: write a SELECT; {_LISTED}")
+            if any(one.type not in _READING for one in asked):
+                raise UserError(
+                    f"the warehouse refused the query ({query!r} does more than read): write a SELECT; {_LISTED}"
+                )
             cursor = connection.execute(query)
             columns = [one[0] for one in cursor.description or ()]
             rows = cursor.fetchmany(ROWS_SHOWN + 1)

@@ -53,6 +53,10 @@ class CardsSink(FixedPartitionedSink[Told, None]):
         """All of them go to the one partition."""
         return 0
 
+    def prepare(self, base: int) -> None:
+        """Have Redis hold the open races before the first record, the views being there: a sink wakes with its first."""
+        self.waiting.until_done("online", lambda: bring_up(self.home, self.connect(), self.clock(), live=True))
+
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> "CardsPartition":
         """What is told again after a restart finds its place taken: nothing is to be resumed."""
         partition = CardsPartition(self)
@@ -62,7 +66,7 @@ class CardsSink(FixedPartitionedSink[Told, None]):
 
 @dataclass(slots=True)
 class CardsPartition(StatefulSinkPartition[Told, None]):
-    """The writer of cards. After a batch that was not live it is so again two snapshots later."""
+    """The writer of cards. After a batch that was not live nothing is, for two snapshots."""
 
     sink: CardsSink
     _client: Any = None
@@ -72,7 +76,7 @@ class CardsPartition(StatefulSinkPartition[Told, None]):
     def make_ready(self) -> None:
         """Connect; a Redis that does not hold all of the log is given its open races first."""
         client, now = self.sink.connect(), self.sink.clock()
-        bring_up(self.sink.home, client, now)
+        bring_up(self.sink.home, client, now, live=not self._behind)
         self._open |= set(RaceCards(client).races(now - KEEP, FOREVER))
         self._client = client
 
@@ -122,23 +126,24 @@ class CardsPartition(StatefulSinkPartition[Told, None]):
         return Head(generation(self.sink.home), line.seq, known_at, live=not self._behind)
 
 
-def bring_up(home: Home, client: Any, now: datetime) -> None:
+def bring_up(home: Home, client: Any, now: datetime, *, live: bool) -> None:
     """Give a Redis that does not hold all of the log its open races: at the start of a stream, whatever is to come."""
     cards = RaceCards(client)
     head = cards.head()
     if head is None or (head.generation, head.seq) < (generation(home), end(home).next_seq - 1):
         say("stream.filled_cards", messages=fill(home, cards, now))
+    if last := end(home).known_at:
+        told = Head(generation(home), end(home).next_seq - 1, last, live)
+        cards.offer(generation(home), [], now, told)
 
 
 def fill(home: Home, cards: RaceCards, now: datetime) -> int:
-    """Offer every message of the log that says how an open race stands, and the head after them; returns how many.
+    """Offer every message of the log that says how an open race stands; returns how many. The head stays as it is.
 
     Nothing is announced: who listens asks anew.
     """
     open_races: set[str] = set()
-    last: Line | None = None
     for line in _lines(home):
-        last = line
         if about(line.text).kind in RACES:
             offer = offer_of(line, now, open_races, announced=False)
             if offer is not None:
@@ -153,9 +158,7 @@ def fill(home: Home, cards: RaceCards, now: datetime) -> int:
         if len(offers) == READ_AT_ONCE:
             cards.offer(generation(home), offers, now)
             offers = []
-    known_at = _known_at(last) if last is not None else None
-    head = Head(generation(home), last.seq, known_at, live=True) if last is not None and known_at else None
-    cards.offer(generation(home), offers, now, head)
+    cards.offer(generation(home), offers, now)
     return count
 
 

@@ -6,7 +6,6 @@
 Step ids key the recovery store: they are schema, and never renamed.
 """
 
-from collections.abc import Sequence
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -15,12 +14,10 @@ from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
 from bytewax.outputs import Sink
 
-from feature_repo.catalogue.families import FAMILIES, Family
 from streams.dataflow.ground import Ground
 from streams.dataflow.steps import ALL, ResequenceLogic, RollLogic, Spread, Told, VersionLogic, all_shards, view_of
 from streams.dataflow.telemetry import Telemetry
 from streams.fold.days import LocalDays
-from streams.fold.replay import SHARDS
 from streams.fold.routing import Router
 from velo.store import Home
 
@@ -30,18 +27,16 @@ NAME: Final = "velo"
 def graph(
     home: Home,
     timezone: ZoneInfo,
+    ground: Ground,
     source: Source[tuple[str, Told]],
     offline: Sink[Any] | None,
     online: Sink[Any] | None,
     letters: Sink[Any],
     telemetry: Telemetry,
     cards: Sink[Any] | None = None,
-    families: Sequence[Family] = FAMILIES,
-    shards: int = SHARDS,
 ) -> Dataflow:
     """The dataflow of a store; either sink of rows may be left out."""
-    ground = Ground(home, timezone, families, shards)
-    router = Router(families, shards)
+    router = Router(ground.families, ground.shards)
 
     flow = Dataflow(NAME)
     records = op.input("log", flow, source)

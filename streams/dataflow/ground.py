@@ -7,6 +7,7 @@ tens of thousands of starts a second, once a start.
 
 import gc
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -16,10 +17,11 @@ import orjson
 
 from feature_repo.catalogue.families import Family
 from streams.dataflow.tail import UNREADABLE, Line, LogTail, Place, about, message_of
+from streams.dataflow.telemetry import say
 from streams.fold.days import LocalDays, to_us
 from streams.fold.roll import Roller, ShardState
 from streams.fold.routing import Router
-from streams.fold.versions import apply_version
+from streams.fold.versions import replacing
 from streams.log.upgrades import upgraded
 from velo.racing.clock import from_text
 from velo.racing.messages import Result
@@ -63,7 +65,9 @@ class Ground:
         """The ground before record `base`; worked out at the first call, which all of one execution agree on."""
         with self._making:
             if self._base < 0:
+                begun = time.perf_counter()
                 self._lay(base)
+                say("stream.laid", up_to_seq=base, seconds=round(time.perf_counter() - begun, 1))
                 self._base = base
         assert self._base == base, "one execution begins at one position"
         return self
@@ -124,8 +128,7 @@ class Ground:
                 refused.add(line.seq)
                 continue
             assert isinstance(result, Result)
-            _, change = apply_version(None, result)
-            for name, touches in self._router.route(change):
+            for name, touches in self._router.route(replacing(result)):
                 self._rollers[name].settle(self._states[name], known_at_us, touches)
         return refused
 

@@ -10,17 +10,19 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from feature_repo.catalogue.families import BY_VIEW, Family
 from streams import generations
+from streams.dataflow.arrow_rows import batch_of, schema_of
 from streams.dataflow.source import Clock
 from streams.dataflow.steps import Block
 from streams.dataflow.telemetry import Telemetry
+from streams.fold.arrays import Arrays
 from streams.fold.days import to_us
-from streams.fold.roll import Row
+from streams.fold.roll import Rolled
 from velo.errors import UserError
 from velo.files import make_folder, sync_folder
 from velo.store import Home
@@ -71,16 +73,18 @@ class ParquetPartition(StatefulSinkPartition[Block, int]):
 
     sink: ParquetSink
     family: Family
-    _rows: list[Row] = field(default_factory=list)
+    _rows: list[Rolled] = field(default_factory=list)
     _writer: "pq.ParquetWriter | None" = None
     _first_seq: int = -1
     _last_seq: int = -1
     _oldest_us: int | None = None
     _sealed_us: int = field(init=False)
     _schema: "pa.Schema" = field(init=False)
+    _arrays: Arrays = field(init=False)
 
     def __post_init__(self) -> None:
         self._schema = schema_of(self.family)
+        self._arrays = Arrays(self.family)
         generation = generations.current(self.sink.home)
         assert generation is not None, "the stream begins with tables, empty ones at least"
         self._sealed_us = sealed_until_us(generation, self.family.view)
@@ -89,16 +93,17 @@ class ParquetPartition(StatefulSinkPartition[Block, int]):
         """Take rows; they are readable after the snapshot."""
         for block in values:
             rows = block.rows
-            if rows[0][1] <= self._sealed_us:
+            oldest = min([row[1] for row in rows])
+            if oldest <= self._sealed_us:
                 kept = [row for row in rows if row[1] > self._sealed_us]
                 self.sink.telemetry.repeated.labels(self.family.view).inc(len(rows) - len(kept))
                 rows = kept
-            if not rows:
-                continue
+                if not rows:
+                    continue
+                oldest = min([row[1] for row in rows])
             if self._first_seq < 0 or block.first_seq < self._first_seq:
                 self._first_seq = block.first_seq
             self._last_seq = max(self._last_seq, block.last_seq)
-            oldest = min(row[1] for row in rows)
             self._oldest_us = oldest if self._oldest_us is None else min(oldest, self._oldest_us)
             self._rows += rows
         if len(self._rows) >= ROWS_HELD:
@@ -124,10 +129,12 @@ class ParquetPartition(StatefulSinkPartition[Block, int]):
         import pyarrow.parquet as pq
 
         if self._writer is None:
-            self._writer = pq.ParquetWriter(self._aside, self._schema, compression="lz4")
+            # figures of the other columns would take a third of the writing, and nothing looks for rows by them
+            known = [*self.family.keys, "event_timestamp"]
+            self._writer = pq.ParquetWriter(self._aside, self._schema, compression="lz4", write_statistics=known)
         if self._rows:
-            table = table_of(self._rows, self._schema, to_us(self.sink.clock()))
-            self._writer.write_table(table)
+            batch = batch_of(self._rows, self._arrays, self._schema, to_us(self.sink.clock()))
+            self._writer.write_batch(batch)
             self.sink.telemetry.rows.labels("offline", self.family.view).inc(len(self._rows))
             self._rows = []
 
@@ -190,31 +197,3 @@ def sealed_until_us(generation: Path, view: str) -> int:
         groups = (metadata.row_group(number).column(at).statistics.max_raw for number in range(metadata.num_row_groups))
         latest = max(latest, *groups)
     return latest
-
-
-def schema_of(family: Family) -> "pa.Schema":
-    """The columns of a view's parts, as the batch writes them."""
-    import pyarrow as pa
-
-    instant = pa.timestamp("us", "UTC")
-    kinds = {"int": pa.int32(), "float": pa.float64()}
-    return pa.schema(
-        [
-            *((key, pa.string()) for key in family.keys),
-            ("event_timestamp", instant),
-            ("created_timestamp", instant),
-            ("valid_until", instant),
-            *((feature.name, kinds[feature.kind]) for feature in family.features),
-        ]
-    )
-
-
-def table_of(rows: Sequence[Row], schema: "pa.Schema", created_us: int) -> "pa.Table":
-    """Rows as a table."""
-    import pyarrow as pa
-
-    keys, instants, values, until = zip(*rows, strict=True)
-    columns: list[Any] = [*zip(*keys, strict=True), instants, [created_us] * len(rows), until]
-    columns += zip(*values, strict=True)
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=schema)

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,23 +24,30 @@ from feature_repo.catalogue.families import FAMILIES
 from feature_repo.stores.redis_client import connect
 from streams import generations
 from streams.batch.build import fingerprint
-from streams.dataflow.cards_sink import CardsSink, bring_up
+from streams.dataflow.cards_sink import CardsSink
 from streams.dataflow.graph import graph
+from streams.dataflow.ground import Ground
 from streams.dataflow.letters_sink import LettersSink
 from streams.dataflow.members import pass_on
 from streams.dataflow.parquet_sink import Formulas, ParquetSink
 from streams.dataflow.redis_sink import RedisSink
 from streams.dataflow.source import BATCH_RECORDS, Clock, LogSource
 from streams.dataflow.steps import Told
-from streams.dataflow.telemetry import LOCK, Telemetry, say
-from streams.dataflow.waiting import StoppedWhileWaiting, Waiting
+from streams.dataflow.tail import cut_back
+from streams.dataflow.telemetry import LOCK, Telemetry, position, say
+from streams.dataflow.waiting import MustRestart, StoppedWhileWaiting, Waiting
+from streams.fold.replay import SHARDS
 from streams.generations import NOTHING_KNOWN, Manifest
+from streams.log import reader
 from streams.log.segments import generation as log_generation
 from velo.errors import UserError
 from velo.files import make_folder
 from velo.store import Home, Store
 
+VIEWS: Final = [one.view for one in FAMILIES]
 SNAPSHOT_EVERY: Final = timedelta(seconds=10)
+LITTLE_ROOM: Final = 2**20
+"""Bytes free on a disk that the engine's recovery store finds too few."""
 RECOVERY_PARTS: Final = 2
 """Databases of the recovery store: fixed, whatever the number of processes."""
 GARBAGE: Final = (200_000, 20, 100)
@@ -71,7 +78,8 @@ class Options:
 def plan(store: Store) -> Plan:
     """Look at the store and prepare it: with no tables yet, empty ones are published.
 
-    Raises `UserError` where the tables are of another log or of other formulas: a stream cannot mend the past.
+    Raises `UserError` where the tables are of another log or of other formulas, or of more than the log holds: a
+    stream cannot mend the past.
     """
     home = store.home
     mark, generation = fingerprint(), log_generation(home)
@@ -83,6 +91,9 @@ def plan(store: Store) -> Plan:
             raise UserError(
                 f"the tables at {home.offline} are of {what} since replaced: run `velo build`, then start the stream"
             )
+    streamed, log_end = position(home), reader.end(home).next_seq
+    if streamed is not None and streamed.log_generation == generation and streamed.sealed_seq > log_end:
+        raise cut_back(home, log_end, streamed.sealed_seq)
     store, epoch = store.save().with_epoch_of(mark)
     if folder is None:
         with generations.sole_publisher(home):
@@ -114,31 +125,53 @@ class OneClient:
 
 
 def source_of(
-    planned: Plan, options: Options, clock: Clock, stop: threading.Event, telemetry: Telemetry, member: int = 0
+    planned: Plan,
+    options: Options,
+    clock: Clock,
+    stop: threading.Event,
+    telemetry: Telemetry,
+    member: int = 0,
+    prepare: Sequence[Callable[[int], object]] = (),
 ) -> LogSource:
     """The log as the stream reads it: in its first process alone."""
     ticks, here = not options.once, member == 0
-    return LogSource(planned.store, planned.begin, options.once, clock, stop, telemetry, ticks, here, options.batch)
+    return LogSource(
+        planned.store, planned.begin, options.once, clock, stop, telemetry, ticks, here, options.batch, prepare
+    )
 
 
 def flow_of(
     planned: Plan,
     options: Options,
     clock: Clock,
-    stop: threading.Event,
     telemetry: Telemetry,
+    ground: Ground,
     source: Source[tuple[str, Told]],
+    online: RedisSink | None,
 ) -> Dataflow:
-    """The dataflow of a store, from a source to the sinks that the options want."""
+    """The dataflow of a store, from a source to the online sink, if any, and the offline one if the options want it."""
     store, home = planned.store, planned.store.home
-    views = [one.view for one in FAMILIES]
-    offline = ParquetSink(home, views, planned.formulas, clock, telemetry) if options.offline else None
-    online = cards = None
-    if options.online:
-        client, waiting = OneClient(home, store.redis_url), Waiting(stop, telemetry)
-        online = RedisSink(home, views, planned.formulas, planned.begin, client, clock, telemetry, waiting)
-        cards = CardsSink(home, client, clock, waiting)
-    return graph(home, store.timezone, source, offline, online, LettersSink(home, clock), telemetry, cards)
+    offline = ParquetSink(home, VIEWS, planned.formulas, clock, telemetry) if options.offline else None
+    cards = cards_of(online) if online is not None else None
+    return graph(home, store.timezone, ground, source, offline, online, LettersSink(home, clock), telemetry, cards)
+
+
+def cards_of(online: RedisSink) -> CardsSink:
+    """The sink of race cards beside that of feature rows."""
+    return CardsSink(online.home, online.connect, online.clock, online.waiting)
+
+
+def online_of(
+    planned: Plan, options: Options, clock: Clock, stop: threading.Event, telemetry: Telemetry
+) -> RedisSink | None:
+    """The sink of the online store; None where the options want none."""
+    if not options.online:
+        return None
+    home, waiting = planned.store.home, Waiting(stop, telemetry)
+    client = OneClient(home, planned.store.redis_url)
+    return RedisSink(
+        home, VIEWS, planned.formulas, planned.begin, client, clock, telemetry, waiting, sealing=options.offline
+    )
 
 
 def run(
@@ -158,24 +191,28 @@ def run(
     source is the store's log where no other is given.
     """
     stop = stop or threading.Event()
-    source = source or source_of(planned, options, clock, stop, telemetry, member)
-    flow = flow_of(planned, options, clock, stop, telemetry, source)
+    ground = Ground(planned.store.home, planned.store.timezone, FAMILIES, SHARDS)
+    online = online_of(planned, options, clock, stop, telemetry)
+    prepare = [ground.at, online.prepare, cards_of(online).prepare] if online else [ground.at]
+    source = source or source_of(planned, options, clock, stop, telemetry, member, prepare)
+    flow = flow_of(planned, options, clock, telemetry, ground, source, online)
     recovery = RecoveryConfig(str(planned.recovery), backup_interval=timedelta(0))
     collected_after = gc.get_threshold()
     gc.set_threshold(*GARBAGE)
     try:
-        if options.online and member == 0:
-            store, client = planned.store, OneClient(planned.store.home, planned.store.redis_url)
-            Waiting(stop, telemetry).until_done("online", lambda: bring_up(store.home, client(), clock()))
-        if len(addresses) > 1:
-            cluster_main(flow, list(addresses), member, epoch_interval=options.snapshot_every, recovery_config=recovery)
-        else:
-            run_main(flow, epoch_interval=options.snapshot_every, recovery_config=recovery)
+        every = options.snapshot_every
+        with _told_if_full(planned.store.home):
+            if len(addresses) > 1:
+                cluster_main(flow, list(addresses), member, epoch_interval=every, recovery_config=recovery)
+            else:
+                run_main(flow, epoch_interval=every, recovery_config=recovery)
     except Exception as failed:
         cause = _first_cause(failed)
         if isinstance(cause, StoppedWhileWaiting):
             say("stream.stopped_while_waiting", store=str(cause))
             return
+        if isinstance(cause, MustRestart):
+            raise UserError(str(cause)) from None
         if isinstance(cause, UserError):
             raise cause from None
         raise
@@ -221,14 +258,31 @@ def _recovery(home: Home, name: str) -> Path:
     if not folder.exists():
         aside = home.recovery / f".{name}.tmp"
         aside.mkdir()
-        init_db_dir(aside, RECOVERY_PARTS)
+        with _told_if_full(home):
+            init_db_dir(aside, RECOVERY_PARTS)
         aside.rename(folder)
     return folder
 
 
+@contextmanager
+def _told_if_full(home: Home) -> Iterator[None]:
+    """Turn the engine's panic over a full disk, which is no Exception, into a `UserError`."""
+    try:
+        yield
+    except BaseException as failed:
+        panicked = type(failed).__name__ == "PanicException"
+        full = "DiskFull" in str(failed) or shutil.disk_usage(home.root).free < LITTLE_ROOM
+        if not (panicked and full):
+            raise
+        raise UserError(
+            f"cannot write to {home.recovery} (No space left on device): make room, then start the stream again; it "
+            "goes on where its last snapshot was"
+        ) from None
+
+
 def _first_cause(failed: BaseException) -> BaseException:
     while (cause := failed.__cause__ or failed.__context__) is not None:
-        if isinstance(failed, UserError | StoppedWhileWaiting):
+        if isinstance(failed, UserError | StoppedWhileWaiting | MustRestart):
             return failed
         failed = cause
     return failed

@@ -1,7 +1,8 @@
 """The log as a Bytewax source: one partition, whose position is the seq of the next record."""
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -30,7 +31,9 @@ class LogSource(FixedPartitionedSource[tuple[str, Told], int]):
     """Every record of a store's log from `begin` on (where nothing is to be resumed), under the key of its race.
 
     With `once` it ends at the log's end, else when `stop` is set. `ticks` has it append the tick of a local midnight
-    that no writer of the log was there to tell. `here` says whether this process is the one that reads.
+    that no writer of the log was there to tell. `here` says whether this process is the one that reads. Each of
+    `prepare` is called once, in a thread of its own, with the seq this execution begins at; no record is read before all
+    have returned.
     """
 
     store: Store
@@ -42,6 +45,7 @@ class LogSource(FixedPartitionedSource[tuple[str, Told], int]):
     ticks: bool = True
     here: bool = True
     batch: int = BATCH_RECORDS
+    prepare: Sequence[Callable[[int], object]] = ()
 
     def list_parts(self) -> list[str]:
         """The log is one sequence."""
@@ -51,7 +55,37 @@ class LogSource(FixedPartitionedSource[tuple[str, Told], int]):
         """Read on where the snapshot was taken."""
         base = self.begin if resume_state is None else resume_state
         say("stream.begins", seq=base, resumed=resume_state is not None)
-        return LogPartition(self, base, LogTail(self.store.home, base))
+        return LogPartition(self, base, LogTail(self.store.home, base), Preparing(self.prepare, base))
+
+
+class Preparing:
+    """What must be there before the first record is read; some of it waits for a server while the rest reckons."""
+
+    def __init__(self, prepare: Sequence[Callable[[int], object]], base: int) -> None:
+        self._base = base
+        self._failed: list[BaseException] = []
+        self._begun = time.perf_counter()
+        # daemons: who is told to stop meanwhile does not wait for them
+        self._threads = [threading.Thread(target=self._work, args=(one,), daemon=True) for one in prepare]
+        for thread in self._threads:
+            thread.start()
+
+    def done(self) -> bool:
+        """Whether it is there; raises what kept it from being made."""
+        if self._failed:
+            raise self._failed[0]
+        if any(thread.is_alive() for thread in self._threads):
+            return False
+        if self._threads:
+            say("stream.prepared", up_to_seq=self._base, seconds=round(time.perf_counter() - self._begun, 1))
+            self._threads = []
+        return not self._failed
+
+    def _work(self, prepare: Callable[[int], object]) -> None:
+        try:
+            prepare(self._base)
+        except BaseException as failed:  # noqa: BLE001  raised where the stream asks for it
+            self._failed.append(failed)
 
 
 @dataclass(slots=True)
@@ -61,6 +95,7 @@ class LogPartition(StatefulSourcePartition[tuple[str, Told], int]):
     source: LogSource
     base: int
     tail: LogTail
+    preparing: Preparing
     _awake: datetime | None = None
     _said: datetime | None = None
     _ticked: datetime | None = None
@@ -75,6 +110,9 @@ class LogPartition(StatefulSourcePartition[tuple[str, Told], int]):
         """What was appended, up to a batch; ends the stream where it is told to stop."""
         if self.source.stop.is_set():
             raise StopIteration
+        if not self.preparing.done():
+            self._awake = datetime.now(UTC) + IDLE
+            return []
         lines = self.tail.read(self.source.batch)
         if not lines:
             if self.source.once:
@@ -96,6 +134,8 @@ class LogPartition(StatefulSourcePartition[tuple[str, Told], int]):
 
         An epoch begins when all of the one before has gone through the sinks, so that is sealed by now.
         """
+        # what is sealed must outlive a power cut in the log too
+        self.tail.sync()
         self._sealed_seq, self._snapshot_seq = self._snapshot_seq, self.tail.next_seq
         return self.tail.next_seq
 

@@ -11,9 +11,9 @@ from streams.dataflow.ground import Ground, Held
 from streams.dataflow.tail import UNREADABLE, Line, about, line_at, message_of
 from streams.dataflow.telemetry import Telemetry
 from streams.fold.days import LocalDays, to_us
-from streams.fold.roll import BEGINNING, Roller, Row, ShardState
+from streams.fold.roll import BEGINNING, Rolled, Roller, ShardState
 from streams.fold.routing import Router, Touch
-from streams.fold.versions import Change, apply_version
+from streams.fold.versions import Change, replacing
 from streams.importers.dead_letters import DeadLetter
 from velo.racing.messages import Message, Result, type_name
 from velo.store import Home
@@ -50,14 +50,17 @@ class Step(NamedTuple):
 
 
 class Touched(NamedTuple):
-    """What one message does to one shard; no touches where it only tells that a new day has begun."""
+    """What the messages from `first_seq` to `last_seq` do to one shard: of each its `known_at` in µs and its touches.
+
+    No touches where a message only tells that a new day has begun.
+    """
 
     shard: str
-    seq: int
+    first_seq: int
+    last_seq: int
     base: int
     live: bool
-    known_at_us: int
-    touches: Sequence[Touch]
+    told: list[tuple[int, Sequence[Touch]]]
 
 
 class Block(NamedTuple):
@@ -67,7 +70,7 @@ class Block(NamedTuple):
     last_seq: int
     live: bool
     known_at_us: int
-    rows: list[Row]
+    rows: list[Rolled]
 
 
 def race_shard(line: Line) -> str:
@@ -115,8 +118,8 @@ class VersionLogic(StatefulBatchLogic[Told, Step, None]):
                 return None, True
             earlier = message_of(line_at(self._home, held.place))
             assert isinstance(earlier, Result)
-            before, _ = apply_version(None, earlier)
-        _, change = apply_version(before, message)
+            before = earlier
+        change = replacing(message, before)
         self._held[message.race_id] = Held(message.result_version, told.line.place)
         return change, False
 
@@ -155,25 +158,37 @@ class ResequenceLogic(StatefulBatchLogic[Step, Step, None]):
 
 
 class Spread:
-    """From ordered steps to what each shard is told; the first of a day is told to all of them."""
+    """From ordered steps to what each shard is told of them at once; the first of a day is told to all of them."""
 
     def __init__(self, shards: Sequence[str], telemetry: Telemetry) -> None:
         self._shards = shards
         self._telemetry = telemetry
 
     def __call__(self, steps: list[tuple[str, Step]]) -> Iterator[tuple[str, Touched]]:
-        """One item for each shard that a step touches, in order."""
+        """One item for each shard that these steps touch, with what they do to it in order."""
+        told: dict[str, list[tuple[int, Sequence[Touch]]]] = {}
+        first: dict[str, int] = {}
+        last: dict[str, int] = {}
         for _, step in steps:
             self._telemetry.told(step.kind, stale=step.stale)
-            if step.known_at_us is None:
+            at_us = step.known_at_us
+            if at_us is None:
                 continue
+            routed: Iterable[tuple[str, Sequence[Touch]]] = step.routed
             if step.new_day:
                 touched = dict(step.routed)
-                for shard in self._shards:
-                    yield shard, _touched(shard, step, touched.get(shard, ()))
-            else:
-                for shard, touches in step.routed:
-                    yield shard, _touched(shard, step, touches)
+                routed = [(shard, touched.get(shard, ())) for shard in self._shards]
+            for shard, touches in routed:
+                if shard in told:
+                    told[shard].append((at_us, touches))
+                else:
+                    told[shard] = [(at_us, touches)]
+                    first[shard] = step.seq
+                last[shard] = step.seq
+        if told:
+            newest = steps[-1][1]
+            for shard, of_shard in told.items():
+                yield shard, Touched(shard, first[shard], last[shard], newest.base, newest.live, of_shard)
 
 
 class RollLogic(StatefulBatchLogic[Touched, Block, None]):
@@ -188,21 +203,14 @@ class RollLogic(StatefulBatchLogic[Touched, Block, None]):
         if self._rolled is None:
             self._rolled = self._ground.at(values[0].base).take(values[0].shard)
         roller, state = self._rolled
-        rows: list[Row] = []
-        for one in values:
-            rows += roller.roll(state, one.known_at_us, one.touches)
+        last = values[-1]
+        rows = roller.roll(state, last.told if len(values) == 1 else [one for each in values for one in each.told])
         if not rows:
             return [], False
-        first, last = values[0], values[-1]
-        return [Block(first.seq, last.seq, last.live, last.known_at_us, rows)], False
+        return [Block(values[0].first_seq, last.last_seq, last.live, last.told[-1][0], rows)], False
 
     def snapshot(self) -> None:
         """Nothing: `Ground` works it out from the log."""
-
-
-def _touched(shard: str, step: Step, touches: Sequence[Touch]) -> Touched:
-    assert step.known_at_us is not None
-    return Touched(shard, step.seq, step.base, step.live, step.known_at_us, touches)
 
 
 def view_of(shard: str) -> str:

@@ -1,5 +1,6 @@
 """The growing end of the log: whole records in order, as they are appended, without ever waiting."""
 
+import os
 import re
 from dataclasses import dataclass, field
 from io import BufferedReader
@@ -7,6 +8,7 @@ from typing import Final, NamedTuple
 
 import orjson
 
+from streams.log import reader
 from streams.log.segments import Segment, generation, is_whole, reaching, segments
 from streams.log.upgrades import upgraded
 from velo.errors import UserError
@@ -80,6 +82,11 @@ class LogTail:
                 break
         return lines
 
+    def sync(self) -> None:
+        """Have what was read on the disk: a writer may have had no time yet to see to it."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+
     def close(self) -> None:
         """Let the file go."""
         if self._file is not None:
@@ -113,10 +120,7 @@ class LogTail:
             return None
         self._file.seek(0, 2)
         if self._file.tell() < self._offset:
-            raise UserError(
-                f"the log at {self.home.log} was cut back behind record {self.next_seq}: run `velo build --whole`, "
-                "then start the stream again"
-            )
+            raise cut_back(self.home, reader.end(self.home).next_seq, self.next_seq)
         return False
 
     def _note(self, place: Place, text: bytes, lines: list[Line]) -> None:
@@ -162,6 +166,14 @@ class LogTail:
     def _look_for_rebuild(self) -> None:
         if generation(self.home) != self._generation:
             raise UserError(f"the log at {self.home.log} was rebuilt: run `velo build`, then start the stream again")
+
+
+def cut_back(home: Home, next_seq: int, read: int) -> UserError:
+    """What to say where a log ends before what was read of it."""
+    return UserError(
+        f"the log at {home.log} ends before record {next_seq}, but the stream has read up to {read}: restore the log "
+        "from a backup, or make a new one of what it holds by `velo log rebuild FILE…`, then run `velo build`"
+    )
 
 
 def about(text: bytes) -> About:

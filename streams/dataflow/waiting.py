@@ -16,6 +16,10 @@ class StoppedWhileWaiting(Exception):
     """Told to stop while a store was away: what was not written is made again from the log after the next start."""
 
 
+class MustRestart(Exception):
+    """What a store lost only another start can make again; the text says so to the user."""
+
+
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """Repeats what fails for want of a store, until it succeeds or `stop` is set."""

@@ -19,6 +19,8 @@ TABLES: Final = (".csv", ".parquet")
 def bodies(paths: Sequence[Path], store: Store) -> Iterator[bytes]:
     """Each message of some files: a line of JSON as it stands, good or bad; the races of a runner table as results.
 
+    Of a line longer than a message may be so much is sent that it is refused for its length, and no more is held.
+
     The runner tables come first, as one load in the order of its races. Raises `UserError` for a file of another form,
     and for a runner table with a race that would be refused.
     """
@@ -44,7 +46,10 @@ def bodies(paths: Sequence[Path], store: Store) -> Iterator[bytes]:
 def _lines(path: Path) -> Iterator[bytes]:
     try:
         with path.open("rb") as file:
-            while line := file.readline(2 * MAX_BYTES):
+            while line := file.readline(MAX_BYTES + 2):
+                rest = line
+                while rest and not rest.endswith(b"\n"):
+                    rest = file.readline(MAX_BYTES)
                 if line.strip():
                     yield line.rstrip(b"\r\n")
     except OSError as refused:

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 from feature_repo.catalogue.families import FAMILIES, Family
 from streams.fold.days import LocalDays, to_us
 from streams.fold.roll import BEGINNING, Roller, Row, ShardState
-from streams.fold.routing import Router
+from streams.fold.routing import Router, Touch
 from streams.fold.versions import Change, RaceState, apply_version
 from velo.racing.messages import Message, Result
 
@@ -43,12 +43,12 @@ class Replay:
         if self._days.day_of(known_at_us) > self._today:
             self._today = self._days.day_of(known_at_us)
             for roller, state in self._shards.values():
-                yield roller.family, roller.roll(state, known_at_us)
+                yield roller.family, _rows(roller, state, known_at_us, ())
         if isinstance(message, Result):
             self.races[message.race_id], change = apply_version(self.races.get(message.race_id), message)
             for name, touches in self._router.route(change):
                 roller, state = self._shards[name]
-                yield roller.family, roller.roll(state, known_at_us, touches)
+                yield roller.family, _rows(roller, state, known_at_us, touches)
 
     @classmethod
     def settled(
@@ -86,6 +86,10 @@ class Replay:
             roller, _ = self._shards[name]
             self._shards[name] = roller, roller.load(content)
             self._today = max(self._today, self._shards[name][1].today)
+
+
+def _rows(roller: Roller, state: ShardState, known_at_us: int, touches: Iterable[Touch]) -> list[Row]:
+    return [roller.row_of(rolled) for rolled in roller.roll(state, ((known_at_us, touches),))]
 
 
 def changelog(replay: Replay, messages: Iterable[Message]) -> dict[str, dict[tuple[str, ...], list[Row]]]:

@@ -19,6 +19,9 @@ from streams.fold.shapes import LANE_BITS, Columns, Contribution, Key, Memory, S
 
 Row = tuple[Key, int, tuple[Value, ...], int | None]
 """(key values, event_timestamp in µs, values in the order of `Family.features`, valid_until in µs or None)."""
+Rolled = tuple[Key, int, Sums, tuple[Value, ...], Sums, int | None]
+"""A row before its columns are made of it: (key values, event_timestamp in µs, career sums, recent values, sums within
+the windows, valid_until in µs or None). Whoever keeps rows makes the columns of many at once (`arrays`)."""
 BEGINNING: Final = -(10**7)
 """The day of a shard that was told nothing yet: before any race."""
 
@@ -27,28 +30,36 @@ class KeyState:
     """What a shard knows of one key: `within` holds the sums of every window, the first window's lowest, `daily` those of each day still inside one.
 
     `history` is every known start in order of (off, race) where the family has recent features, and `recent` their
-    values (None until asked for). `expires_day` is the next day on which a window loses a start, None where none will.
+    values (None until asked for). `expires_day` is the next day on which a window loses a start, and `until_us` its
+    midnight; None where none will.
     """
 
-    __slots__ = ("career", "daily", "days", "expires_day", "history", "recent", "within")
+    __slots__ = ("career", "daily", "days", "expires_day", "history", "recent", "until_us", "within")
 
-    def __init__(self, days: list[int], daily: dict[int, Sums], history: list[Memory]) -> None:
+    def __init__(
+        self, days: list[int], daily: dict[int, Sums], history: list[Memory], recent: tuple[Value, ...] | None
+    ) -> None:
         self.career: Sums = 0
         self.within: Sums = 0
         self.days = days
         self.daily = daily
         self.history = history
-        self.recent: tuple[Value, ...] | None = None
+        self.recent = recent
         self.expires_day: int | None = None
+        self.until_us: int | None = None
 
 
 class ShardState:
-    """The keys of one shard as of one local day, and which of them lose a start on which day to come."""
+    """The keys of one shard as of one local day, and which of them lose a start on which day to come.
 
-    __slots__ = ("due", "due_days", "keys", "today")
+    `ends_us` is the first instant after that day, as far as it was worked out.
+    """
+
+    __slots__ = ("due", "due_days", "ends_us", "keys", "today")
 
     def __init__(self, today: int = BEGINNING) -> None:
         self.today = today
+        self.ends_us = BEGINNING
         self.keys: dict[Key, KeyState] = {}
         self.due: dict[int, dict[Key, None]] = {}
         self.due_days: list[int] = []
@@ -62,26 +73,39 @@ class Roller:
         self._days = days
         self._columns = Columns.of(family)
         self._windows = family.windows
+        self._shortest_first = sorted(family.windows)
+        self._shortest = min(family.windows, default=0)
         self._longest = max(family.windows, default=0)
         lanes = len(self._columns.shape.windowed)
         self._shifts = [(days, place * lanes * LANE_BITS) for place, days in enumerate(family.windows)]
+        # what a start of today is multiplied by to be in all windows at once
+        self._everywhere = sum(1 << shift for _, shift in self._shifts)
         # one of each for all the keys that never use it: most keys are of families without windows or history
         self._no_days: tuple[list[int], dict[int, Sums]] = ([], {})
         self._no_history: list[Memory] = []
 
-    def roll(self, state: ShardState, known_at_us: int, touches: Iterable[Touch] = ()) -> list[Row]:
-        """The rows one message makes, in order of their time for each key; a tick touches none.
+    def roll(self, state: ShardState, told: Iterable[tuple[int, Iterable[Touch]]]) -> list[Rolled]:
+        """The rows that messages make, each given as (its `known_at` in µs, its touches), in order; a tick touches none.
 
-        First the expiry rows of every local midnight that has passed, each at its midnight, then one row for each key
-        the message touches, at the instant it became known.
+        Of each message first the expiry rows of every local midnight that has passed, each at its midnight, then one
+        row for each key it touches, at the instant it became known.
         """
-        rows: list[Row] = []
-        today = self._days.day_of(known_at_us)
-        if today > state.today:
-            self._advance(state, today, rows)
-        for touch in touches:
-            rows.append(self._row(touch[0], self._touch(state, touch), known_at_us))  # noqa: PERF401  mostly one touch
+        rows: list[Rolled] = []
+        for known_at_us, touches in told:
+            if known_at_us >= state.ends_us:
+                self._begin_day(state, known_at_us, rows)
+            for touch in touches:
+                one = self._touch(state, touch)
+                recent = one.recent
+                if recent is None:
+                    recent = one.recent = self._columns.recent_values(one.history)
+                rows.append((touch[0], known_at_us, one.career, recent, one.within, one.until_us))
         return rows
+
+    def row_of(self, rolled: Rolled) -> Row:
+        """A row with its columns made, one by one: what `arrays` gives for many, bit for bit."""
+        key, event_us, career, recent, within, until_us = rolled
+        return key, event_us, self._columns.values(career, recent, within), until_us
 
     def settle(self, state: ShardState, known_at_us: int, touches: Iterable[Touch]) -> None:
         """Bring a shard to what it is after all these starts were told, as of an instant, without making rows.
@@ -89,26 +113,34 @@ class Roller:
         An empty shard given the starts of every race's latest version is the shard of a full replay, whatever the
         order: how the stream takes over from a batch build.
         """
-        today = self._days.day_of(known_at_us)
-        if today > state.today:
-            self._advance(state, today, None)
+        if known_at_us >= state.ends_us:
+            self._begin_day(state, known_at_us, None)
         for touch in touches:
             self._touch(state, touch)
 
-    def _advance(self, state: ShardState, today: int, rows: list[Row] | None) -> None:
+    def _begin_day(self, state: ShardState, known_at_us: int, rows: list[Rolled] | None) -> None:
+        today = self._days.day_of(known_at_us)
+        if today > state.today:
+            self._advance(state, today, rows)
+        state.ends_us = self._days.midnight_us(state.today + 1)
+
+    def _advance(self, state: ShardState, today: int, rows: list[Rolled] | None) -> None:
         while state.due_days and state.due_days[0] <= today:
             day = heappop(state.due_days)
             state.today = day
             midnight_us = self._days.midnight_us(day)
             for key in state.due.pop(day):
                 one = state.keys[key]
-                one.expires_day = None
+                one.expires_day = one.until_us = None
                 self._expire(one, day)
                 self._reschedule(state, key, one)
                 if not one.days and self._is_empty(one):
                     del state.keys[key]
                 if rows is not None:
-                    rows.append(self._row(key, one, midnight_us))
+                    recent = one.recent
+                    if recent is None:
+                        recent = one.recent = self._columns.recent_values(one.history)
+                    rows.append((key, midnight_us, one.career, recent, one.within, one.until_us))
         state.today = today
 
     def _expire(self, one: KeyState, today: int) -> None:
@@ -127,8 +159,8 @@ class Roller:
         for contribution in retracted:
             self._take_back(one, contribution, state.today)
         for contribution in added:
-            self._add(one, contribution, state.today)
-        if self._windows:
+            self._add(state, key, one, contribution)
+        if retracted:
             self._reschedule(state, key, one)
         if not one.days and self._is_empty(one):
             del state.keys[key]
@@ -137,13 +169,13 @@ class Roller:
     def _unheard_of(self) -> KeyState:
         """A key before its first start."""
         days, daily = ([], {}) if self._windows else self._no_days
-        return KeyState(days, daily, [] if self.family.recent else self._no_history)
+        return KeyState(days, daily, *(([], None) if self.family.recent else (self._no_history, ())))
 
     def _is_empty(self, one: KeyState) -> bool:
         """Whether nothing is left of a key: its next row is told by the zeros it would start from."""
         return not (one.days or one.history or one.career)
 
-    def _add(self, one: KeyState, contribution: Contribution, today: int) -> None:
+    def _add(self, state: ShardState, key: Key, one: KeyState, contribution: Contribution) -> None:
         race_day, windowed, career, memory = contribution
         one.career += career
         if memory:
@@ -152,15 +184,25 @@ class Roller:
             else:
                 one.history.append(memory)
             one.recent = None
-        if windowed and race_day > today - self._longest:
+        if not windowed:
+            return
+        age_days = state.today - race_day
+        if age_days < self._longest:
             if race_day in one.daily:
                 one.daily[race_day] += windowed
             else:
                 insort(one.days, race_day)
                 one.daily[race_day] = windowed
-            for window_days, shift in self._shifts:
-                if race_day > today - window_days:
-                    one.within += windowed << shift
+                # the new day may leave before all others: a late start can make the next expiry earlier
+                leaves = race_day + next(days for days in self._shortest_first if days > age_days)
+                if one.expires_day is None or leaves < one.expires_day:
+                    self._due_on(state, key, one, leaves)
+            if age_days < self._shortest:
+                one.within += windowed * self._everywhere
+            else:
+                for window_days, shift in self._shifts:
+                    if age_days < window_days:
+                        one.within += windowed << shift
 
     def _take_back(self, one: KeyState, contribution: Contribution, today: int) -> None:
         race_day, windowed, career, memory = contribution
@@ -178,10 +220,12 @@ class Roller:
                     one.within -= windowed << shift
 
     def _reschedule(self, state: ShardState, key: Key, one: KeyState) -> None:
-        """Put a changed key among the due of its next expiry: a late start can make that earlier, an amended one later."""
+        """Put a key that lost starts among the due of its next expiry."""
         expires_day = self._next_expiry(one.days, state.today)
-        if expires_day == one.expires_day:
-            return
+        if expires_day != one.expires_day:
+            self._due_on(state, key, one, expires_day)
+
+    def _due_on(self, state: ShardState, key: Key, one: KeyState, expires_day: int | None) -> None:
         if one.expires_day is not None:
             del state.due[one.expires_day][key]
         if expires_day is not None:
@@ -192,6 +236,7 @@ class Roller:
             else:
                 due[key] = None
         one.expires_day = expires_day
+        one.until_us = None if expires_day is None else self._days.midnight_us(expires_day)
 
     def _next_expiry(self, days: Sequence[int], today: int) -> int | None:
         soonest: int | None = None
@@ -202,14 +247,6 @@ class Roller:
                 if soonest is None or leaves < soonest:
                     soonest = leaves
         return soonest
-
-    def _row(self, key: Key, one: KeyState, event_us: int) -> Row:
-        recent = one.recent
-        if recent is None:
-            recent = one.recent = self._columns.recent_values(one.history)
-        values = self._columns.values(one.career, recent, one.within)
-        valid_until_us = None if one.expires_day is None else self._days.midnight_us(one.expires_day)
-        return key, event_us, values, valid_until_us
 
     def dump(self, state: ShardState) -> bytes:
         """A shard as JSON: the same bytes for the same starts on the same day, however it came there."""

@@ -10,7 +10,7 @@ from streams.fold.shapes import Contribution, Key, Shape, key_of
 from streams.fold.versions import Change
 from velo.racing.measures import Start
 
-Touch = tuple[Key, list[Contribution], list[Contribution]]
+Touch = tuple[Key, tuple[Contribution, ...], tuple[Contribution, ...]]
 """(a key, what is taken back of it, what is added to it) by one message."""
 
 
@@ -39,22 +39,24 @@ class Router:
     def route(self, change: Change) -> list[tuple[str, list[Touch]]]:
         """The touches of a change, by shard; a key whose starts the change leaves as they were is not touched."""
         touched: list[dict[Key, Touch]] = [{} for _ in self.shards]
-        for taken, off_us, starts in (
-            (1, change.retracted_off_us, change.retracted),
-            (2, change.added_off_us, change.added),
-        ):
-            for start in starts:
-                for contribution, members in self._shapes:
-                    one = contribution(start, off_us, change.race_id)
-                    for place, key_from in members:
-                        found = key_from(start)
-                        if None in found:
-                            continue
-                        key = cast("Key", found)
-                        touch = touched[place].get(key)
-                        if touch is None:
-                            touched[place][key] = touch = (key, [], [])
-                        cast("list[Contribution]", touch[taken]).append(one)
+        for start in change.retracted:
+            for contribution, members in self._shapes:
+                taken = (contribution(start, change.retracted_off_us, change.race_id),)
+                for place, key_from in members:
+                    key = cast("Key", key_from(start))
+                    if None not in key:
+                        of_family = touched[place]
+                        before = of_family.get(key)
+                        of_family[key] = (key, taken, ()) if before is None else (key, before[1] + taken, ())
+        for start in change.added:
+            for contribution, members in self._shapes:
+                given = (contribution(start, change.added_off_us, change.race_id),)
+                for place, key_from in members:
+                    key = cast("Key", key_from(start))
+                    if None not in key:
+                        of_family = touched[place]
+                        before = of_family.get(key)
+                        of_family[key] = (key, (), given) if before is None else (key, before[1], before[2] + given)
         return self._by_shard(touched)
 
     def _by_shard(self, touched: list[dict[Key, Touch]]) -> list[tuple[str, list[Touch]]]:

@@ -51,9 +51,11 @@ class Shape:
     def contribution(self) -> Callable[[Start, int, str], Contribution]:
         """The function from a start, the µs of its off and its race to what it contributes; unknown adds nothing."""
         memory = f"(off_us, race_id, {_listed('start.{}', self.remembered)})" if self.remembered else "()"
+        windowed, career = Struct(f"<{len(self.windowed)}Q"), Struct(f"<{len(self.career)}Q")
         made: Callable[[Start, int, str], Contribution] = _compiled(
             "start, off_us, race_id",
-            f"(start.race_day, {_packed(self.windowed)}, {_packed(self.career)}, {memory})",
+            f"(start.race_day, {_packed('windowed', self.windowed)}, {_packed('career', self.career)}, {memory})",
+            {"windowed": windowed.pack, "career": career.pack, "joined": int.from_bytes},
         )
         return made
 
@@ -124,9 +126,8 @@ def _lane_of(measures: tuple[str, ...], name: str, first: int = 0) -> Callable[[
     return lambda measure: f"{name}[{first + measures.index(measure)}]"
 
 
-def _packed(measures: tuple[str, ...]) -> str:
-    lanes = [f"((start.{one} or 0) << {LANE_BITS * place})" for place, one in enumerate(measures)]
-    return " + ".join(lanes) or "0"
+def _packed(packer: str, measures: tuple[str, ...]) -> str:
+    return f"joined({packer}({', '.join(f'start.{one} or 0' for one in measures)}), 'little')" if measures else "0"
 
 
 def _unpacking(made: Callable[..., Any], career_lanes: int, within_lanes: int) -> Callable[..., tuple[Value, ...]]:

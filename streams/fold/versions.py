@@ -1,8 +1,7 @@
 """One race's versions: what each result takes back of the one before it, and what it adds (SPEC 3)."""
 
 import zlib
-from dataclasses import dataclass, fields
-from operator import attrgetter
+from dataclasses import dataclass
 from typing import Final
 
 import orjson
@@ -11,7 +10,6 @@ from streams.fold.days import to_us
 from velo.racing.measures import Start, starts_of
 from velo.racing.messages import Result
 
-_VALUES_OF: Final = attrgetter(*(one.name for one in fields(Start)))
 FASTEST: Final = 1
 """zlib level: a race's starts repeat themselves, so the quickest level already keeps a third of the bytes."""
 
@@ -30,7 +28,7 @@ class RaceState:
     @classmethod
     def of(cls, result_version: int, off_us: int, starts: tuple[Start, ...]) -> "RaceState":
         """The state that holds these starts."""
-        rows = [_VALUES_OF(start) for start in starts]
+        rows = [list(start) for start in starts]
         return cls(result_version, off_us, zlib.compress(orjson.dumps(rows), FASTEST))
 
     @property
@@ -64,6 +62,15 @@ class Change:
 
     def __bool__(self) -> bool:
         return bool(self.retracted or self.added)
+
+
+def replacing(result: Result, before: Result | None = None) -> Change:
+    """What a result changes where `before`, of a lower version, held; nothing held where that is None."""
+    off_us, added = to_us(result.race.off_time), tuple(starts_of(result.race, result.runners))
+    if before is None:
+        return Change(result.race_id, added_off_us=off_us, added=added)
+    retracted = tuple(starts_of(before.race, before.runners))
+    return Change(result.race_id, to_us(before.race.off_time), retracted, off_us, added)
 
 
 def apply_version(state: RaceState | None, result: Result) -> tuple[RaceState, Change]:

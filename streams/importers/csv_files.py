@@ -16,7 +16,11 @@ if TYPE_CHECKING:
     from _csv import Reader
 
 _LONGEST_CELL = 1 << 20
+_LONGEST_LINE = 1 << 24
 _REPEATED = 64
+_UNPACKED_AT_LEAST = 1 << 22
+_UNPACKED_TIMES = 50
+"""A CSV of results packs to a tenth; what unpacks to so much more is made to fill the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +41,8 @@ def csv_rows(path: Path, required: Iterable[str], what: str) -> Iterator[CsvRow]
     """The rows of a CSV file with a header (UTF-8, a byte-order mark allowed, `.gz` unpacked), in file order.
 
     Column names are trimmed and casefolded. `required` are the columns without which the file is not `what`. Raises
-    `UserError` for a file that is missing, empty, not text, without a required column, with a column twice, or with a
-    row that has more or fewer cells than the header.
+    `UserError` for a file that is missing, empty, not text, without a required column, with a column twice, with a
+    row that has more or fewer cells than the header, or with a line or a content out of all proportion.
     """
     try:
         with path.open("rb") as binary, _unpacked(path, binary) as stream:
@@ -99,7 +103,19 @@ def _parsed(path: Path, reader: "Reader", what: str) -> Iterator[list[str]]:
 
 
 def _text_only(path: Path, stream: IO[str], what: str) -> Iterator[str]:
-    for line in stream:
+    packed = path.suffix == ".gz"
+    most, unpacked = max(_UNPACKED_AT_LEAST, _UNPACKED_TIMES * path.stat().st_size), 0
+    while line := stream.readline(_LONGEST_LINE):
+        if len(line) == _LONGEST_LINE:
+            raise UserError(
+                f"{path} has a line of more than {_LONGEST_LINE:,} characters, but {what} is a CSV file: fetch it again"
+            )
+        unpacked += len(line)
+        if packed and unpacked > most:
+            raise UserError(
+                f"{path} unpacks to more than {_UNPACKED_TIMES} times its size, which no CSV does: unpack it yourself "
+                "and look at it"
+            )
         if "\0" in line:
             raise UserError(f"{path} is a binary file, but {what} is a CSV file: give the CSV in UTF-8")
         yield line

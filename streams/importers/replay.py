@@ -1,4 +1,4 @@
-"""Dead letters read again by their importer, after the code or the rows were mended."""
+"""Dead letters read again by their importer, or the door of the feeds, after the code or the rows were mended."""
 
 import csv
 from collections import defaultdict
@@ -8,11 +8,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from streams.feeds.door import SOURCE as FEED
+from streams.feeds.door import Door, Taken
 from streams.importers import dead_letters, raceform, runners
 from streams.importers.dead_letters import LETTER, DeadLetter
 from streams.importers.results import Parsed, Row
 from streams.log.writer import LogWriter
-from velo.errors import UserError
+from velo.errors import Refused, UserError
 from velo.store import Store
 
 RowImporter = Callable[[Sequence[Row], Store], Parsed]
@@ -50,13 +52,23 @@ def replay(
     With `mended`, an edited export, the letters in it are tried, with its rows. A letter whose race passes is marked
     as replayed; the others stay as they are. Raises `UserError`, and changes nothing, where a race is older than the
     log's end and not `late`, or `mended` is no export of open letters. A letter whose source has no importer stays.
+    What came through a feed is taken as the feed would take it now: it is known from now on.
     """
     letters = {one.letter: one for one in dead_letters.read(store.home)}
     rows = _mended(mended, letters) if mended else {letter: one.rows for letter, one in letters.items()}
     refused: dict[str, str] = {}
     passed: list[tuple[str, Parsed]] = []
+    live: list[tuple[str, Taken]] = []
+    door = Door.of(store)
     for letter, given in rows.items():
         source = letters[letter].source
+        if source == FEED:
+            taken_or_not = _through(door, given, clock())
+            if isinstance(taken_or_not, Taken):
+                live.append((letter, taken_or_not))
+            else:
+                refused[letter] = taken_or_not
+            continue
         if source not in importers:
             refused[letter] = f"letters of {source} are not replayed: mend the file and give it again"
             continue
@@ -67,13 +79,32 @@ def replay(
             passed.append((letter, parsed))
     letter_of = {id(message): letter for letter, parsed in passed for message in parsed.messages}
     with LogWriter.open(store, clock=clock) as writer:
-        if passed:
-            store.with_keys(passed[0][1].keys)
+        if passed or live:
+            writer.store = store.with_keys(passed[0][1].keys if passed else door.policy)
         report = writer.load([message for _, parsed in passed for message in parsed.messages], late=late)
         refused |= {letter_of[id(message)]: str(why) for message, why in report.refused}
-        taken = [letter for letter, _ in passed if letter not in refused]
+        appended, identical = report.appended, report.identical
+        for letter, told in live:
+            try:
+                outcome = writer.append(told.message, told.kept)
+            except Refused as why:
+                refused[letter] = str(why)
+                continue
+            appended, identical = appended + (outcome.seq is not None), identical + (outcome.seq is None)
+        writer.sync()
+        taken = [letter for letter, _ in (*passed, *live) if letter not in refused]
         dead_letters.settle(store.home, taken, clock())
-    return ReplayReport(len(rows), len(taken), report.appended, report.identical, refused)
+    return ReplayReport(len(rows), len(taken), appended, identical, refused)
+
+
+def _through(door: Door, rows: Sequence[Row], now: datetime) -> Taken | str:
+    """A feed's message out of its letter, or why it cannot be taken."""
+    if len(rows) != 1 or not isinstance(rows[0].get("message"), str):
+        return "a letter of a feed is one row with a column message: leave them as they were exported"
+    if rows[0].get("message_bytes"):
+        return f"the letter has only the beginning of its {rows[0]['message_bytes']} bytes: send the message again"
+    told = door.take(str(rows[0]["message"]).encode(), now)
+    return told if isinstance(told, Taken) else f"{told.reason}: {told.detail}"
 
 
 def _mended(path: Path, letters: Mapping[str, DeadLetter]) -> dict[str, list[Row]]:

@@ -40,6 +40,7 @@ from velo.racing.names import name_key
 from velo.settings import KeyPolicy
 from velo.store import Store
 
+MAX_BYTES: Final = 2**28
 SOURCE: Final = "rpscrape-cards"
 NO_RIDER: Final = frozenset({"non-runner", "non runner", "nonrunner"})
 """What stands for the jockey of a horse that does not run."""
@@ -134,7 +135,13 @@ def read_rpscrape_cards(paths: Sequence[Path], store: Store) -> ParsedCards:
 def _races(path: Path) -> Iterator[_Place]:
     """Every race of a file, whatever it holds; raises `UserError` where the file is no such tree."""
     try:
-        told = json.loads(path.read_bytes(), parse_constant=lambda _: None)
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise UserError(
+                f"{path} has more than {MAX_BYTES:,} bytes, but a day's racecards have a few million: split it"
+            )
+        told = json.loads(content, parse_constant=lambda _: None)
     except OSError as refused:
         raise UserError(f"{path} cannot be read ({refused.strerror}): name a file of rpscrape racecards") from None
     except (ValueError, RecursionError) as refused:

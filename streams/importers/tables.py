@@ -15,6 +15,9 @@ from velo.errors import UserError
 
 _PARQUET: Final = b"PAR1"
 _SAMPLE_BYTES: Final = 2**16
+_LONGEST_HEADER: Final = 2**20
+_MOST_ROWS: Final = 50_000_000
+"""More runners than all recorded racing has; a few kilobytes of Parquet can claim any number."""
 
 
 def read_table(path: Path, required: Sequence[str] = REQUIRED) -> pa.Table:
@@ -39,6 +42,10 @@ def read_table(path: Path, required: Sequence[str] = REQUIRED) -> pa.Table:
 
 def _parquet(path: Path) -> pa.Table:
     with parquet.ParquetFile(path) as file:  # read_table would import pyarrow.dataset, and with it pandas
+        if file.metadata.num_rows > _MOST_ROWS:
+            raise UserError(
+                f"{path} has {file.metadata.num_rows:,} rows, but a runner table has {_MOST_ROWS:,} at most: split it"
+            )
         table = file.read()
     plain = [
         field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
@@ -52,7 +59,7 @@ def _csv(path: Path, sample: bytes) -> pa.Table:
         raise UserError(f"{path} is neither CSV nor Parquet but another binary file: export it as one of these")
     with path.open(encoding="utf-8-sig", newline="") as file:
         try:
-            header = next(csv.reader(file))
+            header = next(csv.reader(iter(lambda: file.readline(_LONGEST_HEADER), "")))
         except UnicodeDecodeError:
             raise UserError(f"{path} is not UTF-8 text: save it as CSV in UTF-8, or as Parquet") from None
     options = arrow_csv.ConvertOptions(

@@ -59,19 +59,23 @@ class SegmentWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was taken; raises `UserError` where that fails, and then leaves none of it."""
+        """Write what was taken; raises `UserError` where that fails, and then leaves whole records of it only.
+
+        Those are in the log: a reader may have met them, and a load that is repeated finds them told.
+        """
+        block, self._block = self._block, bytearray()
+        written = 0
         try:
-            view = memoryview(self._block)
-            while view:
-                view = view[os.write(self._file, view) :]
+            with memoryview(block) as view:
+                while written < len(block):
+                    written += os.write(self._file, view[written:])
         except OSError as failed:
             self._broken = True
-            os.ftruncate(self._file, self._length)
+            os.ftruncate(self._file, self._length + block.rfind(b"\n", 0, written) + 1)
             raise UserError(
                 f"cannot write to the log at {self.folder} ({failed.strerror}): make room, then repeat the command"
             ) from failed
-        self._length += len(self._block)
-        self._block = bytearray()
+        self._length += written
 
     def sync(self) -> None:
         """Flush, and have file and folder on the disk when this returns."""

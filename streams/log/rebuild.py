@@ -11,11 +11,11 @@ from typing import Final
 
 from streams.log import reader
 from streams.log.appender import lock
-from streams.log.segments import GENERATION, generation, generation_of, next_log, segments_in
-from streams.log.writer import Clock, LoadReport, LogWriter, Progress
+from streams.log.segments import ENVELOPE, GENERATION, generation, generation_of, next_log, segments_in
+from streams.log.writer import Clock, LoadReport, LogWriter, Progress, Recorded
 from velo.errors import UserError
 from velo.files import make_folder, sync_folder, write_atomically
-from velo.racing.messages import Message, Result
+from velo.racing.messages import Message, Result, from_record, kept_of
 from velo.store import Home, Store
 
 _AT_CWD: Final = -100
@@ -67,16 +67,18 @@ def rebuild(
     return Rebuilt(report, len(kept), superseded, replaced)
 
 
-def _kept(home: Home, new: list[Message]) -> tuple[list[Message], int]:
+def _kept(home: Home, new: list[Message]) -> tuple[list[Recorded], int]:
     told = {(one.race_id, one.result_version) for one in new if isinstance(one, Result)}
-    kept: list[Message] = []
+    kept: list[Recorded] = []
     superseded = 0
     try:
-        for _, message in reader.messages(home):
+        for record in reader.records(home):
+            message = from_record(record)
             if isinstance(message, Result) and (message.race_id, message.result_version) in told:
                 superseded += 1
             else:
-                kept.append(message)
+                besides = {name: value for name, value in kept_of(record).items() if name not in ENVELOPE}
+                kept.append(Recorded(message, besides, record.get("origin")))
     except UserError as damaged:
         raise UserError(f"{damaged}; or add --fresh to rebuild from the files alone") from None
     return kept, superseded

@@ -32,6 +32,15 @@ class Appended:
 
 
 @dataclass(frozen=True, slots=True)
+class Recorded:
+    """A message with what its record holds besides: unknown fields, and the place in a feed it was taken from."""
+
+    message: Message
+    kept: Mapping[str, Any]
+    origin: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LoadReport:
     """What became of a bulk load's messages; `lower_version` counts among `appended`."""
 
@@ -134,7 +143,9 @@ class LogWriter:
             return Appended(None, "identical")
         return self.append(Tick(midnight))
 
-    def load(self, messages: Iterable[Message], *, late: bool = False, progress: Progress | None = None) -> LoadReport:
+    def load(
+        self, messages: Iterable[Message | Recorded], *, late: bool = False, progress: Progress | None = None
+    ) -> LoadReport:
         """Append many messages with the instants they bring; they are on the disk when this returns.
 
         What the log holds already is left out, so a load repeated, or cut short and repeated, ends in the same log.
@@ -171,17 +182,21 @@ class LogWriter:
             refused=tuple(refused),
         )
 
-    def _candidate(self, message: Message) -> _Candidate:
+    def _candidate(self, told: Message | Recorded) -> _Candidate:
+        message, kept, origin = (
+            (told.message, told.kept, told.origin) if isinstance(told, Recorded) else (told, {}, None)
+        )
         known_at = message.known_at
         if known_at is None:
             if isinstance(message, Result):
                 known_at = message.race.off_time + RESULT_DELAY
             else:
                 known_at = message.midnight if isinstance(message, Tick) else self.clock()
-        record = to_record(message)
+        record = {**kept, **to_record(message)}
         record.pop("known_at", None)
         about = record if not isinstance(message, Result | Racecard) else {name: record.get(name) for name in _ABOUT}
-        return _Candidate(known_at, message, about, digest_of(record), body_of(record))
+        body = body_of(record)
+        return _Candidate(known_at, message, about, digest_of(record), with_origin(body, origin) if origin else body)
 
     def _not_held(self, ordered: list[_Candidate]) -> tuple[list[_Candidate], list[tuple[Message, Refused]]]:
         """Those that the log does not hold; a message said twice is held when the log has it twice."""

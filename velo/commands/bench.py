@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from velo.commands.edge import Json, show
+from velo.commands.edge import Json, show, steps
 
 bench_app = typer.Typer(no_args_is_help=True, help="Measure what it costs on this machine.")
 Results = Annotated[
@@ -64,6 +64,13 @@ def stream(
     ] = [10.0, 80.0],  # noqa: B006 typer copies it
     seconds: Annotated[float, typer.Option(help="How long each rate is held.")] = 30.0,
     processes: Annotated[list[int], typer.Option(help="Processes; give it again for another number.")] = [1, 2],  # noqa: B006 typer copies it
+    handover: Annotated[
+        Path | None,
+        typer.Option(help="Measure only how soon a stream is live on a copy of this home, which was built."),
+    ] = None,
+    year: Annotated[
+        int | None, typer.Option(help="Measure only the memory over a simulated year of live running of so many races.")
+    ] = None,
     runners: Results = None,
     timezone: Zone = "Europe/London",
     as_json: Json = False,
@@ -71,7 +78,17 @@ def stream(
     """`velo stream`: starts/s into no sink, Parquet and both; and how soon a live result is readable in Redis."""
     from rich.console import Group
 
+    from benchmarks import stream_long
     from benchmarks.stream import measure, table
+
+    if handover is not None:
+        taken = stream_long.handover(handover)
+        show(taken, as_json, lambda: stream_long.handover_table(taken))
+        return
+    if year is not None:
+        months = stream_long.year(year)
+        show(months, as_json, lambda: stream_long.year_table(months))
+        return
 
     figures = measure(starts, rates, seconds, processes, runners, timezone)
     show(figures, as_json, lambda: Group(*table(figures)))
@@ -80,7 +97,7 @@ def stream(
 @bench_app.command()
 def serve(
     starts: Annotated[int, typer.Option(help="How many starts the store knows.")] = 50_000,
-    sizes: Annotated[list[int], typer.Option("--size", help="Runners of a race; give it again for another.")] = [
+    sizes: Annotated[list[int], typer.Option("--size", help="Runners of a race; give it again for another.")] = [  # noqa: B006 typer copies it
         8,
         20,
         40,
@@ -114,4 +131,42 @@ def faults(
     figures = measure(kills, starts, processes, seed, runners, timezone)
     show(figures, as_json, lambda: table(figures))
     if figures.differences:
+        raise typer.Exit(1)
+
+
+@bench_app.command()
+def gate(
+    worlds: Annotated[int, typer.Option(min=1, help="How many worlds with a known edge, and as many without.")] = 100,
+    a_day: Annotated[int, typer.Option("--races-a-day", min=1, help="Races a day; each world has 120 days.")] = 130,
+    seed: Annotated[int, typer.Option(help="Seed of the first world; each later one has the next.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """The gate on made-up worlds with a known edge and with none; exits 1 where it passes them otherwise than it foretells."""
+    from rich.console import Group
+
+    from benchmarks.gate import measure, tables
+
+    with steps(as_json) as progress:
+        figures = measure(worlds, seed, a_day, progress)
+    show(figures, as_json, lambda: Group(*tables(figures)))
+    if not all(one.agrees for one in figures.rates.windows):
+        raise typer.Exit(1)
+
+
+@bench_app.command()
+def replay(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A runner table.")],
+    timezone: Zone = "Europe/London",
+    processes: Annotated[int, typer.Option(min=1, help="Processes of the stream.")] = 1,
+    probes: Annotated[
+        Path | None, typer.Option(help="Values worked out elsewhere, to hold the tables against.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Replay a runner table through the stream, then audit both stores, value by value; exits 1 on any difference."""
+    from benchmarks.replay import measure, table
+
+    figures = measure(file, timezone, processes, probes)
+    show(figures, as_json, lambda: table(figures))
+    if figures.differences or figures.probes_wrong:
         raise typer.Exit(1)

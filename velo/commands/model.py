@@ -1,5 +1,6 @@
 """`velo train` and `velo score`: from the point-in-time set to a scored race."""
 
+from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -16,16 +17,32 @@ def register(app: typer.Typer) -> None:
 def train(
     lead: Annotated[float, typer.Option(min=0, help="Minutes before the off at which a race is decided.")] = 5.0,
     seed: Annotated[int, typer.Option(help="Seed of everything drawn by chance.")] = 1,
+    search: Annotated[
+        bool, typer.Option("--search", help="Choose the options by cross-validation first, and keep the table.")
+    ] = False,
+    until: Annotated[
+        datetime | None,
+        typer.Option("--to", formats=["%Y-%m-%d"], help="Last local race date learned from (the last with results)."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Train a first model on what was known before each race, and keep it as a bundle (paper only: no gate yet)."""
-    from datetime import timedelta
+    """Train a model on what was known before each race, and keep it with its blend (paper only until the gate passes)."""
+    from datetime import date, timedelta
 
+    from training.declared import Period
     from training.report import trained_table
     from training.train import train as fit
 
     with steps(as_json) as progress:
-        report = fit(open_store(), lead=timedelta(minutes=lead), seed=seed, now=now(), progress=progress)
+        report = fit(
+            open_store(),
+            lead=timedelta(minutes=lead),
+            seed=seed,
+            period=Period(until=until.date() if until else date.max),
+            choose=search,
+            now=now(),
+            progress=progress,
+        )
     show(report, as_json, lambda: trained_table(report))
 
 

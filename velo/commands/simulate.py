@@ -1,6 +1,7 @@
 """`velo simulate` and `velo demo`: a made-up season, and the whole way from it to a scored race."""
 
 import shutil
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from rich.console import Console
 
-from velo.commands.edge import Json, facts, now, open_store, show, steps
+from velo.commands.edge import Json, Step, facts, now, open_store, show, steps
 from velo.errors import UserError
 from velo.files import make_folder
 from velo.settings import Settings
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 DEMO_DAYS: Final = 540
 DEMO_RACES_PER_YEAR: Final = 2400
+DEMO_TESTED_DAYS: Final = 120
+DEMO_ROUNDS: Final = 40
 SEASON: Final = "season.parquet"
 CARD: Final = "card.parquet"
 
@@ -55,7 +58,7 @@ def demo(
     as_json: Json = False,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal seasons.")] = 1,
 ) -> None:
-    """From nothing to a scored race: a made-up season that ends today, its features, a model, a race card."""
+    """From nothing to a scored race: a made-up season that ends today, its features, a model, its backtest, a race card."""
     from velo.simulator import SeasonSpec
 
     settings = Settings.from_env()
@@ -100,15 +103,34 @@ def demo(
         materialize(store, now())
         say("velo train")
         train(store, lead=timedelta(minutes=5), seed=seed, now=now(), progress=progress)
+        page = store.home.reports / f"demo-{store.epochs[-1][:8]}.html"
+        if not page.exists():  # of this season and these formulas: another season empties the home
+            say(f"velo backtest --days {DEMO_TESTED_DAYS} --report {page}")
+            _demo_backtest(store, page, seed, progress)
     say(f"velo score {declared.races[0]}")
     scored = score(store, declared.races[0], now=now())
-    show(to_json(scored) if as_json else None, as_json, lambda: race_card(scored))
+    show(to_json(scored) | {"report": str(page)} if as_json else None, as_json, lambda: race_card(scored))
+    told.print(f"A backtest to look at, in any browser: {page}", style="bold", highlight=False, soft_wrap=True)
     told.print(
         "The season is made up: it shows that the machinery works, not that the model is any good. "
         f'More: velo sql "from trainer_velocity_daily limit 5"; the store is {store.home.root}',
         style="dim",
         highlight=False,
     )
+
+
+def _demo_backtest(store: Store, page: Path, seed: int, progress: Step) -> None:
+    """The backtest of a recipe with few rounds, for the page alone: it says nothing of the model that was trained."""
+    from training.backtest import backtest
+    from training.model import Options
+    from training.report_html import write_report
+
+    options = Options(seed=seed, rounds=DEMO_ROUNDS, patience=10, learning_rate=0.1)
+    told = backtest(store, now=now(), days=DEMO_TESTED_DAYS, refit_months=4, past=1, options=options, progress=progress)
+    beware = (
+        "the season is made up: this page shows what a backtest tells, and nothing of horses or of any model's worth"
+    )
+    write_report(replace(told, caveats=(beware, *told.caveats)), page)
 
 
 def _write_season(spec: "SeasonSpec", out: Path, card: Path | None, not_before: date | None = None) -> dict[str, Any]:

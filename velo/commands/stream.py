@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from velo.commands.edge import Json, facts, now, open_store, show, steps
+from velo.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Group
 
     from streams.audit import AuditReport
     from streams.dataflow.run import Options
+    from streams.dataflow.telemetry import Telemetry
+    from velo.store import Store
 
 Hidden = typer.Option(hidden=True)
 
@@ -31,8 +34,9 @@ Online = Annotated[bool, typer.Option("--online/--no-online", help="Redis.")]
 Offline = Annotated[bool, typer.Option("--offline/--no-offline", help="The Parquet tables.")]
 Metrics = Annotated[
     int | None,
-    typer.Option(help="Serve Prometheus figures on this loopback port, and each further process on the next one."),
+    typer.Option(help="Serve Prometheus figures on this port, and each further process on the next one."),
 ]
+MetricsHost = Annotated[str, typer.Option(help="The address of the figures; the loopback unless told otherwise.")]
 
 
 def stream(
@@ -42,6 +46,7 @@ def stream(
     online: Online = True,
     offline: Offline = True,
     metrics_port: Metrics = None,
+    metrics_host: MetricsHost = "127.0.0.1",
     as_json: Json = False,
     member: Annotated[int, Hidden] = 0,
     addresses: Annotated[str, Hidden] = "",
@@ -60,9 +65,7 @@ def stream(
     telemetry, stop = Telemetry(), threading.Event()
     store = open_store()
     if metrics_port is not None:
-        from prometheus_client import start_http_server
-
-        start_http_server(metrics_port + member, addr="127.0.0.1", registry=telemetry.registry)
+        _serve_figures(store, telemetry, metrics_host, metrics_port, member)
     if member:
         members.end_with_parent()
         run.stop_on_signals(stop)
@@ -75,7 +78,7 @@ def stream(
             run.run(planned, options, now, telemetry, stop=stop)
         else:
             at = members.loopback_addresses(processes)
-            with members.others(_command(options, at, metrics_port), processes, held) as rest:
+            with members.others(_command(options, at, metrics_host, metrics_port), processes, held) as rest:
                 run.stop_on_signals(stop, rest)
                 run.run(planned, options, now, telemetry, addresses=at, stop=stop)
     where = position(store.home)
@@ -127,7 +130,23 @@ def _audited(report: "AuditReport") -> "Group":
     return Group(facts("audit", told), table if report.found else Text("no difference"))
 
 
-def _command(options: "Options", addresses: list[str], metrics_port: int | None) -> list[str]:
+def _serve_figures(store: "Store", telemetry: "Telemetry", host: str, port: int, member: int) -> None:
+    """Have Prometheus served; the first process tells of the store too."""
+    from prometheus_client import start_http_server
+
+    from streams.watch import StoreWatch
+
+    if not member:
+        telemetry.registry.register(StoreWatch(store.home, now))
+    try:
+        start_http_server(port + member, addr=host, registry=telemetry.registry)
+    except OSError as refused:
+        raise UserError(
+            f"cannot serve figures on {host}:{port + member} ({refused.strerror}): name another --metrics-port"
+        ) from None
+
+
+def _command(options: "Options", addresses: list[str], metrics_host: str, metrics_port: int | None) -> list[str]:
     """The command line of the stream's other processes."""
     import sys
 
@@ -135,4 +154,5 @@ def _command(options: "Options", addresses: list[str], metrics_port: int | None)
     command += ["--once"] if options.once else []
     command += ["--snapshot-seconds", str(options.snapshot_every.total_seconds())]
     command += ["--online" if options.online else "--no-online", "--offline" if options.offline else "--no-offline"]
-    return command + (["--metrics-port", str(metrics_port)] if metrics_port is not None else [])
+    figures = ["--metrics-port", str(metrics_port), "--metrics-host", metrics_host]
+    return command + (figures if metrics_port is not None else [])

@@ -210,7 +210,18 @@ def from_record(record: Mapping[str, Any]) -> Message:
     return message
 
 
+def kept_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a record that its message has no place for: unknown ones, and those of the log's own framing."""
+    kind = TYPES[record["type"]]
+    own = {one.name for one in fields(kind)} | {"type", "schema_version"}
+    if kind in (Result, Racecard):
+        own |= set(_RACE)
+    return {name: value for name, value in record.items() if name not in own}
+
+
 def _runner(record: Mapping[str, Any]) -> Runner:
+    if record.keys() <= _RUNNER_SET:
+        return Runner(**record)
     return Runner(
         **{name: record[name] for name in _RUNNER if name in record},
         kept={name: value for name, value in record.items() if name not in _RUNNER_SET},

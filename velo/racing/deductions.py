@@ -12,9 +12,6 @@ from typing import Final
 
 from velo.errors import UserError
 
-LEAST_REDUCTION: Final = 2.5
-"""Betfair makes no reduction for a win-market factor below this, in per cent."""
-
 
 @dataclass(frozen=True, slots=True)
 class Withdrawal:
@@ -67,20 +64,33 @@ SCALE: Final = Scale(
 SCALES: Final = {SCALE.name: SCALE}
 
 
+@dataclass(frozen=True, slots=True)
+class Reductions:
+    """How an exchange reduces matched prices: by a withdrawn runner's factor in per cent, from `least` on; smaller are not made."""
+
+    name: str
+    least: float
+
+
+REDUCTION: Final = Reductions(name="betfair-win-2.5", least=2.5)
+"""Betfair's for win markets; since when it holds was not established."""
+REDUCTIONS: Final = {REDUCTION.name: REDUCTION}
+
+
 def rule_4_pence(prices: Sequence[float], scale: Scale = SCALE) -> int:
     """Pence taken of each pound won, for all runners withdrawn after the bet together; prices are decimal."""
     whole = min(sum(scale.pence(price) for price in prices), scale.most)
     return 0 if whole <= scale.waived else whole
 
 
-def reduced_price(price: float, factors: Sequence[float]) -> float:
-    """A matched price after reduction factors in per cent, one after another; those below `LEAST_REDUCTION` are not made.
+def reduced_price(price: float, factors: Sequence[float], by: Reductions = REDUCTION) -> float:
+    """A matched price after reduction factors in per cent, one after another; those too small are not made.
 
     An exchange takes them from the whole price, not from the winnings. A price never falls below 1 (the stake back).
     """
     for factor in factors:
         if not 0.0 <= factor < 100.0:
             raise UserError(f"a reduction factor of {factor!r} is none: give per cent from 0 to below 100")
-        if factor >= LEAST_REDUCTION:
+        if factor >= by.least:
             price *= 1.0 - factor / 100.0
     return max(price, 1.0)

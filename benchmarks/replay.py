@@ -1,0 +1,151 @@
+"""`velo bench replay FILE`: a whole runner table through the real stream, then every value held to account.
+
+The stream runs as a user runs it, in processes of its own, from an empty store. What it leaves is audited (its own
+Parquet at every instant, Redis for every key, against a batch made afresh) and, where a file of probes is given, held
+against those too.
+"""
+
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import duckdb
+from rich.table import Table
+
+from benchmarks.ground import machine
+from feature_repo.catalogue.families import BY_VIEW
+from feature_repo.stores import embedded_redis
+from feature_repo.stores.redis_client import connect
+from streams.audit import audit
+from streams.importers.ingest import ingest
+from streams.importers.runners import read_runner_tables
+from velo.errors import UserError
+from velo.racing.clock import EPOCH, MICROSECOND
+from velo.settings import Settings, zone_named
+from velo.store import Store
+
+TOLERANCE: Final = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """One replay: what was told, how long the stream took (its start included), and what was found wrong of it.
+
+    `values_compared` counts instants by store; `probes` is how many there were, none where no file was given.
+    """
+
+    messages: int
+    processes: int
+    stream_seconds: float
+    audit_seconds: float
+    values_compared: dict[str, int]
+    differences: int
+    probes: int
+    probes_wrong: int
+    machine: str
+
+
+def measure(runners: Path, timezone: str, processes: int, probes: Path | None) -> Figures:
+    """Replay a runner table by so many processes and look at all of what they left.
+
+    Raises `UserError` where a file cannot be read, and RuntimeError with what it said where the stream fails.
+    """
+    with TemporaryDirectory() as scratch:
+        store = Store.open(Settings(Path(scratch) / "home", zone_named(timezone))).save()
+        ingest(store, read_runner_tables([runners], store), late=False, clock=lambda: datetime.now(UTC))
+        begun = time.perf_counter()
+        _stream(store, processes)
+        streamed = time.perf_counter()
+        try:
+            report = audit(store, datetime.now(UTC), client=connect(store.home))
+        finally:
+            embedded_redis.down(store.home)
+        audited = time.perf_counter()
+        answers = list(_probed(store.home.offline, probes)) if probes else []
+    return Figures(
+        messages=report.next_seq,
+        processes=processes,
+        stream_seconds=round(streamed - begun, 1),
+        audit_seconds=round(audited - streamed, 1),
+        values_compared=report.compared,
+        differences=report.found,
+        probes=len(answers),
+        probes_wrong=answers.count(False),
+        machine=machine(),
+    )
+
+
+def _stream(store: Store, processes: int) -> None:
+    command = [sys.executable, "-m", "velo.cli", "stream", "--once", "--processes", str(processes)]
+    kept = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
+    done = subprocess.run(
+        command, env={**kept, "VELO_HOME": str(store.home.root)}, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"the stream ended with {done.returncode}: {done.stderr[-2000:]}")
+
+
+def _probed(offline: Path, probes: Path) -> Iterator[bool]:
+    """Of each probe, whether the tables agree with it."""
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        try:
+            asked = connection.sql("FROM read_parquet($probes)", params={"probes": str(probes)}).to_arrow_table()
+        except duckdb.Error as unreadable:
+            raise UserError(
+                f"{probes} cannot be read ({str(unreadable).splitlines()[0]}): name a file of probes"
+            ) from None
+        connection.register("asked", asked)
+        views = [view for (view,) in connection.execute("SELECT DISTINCT view FROM asked").fetchall()]
+        for view in views:
+            family = BY_VIEW[view]
+            key = " AND ".join(f"json_extract_string(p.entity, '$.{name}') = t.{name}" for name in family.keys)
+            parts = [str(part) for part in sorted((offline / view).glob("*.parquet"))]
+            rows = connection.execute(
+                f"SELECT p.features, t.* FROM (FROM asked WHERE view = $view) p "  # noqa: S608 the catalogue's names
+                f"ASOF LEFT JOIN read_parquet($parts) t ON {key} AND p.as_of >= t.event_timestamp",
+                {"view": view, "parts": parts},
+            )
+            names = [column[0] for column in rows.description or ()][1:]
+            for expected, *values in rows.fetchall():
+                yield _agrees(expected, dict(zip(names, values, strict=True)))
+
+
+def _agrees(expected: str | None, row: dict[str, Any]) -> bool:
+    if expected is None or row["event_timestamp"] is None:
+        return expected is None and row["event_timestamp"] is None
+    return all(_same(row[name], value) for name, value in json.loads(expected).items())
+
+
+def _same(found: Any, expected: Any) -> bool:
+    if isinstance(found, datetime):
+        return bool((found - EPOCH) // MICROSECOND == expected)
+    if isinstance(found, float) and expected is not None:
+        return math.isclose(found, expected, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
+    return bool(found == expected)
+
+
+def table(figures: Figures) -> Table:
+    """As shown to a person."""
+    shown = Table(title=f"replay through the stream ({figures.machine})", show_header=False)
+    rows: list[tuple[str, Any]] = [
+        ("messages", f"{figures.messages:,}"),
+        ("processes", figures.processes),
+        ("stream, seconds", figures.stream_seconds),
+        ("audit, seconds", figures.audit_seconds),
+        *((f"{store} values compared at", f"{count:,} instants") for store, count in figures.values_compared.items()),
+        ("differences", figures.differences),
+        ("probes", f"{figures.probes - figures.probes_wrong:,} of {figures.probes:,} agree"),
+    ]
+    for name, value in rows:
+        shown.add_row(name, str(value))
+    return shown

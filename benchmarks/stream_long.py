@@ -1,0 +1,228 @@
+"""`velo bench stream --handover` and `--year`: how soon a stream is live after a build, and what a year of it leaves.
+
+Both run one stream as it is run in earnest, with both sinks; the year is told day by day on a clock of its own.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from itertools import groupby
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import duckdb
+from rich.table import Table
+
+from benchmarks.ground import apart, machine
+from feature_repo.stores import embedded_redis
+from streams.batch.build import build
+from streams.dataflow.run import Options, plan, run
+from streams.dataflow.telemetry import Telemetry, position
+from streams.importers.runners import read_runner_tables
+from streams.log.writer import LogWriter
+from velo.racing.clock import RESULT_DELAY, local_date, local_midnight
+from velo.racing.messages import Result
+from velo.settings import Settings, zone_named
+from velo.simulator import SeasonSpec, simulate
+from velo.store import Home, Store
+
+ZONE: Final = "Europe/London"
+HISTORY_DAYS: Final = 400
+"""Days before the year, loaded and built: the windows of a year are full when it begins."""
+FAR_BEHIND_SECONDS: Final = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """From the start of the program to live, on a home just built and an empty Redis; seconds.
+
+    `laid` is what the state took, in a thread; `filled` from the first record's place being known to the last view in
+    Redis, beside it. `cpu` is of the stream's process, the server's apart.
+    """
+
+    built_messages: int
+    online_rows: int
+    begun: float
+    laid: float
+    filled: float
+    live: float
+    cpu: float
+    peak_mb: float
+    machine: str
+
+
+@dataclass(frozen=True, slots=True)
+class Month:
+    """A running stream at the end of a simulated month."""
+
+    month: str
+    starts: int
+    rss_mb: float
+    recovery_mb: float
+    stream_parts: int
+
+
+def handover(home: Path) -> Handover:
+    """Start a stream on a copy of a home that was built and never streamed; the home itself is only read."""
+    with TemporaryDirectory(dir=home.parent) as scratch:
+        copy = Path(scratch) / "home"
+        copy.mkdir()
+        for folder in ("log", "generations"):
+            shutil.copytree(home / folder, copy / folder)
+        shutil.copy(home / "store.json", copy)
+        (copy / "offline").symlink_to((home / "offline").readlink())
+        return _handed_over(Store.open(Settings(copy)).home)
+
+
+def _handed_over(home: Home) -> Handover:
+    command = [sys.executable, "-m", "velo.cli", "stream"]
+    said = home.root / "said.ndjson"
+    begun = datetime.now(UTC)
+    with said.open("wb") as out:
+        process = subprocess.Popen(
+            command, env={**os.environ, "VELO_HOME": str(home.root)}, stdout=subprocess.DEVNULL, stderr=out
+        )
+        try:
+            while not (where := position(home)) or not where.at_end:
+                if process.poll() is not None or (datetime.now(UTC) - begun).total_seconds() > FAR_BEHIND_SECONDS:
+                    raise RuntimeError(said.read_text())
+                time.sleep(0.05)
+            live = (datetime.now(UTC) - begun).total_seconds()
+        finally:
+            process.send_signal(signal.SIGTERM)
+            _, _, usage = os.wait4(process.pid, 0)
+            embedded_redis.down(home)
+    told = [json.loads(line) for line in said.read_text().splitlines() if line.startswith("{")]
+    [begins] = [one for one in told if one["event"] == "stream.begins"]
+    [laid] = [one for one in told if one["event"] == "stream.laid"]
+    filled = [one for one in told if one["event"] == "stream.filled_online"]
+
+    def after(one: dict[str, Any]) -> float:
+        return round((datetime.fromisoformat(one["at"]) - begun).total_seconds(), 1)
+
+    return Handover(
+        begins["seq"],
+        sum(one["rows"] for one in filled),
+        after(begins),
+        laid["seconds"],
+        round(max(after(one) for one in filled) - after(begins), 1),
+        round(live, 1),
+        round(usage.ru_utime + usage.ru_stime, 1),
+        round(usage.ru_maxrss / 1024, 1),
+        machine(),
+    )
+
+
+def year(races: int, days: int = 365) -> list[Month]:
+    """Stream a simulated year day by day in one process, which has a year behind it that was built."""
+    return [Month(**one) for one in apart("benchmarks.stream_long:months", races=races, days=days).result["months"]]
+
+
+def months(races: int, days: int) -> dict[str, Any]:
+    """The figures of `year`, of this process."""
+    with TemporaryDirectory() as scratch:
+        table = Path(scratch) / "season.parquet"
+        first = date(2022, 1, 1)
+        season = simulate(SeasonSpec(start=first, days=HISTORY_DAYS + days, races_per_year=races, timezone=ZONE))
+        duckdb.from_arrow(season).write_parquet(str(table))
+        del season
+        store = Store.open(Settings(Path(scratch) / "home", zone_named(ZONE))).save()
+        results = sorted(read_runner_tables([table], store).messages, key=_known_at)
+        cut = datetime.combine(first, datetime.min.time(), UTC) + timedelta(days=HISTORY_DAYS)
+        past = [one for one in results if _known_at(one) < cut]
+        with LogWriter.open(store, clock=lambda: cut) as writer:
+            writer.load(past)
+        build(store, cut)
+        streamed = _Streamed(store, cut)
+        return {"months": [asdict(one) for one in streamed.through(results[len(past) :])]}
+
+
+@dataclass(slots=True)
+class _Streamed:
+    """A stream in a thread of this process, on a clock that is set."""
+
+    store: Store
+    now: datetime
+    starts: int = 0
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def through(self, results: Sequence[Result]) -> list[Month]:
+        """Tell these results day by day, each day's once the day before is read; the figures of each month."""
+        options = Options(snapshot_every=timedelta(seconds=1))
+        arguments = (plan(self.store), options, lambda: self.now, Telemetry())
+        thread = threading.Thread(target=run, args=arguments, kwargs={"stop": self._stop})
+        thread.start()
+        try:
+            with LogWriter.open(self.store, clock=lambda: self.now) as writer:
+                by_month = groupby(results, key=lambda one: f"{_known_at(one):%Y-%m}")
+                return [self._month(name, list(of_month), writer, thread) for name, of_month in by_month]
+        finally:
+            self._stop.set()
+            thread.join()
+            embedded_redis.down(self.store.home)
+
+    def _month(self, name: str, results: Sequence[Result], writer: LogWriter, thread: threading.Thread) -> Month:
+        for day, of_day in groupby(results, key=lambda one: local_date(_known_at(one), self.store.timezone)):
+            midnight = local_midnight(day, self.store.timezone)
+            if midnight > self.now:
+                self.now = midnight
+                writer.tick(midnight)
+            for result in of_day:
+                self.now = max(self.now, _known_at(result))
+                writer.append(result)
+                self.starts += sum(one.started for one in result.runners)
+            writer.sync()
+            self.now += timedelta(seconds=2)
+            while not (where := position(self.store.home)) or where.next_seq < writer.next_seq:
+                if not thread.is_alive():
+                    raise RuntimeError("the stream ended before its year")
+                self.now += timedelta(microseconds=1_000_000)
+                time.sleep(0.005)
+        home = self.store.home
+        return Month(
+            name,
+            self.starts,
+            round(_resident_mb(), 1),
+            round(sum(one.stat().st_size for one in home.recovery.rglob("*") if one.is_file()) / 2**20, 2),
+            sum(1 for _ in home.offline.resolve().rglob("stream-*.parquet")),
+        )
+
+
+def _known_at(result: Result) -> datetime:
+    return result.known_at or result.race.off_time + RESULT_DELAY
+
+
+def _resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def handover_table(one: Handover) -> Table:
+    """As shown to a person."""
+    table = Table(title=f"hand-over from a build of {one.built_messages:,} messages ({one.machine})")
+    told = [("rows put in Redis", f"{one.online_rows:,}"), ("s until it read", f"{one.begun:,}")]
+    told += [("s to lay the state", f"{one.laid:,}"), ("s to fill Redis, beside it", f"{one.filled:,}")]
+    told += [("s until live", f"{one.live:,}"), ("CPU s", f"{one.cpu:,}"), ("peak MB", f"{one.peak_mb:,}")]
+    for name, _ in told:
+        table.add_column(name, justify="right")
+    table.add_row(*(value for _, value in told))
+    return table
+
+
+def year_table(figures: Sequence[Month]) -> Table:
+    """As shown to a person."""
+    table = Table(title=f"one stream through a simulated year ({machine()})")
+    for name in ("month", "starts so far", "resident MB", "recovery MB", "the stream's parts"):
+        table.add_column(name, justify="left" if name == "month" else "right")
+    for one in figures:
+        table.add_row(one.month, f"{one.starts:,}", f"{one.rss_mb:,}", f"{one.recovery_mb:,}", f"{one.stream_parts:,}")
+    return table

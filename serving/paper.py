@@ -1,0 +1,190 @@
+"""`velo paper`: bets on paper, decided at each race's decision time with what was known then, settled on the weighed-in result.
+
+One `step` decides every race whose decision time has come and settles every bet whose result is known; it may be repeated at any
+moment, after any crash: what the ledger has is not done again, and what can no longer be done before the off is said to be missed.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, Protocol
+
+from feature_repo.stores import asof
+from feature_repo.stores.parts import Snapshot
+from serving.paper_ledger import Decision, Ledger, PaperBet
+from serving.paper_settlement import known_of, settled_race
+from training.bundle import GATE, current, described
+from velo.errors import UserError
+from velo.racing.cards import FROM_CARD, decision_time, declared_at
+from velo.racing.staking import edge, kelly_stake
+from velo.store import Home, Store
+
+LOOK_BACK: Final = timedelta(days=3)
+DEFAULT_EDGE: Final = 0.05
+UNIT: Final = 1.0
+SP: Final = "SP"
+MISSED: Final = "the off had come before it could be decided"
+BY_P: Final = "p"
+BY_EDGE: Final = "edge"
+
+
+class ScoredRunner(Protocol):
+    """What is read of a scored runner."""
+
+    @property
+    def horse_id(self) -> str: ...  # noqa: D102 as `serving.score` tells it
+    @property
+    def horse(self) -> str: ...  # noqa: D102
+    @property
+    def probability(self) -> float: ...  # noqa: D102
+    @property
+    def market_odds(self) -> float | None: ...  # noqa: D102
+    @property
+    def market_source(self) -> str | None: ...  # noqa: D102
+
+
+class ScoredRace(Protocol):
+    """What is read of a scored race."""
+
+    @property
+    def model(self) -> str: ...  # noqa: D102 as `serving.score` tells it
+    @property
+    def runners(self) -> Sequence[ScoredRunner]: ...  # noqa: D102
+
+
+Score = Callable[[str, datetime, datetime], ScoredRace]
+"""Score a race as of an instant: (race_id, as_of, now)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a model bets on: runners whose p or edge is at least so much. `says` it in words, with where it is from."""
+
+    by: str
+    least: float
+    says: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trader:
+    """A model on paper: its version, what it may be used for, how long before the off it decides, what it bets on."""
+
+    bundle: str
+    mode: str
+    lead: timedelta
+    rule: Rule
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a step did: races decided, bets written, races missed, decisions settled; and what keeps a race waiting."""
+
+    decided: int = 0
+    bets: int = 0
+    missed: int = 0
+    settled: int = 0
+    waiting: tuple[str, ...] = ()
+
+
+def trader_of(home: Home) -> Trader:
+    """The current model; raises `UserError` where there is none."""
+    version = current(home)
+    kept = described(home, version)
+    return Trader(version, str(kept["mode"]), timedelta(seconds=float(kept["lead_s"])), rule_of(home, version))
+
+
+def rule_of(home: Home, version: str) -> Rule:
+    """The strategy that the gate judged the model by, cut where its backtest cut it; without a verdict an edge of 5 %."""
+    try:
+        told: dict[str, Any] = json.loads((home.models / version / GATE).read_bytes())
+    except FileNotFoundError:
+        told = {}
+    name, cut = told.get("strategy"), told.get("cut")
+    if name is None or cut is None:
+        return Rule(BY_EDGE, DEFAULT_EDGE, f"edge ≥ {DEFAULT_EDGE:g}, for want of a judged strategy")
+    by = BY_P if name.endswith(f"by {BY_P}") else BY_EDGE
+    return Rule(by, float(cut), f"{name}: {by} ≥ {cut:.4g}, its cut in backtest {told.get('backtest')}")
+
+
+def step(store: Store, ledger: Ledger, trader: Trader, score: Score, now: datetime) -> Step:
+    """Decide and settle whatever can be at `now` (UTC); `score` is asked for races whose decision time has come.
+
+    A race is missed where its off came before it could be decided; of races whose off lies before the ledger's first line
+    nothing is said.
+    """
+    begun = min((one.written_at for one in ledger.book.decisions.values()), default=now)
+    decided = bets = missed = 0
+    waiting = []
+    for race_id in races_due(store.home, now, trader.lead):
+        if (race_id, trader.bundle) in ledger.book.decisions:
+            continue
+        try:
+            decision = decided_race(store.home, race_id, trader, score, now, begun)
+        except UserError as refused:
+            waiting.append(f"{race_id}: {refused}")
+            continue
+        if decision is not None and ledger.decide(decision):
+            decided += decision.missed is None
+            missed += decision.missed is not None
+            bets += len(decision.bets)
+    settled = sum(settled_race(store.home, ledger, one, now) for one in ledger.book.open())
+    return Step(decided, bets, missed, settled, tuple(waiting))
+
+
+def decided_race(
+    home: Home, race_id: str, trader: Trader, score: Score, now: datetime, begun: datetime
+) -> Decision | None:
+    """What is decided of a race at `now`; None where its time has not come, or its off came before `begun`.
+
+    It is scored as of its decision time, also where that is past; as of now where no card was told by then. Raises
+    `UserError` where it cannot be scored yet.
+    """
+    known = known_of(home, race_id, now)
+    at = decision_time(known, trader.lead)
+    stands = declared_at(known, now)
+    if at is None or stands is None or at > now:
+        return None
+    race = stands.race
+    head = (race_id, trader.bundle, trader.mode, race.race_date.isoformat(), race.off_time)
+    tail = (now, trader.rule.says, len(stands.runners))
+    if now >= race.off_time:
+        return Decision(*head, None, *tail, (), MISSED) if race.off_time > begun else None
+    then = declared_at(known, at)
+    as_of = at if then is not None and then.source == FROM_CARD else now
+    scored = score(race_id, as_of, now)
+    if scored.model != trader.bundle:
+        raise UserError(f"model {scored.model} took over from {trader.bundle}: it decides in the next step")
+    return Decision(*head, as_of, *tail, bets_on(scored.runners, trader.rule))
+
+
+def bets_on(runners: Sequence[ScoredRunner], rule: Rule) -> tuple[PaperBet, ...]:
+    """One unit on each runner that the rule wants, at the price known; a rule by p takes SP where there is none."""
+    placed = []
+    for runner in runners:
+        price = None if runner.market_source == SP else runner.market_odds
+        source = None if price is None else runner.market_source
+        if price is None and rule.by == BY_EDGE:
+            continue
+        ranked = runner.probability if price is None or rule.by == BY_P else edge(runner.probability, price)
+        if ranked >= rule.least:
+            kelly = None if price is None else kelly_stake(runner.probability, price)
+            placed.append(PaperBet(runner.horse_id, runner.horse, runner.probability, price, source, UNIT, kelly))
+    return tuple(placed)
+
+
+def races_due(home: Home, now: datetime, lead: timedelta) -> list[str]:
+    """Races with a card told by `now` and an off from three days before it to `lead` after it, by off.
+
+    Raises `UserError` where there are no tables.
+    """
+    parts = Snapshot().parts(home.offline / "runners")
+    listed = ", ".join(asof.text(part) for part in parts)
+    query = (
+        f"SELECT race_id, arg_max(off_time, seq) AS off FROM read_parquet([{listed}])"  # noqa: S608 paths are quoted
+        " WHERE type = 'racecard' AND known_at <= $now GROUP BY race_id"
+        " HAVING off BETWEEN $since AND $until ORDER BY off, race_id"
+    )
+    bound = {"now": now, "since": now - LOOK_BACK, "until": now + lead}
+    with asof.engine("500MB") as connection:
+        return [str(row[0]) for row in connection.execute(query, bound).fetchall()]

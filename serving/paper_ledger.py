@@ -1,0 +1,234 @@
+"""The ledger of paper trading: what was bet, written before the off, and what became of it; only ever added to.
+
+`$VELO_HOME/paper/ledger.ndjson` has one JSON line a race decided by a model, with all its bets, and one a race settled. A line
+begins with its checksum and is synced before it counts, so a crash leaves a race decided whole or not at all; what was torn
+off is cut away by the next writer. A race is decided once by a model and settled once, however often it is asked.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+from zlib import crc32
+
+from velo.errors import UserError
+from velo.files import make_folder, sync_folder
+from velo.racing.clock import from_text, to_text
+from velo.store import Home
+
+FILE: Final = "ledger.ndjson"
+LOCK: Final = "lock"
+DECISION: Final = "decision"
+SETTLEMENT: Final = "settlement"
+_HEAD: Final = '{"crc":"'
+
+
+@dataclass(frozen=True, slots=True)
+class PaperBet:
+    """A win bet: the model's p, the decimal price taken (None: at SP) and whose it was, units staked, quarter-Kelly's share."""
+
+    horse_id: str
+    horse: str
+    p: float
+    price: float | None
+    source: str | None
+    stake: float
+    kelly: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A race decided by a model: instants are UTC, `race_date` local; `as_of` is what it was scored with, None if it was not.
+
+    `missed` says why nothing could be bet; `rule` in words what was bet on.
+    """
+
+    race_id: str
+    bundle: str
+    mode: str
+    race_date: str
+    off_time: datetime
+    as_of: datetime | None
+    written_at: datetime
+    rule: str
+    runners: int
+    bets: tuple[PaperBet, ...]
+    missed: str | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """A race is decided once by a model."""
+        return self.race_id, self.bundle
+
+
+@dataclass(frozen=True, slots=True)
+class SettledBet:
+    """What became of a bet: `price` it was settled at, `share` of the win, `profit` in units, the `closing` price, in words.
+
+    `deductions` names the table of Rule 4 or of reductions that it was settled under.
+    """
+
+    horse_id: str
+    outcome: str
+    price: float | None
+    share: float
+    profit: float | None
+    closing: float | None
+    reason: str
+    deductions: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """The bets of a decision settled on version 1 of the result, known at `result_known_at`."""
+
+    race_id: str
+    bundle: str
+    result_known_at: datetime
+    written_at: datetime
+    bets: tuple[SettledBet, ...]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """A decision is settled once."""
+        return self.race_id, self.bundle
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """A ledger as read: decisions and settlements by (race, bundle), in the order they were written."""
+
+    decisions: Mapping[tuple[str, str], Decision]
+    settlements: Mapping[tuple[str, str], Settlement]
+
+    def open(self) -> list[Decision]:
+        """Decisions with bets that are not settled."""
+        return [one for key, one in self.decisions.items() if one.bets and key not in self.settlements]
+
+
+class Ledger:
+    """The one writer of a ledger; made by `writing`."""
+
+    def __init__(self, descriptor: int, book: Book) -> None:
+        self._descriptor = descriptor
+        self._book = book
+
+    @property
+    def book(self) -> Book:
+        """All that is in it."""
+        return self._book
+
+    def decide(self, decision: Decision) -> bool:
+        """Write a decision, on the disk when this returns; False where the race was decided by this model before.
+
+        Raises `ValueError` for a bet after the off, and for a horse bet on twice.
+        """
+        if decision.key in self._book.decisions:
+            return False
+        if decision.bets and decision.written_at >= decision.off_time:
+            raise ValueError(f"race {decision.race_id}: a bet is written before the off or not at all")
+        if len({bet.horse_id for bet in decision.bets}) != len(decision.bets):
+            raise ValueError(f"race {decision.race_id}: a horse is bet on once")
+        self._append(DECISION, asdict(decision))
+        self._book = replace(self._book, decisions={**self._book.decisions, decision.key: decision})
+        return True
+
+    def settle(self, settlement: Settlement) -> bool:
+        """Write a settlement; False where the decision was settled before."""
+        if settlement.key in self._book.settlements:
+            return False
+        self._append(SETTLEMENT, asdict(settlement))
+        self._book = replace(self._book, settlements={**self._book.settlements, settlement.key: settlement})
+        return True
+
+    def _append(self, kind: str, entry: Mapping[str, Any]) -> None:
+        content = json.dumps({"type": kind} | dict(entry), ensure_ascii=False, default=to_text)[1:]
+        line = f'{_HEAD}{crc32(content.encode()):08x}",{content}\n'.encode()
+        while line:
+            line = line[os.write(self._descriptor, line) :]
+        os.fsync(self._descriptor)
+
+
+@contextmanager
+def writing(home: Home) -> Iterator[Ledger]:
+    """The ledger to write to, by one process at a time; a torn last line is cut off. Raises `UserError` for a second writer."""
+    folder = make_folder(home.paper)
+    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another `velo paper` writes to {folder}: stop it, or ask with --report alone") from None
+        path = folder / FILE
+        book, whole = _read(path)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            if os.fstat(descriptor).st_size > whole:
+                os.ftruncate(descriptor, whole)
+                os.fsync(descriptor)
+            sync_folder(folder)
+            yield Ledger(descriptor, book)
+        finally:
+            os.close(descriptor)
+    finally:
+        os.close(lock)
+
+
+def read(home: Home) -> Book:
+    """The ledger as it stands, without a line that is being written; empty where nothing was bet yet."""
+    return _read(home.paper / FILE)[0]
+
+
+def _read(path: Path) -> tuple[Book, int]:
+    """The book, and how many bytes of the file are whole lines; raises `UserError` for damage before the last line."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return Book({}, {}), 0
+    decisions: dict[tuple[str, str], Decision] = {}
+    settlements: dict[tuple[str, str], Settlement] = {}
+    whole = 0
+    lines = content.splitlines(keepends=True)
+    for number, line in enumerate(lines):
+        told = _parsed(line)
+        if told is None:
+            if number < len(lines) - 1:
+                raise UserError(f"{path} is damaged in line {number + 1}: restore it, it says what was bet")
+            break
+        whole += len(line)
+        kind = told.pop("type")
+        if kind == DECISION:
+            decision = _decision(told)
+            decisions[decision.key] = decision
+        else:
+            settlement = _settlement(told)
+            settlements[settlement.key] = settlement
+    return Book(decisions, settlements), whole
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """The entry of a line; None where it is torn or its checksum differs."""
+    start = len(_HEAD) + 10
+    content = line[start:-1]
+    if not line.endswith(b"\n") or line[: len(_HEAD)] != _HEAD.encode():
+        return None
+    if line[len(_HEAD) : start - 2] != f"{crc32(content):08x}".encode():
+        return None
+    told: dict[str, Any] = json.loads(b"{" + content)
+    return told
+
+
+def _decision(told: dict[str, Any]) -> Decision:
+    as_of = told["as_of"] and from_text(told["as_of"])
+    times = {name: from_text(told[name]) for name in ("off_time", "written_at")}
+    return Decision(**(told | times | {"as_of": as_of, "bets": tuple(PaperBet(**one) for one in told["bets"])}))
+
+
+def _settlement(told: dict[str, Any]) -> Settlement:
+    times = {name: from_text(told[name]) for name in ("result_known_at", "written_at")}
+    return Settlement(**(told | times | {"bets": tuple(SettledBet(**one) for one in told["bets"])}))

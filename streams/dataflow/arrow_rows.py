@@ -1,0 +1,73 @@
+"""The fold's rows as Arrow columns, from buffers: asked to convert Python values, pyarrow would bring pandas in."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_repo.catalogue.families import Family
+from streams.fold.arrays import Arrays
+from streams.fold.roll import Rolled
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+def schema_of(family: Family) -> "pa.Schema":
+    """The columns of a view's parts, as the batch writes them."""
+    import pyarrow as pa
+
+    instant = pa.timestamp("us", "UTC")
+    kinds = {"int": pa.int32(), "float": pa.float64()}
+    return pa.schema(
+        [
+            *((key, pa.string()) for key in family.keys),
+            ("event_timestamp", instant),
+            ("created_timestamp", instant),
+            ("valid_until", instant),
+            *((feature.name, kinds[feature.kind]) for feature in family.features),
+        ]
+    )
+
+
+def batch_of(rows: Sequence[Rolled], arrays: Arrays, schema: "pa.Schema", created_us: int) -> "pa.RecordBatch":
+    """Rows as columns of a `schema_of`."""
+    import pyarrow as pa
+
+    count = len(rows)
+    made = [_texts(each) for each in zip(*[row[0] for row in rows], strict=True)]
+    instant = pa.timestamp("us", "UTC")
+    instants = (
+        np.array([row[1] for row in rows], dtype=np.float64),
+        np.full(count, created_us, dtype=np.float64),
+        np.array([row[5] for row in rows], dtype=np.float64),
+    )
+    made += [_numbers(each, np.dtype(np.int64), instant) for each in instants]
+    features = list(schema)[len(made) :]
+    for values, feature in zip(arrays.of(rows), features, strict=True):
+        kind = np.dtype(np.int32 if pa.types.is_int32(feature.type) else np.float64)
+        made.append(_numbers(values, kind, feature.type))
+    return pa.RecordBatch.from_arrays(made, schema=schema)
+
+
+def _texts(texts: Sequence[str]) -> "pa.Array":
+    import pyarrow as pa
+
+    encoded = [one.encode() for one in texts]
+    ends = np.zeros(len(encoded) + 1, dtype=np.int32)
+    np.cumsum(np.fromiter(map(len, encoded), np.int32, len(encoded)), out=ends[1:])
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))]
+    return pa.Array.from_buffers(pa.string(), len(encoded), buffers)
+
+
+def _numbers(values: NDArray[np.float64], kind: np.dtype[Any], as_type: "pa.DataType") -> "pa.Array":
+    """Values, NaN for null, as whole numbers or doubles; an instant in µs is exact as a double until the year 2255."""
+    import pyarrow as pa
+
+    unknown = np.isnan(values)
+    validity = None
+    if unknown.any():
+        validity = pa.py_buffer(np.packbits(~unknown, bitorder="little"))
+        values = np.where(unknown, 0.0, values)
+    return pa.Array.from_buffers(as_type, len(values), [validity, pa.py_buffer(values.astype(kind, copy=False))])

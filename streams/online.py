@@ -1,0 +1,73 @@
+"""The online store made anew from the offline tables: what an empty Redis, or one of another log, is given."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final
+
+from feature_repo.catalogue.families import FAMILIES, Family
+from feature_repo.stores.redis_layout import Layout
+from feature_repo.stores.redis_rows import RedisRows
+from streams import generations
+from streams.batch.build import fingerprint
+from streams.dataflow.handover import fill_view
+from streams.dataflow.telemetry import is_streaming
+from velo.errors import UserError
+from velo.store import Store
+
+ABREAST: Final = 3
+"""Views under way at once: while the server takes one lot of rows the next is packed."""
+
+
+@dataclass(frozen=True, slots=True)
+class RebuildReport:
+    """What Redis was given: keys by view, in how many seconds, of which instant; and whether it was cleared first."""
+
+    keys: dict[str, int]
+    seconds: float
+    known_at: str
+    cleared: bool
+    streaming: bool
+
+
+def rebuild(
+    store: Store, client: Any, *, clear: bool = False, progress: Callable[[str, int, int], None] | None = None
+) -> RebuildReport:
+    """Offer the newest row of every key of every view of the current tables, each where it is newer than what is there.
+
+    It may be repeated, stopped half-way, and run beside a stream or a materialisation. `clear` first removes what the
+    project's views have in Redis, for one that was filled from another log; then no stream may run. `progress` is told
+    what was written, and how many of the views are done. Raises `UserError` where there are no tables, or they are of
+    other formulas, or Redis fails; `seconds` is of the wall.
+    """
+    generation = generations.current(store.home)
+    if generation is None:
+        raise UserError(f"there are no tables at {store.home.offline}: run `velo build` first")
+    manifest = generations.manifest_of(generation)
+    if manifest.fingerprint != fingerprint():
+        raise UserError(f"the tables at {store.home.offline} are of other formulas: run `velo build` first")
+    streaming = is_streaming(store.home)
+    if clear and streaming:
+        raise UserError("a stream runs and would lose what it wrote: stop it, or leave out --clear")
+    began, done, lock = time.perf_counter(), dict[str, int](), threading.Lock()
+    redis = RedisRows(client, store.redis_url or "the store's own")
+
+    def fill(family: Family) -> None:
+        layout = Layout.of(family)
+        if clear:
+            redis.delete_view(layout)
+        keys = fill_view(store.home, layout, redis, manifest.epoch)
+        with lock:
+            done[family.view] = keys
+            if progress:
+                progress(f"{sum(done.values()):,} keys", len(done), len(FAMILIES))
+
+    # the longest first, so that none is left to run alone at the end
+    largest = sorted(FAMILIES, key=lambda family: -manifest.rows.get(family.view, 0))
+    with ThreadPoolExecutor(ABREAST) as pool:
+        for _ in pool.map(fill, largest):
+            pass
+    keys = {family.view: done[family.view] for family in FAMILIES}
+    return RebuildReport(keys, time.perf_counter() - began, manifest.known_at.isoformat(), clear, streaming)

@@ -1,0 +1,126 @@
+"""What stands on top of a model: taught by the market in training alone, blended by what was learned out of fold, kept as text."""
+
+import json
+
+import numpy as np
+import pytest
+
+from training.blending import BENTER, RESIDUAL, Blending, Seen, learn
+from training.blocks import Floats, softmax
+from training.ensemble import Ensemble, inputs
+from training.fitting import choose_rounds, fit_fundamental, fit_on_market
+from training.market import LEAST_RACES
+from training.model import FEATURES, Options, direction
+from training.races import Races
+from velo.errors import UserError
+
+RUNNERS, RACES = 8, 600
+SMALL = Options(rounds=30, patience=10, leaves=6, learning_rate=0.1, threads=1)
+
+
+def a_world(seed: int = 1) -> tuple[Floats, Races]:
+    """Races whose winners follow the first feature and a market that knows it and more; the rest is noise."""
+    rng = np.random.default_rng(seed)
+    matrix = rng.normal(size=(RUNNERS * RACES, len(FEATURES)))
+    starts = np.arange(0, RUNNERS * RACES, RUNNERS)
+    hidden = rng.normal(size=RUNNERS * RACES)
+    true = softmax(matrix[:, 0] + hidden, starts)
+    winners = (true.reshape(RACES, RUNNERS).cumsum(axis=1) < rng.random((RACES, 1))).sum(axis=1)
+    share = np.zeros(RUNNERS * RACES)
+    share[starts + np.minimum(winners, RUNNERS - 1)] = 1.0
+    days = np.repeat(np.arange("2023-01-01", RACES // 5, dtype="datetime64[D]"), 5)
+    pi = softmax(0.7 * matrix[:, 0] + hidden, starts)
+    return matrix, Races(np.arange(RUNNERS * RACES), starts, share, pi, days)
+
+
+def seen(residual: Floats | None = None) -> Seen:
+    matrix, races = a_world()
+    f = softmax(0.9 * matrix[:, 0], races.starts)
+    return Seen(races.starts, f, races.pi, f if residual is None else residual, races.share, 0.85 / races.pi)
+
+
+def test_what_is_taught_sums_to_one_and_races_without_a_market_teach_their_winner() -> None:
+    _, races = a_world()
+    races.pi[:RUNNERS] = np.nan
+    target = races.target(0.8)
+    np.testing.assert_allclose(races.total(target), 1.0)
+    np.testing.assert_array_equal(target[:RUNNERS], races.share[:RUNNERS])
+    np.testing.assert_array_equal(races.target(0.0), races.share)
+    assert target[RUNNERS:] == pytest.approx(0.2 * races.share[RUNNERS:] + 0.8 * races.pi[RUNNERS:])
+
+
+def test_the_market_of_a_predicted_race_is_no_input() -> None:
+    """π teaches, and nothing more: the fundamental model has no way to read it."""
+    matrix, races = a_world()
+    given = inputs(matrix, races.starts)
+    rounds = choose_rounds(given, races, SMALL)
+    model, _ = fit_fundamental(given, races, SMALL, rounds.plain)
+    assert fit_fundamental(given, races, SMALL, rounds.plain)[0] == model
+    alone = model.probabilities(given, races.starts)
+    assert np.corrcoef(alone, softmax(matrix[:, 0], races.starts))[0, 1] > 0.9
+
+
+def test_a_model_on_top_of_the_market_finds_what_the_market_left_out() -> None:
+    matrix, races = a_world()
+    given = inputs(matrix, races.starts)
+    found = fit_on_market(given, races, SMALL, 30)
+    assert found is not None
+    assert np.corrcoef(found.model.scores(given), matrix[:, 0])[0, 1] > 0.3
+    few = races.only(np.arange(RACES) < LEAST_RACES - 1)
+    assert fit_on_market(given.rows(few.rows), few, SMALL, 30) is None
+
+
+def test_contributions_of_both_parts_add_up_to_the_utility_but_for_a_constant() -> None:
+    matrix, races = a_world()
+    given = inputs(matrix, races.starts)
+    model, _ = fit_fundamental(given, races, SMALL, 20)
+    left_over = model.scores(given) - model.contributions(given).sum(axis=1)
+    np.testing.assert_allclose(left_over, left_over[0], atol=1e-9)
+
+
+def test_an_ensemble_of_one_part_is_that_part() -> None:
+    matrix, races = a_world()
+    given = inputs(matrix, races.starts)
+    model, _ = fit_fundamental(given, races, SMALL, 20)
+    only_trees = Ensemble(model.trees, model.logit, 0.0)
+    np.testing.assert_array_equal(only_trees.scores(given), model.tree_scores(given))
+    only_linear = Ensemble(model.trees, model.logit, 1.0)
+    np.testing.assert_array_equal(only_linear.scores(given), model.logit.scores(given.centred))
+
+
+@pytest.mark.parametrize("kind", [BENTER, RESIDUAL])
+def test_a_blending_is_the_same_after_json(kind: str) -> None:
+    learned = learn(seen(), seen(), kind, {BENTER: 1.9, RESIDUAL: 1.8}, 10)
+    assert set(learned.curves) == ({BENTER, RESIDUAL} if kind == RESIDUAL else {BENTER})
+    kept = Blending.from_json(json.loads(json.dumps(learned.to_json())))
+    assert kept == learned
+    with pytest.raises(UserError, match="this version reads"):
+        Blending.from_json(learned.to_json() | {"format": 99})
+
+
+@pytest.mark.parametrize(
+    ("feature", "points"),
+    [
+        ("jockey_velocity__sr_90d", 1),
+        ("horse_form__prb_ewma_rank", -1),
+        ("horse_form__prb_ewma_z", 1),
+        ("horse_form__lengths_last", -1),
+        ("horse_form__market_last", 1),
+        ("weight_lbs", 0),
+        ("horse_form__starts", 0),
+    ],
+)
+def test_the_domain_is_sure_of_a_few_directions_and_a_rank_points_the_other_way(feature: str, points: int) -> None:
+    assert direction(feature) == points
+
+
+def test_bound_trees_never_speak_against_a_better_record() -> None:
+    matrix, races = a_world()
+    at = FEATURES.index("jockey_velocity__sr_90d")
+    rising = np.repeat(matrix[:1], 50, axis=0)
+    rising[:, at] = np.linspace(-3.0, 3.0, 50)
+    options = Options(rounds=30, leaves=6, learning_rate=0.1, threads=1, monotone=True, feature_fraction=1.0)
+    matrix[:, at] = np.sin(3.0 * matrix[:, 0])
+    model, _ = fit_fundamental(inputs(matrix, races.starts), races, options, 30)
+    scores = model.tree_scores(inputs(rising, np.zeros(1, dtype=np.intp)))
+    assert np.all(np.diff(scores) >= 0.0)

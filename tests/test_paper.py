@@ -1,0 +1,297 @@
+"""Paper trading: each race decided once, before its off, at what was known then; settled on the weighed-in result; through any crash."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving.paper import BY_EDGE, BY_P, MISSED, Rule, Trader, bets_on, rule_of, step, trader_of
+from serving.paper_ledger import FILE, Decision, PaperBet, SettledBet, Settlement, read, writing
+from serving.paper_report import paper_reports
+from serving.score import score
+from serving.told import told_of
+from tests.cli import velo
+from tests.paper_days import LEAD, TRADER, PlainRace, PlainRunner, plain_score
+from tests.seasons import BUILT_AT, FIRST_DAY, a_season, a_store, opened
+from tests.shared import REPO
+from training import bundle
+from training.betting import edges, kelly_stakes
+from training.model import Options
+from training.train import train
+from velo.errors import UserError
+from velo.racing.cards import decision_time, declared_at, first_result
+from velo.racing.clock import to_text
+from velo.racing.staking import edge, kelly_stake
+from velo.store import Home, Store
+
+SEASON_DAYS = 100
+LAST_DAYS = 2
+OFF = datetime(2025, 6, 1, 14, tzinfo=UTC)
+BET = PaperBet("a", "A", 0.3, 4.0, "show", 1.0, 0.01)
+DECISION = Decision("r1", "m", "paper only", "2025-06-01", OFF, OFF - LEAD, OFF - LEAD, "edge ≥ 0.05", 8, (BET,), None)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return a_store(tmp_path_factory.mktemp("paper") / "home", a_season(SEASON_DAYS))
+
+
+def instants() -> list[datetime]:
+    """On the season's last days, between each decision time and its off, and after each result."""
+    days = [FIRST_DAY + timedelta(days=day) for day in range(0, SEASON_DAYS, 3)][-LAST_DAYS:]
+    return [
+        datetime(day.year, day.month, day.day, 13, minute, 1, tzinfo=UTC) + timedelta(minutes=30 * race)
+        for day in days
+        for race in range(4)
+        for minute in (26, 46)
+    ]
+
+
+def a_copy(store: Store, folder: Path) -> Store:
+    return opened(shutil.copytree(store.home.root, folder, symlinks=True))
+
+
+def traded(store: Store, trader: Trader = TRADER) -> None:
+    with writing(store.home) as ledger:
+        for now in instants():
+            step(store, ledger, trader, lambda race_id, as_of, at: plain_score(store, race_id, as_of, at), now)
+
+
+@pytest.fixture(scope="module")
+def done(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A copy of the store whose last race days were traded without interruption."""
+    made = a_copy(store, tmp_path_factory.mktemp("traded") / "home")
+    traded(made)
+    return made
+
+
+# Deciding
+
+
+def test_every_carded_race_is_decided_once_at_its_decision_time_with_the_odds_known_then(done: Store) -> None:
+    book = read(done.home)
+    assert len(book.decisions) >= 3
+    bets = 0
+    for decision in book.decisions.values():
+        messages = told_of(done.home, decision.race_id).messages
+        assert decision.as_of == decision_time(messages, LEAD)
+        assert decision.as_of is not None
+        assert decision.as_of <= decision.written_at < decision.off_time
+        then = declared_at(messages, decision.as_of)
+        assert then is not None
+        assert decision.runners == len(then.runners)
+        p = 1.0 / len(then.runners)
+        prices = dict(then.odds.prices) if then.odds else {}
+        wanted = {one.horse_id for one in then.runners if p * prices.get(one.horse_id, 0.0) - 1.0 >= TRADER.rule.least}
+        assert {one.horse_id for one in decision.bets} == wanted
+        assert all(one.price == prices[one.horse_id] for one in decision.bets)
+        bets += len(decision.bets)
+    assert bets > 4
+
+
+def test_a_decision_is_what_the_scorer_itself_says_as_of_then(store: Store, tmp_path: Path) -> None:
+    """With a trained model and Feast; what is bet is what `velo score --as-of` tells."""
+    made = a_copy(store, tmp_path / "home")
+    few = Options(rounds=6, patience=3, leaves=4, threads=1)
+    train(made, now=BUILT_AT, options=few, validate_from=date(2023, 4, 23), test_from=date(2023, 5, 11))
+    trader = trader_of(made.home)
+    assert trader.mode == "paper only"
+    assert trader.rule.least == 0.05
+    book = read(made.home)
+    with writing(made.home) as ledger:
+        for now in instants():
+            step(made, ledger, trader, lambda race_id, as_of, at: score(made, race_id, now=at, as_of=as_of), now)
+            if len(ledger.book.decisions) > 1:
+                break
+        book = ledger.book
+    for decision in book.decisions.values():
+        assert decision.as_of is not None
+        scored = score(made, decision.race_id, now=BUILT_AT, as_of=decision.as_of)
+        told = {one.horse_id: one for one in scored.runners}
+        for bet in decision.bets:
+            assert (bet.p, bet.price) == (told[bet.horse_id].probability, told[bet.horse_id].market_odds)
+        assert decision.bundle == scored.model
+
+
+def test_a_starting_price_is_no_price_before_the_off() -> None:
+    runners = [
+        PlainRunner("a", "A", 0.5, 4.0, "SP"),
+        PlainRunner("b", "B", 0.5, 4.0, "show"),
+        PlainRunner("c", "C", 0.5, None, None),
+    ]
+    by_edge = bets_on(runners, Rule(BY_EDGE, 0.1, ""))
+    assert [(one.horse_id, one.price) for one in by_edge] == [("b", 4.0)]
+    by_p = bets_on(runners, Rule(BY_P, 0.4, ""))
+    assert [(one.horse_id, one.price) for one in by_p] == [("a", None), ("b", 4.0), ("c", None)]
+
+
+def test_the_strategy_is_the_one_the_gate_judged_cut_where_its_backtest_cut_it(tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "v"
+    folder.mkdir(parents=True)
+    assert rule_of(Home(tmp_path), "v").least == 0.05
+    (folder / bundle.GATE).write_text('{"strategy": "TOP20 by edge", "cut": 0.123, "backtest": "b"}')
+    assert rule_of(Home(tmp_path), "v") == Rule(BY_EDGE, 0.123, "TOP20 by edge: edge ≥ 0.123, its cut in backtest b")
+
+
+def test_what_could_not_be_decided_before_the_off_is_missed_and_nothing_is_bet(store: Store, tmp_path: Path) -> None:
+    made = a_copy(store, tmp_path / "home")
+    every = instants()
+    with writing(made.home) as ledger:
+
+        def refusing(race_id: str, as_of: datetime, now: datetime) -> PlainRace:
+            raise UserError("Redis is away")
+
+        first = next(
+            at
+            for at, now in enumerate(every)
+            if step(made, ledger, TRADER, lambda *asked: plain_score(made, *asked), now).decided
+        )
+        waited = [
+            one for now in every[first + 1 : first + 30] for one in step(made, ledger, TRADER, refusing, now).waiting
+        ]
+        assert any("Redis is away" in one for one in waited)
+        missed = [one for one in ledger.book.decisions.values() if one.missed]
+    assert missed
+    for one in missed:
+        assert one.bets == ()
+        assert one.missed == MISSED
+        assert one.as_of is None
+
+
+# Settling
+
+
+def test_bets_settle_on_version_1_and_the_report_adds_them_up(done: Store) -> None:
+    book = read(done.home)
+    assert not book.open()
+    profit = staked = 0.0
+    for key, settlement in book.settlements.items():
+        result = first_result(told_of(done.home, settlement.race_id).messages)
+        assert result is not None
+        assert settlement.written_at >= settlement.result_known_at == result.known_at
+        places = {one.horse_id: one for one in result.runners}
+        for bet, told in zip(book.decisions[key].bets, settlement.bets, strict=True):
+            runner = places[bet.horse_id]
+            if told.outcome == "void":
+                assert runner.status == "NR"
+                continue
+            if told.outcome == "unsettled":
+                assert "not known" in told.reason
+                continue
+            assert (told.outcome == "won") == (runner.position == 1)
+            assert told.closing == runner.sp_decimal
+            assert told.profit is not None
+            assert told.price is not None
+            assert bet.price is not None
+            assert told.price <= bet.price
+            assert told.profit == pytest.approx(told.price - 1.0 if runner.position == 1 else -1.0)
+            profit, staked = profit + told.profit, staked + bet.stake
+    (report,) = paper_reports(book)
+    assert report.n == staked > 4
+    assert report.profit == pytest.approx(profit)
+    assert report.roi.value == pytest.approx(profit / staked)
+    assert report.roi.low is None, "of so few days no interval is told"
+    assert report.open == 0
+
+
+def test_intervals_come_with_ten_days(tmp_path: Path) -> None:
+    with writing(Home(tmp_path)) as ledger:
+        for day in range(12):
+            off = OFF + timedelta(days=day)
+            one = replace(
+                DECISION, race_id=f"r{day}", race_date=off.date().isoformat(), off_time=off, written_at=off - LEAD
+            )
+            assert ledger.decide(one)
+            won = day % 3 == 0
+            told = SettledBet(
+                "a", "won" if won else "lost", 4.0, float(won), 3.0 if won else -1.0, 3.2, "", "tattersalls-4c-5p"
+            )
+            assert ledger.settle(Settlement(one.race_id, "m", off, off, (told,)))
+    (report,) = paper_reports(read(Home(tmp_path)))
+    assert report.roi.value == pytest.approx((4 * 3 - 8) / 12)
+    assert report.roi.low is not None
+    assert report.roi.value is not None
+    assert report.roi.low < report.roi.value
+    assert report.clv.value == pytest.approx(0.25)
+    assert report.ae_model.value == pytest.approx(4 / 3.6)
+    assert report.ae_price.value == pytest.approx(4 / 3.0)
+
+
+@given(st.floats(0.001, 0.999), st.floats(1.01, 500.0))
+def test_one_bet_is_staked_as_a_whole_period_is(p: float, price: float) -> None:
+    many = np.array([p]), np.array([price])
+    assert edge(p, price) == edges(*many)[0]
+    assert kelly_stake(p, price) == pytest.approx(kelly_stakes(*many)[0], rel=1e-12)
+
+
+# The ledger
+
+
+def test_a_race_is_decided_and_settled_once_however_often_it_is_asked(done: Store, tmp_path: Path) -> None:
+    made = a_copy(done, tmp_path / "home")
+    before = (made.home.paper / FILE).read_bytes()
+    traded(made)
+    assert (made.home.paper / FILE).read_bytes() == before
+
+
+def test_killed_in_the_middle_of_writes_the_ledger_ends_as_if_nothing_had_happened(
+    store: Store, done: Store, tmp_path: Path
+) -> None:
+    """SIGKILL with nothing, part, and all but the end of a line written; each time it goes on at the instant it died."""
+    home = a_copy(store, tmp_path / "home").home
+    (home.root / "instants").write_text("\n".join(map(to_text, instants())))
+    begin = 0
+    for writes, torn in ((1, 0), (2, 37), (3, 10_000), (1, 200), (0, 0)):
+        ended = subprocess.run(
+            [sys.executable, "-m", "tests.paper_days", home.root, str(begin), str(writes), str(torn)],
+            cwd=REPO,
+            env={**os.environ, "PYTHONPATH": str(REPO)},
+            check=False,
+        )
+        assert ended.returncode == (-signal.SIGKILL if writes else 0)
+        begin = int((home.root / "instant").read_text())
+    assert (home.paper / FILE).read_bytes() == (done.home.paper / FILE).read_bytes()
+
+
+def test_no_bet_after_the_off_nor_two_on_a_horse_and_one_writer(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    with writing(home) as ledger:
+        with pytest.raises(ValueError, match="before the off or not at all"):
+            ledger.decide(replace(DECISION, written_at=OFF))
+        with pytest.raises(ValueError, match="bet on once"):
+            ledger.decide(replace(DECISION, bets=(BET, BET)))
+        with pytest.raises(UserError, match="another `velo paper` writes"), writing(home):
+            pass
+        assert ledger.decide(DECISION)
+        assert not ledger.decide(DECISION)
+    assert list(read(home).decisions.values()) == [DECISION]
+
+
+def test_damage_before_the_end_is_told_and_never_cut_away(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    with writing(home) as ledger:
+        ledger.decide(DECISION)
+        ledger.decide(replace(DECISION, race_id="r2"))
+    path = home.paper / FILE
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"0.3", b"0.4", 1))
+    with pytest.raises(UserError, match="is damaged in line 1"), writing(home):
+        pass
+    path.write_bytes(content[:-9])
+    assert [one.race_id for one in read(home).decisions.values()] == ["r1"]
+
+
+def test_the_command_wants_to_be_told_what_to_do(tmp_path: Path) -> None:
+    velo("paper", home=tmp_path).told("--follow", "--once", "--report", "give one")
+    velo("paper", "--once", home=tmp_path).told("there is no model at", "run `velo train` first")
+    assert velo("paper", "--report", "--json", home=tmp_path).document == {"step": None, "models": []}
+    assert "nothing was decided on paper yet" in velo("paper", "--report", home=tmp_path).out

@@ -1,0 +1,226 @@
+"""What a backtest tells: each set of probabilities measured, put beside another and bet by, and the gate asked of them."""
+
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, Final
+
+import numpy as np
+
+from training.backtest_kept import SERVED, Predictions
+from training.backtest_metrics import Band, Bets, Season, above_and_below, all_strategies, delta_r2, margin, r2, top1
+from training.backtest_metrics import auc as auc_of
+from training.betting import DEFAULT, chosen, strategy
+from training.blocks import Floats
+from training.combine import Choice
+from training.floors import BY_P, BY_PRICE, Floor, floors
+from training.gate import WINDOWS_DAYS
+from training.refits import OutOfFold, Plan, Refit
+from training.reliability import Bins, equal_mass, equal_width, mean_gap, plain_error, reliability, root_mean_gap, slope
+from training.resampling import Figure
+from training.windows import GateReport, ask
+
+BET: Final = (SERVED, "blend")
+"""Probabilities that all strategies are told of."""
+BESIDE: Final = (("blend", "market"), ("fundamental", "market"), ("fundamental", "logit"), ("market", "pi"))
+FLOORS: Final = (("blend", BY_PRICE), ("fundamental", BY_P))
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """How good some probabilities were: `mean_gap` and `root_mean_gap` have chance taken off, `plain_error` has it in."""
+
+    name: str
+    r2: Figure
+    top1: Figure
+    auc: float | None
+    mean_gap: Figure
+    root_mean_gap: Figure
+    plain_error: float
+    slope: Figure
+    diagram: Bins
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """One set of probabilities beside another: ΔR² and the margin in nats a race, above 0 where the first is better."""
+
+    name: str
+    than: str
+    delta_r2: Figure
+    margin: Figure
+
+
+@dataclass(frozen=True, slots=True)
+class Equity:
+    """Units won by the end of each race day with level stakes, and the 95 % band of seasons made of the same days drawn anew."""
+
+    strategy: str
+    days: tuple[str, ...]
+    units: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BacktestReport:
+    """A backtest. All figures are of the `races` that have a market; `left_out` have none. Days are local race dates.
+
+    `bets`, `bands`, `equity` and `gate` are by what they are told of; `gate` is empty where the period is shorter than a window
+    of the gate. `trials` counts the different backtests that have tested any of these days, `look` the looks at a locked
+    window among them. `drift` is the population stability index of the features, training days against tested days.
+    """
+
+    backtest: str
+    recipe: str
+    served: str
+    since: str
+    until: str
+    races: int
+    runners: int
+    race_days: int
+    left_out: int
+    records: int
+    months: int
+    rounds: int
+    residual_rounds: int
+    trials: int
+    look: int | None
+    refits: tuple[Refit, ...]
+    choices: tuple[Choice, ...]
+    told: tuple[Told, ...]
+    beside: tuple[Beside, ...]
+    bets: dict[str, tuple[Bets, ...]]
+    bands: dict[str, tuple[Band, ...]]
+    equity: dict[str, Equity]
+    floors: tuple[Floor, ...]
+    gate: dict[str, GateReport]
+    importance: dict[str, float]
+    drift: dict[str, float]
+    caveats: tuple[str, ...]
+
+    @property
+    def verdict(self) -> str:
+        """The gate's word on what a bundle would serve."""
+        return self.gate[self.served].verdict.value if self.served in self.gate else "NOT ENOUGH DATA"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a backtest is: its id, recipe and plan, which trial of its days, and which look at a locked window among them."""
+
+    backtest: str
+    recipe: str
+    plan: Plan
+    trials: int
+    look: int | None
+
+
+def report_of(facts: Facts, told: OutOfFold, predictions: Predictions, choices: tuple[Choice, ...]) -> BacktestReport:
+    """Everything that is told of the predictions of a backtest."""
+    plan = facts.plan
+    seasons = {one: predictions.season(one) for one in BET}
+    season = seasons[SERVED]
+    columns = predictions.columns
+    chances = {
+        one: columns[one] for one in ("pi", "market", "logit", "fundamental", "calibrated", "blend_raw", "blend")
+    }
+    tested = int((told.fold >= told.past).sum())
+    return BacktestReport(
+        backtest=facts.backtest,
+        recipe=facts.recipe,
+        served=SERVED,
+        since=plan.since.isoformat(),
+        until=plan.until.isoformat(),
+        races=int(season.starts.size),
+        runners=int(season.p.size),
+        race_days=season.days.count,
+        left_out=tested - int(season.starts.size),
+        records=predictions.records,
+        months=told.months,
+        rounds=told.rounds,
+        residual_rounds=told.residual_rounds,
+        trials=facts.trials,
+        look=facts.look,
+        refits=told.refits,
+        choices=choices,
+        told=tuple(_told(one, said, season) for one, said in chances.items()),
+        beside=tuple(
+            Beside(
+                one, than, delta_r2(chances[one], chances[than], season), margin(chances[one], chances[than], season)
+            )
+            for one, than in BESIDE
+        ),
+        bets={one: all_strategies(of) for one, of in seasons.items()},
+        bands={one: above_and_below(of) for one, of in seasons.items()},
+        equity={one: equity_of(of, predictions.columns["race_date"], DEFAULT) for one, of in seasons.items()},
+        floors=tuple(floor for one, by in FLOORS for floor in floors(seasons[one], one, by)),
+        gate=gates(predictions, plan.until, (plan.until - plan.since).days + 1),
+        importance=told.importance,
+        drift=told.drift,
+        caveats=_caveats(plan, predictions, told, facts.trials),
+    )
+
+
+def gates(predictions: Predictions, until: date, days: int) -> dict[str, GateReport]:
+    """The gate on what is bet by; nothing where the days do not fill its longest window."""
+    if days < max(WINDOWS_DAYS):
+        return {}
+    return {
+        one: ask(
+            predictions.season(one),
+            predictions.race_dates,
+            predictions.columns["market"],
+            predictions.records,
+            until=until,
+        )
+        for one in BET
+    }
+
+
+def equity_of(season: Season, dates: np.ndarray[Any, np.dtype[Any]], name: str) -> Equity:
+    """The running total of a strategy's level stakes by race day, and its band."""
+    wanted = chosen(strategy(name), season.p, season.decided_at)
+    profit = np.where(wanted, season.share * season.settled_at - 1.0, 0.0)
+    by_day = np.bincount(season.days.of, np.nan_to_num(profit), minlength=season.days.count)
+    rng = np.random.default_rng(season.days.seed)
+    drawn = by_day[rng.integers(0, by_day.size, (500, by_day.size))].cumsum(axis=1)
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    days = tuple(str(day) for day in np.unique(dates.astype("datetime64[D]")))
+    return Equity(name, days, *(tuple(path.tolist()) for path in (by_day.cumsum(), low, high)))
+
+
+def _told(name: str, p: Floats, season: Season) -> Told:
+    days, share = season.days, season.share
+    of = Season(p, season.pi, season.decided_at, season.settled_at, share, season.starts, days)
+    return Told(
+        name=name,
+        r2=r2(p, season),
+        top1=top1(of),
+        auc=auc_of(p, share),
+        mean_gap=mean_gap(p, share, days),
+        root_mean_gap=root_mean_gap(p, share, days),
+        plain_error=plain_error(p, share, equal_width(p)),
+        slope=slope(p, share, days),
+        diagram=reliability(p, share, equal_mass(p)),
+    )
+
+
+def _caveats(plan: Plan, predictions: Predictions, told: OutOfFold, trials: int) -> tuple[str, ...]:
+    untold = float(np.isnan(predictions.columns["taken"]).mean())
+    said = []
+    if untold > 0.0:
+        share = "all bets" if untold == 1.0 else f"bets on {untold:.0%} of the starters"
+        said.append(
+            f"{share} are decided at SP, for want of a price before the off: nobody knows SP then, and such returns flatter"
+        )
+    if trials > 1:
+        said.append(
+            f"these days have been tested by {trials} different backtests: the best of them looks better than it is"
+        )
+    if (plan.until - plan.since).days + 1 < max(WINDOWS_DAYS):
+        said.append(f"shorter than {max(WINDOWS_DAYS)} days: the gate was not asked")
+    if np.isnan(predictions.columns["sp_decimal"]).any():
+        said.append("some starters have no price: bets on them count as unsettled")
+    if told.past == 1:
+        said.append("one refit before the period: the first tested fold could not compare the blends and took Benter's")
+    return tuple(said)

@@ -1,0 +1,95 @@
+"""What is put on top of a model's utility: calibration, the market, and calibration again. Plain numbers, kept as JSON."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from training.blocks import Floats, Indices
+from training.calibration import LEAST_WINS, Calibration, fit_calibration
+from training.market import LEAST_RACES, Blend, fit_blend, fit_market_exponent
+from velo.errors import UserError
+
+FORMAT: Final = 1
+BENTER: Final = "Benter"
+RESIDUAL: Final = "residual"
+KINDS: Final = (BENTER, RESIDUAL)
+
+
+@dataclass(frozen=True, slots=True)
+class Blending:
+    """How a model and the market are put together. All of it is fitted on out-of-fold predictions.
+
+    `kind` is the better blend by `losses` (winner log loss of each, nats a race, over the folds after the first; None where
+    there was one fold alone: then Benter's). `own` calibrates the model by itself, `curves` each blend by its kind (the
+    residual one only where there is one). `market` is the market's own exponent, the yardstick.
+    """
+
+    kind: str
+    losses: Mapping[str, float] | None
+    compared: int
+    benter: Blend
+    market: Blend
+    own: Calibration
+    curves: Mapping[str, Calibration]
+
+    def to_json(self) -> dict[str, Any]:
+        """As kept in a bundle."""
+        return {
+            "format": FORMAT,
+            "kind": self.kind,
+            "losses": None if self.losses is None else dict(self.losses),
+            "compared": self.compared,
+            "benter": self.benter.to_json(),
+            "market": self.market.to_json(),
+            "own": self.own.to_json(),
+            "curves": {kind: one.to_json() for kind, one in self.curves.items()},
+        }
+
+    @staticmethod
+    def from_json(kept: Mapping[str, Any]) -> "Blending":
+        """What `to_json` told; raises `UserError` for another format."""
+        if kept.get("format") != FORMAT:
+            raise UserError(f"a blend of format {kept.get('format')!r}, this version reads {FORMAT}: train anew")
+        return Blending(
+            kept["kind"],
+            kept["losses"],
+            kept["compared"],
+            Blend.from_json(kept["benter"]),
+            Blend.from_json(kept["market"]),
+            Calibration.from_json(kept["own"]),
+            {kind: Calibration.from_json(one) for kind, one in kept["curves"].items()},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Out-of-fold predictions of some races, of each starter: f, π and the residual model (NaN where a race has no market)."""
+
+    starts: Indices
+    f: Floats
+    pi: Floats
+    residual: Floats
+    share: Floats
+    price: Floats
+
+
+def learn(
+    before: Seen, priced: Seen, kind: str = BENTER, losses: Mapping[str, float] | None = None, compared: int = 0
+) -> Blending:
+    """Fit everything on what was predicted before; `priced` are those of its races that have a market.
+
+    Raises `UserError` where they are too few.
+    """
+    alone = fit_market_exponent(priced.pi, priced.starts, priced.share)
+    benter = fit_blend(priced.f, priced.pi, priced.starts, priced.share)
+    own = fit_calibration(before.f, before.share, 1.0 / before.f)
+    chances = {BENTER: benter.probabilities(priced.f, priced.pi, priced.starts)}
+    if kind == RESIDUAL:
+        chances[RESIDUAL] = priced.residual
+    curves = {name: fit_calibration(said, priced.share, priced.price) for name, said in chances.items()}
+    return Blending(kind, losses, compared, benter, alone, own, curves)
+
+
+def enough(priced: Seen) -> bool:
+    """Whether so many races can be learned from."""
+    return bool(priced.starts.size >= max(LEAST_RACES, LEAST_WINS))

@@ -1,0 +1,75 @@
+"""Trees and a conditional logit as one model: the weighted mean of their utilities, so what drives it still adds up.
+
+Made of text alone (LightGBM's own, and numbers): what a bundle keeps, and all that serving needs of a model.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from feature_repo.catalogue.within_race import centred
+from training.blocks import Floats, Indices, sizes_of, softmax
+from training.logit import Logit
+
+if TYPE_CHECKING:
+    import lightgbm
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a model reads, a row a runner: features as the catalogue has them (trees), and against their race (the logit)."""
+
+    raw: Floats
+    centred: Floats
+
+    def rows(self, wanted: Indices) -> "Inputs":
+        """Some rows."""
+        return Inputs(self.raw[wanted], self.centred[wanted])
+
+
+def inputs(matrix: Floats, starts: Indices) -> Inputs:
+    """The inputs of whole races, whose runners lie together; each race for itself, in whatever order its runners are."""
+    return Inputs(matrix, centred(matrix, np.repeat(np.arange(starts.size), sizes_of(starts, matrix.shape[0]))))
+
+
+@lru_cache(maxsize=8)
+def booster_of(text: str) -> "lightgbm.Booster":
+    """LightGBM's model of a text, read once."""
+    import lightgbm
+
+    return lightgbm.Booster(model_str=text)
+
+
+@dataclass(frozen=True, slots=True)
+class Ensemble:
+    """A fitted model: `trees` is LightGBM's text. One grown on top of the market has not the market in its scores."""
+
+    trees: str
+    logit: Logit
+    logit_share: float
+    threads: int = 1
+
+    def scores(self, given: Inputs) -> Floats:
+        """The utility of each runner."""
+        own = (1.0 - self.logit_share) * self.tree_scores(given)
+        return np.asarray(own + self.logit_share * self.logit.scores(given.centred), dtype=np.float64)
+
+    def tree_scores(self, given: Inputs) -> Floats:
+        """The utility of each runner by the trees alone."""
+        scores = booster_of(self.trees).predict(given.raw, raw_score=True, num_threads=self.threads)
+        return np.asarray(scores, dtype=np.float64)
+
+    def probabilities(self, given: Inputs, starts: Indices) -> Floats:
+        """Probabilities of each race, summing to 1."""
+        return softmax(self.scores(given), starts)
+
+    def contributions(self, given: Inputs) -> Floats:
+        """What each feature adds to each runner's utility, (runners, features), but for a constant of all runners.
+
+        Shapley values of the trees and the terms of the logit, weighted as they are in the utility.
+        """
+        shap = booster_of(self.trees).predict(given.raw, pred_contrib=True, num_threads=self.threads)
+        own = (1.0 - self.logit_share) * np.asarray(shap, dtype=np.float64)[:, :-1]
+        return np.asarray(own + self.logit_share * self.logit.contributions(given.centred), dtype=np.float64)

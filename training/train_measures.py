@@ -1,0 +1,76 @@
+"""What each part of a model is worth over the test days, beside the market: one row a set of probabilities."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from training.backtest_metrics import Season, delta_r2, r2
+from training.blocks import Floats
+from training.combine import combine
+from training.fitting import has_market
+from training.refits import OutOfFold
+from training.reliability import mean_gap, slope
+from training.resampling import Days, Figure
+from velo.errors import UserError
+
+BASELINE: Final = "logit"
+"""The plain conditional logit: what the trees, and the average with them, must beat."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartMeasured:
+    """One set of probabilities over the tested races with a market: `calibration_error` has chance taken off.
+
+    `delta_r2` is against π^β, the market sharpened out of fold, or π where too few races came before to fit a β.
+    """
+
+    name: str
+    races: int
+    r2: Figure
+    delta_r2: Figure
+    calibration_error: Figure
+    slope: Figure
+
+
+def measured_parts(told: OutOfFold, sp_decimal: Floats, seed: int) -> tuple[PartMeasured, ...]:
+    """The market, the plain logit, the trees, the fundamental model, its calibration and the blend; none without a market."""
+    tested = (told.fold >= told.past) & has_market(told.races)
+    if not tested.any():
+        return ()
+    races = told.races.only(tested)
+    rows = np.repeat(tested, told.races.sizes)
+    chances = {
+        "market π": races.pi,
+        BASELINE: told.logit[rows],
+        "trees": told.trees[rows],
+        "fundamental": told.fundamental[rows],
+    }
+    market = races.pi
+    try:
+        combined = combine(told, sp_decimal)
+    except UserError:
+        # Too few races before the test to learn a blend from: the parts are told without one.
+        pass
+    else:
+        inside = rows[combined.rows]
+        market = combined.market[inside]
+        chances |= {
+            "market π^β": market,
+            "calibrated": combined.calibrated[inside],
+            "blend": combined.blend[inside],
+        }
+    days = Days.of_dates(np.repeat(races.days, races.sizes), seed)
+    prices = sp_decimal[rows]
+    season = Season(chances["fundamental"], races.pi, prices, prices, races.share, races.starts, days)
+    return tuple(
+        PartMeasured(
+            name,
+            races.count,
+            r2(said, season),
+            delta_r2(said, market, season),
+            mean_gap(said, races.share, days),
+            slope(said, races.share, days),
+        )
+        for name, said in chances.items()
+    )

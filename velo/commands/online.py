@@ -1,0 +1,49 @@
+"""`velo online …`: what Redis holds of the features."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from velo.commands.edge import Json, facts, open_store, show, steps
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from streams.online import RebuildReport
+
+online_app = typer.Typer(no_args_is_help=True, help="The online store.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    app.add_typer(online_app, name="online")
+
+
+@online_app.callback()
+def _group() -> None:
+    """The online store."""
+
+
+@online_app.command()
+def rebuild(
+    clear: Annotated[
+        bool,
+        typer.Option("--clear", help="First remove every row there: for a Redis that was filled from another log."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Give Redis the newest row of every key from the offline tables; it may be empty, and nothing newer is replaced."""
+    from feature_repo.stores.redis_client import connect
+    from streams.online import rebuild as run
+
+    store = open_store()
+    client = connect(store.home, store.redis_url)
+    with steps(as_json) as progress:
+        report = run(store, client, clear=clear, progress=progress)
+    show(report, as_json, lambda: _rebuilt(report))
+
+
+def _rebuilt(report: "RebuildReport") -> "Table":
+    total = sum(report.keys.values())
+    pace = f"{report.seconds:.1f} s, {total / max(report.seconds, 1e-9):,.0f} keys/s"
+    return facts("online store rebuilt", [*report.keys.items(), ("all keys", total), ("in", pace)])
