@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from fastapi import FastAPI
 
+from serving.api.desk import curves, pages
 from serving.api.events import Hub
 from serving.api.limits import BoundedBody
 from serving.api.problems import Problem, install
@@ -36,6 +37,8 @@ def app_of(service: Service, token: str | None = None) -> FastAPI:
     app.add_middleware(BoundedBody)
     app.include_router(races)
     app.include_router(operations)
+    app.include_router(curves)
+    app.include_router(pages)
     _tell_problems(app)
     return app
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from serving.bundles import NoModel
+from serving.curves import NoTables, UnknownKey
 from serving.history import NotDeclared, NotYet
 from serving.scorer import CatchingUp, Nothing
 from serving.told import UnknownRace
@@ -19,12 +20,14 @@ from velo.errors import UserError
 MEDIA_TYPE: Final = "application/problem+json"
 STATUS: Final[tuple[tuple[type[UserError], int], ...]] = (
     (UnknownRace, 404),
+    (UnknownKey, 404),
     (NotDeclared, 404),
     (Away, 503),
     (CatchingUp, 503),
     (NotYet, 503),
     (Nothing, 503),
     (NoModel, 503),
+    (NoTables, 503),
 )
 """Every other mistake is the request's: 422."""
 TITLES: Final = {

@@ -194,6 +194,36 @@ class Card(RaceLine):
     changes: list[Change]
 
 
+class CurveFeature(BaseModel):
+    """A feature of the catalogue, with its formula in words."""
+
+    name: str
+    formula: str
+    kind: str
+
+
+class CurvePoint(BaseModel):
+    """What holds from `at` until the next point, in the order of `features`; stale from `valid_until` on."""
+
+    at: datetime
+    valid_until: datetime | None
+    values: list[float | None]
+
+
+class Curve(BaseModel):
+    """The changes of a horse's, trainer's or jockey's features, oldest first; `rows` counts those there are."""
+
+    model_config = ConfigDict(extra="forbid")
+    kind: Literal["horse", "trainer", "jockey"]
+    id: str
+    name: str | None
+    about: str
+    as_of: datetime
+    features: list[CurveFeature]
+    rows: int
+    points: list[CurvePoint]
+
+
 class Health(BaseModel):
     """The process answers."""
 
