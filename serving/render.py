@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from serving.drivers import Driver
-from serving.score import ScoredRace, ScoredRunner
+from serving.scored import ScoredRace, ScoredRunner
 from velo.racing.clock import to_text
 
 _FLAGGED_AT_MOST = 2

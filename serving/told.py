@@ -2,10 +2,10 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime
-from typing import Any, Final
+from datetime import date, datetime
+from typing import Any, Final, Protocol
 
 from feature_repo.stores import asof
 from feature_repo.stores.parts import Snapshot
@@ -31,6 +31,14 @@ _SEQ: Final = re.compile(rb'^\{"crc":"[0-9a-f]{8}","seq":(\d+),.*\}$')
 _TAIL_BYTES: Final = 2**16
 
 
+class Beyond(Protocol):
+    """The log beyond the tables."""
+
+    def messages(self, race_id: str, from_seq: int) -> Sequence[Message]:
+        """The messages of a race from a seq on, in order."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Told:
     """One race's messages in the order of the log.
@@ -43,27 +51,56 @@ class Told:
     behind: int
 
 
-def told_of(home: Home, race_id: str, snapshot: Snapshot | None = None) -> Told:
-    """Everything the tables hold of a race; raises `UserError` where they hold nothing, and says what to do."""
+class UnknownRace(UserError):
+    """Nothing was ever told of a race of that id."""
+
+
+def told_of(home: Home, race_id: str, snapshot: Snapshot | None = None, log: Beyond | None = None) -> Told:
+    """Everything the tables hold of a race, and the `log` beyond them where it is given; raises `UnknownRace` for none.
+
+    With a `log` nothing of the race is behind.
+    """
     look = snapshot or Snapshot()
     parts = {kind: look.parts(home.offline / kind) for kind in ("runners", "notices")}
     manifest = json.loads((look.folder(home.offline / "runners").parent / "manifest.json").read_bytes())
     behind = max(0, _log_length(home) - manifest["next_seq"])
     with asof.engine(MEMORY_LIMIT) as connection:
-        rows = {kind: _rows(connection, files, race_id) for kind, files in parts.items()}
-    messages = tuple(sorted((*_races(rows["runners"]), *map(_notice, rows["notices"])), key=_known_at))
+        rows = {kind: _selected(connection, files, "race_id = $id", {"id": race_id}) for kind, files in parts.items()}
+    held = (*_races(rows["runners"]), *map(_notice, rows["notices"]))
+    newer = log.messages(race_id, manifest["next_seq"]) if log is not None and behind else ()
+    messages = tuple(sorted((*held, *newer), key=_known_at))
+    if log is not None:
+        behind = 0
     if not any(isinstance(one, Racecard | Result) for one in messages):
         more = f" (the log has {behind:,} newer messages: run `velo build`)" if behind else ""
-        raise UserError(f"race {race_id!r} was never declared nor run here{more}: see `velo sql` for the races held")
+        raise UnknownRace(f"race {race_id!r} was never declared nor run here{more}: see `velo sql` for the races held")
     return Told(messages, from_text(manifest["known_at"]), behind)
 
 
-def _rows(connection: Any, files: list[str], race_id: str) -> list[dict[str, Any]]:
+def told_on(home: Home, race_date: date) -> list[tuple[Message, ...]]:
+    """Everything the tables hold of the races of a local date, a race each; empty where there are no tables."""
+    look = Snapshot()
+    try:
+        parts = {kind: look.parts(home.offline / kind) for kind in ("runners", "notices")}
+    except (OSError, UserError):
+        return []
+    with asof.engine(MEMORY_LIMIT) as connection:
+        held = _selected(connection, parts["runners"], "race_date = $day", {"day": race_date})
+        by_race: dict[str, list[Message]] = {}
+        for message in _races(held):
+            by_race.setdefault(message.race_id or "", []).append(message)
+        about = _selected(connection, parts["notices"], "race_id IN (SELECT unnest($ids))", {"ids": [*by_race]})
+    for notice in map(_notice, about if by_race else ()):
+        by_race[notice.race_id or ""].append(notice)
+    return [tuple(sorted(messages, key=_known_at)) for messages in by_race.values()]
+
+
+def _selected(connection: Any, files: list[str], where: str, params: dict[str, Any]) -> list[dict[str, Any]]:
     if not files:
         return []
     listed = ", ".join(asof.text(file) for file in files)
-    query = f"SELECT * FROM read_parquet([{listed}]) WHERE race_id = $race_id ORDER BY seq"  # noqa: S608 paths are quoted
-    rows: list[dict[str, Any]] = connection.sql(query, params={"race_id": race_id}).to_arrow_table().to_pylist()
+    query = f"SELECT * FROM read_parquet([{listed}]) WHERE {where} ORDER BY seq"  # noqa: S608 paths are quoted
+    rows: list[dict[str, Any]] = connection.sql(query, params=params).to_arrow_table().to_pylist()
     return rows
 
 

@@ -55,7 +55,7 @@ def online(rows: "RedisRows", race: Declared) -> Vectors:
     keys = race.entity_keys()
     wanted = [(Layout.of(family), [_key(family, of) for of in keys]) for family in FAMILIES]
     read = rows.read_packed(wanted)
-    base: dict[str, Any] = _asked(race)
+    base: dict[str, Any] = asked_of(race)
     for family, held in zip(FAMILIES, read, strict=True):
         for place, feature in enumerate(family.features):
             base[f"{family.view}__{feature.name}"] = held.values[:, place]
@@ -95,7 +95,7 @@ def entity_rows(race: Declared) -> "pa.Table":
     keys = race.entity_keys()
     table = {name: pa.array([of[name] for of in keys], pa.string()) for name in keys[0]}
     kinds = {"int": pa.int64(), "float": pa.float64()}
-    asked = _asked(race)
+    asked = asked_of(race)
     for column in request_time.REQUEST:
         table[column.name] = pa.array(asked[column.name], kinds[column.kind], from_pandas=True)
     table["draw"] = pa.array(asked["draw"], pa.int64(), from_pandas=True)
@@ -103,7 +103,7 @@ def entity_rows(race: Declared) -> "pa.Table":
     return pa.table(table)
 
 
-def _asked(race: Declared) -> dict[str, Any]:
+def asked_of(race: Declared) -> dict[str, Any]:
     """The request columns of each runner, NaN for null."""
     of = race.race
     told = [

@@ -19,7 +19,9 @@ from feature_repo.stores.redis_client import connect
 from feature_repo.stores.redis_rows import RedisRows
 from serving.drivers import story_of, words
 from serving.render import race_card, to_json
-from serving.score import ScoredRace, score
+from serving.score import score, scorer_of
+from serving.scored import ScoredRace
+from serving.scorer import Scorer
 from serving.told import told_of
 from serving.vectors import offline, online
 from streams.log.writer import LogWriter
@@ -77,13 +79,25 @@ def redis_rows(store: Store, feast: FeatureStore) -> RedisRows:
 
 
 @pytest.fixture(scope="module")
+def scorer(store: Store, feast: FeatureStore) -> Scorer:
+    """The resident scorer, its Feast the one there is: two in a process thrash."""
+    return scorer_over(store, feast)
+
+
+@pytest.fixture(scope="module")
 def rows(store: Store) -> TrainingSet:
     return training_set(store)
 
 
 @pytest.fixture(scope="module")
-def scored(store: Store, redis_rows: RedisRows) -> ScoredRace:
-    return score(store, "to come", now=NOW, rows=redis_rows)
+def scored(scorer: Scorer) -> ScoredRace:
+    return scorer.score("to come", NOW)
+
+
+def scorer_over(store: Store, feast: FeatureStore | None = None) -> Scorer:
+    made = scorer_of(store, patience_s=2.0)
+    made.history._feast = feast
+    return made
 
 
 def a_copy(store: Store, folder: Path) -> Store:
@@ -167,14 +181,14 @@ def test_probabilities_sum_to_one_over_those_who_are_left(scored: ScoredRace) ->
     assert len(scored.runners) == 7
 
 
-def test_now_and_as_of_now_give_the_same_probabilities(store: Store, feast: FeatureStore, scored: ScoredRace) -> None:
-    then = score(store, "to come", now=NOW, as_of=NOW, feast=feast)
+def test_now_and_as_of_now_give_the_same_probabilities(scorer: Scorer, scored: ScoredRace) -> None:
+    then = scorer.score("to come", NOW, NOW)
     assert (scored.features_from, then.features_from) == ("redis", "offline history")
     assert [one.probability for one in then.runners] == [one.probability for one in scored.runners]
 
 
-def test_before_the_withdrawal_the_horse_runs(store: Store, feast: FeatureStore) -> None:
-    before = score(store, "to come", now=NOW, as_of=OFF - timedelta(hours=3), feast=feast)
+def test_before_the_withdrawal_the_horse_runs(scorer: Scorer) -> None:
+    before = scorer.score("to come", NOW, OFF - timedelta(hours=3))
     assert len(before.runners) == 8
     assert all(one.market_odds is None for one in before.runners)
 
@@ -191,19 +205,19 @@ def test_a_debutant_has_no_row_and_is_told_so(scored: ScoredRace) -> None:
     assert "trainer_velocity" not in debutant.missing
 
 
-def test_values_that_a_window_has_moved_on_from_are_stale(store: Store, redis_rows: RedisRows) -> None:
-    late = score(store, "to come", now=NOW + timedelta(days=60), rows=redis_rows)
+def test_values_that_a_window_has_moved_on_from_are_stale(scorer: Scorer) -> None:
+    late = scorer.score("to come", NOW + timedelta(days=60))
     assert any("trainer_velocity" in one.stale for one in late.runners)
     assert any("stale" in note for note in late.notes)
 
 
 def test_a_race_that_was_run_is_scored_as_of_its_decision_time_and_says_so(
-    store: Store, feast: FeatureStore, rows: TrainingSet
+    store: Store, scorer: Scorer, rows: TrainingSet
 ) -> None:
     """Today's features know its result. The starting price is shown where no snapshot was, and marked."""
     sources = dict(zip(rows.identity["race_id"].to_pylist(), rows.identity["source"].to_pylist(), strict=True))
     race_id = next(race for race, source in sorted(sources.items(), reverse=True) if source != "racecard")
-    run = score(store, race_id, now=NOW, feast=feast)
+    run = scorer.score(race_id, NOW)
     assert run.as_of == run.off_time - LEAD
     assert any("scored as of its decision time" in note for note in run.notes)
     assert any("no racecard was known" in note for note in run.notes)

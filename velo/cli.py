@@ -21,6 +21,7 @@ from velo.commands import (
     models,
     online,
     paper,
+    serve,
     simulate,
     stream,
 )
@@ -35,7 +36,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-for part in (build, ingest, feed, log, model, backtest, models, paper, explain, simulate, stream, online, bench):
+for part in (build, ingest, feed, log, model, backtest, models, paper, explain, simulate, stream, online, serve, bench):
     part.register(app)
 
 

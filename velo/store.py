@@ -96,6 +96,11 @@ class Home:
         return self.root / "backtests"
 
     @property
+    def scores(self) -> Path:
+        """Every score served, one file a UTC day."""
+        return self.root / "scores"
+
+    @property
     def paper(self) -> Path:
         """Paper trading: the ledger of its bets."""
         return self.root / "paper"

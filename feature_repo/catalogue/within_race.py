@@ -37,7 +37,10 @@ def within_race(values: ArrayLike, race: ArrayLike) -> WithinRace:
     last bit.
     """
     table = np.asarray(values, dtype=np.float64)
-    races = np.unique(np.asarray(race), return_inverse=True)[1].reshape(-1)
+    numbers = np.asarray(race)
+    if table.ndim == 2 and table.size and (numbers == numbers[0]).all():
+        return _of_one_race(table)
+    races = np.unique(numbers, return_inverse=True)[1].reshape(-1)
     if table.ndim == 1:
         rank, zscore = _column(table, races)
         return WithinRace(rank, zscore)
@@ -98,3 +101,25 @@ def _zscores(values: Floats, within: NDArray[np.intp], new_race: NDArray[np.intp
     equal = values[new_race] == values[new_race + sizes - 1]
     spread = np.where(equal | (spread == 0), np.inf, spread)
     return np.asarray(deviation / spread[within], dtype=np.float64) + 0.0
+
+
+def _of_one_race(table: Floats) -> WithinRace:
+    """All columns of one race at a time, what a race about to be run is scored with: the same bits as column by column."""
+    known = ~np.isnan(table)
+    # nulls last, as nothing in a sum; sums go down the sorted column, one value at a time
+    filled = np.where(known, table, -np.inf)
+    order = np.argsort(-filled, axis=0, kind="stable")
+    counted = known.sum(axis=0)
+    sorted_known = np.take_along_axis(known, order, axis=0)
+    falling = np.where(sorted_known, np.take_along_axis(table, order, axis=0), 0.0)
+    higher = (filled[None, :, :] > filled[:, None, :]).sum(axis=1)
+    equal = (filled[None, :, :] == filled[:, None, :]).sum(axis=1)
+    rank = np.where(known, higher + (equal + 1) / 2, np.nan)
+    sizes = np.maximum(counted, 1)
+    mean = np.add.accumulate(falling, axis=0)[-1] / sizes
+    deviation = np.where(sorted_known, falling - mean, 0.0)
+    spread = np.sqrt(np.add.accumulate(deviation * deviation, axis=0)[-1] / sizes)
+    lowest = np.take_along_axis(falling, (sizes - 1)[None, :], axis=0)[0]
+    spread = np.where((falling[0] == lowest) | (spread == 0), np.inf, spread)
+    zscore = np.where(known, (np.where(known, table, 0.0) - mean) / spread + 0.0, np.nan)
+    return WithinRace(rank, zscore)

@@ -1,7 +1,7 @@
 """The dataflow, whole: from the log to both stores.
 
     log → version per race → resequence → spread → roll per shard → offline parts, online rows
-                                   └→ dead letters
+     └→ race cards                 └→ dead letters
 
 Step ids key the recovery store: they are schema, and never renamed.
 """
@@ -33,12 +33,15 @@ def graph(
     online: Sink[Any] | None,
     letters: Sink[Any],
     telemetry: Telemetry,
+    cards: Sink[Any] | None = None,
 ) -> Dataflow:
     """The dataflow of a store; either sink of rows may be left out."""
     router = Router(ground.families, ground.shards)
 
     flow = Dataflow(NAME)
     records = op.input("log", flow, source)
+    if cards is not None:
+        op.output("cards", records, cards)
     versions = op.stateful_batch("version", records, lambda _: VersionLogic(home, ground, router))
     unordered = op.map("to-one", versions, lambda keyed: (ALL, keyed[1]))
     steps = op.stateful_batch("resequence", unordered, lambda _: ResequenceLogic(LocalDays(timezone)))

@@ -24,6 +24,7 @@ from feature_repo.catalogue.families import FAMILIES
 from feature_repo.stores.redis_client import connect
 from streams import generations
 from streams.batch.build import fingerprint
+from streams.dataflow.cards_sink import CardsSink
 from streams.dataflow.graph import graph
 from streams.dataflow.ground import Ground
 from streams.dataflow.letters_sink import LettersSink
@@ -151,7 +152,13 @@ def flow_of(
     """The dataflow of a store, from a source to the online sink, if any, and the offline one if the options want it."""
     store, home = planned.store, planned.store.home
     offline = ParquetSink(home, VIEWS, planned.formulas, clock, telemetry) if options.offline else None
-    return graph(home, store.timezone, ground, source, offline, online, LettersSink(home, clock), telemetry)
+    cards = cards_of(online) if online is not None else None
+    return graph(home, store.timezone, ground, source, offline, online, LettersSink(home, clock), telemetry, cards)
+
+
+def cards_of(online: RedisSink) -> CardsSink:
+    """The sink of race cards beside that of feature rows."""
+    return CardsSink(online.home, online.connect, online.clock, online.waiting)
 
 
 def online_of(
@@ -186,7 +193,7 @@ def run(
     stop = stop or threading.Event()
     ground = Ground(planned.store.home, planned.store.timezone, FAMILIES, SHARDS)
     online = online_of(planned, options, clock, stop, telemetry)
-    prepare = [ground.at, online.prepare] if online else [ground.at]
+    prepare = [ground.at, online.prepare, cards_of(online).prepare] if online else [ground.at]
     source = source or source_of(planned, options, clock, stop, telemetry, member, prepare)
     flow = flow_of(planned, options, clock, telemetry, ground, source, online)
     recovery = RecoveryConfig(str(planned.recovery), backup_interval=timedelta(0))

@@ -95,6 +95,27 @@ def stream(
 
 
 @bench_app.command()
+def serve(
+    starts: Annotated[int, typer.Option(help="How many starts the store knows.")] = 50_000,
+    sizes: Annotated[list[int], typer.Option("--size", help="Runners of a race; give it again for another.")] = [  # noqa: B006 typer copies it
+        8,
+        20,
+        40,
+    ],
+    requests: Annotated[int, typer.Option(min=1, help="Requests of each kind.")] = 1000,
+    rate: Annotated[float, typer.Option(help="Starts a second that the stream writes in the second half.")] = 1000.0,
+    runners: Results = None,
+    timezone: Zone = "Europe/London",
+    as_json: Json = False,
+) -> None:
+    """A scored race, in process and over HTTP, beside Feast's own reads and a bare read of as many bytes."""
+    from benchmarks.serve import measure, table
+
+    figures = measure(starts, sizes, requests, rate, runners, timezone)
+    show(figures, as_json, lambda: table(figures))
+
+
+@bench_app.command()
 def faults(
     kills: Annotated[int, typer.Option(help="How many SIGKILLs.")] = 200,
     starts: Annotated[int, typer.Option(help="Starts in each replay.")] = 10_000,

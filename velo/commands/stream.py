@@ -88,6 +88,9 @@ def stream(
 def audit(
     sample: Annotated[int | None, typer.Option(min=1, help="Look at so many keys of each view, not at all.")] = None,
     online: Online = True,
+    scores: Annotated[
+        bool, typer.Option("--scores", help="Instead, make every score that was served again and hold it to that.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Compare both stores, value by value, with a batch made afresh from the log; exits 1 where anything differs."""
@@ -95,6 +98,11 @@ def audit(
     from streams.audit import audit as look
 
     store = open_store()
+    if scores:
+        from velo.commands.serve import audit_served
+
+        audit_served(store, as_json)
+        return
     client = connect(store.home, store.redis_url) if online else None
     with steps(as_json) as progress:
         report = look(store, now(), client=client, sample=sample, progress=progress)

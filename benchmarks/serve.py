@@ -1,0 +1,287 @@
+"""`velo bench serve`: a race scored in process and over HTTP, beside Feast's own reads of the same features, and the floor."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from http.client import HTTPConnection
+from pathlib import Path
+from socket import socket
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+from urllib.parse import quote
+
+import numpy as np
+from rich.table import Table
+
+from benchmarks.ground import machine, store_of
+from feature_repo.catalogue import request_time
+from feature_repo.feast_store import REPO, apply
+from feature_repo.objects import SERVICE
+from feature_repo.stores import embedded_redis
+from serving.score import UNHURRIED_S, scorer_of
+from serving.scorer import Scorer
+from serving.vectors import entity_rows
+from streams.batch.build import build
+from streams.dataflow.telemetry import position
+from streams.log import reader
+from streams.log.writer import LogWriter
+from training.train import train
+from velo.racing.measures import starts_of
+from velo.racing.messages import Race, Racecard, Result, Runner
+from velo.settings import Settings
+from velo.store import Store
+
+WARM_UP: Final = 20
+STARTS_A_RESULT: Final = 12.5
+WAIT_S: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One way to ask for one race, one request at a time; milliseconds. `refused` answers are not among them."""
+
+    what: str
+    runners: int
+    loaded: bool
+    requests: int
+    refused: int
+    p50_ms: float
+    p99_ms: float
+    p999_ms: float
+    races_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """All ways, for each size of a race, alone and while the stream writes `rate` starts a second."""
+
+    starts: int
+    rate: float
+    machine: str
+    measured: list[Measured]
+
+
+def measure(
+    starts: int, sizes: Sequence[int], requests: int, rate: float, runners: Path | None, timezone: str
+) -> Figures:
+    """Build and stream a store of so many starts, train, declare a race of each size, and ask for them in every way."""
+    with TemporaryDirectory() as scratch:
+        store, held = store_of(Path(scratch) / "home", starts, runners, timezone)
+        build(store, _now())
+        store = Store.open(Settings(store.home.root))
+        train(store, now=_now())
+        try:
+            with _program(store, "-m", "velo.cli", "stream"):
+                _wait(lambda: _at_end(store))
+                races = _declare(store, sizes)
+                _wait(lambda: _at_end(store))
+                found = _asked(store, races, requests, loaded=False)
+                with _results(store, rate, seconds=_enough(requests, len(sizes))):
+                    found += _asked(store, races, requests, loaded=True)
+        finally:
+            embedded_redis.down(store.home)
+    return Figures(held, rate, machine(), found)
+
+
+def _asked(store: Store, races: dict[int, str], requests: int, *, loaded: bool) -> list[Measured]:
+    scorer = scorer_of(store, patience_s=UNHURRIED_S)
+    feast = apply(store)
+    found: list[Measured] = []
+    with _served(store, "velo.cli", "serve") as ours, _served(store, "feast.cli.cli", "serve") as theirs:
+        for size, race_id in races.items():
+            ways: dict[str, Callable[[], Any]] = {
+                "floor: as many bytes, one pipeline": _floor(scorer, race_id),
+                "features, in process": partial(_features, scorer, race_id),
+                "score, in process": partial(_score, scorer, race_id),
+                "score, over HTTP": _http(ours, "GET", f"/v1/races/{quote(race_id)}/score", None),
+                "get_online_features().to_dict()": _stock(scorer, feast, race_id),
+                "feast serve": _http(theirs, "POST", "/get-online-features", _request(scorer, race_id)),
+            }
+            for what, ask in ways.items():
+                found.append(_timed(what, size, ask, requests, loaded=loaded))
+    return found
+
+
+def _timed(what: str, size: int, ask: Callable[[], Any], requests: int, *, loaded: bool) -> Measured:
+    taken, refused = [], 0
+    begun = 0.0
+    for number in range(-WARM_UP, requests):
+        if number == 0:
+            begun = time.perf_counter()
+        at = time.perf_counter()
+        try:
+            ask()
+        except Exception:  # noqa: BLE001 whatever it is, it is no answer
+            refused += number >= 0
+            continue
+        if number >= 0:
+            taken.append(time.perf_counter() - at)
+    per_second = len(taken) / (time.perf_counter() - begun)
+    p50, p99, p999 = (round(1000 * float(np.quantile(taken, at)), 2) if taken else -1.0 for at in (0.5, 0.99, 0.999))
+    return Measured(what, size, loaded, len(taken), refused, p50, p99, p999, round(per_second, 1))
+
+
+def _features(scorer: Scorer, race_id: str) -> Any:
+    now = _now()
+    reading, rows, _ = scorer.features(race_id, now)
+    return reading.vectors(rows, now)
+
+
+def _score(scorer: Scorer, race_id: str) -> Any:
+    return scorer.score(race_id, _now(), with_drivers=False)
+
+
+def _floor(scorer: Scorer, race_id: str) -> Callable[[], Any]:
+    """As many keys of as many bytes each, in plain GETs written once, over a connection of the same kind."""
+    reading, _, _ = scorer.features(race_id, _now())
+    client: Any = scorer.wire.client
+    sizes = [len(client.hget(key, name) or b"") for key, name in zip(reading.keys, reading.fields, strict=True)]
+    commands = []
+    for at, size in enumerate(sizes):
+        client.set(f"bench:{at}", b"x" * size)
+        name = f"bench:{at}".encode()
+        commands.append(b"*2\r\n$3\r\nGET\r\n$%d\r\n%s\r\n" % (len(name), name))
+    whole = b"".join(commands)
+
+    def ask() -> Any:
+        connection: Any = client.connection_pool.get_connection()
+        connection.send_packed_command([whole])
+        answers = [connection.read_response() for _ in sizes]
+        client.connection_pool.release(connection)
+        return answers
+
+    return ask
+
+
+def _stock(scorer: Scorer, feast: Any, race_id: str) -> Callable[[], Any]:
+    reading, _, _ = scorer.features(race_id, _now())
+    rows = entity_rows(reading.race).drop(["event_timestamp"]).to_pylist()
+    service = feast.get_feature_service(SERVICE)
+    return lambda: feast.get_online_features(features=service, entity_rows=rows).to_dict()
+
+
+def _request(scorer: Scorer, race_id: str) -> bytes:
+    reading, _, _ = scorer.features(race_id, _now())
+    columns = entity_rows(reading.race).drop(["event_timestamp"]).to_pydict()
+    asked = {one.name for one in request_time.REQUEST}
+    assert asked <= columns.keys()
+    return json.dumps({"feature_service": SERVICE, "entities": columns}).encode()
+
+
+def _http(port: int, method: str, path: str, body: bytes | None) -> Callable[[], Any]:
+    connection = HTTPConnection("127.0.0.1", port, timeout=10)
+    headers = {"Content-Type": "application/json"} if body else {}
+
+    def ask() -> bytes:
+        connection.request(method, path, body, headers)
+        answer = connection.getresponse()
+        said = answer.read()
+        if answer.status != 200:
+            raise RuntimeError(said.decode())
+        return said
+
+    return ask
+
+
+def _declare(store: Store, sizes: Sequence[int]) -> dict[int, str]:
+    """A race to come of each size, of the horses, riders and trainers that ran last."""
+    results = [one for _, one in reader.messages(store.home) if isinstance(one, Result)][-400:]
+    latest = {start.horse_id: start for one in results for start in starts_of(one.race, one.runners)}
+    starts = list(latest.values())[::-1]
+    races = {}
+    with LogWriter.open(store, clock=_now) as writer:
+        for size in sizes:
+            off = _now() + timedelta(hours=6)
+            race = Race(
+                f"bench-{size}", off.astimezone(store.timezone).date(), off, starts[0].course, race_class=3,
+                surface="Turf", going="Good", distance_m=1600.0,
+            )  # fmt: skip
+            runners = tuple(
+                Runner(
+                    one.horse_id, runner_no=at + 1, draw=at + 1, jockey_id=one.jockey_id, trainer_id=one.trainer_id,
+                    weight_lbs=one.weight_lbs, official_rating=one.official_rating,
+                )
+                for at, one in enumerate(starts[:size])
+            )  # fmt: skip
+            writer.append(Racecard(race, runners))
+            races[size] = race.race_id
+    return races
+
+
+@contextmanager
+def _program(store: Store, *command: str) -> Iterator["subprocess.Popen[bytes]"]:
+    environ = {**os.environ, "VELO_HOME": str(store.home.root), "PYTHONPATH": str(REPO.parent)}
+    process = subprocess.Popen(
+        [sys.executable, *command], env=environ, cwd=REPO if "feast.cli.cli" in command else None,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@contextmanager
+def _served(store: Store, module: str, command: str) -> Iterator[int]:
+    with socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    with _program(store, "-m", module, command, "--port", str(port)) as process:
+
+        def answers() -> bool:
+            if process.poll() is not None:
+                raise RuntimeError(f"{module} {command} ended with {process.returncode}")
+            with socket() as one:
+                return one.connect_ex(("127.0.0.1", port)) == 0
+
+        _wait(answers)
+        yield port
+
+
+@contextmanager
+def _results(store: Store, rate: float, seconds: float) -> Iterator[None]:
+    told = str(rate / STARTS_A_RESULT)
+    with _program(store, "-m", "benchmarks.stream", str(store.home.root), told, str(seconds)):
+        time.sleep(5)
+        yield
+
+
+def _enough(requests: int, sizes: int) -> float:
+    return 60.0 + 0.5 * requests * sizes
+
+
+def _at_end(store: Store) -> bool:
+    where = position(store.home)
+    return where is not None and where.at_end and where.next_seq == reader.end(store.home).next_seq
+
+
+def _wait(until: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not until():
+        if time.monotonic() > deadline:
+            raise RuntimeError("waited too long")
+        time.sleep(0.1)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def table(figures: Figures) -> Table:
+    """As shown to a person."""
+    made = Table(title=f"one race at a time, {figures.starts:,} starts known ({figures.machine})")
+    for name in ("what", "runners", "stream", "requests", "refused", "p50 ms", "p99 ms", "p99.9 ms", "races/s"):
+        made.add_column(name, justify="left" if name == "what" else "right")
+    for one in figures.measured:
+        load = f"{figures.rate:,.0f} starts/s" if one.loaded else "idle"
+        numbers = (one.requests, one.refused, one.p50_ms, one.p99_ms, one.p999_ms, one.races_per_second)
+        made.add_row(one.what, str(one.runners), load, *(f"{value:,}" for value in numbers))
+    return made

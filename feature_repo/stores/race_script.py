@@ -1,0 +1,75 @@
+"""The Lua of race cards: a message takes its place once, whoever tells it and however often; and the read of a race."""
+
+from hashlib import sha1
+from typing import Final
+
+OFFER: Final = """
+-- KEYS: race, index, events, head; ARGV: log generation, seq, field, record, race id, off (µs) or '', ttl (ms) or '',
+-- horizon (µs), kind, known_at, whether to announce
+redis.replicate_commands()
+local generation, seq = tonumber(ARGV[1]), tonumber(ARGV[2])
+local held = tonumber(redis.call('HGET', KEYS[4], 'generation') or -1)
+if held > generation then return 0 end
+if held < generation then
+  redis.call('DEL', KEYS[2], KEYS[3], KEYS[4])
+  redis.call('HSET', KEYS[4], 'generation', generation, 'live', 0)
+end
+local changed = 0
+if ARGV[7] ~= '' then
+  if tonumber(redis.call('HGET', KEYS[1], 'generation') or -1) ~= generation then
+    redis.call('DEL', KEYS[1])
+    redis.call('HSET', KEYS[1], 'generation', generation)
+  end
+  local field, place = ARGV[3], ARGV[3] .. '@'
+  if seq > tonumber(redis.call('HGET', KEYS[1], place) or -1) then
+    redis.call('HSET', KEYS[1], field, ARGV[4], place, seq)
+    if seq > tonumber(redis.call('HGET', KEYS[1], 'seq') or -1) then redis.call('HSET', KEYS[1], 'seq', seq) end
+    changed = 1
+    if ARGV[6] ~= '' and (ARGV[9] == 'racecard' or redis.call('HEXISTS', KEYS[1], 'card') == 0) then
+      redis.call('ZADD', KEYS[2], ARGV[6], ARGV[5])
+    end
+  end
+  if tonumber(ARGV[7]) > redis.call('PTTL', KEYS[1]) then redis.call('PEXPIRE', KEYS[1], ARGV[7]) end
+  redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', '(' .. ARGV[8])
+end
+if ARGV[11] == '1' then
+  local last = redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)[1]
+  if not last or tonumber(string.match(last[1], '^%d+')) < seq + 1 then
+    redis.call('XADD', KEYS[3], 'MAXLEN', '~', '512', (seq + 1) .. '-0',
+      'type', ARGV[9], 'race_id', ARGV[5], 'known_at', ARGV[10], 'record', ARGV[4])
+  end
+end
+return changed
+"""
+"""Ids of events are seq + 1, so an event told again is the same event. A log of a later generation begins anew."""
+
+ADVANCE: Final = """
+-- KEYS: index, events, head; ARGV: log generation, seq, known_at (µs), live
+local generation = tonumber(ARGV[1])
+local held = tonumber(redis.call('HGET', KEYS[3], 'generation') or -1)
+if held > generation then return 0 end
+if held < generation then
+  redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
+  redis.call('HSET', KEYS[3], 'generation', generation)
+end
+if tonumber(ARGV[2]) >= tonumber(redis.call('HGET', KEYS[3], 'seq') or -1) then
+  redis.call('HSET', KEYS[3], 'seq', ARGV[2], 'known_us', ARGV[3])
+end
+redis.call('HSET', KEYS[3], 'live', ARGV[4])
+return 1
+"""
+
+READ: Final = """
+-- KEYS: race, events, head, then feature hashes; ARGV: the field wanted of each
+local out = redis.call('HMGET', KEYS[3], 'generation', 'seq', 'known_us', 'live')
+local race = redis.call('HMGET', KEYS[1], 'generation', 'seq')
+out[5], out[6] = race[1], race[2]
+for at = 1, #ARGV do out[6 + at] = redis.call('HGET', KEYS[3 + at], ARGV[at]) end
+return out
+"""
+"""One moment of the server: head, the race's version, then the rows."""
+
+
+def sha_of(script: str) -> str:
+    """The name under which a server that has loaded a script knows it."""
+    return sha1(script.encode(), usedforsecurity=False).hexdigest()

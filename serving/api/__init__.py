@@ -1,0 +1,1 @@
+"""The service: scores, cards and what changes of them, over HTTP."""

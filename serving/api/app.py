@@ -1,0 +1,57 @@
+"""The application: routes over a `Service`."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from fastapi import FastAPI
+
+from serving.api.desk import curves, pages
+from serving.api.events import Hub
+from serving.api.limits import BoundedBody
+from serving.api.problems import Problem, install
+from serving.api.routes import operations, races
+from serving.api.service import Service
+
+VERSION: Final = "1.0.0"
+"""Of the interface: a change that breaks a client begins another /v."""
+
+
+def app_of(service: Service, token: str | None = None) -> FastAPI:
+    """The application of a service; without a token nothing can be written."""
+    hub = Hub(service.scorer.events_after, service.newest_event)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await hub.stop()
+
+    app = FastAPI(
+        title="VÉLØ",
+        version=VERSION,
+        description="Each runner's probability, from features that are seconds old, as of now or of any instant.",
+        lifespan=lifespan,
+    )
+    app.state.service, app.state.token, app.state.hub = service, token, hub
+    install(app, service.metrics.refusal)
+    app.add_middleware(BoundedBody)
+    app.include_router(races)
+    app.include_router(operations)
+    app.include_router(curves)
+    app.include_router(pages)
+    _tell_problems(app)
+    return app
+
+
+def _tell_problems(app: FastAPI) -> None:
+    """The shape of a refusal belongs to the document though no route returns it by itself."""
+    made = app.openapi
+
+    def document() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schemas = made().setdefault("components", {}).setdefault("schemas", {})
+            schemas["Problem"] = Problem.model_json_schema()
+        assert app.openapi_schema is not None
+        return app.openapi_schema
+
+    app.openapi = document  # type: ignore[method-assign]  # how FastAPI has its document extended

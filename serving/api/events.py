@@ -1,0 +1,116 @@
+"""What changes, as it changes: server-sent events of what was told of a race (`GET /v1/events`).
+
+One task asks Redis; each listener has a short queue, and one too slow to follow is let go: it comes back with its
+`Last-Event-ID` and misses nothing that Redis still holds.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+import orjson
+from starlette.concurrency import run_in_threadpool
+
+from feature_repo.stores.race_cards import Event
+from serving.api.problems import Refusal
+from velo.errors import UserError
+
+EVERY_S: Final = 0.1
+"""How often Redis is asked while anyone listens."""
+HEARTBEAT_S: Final = 15.0
+WAITING: Final = 1000
+LISTENERS: Final = 100
+BEFORE_ALL: Final = "0-0"
+
+
+@dataclass(slots=True)
+class Hub:
+    """Tells events to all who listen. `after` gives those after an id, `newest` the id of the newest."""
+
+    after: Callable[[str], list[Event]]
+    newest: Callable[[], str]
+    _queues: set["asyncio.Queue[Event | None]"] = field(default_factory=set)
+    _task: "asyncio.Task[None] | None" = None
+
+    @property
+    def listeners(self) -> int:
+        """How many listen."""
+        return len(self._queues)
+
+    async def listen(self, last_id: str | None) -> AsyncIterator[bytes]:
+        """The lines of a listener, from after an event it had, or from now."""
+        if self.listeners >= LISTENERS:
+            raise Refusal(503, f"{LISTENERS} already listen: try again later")
+        begin = last_id if last_id is not None else await run_in_threadpool(self.newest)
+        return self._lines(begin)
+
+    async def stop(self) -> None:
+        """Let every listener go."""
+        for queue in list(self._queues):
+            _end(queue)
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _lines(self, begin: str) -> AsyncIterator[bytes]:
+        queue: asyncio.Queue[Event | None] = asyncio.Queue(WAITING)
+        self._queues.add(queue)
+        last = place_of(begin)
+        try:
+            yield b": what changes, from here on\n\n"
+            with suppress(UserError):
+                for event in await run_in_threadpool(self.after, begin):
+                    last = place_of(event.id)
+                    yield written(event)
+            if self._task is None or self._task.done():
+                self._task = asyncio.create_task(self._follow())
+            while True:
+                try:
+                    told = await asyncio.wait_for(queue.get(), HEARTBEAT_S)
+                except TimeoutError:
+                    yield b": still here\n\n"
+                    continue
+                if told is None:
+                    return
+                if place_of(told.id) > last:
+                    last = place_of(told.id)
+                    yield written(told)
+        finally:
+            self._queues.discard(queue)
+
+    async def _follow(self) -> None:
+        """Ask for what is new until nobody listens; a Redis that is away is asked again."""
+        at: str | None = None
+        while self._queues:
+            with suppress(UserError):
+                at = await run_in_threadpool(self.newest) if at is None else at
+                for event in await run_in_threadpool(self.after, at):
+                    at = event.id
+                    for queue in list(self._queues):
+                        try:
+                            queue.put_nowait(event)
+                        except asyncio.QueueFull:
+                            _end(queue)
+                            self._queues.discard(queue)
+            await asyncio.sleep(EVERY_S)
+
+
+def written(event: Event) -> bytes:
+    """An event as a listener reads it."""
+    told = {"type": event.kind, "race_id": event.race_id, "known_at": event.known_at, "seq": place_of(event.id) - 1}
+    return b"id: %s\nevent: %s\ndata: %s\n\n" % (event.id.encode(), event.kind.encode(), orjson.dumps(told))
+
+
+def place_of(event_id: str) -> int:
+    """The number that an event's id begins with."""
+    return int(event_id.partition("-")[0])
+
+
+def _end(queue: "asyncio.Queue[Event | None]") -> None:
+    """Leave word that nothing more comes, in place of the oldest where the queue is full."""
+    if queue.full():
+        queue.get_nowait()
+    queue.put_nowait(None)

@@ -1,0 +1,102 @@
+"""What is refused, and how it is said: a status, and one line of JSON (RFC 9457) that a person can act on."""
+
+from collections.abc import Callable
+from typing import Final
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from serving.bundles import NoModel
+from serving.curves import NoTables, UnknownKey
+from serving.history import NotDeclared, NotYet
+from serving.scorer import CatchingUp, Nothing
+from serving.told import UnknownRace
+from serving.wire import Away
+from velo.errors import UserError
+
+MEDIA_TYPE: Final = "application/problem+json"
+STATUS: Final[tuple[tuple[type[UserError], int], ...]] = (
+    (UnknownRace, 404),
+    (UnknownKey, 404),
+    (NotDeclared, 404),
+    (Away, 503),
+    (CatchingUp, 503),
+    (NotYet, 503),
+    (Nothing, 503),
+    (NoModel, 503),
+    (NoTables, 503),
+)
+"""Every other mistake is the request's: 422."""
+TITLES: Final = {
+    400: "Bad request", 401: "No valid token", 403: "Writing is off", 404: "Not found", 405: "Method not allowed",
+    413: "Body too large", 422: "Not acceptable as it is", 503: "Not now",
+}  # fmt: skip
+RETRY_AFTER_S: Final = "1"
+
+
+class Problem(BaseModel):
+    """Why a request was refused: `detail` names the value, the rule and the remedy in one line."""
+
+    title: str
+    status: int = Field(ge=400, le=599)
+    detail: str
+
+
+class Refusal(Exception):
+    """A request refused with a status and a reason."""
+
+    def __init__(self, status: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+
+def answer(status: int, detail: str) -> Response:
+    """The answer to a request that is refused."""
+    title = TITLES.get(status, "Refused")
+    body = orjson.dumps({"title": title, "status": status, "detail": " ".join(detail.split())})
+    headers = {"Retry-After": RETRY_AFTER_S} if status == 503 else {}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return Response(body, status, headers, MEDIA_TYPE)
+
+
+def status_of(mistake: UserError) -> int:
+    """The status that tells a mistake."""
+    return next((status for kind, status in STATUS if isinstance(mistake, kind)), 422)
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, object]]:
+    """These refusals, as the OpenAPI document tells them."""
+    schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    return {one: {"description": TITLES[one], "content": {MEDIA_TYPE: schema}} for one in statuses}
+
+
+def install(app: FastAPI, count: Callable[[int], None]) -> None:
+    """Have every refusal answered as a problem, and counted."""
+
+    def said(status: int, detail: str) -> Response:
+        count(status)
+        return answer(status, detail)
+
+    @app.exception_handler(UserError)
+    async def mistaken(_: Request, mistake: UserError) -> Response:
+        return said(status_of(mistake), str(mistake))
+
+    @app.exception_handler(Refusal)
+    async def refused(_: Request, refusal: Refusal) -> Response:
+        return said(refusal.status, refusal.detail)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, wrong: RequestValidationError) -> Response:
+        first = wrong.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        more = f" (and {len(wrong.errors()) - 1} more)" if len(wrong.errors()) > 1 else ""
+        return said(422, f"{where}: {first['msg']}{more}: see /openapi.json")
+
+    @app.exception_handler(HTTPException)
+    async def other(_: Request, http: HTTPException) -> Response:
+        return said(http.status_code, str(http.detail))

@@ -1,0 +1,128 @@
+"""The routes: what is asked, in HTTP's words."""
+
+from datetime import date
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import AwareDatetime
+
+from serving.api.auth import may_write
+from serving.api.events import Hub
+from serving.api.problems import documented
+from serving.api.service import Service
+from serving.api.shapes import Card, Day, GivenCard, GivenOdds, Health, Ready, Score, Taken
+from serving.scored import ScoredRace
+
+races = APIRouter(prefix="/v1", tags=["races"])
+operations = APIRouter(tags=["operations"])
+JSON = "application/json"
+
+RaceId = Annotated[str, Path(min_length=1, max_length=200, description="A race's id.")]
+AsOf = Annotated[
+    AwareDatetime | None, Query(description="Score with what was known then (ISO 8601 with an offset); now without it.")
+]
+Drivers = Annotated[bool, Query(description="Tell what drives each chance: some milliseconds more.")]
+
+
+def service_of(request: Request) -> Service:
+    """The service behind the application."""
+    service: Service = request.app.state.service
+    return service
+
+
+Asked = Annotated[Service, Depends(service_of)]
+
+
+@races.get("/races", responses={200: {"model": Day}, **documented(422, 503)}, response_class=Response)
+def list_races(
+    service: Asked,
+    day: Annotated[date | None, Query(alias="date", description="A local date; today without it.")] = None,
+) -> Response:
+    """The races of a day in order of their off."""
+    return _json(service.day(day))
+
+
+@races.get(
+    "/races/{race_id:path}/score",
+    responses={200: {"model": Score}, **documented(404, 422, 503)},
+    response_class=Response,
+)
+def score_race(service: Asked, race_id: RaceId, as_of: AsOf = None, *, drivers: Drivers = False) -> Response:
+    """A race scored as of now, or exactly as it would have been scored at an instant."""
+    with service.metrics.scored.labels("redis" if as_of is None else "history").time():
+        return _json(service.score(race_id, as_of, with_drivers=drivers))
+
+
+@races.post(
+    "/races/{race_id:path}/odds",
+    status_code=202,
+    responses={202: {"model": Taken}, **documented(401, 403, 404, 413, 422, 503)},
+    response_class=Response,
+    dependencies=[Depends(may_write)],
+)
+def take_odds(service: Asked, race_id: RaceId, odds: Annotated[GivenOdds, Body()]) -> Response:
+    """Take a snapshot of odds into the log; it takes effect when the stream has it."""
+    return _json(service.take_odds(race_id, odds.prices, odds.source), 202)
+
+
+@races.get(
+    "/races/{race_id:path}", responses={200: {"model": Card}, **documented(404, 422, 503)}, response_class=Response
+)
+def show_race(service: Asked, race_id: RaceId) -> Response:
+    """A race as it stands: who runs, who does not, the odds, and what was told of it."""
+    return _json(service.card(race_id))
+
+
+@races.post("/score", responses={200: {"model": Score}, **documented(413, 422, 503)}, response_class=Response)
+def score_card(service: Asked, card: Annotated[GivenCard, Body()], *, drivers: Drivers = False) -> Response:
+    """Score a card, with odds or without, on the features of now."""
+    with service.metrics.scored.labels("card").time():
+        return _json(service.score_card(card, with_drivers=drivers))
+
+
+@races.get(
+    "/events",
+    responses={200: {"content": {"text/event-stream": {}}}, **documented(422, 503)},
+    response_class=StreamingResponse,
+)
+async def listen(
+    request: Request,
+    last_event_id: Annotated[
+        str | None, Header(pattern=r"^\d{1,15}-\d{1,9}$", description="The last event had.")
+    ] = None,
+) -> StreamingResponse:
+    """Server-sent events: the id, the type and the race of each message as the stream takes it."""
+    hub: Hub = request.app.state.hub
+    lines = await hub.listen(last_event_id)
+    return StreamingResponse(lines, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+
+
+@operations.get("/healthz", responses={200: {"model": Health}}, response_class=Response)
+async def health() -> Response:
+    """The process answers."""
+    return _json({"status": "ok"})
+
+
+@operations.get(
+    "/readyz",
+    responses={200: {"model": Ready}, 503: {"model": Ready, "description": "Not ready."}},
+    response_class=Response,
+)
+def readiness(service: Asked) -> Response:
+    """Whether a race can be scored now, and what stands in the way."""
+    said = service.ready()
+    return _json(said, 200 if said["ready"] else 503)
+
+
+@operations.get("/metrics", responses={200: {"content": {"text/plain": {}}}}, response_class=Response)
+def metrics(service: Asked, request: Request) -> Response:
+    """Figures for Prometheus."""
+    service.metrics.listeners.set(request.app.state.hub.listeners)
+    return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _json(value: ScoredRace | dict[str, Any], status: int = 200) -> Response:
+    return Response(orjson.dumps(value, option=orjson.OPT_UTC_Z), status, media_type=JSON)

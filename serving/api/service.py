@@ -1,0 +1,146 @@
+"""What the service is assembled from, and what its requests ask of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from typing import Any, Protocol
+
+from serving.api.metrics import Metrics
+from serving.api.shapes import GivenCard
+from serving.days import card_of, line_of
+from serving.scored import ScoredRace
+from serving.scorer import Scorer
+from serving.told import UnknownRace, told_on
+from velo.errors import UserError
+from velo.racing.clock import local_date, local_midnight, to_text
+from velo.racing.messages import Market, Race, Racecard, Runner
+from velo.store import Store
+
+
+class Tell(Protocol):
+    """Takes odds into the log, or to a feed it is made from."""
+
+    def __call__(self, market: Market) -> tuple[str, int | None]:
+        """`log` and the seq, or `feed` and None; raises `UserError` where it cannot be taken."""
+        ...
+
+
+class Keep(Protocol):
+    """Keeps what was served."""
+
+    def __call__(self, scored: ScoredRace, card: Racecard | None = None, odds: Market | None = None) -> None:
+        """Append one served score."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The collaborators of the service; `clock` tells now, `keep` logs what was served."""
+
+    store: Store
+    scorer: Scorer
+    clock: Callable[[], datetime]
+    tell: Tell
+    keep: Keep
+    metrics: Metrics = field(default_factory=Metrics)
+
+    def score(self, race_id: str, as_of: datetime | None, *, with_drivers: bool) -> ScoredRace:
+        """Score a race, and keep that."""
+        scored = self.scorer.score(race_id, self.clock(), as_of, with_drivers=with_drivers)
+        self._served(scored)
+        return scored
+
+    def score_card(self, given: GivenCard, *, with_drivers: bool) -> ScoredRace:
+        """Score a card that a request brings, and keep that."""
+        card, odds = _card(given), _odds(given)
+        scored = self.scorer.score_card(card, odds, self.clock(), with_drivers=with_drivers)
+        self._served(scored, card, odds)
+        return scored
+
+    def day(self, asked: date | None) -> dict[str, Any]:
+        """The races of a local date, today's by default, in order of their off."""
+        now, zone = self.clock(), self.store.timezone
+        today = local_date(now, zone)
+        day = asked or today
+        begin, end = local_midnight(day, zone), local_midnight(day + timedelta(days=1), zone)
+        messages = [one.messages for one in self.scorer.races(begin, end)] or told_on(self.store.home, day)
+        lines = [line for of in messages if (line := line_of(of, now)) is not None]
+        model: dict[str, Any] | None = None
+        missing = None
+        try:
+            bundle = self.scorer.bundles.current()
+            model = {"version": bundle.version, "gate": bundle.gate, "mode": bundle.mode}
+        except UserError as none:
+            missing = str(none)
+        return {
+            "date": day.isoformat(),
+            "timezone": zone.key,
+            "now": to_text(now),
+            "model": model,
+            "model_missing": missing,
+            "races": sorted(lines, key=lambda line: (line["off_time"], line["race_id"])),
+        }
+
+    def card(self, race_id: str) -> dict[str, Any]:
+        """A race as it stands; raises `UnknownRace` where there is none."""
+        kept = self.scorer.kept(race_id)
+        now = self.clock()
+        card = card_of(kept.messages, now) if kept is not None else None
+        if card is None:
+            card = card_of(self.scorer.history.told(race_id).messages, now)
+        if card is None:
+            raise UnknownRace(f"race {race_id!r} is not declared: see /v1/races")
+        return card
+
+    def take_odds(self, race_id: str, prices: dict[str, float], source: str) -> dict[str, Any]:
+        """Odds of a declared race, on their way into the log; odds of no runner of it are refused."""
+        runners = {one["horse_id"] for one in self.card(race_id)["declared"]}
+        strangers = sorted(set(prices) - runners)
+        if strangers:
+            raise UserError(f"prices has {strangers[0]!r}, no runner of {race_id!r}: use the horse_id of its card")
+        into, seq = self.tell(Market(race_id, prices, source))
+        return {"into": into, "seq": seq}
+
+    def ready(self) -> dict[str, Any]:
+        """Whether a race can be scored now, and what stands in the way."""
+        said = {"redis": "ok", "model": "ok", "stream": "none has run here"}
+        try:
+            head = self.scorer.head()
+            if head is not None:
+                said["stream"] = "at the log's end" if head.live else f"catching up, at {to_text(head.known_at)}"
+        except UserError as away:
+            said["redis"] = said["stream"] = str(away)
+        try:
+            self.scorer.bundles.current()
+        except UserError as none:
+            said["model"] = str(none)
+        ready = said["redis"] == said["model"] == "ok" and not said["stream"].startswith("catching up")
+        return {"ready": ready, **said}
+
+    def newest_event(self) -> str:
+        """The id of the newest event; `0-0` before any."""
+        head = self.scorer.head()
+        return "0-0" if head is None else f"{head.seq + 1}-0"
+
+    def _served(self, scored: ScoredRace, card: Racecard | None = None, odds: Market | None = None) -> None:
+        if scored.stale:
+            self.metrics.stale.inc()
+        self.keep(scored, card, odds)
+
+
+def _card(given: GivenCard) -> Racecard:
+    race = Race(
+        given.race_id, given.race_date, given.off_time, given.course, race_class=given.race_class,
+        surface=given.surface, going=given.going, distance_m=given.distance_m,
+    )  # fmt: skip
+    runners = tuple(Runner(**one.model_dump(exclude={"odds"})) for one in given.runners)
+    horses = [one.horse_id for one in runners]
+    twice = next((horse for horse in horses if horses.count(horse) > 1), None)
+    if twice is not None:
+        raise UserError(f"{twice!r} is declared twice: a horse runs once in a race")
+    return Racecard(race, runners)
+
+
+def _odds(given: GivenCard) -> Market | None:
+    prices = {one.horse_id: one.odds for one in given.runners if one.odds is not None}
+    return Market(given.race_id, prices, "request") if prices else None

@@ -1,0 +1,66 @@
+"""The model that serves, read again as soon as another is promoted, judged, or the tables' formulas change."""
+
+from dataclasses import dataclass, field
+from threading import Lock
+
+from training.bundle import CURRENT, GATE, Bundle, load
+from velo.errors import UserError
+from velo.settings import Settings
+from velo.store import Store
+
+
+class NoModel(UserError):
+    """There is no model to serve, or none that fits the tables."""
+
+
+@dataclass(slots=True)
+class Bundles:
+    """The models of one store."""
+
+    store: Store
+    _loaded: Bundle | None = None
+    _seen: tuple[int, ...] = ()
+    _lock: Lock = field(default_factory=Lock)
+
+    def current(self) -> Bundle:
+        """The bundle that serves; raises `NoModel` where there is none, or none that fits the tables."""
+        seen = self._signs()
+        if self._loaded is None or seen != self._seen:
+            with self._lock:
+                self._loaded = self._load(None)
+                self._seen = self._signs()
+        return self._loaded
+
+    def of(self, version: str) -> Bundle:
+        """A version that may serve no more; raises as `current` does."""
+        if self._loaded is not None and self._loaded.version == version and self._signs() == self._seen:
+            return self._loaded
+        return self._load(version)
+
+    def catalogue(self) -> str:
+        """The fingerprint of the formulas that the tables were made by; raises `UserError` where there are no tables."""
+        home = self.store.home
+        epochs = Store.open(Settings(home.root)).epochs
+        if not epochs:
+            raise UserError(f"there are no feature tables at {home.offline}: run `velo build` first")
+        return epochs[-1]
+
+    def _load(self, version: str | None) -> Bundle:
+        try:
+            return load(self.store.home, self.catalogue(), version)
+        except UserError as none:
+            raise NoModel(str(none)) from none
+
+    def _signs(self) -> tuple[int, ...]:
+        """Changes of the files that say which model serves."""
+        home = self.store.home
+        gate = home.models / self._loaded.version / GATE if self._loaded else home.models
+        stats = []
+        for path in (home.models / CURRENT, gate, home.identity):
+            try:
+                stat = path.stat()
+            except FileNotFoundError:
+                stats += [0, 0]
+            else:
+                stats += [stat.st_mtime_ns, stat.st_ino]
+        return tuple(stats)

@@ -1,0 +1,97 @@
+"""The races of a day, and one race as it stands, in plain values for those who show them."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from velo.racing.cards import Declared, declared_at
+from velo.racing.clock import to_text
+from velo.racing.messages import Message, Racecard, Result, Runner, to_record, type_name
+
+RUN: Final = "run"
+OFF: Final = "off"
+TO_COME: Final = "to come"
+_ABOUT: Final = ("horse_id", "reason", "jockey_id", "jockey", "going", "source", "prices", "result_version")
+
+
+def line_of(messages: Sequence[Message], now: datetime) -> dict[str, Any] | None:
+    """One race of a list of races; None where nobody was declared by now."""
+    race = declared_at(messages, now)
+    return None if race is None else _line(race, _latest_result(messages, now), now)
+
+
+def card_of(messages: Sequence[Message], now: datetime) -> dict[str, Any] | None:
+    """A race as it stands, with what was told of it; None where nobody was declared by now."""
+    race = declared_at(messages, now)
+    if race is None:
+        return None
+    result = _latest_result(messages, now)
+    came = {one.horse_id: one for one in result.runners} if result else {}
+    odds = {horse: price for horse, price in race.odds.prices.items() if price > 1.0} if race.odds else {}
+    known = sorted((one for one in messages if one.known_at and one.known_at <= now), key=_known_at)
+    return _line(race, result, now) | {
+        "declared": [_runner(one, odds, came) for one in race.runners],
+        "non_runners": [_runner(one, odds, came) for one in race.withdrawn],
+        "odds_source": race.odds.source if race.odds else None,
+        "changes": [_change(one) for one in known],
+    }
+
+
+def _line(race: Declared, result: Result | None, now: datetime) -> dict[str, Any]:
+    of = race.race
+    return {
+        "race_id": of.race_id,
+        "race_no": of.race_no,
+        "course": of.course,
+        "race_name": of.race_name,
+        "off_time": to_text(of.off_time),
+        "going": of.going,
+        "distance_m": of.distance_m,
+        "race_class": of.race_class,
+        "surface": of.surface,
+        "status": RUN if result is not None else TO_COME if now < of.off_time else OFF,
+        "runners": len(race.runners),
+        "withdrawn": len(race.withdrawn),
+        "odds_known_at": to_text(race.odds.known_at) if race.odds and race.odds.known_at else None,
+    }
+
+
+def _runner(one: Runner, odds: Mapping[str, float], came: Mapping[str, Runner]) -> dict[str, Any]:
+    ran = came.get(one.horse_id)
+    return {
+        "horse_id": one.horse_id,
+        "horse": one.horse or one.horse_id,
+        "runner_no": one.runner_no,
+        "draw": one.draw,
+        "jockey_id": one.jockey_id,
+        "jockey": one.jockey or one.jockey_id,
+        "trainer_id": one.trainer_id,
+        "trainer": one.trainer or one.trainer_id,
+        "age": one.age,
+        "sex": one.sex,
+        "weight_lbs": one.weight_lbs,
+        "official_rating": one.official_rating,
+        "headgear": one.headgear,
+        "odds": odds.get(one.horse_id),
+        "status": ran.status if ran else None,
+        "position": ran.position if ran else None,
+        "sp_decimal": ran.sp_decimal if ran else None,
+    }
+
+
+def _change(message: Message) -> dict[str, Any]:
+    record = to_record(message)
+    about: dict[str, Any] = {name: record[name] for name in _ABOUT if name in record}
+    if isinstance(message, Racecard):
+        about["runners"] = len(message.runners)
+    return {"type": type_name(message), "known_at": to_text(_known_at(message)), "about": about}
+
+
+def _latest_result(messages: Sequence[Message], now: datetime) -> Result | None:
+    results = [one for one in messages if isinstance(one, Result) and one.known_at and one.known_at <= now]
+    return max(results, key=lambda one: one.result_version) if results else None
+
+
+def _known_at(message: Message) -> datetime:
+    assert message.known_at is not None
+    return message.known_at

@@ -1,0 +1,233 @@
+// The desk: which page the address asks for, what it needs, and what changes of it as it is told.
+
+import { curvesPage } from "./curves.js";
+import { dayPage, rail } from "./day.js";
+import { h, put } from "./dom.js";
+import { keys } from "./keys.js";
+import { Live } from "./live.js";
+import { COMMISSIONS, ORDERS, racePage } from "./race.js";
+import * as w from "./words.js";
+
+const SOON_MS = 150;
+const LATER_MS = 3000;
+const DAY_MS = 60_000;
+const place = (id) => document.getElementById(id);
+const kept = {
+  get(name, among) {
+    try { return among.includes(localStorage.getItem(name)) ? localStorage.getItem(name) : among[0]; } catch { return among[0]; }
+  },
+  set(name, value) { try { localStorage.setItem(name, value); } catch { /* a browser that keeps nothing */ } },
+};
+const state = {
+  day: null, card: null, scored: null, refused: null, before: new Map(), curves: null, curvesRefused: null,
+  order: kept.get("order", ORDERS), commission: kept.get("commission", COMMISSIONS), since: "year",
+};
+let asked = 0;
+const waiting = new Map();
+
+const address = () => new URL(location.href);
+const kind = () => address().pathname.slice(1);
+const id = () => address().searchParams.get("id") ?? "";
+const dateAsked = () => /^\d{4}-\d{2}-\d{2}$/.exec(address().searchParams.get("date") ?? "")?.[0] ?? null;
+
+/** An answer of the service: `told`, or `refused` with the reason. */
+async function ask(path) {
+  try {
+    const answer = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(10_000) });
+    const told = await answer.json();
+    return answer.ok ? { told } : { refused: told.detail ?? `the service answers ${answer.status}`, again: answer.status === 503 };
+  } catch {
+    return { refused: "the service does not answer", again: true };
+  }
+}
+
+/** Do something soon, once, however often it is asked for meanwhile. */
+function soon(what, after = SOON_MS) {
+  if (waiting.has(what)) return;
+  waiting.set(what, setTimeout(() => { waiting.delete(what); what(); }, after));
+}
+
+async function loadDay() {
+  const date = dateAsked() ?? (kind() === "race" && state.card ? localDate(state.card.off_time) : null);
+  const { told, refused } = await ask(date ? `/v1/races?date=${date}` : "/v1/races");
+  if (told) {
+    w.setClock(told.timezone, told.now);
+    const same = JSON.stringify({ ...told, now: null }) === JSON.stringify({ ...state.day, now: null });
+    state.day = told;
+    state.dayRefused = null;
+    showModel(told.model, told.model_missing);
+    if (same && place("main").querySelector("h1")) return;
+  } else {
+    state.dayRefused = refused;
+  }
+  draw();
+}
+
+async function loadRace() {
+  if (kind() !== "race") return;
+  const race = id();
+  const turn = ++asked;
+  const path = `/v1/races/${encodeURIComponent(race)}`;
+  const [card, scored] = await Promise.all([ask(path), ask(`${path}/score?drivers=true`)]);
+  if (turn !== asked || kind() !== "race" || id() !== race) return;
+  if (card.told) state.card = card.told;
+  else if (state.card?.race_id !== race) state.card = null;
+  state.missing = card.refused ?? null;
+  if (scored.told) {
+    if (scored.told.race_id === state.scored?.race_id && scored.told.fingerprint !== state.scored.fingerprint)
+      state.before = new Map(state.scored.runners.map((one) => [one.horse_id, one.probability]));
+    state.scored = scored.told;
+    showModel({ version: scored.told.model, gate: scored.told.gate, mode: scored.told.mode });
+  }
+  state.refused = scored.refused ?? (card.refused && state.card ? card.refused : null);
+  if (scored.again || card.again) soon(loadRace, LATER_MS);
+  draw();
+}
+
+async function loadCurves() {
+  const what = kind();
+  if (!["horse", "trainer", "jockey"].includes(what)) return;
+  const turn = ++asked;
+  const year = new Date(w.now() - 365 * 86_400_000).toISOString();
+  const since = state.since === "year" && what !== "horse" ? `?since=${encodeURIComponent(year)}` : "";
+  const { told, refused } = await ask(`/v1/${what}s/${encodeURIComponent(id())}/history${since}`);
+  if (turn !== asked) return;
+  state.curves = told ?? null;
+  state.curvesRefused = refused ?? null;
+  draw();
+}
+
+/** Read the address, and fetch what its page shows. */
+async function arrive() {
+  Object.assign(state, { card: null, scored: null, refused: null, missing: null, before: new Map(), curves: null, curvesRefused: null });
+  put(place("main"), h("p", { class: "quiet" }, "Asking…"));
+  asked += 1;
+  if (kind() === "race") {
+    await Promise.all([state.day ? null : loadDay(), loadRace()]);
+    if (state.card && state.day && !state.day.races.some((one) => one.race_id === state.card.race_id)) await loadDay();
+    return;
+  }
+  // the curves are asked for by the service's clock
+  if (!state.day || kind() === "") await loadDay();
+  await loadCurves();
+}
+
+function go(href) {
+  history.pushState(null, "", href);
+  arrive();
+  scrollTo(0, 0);
+  place("main").focus({ preventScroll: true });
+}
+
+function localDate(instant) {
+  const parts = new Intl.DateTimeFormat("en-CA", { timeZone: w.zoneName(), year: "numeric", month: "2-digit", day: "2-digit" });
+  return parts.format(new Date(instant));
+}
+
+function choose(name, value) {
+  state[name] = value;
+  if (name === "since") loadCurves();
+  else kept.set(name, value);
+  draw();
+}
+
+const turnOver = (name, among) => choose(name, among[(among.indexOf(state[name]) + 1) % among.length]);
+
+function beside() {
+  const races = state.day?.races ?? [];
+  const at = races.findIndex((one) => one.race_id === id());
+  return at < 0 ? {} : { before: races[at - 1], after: races[at + 1] };
+}
+
+function draw() {
+  const main = place("main");
+  const what = kind();
+  const aside = place("rail");
+  aside.hidden = what !== "race" || !state.day?.races.length;
+  if (!aside.hidden) {
+    const scrolled = aside.firstElementChild?.scrollTop ?? 0;
+    put(aside, rail(state.day, id()));
+    aside.firstElementChild.scrollTop = scrolled;
+  }
+  if (what === "race") {
+    if (state.card) {
+      put(main, racePage({ ...state, beside: beside(), choose }));
+      document.title = `${w.clock(state.card.off_time)} ${state.card.course} – VÉLØ desk`;
+    } else if (state.missing) put(main, refusal("This race cannot be shown", state.missing));
+  } else if (what) {
+    if (state.curves) {
+      put(main, curvesPage({ told: state.curves, since: state.since, choose }));
+      document.title = `${state.curves.name ?? state.curves.id} – VÉLØ desk`;
+    } else if (state.curvesRefused) put(main, refusal("This page cannot be shown", state.curvesRefused));
+  } else if (state.day) {
+    put(main, dayPage(state.day, state.day.date === localDate(new Date(w.now()))));
+    document.title = "VÉLØ desk";
+  } else if (state.dayRefused) put(main, refusal("The races cannot be shown", state.dayRefused));
+  tick();
+}
+
+const refusal = (title, why) => [h("h1", {}, title), h("p", { class: "flag warn", role: "alert" }, why),
+  h("p", {}, h("a", { href: "/" }, "today's races"))];
+
+function showModel(model, missing) {
+  const text = model ? [h("b", {}, model.version), " ", h("span", { class: "gate" }, `gate: ${model.gate}`), " ", h("b", { class: "mode" }, model.mode)]
+    : [h("b", {}, "no model"), ` ${missing ?? ""}`];
+  place("model").replaceChildren(h("span", { class: "label" }, "model "), ...text);
+}
+
+/** What passes with the clock alone: countdowns and ages. */
+function tick() {
+  place("clock").textContent = w.clockS(w.now());
+  const races = new Map((state.day?.races ?? []).map((one) => [one.race_id, one]));
+  if (state.card) races.set(state.card.race_id, state.card);
+  for (const one of document.querySelectorAll("[data-off]")) {
+    const race = races.get(one.dataset.off);
+    if (race) retell(one, w.countdown(race));
+    if (race?.status === "to come" && Date.parse(race.off_time) < w.now()) { soon(loadDay, LATER_MS); soon(loadRace, LATER_MS); }
+  }
+  for (const one of document.querySelectorAll("[data-age]")) retell(one, w.ago(one.dataset.age));
+}
+const retell = (place, text) => { if (place.textContent !== text) place.textContent = text; };
+
+function heard(event) {
+  soon(loadDay);
+  const mine = kind() === "race" && event.race_id === id();
+  // another race's result changes the form of this one's horses and people, a tick their windows
+  if (mine || (kind() === "race" && ["result", "tick"].includes(event.type))) soon(loadRace);
+  if (event.type === "result" && kind() === "race") soon(settled, LATER_MS);
+  // told by a clock that is ahead of the service's: it shows there once its instant has come
+  const wait = Date.parse(event.known_at) - w.now();
+  if (wait > 0 && wait < DAY_MS) setTimeout(() => { soon(loadDay); soon(loadRace); }, wait + SOON_MS);
+  if (mine) say(event);
+}
+const settled = () => loadRace();
+
+function say(event) {
+  const words = { non_runner: "A non-runner: the chances have changed.", jockey_change: "A change of jockey.", result: "The result is in.",
+    going_change: "The going has changed.", racecard: "A new card.", market: "New odds." }[event.type];
+  if (words) place("said").textContent = `${w.clock(event.known_at)}: ${words}`;
+}
+
+function showLive(why, since) {
+  const live = place("live");
+  live.className = why === null ? "live" : "live lost";
+  live.textContent = why === null ? "live" : why === "connecting" ? "connecting…"
+    : `${since === null ? "not live" : `not live since ${w.clock(since)}`}: ${why}`;
+}
+
+document.addEventListener("click", (event) => {
+  const link = event.target.closest?.("a[href]");
+  if (!link || event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
+  event.preventDefault();
+  if (link.classList.contains("skip")) place("main").focus();
+  else go(link.getAttribute("href"));
+});
+addEventListener("popstate", arrive);
+addEventListener("resize", () => { if (state.curves) soon(draw); });
+keys({ go, help: place("help"), beside, order: () => turnOver("order", ORDERS), commission: () => turnOver("commission", COMMISSIONS) });
+place("help-button").addEventListener("click", () => place("help").showModal());
+
+const live = new Live({ heard, state: showLive, now: w.now, again: () => { soon(loadDay); soon(loadRace); } });
+arrive().then(() => live.start());
+setInterval(tick, 1000);
+setInterval(loadDay, DAY_MS);

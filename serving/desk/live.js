@@ -1,0 +1,81 @@
+// What the service tells as it happens, and whether it still does.
+
+const KINDS = ["racecard", "result", "non_runner", "jockey_change", "going_change", "market", "tick"];
+const AGAIN_MS = 3000;
+const ASK_MS = 10_000;
+const PATIENCE_MS = 5000;
+const AWAY = "the service does not answer";
+
+/** Follow the events. `heard(event)` gets each, `again()` is called when some may have been missed, `state(why, since)`
+ * whenever being live begins (null) or ends (a reason, and the instant it was last known to be live). */
+export class Live {
+  constructor({ heard, again, state, now }) {
+    Object.assign(this, { heard, again, state, now });
+    this.lastGood = null;
+    this.opened = false;
+    this.why = { events: "connecting", ready: null };
+    this.shown = undefined;
+    this.source = null;
+    this.askedAt = performance.now();
+  }
+
+  start() {
+    this.#listen();
+    this.#ask();
+    setInterval(() => this.#ask(), ASK_MS);
+    addEventListener("online", () => this.#ask());
+  }
+
+  #listen() {
+    this.source?.close();
+    const source = new EventSource("/v1/events");
+    this.source = source;
+    source.addEventListener("open", () => {
+      this.#tell("events", null);
+      if (this.opened) this.again();
+      this.opened = true;
+    });
+    source.addEventListener("error", () => {
+      this.#tell("events", AWAY);
+      if (source.readyState === EventSource.CLOSED && source === this.source) setTimeout(() => this.#listen(), AGAIN_MS);
+    });
+    for (const kind of KINDS) {
+      source.addEventListener(kind, (event) => {
+        this.#tell("events", null);
+        this.heard(JSON.parse(event.data));
+      });
+    }
+  }
+
+  async #ask() {
+    // a connection that was cut without a word, or slept through, tells nothing of it: it is made anew
+    const slept = performance.now() - this.askedAt > 3 * ASK_MS;
+    const silent = this.why.ready === AWAY;
+    this.askedAt = performance.now();
+    try {
+      const answer = await fetch("/readyz", { signal: AbortSignal.timeout(PATIENCE_MS), cache: "no-store" });
+      const told = await answer.json();
+      if (slept || silent) this.#listen();
+      this.#tell("ready", reason(told));
+    } catch {
+      this.#tell("ready", AWAY);
+    }
+  }
+
+  #tell(what, why) {
+    const before = this.why.events ?? this.why.ready;
+    this.why[what] = why;
+    const after = this.why.events ?? this.why.ready;
+    if (after === null) this.lastGood = this.now();
+    if (after === this.shown && after !== null) return;
+    this.shown = after;
+    this.state(after, this.lastGood);
+    if (before !== null && after === null) this.again();
+  }
+}
+
+function reason(told) {
+  if (told.redis !== "ok") return told.redis;
+  if (told.stream.startsWith("catching up")) return `the stream is ${told.stream}`;
+  return told.stream === "none has run here" ? "no stream runs here, so nothing is told as it happens" : null;
+}

@@ -1,0 +1,208 @@
+// One race: who runs, with what chance, at what odds, and why.
+
+import { h, link, named } from "./dom.js";
+import { oddsAge } from "./day.js";
+import * as w from "./words.js";
+
+export const ORDERS = ["chance", "number", "edge"];
+export const COMMISSIONS = ["0.02", "0.05"];
+const COLUMNS = ["No.", "Horse", "Jockey and trainer", "Chance", "Fair", "Market", "Edge", "What drives it"];
+
+/** The page of a race. `scored` may be null, `refused` says why or why it is old; `before` has the chances drawn last. */
+export function racePage({ card, scored, refused, before, order, commission, beside, choose }) {
+  const chances = new Map((scored?.runners ?? []).map((one) => [one.horse_id, one]));
+  const rows = card.declared.map((runner) => row(runner, chances.get(runner.horse_id), before, commission));
+  const run = card.status === "run";
+  rows.sort(run && order === "chance" ? byPosition : comparing(order));
+  return [
+    heading(card, beside),
+    standing(card, scored, refused),
+    scored ? notices(scored) : null,
+    controls(order, commission, choose),
+    h("table", { class: `race${run ? " result" : ""}${refused ? " old" : ""}`, role: "table" },
+      h("caption", {}, captionOf(scored)),
+      h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, COLUMNS.map((one) =>
+        h("th", { scope: "col", role: "columnheader" }, one === "Edge" ? `Edge after ${Math.round(100 * commission)} %` : one)))),
+      h("tbody", { role: "rowgroup" }, rows.map((one) => one.drawn), card.non_runners.map((one) => out(one, card.changes)))),
+    h("footer", { class: "foot" }, footnotes(card, scored)),
+    changes(card),
+  ];
+}
+
+function heading(card, beside) {
+  const step = (race, text) => race && link("/race", race.race_id, text);
+  return h("div", { class: "head" },
+    h("h1", {}, h("time", { datetime: card.off_time }, w.clock(card.off_time)), " ", named(card.course)),
+    h("p", { class: "race-name" }, card.race_name ? named(card.race_name) : null),
+    h("p", { class: "facts" },
+      [...w.about(card), w.plural(card.runners, "runner")].flatMap((one, at) => [at ? " · " : "", one]),
+      card.withdrawn ? h("span", { class: "warn" }, ` · ${w.plural(card.withdrawn, "non-runner")}`) : null,
+      " · ", h("b", { "data-off": card.race_id }, w.countdown(card))),
+    h("nav", { class: "days", "aria-label": "Other races" }, step(beside.before, "earlier race"),
+      h("a", { href: "/", "data-key": "day" }, "all races"), step(beside.after, "later race")));
+}
+
+function standing(card, scored, refused) {
+  return [
+    refused ? h("p", { class: "flag warn", role: "alert" },
+      scored ? `Not scored again since ${w.clockS(scored.scored_at)}, so these chances may be out of date: ${refused}` : `Not scored: ${refused}`) : null,
+    h("p", { class: "stands" },
+      scored ? ["Chances as of ", h("time", { datetime: scored.as_of }, w.clockS(scored.as_of)), " · "] : null,
+      oddsAge(card), card.odds_source ? [" from ", named(card.odds_source)] : null, book(card)),
+  ];
+}
+
+function book(card) {
+  const prices = card.declared.map((one) => one.odds);
+  if (!prices.length || prices.some((one) => one === null)) return null;
+  return ` · book ${Math.round(100 * prices.reduce((sum, one) => sum + 1 / one, 0))} %`;
+}
+
+function notices(scored) {
+  return h("ul", { class: "notices" },
+    scored.stale.length ? h("li", { class: "warn" }, `Stale values: ${w.views(scored.stale)}. A window has moved on since they were written.`) : null,
+    scored.notes.filter((one) => !(scored.stale.length && one.startsWith("some values are stale"))).map((one) => h("li", {}, one)));
+}
+
+function controls(order, commission, choose) {
+  const choices = (legend, name, values, chosen, text) => h("fieldset", {}, h("legend", {}, legend),
+    values.map((value) => h("label", {}, h("input", {
+      type: "radio", name, value, checked: value === String(chosen), "data-key": `${name} ${value}`,
+      on: { change: () => choose(name, value) },
+    }), " ", text(value))));
+  return h("div", { class: "controls" },
+    choices("Order by", "order", ORDERS, order, (one) => one),
+    choices("Commission", "commission", COMMISSIONS, commission, (one) => `${Math.round(100 * one)} %`));
+}
+
+const captionOf = (scored) => (scored ? `Model ${scored.model} · gate: ${scored.gate} · ${scored.mode}` : "Not scored");
+
+/** The chance that odds are held against: with the market put to it where the model knows how. */
+const held = (scored) => scored?.blended ?? scored?.probability ?? null;
+
+function row(runner, scored, before, commission) {
+  // a starting price is told with the result: nobody could have had an edge on it
+  const price = scored && scored.market_source !== "SP" ? scored.market_odds : null;
+  const gain = w.edge(held(scored), price, commission);
+  const cell = (kind, label, ...children) => h("td", { class: kind, role: "cell", "data-label": label }, ...children);
+  const drawn = h("tr", { role: "row", "data-horse": runner.horse_id },
+    cell("no", "Number and draw", h("b", {}, runner.runner_no ?? w.DASH),
+      h("small", {}, runner.draw === null ? "no draw" : ["draw ", runner.draw])),
+    h("th", { scope: "row", role: "rowheader", class: "horse" },
+      runner.position !== null ? h("span", { class: "place" }, `${ordinal(runner.position)} `) : null,
+      runner.status && runner.position === null ? h("span", { class: "place" }, `${runner.status} `) : null,
+      link("/horse", runner.horse_id, named(runner.horse)), h("small", {}, particulars(runner))),
+    cell("people", "Jockey and trainer",
+      person("jockey", runner.jockey_id, runner.jockey), person("trainer", runner.trainer_id, runner.trainer)),
+    cell("chance", "Chance", chance(scored, before?.get(runner.horse_id))),
+    cell("fair", "Fair", w.odds(held(scored) ? 1 / held(scored) : null)),
+    cell("market", "Market", market(scored, runner)),
+    cell("edge", "Edge", gain === null ? w.DASH : h(gain > 0 ? "b" : "span", {}, w.signed(100 * gain, 1, "\u00a0%"))),
+    cell("why", "What drives it", drivers(scored), flags(scored)));
+  return { drawn, number: runner.runner_no, chance: held(scored), edge: gain, position: runner.position };
+}
+
+function person(kind, id, name) {
+  if (!id) return h("span", { class: kind }, h("span", { class: "heard" }, `${kind}: `), h("span", { class: "warn" }, `no ${kind} told`));
+  return h("span", { class: kind }, h("span", { class: "heard" }, `${kind}: `), link(`/${kind}`, id, named(name)));
+}
+
+function particulars(runner) {
+  return [
+    runner.age === null ? null : `${runner.age} yo`,
+    runner.sex,
+    runner.weight_lbs === null ? null : `${w.whole(runner.weight_lbs)} lb`,
+    runner.official_rating === null ? null : `rated ${runner.official_rating}`,
+    runner.headgear,
+  ].filter(Boolean).join(" · ");
+}
+
+function chance(scored, before) {
+  if (!scored) return h("span", { class: "warn" }, "not scored");
+  const bar = h("span", { class: "bar", "aria-hidden": "true" }, h("i"));
+  bar.firstChild.style.width = `${(100 * scored.probability).toFixed(1)}%`;
+  const moved = before === undefined ? 0 : 100 * (scored.probability - before);
+  const interval = scored.interval ?? null;
+  return [
+    h("b", {}, w.percent(scored.probability)),
+    Math.abs(moved) >= 0.05 ? h("small", { class: "moved" }, `${w.signed(moved)} since`) : null,
+    bar,
+    interval ? h("small", {}, `${w.percent(interval[0])} to ${w.percent(interval[1])}`) : null,
+    scored.blended === null ? null : h("small", {}, `${w.percent(scored.blended)} with the market`),
+  ];
+}
+
+function market(scored, runner) {
+  const price = scored ? scored.market_odds : runner.odds;
+  return [w.odds(price), scored?.market_source === "SP" ? h("small", {}, "SP, told after") : null];
+}
+
+function drivers(scored) {
+  if (!scored?.drivers.length) return h("span", { class: "quiet" }, scored ? "nothing stands out" : "");
+  return h("ul", {}, scored.drivers.map((one) => h("li", {},
+    h("span", { class: one.effect > 0 ? "up" : "down", "aria-hidden": "true" }, one.effect > 0 ? "▲ " : "▼ "),
+    h("span", { class: "heard" }, one.effect > 0 ? "raises: " : "lowers: "), one.words)));
+}
+
+function flags(scored) {
+  if (!scored) return null;
+  return [
+    scored.stale.length ? h("p", { class: "mark warn" }, `stale: ${w.views(scored.stale)}`) : null,
+    scored.missing.length ? h("p", { class: "mark" }, `no record of: ${w.views(scored.missing)}`) : null,
+  ];
+}
+
+/** A non-runner: struck through, and said. */
+function out(runner, told) {
+  const when = told.filter((one) => one.type === "non_runner" && one.about.horse_id === runner.horse_id).at(-1);
+  const why = when?.about.reason;
+  return h("tr", { class: "out", role: "row", "data-horse": runner.horse_id },
+    h("td", { class: "no", role: "cell" }, h("s", {}, runner.runner_no ?? w.DASH)),
+    h("th", { scope: "row", role: "rowheader", class: "horse" }, h("s", {}, link("/horse", runner.horse_id, named(runner.horse)))),
+    h("td", { class: "gone", role: "cell", colspan: COLUMNS.length - 2 }, h("b", {}, "non-runner"),
+      why ? [" (", named(why), ")"] : null, when ? `, told at ${w.clock(when.known_at)}` : null));
+}
+
+function footnotes(card, scored) {
+  if (!scored) return null;
+  return [
+    scored.runners.some((one) => one.interval) ? null : h("p", {}, "No interval is shown: this model gives none for a single chance."),
+    scored.runners.some((one) => one.blended !== null)
+      ? h("p", {}, "Fair odds and edge are of the chance with the market put to it.") : h("p", {}, "Fair odds and edge are of the model's own chance."),
+    h("p", {}, `For use: ${scored.mode}. Features from ${scored.features_from}; runners named by the ${scored.declared_by}; fingerprint ${scored.fingerprint}.`),
+  ];
+}
+
+const SAID = {
+  racecard: (a) => `card of ${w.plural(a.runners ?? 0, "runner")}`,
+  result: (a) => `result, version ${a.result_version}`,
+  going_change: (a) => ["going ", named(a.going)],
+  market: (a) => [`odds of ${w.plural(Object.keys(a.prices ?? {}).length, "runner")}`, a.source ? [" from ", named(a.source)] : null],
+};
+
+function changes(card) {
+  const names = new Map([...card.declared, ...card.non_runners].map((one) => [one.horse_id, one.horse]));
+  const who = (a) => named(names.get(a.horse_id) ?? a.horse_id);
+  const words = {
+    ...SAID,
+    non_runner: (a) => [who(a), " does not run", a.reason ? [" (", named(a.reason), ")"] : null],
+    jockey_change: (a) => [named(a.jockey ?? a.jockey_id), " rides ", who(a)],
+  };
+  return h("details", { class: "told", "data-key": `told ${card.race_id}`, open: card.changes.length < 8 },
+    h("summary", {}, `What was told of it (${card.changes.length})`),
+    h("ol", {}, [...card.changes].reverse().map((one) => h("li", {},
+      h("time", { datetime: one.known_at }, `${w.clockS(one.known_at)} `), (words[one.type] ?? (() => one.type))(one.about)))));
+}
+
+/** Rows in an order; what is unknown comes last. */
+function comparing(order) {
+  const value = (one) => (order === "number" ? one.number : one[order] === null ? null : -one[order]) ?? Infinity;
+  return (a, b) => (value(a) === value(b) ? 0 : value(a) - value(b)) || (a.number ?? 0) - (b.number ?? 0);
+}
+const byPosition = (a, b) => (a.position ?? 999) - (b.position ?? 999) || a.number - b.number;
+
+function ordinal(n) {
+  const tens = n % 100;
+  const end = tens >= 11 && tens <= 13 ? "th" : ["th", "st", "nd", "rd"][n % 10] ?? "th";
+  return `${n}${end}`;
+}

@@ -1,0 +1,99 @@
+// Numbers and instants as they are read. Unknown is a dash, never a nought.
+
+export const DASH = "–";
+const OLD_ODDS_MS = 10 * 60_000;
+const known = (value) => value !== null && value !== undefined && Number.isFinite(value);
+
+let zone = "UTC";
+let ahead = 0;
+
+/** Read instants in a time zone, and now by the service's clock. */
+export function setClock(timezone, serverNow) {
+  zone = timezone;
+  ahead = Date.parse(serverNow) - Date.now();
+}
+
+export const now = () => Date.now() + ahead;
+
+const written = (instant, options) =>
+  new Intl.DateTimeFormat("en-GB", { timeZone: zone, ...options }).format(new Date(instant));
+export const clock = (instant) => written(instant, { hour: "2-digit", minute: "2-digit" });
+export const clockS = (instant) => written(instant, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+export const day = (instant) => written(instant, { day: "numeric", month: "short", year: "numeric" });
+/** The day a number of days after 1970-01-01: a local date already. */
+export const dayNumber = (days) =>
+  new Intl.DateTimeFormat("en-GB", { timeZone: "UTC", day: "numeric", month: "short", year: "numeric" })
+    .format(new Date(days * 86_400_000));
+export const zoneName = () => zone;
+
+/** A local date (2023-06-01) in words. */
+export const dateWords = (date) =>
+  new Intl.DateTimeFormat("en-GB", { weekday: "long", day: "numeric", month: "long", year: "numeric", timeZone: "UTC" })
+    .format(new Date(`${date}T00:00:00Z`));
+
+/** The local date some days from another. */
+export function dateAfter(date, days) {
+  return new Date(Date.parse(`${date}T00:00:00Z`) + days * 86_400_000).toISOString().slice(0, 10);
+}
+
+export function span(ms) {
+  const s = Math.max(0, Math.round(ms / 1000));
+  if (s < 100) return `${s} s`;
+  if (s < 100 * 60) return `${Math.round(s / 60)} min`;
+  if (s < 48 * 3600) return `${Math.round(s / 3600)} h`;
+  return `${Math.round(s / 86_400)} days`;
+}
+export const ago = (instant) => `${span(now() - Date.parse(instant))} old`;
+export const oldOdds = (instant, until) => (until ?? now()) - Date.parse(instant) > OLD_ODDS_MS;
+
+/** How long until a race, or what became of it. */
+export function countdown(race) {
+  const left = Date.parse(race.off_time) - now();
+  if (race.status === "run") return "result";
+  if (left <= 0) return `off ${span(-left)} ago`;
+  const s = Math.ceil(left / 1000);
+  if (s < 600) return `in ${Math.floor(s / 60)}:${String(s % 60).padStart(2, "0")}`;
+  if (s < 3600) return `in ${Math.floor(s / 60)} min`;
+  return `in ${Math.floor(s / 3600)} h ${String(Math.floor((s % 3600) / 60)).padStart(2, "0")} min`;
+}
+
+export const percent = (value, digits = 1) => (known(value) ? `${(100 * value).toFixed(digits)}\u00a0%` : DASH);
+export function signed(value, digits = 1, unit = "") {
+  if (!known(value)) return DASH;
+  const text = Math.abs(value).toFixed(digits);
+  return `${value < 0 ? "−" : "+"}${text}${unit}`;
+}
+export function odds(value) {
+  if (!known(value)) return DASH;
+  return value.toFixed(value < 10 ? 2 : value < 100 ? 1 : 0);
+}
+export const number = (value, digits = 2) => (known(value) ? value.toFixed(digits) : DASH);
+export const whole = (value) => (known(value) ? value.toLocaleString("en-GB") : DASH);
+
+/** What a stake of 1 returns beyond itself on average, after commission on winnings. */
+export function edge(chance, price, commission) {
+  return known(chance) && known(price) ? chance * (1 + (price - 1) * (1 - commission)) - 1 : null;
+}
+
+const VIEWS = {
+  trainer_velocity: "trainer",
+  jockey_velocity: "jockey",
+  partnership_velocity: "trainer with jockey",
+  horse_form: "horse",
+  horse_course: "horse at the course",
+  horse_distance: "horse over the distance",
+  horse_going: "horse on the going",
+  draw_bias: "draw",
+};
+export const views = (names) => names.map((one) => VIEWS[one] ?? one).join(", ");
+export const plural = (n, one, many = `${one}s`) => `${n} ${n === 1 ? one : many}`;
+
+/** A race in one line. */
+export function about(race) {
+  return [
+    race.race_class === null ? null : `class ${race.race_class}`,
+    race.distance_m === null ? null : `${whole(race.distance_m)} m`,
+    race.surface,
+    race.going,
+  ].filter(Boolean);
+}

@@ -1,0 +1,90 @@
+"""A race as of an instant: what was told by then, and the features as they were, from the tables and the log behind them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from threading import Lock
+from typing import TYPE_CHECKING, Protocol
+
+from serving.scored import Stood
+from serving.told import Told, told_of
+from serving.vectors import offline
+from velo.errors import UserError
+from velo.racing.cards import Declared, declared_at
+from velo.racing.clock import to_text
+from velo.racing.messages import Message
+from velo.store import Store
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+
+class NotYet(UserError):
+    """The tables do not reach so far yet; they may in a moment."""
+
+
+class NotDeclared(UserError):
+    """The race had no declared runner at that instant."""
+
+
+class LogEnd(Protocol):
+    """What the log holds beyond the tables."""
+
+    def messages(self, race_id: str, from_seq: int) -> Sequence[Message]:
+        """Those of a race from a seq on, in order."""
+        ...
+
+    def complete_until(self, seq: int) -> datetime | None:
+        """The instant of the first record from a seq on: before it the tables hold all. None where there is none."""
+        ...
+
+
+@dataclass(slots=True)
+class History:
+    """The past of one store. Feast is opened once, when first needed: it takes seconds.
+
+    `tables_end` is the seq before which the offline tables hold everything, `log` what came later.
+    """
+
+    store: Store
+    log: LogEnd | None = None
+    tables_end: Callable[[], int] | None = None
+    _feast: "FeatureStore | None" = None
+    _lock: Lock = field(default_factory=Lock)
+
+    def told(self, race_id: str) -> Told:
+        """Everything told of a race; raises `UserError` where nothing was."""
+        return told_of(self.store.home, race_id, log=self.log)
+
+    def stood(self, messages: Sequence[Message], as_of: datetime) -> Stood:
+        """A race as it stood; raises `UserError` where nobody was declared, `NotYet` where the tables end before."""
+        race = declared(messages, as_of)
+        if self.log is not None and self.tables_end is not None:
+            first = self.log.complete_until(self.tables_end())
+            if first is not None and first <= as_of:
+                raise NotYet(
+                    f"the tables hold what was known before {to_text(first)}, which is earlier than {to_text(as_of)}: "
+                    "ask again when the stream has sealed it, or run `velo build`"
+                )
+        with self._lock:
+            return Stood(race, offline(self.store, race, self.feast()), as_of, "offline history")
+
+    def feast(self) -> "FeatureStore":
+        """Feast over the store."""
+        if self._feast is None:
+            from feature_repo.feast_store import apply
+
+            self._feast = apply(self.store)
+        return self._feast
+
+
+def declared(messages: Sequence[Message], instant: datetime) -> Declared:
+    """How a race stood; raises `UserError` where it had no declared runner."""
+    race = declared_at(messages, instant)
+    if race is None or not race.runners:
+        of = next((one.race_id for one in messages), None)
+        raise NotDeclared(
+            f"race {of!r} had no declared runner by {to_text(instant)}: ask for a later instant, or load its card and "
+            "run `velo build`"
+        )
+    return race

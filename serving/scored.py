@@ -1,0 +1,186 @@
+"""A scored race: its runners with their chances, and what a reader should know before leaning on them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import blake2b
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.drivers import Driver, drivers
+from serving.vectors import VIEWS, Vectors
+from training.bundle import Bundle
+from velo.racing.cards import Declared
+from velo.racing.messages import Result
+
+Origin = Literal["redis", "offline history"]
+Floats = NDArray[np.float64]
+SP: Final = "SP"
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredRunner:
+    """One declared runner. Odds are decimal; `market` is None where none are known.
+
+    `probability` is the model's own; `blended` puts the market to it, None unless every runner has odds and the model
+    knows how. `market_source` names whose odds they are: of a snapshot, or `SP`, told with the result and so never
+    known before. `missing` and `stale` name feature views: without a row of the runner's key, or past `valid_until`.
+    """
+
+    runner_no: int | None
+    draw: int | None
+    horse_id: str
+    horse: str
+    jockey: str | None
+    trainer: str | None
+    probability: float
+    fair_odds: float
+    blended: float | None
+    market_odds: float | None
+    market_source: str | None
+    drivers: tuple[Driver, ...]
+    missing: tuple[str, ...]
+    stale: tuple[str, ...]
+    jockey_id: str | None = None
+    trainer_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredRace:
+    """A race scored; probabilities sum to 1, runners stand most likely first.
+
+    `as_of` is the instant it stands on: all told by then is in it, nothing later; scored again as of it, it is the same.
+    `scored_at` is when that was done, `fingerprint` that of its feature vectors. `declared_by` is what named the
+    runners, `features_from` where their features were read, `missing` and `stale` the views that any runner lacks or
+    has too old, `notes` whatever a reader should know before leaning on it. `withdrawn` names the non-runners.
+    """
+
+    race_id: str
+    race_name: str | None
+    course: str
+    going: str | None
+    distance_m: float | None
+    off_time: datetime
+    as_of: datetime
+    scored_at: datetime
+    declared_by: str
+    features_from: Origin
+    odds_known_at: datetime | None
+    model: str
+    gate: str
+    mode: str
+    fingerprint: str
+    missing: tuple[str, ...]
+    stale: tuple[str, ...]
+    runners: tuple[ScoredRunner, ...]
+    withdrawn: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stood:
+    """What a race is scored with: how it stood, the vectors of its runners, the instant and origin of both."""
+
+    race: Declared
+    vectors: Vectors
+    as_of: datetime
+    origin: Origin
+
+
+def scored_race(
+    model: Bundle,
+    stood: Stood,
+    now: datetime,
+    *,
+    result: Result | None = None,
+    notes: Sequence[str] = (),
+    with_drivers: bool = True,
+) -> ScoredRace:
+    """Score a race; `result`, where it has been run, shows starting prices where no odds were told before."""
+    race, vectors, said = stood.race, stood.vectors, list(notes)
+    matrix = vectors.select(model.features)
+    chances = model.probabilities(matrix)
+    told: Sequence[tuple[Driver, ...]] = [()] * len(race.runners)
+    if with_drivers:
+        told = drivers(vectors, model.features, model.contributions(matrix))
+    prices = _starting_prices(result)
+    snapshot = {horse: odds for horse, odds in race.odds.prices.items() if odds > 1.0} if race.odds else {}
+    market = [(snapshot if race.odds else prices).get(runner.horse_id) for runner in race.runners]
+    blended = _blended(model, chances, market, matrix) if race.odds else None
+    runners = []
+    for at, runner in enumerate(race.runners):
+        price = market[at]
+        one = ScoredRunner(
+            runner_no=runner.runner_no,
+            draw=runner.draw,
+            horse_id=runner.horse_id,
+            horse=runner.horse or runner.horse_id,
+            jockey=runner.jockey or runner.jockey_id,
+            trainer=runner.trainer or runner.trainer_id,
+            probability=float(chances[at]),
+            fair_odds=float(1.0 / chances[at]),
+            blended=None if blended is None else float(blended[at]),
+            market_odds=price,
+            market_source=None if price is None else race.odds.source if race.odds else SP,
+            drivers=told[at],
+            missing=_views(vectors.missing[at]),
+            stale=_views(vectors.stale[at]),
+            jockey_id=runner.jockey_id,
+            trainer_id=runner.trainer_id,
+        )
+        runners.append(one)
+    if any(runner.market_source == SP for runner in runners):
+        said.append("market odds are starting prices, told with the result: not known before the off, no input")
+    if vectors.stale.any():
+        said.append("some values are stale: a window has moved on since they were written (run `velo tick`)")
+    off = race.race
+    return ScoredRace(
+        race_id=off.race_id,
+        race_name=off.race_name,
+        course=off.course,
+        going=off.going,
+        distance_m=off.distance_m,
+        off_time=off.off_time,
+        as_of=stood.as_of,
+        scored_at=now,
+        declared_by=race.source,
+        features_from=stood.origin,
+        odds_known_at=race.odds.known_at if race.odds else None,
+        model=model.version,
+        gate=model.gate,
+        mode=model.mode,
+        fingerprint=fingerprint(race, vectors),
+        missing=_views(vectors.missing.any(axis=0)),
+        stale=_views(vectors.stale.any(axis=0)),
+        runners=tuple(sorted(runners, key=lambda one: (-one.probability, one.runner_no or 0, one.horse_id))),
+        withdrawn=tuple(one.horse or one.horse_id for one in race.withdrawn),
+        notes=tuple(said),
+    )
+
+
+def fingerprint(race: Declared, vectors: Vectors) -> str:
+    """32 hex digits that stand for the runners of a race, in order, and every bit of their vectors."""
+    digest = blake2b("\0".join(one.horse_id for one in race.runners).encode(), digest_size=16)
+    # one NaN, one zero: the others are told apart by no model
+    digest.update(np.where(np.isnan(vectors.matrix), np.nan, vectors.matrix + 0.0).tobytes())
+    return digest.hexdigest()
+
+
+def _blended(model: Bundle, chances: Floats, market: Sequence[float | None], matrix: Floats) -> Floats | None:
+    blend: Any = getattr(model, "blend", None)
+    if blend is None:
+        return None
+    odds = np.array([np.nan if one is None else one for one in market], dtype=np.float64)
+    found: Floats | None = blend(chances, odds, matrix)
+    return found
+
+
+def _starting_prices(result: Result | None) -> Mapping[str, float]:
+    runners = result.runners if result else ()
+    return {one.horse_id: one.sp_decimal for one in runners if one.sp_decimal is not None and one.sp_decimal > 1.0}
+
+
+def _views(flags: Any) -> tuple[str, ...]:
+    return tuple(view for view, flagged in zip(VIEWS, flags.tolist(), strict=True) if flagged)

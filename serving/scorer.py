@@ -1,0 +1,289 @@
+"""The resident scorer: a race's card and features in one round trip, its probabilities in a few milliseconds.
+
+Feast's registry and schema are its contract; `get_online_features` is its oracle in the tests.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from threading import Lock
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from feature_repo.stores.race_cards import Event, Head, Kept, RaceCards, head_of, to_us
+from serving.bundles import Bundles
+from serving.history import History, declared
+from serving.reading import Reading, Rows
+from serving.scored import ScoredRace, Stood, scored_race
+from serving.settled import Settled
+from serving.told import Told, UnknownRace
+from serving.wire import Wire
+from training.bundle import Bundle
+from velo.errors import UserError
+from velo.racing.cards import Declared, decision_time, declared_at, first_result
+from velo.racing.clock import EPOCH, MICROSECOND, to_text
+from velo.racing.messages import Market, Message, Racecard, Result
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+K = TypeVar("K")
+V = TypeVar("V")
+RACES_HELD: Final = 500
+"""Races whose card stays at hand."""
+RUN_HELD: Final = 500
+PATIENCE_S: Final = 0.3
+"""How long a reading that saw half of a result is repeated."""
+POSTED: Final = "posted card"
+"""Race id under which a card that is about no race of ours is read: it has no messages."""
+
+
+class CatchingUp(UserError):
+    """The stream has not brought the online store to the log's end."""
+
+
+class Nothing(UserError):
+    """The online store holds no feature of any runner."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A race at hand: its messages as of a version of it in Redis, how it stands, what to read."""
+
+    version: tuple[int, int] | None
+    messages: tuple[Message, ...]
+    card_us: int
+    reading: Reading
+    command: bytes
+
+
+@dataclass(slots=True)
+class Scorer:
+    """Scores the races of one store. Safe for threads.
+
+    Raises `Away`, `CatchingUp`, `NotYet` for what may pass; `UnknownRace` and `UserError` for what will not.
+    """
+
+    wire: Wire
+    bundles: Bundles
+    history: History
+    settled: Settled = field(default_factory=Settled)
+    monotonic: Callable[[], float] = time.monotonic
+    _known: "OrderedDict[str, Known]" = field(default_factory=OrderedDict)
+    _run: "OrderedDict[tuple[object, ...], ScoredRace]" = field(default_factory=OrderedDict)
+    _lock: Lock = field(default_factory=Lock)
+
+    def score(
+        self, race_id: str, now: datetime, as_of: datetime | None = None, *, with_drivers: bool = True
+    ) -> ScoredRace:
+        """A race as of now from Redis; as of an instant, or one that was run, from the history.
+
+        A race whose result is known is scored as of its decision time unless told otherwise: today's features know it.
+        """
+        if as_of is not None and as_of > now:
+            raise UserError(f"as_of {to_text(as_of)} is still to come: leave it out to score with what is known now")
+        model = self.bundles.current()
+        if as_of is None:
+            known = self._at_hand(race_id, now)
+            if known is not None and first_result(known.messages) is None:
+                return self._live(model, race_id, now, with_drivers=with_drivers)
+        return self._past(model, race_id, now, as_of, with_drivers=with_drivers)
+
+    def score_card(
+        self, card: Racecard, odds: Market | None, now: datetime, *, with_drivers: bool = True
+    ) -> ScoredRace:
+        """A card that someone brings, at the odds they bring, with the features of now."""
+        model = self.bundles.current()
+        messages: list[Message] = [replace(card, known_at=now)]
+        if odds is not None:
+            messages.append(replace(odds, known_at=now))
+        race = declared(messages, now)
+        known = self._to_read(None, tuple(messages), race, POSTED)
+        rows, position = self._settled_rows(POSTED, known, now)
+        vectors = known.reading.vectors(rows, now)
+        if odds is not None:
+            race = replace(race, odds=replace(odds, known_at=position))
+        return scored_race(model, Stood(race, vectors, position, "redis"), now, with_drivers=with_drivers)
+
+    def races(self, begin: datetime, end: datetime) -> list[Kept]:
+        """The races in Redis whose off is in [begin, end), in order of it."""
+
+        def read(client: "Redis") -> list[Kept | None]:
+            cards = RaceCards(client)
+            return cards.many(cards.races(begin, end))
+
+        return [one for one in self.wire.call(read) if one is not None]
+
+    def kept(self, race_id: str) -> Kept | None:
+        """What Redis holds of a race."""
+        found: Kept | None = self.wire.call(lambda client: RaceCards(client).race(race_id))
+        return found
+
+    def head(self) -> Head | None:
+        """How far a stream brought Redis; None where none ever did."""
+        found: Head | None = self.wire.call(lambda client: RaceCards(client).head())
+        return found
+
+    def result_known(self, messages: Sequence[Message], now: datetime) -> Result | None:
+        """Version 1 of a race's result, once it is known."""
+        result = first_result(messages)
+        return result if result is not None and result.known_at is not None and result.known_at <= now else None
+
+    def features(self, race_id: str, now: datetime) -> tuple[Reading, Rows, datetime]:
+        """The rows of a race's runners as they are in Redis, and the instant they stand on; for measuring."""
+        known = self._at_hand(race_id, now)
+        if known is None:
+            raise UnknownRace(f"race {race_id!r} is not declared in Redis: see `velo cards list`")
+        rows, position = self._settled_rows(race_id, known, now)
+        return self._known[race_id].reading, rows, position
+
+    def _live(self, model: Bundle, race_id: str, now: datetime, *, with_drivers: bool) -> ScoredRace:
+        known = self._known[race_id]
+        rows, position = self._settled_rows(race_id, known, now)
+        known = self._known[race_id]
+        vectors = known.reading.vectors(rows, now)
+        if vectors.missing.all():
+            raise Nothing(
+                f"Redis holds no feature of any runner of {race_id!r}: run `velo stream`, or `velo build` and "
+                "`feast materialize`, so that they reach it"
+            )
+        notes = []
+        if known.reading.race.source != "racecard":
+            notes.append("no racecard was known by then: runners, riders and going are those of the result")
+        stood = Stood(known.reading.race, vectors, position, "redis")
+        return scored_race(model, stood, now, notes=notes, with_drivers=with_drivers)
+
+    def _past(
+        self, model: Bundle, race_id: str, now: datetime, as_of: datetime | None, *, with_drivers: bool
+    ) -> ScoredRace:
+        told = self.history.told(race_id)
+        notes = notes_on_time(told, as_of)
+        result = self.result_known(told.messages, now)
+        if as_of is None:
+            if result is None:
+                return self._without_card(model, told, now, notes, with_drivers=with_drivers)
+            as_of = decision_time(told.messages, timedelta(seconds=model.lead_s))
+            assert as_of is not None
+            notes.append(f"the race has been run: scored as of its decision time, {as_of:%Y-%m-%d %H:%M:%S} UTC")
+        asked = (
+            race_id,
+            as_of,
+            model.version,
+            model.gate,
+            result is None,
+            len(told.messages),
+            told.known_at,
+            *notes,
+            with_drivers,
+        )
+        if (held := self._run.get(asked)) is not None:
+            return replace(held, scored_at=now)
+        stood = self.history.stood(told.messages, as_of)
+        if stood.race.source != "racecard":
+            notes.append("no racecard was known by then: runners, riders and going are those of the result")
+        if stood.vectors.missing.all():
+            raise UserError(f"the offline tables hold no feature of any runner of {race_id!r}: run `velo build`")
+        scored = scored_race(model, stood, now, result=result, notes=notes, with_drivers=with_drivers)
+        _hold(self._run, asked, scored, RUN_HELD)
+        return scored
+
+    def _without_card(
+        self, model: Bundle, told: Told, now: datetime, notes: list[str], *, with_drivers: bool
+    ) -> ScoredRace:
+        """A race that Redis has no card of, by the tables: a store that no stream keeps."""
+        race = declared(told.messages, now)
+        known = self._to_read(None, told.messages, race, race.race.race_id)
+        rows, position = self._settled_rows(race.race.race_id, known, now)
+        vectors = known.reading.vectors(rows, now)
+        if vectors.missing.all():
+            raise Nothing(
+                f"Redis holds no feature of any runner of {race.race.race_id!r}: run `velo build` and `feast "
+                "materialize`, so that they reach it"
+            )
+        stood = Stood(race, vectors, position, "redis")
+        return scored_race(model, stood, now, notes=notes, with_drivers=with_drivers)
+
+    def _settled_rows(self, race_id: str, known: Known, now: datetime) -> tuple[Rows, datetime]:
+        """Rows that hold whole results alone, and the instant they stand on; reads again what saw half of one."""
+        until = self.monotonic() + PATIENCE_S
+        while True:
+            answers = self.wire.ask(known.command)
+            head = head_of(answers[:4])
+            version = _version(answers[4], answers[5])
+            if known.version is not None and version != known.version:
+                newer = self._renewed(race_id, now)
+                if newer is None:
+                    raise UnknownRace(f"race {race_id!r} is no longer held by Redis: ask for it with as_of")
+                known = newer
+                continue
+            rows = known.reading.rows(answers)
+            if head is None:
+                return rows, now
+            if not head.live:
+                raise CatchingUp(
+                    f"the stream is catching up: the online store holds the log up to {to_text(head.known_at)}, ask "
+                    "again in a moment"
+                )
+            self.settled.hear(head.generation, head.seq, to_us(head.known_at), self.events_after)
+            card_us = known.card_us if known.version is not None else 0
+            position = self.settled.position(known.reading, rows, to_us(head.known_at), card_us)
+            if position is not None:
+                return rows, EPOCH + position * MICROSECOND
+            if self.monotonic() > until:
+                raise CatchingUp("a result is being written: ask again in a moment")
+
+    def _at_hand(self, race_id: str, now: datetime) -> Known | None:
+        """A race as it was last read: whether that still holds shows when its rows are read."""
+        return self._known.get(race_id) or self._renewed(race_id, now)
+
+    def _renewed(self, race_id: str, now: datetime) -> Known | None:
+        kept = self.kept(race_id)
+        # all of it was told, by whatever clock
+        race = declared_at(kept.messages, newest_of(kept.messages, now)) if kept is not None else None
+        if kept is None or race is None or not race.runners:
+            with self._lock:
+                self._known.pop(race_id, None)
+            return None
+        known = self._to_read(kept.version, kept.messages, race, race_id)
+        with self._lock:
+            _hold(self._known, race_id, known, RACES_HELD)
+        return known
+
+    def _to_read(
+        self, version: tuple[int, int] | None, messages: tuple[Message, ...], race: Declared, race_id: str
+    ) -> Known:
+        reading = Reading.of(race)
+        card_us = max(to_us(one.known_at) for one in messages if one.known_at is not None)
+        command = self.wire.written(race_id, reading.keys, reading.fields)
+        return Known(version, messages, card_us, reading, command)
+
+    def events_after(self, after: str) -> list[Event]:
+        """What was told after an event, oldest first."""
+        found: list[Event] = self.wire.call(lambda client: RaceCards(client).events(after))
+        return found
+
+
+def notes_on_time(told: Told, as_of: datetime | None) -> list[str]:
+    """What to know of how far the tables reach."""
+    notes = []
+    if told.behind:
+        notes.append(f"the log has {told.behind:,} messages that the tables do not hold yet: run `velo build`")
+        if as_of is not None and as_of > told.known_at:
+            notes.append(f"the tables end at {told.known_at:%Y-%m-%d %H:%M:%S} UTC: nothing later is known to them")
+    return notes
+
+
+def newest_of(messages: Sequence[Message], now: datetime) -> datetime:
+    """The latest instant that any of some messages was known at, and no earlier than now."""
+    return max(now, *(one.known_at for one in messages if one.known_at is not None))
+
+
+def _version(generation: bytes | None, seq: bytes | None) -> tuple[int, int] | None:
+    return None if generation is None or seq is None else (int(generation), int(seq))
+
+
+def _hold(held: "OrderedDict[K, V]", key: K, value: V, most: int) -> None:
+    held[key] = value
+    while len(held) > most:
+        held.popitem(last=False)

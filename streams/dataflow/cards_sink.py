@@ -1,0 +1,204 @@
+"""Race cards into Redis: each message that says how a race stands takes its place there as it arrives.
+
+Only races whose off is recent or to come are kept; the events of all live messages are told to who listens. A Redis
+that was never told, or forgot, is given the open races from the log first: it is small, and needs no replay.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import orjson
+from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+
+from feature_repo.stores.race_cards import KEEP, Head, Offer, RaceCards
+from streams.dataflow.source import Clock
+from streams.dataflow.steps import Told
+from streams.dataflow.tail import UNREADABLE, Line, LogTail, about
+from streams.dataflow.telemetry import say
+from streams.dataflow.waiting import Waiting
+from streams.log.reader import end
+from streams.log.segments import generation
+from streams.log.upgrades import upgraded
+from velo.racing.clock import from_text
+from velo.racing.messages import Racecard, Result, from_record
+from velo.store import Home
+
+PART: Final = "cards"
+READ_AT_ONCE: Final = 2000
+RACES: Final = frozenset({"racecard", "result"})
+DECLARED_AHEAD: Final = timedelta(days=400)
+"""No race is declared so long before its off."""
+FOREVER: Final = datetime(9999, 1, 1, tzinfo=UTC)
+HEAD_BYTES: Final = 200
+_KNOWN: Final = re.compile(rb'"known_at":"([^"]+)"')
+
+
+@dataclass(frozen=True, slots=True)
+class CardsSink(FixedPartitionedSink[Told, None]):
+    """One partition: all races. `connect` gives a client that has answered."""
+
+    home: Home
+    connect: Callable[[], Any]
+    clock: Clock
+    waiting: Waiting
+
+    def list_parts(self) -> list[str]:
+        """The log is one sequence, and so are its cards."""
+        return [PART]
+
+    def part_fn(self, item_key: str) -> int:
+        """All of them go to the one partition."""
+        return 0
+
+    def prepare(self, base: int) -> None:
+        """Have Redis hold the open races before the first record, the views being there: a sink wakes with its first."""
+        self.waiting.until_done("online", lambda: bring_up(self.home, self.connect(), self.clock(), live=True))
+
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> "CardsPartition":
+        """What is told again after a restart finds its place taken: nothing is to be resumed."""
+        partition = CardsPartition(self)
+        self.waiting.until_done("online", partition.make_ready)
+        return partition
+
+
+@dataclass(slots=True)
+class CardsPartition(StatefulSinkPartition[Told, None]):
+    """The writer of cards. After a batch that was not live nothing is, for two snapshots."""
+
+    sink: CardsSink
+    _client: Any = None
+    _open: set[str] = field(default_factory=set)
+    _behind: int = 0
+
+    def make_ready(self) -> None:
+        """Connect; a Redis that does not hold all of the log is given its open races first."""
+        client, now = self.sink.connect(), self.sink.clock()
+        bring_up(self.sink.home, client, now, live=not self._behind)
+        self._open |= set(RaceCards(client).races(now - KEEP, FOREVER))
+        self._client = client
+
+    def write_batch(self, values: list[Told]) -> None:
+        """Offer what these records say; the events of live ones are readable when this returns."""
+        if not values[-1].live:
+            # the online rows of what is caught up on are written up to a snapshot later
+            self._behind = 2
+        offers = [one for told in values if (one := self._offer_of(told)) is not None]
+        head = self._head(values[-1].line)
+        self.sink.waiting.until_done("online", lambda: self._write(offers, head))
+
+    def snapshot(self) -> None:
+        """Nothing to remember: the log holds it all."""
+        if self._behind:
+            self._behind -= 1
+            if not self._behind:
+                self.sink.waiting.until_done("online", self._now_live)
+
+    def _offer_of(self, told: Told) -> Offer | None:
+        offer = offer_of(told.line, self.sink.clock(), self._open, announced=told.live) if told.line.whole else None
+        if offer is not None and offer.kept and offer.off_time is not None:
+            self._open.add(offer.race_id)
+        return offer
+
+    def _write(self, offers: list[Offer], head: Head | None) -> None:
+        if self._client is None:
+            self.make_ready()
+        try:
+            RaceCards(self._client).offer(generation(self.sink.home), offers, self.sink.clock(), head)
+        except BaseException:
+            self._client = None
+            raise
+
+    def _now_live(self) -> None:
+        if self._client is None:
+            self.make_ready()
+        cards = RaceCards(self._client)
+        head = cards.head()
+        if head is not None:
+            cards.offer(head.generation, [], self.sink.clock(), replace(head, live=True))
+
+    def _head(self, line: Line) -> Head | None:
+        known_at = _known_at(line) if line.whole else None
+        if known_at is None:
+            return None
+        return Head(generation(self.sink.home), line.seq, known_at, live=not self._behind)
+
+
+def bring_up(home: Home, client: Any, now: datetime, *, live: bool) -> None:
+    """Give a Redis that does not hold all of the log its open races: at the start of a stream, whatever is to come."""
+    cards = RaceCards(client)
+    head = cards.head()
+    if head is None or (head.generation, head.seq) < (generation(home), end(home).next_seq - 1):
+        say("stream.filled_cards", messages=fill(home, cards, now))
+    if last := end(home).known_at:
+        told = Head(generation(home), end(home).next_seq - 1, last, live)
+        cards.offer(generation(home), [], now, told)
+
+
+def fill(home: Home, cards: RaceCards, now: datetime) -> int:
+    """Offer every message of the log that says how an open race stands; returns how many. The head stays as it is.
+
+    Nothing is announced: who listens asks anew.
+    """
+    open_races: set[str] = set()
+    for line in _lines(home):
+        if about(line.text).kind in RACES:
+            offer = offer_of(line, now, open_races, announced=False)
+            if offer is not None:
+                open_races.add(offer.race_id)
+    count, offers = 0, list[Offer]()
+    for line in _lines(home) if open_races else ():
+        offer = offer_of(line, now, open_races, announced=False) if about(line.text).race_id in open_races else None
+        if offer is None:
+            continue
+        offers.append(offer)
+        count += 1
+        if len(offers) == READ_AT_ONCE:
+            cards.offer(generation(home), offers, now)
+            offers = []
+    cards.offer(generation(home), offers, now)
+    return count
+
+
+def offer_of(line: Line, now: datetime, open_races: set[str], *, announced: bool) -> Offer | None:
+    """What a whole record offers; None where it is neither of an open race nor announced, or cannot be read.
+
+    A card or a result opens its race while the off is recent or to come.
+    """
+    of = about(line.text)
+    if not announced and of.race_id not in open_races:
+        known_at = _known_at(line) if of.kind in RACES else None
+        if known_at is None or known_at < now - DECLARED_AHEAD:
+            return None
+    try:
+        record = upgraded(orjson.loads(line.text))
+        message = from_record(record)
+    except UNREADABLE:
+        return None
+    off_time = message.race.off_time if isinstance(message, Racecard | Result) else None
+    assert message.known_at is not None
+    kept = of.race_id is not None and (off_time >= now - KEEP if off_time else of.race_id in open_races)
+    if not kept and not announced:
+        return None
+    return Offer(line.seq, of.kind, of.race_id or "", message.known_at, _bare(record), off_time, kept, announced)
+
+
+def _bare(record: dict[str, Any]) -> bytes:
+    return orjson.dumps({name: value for name, value in record.items() if name not in ("crc", "digest", "origin")})
+
+
+def _known_at(line: Line) -> datetime | None:
+    found = _KNOWN.search(line.text, 0, HEAD_BYTES)
+    return from_text(found[1].decode()) if found else from_text(upgraded(orjson.loads(line.text))["known_at"])
+
+
+def _lines(home: Home) -> Iterator[Line]:
+    """The whole records of a log, to its end."""
+    tail = LogTail(home, 0)
+    try:
+        while lines := tail.read(READ_AT_ONCE):
+            yield from (line for line in lines if line.whole)
+    finally:
+        tail.close()

@@ -1,0 +1,69 @@
+"""A service for tests: a season, a race to come, a small model, everything streamed; and the app over it."""
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+from fastapi.testclient import TestClient
+
+from serving.api.app import app_of
+from serving.api.service import Service
+from streams.batch.build import build
+from streams.log.writer import LogWriter
+from tests.seasons import BUILT_AT, a_card, a_season, opened
+from tests.streaming import streamed
+from training.model import Options
+from training.train import train
+from velo.commands.serve import service_of
+from velo.racing.messages import Market, Message, NonRunner, Race, Runner
+from velo.store import Store
+
+OFF = datetime(2023, 6, 1, 14, 0, tzinfo=UTC)
+NOW = OFF - timedelta(hours=1)
+RACE = Race("to come", date(2023, 6, 1), OFF, "Ascot", race_class=3, surface="Turf", going="Soft", distance_m=1609.0)
+TOKEN = "a token"
+WRITES = {"Authorization": f"Bearer {TOKEN}"}
+
+
+def entered(n: int) -> Runner:
+    return Runner(
+        f"horse {n}", f"Horse {n}", runner_no=n, draw=n, jockey_id=f"jockey {n % 9}", trainer_id=f"trainer {n % 9}",
+        weight_lbs=126.0 + n, official_rating=60 + n,
+    )  # fmt: skip
+
+
+RUNNERS = tuple(entered(n) for n in range(1, 9))
+STORY: tuple[Message, ...] = (
+    a_card(RACE, RUNNERS, OFF - timedelta(hours=5)),
+    Market("to come", {f"horse {n}": 3.0 + n for n in range(1, 9)}, "show", OFF - timedelta(hours=2)),
+    NonRunner("to come", "horse 7", "lame", OFF - timedelta(hours=1, minutes=30)),
+)
+
+
+def a_streamed_store(home: Path) -> Store:
+    """Both stores as a stream left them, the tables built, a model trained."""
+    store = opened(home).save()
+    with LogWriter.open(store, clock=lambda: BUILT_AT) as writer:
+        writer.load([*a_season(88), *STORY])
+    streamed(store, online=True, clock=lambda: NOW)
+    build(store, BUILT_AT)
+    store = opened(home)
+    few = Options(rounds=20, leaves=6, threads=1)
+    train(store, now=BUILT_AT, options=few, validate_from=date(2023, 4, 23), test_from=date(2023, 5, 11))
+    return store
+
+
+def a_service(store: Store, clock: Callable[[], datetime] = lambda: NOW) -> Service:
+    return service_of(store, clock=clock)
+
+
+def a_client(service: Service, token: str | None = TOKEN) -> TestClient:
+    return TestClient(app_of(service, token), raise_server_exceptions=False)
+
+
+def tell(store: Store, *messages: Message, at: datetime = NOW) -> None:
+    """Messages into the log, and through the stream."""
+    with LogWriter.open(store, clock=lambda: at) as writer:
+        for one in messages:
+            writer.append(one)
+    streamed(store, online=True, clock=lambda: at)

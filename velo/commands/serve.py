@@ -1,0 +1,144 @@
+"""`velo serve`, and `velo cards list|rebuild`: today's races, and their scores over HTTP."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from velo.commands.edge import Json, facts, now, open_store, show, steps
+from velo.commands.ingest import cards_app
+from velo.errors import UserError
+
+if TYPE_CHECKING:
+    from serving.api.service import Service, Tell
+    from velo.racing.messages import Market
+    from velo.store import Store
+
+TOKEN = "VELO_TOKEN"  # noqa: S105 the name of the variable, not what is in it
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    app.command()(serve)
+
+
+def serve(
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; the loopback unless told otherwise.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on.")] = 8000,
+    feed: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="Put odds on this Redis Stream, which `velo ingest --follow` reads."),
+    ] = None,
+) -> None:
+    """Serve races and their scores over HTTP; what writes needs the token of VELO_TOKEN."""
+    import os
+
+    import uvicorn
+
+    from serving.api.app import app_of
+
+    store = open_store()
+    app = app_of(service_of(store, feed), os.environ.get(TOKEN) or None)
+    try:
+        uvicorn.run(app, host=host, port=port, access_log=False, log_level="warning")
+    except SystemExit as ended:
+        if ended.code:
+            raise UserError(f"cannot listen on {host}:{port}: name another --port, or end what listens there") from None
+
+
+def service_of(store: "Store", feed: str | None = None, clock: Callable[[], datetime] = now) -> "Service":
+    """The service of a store, put together; `clock` tells now."""
+    from serving.api.service import Service
+    from serving.score import scorer_of
+    from serving.score_log import ScoreLog
+    from streams.beyond import Beyond
+
+    beyond = Beyond(store.home)
+    scorer = scorer_of(store, log=beyond, tables_end=beyond.tables_end)
+    tell = _to_feed(store, feed) if feed else _to_log(store, clock)
+    return Service(store, scorer, clock, tell, ScoreLog(store.home))
+
+
+@cards_app.command("list")
+def list_cards(as_json: Json = False) -> None:
+    """The races in Redis whose off is recent or to come, and how they stand."""
+    from datetime import timedelta
+
+    from feature_repo.stores.race_cards import KEEP, RaceCards
+    from feature_repo.stores.redis_client import connect
+    from serving.days import line_of
+
+    store, at = open_store(), now()
+    cards = RaceCards(connect(store.home, store.redis_url), store.redis_url or "the store's own Redis")
+    kept = cards.many(cards.races(at - KEEP, at + timedelta(days=400)))
+    lines = [line for one in kept if one is not None and (line := line_of(one.messages, at)) is not None]
+    table = Table("race", "off (UTC)", "course", "going", "runners", "withdrawn", "status")
+    for one in lines:
+        told = (one[name] for name in ("race_id", "off_time", "course", "going", "runners", "withdrawn", "status"))
+        table.add_row(*("–" if value is None else str(value) for value in told))
+    none = Text("no race is declared in Redis: `velo cards rpscrape FILE` declares, `velo stream` brings it here")
+    show(lines, as_json, lambda: table if lines else none)
+
+
+@cards_app.command("rebuild")
+def rebuild_cards(as_json: Json = False) -> None:
+    """Bring the open races of the log to Redis again; a running stream is not in its way."""
+    from feature_repo.stores.race_cards import RaceCards
+    from feature_repo.stores.redis_client import connect
+    from streams.dataflow.cards_sink import fill
+
+    store = open_store()
+    cards = RaceCards(connect(store.home, store.redis_url), store.redis_url or "the store's own Redis")
+    count = fill(store.home, cards, now())
+    show({"messages": count}, as_json, lambda: Group(Text(f"{count:,} messages of open races brought to Redis")))
+
+
+def audit_served(store: "Store", as_json: bool) -> None:
+    """`velo audit --scores`: exits 1 where a served score is not made again, to the last bit."""
+    from serving.score import scorer_of
+    from serving.score_audit import audit_scores
+    from streams.beyond import Beyond
+
+    beyond = Beyond(store.home)
+    scorer = scorer_of(store, log=beyond, tables_end=beyond.tables_end)
+    with steps(as_json) as progress:
+        report = audit_scores(scorer, now(), lambda done, total: progress("scores", done, total))
+    told = [("scores served", report.scores), ("made again the same", report.same), ("differ", report.found)]
+    told += [("later than the tables", report.later)]
+    lines = [Text(f"  {one.where} {one.race_id} as of {one.as_of}: {one.what}") for one in report.differences]
+    show(report, as_json, lambda: Group(facts("served scores", told), *lines))
+    if report.found:
+        raise typer.Exit(1)
+
+
+def _to_log(store: "Store", clock: Callable[[], datetime]) -> "Tell":
+    def tell(market: "Market") -> tuple[str, int | None]:
+        from streams.log.writer import LogWriter
+
+        with LogWriter.open(store, clock=clock) as writer:
+            appended = writer.append(market)
+            writer.sync()
+        return "log", appended.seq
+
+    return tell
+
+
+def _to_feed(store: "Store", key: str) -> "Tell":
+    def tell(market: "Market") -> tuple[str, int | None]:
+        import orjson
+
+        from feature_repo.stores.redis_client import connect
+        from streams.feeds.redis_stream import put
+        from velo.racing.messages import to_record
+
+        url = store.redis_url or "the store's own Redis"
+        put(connect(store.home, store.redis_url), url, key, [orjson.dumps(to_record(market))])
+        return "feed", None
+
+    return tell
