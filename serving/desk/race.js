@@ -22,7 +22,7 @@ export function racePage({ card, scored, refused, before, order, commission, bes
     h("table", { class: `race${run ? " result" : ""}${refused ? " old" : ""}`, role: "table" },
       h("caption", {}, captionOf(scored)),
       h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, COLUMNS.map((one) =>
-        h("th", { scope: "col", role: "columnheader" }, one === "Edge" ? `Edge after ${Math.round(100 * commission)} %` : one)))),
+        h("th", { scope: "col", role: "columnheader" }, one === "Edge" ? `Edge after ${Math.round(100 * commission)}\u00a0%` : one)))),
       h("tbody", { role: "rowgroup" }, rows.map((one) => one.drawn), card.non_runners.map((one) => out(one, card.changes)))),
     h("footer", { class: "foot" }, footnotes(card, scored)),
     changes(card),
@@ -48,9 +48,14 @@ function standing(card, scored, refused) {
       scored ? `Not scored again since ${w.clockS(scored.scored_at)}, so these chances may be out of date: ${refused}` : `Not scored: ${refused}`) : null,
     h("p", { class: "stands" },
       scored ? ["Chances as of ", h("time", { datetime: scored.as_of }, w.clockS(scored.as_of)), " · "] : null,
-      oddsAge(card), card.odds_source ? [" from ", named(card.odds_source)] : null, book(card)),
+      oddsAge(card), card.odds_source ? [" from ", named(card.odds_source)] : null, book(card),
+      toldBefore(card) ? h("b", { class: "warn" }, " · odds told before a withdrawal") : null),
   ];
 }
+
+/** Odds that a withdrawal has made others of. */
+const toldBefore = (card) => card.odds_known_at !== null && card.status === "to come" &&
+  card.changes.some((one) => one.type === "non_runner" && Date.parse(one.known_at) > Date.parse(card.odds_known_at));
 
 function book(card) {
   const prices = card.declared.map((one) => one.odds);
