@@ -288,6 +288,19 @@ def test_words_stand_out_from_what_is_behind_them(browser: "Browser", desk: Desk
             assert page.evaluate(FAINT, CONTRAST) == []
 
 
+def test_values_that_nobody_brought_up_to_date_are_flagged_on_their_runner_and_on_the_race(
+    browser: "Browser", store: Store
+) -> None:
+    """A day on without a tick: the windows have moved, and the page says whose."""
+    yesterday = time.monotonic() - timedelta(days=1).total_seconds()
+    with served(store, began=yesterday) as up, page_of(browser, up, RACE) as page:
+        page.wait_for_selector(".mark.warn")
+        assert "Stale values: trainer, jockey" in page.locator(".notices").inner_text()
+        marks = page.locator(f"{ROWS} .mark.warn").all_inner_texts()
+        assert len(marks) == page.locator(ROWS).count()
+        assert all(one.startswith("stale: trainer, jockey") for one in marks)
+
+
 def test_a_connection_that_is_lost_is_said_with_the_time_and_what_was_missed_is_caught_up_with(
     browser: "Browser", store: Store
 ) -> None:

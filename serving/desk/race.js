@@ -11,8 +11,8 @@ const COLUMNS = ["No.", "Horse", "Jockey and trainer", "Chance", "Fair", "Market
 /** The page of a race. `scored` may be null, `refused` says why or why it is old; `before` has the chances drawn last. */
 export function racePage({ card, scored, refused, before, order, commission, beside, choose }) {
   const chances = new Map((scored?.runners ?? []).map((one) => [one.horse_id, one]));
-  const rows = card.declared.map((runner) => row(runner, chances.get(runner.horse_id), before, commission));
   const run = card.status === "run";
+  const rows = card.declared.map((runner) => row(runner, chances.get(runner.horse_id), run ? null : before, commission));
   rows.sort(run && order === "chance" ? byPosition : comparing(order));
   return [
     heading(card, beside),
@@ -159,7 +159,7 @@ function flags(scored) {
 
 /** A non-runner: struck through, and said. */
 function out(runner, told) {
-  const when = told.filter((one) => one.type === "non_runner" && one.about.horse_id === runner.horse_id).at(-1);
+  const when = told.find((one) => one.type === "non_runner" && one.about.horse_id === runner.horse_id);
   const why = when?.about.reason;
   return h("tr", { class: "out", role: "row", "data-horse": runner.horse_id },
     h("td", { class: "no", role: "cell" }, h("s", {}, runner.runner_no ?? w.DASH)),
@@ -174,7 +174,7 @@ function footnotes(card, scored) {
     scored.runners.some((one) => one.interval) ? null : h("p", {}, "No interval is shown: this model gives none for a single chance."),
     scored.runners.some((one) => one.blended !== null)
       ? h("p", {}, "Fair odds and edge are of the chance with the market put to it.") : h("p", {}, "Fair odds and edge are of the model's own chance."),
-    h("p", {}, `For use: ${scored.mode}. Features from ${scored.features_from}; runners named by the ${scored.declared_by}; fingerprint ${scored.fingerprint}.`),
+    h("p", {}, `Mode: ${scored.mode}. Features from ${scored.features_from}; runners named by the ${scored.declared_by}; fingerprint ${scored.fingerprint}.`),
   ];
 }
 
