@@ -136,7 +136,8 @@ const turnOver = (name, among) => choose(name, among[(among.indexOf(state[name])
 function beside() {
   const races = state.day?.races ?? [];
   const at = races.findIndex((one) => one.race_id === id());
-  return at < 0 ? {} : { before: races[at - 1], after: races[at + 1] };
+  const today = state.day?.date === localDate(new Date(w.now()));
+  return { before: races[at - 1], after: at < 0 ? undefined : races[at + 1], day: today || !state.day ? "/" : `/?date=${state.day.date}` };
 }
 
 function draw() {

@@ -39,7 +39,7 @@ function heading(card, beside) {
       card.withdrawn ? h("span", { class: "warn" }, ` · ${w.plural(card.withdrawn, "non-runner")}`) : null,
       " · ", h("b", { "data-off": card.race_id }, w.countdown(card))),
     h("nav", { class: "days", "aria-label": "Other races" }, step(beside.before, "earlier race"),
-      h("a", { href: "/", "data-key": "day" }, "all races"), step(beside.after, "later race")));
+      h("a", { href: beside.day, "data-key": "day" }, "all races"), step(beside.after, "later race")));
 }
 
 function standing(card, scored, refused) {
