@@ -6,7 +6,7 @@ moment, after any crash: what the ledger has is not done again, and what can no 
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
@@ -55,6 +55,10 @@ class ScoredRace(Protocol):
 
 Score = Callable[[str, datetime, datetime], ScoredRace]
 """Score a race as of an instant: (race_id, as_of, now)."""
+
+
+Clock = Callable[[], datetime]
+"""The time it is, UTC."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +111,14 @@ def rule_of(home: Home, version: str) -> Rule:
     return Rule(by, float(cut), f"{name}: {by} ≥ {cut:.4g}, its cut in backtest {told.get('backtest')}")
 
 
-def step(store: Store, ledger: Ledger, trader: Trader, score: Score, now: datetime) -> Step:
-    """Decide and settle whatever can be at `now` (UTC); `score` is asked for races whose decision time has come.
+def step(store: Store, ledger: Ledger, trader: Trader, score: Score, clock: Clock) -> Step:
+    """Decide and settle whatever can be now; `score` is asked for races whose decision time has come.
 
+    `clock` (UTC) is asked again after each score, which takes its time: a bet that would come after the off is none.
     A race is missed where its off came before it could be decided; of races whose off lies before the ledger's first line
     nothing is said.
     """
+    now = clock()
     begun = min((one.written_at for one in ledger.book.decisions.values()), default=now)
     decided = bets = missed = 0
     waiting = []
@@ -120,7 +126,7 @@ def step(store: Store, ledger: Ledger, trader: Trader, score: Score, now: dateti
         if (race_id, trader.bundle) in ledger.book.decisions:
             continue
         try:
-            decision = decided_race(store.home, race_id, trader, score, now, begun)
+            decision = decided_race(store.home, race_id, trader, score, clock, begun)
         except UserError as refused:
             waiting.append(f"{race_id}: {refused}")
             continue
@@ -133,29 +139,44 @@ def step(store: Store, ledger: Ledger, trader: Trader, score: Score, now: dateti
 
 
 def decided_race(
-    home: Home, race_id: str, trader: Trader, score: Score, now: datetime, begun: datetime
+    home: Home, race_id: str, trader: Trader, score: Score, clock: Clock, begun: datetime
 ) -> Decision | None:
-    """What is decided of a race at `now`; None where its time has not come, or its off came before `begun`.
+    """What is decided of a race now; None where its time has not come, or its off came before `begun`.
 
     It is scored as of its decision time, also where that is past; as of now where no card was told by then. Raises
     `UserError` where it cannot be scored yet.
     """
+    now = clock()
     known = known_of(home, race_id, now)
     at = decision_time(known, trader.lead)
     stands = declared_at(known, now)
     if at is None or stands is None or at > now:
         return None
     race = stands.race
-    head = (race_id, trader.bundle, trader.mode, race.race_date.isoformat(), race.off_time)
-    tail = (now, trader.rule.says, len(stands.runners))
+    whole = Decision(
+        race_id=race_id,
+        bundle=trader.bundle,
+        mode=trader.mode,
+        race_date=race.race_date.isoformat(),
+        off_time=race.off_time,
+        as_of=None,
+        written_at=now,
+        rule=trader.rule.says,
+        runners=len(stands.runners),
+        bets=(),
+        missed=MISSED,
+    )
     if now >= race.off_time:
-        return Decision(*head, None, *tail, (), MISSED) if race.off_time > begun else None
+        return whole if race.off_time > begun else None
     then = declared_at(known, at)
     as_of = at if then is not None and then.source == FROM_CARD else now
     scored = score(race_id, as_of, now)
     if scored.model != trader.bundle:
         raise UserError(f"model {scored.model} took over from {trader.bundle}: it decides in the next step")
-    return Decision(*head, as_of, *tail, bets_on(scored.runners, trader.rule))
+    written_at = clock()
+    if written_at >= race.off_time:
+        return replace(whole, written_at=written_at)
+    return replace(whole, as_of=as_of, written_at=written_at, bets=bets_on(scored.runners, trader.rule), missed=None)
 
 
 def bets_on(runners: Sequence[ScoredRunner], rule: Rule) -> tuple[PaperBet, ...]:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 from serving.paper import BY_EDGE, Rule, Trader, step
@@ -76,7 +77,7 @@ def trade(home: Path, begin: int, writes: int, torn: int) -> None:
     with writing(store.home) as ledger:
         for at in range(begin, len(every)):
             (home / "instant").write_text(str(at))
-            step(store, ledger, TRADER, lambda race_id, as_of, now: plain_score(store, race_id, as_of, now), every[at])
+            step(store, ledger, TRADER, partial(plain_score, store), partial(every.__getitem__, at))
 
 
 if __name__ == "__main__":

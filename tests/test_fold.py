@@ -166,6 +166,7 @@ def test_how_many_shards_there_are_changes_no_value(log: RandomLog, shards: int)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.view)
+@settings(deadline=None)
 @given(data=st.data())
 def test_the_compiled_columns_are_the_catalogues_values_bit_for_bit(family: Family, data: st.DataObject) -> None:
     """The plain twin: each aggregate's own `value`, asked one by one."""

@@ -192,6 +192,23 @@ def test_a_header_or_a_card_file_without_end_is_refused(tmp_path: Path, monkeypa
         list(rpscrape_cards._races(cards))
 
 
+@pytest.mark.parametrize("folder", ["two\nlines 'quoted'", "{brace} %s $HOME"])
+def test_a_home_and_a_file_may_have_any_name_that_is_no_pattern(tmp_path: Path, folder: str) -> None:
+    home = tmp_path / folder / "home"
+    home.parent.mkdir()
+    path = write_csv(home.parent / f"{folder}.csv", a_race())
+    commands = (("ingest", "runners", path), ("log", "check"), ("build",), ("sql", "select * from horse_form"))
+    for argv in commands:
+        ran = velo(*argv, home=home)
+        assert ran.code == 0, (argv, ran)
+
+
+def test_a_home_that_would_be_read_as_a_pattern_is_refused(tmp_path: Path) -> None:
+    for name in ("a [b] c", "a*", "a?"):
+        velo("init", home=tmp_path / name).told("pattern", "without them")
+        assert not (tmp_path / name).exists()
+
+
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     home = tmp_path_factory.mktemp("built") / "home"
@@ -211,6 +228,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         ("explain", "a\nb", "c\0d"),
         ("dead-letters", "replay", "--file", "../nowhere/x.csv"),
         ("ingest", "runners", "no\0file"),
+        ("ingest", "runners", "../../no\nfile.csv"),
         ("sql", "select * from read_csv('/etc/passwd')"),
         ("sql", "copy (select 1) to 'out.csv'"),
         ("sql", "attach 'x.db'"),

@@ -284,8 +284,16 @@ def test_a_view_asked_under_other_names_answers_under_them(small: tuple[FeatureS
 
 
 def test_a_view_without_a_part_is_all_null(small: tuple[FeatureStore, Path]) -> None:
-    feast, _ = small
+    feast, folder = small
+    folder.mkdir(parents=True)
     assert speeds(feast, ("a", 1)) == [None]
+
+
+def test_a_view_that_the_tables_were_built_without_is_refused(small: tuple[FeatureStore, Path]) -> None:
+    """Tables of an older catalogue: nulls in silence would train a model on nothing."""
+    feast, _ = small
+    with pytest.raises(UserError, match=r"have no runs: run `velo build`"):
+        speeds(feast, ("a", 1))
 
 
 def test_rows_written_through_feast_are_a_part_of_their_own(small: tuple[FeatureStore, Path]) -> None:

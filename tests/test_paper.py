@@ -5,8 +5,10 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.paper import BY_EDGE, BY_P, MISSED, Rule, Trader, bets_on, rule_of, step, trader_of
+from serving.paper import BY_EDGE, BY_P, MISSED, Rule, ScoredRace, Trader, bets_on, rule_of, step, trader_of
 from serving.paper_ledger import FILE, Decision, PaperBet, SettledBet, Settlement, read, writing
 from serving.paper_report import paper_reports
 from serving.score import score
@@ -56,6 +58,10 @@ def instants() -> list[datetime]:
     ]
 
 
+def at(now: datetime) -> Callable[[], datetime]:
+    return lambda: now
+
+
 def a_copy(store: Store, folder: Path) -> Store:
     return opened(shutil.copytree(store.home.root, folder, symlinks=True))
 
@@ -63,7 +69,7 @@ def a_copy(store: Store, folder: Path) -> Store:
 def traded(store: Store, trader: Trader = TRADER) -> None:
     with writing(store.home) as ledger:
         for now in instants():
-            step(store, ledger, trader, lambda race_id, as_of, at: plain_score(store, race_id, as_of, at), now)
+            step(store, ledger, trader, partial(plain_score, store), at(now))
 
 
 @pytest.fixture(scope="module")
@@ -106,10 +112,13 @@ def test_a_decision_is_what_the_scorer_itself_says_as_of_then(store: Store, tmp_
     trader = trader_of(made.home)
     assert trader.mode == "paper only"
     assert trader.rule.least == 0.05
-    book = read(made.home)
+
+    def real(race_id: str, as_of: datetime, now: datetime) -> ScoredRace:
+        return score(made, race_id, now=now, as_of=as_of)
+
     with writing(made.home) as ledger:
         for now in instants():
-            step(made, ledger, trader, lambda race_id, as_of, at: score(made, race_id, now=at, as_of=as_of), now)
+            step(made, ledger, trader, real, at(now))
             if len(ledger.book.decisions) > 1:
                 break
         book = ledger.book
@@ -150,21 +159,30 @@ def test_what_could_not_be_decided_before_the_off_is_missed_and_nothing_is_bet(s
         def refusing(race_id: str, as_of: datetime, now: datetime) -> PlainRace:
             raise UserError("Redis is away")
 
-        first = next(
-            at
-            for at, now in enumerate(every)
-            if step(made, ledger, TRADER, lambda *asked: plain_score(made, *asked), now).decided
+        begun = next(
+            number
+            for number, now in enumerate(every)
+            if step(made, ledger, TRADER, partial(plain_score, made), at(now)).decided
         )
-        waited = [
-            one for now in every[first + 1 : first + 30] for one in step(made, ledger, TRADER, refusing, now).waiting
-        ]
-        assert any("Redis is away" in one for one in waited)
+        waited = [line for now in every[begun + 1 :] for line in step(made, ledger, TRADER, refusing, at(now)).waiting]
+        assert any("Redis is away" in line for line in waited)
         missed = [one for one in ledger.book.decisions.values() if one.missed]
     assert missed
     for one in missed:
         assert one.bets == ()
         assert one.missed == MISSED
         assert one.as_of is None
+
+
+def test_a_score_that_came_after_the_off_is_no_bet(store: Store, tmp_path: Path) -> None:
+    made = a_copy(store, tmp_path / "home")
+    with writing(made.home) as ledger:
+        for now in instants():
+            seen = iter((now, now, *[now + timedelta(minutes=5)] * 9))
+            if step(made, ledger, TRADER, partial(plain_score, made), partial(next, seen)).missed:
+                break
+        (decision,) = ledger.book.decisions.values()
+    assert (decision.missed, decision.bets, decision.as_of) == (MISSED, (), None)
 
 
 # Settling

@@ -8,13 +8,13 @@ import numpy as np
 
 from tests.test_blending import RACES, SMALL, a_world
 from training.ensemble import inputs
-from training.model import DART, Options
+from training.model import Options
 from training.search import GRID, search
 
 FEW: Mapping[str, Mapping[str, Any]] = {
     "as chosen": {},
     "logit alone": {"logit_share": 1.0},
-    "DART": {"boosting": DART, "rounds": 10},
+    "four leaves": {"leaves": 4},
 }
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from feature_repo.catalogue.columns import COLUMNS
 from training.blocks import softmax
 from training.ensemble import booster_of
-from training.metrics import winner_log_loss
+from training.metrics import SMALLEST
 from training.races import Races
 
 Floats = NDArray[np.float64]
@@ -57,7 +57,7 @@ class Options:
     boosting: str = "gbdt"
     monotone: bool = False
     soft_target: float = 0.8
-    logit_share: float = 1.0 / 3.0
+    logit_share: float = 0.2
     logit_l2: float = 300.0
     residual_leaves: int = 8
     residual_logit_l2: float = 3000.0
@@ -112,7 +112,7 @@ def direction(feature: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A grown model: LightGBM's text up to its best round, and the validation loss there (None if none was watched)."""
+    """A grown model: LightGBM's text up to its best round, and the validation loss there, of what is taught (None if none was watched)."""
 
     text: str
     rounds: int
@@ -148,7 +148,7 @@ def fit(
     progress: Callable[[int, int], None] = lambda done, rounds: None,
     offsets: tuple[Floats, Floats] | None = None,
 ) -> Fitted:
-    """Grow trees on the training races until the winner log loss of the validation races stops falling.
+    """Grow trees on the training races until the log loss of the validation races stops falling: of what they are taught.
 
     Each matrix has the rows of its races, in their order, with the columns `features`. `offsets`, of the rows of both, are
     what the trees are grown on top of (`training.market.market_offset`).
@@ -159,15 +159,17 @@ def fit(
         learned.set_init_score(offsets[0])
         watched.set_init_score(offsets[1])
     races = {id(learned): train[1], id(watched): validation[1]}
+    # Watched by what is taught: a winner a race tells far less surely when to stop.
+    targets = {name: of.target(options.soft_target) for name, of in races.items()}
     evaluated: dict[str, dict[str, list[float]]] = {}
 
     def objective(scores: Floats, data: lightgbm.Dataset) -> tuple[Floats, Floats]:
-        of = races[id(data)]
-        return gradients(scores, of, of.target(options.soft_target))
+        return gradients(scores, races[id(data)], targets[id(data)])
 
     def loss(scores: Floats, data: lightgbm.Dataset) -> tuple[str, float, bool]:
         of = races[id(data)]
-        return "winner_log_loss", float(winner_log_loss(softmax(scores, of.starts), of).mean()), False
+        logs = np.log(np.maximum(softmax(scores, of.starts), SMALLEST))
+        return "log_loss", -float(of.total(targets[id(data)] * logs).mean()), False
 
     callbacks = [lightgbm.record_evaluation(evaluated), _teller(progress, options.rounds)]
     if options.boosting != DART:
@@ -182,7 +184,7 @@ def fit(
         callbacks=callbacks,
     )
     best = booster.best_iteration if booster.best_iteration > 0 else booster.current_iteration()
-    losses = evaluated["validation"]["winner_log_loss"]
+    losses = evaluated["validation"]["log_loss"]
     return Fitted(booster.model_to_string(num_iteration=best), best, losses[best - 1], options)
 
 

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.dataset import TrainingSet
+from training.market import LEAST_RACES as LEAST_PRICED
+from training.market import fit_market_exponent
 from velo.errors import UserError
 
 Floats = NDArray[np.float64]
@@ -47,12 +49,17 @@ class Races:
         return np.asarray(np.add.reduceat(values, self.starts), dtype=np.float64)
 
     def target(self, market_share: float) -> Floats:
-        """What a model may be taught of each runner: the win, mixed with so much π where the race has a market.
+        """What a model may be taught of each runner: the win, mixed with so much π^β where the race has a market.
 
-        A race tells one winner and the market's view of all: the mix has the same mean and far less noise.
+        A race tells one winner and the market's view of all: the mix has nearly the same mean and far less noise. β is of
+        these races themselves, for π by itself says too little of favourites; too few races with a market teach wins.
         """
-        pi = np.where(np.isnan(np.repeat(self.total(self.pi), self.sizes)), self.share, self.pi)
-        return np.asarray((1.0 - market_share) * self.share + market_share * pi, dtype=np.float64)
+        priced = ~np.isnan(self.total(self.pi))
+        if market_share == 0.0 or int(priced.sum()) < LEAST_PRICED:
+            return self.share
+        market = fit_market_exponent(self.pi, self.starts, self.share).probabilities(None, self.pi, self.starts)
+        sharpened = np.where(np.isnan(market), self.share, market)
+        return np.asarray((1.0 - market_share) * self.share + market_share * sharpened, dtype=np.float64)
 
     def between(self, since: date, until: date) -> "Races":
         """The races from a day to another, both included."""

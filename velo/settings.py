@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 from velo.errors import UserError
 
 KeyPolicy = Literal["name", "id"]
+_PATTERN = frozenset("*?[]")
 DEFAULT_TIMEZONE = "Europe/London"
 
 
@@ -35,8 +36,14 @@ class Settings:
             raise UserError(
                 f"VELO_KEYS is {keys!r}, but keys are made by 'name' or by 'id': set one of these or unset it"
             )
+        home = _home(env.get("VELO_HOME"), Path.cwd() if cwd is None else cwd)
+        if _PATTERN & set(str(home)):
+            raise UserError(
+                f"VELO_HOME is {str(home)!r}, but {' '.join(sorted(_PATTERN))} are read as a pattern in the paths of "
+                "tables: use a folder without them"
+            )
         return cls(
-            home=_home(env.get("VELO_HOME"), Path.cwd() if cwd is None else cwd),
+            home=home,
             timezone=zone_named(env["VELO_TIMEZONE"]) if env.get("VELO_TIMEZONE") else None,
             redis_url=env.get("REDIS_URL") or None,
             keys=cast("KeyPolicy | None", keys),

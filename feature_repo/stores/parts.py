@@ -35,13 +35,17 @@ class Snapshot:
     def parts(self, table: Path) -> list[str]:
         """The finished parts of a view, sorted; empty for a view without rows.
 
-        Raises `UserError` where no feature tables were ever built.
+        Raises `UserError` where no feature tables were ever built, or by a catalogue without this view.
         """
         folder = self.folder(table)
         if folder.is_file():
             return [str(folder)]
         if not folder.parent.is_dir():
             raise UserError(f"there are no feature tables at {table.parent}: run `velo build` first")
+        if not folder.is_dir():
+            raise UserError(
+                f"the feature tables at {table.parent} have no {table.name}: run `velo build` to have it added"
+            )
         return sorted(
             str(part)
             for part in folder.glob("**/*.parquet")

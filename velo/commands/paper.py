@@ -62,7 +62,7 @@ def _step(store: Store, ledger: "Ledger") -> "Step":
     def scored(race_id: str, as_of: datetime, at: datetime) -> "ScoredRace":
         return score(store, race_id, now=at, as_of=as_of)
 
-    return step(store, ledger, trader_of(store.home), scored, now())
+    return step(store, ledger, trader_of(store.home), scored, now)
 
 
 def _say(done: "Step", said: Console, before: "Step | None" = None) -> None:
