@@ -13,7 +13,7 @@ export class Live {
     Object.assign(this, { heard, again, state, now });
     this.lastGood = null;
     this.opened = false;
-    this.why = { events: "connecting", ready: null };
+    this.why = { events: "connecting", ready: "connecting" };
     this.shown = undefined;
     this.source = null;
     this.askedAt = performance.now();

@@ -138,8 +138,9 @@ function chance(scored, before) {
 }
 
 function market(scored, runner) {
-  const price = scored ? scored.market_odds : runner.odds;
-  return [w.odds(price), scored?.market_source === "SP" ? h("small", {}, "SP, told after") : null];
+  const told = scored ? scored.market_odds : runner.odds;
+  const starting = scored?.market_source === "SP" || (told === null && runner.sp_decimal !== null);
+  return [w.odds(told ?? runner.sp_decimal), starting ? h("small", {}, "SP, told after") : null];
 }
 
 function drivers(scored) {
