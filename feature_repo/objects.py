@@ -1,11 +1,12 @@
 """Feast's objects, made from the catalogue: entities, feature views, the on-demand view, the feature service."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, OnDemandFeatureView, RequestSource, ValueType
 from feast.data_format import ParquetFormat
+from feast.data_source import DataSource
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, Int32, Int64, String, UnixTimestamp
 
@@ -32,10 +33,27 @@ _STORED_TYPES: Final = {"int": Int32, "float": Float64}
 _REQUEST_TYPES: Final = {"int": Int64, "float": Float64, "text": String}
 
 
-def feast_objects(home: Home, families: Sequence[Family] = FAMILIES) -> list[Any]:
-    """Everything `feast apply` registers for the store of a home, in an order that reads."""
+def file_table(family: Family, home: Home) -> DataSource:
+    """The changelog of a family as Parquet files."""
+    return FileSource(
+        name=f"{family.view}_table",
+        path=str(home.offline / family.view),
+        file_format=ParquetFormat(),
+        timestamp_field="event_timestamp",
+        created_timestamp_column="created_timestamp",
+        description=f"changelog of {family.view}: a row holds from its event_timestamp until the key's next row",
+    )
+
+
+def feast_objects(
+    home: Home, families: Sequence[Family] = FAMILIES, source: Callable[[Family, Home], DataSource] = file_table
+) -> list[Any]:
+    """Everything `feast apply` registers for the store of a home, in an order that reads.
+
+    `source` says where a family's table is, in the words of the offline store that reads it.
+    """
     keys = entities()
-    views = [_view(family, keys, home) for family in families]
+    views = [_view(family, keys, source(family, home)) for family in families]
     stored = next(view for view in views if view.name == request_time.STORED_VIEW)
     request = RequestSource(
         name="race_asked_about",
@@ -59,15 +77,7 @@ def entities() -> dict[str, Entity]:
     }
 
 
-def _view(family: Family, keys: dict[str, Entity], home: Home) -> FeatureView:
-    source = FileSource(
-        name=f"{family.view}_table",
-        path=str(home.offline / family.view),
-        file_format=ParquetFormat(),
-        timestamp_field="event_timestamp",
-        created_timestamp_column="created_timestamp",
-        description=f"changelog of {family.view}: a row holds from its event_timestamp until the key's next row",
-    )
+def _view(family: Family, keys: dict[str, Entity], source: DataSource) -> FeatureView:
     features = [Field(name=feature.name, dtype=_STORED_TYPES[feature.kind]) for feature in family.features]
     until = Field(
         name="valid_until",

@@ -1,7 +1,8 @@
 """Messages as producers send them, and the feeds that tests follow."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -93,6 +94,48 @@ class Listed:
 def drained(store: Store, feed: Feed, clock: Callable[[], datetime] | None = None) -> FollowReport:
     """Follow a feed to its end."""
     return follow(store, feed, clock=clock or ticking(), stop=threading.Event(), once=True)
+
+
+def followed_to(store: Store, feed: Feed, wanted: int, clock: Callable[[], datetime] | None = None) -> FollowReport:
+    """Follow until so many messages were taken: an answer of Kafka may take longer than one look."""
+    stop = threading.Event()
+    guard = threading.Timer(60, stop.set)
+    guard.start()
+    try:
+        report = follow(
+            store,
+            feed,
+            clock=clock or ticking(),
+            stop=stop,
+            told=lambda taken: stop.set() if taken >= wanted else None,
+        )
+    finally:
+        guard.cancel()
+        feed.close()
+    assert report.taken == wanted
+    return report
+
+
+@contextmanager
+def a_broker() -> Iterator[str]:
+    """The address of a broker: librdkafka's own, which speaks Kafka's protocol on a port; its topics have 4 partitions."""
+    from confluent_kafka import Producer
+
+    cluster = Producer({"test.mock.num.brokers": 1, "log_level": 0})
+    (broker,) = cluster.list_topics(timeout=10).brokers.values()
+    yield f"{broker.host}:{broker.port}"
+    cluster.flush(0)
+
+
+def sent_over_time(brokers: str, topic: str, bodies: Sequence[bytes]) -> None:
+    """Put messages on a topic as a producer would, keyed by race, each a millisecond after the one before."""
+    from confluent_kafka import Producer
+
+    producer = Producer({"bootstrap.servers": brokers, "enable.idempotence": True})
+    for place, body in enumerate(bodies):
+        race = orjson.loads(body).get("race_id", "")
+        producer.produce(topic, body, key=race.encode(), timestamp=1_700_000_000_000 + place)
+    assert producer.flush(60) == 0
 
 
 def said(store: Store) -> list[dict[str, Any]]:

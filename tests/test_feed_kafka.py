@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,7 +12,7 @@ from streams.feeds import places
 from streams.feeds.follow import follow
 from streams.feeds.kafka_topic import KafkaFeed
 from streams.feeds.kafka_topic import put as put_on_topic
-from tests.feeds import Listed, a_day, drained, encoded, said, sent_result, ticking
+from tests.feeds import Listed, a_broker, a_day, drained, encoded, followed_to, said, sent_result, ticking
 from tests.logs import a_store
 from velo.errors import UserError
 from velo.store import Store
@@ -28,13 +27,8 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture(scope="module")
 def brokers() -> Iterator[str]:
-    """A broker: librdkafka's own, which speaks Kafka's protocol on a port; it makes topics of four partitions."""
-    from confluent_kafka import Producer
-
-    cluster = Producer({"test.mock.num.brokers": 1, "log_level": 0})
-    (broker,) = cluster.list_topics(timeout=10).brokers.values()
-    yield f"{broker.host}:{broker.port}"
-    cluster.flush(0)
+    with a_broker() as address:
+        yield address
 
 
 def test_a_partition_of_kafka_is_followed_by_the_same_promises(tmp_path: Path, brokers: str) -> None:
@@ -43,32 +37,16 @@ def test_a_partition_of_kafka_is_followed_by_the_same_promises(tmp_path: Path, b
     drained(whole, Listed(a_day()))
     assert put_on_topic(brokers, "day", a_day(), partition=2) == len(a_day())
     feed = KafkaFeed(brokers, "day", 2)
-    report = _followed_to(store, feed, len(a_day()))
+    report = followed_to(store, feed, len(a_day()))
     assert said(store) == said(whole)
     assert report.settled == str(len(a_day()) - 1)
     for path in store.home.feeds.iterdir():
         path.unlink()
-    again = _followed_to(store, KafkaFeed(brokers, "day", 2), len(a_day()))
+    again = followed_to(store, KafkaFeed(brokers, "day", 2), len(a_day()))
     assert (again.appended, again.dead_letters) == (0, 0)
     assert said(store) == said(whole)
     put_on_topic(brokers, "day", encoded(sent_result("R99")), partition=2)
-    assert _followed_to(store, KafkaFeed(brokers, "day", 2), 1).appended == 1
-
-
-def _followed_to(store: Store, feed: KafkaFeed, wanted: int) -> Any:
-    """Follow until so many messages were taken: an answer of Kafka may take longer than one look."""
-    stop = threading.Event()
-    guard = threading.Timer(60, stop.set)
-    guard.start()
-    try:
-        report = follow(
-            store, feed, clock=ticking(), stop=stop, told=lambda taken: stop.set() if taken >= wanted else None
-        )
-    finally:
-        guard.cancel()
-        feed.close()
-    assert report.taken == wanted
-    return report
+    assert followed_to(store, KafkaFeed(brokers, "day", 2), 1).appended == 1
 
 
 def test_brokers_that_go_away_are_waited_for_and_it_is_said_once(
@@ -108,7 +86,7 @@ def test_a_topic_of_several_partitions_is_refused_unless_one_is_named(store: Sto
     with pytest.raises(UserError, match="there is no topic 'nowhere': make it"):
         drained(store, KafkaFeed(brokers, "nowhere"))
     put_on_topic(brokers, "several", [b"{}"], partition=0)
-    with pytest.raises(UserError, match=r"has 4 partitions, but a log has one order: .* by --partition"):
+    with pytest.raises(UserError, match=r"has 4 partitions, but a log has one order: .* by --partition every"):
         drained(store, KafkaFeed(brokers, "several"))
     with pytest.raises(UserError, match="counted from 0, and no 7"):
         put_on_topic(brokers, "several", [b"{}"], partition=7)

@@ -14,13 +14,16 @@ from velo.store import Home
 
 
 class HomeRegistryStore(FileRegistryStore):
-    """Feast's file registry at `$VELO_HOME/registry.db`, or at `path` where the configuration names one.
+    """Feast's file registry at `$VELO_HOME/registry.db`, or at `path` where the configuration names one, below the home.
 
     Replaced in one step, so that a reader never meets half of it. Two `feast apply` at once: the last one's holds.
     """
 
     def __init__(self, registry_config: RegistryConfig, repo_path: Path | None) -> None:
-        path = registry_config.path or str(Home(settings_for(repo_path=repo_path).home).registry)
+        path = registry_config.path
+        if not Path(path or "").is_absolute():
+            home = Home(settings_for(repo_path=repo_path).home)
+            path = str(home.root / path if path else home.registry)
         super().__init__(registry_config.model_copy(update={"path": path}), repo_path or Path.cwd())
 
     def _write_registry(self, registry_proto: Any) -> None:

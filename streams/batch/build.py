@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import duckdb
 
@@ -19,6 +19,9 @@ from streams.generations import Manifest
 from streams.log.segments import generation as log_generation
 from velo.files import make_folder
 from velo.store import Home, Store
+
+if TYPE_CHECKING:
+    from streams.spark.engine import SparkEngine
 
 MEMORY_LIMIT: Final = "3GB"
 BEGINNING: Final = datetime(1, 1, 1, tzinfo=UTC)
@@ -53,11 +56,12 @@ def build(
     families: tuple[Family, ...] = FAMILIES,
     progress: Progress = lambda step, done, steps: None,
     memory_limit: str = MEMORY_LIMIT,
+    spark: "SparkEngine | None" = None,
 ) -> BuildReport:
     """Bring the offline tables up to the log's end and publish them.
 
     Only what is new since the last build is computed, unless `whole`, or the formulas or the log are others; either
-    way the tables hold the same values. `now` becomes the rows' `created_timestamp`. Raises `UserError` for an empty
+    way the tables hold the same values, and so they do where `spark` does the work. `now` becomes the rows' `created_timestamp`. Raises `UserError` for an empty
     log, a folder that cannot be written, or another build under way.
     """
     home = store.home
@@ -65,7 +69,7 @@ def build(
     with generations.sole_publisher(home), frames.scratch_connection(home, memory_limit) as connection:
         steps = len(families) + 3
         progress("measure starts", 0, steps)
-        log_end = frames.measure_new(home, memory_limit)
+        log_end = frames.measure_new(home, memory_limit, spark.spread if spark else frames.on_threads)
         until = log_end.known_at
         assert until is not None
         store, epoch = store.with_epoch_of(fingerprint(families))
@@ -77,7 +81,10 @@ def build(
                 manifest.rows, none, log_end.next_seq, manifest.known_at, epoch, whole=False, generation=folder
             )
         progress("lay out starts", 1, steps)
-        frames.lay_out(connection, home, store.timezone, families)
+        if spark:
+            spark.lay_out(home, store.timezone, families)
+        else:
+            frames.lay_out(connection, home, store.timezone, families)
         folder = generations.begin(home, before[0] if before else None)
         after = before[1].known_at if before else BEGINNING
 
@@ -85,12 +92,14 @@ def build(
             part = folder / family.view / f"batch-{log_end.next_seq:012d}.parquet"
             part.parent.mkdir(exist_ok=True)
             bound = {"$after": after, "$until": until, "$created": now}
+            if spark:
+                return spark.write(family, part.parent, part.stem, bound)
             with connection.cursor() as own:
                 own.execute("SET TimeZone = 'UTC'")
                 return _write(own, family, part, bound)
 
         added = {}
-        with ThreadPoolExecutor(frames.cores()) as pool:
+        with ThreadPoolExecutor(1 if spark else frames.cores()) as pool:
             for done, (family, count) in enumerate(zip(families, pool.map(write, families), strict=True)):
                 added[family.view] = count
                 progress(family.view, done + 3, steps)

@@ -6,11 +6,11 @@ reads no more of the log than what was appended since the last one.
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import timedelta
+from datetime import date, timedelta
 from hashlib import blake2b
 from importlib.resources import files
 from itertools import pairwise
@@ -58,6 +58,10 @@ MEASURED_BY: Final = {
 }
 """The numbers the queries measure by, each by its placeholder: part of their formulas."""
 STEPS: Final = ("log", *KINDS, "applied")
+Measure = Callable[[int, Path], str]
+"""Measures the starts of the segment at a place, and returns the name of the part that keeps them."""
+Spread = Callable[[Measure, Sequence[int], Sequence[Path]], list[str]]
+"""Where segments are measured: the names of their parts, in their order."""
 
 
 def query(name: str) -> str:
@@ -110,8 +114,14 @@ class Measured:
     parts: tuple[str, ...] = ()
 
 
-def measure_new(home: Home, memory_limit: str) -> LogEnd:
-    """Measure the starts of every record not measured yet; returns where the log ended.
+def on_threads(measure: Measure, places: Sequence[int], segments: Sequence[Path]) -> list[str]:
+    """Measure some segments on this machine's cores."""
+    with ThreadPoolExecutor(cores()) as pool:
+        return list(pool.map(measure, places, segments))
+
+
+def measure_new(home: Home, memory_limit: str, spread: Spread = on_threads) -> LogEnd:
+    """Measure the starts of every record not measured yet, segments `spread` as told; returns where the log ended.
 
     Raises `UserError` for an empty log.
     """
@@ -126,7 +136,7 @@ def measure_new(home: Home, memory_limit: str) -> LogEnd:
         if path.stem.split("-", 1)[1] not in kept.parts:
             path.unlink()
     if kept.next_seq < log_end.next_seq:
-        parts = _measure(home, kept.next_seq, log_end.next_seq, memory_limit)
+        parts = _measure(home, kept.next_seq, log_end.next_seq, memory_limit, spread)
         kept = replace(kept, next_seq=log_end.next_seq, parts=(*kept.parts, *parts))
         write_atomically(_state(home), json.dumps(asdict(kept)).encode())
     return log_end
@@ -134,33 +144,45 @@ def measure_new(home: Home, memory_limit: str) -> LogEnd:
 
 def lay_out(connection: duckdb.DuckDBPyConnection, home: Home, timezone: ZoneInfo, families: Iterable[Family]) -> None:
     """Make the table `starts`: every start of every version that took effect, with its windows' midnights."""
-    windows = sorted({days for family in families for days in family.windows})
+    windows = windows_of(families)
     _view(connection, "results", home, "results")
     connection.execute("CREATE OR REPLACE TEMP TABLE applied AS " + query("applied"))
     [(first, last)] = connection.execute("SELECT min(race_date), max(race_date) FROM results").fetchall()
-    days = (
-        []
-        if first is None
-        else [first + timedelta(days=one) for one in range((last - first).days + max(windows, default=0) + 2)]
-    )
-    midnights = [(local_midnight(day, timezone) - EPOCH) // MICROSECOND for day in days]
+    days, midnights = midnights_of(first, last, timezone, windows)
     connection.execute(
         "CREATE OR REPLACE TEMP TABLE midnights AS "
         "SELECT unnest($days::DATE[]) AS day, make_timestamptz(unnest($midnights::BIGINT[])) AS midnight",
         {"days": days, "midnights": midnights},
     )
+    _view(connection, "measured", home, "starts")
+    connection.execute("CREATE OR REPLACE TABLE starts AS " + laid_out(windows))
+
+
+def windows_of(families: Iterable[Family]) -> list[int]:
+    """The lengths of some families' windows (days)."""
+    return sorted({days for family in families for days in family.windows})
+
+
+def midnights_of(
+    first: date | None, last: date | None, timezone: ZoneInfo, windows: Sequence[int]
+) -> tuple[list[date], list[int]]:
+    """Each day from the first race to the end of the last one's windows, and the midnight it begins with (µs)."""
+    if first is None or last is None:
+        return [], []
+    days = [first + timedelta(days=one) for one in range((last - first).days + max(windows, default=0) + 2)]
+    return days, [(local_midnight(day, timezone) - EPOCH) // MICROSECOND for day in days]
+
+
+def laid_out(windows: Sequence[int]) -> str:
+    """The query of `starts`, which any engine understands: one row a start that took effect."""
     columns = "".join(f", m{days}.midnight AS midnight_{days}" for days in windows)
     joins = " ".join(f"JOIN midnights m{days} ON m{days}.day = race_date + {days}" for days in windows)
-    _view(connection, "measured", home, "starts")
-    connection.execute(
-        f"""
-        CREATE OR REPLACE TABLE starts AS
+    return f"""
         SELECT measured.*, applied.retracted_at, after.midnight AS day_after{columns}
         FROM measured JOIN applied USING (seq) JOIN midnights after ON after.day = race_date + 1 {joins}"""  # noqa: S608 only windows' lengths are put in
-    )
 
 
-def _measure(home: Home, begun: int, ended: int, memory_limit: str) -> list[str]:
+def _measure(home: Home, begun: int, ended: int, memory_limit: str, spread: Spread) -> list[str]:
     """Measure the starts of the records from `begun` to before `ended`; returns the names of the parts kept.
 
     A segment at a time on each core, so that memory does not grow with the log.
@@ -187,8 +209,7 @@ def _measure(home: Home, begun: int, ended: int, memory_limit: str) -> list[str]
         return part
 
     paths = readable_segments(home, begun)
-    with ThreadPoolExecutor(cores()) as pool:
-        return list(pool.map(measure, range(len(paths)), paths))
+    return list(spread(measure, range(len(paths)), paths))
 
 
 def _measure_segment(

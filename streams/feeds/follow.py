@@ -149,7 +149,7 @@ class _Following:
         if self.letters:
             self.counts["dead_letters"] += dead_letters.write(home, self.letters, self.moment.last())
             self.letters.clear()
-        at = batch[-1].at
+        at = batch[-1].settles
         places.settle(home, self.feed.name, at, self.writer.next_seq)
         self.places = Places(at, self.places.appended)
         self.feed.settle(at)
@@ -162,19 +162,21 @@ class _Following:
             return
         message = taken.message
         # a result says by its version what it is; of the others only its place tells a second delivery from news
-        if self.places.was_appended(delivery.at) and not isinstance(message, Result):
+        if self.places.was_appended(delivery) and not isinstance(message, Result):
             self.counts.update(("identical", "delivered_again"))
             return
         if self.writer.store.keys is None:
             self.writer.store = self.writer.store.with_keys(self.door.policy)
         try:
-            appended = self.writer.append(message, taken.kept, {"feed": self.feed.name, "at": delivery.at})
+            appended = self.writer.append(
+                message, taken.kept, {"feed": self.feed.name + delivery.part, "at": delivery.at}
+            )
         except Refused as why:
             about = {"race_id": message.race_id, "result_version": getattr(message, "result_version", None)}
             self._refuse(letter(delivery.body, about, why))
             return
         if appended.seq is None:
-            again = self.places.was_appended(delivery.at)
+            again = self.places.was_appended(delivery)
             self.counts.update(("identical", "delivered_again") if again else ("identical",))
         else:
             self.counts.update({"appended", appended.outcome})

@@ -5,11 +5,12 @@ far all is settled, dead letters included, and from which record on the log need
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 
-from streams.feeds.source import order
+from streams.feeds.source import Delivery, order
 from streams.log import reader
 from streams.log.segments import generation
 from velo.errors import UserError
@@ -19,14 +20,15 @@ from velo.store import Home
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """`settled` is the place up to which all is done, `appended` the last one that the log holds; None before any."""
+    """`settled` is the place up to which all is done (None before any), `appended` the last that the log holds by part."""
 
     settled: str | None = None
-    appended: str | None = None
+    appended: Mapping[str, str] = field(default_factory=dict)
 
-    def was_appended(self, at: str) -> bool:
-        """Whether what stands at a place was dealt with by a run that ended before it could settle it."""
-        return self.appended is not None and order(at) <= order(self.appended)
+    def was_appended(self, delivery: Delivery) -> bool:
+        """Whether a message was dealt with by a run that ended before it could settle it."""
+        last = self.appended.get(delivery.part)
+        return last is not None and order(delivery.at) <= order(last)
 
 
 def read(home: Home, feed: str) -> Places:
@@ -44,11 +46,11 @@ def read(home: Home, feed: str) -> Places:
         raise UserError(
             f"{path} cannot be read ({damaged}): restore it from a backup, or remove it to take the feed from its start"
         ) from None
-    appended = None
+    appended: dict[str, str] = {}
     for record in reader.records(home, from_seq):
         origin = record.get("origin")
-        if origin and origin["feed"] == feed:
-            appended = origin["at"]
+        if origin and (origin["feed"] == feed or origin["feed"].startswith(f"{feed}/")):
+            appended[origin["feed"].removeprefix(feed)] = origin["at"]
     return Places(settled, appended)
 
 

@@ -11,14 +11,25 @@ class FeedAway(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One message as it came: `at` is its place in the feed (`5` or `1700000000000-0`), `body` None where it has none."""
+    """One message as it came: `at` is its place (`5` or `1700000000000-0`), `body` None where it has none.
+
+    Where a feed has several parts, each with places of its own, `part` says in which this one is, and `whole` how far
+    all of them are settled with it.
+    """
 
     at: str
     body: bytes | None
+    part: str = ""
+    whole: str | None = None
+
+    @property
+    def settles(self) -> str:
+        """The place from which the feed goes on once this message is settled."""
+        return self.at if self.whole is None else self.whole
 
 
 class Feed(Protocol):
-    """A feed with one order. Places only grow along it."""
+    """A feed with one order. Places only grow along it, or along each of its parts."""
 
     @property
     def name(self) -> str:

@@ -1,5 +1,7 @@
 """`velo init`, `build`, `features`, `sql`, `status` and `down`: the store and its tables."""
 
+from contextlib import nullcontext
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -9,10 +11,20 @@ from rich.table import Table
 from velo.commands.edge import Json, facts, now, open_store, show, steps
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from streams.batch.build import BuildReport
     from streams.batch.warehouse import Answer
+    from streams.spark.engine import SparkEngine
 
 COLUMNS_ABREAST: Final = 10
+
+
+class Engine(StrEnum):
+    """What computes the tables of a build."""
+
+    duckdb = "duckdb"
+    spark = "spark"
 
 
 def register(app: typer.Typer) -> None:
@@ -36,6 +48,9 @@ def build(
     as_json: Json = False,
     whole: Annotated[bool, typer.Option("--whole", help="Compute everything anew, not only what is new.")] = False,
     compact: Annotated[bool, typer.Option("--compact", help="Also merge each view's parts into one file.")] = False,
+    engine: Annotated[
+        Engine, typer.Option(envvar="VELO_ENGINE", help="What computes the tables; the values are the same.")
+    ] = Engine.duckdb,
 ) -> None:
     """Bring all feature tables up to the log's end, and publish them at once."""
     from streams.batch.build import build as run
@@ -43,8 +58,8 @@ def build(
     from streams.batch.warehouse import make_warehouse
 
     store = open_store()
-    with steps(as_json) as progress:
-        report = run(store, now(), whole=whole, progress=progress)
+    with steps(as_json) as progress, _spark(engine) as spark:
+        report = run(store, now(), whole=whole, progress=progress, spark=spark)
         if compact:
             merge(store, progress=progress)
         make_warehouse(store)
@@ -87,6 +102,14 @@ def down(as_json: Json = False) -> None:
     stopped = stop(open_store().home)
     words = "the embedded Redis was stopped" if stopped else "no embedded Redis was running"
     show({"stopped": stopped}, as_json, lambda: words)
+
+
+def _spark(engine: Engine) -> "AbstractContextManager[SparkEngine | None]":
+    if engine is Engine.duckdb:
+        return nullcontext()
+    from streams.spark.engine import spark_engine
+
+    return spark_engine()
 
 
 def _built(report: "BuildReport") -> Table:

@@ -15,12 +15,14 @@ from velo.errors import UserError
 
 if TYPE_CHECKING:
     from streams.feeds.follow import FollowReport
+    from streams.feeds.kafka_topic import Which
     from streams.feeds.source import Feed
     from velo.store import Store
 
 Brokers = Annotated[str | None, typer.Option(metavar="HOST:PORT,…", help="Kafka's brokers.")]
 Partition = Annotated[
-    int | None, typer.Option(min=0, help="The topic's partition, where it has several: a log follows one.")
+    str | None,
+    typer.Option(metavar="N|every", help="The topic's partition, where it has several; `every` merges them."),
 ]
 Url = Annotated[str | None, typer.Option(metavar="URL", help="The feed's Redis; the online store's without it.")]
 app_of_feed = typer.Typer(no_args_is_help=True, help="Put messages on a stream or topic, for `velo ingest --follow`.")
@@ -63,7 +65,7 @@ def to_kafka(
     from streams.feeds.sending import bodies
 
     told = list(bodies(files, open_store()))
-    sent = put(_brokers(brokers), topic, told, partition)
+    sent = put(_brokers(brokers), topic, told, _which(partition))
     show({"sent": sent, "topic": topic}, as_json, lambda: f"{sent:,} messages put on topic {topic}")
 
 
@@ -81,7 +83,7 @@ def follow_feed(
     kafka: str | None,
     url: str | None,
     brokers: str | None,
-    partition: int | None,
+    partition: str | None,
     once: bool,
     as_json: bool,
 ) -> None:
@@ -114,10 +116,20 @@ def _redis_feed(store: "Store", key: str, url: str | None) -> "Feed":
     return RedisFeed(connect_url(url) if url else connect(store.home, store.redis_url), key)
 
 
-def _kafka_feed(topic: str, brokers: str | None, partition: int | None) -> "Feed":
+def _kafka_feed(topic: str, brokers: str | None, partition: str | None) -> "Feed":
     from streams.feeds.kafka_topic import KafkaFeed
 
-    return KafkaFeed(_brokers(brokers), topic, partition)
+    return KafkaFeed(_brokers(brokers), topic, _which(partition))
+
+
+def _which(partition: str | None) -> "Which":
+    from streams.feeds.kafka_topic import EVERY
+
+    if partition is None or partition == EVERY:
+        return EVERY if partition else None
+    if not (partition.isascii() and partition.isdigit()):
+        raise UserError(f"{partition!r} is no partition: give its number, counted from 0, or {EVERY}")
+    return int(partition)
 
 
 def _brokers(given: str | None) -> str:

@@ -1,0 +1,1 @@
+"""Feast's own Spark store over the same tables: another configuration of the same definitions."""
