@@ -78,6 +78,7 @@ class ParquetPartition(StatefulSinkPartition[Block, int]):
     _first_seq: int = -1
     _last_seq: int = -1
     _oldest_us: int | None = None
+    _newest_us: int = 0
     _sealed_us: int = field(init=False)
     _schema: "pa.Schema" = field(init=False)
     _arrays: Arrays = field(init=False)
@@ -105,6 +106,7 @@ class ParquetPartition(StatefulSinkPartition[Block, int]):
                 self._first_seq = block.first_seq
             self._last_seq = max(self._last_seq, block.last_seq)
             self._oldest_us = oldest if self._oldest_us is None else min(oldest, self._oldest_us)
+            self._newest_us = max(self._newest_us, rows[-1][1])
             self._rows += rows
         if len(self._rows) >= ROWS_HELD:
             with told_if_full(self.sink.home):
@@ -129,9 +131,16 @@ class ParquetPartition(StatefulSinkPartition[Block, int]):
         import pyarrow.parquet as pq
 
         if self._writer is None:
-            # figures of the other columns would take a third of the writing, and nothing looks for rows by them
-            known = [*self.family.keys, "event_timestamp"]
-            self._writer = pq.ParquetWriter(self._aside, self._schema, compression="lz4", write_statistics=known)
+            # figures and dictionaries of the other columns would take half of the writing, and a result told meanwhile
+            # waits for it; nothing looks for rows by them, and the next build writes the rows anew
+            keys = list(self.family.keys)
+            self._writer = pq.ParquetWriter(
+                self._aside,
+                self._schema,
+                compression="lz4",
+                use_dictionary=keys,
+                write_statistics=[*keys, "event_timestamp"],
+            )
         if self._rows:
             batch = batch_of(self._rows, self._arrays, self._schema, to_us(self.sink.clock()))
             self._writer.write_batch(batch)
@@ -161,7 +170,7 @@ class ParquetPartition(StatefulSinkPartition[Block, int]):
             if first >= 0:
                 part.replace(folder / generations.stream_part_name(first, self._last_seq))
                 sync_folder(folder)
-            self._sealed_us = max(self._sealed_us, sealed_until_us(generation, view))
+            self._sealed_us = max(self._sealed_us, to_us(manifest.known_at), self._newest_us)
         self._first_seq, self._oldest_us = -1, None
 
 
