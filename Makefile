@@ -36,8 +36,8 @@ demo: setup  ## From nothing to a scored race, on a simulated season, under DEMO
 down: setup  ## Stop what the demo started
 	VELO_HOME="$(DEMO_HOME)" $(BIN)/velo down
 
-test: setup  ## Run every test
-	$(BIN)/python -m pytest -q
+test: setup  ## Run every test, on as many as four cores
+	$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: setup  ## ruff, mypy --strict and the import contracts
 	$(BIN)/python -m ruff check

@@ -44,14 +44,14 @@ def drivers(
     found = []
     for runner in range(effects.shape[0]):
         values = dict(zip(COLUMNS, vectors.matrix[runner].tolist(), strict=True))
-        order = np.argsort(-np.abs(effects[runner]), kind="stable")[:said]
-        found.append(
-            tuple(
-                Driver(words(told[at], values), float(effects[runner, at]))
-                for at in order
-                if abs(effects[runner, at]) >= NEGLIGIBLE
-            )
-        )
+        by_words: dict[str, float] = {}
+        for story, effect in zip(told, effects[runner].tolist(), strict=True):
+            if abs(effect) >= NEGLIGIBLE:
+                # two stories of which nothing is known are one to a reader
+                text = words(story, values)
+                by_words[text] = by_words.get(text, 0.0) + effect
+        strongest = sorted(by_words.items(), key=lambda one: -abs(one[1]))[:said]
+        found.append(tuple(Driver(text, effect) for text, effect in strongest if abs(effect) >= NEGLIGIBLE))
     return found
 
 
@@ -67,7 +67,7 @@ def story_of(column: str) -> str:
     if view in ("jockey_course", "horse_course_distance"):
         return view
     if view == "horse_ability":
-        return f"{view}:{_ABILITY.get(feature.split('_')[0], 'clock')}"
+        return _ABILITY.get(feature.split("_")[0], "horse_ability:clock")
     if name in IN_HAND:
         return "horse_ability:figure"
     if view == "horse_form":
@@ -142,7 +142,12 @@ _FORM: Final = {
     **dict.fromkeys(("runs_90d", "runs_365d"), "busy"),
     "last_class": "class",
 }
-_ABILITY: Final = {"over": "odds", "market": "market", "figure": "figure", "runs": "odds"}
+_ABILITY: Final = {
+    "over": "horse_ability:odds",
+    "market": "horse_form:market",
+    "figure": "horse_ability:figure",
+    "runs": "horse_ability:odds",
+}
 _QUANTITY: Final = {
     "days_since_last_run": "days",
     "layoff_band": "days",
@@ -172,7 +177,6 @@ _TOLD: Final[Mapping[str, Callable[[Values], str]]] = {
     ),
     "horse_form:last_rating": _number("horse_form__last_rating", "rated {:.0f} last time", "last rating unknown"),
     "horse_ability:odds": _against_the_odds("horse_ability__over_ewma", "lately", "no past odds"),
-    "horse_ability:market": lambda values: _TOLD["horse_form:market"](values),
     "horse_ability:figure": _number("horse_ability__figure_ewma", "ran to {:.0f} lately", "no figure yet"),
     "horse_ability:clock": _number("horse_ability__speed_ewma", "{:.1f} % of par speed lately", "not timed yet", 100.0),
     "jockey_course": _against_the_odds("jockey_course__over_1095d", "jockey here", "jockey new here"),

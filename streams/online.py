@@ -1,17 +1,23 @@
-"""The online store made anew from the offline tables: what an empty Redis, or one of another log, is given."""
+"""The online store made anew: what an empty Redis, or one of another log, is given.
+
+Rows of features come from the offline tables, races to come from the log.
+"""
 
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from feature_repo.catalogue.families import FAMILIES, Family
+from feature_repo.stores.race_cards import RaceCards
 from feature_repo.stores.redis_layout import Layout
 from feature_repo.stores.redis_rows import RedisRows
 from streams import generations
 from streams.batch.build import fingerprint
+from streams.dataflow.cards_sink import fill as fill_cards
 from streams.dataflow.handover import fill_view
 from streams.dataflow.telemetry import is_streaming
 from velo.errors import UserError
@@ -23,9 +29,11 @@ ABREAST: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class RebuildReport:
-    """What Redis was given: keys by view, in how many seconds, of which instant; and whether it was cleared first."""
+    """What Redis was given: keys by view, messages of open races, in how many seconds, of which instant; and whether it
+    was cleared first, and a stream ran meanwhile."""
 
     keys: dict[str, int]
+    race_messages: int
     seconds: float
     known_at: str
     cleared: bool
@@ -33,12 +41,19 @@ class RebuildReport:
 
 
 def rebuild(
-    store: Store, client: Any, *, clear: bool = False, progress: Callable[[str, int, int], None] | None = None
+    store: Store,
+    client: Any,
+    now: datetime,
+    *,
+    clear: bool = False,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> RebuildReport:
     """Offer the newest row of every key of every view of the current tables, each where it is newer than what is there.
 
+    After them the races that are open at `now` (UTC), as the log tells them.
+
     It may be repeated, stopped half-way, and run beside a stream or a materialisation. `clear` first removes what the
-    project's views have in Redis, for one that was filled from another log; then no stream may run. `progress` is told
+    project's views and races have in Redis, for one that was filled from another log; then no stream may run. `progress` is told
     what was written, and how many of the views are done. Raises `UserError` where there are no tables, or they are of
     other formulas, or Redis fails; `seconds` is of the wall.
     """
@@ -69,5 +84,9 @@ def rebuild(
     with ThreadPoolExecutor(ABREAST) as pool:
         for _ in pool.map(fill, largest):
             pass
+    cards = RaceCards(client, redis.url)
+    if clear:
+        cards.clear()
+    races = fill_cards(store.home, cards, now)
     keys = {family.view: done[family.view] for family in FAMILIES}
-    return RebuildReport(keys, time.perf_counter() - began, manifest.known_at.isoformat(), clear, streaming)
+    return RebuildReport(keys, races, time.perf_counter() - began, manifest.known_at.isoformat(), clear, streaming)

@@ -18,7 +18,7 @@ SAID = {
     "log_messages": "Messages in the log.",
     "log_silent_seconds": "How long ago the last message of the log became known.",
     "log_ahead_seconds": "How far the log's last instant is ahead of this machine's clock.",
-    "tables_age_seconds": "How long ago the offline tables were last published.",
+    "tables_age_seconds": "How long ago a build last published the offline tables.",
 }
 """The figures, under `velo_store_`, with their help."""
 

@@ -130,7 +130,7 @@ def test_a_planted_leak_sets_off_the_alarms(
     """The race's own result in a feature's place, under noise."""
     matrix = rows.matrix(FEATURES)[races.rows].copy()
     matrix[:, 0] = planted_leak(races.share, 1, 0.1)
-    told = predict(matrix, races, PLAN, SMALL, quiet)
+    told = predict(matrix, races, PLAN, replace(SMALL, rounds=60), quiet)
     predictions, _ = read(store.home, report.backtest)
     season = predictions.season("fundamental")
     tested = np.repeat(told.fold >= told.past, told.races.sizes)

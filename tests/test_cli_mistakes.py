@@ -246,7 +246,7 @@ def test_what_comes_before_is_named(tmp_path: Path) -> None:
         ("", ("'' asks nothing", "write a SELECT")),
         ("selec 1", ('"selec"', "mend it", "show tables")),
         ("from nothing", ("Table with name nothing", "show tables")),
-        ("drop view starts", ("read-only", "mend it")),
+        ("drop view starts", ("does more than read", "write a SELECT")),
     ],
 )
 def test_a_query_that_cannot_be_answered_is_told(home: Path, query: str, words: tuple[str, ...]) -> None:
@@ -301,7 +301,6 @@ def test_features_of_a_store_that_was_never_built_are_told(tmp_path: Path) -> No
     velo(*asked, home=tmp_path / "home").told("velo build")
 
 
-def test_an_unknown_race_and_a_bad_instant_are_told(home: Path) -> None:
-    pytest.importorskip("serving.score", reason="serving is not built yet")
-    velo("score", "no-such-race", home=home).told("no-such-race")
+def test_a_score_without_a_model_and_a_bad_instant_are_told(home: Path) -> None:
+    velo("score", "R1", home=home).told("there is no model", "velo train")
     velo("score", "R1", "--as-of", "yesterday", home=home).told("'yesterday' is no instant", "write it like")

@@ -12,8 +12,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from redis import Redis
 
 from feature_repo.stores.embedded_redis import executable
+from serving.api.metrics import Metrics
 from streams.dataflow.telemetry import Telemetry
 from streams.log.writer import LogWriter
 from streams.watch import StoreWatch
@@ -39,8 +38,6 @@ KEYS = set(
 )
 """The keys of a service that this file uses, of those that the Compose Specification has."""
 HEALTH_KEYS = {"test", "interval", "timeout", "retries", "start_period"}
-SERVED = find_spec("serving.api") is not None
-"""Whether `velo serve` is built: until it is, nothing can be held to what it would say."""
 SECRET = re.compile(r"PASSWORD|TOKEN|SECRET|KEY$")
 
 
@@ -117,8 +114,6 @@ def test_every_composed_command_is_one_that_velo_has(composed: dict[str, Any], t
     """By the real command line: it reads all options before it answers `--help`, and refuses one it does not have."""
     assert velo("stream", "--no-such-option", "--help", home=tmp_path).code == 2
     for name, one in ours(composed).items():
-        if one["command"][0] == "serve" and not SERVED:
-            continue
         shown = velo(*one["command"], "--help", home=tmp_path)
         assert shown.code == 0, f"{name}: {shown.err}"
 
@@ -200,8 +195,7 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     watch = CollectorRegistry()
     watch.register(StoreWatch(Home(tmp_path_factory.mktemp("home")), lambda: NOON))
     registries.append(watch)
-    if SERVED:
-        registries.append(import_module("serving.api.metrics").Metrics().registry)
+    registries.append(Metrics().registry)
     found: dict[str, set[str]] = {"up": {"job", "instance"}}
     for registry in registries:
         for collector in registry._collector_to_names:
@@ -233,8 +227,6 @@ def test_every_figure_that_is_drawn_or_watched_exists_with_its_labels(figures: d
         assert expr.count("(") == expr.count(")"), where
         names = set(re.findall(r"\b(?:velo_[a-z_]+|up)\b", expr))
         assert names, where
-        if not SERVED and any(name.startswith("velo_serve_") for name in names):
-            continue
         assert names <= set(figures), f"{where}: {sorted(names - set(figures))}"
         known = set().union(*(figures[name] for name in names))
         grouped = {label.strip() for by in re.findall(r"by \(([^)]*)\)", expr) for label in by.split(",")}

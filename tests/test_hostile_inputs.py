@@ -2,6 +2,7 @@
 
 import ast
 import gzip
+import re
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -294,7 +295,7 @@ def test_nothing_is_unpickled_no_yaml_makes_objects_and_no_shell_is_built() -> N
 
 
 def test_a_secret_comes_from_the_environment_alone() -> None:
-    """No file of the project has a word that looks like one, beside those that tests make up."""
+    """No file of the project has a word that looks like one, beside the names of variables and those that tests make up."""
     for path, tree in sources():
         for node in ast.walk(tree):
             if (
@@ -303,4 +304,6 @@ def test_a_secret_comes_from_the_environment_alone() -> None:
                 and isinstance(node.value.value, str)
             ):
                 named = " ".join(ast.unparse(target) for target in node.targets).casefold()
+                if re.fullmatch(r"[A-Z_]+", node.value.value):
+                    continue
                 assert not any(word in named for word in ("password", "secret", "token")), f"{path}:{node.lineno}"

@@ -9,6 +9,7 @@ from redis import Redis
 
 from feature_repo.catalogue.families import BY_VIEW, FAMILIES
 from feature_repo.stores.embedded_redis import down, ensure
+from feature_repo.stores.race_cards import RaceCards
 from feature_repo.stores.redis_layout import Layout
 from feature_repo.stores.redis_rows import RedisRows
 from streams.batch.build import build
@@ -19,6 +20,7 @@ from tests.logs import a_store
 from tests.redis_writer import table
 from tests.stores import NOW, a_season
 from tests.streaming import all_rows, assert_online, latest
+from velo.racing.messages import Race, Racecard, Runner
 from velo.store import Store
 
 FORM = BY_VIEW["horse_form"]
@@ -75,6 +77,16 @@ def test_clear_is_refused_while_a_stream_runs_and_a_plain_rebuild_is_not(built: 
     with sole_stream(built.home):
         velo("online", "rebuild", "--clear", home=built.home.root).told("a stream runs", "stop it")
         assert velo("online", "rebuild", "--json", home=built.home.root).document["streaming"] is True
+
+
+def test_races_to_come_are_brought_back_from_the_log(built: Store, redis: "Redis") -> None:
+    off = datetime.now(UTC) + timedelta(hours=3)
+    card = Racecard(Race("to come", off.date(), off, "Ascot"), (Runner("arkle"),))
+    with LogWriter.open(built, clock=lambda: datetime.now(UTC)) as writer:
+        writer.append(card)
+        writer.sync()
+    assert velo("online", "rebuild", "--json", home=built.home.root).document["race_messages"] == 1
+    assert RaceCards(redis).races(off, off + timedelta(hours=1)) == ["to come"]
 
 
 def test_without_tables_it_says_what_to_run(tmp_path: Path) -> None:

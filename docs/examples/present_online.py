@@ -27,7 +27,7 @@ def main() -> None:
             asked = [{"trainer_id": one} for one in ASKED]
             answer = feast.get_online_features(["trainer:runs"], asked).proto.results[1]
         redis = RedisRows(connect(store.home))
-        rebuild(store, redis.client)
+        rebuild(store, redis.client, day(1))
         [rows] = redis.read_packed([(trainer, ASKED)])
     print("asked today of a view whose rows live for 14 days:")
     for one, value, status, at in zip(ASKED, answer.values, answer.statuses, answer.event_timestamps, strict=True):

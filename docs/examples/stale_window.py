@@ -43,7 +43,7 @@ def main() -> None:
                 with LogWriter.open(store, clock=lambda: ASKED) as writer:
                     writer.tick(ASKED.replace(hour=0) - timedelta(hours=1))  # midnight in London, in summer
                 build(store, ASKED)
-            rebuild(store, redis.client)
+            rebuild(store, redis.client, ASKED)
             [rows] = redis.read_packed([(trainer, ["anne"])])
             stale = rows.stale(np.datetime64(ASKED.replace(tzinfo=None), "us"))[0]
             runs = rows.values[0, [name for name, _ in trainer.columns].index("runs_14d")]

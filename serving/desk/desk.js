@@ -55,7 +55,7 @@ async function loadDay() {
     const same = JSON.stringify({ ...told, now: null }) === JSON.stringify({ ...state.day, now: null });
     state.day = told;
     state.dayRefused = null;
-    showModel(told.model, told.model_missing);
+    showModel(told.model);
     if (same && place("main").querySelector("h1")) return;
   } else {
     state.dayRefused = refused;
@@ -136,7 +136,8 @@ const turnOver = (name, among) => choose(name, among[(among.indexOf(state[name])
 function beside() {
   const races = state.day?.races ?? [];
   const at = races.findIndex((one) => one.race_id === id());
-  return at < 0 ? {} : { before: races[at - 1], after: races[at + 1] };
+  const today = state.day?.date === localDate(new Date(w.now()));
+  return { before: races[at - 1], after: at < 0 ? undefined : races[at + 1], day: today || !state.day ? "/" : `/?date=${state.day.date}` };
 }
 
 function draw() {
@@ -169,9 +170,9 @@ function draw() {
 const refusal = (title, why) => [h("h1", {}, title), h("p", { class: "flag warn", role: "alert" }, why),
   h("p", {}, h("a", { href: "/" }, "today's races"))];
 
-function showModel(model, missing) {
+function showModel(model) {
   const text = model ? [h("b", {}, model.version), " ", h("span", { class: "gate" }, `gate: ${model.gate}`), " ", h("b", { class: "mode" }, model.mode)]
-    : [h("b", {}, "no model"), ` ${missing ?? ""}`];
+    : [h("b", { class: "warn" }, "none"), ", so nothing is scored"];
   place("model").replaceChildren(h("span", { class: "label" }, "model "), ...text);
 }
 

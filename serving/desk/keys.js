@@ -8,7 +8,7 @@ export function keys({ go, help, beside, order, commission }) {
     k: () => step(-1),
     n: () => open(beside().after),
     p: () => open(beside().before),
-    d: () => go("/"),
+    d: () => go(beside().day),
     o: order,
     c: commission,
     "?": () => help.showModal(),

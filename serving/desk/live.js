@@ -13,7 +13,7 @@ export class Live {
     Object.assign(this, { heard, again, state, now });
     this.lastGood = null;
     this.opened = false;
-    this.why = { events: "connecting", ready: null };
+    this.why = { events: "connecting", ready: "connecting" };
     this.shown = undefined;
     this.source = null;
     this.askedAt = performance.now();
@@ -24,6 +24,15 @@ export class Live {
     this.#ask();
     setInterval(() => this.#ask(), ASK_MS);
     addEventListener("online", () => this.#ask());
+    // a browser grants a service six connections: a page that nobody sees must not hold one
+    document.addEventListener("visibilitychange", () => {
+      if (document.hidden) {
+        this.source.close();
+      } else {
+        this.#listen();
+        this.again();
+      }
+    });
   }
 
   #listen() {
@@ -55,7 +64,7 @@ export class Live {
     try {
       const answer = await fetch("/readyz", { signal: AbortSignal.timeout(PATIENCE_MS), cache: "no-store" });
       const told = await answer.json();
-      if (slept || silent) this.#listen();
+      if ((slept || silent) && !document.hidden) this.#listen();
       this.#tell("ready", reason(told));
     } catch {
       this.#tell("ready", AWAY);

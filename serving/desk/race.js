@@ -11,8 +11,8 @@ const COLUMNS = ["No.", "Horse", "Jockey and trainer", "Chance", "Fair", "Market
 /** The page of a race. `scored` may be null, `refused` says why or why it is old; `before` has the chances drawn last. */
 export function racePage({ card, scored, refused, before, order, commission, beside, choose }) {
   const chances = new Map((scored?.runners ?? []).map((one) => [one.horse_id, one]));
-  const rows = card.declared.map((runner) => row(runner, chances.get(runner.horse_id), before, commission));
   const run = card.status === "run";
+  const rows = card.declared.map((runner) => row(runner, chances.get(runner.horse_id), run ? null : before, commission));
   rows.sort(run && order === "chance" ? byPosition : comparing(order));
   return [
     heading(card, beside),
@@ -22,7 +22,7 @@ export function racePage({ card, scored, refused, before, order, commission, bes
     h("table", { class: `race${run ? " result" : ""}${refused ? " old" : ""}`, role: "table" },
       h("caption", {}, captionOf(scored)),
       h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, COLUMNS.map((one) =>
-        h("th", { scope: "col", role: "columnheader" }, one === "Edge" ? `Edge after ${Math.round(100 * commission)} %` : one)))),
+        h("th", { scope: "col", role: "columnheader" }, one === "Edge" ? `Edge after ${Math.round(100 * commission)}\u00a0%` : one)))),
       h("tbody", { role: "rowgroup" }, rows.map((one) => one.drawn), card.non_runners.map((one) => out(one, card.changes)))),
     h("footer", { class: "foot" }, footnotes(card, scored)),
     changes(card),
@@ -39,7 +39,7 @@ function heading(card, beside) {
       card.withdrawn ? h("span", { class: "warn" }, ` · ${w.plural(card.withdrawn, "non-runner")}`) : null,
       " · ", h("b", { "data-off": card.race_id }, w.countdown(card))),
     h("nav", { class: "days", "aria-label": "Other races" }, step(beside.before, "earlier race"),
-      h("a", { href: "/", "data-key": "day" }, "all races"), step(beside.after, "later race")));
+      h("a", { href: beside.day, "data-key": "day" }, "all races"), step(beside.after, "later race")));
 }
 
 function standing(card, scored, refused) {
@@ -48,9 +48,14 @@ function standing(card, scored, refused) {
       scored ? `Not scored again since ${w.clockS(scored.scored_at)}, so these chances may be out of date: ${refused}` : `Not scored: ${refused}`) : null,
     h("p", { class: "stands" },
       scored ? ["Chances as of ", h("time", { datetime: scored.as_of }, w.clockS(scored.as_of)), " · "] : null,
-      oddsAge(card), card.odds_source ? [" from ", named(card.odds_source)] : null, book(card)),
+      oddsAge(card), card.odds_source ? [" from ", named(card.odds_source)] : null, book(card),
+      toldBefore(card) ? h("b", { class: "warn" }, " · odds told before a withdrawal") : null),
   ];
 }
+
+/** Odds that a withdrawal has made others of. */
+const toldBefore = (card) => card.odds_known_at !== null && card.status === "to come" &&
+  card.changes.some((one) => one.type === "non_runner" && Date.parse(one.known_at) > Date.parse(card.odds_known_at));
 
 function book(card) {
   const prices = card.declared.map((one) => one.odds);
@@ -133,8 +138,9 @@ function chance(scored, before) {
 }
 
 function market(scored, runner) {
-  const price = scored ? scored.market_odds : runner.odds;
-  return [w.odds(price), scored?.market_source === "SP" ? h("small", {}, "SP, told after") : null];
+  const told = scored ? scored.market_odds : runner.odds;
+  const starting = scored?.market_source === "SP" || (told === null && runner.sp_decimal !== null);
+  return [w.odds(told ?? runner.sp_decimal), starting ? h("small", {}, "SP, told after") : null];
 }
 
 function drivers(scored) {
@@ -154,7 +160,7 @@ function flags(scored) {
 
 /** A non-runner: struck through, and said. */
 function out(runner, told) {
-  const when = told.filter((one) => one.type === "non_runner" && one.about.horse_id === runner.horse_id).at(-1);
+  const when = told.find((one) => one.type === "non_runner" && one.about.horse_id === runner.horse_id);
   const why = when?.about.reason;
   return h("tr", { class: "out", role: "row", "data-horse": runner.horse_id },
     h("td", { class: "no", role: "cell" }, h("s", {}, runner.runner_no ?? w.DASH)),
@@ -169,7 +175,7 @@ function footnotes(card, scored) {
     scored.runners.some((one) => one.interval) ? null : h("p", {}, "No interval is shown: this model gives none for a single chance."),
     scored.runners.some((one) => one.blended !== null)
       ? h("p", {}, "Fair odds and edge are of the chance with the market put to it.") : h("p", {}, "Fair odds and edge are of the model's own chance."),
-    h("p", {}, `For use: ${scored.mode}. Features from ${scored.features_from}; runners named by the ${scored.declared_by}; fingerprint ${scored.fingerprint}.`),
+    h("p", {}, `Mode: ${scored.mode}. Features from ${scored.features_from}; runners named by the ${scored.declared_by}; fingerprint ${scored.fingerprint}.`),
   ];
 }
 

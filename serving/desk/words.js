@@ -84,6 +84,9 @@ const VIEWS = {
   horse_distance: "horse over the distance",
   horse_going: "horse on the going",
   draw_bias: "draw",
+  horse_ability: "horse against odds and clock",
+  jockey_course: "jockey at the course",
+  horse_course_distance: "horse at course and distance",
 };
 export const views = (names) => names.map((one) => VIEWS[one] ?? one).join(", ");
 export const plural = (n, one, many = `${one}s`) => `${n} ${n === 1 ? one : many}`;

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from velo.commands.edge import Json, facts, open_store, show, steps
+from velo.commands.edge import Json, facts, now, open_store, show, steps
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,11 +39,14 @@ def rebuild(
     store = open_store()
     client = connect(store.home, store.redis_url)
     with steps(as_json) as progress:
-        report = run(store, client, clear=clear, progress=progress)
+        report = run(store, client, now(), clear=clear, progress=progress)
     show(report, as_json, lambda: _rebuilt(report))
 
 
 def _rebuilt(report: "RebuildReport") -> "Table":
     total = sum(report.keys.values())
     pace = f"{report.seconds:.1f} s, {total / max(report.seconds, 1e-9):,.0f} keys/s"
-    return facts("online store rebuilt", [*report.keys.items(), ("all keys", total), ("in", pace)])
+    return facts(
+        "online store rebuilt",
+        [*report.keys.items(), ("all keys", total), ("messages of open races", report.race_messages), ("in", pace)],
+    )

@@ -1,5 +1,7 @@
 """`velo stream` and `velo audit`: both stores kept current as each message arrives, and held against a fresh batch."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,23 +66,22 @@ def stream(
     options = run.Options(once, timedelta(seconds=snapshot_seconds), online, offline)
     telemetry, stop = Telemetry(), threading.Event()
     store = open_store()
-    if metrics_port is not None:
-        _serve_figures(store, telemetry, metrics_host, metrics_port, member)
-    if member:
-        members.end_with_parent()
-        run.stop_on_signals(stop)
-        run.run(run.plan(store), options, now, telemetry, addresses=addresses.split(","), member=member, stop=stop)
-        return
-    with run.sole_stream(store.home) as held:
-        planned = run.plan(store)
-        if processes == 1:
+    with _figures(store, telemetry, metrics_host, None if metrics_port is None else metrics_port + member, member):
+        if member:
+            members.end_with_parent()
             run.stop_on_signals(stop)
-            run.run(planned, options, now, telemetry, stop=stop)
-        else:
-            at = members.loopback_addresses(processes)
-            with members.others(_command(options, at, metrics_host, metrics_port), processes, held) as rest:
-                run.stop_on_signals(stop, rest)
-                run.run(planned, options, now, telemetry, addresses=at, stop=stop)
+            run.run(run.plan(store), options, now, telemetry, addresses=addresses.split(","), member=member, stop=stop)
+            return
+        with run.sole_stream(store.home) as held:
+            planned = run.plan(store)
+            if processes == 1:
+                run.stop_on_signals(stop)
+                run.run(planned, options, now, telemetry, stop=stop)
+            else:
+                at = members.loopback_addresses(processes)
+                with members.others(_command(options, at, metrics_host, metrics_port), processes, held) as rest:
+                    run.stop_on_signals(stop, rest)
+                    run.run(planned, options, now, telemetry, addresses=at, stop=stop)
     where = position(store.home)
     show(where, as_json, lambda: f"both stores hold everything before message {where.sealed_seq if where else 0:,}")
 
@@ -130,8 +131,12 @@ def _audited(report: "AuditReport") -> "Group":
     return Group(facts("audit", told), table if report.found else Text("no difference"))
 
 
-def _serve_figures(store: "Store", telemetry: "Telemetry", host: str, port: int, member: int) -> None:
-    """Have Prometheus served; the first process tells of the store too."""
+@contextmanager
+def _figures(store: "Store", telemetry: "Telemetry", host: str, port: int | None, member: int) -> Iterator[None]:
+    """Have Prometheus served, where a port is given, until the end; the first process tells of the store too."""
+    if port is None:
+        yield
+        return
     from prometheus_client import start_http_server
 
     from streams.watch import StoreWatch
@@ -139,11 +144,18 @@ def _serve_figures(store: "Store", telemetry: "Telemetry", host: str, port: int,
     if not member:
         telemetry.registry.register(StoreWatch(store.home, now))
     try:
-        start_http_server(port + member, addr=host, registry=telemetry.registry)
+        server, thread = start_http_server(port, addr=host, registry=telemetry.registry)
     except OSError as refused:
         raise UserError(
-            f"cannot serve figures on {host}:{port + member} ({refused.strerror}): name another --metrics-port"
+            f"cannot serve figures on {host}:{port} ({refused.strerror}): name another --metrics-port"
         ) from None
+    try:
+        yield
+    finally:
+        # a thread that answers while the interpreter ends may abort it
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 def _command(options: "Options", addresses: list[str], metrics_host: str, metrics_port: int | None) -> list[str]:
