@@ -21,9 +21,9 @@ from streams.importers.ingest import ingest
 from streams.importers.runners import read_runner_tables
 from streams.spark import render
 from tests.cli import velo
-from tests.logs import a_store, fixed
+from tests.logs import a_store, fixed, logged, told
 from tests.shared import REPO
-from tests.streaming import NOW
+from tests.streaming import NOW, all_rows, assert_same, batch_twin
 from velo.store import Store
 
 needs_spark = pytest.mark.skipif(
@@ -93,6 +93,18 @@ def test_every_table_of_spark_is_that_of_duckdb_to_the_bit(
     done = subprocess.run([sys.executable, *map(str, check)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert re.match(r"(\d+) of \1 probes agree", done.stdout), done.stdout
+
+
+@needs_spark
+def test_a_build_by_duckdb_goes_on_from_one_by_spark(london: Store, tmp_path: Path) -> None:
+    """Only what a late result adds is computed, and the tables are those of a build of everything."""
+    shutil.copytree(london.home.root, tmp_path / "home", symlinks=True)
+    store = a_store(tmp_path / "home")
+    logged(store, told("new", None), clock=fixed(NOW))
+    report = build(store, NOW)
+    assert not report.whole
+    assert 0 < sum(report.added.values()) < sum(report.rows.values()) // 4
+    assert_same(all_rows(store), all_rows(batch_twin(store, tmp_path / "twin")))
 
 
 ASKED = """

@@ -36,6 +36,7 @@ EXACT: Final = {
 def spark_engine() -> Iterator["SparkEngine"]:
     """An engine on a session of its own; raises `UserError` where PySpark is missing, or Spark fails."""
     try:
+        from py4j.protocol import Py4JError
         from pyspark.errors import PySparkException, PySparkRuntimeError
         from pyspark.sql import SparkSession
     except ImportError:
@@ -57,7 +58,7 @@ def spark_engine() -> Iterator["SparkEngine"]:
         for name, value in EXACT.items():
             session.conf.set(name, value)
         yield SparkEngine(session)
-    except PySparkException as failed:
+    except (PySparkException, Py4JError) as failed:
         raise UserError(
             f"Spark gave up ({_first_line(failed)}): look at its log; the tables of before are untouched"
         ) from None
