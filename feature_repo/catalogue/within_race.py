@@ -57,7 +57,10 @@ def centred(values: ArrayLike, race: ArrayLike) -> Floats:
     nobody else. As there, the result for a runner depends on its own race alone and not on the order of runners.
     """
     table = np.asarray(values, dtype=np.float64)
-    races = np.unique(np.asarray(race), return_inverse=True)[1].reshape(-1)
+    numbers = np.asarray(race)
+    if table.size and (numbers == numbers[0]).all():
+        return _centred_in_one_race(table)
+    races = np.unique(numbers, return_inverse=True)[1].reshape(-1)
     told = np.full_like(table, np.nan)
     for column in range(table.shape[1]):
         known = np.flatnonzero(~np.isnan(table[:, column]))
@@ -68,6 +71,25 @@ def centred(values: ArrayLike, race: ArrayLike) -> Floats:
         ordered = table[order, column]
         told[order, column] = ordered - (np.bincount(within, ordered) / np.bincount(within))[within]
     return told
+
+
+def _centred_in_one_race(table: Floats) -> Floats:
+    """All columns of one race at a time: the same bits as column by column."""
+    by_column = np.ascontiguousarray(table.T)
+    _, falling, counted = _falling(by_column)
+    # + 0.0: the sum of column by column begins at zero, and so is never -0.0
+    mean = (np.add.accumulate(falling, axis=1)[:, -1] + 0.0) / np.maximum(counted, 1)
+    return np.ascontiguousarray((by_column - mean[:, None]).T)
+
+
+def _falling(by_column: Floats) -> tuple[NDArray[np.bool_], Floats, NDArray[np.intp]]:
+    """Of (columns, runners): what is known, the known values from the highest with zeros after them, how many they are."""
+    known = ~np.isnan(by_column)
+    counted = known.sum(axis=1)
+    # nulls sort last, and are nothing in a sum
+    ordered = -np.sort(-by_column, axis=1)
+    ordered[np.arange(by_column.shape[1]) >= counted[:, None]] = 0.0
+    return known, ordered, counted
 
 
 def _column(values: Floats, races: NDArray[np.intp]) -> tuple[Floats, Floats]:
@@ -105,21 +127,17 @@ def _zscores(values: Floats, within: NDArray[np.intp], new_race: NDArray[np.intp
 
 def _of_one_race(table: Floats) -> WithinRace:
     """All columns of one race at a time, what a race about to be run is scored with: the same bits as column by column."""
-    known = ~np.isnan(table)
-    # nulls last, as nothing in a sum; sums go down the sorted column, one value at a time
-    filled = np.where(known, table, -np.inf)
-    order = np.argsort(-filled, axis=0, kind="stable")
-    counted = known.sum(axis=0)
-    sorted_known = np.take_along_axis(known, order, axis=0)
-    falling = np.where(sorted_known, np.take_along_axis(table, order, axis=0), 0.0)
-    higher = (filled[None, :, :] > filled[:, None, :]).sum(axis=1)
-    equal = (filled[None, :, :] == filled[:, None, :]).sum(axis=1)
+    by_column = np.ascontiguousarray(table.T)
+    known, falling, counted = _falling(by_column)
+    higher = (by_column[:, None, :] > by_column[:, :, None]).sum(axis=2)
+    equal = (by_column[:, None, :] == by_column[:, :, None]).sum(axis=2)
     rank = np.where(known, higher + (equal + 1) / 2, np.nan)
     sizes = np.maximum(counted, 1)
-    mean = np.add.accumulate(falling, axis=0)[-1] / sizes
-    deviation = np.where(sorted_known, falling - mean, 0.0)
-    spread = np.sqrt(np.add.accumulate(deviation * deviation, axis=0)[-1] / sizes)
-    lowest = np.take_along_axis(falling, (sizes - 1)[None, :], axis=0)[0]
-    spread = np.where((falling[0] == lowest) | (spread == 0), np.inf, spread)
-    zscore = np.where(known, (np.where(known, table, 0.0) - mean) / spread + 0.0, np.nan)
-    return WithinRace(rank, zscore)
+    mean = np.add.accumulate(falling, axis=1)[:, -1] / sizes
+    deviation = falling - mean[:, None]
+    deviation[np.arange(falling.shape[1]) >= counted[:, None]] = 0.0
+    spread = np.sqrt(np.add.accumulate(deviation * deviation, axis=1)[:, -1] / sizes)
+    lowest = falling[np.arange(sizes.size), sizes - 1]
+    spread = np.where((falling[:, 0] == lowest) | (spread == 0), np.inf, spread)
+    zscore = (by_column - mean[:, None]) / spread[:, None] + 0.0
+    return WithinRace(np.ascontiguousarray(rank.T), np.ascontiguousarray(zscore.T))
