@@ -19,6 +19,10 @@ from velo.racing.cards import Declared
 
 Micros = NDArray[np.int64]
 NEVER: Final = np.iinfo(np.int64).min
+_STORED_AT: Final = next(at for at, family in enumerate(FAMILIES) if family.view == request_time.STORED_VIEW)
+_LAST_AT: Final = tuple(
+    [feature.name for feature in FAMILIES[_STORED_AT].features].index(name) for name in request_time.STORED
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +74,15 @@ class Reading:
 
     def vectors(self, rows: "Rows", now: datetime) -> Vectors:
         """The rows as a model takes them; those past their `valid_until` at `now` are stale."""
-        base: dict[str, Any] = asked_of(self.race)
-        for family, table in zip(FAMILIES, rows.values, strict=True):
-            for place, feature in enumerate(family.features):
-                base[f"{family.view}__{feature.name}"] = table[:, place]
-        stored = {name: base[f"{request_time.STORED_VIEW}__{name}"] for name in request_time.STORED}
-        made = request_time.changes(base | stored)
-        base |= {name: made[one.name] for name, one in zip(columns.SINCE_LAST_RUN, request_time.FEATURES, strict=True)}
-        matrix = columns.matrix(base, np.zeros(len(self.race.runners), dtype=np.int64))
+        asked = asked_of(self.race)
+        stored = rows.values[_STORED_AT]
+        last = {name: stored[:, place] for name, place in zip(request_time.STORED, _LAST_AT, strict=True)}
+        made = request_time.changes(asked | last)
+        told: dict[str, Any] = {
+            name: made[one.name] for name, one in zip(columns.SINCE_LAST_RUN, request_time.FEATURES, strict=True)
+        }
+        race = np.zeros(len(self.race.runners), dtype=np.int64)
+        matrix = columns.matrix_beside(np.hstack(rows.values), asked | told, race)
         with np.errstate(invalid="ignore"):
             stale = rows.until_us <= to_us(now)
         return Vectors(matrix, ~rows.present, stale)

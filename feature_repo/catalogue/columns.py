@@ -4,7 +4,7 @@ One implementation for training and serving: both bring the stored values, the r
 by name, and get the same matrix, to the last bit. numpy alone.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -89,6 +89,11 @@ BASE: Final = (*STORED, *SINCE_LAST_RUN, *ASKED)
 _MADE: Final = (*BASE, *IN_HAND)
 COLUMNS: Final = (*_MADE, *names_of(COMPARED))
 
+_PLACE: Final = {name: at for at, name in enumerate(COLUMNS)}
+_COMPARED_AT: Final = np.array([_PLACE[name] for name in COMPARED])
+_IN_HAND_AT: Final = np.array([_PLACE[name] for name in IN_HAND.values()])
+_WEIGHT_AT: Final = _PLACE["weight_lbs"]
+
 _LAYOFF: Final = f"{ON_DEMAND}__layoff_band"
 _LAYOFF_CODES: Final = {name: float(code) for code, name in enumerate((*request_time.LAYOFF_BANDS, request_time.DEBUT))}
 
@@ -115,21 +120,34 @@ def matrix(base: Mapping[str, ArrayLike], race: ArrayLike) -> Floats:
     `race` is (runners,), whole numbers: which race each is in. All declared runners of a race must be there, for they
     are compared with one another.
     """
-    rows = len(np.asarray(race))
-    table = np.empty((rows, len(COLUMNS)), dtype=np.float64)
-    for place, name in enumerate(BASE):
-        table[:, place] = _codes(base[name]) if name == _LAYOFF else np.asarray(base[name], dtype=np.float64)
-    weight = table[:, BASE.index("weight_lbs")]
-    for place, figure in enumerate(IN_HAND.values(), len(BASE)):
-        table[:, place] = table[:, BASE.index(figure)] - weight
-    compared = table[:, [_MADE.index(name) for name in COMPARED]]
-    table[:, len(_MADE) :] = stacked(within_race(compared, race))
-    return table
+    return _filled(base, 0, race)
+
+
+def matrix_beside(stored: Floats, base: Mapping[str, ArrayLike], race: ArrayLike) -> Floats:
+    """As `matrix`, where the columns of `STORED` lie side by side already, (runners, columns); `base` has the others."""
+    return _filled(base, len(STORED), race, stored)
+
+
+def places(names: Sequence[str]) -> tuple[int, ...]:
+    """Where columns stand in `COLUMNS`; raises `UserError` for one that the catalogue does not declare."""
+    refuse_unknown(names)
+    return tuple(_PLACE[name] for name in names)
 
 
 def layoff_band(code: float) -> str | None:
     """The band that a code in the matrix stands for; None for NaN."""
     return next((name for name, of in _LAYOFF_CODES.items() if of == code), None)
+
+
+def _filled(base: Mapping[str, ArrayLike], first: int, race: ArrayLike, stored: Floats | None = None) -> Floats:
+    table = np.empty((len(np.asarray(race)), len(COLUMNS)), dtype=np.float64)
+    if stored is not None:
+        table[:, :first] = stored
+    for place, name in enumerate(BASE[first:], first):
+        table[:, place] = _codes(base[name]) if name == _LAYOFF else np.asarray(base[name], dtype=np.float64)
+    table[:, len(BASE) : len(_MADE)] = table[:, _IN_HAND_AT] - table[:, _WEIGHT_AT, None]
+    table[:, len(_MADE) :] = stacked(within_race(table[:, _COMPARED_AT], race))
+    return table
 
 
 def _codes(bands: ArrayLike) -> Floats:
