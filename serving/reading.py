@@ -61,7 +61,9 @@ class Reading:
             kind = layout.packed_type
             width, absent = kind.itemsize, _absent(layout)
             cells = [(answers[HEADERS + at] if at >= 0 else None) or absent for at in spots]
-            packed = np.frombuffer(b"".join(c if len(c) == width else absent for c in cells), dtype=kind)
+            if any(length != width for length in set(map(len, cells))):
+                cells = [cell if len(cell) == width else absent for cell in cells]
+            packed = np.frombuffer(b"".join(cells), dtype=kind)
             held = packed["fingerprint"] == layout.fingerprint
             table = packed["values"]
             if not held.all():

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import blake2b
+from itertools import compress
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -109,6 +110,9 @@ def scored_race(
     snapshot = {horse: odds for horse, odds in race.odds.prices.items() if odds > 1.0} if race.odds else {}
     market = [(snapshot if race.odds else prices).get(runner.horse_id) for runner in race.runners]
     blended = _blended(model, chances, market, matrix) if race.odds else None
+    mixed = [None] * len(race.runners) if blended is None else blended.tolist()
+    own, fair = chances.tolist(), (1.0 / chances).tolist()
+    missing, stale = vectors.missing.tolist(), vectors.stale.tolist()
     runners = []
     for at, runner in enumerate(race.runners):
         price = market[at]
@@ -119,14 +123,14 @@ def scored_race(
             horse=runner.horse or runner.horse_id,
             jockey=runner.jockey or runner.jockey_id,
             trainer=runner.trainer or runner.trainer_id,
-            probability=float(chances[at]),
-            fair_odds=float(1.0 / chances[at]),
-            blended=None if blended is None else float(blended[at]),
+            probability=own[at],
+            fair_odds=fair[at],
+            blended=mixed[at],
             market_odds=price,
             market_source=None if price is None else race.odds.source if race.odds else SP,
             drivers=told[at],
-            missing=_views(vectors.missing[at]),
-            stale=_views(vectors.stale[at]),
+            missing=_views(missing[at]),
+            stale=_views(stale[at]),
             jockey_id=runner.jockey_id,
             trainer_id=runner.trainer_id,
         )
@@ -152,8 +156,8 @@ def scored_race(
         gate=model.gate,
         mode=model.mode,
         fingerprint=fingerprint(race, vectors),
-        missing=_views(vectors.missing.any(axis=0)),
-        stale=_views(vectors.stale.any(axis=0)),
+        missing=_views([any(of) for of in zip(*missing, strict=True)]),
+        stale=_views([any(of) for of in zip(*stale, strict=True)]),
         runners=tuple(sorted(runners, key=lambda one: (-one.probability, one.runner_no or 0, one.horse_id))),
         withdrawn=tuple(one.horse or one.horse_id for one in race.withdrawn),
         notes=tuple(said),
@@ -182,5 +186,5 @@ def _starting_prices(result: Result | None) -> Mapping[str, float]:
     return {one.horse_id: one.sp_decimal for one in runners if one.sp_decimal is not None and one.sp_decimal > 1.0}
 
 
-def _views(flags: Any) -> tuple[str, ...]:
-    return tuple(view for view, flagged in zip(VIEWS, flags.tolist(), strict=True) if flagged)
+def _views(flags: Sequence[bool]) -> tuple[str, ...]:
+    return tuple(compress(VIEWS, flags))
