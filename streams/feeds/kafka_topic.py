@@ -6,6 +6,7 @@ The place is kept in the store's home; it is committed to the group as well, for
 """
 
 import logging
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
@@ -182,10 +183,15 @@ class KafkaFeed:
             _log.warning("feed.not_committed feed=%s at=%s why=%s", self.name, at, failed)
 
     def close(self) -> None:
-        """Leave the group."""
-        if self._consumer is not None:
-            self._consumer.close()
-            self._consumer = None
+        """Leave the group; brokers that do not answer are not waited for longer than for any other answer."""
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            # the client waits without end for a commit that no broker is there to take
+            leaving = threading.Thread(target=consumer.close, daemon=True)
+            leaving.start()
+            leaving.join(ANSWER_S)
+            if leaving.is_alive():
+                _log.warning("feed.left_without_answer feed=%s", self.name)
         self._next, self._paused = {}, set()
 
     def _on_error(self, error: Any) -> None:
