@@ -260,8 +260,9 @@ def _served(store: Store, module: str, command: str) -> Iterator[int]:
 @contextmanager
 def _results(store: Store, rate: float, seconds: float) -> Iterator[None]:
     told = str(rate / STARTS_A_RESULT)
+    begun = reader.end(store.home).next_seq
     with _program(store, "-m", "benchmarks.stream", str(store.home.root), told, str(seconds)):
-        time.sleep(5)
+        _wait(lambda: reader.end(store.home).next_seq > begun)
         yield
 
 

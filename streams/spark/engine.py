@@ -77,7 +77,9 @@ class SparkEngine:
         if not segments:
             return []
         told = list(zip(places, segments, strict=True))
-        return self._session.sparkContext.parallelize(told, len(told)).map(lambda one: measure(*one)).collect()
+        tasks = self._session.sparkContext.parallelize(told, len(told))
+        lines: list[str] = tasks.map(lambda one: measure(*one)).collect()
+        return lines
 
     def lay_out(self, home: Home, timezone: ZoneInfo, families: Iterable[Family]) -> None:
         """Have the view `starts`: every start of every version that took effect, with its windows' midnights."""
