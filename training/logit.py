@@ -71,7 +71,7 @@ def fit_logit(
     l2: float = L2,
     offset: Floats | None = None,
 ) -> Logit:
-    """The weights of least winner log loss plus ½·l2·|w|², by L-BFGS: convex, so where it stops is the optimum.
+    """The weights of least winner log loss plus ½·l2·|w|², by Newton's steps in a trust region: convex, so where it stops is the optimum.
 
     `share` is each runner's share of the win, summing to 1 in each race; `offset` is added to the scores and not fitted.
     Raises `UserError` for fewer than `LEAST_RACES` races.
@@ -89,18 +89,18 @@ def fit_logit(
     def loss(weights: Floats) -> tuple[float, Floats]:
         scores = columns @ weights + fixed
         top = np.maximum.reduceat(scores, starts)
-        raised = np.exp(scores - spread(top, starts, scores.size))
-        sums = total(raised, starts)
-        chances = raised / spread(sums, starts, scores.size)
-        value = (top + np.log(sums)).sum() - won @ weights - won_fixed + l2 * (weights @ weights) / 2.0
-        return float(value), np.asarray(chances @ columns - won + l2 * weights, dtype=np.float64)
+        value = (top + np.log(total(np.exp(scores - spread(top, starts, scores.size)), starts))).sum()
+        value += l2 * (weights @ weights) / 2.0 - won @ weights - won_fixed
+        return float(value), np.asarray(softmax(scores, starts) @ columns - won + l2 * weights, dtype=np.float64)
+
+    def curvature(weights: Floats) -> Floats:
+        # Within a race the covariance of its runners' columns under their chances.
+        weighted = columns * softmax(columns @ weights + fixed, starts)[:, np.newaxis]
+        means_of = np.add.reduceat(weighted, starts, axis=0)
+        return np.asarray(columns.T @ weighted - means_of.T @ means_of + l2 * np.eye(columns.shape[1]))
 
     found = minimize(
-        loss,
-        np.zeros(columns.shape[1]),
-        jac=True,
-        method="L-BFGS-B",
-        options={"maxiter": 1000, "ftol": 1e-12, "gtol": 1e-5},
+        loss, np.zeros(columns.shape[1]), jac=True, hess=curvature, method="trust-exact", options={"gtol": 1e-5}
     )
     weights = np.asarray(found.x, dtype=np.float64)
     value = (float(found.fun) - l2 * float(weights @ weights) / 2.0) / starts.size
