@@ -191,9 +191,9 @@ def run(
     source is the store's log where no other is given.
     """
     stop = stop or threading.Event()
-    ground = Ground(planned.store.home, planned.store.timezone, FAMILIES, SHARDS)
+    ground = Ground(planned.store.home, planned.store.timezone, FAMILIES, SHARDS, planned.formulas.fingerprint)
     online = online_of(planned, options, clock, stop, telemetry)
-    prepare = [ground.at, online.prepare, cards_of(online).prepare] if online else [ground.at]
+    prepare = [ground.at, *online.prepares(), cards_of(online).prepare] if online else [ground.at]
     source = source or source_of(planned, options, clock, stop, telemetry, member, prepare)
     flow = flow_of(planned, options, clock, telemetry, ground, source, online)
     recovery = RecoveryConfig(str(planned.recovery), backup_interval=timedelta(0))
