@@ -8,7 +8,7 @@ a hundred thousand starts a second (`laying`), what was told since is read and s
 import gc
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
@@ -19,6 +19,7 @@ from feature_repo.catalogue.families import Family
 from streams.dataflow.laying import Measured
 from streams.dataflow.tail import UNREADABLE, Line, LogTail, Place, about, message_of
 from streams.dataflow.telemetry import say
+from streams.dataflow.waiting import go_on
 from streams.fold.days import LocalDays, to_us
 from streams.fold.roll import Roller, ShardState
 from streams.fold.routing import Router
@@ -63,12 +64,15 @@ class Ground:
             self._rollers |= dict.fromkeys(names, Roller(family, self._days))
         self._states = {}
 
-    def at(self, base: int) -> "Ground":
-        """The ground before record `base`; worked out at the first call, which all of one execution agree on."""
+    def at(self, base: int, go_on: Callable[[], None] = go_on) -> "Ground":
+        """The ground before record `base`; worked out at the first call, which all of one execution agree on.
+
+        `go_on` is called now and then meanwhile; what it raises leaves the ground to another call.
+        """
         with self._making:
             if self._base < 0:
                 begun = time.perf_counter()
-                self._lay(base)
+                self._lay(base, go_on)
                 say("stream.laid", up_to_seq=base, seconds=round(time.perf_counter() - begun, 1))
                 self._base = base
         assert self._base == base, "one execution begins at one position"
@@ -78,27 +82,27 @@ class Ground:
         """A shard and what rolls it; the shard is the caller's from now on."""
         return self._rollers[shard], self._states.pop(shard)
 
-    def _lay(self, base: int) -> None:
+    def _lay(self, base: int, go_on: Callable[[], None]) -> None:
         collecting = gc.isenabled()
         gc.disable()
         try:
-            self._settle(base)
+            self._settle(base, go_on)
         finally:
             gc.freeze()
             if collecting:
                 gc.enable()
 
-    def _settle(self, base: int) -> None:
+    def _settle(self, base: int, go_on: Callable[[], None]) -> None:
         unreadable: set[int] = set()
         while True:
             self._states = {name: ShardState() for name in self._rollers}
             if base == 0:
                 return
-            races, known_at_us = self._survey(base, unreadable)
+            races, known_at_us = self._survey(base, unreadable, go_on)
             for name, state in self._states.items():
                 self._rollers[name].settle(state, known_at_us, ())
-            laid = Measured.of(self.home, self.fingerprint).lay(races, self._by_family())
-            refused = self._settle_races(base, races.keys() - laid, known_at_us)
+            laid = Measured.of(self.home, self.fingerprint).lay(races, self._by_family(), go_on)
+            refused = self._settle_races(base, races.keys() - laid, known_at_us, go_on)
             if not refused:
                 return
             # a version that cannot be read was never told: what the race was before it holds
@@ -108,12 +112,12 @@ class Ground:
         named = zip(self.families, self._router.shards, strict=True)
         return [(family, self._rollers[names[0]], [self._states[name] for name in names]) for family, names in named]
 
-    def _survey(self, base: int, unreadable: set[int]) -> tuple[dict[int, str], int]:
+    def _survey(self, base: int, unreadable: set[int], go_on: Callable[[], None]) -> tuple[dict[int, str], int]:
         """Note which version of each race holds; returns their seqs with their races, and the last record's instant in µs."""
         self.held.clear()
         holding: dict[str, int] = {}
         last = b""
-        for line in self._lines(base):
+        for line in self._lines(0, base, go_on):
             last = line.text
             told = about(last)
             if told.race_id is None or told.result_version is None or line.seq in unreadable:
@@ -125,10 +129,10 @@ class Ground:
         races = {seq: race_id for race_id, seq in holding.items()}
         return races, to_us(from_text(upgraded(orjson.loads(last))["known_at"]))
 
-    def _settle_races(self, base: int, seqs: set[int], known_at_us: int) -> set[int]:
+    def _settle_races(self, base: int, seqs: set[int], known_at_us: int, go_on: Callable[[], None]) -> set[int]:
         """Fold in the results at these places; returns those that cannot be read."""
         refused: set[int] = set()
-        for line in self._lines(base, min(seqs, default=base)):
+        for line in self._lines(min(seqs, default=base), base, go_on):
             if line.seq not in seqs:
                 continue
             try:
@@ -141,11 +145,12 @@ class Ground:
                 self._rollers[name].settle(self._states[name], known_at_us, touches)
         return refused
 
-    def _lines(self, base: int, begin: int = 0) -> Iterator[Line]:
+    def _lines(self, begin: int, base: int, go_on: Callable[[], None]) -> Iterator[Line]:
         """The whole records from `begin` on, before `base`."""
         tail = LogTail(self.home, begin)
         try:
             while lines := tail.read(READ_AT_ONCE):
+                go_on()
                 for line in lines:
                     if line.seq >= base:
                         return

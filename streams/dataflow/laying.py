@@ -4,7 +4,7 @@ Measuring a start from the log's JSON and folding it in takes 80 µs; summed by 
 tenth of that. `Roller.settle` is the plain twin: tests hold the two to the same shards.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -46,11 +46,14 @@ class Measured:
         return cls(sorted((folder / "results").glob("*.parquet")), sorted((folder / "starts").glob("*.parquet")))
 
     def lay(
-        self, races: Mapping[int, str], shards: Sequence[tuple[Family, Roller, Sequence[ShardState]]]
+        self,
+        races: Mapping[int, str],
+        shards: Sequence[tuple[Family, Roller, Sequence[ShardState]]],
+        go_on: Callable[[], None],
     ) -> frozenset[int]:
         """Put all starts of these results (seq to race) that are measured into empty shards; returns their seqs.
 
-        The shards stand at the day they are to be of.
+        The shards stand at the day they are to be of. `go_on` is called between families.
         """
         if not self.results or not self.starts:
             return frozenset()
@@ -59,6 +62,7 @@ class Measured:
             found = connection.sql(f"SELECT seq FROM {_scan(self.results)} SEMI JOIN holding USING (seq)").fetchnumpy()  # noqa: S608
             connection.execute(f"CREATE TEMP VIEW held AS FROM {_scan(self.starts)} SEMI JOIN holding USING (seq)")
             for family, roller, states in shards:
+                go_on()
                 _lay_family(connection, family, roller, states, races)
         return frozenset(found["seq"].tolist())
 

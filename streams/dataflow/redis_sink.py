@@ -26,7 +26,7 @@ from streams.dataflow.parquet_sink import Formulas
 from streams.dataflow.source import Clock
 from streams.dataflow.steps import Block
 from streams.dataflow.telemetry import Telemetry, say
-from streams.dataflow.waiting import MustRestart, Waiting
+from streams.dataflow.waiting import MustRestart, Waiting, go_on
 from streams.fold.arrays import Arrays
 from streams.fold.days import to_us
 from streams.fold.roll import Rolled
@@ -83,7 +83,8 @@ class RedisSink(FixedPartitionedSink[Block, int]):
 
         def fill_next(_base: int) -> None:
             for view in left:
-                self.waiting.until_done("online", RedisPartition(self, BY_VIEW[view], self.begin - 1).make_ready)
+                partition = RedisPartition(self, BY_VIEW[view], self.begin - 1, self.waiting.go_on)
+                self.waiting.until_done("online", partition.make_ready)
 
         return [fill_next] * FILLERS
 
@@ -104,11 +105,15 @@ class RedisSink(FixedPartitionedSink[Block, int]):
 
 @dataclass(slots=True)
 class RedisPartition(StatefulSinkPartition[Block, int]):
-    """The writer of one view; `last_seq` is the last message of which Redis has the rows, −1 for none."""
+    """The writer of one view; `last_seq` is the last message of which Redis has the rows, −1 for none.
+
+    `go_on` is called now and then while the view is filled.
+    """
 
     sink: RedisSink
     family: Family
     last_seq: int
+    go_on: Callable[[], None] = go_on
     _pending: dict[Key, Rolled] = field(default_factory=dict)
     _since: dict[Key, Rolled] | None = field(default_factory=dict)
     _offered: int = 0
@@ -165,7 +170,7 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
         filling = self._mark(FILLING)
         with told("the online store"):
             client.hset(MARKS, self.family.view, filling)
-        rows = fill_view(self.sink.home, self._layout, redis, epoch) if self.last_seq >= 0 else 0
+        rows = fill_view(self.sink.home, self._layout, redis, epoch, self.go_on) if self.last_seq >= 0 else 0
         if self._since:
             offer(redis, self._layout, self._arrays, list(self._since.values()), epoch)
         filled = self._mark(epoch)
