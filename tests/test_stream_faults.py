@@ -24,7 +24,7 @@ from feature_repo.stores.redis_client import connect
 from streams.audit import AuditReport, audit
 from streams.batch.build import build
 from streams.dataflow import redis_sink
-from streams.dataflow.members import loopback_addresses
+from streams.dataflow.members import loopback_addresses, others
 from streams.dataflow.run import Options, plan, run, sole_stream
 from streams.dataflow.telemetry import Telemetry, position
 from streams.importers.ingest import ingest
@@ -241,6 +241,36 @@ def test_sigterm_seals_what_was_read_and_ends_well(london: Store) -> None:
     report = audit(london, NOW, client=None)
     assert report.found == 0
     assert report.next_seq >= 1140
+
+
+def test_sigterm_before_the_first_record_is_read_ends_well_too(london: Store) -> None:
+    """While the state is laid and Redis filled by threads that are in DuckDB's code: it ends them, then itself."""
+    build(london, NOW)
+    embedded_redis.ensure(london.home)
+    command = [sys.executable, "-m", "velo.cli", "stream"]
+    environ = {**os.environ, "VELO_HOME": str(london.home.root)}
+    process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        assert process.stderr is not None
+        assert b'"stream.begins"' in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=PATIENCE_S)
+    finally:
+        process.kill()
+    assert process.returncode == 0, said
+    assert b'"stream.prepared"' not in said
+    streamed(london, online=True)
+    assert (looked(london).found, looked(london).next_seq) == (0, 1140)
+
+
+def test_what_the_other_processes_print_is_no_part_of_the_answer(capfd: pytest.CaptureFixture[str]) -> None:
+    """The engine prints that it tries again where the first process does not listen yet; `--json` is for machines."""
+    with Path(os.devnull).open() as kept:
+        command = [sys.executable, "-c", "print('error connecting; retrying')"]
+        with others(command, 2, kept.fileno()) as started:
+            assert [one.wait(PATIENCE_S) for one in started] == [0]
+    out, err = capfd.readouterr()
+    assert (out, err.count("error connecting")) == ("", 1)
 
 
 def told_before(store: Store, seq: int) -> bool:

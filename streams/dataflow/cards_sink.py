@@ -18,7 +18,7 @@ from streams.dataflow.source import Clock
 from streams.dataflow.steps import Told
 from streams.dataflow.tail import UNREADABLE, Line, LogTail, about
 from streams.dataflow.telemetry import say
-from streams.dataflow.waiting import Waiting
+from streams.dataflow.waiting import Waiting, go_on
 from streams.log.reader import end
 from streams.log.segments import generation
 from streams.log.upgrades import upgraded
@@ -55,7 +55,9 @@ class CardsSink(FixedPartitionedSink[Told, None]):
 
     def prepare(self, base: int) -> None:
         """Have Redis hold the open races before the first record, the views being there: a sink wakes with its first."""
-        self.waiting.until_done("online", lambda: bring_up(self.home, self.connect(), self.clock(), live=True))
+        self.waiting.until_done(
+            "online", lambda: bring_up(self.home, self.connect(), self.clock(), self.waiting.go_on, live=True)
+        )
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> "CardsPartition":
         """What is told again after a restart finds its place taken: nothing is to be resumed."""
@@ -126,30 +128,30 @@ class CardsPartition(StatefulSinkPartition[Told, None]):
         return Head(generation(self.sink.home), line.seq, known_at, live=not self._behind)
 
 
-def bring_up(home: Home, client: Any, now: datetime, *, live: bool) -> None:
+def bring_up(home: Home, client: Any, now: datetime, go_on: Callable[[], None] = go_on, *, live: bool) -> None:
     """Give a Redis that does not hold all of the log its open races: at the start of a stream, whatever is to come."""
     cards = RaceCards(client)
     head = cards.head()
     if head is None or (head.generation, head.seq) < (generation(home), end(home).next_seq - 1):
-        say("stream.filled_cards", messages=fill(home, cards, now))
+        say("stream.filled_cards", messages=fill(home, cards, now, go_on))
     if last := end(home).known_at:
         told = Head(generation(home), end(home).next_seq - 1, last, live)
         cards.offer(generation(home), [], now, told)
 
 
-def fill(home: Home, cards: RaceCards, now: datetime) -> int:
+def fill(home: Home, cards: RaceCards, now: datetime, go_on: Callable[[], None] = go_on) -> int:
     """Offer every message of the log that says how an open race stands; returns how many. The head stays as it is.
 
     Nothing is announced: who listens asks anew.
     """
     open_races: set[str] = set()
-    for line in _lines(home):
+    for line in _lines(home, go_on):
         if about(line.text).kind in RACES:
             offer = offer_of(line, now, open_races, announced=False)
             if offer is not None:
                 open_races.add(offer.race_id)
     count, offers = 0, list[Offer]()
-    for line in _lines(home) if open_races else ():
+    for line in _lines(home, go_on) if open_races else ():
         offer = offer_of(line, now, open_races, announced=False) if about(line.text).race_id in open_races else None
         if offer is None:
             continue
@@ -194,11 +196,12 @@ def _known_at(line: Line) -> datetime | None:
     return from_text(found[1].decode()) if found else from_text(upgraded(orjson.loads(line.text))["known_at"])
 
 
-def _lines(home: Home) -> Iterator[Line]:
+def _lines(home: Home, go_on: Callable[[], None]) -> Iterator[Line]:
     """The whole records of a log, to its end."""
     tail = LogTail(home, 0)
     try:
         while lines := tail.read(READ_AT_ONCE):
+            go_on()
             yield from (line for line in lines if line.whole)
     finally:
         tail.close()

@@ -1,14 +1,14 @@
 """Where a dataflow begins: what every shard and race knew at a position of the log, worked out from the log itself.
 
 Measured against snapshots of the shards themselves: at 170K starts a snapshot of all shards takes over a second, in
-which nothing else happens, and the first message of any day touches every shard; the log is read and settled at
-tens of thousands of starts a second, once a start.
+which nothing else happens, and the first message of any day touches every shard; what a build has measured is laid at
+a hundred thousand starts a second (`laying`), what was told since is read and settled at ten thousand.
 """
 
 import gc
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
@@ -16,8 +16,10 @@ from zoneinfo import ZoneInfo
 import orjson
 
 from feature_repo.catalogue.families import Family
+from streams.dataflow.laying import Measured
 from streams.dataflow.tail import UNREADABLE, Line, LogTail, Place, about, message_of
 from streams.dataflow.telemetry import say
+from streams.dataflow.waiting import go_on
 from streams.fold.days import LocalDays, to_us
 from streams.fold.roll import Roller, ShardState
 from streams.fold.routing import Router
@@ -45,6 +47,7 @@ class Ground:
     timezone: ZoneInfo
     families: Sequence[Family]
     shards: int
+    fingerprint: str
     held: dict[str, Held] = field(default_factory=dict)
     _base: int = -1
     _days: LocalDays = field(init=False)
@@ -61,12 +64,15 @@ class Ground:
             self._rollers |= dict.fromkeys(names, Roller(family, self._days))
         self._states = {}
 
-    def at(self, base: int) -> "Ground":
-        """The ground before record `base`; worked out at the first call, which all of one execution agree on."""
+    def at(self, base: int, go_on: Callable[[], None] = go_on) -> "Ground":
+        """The ground before record `base`; worked out at the first call, which all of one execution agree on.
+
+        `go_on` is called now and then meanwhile; what it raises leaves the ground to another call.
+        """
         with self._making:
             if self._base < 0:
                 begun = time.perf_counter()
-                self._lay(base)
+                self._lay(base, go_on)
                 say("stream.laid", up_to_seq=base, seconds=round(time.perf_counter() - begun, 1))
                 self._base = base
         assert self._base == base, "one execution begins at one position"
@@ -76,37 +82,42 @@ class Ground:
         """A shard and what rolls it; the shard is the caller's from now on."""
         return self._rollers[shard], self._states.pop(shard)
 
-    def _lay(self, base: int) -> None:
+    def _lay(self, base: int, go_on: Callable[[], None]) -> None:
         collecting = gc.isenabled()
         gc.disable()
         try:
-            self._settle(base)
+            self._settle(base, go_on)
         finally:
             gc.freeze()
             if collecting:
                 gc.enable()
 
-    def _settle(self, base: int) -> None:
+    def _settle(self, base: int, go_on: Callable[[], None]) -> None:
         unreadable: set[int] = set()
         while True:
             self._states = {name: ShardState() for name in self._rollers}
             if base == 0:
                 return
-            seqs, known_at_us = self._survey(base, unreadable)
+            races, known_at_us = self._survey(base, unreadable, go_on)
             for name, state in self._states.items():
                 self._rollers[name].settle(state, known_at_us, ())
-            refused = self._settle_races(base, seqs, known_at_us)
+            laid = Measured.of(self.home, self.fingerprint).lay(races, self._by_family(), go_on)
+            refused = self._settle_races(base, races.keys() - laid, known_at_us, go_on)
             if not refused:
                 return
             # a version that cannot be read was never told: what the race was before it holds
             unreadable |= refused
 
-    def _survey(self, base: int, unreadable: set[int]) -> tuple[set[int], int]:
-        """Note which version of each race holds; returns the seqs of these, and the last record's instant in µs."""
+    def _by_family(self) -> list[tuple[Family, Roller, list[ShardState]]]:
+        named = zip(self.families, self._router.shards, strict=True)
+        return [(family, self._rollers[names[0]], [self._states[name] for name in names]) for family, names in named]
+
+    def _survey(self, base: int, unreadable: set[int], go_on: Callable[[], None]) -> tuple[dict[int, str], int]:
+        """Note which version of each race holds; returns their seqs with their races, and the last record's instant in µs."""
         self.held.clear()
         holding: dict[str, int] = {}
         last = b""
-        for line in self._lines(base):
+        for line in self._lines(0, base, go_on):
             last = line.text
             told = about(last)
             if told.race_id is None or told.result_version is None or line.seq in unreadable:
@@ -115,11 +126,13 @@ class Ground:
             if held is None or told.result_version > held.result_version:
                 self.held[told.race_id] = Held(told.result_version, line.place)
                 holding[told.race_id] = line.seq
-        return set(holding.values()), to_us(from_text(upgraded(orjson.loads(last))["known_at"]))
+        races = {seq: race_id for race_id, seq in holding.items()}
+        return races, to_us(from_text(upgraded(orjson.loads(last))["known_at"]))
 
-    def _settle_races(self, base: int, seqs: set[int], known_at_us: int) -> set[int]:
+    def _settle_races(self, base: int, seqs: set[int], known_at_us: int, go_on: Callable[[], None]) -> set[int]:
+        """Fold in the results at these places; returns those that cannot be read."""
         refused: set[int] = set()
-        for line in self._lines(base):
+        for line in self._lines(min(seqs, default=base), base, go_on):
             if line.seq not in seqs:
                 continue
             try:
@@ -132,11 +145,12 @@ class Ground:
                 self._rollers[name].settle(self._states[name], known_at_us, touches)
         return refused
 
-    def _lines(self, base: int) -> Iterator[Line]:
-        """The whole records before `base`."""
-        tail = LogTail(self.home, 0)
+    def _lines(self, begin: int, base: int, go_on: Callable[[], None]) -> Iterator[Line]:
+        """The whole records from `begin` on, before `base`."""
+        tail = LogTail(self.home, begin)
         try:
             while lines := tail.read(READ_AT_ONCE):
+                go_on()
                 for line in lines:
                     if line.seq >= base:
                         return

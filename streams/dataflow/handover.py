@@ -1,5 +1,6 @@
 """The online store brought to where the offline tables are: how a stream takes over from a build."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -7,14 +8,18 @@ from feature_repo.stores.asof import engine, latest_sql, text
 from feature_repo.stores.redis_layout import Layout
 from feature_repo.stores.redis_rows import RedisRows
 from streams import generations
+from streams.dataflow.waiting import go_on
 from velo.store import Home
 
 MEMORY_LIMIT: Final = "1GB"
 ROWS_AT_ONCE: Final = 20_000
 
 
-def fill_view(home: Home, layout: Layout, redis: RedisRows, epoch: int) -> int:
-    """Offer the newest row of every key of a view's current parts; returns how many keys there are."""
+def fill_view(home: Home, layout: Layout, redis: RedisRows, epoch: int, go_on: Callable[[], None] = go_on) -> int:
+    """Offer the newest row of every key of a view's current parts; returns how many keys there are.
+
+    `go_on` is called between lots of rows.
+    """
     generation = generations.current(home)
     parts = sorted((generation / layout.view).glob("*.parquet")) if generation else []
     if not parts:
@@ -25,6 +30,7 @@ def fill_view(home: Home, layout: Layout, redis: RedisRows, epoch: int) -> int:
         newest = latest_sql(scan(parts), layout.keys, columns, "event_timestamp", None)
         found = connection.sql(newest.replace("$until", "'infinity'::TIMESTAMPTZ"))
         for batch in found.to_arrow_reader(ROWS_AT_ONCE):
+            go_on()
             import pyarrow as pa
 
             redis.write_rows(layout, pa.Table.from_batches([batch]), epoch)

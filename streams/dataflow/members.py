@@ -36,7 +36,8 @@ def others(command: Sequence[str], count: int, keeping: int) -> Iterator[list["s
     snapshot.
     """
     started = [
-        subprocess.Popen([*command, "--member", str(member)], stdin=subprocess.PIPE, pass_fds=(keeping,))
+        # what the engine prints of a process that does not listen yet is no part of a command's answer
+        subprocess.Popen([*command, "--member", str(member)], stdin=subprocess.PIPE, stdout=2, pass_fds=(keeping,))
         for member in range(1, count)
     ]
     done = threading.Event()

@@ -26,7 +26,7 @@ from streams.dataflow.parquet_sink import Formulas
 from streams.dataflow.source import Clock
 from streams.dataflow.steps import Block
 from streams.dataflow.telemetry import Telemetry, say
-from streams.dataflow.waiting import MustRestart, Waiting
+from streams.dataflow.waiting import MustRestart, Waiting, go_on
 from streams.fold.arrays import Arrays
 from streams.fold.days import to_us
 from streams.fold.roll import Rolled
@@ -45,8 +45,10 @@ if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 return 1
 """
-FILL_LOCK: Final = "online.lock"
+FILL_LOCK: Final = "online-{view}.lock"
 """Beside the stream's own lock: one thread of one process at a time looks whether a view must be filled, and fills it."""
+FILLERS: Final = 2
+"""Views filled at a time: while the server takes the rows of one, those of the next are made."""
 FILLING: Final = -1
 """The epoch of a mark while a view is filled: no stream takes it for its own."""
 ROWS_KEPT: Final = 10_000
@@ -72,10 +74,19 @@ class RedisSink(FixedPartitionedSink[Block, int]):
     waiting: Waiting
     sealing: bool = True
 
-    def prepare(self, base: int) -> None:
-        """Have Redis hold what the tables do: the engine makes no partition of a view before its first row."""
-        for view in self.views:
-            self.waiting.until_done("online", RedisPartition(self, BY_VIEW[view], self.begin - 1).make_ready)
+    def prepares(self) -> list[Callable[[int], None]]:
+        """What has Redis hold what the tables do, each to be called in a thread of its own before the first record.
+
+        The engine makes no partition of a view before its first row.
+        """
+        left = iter(self.views)
+
+        def fill_next(_base: int) -> None:
+            for view in left:
+                partition = RedisPartition(self, BY_VIEW[view], self.begin - 1, self.waiting.go_on)
+                self.waiting.until_done("online", partition.make_ready)
+
+        return [fill_next] * FILLERS
 
     def list_parts(self) -> list[str]:
         """Every view; Bytewax shares them out over the workers."""
@@ -94,11 +105,15 @@ class RedisSink(FixedPartitionedSink[Block, int]):
 
 @dataclass(slots=True)
 class RedisPartition(StatefulSinkPartition[Block, int]):
-    """The writer of one view; `last_seq` is the last message of which Redis has the rows, −1 for none."""
+    """The writer of one view; `last_seq` is the last message of which Redis has the rows, −1 for none.
+
+    `go_on` is called now and then while the view is filled.
+    """
 
     sink: RedisSink
     family: Family
     last_seq: int
+    go_on: Callable[[], None] = go_on
     _pending: dict[Key, Rolled] = field(default_factory=dict)
     _since: dict[Key, Rolled] | None = field(default_factory=dict)
     _offered: int = 0
@@ -120,7 +135,7 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
         From the offline tables, which have all up to the last snapshot, and the rows written since. Raises
         `MustRestart` where those are too many to have been kept.
         """
-        with _one_at_a_time(self.sink.home):
+        with _one_at_a_time(self.sink.home, self.family.view):
             self._make_ready()
 
     def _make_ready(self) -> None:
@@ -155,7 +170,7 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
         filling = self._mark(FILLING)
         with told("the online store"):
             client.hset(MARKS, self.family.view, filling)
-        rows = fill_view(self.sink.home, self._layout, redis, epoch) if self.last_seq >= 0 else 0
+        rows = fill_view(self.sink.home, self._layout, redis, epoch, self.go_on) if self.last_seq >= 0 else 0
         if self._since:
             offer(redis, self._layout, self._arrays, list(self._since.values()), epoch)
         filled = self._mark(epoch)
@@ -237,8 +252,8 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
 
 
 @contextmanager
-def _one_at_a_time(home: Home) -> Iterator[None]:
-    descriptor = os.open(make_folder(home.stream) / FILL_LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+def _one_at_a_time(home: Home, view: str) -> Iterator[None]:
+    descriptor = os.open(make_folder(home.stream) / FILL_LOCK.format(view=view), os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -191,9 +192,10 @@ def run(
     source is the store's log where no other is given.
     """
     stop = stop or threading.Event()
-    ground = Ground(planned.store.home, planned.store.timezone, FAMILIES, SHARDS)
+    ground = Ground(planned.store.home, planned.store.timezone, FAMILIES, SHARDS, planned.formulas.fingerprint)
     online = online_of(planned, options, clock, stop, telemetry)
-    prepare = [ground.at, online.prepare, cards_of(online).prepare] if online else [ground.at]
+    lay = partial(ground.at, go_on=Waiting(stop, telemetry).go_on)
+    prepare: list[Callable[[int], object]] = [lay, *online.prepares(), cards_of(online).prepare] if online else [lay]
     source = source or source_of(planned, options, clock, stop, telemetry, member, prepare)
     flow = flow_of(planned, options, clock, telemetry, ground, source, online)
     recovery = RecoveryConfig(str(planned.recovery), backup_interval=timedelta(0))

@@ -55,24 +55,27 @@ class LogSource(FixedPartitionedSource[tuple[str, Told], int]):
         """Read on where the snapshot was taken."""
         base = self.begin if resume_state is None else resume_state
         say("stream.begins", seq=base, resumed=resume_state is not None)
-        return LogPartition(self, base, LogTail(self.store.home, base), Preparing(self.prepare, base))
+        return LogPartition(self, base, LogTail(self.store.home, base), Preparing(self.prepare, base, self.stop))
 
 
 class Preparing:
     """What must be there before the first record is read; some of it waits for a server while the rest reckons."""
 
-    def __init__(self, prepare: Sequence[Callable[[int], object]], base: int) -> None:
+    def __init__(self, prepare: Sequence[Callable[[int], object]], base: int, stop: threading.Event) -> None:
         self._base = base
+        self._stop = stop
         self._failed: list[BaseException] = []
         self._begun = time.perf_counter()
-        # daemons: who is told to stop meanwhile does not wait for them
+        # daemons: an error of the engine's does not wait for them
         self._threads = [threading.Thread(target=self._work, args=(one,), daemon=True) for one in prepare]
         for thread in self._threads:
             thread.start()
 
     def done(self) -> bool:
-        """Whether it is there; raises what kept it from being made."""
+        """Whether it is there; raises what kept it from being made, the rest of it ended."""
         if self._failed:
+            self._stop.set()
+            self.end()
             raise self._failed[0]
         if any(thread.is_alive() for thread in self._threads):
             return False
@@ -80,6 +83,11 @@ class Preparing:
             say("stream.prepared", up_to_seq=self._base, seconds=round(time.perf_counter() - self._begun, 1))
             self._threads = []
         return not self._failed
+
+    def end(self) -> None:
+        """Wait for what was told to stop: a thread that is in DuckDB's code when the interpreter ends aborts it."""
+        for thread in self._threads:
+            thread.join()
 
     def _work(self, prepare: Callable[[int], object]) -> None:
         try:
@@ -141,6 +149,7 @@ class LogPartition(StatefulSourcePartition[tuple[str, Told], int]):
 
     def close(self) -> None:
         """The stream has ended."""
+        self.preparing.end()
         self._sealed_seq = self.tail.next_seq
         self._say(at_end=True, running=False)
         self.tail.close()

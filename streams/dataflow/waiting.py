@@ -13,11 +13,16 @@ LONGEST_SECONDS: Final = 2.0
 
 
 class StoppedWhileWaiting(Exception):
-    """Told to stop while a store was away: what was not written is made again from the log after the next start."""
+    """Told to stop while a store was away, or before the stream began: what was not written is made again from the log
+    after the next start."""
 
 
 class MustRestart(Exception):
     """What a store lost only another start can make again; the text says so to the user."""
+
+
+def go_on() -> None:
+    """What long work calls now and then where nobody may end it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +31,11 @@ class Waiting:
 
     stop: threading.Event
     telemetry: Telemetry
+
+    def go_on(self) -> None:
+        """What long work before the first record calls now and then: raises `StoppedWhileWaiting` once told to stop."""
+        if self.stop.is_set():
+            raise StoppedWhileWaiting("not yet begun")
 
     def until_done(self, store: str, write: Callable[[], object]) -> None:
         """Call `write` until it raises neither `UserError` nor OSError; it must be safe to call again."""

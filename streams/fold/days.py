@@ -1,10 +1,13 @@
 """Local days of the store's time zone, as whole numbers."""
 
 from datetime import datetime, timedelta
+from typing import Final
 from zoneinfo import ZoneInfo
 
-from velo.racing.clock import EPOCH, MICROSECOND, local_date, local_midnight
-from velo.racing.measures import days_since_1970
+from velo.racing.clock import EPOCH, MICROSECOND, local_midnight
+
+DAY_US: Final = 24 * 3600 * 10**6
+"""A day of UTC."""
 
 
 def to_us(instant: datetime) -> int:
@@ -23,8 +26,6 @@ class LocalDays:
     def __init__(self, timezone: ZoneInfo) -> None:
         self.timezone = timezone
         self._midnights: dict[int, int] = {}
-        self._day = 0
-        self._begins_us = self._ends_us = 0
 
     def midnight_us(self, day: int) -> int:
         """The first instant of a local day, which is 23 or 25 hours from the next where the clock changes."""
@@ -35,8 +36,8 @@ class LocalDays:
         return found
 
     def day_of(self, instant_us: int) -> int:
-        """The local day an instant falls on."""
-        if not self._begins_us <= instant_us < self._ends_us:
-            self._day = days_since_1970(local_date(from_us(instant_us), self.timezone))
-            self._begins_us, self._ends_us = self.midnight_us(self._day), self.midnight_us(self._day + 1)
-        return self._day
+        """The local day an instant falls on: by the midnights around it, each of which is worked out once."""
+        day = instant_us // DAY_US
+        if instant_us < self.midnight_us(day):
+            return day - 1
+        return day if instant_us < self.midnight_us(day + 1) else day + 1

@@ -267,14 +267,24 @@ class Roller:
         today, keys = orjson.loads(dumped)
         state = ShardState(today)
         for key, career, daily, history in keys:
-            one = state.keys[tuple(key)] = self._unheard_of()
-            one.career = pack(career)
-            one.history += [tuple(memory) for memory in history]
-            for day, sums in daily:
-                one.days.append(day)
-                one.daily[day] = pack(sums)
-                for window_days, shift in self._shifts:
-                    if day > today - window_days:
-                        one.within += one.daily[day] << shift
-            self._reschedule(state, tuple(key), one)
+            sums = [(day, pack(of_day)) for day, of_day in daily]
+            self.put(state, tuple(key), pack(career), sums, [tuple(memory) for memory in history])
         return state
+
+    def put(
+        self, state: ShardState, key: Key, career: Sums, daily: Iterable[tuple[int, Sums]], history: list[Memory]
+    ) -> None:
+        """Have a shard know a key it has not heard of: its sums over the career, those of each day a window of the
+        shard's day still holds, and its starts in order of their off (the list is the shard's from now on).
+        """
+        one = state.keys[key] = self._unheard_of()
+        one.career = career
+        if history:
+            one.history = history
+        for day, sums in daily:
+            one.days.append(day)
+            one.daily[day] = sums
+            for window_days, shift in self._shifts:
+                if day > state.today - window_days:
+                    one.within += sums << shift
+        self._reschedule(state, key, one)

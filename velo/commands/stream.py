@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from velo.commands.edge import Json, facts, now, open_store, show, steps
-from velo.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -137,25 +136,13 @@ def _figures(store: "Store", telemetry: "Telemetry", host: str, port: int | None
     if port is None:
         yield
         return
-    from prometheus_client import start_http_server
-
+    from streams.figures import served
     from streams.watch import StoreWatch
 
     if not member:
         telemetry.registry.register(StoreWatch(store.home, now))
-    try:
-        server, thread = start_http_server(port, addr=host, registry=telemetry.registry)
-    except OSError as refused:
-        raise UserError(
-            f"cannot serve figures on {host}:{port} ({refused.strerror}): name another --metrics-port"
-        ) from None
-    try:
+    with served(telemetry.registry, host, port):
         yield
-    finally:
-        # a thread that answers while the interpreter ends may abort it
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def _command(options: "Options", addresses: list[str], metrics_host: str, metrics_port: int | None) -> list[str]:
