@@ -25,7 +25,8 @@ from feature_repo.catalogue import request_time
 from feature_repo.feast_store import REPO, apply
 from feature_repo.objects import SERVICE
 from feature_repo.stores import embedded_redis
-from serving.score import UNHURRIED_S, scorer_of
+from serving.patience import UNHURRIED_S
+from serving.score import scorer_of
 from serving.scorer import Scorer
 from serving.vectors import entity_rows
 from streams.batch.build import build

@@ -38,7 +38,7 @@ class Day:
 
     def __post_init__(self) -> None:
         self.scorer = service_of(self.store).scorer
-        self.scorer.wire.patience_s = 2.0
+        self.scorer.wire.patience.seconds = 2.0
         self.cards = RaceCards(connect(self.store.home))
 
     def tell(self, message: Message, at: datetime) -> None:
