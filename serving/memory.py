@@ -24,7 +24,7 @@ def keep_freed() -> bool:
     if mallopt is None:
         return False
     asked = ((_MMAP_THRESHOLD, _KEPT_BYTES), (_TRIM_THRESHOLD, _KEPT_BYTES), (_TOP_PAD, _AT_ONCE_BYTES))
-    return all([bool(mallopt(option, value)) for option, value in asked])
+    return all(bool(mallopt(option, value)) for option, value in asked)
 
 
 def freeze() -> None:

@@ -229,6 +229,6 @@ keys({ go, help: place("help"), beside, order: () => turnOver("order", ORDERS), 
 place("help-button").addEventListener("click", () => place("help").showModal());
 
 const live = new Live({ heard, state: showLive, now: w.now, again: () => { soon(loadDay); soon(loadRace); } });
-arrive().then(() => live.start());
+live.start().then(arrive);
 setInterval(tick, 1000);
 setInterval(loadDay, DAY_MS);

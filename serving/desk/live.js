@@ -4,6 +4,7 @@ const KINDS = ["racecard", "result", "non_runner", "jockey_change", "going_chang
 const AGAIN_MS = 3000;
 const ASK_MS = 10_000;
 const PATIENCE_MS = 5000;
+const HEARS_MS = 500;
 const AWAY = "the service does not answer";
 
 /** Follow the events. `heard(event)` gets each, `again()` is called when some may have been missed, `state(why, since)`
@@ -13,13 +14,19 @@ export class Live {
     Object.assign(this, { heard, again, state, now });
     this.lastGood = null;
     this.opened = false;
+    // whether something may have been told that the page has not asked for: not what is heard before it asks
+    this.missed = true;
+    this.settle = null;
     this.why = { events: "connecting", ready: "connecting" };
     this.shown = undefined;
     this.source = null;
     this.askedAt = performance.now();
   }
 
+  /** Begin; settles once events are heard: what is asked for then is asked for once. After a moment without it settles too. */
   start() {
+    const heard = new Promise((settle) => { this.settle = settle; });
+    setTimeout(() => this.#begin(false), HEARS_MS);
     this.#listen();
     this.#ask();
     setInterval(() => this.#ask(), ASK_MS);
@@ -33,6 +40,7 @@ export class Live {
         this.again();
       }
     });
+    return heard;
   }
 
   #listen() {
@@ -40,11 +48,13 @@ export class Live {
     const source = new EventSource("/v1/events");
     this.source = source;
     source.addEventListener("open", () => {
+      this.#begin(true);
       this.#tell("events", null);
       if (this.opened) this.again();
       this.opened = true;
     });
     source.addEventListener("error", () => {
+      this.#begin(false);
       this.#tell("events", AWAY);
       if (source.readyState === EventSource.CLOSED && source === this.source) setTimeout(() => this.#listen(), AGAIN_MS);
     });
@@ -54,6 +64,13 @@ export class Live {
         this.heard(JSON.parse(event.data));
       });
     }
+  }
+
+  #begin(hearing) {
+    if (this.settle === null) return;
+    this.missed = !hearing;
+    this.settle();
+    this.settle = null;
   }
 
   async #ask() {
@@ -79,7 +96,8 @@ export class Live {
     if (after === this.shown && after !== null) return;
     this.shown = after;
     this.state(after, this.lastGood);
-    if (before !== null && after === null) this.again();
+    if (before !== null && after === null && this.missed) this.again();
+    if (after !== "connecting") this.missed = true;
   }
 }
 
