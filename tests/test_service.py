@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ from feature_repo.stores.embedded_redis import down
 from serving.api.shapes import Card, Day, Score
 from serving.patience import PATIENCE_S
 from serving.score_audit import audit_scores
+from serving.score_log import ScoreLog
 from serving.scorer import Scorer
 from serving.wire import Wire
 from tests.seasons import opened
 from tests.services import NOW, OFF, RUNNERS, STORY, WRITES, a_client, a_service, a_streamed_store, tell
+from velo.files import make_folder
 from velo.racing.messages import JockeyChange, NonRunner
-from velo.store import Store
+from velo.store import Home, Store
 
 SCORE = "/v1/races/to%20come/score"
 ODDS = "/v1/races/to%20come/odds"
@@ -327,6 +330,19 @@ def test_a_redis_that_came_back_answers_the_next_request(store: Store) -> None:
     redis: Any = service.scorer.wire.client
     redis.client_kill_filter(_type="normal", skipme=True)
     assert client.get(SCORE).status_code == 200
+
+
+def test_a_score_that_cannot_be_kept_is_not_served(store: Store, tmp_path: Path) -> None:
+    """As on a full disk: what is served can always be made again."""
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full here: a full disk is NOT tried")
+    service = a_service(store)
+    log = ScoreLog(Home(tmp_path))
+    (make_folder(Home(tmp_path).scores) / f"{NOW:%Y-%m-%d}.ndjson").symlink_to(full)
+    client = a_client(replace(service, keep=log))
+    refused(client.get(SCORE), 503, "could not be kept under", "make room there")
+    log.close()
 
 
 def test_a_stream_that_catches_up_is_said(store: Store) -> None:
