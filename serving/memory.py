@@ -31,3 +31,8 @@ def freeze() -> None:
     """Leave what was loaded so far out of every later search for garbage: one that walks all of it takes tens of ms."""
     gc.collect()
     gc.freeze()
+
+
+def thaw() -> None:
+    """Look through all of it again: a process that ends frozen leaves what it loaded to be complained of."""
+    gc.unfreeze()

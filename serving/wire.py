@@ -162,7 +162,11 @@ class Wire:
         if link is None:
             url = self._finder.find(self.patience)
             client = client_of(url, self.patience)
-            link = self._link = _Link(client, url, _cluster_of(client, url, self.patience))
+            try:
+                link = self._link = _Link(client, url, _cluster_of(client, url, self.patience))
+            except BaseException:
+                client.close()
+                raise
         return link
 
     def _away(self, failed: Exception) -> Away:

@@ -13,7 +13,7 @@ from serving.api.limits import BoundedBody
 from serving.api.problems import Problem, install
 from serving.api.routes import operations, races
 from serving.api.service import Service
-from serving.memory import freeze
+from serving.memory import freeze, thaw
 
 VERSION: Final = "1.0.0"
 """Of the interface: a change that breaks a client begins another /v."""
@@ -29,6 +29,7 @@ def app_of(service: Service, token: str | None = None) -> FastAPI:
         freeze()
         yield
         await hub.stop()
+        thaw()
 
     app = FastAPI(
         title="VÉLØ",
