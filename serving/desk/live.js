@@ -8,10 +8,11 @@ const HEARS_MS = 500;
 const AWAY = "the service does not answer";
 
 /** Follow the events. `heard(event)` gets each, `again()` is called when some may have been missed, `state(why, since)`
- * whenever being live begins (null) or ends (a reason, and the instant it was last known to be live). */
+ * whenever being live begins (null) or ends (a reason, and when it was last known to be live, by the browser's clock: the
+ * service's is not known before it is asked). */
 export class Live {
-  constructor({ heard, again, state, now }) {
-    Object.assign(this, { heard, again, state, now });
+  constructor({ heard, again, state }) {
+    Object.assign(this, { heard, again, state });
     this.lastGood = null;
     this.opened = false;
     // whether something may have been told that the page has not asked for: not what is heard before it asks
@@ -92,7 +93,7 @@ export class Live {
     const before = this.why.events ?? this.why.ready;
     this.why[what] = why;
     const after = this.why.events ?? this.why.ready;
-    if (after === null) this.lastGood = this.now();
+    if (after === null) this.lastGood = Date.now();
     if (after === this.shown && after !== null) return;
     this.shown = after;
     this.state(after, this.lastGood);
