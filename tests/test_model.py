@@ -233,6 +233,7 @@ def test_a_bundle_blends_with_odds_and_says_none_without_them(
         assert moved is not None
         assert moved[0] > blended[0]
     for of, said in ((bundle.OWN, chances), (bundle.BLEND, loaded.blend(chances, odds, matrix))):
+        assert said is not None
         bounds = loaded.interval(said, of)
         assert bounds is not None, "so many races were predicted out of fold"
         assert ((bounds[:, 0] < bounds[:, 1]) & (bounds >= 0.0).all(axis=1) & (bounds <= 1.0).all(axis=1)).all()

@@ -193,7 +193,14 @@ def run(
     stop = stop or threading.Event()
     ground = Ground(planned.store.home, planned.store.timezone, FAMILIES, SHARDS)
     online = online_of(planned, options, clock, stop, telemetry)
-    prepare = [ground.at, online.prepare, cards_of(online).prepare] if online else [ground.at]
+
+    def rows_then_cards(base: int) -> None:
+        # the head is live with the cards: whoever reads by it must find the rows
+        assert online is not None
+        online.prepare(base)
+        cards_of(online).prepare(base)
+
+    prepare = [ground.at, rows_then_cards] if online else [ground.at]
     source = source or source_of(planned, options, clock, stop, telemetry, member, prepare)
     flow = flow_of(planned, options, clock, telemetry, ground, source, online)
     recovery = RecoveryConfig(str(planned.recovery), backup_interval=timedelta(0))
