@@ -235,7 +235,10 @@ def test_a_bundle_blends_with_odds_and_says_none_without_them(
     for of, said in ((bundle.OWN, chances), (bundle.BLEND, loaded.blend(chances, odds, matrix))):
         assert said is not None
         bounds = loaded.interval(said, of)
-        assert bounds is not None, "so many races were predicted out of fold"
+        if bounds is None:
+            # of the blend fewer races are predicted: those after the first fold that it is learned on
+            assert of == bundle.BLEND, loaded.model.bands
+            continue
         assert ((bounds[:, 0] < bounds[:, 1]) & (bounds >= 0.0).all(axis=1) & (bounds <= 1.0).all(axis=1)).all()
         assert (bounds[:, 0] < 1.2 * said).all()
         assert (bounds[:, 1] > 0.8 * said).all()
