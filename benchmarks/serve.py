@@ -25,7 +25,9 @@ from feature_repo.catalogue import request_time
 from feature_repo.feast_store import REPO, apply
 from feature_repo.objects import SERVICE
 from feature_repo.stores import embedded_redis
-from serving.score import UNHURRIED_S, scorer_of
+from serving.memory import freeze, keep_freed, thaw
+from serving.patience import UNHURRIED_S
+from serving.score import scorer_of
 from serving.scorer import Scorer
 from serving.vectors import entity_rows
 from streams.batch.build import build
@@ -97,8 +99,12 @@ def measure(
 
 
 def _asked(store: Store, races: dict[int, str], requests: int, *, loaded: bool) -> list[Measured]:
+    # as `velo serve` does; Feast's own reads in this process have as much of it
+    keep_freed()
     scorer = scorer_of(store, patience_s=UNHURRIED_S)
     feast = apply(store)
+    scorer.warm()
+    freeze()
     found: list[Measured] = []
     with _served(store, "velo.cli", "serve") as ours, _served(store, "feast.cli.cli", "serve") as theirs:
         for size, race_id in races.items():
@@ -113,6 +119,7 @@ def _asked(store: Store, races: dict[int, str], requests: int, *, loaded: bool) 
             for what, ask in ways.items():
                 asked = min(requests, STOCK_REQUESTS) if what in STOCK else requests
                 found.append(_timed(what, size, ask, asked, loaded=loaded))
+    thaw()
     return found
 
 

@@ -1,6 +1,7 @@
 """The model that serves, read again as soon as another is promoted, judged, or the tables' formulas change."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import Lock
 
 from training.bundle import CURRENT, GATE, Bundle, load
@@ -20,6 +21,8 @@ class Bundles:
     store: Store
     _loaded: Bundle | None = None
     _seen: tuple[int, ...] = ()
+    _watched: tuple[str | None, tuple[Path, ...]] = (None, ())
+    """The version, and the files that say whether it still serves: put together anew they cost more than asking for them."""
     _lock: Lock = field(default_factory=Lock)
 
     def current(self) -> Bundle:
@@ -53,10 +56,14 @@ class Bundles:
 
     def _signs(self) -> tuple[int, ...]:
         """Changes of the files that say which model serves."""
-        home = self.store.home
-        gate = home.models / self._loaded.version / GATE if self._loaded else home.models
+        version = self._loaded.version if self._loaded else ""
+        of, paths = self._watched
+        if of != version:
+            home = self.store.home
+            paths = (home.models / CURRENT, home.models / version / GATE, home.identity)
+            self._watched = (version, paths)
         stats = []
-        for path in (home.models / CURRENT, gate, home.identity):
+        for path in paths:
             try:
                 stat = path.stat()
             except FileNotFoundError:

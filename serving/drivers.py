@@ -106,7 +106,12 @@ def _number(name: str, text: str, unknown: str, scale: float = 1.0) -> Callable[
 def _against_the_odds(name: str, who: str, unknown: str) -> Callable[[Values], str]:
     def tell(values: Values) -> str:
         over = values[name]
-        return unknown if _unknown(over) else f"{who} {100 * (over - 1):+.0f} % of rivals beaten against the odds"
+        if _unknown(over):
+            return unknown
+        per_cent = round(100 * (over - 1))
+        if per_cent == 0:
+            return f"{who} beat as many rivals as the odds said"
+        return f"{who} beat {abs(per_cent)} % {'more' if per_cent > 0 else 'fewer'} rivals than the odds said"
 
     return tell
 

@@ -27,6 +27,8 @@ SP: Final = "SP"
 MISSED: Final = "the off had come before it could be decided"
 BY_P: Final = "p"
 BY_EDGE: Final = "edge"
+FUNDAMENTAL: Final = "fundamental"
+BLEND: Final = "blend"
 
 
 class ScoredRunner(Protocol):
@@ -38,6 +40,8 @@ class ScoredRunner(Protocol):
     def horse(self) -> str: ...  # noqa: D102
     @property
     def probability(self) -> float: ...  # noqa: D102
+    @property
+    def blended(self) -> float | None: ...  # noqa: D102
     @property
     def market_odds(self) -> float | None: ...  # noqa: D102
     @property
@@ -63,11 +67,16 @@ Clock = Callable[[], datetime]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a model bets on: runners whose p or edge is at least so much. `says` it in words, with where it is from."""
+    """What a model bets on: runners whose p or edge is at least so much. `says` it in words, with where it is from.
+
+    p is the model's own, or with the market put to it (`blend`): where every runner has odds, else by p the model's own and
+    by edge none.
+    """
 
     by: str
     least: float
     says: str
+    blend: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,20 +104,37 @@ def trader_of(home: Home) -> Trader:
     """The current model; raises `UserError` where there is none."""
     version = current(home)
     kept = described(home, version)
-    return Trader(version, str(kept["mode"]), timedelta(seconds=float(kept["lead_s"])), rule_of(home, version))
+    return Trader(
+        version,
+        str(kept["mode"]),
+        timedelta(seconds=float(kept["lead_s"])),
+        rule_of(home, version, blends=kept.get("blend") is not None),
+    )
 
 
-def rule_of(home: Home, version: str) -> Rule:
-    """The strategy that the gate judged the model by, cut where its backtest cut it; without a verdict an edge of 5 %."""
+def rule_of(home: Home, version: str, *, blends: bool = False) -> Rule:
+    """The strategy that the gate judged the model by, of the probabilities it judged, cut where its backtest cut it.
+
+    Without a verdict an edge of 5 %, as the desk shows it: of the blend where the model `blends`, else of its own chance.
+    Raises `UserError` for a verdict of probabilities that are not served.
+    """
     try:
         told: dict[str, Any] = json.loads((home.models / version / GATE).read_bytes())
     except FileNotFoundError:
         told = {}
     name, cut = told.get("strategy"), told.get("cut")
     if name is None or cut is None:
-        return Rule(BY_EDGE, DEFAULT_EDGE, f"edge ≥ {DEFAULT_EDGE:g}, for want of a judged strategy")
+        of = BLEND if blends else FUNDAMENTAL
+        says = f"edge ≥ {DEFAULT_EDGE:g} of the {of}, for want of a judged strategy"
+        return Rule(BY_EDGE, DEFAULT_EDGE, says, blends)
+    subject = str(told.get("subject", FUNDAMENTAL))
+    if subject not in (FUNDAMENTAL, BLEND):
+        raise UserError(
+            f"the gate judged model {version} by {subject!r}, which is not served: run `velo gate` without --of"
+        )
     by = BY_P if name.endswith(f"by {BY_P}") else BY_EDGE
-    return Rule(by, float(cut), f"{name}: {by} ≥ {cut:.4g}, its cut in backtest {told.get('backtest')}")
+    says = f"{name} of the {subject}: {by} ≥ {cut:.4g}, its cut in backtest {told.get('backtest')}"
+    return Rule(by, float(cut), says, subject == BLEND)
 
 
 def step(store: Store, ledger: Ledger, trader: Trader, score: Score, clock: Clock) -> Step:
@@ -187,10 +213,15 @@ def bets_on(runners: Sequence[ScoredRunner], rule: Rule) -> tuple[PaperBet, ...]
         source = None if price is None else runner.market_source
         if price is None and rule.by == BY_EDGE:
             continue
-        ranked = runner.probability if price is None or rule.by == BY_P else edge(runner.probability, price)
+        p = runner.blended if rule.blend else runner.probability
+        if p is None and rule.by == BY_P:
+            p = runner.probability
+        if p is None:
+            continue
+        ranked = p if price is None or rule.by == BY_P else edge(p, price)
         if ranked >= rule.least:
-            kelly = None if price is None else kelly_stake(runner.probability, price)
-            placed.append(PaperBet(runner.horse_id, runner.horse, runner.probability, price, source, UNIT, kelly))
+            kelly = None if price is None else kelly_stake(p, price)
+            placed.append(PaperBet(runner.horse_id, runner.horse, p, price, source, UNIT, kelly))
     return tuple(placed)
 
 

@@ -2,19 +2,16 @@
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Final
 
 from feature_repo.stores import embedded_redis
 from feature_repo.stores.redis_client import connect_url
 from serving.bundles import Bundles
 from serving.history import History, LogEnd
+from serving.patience import PATIENCE_S, UNHURRIED_S
 from serving.scored import ScoredRace
 from serving.scorer import Scorer
-from serving.wire import PATIENCE_S, Wire
+from serving.wire import Wire
 from velo.store import Store
-
-UNHURRIED_S: Final = 2.0
-"""At the command line a slow answer is better than none."""
 
 
 def score(store: Store, race_id: str, *, now: datetime, as_of: datetime | None = None) -> ScoredRace:

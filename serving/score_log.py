@@ -17,12 +17,17 @@ from zlib import crc32
 import orjson
 
 from serving.scored import ScoredRace
+from velo.errors import UserError
 from velo.files import make_folder
 from velo.racing.clock import from_text, to_text
 from velo.racing.messages import Market, Racecard, to_record
 from velo.store import Home
 
 _CRC: Final = len(b'{"crc":"00000000",')
+
+
+class NotKept(UserError):
+    """A score that the log could not take: it must not be served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +57,11 @@ class ScoreLog:
     _lock: Lock = field(default_factory=Lock)
 
     def __call__(self, scored: ScoredRace, card: Racecard | None = None, odds: Market | None = None) -> None:
-        """Append one served score; readable when this returns, on the disk when the system gets to it."""
+        """Append one served score, before it is served; raises `NotKept` where it cannot be.
+
+        Readable when this returns, so that a process that dies loses none; on the disk when the system gets to it, within
+        seconds: a machine that loses its power may lose those.
+        """
         told: dict[str, Any] = {
             "scored_at": to_text(scored.scored_at),
             "as_of": to_text(scored.as_of),
@@ -71,20 +80,32 @@ class ScoreLog:
         rest = orjson.dumps(told)[1:]
         line = b'{"crc":"%08x",%s\n' % (crc32(rest), rest)
         with self._lock:
-            os.write(self._open(scored.scored_at), line)
+            try:
+                written = os.write(self._open(scored.scored_at), line)
+            except OSError as failed:
+                raise NotKept(self._why(str(failed))) from None
+            if written < len(line):
+                # what was torn off is damage; the next line begins anew
+                self._reopen()
+                raise NotKept(self._why(f"{written} of {len(line)} bytes were written"))
 
     def close(self) -> None:
         """Let the file go."""
         with self._lock:
-            if self._descriptor >= 0:
-                os.close(self._descriptor)
-            self._descriptor, self._day = -1, ""
+            self._reopen()
+
+    def _reopen(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor, self._day = -1, ""
+
+    def _why(self, failed: str) -> str:
+        return f"the score could not be kept under {self.home.scores} ({failed}), so it is not served: make room there"
 
     def _open(self, now: datetime) -> int:
         day = f"{now.astimezone(UTC):%Y-%m-%d}"
         if day != self._day:
-            if self._descriptor >= 0:
-                os.close(self._descriptor)
+            self._reopen()
             path = make_folder(self.home.scores) / f"{day}.ndjson"
             self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
             size = os.fstat(self._descriptor).st_size

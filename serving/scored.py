@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from serving.drivers import Driver, drivers
 from serving.vectors import VIEWS, Vectors
-from training.bundle import Bundle
+from training.bundle import BLEND, Bundle
 from velo.racing.cards import Declared
 from velo.racing.messages import Result
 
 Origin = Literal["redis", "offline history"]
 Floats = NDArray[np.float64]
+Interval = tuple[float, float]
 SP: Final = "SP"
 
 
@@ -27,7 +28,8 @@ class ScoredRunner:
 
     `probability` is the model's own; `blended` puts the market to it, None unless every runner has odds and the model
     knows how. `market_source` names whose odds they are: of a snapshot, or `SP`, told with the result and so never
-    known before. `missing` and `stale` name feature views: without a row of the runner's key, or past `valid_until`.
+    known before. `interval` and `blended_interval` are 95 % bounds of the rate at which runners given such a chance win, None
+    where the model tells none (`training.bands.Band` says what they cover). `missing` and `stale` name feature views: without a row of the runner's key, or past `valid_until`.
     """
 
     runner_no: int | None
@@ -46,6 +48,8 @@ class ScoredRunner:
     stale: tuple[str, ...]
     jockey_id: str | None = None
     trainer_id: str | None = None
+    interval: Interval | None = None
+    blended_interval: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,8 @@ def scored_race(
     market = [(snapshot if race.odds else prices).get(runner.horse_id) for runner in race.runners]
     blended = _blended(model, chances, market, matrix) if race.odds else None
     mixed = [None] * len(race.runners) if blended is None else blended.tolist()
+    bounds = _pairs(model.interval(chances), len(mixed))
+    mixed_bounds = [None] * len(mixed) if blended is None else _pairs(model.interval(blended, BLEND), len(mixed))
     own, fair = chances.tolist(), (1.0 / chances).tolist()
     missing, stale = vectors.missing.tolist(), vectors.stale.tolist()
     runners = []
@@ -133,6 +139,8 @@ def scored_race(
             stale=_views(stale[at]),
             jockey_id=runner.jockey_id,
             trainer_id=runner.trainer_id,
+            interval=bounds[at],
+            blended_interval=mixed_bounds[at],
         )
         runners.append(one)
     if any(runner.market_source == SP for runner in runners):
@@ -179,6 +187,10 @@ def _blended(model: Bundle, chances: Floats, market: Sequence[float | None], mat
     odds = np.array([np.nan if one is None else one for one in market], dtype=np.float64)
     found: Floats | None = blend(chances, odds, matrix)
     return found
+
+
+def _pairs(bounds: Floats | None, runners: int) -> Sequence[Interval | None]:
+    return [None] * runners if bounds is None else [(low, high) for low, high in bounds.tolist()]
 
 
 def _starting_prices(result: Result | None) -> Mapping[str, float]:

@@ -6,10 +6,13 @@ Feast's registry and schema are its contract; `get_online_features` is its oracl
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from threading import Lock
 from typing import TYPE_CHECKING, Final, TypeVar
+
+import numpy as np
 
 from feature_repo.stores.race_cards import Event, Head, Kept, RaceCards, head_of, to_us
 from serving.bundles import Bundles
@@ -18,7 +21,7 @@ from serving.reading import Reading, Rows
 from serving.scored import ScoredRace, Stood, scored_race
 from serving.settled import Settled
 from serving.told import Told, UnknownRace
-from serving.wire import Wire
+from serving.wire import Question, Wire
 from training.bundle import Bundle
 from velo.errors import UserError
 from velo.racing.cards import Declared, decision_time, declared_at, first_result
@@ -33,8 +36,8 @@ V = TypeVar("V")
 RACES_HELD: Final = 500
 """Races whose card stays at hand."""
 RUN_HELD: Final = 500
-PATIENCE_S: Final = 0.3
-"""How long a reading that saw half of a result is repeated."""
+REPEATED: Final = 0.75
+"""Share of a request's patience for which a reading that saw half of a result is repeated."""
 POSTED: Final = "posted card"
 """Race id under which a card that is about no race of ours is read: it has no messages."""
 
@@ -55,7 +58,7 @@ class Known:
     messages: tuple[Message, ...]
     card_us: int
     reading: Reading
-    command: bytes
+    question: Question
 
 
 @dataclass(slots=True)
@@ -74,6 +77,15 @@ class Scorer:
     _run: "OrderedDict[tuple[object, ...], ScoredRace]" = field(default_factory=OrderedDict)
     _lock: Lock = field(default_factory=Lock)
 
+    def warm(self) -> None:
+        """Load and connect what the first request would wait for; what is not there is looked for again by who asks."""
+        with suppress(UserError):
+            model = self.bundles.current()
+            blank = np.zeros((2, len(model.features)))
+            model.blend(model.probabilities(blank), np.full(2, 2.0), blank)
+        with suppress(UserError):
+            self.head()
+
     def score(
         self, race_id: str, now: datetime, as_of: datetime | None = None, *, with_drivers: bool = True
     ) -> ScoredRace:
@@ -85,9 +97,10 @@ class Scorer:
             raise UserError(f"as_of {to_text(as_of)} is still to come: leave it out to score with what is known now")
         model = self.bundles.current()
         if as_of is None:
-            known = self._at_hand(race_id, now)
-            if known is not None and first_result(known.messages) is None:
-                return self._live(model, race_id, now, with_drivers=with_drivers)
+            with self.wire.patience.shared():
+                known = self._at_hand(race_id, now)
+                if known is not None and first_result(known.messages) is None:
+                    return self._live(model, race_id, known, now, with_drivers=with_drivers)
         return self._past(model, race_id, now, as_of, with_drivers=with_drivers)
 
     def score_card(
@@ -100,7 +113,7 @@ class Scorer:
             messages.append(replace(odds, known_at=now))
         race = declared(messages, now)
         known = self._to_read(None, tuple(messages), race, POSTED)
-        rows, position = self._settled_rows(POSTED, known, now)
+        known, rows, position = self._settled_rows(POSTED, known, now)
         vectors = known.reading.vectors(rows, now)
         if odds is not None:
             race = replace(race, odds=replace(odds, known_at=position))
@@ -132,16 +145,15 @@ class Scorer:
 
     def features(self, race_id: str, now: datetime) -> tuple[Reading, Rows, datetime]:
         """The rows of a race's runners as they are in Redis, and the instant they stand on; for measuring."""
-        known = self._at_hand(race_id, now)
-        if known is None:
-            raise UnknownRace(f"race {race_id!r} is not declared in Redis: see `velo cards list`")
-        rows, position = self._settled_rows(race_id, known, now)
-        return self._known[race_id].reading, rows, position
+        with self.wire.patience.shared():
+            known = self._at_hand(race_id, now)
+            if known is None:
+                raise UnknownRace(f"race {race_id!r} is not declared in Redis: see `velo cards list`")
+            known, rows, position = self._settled_rows(race_id, known, now)
+            return known.reading, rows, position
 
-    def _live(self, model: Bundle, race_id: str, now: datetime, *, with_drivers: bool) -> ScoredRace:
-        known = self._known[race_id]
-        rows, position = self._settled_rows(race_id, known, now)
-        known = self._known[race_id]
+    def _live(self, model: Bundle, race_id: str, known: Known, now: datetime, *, with_drivers: bool) -> ScoredRace:
+        known, rows, position = self._settled_rows(race_id, known, now)
         vectors = known.reading.vectors(rows, now)
         if vectors.missing.all():
             raise Nothing(
@@ -194,7 +206,7 @@ class Scorer:
         """A race that Redis has no card of, by the tables: a store that no stream keeps."""
         race = declared(told.messages, now)
         known = self._to_read(None, told.messages, race, race.race.race_id)
-        rows, position = self._settled_rows(race.race.race_id, known, now)
+        known, rows, position = self._settled_rows(race.race.race_id, known, now)
         vectors = known.reading.vectors(rows, now)
         if vectors.missing.all():
             raise Nothing(
@@ -204,34 +216,39 @@ class Scorer:
         stood = Stood(race, vectors, position, "redis")
         return scored_race(model, stood, now, notes=notes, with_drivers=with_drivers)
 
-    def _settled_rows(self, race_id: str, known: Known, now: datetime) -> tuple[Rows, datetime]:
-        """Rows that hold whole results alone, and the instant they stand on; reads again what saw half of one."""
-        until = self.monotonic() + PATIENCE_S
-        while True:
-            answers = self.wire.ask(known.command)
-            head = head_of(answers[:4])
-            version = _version(answers[4], answers[5])
-            if known.version is not None and version != known.version:
-                newer = self._renewed(race_id, now)
-                if newer is None:
-                    raise UnknownRace(f"race {race_id!r} is no longer held by Redis: ask for it with as_of")
-                known = newer
-                continue
-            rows = known.reading.rows(answers)
-            if head is None:
-                return rows, now
-            if not head.live:
-                raise CatchingUp(
-                    f"the stream is catching up: the online store holds the log up to {to_text(head.known_at)}, ask "
-                    "again in a moment"
-                )
-            self.settled.hear(head.generation, head.seq, to_us(head.known_at), self.events_after)
-            card_us = known.card_us if known.version is not None else 0
-            position = self.settled.position(known.reading, rows, to_us(head.known_at), card_us)
-            if position is not None:
-                return rows, EPOCH + position * MICROSECOND
-            if self.monotonic() > until:
-                raise CatchingUp("a result is being written: ask again in a moment")
+    def _settled_rows(self, race_id: str, known: Known, now: datetime) -> tuple[Known, Rows, datetime]:
+        """Rows that hold whole results alone, what they were read for, and the instant they stand on.
+
+        Reads again what saw half of a result, and a race of which more was told.
+        """
+        until = self.monotonic() + REPEATED * self.wire.patience.seconds
+        with self.wire.patience.shared():
+            while True:
+                answers = self.wire.ask(known.question)
+                head = head_of(answers[:4])
+                version = _version(answers[4], answers[5])
+                if known.version is not None and version != known.version:
+                    newer = self._renewed(race_id, now)
+                    if newer is None:
+                        raise UnknownRace(f"race {race_id!r} is no longer held by Redis: ask for it with as_of")
+                    known = newer
+                    continue
+                rows = known.reading.rows(answers)
+                if head is None:
+                    return known, rows, now
+                if not head.live:
+                    raise CatchingUp(
+                        f"the stream is catching up: the online store holds the log up to {to_text(head.known_at)}, "
+                        "ask again in a moment"
+                    )
+                head_us = to_us(head.known_at)
+                self.settled.hear(head.generation, head.seq, head_us, self.events_after)
+                card_us = known.card_us if known.version is not None else 0
+                position = self.settled.position(known.reading, rows, head_us, card_us)
+                if position is not None:
+                    return known, rows, EPOCH + position * MICROSECOND
+                if self.monotonic() > until:
+                    raise CatchingUp("a result is being written: ask again in a moment")
 
     def _at_hand(self, race_id: str, now: datetime) -> Known | None:
         """A race as it was last read: whether that still holds shows when its rows are read."""
@@ -255,8 +272,7 @@ class Scorer:
     ) -> Known:
         reading = Reading.of(race)
         card_us = max(to_us(one.known_at) for one in messages if one.known_at is not None)
-        command = self.wire.written(race_id, reading.keys, reading.fields)
-        return Known(version, messages, card_us, reading, command)
+        return Known(version, messages, card_us, reading, Question.of(race_id, reading.keys, reading.fields))
 
     def events_after(self, after: str) -> list[Event]:
         """What was told after an event, oldest first."""

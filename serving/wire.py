@@ -1,104 +1,192 @@
 """One round trip to the online store: a race's version and all feature rows of its runners, as of one moment there.
 
-Half of the time of a read through a client goes into writing the command; here it is written once a card, as bytes.
+Half of the time of a read through a client goes into writing the command; here it is written once a card, as bytes. On a
+Redis Cluster, whose rows lie on several servers, it takes two: the head and the race first, then all rows at once.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
 from feature_repo.stores.race_cards import EVENTS, HEAD, race_key
 from feature_repo.stores.race_script import READ, sha_of
 from feature_repo.stores.redis_client import shown
+from serving.patience import PATIENCE_S, Finder, OutOfPatience, Patience, client_of
 from velo.errors import UserError
 
 if TYPE_CHECKING:
     from redis import Redis
 
-PATIENCE_S: Final = 0.1
-"""How long to wait for a connection, and for an answer: what asks is told within a quarter of a second."""
 HEADERS: Final = 6
 """Answers before the rows: the head's generation, seq, instant (µs) and live; the race's generation and seq."""
+_HEAD_FIELDS: Final = ("generation", "seq", "known_us", "live")
+_RACE_FIELDS: Final = ("generation", "seq")
+
+Answers = list[bytes | None]
 
 
 class Away(UserError):
     """The online store does not answer in time; it may in a moment."""
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked of a race: a field of each of some keys, those of one field together; `written` as one server reads it."""
+
+    race_id: str
+    keys: tuple[bytes, ...]
+    fields: tuple[str, ...]
+    written: bytes
+
+    @classmethod
+    def of(cls, race_id: str, keys: Sequence[bytes], fields: Sequence[str]) -> "Question":
+        """Write a question down."""
+        parts: list[Any] = [b"EVALSHA", sha_of(READ), 3 + len(keys), race_key(race_id), EVENTS, HEAD, *keys]
+        for name, some in groupby(fields):
+            parts += [name, len(list(some))]
+        encoded = [part if isinstance(part, bytes) else str(part).encode() for part in parts]
+        lines = (b"$%d\r\n%s\r\n" % (len(one), one) for one in encoded)
+        return cls(race_id, tuple(keys), tuple(fields), b"".join((b"*%d\r\n" % len(encoded), *lines)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """A server's client, and connections of its own that questions are asked over; `cluster` where there are several."""
+
+    client: Any
+    url: str
+    cluster: Any = None
+    free: "deque[Any]" = field(default_factory=deque)
+
+    def ask(self, written: bytes) -> Answers:
+        """The answers; a connection that the server has closed since is asked over another."""
+        from redis.exceptions import ConnectionError as Broken
+        from redis.exceptions import ResponseError
+        from redis.exceptions import TimeoutError as Late
+
+        pool = self.client.connection_pool
+        while True:
+            try:
+                connection, held = self.free.pop(), True
+            except IndexError:
+                connection, held = pool.get_connection(), False
+            try:
+                connection.send_packed_command([written], check_health=False)
+                answers: Answers = connection.read_response()
+            except ResponseError:
+                self.free.append(connection)
+                raise
+            except BaseException as failed:
+                connection.disconnect()
+                pool.release(connection)
+                if held and isinstance(failed, Broken) and not isinstance(failed, Late):
+                    continue
+                raise
+            self.free.append(connection)
+            return answers
+
+    def ask_cluster(self, question: Question) -> Answers:
+        """The same of all servers of a cluster: the head first, so that a row that is later than it shows."""
+        with self.cluster.pipeline() as pipe:
+            pipe.hmget(HEAD, _HEAD_FIELDS)
+            pipe.hmget(race_key(question.race_id), _RACE_FIELDS)
+            head, race = pipe.execute()
+        with self.cluster.pipeline() as pipe:
+            for key, name in zip(question.keys, question.fields, strict=True):
+                pipe.hget(key, name)
+            rows = pipe.execute()
+        return [*head, *race, *rows]
+
+
 @dataclass(slots=True)
 class Wire:
-    """Impatient connections to a Redis. `address` gives its URL, asked again once it no longer answers."""
+    """Impatient connections to a Redis. `address` gives its URL, asked again once it no longer answers.
+
+    A request waits `patience_s` in all for what it asks `within` one another.
+    """
 
     address: Callable[[], str]
     patience_s: float = PATIENCE_S
-    _client: "Redis | None" = None
-    _url: str = field(default="")
+    patience: Patience = field(init=False)
+    _finder: Finder = field(init=False)
+    _link: _Link | None = None
+
+    def __post_init__(self) -> None:
+        """Its patience is its own."""
+        self.patience = Patience(self.patience_s)
+        self._finder = Finder(self.address)
 
     @property
     def client(self) -> "Redis":
-        """The client behind it; what it raises is for the caller to tell."""
-        from redis import Redis
-        from redis.backoff import NoBackoff
-        from redis.retry import Retry
+        """The client behind it, of all servers of a cluster; what it raises is for the caller to tell."""
+        link = self._linked()
+        client: Redis = link.cluster or link.client
+        return client
 
-        if self._client is None:
-            self._url = self.address()
-            self._client = Redis.from_url(
-                self._url,
-                socket_timeout=self.patience_s,
-                socket_connect_timeout=self.patience_s,
-                retry=Retry(NoBackoff(), 0),
-            )
-        return self._client
-
-    def written(self, race_id: str, keys: Sequence[bytes], fields: Sequence[str]) -> bytes:
-        """The command that reads a race's version and a field of each of some keys."""
-        parts: list[Any] = [b"EVALSHA", sha_of(READ), 3 + len(keys), race_key(race_id), EVENTS, HEAD, *keys, *fields]
-        encoded = [part if isinstance(part, bytes) else str(part).encode() for part in parts]
-        return b"".join((b"*%d\r\n" % len(encoded), *(b"$%d\r\n%s\r\n" % (len(one), one) for one in encoded)))
-
-    def ask(self, command: bytes) -> list[bytes | None]:
-        """The answers to a written command; raises `Away` within a quarter of a second where there are none."""
+    def ask(self, question: Question) -> Answers:
+        """The answers to a question; raises `Away` within a quarter of a second where there are none."""
         from redis.exceptions import NoScriptError
 
-        try:
-            return self._asked(command)
-        except NoScriptError:
-            self.call(lambda client: client.script_load(READ))
-            return self._asked(command)
+        def asked() -> Answers:
+            link = self._linked()
+            if link.cluster is not None:
+                return link.ask_cluster(question)
+            try:
+                return link.ask(question.written)
+            except NoScriptError:
+                link.client.script_load(READ)
+                return link.ask(question.written)
+
+        answers: Answers = self._told(asked)
+        return answers
 
     def call(self, what: "Callable[[Redis], Any]") -> Any:
         """What a client answers; raises `Away` where it does not in time."""
-        from redis.exceptions import NoScriptError, RedisError
+        return self._told(lambda: what(self.client))
+
+    def _told(self, asked: Callable[[], Any]) -> Any:
+        from redis.exceptions import RedisClusterException, RedisError
 
         try:
-            return what(self.client)
-        except NoScriptError:
-            raise
+            with self.patience.shared():
+                return asked()
         except Away:
             raise
-        except (UserError, RedisError, OSError) as failed:
+        except (UserError, RedisError, RedisClusterException, OSError, OutOfPatience) as failed:
             raise self._away(failed) from None
 
-    def _asked(self, command: bytes) -> list[bytes | None]:
-        def ask(client: "Redis") -> list[bytes | None]:
-            pool = client.connection_pool
-            connection: Any = pool.get_connection()
+    def _linked(self) -> _Link:
+        link = self._link
+        if link is None:
+            url = self._finder.find(self.patience)
+            client = client_of(url, self.patience)
             try:
-                connection.send_packed_command([command])
-                answer: list[bytes | None] = connection.read_response()
+                link = self._link = _Link(client, url, _cluster_of(client, url, self.patience))
             except BaseException:
-                connection.disconnect()
+                client.close()
                 raise
-            finally:
-                pool.release(connection)
-            return answer
-
-        answers: list[bytes | None] = self.call(ask)
-        return answers
+        return link
 
     def _away(self, failed: Exception) -> Away:
-        client, self._client = self._client, None
-        if client is not None:
-            client.close()
-        return Away(f"the online store at {shown(self._url)} does not answer ({failed}): start it, or mend REDIS_URL")
+        link, self._link = self._link, None
+        where = "" if link is None else f" at {shown(link.url)}"
+        if link is not None:
+            link.client.close()
+        return Away(f"the online store{where} does not answer ({failed}): start it, or mend REDIS_URL")
+
+
+def _cluster_of(client: Any, url: str, patience: Patience) -> Any:
+    """A client of all servers where this one is of a cluster; None where it stands alone."""
+    from redis.cluster import RedisCluster
+    from redis.exceptions import NoPermissionError
+
+    try:
+        if not client.info("cluster").get("cluster_enabled"):
+            return None
+    except NoPermissionError:
+        return None
+    return RedisCluster.from_url(
+        url, socket_timeout=patience.left(), socket_connect_timeout=patience.left(), cluster_error_retry_attempts=1
+    )

@@ -36,6 +36,7 @@ class PlainRunner:
     probability: float
     market_odds: float | None
     market_source: str | None
+    blended: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import numpy as np
 from feature_repo.stores.race_cards import RaceCards
 from feature_repo.stores.redis_client import connect
 from serving.scored import ScoredRace, fingerprint
-from serving.scorer import Scorer
+from serving.scorer import CatchingUp, Scorer
 from serving.vectors import Vectors
 from streams.dataflow.run import Options, plan, run
 from streams.dataflow.telemetry import Telemetry
@@ -38,7 +38,7 @@ class Day:
 
     def __post_init__(self) -> None:
         self.scorer = service_of(self.store).scorer
-        self.scorer.wire.patience_s = 2.0
+        self.scorer.wire.patience.seconds = 2.0
         self.cards = RaceCards(connect(self.store.home))
 
     def tell(self, message: Message, at: datetime) -> None:
@@ -56,8 +56,13 @@ class Day:
         self.now = at
         until = time.monotonic() + WAIT_S
         while True:
-            scored = self.scorer.score(race_id, at, with_drivers=False)
-            reading, rows, _ = self.scorer.features(race_id, at)
+            try:
+                scored = self.scorer.score(race_id, at, with_drivers=False)
+                reading, rows, _ = self.scorer.features(race_id, at)
+            except CatchingUp:
+                if time.monotonic() > until:
+                    raise
+                continue
             vectors = reading.vectors(rows, at)
             head = self.cards.head()
             assert head is not None

@@ -21,6 +21,8 @@ from serving.api.app import app_of
 from tests.browser import chromium, screenshots
 from tests.services import NOW, OFF, RUNNERS, a_service, a_streamed_store, tell
 from tests.services import RACE as RACE_TO_COME
+from training import bundle
+from training.bands import Band
 from velo.racing.messages import FINISHED, JockeyChange, Market, NonRunner, Result
 from velo.store import Store
 
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 PHONE, SCREEN = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
 RACE = "/race?id=to%20come"
 HOSTILE = "<img src=x onerror=alert(1)>\u202eJ. O'Key"
+BOUNDS = """rows => [...document.querySelectorAll(rows)].map(one =>
+  [".chance b", ".bounds"].flatMap(of => one.querySelector(of).innerText.match(/[\\d.]+/g).map(Number)))"""
+"""Of each runner its chance and the bounds below it, in per cent."""
 CONTRAST = 4.5
 ROWS = "main tbody tr:not(.out)"
 
@@ -288,8 +293,61 @@ def test_words_stand_out_from_what_is_behind_them(browser: "Browser", desk: Desk
             assert page.evaluate(FAINT, CONTRAST) == []
 
 
+def test_a_page_scores_its_race_once_as_it_opens(browser: "Browser", desk: Desk) -> None:
+    """It hears what is told before it asks, so nothing has to be asked for again once it is live."""
+    before = len(desk.asked)
+    with page_of(browser, desk, RACE) as page:
+        shows_live(page)
+        page.wait_for_selector(ROWS)
+        page.wait_for_timeout(1000)
+    asked = [one.removeprefix(desk.address) for one in desk.asked[before:]]
+    assert [one for one in asked if "/score" in one] == ["/v1/races/to%20come/score?drivers=true"]
+    assert asked.count("/v1/races/to%20come") == asked.count("/v1/events") == 1
+
+
+def test_a_chance_has_its_interval_where_the_model_tells_one(browser: "Browser", store: Store, tmp_path: Path) -> None:
+    """And what the interval covers; with the market put to it the chance has one of its own."""
+    held = bundle.load(store.home, store.epochs[-1])
+    half, third = (Band((0.1,), (low,), (2.0 - low,), 800, 90, 100.0) for low in (0.5, 0.7))
+    model = replace(held.model, bands={bundle.OWN: half, bundle.BLEND: third})
+    bundle.write(store.home, model, dict(held.metadata), held.metrics, NOW)
+    try:
+        with served(store) as up, page_of(browser, up, RACE) as page:
+            page.wait_for_selector(f"{ROWS} .bounds")
+            told = page.evaluate(BOUNDS, ROWS)
+            assert told
+            for chance, low, high in told:
+                assert low == pytest.approx(0.5 * chance, abs=0.11)
+                assert high == pytest.approx(1.5 * chance, abs=0.16)
+            assert "do not cover what sets this runner apart" in page.locator(".foot").inner_text()
+            page.screenshot(path=screenshots(tmp_path) / "desk-interval.png", full_page=True)
+    finally:
+        bundle.rollback(store.home)
+
+
+def test_a_day_without_races_and_a_store_without_a_model_say_so(
+    browser: "Browser", store: Store, desk: Desk, tmp_path: Path
+) -> None:
+    with page_of(browser, desk, "/?date=2023-12-25") as page:
+        assert "Monday, 25 December 2023" in page.locator("h1").inner_text()
+        assert "no race" in page.locator("main").inner_text().lower()
+        page.screenshot(path=screenshots(tmp_path) / "desk-empty.png")
+    pointer = store.home.models / bundle.CURRENT
+    aside = pointer.rename(pointer.with_suffix(".aside"))
+    try:
+        with served(store) as up, page_of(browser, up, RACE) as page:
+            page.locator("#model", has_text="none").wait_for()
+            told = page.locator("[role=alert]").inner_text()
+            assert "Not scored: there is no model" in told
+            assert "velo train" in told
+            assert set(page.locator(f"{ROWS} .chance").all_inner_texts()) == {"not scored"}
+            page.screenshot(path=screenshots(tmp_path) / "desk-no-model.png", full_page=True)
+    finally:
+        aside.rename(pointer)
+
+
 def test_values_that_nobody_brought_up_to_date_are_flagged_on_their_runner_and_on_the_race(
-    browser: "Browser", store: Store
+    browser: "Browser", store: Store, tmp_path: Path
 ) -> None:
     """A day on without a tick: the windows have moved, and the page says whose."""
     yesterday = time.monotonic() - timedelta(days=1).total_seconds()
@@ -299,10 +357,11 @@ def test_values_that_nobody_brought_up_to_date_are_flagged_on_their_runner_and_o
         marks = page.locator(f"{ROWS} .mark.warn").all_inner_texts()
         assert len(marks) == page.locator(ROWS).count()
         assert all(one.startswith("stale: trainer, jockey") for one in marks)
+        page.screenshot(path=screenshots(tmp_path) / "desk-stale.png", full_page=True)
 
 
 def test_a_connection_that_is_lost_is_said_with_the_time_and_what_was_missed_is_caught_up_with(
-    browser: "Browser", store: Store
+    browser: "Browser", store: Store, tmp_path: Path
 ) -> None:
     """What was there stays, under that notice; once the service is back so is the page, without a reload."""
     with served(store) as up, page_of(browser, up, RACE) as page:
@@ -313,6 +372,7 @@ def test_a_connection_that_is_lost_is_said_with_the_time_and_what_was_missed_is_
         told = page.locator("#live").inner_text()
         assert re.match(r"not live since 14:\d\d: the service does not answer", told), told
         assert page.locator(ROWS).count() > 0
+        page.screenshot(path=screenshots(tmp_path) / "desk-lost.png", full_page=True)
         tell(store, Market("to come", {"horse 3": 17.5}, "show"), at=up.clock())
         with served(store, up.port, up.began):
             shows_live(page)

@@ -232,6 +232,16 @@ def test_a_bundle_blends_with_odds_and_says_none_without_them(
         moved = loaded.blend(chances, shorter, features)
         assert moved is not None
         assert moved[0] > blended[0]
+    for of, said in ((bundle.OWN, chances), (bundle.BLEND, loaded.blend(chances, odds, matrix))):
+        assert said is not None
+        bounds = loaded.interval(said, of)
+        if bounds is None:
+            # of the blend fewer races are predicted: those after the first fold that it is learned on
+            assert of == bundle.BLEND, loaded.model.bands
+            continue
+        assert ((bounds[:, 0] < bounds[:, 1]) & (bounds >= 0.0).all(axis=1) & (bounds <= 1.0).all(axis=1)).all()
+        assert (bounds[:, 0] < 1.2 * said).all()
+        assert (bounds[:, 1] > 0.8 * said).all()
     assert loaded.calibrated(chances).sum() == pytest.approx(1.0, abs=1e-12)
     odds[1] = np.nan
     assert loaded.blend(chances, odds, matrix) is None

@@ -127,7 +127,8 @@ def test_a_decision_is_what_the_scorer_itself_says_as_of_then(store: Store, tmp_
         scored = score(made, decision.race_id, now=BUILT_AT, as_of=decision.as_of)
         told = {one.horse_id: one for one in scored.runners}
         for bet in decision.bets:
-            assert (bet.p, bet.price) == (told[bet.horse_id].probability, told[bet.horse_id].market_odds)
+            chosen = told[bet.horse_id].blended if trader.rule.blend else told[bet.horse_id].probability
+            assert (bet.p, bet.price) == (chosen, told[bet.horse_id].market_odds)
         assert decision.bundle == scored.model
 
 
@@ -148,7 +149,26 @@ def test_the_strategy_is_the_one_the_gate_judged_cut_where_its_backtest_cut_it(t
     folder.mkdir(parents=True)
     assert rule_of(Home(tmp_path), "v").least == 0.05
     (folder / bundle.GATE).write_text('{"strategy": "TOP20 by edge", "cut": 0.123, "backtest": "b"}')
-    assert rule_of(Home(tmp_path), "v") == Rule(BY_EDGE, 0.123, "TOP20 by edge: edge ≥ 0.123, its cut in backtest b")
+    assert rule_of(Home(tmp_path), "v") == Rule(
+        BY_EDGE, 0.123, "TOP20 by edge of the fundamental: edge ≥ 0.123, its cut in backtest b"
+    )
+    (folder / bundle.GATE).write_text('{"strategy": "TOP20 by edge", "cut": 0.1, "backtest": "b", "subject": "blend"}')
+    assert rule_of(Home(tmp_path), "v").blend
+    (folder / bundle.GATE).write_text('{"strategy": "TOP20 by edge", "cut": 0.1, "backtest": "b", "subject": "logit"}')
+    with pytest.raises(UserError, match="'logit', which is not served"):
+        rule_of(Home(tmp_path), "v")
+
+
+def test_a_rule_of_the_blend_bets_on_it_where_the_odds_are_known_and_by_edge_on_nothing_else() -> None:
+    runners = [
+        PlainRunner("a", "A", 0.1, 4.0, "show", 0.5),
+        PlainRunner("b", "B", 0.9, 4.0, "show", 0.2),
+        PlainRunner("c", "C", 0.9, 4.0, "show", None),
+    ]
+    by_edge = bets_on(runners, Rule(BY_EDGE, 0.1, "", blend=True))
+    assert [(one.horse_id, one.p, one.kelly) for one in by_edge] == [("a", 0.5, kelly_stake(0.5, 4.0))]
+    by_p = bets_on(runners, Rule(BY_P, 0.4, "", blend=True))
+    assert [(one.horse_id, one.p) for one in by_p] == [("a", 0.5), ("c", 0.9)]
 
 
 def test_what_could_not_be_decided_before_the_off_is_missed_and_nothing_is_bet(store: Store, tmp_path: Path) -> None:

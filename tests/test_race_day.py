@@ -1,5 +1,6 @@
 """A race day replayed: what was scored then is what `--as-of` says afterwards, and what training learns from."""
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
@@ -11,7 +12,7 @@ import pytest
 from feature_repo.stores.embedded_redis import down
 from serving.history import declared
 from serving.scored import ScoredRace
-from serving.scorer import Scorer
+from serving.scorer import CatchingUp, Scorer
 from serving.vectors import Vectors
 from streams.batch.build import build
 from streams.importers.runners import read_runner_tables
@@ -24,7 +25,7 @@ from training.model import Options
 from training.train import train
 from velo.commands.serve import service_of
 from velo.racing.clock import local_date, local_midnight
-from velo.racing.messages import GoingChange, JockeyChange, Message, NonRunner, Result, Runner
+from velo.racing.messages import GoingChange, JockeyChange, Message, NonRunner, Racecard, Result, Runner
 from velo.settings import Settings, zone_named
 from velo.store import Store
 
@@ -116,6 +117,57 @@ def test_a_simulated_day_is_scored_then_as_it_is_told_afterwards(simulated: tupl
     told = replayed(store, results, [])
     assert len(told) == len(results) == 4
     hold_to_the_past(store, told)
+
+
+def test_no_score_sees_half_of_a_result_nor_of_its_amendment_while_the_stream_writes(
+    simulated: tuple[Store, list[Result]],
+) -> None:
+    """Asked without pause by two threads; each answer is what the history says of its instant, to the last bit."""
+    store, results = simulated
+    first, second = sorted(results, key=lambda one: one.race.off_time)[:2]
+    assert first.known_at is not None
+    coming = replace(first.race, race_id="to come", off_time=first.race.off_time + timedelta(hours=9))
+    entered = card_of(first).runners[:5] + card_of(second).runners[:5]
+    amended = tuple(replace(one, position=len(first.runners) + 1 - (one.position or 1)) for one in first.runners)
+    seen: dict[datetime, set[tuple[str, ...]]] = {}
+    refused: list[str] = []
+    ended = threading.Event()
+    with a_day(store, first.race.off_time - timedelta(hours=2)) as day:
+        day.tell(Racecard(coming, entered), first.race.off_time - timedelta(hours=1))
+        day.score("to come", day.now)
+
+        def ask() -> None:
+            while not ended.is_set():
+                try:
+                    told = day.scorer.score("to come", day.now, with_drivers=False)
+                except CatchingUp as soon:
+                    refused.append(str(soon))
+                    continue
+                seen.setdefault(told.as_of, set()).add(
+                    (told.fingerprint, *(str(one.probability) for one in told.runners))
+                )
+
+        asking = [threading.Thread(target=ask) for _ in range(2)]
+        for one in asking:
+            one.start()
+        try:
+            for number, message in enumerate(
+                (first, second, replace(first, result_version=2, runners=amended), replace(first, result_version=3))
+            ):
+                at = first.known_at + timedelta(hours=number)
+                day.tell(replace(message, known_at=None), at)
+                day.score("to come", at)
+        finally:
+            ended.set()
+            for one in asking:
+                one.join()
+    build(store, BUILT_AT)
+    scorer = service_of(opened_again(store)).scorer
+    assert len(seen) >= 5, "before, and after each of four results"
+    for as_of, told in seen.items():
+        again = scorer.score("to come", BUILT_AT, as_of, with_drivers=False)
+        assert told == {(again.fingerprint, *(str(one.probability) for one in again.runners))}
+    assert all("a result is being written" in one for one in refused)
 
 
 def test_withdrawals_jockeys_and_going_changes_are_followed_and_the_past_before_each_stays(

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from redis import Redis
 from redis.backoff import NoBackoff
@@ -15,12 +16,18 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 
 from feature_repo.catalogue.families import BY_VIEW
+from feature_repo.stores import embedded_redis
 from feature_repo.stores.embedded_redis import executable
+from feature_repo.stores.race_cards import Head, Offer, RaceCards
 from feature_repo.stores.redis_client import connect_url
 from feature_repo.stores.redis_layout import Layout
 from feature_repo.stores.redis_rows import RedisRows, Written
+from serving.score import scorer_of
 from tests.changelogs import START
 from tests.redis_writer import table
+from velo.racing.messages import Race, Racecard, Runner, to_record
+from velo.settings import Settings
+from velo.store import Home, Store
 
 FORM, PAIR = BY_VIEW["horse_form"], BY_VIEW["partnership_velocity"]
 PORTS = range(21_379, 22_379, 7)
@@ -96,3 +103,33 @@ def test_rows_are_written_replaced_read_and_removed_over_all_servers(url: str) -
     assert min(held) > HORSES / 3  # type: ignore[type-var, operator]
     assert rows.delete_view(layout) == HORSES
     assert [Redis.from_url(f"redis://{node.name}").dbsize() for node in rows.client.get_primaries()].count(1) == 1
+
+
+def test_a_race_is_read_from_all_servers_as_from_one(url: str, tmp_path: Path) -> None:
+    """The head and the race first, then the rows: the scorer's reading is the one of a single server."""
+    off = START + timedelta(days=3)
+    race = Race("r", off.date(), off, "Ascot", surface="Turf", going="Good", distance_m=1600.0)
+    entered = tuple(Runner(f"h{n}", trainer_id="u", jockey_id="v", draw=n) for n in range(1, 21))
+    card = Racecard(race, entered, START)
+    offered = [((one.horse_id,), START, float(n)) for n, one in enumerate(entered) if n != 4]
+    told = Offer(1, "racecard", "r", START, orjson.dumps(to_record(card)), off)
+    embedded = embedded_redis.ensure(Home(tmp_path / "one"))
+    answers = []
+    try:
+        for at in (url, embedded):
+            client = connect_url(at)
+            rows = RedisRows(client, at)
+            assert rows.write_rows(Layout.of(FORM), table(FORM, offered), 1) == Written(19, 0)
+            RaceCards(client, at).offer(1, [told], START, Head(1, 1, START + timedelta(hours=1), live=True))
+            store = Store.open(Settings(tmp_path / "home", redis_url=at))
+            scorer = scorer_of(store, patience_s=5.0)
+            reading, read, stands = scorer.features("r", START + timedelta(hours=2))
+            assert stands == START + timedelta(hours=1)
+            answers.append((reading.keys, read.stored.tobytes(), read.present.tolist(), read.event_us.tolist()))
+            assert scorer.kept("r") is not None
+            assert [one.race_id for one in scorer.events_after("0-0")] == ["r"]
+    finally:
+        embedded_redis.down(Home(tmp_path / "one"))
+    assert answers[0] == answers[1]
+    form = list(BY_VIEW).index(FORM.view)
+    assert [row[form] for row in answers[0][2]] == [n != 4 for n in range(20)]

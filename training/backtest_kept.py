@@ -34,6 +34,8 @@ PREDICTIONS: Final = "predictions.parquet"
 REPORT: Final = "backtest.json"
 SERVED: Final = "fundamental"
 """What a bundle serves: the model by itself, uncalibrated."""
+BLENDED: Final = "blend"
+"""What it serves beside it, where every runner has odds."""
 SUBJECTS: Final = ("fundamental", "calibrated", "logit", "blend")
 """Columns of probabilities that may be bet by and judged."""
 

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from math import fsum
 from pathlib import Path
@@ -23,6 +23,7 @@ import yaml
 from numpy.typing import NDArray
 
 from feature_repo.catalogue import columns
+from training.bands import Band
 from training.blending import BENTER, RESIDUAL, Blending
 from training.ensemble import Ensemble, Inputs, inputs
 from training.logit import Logit
@@ -42,6 +43,8 @@ PASSED: Final = "PASS"
 PASSED_MODE: Final = "passed the gate"
 GATE: Final = "gate.json"
 HISTORY: Final = "history.txt"
+OWN: Final = "own"
+BLEND: Final = "blend"
 FILES: Final = ("model.txt", "logit.json", "residual.txt", "blend.json", "metadata.yaml", "metrics.json")
 
 
@@ -49,12 +52,14 @@ FILES: Final = ("model.txt", "logit.json", "residual.txt", "blend.json", "metada
 class Model:
     """What is fitted: the fundamental model; how the market is put to it, and the one grown on the market (β, model).
 
-    `blending` is None where too few races had a market, `on_market` where it has no part in the blend.
+    `blending` is None where too few races had a market, `on_market` where it has no part in the blend. `bands` say how far the
+    chances can be trusted, those of `OWN` and of `BLEND`; a bundle may have neither.
     """
 
     fundamental: Ensemble
     blending: Blending | None = None
     on_market: tuple[float, Ensemble] | None = None
+    bands: Mapping[str, Band] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +123,14 @@ class Bundle:
         else:
             scores = blending.benter.alpha * np.log(np.maximum(probabilities, SMALLEST)) + blending.benter.beta * log_pi
         return _shared(blending.curves[kind].curve_values(_softmax(scores), market))
+
+    def interval(self, probabilities: Floats, of: str = OWN) -> Floats | None:
+        """A 95 % interval of each probability, (runners, 2), of the model's `OWN` or of the `BLEND`; see `training.bands.Band`.
+
+        None where the bundle has none: then none can be told.
+        """
+        band = self.model.bands.get(of)
+        return None if band is None else band.interval(probabilities)
 
     def contributions(self, matrix: Floats) -> Floats:
         """What each feature adds to each runner's utility, (runners, features), against the mean of the race.
@@ -257,6 +270,7 @@ def _texts(model: Model) -> dict[str, str]:
     blend = {
         "blending": None if model.blending is None else model.blending.to_json(),
         "on_market": None if model.on_market is None else {"beta": model.on_market[0], **_linear(model.on_market[1])},
+        "bands": {name: one.to_json() for name, one in model.bands.items()},
     }
     return {
         "model.txt": model.fundamental.trees,
@@ -274,7 +288,10 @@ def _model(folder: Path) -> Model:
     blend = json.loads((folder / "blend.json").read_text())
     blending = None if blend["blending"] is None else Blending.from_json(blend["blending"])
     told = blend["on_market"]
-    return Model(fundamental, blending, None if told is None else (told["beta"], ensemble("residual.txt", told)))
+    on_market = None if told is None else (told["beta"], ensemble("residual.txt", told))
+    # a bundle of before there were bands has none
+    bands = {name: Band.from_json(one) for name, one in blend.get("bands", {}).items()}
+    return Model(fundamental, blending, on_market, bands)
 
 
 def _linear(ensemble: Ensemble) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from training import bundle
 from training.backtest import recipe_of
-from training.backtest_kept import SERVED, last, read
+from training.backtest_kept import BLENDED, SERVED, last, read
 from training.betting import DEFAULT, cut_of, strategy
 from training.final_window import look, looks
 from training.gate import WINDOWS_DAYS
@@ -69,14 +69,14 @@ def judge_last(
         # A percentile is of a period that is over: who bets on the next race needs the least that it bet on.
         year = season.only(predictions.race_dates >= np.datetime64(first, "D"))
         cut = cut_of(of, year.p, year.decided_at)
-        told = {"backtest": name, "strategy": by, "cut": cut, "look": number, "at": now.isoformat()}
+        told = {"backtest": name, "subject": subject, "strategy": by, "cut": cut, "look": number, "at": now.isoformat()}
         mode = bundle.judged(home, model, gate.verdict.value, told)
     return JudgeReport(name, subject, gate, model, mode, number, notes)
 
 
 def _whose(home: Home, report: Mapping[str, Any], subject: str, by: str) -> tuple[str | None, tuple[str, ...]]:
     """The version that the verdict is of, or why of none."""
-    if subject != SERVED or by != DEFAULT:
+    if subject not in (SERVED, BLENDED) or by != DEFAULT:
         return None, (f"no model is served by {subject} and bet by {by}: the verdict is kept with none",)
     try:
         version = bundle.current(home)

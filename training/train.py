@@ -27,7 +27,7 @@ from training.model import FEATURES, Options
 from training.races import Races, Split, races_of, split
 from training.refits import OutOfFold, forward
 from training.search import Tried, search
-from training.train_measures import PartMeasured, measured_parts
+from training.train_measures import PartMeasured, bands_of, measured_parts
 from velo.errors import UserError
 from velo.store import Store
 
@@ -120,7 +120,9 @@ def train(
         "search": [asdict(one) for one in searched],
         "importance": grown.importance(),
     }
-    kept = bundle.write(store.home, bundle.Model(model, blending, on_market), metadata, metrics, now)
+    kept = bundle.write(
+        store.home, bundle.Model(model, blending, on_market, bands_of(told, sp, chosen.seed)), metadata, metrics, now
+    )
     progress("measure", 1, 1)
     cards = rows.identity.column("source").to_numpy(zero_copy_only=False) == "racecard"
     distinct = int(np.unique(rows.races).size)

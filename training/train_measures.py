@@ -6,7 +6,9 @@ from typing import Final
 import numpy as np
 
 from training.backtest_metrics import Season, delta_r2, r2
+from training.bands import Band, fit_band
 from training.blocks import Floats
+from training.bundle import BLEND, OWN
 from training.combine import combine
 from training.fitting import has_market
 from training.refits import OutOfFold
@@ -31,6 +33,22 @@ class PartMeasured:
     delta_r2: Figure
     calibration_error: Figure
     slope: Figure
+
+
+def bands_of(told: OutOfFold, sp_decimal: Floats, seed: int) -> dict[str, Band]:
+    """How far the fundamental chances can be trusted, and those of the blend; without what too few races were predicted of."""
+    dates = np.repeat(told.races.days, told.races.sizes)
+    found = {OWN: fit_band(told.fundamental, told.races.share, dates, seed)}
+    try:
+        combined = combine(told, sp_decimal)
+    except UserError:
+        pass
+    else:
+        blend = np.full(dates.size, np.nan)
+        blend[combined.rows] = combined.blend
+        known = np.isfinite(blend)
+        found[BLEND] = fit_band(blend[known], told.races.share[known], dates[known], seed)
+    return {name: one for name, one in found.items() if one is not None}
 
 
 def measured_parts(told: OutOfFold, sp_decimal: Floats, seed: int) -> tuple[PartMeasured, ...]:

@@ -60,11 +60,19 @@ return 1
 """
 
 READ: Final = """
--- KEYS: race, events, head, then feature hashes; ARGV: the field wanted of each
-local out = redis.call('HMGET', KEYS[3], 'generation', 'seq', 'known_us', 'live')
-local race = redis.call('HMGET', KEYS[1], 'generation', 'seq')
+-- KEYS: race, events, head, then feature hashes; ARGV: a field, and of how many of the hashes it is wanted, in turn
+local call = redis.call
+local out = call('HMGET', KEYS[3], 'generation', 'seq', 'known_us', 'live')
+local race = call('HMGET', KEYS[1], 'generation', 'seq')
 out[5], out[6] = race[1], race[2]
-for at = 1, #ARGV do out[6 + at] = redis.call('HGET', KEYS[3 + at], ARGV[at]) end
+local at = 3
+for turn = 1, #ARGV, 2 do
+  local field = ARGV[turn]
+  for _ = 1, ARGV[turn + 1] do
+    at = at + 1
+    out[at + 3] = call('HGET', KEYS[at], field)
+  end
+end
 return out
 """
 """One moment of the server: head, the race's version, then the rows."""

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
 
 from serving.api.desk import curves, pages
 from serving.api.events import Hub
@@ -12,6 +13,7 @@ from serving.api.limits import BoundedBody
 from serving.api.problems import Problem, install
 from serving.api.routes import operations, races
 from serving.api.service import Service
+from serving.memory import freeze, thaw
 
 VERSION: Final = "1.0.0"
 """Of the interface: a change that breaks a client begins another /v."""
@@ -23,8 +25,11 @@ def app_of(service: Service, token: str | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await run_in_threadpool(service.scorer.warm)
+        freeze()
         yield
         await hub.stop()
+        thaw()
 
     app = FastAPI(
         title="VÉLØ",

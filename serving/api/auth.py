@@ -11,7 +11,7 @@ from serving.api.problems import Refusal
 bearer = HTTPBearer(auto_error=False, description="The token of VELO_TOKEN; needed by whatever writes.")
 
 
-def may_write(request: Request, shown: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
+async def may_write(request: Request, shown: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
     """Refuse a request that does not show the token; compared in constant time."""
     token: str | None = request.app.state.token
     if not token:

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from serving.bundles import NoModel
 from serving.curves import NoTables, UnknownKey
 from serving.history import NotDeclared, NotYet
+from serving.score_log import NotKept
 from serving.scorer import CatchingUp, Nothing
 from serving.told import UnknownRace
 from serving.wire import Away
@@ -26,6 +27,7 @@ STATUS: Final[tuple[tuple[type[UserError], int], ...]] = (
     (CatchingUp, 503),
     (NotYet, 503),
     (Nothing, 503),
+    (NotKept, 503),
     (NoModel, 503),
     (NoTables, 503),
 )

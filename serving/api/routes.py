@@ -27,8 +27,8 @@ AsOf = Annotated[
 Drivers = Annotated[bool, Query(description="Tell what drives each chance: some milliseconds more.")]
 
 
-def service_of(request: Request) -> Service:
-    """The service behind the application."""
+async def service_of(request: Request) -> Service:
+    """The service behind the application; async, or every request would wait for a thread to look it up."""
     service: Service = request.app.state.service
     return service
 

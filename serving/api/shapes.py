@@ -84,6 +84,10 @@ class RunnerOut(BaseModel):
     trainer: str | None
     probability: float = Field(ge=0.0, le=1.0)
     fair_odds: float
+    interval: tuple[float, float] | None = Field(
+        description="95 % bounds of the rate at which runners given such a chance win; null where the model tells none."
+    )
+    blended_interval: tuple[float, float] | None = Field(description="The same of `blended`.")
     blended: float | None = Field(description="With the market put to it; null unless every runner has odds.")
     market_odds: float | None
     market_source: str | None

@@ -213,7 +213,7 @@ function showLive(why, since) {
   const live = place("live");
   live.className = why === null ? "live" : "live lost";
   live.textContent = why === null ? "live" : why === "connecting" ? "connecting…"
-    : `${since === null ? "not live" : `not live since ${w.clock(since)}`}: ${why}`;
+    : `${since === null ? "not live" : `not live since ${w.clock(w.byService(since))}`}: ${why}`;
 }
 
 document.addEventListener("click", (event) => {
@@ -228,7 +228,7 @@ addEventListener("resize", () => { if (state.curves) soon(draw); });
 keys({ go, help: place("help"), beside, order: () => turnOver("order", ORDERS), commission: () => turnOver("commission", COMMISSIONS) });
 place("help-button").addEventListener("click", () => place("help").showModal());
 
-const live = new Live({ heard, state: showLive, now: w.now, again: () => { soon(loadDay); soon(loadRace); } });
-arrive().then(() => live.start());
+const live = new Live({ heard, state: showLive, again: () => { soon(loadDay); soon(loadRace); } });
+live.start().then(arrive);
 setInterval(tick, 1000);
 setInterval(loadDay, DAY_MS);

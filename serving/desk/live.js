@@ -4,22 +4,30 @@ const KINDS = ["racecard", "result", "non_runner", "jockey_change", "going_chang
 const AGAIN_MS = 3000;
 const ASK_MS = 10_000;
 const PATIENCE_MS = 5000;
+const HEARS_MS = 500;
 const AWAY = "the service does not answer";
 
 /** Follow the events. `heard(event)` gets each, `again()` is called when some may have been missed, `state(why, since)`
- * whenever being live begins (null) or ends (a reason, and the instant it was last known to be live). */
+ * whenever being live begins (null) or ends (a reason, and when it was last known to be live, by the browser's clock: the
+ * service's is not known before it is asked). */
 export class Live {
-  constructor({ heard, again, state, now }) {
-    Object.assign(this, { heard, again, state, now });
+  constructor({ heard, again, state }) {
+    Object.assign(this, { heard, again, state });
     this.lastGood = null;
     this.opened = false;
+    // whether something may have been told that the page has not asked for: not what is heard before it asks
+    this.missed = true;
+    this.settle = null;
     this.why = { events: "connecting", ready: "connecting" };
     this.shown = undefined;
     this.source = null;
     this.askedAt = performance.now();
   }
 
+  /** Begin; settles once events are heard: what is asked for then is asked for once. After a moment without it settles too. */
   start() {
+    const heard = new Promise((settle) => { this.settle = settle; });
+    setTimeout(() => this.#begin(false), HEARS_MS);
     this.#listen();
     this.#ask();
     setInterval(() => this.#ask(), ASK_MS);
@@ -33,6 +41,7 @@ export class Live {
         this.again();
       }
     });
+    return heard;
   }
 
   #listen() {
@@ -40,11 +49,13 @@ export class Live {
     const source = new EventSource("/v1/events");
     this.source = source;
     source.addEventListener("open", () => {
+      this.#begin(true);
       this.#tell("events", null);
       if (this.opened) this.again();
       this.opened = true;
     });
     source.addEventListener("error", () => {
+      this.#begin(false);
       this.#tell("events", AWAY);
       if (source.readyState === EventSource.CLOSED && source === this.source) setTimeout(() => this.#listen(), AGAIN_MS);
     });
@@ -54,6 +65,13 @@ export class Live {
         this.heard(JSON.parse(event.data));
       });
     }
+  }
+
+  #begin(hearing) {
+    if (this.settle === null) return;
+    this.missed = !hearing;
+    this.settle();
+    this.settle = null;
   }
 
   async #ask() {
@@ -75,11 +93,12 @@ export class Live {
     const before = this.why.events ?? this.why.ready;
     this.why[what] = why;
     const after = this.why.events ?? this.why.ready;
-    if (after === null) this.lastGood = this.now();
+    if (after === null) this.lastGood = Date.now();
     if (after === this.shown && after !== null) return;
     this.shown = after;
     this.state(after, this.lastGood);
-    if (before !== null && after === null) this.again();
+    if (before !== null && after === null && this.missed) this.again();
+    if (after !== "connecting") this.missed = true;
   }
 }
 

@@ -127,15 +127,17 @@ function chance(scored, before) {
   const bar = h("span", { class: "bar", "aria-hidden": "true" }, h("i"));
   bar.firstChild.style.width = `${(100 * scored.probability).toFixed(1)}%`;
   const moved = before === undefined ? 0 : 100 * (scored.probability - before);
-  const interval = scored.interval ?? null;
   return [
     h("b", {}, w.percent(scored.probability)),
     Math.abs(moved) >= 0.05 ? h("small", { class: "moved" }, `${w.signed(moved)} since`) : null,
     bar,
-    interval ? h("small", {}, `${w.percent(interval[0])} to ${w.percent(interval[1])}`) : null,
-    scored.blended === null ? null : h("small", {}, `${w.percent(scored.blended)} with the market`),
+    between(scored.interval),
+    scored.blended === null ? null : [h("small", {}, `${w.percent(scored.blended)} with the market`), between(scored.blended_interval)],
   ];
 }
+
+/** The bounds of a chance, where the model tells them. */
+const between = (bounds) => (bounds ? h("small", { class: "bounds" }, `${w.percent(bounds[0])} to ${w.percent(bounds[1])}`) : null);
 
 function market(scored, runner) {
   const told = scored ? scored.market_odds : runner.odds;
@@ -172,7 +174,9 @@ function out(runner, told) {
 function footnotes(card, scored) {
   if (!scored) return null;
   return [
-    scored.runners.some((one) => one.interval) ? null : h("p", {}, "No interval is shown: this model gives none for a single chance."),
+    h("p", {}, scored.runners.some((one) => one.interval)
+      ? "Below each chance: bounds of the rate at which runners given such a chance have won (95 %). They do not cover what sets this runner apart from those."
+      : "No interval is shown: this model tells none, for want of races it was tested on."),
     scored.runners.some((one) => one.blended !== null)
       ? h("p", {}, "Fair odds and edge are of the chance with the market put to it.") : h("p", {}, "Fair odds and edge are of the model's own chance."),
     h("p", {}, `Mode: ${scored.mode}. Features from ${scored.features_from}; runners named by the ${scored.declared_by}; fingerprint ${scored.fingerprint}.`),

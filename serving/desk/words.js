@@ -14,6 +14,8 @@ export function setClock(timezone, serverNow) {
 }
 
 export const now = () => Date.now() + ahead;
+/** An instant of the browser's clock by the service's. */
+export const byService = (ms) => ms + ahead;
 
 const written = (instant, options) =>
   new Intl.DateTimeFormat("en-GB", { timeZone: zone, ...options }).format(new Date(instant));

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from secrets import token_hex
 from typing import Any, Final
 
@@ -74,17 +75,20 @@ class RedisSink(FixedPartitionedSink[Block, int]):
     waiting: Waiting
     sealing: bool = True
 
-    def prepares(self) -> list[Callable[[int], None]]:
+    def prepares(self, then: Callable[[int], None]) -> list[Callable[[int], None]]:
         """What has Redis hold what the tables do, each to be called in a thread of its own before the first record.
 
-        The engine makes no partition of a view before its first row.
+        `then` follows once all views are there: whoever reads by what it writes must find them. The engine makes no
+        partition of a view before its first row.
         """
-        left = iter(self.views)
+        left, ended = iter(self.views), count(1)
 
-        def fill_next(_base: int) -> None:
+        def fill_next(base: int) -> None:
             for view in left:
                 partition = RedisPartition(self, BY_VIEW[view], self.begin - 1, self.waiting.go_on)
                 self.waiting.until_done("online", partition.make_ready)
+            if next(ended) == FILLERS:
+                then(base)
 
         return [fill_next] * FILLERS
 

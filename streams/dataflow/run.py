@@ -195,7 +195,7 @@ def run(
     ground = Ground(planned.store.home, planned.store.timezone, FAMILIES, SHARDS, planned.formulas.fingerprint)
     online = online_of(planned, options, clock, stop, telemetry)
     lay = partial(ground.at, go_on=Waiting(stop, telemetry).go_on)
-    prepare: list[Callable[[int], object]] = [lay, *online.prepares(), cards_of(online).prepare] if online else [lay]
+    prepare: list[Callable[[int], object]] = [lay, *online.prepares(cards_of(online).prepare)] if online else [lay]
     source = source or source_of(planned, options, clock, stop, telemetry, member, prepare)
     flow = flow_of(planned, options, clock, telemetry, ground, source, online)
     recovery = RecoveryConfig(str(planned.recovery), backup_interval=timedelta(0))

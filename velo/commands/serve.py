@@ -42,7 +42,9 @@ def serve(
     import uvicorn
 
     from serving.api.app import app_of
+    from serving.memory import keep_freed
 
+    keep_freed()
     store = open_store()
     app = app_of(service_of(store, feed), os.environ.get(TOKEN) or None)
     try:
