@@ -3,6 +3,7 @@
 The log has checks of its own (`reader.check`, and every reader's), and so have model bundles.
 """
 
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -16,6 +17,10 @@ from velo.errors import UserError
 from velo.store import Home
 
 
+LITTLE_ROOM: Final = 2**20
+"""Bytes free with which nothing can be expected to work."""
+
+
 def found(home: Home) -> str | None:
     """The first damage of a store with its remedy, in one line; None where every file that can be checked is whole."""
     for check in _CHECKS:
@@ -26,6 +31,11 @@ def found(home: Home) -> str | None:
     return None
 
 
+def _refuse_full_disk(home: Home) -> None:
+    if home.root.is_dir() and shutil.disk_usage(home.root).free < LITTLE_ROOM:
+        raise UserError(f"{home.root} is on a disk without room: make room there, then repeat the command")
+
+
 def refuse_unreadable_recovery(home: Home) -> None:
     """Raise `UserError` where the stream's recovery store is no longer one."""
     for folder in sorted(home.recovery.glob("[!.]*")):
@@ -34,6 +44,9 @@ def refuse_unreadable_recovery(home: Home) -> None:
             try:
                 with closing(sqlite3.connect(f"{part.as_uri()}?mode=ro", uri=True)) as connection:
                     told = [str(line) for (line,) in connection.execute("PRAGMA quick_check")]
+            except sqlite3.OperationalError:
+                # it cannot be looked at now, as on a full disk: that says nothing of what is in it
+                continue
             except sqlite3.Error as unreadable:
                 told = [str(unreadable)]
             if told != ["ok"]:
@@ -92,6 +105,7 @@ def _refuse_unreadable(part: Path) -> None:
 
 
 _CHECKS: Final[tuple[Callable[[Home], None], ...]] = (
+    _refuse_full_disk,
     refuse_unreadable_recovery,
     _refuse_unreadable_tables,
     _refuse_unreadable_batch,

@@ -120,7 +120,7 @@ def faults(
     only: Annotated[
         list[str], typer.Option(help="This fault alone, by its name, or `kills`; give it again for another.")
     ] = [],  # noqa: B006 typer copies it
-    kills: Annotated[int, typer.Option(help="How many SIGKILLs the stream gets.")] = 40,
+    kills: Annotated[int, typer.Option(help="How many SIGKILLs the stream gets.")] = 30,
     starts: Annotated[int, typer.Option(help="Starts in each replay that is killed.")] = 10_000,
     processes: Annotated[int, typer.Option(min=1, help="Processes of the stream.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of when they fall.")] = 1,
