@@ -67,7 +67,8 @@ def _refused(scene: Scene, *command: object) -> str:
     line = said.last()
     if said.code != 2 or not line.startswith("velo: ") or "Traceback" in said.err:
         raise RuntimeError(f"velo {command} ended with {said.code} and said {said.err[-1000:]!r}")
-    return f"`{line}`"
+    # what is quoted may quote commands itself
+    return f"`` {line} ``" if "`" in line else f"`{line}`"
 
 
 # Killed

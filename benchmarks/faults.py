@@ -129,7 +129,7 @@ def _of_kills(killed: kills.Figures) -> Outcome:
     return Outcome(
         KILLS, f"the stream killed {killed.kills} times (SIGKILL), at random moments",
         f"nothing: the process is gone (it was {doing})", "nothing",
-        f"start it again ({killed.replays} whole replays of {killed.messages:,} messages)",
+        f"start it again (whole replays: {killed.replays}, messages: {killed.messages:,})",
         round(killed.seconds / max(killed.kills, 1), 1), killed.values_compared, killed.differences, 0,
     )  # fmt: skip
 
