@@ -16,7 +16,6 @@ from streams.batch import frames
 from velo.errors import UserError
 from velo.store import Home
 
-
 LITTLE_ROOM: Final = 2**20
 """Bytes free with which nothing can be expected to work."""
 
