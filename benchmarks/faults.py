@@ -1,194 +1,180 @@
-"""`velo bench faults`: a replay killed with SIGKILL again and again, at random moments, then audited.
+"""`velo bench faults`: everything done to a store that may happen to one, and what became of it, as one table.
 
-Batches are small and each is an epoch of its own, so most moments fall into writing, sealing and committing; what each
-killed process was doing is counted. When a replay reaches the log's end before all kills are spent, it is audited and
-another begins in a new home.
+Each fault has a small store of its own. After the harm and the way back the store is told what it was not told yet; then
+the results that it holds are counted against those that were acknowledged, and both stores are audited, value by value.
 """
 
-import multiprocessing
 import random
-import shutil
-import signal
+import re
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from ctypes import c_int
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from multiprocessing.process import BaseProcess
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Event
-from typing import Any, Final
+from typing import Final
 
+from rich.markup import escape
 from rich.table import Table
 
-from benchmarks.ground import machine, store_of
-from feature_repo.stores import embedded_redis
+from benchmarks import harm, kills
+from benchmarks.fault_scenes import FAULTS, Fault
+from benchmarks.ground import machine
+from benchmarks.harm import NotRun, Scene
 from feature_repo.stores.redis_client import connect
 from streams.audit import audit
-from streams.dataflow.ground import Ground
-from streams.dataflow.members import loopback_addresses
-from streams.dataflow.parquet_sink import ParquetPartition
-from streams.dataflow.redis_sink import RedisPartition
-from streams.dataflow.run import Options, plan, run
-from streams.dataflow.source import LogPartition
-from streams.dataflow.telemetry import Telemetry
-from velo.settings import Settings, zone_named
-from velo.store import Store
+from velo.errors import UserError
 
-BATCH: Final = 10
-LONGEST_SECONDS: Final = 1.0
-"""A process lives at most so long, from its start or from its first record on, before it is killed."""
-FROM_THE_START: Final = 0.2
-"""The share of kills that may fall before the first record."""
-STARTING, READING = "starting", "reading, rolling, committing"
-WATCHED: Final[dict[str, tuple[type, str]]] = {
-    "laying the ground": (Ground, "_lay"),
-    "writing a part": (ParquetPartition, "_spill"),
-    "sealing a part": (ParquetPartition, "_seal"),
-    "writing to Redis": (RedisPartition, "_offer"),
-    "marking Redis": (RedisPartition, "_mark_write"),
-    "filling Redis": (RedisPartition, "_fill"),
-}
-"""What a process does, by the method that does it."""
-DOINGS: Final = (STARTING, READING, *WATCHED)
-PRELOADED: Final = ["benchmarks.faults", "streams.dataflow.run", "duckdb", "pyarrow.parquet", "pandas", "redis", "mmh3"]
+KILLS: Final = "kills"
+NAMES: Final = (KILLS, *(one.name for one in FAULTS))
+COLUMNS: Final = ("fault", "what is seen", "lost", "how it comes back", "seconds", "instants compared", "differences")
+NOT_RUN: Final = "not run here"
+_BETWEEN: Final = re.compile(r"(<!-- velo bench faults -->\n).*(<!-- end -->)", re.DOTALL)
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One fault as it went: in words, the seconds of the way back, and what the audit compared and found different.
+
+    `missing` counts acknowledged results that the log no longer holds.
+    """
+
+    name: str
+    fault: str
+    seen: str
+    lost: str
+    back: str
+    back_seconds: float
+    compared: int
+    differences: int
+    missing: int
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What the kills did: how many, over how many whole replays, and what the audits found (nothing lost or doubled).
+    """All faults of a run, and what the kills were (None where none were asked for)."""
 
-    `doing` counts killed processes by what they were doing: one a kill and process.
-    """
-
-    kills: int
-    doing: dict[str, int]
-    replays: int
-    processes: int
-    messages: int
-    values_compared: int
-    differences: int
+    outcomes: tuple[Outcome, ...]
+    kills: kills.Figures | None
     seconds: float
     machine: str
 
+    @property
+    def broken(self) -> bool:
+        """Whether anything was lost that may not be, or differs."""
+        return any(one.differences or one.missing for one in self.outcomes)
 
-def measure(kills: int, starts: int, processes: int, seed: int, runners: Path | None, timezone: str) -> Figures:
-    """Kill a replay of about so many starts until all kills are spent, and audit each when it has come to its end."""
-    begun, replays, compared, differences, messages = time.perf_counter(), 0, 0, 0, 0
-    chance, doing, spent = random.Random(seed), Counter[str](), 0
+
+def measure(
+    only: Sequence[str], count: int, starts: int, processes: int, seed: int, runners: Path | None, timezone: str,
+    progress: Progress = lambda step, done, steps: None,
+) -> Figures:  # fmt: skip
+    """Make every fault, or those named; `count` kills fall into replays of about so many `starts`.
+
+    Raises `UserError` for a name that is no fault.
+    """
+    strange = sorted(set(only) - set(NAMES))
+    if strange:
+        raise UserError(f"{', '.join(strange)} is no fault: choose of {', '.join(NAMES)}")
+    chosen = [one for one in FAULTS if not only or one.name in only]
+    begun, outcomes, killed, chance = time.perf_counter(), [], None, random.Random(seed)
     with TemporaryDirectory() as scratch:
-        loaded, _ = store_of(Path(scratch) / "loaded", starts, runners, timezone)
-        while spent < kills or replays == 0:
-            store = _copied(loaded, Path(scratch) / f"replay-{replays}")
-            embedded_redis.ensure(store.home)
-            try:
-                killed = replay(store, kills - spent, processes, chance)
-                report = audit(store, datetime.now(UTC), client=connect(store.home))
-            finally:
-                embedded_redis.down(store.home)
-            shutil.rmtree(store.home.root)
-            doing += killed
-            spent += killed.total() // processes
-            replays, messages = replays + 1, messages + report.next_seq
-            compared += sum(report.compared.values())
-            differences += report.found
-    seconds = round(time.perf_counter() - begun, 1)
-    by_doing = {name: doing[name] for name in DOINGS}
-    return Figures(spent, by_doing, replays, processes, messages, compared, differences, seconds, machine())
+        base = harm.prepared(_made(Path(scratch) / "base")) if chosen else None
+        for done, fault in enumerate(chosen):
+            progress(fault.name, done, len(chosen) + 1)
+            assert base is not None
+            outcomes.append(outcome(fault, base, Path(scratch) / fault.name, chance))
+    if not only or KILLS in only:
+        progress(KILLS, len(chosen), len(chosen) + 1)
+        killed = kills.measure(count, starts, processes, seed, runners, timezone)
+        outcomes.insert(0, _of_kills(killed))
+    return Figures(tuple(outcomes), killed, round(time.perf_counter() - begun, 1), machine())
 
 
-def replay(store: Store, kills: int, processes: int, chance: random.Random) -> Counter[str]:
-    """Run the stream to the log's end, killed at most so many times on the way; what the killed were doing."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    killed = Counter[str]()
-    while True:
-        if processes > 1:
-            # as the first process does before it starts the others
-            plan(store)
-        addresses = loopback_addresses(processes) if processes > 1 else []
-        doing = context.RawArray(c_int, processes)
-        running: list[BaseProcess] = []
-        for member in range(processes):
-            told = (str(store.home.root), store.timezone.key, store.redis_url, addresses, member, doing)
-            process: BaseProcess = context.Process(target=stream, args=told)
-            process.start()
-            running.append(process)
-        if killed.total() < kills * processes:
-            if chance.random() >= FROM_THE_START:
-                while DOINGS[doing[0]] == STARTING and running[0].exitcode is None:
-                    running[0].join(0.005)
-            running[0].join(chance.uniform(0, LONGEST_SECONDS))
-        else:
-            running[0].join()
-        ended = running[0].exitcode is not None
-        at = [DOINGS[one] for one in doing]
-        for process in chance.sample(running, len(running)):
-            if ended:
-                process.join(30)
-            process.kill()
-            process.join()
-        if ended:
-            codes = [process.exitcode for process in running]
-            if any(code not in (0, -signal.SIGKILL) for code in codes):
-                raise RuntimeError(f"the stream ended with {codes}")
-            return killed
-        killed.update(at)
-
-
-def stream(home: str, timezone: str, redis_url: str | None, addresses: Sequence[str], member: int, doing: Any) -> None:
-    """One process of a stream with small epochs, to the log's end; `doing[member]` tells what it does."""
-    for number, (owner, name) in enumerate(WATCHED.values(), 2):
-        setattr(owner, name, _watched(getattr(owner, name), doing, member, number))
-    first = LogPartition.next_batch
-    setattr(LogPartition, "next_batch", _watched(first, doing, member, DOINGS.index(READING)))  # noqa: B010 a method of another class
-    store = Store.open(Settings(Path(home), zone_named(timezone), redis_url))
-    options = Options(once=True, snapshot_every=timedelta(0), batch=BATCH)
-    run(
-        plan(store),
-        options,
-        lambda: datetime.now(UTC),
-        Telemetry(),
-        addresses=addresses,
-        member=member,
-        stop=Event(),
-    )
-
-
-def _watched(method: Callable[..., Any], doing: Any, member: int, number: int) -> Callable[..., Any]:
-    def noted(*given: Any, **named: Any) -> Any:
-        before, doing[member] = doing[member], number
+def outcome(fault: Fault, base: Scene, folder: Path, chance: random.Random) -> Outcome:
+    """Make one fault to a copy of a prepared store, and see what became of it."""
+    with ExitStack() as stack:
         try:
-            return method(*given, **named)
-        finally:
-            # what is not watched is the engine's, once there was a record
-            doing[member] = number if number == DOINGS.index(READING) else before
+            disk = stack.enter_context(harm.small_disk(folder.with_suffix(".disk"))) if fault.on_small_disk else None
+        except NotRun as why:
+            return Outcome(fault.name, fault.harm, f"{NOT_RUN}: {why}", "", "", 0.0, 0, 0, 0)
+        scene = stack.enter_context(harm.scene(base, folder, chance, disk))
+        account = fault.scene(scene)
+        scene.velo("ingest", "runners", scene.later)
+        scene.well("stream", "--once")
+        told = _results_of(scene)
+        report = audit(scene.store, datetime.now(UTC), client=connect(scene.home))
+        return Outcome(
+            fault.name, fault.harm, account.seen, account.lost, account.back, account.back_seconds,
+            sum(report.compared.values()), report.found, told - scene.acknowledged(),
+        )  # fmt: skip
 
-    return noted
+
+def _results_of(scene: Scene) -> int:
+    """How many races the two files of a scene tell."""
+    import duckdb
+
+    paths = [str(scene.first), str(scene.later)]
+    with duckdb.connect() as connection:
+        [(races,)] = connection.execute(
+            "SELECT count(DISTINCT race_id) FROM read_parquet($paths)", {"paths": paths}
+        ).fetchall()
+    return int(races)
+
+
+def _of_kills(killed: kills.Figures) -> Outcome:
+    doing = ", ".join(f"{count} {name}" for name, count in killed.doing.items() if count)
+    return Outcome(
+        KILLS, f"the stream killed {killed.kills} times (SIGKILL), at random moments",
+        f"nothing: the process is gone (it was {doing})", "nothing",
+        f"start it again (whole replays: {killed.replays}, messages: {killed.messages:,})",
+        round(killed.seconds / max(killed.kills, 1), 1), killed.values_compared, killed.differences, 0,
+    )  # fmt: skip
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def _cells(one: Outcome) -> list[str]:
+    told = [one.fault, one.seen, one.lost, one.back]
+    if one.seen.startswith(NOT_RUN):
+        return [*told, "", "", ""]
+    seconds = f"{one.back_seconds:.1f}" if one.back_seconds else "–"
+    return [*told, seconds, f"{one.compared:,}", str(one.differences + one.missing)]
 
 
 def table(figures: Figures) -> Table:
     """As shown to a person."""
-    shown = Table(title=f"kill -9 while streaming ({figures.machine})", show_header=False)
-    rows: list[tuple[str, Any]] = [
-        ("kills", figures.kills),
-        *((f"  while {name}", count) for name, count in figures.doing.items()),
-        ("replays", figures.replays),
-        ("processes", figures.processes),
-        ("messages", figures.messages),
-        ("values compared at", f"{figures.values_compared:,} instants"),
-        ("differences", figures.differences),
-        ("seconds", figures.seconds),
-    ]
-    for name, value in rows:
-        shown.add_row(name, str(value))
+    shown = Table(title=f"faults, in {figures.seconds:.0f} s ({figures.machine})", show_lines=True)
+    for name in ("fault; what is seen; lost; how it comes back", *COLUMNS[4:]):
+        shown.add_column(name, justify="right" if name in COLUMNS[4:] else "left", overflow="fold")
+    for one in figures.outcomes:
+        words, numbers = _cells(one)[:4], _cells(one)[4:]
+        marks = ("", "sees: ", "lost: ", "back: ")
+        told = "\n".join(mark + word for mark, word in zip(marks, words, strict=True) if word)
+        shown.add_row(escape(told), *numbers)
     return shown
 
 
-def _copied(loaded: Store, home: Path) -> Store:
-    home.mkdir()
-    shutil.copytree(loaded.home.log, home / "log")
-    shutil.copy(loaded.home.identity, home)
-    return Store.open(Settings(home))
+def markdown(figures: Figures) -> str:
+    """As a page of the documentation holds it."""
+    rows: Iterable[Sequence[str]] = (
+        COLUMNS,
+        ["---"] * 4 + ["--:"] * 3,
+        *([cell.replace("|", r"\|") for cell in _cells(one)] for one in figures.outcomes),
+    )
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([*lines, "", f"{figures.seconds:.0f} s in all, on {figures.machine}."]) + "\n"
+
+
+def write_into(page: Path, figures: Figures) -> None:
+    """Put the table between the page's marks; raises `UserError` for a page without them."""
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    if not _BETWEEN.search(text):
+        raise UserError(f"{page} has no `<!-- velo bench faults -->` and `<!-- end -->`: name docs/reliability.md")
+    told = markdown(figures)
+    page.write_text(_BETWEEN.sub(lambda marks: f"{marks[1]}\n{told}\n{marks[2]}", text), encoding="utf-8")

@@ -81,13 +81,14 @@ def audit(
     """Compare the offline tables, and the Redis behind `client` if one is given, with a fresh batch of the whole log.
 
     `sample` looks at so many keys of each view, the same ones each time. Raises `UserError` where there are no tables,
-    or they are of another log.
+    they are of another log, or a part of them is not what was written.
     """
     home = store.home
     folder = generations.current(home)
     if folder is None:
         raise UserError(f"there are no tables at {home.offline}: run `velo build` or `velo stream` first")
     manifest = generations.manifest_of(folder)
+    generations.refuse_damaged(folder)
     if manifest.log_generation != log_generation(home):
         raise UserError(f"the tables at {home.offline} are of a log since replaced: run `velo build` first")
     next_seq, until = _brought_to(home, manifest)

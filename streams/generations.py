@@ -7,19 +7,23 @@ for readers that have just resolved the link.
 A generation's parts hold each row once: those of the batch up to the manifest's `next_seq`, those of the stream
 (`stream-FIRST-LAST.parquet`, by seq, both included) from there on. Publishing a generation drops the stream's parts
 that the batch has caught up with and takes the later ones along, so build and stream may run beside each other.
+
+A Parquet file does not tell when a byte of it was changed, and a changed byte is another value. So a generation keeps
+the checksums of the batch's parts, and nothing grows from a part that is no longer what it was.
 """
 
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from velo.errors import UserError
 from velo.files import make_folder, sync_folder, write_atomically
@@ -27,6 +31,8 @@ from velo.racing.clock import from_text, to_text
 from velo.store import Home
 
 MANIFEST: Final = "manifest.json"
+SUMS: Final = "checksums.json"
+"""What the batch's parts of a generation were when it was published: bytes and CRC-32 by path."""
 KEPT: Final = 2
 """How many generations stay: the current one and the one before."""
 NOTHING_KNOWN: Final = datetime(1000, 1, 1, tzinfo=UTC)
@@ -108,8 +114,27 @@ def current(home: Home) -> Path | None:
 
 
 def manifest_of(generation: Path) -> Manifest:
-    """What a generation holds."""
-    return Manifest.from_json((generation / MANIFEST).read_bytes())
+    """What a generation holds; raises `UserError` where that cannot be read."""
+    path = generation / MANIFEST
+    try:
+        return Manifest.from_json(path.read_bytes())
+    except (FileNotFoundError, ValueError, TypeError, KeyError, UserError) as damaged:
+        raise UserError(
+            f"{path} is damaged ({damaged}): stop the stream if one runs, then run `velo build --whole`"
+        ) from None
+
+
+def refuse_damaged(generation: Path) -> None:
+    """Raise `UserError` where a part of the batch is gone, or no longer what was published."""
+    for name, (size, crc) in _sums(generation).items():
+        part = generation / name
+        if not part.exists():
+            what = "is gone"
+        elif part.stat().st_size != size or _crc_of(part) != crc:
+            what = "is damaged (its checksum is not that of what was written)"
+        else:
+            continue
+        raise UserError(f"{part} {what}: run `velo build --whole`, which makes all tables anew from the log")
 
 
 def begin(home: Home, grown_from: Path | None = None) -> Path:
@@ -134,14 +159,18 @@ def publish(home: Home, folder: Path, manifest: Manifest) -> Path:
 
     What the stream wrote of later messages than the manifest's comes along.
     """
-    for part in folder.rglob("*.parquet"):
+    sums = {}
+    for part in sorted(folder.rglob("*.parquet")):
         _sync(part)
+        sums[str(part.relative_to(folder))] = (part.stat().st_size, _crc_of(part))
+    write_atomically(folder / SUMS, json.dumps(sums).encode())
     with changing_parts(home):
         before = current(home)
         if before is not None:
             _bring_stream_parts(before, folder, manifest)
         for inner in folder.iterdir():
-            sync_folder(inner)
+            if inner.is_dir():
+                sync_folder(inner)
         write_atomically(folder / MANIFEST, manifest.to_json())
         generation = folder.with_name(folder.name.removeprefix(".").removesuffix(".tmp"))
         folder.rename(generation)
@@ -170,7 +199,11 @@ def rows_after(part: Path, after: datetime, target: Path) -> int:
 
 def _bring_stream_parts(before: Path, folder: Path, manifest: Manifest) -> None:
     """Link the stream's parts of messages from `next_seq` on; one that begins before it is cut."""
-    was = manifest_of(before)
+    try:
+        was = manifest_of(before)
+    except UserError:
+        # what the stream's parts were of cannot be told; the next build makes their rows from the log
+        return
     if (was.log_generation, was.epoch) != (manifest.log_generation, manifest.epoch):
         return
     for view in manifest.rows:
@@ -183,6 +216,25 @@ def _bring_stream_parts(before: Path, folder: Path, manifest: Manifest) -> None:
             else:
                 name = stream_part_name(manifest.next_seq, part.last_seq)
                 rows_after(part.path, manifest.known_at, folder / view / name)
+
+
+def _sums(generation: Path) -> Mapping[str, Any]:
+    """The checksums of a generation; none of one that was published before they were kept, or by the stream alone."""
+    try:
+        written = json.loads((generation / SUMS).read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError as damaged:
+        raise UserError(f"{generation / SUMS} is damaged ({damaged}): run `velo build --whole`") from None
+    return written if isinstance(written, dict) else {}
+
+
+def _crc_of(part: Path) -> int:
+    crc = 0
+    with part.open("rb", buffering=0) as file:
+        while block := file.read(2**20):
+            crc = zlib.crc32(block, crc)
+    return crc
 
 
 def _sync(part: Path) -> None:

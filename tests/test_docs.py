@@ -8,11 +8,14 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 from tests.cli import OURS, velo
 from tests.shared import REPO
+from velo.cli import app
 
 DOCS = sorted((REPO / "docs").glob("*.md"))
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -86,3 +89,27 @@ def test_links_lead_somewhere_and_what_is_not_run_is_rare(doc: Path) -> None:
     for target in LINK.findall(text):
         assert (doc.parent / target).exists(), f"{doc.name} links to {target}"
     assert len(EXEMPT.findall(text)) <= 2
+
+
+TYPED = re.compile(r"^(?:\$ )?(?:[A-Z_]+=\S+ )*velo ([a-z].*?)(?: &)?$", re.MULTILINE)
+INLINE = re.compile(r"`(?:[A-Z_]+=\S+ )*velo ([a-z][^`]*)`")
+NOT_RUN = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("doc", [REPO / "README.md", *DOCS], ids=lambda doc: doc.stem)
+def test_a_command_that_is_named_and_not_run_has_every_word_and_option_it_is_named_with(doc: Path) -> None:
+    """In `console` blocks and within sentences: by the command line's own account of itself."""
+    text = doc.read_text(encoding="utf-8")
+    named = INLINE.findall(text) + [line for block in NOT_RUN.findall(text) for line in TYPED.findall(block)]
+    for line in named:
+        for told in re.split(r", (?=velo )", line):
+            words = shlex.split(told.removeprefix("velo ").replace("…", ""))
+            command: Any = typer.main.get_command(app)
+            while words and words[0] in (inner := getattr(command, "commands", {})):
+                command = inner[words.pop(0)]
+            assert not getattr(command, "commands", {}) or not words or words[0].startswith(("-", "…")), (
+                f"{doc.name}: `velo {told}` is no command"
+            )
+            known = {option for one in command.params for option in (*one.opts, *one.secondary_opts)} | {"--help"}
+            asked = {word.partition("=")[0] for word in words if word.startswith("--")}
+            assert asked <= known, f"{doc.name}: `velo {told}` has no {', '.join(sorted(asked - known))}"

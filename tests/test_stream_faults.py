@@ -17,7 +17,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
-from benchmarks.faults import replay
+from benchmarks.kills import replay
 from feature_repo.stores import embedded_redis
 from feature_repo.stores.embedded_redis import executable
 from feature_repo.stores.redis_client import connect

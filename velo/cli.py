@@ -67,9 +67,25 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as refused:
-        _say(_refusal(refused))
+        _say(_damage() or _refusal(refused) if refused.errno is None else _refusal(refused))
+        sys.exit(2)
+    except BaseException as broke:
+        # an engine's panic is no Exception
+        damage = _damage() if isinstance(broke, Exception) or type(broke).__name__ == "PanicException" else None
+        if damage is None:
+            raise
+        _say(damage)
         sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _damage() -> str | None:
+    """What in the store is damaged, and the remedy, where that is why a command broke."""
+    from streams.damage import found
+    from velo.settings import Settings
+    from velo.store import Home
+
+    return found(Home(Settings.from_env().home))
 
 
 def _refusal(refused: OSError) -> str:

@@ -168,7 +168,7 @@ class Store:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        written: Mapping[str, Any] = json.loads(path.read_bytes())
+        written: Any = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
     except NotADirectoryError:
@@ -177,6 +177,10 @@ def _read(path: Path) -> Mapping[str, Any]:
         raise UserError(
             f"{path} cannot be read ({damaged}): restore it from a backup, or use another VELO_HOME"
         ) from None
-    if written.get("format") != FORMAT:
-        raise UserError(f"{path} has format {written.get('format')!r}, this version reads {FORMAT}: upgrade velo")
-    return written
+    form = written.get("format") if isinstance(written, dict) else None
+    if form is None or (form == FORMAT and "timezone" not in written):
+        raise UserError(f"{path} is no identity of a store: restore it from a backup, or use another VELO_HOME")
+    if form != FORMAT:
+        raise UserError(f"{path} has format {form!r}, this version reads {FORMAT}: upgrade velo")
+    identity: Mapping[str, Any] = written
+    return identity

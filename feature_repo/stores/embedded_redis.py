@@ -23,6 +23,8 @@ from velo.store import Home
 SERVERS = ("redis-server", "valkey-server")
 START_SECONDS = 10.0
 LOAD_SECONDS = 120.0
+KEPT = "appendonly.aof"
+"""What a server keeps on the disk, and reads back when it starts."""
 """How long a server may take to read back what it kept."""
 _POLL_SECONDS = 0.02
 
@@ -154,7 +156,21 @@ def _start(home: Home, lock: int) -> str:
         if server.poll() is None:
             server.kill()
             server.wait()
+    if _cannot_read_what_it_kept(home):
+        raise UserError(
+            f"{home.redis / KEPT} is damaged, and the Redis under {home.redis} does not start with it: remove that file, "
+            "then run `velo online rebuild`, which fills it again"
+        )
     raise UserError(f"the Redis under {home.redis} will not start: see {_log(home)}, or set REDIS_URL")
+
+
+def _cannot_read_what_it_kept(home: Home) -> bool:
+    """Whether the server's last words are of its own file."""
+    try:
+        last = _log(home).read_text(errors="replace").splitlines()[-1]
+    except (OSError, IndexError):
+        return False
+    return "append only file" in last
 
 
 def _wait(home: Home, server: "subprocess.Popen[bytes]") -> bool:
@@ -193,6 +209,7 @@ def _configuration(home: Home, port: int, password: str) -> str:
             f"dir {folder}",
             f"logfile {log}",
             "appendonly yes",
+            f"appendfilename {KEPT}",
             "appendfsync everysec",
             'save ""',
             "maxmemory-policy noeviction",

@@ -7,8 +7,10 @@ from typing import Any
 from feast.infra.registry.file import FileRegistryStore
 from feast.repo_config import RegistryConfig
 from feast.utils import _utc_now
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from feature_repo.stores.home import settings_for
+from velo.errors import UserError
 from velo.files import make_folder, write_atomically
 from velo.store import Home
 
@@ -25,6 +27,13 @@ class HomeRegistryStore(FileRegistryStore):
             home = Home(settings_for(repo_path=repo_path).home)
             path = str(home.root / path if path else home.registry)
         super().__init__(registry_config.model_copy(update={"path": path}), repo_path or Path.cwd())
+
+    def get_registry_proto(self) -> Any:
+        """The registry as it is kept; raises `UserError` where it cannot be read."""
+        try:
+            return super().get_registry_proto()  # type: ignore[no-untyped-call]  # Feast's
+        except DecodeError as damaged:
+            raise UserError(f"{self._filepath} is damaged ({damaged}): remove it, then repeat the command") from None
 
     def _write_registry(self, registry_proto: Any) -> None:
         registry_proto.version_id = str(uuid.uuid4())

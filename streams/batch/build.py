@@ -17,6 +17,7 @@ from streams import generations
 from streams.batch import frames, render
 from streams.generations import Manifest
 from streams.log.segments import generation as log_generation
+from velo.errors import UserError
 from velo.files import make_folder
 from velo.store import Home, Store
 
@@ -60,18 +61,21 @@ def build(
 ) -> BuildReport:
     """Bring the offline tables up to the log's end and publish them.
 
-    Only what is new since the last build is computed, unless `whole`, or the formulas or the log are others; either
-    way the tables hold the same values, and so they do where `spark` does the work. `now` becomes the rows' `created_timestamp`. Raises `UserError` for an empty
-    log, a folder that cannot be written, or another build under way.
+    Only what is new since the last build is computed, unless the formulas or the log are others, or `whole`: then nothing
+    that a build kept is trusted. Either way the tables hold the same values, and so they do where `spark` does the work.
+    `now` becomes the rows' `created_timestamp`. Raises `UserError` for an empty log, a folder that cannot be written, a
+    damaged file, or another build under way.
     """
     home = store.home
     make_folder(home.root)
     with generations.sole_publisher(home), frames.scratch_connection(home, memory_limit) as connection:
         steps = len(families) + 3
         progress("measure starts", 0, steps)
-        log_end = frames.measure_new(home, memory_limit, spark.spread if spark else frames.on_threads)
+        log_end = frames.measure_new(home, memory_limit, spark.spread if spark else frames.on_threads, anew=whole)
         until = log_end.known_at
         assert until is not None
+        if not whole:
+            _refuse_shorter_log(home, log_end.next_seq)
         store, epoch = store.with_epoch_of(fingerprint(families))
         before = None if whole else _continued(home, epoch, log_end.next_seq)
         if before is not None and before[1].next_seq == log_end.next_seq:
@@ -80,6 +84,9 @@ def build(
             return BuildReport(
                 manifest.rows, none, log_end.next_seq, manifest.known_at, epoch, whole=False, generation=folder
             )
+        published = None if whole else generations.current(home)
+        if published is not None:
+            generations.refuse_damaged(published)
         progress("lay out starts", 1, steps)
         if spark:
             spark.lay_out(home, store.timezone, families)
@@ -106,9 +113,22 @@ def build(
         _link_told(home, folder)
         rows = {view: count + (before[1].rows.get(view, 0) if before else 0) for view, count in added.items()}
         manifest = Manifest(log_generation(home), log_end.next_seq, until, store.epochs[-1], epoch, rows)
-        published = generations.publish(home, folder, manifest)
+        folder = generations.publish(home, folder, manifest)
         progress("done", steps, steps)
-        return BuildReport(rows, added, log_end.next_seq, until, epoch, whole=before is None, generation=published)
+        return BuildReport(rows, added, log_end.next_seq, until, epoch, whole=before is None, generation=folder)
+
+
+def _refuse_shorter_log(home: Home, next_seq: int) -> None:
+    """Raise `UserError` where the log lost what tables were made of: tables made anew would hide it."""
+    folder = generations.current(home)
+    if folder is None:
+        return
+    manifest = generations.manifest_of(folder)
+    if manifest.log_generation == log_generation(home) and manifest.next_seq > next_seq:
+        raise UserError(
+            f"the log at {home.log} ends before record {next_seq}, but the tables hold all before {manifest.next_seq}: "
+            "load again what it lost or restore the log from a backup, or run `velo build --whole` to do without"
+        )
 
 
 def _link_told(home: Home, folder: Path) -> None:

@@ -22,6 +22,7 @@ def compact(
         before = generations.current(home)
         if before is None:
             raise UserError(f"there are no tables at {home.offline}: run `velo build` first")
+        generations.refuse_damaged(before)
         folder = generations.begin(home, before)
         merged = {}
         manifest = generations.manifest_of(before)

@@ -95,7 +95,7 @@ def scratch_connection(
             except (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.InvalidInputException) as failed:
                 raise UserError(
                     f"the build could not read or write below {home.root} ({first_line(failed)}): make room there and "
-                    f"repeat it; where a file is damaged or gone, remove {home.batch} and run `velo build --whole`"
+                    "repeat it; where a file is damaged or gone, run `velo build --whole`"
                 ) from None
 
 
@@ -120,16 +120,17 @@ def on_threads(measure: Measure, places: Sequence[int], segments: Sequence[Path]
         return list(pool.map(measure, places, segments))
 
 
-def measure_new(home: Home, memory_limit: str, spread: Spread = on_threads) -> LogEnd:
+def measure_new(home: Home, memory_limit: str, spread: Spread = on_threads, *, anew: bool = False) -> LogEnd:
     """Measure the starts of every record not measured yet, segments `spread` as told; returns where the log ended.
 
-    Raises `UserError` for an empty log.
+    `anew` measures every record, whatever is kept. Raises `UserError` for an empty log.
     """
     log_end = end(home)
     if log_end.known_at is None:
         raise UserError(f"the log at {home.log} is empty: load results with `velo ingest runners FILE` first")
     kept = _kept(home)
-    if (kept.log_generation, kept.formulas) != (generation(home), formulas()) or kept.next_seq > log_end.next_seq:
+    same = (kept.log_generation, kept.formulas) == (generation(home), formulas())
+    if anew or not same or kept.next_seq > log_end.next_seq:
         kept = Measured(generation(home), formulas(), 0)
     make_folder(home.batch)
     for path in home.batch.glob("*.parquet"):

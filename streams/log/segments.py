@@ -177,7 +177,12 @@ def whole_records(segment: Segment, length: int | None = None) -> Iterator[dict[
     """The records of a segment as written, up to a length or its torn tail; raises `UserError` where one is damaged."""
     for place, line in lines(segment.path, complete_length(segment.path) if length is None else length):
         if not is_whole(line):
-            raise UserError(
-                f"{segment.path} is damaged at byte {place}: run `velo log check`, then restore the file from a backup"
-            )
+            raise damaged(segment.path, place)
         yield orjson.loads(line)
+
+
+def damaged(path: Path, place: int) -> UserError:
+    """What to say of a segment with a record that is not what was written."""
+    return UserError(
+        f"{path.resolve()} is damaged at byte {place}: run `velo log check`, then restore the file from a backup"
+    )

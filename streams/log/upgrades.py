@@ -14,10 +14,13 @@ from zlib import crc32
 from streams.log.segments import (
     Segment,
     body_of,
+    damaged,
     digest_of,
     framed,
     generation,
+    is_whole,
     last_whole,
+    lines,
     reaching,
     segments,
     whole_records,
@@ -68,7 +71,8 @@ def readable_segments(home: Home, from_seq: int = 0) -> list[Path]:
     One for each segment that may hold records from a seq on; the first may begin before it.
     That is the segment itself, except: one of an older schema is a converted copy; the last one is a copy of its
     whole records, as a writer may be appending to it while it is read. Copies live in `batch/upgraded`, appear at
-    once or not at all, and are kept while they are up to date. Empty segments are left out.
+    once or not at all, and are kept while they are up to date. Empty segments are left out. Raises `UserError` where a
+    record was damaged.
     """
     folder = home.batch / "upgraded"
     files: list[Path] = []
@@ -77,6 +81,7 @@ def readable_segments(home: Home, from_seq: int = 0) -> list[Path]:
         length, line = last_whole(segment.path)
         if length == 0:
             continue
+        _refuse_damaged(segment, length)
         old = segment.schema_version != SCHEMA_VERSION
         if not old and segment is not every[-1]:
             files.append(segment.path)
@@ -84,7 +89,7 @@ def readable_segments(home: Home, from_seq: int = 0) -> list[Path]:
         # what the copy is of stands in its name, so that a rebuilt log never meets a copy of the one before
         mark = f"{generation(home)}-{length}-{crc32(line):08x}"
         copy = folder / f"{segment.path.stem}-{mark}.v{SCHEMA_VERSION}.ndjson"
-        if not copy.exists():
+        if not copy.exists() or _damaged_at(copy, copy.stat().st_size) is not None:
             make_folder(folder)
             aside = copy.with_name(f".{copy.name}.{os.getpid()}.tmp")
             with aside.open("wb") as out:
@@ -93,6 +98,17 @@ def readable_segments(home: Home, from_seq: int = 0) -> list[Path]:
         files.append(copy)
         _forget(folder, segment, copy)
     return files
+
+
+def _refuse_damaged(segment: Segment, length: int) -> None:
+    """Raise `UserError` where a record is not what was written: a reader that takes files whole would not see it."""
+    place = _damaged_at(segment.path, length)
+    if place is not None:
+        raise damaged(segment.path, place)
+
+
+def _damaged_at(path: Path, length: int) -> int | None:
+    return next((place for place, line in lines(path, length) if not is_whole(line)), None)
 
 
 def _cut(segment: Segment, length: int, out: BinaryIO) -> None:

@@ -117,20 +117,27 @@ def serve(
 
 @bench_app.command()
 def faults(
-    kills: Annotated[int, typer.Option(help="How many SIGKILLs.")] = 200,
-    starts: Annotated[int, typer.Option(help="Starts in each replay.")] = 10_000,
+    only: Annotated[
+        list[str], typer.Option(help="This fault alone, by its name, or `kills`; give it again for another.")
+    ] = [],  # noqa: B006 typer copies it
+    kills: Annotated[int, typer.Option(help="How many SIGKILLs the stream gets.")] = 30,
+    starts: Annotated[int, typer.Option(help="Starts in each replay that is killed.")] = 10_000,
     processes: Annotated[int, typer.Option(min=1, help="Processes of the stream.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of when they fall.")] = 1,
+    into: Annotated[Path | None, typer.Option(help="Also write the table into this page, between its marks.")] = None,
     runners: Results = None,
     timezone: Zone = "Europe/London",
     as_json: Json = False,
 ) -> None:
-    """Kill the stream at random moments of a replay, then compare both stores with a fresh batch; exits 1 on any difference."""
-    from benchmarks.faults import measure, table
+    """Kill, pause, fill the disk, cut Redis, damage every kind of file; then audit both stores; exits 1 on any loss."""
+    from benchmarks.faults import measure, table, write_into
 
-    figures = measure(kills, starts, processes, seed, runners, timezone)
+    with steps(as_json) as progress:
+        figures = measure(only, kills, starts, processes, seed, runners, timezone, progress)
     show(figures, as_json, lambda: table(figures))
-    if figures.differences:
+    if into is not None:
+        write_into(into, figures)
+    if figures.broken:
         raise typer.Exit(1)
 
 
