@@ -7,13 +7,13 @@ not the history.
 """
 
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from feature_repo.stores.spill import bound, spill_folder
 from velo.errors import UserError
 
 if TYPE_CHECKING:
@@ -63,12 +63,17 @@ class Table:
 
 @contextmanager
 def engine(memory_limit: str, threads: int | None = None) -> Iterator["duckdb.DuckDBPyConnection"]:
-    """A DuckDB of its own, in UTC, that spills to a folder it removes."""
+    """A DuckDB of its own, in UTC, that spills to a folder it removes, and no more than `spill.bound` allows."""
     import duckdb
 
-    with tempfile.TemporaryDirectory(prefix="velo-duckdb-") as spill:
+    with spill_folder() as spill:
         connection = duckdb.connect(
-            config={"memory_limit": memory_limit, "temp_directory": spill, "threads": threads or os.cpu_count() or 1}
+            config={
+                "memory_limit": memory_limit,
+                "temp_directory": str(spill),
+                "max_temp_directory_size": bound(spill),
+                "threads": threads or os.cpu_count() or 1,
+            }
         )
         try:
             connection.execute("SET TimeZone = 'UTC'")
