@@ -82,14 +82,15 @@ def measure(
         replays = []
         for count in processes:
             for sinks in SINKS if count == 1 else ["none", "both"]:
-                home = _copied(loaded, Path(scratch) / f"{sinks}-{count}")
-                replays.append(_replayed(home, held, sinks, count))
+                home = copied(loaded, Path(scratch) / f"{sinks}-{count}")
+                replays.append(replayed(home, held, sinks, count))
                 shutil.rmtree(home)
-        live = [_live(_copied(loaded, Path(scratch) / f"live-{rate}"), rate, seconds) for rate in rates]
+        live = [live(copied(loaded, Path(scratch) / f"live-{rate}"), rate, seconds) for rate in rates]
         return Figures(replays, live)
 
 
-def _replayed(home: Path, starts: int, sinks: str, processes: int) -> Replayed:
+def replayed(home: Path, starts: int, sinks: str, processes: int) -> Replayed:
+    """Replay a home's log to its end through the command, and stop its Redis."""
     command = [sys.executable, "-m", "velo.cli", "stream", "--once", "--processes", str(processes), *SINKS[sinks]]
     environ = {**os.environ, "VELO_HOME": str(home)}
     said = home / "said.ndjson"
@@ -120,7 +121,7 @@ class _Observed(Histogram):
         self.seconds.append(amount)
 
 
-def _live(home: Path, rate: float, seconds: float) -> Freshness:
+def live(home: Path, rate: float, seconds: float) -> Freshness:
     """A stream that took over from a build, and another process that tells it results as they are run."""
     store = Store.open(Settings(home))
     build(store, datetime.now(UTC))
@@ -205,7 +206,8 @@ def table(figures: Figures) -> list[Table]:
     return [replayed, live]
 
 
-def _copied(loaded: Store, home: Path) -> Path:
+def copied(loaded: Store, home: Path) -> Path:
+    """A new home with the log of another."""
     home.mkdir()
     shutil.copytree(loaded.home.log, home / "log")
     shutil.copy(loaded.home.identity, home)

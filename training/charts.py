@@ -4,7 +4,7 @@ Drawn for a phone's width, so that letters stay readable there; a desk shows the
 for those who hear it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from math import ceil, sqrt
 from typing import Final
@@ -12,10 +12,8 @@ from typing import Final
 from training.backtest_report import Equity, Told
 from training.floors import Floor
 from training.resampling import Figure
-from velo.svg import BOTTOM, TOP, WIDTH, Axes, drawing
+from velo.svg import BOTTOM, TOP, Axes, drawing
 
-ROW: Final = 34
-"""Height of a bar and the words above it."""
 MOST_AE: Final = 2.0
 """The right end of a chart of A/E: what lies beyond is drawn at it."""
 Z_95: Final = 1.96
@@ -76,19 +74,6 @@ def interval_chart(title: str, rows: Sequence[tuple[str, Figure, Figure]], names
         f"At the dashed line {at_one}."
     )
     return drawing(title, told, caption, marks, axes.height)
-
-
-def bar_chart(title: str, values: Mapping[str, float], form: str) -> str:
-    """Horizontal bars, each with its name and value above it."""
-    most = max(values.values(), default=1.0) or 1.0
-    marks = []
-    for place, (name, value) in enumerate(values.items()):
-        top, width = ROW * place, max(value, 0.0) / most * WIDTH
-        marks.append(f'<text x="0" y="{top + 14}">{escape(name)}</text>')
-        marks.append(f'<text x="{WIDTH}" y="{top + 14}" text-anchor="end">{value:{form}}</text>')
-        marks.append(f'<rect class="bar" x="0" y="{top + 19}" width="{width:.1f}" height="8"/>')
-    told = "; ".join(f"{name} {value:{form}}" for name, value in values.items())
-    return drawing(title, told, title, marks, ROW * len(values) + 2)
 
 
 def floors_rows(price: Sequence[Floor], own: Sequence[Floor]) -> list[tuple[str, Figure, Figure]]:

@@ -3,7 +3,7 @@
 Drawn for a phone's width, so that letters stay readable there; a desk shows them larger.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Final
@@ -12,6 +12,13 @@ WIDTH: Final = 360
 HEIGHT: Final = 270
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 8, 38
 TICKS: Final = 5
+STYLE: Final = (
+    "text{font:10px system-ui,sans-serif;fill:#222}.grid{stroke:#ddd}.line{stroke:#222;fill:none;stroke-width:1.5}"
+    ".solid{fill:#222}.hollow{fill:#fff;stroke:#222;stroke-width:1.5}.whisker{stroke:#222}"
+)
+"""For pictures that stand alone."""
+ROW: Final = 34
+"""Height of a bar and the words above it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +68,19 @@ class Axes:
         return "".join(parts)
 
 
+def bar_chart(title: str, values: Mapping[str, float], form: str) -> str:
+    """Horizontal bars, each with its name and value above it."""
+    most = max(values.values(), default=1.0) or 1.0
+    marks = []
+    for place, (name, value) in enumerate(values.items()):
+        top, width = ROW * place, max(value, 0.0) / most * WIDTH
+        marks.append(f'<text x="0" y="{top + 14}">{escape(name)}</text>')
+        marks.append(f'<text x="{WIDTH}" y="{top + 14}" text-anchor="end">{value:{form}}</text>')
+        marks.append(f'<rect class="bar" x="0" y="{top + 19}" width="{width:.1f}" height="8"/>')
+    told = "; ".join(f"{name} {value:{form}}" for name, value in values.items())
+    return drawing(title, told, title, marks, ROW * len(values) + 2)
+
+
 def drawing(title: str, told: str, caption: str, marks: Sequence[str], height: int = HEIGHT) -> str:
     """A figure of marks with its caption, and a title and a description for those who hear it."""
     name = "-".join("".join(one if one.isalnum() else " " for one in title.casefold()).split())
@@ -68,4 +88,13 @@ def drawing(title: str, told: str, caption: str, marks: Sequence[str], height: i
         f'<figure><svg viewBox="0 0 {WIDTH} {height}" role="img" aria-labelledby="{name}-t {name}-d">'
         f'<title id="{name}-t">{escape(title)}</title><desc id="{name}-d">{escape(told)}</desc>{"".join(marks)}</svg>'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def picture(title: str, told: str, marks: Sequence[str], height: int = HEIGHT) -> str:
+    """A file of its own, in ink that shows on a light page and a dark one."""
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{2 * WIDTH}" role="img">'
+        f"<title>{escape(title)}</title><desc>{escape(told)}</desc><style>{STYLE}</style>"
+        f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>{"".join(marks)}</svg>\n'
     )
