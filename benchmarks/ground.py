@@ -82,7 +82,19 @@ def timed(call: Callable[[], dict[str, Any]]) -> Measured:
     wall, cpu = time.perf_counter(), time.process_time()
     result = call()
     seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
-    return Measured(seconds, cpu_seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, result)
+    return Measured(seconds, cpu_seconds, peak_mb(), result)
+
+
+def peak_mb(process: int | None = None) -> float:
+    """The most memory that a process, this one by default, ever held; 0 for one that is gone.
+
+    Not `getrusage`, which counts the process that started it too.
+    """
+    try:
+        lines = Path(f"/proc/{process or 'self'}/status").read_text().splitlines()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 if process is None else 0.0
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")), 0.0)
 
 
 def store_of(home: Path, starts: int, runners: Path | None, timezone: str) -> tuple[Store, int]:

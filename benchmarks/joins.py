@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from benchmarks.rounds import Contender
 from feature_repo.catalogue.families import FAMILIES, Family
-from feature_repo.feast_store import feature_store
+from feature_repo.feast_store import apply
 from feature_repo.stores.parts import Snapshot
 from streams.batch import frames
 from velo.settings import Settings
@@ -49,11 +49,12 @@ def write_entities(store: Store, rows: int, path: Path) -> None:
     source = frames.parquet(frames.parts_of(store.home, "starts"))
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
+        [(starts,)] = connection.execute(f"SELECT count(*) FROM {source}").fetchall()  # noqa: S608 our own name
         connection.sql(
             f"SELECT (row_number() OVER () - 1)::BIGINT AS {ROW}, * FROM ("  # noqa: S608 our own names
             f"SELECT {', '.join(KEYS)}, off_time - INTERVAL 5 MINUTE - INTERVAL 7 DAY * week AS {AT} "
-            f"FROM {source}, range(1000) weeks(week) ORDER BY week, off_time DESC, race_id, horse_id LIMIT $rows)",
-            params={"rows": rows},
+            f"FROM {source}, range($weeks) weeks(week) ORDER BY week, off_time DESC, race_id, horse_id LIMIT $rows)",
+            params={"rows": rows, "weeks": -(-rows // max(starts, 1))},
         ).write_parquet(str(path))
 
 
@@ -63,7 +64,7 @@ def through_feast(home: str, entities: str, views: int, stock: bool) -> Ready:  
     from feast import FeatureStore
     from feast.infra.offline_stores.duckdb import DuckDBOfflineStoreConfig
 
-    feast = feature_store(Store.open(Settings(home=Path(home))))
+    feast = apply(Store.open(Settings(home=Path(home))))
     if stock:
         config = feast.config.model_copy(deep=True)
         config.offline_config = {"type": "duckdb"}

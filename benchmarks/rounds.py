@@ -3,7 +3,6 @@ does falls on all alike.
 """
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from benchmarks.ground import peak_mb
 from feature_repo.feast_store import REPO
 
 
@@ -150,8 +150,7 @@ def _main() -> None:
     for _ in sys.stdin:
         with _told():
             answer = ready()
-            peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            _say({"peak_mb": peak_mb} | answer)
+            _say({"peak_mb": peak_mb()} | answer)
 
 
 if __name__ == "__main__":

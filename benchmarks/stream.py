@@ -18,7 +18,7 @@ from typing import Any, Final
 from prometheus_client import Histogram
 from rich.table import Table
 
-from benchmarks.ground import machine, store_of
+from benchmarks.ground import machine, peak_mb, store_of
 from feature_repo.catalogue.families import FAMILIES
 from feature_repo.stores import embedded_redis
 from streams.batch.build import build
@@ -32,6 +32,7 @@ from velo.store import Store
 
 SINKS: Final = {"none": ["--no-online", "--no-offline"], "Parquet": ["--no-online"], "both": []}
 WARM_UP: Final = 20
+POLL_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +96,12 @@ def replayed(home: Path, starts: int, sinks: str, processes: int) -> Replayed:
     environ = {**os.environ, "VELO_HOME": str(home)}
     said = home / "said.ndjson"
     with said.open("wb") as out:
-        process = subprocess.Popen(command, env=environ, stderr=out)
-        _, code, usage = os.wait4(process.pid, 0)
+        process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=out)
+        gone, peak = 0, 0.0
+        while not gone:
+            peak = max(peak, peak_mb(process.pid))
+            time.sleep(POLL_S)
+            gone, code, usage = os.wait4(process.pid, os.WNOHANG)
     if code:
         raise RuntimeError(said.read_text())
     embedded_redis.down(Store.open(Settings(home)).home)
@@ -105,8 +110,8 @@ def replayed(home: Path, starts: int, sinks: str, processes: int) -> Replayed:
     ended = max(datetime.fromisoformat(one["at"]) for one in told if one["event"] == "stream.ended")
     seconds = (ended - begun).total_seconds()
     per_second = round(starts / seconds, 1)
-    cpu, peak_mb = round(usage.ru_utime + usage.ru_stime, 2), round(usage.ru_maxrss / 1024, 1)
-    return Replayed(sinks, processes, starts, round(seconds, 2), per_second, cpu, peak_mb, machine())
+    cpu = round(usage.ru_utime + usage.ru_stime, 2)
+    return Replayed(sinks, processes, starts, round(seconds, 2), per_second, cpu, round(peak, 1), machine())
 
 
 class _Observed(Histogram):

@@ -49,7 +49,10 @@ def together(
     # a part alone, or one at sizes that tell nothing, is no page to put over a whole run's
     path = None if out is None and (only or quick) else where_to(out)
     with steps(as_json) as progress:
-        report = measure(asked, now(), progress)
+        for report in measure(asked, now(), progress):
+            # a run that is broken off leaves what it found where it was told to, and the checkout's page as it was
+            if out is not None and path is not None:
+                write(report, path)
     if path is not None:
         write(report, path)
     show(report, as_json, lambda: Group(*tables(report)))
