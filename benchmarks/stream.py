@@ -97,11 +97,13 @@ def replayed(home: Path, starts: int, sinks: str, processes: int) -> Replayed:
     said = home / "said.ndjson"
     with said.open("wb") as out:
         process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=out)
-        gone, peak = 0, 0.0
-        while not gone:
+        peak = 0.0
+        while True:
             peak = max(peak, peak_mb(process.pid))
             time.sleep(POLL_S)
             gone, code, usage = os.wait4(process.pid, os.WNOHANG)
+            if gone:
+                break
     if code:
         raise RuntimeError(said.read_text())
     embedded_redis.down(Store.open(Settings(home)).home)
