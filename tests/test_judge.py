@@ -1,6 +1,6 @@
 """The gate on a backtest and the models kept: what passed, what stays paper, a window looked at once, and the way back."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from training.final_window import looks
 from training.judge import judge_last
 from training.logit import Logit
 from training.model import Options
+from training.models import recipe_kept
 from velo.errors import UserError
 from velo.store import Home
 
@@ -65,12 +66,12 @@ def a_backtest(home: Home, edge: bool = False, since: date = SINCE, recipe: str 
     return name
 
 
-def a_model(home: Home, text: str = "tree\n", at: datetime = NOW) -> str:
+def a_model(home: Home, text: str = "tree\n", at: datetime = NOW, options: Options = Options()) -> str:  # noqa: B008 frozen
     quality = {"log_loss": 2.0, "r2": {"value": 0.1, "low": 0.0, "high": 0.2}}
     test = {"first_day": "2025-01-01", "last_day": "2025-12-31", "races": 837, "model": quality, "market": None}
     metadata = {
         "features": list(FEATURES), "catalogue": CATALOGUE, "lead_s": 300.0, "gate": "not run", "mode": "paper only",
-        "model": asdict(Options()) | {"best_round": 7}, "records": 60_000,
+        "model": asdict(options) | {"best_round": 7}, "records": 60_000,
         "periods": {"train": {"last_day": "2024-12-31"}},
     }  # fmt: skip
     linear = Logit(FEATURES, (0.0,), (1.0,), (0.0,), 1.0, 1, 0.0)
@@ -164,3 +165,17 @@ def test_the_gate_tells_its_verdict_first(tmp_path: Path) -> None:
     assert "P(pass | no edge)" in shown.out
     assert velo("gate", "--json", home=tmp_path).document["verdict"] in {"FAIL", "NOT ENOUGH DATA"}
     velo("gate", "--of", "tips", home=tmp_path).told("'tips' was not tested")
+
+
+def test_a_backtest_takes_the_options_of_a_model_that_a_search_chose(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    version = a_model(home, options=replace(Options(), leaves=48, seed=7))
+    options, lead = recipe_kept(home, version)
+    assert options == replace(Options(), leaves=48, seed=7)
+    assert lead == timedelta(minutes=5)
+    kept = bundle.described(home, version)
+    assert recipe_of(asdict(options), FEATURES, CATALOGUE, lead.total_seconds()) == recipe_of(
+        kept["model"], kept["features"], kept["catalogue"], kept["lead_s"]
+    )
+    with pytest.raises(UserError, match="'other' is no model of"):
+        recipe_kept(home, "other")

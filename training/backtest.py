@@ -17,7 +17,8 @@ from training.backtest_kept import Predictions, keep
 from training.backtest_report import BacktestReport, Facts, report_of
 from training.blocks import Floats
 from training.combine import Choice, combine
-from training.dataset import LEAD, training_set
+from training.dataset import LEAD
+from training.dataset_cache import kept_training_set
 from training.declared import Period
 from training.final_window import fingerprint, look, looks
 from training.model import FEATURES, Options
@@ -63,7 +64,7 @@ def backtest(
     `UserError` for a period without races or past, results without prices, and days of a locked window unless `again`.
     """
     chosen_options = options or Options()
-    rows = training_set(store, lead=lead, period=Period(until=until or date.max), progress=progress)
+    rows = kept_training_set(store, lead=lead, period=Period(until=until or date.max), progress=progress)
     races = races_of(rows)
     if not races.count:
         raise UserError(f"{store.home.offline} holds no race with a winner: load results and run `velo build`")

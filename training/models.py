@@ -1,11 +1,13 @@
 """The models kept: listed, and two of them beside one another."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from datetime import timedelta
 from typing import Any
 
 from rich.table import Table
 
 from training import bundle
+from training.model import Options
 from velo.errors import UserError
 from velo.store import Home
 
@@ -44,6 +46,23 @@ def compared(home: Home, one: str, other: str) -> tuple[Kept, Kept]:
         if version not in told:
             raise UserError(f"{version!r} is no model of {home.models}: choose of {', '.join(told)}")
     return told[one], told[other]
+
+
+def recipe_kept(home: Home, version: str) -> tuple[Options, timedelta]:
+    """The options a kept model was made with, and its lead: a backtest of these speaks for it.
+
+    Raises `UserError` for a version that is not kept, and for options of another version of this program.
+    """
+    kept_models(home)
+    told = bundle.described(home, version)
+    names = {field.name for field in fields(Options)}
+    settings = told["model"]
+    if not names <= settings.keys():
+        raise UserError(
+            f"the model {version} was made without {', '.join(sorted(names - settings.keys()))}: train anew, for its "
+            "recipe can no longer be repeated"
+        )
+    return Options(**{name: settings[name] for name in names}), timedelta(seconds=told["lead_s"])
 
 
 def models_table(models: tuple[Kept, ...]) -> Table:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from velo.commands.edge import Json, now, open_store, show, steps
+from velo.errors import UserError
 
 
 def register(app: typer.Typer) -> None:
@@ -29,8 +30,13 @@ def backtest(
     past: Annotated[
         int | None, typer.Option(help="Refits before the period that the blend and calibration learn from (2).")
     ] = None,
-    lead: Annotated[float, typer.Option(min=0, help="Minutes before the off at which a race is decided.")] = 5.0,
-    seed: Annotated[int, typer.Option(help="Seed of everything drawn by chance.")] = 1,
+    lead: Annotated[
+        float | None, typer.Option(min=0, help="Minutes before the off at which a race is decided (5).")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything drawn by chance (1).")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Test the recipe of this kept model, as `velo train --search` chose it.")
+    ] = None,
     again: Annotated[bool, typer.Option("--again", help="Look at a locked window again, and have it counted.")] = False,
     report: Annotated[
         Path | None, typer.Option(help="The HTML file to write (reports/<backtest>.html under VELO_HOME).")
@@ -47,10 +53,20 @@ def backtest(
     from training.backtest_kept import plain
     from training.backtest_tables import backtest_tables
     from training.model import Options
+    from training.models import recipe_kept
     from training.report_html import write_report
 
     with steps(as_json) as progress:
         store = open_store()
+        if model is None:
+            options, before = (
+                Options(seed=1 if seed is None else seed),
+                timedelta(minutes=5.0 if lead is None else lead),
+            )
+        elif lead is None and seed is None:
+            options, before = recipe_kept(store.home, model)
+        else:
+            raise UserError(f"--model {model} says the lead and the seed itself: leave out --lead and --seed")
         told = run(
             store,
             now=now(),
@@ -59,8 +75,8 @@ def backtest(
             days=days,
             refit_months=refit_months,
             past=past,
-            lead=timedelta(minutes=lead),
-            options=Options(seed=seed),
+            lead=before,
+            options=options,
             again=again,
             progress=progress,
         )
