@@ -3,6 +3,7 @@ does falls on all alike.
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -122,8 +123,6 @@ MARK = "answer "
 
 
 def _environ() -> dict[str, str]:
-    import os
-
     return {**os.environ, "PYTHONPATH": str(REPO.parent)}
 
 
