@@ -132,4 +132,4 @@ def _rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _verdict(aim: Aim) -> str:
-    return {True: "yes", False: "no", None: "not asked at this size"}[aim.met]
+    return {True: "yes", False: "no", None: "not told at this size"}[aim.met]

@@ -149,7 +149,7 @@ def joining(ground: Ground) -> Part:
     if ground.sizes.few_rows:
         notes.append(
             f"Feast's DuckDB store is given {ground.sizes.few_rows[-1]:,} rows at most: it joins every entity row with every "
-            "older row of its key before it keeps one, in memory, and ends no larger size within the half hour."
+            "older row of its key, all columns of it, in memory, before it keeps one."
         )
     packages = ["duckdb", "feast", "pyarrow", *(["polars"] if joins.HAS_POLARS else [])]
     return Part(
@@ -247,11 +247,13 @@ def _stock_aim(stocked: dict[int, dict[str, Found]], at_rows: dict[str, Found] |
         return Aim(what, found, None)
     ours = at_rows[joins.OURS].spread.median
     a_row = (theirs - stocked[least][joins.STOCK].spread.median) / (most - least)
+    found += f"; its {most:,} rows take {theirs / ours:,.1f} times as long as our {AT_ROWS:,}"
+    if theirs / ours >= STOCK_TIMES:
+        return Aim(what, found, True)
+    if a_row <= 0:
+        return Aim(what, f"{found}; it was given too few to show how it grows", None)
     line = theirs + a_row * (AT_ROWS - most)
-    found += (
-        f"; its {most:,} rows take {theirs / ours:,.1f} times as long as our {AT_ROWS:,}; by a straight line through its "
-        f"sizes {line / ours:,.0f}× at {AT_ROWS:,}, which it was not given"
-    )
+    found += f"; by a straight line through its sizes {line / ours:,.0f}× at {AT_ROWS:,}, which it was not given"
     return Aim(what, found, line / ours >= STOCK_TIMES)
 
 

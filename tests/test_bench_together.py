@@ -58,7 +58,7 @@ def test_the_document_says_what_was_printed_and_nothing_else(ran: tuple[dict[str
     printed = [("aim", "found", "met")]
     for part in report["parts"]:
         printed += [part["columns"], *part["rows"]]
-        printed += [(aim["what"], aim["found"], "not asked at this size") for aim in part["aims"]]
+        printed += [(aim["what"], aim["found"], "not told at this size") for aim in part["aims"]]
     written = [line for line in document.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
     assert sorted(written) == sorted(f"| {' | '.join(row)} |" for row in printed)
 
