@@ -249,7 +249,7 @@ def _stock_aim(stocked: dict[int, dict[str, Found]], at_rows: dict[str, Found] |
     a_row = (theirs - stocked[least][joins.STOCK].spread.median) / (most - least)
     found += f"; its {most:,} rows take {theirs / ours:,.1f} times as long as our {AT_ROWS:,}"
     if theirs / ours >= STOCK_TIMES:
-        return Aim(what, found, True)
+        return Aim(what, found, met=True)
     if a_row <= 0:
         return Aim(what, f"{found}; it was given too few to show how it grows", None)
     line = theirs + a_row * (AT_ROWS - most)
