@@ -103,6 +103,7 @@ def replayed(home: Path, starts: int, sinks: str, processes: int) -> Replayed:
             time.sleep(POLL_S)
             gone, code, usage = os.wait4(process.pid, os.WNOHANG)
             if gone:
+                process.returncode = code
                 break
     if code:
         raise RuntimeError(said.read_text())
