@@ -1,7 +1,9 @@
 """The ground the benchmarks stand on: stores of a given size, and one measured call in a process of its own."""
 
 import json
+import os
 import platform
+import re
 import resource
 import subprocess
 import sys
@@ -15,6 +17,8 @@ from typing import Any
 
 import duckdb
 
+from feature_repo.stores import embedded_redis
+from streams.batch.frames import cores
 from streams.importers.runners import read_runner_tables
 from streams.log.writer import LogWriter
 from velo.racing.messages import Result
@@ -34,10 +38,35 @@ class Measured:
 
 
 def machine() -> str:
-    """What the figures were taken on."""
-    cores = len(__import__("os").sched_getaffinity(0))
-    packages = ", ".join(f"{name} {version(name)}" for name in ("duckdb", "feast", "pyarrow"))
-    return f"{cores} cores, {platform.machine()}, Python {platform.python_version()}, {packages}"
+    """What the figures were taken on, and the versions that most of them hang on."""
+    return f"{hardware()}, {versions('duckdb', 'feast', 'pyarrow')}"
+
+
+def hardware() -> str:
+    """Cores that may be used, memory, the processor's name."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return f"{cores()} cores, {memory:.1f} GB, {_processor()} ({platform.machine()})"
+
+
+def versions(*names: str) -> str:
+    """The version of Python and of what is named: packages, or `redis-server`."""
+    told = [_redis() if name == "redis-server" else f"{name} {version(name)}" for name in names]
+    return ", ".join([f"Python {platform.python_version()}", *told])
+
+
+def _redis() -> str:
+    said = subprocess.run([embedded_redis.executable(), "--version"], check=True, capture_output=True, text=True).stdout
+    found = re.search(r"v=(\S+)", said)
+    return f"Redis {found[1] if found else 'of no told version'}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or "processor unknown"
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or "processor unknown"
 
 
 def apart(call: str, **arguments: Any) -> Measured:
@@ -53,7 +82,19 @@ def timed(call: Callable[[], dict[str, Any]]) -> Measured:
     wall, cpu = time.perf_counter(), time.process_time()
     result = call()
     seconds, cpu_seconds = time.perf_counter() - wall, time.process_time() - cpu
-    return Measured(seconds, cpu_seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, result)
+    return Measured(seconds, cpu_seconds, peak_mb(), result)
+
+
+def peak_mb(process: int | None = None) -> float:
+    """The most memory that a process, this one by default, ever held; 0 for one that is gone.
+
+    Not `getrusage`, which counts the process that started it too.
+    """
+    try:
+        lines = Path(f"/proc/{process or 'self'}/status").read_text().splitlines()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 if process is None else 0.0
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")), 0.0)
 
 
 def store_of(home: Path, starts: int, runners: Path | None, timezone: str) -> tuple[Store, int]:

@@ -18,7 +18,7 @@ from typing import Any, Final
 from prometheus_client import Histogram
 from rich.table import Table
 
-from benchmarks.ground import machine, store_of
+from benchmarks.ground import machine, peak_mb, store_of
 from feature_repo.catalogue.families import FAMILIES
 from feature_repo.stores import embedded_redis
 from streams.batch.build import build
@@ -32,6 +32,7 @@ from velo.store import Store
 
 SINKS: Final = {"none": ["--no-online", "--no-offline"], "Parquet": ["--no-online"], "both": []}
 WARM_UP: Final = 20
+POLL_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,20 +83,28 @@ def measure(
         replays = []
         for count in processes:
             for sinks in SINKS if count == 1 else ["none", "both"]:
-                home = _copied(loaded, Path(scratch) / f"{sinks}-{count}")
-                replays.append(_replayed(home, held, sinks, count))
+                home = copied(loaded, Path(scratch) / f"{sinks}-{count}")
+                replays.append(replayed(home, held, sinks, count))
                 shutil.rmtree(home)
-        live = [_live(_copied(loaded, Path(scratch) / f"live-{rate}"), rate, seconds) for rate in rates]
+        live = [live(copied(loaded, Path(scratch) / f"live-{rate}"), rate, seconds) for rate in rates]
         return Figures(replays, live)
 
 
-def _replayed(home: Path, starts: int, sinks: str, processes: int) -> Replayed:
+def replayed(home: Path, starts: int, sinks: str, processes: int) -> Replayed:
+    """Replay a home's log to its end through the command, and stop its Redis."""
     command = [sys.executable, "-m", "velo.cli", "stream", "--once", "--processes", str(processes), *SINKS[sinks]]
     environ = {**os.environ, "VELO_HOME": str(home)}
     said = home / "said.ndjson"
     with said.open("wb") as out:
-        process = subprocess.Popen(command, env=environ, stderr=out)
-        _, code, usage = os.wait4(process.pid, 0)
+        process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=out)
+        peak = 0.0
+        while True:
+            peak = max(peak, peak_mb(process.pid))
+            time.sleep(POLL_S)
+            gone, code, usage = os.wait4(process.pid, os.WNOHANG)
+            if gone:
+                process.returncode = code
+                break
     if code:
         raise RuntimeError(said.read_text())
     embedded_redis.down(Store.open(Settings(home)).home)
@@ -104,8 +113,8 @@ def _replayed(home: Path, starts: int, sinks: str, processes: int) -> Replayed:
     ended = max(datetime.fromisoformat(one["at"]) for one in told if one["event"] == "stream.ended")
     seconds = (ended - begun).total_seconds()
     per_second = round(starts / seconds, 1)
-    cpu, peak_mb = round(usage.ru_utime + usage.ru_stime, 2), round(usage.ru_maxrss / 1024, 1)
-    return Replayed(sinks, processes, starts, round(seconds, 2), per_second, cpu, peak_mb, machine())
+    cpu = round(usage.ru_utime + usage.ru_stime, 2)
+    return Replayed(sinks, processes, starts, round(seconds, 2), per_second, cpu, round(peak, 1), machine())
 
 
 class _Observed(Histogram):
@@ -120,7 +129,7 @@ class _Observed(Histogram):
         self.seconds.append(amount)
 
 
-def _live(home: Path, rate: float, seconds: float) -> Freshness:
+def live(home: Path, rate: float, seconds: float) -> Freshness:
     """A stream that took over from a build, and another process that tells it results as they are run."""
     store = Store.open(Settings(home))
     build(store, datetime.now(UTC))
@@ -205,7 +214,8 @@ def table(figures: Figures) -> list[Table]:
     return [replayed, live]
 
 
-def _copied(loaded: Store, home: Path) -> Path:
+def copied(loaded: Store, home: Path) -> Path:
+    """A new home with the log of another."""
     home.mkdir()
     shutil.copytree(loaded.home.log, home / "log")
     shutil.copy(loaded.home.identity, home)

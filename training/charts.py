@@ -4,8 +4,7 @@ Drawn for a phone's width, so that letters stay readable there; a desk shows the
 for those who hear it.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from html import escape
 from math import ceil, sqrt
 from typing import Final
@@ -13,63 +12,11 @@ from typing import Final
 from training.backtest_report import Equity, Told
 from training.floors import Floor
 from training.resampling import Figure
+from velo.svg import BOTTOM, TOP, Axes, drawing
 
-WIDTH: Final = 360
-HEIGHT: Final = 270
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 8, 38
-TICKS: Final = 5
-ROW: Final = 34
-"""Height of a bar and the words above it."""
 MOST_AE: Final = 2.0
 """The right end of a chart of A/E: what lies beyond is drawn at it."""
 Z_95: Final = 1.96
-
-
-@dataclass(frozen=True, slots=True)
-class Axes:
-    """A plane of so many pixels that shows `x` and `y` from their low to their high end."""
-
-    x: tuple[float, float]
-    y: tuple[float, float]
-    height: int = HEIGHT
-    left: int = LEFT
-
-    def at(self, x: float, y: float) -> tuple[float, float]:
-        """The pixel of a point."""
-        across = (x - self.x[0]) / ((self.x[1] - self.x[0]) or 1.0)
-        up = (y - self.y[0]) / ((self.y[1] - self.y[0]) or 1.0)
-        return self.left + across * (WIDTH - self.left - RIGHT), self.height - BOTTOM - up * (
-            self.height - TOP - BOTTOM
-        )
-
-    def path(self, points: Sequence[tuple[float, float]]) -> str:
-        """The `points` attribute of a line through points."""
-        return " ".join(f"{left:.1f},{top:.1f}" for left, top in (self.at(*point) for point in points))
-
-    def frame(self, x_name: str, y_name: str, x_labels: Sequence[str], y_form: str) -> str:
-        """Axes with their names and ticks; `x_labels` are spread evenly."""
-        parts = []
-        for step in range(TICKS):
-            value = self.y[0] + step / (TICKS - 1) * (self.y[1] - self.y[0])
-            left, top = self.at(self.x[0], value)
-            parts.append(f'<line class="grid" x1="{left}" y1="{top:.1f}" x2="{WIDTH - RIGHT}" y2="{top:.1f}"/>')
-            parts.append(f'<text x="{left - 5}" y="{top + 4:.1f}" text-anchor="end">{value:{y_form}}</text>')
-        parts.append(self.across(x_name, x_labels))
-        middle = (self.height - BOTTOM + TOP) / 2
-        parts.append(f'<text x="10" y="{middle}" text-anchor="middle" transform="rotate(-90 10 {middle})">')
-        parts.append(f"{escape(y_name)}</text>")
-        return "".join(parts)
-
-    def across(self, name: str, labels: Sequence[str]) -> str:
-        """The name and the labels, spread evenly, of the axis below."""
-        parts = []
-        for step, label in enumerate(labels):
-            left = self.left + step / max(len(labels) - 1, 1) * (WIDTH - self.left - RIGHT)
-            anchor = "start" if step == 0 else "end" if step == len(labels) - 1 else "middle"
-            parts.append(f'<text x="{left:.1f}" y="{self.height - 21}" text-anchor="{anchor}">{escape(label)}</text>')
-        middle = (self.left + WIDTH - RIGHT) / 2
-        parts.append(f'<text x="{middle}" y="{self.height - 4}" text-anchor="middle">{escape(name)}</text>')
-        return "".join(parts)
 
 
 def reliability_chart(of: Told, name: str) -> str:
@@ -92,7 +39,7 @@ def reliability_chart(of: Told, name: str) -> str:
         f"{name}: {len(points)} bins of equal numbers, with 95 % whiskers. On the dashed line every word is true; "
         f"{outside} of {len(points)} bins lie off it by more than their whisker."
     )
-    return _svg(f"Reliability of {name}", told, caption, marks)
+    return drawing(f"Reliability of {name}", told, caption, marks)
 
 
 def equity_chart(equity: Equity, name: str) -> str:
@@ -107,7 +54,7 @@ def equity_chart(equity: Equity, name: str) -> str:
     marks.append(f'<polyline class="line" points="{axes.path([(float(d), u) for d, u in enumerate(equity.units)])}"/>')
     end = f"{equity.units[-1]:+,.0f} units at the end, 95 % band {equity.low[-1]:+,.0f} to {equity.high[-1]:+,.0f}"
     caption = f"{name}, {equity.strategy}, one unit a bet: {end}. The dashed line is breaking even."
-    return _svg(f"Units won by {name}, {equity.strategy}", end, caption, marks)
+    return drawing(f"Units won by {name}, {equity.strategy}", end, caption, marks)
 
 
 def interval_chart(title: str, rows: Sequence[tuple[str, Figure, Figure]], names: tuple[str, str], at_one: str) -> str:
@@ -126,20 +73,7 @@ def interval_chart(title: str, rows: Sequence[tuple[str, Figure, Figure]], names
         f"{title}: circles {names[0]}, squares (dashed whiskers) {names[1]}; 95 % intervals. "
         f"At the dashed line {at_one}."
     )
-    return _svg(title, told, caption, marks, axes.height)
-
-
-def bar_chart(title: str, values: Mapping[str, float], form: str) -> str:
-    """Horizontal bars, each with its name and value above it."""
-    most = max(values.values(), default=1.0) or 1.0
-    marks = []
-    for place, (name, value) in enumerate(values.items()):
-        top, width = ROW * place, max(value, 0.0) / most * WIDTH
-        marks.append(f'<text x="0" y="{top + 14}">{escape(name)}</text>')
-        marks.append(f'<text x="{WIDTH}" y="{top + 14}" text-anchor="end">{value:{form}}</text>')
-        marks.append(f'<rect class="bar" x="0" y="{top + 19}" width="{width:.1f}" height="8"/>')
-    told = "; ".join(f"{name} {value:{form}}" for name, value in values.items())
-    return _svg(title, told, title, marks, ROW * len(values) + 2)
+    return drawing(title, told, caption, marks, axes.height)
 
 
 def floors_rows(price: Sequence[Floor], own: Sequence[Floor]) -> list[tuple[str, Figure, Figure]]:
@@ -165,12 +99,3 @@ def _words(figure: Figure) -> str:
     if figure.low is None or figure.high is None:
         return f"{figure.value:.2f}"
     return f"{figure.value:.2f}, from {figure.low:.2f} to {figure.high:.2f}"
-
-
-def _svg(title: str, told: str, caption: str, marks: Sequence[str], height: int = HEIGHT) -> str:
-    name = "-".join("".join(one if one.isalnum() else " " for one in title.casefold()).split())
-    return (
-        f'<figure><svg viewBox="0 0 {WIDTH} {height}" role="img" aria-labelledby="{name}-t {name}-d">'
-        f'<title id="{name}-t">{escape(title)}</title><desc id="{name}-d">{escape(told)}</desc>{"".join(marks)}</svg>'
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )

@@ -21,12 +21,13 @@ from training.backtest_tables import (
     shown,
     what_was_tested,
 )
-from training.charts import bar_chart, equity_chart, floors_rows, interval_chart, reliability_chart
+from training.charts import equity_chart, floors_rows, interval_chart, reliability_chart
 from training.report_parts import Cell, charts, folded, items, paragraphs, section, table, tiles
 from training.resampling import Figure
 from training.seed import VERSIONS, Claim, Version
 from training.windows import GateReport
 from velo.files import make_folder, write_atomically
+from velo.svg import bar_chart
 
 SHOWN_FEATURES: Final = 15
 SHOWN_DRIFT: Final = 10

@@ -1,18 +1,19 @@
 """Point-in-time joins in DuckDB over the changelogs of feature views. Knows nothing of Feast.
 
 A view's row holds from its event time until the next row of the same key, so the value at an instant is the latest
-row at or before it: DuckDB's ASOF JOIN finds it in one sorted pass. Joined view by view, each reading only the
-columns asked for and the keys that occur, so that memory follows the entity rows and not the history.
+row at or before it: DuckDB's ASOF JOIN finds it in one sorted pass. Joined view by view: first the instant, on narrow
+rows of the keys that occur, then the columns asked for, of the rows found, so that memory follows the entity rows and
+not the history.
 """
 
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from feature_repo.stores.spill import bound, spill_folder
 from velo.errors import UserError
 
 if TYPE_CHECKING:
@@ -62,12 +63,17 @@ class Table:
 
 @contextmanager
 def engine(memory_limit: str, threads: int | None = None) -> Iterator["duckdb.DuckDBPyConnection"]:
-    """A DuckDB of its own, in UTC, that spills to a folder it removes."""
+    """A DuckDB of its own, in UTC, that spills to a folder it removes, and no more than `spill.bound` allows."""
     import duckdb
 
-    with tempfile.TemporaryDirectory(prefix="velo-duckdb-") as spill:
+    with spill_folder() as spill:
         connection = duckdb.connect(
-            config={"memory_limit": memory_limit, "temp_directory": spill, "threads": threads or os.cpu_count() or 1}
+            config={
+                "memory_limit": memory_limit,
+                "temp_directory": str(spill),
+                "max_temp_directory_size": bound(spill),
+                "threads": threads or os.cpu_count() or 1,
+            }
         )
         try:
             connection.execute("SET TimeZone = 'UTC'")
@@ -150,60 +156,72 @@ def text(literal: str) -> str:
 
 
 def _join(connection: "duckdb.DuckDBPyConnection", table: Table, at: str) -> "pa.Table":
-    """One row per entity row, in order: the columns of the latest row of its key at its instant."""
-    joined = connection.sql(_join_sql(table, at, break_ties=False)).to_arrow_table()
-    if table.created is None or not table.parts:
-        return joined
-    # Two rows of one key and instant are rare, and telling them apart costs a sort of all that is read: look first.
-    connection.register("joined", joined)
-    tied = connection.sql(_ties_sql(table)).fetchall()
-    connection.unregister("joined")
-    return connection.sql(_join_sql(table, at, break_ties=True)).to_arrow_table() if tied else joined
+    """One row per entity row, in order: the columns of the latest row of its key at its instant.
 
-
-def _join_sql(table: Table, at: str, *, break_ties: bool) -> str:
+    The instant is found on narrow rows, keys as small numbers; the wide rows are read after, only those found.
+    """
     keys = [f"__key_{number}" for number in range(len(table.keys))]
-    stored = {key: name(column) for key, (column, _) in zip(keys, table.keys, strict=True)}
     asked = ", ".join(f"{name(column)} AS {key}" for key, (_, column) in zip(keys, table.keys, strict=True))
-    wide = [f"{name(column.source)} AS __value_{number}" for number, column in enumerate(table.columns)]
-    read = ", ".join([*(f"{column} AS {key}" for key, column in stored.items()), *wide])
-    event = f"{name(table.event)}::TIMESTAMPTZ"
-    order = f"{name(table.created)} DESC NULLS LAST" if table.created else "1"
-    partition = ", ".join((*stored.values(), name(table.event)))
-    newest = f"QUALIFY row_number() OVER (PARTITION BY {partition} ORDER BY {order}) = 1" if break_ties else ""
+    listed = ", ".join(keys)
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE asked AS SELECT {ROW}, {asked}, {name(at)} AS {AT} FROM entities")  # noqa: S608
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE known AS SELECT *, row_number() OVER () AS __id FROM (SELECT DISTINCT {listed} FROM asked)"  # noqa: S608
+    )
+    connection.execute(_found_sql(table, keys))
+    connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE wanted AS SELECT DISTINCT {listed}, __event FROM found WHERE __event IS NOT NULL"  # noqa: S608
+    )
+    connection.execute(_wide_sql(table, keys))
+    wanted, held = connection.sql("SELECT (SELECT count(*) FROM wanted), (SELECT count(*) FROM wide)").fetchall()[0]
+    return connection.sql(_joined_sql(table, keys, break_ties=held > wanted)).to_arrow_table()
+
+
+def _found_sql(table: Table, keys: Sequence[str]) -> str:
+    """Each entity row with the instant of the row that holds for it, null where none does."""
+    event = f"s.{name(table.event)}::TIMESTAMPTZ"
     life = table.ttl // timedelta(microseconds=1) if table.ttl else None
-    fresh = f"epoch_us(e.{AT}) - epoch_us(f.__event) <= {life}" if life else "true"
-    values = [f"CASE WHEN {fresh} THEN f.__value_{n} END AS {name(c.name)}" for n, c in enumerate(table.columns)]
-    found = [*(f"e.{key} AS {key}" for key in keys), "f.__event AS __event"]
+    fresh = f"epoch_us(a.{AT}) - epoch_us(h.__event) <= {life}" if life else "true"
     return f"""
-        WITH asked AS (SELECT {ROW}, {asked}, {name(at)} AS {AT} FROM entities),
-        known AS (SELECT DISTINCT {", ".join(keys)} FROM asked),
-        history AS (
-            SELECT {read}, {event} AS __event
-            FROM {table.scan} s
-            SEMI JOIN known k ON {" AND ".join(f"s.{column} = k.{key}" for key, column in stored.items())}
+        CREATE OR REPLACE TEMP TABLE found AS
+        WITH history AS (
+            SELECT k.__id, {event} AS __event FROM {table.scan} s JOIN known k ON {_same(table, keys, "k")}
             WHERE {event} <= (SELECT max({AT}) FROM asked)
-            {newest}
+        ),
+        numbered AS (
+            SELECT a.*, k.__id FROM asked a LEFT JOIN known k ON {" AND ".join(f"a.{key} = k.{key}" for key in keys)}
         )
-        SELECT {", ".join([*found, *values])}
-        FROM asked e ASOF LEFT JOIN history f
-            ON {" AND ".join(f"e.{key} = f.{key}" for key in keys)} AND e.{AT} >= f.__event
-        ORDER BY e.{ROW}
+        SELECT a.{ROW}, {", ".join(f"a.{key}" for key in keys)}, CASE WHEN {fresh} THEN h.__event END AS __event
+        FROM numbered a ASOF LEFT JOIN history h ON a.__id = h.__id AND a.{AT} >= h.__event
     """  # noqa: S608 names are quoted
 
 
-def _ties_sql(table: Table) -> str:
-    """A row if any of the rows found shares its key and instant with another."""
-    keys = [f"__key_{number}" for number in range(len(table.keys))]
-    listed = ", ".join((*keys, "__event"))
-    stored = [name(column) for column, _ in table.keys]
-    same = " AND ".join(f"s.{column} = d.{key}" for key, column in zip(keys, stored, strict=True))
+def _wide_sql(table: Table, keys: Sequence[str]) -> str:
+    """The rows found, each once, or as often as the table has a row of that key and instant."""
+    values = [f"s.{name(column.source)} AS __value_{number}" for number, column in enumerate(table.columns)]
+    created = f"s.{name(table.created)}" if table.created else "NULL"
+    listed = ", ".join([*(f"w.{key}" for key in keys), "w.__event", f"{created} AS __created", *values])
     return f"""
-        SELECT 1 FROM {table.scan} s
-        JOIN (SELECT DISTINCT {listed} FROM joined WHERE __event IS NOT NULL) d
-            ON {same} AND s.{name(table.event)}::TIMESTAMPTZ = d.__event
-        GROUP BY {", ".join(f"d.{column}" for column in (*keys, "__event"))} HAVING count(*) > 1 LIMIT 1
+        CREATE OR REPLACE TEMP TABLE wide AS
+        SELECT {listed} FROM {table.scan} s
+        JOIN wanted w ON {_same(table, keys, "w")} AND s.{name(table.event)}::TIMESTAMPTZ = w.__event
     """  # noqa: S608 names are quoted
+
+
+def _joined_sql(table: Table, keys: Sequence[str], *, break_ties: bool) -> str:
+    """The entity rows' columns, in their order; of rows of one key and instant, the one created last."""
+    partition = ", ".join((*keys, "__event"))
+    newest = f"QUALIFY row_number() OVER (PARTITION BY {partition} ORDER BY __created DESC NULLS LAST) = 1"
+    values = [f"w.__value_{number} AS {name(column.name)}" for number, column in enumerate(table.columns)]
+    return f"""
+        SELECT {", ".join(values or [f"f.{ROW}"])} FROM found f
+        LEFT JOIN (SELECT * FROM wide {newest if break_ties else ""}) w
+            ON {" AND ".join(f"f.{key} = w.{key}" for key in (*keys, "__event"))}
+        ORDER BY f.{ROW}
+    """  # noqa: S608 names are quoted
+
+
+def _same(table: Table, keys: Sequence[str], other: str) -> str:
+    return " AND ".join(f"s.{name(column)} = {other}.{key}" for key, (column, _) in zip(keys, table.keys, strict=True))
 
 
 def _check(connection: "duckdb.DuckDBPyConnection", table: Table) -> None:

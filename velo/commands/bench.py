@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from velo.commands.edge import Json, show, steps
+from velo.commands.edge import Json, now, show, steps
 
-bench_app = typer.Typer(no_args_is_help=True, help="Measure what it costs on this machine.")
+bench_app = typer.Typer(help="Measure what it costs on this machine: everything in one go, or one thing closely.")
 Results = Annotated[
     Path | None, typer.Option("--runners", help="A runner table to tile; a simulated season without it.")
 ]
@@ -17,6 +17,45 @@ Zone = Annotated[str, typer.Option("--timezone", help="The runner table's time z
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.add_typer(bench_app, name="bench")
+
+
+@bench_app.callback(invoke_without_command=True)
+def together(
+    context: typer.Context,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="One part: build, join, stream, freshness, online, race, redis; give it again for another."),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Sizes so small that they show only that all of it runs.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The document to write, charts beside it; docs/benchmarks.md after a whole run."),
+    ] = None,
+    runners: Results = None,
+    timezone: Zone = "Europe/London",
+    as_json: Json = False,
+) -> None:
+    """Everything in one go, contenders in turn; writes docs/benchmarks.md. Half an hour on two cores."""
+    if context.invoked_subcommand is not None:
+        return
+    from rich.console import Group
+
+    from benchmarks.page import tables, where_to, write
+    from benchmarks.whole import Asked, measure
+
+    asked = Asked(quick, tuple(only or ()), runners, timezone)
+    # a part alone, or one at sizes that tell nothing, is no page to put over a whole run's
+    path = None if out is None and (only or quick) else where_to(out)
+    with steps(as_json) as progress:
+        for report in measure(asked, now(), progress):
+            # a run that is broken off leaves what it found where it was told to, and the checkout's page as it was
+            if out is not None and path is not None:
+                write(report, path)
+    if path is not None:
+        write(report, path)
+    show(report, as_json, lambda: Group(*tables(report)))
 
 
 @bench_app.command()

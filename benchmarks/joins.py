@@ -1,0 +1,153 @@
+"""The point-in-time join side by side: ours through Feast, Feast's own DuckDB store, DuckDB's ASOF JOIN by hand, polars.
+
+Each is given the same entity rows and reads the same Parquet; an answer's digest tells whether it is the same answer.
+"""
+
+import hashlib
+import importlib.util
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from benchmarks.rounds import Contender
+from feature_repo.catalogue.families import FAMILIES, Family
+from feature_repo.feast_store import apply
+from feature_repo.stores.parts import Snapshot
+from streams.batch import frames
+from velo.settings import Settings
+from velo.store import Store
+
+KEYS: Final = ("trainer_id", "jockey_id", "horse_id", "course", "distance_band", "going_group", "draw_cell")
+ROW, AT = "row", "event_timestamp"
+OURS, STOCK, RAW, POLARS = "ours, through Feast", "Feast's DuckDB store", "DuckDB ASOF JOIN by hand", "polars join_asof"
+HAS_POLARS: Final = importlib.util.find_spec("polars") is not None
+Ready = Callable[[], dict[str, Any]]
+
+
+def contenders(home: Path, entities: Path, views: int, scratch: Path, *, stock: bool) -> dict[str, Contender]:
+    """Who joins these entity rows with the first so many views; `scratch` is where a stock store may spill."""
+    told = {"home": str(home), "entities": str(entities), "views": views}
+    found = {
+        OURS: Contender("benchmarks.joins:through_feast", told | {"stock": False}, scratch),
+        RAW: Contender("benchmarks.joins:by_hand", told, scratch),
+    }
+    if HAS_POLARS:
+        found[POLARS] = Contender("benchmarks.joins:by_polars", told, scratch)
+    if stock:
+        found[STOCK] = Contender("benchmarks.joins:through_feast", told | {"stock": True}, scratch)
+    return found
+
+
+def write_entities(store: Store, rows: int, path: Path) -> None:
+    """The last starts of a store five minutes before their off; then the same a week earlier, and so on, until there are
+    enough."""
+    source = frames.parquet(frames.parts_of(store.home, "starts"))
+    with duckdb.connect() as connection:
+        connection.execute("SET TimeZone = 'UTC'")
+        [(starts,)] = connection.execute(f"SELECT count(*) FROM {source}").fetchall()  # noqa: S608 our own name
+        connection.sql(
+            f"SELECT (row_number() OVER () - 1)::BIGINT AS {ROW}, * FROM ("  # noqa: S608 our own names
+            f"SELECT {', '.join(KEYS)}, off_time - INTERVAL 5 MINUTE - INTERVAL 7 DAY * week AS {AT} "
+            f"FROM {source}, range($weeks) weeks(week) ORDER BY week, off_time DESC, race_id, horse_id LIMIT $rows)",
+            params={"rows": rows, "weeks": -(-rows // max(starts, 1))},
+        ).write_parquet(str(path))
+
+
+def through_feast(home: str, entities: str, views: int, stock: bool) -> Ready:  # noqa: FBT001 called by name
+    """Feast's `get_historical_features`, through our offline store or its own."""
+    import pandas as pd
+    from feast import FeatureStore
+    from feast.infra.offline_stores.duckdb import DuckDBOfflineStoreConfig
+
+    feast = apply(Store.open(Settings(home=Path(home))))
+    if stock:
+        config = feast.config.model_copy(deep=True)
+        config.offline_config = {"type": "duckdb"}
+        config._offline_store = DuckDBOfflineStoreConfig()  # type: ignore[assignment]  # noqa: SLF001 no other way to swap it
+        feast = FeatureStore(config=config)
+    families = FAMILIES[:views]
+    refs = [f"{family.view}:{feature.name}" for family in families for feature in family.features]
+    given = pd.read_parquet(entities)
+
+    def join() -> dict[str, Any]:
+        begun = time.perf_counter()
+        joined = feast.get_historical_features(entity_df=given, features=refs, full_feature_names=True).to_arrow()
+        return _answer(begun, joined, families)
+
+    return join
+
+
+def by_hand(home: str, entities: str, views: int) -> Ready:
+    """DuckDB's ASOF JOIN, one query with all views, as one would write it; rows in whatever order they come."""
+    import pyarrow.parquet as pq
+
+    families, parts = FAMILIES[:views], _parts(home)
+    given = pq.read_table(entities)
+    names, joins = [], []
+    for at, family in enumerate(families):
+        names += [f'v{at}."{feature.name}" AS "{_named(family, feature.name)}"' for feature in family.features]
+        files = ", ".join(f"'{part}'" for part in parts[family.view])
+        on = " AND ".join(f"e.{key} = v{at}.{key}" for key in family.keys)
+        joins.append(f"ASOF LEFT JOIN read_parquet([{files}]) v{at} ON {on} AND e.{AT} >= v{at}.event_timestamp")
+    query = f"SELECT e.*, {', '.join(names)} FROM given e {' '.join(joins)}"  # noqa: S608 our own names
+
+    def join() -> dict[str, Any]:
+        begun = time.perf_counter()
+        with duckdb.connect() as connection:
+            connection.execute("SET TimeZone = 'UTC'")
+            connection.register("given", given)
+            return _answer(begun, connection.sql(query).to_arrow_table(), families)
+
+    return join
+
+
+def by_polars(home: str, entities: str, views: int) -> Ready:
+    """polars' `join_asof`, view by view; it wants both sides sorted by the instant, and the tables are not."""
+    import polars as pl
+
+    families, parts = FAMILIES[:views], _parts(home)
+    given = pl.read_parquet(entities)
+
+    def join() -> dict[str, Any]:
+        begun = time.perf_counter()
+        rows = given.sort(AT).lazy()
+        for family in families:
+            named = {feature.name: _named(family, feature.name) for feature in family.features}
+            history = pl.scan_parquet(list(parts[family.view])).select(*family.keys, AT, *named).rename(named)
+            rows = rows.join_asof(
+                history.sort(AT), on=AT, by=list(family.keys), strategy="backward", check_sortedness=False
+            )
+        return _answer(begun, rows.collect().to_arrow(), families)
+
+    return join
+
+
+def _parts(home: str) -> dict[str, tuple[str, ...]]:
+    snapshot, store = Snapshot(), Store.open(Settings(home=Path(home)))
+    return {family.view: tuple(map(str, snapshot.parts(store.home.offline / family.view))) for family in FAMILIES}
+
+
+def _named(family: Family, feature: str) -> str:
+    return f"{family.view}__{feature}"
+
+
+def _answer(begun: float, joined: pa.Table, families: Sequence[Family]) -> dict[str, Any]:
+    taken = time.perf_counter() - begun
+    return {"taken": taken, "rows": joined.num_rows, "digest": _digest(joined, families)}
+
+
+def _digest(joined: pa.Table, families: Sequence[Family]) -> str:
+    """What an answer comes to: every value of every feature as a double, by entity row."""
+    order = np.argsort(joined.column(ROW).to_numpy(), kind="stable")
+    whole = hashlib.sha256(joined.column(ROW).to_numpy()[order].tobytes())
+    for family in families:
+        for feature in family.features:
+            column = joined.column(_named(family, feature.name)).cast(pa.float64())
+            values = column.to_numpy(zero_copy_only=False)[order]
+            whole.update(np.where(np.isnan(values), np.inf, values).tobytes())
+    return whole.hexdigest()

@@ -1,0 +1,198 @@
+"""Online reads at the shape that Feast publishes: so many entities, views of one entity, and features of each.
+
+One Redis holds the same rows for all, written by our plug-in in Feast's own layout. One request at a time.
+"""
+
+import contextlib
+import hashlib
+import io
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from benchmarks.rounds import Contender
+from feature_repo.feast_store import REPO
+from feature_repo.stores import embedded_redis
+from feature_repo.stores.redis_client import connect_url
+from feature_repo.stores.redis_layout import Layout
+from feature_repo.stores.redis_rows import Read, RedisRows
+from velo.racing.clock import EPOCH, MICROSECOND
+from velo.store import Home
+
+FLOOR, WRITTEN, PACKED = "a bare pipeline of as many bytes", "ours, a read written once", "ours, read_packed"
+PLUGIN, STOCK = "ours, get_online_features", "Feast's Redis store, get_online_features"
+FEAST_SAYS_MS: Final = 5.63
+"""What Feast's documents claim for 50 entities, 5 views, 3 features of each."""
+AT: Final = datetime(2024, 6, 1, tzinfo=UTC)
+WARM_UP: Final = 20
+PROJECT: Final = "bench"
+Ready = Callable[[], dict[str, Any]]
+
+
+def contenders(
+    folder: Path, url: str, entities: int, views: int, features: int, requests: int, *, with_feast: bool
+) -> dict[str, Contender]:
+    """Who reads rows that `fill` wrote; a round is so many requests, and takes the median of them (ms)."""
+    told = {"url": url, "entities": entities, "views": views, "features": features, "requests": requests}
+    bare = {
+        FLOOR: Contender("benchmarks.online:floor", told),
+        WRITTEN: Contender("benchmarks.online:packed", told | {"once": True}),
+        PACKED: Contender("benchmarks.online:packed", told | {"once": False}),
+    }
+    if not with_feast:
+        return bare
+    return bare | {
+        PLUGIN: Contender("benchmarks.online:through_feast", told | {"folder": str(folder), "stock": False}),
+        STOCK: Contender("benchmarks.online:through_feast", told | {"folder": str(folder), "stock": True}),
+    }
+
+
+@contextlib.contextmanager
+def server(folder: Path) -> Iterator[str]:
+    """A Redis of its own, as a store's; its URL."""
+    home = Home(folder)
+    try:
+        yield embedded_redis.ensure(home)
+    finally:
+        embedded_redis.down(home)
+
+
+def fill(url: str, entities: int, views: int, features: int) -> None:
+    """Write a row of each entity in each view, as our plug-in does."""
+    rows, keys = RedisRows(connect_url(url)), [(one,) for one in _ids(entities)]
+    instants = np.full(entities, (AT - EPOCH) // MICROSECOND)
+    for view in range(views):
+        values = np.random.default_rng(view).normal(size=(entities, features))
+        rows.write(_layout(view, features), keys, instants, values, epoch=1)
+
+
+def through_feast(folder: str, url: str, entities: int, views: int, features: int, requests: int, stock: bool) -> Ready:  # noqa: FBT001 called by name
+    """`get_online_features(...).to_dict()`, through our plug-in or Feast's own Redis store."""
+    feast = _feast(Path(folder), url, stock=stock)
+    with contextlib.redirect_stdout(io.StringIO()):
+        feast.apply(_objects(Path(folder), views, features))
+    refs = [f"view_{view}:feature_{at}" for view in range(views) for at in range(features)]
+    rows = [{"entity_id": one} for one in _ids(entities)]
+
+    def ask() -> dict[str, list[Any]]:
+        return dict(feast.get_online_features(features=refs, entity_rows=rows, full_feature_names=True).to_dict())
+
+    def digest(answer: dict[str, list[Any]]) -> str:
+        columns = [answer[f"view_{view}__feature_{at}"] for view in range(views) for at in range(features)]
+        return _digest(np.array(columns).T)
+
+    return _asked(ask, digest, requests)
+
+
+def packed(url: str, entities: int, views: int, features: int, requests: int, once: bool) -> Ready:  # noqa: FBT001 called by name
+    """The packed rows without Feast, as doubles; the read written once for all requests, or anew for each."""
+    rows, ids = RedisRows(connect_url(url)), _ids(entities)
+    wanted = [(_layout(view, features), ids) for view in range(views)]
+    read = Read.of(wanted)
+
+    def digest(answer: list[Any]) -> str:
+        return _digest(np.hstack([one.values for one in answer]))
+
+    return _asked((lambda: rows.read(read)) if once else (lambda: rows.read_packed(wanted)), digest, requests)
+
+
+def floor(url: str, entities: int, views: int, features: int, requests: int) -> Ready:
+    """As many bytes in plain strings, one of each entity, in GETs written once: what no store on Redis is below."""
+    client: Any = connect_url(url)
+    size = views * (12 + 8 * features)
+    for at in range(entities):
+        client.set(f"bench:{at}", b"x" * size)
+    names = [f"bench:{at}".encode() for at in range(entities)]
+    command = b"".join(b"*2\r\n$3\r\nGET\r\n$%d\r\n%s\r\n" % (len(name), name) for name in names)
+
+    def ask() -> list[Any]:
+        connection = client.connection_pool.get_connection()
+        connection.send_packed_command([command])
+        answers = [connection.read_response() for _ in names]
+        client.connection_pool.release(connection)
+        return answers
+
+    return _asked(ask, lambda answer: "", requests)
+
+
+def _asked(ask: Callable[[], Any], digest: Callable[[Any], str], requests: int) -> Ready:
+    for _ in range(WARM_UP):
+        ask()
+
+    def measured() -> dict[str, Any]:
+        taken = []
+        for _ in range(requests):
+            begun = time.perf_counter()
+            ask()
+            taken.append(1000 * (time.perf_counter() - begun))
+        p50, p99 = (float(np.quantile(taken, at)) for at in (0.5, 0.99))
+        return {"taken": p50, "p99": p99, "digest": digest(ask())}
+
+    return measured
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(np.ascontiguousarray(values, dtype=np.float64).tobytes()).hexdigest()
+
+
+def _layout(view: int, features: int) -> Layout:
+    return Layout(
+        f"view_{view}", ("entity_id",), tuple((f"feature_{at}", "float64") for at in range(features)), PROJECT
+    )
+
+
+def _ids(entities: int) -> list[str]:
+    return [f"entity {at}" for at in range(entities)]
+
+
+def _feast(folder: Path, url: str, *, stock: bool) -> Any:
+    from urllib.parse import urlsplit
+
+    from feast import FeatureStore
+    from feast.repo_config import RepoConfig
+
+    parts = urlsplit(url)
+    theirs = {"type": "redis", "connection_string": f"{parts.hostname}:{parts.port},password={parts.password}"}
+    ours = {
+        "type": "feature_repo.stores.online.VersionedRedisOnlineStore",
+        "home": str(folder),
+        "redis_url": url,
+    }
+    return FeatureStore(
+        config=RepoConfig(
+            project=PROJECT,
+            provider="local",
+            registry=str(folder / f"registry-{'stock' if stock else 'ours'}.db"),
+            online_store=theirs if stock else ours,
+            offline_store={"type": "duckdb"},
+            entity_key_serialization_version=3,
+            repo_path=REPO,
+        )
+    )
+
+
+def _objects(folder: Path, views: int, features: int) -> list[Any]:
+    from feast import Entity, FeatureView, Field, FileSource
+    from feast.types import Float64
+    from feast.value_type import ValueType
+
+    entity = Entity(name="entity", join_keys=["entity_id"], value_type=ValueType.STRING)
+    return [
+        entity,
+        *(
+            FeatureView(
+                name=f"view_{view}",
+                entities=[entity],
+                schema=[Field(name=f"feature_{at}", dtype=Float64) for at in range(features)],
+                source=FileSource(
+                    name=f"source_{view}", path=str(folder / "none.parquet"), timestamp_field="event_timestamp"
+                ),
+                ttl=timedelta(0),
+            )
+            for view in range(views)
+        ),
+    ]

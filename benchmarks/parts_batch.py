@@ -1,0 +1,261 @@
+"""The parts of `velo bench` that read and write tables: the batch build and the point-in-time join."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+
+from benchmarks import joins
+from benchmarks.charts import growth_chart
+from benchmarks.ground import store_of, versions
+from benchmarks.page import Aim, Part
+from benchmarks.rounds import Contender, Found, Spread, interleaved
+from feature_repo.catalogue.families import FAMILIES
+from streams.batch.build import build
+from velo.settings import Settings
+from velo.simulator import SeasonSpec, simulate
+from velo.store import Store
+
+STOCK_TIMES: Final = 30.0
+RAW_SHARE: Final = 0.5
+MILLION, MILLION_SECONDS, AT_ROWS = 1_000_000, 30.0, 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much of each part: days of the season that is made up and tiled, starts, entity rows (`few_rows` are those that Feast's own store is given), starts replayed,
+    live results a second and for how long, entities read at once, horses, runners of a race."""
+
+    rounds: int
+    season_days: int
+    build: tuple[int, ...]
+    few_rows: tuple[int, ...]
+    rows: tuple[int, ...]
+    replay: tuple[int, ...]
+    rates: tuple[float, ...]
+    live_seconds: float
+    entities: tuple[int, ...]
+    requests: int
+    horses: tuple[int, ...]
+    race_sizes: tuple[int, ...]
+    race_starts: int
+    race_requests: int
+
+    @property
+    def views(self) -> tuple[int, ...]:
+        """How many views an entity row is joined with."""
+        return (1, len(FAMILIES)) if self.with_feast else (len(FAMILIES),)
+
+    @property
+    def with_feast(self) -> bool:
+        """Whether there is time for what Feast ships itself."""
+        return bool(self.few_rows)
+
+
+@dataclass(slots=True)
+class Ground:
+    """Stores loaded once for all parts, below a folder that goes at the end."""
+
+    scratch: Path
+    sizes: Sizes
+    runners: Path | None
+    timezone: str
+    _loaded: dict[int, tuple[Store, int]] = field(default_factory=dict)
+
+    def loaded(self, starts: int) -> tuple[Store, int]:
+        """A store whose log holds about so many starts, and how many; not to be changed but by building it."""
+        if starts not in self._loaded:
+            home = self.scratch / f"home-{starts}"
+            self._loaded[starts] = store_of(home, starts, self.runners or self._season(), self.timezone)
+        return self._loaded[starts]
+
+    def _season(self) -> Path:
+        path = self.scratch / "season.parquet"
+        if not path.exists():
+            spec = SeasonSpec(start=date(2015, 1, 1), days=self.sizes.season_days, races_per_year=2000)
+            duckdb.from_arrow(simulate(spec)).write_parquet(str(path))
+        return path
+
+
+def building(ground: Ground) -> Part:
+    """The whole batch build."""
+    held = {starts: ground.loaded(starts) for starts in ground.sizes.build}
+    found = interleaved(
+        {
+            str(starts): Contender("benchmarks.parts_batch:whole", {"home": str(store.home.root)})
+            for starts, (store, _) in held.items()
+        },
+        ground.sizes.rounds,
+    )
+    rows, points = [], []
+    for name, (_, starts) in zip(found, held.values(), strict=True):
+        of = found[name]
+        if of.failed:
+            raise RuntimeError(of.failed)
+        spread, speed = of.spread, Spread.of([starts / one for one in of.taken])
+        rows.append((f"{starts:,}", f"{of.last['rows']:,}", spread.shown(), speed.shown(",.0f"), f"{of.peak_mb:,.0f}"))
+        points.append((float(starts), spread))
+    return Part(
+        "build",
+        "The batch build",
+        f"`velo build --whole`: everything from the log, all {len(FAMILIES)} views.",
+        ("starts", "rows made", "seconds", "starts/s", "peak MB"),
+        tuple(rows),
+        versions("duckdb", "pyarrow"),
+        charts={"build": growth_chart("The batch build", "starts", "seconds", {"velo build --whole": points})},
+    )
+
+
+def whole(home: str) -> Callable[[], dict[str, Any]]:
+    """A build of everything."""
+    store = Store.open(Settings(home=Path(home)))
+
+    def once() -> dict[str, Any]:
+        begun = time.perf_counter()
+        report = build(store, datetime.now(UTC), whole=True)
+        return {"taken": time.perf_counter() - begun, "rows": sum(report.rows.values())}
+
+    return once
+
+
+def joining(ground: Ground) -> Part:
+    """The point-in-time join."""
+    store, starts = ground.loaded(ground.sizes.build[0])
+    build(store, datetime.now(UTC))
+    stock = ground.scratch / "stock"
+    stock.mkdir()
+    every: dict[tuple[int, int], dict[str, Found]] = {}
+    for size in (*ground.sizes.few_rows, *ground.sizes.rows):
+        entities = ground.scratch / f"entities-{size}.parquet"
+        joins.write_entities(store, size, entities)
+        for views in ground.sizes.views:
+            sides = joins.contenders(store.home.root, entities, views, stock, stock=size in ground.sizes.few_rows)
+            every[size, views] = interleaved(sides, ground.sizes.rounds)
+    rows = [
+        _join_row(views, name, size, of, found[joins.OURS])
+        for (size, views), found in sorted(every.items(), key=lambda one: (one[0][1], one[0][0]))
+        for name, of in found.items()
+    ]
+    notes = [
+        "The same answer: every value of every feature of every row is to the bit that of ours.",
+        f"The tables are those of {starts:,} starts; entity rows past so many are the same starts, a week earlier each time.",
+    ]
+    if not joins.HAS_POLARS:
+        notes.append("polars cannot be imported here, and is left out: `pip install polars`.")
+    if ground.sizes.few_rows:
+        notes.append(
+            f"Feast's DuckDB store is given {ground.sizes.few_rows[-1]:,} rows at most: it joins every entity row with every "
+            "older row of its key, all columns of it, in memory, before it keeps one."
+        )
+    packages = ["duckdb", "feast", "pyarrow", *(["polars"] if joins.HAS_POLARS else [])]
+    return Part(
+        "join",
+        "The point-in-time join",
+        f"Features as of five minutes before the off: of one view ({len(FAMILIES[0].features)} features), and of all "
+        f"{len(FAMILIES)} views ({sum(len(one.features) for one in FAMILIES)} features).",
+        (
+            "views",
+            "contender",
+            "entity rows",
+            "seconds",
+            "rows/s",
+            "ours is so many times as fast",
+            "peak MB",
+            "answer",
+        ),
+        tuple(rows),
+        versions(*packages),
+        notes=tuple(notes),
+        aims=tuple(_join_aims(every)),
+        charts={
+            f"join-{name}": growth_chart(
+                f"Point-in-time join, {name.replace('-', ' ')}", "entity rows", "seconds", _series(every, views)
+            )
+            for name, views in (("one-view", 1), ("all-views", len(FAMILIES)))
+            if views in ground.sizes.views
+        },
+    )
+
+
+def _join_row(views: int, name: str, size: int, of: Found, ours: Found) -> tuple[str, ...]:
+    if of.failed:
+        return str(views), name, f"{size:,}", f"failed: {of.failed}", "", "", "", ""
+    same = "the same" if of.last["digest"] == ours.last["digest"] else f"another, {of.last['rows']:,} rows"
+    ratio = "" if of is ours or ours.failed else f"{of.spread.median / ours.spread.median:,.1f}"
+    speed = Spread.of([size / one for one in of.taken])
+    return (
+        str(views), name, f"{size:,}", of.spread.shown(",.3f"), f"{speed.median:,.0f}", ratio, f"{of.peak_mb:,.0f}", same,
+    )  # fmt: skip
+
+
+def _series(every: dict[tuple[int, int], dict[str, Found]], views: int) -> dict[str, list[tuple[float, Spread]]]:
+    series: dict[str, list[tuple[float, Spread]]] = {}
+    for (size, of_views), found in sorted(every.items()):
+        if of_views == views:
+            for name, of in found.items():
+                if not of.failed:
+                    series.setdefault(name, []).append((float(size), of.spread))
+    return series
+
+
+def _join_aims(every: dict[tuple[int, int], dict[str, Found]]) -> list[Aim]:
+    aims, all_views = [], len(FAMILIES)
+    stocked = sorted(size for (size, views), found in every.items() if views == all_views and _ran(found, joins.STOCK))
+    if stocked:
+        aims.append(_stock_aim({size: every[size, all_views] for size in stocked}, every.get((AT_ROWS, all_views))))
+    for views, told in ((1, "one view"), (all_views, "all views")):
+        size = max(size for size, _ in every if size <= AT_ROWS)
+        if (size, views) not in every:
+            continue
+        raw, ours = every[size, views][joins.RAW], every[size, views][joins.OURS]
+        if not raw.failed and not ours.failed:
+            share = raw.spread.median / ours.spread.median
+            aims.append(
+                Aim(
+                    f"≥ {RAW_SHARE}× DuckDB ASOF JOIN by hand at {AT_ROWS:,} rows, {told}",
+                    f"{share:.2f}× at {size:,} rows",
+                    share >= RAW_SHARE if size == AT_ROWS else None,
+                )
+            )
+    largest = max(size for size, _ in every)
+    ours = every[largest, all_views][joins.OURS]
+    if not ours.failed:
+        taken = ours.spread.median
+        met = taken <= MILLION_SECONDS if largest == MILLION else None
+        aims.append(
+            Aim(
+                f"{MILLION:,} rows over all views ≤ {MILLION_SECONDS:.0f} s",
+                f"{ours.spread.shown(',.1f')} s at {largest:,} rows",
+                met,
+            )
+        )
+    return aims
+
+
+def _stock_aim(stocked: dict[int, dict[str, Found]], at_rows: dict[str, Found] | None) -> Aim:
+    """What was measured at the rows both were given, and what a straight line through the stock store's sizes gives at the
+    size that it does not end."""
+    what = f"≥ {STOCK_TIMES:.0f}× Feast's DuckDB store at {AT_ROWS:,} rows, all views"
+    least, most = min(stocked), max(stocked)
+    theirs = stocked[most][joins.STOCK].spread.median
+    found = f"{theirs / stocked[most][joins.OURS].spread.median:,.0f}× at {most:,} rows"
+    if at_rows is None or least == most or at_rows[joins.OURS].failed:
+        return Aim(what, found, None)
+    ours = at_rows[joins.OURS].spread.median
+    a_row = (theirs - stocked[least][joins.STOCK].spread.median) / (most - least)
+    found += f"; its {most:,} rows take {theirs / ours:,.1f} times as long as our {AT_ROWS:,}"
+    if theirs / ours >= STOCK_TIMES:
+        return Aim(what, found, met=True)
+    if a_row <= 0:
+        return Aim(what, f"{found}; it was given too few to show how it grows", None)
+    line = theirs + a_row * (AT_ROWS - most)
+    found += f"; by a straight line through its sizes {line / ours:,.0f}× at {AT_ROWS:,}, which it was not given"
+    return Aim(what, found, line / ours >= STOCK_TIMES)
+
+
+def _ran(found: dict[str, Found], name: str) -> bool:
+    return name in found and found[name].failed is None and found[joins.OURS].failed is None
