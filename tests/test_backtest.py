@@ -90,6 +90,16 @@ def test_the_refits_come_as_often_as_the_past_allows(races: Races) -> None:
     assert shifted(date(2024, 3, 31), -1) == date(2024, 2, 29)
 
 
+def test_the_blend_learns_from_as_many_refits_as_leave_half_of_the_past(races: Races) -> None:
+    monthly = replace(PLAN, refit_months=1)
+    folds, past, _ = cut(races, monthly)
+    assert 2 < past < 6
+    days = np.unique(races.days[races.days < np.datetime64(TEST_FROM)]).size
+    assert np.unique(races.days[folds[0].train]).size >= days // 2
+    assert np.unique(races.days[cut(races, replace(monthly, past=past + 1))[0][0].train]).size < days // 2
+    assert cut(races, replace(monthly, past=1))[1] == 1
+
+
 def test_races_of_later_days_change_no_earlier_prediction(rows: TrainingSet, races: Races, told: OutOfFold) -> None:
     """The whole pipeline, fitted without the last month's races, and with them."""
     edge = TEST_FROM + timedelta(days=50)

@@ -108,7 +108,7 @@ def _plan(
     begin = since or end - timedelta(days=(days or DAYS) - 1)
     if begin > end:
         raise UserError(f"a period from {begin} to {end} has no day: give the earlier day first")
-    return Plan(begin, end, refit_months) if past is None else Plan(begin, end, refit_months, past)
+    return Plan(begin, end, refit_months, past)
 
 
 def _looked_at(store: Store, plan: Plan, *, again: bool) -> int | None:

@@ -25,21 +25,26 @@ Progress = Callable[[str, int, int], None]
 
 MONTHS: Final = (12, 6, 3, 1)
 """Months between refits, the first that leaves enough of the past."""
-PAST: Final = 2
-"""Refits before the period, predicted for the blend and the calibration to learn from."""
+PAST: Final = (6, 5, 4, 3, 2)
+"""Refits before the period, predicted for the blend and the calibration to learn from: the first that leaves half of the
+past to train on, or the last.
+
+On two years, what one bucket of prices did by chance is taken for a rule.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What is tested, local race dates, both included; how often models are refitted, and how many times before it.
 
-    `refit_months` None takes the first of `MONTHS` for which the results reach back far enough.
+    `refit_months` None takes the first of `MONTHS` for which the results reach back far enough, `past` None the first of
+    `PAST`: the months are kept as long as the fewest refits allow.
     """
 
     since: date
     until: date
     refit_months: int | None = None
-    past: int = PAST
+    past: int | None = None
     embargo_days: int = 0
 
 
@@ -90,22 +95,28 @@ def cut(races: Races, plan: Plan) -> tuple[tuple[Fold, ...], int, int]:
             f"the results reach from {races.days.min()} to {races.days.max()}" if races.count else "there is no result"
         )
         raise UserError(f"no race from {plan.since} to {plan.until}: {told}; choose other days")
-    if plan.past < 1 or (plan.refit_months is not None and plan.refit_months < 1):
+    if (plan.past is not None and plan.past < 1) or (plan.refit_months is not None and plan.refit_months < 1):
         raise UserError(
             f"{plan.past} refits before the period, every {plan.refit_months} months: give 1 or more of each"
         )
     for months in MONTHS if plan.refit_months is None else (plan.refit_months,):
-        first = np.datetime64(shifted(plan.since, -months * plan.past), "D") - np.timedelta64(plan.embargo_days, "D")
-        if np.unique(races.days[races.days < first]).size >= LEAST_TRAIN_DAYS:
-            edges = _edges(plan, months)
+        for before_it in PAST if plan.past is None else (plan.past,):
+            first = np.datetime64(shifted(plan.since, -months * before_it), "D")
+            trained = races.days[races.days < first - np.timedelta64(plan.embargo_days, "D")]
+            least = LEAST_TRAIN_DAYS
+            if plan.past is None and before_it != PAST[-1]:
+                least = max(least, np.unique(races.days[races.days < since]).size // 2)
+            if np.unique(trained).size < least:
+                continue
+            edges = _edges(plan, months, before_it)
             before = [edge for edge in edges if edge <= since]
             past = refits_between(races.days, before, plan.embargo_days)
             if past:
                 tested = refits_between(races.days, [edge for edge in edges if edge >= since], plan.embargo_days)
                 return (*past, *tested), len(past), months
     raise UserError(
-        f"too few race days before {plan.since}: at least {LEAST_TRAIN_DAYS} are needed before {plan.past} refits; load "
-        "older results, test a later period, or refit more often (--refit-months)"
+        f"too few race days before {plan.since}: at least {LEAST_TRAIN_DAYS} are needed before {plan.past or PAST[-1]} "
+        "refits; load older results, test a later period, or refit more often (--refit-months)"
     )
 
 
@@ -230,10 +241,10 @@ def _shares(values: Floats, cuts: Floats) -> Floats:
     return np.asarray(whole / whole.sum(), dtype=np.float64)
 
 
-def _edges(plan: Plan, months: int) -> list[np.datetime64]:
+def _edges(plan: Plan, months: int, past: int) -> list[np.datetime64]:
     """The first day of each fold, and the day after the last."""
     end = plan.until + timedelta(days=1)
-    edges = [shifted(plan.since, months * number) for number in range(-plan.past, 1)]
+    edges = [shifted(plan.since, months * number) for number in range(-past, 1)]
     number = 1
     while (edge := shifted(plan.since, months * number)) < end:
         edges.append(edge)

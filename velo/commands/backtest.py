@@ -28,7 +28,10 @@ def backtest(
         int | None, typer.Option(help="Months between refits (12, or fewer where the past is short).")
     ] = None,
     past: Annotated[
-        int | None, typer.Option(help="Refits before the period that the blend and calibration learn from (2).")
+        int | None,
+        typer.Option(
+            help="Refits before the period that the blend and calibration learn from (6, or fewer where the past is short; at least 2)."
+        ),
     ] = None,
     lead: Annotated[
         float | None, typer.Option(min=0, help="Minutes before the off at which a race is decided (5).")
