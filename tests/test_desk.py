@@ -314,9 +314,9 @@ def test_a_chance_has_its_interval_where_the_model_tells_one(browser: "Browser",
     try:
         with served(store) as up, page_of(browser, up, RACE) as page:
             page.wait_for_selector(f"{ROWS} .bounds")
-            # by this service's clock another test's non-runner may not have been told yet: it is in the card, unscored
+            # two non-runners: one by the card, and one of another test, which by this service's clock may still be to come, unscored
             told = page.evaluate(BOUNDS, f"{ROWS}:has(.bounds)")
-            assert len(told) >= len(RUNNERS) - 1
+            assert len(told) >= len(RUNNERS) - 2
             for chance, low, high in told:
                 assert low == pytest.approx(0.5 * chance, abs=0.11)
                 assert high == pytest.approx(1.5 * chance, abs=0.16)
