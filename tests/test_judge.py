@@ -118,6 +118,15 @@ def test_only_a_pass_leaves_paper_and_a_verdict_on_other_files_is_none(tmp_path:
     assert bundle.described(home, second)["gate"] == "not run"
 
 
+def test_a_verdict_of_the_blend_says_so_beside_the_model(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    version = a_model(home)
+    a_backtest(home, edge=True)
+    verdict = judge_last(home, now=NOW, subject="blend").verdict
+    assert bundle.described(home, version)["gate"] == f"{verdict} (of the blend)"
+    assert judge_last(home, now=NOW).verdict == bundle.described(home, version)["gate"]
+
+
 def test_a_locked_window_is_looked_at_once_or_counted(tmp_path: Path) -> None:
     home = Home(tmp_path)
     a_backtest(home, edge=True)

@@ -43,6 +43,8 @@ PASSED: Final = "PASS"
 PASSED_MODE: Final = "passed the gate"
 GATE: Final = "gate.json"
 HISTORY: Final = "history.txt"
+FUNDAMENTAL: Final = "fundamental"
+"""What the gate judges where nothing else is asked."""
 OWN: Final = "own"
 BLEND: Final = "blend"
 FILES: Final = ("model.txt", "logit.json", "residual.txt", "blend.json", "metadata.yaml", "metrics.json")
@@ -330,7 +332,14 @@ def _verdict(folder: Path) -> dict[str, str]:
         return {}
     except ValueError as damaged:
         raise UserError(f"{folder / GATE} is damaged ({damaged}): run `velo gate` again") from None
-    return {name: told[name] for name in ("gate", "mode")} if told.get("bundle") == _digest(folder) else {}
+    if told.get("bundle") != _digest(folder):
+        return {}
+    subject = told.get("subject", FUNDAMENTAL)
+    # A pass of the blend is none of the chance without the market, which stands beside it.
+    return {
+        "gate": told["gate"] if subject == FUNDAMENTAL else f"{told['gate']} (of the {subject})",
+        "mode": told["mode"],
+    }
 
 
 def _digest(folder: Path) -> str:
