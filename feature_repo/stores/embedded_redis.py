@@ -23,9 +23,9 @@ from velo.store import Home
 SERVERS = ("redis-server", "valkey-server")
 START_SECONDS = 10.0
 LOAD_SECONDS = 120.0
+"""How long a server may take to read back what it kept."""
 KEPT = "appendonly.aof"
 """What a server keeps on the disk, and reads back when it starts."""
-"""How long a server may take to read back what it kept."""
 COMPACT = {"hash-max-ziplist-entries": 512, "hash-max-ziplist-value": 512}
 """Up to these a hash is kept as one string. A packed row is longer than a server's own 64 bytes, and a hash with one such
 value would cost two and a half times the memory. Newer servers say listpack, and take these names too."""
