@@ -86,8 +86,8 @@ def measure(
                 home = copied(loaded, Path(scratch) / f"{sinks}-{count}")
                 replays.append(replayed(home, held, sinks, count))
                 shutil.rmtree(home)
-        live = [live(copied(loaded, Path(scratch) / f"live-{rate}"), rate, seconds) for rate in rates]
-        return Figures(replays, live)
+        fresh = [live(copied(loaded, Path(scratch) / f"live-{rate}"), rate, seconds) for rate in rates]
+        return Figures(replays, fresh)
 
 
 def replayed(home: Path, starts: int, sinks: str, processes: int) -> Replayed:
