@@ -366,7 +366,7 @@ def test_what_is_not_supported_is_refused_with_a_remedy(made: MadeUp) -> None:
 
 def test_a_key_of_another_type_or_left_out_is_told_with_its_view(made: MadeUp) -> None:
     rows = pd.DataFrame({"horse_id": [1, 2], "event_timestamp": [AT, AT]})
-    with pytest.raises(UserError, match=r"horse_id is BIGINT .* VARCHAR in horse_form: cast it"):
+    with pytest.raises(UserError, match=r"horse_id is int64 .* string in horse_form: cast it"):
         made.feast.get_historical_features(rows, ["horse_form:sr"]).to_df()
     with pytest.raises(UserError, match="no column 'horse_id', which horse_form is keyed by"):
         made.feast.get_historical_features(rows.drop(columns="horse_id"), ["horse_form:sr"]).to_df()

@@ -1,4 +1,4 @@
-"""Feast's offline store over the feature tables: point-in-time joins in DuckDB with ASOF JOIN.
+"""Feast's offline store over the feature tables: point-in-time joins in numpy and Arrow, other queries in DuckDB.
 
 Not supported, and refused with the remedy: `filter_by_created_timestamp` (a rebuild writes history anew, so when a
 row was written says nothing about what was known), retrieval by a date range without entity rows, sources that are
@@ -26,12 +26,10 @@ from feast.types import from_feast_to_pyarrow_type
 
 from feature_repo.stores import asof
 from feature_repo.stores.entity_rows import entity_rows, with_text_keys
+from feature_repo.stores.join import point_in_time
 from feature_repo.stores.offline_job import AsofRetrievalJob
 from feature_repo.stores.parts import Snapshot, add_part
 from velo.errors import UserError
-
-SQL_TYPES = {"INT32": "INTEGER", "INT64": "BIGINT", "FLOAT32": "FLOAT", "FLOAT64": "DOUBLE", "BOOL": "BOOLEAN"}
-SQL_TYPES |= {"STRING": "VARCHAR", "BYTES": "BLOB", "UNIX_TIMESTAMP": "TIMESTAMPTZ"}
 
 
 class AsofOfflineStoreConfig(FeastConfigBaseModel):
@@ -80,13 +78,12 @@ class AsofOfflineStore(OfflineStore):
                 _table(view, source, snapshot.parts(path), _asked(view, feature_refs), full_names=full_feature_names)
                 for (view, source), path in zip(sources, paths, strict=True)
             ]
-            with asof.engine(config.offline_store.memory_limit, config.offline_store.threads) as connection:
-                rows, instant = entities, at
-                if isinstance(entity_df, str):
-                    rows, instant = entity_rows(_queried(connection, entity_df, tables))
-                assert rows is not None
-                assert instant is not None
-                return asof.point_in_time(connection, with_text_keys(rows, tables), instant, tables)
+            rows, instant = entities, at
+            if isinstance(entity_df, str):
+                rows, instant = entity_rows(_queried(config, entity_df, tables))
+            assert rows is not None
+            assert instant is not None
+            return point_in_time(with_text_keys(rows, tables), instant, tables, config.offline_store.threads)
 
         return AsofRetrievalJob(
             run,
@@ -222,7 +219,7 @@ def _pull(
 ) -> RetrievalJob:
     """A job that runs SQL made for the scan of a source's parts, with `values` bound."""
     path = _path_of(config, source)
-    read = [asof.Column(column, column, "VARCHAR") for column in columns]
+    read = [asof.Column(column, column, pa.string()) for column in columns]
 
     def run() -> pa.Table:
         table = asof.Table(source.name, Snapshot().parts(path), (), *times, read)
@@ -237,7 +234,7 @@ def _table(
 ) -> asof.Table:
     back = {mapped: stored for stored, mapped in (source.field_mapping or {}).items()}
     prefix = f"{view.projection.name_alias or view.name}__" if full_names else ""
-    types = {feature.name: _sql_type(feature) for feature in view.features}
+    types = {feature.name: _arrow_type(feature) for feature in view.features}
     named = view.projection.join_key_map or {}
     return asof.Table(
         view.name,
@@ -245,7 +242,7 @@ def _table(
         [(back.get(entity.name, entity.name), named.get(entity.name, entity.name)) for entity in view.entity_columns],
         source.timestamp_field,
         source.created_timestamp_column or None,
-        [asof.Column(back.get(name, name), prefix + name, types.get(name, "DOUBLE")) for name in asked],
+        [asof.Column(back.get(name, name), prefix + name, types.get(name, pa.float64())) for name in asked],
         view.ttl or None,
     )
 
@@ -270,15 +267,18 @@ def _path_of(config: RepoConfig, source: DataSource) -> Path:
     return Path(path)
 
 
-def _queried(connection: Any, sql: str, tables: Sequence[asof.Table]) -> pa.Table:
+def _queried(config: RepoConfig, sql: str, tables: Sequence[asof.Table]) -> pa.Table:
     import duckdb
 
-    for table in tables:
-        connection.execute(f"CREATE OR REPLACE VIEW {asof.name(table.view)} AS SELECT * FROM {table.scan}")  # noqa: S608
-    try:
-        return connection.sql(sql).to_arrow_table()
-    except duckdb.Error as refused:
-        raise UserError(f"DuckDB refuses entity_df as SQL ({refused}): mend it") from None
+    with asof.engine(config.offline_store.memory_limit, config.offline_store.threads) as connection:
+        for table in tables:
+            connection.execute(f"CREATE OR REPLACE VIEW {asof.name(table.view)} AS SELECT * FROM {table.scan}")  # noqa: S608
+        try:
+            return connection.sql(sql).to_arrow_table()
+        except duckdb.OutOfMemoryException:
+            raise
+        except duckdb.Error as refused:
+            raise UserError(f"DuckDB refuses entity_df as SQL ({refused}): mend it") from None
 
 
 def _metadata(feature_refs: list[str], entities: pa.Table | None, at: str | None) -> RetrievalMetadata:
@@ -287,10 +287,6 @@ def _metadata(feature_refs: list[str], entities: pa.Table | None, at: str | None
     span = pc.min_max(entities.column(at)).as_py()
     keys = [column for column in entities.column_names if column != at]
     return RetrievalMetadata(feature_refs, keys, span["min"], span["max"])
-
-
-def _sql_type(feature: Any) -> str:
-    return SQL_TYPES.get(getattr(feature.dtype, "name", ""), "VARCHAR")
 
 
 def _arrow_type(feature: Any) -> pa.DataType:
