@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
+from weakref import finalize
 
 import orjson
 from starlette.concurrency import run_in_threadpool
@@ -23,6 +24,8 @@ HEARTBEAT_S: Final = 15.0
 WAITING: Final = 1000
 LISTENERS: Final = 100
 BEFORE_ALL: Final = "0-0"
+ANOTHER_LOG: Final = 3
+"""So many times in a row the newest event is one that was had long ago: the log was made anew, and counts anew."""
 
 
 @dataclass(slots=True)
@@ -41,23 +44,25 @@ class Hub:
 
     async def listen(self, last_id: str | None) -> AsyncIterator[bytes]:
         """The lines of a listener, from after an event it had, or from now."""
+        begin = await self._begin(last_id)
         if self.listeners >= LISTENERS:
             raise Refusal(503, f"{LISTENERS} already listen: try again later")
-        begin = last_id if last_id is not None else await run_in_threadpool(self.newest)
-        return self._lines(begin)
+        queue: asyncio.Queue[Event | None] = asyncio.Queue(WAITING)
+        self._queues.add(queue)
+        lines = self._lines(queue, begin)
+        # whoever leaves before the first line was asked for gives up the place too
+        finalize(lines, self._queues.discard, queue).atexit = False
+        return lines
 
     async def stop(self) -> None:
         """Let every listener go."""
-        for queue in list(self._queues):
-            _end(queue)
+        self._let_go()
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
                 await self._task
 
-    async def _lines(self, begin: str) -> AsyncIterator[bytes]:
-        queue: asyncio.Queue[Event | None] = asyncio.Queue(WAITING)
-        self._queues.add(queue)
+    async def _lines(self, queue: "asyncio.Queue[Event | None]", begin: str) -> AsyncIterator[bytes]:
         last = place_of(begin)
         try:
             yield b": what changes, from here on\n\n"
@@ -81,12 +86,31 @@ class Hub:
         finally:
             self._queues.discard(queue)
 
+    async def _begin(self, last_id: str | None) -> str:
+        """The event after which a listener is told all; one that it had and that is still to come is of another log."""
+        if last_id is None:
+            return await run_in_threadpool(self.newest)
+        with suppress(UserError):
+            newest = await run_in_threadpool(self.newest)
+            return min(last_id, newest, key=place_of)
+        return last_id
+
+    def _let_go(self) -> None:
+        for queue in list(self._queues):
+            _end(queue)
+
     async def _follow(self) -> None:
         """Ask for what is new until nobody listens; a Redis that is away is asked again."""
         at: str | None = None
+        behind = 0
         while self._queues:
             with suppress(UserError):
-                at = await run_in_threadpool(self.newest) if at is None else at
+                newest = await run_in_threadpool(self.newest)
+                at = newest if at is None else at
+                behind = behind + 1 if place_of(newest) < place_of(at) else 0
+                if behind == ANOTHER_LOG:
+                    at = newest
+                    self._let_go()
                 for event in await run_in_threadpool(self.after, at):
                     at = event.id
                     for queue in list(self._queues):

@@ -34,7 +34,7 @@ STATUS: Final[tuple[tuple[type[UserError], int], ...]] = (
 """Every other mistake is the request's: 422."""
 TITLES: Final = {
     400: "Bad request", 401: "No valid token", 403: "Writing is off", 404: "Not found", 405: "Method not allowed",
-    413: "Body too large", 422: "Not acceptable as it is", 503: "Not now",
+    408: "Too slow", 413: "Body too large", 422: "Not acceptable as it is", 431: "Head too large", 503: "Not now",
 }  # fmt: skip
 RETRY_AFTER_S: Final = "1"
 
@@ -56,14 +56,19 @@ class Refusal(Exception):
         self.detail = detail
 
 
+def problem(status: int, detail: str) -> tuple[bytes, str]:
+    """A problem as it is written, and the type of that."""
+    title = TITLES.get(status, "Refused")
+    return orjson.dumps({"title": title, "status": status, "detail": " ".join(detail.split())}), MEDIA_TYPE
+
+
 def answer(status: int, detail: str) -> Response:
     """The answer to a request that is refused."""
-    title = TITLES.get(status, "Refused")
-    body = orjson.dumps({"title": title, "status": status, "detail": " ".join(detail.split())})
+    body, media_type = problem(status, detail)
     headers = {"Retry-After": RETRY_AFTER_S} if status == 503 else {}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return Response(body, status, headers, MEDIA_TYPE)
+    return Response(body, status, headers, media_type)
 
 
 def status_of(mistake: UserError) -> int:

@@ -59,7 +59,7 @@ def score_race(service: Asked, race_id: RaceId, as_of: AsOf = None, *, drivers: 
 @races.post(
     "/races/{race_id:path}/odds",
     status_code=202,
-    responses={202: {"model": Taken}, **documented(401, 403, 404, 413, 422, 503)},
+    responses={202: {"model": Taken}, **documented(401, 403, 404, 408, 413, 422, 503)},
     response_class=Response,
     dependencies=[Depends(may_write)],
 )
@@ -76,7 +76,7 @@ def show_race(service: Asked, race_id: RaceId) -> Response:
     return _json(service.card(race_id))
 
 
-@races.post("/score", responses={200: {"model": Score}, **documented(413, 422, 503)}, response_class=Response)
+@races.post("/score", responses={200: {"model": Score}, **documented(408, 413, 422, 503)}, response_class=Response)
 def score_card(service: Asked, card: Annotated[GivenCard, Body()], *, drivers: Drivers = False) -> Response:
     """Score a card, with odds or without, on the features of now."""
     with service.metrics.scored.labels("card").time():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from velo.commands.fitting import fitted, whole_width
 from velo.errors import UserError
 from velo.settings import Settings
 from velo.store import Store
@@ -62,11 +64,17 @@ def plain(value: Any) -> Any:
 
 
 def show(report: Any, as_json: bool, table: Callable[[], Any]) -> None:
-    """Print a report: as one JSON document, or as what `table` makes of it."""
+    """Print a report: as one JSON document, or as what `table` makes of it.
+
+    In a pipe or a file a line is as long as it has to be, unless COLUMNS says how long it may be.
+    """
     if as_json:
         sys.stdout.write(json.dumps(plain(report), ensure_ascii=False, indent=2) + "\n")
-    else:
-        Console().print(table())
+        return
+    console, shown = Console(), table()
+    if not console.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
+        console.width = whole_width(shown)
+    console.print(fitted(shown, console.width))
 
 
 def facts(title: str, rows: Iterable[tuple[str, Any]]) -> Table:

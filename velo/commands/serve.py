@@ -42,13 +42,14 @@ def serve(
     import uvicorn
 
     from serving.api.app import app_of
+    from serving.api.connections import Bounded
     from serving.memory import keep_freed
 
     keep_freed()
     store = open_store()
     app = app_of(service_of(store, feed), os.environ.get(TOKEN) or None)
     try:
-        uvicorn.run(app, host=host, port=port, access_log=False, log_level="warning")
+        uvicorn.run(app, host=host, port=port, access_log=False, log_level="warning", http=Bounded, ws="none")
     except SystemExit as ended:
         if ended.code:
             raise UserError(f"cannot listen on {host}:{port}: name another --port, or end what listens there") from None
