@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Event
+from threading import Event, Lock, get_ident
 from typing import Any, Final
 
 from rich.table import Table
@@ -26,6 +26,7 @@ from rich.table import Table
 from benchmarks.ground import machine, store_of
 from feature_repo.stores import embedded_redis
 from feature_repo.stores.redis_client import connect
+from feature_repo.stores.redis_rows import RedisRows
 from streams.audit import audit
 from streams.dataflow.ground import Ground
 from streams.dataflow.members import loopback_addresses
@@ -47,11 +48,10 @@ WATCHED: Final[dict[str, tuple[type, str]]] = {
     "laying the ground": (Ground, "_lay"),
     "writing a part": (ParquetPartition, "_spill"),
     "sealing a part": (ParquetPartition, "_seal"),
-    "writing to Redis": (RedisPartition, "_offer"),
-    "marking Redis": (RedisPartition, "_mark_write"),
+    "writing to Redis": (RedisRows, "write_lots"),
     "filling Redis": (RedisPartition, "_fill"),
 }
-"""What a process does, by the method that does it."""
+"""What a process does, by the method that does it; of what its threads do at one moment the one further down counts."""
 DOINGS: Final = (STARTING, READING, *WATCHED)
 PRELOADED: Final = ["benchmarks.kills", "streams.dataflow.run", "duckdb", "pyarrow.parquet", "pandas", "redis", "mmh3"]
 
@@ -140,10 +140,11 @@ def replay(store: Store, kills: int, processes: int, chance: random.Random) -> C
 
 def stream(home: str, timezone: str, redis_url: str | None, addresses: Sequence[str], member: int, doing: Any) -> None:
     """One process of a stream with small epochs, to the log's end; `doing[member]` tells what it does."""
+    shown = _Doing(doing, member)
     for number, (owner, name) in enumerate(WATCHED.values(), 2):
-        setattr(owner, name, _watched(getattr(owner, name), doing, member, number))
+        setattr(owner, name, shown.while_in(getattr(owner, name), number))
     first = LogPartition.next_batch
-    setattr(LogPartition, "next_batch", _watched(first, doing, member, DOINGS.index(READING)))  # noqa: B010 a method of another class
+    setattr(LogPartition, "next_batch", shown.while_in(first, DOINGS.index(READING)))  # noqa: B010 a method of another class
     store = Store.open(Settings(Path(home), zone_named(timezone), redis_url))
     options = Options(once=True, snapshot_every=timedelta(0), batch=BATCH)
     run(
@@ -157,16 +158,34 @@ def stream(home: str, timezone: str, redis_url: str | None, addresses: Sequence[
     )
 
 
-def _watched(method: Callable[..., Any], doing: Any, member: int, number: int) -> Callable[..., Any]:
-    def noted(*given: Any, **named: Any) -> Any:
-        before, doing[member] = doing[member], number
-        try:
-            return method(*given, **named)
-        finally:
-            # what is not watched is the engine's, once there was a record
-            doing[member] = number if number == DOINGS.index(READING) else before
+class _Doing:
+    """Shows a process of its own what the threads of this one do."""
 
-    return noted
+    def __init__(self, shown: Any, member: int) -> None:
+        self._shown, self._member = shown, member
+        self._by_thread: dict[int, int] = {}
+        self._changing = Lock()
+
+    def while_in(self, method: Callable[..., Any], number: int) -> Callable[..., Any]:
+        """The method, shown as this number while it runs."""
+
+        def noted(*given: Any, **named: Any) -> Any:
+            before = self._now(number)
+            try:
+                return method(*given, **named)
+            finally:
+                # what is not watched is the engine's, once there was a record
+                self._now(number if number == DOINGS.index(READING) else before)
+
+        return noted
+
+    def _now(self, number: int) -> int:
+        thread = get_ident()
+        with self._changing:
+            before = self._by_thread.get(thread, 0)
+            self._by_thread[thread] = number
+            self._shown[self._member] = max(self._by_thread.values())
+        return before
 
 
 def table(figures: Figures) -> Table:

@@ -43,6 +43,17 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
+class Lot:
+    """Rows of one view to be offered: keys (in the order of `layout.keys`), event times (µs), values (rows, columns)."""
+
+    layout: Layout
+    keys: Sequence[Sequence[str]]
+    event_us: NDArray[np.int64]
+    values: NDArray[np.float64]
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class Rows:
     """Rows read, one a key asked for, in its order.
 
@@ -135,63 +146,73 @@ class RedisRows:
         values: NDArray[np.float64],
         epoch: int,
     ) -> Written:
-        """Offer rows given as keys (in the order of `layout.keys`), event times (µs), and values (rows, columns)."""
-        packed = np.empty(len(keys), dtype=layout.packed_type)
-        packed["fingerprint"], packed["event_us"], packed["values"] = layout.fingerprint, event_us, values
-        blob, width = packed.tobytes(), layout.packed_type.itemsize
-        offers = [
-            (
-                layout.redis_key(key),
-                f"{epoch:08d}{instant + _YEAR_ONE_US:018d}",
-                _timestamp(instant),
-                blob[at * width : (at + 1) * width],
-            )
-            for at, (key, instant) in enumerate(zip(keys, event_us.tolist(), strict=True))
-        ]
-        written = 0
-        with told(self.url):
-            for start in range(0, len(offers), BATCH_ROWS):
-                written += self._offer(layout, offers[start : start + BATCH_ROWS])
-        return Written(written, len(offers) - written)
+        """Offer rows given as a `Lot` has them."""
+        return self.write_lots([Lot(layout, keys, event_us, values, epoch)])[0]
 
-    def _offer(self, layout: Layout, offers: Sequence[tuple[bytes, str, bytes, bytes]]) -> int:
+    def write_lots(self, lots: Sequence[Lot], then: Sequence[tuple[Any, ...]] = ()) -> tuple[Written, list[Any]]:
+        """Offer the rows of several views, and ask something of the server after them, in one round trip where they
+        are few; returns the answers too. What is asked may be asked again: it must be safe to."""
+        offers = [(lot.layout, _offers(lot)) for lot in lots]
+        count = sum(len(rows) for _, rows in offers)
+        written, answers = 0, list[Any]()
+        with told(self.url):
+            trips = list(_in_trips(offers))
+            for trip in trips[:-1]:
+                written += self._offer(trip)[0]
+            last, answers = self._offer(trips[-1] if trips else [], then)
+        return Written(written + last, count - written - last), answers
+
+    def _offer(self, trip: "Trip", then: Sequence[tuple[Any, ...]] = ()) -> tuple[int, list[Any]]:
         from redis.exceptions import MovedError, NoScriptError
 
         # A server that restarted has forgotten the script, a cluster may have moved the key: offering again is safe.
         for _ in range(4):
-            written = 0
             try:
-                for client, share, at_once in self._by_node(offers):
-                    with client.pipeline(transaction=False) as pipe:
-                        for start in range(0, len(share), at_once):
-                            some = share[start : start + at_once]
-                            arguments = [part for offer in some for part in offer[1:]]
-                            keys = [offer[0] for offer in some]
-                            pipe.execute_command("EVALSHA", layout.script_sha, len(keys), *keys, *arguments)
-                        written += sum(pipe.execute())
+                return self._sent_to_cluster(trip, then) if self._clustered else self._sent_to_one(trip, then)
             except NoScriptError:
-                for client, _share, _at_once in self._by_node(offers):
-                    client.script_load(layout.script)
+                for layout, offers in trip:
+                    for client, _share in self._by_node(offers):
+                        client.script_load(layout.script)
                 continue
             except MovedError:
                 self.client.nodes_manager.initialize()
                 continue
-            return written
         raise UserError(f"the Redis at {self.url} keeps moving its keys: try again when the cluster is settled")
 
-    def _by_node(self, offers: Sequence[tuple[bytes, str, bytes, bytes]]) -> Iterator[tuple[Any, Sequence[Any], int]]:
-        """Each server, its share, and how many of it one call may take: a cluster's keys lie in slots of their own.
+    def _sent_to_one(self, trip: "Trip", then: Sequence[tuple[Any, ...]]) -> tuple[int, list[Any]]:
+        with self.client.pipeline(transaction=False) as pipe:
+            for layout, offers in trip:
+                _call(pipe, layout, offers, CALL_ROWS)
+            for command in then:
+                pipe.execute_command(*command)
+            answers = pipe.execute()
+        rows = len(answers) - len(then)
+        return sum(answers[:rows]), answers[rows:]
 
-        A cluster's pipelines refuse EVALSHA, those of its nodes do not.
-        """
-        if not hasattr(self.client, "get_node_from_key"):
-            yield self.client, offers, CALL_ROWS
+    def _sent_to_cluster(self, trip: "Trip", then: Sequence[tuple[Any, ...]]) -> tuple[int, list[Any]]:
+        """A cluster's keys lie in slots of their own: one a call. Its pipelines refuse EVALSHA, those of its nodes do not."""
+        written = 0
+        for layout, offers in trip:
+            for client, share in self._by_node(offers):
+                with client.pipeline(transaction=False) as pipe:
+                    _call(pipe, layout, share, 1)
+                    written += sum(pipe.execute())
+        return written, [self.client.execute_command(*command) for command in then]
+
+    @property
+    def _clustered(self) -> bool:
+        return hasattr(self.client, "get_node_from_key")
+
+    def _by_node(self, offers: "Offers") -> Iterator[tuple[Any, "Offers"]]:
+        """Each server and its share."""
+        if not self._clustered:
+            yield self.client, offers
             return
-        shares: dict[Any, list[Any]] = {}
+        shares: dict[Any, list[Offer]] = {}
         for offer in offers:
             shares.setdefault(self.client.get_node_from_key(offer[0]), []).append(offer)
         for node, share in shares.items():
-            yield self.client.get_redis_connection(node), share, 1
+            yield self.client.get_redis_connection(node), share
 
     def read_packed(self, wanted: Sequence[tuple[Layout, Sequence[Key]]]) -> list[Rows]:
         """The rows of many keys of many views, in one round trip.
@@ -204,7 +225,7 @@ class RedisRows:
     def read(self, read: "Read") -> list[Rows]:
         """The rows of a read written before, of each view those of its keys in their order; one round trip."""
         with told(self.url):
-            answers = self._pipelined(read) if hasattr(self.client, "get_node_from_key") else self._sent(read)
+            answers = self._pipelined(read) if self._clustered else self._sent(read)
         return [_unpacked(layout, spot, answers) for layout, spot in read.spots]
 
     def _sent(self, read: "Read") -> list[bytes | None]:
@@ -250,6 +271,52 @@ class RedisRows:
             for key in keys:
                 pipe.hdel(key, *layout.fields)
             return sum(1 for removed in pipe.execute() if removed)
+
+
+Offer = tuple[bytes, str, bytes, bytes]
+"""A row as it is offered: its Redis key, version, time and packed values."""
+Offers = Sequence[Offer]
+Trip = Sequence[tuple[Layout, Offers]]
+
+
+def _offers(lot: Lot) -> list[Offer]:
+    layout, keys = lot.layout, lot.keys
+    packed = np.empty(len(keys), dtype=layout.packed_type)
+    packed["fingerprint"], packed["event_us"], packed["values"] = layout.fingerprint, lot.event_us, lot.values
+    blob, width = packed.tobytes(), layout.packed_type.itemsize
+    return [
+        (
+            layout.redis_key(key),
+            f"{lot.epoch:08d}{instant + _YEAR_ONE_US:018d}",
+            _timestamp(instant),
+            blob[at * width : (at + 1) * width],
+        )
+        for at, (key, instant) in enumerate(zip(keys, lot.event_us.tolist(), strict=True))
+    ]
+
+
+def _in_trips(lots: Sequence[tuple[Layout, list[Offer]]]) -> Iterator[list[tuple[Layout, list[Offer]]]]:
+    """The offers in lots of as many rows as a round trip takes."""
+    trip, room = list[tuple[Layout, list[Offer]]](), BATCH_ROWS
+    for layout, offers in lots:
+        at = 0
+        while at < len(offers):
+            some = offers[at : at + room]
+            trip.append((layout, some))
+            at, room = at + len(some), room - len(some)
+            if not room:
+                yield trip
+                trip, room = [], BATCH_ROWS
+    if trip:
+        yield trip
+
+
+def _call(pipe: Any, layout: Layout, offers: Offers, at_once: int) -> None:
+    """Have a pipeline call the view's script for these rows, so many a call."""
+    for start in range(0, len(offers), at_once):
+        some = offers[start : start + at_once]
+        arguments = [part for offer in some for part in offer[1:]]
+        pipe.execute_command("EVALSHA", layout.script_sha, len(some), *(offer[0] for offer in some), *arguments)
 
 
 def _written(redis_key: bytes, names: Sequence[bytes]) -> bytes:

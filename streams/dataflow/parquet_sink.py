@@ -1,7 +1,8 @@
 """The offline sink: each view's rows as Parquet parts of the current generation, sealed with each snapshot.
 
 What is sealed is sealed: after a restart the same messages make the same rows, so those that are on the disk already
-are left out instead of removed and written again, and a reader never sees a row go.
+are left out instead of removed and written again, and a reader never sees a row go. A snapshot hands its rows over to
+be sealed (`sealing`); those of the one before are.
 """
 
 import os
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +19,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from feature_repo.catalogue.families import BY_VIEW, Family
 from streams import generations
 from streams.dataflow.arrow_rows import batch_of, schema_of
+from streams.dataflow.sealing import Sealing
 from streams.dataflow.source import Clock
 from streams.dataflow.steps import Block
 from streams.dataflow.telemetry import Telemetry
@@ -53,6 +56,7 @@ class ParquetSink(FixedPartitionedSink[Block, int]):
     formulas: Formulas
     clock: Clock
     telemetry: Telemetry
+    sealing: Sealing
 
     def list_parts(self) -> list[str]:
         """Every view; Bytewax shares them out over the workers."""
@@ -67,18 +71,26 @@ class ParquetSink(FixedPartitionedSink[Block, int]):
         return ParquetPartition(self, BY_VIEW[for_part])
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Of which messages a part has the rows, and the instants of its oldest and newest row in µs."""
+
+    first_seq: int
+    last_seq: int
+    oldest_us: int
+    newest_us: int
+
+
 @dataclass(slots=True)
 class ParquetPartition(StatefulSinkPartition[Block, int]):
-    """The writer of one view."""
+    """The writer of one view. `_writer` and `_sealed_us` are changed by what is handed over alone."""
 
     sink: ParquetSink
     family: Family
     _rows: list[Rolled] = field(default_factory=list)
-    _writer: "pq.ParquetWriter | None" = None
-    _first_seq: int = -1
+    _span: Span | None = None
     _last_seq: int = -1
-    _oldest_us: int | None = None
-    _newest_us: int = 0
+    _writer: "pq.ParquetWriter | None" = None
     _sealed_us: int = field(init=False)
     _schema: "pa.Schema" = field(init=False)
     _arrays: Arrays = field(init=False)
@@ -102,37 +114,45 @@ class ParquetPartition(StatefulSinkPartition[Block, int]):
                 if not rows:
                     continue
                 oldest = min([row[1] for row in rows])
-            if self._first_seq < 0 or block.first_seq < self._first_seq:
-                self._first_seq = block.first_seq
-            self._last_seq = max(self._last_seq, block.last_seq)
-            self._oldest_us = oldest if self._oldest_us is None else min(oldest, self._oldest_us)
-            self._newest_us = max(self._newest_us, rows[-1][1])
+            span = Span(block.first_seq, block.last_seq, oldest, rows[-1][1])
+            self._span = span if self._span is None else _both(self._span, span)
             self._rows += rows
         if len(self._rows) >= ROWS_HELD:
-            with told_if_full(self.sink.home):
-                self._spill()
+            self._hand_over(None)
 
     def snapshot(self) -> int:
-        """Seal what was taken; the seq of the last message that made a row."""
-        if self._rows or self._writer is not None:
-            begun = time.perf_counter()
-            with told_if_full(self.sink.home):
-                self._spill()
-                self._seal()
-            self.sink.telemetry.sealed.observe(time.perf_counter() - begun)
+        """Have sealed what was taken; the seq of the last message that made a row."""
+        if self._span is not None:
+            self._last_seq = max(self._last_seq, self._span.last_seq)
+            self._hand_over(self._span)
+            self._span = None
         return self._last_seq
+
+    def _hand_over(self, span: Span | None) -> None:
+        """Have the rows held written to the part that is being made, which is sealed where its span is given."""
+        rows, self._rows = self._rows, []
+        self.sink.sealing.do(partial(self._write, rows, span))
+
+    def _write(self, rows: list[Rolled], span: Span | None) -> None:
+        begun = time.perf_counter()
+        with told_if_full(self.sink.home):
+            self._spill(rows)
+            if span is not None:
+                self._seal(span)
+        if span is not None:
+            self.sink.telemetry.sealed.observe(time.perf_counter() - begun)
 
     @property
     def _aside(self) -> Path:
         return self.sink.home.generations / f".stream-{self.family.view}.parquet"
 
-    def _spill(self) -> None:
-        """Write the rows held to the part being made."""
+    def _spill(self, rows: list[Rolled]) -> None:
+        """Write rows to the part being made."""
         import pyarrow.parquet as pq
 
         if self._writer is None:
-            # figures and dictionaries of the other columns would take half of the writing, and a result told meanwhile
-            # waits for it; nothing looks for rows by them, and the next build writes the rows anew
+            # figures and dictionaries of the other columns would take half of the writing; nothing looks for rows by
+            # them, and the next build writes the rows anew
             keys = list(self.family.keys)
             self._writer = pq.ParquetWriter(
                 self._aside,
@@ -141,13 +161,12 @@ class ParquetPartition(StatefulSinkPartition[Block, int]):
                 use_dictionary=keys,
                 write_statistics=[*keys, "event_timestamp"],
             )
-        if self._rows:
-            batch = batch_of(self._rows, self._arrays, self._schema, to_us(self.sink.clock()))
+        if rows:
+            batch = batch_of(rows, self._arrays, self._schema, to_us(self.sink.clock()))
             self._writer.write_batch(batch)
-            self.sink.telemetry.rows.labels("offline", self.family.view).inc(len(self._rows))
-            self._rows = []
+            self.sink.telemetry.rows.labels("offline", self.family.view).inc(len(rows))
 
-    def _seal(self) -> None:
+    def _seal(self, span: Span) -> None:
         """Move the part in, without what a build has caught up with meanwhile."""
         home, view = self.sink.home, self.family.view
         if self._writer is not None:
@@ -161,17 +180,25 @@ class ParquetPartition(StatefulSinkPartition[Block, int]):
             manifest = generations.manifest_of(generation)
             refuse_others(self.sink.formulas, manifest)
             folder = make_folder(generation / view)
-            first, part = self._first_seq, self._aside
-            if self._oldest_us is not None and self._oldest_us <= to_us(manifest.known_at):
+            first, part = span.first_seq, self._aside
+            if span.oldest_us <= to_us(manifest.known_at):
                 first = max(first, manifest.next_seq)
                 part = self._aside.with_name(f".stream-{view}.later.parquet")
                 if not generations.rows_after(self._aside, manifest.known_at, part):
                     first = -1
             if first >= 0:
-                part.replace(folder / generations.stream_part_name(first, self._last_seq))
+                part.replace(folder / generations.stream_part_name(first, span.last_seq))
                 sync_folder(folder)
-            self._sealed_us = max(self._sealed_us, to_us(manifest.known_at), self._newest_us)
-        self._first_seq, self._oldest_us = -1, None
+            self._sealed_us = max(self._sealed_us, to_us(manifest.known_at), span.newest_us)
+
+
+def _both(one: Span, other: Span) -> Span:
+    return Span(
+        min(one.first_seq, other.first_seq),
+        max(one.last_seq, other.last_seq),
+        min(one.oldest_us, other.oldest_us),
+        max(one.newest_us, other.newest_us),
+    )
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The online sink: each view's newest rows into Redis, each replacing only what is older.
 
 While the stream catches up only the newest row of each key is written, now and then; at the log's end every block is
-written as it comes. Redis remembers how far it was brought, and by which write (`velo:stream`): one that was never
+on its way as it comes, in a thread beside the engine (`courier`). Redis remembers how far it was brought, and by which write (`velo:stream`): one that was never
 told is filled from the offline tables first, and one that forgot (emptied, or restarted from an old snapshot of its
 own) is noticed at the next write and filled again.
 """
@@ -21,7 +21,8 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from feature_repo.catalogue.families import BY_VIEW, Family
 from feature_repo.stores.redis_client import told
 from feature_repo.stores.redis_layout import Layout
-from feature_repo.stores.redis_rows import RedisRows
+from feature_repo.stores.redis_rows import Lot, RedisRows
+from streams.dataflow.courier import Courier
 from streams.dataflow.handover import fill_view
 from streams.dataflow.parquet_sink import Formulas
 from streams.dataflow.source import Clock
@@ -42,7 +43,8 @@ MARKS: Final = "velo:stream"
 The last part is of one write alone: whoever finds another than it left knows that rows written since may be gone.
 """
 REPLACE_MARK: Final = """
-if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end
+local held = redis.call('HGET', KEYS[1], ARGV[1])
+if held ~= ARGV[2] and held ~= ARGV[3] then return 0 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 return 1
 """
@@ -73,6 +75,7 @@ class RedisSink(FixedPartitionedSink[Block, int]):
     clock: Clock
     telemetry: Telemetry
     waiting: Waiting
+    courier: "Courier[RedisPartition]"
     sealing: bool = True
 
     def prepares(self, then: Callable[[int], None]) -> list[Callable[[int], None]]:
@@ -108,21 +111,36 @@ class RedisSink(FixedPartitionedSink[Block, int]):
 
 
 @dataclass(slots=True)
+class Load:
+    """Rows on their way: the newest of each key, how many came for them, and the last message they are of.
+
+    `live_us` has the instants of live messages among them, and `mark` is what the load leaves in Redis.
+    """
+
+    last_seq: int
+    rows: dict[Key, Rolled] = field(default_factory=dict)
+    offered: int = 0
+    live_us: list[int] = field(default_factory=list)
+    mark: bytes = b""
+
+
+@dataclass(slots=True, eq=False)
 class RedisPartition(StatefulSinkPartition[Block, int]):
     """The writer of one view; `last_seq` is the last message of which Redis has the rows, −1 for none.
 
-    `go_on` is called now and then while the view is filled.
+    `go_on` is called now and then while the view is filled. `_next` waits and `_load` is what the courier delivers,
+    which it has not yet where `due`; `_since` has the rows written after the last snapshot and `_before` those of the snapshot before.
     """
 
     sink: RedisSink
     family: Family
     last_seq: int
     go_on: Callable[[], None] = go_on
-    _pending: dict[Key, Rolled] = field(default_factory=dict)
+    _next: Load = field(init=False)
+    _load: Load = field(init=False)
+    due: bool = False
     _since: dict[Key, Rolled] | None = field(default_factory=dict)
-    _offered: int = 0
-    _newest_us: int = 0
-    _told_seq: int = -1
+    _before: dict[Key, Rolled] | None = field(default_factory=dict)
     _client: Any = None
     _written: bytes | None = None
     _layout: Layout = field(init=False)
@@ -131,12 +149,12 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
     def __post_init__(self) -> None:
         self._layout = Layout.of(self.family)
         self._arrays = Arrays(self.family)
-        self._told_seq = self.last_seq
+        self._next = self._load = Load(self.last_seq)
 
     def make_ready(self) -> None:
         """Connect, and fill the view where Redis does not hold what it was brought to.
 
-        From the offline tables, which have all up to the last snapshot, and the rows written since. Raises
+        From the offline tables, which have all up to the last snapshot but one, and the rows written since. Raises
         `MustRestart` where those are too many to have been kept.
         """
         with _one_at_a_time(self.sink.home, self.family.view):
@@ -152,7 +170,8 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
             # of another log: its rows may claim instants that this one never reaches
             RedisRows(client).delete_view(self._layout)
             seq = -1
-        forgot = self._written is not None and held != self._written
+        # the mark of a load whose answer was lost is ours too
+        forgot = self._written is not None and held not in (self._written, self._load.mark)
         if seq < self.last_seq or epoch != mine.epoch or forgot:
             self._fill(client, forgot=forgot)
         else:
@@ -160,7 +179,7 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
         self._client = client
 
     def _fill(self, client: Any, *, forgot: bool) -> None:
-        if self._since is None:
+        if self._since is None or self._before is None:
             raise MustRestart(
                 "Redis lost rows while the stream was catching up: start the stream again, it fills Redis and goes on "
                 "where its last snapshot was"
@@ -171,88 +190,123 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
                 "start the stream again"
             )
         epoch, redis = self.sink.formulas.epoch, RedisRows(client)
-        filling = self._mark(FILLING)
+        filling = self._mark(FILLING, self.last_seq)
         with told("the online store"):
             client.hset(MARKS, self.family.view, filling)
         rows = fill_view(self.sink.home, self._layout, redis, epoch, self.go_on) if self.last_seq >= 0 else 0
-        if self._since:
-            offer(redis, self._layout, self._arrays, list(self._since.values()), epoch)
-        filled = self._mark(epoch)
+        if since := self._before | self._since:
+            redis.write_lots([self._lot(list(since.values()))])
+        filled = self._mark(epoch, self.last_seq)
         if not self._replaced(client, filling, filled):
             raise UserError("Redis was emptied, or filled by another stream, while it was filled")
         self._written = filled
         say("stream.filled_online", view=self.family.view, rows=rows, up_to_seq=self.last_seq, forgot=forgot)
 
     def write_batch(self, values: list[Block]) -> None:
-        """Take rows; those of live messages are readable when this returns."""
-        live = False
-        for block in values:
-            # a key is of one shard, and a shard's rows come in their order: the later is the newer
-            self._pending.update([(row[0], row) for row in block.rows])
-            self._offered += len(block.rows)
-            self._told_seq = max(self._told_seq, block.last_seq)
-            self._newest_us = max(self._newest_us, block.known_at_us)
-            live = live or block.live
-        if live or len(self._pending) >= ROWS_HELD:
-            self._flush(live=live)
+        """Take rows; those of live messages are on their way when this returns."""
+        courier = self.sink.courier
+        with courier.changing:
+            load = self._next
+            for block in values:
+                # a key is of one shard, and a shard's rows come in their order: the later is the newer
+                load.rows.update([(row[0], row) for row in block.rows])
+                load.offered += len(block.rows)
+                load.last_seq = max(load.last_seq, block.last_seq)
+                if block.live:
+                    load.live_us.append(block.known_at_us)
+            full = len(load.rows) >= ROWS_HELD
+            courier.lade(self)
+            if load.live_us or full:
+                courier.ask(self)
+        if full:
+            courier.until_taken(self)
 
     def snapshot(self) -> int:
-        """Write what waits; the seq of the last message that made a row."""
-        if self._pending:
-            self._flush(live=False)
-        self.last_seq = max(self.last_seq, self._told_seq)
-        self.sink.waiting.until_done("online", self._mark_write)
-        # an epoch begins when all of the one before is sealed: from now on the offline tables have these rows
-        self._since = {}
+        """Have all that waits written; the seq of the last message that made a row."""
+        self.sink.courier.until_delivered(self)
+        # what was written before the snapshot before this one is sealed by now
+        self._before, self._since = self._since, {}
         return self.last_seq
 
-    def _flush(self, *, live: bool) -> None:
-        rows = list(self._pending.values())
-        self.sink.waiting.until_done("online", lambda: self._offer(rows))
-        if self._since is not None:
-            self._since |= self._pending
-            if len(self._since) > ROWS_KEPT:
-                self._since = None
-        self.sink.waiting.until_done("online", self._mark_write)
-        view, telemetry = self.family.view, self.sink.telemetry
-        telemetry.rows.labels("online", view).inc(len(rows))
-        telemetry.coalesced.inc(self._offered - len(rows))
-        if live:
-            telemetry.fresh.observe(max(0.0, (to_us(self.sink.clock()) - self._newest_us) / 1e6))
-        self._pending, self._offered = {}, 0
-
-    def _offer(self, rows: Sequence[Rolled]) -> None:
-        client = self._ready()
-        try:
-            offer(RedisRows(client), self._layout, self._arrays, rows, self.sink.formulas.epoch)
-        except BaseException:
-            self._client = None
-            raise
-
-    def _ready(self) -> Any:
+    def ready(self) -> None:
+        """Connected to a Redis that holds what was written before."""
         if self._client is None:
             self.make_ready()
-        return self._client
 
-    def _mark_write(self) -> None:
-        """Put a new mark in place of the one left last; where that is gone so are rows, and the view is filled."""
-        client, mark = self._ready(), self._mark(self.sink.formulas.epoch)
-        try:
-            if self._replaced(client, self._written, mark):
-                self._written = mark
-                return
-        except BaseException:
-            self._client = None
-            raise
+    def take(self) -> None:
+        """What waits is what is delivered next."""
+        self._load, self._next, self.due = self._next, Load(self._next.last_seq), True
+        self._load.mark = self._mark(self.sink.formulas.epoch, self._load.last_seq)
+
+    @property
+    def redis(self) -> RedisRows:
+        """The server it is connected to."""
+        return RedisRows(self._client)
+
+    def laden(self) -> Lot | None:
+        """The rows that are delivered next."""
+        return self._lot(list(self._load.rows.values())) if self._load.rows else None
+
+    def leaves_mark(self) -> tuple[Any, ...]:
+        """The command that puts this load's mark in place of the one left last."""
+        return self._replace_mark(self._written, self._load.mark)
+
+    def lose(self) -> None:
+        """The server did not answer: look again, before anything else, what it holds."""
         self._client = None
-        self.make_ready()
 
-    def _mark(self, epoch: int) -> bytes:
-        return f"{self.sink.formulas.log_generation}:{epoch}:{self.last_seq}:{token_hex(8)}".encode()
+    def delivered(self, *, remembered: bool) -> None:
+        """The load is in Redis; where that had forgotten what was there before, it is filled."""
+        load, view, telemetry = self._load, self.family.view, self.sink.telemetry
+        if self._since is not None:
+            self._since |= load.rows
+            if len(self._since) > ROWS_KEPT:
+                self._since = None
+        self.last_seq = max(self.last_seq, load.last_seq)
+        if remembered:
+            self._written = load.mark
+        else:
+            self._client = None
+            self.make_ready()
+        self.due = False
+        telemetry.rows.labels("online", view).inc(len(load.rows))
+        telemetry.coalesced.inc(load.offered - len(load.rows))
+        now_us = to_us(self.sink.clock())
+        for known_at_us in load.live_us:
+            telemetry.fresh.observe(max(0.0, (now_us - known_at_us) / 1e6))
+
+    def _lot(self, rows: Sequence[Rolled]) -> Lot:
+        return lot_of(self._layout, self._arrays, rows, self.sink.formulas.epoch)
+
+    def _mark(self, epoch: int, seq: int) -> bytes:
+        return f"{self.sink.formulas.log_generation}:{epoch}:{seq}:{token_hex(8)}".encode()
+
+    def _replace_mark(self, old: bytes | None, new: bytes) -> tuple[Any, ...]:
+        return "EVAL", REPLACE_MARK, 1, MARKS, self.family.view, old or b"", new
 
     def _replaced(self, client: Any, old: bytes | None, new: bytes) -> bool:
         with told("the online store"):
-            return bool(client.eval(REPLACE_MARK, 1, MARKS, self.family.view, old or b"", new))
+            return bool(client.execute_command(*self._replace_mark(old, new)))
+
+
+def deliver(partitions: Sequence[RedisPartition]) -> None:
+    """Write what the views have set aside, and a new mark of each; a view whose mark is gone lost rows, and is filled.
+
+    A view that was done with when this failed before is left out.
+    """
+    due = [one for one in partitions if one.due]
+    if not due:
+        return
+    try:
+        lots = [lot for one in due if (lot := one.laden()) is not None]
+        marks = [one.leaves_mark() for one in due]
+        _, replaced = due[0].redis.write_lots(lots, marks)
+    except BaseException:
+        for one in due:
+            one.lose()
+        raise
+    for one, remembered in zip(due, replaced, strict=True):
+        one.delivered(remembered=bool(remembered))
 
 
 @contextmanager
@@ -265,12 +319,12 @@ def _one_at_a_time(home: Home, view: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def offer(redis: RedisRows, layout: Layout, arrays: Arrays, rows: Sequence[Rolled], epoch: int) -> None:
-    """Write the fold's rows of a view, each where it is newer than what is there."""
+def lot_of(layout: Layout, arrays: Arrays, rows: Sequence[Rolled], epoch: int) -> Lot:
+    """The fold's rows of a view, as Redis is offered them."""
     matrix = np.empty((len(rows), len(layout.columns)), dtype=np.float64)
     matrix[:, :-1] = arrays.of(rows).T
     matrix[:, -1] = np.array([row[5] for row in rows], dtype=np.float64)
-    redis.write(layout, [row[0] for row in rows], np.array([row[1] for row in rows], dtype=np.int64), matrix, epoch)
+    return Lot(layout, [row[0] for row in rows], np.array([row[1] for row in rows], dtype=np.int64), matrix, epoch)
 
 
 def _read_mark(written: bytes | None) -> tuple[int, int, int]:

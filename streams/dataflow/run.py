@@ -26,12 +26,15 @@ from feature_repo.stores.redis_client import connect
 from streams import generations
 from streams.batch.build import fingerprint
 from streams.dataflow.cards_sink import CardsSink
+from streams.dataflow.courier import Courier
+from streams.dataflow.feeding import Feeding
 from streams.dataflow.graph import graph
 from streams.dataflow.ground import Ground
 from streams.dataflow.letters_sink import LettersSink
 from streams.dataflow.members import pass_on
 from streams.dataflow.parquet_sink import Formulas, ParquetSink
-from streams.dataflow.redis_sink import RedisSink
+from streams.dataflow.redis_sink import RedisSink, deliver
+from streams.dataflow.sealing import Sealing
 from streams.dataflow.source import BATCH_RECORDS, Clock, LogSource
 from streams.dataflow.steps import Told
 from streams.dataflow.tail import cut_back
@@ -133,12 +136,14 @@ def source_of(
     telemetry: Telemetry,
     member: int = 0,
     prepare: Sequence[Callable[[int], object]] = (),
+    sealing: Sealing | None = None,
+    readable: Callable[[], bool] = lambda: True,
+    feeding: Feeding | None = None,
 ) -> LogSource:
-    """The log as the stream reads it: in its first process alone."""
-    ticks, here = not options.once, member == 0
-    return LogSource(
-        planned.store, planned.begin, options.once, clock, stop, telemetry, ticks, here, options.batch, prepare
-    )
+    """The log as the stream reads it: in its first process alone. What feeds the log tells it the midnights too."""
+    ticks, here = feeding is None and not options.once, member == 0
+    told = planned.store, planned.begin, options.once, clock, stop, telemetry, ticks, here, options.batch
+    return LogSource(*told, prepare, sealing or Sealing(beside=False), readable, feeding)
 
 
 def flow_of(
@@ -149,10 +154,11 @@ def flow_of(
     ground: Ground,
     source: Source[tuple[str, Told]],
     online: RedisSink | None,
+    sealing: Sealing,
 ) -> Dataflow:
     """The dataflow of a store, from a source to the online sink, if any, and the offline one if the options want it."""
     store, home = planned.store, planned.store.home
-    offline = ParquetSink(home, VIEWS, planned.formulas, clock, telemetry) if options.offline else None
+    offline = ParquetSink(home, VIEWS, planned.formulas, clock, telemetry, sealing) if options.offline else None
     cards = cards_of(online) if online is not None else None
     return graph(home, store.timezone, ground, source, offline, online, LettersSink(home, clock), telemetry, cards)
 
@@ -169,10 +175,9 @@ def online_of(
     if not options.online:
         return None
     home, waiting = planned.store.home, Waiting(stop, telemetry)
-    client = OneClient(home, planned.store.redis_url)
-    return RedisSink(
-        home, VIEWS, planned.formulas, planned.begin, client, clock, telemetry, waiting, sealing=options.offline
-    )
+    client, courier = OneClient(home, planned.store.redis_url), Courier(waiting, deliver)
+    told = home, VIEWS, planned.formulas, planned.begin, client, clock, telemetry, waiting, courier
+    return RedisSink(*told, sealing=options.offline)
 
 
 def run(
@@ -185,19 +190,23 @@ def run(
     member: int = 0,
     stop: threading.Event | None = None,
     source: Source[tuple[str, Told]] | None = None,
+    feeding: Feeding | None = None,
 ) -> None:
     """Run this process's share of the stream until the log's end (`once`), SIGTERM, or an error.
 
     `addresses` are those of all processes, and `member` this one's place among them; none where it is alone. The
-    source is the store's log where no other is given.
+    source is the store's log where no other is given; with a `feeding` as far as that brought it.
     """
     stop = stop or threading.Event()
     ground = Ground(planned.store.home, planned.store.timezone, FAMILIES, SHARDS, planned.formulas.fingerprint)
     online = online_of(planned, options, clock, stop, telemetry)
     lay = partial(ground.at, go_on=Waiting(stop, telemetry).go_on)
     prepare: list[Callable[[int], object]] = [lay, *online.prepares(cards_of(online).prepare)] if online else [lay]
-    source = source or source_of(planned, options, clock, stop, telemetry, member, prepare)
-    flow = flow_of(planned, options, clock, telemetry, ground, source, online)
+    # each process of several would have to know that the others have sealed what they were handed over
+    sealing = Sealing(beside=len(addresses) <= 1 and source is None)
+    readable = online.courier.idle if online else lambda: True
+    source = source or source_of(planned, options, clock, stop, telemetry, member, prepare, sealing, readable, feeding)
+    flow = flow_of(planned, options, clock, telemetry, ground, source, online, sealing)
     recovery = RecoveryConfig(str(planned.recovery), backup_interval=timedelta(0))
     collected_after = gc.get_threshold()
     gc.set_threshold(*GARBAGE)
@@ -218,10 +227,16 @@ def run(
         if isinstance(cause, UserError):
             raise cause from None
         raise
+    else:
+        say("stream.ended", stopped=stop.is_set())
     finally:
+        # a courier that waits for a server need not any longer
+        stop.set()
+        sealing.end()
+        if online:
+            online.courier.end()
         gc.set_threshold(*collected_after)
         gc.unfreeze()
-    say("stream.ended", stopped=stop.is_set())
 
 
 def stop_on_signals(stop: threading.Event, others: Sequence["subprocess.Popen[bytes]"] = ()) -> None:

@@ -9,6 +9,8 @@ from typing import Final
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
+from streams.dataflow.feeding import Feeding
+from streams.dataflow.sealing import Sealing
 from streams.dataflow.steps import Told, race_shard
 from streams.dataflow.tail import LogTail
 from streams.dataflow.telemetry import Position, Telemetry, say
@@ -33,7 +35,8 @@ class LogSource(FixedPartitionedSource[tuple[str, Told], int]):
     With `once` it ends at the log's end, else when `stop` is set. `ticks` has it append the tick of a local midnight
     that no writer of the log was there to tell. `here` says whether this process is the one that reads. Each of
     `prepare` is called once, in a thread of its own, with the seq this execution begins at; no record is read before all
-    have returned.
+    have returned. `readable` says whether all that was read so far has gone through the sinks of this process.
+    Where there is a `feeding` the log is read as far as that has it on the disk, and ends where that is over.
     """
 
     store: Store
@@ -46,6 +49,9 @@ class LogSource(FixedPartitionedSource[tuple[str, Told], int]):
     here: bool = True
     batch: int = BATCH_RECORDS
     prepare: Sequence[Callable[[int], object]] = ()
+    sealing: Sealing = field(default_factory=lambda: Sealing(beside=False))
+    readable: Callable[[], bool] = lambda: True
+    feeding: Feeding | None = None
 
     def list_parts(self) -> list[str]:
         """The log is one sequence."""
@@ -108,6 +114,7 @@ class LogPartition(StatefulSourcePartition[tuple[str, Told], int]):
     _said: datetime | None = None
     _ticked: datetime | None = None
     _looked: datetime | None = None
+    _ended: bool = False
     _sealed_seq: int = field(init=False)
     _snapshot_seq: int = field(init=False)
 
@@ -117,20 +124,21 @@ class LogPartition(StatefulSourcePartition[tuple[str, Told], int]):
     def next_batch(self) -> list[tuple[str, Told]]:
         """What was appended, up to a batch; ends the stream where it is told to stop."""
         if self.source.stop.is_set():
-            raise StopIteration
+            self._end()
         if not self.preparing.done():
             self._awake = datetime.now(UTC) + IDLE
             return []
-        lines = self.tail.read(self.source.batch)
+        over = self.source.feeding is None or self.source.feeding.over()
+        lines = self.tail.read(self._most())
         if not lines:
-            if self.source.once:
-                raise StopIteration
+            if self.source.once and over:
+                self._end()
             if self.source.ticks:
                 self._tick()
         live = len(lines) < self.source.batch
         # the engine's own clock, which is not the store's
         self._awake = None if lines else datetime.now(UTC) + IDLE
-        self._say(at_end=not lines)
+        self._say(at_end=not lines and self.source.readable())
         return [(race_shard(line), Told(self.base, live, line)) for line in lines]
 
     def next_awake(self) -> datetime | None:
@@ -138,14 +146,15 @@ class LogPartition(StatefulSourcePartition[tuple[str, Told], int]):
         return self._awake
 
     def snapshot(self) -> int:
-        """The seq of the next record.
+        """The seq of a record before which all is sealed: the next one at the end, else that of the snapshot before.
 
-        An epoch begins when all of the one before has gone through the sinks, so that is sealed by now.
+        An epoch begins when all of the one before has gone through the sinks, so that is at least handed over by now.
         """
         # what is sealed must outlive a power cut in the log too
         self.tail.sync()
+        self.source.sealing.wait()
         self._sealed_seq, self._snapshot_seq = self._snapshot_seq, self.tail.next_seq
-        return self.tail.next_seq
+        return self._snapshot_seq if self._ended else self._sealed_seq
 
     def close(self) -> None:
         """The stream has ended."""
@@ -153,6 +162,18 @@ class LogPartition(StatefulSourcePartition[tuple[str, Told], int]):
         self._sealed_seq = self.tail.next_seq
         self._say(at_end=True, running=False)
         self.tail.close()
+
+    def _most(self) -> int:
+        """How many records may be read now."""
+        if self.source.feeding is None:
+            return self.source.batch
+        return min(self.source.batch, self.source.feeding.safe_seq() - self.tail.next_seq)
+
+    def _end(self) -> None:
+        """End the stream: what was read is sealed with the last snapshot."""
+        self._ended = True
+        self.source.sealing.at_once()
+        raise StopIteration
 
     def _say(self, *, at_end: bool, running: bool = True) -> None:
         now = self.source.clock()

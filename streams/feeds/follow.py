@@ -6,10 +6,11 @@ server. A crash anywhere in between delivers the batch again, and what the log h
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 from streams.feeds import places
 from streams.feeds.door import Door, Taken, letter
@@ -71,24 +72,25 @@ def follow(
     A feed that goes away is waited for. `told` hears after each batch how many messages were taken so far. Raises
     `UserError` where another process writes to the log, the disk is full, or the feed has lost messages not yet taken.
     """
-    moment = _Moment(clock)
-    with LogWriter.open(store, clock=moment.last) as writer:
-        following = _Following(feed, moment, writer, Door.of(store), places.read(store.home, feed.name))
+    with opened(store, feed, clock=clock) as following:
         while not stop.is_set():
-            following.tick_where_due()
-            try:
-                batch = following.take()
-            except FeedAway as why:
-                following.is_away(why)
+            step = following.step()
+            if step == "taken" and told:
+                told(following.taken)
+            elif step == "away":
                 stop.wait(WAIT_S)
-                continue
-            if batch:
-                following.settle(batch)
-                if told:
-                    told(following.taken)
-            elif once:
+            elif step == "nothing" and once:
                 break
         return following.report()
+
+
+@contextmanager
+def opened(store: Store, feed: Feed, *, clock: Clock) -> Iterator["Following"]:
+    """The following of a feed, which goes on step by step and holds the log's lock; raises `UserError` where it cannot."""
+    moment = _Moment(clock)
+    with LogWriter.open(store, clock=moment.last) as writer:
+        writer.sync()
+        yield Following(feed, moment, writer, Door.of(store), places.read(store.home, feed.name))
 
 
 class _Moment:
@@ -106,8 +108,13 @@ class _Moment:
         return self._instant
 
 
+Step = Literal["taken", "nothing", "away"]
+
+
 @dataclass(slots=True)
-class _Following:
+class Following:
+    """A feed on its way into a log; use `opened`."""
+
     feed: Feed
     moment: _Moment
     writer: LogWriter
@@ -120,6 +127,27 @@ class _Following:
     begun: bool = False
     lost: bool = False
     next_midnight: datetime | None = None
+    _safe_seq: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._safe_seq = self.writer.next_seq
+
+    def step(self) -> Step:
+        """Append what has come, or wait a while for it: before `safe_seq` all of the log is on the disk afterwards."""
+        self.tick_where_due()
+        try:
+            batch = self.take()
+        except FeedAway as why:
+            self.is_away(why)
+            return "away"
+        if batch:
+            self.settle(batch)
+        return "taken" if batch else "nothing"
+
+    @property
+    def safe_seq(self) -> int:
+        """The log before it is on the disk; it may be asked for by another thread."""
+        return self._safe_seq
 
     def take(self) -> Sequence[Delivery]:
         """The next batch; the first one begins after what is settled."""
@@ -144,7 +172,7 @@ class _Following:
         for delivery in batch:
             self.tick_where_due()
             self._append(delivery)
-        self.writer.sync()
+        self._sync()
         home = self.writer.store.home
         if self.letters:
             self.counts["dead_letters"] += dead_letters.write(home, self.letters, self.moment.last())
@@ -198,8 +226,12 @@ class _Following:
         today = local_date(now, timezone)
         self.next_midnight = local_midnight(today + timedelta(days=1), timezone)
         if self.writer.tick(local_midnight(today, timezone)).seq is not None:
-            self.writer.sync()
+            self._sync()
             self.counts["ticks"] += 1
+
+    def _sync(self) -> None:
+        self.writer.sync()
+        self._safe_seq = self.writer.next_seq
 
     def _wait_s(self) -> float:
         if self.next_midnight is None:

@@ -90,10 +90,11 @@ def follow_feed(
     """Append what a feed brings to the log until SIGTERM or SIGINT or, with `once`, its end."""
     from streams.feeds.follow import follow
 
-    if (redis is None) == (kafka is None):
+    if redis is None and kafka is None:
         raise UserError("--follow needs one feed: add --redis KEY, or --kafka TOPIC with --brokers HOST:PORT")
     store = open_store().save()
-    feed = _redis_feed(store, redis, url) if redis is not None else _kafka_feed(kafka or "", brokers, partition)
+    feed = feed_of(store, redis=redis, kafka=kafka, url=url, brokers=brokers, partition=partition)
+    assert feed is not None
     try:
         with _until_told() as stop, steps(as_json) as progress:
             report = follow(
@@ -107,6 +108,27 @@ def follow_feed(
     finally:
         feed.close()
     show(report, as_json, lambda: _followed(report))
+
+
+def feed_of(
+    store: "Store",
+    *,
+    redis: str | None,
+    kafka: str | None,
+    url: str | None,
+    brokers: str | None,
+    partition: str | None,
+) -> "Feed | None":
+    """The feed that these options name, if any; raises `UserError` where they name two, or tell of one not named."""
+    if redis is not None and kafka is not None:
+        raise UserError("a log follows one feed: give --redis KEY or --kafka TOPIC, not both")
+    if redis is not None:
+        return _redis_feed(store, redis, url)
+    if kafka is not None:
+        return _kafka_feed(kafka, brokers, partition)
+    if url or brokers or partition:
+        raise UserError("--url, --brokers and --partition are of a feed: name it by --redis KEY or --kafka TOPIC")
+    return None
 
 
 def _redis_feed(store: "Store", key: str, url: str | None) -> "Feed":

@@ -1,20 +1,25 @@
 """`velo stream` and `velo audit`: both stores kept current as each message arrives, and held against a fresh batch."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from velo.commands.edge import Json, facts, now, open_store, show, steps
+from velo.commands.feed import Brokers, KafkaTopic, Partition, RedisKey, Url, feed_of
 
 if TYPE_CHECKING:
+    from threading import Event
+
     from rich.console import Group
 
     from streams.audit import AuditReport
+    from streams.dataflow.feeding import Feeding
     from streams.dataflow.run import Options
     from streams.dataflow.telemetry import Telemetry
+    from streams.feeds.source import Feed
     from velo.store import Store
 
 Hidden = typer.Option(hidden=True)
@@ -48,11 +53,19 @@ def stream(
     offline: Offline = True,
     metrics_port: Metrics = None,
     metrics_host: MetricsHost = "127.0.0.1",
+    redis: RedisKey = None,
+    kafka: KafkaTopic = None,
+    url: Url = None,
+    brokers: Brokers = None,
+    partition: Partition = None,
     as_json: Json = False,
     member: Annotated[int, Hidden] = 0,
     addresses: Annotated[str, Hidden] = "",
 ) -> None:
-    """Keep both stores current: each message of the log takes effect as it arrives, exactly once, whatever happens."""
+    """Keep both stores current: each message of the log takes effect as it arrives, exactly once, whatever happens.
+
+    With --redis or --kafka the same process appends what that feed brings to the log.
+    """
     import os
     import threading
 
@@ -71,16 +84,18 @@ def stream(
             run.stop_on_signals(stop)
             run.run(run.plan(store), options, now, telemetry, addresses=addresses.split(","), member=member, stop=stop)
             return
+        feed = feed_of(store, redis=redis, kafka=kafka, url=url, brokers=brokers, partition=partition)
         with run.sole_stream(store.home) as held:
             planned = run.plan(store)
-            if processes == 1:
-                run.stop_on_signals(stop)
-                run.run(planned, options, now, telemetry, stop=stop)
-            else:
-                at = members.loopback_addresses(processes)
-                with members.others(_command(options, at, metrics_host, metrics_port), processes, held) as rest:
-                    run.stop_on_signals(stop, rest)
-                    run.run(planned, options, now, telemetry, addresses=at, stop=stop)
+            with _fed(planned.store, feed, stop, once=once) as fed:
+                if processes == 1:
+                    run.stop_on_signals(stop)
+                    run.run(planned, options, now, telemetry, stop=stop, feeding=fed)
+                else:
+                    at = members.loopback_addresses(processes)
+                    with members.others(_command(options, at, metrics_host, metrics_port), processes, held) as rest:
+                        run.stop_on_signals(stop, rest)
+                        run.run(planned, options, now, telemetry, addresses=at, stop=stop, feeding=fed)
     where = position(store.home)
     show(where, as_json, lambda: f"both stores hold everything before message {where.sealed_seq if where else 0:,}")
 
@@ -128,6 +143,18 @@ def _audited(report: "AuditReport") -> "Group":
             one.store, one.view, " · ".join(one.key), at, one.feature, str(one.expected), str(one.found), history
         )
     return Group(facts("audit", told), table if report.found else Text("no difference"))
+
+
+@contextmanager
+def _fed(store: "Store", feed: "Feed | None", stop: "Event", *, once: bool) -> Iterator["Feeding | None"]:
+    """Have the log fed, where there is a feed, until the stream ends."""
+    if feed is None:
+        yield None
+        return
+    from streams.dataflow.feeding import feeding
+
+    with closing(feed), feeding(store, feed, now, stop, once=once) as fed:
+        yield fed
 
 
 @contextmanager
