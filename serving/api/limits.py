@@ -34,6 +34,7 @@ class BoundedBody:
             more = message.get("more_body", False)
             if taken > self.most:
                 refusal = answer(413, f"the body is longer than {self.most:,} bytes: send one race a request")
+                refusal.headers["Connection"] = "close"  # or the server would take the rest of it from the wire
                 await refusal(scope, receive, send)
                 return
         whole = b"".join(parts)

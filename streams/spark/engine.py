@@ -5,7 +5,9 @@ definition; the sums are Spark SQL. The store's home must be a folder that all o
 """
 
 import logging
+import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -43,6 +45,8 @@ def spark_engine() -> Iterator["SparkEngine"]:
         raise UserError(
             "the engine is spark, but PySpark is not installed: add the extra, as in `pip install 'velo-features[spark]'`"
         ) from None
+    # Spark's tasks would be run by whichever python3 comes first on the path, which need not have VÉLØ
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     try:
         # Spark's drawing of its progress would go between the lines of ours
         asked = SparkSession.builder.appName("velo build").config("spark.ui.showConsoleProgress", "false")
