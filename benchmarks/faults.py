@@ -5,7 +5,6 @@ the results that it holds are counted against those that were acknowledged, and 
 """
 
 import random
-import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
@@ -22,6 +21,7 @@ from benchmarks import harm, kills
 from benchmarks.fault_scenes import FAULTS, Fault
 from benchmarks.ground import machine
 from benchmarks.harm import NotRun, Scene
+from benchmarks.page import put_between
 from feature_repo.stores.redis_client import connect
 from streams.audit import audit
 from velo.errors import UserError
@@ -30,7 +30,7 @@ KILLS: Final = "kills"
 NAMES: Final = (KILLS, *(one.name for one in FAULTS))
 COLUMNS: Final = ("fault", "what is seen", "lost", "how it comes back", "seconds", "instants compared", "differences")
 NOT_RUN: Final = "not run here"
-_BETWEEN: Final = re.compile(r"(<!-- velo bench faults -->\n).*(<!-- end -->)", re.DOTALL)
+MARK: Final = "velo bench faults"
 Progress = Callable[[str, int, int], None]
 
 
@@ -173,8 +173,4 @@ def markdown(figures: Figures) -> str:
 
 def write_into(page: Path, figures: Figures) -> None:
     """Put the table between the page's marks; raises `UserError` for a page without them."""
-    text = page.read_text(encoding="utf-8") if page.is_file() else ""
-    if not _BETWEEN.search(text):
-        raise UserError(f"{page} has no `<!-- velo bench faults -->` and `<!-- end -->`: name docs/reliability.md")
-    told = markdown(figures)
-    page.write_text(_BETWEEN.sub(lambda marks: f"{marks[1]}\n{told}\n{marks[2]}", text), encoding="utf-8")
+    put_between(page, MARK, markdown(figures))

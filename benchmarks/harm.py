@@ -214,18 +214,15 @@ def scene(base: Scene, folder: Path, chance: random.Random, disk: Path | None = 
 def small_disk(folder: Path) -> Iterator[Path]:
     """A file system of its own in memory; raises `NotRun` without the right to mount one."""
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "velo-faults", str(folder)]
-    try:
-        mounted = subprocess.run(mount, capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        mounted = False
-    if not mounted:
+    mount, umount = shutil.which("mount"), shutil.which("umount")
+    command = [mount or "", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "velo-faults", str(folder)]
+    if not mount or not umount or subprocess.run(command, capture_output=True, check=False).returncode != 0:
         folder.rmdir()
         raise NotRun("a small disk cannot be mounted here: run it as root")
     try:
         yield folder
     finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        subprocess.run([umount, "--lazy", str(folder)], check=True)
 
 
 def fill(disk: Path, leave_kb: int) -> Path:

@@ -1,5 +1,6 @@
 """What a run of the benchmarks found, as the terminal shows it and as docs/benchmarks.md tells it: the same words in both."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,15 @@ def where_to(out: Path | None) -> Path:
             f"{checkout} is no checkout of velo, so there is no docs/benchmarks.md to write: say where with --out FILE.md"
         )
     return checkout / "docs" / "benchmarks.md"
+
+
+def put_between(page: Path, mark: str, text: str) -> None:
+    """Put some lines between a page's marks, `<!-- mark -->` and `<!-- end -->`; raises `UserError` where it has none."""
+    held = page.read_text(encoding="utf-8") if page.is_file() else ""
+    between = re.compile(rf"(<!-- {re.escape(mark)} -->\n).*?(<!-- end -->)", re.DOTALL)
+    if not between.search(held):
+        raise UserError(f"{page} has no `<!-- {mark} -->` and `<!-- end -->`: name the page of `docs/` that has them")
+    page.write_text(between.sub(lambda marks: f"{marks[1]}\n{text}\n{marks[2]}", held), encoding="utf-8")
 
 
 def tables(report: Report) -> list[Table]:

@@ -24,6 +24,7 @@ from rich.table import Table
 
 from benchmarks.ground import apart, machine
 from feature_repo.stores import embedded_redis
+from feature_repo.stores.redis_client import connect
 from streams.batch.build import build
 from streams.dataflow.run import Options, plan, run
 from streams.dataflow.telemetry import Telemetry, position
@@ -57,6 +58,7 @@ class Handover:
     live: float
     cpu: float
     peak_mb: float
+    redis_mb: float
     machine: str
 
 
@@ -97,6 +99,7 @@ def _handed_over(home: Home) -> Handover:
                     raise RuntimeError(said.read_text())
                 time.sleep(0.05)
             live = (datetime.now(UTC) - begun).total_seconds()
+            redis_bytes = connect(home).info("memory")["used_memory"]
         finally:
             process.send_signal(signal.SIGTERM)
             _, _, usage = os.wait4(process.pid, 0)
@@ -118,6 +121,7 @@ def _handed_over(home: Home) -> Handover:
         round(live, 1),
         round(usage.ru_utime + usage.ru_stime, 1),
         round(usage.ru_maxrss / 1024, 1),
+        round(redis_bytes / 2**20, 1),
         machine(),
     )
 
@@ -211,7 +215,12 @@ def handover_table(one: Handover) -> Table:
     table = Table(title=f"hand-over from a build of {one.built_messages:,} messages ({one.machine})")
     told = [("rows put in Redis", f"{one.online_rows:,}"), ("s until it read", f"{one.begun:,}")]
     told += [("s to lay the state", f"{one.laid:,}"), ("s to fill Redis, beside it", f"{one.filled:,}")]
-    told += [("s until live", f"{one.live:,}"), ("CPU s", f"{one.cpu:,}"), ("peak MB", f"{one.peak_mb:,}")]
+    told += [
+        ("s until live", f"{one.live:,}"),
+        ("CPU s", f"{one.cpu:,}"),
+        ("peak MB", f"{one.peak_mb:,}"),
+        ("Redis MB", f"{one.redis_mb:,}"),
+    ]
     for name, _ in told:
         table.add_column(name, justify="right")
     table.add_row(*(value for _, value in told))

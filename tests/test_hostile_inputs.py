@@ -1,4 +1,7 @@
-"""Input that is made to do harm: each is refused or taken as what it is, the log stays whole, and the rest goes on."""
+"""Input that is made to do harm: each is refused or taken as what it is, the log stays whole, and the rest goes on.
+
+What is a gigabyte long is in `test_gigabyte.py`.
+"""
 
 import ast
 import gzip
@@ -13,13 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from streams.feeds.door import MAX_BYTES
-from streams.feeds.sending import bodies
 from streams.importers import rpscrape_cards, tables
 from streams.importers.csv_files import csv_rows
 from tests.builders import a_race, a_runner, write_csv, write_runner_table
 from tests.cli import velo
-from tests.logs import a_store
 from tests.shared import REPO
 from velo.errors import UserError
 
@@ -135,22 +135,6 @@ def test_a_feed_of_hostile_messages_is_put_aside_and_the_good_one_after_it_is_ta
     assert sorted(one["race_id"] for one in races.document) == ["good", "second"], (
         "of a name given twice the last counts"
     )
-
-
-def test_a_line_four_times_as_long_as_a_message_may_be_is_one_dead_letter_and_holds_no_memory(home: Path) -> None:
-    """It is read in pieces, and what is sent of it is just enough to be refused."""
-    day = put_in(home) / "day.jsonl"
-    with day.open("wb") as file:
-        file.write(b'{"type":"result","junk":"')
-        for _ in range(4):
-            file.write(b"x" * MAX_BYTES)
-        file.write(b'"}\n' + a_result("good", "Arkle") + b"\n")
-    assert [len(body) > MAX_BYTES for body in bodies([day], a_store(home, "Europe/London"))] == [True, False]
-    assert velo("feed", "redis", day, "--key", "racing", home=home).code == 0
-    ran = velo("ingest", "--follow", "--redis", "racing", "--once", "--json", home=home)
-    assert (ran.document["refused"], ran.document["appended"]) == ({"too long": 1}, 1)
-    assert home.joinpath("dead-letters.ndjson").stat().st_size < 200_000
-    whole(home)
 
 
 def test_compressed_input_that_unpacks_without_end_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:

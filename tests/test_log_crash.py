@@ -7,11 +7,15 @@ import sys
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from streams.log import reader
-from streams.log.segments import complete_length, segments
+from streams.log import segments as log_segments
+from streams.log.segments import complete_length, framed, is_whole, last_whole, segments
 from streams.log.writer import LogWriter
 from tests.logs import NOON, a_store, bytes_of, fixed, held, logged, told
 from tests.shared import REPO
@@ -73,6 +77,28 @@ def test_the_tail_is_found_behind_records_of_any_length(store: Store) -> None:
             file.write(b'{"crc":"' + b"y" * size)
         assert complete_length(path) == whole
         assert reader.end(store.home).next_seq == len(held(store))
+
+
+PIECES = st.sampled_from(
+    [framed(1, "0" * 16, "2024-05-01T12:00:00.000000Z", b'"x":"%s"}' % (b"y" * size)) for size in (0, 40, 900)]
+    + [b"junk", b"\n", b"\0" * 1000, b"a line\n", b"x" * 500]
+)
+
+
+@given(st.lists(PIECES, max_size=12))
+@settings(max_examples=300, deadline=None)
+def test_the_last_whole_record_is_the_one_that_reading_all_lines_finds(pieces: list[bytes]) -> None:
+    """Read from the end in small blocks, with lines too long for a record left out, against every line in turn."""
+    content, most, place, last = b"".join(pieces), 400, 0, (0, b"")
+    for line in content.splitlines(keepends=True):
+        place += len(line)
+        if line.endswith(b"\n") and is_whole(line) and len(line) <= most:
+            last = (place, line)
+    with pytest.MonkeyPatch.context() as patched, NamedTemporaryFile() as file:
+        patched.setattr(log_segments, "RECORD_BYTES", most)
+        patched.setattr(log_segments, "_TAIL_BLOCK", 64)
+        Path(file.name).write_bytes(content)
+        assert last_whole(Path(file.name)) == last
 
 
 KILLED_LOAD = """

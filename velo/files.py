@@ -1,17 +1,18 @@
 """Small files written so that a reader, or a crash, meets the old content or the new, never half."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from velo.errors import UserError
 
 
-def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Replace a file's content: written aside, synced, moved in, and the folder synced."""
+def write_atomically(path: Path, content: bytes | Iterable[bytes], mode: int = 0o644) -> None:
+    """Replace a file's content, given whole or in pieces: written aside, synced, moved in, and the folder synced."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     with os.fdopen(descriptor, "wb") as out:
-        out.write(content)
+        out.writelines([content] if isinstance(content, bytes) else content)
         out.flush()
         os.fsync(out.fileno())
     aside.replace(path)

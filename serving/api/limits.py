@@ -35,6 +35,7 @@ class BoundedBody:
             return
         except _TooLong:
             refusal = answer(413, f"the body is longer than {self.most:,} bytes: send one race a request")
+            refusal.headers["Connection"] = "close"  # or the server would take the rest of it from the wire
             await refusal(scope, receive, send)
             return
         if whole is None:

@@ -90,15 +90,22 @@ def declare(store: Store, cards: ParsedCards, *, clock: Clock, late: bool = Fals
             store.with_keys(cards.keys)
         told: list[Racecard | NonRunner] = [*ordered, *cards.notices]  # ties of known_at stay in this order
         loaded = writer.load([one for one in told if one.known_at is not None], late=late)
-        live = [writer.append(one) for one in told if one.known_at is None]
+        refused = [letter(SOURCE, one.race_id, None, why, ()) for one, why in loaded.refused]
+        live = []
+        for one in told:
+            try:
+                live += [writer.append(one)] if one.known_at is None else []
+            except Refused as why:
+                refused.append(letter(SOURCE, one.race_id, None, why, ()))
         writer.sync()
-    dead_letters.write(store.home, cards.refused, clock())
+    refused += cards.refused
+    dead_letters.write(store.home, refused, clock())
     return DeclareReport(
         races=tuple(card.race_id for card in ordered),
         rows=cards.rows,
         appended=loaded.appended + sum(one.seq is not None for one in live),
         identical=loaded.identical + sum(one.seq is None for one in live),
-        refused=dict(Counter(one.reason for one in cards.refused)),
+        refused=dict(Counter(one.reason for one in refused)),
         non_runners=len({(one.race_id, one.horse_id) for one in cards.notices}),
         warnings=dict(cards.warnings),
     )

@@ -69,6 +69,9 @@ def replay(
             else:
                 refused[letter] = taken_or_not
             continue
+        if not given:
+            refused[letter] = "its rows were too long for a letter: mend the file and give it again"
+            continue
         if source not in importers:
             refused[letter] = f"letters of {source} are not replayed: mend the file and give it again"
             continue

@@ -10,6 +10,8 @@ from decimal import Decimal
 from functools import cache
 from typing import Any, Final
 
+import orjson
+
 from streams.importers.columns import COLUMNS, RACE_COLUMNS, WANTED
 from streams.importers.dead_letters import DeadLetter
 from velo.errors import Refused
@@ -45,6 +47,8 @@ _AS_GIVEN: Final = (
     "finish_time_s",
 )
 _NO_ODDS: Final = 1.0
+LETTER_BYTES: Final = 2**22
+"""What the rows of a dead letter may have: a thousand times what a race needs."""
 OUTCOMES: Final = ("status", "position", "beaten_lengths", "finish_time_s", "sp_decimal")
 """What a racecard does not hold, whatever its file says."""
 
@@ -279,8 +283,16 @@ def _race_values(rows: Sequence[Row]) -> tuple[dict[str, Any], list[str]]:
 
 
 def letter(source: str, race_id: str | None, version: int | None, why: Refused, rows: Sequence[Row]) -> DeadLetter:
-    """The dead letter of refused rows, which it holds as they were read; race and version are None where unknown."""
-    return DeadLetter(source, race_id, version, why.reason, why.detail, tuple(_as_read(row) for row in rows))
+    """The dead letter of refused rows, which it holds as they were read; race and version are None where unknown.
+
+    Rows out of all proportion are left in their file, and the letter says so: all letters are read at once.
+    """
+    read = tuple(_as_read(row) for row in rows)
+    size = sum(len(orjson.dumps(row)) for row in read)
+    detail = why.detail
+    if size > LETTER_BYTES:
+        read, detail = (), f"{detail} (its {len(rows):,} rows of {size:,} bytes are left in their file)"
+    return DeadLetter(source, race_id, version, why.reason, detail, read)
 
 
 def _as_read(row: Row) -> dict[str, Any]:

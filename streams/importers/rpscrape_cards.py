@@ -40,7 +40,7 @@ from velo.racing.names import name_key
 from velo.settings import KeyPolicy
 from velo.store import Store
 
-MAX_BYTES: Final = 2**28
+MAX_BYTES: Final = 2**25
 SOURCE: Final = "rpscrape-cards"
 NO_RIDER: Final = frozenset({"non-runner", "non runner", "nonrunner"})
 """What stands for the jockey of a horse that does not run."""
@@ -137,7 +137,7 @@ def _races(path: Path) -> Iterator[_Place]:
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
+        if len(content) > MAX_BYTES:  # read into objects it would take thirty times as much
             raise UserError(
                 f"{path} has more than {MAX_BYTES:,} bytes, but a day's racecards have a few million: split it"
             )

@@ -127,17 +127,19 @@ class SegmentWriter:
 def _repair(path: Path, length: int) -> None:
     """Cut a torn tail; one of several lines is damage more than a cut write, and is kept beside the segment."""
     with path.open("rb+") as file:
+        cut = file.seek(0, os.SEEK_END) - length
         file.seek(length)
-        tail = file.read()
-        kept = path.with_name(f"{path.stem}.torn-{length}") if b"\n" in tail else None
+        several = any(b"\n" in block for block in iter(lambda: file.read(_BLOCK_BYTES), b""))
+        kept = path.with_name(f"{path.stem}.torn-{length}") if several else None
         if kept:
-            write_atomically(kept, tail)
+            file.seek(length)
+            write_atomically(kept, iter(lambda: file.read(_BLOCK_BYTES), b""))
         file.truncate(length)
         os.fsync(file.fileno())
     _log.warning(
         "log.repaired segment=%s cut_bytes=%d length=%d kept_as=%s",
         path.name,
-        len(tail),
+        cut,
         length,
         kept.name if kept else None,
     )

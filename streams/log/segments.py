@@ -21,6 +21,8 @@ from velo.store import Home
 
 SEGMENT_BYTES: Final = 64 * 2**20
 """A segment at least this long is not appended to any more."""
+RECORD_BYTES: Final = 64 * 2**20
+"""The longest record: what the batch reads as one object (`maximum_object_size` in `log.sql`). A race has some kilobytes."""
 ENVELOPE: Final = frozenset({"crc", "seq", "digest", "known_at", "origin"})
 """Fields that say where and when a record stands, and are no part of what it says.
 
@@ -157,20 +159,26 @@ def _last_whole(descriptor: int, size: int) -> tuple[int, bytes]:
             end -= 1
         if start == 0:
             return 0, b""
+        # what follows the last end of a line is no record, nor is a line too long for one: neither is held
+        tail = tail[:end] if end <= RECORD_BYTES else b""
         step = min(start, max(_TAIL_BLOCK, len(tail)))
         start -= step
         tail = os.pread(descriptor, step, start) + tail
 
 
 def lines(path: Path, length: int) -> Iterator[tuple[int, bytes]]:
-    """Each line of a segment's first `length` bytes with the byte it begins at; nothing is checked."""
+    """Each line of a segment's first `length` bytes with the byte it begins at; nothing is checked.
+
+    Of a line longer than a record may be the beginning is given, and no more is held.
+    """
     place = 0
     with path.open("rb", buffering=2**20) as file:
-        for line in file:
-            if place >= length:
-                return
+        while place < length and (line := file.readline(RECORD_BYTES)):
             yield place, line
             place += len(line)
+            while line and not line.endswith(b"\n"):
+                line = file.readline(RECORD_BYTES)
+                place += len(line)
 
 
 def whole_records(segment: Segment, length: int | None = None) -> Iterator[dict[str, Any]]:

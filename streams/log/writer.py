@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from streams.log.appender import SegmentWriter
 from streams.log.index import Index, Outcome
-from streams.log.segments import SEGMENT_BYTES, body_of, digest_of, finish_swap, framed, with_origin
+from streams.log.segments import RECORD_BYTES, SEGMENT_BYTES, body_of, digest_of, finish_swap, framed, with_origin
 from velo.errors import Refused, UserError
 from velo.racing.clock import RESULT_DELAY, is_local_midnight, next_known_at, to_text
 from velo.racing.messages import Message, Racecard, Result, Tick, to_record
@@ -20,6 +20,8 @@ Clock = Callable[[], datetime]
 Progress = Callable[[int, int], None]
 """Called with how many messages of a load are dealt with, and how many there are."""
 
+_FRAME_BYTES: Final = 2**10
+"""More than a record has besides its body: its checksum, place, digest, instant and origin."""
 _ABOUT: Final = ("type", "race_id", "result_version")
 
 
@@ -117,7 +119,7 @@ class LogWriter:
 
         `origin` is the place in a feed it was taken from, which is written with it and is no part of what it says.
         Readers see it at once; `sync` before telling anyone that it is safe. Raises `Refused` for a result whose
-        version was told with other content.
+        version was told with other content, and for a message longer than a record may be.
         """
         record = {**(kept or {}), **to_record(replace(message, known_at=None))}
         digest = digest_of(record)
@@ -126,6 +128,7 @@ class LogWriter:
             return Appended(None, "identical")
         seq = self._index.next_seq
         body = body_of(record)
+        _refuse_too_long(body)
         self._put(self.clock(), record, digest, with_origin(body, origin) if origin else body)
         self._segments.flush()
         return Appended(seq, outcome)
@@ -205,6 +208,7 @@ class LogWriter:
         met: Counter[str] = Counter()
         for one in ordered:
             try:
+                _refuse_too_long(one.body)
                 held = self._outcome(one.message, one.digest) == "identical"
             except Refused as why:
                 refused.append((one.message, why))
@@ -239,6 +243,16 @@ class LogWriter:
         self._segments.put(seq, framed(seq, digest, to_text(known_at), body))
         self._index.hold(record, digest)
         self._index.advance(known_at)
+
+
+def _refuse_too_long(body: bytes) -> None:
+    """Raise `Refused` for what no reader would take: once it is in the log, no table could be built any more."""
+    if len(body) > RECORD_BYTES - _FRAME_BYTES:
+        raise Refused(
+            "too long",
+            f"{len(body):,} bytes, but a record of the log has {RECORD_BYTES:,} at most: leave out the columns that "
+            "nothing reads",
+        )
 
 
 def _in_order(one: _Candidate) -> tuple[datetime, str, int]:

@@ -5,7 +5,9 @@ definition; the sums are Spark SQL. The store's home must be a folder that all o
 """
 
 import logging
+import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -31,6 +33,12 @@ EXACT: Final = {
 }
 """What the values depend on: instants in UTC, and a sum that overflows is an error."""
 
+PLAIN: Final = {"spark.sql.inMemoryColumnarStorage.compressed": "false"}
+"""What only takes time: tables that live for one family are not worth packing."""
+PARTITIONS: Final = "spark.sql.shuffle.partitions"
+PARTITION_STARTS: Final = 100_000
+"""How many starts a task takes. Spark's own habit is 200 tasks whatever the size, most of them empty in a small log."""
+
 
 @contextmanager
 def spark_engine() -> Iterator["SparkEngine"]:
@@ -43,6 +51,8 @@ def spark_engine() -> Iterator["SparkEngine"]:
         raise UserError(
             "the engine is spark, but PySpark is not installed: add the extra, as in `pip install 'velo-features[spark]'`"
         ) from None
+    # Spark's tasks would be run by whichever python3 comes first on the path, which need not have VÉLØ
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     try:
         # Spark's drawing of its progress would go between the lines of ours
         asked = SparkSession.builder.appName("velo build").config("spark.ui.showConsoleProgress", "false")
@@ -55,7 +65,7 @@ def spark_engine() -> Iterator["SparkEngine"]:
     try:
         logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)  # it tells what is raised anyway
         session.sparkContext.setLogLevel("ERROR")
-        for name, value in EXACT.items():
+        for name, value in (EXACT | PLAIN).items():
             session.conf.set(name, value)
         yield SparkEngine(session)
     except (PySparkException, Py4JError) as failed:
@@ -87,12 +97,20 @@ class SparkEngine:
         for view, kind in (("results", "results"), ("measured", "starts")):
             parts = [str(part) for part in frames.parts_of(home, kind)]
             spark.read.parquet(*parts).createOrReplaceTempView(view)
+        self._share_out(spark.table("measured").count())
         spark.sql(frames.query("applied")).createOrReplaceTempView("applied")
         [(first, last)] = spark.sql("SELECT min(race_date), max(race_date) FROM results").collect()
         told = zip(*frames.midnights_of(first, last, timezone, windows), strict=True)
         days = spark.createDataFrame(list(told), "day DATE, midnight_us BIGINT")
         days.selectExpr("day", "timestamp_micros(midnight_us) AS midnight").createOrReplaceTempView("midnights")
         spark.sql(frames.laid_out(windows)).cache().createOrReplaceTempView("starts")
+
+    def _share_out(self, starts: int) -> None:
+        """Have as many tasks as the starts need and the cores can use, unless Spark was told how many."""
+        context = self._session.sparkContext
+        if PARTITIONS not in dict(context.getConf().getAll()):
+            tasks = max(context.defaultParallelism, -(-starts // PARTITION_STARTS))
+            self._session.conf.set(PARTITIONS, str(tasks))
 
     def write(self, family: Family, folder: Path, name: str, bound: Mapping[str, datetime]) -> int:
         """Write a family's rows later than `$after`, up to `$until`, as parts `name-N.parquet`; returns how many."""

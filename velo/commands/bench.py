@@ -181,6 +181,25 @@ def faults(
 
 
 @bench_app.command()
+def sizing(
+    homes: Annotated[
+        list[Path], typer.Argument(metavar="HOME…", help="Stores that were built, of different sizes; only read.")
+    ],
+    into: Annotated[Path | None, typer.Option(help="Also write the tables into this page, between its marks.")] = None,
+    as_json: Json = False,
+) -> None:
+    """What a start costs in every store, and what that makes of all racing."""
+    from rich.console import Group
+
+    from benchmarks.sizing import measure, table, write_into
+
+    figures = measure(homes)
+    show(figures, as_json, lambda: Group(*table(figures)))
+    if into is not None:
+        write_into(into, figures)
+
+
+@bench_app.command()
 def gate(
     worlds: Annotated[int, typer.Option(min=1, help="How many worlds with a known edge, and as many without.")] = 100,
     a_day: Annotated[int, typer.Option("--races-a-day", min=1, help="Races a day; each world has 120 days.")] = 130,
