@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.rounds import Contender
-from feature_repo.catalogue.families import FAMILIES, Family
+from feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
 from feature_repo.feast_store import apply
 from feature_repo.stores.parts import Snapshot
 from streams.batch import frames
@@ -24,16 +24,22 @@ from velo.store import Store
 
 KEYS: Final = ("trainer_id", "jockey_id", "horse_id", "course", "distance_band", "going_group", "draw_cell")
 ROW, AT = "row", "event_timestamp"
-OURS, STOCK, RAW, POLARS = "ours, through Feast", "Feast's DuckDB store", "DuckDB ASOF JOIN by hand", "polars join_asof"
+OURS, OURS_FRAME = "ours, through Feast", "ours, through Feast, given pandas"
+STOCK, RAW, POLARS = "Feast's DuckDB store", "DuckDB ASOF JOIN by hand", "polars join_asof"
 HAS_POLARS: Final = importlib.util.find_spec("polars") is not None
 Ready = Callable[[], dict[str, Any]]
 
 
 def contenders(home: Path, entities: Path, views: int, scratch: Path, *, stock: bool) -> dict[str, Contender]:
-    """Who joins these entity rows with the first so many views; `scratch` is where a stock store may spill."""
+    """Who joins these entity rows with the first so many views; `scratch` is where a stock store may spill.
+
+    Each is given the rows as its own users hold them: DuckDB and ours Arrow (so does training), polars its own frame, Feast's
+    store pandas, for it takes nothing else; ours is given that too.
+    """
     told = {"home": str(home), "entities": str(entities), "views": views}
     found = {
-        OURS: Contender("benchmarks.joins:through_feast", told | {"stock": False}, scratch),
+        OURS: Contender("benchmarks.joins:through_feast", told | {"stock": False, "arrow": True}, scratch),
+        OURS_FRAME: Contender("benchmarks.joins:through_feast", told | {"stock": False}, scratch),
         RAW: Contender("benchmarks.joins:by_hand", told, scratch),
     }
     if HAS_POLARS:
@@ -58,9 +64,10 @@ def write_entities(store: Store, rows: int, path: Path) -> None:
         ).write_parquet(str(path))
 
 
-def through_feast(home: str, entities: str, views: int, stock: bool) -> Ready:  # noqa: FBT001 called by name
+def through_feast(home: str, entities: str, views: int | list[str], stock: bool, arrow: bool = False) -> Ready:  # noqa: FBT001, FBT002 called by name
     """Feast's `get_historical_features`, through our offline store or its own."""
     import pandas as pd
+    import pyarrow.parquet as pq
     from feast import FeatureStore
     from feast.infra.offline_stores.duckdb import DuckDBOfflineStoreConfig
 
@@ -70,9 +77,9 @@ def through_feast(home: str, entities: str, views: int, stock: bool) -> Ready:  
         config.offline_config = {"type": "duckdb"}
         config._offline_store = DuckDBOfflineStoreConfig()  # type: ignore[assignment]  # noqa: SLF001 no other way to swap it
         feast = FeatureStore(config=config)
-    families = FAMILIES[:views]
+    families = FAMILIES[:views] if isinstance(views, int) else [BY_VIEW[view] for view in views]
     refs = [f"{family.view}:{feature.name}" for family in families for feature in family.features]
-    given = pd.read_parquet(entities)
+    given = pq.read_table(entities) if arrow else pd.read_parquet(entities)
 
     def join() -> dict[str, Any]:
         begun = time.perf_counter()
