@@ -64,7 +64,13 @@ def write_entities(store: Store, rows: int, path: Path) -> None:
         ).write_parquet(str(path))
 
 
-def through_feast(home: str, entities: str, views: int | list[str], stock: bool, arrow: bool = False) -> Ready:  # noqa: FBT001, FBT002 called by name
+def through_feast(
+    home: str,
+    entities: str,
+    views: int | list[str],
+    stock: bool,  # noqa: FBT001 called by name
+    arrow: bool = False,  # noqa: FBT001, FBT002 called by name
+) -> Ready:
     """Feast's `get_historical_features`, through our offline store or its own."""
     import pandas as pd
     import pyarrow.parquet as pq
@@ -84,7 +90,7 @@ def through_feast(home: str, entities: str, views: int | list[str], stock: bool,
     def join() -> dict[str, Any]:
         begun = time.perf_counter()
         joined = feast.get_historical_features(entity_df=given, features=refs, full_feature_names=True).to_arrow()
-        return _answer(begun, joined, families)
+        return _answer(begun, joined, [ref.replace(":", "__") for ref in refs])
 
     return join
 
@@ -108,7 +114,7 @@ def by_hand(home: str, entities: str, views: int) -> Ready:
         with duckdb.connect() as connection:
             connection.execute("SET TimeZone = 'UTC'")
             connection.register("given", given)
-            return _answer(begun, connection.sql(query).to_arrow_table(), families)
+            return _answer(begun, connection.sql(query).to_arrow_table(), _columns(families))
 
     return join
 
@@ -129,7 +135,7 @@ def by_polars(home: str, entities: str, views: int) -> Ready:
             rows = rows.join_asof(
                 history.sort(AT), on=AT, by=list(family.keys), strategy="backward", check_sortedness=False
             )
-        return _answer(begun, rows.collect().to_arrow(), families)
+        return _answer(begun, rows.collect().to_arrow(), _columns(families))
 
     return join
 
@@ -143,18 +149,20 @@ def _named(family: Family, feature: str) -> str:
     return f"{family.view}__{feature}"
 
 
-def _answer(begun: float, joined: pa.Table, families: Sequence[Family]) -> dict[str, Any]:
+def _columns(families: Sequence[Family]) -> list[str]:
+    return [_named(family, feature.name) for family in families for feature in family.features]
+
+
+def _answer(begun: float, joined: pa.Table, columns: Sequence[str]) -> dict[str, Any]:
     taken = time.perf_counter() - begun
-    return {"taken": taken, "rows": joined.num_rows, "digest": _digest(joined, families)}
+    return {"taken": taken, "rows": joined.num_rows, "digest": _digest(joined, columns)}
 
 
-def _digest(joined: pa.Table, families: Sequence[Family]) -> str:
+def _digest(joined: pa.Table, columns: Sequence[str]) -> str:
     """What an answer comes to: every value of every feature as a double, by entity row."""
     order = np.argsort(joined.column(ROW).to_numpy(), kind="stable")
     whole = hashlib.sha256(joined.column(ROW).to_numpy()[order].tobytes())
-    for family in families:
-        for feature in family.features:
-            column = joined.column(_named(family, feature.name)).cast(pa.float64())
-            values = column.to_numpy(zero_copy_only=False)[order]
-            whole.update(np.where(np.isnan(values), np.inf, values).tobytes())
+    for column in columns:
+        values = joined.column(column).cast(pa.float64()).to_numpy(zero_copy_only=False)[order]
+        whole.update(np.where(np.isnan(values), np.inf, values).tobytes())
     return whole.hexdigest()

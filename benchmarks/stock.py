@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -16,18 +16,19 @@ from benchmarks.ground import peak_mb
 from benchmarks.joins import OURS_FRAME, STOCK, through_feast
 from benchmarks.page import Aim
 from benchmarks.rounds import Spread
-from feature_repo.catalogue.families import FAMILIES
+from feature_repo.catalogue.families import BY_VIEW, FAMILIES
 
 MOST_MB: Final = 12_000.0
 MOST_SECONDS: Final = 100.0
 LOOK_SECONDS: Final = 0.1
 ROUNDS: Final = 3
 TIMES: Final = 30.0
-SHAPES: Final = {
-    "4 of horses": ("horse_form", "horse_course", "horse_distance", "horse_going"),
-    f"{len(FAMILIES)}": tuple(family.view for family in FAMILIES),
+SHAPES: Final[Mapping[str, tuple[str, ...]]] = {
+    "4 horse": ("horse_form", "horse_course", "horse_distance", "horse_going"),
+    "jockey_course": ("jockey_course",),
+    f"all {len(FAMILIES)}": tuple(family.view for family in FAMILIES),
 }
-"""Views with few rows a key, which the stock store survives at 100,000 rows, and all."""
+"""Two that the stock store survives at 100,000 rows, one of few rows a key and one of more; then all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +63,9 @@ class Beside:
     @property
     def told(self) -> str:
         """In words."""
+        views = f"the view {self.shape}" if self.shape in BY_VIEW else f"{self.shape} views"
         how = f", where it was {self.stock.ended}" if self.stock.ended else ""
-        return f"{'> ' if self.stock.ended else ''}{self.times:,.0f}× over {self.shape} views{how}"
+        return f"{'> ' if self.stock.ended else ''}{self.times:,.0f}× over {views}{how}"
 
     def _line(self, name: str, of: Bounded, ratio: str) -> tuple[str, ...]:
         if of.ended:
@@ -77,7 +79,12 @@ def beside(home: Path, entities: Path, few: Path, rows: int, scratch: Path) -> l
     """Both stores over the same entity rows, shape by shape; `few` are entity rows to get warm with."""
     found = []
     for shape, views in SHAPES.items():
-        told = {"home": str(home), "entities": str(entities), "few": str(few), "views": list(views)}
+        told = {
+            "home": str(home),
+            "entities": str(entities),
+            "few": str(few),
+            "views": list(views),
+        }
         ours = bounded(told | {"stock": False, "rounds": ROUNDS}, scratch)
         if ours.ended:
             raise RuntimeError(f"our store was {ours.ended} over {shape} views")
@@ -86,12 +93,13 @@ def beside(home: Path, entities: Path, few: Path, rows: int, scratch: Path) -> l
 
 
 def aim(found: Sequence[Beside]) -> Aim:
-    """Met where it holds at every shape measured; one that was killed too soon tells nothing."""
-    rows, short = found[0].rows, [one for one in found if one.times < TIMES]
+    """What is aimed at is all views, the last shape; where the stock store was killed too soon, that tells nothing."""
+    last = found[-1]
+    met = last.times >= TIMES
     return Aim(
-        f"≥ {TIMES:.0f}× Feast's DuckDB store at {rows:,} rows",
-        "; ".join(one.told for one in found),
-        not short if not short or any(not one.stock.ended for one in short) else None,
+        f"≥ {TIMES:.0f}× Feast's DuckDB store at {last.rows:,} rows, all views",
+        "; ".join(one.told for one in reversed(found)),
+        None if last.stock.ended and not met else met,
     )
 
 
@@ -134,9 +142,9 @@ def joining(
     entities: str,
     few: str,
     views: list[str],
-    stock: bool,
+    stock: bool,  # noqa: FBT001 called by name
     rounds: int,
-    begun: str,  # noqa: FBT001 called by name
+    begun: str,
 ) -> dict[str, Any]:
     """Join a few rows to get warm, then so many times all; the file `begun` is made between."""
     through_feast(home, few, views, stock)()
