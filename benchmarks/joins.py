@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.rounds import Contender
-from feature_repo.catalogue.families import FAMILIES, Family
+from feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
 from feature_repo.feast_store import apply
 from feature_repo.stores.parts import Snapshot
 from streams.batch import frames
@@ -24,16 +24,22 @@ from velo.store import Store
 
 KEYS: Final = ("trainer_id", "jockey_id", "horse_id", "course", "distance_band", "going_group", "draw_cell")
 ROW, AT = "row", "event_timestamp"
-OURS, STOCK, RAW, POLARS = "ours, through Feast", "Feast's DuckDB store", "DuckDB ASOF JOIN by hand", "polars join_asof"
+OURS, OURS_FRAME = "ours, through Feast", "ours, through Feast, given pandas"
+STOCK, RAW, POLARS = "Feast's DuckDB store", "DuckDB ASOF JOIN by hand", "polars join_asof"
 HAS_POLARS: Final = importlib.util.find_spec("polars") is not None
 Ready = Callable[[], dict[str, Any]]
 
 
 def contenders(home: Path, entities: Path, views: int, scratch: Path, *, stock: bool) -> dict[str, Contender]:
-    """Who joins these entity rows with the first so many views; `scratch` is where a stock store may spill."""
+    """Who joins these entity rows with the first so many views; `scratch` is where a stock store may spill.
+
+    Each is given the rows as its own users hold them: DuckDB and ours Arrow (so does training), polars its own frame, Feast's
+    store pandas, for it takes nothing else; ours is given that too.
+    """
     told = {"home": str(home), "entities": str(entities), "views": views}
     found = {
-        OURS: Contender("benchmarks.joins:through_feast", told | {"stock": False}, scratch),
+        OURS: Contender("benchmarks.joins:through_feast", told | {"stock": False, "arrow": True}, scratch),
+        OURS_FRAME: Contender("benchmarks.joins:through_feast", told | {"stock": False}, scratch),
         RAW: Contender("benchmarks.joins:by_hand", told, scratch),
     }
     if HAS_POLARS:
@@ -58,9 +64,16 @@ def write_entities(store: Store, rows: int, path: Path) -> None:
         ).write_parquet(str(path))
 
 
-def through_feast(home: str, entities: str, views: int, stock: bool) -> Ready:  # noqa: FBT001 called by name
+def through_feast(
+    home: str,
+    entities: str,
+    views: int | list[str],
+    stock: bool,  # noqa: FBT001 called by name
+    arrow: bool = False,  # noqa: FBT001, FBT002 called by name
+) -> Ready:
     """Feast's `get_historical_features`, through our offline store or its own."""
     import pandas as pd
+    import pyarrow.parquet as pq
     from feast import FeatureStore
     from feast.infra.offline_stores.duckdb import DuckDBOfflineStoreConfig
 
@@ -70,14 +83,14 @@ def through_feast(home: str, entities: str, views: int, stock: bool) -> Ready:  
         config.offline_config = {"type": "duckdb"}
         config._offline_store = DuckDBOfflineStoreConfig()  # type: ignore[assignment]  # noqa: SLF001 no other way to swap it
         feast = FeatureStore(config=config)
-    families = FAMILIES[:views]
+    families = FAMILIES[:views] if isinstance(views, int) else [BY_VIEW[view] for view in views]
     refs = [f"{family.view}:{feature.name}" for family in families for feature in family.features]
-    given = pd.read_parquet(entities)
+    given = pq.read_table(entities) if arrow else pd.read_parquet(entities)
 
     def join() -> dict[str, Any]:
         begun = time.perf_counter()
         joined = feast.get_historical_features(entity_df=given, features=refs, full_feature_names=True).to_arrow()
-        return _answer(begun, joined, families)
+        return _answer(begun, joined, [ref.replace(":", "__") for ref in refs])
 
     return join
 
@@ -101,7 +114,7 @@ def by_hand(home: str, entities: str, views: int) -> Ready:
         with duckdb.connect() as connection:
             connection.execute("SET TimeZone = 'UTC'")
             connection.register("given", given)
-            return _answer(begun, connection.sql(query).to_arrow_table(), families)
+            return _answer(begun, connection.sql(query).to_arrow_table(), _columns(families))
 
     return join
 
@@ -122,7 +135,7 @@ def by_polars(home: str, entities: str, views: int) -> Ready:
             rows = rows.join_asof(
                 history.sort(AT), on=AT, by=list(family.keys), strategy="backward", check_sortedness=False
             )
-        return _answer(begun, rows.collect().to_arrow(), families)
+        return _answer(begun, rows.collect().to_arrow(), _columns(families))
 
     return join
 
@@ -136,18 +149,20 @@ def _named(family: Family, feature: str) -> str:
     return f"{family.view}__{feature}"
 
 
-def _answer(begun: float, joined: pa.Table, families: Sequence[Family]) -> dict[str, Any]:
+def _columns(families: Sequence[Family]) -> list[str]:
+    return [_named(family, feature.name) for family in families for feature in family.features]
+
+
+def _answer(begun: float, joined: pa.Table, columns: Sequence[str]) -> dict[str, Any]:
     taken = time.perf_counter() - begun
-    return {"taken": taken, "rows": joined.num_rows, "digest": _digest(joined, families)}
+    return {"taken": taken, "rows": joined.num_rows, "digest": _digest(joined, columns)}
 
 
-def _digest(joined: pa.Table, families: Sequence[Family]) -> str:
+def _digest(joined: pa.Table, columns: Sequence[str]) -> str:
     """What an answer comes to: every value of every feature as a double, by entity row."""
     order = np.argsort(joined.column(ROW).to_numpy(), kind="stable")
     whole = hashlib.sha256(joined.column(ROW).to_numpy()[order].tobytes())
-    for family in families:
-        for feature in family.features:
-            column = joined.column(_named(family, feature.name)).cast(pa.float64())
-            values = column.to_numpy(zero_copy_only=False)[order]
-            whole.update(np.where(np.isnan(values), np.inf, values).tobytes())
+    for column in columns:
+        values = joined.column(column).cast(pa.float64()).to_numpy(zero_copy_only=False)[order]
+        whole.update(np.where(np.isnan(values), np.inf, values).tobytes())
     return whole.hexdigest()

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import duckdb
 
-from benchmarks import joins
+from benchmarks import joins, stock
 from benchmarks.charts import growth_chart
 from benchmarks.ground import store_of, versions
 from benchmarks.page import Aim, Part
@@ -20,7 +20,6 @@ from velo.settings import Settings
 from velo.simulator import SeasonSpec, simulate
 from velo.store import Store
 
-STOCK_TIMES: Final = 30.0
 RAW_SHARE: Final = 0.5
 MILLION, MILLION_SECONDS, AT_ROWS = 1_000_000, 30.0, 100_000
 
@@ -126,14 +125,14 @@ def joining(ground: Ground) -> Part:
     """The point-in-time join."""
     store, starts = ground.loaded(ground.sizes.build[0])
     build(store, datetime.now(UTC))
-    stock = ground.scratch / "stock"
-    stock.mkdir()
+    spill = ground.scratch / "stock"
+    spill.mkdir()
     every: dict[tuple[int, int], dict[str, Found]] = {}
     for size in (*ground.sizes.few_rows, *ground.sizes.rows):
         entities = ground.scratch / f"entities-{size}.parquet"
         joins.write_entities(store, size, entities)
         for views in ground.sizes.views:
-            sides = joins.contenders(store.home.root, entities, views, stock, stock=size in ground.sizes.few_rows)
+            sides = joins.contenders(store.home.root, entities, views, spill, stock=size in ground.sizes.few_rows)
             every[size, views] = interleaved(sides, ground.sizes.rounds)
     rows = [
         _join_row(views, name, size, of, found[joins.OURS])
@@ -146,10 +145,16 @@ def joining(ground: Ground) -> Part:
     ]
     if not joins.HAS_POLARS:
         notes.append("polars cannot be imported here, and is left out: `pip install polars`.")
+    beside = []
     if ground.sizes.few_rows:
+        few, many = (ground.scratch / f"entities-{size}.parquet" for size in (ground.sizes.few_rows[0], AT_ROWS))
+        beside = stock.beside(store.home.root, many, few, AT_ROWS, spill)
+        rows += [line for one in beside for line in one.lines]
         notes.append(
-            f"Feast's DuckDB store is given {ground.sizes.few_rows[-1]:,} rows at most: it joins every entity row with every "
-            "older row of its key, all columns of it, in memory, before it keeps one."
+            f"Feast's DuckDB store joins every entity row with every older row of its key, all columns of it, in memory, before it "
+            f"keeps one. So it is given {ground.sizes.few_rows[-1]:,} rows at most in turn with the others. {AT_ROWS:,} it is given "
+            f"once, warm, in a process that is killed at {stock.MOST_MB / 1000:.0f} GB or after {stock.MOST_SECONDS:.0f} s: the "
+            "table's last lines, beside ours in such a process. How long it had joined when it was killed is what it took at least."
         )
     packages = ["duckdb", "feast", "pyarrow", *(["polars"] if joins.HAS_POLARS else [])]
     return Part(
@@ -170,7 +175,7 @@ def joining(ground: Ground) -> Part:
         tuple(rows),
         versions(*packages),
         notes=tuple(notes),
-        aims=tuple(_join_aims(every)),
+        aims=(*([stock.aim(beside)] if beside else []), *_join_aims(every)),
         charts={
             f"join-{name}": growth_chart(
                 f"Point-in-time join, {name.replace('-', ' ')}", "entity rows", "seconds", _series(every, views)
@@ -204,9 +209,6 @@ def _series(every: dict[tuple[int, int], dict[str, Found]], views: int) -> dict[
 
 def _join_aims(every: dict[tuple[int, int], dict[str, Found]]) -> list[Aim]:
     aims, all_views = [], len(FAMILIES)
-    stocked = sorted(size for (size, views), found in every.items() if views == all_views and _ran(found, joins.STOCK))
-    if stocked:
-        aims.append(_stock_aim({size: every[size, all_views] for size in stocked}, every.get((AT_ROWS, all_views))))
     for views, told in ((1, "one view"), (all_views, "all views")):
         size = max(size for size, _ in every if size <= AT_ROWS)
         if (size, views) not in every:
@@ -234,28 +236,3 @@ def _join_aims(every: dict[tuple[int, int], dict[str, Found]]) -> list[Aim]:
             )
         )
     return aims
-
-
-def _stock_aim(stocked: dict[int, dict[str, Found]], at_rows: dict[str, Found] | None) -> Aim:
-    """What was measured at the rows both were given, and what a straight line through the stock store's sizes gives at the
-    size that it does not end."""
-    what = f"≥ {STOCK_TIMES:.0f}× Feast's DuckDB store at {AT_ROWS:,} rows, all views"
-    least, most = min(stocked), max(stocked)
-    theirs = stocked[most][joins.STOCK].spread.median
-    found = f"{theirs / stocked[most][joins.OURS].spread.median:,.0f}× at {most:,} rows"
-    if at_rows is None or least == most or at_rows[joins.OURS].failed:
-        return Aim(what, found, None)
-    ours = at_rows[joins.OURS].spread.median
-    a_row = (theirs - stocked[least][joins.STOCK].spread.median) / (most - least)
-    found += f"; its {most:,} rows take {theirs / ours:,.1f} times as long as our {AT_ROWS:,}"
-    if theirs / ours >= STOCK_TIMES:
-        return Aim(what, found, met=True)
-    if a_row <= 0:
-        return Aim(what, f"{found}; it was given too few to show how it grows", None)
-    line = theirs + a_row * (AT_ROWS - most)
-    found += f"; by a straight line through its sizes {line / ours:,.0f}× at {AT_ROWS:,}, which it was not given"
-    return Aim(what, found, line / ours >= STOCK_TIMES)
-
-
-def _ran(found: dict[str, Found], name: str) -> bool:
-    return name in found and found[name].failed is None and found[joins.OURS].failed is None
