@@ -199,6 +199,8 @@ def run(
     """
     stop = stop or threading.Event()
     ground = Ground(planned.store.home, planned.store.timezone, FAMILIES, SHARDS, planned.formulas.fingerprint)
+    for view in VIEWS:
+        telemetry.keys.labels(view).set_function(partial(ground.keys, view))
     online = online_of(planned, options, clock, stop, telemetry)
     lay = partial(ground.at, go_on=Waiting(stop, telemetry).go_on)
     prepare: list[Callable[[int], object]] = [lay, *online.prepares(cards_of(online).prepare)] if online else [lay]
