@@ -9,7 +9,8 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,15 +19,22 @@ from benchmarks.harm import Scene, until
 from feature_repo.stores import embedded_redis
 from feature_repo.stores.redis_client import connect
 from streams import generations
+from streams.audit import audit
 from streams.dataflow.telemetry import position
+from streams.importers.runners import read_runner_tables
 from streams.log import reader
 from streams.log.segments import segments
+from streams.log.writer import LogWriter
 from training import bundle
+from velo.settings import Settings
+from velo.store import Store
 
 NOTHING: Final = "nothing"
 TIMES: Final = 5
 """How often a command is killed in a row."""
 PAUSE_S: Final = 2.0
+AWAY_S = 60.0
+"""How long Redis is away while results come in; a test has less time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +142,30 @@ def redis_paused(scene: Scene) -> Account:
         begun = time.perf_counter()
         os.kill(server, signal.SIGCONT)
     return _caught_up(scene, running, f"the stream's log: {seen}", begun, "by itself, once Redis answers")
+
+
+def redis_away(scene: Scene) -> Account:
+    """A Redis that is not the store's own is down while results come in one by one, and comes back with what it kept."""
+    results = read_runner_tables([scene.later], scene.store).messages
+    with harm.redis_of_another(scene.backup.root / "another") as (url, start):
+        server = start()
+        cut = replace(scene, store=Store.open(Settings(scene.home.root, redis_url=url)))
+        running = _live(cut)
+        server.kill()
+        server.wait()
+        with LogWriter.open(cut.store, clock=lambda: datetime.now(UTC)) as writer:
+            for result in results:
+                writer.append(result)
+                writer.sync()
+                time.sleep(AWAY_S / len(results))
+        seen = _event(running.tells("stream.waits"))
+        begun = time.perf_counter()
+        start()
+        account = _caught_up(cut, running, f"the stream's log: {seen}", begun, "by itself, once Redis answers")
+        report = audit(cut.store, datetime.now(UTC), client=connect(cut.home, url))
+        if report.found:
+            raise RuntimeError(f"{report.found} values differ after Redis was away: {report.differences[:3]}")
+    return account
 
 
 def redis_lost(scene: Scene) -> Account:
@@ -313,6 +345,7 @@ FAULTS: Final = (
     Fault("build-killed", f"`velo build --whole` killed {TIMES} times", build_killed),
     Fault("stream-paused", "the stream paused (SIGSTOP) while the log grows", stream_paused),
     Fault("redis-paused", "Redis paused under the stream", redis_paused),
+    Fault("redis-away", f"Redis stopped for {AWAY_S:.0f} s while results come in", redis_away),
     Fault("redis-lost", "Redis killed and its data gone, under the stream", redis_lost),
     Fault("redis-emptied", "Redis emptied, no stream running", redis_emptied),
     Fault("disk-load", "the disk full: a load", full_disk(20, "ingest", "runners", "FILE"), on_small_disk=True),

@@ -172,5 +172,23 @@ def markdown(figures: Figures) -> str:
 
 
 def write_into(page: Path, figures: Figures) -> None:
-    """Put the table between the page's marks; raises `UserError` for a page without them."""
-    put_between(page, MARK, markdown(figures))
+    """Put the table between the page's marks, or of a run of some faults their rows into the one that is there.
+
+    Raises `UserError` for a page without the marks.
+    """
+    told, every = markdown(figures), {one.name for one in figures.outcomes} == set(NAMES)
+    put_between(page, MARK, lambda held: told if every else _merged(held, told))
+
+
+def _merged(held: str, told: str) -> str:
+    """The table that a page holds with the rows of another in place of its own; what it says below it stays."""
+    order = [KILLS, *(one.harm for one in FAULTS)]
+
+    def rows(text: str) -> dict[str, str]:
+        lines = [line for line in text.splitlines() if line.startswith("| ")][2:]
+        named = {line[2:].split(" | ")[0]: line for line in lines}
+        return {name if name in order else KILLS: line for name, line in named.items()}
+
+    merged = sorted((rows(held) | rows(told)).items(), key=lambda one: order.index(one[0]))
+    below = [line for line in held.splitlines() if line.endswith(".") and " s in all, on " in line]
+    return "\n".join([*told.splitlines()[:2], *(line for _, line in merged), "", *below]) + "\n"

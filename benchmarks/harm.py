@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -124,7 +125,7 @@ class Scene:
         folder.mkdir()
         for name in ("out", "err"):
             (folder / name).touch()
-        told = (list(map(str, argv)), str(self.home.root), str(folder))
+        told = (list(map(str, argv)), str(self.home.root), str(folder), self.store.redis_url)
         process: BaseProcess = context.Process(target=_velo, args=told)
         process.start()
         return Running(process, folder, str(self.home.root))
@@ -162,12 +163,12 @@ def until(true: Callable[[], Any]) -> None:
         time.sleep(0.01)
 
 
-def _velo(argv: list[str], home: str, folder: str) -> None:
+def _velo(argv: list[str], home: str, folder: str, redis_url: str | None) -> None:
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_APPEND), number)
     for name in OURS:
         os.environ.pop(name, None)
-    os.environ |= {"VELO_HOME": home, "COLUMNS": "200"}
+    os.environ |= {"VELO_HOME": home, "COLUMNS": "200", **({"REDIS_URL": redis_url} if redis_url else {})}
     sys.argv = ["velo", *argv]
     from velo.cli import main
 
@@ -223,6 +224,40 @@ def small_disk(folder: Path) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run([umount, "--lazy", str(folder)], check=True)
+
+
+@contextmanager
+def redis_of_another(folder: Path) -> Iterator[tuple[str, Callable[[], "subprocess.Popen[bytes]"]]]:
+    """The URL of a Redis that is not the store's own, and what starts it, with what it kept; none is left running."""
+    folder.mkdir()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [embedded_redis.executable(), "--port", str(port), "--bind", "127.0.0.1", "--appendonly", "yes"]
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> "subprocess.Popen[bytes]":
+        server = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
+        started.append(server)
+        until(lambda: _answers(port))
+        return server
+
+    try:
+        yield f"redis://127.0.0.1:{port}/0", start
+    finally:
+        for server in started:
+            server.kill()
+            server.wait()
+
+
+def _answers(port: int) -> bool:
+    from redis import Redis
+    from redis.exceptions import RedisError
+
+    try:
+        return bool(Redis(port=port).ping())
+    except RedisError:
+        return False
 
 
 def fill(disk: Path, leave_kb: int) -> Path:

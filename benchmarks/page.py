@@ -1,7 +1,7 @@
 """What a run of the benchmarks found, as the terminal shows it and as docs/benchmarks.md tells it: the same words in both."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,13 +65,16 @@ def where_to(out: Path | None) -> Path:
     return checkout / "docs" / "benchmarks.md"
 
 
-def put_between(page: Path, mark: str, text: str) -> None:
-    """Put some lines between a page's marks, `<!-- mark -->` and `<!-- end -->`; raises `UserError` where it has none."""
+def put_between(page: Path, mark: str, made: Callable[[str], str]) -> None:
+    """Put what is made of the lines between a page's marks, `<!-- mark -->` and `<!-- end -->`, in their place.
+
+    Raises `UserError` where it has no such marks.
+    """
     held = page.read_text(encoding="utf-8") if page.is_file() else ""
-    between = re.compile(rf"(<!-- {re.escape(mark)} -->\n).*?(<!-- end -->)", re.DOTALL)
+    between = re.compile(rf"(<!-- {re.escape(mark)} -->\n)(.*?)(<!-- end -->)", re.DOTALL)
     if not between.search(held):
         raise UserError(f"{page} has no `<!-- {mark} -->` and `<!-- end -->`: name the page of `docs/` that has them")
-    page.write_text(between.sub(lambda marks: f"{marks[1]}\n{text}\n{marks[2]}", held), encoding="utf-8")
+    page.write_text(between.sub(lambda marks: f"{marks[1]}\n{made(marks[2])}\n{marks[3]}", held), encoding="utf-8")
 
 
 def tables(report: Report) -> list[Table]:

@@ -257,4 +257,4 @@ def table(figures: Figures) -> list[Table]:
 
 def write_into(page: Path, figures: Figures) -> None:
     """Put the tables between the page's marks; raises `UserError` for a page without them."""
-    put_between(page, MARK, markdown(figures) + "\n")
+    put_between(page, MARK, lambda _: markdown(figures) + "\n")

@@ -18,6 +18,7 @@ from typing import Any, Final
 from prometheus_client import Histogram
 from rich.table import Table
 
+from benchmarks.contract_views import CONTRACT
 from benchmarks.ground import machine, peak_mb, store_of
 from feature_repo.catalogue.families import FAMILIES
 from feature_repo.stores import embedded_redis
@@ -30,6 +31,7 @@ from velo.racing.messages import Result
 from velo.settings import Settings
 from velo.store import Store
 
+ALL_VIEWS: Final = len(FAMILIES)
 SINKS: Final = {"none": ["--no-online", "--no-offline"], "Parquet": ["--no-online"], "both": []}
 WARM_UP: Final = 20
 POLL_S: Final = 0.02
@@ -43,6 +45,7 @@ class Replayed:
     the Redis server's: they tell more than the clock where others work on the machine.
     """
 
+    views: int
     sinks: str
     processes: int
     starts: int
@@ -77,22 +80,33 @@ class Figures:
 def measure(
     starts: int, rates: Sequence[float], seconds: float, processes: Sequence[int], runners: Path | None, timezone: str
 ) -> Figures:
-    """Replay so many starts into no sink, one and both, with each number of processes; then live results at each rate."""
+    """Replay so many starts into no sink, one and both, the eight views of the contract and all of them, with each number
+    of processes all of them; then live results at each rate."""
     with TemporaryDirectory() as scratch:
         loaded, held = store_of(Path(scratch) / "loaded", starts, runners, timezone)
         replays = []
-        for count in processes:
-            for sinks in SINKS if count == 1 else ["none", "both"]:
-                home = copied(loaded, Path(scratch) / f"{sinks}-{count}")
-                replays.append(replayed(home, held, sinks, count))
-                shutil.rmtree(home)
+        for views, sinks, count in ways(processes):
+            home = copied(loaded, Path(scratch) / f"{views}-{sinks}-{count}")
+            replays.append(replayed(home, held, sinks, count, views))
+            shutil.rmtree(home)
         fresh = [live(copied(loaded, Path(scratch) / f"live-{rate}"), rate, seconds) for rate in rates]
         return Figures(replays, fresh)
 
 
-def replayed(home: Path, starts: int, sinks: str, processes: int) -> Replayed:
-    """Replay a home's log to its end through the command, and stop its Redis."""
-    command = [sys.executable, "-m", "velo.cli", "stream", "--once", "--processes", str(processes), *SINKS[sinks]]
+def ways(processes: Sequence[int]) -> list[tuple[int, str, int]]:
+    """What is replayed: how many views, into which sinks, by how many processes."""
+    alone = [(views, sinks, 1) for views in (len(CONTRACT), ALL_VIEWS) for sinks in SINKS]
+    return [
+        one
+        for count in processes
+        for one in (alone if count == 1 else [(ALL_VIEWS, "none", count), (ALL_VIEWS, "both", count)])
+    ]
+
+
+def replayed(home: Path, starts: int, sinks: str, processes: int, views: int = ALL_VIEWS) -> Replayed:
+    """Replay a home's log to its end through the command, all views or the contract's, and stop its Redis."""
+    module = "velo.cli" if views == ALL_VIEWS else "benchmarks.contract_views"
+    command = [sys.executable, "-m", module, "stream", "--once", "--processes", str(processes), *SINKS[sinks]]
     environ = {**os.environ, "VELO_HOME": str(home)}
     said = home / "said.ndjson"
     with said.open("wb") as out:
@@ -114,7 +128,7 @@ def replayed(home: Path, starts: int, sinks: str, processes: int) -> Replayed:
     seconds = (ended - begun).total_seconds()
     per_second = round(starts / seconds, 1)
     cpu = round(usage.ru_utime + usage.ru_stime, 2)
-    return Replayed(sinks, processes, starts, round(seconds, 2), per_second, cpu, round(peak, 1), machine())
+    return Replayed(views, sinks, processes, starts, round(seconds, 2), per_second, cpu, round(peak, 1), machine())
 
 
 class _Observed(Histogram):
@@ -193,11 +207,12 @@ def feed(home: Path, rate: float, seconds: float) -> tuple[int, int]:
 
 def table(figures: Figures) -> list[Table]:
     """As shown to a person."""
-    replayed = Table(title=f"replay of a whole log, all {len(FAMILIES)} views ({figures.replays[0].machine})")
-    for name in ("sinks", "processes", "starts", "seconds", "starts/s", "CPU s", "peak MB"):
+    replayed = Table(title=f"replay of a whole log ({figures.replays[0].machine})")
+    for name in ("sinks", "views", "processes", "starts", "seconds", "starts/s", "CPU s", "peak MB"):
         replayed.add_column(name, justify="left" if name == "sinks" else "right")
     for one in figures.replays:
         values: list[Any] = [
+            one.views,
             one.processes,
             one.starts,
             one.seconds,

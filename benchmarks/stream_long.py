@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
 from pathlib import Path
@@ -26,7 +26,7 @@ from benchmarks.ground import apart, machine
 from feature_repo.stores import embedded_redis
 from feature_repo.stores.redis_client import connect
 from streams.batch.build import build
-from streams.dataflow.run import Options, plan, run
+from streams.dataflow.run import VIEWS, Options, plan, run
 from streams.dataflow.telemetry import Telemetry, position
 from streams.importers.runners import read_runner_tables
 from streams.log.writer import LogWriter
@@ -64,10 +64,11 @@ class Handover:
 
 @dataclass(frozen=True, slots=True)
 class Month:
-    """A running stream at the end of a simulated month."""
+    """A running stream at the end of a simulated month; `keys` are those of all views of which it holds the state."""
 
     month: str
     starts: int
+    keys: int
     rss_mb: float
     recovery_mb: float
     stream_parts: int
@@ -126,17 +127,22 @@ def _handed_over(home: Home) -> Handover:
     )
 
 
-def year(races: int, days: int = 365) -> list[Month]:
-    """Stream a simulated year day by day in one process, which has a year behind it that was built."""
-    return [Month(**one) for one in apart("benchmarks.stream_long:months", races=races, days=days).result["months"]]
+def year(races: int, days: int = 365, *, same: bool = False) -> list[Month]:
+    """Stream a simulated year day by day in one process, which has a year behind it that was built.
+
+    With `same` it is the year before over again: not one horse, trainer, jockey or course that was not there already.
+    """
+    told = apart("benchmarks.stream_long:months", races=races, days=days, same=same)
+    return [Month(**one) for one in told.result["months"]]
 
 
-def months(races: int, days: int) -> dict[str, Any]:
+def months(races: int, days: int, *, same: bool) -> dict[str, Any]:
     """The figures of `year`, of this process."""
     with TemporaryDirectory() as scratch:
         table = Path(scratch) / "season.parquet"
         first = date(2022, 1, 1)
-        season = simulate(SeasonSpec(start=first, days=HISTORY_DAYS + days, races_per_year=races, timezone=ZONE))
+        simulated = HISTORY_DAYS + (0 if same else days)
+        season = simulate(SeasonSpec(start=first, days=simulated, races_per_year=races, timezone=ZONE))
         duckdb.from_arrow(season).write_parquet(str(table))
         del season
         store = Store.open(Settings(Path(scratch) / "home", zone_named(ZONE))).save()
@@ -146,8 +152,20 @@ def months(races: int, days: int) -> dict[str, Any]:
         with LogWriter.open(store, clock=lambda: cut) as writer:
             writer.load(past)
         build(store, cut)
-        streamed = _Streamed(store, cut)
-        return {"months": [asdict(one) for one in streamed.through(results[len(past) :])]}
+        ahead = [_again(one) for one in past] if same else results[len(past) :]
+        told = [one for one in ahead if cut <= _known_at(one) < cut + timedelta(days=days)]
+        return {"months": [asdict(one) for one in _Streamed(store, cut).through(told)]}
+
+
+def _again(result: Result) -> Result:
+    """The same race, so many days later."""
+    later = timedelta(days=HISTORY_DAYS)
+    race = result.race
+    moved = replace(
+        race, race_id=f"{race.race_id} again", race_date=race.race_date + later, off_time=race.off_time + later
+    )
+    known_at = result.known_at and result.known_at + later
+    return replace(result, race=moved, known_at=known_at)
 
 
 @dataclass(slots=True)
@@ -157,12 +175,13 @@ class _Streamed:
     store: Store
     now: datetime
     starts: int = 0
+    telemetry: Telemetry = field(default_factory=Telemetry)
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def through(self, results: Sequence[Result]) -> list[Month]:
         """Tell these results day by day, each day's once the day before is read; the figures of each month."""
         options = Options(snapshot_every=timedelta(seconds=1))
-        arguments = (plan(self.store), options, lambda: self.now, Telemetry())
+        arguments = (plan(self.store), options, lambda: self.now, self.telemetry)
         thread = threading.Thread(target=run, args=arguments, kwargs={"stop": self._stop})
         thread.start()
         try:
@@ -195,6 +214,7 @@ class _Streamed:
         return Month(
             name,
             self.starts,
+            sum(int(self.telemetry.registry.get_sample_value("velo_stream_keys", {"view": one}) or 0) for one in VIEWS),
             round(_resident_mb(), 1),
             round(sum(one.stat().st_size for one in home.recovery.rglob("*") if one.is_file()) / 2**20, 2),
             sum(1 for _ in home.offline.resolve().rglob("stream-*.parquet")),
@@ -229,9 +249,18 @@ def handover_table(one: Handover) -> Table:
 
 def year_table(figures: Sequence[Month]) -> Table:
     """As shown to a person."""
-    table = Table(title=f"one stream through a simulated year ({machine()})")
-    for name in ("month", "starts so far", "resident MB", "recovery MB", "the stream's parts"):
+    table = Table(title=f"one stream through a simulated year ({machine()})", caption=_growth(figures))
+    for name in ("month", "starts so far", "keys", "resident MB", "recovery MB", "the stream's parts"):
         table.add_column(name, justify="left" if name == "month" else "right")
     for one in figures:
-        table.add_row(one.month, f"{one.starts:,}", f"{one.rss_mb:,}", f"{one.recovery_mb:,}", f"{one.stream_parts:,}")
+        numbers = one.starts, one.keys, one.rss_mb, one.recovery_mb, one.stream_parts
+        table.add_row(one.month, *(f"{value:,}" for value in numbers))
     return table
+
+
+def _growth(figures: Sequence[Month]) -> str:
+    """What the months after the first added."""
+    first, last = figures[0], figures[-1]
+    starts, keys, mb = last.starts - first.starts, last.keys - first.keys, last.rss_mb - first.rss_mb
+    each = f", {mb * 2**20 / starts:,.0f} bytes a start" if starts else ""
+    return f"after the first month {mb:+,.1f} MB, {starts:,} starts{each}; {keys:,} new keys"

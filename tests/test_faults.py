@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import faults, harm
+from benchmarks import fault_scenes, faults, harm
 from benchmarks.fault_scenes import FAULTS, Fault
 from benchmarks.harm import Scene
 from streams import damage, generations
@@ -35,9 +35,10 @@ def scene(base: Scene, tmp_path: Path) -> Iterator[Scene]:
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_store_comes_back_from_a_fault_with_all_that_was_acknowledged(
-    fault: Fault, base: Scene, tmp_path: Path
+    fault: Fault, base: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A scene raises where a command does anything but refuse in one line, or a remedy does not work."""
+    monkeypatch.setattr(fault_scenes, "AWAY_S", 4.0)
     found = faults.outcome(fault, base, tmp_path / fault.name, random.Random(1))
     if found.seen.startswith(faults.NOT_RUN):
         pytest.skip(f"NOT TESTED: {found.seen}")
@@ -94,6 +95,18 @@ def test_a_part_that_was_changed_is_named(scene: Scene) -> None:
 
 def test_a_name_that_is_no_fault_is_told(tmp_path: Path) -> None:
     velo("bench", "faults", "--only", "nonsense", home=tmp_path).told("nonsense is no fault", "torn-tail")
+
+
+def test_a_run_of_some_faults_writes_their_rows_and_leaves_the_others(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    again = faults.Outcome("part-cut", "a Parquet part cut short", "seen anew", "nothing", "so", 1.0, 7, 0, 0)
+    faults.write_into(page, faults.Figures((again,), None, 1.0, "another machine"))
+    before, after = (one.read_text(encoding="utf-8").splitlines() for one in (PAGE, page))
+    assert [line for line in after if line not in before] == [
+        "| a Parquet part cut short | seen anew | nothing | so | 1.0 | 7 | 0 |"
+    ]
+    assert len([line for line in before if line not in after]) == 1
 
 
 def test_the_page_has_the_commands_own_table_of_every_fault() -> None:

@@ -23,7 +23,7 @@ from feature_repo.stores.redis_client import connect, connect_url
 from streams.audit import audit
 from streams.dataflow.feeding import feeding
 from streams.dataflow.run import Options, plan, run
-from streams.dataflow.telemetry import Telemetry, position
+from streams.dataflow.telemetry import Telemetry, is_streaming, position
 from streams.feeds.kafka_topic import put as put_on_topic
 from streams.feeds.redis_stream import put as put_on_stream
 from streams.feeds.source import Delivery, Feed, FeedAway
@@ -37,7 +37,7 @@ from tests.shared import REPO
 from tests.streaming import all_rows, assert_same, batch_twin
 from velo.errors import UserError
 from velo.racing.messages import Tick, to_record
-from velo.store import Store
+from velo.store import Home, Store
 
 PATIENCE_S = 120.0
 KILLS = 3
@@ -66,6 +66,7 @@ class Streaming:
     def __init__(self, home: Path, *options: object) -> None:
         command = [sys.executable, "-m", "velo.cli", "stream", "--snapshot-seconds", "0.2", *map(str, options)]
         environ = {**os.environ, "PYTHONPATH": str(REPO), "VELO_HOME": str(home)}
+        self.home = Home(home)
         self.told = home.with_name(f"told-{time.monotonic_ns()}")
         with self.told.open("wb") as err:
             self.process = subprocess.Popen(command, cwd=REPO, env=environ, stdout=subprocess.DEVNULL, stderr=err)
@@ -76,6 +77,11 @@ class Streaming:
     def __exit__(self, *_: object) -> None:
         self.process.kill()
         self.process.wait(PATIENCE_S)
+        # further processes end on their own once the first is gone
+        deadline = time.monotonic() + PATIENCE_S
+        while is_streaming(self.home):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
     def until(self, true: Callable[[], Any]) -> None:
         """Wait for something that it does."""
@@ -84,6 +90,14 @@ class Streaming:
             assert self.process.poll() is None, self.told.read_text()
             assert time.monotonic() < deadline, self.told.read_text()
             time.sleep(0.01)
+
+    def tells(self, word: str) -> None:
+        """Wait until its log has a word."""
+        self.until(lambda: word in self.told.read_text())
+
+    def appends(self, store: Store, seq: int) -> None:
+        """Wait until the log has a record of this seq."""
+        self.until(lambda: reader.end(store.home).next_seq > seq)
 
     def stopped(self) -> None:
         """End it by SIGTERM."""
@@ -119,10 +133,10 @@ def test_a_redis_stream_streamed_and_killed_in_the_middle_loses_and_doubles_noth
     options = ("--redis", "racing", "--processes", processes)
     for number in range(KILLS):
         with Streaming(store.home.root, *options) as streaming:
-            streaming.until(lambda one=streaming: "stream.follows" in one.told.read_text())
+            streaming.tells("stream.follows")
             before = reader.end(store.home).next_seq
             put_on_stream(client, "redis://", "racing", bodies[number * share : (number + 1) * share])
-            streaming.until(lambda seq=before: reader.end(store.home).next_seq > seq)
+            streaming.appends(store, before)
             time.sleep(chance.uniform(0, 0.5))
     with Streaming(store.home.root, *options) as streaming:
         put_on_stream(client, "redis://", "racing", bodies[KILLS * share :])
@@ -137,7 +151,7 @@ def test_a_kafka_topic_is_streamed_by_the_same_promises(store: Store, bodies: li
         options = ("--kafka", "day", "--brokers", brokers, "--partition", 1)
         put_on_topic(brokers, "day", bodies[:150], partition=1)
         with Streaming(store.home.root, *options) as streaming:
-            streaming.until(lambda: reader.end(store.home).next_seq > 0)
+            streaming.appends(store, 0)
         put_on_topic(brokers, "day", bodies[150:], partition=1)
         with Streaming(store.home.root, *options) as streaming:
             streaming.until(lambda: sealed_all(store, len(bodies)))

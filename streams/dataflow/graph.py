@@ -15,10 +15,10 @@ from bytewax.inputs import Source
 from bytewax.outputs import Sink
 
 from streams.dataflow.ground import Ground
-from streams.dataflow.steps import ALL, ResequenceLogic, RollLogic, Spread, Told, VersionLogic, all_shards, view_of
+from streams.dataflow.steps import ALL, ResequenceLogic, RollLogic, Spread, Told, VersionLogic, all_shards
 from streams.dataflow.telemetry import Telemetry
 from streams.fold.days import LocalDays
-from streams.fold.routing import Router
+from streams.fold.routing import Router, view_of
 from velo.store import Home
 
 NAME: Final = "velo"

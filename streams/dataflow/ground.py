@@ -22,7 +22,7 @@ from streams.dataflow.telemetry import say
 from streams.dataflow.waiting import go_on
 from streams.fold.days import LocalDays, to_us
 from streams.fold.roll import Roller, ShardState
-from streams.fold.routing import Router
+from streams.fold.routing import Router, view_of
 from streams.fold.versions import replacing
 from streams.log.upgrades import upgraded
 from velo.racing.clock import from_text
@@ -54,6 +54,7 @@ class Ground:
     _router: Router = field(init=False)
     _rollers: dict[str, Roller] = field(init=False)
     _states: dict[str, ShardState] = field(init=False)
+    _taken: dict[str, ShardState] = field(default_factory=dict)
     _making: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -80,7 +81,12 @@ class Ground:
 
     def take(self, shard: str) -> tuple[Roller, ShardState]:
         """A shard and what rolls it; the shard is the caller's from now on."""
-        return self._rollers[shard], self._states.pop(shard)
+        self._taken[shard] = self._states.pop(shard)
+        return self._rollers[shard], self._taken[shard]
+
+    def keys(self, view: str) -> int:
+        """How many keys of a view the shards know that were taken here; asked by another thread it may be one behind."""
+        return sum(len(self._taken[name]) for name in list(self._taken) if view_of(name) == view)
 
     def _lay(self, base: int, go_on: Callable[[], None]) -> None:
         collecting = gc.isenabled()

@@ -131,7 +131,7 @@ class ParquetPartition(StatefulSinkPartition[Block, int]):
     def _hand_over(self, span: Span | None) -> None:
         """Have the rows held written to the part that is being made, which is sealed where its span is given."""
         rows, self._rows = self._rows, []
-        self.sink.sealing.do(partial(self._write, rows, span))
+        self.sink.sealing.do(partial(self._write, rows, span), len(rows))
 
     def _write(self, rows: list[Rolled], span: Span | None) -> None:
         begun = time.perf_counter()

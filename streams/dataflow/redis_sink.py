@@ -120,7 +120,7 @@ class Load:
     last_seq: int
     rows: dict[Key, Rolled] = field(default_factory=dict)
     offered: int = 0
-    live_us: list[int] = field(default_factory=list)
+    live_us: set[int] = field(default_factory=set)
     mark: bytes = b""
 
 
@@ -213,7 +213,7 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
                 load.offered += len(block.rows)
                 load.last_seq = max(load.last_seq, block.last_seq)
                 if block.live:
-                    load.live_us.append(block.known_at_us)
+                    load.live_us.add(block.known_at_us)
             full = len(load.rows) >= ROWS_HELD
             courier.lade(self)
             if load.live_us or full:

@@ -54,8 +54,8 @@ LITTLE_ROOM: Final = 2**20
 """Bytes free on a disk that the engine's recovery store finds too few."""
 RECOVERY_PARTS: Final = 2
 """Databases of the recovery store: fixed, whatever the number of processes."""
-GARBAGE: Final = (200_000, 20, 100)
-"""Rows hold no cycles: looking for them less often takes a sixth off the time."""
+GARBAGE: Final = (1_000_000, 20, 100)
+"""Rows hold no cycles: looking for them less often takes a sixth off the time, and each look holds up what is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +199,8 @@ def run(
     """
     stop = stop or threading.Event()
     ground = Ground(planned.store.home, planned.store.timezone, FAMILIES, SHARDS, planned.formulas.fingerprint)
+    for view in VIEWS:
+        telemetry.keys.labels(view).set_function(partial(ground.keys, view))
     online = online_of(planned, options, clock, stop, telemetry)
     lay = partial(ground.at, go_on=Waiting(stop, telemetry).go_on)
     prepare: list[Callable[[int], object]] = [lay, *online.prepares(cards_of(online).prepare)] if online else [lay]

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
-JOBS_WAITING: Final = 4
-"""Lots of rows handed over and not yet written, at most: each may be of many thousand rows."""
+ROWS_WAITING: Final = 100_000
+"""Rows handed over and not yet written, at most, before who has more of them waits."""
 
 
 class Sealing:
@@ -18,20 +18,22 @@ class Sealing:
 
     def __init__(self, *, beside: bool) -> None:
         self._thread = ThreadPoolExecutor(1, "velo-sealing") if beside else None
-        self._given: deque[Future[None]] = deque()
+        self._given: deque[tuple[Future[None], int]] = deque()
+        self._rows = 0
         self._ending = False
 
-    def do(self, job: Callable[[], None]) -> None:
-        """Have a job done after those given before; raises what one of them failed with, or this one if done at once."""
+    def do(self, job: Callable[[], None], rows: int) -> None:
+        """Have a job of so many rows done after those given before; raises what one of them, or this one, failed with."""
         if self._thread is None:
             job()
             return
-        self._given.append(self._thread.submit(job))
-        self._until_left(0 if self._ending else JOBS_WAITING)
+        self._given.append((self._thread.submit(job), rows))
+        self._rows += rows
+        self._until_left(-1 if self._ending else ROWS_WAITING)
 
     def wait(self) -> None:
         """Return once all is done that was given; raises what a job failed with."""
-        self._until_left(0)
+        self._until_left(-1)
 
     def at_once(self) -> None:
         """From now on return from each job when it is done: the last snapshot says where the stream ended."""
@@ -43,5 +45,7 @@ class Sealing:
             self._thread.shutdown(cancel_futures=True)
 
     def _until_left(self, most: int) -> None:
-        while self._given and (len(self._given) > most or self._given[0].done()):
-            self._given.popleft().result()
+        while self._given and (self._rows > most or self._given[0][0].done()):
+            done, rows = self._given.popleft()
+            self._rows -= rows
+            done.result()

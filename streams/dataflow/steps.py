@@ -213,11 +213,6 @@ class RollLogic(StatefulBatchLogic[Touched, Block, None]):
         """Nothing: `Ground` works it out from the log."""
 
 
-def view_of(shard: str) -> str:
-    """The view that a shard is of."""
-    return shard.rpartition("/")[0]
-
-
 def all_shards(router: Router) -> list[str]:
     """Every shard of every family."""
     return [name for names in router.shards for name in names]

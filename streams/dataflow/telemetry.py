@@ -39,6 +39,7 @@ class Telemetry:
             "fresh_seconds", "From known_at to readable in Redis, of live messages.", buckets=SECONDS, **named
         )
         self.sealed = Histogram("seal_seconds", "To seal a view's Parquet part.", buckets=SECONDS, **named)
+        self.keys = Gauge("keys", "Keys whose state this process holds, by view.", ["view"], **named)
         self.away = Gauge("store_away", "1 while a store cannot be written, by store.", ["store"], **named)
 
     def told(self, kind: str, *, stale: bool) -> None:

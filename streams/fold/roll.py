@@ -52,17 +52,23 @@ class KeyState:
 class ShardState:
     """The keys of one shard as of one local day, and which of them lose a start on which day to come.
 
-    `ends_us` is the first instant after that day, as far as it was worked out.
+    `ends_us` is the first instant after that day, as far as it was worked out. A key of a family that sums careers alone
+    is no more than its sums: `totals` has those instead of `keys`.
     """
 
-    __slots__ = ("due", "due_days", "ends_us", "keys", "today")
+    __slots__ = ("due", "due_days", "ends_us", "keys", "today", "totals")
 
     def __init__(self, today: int = BEGINNING) -> None:
         self.today = today
         self.ends_us = BEGINNING
         self.keys: dict[Key, KeyState] = {}
+        self.totals: dict[Key, Sums] = {}
         self.due: dict[int, dict[Key, None]] = {}
         self.due_days: list[int] = []
+
+    def __len__(self) -> int:
+        """How many keys it knows."""
+        return len(self.keys) + len(self.totals)
 
 
 class Roller:
@@ -80,7 +86,8 @@ class Roller:
         self._shifts = [(days, place * lanes * LANE_BITS) for place, days in enumerate(family.windows)]
         # what a start of today is multiplied by to be in all windows at once
         self._everywhere = sum(1 << shift for _, shift in self._shifts)
-        # one of each for all the keys that never use it: most keys are of families without windows or history
+        self._career_alone = not family.windows and not family.recent
+        # one of each for all the keys that never use it
         self._no_days: tuple[list[int], dict[int, Sums]] = ([], {})
         self._no_history: list[Memory] = []
 
@@ -94,6 +101,10 @@ class Roller:
         for known_at_us, touches in told:
             if known_at_us >= state.ends_us:
                 self._begin_day(state, known_at_us, rows)
+            if self._career_alone:
+                totals = state.totals
+                rows += [(touch[0], known_at_us, _summed_up(totals, touch), (), 0, None) for touch in touches]
+                continue
             for touch in touches:
                 one = self._touch(state, touch)
                 recent = one.recent
@@ -116,7 +127,10 @@ class Roller:
         if known_at_us >= state.ends_us:
             self._begin_day(state, known_at_us, None)
         for touch in touches:
-            self._touch(state, touch)
+            if self._career_alone:
+                _summed_up(state.totals, touch)
+            else:
+                self._touch(state, touch)
 
     def _begin_day(self, state: ShardState, known_at_us: int, rows: list[Rolled] | None) -> None:
         today = self._days.day_of(known_at_us)
@@ -260,6 +274,7 @@ class Roller:
             )
             for key, one in sorted(state.keys.items())
         ]
+        keys += [(key, unpack(sums, career), [], []) for key, sums in sorted(state.totals.items())]
         return orjson.dumps((state.today, keys))
 
     def load(self, dumped: bytes) -> ShardState:
@@ -277,6 +292,9 @@ class Roller:
         """Have a shard know a key it has not heard of: its sums over the career, those of each day a window of the
         shard's day still holds, and its starts in order of their off (the list is the shard's from now on).
         """
+        if self._career_alone:
+            state.totals[key] = career
+            return
         one = state.keys[key] = self._unheard_of()
         one.career = career
         if history:
@@ -288,3 +306,18 @@ class Roller:
                 if day > state.today - window_days:
                     one.within += sums << shift
         self._reschedule(state, key, one)
+
+
+def _summed_up(totals: dict[Key, Sums], touch: Touch) -> Sums:
+    """The career sums of a key after a touch; one of which nothing is left is forgotten."""
+    key, retracted, added = touch
+    sums = totals.get(key, 0)
+    for one in retracted:
+        sums -= one[2]
+    for one in added:
+        sums += one[2]
+    if sums:
+        totals[key] = sums
+    else:
+        totals.pop(key, None)
+    return sums

@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import cast
+from typing import Final, cast
 
 from feature_repo.catalogue.families import Family
 from streams.fold.shapes import Contribution, Key, Shape, key_of
@@ -13,10 +13,17 @@ from velo.racing.measures import Start
 Touch = tuple[Key, tuple[Contribution, ...], tuple[Contribution, ...]]
 """(a key, what is taken back of it, what is added to it) by one message."""
 
+HORSE: Final = "horse_id"
+
 
 def shard_name(view: str, number: int) -> str:
     """What the dataflow keys a shard by: `view/NN`."""
     return f"{view}/{number:02d}"
+
+
+def view_of(shard: str) -> str:
+    """The view that a shard is of."""
+    return shard.rpartition("/")[0]
 
 
 @lru_cache(maxsize=65536)
@@ -35,9 +42,20 @@ class Router:
         for place, family in enumerate(families):
             by_shape.setdefault(Shape.of(family), []).append((place, key_of(family.keys)))
         self._shapes = [(shape.contribution(), members) for shape, members in by_shape.items()]
+        horses = {place for place, family in enumerate(families) if family.keys[0] == HORSE}
+        self._split = [
+            (
+                contribution,
+                [one for one in members if one[0] in horses],
+                [one for one in members if one[0] not in horses],
+            )
+            for contribution, members in self._shapes
+        ]
 
     def route(self, change: Change) -> list[tuple[str, list[Touch]]]:
         """The touches of a change, by shard; a key whose starts the change leaves as they were is not touched."""
+        if not change.retracted:
+            return self._route_added(change)
         touched: list[dict[Key, Touch]] = [{} for _ in self.shards]
         for start in change.retracted:
             for contribution, members in self._shapes:
@@ -58,6 +76,35 @@ class Router:
                         before = of_family.get(key)
                         of_family[key] = (key, (), given) if before is None else (key, before[1], before[2] + given)
         return self._by_shard(touched)
+
+    def _route_added(self, change: Change) -> list[tuple[str, list[Touch]]]:
+        """What nearly all changes are: nothing is taken back, and a horse runs in its race once, so no two of its starts
+        are of one key."""
+        off_us, race_id = change.added_off_us, change.race_id
+        by_horse: list[dict[int, list[Touch]]] = [{} for _ in self.shards]
+        touched: list[dict[Key, Touch]] = [{} for _ in self.shards]
+        for start in change.added:
+            number = shard_of(start.horse_id, self._count)
+            for contribution, of_horse, others in self._split:
+                given = (contribution(start, off_us, race_id),)
+                for place, key_from in of_horse:
+                    key = cast("Key", key_from(start))
+                    if None not in key:
+                        of_shard = by_horse[place].get(number)
+                        if of_shard is None:
+                            by_horse[place][number] = [(key, (), given)]
+                        else:
+                            of_shard.append((key, (), given))
+                for place, key_from in others:
+                    key = cast("Key", key_from(start))
+                    if None not in key:
+                        of_family = touched[place]
+                        before = of_family.get(key)
+                        of_family[key] = (key, (), given if before is None else before[2] + given)
+        routed = self._by_shard(touched)
+        for shards, found in zip(self.shards, by_horse, strict=True):
+            routed += [(shards[number], touches) for number, touches in found.items()]
+        return routed
 
     def _by_shard(self, touched: list[dict[Key, Touch]]) -> list[tuple[str, list[Touch]]]:
         routed: list[tuple[str, list[Touch]]] = []

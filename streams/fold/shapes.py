@@ -101,10 +101,10 @@ class Columns:
         """The recent features of a key's starts in order of their off, oldest first; all None without a start."""
         if not history:
             return (None,) * len(self.family.recent)
-        latest = history[: -RECENT_DEPTH - 1 : -1]
-        newest = []
+        latest = tuple(zip(*history[: -RECENT_DEPTH - 1 : -1], strict=True))
+        newest: list[Sequence[Any]] = []
         for place in self._looked_back_on:
-            known = [one[place] for one in latest]
+            known: Sequence[Any] = latest[place]
             if None in known:
                 known = [one[place] for one in reversed(history) if one[place] is not None][:RECENT_DEPTH]
             newest.append(known)

@@ -110,6 +110,10 @@ def stream(
     year: Annotated[
         int | None, typer.Option(help="Measure only the memory over a simulated year of live running of so many races.")
     ] = None,
+    same_horses: Annotated[
+        bool, typer.Option("--same-horses", help="With --year: the year before over again, without one new key.")
+    ] = False,
+    days: Annotated[int, typer.Option(min=1, help="With --year: how many days of it.")] = 365,
     runners: Results = None,
     timezone: Zone = "Europe/London",
     as_json: Json = False,
@@ -125,7 +129,7 @@ def stream(
         show(taken, as_json, lambda: stream_long.handover_table(taken))
         return
     if year is not None:
-        months = stream_long.year(year)
+        months = stream_long.year(year, days, same=same_horses)
         show(months, as_json, lambda: stream_long.year_table(months))
         return
 

@@ -1,0 +1,101 @@
+"""Every command of `velo bench` runs, at its smallest size, and prints figures of all that it was asked for.
+
+The one that makes faults is run by `test_faults.py`, and the whole of it by `test_bench_together.py`.
+"""
+
+import json
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from benchmarks.contract_views import CONTRACT
+from streams.batch.build import build
+from streams.importers.ingest import ingest
+from streams.importers.runners import read_runner_tables
+from tests.cli import velo
+from tests.logs import a_store, fixed
+from velo.commands.bench import bench_app
+from velo.simulator import SeasonSpec, simulate
+
+NOW = datetime(2024, 3, 1, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def season(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A runner table of a few race days."""
+    table = tmp_path_factory.mktemp("season") / "season.parquet"
+    duckdb.from_arrow(simulate(SeasonSpec(start=date(2024, 1, 1), days=12, races_per_year=400))).write_parquet(
+        str(table)
+    )
+    return table
+
+
+def bench(home: Path, command: str, *options: object) -> Any:
+    """What the command printed; its exit code is 0 and it printed nothing else."""
+    done = velo("bench", command, *options, "--json", home=home)
+    assert done.code == 0, done.err
+    return json.loads(done.out)
+
+
+def test_stream_measures_replays_and_live_rates(season: Path, tmp_path: Path) -> None:
+    """The contract's eight views and all of them, into no sink, one and both; freshness at a rate."""
+    told = ("--starts", 60, "--rate", 40, "--seconds", 1, "--processes", 1)
+    figures = bench(tmp_path, "stream", "--runners", season, *told)
+    replays = [(one["views"], one["sinks"]) for one in figures["replays"]]
+    assert replays == [(views, sinks) for views in (len(CONTRACT), 11) for sinks in ("none", "Parquet", "both")]
+    assert all(one["starts_per_second"] > 0 for one in figures["replays"])
+    assert [one["results_per_second"] for one in figures["live"]] == [40.0]
+    assert [one["results"] for one in figures["live"]] == [40]
+    assert all(0 < one["p50_ms"] <= one["p99_ms"] for one in figures["live"])
+
+
+def test_stream_measures_a_hand_over(season: Path, tmp_path: Path) -> None:
+    store = a_store(tmp_path / "home")
+    ingest(store, read_runner_tables([season], store), late=False, clock=fixed(NOW))
+    build(store, NOW)
+    figures = bench(tmp_path, "stream", "--handover", store.home.root)
+    assert figures["live"] > 0
+    assert figures["online_rows"] > 0
+
+
+def test_stream_measures_a_year(tmp_path: Path) -> None:
+    """Of which only two days are run here, without one new horse."""
+    months = bench(tmp_path, "stream", "--year", 300, "--days", 2, "--same-horses")
+    assert months[-1]["starts"] > 0
+    assert months[-1]["keys"] > 0
+    assert months[-1]["rss_mb"] > 0
+
+
+def test_build_measures_each_size(season: Path, tmp_path: Path) -> None:
+    assert len(bench(tmp_path, "build", "--starts", 30, "--starts", 60, "--runners", season)) == 2
+
+
+def test_point_in_time_measures_ours_beside_feasts(season: Path, tmp_path: Path) -> None:
+    assert bench(tmp_path, "point-in-time", "--rows", 20, "--stock-rows", 10, "--runners", season)
+
+
+def test_replay_audits_what_it_replayed(season: Path, tmp_path: Path) -> None:
+    assert bench(tmp_path, "replay", season)["differences"] == 0
+
+
+def test_serve_measures_reads_and_scores(season: Path, tmp_path: Path) -> None:
+    """In process and over HTTP, the stream idle and at work."""
+    told = ("--starts", 1_200, "--size", 8, "--requests", 3, "--rate", 200)
+    assert bench(tmp_path, "serve", *told)["measured"]
+
+
+def test_gate_holds_made_up_worlds_to_what_it_foretells(tmp_path: Path) -> None:
+    """Two worlds are too few to tell: it says what it found, by either exit code."""
+    done = velo("bench", "gate", "--worlds", 1, "--races-a-day", 5, "--json", home=tmp_path)
+    assert done.code in (0, 1), done.err
+    assert '"rates"' in done.out
+
+
+def test_no_command_is_left_out() -> None:
+    names = {one.name or (one.callback.__name__ if one.callback else "") for one in bench_app.registered_commands}
+    here = Path(__file__)
+    told = "".join(one.read_text(encoding="utf-8") for one in (here, here.with_name("test_faults.py")))
+    assert {name for name in names if f'"{name}"' not in told} == set()
