@@ -14,6 +14,7 @@ Floats = NDArray[np.float64]
 Values = Mapping[str, float]
 
 SAID: Final = 3
+MINUS: Final = "\N{MINUS SIGN}"
 NEGLIGIBLE: Final = 0.01
 """Stories that move a score by less are not told: e^0.01 is one per cent of the odds."""
 _SUFFIXES: Final = ("_rank", "_z")
@@ -98,7 +99,7 @@ def _unknown(value: float) -> bool:
 
 def _number(name: str, text: str, unknown: str, scale: float = 1.0) -> Callable[[Values], str]:
     def tell(values: Values) -> str:
-        return unknown if _unknown(values[name]) else text.format(values[name] * scale)
+        return unknown if _unknown(values[name]) else text.format(values[name] * scale).replace("-", MINUS)
 
     return tell
 
@@ -168,7 +169,7 @@ _TOLD: Final[Mapping[str, Callable[[Values], str]]] = {
     "horse_form:form": _number("horse_form__prb_ewma", "beat {:.0f} % of rivals lately", "no form yet", 100.0),
     "horse_form:last run": _last_run,
     "horse_form:market": _number(
-        "horse_form__market_ewma", "was {:.1f}× an average runner in past odds", "no past odds"
+        "horse_form__market_ewma", "past odds had it {:.1f}× an average runner", "no past odds"
     ),
     "horse_form:busy": _number("horse_form__runs_90d", "{:.0f} runs in 90 days", "no run yet"),
     "horse_form:prb_slope": _number("horse_form__prb_slope", "form trend {:+.2f} a run", "too few runs for a trend"),

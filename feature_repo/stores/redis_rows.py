@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 BATCH_ROWS: Final = 2000
 """Rows a round trip: bounds what client and server hold for one pipeline."""
 
-CALL_ROWS: Final = 50
-"""Rows a call of the script: a call costs the client as much as the server needs for a row, and bars other readers
-from the server for as long as it lasts, so not more than a few milliseconds' worth."""
+CALL_ROWS: Final = 10
+"""Rows a call of the script: a call bars readers from the server for as long as it lasts, at 10 rows a fifth of a
+millisecond. Fewer rows a call cost the server nothing more, and the client little (8.0 µs a row at 10, 7.6 at 50)."""
 
 Key = str | None | Sequence[str | None]
 

@@ -11,7 +11,7 @@ export function dayPage(told, today) {
     return h("a", { href: `/?date=${date}`, "data-key": text, rel: days < 0 ? "prev" : "next" }, text);
   };
   return [
-    h("div", { class: "head" },
+    h("div", { class: "head of-day" },
       h("h1", {}, dateWords(told.date)),
       h("p", { class: "quiet" }, `${plural(told.races.length, "race")}, times of ${zoneName()}`),
       h("nav", { class: "days", "aria-label": "Other days" },
@@ -43,7 +43,7 @@ function line(race, isNext) {
 
 /** How old a race's odds are; flagged where they are too old to lean on before the off. */
 export function oddsAge(race) {
-  if (!race.odds_known_at) return h("span", { class: "quiet" }, "no odds");
+  if (!race.odds_known_at) return h("span", { class: "quiet" }, race.status === "run" ? "no odds before the off" : "no odds");
   if (race.status !== "to come") return h("span", { class: "quiet" }, `odds of ${clock(race.odds_known_at)}`);
   const old = oldOdds(race.odds_known_at);
   return h("span", { class: old ? "warn" : "quiet" }, old ? "old odds, " : "odds ",

@@ -1,11 +1,11 @@
 // The desk: which page the address asks for, what it needs, and what changes of it as it is told.
 
 import { curvesPage } from "./curves.js";
-import { dayPage, rail } from "./day.js";
+import { dayPage, nextRace, rail } from "./day.js";
 import { h, put } from "./dom.js";
 import { keys } from "./keys.js";
 import { Live } from "./live.js";
-import { COMMISSIONS, ORDERS, racePage } from "./race.js";
+import { COMMISSIONS, ORDERS, held, racePage } from "./race.js";
 import * as w from "./words.js";
 
 const SOON_MS = 150;
@@ -75,7 +75,7 @@ async function loadRace() {
   state.missing = card.refused ?? null;
   if (scored.told) {
     if (scored.told.race_id === state.scored?.race_id && scored.told.fingerprint !== state.scored.fingerprint)
-      state.before = new Map(state.scored.runners.map((one) => [one.horse_id, one.probability]));
+      state.before = new Map(state.scored.runners.map((one) => [one.horse_id, held(one)]));
     state.scored = scored.told;
     showModel({ version: scored.told.model, gate: scored.told.gate, mode: scored.told.mode });
   }
@@ -149,6 +149,8 @@ function draw() {
     const scrolled = aside.firstElementChild?.scrollTop ?? 0;
     put(aside, rail(state.day, id()));
     aside.firstElementChild.scrollTop = scrolled;
+    if (state.railed !== id()) inSight(aside.querySelector("[aria-current]"), aside.firstElementChild);
+    state.railed = id();
   }
   if (what === "race") {
     if (state.card) {
@@ -167,11 +169,16 @@ function draw() {
   tick();
 }
 
+/** Scroll a list, and nothing around it, to where one of its entries is in the middle. */
+function inSight(entry, list) {
+  if (entry) list.scrollTop += entry.getBoundingClientRect().top - list.getBoundingClientRect().top - list.clientHeight / 2;
+}
+
 const refusal = (title, why) => [h("h1", {}, title), h("p", { class: "flag warn", role: "alert" }, why),
   h("p", {}, h("a", { href: "/" }, "today's races"))];
 
 function showModel(model) {
-  const text = model ? [h("b", {}, model.version), " ", h("span", { class: "gate" }, `gate: ${model.gate}`), " ", h("b", { class: "mode" }, model.mode)]
+  const text = model ? [h("b", {}, model.version), " ", h("span", { class: "gate" }, `gate: ${model.gate}`), " ", h("b", { class: model.mode === "paper only" ? "mode paper" : "mode" }, model.mode)]
     : [h("b", { class: "warn" }, "none"), ", so nothing is scored"];
   place("model").replaceChildren(h("span", { class: "label" }, "model "), ...text);
 }
@@ -187,6 +194,16 @@ function tick() {
     if (race?.status === "to come" && Date.parse(race.off_time) < w.now()) { soon(loadDay, LATER_MS); soon(loadRace, LATER_MS); }
   }
   for (const one of document.querySelectorAll("[data-age]")) retell(one, w.ago(one.dataset.age));
+  showNext(kind() === "race" && state.card ? state.card : nextRace(state.day?.races ?? []));
+}
+
+/** In sight wherever one has scrolled to or wandered: how long is left, of the race that is open or comes next. */
+function showNext(race) {
+  const next = place("next");
+  next.hidden = !race;
+  if (!race) return;
+  next.href = `/race?id=${encodeURIComponent(race.race_id)}`;
+  retell(next, `${w.clock(race.off_time)} ${race.course} ${w.countdown(race)}`);
 }
 const retell = (place, text) => { if (place.textContent !== text) place.textContent = text; };
 
@@ -221,12 +238,15 @@ document.addEventListener("click", (event) => {
   if (!link || event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
   event.preventDefault();
   if (link.classList.contains("skip")) place("main").focus();
+  else if (link.id === "next" && kind() === "race" && state.card) scrollTo(0, 0);
   else go(link.getAttribute("href"));
 });
 addEventListener("popstate", arrive);
 addEventListener("resize", () => { if (state.curves) soon(draw); });
 keys({ go, help: place("help"), beside, order: () => turnOver("order", ORDERS), commission: () => turnOver("commission", COMMISSIONS) });
 place("help-button").addEventListener("click", () => place("help").showModal());
+
+new ResizeObserver(([top]) => document.documentElement.style.setProperty("--top", `${top.target.offsetHeight}px`)).observe(document.querySelector(".top"));
 
 const live = new Live({ heard, state: showLive, again: () => { soon(loadDay); soon(loadRace); } });
 live.start().then(arrive);

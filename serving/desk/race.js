@@ -6,23 +6,25 @@ import * as w from "./words.js";
 
 export const ORDERS = ["chance", "number", "edge"];
 export const COMMISSIONS = ["0.02", "0.05"];
-const COLUMNS = ["No.", "Horse", "Jockey and trainer", "Chance", "Fair", "Market", "Edge", "What drives it"];
+const COLUMNS = [["no", "No."], ["horse", "Horse"], ["people", "Jockey and trainer"], ["chance", "Chance"], ["fair", "Fair"], ["market", "Market"],
+  ["edge", "Edge"], ["why", "What drives it"]];
 
 /** The page of a race. `scored` may be null, `refused` says why or why it is old; `before` has the chances drawn last. */
 export function racePage({ card, scored, refused, before, order, commission, beside, choose }) {
   const chances = new Map((scored?.runners ?? []).map((one) => [one.horse_id, one]));
   const run = card.status === "run";
-  const rows = card.declared.map((runner) => row(runner, chances.get(runner.horse_id), run ? null : before, commission));
+  const shown = { before: run ? null : before, commission, ...measured(scored) };
+  const rows = card.declared.map((runner) => row(runner, chances.get(runner.horse_id), shown));
   rows.sort(run && order === "chance" ? byPosition : comparing(order));
   return [
     heading(card, beside),
     standing(card, scored, refused),
-    scored ? notices(scored) : null,
+    scored ? notices(scored, run) : null,
     controls(order, commission, choose),
     h("table", { class: `race${run ? " result" : ""}${refused ? " old" : ""}`, role: "table" },
       h("caption", {}, captionOf(scored)),
-      h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, COLUMNS.map((one) =>
-        h("th", { scope: "col", role: "columnheader" }, one === "Edge" ? `Edge after ${Math.round(100 * commission)}\u00a0%` : one)))),
+      h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, COLUMNS.map(([kind, one]) =>
+        h("th", { scope: "col", role: "columnheader", class: kind }, one === "Edge" ? `Edge after ${Math.round(100 * commission)}\u00a0%` : one)))),
       h("tbody", { role: "rowgroup" }, rows.map((one) => one.drawn), card.non_runners.map((one) => out(one, card.changes)))),
     h("footer", { class: "foot" }, footnotes(card, scored)),
     changes(card),
@@ -43,12 +45,14 @@ function heading(card, beside) {
 }
 
 function standing(card, scored, refused) {
+  // of a race that was run: what was known when its chances stood, not what was told after the off
+  const told = card.status === "run" && scored ? { ...card, odds_known_at: scored.odds_known_at, odds_source: scored.odds_known_at && card.odds_source } : card;
   return [
     refused ? h("p", { class: "flag warn", role: "alert" },
       scored ? `Not scored again since ${w.clockS(scored.scored_at)}, so these chances may be out of date: ${refused}` : `Not scored: ${refused}`) : null,
     h("p", { class: "stands" },
       scored ? ["Chances as of ", h("time", { datetime: scored.as_of }, w.clockS(scored.as_of)), " · "] : null,
-      oddsAge(card), card.odds_source ? [" from ", named(card.odds_source)] : null, book(card),
+      oddsAge(told), told.odds_source ? [" from ", named(told.odds_source)] : null, told.odds_known_at ? book(scored?.runners ?? card.declared) : null,
       toldBefore(card) ? h("b", { class: "warn" }, " · odds told before a withdrawal") : null),
   ];
 }
@@ -57,16 +61,19 @@ function standing(card, scored, refused) {
 const toldBefore = (card) => card.odds_known_at !== null && card.status === "to come" &&
   card.changes.some((one) => one.type === "non_runner" && Date.parse(one.known_at) > Date.parse(card.odds_known_at));
 
-function book(card) {
-  const prices = card.declared.map((one) => one.odds);
+function book(runners) {
+  const prices = runners.map((one) => one.market_odds ?? one.odds ?? null);
   if (!prices.length || prices.some((one) => one === null)) return null;
   return ` · book ${Math.round(100 * prices.reduce((sum, one) => sum + 1 / one, 0))} %`;
 }
 
-function notices(scored) {
+const SAID_OTHERWISE = ["some values are stale", "the race has been run", "market odds are starting prices"];
+
+function notices(scored, run) {
   return h("ul", { class: "notices" },
+    run ? h("li", {}, `The race has been run: these are the chances of its decision time, ${w.clockS(scored.as_of)}. Nothing known later is in them.`) : null,
     scored.stale.length ? h("li", { class: "warn" }, `Stale values: ${w.views(scored.stale)}. A window has moved on since they were written.`) : null,
-    scored.notes.filter((one) => !(scored.stale.length && one.startsWith("some values are stale"))).map((one) => h("li", {}, one)));
+    scored.notes.filter((one) => !SAID_OTHERWISE.some((said) => one.startsWith(said))).map((one) => h("li", {}, one)));
 }
 
 function controls(order, commission, choose) {
@@ -83,9 +90,9 @@ function controls(order, commission, choose) {
 const captionOf = (scored) => (scored ? `Model ${scored.model} · gate: ${scored.gate} · ${scored.mode}` : "Not scored");
 
 /** The chance that odds are held against: with the market put to it where the model knows how. */
-const held = (scored) => scored?.blended ?? scored?.probability ?? null;
+export const held = (scored) => scored?.blended ?? scored?.probability ?? null;
 
-function row(runner, scored, before, commission) {
+function row(runner, scored, { before, commission, most, shares }) {
   // a starting price is told with the result: nobody could have had an edge on it
   const price = scored && scored.market_source !== "SP" ? scored.market_odds : null;
   const gain = w.edge(held(scored), price, commission);
@@ -99,7 +106,7 @@ function row(runner, scored, before, commission) {
       link("/horse", runner.horse_id, named(runner.horse)), h("small", {}, particulars(runner))),
     cell("people", "Jockey and trainer",
       person("jockey", runner.jockey_id, runner.jockey), person("trainer", runner.trainer_id, runner.trainer)),
-    cell("chance", "Chance", chance(scored, before?.get(runner.horse_id))),
+    cell("chance", "Chance", chance(scored, before?.get(runner.horse_id), most, shares.get(runner.horse_id))),
     cell("fair", "Fair", w.odds(held(scored) ? 1 / held(scored) : null)),
     cell("market", "Market", market(scored, runner)),
     cell("edge", "Edge", gain === null ? w.DASH : h(gain > 0 ? "b" : "span", {}, w.signed(100 * gain, 1, "\u00a0%"))),
@@ -122,22 +129,43 @@ function particulars(runner) {
   ].filter(Boolean).join(" · ");
 }
 
-function chance(scored, before) {
+/** What the chances of a race are drawn by: the greatest there is, and each runner's share of the book where all have odds. */
+function measured(scored) {
+  const runners = scored?.runners ?? [];
+  const inverse = runners.map((one) => (one.market_odds && one.market_source !== "SP" ? 1 / one.market_odds : NaN));
+  const book = inverse.reduce((sum, one) => sum + one, 0);
+  const shares = new Map(runners.map((one, at) => [one.horse_id, book > 0 ? inverse[at] / book : null]));
+  const ends = runners.flatMap((one) => [held(one), bounds(one)?.[1] ?? 0, shares.get(one.horse_id) ?? 0]);
+  return { most: Math.max(0.01, ...ends), shares };
+}
+
+const bounds = (scored) => (scored.blended === null ? scored.interval : scored.blended_interval);
+
+function chance(scored, before, most, share) {
   if (!scored) return h("span", { class: "warn" }, "not scored");
-  const bar = h("span", { class: "bar", "aria-hidden": "true" }, h("i"));
-  bar.firstChild.style.width = `${(100 * scored.probability).toFixed(1)}%`;
-  const moved = before === undefined ? 0 : 100 * (scored.probability - before);
+  const moved = before === undefined ? 0 : 100 * (held(scored) - before);
+  const between = bounds(scored);
   return [
-    h("b", {}, w.percent(scored.probability)),
+    h("b", {}, w.percent(held(scored))),
+    between ? h("small", { class: "bounds" }, `${(100 * between[0]).toFixed(1)} to ${w.percent(between[1])}`) : null,
+    gauge(held(scored), between, share, most),
     Math.abs(moved) >= 0.05 ? h("small", { class: "moved" }, `${w.signed(moved)} since`) : null,
-    bar,
-    between(scored.interval),
-    scored.blended === null ? null : [h("small", {}, `${w.percent(scored.blended)} with the market`), between(scored.blended_interval)],
+    scored.blended === null ? null : h("small", {}, `model alone ${w.percent(scored.probability)}`),
   ];
 }
 
-/** The bounds of a chance, where the model tells them. */
-const between = (bounds) => (bounds ? h("small", { class: "bounds" }, `${w.percent(bounds[0])} to ${w.percent(bounds[1])}`) : null);
+const GAUGE = { width: 120, height: 11 };
+
+/** A chance as a bar, its bounds as a line over it, the market's share as a notch: all by the greatest of the race. */
+function gauge(value, between, share, most) {
+  const x = (one) => ((GAUGE.width * one) / most).toFixed(1);
+  const { width, height } = GAUGE;
+  return h("svg", { class: "gauge", viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", "aria-hidden": "true" },
+    h("rect", { class: "whole", x: 0, y: 3, width, height: 5 }),
+    h("rect", { class: "part", x: 0, y: 3, width: x(value), height: 5 }),
+    between ? h("path", { class: "range", d: `M${x(between[0])} 3v5m0-2.5H${x(between[1])}m0-2.5v5` }) : null,
+    share === null || share === undefined ? null : h("path", { class: "notch", d: `M${x(share)} 0V${height}` }));
+}
 
 function market(scored, runner) {
   const told = scored ? scored.market_odds : runner.odds;
@@ -147,7 +175,7 @@ function market(scored, runner) {
 
 function drivers(scored) {
   if (!scored?.drivers.length) return h("span", { class: "quiet" }, scored ? "nothing stands out" : "");
-  return h("ul", {}, scored.drivers.map((one) => h("li", {},
+  return h("ul", { class: "drivers" }, scored.drivers.map((one) => h("li", {},
     h("span", { class: one.effect > 0 ? "up" : "down", "aria-hidden": "true" }, one.effect > 0 ? "▲ " : "▼ "),
     h("span", { class: "heard" }, one.effect > 0 ? "raises: " : "lowers: "), one.words)));
 }
@@ -175,10 +203,12 @@ function footnotes(card, scored) {
   if (!scored) return null;
   return [
     h("p", {}, scored.runners.some((one) => one.interval)
-      ? "Below each chance: bounds of the rate at which runners given such a chance have won (95 %). They do not cover what sets this runner apart from those."
+      ? "Beside each chance, and as a line over its bar: bounds of the rate at which runners given such a chance have won (95 %). They do not cover what sets this runner apart from those."
       : "No interval is shown: this model tells none, for want of races it was tested on."),
     scored.runners.some((one) => one.blended !== null)
-      ? h("p", {}, "Fair odds and edge are of the chance with the market put to it.") : h("p", {}, "Fair odds and edge are of the model's own chance."),
+      ? h("p", {}, "The chance is the model's with the market put to it; fair odds and edge are of that.")
+      : h("p", {}, "The chance is the model's own; fair odds and edge are of that."),
+    measured(scored).shares.values().next().value > 0 ? h("p", {}, "The notch in a bar is the market's own share of the book.") : null,
     h("p", {}, `Mode: ${scored.mode}. Features from ${scored.features_from}; runners named by the ${scored.declared_by}; fingerprint ${scored.fingerprint}.`),
   ];
 }

@@ -97,7 +97,7 @@ export const plural = (n, one, many = `${one}s`) => `${n} ${n === 1 ? one : many
 export function about(race) {
   return [
     race.race_class === null ? null : `class ${race.race_class}`,
-    race.distance_m === null ? null : `${whole(race.distance_m)} m`,
+    race.distance_m === null ? null : `${whole(Math.round(race.distance_m))} m`,
     race.surface,
     race.going,
   ].filter(Boolean);
