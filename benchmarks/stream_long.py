@@ -102,7 +102,7 @@ def _handed_over(home: Home) -> Handover:
             redis_bytes = connect(home).info("memory")["used_memory"]
         finally:
             process.send_signal(signal.SIGTERM)
-            _, _, usage = os.wait4(process.pid, 0)
+            _, process.returncode, usage = os.wait4(process.pid, 0)
             embedded_redis.down(home)
     told = [json.loads(line) for line in said.read_text().splitlines() if line.startswith("{")]
     [begins] = [one for one in told if one["event"] == "stream.begins"]

@@ -34,12 +34,12 @@ def test_the_years_that_are_foretold_are_those_that_the_page_gives_reasons_for()
         assert assumed == f"{starts:,}", name
 
 
-def test_a_line_through_two_stores_gives_the_base_and_the_slope_and_sizes_are_the_largers() -> None:
+def test_a_line_through_two_stores_gives_base_and_slope_and_a_size_is_that_of_the_dearer() -> None:
     few = Sized(1_000, 0.5, 0.4, 0.6, 12_000, 500, 300.0, 1.0, 3.0, 2.0)
     many = Sized(11_000, 4.0, 4.4, 6.6, 154_000, 5_500, 310.0, 5.0, 9.0, 7.0)
     units = sizing.units_of([few, many])
     assert (units.rows_a_start, units.keys_a_start) == (14.0, 0.5)
-    assert units.log_bytes_a_start == round(4 * 2**20 / 11_000)
+    assert units.log_bytes_a_start == round(0.5 * 2**20 / 1_000)
     assert (units.stream_mb, units.stream_kb_a_key) == (299, 2.05)
     assert (units.live_s, units.live_s_a_million) == (1.5, 500.0)
     assert sizing.units_on(sizing.markdown(sizing.Figures((few, many), units, "a machine"))) == units
