@@ -99,7 +99,8 @@ def _handed_over(home: Home) -> Handover:
                     raise RuntimeError(said.read_text())
                 time.sleep(0.05)
             live = (datetime.now(UTC) - begun).total_seconds()
-            redis_bytes = connect(home).info("memory")["used_memory"]
+            client: Any = connect(home)
+            redis_bytes = client.info("memory")["used_memory"]
         finally:
             process.send_signal(signal.SIGTERM)
             _, process.returncode, usage = os.wait4(process.pid, 0)

@@ -1,10 +1,11 @@
 """docs/scale.md's figures are those that `velo bench sizing` gives, and what it foretells follows from them alone."""
 
+from itertools import chain
 from pathlib import Path
 
 import pytest
 
-from benchmarks import sizing
+from benchmarks import page, sizing
 from benchmarks.sizing import STARTS_A_YEAR, WORDS, Sized
 from tests.builders import a_race, a_runner, write_csv
 from tests.cli import velo
@@ -52,7 +53,10 @@ def built(tmp_path: Path) -> Path:
         a_race(*(a_runner(f"h{n}", n) for n in range(1, 9)), race_id=f"R{day}", race_date=f"2024-05-{day:02d}")
         for day in range(1, 4)
     ]
-    assert velo("ingest", "runners", write_csv(tmp_path / "rows.csv", sum(races, [])), home=home).code == 0
+    assert (
+        velo("ingest", "runners", write_csv(tmp_path / "rows.csv", list(chain.from_iterable(races))), home=home).code
+        == 0
+    )
     assert velo("build", home=home).code == 0
     return home
 
@@ -78,4 +82,4 @@ def test_a_store_is_sized_and_the_page_told_between_its_marks(built: Path, tmp_p
 def test_a_home_without_tables_is_told_in_a_line(tmp_path: Path) -> None:
     velo("bench", "sizing", tmp_path / "nowhere", home=tmp_path).told("has no tables", "`velo build`")
     with pytest.raises(UserError, match="has no `<!-- velo bench sizing -->`"):
-        sizing.put_between(tmp_path / "none.md", sizing.MARK, "")
+        page.put_between(tmp_path / "none.md", sizing.MARK, "")
