@@ -25,7 +25,7 @@ class Aim:
 class Part:
     """One table: how to read it, the command that makes it again, on what, its columns and rows as text.
 
-    `charts` are SVG texts by the name of their file; `notes` are lines below.
+    `charts` are SVG texts by the name of their file; `notes` are lines below; it took so many `seconds`.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Part:
     notes: tuple[str, ...] = ()
     aims: tuple[Aim, ...] = ()
     charts: Mapping[str, str] = field(default_factory=dict)
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ def markdown(report: Report, folder: str) -> str:
     ]
     for part in report.parts:
         lines += ["", f"## {part.title}", "", part.about, ""]
-        lines += [f"`{part.command}` on {report.machine}; {part.versions}.", ""]
+        lines += [f"`{part.command}` on {report.machine}; {part.versions}; {part.seconds:,.0f} s.", ""]
         lines += _rows(part.columns, part.rows)
         lines += [line for note in part.notes for line in ("", note)]
         for name in part.charts:

@@ -69,10 +69,14 @@ class Ground:
         """A store whose log holds about so many starts, and how many; not to be changed but by building it."""
         if starts not in self._loaded:
             home = self.scratch / f"home-{starts}"
-            self._loaded[starts] = store_of(home, starts, self.runners or self._season(), self.timezone)
+            self._loaded[starts] = store_of(home, starts, self.results, self.timezone)
         return self._loaded[starts]
 
-    def _season(self) -> Path:
+    @property
+    def results(self) -> Path:
+        """The runner table that is tiled: the one that was named, else a season made up once."""
+        if self.runners is not None:
+            return self.runners
         path = self.scratch / "season.parquet"
         if not path.exists():
             spec = SeasonSpec(start=date(2015, 1, 1), days=self.sizes.season_days, races_per_year=2000)

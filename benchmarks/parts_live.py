@@ -170,7 +170,7 @@ def racing(ground: Ground) -> Part | None:
     if not sizes.race_sizes:
         return None
     figures = serve.measure(
-        sizes.race_starts, sizes.race_sizes, sizes.race_requests, 1000.0, ground.runners, ground.timezone
+        sizes.race_starts, sizes.race_sizes, sizes.race_requests, 1000.0, ground.results, ground.timezone
     )
     rows = tuple(
         (
@@ -210,11 +210,11 @@ def keeping(ground: Ground) -> Part:
         side = Contender("benchmarks.parts_live:filling", {"home": str(store.home.root)})
         try:
             found = interleaved({"fill": side}, ground.sizes.rounds)["fill"]
+            if found.failed:
+                raise RuntimeError(found.failed)
+            of = found.last | _features(connect(store.home), found.last["rows"])
         finally:
             embedded_redis.down(store.home)
-        if found.failed:
-            raise RuntimeError(found.failed)
-        of = found.last
         rows.append(
             (
                 f"{of['horses']:,}",
@@ -280,9 +280,8 @@ def filling(home: str) -> Callable[[], dict[str, Any]]:
         report = rebuild(store, client, datetime.now(UTC))
         taken = time.perf_counter() - begun
         used = client.info("memory")["used_memory"] - before
-        return {"taken": taken, "used": used, "keys": client.dbsize(), "horses": horses} | _features(
-            client, sum(report.keys.values())
-        )
+        rows = sum(report.keys.values())
+        return {"taken": taken, "used": used, "keys": client.dbsize(), "rows": rows, "horses": horses}
 
     return once
 

@@ -132,22 +132,28 @@ def _size(folder: Path) -> float:
 
 
 def units_of(stores: Sequence[Sized]) -> Units:
-    """Sizes by the largest store; of what has a base, the line through the smallest and the largest."""
+    """A start's share in the store where it is dearest; of what has a base, the line through the smallest and the largest."""
     few, many = stores[0], stores[-1]
     stream_mb, mb_a_key = _line((few.keys, few.stream), (many.keys, many.stream))
     live_s, s_a_start = _line((few.starts, few.cpu), (many.starts, many.cpu))
-    return Units(
-        round(many.log * _MB / many.starts),
-        round(many.kept * _MB / many.starts),
-        round(many.rows / many.starts, 1),
-        round(many.tables * _MB / many.starts),
-        round(many.keys / many.starts, 2),
-        round(stream_mb),
-        round(mb_a_key * 1024, 2),
-        round(many.redis * _MB / many.keys),
-        round(live_s, 1),
-        round(s_a_start * 1e6, 1),
+    told = (
+        max(one.log * _MB / one.starts for one in stores),
+        max(one.kept * _MB / one.starts for one in stores),
+        max(one.rows / one.starts for one in stores),
+        max(one.tables * _MB / one.starts for one in stores),
+        max(one.keys / one.starts for one in stores),
+        max(stream_mb, 0.0),
+        mb_a_key * 1024,
+        max(one.redis * _MB / one.keys for one in stores),
+        max(live_s, 0.0),
+        s_a_start * 1e6,
     )
+    return Units(*map(_rounded, told))
+
+
+def _rounded(value: float) -> float:
+    """To three figures, or to the unit."""
+    return float(round(value)) if value >= 100 else float(f"{value:.3g}")
 
 
 def _line(one: tuple[int, float], other: tuple[int, float]) -> tuple[float, float]:
@@ -233,7 +239,7 @@ def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _shown(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if value >= 100 else f"{value:g}"
+    return f"{value:,}" if isinstance(value, int) else f"{_rounded(value):,.10g}"
 
 
 def table(figures: Figures) -> list[Table]:

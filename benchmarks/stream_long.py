@@ -100,10 +100,11 @@ def _handed_over(home: Home) -> Handover:
                     raise RuntimeError(said.read_text())
                 time.sleep(0.05)
             live = (datetime.now(UTC) - begun).total_seconds()
-            redis_bytes = connect(home).info("memory")["used_memory"]
+            client: Any = connect(home)
+            redis_bytes = client.info("memory")["used_memory"]
         finally:
             process.send_signal(signal.SIGTERM)
-            _, _, usage = os.wait4(process.pid, 0)
+            _, process.returncode, usage = os.wait4(process.pid, 0)
             embedded_redis.down(home)
     told = [json.loads(line) for line in said.read_text().splitlines() if line.startswith("{")]
     [begins] = [one for one in told if one["event"] == "stream.begins"]

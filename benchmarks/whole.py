@@ -91,8 +91,10 @@ def measure(asked: Asked, now: datetime, progress: Step) -> Iterator[Report]:
         ground = Ground(Path(scratch), QUICK if asked.quick else FULL, asked.runners, asked.timezone)
         for number, name in enumerate(chosen):
             progress(name, number, len(chosen))
+            before = time.perf_counter()
             part = PARTS[name](ground)
-            if part is not None:
-                parts.append(replace(part, name=name, command=asked.command([name])))
             seconds = round(time.perf_counter() - begun, 1)
+            if part is not None:
+                own = round(time.perf_counter() - before, 1)
+                parts.append(replace(part, name=name, command=asked.command([name]), seconds=own))
             yield Report(hardware(), asked.command(asked.only), f"{now:%Y-%m-%d}", seconds, tuple(parts))

@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,17 @@ def test_links_lead_somewhere_and_what_is_not_run_is_rare(doc: Path) -> None:
     for target in LINK.findall(text):
         assert (doc.parent / target).exists(), f"{doc.name} links to {target}"
     assert len(EXEMPT.findall(text)) <= 2
+
+
+def test_the_readme_names_every_command() -> None:
+    def words(command: Any) -> Iterator[str]:
+        inner = getattr(command, "commands", {})
+        for name, one in inner.items():
+            yield from words(one) if getattr(one, "commands", {}) else [name]
+
+    text = re.sub(r"```.*?```", "", (REPO / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    named = set(re.findall(r"[a-z-]+", " ".join(re.findall(r"`([^`]+)`", text))))
+    assert sorted(set(words(typer.main.get_command(app))) - named) == []
 
 
 TYPED = re.compile(r"^(?:\$ )?(?:[A-Z_]+=\S+ )*velo ([a-z].*?)(?: &)?$", re.MULTILINE)
