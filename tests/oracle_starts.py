@@ -181,7 +181,7 @@ def pace_e9(time_s: float | None, times_s: list[float | None]) -> int | None:
 
 
 def whole_metres(distance_m: float | None) -> int | None:
-    if distance_m is None or distance_m < 1 or distance_m >= 100_000:
+    if distance_m is None or distance_m < 100 or distance_m >= 100_000:
         return None
     return math.floor(distance_m + 0.5)
 

@@ -47,6 +47,9 @@ HEADER = b"race_id,race_date,course,horse,status"
         (HEADER + b"\nR1,2024-05-01,Ascot,Arkle,NR\nR1,2024\n", "Expected 5 columns, got 2"),
         (b"\x7fELF\x00\x00\x01", "neither CSV nor Parquet"),
         (b"PAR1 and no more", "cannot be read"),
+        (b"\x1f\x8b\x08\x00 and more", "is compressed: unpack it first"),
+        (HEADER + b",,\nR1,2024-05-01,Ascot,Arkle,NR,1,2\n", "has column without a name more than once"),
+        (HEADER + b",off_time\nR1,2024-05-01,Ascot,Arkle,NR,14:30\n", "column off_time has '14:30' in row 1"),
         ("race_id,race_date,course,horse,status\nR1,2024-05-01,Ascot,Café,NR\n".encode("latin-1"), "UTF"),
     ],
 )
@@ -78,6 +81,8 @@ def test_a_folder_is_no_runner_table(tmp_path: Path, store: Store) -> None:
         ("known_at", pa.timestamp("ms")),
         ("horse_id", pa.int32()),
         ("horse_id", pa.float64()),
+        ("horse_id", pa.decimal128(30, 2)),
+        ("status", pa.binary()),
         ("status", pa.dictionary(pa.int32(), pa.string())),
         ("weight_lbs", pa.int16()),
     ],
@@ -86,7 +91,8 @@ def test_a_column_may_be_of_any_type_that_holds_its_values(
     tmp_path: Path, store: Store, column: str, kind: pa.DataType
 ) -> None:
     """As data frames, spreadsheets and databases write them."""
-    rows = a_race(*(row | {"horse_id": "7" + str(row["position"])} for row in a_field(2)), known_at="2024-05-01 18:00")
+    field = (row | {"horse_id": "7" + str(row["position"])} for row in a_field(2))
+    rows = a_race(*field, known_at="2024-05-01 18:00")
     table = parquet.read_table(write_runner_table(tmp_path / "a.parquet", rows))
     at = table.column_names.index(column)
     if column == "horse_id":
@@ -96,3 +102,49 @@ def test_a_column_may_be_of_any_type_that_holds_its_values(
     parsed = [read_runner_tables([tmp_path / name], store).messages for name in ("a.parquet", "b.parquet")]
     assert parsed[0] == parsed[1]
     assert len(parsed[0]) == 1
+
+
+@pytest.mark.parametrize("kind", [pa.int8(), pa.float64(), pa.string()])
+def test_a_truth_may_be_a_number(tmp_path: Path, store: Store, kind: pa.DataType) -> None:
+    """A data frame makes 1.0 and 0.0 of truths where one is missing."""
+    table = parquet.read_table(write_runner_table(tmp_path / "a.parquet", a_race(*a_field(2))))
+    table = table.drop_columns([name for name in table.column_names if name == "handicap"])
+    parquet.write_table(table.append_column("handicap", pa.array([1, None]).cast(kind)), tmp_path / "b.parquet")
+    (message,) = read_runner_tables([tmp_path / "b.parquet"], store).messages
+    assert message.race.handicap is True
+
+
+AS_CSV = """race_id,race_date,course,horse,status,position,sp_decimal,handicap,off_time
+007,2024-05-01,Longchamp,Épona,FINISHED,1,2.5,1,2024-05-01T13:00:00Z
+007,2024-05-01,Longchamp,Bête,PU,,,1,2024-05-01T13:00:00Z
+"""
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        AS_CSV.replace("\n", "\r\n"),
+        "\ufeff" + AS_CSV,
+        "\n\n" + AS_CSV,
+        AS_CSV.replace(",", ";"),
+        AS_CSV.replace(",", "\t"),
+        AS_CSV.replace("\n", ",,\n"),
+        AS_CSV.replace(",", " , "),
+        AS_CSV.replace("sp_decimal", "SP_Decimal"),
+        AS_CSV.replace("PU,,,1", "PU,NA,NaN,1.0"),
+        AS_CSV.replace("PU,,,1", "PU,-,–,yes"),
+        AS_CSV.replace("2024-05-01,", "2024-05-01 00:00:00,"),
+        AS_CSV.replace("T13:00:00Z", " 13:00:00 UTC"),
+    ],
+    ids=str.__repr__,
+)
+def test_a_csv_may_be_written_as_spreadsheets_and_databases_of_any_country_write_it(
+    tmp_path: Path, store: Store, written: str
+) -> None:
+    """Other separators, headers and words for no value; `007` stays as it is."""
+    for name, text in (("a.csv", AS_CSV), ("b.csv", written)):
+        (tmp_path / name).write_bytes(text.encode())
+    parsed = [read_runner_tables([tmp_path / name], store) for name in ("a.csv", "b.csv")]
+    assert [one.messages[0].race_id for one in parsed] == ["007", "007"]
+    assert parsed[0].messages == parsed[1].messages
+    assert not parsed[1].refused

@@ -313,7 +313,17 @@ def test_a_log_is_rebuilt_of_files_in_any_order(tmp_path: Path) -> None:
     assert held(store) == held(plain)
 
 
-@pytest.mark.parametrize("race_no", [2**30, 2**40, 2**70])
+@pytest.mark.parametrize("column", ["race_date", "off_time", "known_at"])
+@pytest.mark.parametrize("year", [1, 1677, 2262, 9999])
+def test_a_year_without_racing_refuses_its_race(store: Store, column: str, year: int) -> None:
+    """Placeholders of databases; a log that is known in the year 9999 could never be told anything again."""
+    rows = [row | {column: f"{year:04}-12-31"} for row in a_race()]
+    parsed = parse_rows(rows + a_race(race_id="R2"), store)
+    assert [(one.race_id, one.reason) for one in parsed.refused] == [("R1", "bad value")]
+    assert "not in the years 1800 to 2199" in parsed.refused[0].detail
+
+
+@pytest.mark.parametrize("race_no", [10**7, 2**30, 2**40, 2**70])
 def test_a_race_number_beyond_the_calendar_refuses_its_race(tmp_path: Path, race_no: int) -> None:
     parsed = parse_rows(a_race(race_no=race_no, off_time=None), a_store(tmp_path))
     assert [one.reason for one in parsed.refused] == ["bad value"]

@@ -34,12 +34,15 @@ from velo.racing.measures import (
     HEAVIEST_LBS,
     LENGTH_LBS_METRES,
     LENGTHS_CAP,
+    LENGTHS_FLOOR,
+    LONGEST_ODDS,
     LONGEST_RACE_M,
     LONGEST_RACE_S,
     LONGEST_RATING,
     MARKET_LOG_EVEN,
     PACE_CAP,
     PAR_TIMES_MS,
+    SHORTEST_RACE_M,
 )
 from velo.racing.messages import STARTED
 from velo.store import Home
@@ -47,9 +50,12 @@ from velo.store import Home
 KINDS: Final = ("results", "starts", "runners", "notices")
 MEASURED_BY: Final = {
     "lengths_cap": LENGTHS_CAP,
+    "lengths_floor": LENGTHS_FLOOR,
+    "longest_odds": LONGEST_ODDS,
     "figure_lengths_cap": FIGURE_LENGTHS_CAP,
     "length_lbs_metres": LENGTH_LBS_METRES,
     "heaviest_lbs": HEAVIEST_LBS,
+    "shortest_race_m": SHORTEST_RACE_M,
     "longest_race_m": LONGEST_RACE_M,
     "longest_race_s": LONGEST_RACE_S,
     "longest_rating": LONGEST_RATING,

@@ -17,7 +17,9 @@ METRES_A_YARD: Final = 0.9144
 YARDS_A_FURLONG: Final = 220
 FURLONGS_A_MILE: Final = 8
 POUNDS_A_STONE: Final = 14
-NOTHING: Final = frozenset({"nan", "none", "null", "n/a", "<na>"})
+INTEGERS: Final = 2**31
+"""Whole numbers are 32-bit in every table that holds them."""
+NOTHING: Final = frozenset({"nan", "none", "null", "na", "n/a", "<na>"})
 """What spreadsheets and data frames write for a cell without a value."""
 
 _Value = TypeVar("_Value")
@@ -81,7 +83,7 @@ def _number(given: str) -> float:
 def _whole(given: str) -> int:
     """A whole number, also written with a zero fraction (`6.0`)."""
     value = _number(given)
-    if value != int(value):
+    if value != int(value) or abs(value) >= INTEGERS:
         raise ValueError(given)
     return int(value)
 

@@ -3,13 +3,16 @@
 import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from streams.importers.cells import INTEGERS, NOTHING
 from velo.racing.clock import EPOCH
+from velo.racing.names import is_missing
 
 RACE_COLUMNS: Final[dict[str, str]] = {
     "race_date": "date",
@@ -60,9 +63,9 @@ WANTED: Final = {
     "instant": "a UTC instant such as 2024-05-31T14:30:00Z",
     "truth": "true or false",
 }
-_TRUTHS: Final = {"true": True, "1": True, "yes": True, "y": True, "false": False, "0": False, "no": False, "n": False}
-_INTEGERS: Final = 2**31
-"""Whole numbers are 32-bit in every table that holds them."""
+_TRUTHS: Final = dict.fromkeys(("true", "1", "1.0", "yes", "y", "t"), True) | dict.fromkeys(
+    ("false", "0", "0.0", "no", "n", "f"), False
+)
 
 Bad = dict[int, object]
 """Values that are not of their column's kind, by row."""
@@ -75,7 +78,7 @@ def typed(column: pa.ChunkedArray, kind: str) -> tuple[list[Any], Bad]:
     try:
         return _FAST[kind](column), {}
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OverflowError, ValueError):
-        return one_by_one(column.to_pylist(), kind)
+        return one_by_one(_listed_slowly(column), kind)
 
 
 def one_by_one(given: Sequence[object], kind: str) -> tuple[list[Any], Bad]:
@@ -92,9 +95,14 @@ def one_by_one(given: Sequence[object], kind: str) -> tuple[list[Any], Bad]:
 
 
 def value_of(given: object, kind: str) -> Any:
-    """One value of a kind; None for a blank one; raises ValueError, TypeError or OverflowError where it is none."""
+    """One value of a kind; None for a blank one; raises ValueError, TypeError or OverflowError where it is none.
+
+    In what is no text, dashes and the words of data frames for no value are blank too.
+    """
     if isinstance(given, str):
         given = given.strip()
+        if kind != "text" and (is_missing(given) or given.casefold() in NOTHING):
+            return None
     nan = given != given
     if given is None or given == "" or nan:
         return None
@@ -104,7 +112,9 @@ def value_of(given: object, kind: str) -> Any:
 def _text(given: object) -> str:
     if isinstance(given, str):
         return given
-    if isinstance(given, float) and given.is_integer():
+    if isinstance(given, bytes):
+        return given.decode().strip()
+    if isinstance(given, float | Decimal) and given == int(given):
         return str(int(given))
     if isinstance(given, int | float) and not isinstance(given, bool):
         return str(given)
@@ -123,7 +133,7 @@ def _whole(given: Any) -> int:
             given = int(given)
         except ValueError:
             given = float(given)
-    if isinstance(given, bool) or int(given) != given or abs(given) >= _INTEGERS:
+    if isinstance(given, bool) or int(given) != given or abs(given) >= INTEGERS:
         raise ValueError(given)
     return int(given)
 
@@ -133,12 +143,20 @@ def _date(given: Any) -> date:
         if given.time() != datetime.min.time():
             raise ValueError(given)
         return given.date()
-    return given if isinstance(given, date) else date.fromisoformat(given)
+    if isinstance(given, date):
+        return given
+    try:
+        return date.fromisoformat(given)
+    except ValueError:
+        return _date(datetime.fromisoformat(given))
 
 
 def _instant(given: Any) -> datetime:
-    instant = given if isinstance(given, datetime) else datetime.fromisoformat(given)
-    return (instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant).astimezone(UTC)
+    if isinstance(given, str):
+        given = datetime.fromisoformat(given.removesuffix(" UTC"))
+    if not isinstance(given, datetime):
+        raise TypeError(given)
+    return (given.replace(tzinfo=UTC) if given.tzinfo is None else given).astimezone(UTC)
 
 
 def _truth(given: Any) -> bool:
@@ -225,6 +243,23 @@ _FAST: Final[dict[str, Callable[[pa.ChunkedArray], list[Any]]]] = {
 
 def _is_text(column: pa.ChunkedArray) -> bool:
     return bool(pa.types.is_string(column.type) or pa.types.is_large_string(column.type))
+
+
+def _listed_slowly(column: pa.ChunkedArray) -> list[object]:
+    """The values as Python has them, and its text where it has none: a date beyond its calendar."""
+    try:
+        values: list[object] = column.to_pylist()
+    except (OverflowError, ValueError):
+        return [_python(one) for one in column]
+    return values
+
+
+def _python(one: pa.Scalar) -> object:
+    try:
+        value: object = one.as_py()
+    except (OverflowError, ValueError):
+        return str(one.cast(pa.int32() if pa.types.is_date32(one.type) else pa.int64()).as_py())
+    return value
 
 
 def _filled(column: pa.ChunkedArray) -> pa.ChunkedArray:

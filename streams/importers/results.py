@@ -15,7 +15,7 @@ import orjson
 from streams.importers.columns import COLUMNS, RACE_COLUMNS, WANTED
 from streams.importers.dead_letters import DeadLetter
 from velo.errors import Refused
-from velo.racing.clock import RESULT_DELAY, assumed_off, local_date, to_text
+from velo.racing.clock import RESULT_DELAY, YEARS, assumed_off, local_date, to_text
 from velo.racing.messages import FINISHED, NON_RUNNER, STARTED, STATUSES, VOID, Race, Racecard, Result, Runner
 from velo.racing.names import is_missing, name_key, tidy
 from velo.settings import KeyPolicy
@@ -190,6 +190,7 @@ class Maker:
             beyond = f"race_no {values['race_no']} puts the off beyond the calendar: correct it, or give off_time"
             raise Refused("bad value", beyond) from None
         known_at = values.pop("known_at")
+        _refuse_other_years({"race_date": values["race_date"], "off_time": off_time, "known_at": known_at})
         for name in conflicting:
             self.warnings[f"conflicting {name}"] += 1
         return Race(**{**values, "race_id": race_id, "off_time": off_time}), known_at
@@ -237,6 +238,14 @@ def _refuse_bad_values(rows: Sequence[Row], version: int) -> None:
             raise Refused("bad value", f"{column} is {value!r}, but holds {WANTED[COLUMNS[column]]}: correct it")
     if version < 1:
         raise Refused("bad value", f"result_version is {version}, but versions count from 1: correct it")
+
+
+def _refuse_other_years(moments: Mapping[str, date | None]) -> None:
+    """A year that no race was run in stands for none, or is a slip; the log's clock would never come back from it."""
+    for name, moment in moments.items():
+        if moment is not None and moment.year not in YEARS:
+            years = f"{YEARS[0]} to {YEARS[-1]}"
+            raise Refused("bad value", f"{name} {moment.isoformat()} is not in the years {years}: correct it")
 
 
 def _refuse_outcomes(rows: Sequence[Row], horses: Sequence[str | None]) -> None:

@@ -14,6 +14,8 @@ from streams.importers.columns import COLUMNS, REQUIRED
 from velo.errors import UserError
 
 _PARQUET: Final = b"PAR1"
+_GZIP: Final = b"\x1f\x8b"
+_SEPARATORS: Final = ",;\t|"
 _SAMPLE_BYTES: Final = 2**16
 _LONGEST_HEADER: Final = 2**20
 _MOST_ROWS: Final = 50_000_000
@@ -30,10 +32,15 @@ def read_table(path: Path, required: Sequence[str] = REQUIRED) -> pa.Table:
     if not sample.strip():
         raise UserError(f"{path} is empty: export it again, or leave it out")
     try:
-        table = _parquet(path) if sample[:4] == _PARQUET else _csv(path, sample)
+        table = _parquet(path) if sample[:4] == _PARQUET else _csv(path, sample, required)
     except (pa.ArrowException, OSError, csv.Error) as broken:
         first_line = " ".join(str(broken).split())[:200]
         raise UserError(f"{path} cannot be read ({first_line}): export it again") from None
+    table = table.rename_columns(_named(table.column_names))
+    nameless = [at for at, name in enumerate(table.column_names) if not name]
+    if len(nameless) > 1:  # a spreadsheet's commas after its last column
+        blank = {at for at in nameless if table.column(at).null_count == table.num_rows}
+        table = table.select([at for at in range(table.num_columns) if at not in blank])
     _check_columns(path, table.column_names, required)
     if not table.num_rows:
         raise UserError(f"{path} has no rows: export it again, or leave it out")
@@ -54,14 +61,23 @@ def _parquet(path: Path) -> pa.Table:
     return table.cast(pa.schema(plain))
 
 
-def _csv(path: Path, sample: bytes) -> pa.Table:
+def _named(given: Sequence[str]) -> list[str]:
+    """Column names trimmed, and in the runner table's own spelling where only their case is another."""
+    trimmed = [name.strip() for name in given]
+    return [
+        name.casefold() if name.casefold() in COLUMNS and name.casefold() not in trimmed else name for name in trimmed
+    ]
+
+
+def _csv(path: Path, sample: bytes, required: Sequence[str]) -> pa.Table:
+    if sample[:2] == _GZIP:
+        raise UserError(f"{path} is compressed: unpack it first (`gunzip`), and name the CSV or Parquet file in it")
     if b"\0" in sample:
         raise UserError(f"{path} is neither CSV nor Parquet but another binary file: export it as one of these")
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        try:
-            header = next(csv.reader(iter(lambda: file.readline(_LONGEST_HEADER), "")))
-        except UnicodeDecodeError:
-            raise UserError(f"{path} is not UTF-8 text: save it as CSV in UTF-8, or as Parquet") from None
+    headers = {separator: _header(path, separator) for separator in _SEPARATORS}
+    # a table without any of them is none by its commas
+    separator = max(headers, key=lambda one: len(set(required).intersection(_named(headers[one]))))
+    header = headers[separator]
     options = arrow_csv.ConvertOptions(
         column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=True, null_values=[""]
     )
@@ -69,15 +85,25 @@ def _csv(path: Path, sample: bytes) -> pa.Table:
     return arrow_csv.read_csv(
         path,
         read_options=arrow_csv.ReadOptions(use_threads=False),
-        parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
+        parse_options=arrow_csv.ParseOptions(delimiter=separator, newlines_in_values=True),
         convert_options=options,
     )
+
+
+def _header(path: Path, separator: str) -> list[str]:
+    """The first line with anything in it."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            lines = csv.reader(iter(lambda: file.readline(_LONGEST_HEADER), ""), delimiter=separator)
+            return next((cells for cells in lines if cells), [])
+        except UnicodeDecodeError:
+            raise UserError(f"{path} is not UTF-8 text: save it as CSV in UTF-8, or as Parquet") from None
 
 
 def _check_columns(path: Path, names: Sequence[str], required: Sequence[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise UserError(f"{path} has column {twice[0]} more than once: leave one of them")
+        raise UserError(f"{path} has column {twice[0] or 'without a name'} more than once: leave one of them")
     for missing in (name for name in required if name not in names):
         others = [name for name in names if name not in COLUMNS]
         alike = get_close_matches(missing, others, 1)

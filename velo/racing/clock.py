@@ -8,6 +8,8 @@ MICROSECOND = timedelta(microseconds=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 RESULT_DELAY = timedelta(minutes=15)
 """A result without `known_at` is taken to be known this long after its off (SPEC 3)."""
+YEARS = range(1800, 2200)
+"""Racing lies in these years; the nanoseconds since 1970 of data frames hold them, and every window after them."""
 FIRST_OFF = time(13, 0)
 """Local off of race 1 where no off time is given; each later race is `RACE_INTERVAL` after the one before."""
 RACE_INTERVAL = timedelta(minutes=30)

@@ -18,6 +18,10 @@ from velo.racing.messages import FINISHED, Race, Runner
 
 E9: Final = 10**9
 LENGTHS_CAP: Final = 30
+LENGTHS_FLOOR: Final = -1000
+"""Less than any winner was ahead by: the weighted means of billionths hold no more in 64 bits."""
+LONGEST_ODDS: Final = 1e12
+"""A trillion over any odds from a billion on is 0; beyond these a fraction would not fit."""
 PACE_CAP: Final = 2
 """A time below half the race's mean is a slip of the pen: it counts as twice the mean's speed."""
 PAR_TIMES_MS: Final = (
@@ -35,6 +39,8 @@ FIGURE_LENGTHS_CAP: Final = 15
 LENGTH_LBS_METRES: Final = 3000
 """A length is worth so many pounds over the metres run: 2.5 lb over 1200 m, 1.25 lb over 2400 m."""
 HEAVIEST_LBS: Final = 1000
+SHORTEST_RACE_M: Final = 100
+"""A distance below is in miles or furlongs: a length would be worth more pounds than the means of figures hold."""
 LONGEST_RACE_M: Final = 100_000
 LONGEST_RATING: Final = 3
 """Digits of a rating; what is longer is another number, such as a year."""
@@ -107,7 +113,9 @@ def prb_e9(position: int | None, sharing: int, starters: int) -> int | None:
 
 def inverse_odds(sp_decimal: float | None) -> int | None:
     """A trillion over the odds in thousandths; None where there are no odds (odds of 1 or less are none)."""
-    return None if sp_decimal is None or not sp_decimal > 1.0 else 10**12 // floor(1000 * sp_decimal + 0.5)
+    if sp_decimal is None or not sp_decimal > 1.0:
+        return None
+    return 10**12 // floor(1000 * min(sp_decimal, LONGEST_ODDS) + 0.5)
 
 
 def log2_e9(count: int) -> int:
@@ -142,7 +150,9 @@ def time_ms(finish_time_s: float | None) -> int | None:
 
 def run_metres(distance_m: float | None) -> int | None:
     """A distance in whole metres; None where it is none that horses race over."""
-    return floor(distance_m + 0.5) if distance_m is not None and 1 <= distance_m < LONGEST_RACE_M else None
+    return (
+        floor(distance_m + 0.5) if distance_m is not None and SHORTEST_RACE_M <= distance_m < LONGEST_RACE_M else None
+    )
 
 
 def par_time_ms(run_m: int) -> int:
@@ -255,7 +265,7 @@ def starts_of(race: Race, runners: Sequence[Runner]) -> list[Start]:
                 speed_e9=speed,
                 speed_known=int(speed is not None),
                 figure_e9=figure,
-                lengths_e9=None if lengths is None else floor(min(lengths, LENGTHS_CAP) * E9 + 0.5),
+                lengths_e9=None if lengths is None else floor(max(LENGTHS_FLOOR, min(lengths, LENGTHS_CAP)) * E9 + 0.5),
                 position=position,
                 field=total,
                 race_day=race_day,

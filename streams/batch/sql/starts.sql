@@ -5,7 +5,7 @@ WITH results AS (
         list_max(list_transform(
             list_filter(regexp_extract_all(rating_band, '[0-9]+'), lambda one: len(one) <= $longest_rating),
             lambda one: CAST(one AS BIGINT))) AS band_top,
-        CASE WHEN distance_m >= 1 AND distance_m < $longest_race_m
+        CASE WHEN distance_m >= $shortest_race_m AND distance_m < $longest_race_m
             THEN CAST(floor(distance_m + 0.5) AS BIGINT) END AS run_m,
         list_filter(runners, lambda one: list_contains($started, one.status)) AS starters
     FROM log
@@ -18,7 +18,7 @@ WITH results AS (
         list_transform(starters, lambda one: nullif(one.draw, 0)) AS draws,
         list_transform(starters, lambda one:
             CASE WHEN one.sp_decimal > 1
-                THEN 1000000000000 // CAST(floor(1000 * one.sp_decimal + 0.5) AS BIGINT) END) AS inverses,
+                THEN 1000000000000 // CAST(floor(1000 * least(one.sp_decimal, $longest_odds) + 0.5) AS BIGINT) END) AS inverses,
         list_transform(starters, lambda one:
             CASE WHEN one.finish_time_s >= 0.001 AND one.finish_time_s < $longest_race_s
                 THEN CAST(floor(1000 * one.finish_time_s + 0.5) AS BIGINT) END) AS times,
@@ -96,9 +96,11 @@ WITH results AS (
             THEN least($pace_cap * 1000000000, par_ms * 1000000000 // time_ms) END AS speed_e9,
         (speed_e9 IS NOT NULL)::BIGINT AS speed_known,
         scale + weight + mean_behind - behind * $length_lbs_metres // run_m AS figure_e9,
-        CAST(floor(
-            CASE WHEN runner.beaten_lengths > $lengths_cap THEN $lengths_cap ELSE runner.beaten_lengths END * 1e9 + 0.5
-        ) AS BIGINT) AS lengths_e9,
+        CAST(floor(CASE
+            WHEN runner.beaten_lengths > $lengths_cap THEN $lengths_cap
+            WHEN runner.beaten_lengths < $lengths_floor THEN $lengths_floor
+            ELSE runner.beaten_lengths
+        END * 1e9 + 0.5) AS BIGINT) AS lengths_e9,
         position, field,
         race_date - DATE '1970-01-01' AS race_day,
         race_class, distance_m, runner.weight_lbs, runner.official_rating
