@@ -82,4 +82,4 @@ def test_a_store_is_sized_and_the_page_told_between_its_marks(built: Path, tmp_p
 def test_a_home_without_tables_is_told_in_a_line(tmp_path: Path) -> None:
     velo("bench", "sizing", tmp_path / "nowhere", home=tmp_path).told("has no tables", "`velo build`")
     with pytest.raises(UserError, match="has no `<!-- velo bench sizing -->`"):
-        page.put_between(tmp_path / "none.md", sizing.MARK, "")
+        page.put_between(tmp_path / "none.md", sizing.MARK, str.strip)
