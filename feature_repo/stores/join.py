@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from feature_repo.stores.gather import Places
 from feature_repo.stores.history import History, Slice
 from feature_repo.stores.keys import Keys, Named, plain
 from feature_repo.stores.search import NEVER, NONE, Ordered, Whole
@@ -131,8 +132,8 @@ def _fetch(history: History, rows: Whole, values_at_once: int) -> "list[pa.Chunk
             _gathered(history, slices, sources, wanted[order]),
             np.arange(len(wanted)),
         )
-    index = pa.array(place, mask=None if there.all() else ~there)
-    return [held.column(column.source).combine_chunks().take(index) for column in asked]
+    places = Places(place, there)
+    return [places.of(held.column(column.source)) for column in asked]
 
 
 def _gathered(history: History, slices: Sequence[Slice], sources: Sequence[str], wanted: Whole) -> "pa.Table":
@@ -142,8 +143,9 @@ def _gathered(history: History, slices: Sequence[Slice], sources: Sequence[str],
     groups, begin, gathered = history.groups_of(wanted), 0, []
     for part in slices:
         end = int(np.searchsorted(groups, part.groups[-1], side="right"))
-        places = history.places(part, wanted[begin:end])
-        gathered.append(history.read(part, sources).combine_chunks().take(pa.array(places)))
+        places = Places(history.places(part, wanted[begin:end]))
+        read = history.read(part, sources)
+        gathered.append(pa.table({source: places.of(read.column(source)) for source in sources}))
         begin = end
     return pa.concat_tables(gathered)
 
