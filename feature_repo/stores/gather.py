@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_repo.stores.keys import Whole
+
 if TYPE_CHECKING:
     import pyarrow as pa
-
-Whole = NDArray[np.int64]
 
 
 class Places:

@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from feature_repo.stores.keys import Whole
 from velo.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
     from feature_repo.stores.asof import Table
-
-Whole = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)

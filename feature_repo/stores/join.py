@@ -17,8 +17,8 @@ import numpy as np
 
 from feature_repo.stores.gather import Places
 from feature_repo.stores.history import History, Slice
-from feature_repo.stores.keys import Keys, Named, plain
-from feature_repo.stores.search import NEVER, NONE, Ordered, Whole
+from feature_repo.stores.keys import Keys, Named, Whole, plain
+from feature_repo.stores.search import NEVER, NONE, Ordered
 from velo.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def point_in_time(
         _check(history, entities)
     instants = micros(entities.column(at))
     asked = list(dict.fromkeys(column for table in tables for _, column in table.keys))
-    with ThreadPoolExecutor(threads or len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
         named = dict(zip(asked, pool.map(lambda column: Named.of(entities.column(column)), asked), strict=True))
 
         def joined(history: History) -> "list[pa.ChunkedArray | pa.Array]":

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-Whole = NDArray[np.int64]
+from feature_repo.stores.keys import Whole
+
 NONE: Final = -1
 NEVER: Final = int(np.iinfo(np.int64).min)
 """A null instant: of an entity row it is before all rows, of a history's row it makes the row none."""
