@@ -180,7 +180,9 @@ def joined(tmp_path: Path, history: pa.Table | Sequence[pa.Table], entities: pa.
 
 
 def asked_at(*at: int, driver: pa.DataType | None = None) -> pa.Table:
-    return pa.table({"driver": pa.array([7] * len(at)).cast(driver or pa.int64()), "at": pa.array(at, INSTANT)})
+    return pa.table(
+        {"driver": pa.array([7] * len(at), pa.int64()).cast(driver or pa.int64()), "at": pa.array(at, INSTANT)}
+    )
 
 
 @pytest.mark.parametrize(
@@ -227,6 +229,16 @@ def test_what_cannot_be_joined_is_told_with_the_remedy(tmp_path: Path) -> None:
         joined(tmp_path, history.set_column(1, "ts", pa.array(["noon"])), asked_at(1, driver=pa.string()))
     with pytest.raises(UserError, match="parts of drivers do not go together"):
         joined(tmp_path, [history, history.set_column(2, "trips", pa.array(["one"]))], asked_at(1, driver=pa.string()))
+
+
+def test_no_entity_rows_are_no_error_and_the_columns_have_their_types(tmp_path: Path) -> None:
+    history = pa.table({"driver": [7], "ts": pa.array([1], INSTANT), "trips": [1]})
+    pq.write_table(history, tmp_path / "part.parquet")
+    for parts in ([str(tmp_path / "part.parquet")], []):
+        table = Table("drivers", parts, [("driver", "driver")], "ts", None, [Column("trips", "trips", pa.int64())])
+        answer = point_in_time(asked_at(), "at", [table])
+        assert answer.num_rows == 0
+        assert answer.schema.field("trips").type == pa.int64()
 
 
 def test_a_row_half_a_century_old_holds_and_so_does_one_before_1970(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from feature_repo.stores.keys import Whole
 from velo.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
     from feature_repo.stores.asof import Table
-
-Whole = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +86,9 @@ class History:
         """All row groups, or those of the rows wanted, a few together: no more rows than `most_rows`, or one group."""
         groups: list[int] = []
         rows = 0
-        for group in range(len(self._rows)) if wanted is None else np.unique(self.groups_of(wanted)).tolist():
+        for group in (
+            range(len(self._rows)) if wanted is None else np.flatnonzero(np.bincount(self.groups_of(wanted))).tolist()
+        ):
             more = int(self._rows[group])
             if groups and rows + more > most_rows:
                 yield Slice(groups, rows)
@@ -105,9 +105,9 @@ class History:
     def places(self, part: Slice, rows: Whole) -> Whole:
         """Where in a slice these rows of it are."""
         groups = np.array(part.groups)
-        before = np.concatenate([[0], np.cumsum(self._rows[groups])[:-1]]).astype(np.int64)
-        if len(groups) == 1:
+        if groups[-1] - groups[0] + 1 == len(groups):
             return np.asarray(rows - self._first[groups[0]])
+        before = np.concatenate([[0], np.cumsum(self._rows[groups])[:-1]]).astype(np.int64)
         at = np.searchsorted(self._first[groups], rows, side="right") - 1
         return np.asarray(rows + (before - self._first[groups])[at])
 

@@ -33,7 +33,8 @@ from velo.errors import UserError
 
 
 class AsofOfflineStoreConfig(FeastConfigBaseModel):
-    """`memory_limit` bounds DuckDB, which spills to disk past it; `threads` is all cores if not given."""
+    """`memory_limit` bounds what is asked of DuckDB, which spills to disk past it: all but the point-in-time join, whose memory
+    follows the entity rows. `threads`, of either, is all cores if not given."""
 
     type: str = "feature_repo.stores.offline.AsofOfflineStore"
     memory_limit: str = "1500MB"

@@ -5,14 +5,12 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-Whole = NDArray[np.int64]
+from feature_repo.stores.keys import Whole
+
 NONE: Final = -1
 NEVER: Final = int(np.iinfo(np.int64).min)
 """A null instant: of an entity row it is before all rows, of a history's row it makes the row none."""
-BLOCK: Final = 1 << 15
-"""Instants bisected at a time: what a step makes stays in the processor's cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +54,6 @@ class Ordered:
 
     def latest(self, key: Whole, instant: Whole) -> Whole:
         """The place of the latest row of each key at or before each instant, or -1."""
-        found = np.empty(len(key), np.int64)
-        for begin in range(0, len(key), BLOCK):
-            block = slice(begin, begin + BLOCK)
-            found[block] = self._bisected(key[block], instant[block])
-        return found
-
-    def _bisected(self, key: Whole, instant: Whole) -> Whole:
         known = key >= 0
         start, end = (np.where(known, bound[key], 0) for bound in (self.start, self.end))
         place = start - 1
