@@ -62,8 +62,8 @@ def test_stream_measures_a_hand_over(season: Path, tmp_path: Path) -> None:
 
 
 def test_stream_measures_a_year(tmp_path: Path) -> None:
-    """Of which only two days are run here, without one new horse."""
-    months = bench(tmp_path, "stream", "--year", 300, "--days", 2, "--same-horses")
+    """Of which only two weeks are run here, without one new horse."""
+    months = bench(tmp_path, "stream", "--year", 300, "--days", 14, "--same-horses")
     assert months[-1]["starts"] > 0
     assert months[-1]["keys"] > 0
     assert months[-1]["rss_mb"] > 0
