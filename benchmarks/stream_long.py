@@ -206,7 +206,7 @@ class _Streamed:
                 self.starts += sum(one.started for one in result.runners)
             writer.sync()
             self.now += timedelta(seconds=2)
-            while not (where := position(self.store.home)) or where.next_seq < writer.next_seq:
+            while not (where := position(self.store.home)) or where.next_seq < writer.next_seq or not where.at_end:
                 if not thread.is_alive():
                     raise RuntimeError("the stream ended before its year")
                 self.now += timedelta(microseconds=1_000_000)

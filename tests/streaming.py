@@ -20,6 +20,7 @@ from feature_repo.stores.redis_layout import Layout
 from feature_repo.stores.redis_rows import RedisRows
 from streams.batch.build import build
 from streams.dataflow.run import Options, plan, run, source_of
+from streams.dataflow.sealing import Sealing
 from streams.dataflow.source import LogPartition, LogSource
 from streams.dataflow.steps import Told
 from streams.dataflow.telemetry import Telemetry
@@ -79,8 +80,10 @@ def streamed(
     telemetry, stop = Telemetry(), stop or threading.Event()
     options = Options(once=True, online=online, snapshot_every=snapshot_every, batch=batch)
     planned = plan(store)
-    cut = None if cut_after is None else Cut(source_of(planned, options, clock, stop, telemetry), cut_after)
-    run(planned, options, clock, telemetry, stop=stop, source=cut)
+    sealing = Sealing(beside=True)
+    log = source_of(planned, options, clock, stop, telemetry, sealing=sealing)
+    cut = None if cut_after is None else Cut(log, cut_after)
+    run(planned, options, clock, telemetry, stop=stop, source=cut, sealing=sealing)
     return telemetry
 
 

@@ -1,7 +1,9 @@
 """The dataflow keeps both stores as the batch has them, wherever it begins and however often it is begun again."""
 
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,6 +13,7 @@ from feature_repo.stores import embedded_redis
 from streams import generations
 from streams.batch.build import build
 from streams.batch.compact import compact
+from streams.dataflow.parquet_sink import ParquetPartition, Span
 from streams.dataflow.run import plan
 from streams.explain import explain
 from streams.importers import dead_letters
@@ -109,6 +112,29 @@ def test_a_stream_cut_off_again_and_again_ends_as_if_it_never_was(
     streamed(store, batch=90, online=True)
     assert_same(all_rows(store), built)
     assert_online(store, built)
+
+
+@pytest.mark.parametrize("fails_at", [1, 30, 100])
+def test_a_part_that_cannot_be_sealed_ends_the_stream_and_leaves_no_gap(
+    store: Store, told: list[Message], built: dict[str, Rows], monkeypatch: pytest.MonkeyPatch, fails_at: int
+) -> None:
+    """It is sealed beside the engine, which has gone on meanwhile: no snapshot that is kept may count on it."""
+    tell(store, told)
+    seals, sealed = count(1), ParquetPartition._seal
+
+    def seal(partition: ParquetPartition, span: Span) -> None:
+        time.sleep(0.01)
+        if next(seals) >= fails_at:
+            raise OSError(28, "No space left on device")
+        sealed(partition, span)
+
+    with monkeypatch.context() as full:
+        full.setattr(ParquetPartition, "_seal", seal)
+        with pytest.raises(UserError, match="No space left on device"):
+            streamed(store, batch=70)
+    assert next(seals) > fails_at
+    streamed(store, batch=90)
+    assert_same(all_rows(store), built)
 
 
 def test_rows_sealed_without_a_snapshot_are_not_written_again(

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -56,6 +57,8 @@ RECOVERY_PARTS: Final = 2
 """Databases of the recovery store: fixed, whatever the number of processes."""
 GARBAGE: Final = (1_000_000, 20, 100)
 """Rows hold no cycles: looking for them less often takes a sixth off the time, and each look holds up what is told."""
+SWITCH_SECONDS: Final = 0.001
+"""How long a thread that seals or writes may keep the engine from going on: a fifth of what Python grants it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,11 +194,13 @@ def run(
     stop: threading.Event | None = None,
     source: Source[tuple[str, Told]] | None = None,
     feeding: Feeding | None = None,
+    sealing: Sealing | None = None,
 ) -> None:
     """Run this process's share of the stream until the log's end (`once`), SIGTERM, or an error.
 
     `addresses` are those of all processes, and `member` this one's place among them; none where it is alone. The
-    source is the store's log where no other is given; with a `feeding` as far as that brought it.
+    source is the store's log where no other is given, which must wait for the `sealing` it is given with; with a
+    `feeding` the log is read as far as that brought it.
     """
     stop = stop or threading.Event()
     ground = Ground(planned.store.home, planned.store.timezone, FAMILIES, SHARDS, planned.formulas.fingerprint)
@@ -205,13 +210,14 @@ def run(
     lay = partial(ground.at, go_on=Waiting(stop, telemetry).go_on)
     prepare: list[Callable[[int], object]] = [lay, *online.prepares(cards_of(online).prepare)] if online else [lay]
     # each process of several would have to know that the others have sealed what they were handed over
-    sealing = Sealing(beside=len(addresses) <= 1 and source is None)
+    sealing = sealing or Sealing(beside=len(addresses) <= 1 and source is None)
     readable = online.courier.idle if online else lambda: True
     source = source or source_of(planned, options, clock, stop, telemetry, member, prepare, sealing, readable, feeding)
     flow = flow_of(planned, options, clock, telemetry, ground, source, online, sealing)
     recovery = RecoveryConfig(str(planned.recovery), backup_interval=timedelta(0))
-    collected_after = gc.get_threshold()
+    collected_after, switched_after = gc.get_threshold(), sys.getswitchinterval()
     gc.set_threshold(*GARBAGE)
+    sys.setswitchinterval(SWITCH_SECONDS)
     try:
         every = options.snapshot_every
         with _told_if_full(planned.store.home):
@@ -237,6 +243,7 @@ def run(
         sealing.end()
         if online:
             online.courier.end()
+        sys.setswitchinterval(switched_after)
         gc.set_threshold(*collected_after)
         gc.unfreeze()
 
