@@ -36,7 +36,7 @@ async function ask(path) {
   try {
     const answer = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(10_000) });
     const told = await answer.json();
-    return answer.ok ? { told } : { refused: told.detail ?? `the service answers ${answer.status}`, again: answer.status === 503 };
+    return answer.ok ? { told } : { refused: told.detail ? w.inReason(told.detail) : `the service answers ${answer.status}`, again: answer.status === 503 };
   } catch {
     return { refused: "the service does not answer", again: true };
   }
@@ -234,8 +234,9 @@ function say(event) {
 function showLive(why, since) {
   const live = place("live");
   live.className = why === null ? "live" : "live lost";
+  document.body.classList.toggle("lost", why !== null && why !== "connecting");
   live.textContent = why === null ? "live" : why === "connecting" ? "connecting…"
-    : `${since === null ? "not live" : `not live since ${w.clock(w.byService(since))}`}: ${why}`;
+    : `${since === null ? "not live" : `not live since ${w.clock(w.byService(since))}`}: ${w.inReason(why)}`;
 }
 
 document.addEventListener("click", (event) => {
