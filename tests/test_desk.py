@@ -398,13 +398,36 @@ def test_a_connection_that_is_lost_is_said_with_the_time_and_what_was_missed_is_
         page.locator("#live.lost").wait_for(timeout=20_000)
         told = page.locator("#live").inner_text()
         assert re.match(r"not live since 14:\d\d: the service does not answer", told), told
+        aslant = "one => getComputedStyle(one).fontStyle"
+        assert page.locator(f"{ROWS} .chance").first.evaluate(aslant) == "italic", "figures that may be old show it"
         assert page.locator(ROWS).count() > 0
         page.screenshot(path=screenshots(tmp_path) / "desk-lost.png", full_page=True)
         tell(store, Market("to come", {"horse 3": 17.5}, "show"), at=up.clock())
         with served(store, up.port, up.began):
             shows_live(page)
             settled(page, "horse 3", "17.5")
+            assert page.locator(f"{ROWS} .chance").first.evaluate(aslant) == "normal"
             assert page.evaluate("window.same") is True
+
+
+def test_a_stream_that_catches_up_is_said_by_the_clock_of_the_page_and_the_figures_show_it(
+    browser: "Browser", store: Store, tmp_path: Path
+) -> None:
+    """Nothing is scored meanwhile, and nobody reads an instant of another zone; then it goes on by itself."""
+    with served(store) as up:
+        redis: Any = a_service(store).scorer.wire.client
+        redis.hset("{velo}:head", "live", "0")
+        try:
+            with page_of(browser, up, RACE) as page:
+                told = page.locator("[role=alert]").inner_text()
+                assert re.search(r"holds the log up to 1\d:\d\d:\d\d, ask again", told), told
+                assert set(page.locator(f"{ROWS} .chance").all_inner_texts()) == {"not scored"}
+                page.screenshot(path=screenshots(tmp_path) / "desk-catching-up.png", full_page=True)
+                redis.hset("{velo}:head", "live", "1")
+                page.wait_for_selector(f"{ROWS} .chance b")
+                shows_live(page)
+        finally:
+            redis.hset("{velo}:head", "live", "1")
 
 
 def test_a_result_shows_as_it_is_told_and_the_chances_stay_those_of_the_decision_time(

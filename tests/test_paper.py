@@ -300,6 +300,43 @@ def test_killed_in_the_middle_of_writes_the_ledger_ends_as_if_nothing_had_happen
     assert (home.paper / FILE).read_bytes() == (done.home.paper / FILE).read_bytes()
 
 
+class Dead(BaseException):
+    """The process ends here: nothing that follows in it happens."""
+
+
+def test_dying_at_every_write_in_turn_no_bet_and_no_settlement_is_missed_or_made_twice(
+    store: Store, done: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before any line is begun, in the middle of it, and after it with nothing of what should follow; decisions and settlements."""
+    home = a_copy(store, tmp_path / "home").home
+    write = os.write
+    begun: set[bytes] = set()
+
+    def dying(descriptor: int, content: bytes) -> int:
+        if content in begun or not content.startswith(b'{"crc":'):
+            return write(descriptor, content)
+        begun.add(content)
+        torn = (0, len(content) // 2, len(content) - 1, len(content))[len(begun) % 4]
+        write(descriptor, content[:torn])
+        raise Dead
+
+    monkeypatch.setattr(os, "write", dying)
+    every, at_instant, deaths = instants(), 0, 0
+    while at_instant < len(every):
+        try:
+            with writing(home) as ledger:
+                for now in every[at_instant:]:
+                    step(opened(home.root), ledger, TRADER, partial(plain_score, store), at(now))
+                    at_instant += 1
+        except Dead:
+            deaths += 1
+    lines = (done.home.paper / FILE).read_bytes()
+    assert deaths == lines.count(b"\n") >= 8
+    assert b'"decision"' in lines
+    assert b'"settlement"' in lines
+    assert (home.paper / FILE).read_bytes() == lines
+
+
 def test_no_bet_after_the_off_nor_two_on_a_horse_and_one_writer(tmp_path: Path) -> None:
     home = Home(tmp_path)
     with writing(home) as ledger:

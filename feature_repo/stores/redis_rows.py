@@ -23,8 +23,8 @@ BATCH_ROWS: Final = 2000
 """Rows a round trip: bounds what client and server hold for one pipeline."""
 
 CALL_ROWS: Final = 10
-"""Rows a call of the script: a call bars readers from the server for as long as it lasts, at 10 rows a fifth of a
-millisecond. Fewer rows a call cost the server nothing more, and the client little (8.0 µs a row at 10, 7.6 at 50)."""
+"""Rows a call of the script: a call bars readers from the server for as long as it lasts. Ten are so few that a reader
+does not notice, and enough that the server spends no more on a row than with fifty, the client hardly more."""
 
 Key = str | None | Sequence[str | None]
 

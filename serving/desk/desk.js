@@ -8,6 +8,7 @@ import { Live } from "./live.js";
 import { COMMISSIONS, ORDERS, held, racePage } from "./race.js";
 import * as w from "./words.js";
 
+const AT_ONCE_MS = 10;
 const SOON_MS = 150;
 const LATER_MS = 3000;
 const DAY_MS = 60_000;
@@ -35,7 +36,7 @@ async function ask(path) {
   try {
     const answer = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(10_000) });
     const told = await answer.json();
-    return answer.ok ? { told } : { refused: told.detail ?? `the service answers ${answer.status}`, again: answer.status === 503 };
+    return answer.ok ? { told } : { refused: told.detail ? w.inReason(told.detail) : `the service answers ${answer.status}`, again: answer.status === 503 };
   } catch {
     return { refused: "the service does not answer", again: true };
   }
@@ -207,11 +208,15 @@ function showNext(race) {
 }
 const retell = (place, text) => { if (place.textContent !== text) place.textContent = text; };
 
+/** What is all there when it is told; rows of features follow a result a moment later. */
+const CARD = ["non_runner", "jockey_change", "going_change", "market", "racecard"];
+
 function heard(event) {
   soon(loadDay);
   const mine = kind() === "race" && event.race_id === id();
   // another race's result changes the form of this one's horses and people, a tick their windows
-  if (mine || (kind() === "race" && ["result", "tick"].includes(event.type))) soon(loadRace);
+  if (mine && CARD.includes(event.type)) soon(loadRace, AT_ONCE_MS);
+  else if (mine || (kind() === "race" && ["result", "tick"].includes(event.type))) soon(loadRace);
   if (event.type === "result" && kind() === "race") soon(settled, LATER_MS);
   // told by a clock that is ahead of the service's: it shows there once its instant has come
   const wait = Date.parse(event.known_at) - w.now();
@@ -229,8 +234,9 @@ function say(event) {
 function showLive(why, since) {
   const live = place("live");
   live.className = why === null ? "live" : "live lost";
+  document.body.classList.toggle("lost", why !== null && why !== "connecting");
   live.textContent = why === null ? "live" : why === "connecting" ? "connecting…"
-    : `${since === null ? "not live" : `not live since ${w.clock(w.byService(since))}`}: ${why}`;
+    : `${since === null ? "not live" : `not live since ${w.clock(w.byService(since))}`}: ${w.inReason(why)}`;
 }
 
 document.addEventListener("click", (event) => {

@@ -21,6 +21,8 @@ const written = (instant, options) =>
   new Intl.DateTimeFormat("en-GB", { timeZone: zone, ...options }).format(new Date(instant));
 export const clock = (instant) => written(instant, { hour: "2-digit", minute: "2-digit" });
 export const clockS = (instant) => written(instant, { hour: "2-digit", minute: "2-digit", second: "2-digit" });
+/** A reason as the service gives it, its instants by the clock here. */
+export const inReason = (text) => text.replace(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z/g, (instant) => clockS(instant));
 export const day = (instant) => written(instant, { day: "numeric", month: "short", year: "numeric" });
 /** The day a number of days after 1970-01-01: a local date already. */
 export const dayNumber = (days) =>
