@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from streams.importers.rpscrape_cards import MAX_BYTES as CARD_BYTES
+from streams.log import writer as log_writer
 from streams.log.segments import RECORD_BYTES, framed, segments
+from streams.log.writer import LogWriter
 from tests.builders import a_race, a_runner, write_csv
 from tests.cli import OURS, Ran, velo
 from tests.logs import NOON, a_store, told
@@ -139,11 +141,32 @@ def test_a_race_too_long_for_a_record_is_a_dead_letter_and_every_other_race_is_t
     assert velo("build", home=home).code == 0
 
 
+@pytest.mark.parametrize("known_at", [None, "2024-05-01 08:00"], ids=["as it arrives", "with its instant"])
+def test_a_card_too_long_for_a_record_is_a_dead_letter_and_every_other_card_is_taken(
+    known_at: str | None, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_writer, "RECORD_BYTES", 4096)
+    rows = [
+        {
+            "race_id": race_id,
+            "race_date": "2024-05-01",
+            "course": "Ascot",
+            "horse": race_id,
+            "note": "x" * length,
+            "known_at": known_at,
+        }
+        for race_id, length in (("long", 5000), ("good", 10))
+    ]
+    ran = velo("cards", "runners", write_csv(tmp_path / "cards.csv", rows), "--json", home=home)
+    assert (ran.document["refused"], ran.document["appended"]) == ({"too long": 1}, 1)
+    letters = velo("dead-letters", "--json", home=home).document
+    assert "too long" in str(letters)
+    assert "long" in str(letters)
+
+
 def test_the_log_takes_no_record_that_the_batch_would_not_read(tmp_path: Path) -> None:
     sql = (REPO / "streams/batch/sql/log.sql").read_text(encoding="utf-8")
     assert f"maximum_object_size = {RECORD_BYTES}," in sql
-    from streams.log.writer import LogWriter
-
     with LogWriter.open(a_store(tmp_path / "home", "Europe/London"), clock=lambda: NOON) as writer:
         with pytest.raises(Refused, match="a record of the log has"):
             writer.append(told("R1", None), {"note": "x" * RECORD_BYTES})

@@ -163,6 +163,32 @@ def test_a_table_that_claims_more_rows_than_there_are_races_is_refused_unread(tm
         tables.read_table(path)
 
 
+@pytest.mark.parametrize(
+    ("note", "said"),
+    [
+        (pa.array(["x" * 2**28], pa.large_string()), "bytes in the column note of 1 rows"),
+        (
+            pa.DictionaryArray.from_arrays(pa.array([0] * 4000, pa.int32()), pa.array(["x" * 2**23])),
+            "a text of 8,388,608",
+        ),
+        (pa.DictionaryArray.from_arrays(pa.array([0] * 2**14, pa.int32()), pa.array(["x" * 2**20])), "bytes of text"),
+    ],
+    ids=["one long text", "one in every row", "one as long as may be, in too many rows"],
+)
+def test_a_table_that_unpacks_to_texts_out_of_proportion_is_refused_before_they_are_unpacked(
+    tmp_path: Path, note: pa.Array, said: str
+) -> None:
+    """Some ten kilobytes each, that are a quarter of a gigabyte, 32 and 16 of them."""
+    path = tmp_path / "bomb.parquet"
+    required = {name: ["1"] * len(note) for name in ("race_id", "race_date", "course", "horse", "status")}
+    pq.write_table(pa.table({**required, "note": note}), path, compression="zstd")
+    assert path.stat().st_size < 2**17
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match=said):
+        tables.read_table(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**17, "in KB"
+
+
 def test_a_header_or_a_card_file_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     header = tmp_path / "header.csv"
     header.write_bytes(b"x" * 2**23)

@@ -10,8 +10,6 @@ from decimal import Decimal
 from functools import cache
 from typing import Any, Final
 
-import orjson
-
 from streams.importers.columns import COLUMNS, RACE_COLUMNS, WANTED
 from streams.importers.dead_letters import DeadLetter
 from velo.errors import Refused
@@ -47,7 +45,7 @@ _AS_GIVEN: Final = (
     "finish_time_s",
 )
 _NO_ODDS: Final = 1.0
-LETTER_BYTES: Final = 2**22
+LETTER_CHARACTERS: Final = 2**22
 """What the rows of a dead letter may have: a thousand times what a race needs."""
 OUTCOMES: Final = ("status", "position", "beaten_lengths", "finish_time_s", "sp_decimal")
 """What a racecard does not hold, whatever its file says."""
@@ -297,10 +295,10 @@ def letter(source: str, race_id: str | None, version: int | None, why: Refused, 
     Rows out of all proportion are left in their file, and the letter says so: all letters are read at once.
     """
     read = tuple(_as_read(row) for row in rows)
-    size = sum(len(orjson.dumps(row)) for row in read)
+    size = sum(len(str(row)) for row in read)
     detail = why.detail
-    if size > LETTER_BYTES:
-        read, detail = (), f"{detail} (its {len(rows):,} rows of {size:,} bytes are left in their file)"
+    if size > LETTER_CHARACTERS:
+        read, detail = (), f"{detail} (its {len(rows):,} rows of {size:,} characters are left in their file)"
     return DeadLetter(source, race_id, version, why.reason, detail, read)
 
 

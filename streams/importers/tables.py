@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
+import pyarrow.compute as compute
 import pyarrow.csv as arrow_csv
 import pyarrow.parquet as parquet
 
@@ -20,6 +21,12 @@ _SAMPLE_BYTES: Final = 2**16
 _LONGEST_HEADER: Final = 2**20
 _MOST_ROWS: Final = 50_000_000
 """More runners than all recorded racing has; a few kilobytes of Parquet can claim any number."""
+_LONGEST_CELL: Final = 2**20
+"""As much as a row of a CSV may be; a few kilobytes of Parquet unpack to a gigabyte of one letter."""
+_MOST_TEXT: Final = 2**33
+_LONGEST_COLUMN: Final = 2**26
+_LONGEST_CELL_MEAN: Final = 2**10
+"""What a column of one group of rows may unpack to, and the more for each row."""
 
 
 def read_table(path: Path, required: Sequence[str] = REQUIRED) -> pa.Table:
@@ -53,12 +60,47 @@ def _parquet(path: Path) -> pa.Table:
             raise UserError(
                 f"{path} has {file.metadata.num_rows:,} rows, but a runner table has {_MOST_ROWS:,} at most: split it"
             )
+        texts = _texts(path, file.metadata)
+    with parquet.ParquetFile(path, read_dictionary=texts) as file:
         table = file.read()
+    _refuse_long_texts(path, table)
     plain = [
         field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
         for field in table.schema
     ]
     return table.cast(pa.schema(plain))
+
+
+def _texts(path: Path, metadata: parquet.FileMetaData) -> list[str]:
+    """The columns of text, to be read with each text once; raises `UserError` where one unpacks out of all proportion."""
+    for group in map(metadata.row_group, range(metadata.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            if column.total_uncompressed_size > _LONGEST_COLUMN + _LONGEST_CELL_MEAN * group.num_rows:
+                raise UserError(
+                    f"{path} has {column.total_uncompressed_size:,} bytes in the column {column.path_in_schema} of "
+                    f"{group.num_rows:,} rows, but a runner table holds names and numbers: leave that column out"
+                )
+    schema = metadata.schema
+    return [column.path for column in map(schema.column, range(len(schema))) if column.physical_type == "BYTE_ARRAY"]
+
+
+def _refuse_long_texts(path: Path, table: pa.Table) -> None:
+    """Raise `UserError` for texts that no names are as long as: one that is held once may stand in every row."""
+    whole = 0
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        for chunk in column.chunks if pa.types.is_dictionary(column.type) else ():
+            lengths = compute.binary_length(chunk.dictionary)
+            if (longest := compute.max(lengths).as_py() or 0) > _LONGEST_CELL:
+                raise UserError(
+                    f"{path} has a text of {longest:,} bytes in the column {name}, but a field has {_LONGEST_CELL:,} at "
+                    "most: leave that column out"
+                )
+            whole += compute.sum(compute.cast(lengths.take(chunk.indices), pa.int64())).as_py() or 0
+            if whole > _MOST_TEXT:
+                raise UserError(
+                    f"{path} unpacks to more than {_MOST_TEXT:,} bytes of text, most of it in the column {name}: leave that "
+                    "column out, or split the file"
+                )
 
 
 def _named(given: Sequence[str]) -> list[str]:
