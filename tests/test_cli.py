@@ -57,6 +57,9 @@ def test_every_command_prints_one_json_document_and_nothing_else(tmp_path: Path)
     with season.open() as file:
         assert simulated["rows"] == sum(1 for _ in csv.reader(file)) - 1
     assert document("init") == {"home": str(home), "timezone": "Europe/London", "keys": None}
+    too_early = document("tick")
+    assert isinstance(too_early, dict)
+    assert (too_early["outcome"], too_early["seq"]) == ("empty log", None)
     ingested = document("ingest", "runners", table)
     assert ingested == {
         "source": "runners",

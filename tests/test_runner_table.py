@@ -18,11 +18,11 @@ from streams.importers.results import Parsed, checked_results
 from streams.importers.runners import parse_rows, read_runner_tables
 from streams.log import reader
 from tests.builders import a_field, a_race, a_runner, write_csv, write_runner_table
-from tests.logs import a_store, fixed, held
+from tests.logs import a_store, fixed, held, logged
 from tests.shared import shared_file
 from tests.strategies import RandomLoad, random_loads
 from velo.errors import UserError
-from velo.racing.messages import Result
+from velo.racing.messages import GoingChange, Result
 from velo.settings import Settings
 from velo.store import Store
 
@@ -186,6 +186,13 @@ def test_the_first_load_fixes_the_stores_key_policy(tmp_path: Path, store: Store
     by_name = replace(read_runner_tables([tmp_path / "a.parquet"], store), keys="name")
     with pytest.raises(UserError, match="keys by name, but the store has them by id"):
         ingest(opened, by_name, clock=fixed(AFTER_ALL))
+
+
+def test_a_load_that_is_refused_fixes_no_key_policy(tmp_path: Path, store: Store) -> None:
+    logged(store, GoingChange("R9", "Soft", datetime(2030, 1, 1, tzinfo=UTC)))
+    with pytest.raises(UserError, match="older than the log's end"):
+        ingested(store, write_runner_table(tmp_path / "a.parquet", a_race()))
+    assert Store.open(Settings(home=store.home.root)).keys is None
 
 
 def test_other_columns_are_kept_with_the_runner(tmp_path: Path, store: Store) -> None:

@@ -10,6 +10,7 @@ from datetime import date, time
 from functools import lru_cache
 from typing import Final, TypeVar
 
+from velo.racing.clock import YEARS
 from velo.racing.messages import FINISHED, NON_RUNNER, STATUSES, VOID
 from velo.racing.names import is_missing, tidy
 
@@ -90,7 +91,10 @@ def _whole(given: str) -> int:
 
 def _iso_date(given: str) -> date:
     """A date as 2015-04-26."""
-    return date.fromisoformat(given)
+    day = date.fromisoformat(given)
+    if day.year not in YEARS:
+        raise ValueError(given)
+    return day
 
 
 def _off(given: str) -> time:

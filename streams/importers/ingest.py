@@ -67,7 +67,13 @@ def ingest(
     with LogWriter.open(store, clock=clock) as writer:
         if parsed.messages:
             store.with_keys(parsed.keys)
-        report = writer.load(parsed.messages, late=late, progress=progress)
+        begun = writer.next_seq
+        try:
+            report = writer.load(parsed.messages, late=late, progress=progress)
+        except UserError:
+            if writer.next_seq == begun:  # nothing was loaded, and so no policy fixed
+                store.save()
+            raise
         next_seq = writer.next_seq
         letters = _letters(parsed, report)
         written = dead_letters.write(store.home, letters, clock())  # while the log's lock keeps others out

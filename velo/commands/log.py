@@ -66,7 +66,10 @@ def tick(
     at: Annotated[str | None, typer.Option(help="The instant to tick for (ISO 8601); now without it.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Tell the log that the clock passed the latest local midnight, so that windows empty with nobody there."""
+    """Tell the log that the clock passed the latest local midnight, so that windows empty with nobody there.
+
+    An empty log is left alone: a tick would make every result that is loaded into it afterwards a late one.
+    """
     from streams.log.writer import LogWriter
     from velo.racing.clock import local_date, local_midnight
 
@@ -78,7 +81,8 @@ def tick(
             f"--at is {at!r}, which is still to come: a log holds what is known, so tick when it has passed"
         )
     with LogWriter.open(store, clock=now) as writer:
-        appended = writer.tick(midnight)
+        appended = writer.tick(midnight) if writer.next_seq else None
         writer.sync()
-    report = {"midnight": midnight.isoformat(), "outcome": appended.outcome, "seq": appended.seq}
+    outcome, seq = (appended.outcome, appended.seq) if appended else ("empty log", None)
+    report = {"midnight": midnight.isoformat(), "outcome": outcome, "seq": seq}
     show(report, as_json, lambda: facts("tick", report.items()))
