@@ -20,7 +20,7 @@ from velo.store import Store
 
 Progress = Callable[[str, int, int], None]
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Of the rows themselves: another number where the same log makes other rows."""
 KEPT: Final = 4
 """So many of the sets used last are kept; older ones are taken away."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from feature_repo.catalogue.columns import COLUMNS
 from training.blocks import softmax
 from training.ensemble import booster_of
+from training.joined import joined
 from training.metrics import SMALLEST
 from training.races import Races
 
@@ -38,16 +39,16 @@ class Options:
     """How a model is made: trees, a conditional logit beside them, and what both are taught.
 
     `patience` is how many rounds without a better validation loss end the growing; `boosting` is LightGBM's `gbdt` or
-    `dart` (which never stops early); `monotone` binds the trees by `RISING` and `FALLING`. `soft_target` is the share
+    `dart` (which never stops early); `seeds` is how many models are grown, each of its own seed, and averaged; `monotone` binds the trees by `RISING` and `FALLING`. `soft_target` is the share
     of π in what the fundamental model is taught, the rest is the win: π of a training race is no feature, and no race
     that is predicted needs one. `logit_share` is the logit's share of the average utility; `logit_l2` its penalty. The
     `residual_` ones are of the model grown on top of the market, taught by wins alone.
     """
 
     seed: int = 1
-    rounds: int = 800
-    patience: int = 80
-    learning_rate: float = 0.05
+    rounds: int = 400
+    patience: int = 40
+    learning_rate: float = 0.1
     leaves: int = 24
     min_rows_a_leaf: int = 300
     feature_fraction: float = 0.2
@@ -60,15 +61,18 @@ class Options:
     logit_share: float = 0.2
     logit_l2: float = 300.0
     residual_leaves: int = 8
+    residual_learning_rate: float = 0.05
     residual_logit_l2: float = 3000.0
     residual_logit_share: float = 0.5
     threads: int = 2
+    seeds: int = 3
 
     def of_residual(self) -> "Options":
         """The same for the model that is grown on top of the market."""
         return replace(
             self,
             leaves=min(self.leaves, self.residual_leaves),
+            learning_rate=min(self.learning_rate, self.residual_learning_rate),
             monotone=False,
             soft_target=0.0,
             logit_l2=self.residual_logit_l2,
@@ -196,7 +200,7 @@ def grow(
     progress: Callable[[int, int], None] = lambda done, rounds: None,
     offset: Floats | None = None,
 ) -> Fitted:
-    """Grow so many rounds on all of the training races, watching none; as `fit` otherwise."""
+    """Grow so many rounds on all of the training races, watching none, from each seed, and take the mean; as `fit` otherwise."""
     learned = lightgbm.Dataset(train[0], train[1].share, feature_name=list(features), free_raw_data=True)
     if offset is not None:
         learned.set_init_score(offset)
@@ -206,9 +210,13 @@ def grow(
     def objective(scores: Floats, _: lightgbm.Dataset) -> tuple[Floats, Floats]:
         return gradients(scores, train[1], target)
 
-    parameters = options.parameters(train[1].rows.size, features) | {"objective": objective}
-    booster = lightgbm.train(parameters, learned, num_boost_round=rounds, callbacks=[_teller(progress, rounds)])
-    return Fitted(booster.model_to_string(), rounds, None, options)
+    texts = []
+    for number in range(options.seeds):
+        own = replace(options, seed=options.seed + number).parameters(train[1].rows.size, features)
+        told = _teller(progress, rounds)
+        booster = lightgbm.train(own | {"objective": objective}, learned, num_boost_round=rounds, callbacks=[told])
+        texts.append(booster.model_to_string())
+    return Fitted(joined(texts), rounds, None, options)
 
 
 def _teller(progress: Callable[[int, int], None], rounds: int) -> Callable[[Any], None]:

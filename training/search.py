@@ -75,7 +75,8 @@ def search(
     rounds: dict[str, int] = {}
     for number, (name, changed) in enumerate(grid.items()):
         progress(f"try {name}", number, len(grid))
-        options = replace(base, **changed)
+        # one seed each: the others would tell the same of all candidates
+        options = replace(base, seeds=1, **changed)
         key = (options.soft_target, options.logit_l2)
         if options.logit_share > 0.0 and key not in logits:
             logits[key] = [_logit_scores(given, own, fold, options) for fold in folds]

@@ -94,6 +94,11 @@ _COMPARED_AT: Final = np.array([_PLACE[name] for name in COMPARED])
 _IN_HAND_AT: Final = np.array([_PLACE[name] for name in IN_HAND.values()])
 _WEIGHT_AT: Final = _PLACE["weight_lbs"]
 
+_RATED: Final = "official_rating"
+_OF_RATINGS: Final = (_RATED, "horse_form__last_rating", f"{ON_DEMAND}__rating_change")
+_RATED_AT: Final = _PLACE[_RATED]
+_OF_RATINGS_AT: Final = np.array([_PLACE[name] for name in _OF_RATINGS])
+
 _LAYOFF: Final = f"{ON_DEMAND}__layoff_band"
 _LAYOFF_CODES: Final = {name: float(code) for code, name in enumerate((*request_time.LAYOFF_BANDS, request_time.DEBUT))}
 
@@ -119,6 +124,9 @@ def matrix(base: Mapping[str, ArrayLike], race: ArrayLike) -> Floats:
     `base` has the columns of `BASE`, each (runners,): numbers with NaN for null, the lay-off band as its text or None.
     `race` is (runners,), whole numbers: which race each is in. All declared runners of a race must be there, for they
     are compared with one another.
+
+    What is told of ratings is null for a whole race in which a runner has none. Results are often collected years
+    later with the ratings of horses that have retired by then, or have not: who lacks one would tell the future.
     """
     return _filled(base, 0, race)
 
@@ -145,9 +153,16 @@ def _filled(base: Mapping[str, ArrayLike], first: int, race: ArrayLike, stored: 
         table[:, :first] = stored
     for place, name in enumerate(BASE[first:], first):
         table[:, place] = _codes(base[name]) if name == _LAYOFF else np.asarray(base[name], dtype=np.float64)
+    table[np.ix_(_partly_rated(table[:, _RATED_AT], race), _OF_RATINGS_AT)] = np.nan
     table[:, len(BASE) : len(_MADE)] = table[:, _IN_HAND_AT] - table[:, _WEIGHT_AT, None]
     table[:, len(_MADE) :] = stacked(within_race(table[:, _COMPARED_AT], race))
     return table
+
+
+def _partly_rated(ratings: Floats, race: ArrayLike) -> NDArray[np.bool_]:
+    """Which runners are in a race in which a runner has no rating."""
+    numbers = np.asarray(race)
+    return np.asarray(np.isin(numbers, numbers[np.isnan(ratings)]), dtype=np.bool_)
 
 
 def _codes(bands: ArrayLike) -> Floats:

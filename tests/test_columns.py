@@ -1,0 +1,51 @@
+"""What a model may see of a race: its ratings tell nothing of the future, and other races nothing of it."""
+
+from typing import Any
+
+import numpy as np
+
+from feature_repo.catalogue import columns
+
+RATINGS = ("official_rating", "horse_form__last_rating", "since_last_run__rating_change")
+
+
+def base(runners: int, **given: list[float]) -> dict[str, Any]:
+    """Every column a matrix is made from, unknown but for those given."""
+    told: dict[str, Any] = {name: np.full(runners, np.nan) for name in columns.BASE}
+    return told | {name: np.array(values) for name, values in given.items()}
+
+
+def of(matrix: np.ndarray[Any, Any], name: str) -> list[float]:
+    return [float(value) for value in matrix[:, columns.COLUMNS.index(name)]]
+
+
+def test_who_alone_lacks_a_rating_is_not_told_from_those_who_have_one() -> None:
+    """Results collected later may have the ratings of retired horses alone: then a missing one foretells a career."""
+    ratings = {name: [50.0, 60.0, 70.0, 80.0] for name in RATINGS} | {"official_rating": [50.0, np.nan, 70.0, 80.0]}
+    made = columns.matrix(base(4, **ratings), np.array([1, 1, 2, 2]))
+    for name in RATINGS:
+        assert np.isnan(of(made, name)[:2]).all()
+        assert of(made, name)[2:] == [70.0, 80.0]
+    assert np.isnan(of(made, "official_rating_z")[:2]).all()
+    assert of(made, "official_rating_rank")[2:] == [2.0, 1.0]
+
+
+def test_a_rating_unknown_last_time_hides_no_rating_of_today() -> None:
+    made = columns.matrix(
+        base(2, official_rating=[50.0, 60.0], horse_form__last_rating=[np.nan, 58.0]), np.zeros(2, int)
+    )
+    assert of(made, "official_rating") == [50.0, 60.0]
+    assert of(made, "horse_form__last_rating")[1] == 58.0
+
+
+def test_a_race_alone_has_the_bits_it_has_among_others() -> None:
+    random = np.random.default_rng(7)
+    races = np.repeat(np.arange(30), random.integers(1, 14, 30))
+    given = {name: random.normal(60.0, 9.0, races.size) for name in columns.BASE}
+    given["official_rating"][random.random(races.size) < 0.05] = np.nan
+    given["draw"] = random.permutation(races.size).astype(float)
+    among = columns.matrix(given, races)
+    for race in range(30):
+        rows = races == race
+        alone = columns.matrix({name: values[rows] for name, values in given.items()}, np.zeros(rows.sum(), int))
+        assert np.array_equal(alone, among[rows], equal_nan=True)
