@@ -168,9 +168,7 @@ _TOLD: Final[Mapping[str, Callable[[Values], str]]] = {
     "horse_form:record": lambda values: _record(values, "horse_form__wins", "horse_form__starts", "horse", "in all"),
     "horse_form:form": _number("horse_form__prb_ewma", "beat {:.0f} % of rivals lately", "no form yet", 100.0),
     "horse_form:last run": _last_run,
-    "horse_form:market": _number(
-        "horse_form__market_ewma", "past odds had it {:.1f}× an average runner", "no past odds"
-    ),
+    "horse_form:market": _number("horse_form__market_ewma", "past odds {:.1f}× an average runner", "no past odds"),
     "horse_form:busy": _number("horse_form__runs_90d", "{:.0f} runs in 90 days", "no run yet"),
     "horse_form:prb_slope": _number("horse_form__prb_slope", "form trend {:+.2f} a run", "too few runs for a trend"),
     "horse_form:lengths_ewma": _number("horse_form__lengths_ewma", "beaten {:.1f} lengths lately", "no distances yet"),

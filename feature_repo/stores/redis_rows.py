@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 BATCH_ROWS: Final = 2000
 """Rows a round trip: bounds what client and server hold for one pipeline."""
 
-CALL_ROWS: Final = 10
-"""Rows a call of the script: a call bars readers from the server for as long as it lasts. Ten are so few that a reader
-does not notice, and enough that the server spends no more on a row than with fifty, the client hardly more."""
+CALL_ROWS: Final = 5
+"""Rows a call of the script: a call bars readers from the server for as long as it lasts. With five the
+server spends no more on a row than with fifty, the client hardly more, and a reader waits the less."""
 
 Key = str | None | Sequence[str | None]
 
