@@ -152,6 +152,7 @@ def test_models_are_listed_compared_promoted_and_rolled_back(tmp_path: Path) -> 
     velo("models", "list", home=tmp_path).told("there is no model at", "run `velo train` first")
     first, second = a_model(home), a_model(home, "other\n", NOW + timedelta(days=1))
     listed = velo("models", "list", "--json", home=tmp_path).document
+    assert velo("models", "--json", home=tmp_path).document == listed
     assert [(one["version"], one["serves"]) for one in listed] == [(first, False), (second, True)]
     assert velo("models", "rollback", "--json", home=tmp_path).document["serves"] == first
     velo("models", "rollback", home=tmp_path).told("no other model served before")

@@ -12,7 +12,8 @@ Version = Annotated[str, typer.Argument(help="A version, as `velo models list` t
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command()(gate)
-    group = typer.Typer(no_args_is_help=True, help="The models kept: list, compare, promote, roll back.")
+    group = typer.Typer(invoke_without_command=True, help="The models kept: list, compare, promote, roll back.")
+    group.callback()(models)
     group.command("list")(listed)
     for command in (compare, promote, rollback):
         group.command()(command)
@@ -49,20 +50,26 @@ def gate(
     )
 
 
+def models(context: typer.Context, as_json: Json = False) -> None:
+    """The models kept: list (without a command), compare, promote, roll back."""
+    if context.invoked_subcommand is None:
+        listed(as_json=as_json)
+
+
 def listed(as_json: Json = False) -> None:
     """All models kept, oldest first; an arrow marks the one that serves."""
     from training.models import kept_models, models_table
 
-    models = kept_models(open_store().home)
-    show(models, as_json, lambda: models_table(models))
+    kept = kept_models(open_store().home)
+    show(kept, as_json, lambda: models_table(kept))
 
 
 def compare(one: Version, other: Version, as_json: Json = False) -> None:
     """Two models beside one another, each on its own test days."""
     from training.models import compared, models_table
 
-    models = compared(open_store().home, one, other)
-    show(models, as_json, lambda: models_table(models))
+    both = compared(open_store().home, one, other)
+    show(both, as_json, lambda: models_table(both))
 
 
 def promote(version: Version, as_json: Json = False) -> None:
