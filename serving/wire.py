@@ -170,11 +170,17 @@ class Wire:
         return link
 
     def _away(self, failed: Exception) -> Away:
+        from redis.exceptions import TimeoutError as RedisTimeoutError
+
         link, self._link = self._link, None
         where = "" if link is None else f" at {shown(link.url)}"
         if link is not None:
             link.client.close()
-        return Away(f"the online store{where} does not answer ({failed}): start it, or mend REDIS_URL")
+        late = isinstance(failed, TimeoutError | RedisTimeoutError | OutOfPatience)
+        remedy = "ask again; if it stays so, see whether it runs and what keeps it busy"
+        return Away(
+            f"the online store{where} does not answer ({failed}): {remedy if late else 'start it, or mend REDIS_URL'}"
+        )
 
 
 def _cluster_of(client: Any, url: str, patience: Patience) -> Any:
