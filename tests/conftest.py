@@ -5,11 +5,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from tests.shared import ABSENT, shared_folder
 
 if TYPE_CHECKING:
     from tests.stores import Built, Conformance
+
+
+# A machine that is busy is no fault of what is tested.
+settings.register_profile("velo", deadline=None)
+settings.load_profile("velo")
 
 
 @pytest.fixture(scope="session")

@@ -70,7 +70,7 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     embedded_redis.down(home)
 
 
-@settings(max_examples=EXAMPLES, deadline=None, derandomize=ASKED is None, phases=PHASES, suppress_health_check=SLOW)
+@settings(max_examples=EXAMPLES, derandomize=ASKED is None, phases=PHASES, suppress_health_check=SLOW)
 @given(telling=tellings())
 def test_batch_stream_and_oracle_are_one_function_of_time(redis: str, telling: Telling) -> None:
     """Every view, feature and `valid_until`, at every change point and a microsecond before, however the log came.

@@ -32,7 +32,7 @@ def messages_of(log: RandomLog) -> list[Message]:
     return [from_record(record) for record in log.records]
 
 
-@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=EXAMPLES, suppress_health_check=SLOW)
 @given(busy_logs())
 def test_the_build_is_the_oracle_at_every_change_and_just_before_it(log: RandomLog) -> None:
     """All views, all features, `valid_until`; no key the oracle has not, no row outside the log's time."""
@@ -44,7 +44,7 @@ def test_the_build_is_the_oracle_at_every_change_and_just_before_it(log: RandomL
         assert list(differences(store)) == []
 
 
-@settings(max_examples=-(-EXAMPLES // 2), deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=-(-EXAMPLES // 2), suppress_health_check=SLOW)
 @given(busy_logs(), st.data())
 def test_building_piece_by_piece_gives_the_rows_of_one_whole_build(log: RandomLog, data: st.DataObject) -> None:
     """Late results, results out of order and amendments may come in any piece; rows are equal to the last column."""

@@ -98,7 +98,7 @@ def test_every_conformance_probe_agrees(shared: Path, table: str, name: str, tim
     assert wrong == []
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(random_logs())
 def test_the_fold_is_the_oracle_at_every_change_point_and_a_microsecond_before(log: RandomLog) -> None:
     """For every key of every view; and no key has a row that the oracle has not."""
@@ -116,7 +116,7 @@ def test_the_fold_is_the_oracle_at_every_change_point_and_a_microsecond_before(l
                     assert differences(told(family, as_of(of_key, at)), expected) == [], (family.view, key, at)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(random_logs())
 def test_a_key_has_one_row_an_instant_and_they_come_in_order(log: RandomLog) -> None:
     """The changelog is unique by key and event time, and never goes back."""
@@ -126,7 +126,7 @@ def test_a_key_has_one_row_an_instant_and_they_come_in_order(log: RandomLog) -> 
             assert instants == sorted(set(instants))
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(random_logs(), st.data())
 def test_a_restart_anywhere_goes_on_as_if_nothing_had_happened(log: RandomLog, data: st.DataObject) -> None:
     """Shards dumped after any message and loaded again make the same rows, and end as the same bytes."""
@@ -141,7 +141,7 @@ def test_a_restart_anywhere_goes_on_as_if_nothing_had_happened(log: RandomLog, d
     assert resumed.dump() == first.dump()
 
 
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(random_logs(), st.data())
 def test_the_state_of_a_log_is_that_of_its_races_in_any_order(log: RandomLog, data: st.DataObject) -> None:
     """A stream that takes over from a build needs no replay: the races' latest versions give the same bytes."""
@@ -158,7 +158,7 @@ def test_the_state_of_a_log_is_that_of_its_races_in_any_order(log: RandomLog, da
         assert changelog(settled, every[cut:]) == changelog(replayed, every[cut:])
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(random_logs(), st.sampled_from((1, 3, 16)))
 def test_how_many_shards_there_are_changes_no_value(log: RandomLog, shards: int) -> None:
     every, timezone = messages_of(log), ZoneInfo(log.timezone)
@@ -166,7 +166,6 @@ def test_how_many_shards_there_are_changes_no_value(log: RandomLog, shards: int)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.view)
-@settings(deadline=None)
 @given(data=st.data())
 def test_the_compiled_columns_are_the_catalogues_values_bit_for_bit(family: Family, data: st.DataObject) -> None:
     """The plain twin: each aggregate's own `value`, asked one by one."""

@@ -86,7 +86,7 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(PIECES, max_size=12))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_the_last_whole_record_is_the_one_that_reading_all_lines_finds(pieces: list[bytes]) -> None:
     """Read from the end in small blocks, with lines too long for a record left out, against every line in turn."""
     content, most, place, last = b"".join(pieces), 400, 0, (0, b"")

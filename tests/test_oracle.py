@@ -152,7 +152,7 @@ def test_the_same_version_again_is_counted_and_other_content_refused() -> None:
     assert (len(other.records), other.refused) == (1, [("R1", 1, "raise result_version")])
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(random_loads())
 def test_nothing_of_a_load_is_lost_and_its_clock_strictly_increases(told: RandomLoad) -> None:
     """Each version of each file is a record, a dead letter or a counted repetition; no message sits on a midnight."""
@@ -164,7 +164,7 @@ def test_nothing_of_a_load_is_lost_and_its_clock_strictly_increases(told: Random
     assert all(at != local_midnight(local_date(at, zone), zone) for at in instants)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(random_logs(), st.data())
 def test_a_value_changes_only_at_its_change_points(log: RandomLog, data: st.DataObject) -> None:
     """At any instant the row is that of the last change point at or before it; before the first there is none."""
@@ -183,7 +183,7 @@ def test_a_value_changes_only_at_its_change_points(log: RandomLog, data: st.Data
             assert oracle.value(view, entity, beside) == expected
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(random_logs(), st.data())
 def test_what_is_told_later_changes_no_earlier_value(log: RandomLog, data: st.DataObject) -> None:
     """The log cut after any record gives the same rows, up to that record's instant, as the whole log."""

@@ -71,7 +71,7 @@ def test_the_shared_tables_are_taken_but_for_the_refusals_worked_out_elsewhere(
     assert (again.appended, again.identical, again.dead_letters) == (0, races, 0)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(random_loads())
 def test_any_load_makes_the_log_that_a_plain_reader_makes(
     tmp_path_factory: pytest.TempPathFactory, load: RandomLoad

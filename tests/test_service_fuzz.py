@@ -16,7 +16,6 @@ from velo.store import Store  # noqa: E402
 
 BOUNDED = settings(
     max_examples=25,
-    deadline=None,
     database=None,
     derandomize=True,
     phases=[Phase.generate],
