@@ -172,11 +172,18 @@ def redis_lost(scene: Scene) -> Account:
     """Redis killed and what it kept gone, under a running stream."""
     running = _live(scene)
     os.kill(_server_of(scene), signal.SIGKILL)
-    (scene.home.redis / embedded_redis.KEPT).unlink()
+    _remove(embedded_redis.kept(scene.home))
     begun = time.perf_counter()
     scene.well("ingest", "runners", scene.later, "--late")
     seen = _event(running.tells('"forgot": true'))
     return _caught_up(scene, running, f"the stream's log: {seen}", begun, "by itself: the stream fills it again")
+
+
+def _remove(kept: Path) -> None:
+    if kept.is_dir():
+        shutil.rmtree(kept)
+    else:
+        kept.unlink()
 
 
 def redis_emptied(scene: Scene) -> Account:
@@ -310,10 +317,12 @@ def changed_bundle(scene: Scene) -> Account:
 
 def changed_redis(scene: Scene) -> Account:
     """What the store's own Redis kept on the disk, its server down."""
-    harm.change(scene.home.redis / embedded_redis.KEPT, 0.5, 64)
+    kept = embedded_redis.kept(scene.home)
+    files = list(kept.iterdir()) if kept.is_dir() else [kept]
+    harm.change(max(files, key=lambda one: one.stat().st_size), 0.5, 64)
     seen = _refused(scene, "online", "rebuild")
-    (scene.home.redis / embedded_redis.KEPT).unlink()
-    return _back(scene, seen, ("online", "rebuild"), first="remove that file")
+    _remove(kept)
+    return _back(scene, seen, ("online", "rebuild"), first="remove it")
 
 
 def changed_registry(scene: Scene) -> Account:

@@ -105,5 +105,8 @@ def test_gate_holds_made_up_worlds_to_what_it_foretells(tmp_path: Path) -> None:
 def test_no_command_is_left_out() -> None:
     names = {one.name or (one.callback.__name__ if one.callback else "") for one in bench_app.registered_commands}
     here = Path(__file__)
-    told = "".join(one.read_text(encoding="utf-8") for one in (here, here.with_name("test_faults.py")))
+    told = "".join(
+        one.read_text(encoding="utf-8")
+        for one in (here, here.with_name("test_faults.py"), here.with_name("test_sizing.py"))
+    )
     assert {name for name in names if f'"{name}"' not in told} == set()

@@ -25,7 +25,8 @@ START_SECONDS = 10.0
 LOAD_SECONDS = 120.0
 """How long a server may take to read back what it kept."""
 KEPT = "appendonly.aof"
-"""What a server keeps on the disk, and reads back when it starts."""
+KEPT_FROM_7 = "appendonlydir"
+"""What a server keeps on the disk, and reads back when it starts: one file, and from Redis 7 on a folder of them."""
 COMPACT = {"hash-max-ziplist-entries": 512, "hash-max-ziplist-value": 512}
 """Up to these a hash is kept as one string. A packed row is longer than a server's own 64 bytes, and a hash with one such
 value would cost two and a half times the memory. Newer servers say listpack, and take these names too."""
@@ -95,6 +96,12 @@ def executable() -> str:
     )
 
 
+def kept(home: Home) -> Path:
+    """Where the home's own server keeps what it reads back when it starts: a file, or from Redis 7 on a folder."""
+    folder = home.redis / KEPT_FROM_7
+    return folder if folder.is_dir() else home.redis / KEPT
+
+
 def _answering(home: Home) -> str | None:
     """The address written by the last start, if the home's own server answers there and has loaded its data.
 
@@ -161,8 +168,8 @@ def _start(home: Home, lock: int) -> str:
             server.wait()
     if _cannot_read_what_it_kept(home):
         raise UserError(
-            f"{home.redis / KEPT} is damaged, and the Redis under {home.redis} does not start with it: remove that file, "
-            "then run `velo online rebuild`, which fills it again"
+            f"{kept(home)} is damaged, and the Redis under {home.redis} does not start with it: remove it, then run "
+            "`velo online rebuild`, which fills it again"
         )
     raise UserError(f"the Redis under {home.redis} will not start: see {_log(home)}, or set REDIS_URL")
 
