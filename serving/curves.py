@@ -7,7 +7,7 @@ from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from feature_repo.catalogue.families import BY_VIEW, Family
-from feature_repo.stores import asof
+from feature_repo.stores import changelog
 from feature_repo.stores.parts import Snapshot
 from velo.errors import UserError
 from velo.racing.clock import to_text
@@ -73,7 +73,7 @@ def curves_of(home: Home, kind: Kind, key: str, as_of: datetime, since: datetime
         parts, runners = look.parts(home.offline / family.view), look.parts(home.offline / "runners")
     except UserError as none:
         raise NoTables(str(none)) from none
-    with _AT_ONCE, asof.engine(MEMORY_LIMIT) as connection:
+    with _AT_ONCE, changelog.engine(MEMORY_LIMIT) as connection:
         found = _changes(connection, family, parts, key, as_of, since, points)
         name, told = _name(connection, runners, kind, key, as_of)
     if not found and not told:
@@ -99,11 +99,11 @@ def _changes(
     if not parts:
         return []
     (column,) = family.keys
-    columns = ", ".join(asof.name(feature.name) for feature in family.features)
+    columns = ", ".join(changelog.name(feature.name) for feature in family.features)
     query = f"""
         WITH known AS (
             SELECT event_timestamp, valid_until, {columns} FROM read_parquet([{_listed(parts)}], union_by_name = true)
-            WHERE {asof.name(column)} = $key AND event_timestamp <= $as_of
+            WHERE {changelog.name(column)} = $key AND event_timestamp <= $as_of
             QUALIFY row_number() OVER (PARTITION BY event_timestamp ORDER BY created_timestamp DESC NULLS LAST) = 1
         ),
         held AS (SELECT max(event_timestamp) AS began FROM known WHERE event_timestamp <= $since),
@@ -135,4 +135,4 @@ def _name(
 
 
 def _listed(parts: list[str]) -> str:
-    return ", ".join(asof.text(part) for part in parts)
+    return ", ".join(changelog.text(part) for part in parts)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
-from feature_repo.stores import asof
+from feature_repo.stores import changelog
 from feature_repo.stores.parts import Snapshot
 from serving.paper_ledger import Decision, Ledger, PaperBet
 from serving.paper_settlement import known_of, settled_race
@@ -231,12 +231,12 @@ def races_due(home: Home, now: datetime, lead: timedelta) -> list[str]:
     Raises `UserError` where there are no tables.
     """
     parts = Snapshot().parts(home.offline / "runners")
-    listed = ", ".join(asof.text(part) for part in parts)
+    listed = ", ".join(changelog.text(part) for part in parts)
     query = (
         f"SELECT race_id, arg_max(off_time, seq) AS off FROM read_parquet([{listed}])"  # noqa: S608 paths are quoted
         " WHERE type = 'racecard' AND known_at <= $now GROUP BY race_id"
         " HAVING off BETWEEN $since AND $until ORDER BY off, race_id"
     )
     bound = {"now": now, "since": now - LOOK_BACK, "until": now + lead}
-    with asof.engine("500MB") as connection:
+    with changelog.engine("500MB") as connection:
         return [str(row[0]) for row in connection.execute(query, bound).fetchall()]

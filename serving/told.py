@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from datetime import date, datetime
 from typing import Any, Final, Protocol
 
-from feature_repo.stores import asof
+from feature_repo.stores import changelog
 from feature_repo.stores.parts import Snapshot
 from velo.errors import UserError
 from velo.racing.clock import from_text
@@ -64,7 +64,7 @@ def told_of(home: Home, race_id: str, snapshot: Snapshot | None = None, log: Bey
     parts = {kind: look.parts(home.offline / kind) for kind in ("runners", "notices")}
     manifest = json.loads((look.folder(home.offline / "runners").parent / "manifest.json").read_bytes())
     behind = max(0, _log_length(home) - manifest["next_seq"])
-    with asof.engine(MEMORY_LIMIT) as connection:
+    with changelog.engine(MEMORY_LIMIT) as connection:
         rows = {kind: _selected(connection, files, "race_id = $id", {"id": race_id}) for kind, files in parts.items()}
     held = (*_races(rows["runners"]), *map(_notice, rows["notices"]))
     newer = log.messages(race_id, manifest["next_seq"]) if log is not None and behind else ()
@@ -84,7 +84,7 @@ def told_on(home: Home, race_date: date) -> list[tuple[Message, ...]]:
         parts = {kind: look.parts(home.offline / kind) for kind in ("runners", "notices")}
     except (OSError, UserError):
         return []
-    with asof.engine(MEMORY_LIMIT) as connection:
+    with changelog.engine(MEMORY_LIMIT) as connection:
         held = _selected(connection, parts["runners"], "race_date = $day", {"day": race_date})
         by_race: dict[str, list[Message]] = {}
         for message in _races(held):
@@ -98,7 +98,7 @@ def told_on(home: Home, race_date: date) -> list[tuple[Message, ...]]:
 def _selected(connection: Any, files: list[str], where: str, params: dict[str, Any]) -> list[dict[str, Any]]:
     if not files:
         return []
-    listed = ", ".join(asof.text(file) for file in files)
+    listed = ", ".join(changelog.text(file) for file in files)
     query = f"SELECT * FROM read_parquet([{listed}]) WHERE {where} ORDER BY seq"  # noqa: S608 paths are quoted
     rows: list[dict[str, Any]] = connection.sql(query, params=params).to_arrow_table().to_pylist()
     return rows

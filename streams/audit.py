@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from feature_repo.catalogue.aggregates import Ewma, Slope, Variance
 from feature_repo.catalogue.families import FAMILIES, Family
-from feature_repo.stores.asof import text
+from feature_repo.stores.changelog import text
 from feature_repo.stores.redis_client import told
 from feature_repo.stores.redis_layout import VALID_UNTIL, Layout
 from feature_repo.stores.redis_rows import RedisRows

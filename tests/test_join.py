@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feature_repo.stores import keys as keys_module
-from feature_repo.stores.asof import Column, Table
+from feature_repo.stores.changelog import Column, Table
 from feature_repo.stores.join import point_in_time
 from velo.errors import UserError
 

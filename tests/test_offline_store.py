@@ -14,7 +14,7 @@ from feast.infra.offline_stores.file_source import FileSource, SavedDatasetFileS
 from feast.types import Float64, Int32, String
 
 from feature_repo.objects import entities
-from feature_repo.stores import asof
+from feature_repo.stores import changelog
 from feature_repo.stores.parts import Snapshot, add_part
 from tests.changelogs import START, Size, publish
 from tests.feast_homes import REQUEST, MadeUp, entity_rows, made_up_feast, on_demand_refs, same_values, stock_feast
@@ -378,5 +378,5 @@ def test_a_store_never_built_says_to_build_it(tmp_path: Path) -> None:
 
 
 def test_too_little_memory_is_told_with_the_setting_to_raise() -> None:
-    with pytest.raises(UserError, match="raise it under offline_store"), asof.engine("1MB") as connection:
+    with pytest.raises(UserError, match="raise it under offline_store"), changelog.engine("1MB") as connection:
         connection.execute("SELECT count(*) FROM (SELECT DISTINCT hash(i) FROM range(5000000) t(i))").fetchall()

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from feature_repo.stores import asof
+from feature_repo.stores import changelog
 from feature_repo.stores.spill import MOST_BYTES, PREFIX, bound, spill_folder
 from tests.shared import REPO
 
@@ -66,7 +66,7 @@ def test_another_folder_of_that_name_which_is_a_link_is_left_alone(tmp_path: Pat
 
 def test_duckdb_may_not_fill_the_disk(tmp_path: Path) -> None:
     assert 0 < int(bound(tmp_path).removesuffix("MB")) <= MOST_BYTES // 10**6
-    with asof.engine("100MB") as connection:
+    with changelog.engine("100MB") as connection:
         folder, limit = connection.execute(
             "SELECT current_setting('temp_directory'), current_setting('max_temp_directory_size')"
         ).fetchall()[0]

@@ -10,7 +10,7 @@ from typing import Final
 import duckdb
 import pyarrow as pa
 
-from feature_repo.stores import asof
+from feature_repo.stores import changelog
 from feature_repo.stores.parts import Snapshot
 from velo.racing.going import distance_band, going_group
 from velo.racing.messages import STARTED
@@ -50,9 +50,9 @@ def outcomes(home: Home, snapshot: Snapshot | None = None) -> pa.Table:
 @contextmanager
 def told(home: Home, snapshot: Snapshot) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection with the views `runners` and `notices`: what the messages told, every version."""
-    with asof.engine(MEMORY_LIMIT) as connection:
+    with changelog.engine(MEMORY_LIMIT) as connection:
         for kind in ("runners", "notices"):
-            parts = ", ".join(asof.text(part) for part in snapshot.parts(home.offline / kind))
+            parts = ", ".join(changelog.text(part) for part in snapshot.parts(home.offline / kind))
             connection.execute(f"CREATE TEMP VIEW {kind} AS SELECT * FROM read_parquet([{parts}])")  # noqa: S608 paths are quoted
         yield connection
 

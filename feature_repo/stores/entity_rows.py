@@ -6,7 +6,7 @@ import pandas as pd
 import pyarrow as pa
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 
-from feature_repo.stores.asof import Table
+from feature_repo.stores.changelog import Table
 from velo.errors import UserError
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from feature_repo.stores.asof import Table
+    from feature_repo.stores.changelog import Table
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from velo.errors import UserError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from feature_repo.stores.asof import Table
+    from feature_repo.stores.changelog import Table
 
 ROWS_AT_ONCE: Final = 1 << 21
 """Rows of a history searched at a time: their keys, instants and order take some 150 MB."""

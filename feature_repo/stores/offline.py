@@ -24,7 +24,7 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from feast.types import from_feast_to_pyarrow_type
 
-from feature_repo.stores import asof
+from feature_repo.stores import changelog
 from feature_repo.stores.entity_rows import entity_rows, with_text_keys
 from feature_repo.stores.join import point_in_time
 from feature_repo.stores.offline_job import AsofRetrievalJob
@@ -106,11 +106,11 @@ class AsofOfflineStore(OfflineStore):
         end_date: datetime,
     ) -> RetrievalJob:
         """The newest row of each key with an event time from `start_date` to `end_date`, both included."""
-        touched, values = asof.within_sql(timestamp_field, _utc(start_date), None)
+        touched, values = changelog.within_sql(timestamp_field, _utc(start_date), None)
         return _pull(
             config,
             data_source,
-            lambda scan: asof.latest_sql(
+            lambda scan: changelog.latest_sql(
                 scan, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column or None, touched
             ),
             values | {"until": _utc(end_date)},
@@ -135,11 +135,11 @@ class AsofOfflineStore(OfflineStore):
         midnight's expiry, a rebuild under mended formulas), and would otherwise never reach the online store.
         """
         times = (timestamp_field, created_timestamp_column) if created_timestamp_column else (timestamp_field,)
-        touched = " OR ".join(f"{asof.name(column)} >= $since" for column in times)
+        touched = " OR ".join(f"{changelog.name(column)} >= $since" for column in times)
         return _pull(
             config,
             data_source,
-            lambda scan: asof.latest_sql(
+            lambda scan: changelog.latest_sql(
                 scan, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column or None, touched
             ),
             {"since": _utc(start_date), "until": _utc(end_date)},
@@ -159,12 +159,12 @@ class AsofOfflineStore(OfflineStore):
         end_date: datetime | None = None,
     ) -> RetrievalJob:
         """Every row with an event time from `start_date` to `end_date`, both included, either open if None."""
-        within, values = asof.within_sql(
+        within, values = changelog.within_sql(
             timestamp_field, _utc(start_date) if start_date else None, _utc(end_date) if end_date else None
         )
         columns = [*join_key_columns, *feature_name_columns, timestamp_field]
         columns += [created_timestamp_column] if created_timestamp_column else []
-        listed = ", ".join(asof.name(column) for column in columns)
+        listed = ", ".join(changelog.name(column) for column in columns)
         return _pull(
             config,
             data_source,
@@ -220,11 +220,11 @@ def _pull(
 ) -> RetrievalJob:
     """A job that runs SQL made for the scan of a source's parts, with `values` bound."""
     path = _path_of(config, source)
-    read = [asof.Column(column, column, pa.string()) for column in columns]
+    read = [changelog.Column(column, column, pa.string()) for column in columns]
 
     def run() -> pa.Table:
-        table = asof.Table(source.name, Snapshot().parts(path), (), *times, read)
-        with asof.engine(config.offline_store.memory_limit, config.offline_store.threads) as connection:
+        table = changelog.Table(source.name, Snapshot().parts(path), (), *times, read)
+        with changelog.engine(config.offline_store.memory_limit, config.offline_store.threads) as connection:
             return connection.sql(sql(table.scan), params=dict(values)).to_arrow_table()
 
     return AsofRetrievalJob(run, [], None, config.repo_path)
@@ -232,18 +232,18 @@ def _pull(
 
 def _table(
     view: FeatureView, source: DataSource, parts: Sequence[str], asked: Sequence[str], *, full_names: bool
-) -> asof.Table:
+) -> changelog.Table:
     back = {mapped: stored for stored, mapped in (source.field_mapping or {}).items()}
     prefix = f"{view.projection.name_alias or view.name}__" if full_names else ""
     types = {feature.name: _arrow_type(feature) for feature in view.features}
     named = view.projection.join_key_map or {}
-    return asof.Table(
+    return changelog.Table(
         view.name,
         parts,
         [(back.get(entity.name, entity.name), named.get(entity.name, entity.name)) for entity in view.entity_columns],
         source.timestamp_field,
         source.created_timestamp_column or None,
-        [asof.Column(back.get(name, name), prefix + name, types.get(name, pa.float64())) for name in asked],
+        [changelog.Column(back.get(name, name), prefix + name, types.get(name, pa.float64())) for name in asked],
         view.ttl or None,
     )
 
@@ -268,12 +268,12 @@ def _path_of(config: RepoConfig, source: DataSource) -> Path:
     return Path(path)
 
 
-def _queried(config: RepoConfig, sql: str, tables: Sequence[asof.Table]) -> pa.Table:
+def _queried(config: RepoConfig, sql: str, tables: Sequence[changelog.Table]) -> pa.Table:
     import duckdb
 
-    with asof.engine(config.offline_store.memory_limit, config.offline_store.threads) as connection:
+    with changelog.engine(config.offline_store.memory_limit, config.offline_store.threads) as connection:
         for table in tables:
-            connection.execute(f"CREATE OR REPLACE VIEW {asof.name(table.view)} AS SELECT * FROM {table.scan}")  # noqa: S608
+            connection.execute(f"CREATE OR REPLACE VIEW {changelog.name(table.view)} AS SELECT * FROM {table.scan}")  # noqa: S608
         try:
             return connection.sql(sql).to_arrow_table()
         except duckdb.OutOfMemoryException:

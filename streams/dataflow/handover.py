@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from feature_repo.stores.asof import engine, latest_sql, text
+from feature_repo.stores.changelog import engine, latest_sql, text
 from feature_repo.stores.redis_layout import Layout
 from feature_repo.stores.redis_rows import RedisRows
 from streams import generations

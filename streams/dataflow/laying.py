@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from feature_repo.catalogue.families import Family
-from feature_repo.stores.asof import engine, text
+from feature_repo.stores.changelog import engine, text
 from streams import generations
 from streams.fold.roll import Roller, ShardState
 from streams.fold.routing import shard_of
