@@ -270,7 +270,12 @@ def test_a_bucket_holds_by_its_interval_or_by_being_near_with_many_winners(repor
     assert holds(Figure(1.04, 1.01, 1.07, 10), 2_500.0) is True
     assert holds(Figure(0.94, 0.93, 0.95, 10), 9_000.0) is False
     assert holds(Figure(1.0, None, None, 10), 9_000.0) is None
-    assert {(one.subject, one.by) for one in report.floors} == {("blend", "price"), ("fundamental", "own fair price")}
+    own = "own fair price"
+    assert {(one.subject, one.by) for one in report.floors} == {
+        ("blend", "price"),
+        ("fundamental", own),
+        ("calibrated", own),
+    }
     for subject, _ in {(one.subject, one.by) for one in report.floors}:
         assert sum(one.n for one in report.floors if one.subject == subject) == report.runners
 

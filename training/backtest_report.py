@@ -22,7 +22,8 @@ from training.windows import GateReport, ask
 BET: Final = (SERVED, "blend")
 """Probabilities that all strategies are told of."""
 BESIDE: Final = (("blend", "market"), ("fundamental", "market"), ("fundamental", "logit"), ("market", "pi"))
-FLOORS: Final = (("blend", BY_PRICE), ("fundamental", BY_P))
+FLOORS: Final = (("blend", BY_PRICE), ("fundamental", BY_P), ("calibrated", BY_P))
+"""The last shows what the model's own curves would do for it: it is served as it is (docs/modeller.md says why)."""
 
 
 @dataclass(frozen=True, slots=True)
