@@ -225,6 +225,7 @@ def _declare(store: Store, sizes: Sequence[int]) -> dict[int, str]:
                 Runner(
                     one.horse_id, runner_no=at + 1, draw=at + 1, jockey_id=one.jockey_id, trainer_id=one.trainer_id,
                     weight_lbs=one.weight_lbs, official_rating=one.official_rating,
+                    body_weight_lbs=one.body_weight_lbs,
                 )
                 for at, one in enumerate(starts[:size])
             )  # fmt: skip

@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 KEYS: Final = tuple(dict.fromkeys(key for family in FAMILIES for key in family.keys))
-ENTITY_COLUMNS: Final = (*KEYS, *(column.name for column in request_time.REQUEST), "draw", "event_timestamp")
-"""What an entity row has: the keys (text), what the race says (`request_time.REQUEST`, its draw), the instant (UTC, µs)."""
+ENTITY_COLUMNS: Final = (
+    *KEYS, *(column.name for column in request_time.REQUEST), "draw", "body_weight_lbs", "event_timestamp"
+)  # fmt: skip
+"""What an entity row has: the keys (text), what the race says (`request_time.REQUEST`, draw, body weight), the instant (UTC, µs)."""
 
 
 def joined_at(store: Store, entities: "pa.Table", feast: "FeatureStore | None" = None) -> "pa.Table":

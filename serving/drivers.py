@@ -7,7 +7,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo.catalogue.columns import COLUMNS, IN_HAND, layoff_band
+from feature_repo.catalogue.columns import BODY_CHANGE, COLUMNS, IN_HAND, SEASONED, WEIGHT_SHARE, layoff_band
 from serving.vectors import Vectors
 
 Floats = NDArray[np.float64]
@@ -152,6 +152,8 @@ _ABILITY: Final = {
     "over": "horse_ability:odds",
     "market": "horse_form:market",
     "figure": "horse_ability:figure",
+    "body": "body weight",
+    "day": SEASONED,
     "runs": "horse_ability:odds",
 }
 _QUANTITY: Final = {
@@ -159,6 +161,9 @@ _QUANTITY: Final = {
     "layoff_band": "days",
     "class_change": "class",
     "weight_lbs": "weight",
+    WEIGHT_SHARE: "weight",
+    "body_weight_lbs": "body weight",
+    BODY_CHANGE: "body weight change",
     "weight_change_lbs": "weight change",
     "official_rating": "rating",
     "rating_change": "rating change",
@@ -194,6 +199,11 @@ _TOLD: Final[Mapping[str, Callable[[Values], str]]] = {
     "race_class": _number("race_class", "class {:.0f}", "class unknown"),
     "distance_m": _number("distance_m", "{:.0f} m", "distance unknown"),
     "weight": _number("weight_lbs", "carries {:.0f} lb", "weight unknown"),
+    "body weight": _number("body_weight_lbs", "weighs {:.0f} lb", "body weight unknown"),
+    "body weight change": _number(
+        BODY_CHANGE, "{:+.0f} lb of its own since the last run", "body weight change unknown"
+    ),
+    SEASONED: _number(SEASONED, "{:.0f} days since the middle of its starts", "no run yet"),
     "weight change": _number(
         "since_last_run__weight_change_lbs", "{:+.0f} lb since the last run", "weight change unknown"
     ),

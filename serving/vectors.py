@@ -103,6 +103,7 @@ def entity_rows(race: Declared) -> "pa.Table":
     for column in request_time.REQUEST:
         table[column.name] = pa.array(asked[column.name], kinds[column.kind], from_pandas=True)
     table["draw"] = pa.array(asked["draw"], pa.int64(), from_pandas=True)
+    table["body_weight_lbs"] = pa.array(asked["body_weight_lbs"], pa.float64(), from_pandas=True)
     table["event_timestamp"] = pa.array([race.instant] * len(keys), pa.timestamp("us", "UTC"))
     return pa.table(table)
 
@@ -111,7 +112,8 @@ def asked_of(race: Declared) -> dict[str, Any]:
     """The request columns of each runner, NaN for null."""
     of = race.race
     told = [
-        (of.race_class, of.distance_m, one.weight_lbs, one.official_rating, one.draw or None) for one in race.runners
+        (of.race_class, of.distance_m, one.weight_lbs, one.official_rating, one.draw or None, one.body_weight_lbs)
+        for one in race.runners
     ]
     table = np.array(told, dtype=np.float64).reshape(len(race.runners), len(columns.ASKED))
     named = dict(zip(columns.ASKED, table.T, strict=True))

@@ -202,6 +202,7 @@ def ability(starts: list[Start]) -> Features:
         "market_log": mean_e9([start.market_log_e9 for start in ordered]),
         "pace": mean_e9([start.pace_e9 for start in ordered]),
         "speed": mean_e9([start.speed_e9 for start in ordered]),
+        "day": ratio(sum(start.race_date.toordinal() for start in ordered), len(ordered)),
     }
     for name, best in (("over", True), ("market_log", False), ("pace", True), ("speed", True), ("figure", True)):
         values = [getattr(start, f"{name}_e9") for start in ordered]
@@ -210,6 +211,9 @@ def ability(starts: list[Start]) -> Features:
         row[f"{name}_ewma"] = ewma(known)
         if best:
             row[f"{name}_best"] = float(max(last(known, 6))) if known else None
+    figures = [Fraction(start.figure_e9, E9) for start in ordered if start.figure_e9 is not None]
+    row["figure_peak"] = float(max(last(figures, 10))) if figures else None
+    row["body_weight_last"] = ordered[-1].body_weight_lbs if ordered else None
     return row
 
 

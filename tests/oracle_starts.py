@@ -54,6 +54,7 @@ class Start:
     pace_e9: int | None
     speed_e9: int | None
     figure_e9: int | None
+    body_weight_lbs: float | None
 
 
 # -- the clock --------------------------------------------------------------------------------------------------------
@@ -275,6 +276,7 @@ def starts_of(record: Record) -> list[Start]:
                 pace_e9=pace_e9(times[number], times),
                 speed_e9=speed_e9(times[number], record.get("distance_m")),
                 figure_e9=figures[number],
+                body_weight_lbs=runner.get("body_weight_lbs"),
             )
         )
     return starts

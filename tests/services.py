@@ -28,7 +28,7 @@ WRITES = {"Authorization": f"Bearer {TOKEN}"}
 def entered(n: int) -> Runner:
     return Runner(
         f"horse {n}", f"Horse {n}", runner_no=n, draw=n, jockey_id=f"jockey {n % 9}", trainer_id=f"trainer {n % 9}",
-        weight_lbs=126.0 + n, official_rating=60 + n,
+        weight_lbs=126.0 + n, official_rating=60 + n, body_weight_lbs=1000.0 + 10 * n,
     )  # fmt: skip
 
 

@@ -161,6 +161,7 @@ def _runner(
             st.sampled_from((126.0, 133.0, 113.5, None)) if number == 1 else st.sampled_from((126.0, 119.0))
         ),
         official_rating=draw(st.sampled_from((70, 85, None))),
+        body_weight_lbs=draw(st.sampled_from((1020.0, 1133.5, None))),
     )
 
 

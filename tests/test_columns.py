@@ -1,5 +1,6 @@
 """What a model may see of a race: its ratings tell nothing of the future, and other races nothing of it."""
 
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,26 @@ def test_a_rating_unknown_last_time_hides_no_rating_of_today() -> None:
     )
     assert of(made, "official_rating") == [50.0, 60.0]
     assert of(made, "horse_form__last_rating")[1] == 58.0
+
+
+def test_a_runner_is_set_against_its_own_past_by_weight_and_by_day() -> None:
+    """Pounds in hand of its best figure, its weight as a share of its own, and how long it has been at it."""
+    given = {
+        "weight_lbs": [120.0, 130.0],
+        "body_weight_lbs": [1200.0, 0.0],
+        "horse_ability__body_weight_last": [1190.0, np.nan],
+        "horse_ability__figure_peak": [60.0, np.nan],
+        "horse_ability__day": [730_000.0, np.nan],
+        "horse_form__last_race_day": [10_900.0, np.nan],
+        "since_last_run__days_since_last_run": [14.0, np.nan],
+    }
+    made = columns.matrix(base(2, **given), np.zeros(2, int))
+    assert of(made, "in_hand_peak")[0] == -60.0
+    assert of(made, "weight_share")[0] == 0.1
+    assert of(made, "body_weight_change_lbs")[0] == 10.0
+    assert of(made, "seasoned_days")[0] == 10_914 + date(1970, 1, 1).toordinal() - 730_000
+    for name in columns.WORKED_OUT:
+        assert np.isnan(of(made, name)[1])
 
 
 def test_a_race_alone_has_the_bits_it_has_among_others() -> None:

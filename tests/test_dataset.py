@@ -80,6 +80,7 @@ def a_tangled_race(chance: np.random.Generator, race_id: str) -> list[Message]:
                 status=pick(*statuses),
                 weight_lbs=pick(120.0, None),
                 official_rating=pick(70, None),
+                body_weight_lbs=pick(1020.0, None),
             )
             for n in range(size)
         )
@@ -143,6 +144,7 @@ def _plainly(messages: Sequence[Message]) -> list[dict[str, Any]]:
             "distance_m": race.race.distance_m,
             "weight_lbs": runner.weight_lbs,
             "official_rating": runner.official_rating,
+            "body_weight_lbs": runner.body_weight_lbs,
             "event_timestamp": at,
         }
         for runner, keys in zip(race.runners, race.entity_keys(), strict=True)

@@ -21,6 +21,7 @@ OF_RUNNERS: tuple[dict[str, Any], ...] = (
     {"beaten_lengths": -1e300},
     {"beaten_lengths": 1e300},
     {"weight_lbs": 1e300},
+    {"body_weight_lbs": 1e300},
     {"finish_time_s": 1e300},
     {"official_rating": -(2**31) + 1, "position": 2**31 - 1, "draw": 2**31 - 1},
 )

@@ -215,7 +215,9 @@ def test_the_columns_of_many_rows_are_those_of_each_bit_for_bit(family: Family, 
 def remembered(measure: str) -> st.SearchStrategy[Any]:
     """Values of a measure that a start may leave behind, unknown among them."""
     top = 30 * unit(measure)
-    return st.none() | st.integers(0, top) if measure != "weight_lbs" else st.none() | st.floats(80, 180)
+    if measure in ("weight_lbs", "body_weight_lbs"):
+        return st.none() | st.floats(80, 1800)
+    return st.none() | st.integers(0, top)
 
 
 def test_a_new_window_is_one_change_to_the_family() -> None:

@@ -44,7 +44,7 @@ TO_COME = Race("to come", date(2023, 6, 1), OFF, "Ascot", race_class=3, surface=
 def entered(n: int, horse: str | None = None) -> Runner:
     return Runner(
         horse or f"horse {n}", f"Horse {n}", runner_no=n, draw=n, jockey_id=f"jockey {n}", trainer_id=f"trainer {n}",
-        weight_lbs=126.0 + n, official_rating=60 + n,
+        weight_lbs=126.0 + n, official_rating=60 + n, body_weight_lbs=1000.0 + 10 * n,
     )  # fmt: skip
 
 

@@ -94,7 +94,7 @@ def test_a_posted_card_scores_as_the_declared_one_does(client: TestClient) -> No
     """The same runners and race, the same vectors."""
     runners = [one for one in posted()["runners"] if one["horse_id"] != "horse 7"]
     for one, full in zip(runners, [one for one in RUNNERS if one.horse_id != "horse 7"], strict=True):
-        one["official_rating"] = full.official_rating
+        one["official_rating"], one["body_weight_lbs"] = full.official_rating, full.body_weight_lbs
     told = client.post("/v1/score", json=posted(race_class=3, runners=runners))
     assert told.status_code == 200, told.text
     assert told.json()["fingerprint"] == client.get(SCORE).json()["fingerprint"]

@@ -19,9 +19,13 @@ from training.races import Races
 Floats = NDArray[np.float64]
 
 DART: Final = "dart"
-TELLS_TIME_ONLY: Final = frozenset({"horse_form__last_race_day"})
-"""Grows with the calendar: no later day lies in the range a tree was fitted on. The days since are a feature."""
-FEATURES: Final = tuple(name for name in COLUMNS if name not in TELLS_TIME_ONLY)
+TELLS_TIME_ONLY: Final = frozenset({"horse_form__last_race_day", "horse_ability__day"})
+"""Grow with the calendar: no later day lies in the range a tree was fitted on. The days since are features."""
+RATED: Final = ("official_rating", "horse_form__last_rating", "since_last_run__rating_change")
+FADING: Final = frozenset(f"{name}{suffix}" for name in RATED for suffix in ("", "_rank", "_z"))
+"""Ratings are told of most races of some years and of few of the next: who leant on them stands without. The weight carried
+says in a handicap what they say."""
+FEATURES: Final = tuple(name for name in COLUMNS if name not in TELLS_TIME_ONLY | FADING)
 ROWS_A_LEAF_SHARE: Final = 400
 """A leaf holds at least one row in so many, up to `Options.min_rows_a_leaf`: a small set gets small leaves."""
 

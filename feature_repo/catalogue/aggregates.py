@@ -40,10 +40,12 @@ WORDS: Final[Mapping[str, str]] = {
     "position": "position",
     "field": "number of starters",
     "race_day": "race day (days since 1970-01-01)",
+    "day_e9": "day of the race (the first of the year 1 is 1)",
     "race_class": "class of the race",
     "distance_m": "distance in metres",
     "weight_lbs": "weight carried in pounds",
     "official_rating": "official rating",
+    "body_weight_lbs": "body weight in pounds",
 }
 """What each measure of a start says, as the formulas tell it."""
 

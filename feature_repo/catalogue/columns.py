@@ -5,6 +5,7 @@ by name, and get the same matrix, to the last bit. numpy alone.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from typing import Final
 
 import numpy as np
@@ -22,14 +23,23 @@ ON_DEMAND: Final = "since_last_run"
 
 STORED: Final = tuple(f"{family.view}__{feature.name}" for family in FAMILIES for feature in family.features)
 SINCE_LAST_RUN: Final = tuple(f"{ON_DEMAND}__{column.name}" for column in request_time.FEATURES)
-ASKED: Final = ("race_class", "distance_m", "weight_lbs", "official_rating", "draw")
+ASKED: Final = ("race_class", "distance_m", "weight_lbs", "official_rating", "draw", "body_weight_lbs")
 """What the race itself says of a runner; of `request_time.REQUEST` the day is left out: it only tells time."""
 IN_HAND: Final = {
     "in_hand_last": "horse_ability__figure_last",
     "in_hand_ewma": "horse_ability__figure_ewma",
     "in_hand_best": "horse_ability__figure_best",
+    "in_hand_peak": "horse_ability__figure_peak",
 }
-"""Pounds in hand: each of these figures less the weight carried now. Its scale is the race's own: compare, do not read."""
+"""Pounds in hand: each of these less the weight carried now. Its scale is the race's own: compare, do not read."""
+SEASONED: Final = "seasoned_days"
+"""Days from the mean day of a horse's starts to the race: half of its days on the course, if they were even."""
+WEIGHT_SHARE: Final = "weight_share"
+"""The weight carried as a share of the horse's own."""
+BODY_CHANGE: Final = "body_weight_change_lbs"
+"""The horse's own weight less that of its last start."""
+WORKED_OUT: Final = (*IN_HAND, SEASONED, WEIGHT_SHARE, BODY_CHANGE)
+"""What is made of other columns of the same runner."""
 
 COMPARED: Final = (
     "trainer_velocity__sr_14d",
@@ -78,21 +88,29 @@ COMPARED: Final = (
     "horse_course_distance__over",
     "horse_course_distance__market_log",
     "horse_course_distance__speed",
-    *IN_HAND,
+    *WORKED_OUT,
     "weight_lbs",
+    "body_weight_lbs",
     "official_rating",
     "draw",
 )
 """Features that pay for being set against the rest of the race: each adds its rank and its z-score."""
 
 BASE: Final = (*STORED, *SINCE_LAST_RUN, *ASKED)
-_MADE: Final = (*BASE, *IN_HAND)
+_MADE: Final = (*BASE, *WORKED_OUT)
 COLUMNS: Final = (*_MADE, *names_of(COMPARED))
 
 _PLACE: Final = {name: at for at, name in enumerate(COLUMNS)}
 _COMPARED_AT: Final = np.array([_PLACE[name] for name in COMPARED])
 _IN_HAND_AT: Final = np.array([_PLACE[name] for name in IN_HAND.values()])
 _WEIGHT_AT: Final = _PLACE["weight_lbs"]
+_DAYS_AT: Final = np.array(
+    [_PLACE[name] for name in ("horse_form__last_race_day", f"{ON_DEMAND}__days_since_last_run", "horse_ability__day")]
+)
+_DAY_1970: Final = date(1970, 1, 1).toordinal()
+_BODY_AT: Final = np.array(
+    [_PLACE[name] for name in ("weight_lbs", "body_weight_lbs", "horse_ability__body_weight_last")]
+)
 
 _RATED: Final = "official_rating"
 _OF_RATINGS: Final = (_RATED, "horse_form__last_rating", f"{ON_DEMAND}__rating_change")
@@ -154,9 +172,18 @@ def _filled(base: Mapping[str, ArrayLike], first: int, race: ArrayLike, stored: 
     for place, name in enumerate(BASE[first:], first):
         table[:, place] = _codes(base[name]) if name == _LAYOFF else np.asarray(base[name], dtype=np.float64)
     table[np.ix_(_partly_rated(table[:, _RATED_AT], race), _OF_RATINGS_AT)] = np.nan
-    table[:, len(BASE) : len(_MADE)] = table[:, _IN_HAND_AT] - table[:, _WEIGHT_AT, None]
+    table[:, len(BASE) : len(_MADE)] = _worked_out(table)
     table[:, len(_MADE) :] = stacked(within_race(table[:, _COMPARED_AT], race))
     return table
+
+
+def _worked_out(table: Floats) -> Floats:
+    """The columns of `WORKED_OUT`."""
+    in_hand = table[:, _IN_HAND_AT] - table[:, _WEIGHT_AT, None]
+    last, since, mean = table[:, _DAYS_AT].T
+    carried, body, body_last = table[:, _BODY_AT].T
+    share = np.divide(carried, body, out=np.full(body.shape, np.nan), where=body > 0)
+    return np.column_stack([in_hand, last + since + _DAY_1970 - mean, share, body - body_last])
 
 
 def _partly_rated(ratings: Floats, race: ArrayLike) -> NDArray[np.bool_]:

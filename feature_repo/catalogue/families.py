@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from feature_repo.catalogue.aggregates import (
+    RECENT_DEPTH,
     Aggregate,
     Best,
     Ewma,
@@ -113,6 +114,8 @@ ABILITY: Final[tuple[Recent, ...]] = (
     Last("figure_last", "figure_e9"),
     Ewma("figure_ewma", "figure_e9"),
     Best("figure_best", "figure_e9"),
+    Best("figure_peak", "figure_e9", depth=RECENT_DEPTH),
+    Last("body_weight_last", "body_weight_lbs"),
 )
 AGAINST_THE_ODDS: Final[tuple[Aggregate, ...]] = (
     Total("runs", "one"),
@@ -179,6 +182,7 @@ FAMILIES: Final[tuple[Family, ...]] = (
             Quotient("market_log", "market_log_e9", "priced"),
             Quotient("pace", "pace_e9", "pace_known"),
             Quotient("speed", "speed_e9", "speed_known"),
+            Quotient("day", "day_e9", "one"),
         ),
         recent=ABILITY,
     ),

@@ -31,6 +31,7 @@ class GivenRunner(Given):
     runner_no: Whole | None = None
     draw: Whole | None = None
     weight_lbs: Number | None = None
+    body_weight_lbs: Number | None = None
     official_rating: Whole | None = None
     odds: Odds | None = Field(default=None, description="Decimal odds, if known.")
 

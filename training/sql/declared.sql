@@ -47,7 +47,7 @@ WITH messages AS (
         runners.race_date, runners.off_time, runners.course, runners.surface, runners.distance_m, runners.race_class,
         coalesce(goings_told.going, runners.going) AS going,
         runners.horse_id, runners.trainer_id, runners.jockey_id, runners.runner_no, nullif(runners.draw, 0) AS draw,
-        runners.weight_lbs, runners.official_rating
+        runners.weight_lbs, runners.official_rating, runners.body_weight_lbs
     FROM carded
     JOIN runners ON runners.seq = coalesce(carded.card_seq, carded.result_seq)
     LEFT JOIN goings_told ON goings_told.race_id = carded.race_id
@@ -78,6 +78,7 @@ SELECT
         CASE WHEN draws = field THEN (3 * draw_rank + field - 1) // field ELSE 0 END) AS draw_cell,
     CAST(race_date - DATE '1970-01-01' AS BIGINT) AS race_day,
     CAST(race_class AS BIGINT) AS race_class, distance_m, weight_lbs, CAST(official_rating AS BIGINT) AS official_rating,
+    body_weight_lbs,
     decision_time AS event_timestamp
 FROM drawn LEFT JOIN goings USING (going) LEFT JOIN distances USING (distance_m)
 ORDER BY race_date, decision_time, race_id, horse_id

@@ -83,10 +83,12 @@ class Start(NamedTuple):
     position: int | None
     field: int
     race_day: int
+    day_e9: int
     race_class: int | None
     distance_m: float | None
     weight_lbs: float | None
     official_rating: int | None
+    body_weight_lbs: float | None
 
 
 def days_since_1970(day: date) -> int:
@@ -269,10 +271,12 @@ def starts_of(race: Race, runners: Sequence[Runner]) -> list[Start]:
                 position=position,
                 field=total,
                 race_day=race_day,
+                day_e9=race.race_date.toordinal() * E9,
                 race_class=race.race_class,
                 distance_m=race.distance_m,
                 weight_lbs=runner.weight_lbs,
                 official_rating=runner.official_rating,
+                body_weight_lbs=runner.body_weight_lbs,
             )
         )
     return starts

@@ -103,7 +103,9 @@ WITH results AS (
         END * 1e9 + 0.5) AS BIGINT) AS lengths_e9,
         position, field,
         race_date - DATE '1970-01-01' AS race_day,
-        race_class, distance_m, runner.weight_lbs, runner.official_rating
+        -- of a date before 1970 too it is above 0, as what is summed must be
+        (race_date - DATE '0001-01-01' + 1) * 1000000000 AS day_e9,
+        race_class, distance_m, runner.weight_lbs, runner.official_rating, runner.body_weight_lbs
     FROM ran LEFT JOIN goings USING (going)
 )
 SELECT
