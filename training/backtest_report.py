@@ -154,7 +154,7 @@ def report_of(facts: Facts, told: OutOfFold, predictions: Predictions, choices: 
         bets={one: all_strategies(of) for one, of in seasons.items()},
         bands={one: above_and_below(of) for one, of in seasons.items()},
         equity={one: equity_of(of, predictions.columns["race_date"], DEFAULT) for one, of in seasons.items()},
-        floors=tuple(floor for one, by in FLOORS for floor in floors(seasons[one], one, by)),
+        floors=tuple(floor for one, by in FLOORS for floor in floors(predictions.season(one), one, by)),
         gate=gates(predictions, plan.until, (plan.until - plan.since).days + 1),
         importance=told.importance,
         drift=told.drift,
