@@ -22,6 +22,8 @@ OFF = datetime(2023, 6, 1, 14, 0, tzinfo=UTC)
 NOW = OFF - timedelta(hours=1)
 RACE = Race("to come", date(2023, 6, 1), OFF, "Ascot", race_class=3, surface="Turf", going="Soft", distance_m=1609.0)
 TOKEN = "a token"
+HOSTILE = "<img src=x onerror=alert(1)>\u202eJ. O'Key"
+"""A name that breaks whatever takes it for more than text."""
 WRITES = {"Authorization": f"Bearer {TOKEN}"}
 
 
