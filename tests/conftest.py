@@ -1,4 +1,4 @@
-"""The shared data, the stores built of it and a browser as fixtures, and the closing line that says what was not tested."""
+"""The shared data, the stores built of it, a Redis and a browser as fixtures, and the closing line that says what was not tested."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +42,17 @@ def conformance(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Conforman
     yield built
     for one in made.values():
         embedded_redis.down(one.store.home)
+
+
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis of the module's own."""
+    from feature_repo.stores import embedded_redis
+    from velo.store import Home
+
+    home = Home(tmp_path_factory.mktemp("redis"))
+    yield embedded_redis.ensure(home)
+    embedded_redis.down(home)
 
 
 @pytest.fixture(scope="module")

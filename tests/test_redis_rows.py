@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,8 +11,6 @@ import pyarrow as pa
 import pytest
 
 from feature_repo.catalogue.families import BY_VIEW
-from feature_repo.stores import embedded_redis
-from feature_repo.stores.embedded_redis import ensure
 from feature_repo.stores.redis_client import connect_url
 from feature_repo.stores.redis_layout import Layout
 from feature_repo.stores.redis_rows import RedisRows
@@ -21,7 +18,6 @@ from feature_repo.stores.redis_writer import RowWriter, Written
 from tests.changelogs import START
 from tests.redis_writer import table
 from velo.errors import UserError
-from velo.store import Home
 
 FORM, TRAINER, PAIR = BY_VIEW["horse_form"], BY_VIEW["trainer_velocity"], BY_VIEW["partnership_velocity"]
 
@@ -35,18 +31,11 @@ class Bare:
     rows: RedisRows
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    home = Home(tmp_path_factory.mktemp("bare"))
-    yield ensure(home)
-    embedded_redis.down(home)
-
-
 @pytest.fixture
-def bare(server: str) -> Bare:
-    client = connect_url(server)
+def bare(redis_url: str) -> Bare:
+    client = connect_url(redis_url)
     client.flushdb()
-    return Bare(server, RowWriter(client, server), RedisRows(client, server))
+    return Bare(redis_url, RowWriter(client, redis_url), RedisRows(client, redis_url))
 
 
 def held(bare: Bare, family: Any, *keys: tuple[str, ...]) -> list[float | None]:
