@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 
-from feature_repo.stores.race_cards import Event, Head, Kept, RaceCards, head_of, to_us
+from feature_repo.stores.race_cards import Event, Head, Kept, RaceCards, head_of
 from serving.bundles import Bundles
 from serving.history import History, declared
 from serving.reading import Reading, Rows
@@ -25,7 +25,7 @@ from serving.wire import Question, Wire
 from training.bundle import Bundle
 from velo.errors import UserError
 from velo.racing.cards import Declared, decision_time, declared_at, first_result
-from velo.racing.clock import EPOCH, MICROSECOND, to_text
+from velo.racing.clock import from_us, to_text, to_us
 from velo.racing.messages import Market, Message, Racecard, Result
 
 if TYPE_CHECKING:
@@ -246,7 +246,7 @@ class Scorer:
                 card_us = known.card_us if known.version is not None else 0
                 position = self.settled.position(known.reading, rows, head_us, card_us)
                 if position is not None:
-                    return known, rows, EPOCH + position * MICROSECOND
+                    return known, rows, from_us(position)
                 if self.monotonic() > until:
                     raise CatchingUp("a result is being written: ask again in a moment")
 

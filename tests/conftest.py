@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
     from tests.stores import Built, Conformance
+    from velo.store import Store
 
 
 # A machine that is busy is no fault of what is tested.
@@ -53,6 +54,23 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     home = Home(tmp_path_factory.mktemp("redis"))
     yield embedded_redis.ensure(home)
     embedded_redis.down(home)
+
+
+@pytest.fixture(scope="module")
+def brokers() -> Iterator[str]:
+    """The address of a broker that speaks Kafka's protocol."""
+    from tests.feeds import a_broker
+
+    with a_broker() as address:
+        yield address
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> "Store":
+    """A store with nothing in its log, under a name with a space; a module that needs another has its own."""
+    from tests.logs import a_store
+
+    return a_store(tmp_path / "a home")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 
 from feature_repo.catalogue.families import BY_VIEW
 from feature_repo.stores.embedded_redis import down
-from tests.browser import screenshots
+from tests.browser import CONTRAST, FAINT, screenshots
 from tests.desks import RACE, ROWS, Desk, page_of, served
 from tests.services import HOSTILE, RUNNERS, a_streamed_store, tell
 from velo.racing.messages import JockeyChange, Market, NonRunner
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 PHONE = {"width": 360, "height": 740}
-CONTRAST = 4.5
 BROKEN = """names => {
   for (const one of document.querySelectorAll(".people bdi, .horse bdi")) one.textContent = names[one.closest(".horse") ? 1 : 0];
   const found = [];
@@ -41,20 +40,6 @@ BROKEN = """names => {
   }
   return found; }"""
 """Puts long names in place of those there; what is broken within a word, and what runs into another cell."""
-FAINT = """least => {
-  const light = rgb => rgb.map(v => v / 255).map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
-    .reduce((sum, v, at) => sum + v * [.2126, .7152, .0722][at], 0);
-  const parts = text => text.match(/[\\d.]+/g).map(Number);
-  const behind = one => { for (; one; one = one.parentElement) {
-    const rgba = parts(getComputedStyle(one).backgroundColor);
-    if (rgba.length === 3 || rgba[3] > 0) return rgba.slice(0, 3); } return [255, 255, 255]; };
-  return [...document.querySelectorAll('body *')]
-    .filter(one => [...one.childNodes].some(node => node.nodeType === 3 && node.data.trim()) && one.checkVisibility())
-    .map(one => [one, getComputedStyle(one)])
-    .map(([one, style]) => [light(parts(one instanceof SVGElement ? style.fill : style.color).slice(0, 3)),
-      light(behind(one)), one.textContent])
-    .map(([a, b, text]) => [(Math.max(a, b) + .05) / (Math.min(a, b) + .05), text])
-    .filter(([ratio]) => ratio < least); }"""
 
 
 @pytest.fixture(scope="module")

@@ -35,11 +35,6 @@ HOUR = timedelta(hours=1)
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return a_store(tmp_path / "a home")
-
-
-@pytest.fixture
 def stream(redis_url: str, request: pytest.FixtureRequest) -> Callable[[], RedisFeed]:
     """A way to a stream of the test's own, as each run takes it."""
     return lambda: RedisFeed(connect_url(redis_url), request.node.name)

@@ -31,7 +31,7 @@ from feature_repo.stores.redis_client import connect_url, is_cluster
 from feature_repo.stores.redis_layout import ColumnKind, Layout
 from feature_repo.stores.redis_writer import RowWriter, Written
 from velo.errors import UserError
-from velo.racing.clock import EPOCH, MICROSECOND
+from velo.racing.clock import to_us
 from velo.store import Home
 
 if TYPE_CHECKING:
@@ -77,7 +77,9 @@ class VersionedRedisOnlineStore(RedisOnlineStore):
             [[_number(row.get(name), kind) for name, kind in layout.columns] for _, row, _, _ in data],
             dtype=np.float64,
         ).reshape(len(data), len(layout.columns))
-        instants = np.array([_micros(at) for _, _, at, _ in data], dtype=np.int64)
+        instants = np.array(
+            [to_us(at if at.tzinfo else at.replace(tzinfo=UTC)) for _, _, at, _ in data], dtype=np.int64
+        )
         keys = [_key(layout, entity) for entity, _, _, _ in data]
         self.writer(config).write(layout, keys, instants, values, epoch_of(self._home(config)))
         if progress:
@@ -254,8 +256,3 @@ def _number(value: ValueProto | None, kind: ColumnKind) -> float:
         return float("nan")
     number = float(getattr(value, which))
     return number * 1e6 if kind == "instant" else number
-
-
-def _micros(instant: datetime) -> int:
-    aware = instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant
-    return (aware - EPOCH) // MICROSECOND

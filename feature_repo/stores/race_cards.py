@@ -15,7 +15,7 @@ import orjson
 
 from feature_repo.stores.race_script import ADVANCE, OFFER, sha_of
 from feature_repo.stores.redis_client import is_cluster, told
-from velo.racing.clock import EPOCH, MICROSECOND
+from velo.racing.clock import from_us, to_us
 from velo.racing.messages import Message, from_record
 
 INDEX: Final = "{velo}:races"
@@ -166,7 +166,7 @@ def head_of(values: Sequence[bytes | None]) -> Head | None:
     generation, seq, known_us, live = values
     if generation is None or seq is None or known_us is None:
         return None
-    return Head(int(generation), int(seq), EPOCH + int(known_us) * MICROSECOND, live == b"1")
+    return Head(int(generation), int(seq), from_us(int(known_us)), live == b"1")
 
 
 def kept_of(held: Mapping[bytes, bytes]) -> Kept | None:
@@ -187,11 +187,6 @@ def event_of(at: bytes, fields: Mapping[bytes, bytes]) -> Event:
         fields[b"known_at"].decode(),
         fields[b"record"],
     )
-
-
-def to_us(instant: datetime) -> int:
-    """µs since 1970."""
-    return (instant - EPOCH) // MICROSECOND
 
 
 def _offered(generation: int, one: Offer, now: datetime, horizon_us: int) -> tuple[Any, ...]:
