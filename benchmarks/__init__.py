@@ -1,1 +1,1 @@
-"""What it costs: each module is one `velo bench` command. Figures are printed, never asserted."""
+"""What it costs: what `velo bench` measures, and the harm that it does to a store. Figures are printed, never asserted."""

@@ -88,7 +88,7 @@ def point_in_time(
     timezone: Zone = "Europe/London",
     as_json: Json = False,
 ) -> None:
-    """The point-in-time join over all views: ours, and Feast's own DuckDB store on a size it survives."""
+    """The point-in-time join over all views: ours, DuckDB by hand, polars, and Feast's own store on a size it survives."""
     from benchmarks.point_in_time import measure, table
 
     figures = measure(rows, stock_rows, runners, timezone)
