@@ -103,6 +103,12 @@ class Scorer:
                     return self._live(model, race_id, known, now, with_drivers=with_drivers)
         return self._past(model, race_id, now, as_of, with_drivers=with_drivers)
 
+    def score_run(self, race_id: str, now: datetime) -> ScoredRace | None:
+        """A race whose result is known, as of its decision time, with nothing asked of Redis; None for one to come."""
+        if self.result_known(self.history.told(race_id).messages, now) is None:
+            return None
+        return self._past(self.bundles.current(), race_id, now, None, with_drivers=True)
+
     def score_card(
         self, card: Racecard, odds: Market | None, now: datetime, *, with_drivers: bool = True
     ) -> ScoredRace:
