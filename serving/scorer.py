@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 
-from feature_repo.stores.race_cards import Event, Head, Kept, RaceCards, head_of, to_us
+from feature_repo.stores.race_cards import KEEP, Event, Head, Kept, RaceCards, head_of, to_us
 from serving.bundles import Bundles
 from serving.history import History, declared
 from serving.reading import Reading, Rows
@@ -85,6 +85,18 @@ class Scorer:
             model.blend(model.probabilities(blank), np.full(2, 2.0), blank)
         with suppress(UserError):
             self.head()
+
+    def warm_past(self, now: datetime) -> None:
+        """Load what the first question about a race that was run would wait seconds for: for a thread of its own.
+
+        Feast is opened, and the latest race in Redis that was run is scored.
+        """
+        with suppress(UserError):
+            self.history.warm()
+            kept = self.races(now - KEEP, now)
+            run = [of for one in kept if (of := self.result_known(one.messages, now)) is not None]
+            if run:
+                self.score(run[-1].race_id, now)
 
     def score(
         self, race_id: str, now: datetime, as_of: datetime | None = None, *, with_drivers: bool = True
