@@ -20,6 +20,7 @@ from feature_repo.stores import embedded_redis
 from feature_repo.stores.redis_client import connect_url
 from feature_repo.stores.redis_layout import Layout
 from feature_repo.stores.redis_rows import Read, RedisRows
+from feature_repo.stores.redis_writer import RowWriter
 from velo.racing.clock import EPOCH, MICROSECOND
 from velo.store import Home
 
@@ -63,11 +64,11 @@ def server(folder: Path) -> Iterator[str]:
 
 def fill(url: str, entities: int, views: int, features: int) -> None:
     """Write a row of each entity in each view, as our plug-in does."""
-    rows, keys = RedisRows(connect_url(url)), [(one,) for one in _ids(entities)]
+    writer, keys = RowWriter(connect_url(url)), [(one,) for one in _ids(entities)]
     instants = np.full(entities, (AT - EPOCH) // MICROSECOND)
     for view in range(views):
         values = np.random.default_rng(view).normal(size=(entities, features))
-        rows.write(_layout(view, features), keys, instants, values, epoch=1)
+        writer.write(_layout(view, features), keys, instants, values, epoch=1)
 
 
 def through_feast(folder: str, url: str, entities: int, views: int, features: int, requests: int, stock: bool) -> Ready:  # noqa: FBT001 called by name

@@ -14,7 +14,7 @@ from typing import Any, Final
 import orjson
 
 from feature_repo.stores.race_script import ADVANCE, OFFER, sha_of
-from feature_repo.stores.redis_client import told
+from feature_repo.stores.redis_client import is_cluster, told
 from velo.racing.clock import EPOCH, MICROSECOND
 from velo.racing.messages import Message, from_record
 
@@ -140,7 +140,7 @@ class RaceCards:
             return []
         client = self.client
         with told(self.url):
-            if hasattr(client, "get_node_from_key"):
+            if is_cluster(client):
                 client = client.get_redis_connection(client.get_node_from_key(HEAD))
             for _ in range(2):
                 try:

@@ -76,6 +76,11 @@ def told(url: str) -> Iterator[None]:
         ) from None
 
 
+def is_cluster(client: Any) -> bool:
+    """Whether a client speaks to a Redis Cluster, of redis-py's own kind or its asynchronous one."""
+    return hasattr(client, "get_node_from_key")
+
+
 def shown(url: str) -> str:
     """A URL without its password."""
     try:

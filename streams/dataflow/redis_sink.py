@@ -21,7 +21,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from feature_repo.catalogue.families import BY_VIEW, Family
 from feature_repo.stores.redis_client import told
 from feature_repo.stores.redis_layout import Layout
-from feature_repo.stores.redis_rows import Lot, RedisRows
+from feature_repo.stores.redis_writer import Lot, RowWriter
 from streams.dataflow.courier import Courier
 from streams.dataflow.handover import fill_view
 from streams.dataflow.parquet_sink import Formulas
@@ -168,7 +168,7 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
         mine = self.sink.formulas
         if generation not in (-1, mine.log_generation):
             # of another log: its rows may claim instants that this one never reaches
-            RedisRows(client).delete_view(self._layout)
+            RowWriter(client).delete_view(self._layout)
             seq = -1
         # the mark of a load whose answer was lost is ours too
         forgot = self._written is not None and held not in (self._written, self._load.mark)
@@ -189,7 +189,7 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
                 "Redis lost rows that no table holds (the stream keeps none, by --no-offline): run `velo build`, then "
                 "start the stream again"
             )
-        epoch, redis = self.sink.formulas.epoch, RedisRows(client)
+        epoch, redis = self.sink.formulas.epoch, RowWriter(client)
         filling = self._mark(FILLING, self.last_seq)
         with told("the online store"):
             client.hset(MARKS, self.family.view, filling)
@@ -239,9 +239,9 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
         self._load.mark = self._mark(self.sink.formulas.epoch, self._load.last_seq)
 
     @property
-    def redis(self) -> RedisRows:
+    def redis(self) -> RowWriter:
         """The server it is connected to."""
-        return RedisRows(self._client)
+        return RowWriter(self._client)
 
     def laden(self) -> Lot | None:
         """The rows that are delivered next."""
