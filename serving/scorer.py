@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 
-from feature_repo.stores.race_cards import Event, Head, Kept, RaceCards, head_of
+from feature_repo.stores.race_cards import KEEP, Event, Head, Kept, RaceCards, head_of
 from serving.bundles import Bundles
 from serving.history import History, declared
 from serving.reading import Reading, Rows
@@ -86,6 +86,18 @@ class Scorer:
         with suppress(UserError):
             self.head()
 
+    def warm_past(self, now: datetime) -> None:
+        """Load what the first question about a race that was run would wait seconds for: for a thread of its own.
+
+        Feast is opened, and the latest race in Redis that was run is scored.
+        """
+        with suppress(UserError):
+            self.history.warm()
+            kept = self.races(now - KEEP, now)
+            run = [of for one in kept if (of := self.result_known(one.messages, now)) is not None]
+            if run:
+                self.score(run[-1].race_id, now)
+
     def score(
         self, race_id: str, now: datetime, as_of: datetime | None = None, *, with_drivers: bool = True
     ) -> ScoredRace:
@@ -102,6 +114,12 @@ class Scorer:
                 if known is not None and first_result(known.messages) is None:
                     return self._live(model, race_id, known, now, with_drivers=with_drivers)
         return self._past(model, race_id, now, as_of, with_drivers=with_drivers)
+
+    def score_run(self, race_id: str, now: datetime) -> ScoredRace | None:
+        """A race whose result is known, as of its decision time, with nothing asked of Redis; None for one to come."""
+        if self.result_known(self.history.told(race_id).messages, now) is None:
+            return None
+        return self._past(self.bundles.current(), race_id, now, None, with_drivers=True)
 
     def score_card(
         self, card: Racecard, odds: Market | None, now: datetime, *, with_drivers: bool = True

@@ -116,6 +116,22 @@ def test_a_page_scores_its_race_once_as_it_opens(browser: "Browser", desk: Desk)
     assert asked.count("/v1/races/to%20come") == asked.count("/v1/events") == 1
 
 
+def test_who_runs_is_shown_while_the_chances_are_being_worked_out(browser: "Browser", desk: Desk) -> None:
+    """A score out of the history may take seconds."""
+    held: list[Any] = []
+    with page_of(browser, desk, "/") as page:
+        page.route("**/score?*", lambda route: held.append(route))
+        page.locator("table.day").get_by_role("link", name="Ascot").click()
+        page.wait_for_selector("table.race")
+        rows = page.locator(f"{ROWS} .chance")
+        assert set(rows.all_inner_texts()) == {"being scored…"}
+        assert page.get_by_role("alert").count() == 0
+        held.pop().continue_()
+        page.wait_for_selector(f"{ROWS} .chance b")
+        assert sum(chances(page).values()) == pytest.approx(100.0, abs=0.5)
+        assert not held
+
+
 def test_what_came_by_itself_made_no_page_complain(browser: "Browser", desk: Desk) -> None:
     """After the pages above, that were open while something was told."""
     with page_of(browser, desk, RACE) as page:

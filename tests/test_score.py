@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from io import StringIO
 from pathlib import Path
@@ -23,7 +24,7 @@ from serving.scored import ScoredRace
 from serving.scorer import Scorer
 from serving.told import told_of
 from serving.vectors import Vectors, offline
-from serving.wire import Question
+from serving.wire import Away, Question
 from streams.log.writer import LogWriter
 from tests.seasons import BUILT_AT, a_card, a_season, a_store, opened
 from training.bundle import load
@@ -225,6 +226,17 @@ def test_a_race_that_was_run_is_scored_as_of_its_decision_time_and_says_so(
     matrix = rows.matrix(FEATURES)[[race == race_id for race in rows.identity["race_id"].to_pylist()]]
     chances = load(store.home, store.epochs[-1]).probabilities(matrix)
     assert sorted(chances.tolist()) == sorted(one.probability for one in run.runners)
+
+
+def test_a_race_that_was_run_is_scored_with_no_redis_in_reach_and_one_to_come_is_not(
+    store: Store, scorer: Scorer, rows: TrainingSet
+) -> None:
+    """What was known before its off lies in the tables and the log alone."""
+    out_of_reach = replace(store, redis_url="redis://127.0.0.1:1/0")
+    run = max(rows.identity["race_id"].to_pylist())
+    assert score(out_of_reach, run, now=NOW).fingerprint == scorer.score(run, NOW).fingerprint
+    with pytest.raises(Away, match=r"127\.0\.0\.1:1"):
+        score(out_of_reach, "to come", now=NOW)
 
 
 def test_the_drivers_are_told_in_words(scored: ScoredRace) -> None:
