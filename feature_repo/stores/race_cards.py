@@ -14,7 +14,7 @@ from typing import Any, Final
 import orjson
 
 from feature_repo.stores.race_script import ADVANCE, OFFER, sha_of
-from feature_repo.stores.redis_client import is_cluster, told
+from feature_repo.stores.redis_client import errors_told, is_cluster
 from velo.racing.clock import from_us, to_us
 from velo.racing.messages import Message, from_record
 
@@ -98,19 +98,19 @@ class RaceCards:
 
     def race(self, race_id: str) -> Kept | None:
         """What is held of a race; None where nothing is, or only of a log since replaced."""
-        with told(self.url):
+        with errors_told(self.url):
             held: Mapping[bytes, bytes] = self.client.hgetall(race_key(race_id))
         return kept_of(held)
 
     def races(self, begin: datetime, end: datetime) -> list[str]:
         """Races whose off is in [begin, end), in order of it."""
-        with told(self.url):
+        with errors_told(self.url):
             found = self.client.zrangebyscore(INDEX, to_us(begin), f"({to_us(end)}")
         return [one.decode() for one in found]
 
     def many(self, race_ids: Sequence[str]) -> list[Kept | None]:
         """What is held of some races, in one round trip."""
-        with told(self.url), self.client.pipeline(transaction=False) as pipe:
+        with errors_told(self.url), self.client.pipeline(transaction=False) as pipe:
             for race_id in race_ids:
                 pipe.hgetall(race_key(race_id))
             answers = pipe.execute() if race_ids else []
@@ -118,18 +118,18 @@ class RaceCards:
 
     def head(self) -> Head | None:
         """How far the log was brought; None where no stream ever wrote here."""
-        with told(self.url):
+        with errors_told(self.url):
             return head_of(self.client.hmget(HEAD, "generation", "seq", "known_us", "live"))
 
     def events(self, after: str, most: int = 512) -> list[Event]:
         """The events after one, oldest first; `0-0` is before all."""
-        with told(self.url):
+        with errors_told(self.url):
             entries = self.client.xrange(EVENTS, min=f"({after}", count=most)
         return [event_of(at, fields) for at, fields in entries]
 
     def clear(self) -> None:
         """Forget every race; the next stream, or `velo cards rebuild`, brings them again."""
-        with told(self.url):
+        with errors_told(self.url):
             keys = [*self.client.scan_iter(match="{velo}:race:*", count=1000), INDEX, HEAD]
             self.client.delete(*keys)
 
@@ -139,7 +139,7 @@ class RaceCards:
         if not commands:
             return []
         client = self.client
-        with told(self.url):
+        with errors_told(self.url):
             if is_cluster(client):
                 client = client.get_redis_connection(client.get_node_from_key(HEAD))
             for _ in range(2):

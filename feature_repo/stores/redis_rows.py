@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo.stores.redis_client import is_cluster, told
+from feature_repo.stores.redis_client import errors_told, is_cluster
 from feature_repo.stores.redis_layout import VALID_UNTIL, Layout
 
 Key = str | None | Sequence[str | None]
@@ -90,7 +90,7 @@ class RedisRows:
 
     def read(self, read: Read) -> list[Rows]:
         """The rows of a read written before, of each view those of its keys in their order; one round trip."""
-        with told(self.url):
+        with errors_told(self.url):
             answers = self._pipelined(read) if is_cluster(self.client) else self._sent(read)
         return [_unpacked(layout, spot, answers) for layout, spot in read.spots]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo.stores.redis_client import is_cluster, told
+from feature_repo.stores.redis_client import errors_told, is_cluster
 from feature_repo.stores.redis_layout import ColumnKind, Layout
 from velo.errors import UserError
 
@@ -98,7 +98,7 @@ class RowWriter:
         offers = [(lot.layout, _offers(lot)) for lot in lots]
         count = sum(len(rows) for _, rows in offers)
         written, answers = 0, list[Any]()
-        with told(self.url):
+        with errors_told(self.url):
             trips = list(_in_trips(offers))
             for trip in trips[:-1]:
                 written += self._offer(trip)[0]
@@ -157,7 +157,7 @@ class RowWriter:
         """Remove the fields of a view from every entity of its project, nothing else; returns the entities touched."""
         pattern = _glob_escaped(layout.key_prefix) + b"*" + _glob_escaped(layout.project.encode())
         touched = 0
-        with told(self.url):
+        with errors_told(self.url):
             batch: list[bytes] = []
             for key in self.client.scan_iter(match=pattern, count=5000):
                 if layout.owns(key):

@@ -19,7 +19,7 @@ import numpy as np
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from feature_repo.catalogue.families import BY_VIEW, Family
-from feature_repo.stores.redis_client import told
+from feature_repo.stores.redis_client import errors_told
 from feature_repo.stores.redis_layout import Layout
 from feature_repo.stores.redis_writer import Lot, RowWriter
 from streams.dataflow.courier import Courier
@@ -162,7 +162,7 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
 
     def _make_ready(self) -> None:
         client = self.sink.connect()
-        with told("the online store"):
+        with errors_told("the online store"):
             held = client.hget(MARKS, self.family.view)
         generation, epoch, seq = _read_mark(held)
         mine = self.sink.formulas
@@ -191,7 +191,7 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
             )
         epoch, redis = self.sink.formulas.epoch, RowWriter(client)
         filling = self._mark(FILLING, self.last_seq)
-        with told("the online store"):
+        with errors_told("the online store"):
             client.hset(MARKS, self.family.view, filling)
         rows = fill_view(self.sink.home, self._layout, redis, epoch, self.go_on) if self.last_seq >= 0 else 0
         if since := self._before | self._since:
@@ -285,7 +285,7 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
         return "EVAL", REPLACE_MARK, 1, MARKS, self.family.view, old or b"", new
 
     def _replaced(self, client: Any, old: bytes | None, new: bytes) -> bool:
-        with told("the online store"):
+        with errors_told("the online store"):
             return bool(client.execute_command(*self._replace_mark(old, new)))
 
 
