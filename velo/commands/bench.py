@@ -78,12 +78,12 @@ def build(
 @bench_app.command("point-in-time")
 def point_in_time(
     rows: Annotated[list[int], typer.Option(help="How many entity rows; give it again for another size.")] = [  # noqa: B006 typer copies it
-        10_000,
+        3_000,
         100_000,
     ],
     stock_rows: Annotated[
-        int, typer.Option(help="How many of them Feast's own DuckDB store gets (it is slow).")
-    ] = 10_000,
+        int, typer.Option(help="The most that Feast's own DuckDB store gets: it is slow, and takes gigabytes.")
+    ] = 3_000,
     runners: Results = None,
     timezone: Zone = "Europe/London",
     as_json: Json = False,
