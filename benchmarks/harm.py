@@ -278,6 +278,14 @@ def change(path: Path, at: float = 0.5, count: int = 8) -> None:
     path.write_bytes(content)
 
 
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
 def cut(path: Path, count: int) -> None:
     """Take a file's last bytes away."""
     os.truncate(path, path.stat().st_size - count)

@@ -14,7 +14,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.rounds import Contender
+from benchmarks.rounds import Contender, Found, interleaved
 from feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
 from feature_repo.feast_store import apply
 from feature_repo.stores.parts import Snapshot
@@ -28,6 +28,25 @@ OURS, OURS_FRAME = "ours, through Feast", "ours, through Feast, given pandas"
 STOCK, RAW, POLARS = "Feast's DuckDB store", "DuckDB ASOF JOIN by hand", "polars join_asof"
 HAS_POLARS: Final = importlib.util.find_spec("polars") is not None
 Ready = Callable[[], dict[str, Any]]
+
+
+def joined(
+    store: Store, rows: int, scratch: Path, views: Sequence[int], rounds: int, *, stock: bool
+) -> dict[int, dict[str, Found]]:
+    """So many entity rows joined by every contender in turn, with the first so many views, for each number of views.
+
+    The entity rows are left in `scratch`, as `entities_of` names them.
+    """
+    write_entities(store, rows, entities_of(scratch, rows))
+    return {
+        count: interleaved(contenders(store.home.root, entities_of(scratch, rows), count, scratch, stock=stock), rounds)
+        for count in views
+    }
+
+
+def entities_of(scratch: Path, rows: int) -> Path:
+    """Where so many entity rows are."""
+    return scratch / f"entities-{rows}.parquet"
 
 
 def contenders(home: Path, entities: Path, views: int, scratch: Path, *, stock: bool) -> dict[str, Contender]:

@@ -26,7 +26,7 @@ from rich.table import Table
 from benchmarks.ground import machine, store_of
 from feature_repo.stores import embedded_redis
 from feature_repo.stores.redis_client import connect
-from feature_repo.stores.redis_rows import RedisRows
+from feature_repo.stores.redis_writer import RowWriter
 from streams.audit import audit
 from streams.dataflow.ground import Ground
 from streams.dataflow.members import loopback_addresses
@@ -48,7 +48,7 @@ WATCHED: Final[dict[str, tuple[type, str]]] = {
     "laying the ground": (Ground, "_lay"),
     "writing a part": (ParquetPartition, "_spill"),
     "sealing a part": (ParquetPartition, "_seal"),
-    "writing to Redis": (RedisRows, "write_lots"),
+    "writing to Redis": (RowWriter, "write_lots"),
     "filling Redis": (RedisPartition, "_fill"),
 }
 """What a process does, by the method that does it; of what its threads do at one moment the one further down counts."""

@@ -20,7 +20,8 @@ from feature_repo.stores import embedded_redis
 from feature_repo.stores.redis_client import connect_url
 from feature_repo.stores.redis_layout import Layout
 from feature_repo.stores.redis_rows import Read, RedisRows
-from velo.racing.clock import EPOCH, MICROSECOND
+from feature_repo.stores.redis_writer import RowWriter
+from velo.racing.clock import to_us
 from velo.store import Home
 
 FLOOR, WRITTEN, PACKED = "a bare pipeline of as many bytes", "ours, a read written once", "ours, read_packed"
@@ -63,11 +64,11 @@ def server(folder: Path) -> Iterator[str]:
 
 def fill(url: str, entities: int, views: int, features: int) -> None:
     """Write a row of each entity in each view, as our plug-in does."""
-    rows, keys = RedisRows(connect_url(url)), [(one,) for one in _ids(entities)]
-    instants = np.full(entities, (AT - EPOCH) // MICROSECOND)
+    writer, keys = RowWriter(connect_url(url)), [(one,) for one in _ids(entities)]
+    instants = np.full(entities, to_us(AT))
     for view in range(views):
         values = np.random.default_rng(view).normal(size=(entities, features))
-        rows.write(_layout(view, features), keys, instants, values, epoch=1)
+        writer.write(_layout(view, features), keys, instants, values, epoch=1)
 
 
 def through_feast(folder: str, url: str, entities: int, views: int, features: int, requests: int, stock: bool) -> Ready:  # noqa: FBT001 called by name

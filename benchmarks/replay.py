@@ -29,7 +29,7 @@ from streams.audit import audit
 from streams.importers.ingest import ingest
 from streams.importers.runners import read_runner_tables
 from velo.errors import UserError
-from velo.racing.clock import EPOCH, MICROSECOND
+from velo.racing.clock import to_us
 from velo.settings import Settings, zone_named
 from velo.store import Store
 
@@ -128,7 +128,7 @@ def _agrees(expected: str | None, row: dict[str, Any]) -> bool:
 
 def _same(found: Any, expected: Any) -> bool:
     if isinstance(found, datetime):
-        return bool((found - EPOCH) // MICROSECOND == expected)
+        return bool(to_us(found) == expected)
     if isinstance(found, float) and expected is not None:
         return math.isclose(found, expected, rel_tol=TOLERANCE, abs_tol=TOLERANCE)
     return bool(found == expected)

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from benchmarks import parts_batch, parts_live
+from benchmarks import parts_batch, parts_live, parts_redis
 from benchmarks.ground import hardware
 from benchmarks.page import Part, Report
 from benchmarks.parts_batch import Ground, Sizes
@@ -53,11 +53,11 @@ trained model, a second process."""
 PARTS: Final[Mapping[str, Callable[[Ground], Part | None]]] = {
     "build": parts_batch.building,
     "join": parts_batch.joining,
-    "online": parts_live.reading,
-    "redis": parts_live.keeping,
+    "online": parts_redis.reading,
+    "redis": parts_redis.keeping,
     "stream": parts_live.streaming,
     "freshness": parts_live.freshness,
-    "race": parts_live.racing,
+    "race": parts_redis.racing,
 }
 
 

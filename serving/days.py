@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from velo.racing.cards import Declared, declared_at
 from velo.racing.clock import to_text
-from velo.racing.messages import Message, Racecard, Result, Runner, to_record, type_name
+from velo.racing.messages import Message, Racecard, Result, Runner, instant_of, to_record, type_name
 
 RUN: Final = "run"
 OFF: Final = "off"
@@ -28,7 +28,7 @@ def card_of(messages: Sequence[Message], now: datetime) -> dict[str, Any] | None
     result = _latest_result(messages, now)
     came = {one.horse_id: one for one in result.runners} if result else {}
     odds = {horse: price for horse, price in race.odds.prices.items() if price > 1.0} if race.odds else {}
-    known = sorted((one for one in messages if one.known_at and one.known_at <= now), key=_known_at)
+    known = sorted((one for one in messages if one.known_at and one.known_at <= now), key=instant_of)
     return _line(race, result, now) | {
         "declared": [_runner(one, odds, came) for one in race.runners],
         "non_runners": [_runner(one, odds, came) for one in race.withdrawn],
@@ -84,14 +84,9 @@ def _change(message: Message) -> dict[str, Any]:
     about: dict[str, Any] = {name: record[name] for name in _ABOUT if name in record}
     if isinstance(message, Racecard):
         about["runners"] = len(message.runners)
-    return {"type": type_name(message), "known_at": to_text(_known_at(message)), "about": about}
+    return {"type": type_name(message), "known_at": to_text(instant_of(message)), "about": about}
 
 
 def _latest_result(messages: Sequence[Message], now: datetime) -> Result | None:
     results = [one for one in messages if isinstance(one, Result) and one.known_at and one.known_at <= now]
     return max(results, key=lambda one: one.result_version) if results else None
-
-
-def _known_at(message: Message) -> datetime:
-    assert message.known_at is not None
-    return message.known_at

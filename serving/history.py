@@ -69,6 +69,11 @@ class History:
         with self._lock:
             return Stood(race, offline(self.store, race, self.feast()), as_of, "offline history")
 
+    def warm(self) -> None:
+        """Open Feast before it is needed; who needs it meanwhile waits for this."""
+        with self._lock:
+            self.feast()
+
     def feast(self) -> "FeatureStore":
         """Feast over the store."""
         if self._feast is None:

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from feature_repo.catalogue import columns, request_time
 from feature_repo.catalogue.families import FAMILIES
-from feature_repo.stores.race_cards import to_us
 from feature_repo.stores.redis_layout import Layout
 from serving.vectors import Vectors, asked_of
 from serving.wire import HEADERS
 from velo.racing.cards import Declared
+from velo.racing.clock import to_us
 
 Floats = NDArray[np.float64]
 Micros = NDArray[np.int64]

@@ -10,7 +10,7 @@ from serving.history import History, LogEnd
 from serving.patience import PATIENCE_S, UNHURRIED_S
 from serving.scored import ScoredRace
 from serving.scorer import Scorer
-from serving.wire import Wire
+from serving.wire import Away, Wire
 from velo.store import Store
 
 
@@ -19,9 +19,15 @@ def score(store: Store, race_id: str, *, now: datetime, as_of: datetime | None =
 
     A race whose result is known is scored as of its decision time unless told otherwise: the features of today know
     the result. Raises `UserError` for a race unknown or not declared by then, an instant to come, no model or one that
-    does not fit, and a Redis that cannot be reached or holds nothing of the race.
+    does not fit, and, for a race to come, a Redis that cannot be reached or holds nothing of it.
     """
-    return scorer_of(store, patience_s=UNHURRIED_S).score(race_id, now, as_of)
+    scorer = scorer_of(store, patience_s=UNHURRIED_S)
+    try:
+        return scorer.score(race_id, now, as_of)
+    except Away:
+        if as_of is None and (run := scorer.score_run(race_id, now)) is not None:
+            return run
+        raise
 
 
 def scorer_of(

@@ -105,6 +105,40 @@ def scored_race(
 ) -> ScoredRace:
     """Score a race; `result`, where it has been run, shows starting prices where no odds were told before."""
     race, vectors, said = stood.race, stood.vectors, list(notes)
+    runners = _runners(model, race, vectors, result, with_drivers=with_drivers)
+    if any(runner.market_source == SP for runner in runners):
+        said.append("market odds are starting prices, told with the result: not known before the off, no input")
+    if vectors.stale.any():
+        said.append("some values are stale: a window has moved on since they were written (run `velo tick`)")
+    off = race.race
+    return ScoredRace(
+        race_id=off.race_id,
+        race_name=off.race_name,
+        course=off.course,
+        going=off.going,
+        distance_m=off.distance_m,
+        off_time=off.off_time,
+        as_of=stood.as_of,
+        scored_at=now,
+        declared_by=race.source,
+        features_from=stood.origin,
+        odds_known_at=race.odds.known_at if race.odds else None,
+        model=model.version,
+        gate=model.gate,
+        mode=model.mode,
+        fingerprint=fingerprint(race, vectors),
+        missing=_views([any(of) for of in zip(*vectors.missing.tolist(), strict=True)]),
+        stale=_views([any(of) for of in zip(*vectors.stale.tolist(), strict=True)]),
+        runners=tuple(sorted(runners, key=lambda one: (-one.probability, one.runner_no or 0, one.horse_id))),
+        withdrawn=tuple(one.horse or one.horse_id for one in race.withdrawn),
+        notes=tuple(said),
+    )
+
+
+def _runners(
+    model: Bundle, race: Declared, vectors: Vectors, result: Result | None, *, with_drivers: bool
+) -> list[ScoredRunner]:
+    """The runners of a race with their chances, in the order of its card."""
     matrix = vectors.select(model.features)
     chances = model.probabilities(matrix)
     told: Sequence[tuple[Driver, ...]] = [()] * len(race.runners)
@@ -143,33 +177,7 @@ def scored_race(
             blended_interval=mixed_bounds[at],
         )
         runners.append(one)
-    if any(runner.market_source == SP for runner in runners):
-        said.append("market odds are starting prices, told with the result: not known before the off, no input")
-    if vectors.stale.any():
-        said.append("some values are stale: a window has moved on since they were written (run `velo tick`)")
-    off = race.race
-    return ScoredRace(
-        race_id=off.race_id,
-        race_name=off.race_name,
-        course=off.course,
-        going=off.going,
-        distance_m=off.distance_m,
-        off_time=off.off_time,
-        as_of=stood.as_of,
-        scored_at=now,
-        declared_by=race.source,
-        features_from=stood.origin,
-        odds_known_at=race.odds.known_at if race.odds else None,
-        model=model.version,
-        gate=model.gate,
-        mode=model.mode,
-        fingerprint=fingerprint(race, vectors),
-        missing=_views([any(of) for of in zip(*missing, strict=True)]),
-        stale=_views([any(of) for of in zip(*stale, strict=True)]),
-        runners=tuple(sorted(runners, key=lambda one: (-one.probability, one.runner_no or 0, one.horse_id))),
-        withdrawn=tuple(one.horse or one.horse_id for one in race.withdrawn),
-        notes=tuple(said),
-    )
+    return runners
 
 
 def fingerprint(race: Declared, vectors: Vectors) -> str:

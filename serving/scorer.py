@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 
-from feature_repo.stores.race_cards import Event, Head, Kept, RaceCards, head_of, to_us
+from feature_repo.stores.race_cards import KEEP, Event, Head, Kept, RaceCards, head_of
 from serving.bundles import Bundles
 from serving.history import History, declared
 from serving.reading import Reading, Rows
@@ -25,7 +25,7 @@ from serving.wire import Question, Wire
 from training.bundle import Bundle
 from velo.errors import UserError
 from velo.racing.cards import Declared, decision_time, declared_at, first_result
-from velo.racing.clock import EPOCH, MICROSECOND, to_text
+from velo.racing.clock import from_us, to_text, to_us
 from velo.racing.messages import Market, Message, Racecard, Result
 
 if TYPE_CHECKING:
@@ -86,6 +86,18 @@ class Scorer:
         with suppress(UserError):
             self.head()
 
+    def warm_past(self, now: datetime) -> None:
+        """Load what the first question about a race that was run would wait seconds for: for a thread of its own.
+
+        Feast is opened, and the latest race in Redis that was run is scored.
+        """
+        with suppress(UserError):
+            self.history.warm()
+            kept = self.races(now - KEEP, now)
+            run = [of for one in kept if (of := self.result_known(one.messages, now)) is not None]
+            if run:
+                self.score(run[-1].race_id, now)
+
     def score(
         self, race_id: str, now: datetime, as_of: datetime | None = None, *, with_drivers: bool = True
     ) -> ScoredRace:
@@ -102,6 +114,12 @@ class Scorer:
                 if known is not None and first_result(known.messages) is None:
                     return self._live(model, race_id, known, now, with_drivers=with_drivers)
         return self._past(model, race_id, now, as_of, with_drivers=with_drivers)
+
+    def score_run(self, race_id: str, now: datetime) -> ScoredRace | None:
+        """A race whose result is known, as of its decision time, with nothing asked of Redis; None for one to come."""
+        if self.result_known(self.history.told(race_id).messages, now) is None:
+            return None
+        return self._past(self.bundles.current(), race_id, now, None, with_drivers=True)
 
     def score_card(
         self, card: Racecard, odds: Market | None, now: datetime, *, with_drivers: bool = True
@@ -246,7 +264,7 @@ class Scorer:
                 card_us = known.card_us if known.version is not None else 0
                 position = self.settled.position(known.reading, rows, head_us, card_us)
                 if position is not None:
-                    return known, rows, EPOCH + position * MICROSECOND
+                    return known, rows, from_us(position)
                 if self.monotonic() > until:
                     raise CatchingUp("a result is being written: ask again in a moment")
 

@@ -15,11 +15,11 @@ import numpy as np
 import orjson
 
 from feature_repo.catalogue.families import FAMILIES
-from feature_repo.stores.race_cards import Event, to_us
+from feature_repo.stores.race_cards import Event
 from feature_repo.stores.redis_layout import Layout
 from serving.reading import Reading, Rows
 from velo.racing.cards import FIRST_VERSION
-from velo.racing.clock import from_text
+from velo.racing.clock import from_text, to_us
 from velo.racing.measures import starts_of
 from velo.racing.messages import Result, from_record
 

@@ -21,6 +21,7 @@ from velo.racing.messages import (
     Racecard,
     Result,
     Runner,
+    instant_of,
 )
 from velo.store import Home
 
@@ -68,7 +69,7 @@ def told_of(home: Home, race_id: str, snapshot: Snapshot | None = None, log: Bey
         rows = {kind: _selected(connection, files, "race_id = $id", {"id": race_id}) for kind, files in parts.items()}
     held = (*_races(rows["runners"]), *map(_notice, rows["notices"]))
     newer = log.messages(race_id, manifest["next_seq"]) if log is not None and behind else ()
-    messages = tuple(sorted((*held, *newer), key=_known_at))
+    messages = tuple(sorted((*held, *newer), key=instant_of))
     if log is not None:
         behind = 0
     if not any(isinstance(one, Racecard | Result) for one in messages):
@@ -92,7 +93,7 @@ def told_on(home: Home, race_date: date) -> list[tuple[Message, ...]]:
         about = _selected(connection, parts["notices"], "race_id IN (SELECT unnest($ids))", {"ids": [*by_race]})
     for notice in map(_notice, about if by_race else ()):
         by_race[notice.race_id or ""].append(notice)
-    return [tuple(sorted(messages, key=_known_at)) for messages in by_race.values()]
+    return [tuple(sorted(messages, key=instant_of)) for messages in by_race.values()]
 
 
 def _selected(connection: Any, files: list[str], where: str, params: dict[str, Any]) -> list[dict[str, Any]]:
@@ -131,11 +132,6 @@ def _notice(row: Mapping[str, Any]) -> Message:
         case "going_change":
             return GoingChange(race_id, row["going"], known_at)
     return Market(race_id, dict(row["prices"] or ()), row["source"], known_at)
-
-
-def _known_at(message: Message) -> datetime:
-    assert message.known_at is not None
-    return message.known_at
 
 
 def _log_length(home: Home) -> int:

@@ -1,4 +1,4 @@
-"""The feature rows of one race: from Redis as of now, or from the offline history as of an instant; the same columns."""
+"""The feature rows of one race, in the columns a model takes; here as of an instant, from the offline history."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo.catalogue import columns, request_time
-from feature_repo.catalogue.families import FAMILIES, Family
+from feature_repo.catalogue.families import FAMILIES
 from velo.racing.cards import Declared
 from velo.racing.measures import days_since_1970
 from velo.store import Store
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from feast import FeatureStore
 
-    from feature_repo.stores.redis_rows import RedisRows
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -50,30 +49,6 @@ class Vectors:
 @lru_cache(maxsize=8)
 def _places(names: tuple[str, ...]) -> NDArray[np.intp]:
     return np.array(columns.places(names), dtype=np.intp)
-
-
-def online(rows: "RedisRows", race: Declared) -> Vectors:
-    """As of now, in one round trip to Redis."""
-    from feature_repo.stores.redis_layout import Layout
-
-    keys = race.entity_keys()
-    wanted = [(Layout.of(family), [_key(family, of) for of in keys]) for family in FAMILIES]
-    read = rows.read_packed(wanted)
-    base: dict[str, Any] = asked_of(race)
-    for family, held in zip(FAMILIES, read, strict=True):
-        for place, feature in enumerate(family.features):
-            base[f"{family.view}__{feature.name}"] = held.values[:, place]
-    stored = {name: base[f"{request_time.STORED_VIEW}__{name}"] for name in request_time.STORED}
-    made = request_time.changes(base | stored)
-    base |= {
-        name: made[column.name] for name, column in zip(columns.SINCE_LAST_RUN, request_time.FEATURES, strict=True)
-    }
-    instant = np.datetime64(race.instant.astimezone(UTC).replace(tzinfo=None), "us")
-    return Vectors(
-        columns.matrix(base, np.zeros(len(keys), dtype=np.int64)),
-        np.stack([~held.present for held in read], axis=1),
-        np.stack([held.stale(instant) for held in read], axis=1),
-    )
 
 
 def offline(store: Store, race: Declared, feast: "FeatureStore | None" = None) -> Vectors:
@@ -118,10 +93,6 @@ def asked_of(race: Declared) -> dict[str, Any]:
     table = np.array(told, dtype=np.float64).reshape(len(race.runners), len(columns.ASKED))
     named = dict(zip(columns.ASKED, table.T, strict=True))
     return named | {"race_day": np.full(len(race.runners), float(days_since_1970(of.race_date)))}
-
-
-def _key(family: Family, of: dict[str, str | None]) -> tuple[str | None, ...]:
-    return tuple(of[key] for key in family.keys)
 
 
 def _aware(instant: datetime) -> datetime:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from feature_repo.catalogue.aggregates import Ewma, Slope, Variance
 from feature_repo.catalogue.families import FAMILIES, Family
 from feature_repo.stores.changelog import text
-from feature_repo.stores.redis_client import told
+from feature_repo.stores.redis_client import errors_told
 from feature_repo.stores.redis_layout import VALID_UNTIL, Layout
 from feature_repo.stores.redis_rows import RedisRows
 from streams import generations
@@ -275,7 +275,7 @@ def _read_online(client: Any, family: Family) -> tuple["pa.Table", list[Differen
     layout = Layout.of(family)
     apart: list[Difference] = []
     tables: list[pa.Table] = []
-    with told("the online store"):
+    with errors_told("the online store"):
         owned = [key for key in client.scan_iter(match=None, count=5000) if layout.owns(key)]
     for start in range(0, len(owned), READ_KEYS):
         hashes = _hashes(client, owned[start : start + READ_KEYS])
@@ -299,7 +299,7 @@ def _read_online(client: Any, family: Family) -> tuple["pa.Table", list[Differen
 
 
 def _hashes(client: Any, keys: Sequence[bytes]) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    with told("the online store"), client.pipeline(transaction=False) as pipe:
+    with errors_told("the online store"), client.pipeline(transaction=False) as pipe:
         for key in keys:
             pipe.hgetall(key)
         return list(zip(keys, pipe.execute(), strict=True))

@@ -14,7 +14,7 @@ from typing import Any, Final
 from feature_repo.catalogue.families import FAMILIES, Family
 from feature_repo.stores.race_cards import RaceCards
 from feature_repo.stores.redis_layout import Layout
-from feature_repo.stores.redis_rows import RedisRows
+from feature_repo.stores.redis_writer import RowWriter
 from streams import generations
 from streams.batch.build import fingerprint
 from streams.dataflow.cards_sink import fill as fill_cards
@@ -67,7 +67,7 @@ def rebuild(
     if clear and streaming:
         raise UserError("a stream runs and would lose what it wrote: stop it, or leave out --clear")
     began, done, lock = time.perf_counter(), dict[str, int](), threading.Lock()
-    redis = RedisRows(client, store.redis_url or "the store's own")
+    redis = RowWriter(client, store.redis_url or "the store's own")
 
     def fill(family: Family) -> None:
         layout = Layout.of(family)

@@ -21,6 +21,22 @@ ARGS = (
     "--disable-component-update",
     "--disable-sync",
 )
+CONTRAST = 4.5
+"""WCAG's least contrast of text with what is behind it, and a script that finds the texts of a page that have less."""
+FAINT = """least => {
+  const light = rgb => rgb.map(v => v / 255).map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+    .reduce((sum, v, at) => sum + v * [.2126, .7152, .0722][at], 0);
+  const parts = text => text.match(/[\\d.]+/g).map(Number);
+  const behind = one => { for (; one; one = one.parentElement) {
+    const rgba = parts(getComputedStyle(one).backgroundColor);
+    if (rgba.length === 3 || rgba[3] > 0) return rgba.slice(0, 3); } return [255, 255, 255]; };
+  return [...document.querySelectorAll('body *')]
+    .filter(one => [...one.childNodes].some(node => node.nodeType === 3 && node.data.trim()) && one.checkVisibility())
+    .map(one => [one, getComputedStyle(one)])
+    .map(([one, style]) => [light(parts(one instanceof SVGElement ? style.fill : style.color).slice(0, 3)),
+      light(behind(one)), one.textContent])
+    .map(([a, b, text]) => [(Math.max(a, b) + .05) / (Math.min(a, b) + .05), text])
+    .filter(([ratio]) => ratio < least); }"""
 SCREENSHOTS = "VELO_SCREENSHOTS"
 """Names the folder that screenshots are kept in; without it they are a test's own and go with it."""
 

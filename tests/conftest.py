@@ -1,4 +1,4 @@
-"""The shared data and the stores built of it as fixtures, and the closing line that says what was not tested."""
+"""The shared data, the stores built of it, a Redis and a browser as fixtures, and the closing line that says what was not tested."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +10,10 @@ from hypothesis import settings
 from tests.shared import ABSENT, shared_folder
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
     from tests.stores import Built, Conformance
+    from velo.store import Store
 
 
 # A machine that is busy is no fault of what is tested.
@@ -40,6 +43,43 @@ def conformance(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Conforman
     yield built
     for one in made.values():
         embedded_redis.down(one.store.home)
+
+
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis of the module's own."""
+    from feature_repo.stores import embedded_redis
+    from velo.store import Home
+
+    home = Home(tmp_path_factory.mktemp("redis"))
+    yield embedded_redis.ensure(home)
+    embedded_redis.down(home)
+
+
+@pytest.fixture(scope="module")
+def brokers() -> Iterator[str]:
+    """The address of a broker that speaks Kafka's protocol."""
+    from tests.feeds import a_broker
+
+    with a_broker() as address:
+        yield address
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> "Store":
+    """A store with nothing in its log, under a name with a space; a module that needs another has its own."""
+    from tests.logs import a_store
+
+    return a_store(tmp_path / "a home")
+
+
+@pytest.fixture(scope="module")
+def browser() -> "Iterator[Browser]":
+    """A browser; see `chromium` for where there is none. Ask for it first, so that nothing is computed in vain."""
+    from tests.browser import chromium
+
+    with chromium() as opened:
+        yield opened
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -7,24 +7,31 @@ Each instant is noted in HOME/instant before it is traded; HOME/instants has the
 """
 
 import os
+import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
 from serving.paper import BY_EDGE, Rule, Trader, step
-from serving.paper_ledger import writing
+from serving.paper_ledger import Decision, PaperBet, writing
 from serving.told import told_of
+from tests.seasons import FIRST_DAY, opened
 from velo.racing.cards import declared_at
 from velo.racing.clock import from_text
 from velo.settings import Settings
 from velo.store import Store
 
 LEAD = timedelta(minutes=5)
+SEASON_DAYS = 100
+LAST_DAYS = 2
+OFF = datetime(2025, 6, 1, 14, tzinfo=UTC)
 TRADER = Trader("a-model", "paper only", LEAD, Rule(BY_EDGE, 0.3, "edge ≥ 0.3"))
+BET = PaperBet("a", "A", 0.3, 4.0, "show", 1.0, 0.01)
+DECISION = Decision("r1", "m", "paper only", "2025-06-01", OFF, OFF - LEAD, OFF - LEAD, "edge ≥ 0.05", 8, (BET,), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +65,31 @@ def plain_score(store: Store, race_id: str, as_of: datetime, now: datetime) -> P
         for one in race.runners
     ]
     return PlainRace(TRADER.bundle, runners)
+
+
+def instants() -> list[datetime]:
+    """On the season's last days, between each decision time and its off, and after each result."""
+    days = [FIRST_DAY + timedelta(days=day) for day in range(0, SEASON_DAYS, 3)][-LAST_DAYS:]
+    return [
+        datetime(day.year, day.month, day.day, 13, minute, 1, tzinfo=UTC) + timedelta(minutes=30 * race)
+        for day in days
+        for race in range(4)
+        for minute in (26, 46)
+    ]
+
+
+def at(now: datetime) -> Callable[[], datetime]:
+    return lambda: now
+
+
+def a_copy(store: Store, folder: Path) -> Store:
+    return opened(shutil.copytree(store.home.root, folder, symlinks=True))
+
+
+def traded(store: Store, trader: Trader = TRADER) -> None:
+    with writing(store.home) as ledger:
+        for now in instants():
+            step(store, ledger, trader, partial(plain_score, store), at(now))
 
 
 def trade(home: Path, begin: int, writes: int, torn: int) -> None:

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-import numpy as np
-
 from feature_repo.stores.race_cards import RaceCards
 from feature_repo.stores.redis_client import connect
 from serving.scored import ScoredRace, fingerprint
@@ -98,8 +96,3 @@ def card_of(result: Result, scratched: Sequence[str] = ()) -> Racecard:
         if one.started or one.horse_id in scratched
     ]
     return Racecard(result.race, tuple(before))
-
-
-def same_to_the_last_bit(one: Vectors, other: Vectors) -> bool:
-    """Whether two races have the same vectors."""
-    return np.array_equal(one.matrix, other.matrix, equal_nan=True)

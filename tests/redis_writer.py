@@ -9,7 +9,7 @@ import pyarrow as pa
 from feature_repo.catalogue.families import BY_VIEW, Family
 from feature_repo.stores.redis_client import connect_url
 from feature_repo.stores.redis_layout import Layout
-from feature_repo.stores.redis_rows import RedisRows
+from feature_repo.stores.redis_writer import RowWriter
 from tests.changelogs import START
 
 HORSES = 300
@@ -32,10 +32,10 @@ def table(family: Family, rows: Sequence[tuple[tuple[str, ...], datetime, float 
 def main(url: str, days: list[int]) -> None:
     """Offer a row of every horse for each day, in the order given."""
     form = BY_VIEW["horse_form"]
-    rows = RedisRows(connect_url(url), url)
+    writer = RowWriter(connect_url(url), url)
     for day in days:
         offered = [((f"h{at}",), START + timedelta(days=day), float(day)) for at in range(HORSES)]
-        rows.write_rows(Layout.of(form), table(form, offered), 1)
+        writer.write_rows(Layout.of(form), table(form, offered), 1)
 
 
 if __name__ == "__main__":

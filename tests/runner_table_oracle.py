@@ -57,15 +57,13 @@ MICROSECOND = timedelta(microseconds=1)
 class Load:
     """What one load of runner tables comes to: the new log's records, the dead letters and what was only counted.
 
-    `refused` holds (race_id, result_version, reason) in file order; `conflicts` counts race columns of a version that
-    were given two different values.
+    `refused` holds (race_id, result_version, reason) in file order.
     """
 
     records: list[dict[str, Any]] = field(default_factory=list)
     refused: list[tuple[str, int, str]] = field(default_factory=list)
     lower_versions: int = 0
     identical_versions: int = 0
-    conflicts: int = 0
 
 
 def load(files: Iterable[Sequence[Row]], timezone: str) -> Load:
@@ -162,9 +160,6 @@ def _accepted(rows: Sequence[Row], zone: ZoneInfo, out: Load) -> list[dict[str, 
     for (race_id, version), group in versions.items():
         race = _race(group, zone)
         runners = [_runner(row) for row in group]
-        out.conflicts += sum(
-            len({row[column] for row in group if row.get(column) is not None}) > 1 for column in RACE_COLUMNS
-        )
         reason = reason_to_refuse(race["race_date"], race["known_at"], runners, zone)
         if reason is None:
             head = {"type": "result", "schema_version": 1, "race_id": race_id, "result_version": version}

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from fastapi.testclient import TestClient
 
@@ -21,7 +22,11 @@ from velo.store import Store
 OFF = datetime(2023, 6, 1, 14, 0, tzinfo=UTC)
 NOW = OFF - timedelta(hours=1)
 RACE = Race("to come", date(2023, 6, 1), OFF, "Ascot", race_class=3, surface="Turf", going="Soft", distance_m=1609.0)
+SCORE = "/v1/races/to%20come/score"
+ODDS = "/v1/races/to%20come/odds"
 TOKEN = "a token"
+HOSTILE = "<img src=x onerror=alert(1)>\u202eJ. O'Key"
+"""A name that breaks whatever takes it for more than text."""
 WRITES = {"Authorization": f"Bearer {TOKEN}"}
 
 
@@ -59,6 +64,28 @@ def a_service(store: Store, clock: Callable[[], datetime] = lambda: NOW) -> Serv
 
 def a_client(service: Service, token: str | None = TOKEN) -> TestClient:
     return TestClient(app_of(service, token), raise_server_exceptions=False)
+
+
+def posted(**changed: Any) -> dict[str, Any]:
+    """The race to come as a card that is posted."""
+    runners = [
+        {name: getattr(one, name) for name in ("horse_id", "jockey_id", "trainer_id", "draw", "weight_lbs")}
+        for one in RUNNERS
+    ]
+    race = {"race_date": "2023-06-01", "off_time": OFF.isoformat(), "course": "Ascot", "surface": "Turf"}
+    return race | {"going": "Soft", "distance_m": 1609.0, "runners": runners} | changed
+
+
+def refused(answer: Any, status: int, *words: str) -> None:
+    """A refusal is one line of JSON with its status and these words."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "\n" not in answer.text
+    problem = answer.json()
+    assert problem.keys() == {"title", "status", "detail"}
+    assert problem["status"] == status
+    for word in words:
+        assert word in problem["detail"], problem
 
 
 def tell(store: Store, *messages: Message, at: datetime = NOW) -> None:

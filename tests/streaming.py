@@ -4,7 +4,7 @@ import json
 import math
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,7 +25,9 @@ from streams.dataflow.source import LogPartition, LogSource
 from streams.dataflow.steps import Told
 from streams.dataflow.telemetry import Telemetry
 from streams.fold.days import from_us
+from streams.log.writer import LogWriter
 from tests.oracle import JOIN_KEYS
+from velo.racing.messages import Message
 from velo.settings import Settings
 from velo.store import Store
 
@@ -144,6 +146,12 @@ def apart(view: str, got: tuple[Any, ...], expected: tuple[Any, ...]) -> list[tu
     names = ("valid_until", *(feature.name for feature in BY_VIEW[view].features))
     pairs = zip(names, got, expected, strict=True)
     return [(name, mine, theirs) for name, mine, theirs in pairs if not agrees(name, mine, theirs)]
+
+
+def tell(store: Store, messages: Sequence[Message]) -> None:
+    """Append messages with the instants they bring."""
+    with LogWriter.open(store, clock=lambda: NOW) as writer:
+        writer.load(messages)
 
 
 def assert_online(store: Store, expected: dict[str, Rows]) -> None:

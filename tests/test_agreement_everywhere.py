@@ -1,17 +1,14 @@
 """One function of time: the batch, the stream and the plain oracle tell the same of any log, at every instant."""
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from feature_repo.stores import embedded_redis
 from feature_repo.stores.redis_client import connect_url
 from streams.batch.build import build
 from tests.agreement import differences
@@ -21,7 +18,7 @@ from tests.strategies import TIMEZONES, busy_logs
 from tests.streaming import all_rows, assert_online, streamed
 from velo.racing.messages import Message, from_record
 from velo.settings import Settings
-from velo.store import Home, Store
+from velo.store import Store
 
 ASKED = os.environ.get("VELO_EXAMPLES")
 EXAMPLES = int(ASKED or "8")
@@ -62,24 +59,16 @@ def tellings(draw: st.DrawFn) -> Telling:
     return Telling(timezone, loads, [draw(runs) for _ in loads], draw(st.sampled_from((1, 7, 100))))
 
 
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Redis for all examples, emptied before each."""
-    home = Home(tmp_path_factory.mktemp("redis"))
-    yield embedded_redis.ensure(home)
-    embedded_redis.down(home)
-
-
 @settings(max_examples=EXAMPLES, derandomize=ASKED is None, phases=PHASES, suppress_health_check=SLOW)
 @given(telling=tellings())
-def test_batch_stream_and_oracle_are_one_function_of_time(redis: str, telling: Telling) -> None:
+def test_batch_stream_and_oracle_are_one_function_of_time(redis_url: str, telling: Telling) -> None:
     """Every view, feature and `valid_until`, at every change point and a microsecond before, however the log came.
 
     The stream's own Parquet, wherever it was killed, begun again or overtaken by a build; Redis holds the last rows.
     """
-    connect_url(redis).flushall()
+    connect_url(redis_url).flushall()
     with TemporaryDirectory() as folder:
-        store = Store.open(Settings(a_store(Path(folder) / "home", telling.timezone).home.root, redis_url=redis))
+        store = Store.open(Settings(a_store(Path(folder) / "home", telling.timezone).home.root, redis_url=redis_url))
         for messages, run in zip(telling.loads, telling.runs, strict=True):
             logged(store, *messages)
             ran(store, run)

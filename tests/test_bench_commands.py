@@ -12,7 +12,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from benchmarks import serve
+from benchmarks import joins, serve
 from benchmarks.contract_views import CONTRACT
 from streams.batch.build import build
 from streams.importers.ingest import ingest
@@ -77,8 +77,13 @@ def test_build_measures_each_size(season: Path, tmp_path: Path) -> None:
     assert len(bench(tmp_path, "build", "--starts", 30, "--starts", 60, "--runners", season)) == 2
 
 
-def test_point_in_time_measures_ours_beside_feasts(season: Path, tmp_path: Path) -> None:
-    assert bench(tmp_path, "point-in-time", "--rows", 20, "--stock-rows", 10, "--runners", season)
+def test_point_in_time_asks_every_contender_of_the_whole_bench_and_all_answer_alike(
+    season: Path, tmp_path: Path
+) -> None:
+    figures = bench(tmp_path, "point-in-time", "--rows", 20, "--stock-rows", 10, "--runners", season)
+    nowhere = Path("none")
+    assert [one["store"] for one in figures] == [*joins.contenders(nowhere, nowhere, 1, nowhere, stock=False)]
+    assert all((one["rows_out"], one["same"], one["failed"]) == (20, True, None) for one in figures)
 
 
 def test_replay_audits_what_it_replayed(season: Path, tmp_path: Path) -> None:

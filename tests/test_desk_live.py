@@ -16,7 +16,7 @@ from streams.dataflow.run import Options, plan, run
 from streams.dataflow.telemetry import Telemetry, position
 from streams.log import reader
 from streams.log.writer import LogWriter
-from tests.browser import chromium
+from tests.desks import RACE
 from tests.live_services import up
 from tests.services import NOW, a_service, a_streamed_store
 from velo.racing.messages import Market, Message, NonRunner
@@ -25,7 +25,6 @@ from velo.store import Store
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-RACE = "/race?id=to%20come"
 WITHIN_S = 5.0
 """A bound that only a broken way misses, on whatever machine; the figures are printed (`pytest -s`)."""
 WATCH = """horse => { window.shown = null;
@@ -34,12 +33,6 @@ WATCH = """horse => { window.shown = null;
   const before = seen();
   new MutationObserver((_, self) => { if (seen() !== before) { window.shown = Date.now(); self.disconnect(); } })
     .observe(document.getElementById("main"), { childList: true, subtree: true }); }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> "Iterator[Browser]":
-    with chromium() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import threading
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,16 +10,11 @@ from streams.feeds.follow import follow
 from streams.log import reader
 from streams.log.writer import LogWriter
 from tests.feeds import Listed, drained, encoded, sent, sent_result, ticking
-from tests.logs import NOON, a_store, fixed, held, logged, told
+from tests.logs import NOON, fixed, held, logged, told
 from velo.racing.messages import GoingChange, Tick
 from velo.store import Store
 
 HOUR = timedelta(hours=1)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return a_store(tmp_path / "a home")
 
 
 def test_a_message_is_stamped_on_arrival_and_says_where_it_came_from(store: Store) -> None:

@@ -1,7 +1,6 @@
 """A partition of Kafka followed into the log, by a broker that librdkafka brings."""
 
 import threading
-from collections.abc import Iterator
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
@@ -12,23 +11,12 @@ from streams.feeds import places
 from streams.feeds.follow import follow
 from streams.feeds.kafka_topic import KafkaFeed
 from streams.feeds.kafka_topic import put as put_on_topic
-from tests.feeds import Listed, a_broker, a_day, drained, encoded, followed_to, said, sent_result, ticking
+from tests.feeds import Listed, a_day, drained, encoded, followed_to, said, sent_result, ticking
 from tests.logs import a_store
 from velo.errors import UserError
 from velo.store import Store
 
 HOUR = timedelta(hours=1)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return a_store(tmp_path / "a home")
-
-
-@pytest.fixture(scope="module")
-def brokers() -> Iterator[str]:
-    with a_broker() as address:
-        yield address
 
 
 def test_a_partition_of_kafka_is_followed_by_the_same_promises(tmp_path: Path, brokers: str) -> None:

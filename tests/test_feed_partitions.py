@@ -18,7 +18,7 @@ from streams.feeds.kafka_topic import EVERY, KafkaFeed
 from streams.feeds.merging import Merging
 from streams.log import reader
 from tests.cli import velo, velo_process
-from tests.feeds import Listed, a_broker, a_day, drained, encoded, followed_to, said, sent_over_time, sent_result
+from tests.feeds import Listed, a_day, drained, encoded, followed_to, said, sent_over_time, sent_result
 from tests.logs import a_store
 from tests.seasons import a_season
 from tests.streaming import NOW
@@ -26,12 +26,6 @@ from velo.racing.messages import Result, to_record
 from velo.store import Store
 
 PARTITIONS = 4
-
-
-@pytest.fixture(scope="module")
-def brokers() -> Iterator[str]:
-    with a_broker() as address:
-        yield address
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ from tests.builders import a_field, a_log, a_result, a_runner, a_tick
 from tests.oracle import Oracle
 from tests.runner_table_oracle import load, read_parquet
 from tests.strategies import TIMEZONES, RandomLog, random_logs
+from tests.streaming import agrees
 from velo.racing.messages import Message, Result, from_record
 
 LONDON = ZoneInfo("Europe/London")
@@ -41,8 +42,6 @@ FILES = [
         marks=pytest.mark.skipif(not os.environ.get("VELO_ALL_PROBES"), reason="a minute: set VELO_ALL_PROBES=1"),
     ),
 ]
-COUNTS_AND_SUMS = 1e-12
-CURVES = 1e-9
 
 
 def messages_of(log: RandomLog | list[dict[str, Any]]) -> list[Message]:
@@ -69,13 +68,6 @@ def differences(got: dict[str, Any] | None, expected: dict[str, Any] | None) -> 
         return [] if got is expected else ["<row>"]
     assert got.keys() == expected.keys()
     return [name for name in got if not agrees(name, got[name], expected[name])]
-
-
-def agrees(name: str, got: Any, expected: Any) -> bool:
-    if not isinstance(got, float) or not isinstance(expected, int | float):
-        return bool(got == expected)
-    allowed = CURVES if name.rpartition("_")[2] in ("ewma", "slope", "var") else COUNTS_AND_SUMS
-    return math.isclose(got, expected, rel_tol=allowed, abs_tol=allowed)
 
 
 @pytest.mark.parametrize(("table", "name", "timezone"), FILES)

@@ -27,11 +27,6 @@ HOUR = timedelta(hours=1)
 OTHER_RUNNERS = (Runner("arkle", status="PU"), Runner("mill house", status="FINISHED", position=1))
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return a_store(tmp_path / "a home")
-
-
 def test_what_is_appended_is_read_back_as_it_was_told(store: Store) -> None:
     messages: list[Message] = [
         told(),

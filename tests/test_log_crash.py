@@ -26,11 +26,6 @@ from velo.store import Store
 HOUR = timedelta(hours=1)
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return a_store(tmp_path / "a home")
-
-
 def test_a_torn_last_record_is_never_read_and_is_repaired_by_the_next_writer(store: Store) -> None:
     """Torn at every byte: the record cut there is not read, and told again it makes the same file."""
     logged(store, told("R1"), told("R2", NOON + HOUR))

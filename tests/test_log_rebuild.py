@@ -1,7 +1,6 @@
 """`velo log rebuild`: a new log in place of the old, which is kept."""
 
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -16,11 +15,6 @@ from velo.racing.messages import GoingChange
 from velo.store import Home, Store
 
 HOUR = timedelta(hours=1)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return a_store(tmp_path / "home")
 
 
 def test_a_rebuilt_log_holds_the_old_messages_and_the_new_in_the_order_they_became_known(store: Store) -> None:

@@ -10,7 +10,7 @@ from streams.log import reader
 from streams.log.segments import Segment, body_of, digest_of, framed, is_whole, segments
 from streams.log.upgrades import readable_segments, upgraded
 from streams.log.writer import LogWriter
-from tests.logs import NOON, a_store, bytes_of, fixed, held, logged, told
+from tests.logs import NOON, bytes_of, fixed, held, logged, told
 from velo.errors import UserError
 from velo.racing.clock import EPOCH, MICROSECOND, from_text
 from velo.racing.messages import GoingChange, Message, Runner, to_record
@@ -46,11 +46,6 @@ def write_version_1(store: Store, *messages: Message) -> Path:
         )
     )
     return segment.path
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return a_store(tmp_path / "home")
 
 
 def test_an_old_log_gives_the_same_messages(store: Store) -> None:

@@ -12,6 +12,7 @@ from feature_repo.stores.embedded_redis import down, ensure
 from feature_repo.stores.race_cards import RaceCards
 from feature_repo.stores.redis_layout import Layout
 from feature_repo.stores.redis_rows import RedisRows
+from feature_repo.stores.redis_writer import RowWriter
 from streams.batch.build import build
 from streams.dataflow.run import sole_stream
 from streams.log.writer import LogWriter
@@ -55,7 +56,7 @@ def test_an_empty_redis_holds_again_every_key_of_every_view(built: Store, redis:
 def test_a_newer_row_is_left_and_a_second_time_changes_nothing(built: Store, redis: "Redis") -> None:
     horse = next(iter(all_rows(built)["horse_form"]))[0]
     newer = datetime(2099, 1, 1, tzinfo=UTC)
-    RedisRows(redis).write_rows(Layout.of(FORM), table(FORM, [((horse,), newer, 7.0)]), 1)
+    RowWriter(redis).write_rows(Layout.of(FORM), table(FORM, [((horse,), newer, 7.0)]), 1)
     for _ in range(2):
         assert velo("online", "rebuild", home=built.home.root).code == 0
         [rows] = RedisRows(redis).read_packed([(Layout.of(FORM), [horse])])
@@ -64,7 +65,7 @@ def test_a_newer_row_is_left_and_a_second_time_changes_nothing(built: Store, red
 
 def test_clear_removes_what_another_log_left_and_nothing_that_is_not_ours(built: Store, redis: "Redis") -> None:
     elsewhere = datetime(2099, 1, 1, tzinfo=UTC) + timedelta(days=1)
-    RedisRows(redis).write_rows(Layout.of(FORM), table(FORM, [(("of another log",), elsewhere, 7.0)]), 1)
+    RowWriter(redis).write_rows(Layout.of(FORM), table(FORM, [(("of another log",), elsewhere, 7.0)]), 1)
     redis.set("not ours", "kept")
     assert velo("online", "rebuild", "--clear", "--json", home=built.home.root).document["cleared"] is True
     [rows] = RedisRows(redis).read_packed([(Layout.of(FORM), ["of another log"])])

@@ -1,13 +1,7 @@
-"""Paper trading: each race decided once, before its off, at what was known then; settled on the weighed-in result; through any crash."""
+"""Paper trading: each race decided once, before its off, at what was known then; settled on the weighed-in result."""
 
-import os
-import shutil
-import signal
-import subprocess
-import sys
-from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -16,60 +10,40 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.paper import BY_EDGE, BY_P, MISSED, Rule, ScoredRace, Trader, bets_on, rule_of, step, trader_of
-from serving.paper_ledger import FILE, Decision, PaperBet, SettledBet, Settlement, read, writing
+from serving.paper import BY_EDGE, BY_P, MISSED, Rule, ScoredRace, bets_on, rule_of, step, trader_of
+from serving.paper_ledger import SettledBet, Settlement, read, writing
 from serving.paper_report import paper_reports
 from serving.score import score
 from serving.told import told_of
 from tests.cli import velo
-from tests.paper_days import LEAD, TRADER, PlainRace, PlainRunner, plain_score
-from tests.seasons import BUILT_AT, FIRST_DAY, a_season, a_store, opened
-from tests.shared import REPO
+from tests.paper_days import (
+    DECISION,
+    LEAD,
+    OFF,
+    SEASON_DAYS,
+    TRADER,
+    PlainRace,
+    PlainRunner,
+    a_copy,
+    at,
+    instants,
+    plain_score,
+    traded,
+)
+from tests.seasons import BUILT_AT, a_season, a_store
 from training import bundle
 from training.betting import edges, kelly_stakes
 from training.model import Options
 from training.train import train
 from velo.errors import UserError
 from velo.racing.cards import decision_time, declared_at, first_result
-from velo.racing.clock import to_text
 from velo.racing.staking import edge, kelly_stake
 from velo.store import Home, Store
-
-SEASON_DAYS = 100
-LAST_DAYS = 2
-OFF = datetime(2025, 6, 1, 14, tzinfo=UTC)
-BET = PaperBet("a", "A", 0.3, 4.0, "show", 1.0, 0.01)
-DECISION = Decision("r1", "m", "paper only", "2025-06-01", OFF, OFF - LEAD, OFF - LEAD, "edge ≥ 0.05", 8, (BET,), None)
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return a_store(tmp_path_factory.mktemp("paper") / "home", a_season(SEASON_DAYS))
-
-
-def instants() -> list[datetime]:
-    """On the season's last days, between each decision time and its off, and after each result."""
-    days = [FIRST_DAY + timedelta(days=day) for day in range(0, SEASON_DAYS, 3)][-LAST_DAYS:]
-    return [
-        datetime(day.year, day.month, day.day, 13, minute, 1, tzinfo=UTC) + timedelta(minutes=30 * race)
-        for day in days
-        for race in range(4)
-        for minute in (26, 46)
-    ]
-
-
-def at(now: datetime) -> Callable[[], datetime]:
-    return lambda: now
-
-
-def a_copy(store: Store, folder: Path) -> Store:
-    return opened(shutil.copytree(store.home.root, folder, symlinks=True))
-
-
-def traded(store: Store, trader: Trader = TRADER) -> None:
-    with writing(store.home) as ledger:
-        for now in instants():
-            step(store, ledger, trader, partial(plain_score, store), at(now))
 
 
 @pytest.fixture(scope="module")
@@ -269,100 +243,6 @@ def test_one_bet_is_staked_as_a_whole_period_is(p: float, price: float) -> None:
     many = np.array([p]), np.array([price])
     assert edge(p, price) == edges(*many)[0]
     assert kelly_stake(p, price) == pytest.approx(kelly_stakes(*many)[0], rel=1e-12)
-
-
-# The ledger
-
-
-def test_a_race_is_decided_and_settled_once_however_often_it_is_asked(done: Store, tmp_path: Path) -> None:
-    made = a_copy(done, tmp_path / "home")
-    before = (made.home.paper / FILE).read_bytes()
-    traded(made)
-    assert (made.home.paper / FILE).read_bytes() == before
-
-
-def test_killed_in_the_middle_of_writes_the_ledger_ends_as_if_nothing_had_happened(
-    store: Store, done: Store, tmp_path: Path
-) -> None:
-    """SIGKILL with nothing, part, and all but the end of a line written; each time it goes on at the instant it died."""
-    home = a_copy(store, tmp_path / "home").home
-    (home.root / "instants").write_text("\n".join(map(to_text, instants())))
-    begin = 0
-    for writes, torn in ((1, 0), (2, 37), (3, 10_000), (1, 200), (0, 0)):
-        ended = subprocess.run(
-            [sys.executable, "-m", "tests.paper_days", home.root, str(begin), str(writes), str(torn)],
-            cwd=REPO,
-            env={**os.environ, "PYTHONPATH": str(REPO)},
-            check=False,
-        )
-        assert ended.returncode == (-signal.SIGKILL if writes else 0)
-        begin = int((home.root / "instant").read_text())
-    assert (home.paper / FILE).read_bytes() == (done.home.paper / FILE).read_bytes()
-
-
-class Dead(BaseException):
-    """The process ends here: nothing that follows in it happens."""
-
-
-def test_dying_at_every_write_in_turn_no_bet_and_no_settlement_is_missed_or_made_twice(
-    store: Store, done: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Before any line is begun, in the middle of it, and after it with nothing of what should follow; decisions and settlements."""
-    home = a_copy(store, tmp_path / "home").home
-    write = os.write
-    begun: set[bytes] = set()
-
-    def dying(descriptor: int, content: bytes) -> int:
-        if content in begun or not content.startswith(b'{"crc":'):
-            return write(descriptor, content)
-        begun.add(content)
-        torn = (0, len(content) // 2, len(content) - 1, len(content))[len(begun) % 4]
-        write(descriptor, content[:torn])
-        raise Dead
-
-    monkeypatch.setattr(os, "write", dying)
-    every, at_instant, deaths = instants(), 0, 0
-    while at_instant < len(every):
-        try:
-            with writing(home) as ledger:
-                for now in every[at_instant:]:
-                    step(opened(home.root), ledger, TRADER, partial(plain_score, store), at(now))
-                    at_instant += 1
-        except Dead:
-            deaths += 1
-    lines = (done.home.paper / FILE).read_bytes()
-    assert deaths == lines.count(b"\n") >= 8
-    assert b'"decision"' in lines
-    assert b'"settlement"' in lines
-    assert (home.paper / FILE).read_bytes() == lines
-
-
-def test_no_bet_after_the_off_nor_two_on_a_horse_and_one_writer(tmp_path: Path) -> None:
-    home = Home(tmp_path)
-    with writing(home) as ledger:
-        with pytest.raises(ValueError, match="before the off or not at all"):
-            ledger.decide(replace(DECISION, written_at=OFF))
-        with pytest.raises(ValueError, match="bet on once"):
-            ledger.decide(replace(DECISION, bets=(BET, BET)))
-        with pytest.raises(UserError, match="another `velo paper` writes"), writing(home):
-            pass
-        assert ledger.decide(DECISION)
-        assert not ledger.decide(DECISION)
-    assert list(read(home).decisions.values()) == [DECISION]
-
-
-def test_damage_before_the_end_is_told_and_never_cut_away(tmp_path: Path) -> None:
-    home = Home(tmp_path)
-    with writing(home) as ledger:
-        ledger.decide(DECISION)
-        ledger.decide(replace(DECISION, race_id="r2"))
-    path = home.paper / FILE
-    content = path.read_bytes()
-    path.write_bytes(content.replace(b"0.3", b"0.4", 1))
-    with pytest.raises(UserError, match="is damaged in line 1"), writing(home):
-        pass
-    path.write_bytes(content[:-9])
-    assert [one.race_id for one in read(home).decisions.values()] == ["r1"]
 
 
 def test_the_command_wants_to_be_told_what_to_do(tmp_path: Path) -> None:

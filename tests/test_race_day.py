@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from feature_repo.stores.embedded_redis import down
-from serving.history import declared
+from serving.history import History, declared
 from serving.scored import ScoredRace
 from serving.scorer import CatchingUp, Scorer
 from serving.vectors import Vectors
@@ -117,6 +117,26 @@ def test_a_simulated_day_is_scored_then_as_it_is_told_afterwards(simulated: tupl
     told = replayed(store, results, [])
     assert len(told) == len(results) == 4
     hold_to_the_past(store, told)
+
+
+def test_a_service_has_loaded_what_a_race_that_was_run_needs_before_anyone_asks(
+    simulated: tuple[Store, list[Result]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, results = simulated
+    replayed(store, results, [])
+    scorer = service_of(opened_again(store)).scorer
+    last = max(results, key=lambda one: one.race.off_time)
+    after = last.race.off_time + timedelta(hours=2)
+    scorer.warm_past(after)
+    warmed = scorer.history.feast()
+
+    def asked(*_: object) -> None:
+        pytest.fail("the history is asked again")
+
+    monkeypatch.setattr(History, "stood", asked)
+    scored = scorer.score(last.race.race_id, after + timedelta(minutes=1))
+    assert scored.features_from == "offline history"
+    assert scorer.history.feast() is warmed
 
 
 def test_no_score_sees_half_of_a_result_nor_of_its_amendment_while_the_stream_writes(

@@ -25,7 +25,8 @@ from feature_repo.stores.embedded_redis import executable
 from feature_repo.stores.race_cards import Head, Offer, RaceCards
 from feature_repo.stores.redis_client import connect_url
 from feature_repo.stores.redis_layout import Layout
-from feature_repo.stores.redis_rows import RedisRows, Written
+from feature_repo.stores.redis_rows import RedisRows
+from feature_repo.stores.redis_writer import RowWriter, Written
 from serving.score import scorer_of
 from streams.audit import audit
 from streams.batch.build import build
@@ -95,25 +96,26 @@ def stop(server: "subprocess.Popen[bytes]") -> None:
 
 
 def test_rows_are_written_replaced_read_and_removed_over_all_servers(url: str) -> None:
-    rows = RedisRows(connect_url(url), url)
+    client: Any = connect_url(url)
+    writer, rows = RowWriter(client, url), RedisRows(client, url)
     horses = [f"h{at}" for at in range(HORSES)]
     offered = [((horse,), START + timedelta(days=2), float(at)) for at, horse in enumerate(horses)]
     layout = Layout.of(FORM)
-    assert rows.write_rows(layout, table(FORM, offered), 1) == Written(HORSES, 0)
-    assert rows.write_rows(Layout.of(PAIR), table(PAIR, [(("t", "j"), START, 4.0)]), 1) == Written(1, 0)
+    assert writer.write_rows(layout, table(FORM, offered), 1) == Written(HORSES, 0)
+    assert writer.write_rows(Layout.of(PAIR), table(PAIR, [(("t", "j"), START, 4.0)]), 1) == Written(1, 0)
     older = [((horse,), START, -1.0) for horse in horses]
-    assert rows.write_rows(layout, table(FORM, older), 1) == Written(0, HORSES)
+    assert writer.write_rows(layout, table(FORM, older), 1) == Written(0, HORSES)
     read, pair, nobody = rows.read_packed(
         [(layout, horses), (Layout.of(PAIR), [("t", "j")]), (layout, ["nobody", None])]
     )
     assert read.values[:, 0].tolist() == [float(at) for at in range(HORSES)]
     assert pair.values[0, 0] == 4.0
     assert not nobody.present.any()
-    held = [Redis.from_url(f"redis://{node.name}").dbsize() for node in rows.client.get_primaries()]
+    held = [Redis.from_url(f"redis://{node.name}").dbsize() for node in client.get_primaries()]
     assert sum(held) == HORSES + 1  # type: ignore[arg-type]
     assert min(held) > HORSES / (NODES + 1)  # type: ignore[type-var, operator]
-    assert rows.delete_view(layout) == HORSES
-    assert [Redis.from_url(f"redis://{node.name}").dbsize() for node in rows.client.get_primaries()].count(1) == 1
+    assert writer.delete_view(layout) == HORSES
+    assert [Redis.from_url(f"redis://{node.name}").dbsize() for node in client.get_primaries()].count(1) == 1
 
 
 def test_a_race_is_read_from_all_servers_as_from_one(url: str, tmp_path: Path) -> None:
@@ -129,8 +131,7 @@ def test_a_race_is_read_from_all_servers_as_from_one(url: str, tmp_path: Path) -
     try:
         for at in (url, embedded):
             client = connect_url(at)
-            rows = RedisRows(client, at)
-            assert rows.write_rows(Layout.of(FORM), table(FORM, offered), 1) == Written(19, 0)
+            assert RowWriter(client, at).write_rows(Layout.of(FORM), table(FORM, offered), 1) == Written(19, 0)
             RaceCards(client, at).offer(1, [told], START, Head(1, 1, START + timedelta(hours=1), live=True))
             store = Store.open(Settings(tmp_path / "home", redis_url=at))
             scorer = scorer_of(store, patience_s=5.0)
@@ -149,7 +150,8 @@ def test_a_race_is_read_from_all_servers_as_from_one(url: str, tmp_path: Path) -
 @pytest.mark.parametrize("way", ["the stream", "a rebuild from the tables"])
 def test_every_value_on_three_nodes_is_that_of_a_batch_on_one_machine(url: str, tmp_path: Path, way: str) -> None:
     """By configuration alone: the address of any node. Feast's own fields are compared beside the packed rows."""
-    for node in RedisRows(connect_url(url), url).client.get_primaries():
+    client: Any = connect_url(url)
+    for node in client.get_primaries():
         Redis.from_url(f"redis://{node.name}").flushall()
     store = Store.open(Settings(a_store(tmp_path / "home").home.root, redis_url=url))
     logged(store, *a_season(12))
@@ -157,9 +159,8 @@ def test_every_value_on_three_nodes_is_that_of_a_batch_on_one_machine(url: str, 
         streamed(store, online=True)
     else:
         build(store, NOW)
-        rebuild(store, connect_url(url), NOW)
-    report = audit(store, NOW, client=connect_url(url))
+        rebuild(store, client, NOW)
+    report = audit(store, NOW, client=client)
     assert report.found == 0
     assert report.compared["online"] > 400
-    primaries = RedisRows(connect_url(url), url).client.get_primaries()
-    assert all(Redis.from_url(f"redis://{node.name}").dbsize() for node in primaries)
+    assert all(Redis.from_url(f"redis://{node.name}").dbsize() for node in client.get_primaries())

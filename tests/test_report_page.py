@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.browser import chromium, screenshots
+from tests.browser import CONTRAST, FAINT, chromium, screenshots
 from tests.seasons import BUILT_AT, FIRST_DAY, a_season, a_store
 from training.backtest import backtest
 from training.model import Options
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 PHONE, DESK = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
-CONTRAST = 4.5
 
 
 @pytest.fixture(scope="module")
@@ -88,22 +87,7 @@ def test_who_hears_the_page_is_told_what_the_charts_show(browser: "Browser", rep
 def test_words_stand_out_from_what_is_behind_them(browser: "Browser", report: Path) -> None:
     """WCAG's contrast of every piece of text with the background it stands on."""
     page = opened(browser, report, DESK, [])
-    faint = page.evaluate(
-        """least => {
-          const light = rgb => rgb.map(v => v / 255).map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
-            .reduce((sum, v, at) => sum + v * [.2126, .7152, .0722][at], 0);
-          const parts = text => text.match(/[\\d.]+/g).map(Number);
-          const behind = one => { for (; one; one = one.parentElement) {
-            const rgba = parts(getComputedStyle(one).backgroundColor);
-            if (rgba.length === 3 || rgba[3] > 0) return rgba.slice(0, 3); } return [255, 255, 255]; };
-          return [...document.querySelectorAll('h1,h2,h3,p,li,dt,dd,th,td,small,figcaption,caption,summary,footer')]
-            .filter(one => one.innerText.trim())
-            .map(one => [light(parts(getComputedStyle(one).color).slice(0, 3)), light(behind(one)), one.innerText])
-            .map(([a, b, text]) => [(Math.max(a, b) + .05) / (Math.min(a, b) + .05), text])
-            .filter(([ratio]) => ratio < least); }""",
-        CONTRAST,
-    )
-    assert faint == []
+    assert page.evaluate(FAINT, CONTRAST) == []
 
 
 def test_paper_shows_what_a_screen_folds_away(browser: "Browser", report: Path, tmp_path: Path) -> None:

@@ -8,14 +8,8 @@ import pytest
 
 from streams.importers.runners import read_runner_tables
 from tests.builders import a_field, a_race, write_runner_table
-from tests.logs import a_store
 from velo.errors import UserError
 from velo.store import Store
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return a_store(tmp_path / "home")
 
 
 def _file(path: Path, content: bytes | None) -> Path:

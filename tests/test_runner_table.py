@@ -30,11 +30,6 @@ AFTER_ALL = datetime(2026, 1, 1, tzinfo=UTC)
 Rows = Sequence[Mapping[str, Any]]
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return a_store(tmp_path / "home")
-
-
 def read(store: Store, path: Path, *tables: Rows) -> Parsed:
     """What is read of some tables as the files of one load."""
     files = [write_runner_table(path / f"{number}.parquet", rows) for number, rows in enumerate(tables)]

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from io import StringIO
 from pathlib import Path
@@ -15,15 +16,15 @@ from rich.console import Console
 from feature_repo.catalogue import columns
 from feature_repo.feast_store import apply
 from feature_repo.stores.embedded_redis import down
-from feature_repo.stores.redis_client import connect
-from feature_repo.stores.redis_rows import RedisRows
 from serving.drivers import story_of, words
+from serving.reading import Reading
 from serving.render import race_card, to_json
 from serving.score import score, scorer_of
 from serving.scored import ScoredRace
 from serving.scorer import Scorer
 from serving.told import told_of
-from serving.vectors import offline, online
+from serving.vectors import Vectors, offline
+from serving.wire import Away, Question
 from streams.log.writer import LogWriter
 from tests.seasons import BUILT_AT, a_card, a_season, a_store, opened
 from training.bundle import load
@@ -74,11 +75,6 @@ def feast(store: Store) -> FeatureStore:
 
 
 @pytest.fixture(scope="module")
-def redis_rows(store: Store, feast: FeatureStore) -> RedisRows:
-    return RedisRows(connect(store.home))
-
-
-@pytest.fixture(scope="module")
 def scorer(store: Store, feast: FeatureStore) -> Scorer:
     """The resident scorer, its Feast the one there is: two in a process thrash."""
     return scorer_over(store, feast)
@@ -115,6 +111,13 @@ def stood(store: Store, race_id: str, instant: datetime | None = None) -> Declar
     return race
 
 
+def online(scorer: Scorer, race: Declared) -> Vectors:
+    """The rows of a race as the scorer reads them."""
+    reading = Reading.of(race)
+    answers = scorer.wire.ask(Question.of(race.race.race_id, reading.keys, reading.fields))
+    return reading.vectors(reading.rows(answers), race.instant)
+
+
 # The same features
 
 
@@ -136,19 +139,17 @@ def test_as_of_the_decision_time_a_race_has_the_training_rows_features_bit_for_b
 
 
 def test_online_features_at_the_logs_end_equal_the_offline_ones(
-    store: Store, feast: FeatureStore, redis_rows: RedisRows
+    store: Store, feast: FeatureStore, scorer: Scorer
 ) -> None:
     race = stood(store, "to come", NOW)
-    now, then = online(redis_rows, race), offline(store, race, feast)
+    now, then = online(scorer, race), offline(store, race, feast)
     assert np.array_equal(now.matrix, then.matrix, equal_nan=True)
     assert np.array_equal(now.missing, then.missing)
     assert np.array_equal(now.stale, then.stale)
     assert not now.missing.all()
 
 
-def test_online_features_equal_feasts_own_online_retrieval(
-    store: Store, feast: FeatureStore, redis_rows: RedisRows
-) -> None:
+def test_online_features_equal_feasts_own_online_retrieval(store: Store, feast: FeatureStore, scorer: Scorer) -> None:
     race = stood(store, "to come", NOW)
     asked = [
         keys | {"race_day": 19_509, "race_class": 3, "distance_m": 1609.0} | {
@@ -156,7 +157,7 @@ def test_online_features_equal_feasts_own_online_retrieval(
         }
         for keys, runner in zip(race.entity_keys(), race.runners, strict=True)
     ]  # fmt: skip
-    vectors = online(redis_rows, race)
+    vectors = online(scorer, race)
 
     def equal(names: Sequence[str], full_names: bool) -> None:
         refs = [name.replace("__", ":") for name in names]
@@ -225,6 +226,17 @@ def test_a_race_that_was_run_is_scored_as_of_its_decision_time_and_says_so(
     matrix = rows.matrix(FEATURES)[[race == race_id for race in rows.identity["race_id"].to_pylist()]]
     chances = load(store.home, store.epochs[-1]).probabilities(matrix)
     assert sorted(chances.tolist()) == sorted(one.probability for one in run.runners)
+
+
+def test_a_race_that_was_run_is_scored_with_no_redis_in_reach_and_one_to_come_is_not(
+    store: Store, scorer: Scorer, rows: TrainingSet
+) -> None:
+    """What was known before its off lies in the tables and the log alone."""
+    out_of_reach = replace(store, redis_url="redis://127.0.0.1:1/0")
+    run = max(rows.identity["race_id"].to_pylist())
+    assert score(out_of_reach, run, now=NOW).fingerprint == scorer.score(run, NOW).fingerprint
+    with pytest.raises(Away, match=r"127\.0\.0\.1:1"):
+        score(out_of_reach, "to come", now=NOW)
 
 
 def test_the_drivers_are_told_in_words(scored: ScoredRace) -> None:

@@ -22,12 +22,10 @@ from streams.batch.build import build
 from streams.log import reader
 from tests.cli import velo
 from tests.seasons import BUILT_AT, opened
-from tests.services import NOW, OFF, RUNNERS, a_client, a_service, a_streamed_store, tell
+from tests.services import NOW, OFF, RUNNERS, SCORE, a_client, a_service, a_streamed_store, tell
 from training import bundle
 from velo.racing.messages import JockeyChange, Market, NonRunner, Result
 from velo.store import Store
-
-SCORE = "/v1/races/to%20come/score"
 
 
 @pytest.fixture(scope="module")

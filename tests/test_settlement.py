@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from training.settlement import after_commission, unit_profits
 from velo.errors import UserError
+from velo.racing.cards import first_result
 from velo.racing.deductions import SCALE, Withdrawal, reduced_price, rule_4_pence
 from velo.racing.messages import Race, Result, Runner
-from velo.racing.settlement import Bet, Outcome, Settled, Venue, settle, weighed_in
+from velo.racing.settlement import Bet, Outcome, Settled, Venue, settle
 
 OFF = datetime(2025, 6, 1, 14, tzinfo=UTC)
 PLACED = OFF - timedelta(minutes=5)
@@ -75,13 +76,13 @@ def test_a_void_race_returns_every_stake() -> None:
 def test_an_amended_result_changes_no_bet() -> None:
     """The horse first past the post is later disqualified: it has won its bets, and the promoted one has lost its own."""
     amended = result(ran("a", None, 5.0, "DSQ"), ran("b", 1, 2.5), version=2)
-    assert weighed_in([amended, FIELD]) is FIELD
-    assert settle(bet("a"), weighed_in([amended, FIELD])).profit == 40.0
-    assert settle(bet("b"), weighed_in([amended, FIELD])).profit == -10.0
+    first = first_result([amended, FIELD])
+    assert first is FIELD
+    assert settle(bet("a"), first).profit == 40.0
+    assert settle(bet("b"), first).profit == -10.0
     with pytest.raises(UserError, match="given in version 2: bets settle on version 1"):
         settle(bet("a"), amended)
-    with pytest.raises(UserError, match="there is r1 version 2: load the weighed-in result"):
-        weighed_in([amended])
+    assert first_result([amended]) is None
 
 
 @pytest.mark.parametrize("sp", [None, 1.0, 0.0])

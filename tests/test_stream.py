@@ -21,7 +21,6 @@ from streams.importers.ingest import ingest
 from streams.importers.runners import read_runner_tables
 from streams.log import reader
 from streams.log.segments import segments
-from streams.log.writer import LogWriter
 from tests.logs import a_store, fixed
 from tests.streaming import (
     NOW,
@@ -32,6 +31,7 @@ from tests.streaming import (
     batch_twin,
     changes,
     streamed,
+    tell,
     wrong_probes,
 )
 from velo.errors import UserError
@@ -73,12 +73,6 @@ def store(tmp_path: Path) -> Iterator[Store]:
     made = a_store(tmp_path / "home")
     yield made
     embedded_redis.down(made.home)
-
-
-def tell(store: Store, messages: list[Message]) -> None:
-    """Append messages with the instants they bring."""
-    with LogWriter.open(store, clock=fixed(NOW)) as writer:
-        writer.load(messages)
 
 
 @pytest.mark.parametrize(("name", "timezone"), FILES)

@@ -30,11 +30,10 @@ from streams.dataflow.telemetry import Telemetry, position
 from streams.importers.ingest import ingest
 from streams.importers.runners import read_runner_tables
 from streams.log import reader
-from streams.log.writer import LogWriter
 from tests.logs import a_store, fixed
-from tests.streaming import NOW, streamed
+from tests.streaming import NOW, streamed, tell
 from velo.errors import UserError
-from velo.racing.messages import Message, Tick
+from velo.racing.messages import Tick
 from velo.settings import Settings
 from velo.store import Store
 
@@ -216,11 +215,6 @@ def test_a_build_is_in_redis_before_any_message_comes(london: Store) -> None:
     build(london, NOW)
     streamed(london, online=True)
     assert (looked(london).found, looked(london).next_seq) == (0, 1140)
-
-
-def tell(store: Store, messages: list[Message]) -> None:
-    with LogWriter.open(store, clock=fixed(NOW)) as writer:
-        writer.load(messages)
 
 
 def test_sigterm_seals_what_was_read_and_ends_well(london: Store) -> None:

@@ -10,7 +10,6 @@ history.
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -20,6 +19,7 @@ from feature_repo.stores.history import History, Slice
 from feature_repo.stores.keys import Keys, Named, Whole, plain
 from feature_repo.stores.search import NEVER, NONE, Ordered
 from velo.errors import UserError
+from velo.racing.clock import MICROSECOND
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,7 +32,6 @@ VALUES_AT_ONCE: Final = 1 << 25
 """Values of a history decoded at a time, 250 MB; a row group is the least, however many it holds."""
 BLOCK: Final = 1 << 15
 """Entity rows looked up at a time: what is made on the way stays in the processor's cache."""
-MICROSECOND: Final = timedelta(microseconds=1)
 
 
 def point_in_time(

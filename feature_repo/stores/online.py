@@ -27,11 +27,11 @@ from feast.value_type import ValueType
 from feature_repo.stores import embedded_redis
 from feature_repo.stores.full_names import left_out, put_back
 from feature_repo.stores.home import epoch_of, settings_for
-from feature_repo.stores.redis_client import connect_url
+from feature_repo.stores.redis_client import connect_url, is_cluster
 from feature_repo.stores.redis_layout import ColumnKind, Layout
-from feature_repo.stores.redis_rows import RedisRows, Written
+from feature_repo.stores.redis_writer import RowWriter, Written
 from velo.errors import UserError
-from velo.racing.clock import EPOCH, MICROSECOND
+from velo.racing.clock import to_us
 from velo.store import Home
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class VersionedRedisOnlineStoreConfig(RedisOnlineStoreConfig):
 
 
 class VersionedRedisOnlineStore(RedisOnlineStore):
-    """Feast's online store interface; see the module for what it refuses. Rows lie as `redis_rows` says."""
+    """Feast's online store interface; see the module for what it refuses. Rows lie as `redis_writer` says."""
 
     _url: str | None = None
     _repo_path: Path | None = None
@@ -77,9 +77,11 @@ class VersionedRedisOnlineStore(RedisOnlineStore):
             [[_number(row.get(name), kind) for name, kind in layout.columns] for _, row, _, _ in data],
             dtype=np.float64,
         ).reshape(len(data), len(layout.columns))
-        instants = np.array([_micros(at) for _, _, at, _ in data], dtype=np.int64)
+        instants = np.array(
+            [to_us(at if at.tzinfo else at.replace(tzinfo=UTC)) for _, _, at, _ in data], dtype=np.int64
+        )
         keys = [_key(layout, entity) for entity, _, _, _ in data]
-        self.rows(config).write(layout, keys, instants, values, epoch_of(self._home(config)))
+        self.writer(config).write(layout, keys, instants, values, epoch_of(self._home(config)))
         if progress:
             progress(len(data))
 
@@ -98,17 +100,17 @@ class VersionedRedisOnlineStore(RedisOnlineStore):
     ) -> Written:
         """Offer an Arrow table of a view's rows, in bulk: its keys, its features and `event_timestamp`."""
         layout = layout_of(view, config.project)
-        return self.rows(config).write_rows(layout, rows, epoch_of(self._home(config)), progress)
+        return self.writer(config).write_rows(layout, rows, epoch_of(self._home(config)), progress)
 
-    def rows(self, config: RepoConfig) -> RedisRows:
-        """The rows behind this store, to read and write without Feast."""
+    def writer(self, config: RepoConfig) -> RowWriter:
+        """What writes this store's rows, without Feast."""
         self._remember(config)
         client = self._get_client(config.online_store)
-        return RedisRows(client, self._url or "redis")
+        return RowWriter(client, self._url or "redis")
 
     def delete_table(self, config: RepoConfig, table: FeatureView) -> None:
         """Remove a view's fields from this project's keys; other views, projects and programs keep theirs."""
-        self.rows(config).delete_view(layout_of(table, config.project))
+        self.writer(config).delete_view(layout_of(table, config.project))
 
     def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
         """Remove what the views given have in Redis, nothing else."""
@@ -207,7 +209,7 @@ class VersionedRedisOnlineStore(RedisOnlineStore):
         if self._client_async is None:
             from redis import asyncio as redis_asyncio
 
-            clustered = hasattr(self._get_client(online_store_config), "get_node_from_key")
+            clustered = is_cluster(self._get_client(online_store_config))
             assert self._url is not None
             self._client_async = (redis_asyncio.RedisCluster if clustered else redis_asyncio.Redis).from_url(self._url)
         return self._client_async
@@ -254,8 +256,3 @@ def _number(value: ValueProto | None, kind: ColumnKind) -> float:
         return float("nan")
     number = float(getattr(value, which))
     return number * 1e6 if kind == "instant" else number
-
-
-def _micros(instant: datetime) -> int:
-    aware = instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant
-    return (aware - EPOCH) // MICROSECOND

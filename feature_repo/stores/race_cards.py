@@ -14,8 +14,8 @@ from typing import Any, Final
 import orjson
 
 from feature_repo.stores.race_script import ADVANCE, OFFER, sha_of
-from feature_repo.stores.redis_client import told
-from velo.racing.clock import EPOCH, MICROSECOND
+from feature_repo.stores.redis_client import errors_told, is_cluster
+from velo.racing.clock import from_us, to_us
 from velo.racing.messages import Message, from_record
 
 INDEX: Final = "{velo}:races"
@@ -98,19 +98,19 @@ class RaceCards:
 
     def race(self, race_id: str) -> Kept | None:
         """What is held of a race; None where nothing is, or only of a log since replaced."""
-        with told(self.url):
+        with errors_told(self.url):
             held: Mapping[bytes, bytes] = self.client.hgetall(race_key(race_id))
         return kept_of(held)
 
     def races(self, begin: datetime, end: datetime) -> list[str]:
         """Races whose off is in [begin, end), in order of it."""
-        with told(self.url):
+        with errors_told(self.url):
             found = self.client.zrangebyscore(INDEX, to_us(begin), f"({to_us(end)}")
         return [one.decode() for one in found]
 
     def many(self, race_ids: Sequence[str]) -> list[Kept | None]:
         """What is held of some races, in one round trip."""
-        with told(self.url), self.client.pipeline(transaction=False) as pipe:
+        with errors_told(self.url), self.client.pipeline(transaction=False) as pipe:
             for race_id in race_ids:
                 pipe.hgetall(race_key(race_id))
             answers = pipe.execute() if race_ids else []
@@ -118,18 +118,18 @@ class RaceCards:
 
     def head(self) -> Head | None:
         """How far the log was brought; None where no stream ever wrote here."""
-        with told(self.url):
+        with errors_told(self.url):
             return head_of(self.client.hmget(HEAD, "generation", "seq", "known_us", "live"))
 
     def events(self, after: str, most: int = 512) -> list[Event]:
         """The events after one, oldest first; `0-0` is before all."""
-        with told(self.url):
+        with errors_told(self.url):
             entries = self.client.xrange(EVENTS, min=f"({after}", count=most)
         return [event_of(at, fields) for at, fields in entries]
 
     def clear(self) -> None:
         """Forget every race; the next stream, or `velo cards rebuild`, brings them again."""
-        with told(self.url):
+        with errors_told(self.url):
             keys = [*self.client.scan_iter(match="{velo}:race:*", count=1000), INDEX, HEAD]
             self.client.delete(*keys)
 
@@ -139,8 +139,8 @@ class RaceCards:
         if not commands:
             return []
         client = self.client
-        with told(self.url):
-            if hasattr(client, "get_node_from_key"):
+        with errors_told(self.url):
+            if is_cluster(client):
                 client = client.get_redis_connection(client.get_node_from_key(HEAD))
             for _ in range(2):
                 try:
@@ -166,7 +166,7 @@ def head_of(values: Sequence[bytes | None]) -> Head | None:
     generation, seq, known_us, live = values
     if generation is None or seq is None or known_us is None:
         return None
-    return Head(int(generation), int(seq), EPOCH + int(known_us) * MICROSECOND, live == b"1")
+    return Head(int(generation), int(seq), from_us(int(known_us)), live == b"1")
 
 
 def kept_of(held: Mapping[bytes, bytes]) -> Kept | None:
@@ -187,11 +187,6 @@ def event_of(at: bytes, fields: Mapping[bytes, bytes]) -> Event:
         fields[b"known_at"].decode(),
         fields[b"record"],
     )
-
-
-def to_us(instant: datetime) -> int:
-    """µs since 1970."""
-    return (instant - EPOCH) // MICROSECOND
 
 
 def _offered(generation: int, one: Offer, now: datetime, horizon_us: int) -> tuple[Any, ...]:

@@ -40,7 +40,7 @@ def connect_url(url: str) -> "Redis | RedisCluster":
         _ = urlsplit(url).port
     except ValueError as bad:
         raise UserError(f"REDIS_URL is no URL ({bad}): write redis://[:password@]host[:port][/database]") from None
-    with told(url):
+    with errors_told(url):
         quick: dict[str, Any] = {"socket_timeout": CONNECT_SECONDS, "retry": Retry(NoBackoff(), 0)}
         if not url.startswith("unix://"):
             quick["socket_connect_timeout"] = CONNECT_SECONDS
@@ -58,7 +58,7 @@ def connect_url(url: str) -> "Redis | RedisCluster":
 
 
 @contextmanager
-def told(url: str) -> Iterator[None]:
+def errors_told(url: str) -> Iterator[None]:
     """Turn what a Redis client raises when it cannot talk to its server into a `UserError`."""
     from redis.exceptions import AuthenticationError, RedisClusterException, RedisError
 
@@ -74,6 +74,11 @@ def told(url: str) -> Iterator[None]:
             f"cannot use Redis at {shown(url)} ({failed}): start it, mend REDIS_URL, or unset REDIS_URL to use the "
             "store's own Redis"
         ) from None
+
+
+def is_cluster(client: Any) -> bool:
+    """Whether a client speaks to a Redis Cluster, of redis-py's own kind or its asynchronous one."""
+    return hasattr(client, "get_node_from_key")
 
 
 def shown(url: str) -> str:

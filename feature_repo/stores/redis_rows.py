@@ -1,56 +1,16 @@
-"""Feature rows in Redis: how they are replaced and read. Knows nothing of Feast.
+"""Feature rows read from Redis, as arrays. Knows nothing of Feast; `redis_writer` says how rows come there."""
 
-A row replaces another only where its (epoch, event time) is greater, in one atomic step on the server; equal or lower
-changes nothing, so any write may be repeated, and writers may race. A null deletes the field, so no value of an older
-row survives in a newer. Writers of stock Feast do not look at versions: let none write to the same project.
-"""
-
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo.stores.redis_client import told
-from feature_repo.stores.redis_layout import VALID_UNTIL, ColumnKind, Layout
-from velo.errors import UserError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-BATCH_ROWS: Final = 2000
-"""Rows a round trip: bounds what client and server hold for one pipeline."""
-
-CALL_ROWS: Final = 5
-"""Rows a call of the script: a call bars readers from the server for as long as it lasts. With five the
-server spends no more on a row than with fifty, the client hardly more, and a reader waits the less."""
+from feature_repo.stores.redis_client import errors_told, is_cluster
+from feature_repo.stores.redis_layout import VALID_UNTIL, Layout
 
 Key = str | None | Sequence[str | None]
-
-_YEAR_ONE_US: Final = 62_135_596_800_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """What became of the rows offered: `written`, and `skipped` because the store held as new or newer ones."""
-
-    written: int = 0
-    skipped: int = 0
-
-    def __add__(self, other: "Written") -> "Written":
-        return Written(self.written + other.written, self.skipped + other.skipped)
-
-
-@dataclass(frozen=True, slots=True)
-class Lot:
-    """Rows of one view to be offered: keys (in the order of `layout.keys`), event times (µs), values (rows, columns)."""
-
-    layout: Layout
-    keys: Sequence[Sequence[str]]
-    event_us: NDArray[np.int64]
-    values: NDArray[np.float64]
-    epoch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,104 +75,10 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class RedisRows:
-    """Rows of features behind one client; `url` only names the server in what is said when it fails."""
+    """Reads rows through one client; `url` only names the server in what is said when it fails."""
 
     client: Any
     url: str = "redis"
-
-    def write_rows(
-        self, layout: Layout, table: "pa.Table", epoch: int, progress: Callable[[int], Any] | None = None
-    ) -> Written:
-        """Offer rows of a view: an Arrow table of join keys (text), columns and `event_timestamp`, in any chunks.
-
-        `progress` is told of each lot of rows. Raises `UserError` for a null or non-text key, and where Redis fails;
-        rows offered before that may be written.
-        """
-        outcome = Written()
-        for chunk in table.to_batches(max_chunksize=BATCH_ROWS * 10):
-            keys = _key_columns(layout, chunk)
-            event_us = _event_us(chunk.column("event_timestamp"))
-            values = np.column_stack([_numbers(chunk.column(name), kind) for name, kind in layout.columns])
-            outcome += self.write(layout, keys, event_us, values, epoch)
-            if progress:
-                progress(chunk.num_rows)
-        return outcome
-
-    def write(
-        self,
-        layout: Layout,
-        keys: Sequence[Sequence[str]],
-        event_us: NDArray[np.int64],
-        values: NDArray[np.float64],
-        epoch: int,
-    ) -> Written:
-        """Offer rows given as a `Lot` has them."""
-        return self.write_lots([Lot(layout, keys, event_us, values, epoch)])[0]
-
-    def write_lots(self, lots: Sequence[Lot], then: Sequence[tuple[Any, ...]] = ()) -> tuple[Written, list[Any]]:
-        """Offer the rows of several views, and ask something of the server after them, in one round trip where they
-        are few; returns the answers too. What is asked may be asked again: it must be safe to."""
-        offers = [(lot.layout, _offers(lot)) for lot in lots]
-        count = sum(len(rows) for _, rows in offers)
-        written, answers = 0, list[Any]()
-        with told(self.url):
-            trips = list(_in_trips(offers))
-            for trip in trips[:-1]:
-                written += self._offer(trip)[0]
-            last, answers = self._offer(trips[-1] if trips else [], then)
-        return Written(written + last, count - written - last), answers
-
-    def _offer(self, trip: "Trip", then: Sequence[tuple[Any, ...]] = ()) -> tuple[int, list[Any]]:
-        from redis.exceptions import MovedError, NoScriptError
-
-        # A server that restarted has forgotten the script, a cluster may have moved the key: offering again is safe.
-        for _ in range(4):
-            try:
-                return self._sent_to_cluster(trip, then) if self._clustered else self._sent_to_one(trip, then)
-            except NoScriptError:
-                for layout, offers in trip:
-                    for client, _share in self._by_node(offers):
-                        client.script_load(layout.script)
-                continue
-            except MovedError:
-                self.client.nodes_manager.initialize()
-                continue
-        raise UserError(f"the Redis at {self.url} keeps moving its keys: try again when the cluster is settled")
-
-    def _sent_to_one(self, trip: "Trip", then: Sequence[tuple[Any, ...]]) -> tuple[int, list[Any]]:
-        with self.client.pipeline(transaction=False) as pipe:
-            for layout, offers in trip:
-                _call(pipe, layout, offers, CALL_ROWS)
-            for command in then:
-                pipe.execute_command(*command)
-            answers = pipe.execute()
-        rows = len(answers) - len(then)
-        return sum(answers[:rows]), answers[rows:]
-
-    def _sent_to_cluster(self, trip: "Trip", then: Sequence[tuple[Any, ...]]) -> tuple[int, list[Any]]:
-        """A cluster's keys lie in slots of their own: one a call. Its pipelines refuse EVALSHA, those of its nodes do not."""
-        written = 0
-        for layout, offers in trip:
-            for client, share in self._by_node(offers):
-                with client.pipeline(transaction=False) as pipe:
-                    _call(pipe, layout, share, 1)
-                    written += sum(pipe.execute())
-        return written, [self.client.execute_command(*command) for command in then]
-
-    @property
-    def _clustered(self) -> bool:
-        return hasattr(self.client, "get_node_from_key")
-
-    def _by_node(self, offers: "Offers") -> Iterator[tuple[Any, "Offers"]]:
-        """Each server and its share."""
-        if not self._clustered:
-            yield self.client, offers
-            return
-        shares: dict[Any, list[Offer]] = {}
-        for offer in offers:
-            shares.setdefault(self.client.get_node_from_key(offer[0]), []).append(offer)
-        for node, share in shares.items():
-            yield self.client.get_redis_connection(node), share
 
     def read_packed(self, wanted: Sequence[tuple[Layout, Sequence[Key]]]) -> list[Rows]:
         """The rows of many keys of many views, in one round trip.
@@ -222,13 +88,13 @@ class RedisRows:
         """
         return self.read(Read.of(wanted))
 
-    def read(self, read: "Read") -> list[Rows]:
+    def read(self, read: Read) -> list[Rows]:
         """The rows of a read written before, of each view those of its keys in their order; one round trip."""
-        with told(self.url):
-            answers = self._pipelined(read) if self._clustered else self._sent(read)
+        with errors_told(self.url):
+            answers = self._pipelined(read) if is_cluster(self.client) else self._sent(read)
         return [_unpacked(layout, spot, answers) for layout, spot in read.spots]
 
-    def _sent(self, read: "Read") -> list[bytes | None]:
+    def _sent(self, read: Read) -> list[bytes | None]:
         if not read.fields:
             return []
         pool = self.client.connection_pool
@@ -243,80 +109,11 @@ class RedisRows:
         finally:
             pool.release(connection)
 
-    def _pipelined(self, read: "Read") -> list[bytes | None]:
+    def _pipelined(self, read: Read) -> list[bytes | None]:
         with self.client.pipeline(transaction=False) as pipe:
             for redis_key, names in read.fields.items():
                 pipe.hmget(redis_key, list(names))
             return [answer for answers in pipe.execute() for answer in answers]
-
-    def delete_view(self, layout: Layout) -> int:
-        """Remove the fields of a view from every entity of its project, nothing else; returns the entities touched."""
-        pattern = _glob_escaped(layout.key_prefix) + b"*" + _glob_escaped(layout.project.encode())
-        touched = 0
-        with told(self.url):
-            batch: list[bytes] = []
-            for key in self.client.scan_iter(match=pattern, count=5000):
-                if layout.owns(key):
-                    batch.append(key)
-                if len(batch) == BATCH_ROWS:
-                    touched += self._delete_fields(layout, batch)
-                    batch = []
-            touched += self._delete_fields(layout, batch)
-        return touched
-
-    def _delete_fields(self, layout: Layout, keys: Sequence[bytes]) -> int:
-        if not keys:
-            return 0
-        with self.client.pipeline(transaction=False) as pipe:
-            for key in keys:
-                pipe.hdel(key, *layout.fields)
-            return sum(1 for removed in pipe.execute() if removed)
-
-
-Offer = tuple[bytes, str, bytes, bytes]
-"""A row as it is offered: its Redis key, version, time and packed values."""
-Offers = Sequence[Offer]
-Trip = Sequence[tuple[Layout, Offers]]
-
-
-def _offers(lot: Lot) -> list[Offer]:
-    layout, keys = lot.layout, lot.keys
-    packed = np.empty(len(keys), dtype=layout.packed_type)
-    packed["fingerprint"], packed["event_us"], packed["values"] = layout.fingerprint, lot.event_us, lot.values
-    blob, width = packed.tobytes(), layout.packed_type.itemsize
-    return [
-        (
-            layout.redis_key(key),
-            f"{lot.epoch:08d}{instant + _YEAR_ONE_US:018d}",
-            _timestamp(instant),
-            blob[at * width : (at + 1) * width],
-        )
-        for at, (key, instant) in enumerate(zip(keys, lot.event_us.tolist(), strict=True))
-    ]
-
-
-def _in_trips(lots: Sequence[tuple[Layout, list[Offer]]]) -> Iterator[list[tuple[Layout, list[Offer]]]]:
-    """The offers in lots of as many rows as a round trip takes."""
-    trip, room = list[tuple[Layout, list[Offer]]](), BATCH_ROWS
-    for layout, offers in lots:
-        at = 0
-        while at < len(offers):
-            some = offers[at : at + room]
-            trip.append((layout, some))
-            at, room = at + len(some), room - len(some)
-            if not room:
-                yield trip
-                trip, room = [], BATCH_ROWS
-    if trip:
-        yield trip
-
-
-def _call(pipe: Any, layout: Layout, offers: Offers, at_once: int) -> None:
-    """Have a pipeline call the view's script for these rows, so many a call."""
-    for start in range(0, len(offers), at_once):
-        some = offers[start : start + at_once]
-        arguments = [part for offer in some for part in offer[1:]]
-        pipe.execute_command("EVALSHA", layout.script_sha, len(some), *(offer[0] for offer in some), *arguments)
 
 
 def _written(redis_key: bytes, names: Sequence[bytes]) -> bytes:
@@ -352,59 +149,3 @@ def _instants(micros: NDArray[np.float64]) -> NDArray[np.datetime64]:
     whole = np.full(micros.shape, np.iinfo(np.int64).min, dtype=np.int64)
     whole[known] = micros[known].astype(np.int64)
     return whole.astype("datetime64[us]")
-
-
-def _key_columns(layout: Layout, chunk: "pa.RecordBatch") -> list[tuple[str, ...]]:
-    import pyarrow as pa
-
-    columns: list[list[str]] = []
-    for name in layout.keys:
-        column = chunk.column(name)
-        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-            raise UserError(f"{layout.view}.{name} is {column.type}, but a key is text: cast it to a string")
-        if column.null_count:
-            raise UserError(f"{layout.view}.{name} is null in {column.null_count} rows: leave out rows without a key")
-        columns.append(column.to_pylist())
-    return list(zip(*columns, strict=True))
-
-
-def _event_us(column: Any) -> NDArray[np.int64]:
-    import pyarrow as pa
-
-    if column.null_count:
-        raise UserError(f"event_timestamp is null in {column.null_count} rows: every row needs one")
-    return np.asarray(column.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy(zero_copy_only=False))
-
-
-def _numbers(column: Any, kind: ColumnKind) -> NDArray[np.float64]:
-    """A column as doubles, NaN for null; instants in µs. Whole numbers past 2^53 would lose digits: refused."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    if kind == "instant" and not pa.types.is_null(column.type):
-        column = column.cast(pa.timestamp("us", "UTC")).cast(pa.int64())
-    try:
-        return np.asarray(pc.fill_null(column.cast(pa.float64()), float("nan")).to_numpy(zero_copy_only=False))
-    except pa.ArrowInvalid as refused:
-        raise UserError(f"a feature cannot be kept as a double ({refused}): keep such views in a stock store") from None
-
-
-def _timestamp(instant_us: int) -> bytes:
-    """A serialised google.protobuf.Timestamp."""
-    seconds, micros = divmod(instant_us, 1_000_000)
-    written = b"\x08" + _varint(seconds) if seconds else b""
-    return written + (b"\x10" + _varint(micros * 1000) if micros else b"")
-
-
-def _varint(number: int) -> bytes:
-    number &= 0xFFFF_FFFF_FFFF_FFFF
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-def _glob_escaped(literal: bytes) -> bytes:
-    return b"".join(b"\\" + bytes([byte]) if byte in b"*?[]\\^" else bytes([byte]) for byte in literal)

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from threading import Thread
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -19,14 +20,19 @@ VERSION: Final = "1.0.0"
 """Of the interface: a change that breaks a client begins another /v."""
 
 
-def app_of(service: Service, token: str | None = None) -> FastAPI:
-    """The application of a service; without a token nothing can be written."""
+def app_of(service: Service, token: str | None = None, *, warm_past: bool = False) -> FastAPI:
+    """The application of a service; without a token nothing can be written.
+
+    `warm_past` loads, beside its first answers, what the first about a race that was run would wait seconds for.
+    """
     hub = Hub(service.scorer.events_after, service.newest_event)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(service.scorer.warm)
         freeze()
+        if warm_past:
+            Thread(target=_warm_past, args=(service,), daemon=True).start()
         yield
         await hub.stop()
         thaw()
@@ -60,3 +66,8 @@ def _tell_problems(app: FastAPI) -> None:
         return app.openapi_schema
 
     app.openapi = document  # type: ignore[method-assign]  # how FastAPI has its document extended
+
+
+def _warm_past(service: Service) -> None:
+    service.scorer.warm_past(service.clock())
+    freeze()

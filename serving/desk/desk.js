@@ -11,6 +11,8 @@ import * as w from "./words.js";
 const AT_ONCE_MS = 10;
 const SOON_MS = 150;
 const LATER_MS = 3000;
+const PROMPT_MS = 400;
+const PATIENCE_MS = 10_000;
 const DAY_MS = 60_000;
 const place = (id) => document.getElementById(id);
 const kept = {
@@ -34,13 +36,16 @@ const dateAsked = () => /^\d{4}-\d{2}-\d{2}$/.exec(address().searchParams.get("d
 /** An answer of the service: `told`, or `refused` with the reason. */
 async function ask(path) {
   try {
-    const answer = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(10_000) });
+    const answer = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) });
     const told = await answer.json();
     return answer.ok ? { told } : { refused: told.detail ? w.inReason(told.detail) : `the service answers ${answer.status}`, again: answer.status === 503 };
-  } catch {
-    return { refused: "the service does not answer", again: true };
+  } catch (failed) {
+    const late = failed.name === "TimeoutError";
+    return { refused: late ? `the service did not answer within ${PATIENCE_MS / 1000} s` : "the service does not answer", again: true };
   }
 }
+
+const pause = (ms) => new Promise((ended) => setTimeout(ended, ms));
 
 /** Do something soon, once, however often it is asked for meanwhile. */
 function soon(what, after = SOON_MS) {
@@ -69,11 +74,17 @@ async function loadRace() {
   const race = id();
   const turn = ++asked;
   const path = `/v1/races/${encodeURIComponent(race)}`;
-  const [card, scored] = await Promise.all([ask(path), ask(`${path}/score?drivers=true`)]);
-  if (turn !== asked || kind() !== "race" || id() !== race) return;
+  const gone = () => turn !== asked || kind() !== "race" || id() !== race;
+  const scoring = ask(`${path}/score?drivers=true`);
+  const card = await ask(path);
+  if (gone()) return;
   if (card.told) state.card = card.told;
   else if (state.card?.race_id !== race) state.card = null;
   state.missing = card.refused ?? null;
+  // a score out of the history may take seconds: who runs is shown meanwhile
+  if (card.told && !state.scored && !state.refused && (await Promise.race([scoring, pause(PROMPT_MS)])) === undefined && !gone()) draw();
+  const scored = await scoring;
+  if (gone()) return;
   if (scored.told) {
     if (scored.told.race_id === state.scored?.race_id && scored.told.fingerprint !== state.scored.fingerprint)
       state.before = new Map(state.scored.runners.map((one) => [one.horse_id, held(one)]));

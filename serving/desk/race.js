@@ -13,7 +13,7 @@ const COLUMNS = [["no", "No."], ["horse", "Horse"], ["people", "Jockey and train
 export function racePage({ card, scored, refused, before, order, commission, beside, choose }) {
   const chances = new Map((scored?.runners ?? []).map((one) => [one.horse_id, one]));
   const run = card.status === "run";
-  const shown = { before: run ? null : before, commission, ...measured(scored) };
+  const shown = { before: run ? null : before, commission, unscored: refused ? "not scored" : "being scored…", ...measured(scored) };
   const rows = card.declared.map((runner) => row(runner, chances.get(runner.horse_id), shown));
   rows.sort(run && order === "chance" ? byPosition : comparing(order));
   return [
@@ -22,7 +22,7 @@ export function racePage({ card, scored, refused, before, order, commission, bes
     scored ? notices(scored, run) : null,
     controls(order, commission, choose),
     h("table", { class: `race${run ? " result" : ""}${refused ? " old" : ""}`, role: "table" },
-      h("caption", {}, captionOf(scored)),
+      h("caption", {}, captionOf(scored, refused)),
       h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, COLUMNS.map(([kind, one]) =>
         h("th", { scope: "col", role: "columnheader", class: kind }, one === "Edge" ? `Edge after ${Math.round(100 * commission)}\u00a0%` : one)))),
       h("tbody", { role: "rowgroup" }, rows.map((one) => one.drawn), card.non_runners.map((one) => out(one, card.changes)))),
@@ -87,12 +87,12 @@ function controls(order, commission, choose) {
     choices("Commission", "commission", COMMISSIONS, commission, (one) => `${Math.round(100 * one)} %`));
 }
 
-const captionOf = (scored) => (scored ? `Model ${scored.model} · gate: ${scored.gate} · ${scored.mode}` : "Not scored");
+const captionOf = (scored, refused) => (scored ? `Model ${scored.model} · gate: ${scored.gate} · ${scored.mode}` : refused ? "Not scored" : "Being scored");
 
 /** The chance that odds are held against: with the market put to it where the model knows how. */
 export const held = (scored) => scored?.blended ?? scored?.probability ?? null;
 
-function row(runner, scored, { before, commission, most, shares }) {
+function row(runner, scored, { before, commission, most, shares, unscored }) {
   // a starting price is told with the result: nobody could have had an edge on it
   const price = scored && scored.market_source !== "SP" ? scored.market_odds : null;
   const gain = w.edge(held(scored), price, commission);
@@ -106,7 +106,7 @@ function row(runner, scored, { before, commission, most, shares }) {
       link("/horse", runner.horse_id, named(runner.horse)), h("small", {}, particulars(runner))),
     cell("people", "Jockey and trainer",
       person("jockey", runner.jockey_id, runner.jockey), person("trainer", runner.trainer_id, runner.trainer)),
-    cell("chance", "Chance", chance(scored, before?.get(runner.horse_id), most, shares.get(runner.horse_id))),
+    cell("chance", "Chance", scored ? chance(scored, before?.get(runner.horse_id), most, shares.get(runner.horse_id)) : h("span", { class: "warn" }, unscored)),
     cell("fair", "Fair", w.odds(held(scored) ? 1 / held(scored) : null)),
     cell("market", "Market", market(scored, runner)),
     cell("edge", "Edge", gain === null ? w.DASH : h(gain > 0 ? "b" : "span", {}, w.signed(100 * gain, 1, "\u00a0%"))),
@@ -142,7 +142,6 @@ function measured(scored) {
 const bounds = (scored) => (scored.blended === null ? scored.interval : scored.blended_interval);
 
 function chance(scored, before, most, share) {
-  if (!scored) return h("span", { class: "warn" }, "not scored");
   const moved = before === undefined ? 0 : 100 * (held(scored) - before);
   const between = bounds(scored);
   return [
@@ -203,12 +202,12 @@ function footnotes(card, scored) {
   if (!scored) return null;
   return [
     h("p", {}, scored.runners.some((one) => one.interval)
-      ? "Beside each chance, and as a line over its bar: bounds of the rate at which runners given such a chance have won (95 %). They do not cover what sets this runner apart from those."
+      ? "Beside each chance: bounds of the rate at which runners given such a chance have won (95 %). They do not cover what sets this runner apart from those."
       : "No interval is shown: this model tells none, for want of races it was tested on."),
     scored.runners.some((one) => one.blended !== null)
       ? h("p", {}, "The chance is the model's with the market put to it; fair odds and edge are of that.")
       : h("p", {}, "The chance is the model's own; fair odds and edge are of that."),
-    measured(scored).shares.values().next().value > 0 ? h("p", {}, "The notch in a bar is the market's own share of the book.") : null,
+    measured(scored).shares.values().next().value > 0 ? h("p", { class: "drawn" }, "In a bar the line is those bounds, the notch the market's own share of the book.") : null,
     h("p", {}, `Mode: ${scored.mode}. Features from ${scored.features_from}; runners named by the ${scored.declared_by}; fingerprint ${scored.fingerprint}.`),
   ];
 }

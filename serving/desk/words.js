@@ -98,6 +98,7 @@ export const plural = (n, one, many = `${one}s`) => `${n} ${n === 1 ? one : many
 /** A race in one line. */
 export function about(race) {
   return [
+    race.race_no === null ? null : `race ${race.race_no}`,
     race.race_class === null ? null : `class ${race.race_class}`,
     race.distance_m === null ? null : `${whole(Math.round(race.distance_m))} m`,
     race.surface,

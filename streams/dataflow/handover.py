@@ -6,7 +6,7 @@ from typing import Final
 
 from feature_repo.stores.changelog import engine, latest_sql, text
 from feature_repo.stores.redis_layout import Layout
-from feature_repo.stores.redis_rows import RedisRows
+from feature_repo.stores.redis_writer import RowWriter
 from streams import generations
 from streams.dataflow.waiting import go_on
 from velo.store import Home
@@ -15,7 +15,7 @@ MEMORY_LIMIT: Final = "1GB"
 ROWS_AT_ONCE: Final = 20_000
 
 
-def fill_view(home: Home, layout: Layout, redis: RedisRows, epoch: int, go_on: Callable[[], None] = go_on) -> int:
+def fill_view(home: Home, layout: Layout, redis: RowWriter, epoch: int, go_on: Callable[[], None] = go_on) -> int:
     """Offer the newest row of every key of a view's current parts; returns how many keys there are.
 
     `go_on` is called between lots of rows.

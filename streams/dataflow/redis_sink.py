@@ -19,9 +19,9 @@ import numpy as np
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from feature_repo.catalogue.families import BY_VIEW, Family
-from feature_repo.stores.redis_client import told
+from feature_repo.stores.redis_client import errors_told
 from feature_repo.stores.redis_layout import Layout
-from feature_repo.stores.redis_rows import Lot, RedisRows
+from feature_repo.stores.redis_writer import Lot, RowWriter
 from streams.dataflow.courier import Courier
 from streams.dataflow.handover import fill_view
 from streams.dataflow.parquet_sink import Formulas
@@ -162,13 +162,13 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
 
     def _make_ready(self) -> None:
         client = self.sink.connect()
-        with told("the online store"):
+        with errors_told("the online store"):
             held = client.hget(MARKS, self.family.view)
         generation, epoch, seq = _read_mark(held)
         mine = self.sink.formulas
         if generation not in (-1, mine.log_generation):
             # of another log: its rows may claim instants that this one never reaches
-            RedisRows(client).delete_view(self._layout)
+            RowWriter(client).delete_view(self._layout)
             seq = -1
         # the mark of a load whose answer was lost is ours too
         forgot = self._written is not None and held not in (self._written, self._load.mark)
@@ -189,9 +189,9 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
                 "Redis lost rows that no table holds (the stream keeps none, by --no-offline): run `velo build`, then "
                 "start the stream again"
             )
-        epoch, redis = self.sink.formulas.epoch, RedisRows(client)
+        epoch, redis = self.sink.formulas.epoch, RowWriter(client)
         filling = self._mark(FILLING, self.last_seq)
-        with told("the online store"):
+        with errors_told("the online store"):
             client.hset(MARKS, self.family.view, filling)
         rows = fill_view(self.sink.home, self._layout, redis, epoch, self.go_on) if self.last_seq >= 0 else 0
         if since := self._before | self._since:
@@ -239,9 +239,9 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
         self._load.mark = self._mark(self.sink.formulas.epoch, self._load.last_seq)
 
     @property
-    def redis(self) -> RedisRows:
+    def redis(self) -> RowWriter:
         """The server it is connected to."""
-        return RedisRows(self._client)
+        return RowWriter(self._client)
 
     def laden(self) -> Lot | None:
         """The rows that are delivered next."""
@@ -285,7 +285,7 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
         return "EVAL", REPLACE_MARK, 1, MARKS, self.family.view, old or b"", new
 
     def _replaced(self, client: Any, old: bytes | None, new: bytes) -> bool:
-        with told("the online store"):
+        with errors_told("the online store"):
             return bool(client.execute_command(*self._replace_mark(old, new)))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from feature_repo.stores.redis_client import told
+from feature_repo.stores.redis_client import errors_told
 from streams.feeds.source import Delivery, FeedAway
 from velo.errors import UserError
 
@@ -78,7 +78,7 @@ class RedisFeed:
 def put(client: "Client", url: str, key: str, bodies: Iterable[bytes]) -> int:
     """Add messages to the end of a stream, in their order; returns how many."""
     count = 0
-    with told(url):
+    with errors_told(url):
         pipeline: Any = client.pipeline(transaction=False)
         for body in bodies:
             pipeline.xadd(key, {FIELD: body})

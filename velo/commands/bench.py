@@ -78,17 +78,17 @@ def build(
 @bench_app.command("point-in-time")
 def point_in_time(
     rows: Annotated[list[int], typer.Option(help="How many entity rows; give it again for another size.")] = [  # noqa: B006 typer copies it
-        10_000,
+        3_000,
         100_000,
     ],
     stock_rows: Annotated[
-        int, typer.Option(help="How many of them Feast's own DuckDB store gets (it is slow).")
-    ] = 10_000,
+        int, typer.Option(help="The most that Feast's own DuckDB store gets: it is slow, and takes gigabytes.")
+    ] = 3_000,
     runners: Results = None,
     timezone: Zone = "Europe/London",
     as_json: Json = False,
 ) -> None:
-    """The point-in-time join over all views: ours, and Feast's own DuckDB store on a size it survives."""
+    """The point-in-time join over all views: ours, DuckDB by hand, polars, and Feast's own store on a size it survives."""
     from benchmarks.point_in_time import measure, table
 
     figures = measure(rows, stock_rows, runners, timezone)

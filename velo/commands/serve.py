@@ -47,7 +47,7 @@ def serve(
 
     keep_freed()
     store = open_store()
-    app = app_of(service_of(store, feed), os.environ.get(TOKEN) or None)
+    app = app_of(service_of(store, feed), os.environ.get(TOKEN) or None, warm_past=True)
     try:
         uvicorn.run(app, host=host, port=port, access_log=False, log_level="warning", http=Bounded, ws="none")
     except SystemExit as ended:

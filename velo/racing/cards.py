@@ -21,6 +21,7 @@ from velo.racing.messages import (
     Racecard,
     Result,
     Runner,
+    instant_of,
 )
 
 M = TypeVar("M", Racecard, Market, GoingChange, JockeyChange)
@@ -77,7 +78,7 @@ def decision_time(messages: Sequence[Message], lead: timedelta) -> datetime | No
     Where no card was in time, `lead` before the off of its first result, else of its latest card; None without either.
     """
     cards = _by_known_at(messages, Racecard)
-    timely = [card for card in cards if _known_at(card) <= card.race.off_time - lead]
+    timely = [card for card in cards if instant_of(card) <= card.race.off_time - lead]
     result = first_result(messages)
     if not timely and result is not None:
         return result.race.off_time - lead
@@ -92,7 +93,7 @@ def declared_at(messages: Sequence[Message], instant: datetime) -> Declared | No
     jockey the last word counts, and a card that is silent leaves what was told before it. Without a card, race and
     runners are those of the first result; None where there is neither.
     """
-    known = [one for one in messages if _known_at(one) <= instant]
+    known = [one for one in messages if instant_of(one) <= instant]
     markets = _by_known_at(known, Market)
     odds = markets[-1] if markets else None
     cards = _by_known_at(known, Racecard)
@@ -107,14 +108,14 @@ def declared_at(messages: Sequence[Message], instant: datetime) -> Declared | No
 
 
 def _from_card(card: Racecard, known: Sequence[Message], instant: datetime, odds: Market | None) -> Declared:
-    told_at = _known_at(card)
-    goings = [one for one in _by_known_at(known, GoingChange) if _known_at(one) > told_at or card.race.going is None]
+    told_at = instant_of(card)
+    goings = [one for one in _by_known_at(known, GoingChange) if instant_of(one) > told_at or card.race.going is None]
     race = replace(card.race, going=goings[-1].going) if goings else card.race
     out = {one.horse_id for one in known if isinstance(one, NonRunner)}
     changes = {
         one.horse_id: one
         for one in _by_known_at(known, JockeyChange)
-        if _known_at(one) > told_at or _rider_of(card, one.horse_id) is None
+        if instant_of(one) > told_at or _rider_of(card, one.horse_id) is None
     }
     stands = [_ridden(runner, changes) for runner in card.runners if runner.horse_id not in out and _may_run(runner)]
     others = [runner for runner in card.runners if runner.horse_id in out or not _may_run(runner)]
@@ -154,10 +155,4 @@ def _without_outcome(runner: Runner) -> Runner:
 
 
 def _by_known_at(messages: Iterable[Message], kind: type[M]) -> list[M]:
-    return sorted((one for one in messages if isinstance(one, kind)), key=_known_at)
-
-
-def _known_at(message: Message) -> datetime:
-    if message.known_at is None:
-        raise ValueError(f"a {type(message).__name__} without known_at: only the log says when it was known")
-    return message.known_at
+    return sorted((one for one in messages if isinstance(one, kind)), key=instant_of)

@@ -49,6 +49,16 @@ def next_known_at(claimed: datetime | None, last: datetime | None, timezone: Zon
     return claimed + MICROSECOND if is_local_midnight(claimed, timezone) else claimed
 
 
+def to_us(instant: datetime) -> int:
+    """Microseconds since 1970 UTC of an aware instant."""
+    return (instant - EPOCH) // MICROSECOND
+
+
+def from_us(instant_us: int) -> datetime:
+    """The aware UTC instant of microseconds since 1970."""
+    return EPOCH + timedelta(microseconds=instant_us)
+
+
 def to_text(instant: datetime) -> str:
     """ISO 8601 in UTC with six decimals and a Z, the one spelling used in the log."""
     return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -61,7 +61,6 @@ SCALE: Final = Scale(
     ),
 )  # fmt: skip
 """The scale in steps of 5p that bookmakers publish as Rule 4(c); since when it holds was not established."""
-SCALES: Final = {SCALE.name: SCALE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,6 @@ class Reductions:
 
 REDUCTION: Final = Reductions(name="betfair-win-2.5", least=2.5)
 """Betfair's for win markets; since when it holds was not established."""
-REDUCTIONS: Final = {REDUCTION.name: REDUCTION}
 
 
 def rule_4_pence(prices: Sequence[float], scale: Scale = SCALE) -> int:

@@ -174,6 +174,13 @@ def type_name(message: Message) -> str:
     return _NAMES[type(message)]
 
 
+def instant_of(message: Message) -> datetime:
+    """When a message of the log became known; raises ValueError for one that the log has not stamped."""
+    if message.known_at is None:
+        raise ValueError(f"a {type(message).__name__} without known_at: only the log says when it was known")
+    return message.known_at
+
+
 def to_record(message: Message) -> dict[str, Any]:
     """A message as a record without its place in the log; unknown (None) fields are left out."""
     record: dict[str, Any] = {"type": type_name(message), "schema_version": SCHEMA_VERSION}

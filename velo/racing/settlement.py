@@ -9,13 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import Final
 
 from velo.errors import UserError
+from velo.racing.cards import FIRST_VERSION
 from velo.racing.deductions import REDUCTION, SCALE, Reductions, Scale, Withdrawal, reduced_price, rule_4_pence
 from velo.racing.messages import FINISHED, NON_RUNNER, STARTED, VOID, Result, Runner
-
-WEIGHED_IN: Final = 1
 
 
 class Outcome(Enum):
@@ -60,15 +58,6 @@ class Settled:
     reason: str = ""
 
 
-def weighed_in(results: Sequence[Result]) -> Result:
-    """Version 1 of a race's results; raises `UserError` where it is not among them."""
-    for result in results:
-        if result.result_version == WEIGHED_IN:
-            return result
-    told = ", ".join(f"{result.race_id} version {result.result_version}" for result in results) or "no result"
-    raise UserError(f"bets settle on result version {WEIGHED_IN} and there is {told}: load the weighed-in result first")
-
-
 def settle(
     bet: Bet,
     result: Result,
@@ -102,9 +91,9 @@ def settle(
 
 
 def _check(bet: Bet, result: Result) -> None:
-    if result.result_version != WEIGHED_IN:
+    if result.result_version != FIRST_VERSION:
         raise UserError(
-            f"race {result.race_id} was given in version {result.result_version}: bets settle on version {WEIGHED_IN}"
+            f"race {result.race_id} was given in version {result.result_version}: bets settle on version {FIRST_VERSION}"
         )
     if result.race_id != bet.race_id:
         raise UserError(

@@ -1,0 +1,236 @@
+"""The parts of `velo bench` that read what is in Redis, score a race by it, and count what it keeps."""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+
+from benchmarks import online, serve
+from benchmarks.charts import growth_chart
+from benchmarks.ground import store_of, versions
+from benchmarks.page import Aim, Part
+from benchmarks.parts_batch import Ground
+from benchmarks.rounds import Contender, Spread, interleaved
+from feature_repo.catalogue.families import FAMILIES
+from feature_repo.stores import embedded_redis
+from feature_repo.stores.redis_client import connect
+from streams.batch.build import build
+from streams.online import rebuild
+from velo.settings import Settings
+from velo.simulator import SeasonSpec, simulate
+from velo.store import Store
+
+VIEWS, FEATURES = 5, 3
+READ_AIM_MS: Final = 0.8
+BYTES_AIM, REBUILD_AIM_S, HORSES = 64.0, 60.0, 100_000
+SEASON_DAYS, SEASON_RACES = 180, 20_000
+"""Of the season that is tiled for its horses: many of them, each with a few starts."""
+SAMPLE: Final = 2000
+OURS_PER_HASH: Final = 3
+"""Fields of a view that are no feature: its time, its version, the packed row."""
+
+
+def reading(ground: Ground) -> Part:
+    """Online reads at the shape that Feast publishes."""
+    rows, series, aims = [], dict[str, list[tuple[float, Spread]]](), []
+    for entities in ground.sizes.entities:
+        folder = ground.scratch / f"online-{entities}"
+        folder.mkdir()
+        with online.server(folder) as url:
+            online.fill(url, entities, VIEWS, FEATURES)
+            told = (folder, url, entities, VIEWS, FEATURES, ground.sizes.requests)
+            sides = online.contenders(*told, with_feast=ground.sizes.with_feast)
+            found = interleaved(sides, ground.sizes.rounds)
+        for name, of in found.items():
+            if of.failed:
+                rows.append((name, f"{entities:,}", f"failed: {of.failed}", "", "", ""))
+                continue
+            same = of.last["digest"] == found[online.WRITTEN].last["digest"]
+            told_same = "" if name == online.FLOOR else "the same" if same else "another"
+            p99 = f"{of.last['p99']:,.2f}"
+            rows.append((name, f"{entities:,}", of.spread.shown(), p99, f"{of.peak_mb:,.0f}", told_same))
+            series.setdefault(name, []).append((float(entities), of.spread))
+        fastest = found[online.WRITTEN]
+        if entities == ground.sizes.entities[0] and not fastest.failed:
+            met = fastest.spread.median <= READ_AIM_MS if entities == 50 else None
+            shape = f"{entities} × {VIEWS} × {FEATURES}"
+            aims.append(
+                Aim(f"50 × 5 × 3 read ≤ {READ_AIM_MS} ms median", f"{fastest.spread.shown()} ms at {shape}", met)
+            )
+    return Part(
+        "online",
+        "Online reads at the shape that Feast publishes",
+        f"So many entities, {VIEWS} views of one entity, {FEATURES} features of each, one request at a time; Feast's documents "
+        f"claim {online.FEAST_SAYS_MS} ms for 50 entities. A round is {ground.sizes.requests} requests and counts with their median.",
+        ("contender", "entities", "median ms", "p99 ms, last round", "peak MB", "answer"),
+        tuple(rows),
+        versions("feast", "redis", "hiredis", "redis-server"),
+        notes=(
+            (
+                "All read the same rows in one Redis, over the loopback. A read written once is `RedisRows.read` of a `Read`: what "
+                "the scorer does for each card. The bare pipeline is one plain string an entity."
+            ),
+        ),
+        aims=tuple(aims),
+        charts={"online": growth_chart("Online reads, 5 views × 3 features", "entities", "ms", series)},
+    )
+
+
+def racing(ground: Ground) -> Part | None:
+    """A race card's features, and its score; left out of a quick run, which trains no model."""
+    sizes = ground.sizes
+    if not sizes.race_sizes:
+        return None
+    figures = serve.measure(
+        sizes.race_starts, sizes.race_sizes, sizes.race_requests, 1000.0, ground.results, ground.timezone
+    )
+    rows = tuple(
+        (
+            one.what,
+            str(one.runners),
+            f"{figures.rate:,.0f} starts/s" if one.loaded else "idle",
+            f"{one.requests:,}",
+            f"{one.refused:,}",
+            f"{one.p50_ms:,.2f}",
+            f"{one.p99_ms:,.2f}",
+            f"{one.races_per_second:,.0f}",
+        )
+        for one in figures.measured
+    )
+    return Part(
+        "race",
+        "A race card, and its score",
+        f"One race at a time, {figures.starts:,} starts known; the stream idle, and while it writes. The spread is over requests.",
+        ("what", "runners", "stream", "requests", "refused", "p50 ms", "p99 ms", "races/s"),
+        rows,
+        versions("feast", "lightgbm", "fastapi", "redis", "redis-server"),
+    )
+
+
+def keeping(ground: Ground) -> Part:
+    """What a key and a feature take in Redis, and an empty Redis filled again."""
+    rows, points, aims = list[tuple[str, ...]](), list[tuple[float, Spread]](), list[Aim]()
+    season = ground.scratch / "horses.parquet"
+    days = SEASON_DAYS if ground.sizes.horses[0] > 1000 else 5
+    spec = SeasonSpec(start=date(2024, 1, 1), days=days, races_per_year=SEASON_RACES)
+    duckdb.from_arrow(simulate(spec)).write_parquet(str(season))
+    held, horses_held = _size_of(season)
+    for horses in ground.sizes.horses:
+        wanted = held if horses <= horses_held else held * -(-horses // horses_held)
+        store, starts = store_of(ground.scratch / f"horses-{horses}", wanted, season, "Europe/London")
+        of, spread = _filled(store, ground.sizes.rounds)
+        rows.append(_kept_row(of, starts, spread))
+        points.append((float(of["horses"]), spread))
+        # the largest store tells them
+        aims = _keeping_aims(of, spread)
+    return Part(
+        "redis",
+        "What Redis keeps, and an empty one filled again",
+        f"`velo online rebuild` of all {len(FAMILIES)} views into a Redis that was emptied, on a made-up season of many horses.",
+        (
+            "horses", "starts", "keys", "features", "rebuilt in s", "bytes a key", "bytes a feature",
+            "the same by MEMORY USAGE", "MB",
+        ),
+        tuple(rows),
+        versions("redis", "redis-server"),
+        notes=(
+            ("A feature is one that has a value; its bytes are the growth of used_memory over all of them: Feast's own field, its "
+            f"share of the packed row, names, keys and tables. By MEMORY USAGE: of {SAMPLE:,} keys picked by chance."),
+        ),
+        aims=tuple(aims),
+        charts={"redis": growth_chart("An empty Redis filled again", "horses", "seconds", {"rebuild": points})},
+    )  # fmt: skip
+
+
+def _filled(store: Store, rounds: int) -> tuple[dict[str, Any], Spread]:
+    """What a store's Redis holds once it was filled from the tables, and the seconds of that, round after round."""
+    build(store, datetime.now(UTC))
+    side = Contender("benchmarks.parts_redis:filling", {"home": str(store.home.root)})
+    try:
+        found = interleaved({"fill": side}, rounds)["fill"]
+        if found.failed:
+            raise RuntimeError(found.failed)
+        return found.last | _features(connect(store.home), found.last["rows"]), found.spread
+    finally:
+        embedded_redis.down(store.home)
+
+
+def _kept_row(of: dict[str, Any], starts: int, spread: Spread) -> tuple[str, ...]:
+    return (
+        f"{of['horses']:,}",
+        f"{starts:,}",
+        f"{of['keys']:,}",
+        f"{of['features']:,}",
+        spread.shown(",.1f"),
+        f"{of['used'] / of['keys']:,.0f}",
+        f"{of['used'] / of['features']:,.1f}",
+        f"{of['per_field']:,.1f}",
+        f"{of['used'] / 1e6:,.0f}",
+    )
+
+
+def _keeping_aims(of: dict[str, Any], spread: Spread) -> list[Aim]:
+    """What was aimed at, and what a store says of it."""
+    large, bytes_a_feature = of["horses"] >= HORSES, of["used"] / of["features"]
+    return [
+        Aim(
+            f"Redis ≤ {BYTES_AIM:.0f} bytes a feature all told",
+            f"{bytes_a_feature:,.1f} at {of['horses']:,} horses",
+            bytes_a_feature <= BYTES_AIM if large else None,
+        ),
+        Aim(
+            f"an empty Redis rebuilt for {HORSES:,} horses ≤ {REBUILD_AIM_S:.0f} s",
+            f"{spread.shown(',.1f')} s for {of['horses']:,}",
+            spread.median <= REBUILD_AIM_S if large else None,
+        ),
+    ]
+
+
+def filling(home: str) -> Callable[[], dict[str, Any]]:
+    """An emptied Redis rebuilt from the tables, and what it then holds."""
+    store = Store.open(Settings(home=Path(home)))
+    client: Any = connect(store.home)
+    with duckdb.connect() as connection:
+        tables = str(store.home.offline.resolve() / "horse_form" / "**" / "*.parquet")
+        [(horses,)] = connection.execute("SELECT count(DISTINCT horse_id) FROM read_parquet($1)", [tables]).fetchall()
+
+    def once() -> dict[str, Any]:
+        client.flushall()
+        before = client.info("memory")["used_memory"]
+        begun = time.perf_counter()
+        report = rebuild(store, client, datetime.now(UTC))
+        taken = time.perf_counter() - begun
+        used = client.info("memory")["used_memory"] - before
+        rows = sum(report.keys.values())
+        return {"taken": taken, "used": used, "keys": client.dbsize(), "rows": rows, "horses": horses}
+
+    return once
+
+
+def _features(client: Any, rows: int) -> dict[str, float]:
+    """Features that have a value, counted in every hash; and bytes of one by MEMORY USAGE, in some of them."""
+    fields, size, sampled = 0, 0, 0
+    keys = client.scan_iter(count=5000, _type="hash")
+    for lot in iter(lambda: [key for key, _ in zip(keys, range(5000), strict=False)], []):
+        with client.pipeline(transaction=False) as pipe:
+            for key in lot:
+                pipe.hlen(key)
+            fields += sum(pipe.execute())
+    some = [client.randomkey() for _ in range(SAMPLE)]
+    for key in some:
+        views = sum(name.startswith(b"_pk:") for name in client.hkeys(key))
+        size += client.memory_usage(key)
+        sampled += client.hlen(key) - OURS_PER_HASH * views
+    return {"features": fields - OURS_PER_HASH * rows, "per_field": size / max(sampled, 1)}
+
+
+def _size_of(season: Path) -> tuple[int, int]:
+    """Starts and horses of a runner table."""
+    with duckdb.connect() as connection:
+        [(starts, horses)] = connection.execute(
+            "SELECT count(*) FILTER (status <> 'NR'), count(DISTINCT horse) FROM read_parquet($1)", [str(season)]
+        ).fetchall()
+    return int(starts), int(horses)
