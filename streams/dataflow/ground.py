@@ -17,6 +17,7 @@ import orjson
 
 from feature_repo.catalogue.families import Family
 from streams.dataflow.laying import Measured
+from streams.dataflow.shelf import FileShelf
 from streams.dataflow.tail import UNREADABLE, Line, LogTail, Place, about, message_of
 from streams.dataflow.telemetry import say
 from streams.dataflow.waiting import go_on
@@ -61,8 +62,9 @@ class Ground:
         self._days = LocalDays(self.timezone)
         self._router = Router(self.families, self.shards)
         self._rollers = {}
+        shelf = FileShelf(self.home.stream)
         for family, names in zip(self.families, self._router.shards, strict=True):
-            self._rollers |= dict.fromkeys(names, Roller(family, self._days))
+            self._rollers |= dict.fromkeys(names, Roller(family, self._days, shelf))
         self._states = {}
 
     def at(self, base: int, go_on: Callable[[], None] = go_on) -> "Ground":

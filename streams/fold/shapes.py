@@ -72,13 +72,16 @@ def pack(measured: Sequence[int]) -> Sums:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """How a family's columns are made: `values` of the career sums, the recent values and the sums of all windows."""
+    """How a family's columns are made: `values` of the career sums, the recent values and the sums of all windows.
+
+    `looked_back_on` are the places in a memory of the measures of which more than the last start's value matters.
+    """
 
     family: Family
     shape: Shape
     values: Callable[..., tuple[Value, ...]] = field(repr=False)
+    looked_back_on: tuple[int, ...]
     _recent: Callable[..., tuple[Value, ...]] = field(repr=False)
-    _looked_back_on: tuple[int, ...]
 
     @classmethod
     def of(cls, family: Family) -> "Columns":
@@ -95,20 +98,28 @@ class Columns:
         values = _unpacking(made, len(shape.career), lanes * len(family.windows))
         looked_back_on = [one for one in shape.remembered if any(each.depth for each in _of(family.recent, one))]
         places = tuple(REMEMBERED_FROM + shape.remembered.index(one) for one in looked_back_on)
-        return cls(family, shape, values, _recent_function(family.recent, shape.remembered, looked_back_on), places)
+        return cls(family, shape, values, places, _recent_function(family.recent, shape.remembered, looked_back_on))
 
     def recent_values(self, history: Sequence[Memory]) -> tuple[Value, ...]:
         """The recent features of a key's starts in order of their off, oldest first; all None without a start."""
         if not history:
             return (None,) * len(self.family.recent)
+        return self._recent(history[-1], *self.newest(history))
+
+    def recent_of(self, last: Memory, newest: Sequence[Sequence[Any]]) -> tuple[Value, ...]:
+        """The recent features, given the last start and what `newest` has of all of them."""
+        return self._recent(last, *newest)
+
+    def newest(self, history: Sequence[Memory]) -> list[Sequence[Any]]:
+        """Of each measure that is looked back on its latest known values, newest first."""
         latest = tuple(zip(*history[: -RECENT_DEPTH - 1 : -1], strict=True))
         newest: list[Sequence[Any]] = []
-        for place in self._looked_back_on:
+        for place in self.looked_back_on:
             known: Sequence[Any] = latest[place]
             if None in known:
                 known = [one[place] for one in reversed(history) if one[place] is not None][:RECENT_DEPTH]
             newest.append(known)
-        return self._recent(history[-1], *newest)
+        return newest
 
 
 def key_of(keys: tuple[str, ...]) -> Callable[[Start], tuple[str | None, ...]]:
