@@ -56,9 +56,10 @@ class Pasts:
     def __init__(self, columns: Columns, shelf: Shelf) -> None:
         self._columns = columns
         self._shelf = shelf
-        self._measures = len(columns.looked_back_on)
-        self._head = Struct(f"<qQ{self._measures}B")
-        self._values = [Struct(f"<{count}q") for count in range(self._measures * RECENT_DEPTH + 1)]
+        self._places = columns.looked_back_on
+        self._recent = columns.recent
+        self._head = Struct(f"<qQ{len(self._places)}B")
+        self._values = [Struct(f"<{count}q") for count in range(len(self._places) * RECENT_DEPTH + 1)]
 
     def after(self, past: Past, memory: Memory) -> tuple[Past, tuple[Value, ...]]:
         """The past with one more start, and its recent features."""
@@ -69,15 +70,21 @@ class Pasts:
                 return self.amended(past, (), (memory,))
             known = self._values[sum(counts)].unpack_from(past, self._head.size)
             newest, begin = [], 0
-            for at, count in zip(self._columns.looked_back_on, counts, strict=True):
-                values = known[begin : begin + count]
-                newest.append(values if memory[at] is None else (memory[at], *values[: RECENT_DEPTH - 1]))
-                begin += count
+            for at, count in zip(self._places, counts):  # noqa: B905  the two are of one length, and this is for every start
+                end = begin + count
+                value = memory[at]
+                if value is None:
+                    newest.append(known[begin:end])
+                elif count < RECENT_DEPTH:
+                    newest.append((value, *known[begin:end]))
+                else:
+                    newest.append((value, *known[begin : end - 1]))
+                begin = end
         else:
             place = NOTHING_BEFORE
-            newest = [() if memory[at] is None else (memory[at],) for at in self._columns.looked_back_on]
+            newest = [() if memory[at] is None else (memory[at],) for at in self._places]
         place = self._shelf.put(orjson.dumps((place, memory)))
-        return self._packed(memory[0], place, newest), self._columns.recent_of(memory, newest)
+        return self._packed(memory[0], place, newest), self._recent(memory, *newest)
 
     def amended(
         self, past: Past, taken_back: Sequence[Memory], added: Sequence[Memory]
@@ -117,14 +124,14 @@ class Pasts:
         for count in counts:
             newest.append(known[begin : begin + count])
             begin += count
-        return self._columns.recent_of(orjson.loads(self._shelf.get(place))[-1], newest)
+        return self._recent(orjson.loads(self._shelf.get(place))[-1], *newest)
 
     def _place(self, past: Past) -> int:
         return int.from_bytes(past[8:_PLACE_BYTES], "little") if past else NOTHING_BEFORE
 
     def _packed(self, off_us: int, place: int, newest: Sequence[Sequence[int]]) -> Past:
-        counts = [len(values) for values in newest]
-        return self._head.pack(off_us, place, *counts) + self._values[sum(counts)].pack(*chain.from_iterable(newest))
+        known = [*chain.from_iterable(newest)]
+        return self._head.pack(off_us, place, *map(len, newest)) + self._values[len(known)].pack(*known)
 
 
 def _at(history: Sequence[Memory], memory: Memory) -> int:

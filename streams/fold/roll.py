@@ -14,10 +14,10 @@ import orjson
 from feature_repo.catalogue.aggregates import Value
 from feature_repo.catalogue.families import Family
 from streams.fold.days import LocalDays
-from streams.fold.packed import Packed, Slot
 from streams.fold.pasts import NO_PAST, Past, Pasts, Shelf
 from streams.fold.routing import Touch
 from streams.fold.shapes import LANE_BITS, Columns, Contribution, Key, Memory, Sums, pack, unpack
+from streams.packed import Packed, Slot
 
 Row = tuple[Key, int, tuple[Value, ...], int | None]
 """(key values, event_timestamp in µs, values in the order of `Family.features`, valid_until in µs or None)."""
@@ -104,8 +104,15 @@ class Roller:
             if known_at_us >= state.ends_us:
                 self._begin_day(state, known_at_us, rows)
             if self._career_alone:
-                resting = state.resting
-                rows += [(touch[0], known_at_us, self._summed_up(resting, touch), (), 0, None) for touch in touches]
+                add, size = state.resting.add, self._career_bytes
+                for key, retracted, added in touches:
+                    more = added[0][2] if not retracted and len(added) == 1 else _more(retracted, added)
+                    rows.append((key, known_at_us, add(key, more, size), (), 0, None))
+                continue
+            if not self._windows:
+                for touch in touches:
+                    career, recent = self._remembered(state.resting, touch)
+                    rows.append((touch[0], known_at_us, career, recent, 0, None))
                 continue
             for touch in touches:
                 one = self._touch(state, touch)
@@ -132,7 +139,9 @@ class Roller:
             self._begin_day(state, known_at_us, None)
         for touch in touches:
             if self._career_alone:
-                self._summed_up(state.resting, touch)
+                state.resting.add(touch[0], _more(touch[1], touch[2]), self._career_bytes)
+            elif not self._windows:
+                self._remembered(state.resting, touch)
             else:
                 self._touch(state, touch)
 
@@ -322,14 +331,24 @@ class Roller:
         else:
             self._rest(state, state.resting.find(key), one)
 
-    def _summed_up(self, resting: Packed, touch: Touch) -> Sums:
-        """The career sums of a key after a touch, where there is nothing else; one of which none is left is forgotten."""
+    def _remembered(self, resting: Packed, touch: Touch) -> tuple[Sums, tuple[Value, ...]]:
+        """The career sums and recent features of a key after a touch, where no window is."""
         key, retracted, added = touch
         slot = resting.find(key)
-        sums = int.from_bytes(resting.read(slot) or b"", "little")
-        for one in retracted:
-            sums -= one[2]
-        for one in added:
-            sums += one[2]
-        resting.write(slot, sums.to_bytes(self._career_bytes, "little") if sums else None)
-        return sums
+        record = resting.read(slot) or b""
+        size = self._career_bytes
+        career, past = int.from_bytes(record[:size], "little"), record[size:]
+        if not retracted and len(added) == 1:
+            _, _, measured, memory = added[0]
+            career += measured
+            past, recent = self._pasts.after(past, memory)
+        else:
+            career += _more(retracted, added)
+            past, recent = self._pasts.amended(past, [one[3] for one in retracted], [one[3] for one in added])
+        resting.write(slot, career.to_bytes(size, "little") + past if career or past else None)
+        return career, recent
+
+
+def _more(retracted: Sequence[Contribution], added: Sequence[Contribution]) -> int:
+    """What a touch adds to the sums over a career, less what it takes back."""
+    return sum([one[2] for one in added]) - sum([one[2] for one in retracted])

@@ -6,10 +6,11 @@ Calling each aggregate's `value` for each column of each row costs more than all
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import mul
 from struct import Struct
 from typing import Any, Final
 
-from feature_repo.catalogue.aggregates import RECENT_DEPTH, Aggregate, Last, Recent, Value
+from feature_repo.catalogue.aggregates import RECENT_DEPTH, Aggregate, Best, Ewma, Last, Recent, Value, unit
 from feature_repo.catalogue.families import Family
 from velo.racing.measures import Start
 
@@ -74,14 +75,15 @@ def pack(measured: Sequence[int]) -> Sums:
 class Columns:
     """How a family's columns are made: `values` of the career sums, the recent values and the sums of all windows.
 
-    `looked_back_on` are the places in a memory of the measures of which more than the last start's value matters.
+    `looked_back_on` are the places in a memory of the measures of which more than the last start's value matters, and
+    `recent` makes the recent values of the last start's memory and what `newest` has of each of those.
     """
 
     family: Family
     shape: Shape
     values: Callable[..., tuple[Value, ...]] = field(repr=False)
     looked_back_on: tuple[int, ...]
-    _recent: Callable[..., tuple[Value, ...]] = field(repr=False)
+    recent: Callable[..., tuple[Value, ...]] = field(repr=False)
 
     @classmethod
     def of(cls, family: Family) -> "Columns":
@@ -104,11 +106,7 @@ class Columns:
         """The recent features of a key's starts in order of their off, oldest first; all None without a start."""
         if not history:
             return (None,) * len(self.family.recent)
-        return self._recent(history[-1], *self.newest(history))
-
-    def recent_of(self, last: Memory, newest: Sequence[Sequence[Any]]) -> tuple[Value, ...]:
-        """The recent features, given the last start and what `newest` has of all of them."""
-        return self._recent(last, *newest)
+        return self.recent(history[-1], *self.newest(history))
 
     def newest(self, history: Sequence[Memory]) -> list[Sequence[Any]]:
         """Of each measure that is looked back on its latest known values, newest first."""
@@ -164,14 +162,25 @@ def _recent_function(
     recent: Sequence[Recent], remembered: Sequence[str], looked_back_on: Sequence[str]
 ) -> Callable[..., tuple[Value, ...]]:
     """The function from the last start's memory, and each looked-back-on measure newest first, to the recent values."""
-    expressions, bound = [], {}
+    expressions: list[str] = []
+    bound: dict[str, Any] = {"mul": mul}
     for number, one in enumerate(recent):
         last = f"memory[{REMEMBERED_FROM + remembered.index(one.measure)}]"
+        newest = f"newest_{one.measure}"
         if isinstance(one, Last):
             expressions.append(one.python(last))
+        elif type(one) is Ewma:
+            # the two that most recent features are, without a call
+            totals = [sum(one.weights[:known]) * unit(one.measure) for known in range(RECENT_DEPTH + 1)]
+            bound |= {f"weights_{number}": one.weights, f"scale_{number}": tuple(map(float, totals))}
+            sums = f"float(sum(map(mul, {newest}, weights_{number})))"
+            expressions.append(f"({sums} / scale_{number}[len({newest})] if {newest} else None)")
+        elif type(one) is Best:
+            best = f"float(max({newest}[:{one.depth}])) / {float(unit(one.measure))}"
+            expressions.append(f"({best} if {newest} else None)")
         else:
             bound[f"value_{number}"] = one.value
-            expressions.append(f"value_{number}(newest_{one.measure}, {last})")
+            expressions.append(f"value_{number}({newest}, {last})")
     parameters = ", ".join(("memory", *(f"newest_{one}" for one in looked_back_on)))
     return _compiled(parameters, f"({_listed('{}', expressions)})", bound)
 

@@ -1,4 +1,4 @@
-"""Many short records by key, in few objects: what a shard knows of the keys that nothing is due for.
+"""Many short records by key, in few objects: for what grows with all that a process was ever told.
 
 A dictionary spends some 200 bytes on a key and a whole number before it says anything. Here some eight keys share one
 string of bytes, in which a key is found by its name: a record costs its bytes, its name, and seven more.
@@ -7,8 +7,7 @@ string of bytes, in which a key is found by its name: a record costs its bytes, 
 from collections.abc import Iterator
 from typing import Final
 
-from streams.fold.shapes import Key
-
+Key = tuple[str, ...]
 _MARK: Final = b"\xff"
 """Begins a name. Like what divides and ends one it is no byte of UTF-8, and a record never holds it."""
 _DIVIDE: Final = b"\xfd"
@@ -72,6 +71,33 @@ class Packed:
         else:
             self._buckets[place] = b"".join((bucket[: at + len(name)], squeezed(record), bucket[end:]))
 
+    def add(self, key: Key, difference: int, size: int) -> int:
+        """Add to the whole number, never negative, that a key's record is in so many bytes; 0, as none is, is kept by none.
+
+        What `read` and `write` would do; it is done for every start several times.
+        """
+        buckets = self._buckets
+        name = b"\xff%b\xfe" % b"\xfd".join([part.encode() for part in key])
+        place = hash(name) & self._mask
+        if place >= len(buckets):
+            place &= self._mask >> 1
+        bucket = buckets[place]
+        at = bucket.find(name)
+        if at < 0:
+            if difference:
+                self.write((place, name, -1, -1), difference.to_bytes(size, "little"))
+            return difference
+        begin = at + len(name)
+        end = bucket.find(_MARK, begin)
+        if end < 0:
+            end = len(bucket)
+        total = int.from_bytes(expanded(bucket[begin:end]), "little") + difference
+        if total:
+            buckets[place] = b"".join((bucket[:begin], squeezed(total.to_bytes(size, "little")), bucket[end:]))
+        else:
+            self.write((place, name, at, end), None)
+        return total
+
     def get(self, key: Key) -> bytes | None:
         """The record of a key; None where there is none."""
         return self.read(self.find(key))
@@ -117,5 +143,7 @@ def squeezed(record: bytes) -> bytes:
 def expanded(record: bytes) -> bytes:
     """What `squeezed` was given."""
     escaped = record.replace(b"\xfc", _THREE_ZEROS).replace(b"\xfe", _SEVEN_ZEROS)
+    if b"\xfb" not in escaped:
+        return escaped
     escaped = escaped.replace(b"\xfb\3", b"\xff").replace(b"\xfb\2", b"\xfe")
     return escaped.replace(b"\xfb\1", b"\xfc").replace(b"\xfb\0", b"\xfb")
