@@ -281,5 +281,5 @@ def test_what_the_disk_has_no_room_for_is_told_with_its_remedy(tmp_path: Path) -
     full = os.open("/dev/full", os.O_WRONLY)
     os.dup2(full, shelf._file)
     os.close(full)
-    with pytest.raises(UserError, match="No space left on device.: make room, then start the stream again"):
+    with pytest.raises(UserError, match=r"No space left on device.: make room, then start the stream again"):
         shelf.put(bytes(shelf_module.BLOCK_BYTES))

@@ -31,6 +31,7 @@ from streams.dataflow.courier import Courier
 from streams.dataflow.feeding import Feeding
 from streams.dataflow.graph import graph
 from streams.dataflow.ground import Ground
+from streams.dataflow.heap import one_heap
 from streams.dataflow.letters_sink import LettersSink
 from streams.dataflow.members import pass_on
 from streams.dataflow.parquet_sink import Formulas, ParquetSink
@@ -220,7 +221,7 @@ def run(
     sys.setswitchinterval(SWITCH_SECONDS)
     try:
         every = options.snapshot_every
-        with _told_if_full(planned.store.home):
+        with one_heap(), _told_if_full(planned.store.home):
             if len(addresses) > 1:
                 cluster_main(flow, list(addresses), member, epoch_interval=every, recovery_config=recovery)
             else:
