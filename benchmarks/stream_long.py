@@ -140,7 +140,8 @@ def year(races: int, days: int = 365, *, same: bool = False) -> list[Month]:
 
 def months(races: int, days: int, *, same: bool) -> dict[str, Any]:
     """The figures of `year`, of this process."""
-    with TemporaryDirectory() as scratch, one_heap():
+    one_heap()
+    with TemporaryDirectory() as scratch:
         table = Path(scratch) / "season.parquet"
         first = date(2022, 1, 1)
         simulated = HISTORY_DAYS + (0 if same else days)

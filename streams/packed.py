@@ -16,109 +16,100 @@ RECORDS_A_BUCKET: Final = 8
 _FIRST_BUCKETS: Final = 4
 _SEVEN_ZEROS: Final = bytes(7)
 _THREE_ZEROS: Final = bytes(3)
-Slot = tuple[int, bytes, int, int]
-"""Where a record is: its bucket, its name, and from where to where in the bucket; −1 where it is not."""
+LEAST_WHOLE: Final = 512
+MOST_WHOLE: Final = 4096
+"""So many records, or a quarter of all in between, are left as they are for as long as they are touched again and again."""
 
 
 class Packed:
     """A map from keys to records, both kept as bytes; a record may be empty.
 
-    Buckets are split one at a time as records come (linear hashing), so that no record waits for all to be moved.
+    What was touched lately is in a dictionary, for packing takes ten times as long as a look at that; once that is
+    full, all of it is packed. Buckets are split one at a time (linear hashing), so that no record waits for all to be
+    moved.
     """
 
-    __slots__ = ("_buckets", "_count", "_mask")
+    __slots__ = ("_buckets", "_mask", "_packed", "_whole")
 
     def __init__(self) -> None:
         self._buckets = [b""] * _FIRST_BUCKETS
         self._mask = 2 * _FIRST_BUCKETS - 1
-        self._count = 0
+        self._packed = 0
+        self._whole: dict[Key, bytes] = {}
 
     def __len__(self) -> int:
         """How many records."""
-        return self._count
-
-    def find(self, key: Key) -> Slot:
-        """Where a key's record is, or would be: for one `read` and one `write`, nothing being changed between."""
-        name = b"\xff%b\xfe" % _DIVIDE.join([part.encode() for part in key])
-        place = hash(name) & self._mask
-        if place >= len(self._buckets):
-            place &= self._mask >> 1
-        bucket = self._buckets[place]
-        at = bucket.find(name)
-        if at < 0:
-            return place, name, -1, -1
-        end = bucket.find(_MARK, at + 1)
-        return place, name, at, len(bucket) if end < 0 else end
-
-    def read(self, slot: Slot) -> bytes | None:
-        """The record at a place; None where there is none."""
-        place, name, at, end = slot
-        return None if at < 0 else expanded(self._buckets[place][at + len(name) : end])
-
-    def write(self, slot: Slot, record: bytes | None) -> None:
-        """Have the record at a place be this; none where it is None."""
-        place, name, at, end = slot
-        bucket = self._buckets[place]
-        if at < 0:
-            if record is not None:
-                self._buckets[place] = b"".join((bucket, name, squeezed(record)))
-                self._count += 1
-                if self._count > RECORDS_A_BUCKET * len(self._buckets):
-                    self._split()
-        elif record is None:
-            self._buckets[place] = bucket[:at] + bucket[end:]
-            self._count -= 1
-        else:
-            self._buckets[place] = b"".join((bucket[: at + len(name)], squeezed(record), bucket[end:]))
-
-    def add(self, key: Key, difference: int, size: int) -> int:
-        """Add to the whole number, never negative, that a key's record is in so many bytes; 0, as none is, is kept by none.
-
-        What `read` and `write` would do; it is done for every start several times.
-        """
-        buckets = self._buckets
-        name = b"\xff%b\xfe" % b"\xfd".join([part.encode() for part in key])
-        place = hash(name) & self._mask
-        if place >= len(buckets):
-            place &= self._mask >> 1
-        bucket = buckets[place]
-        at = bucket.find(name)
-        if at < 0:
-            if difference:
-                self.write((place, name, -1, -1), difference.to_bytes(size, "little"))
-            return difference
-        begin = at + len(name)
-        end = bucket.find(_MARK, begin)
-        if end < 0:
-            end = len(bucket)
-        total = int.from_bytes(expanded(bucket[begin:end]), "little") + difference
-        if total:
-            buckets[place] = b"".join((bucket[:begin], squeezed(total.to_bytes(size, "little")), bucket[end:]))
-        else:
-            self.write((place, name, at, end), None)
-        return total
+        return self._packed + len(self._whole)
 
     def get(self, key: Key) -> bytes | None:
         """The record of a key; None where there is none."""
-        return self.read(self.find(key))
+        record = self._whole.get(key)
+        if record is None and (record := self._unpacked(key)) is not None:
+            self._whole[key] = record
+        return record
 
     def put(self, key: Key, record: bytes) -> None:
         """Have a key's record be this."""
-        self.write(self.find(key), record)
+        whole = self._whole
+        if key not in whole:
+            self._unpacked(key)
+            whole[key] = record
+            if len(whole) > LEAST_WHOLE and len(whole) > min(MOST_WHOLE, self._packed // 4):
+                self._pack_all()
+        else:
+            whole[key] = record
 
     def pop(self, key: Key) -> bytes | None:
         """Forget a key's record, and give it; None where there is none."""
-        slot = self.find(key)
-        record = self.read(slot)
-        self.write(slot, None)
-        return record
+        record = self._whole.pop(key, None)
+        return self._unpacked(key) if record is None else record
+
+    def add(self, key: Key, difference: int, size: int) -> int:
+        """Add to the whole number, never negative, that a key's record is in so many bytes; 0, as none is, is kept by none."""
+        total = int.from_bytes(self.get(key) or b"", "little") + difference
+        if total:
+            self.put(key, total.to_bytes(size, "little"))
+        else:
+            self.pop(key)
+        return total
 
     def items(self) -> Iterator[tuple[Key, bytes]]:
         """Every key with its record, in no order."""
+        yield from self._whole.items()
         for bucket in self._buckets:
             for each in bucket.split(_MARK)[1:]:
                 name, _, record = each.partition(_END)
                 yield tuple(part.decode() for part in name.split(_DIVIDE)), expanded(record)
+
+    def _unpacked(self, key: Key) -> bytes | None:
+        """Take a key's record out of its bucket; None where it is not in one."""
+        name = _name(key)
+        place = self._place(name)
+        bucket = self._buckets[place]
+        at = bucket.find(name)
+        if at < 0:
+            return None
+        begin = at + len(name)
+        end = bucket.find(_MARK, begin)
+        if end < 0:
+            end = len(bucket)
+        self._buckets[place] = bucket[:at] + bucket[end:]
+        self._packed -= 1
+        return expanded(bucket[begin:end])
+
+    def _pack_all(self) -> None:
+        for key, record in self._whole.items():
+            name = _name(key)
+            place = self._place(name)
+            self._buckets[place] = b"".join((self._buckets[place], name, squeezed(record)))
+            self._packed += 1
+            if self._packed > RECORDS_A_BUCKET * len(self._buckets):
+                self._split()
+        self._whole.clear()
+
+    def _place(self, name: bytes) -> int:
+        place = hash(name) & self._mask
+        return place if place < len(self._buckets) else place & (self._mask >> 1)
 
     def _split(self) -> None:
         """One bucket more, with those of its twin's records that belong there now."""
@@ -131,6 +122,10 @@ class Packed:
         self._buckets.append(_MARK.join(move))
         if len(self._buckets) > self._mask:
             self._mask = 2 * self._mask + 1
+
+
+def _name(key: Key) -> bytes:
+    return b"\xff%b\xfe" % _DIVIDE.join([part.encode() for part in key])
 
 
 def squeezed(record: bytes) -> bytes:

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_repo.catalogue.families import BY_VIEW, FAMILIES
+from streams import packed as packed_module
 from streams.dataflow import shelf as shelf_module
 from streams.dataflow.ground import Held, HeldRaces
 from streams.dataflow.shelf import FileShelf
@@ -167,6 +168,7 @@ def test_an_amendment_of_a_race_of_years_ago_is_exact(
     """The first race of forty is amended, one in the middle is void, and then so many of the last that only races let go
     long before are left to be looked back on: every row is the batch's."""
     monkeypatch.setattr(shelf_module, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(packed_module, "LEAST_WHOLE", 1)
     taken: list[int] = []
     get = FileShelf.get
 
@@ -267,10 +269,14 @@ class PackedAgainstADictionary:
     )
 )
 def test_a_packed_map_is_a_dictionary(steps: list[tuple[str, tuple[str, ...], int]]) -> None:
-    """Names that begin alike, empty ones, numbers of all bytes; buckets are split on the way."""
+    """Names that begin alike, empty ones, numbers of all bytes; all is packed at every fourth key, and buckets are split
+    on the way."""
     both = PackedAgainstADictionary()
-    for step in steps:
-        both.do(*step)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(packed_module, "LEAST_WHOLE", 3)
+        patched.setattr(packed_module, "MOST_WHOLE", 3)
+        for step in steps:
+            both.do(*step)
     assert dict(both.packed.items()) == both.plain
     assert len(both.packed) == len(both.plain)
 

@@ -216,12 +216,13 @@ def run(
     source = source or source_of(planned, options, clock, stop, telemetry, member, prepare, sealing, readable, feeding)
     flow = flow_of(planned, options, clock, telemetry, ground, source, online, sealing)
     recovery = RecoveryConfig(str(planned.recovery), backup_interval=timedelta(0))
+    one_heap()
     collected_after, switched_after = gc.get_threshold(), sys.getswitchinterval()
     gc.set_threshold(*GARBAGE)
     sys.setswitchinterval(SWITCH_SECONDS)
     try:
         every = options.snapshot_every
-        with one_heap(), _told_if_full(planned.store.home):
+        with _told_if_full(planned.store.home):
             if len(addresses) > 1:
                 cluster_main(flow, list(addresses), member, epoch_interval=every, recovery_config=recovery)
             else:

@@ -17,7 +17,7 @@ from streams.fold.days import LocalDays
 from streams.fold.pasts import NO_PAST, Past, Pasts, Shelf
 from streams.fold.routing import Touch
 from streams.fold.shapes import LANE_BITS, Columns, Contribution, Key, Memory, Sums, pack, unpack
-from streams.packed import Packed, Slot
+from streams.packed import Packed
 
 Row = tuple[Key, int, tuple[Value, ...], int | None]
 """(key values, event_timestamp in µs, values in the order of `Family.features`, valid_until in µs or None)."""
@@ -163,7 +163,7 @@ class Roller:
                 self._reschedule(state, key, one)
                 if not one.days:
                     del state.keys[key]
-                    self._rest(state, state.resting.find(key), one)
+                    self._rest(state, key, one)
                 if rows is not None:
                     rows.append((key, midnight_us, one.career, self._recent(one), one.within, one.until_us))
         state.today = today
@@ -179,10 +179,9 @@ class Roller:
     def _touch(self, state: ShardState, touch: Touch) -> KeyState:
         key, retracted, added = touch
         one = state.keys.get(key)
-        rested: Slot | None = None
+        rested = one is None
         if one is None:
-            rested = state.resting.find(key)
-            one = self._woken(state.resting.read(rested))
+            one = self._woken(state.resting.pop(key))
         if retracted:
             for contribution in retracted:
                 self._take_back(one, contribution, state.today)
@@ -192,14 +191,12 @@ class Roller:
         if retracted:
             self._reschedule(state, key, one)
         if one.days:
-            if rested is not None:
+            if rested:
                 state.keys[key] = one
-                state.resting.write(rested, None)
         else:
-            if rested is None:
+            if not rested:
                 del state.keys[key]
-                rested = state.resting.find(key)
-            self._rest(state, rested, one)
+            self._rest(state, key, one)
         return one
 
     def _woken(self, record: bytes | None) -> KeyState:
@@ -211,10 +208,10 @@ class Roller:
         career = int.from_bytes(record[: self._career_bytes], "little")
         return KeyState(days, daily, recent, career, record[self._career_bytes :])
 
-    def _rest(self, state: ShardState, slot: Slot, one: KeyState) -> None:
+    def _rest(self, state: ShardState, key: Key, one: KeyState) -> None:
         """Put a key to rest; where nothing is left of it, its next row is told by the zeros it would start from."""
-        record = one.career.to_bytes(self._career_bytes, "little") + one.past if one.career or one.past else None
-        state.resting.write(slot, record)
+        if one.career or one.past:
+            state.resting.put(key, one.career.to_bytes(self._career_bytes, "little") + one.past)
 
     def _amend_past(self, one: KeyState, retracted: Sequence[Contribution], added: Sequence[Contribution]) -> None:
         if self.family.recent:
@@ -329,13 +326,12 @@ class Roller:
             state.keys[key] = one
             self._reschedule(state, key, one)
         else:
-            self._rest(state, state.resting.find(key), one)
+            self._rest(state, key, one)
 
     def _remembered(self, resting: Packed, touch: Touch) -> tuple[Sums, tuple[Value, ...]]:
         """The career sums and recent features of a key after a touch, where no window is."""
         key, retracted, added = touch
-        slot = resting.find(key)
-        record = resting.read(slot) or b""
+        record = resting.get(key) or b""
         size = self._career_bytes
         career, past = int.from_bytes(record[:size], "little"), record[size:]
         if not retracted and len(added) == 1:
@@ -345,7 +341,10 @@ class Roller:
         else:
             career += _more(retracted, added)
             past, recent = self._pasts.amended(past, [one[3] for one in retracted], [one[3] for one in added])
-        resting.write(slot, career.to_bytes(size, "little") + past if career or past else None)
+        if career or past:
+            resting.put(key, career.to_bytes(size, "little") + past)
+        else:
+            resting.pop(key)
         return career, recent
 
 
