@@ -26,6 +26,7 @@ from benchmarks.ground import apart, machine
 from feature_repo.stores import embedded_redis
 from feature_repo.stores.redis_client import connect
 from streams.batch.build import build
+from streams.dataflow.heap import one_heap
 from streams.dataflow.run import VIEWS, Options, plan, run
 from streams.dataflow.telemetry import Telemetry, position
 from streams.importers.runners import read_runner_tables
@@ -139,6 +140,7 @@ def year(races: int, days: int = 365, *, same: bool = False) -> list[Month]:
 
 def months(races: int, days: int, *, same: bool) -> dict[str, Any]:
     """The figures of `year`, of this process."""
+    one_heap()
     with TemporaryDirectory() as scratch:
         table = Path(scratch) / "season.parquet"
         first = date(2022, 1, 1)

@@ -4,6 +4,7 @@ import json
 import math
 import os
 from bisect import bisect_right
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from feature_repo.catalogue.aggregates import RECENT_DEPTH, unit
 from feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
+from streams import packed
 from streams.fold.arrays import Arrays
 from streams.fold.days import LocalDays, from_us, to_us
 from streams.fold.replay import Replay, changelog
@@ -42,6 +44,15 @@ FILES = [
         marks=pytest.mark.skipif(not os.environ.get("VELO_ALL_PROBES"), reason="a minute: set VELO_ALL_PROBES=1"),
     ),
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _packed_at_once() -> Iterator[None]:
+    """A log of a test is small: what a shard would leave as it is, is packed here as soon as another key is touched."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(packed, "LEAST_WHOLE", 1)
+        patched.setattr(packed, "MOST_WHOLE", 1)
+        yield
 
 
 def messages_of(log: RandomLog | list[dict[str, Any]]) -> list[Message]:

@@ -5,7 +5,7 @@ that was never told, or forgot, is given the open races from the log first: it i
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -68,18 +68,21 @@ class CardsSink(FixedPartitionedSink[Told, None]):
 
 @dataclass(slots=True)
 class CardsPartition(StatefulSinkPartition[Told, None]):
-    """The writer of cards. After a batch that was not live nothing is, for two snapshots."""
+    """The writer of cards. After a batch that was not live nothing is, for two snapshots.
+
+    `_open` has the off of each open race that was told here, and no end for those that Redis held before.
+    """
 
     sink: CardsSink
     _client: Any = None
-    _open: set[str] = field(default_factory=set)
+    _open: dict[str, datetime] = field(default_factory=dict)
     _behind: int = 0
 
     def make_ready(self) -> None:
         """Connect; a Redis that does not hold all of the log is given its open races first."""
         client, now = self.sink.connect(), self.sink.clock()
         bring_up(self.sink.home, client, now, live=not self._behind)
-        self._open |= set(RaceCards(client).races(now - KEEP, FOREVER))
+        self._open = dict.fromkeys(RaceCards(client).races(now - KEEP, FOREVER), FOREVER) | self._open
         self._client = client
 
     def write_batch(self, values: list[Told]) -> None:
@@ -93,6 +96,8 @@ class CardsPartition(StatefulSinkPartition[Told, None]):
 
     def snapshot(self) -> None:
         """Nothing to remember: the log holds it all."""
+        horizon = self.sink.clock() - KEEP
+        self._open = {race_id: off_time for race_id, off_time in self._open.items() if off_time >= horizon}
         if self._behind:
             self._behind -= 1
             if not self._behind:
@@ -101,7 +106,7 @@ class CardsPartition(StatefulSinkPartition[Told, None]):
     def _offer_of(self, told: Told) -> Offer | None:
         offer = offer_of(told.line, self.sink.clock(), self._open, announced=told.live) if told.line.whole else None
         if offer is not None and offer.kept and offer.off_time is not None:
-            self._open.add(offer.race_id)
+            self._open[offer.race_id] = offer.off_time
         return offer
 
     def _write(self, offers: list[Offer], head: Head | None) -> None:
@@ -164,7 +169,7 @@ def fill(home: Home, cards: RaceCards, now: datetime, go_on: Callable[[], None] 
     return count
 
 
-def offer_of(line: Line, now: datetime, open_races: set[str], *, announced: bool) -> Offer | None:
+def offer_of(line: Line, now: datetime, open_races: Container[str], *, announced: bool) -> Offer | None:
     """What a whole record offers; None where it is neither of an open race nor announced, or cannot be read.
 
     A card or a result opens its race while the off is recent or to come.

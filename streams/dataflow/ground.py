@@ -17,6 +17,7 @@ import orjson
 
 from feature_repo.catalogue.families import Family
 from streams.dataflow.laying import Measured
+from streams.dataflow.shelf import FileShelf
 from streams.dataflow.tail import UNREADABLE, Line, LogTail, Place, about, message_of
 from streams.dataflow.telemetry import say
 from streams.dataflow.waiting import go_on
@@ -25,6 +26,7 @@ from streams.fold.roll import Roller, ShardState
 from streams.fold.routing import Router, view_of
 from streams.fold.versions import replacing
 from streams.log.upgrades import upgraded
+from streams.packed import Packed
 from velo.racing.clock import from_text
 from velo.racing.messages import Result
 from velo.store import Home
@@ -39,6 +41,31 @@ class Held(NamedTuple):
     place: Place
 
 
+class HeldRaces:
+    """Which version of each race holds: all that is kept of a race for good, so a few bytes beside its name."""
+
+    def __init__(self) -> None:
+        self._races = Packed()
+
+    def get(self, race_id: str) -> Held | None:
+        """What holds of a race; None where it was never told."""
+        record = self._races.get((race_id,))
+        if record is None:
+            return None
+        result_version, *place = orjson.loads(record)
+        return Held(result_version, Place(*place))
+
+    def put(self, race_id: str, held: Held) -> None:
+        """Have this hold of a race."""
+        self._races.put((race_id,), orjson.dumps((held.result_version, *held.place)))
+
+    def items(self) -> Iterator[tuple[str, Held]]:
+        """Every race with what holds of it, in no order."""
+        for (race_id,), record in self._races.items():
+            result_version, *place = orjson.loads(record)
+            yield race_id, Held(result_version, Place(*place))
+
+
 @dataclass(slots=True)
 class Ground:
     """The state of the fold before record `base`, made once in a process and then handed out shard by shard."""
@@ -48,7 +75,7 @@ class Ground:
     families: Sequence[Family]
     shards: int
     fingerprint: str
-    held: dict[str, Held] = field(default_factory=dict)
+    held: HeldRaces = field(default_factory=HeldRaces)
     _base: int = -1
     _days: LocalDays = field(init=False)
     _router: Router = field(init=False)
@@ -61,8 +88,9 @@ class Ground:
         self._days = LocalDays(self.timezone)
         self._router = Router(self.families, self.shards)
         self._rollers = {}
+        shelf = FileShelf(self.home.stream)
         for family, names in zip(self.families, self._router.shards, strict=True):
-            self._rollers |= dict.fromkeys(names, Roller(family, self._days))
+            self._rollers |= dict.fromkeys(names, Roller(family, self._days, shelf))
         self._states = {}
 
     def at(self, base: int, go_on: Callable[[], None] = go_on) -> "Ground":
@@ -120,7 +148,7 @@ class Ground:
 
     def _survey(self, base: int, unreadable: set[int], go_on: Callable[[], None]) -> tuple[dict[int, str], int]:
         """Note which version of each race holds; returns their seqs with their races, and the last record's instant in µs."""
-        self.held.clear()
+        self.held = HeldRaces()
         holding: dict[str, int] = {}
         last = b""
         for line in self._lines(0, base, go_on):
@@ -130,7 +158,7 @@ class Ground:
                 continue
             held = self.held.get(told.race_id)
             if held is None or told.result_version > held.result_version:
-                self.held[told.race_id] = Held(told.result_version, line.place)
+                self.held.put(told.race_id, Held(told.result_version, line.place))
                 holding[told.race_id] = line.seq
         races = {seq: race_id for race_id, seq in holding.items()}
         return races, to_us(from_text(upgraded(orjson.loads(last))["known_at"]))

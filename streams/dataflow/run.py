@@ -31,6 +31,7 @@ from streams.dataflow.courier import Courier
 from streams.dataflow.feeding import Feeding
 from streams.dataflow.graph import graph
 from streams.dataflow.ground import Ground
+from streams.dataflow.heap import one_heap
 from streams.dataflow.letters_sink import LettersSink
 from streams.dataflow.members import pass_on
 from streams.dataflow.parquet_sink import Formulas, ParquetSink
@@ -215,6 +216,7 @@ def run(
     source = source or source_of(planned, options, clock, stop, telemetry, member, prepare, sealing, readable, feeding)
     flow = flow_of(planned, options, clock, telemetry, ground, source, online, sealing)
     recovery = RecoveryConfig(str(planned.recovery), backup_interval=timedelta(0))
+    one_heap()
     collected_after, switched_after = gc.get_threshold(), sys.getswitchinterval()
     gc.set_threshold(*GARBAGE)
     sys.setswitchinterval(SWITCH_SECONDS)

@@ -84,7 +84,6 @@ class VersionLogic(StatefulBatchLogic[Told, Step, None]):
 
     def __init__(self, home: Home, ground: Ground, router: Router) -> None:
         self._home, self._ground, self._router = home, ground, router
-        self._held: dict[str, Held] = {}
 
     def on_batch(self, values: list[Told]) -> tuple[Iterable[Step], bool]:
         """One step for each record, in the order they came."""
@@ -111,7 +110,9 @@ class VersionLogic(StatefulBatchLogic[Told, Step, None]):
     def _change(self, told: Told, message: Message) -> tuple[Change | None, bool]:
         if not isinstance(message, Result):
             return None, False
-        held = self._held.get(message.race_id) or self._ground.at(told.base).held.get(message.race_id)
+        # each race is told to one process alone, which knows of it what the others do not
+        races = self._ground.at(told.base).held
+        held = races.get(message.race_id)
         before = None
         if held is not None:
             if message.result_version <= held.result_version:
@@ -120,7 +121,7 @@ class VersionLogic(StatefulBatchLogic[Told, Step, None]):
             assert isinstance(earlier, Result)
             before = earlier
         change = replacing(message, before)
-        self._held[message.race_id] = Held(message.result_version, told.line.place)
+        races.put(message.race_id, Held(message.result_version, told.line.place))
         return change, False
 
 

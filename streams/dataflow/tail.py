@@ -9,13 +9,15 @@ from typing import Final, NamedTuple
 import orjson
 
 from streams.log import reader
-from streams.log.segments import Segment, generation, is_whole, reaching, segments
+from streams.log.segments import RECORD_BYTES, Segment, generation, is_whole, reaching, segments
 from streams.log.upgrades import upgraded
 from velo.errors import UserError
 from velo.racing.messages import Message, from_record
 from velo.store import Home
 
 CHUNK_BYTES: Final = 2**20
+BEGINNING_BYTES: Final = 2**16
+"""So much is kept of what is longer than a record may be."""
 _SEQ: Final = re.compile(rb'.{18}"seq":(\d+),')
 _ABOUT: Final = re.compile(
     rb'.{18}"seq":\d+,"digest":"[0-9a-f]*","known_at":(?:"[^"]*"|\d+),"type":"(\w+)","schema_version":\d+'
@@ -64,6 +66,7 @@ class LogTail:
     _offset: int = 0
     _expected: int = -1
     _damaged: list[tuple[Place, bytes]] = field(default_factory=list)
+    _barren: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         self._generation = generation(self.home)
@@ -74,10 +77,7 @@ class LogTail:
         while len(lines) < most:
             if self._file is None and not self._open_first():
                 break
-            size = CHUNK_BYTES
-            while (taken := self._take(size, lines, most)) is None:
-                size *= 4
-            if not taken and not self._open_next():
+            if not self._take_some(lines, most) and not self._open_next():
                 self._look_for_rebuild()
                 break
         return lines
@@ -92,6 +92,40 @@ class LogTail:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def _take_some(self, lines: list[Line], most: int) -> bool:
+        """Take whole lines; False where there is none."""
+        assert self._file is not None
+        if self._barren is not None and self._barren == _state(self._file):
+            return False
+        size = CHUNK_BYTES
+        while (taken := self._take(size, lines, most)) is None:
+            if size >= RECORD_BYTES:
+                return self._take_beyond(lines)
+            size *= 4
+        return taken
+
+    def _take_beyond(self, lines: list[Line]) -> bool:
+        """Take the next whole line behind more bytes without one than a record may have; of those no more is held."""
+        assert self._file is not None
+        looked_at, offset = _state(self._file), self._offset
+        damaged: list[tuple[Place, bytes]] = []
+        self._file.seek(offset)
+        while text := self._file.readline(RECORD_BYTES):
+            length, ended = len(text), text.endswith(b"\n")
+            if ended and is_whole(text):
+                self._damaged += damaged
+                self._note(Place(*self._segment_key(), offset, length), text, lines)
+                self._offset, self._barren = offset + length, None
+                return True
+            text = text[:BEGINNING_BYTES]
+            while not ended and (more := self._file.readline(CHUNK_BYTES)):
+                length, ended = length + len(more), more.endswith(b"\n")
+            damaged.append((Place(*self._segment_key(), offset, length), text))
+            offset += length
+        # until the file changes there is nothing to look for again
+        self._barren = looked_at
+        return False
 
     def _take(self, size: int, lines: list[Line], most: int) -> bool | None:
         """Take whole lines of the next bytes; False where there is none, None where more bytes would tell."""
@@ -161,11 +195,17 @@ class LogTail:
 
     def _open(self, segment: Segment) -> None:
         self.close()
-        self._segment, self._file, self._offset = segment, segment.path.open("rb"), 0
+        self._segment, self._file, self._offset, self._barren = segment, segment.path.open("rb"), 0, None
 
     def _look_for_rebuild(self) -> None:
         if generation(self.home) != self._generation:
             raise UserError(f"the log at {self.home.log} was rebuilt: run `velo build`, then start the stream again")
+
+
+def _state(file: BufferedReader) -> tuple[int, int]:
+    """What changes whenever a file is written to: how long it is, and when that was."""
+    found = os.fstat(file.fileno())
+    return found.st_size, found.st_mtime_ns
 
 
 def cut_back(home: Home, next_seq: int, read: int) -> UserError:

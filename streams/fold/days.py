@@ -9,6 +9,9 @@ from velo.racing.clock import EPOCH, MICROSECOND, local_midnight
 DAY_US: Final = 24 * 3600 * 10**6
 """A day of UTC."""
 
+REMEMBERED: Final = 4096
+"""Midnights that are remembered at most: those of the longest window, and as many again."""
+
 
 def to_us(instant: datetime) -> int:
     """Microseconds since 1970 UTC of an aware instant."""
@@ -31,6 +34,8 @@ class LocalDays:
         """The first instant of a local day, which is 23 or 25 hours from the next where the clock changes."""
         found = self._midnights.get(day)
         if found is None:
+            if len(self._midnights) >= REMEMBERED:
+                self._midnights.clear()
             found = to_us(local_midnight((EPOCH + timedelta(days=day)).date(), self.timezone))
             self._midnights[day] = found
         return found

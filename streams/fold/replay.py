@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 from feature_repo.catalogue.families import FAMILIES, Family
 from streams.fold.days import LocalDays, to_us
+from streams.fold.pasts import MemoryShelf
 from streams.fold.roll import BEGINNING, Roller, Row, ShardState
 from streams.fold.routing import Router, Touch
 from streams.fold.versions import Change, RaceState, apply_version
@@ -26,7 +27,8 @@ class Replay:
         self._days = LocalDays(timezone)
         self._today = BEGINNING
         self._router = Router(families, shards)
-        rollers = [Roller(family, self._days) for family in families]
+        shelf = MemoryShelf()
+        rollers = [Roller(family, self._days, shelf) for family in families]
         self._shards: dict[str, tuple[Roller, ShardState]] = {
             name: (roller, ShardState())
             for roller, names in zip(rollers, self._router.shards, strict=True)

@@ -14,8 +14,10 @@ import orjson
 from feature_repo.catalogue.aggregates import Value
 from feature_repo.catalogue.families import Family
 from streams.fold.days import LocalDays
+from streams.fold.pasts import NO_PAST, Past, Pasts, Shelf
 from streams.fold.routing import Touch
 from streams.fold.shapes import LANE_BITS, Columns, Contribution, Key, Memory, Sums, pack, unpack
+from streams.packed import Packed
 
 Row = tuple[Key, int, tuple[Value, ...], int | None]
 """(key values, event_timestamp in µs, values in the order of `Family.features`, valid_until in µs or None)."""
@@ -29,21 +31,20 @@ BEGINNING: Final = -(10**7)
 class KeyState:
     """What a shard knows of one key: `within` holds the sums of every window, the first window's lowest, `daily` those of each day still inside one.
 
-    `history` is every known start in order of (off, race) where the family has recent features, and `recent` their
-    values (None until asked for). `expires_day` is the next day on which a window loses a start, and `until_us` its
-    midnight; None where none will.
+    `past` is of its starts where the family has recent features, and `recent` those (None until asked for).
+    `expires_day` is the next day on which a window loses a start, and `until_us` its midnight; None where none will.
     """
 
-    __slots__ = ("career", "daily", "days", "expires_day", "history", "recent", "until_us", "within")
+    __slots__ = ("career", "daily", "days", "expires_day", "past", "recent", "until_us", "within")
 
     def __init__(
-        self, days: list[int], daily: dict[int, Sums], history: list[Memory], recent: tuple[Value, ...] | None
+        self, days: list[int], daily: dict[int, Sums], recent: tuple[Value, ...] | None, career: Sums, past: Past
     ) -> None:
-        self.career: Sums = 0
+        self.career = career
         self.within: Sums = 0
         self.days = days
         self.daily = daily
-        self.history = history
+        self.past = past
         self.recent = recent
         self.expires_day: int | None = None
         self.until_us: int | None = None
@@ -52,29 +53,29 @@ class KeyState:
 class ShardState:
     """The keys of one shard as of one local day, and which of them lose a start on which day to come.
 
-    `ends_us` is the first instant after that day, as far as it was worked out. A key of a family that sums careers alone
-    is no more than its sums: `totals` has those instead of `keys`.
+    `ends_us` is the first instant after that day, as far as it was worked out. A key of which no window holds a start
+    has nothing to come: it is among the `resting`, as its sums over the career and its past, until it is touched.
     """
 
-    __slots__ = ("due", "due_days", "ends_us", "keys", "today", "totals")
+    __slots__ = ("due", "due_days", "ends_us", "keys", "resting", "today")
 
     def __init__(self, today: int = BEGINNING) -> None:
         self.today = today
         self.ends_us = BEGINNING
         self.keys: dict[Key, KeyState] = {}
-        self.totals: dict[Key, Sums] = {}
+        self.resting = Packed()
         self.due: dict[int, dict[Key, None]] = {}
         self.due_days: list[int] = []
 
     def __len__(self) -> int:
         """How many keys it knows."""
-        return len(self.keys) + len(self.totals)
+        return len(self.keys) + len(self.resting)
 
 
 class Roller:
     """Rolls the shards of one family. Holds no state of its own: the shard's is given, and changed in place."""
 
-    def __init__(self, family: Family, days: LocalDays) -> None:
+    def __init__(self, family: Family, days: LocalDays, shelf: Shelf) -> None:
         self.family = family
         self._days = days
         self._columns = Columns.of(family)
@@ -86,10 +87,11 @@ class Roller:
         self._shifts = [(days, place * lanes * LANE_BITS) for place, days in enumerate(family.windows)]
         # what a start of today is multiplied by to be in all windows at once
         self._everywhere = sum(1 << shift for _, shift in self._shifts)
+        self._career_bytes = len(self._columns.shape.career) * LANE_BITS // 8
+        self._pasts = Pasts(self._columns, shelf)
         self._career_alone = not family.windows and not family.recent
         # one of each for all the keys that never use it
         self._no_days: tuple[list[int], dict[int, Sums]] = ([], {})
-        self._no_history: list[Memory] = []
 
     def roll(self, state: ShardState, told: Iterable[tuple[int, Iterable[Touch]]]) -> list[Rolled]:
         """The rows that messages make, each given as (its `known_at` in µs, its touches), in order; a tick touches none.
@@ -102,16 +104,25 @@ class Roller:
             if known_at_us >= state.ends_us:
                 self._begin_day(state, known_at_us, rows)
             if self._career_alone:
-                totals = state.totals
-                rows += [(touch[0], known_at_us, _summed_up(totals, touch), (), 0, None) for touch in touches]
+                add, size = state.resting.add, self._career_bytes
+                for key, retracted, added in touches:
+                    more = added[0][2] if not retracted and len(added) == 1 else _more(retracted, added)
+                    rows.append((key, known_at_us, add(key, more, size), (), 0, None))
+                continue
+            if not self._windows:
+                for touch in touches:
+                    career, recent = self._remembered(state.resting, touch)
+                    rows.append((touch[0], known_at_us, career, recent, 0, None))
                 continue
             for touch in touches:
                 one = self._touch(state, touch)
-                recent = one.recent
-                if recent is None:
-                    recent = one.recent = self._columns.recent_values(one.history)
-                rows.append((touch[0], known_at_us, one.career, recent, one.within, one.until_us))
+                rows.append((touch[0], known_at_us, one.career, self._recent(one), one.within, one.until_us))
         return rows
+
+    def _recent(self, one: KeyState) -> tuple[Value, ...]:
+        if one.recent is None:
+            one.recent = self._pasts.recent_values(one.past)
+        return one.recent
 
     def row_of(self, rolled: Rolled) -> Row:
         """A row with its columns made, one by one: what `arrays` gives for many, bit for bit."""
@@ -128,7 +139,9 @@ class Roller:
             self._begin_day(state, known_at_us, None)
         for touch in touches:
             if self._career_alone:
-                _summed_up(state.totals, touch)
+                state.resting.add(touch[0], _more(touch[1], touch[2]), self._career_bytes)
+            elif not self._windows:
+                self._remembered(state.resting, touch)
             else:
                 self._touch(state, touch)
 
@@ -148,13 +161,11 @@ class Roller:
                 one.expires_day = one.until_us = None
                 self._expire(one, day)
                 self._reschedule(state, key, one)
-                if not one.days and self._is_empty(one):
+                if not one.days:
                     del state.keys[key]
+                    self._rest(state, key, one)
                 if rows is not None:
-                    recent = one.recent
-                    if recent is None:
-                        recent = one.recent = self._columns.recent_values(one.history)
-                    rows.append((key, midnight_us, one.career, recent, one.within, one.until_us))
+                    rows.append((key, midnight_us, one.career, self._recent(one), one.within, one.until_us))
         state.today = today
 
     def _expire(self, one: KeyState, today: int) -> None:
@@ -168,36 +179,50 @@ class Roller:
     def _touch(self, state: ShardState, touch: Touch) -> KeyState:
         key, retracted, added = touch
         one = state.keys.get(key)
+        rested = one is None
         if one is None:
-            one = state.keys[key] = self._unheard_of()
-        for contribution in retracted:
-            self._take_back(one, contribution, state.today)
+            one = self._woken(state.resting.pop(key))
+        if retracted:
+            for contribution in retracted:
+                self._take_back(one, contribution, state.today)
+            self._amend_past(one, retracted, added)
         for contribution in added:
-            self._add(state, key, one, contribution)
+            self._add(state, key, one, contribution, amending=bool(retracted))
         if retracted:
             self._reschedule(state, key, one)
-        if not one.days and self._is_empty(one):
-            del state.keys[key]
+        if one.days:
+            if rested:
+                state.keys[key] = one
+        else:
+            if not rested:
+                del state.keys[key]
+            self._rest(state, key, one)
         return one
 
-    def _unheard_of(self) -> KeyState:
-        """A key before its first start."""
+    def _woken(self, record: bytes | None) -> KeyState:
+        """A key of which no window holds a start, from what it was put to rest as; one not heard of yet from None."""
         days, daily = ([], {}) if self._windows else self._no_days
-        return KeyState(days, daily, *(([], None) if self.family.recent else (self._no_history, ())))
+        recent = None if self.family.recent else ()
+        if record is None:
+            return KeyState(days, daily, recent, 0, NO_PAST)
+        career = int.from_bytes(record[: self._career_bytes], "little")
+        return KeyState(days, daily, recent, career, record[self._career_bytes :])
 
-    def _is_empty(self, one: KeyState) -> bool:
-        """Whether nothing is left of a key: its next row is told by the zeros it would start from."""
-        return not (one.days or one.history or one.career)
+    def _rest(self, state: ShardState, key: Key, one: KeyState) -> None:
+        """Put a key to rest; where nothing is left of it, its next row is told by the zeros it would start from."""
+        if one.career or one.past:
+            state.resting.put(key, one.career.to_bytes(self._career_bytes, "little") + one.past)
 
-    def _add(self, state: ShardState, key: Key, one: KeyState, contribution: Contribution) -> None:
+    def _amend_past(self, one: KeyState, retracted: Sequence[Contribution], added: Sequence[Contribution]) -> None:
+        if self.family.recent:
+            taken_back, given = [each[3] for each in retracted], [each[3] for each in added]
+            one.past, one.recent = self._pasts.amended(one.past, taken_back, given)
+
+    def _add(self, state: ShardState, key: Key, one: KeyState, contribution: Contribution, *, amending: bool) -> None:
         race_day, windowed, career, memory = contribution
         one.career += career
-        if memory:
-            if one.history and memory < one.history[-1]:
-                insort(one.history, memory)
-            else:
-                one.history.append(memory)
-            one.recent = None
+        if memory and not amending:
+            one.past, one.recent = self._pasts.after(one.past, memory)
         if not windowed:
             return
         age_days = state.today - race_day
@@ -219,11 +244,8 @@ class Roller:
                         one.within += windowed << shift
 
     def _take_back(self, one: KeyState, contribution: Contribution, today: int) -> None:
-        race_day, windowed, career, memory = contribution
+        race_day, windowed, career, _ = contribution
         one.career -= career
-        if memory:
-            del one.history[bisect_left(one.history, memory[:2])]
-            one.recent = None
         if windowed and race_day > today - self._longest:
             one.daily[race_day] -= windowed
             if not one.daily[race_day]:
@@ -265,16 +287,16 @@ class Roller:
     def dump(self, state: ShardState) -> bytes:
         """A shard as JSON: the same bytes for the same starts on the same day, however it came there."""
         career, windowed = len(self._columns.shape.career), len(self._columns.shape.windowed)
+        every = state.keys | {key: self._woken(record) for key, record in state.resting.items()}
         keys = [
             (
                 key,
                 unpack(one.career, career),
                 [(day, unpack(one.daily[day], windowed)) for day in one.days],
-                one.history,
+                self._pasts.history(one.past),
             )
-            for key, one in sorted(state.keys.items())
+            for key, one in sorted(every.items())
         ]
-        keys += [(key, unpack(sums, career), [], []) for key, sums in sorted(state.totals.items())]
         return orjson.dumps((state.today, keys))
 
     def load(self, dumped: bytes) -> ShardState:
@@ -287,37 +309,45 @@ class Roller:
         return state
 
     def put(
-        self, state: ShardState, key: Key, career: Sums, daily: Iterable[tuple[int, Sums]], history: list[Memory]
+        self, state: ShardState, key: Key, career: Sums, daily: Iterable[tuple[int, Sums]], history: Sequence[Memory]
     ) -> None:
         """Have a shard know a key it has not heard of: its sums over the career, those of each day a window of the
-        shard's day still holds, and its starts in order of their off (the list is the shard's from now on).
+        shard's day still holds, and its starts in order of their off.
         """
-        if self._career_alone:
-            state.totals[key] = career
-            return
-        one = state.keys[key] = self._unheard_of()
-        one.career = career
-        if history:
-            one.history = history
+        one = self._woken(None)
+        one.career, one.past = career, self._pasts.of(history)
         for day, sums in daily:
             one.days.append(day)
             one.daily[day] = sums
             for window_days, shift in self._shifts:
                 if day > state.today - window_days:
                     one.within += sums << shift
-        self._reschedule(state, key, one)
+        if one.days:
+            state.keys[key] = one
+            self._reschedule(state, key, one)
+        else:
+            self._rest(state, key, one)
+
+    def _remembered(self, resting: Packed, touch: Touch) -> tuple[Sums, tuple[Value, ...]]:
+        """The career sums and recent features of a key after a touch, where no window is."""
+        key, retracted, added = touch
+        record = resting.get(key) or b""
+        size = self._career_bytes
+        career, past = int.from_bytes(record[:size], "little"), record[size:]
+        if not retracted and len(added) == 1:
+            _, _, measured, memory = added[0]
+            career += measured
+            past, recent = self._pasts.after(past, memory)
+        else:
+            career += _more(retracted, added)
+            past, recent = self._pasts.amended(past, [one[3] for one in retracted], [one[3] for one in added])
+        if career or past:
+            resting.put(key, career.to_bytes(size, "little") + past)
+        else:
+            resting.pop(key)
+        return career, recent
 
 
-def _summed_up(totals: dict[Key, Sums], touch: Touch) -> Sums:
-    """The career sums of a key after a touch; one of which nothing is left is forgotten."""
-    key, retracted, added = touch
-    sums = totals.get(key, 0)
-    for one in retracted:
-        sums -= one[2]
-    for one in added:
-        sums += one[2]
-    if sums:
-        totals[key] = sums
-    else:
-        totals.pop(key, None)
-    return sums
+def _more(retracted: Sequence[Contribution], added: Sequence[Contribution]) -> int:
+    """What a touch adds to the sums over a career, less what it takes back."""
+    return sum([one[2] for one in added]) - sum([one[2] for one in retracted])

@@ -6,10 +6,11 @@ Calling each aggregate's `value` for each column of each row costs more than all
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import mul
 from struct import Struct
 from typing import Any, Final
 
-from feature_repo.catalogue.aggregates import RECENT_DEPTH, Aggregate, Last, Recent, Value
+from feature_repo.catalogue.aggregates import RECENT_DEPTH, Aggregate, Best, Ewma, Last, Recent, Value, unit
 from feature_repo.catalogue.families import Family
 from velo.racing.measures import Start
 
@@ -72,13 +73,17 @@ def pack(measured: Sequence[int]) -> Sums:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """How a family's columns are made: `values` of the career sums, the recent values and the sums of all windows."""
+    """How a family's columns are made: `values` of the career sums, the recent values and the sums of all windows.
+
+    `looked_back_on` are the places in a memory of the measures of which more than the last start's value matters, and
+    `recent` makes the recent values of the last start's memory and what `newest` has of each of those.
+    """
 
     family: Family
     shape: Shape
     values: Callable[..., tuple[Value, ...]] = field(repr=False)
-    _recent: Callable[..., tuple[Value, ...]] = field(repr=False)
-    _looked_back_on: tuple[int, ...]
+    looked_back_on: tuple[int, ...]
+    recent: Callable[..., tuple[Value, ...]] = field(repr=False)
 
     @classmethod
     def of(cls, family: Family) -> "Columns":
@@ -95,20 +100,24 @@ class Columns:
         values = _unpacking(made, len(shape.career), lanes * len(family.windows))
         looked_back_on = [one for one in shape.remembered if any(each.depth for each in _of(family.recent, one))]
         places = tuple(REMEMBERED_FROM + shape.remembered.index(one) for one in looked_back_on)
-        return cls(family, shape, values, _recent_function(family.recent, shape.remembered, looked_back_on), places)
+        return cls(family, shape, values, places, _recent_function(family.recent, shape.remembered, looked_back_on))
 
     def recent_values(self, history: Sequence[Memory]) -> tuple[Value, ...]:
         """The recent features of a key's starts in order of their off, oldest first; all None without a start."""
         if not history:
             return (None,) * len(self.family.recent)
+        return self.recent(history[-1], *self.newest(history))
+
+    def newest(self, history: Sequence[Memory]) -> list[Sequence[Any]]:
+        """Of each measure that is looked back on its latest known values, newest first."""
         latest = tuple(zip(*history[: -RECENT_DEPTH - 1 : -1], strict=True))
         newest: list[Sequence[Any]] = []
-        for place in self._looked_back_on:
+        for place in self.looked_back_on:
             known: Sequence[Any] = latest[place]
             if None in known:
                 known = [one[place] for one in reversed(history) if one[place] is not None][:RECENT_DEPTH]
             newest.append(known)
-        return self._recent(history[-1], *newest)
+        return newest
 
 
 def key_of(keys: tuple[str, ...]) -> Callable[[Start], tuple[str | None, ...]]:
@@ -153,14 +162,25 @@ def _recent_function(
     recent: Sequence[Recent], remembered: Sequence[str], looked_back_on: Sequence[str]
 ) -> Callable[..., tuple[Value, ...]]:
     """The function from the last start's memory, and each looked-back-on measure newest first, to the recent values."""
-    expressions, bound = [], {}
+    expressions: list[str] = []
+    bound: dict[str, Any] = {"mul": mul}
     for number, one in enumerate(recent):
         last = f"memory[{REMEMBERED_FROM + remembered.index(one.measure)}]"
+        newest = f"newest_{one.measure}"
         if isinstance(one, Last):
             expressions.append(one.python(last))
+        elif type(one) is Ewma:
+            # the two that most recent features are, without a call
+            totals = [sum(one.weights[:known]) * unit(one.measure) for known in range(RECENT_DEPTH + 1)]
+            bound |= {f"weights_{number}": one.weights, f"scale_{number}": tuple(map(float, totals))}
+            sums = f"float(sum(map(mul, {newest}, weights_{number})))"
+            expressions.append(f"({sums} / scale_{number}[len({newest})] if {newest} else None)")
+        elif type(one) is Best:
+            best = f"float(max({newest}[:{one.depth}])) / {float(unit(one.measure))}"
+            expressions.append(f"({best} if {newest} else None)")
         else:
             bound[f"value_{number}"] = one.value
-            expressions.append(f"value_{number}(newest_{one.measure}, {last})")
+            expressions.append(f"value_{number}({newest}, {last})")
     parameters = ", ".join(("memory", *(f"newest_{one}" for one in looked_back_on)))
     return _compiled(parameters, f"({_listed('{}', expressions)})", bound)
 

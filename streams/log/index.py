@@ -1,10 +1,10 @@
 """What the writer knows of the log it appends to: which contents it holds, and where it ends."""
 
 import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from struct import Struct
 from typing import Any, Final, Literal
 from zoneinfo import ZoneInfo
 
@@ -12,6 +12,7 @@ import orjson
 
 from streams.log.segments import Segment, digest_of, lines, whole_records
 from streams.log.upgrades import upgraded
+from streams.packed import Packed
 from velo.errors import Refused, UserError
 from velo.racing.clock import MICROSECOND, from_text, is_local_midnight
 from velo.racing.messages import SCHEMA_VERSION
@@ -22,6 +23,9 @@ _LINE: Final = re.compile(
     rb'\{"crc":"[0-9a-f]{8}","seq":(\d+),"digest":"([0-9a-f]{16})","known_at":"([^"]+)","type":"(\w+)",'
     rb'"schema_version":\d+(?:,"race_id":("(?:[^"\\]|\\.)*"))?(?:,"result_version":(\d+))?'
 )
+_VERSION: Final = Struct("<q8s")
+"""A version, which the tables have in 64 bits, and its digest."""
+_COUNT_BYTES: Final = 8
 _SUBJECTS: Final = {"non_runner": "horse_id", "jockey_change": "horse_id", "market": "source"}
 
 
@@ -29,8 +33,8 @@ _SUBJECTS: Final = {"non_runner": "horse_id", "jockey_change": "horse_id", "mark
 class Index:
     """Contents by digest, and the end of a log.
 
-    `results` has each race's digests by version. `times_held` counts the other messages by digest; `latest` has the
-    digest of the last one about each subject. `tied_since` is the earliest instant that counts as tied with the end:
+    `_results` has each race's digests by version. `_times_held` counts the other messages by digest; `_latest` has the
+    digest of the last one about each subject. All three grow with the log, so they are packed. `tied_since` is the earliest instant that counts as tied with the end:
     instants are bumped by 1 µs where they tie, so a row of instants without a gap may all have claimed the first.
     """
 
@@ -39,13 +43,13 @@ class Index:
     known_at: datetime | None = None
     tied_since: datetime | None = None
     last_tick: str = ""
-    results: dict[str, dict[int, str]] = field(default_factory=dict)
-    times_held: Counter[str] = field(default_factory=Counter)
-    latest: dict[tuple[str, ...], str] = field(default_factory=dict)
+    _results: Packed = field(default_factory=Packed)
+    _times_held: Packed = field(default_factory=Packed)
+    _latest: Packed = field(default_factory=Packed)
 
     def outcome_of_result(self, race_id: str, version: int, digest: str) -> Outcome:
         """What becomes of a result told now; raises `Refused` where its version was told with other content."""
-        held = self.results.get(race_id)
+        held = self._versions(race_id)
         if not held:
             return "appended"
         if version in held:
@@ -63,18 +67,24 @@ class Index:
 
         A market never does: that the odds still stand is news.
         """
-        return record["type"] != "market" and self.latest.get(_subject(record)) == digest
+        return record["type"] != "market" and self._latest.get(_subject(record)) == bytes.fromhex(digest)
+
+    def times_held(self, digest: str) -> int:
+        """How often the log has a message other than a result."""
+        return int.from_bytes(self._times_held.get((digest,)) or b"", "little")
 
     def hold(self, record: Mapping[str, Any], digest: str) -> None:
         """Note what a record says."""
         kind = record["type"]
         if kind == "result":
-            self.results.setdefault(record["race_id"], {})[record["result_version"]] = digest
+            versions = self._versions(record["race_id"]) | {record["result_version"]: digest}
+            told = b"".join(_VERSION.pack(version, bytes.fromhex(one)) for version, one in versions.items())
+            self._results.put((record["race_id"],), told)
             return
         if kind == "tick":
             self.last_tick = max(self.last_tick, record["midnight"])
-        self.times_held[digest] += 1
-        self.latest[_subject(record)] = digest
+        self._times_held.add((digest,), 1, _COUNT_BYTES)
+        self._latest.put(_subject(record), bytes.fromhex(digest))
 
     def advance(self, known_at: datetime) -> None:
         """Note that one more record was appended."""
@@ -84,6 +94,10 @@ class Index:
             self.tied_since = known_at - MICROSECOND if midnight else known_at
         self.known_at = known_at
         self.next_seq += 1
+
+    def _versions(self, race_id: str) -> dict[int, str]:
+        told = self._results.get((race_id,)) or b""
+        return {version: digest.hex() for version, digest in _VERSION.iter_unpack(told)}
 
     def _bump(self) -> timedelta:
         assert self.known_at is not None

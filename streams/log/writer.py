@@ -215,7 +215,7 @@ class LogWriter:
                 continue
             if not isinstance(one.message, Result):
                 met[one.digest] += 1
-                held = met[one.digest] <= self._index.times_held[one.digest]
+                held = met[one.digest] <= self._index.times_held(one.digest)
             if not held:
                 fresh.append(one)
         return fresh, refused

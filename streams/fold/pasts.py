@@ -1,0 +1,144 @@
+"""What a shard keeps of a key's past starts: the latest known values that its features look back on, and no start.
+
+The starts themselves lie on a shelf, from which they are taken when one of them is amended, or told late: then the
+past is laid anew from all of them, in order of their off. An ordinary start comes after the others, and needs nothing
+but what is kept.
+"""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import chain
+from struct import Struct
+from typing import Final, Protocol
+
+import orjson
+
+from feature_repo.catalogue.aggregates import RECENT_DEPTH, Value
+from streams.fold.shapes import Columns, Memory
+
+Past = bytes
+"""The off of the last start, where the shelf has it, how many values of each measure are known (`RECENT_DEPTH` at most)
+and the values, newest first; empty for a key without a start."""
+NO_PAST: Final = b""
+NOTHING_BEFORE: Final = 0
+_PLACE_BYTES: Final = 16
+
+
+class Shelf(Protocol):
+    """Bytes put aside for as long as the process lives."""
+
+    def put(self, content: bytes) -> int:
+        """Put some aside; the place they can be had from, which is never 0."""
+
+    def get(self, place: int) -> bytes:
+        """What was put aside at a place."""
+
+
+class MemoryShelf:
+    """A shelf in memory: for what is told a log of modest size."""
+
+    def __init__(self) -> None:
+        self._contents: list[bytes] = []
+
+    def put(self, content: bytes) -> int:
+        """Put some aside."""
+        # a copy: what orjson gives keeps the 4 KB it was written in
+        self._contents.append(bytes(bytearray(content)))
+        return len(self._contents)
+
+    def get(self, place: int) -> bytes:
+        """What was put aside at a place."""
+        return self._contents[place - 1]
+
+
+class Pasts:
+    """Makes the pasts of one family's keys, and their recent features."""
+
+    def __init__(self, columns: Columns, shelf: Shelf) -> None:
+        self._columns = columns
+        self._shelf = shelf
+        self._places = columns.looked_back_on
+        self._recent = columns.recent
+        self._head = Struct(f"<qQ{len(self._places)}B")
+        self._values = [Struct(f"<{count}q") for count in range(len(self._places) * RECENT_DEPTH + 1)]
+
+    def after(self, past: Past, memory: Memory) -> tuple[Past, tuple[Value, ...]]:
+        """The past with one more start, and its recent features."""
+        newest: list[Sequence[int]]
+        if past:
+            last_off_us, place, *counts = self._head.unpack_from(past)
+            if memory[0] <= last_off_us:
+                return self.amended(past, (), (memory,))
+            known = self._values[sum(counts)].unpack_from(past, self._head.size)
+            newest, begin = [], 0
+            for at, count in zip(self._places, counts):  # noqa: B905  the two are of one length, and this is for every start
+                end = begin + count
+                value = memory[at]
+                if value is None:
+                    newest.append(known[begin:end])
+                elif count < RECENT_DEPTH:
+                    newest.append((value, *known[begin:end]))
+                else:
+                    newest.append((value, *known[begin : end - 1]))
+                begin = end
+        else:
+            place = NOTHING_BEFORE
+            newest = [() if memory[at] is None else (memory[at],) for at in self._places]
+        place = self._shelf.put(orjson.dumps((place, memory)))
+        return self._packed(memory[0], place, newest), self._recent(memory, *newest)
+
+    def amended(
+        self, past: Past, taken_back: Sequence[Memory], added: Sequence[Memory]
+    ) -> tuple[Past, tuple[Value, ...]]:
+        """The past without some of its starts and with others, and its recent features."""
+        history = self.history(past)
+        for memory in taken_back:
+            # by (off, race): the values of what is taken back are those that were added
+            del history[_at(history, memory)]
+        for memory in added:
+            history.insert(_at(history, memory), memory)
+        return self.of(history), self._columns.recent_values(history)
+
+    def of(self, history: Sequence[Memory]) -> Past:
+        """The past of starts in order of (off, race), oldest first."""
+        if not history:
+            return NO_PAST
+        place = self._shelf.put(orjson.dumps((NOTHING_BEFORE, *history)))
+        return self._packed(history[-1][0], place, self._columns.newest(history))
+
+    def history(self, past: Past) -> list[Memory]:
+        """The starts of a past, oldest first."""
+        lots: list[list[Memory]] = []
+        place = self._place(past)
+        while place != NOTHING_BEFORE:
+            place, *lot = orjson.loads(self._shelf.get(place))
+            lots.append([tuple(memory) for memory in lot])
+        return [memory for lot in reversed(lots) for memory in lot]
+
+    def recent_values(self, past: Past) -> tuple[Value, ...]:
+        """The recent features of a past."""
+        if not past:
+            return self._columns.recent_values(())
+        _, place, *counts = self._head.unpack_from(past)
+        known = self._values[sum(counts)].unpack_from(past, self._head.size)
+        newest, begin = [], 0
+        for count in counts:
+            newest.append(known[begin : begin + count])
+            begin += count
+        return self._recent(orjson.loads(self._shelf.get(place))[-1], *newest)
+
+    def _place(self, past: Past) -> int:
+        return int.from_bytes(past[8:_PLACE_BYTES], "little") if past else NOTHING_BEFORE
+
+    def _packed(self, off_us: int, place: int, newest: Sequence[Sequence[int]]) -> Past:
+        known = [*chain.from_iterable(newest)]
+        return self._head.pack(off_us, place, *map(len, newest)) + self._values[len(known)].pack(*known)
+
+
+def _at(history: Sequence[Memory], memory: Memory) -> int:
+    """Where a start belongs among others, or is."""
+    return bisect_left(history, memory[:2], key=_order)
+
+
+def _order(memory: Memory) -> tuple[int, str]:
+    return memory[0], memory[1]
