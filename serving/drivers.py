@@ -117,6 +117,24 @@ def _against_the_odds(name: str, who: str, unknown: str) -> Callable[[Values], s
     return tell
 
 
+def _rivals_beaten(prb: str, over: str, who: str, unknown: str) -> Callable[[Values], str]:
+    """What moves a score may be the one or the other: both are told."""
+
+    def tell(values: Values) -> str:
+        beaten = values[prb]
+        if _unknown(beaten):
+            return unknown
+        said = f"{who} beat {100 * beaten:.0f} % of rivals"
+        if _unknown(values[over]):
+            return said
+        points = round(100 * (values[over] - 1))
+        if points == 0:
+            return f"{said}, as the odds said"
+        return f"{said}, {abs(points)} points {'above' if points > 0 else 'below'} the odds"
+
+    return tell
+
+
 def _days(values: Values) -> str:
     days = values["since_last_run__days_since_last_run"]
     if not _unknown(days):
@@ -188,9 +206,14 @@ _TOLD: Final[Mapping[str, Callable[[Values], str]]] = {
     "horse_ability:odds": _against_the_odds("horse_ability__over_ewma", "lately", "no past odds"),
     "horse_ability:figure": _number("horse_ability__figure_ewma", "ran to {:.0f} lately", "no figure yet"),
     "horse_ability:clock": _number("horse_ability__speed_ewma", "{:.1f} % of par speed lately", "not timed yet", 100.0),
-    "jockey_course": _against_the_odds("jockey_course__over_1095d", "jockey here", "jockey new here"),
-    "horse_course_distance": _against_the_odds(
-        "horse_course_distance__over", "here at this distance", "new to course and distance"
+    "jockey_course": _rivals_beaten(
+        "jockey_course__prb_1095d", "jockey_course__over_1095d", "jockey here", "jockey new here"
+    ),
+    "horse_course_distance": _rivals_beaten(
+        "horse_course_distance__prb",
+        "horse_course_distance__over",
+        "here at this distance",
+        "new to course and distance",
     ),
     "draw": _number("draw", "drawn {:.0f}", "no draw"),
     "draw_bias": _number("draw_bias__iv_shrunk_1095d", "draw wins {:.2f}× its share here", "draw unknown here"),

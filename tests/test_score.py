@@ -259,6 +259,16 @@ def test_every_feature_has_a_story_told_in_words_where_all_is_known_and_where_no
             assert "__" not in said
 
 
+def test_rivals_beaten_are_told_beside_what_the_odds_said_of_them() -> None:
+    """Either may be what moves the score: a jockey who beats most, and fewer than expected, raises it all the same."""
+    values = {"jockey_course__prb_1095d": 0.68, "jockey_course__over_1095d": 0.95}
+    assert words("jockey_course", values) == "jockey here beat 68 % of rivals, 5 points below the odds"
+    values["jockey_course__over_1095d"] = 1.002
+    assert words("jockey_course", values) == "jockey here beat 68 % of rivals, as the odds said"
+    values["jockey_course__over_1095d"] = np.nan
+    assert words("jockey_course", values) == "jockey here beat 68 % of rivals"
+
+
 def test_the_card_shows_model_and_gate_and_the_json_is_plain(scored: ScoredRace) -> None:
     console = Console(width=220, record=True, file=StringIO())
     console.print(race_card(scored), soft_wrap=True)
