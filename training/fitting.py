@@ -11,7 +11,7 @@ from training.blocks import Floats
 from training.ensemble import Ensemble, Inputs
 from training.logit import fit_logit
 from training.market import LEAST_RACES, fit_market_exponent, market_offset
-from training.model import FEATURES, Fitted, Options, fit, grow
+from training.model import FEATURES, Fitted, Options, faded, fit, grow
 from training.races import Races
 
 Tell = Callable[[str], None]
@@ -71,7 +71,8 @@ def _fit(
     trees = grow((given.raw, races), FEATURES, options, rounds, offset=offset)
     tell("fit the logit")
     target = races.target(options.soft_target)
-    logit = fit_logit(given.centred, races.starts, target, FEATURES, options.logit_l2, offset)
+    without = faded(given.raw, races, FEATURES)
+    logit = fit_logit(given.centred, races.starts, target, FEATURES, options.logit_l2, offset, without)
     return Ensemble(trees.text, logit, options.logit_share, options.threads), trees
 
 

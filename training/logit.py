@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from training.blocks import Floats, Indices, softmax, spread, total
 from velo.errors import UserError
@@ -70,10 +71,12 @@ def fit_logit(
     features: Sequence[str],
     l2: float = L2,
     offset: Floats | None = None,
+    without: NDArray[np.bool_] | None = None,
 ) -> Logit:
     """The weights of least winner log loss plus ½·l2·|w|², by Newton's steps in a trust region: convex, so where it stops is the optimum.
 
-    `share` is each runner's share of the win, summing to 1 in each race; `offset` is added to the scores and not fitted.
+    `share` is each runner's share of the win, summing to 1 in each race; `offset` is added to the scores and not fitted; features that are `without`
+    weigh nothing.
     Raises `UserError` for fewer than `LEAST_RACES` races.
     """
     from scipy.optimize import minimize
@@ -82,6 +85,8 @@ def fit_logit(
         raise UserError(f"{starts.size} races are too few to fit a logit: at least {LEAST_RACES} are needed")
     means, scales = _spans(matrix)
     columns = _standardised(matrix, means, scales)
+    if without is not None:
+        columns[:, without] = 0.0
     fixed = np.zeros(share.size) if offset is None else offset
     won = share @ columns
     won_fixed = float(share @ fixed)

@@ -22,10 +22,11 @@ DART: Final = "dart"
 TELLS_TIME_ONLY: Final = frozenset({"horse_form__last_race_day", "horse_ability__day"})
 """Grow with the calendar: no later day lies in the range a tree was fitted on. The days since are features."""
 RATED: Final = ("official_rating", "horse_form__last_rating", "since_last_run__rating_change")
-FADING: Final = frozenset(f"{name}{suffix}" for name in RATED for suffix in ("", "_rank", "_z"))
-"""Ratings are told of most races of some years and of few of the next: who leant on them stands without. The weight carried
-says in a handicap what they say."""
-FEATURES: Final = tuple(name for name in COLUMNS if name not in TELLS_TIME_ONLY | FADING)
+MAY_FADE: Final = frozenset(f"{name}{suffix}" for name in RATED for suffix in ("", "_rank", "_z"))
+"""What some sources tell of most races of some years and of few of the next: who leant on it would stand without."""
+FADED: Final = 0.7
+"""Not learned from: what is known of so many times fewer runners in the last year trained on as in the year that knew most."""
+FEATURES: Final = tuple(name for name in COLUMNS if name not in TELLS_TIME_ONLY)
 ROWS_A_LEAF_SHARE: Final = 400
 """A leaf holds at least one row in so many, up to `Options.min_rows_a_leaf`: a small set gets small leaves."""
 
@@ -182,8 +183,9 @@ def fit(
     callbacks = [lightgbm.record_evaluation(evaluated), _teller(progress, options.rounds)]
     if options.boosting != DART:
         callbacks.append(lightgbm.early_stopping(options.patience, verbose=False))
+    own = options.parameters(train[1].rows.size, features) | _weighing(*train, features)
     booster = lightgbm.train(
-        options.parameters(train[1].rows.size, features) | {"objective": objective},
+        own | {"objective": objective},
         learned,
         num_boost_round=options.rounds,
         valid_sets=[watched],
@@ -214,9 +216,10 @@ def grow(
     def objective(scores: Floats, _: lightgbm.Dataset) -> tuple[Floats, Floats]:
         return gradients(scores, train[1], target)
 
+    weighing = _weighing(*train, features)
     texts = []
     for number in range(options.seeds):
-        own = replace(options, seed=options.seed + number).parameters(train[1].rows.size, features)
+        own = replace(options, seed=options.seed + number).parameters(train[1].rows.size, features) | weighing
         told = _teller(progress, rounds)
         booster = lightgbm.train(own | {"objective": objective}, learned, num_boost_round=rounds, callbacks=[told])
         texts.append(booster.model_to_string())
@@ -228,6 +231,28 @@ def _teller(progress: Callable[[int, int], None], rounds: int) -> Callable[[Any]
         progress(environment.iteration + 1, rounds)
 
     return tell
+
+
+def faded(matrix: Floats, races: Races, features: Sequence[str]) -> NDArray[np.bool_]:
+    """Of each feature, whether it is one of `MAY_FADE` and was known of far fewer runners in the last year of the races than in another.
+
+    `matrix` has the rows of the races, in their order. Years are counted back from the last race day, so nothing later is asked.
+    """
+    days = np.repeat(races.days.astype("datetime64[D]"), races.sizes)
+    year = (days.max() - days).astype(np.int64) // 365
+    runners = np.maximum(np.bincount(year), 1)
+    gone = np.zeros(len(features), dtype=np.bool_)
+    for place, name in enumerate(features):
+        if name in MAY_FADE:
+            known = np.bincount(year, ~np.isnan(matrix[:, place])) / runners
+            gone[place] = known[0] < FADED * known.max()
+    return gone
+
+
+def _weighing(matrix: Floats, races: Races, features: Sequence[str]) -> dict[str, Any]:
+    """LightGBM's parameters that have no tree split on a feature that faded."""
+    gone = faded(matrix, races, features)
+    return {"feature_contri": (~gone).astype(np.float64).tolist()} if gone.any() else {}
 
 
 def gradients(scores: Floats, races: Races, target: Floats | None = None) -> tuple[Floats, Floats]:

@@ -17,7 +17,7 @@ from training.ensemble import Inputs
 from training.fitting import PATIENCE, WATCHED_SHARE, part
 from training.folds import EMBARGO_DAYS, Fold, forward_folds
 from training.logit import fit_logit
-from training.model import DART, FEATURES, Options, fit, grow
+from training.model import DART, FEATURES, Options, faded, fit, grow
 from training.races import Races
 
 Progress = Callable[[str, int, int], None]
@@ -125,7 +125,8 @@ def _table(
 def _logit_scores(given: Inputs, races: Races, fold: Fold, options: Options) -> Floats:
     train, test = races.only(fold.train), races.only(fold.test)
     target = train.target(options.soft_target)
-    fitted = fit_logit(given.centred[train.rows], train.starts, target, FEATURES, options.logit_l2)
+    without = faded(given.raw[train.rows], train, FEATURES)
+    fitted = fit_logit(given.centred[train.rows], train.starts, target, FEATURES, options.logit_l2, without=without)
     return fitted.scores(given.centred[test.rows])
 
 
