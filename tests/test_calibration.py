@@ -197,6 +197,16 @@ def test_the_slope_finds_how_much_too_much_is_said() -> None:
     assert value > steep[0]
 
 
+@pytest.mark.parametrize("overlap", [0.0, 1e-3])
+def test_a_slope_that_winners_known_beforehand_make_endless_is_none_or_steep_and_breaks_nothing(overlap: float) -> None:
+    """As a leak has it: winners and losers lie apart, or all but a few do."""
+    true, _, share, day = races(400, 11)
+    wrong = np.random.default_rng(2).random(share.size) < overlap
+    known = np.where((share > 0) ^ wrong, 0.98, 0.002) + 0.01 * true
+    found = slope(known, share, Days.of_dates(day, 1, 50))
+    assert found.value is None or found.value > 1.0
+
+
 def test_one_newton_step_a_resample_comes_to_what_a_whole_fit_comes_to() -> None:
     """The interval's fast path against a fit of each resample in full."""
     from scipy.optimize import minimize

@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from training.blocks import Floats
 from training.resampling import Days, Figure
@@ -76,28 +77,34 @@ def root_mean_gap(p: Floats, share: Floats, days: Days, bins: int = EQUAL_MASS_B
 def slope(p: Floats, share: Floats, days: Days) -> Figure:
     """The slope of a logistic regression of the win on logit p, with an intercept: below 1, p says too much.
 
-    Its interval takes one Newton step from the fit in each resample: exact enough, and done for all of them at once.
+    Its interval takes one Newton step from the fit in each resample: exact enough, and done for all of them at once. None
+    where nothing varies, and where what is said parts winners from losers: every slope would be too flat.
     """
     inside = np.clip(p, _EDGE, 1.0 - _EDGE)
     columns = np.stack([np.ones(p.size), np.log(inside) - np.log1p(-inside)], axis=1)
     at = np.array([0.0, 1.0])
     if np.ptp(columns[:, 1]) == 0.0:
         return Figure(None, None, None, p.size)
-    for _ in range(30):
+    try:
+        for _ in range(100):
+            gradient, hessian = _score(columns, share, at)
+            step = np.linalg.solve(hessian.sum(axis=0), gradient.sum(axis=0))
+            # from far away a whole step may overshoot without end: where winners are all but known beforehand
+            at = at + step / max(1.0, float(np.abs(step).max()))
+            if np.abs(step).max() < 1e-10:
+                break
         gradient, hessian = _score(columns, share, at)
-        step = np.linalg.solve(hessian.sum(axis=0), gradient.sum(axis=0))
-        at = at + step
-        if np.abs(step).max() < 1e-10:
-            break
-    gradient, hessian = _score(columns, share, at)
-    by_day = days.sums(np.concatenate([gradient, hessian.reshape(-1, 4)], axis=1))
-    drawn = days.resampled(by_day)
-    steps = np.linalg.solve(drawn[:, 2:].reshape(-1, 2, 2), drawn[:, :2, None])[:, 1, 0]
+        by_day = days.sums(np.concatenate([gradient, hessian.reshape(-1, 4)], axis=1))
+        drawn = days.resampled(by_day)
+        steps = np.linalg.solve(drawn[:, 2:].reshape(-1, 2, 2), drawn[:, :2, None])[:, 1, 0]
+    except np.linalg.LinAlgError:
+        # winners parted from losers: no slope is steep enough
+        return Figure(None, None, None, p.size)
     return days.figure(float(at[1]), at[1] + steps, p.size)
 
 
 def _score(columns: Floats, share: Floats, at: Floats) -> tuple[Floats, Floats]:
-    said = 1.0 / (1.0 + np.exp(-(columns @ at)))
+    said = expit(columns @ at)
     weight = said * (1.0 - said)
     outer = columns[:, :, None] * columns[:, None, :]
     return columns * (share - said)[:, None], np.asarray(outer * weight[:, None, None], dtype=np.float64)
