@@ -45,19 +45,16 @@ class Packed:
         """The record of a key; None where there is none."""
         record = self._whole.get(key)
         if record is None and (record := self._unpacked(key)) is not None:
-            self._whole[key] = record
+            self._hold(key, record)
         return record
 
     def put(self, key: Key, record: bytes) -> None:
         """Have a key's record be this."""
-        whole = self._whole
-        if key not in whole:
-            self._unpacked(key)
-            whole[key] = record
-            if len(whole) > LEAST_WHOLE and len(whole) > min(MOST_WHOLE, self._packed // 4):
-                self._pack_all()
+        if key in self._whole:
+            self._whole[key] = record
         else:
-            whole[key] = record
+            self._unpacked(key)
+            self._hold(key, record)
 
     def pop(self, key: Key) -> bytes | None:
         """Forget a key's record, and give it; None where there is none."""
@@ -80,6 +77,12 @@ class Packed:
             for each in bucket.split(_MARK)[1:]:
                 name, _, record = each.partition(_END)
                 yield tuple(part.decode() for part in name.split(_DIVIDE)), expanded(record)
+
+    def _hold(self, key: Key, record: bytes) -> None:
+        whole = self._whole
+        whole[key] = record
+        if len(whole) > LEAST_WHOLE and len(whole) > min(MOST_WHOLE, self._packed // 4):
+            self._pack_all()
 
     def _unpacked(self, key: Key) -> bytes | None:
         """Take a key's record out of its bucket; None where it is not in one."""

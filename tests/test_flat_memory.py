@@ -281,6 +281,25 @@ def test_a_packed_map_is_a_dictionary(steps: list[tuple[str, tuple[str, ...], in
     assert len(both.packed) == len(both.plain)
 
 
+def test_records_that_are_only_looked_at_and_changed_are_packed_again_too() -> None:
+    """A year of the same horses brings no key that was not there: what is touched must not stay unpacked for want of one."""
+    grown = []
+    for touched in (False, True):
+        tracemalloc.start()
+        try:
+            records = Packed()
+            for number in range(20_000):
+                records.put((f"horse {number}", "course 1"), bytes(8))
+            before = traced()
+            for number in range(20_000 if touched else 0):
+                assert records.add((f"horse {number}", "course 1"), 1, 8) == 1
+            grown.append(traced() - before)
+        finally:
+            tracemalloc.stop()
+    untouched, touched_all = grown
+    assert touched_all - untouched < 40 * 20_000
+
+
 def test_what_the_disk_has_no_room_for_is_told_with_its_remedy(tmp_path: Path) -> None:
     shelf = FileShelf(tmp_path)
     shelf.put(bytes(shelf_module.BLOCK_BYTES))
