@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from training.blocks import normalised, softmax, total
-from training.calibration import BetaCurve, Calibration, StepCurve, fit_calibration, regime_of
+from training.calibration import BetaCurve, Calibration, StepCurve, fit_calibration, says
 from training.reliability import (
     equal_mass,
     equal_width,
@@ -45,9 +45,25 @@ def told(figure: Figure) -> tuple[float, float, float]:
 # Curves
 
 
-def test_prices_fall_into_the_buckets_of_the_contract() -> None:
-    price = np.array([1.01, 5.0, 5.01, 8.0, 15.0, 21.0, 21.5, np.nan, 1.0, np.inf])
-    assert regime_of(price).tolist() == [0, 0, 1, 1, 2, 3, 4, -1, -1, -1]
+def test_a_curve_has_its_say_by_how_near_the_price_is_to_its_middle() -> None:
+    """Half way between two by the log of the price, each has half; beyond the ends the last has all, without a price none."""
+    price = np.array([1.01, 3.0, (3.0 * 6.5) ** 0.5, 6.5, 32.0, 500.0, np.nan, 1.0, np.inf])
+    told = [[1, 0, 0, 0, 0]] * 2 + [[0.5, 0.5, 0, 0, 0], [0, 1, 0, 0, 0]] + [[0, 0, 0, 0, 1]] * 2 + [[0] * 5] * 3
+    assert says(price) == pytest.approx(np.array(told, dtype=float))
+
+
+@pytest.mark.parametrize("enough", [50.0, 1e9])
+def test_a_price_that_moves_by_a_tick_moves_no_chance_by_more(enough: float) -> None:
+    """Two regimes that need opposite repairs: one says far too much, the next too little, and no price lies at a cliff."""
+    true, _, share, _ = races(4000, 8)
+    price = 0.85 / true
+    bent = np.where(price <= 8.0, true**0.8, true**1.3)
+    fitted = fit_calibration(bent, share, price, enough=enough)
+    gaps = [regime.curve.at(np.array([0.12]))[0] for regime in fitted.regimes]
+    assert max(gaps) > 1.2 * min(gaps)
+    near = np.exp(np.linspace(np.log(1.5), np.log(100.0), 20_001))
+    values = fitted.curve_values(np.full(near.size, 0.12), near)
+    assert np.abs(np.diff(np.log(values))).max() < 0.001
 
 
 def test_a_bent_model_is_straightened_and_its_races_sum_to_one() -> None:
@@ -76,7 +92,7 @@ def test_a_sound_model_is_left_nearly_as_it_is() -> None:
 
 def test_a_regime_with_few_winners_stays_near_the_curve_of_all() -> None:
     true, _, share, _ = races(1500, 4)
-    price = np.where(np.arange(true.size) < 40, 30.0, 3.0)
+    price = np.where(np.arange(true.size) < 40, 40.0, 3.0)
     fitted = fit_calibration(true, share, price, enough=1e9)
     few = fitted.regimes[4].curve
     assert isinstance(few, BetaCurve)
@@ -132,7 +148,7 @@ def test_a_calibration_survives_its_text_to_the_last_bit() -> None:
 def test_text_of_another_format_or_kind_is_refused() -> None:
     true, _, share, _ = races(300, 7)
     kept = fit_calibration(true, share, 0.85 / true).to_json()
-    with pytest.raises(UserError, match="format 9, this version reads 1: train anew"):
+    with pytest.raises(UserError, match="format 9, this version reads 2: train anew"):
         Calibration.from_json(kept | {"format": 9})
     kept["regimes"][0]["kind"] = "spline"
     with pytest.raises(UserError, match="'spline'"):

@@ -250,12 +250,6 @@ def test_a_bundle_blends_with_odds_and_says_none_without_them(
         blended = loaded.blend(chances, odds, features)
         assert blended is not None
         assert blended.sum() == pytest.approx(1.0, abs=1e-12)
-        shorter = odds.copy()
-        # beyond the border of an odds regime another curve holds, so a step of little may go the other way
-        shorter[0] /= 4.0
-        moved = loaded.blend(chances, shorter, features)
-        assert moved is not None
-        assert moved[0] > blended[0]
     for of, said in ((bundle.OWN, chances), (bundle.BLEND, loaded.blend(chances, odds, matrix))):
         assert said is not None
         bounds = loaded.interval(said, of)
@@ -269,6 +263,30 @@ def test_a_bundle_blends_with_odds_and_says_none_without_them(
     assert loaded.calibrated(chances).sum() == pytest.approx(1.0, abs=1e-12)
     odds[1] = np.nan
     assert loaded.blend(chances, odds, matrix) is None
+
+
+@pytest.mark.usefixtures("report")
+def test_shorter_odds_never_lower_a_blended_chance(store: Store, rows: TrainingSet) -> None:
+    """By a tick or by half, of every runner of many races: curves of two odds regimes meet nowhere in a cliff."""
+    loaded = bundle.load(store.home, store.epochs[-1])
+    races = races_of(rows)
+    matrix, sp = rows.matrix(FEATURES)[races.rows], rows.label("sp_decimal")[races.rows]
+    moved = []
+    for at, size in list(zip(races.starts.tolist(), races.sizes.tolist(), strict=True))[::10]:
+        features, odds = matrix[at : at + size], sp[at : at + size]
+        chances = loaded.probabilities(features)
+        before = loaded.blend(chances, odds, features)
+        if before is None:
+            continue
+        for times in (0.97, 0.5):
+            for runner in range(size):
+                shorter = odds.copy()
+                shorter[runner] = max(odds[runner] * times, 1.01)
+                after = loaded.blend(chances, shorter, features)
+                assert after is not None
+                moved.append(after[runner] / before[runner])
+    assert len(moved) > 500
+    assert min(moved) > 1.0
 
 
 def a_model() -> bundle.Model:

@@ -16,6 +16,7 @@ import numpy as np
 from training.backtest_kept import Predictions, keep
 from training.backtest_report import BacktestReport, Facts, report_of
 from training.blocks import Floats
+from training.calibration import FORMAT as CALIBRATION
 from training.combine import Choice, combine
 from training.dataset import LEAD
 from training.dataset_cache import kept_training_set
@@ -40,7 +41,13 @@ def recipe_of(settings: Mapping[str, Any], features: Sequence[str], catalogue: s
     """SHA-256 of how a model is made: what a backtest says, it says of models of this recipe."""
     left_out = {"best_round", "threads"}
     options = {name: value for name, value in settings.items() if name not in left_out}
-    told = {"options": options, "features": list(features), "catalogue": catalogue, "lead_s": lead_s}
+    told = {
+        "options": options,
+        "features": list(features),
+        "catalogue": catalogue,
+        "lead_s": lead_s,
+        "calibration": CALIBRATION,
+    }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.blocks import Floats, Indices
-from training.calibration import PRICE_EDGES, regime_of
 from velo.errors import UserError
 from velo.racing.staking import KELLY_CAP, KELLY_FRACTION
 
@@ -20,8 +19,10 @@ Wanted = NDArray[np.bool_]
 
 MOST_AT_RISK: Final = 1.0
 """The most of the bank on all bets of one race day: their results come after the stakes."""
+PRICE_EDGES: Final = (5.0, 8.0, 15.0, 21.0)
+"""Upper ends of the price buckets of SPEC 9, each with its end; above the last is a bucket of its own."""
 BUCKETS: Final = ("1–5", "5–8", "8–15", "15–21", "> 21")
-"""Names of the bands of `PRICE_EDGES`, each with its upper end."""
+"""Their names."""
 
 
 class By(Enum):
@@ -80,8 +81,9 @@ def chosen(of: Strategy, p: Floats, price: Floats) -> Wanted:
 
 
 def bucket_of(price: Floats) -> Indices:
-    """The price bucket of each runner, an index of `BUCKETS`; −1 without a price."""
-    return regime_of(price, PRICE_EDGES)
+    """The price bucket of each runner, an index of `BUCKETS`; −1 where there is none (missing, or ≤ 1)."""
+    band = np.searchsorted(np.asarray(PRICE_EDGES), price, side="left")
+    return np.where(np.isfinite(price) & (price > 1.0), band, -1).astype(np.intp)
 
 
 def kelly_stakes(p: Floats, price: Floats, fraction: float = KELLY_FRACTION, cap: float = KELLY_CAP) -> Floats:

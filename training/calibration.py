@@ -1,8 +1,10 @@
 """Calibration by odds regime: what is said at 30 % should win 30 % of the time, among favourites and outsiders alike.
 
-A regime is a band of prices (for a model without a market: of 1/p). One with enough winners gets an isotonic curve; another
-a beta curve drawn to the global one, so that a handful of races cannot bend it. Runners without a price get the global curve.
-All of it is text: plain numbers, fitted on out-of-fold probabilities and kept as JSON.
+A regime is a stretch of prices (for a model without a market: of 1/p) that runs over into its neighbours: between the middles
+of two, their curves are mixed, and each has learned from a runner as much as it has a say in it. A price that moves by a tick
+so moves no chance by more, which it would where one curve ended and another began. A regime with enough winners gets an
+isotonic curve; another a beta curve drawn to the global one, so that a handful of races cannot bend it. Runners without a
+price get the global curve. All of it is text: plain numbers, fitted on out-of-fold probabilities and kept as JSON.
 """
 
 from collections.abc import Mapping
@@ -10,14 +12,13 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from training.blocks import Floats, Indices, normalised
 from velo.errors import UserError
 
-FORMAT: Final = 1
-PRICE_EDGES: Final = (5.0, 8.0, 15.0, 21.0)
-"""Upper ends of the price buckets of SPEC 9, each with its end; above the last is a bucket of its own."""
+FORMAT: Final = 2
+MIDDLES: Final = (3.0, 6.5, 11.0, 18.0, 32.0)
+"""Decimal prices in the middle of the price buckets of SPEC 9, by their logs: where each regime's curve stands alone."""
 ENOUGH_WINS: Final = 1000.0
 """Expected and actual winners of a regime from which on it is trusted with an isotonic curve."""
 LEAST_WINS: Final = 50.0
@@ -61,29 +62,26 @@ Curve = BetaCurve | StepCurve
 
 @dataclass(frozen=True, slots=True)
 class Regime:
-    """The curve of a band of prices, and what it was fitted on."""
+    """The curve of a stretch of prices, and what it was fitted on: runners and winners, each by the curve's say in it."""
 
     curve: Curve
-    runners: int
+    runners: float
     wins: float
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """A curve for each band of prices: `edges` are the upper ends of all bands but the last, which has none."""
+    """A curve for each regime: it stands alone at its price of `middles` and is mixed with the next one's between them."""
 
-    edges: tuple[float, ...]
+    middles: tuple[float, ...]
     regimes: tuple[Regime, ...]
     everywhere: BetaCurve
 
     def curve_values(self, p: Floats, price: Floats) -> Floats:
-        """Each runner's probability through the curve of its price, not yet summing to 1."""
-        band = regime_of(price, self.edges)
-        values = self.everywhere.at(p)
-        for number, regime in enumerate(self.regimes):
-            inside = band == number
-            values[inside] = regime.curve.at(p[inside])
-        return values
+        """Each runner's probability through the curves of its price, not yet summing to 1."""
+        say = says(price, self.middles)
+        curves = np.stack([regime.curve.at(p) for regime in self.regimes], axis=1)
+        return np.where(say.any(axis=1), (say * curves).sum(axis=1), self.everywhere.at(p))
 
     def probabilities(self, p: Floats, price: Floats, starts: Indices) -> Floats:
         """Calibrated probabilities, each race's summing to 1; `price` is decimal, NaN where there is none."""
@@ -93,7 +91,7 @@ class Calibration:
         """As kept in a bundle."""
         return {
             "format": FORMAT,
-            "edges": list(self.edges),
+            "middles": list(self.middles),
             "everywhere": asdict(self.everywhere),
             "regimes": [{"kind": _KINDS[type(regime.curve)], **asdict(regime)} for regime in self.regimes],
         }
@@ -104,7 +102,7 @@ class Calibration:
         if kept.get("format") != FORMAT:
             raise UserError(f"a calibration of format {kept.get('format')!r}, this version reads {FORMAT}: train anew")
         return Calibration(
-            tuple(kept["edges"]),
+            tuple(kept["middles"]),
             tuple(
                 Regime(_curve(told["kind"], told["curve"]), told["runners"], told["wins"]) for told in kept["regimes"]
             ),
@@ -112,14 +110,19 @@ class Calibration:
         )
 
 
-def regime_of(price: Floats, edges: tuple[float, ...] = PRICE_EDGES) -> NDArray[np.intp]:
-    """The band of each price, from 0; −1 where there is no price (missing, or ≤ 1)."""
-    band = np.searchsorted(np.asarray(edges), price, side="left")
-    return np.where(np.isfinite(price) & (price > 1.0), band, -1).astype(np.intp)
+def says(price: Floats, middles: tuple[float, ...] = MIDDLES) -> Floats:
+    """The say of each regime in each price, (runners, regimes): linear in log price between two middles, 1 in all.
+
+    Beyond the ends the last one has all of it; a row of zeros where there is no price (missing, or ≤ 1).
+    """
+    priced = np.isfinite(price) & (price > 1.0)
+    at = np.log(np.where(priced, price, middles[0]))
+    by_regime = [np.interp(at, np.log(middles), one) for one in np.eye(len(middles))]
+    return np.where(priced[:, None], np.stack(by_regime, axis=1), 0.0)
 
 
 def fit_calibration(
-    p: Floats, share: Floats, price: Floats, edges: tuple[float, ...] = PRICE_EDGES, enough: float = ENOUGH_WINS
+    p: Floats, share: Floats, price: Floats, middles: tuple[float, ...] = MIDDLES, enough: float = ENOUGH_WINS
 ) -> Calibration:
     """Curves from out-of-fold probabilities and each runner's share of the win.
 
@@ -127,23 +130,22 @@ def fit_calibration(
     """
     if share.sum() < LEAST_WINS:
         raise UserError(f"{share.sum():g} winners are too few to calibrate on: at least {LEAST_WINS:g} are needed")
-    everywhere = _fit_beta(p, share, BetaCurve(1.0, 1.0, 0.0))
-    band = regime_of(price, edges)
+    everywhere = _fit_beta(p, share, np.ones(p.size), BetaCurve(1.0, 1.0, 0.0))
     regimes = []
-    for number in range(len(edges) + 1):
-        inside = band == number
-        regimes.append(_fit_regime(p[inside], share[inside], everywhere, enough))
-    return Calibration(tuple(edges), tuple(regimes), everywhere)
+    for say in says(price, middles).T:
+        inside = say > 0.0
+        regimes.append(_fit_regime(p[inside], share[inside], say[inside], everywhere, enough))
+    return Calibration(tuple(middles), tuple(regimes), everywhere)
 
 
-def _fit_regime(p: Floats, share: Floats, everywhere: BetaCurve, enough: float) -> Regime:
-    wins = float(share.sum())
-    beta = _fit_beta(p, share, everywhere) if p.size else everywhere
-    trusted = p.size > 0 and min(wins, float(p.sum())) >= enough
-    return Regime(_fit_steps(p, share, beta) if trusted else beta, p.size, wins)
+def _fit_regime(p: Floats, share: Floats, say: Floats, everywhere: BetaCurve, enough: float) -> Regime:
+    wins = float(say @ share)
+    beta = _fit_beta(p, share, say, everywhere) if p.size else everywhere
+    trusted = p.size > 0 and min(wins, float(say @ p)) >= enough
+    return Regime(_fit_steps(p, share, say, beta) if trusted else beta, float(say.sum()), wins)
 
 
-def _fit_beta(p: Floats, share: Floats, drawn_to: BetaCurve) -> BetaCurve:
+def _fit_beta(p: Floats, share: Floats, say: Floats, drawn_to: BetaCurve) -> BetaCurve:
     """The most likely curve under a normal prior of `PRIOR_SD` about another: with few winners it stays near that one."""
     from scipy.optimize import minimize
 
@@ -156,8 +158,8 @@ def _fit_beta(p: Floats, share: Floats, drawn_to: BetaCurve) -> BetaCurve:
         logit = columns @ at
         said = 1.0 / (1.0 + np.exp(-logit))
         away = at - centre
-        value = (np.logaddexp(0.0, logit) - share * logit).sum() + weight * (away @ away) / 2.0
-        return float(value), np.asarray(columns.T @ (said - share) + weight * away, dtype=np.float64)
+        value = say @ (np.logaddexp(0.0, logit) - share * logit) + weight * (away @ away) / 2.0
+        return float(value), np.asarray(columns.T @ (say * (said - share)) + weight * away, dtype=np.float64)
 
     bounds = [(0.0, None), (0.0, None), (None, None)]
     found = minimize(loss, centre, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-13, "gtol": 1e-8})
@@ -165,17 +167,17 @@ def _fit_beta(p: Floats, share: Floats, drawn_to: BetaCurve) -> BetaCurve:
     return BetaCurve(a, b, c)
 
 
-def _fit_steps(p: Floats, share: Floats, beta: BetaCurve) -> StepCurve:
+def _fit_steps(p: Floats, share: Floats, say: Floats, beta: BetaCurve) -> StepCurve:
     """Pooled adjacent violators; each pool's winning share is mixed with the beta curve, its knot at the pool's mean p."""
     from sklearn.isotonic import IsotonicRegression
 
-    fitted = IsotonicRegression(y_min=0.0, y_max=1.0).fit_transform(p, share)
+    fitted = IsotonicRegression(y_min=0.0, y_max=1.0).fit_transform(p, share, sample_weight=say)
     pool = np.unique(fitted, return_inverse=True)[1]
-    runners = np.bincount(pool).astype(np.float64)
-    x = np.bincount(pool, p) / runners
+    runners = np.bincount(pool, say)
+    x = np.bincount(pool, say * p) / runners
     expected = beta.at(x)
     prior = PRIOR_WINS / expected
-    y = (np.bincount(pool, share) + PRIOR_WINS) / (runners + prior)
+    y = (np.bincount(pool, say * share) + PRIOR_WINS) / (runners + prior)
     rising = np.maximum.accumulate(y)
     return StepCurve(tuple(x.tolist()), tuple(np.clip(rising, _EDGE, 1.0 - _EDGE).tolist()))
 
