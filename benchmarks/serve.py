@@ -25,6 +25,7 @@ from feature_repo.catalogue import request_time
 from feature_repo.feast_store import REPO, apply
 from feature_repo.objects import SERVICE
 from feature_repo.stores import embedded_redis
+from serving.drivers import Teller
 from serving.memory import freeze, keep_freed, thaw
 from serving.patience import UNHURRIED_S
 from serving.score import scorer_of
@@ -43,12 +44,16 @@ from velo.store import Store
 WARM_UP: Final = 20
 STARTS_A_RESULT: Final = 12.5
 WAIT_S: Final = 600.0
-STOCK_REQUESTS: Final = 100
-"""At most so many of each of Feast's own reads: one takes tens of times as long."""
+SLOW_REQUESTS: Final = 100
+"""At most so many of each of Feast's own reads, and of drivers worked out: one takes tens of times as long as a score."""
 SAID: Final = 600
 GET: Final = "get_online_features().to_dict()"
 FEAST_SERVE: Final = "feast serve"
 STOCK: Final = (GET, FEAST_SERVE)
+DESK: Final = "score and drivers, over HTTP"
+"""As the desk asks at every tick of the odds: of features that were told before."""
+DRIVERS: Final = "drivers of new features"
+SLOW: Final = (*STOCK, DRIVERS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +118,13 @@ def _asked(store: Store, races: dict[int, str], requests: int, *, loaded: bool) 
                 "features, in process": partial(_features, scorer, race_id),
                 "score, in process": partial(_score, scorer, race_id),
                 "score, over HTTP": _http(ours, "GET", f"/v1/races/{quote(race_id)}/score", None),
+                DESK: _http(ours, "GET", f"/v1/races/{quote(race_id)}/score?drivers=true", None),
+                DRIVERS: _drivers(scorer, race_id),
                 GET: _stock(scorer, feast, race_id),
                 FEAST_SERVE: _http(theirs, "POST", "/get-online-features", _request(scorer, race_id)),
             }
             for what, ask in ways.items():
-                asked = min(requests, STOCK_REQUESTS) if what in STOCK else requests
+                asked = min(requests, SLOW_REQUESTS) if what in SLOW else requests
                 found.append(_timed(what, size, ask, asked, loaded=loaded))
     thaw()
     return found
@@ -153,6 +160,13 @@ def _features(scorer: Scorer, race_id: str) -> Any:
 
 def _score(scorer: Scorer, race_id: str) -> Any:
     return scorer.score(race_id, _now(), with_drivers=False)
+
+
+def _drivers(scorer: Scorer, race_id: str) -> Callable[[], Any]:
+    reading, rows, _ = scorer.features(race_id, _now())
+    vectors = reading.vectors(rows, _now())
+    model = scorer.bundles.current()
+    return lambda: Teller().tell(model, vectors)
 
 
 def _floor(scorer: Scorer, race_id: str) -> Callable[[], Any]:

@@ -1,8 +1,12 @@
 """What drives a probability, in words: features that tell one story are counted together, and told by their values."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from functools import lru_cache
+from hashlib import blake2b
+from threading import Lock
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,10 +14,15 @@ from numpy.typing import NDArray
 from feature_repo.catalogue.columns import BODY_CHANGE, COLUMNS, IN_HAND, SEASONED, WEIGHT_SHARE, layoff_band
 from serving.vectors import Vectors
 
+if TYPE_CHECKING:
+    from training.bundle import Bundle
+
 Floats = NDArray[np.float64]
 Values = Mapping[str, float]
 
 SAID: Final = 3
+RACES_HELD: Final = 500
+"""Races whose drivers stay at hand."""
 MINUS: Final = "\N{MINUS SIGN}"
 NEGLIGIBLE: Final = 0.01
 """Stories that move a score by less are not told: e^0.01 is one per cent of the odds."""
@@ -38,9 +47,7 @@ def drivers(
     vectors: Vectors, features: tuple[str, ...], contributions: Floats, said: int = SAID
 ) -> list[tuple[Driver, ...]]:
     """The strongest stories of each runner, strongest first; `contributions` is (runners, features)."""
-    stories = [story_of(name) for name in features]
-    told = list(dict.fromkeys(stories))
-    members = np.array([[story == one for one in told] for story in stories], dtype=np.float64)
+    told, members = _stories(features)
     effects = contributions @ members
     found = []
     for runner in range(effects.shape[0]):
@@ -54,6 +61,37 @@ def drivers(
         strongest = sorted(by_words.items(), key=lambda one: -abs(one[1]))[:said]
         found.append(tuple(Driver(text, effect) for text, effect in strongest if abs(effect) >= NEGLIGIBLE))
     return found
+
+
+@lru_cache(maxsize=8)
+def _stories(features: tuple[str, ...]) -> tuple[tuple[str, ...], Floats]:
+    """The stories of some features, and which feature belongs to which: (features, stories) of 0 and 1."""
+    stories = [story_of(name) for name in features]
+    told = tuple(dict.fromkeys(stories))
+    return told, np.array([[story == one for one in told] for story in stories], dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class Teller:
+    """Tells what drives a race, and keeps it: it takes many times what the chances take, and no odds change it. Safe for threads."""
+
+    _held: "OrderedDict[tuple[str, bytes], list[tuple[Driver, ...]]]" = field(default_factory=OrderedDict)
+    _lock: Lock = field(default_factory=Lock)
+
+    def tell(self, model: "Bundle", vectors: Vectors) -> list[tuple[Driver, ...]]:
+        """The strongest stories of each runner by a model, in the order of the vectors."""
+        matrix = np.ascontiguousarray(vectors.matrix)
+        key = (model.version, blake2b(matrix.data, digest_size=16).digest())
+        with self._lock:
+            if (held := self._held.get(key)) is not None:
+                self._held.move_to_end(key)
+                return held
+        found = drivers(vectors, model.features, model.contributions(vectors.select(model.features)))
+        with self._lock:
+            self._held[key] = found
+            while len(self._held) > RACES_HELD:
+                self._held.popitem(last=False)
+        return found
 
 
 def story_of(column: str) -> str:

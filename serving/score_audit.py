@@ -92,9 +92,9 @@ def _again(scorer: Scorer, told: Served, now: datetime) -> ScoredRace | UserErro
             past = scorer.history.told(told.race_id)
             stood = scorer.history.stood(past.messages, told.as_of)
             result = scorer.result_known(past.messages, told.scored_at)
-            return scored_race(model, stood, now, result=result, with_drivers=False)
+            return scored_race(model, stood, now, result=result)
         stood = scorer.history.stood(_posted(told), told.as_of)
-        return scored_race(model, stood, now, with_drivers=False)
+        return scored_race(model, stood, now)
     except UserError as why:
         return why
 

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.drivers import Driver, drivers
+from serving.drivers import Driver, Teller
 from serving.vectors import VIEWS, Vectors
 from training.bundle import BLEND, Bundle
 from velo.racing.cards import Declared
@@ -101,11 +101,14 @@ def scored_race(
     *,
     result: Result | None = None,
     notes: Sequence[str] = (),
-    with_drivers: bool = True,
+    teller: Teller | None = None,
 ) -> ScoredRace:
-    """Score a race; `result`, where it has been run, shows starting prices where no odds were told before."""
+    """Score a race; `result`, where it has been run, shows starting prices where no odds were told before.
+
+    What drives the chances is told by `teller`; without one it is left out.
+    """
     race, vectors, said = stood.race, stood.vectors, list(notes)
-    runners = _runners(model, race, vectors, result, with_drivers=with_drivers)
+    runners = _runners(model, race, vectors, result, teller)
     if any(runner.market_source == SP for runner in runners):
         said.append("market odds are starting prices, told with the result: not known before the off, no input")
     if vectors.stale.any():
@@ -136,14 +139,12 @@ def scored_race(
 
 
 def _runners(
-    model: Bundle, race: Declared, vectors: Vectors, result: Result | None, *, with_drivers: bool
+    model: Bundle, race: Declared, vectors: Vectors, result: Result | None, teller: Teller | None
 ) -> list[ScoredRunner]:
     """The runners of a race with their chances, in the order of its card."""
     matrix = vectors.select(model.features)
     chances = model.probabilities(matrix)
-    told: Sequence[tuple[Driver, ...]] = [()] * len(race.runners)
-    if with_drivers:
-        told = drivers(vectors, model.features, model.contributions(matrix))
+    told: Sequence[tuple[Driver, ...]] = [()] * len(race.runners) if teller is None else teller.tell(model, vectors)
     prices = _starting_prices(result)
     snapshot = {horse: odds for horse, odds in race.odds.prices.items() if odds > 1.0} if race.odds else {}
     market = [(snapshot if race.odds else prices).get(runner.horse_id) for runner in race.runners]

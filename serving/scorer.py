@@ -16,6 +16,7 @@ import numpy as np
 
 from feature_repo.stores.race_cards import KEEP, Event, Head, Kept, RaceCards, head_of
 from serving.bundles import Bundles
+from serving.drivers import Teller
 from serving.history import History, declared
 from serving.reading import Reading, Rows
 from serving.scored import ScoredRace, Stood, scored_race
@@ -75,6 +76,7 @@ class Scorer:
     monotonic: Callable[[], float] = time.monotonic
     _known: "OrderedDict[str, Known]" = field(default_factory=OrderedDict)
     _run: "OrderedDict[tuple[object, ...], ScoredRace]" = field(default_factory=OrderedDict)
+    _teller: Teller = field(default_factory=Teller)
     _lock: Lock = field(default_factory=Lock)
 
     def warm(self) -> None:
@@ -135,7 +137,7 @@ class Scorer:
         vectors = known.reading.vectors(rows, now)
         if odds is not None:
             race = replace(race, odds=replace(odds, known_at=position))
-        return scored_race(model, Stood(race, vectors, position, "redis"), now, with_drivers=with_drivers)
+        return self._scored(model, Stood(race, vectors, position, "redis"), now, with_drivers=with_drivers)
 
     def races(self, begin: datetime, end: datetime) -> list[Kept]:
         """The races in Redis whose off is in [begin, end), in order of it."""
@@ -182,7 +184,7 @@ class Scorer:
         if known.reading.race.source != "racecard":
             notes.append("no racecard was known by then: runners, riders and going are those of the result")
         stood = Stood(known.reading.race, vectors, position, "redis")
-        return scored_race(model, stood, now, notes=notes, with_drivers=with_drivers)
+        return self._scored(model, stood, now, notes=notes, with_drivers=with_drivers)
 
     def _past(
         self, model: Bundle, race_id: str, now: datetime, as_of: datetime | None, *, with_drivers: bool
@@ -214,7 +216,7 @@ class Scorer:
             notes.append("no racecard was known by then: runners, riders and going are those of the result")
         if stood.vectors.missing.all():
             raise UserError(f"the offline tables hold no feature of any runner of {race_id!r}: run `velo build`")
-        scored = scored_race(model, stood, now, result=result, notes=notes, with_drivers=with_drivers)
+        scored = self._scored(model, stood, now, result=result, notes=notes, with_drivers=with_drivers)
         _hold(self._run, asked, scored, RUN_HELD)
         return scored
 
@@ -232,7 +234,7 @@ class Scorer:
                 "materialize`, so that they reach it"
             )
         stood = Stood(race, vectors, position, "redis")
-        return scored_race(model, stood, now, notes=notes, with_drivers=with_drivers)
+        return self._scored(model, stood, now, notes=notes, with_drivers=with_drivers)
 
     def _settled_rows(self, race_id: str, known: Known, now: datetime) -> tuple[Known, Rows, datetime]:
         """Rows that hold whole results alone, what they were read for, and the instant they stand on.
@@ -291,6 +293,19 @@ class Scorer:
         reading = Reading.of(race)
         card_us = max(to_us(one.known_at) for one in messages if one.known_at is not None)
         return Known(version, messages, card_us, reading, Question.of(race_id, reading.keys, reading.fields))
+
+    def _scored(
+        self,
+        model: Bundle,
+        stood: Stood,
+        now: datetime,
+        *,
+        with_drivers: bool,
+        result: Result | None = None,
+        notes: Sequence[str] = (),
+    ) -> ScoredRace:
+        teller = self._teller if with_drivers else None
+        return scored_race(model, stood, now, result=result, notes=notes, teller=teller)
 
     def events_after(self, after: str) -> list[Event]:
         """What was told after an event, oldest first."""

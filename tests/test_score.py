@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, date, datetime, timedelta
 from io import StringIO
 from pathlib import Path
@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from feast import FeatureStore
+from numpy.typing import NDArray
 from rich.console import Console
 
 from feature_repo.catalogue import columns
 from feature_repo.feast_store import apply
 from feature_repo.stores.embedded_redis import down
-from serving.drivers import story_of, words
+from serving.drivers import Teller, drivers, story_of, words
 from serving.reading import Reading
 from serving.render import race_card, to_json
 from serving.score import score, scorer_of
@@ -27,7 +28,7 @@ from serving.vectors import Vectors, offline
 from serving.wire import Away, Question
 from streams.log.writer import LogWriter
 from tests.seasons import BUILT_AT, a_card, a_season, a_store, opened
-from training.bundle import load
+from training.bundle import Bundle, load
 from training.dataset import TrainingSet, training_set
 from training.model import FEATURES, Options
 from training.train import train
@@ -237,6 +238,44 @@ def test_a_race_that_was_run_is_scored_with_no_redis_in_reach_and_one_to_come_is
     assert score(out_of_reach, run, now=NOW).fingerprint == scorer.score(run, NOW).fingerprint
     with pytest.raises(Away, match=r"127\.0\.0\.1:1"):
         score(out_of_reach, "to come", now=NOW)
+
+
+def test_drivers_are_worked_out_once_until_a_feature_or_the_model_is_another(scorer: Scorer, store: Store) -> None:
+    """Odds change none of them, and Shapley values take many times what a chance takes."""
+    race = stood(store, "to come", NOW)
+    vectors = offline(store, race)
+    model = load(store.home, store.epochs[-1])
+    worked_out = []
+
+    class Counted(Bundle):
+        def contributions(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+            worked_out.append(matrix.shape)
+            return super().contributions(matrix)
+
+    counted = Counted(*(getattr(model, one.name) for one in fields(Bundle)))
+    teller = Teller()
+    first = teller.tell(counted, vectors)
+    assert first == drivers(vectors, model.features, model.contributions(vectors.select(model.features)))
+    assert teller.tell(counted, replace(vectors, matrix=vectors.matrix.copy())) is first
+    assert len(worked_out) == 1
+    moved = vectors.matrix.copy()
+    moved[0, columns.COLUMNS.index("weight_lbs")] += 1.0
+    teller.tell(counted, replace(vectors, matrix=moved))
+    teller.tell(replace(counted, version="another"), vectors)
+    assert len(worked_out) == 3
+
+
+def test_new_odds_do_not_have_the_drivers_worked_out_again(scorer: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The desk asks again at every tick of the odds."""
+    before = scorer.score("to come", NOW)
+
+    def never(self: Bundle, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+        raise AssertionError("worked out again")
+
+    monkeypatch.setattr(Bundle, "contributions", never)
+    again = scorer.score("to come", NOW + timedelta(minutes=1))
+    assert [one.drivers for one in again.runners] == [one.drivers for one in before.runners]
+    assert any(one.drivers for one in again.runners)
 
 
 def test_the_drivers_are_told_in_words(scored: ScoredRace) -> None:
