@@ -142,15 +142,12 @@ def _number(name: str, text: str, unknown: str, scale: float = 1.0) -> Callable[
     return tell
 
 
-def _against_the_odds(name: str, who: str, unknown: str) -> Callable[[Values], str]:
+def _against_the_odds(over: str, when: str, unknown: str) -> Callable[[Values], str]:
     def tell(values: Values) -> str:
-        over = values[name]
-        if _unknown(over):
+        if _unknown(values[over]):
             return unknown
-        per_cent = round(100 * (over - 1))
-        if per_cent == 0:
-            return f"{who} beat as many rivals as the odds said"
-        return f"{who} beat {abs(per_cent)} % {'more' if per_cent > 0 else 'fewer'} rivals than the odds said"
+        points = _points(values[over])
+        return f"{when} {points} in rivals beaten" if points else f"{when} beat as many rivals as the odds said"
 
     return tell
 
@@ -165,12 +162,17 @@ def _rivals_beaten(prb: str, over: str, who: str, unknown: str) -> Callable[[Val
         said = f"{who} beat {100 * beaten:.0f} % of rivals"
         if _unknown(values[over]):
             return said
-        points = round(100 * (values[over] - 1))
-        if points == 0:
-            return f"{said}, as the odds said"
-        return f"{said}, {abs(points)} points {'above' if points > 0 else 'below'} the odds"
+        return f"{said}, {_points(values[over]) or 'as the odds said'}"
 
     return tell
+
+
+def _points(over: float) -> str:
+    """Percentage points of rivals beaten above or below what the odds expected, nothing for none; `over` is 1 there."""
+    points = round(100 * (over - 1))
+    if points == 0:
+        return ""
+    return f"{abs(points)} point{'s' if abs(points) > 1 else ''} {'above' if points > 0 else 'below'} the odds"
 
 
 def _days(values: Values) -> str:

@@ -308,6 +308,21 @@ def test_rivals_beaten_are_told_beside_what_the_odds_said_of_them() -> None:
     assert words("jockey_course", values) == "jockey here beat 68 % of rivals"
 
 
+@pytest.mark.parametrize(
+    ("over", "said"),
+    [
+        (1.12, "lately 12 points above the odds in rivals beaten"),
+        (0.99, "lately 1 point below the odds in rivals beaten"),
+        (1.002, "lately beat as many rivals as the odds said"),
+        (np.nan, "no past odds"),
+    ],
+)
+def test_form_against_the_odds_is_told_in_points_for_a_difference_of_shares_is_no_per_cent(
+    over: float, said: str
+) -> None:
+    assert words("horse_ability:odds", {"horse_ability__over_ewma": over}) == said
+
+
 def test_the_card_shows_model_and_gate_and_the_json_is_plain(scored: ScoredRace) -> None:
     console = Console(width=220, record=True, file=StringIO())
     console.print(race_card(scored), soft_wrap=True)
