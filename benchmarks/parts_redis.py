@@ -70,8 +70,9 @@ def reading(ground: Ground) -> Part:
         versions("feast", "redis", "hiredis", "redis-server"),
         notes=(
             (
-                "All read the same rows in one Redis, over the loopback. A read written once is `RedisRows.read` of a `Read`: what "
-                "the scorer does for each card. The bare pipeline is one plain string an entity."
+                "All read the same rows in one Redis, over the loopback. A read written once is `RedisRows.read` of a `Read`; the "
+                "scorer writes its question of a card once too, in a way of its own (`serving.wire`). The bare pipeline is one plain "
+                "string an entity."
             ),
         ),
         aims=tuple(aims),
