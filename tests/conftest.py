@@ -73,6 +73,25 @@ def store(tmp_path: Path) -> "Store":
     return a_store(tmp_path / "a home")
 
 
+@pytest.fixture(scope="session")
+def paper_store(tmp_path_factory: pytest.TempPathFactory) -> "Store":
+    """A season to trade on paper; never written to."""
+    from tests.paper_days import SEASON_DAYS
+    from tests.seasons import a_season, a_store
+
+    return a_store(tmp_path_factory.mktemp("paper") / "home", a_season(SEASON_DAYS))
+
+
+@pytest.fixture(scope="session")
+def traded_store(paper_store: "Store", tmp_path_factory: pytest.TempPathFactory) -> "Store":
+    """A copy of the paper store whose last race days were traded without interruption; never written to."""
+    from tests.paper_days import a_copy, traded
+
+    made = a_copy(paper_store, tmp_path_factory.mktemp("traded") / "home")
+    traded(made)
+    return made
+
+
 @pytest.fixture(scope="module")
 def browser() -> "Iterator[Browser]":
     """A browser; see `chromium` for where there is none. Ask for it first, so that nothing is computed in vain."""

@@ -20,7 +20,6 @@ from tests.paper_days import (
     DECISION,
     LEAD,
     OFF,
-    SEASON_DAYS,
     TRADER,
     PlainRace,
     PlainRunner,
@@ -28,9 +27,8 @@ from tests.paper_days import (
     at,
     instants,
     plain_score,
-    traded,
 )
-from tests.seasons import BUILT_AT, a_season, a_store
+from tests.seasons import BUILT_AT
 from training import bundle
 from training.betting import edges, kelly_stakes
 from training.model import Options
@@ -40,29 +38,15 @@ from velo.racing.cards import decision_time, declared_at, first_result
 from velo.racing.staking import edge, kelly_stake
 from velo.store import Home, Store
 
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return a_store(tmp_path_factory.mktemp("paper") / "home", a_season(SEASON_DAYS))
-
-
-@pytest.fixture(scope="module")
-def done(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A copy of the store whose last race days were traded without interruption."""
-    made = a_copy(store, tmp_path_factory.mktemp("traded") / "home")
-    traded(made)
-    return made
-
-
 # Deciding
 
 
-def test_every_carded_race_is_decided_once_at_its_decision_time_with_the_odds_known_then(done: Store) -> None:
-    book = read(done.home)
+def test_every_carded_race_is_decided_once_at_its_decision_time_with_the_odds_known_then(traded_store: Store) -> None:
+    book = read(traded_store.home)
     assert len(book.decisions) >= 3
     bets = 0
     for decision in book.decisions.values():
-        messages = told_of(done.home, decision.race_id).messages
+        messages = told_of(traded_store.home, decision.race_id).messages
         assert decision.as_of == decision_time(messages, LEAD)
         assert decision.as_of is not None
         assert decision.as_of <= decision.written_at < decision.off_time
@@ -78,9 +62,9 @@ def test_every_carded_race_is_decided_once_at_its_decision_time_with_the_odds_kn
     assert bets > 4
 
 
-def test_a_decision_is_what_the_scorer_itself_says_as_of_then(store: Store, tmp_path: Path) -> None:
+def test_a_decision_is_what_the_scorer_itself_says_as_of_then(paper_store: Store, tmp_path: Path) -> None:
     """With a trained model and Feast; what is bet is what `velo score --as-of` tells."""
-    made = a_copy(store, tmp_path / "home")
+    made = a_copy(paper_store, tmp_path / "home")
     few = Options(rounds=6, patience=3, leaves=4, threads=1)
     train(made, now=BUILT_AT, options=few, validate_from=date(2023, 4, 23), test_from=date(2023, 5, 11))
     trader = trader_of(made.home)
@@ -145,8 +129,10 @@ def test_a_rule_of_the_blend_bets_on_it_where_the_odds_are_known_and_by_edge_on_
     assert [(one.horse_id, one.p) for one in by_p] == [("a", 0.5), ("c", 0.9)]
 
 
-def test_what_could_not_be_decided_before_the_off_is_missed_and_nothing_is_bet(store: Store, tmp_path: Path) -> None:
-    made = a_copy(store, tmp_path / "home")
+def test_what_could_not_be_decided_before_the_off_is_missed_and_nothing_is_bet(
+    paper_store: Store, tmp_path: Path
+) -> None:
+    made = a_copy(paper_store, tmp_path / "home")
     every = instants()
     with writing(made.home) as ledger:
 
@@ -168,8 +154,8 @@ def test_what_could_not_be_decided_before_the_off_is_missed_and_nothing_is_bet(s
         assert one.as_of is None
 
 
-def test_a_score_that_came_after_the_off_is_no_bet(store: Store, tmp_path: Path) -> None:
-    made = a_copy(store, tmp_path / "home")
+def test_a_score_that_came_after_the_off_is_no_bet(paper_store: Store, tmp_path: Path) -> None:
+    made = a_copy(paper_store, tmp_path / "home")
     with writing(made.home) as ledger:
         for now in instants():
             seen = iter((now, now, *[now + timedelta(minutes=5)] * 9))
@@ -182,12 +168,12 @@ def test_a_score_that_came_after_the_off_is_no_bet(store: Store, tmp_path: Path)
 # Settling
 
 
-def test_bets_settle_on_version_1_and_the_report_adds_them_up(done: Store) -> None:
-    book = read(done.home)
+def test_bets_settle_on_version_1_and_the_report_adds_them_up(traded_store: Store) -> None:
+    book = read(traded_store.home)
     assert not book.open()
     profit = staked = 0.0
     for key, settlement in book.settlements.items():
-        result = first_result(told_of(done.home, settlement.race_id).messages)
+        result = first_result(told_of(traded_store.home, settlement.race_id).messages)
         assert result is not None
         assert settlement.written_at >= settlement.result_known_at == result.known_at
         places = {one.horse_id: one for one in result.runners}

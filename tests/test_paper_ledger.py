@@ -16,7 +16,6 @@ from tests.paper_days import (
     BET,
     DECISION,
     OFF,
-    SEASON_DAYS,
     TRADER,
     a_copy,
     at,
@@ -24,38 +23,25 @@ from tests.paper_days import (
     plain_score,
     traded,
 )
-from tests.seasons import a_season, a_store, opened
+from tests.seasons import opened
 from tests.shared import REPO
 from velo.errors import UserError
 from velo.racing.clock import to_text
 from velo.store import Home, Store
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return a_store(tmp_path_factory.mktemp("paper") / "home", a_season(SEASON_DAYS))
-
-
-@pytest.fixture(scope="module")
-def done(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A copy of the store whose last race days were traded without interruption."""
-    made = a_copy(store, tmp_path_factory.mktemp("traded") / "home")
-    traded(made)
-    return made
-
-
-def test_a_race_is_decided_and_settled_once_however_often_it_is_asked(done: Store, tmp_path: Path) -> None:
-    made = a_copy(done, tmp_path / "home")
+def test_a_race_is_decided_and_settled_once_however_often_it_is_asked(traded_store: Store, tmp_path: Path) -> None:
+    made = a_copy(traded_store, tmp_path / "home")
     before = (made.home.paper / FILE).read_bytes()
     traded(made)
     assert (made.home.paper / FILE).read_bytes() == before
 
 
 def test_killed_in_the_middle_of_writes_the_ledger_ends_as_if_nothing_had_happened(
-    store: Store, done: Store, tmp_path: Path
+    paper_store: Store, traded_store: Store, tmp_path: Path
 ) -> None:
     """SIGKILL with nothing, part, and all but the end of a line written; each time it goes on at the instant it died."""
-    home = a_copy(store, tmp_path / "home").home
+    home = a_copy(paper_store, tmp_path / "home").home
     (home.root / "instants").write_text("\n".join(map(to_text, instants())))
     begin = 0
     for writes, torn in ((1, 0), (2, 37), (3, 10_000), (1, 200), (0, 0)):
@@ -67,7 +53,7 @@ def test_killed_in_the_middle_of_writes_the_ledger_ends_as_if_nothing_had_happen
         )
         assert ended.returncode == (-signal.SIGKILL if writes else 0)
         begin = int((home.root / "instant").read_text())
-    assert (home.paper / FILE).read_bytes() == (done.home.paper / FILE).read_bytes()
+    assert (home.paper / FILE).read_bytes() == (traded_store.home.paper / FILE).read_bytes()
 
 
 class Dead(BaseException):
@@ -75,10 +61,10 @@ class Dead(BaseException):
 
 
 def test_dying_at_every_write_in_turn_no_bet_and_no_settlement_is_missed_or_made_twice(
-    store: Store, done: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    paper_store: Store, traded_store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before any line is begun, in the middle of it, and after it with nothing of what should follow; decisions and settlements."""
-    home = a_copy(store, tmp_path / "home").home
+    home = a_copy(paper_store, tmp_path / "home").home
     write = os.write
     begun: set[bytes] = set()
 
@@ -96,11 +82,11 @@ def test_dying_at_every_write_in_turn_no_bet_and_no_settlement_is_missed_or_made
         try:
             with writing(home) as ledger:
                 for now in every[at_instant:]:
-                    step(opened(home.root), ledger, TRADER, partial(plain_score, store), at(now))
+                    step(opened(home.root), ledger, TRADER, partial(plain_score, paper_store), at(now))
                     at_instant += 1
         except Dead:
             deaths += 1
-    lines = (done.home.paper / FILE).read_bytes()
+    lines = (traded_store.home.paper / FILE).read_bytes()
     assert deaths == lines.count(b"\n") >= 8
     assert b'"decision"' in lines
     assert b'"settlement"' in lines
