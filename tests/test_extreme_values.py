@@ -1,12 +1,16 @@
 """Values that no race has but a file can hold: they stop no build, and batch and stream read them alike."""
 
 from datetime import UTC, date, datetime, timedelta
+from itertools import product
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from streams.batch.build import build
+from streams.importers.columns import COLUMNS, RUNNER_COLUMNS
+from tests.feeds import Listed, drained, encoded, sent_result
 from tests.logs import a_store, logged
 from tests.streaming import NOW, all_rows, assert_same, batch_twin, streamed
 from velo.racing.measures import inverse_odds, starts_of
@@ -68,6 +72,44 @@ def test_no_value_of_a_file_stops_a_build_and_the_stream_says_the_same(tmp_path:
     twin = batch_twin(store, tmp_path / "twin")
     assert_same(all_rows(store), all_rows(twin))
     assert sum(build(twin, NOW).rows.values()) > 10 * len(each)
+
+
+NUMBERS = [name for name, kind in COLUMNS.items() if kind in ("number", "whole number")]
+ABSURD = (
+    "9223372036854775808",
+    "1" + 30 * "0",
+    "1e400",
+    "NaN",
+    "2147483647",
+    "1e308",
+    "-1e308",
+    "5e-324",
+    "-1",
+    "2.5",
+    "true",
+)
+
+
+def test_no_number_of_a_feed_stops_the_log_or_a_build_and_the_stream_says_the_same(tmp_path: Path) -> None:
+    """Each is a dead letter, or a value that log, build and stream can hold; the log is opened again by what it holds."""
+    bodies = []
+    for name, value in product(NUMBERS, ABSURD):
+        message = sent_result(f"{name} {value}")
+        (message["runners"][0] if name in RUNNER_COLUMNS else message)[name] = "@"
+        bodies.append(orjson.dumps(message).replace(b'"@"', value.encode()))
+    store = a_store(tmp_path / "home")
+    report = drained(store, Listed(bodies))
+    refused = sum(report.refused.values())
+    assert report.taken == len(bodies) == report.appended + refused
+    assert report.dead_letters == refused > 80
+    assert report.appended > 40
+    elsewhere = Listed([*bodies, *encoded(sent_result("after all"))])
+    elsewhere.name = "elsewhere"
+    again = drained(store, elsewhere)
+    assert (again.appended, again.identical, again.refused) == (1, report.appended, report.refused)
+    streamed(store)
+    twin = batch_twin(store, tmp_path / "twin")
+    assert_same(all_rows(store), all_rows(twin))
 
 
 @pytest.mark.parametrize(("odds", "inverse"), [(1e9, 1), (2e9, 0), (9.3e15, 0), (1.7e308, 0), (1.0, None)])

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from streams.feeds.contract import COMMITTED, message_schema
 from streams.feeds.door import LETTER_CHARACTERS, MAX_BYTES, MAX_DEPTH, PRODUCED, Door, Taken
+from streams.importers.columns import COLUMNS, RUNNER_COLUMNS
 from streams.importers.dead_letters import DeadLetter
 from streams.importers.runners import parse_rows
 from tests.builders import a_race, a_runner
@@ -230,6 +231,44 @@ def test_what_breaks_a_rule_is_a_letter_with_the_value_the_rule_and_the_remedy(
     assert re.search(detail, letter.detail), letter.detail
     assert letter.source == "feed"
     assert letter.letter == refused(door, body, NOON + timedelta(days=1)).letter
+
+
+_WHOLE = [name for name, kind in COLUMNS.items() if kind == "whole number"]
+_NUMBERS = [name for name, kind in COLUMNS.items() if kind == "number"]
+_BEYOND = (
+    "9223372036854775808",
+    "18446744073709551616",
+    "1" + 30 * "0",
+    "-9223372036854775809",
+    "2147483648",
+    "2e9999",
+)
+
+
+def _with(name: str, value: str) -> bytes:
+    """A result that says a field in the very characters given."""
+    message = sent_result()
+    (message["runners"][0] if name in RUNNER_COLUMNS else message)[name] = "@"
+    return orjson.dumps(message).replace(b'"@"', value.encode())
+
+
+@pytest.mark.parametrize("name", _WHOLE)
+@pytest.mark.parametrize("value", [*_BEYOND, "1e308", "2.5", "true", '"1e30"', f'"{400 * "9"}"', "[1]"])
+def test_a_whole_number_that_no_table_could_hold_is_a_letter_of_one_line(door: Door, name: str, value: str) -> None:
+    """Versions, positions, draws and the like: the log and the tables have 32 or 64 bits for them, JSON has no bound."""
+    letter = refused(door, _with(name, value))
+    assert "\n" not in letter.detail
+    if letter.reason != "no JSON":
+        assert letter.reason == "bad value"
+        assert re.fullmatch(rf"{name} is .+, but holds a whole number of 32 bits: correct it", letter.detail)
+
+
+@pytest.mark.parametrize("name", [*_WHOLE, *_NUMBERS])
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e400", "-1e400"])
+def test_what_is_no_number_of_json_is_a_letter_of_one_line(door: Door, name: str, value: str) -> None:
+    letter = refused(door, _with(name, value))
+    assert (letter.reason, "\n" in letter.detail) == ("no JSON", False)
+    assert letter.detail.endswith("send one JSON object, in UTF-8, without NaN or Infinity")
 
 
 def test_a_message_too_long_or_nested_too_deep_is_refused_and_its_letter_stays_small(door: Door) -> None:

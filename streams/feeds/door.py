@@ -12,9 +12,10 @@ from typing import Any, Final
 
 import orjson
 
+from streams.importers.cells import INTEGERS
 from streams.importers.columns import COLUMNS, RACE_COLUMNS, RUNNER_COLUMNS, WANTED, value_of
 from streams.importers.dead_letters import DeadLetter
-from streams.importers.results import BAD, Maker
+from streams.importers.results import BAD, Maker, bad_value
 from streams.log.segments import ENVELOPE
 from velo.errors import Refused
 from velo.racing.messages import (
@@ -38,8 +39,8 @@ SOURCE: Final = "feed"
 MAX_BYTES: Final = 16 * 2**20
 MAX_DEPTH: Final = 32
 """How deep objects and lists may stand in one another: far more than any message needs, and safe to write again."""
-MAX_WHOLE: Final = 2**31 - 1
-"""Whole numbers of a message are 32-bit in every table that holds them."""
+MAX_WHOLE: Final = INTEGERS - 1
+"""The greatest whole number that a message may hold, and what a negative one may come to."""
 LETTER_CHARACTERS: Final = 65536
 """A longer message is cut in its dead letter, which says how long it was."""
 PRODUCED: Final = ("result", "racecard", "non_runner", "jockey_change", "going_change", "market")
@@ -101,7 +102,7 @@ class Door:
             return Market(race_id, self._prices(record), _text(record, "source"))
         row = _typed({name: record.get(name) for name in ("horse_id", "horse", "jockey_id", "jockey")}, RUNNER_COLUMNS)
         for name, value in row.get(BAD, {}).items():
-            raise _bad(name, value, WANTED[COLUMNS[name]])
+            raise bad_value(name, value, WANTED[COLUMNS[name]])
         runner = Maker(self.store, self.policy, self.warnings).runner(row)
         if not runner.horse_id:
             raise Refused("runner without a horse", f"a {kind} is about a horse: give it horse_id or horse")
@@ -117,7 +118,7 @@ class Door:
         if not isinstance(runners, list) or not runners or not all(isinstance(one, dict) for one in runners):
             raise Refused("no runners", "runners must be a list of at least one object: give one for each runner")
         for name in {name for one in runners for name in one if "\0" in name}:
-            raise _bad("a field's name", name, "a name without the character U+0000")
+            raise bad_value("a field's name", name, "a name without the character U+0000")
         race = _typed({name: record.get(name) for name in RACE_COLUMNS if name != "known_at"}, RACE_COLUMNS)
         rows = [_row(race, one) for one in runners]
         maker = Maker(self.store, self.policy, self.warnings)
@@ -129,18 +130,18 @@ class Door:
         given = record.get("result_version")
         version = 1 if given is None else _typed({"result_version": given}, COLUMNS).get("result_version")
         if version is None:
-            raise _bad("result_version", given, WANTED["whole number"])
+            raise bad_value("result_version", given, WANTED["whole number"])
         result = maker.result(race_id, version, [{**row, "known_at": arrived} for row in rows])
         return replace(result, runners=_with_race_names(result, runners), known_at=None)
 
     def _prices(self, record: Mapping[str, Any]) -> dict[str, float]:
         given = record.get("prices")
         if not isinstance(given, dict):
-            raise _bad("prices", given, "an object of decimal odds by horse_id")
+            raise bad_value("prices", given, "an object of decimal odds by horse_id")
         prices: dict[str, float] = {}
         for horse_id, odds in given.items():
             if not horse_id.strip() or isinstance(odds, bool) or not isinstance(odds, int | float):
-                raise _bad(f"the price of {horse_id!r}", odds, "a number, its key a horse_id")
+                raise bad_value(f"the price of {horse_id!r}", odds, "a number, its key a horse_id")
             if odds > _NO_ODDS:
                 prices[horse_id.strip()] = float(odds)
             else:
@@ -234,9 +235,6 @@ def _typed(given: Mapping[str, Any], kinds: Mapping[str, str]) -> dict[str, Any]
         except (ValueError, TypeError, OverflowError):
             bad[name] = value
             continue
-        if kinds[name] == "whole number" and typed is not None and abs(typed) > MAX_WHOLE:
-            bad[name] = value
-            continue
         if typed is not None:
             row[name] = typed
     return row | ({BAD: bad} if bad else {})
@@ -247,7 +245,7 @@ def _text(record: Mapping[str, Any], name: str) -> str:
     if given is None or (isinstance(given, str) and not given.strip()):
         raise Refused(f"no {name}", f"a {record['type']} needs {name}: give it as text")
     if not isinstance(given, str):
-        raise _bad(name, given, "text")
+        raise bad_value(name, given, "text")
     return given.strip()
 
 
@@ -261,10 +259,6 @@ def _kept(record: Mapping[str, Any]) -> dict[str, Any]:
     misplaced = {name: value for name, value in others.items() if name.casefold() in _TAKEN_NAMES}
     kept = {name: value for name, value in others.items() if name not in misplaced}
     return kept | ({"kept": misplaced} if misplaced else {})
-
-
-def _bad(name: str, value: object, wanted: str) -> Refused:
-    return Refused("bad value", f"{name} is {_cut(repr(value))}, but holds {wanted}: correct it")
 
 
 def _cut(text: str) -> str:

@@ -57,7 +57,7 @@ COLUMNS: Final = {"race_id": "text", "result_version": "whole number"} | RACE_CO
 REQUIRED: Final = ("race_id", "race_date", "course", "horse", "status")
 WANTED: Final = {
     "text": "text",
-    "whole number": "a whole number",
+    "whole number": "a whole number of 32 bits",
     "number": "a number",
     "date": "a date such as 2024-05-31",
     "instant": "a UTC instant such as 2024-05-31T14:30:00Z",

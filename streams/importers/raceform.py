@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from streams.importers import cells
+from streams.importers.columns import WANTED
 from streams.importers.csv_files import CsvRow, csv_rows
 from streams.importers.raceform_row import made_race_id, parse_row, when
 from streams.importers.results import BAD, PART, RAW, Parsed, Row, checked_results
@@ -40,12 +41,12 @@ SOURCE: Final = "raceform"
 WHAT: Final = "a raceform results file"
 REQUIRED: Final = ("date", "course", "off", "horse", "pos")
 MEASURES: Final = {
-    "num": "a whole number",
-    "draw": "a whole number",
-    "age": "a whole number",
-    "ran": "a whole number",
-    "or": "a whole number",
-    "result_version": "a whole number",
+    "num": WANTED["whole number"],
+    "draw": WANTED["whole number"],
+    "age": WANTED["whole number"],
+    "ran": WANTED["whole number"],
+    "or": WANTED["whole number"],
+    "result_version": WANTED["whole number"],
     "known_at": "an instant such as 2015-04-26T17:00:00Z",
     "dist": "a distance such as 1m1f157y",
     "dist_y": "a number of yards",

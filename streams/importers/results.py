@@ -45,6 +45,7 @@ _AS_GIVEN: Final = (
     "finish_time_s",
 )
 _NO_ODDS: Final = 1.0
+_TOLD_CHARACTERS: Final = 100
 LETTER_CHARACTERS: Final = 2**22
 """What the rows of a dead letter may have: a thousand times what a race needs."""
 OUTCOMES: Final = ("status", "position", "beaten_lengths", "finish_time_s", "sp_decimal")
@@ -230,10 +231,17 @@ def _shown(name: str | None) -> str | None:
     return None if name is None or is_missing(name) else tidy(name)
 
 
+def bad_value(name: str, value: object, wanted: str) -> Refused:
+    """Why a field is refused that holds something else than it should; of a value without end the beginning is told."""
+    told = repr(value)
+    told = told if len(told) <= _TOLD_CHARACTERS else f"{told[:_TOLD_CHARACTERS]}…"
+    return Refused("bad value", f"{name} is {told}, but holds {wanted}: correct it")
+
+
 def _refuse_bad_values(rows: Sequence[Row], version: int) -> None:
     for row in rows:
         for column, value in row.get(BAD, {}).items():
-            raise Refused("bad value", f"{column} is {value!r}, but holds {WANTED[COLUMNS[column]]}: correct it")
+            raise bad_value(column, value, WANTED[COLUMNS[column]])
     if version < 1:
         raise Refused("bad value", f"result_version is {version}, but versions count from 1: correct it")
 
