@@ -36,8 +36,8 @@ from streams.dataflow.telemetry import position
 from streams.log import reader
 from streams.log.writer import LogWriter
 from training.train import train
-from velo.racing.measures import starts_of
 from velo.racing.messages import Race, Racecard, Result, Runner
+from velo.racing.starts import starts_of
 from velo.settings import Settings
 from velo.store import Store
 

@@ -20,8 +20,8 @@ from feature_repo.stores.redis_layout import Layout
 from serving.reading import Reading, Rows
 from velo.racing.cards import FIRST_VERSION
 from velo.racing.clock import from_text, to_us
-from velo.racing.measures import starts_of
 from velo.racing.messages import Result, from_record
+from velo.racing.starts import starts_of
 
 BEFORE_ALL: Final = "0-0"
 PENDING_S: Final = 2.0

@@ -20,8 +20,8 @@ from tests.builders import a_field, a_log, a_result, a_runner, a_tick
 from tests.logs import a_store, logged
 from tests.stores import NOW, Conformance, Row, changelogs_of, rows_apart, tables_of, twin_of
 from tests.strategies import RandomLog, busy_logs
-from velo.racing.measures import Start, starts_of
 from velo.racing.messages import Message, Result, from_record
+from velo.racing.starts import Start, starts_of
 
 EXAMPLES = int(os.environ.get("VELO_EXAMPLES", "12"))
 """How many random logs the build is tried on, and in pieces half as many; VELO_EXAMPLES=300 for a long look."""
@@ -124,7 +124,7 @@ def test_a_changed_table_of_goings_or_distances_makes_the_tables_anew_under_a_ne
 
 @pytest.mark.parametrize("name", ["hk_amended", "london"])
 def test_the_sql_measures_of_every_start_are_those_of_plain_python(name: str, conformance: Conformance) -> None:
-    """Every field of every start of every version told, lower ones too, of `velo.racing.measures.starts_of`."""
+    """Every field of every start of every version told, lower ones too, of `velo.racing.starts.starts_of`."""
     store = conformance(name).store
     asked = Start._fields
     with duckdb.connect() as connection:

@@ -79,11 +79,7 @@ def build(
         store, epoch = store.with_epoch_of(fingerprint(families))
         before = None if whole else _continued(home, epoch, log_end.next_seq)
         if before is not None and before[1].next_seq == log_end.next_seq:
-            folder, manifest = before
-            none = dict.fromkeys(manifest.rows, 0)
-            return BuildReport(
-                manifest.rows, none, log_end.next_seq, manifest.known_at, epoch, whole=False, generation=folder
-            )
+            return _nothing_new(*before)
         published = None if whole else generations.current(home)
         if published is not None:
             generations.refuse_damaged(published)
@@ -93,29 +89,54 @@ def build(
         else:
             frames.lay_out(connection, home, store.timezone, families)
         folder = generations.begin(home, before[0] if before else None)
-        after = before[1].known_at if before else BEGINNING
-
-        def write(family: Family) -> int:
-            part = folder / family.view / f"batch-{log_end.next_seq:012d}.parquet"
-            part.parent.mkdir(exist_ok=True)
-            bound = {"$after": after, "$until": until, "$created": now}
-            if spark:
-                return spark.write(family, part.parent, part.stem, bound)
-            with connection.cursor() as own:
-                own.execute("SET TimeZone = 'UTC'")
-                return _write(own, family, part, bound)
-
-        added = {}
-        with ThreadPoolExecutor(1 if spark else frames.cores()) as pool:
-            for done, (family, count) in enumerate(zip(families, pool.map(write, families), strict=True)):
-                added[family.view] = count
-                progress(family.view, done + 3, steps)
+        part = f"batch-{log_end.next_seq:012d}"
+        bound = {"$after": before[1].known_at if before else BEGINNING, "$until": until, "$created": now}
+        engine = spark or connection
+        added = _write_all(families, folder, part, bound, engine, lambda view, done: progress(view, done, steps))
         _link_told(home, folder)
         rows = {view: count + (before[1].rows.get(view, 0) if before else 0) for view, count in added.items()}
         manifest = Manifest(log_generation(home), log_end.next_seq, until, store.epochs[-1], epoch, rows)
         folder = generations.publish(home, folder, manifest)
         progress("done", steps, steps)
         return BuildReport(rows, added, log_end.next_seq, until, epoch, whole=before is None, generation=folder)
+
+
+def _nothing_new(folder: Path, manifest: Manifest) -> BuildReport:
+    """The report of a build that found the tables to hold all of the log."""
+    none = dict.fromkeys(manifest.rows, 0)
+    told = manifest.rows, none, manifest.next_seq, manifest.known_at, manifest.epoch
+    return BuildReport(*told, whole=False, generation=folder)
+
+
+def _write_all(
+    families: tuple[Family, ...],
+    folder: Path,
+    part: str,
+    bound: dict[str, datetime],
+    engine: "SparkEngine | duckdb.DuckDBPyConnection",
+    wrote: Callable[[str, int], None],
+) -> dict[str, int]:
+    """Write each family's rows of the span `bound` into a part of its view's folder, on all cores; returns how many by view.
+
+    Spark shares a family out over the cores itself; DuckDB is given several at a time.
+    """
+
+    def write(family: Family) -> int:
+        view = folder / family.view
+        view.mkdir(exist_ok=True)
+        if not isinstance(engine, duckdb.DuckDBPyConnection):
+            return engine.write(family, view, part, bound)
+        with engine.cursor() as own:
+            own.execute("SET TimeZone = 'UTC'")
+            return _write(own, family, view / f"{part}.parquet", bound)
+
+    at_once = frames.cores() if isinstance(engine, duckdb.DuckDBPyConnection) else 1
+    added = {}
+    with ThreadPoolExecutor(at_once) as pool:
+        for done, (family, count) in enumerate(zip(families, pool.map(write, families), strict=True), start=3):
+            added[family.view] = count
+            wrote(family.view, done)
+    return added
 
 
 def _refuse_shorter_log(home: Home, next_seq: int) -> None:

@@ -215,36 +215,47 @@ def run(
     readable = online.courier.idle if online else lambda: True
     source = source or source_of(planned, options, clock, stop, telemetry, member, prepare, sealing, readable, feeding)
     flow = flow_of(planned, options, clock, telemetry, ground, source, online, sealing)
+    with _tuned():
+        try:
+            _run_engine(flow, planned, options.snapshot_every, addresses, member)
+        except Exception as failed:
+            cause = _first_cause(failed)
+            if isinstance(cause, UserError):
+                raise cause from None
+            if isinstance(cause, MustRestart):
+                raise UserError(str(cause)) from None
+            if not isinstance(cause, StoppedWhileWaiting):
+                raise
+            say("stream.stopped_while_waiting", store=str(cause))
+        else:
+            say("stream.ended", stopped=stop.is_set())
+        finally:
+            # a courier that waits for a server need not any longer
+            stop.set()
+            sealing.end()
+            if online:
+                online.courier.end()
+
+
+def _run_engine(flow: Dataflow, planned: Plan, every: timedelta, addresses: Sequence[str], member: int) -> None:
     recovery = RecoveryConfig(str(planned.recovery), backup_interval=timedelta(0))
+    with _told_if_full(planned.store.home):
+        if len(addresses) > 1:
+            cluster_main(flow, list(addresses), member, epoch_interval=every, recovery_config=recovery)
+        else:
+            run_main(flow, epoch_interval=every, recovery_config=recovery)
+
+
+@contextmanager
+def _tuned() -> Iterator[None]:
+    """The interpreter as a stream wants it: one heap, fewer looks for garbage, and no thread that keeps the engine long."""
     one_heap()
     collected_after, switched_after = gc.get_threshold(), sys.getswitchinterval()
     gc.set_threshold(*GARBAGE)
     sys.setswitchinterval(SWITCH_SECONDS)
     try:
-        every = options.snapshot_every
-        with _told_if_full(planned.store.home):
-            if len(addresses) > 1:
-                cluster_main(flow, list(addresses), member, epoch_interval=every, recovery_config=recovery)
-            else:
-                run_main(flow, epoch_interval=every, recovery_config=recovery)
-    except Exception as failed:
-        cause = _first_cause(failed)
-        if isinstance(cause, StoppedWhileWaiting):
-            say("stream.stopped_while_waiting", store=str(cause))
-            return
-        if isinstance(cause, MustRestart):
-            raise UserError(str(cause)) from None
-        if isinstance(cause, UserError):
-            raise cause from None
-        raise
-    else:
-        say("stream.ended", stopped=stop.is_set())
+        yield
     finally:
-        # a courier that waits for a server need not any longer
-        stop.set()
-        sealing.end()
-        if online:
-            online.courier.end()
         sys.setswitchinterval(switched_after)
         gc.set_threshold(*collected_after)
         gc.unfreeze()

@@ -8,7 +8,7 @@ from typing import Final, cast
 from feature_repo.catalogue.families import Family
 from streams.fold.shapes import Contribution, Key, Shape, key_of
 from streams.fold.versions import Change
-from velo.racing.measures import Start
+from velo.racing.starts import Start
 
 Touch = tuple[Key, tuple[Contribution, ...], tuple[Contribution, ...]]
 """(a key, what is taken back of it, what is added to it) by one message."""

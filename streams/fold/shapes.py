@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from feature_repo.catalogue.aggregates import RECENT_DEPTH, Aggregate, Best, Ewma, Last, Recent, Value, unit
 from feature_repo.catalogue.families import Family
-from velo.racing.measures import Start
+from velo.racing.starts import Start
 
 Sums = int
 """Sums of several measures in one integer, 64 bits a measure, so that adding them all is one addition.

@@ -7,8 +7,8 @@ from typing import Final
 import orjson
 
 from streams.fold.days import to_us
-from velo.racing.measures import Start, starts_of
 from velo.racing.messages import Result
+from velo.racing.starts import Start, starts_of
 
 FASTEST: Final = 1
 """zlib level: a race's starts repeat themselves, so the quickest level already keeps a third of the bytes."""

@@ -5,16 +5,14 @@ The batch computes the same measures in SQL (`streams/batch/sql/`); tests hold t
 
 import re
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Sequence
 from datetime import date
 from itertools import pairwise
 from math import floor
-from typing import Final, NamedTuple
+from typing import Final
 
 from velo.racing.clock import EPOCH
-from velo.racing.going import distance_band, draw_cell, going_group
-from velo.racing.messages import FINISHED, Race, Runner
+from velo.racing.messages import Race, Runner
 
 E9: Final = 10**9
 LENGTHS_CAP: Final = 30
@@ -46,49 +44,6 @@ LONGEST_RATING: Final = 3
 """Digits of a rating; what is longer is another number, such as a year."""
 MARKET_LOG_EVEN: Final = 16
 """`market_log` of an average runner: each 1 above it doubles the market's expectation, down to 0."""
-
-
-class Start(NamedTuple):
-    """One runner that ran, measured. Fields ending `_e9` are in billionths; None is unknown.
-
-    A tuple, because the stream makes and reads one for every start: a frozen dataclass takes four times as long.
-    """
-
-    trainer_id: str | None
-    jockey_id: str | None
-    horse_id: str
-    course: str
-    distance_band: str
-    going_group: str
-    draw_cell: str
-    one: int
-    win: int
-    place: int
-    prb_e9: int | None
-    prb_known: int
-    exp_e9: int | None
-    win_priced: int
-    uni_e9: int
-    market_e9: int | None
-    market_log_e9: int | None
-    priced: int
-    over_e9: int | None
-    over_known: int
-    pace_e9: int | None
-    pace_known: int
-    speed_e9: int | None
-    speed_known: int
-    figure_e9: int | None
-    lengths_e9: int | None
-    position: int | None
-    field: int
-    race_day: int
-    day_e9: int
-    race_class: int | None
-    distance_m: float | None
-    weight_lbs: float | None
-    official_rating: int | None
-    body_weight_lbs: float | None
 
 
 def days_since_1970(day: date) -> int:
@@ -206,77 +161,3 @@ def draw_thirds(draws: Sequence[int | None]) -> list[int]:
     runners = len(known)
     ordered = sorted(known)
     return [-(-3 * (1 + bisect_left(ordered, draw)) // runners) for draw in known]
-
-
-def starts_of(race: Race, runners: Sequence[Runner]) -> list[Start]:
-    """The measured starts of one version of a result, in the order of its runners; empty for a void race."""
-    starters = [runner for runner in runners if runner.started]
-    total = len(starters)
-    positions = [runner.position if runner.status == FINISHED else None for runner in starters]
-    sharing = Counter(positions)
-    inverses = [inverse_odds(runner.sp_decimal) for runner in starters]
-    prices = [inverse or 0 for inverse in inverses]
-    book = sum(prices) if None not in inverses else 0
-    places = place_terms(total)
-    times = [time_ms(runner.finish_time_s) for runner in starters]
-    known_times = [time for time in times if time is not None]
-    timed, clocked = (len(known_times), sum(known_times)) if len(known_times) > 1 else (0, 0)
-    run_m = run_metres(race.distance_m)
-    par_ms = None if run_m is None else par_time_ms(run_m)
-    thirds = draw_thirds([runner.draw for runner in starters])
-    band, group = distance_band(race.distance_m), going_group(race.going)
-    cells = [draw_cell(race.course, race.surface, race.distance_m, race.going, third) for third in range(4)]
-    race_day = days_since_1970(race.race_date)
-    starts = []
-    for runner, position, inverse, time, figure, third in zip(
-        starters, positions, inverses, times, figures_e9(race, starters), thirds, strict=True
-    ):
-        beaten = prb_e9(position, sharing[position], total)
-        expected = (inverse or 0) * E9 // book if book else None
-        over = None
-        if beaten is not None and expected is not None:
-            over = E9 + beaten - expected_prb_e9(inverse or 0, prices)
-        pace = min(PACE_CAP * E9, E9 * clocked // (timed * time)) if timed and time is not None else None
-        speed = None if par_ms is None or time is None else min(PACE_CAP * E9, E9 * par_ms // time)
-        win = int(position == 1)
-        lengths = runner.beaten_lengths
-        starts.append(
-            Start(
-                trainer_id=runner.trainer_id,
-                jockey_id=runner.jockey_id,
-                horse_id=runner.horse_id,
-                course=race.course,
-                distance_band=band,
-                going_group=group,
-                draw_cell=cells[third],
-                one=1,
-                win=win,
-                place=int(position is not None and position <= places),
-                prb_e9=beaten,
-                prb_known=int(beaten is not None),
-                exp_e9=expected,
-                win_priced=win if expected is not None else 0,
-                uni_e9=E9 // total,
-                market_e9=None if expected is None else expected * total,
-                market_log_e9=None if expected is None else market_log_e9(expected * total),
-                priced=int(expected is not None),
-                over_e9=over,
-                over_known=int(over is not None),
-                pace_e9=pace,
-                pace_known=int(pace is not None),
-                speed_e9=speed,
-                speed_known=int(speed is not None),
-                figure_e9=figure,
-                lengths_e9=None if lengths is None else floor(max(LENGTHS_FLOOR, min(lengths, LENGTHS_CAP)) * E9 + 0.5),
-                position=position,
-                field=total,
-                race_day=race_day,
-                day_e9=race.race_date.toordinal() * E9,
-                race_class=race.race_class,
-                distance_m=race.distance_m,
-                weight_lbs=runner.weight_lbs,
-                official_rating=runner.official_rating,
-                body_weight_lbs=runner.body_weight_lbs,
-            )
-        )
-    return starts
