@@ -8,13 +8,14 @@ from calendar import monthrange
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Final
+from functools import partial
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from training.blocks import Floats, Indices, softmax
 from training.ensemble import Inputs, inputs
-from training.fitting import choose_rounds, fit_fundamental, fit_on_market, has_market, part
+from training.fitting import Rounds, choose_rounds, fit_fundamental, fit_on_market, has_market, part
 from training.folds import LEAST_TRAIN_DAYS, Fold, refits_between
 from training.market import residual_probabilities
 from training.model import FEATURES, Fitted, Options
@@ -158,66 +159,78 @@ def forward(
     `progress` is told of `further` steps that the caller has to take afterwards. Where fewer than `LEAST_RACES` training
     races have a market, nothing is grown on it and `residual` is NaN.
     """
-    steps = 1 + 4 * len(folds) + further
-    done = 0
-
-    def step(name: str) -> None:
-        nonlocal done
-        progress(name, done, steps)
-        done += 1
-
-    step("choose how many rounds")
+    tell = _Steps(progress, 1 + 4 * len(folds) + further)
+    tell("choose how many rounds")
     first = part(races, folds[0].train)
     rounds = choose_rounds(given.rows(first.rows), first, options)
-    shape = races.share.size
-    fundamental, trees, logit, residual = (np.full(shape, np.nan) for _ in range(4))
-    told: list[Refit] = []
+    said = _Said(*(np.full(races.share.size, np.nan) for _ in _Said._fields))
+    refits: list[Refit] = []
     grown: Fitted | None = None
-    for number, fold in enumerate(folds):
-        train, test = part(races, fold.train), part(races, fold.test)
-        told_of = given.rows(test.rows)
-
-        def tell(what: str, name: str = fold.name) -> None:
-            step(f"{what} for {name}")
-
-        own = given.rows(train.rows)
-        model, grown = fit_fundamental(own, train, options, rounds.plain, tell)
-        fundamental[test.rows] = model.probabilities(told_of, test.starts)
-        trees[test.rows] = softmax(model.tree_scores(told_of), test.starts)
-        logit[test.rows] = model.logit.probabilities(told_of.centred, test.starts)
-        on_market = fit_on_market(own, train, options, rounds.on_market, tell)
-        if on_market is not None:
-            scores = on_market.model.scores(told_of)
-            residual[test.rows] = residual_probabilities(scores, test.pi, on_market.beta, test.starts)
-        days = train.days
-        beta = 1.0 if on_market is None else on_market.beta
-        told.append(
-            Refit(fold.name, number >= past, str(days.min()), str(days.max()), train.rows.size, test.count, beta)
-        )
-    assert grown is not None
-    predicted = np.any([fold.test for fold in folds], axis=0)
     fold_of = np.zeros(races.count, dtype=np.intp)
     for number, fold in enumerate(folds):
+        train, test = part(races, fold.train), part(races, fold.test)
+        grown, beta = _refit(given, train, test, options, rounds, said, partial(tell, of=fold.name))
+        days = str(train.days.min()), str(train.days.max())
+        refits.append(Refit(fold.name, number >= past, *days, train.rows.size, test.count, beta))
         fold_of[fold.test] = number
-    kept = races.only(predicted)
+    assert grown is not None
+    learned, final = (part(races, of).rows for of in (folds[-1].train, folds[-1].test))
+    predicted = np.any([fold.test for fold in folds], axis=0)
     inside = np.repeat(predicted, races.sizes)
-    final = folds[-1]
-    drift = drifted(given.raw[part(races, final.train).rows], given.raw[part(races, final.test).rows])
     return OutOfFold(
-        races=kept,
+        races=races.only(predicted),
         fold=fold_of[predicted],
         past=past,
         months=months,
-        fundamental=fundamental[inside],
-        trees=trees[inside],
-        logit=logit[inside],
-        residual=residual[inside],
-        refits=tuple(told),
+        fundamental=said.fundamental[inside],
+        trees=said.trees[inside],
+        logit=said.logit[inside],
+        residual=said.residual[inside],
+        refits=tuple(refits),
         rounds=rounds.plain,
         residual_rounds=rounds.on_market,
         importance=grown.importance(),
-        drift=drift,
+        drift=drifted(given.raw[learned], given.raw[final]),
     )
+
+
+class _Said(NamedTuple):
+    """What the models say of each starter of all races; NaN until they do."""
+
+    fundamental: Floats
+    trees: Floats
+    logit: Floats
+    residual: Floats
+
+
+def _refit(
+    given: Inputs, train: Races, test: Races, options: Options, rounds: Rounds, said: _Said, tell: Callable[[str], None]
+) -> tuple[Fitted, float]:
+    """Fit on the races of a fold and say of those it tests; returns the trees and the β of the market under the residual."""
+    own, told_of = given.rows(train.rows), given.rows(test.rows)
+    model, grown = fit_fundamental(own, train, options, rounds.plain, tell)
+    said.fundamental[test.rows] = model.probabilities(told_of, test.starts)
+    said.trees[test.rows] = softmax(model.tree_scores(told_of), test.starts)
+    said.logit[test.rows] = model.logit.probabilities(told_of.centred, test.starts)
+    on_market = fit_on_market(own, train, options, rounds.on_market, tell)
+    if on_market is None:
+        return grown, 1.0
+    scores = on_market.model.scores(told_of)
+    said.residual[test.rows] = residual_probabilities(scores, test.pi, on_market.beta, test.starts)
+    return grown, on_market.beta
+
+
+@dataclass(slots=True)
+class _Steps:
+    """Tells the progress of one step after another."""
+
+    progress: Progress
+    steps: int
+    done: int = 0
+
+    def __call__(self, what: str, of: str = "") -> None:
+        self.progress(f"{what} for {of}" if of else what, self.done, self.steps)
+        self.done += 1
 
 
 def drifted(before: Floats, after: Floats, bins: int = 10) -> dict[str, float]:

@@ -19,11 +19,11 @@ from training.combine import blending_of
 from training.dataset import LEAD, TrainingSet
 from training.dataset_cache import kept_training_set
 from training.declared import Period
-from training.ensemble import inputs
+from training.ensemble import Inputs, inputs
 from training.fitting import fit_fundamental, fit_on_market
 from training.folds import EMBARGO_DAYS, Fold
 from training.metrics import Measured, measure
-from training.model import FEATURES, Options
+from training.model import FEATURES, Fitted, Options
 from training.races import Races, Split, races_of, split
 from training.refits import OutOfFold, forward
 from training.search import Tried, search
@@ -103,48 +103,74 @@ def train(
     def tell(what: str) -> None:
         progress(f"{what} on all days", len(folds) * 4 + 1, len(folds) * 4 + 5)
 
-    model, grown = fit_fundamental(given, _all(races), chosen, told.rounds, tell)
-    on_market = None
-    if blending is not None and blending.kind == RESIDUAL:
-        fitted = fit_on_market(given, _all(races), chosen, told.residual_rounds, tell)
-        on_market = None if fitted is None else (fitted.beta, fitted.model)
+    model, grown = _fit_on_all(given, races, chosen, told, blending, tell)
     progress("measure", 0, 1)
-    validation, test = (_measured(told, told.fold < told.past), _measured(told, told.fold >= told.past))
-    measured = measured_parts(told, sp, chosen.seed)
+    did = _Did(
+        _measured(told, told.fold < told.past),
+        _measured(told, told.fold >= told.past),
+        measured_parts(told, sp, chosen.seed),
+        searched,
+    )
     metadata = _metadata(store, rows, races, parts, grown.settings() | {"best_round": told.rounds})
     metadata["blend"] = None if blending is None else _blend_told(blending, told)
-    metrics = {
-        "validation": asdict(validation),
-        "test": asdict(test),
-        "parts": [asdict(one) for one in measured],
-        "search": [asdict(one) for one in searched],
-        "importance": grown.importance(),
-    }
-    kept = bundle.write(
-        store.home, bundle.Model(model, blending, on_market, bands_of(told, sp, chosen.seed)), metadata, metrics, now
-    )
+    metrics = asdict(did) | {"importance": grown.importance()}
+    model = replace(model, bands=bands_of(told, sp, chosen.seed))
+    version = bundle.write(store.home, model, metadata, metrics, now)
     progress("measure", 1, 1)
+    return _report(version, rows, races, told.rounds, blending, did)
+
+
+@dataclass(frozen=True, slots=True)
+class _Did:
+    """How the recipe did, as the kept metrics name it; see `TrainReport`."""
+
+    validation: Measured
+    test: Measured
+    parts: tuple[PartMeasured, ...]
+    search: tuple[Tried, ...]
+
+
+def _fit_on_all(
+    given: Inputs,
+    races: Races,
+    options: Options,
+    told: OutOfFold,
+    blending: Blending | None,
+    tell: Callable[[str], None],
+) -> tuple[bundle.Model, Fitted]:
+    """The model that is kept, without bands, and its trees; grown on the market too where the blend wants it."""
+    every = replace(races, rows=np.arange(races.share.size, dtype=np.intp))
+    model, grown = fit_fundamental(given, every, options, told.rounds, tell)
+    fitted = None
+    if blending is not None and blending.kind == RESIDUAL:
+        fitted = fit_on_market(given, every, options, told.residual_rounds, tell)
+    return bundle.Model(model, blending, None if fitted is None else (fitted.beta, fitted.model)), grown
+
+
+def _report(
+    version: str, rows: TrainingSet, races: Races, rounds: int, blending: Blending | None, did: _Did
+) -> TrainReport:
     cards = rows.identity.column("source").to_numpy(zero_copy_only=False) == "racecard"
     distinct = int(np.unique(rows.races).size)
     return TrainReport(
-        version=kept,
+        version=version,
         rows=rows.rows,
         races=distinct,
         from_cards=int(np.unique(rows.races[cards]).size),
         left_out=distinct - races.count,
         records=races.rows.size,
         features=len(FEATURES),
-        rounds=told.rounds,
+        rounds=rounds,
         train_first_day=str(races.days.min()),
         train_last_day=str(races.days.max()),
-        validation=validation,
-        test=test,
-        parts=measured,
+        validation=did.validation,
+        test=did.test,
+        parts=did.parts,
         blend=None if blending is None else blending.kind,
-        searched=searched,
+        searched=did.search,
         gate=bundle.NO_GATE,
         mode=bundle.PAPER,
-        caveats=_caveats(rows, races.rows.size, test, blending, measured),
+        caveats=_caveats(rows, races.rows.size, did.test, blending, did.parts),
     )
 
 
@@ -163,10 +189,6 @@ def _folds(races: Races, parts: Split) -> tuple[Fold, ...]:
             )
         folds.append(Fold(f"{first} to {last}", train, (races.days >= first) & (races.days <= last)))
     return tuple(folds)
-
-
-def _all(races: Races) -> Races:
-    return replace(races, rows=np.arange(races.share.size, dtype=np.intp))
 
 
 def _blending(told: OutOfFold, sp: np.ndarray[Any, np.dtype[np.float64]]) -> Blending | None:
