@@ -22,7 +22,7 @@ import duckdb
 from feature_repo.catalogue import columns
 from feature_repo.stores import embedded_redis
 from streams.log import reader
-from training import bundle
+from training import bundle, bundle_writing
 from training.ensemble import Ensemble
 from training.logit import Logit
 from velo.racing.messages import Result
@@ -305,4 +305,4 @@ def _bundle(home: Home, number: int) -> None:
     names = (next(iter(columns.COLUMNS)),)
     fitted = bundle.Model(Ensemble("tree\n", Logit(names, (0.0,), (1.0,), (float(number),), 1.0, 1, 0.0), 0.5))
     told = {"features": list(names), "catalogue": "none", "lead_s": 300.0, "gate": "not run", "mode": "paper only"}
-    bundle.write(home, fitted, told, {}, datetime(2024, 2, 1, tzinfo=UTC) + timedelta(days=number))
+    bundle_writing.write(home, fitted, told, {}, datetime(2024, 2, 1, tzinfo=UTC) + timedelta(days=number))

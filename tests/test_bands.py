@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training import bundle
+from training import bundle, bundle_writing
 from training.bands import WINS_A_BIN, Band, fit_band
 from training.ensemble import Ensemble
 from training.logit import Logit
@@ -85,7 +85,7 @@ def test_a_bundle_keeps_its_bands_and_one_without_tells_no_interval(tmp_path: Pa
     told = {"features": ["weight_lbs"], "catalogue": "f" * 32, "lead_s": 300.0, "gate": "not run", "mode": "paper only"}
     said = np.array([0.05, 0.2])
     for model, expected in ((replace(plain, bands={bundle.OWN: band}), [[0.045, 0.055], [0.19, 0.21]]), (plain, None)):
-        bundle.write(Home(tmp_path), model, told, {}, datetime(2024, 1, 1, tzinfo=UTC))
+        bundle_writing.write(Home(tmp_path), model, told, {}, datetime(2024, 1, 1, tzinfo=UTC))
         loaded = bundle.load(Home(tmp_path), "f" * 32)
         found = loaded.interval(said)
         assert (found is None) == (expected is None)

@@ -15,7 +15,7 @@ from tests.browser import screenshots
 from tests.desks import RACE, ROWS, Desk, chances, page_of, served, settled, shows_live
 from tests.services import HOSTILE, NOW, OFF, RUNNERS, a_service, a_streamed_store, tell
 from tests.services import RACE as RACE_TO_COME
-from training import bundle
+from training import bundle, bundle_writing
 from training.bands import Band
 from velo.racing.messages import FINISHED, JockeyChange, Market, NonRunner, Result
 from velo.store import Store
@@ -144,7 +144,7 @@ def test_a_chance_has_its_interval_where_the_model_tells_one(browser: "Browser",
     held = bundle.load(store.home, store.epochs[-1])
     half, third = (Band((0.1,), (low,), (2.0 - low,), 800, 90, 100.0) for low in (0.5, 0.7))
     model = replace(held.model, bands={bundle.OWN: half, bundle.BLEND: third})
-    bundle.write(store.home, model, dict(held.metadata), held.metrics, NOW)
+    bundle_writing.write(store.home, model, dict(held.metadata), held.metrics, NOW)
     try:
         with served(store) as up, page_of(browser, up, RACE) as page:
             page.wait_for_selector(f"{ROWS} .bounds")
@@ -157,7 +157,7 @@ def test_a_chance_has_its_interval_where_the_model_tells_one(browser: "Browser",
             assert "do not cover what sets this runner apart" in page.locator(".foot").inner_text()
             page.screenshot(path=screenshots(tmp_path) / "desk-interval.png", full_page=True)
     finally:
-        bundle.rollback(store.home)
+        bundle_writing.rollback(store.home)
 
 
 def test_a_day_without_races_and_a_store_without_a_model_say_so(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.cli import velo
-from training import bundle
+from training import bundle, bundle_writing
 from training.backtest import recipe_of
 from training.backtest_kept import Predictions, keep, read
 from training.blocks import softmax
@@ -75,7 +75,7 @@ def a_model(home: Home, text: str = "tree\n", at: datetime = NOW, options: Optio
         "periods": {"train": {"last_day": "2024-12-31"}},
     }  # fmt: skip
     linear = Logit(FEATURES, (0.0,), (1.0,), (0.0,), 1.0, 1, 0.0)
-    return bundle.write(home, bundle.Model(Ensemble(text, linear, 0.5)), metadata, {"test": test}, at)
+    return bundle_writing.write(home, bundle.Model(Ensemble(text, linear, 0.5)), metadata, {"test": test}, at)
 
 
 def test_what_is_kept_is_what_is_read(tmp_path: Path) -> None:
@@ -111,8 +111,8 @@ def test_the_verdict_is_kept_with_a_model_of_the_same_recipe_alone(tmp_path: Pat
 def test_only_a_pass_leaves_paper_and_a_verdict_on_other_files_is_none(tmp_path: Path) -> None:
     home = Home(tmp_path)
     first, second = a_model(home), a_model(home, "other\n", NOW + timedelta(days=1))
-    assert bundle.judged(home, first, "FAIL", {}) == "paper only"
-    assert bundle.judged(home, first, "PASS", {}) == "passed the gate"
+    assert bundle_writing.judged(home, first, "FAIL", {}) == "paper only"
+    assert bundle_writing.judged(home, first, "PASS", {}) == "passed the gate"
     assert bundle.described(home, first)["mode"] == "passed the gate"
     (home.models / second / bundle.GATE).write_bytes((home.models / first / bundle.GATE).read_bytes())
     assert bundle.described(home, second)["gate"] == "not run"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from tests.seasons import BUILT_AT, a_season, a_store
-from training import bundle
+from training import bundle, bundle_writing
 from training.blending import KINDS
 from training.blocks import softmax
 from training.dataset import TrainingSet, training_set
@@ -239,7 +239,8 @@ def test_a_bundle_blends_with_odds_and_says_none_without_them(
     store: Store, rows: TrainingSet, report: TrainReport
 ) -> None:
     loaded = bundle.load(store.home, store.epochs[-1])
-    assert loaded.blend_kind == report.blend
+    blending = loaded.model.blending
+    assert (None if blending is None else blending.kind) == report.blend
     assert report.blend in KINDS
     races = races_of(rows)
     at, size = int(races.starts[-1]), int(races.sizes[-1])
@@ -302,7 +303,7 @@ def a_bundle(home: Home, catalogue: str = "f" * 32, features: tuple[str, ...] = 
         "gate": "not run",
         "mode": "paper only",
     }
-    return bundle.write(home, a_model(), metadata, {}, datetime(2024, 1, 1, tzinfo=UTC))
+    return bundle_writing.write(home, a_model(), metadata, {}, datetime(2024, 1, 1, tzinfo=UTC))
 
 
 @pytest.mark.parametrize("name", bundle.FILES)
@@ -340,9 +341,9 @@ def test_the_current_version_is_the_last_written_until_another_is_promoted(tmp_p
     first = a_bundle(home)
     metadata = {"features": [], "catalogue": "f" * 32, "lead_s": 1.0, "gate": "not run", "mode": "paper only"}
     other = bundle.Model(replace(a_model().fundamental, trees="other\n"))
-    second = bundle.write(home, other, metadata, {}, datetime(2024, 1, 2, tzinfo=UTC))
+    second = bundle_writing.write(home, other, metadata, {}, datetime(2024, 1, 2, tzinfo=UTC))
     assert (home.models / bundle.CURRENT).read_text().strip() == second
-    bundle.promote(home, first)
+    bundle_writing.promote(home, first)
     assert (home.models / bundle.CURRENT).read_text().strip() == first
     with pytest.raises(UserError, match="'none such' is no model"):
-        bundle.promote(home, "none such")
+        bundle_writing.promote(home, "none such")

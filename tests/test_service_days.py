@@ -23,7 +23,7 @@ from streams.log import reader
 from tests.cli import velo
 from tests.seasons import BUILT_AT, opened
 from tests.services import NOW, OFF, RUNNERS, SCORE, a_client, a_service, a_streamed_store, tell
-from training import bundle
+from training import bundle, bundle_writing
 from velo.racing.messages import JockeyChange, Market, NonRunner, Result
 from velo.store import Store
 
@@ -118,13 +118,14 @@ def test_scores_served_before_and_after_results_are_amended_are_all_made_again(s
 
 
 @pytest.mark.parametrize(
-    ("verdict", "mode"), [("FAIL", bundle.PAPER), ("NOT ENOUGH DATA", bundle.PAPER), ("PASS", bundle.PASSED_MODE)]
+    ("verdict", "mode"),
+    [("FAIL", bundle.PAPER), ("NOT ENOUGH DATA", bundle.PAPER), ("PASS", bundle_writing.PASSED_MODE)],
 )
 def test_what_the_gate_said_of_a_model_is_said_wherever_its_chances_are(store: Store, verdict: str, mode: str) -> None:
     """Day, score, card of the terminal, JSON of the command, paper trader; the desk and its paper have tests of their own."""
     version = bundle.current(store.home)
     gate = store.home.models / version / bundle.GATE
-    bundle.judged(store.home, version, verdict, {})
+    bundle_writing.judged(store.home, version, verdict, {})
     try:
         client = a_client(a_service(store))
         day = Day.model_validate_json(client.get("/v1/races").content)

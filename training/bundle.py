@@ -8,12 +8,9 @@ and `checksums.txt` (SHA-256), and `gate.json` once the gate was asked. `$VELO_H
 
 import hashlib
 import json
-import os
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from math import fsum
 from pathlib import Path
 from typing import Any, Final
@@ -29,7 +26,6 @@ from training.ensemble import Ensemble, Inputs, inputs
 from training.logit import Logit
 from training.market import SMALLEST
 from velo.errors import UserError
-from velo.files import make_folder, sync_folder, write_atomically
 from velo.store import Home
 
 Floats = NDArray[np.float64]
@@ -39,10 +35,7 @@ CURRENT: Final = "current"
 CHECKSUMS: Final = "checksums.txt"
 NO_GATE: Final = "not run"
 PAPER: Final = "paper only"
-PASSED: Final = "PASS"
-PASSED_MODE: Final = "passed the gate"
 GATE: Final = "gate.json"
-HISTORY: Final = "history.txt"
 FUNDAMENTAL: Final = "fundamental"
 """What the gate judges where nothing else is asked."""
 OWN: Final = "own"
@@ -88,11 +81,6 @@ class Bundle:
     def lead_s(self) -> float:
         """Seconds before the off at which it was trained to decide."""
         return float(self.metadata["lead_s"])
-
-    @property
-    def blend_kind(self) -> str | None:
-        """`Benter` or `residual`; None where it knows no market."""
-        return None if self.model.blending is None else self.model.blending.kind
 
     def probabilities(self, matrix: Floats) -> Floats:
         """Winning probabilities of the runners of one race, by the fundamental model, summing to 1.
@@ -156,74 +144,12 @@ def _shared(values: Floats) -> Floats:
     return np.asarray(values / fsum(values.tolist()), dtype=np.float64)
 
 
-def write(home: Home, model: Model, metadata: Mapping[str, Any], metrics: Mapping[str, Any], now: datetime) -> str:
-    """Keep a model as a new version and make it the current one; returns the version.
-
-    The folder appears whole, then the pointer moves. `metadata` needs `features`, `catalogue` (the fingerprint of the
-    formulas), `lead_s`, `gate` and `mode`. Raises `UserError` for a feature that the catalogue does not declare.
-    """
-    columns.refuse_unknown(metadata["features"])
-    fitted = _texts(model)
-    digest = hashlib.sha256("".join(fitted.values()).encode()).hexdigest()
-    version = f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{digest[:8]}"
-    texts = fitted | {
-        "metadata.yaml": yaml.safe_dump(
-            {"format": FORMAT, "version": version} | dict(metadata), sort_keys=False, allow_unicode=True
-        ),
-        "metrics.json": json.dumps(metrics, indent=2, ensure_ascii=False) + "\n",
-    }
-    sums = "".join(f"{hashlib.sha256(text.encode()).hexdigest()}  {name}\n" for name, text in texts.items())
-    make_folder(home.models)
-    aside = home.models / f".{version}.{os.getpid()}.tmp"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    for name, text in (texts | {CHECKSUMS: sums}).items():
-        write_atomically(aside / name, text.encode())
-    folder = home.models / version
-    if folder.exists():
-        shutil.rmtree(aside)
-    else:
-        aside.rename(folder)
-        sync_folder(home.models)
-    promote(home, version)
-    return version
-
-
-def promote(home: Home, version: str) -> None:
-    """Make a version the one that serves; raises `UserError` where there is none of that name.
-
-    A model that has not passed the gate stays for paper only, promoted or not.
-    """
-    if version not in versions(home):
-        raise UserError(
-            f"{version!r} is no model of {home.models}: choose one of {', '.join(versions(home)) or 'none'}"
-        )
-    served = _history(home)
-    if not served or served[-1] != version:
-        served.append(version)
-    _serve(home, served)
-
-
-def rollback(home: Home) -> str:
-    """Make the version that served before the current one serve again, and return it; raises `UserError` where none did."""
-    kept = set(versions(home))
-    served = [version for version in _history(home)[:-1] if version in kept]
-    if not served:
-        raise UserError(
-            f"no other model served before at {home.models}: promote one of {', '.join(sorted(kept)) or 'none'}"
-        )
-    _serve(home, served)
-    return served[-1]
-
-
-def judged(home: Home, version: str, verdict: str, of: Mapping[str, Any]) -> str:
-    """Keep the gate's verdict on a version, with what it was judged by (`of`); returns what it may be used for."""
-    folder = home.models / version
-    _check(folder)
-    mode = PASSED_MODE if verdict == PASSED else PAPER
-    told = {"bundle": _digest(folder), "gate": verdict, "mode": mode} | dict(of)
-    write_atomically(folder / GATE, (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode())
-    return mode
+def current(home: Home) -> str:
+    """The version that serves; raises `UserError` where there is none."""
+    try:
+        return (home.models / CURRENT).read_text().strip()
+    except FileNotFoundError:
+        raise UserError(f"there is no model at {home.models}: run `velo train` first") from None
 
 
 def described(home: Home, version: str) -> dict[str, Any]:
@@ -232,14 +158,9 @@ def described(home: Home, version: str) -> dict[str, Any]:
     if version not in versions(home):
         raise UserError(f"{version!r} is no model of {home.models}: run `velo train` to make one")
     _refuse_other_format(folder)
-    _check(folder)
+    refuse_changed(folder)
     metadata: dict[str, Any] = yaml.safe_load((folder / "metadata.yaml").read_text())
     return metadata | _verdict(folder) | {"metrics": json.loads((folder / "metrics.json").read_text())}
-
-
-def current(home: Home) -> str:
-    """The version that serves; raises `UserError` where there is none."""
-    return _current(home)
 
 
 def versions(home: Home) -> list[str]:
@@ -255,7 +176,7 @@ def load(home: Home, catalogue: str, version: str | None = None) -> Bundle:
     Raises `UserError` where there is none, a file was changed since it was written, or it was trained on other
     formulas.
     """
-    chosen = version or _current(home)
+    chosen = version or current(home)
     folder = home.models / chosen
     metadata = described(home, chosen)
     metrics = metadata.pop("metrics")
@@ -266,20 +187,6 @@ def load(home: Home, catalogue: str, version: str | None = None) -> Bundle:
         )
     columns.refuse_unknown(metadata["features"])
     return Bundle(chosen, tuple(metadata["features"]), metadata, metrics, _model(folder))
-
-
-def _texts(model: Model) -> dict[str, str]:
-    blend = {
-        "blending": None if model.blending is None else model.blending.to_json(),
-        "on_market": None if model.on_market is None else {"beta": model.on_market[0], **_linear(model.on_market[1])},
-        "bands": {name: one.to_json() for name, one in model.bands.items()},
-    }
-    return {
-        "model.txt": model.fundamental.trees,
-        "logit.json": _json(_linear(model.fundamental)),
-        "residual.txt": "" if model.on_market is None else model.on_market[1].trees,
-        "blend.json": _json(blend),
-    }
 
 
 def _model(folder: Path) -> Model:
@@ -296,34 +203,6 @@ def _model(folder: Path) -> Model:
     return Model(fundamental, blending, on_market, bands)
 
 
-def _linear(ensemble: Ensemble) -> dict[str, Any]:
-    return {"logit_share": ensemble.logit_share, "logit": ensemble.logit.to_json()}
-
-
-def _json(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-
-
-def _current(home: Home) -> str:
-    try:
-        return (home.models / CURRENT).read_text().strip()
-    except FileNotFoundError:
-        raise UserError(f"there is no model at {home.models}: run `velo train` first") from None
-
-
-def _history(home: Home) -> list[str]:
-    try:
-        return (home.models / HISTORY).read_text().split()
-    except FileNotFoundError:
-        path = home.models / CURRENT
-        return path.read_text().split() if path.exists() else []
-
-
-def _serve(home: Home, served: Sequence[str]) -> None:
-    write_atomically(home.models / HISTORY, "".join(f"{version}\n" for version in served).encode())
-    write_atomically(home.models / CURRENT, f"{served[-1]}\n".encode())
-
-
 def _verdict(folder: Path) -> dict[str, str]:
     """The gate's verdict; none where it was told of other files than these."""
     try:
@@ -332,7 +211,7 @@ def _verdict(folder: Path) -> dict[str, str]:
         return {}
     except ValueError as damaged:
         raise UserError(f"{folder / GATE} is damaged ({damaged}): run `velo gate` again") from None
-    if told.get("bundle") != _digest(folder):
+    if told.get("bundle") != digest_of(folder):
         return {}
     subject = told.get("subject", FUNDAMENTAL)
     # A pass of the blend is none of the chance without the market, which stands beside it.
@@ -342,7 +221,8 @@ def _verdict(folder: Path) -> dict[str, str]:
     }
 
 
-def _digest(folder: Path) -> str:
+def digest_of(folder: Path) -> str:
+    """Identity of a version's files: what a verdict is told of."""
     return hashlib.sha256((folder / CHECKSUMS).read_bytes()).hexdigest()
 
 
@@ -354,7 +234,8 @@ def _refuse_other_format(folder: Path) -> None:
         raise UserError(f"model {folder.name} has format {found[1]}, this version reads {FORMAT}: train anew")
 
 
-def _check(folder: Path) -> None:
+def refuse_changed(folder: Path) -> None:
+    """Raise `UserError` where a file of a version is not as it was written."""
     told = _told(folder)
     for name in FILES:
         path = folder / name

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from training import bundle
+from training import bundle, bundle_writing
 from training.backtest import recipe_of
 from training.backtest_kept import BLENDED, SERVED, last, read
 from training.betting import DEFAULT, cut_of, strategy
@@ -70,7 +70,7 @@ def judge_last(
         year = season.only(predictions.race_dates >= np.datetime64(first, "D"))
         cut = cut_of(of, year.p, year.decided_at)
         told = {"backtest": name, "subject": subject, "strategy": by, "cut": cut, "look": number, "at": now.isoformat()}
-        mode = bundle.judged(home, model, gate.verdict.value, told)
+        mode = bundle_writing.judged(home, model, gate.verdict.value, told)
     return JudgeReport(name, subject, gate, model, mode, number, notes)
 
 

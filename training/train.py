@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from training import bundle
+from training import bundle, bundle_writing
 from training.blending import RESIDUAL, Blending
 from training.combine import blending_of
 from training.dataset import LEAD, TrainingSet
@@ -115,7 +115,7 @@ def train(
     metadata["blend"] = None if blending is None else _blend_told(blending, told)
     metrics = asdict(did) | {"importance": grown.importance()}
     model = replace(model, bands=bands_of(told, sp, chosen.seed))
-    version = bundle.write(store.home, model, metadata, metrics, now)
+    version = bundle_writing.write(store.home, model, metadata, metrics, now)
     progress("measure", 1, 1)
     return _report(version, rows, races, told.rounds, blending, did)
 

@@ -74,19 +74,19 @@ def compare(one: Version, other: Version, as_json: Json = False) -> None:
 
 def promote(version: Version, as_json: Json = False) -> None:
     """Make a model the one that serves; without the gate's PASS it stays for paper only."""
-    from training import bundle
+    from training import bundle, bundle_writing
 
     home = open_store().home
-    bundle.promote(home, version)
+    bundle_writing.promote(home, version)
     _show_serving(version, bundle.described(home, version)["mode"], as_json)
 
 
 def rollback(as_json: Json = False) -> None:
     """Go back to the model that served before."""
-    from training import bundle
+    from training import bundle, bundle_writing
 
     home = open_store().home
-    version = bundle.rollback(home)
+    version = bundle_writing.rollback(home)
     _show_serving(version, bundle.described(home, version)["mode"], as_json)
 
 

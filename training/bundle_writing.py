@@ -1,0 +1,137 @@
+"""Models written and chosen: kept as new versions, promoted, rolled back, judged; `training.bundle` says what is kept."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import yaml
+
+from feature_repo.catalogue import columns
+from training.bundle import (
+    CHECKSUMS,
+    CURRENT,
+    FORMAT,
+    GATE,
+    PAPER,
+    Model,
+    digest_of,
+    refuse_changed,
+    versions,
+)
+from training.ensemble import Ensemble
+from velo.errors import UserError
+from velo.files import make_folder, sync_folder, write_atomically
+from velo.store import Home
+
+HISTORY: Final = "history.txt"
+PASSED: Final = "PASS"
+PASSED_MODE: Final = "passed the gate"
+
+
+def write(home: Home, model: Model, metadata: Mapping[str, Any], metrics: Mapping[str, Any], now: datetime) -> str:
+    """Keep a model as a new version and make it the current one; returns the version.
+
+    The folder appears whole, then the pointer moves. `metadata` needs `features`, `catalogue` (the fingerprint of the
+    formulas), `lead_s`, `gate` and `mode`. Raises `UserError` for a feature that the catalogue does not declare.
+    """
+    columns.refuse_unknown(metadata["features"])
+    fitted = _texts(model)
+    digest = hashlib.sha256("".join(fitted.values()).encode()).hexdigest()
+    version = f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{digest[:8]}"
+    texts = fitted | {
+        "metadata.yaml": yaml.safe_dump(
+            {"format": FORMAT, "version": version} | dict(metadata), sort_keys=False, allow_unicode=True
+        ),
+        "metrics.json": json.dumps(metrics, indent=2, ensure_ascii=False) + "\n",
+    }
+    sums = "".join(f"{hashlib.sha256(text.encode()).hexdigest()}  {name}\n" for name, text in texts.items())
+    make_folder(home.models)
+    aside = home.models / f".{version}.{os.getpid()}.tmp"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    for name, text in (texts | {CHECKSUMS: sums}).items():
+        write_atomically(aside / name, text.encode())
+    folder = home.models / version
+    if folder.exists():
+        shutil.rmtree(aside)
+    else:
+        aside.rename(folder)
+        sync_folder(home.models)
+    promote(home, version)
+    return version
+
+
+def promote(home: Home, version: str) -> None:
+    """Make a version the one that serves; raises `UserError` where there is none of that name.
+
+    A model that has not passed the gate stays for paper only, promoted or not.
+    """
+    if version not in versions(home):
+        raise UserError(
+            f"{version!r} is no model of {home.models}: choose one of {', '.join(versions(home)) or 'none'}"
+        )
+    served = _history(home)
+    if not served or served[-1] != version:
+        served.append(version)
+    _serve(home, served)
+
+
+def rollback(home: Home) -> str:
+    """Make the version that served before the current one serve again, and return it; raises `UserError` where none did."""
+    kept = set(versions(home))
+    served = [version for version in _history(home)[:-1] if version in kept]
+    if not served:
+        raise UserError(
+            f"no other model served before at {home.models}: promote one of {', '.join(sorted(kept)) or 'none'}"
+        )
+    _serve(home, served)
+    return served[-1]
+
+
+def judged(home: Home, version: str, verdict: str, of: Mapping[str, Any]) -> str:
+    """Keep the gate's verdict on a version, with what it was judged by (`of`); returns what it may be used for."""
+    folder = home.models / version
+    refuse_changed(folder)
+    mode = PASSED_MODE if verdict == PASSED else PAPER
+    told = {"bundle": digest_of(folder), "gate": verdict, "mode": mode} | dict(of)
+    write_atomically(folder / GATE, (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode())
+    return mode
+
+
+def _texts(model: Model) -> dict[str, str]:
+    blend = {
+        "blending": None if model.blending is None else model.blending.to_json(),
+        "on_market": None if model.on_market is None else {"beta": model.on_market[0], **_linear(model.on_market[1])},
+        "bands": {name: one.to_json() for name, one in model.bands.items()},
+    }
+    return {
+        "model.txt": model.fundamental.trees,
+        "logit.json": _json(_linear(model.fundamental)),
+        "residual.txt": "" if model.on_market is None else model.on_market[1].trees,
+        "blend.json": _json(blend),
+    }
+
+
+def _linear(ensemble: Ensemble) -> dict[str, Any]:
+    return {"logit_share": ensemble.logit_share, "logit": ensemble.logit.to_json()}
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+
+
+def _history(home: Home) -> list[str]:
+    try:
+        return (home.models / HISTORY).read_text().split()
+    except FileNotFoundError:
+        path = home.models / CURRENT
+        return path.read_text().split() if path.exists() else []
+
+
+def _serve(home: Home, served: Sequence[str]) -> None:
+    write_atomically(home.models / HISTORY, "".join(f"{version}\n" for version in served).encode())
+    write_atomically(home.models / CURRENT, f"{served[-1]}\n".encode())
