@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from tests.placebos import planted_leak, shuffled_winners
 from tests.seasons import BUILT_AT, FIRST_DAY, a_season, a_store
 from training.backtest import backtest
 from training.backtest_kept import PREDICTIONS, plain, read
@@ -20,7 +21,6 @@ from training.combine import combine
 from training.dataset import TrainingSet, training_set
 from training.floors import holds
 from training.model import FEATURES, Options
-from training.placebo import planted_leak, shuffled_winners
 from training.races import Races, races_of
 from training.refits import OutOfFold, Plan, cut, drifted, predict, shifted
 from training.report_html import write_report

@@ -1,6 +1,7 @@
 """Bets over a period: what is chosen, how it is staked, and every figure of it against a plain loop."""
 
 import math
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -20,7 +21,6 @@ from training.backtest_metrics import (
     margin,
     placed,
     r2,
-    season_of,
     top1,
     winner_loss,
 )
@@ -37,7 +37,6 @@ from training.betting import (
 )
 from training.blocks import softmax
 from training.devig import proportional
-from training.races import Races
 from training.resampling import Days
 from velo.errors import UserError
 
@@ -61,19 +60,12 @@ def a_season(races: int = 240, seed: int = 1, edge: float = 0.0, unpriced: int =
     return Season(model, proportional(price, starts), price, price, share, starts, days)
 
 
-def test_a_season_of_a_training_sets_races_decides_at_sp_where_no_market_was_recorded() -> None:
-    dates = np.array(["2025-01-01", "2025-01-03"], dtype="datetime64[D]")
-    share, pi = np.array([1.0, 0, 0, 0.5, 0.5]), np.array([0.5, 0.25, 0.25, np.nan, np.nan])
-    races = Races(np.arange(5), np.array([0, 3]), share, pi, dates)
-    sp = np.array([1.8, 3.6, 3.6, np.nan, 2.0])
-    season = season_of(races, np.full(5, 0.3), sp, 1, np.array([2.0, np.nan, 3.0, np.nan, 2.2]))
-    assert season.decided_at == pytest.approx([2.0, 3.6, 3.0, np.nan, 2.2], nan_ok=True)
-    assert season.settled_at is sp
-    assert season.days.of.tolist() == [0, 0, 0, 1, 1]
-    assert season.race.tolist() == [0, 0, 0, 1, 1]
-    backwards = Races(np.arange(5), np.array([0, 3]), share, pi, dates[::-1])
+def test_a_season_is_in_order_of_its_days_or_none() -> None:
+    season = a_season(races=12)
+    assert season.race.tolist() == np.repeat(np.arange(12), np.diff(np.r_[season.starts, season.p.size])).tolist()
+    backwards = Days.of_dates(-season.days.of, 5, 200)
     with pytest.raises(ValueError, match="not in order of their days"):
-        season_of(backwards, np.full(5, 0.3), sp, 1)
+        replace(season, days=backwards)
 
 
 # What is bet on

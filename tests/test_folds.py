@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from training.folds import LEAST_TRAIN_DAYS, Fold, forward_folds, out_of_fold, yearly_refits
+from training.folds import LEAST_TRAIN_DAYS, forward_folds, refits_between
 from velo.errors import UserError
 
 Dates = NDArray[np.datetime64]
@@ -51,16 +51,16 @@ def test_a_fold_each_for_as_many_days_as_there_are() -> None:
     assert [int(fold.test.sum()) for fold in told] == [3] * 32
 
 
-def test_yearly_refits_train_on_what_was_before_the_year() -> None:
+def test_refits_train_on_what_was_before_their_days_and_their_embargo() -> None:
     days = dates(700, start="2022-01-01")
-    told = yearly_refits(days, (2023, 2024), embargo_days=3)
-    assert [fold.name for fold in told] == ["2023", "2024"]
-    for fold, year in zip(told, (2023, 2024), strict=True):
+    edges = [np.datetime64(f"{year}-01-01") for year in (2023, 2024, 2025, 2040, 2041)]
+    told = refits_between(days, edges, embargo_days=3)
+    names = ["2023-01-01 to 2023-12-31", "2024-01-01 to 2024-12-31", "2025-01-01 to 2039-12-31"]
+    assert [fold.name for fold in told] == names, "days without a race are left out"
+    for fold, year in zip(told[:2], (2023, 2024), strict=True):
         assert set(days[fold.test].astype("datetime64[Y]").astype(int) + 1970) == {year}
         assert days[fold.train].max() < np.datetime64(f"{year - 1}-12-29")
         assert days[fold.train].min() == days.min()
-    late = yearly_refits(days, (2024,), first_day=np.datetime64("2023-01-01"))[0]
-    assert days[late.train].min() >= np.datetime64("2023-01-01")
 
 
 def test_what_cannot_be_cut_is_told() -> None:
@@ -72,26 +72,3 @@ def test_what_cannot_be_cut_is_told() -> None:
         forward_folds(dates(400), 2, -1)
     with pytest.raises(UserError, match="0 folds after the first"):
         forward_folds(dates(400), 0)
-    with pytest.raises(UserError, match="2031 has no race: choose years between 2023-01-01 and"):
-        yearly_refits(dates(100), (2031,))
-
-
-def test_predictions_come_from_models_that_never_saw_the_day() -> None:
-    """The model is the number of races it was trained on: it must be of days before, and each runner has one."""
-    days = dates(200)
-    starts = (np.arange(days.size) * 4).astype(np.intp)
-    told = forward_folds(days, 4)
-
-    def predict(fold: Fold) -> NDArray[np.float64]:
-        return np.full(int(fold.test.sum()) * 4, float(fold.train.sum()))
-
-    chances = out_of_fold(told, starts, days.size * 4, predict)
-    by_race = chances.reshape(-1, 4)
-    assert np.isnan(by_race[: 100 * 3]).all()
-    for race in range(300, days.size):
-        before = int((days < days[race]).sum())
-        assert 0 < by_race[race, 0] <= before
-    with pytest.raises(ValueError, match="fold 1 predicts races that an earlier fold predicted"):
-        out_of_fold([told[0], told[0]], starts, days.size * 4, predict)
-    with pytest.raises(ValueError, match="runners to predict, and"):
-        out_of_fold(told, starts, days.size * 4, lambda fold: np.zeros(3))

@@ -9,17 +9,17 @@ from datetime import date
 import numpy as np
 import pytest
 
+from tests.placebos import shuffled_winners
 from tests.stores import Conformance
 from training.backtest_metrics import Season
 from training.blocks import Floats
 from training.dataset import TrainingSet, training_set
 from training.declared import Period
 from training.ensemble import inputs
-from training.folds import Fold, yearly_refits
+from training.folds import Fold, refits_between
 from training.gate import Verdict
 from training.market import fit_market_exponent
 from training.model import FEATURES, Options
-from training.placebo import shuffled_winners
 from training.races import Races, races_of
 from training.refits import OutOfFold, forward
 from training.resampling import Days
@@ -47,7 +47,7 @@ def matrix(rows: TrainingSet, races: Races) -> Floats:
 
 def told_of(matrix: Floats, races: Races, folds: tuple[Fold, ...] | None = None) -> OutOfFold:
     """2018 by a model of the years before, unless other folds are given."""
-    chosen = folds or yearly_refits(races.days, [2018])
+    chosen = folds or refits_between(races.days, [np.datetime64("2018-01-01"), np.datetime64("2019-01-01")])
     return forward(inputs(matrix, races.starts), races, chosen, 0, 12, SMALL, lambda step, done, steps: None)
 
 

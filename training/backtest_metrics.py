@@ -5,7 +5,7 @@ as unsettled and is in no figure.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +27,6 @@ from training.devig import inverses
 from training.reliability import equal_width
 from training.resampling import Days, Figure
 from training.settlement import COMMISSIONS, after_commission, unit_profits
-
-if TYPE_CHECKING:
-    from training.races import Races
 
 SMALLEST: Final = 1e-15
 
@@ -69,16 +66,6 @@ class Season:
         prices = self.decided_at[rows], self.settled_at[rows]
         clv = None if self.clv is None else self.clv[rows]
         return Season(self.p[rows], self.pi[rows], *prices, self.share[rows], starts, days, clv)
-
-
-def season_of(races: "Races", p: Floats, sp_decimal: Floats, seed: int, decided_at: Floats | None = None) -> Season:
-    """A season of the races of a training set, bets settled at SP; prices are of its starters, as `p` is.
-
-    `decided_at` are the prices at decision time where a market was recorded: who has none then is decided on at SP.
-    """
-    priced = sp_decimal if decided_at is None else np.where(np.isnan(decided_at), sp_decimal, decided_at)
-    days = Days.of_dates(np.repeat(races.days, races.sizes), seed)
-    return Season(p, races.pi, priced, sp_decimal, races.share, races.starts, days)
 
 
 @dataclass(frozen=True, slots=True)

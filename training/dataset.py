@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -200,8 +200,3 @@ def provenance(store: Store, lead: timedelta, snapshot: Snapshot) -> Provenance:
         store.timezone.key,
         hashlib.sha256(written).hexdigest(),
     )
-
-
-def first_and_last(days: NDArray[np.datetime64]) -> tuple[date, date]:
-    """The first and last of some race dates."""
-    return days.min().astype(date), days.max().astype(date)

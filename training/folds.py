@@ -4,7 +4,7 @@ The embargo keeps a race out of training whose luck is still in what the first p
 in form), and lets results that come in late come in.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -12,7 +12,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from training.blocks import Floats, Indices, sizes_of
 from velo.errors import UserError
 
 Wanted = NDArray[np.bool_]
@@ -61,22 +60,6 @@ def forward_folds(
     )
 
 
-def yearly_refits(
-    race_dates: Dates, years: Sequence[int], embargo_days: int = 0, first_day: np.datetime64 | None = None
-) -> tuple[Fold, ...]:
-    """A fold a calendar year: trained on all days before it (from `first_day`, if given), predicted over the year.
-
-    Raises `UserError` for a year without races.
-    """
-    told = []
-    for year in years:
-        first, last = np.datetime64(f"{year}-01-01", "D"), np.datetime64(f"{year}-12-31", "D")
-        if not np.any((race_dates >= first) & (race_dates <= last)):
-            raise UserError(f"{year} has no race: choose years between {race_dates.min()} and {race_dates.max()}")
-        told.append(_fold(str(year), race_dates, first, last, embargo_days, first_day))
-    return tuple(told)
-
-
 def refits_between(race_dates: Dates, edges: Sequence[np.datetime64], embargo_days: int = 0) -> tuple[Fold, ...]:
     """A fold from each edge to the day before the next, trained on all days before it; one without a race is left out."""
     told = []
@@ -87,40 +70,16 @@ def refits_between(race_dates: Dates, edges: Sequence[np.datetime64], embargo_da
     return tuple(told)
 
 
-def out_of_fold(folds: Sequence[Fold], starts: Indices, rows: int, predict: Callable[[Fold], Floats]) -> Floats:
-    """Probabilities of every runner by a model that was not trained on its day; NaN where no fold predicts.
-
-    `predict` fits on a fold's training races and gives the runners of its test races, in their order. Raises `ValueError` for a
-    race that two folds predict, and for predictions of another number of runners.
-    """
-    chances = np.full(rows, np.nan)
-    taken = np.zeros(starts.size, dtype=np.bool_)
-    sizes = sizes_of(starts, rows)
-    for fold in folds:
-        if np.any(taken & fold.test):
-            raise ValueError(f"{fold.name} predicts races that an earlier fold predicted")
-        taken |= fold.test
-        inside = np.repeat(fold.test, sizes)
-        given = predict(fold)
-        if given.shape != (int(inside.sum()),):
-            raise ValueError(f"{fold.name} has {int(inside.sum())} runners to predict, and {given.shape} came")
-        chances[inside] = given
-    return chances
-
-
 def _fold(
     name: str,
     race_dates: Dates,
     first: np.datetime64,
     last: np.datetime64,
     embargo_days: int,
-    train_from: np.datetime64 | None = None,
 ) -> Fold:
     if embargo_days < 0:
         raise UserError(f"an embargo of {embargo_days} days is none: give 0 or more")
     train = race_dates < first - np.timedelta64(embargo_days, "D")
-    if train_from is not None:
-        train &= race_dates >= train_from
     days = np.unique(race_dates[train]).size
     if days < LEAST_TRAIN_DAYS:
         raise UserError(

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +15,6 @@ from training.gate import WINDOWS_DAYS, Verdict, Window, gate, judge_window
 from training.reliability import root_mean_gap, slope
 from training.resampling import Figure
 from velo.errors import UserError
-
-POWER: Final = "the model is true"
-NO_EDGE: Final = "no edge"
 
 
 @dataclass(frozen=True, slots=True)
