@@ -24,9 +24,9 @@ from streams.dataflow.sealing import Sealing
 from streams.dataflow.source import LogPartition, LogSource
 from streams.dataflow.steps import Told
 from streams.dataflow.telemetry import Telemetry
-from streams.fold.days import from_us
 from streams.log.writer import LogWriter
 from tests.oracle import JOIN_KEYS
+from velo.racing.clock import from_us
 from velo.racing.messages import Message
 from velo.settings import Settings
 from velo.store import Store

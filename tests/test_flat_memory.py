@@ -20,7 +20,7 @@ from streams.dataflow import shelf as shelf_module
 from streams.dataflow.ground import Held, HeldRaces
 from streams.dataflow.shelf import FileShelf
 from streams.dataflow.tail import Place
-from streams.fold.days import LocalDays, to_us
+from streams.fold.days import LocalDays
 from streams.fold.pasts import NO_PAST, MemoryShelf, Pasts, Shelf
 from streams.fold.roll import Roller, ShardState
 from streams.fold.routing import Router
@@ -32,6 +32,7 @@ from streams.packed import Packed, expanded, squeezed
 from tests.logs import a_store, fixed
 from tests.streaming import NOW, all_rows, assert_same, batch_twin, streamed
 from velo.errors import UserError
+from velo.racing.clock import to_us
 from velo.racing.messages import Race, Result, Runner, to_record
 from velo.settings import zone_named
 from velo.store import Store

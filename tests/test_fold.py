@@ -20,7 +20,7 @@ from feature_repo.catalogue.aggregates import RECENT_DEPTH, unit
 from feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
 from streams import packed
 from streams.fold.arrays import Arrays
-from streams.fold.days import LocalDays, from_us, to_us
+from streams.fold.days import LocalDays
 from streams.fold.replay import Replay, changelog
 from streams.fold.roll import Row
 from streams.fold.shapes import REMEMBERED_FROM, Columns, pack
@@ -30,6 +30,7 @@ from tests.oracle import Oracle
 from tests.runner_table_oracle import load, read_parquet
 from tests.strategies import TIMEZONES, RandomLog, random_logs
 from tests.streaming import agrees
+from velo.racing.clock import from_us, to_us
 from velo.racing.messages import Message, Result, from_record
 
 LONDON = ZoneInfo("Europe/London")

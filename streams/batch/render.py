@@ -67,13 +67,17 @@ def spans(family: Family) -> tuple[Span, ...]:
     return career + tuple(Span(days, family.windowed) for days in family.windows)
 
 
+def has_key(family: Family) -> str:
+    """Which starts have a key of the family, as SQL of any engine."""
+    return " AND ".join(f"{key} IS NOT NULL" for key in family.keys)
+
+
 def key_ids(family: Family) -> str:
     """One row per key of the family; ids follow the order of the keys."""
     keys = ", ".join(family.keys)
-    known = " AND ".join(f"{key} IS NOT NULL" for key in family.keys)
     return f"""-- one row per key of {family.view}
 SELECT row_number() OVER (ORDER BY {keys}) AS key_id, {keys}
-FROM (SELECT DISTINCT {keys} FROM starts WHERE {known})"""
+FROM (SELECT DISTINCT {keys} FROM starts WHERE {has_key(family)})"""
 
 
 def moments(family: Family) -> str:

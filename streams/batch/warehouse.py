@@ -15,6 +15,7 @@ import duckdb
 from feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
 from streams.batch import frames
 from streams.batch.frames import first_line
+from streams.batch.render import has_key
 from velo.errors import UserError
 from velo.store import Store
 
@@ -62,7 +63,6 @@ def daily(family: Family, timezone: ZoneInfo) -> str:
     A day whose results were all told late has the values it ended with: what other days taught since is not in them.
     """
     keys = ", ".join(family.keys)
-    known = " AND ".join(f"{key} IS NOT NULL" for key in family.keys)
     same = " AND ".join(f"values_then.{key} = days.{key}" for key in family.keys)
     columns = ", ".join(f"values_then.{feature.name}" for feature in family.features)
     return f"""
@@ -70,7 +70,8 @@ def daily(family: Family, timezone: ZoneInfo) -> str:
             SELECT race_date,
                 least(min(known_at), (race_date + 1)::TIMESTAMP AT TIME ZONE '{timezone.key}') AS first_known
             FROM results GROUP BY race_date),
-        days AS (SELECT DISTINCT {keys}, race_date, first_known FROM starts JOIN first_results USING (race_date) WHERE {known})
+        days AS (SELECT DISTINCT {keys}, race_date, first_known FROM starts JOIN first_results USING (race_date)
+            WHERE {has_key(family)})
         SELECT {", ".join(f"days.{key}" for key in family.keys)}, days.race_date, {columns}
         FROM days ASOF LEFT JOIN {family.view} AS values_then
             ON {same} AND days.first_known > values_then.event_timestamp"""  # noqa: S608 names are the catalogue's

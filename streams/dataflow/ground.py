@@ -21,13 +21,13 @@ from streams.dataflow.shelf import FileShelf
 from streams.dataflow.tail import UNREADABLE, Line, LogTail, Place, about, message_of
 from streams.dataflow.telemetry import say
 from streams.dataflow.waiting import go_on
-from streams.fold.days import LocalDays, to_us
+from streams.fold.days import LocalDays
 from streams.fold.roll import Roller, ShardState
 from streams.fold.routing import Router, view_of
 from streams.fold.versions import replacing
 from streams.log.upgrades import upgraded
 from streams.packed import Packed
-from velo.racing.clock import from_text
+from velo.racing.clock import from_text, to_us
 from velo.racing.messages import Result
 from velo.store import Home
 

@@ -14,6 +14,7 @@ import numpy as np
 from feature_repo.catalogue.families import Family
 from feature_repo.stores.changelog import engine, text
 from streams import generations
+from streams.batch.render import has_key
 from streams.fold.roll import Roller, ShardState
 from streams.fold.routing import shard_of
 from streams.fold.shapes import LANE_BITS, Key, Memory, Shape, Sums
@@ -98,7 +99,7 @@ def _summed(
     keys = ", ".join(family.keys)
     sums = "".join(f", sum(coalesce({one}, 0))::BIGINT AS sum_{place}" for place, one in enumerate(measures))
     found = connection.sql(
-        f"SELECT {keys}, {beside} AS beside{sums} FROM held WHERE {_known(family)} AND {where} "  # noqa: S608
+        f"SELECT {keys}, {beside} AS beside{sums} FROM held WHERE {has_key(family)} AND {where} "  # noqa: S608
         f"GROUP BY ALL ORDER BY {keys}, beside"
     ).fetchnumpy()
     lanes = [found[f"sum_{place}"] for place in range(len(measures))]
@@ -115,17 +116,13 @@ def _memories(
     """What each start left behind, key by key in their order, each key's oldest off first."""
     measures = "".join(f", {one} AS value_{place}" for place, one in enumerate(shape.remembered))
     found = connection.sql(
-        f"SELECT seq, epoch_us(off_time) AS off_us{measures} FROM held WHERE {_known(family)} "  # noqa: S608
+        f"SELECT seq, epoch_us(off_time) AS off_us{measures} FROM held WHERE {has_key(family)} "  # noqa: S608
         f"ORDER BY {', '.join(family.keys)}, off_time, race_id"
     ).fetchnumpy()
     # one text a race, not one a start: they are kept
     race_ids = [races[seq] for seq in found["seq"].tolist()]
     values = [_or_none(found[f"value_{place}"]) for place in range(len(shape.remembered))]
     return list(zip(found["off_us"].tolist(), race_ids, *values, strict=True))
-
-
-def _known(family: Family) -> str:
-    return " AND ".join(f"{key} IS NOT NULL" for key in family.keys)
 
 
 def _or_none(column: Any) -> list[Any]:

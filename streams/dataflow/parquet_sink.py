@@ -24,10 +24,10 @@ from streams.dataflow.source import Clock
 from streams.dataflow.steps import Block
 from streams.dataflow.telemetry import Telemetry
 from streams.fold.arrays import Arrays
-from streams.fold.days import to_us
 from streams.fold.roll import Rolled
 from velo.errors import UserError
 from velo.files import make_folder, sync_folder
+from velo.racing.clock import to_us
 from velo.store import Home
 
 if TYPE_CHECKING:

@@ -30,11 +30,11 @@ from streams.dataflow.steps import Block
 from streams.dataflow.telemetry import Telemetry, say
 from streams.dataflow.waiting import MustRestart, Waiting, go_on
 from streams.fold.arrays import Arrays
-from streams.fold.days import to_us
 from streams.fold.roll import Rolled
 from streams.fold.shapes import Key
 from velo.errors import UserError
 from velo.files import make_folder
+from velo.racing.clock import to_us
 from velo.store import Home
 
 MARKS: Final = "velo:stream"

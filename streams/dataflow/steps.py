@@ -10,11 +10,12 @@ from bytewax.operators import StatefulBatchLogic
 from streams.dataflow.ground import Ground, Held
 from streams.dataflow.tail import UNREADABLE, Line, about, line_at, message_of
 from streams.dataflow.telemetry import Telemetry
-from streams.fold.days import LocalDays, to_us
+from streams.fold.days import LocalDays
 from streams.fold.roll import BEGINNING, Rolled, Roller, ShardState
 from streams.fold.routing import Router, Touch
 from streams.fold.versions import Change, replacing
 from streams.importers.dead_letters import DeadLetter
+from velo.racing.clock import to_us
 from velo.racing.messages import Message, Result, type_name
 from velo.store import Home
 

@@ -1,26 +1,16 @@
 """Local days of the store's time zone, as whole numbers."""
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from velo.racing.clock import EPOCH, MICROSECOND, local_midnight
+from velo.racing.clock import EPOCH, local_midnight, to_us
 
 DAY_US: Final = 24 * 3600 * 10**6
 """A day of UTC."""
 
 REMEMBERED: Final = 4096
 """Midnights that are remembered at most: those of the longest window, and as many again."""
-
-
-def to_us(instant: datetime) -> int:
-    """Microseconds since 1970 UTC of an aware instant."""
-    return (instant - EPOCH) // MICROSECOND
-
-
-def from_us(instant_us: int) -> datetime:
-    """The aware UTC instant of microseconds since 1970."""
-    return EPOCH + timedelta(microseconds=instant_us)
 
 
 class LocalDays:

@@ -6,7 +6,7 @@ from typing import Final
 
 import orjson
 
-from streams.fold.days import to_us
+from velo.racing.clock import to_us
 from velo.racing.messages import Result
 from velo.racing.starts import Start, starts_of
 

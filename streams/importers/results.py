@@ -10,12 +10,13 @@ from decimal import Decimal
 from functools import cache
 from typing import Any, Final
 
+from streams.importers.cells import text
 from streams.importers.columns import COLUMNS, RACE_COLUMNS, WANTED
 from streams.importers.dead_letters import DeadLetter
 from velo.errors import Refused
 from velo.racing.clock import RESULT_DELAY, YEARS, assumed_off, local_date, to_text
 from velo.racing.messages import FINISHED, NON_RUNNER, STARTED, STATUSES, VOID, Race, Racecard, Result, Runner
-from velo.racing.names import is_missing, name_key, tidy
+from velo.racing.names import is_missing, name_key
 from velo.settings import KeyPolicy
 from velo.store import Store
 
@@ -204,12 +205,12 @@ class Maker:
         others = row.keys() - _KNOWN
         return Runner(
             horse_id=self.horse_key(row) or "",
-            horse=_shown(get("horse")),
+            horse=text(get("horse")),
             draw=get("draw") or None,
             jockey_id=_key(get("jockey_id"), get("jockey"), self.policy),
-            jockey=_shown(get("jockey")),
+            jockey=text(get("jockey")),
             trainer_id=_key(get("trainer_id"), get("trainer"), self.policy),
-            trainer=_shown(get("trainer")),
+            trainer=text(get("trainer")),
             sp_decimal=odds,
             kept={name: plain(row[name]) for name in row if name in others and row[name] is not None} if others else {},
             **{name: get(name) for name in _AS_GIVEN},
@@ -224,11 +225,6 @@ class Maker:
 def _key(given: str | None, name: str | None, policy: KeyPolicy) -> str | None:
     own = None if given is None or is_missing(given) else given.strip()
     return own or name_key(name) if policy == "id" else name_key(name) or own
-
-
-@cache
-def _shown(name: str | None) -> str | None:
-    return None if name is None or is_missing(name) else tidy(name)
 
 
 def bad_value(name: str, value: object, wanted: str) -> Refused:

@@ -9,7 +9,7 @@ from itertools import chain
 
 from feature_repo.catalogue.aggregates import RECENT_DEPTH
 from feature_repo.catalogue.families import Family
-from streams.batch.render import IN_ORDER, Span, spans
+from streams.batch.render import IN_ORDER, Span, has_key, spans
 
 
 def queries(family: Family) -> Iterator[tuple[str, str]]:
@@ -31,7 +31,7 @@ def days_out_of_order(family: Family) -> str:
     return f"""-- one row per key of {family.view} and day that it learned of late
 WITH days AS (
     SELECT {keys}, race_date, min(known_at) AS first_known
-    FROM starts WHERE {_known(family)} AND retracted_at IS NULL
+    FROM starts WHERE {has_key(family)} AND retracted_at IS NULL
     GROUP BY {keys}, race_date
 ), later AS (
     SELECT *, min(first_known) OVER (
@@ -52,7 +52,7 @@ def moments(family: Family) -> str:
 WITH keyed AS (
     SELECT starts.*, CAST(late IS NULL AND retracted_at IS NULL AS BIGINT) AS {IN_ORDER}
     FROM starts LEFT JOIN days_out_of_order USING ({keys}, race_date)
-    WHERE {_known(family)}
+    WHERE {has_key(family)}
 )
 SELECT {keys}, known_at, retracted_at, min({IN_ORDER}) AS {IN_ORDER}{midnights}, {sums}
 FROM keyed
@@ -136,7 +136,7 @@ def recents(family: Family) -> str:
     start = ", ".join(("off_time", "race_id", *measures))
     return f"""-- one row per key of {family.view} and instant at which its known starts change
 WITH known AS (
-    SELECT {keys}, known_at, retracted_at, {start} FROM starts WHERE {_known(family)}
+    SELECT {keys}, known_at, retracted_at, {start} FROM starts WHERE {has_key(family)}
 ), unsettled AS (
     SELECT DISTINCT {keys}
     FROM (SELECT {keys}, known_at, retracted_at,
@@ -206,10 +206,6 @@ WHERE t > $after"""  # noqa: S608
 
 def _keys(family: Family) -> str:
     return ", ".join(family.keys)
-
-
-def _known(family: Family) -> str:
-    return " AND ".join(f"{key} IS NOT NULL" for key in family.keys)
 
 
 def _total(span: Span, measure: str) -> str:
