@@ -45,7 +45,7 @@ lint: setup  ## ruff, mypy --strict and the import contracts
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports --no-logo
 
-check: lint test  ## All that CI runs: lint, then test
+check: lint test  ## What guards a change: lint, then test
 
 lock:  ## Resolve the lock files anew (needs uv); add UPGRADE=1 to take newer versions
 	@command -v "$(UV)" >/dev/null || { echo "make lock needs uv: pip install uv, or say make lock UV=/path/to/uv" >&2; exit 2; }
