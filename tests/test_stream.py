@@ -131,6 +131,34 @@ def test_a_part_that_cannot_be_sealed_ends_the_stream_and_leaves_no_gap(
     assert_same(all_rows(store), built)
 
 
+def test_what_a_failed_stream_left_open_does_not_reach_the_parts_of_the_next(
+    store: Store, told: list[Message], built: dict[str, Rows], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its writers close their files when their memory is freed: here while the next stream makes parts of the same names."""
+    tell(store, told)
+    left, sealed = dict[str, pq.ParquetWriter](), ParquetPartition._seal
+
+    def seal(partition: ParquetPartition, span: Span) -> None:
+        if partition._writer is not None:
+            left[partition.family.view] = partition._writer
+        raise OSError(28, "No space left on device")
+
+    def seal_beside(partition: ParquetPartition, span: Span) -> None:
+        if open_still := left.pop(partition.family.view, None):
+            open_still.close()
+        sealed(partition, span)
+
+    with monkeypatch.context() as full:
+        full.setattr(ParquetPartition, "_seal", seal)
+        with pytest.raises(UserError, match="No space left on device"):
+            streamed(store)
+    begun = len(left)
+    monkeypatch.setattr(ParquetPartition, "_seal", seal_beside)
+    streamed(store, batch=90)
+    assert len(left) < begun
+    assert_same(all_rows(store), built)
+
+
 def test_rows_sealed_without_a_snapshot_are_not_written_again(
     store: Store, told: list[Message], built: dict[str, Rows]
 ) -> None:

@@ -154,6 +154,8 @@ class ParquetPartition(StatefulSinkPartition[Block, int]):
             # figures and dictionaries of the other columns would take half of the writing; nothing looks for rows by
             # them, and the next build writes the rows anew
             keys = list(self.family.keys)
+            # a file of its own: a stream that failed in this process may close the writer that it left at any time
+            self._aside.unlink(missing_ok=True)
             self._writer = pq.ParquetWriter(
                 self._aside,
                 self._schema,
