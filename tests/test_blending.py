@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from training.blending import BENTER, RESIDUAL, Blending, Seen, learn
-from training.blocks import Floats, softmax
+from training.blending import BENTER, BOTH, KINDS, RESIDUAL, Blending, Seen, chances, learn
+from training.blocks import Floats, softmax, total
+from training.bundle import Bundle, Model
+from training.combine import surest
 from training.ensemble import Ensemble, inputs
 from training.fitting import choose_rounds, fit_fundamental, fit_on_market
-from training.market import LEAST_RACES
+from training.market import LEAST_RACES, fit_blend, market_offset
 from training.model import FEATURES, Options, direction
 from training.races import Races
 from velo.errors import UserError
@@ -93,10 +95,54 @@ def test_an_ensemble_of_one_part_is_that_part() -> None:
     np.testing.assert_array_equal(only_linear.scores(given), model.logit.scores(given.centred))
 
 
-@pytest.mark.parametrize("kind", [BENTER, RESIDUAL])
+def test_the_blend_that_gained_most_surely_is_chosen() -> None:
+    """A little in every race is surer than as much by a few; of equals the plainest is taken."""
+    rng = np.random.default_rng(5)
+    steady, wild = rng.normal(0.010, 0.05, 2000), rng.normal(0.0, 1.0, 2000)
+    wild += 0.012 - wild.mean()
+    assert wild.mean() > steady.mean()
+    assert surest({BENTER: np.zeros(2000), RESIDUAL: wild, BOTH: steady}) == BOTH
+    assert surest({BENTER: np.zeros(2000), RESIDUAL: wild - 0.02, BOTH: steady - 0.02}) == BENTER
+    assert surest({BENTER: steady, RESIDUAL: steady, BOTH: steady}) == BENTER
+
+
+def test_both_blends_stand_half_way_between_the_two() -> None:
+    """By their utilities, race by race: the log of the odds of two runners is the mean of what each blend says."""
+    some = seen()
+    benter = fit_blend(some.f, some.pi, some.starts, some.share)
+    told = [np.log(chances(kind, some, benter)) for kind in KINDS]
+    one, other, both = (each[1::8] - each[::8] for each in told)
+    np.testing.assert_allclose(both, (one + other) / 2.0, atol=1e-12)
+    np.testing.assert_allclose(total(np.exp(told[2]), some.starts), 1.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bundle_blends_a_race_as_the_backtest_did(kind: str) -> None:
+    """One race at a time and from odds, as it is served: the chances that the formulas over many races give."""
+    matrix, races = a_world()
+    given = inputs(matrix, races.starts)
+    model, _ = fit_fundamental(given, races, SMALL, 20)
+    on_market = fit_on_market(given, races, SMALL, 20)
+    assert on_market is not None
+    offset = market_offset(races.pi, on_market.beta, races.starts)
+    f = model.probabilities(given, races.starts)
+    residual = softmax(on_market.model.scores(given) + offset, races.starts)
+    odds = 0.85 / races.pi
+    some = Seen(races.starts, f, races.pi, residual, races.share, odds)
+    blending = learn(some, some, kind)
+    expected = blending.curves[kind].probabilities(chances(kind, some, blending.benter), odds, races.starts)
+    bundle = Bundle("v", FEATURES, {}, {}, Model(model, blending, (on_market.beta, on_market.model)))
+    for at in races.starts[:40]:
+        own = slice(at, at + RUNNERS)
+        served = bundle.blend(bundle.probabilities(matrix[own]), odds[own], matrix[own])
+        assert served is not None
+        np.testing.assert_allclose(served, expected[own], rtol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_blending_is_the_same_after_json(kind: str) -> None:
-    learned = learn(seen(), seen(), kind, {BENTER: 1.9, RESIDUAL: 1.8}, 10)
-    assert set(learned.curves) == ({BENTER, RESIDUAL} if kind == RESIDUAL else {BENTER})
+    learned = learn(seen(), seen(), kind, {BENTER: 1.9, RESIDUAL: 1.8, BOTH: 1.8}, 10)
+    assert set(learned.curves) == {BENTER, kind}
     kept = Blending.from_json(json.loads(json.dumps(learned.to_json())))
     assert kept == learned
     with pytest.raises(UserError, match="this version reads"):

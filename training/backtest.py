@@ -15,6 +15,7 @@ import numpy as np
 
 from training.backtest_kept import Predictions, keep
 from training.backtest_report import BacktestReport, Facts, report_of
+from training.blending import FORMAT as BLENDING
 from training.blocks import Floats
 from training.calibration import FORMAT as CALIBRATION
 from training.combine import Choice, combine
@@ -46,7 +47,7 @@ def recipe_of(settings: Mapping[str, Any], features: Sequence[str], catalogue: s
         "features": list(features),
         "catalogue": catalogue,
         "lead_s": lead_s,
-        "calibration": CALIBRATION,
+        "put_together": [BLENDING, CALIBRATION],
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 

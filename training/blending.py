@@ -4,24 +4,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from training.blocks import Floats, Indices
+import numpy as np
+
+from training.blocks import Floats, Indices, normalised
 from training.calibration import LEAST_WINS, Calibration, fit_calibration
 from training.market import LEAST_RACES, Blend, fit_blend, fit_market_exponent
 from velo.errors import UserError
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 BENTER: Final = "Benter"
 RESIDUAL: Final = "residual"
-KINDS: Final = (BENTER, RESIDUAL)
+BOTH: Final = "both"
+"""The even mean of the utilities of the other two: each errs in a way of its own."""
+KINDS: Final = (BENTER, RESIDUAL, BOTH)
 
 
 @dataclass(frozen=True, slots=True)
 class Blending:
     """How a model and the market are put together. All of it is fitted on out-of-fold predictions.
 
-    `kind` is the better blend by `losses` (winner log loss of each, nats a race, over the folds after the first; None where
-    there was one fold alone: then Benter's). `own` calibrates the model by itself, `curves` each blend by its kind (the
-    residual one only where there is one). `market` is the market's own exponent, the yardstick.
+    `kind` is the blend that gained most surely (`training.combine`) by `losses` (winner log loss of each, nats a race, over the
+    folds after the first; None where there was one fold alone: then Benter's). `own` calibrates the model by itself, `curves`
+    the blend of that kind, and Benter's beside it. `market` is the market's own exponent, the yardstick.
     """
 
     kind: str
@@ -73,6 +77,19 @@ class Seen:
     price: Floats
 
 
+def mixed(benter: Floats, residual: Floats, starts: Indices) -> Floats:
+    """The chances of `BOTH` from those of the two: ∝ √(benter · residual), each race's summing to 1."""
+    return normalised(np.sqrt(benter * residual), starts)
+
+
+def chances(kind: str, seen: Seen, benter: Blend) -> Floats:
+    """What a kind of blend says of some starters, not calibrated."""
+    if kind == RESIDUAL:
+        return seen.residual
+    own = benter.probabilities(seen.f, seen.pi, seen.starts)
+    return own if kind == BENTER else mixed(own, seen.residual, seen.starts)
+
+
 def learn(
     before: Seen, priced: Seen, kind: str = BENTER, losses: Mapping[str, float] | None = None, compared: int = 0
 ) -> Blending:
@@ -83,10 +100,10 @@ def learn(
     alone = fit_market_exponent(priced.pi, priced.starts, priced.share)
     benter = fit_blend(priced.f, priced.pi, priced.starts, priced.share)
     own = fit_calibration(before.f, before.share, 1.0 / before.f)
-    chances = {BENTER: benter.probabilities(priced.f, priced.pi, priced.starts)}
-    if kind == RESIDUAL:
-        chances[RESIDUAL] = priced.residual
-    curves = {name: fit_calibration(said, priced.share, priced.price) for name, said in chances.items()}
+    curves = {
+        name: fit_calibration(chances(name, priced, benter), priced.share, priced.price)
+        for name in dict.fromkeys((BENTER, kind))
+    }
     return Blending(kind, losses, compared, benter, alone, own, curves)
 
 

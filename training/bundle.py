@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from feature_repo.catalogue import columns
 from training.bands import Band
-from training.blending import BENTER, RESIDUAL, Blending
+from training.blending import BENTER, BOTH, Blending, mixed
 from training.ensemble import Ensemble, Inputs, inputs
 from training.logit import Logit
 from training.market import SMALLEST
@@ -98,21 +98,23 @@ class Bundle:
     def blend(self, probabilities: Floats, market: Floats, matrix: Floats | None = None) -> Floats | None:
         """Blended and calibrated probabilities of one race, summing to 1; None without a market for every runner.
 
-        `probabilities` are those of `probabilities(matrix)`, `market` decimal odds, NaN where there are none. A residual
-        blend is of the features: without `matrix` it cannot be told, and Benter's is given in its place. None also where
+        `probabilities` are those of `probabilities(matrix)`, `market` decimal odds, NaN where there are none. A blend of the
+        features, residual or both, cannot be told without `matrix`: Benter's is given in its place. None also where
         the bundle has no blend.
         """
         blending = self.model.blending
         if blending is None or not np.all(np.isfinite(market) & (market > 1.0)):
             return None
         log_pi = np.log(_shared(1.0 / market))
-        kind = blending.kind if matrix is not None else BENTER
-        if kind == RESIDUAL and matrix is not None and self.model.on_market is not None:
+        own = blending.benter.alpha * np.log(np.maximum(probabilities, SMALLEST)) + blending.benter.beta * log_pi
+        kind, scores = BENTER, own
+        if blending.kind != BENTER and matrix is not None and self.model.on_market is not None:
             beta, on_market = self.model.on_market
-            scores = on_market.scores(_inputs(matrix)) + beta * log_pi
-        else:
-            scores = blending.benter.alpha * np.log(np.maximum(probabilities, SMALLEST)) + blending.benter.beta * log_pi
-        return _shared(blending.curves[kind].curve_values(_softmax(scores), market))
+            kind, scores = blending.kind, on_market.scores(_inputs(matrix)) + beta * log_pi
+        said = _softmax(scores)
+        if kind == BOTH:
+            said = mixed(_softmax(own), said, np.zeros(1, dtype=np.intp))
+        return _shared(blending.curves[kind].curve_values(said, market))
 
     def interval(self, probabilities: Floats, of: str = OWN) -> Floats | None:
         """A 95 % interval of each probability, (runners, 2), of the model's `OWN` or of the `BLEND`; see `training.bands.Band`.

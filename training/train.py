@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from training import bundle, bundle_writing
-from training.blending import RESIDUAL, Blending
+from training.blending import BENTER, Blending
 from training.combine import blending_of
 from training.dataset import LEAD, TrainingSet
 from training.dataset_cache import kept_training_set
@@ -142,7 +142,7 @@ def _fit_on_all(
     every = replace(races, rows=np.arange(races.share.size, dtype=np.intp))
     model, grown = fit_fundamental(given, every, options, told.rounds, tell)
     fitted = None
-    if blending is not None and blending.kind == RESIDUAL:
+    if blending is not None and blending.kind != BENTER:
         fitted = fit_on_market(given, every, options, told.residual_rounds, tell)
     return bundle.Model(model, blending, None if fitted is None else (fitted.beta, fitted.model)), grown
 
