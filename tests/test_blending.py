@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from training.blending import BENTER, BOTH, KINDS, RESIDUAL, Blending, Seen, chances, learn
+from training.blending import BENTER, KINDS, MEAN, RESIDUAL, Blending, Seen, chances, learn
 from training.blocks import Floats, softmax, total
 from training.bundle import Bundle, Model
 from training.combine import surest
@@ -101,9 +101,9 @@ def test_the_blend_that_gained_most_surely_is_chosen() -> None:
     steady, wild = rng.normal(0.010, 0.05, 2000), rng.normal(0.0, 1.0, 2000)
     wild += 0.012 - wild.mean()
     assert wild.mean() > steady.mean()
-    assert surest({BENTER: np.zeros(2000), RESIDUAL: wild, BOTH: steady}) == BOTH
-    assert surest({BENTER: np.zeros(2000), RESIDUAL: wild - 0.02, BOTH: steady - 0.02}) == BENTER
-    assert surest({BENTER: steady, RESIDUAL: steady, BOTH: steady}) == BENTER
+    assert surest({BENTER: np.zeros(2000), RESIDUAL: wild, MEAN: steady}) == MEAN
+    assert surest({BENTER: np.zeros(2000), RESIDUAL: wild - 0.02, MEAN: steady - 0.02}) == BENTER
+    assert surest({BENTER: steady, RESIDUAL: steady, MEAN: steady}) == BENTER
 
 
 def test_both_blends_stand_half_way_between_the_two() -> None:
@@ -141,7 +141,7 @@ def test_a_bundle_blends_a_race_as_the_backtest_did(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_blending_is_the_same_after_json(kind: str) -> None:
-    learned = learn(seen(), seen(), kind, {BENTER: 1.9, RESIDUAL: 1.8, BOTH: 1.8}, 10)
+    learned = learn(seen(), seen(), kind, {BENTER: 1.9, RESIDUAL: 1.8, MEAN: 1.8}, 10)
     assert set(learned.curves) == {BENTER, kind}
     kept = Blending.from_json(json.loads(json.dumps(learned.to_json())))
     assert kept == learned

@@ -14,9 +14,9 @@ from velo.errors import UserError
 FORMAT: Final = 2
 BENTER: Final = "Benter"
 RESIDUAL: Final = "residual"
-BOTH: Final = "both"
+MEAN: Final = "mean"
 """The even mean of the utilities of the other two: each errs in a way of its own."""
-KINDS: Final = (BENTER, RESIDUAL, BOTH)
+KINDS: Final = (BENTER, RESIDUAL, MEAN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Seen:
 
 
 def mixed(benter: Floats, residual: Floats, starts: Indices) -> Floats:
-    """The chances of `BOTH` from those of the two: ∝ √(benter · residual), each race's summing to 1."""
+    """The chances of `MEAN` from those of the two: ∝ √(benter · residual), each race's summing to 1."""
     return normalised(np.sqrt(benter * residual), starts)
 
 

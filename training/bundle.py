@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from feature_repo.catalogue import columns
 from training.bands import Band
-from training.blending import BENTER, BOTH, Blending, mixed
+from training.blending import BENTER, MEAN, Blending, mixed
 from training.ensemble import Ensemble, Inputs, inputs
 from training.logit import Logit
 from training.market import SMALLEST
@@ -99,7 +99,7 @@ class Bundle:
         """Blended and calibrated probabilities of one race, summing to 1; None without a market for every runner.
 
         `probabilities` are those of `probabilities(matrix)`, `market` decimal odds, NaN where there are none. A blend of the
-        features, residual or both, cannot be told without `matrix`: Benter's is given in its place. None also where
+        features, the residual one or the mean, cannot be told without `matrix`: Benter's is given in its place. None also where
         the bundle has no blend.
         """
         blending = self.model.blending
@@ -112,7 +112,7 @@ class Bundle:
             beta, on_market = self.model.on_market
             kind, scores = blending.kind, on_market.scores(_inputs(matrix)) + beta * log_pi
         said = _softmax(scores)
-        if kind == BOTH:
+        if kind == MEAN:
             said = mixed(_softmax(own), said, np.zeros(1, dtype=np.intp))
         return _shared(blending.curves[kind].curve_values(said, market))
 
