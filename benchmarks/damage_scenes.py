@@ -2,14 +2,21 @@
 
 import shutil
 from pathlib import Path
+from typing import Any, Final
 
 from benchmarks import harm
 from benchmarks.accounts import NOTHING, Account, brought_back, refused
 from benchmarks.harm import Scene
 from feature_repo.stores import embedded_redis
+from feature_repo.stores.redis_client import connect
 from streams import generations
 from streams.log.segments import segments
 from training import bundle
+
+LONGER_THAN_ANY_VALUE: Final = 2**14
+"""Bytes of Redis's file that hold more than values: within one alone, only an audit would see a change."""
+A_ROW: Final = 64
+"""A value in Redis of more bytes is a row of features, or a message."""
 
 
 def torn_tail(scene: Scene) -> Account:
@@ -93,11 +100,27 @@ def changed_bundle(scene: Scene) -> Account:
 def changed_redis(scene: Scene) -> Account:
     """What the store's own Redis kept on the disk, its server down."""
     kept = embedded_redis.kept(scene.home)
-    files = list(kept.iterdir()) if kept.is_dir() else [kept]
-    harm.change(max(files, key=lambda one: one.stat().st_size), 0.5, 64)
+    harm.change(_largest(kept), 0.5, LONGER_THAN_ANY_VALUE)
     seen = refused(scene, "online", "rebuild")
     harm.remove(kept)
     return brought_back(scene, seen, ("online", "rebuild"), first="remove it")
+
+
+def changed_value(scene: Scene) -> Account:
+    """One byte of a row that the store's own Redis kept: it starts as if nothing were, for it sums what it keeps nowhere."""
+    client: Any = connect(scene.home)
+    rows = [row for key in client.scan_iter(_type="hash") for row in client.hvals(key) if len(row) > A_ROW]
+    client.close()
+    embedded_redis.down(scene.home)
+    path = _largest(embedded_redis.kept(scene.home))
+    content = bytearray(path.read_bytes())
+    row = next(one for one in rows if content.count(one) == 1)
+    content[content.index(row) + len(row) - 1] ^= 0x40
+    path.write_bytes(content)
+    said = scene.velo("audit")
+    if said.code != 1:
+        raise RuntimeError(f"a changed value in Redis went unseen: {said.out}")
+    return brought_back(scene, f"`velo audit` (exits 1): `{said.line('difference')}`", ("online", "rebuild", "--clear"))
 
 
 def changed_registry(scene: Scene) -> Account:
@@ -118,6 +141,11 @@ def changed_identity(scene: Scene) -> Account:
     seen = refused(scene, "status")
     scene.restore("store.json")
     return brought_back(scene, seen, ("status",), first="restore it from the backup")
+
+
+def _largest(kept: Path) -> Path:
+    """The file, or the largest one of the folder, that Redis reads back when it starts."""
+    return max(kept.iterdir(), key=lambda one: one.stat().st_size) if kept.is_dir() else kept
 
 
 def _part(scene: Scene, view: str) -> Path:

@@ -210,6 +210,7 @@ FAULTS: Final = (
     Fault("recovery", "Bytewax's recovery store overwritten", damage_scenes.changed_recovery),
     Fault("bundle", "a byte changed in the model that serves", damage_scenes.changed_bundle),
     Fault("redis-file", "bytes changed in what the store's own Redis keeps", damage_scenes.changed_redis),
+    Fault("redis-value", "a byte changed within a value that the store's own Redis keeps", damage_scenes.changed_value),
     Fault("registry", "Feast's registry overwritten", damage_scenes.changed_registry),
     Fault("identity", "`store.json` overwritten", damage_scenes.changed_identity),
 )
