@@ -7,16 +7,16 @@ from typing import Any, Final
 from benchmarks import harm
 from benchmarks.accounts import NOTHING, Account, brought_back, refused
 from benchmarks.harm import Scene
+from feature_repo.catalogue.families import BY_VIEW
 from feature_repo.stores import embedded_redis
 from feature_repo.stores.redis_client import connect
+from feature_repo.stores.redis_layout import Layout
 from streams import generations
 from streams.log.segments import segments
 from training import bundle
 
 LONGER_THAN_ANY_VALUE: Final = 2**14
 """Bytes of Redis's file that hold more than values: within one alone, only an audit would see a change."""
-A_ROW: Final = 64
-"""A value in Redis of more bytes is a row of features, or a message."""
 
 
 def torn_tail(scene: Scene) -> Account:
@@ -109,12 +109,13 @@ def changed_redis(scene: Scene) -> Account:
 def changed_value(scene: Scene) -> Account:
     """One byte of a row that the store's own Redis kept: it starts as if nothing were, for it sums what it keeps nowhere."""
     client: Any = connect(scene.home)
-    rows = [row for key in client.scan_iter(_type="hash") for row in client.hvals(key) if len(row) > A_ROW]
+    layout = Layout.of(BY_VIEW["horse_form"])
+    rows = [client.hget(key, layout.packed_field) for key in client.scan_iter(_type="hash") if layout.owns(key)]
     client.close()
     embedded_redis.down(scene.home)
     path = _largest(embedded_redis.kept(scene.home))
     content = bytearray(path.read_bytes())
-    row = next(one for one in rows if content.count(one) == 1)
+    row = next(one for one in rows if one and content.count(one) == 1)
     content[content.index(row) + len(row) - 1] ^= 0x40
     path.write_bytes(content)
     said = scene.velo("audit")

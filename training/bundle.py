@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from feature_repo.catalogue import columns
 from training.bands import Band
-from training.blending import BENTER, MEAN, Blending, mixed
+from training.blending import BENTER, MEAN, Blending
 from training.ensemble import Ensemble, Inputs, inputs
 from training.logit import Logit
 from training.market import SMALLEST
@@ -111,10 +111,9 @@ class Bundle:
         if blending.kind != BENTER and matrix is not None and self.model.on_market is not None:
             beta, on_market = self.model.on_market
             kind, scores = blending.kind, on_market.scores(_inputs(matrix)) + beta * log_pi
-        said = _softmax(scores)
         if kind == MEAN:
-            said = mixed(_softmax(own), said, np.zeros(1, dtype=np.intp))
-        return _shared(blending.curves[kind].curve_values(said, market))
+            scores = (own + scores) / 2.0
+        return _shared(blending.curves[kind].curve_values(_softmax(scores), market))
 
     def interval(self, probabilities: Floats, of: str = OWN) -> Floats | None:
         """A 95 % interval of each probability, (runners, 2), of the model's `OWN` or of the `BLEND`; see `training.bands.Band`.
