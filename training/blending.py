@@ -15,7 +15,7 @@ FORMAT: Final = 2
 BENTER: Final = "Benter"
 RESIDUAL: Final = "residual"
 MEAN: Final = "mean"
-"""The even mean of the utilities of the other two: each errs in a way of its own."""
+"""The even mean of the utilities of the other two, so ∝ √(Benter · residual): each errs in a way of its own."""
 KINDS: Final = (BENTER, RESIDUAL, MEAN)
 
 
@@ -77,17 +77,12 @@ class Seen:
     price: Floats
 
 
-def mixed(benter: Floats, residual: Floats, starts: Indices) -> Floats:
-    """The chances of `MEAN` from those of the two: ∝ √(benter · residual), each race's summing to 1."""
-    return normalised(np.sqrt(benter * residual), starts)
-
-
 def chances(kind: str, seen: Seen, benter: Blend) -> Floats:
     """What a kind of blend says of some starters, not calibrated."""
     if kind == RESIDUAL:
         return seen.residual
     own = benter.probabilities(seen.f, seen.pi, seen.starts)
-    return own if kind == BENTER else mixed(own, seen.residual, seen.starts)
+    return own if kind == BENTER else normalised(np.sqrt(own * seen.residual), seen.starts)
 
 
 def learn(
