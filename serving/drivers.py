@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo.catalogue.columns import BODY_CHANGE, COLUMNS, IN_HAND, SEASONED, WEIGHT_SHARE, layoff_band
+from feature_repo.catalogue.columns import (
+    BODY_CHANGE,
+    COLUMNS,
+    FORETOLD,
+    IN_HAND,
+    RIDDEN,
+    SEASONED,
+    WEIGHT_SHARE,
+    layoff_band,
+)
 from serving.vectors import Vectors
 
 if TYPE_CHECKING:
@@ -103,8 +112,10 @@ def story_of(column: str) -> str:
         return f"{view}:{feature.rsplit('_', 1)[1]}"
     if view in _CAREER or view == "draw_bias":
         return view
-    if view in ("jockey_course", "horse_course_distance"):
+    if view in ("jockey_course", "horse_course_distance", "jockey_elo", "trainer_elo"):
         return view
+    if view == "horse_elo" or name in (RIDDEN, FORETOLD):
+        return "elo"
     if view == "horse_ability":
         return _ABILITY.get(feature.split("_")[0], "horse_ability:clock")
     if name in IN_HAND:
@@ -255,6 +266,9 @@ _TOLD: Final[Mapping[str, Callable[[Values], str]]] = {
         "here at this distance",
         "new to course and distance",
     ),
+    "elo": _number(FORETOLD, "Elo {:+.1f} with its jockey and trainer", "no Elo yet"),
+    "jockey_elo": _number("jockey_elo__elo", "jockey's Elo {:+.1f}", "jockey without an Elo"),
+    "trainer_elo": _number("trainer_elo__elo", "trainer's Elo {:+.1f}", "trainer without an Elo"),
     "draw": _number("draw", "drawn {:.0f}", "no draw"),
     "draw_bias": _number("draw_bias__iv_shrunk_1095d", "draw wins {:.2f}× its share here", "draw unknown here"),
     "days": _days,

@@ -24,6 +24,7 @@ from datetime import date, datetime, timedelta
 from fractions import Fraction
 from zoneinfo import ZoneInfo
 
+from tests.oracle_elo import Ledger, balance
 from tests.oracle_starts import E9, Record, Start, instant, local_date, local_midnight, starts_of
 
 Value = int | float | datetime | None
@@ -45,6 +46,9 @@ JOIN_KEYS: dict[str, Key] = {
     "horse_ability": ("horse_id",),
     "jockey_course": ("jockey_id", "course"),
     "horse_course_distance": ("horse_id", "course", "distance_band"),
+    "horse_elo": ("horse_id",),
+    "jockey_elo": ("jockey_id",),
+    "trainer_elo": ("trainer_id",),
 }
 WINDOWS_DAYS: dict[str, tuple[int, ...]] = {
     "trainer_velocity": (14, 30, 90),
@@ -58,6 +62,9 @@ WINDOWS_DAYS: dict[str, tuple[int, ...]] = {
     "horse_ability": (),
     "jockey_course": (1095,),
     "horse_course_distance": (),
+    "horse_elo": (),
+    "jockey_elo": (),
+    "trainer_elo": (),
 }
 
 
@@ -250,6 +257,9 @@ FEATURES: dict[str, Callable[[list[Start], dict[int, list[Start]]], Features]] =
     "horse_ability": lambda starts, windows: ability(starts),
     "jockey_course": lambda starts, windows: against_the_odds(windows),
     "horse_course_distance": lambda starts, windows: suited(starts),
+    "horse_elo": lambda starts, windows: dict(balance("horse_id", starts)),
+    "jockey_elo": lambda starts, windows: dict(balance("jockey_id", starts)),
+    "trainer_elo": lambda starts, windows: dict(balance("trainer_id", starts)),
 }
 
 
@@ -261,6 +271,7 @@ class Oracle:
         self.end: datetime | None = None
         self.applied: list[Version] = []  # those that changed anything: higher than all told before of the same race
         highest: dict[str, int] = {}
+        ledger = Ledger()
         for record in records:
             self.end = instant(record["known_at"])
             if record["type"] != "result":
@@ -268,7 +279,8 @@ class Oracle:
             race_id, number = record["race_id"], record.get("result_version", 1)
             if race_id not in highest or number > highest[race_id]:
                 highest[race_id] = number
-                starts = {view: _by_key(view, starts_of(record)) for view in JOIN_KEYS}
+                rated = ledger.rated(race_id, starts_of(record))
+                starts = {view: _by_key(view, rated) for view in JOIN_KEYS}
                 self.applied.append(Version(self.end, race_id, starts))
 
     def entities(self, view: str) -> list[dict[str, str]]:

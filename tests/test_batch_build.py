@@ -14,6 +14,9 @@ from hypothesis import strategies as st
 from feature_repo.catalogue.families import FAMILIES
 from streams.batch import frames
 from streams.batch.build import build
+from streams.fold.elo import Elo
+from streams.fold.pasts import MemoryShelf
+from streams.fold.versions import RaceState, apply_version
 from streams.log import reader
 from tests.agreement import differences
 from tests.builders import a_field, a_log, a_result, a_runner, a_tick
@@ -124,7 +127,7 @@ def test_a_changed_table_of_goings_or_distances_makes_the_tables_anew_under_a_ne
 
 @pytest.mark.parametrize("name", ["hk_amended", "london"])
 def test_the_sql_measures_of_every_start_are_those_of_plain_python(name: str, conformance: Conformance) -> None:
-    """Every field of every start of every version told, lower ones too, of `velo.racing.starts.starts_of`."""
+    """Every field of every start of every version told, lower ones too, of `starts_of`, rated where it took effect."""
     store = conformance(name).store
     asked = Start._fields
     with duckdb.connect() as connection:
@@ -132,12 +135,14 @@ def test_the_sql_measures_of_every_start_are_those_of_plain_python(name: str, co
             f"SELECT seq, {', '.join(asked)} FROM {frames.parquet(frames.parts_of(store.home, 'starts'))}"
         ).fetchall()
     by_sql = {(row[0], row[1 + asked.index("horse_id")]): row[1:] for row in measured}
-    by_python = {
-        (seq, start.horse_id): tuple(getattr(start, one) for one in asked)
-        for seq, message in reader.messages(store.home)
-        if isinstance(message, Result)
-        for start in starts_of(message.race, message.runners)
-    }
+    by_python: dict[tuple[int, str], tuple[object, ...]] = {}
+    elo, races = Elo(MemoryShelf()), dict[str, RaceState]()
+    for seq, message in reader.messages(store.home):
+        if isinstance(message, Result):
+            starts = starts_of(message.race, message.runners)
+            before = races.get(message.race_id)
+            races[message.race_id], change = apply_version(before, message, elo.rate)
+            by_python |= {(seq, start.horse_id): tuple(start) for start in change.added or starts}
     assert len(by_sql) == len(measured) > 5_000
     assert by_sql == by_python
 

@@ -46,6 +46,10 @@ WORDS: Final[Mapping[str, str]] = {
     "weight_lbs": "weight carried in pounds",
     "official_rating": "official rating",
     "body_weight_lbs": "body weight in pounds",
+    "elo_rated": "starts rated",
+    "horse_elo_e9": "Elo points the horse earned",
+    "jockey_elo_e9": "Elo points the jockey earned",
+    "trainer_elo_e9": "Elo points the trainer earned",
 }
 """What each measure of a start says, as the formulas tell it."""
 
@@ -132,7 +136,44 @@ class Quotient:
         return float(over) / float(under) if under else None
 
 
-Aggregate = Total | Quotient
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """Σ of a measure that is told with `even` added to it, so as never to be negative, without what was added; null where none is known."""
+
+    name: str
+    measure: str
+    known: str
+    even: int
+    kind: Kind = "float"
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The measures it sums."""
+        return (self.measure, self.known)
+
+    def describe(self) -> str:
+        """Its formula in words."""
+        return f"Σ {WORDS[self.measure]}"
+
+    def sql(self, total: Callable[[str], str]) -> str:
+        """Expression, given the expression of the total of a measure."""
+        known, scale = total(self.known), unit(self.measure)
+        balance = f"{total(self.measure)} - {self.even * scale} * {known}"
+        return f"CASE WHEN {known} > 0 THEN CAST({balance} AS DOUBLE) / {float(scale)} END"
+
+    def python(self, total: Callable[[str], str]) -> str:
+        """Python expression of `value`, given that of the total of a measure: what the stream compiles."""
+        scale = unit(self.measure)
+        balance = f"{total(self.measure)} - {self.even * scale} * known"
+        return f"(float({balance}) / {float(scale)} if (known := {total(self.known)}) else None)"
+
+    def value(self, totals: Mapping[str, int]) -> Value:
+        """Value, given the totals."""
+        known, scale = totals[self.known], unit(self.measure)
+        return float(totals[self.measure] - self.even * scale * known) / float(scale) if known else None
+
+
+Aggregate = Total | Quotient | Balance
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,11 @@ WEIGHT_SHARE: Final = "weight_share"
 """The weight carried as a share of the horse's own."""
 BODY_CHANGE: Final = "body_weight_change_lbs"
 """The horse's own weight less that of its last start."""
-WORKED_OUT: Final = (*IN_HAND, SEASONED, WEIGHT_SHARE, BODY_CHANGE)
+RIDDEN: Final = "elo_ridden"
+"""A horse's Elo rating and its jockey's of today: what it was worth under others, and under this one."""
+FORETOLD: Final = "elo_foretold"
+"""That and its trainer's: by how many doublings the market is foretold to differ between two runners of the race."""
+WORKED_OUT: Final = (*IN_HAND, SEASONED, WEIGHT_SHARE, BODY_CHANGE, RIDDEN, FORETOLD)
 """What is made of other columns of the same runner."""
 
 COMPARED: Final = (
@@ -88,6 +92,9 @@ COMPARED: Final = (
     "horse_course_distance__over",
     "horse_course_distance__market_log",
     "horse_course_distance__speed",
+    "horse_elo__elo",
+    "jockey_elo__elo",
+    "trainer_elo__elo",
     *WORKED_OUT,
     "weight_lbs",
     "body_weight_lbs",
@@ -111,6 +118,8 @@ _DAY_1970: Final = date(1970, 1, 1).toordinal()
 _BODY_AT: Final = np.array(
     [_PLACE[name] for name in ("weight_lbs", "body_weight_lbs", "horse_ability__body_weight_last")]
 )
+
+_ELO_AT: Final = np.array([_PLACE[f"{whose}_elo__elo"] for whose in ("horse", "jockey", "trainer")])
 
 _RATED: Final = "official_rating"
 _OF_RATINGS: Final = (_RATED, "horse_form__last_rating", f"{ON_DEMAND}__rating_change")
@@ -183,7 +192,11 @@ def _worked_out(table: Floats) -> Floats:
     last, since, mean = table[:, _DAYS_AT].T
     carried, body, body_last = table[:, _BODY_AT].T
     share = np.divide(carried, body, out=np.full(body.shape, np.nan), where=body > 0)
-    return np.column_stack([in_hand, last + since + _DAY_1970 - mean, share, body - body_last])
+    horse, jockey, trainer = table[:, _ELO_AT].T
+    # who was never rated stands at 0, a horse apart: of that nothing is foretold
+    ridden = horse + np.nan_to_num(jockey)
+    foretold = ridden + np.nan_to_num(trainer)
+    return np.column_stack([in_hand, last + since + _DAY_1970 - mean, share, body - body_last, ridden, foretold])
 
 
 def _partly_rated(ratings: Floats, race: ArrayLike) -> NDArray[np.bool_]:

@@ -10,6 +10,7 @@ from typing import Final
 from feature_repo.catalogue.aggregates import (
     RECENT_DEPTH,
     Aggregate,
+    Balance,
     Best,
     Ewma,
     Kind,
@@ -20,6 +21,7 @@ from feature_repo.catalogue.aggregates import (
     Total,
     Variance,
 )
+from velo.racing.elo import EVEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,13 @@ ABILITY: Final[tuple[Recent, ...]] = (
     Best("figure_peak", "figure_e9", depth=RECENT_DEPTH),
     Last("body_weight_last", "body_weight_lbs"),
 )
+
+
+def elo(whose: str) -> tuple[Aggregate, ...]:
+    """What tells the Elo rating of a horse, a jockey or a trainer."""
+    return (Total("rated", "elo_rated"), Balance("elo", f"{whose}_elo_e9", "elo_rated", EVEN))
+
+
 AGAINST_THE_ODDS: Final[tuple[Aggregate, ...]] = (
     Total("runs", "one"),
     Quotient("sr", "win", "one"),
@@ -205,5 +214,8 @@ FAMILIES: Final[tuple[Family, ...]] = (
             Quotient("speed", "speed_e9", "speed_known"),
         ),
     ),
+    Family("horse_elo", ("horse_id",), "a horse's Elo rating against the market's", career=elo("horse")),
+    Family("jockey_elo", ("jockey_id",), "what a jockey adds to a horse's Elo rating", career=elo("jockey")),
+    Family("trainer_elo", ("trainer_id",), "what a trainer adds to a horse's Elo rating", career=elo("trainer")),
 )
 BY_VIEW: Final = {family.view: family for family in FAMILIES}

@@ -91,6 +91,9 @@ const VIEWS = {
   horse_ability: "horse against odds and clock",
   jockey_course: "jockey at the course",
   horse_course_distance: "horse at course and distance",
+  horse_elo: "horse's Elo",
+  jockey_elo: "jockey's Elo",
+  trainer_elo: "trainer's Elo",
 };
 export const views = (names) => names.map((one) => VIEWS[one] ?? one).join(", ");
 export const plural = (n, one, many = `${one}s`) => `${n} ${n === 1 ? one : many}`;

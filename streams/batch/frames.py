@@ -1,6 +1,6 @@
 """The batch's ground: a DuckDB connection with the measured starts of a store's log, and what is kept between builds.
 
-Measuring a start needs only its own message, so measured starts are kept as Parquet beside the store, and a build
+Measuring a start needs only its own message (what it earned by Elo excepted: `rating`), so measured starts are kept as Parquet beside the store, and a build
 reads no more of the log than what was appended since the last one.
 """
 
@@ -22,6 +22,7 @@ from zoneinfo import ZoneInfo
 import duckdb
 
 from feature_repo.catalogue.families import Family
+from streams.batch.rating import rate
 from streams.log.reader import LogEnd, end
 from streams.log.segments import generation
 from streams.log.upgrades import readable_segments
@@ -144,9 +145,15 @@ def measure_new(home: Home, memory_limit: str, spread: Spread = on_threads, *, a
             path.unlink()
     if kept.next_seq < log_end.next_seq:
         parts = _measure(home, kept.next_seq, log_end.next_seq, memory_limit, spread)
+        with scratch_connection(home, memory_limit) as connection:
+            rate(connection, _pairs(home, kept.parts), _pairs(home, parts))
         kept = replace(kept, next_seq=log_end.next_seq, parts=(*kept.parts, *parts))
         write_atomically(_state(home), json.dumps(asdict(kept)).encode())
     return log_end
+
+
+def _pairs(home: Home, parts: Sequence[str]) -> list[tuple[Path, Path]]:
+    return [(home.batch / f"results-{part}.parquet", home.batch / f"starts-{part}.parquet") for part in parts]
 
 
 def lay_out(connection: duckdb.DuckDBPyConnection, home: Home, timezone: ZoneInfo, families: Iterable[Family]) -> None:
@@ -274,8 +281,9 @@ def formulas() -> str:
     said = "".join(query(step) for step in STEPS) + repr(
         (DISTANCE_BANDS, LONGEST_BAND, MEASURED_BY, PAR_TIMES_MS, sorted(STARTED))
     )
-    going = files("velo.racing").joinpath("going.py").read_text()
-    return blake2b((said + going).encode(), digest_size=8).hexdigest()
+    modules = (("velo.racing", "going.py"), ("velo.racing", "elo.py"), ("streams.fold", "elo.py"))
+    said += "".join(files(package).joinpath(name).read_text() for package, name in modules)
+    return blake2b(said.encode(), digest_size=8).hexdigest()
 
 
 def _state(home: Home) -> Path:

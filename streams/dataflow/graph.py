@@ -1,6 +1,6 @@
 """The dataflow, whole: from the log to both stores.
 
-    log → version per race → resequence → spread → roll per shard → offline parts, online rows
+    log → version per race → resequence, rate → spread → roll per shard → offline parts, online rows
      └→ race cards                 └→ dead letters
 
 Step ids key the recovery store: they are schema, and never renamed.
@@ -18,6 +18,7 @@ from streams.dataflow.ground import Ground
 from streams.dataflow.steps import ALL, ResequenceLogic, RollLogic, Spread, Told, VersionLogic, all_shards
 from streams.dataflow.telemetry import Telemetry
 from streams.fold.days import LocalDays
+from streams.fold.elo import parted
 from streams.fold.routing import Router, view_of
 from velo.store import Home
 
@@ -37,14 +38,15 @@ def graph(
 ) -> Dataflow:
     """The dataflow of a store; either sink of rows may be left out."""
     router = Router(ground.families, ground.shards)
+    at_once, in_order = (Router(families, ground.shards) for families in parted(ground.families))
 
     flow = Dataflow(NAME)
     records = op.input("log", flow, source)
     if cards is not None:
         op.output("cards", records, cards)
-    versions = op.stateful_batch("version", records, lambda _: VersionLogic(home, ground, router))
+    versions = op.stateful_batch("version", records, lambda _: VersionLogic(home, ground, at_once))
     unordered = op.map("to-one", versions, lambda keyed: (ALL, keyed[1]))
-    steps = op.stateful_batch("resequence", unordered, lambda _: ResequenceLogic(LocalDays(timezone)))
+    steps = op.stateful_batch("resequence", unordered, lambda _: ResequenceLogic(LocalDays(timezone), ground, in_order))
 
     unreadable = op.filter("unreadable", steps, lambda keyed: keyed[1].letter is not None)
     refused = op.map("letter", unreadable, lambda keyed: (ALL, keyed[1].letter))

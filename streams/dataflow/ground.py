@@ -22,6 +22,7 @@ from streams.dataflow.tail import UNREADABLE, Line, LogTail, Place, about, messa
 from streams.dataflow.telemetry import say
 from streams.dataflow.waiting import go_on
 from streams.fold.days import LocalDays
+from streams.fold.elo import Elo
 from streams.fold.roll import Roller, ShardState
 from streams.fold.routing import Router, view_of
 from streams.fold.versions import replacing
@@ -66,6 +67,14 @@ class HeldRaces:
             yield race_id, Held(result_version, Place(*place))
 
 
+class _Survey(NamedTuple):
+    """The results that hold (seq to race), those that held before and no longer do, and the last record's instant in µs."""
+
+    holding: dict[int, str]
+    replaced: set[int]
+    known_at_us: int
+
+
 @dataclass(slots=True)
 class Ground:
     """The state of the fold before record `base`, made once in a process and then handed out shard by shard."""
@@ -76,11 +85,13 @@ class Ground:
     shards: int
     fingerprint: str
     held: HeldRaces = field(default_factory=HeldRaces)
+    elo: Elo = field(init=False)
     _base: int = -1
     _days: LocalDays = field(init=False)
     _router: Router = field(init=False)
     _rollers: dict[str, Roller] = field(init=False)
     _states: dict[str, ShardState] = field(init=False)
+    _shelf: FileShelf = field(init=False)
     _taken: dict[str, ShardState] = field(default_factory=dict)
     _making: threading.Lock = field(default_factory=threading.Lock)
 
@@ -88,7 +99,8 @@ class Ground:
         self._days = LocalDays(self.timezone)
         self._router = Router(self.families, self.shards)
         self._rollers = {}
-        shelf = FileShelf(self.home.stream)
+        shelf = self._shelf = FileShelf(self.home.stream)
+        self.elo = Elo(shelf)
         for family, names in zip(self.families, self._router.shards, strict=True):
             self._rollers |= dict.fromkeys(names, Roller(family, self._days, shelf))
         self._states = {}
@@ -132,11 +144,14 @@ class Ground:
             self._states = {name: ShardState() for name in self._rollers}
             if base == 0:
                 return
-            races, known_at_us = self._survey(base, unreadable, go_on)
+            survey = self._survey(base, unreadable, go_on)
             for name, state in self._states.items():
-                self._rollers[name].settle(state, known_at_us, ())
-            laid = Measured.of(self.home, self.fingerprint).lay(races, self._by_family(), go_on)
-            refused = self._settle_races(base, races.keys() - laid, known_at_us, go_on)
+                self._rollers[name].settle(state, survey.known_at_us, ())
+            self.elo = Elo(self._shelf)
+            measured = Measured.of(self.home, self.fingerprint)
+            laid = measured.lay(base, survey.holding, self._by_family(), self.elo, go_on)
+            replaced = {seq for seq in survey.replaced if seq >= measured.next_seq}
+            refused = self._settle_races(base, survey.holding.keys() - laid, replaced, survey.known_at_us, go_on)
             if not refused:
                 return
             # a version that cannot be read was never told: what the race was before it holds
@@ -146,10 +161,11 @@ class Ground:
         named = zip(self.families, self._router.shards, strict=True)
         return [(family, self._rollers[names[0]], [self._states[name] for name in names]) for family, names in named]
 
-    def _survey(self, base: int, unreadable: set[int], go_on: Callable[[], None]) -> tuple[dict[int, str], int]:
-        """Note which version of each race holds; returns their seqs with their races, and the last record's instant in µs."""
+    def _survey(self, base: int, unreadable: set[int], go_on: Callable[[], None]) -> "_Survey":
+        """Note which version of each race holds, and which did before."""
         self.held = HeldRaces()
         holding: dict[str, int] = {}
+        replaced: set[int] = set()
         last = b""
         for line in self._lines(0, base, go_on):
             last = line.text
@@ -158,16 +174,21 @@ class Ground:
                 continue
             held = self.held.get(told.race_id)
             if held is None or told.result_version > held.result_version:
+                if held is not None:
+                    replaced.add(holding[told.race_id])
                 self.held.put(told.race_id, Held(told.result_version, line.place))
                 holding[told.race_id] = line.seq
         races = {seq: race_id for race_id, seq in holding.items()}
-        return races, to_us(from_text(upgraded(orjson.loads(last))["known_at"]))
+        return _Survey(races, replaced, to_us(from_text(upgraded(orjson.loads(last))["known_at"])))
 
-    def _settle_races(self, base: int, seqs: set[int], known_at_us: int, go_on: Callable[[], None]) -> set[int]:
-        """Fold in the results at these places; returns those that cannot be read."""
+    def _settle_races(
+        self, base: int, seqs: set[int], replaced: set[int], known_at_us: int, go_on: Callable[[], None]
+    ) -> set[int]:
+        """Fold in the results at these places, rated in their order with those since `replaced`; returns those that cannot be read."""
         refused: set[int] = set()
-        for line in self._lines(min(seqs, default=base), base, go_on):
-            if line.seq not in seqs:
+        rated = seqs | replaced
+        for line in self._lines(min(rated, default=base), base, go_on):
+            if line.seq not in rated:
                 continue
             try:
                 result = message_of(line.text)
@@ -175,8 +196,10 @@ class Ground:
                 refused.add(line.seq)
                 continue
             assert isinstance(result, Result)
-            for name, touches in self._router.route(replacing(result)):
-                self._rollers[name].settle(self._states[name], known_at_us, touches)
+            change = self.elo.rate(replacing(result))
+            if line.seq in seqs:
+                for name, touches in self._router.route(change):
+                    self._rollers[name].settle(self._states[name], known_at_us, touches)
         return refused
 
     def _lines(self, begin: int, base: int, go_on: Callable[[], None]) -> Iterator[Line]:

@@ -14,7 +14,9 @@ import numpy as np
 from feature_repo.catalogue.families import Family
 from feature_repo.stores.changelog import engine, text
 from streams import generations
+from streams.batch.rating import take_over
 from streams.batch.render import has_key
+from streams.fold.elo import Elo
 from streams.fold.roll import Roller, ShardState
 from streams.fold.routing import shard_of
 from streams.fold.shapes import LANE_BITS, Key, Memory, Shape, Sums
@@ -34,25 +36,30 @@ class Measured:
 
     results: Sequence[Path]
     starts: Sequence[Path]
+    next_seq: int
 
     @classmethod
     def of(cls, home: Home, fingerprint: str) -> "Measured":
         """Those of a store; none where the tables are of another log or of other formulas."""
         folder = generations.current(home)
         if folder is None:
-            return cls((), ())
+            return cls((), (), 0)
         manifest = generations.manifest_of(folder)
         if (manifest.log_generation, manifest.fingerprint) != (log_generation(home), fingerprint):
-            return cls((), ())
-        return cls(sorted((folder / "results").glob("*.parquet")), sorted((folder / "starts").glob("*.parquet")))
+            return cls((), (), 0)
+        results, starts = (sorted((folder / kind).glob("*.parquet")) for kind in ("results", "starts"))
+        return cls(results, starts, manifest.next_seq if results and starts else 0)
 
     def lay(
         self,
+        base: int,
         races: Mapping[int, str],
         shards: Sequence[tuple[Family, Roller, Sequence[ShardState]]],
+        elo: Elo,
         go_on: Callable[[], None],
     ) -> frozenset[int]:
-        """Put all starts of these results (seq to race) that are measured into empty shards; returns their seqs.
+        """Put all starts of these results (seq to race) that are measured into empty shards, and what all results before
+        record `base` earned into an empty book of ratings; returns the seqs of those put.
 
         The shards stand at the day they are to be of. `go_on` is called between families.
         """
@@ -62,6 +69,9 @@ class Measured:
             connection.execute("CREATE TEMP TABLE holding AS SELECT unnest($seqs::BIGINT[]) AS seq", {"seqs": [*races]})
             found = connection.sql(f"SELECT seq FROM {_scan(self.results)} SEMI JOIN holding USING (seq)").fetchnumpy()  # noqa: S608
             connection.execute(f"CREATE TEMP VIEW held AS FROM {_scan(self.starts)} SEMI JOIN holding USING (seq)")
+            go_on()
+            results, starts = (f"(FROM {_scan(parts)} WHERE seq < {base})" for parts in (self.results, self.starts))
+            take_over(elo, connection, results, starts)
             for family, roller, states in shards:
                 go_on()
                 _lay_family(connection, family, roller, states, races)

@@ -36,7 +36,8 @@ class Told(NamedTuple):
 class Step(NamedTuple):
     """What one record does: exactly one for each, whatever it is, so that their order can be restored.
 
-    `known_at_us` is None for a record that could not be read. `kind` is the message's type.
+    `known_at_us` is None for a record that could not be read. `kind` is the message's type. `change` is what it does to a
+    race, until that is rated: which is done in the log's order, and only then is it `routed` to the views of ratings.
     """
 
     seq: int
@@ -47,6 +48,7 @@ class Step(NamedTuple):
     stale: bool
     routed: list[tuple[str, list[Touch]]]
     letter: DeadLetter | None
+    change: Change | None = None
     new_day: bool = False
 
 
@@ -106,7 +108,7 @@ class VersionLogic(StatefulBatchLogic[Told, Step, None]):
             return Step(line.seq, told.base, told.live, None, "unreadable", stale=False, routed=[], letter=letter)
         known_at_us = to_us(message.known_at)
         routed = self._router.route(change) if change else []
-        return Step(line.seq, told.base, told.live, known_at_us, type_name(message), stale, routed, None)
+        return Step(line.seq, told.base, told.live, known_at_us, type_name(message), stale, routed, None, change)
 
     def _change(self, told: Told, message: Message) -> tuple[Change | None, bool]:
         if not isinstance(message, Result):
@@ -127,10 +129,10 @@ class VersionLogic(StatefulBatchLogic[Told, Step, None]):
 
 
 class ResequenceLogic(StatefulBatchLogic[Step, Step, None]):
-    """Puts the steps back in the log's order, and marks the first of each local day."""
+    """Puts the steps back in the log's order, marks the first of each local day, and rates each race by those before it."""
 
-    def __init__(self, days: LocalDays) -> None:
-        self._days = days
+    def __init__(self, days: LocalDays, ground: Ground, router: Router) -> None:
+        self._days, self._ground, self._router = days, ground, router
         self._today = BEGINNING
         self._next_seq: int | None = None
         self._early: list[tuple[int, Step]] = []
@@ -156,7 +158,12 @@ class ResequenceLogic(StatefulBatchLogic[Step, Step, None]):
                 if day > self._today:
                     self._today = day
                     step = step._replace(new_day=True)
-            yield step
+            yield self._rated(step) if step.change else step
+
+    def _rated(self, step: Step) -> Step:
+        assert step.change is not None
+        rated = self._ground.at(step.base).elo.rate(step.change)
+        return step._replace(routed=step.routed + self._router.route(rated), change=None)
 
 
 class Spread:

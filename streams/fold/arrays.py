@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo.catalogue.aggregates import Aggregate, Quotient, Total, unit
+from feature_repo.catalogue.aggregates import Aggregate, Balance, Quotient, Total, unit
 from feature_repo.catalogue.families import Family
 from streams.fold.roll import Rolled
 from streams.fold.shapes import LANE_BITS, Columns, Sums
@@ -27,7 +27,7 @@ class Arrays:
         self._family = family
         self._columns = Columns.of(family)
         # a kind of aggregate that has no form for arrays is asked row by row
-        self._at_once = all(type(one) in (Total, Quotient) for one in (*family.career, *family.windowed))
+        self._at_once = all(type(one) in (Total, Quotient, Balance) for one in (*family.career, *family.windowed))
 
     def of(self, rows: Sequence[Rolled]) -> Matrix:
         """The values of rows as (features, rows) in the order of `Family.features`, NaN for null."""
@@ -67,6 +67,10 @@ def _lanes(sums: Sequence[Sums], lanes: int) -> NDArray[np.int64]:
 def _values(one: Aggregate, totals: Mapping[str, NDArray[np.int64]]) -> Matrix:
     if isinstance(one, Total):
         return totals[one.measure].astype(np.float64)
+    if isinstance(one, Balance):
+        known, scale = totals[one.known], unit(one.measure)
+        balance = (totals[one.measure] - one.even * scale * known).astype(np.float64)
+        return np.where(known > 0, balance / float(scale), np.nan)
     numerator, denominator = totals[one.numerator], totals[one.denominator]
     over_unit, under_unit = unit(one.numerator), unit(one.denominator)
     by_numerator, by_denominator = (1, 1) if over_unit == under_unit else (under_unit, over_unit)

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 from feature_repo.catalogue.families import FAMILIES, Family
 from streams.fold.days import LocalDays
+from streams.fold.elo import Elo, entries_of
 from streams.fold.pasts import MemoryShelf
 from streams.fold.roll import BEGINNING, Roller, Row, ShardState
 from streams.fold.routing import Router, Touch
@@ -29,6 +30,7 @@ class Replay:
         self._today = BEGINNING
         self._router = Router(families, shards)
         shelf = MemoryShelf()
+        self._elo = Elo(shelf)
         rollers = [Roller(family, self._days, shelf) for family in families]
         self._shards: dict[str, tuple[Roller, ShardState]] = {
             name: (roller, ShardState())
@@ -48,7 +50,8 @@ class Replay:
             for roller, state in self._shards.values():
                 yield roller.family, _rows(roller, state, known_at_us, ())
         if isinstance(message, Result):
-            self.races[message.race_id], change = apply_version(self.races.get(message.race_id), message)
+            before = self.races.get(message.race_id)
+            self.races[message.race_id], change = apply_version(before, message, self._elo.rate)
             for name, touches in self._router.route(change):
                 roller, state = self._shards[name]
                 yield roller.family, _rows(roller, state, known_at_us, touches)
@@ -73,6 +76,7 @@ class Replay:
             roller.settle(state, known_at_us, ())
         for race_id, race in races.items():
             replay.races[race_id] = race
+            replay._elo.hold(race_id, entries_of(race.starts))
             for name, touches in replay._router.route(Change(race_id, added_off_us=race.off_us, added=race.starts)):
                 roller, state = replay._shards[name]
                 roller.settle(state, known_at_us, touches)
@@ -85,6 +89,8 @@ class Replay:
     def load(self, dumped: Mapping[str, bytes], races: Mapping[str, RaceState]) -> None:
         """Take over the shards of a `dump` made at any instant, with the races as they were then."""
         self.races = dict(races)
+        for race_id, race in races.items():
+            self._elo.hold(race_id, entries_of(race.starts))
         for name, content in dumped.items():
             roller, _ = self._shards[name]
             self._shards[name] = roller, roller.load(content)

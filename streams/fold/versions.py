@@ -1,7 +1,8 @@
 """One race's versions: what each result takes back of the one before it, and what it adds (SPEC 3)."""
 
 import zlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Final
 
 import orjson
@@ -73,13 +74,18 @@ def replacing(result: Result, before: Result | None = None) -> Change:
     return Change(result.race_id, to_us(before.race.off_time), retracted, off_us, added)
 
 
-def apply_version(state: RaceState | None, result: Result) -> tuple[RaceState, Change]:
-    """The race's state after a result, and what the result changed; a lower or equal version changes nothing."""
+def apply_version(
+    state: RaceState | None, result: Result, rate: Callable[[Change], Change] = lambda change: change
+) -> tuple[RaceState, Change]:
+    """The race's state after a result, and what the result changed; a lower or equal version changes nothing.
+
+    `rate` fills in the measures that rest on other races.
+    """
     if state is not None and result.result_version <= state.result_version:
         return state, Change(result.race_id)
-    off_us = to_us(result.race.off_time)
-    added = tuple(starts_of(result.race, result.runners))
-    newer = RaceState.of(result.result_version, off_us, added)
-    if state is None:
-        return newer, Change(result.race_id, added_off_us=off_us, added=added)
-    return newer, Change(result.race_id, state.off_us, state.starts, off_us, added)
+    off_us, added = to_us(result.race.off_time), tuple(starts_of(result.race, result.runners))
+    change = Change(result.race_id, added_off_us=off_us, added=added)
+    if state is not None:
+        change = replace(change, retracted_off_us=state.off_us, retracted=state.starts)
+    change = rate(change)
+    return RaceState.of(result.result_version, off_us, change.added), change

@@ -29,6 +29,8 @@ from velo.racing.messages import FINISHED, Race, Runner
 class Start(NamedTuple):
     """One runner that ran, measured. Fields ending `_e9` are in billionths; None is unknown.
 
+    The Elo ones rest on the races before, and are filled in where the races are told in order.
+
     A tuple, because the stream makes and reads one for every start: a frozen dataclass takes four times as long.
     """
 
@@ -67,6 +69,10 @@ class Start(NamedTuple):
     weight_lbs: float | None
     official_rating: int | None
     body_weight_lbs: float | None
+    elo_rated: int = 0
+    horse_elo_e9: int | None = None
+    jockey_elo_e9: int | None = None
+    trainer_elo_e9: int | None = None
 
 
 def starts_of(race: Race, runners: Sequence[Runner]) -> list[Start]:

@@ -1,0 +1,122 @@
+"""The batch's one step that is no SQL: what each start earned by Elo rests on every result before it, told in order.
+
+Races are taken one after another, by the stream's own book (`streams.fold.elo`), and the starts that a build has just
+measured get what they earned as columns beside their measures. Some twelve microseconds a start are all it takes.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from streams.fold.elo import Elo, Starter
+from streams.fold.pasts import MemoryShelf
+from velo.racing.elo import E9, EVEN
+
+if TYPE_CHECKING:
+    import duckdb
+
+RACES_AT_ONCE: Final = 5000
+EARNED: Final = ("elo_rated", "horse_elo_e9", "jockey_elo_e9", "trainer_elo_e9")
+UNRATED: Final = (0, None, None, None)
+
+
+def rate(
+    connection: "duckdb.DuckDBPyConnection", before: Sequence[tuple[Path, Path]], new: Sequence[tuple[Path, Path]]
+) -> None:
+    """Write what was earned into the parts of starts of `new`, given the parts of results and starts, in the log's order.
+
+    `before` are those rated already. A part appears whole.
+    """
+    elo = Elo(MemoryShelf())
+    versions: dict[str, int] = {}
+    told = pa.concat_tables([pq.read_table(results, columns=["race_id"]) for results, _ in new])
+    if before:
+        results, starts = (_scan([pair[at] for pair in before]) for at in (0, 1))
+        versions = take_over(elo, connection, results, starts, told.column("race_id").unique().to_pylist())
+    for results_part, starts_part in new:
+        _rate_part(elo, versions, pq.read_table(results_part), starts_part)
+
+
+def take_over(
+    elo: Elo, connection: "duckdb.DuckDBPyConnection", results: str, starts: str, races: Sequence[str] | None = None
+) -> dict[str, int]:
+    """Have an empty book hold what measured results earned, and put aside that of some `races`, or of all; returns the version
+    of each race that holds.
+
+    `results` and `starts` are the SQL of their rows.
+    """
+    connection.execute(
+        f"""CREATE OR REPLACE TEMP TABLE held_versions AS
+        SELECT race_id, result_version, min(seq) AS seq FROM {results} GROUP BY race_id, result_version
+        QUALIFY row_number() OVER (PARTITION BY race_id ORDER BY result_version DESC) = 1"""  # noqa: S608 our own parts
+    )
+    connection.execute(
+        f"CREATE OR REPLACE TEMP VIEW rated AS "  # noqa: S608
+        f"SELECT starts.* FROM {starts} AS starts SEMI JOIN held_versions USING (seq) WHERE elo_rated = 1"
+    )
+    horses = {name: (rating, rated) for name, rating, rated in _ratings(connection, "horse")}
+    jockeys = {name: rating for name, rating, _ in _ratings(connection, "jockey")}
+    trainers = {name: rating for name, rating, _ in _ratings(connection, "trainer")}
+    elo.credit(horses, jockeys, trainers)
+    if races is not None:
+        connection.execute(
+            "CREATE OR REPLACE TEMP TABLE asked AS SELECT unnest($races::VARCHAR[]) AS race_id", {"races": races}
+        )
+    asked = "" if races is None else "SEMI JOIN asked USING (race_id)"
+    entries = connection.execute(
+        f"""SELECT race_id, CAST(json_group_array(json_array(
+            horse_id, jockey_id, trainer_id, market_log_e9, horse_elo_e9, jockey_elo_e9, trainer_elo_e9)) AS VARCHAR)
+        FROM rated {asked} GROUP BY race_id"""  # noqa: S608
+    )
+    while some := entries.fetchmany(RACES_AT_ONCE):
+        for race_id, text in some:
+            elo.put_aside(race_id, text.encode())
+    return dict(connection.execute("SELECT race_id, result_version FROM held_versions").fetchall())
+
+
+def _ratings(connection: "duckdb.DuckDBPyConnection", whose: str) -> list[tuple[str, int, int]]:
+    return connection.execute(
+        f"SELECT {whose}_id, (sum({whose}_elo_e9) - {EVEN * E9} * count(*))::BIGINT, count(*) "  # noqa: S608
+        f"FROM rated WHERE {whose}_id IS NOT NULL GROUP BY 1"
+    ).fetchall()
+
+
+def _rate_part(elo: Elo, versions: dict[str, int], results: pa.Table, part: Path) -> None:
+    starts = pq.read_table(part)
+    keys = [starts.column(name).to_pylist() for name in Starter._fields]
+    rows = {seq: (begin, end) for seq, begin, end in _runs(starts.column("seq").to_numpy())}
+    made: list[tuple[int | None, ...]] = [UNRATED] * starts.num_rows
+    ordered = results.select(["seq", "race_id", "result_version"]).sort_by("seq")
+    for seq, race_id, version in zip(*(column.to_pylist() for column in ordered.columns), strict=True):
+        held = versions.get(race_id)
+        if held is not None and version <= held:
+            continue
+        versions[race_id] = version
+        begin, end = rows.get(seq, (0, 0))
+        starters = [Starter(*one) for one in zip(*(column[begin:end] for column in keys), strict=True)]
+        if got := elo.tell(race_id, starters):
+            made[begin:end] = [(1, *one) for one in got]
+    for place, name in enumerate(EARNED):
+        starts = starts.append_column(name, pa.array([one[place] for one in made], pa.int64()))
+    aside = part.with_name("." + part.name)
+    pq.write_table(starts, aside, compression="lz4")
+    aside.replace(part)
+
+
+def _runs(seqs: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
+    """Each seq with where its rows begin and end: those of one lie together."""
+    begins = np.flatnonzero(np.r_[True, seqs[1:] != seqs[:-1]]) if seqs.size else np.array([], dtype=np.intp)
+    yield from zip(seqs[begins].tolist(), begins.tolist(), np.append(begins, seqs.size)[1:].tolist(), strict=True)
+
+
+def _scan(parts: Sequence[Path]) -> str:
+    return f"read_parquet([{', '.join(_quoted(one) for one in parts)}])"
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"

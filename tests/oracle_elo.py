@@ -1,0 +1,65 @@
+"""Elo ratings by the book: every rating is added up anew from all entries that stand, for each race told.
+
+Standard library only, and nothing of the product, so that an error must be made twice to hide.
+"""
+
+import math
+from dataclasses import replace
+from fractions import Fraction
+
+from tests.oracle_starts import E9, Start
+
+WHOSE = ("horse_id", "jockey_id", "trainer_id")
+
+
+class Ledger:
+    """What each start of each race has earned, by the races told so far; points are whole billionths."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, list[Start]] = {}
+
+    def rated(self, race_id: str, starts: list[Start]) -> list[Start]:
+        """The starts of a version that takes effect, with what they earn; the version before it is struck out."""
+        before = self.entries.pop(race_id, [])
+        if [self.told(one) for one in before] == sorted(self.told(one) for one in starts) and before:
+            earned = {one.keys["horse_id"]: one.elo for one in before}
+            made = [replace(one, elo=earned[one.keys["horse_id"]]) for one in starts]
+        elif len(starts) < 2 or any(one.market_log_e9 is None for one in starts):
+            return starts
+        else:
+            made = self.anew(starts)
+        self.entries[race_id] = sorted(made, key=self.told)
+        return made
+
+    def told(self, start: Start) -> tuple[str, str, str, int]:
+        horse, jockey, trainer = (start.keys.get(name, "") for name in WHOSE)
+        return horse, jockey, trainer, -1 if start.market_log_e9 is None else start.market_log_e9
+
+    def anew(self, starts: list[Start]) -> list[Start]:
+        foretold = [sum(self.rating(name, one.keys.get(name)) for name in WHOSE) for one in starts]
+        told = [one.market_log_e9 or 0 for one in starts]
+        told_mean, foretold_mean = (math.floor(Fraction(sum(values), len(starts))) for values in (told, foretold))
+        made = []
+        for one, market, expected in zip(starts, told, foretold, strict=True):
+            surprise = (market - told_mean) - (expected - foretold_mean)
+            surprise = max(-16 * E9, min(16 * E9, surprise))
+            share = max(Fraction(35, 100), Fraction(1, 1 + self.starts("horse_id", one.keys["horse_id"])))
+            shares = {"horse_id": share, "jockey_id": Fraction(2, 100), "trainer_id": Fraction(5, 1000)}
+            earned = {name: math.floor(surprise * shares[name]) for name in WHOSE if name in one.keys}
+            made.append(replace(one, elo=earned))
+        return made
+
+    def rating(self, name: str, key: str | None) -> int:
+        if key is None:
+            return 0
+        entries = [one for race in self.entries.values() for one in race if one.keys.get(name) == key]
+        return sum(one.elo[name] for one in entries if one.elo is not None)
+
+    def starts(self, name: str, key: str) -> int:
+        return sum(one.keys.get(name) == key for race in self.entries.values() for one in race)
+
+
+def balance(name: str, starts: list[Start]) -> dict[str, int | float | None]:
+    """The row of a rating's view: of how many rated starts, and the rating in doublings of the market's expectation."""
+    earned = [one.elo[name] for one in starts if one.elo is not None]
+    return {"rated": len(earned), "elo": float(Fraction(sum(earned), E9)) if earned else None}
