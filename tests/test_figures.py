@@ -43,7 +43,7 @@ def test_an_answer_under_way_is_given_whole_before_the_end() -> None:
         threading.Timer(0.2, slow.let_go.set).start()
     client.join(30)
     assert b"slow 7.0" in said[0]
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
 
 
 def test_a_client_that_says_nothing_holds_nothing_up() -> None:
