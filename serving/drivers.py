@@ -112,7 +112,7 @@ def story_of(column: str) -> str:
         return f"{view}:{feature.rsplit('_', 1)[1]}"
     if view in _CAREER or view == "draw_bias":
         return view
-    if view in ("jockey_course", "horse_course_distance", "jockey_elo", "trainer_elo"):
+    if view in ("jockey_course", "horse_course_distance", "jockey_elo", "trainer_elo", "draw_elo"):
         return view
     if view == "horse_elo" or name in (RIDDEN, FORETOLD):
         return "elo"
@@ -266,9 +266,10 @@ _TOLD: Final[Mapping[str, Callable[[Values], str]]] = {
         "here at this distance",
         "new to course and distance",
     ),
-    "elo": _number(FORETOLD, "Elo {:+.1f} with its jockey and trainer", "no Elo yet"),
+    "elo": _number(FORETOLD, "Elo {:+.1f} here, so ridden", "no Elo yet"),
     "jockey_elo": _number("jockey_elo__elo", "jockey's Elo {:+.1f}", "jockey without an Elo"),
     "trainer_elo": _number("trainer_elo__elo", "trainer's Elo {:+.1f}", "trainer without an Elo"),
+    "draw_elo": _number("draw_elo__elo", "draw's Elo {:+.1f}", "draw without an Elo"),
     "draw": _number("draw", "drawn {:.0f}", "no draw"),
     "draw_bias": _number("draw_bias__iv_shrunk_1095d", "draw wins {:.2f}× its share here", "draw unknown here"),
     "days": _days,

@@ -49,6 +49,7 @@ JOIN_KEYS: dict[str, Key] = {
     "horse_elo": ("horse_id",),
     "jockey_elo": ("jockey_id",),
     "trainer_elo": ("trainer_id",),
+    "draw_elo": ("draw_cell",),
 }
 WINDOWS_DAYS: dict[str, tuple[int, ...]] = {
     "trainer_velocity": (14, 30, 90),
@@ -65,6 +66,7 @@ WINDOWS_DAYS: dict[str, tuple[int, ...]] = {
     "horse_elo": (),
     "jockey_elo": (),
     "trainer_elo": (),
+    "draw_elo": (),
 }
 
 
@@ -256,10 +258,13 @@ FEATURES: dict[str, Callable[[list[Start], dict[int, list[Start]]], Features]] =
     "draw_bias": lambda starts, windows: draw(windows),
     "horse_ability": lambda starts, windows: ability(starts),
     "jockey_course": lambda starts, windows: against_the_odds(windows),
-    "horse_course_distance": lambda starts, windows: suited(starts),
-    "horse_elo": lambda starts, windows: dict(balance("horse_id", starts)),
-    "jockey_elo": lambda starts, windows: dict(balance("jockey_id", starts)),
-    "trainer_elo": lambda starts, windows: dict(balance("trainer_id", starts)),
+    "horse_course_distance": lambda starts, windows: (
+        suited(starts) | balance(JOIN_KEYS["horse_course_distance"], starts)
+    ),
+    "horse_elo": lambda starts, windows: dict(balance(("horse_id",), starts)),
+    "jockey_elo": lambda starts, windows: dict(balance(("jockey_id",), starts)),
+    "trainer_elo": lambda starts, windows: dict(balance(("trainer_id",), starts)),
+    "draw_elo": lambda starts, windows: dict(balance(("draw_cell",), starts)),
 }
 
 

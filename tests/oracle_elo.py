@@ -9,7 +9,14 @@ from fractions import Fraction
 
 from tests.oracle_starts import E9, Start
 
-WHOSE = ("horse_id", "jockey_id", "trainer_id")
+SHARES = {
+    ("horse_id",): Fraction(35, 100),
+    ("jockey_id",): Fraction(2, 100),
+    ("trainer_id",): Fraction(5, 1000),
+    ("draw_cell",): Fraction(1, 100),
+    ("horse_id", "course", "distance_band"): Fraction(1, 10),
+}
+Key = tuple[str, ...]
 
 
 class Ledger:
@@ -31,35 +38,39 @@ class Ledger:
         self.entries[race_id] = sorted(made, key=self.told)
         return made
 
-    def told(self, start: Start) -> tuple[str, str, str, int]:
-        horse, jockey, trainer = (start.keys.get(name, "") for name in WHOSE)
-        return horse, jockey, trainer, -1 if start.market_log_e9 is None else start.market_log_e9
+    def told(self, start: Start) -> tuple[str, ...]:
+        named = ("horse_id", "jockey_id", "trainer_id", "draw_cell", "course", "distance_band")
+        return (*(start.keys.get(name, "") for name in named), str(start.market_log_e9))
 
     def anew(self, starts: list[Start]) -> list[Start]:
-        foretold = [sum(self.rating(name, one.keys.get(name)) for name in WHOSE) for one in starts]
+        foretold = [sum(self.rating(names, keys(one, names)) for names in SHARES) for one in starts]
         told = [one.market_log_e9 or 0 for one in starts]
         told_mean, foretold_mean = (math.floor(Fraction(sum(values), len(starts))) for values in (told, foretold))
         made = []
         for one, market, expected in zip(starts, told, foretold, strict=True):
             surprise = (market - told_mean) - (expected - foretold_mean)
             surprise = max(-16 * E9, min(16 * E9, surprise))
-            share = max(Fraction(35, 100), Fraction(1, 1 + self.starts("horse_id", one.keys["horse_id"])))
-            shares = {"horse_id": share, "jockey_id": Fraction(2, 100), "trainer_id": Fraction(5, 1000)}
-            earned = {name: math.floor(surprise * shares[name]) for name in WHOSE if name in one.keys}
+            horse = max(SHARES["horse_id",], Fraction(1, 1 + self.starts(one.keys["horse_id"])))
+            shares = SHARES | {("horse_id",): horse}
+            earned = {names: math.floor(surprise * share) for names, share in shares.items() if keys(one, names)}
             made.append(replace(one, elo=earned))
         return made
 
-    def rating(self, name: str, key: str | None) -> int:
+    def rating(self, names: Key, key: Key | None) -> int:
         if key is None:
             return 0
-        entries = [one for race in self.entries.values() for one in race if one.keys.get(name) == key]
-        return sum(one.elo[name] for one in entries if one.elo is not None)
+        entries = [one for race in self.entries.values() for one in race if keys(one, names) == key]
+        return sum(one.elo[names] for one in entries if one.elo is not None)
 
-    def starts(self, name: str, key: str) -> int:
-        return sum(one.keys.get(name) == key for race in self.entries.values() for one in race)
+    def starts(self, horse_id: str) -> int:
+        return sum(one.keys["horse_id"] == horse_id for race in self.entries.values() for one in race)
 
 
-def balance(name: str, starts: list[Start]) -> dict[str, int | float | None]:
+def keys(start: Start, names: Key) -> Key | None:
+    return tuple(start.keys[name] for name in names) if all(name in start.keys for name in names) else None
+
+
+def balance(names: Key, starts: list[Start]) -> dict[str, int | float | None]:
     """The row of a rating's view: of how many rated starts, and the rating in doublings of the market's expectation."""
-    earned = [one.elo[name] for one in starts if one.elo is not None]
+    earned = [one.elo[names] for one in starts if one.elo is not None]
     return {"rated": len(earned), "elo": float(Fraction(sum(earned), E9)) if earned else None}

@@ -55,7 +55,7 @@ class Start:
     speed_e9: int | None
     figure_e9: int | None
     body_weight_lbs: float | None
-    elo: dict[str, int] | None = None
+    elo: dict[tuple[str, ...], int] | None = None
 
 
 # -- the clock --------------------------------------------------------------------------------------------------------

@@ -50,6 +50,8 @@ WORDS: Final[Mapping[str, str]] = {
     "horse_elo_e9": "Elo points the horse earned",
     "jockey_elo_e9": "Elo points the jockey earned",
     "trainer_elo_e9": "Elo points the trainer earned",
+    "draw_elo_e9": "Elo points the third of the draw earned",
+    "suited_elo_e9": "Elo points the horse earned by course and distance",
 }
 """What each measure of a start says, as the formulas tell it."""
 

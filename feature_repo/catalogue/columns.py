@@ -41,7 +41,7 @@ BODY_CHANGE: Final = "body_weight_change_lbs"
 RIDDEN: Final = "elo_ridden"
 """A horse's Elo rating and its jockey's of today: what it was worth under others, and under this one."""
 FORETOLD: Final = "elo_foretold"
-"""That and its trainer's: by how many doublings the market is foretold to differ between two runners of the race."""
+"""The sum of all of a runner's Elo ratings: by how many doublings the market is foretold to tell two runners of the race apart."""
 WORKED_OUT: Final = (*IN_HAND, SEASONED, WEIGHT_SHARE, BODY_CHANGE, RIDDEN, FORETOLD)
 """What is made of other columns of the same runner."""
 
@@ -95,6 +95,8 @@ COMPARED: Final = (
     "horse_elo__elo",
     "jockey_elo__elo",
     "trainer_elo__elo",
+    "draw_elo__elo",
+    "horse_course_distance__elo",
     *WORKED_OUT,
     "weight_lbs",
     "body_weight_lbs",
@@ -119,7 +121,8 @@ _BODY_AT: Final = np.array(
     [_PLACE[name] for name in ("weight_lbs", "body_weight_lbs", "horse_ability__body_weight_last")]
 )
 
-_ELO_AT: Final = np.array([_PLACE[f"{whose}_elo__elo"] for whose in ("horse", "jockey", "trainer")])
+_ELO_VIEWS: Final = ("horse_elo", "jockey_elo", "trainer_elo", "draw_elo", "horse_course_distance")
+_ELO_AT: Final = np.array([_PLACE[f"{view}__elo"] for view in _ELO_VIEWS])
 
 _RATED: Final = "official_rating"
 _OF_RATINGS: Final = (_RATED, "horse_form__last_rating", f"{ON_DEMAND}__rating_change")
@@ -192,10 +195,11 @@ def _worked_out(table: Floats) -> Floats:
     last, since, mean = table[:, _DAYS_AT].T
     carried, body, body_last = table[:, _BODY_AT].T
     share = np.divide(carried, body, out=np.full(body.shape, np.nan), where=body > 0)
-    horse, jockey, trainer = table[:, _ELO_AT].T
-    # who was never rated stands at 0, a horse apart: of that nothing is foretold
-    ridden = horse + np.nan_to_num(jockey)
-    foretold = ridden + np.nan_to_num(trainer)
+    horse, *others = table[:, _ELO_AT].T
+    # what was never rated stands at 0, a horse apart: of that nothing is foretold
+    jockey, trainer, draw, suited = map(np.nan_to_num, others)
+    ridden = horse + jockey
+    foretold = ridden + trainer + draw + suited
     return np.column_stack([in_hand, last + since + _DAY_1970 - mean, share, body - body_last, ridden, foretold])
 
 

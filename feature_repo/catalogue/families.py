@@ -122,7 +122,7 @@ ABILITY: Final[tuple[Recent, ...]] = (
 
 
 def elo(whose: str) -> tuple[Aggregate, ...]:
-    """What tells the Elo rating of a horse, a jockey or a trainer."""
+    """What tells an Elo rating, of one of `velo.racing.elo.PARTS`."""
     return (Total("rated", "elo_rated"), Balance("elo", f"{whose}_elo_e9", "elo_rated", EVEN))
 
 
@@ -212,10 +212,12 @@ FAMILIES: Final[tuple[Family, ...]] = (
             Quotient("over", "over_e9", "over_known"),
             Quotient("market_log", "market_log_e9", "priced"),
             Quotient("speed", "speed_e9", "speed_known"),
+            *elo("suited"),
         ),
     ),
     Family("horse_elo", ("horse_id",), "a horse's Elo rating against the market's", career=elo("horse")),
     Family("jockey_elo", ("jockey_id",), "what a jockey adds to a horse's Elo rating", career=elo("jockey")),
     Family("trainer_elo", ("trainer_id",), "what a trainer adds to a horse's Elo rating", career=elo("trainer")),
+    Family("draw_elo", ("draw_cell",), "what a third of the draw adds to a horse's Elo rating", career=elo("draw")),
 )
 BY_VIEW: Final = {family.view: family for family in FAMILIES}

@@ -94,6 +94,7 @@ const VIEWS = {
   horse_elo: "horse's Elo",
   jockey_elo: "jockey's Elo",
   trainer_elo: "trainer's Elo",
+  draw_elo: "draw's Elo",
 };
 export const views = (names) => names.map((one) => VIEWS[one] ?? one).join(", ");
 export const plural = (n, one, many = `${one}s`) => `${n} ${n === 1 ? one : many}`;

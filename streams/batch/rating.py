@@ -13,16 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from streams.fold.elo import Elo, Starter
+from streams.fold.elo import BETWEEN, MEASURES, Elo, Starter
 from streams.fold.pasts import MemoryShelf
-from velo.racing.elo import E9, EVEN
+from velo.racing.elo import E9, EVEN, PARTS, Part
 
 if TYPE_CHECKING:
     import duckdb
 
 RACES_AT_ONCE: Final = 5000
-EARNED: Final = ("elo_rated", "horse_elo_e9", "jockey_elo_e9", "trainer_elo_e9")
-UNRATED: Final = (0, None, None, None)
+UNRATED: Final = (0, *(None for _ in PARTS))
 
 
 def rate(
@@ -59,18 +58,15 @@ def take_over(
         f"CREATE OR REPLACE TEMP VIEW rated AS "  # noqa: S608
         f"SELECT starts.* FROM {starts} AS starts SEMI JOIN held_versions USING (seq) WHERE elo_rated = 1"
     )
-    horses = {name: (rating, rated) for name, rating, rated in _ratings(connection, "horse")}
-    jockeys = {name: rating for name, rating, _ in _ratings(connection, "jockey")}
-    trainers = {name: rating for name, rating, _ in _ratings(connection, "trainer")}
-    elo.credit(horses, jockeys, trainers)
+    for place, part in enumerate(PARTS):
+        elo.credit(place, _ratings(connection, part))
     if races is not None:
         connection.execute(
             "CREATE OR REPLACE TEMP TABLE asked AS SELECT unnest($races::VARCHAR[]) AS race_id", {"races": races}
         )
     asked = "" if races is None else "SEMI JOIN asked USING (race_id)"
     entries = connection.execute(
-        f"""SELECT race_id, CAST(json_group_array(json_array(
-            horse_id, jockey_id, trainer_id, market_log_e9, horse_elo_e9, jockey_elo_e9, trainer_elo_e9)) AS VARCHAR)
+        f"""SELECT race_id, CAST(json_group_array(json_array({", ".join((*Starter._fields, *MEASURES[1:]))})) AS VARCHAR)
         FROM rated {asked} GROUP BY race_id"""  # noqa: S608
     )
     while some := entries.fetchmany(RACES_AT_ONCE):
@@ -79,10 +75,13 @@ def take_over(
     return dict(connection.execute("SELECT race_id, result_version FROM held_versions").fetchall())
 
 
-def _ratings(connection: "duckdb.DuckDBPyConnection", whose: str) -> list[tuple[str, int, int]]:
+def _ratings(connection: "duckdb.DuckDBPyConnection", part: Part) -> list[tuple[str, int, int]]:
+    """Each key of a part, its rating in billionths, and by how many starts it was rated."""
+    known = " AND ".join(f"{key} IS NOT NULL" for key in part.keys)
     return connection.execute(
-        f"SELECT {whose}_id, (sum({whose}_elo_e9) - {EVEN * E9} * count(*))::BIGINT, count(*) "  # noqa: S608
-        f"FROM rated WHERE {whose}_id IS NOT NULL GROUP BY 1"
+        f"SELECT concat_ws($between, {', '.join(part.keys)}), (sum({part.measure}) - {EVEN * E9} * count(*))::BIGINT, count(*) "  # noqa: S608
+        f"FROM rated WHERE {known} GROUP BY ALL",
+        {"between": BETWEEN},
     ).fetchall()
 
 
@@ -101,7 +100,7 @@ def _rate_part(elo: Elo, versions: dict[str, int], results: pa.Table, part: Path
         starters = [Starter(*one) for one in zip(*(column[begin:end] for column in keys), strict=True)]
         if got := elo.tell(race_id, starters):
             made[begin:end] = [(1, *one) for one in got]
-    for place, name in enumerate(EARNED):
+    for place, name in enumerate(MEASURES):
         starts = starts.append_column(name, pa.array([one[place] for one in made], pa.int64()))
     aside = part.with_name("." + part.name)
     pq.write_table(starts, aside, compression="lz4")

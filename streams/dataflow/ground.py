@@ -22,7 +22,7 @@ from streams.dataflow.tail import UNREADABLE, Line, LogTail, Place, about, messa
 from streams.dataflow.telemetry import say
 from streams.dataflow.waiting import go_on
 from streams.fold.days import LocalDays
-from streams.fold.elo import Elo
+from streams.fold.elo import Elo, parted
 from streams.fold.roll import Roller, ShardState
 from streams.fold.routing import Router, view_of
 from streams.fold.versions import replacing
@@ -77,7 +77,10 @@ class _Survey(NamedTuple):
 
 @dataclass(slots=True)
 class Ground:
-    """The state of the fold before record `base`, made once in a process and then handed out shard by shard."""
+    """The state of the fold before record `base`, made once in a process and then handed out shard by shard.
+
+    `rated` is whether any of the families has ratings: else no race is rated.
+    """
 
     home: Home
     timezone: ZoneInfo
@@ -86,6 +89,7 @@ class Ground:
     fingerprint: str
     held: HeldRaces = field(default_factory=HeldRaces)
     elo: Elo = field(init=False)
+    rated: bool = field(init=False)
     _base: int = -1
     _days: LocalDays = field(init=False)
     _router: Router = field(init=False)
@@ -101,6 +105,7 @@ class Ground:
         self._rollers = {}
         shelf = self._shelf = FileShelf(self.home.stream)
         self.elo = Elo(shelf)
+        self.rated = bool(parted(self.families)[1])
         for family, names in zip(self.families, self._router.shards, strict=True):
             self._rollers |= dict.fromkeys(names, Roller(family, self._days, shelf))
         self._states = {}
@@ -149,8 +154,8 @@ class Ground:
                 self._rollers[name].settle(state, survey.known_at_us, ())
             self.elo = Elo(self._shelf)
             measured = Measured.of(self.home, self.fingerprint)
-            laid = measured.lay(base, survey.holding, self._by_family(), self.elo, go_on)
-            replaced = {seq for seq in survey.replaced if seq >= measured.next_seq}
+            laid = measured.lay(base, survey.holding, self._by_family(), self.elo if self.rated else None, go_on)
+            replaced = {seq for seq in survey.replaced if self.rated and seq >= measured.next_seq}
             refused = self._settle_races(base, survey.holding.keys() - laid, replaced, survey.known_at_us, go_on)
             if not refused:
                 return
@@ -196,7 +201,9 @@ class Ground:
                 refused.add(line.seq)
                 continue
             assert isinstance(result, Result)
-            change = self.elo.rate(replacing(result))
+            change = replacing(result)
+            if self.rated:
+                change = self.elo.rate(change)
             if line.seq in seqs:
                 for name, touches in self._router.route(change):
                     self._rollers[name].settle(self._states[name], known_at_us, touches)

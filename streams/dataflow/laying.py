@@ -55,11 +55,11 @@ class Measured:
         base: int,
         races: Mapping[int, str],
         shards: Sequence[tuple[Family, Roller, Sequence[ShardState]]],
-        elo: Elo,
+        elo: Elo | None,
         go_on: Callable[[], None],
     ) -> frozenset[int]:
         """Put all starts of these results (seq to race) that are measured into empty shards, and what all results before
-        record `base` earned into an empty book of ratings; returns the seqs of those put.
+        record `base` earned into an empty book of ratings, where there is one; returns the seqs of those put.
 
         The shards stand at the day they are to be of. `go_on` is called between families.
         """
@@ -70,8 +70,9 @@ class Measured:
             found = connection.sql(f"SELECT seq FROM {_scan(self.results)} SEMI JOIN holding USING (seq)").fetchnumpy()  # noqa: S608
             connection.execute(f"CREATE TEMP VIEW held AS FROM {_scan(self.starts)} SEMI JOIN holding USING (seq)")
             go_on()
-            results, starts = (f"(FROM {_scan(parts)} WHERE seq < {base})" for parts in (self.results, self.starts))
-            take_over(elo, connection, results, starts)
+            if elo is not None:
+                results, starts = (f"(FROM {_scan(parts)} WHERE seq < {base})" for parts in (self.results, self.starts))
+                take_over(elo, connection, results, starts)
             for family, roller, states in shards:
                 go_on()
                 _lay_family(connection, family, roller, states, races)

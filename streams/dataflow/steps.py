@@ -108,7 +108,8 @@ class VersionLogic(StatefulBatchLogic[Told, Step, None]):
             return Step(line.seq, told.base, told.live, None, "unreadable", stale=False, routed=[], letter=letter)
         known_at_us = to_us(message.known_at)
         routed = self._router.route(change) if change else []
-        return Step(line.seq, told.base, told.live, known_at_us, type_name(message), stale, routed, None, change)
+        to_rate = change if self._ground.rated else None
+        return Step(line.seq, told.base, told.live, known_at_us, type_name(message), stale, routed, None, to_rate)
 
     def _change(self, told: Told, message: Message) -> tuple[Change | None, bool]:
         if not isinstance(message, Result):

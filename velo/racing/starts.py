@@ -29,7 +29,7 @@ from velo.racing.messages import FINISHED, Race, Runner
 class Start(NamedTuple):
     """One runner that ran, measured. Fields ending `_e9` are in billionths; None is unknown.
 
-    The Elo ones rest on the races before, and are filled in where the races are told in order.
+    The Elo ones, the last, rest on the races before, and are filled in where the races are told in order.
 
     A tuple, because the stream makes and reads one for every start: a frozen dataclass takes four times as long.
     """
@@ -73,6 +73,8 @@ class Start(NamedTuple):
     horse_elo_e9: int | None = None
     jockey_elo_e9: int | None = None
     trainer_elo_e9: int | None = None
+    draw_elo_e9: int | None = None
+    suited_elo_e9: int | None = None
 
 
 def starts_of(race: Race, runners: Sequence[Runner]) -> list[Start]:
