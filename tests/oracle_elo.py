@@ -1,9 +1,10 @@
-"""Elo ratings by the book: every rating is added up anew from all entries that stand, for each race told.
+"""Elo ratings by the book: every rating is added up anew from all entries of its account that stand, for each race told.
 
 Standard library only, and nothing of the product, so that an error must be made twice to hide.
 """
 
 import math
+from collections import defaultdict
 from dataclasses import replace
 from fractions import Fraction
 
@@ -23,19 +24,25 @@ class Ledger:
     """What each start of each race has earned, by the races told so far; points are whole billionths."""
 
     def __init__(self) -> None:
-        self.entries: dict[str, list[Start]] = {}
+        self.races: dict[str, list[Start]] = {}
+        self.accounts: dict[tuple[Key, Key], list[tuple[str, int]]] = defaultdict(list)
 
     def rated(self, race_id: str, starts: list[Start]) -> list[Start]:
         """The starts of a version that takes effect, with what they earn; the version before it is struck out."""
-        before = self.entries.pop(race_id, [])
-        if [self.told(one) for one in before] == sorted(self.told(one) for one in starts) and before:
+        before = self.races.get(race_id, [])
+        if before and sorted(self.told(one) for one in before) == sorted(self.told(one) for one in starts):
             earned = {one.keys["horse_id"]: one.elo for one in before}
-            made = [replace(one, elo=earned[one.keys["horse_id"]]) for one in starts]
-        elif len(starts) < 2 or any(one.market_log_e9 is None for one in starts):
+            return [replace(one, elo=earned[one.keys["horse_id"]]) for one in starts]
+        for names, key in {(names, key) for one in before for names in SHARES if (key := keys(one, names))}:
+            account = self.accounts[names, key]
+            account[:] = [entry for entry in account if entry[0] != race_id]
+        self.races[race_id] = []
+        if len(starts) < 2 or any(one.market_log_e9 is None for one in starts):
             return starts
-        else:
-            made = self.anew(starts)
-        self.entries[race_id] = sorted(made, key=self.told)
+        self.races[race_id] = made = self.anew(starts)
+        for one in made:
+            for names, points in (one.elo or {}).items():
+                self.accounts[names, keys(one, names) or ()].append((race_id, points))
         return made
 
     def told(self, start: Start) -> tuple[str, ...]:
@@ -57,13 +64,10 @@ class Ledger:
         return made
 
     def rating(self, names: Key, key: Key | None) -> int:
-        if key is None:
-            return 0
-        entries = [one for race in self.entries.values() for one in race if keys(one, names) == key]
-        return sum(one.elo[names] for one in entries if one.elo is not None)
+        return sum(points for _, points in self.accounts[names, key]) if key else 0
 
     def starts(self, horse_id: str) -> int:
-        return sum(one.keys["horse_id"] == horse_id for race in self.entries.values() for one in race)
+        return len(self.accounts[("horse_id",), (horse_id,)])
 
 
 def keys(start: Start, names: Key) -> Key | None:
