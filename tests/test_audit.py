@@ -112,7 +112,7 @@ def test_one_wrong_value_in_redis_is_found(right: Store, field: str) -> None:
 
 
 def test_a_key_lost_from_redis_is_found_and_so_is_one_that_never_was(right: Store) -> None:
-    """A key without its row, and a row without its key."""
+    """A key without its row, and a row without its key: of both views of a draw cell."""
     client: Any = connect(right.home, right.redis_url)
     layout = Layout.of(BY_VIEW["draw_bias"])
     key = min(one for one in client.scan_iter() if layout.owns(one))
@@ -120,7 +120,8 @@ def test_a_key_lost_from_redis_is_found_and_so_is_one_that_never_was(right: Stor
     client.copy(key, never)
     client.rename(key, b"aside")
     try:
-        assert sorted(one.found for one in looked(right).differences) == ["none", "one"]
+        found = [(one.view, one.found) for one in looked(right).differences]
+        assert sorted(found) == [(view, one) for view in ("draw_bias", "draw_elo") for one in ("none", "one")]
     finally:
         client.rename(b"aside", key)
         client.delete(never)

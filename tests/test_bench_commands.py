@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks import joins, serve
 from benchmarks.contract_views import CONTRACT
+from feature_repo.catalogue.families import FAMILIES
 from streams.batch.build import build
 from streams.importers.ingest import ingest
 from streams.importers.runners import read_runner_tables
@@ -49,7 +50,9 @@ def test_stream_measures_replays_and_live_rates(season: Path, tmp_path: Path) ->
     told = ("--starts", 60, "--rate", 40, "--seconds", 1, "--processes", 1)
     figures = bench(tmp_path, "stream", "--runners", season, *told)
     replays = [(one["views"], one["sinks"]) for one in figures["replays"]]
-    assert replays == [(views, sinks) for views in (len(CONTRACT), 11) for sinks in ("none", "Parquet", "both")]
+    assert replays == [
+        (views, sinks) for views in (len(CONTRACT), len(FAMILIES)) for sinks in ("none", "Parquet", "both")
+    ]
     assert all(one["starts_per_second"] > 0 for one in figures["replays"])
     assert [one["results_per_second"] for one in figures["live"]] == [40.0]
     assert [one["results"] for one in figures["live"]] == [40]

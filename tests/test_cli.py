@@ -220,7 +220,7 @@ def test_features_come_back_in_the_order_they_were_asked_for(
         asked.to_parquet(entities)
     report = velo("features", "--entities", entities, "--out", out, "--json", home=home).document
     assert [str(one.message) for one in recwarn if issubclass(one.category, RuntimeWarning | UserWarning)] == []
-    assert (report["rows"], report["views"]) == (len(rows), ["trainer_velocity"])
+    assert (report["rows"], report["views"]) == (len(rows), ["trainer_velocity", "trainer_elo"])
     answer = pd.read_csv(out) if suffix == ".csv" else pd.read_parquet(out)
     assert answer["trainer_id"].tolist() == asked["trainer_id"].tolist()
     expected = pd.to_numeric(asked["expected"]).tolist()

@@ -81,11 +81,12 @@ def test_who_beats_the_market_of_a_better_field_is_rated_above_who_does_so_in_a_
 
 
 def test_an_amendment_of_the_placings_alone_changes_no_rating() -> None:
-    """The same starters at the same odds: what they earned stands, and no row is made."""
+    """The same starters at the same odds: what they earned stands, though a row says so as of the amendment."""
     first = a_race(1, {"a": 2.0, "b": 4.0})
     turned = a_race(1, {"b": 4.0, "a": 2.0}, version=2)
     later = a_race(2, {"a": 3.0, "b": 2.0})
-    assert ratings(first, later, turned) == ratings(first, later)
+    before, after = ratings(first, later), ratings(first, later, turned)
+    assert after == {horse: [*rows, rows[-1]] for horse, rows in before.items()}
 
 
 def test_an_amendment_of_the_odds_takes_back_what_was_earned_and_earns_anew_by_what_is_known_then() -> None:

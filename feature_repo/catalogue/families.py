@@ -21,7 +21,7 @@ from feature_repo.catalogue.aggregates import (
     Total,
     Variance,
 )
-from velo.racing.elo import EVEN
+from velo.racing.elo import EVEN, RATED
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ ABILITY: Final[tuple[Recent, ...]] = (
 
 def elo(whose: str) -> tuple[Aggregate, ...]:
     """What tells an Elo rating, of one of `velo.racing.elo.PARTS`."""
-    return (Total("rated", "elo_rated"), Balance("elo", f"{whose}_elo_e9", "elo_rated", EVEN))
+    return (Total("rated", RATED), Balance("elo", f"{whose}_elo_e9", RATED, EVEN))
 
 
 AGAINST_THE_ODDS: Final[tuple[Aggregate, ...]] = (
@@ -133,6 +133,12 @@ AGAINST_THE_ODDS: Final[tuple[Aggregate, ...]] = (
     Quotient("ae", "win_priced", "exp_e9"),
     Quotient("over", "over_e9", "over_known"),
 )
+
+
+def is_rated(family: Family) -> bool:
+    """Whether a family has an Elo rating, which rests on every result before."""
+    return any(RATED in one.measures for one in family.career)
+
 
 FAMILIES: Final[tuple[Family, ...]] = (
     Family(

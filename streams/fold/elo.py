@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import orjson
 
-from feature_repo.catalogue.families import Family
+from feature_repo.catalogue.families import Family, is_rated
 from streams.fold.pasts import Shelf
 from streams.fold.versions import Change
 from streams.packed import Packed
@@ -140,8 +140,7 @@ def entries_of(starts: Sequence[Start]) -> list[Entry]:
 
 def parted(families: Sequence[Family]) -> tuple[list[Family], list[Family]]:
     """The families whose measures need only a start's own race, and those of the ratings."""
-    rated = [one for one in families if any(RATED in each.measures for each in one.career)]
-    return [one for one in families if one not in rated], rated
+    return [one for one in families if not is_rated(one)], [one for one in families if is_rated(one)]
 
 
 def _starter(start: Start) -> Starter:
