@@ -146,7 +146,7 @@ def measure_new(home: Home, memory_limit: str, spread: Spread = on_threads, *, a
     if kept.next_seq < log_end.next_seq:
         parts = _measure(home, kept.next_seq, log_end.next_seq, memory_limit, spread)
         with scratch_connection(home, memory_limit) as connection:
-            rate(connection, _pairs(home, kept.parts), _pairs(home, parts))
+            rate(connection, home.batch, _pairs(home, kept.parts), _pairs(home, parts))
         kept = replace(kept, next_seq=log_end.next_seq, parts=(*kept.parts, *parts))
         write_atomically(_state(home), json.dumps(asdict(kept)).encode())
     return log_end

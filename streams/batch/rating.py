@@ -1,7 +1,7 @@
 """The batch's one step that is no SQL: what each start earned by Elo rests on every result before it, told in order.
 
 Races are taken one after another, by the stream's own book (`streams.fold.elo`), and the starts that a build has just
-measured get what they earned as columns beside their measures. Some twelve microseconds a start are all it takes.
+measured get what they earned as columns beside their measures. It takes some fifteen microseconds a start.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from streams.dataflow.shelf import FileShelf
 from streams.fold.elo import BETWEEN, MEASURES, Elo, Starter
-from streams.fold.pasts import MemoryShelf
 from velo.racing.elo import E9, EVEN, PARTS, Part
 
 if TYPE_CHECKING:
@@ -25,13 +25,16 @@ UNRATED: Final = (0, *(None for _ in PARTS))
 
 
 def rate(
-    connection: "duckdb.DuckDBPyConnection", before: Sequence[tuple[Path, Path]], new: Sequence[tuple[Path, Path]]
+    connection: "duckdb.DuckDBPyConnection",
+    folder: Path,
+    before: Sequence[tuple[Path, Path]],
+    new: Sequence[tuple[Path, Path]],
 ) -> None:
     """Write what was earned into the parts of starts of `new`, given the parts of results and starts, in the log's order.
 
-    `before` are those rated already. A part appears whole.
+    `before` are those rated already. What a race earned is put aside in a file of `folder` meanwhile, lest memory grow with the log. A part appears whole.
     """
-    elo = Elo(MemoryShelf())
+    elo = Elo(FileShelf(folder))
     versions: dict[str, int] = {}
     told = pa.concat_tables([pq.read_table(results, columns=["race_id"]) for results, _ in new])
     if before:

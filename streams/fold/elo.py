@@ -27,6 +27,10 @@ BETWEEN: Final = "\x1f"
 """Between the keys of a part that has several."""
 
 
+Keys = tuple[str | None, ...]
+"""Whose each of `PARTS` is of a start; None where that is unknown."""
+
+
 class Starter(NamedTuple):
     """What is asked of a start: its keys, and the market's view of it (None where a starter has no odds)."""
 
@@ -39,9 +43,9 @@ class Starter(NamedTuple):
     market_log_e9: int | None
 
     @property
-    def keys(self) -> tuple[str | None, ...]:
-        """Whose each of `PARTS` is; None where that is unknown."""
-        suited = BETWEEN.join((self.horse_id, self.course, self.distance_band))
+    def keys(self) -> Keys:
+        """Whose each of `PARTS` is."""
+        suited = f"{self.horse_id}{BETWEEN}{self.course}{BETWEEN}{self.distance_band}"
         return self.horse_id, self.jockey_id, self.trainer_id, self.draw_cell, suited
 
 
@@ -72,13 +76,15 @@ class Elo:
             same = dict(before)
             return [same[one] for one in starters]
         if before:
-            self._add(before, -1)
+            self._add(((one.starter.keys, one.earned) for one in before), -1)
             self._races.pop((race_id,))
         market = [one.market_log_e9 for one in starters if one.market_log_e9 is not None]
         if len(starters) < 2 or len(market) < len(starters):
             return None
-        made = earned(market, [self._standing(one) for one in starters])
-        self.hold(race_id, [Entry(*one) for one in zip(starters, made, strict=True)])
+        keys = [one.keys for one in starters]
+        made = earned(market, [self._standing(one) for one in keys])
+        self._add(zip(keys, made, strict=True), 1)
+        self._put_aside(race_id, zip(starters, made, strict=True))
         return made
 
     def rate(self, change: Change) -> Change:
@@ -104,8 +110,8 @@ class Elo:
     def hold(self, race_id: str, entries: Sequence[Entry]) -> None:
         """Have a race have earned this: nothing where there are no entries."""
         if entries:
-            self._add(entries, 1)
-            self.put_aside(race_id, orjson.dumps([(*one.starter, *one.earned) for one in entries]))
+            self._add(((one.starter.keys, one.earned) for one in entries), 1)
+            self._put_aside(race_id, entries)
 
     def put_aside(self, race_id: str, entries: bytes) -> None:
         """Remember what a race earned, rows of a `Starter` and its `Earned` as JSON, so that it can be taken back; the ratings have it already."""
@@ -116,18 +122,21 @@ class Elo:
         shift = 0 if place else _COUNT_BITS
         self._ratings[place] |= {key: (rating << shift) + (0 if place else count) for key, rating, count in rated}
 
-    def _add(self, entries: Sequence[Entry], times: int) -> None:
+    def _put_aside(self, race_id: str, entries: Iterable[tuple[Starter, Earned]]) -> None:
+        self.put_aside(race_id, orjson.dumps([(*starter, *got) for starter, got in entries]))
+
+    def _add(self, earned_by: Iterable[tuple[Keys, Earned]], times: int) -> None:
         horses, others = self._ratings[0], self._ratings[1:]
-        for starter, (horse_e9, *rest) in entries:
-            horse, *keys = starter.keys
+        for (horse, *keys), (horse_e9, *rest) in earned_by:
             assert horse is not None
             horses[horse] = horses.get(horse, 0) + times * (((horse_e9 - _EVEN_E9) << _COUNT_BITS) + 1)
-            for ratings, key, got in zip(others, keys, rest, strict=True):
+            for ratings, key, got in zip(others, keys, rest):  # noqa: B905  of one length, and this is for every start
                 if key is not None:
                     ratings[key] = ratings.get(key, 0) + times * (got - _EVEN_E9)
 
-    def _standing(self, one: Starter) -> Standing:
-        horse, *rest = [0 if key is None else of.get(key, 0) for of, key in zip(self._ratings, one.keys, strict=True)]
+    def _standing(self, keys: Keys) -> Standing:
+        # no rating is kept of who is unknown, so None finds none
+        horse, *rest = [of.get(key, 0) for of, key in zip(self._ratings, keys)]  # type: ignore[arg-type]  # noqa: B905
         return Standing(horse & _COUNT, (horse >> _COUNT_BITS) + sum(rest))
 
 
