@@ -266,7 +266,7 @@ _TOLD: Final[Mapping[str, Callable[[Values], str]]] = {
         "here at this distance",
         "new to course and distance",
     ),
-    "elo": _number(FORETOLD, "Elo {:+.1f} here, so ridden", "no Elo yet"),
+    "elo": _number(FORETOLD, "Elo {:+.1f} all told", "no Elo yet"),
     "jockey_elo": _number("jockey_elo__elo", "jockey's Elo {:+.1f}", "jockey without an Elo"),
     "trainer_elo": _number("trainer_elo__elo", "trainer's Elo {:+.1f}", "trainer without an Elo"),
     "draw_elo": _number("draw_elo__elo", "draw's Elo {:+.1f}", "draw without an Elo"),

@@ -18,16 +18,13 @@ from feature_repo.catalogue.families import FAMILIES
 from feature_repo.stores.race_cards import Event
 from feature_repo.stores.redis_layout import Layout
 from serving.reading import Reading, Rows
-from velo.racing.cards import FIRST_VERSION
 from velo.racing.clock import from_text, to_us
 from velo.racing.messages import Result, from_record
 from velo.racing.starts import starts_of
 
 BEFORE_ALL: Final = "0-0"
 PENDING_S: Final = 2.0
-"""A row that was not written so long after its result was heard of is not to come: the result changed nothing of it."""
-AMENDED_S: Final = 0.25
-"""The same of an amended result, which leaves most of its race as it was."""
+"""A row that was not written so long after its result was heard of is not to come: a higher version holds, so it changes nothing."""
 LATELY_US: Final = 10_000_000
 """What was told so long before the first reading has been written or never will be."""
 
@@ -92,7 +89,7 @@ class Settled:
         assert isinstance(message, Result)
         known_us = to_us(from_text(event.known_at))
         starts = starts_of(message.race, message.runners)
-        until = now + (PENDING_S if message.result_version == FIRST_VERSION else AMENDED_S)
+        until = now + PENDING_S
         for layout, names in _LAYOUTS:
             for start in starts:
                 key = [getattr(start, name) for name in names]

@@ -15,7 +15,7 @@ from feature_repo.catalogue.families import FAMILIES
 from streams.batch import frames
 from streams.batch.build import build
 from streams.fold.elo import Elo
-from streams.fold.pasts import MemoryShelf
+from streams.fold.shelf import MemoryShelf
 from streams.fold.versions import RaceState, apply_version
 from streams.log import reader
 from tests.agreement import differences
@@ -23,6 +23,7 @@ from tests.builders import a_field, a_log, a_result, a_runner, a_tick
 from tests.logs import a_store, logged
 from tests.stores import NOW, Conformance, Row, changelogs_of, rows_apart, tables_of, twin_of
 from tests.strategies import RandomLog, busy_logs
+from velo.errors import UserError
 from velo.racing.messages import Message, Result, from_record
 from velo.racing.starts import Start, starts_of
 
@@ -145,6 +146,23 @@ def test_the_sql_measures_of_every_start_are_those_of_plain_python(name: str, co
             by_python |= {(seq, start.horse_id): tuple(start) for start in change.added or starts}
     assert len(by_sql) == len(measured) > 5_000
     assert by_sql == by_python
+
+
+def test_a_build_that_finds_no_room_to_rate_says_so_and_can_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one line, with its remedy; what was measured before it is measured again."""
+    store = a_store(tmp_path)
+    logged(store, from_record(a_log(a_result(*a_field(3)))[0]))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pyarrow.parquet.write_table", full)
+        with pytest.raises(UserError, match=r"No space left on device.*: make room there and repeat the build"):
+            build(store, NOW)
+    assert build(store, NOW).added["horse_elo"] == 3
 
 
 def race(race_id: str, on: str, known_at: str, version: int = 1, winner: int = 1) -> Row:

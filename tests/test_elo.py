@@ -8,8 +8,8 @@ import pytest
 
 from feature_repo.catalogue.families import BY_VIEW
 from streams.fold.elo import Elo, Starter
-from streams.fold.pasts import MemoryShelf
 from streams.fold.replay import Replay, changelog
+from streams.fold.shelf import MemoryShelf
 from tests.builders import Record, a_log, a_result, a_runner, a_tick
 from velo.racing.elo import E9, EVEN, PARTS, Standing, earned
 from velo.racing.messages import from_record

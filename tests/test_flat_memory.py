@@ -16,15 +16,16 @@ from hypothesis import strategies as st
 
 from feature_repo.catalogue.families import BY_VIEW, FAMILIES
 from streams import packed as packed_module
-from streams.dataflow import shelf as shelf_module
 from streams.dataflow.ground import Held, HeldRaces
-from streams.dataflow.shelf import FileShelf
 from streams.dataflow.tail import Place
+from streams.fold import shelf as shelf_module
 from streams.fold.days import LocalDays
-from streams.fold.pasts import NO_PAST, MemoryShelf, Pasts, Shelf
+from streams.fold.elo import Elo
+from streams.fold.pasts import NO_PAST, Pasts
 from streams.fold.roll import Roller, ShardState
 from streams.fold.routing import Router
 from streams.fold.shapes import Columns, Memory
+from streams.fold.shelf import FileShelf, MemoryShelf, Shelf
 from streams.fold.versions import replacing
 from streams.log.index import Index
 from streams.log.writer import LogWriter
@@ -77,7 +78,7 @@ def race_day(number: int) -> Iterator[Result]:
 
 
 class AllThatIsKept:
-    """What the stream keeps from one message to the next: the shards, the versions that hold, the writer's index."""
+    """What the stream keeps from one message to the next: the shards, the ratings, the versions that hold, the writer's index."""
 
     def __init__(self, shelf: Shelf) -> None:
         self.days = LocalDays(LONDON)
@@ -86,6 +87,7 @@ class AllThatIsKept:
         for family, names in zip(FAMILIES, self.router.shards, strict=True):
             roller = Roller(family, self.days, shelf)
             self.shards |= {name: (roller, ShardState()) for name in names}
+        self.elo = Elo(shelf)
         self.held = HeldRaces()
         self.index = Index(LONDON)
 
@@ -94,7 +96,7 @@ class AllThatIsKept:
         starts = 0
         for seq, result in enumerate(results):
             assert result.known_at is not None
-            change, at_us = replacing(result), to_us(result.known_at)
+            change, at_us = self.elo.rate(replacing(result)), to_us(result.known_at)
             touched = dict(self.router.route(change))
             for name, (roller, state) in self.shards.items():
                 roller.roll(state, ((at_us, touched.get(name, ())),))

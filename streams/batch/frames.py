@@ -146,14 +146,12 @@ def measure_new(home: Home, memory_limit: str, spread: Spread = on_threads, *, a
     if kept.next_seq < log_end.next_seq:
         parts = _measure(home, kept.next_seq, log_end.next_seq, memory_limit, spread)
         with scratch_connection(home, memory_limit) as connection:
-            rate(connection, home.batch, _pairs(home, kept.parts), _pairs(home, parts))
+            before, new = ([_named(home, kind, of) for kind in ("results", "starts")] for of in (kept.parts, parts))
+            rated = (parquet(before[0]), parquet(before[1])) if kept.parts else None
+            rate(connection, home.batch, rated, list(zip(*new, strict=True)))
         kept = replace(kept, next_seq=log_end.next_seq, parts=(*kept.parts, *parts))
         write_atomically(_state(home), json.dumps(asdict(kept)).encode())
     return log_end
-
-
-def _pairs(home: Home, parts: Sequence[str]) -> list[tuple[Path, Path]]:
-    return [(home.batch / f"results-{part}.parquet", home.batch / f"starts-{part}.parquet") for part in parts]
 
 
 def lay_out(connection: duckdb.DuckDBPyConnection, home: Home, timezone: ZoneInfo, families: Iterable[Family]) -> None:
@@ -273,7 +271,11 @@ def parquet(paths: Iterable[Path]) -> str:
 
 def parts_of(home: Home, kind: str) -> list[Path]:
     """The kept files of a kind: `starts` and `results` (measured), `runners` and `notices` (as told)."""
-    return [home.batch / f"{kind}-{part}.parquet" for part in _kept(home).parts]
+    return _named(home, kind, _kept(home).parts)
+
+
+def _named(home: Home, kind: str, parts: Sequence[str]) -> list[Path]:
+    return [home.batch / f"{kind}-{part}.parquet" for part in parts]
 
 
 def formulas() -> str:

@@ -13,35 +13,41 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from streams.dataflow.shelf import FileShelf
 from streams.fold.elo import BETWEEN, MEASURES, Elo, Starter
+from streams.fold.shelf import FileShelf
+from velo.errors import UserError
 from velo.racing.elo import E9, EVEN, PARTS, Part
 
 if TYPE_CHECKING:
     import duckdb
 
 RACES_AT_ONCE: Final = 5000
+BUILD_AGAIN: Final = "make room there and repeat the build; where a file is damaged or gone, run `velo build --whole`"
 UNRATED: Final = (0, *(None for _ in PARTS))
 
 
 def rate(
     connection: "duckdb.DuckDBPyConnection",
     folder: Path,
-    before: Sequence[tuple[Path, Path]],
+    before: tuple[str, str] | None,
     new: Sequence[tuple[Path, Path]],
 ) -> None:
     """Write what was earned into the parts of starts of `new`, given the parts of results and starts, in the log's order.
 
-    `before` are those rated already. What a race earned is put aside in a file of `folder` meanwhile, lest memory grow with the log. A part appears whole.
+    `before` is the SQL of the results and starts rated already, None for none. What a race earned is put aside in a file of
+    `folder` meanwhile, lest memory grow with the log. A part appears whole. Raises `UserError` where a file cannot be
+    read or written.
     """
-    elo = Elo(FileShelf(folder))
+    elo = Elo(FileShelf(folder, BUILD_AGAIN))
     versions: dict[str, int] = {}
-    told = pa.concat_tables([pq.read_table(results, columns=["race_id"]) for results, _ in new])
-    if before:
-        results, starts = (_scan([pair[at] for pair in before]) for at in (0, 1))
-        versions = take_over(elo, connection, results, starts, told.column("race_id").unique().to_pylist())
-    for results_part, starts_part in new:
-        _rate_part(elo, versions, pq.read_table(results_part), starts_part)
+    try:
+        if before is not None:
+            told = pa.concat_tables([pq.read_table(results, columns=["race_id"]) for results, _ in new])
+            versions = take_over(elo, connection, *before, told.column("race_id").unique().to_pylist())
+        for results_part, starts_part in new:
+            _rate_part(elo, versions, pq.read_table(results_part), starts_part)
+    except (OSError, pa.ArrowInvalid) as failed:
+        raise UserError(f"cannot rate the starts kept at {folder} ({failed}): {BUILD_AGAIN}") from failed
 
 
 def take_over(
@@ -114,11 +120,3 @@ def _runs(seqs: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
     """Each seq with where its rows begin and end: those of one lie together."""
     begins = np.flatnonzero(np.r_[True, seqs[1:] != seqs[:-1]]) if seqs.size else np.array([], dtype=np.intp)
     yield from zip(seqs[begins].tolist(), begins.tolist(), np.append(begins, seqs.size)[1:].tolist(), strict=True)
-
-
-def _scan(parts: Sequence[Path]) -> str:
-    return f"read_parquet([{', '.join(_quoted(one) for one in parts)}])"
-
-
-def _quoted(path: Path) -> str:
-    return "'" + str(path).replace("'", "''") + "'"

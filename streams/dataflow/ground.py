@@ -17,7 +17,6 @@ import orjson
 
 from feature_repo.catalogue.families import Family
 from streams.dataflow.laying import Measured
-from streams.dataflow.shelf import FileShelf
 from streams.dataflow.tail import UNREADABLE, Line, LogTail, Place, about, message_of
 from streams.dataflow.telemetry import say
 from streams.dataflow.waiting import go_on
@@ -25,6 +24,7 @@ from streams.fold.days import LocalDays
 from streams.fold.elo import Elo, parted
 from streams.fold.roll import Roller, ShardState
 from streams.fold.routing import Router, view_of
+from streams.fold.shelf import FileShelf
 from streams.fold.versions import replacing
 from streams.log.upgrades import upgraded
 from streams.packed import Packed

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import orjson
 
 from feature_repo.catalogue.families import Family, is_rated
-from streams.fold.pasts import Shelf
+from streams.fold.shelf import Shelf
 from streams.fold.versions import Change
 from streams.packed import Packed
 from velo.racing.elo import E9, EVEN, PARTS, RATED, Earned, Standing, earned
@@ -25,8 +25,6 @@ _PLACE_BYTES: Final = 8
 _EVEN_E9: Final = EVEN * E9
 BETWEEN: Final = "\x1f"
 """Between the keys of a part that has several."""
-
-
 Keys = tuple[str | None, ...]
 """Whose each of `PARTS` is of a start; None where that is unknown."""
 
@@ -71,32 +69,19 @@ class Elo:
         What an earlier version of the race earned is taken back before; a version that tells the same starters at the same
         odds earns what that one did.
         """
-        before = self.held(race_id)
-        if before and {one.starter for one in before} == set(starters):
-            same = dict(before)
-            return [same[one] for one in starters]
-        if before:
-            self._add(((one.starter.keys, one.earned) for one in before), -1)
-            self._races.pop((race_id,))
-        market = [one.market_log_e9 for one in starters if one.market_log_e9 is not None]
-        if len(starters) < 2 or len(market) < len(starters):
-            return None
-        keys = [one.keys for one in starters]
-        made = earned(market, [self._standing(one) for one in keys])
-        self._add(zip(keys, made, strict=True), 1)
-        self._put_aside(race_id, zip(starters, made, strict=True))
-        return made
+        return self._told(race_id, starters, self.held(race_id))
 
     def rate(self, change: Change) -> Change:
         """The change with what its starts earn, and what those it takes back had earned."""
-        before = {entry.starter.horse_id: entry.earned for entry in self.held(change.race_id)}
-        made = self.tell(change.race_id, [_starter(one) for one in change.added])
-        after = {one.horse_id: got for one, got in zip(change.added, made, strict=True)} if made else {}
-        retracted, added = (
-            tuple(_rated(one, got[one.horse_id]) for one in starts) if got else starts
-            for starts, got in ((change.retracted, before), (change.added, after))
+        entries = self.held(change.race_id)
+        made = self._told(change.race_id, [_starter(one) for one in change.added], entries)
+        added = tuple(map(_rated, change.added, made)) if made else change.added
+        if not entries:
+            return replace(change, added=added)
+        before = {one.starter.horse_id: one.earned for one in entries}
+        return replace(
+            change, retracted=tuple(_rated(one, before[one.horse_id]) for one in change.retracted), added=added
         )
-        return replace(change, retracted=retracted, added=added)
 
     def held(self, race_id: str) -> list[Entry]:
         """What the version of a race that holds earned."""
@@ -121,6 +106,22 @@ class Elo:
         """Take over the ratings of one of `PARTS`: each key, its rating in billionths, and how many starts it was rated by."""
         shift = 0 if place else _COUNT_BITS
         self._ratings[place] |= {key: (rating << shift) + (0 if place else count) for key, rating, count in rated}
+
+    def _told(self, race_id: str, starters: Sequence[Starter], before: Sequence[Entry]) -> list[Earned] | None:
+        if before and {one.starter for one in before} == set(starters):
+            same = dict(before)
+            return [same[one] for one in starters]
+        if before:
+            self._add(((one.starter.keys, one.earned) for one in before), -1)
+            self._races.pop((race_id,))
+        market = [one.market_log_e9 for one in starters if one.market_log_e9 is not None]
+        if len(starters) < 2 or len(market) < len(starters):
+            return None
+        keys = [one.keys for one in starters]
+        made = earned(market, [self._standing(one) for one in keys])
+        self._add(zip(keys, made, strict=True), 1)
+        self._put_aside(race_id, zip(starters, made, strict=True))
+        return made
 
     def _put_aside(self, race_id: str, entries: Iterable[tuple[Starter, Earned]]) -> None:
         self.put_aside(race_id, orjson.dumps([(*starter, *got) for starter, got in entries]))

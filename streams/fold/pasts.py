@@ -9,12 +9,13 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import chain
 from struct import Struct
-from typing import Final, Protocol
+from typing import Final
 
 import orjson
 
 from feature_repo.catalogue.aggregates import RECENT_DEPTH, Value
 from streams.fold.shapes import Columns, Memory
+from streams.fold.shelf import Shelf
 
 Past = bytes
 """The off of the last start, where the shelf has it, how many values of each measure are known (`RECENT_DEPTH` at most)
@@ -22,33 +23,6 @@ and the values, newest first; empty for a key without a start."""
 NO_PAST: Final = b""
 NOTHING_BEFORE: Final = 0
 _PLACE_BYTES: Final = 16
-
-
-class Shelf(Protocol):
-    """Bytes put aside for as long as the process lives."""
-
-    def put(self, content: bytes) -> int:
-        """Put some aside; the place they can be had from, which is never 0."""
-
-    def get(self, place: int) -> bytes:
-        """What was put aside at a place."""
-
-
-class MemoryShelf:
-    """A shelf in memory: for what is told a log of modest size."""
-
-    def __init__(self) -> None:
-        self._contents: list[bytes] = []
-
-    def put(self, content: bytes) -> int:
-        """Put some aside."""
-        # a copy: what orjson gives keeps the 4 KB it was written in
-        self._contents.append(bytes(bytearray(content)))
-        return len(self._contents)
-
-    def get(self, place: int) -> bytes:
-        """What was put aside at a place."""
-        return self._contents[place - 1]
 
 
 class Pasts:

@@ -10,9 +10,9 @@ from zoneinfo import ZoneInfo
 from feature_repo.catalogue.families import FAMILIES, Family
 from streams.fold.days import LocalDays
 from streams.fold.elo import Elo, entries_of
-from streams.fold.pasts import MemoryShelf
 from streams.fold.roll import BEGINNING, Roller, Row, ShardState
 from streams.fold.routing import Router, Touch
+from streams.fold.shelf import MemoryShelf
 from streams.fold.versions import Change, RaceState, apply_version
 from velo.racing.clock import to_us
 from velo.racing.messages import Message, Result

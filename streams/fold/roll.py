@@ -14,9 +14,10 @@ import orjson
 from feature_repo.catalogue.aggregates import Value
 from feature_repo.catalogue.families import Family
 from streams.fold.days import LocalDays
-from streams.fold.pasts import NO_PAST, Past, Pasts, Shelf
+from streams.fold.pasts import NO_PAST, Past, Pasts
 from streams.fold.routing import Touch
 from streams.fold.shapes import LANE_BITS, Columns, Contribution, Key, Memory, Sums, pack, unpack
+from streams.fold.shelf import Shelf
 from streams.packed import Packed
 
 Row = tuple[Key, int, tuple[Value, ...], int | None]

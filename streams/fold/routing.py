@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final, cast
 
-from feature_repo.catalogue.families import Family, is_rated
+from feature_repo.catalogue.families import Family
 from streams.fold.shapes import Contribution, Key, Shape, key_of
 from streams.fold.versions import Change
 from velo.racing.starts import Start
@@ -38,8 +38,6 @@ class Router:
     def __init__(self, families: Sequence[Family], shards: int) -> None:
         self.shards = [[shard_name(family.view, number) for number in range(shards)] for family in families]
         self._count = shards
-        # an amendment mostly leaves ratings as they were; who waits for a horse's rows of it should not wait for those
-        self._whatever = {place for place, family in enumerate(families) if is_rated(family)}
         by_shape: dict[Shape, list[tuple[int, Callable[[Start], tuple[str | None, ...]]]]] = {}
         for place, family in enumerate(families):
             by_shape.setdefault(Shape.of(family), []).append((place, key_of(family.keys)))
@@ -55,7 +53,10 @@ class Router:
         ]
 
     def route(self, change: Change) -> list[tuple[str, list[Touch]]]:
-        """The touches of a change, by shard; a key whose starts the change leaves as they were is not touched, but for ratings."""
+        """The touches of a change, by shard: of every key that either version has a start of, though it be the same in both.
+
+        So whoever knows the runners of a result knows which rows are to come of it.
+        """
         if not change.retracted:
             return self._route_added(change)
         touched: list[dict[Key, Touch]] = [{} for _ in self.shards]
@@ -110,10 +111,9 @@ class Router:
 
     def _by_shard(self, touched: list[dict[Key, Touch]]) -> list[tuple[str, list[Touch]]]:
         routed: list[tuple[str, list[Touch]]] = []
-        for place, (shards, touches) in enumerate(zip(self.shards, touched, strict=True)):
+        for shards, touches in zip(self.shards, touched, strict=True):
             of_family: dict[int, list[Touch]] = {}
             for touch in touches.values():
-                if touch[1] != touch[2] or place in self._whatever:
-                    of_family.setdefault(shard_of(touch[0][0], self._count), []).append(touch)
+                of_family.setdefault(shard_of(touch[0][0], self._count), []).append(touch)
             routed += [(shards[number], found) for number, found in of_family.items()]
         return routed

@@ -37,6 +37,7 @@ PARTS: Final = (
     Part("draw", ("draw_cell",), 10),
     Part("suited", ("horse_id", "course", "distance_band"), 100),
 )
+_OTHER_SHARES: Final = tuple(one.permille for one in PARTS if one is not HORSE)
 RATED: Final = "elo_rated"
 """The measure of a start that counts those rated."""
 
@@ -66,6 +67,3 @@ def earned(market_log_e9: Sequence[int], before: Sequence[Standing]) -> list[Ear
         horse = surprise // seen if seen * HORSE.permille < 1000 else surprise * HORSE.permille // 1000
         made.append((even + horse, *[even + surprise * share // 1000 for share in _OTHER_SHARES]))
     return made
-
-
-_OTHER_SHARES: Final = tuple(one.permille for one in PARTS if one is not HORSE)

@@ -1,13 +1,13 @@
-"""What a stream has seldom need of, in a file without a name: starts that an amendment may take back.
+"""Where what is seldom needed is put aside: starts, and what races earned, that an amendment may take back.
 
-It is read by nobody else and outlives nothing: a stream that begins again lays its state anew from the log, and the
-system removes the file with the process, however that ends.
+The file of a `FileShelf` has no name, is read by nobody else and outlives nothing: a stream that begins again lays its
+state anew from the log, and the system removes the file with the process, however that ends.
 """
 
 import os
 from pathlib import Path
 from tempfile import mkstemp
-from typing import Final
+from typing import Final, Protocol
 from weakref import finalize
 
 from velo.errors import UserError
@@ -15,15 +15,46 @@ from velo.files import make_folder
 
 BLOCK_BYTES: Final = 2**18
 """So much is held before it is written."""
+STREAM_AGAIN: Final = "make room, then start the stream again; it goes on where its last snapshot was"
 _LENGTH_BYTES: Final = 4
 _READ_BYTES: Final = 512
 
 
-class FileShelf:
-    """Puts bytes aside in a file of a folder, made when the first block is full; for one thread at a time."""
+class Shelf(Protocol):
+    """Bytes put aside for as long as the process lives."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def put(self, content: bytes) -> int:
+        """Put some aside; the place they can be had from, which is never 0."""
+
+    def get(self, place: int) -> bytes:
+        """What was put aside at a place."""
+
+
+class MemoryShelf:
+    """A shelf in memory: for what is told a log of modest size."""
+
+    def __init__(self) -> None:
+        self._contents: list[bytes] = []
+
+    def put(self, content: bytes) -> int:
+        """Put some aside."""
+        # a copy: what orjson gives keeps the 4 KB it was written in
+        self._contents.append(bytes(bytearray(content)))
+        return len(self._contents)
+
+    def get(self, place: int) -> bytes:
+        """What was put aside at a place."""
+        return self._contents[place - 1]
+
+
+class FileShelf:
+    """Puts bytes aside in a file of a folder, made when the first block is full; for one thread at a time.
+
+    `remedy` is what a full disk is told to be mended by.
+    """
+
+    def __init__(self, folder: Path, remedy: str = STREAM_AGAIN) -> None:
+        self._folder, self._remedy = folder, remedy
         self._file = -1
         self._written = 0
         self._block = bytearray()
@@ -60,10 +91,7 @@ class FileShelf:
                 while written < len(block):
                     written += os.pwrite(self._file, block[written:], self._written + written)
         except OSError as failed:
-            raise UserError(
-                f"cannot write below {self._folder} ({failed.strerror}): make room, then start the stream again; it "
-                "goes on where its last snapshot was"
-            ) from failed
+            raise UserError(f"cannot write below {self._folder} ({failed.strerror}): {self._remedy}") from failed
         self._written += len(self._block)
         self._block.clear()
 
