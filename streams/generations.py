@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from velo.errors import UserError
-from velo.files import make_folder, sync_folder, write_atomically
+from velo.files import make_folder, sync_file, sync_folder, write_atomically
 from velo.racing.clock import from_text, to_text
 from velo.store import Home
 
@@ -73,7 +73,7 @@ def sole_publisher(home: Home) -> Iterator[None]:
             raise UserError(
                 f"another build is writing to {home.root}: wait for it to end, then run this one again"
             ) from None
-        for left in (*home.generations.glob(".*.tmp"), *home.batch.glob("scratch-*")):
+        for left in (*home.generations.glob(".*.tmp"), *home.batch.glob("scratch-*"), *_never_current(home)):
             shutil.rmtree(left)
         yield
 
@@ -139,7 +139,7 @@ def refuse_damaged(generation: Path) -> None:
 
 def begin(home: Home, grown_from: Path | None = None) -> Path:
     """A new folder for the next generation, with the batch's parts of another one linked in where it grows from one."""
-    finished = [int(path.name) for path in home.generations.iterdir() if path.name.isdigit()]
+    finished = [int(path.name) for path in _finished(home)]
     folder = home.generations / f".{max(finished, default=0) + 1:06d}.tmp"
     if folder.exists():
         shutil.rmtree(folder)
@@ -161,7 +161,7 @@ def publish(home: Home, folder: Path, manifest: Manifest) -> Path:
     """
     sums = {}
     for part in sorted(folder.rglob("*.parquet")):
-        _sync(part)
+        sync_file(part)
         sums[str(part.relative_to(folder))] = (part.stat().st_size, _crc_of(part))
     write_atomically(folder / SUMS, json.dumps(sums).encode())
     with changing_parts(home):
@@ -193,7 +193,7 @@ def rows_after(part: Path, after: datetime, target: Path) -> int:
     later = table.filter(pc.greater(table.column("event_timestamp"), after))
     if later.num_rows:
         pq.write_table(later, target, compression="lz4")
-        _sync(target)
+        sync_file(target)
     return int(later.num_rows)
 
 
@@ -237,13 +237,20 @@ def _crc_of(part: Path) -> int:
     return crc
 
 
-def _sync(part: Path) -> None:
-    with part.open("rb") as written:
-        os.fsync(written.fileno())
+def _never_current(home: Home) -> list[Path]:
+    """Generations that a build killed just before it swung the link left behind: nobody has ever read them.
+
+    Kept, they would take the place of the one before the current, which readers may still have open.
+    """
+    serving = current(home)
+    return [path for path in _finished(home) if serving is not None and path.name > serving.name]
+
+
+def _finished(home: Home) -> list[Path]:
+    return sorted(path for path in home.generations.iterdir() if path.name.isdigit())
 
 
 def _prune(home: Home) -> None:
     serving = current(home)
-    finished = sorted(path for path in home.generations.iterdir() if path.name.isdigit())
-    for stale in [path for path in finished if path != serving][: -(KEPT - 1)]:
+    for stale in [path for path in _finished(home) if path != serving][: -(KEPT - 1)]:
         shutil.rmtree(stale)

@@ -1,5 +1,6 @@
 """Readers of the tables see one whole generation, whatever builds, dies or compacts meanwhile."""
 
+import json
 import multiprocessing
 import os
 import random
@@ -12,13 +13,16 @@ from pathlib import Path
 from time import perf_counter, sleep
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
 
 from feature_repo.catalogue.families import FAMILIES
-from feature_repo.stores.parts import Snapshot
+from feature_repo.stores.parts import Snapshot, add_part
 from streams import generations
+from streams.batch import frames
 from streams.batch.build import build
 from streams.batch.compact import compact
+from streams.fold.elo import MEASURES
 from tests.logs import a_store, logged
 from tests.shared import REPO
 from tests.stores import NOW, a_season, rows_apart, tables_of, twin_of
@@ -212,3 +216,90 @@ def test_compaction_keeps_every_value_and_the_reader_that_came_before_it(tmp_pat
 def test_compaction_before_any_build_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run `velo build` first"):
         compact(a_store(tmp_path))
+
+
+def test_a_whole_build_that_ends_before_it_rates_leaves_what_was_kept(
+    tmp_path: Path, season: list[Message], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The parts measured by then have names of their own; the next plain build goes on from those of before."""
+    store = a_store(tmp_path / "ended")
+    first, rest = pieces_of(season, 2)
+    logged(store, *first)
+    build(store, NOW)
+    kept = {path.name for path in store.home.batch.glob("*.parquet")}
+    with monkeypatch.context() as patched:
+        patched.setattr(frames, "rate", ended)
+        with pytest.raises(KeyboardInterrupt):
+            build(store, NOW, whole=True)
+    assert kept < {path.name for path in store.home.batch.glob("*.parquet")}
+    logged(store, *rest)
+    assert not build(store, NOW).whole
+    assert len(list(store.home.batch.glob("*.parquet"))) == 2 * len(kept)
+    twin = twin_of(store, tmp_path / "undisturbed")
+    build(twin, NOW)
+    assert rows_apart(store, twin) == []
+
+
+def ended(*_given: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_parts_kept_under_names_that_were_used_again_are_measured_anew(tmp_path: Path, season: list[Message]) -> None:
+    """A store of before, in which a killed whole build left parts that were never rated: the next build mends it."""
+    store = a_store(tmp_path / "before")
+    first, rest = pieces_of(season, 2)
+    logged(store, *first)
+    build(store, NOW)
+    record = store.home.batch / "measured.json"
+    written = json.loads(record.read_bytes())
+    written.pop("layout")
+    record.write_text(json.dumps(written))
+    for path in store.home.batch.glob("starts-*.parquet"):
+        unrated = pq.read_table(path).drop_columns(list(MEASURES))
+        path.unlink()
+        pq.write_table(unrated, path)
+    logged(store, *rest)
+    build(store, NOW)
+    twin = twin_of(store, tmp_path / "undisturbed")
+    build(twin, NOW)
+    assert rows_apart(store, twin) == []
+
+
+def test_a_generation_that_was_never_current_does_not_take_the_place_of_the_one_before(
+    tmp_path: Path, season: list[Message]
+) -> None:
+    """A reader that resolved the link before the last build still finds its files."""
+    store = a_store(tmp_path)
+    first, second = pieces_of(season, 2)
+    logged(store, *first)
+    build(store, NOW)
+    reader = generations.current(store.home)
+    assert reader is not None
+    orphan = store.home.generations / f"{int(reader.name) + 1:06d}"
+    orphan.mkdir()
+    logged(store, *second)
+    build(store, NOW)
+    assert {path for path in store.home.generations.iterdir() if path.is_dir()} == {
+        reader,
+        generations.current(store.home),
+    }
+    assert generations.manifest_of(reader).next_seq == len(first)
+
+
+def test_compacting_again_at_the_same_position_keeps_every_row(tmp_path: Path, season: list[Message]) -> None:
+    """As where rows were added through Feast since the last compaction."""
+    store = a_store(tmp_path)
+    first, second = pieces_of(season, 2)
+    for piece in (first, second):
+        logged(store, *piece)
+        build(store, NOW)
+    compact(store)
+    before = tables_of(store)
+    table = store.home.offline / FAMILIES[0].view
+    added = pq.read_table(Snapshot().parts(table)[0]).slice(0, 1)
+    add_part(table, added)
+    compact(store)
+    assert len(Snapshot().parts(table)) == 1
+    after = tables_of(store)
+    assert len(after[FAMILIES[0].view]) == len(before[FAMILIES[0].view]) + 1
+    assert set(after[FAMILIES[0].view]) == set(before[FAMILIES[0].view])

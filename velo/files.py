@@ -19,6 +19,12 @@ def write_atomically(path: Path, content: bytes | Iterable[bytes], mode: int = 0
     sync_folder(path.parent)
 
 
+def sync_file(path: Path) -> None:
+    """Make a file's content survive a power cut."""
+    with path.open("rb") as written:
+        os.fsync(written.fileno())
+
+
 def sync_folder(folder: Path) -> None:
     """Make the names in a folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -36,6 +36,8 @@ def compact(
                 ordered = f"SELECT * FROM {frames.parquet(parts)} ORDER BY {order}"  # noqa: S608 our own names
                 frames.keep(connection, ordered, target)
                 for part in parts:
-                    part.unlink()
+                    # compacted before at the same position, the part merged again has the name of the new one
+                    if part != target:
+                        part.unlink()
         generations.publish(home, folder, manifest)
         return merged

@@ -6,6 +6,7 @@ reads no more of the log than what was appended since the last one.
 
 import json
 import os
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from streams.log.reader import LogEnd, end
 from streams.log.segments import generation
 from streams.log.upgrades import readable_segments
 from velo.errors import UserError
-from velo.files import make_folder, write_atomically
+from velo.files import make_folder, sync_file, write_atomically
 from velo.racing.clock import EPOCH, MICROSECOND, local_midnight
 from velo.racing.going import DISTANCE_BANDS, LONGEST_BAND, UNKNOWN, going_group
 from velo.racing.measures import (
@@ -48,6 +49,8 @@ from velo.racing.measures import (
 from velo.racing.messages import STARTED
 from velo.store import Home
 
+LAYOUT: Final = 2
+"""Of the kept files. Those of layout 1 had names that were used again, so a killed build could leave others under them."""
 KINDS: Final = ("results", "starts", "runners", "notices")
 MEASURED_BY: Final = {
     "lengths_cap": LENGTHS_CAP,
@@ -113,12 +116,17 @@ def first_line(failed: duckdb.Error) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The measured starts kept beside a store: of which log, by which formulas, up to which record (not included)."""
+    """The measured starts kept beside a store: of which log, by which formulas, up to which record (not included).
+
+    `parts` are whole and never change: a part has a name that no other part ever had, and is written, rated and synced
+    before this record names it. `layout` is of the files themselves.
+    """
 
     log_generation: int
     formulas: str
     next_seq: int
     parts: tuple[str, ...] = ()
+    layout: int = LAYOUT
 
 
 def on_threads(measure: Measure, places: Sequence[int], segments: Sequence[Path]) -> list[str]:
@@ -130,7 +138,8 @@ def on_threads(measure: Measure, places: Sequence[int], segments: Sequence[Path]
 def measure_new(home: Home, memory_limit: str, spread: Spread = on_threads, *, anew: bool = False) -> LogEnd:
     """Measure the starts of every record not measured yet, segments `spread` as told; returns where the log ended.
 
-    `anew` measures every record, whatever is kept. Raises `UserError` for an empty log.
+    `anew` measures every record, whatever is kept. The record of what is kept changes in one step, after the new parts are
+    whole and before old ones are removed: killed anywhere, it names parts that are there. Raises `UserError` for an empty log.
     """
     log_end = end(home)
     if log_end.known_at is None:
@@ -140,18 +149,31 @@ def measure_new(home: Home, memory_limit: str, spread: Spread = on_threads, *, a
     if anew or not same or kept.next_seq > log_end.next_seq:
         kept = Measured(generation(home), formulas(), 0)
     make_folder(home.batch)
-    for path in home.batch.glob("*.parquet"):
-        if path.stem.split("-", 1)[1] not in kept.parts:
-            path.unlink()
+    _remove_unnamed(home)
     if kept.next_seq < log_end.next_seq:
         parts = _measure(home, kept.next_seq, log_end.next_seq, memory_limit, spread)
         with scratch_connection(home, memory_limit) as connection:
             before, new = ([_named(home, kind, of) for kind in ("results", "starts")] for of in (kept.parts, parts))
             rated = (parquet(before[0]), parquet(before[1])) if kept.parts else None
             rate(connection, home.batch, rated, list(zip(*new, strict=True)))
+        for kind in KINDS:
+            for path in _named(home, kind, parts):
+                sync_file(path)
         kept = replace(kept, next_seq=log_end.next_seq, parts=(*kept.parts, *parts))
         write_atomically(_state(home), json.dumps(asdict(kept)).encode())
+        _remove_unnamed(home)
     return log_end
+
+
+def _remove_unnamed(home: Home) -> None:
+    """Remove the parts that the record does not name: of a build that was killed, or replaced."""
+    named = set(_kept(home).parts)
+    for path in home.batch.glob("*.parquet"):
+        if path.stem.split("-", 1)[1] not in named:
+            path.unlink()
+    for path in home.batch.glob(".*"):
+        if path.suffix in (".parquet", ".tmp"):
+            path.unlink()
 
 
 def lay_out(connection: duckdb.DuckDBPyConnection, home: Home, timezone: ZoneInfo, families: Iterable[Family]) -> None:
@@ -214,8 +236,10 @@ def _measure(home: Home, begun: int, ended: int, memory_limit: str, spread: Spre
         "$ended": str(ended),
     }
 
+    unique = uuid.uuid4().hex[:12]
+
     def measure(place: int, segment: Path) -> str:
-        part = f"{begun:012d}-{ended:012d}-{place:04d}"
+        part = f"{begun:012d}-{ended:012d}-{place:04d}-{unique}"
         with scratch_connection(home, memory_limit, threads=1) as connection:
             _measure_segment(connection, segment, fixed, home.batch, part)
         return part
@@ -293,8 +317,11 @@ def _state(home: Home) -> Path:
 
 
 def _kept(home: Home) -> Measured:
+    """What is kept; nothing where the record is missing, cannot be read, or is of another layout."""
+    nothing = Measured(-1, "", 0)
     try:
         written: dict[str, Any] = json.loads(_state(home).read_bytes())
-        return Measured(**(written | {"parts": tuple(written["parts"])}))
+        kept = Measured(**({"layout": 1} | written | {"parts": tuple(written["parts"])}))
     except (FileNotFoundError, ValueError, TypeError, KeyError):
-        return Measured(-1, "", 0)
+        return nothing
+    return kept if kept.layout == LAYOUT else nothing
