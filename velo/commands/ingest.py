@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Late = Annotated[
     bool, typer.Option("--late", help="Take messages older than the log's end: they become known only now.")
 ]
+Unneeded = Annotated[bool, typer.Option("--late", help="Not needed: starting prices of any day are taken.")]
 ingest_app = typer.Typer(no_args_is_help=True, help="Append results to the log. The same file again adds nothing.")
 cards_app = typer.Typer(no_args_is_help=True, help="Append racecards to the log: who is declared for which race.")
 letters_app = typer.Typer(invoke_without_command=True, help="What was refused, and why.")
@@ -74,13 +75,13 @@ def raceform(files: Files, late: Late = False, as_json: Json = False) -> None:
 
 
 @ingest_app.command("betfair-sp")
-def betfair_sp(files: Files, late: Late = False, as_json: Json = False) -> None:
-    """Betfair starting prices (the public CSV), added to races already in the log."""
+def betfair_sp(files: Files, late: Unneeded = False, as_json: Json = False) -> None:  # noqa: ARG001 accepted, unused
+    """Betfair starting prices (the public CSV), added to races already in the log, however old."""
     from streams.importers.betfair_load import ingest_betfair_sp
 
     with steps(as_json) as progress:
         report = ingest_betfair_sp(
-            open_store(), files, late=late, clock=now, progress=lambda done, total: progress("append", done, total)
+            open_store(), files, clock=now, progress=lambda done, total: progress("append", done, total)
         )
     unmatched = Table("row", "why")
     for one in report.unmatched[:20]:
@@ -89,9 +90,10 @@ def betfair_sp(files: Files, late: Late = False, as_json: Json = False) -> None:
         ("rows", report.rows),
         ("races priced", report.races),
         ("prices", report.prices),
-        ("appended", report.appended),
+        ("repeated rows", report.repeated),
+        ("unmatched rows", len(report.unmatched)),
     ]
-    told += [("identical", report.identical), ("unmatched rows", len(report.unmatched))]
+    told += [("appended", report.appended), ("already there", report.identical)]
     show(report, as_json, lambda: Group(facts("betfair-sp", told), unmatched if report.unmatched else Text("")))
 
 

@@ -1,0 +1,136 @@
+"""Which results and prices the log takes, on the command line: made-up files, and the shared cases where they are."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from streams.log import reader
+from tests.cli import velo
+from tests.logs import held
+from tests.shared import shared_file
+from velo.racing.cards import decision_time, declared_at
+from velo.racing.clock import MICROSECOND
+from velo.racing.messages import Market, Message, instant_of
+from velo.settings import Settings
+from velo.store import Store
+
+BSP_HEADER = "event_id,menu_hint,event_name,event_dt,selection_id,selection_name,win_lose,bsp"
+
+
+def case(name: str, file: str) -> Path:
+    """A file of a shared case, or the test is skipped."""
+    return shared_file(f"cases/{name}/{file}")
+
+
+def ingested(home: Path, kind: str, *files: Path, **environ: str) -> Any:
+    """What `velo ingest` reports of some files."""
+    return velo("ingest", kind, *files, "--json", home=home, **environ).document
+
+
+def store_at(home: Path) -> Store:
+    return Store.open(Settings(home=home))
+
+
+def messages_of(home: Path, race_id: str) -> list[Message]:
+    return [one for one in held(store_at(home)) if one.race_id == race_id]
+
+
+def written(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+# Betfair's file of a day
+
+
+def a_day(folder: Path) -> Path:
+    """Three races of one day at Thirsk, British summer time, known a quarter of an hour after their offs."""
+    rows = [
+        f"T{hour},2025-06-03,2025-06-03T{hour - 1}:10:00Z,Thirsk,{horse} {hour},FINISHED,{place}"
+        for hour in (14, 15, 16)
+        for place, horse in enumerate(("Early", "Late"), 1)
+    ]
+    return written(folder / "day.csv", "race_id,race_date,off_time,course,horse,status,position", *rows)
+
+
+def prices(folder: Path, name: str, *rows: tuple[str, str, str]) -> Path:
+    """Rows of (local time, horse, price) at Thirsk."""
+    lines = [f"9,GB / Thirsk 3rd Jun,5f Hcap,03-06-2025 {at},7,{horse},0,{price}" for at, horse, price in rows]
+    return written(folder / name, BSP_HEADER, *lines)
+
+
+A_DAY = [
+    (f"{hour}:10", f"{horse} {hour}", price)
+    for hour in (14, 15, 16)
+    for horse, price in (("Early", "2.5"), ("Late", "3.1"))
+]
+
+
+def test_starting_prices_of_a_day_that_is_known_go_in_without_late(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    ingested(home, "runners", a_day(tmp_path))
+    report = ingested(home, "betfair-sp", prices(tmp_path, "bsp.csv", *A_DAY))
+    assert (report["races"], report["prices"], report["appended"], report["unmatched"]) == (3, 6, 3, [])
+    assert ingested(home, "betfair-sp", tmp_path / "bsp.csv")["identical"] == 3
+    markets = [one for one in held(store_at(home)) if isinstance(one, Market)]
+    assert {one.race_id: dict(one.prices) for one in markets} == {
+        f"T{hour}": {f"early {hour}": 2.5, f"late {hour}": 3.1} for hour in (14, 15, 16)
+    }
+
+
+def test_a_starting_price_that_comes_late_is_the_next_instant_of_the_log_and_no_earlier_one_shows_it(
+    tmp_path: Path,
+) -> None:
+    """So the log goes on where it was: the next day's results are not older than its end."""
+    home = tmp_path / "home"
+    ingested(home, "runners", a_day(tmp_path))
+    end = reader.end(store_at(home).home).known_at
+    assert end == datetime(2025, 6, 3, 15, 25, tzinfo=UTC)
+    ingested(home, "betfair-sp", prices(tmp_path, "bsp.csv", *A_DAY))
+    markets = [one for one in held(store_at(home)) if isinstance(one, Market)]
+    assert [instant_of(one) - end for one in markets] == [MICROSECOND, 2 * MICROSECOND, 3 * MICROSECOND]
+    told = messages_of(home, "T14")
+    before, after = declared_at(told, end), declared_at(told, datetime(2025, 6, 4, tzinfo=UTC))
+    assert before is not None
+    assert before.odds is None
+    assert after is not None
+    assert after.odds is not None
+    assert after.odds.source == "betfair-sp"
+
+
+def test_a_starting_price_is_not_in_what_was_known_at_decision_time(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    ingested(home, "runners", a_day(tmp_path))
+    ingested(home, "betfair-sp", prices(tmp_path, "bsp.csv", *A_DAY))
+    told = messages_of(home, "T16")
+    for lead in (timedelta(minutes=5), timedelta(0)):
+        at = decision_time(told, lead)
+        assert at == datetime(2025, 6, 3, 15, 10, tzinfo=UTC) - lead
+        race = declared_at(told, at)
+        assert race is not None
+        assert race.odds is None
+
+
+def test_every_row_of_two_files_put_together_is_a_price_a_repeat_or_unmatched(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    ingested(home, "runners", a_day(tmp_path))
+    rows = [*A_DAY, *A_DAY[:2], ("14:10", "Nobody", "4"), ("15:10", "Early 15", "")]
+    report = ingested(home, "betfair-sp", prices(tmp_path, "two.csv", *rows))
+    assert (report["rows"], report["prices"], report["repeated"], len(report["unmatched"])) == (10, 6, 2, 2)
+    assert report["rows"] == report["prices"] + report["repeated"] + len(report["unmatched"])
+    said = velo("ingest", "betfair-sp", tmp_path / "two.csv", home=home).out
+    assert "repeated rows" in said
+
+
+def test_case_10_a_day_of_betfair_prices_is_taken(tmp_path: Path) -> None:
+    home, name = tmp_path / "home", "10-betfair-sp-always-late"
+    ingested(home, "raceform", case(name, "results.csv"))
+    report = ingested(home, "betfair-sp", case(name, "bsp.csv"))
+    assert (report["races"], report["prices"], report["appended"], report["unmatched"]) == (3, 6, 3, [])
+
+
+def test_case_12_a_repeated_row_is_counted(tmp_path: Path) -> None:
+    home, name = tmp_path / "home", "12-bsp-row-not-told"
+    ingested(home, "raceform", case(name, "results.csv"))
+    report = ingested(home, "betfair-sp", case(name, "bsp.csv"))
+    assert (report["rows"], report["prices"], report["repeated"], report["unmatched"]) == (2, 1, 1, [])
