@@ -190,6 +190,23 @@ def test_a_setting_other_than_the_stores_is_told(home: Path) -> None:
 # Redis
 
 
+@pytest.mark.parametrize("url", ["http://x/", "redis://x:99999", "redis://x/0?socket_timeout=abc"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("stream", "--once"), ("stream",), ("online", "rebuild"), ("audit",), ("serve",), ("cards", "list"),
+        ("cards", "rebuild"), ("feed", "redis", "FILE"), ("ingest", "--follow", "--redis", "racing"),
+    ],
+)  # fmt: skip
+def test_a_redis_url_that_names_no_redis_is_refused_and_not_waited_for(
+    home: Path, tmp_path: Path, command: tuple[str, ...], url: str
+) -> None:
+    """No server that comes up later would answer there."""
+    table = write_runner_table(tmp_path / "a.parquet", GOOD)
+    argv = [str(table) if one == "FILE" else one for one in command]
+    velo(*argv, home=home, REDIS_URL=url).told("REDIS_URL is ")
+
+
 def test_redis_down_or_with_another_password_is_told(home: Path) -> None:
     """By what every command that fills the online store calls; a password asked with is never shown."""
     from feature_repo.feast_store import apply, materialize

@@ -157,7 +157,14 @@ def test_a_wrong_password_is_told_as_one(home: Home) -> None:
     assert "guess" not in str(told.value)
 
 
-@pytest.mark.parametrize("url", ["http://localhost", "localhost:6379", "redis://localhost:port/0"])
+UNUSABLE = (
+    "http://localhost", "localhost:6379", "redis://localhost:port/0", "redis://localhost:99999", "redis://[::1",
+    "redis://localhost/0?socket_timeout=abc", "redis://localhost/0?socket_timeout=-1", "redis://localhost/0?told=1",
+    "rediss://localhost/0?ssl_cert_reqs=maybe", "unix:///nowhere?db=one", "redis://localhost?protocol=7",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("url", UNUSABLE)
 def test_what_is_no_redis_url_is_told_as_such(url: str) -> None:
     with pytest.raises(UserError, match="REDIS_URL"):
         connect_url(url)

@@ -257,6 +257,30 @@ def test_sigterm_before_the_first_record_is_read_ends_well_too(london: Store) ->
     assert (looked(london).found, looked(london).next_seq) == (0, 1140)
 
 
+@pytest.mark.parametrize(("options", "code"), [((), 0), (("--once",), 1)])
+def test_stopped_while_redis_is_away_it_does_not_claim_that_both_stores_hold_everything(
+    london: Store, options: tuple[str, ...], code: int
+) -> None:
+    """A build alone is in the tables, and nothing is in Redis; `--once` did not do what it was asked for."""
+    build(london, NOW)
+    port = int(loopback_addresses(1)[0].rpartition(":")[2])
+    environ = {**os.environ, "VELO_HOME": str(london.home.root), "REDIS_URL": f"redis://127.0.0.1:{port}/0"}
+    command = [sys.executable, "-m", "velo.cli", "stream", *options]
+    process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if b'"stream.waits"' in line:
+                break
+        process.send_signal(signal.SIGTERM)
+        told, said = process.communicate(timeout=PATIENCE_S)
+    finally:
+        process.kill()
+    assert process.returncode == code, said
+    assert told.startswith(b"stopped while it waited for a store: not all of 1,140 messages are in both stores"), told
+    assert told.count(b"\n") == 1
+
+
 def test_what_the_other_processes_print_is_no_part_of_the_answer(capfd: pytest.CaptureFixture[str]) -> None:
     """The engine prints that it tries again where the first process does not listen yet; `--json` is for machines."""
     with Path(os.devnull).open() as kept:

@@ -34,12 +34,7 @@ def connect_url(url: str) -> "Redis | RedisCluster":
     from redis.exceptions import NoPermissionError
     from redis.retry import Retry
 
-    if not url.startswith(SCHEMES):
-        raise UserError(f"REDIS_URL is {shown(url)!r}, but must begin with one of {', '.join(SCHEMES)}")
-    try:
-        _ = urlsplit(url).port
-    except ValueError as bad:
-        raise UserError(f"REDIS_URL is no URL ({bad}): write redis://[:password@]host[:port][/database]") from None
+    refuse_unusable(url)
     with errors_told(url):
         quick: dict[str, Any] = {"socket_timeout": CONNECT_SECONDS, "retry": Retry(NoBackoff(), 0)}
         if not url.startswith("unix://"):
@@ -55,6 +50,27 @@ def connect_url(url: str) -> "Redis | RedisCluster":
         if clustered:
             return RedisCluster.from_url(url, socket_timeout=ANSWER_SECONDS)
         return Redis.from_url(url, **(quick | {"socket_timeout": ANSWER_SECONDS}))
+
+
+def refuse_unusable(url: str) -> None:
+    """Raise `UserError` for a URL that no client can use, whatever server is there: waiting would not mend it."""
+    from redis import ConnectionPool
+    from redis.exceptions import RedisError
+
+    if not url.startswith(SCHEMES):
+        raise UserError(f"REDIS_URL is {shown(url)!r}, but must begin with one of {', '.join(SCHEMES)}")
+    try:
+        _ = urlsplit(url).port
+        pool: Any = ConnectionPool.from_url(url)
+        # made, and not connected: a client looks at its options here
+        made = pool.make_connection()
+        timeouts = (getattr(made, name, None) for name in ("socket_timeout", "socket_connect_timeout"))
+        if any(one is not None and not one > 0 for one in timeouts):
+            raise ValueError("a timeout is seconds, more than 0")
+    except (ValueError, TypeError, RedisError) as bad:
+        raise UserError(
+            f"REDIS_URL is no URL of a Redis ({bad}): write redis://[:password@]host[:port][/database]"
+        ) from None
 
 
 @contextmanager

@@ -196,9 +196,10 @@ def run(
     source: Source[tuple[str, Told]] | None = None,
     feeding: Feeding | None = None,
     sealing: Sealing | None = None,
-) -> None:
+) -> bool:
     """Run this process's share of the stream until the log's end (`once`), SIGTERM, or an error.
 
+    Returns whether all that was read is in both stores: False where it was stopped while it waited for one of them.
     `addresses` are those of all processes, and `member` this one's place among them; none where it is alone. The
     source is the store's log where no other is given, which must wait for the `sealing` it is given with; with a
     `feeding` the log is read as far as that brought it.
@@ -227,8 +228,10 @@ def run(
             if not isinstance(cause, StoppedWhileWaiting):
                 raise
             say("stream.stopped_while_waiting", store=str(cause))
+            return False
         else:
             say("stream.ended", stopped=stop.is_set())
+            return True
         finally:
             # a courier that waits for a server need not any longer
             stop.set()

@@ -124,10 +124,13 @@ class LogPartition(StatefulSourcePartition[tuple[str, Told], int]):
     def next_batch(self) -> list[tuple[str, Told]]:
         """What was appended, up to a batch; ends the stream where it is told to stop."""
         if self.source.stop.is_set():
-            self._end()
+            # nothing was read before Redis was filled: what keeps it from that is raised, nothing is claimed
+            self.preparing.end()
         if not self.preparing.done():
             self._awake = datetime.now(UTC) + IDLE
             return []
+        if self.source.stop.is_set():
+            self._end()
         over = self.source.feeding is None or self.source.feeding.over()
         lines = self.tail.read(self._most())
         if not lines:

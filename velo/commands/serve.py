@@ -41,12 +41,15 @@ def serve(
 
     import uvicorn
 
+    from feature_repo.stores.redis_client import refuse_unusable
     from serving.api.app import app_of
     from serving.api.connections import Bounded
     from serving.memory import keep_freed
 
     keep_freed()
     store = open_store()
+    if store.redis_url is not None:
+        refuse_unusable(store.redis_url)
     app = app_of(service_of(store, feed), os.environ.get(TOKEN) or None, warm_past=True)
     try:
         uvicorn.run(app, host=host, port=port, access_log=False, log_level="warning", http=Bounded, ws="none")

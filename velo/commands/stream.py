@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from streams.audit import AuditReport
     from streams.dataflow.feeding import Feeding
     from streams.dataflow.run import Options
-    from streams.dataflow.telemetry import Telemetry
+    from streams.dataflow.telemetry import Position, Telemetry
     from streams.feeds.source import Feed
     from velo.store import Store
 
@@ -64,7 +64,7 @@ def stream(
 ) -> None:
     """Keep both stores current: each message of the log takes effect as it arrives, exactly once, whatever happens.
 
-    With --redis or --kafka the same process appends what that feed brings to the log.
+    Exits 1 where --once was stopped before the log's end. With --redis or --kafka the same process appends what that feed brings to the log.
     """
     import os
     import threading
@@ -72,12 +72,17 @@ def stream(
     # a panic of the engine is told by the Python error beneath it
     os.environ["RUST_BACKTRACE"] = "0"
     from streams.dataflow import members, run
+    from feature_repo.stores.redis_client import refuse_unusable
     from streams.dataflow.telemetry import Telemetry, log_json, position
+    from streams.log.reader import end
 
     log_json()
     options = run.Options(once, timedelta(seconds=snapshot_seconds), online, offline)
     telemetry, stop = Telemetry(), threading.Event()
     store = open_store()
+    if online and store.redis_url is not None:
+        # the stream waits for a server that is away: it would wait for ever for a URL that names none
+        refuse_unusable(store.redis_url)
     with _figures(store, telemetry, metrics_host, None if metrics_port is None else metrics_port + member, member):
         if member:
             members.end_with_parent()
@@ -90,14 +95,28 @@ def stream(
             with _fed(planned.store, feed, stop, once=once) as fed:
                 if processes == 1:
                     run.stop_on_signals(stop)
-                    run.run(planned, options, now, telemetry, stop=stop, feeding=fed)
+                    written = run.run(planned, options, now, telemetry, stop=stop, feeding=fed)
                 else:
                     at = members.loopback_addresses(processes)
                     with members.others(_command(options, at, metrics_host, metrics_port), processes, held) as rest:
                         run.stop_on_signals(stop, rest)
-                        run.run(planned, options, now, telemetry, addresses=at, stop=stop, feeding=fed)
+                        written = run.run(planned, options, now, telemetry, addresses=at, stop=stop, feeding=fed)
     where = position(store.home)
-    show(where, as_json, lambda: f"both stores hold everything before message {where.sealed_seq if where else 0:,}")
+    show(where, as_json, lambda: _ended(options, where, end(store.home).next_seq, written=written))
+    if once and (not written or where is None or where.sealed_seq < end(store.home).next_seq):
+        raise typer.Exit(1)
+
+
+def _ended(options: "Options", where: "Position | None", log_end: int, *, written: bool) -> str:
+    """What is certain of the stores once a stream has ended; `written` is whether all it read is in them."""
+    sealed = where.sealed_seq if where else 0
+    rest = f" of {log_end:,}; start the stream again for the rest" if sealed < log_end else ""
+    if not written:
+        again = "start the stream again, it goes on where its last snapshot was"
+        return f"stopped while it waited for a store: not all of {log_end:,} messages are in both stores; {again}"
+    stores = "both stores hold" if options.online and options.offline else "Redis holds"
+    stores = stores if options.online else "the tables hold"
+    return f"{stores} everything before message {sealed:,}{rest}"
 
 
 def audit(
