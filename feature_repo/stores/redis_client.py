@@ -59,18 +59,19 @@ def refuse_unusable(url: str) -> None:
 
     if not url.startswith(SCHEMES):
         raise UserError(f"REDIS_URL is {shown(url)!r}, but must begin with one of {', '.join(SCHEMES)}")
+    timeouts: list[float | None] = []
     try:
         _ = urlsplit(url).port
         pool: Any = ConnectionPool.from_url(url)
         # made, and not connected: a client looks at its options here
         made = pool.make_connection()
-        timeouts = (getattr(made, name, None) for name in ("socket_timeout", "socket_connect_timeout"))
-        if any(one is not None and not one > 0 for one in timeouts):
-            raise ValueError("a timeout is seconds, more than 0")
+        timeouts = [getattr(made, name, None) for name in ("socket_timeout", "socket_connect_timeout")]
     except (ValueError, TypeError, RedisError) as bad:
         raise UserError(
             f"REDIS_URL is no URL of a Redis ({bad}): write redis://[:password@]host[:port][/database]"
         ) from None
+    if any(one is not None and not one > 0 for one in timeouts):
+        raise UserError(f"REDIS_URL has a timeout of {timeouts} s, but one is more than 0: mend its socket_timeout")
 
 
 @contextmanager

@@ -71,8 +71,8 @@ def stream(
 
     # a panic of the engine is told by the Python error beneath it
     os.environ["RUST_BACKTRACE"] = "0"
-    from streams.dataflow import members, run
     from feature_repo.stores.redis_client import refuse_unusable
+    from streams.dataflow import members, run
     from streams.dataflow.telemetry import Telemetry, log_json, position
     from streams.log.reader import end
 
