@@ -145,7 +145,7 @@ def test_unreadable_cells_are_counted_and_the_race_goes_in(tmp_path: Path, store
         (b"", "is empty"),
         (b"date,course\n2019-07-06,Sandown\n", "no column horse, off, pos"),
         (b"date,course,off,horse,pos\n", "no rows"),
-        (b"PAR1\x00\x00\x15\x04", "binary"),
+        (b"PAR1\x00\x00\x15\x04", "is a Parquet file"),
         (b"date,course,off,horse,pos\n2019-07-06,Sandown,2:00,Caf\xe9,1\n", "no UTF-8"),
         (b"date,course,off,horse,pos\n2019-07-06,Sandown,2:00,A\n", "line 2 has 4 cells, the header 5"),
         (b'date,course,off,horse,pos\n2019-07-06,Sandown,2:00,"A" B,1\n', "line 2 is no CSV"),

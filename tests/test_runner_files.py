@@ -41,7 +41,7 @@ HEADER = b"race_id,race_date,course,horse,status"
         (HEADER + b"\nR1,2024-05-01,Ascot,Arkle,NR\nR1,2024\n", "Expected 5 columns, got 2"),
         (b"\x7fELF\x00\x00\x01", "neither CSV nor Parquet"),
         (b"PAR1 and no more", "cannot be read"),
-        (b"\x1f\x8b\x08\x00 and more", "is compressed: unpack it first"),
+        (b"\x1f\x8b\x08\x00 and more", "is a gzip file, but a runner table is CSV or Parquet: unpack it first"),
         (HEADER + b",,\nR1,2024-05-01,Ascot,Arkle,NR,1,2\n", "has column without a name more than once"),
         (HEADER + b",off_time\nR1,2024-05-01,Ascot,Arkle,NR,14:30\n", "column off_time has '14:30' in row 1"),
         ("race_id,race_date,course,horse,status\nR1,2024-05-01,Ascot,Café,NR\n".encode("latin-1"), "UTF"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from sys import intern
 from typing import IO, TYPE_CHECKING
 
+from streams.importers.file_kinds import GZIP, file_kind, refuse_other_kind
 from velo.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _LONGEST_CELL = 1 << 20
 _LONGEST_LINE = 1 << 24
 _REPEATED = 64
+_SAMPLE_BYTES = 4096
 _UNPACKED_AT_LEAST = 1 << 22
 _UNPACKED_TIMES = 50
 """A CSV of results packs to a tenth; what unpacks to so much more is made to fill the memory."""
@@ -38,15 +40,20 @@ class CsvRow:
 
 
 def csv_rows(path: Path, required: Iterable[str], what: str) -> Iterator[CsvRow]:
-    """The rows of a CSV file with a header (UTF-8, a byte-order mark allowed, `.gz` unpacked), in file order.
+    """The rows of a CSV file with a header (UTF-8, a byte-order mark allowed; gzip is unpacked), in file order.
 
     Column names are trimmed and casefolded. `required` are the columns without which the file is not `what`. Raises
     `UserError` for a file that is missing, empty, not text, without a required column, with a column twice, with a
     row that has more or fewer cells than the header, or with a line or a content out of all proportion.
     """
     try:
-        with path.open("rb") as binary, _unpacked(path, binary) as stream:
-            yield from _read(path, stream, frozenset(required), what)
+        with path.open("rb") as binary:
+            sample = binary.read(_SAMPLE_BYTES)
+            binary.seek(0)
+            refuse_other_kind(path, sample, f"{what} is a CSV file", GZIP)
+            packed = file_kind(sample) is GZIP
+            with _unpacked(binary, packed=packed) as stream:
+                yield from _read(path, _text_only(path, stream, what, packed=packed), frozenset(required), what)
     except UnicodeDecodeError:
         raise UserError(f"{path} is no UTF-8 text, but {what} is a CSV file: save it as CSV in UTF-8") from None
     except (EOFError, zlib.error):
@@ -55,14 +62,14 @@ def csv_rows(path: Path, required: Iterable[str], what: str) -> Iterator[CsvRow]
         raise UserError(f"{path} cannot be read ({refused.strerror or refused}): check the path") from None
 
 
-def _unpacked(path: Path, binary: IO[bytes]) -> IO[str]:
-    content = gzip.GzipFile(fileobj=binary) if path.suffix == ".gz" else binary
+def _unpacked(binary: IO[bytes], *, packed: bool) -> IO[str]:
+    content = gzip.GzipFile(fileobj=binary) if packed else binary
     return TextIOWrapper(content, encoding="utf-8-sig", newline="")
 
 
-def _read(path: Path, stream: IO[str], required: frozenset[str], what: str) -> Iterator[CsvRow]:
+def _read(path: Path, text: Iterator[str], required: frozenset[str], what: str) -> Iterator[CsvRow]:
     csv.field_size_limit(_LONGEST_CELL)
-    reader = csv.reader(_text_only(path, stream, what), strict=True)
+    reader = csv.reader(text, strict=True)
     lines = _parsed(path, reader, what)
     header = [name.strip().casefold() for name in next(lines, [])]
     if not any(header):
@@ -102,8 +109,7 @@ def _parsed(path: Path, reader: "Reader", what: str) -> Iterator[list[str]]:
         ) from None
 
 
-def _text_only(path: Path, stream: IO[str], what: str) -> Iterator[str]:
-    packed = path.suffix == ".gz"
+def _text_only(path: Path, stream: IO[str], what: str, *, packed: bool) -> Iterator[str]:
     most, unpacked = max(_UNPACKED_AT_LEAST, _UNPACKED_TIMES * path.stat().st_size), 0
     while line := stream.readline(_LONGEST_LINE):
         if len(line) == _LONGEST_LINE:

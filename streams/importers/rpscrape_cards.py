@@ -31,6 +31,7 @@ from streams.importers import cells
 from streams.importers.cards import ParsedCards
 from streams.importers.columns import COLUMNS
 from streams.importers.dead_letters import DeadLetter
+from streams.importers.file_kinds import refuse_other_kind
 from streams.importers.raceform import DECISIVE
 from streams.importers.raceform_row import HOME_COUNTRIES, course_with_country, parse_row, with_country
 from streams.importers.results import BAD, RAW, Maker, Row, letter, plain
@@ -41,6 +42,7 @@ from velo.settings import KeyPolicy
 from velo.store import Store
 
 MAX_BYTES: Final = 2**25
+_SAMPLE_BYTES: Final = 2**12
 SOURCE: Final = "rpscrape-cards"
 NO_RIDER: Final = frozenset({"non-runner", "non runner", "nonrunner"})
 """What stands for the jockey of a horse that does not run."""
@@ -141,6 +143,7 @@ def _races(path: Path) -> Iterator[_Place]:
             raise UserError(
                 f"{path} has more than {MAX_BYTES:,} bytes, but a day's racecards have a few million: split it"
             )
+        refuse_other_kind(path, content[:_SAMPLE_BYTES], "racecards as rpscrape writes them are JSON")
         told = json.loads(content, parse_constant=lambda _: None)
     except OSError as refused:
         raise UserError(f"{path} cannot be read ({refused.strerror}): name a file of rpscrape racecards") from None

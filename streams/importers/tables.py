@@ -12,10 +12,9 @@ import pyarrow.csv as arrow_csv
 import pyarrow.parquet as parquet
 
 from streams.importers.columns import COLUMNS, REQUIRED
+from streams.importers.file_kinds import PARQUET, file_kind, refuse_other_kind
 from velo.errors import UserError
 
-_PARQUET: Final = b"PAR1"
-_GZIP: Final = b"\x1f\x8b"
 _SEPARATORS: Final = ",;\t|"
 _SAMPLE_BYTES: Final = 2**16
 _LONGEST_HEADER: Final = 2**20
@@ -38,8 +37,9 @@ def read_table(path: Path, required: Sequence[str] = REQUIRED) -> pa.Table:
         raise UserError(f"cannot read {path} ({refused.strerror}): name a CSV or Parquet file") from None
     if not sample.strip():
         raise UserError(f"{path} is empty: export it again, or leave it out")
+    refuse_other_kind(path, sample, "a runner table is CSV or Parquet", PARQUET)
     try:
-        table = _parquet(path) if sample[:4] == _PARQUET else _csv(path, sample, required)
+        table = _parquet(path) if file_kind(sample) is PARQUET else _csv(path, sample, required)
     except (pa.ArrowException, OSError, csv.Error) as broken:
         first_line = " ".join(str(broken).split())[:200]
         raise UserError(f"{path} cannot be read ({first_line}): export it again") from None
@@ -112,8 +112,6 @@ def _named(given: Sequence[str]) -> list[str]:
 
 
 def _csv(path: Path, sample: bytes, required: Sequence[str]) -> pa.Table:
-    if sample[:2] == _GZIP:
-        raise UserError(f"{path} is compressed: unpack it first (`gunzip`), and name the CSV or Parquet file in it")
     if b"\0" in sample:
         raise UserError(f"{path} is neither CSV nor Parquet but another binary file: export it as one of these")
     headers = {separator: _header(path, separator) for separator in _SEPARATORS}
