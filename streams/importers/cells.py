@@ -5,6 +5,7 @@ read, and raises ValueError where there is something that cannot be: unknown is 
 """
 
 import re
+import unicodedata
 from collections.abc import Callable
 from datetime import date, time
 from functools import lru_cache
@@ -24,8 +25,8 @@ NOTHING: Final = frozenset({"nan", "none", "null", "na", "n/a", "<na>"})
 """What spreadsheets and data frames write for a cell without a value."""
 
 _Value = TypeVar("_Value")
-_FRACTIONS: Final = {"¼": ".25", "½": ".5", "¾": ".75", "⅓": ".333", "⅔": ".667"}
-_DISTANCE: Final = re.compile(r"(?:(\d+)m)?(?:(\d*\.?\d+)f)?(?:(\d+)y(?:ds?|ards?)?)?")
+_DISTANCE: Final = re.compile(r"(?:(\d*\.?\d+)m)?(?:(\d*\.?\d+)f)?(?:(\d+)y(?:ds?|ards?)?)?")
+_METRES: Final = re.compile(r"(\d{3,4})m(?:etres?)?")
 _WEIGHT: Final = re.compile(r"(\d{1,2})-(\d{1,2})")
 _FRACTIONAL: Final = re.compile(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")
 _FAVOURITE: Final = re.compile(r"\s*(?:[FJC]{1,2}|FAV|JF|CF)\d?$", re.IGNORECASE)
@@ -33,16 +34,32 @@ _CLOCK: Final = re.compile(r"(?:(\d+):)?(\d{1,2}(?:\.\d+)?)")
 _OFF: Final = re.compile(r"(\d{1,2}):(\d{2})(?::\d{2})?")
 _CLASS: Final = re.compile(r"(?:class\s*)?(\d)(?:\.0)?", re.IGNORECASE)
 _LETTER_CLASS: Final = re.compile(r"(?:class\s*)?[a-h]", re.IGNORECASE)
-_LENGTHS_IN_WORDS: Final = {
-    "dht": 0.0,
-    "nse": 0.05,
-    "shd": 0.1,
-    "sht-hd": 0.1,
-    "hd": 0.2,
-    "snk": 0.2,
-    "nk": 0.3,
-    "dist": 30.0,
+_LENGTHS: Final = re.compile(r"(?:(\d+)[\s.+-]+)?(\d{1,2})/(\d{1,2})")
+_SPACED_FRACTION: Final = re.compile(r"(?<=\d)\s+(?=\.\d)")
+_BETWEEN_WORDS: Final = re.compile(r"[\s.-]+")
+_LENGTH_UNIT: Final = re.compile(r"\s*(?:lengths?|lens?|l)\.?$")
+_MARGINS: Final = {
+    0.0: ("dht", "dh", "deadheat"),
+    0.05: ("nse", "ns", "no", "nose", "n"),
+    0.1: ("shd", "sh", "shthd", "shhd", "shorthead"),
+    0.2: ("hd", "head", "snk", "sn", "shnk", "shtnk", "shortneck"),
+    0.25: ("lhd", "lghd", "longhead"),
+    0.3: ("nk", "neck"),
+    0.4: ("lnk", "lgnk", "longneck"),
+    30.0: ("dist", "dst", "dis", "distance"),
 }
+"""Margins in words, in lengths: what the paper's own decimals take them for, and a long neck as a neck and a bit."""
+_LENGTHS_IN_WORDS: Final = {word: lengths for lengths, words in _MARGINS.items() for word in words}
+_REWRITTEN: Final = {
+    "lg0.3": 0.4,
+    "lg0.2": 0.25,
+    "l0.3": 0.4,
+    "sht-0.3": 0.2,
+    "sh0.3": 0.2,
+    "sh0.2": 0.1,
+    "sh-0.2": 0.1,
+}
+"""What rpscrape makes of a margin in words of which it knows the end alone: of `lgnk`, until 2026-02-04, `lg0.3`."""
 _STATUS_OF: Final = {status: status for status in STATUSES - {FINISHED}} | {
     "VOI": VOID,
     "DISQ": "DSQ",
@@ -125,20 +142,30 @@ def _odds(given: str) -> float | None:
     return float(found[1]) / float(found[2]) + 1.0
 
 
+def _with_decimals(given: str) -> str:
+    """The text casefolded, with each sign for a fraction (½, ¾, ⅓) as decimals."""
+    if given.isascii():
+        return given.casefold()
+    folded = (repr(unicodedata.numeric(one))[1:] if _is_fraction(one) else one for one in given.casefold())
+    return "".join(folded)
+
+
+def _is_fraction(sign: str) -> bool:
+    return 0 < unicodedata.numeric(sign, 0.0) < 1
+
+
 def _yards(given: str) -> float:
-    written = given.casefold().replace(" ", "")
-    for sign, decimals in _FRACTIONS.items():
-        written = written.replace(sign, decimals)
-    found = _DISTANCE.fullmatch(written)
+    found = _DISTANCE.fullmatch(_with_decimals(given).replace(" ", ""))
     if not found or not any(found.groups()):
         raise ValueError(given)
     miles, furlongs, yards = found.groups()
-    return (int(miles or 0) * FURLONGS_A_MILE + float(furlongs or 0)) * YARDS_A_FURLONG + int(yards or 0)
+    return (float(miles or 0) * FURLONGS_A_MILE + float(furlongs or 0)) * YARDS_A_FURLONG + int(yards or 0)
 
 
 def _metres(given: str) -> float:
-    """Metres from `1m1f157y`, `7f`, `2m½f`, `5f110y`, `1m3.5f`: yards × 0.9144, to the whole metre."""
-    return metres_of_yards(_yards(given))
+    """Metres from `1m1f157y`, `7f`, `2m½f`, `5f110y`, `1m3.5f`: yards × 0.9144, to the whole metre; `1200m` is metres."""
+    metric = _METRES.fullmatch(given.casefold().replace(" ", ""))
+    return float(metric[1]) if metric else metres_of_yards(_yards(given))
 
 
 def metres_of_yards(yards: float) -> float:
@@ -155,9 +182,20 @@ def _pounds(given: str) -> float:
 
 
 def _lengths(given: str) -> float:
-    """Lengths, also in words (`nk`, `shd`, `dist` = 30)."""
-    value = _LENGTHS_IN_WORDS.get(given.casefold())
-    return _number(given) if value is None else value
+    """Lengths as decimals or as printed: `1¼`, `1 1/4`, `½`, `nk`, `shd`, `dist` (30), each with or without brackets."""
+    written = _SPACED_FRACTION.sub("", _with_decimals(given).strip("[]() "))
+    if written in _REWRITTEN:
+        return _REWRITTEN[written]
+    word = _BETWEEN_WORDS.sub("", written)
+    if word in _LENGTHS_IN_WORDS:
+        return _LENGTHS_IN_WORDS[word]
+    number = _LENGTH_UNIT.sub("", written)
+    found = _LENGTHS.fullmatch(number)
+    if not found or not found[3]:
+        return _number(number)
+    if int(found[2]) >= int(found[3]):
+        raise ValueError(given)
+    return float(found[1] or 0) + int(found[2]) / int(found[3])
 
 
 def _seconds(given: str) -> float:
