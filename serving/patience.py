@@ -37,10 +37,30 @@ class Patience:
             yield
             return
         self._of_thread.until = self.monotonic() + self.seconds
+        self._of_thread.waited = 0.0
         try:
             yield
         finally:
             self._of_thread.until = None
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """What runs within waits for the online store; a wait within another is part of it."""
+        if getattr(self._of_thread, "waiting", False):
+            yield
+            return
+        begun = self.monotonic()
+        self._of_thread.waiting = True
+        try:
+            yield
+        finally:
+            self._of_thread.waiting = False
+            self._of_thread.waited = self.waited() + self.monotonic() - begun
+
+    def waited(self) -> float:
+        """Seconds of the shared time that went into waiting for the online store."""
+        waited: float = getattr(self._of_thread, "waited", 0.0)
+        return waited
 
     def left(self) -> float:
         """Seconds left; raises `OutOfPatience` where there are none."""
@@ -107,12 +127,14 @@ def _hurried(kind: Any, patience: Patience) -> Any:
     class Hurried(kind):  # type: ignore[misc]  # known only when the URL is
         def connect(self, *args: Any, **kwargs: Any) -> Any:
             self.socket_timeout = self.socket_connect_timeout = _left(patience)
-            return super().connect(*args, **kwargs)
+            with patience.waiting():
+                return super().connect(*args, **kwargs)
 
         def read_response(self, *args: Any, **kwargs: Any) -> Any:
             if self._sock is not None:
                 self._sock.settimeout(_left(patience))
-            return super().read_response(*args, **kwargs)
+            with patience.waiting():
+                return super().read_response(*args, **kwargs)
 
     return Hurried
 

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
 from feature_repo.stores.race_cards import EVENTS, HEAD, race_key
@@ -27,8 +28,18 @@ _RACE_FIELDS: Final = ("generation", "seq")
 Answers = list[bytes | None]
 
 
+BLAMED: Final = 0.5
+"""Share of a request's patience that must have gone into waiting for the online store for it to be blamed."""
+SILENT_S: Final = 1.0
+"""A server over whose link nothing was answered for so long is looked for again: it may stand elsewhere by now."""
+
+
 class Away(UserError):
     """The online store does not answer in time; it may in a moment."""
+
+
+class Busy(UserError):
+    """This process had too much to do to read the answer in time; the online store is not to blame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +62,22 @@ class Question:
         return cls(race_id, tuple(keys), tuple(fields), b"".join((b"*%d\r\n" % len(encoded), *lines)))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Link:
-    """A server's client, and connections of its own that questions are asked over; `cluster` where there are several."""
+    """A server's client, and connections of its own that questions are asked over; `cluster` where there are several.
+
+    A request has a connection to itself until its answer is read. One that fails closes its own and no other.
+    """
 
     client: Any
     url: str
     cluster: Any = None
+    answered_s: float = 0.0
+    retired: bool = False
     free: "deque[Any]" = field(default_factory=deque)
 
     def ask(self, written: bytes) -> Answers:
-        """The answers; a connection that the server has closed since is asked over another."""
+        """The answers; a connection that the server has closed since is replaced by another."""
         from redis.exceptions import ConnectionError as Broken
         from redis.exceptions import ResponseError
         from redis.exceptions import TimeoutError as Late
@@ -76,7 +92,7 @@ class _Link:
                 connection.send_packed_command([written], check_health=False)
                 answers: Answers = connection.read_response()
             except ResponseError:
-                self.free.append(connection)
+                self._give_back(connection)
                 raise
             except BaseException as failed:
                 connection.disconnect()
@@ -84,8 +100,22 @@ class _Link:
                 if held and isinstance(failed, Broken) and not isinstance(failed, Late):
                     continue
                 raise
-            self.free.append(connection)
+            self._give_back(connection)
             return answers
+
+    def retire(self) -> None:
+        """Close what nobody uses; a connection in use is closed when its request ends."""
+        self.retired = True
+        while self.free:
+            self._give_back(self.free.pop())
+        self.client.connection_pool.disconnect(inuse_connections=False)
+
+    def _give_back(self, connection: Any) -> None:
+        if self.retired:
+            connection.disconnect()
+            self.client.connection_pool.release(connection)
+        else:
+            self.free.append(connection)
 
     def ask_cluster(self, question: Question) -> Answers:
         """The same of all servers of a cluster: the head first, so that a row that is later than it shows."""
@@ -112,6 +142,7 @@ class Wire:
     patience: Patience = field(init=False)
     _finder: Finder = field(init=False)
     _link: _Link | None = None
+    _lock: Lock = field(default_factory=Lock)
 
     def __post_init__(self) -> None:
         """Its patience is its own."""
@@ -126,11 +157,10 @@ class Wire:
         return client
 
     def ask(self, question: Question) -> Answers:
-        """The answers to a question; raises `Away` within a quarter of a second where there are none."""
+        """The answers to a question; raises `Away` or `Busy` within a quarter of a second where there are none."""
         from redis.exceptions import NoScriptError
 
-        def asked() -> Answers:
-            link = self._linked()
+        def asked(link: _Link) -> Answers:
             if link.cluster is not None:
                 return link.ask_cluster(question)
             try:
@@ -139,48 +169,79 @@ class Wire:
                 link.client.script_load(READ)
                 return link.ask(question.written)
 
-        answers: Answers = self._told(asked)
+        answers: Answers = self._answer(asked)
         return answers
 
     def call(self, what: "Callable[[Redis], Any]") -> Any:
-        """What a client answers; raises `Away` where it does not in time."""
-        return self._told(lambda: what(self.client))
+        """What a client answers; raises `Away` or `Busy` where it does not in time."""
+        return self._answer(lambda link: what(link.cluster or link.client))
 
-    def _told(self, asked: Callable[[], Any]) -> Any:
+    def _answer(self, asked: Callable[[_Link], Any]) -> Any:
         from redis.exceptions import RedisClusterException, RedisError
 
-        try:
-            with self.patience.shared():
-                return asked()
-        except Away:
-            raise
-        except (UserError, RedisError, RedisClusterException, OSError, OutOfPatience) as failed:
-            raise self._away(failed) from None
+        link: _Link | None = None
+        with self.patience.shared():
+            try:
+                link = self._linked()
+                answer = asked(link)
+            except (UserError, RedisError, RedisClusterException, OSError, OutOfPatience) as failed:
+                raise self._failure(link, failed) from None
+        link.answered_s = self.patience.monotonic()
+        return answer
 
     def _linked(self) -> _Link:
         link = self._link
-        if link is None:
-            url = self._finder.find(self.patience)
-            client = client_of(url, self.patience)
-            try:
-                link = self._link = _Link(client, url, _cluster_of(client, url, self.patience))
-            except BaseException:
-                client.close()
-                raise
-        return link
-
-    def _away(self, failed: Exception) -> Away:
-        from redis.exceptions import TimeoutError as RedisTimeoutError
-
-        link, self._link = self._link, None
-        where = "" if link is None else f" at {shown(link.url)}"
         if link is not None:
-            link.client.close()
-        late = isinstance(failed, TimeoutError | RedisTimeoutError | OutOfPatience)
+            return link
+        # one request connects, those beside it wait for that
+        if not self._lock.acquire(timeout=self.patience.left()):
+            raise OutOfPatience("another request is connecting")
+        try:
+            if self._link is None:
+                url = self._finder.find(self.patience)
+                client = client_of(url, self.patience)
+                try:
+                    cluster = _cluster_of(client, url, self.patience)
+                except BaseException:
+                    client.close()
+                    raise
+                self._link = _Link(client, url, cluster, self.patience.monotonic())
+            return self._link
+        finally:
+            self._lock.release()
+
+    def _failure(self, link: _Link | None, failed: Exception) -> UserError:
+        """What to tell of a failure. A server that is gone is looked for again; one that is late is left to the others."""
+        late = _is_late(failed)
+        waited, asked_for = self.patience.waited(), self.patience.seconds
+        if late and link is not None and waited < BLAMED * asked_for:
+            return Busy(
+                f"the service is busy: {1000 * asked_for:.0f} ms passed, of which the online store took "
+                f"{1000 * waited:.0f}: ask again, or run more workers with `velo serve --workers`"
+            )
+        if link is not None and (not late or self.patience.monotonic() - link.answered_s > SILENT_S):
+            with self._lock:
+                if self._link is link:
+                    self._link = None
+            link.retire()
+        where = "" if link is None else f" at {shown(link.url)}"
         remedy = "ask again; if it stays so, see whether it runs and what keeps it busy"
         return Away(
-            f"the online store{where} does not answer ({failed}): {remedy if late else 'start it, or mend REDIS_URL'}"
+            f"the online store{where} does not answer ({_cause_of(failed)}): {remedy if late else 'start it, or mend REDIS_URL'}"
         )
+
+
+def _is_late(failed: BaseException) -> bool:
+    """Whether time ran out, also where a client says so in words of its own."""
+    from redis.exceptions import TimeoutError as RedisTimeoutError
+
+    return isinstance(_cause_of(failed), TimeoutError | RedisTimeoutError | OutOfPatience)
+
+
+def _cause_of(failed: BaseException) -> BaseException:
+    """What a client's failure is about, where a `UserError` was made of it."""
+    about = failed.__context__ if isinstance(failed, UserError) else None
+    return failed if about is None else about
 
 
 def _cluster_of(client: Any, url: str, patience: Patience) -> Any:

@@ -14,7 +14,7 @@ from feature_repo.stores.embedded_redis import down
 from serving.patience import PATIENCE_S
 from serving.score_log import ScoreLog
 from serving.scorer import Scorer
-from serving.wire import Wire
+from serving.wire import Away, Wire
 from tests.services import NOW, SCORE, a_client, a_service, a_streamed_store, posted, refused
 from velo.files import make_folder
 from velo.store import Home, Store
@@ -108,6 +108,49 @@ def test_a_redis_that_is_looked_for_or_started_is_waited_for_no_longer_either(st
     until = time.monotonic() + 10.0
     while client.get(SCORE).status_code != 200:
         assert time.monotonic() < until
+
+
+def test_a_request_that_runs_out_of_time_closes_no_connection_of_another(store: Store) -> None:
+    """One waits for an answer that comes late, one beside it for an answer that never comes."""
+    wire: Any = a_service(store).scorer.wire
+    wire.patience.seconds = 10.0
+    link = wire.client.connection_pool
+    answers: list[Any] = []
+    patient = threading.Thread(
+        target=lambda: answers.append(wire.call(lambda client: client.blpop("answered", timeout=10)))
+    )
+    patient.start()
+    until = time.monotonic() + 10.0
+    while not any(one["cmd"] == "blpop" for one in wire.client.client_list()):
+        assert time.monotonic() < until
+    wire.patience.seconds = 0.1
+    with pytest.raises(Away, match="does not answer"):
+        wire.call(lambda client: client.blpop("never", timeout=10))
+    wire.patience.seconds = 2.0
+    wire.call(lambda client: client.rpush("answered", "here"))
+    patient.join()
+    assert answers == [(b"answered", b"here")]
+    assert wire.client.connection_pool is link
+
+
+def test_a_process_without_time_to_read_blames_itself_and_not_the_store(store: Store) -> None:
+    service = a_service(store)
+    wire = service.scorer.wire
+    assert a_client(service).get(SCORE).status_code == 200
+    real, now = wire.patience.monotonic, time.monotonic()
+
+    def busy() -> float:
+        """Of each look at the clock the machine takes a while."""
+        nonlocal now
+        now += 0.25
+        return now
+
+    wire.patience.monotonic = busy
+    answer = a_client(service).get(SCORE)
+    wire.patience.monotonic = real
+    refused(answer, 503, "the service is busy", "--workers")
+    assert answer.headers["retry-after"] == "1"
+    assert a_client(service).get(SCORE).status_code == 200
 
 
 def test_a_redis_that_came_back_answers_the_next_request(store: Store) -> None:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header, Path, Query, Response
 from pydantic import AfterValidator, AwareDatetime
 
 from serving.api.problems import Refusal, documented
-from serving.api.routes import JSON, Asked
+from serving.api.routes import JSON, Asked, Turns
 from serving.api.shapes import Curve
 from serving.curves import Kind, curves_of
 
@@ -76,7 +76,7 @@ def _sent(name: str, known: str | None) -> Response:
     return Response(body, 200, headers, kind)
 
 
-def page(if_none_match: Annotated[str | None, Header()] = None) -> Response:
+async def page(if_none_match: Annotated[str | None, Header()] = None) -> Response:
     """The page."""
     return _sent("index.html", if_none_match)
 
@@ -86,7 +86,7 @@ for path in PAGES:
 
 
 @pages.api_route("/desk/{name}", methods=["GET", "HEAD"], response_class=Response)
-def part(name: str, if_none_match: Annotated[str | None, Header()] = None) -> Response:
+async def part(name: str, if_none_match: Annotated[str | None, Header()] = None) -> Response:
     """A file of the page."""
     if name not in FILES:
         raise Refusal(404, f"the desk has no file {name!r}: its page is at /")
@@ -97,27 +97,27 @@ ANSWERS: Final[dict[int | str, dict[str, Any]]] = {200: {"model": Curve}, **docu
 
 
 @curves.get("/horses/{horse_id:path}/history", responses=ANSWERS, response_class=Response)
-def horse_history(
-    service: Asked, horse_id: Id, as_of: AsOf = None, since: Since = None, points: Points = POINTS
+async def horse_history(
+    service: Asked, turns: Turns, horse_id: Id, as_of: AsOf = None, since: Since = None, points: Points = POINTS
 ) -> Response:
     """A horse's record and form as they changed."""
-    return _told(service, "horse", horse_id, as_of, since, points)
+    return await turns.slow.run(_told, service, "horse", horse_id, as_of, since, points)
 
 
 @curves.get("/trainers/{trainer_id:path}/history", responses=ANSWERS, response_class=Response)
-def trainer_history(
-    service: Asked, trainer_id: Id, as_of: AsOf = None, since: Since = None, points: Points = POINTS
+async def trainer_history(
+    service: Asked, turns: Turns, trainer_id: Id, as_of: AsOf = None, since: Since = None, points: Points = POINTS
 ) -> Response:
     """A trainer's rolling windows as they changed."""
-    return _told(service, "trainer", trainer_id, as_of, since, points)
+    return await turns.slow.run(_told, service, "trainer", trainer_id, as_of, since, points)
 
 
 @curves.get("/jockeys/{jockey_id:path}/history", responses=ANSWERS, response_class=Response)
-def jockey_history(
-    service: Asked, jockey_id: Id, as_of: AsOf = None, since: Since = None, points: Points = POINTS
+async def jockey_history(
+    service: Asked, turns: Turns, jockey_id: Id, as_of: AsOf = None, since: Since = None, points: Points = POINTS
 ) -> Response:
     """A jockey's rolling windows as they changed."""
-    return _told(service, "jockey", jockey_id, as_of, since, points)
+    return await turns.slow.run(_told, service, "jockey", jockey_id, as_of, since, points)
 
 
 def _told(service: Asked, kind: Kind, key: str, as_of: AsOf, since: Since, points: int) -> Response:

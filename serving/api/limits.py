@@ -1,16 +1,90 @@
-"""Bounds on what a request may be: the size of its body, whatever its headers claim, and how long it takes to come."""
+"""Bounds on what a request may be and on how many are worked on: its body, how long that takes to come, its turn."""
 
 import asyncio
-from typing import Final
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
 
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.api.problems import answer
+from serving.api.problems import Refusal, answer
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 BODY_BYTES: Final = 256 * 1024
 BODY_S: Final = 10.0
 RUNNERS: Final = 40
 """No race we know of has more."""
+QUICK_THREADS: Final = 4
+"""More threads than this share one interpreter badly: each waits for all others whenever it has read an answer."""
+SLOW_THREADS: Final = 4
+QUEUED: Final = 512
+QUEUED_S: Final = 2.0
+
+
+@dataclass(slots=True)
+class Lane:
+    """Threads for one kind of work, and a bounded queue before them: whoever comes later than it holds is sent away at once."""
+
+    name: str
+    threads: int
+    most: int = QUEUED
+    seconds: float = QUEUED_S
+    waiting: int = 0
+    shed: int = 0
+    _turns: asyncio.Semaphore = field(init=False)
+    _limiter: CapacityLimiter = field(init=False)
+
+    def __post_init__(self) -> None:
+        """As many turns as threads."""
+        self._turns = asyncio.Semaphore(self.threads)
+        self._limiter = CapacityLimiter(self.threads)
+
+    async def run(self, work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+        """What `work` returns, run in a thread when it is its turn; raises `Refusal` where that does not come in time."""
+        if self.waiting >= self.most:
+            raise self._full(f"{self.waiting} requests wait")
+        self.waiting += 1
+        try:
+            async with asyncio.timeout(self.seconds):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise self._full(f"no turn came within {self.seconds:g} s") from None
+        finally:
+            self.waiting -= 1
+        try:
+            return await run_sync(lambda: work(*args, **named), limiter=self._limiter)
+        finally:
+            self._turns.release()
+
+    def _full(self, how: str) -> Refusal:
+        self.shed += 1
+        return Refusal(
+            503,
+            f"the service is busy with {self.name} ({how}): ask again, or run more workers with `velo serve --workers`",
+        )
+
+
+@dataclass(slots=True)
+class Lanes:
+    """The lanes of a process: a slow question never takes the place of a quick one, and odds wait for the disk beside both."""
+
+    quick: Lane = field(default_factory=lambda: Lane("scores and cards", QUICK_THREADS))
+    slow: Lane = field(default_factory=lambda: Lane("questions about the past", SLOW_THREADS, seconds=10.0))
+    odds: Lane = field(default_factory=lambda: Lane("odds", SLOW_THREADS, seconds=5.0))
+
+    @classmethod
+    def here(cls) -> "Lanes":
+        """The lanes of the event loop that runs: a server has one."""
+        loop = asyncio.get_running_loop()
+        return _LANES.setdefault(loop, cls())
+
+
+_LANES: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Lanes]] = WeakKeyDictionary()
 
 
 class BoundedBody:

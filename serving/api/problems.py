@@ -15,7 +15,7 @@ from serving.history import NotDeclared, NotYet
 from serving.score_log import NotKept
 from serving.scorer import CatchingUp, Nothing
 from serving.told import UnknownRace
-from serving.wire import Away
+from serving.wire import Away, Busy
 from velo.errors import UserError
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -24,6 +24,7 @@ STATUS: Final[tuple[tuple[type[UserError], int], ...]] = (
     (UnknownKey, 404),
     (NotDeclared, 404),
     (Away, 503),
+    (Busy, 503),
     (CatchingUp, 503),
     (NotYet, 503),
     (Nothing, 503),

@@ -11,6 +11,7 @@ from pydantic import AwareDatetime
 
 from serving.api.auth import may_write
 from serving.api.events import Hub
+from serving.api.limits import Lanes
 from serving.api.problems import documented
 from serving.api.service import Service
 from serving.api.shapes import Card, Day, GivenCard, GivenOdds, Health, Ready, Score, Taken
@@ -33,16 +34,23 @@ async def service_of(request: Request) -> Service:
     return service
 
 
+async def lanes_of() -> Lanes:
+    """The lanes that work of this process goes by."""
+    return Lanes.here()
+
+
 Asked = Annotated[Service, Depends(service_of)]
+Turns = Annotated[Lanes, Depends(lanes_of)]
 
 
 @races.get("/races", responses={200: {"model": Day}, **documented(422, 503)}, response_class=Response)
-def list_races(
+async def list_races(
     service: Asked,
+    turns: Turns,
     day: Annotated[date | None, Query(alias="date", description="A local date; today without it.")] = None,
 ) -> Response:
     """The races of a day in order of their off."""
-    return _json(service.day(day))
+    return _json(await turns.quick.run(service.day, day))
 
 
 @races.get(
@@ -50,10 +58,12 @@ def list_races(
     responses={200: {"model": Score}, **documented(404, 422, 503)},
     response_class=Response,
 )
-def score_race(service: Asked, race_id: RaceId, as_of: AsOf = None, *, drivers: Drivers = False) -> Response:
+async def score_race(
+    service: Asked, turns: Turns, race_id: RaceId, as_of: AsOf = None, *, drivers: Drivers = False
+) -> Response:
     """A race scored as of now, or exactly as it would have been scored at an instant."""
-    with service.metrics.scored.labels("redis" if as_of is None else "history").time():
-        return _json(service.score(race_id, as_of, with_drivers=drivers))
+    lane = turns.quick if as_of is None else turns.slow
+    return _json(await lane.run(service.score, race_id, as_of, with_drivers=drivers))
 
 
 @races.post(
@@ -63,24 +73,25 @@ def score_race(service: Asked, race_id: RaceId, as_of: AsOf = None, *, drivers: 
     response_class=Response,
     dependencies=[Depends(may_write)],
 )
-def take_odds(service: Asked, race_id: RaceId, odds: Annotated[GivenOdds, Body()]) -> Response:
+async def take_odds(service: Asked, turns: Turns, race_id: RaceId, odds: Annotated[GivenOdds, Body()]) -> Response:
     """Take a snapshot of odds into the log; it takes effect when the stream has it."""
-    return _json(service.take_odds(race_id, odds.prices, odds.source), 202)
+    return _json(await turns.odds.run(service.take_odds, race_id, odds.prices, odds.source), 202)
 
 
 @races.get(
     "/races/{race_id:path}", responses={200: {"model": Card}, **documented(404, 422, 503)}, response_class=Response
 )
-def show_race(service: Asked, race_id: RaceId) -> Response:
+async def show_race(service: Asked, turns: Turns, race_id: RaceId) -> Response:
     """A race as it stands: who runs, who does not, the odds, and what was told of it."""
-    return _json(service.card(race_id))
+    return _json(await turns.quick.run(service.card, race_id))
 
 
 @races.post("/score", responses={200: {"model": Score}, **documented(408, 413, 422, 503)}, response_class=Response)
-def score_card(service: Asked, card: Annotated[GivenCard, Body()], *, drivers: Drivers = False) -> Response:
+async def score_card(
+    service: Asked, turns: Turns, card: Annotated[GivenCard, Body()], *, drivers: Drivers = False
+) -> Response:
     """Score a card, with odds or without, on the features of now."""
-    with service.metrics.scored.labels("card").time():
-        return _json(service.score_card(card, with_drivers=drivers))
+    return _json(await turns.quick.run(service.score_card, card, with_drivers=drivers))
 
 
 @races.get(
@@ -111,14 +122,14 @@ async def health() -> Response:
     responses={200: {"model": Ready}, 503: {"model": Ready, "description": "Not ready."}},
     response_class=Response,
 )
-def readiness(service: Asked) -> Response:
+async def readiness(service: Asked, turns: Turns) -> Response:
     """Whether a race can be scored now, and what stands in the way."""
-    said = service.ready()
+    said = await turns.quick.run(service.ready)
     return _json(said, 200 if said["ready"] else 503)
 
 
 @operations.get("/metrics", responses={200: {"content": {"text/plain": {}}}}, response_class=Response)
-def metrics(service: Asked, request: Request) -> Response:
+async def metrics(service: Asked, request: Request) -> Response:
     """Figures for Prometheus."""
     service.metrics.listeners.set(request.app.state.hub.listeners)
     return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)

@@ -46,15 +46,17 @@ class Service:
 
     def score(self, race_id: str, as_of: datetime | None, *, with_drivers: bool) -> ScoredRace:
         """Score a race, and keep that."""
-        scored = self.scorer.score(race_id, self.clock(), as_of, with_drivers=with_drivers)
-        self._served(scored)
+        with self.metrics.scored.labels("redis" if as_of is None else "history").time():
+            scored = self.scorer.score(race_id, self.clock(), as_of, with_drivers=with_drivers)
+            self._served(scored)
         return scored
 
     def score_card(self, given: GivenCard, *, with_drivers: bool) -> ScoredRace:
         """Score a card that a request brings, and keep that."""
         card, odds = _card(given), _odds(given)
-        scored = self.scorer.score_card(card, odds, self.clock(), with_drivers=with_drivers)
-        self._served(scored, card, odds)
+        with self.metrics.scored.labels("card").time():
+            scored = self.scorer.score_card(card, odds, self.clock(), with_drivers=with_drivers)
+            self._served(scored, card, odds)
         return scored
 
     def day(self, asked: date | None) -> dict[str, Any]:

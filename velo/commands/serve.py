@@ -1,5 +1,6 @@
 """`velo serve`, and `velo cards list|rebuild`: today's races, and their scores over HTTP."""
 
+import sys
 from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from velo.racing.messages import Market
     from velo.store import Store
 
+SWITCH_S = 0.001
+"""How long a thread may hold the interpreter: a score waits for it each time it has read an answer."""
 TOKEN = "VELO_TOKEN"  # noqa: S105 the name of the variable, not what is in it
 
 
@@ -47,6 +50,7 @@ def serve(
     from serving.memory import keep_freed
 
     keep_freed()
+    sys.setswitchinterval(SWITCH_S)
     store = open_store()
     if store.redis_url is not None:
         refuse_unusable(store.redis_url)
