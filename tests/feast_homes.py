@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 from feast import FeatureStore
 from feast.repo_config import RepoConfig
+from redis import Redis
 
 from feature_repo import feast_store
 from feature_repo.catalogue.families import BY_VIEW, FAMILIES
@@ -61,12 +62,10 @@ def stock_feast(made: MadeUp, folder: Path, **stores: Any) -> FeatureStore:
 
 
 def stock_redis(made: MadeUp, folder: Path) -> FeatureStore:
-    """Feast's own Redis store on the made-up home's server."""
-    address = ensure(made.home).removeprefix("redis://:").removesuffix("/0")
-    password, _, server = address.partition("@")
-    return stock_feast(
-        made, folder, online_store={"type": "redis", "connection_string": f"{server},password={password}"}
-    )
+    """Feast's own Redis store on the made-up home's server: its options go to redis-py, which knows a socket."""
+    options = Redis.from_url(ensure(made.home)).connection_pool.connection_kwargs
+    server = f"localhost:0,unix_socket_path={options['path']},password={options['password']}"
+    return stock_feast(made, folder, online_store={"type": "redis", "connection_string": server})
 
 
 def entity_rows(tables: dict[str, pa.Table], count: int, seed: int = 3) -> pd.DataFrame:

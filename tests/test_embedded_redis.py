@@ -1,19 +1,21 @@
 """The store's own Redis: one a home, private, kept on disk, started by whoever comes first."""
 
 import concurrent.futures
+import fcntl
 import os
-import re
 import socket
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import pytest
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError
+from redis.exceptions import AuthenticationError, ResponseError
 from redis.retry import Retry
 
 from feature_repo.stores import embedded_redis
@@ -30,10 +32,10 @@ def home(tmp_path: Path) -> Iterator[Home]:
     down(home)
 
 
-def port_of(url: str) -> int:
-    found = re.search(r":(\d+)/", url)
-    assert found
-    return int(found[1])
+def socket_of(url: str) -> str:
+    path = Redis.from_url(url).connection_pool.connection_kwargs["path"]
+    assert isinstance(path, str)
+    return path
 
 
 def server_pid(url: str) -> int:
@@ -59,18 +61,81 @@ def test_a_stop_says_whether_there_was_anything_to_stop(home: Home) -> None:
     assert down(home) is False
 
 
-def test_nobody_without_its_password_gets_in_and_only_the_owner_can_read_it(home: Home) -> None:
-    port = port_of(ensure(home))
+def test_nobody_without_its_password_gets_in_and_only_the_owner_can_reach_or_read_it(home: Home) -> None:
     with pytest.raises(AuthenticationError):
-        Redis(host="127.0.0.1", port=port, retry=Retry(NoBackoff(), 0)).ping()
+        Redis(unix_socket_path=socket_of(ensure(home)), retry=Retry(NoBackoff(), 0)).ping()
+    Redis.from_url(ensure(home)).set("kept", "yes")
     assert stat.S_IMODE(home.redis.stat().st_mode) == 0o700
-    for secret in ("password", "address", "redis.conf"):
-        assert stat.S_IMODE((home.redis / secret).stat().st_mode) == 0o600, secret
+    for path in home.redis.rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
 
 
-def test_it_listens_on_the_loopback_alone(home: Home) -> None:
-    bound = Redis.from_url(ensure(home)).config_get("bind")
-    assert bound == {"bind": "127.0.0.1"}
+def test_it_listens_on_its_socket_alone_and_what_it_may_take_is_bounded(home: Home) -> None:
+    url = ensure(home)
+    client: Any = Redis.from_url(url)
+    assert socket_of(url) == str(home.redis / "redis.sock")
+    assert client.config_get("port") == {"port": "0"}
+    bounds: Any = client.config_get("maxmemory", "maxmemory-policy", "maxmemory-clients", "client-output-buffer-limit")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 0 < int(bounds["maxmemory"]) <= memory / 2
+    assert bounds["maxmemory-policy"] == "noeviction"
+    assert int(bounds["maxmemory-clients"]) == 2**30
+    assert bounds["client-output-buffer-limit"].startswith("normal 536870912 134217728 60")
+    for command in (("DEBUG", "SLEEP", "0"), ("MODULE", "LOAD", "/tmp/x.so"), ("CONFIG", "SET", "dir", "/tmp")):
+        with pytest.raises(ResponseError):
+            client.execute_command(*command)
+
+
+def test_the_server_is_one_without_known_advisories_as_the_lock_has_it(home: Home) -> None:
+    told: Any = Redis.from_url(ensure(home)).info("server")
+    assert told["server_name"] == "valkey"
+    assert tuple(map(int, told["valkey_version"].split("."))) >= (9, 1, 2)
+
+
+def test_a_home_whose_path_is_longer_than_a_socket_may_have_is_reached_all_the_same(tmp_path: Path) -> None:
+    home = Home(tmp_path / ("deep" * 20) / ("down" * 20))
+    url = ensure(home)
+    try:
+        link = Path(socket_of(url)).parent
+        assert link.readlink() == home.redis
+        assert stat.S_IMODE(link.parent.stat().st_mode) == 0o700
+        Redis.from_url(url).set("here", "1")
+        link.unlink()
+        assert ensure(home) == url
+        assert connect(home).get("here") == b"1"
+    finally:
+        down(home)
+    assert not link.is_symlink()
+
+
+def test_what_a_server_of_an_earlier_release_kept_is_read(home: Home) -> None:
+    """One file of commands, as Redis 6 keeps it."""
+    commands = (("SELECT", "0"), ("SET", "kept", "yes"), ("HSET", "row", "a", "1"))
+    lines = [f"*{len(one)}\r\n" + "".join(f"${len(word)}\r\n{word}\r\n" for word in one) for one in commands]
+    home.redis.mkdir(parents=True)
+    (home.redis / "appendonly.aof").write_text("".join(lines), newline="")
+    client: Any = Redis.from_url(ensure(home))
+    assert client.get("kept") == b"yes"
+    assert client.hget("row", "a") == b"1"
+
+
+def test_a_server_that_an_earlier_release_started_on_a_port_is_used_until_it_is_stopped(home: Home) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    home.redis.mkdir(parents=True)
+    (home.redis / "password").write_text("secret\n")
+    (home.redis / "address").write_text(f"redis://:secret@127.0.0.1:{port}/0\n")
+    command = [embedded_redis.executable(), "--port", str(port), "--requirepass", "secret", "--save", ""]
+    with (home.redis / "server.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        server = subprocess.Popen(
+            command, cwd=home.redis, stdout=subprocess.DEVNULL, pass_fds=(lock.fileno(),), start_new_session=True
+        )
+    assert ensure(home) == f"redis://:secret@127.0.0.1:{port}/0"
+    assert down(home) is True
+    server.wait()
+    assert ensure(home).startswith("unix://")
 
 
 def test_many_starters_at_once_start_one_server(home: Home) -> None:
@@ -100,16 +165,26 @@ def test_a_killed_server_is_started_anew_with_what_it_had_written(home: Home) ->
     assert Redis.from_url(ensure(home)).get("kept") == b"yes"
 
 
-def test_a_port_taken_by_another_program_meanwhile_is_not_mistaken_for_ours(home: Home) -> None:
+def test_a_socket_left_behind_or_taken_by_another_program_is_not_mistaken_for_ours(home: Home) -> None:
     url = ensure(home)
     down(home)
-    with socket.socket() as other:
-        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        other.bind(("127.0.0.1", port_of(url)))
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(socket_of(url))
         other.listen()
-        again = ensure(home)
-        assert port_of(again) != port_of(url)
-        assert Redis.from_url(again).ping()
+        assert Redis.from_url(ensure(home)).ping()
+
+
+def test_a_copied_home_has_a_server_of_its_own(home: Home, tmp_path: Path) -> None:
+    """Also one that was copied while its server ran, with the address of that."""
+    Redis.from_url(ensure(home)).set("mine", "1")
+    other = Home(tmp_path / "copied")
+    other.redis.mkdir(parents=True)
+    for name in ("password", "address"):
+        (other.redis / name).write_text((home.redis / name).read_text())
+    try:
+        assert connect(other).get("mine") is None
+    finally:
+        down(other)
 
 
 def test_two_homes_have_two_servers(home: Home, tmp_path: Path) -> None:
@@ -124,7 +199,7 @@ def test_two_homes_have_two_servers(home: Home, tmp_path: Path) -> None:
 def test_no_server_anywhere_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(UserError, match="install redis-server or valkey-server"):
+    with pytest.raises(UserError, match="install valkey-server or redis-server"):
         embedded_redis.executable()
 
 
@@ -153,7 +228,7 @@ def test_a_server_that_never_answers_is_told_too() -> None:
 
 def test_a_wrong_password_is_told_as_one(home: Home) -> None:
     with pytest.raises(UserError, match="refuses the password") as told:
-        connect_url(f"redis://:guess@127.0.0.1:{port_of(ensure(home))}/0")
+        connect_url(f"unix://:guess@{quote(socket_of(ensure(home)))}")
     assert "guess" not in str(told.value)
 
 

