@@ -107,8 +107,8 @@ def write(report: Report, path: Path) -> None:
     make_folder(folder, "give --out a place you may write to")
     for part in report.parts:
         for name, svg in part.charts.items():
-            write_atomically(folder / f"{name}.svg", svg.encode())
-    write_atomically(path, markdown(report, folder.name).encode())
+            write_atomically(folder / f"{name}.svg", svg.encode(), mode=0o644)
+    write_atomically(path, markdown(report, folder.name).encode(), mode=0o644)
 
 
 def markdown(report: Report, folder: str) -> str:

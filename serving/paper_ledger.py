@@ -158,7 +158,7 @@ class Ledger:
 def writing(home: Home) -> Iterator[Ledger]:
     """The ledger to write to, by one process at a time; a torn last line is cut off. Raises `UserError` for a second writer."""
     folder = make_folder(home.paper)
-    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -166,7 +166,7 @@ def writing(home: Home) -> Iterator[Ledger]:
             raise UserError(f"another `velo paper` writes to {folder}: stop it, or ask with --report alone") from None
         path = folder / FILE
         book, whole = _read(path)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             if os.fstat(descriptor).st_size > whole:
                 os.ftruncate(descriptor, whole)

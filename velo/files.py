@@ -1,13 +1,19 @@
 """Small files written so that a reader, or a crash, meets the old content or the new, never half."""
 
+import logging
 import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
 from velo.errors import UserError
 
+OTHERS = 0o077
+"""The bits of a mode that let anyone but the owner in."""
+_log = logging.getLogger(__name__)
 
-def write_atomically(path: Path, content: bytes | Iterable[bytes], mode: int = 0o644) -> None:
+
+def write_atomically(path: Path, content: bytes | Iterable[bytes], mode: int = 0o600) -> None:
     """Replace a file's content, given whole or in pieces: written aside, synced, moved in, and the folder synced."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
@@ -43,3 +49,32 @@ def make_folder(folder: Path, remedy: str = "set VELO_HOME to a place you may wr
     if not os.access(folder, os.W_OK):
         raise UserError(f"cannot write to {folder}: {remedy}")
     return folder
+
+
+def make_private(root: Path, names: Iterable[str]) -> None:
+    """Take the group's and others' rights from a folder and from what is below some names in it, if they have any.
+
+    The folder itself comes last, so what was cut short is done at the next call; one that has nothing to take costs a
+    look. Where the system does not allow it, that is logged.
+    """
+    try:
+        if not root.stat().st_mode & OTHERS:
+            return
+        for name in names:
+            if (root / name).is_dir() and not (root / name).is_symlink():
+                for folder, folders, files in os.walk(root / name):
+                    for one in (*folders, *files):
+                        _take_rights(Path(folder, one))
+            _take_rights(root / name)
+        _take_rights(root)
+    except OSError as refused:
+        _log.warning("files.readable_by_others folder=%s reason=%s", root, refused.strerror)
+
+
+def _take_rights(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+        if not stat.S_ISLNK(mode) and mode & OTHERS:
+            path.chmod(stat.S_IMODE(mode) & ~OTHERS)
+    except FileNotFoundError:
+        return

@@ -8,10 +8,15 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from velo.errors import UserError
-from velo.files import make_folder, write_atomically
+from velo.files import make_folder, make_private, write_atomically
 from velo.settings import DEFAULT_TIMEZONE, KeyPolicy, Settings, zone_named
 
 FORMAT = 1
+CONTENTS = (
+    "store.json", "log", "dead-letters.ndjson", "feeds", "offline", "generations", "batch", "warehouse.duckdb", "registry.db",
+    "redis", "recovery", "stream", "datasets", "models", "backtests", "scores", "paper", "reports",
+)  # fmt: skip
+"""What lies in a home: nothing else there is ours to change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +130,13 @@ class Store:
     def open(cls, settings: Settings) -> "Store":
         """The store of a home; one that was never written to has the settings asked for, or the defaults.
 
-        Raises `UserError` where the settings contradict what the store was made with.
+        One that others than its owner can read, as earlier releases left it, is closed to them. Raises `UserError` where
+        the settings contradict what the store was made with.
         """
         home = Home(settings.home)
         written = _read(home.identity)
+        if written:
+            make_private(home.root, CONTENTS)
         timezone = settings.timezone or zone_named(written.get("timezone", DEFAULT_TIMEZONE))
         if written and written["timezone"] != timezone.key:
             raise UserError(
@@ -145,7 +153,7 @@ class Store:
 
     def save(self) -> "Store":
         """Write the identity, making the home where needed; returns self."""
-        make_folder(self.home.root)
+        make_private(make_folder(self.home.root), CONTENTS)
         content = {"format": FORMAT, "timezone": self.timezone.key, "keys": self.keys, "epochs": list(self.epochs)}
         if _read(self.home.identity) != content:
             write_atomically(self.home.identity, json.dumps(content, indent=2).encode() + b"\n")

@@ -311,7 +311,7 @@ def deliver(partitions: Sequence[RedisPartition]) -> None:
 
 @contextmanager
 def _one_at_a_time(home: Home, view: str) -> Iterator[None]:
-    descriptor = os.open(make_folder(home.stream) / FILL_LOCK.format(view=view), os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(make_folder(home.stream) / FILL_LOCK.format(view=view), os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

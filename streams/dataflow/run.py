@@ -280,7 +280,7 @@ def stop_on_signals(stop: threading.Event, others: Sequence["subprocess.Popen[by
 @contextmanager
 def sole_stream(home: Home) -> Iterator[int]:
     """Hold the right to stream, yielding the descriptor that holds it; raises `UserError` where another does."""
-    descriptor = os.open(make_folder(home.stream) / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(make_folder(home.stream) / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -105,7 +105,7 @@ class SegmentWriter:
         sync_folder(self.folder)
 
     def _open(self, segment: Segment) -> None:
-        self._file = os.open(segment.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._file = os.open(segment.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._length = os.fstat(self._file).st_size
 
     def _recover(self, met: Callable[[Segment, int], None]) -> None:
@@ -147,7 +147,7 @@ def _repair(path: Path, length: int) -> None:
 
 def lock(folder: Path) -> int:
     """The descriptor that holds the lock of a folder until it is closed; raises `UserError` where another has it."""
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

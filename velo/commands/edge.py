@@ -17,6 +17,7 @@ from rich.table import Table
 
 from velo.commands.fitting import fitted, whole_width
 from velo.errors import UserError
+from velo.files import OTHERS
 from velo.settings import Settings
 from velo.store import Store
 
@@ -31,7 +32,8 @@ def now() -> datetime:
 
 
 def open_store() -> Store:
-    """The store that the environment names."""
+    """The store that the environment names; what this process and its children write from here on is its owner's alone."""
+    os.umask(OTHERS)
     return Store.open(Settings.from_env())
 
 
