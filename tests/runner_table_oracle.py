@@ -15,7 +15,8 @@ What the conformance files decide (the other reading gives other probes or refus
 What no shared file shows, and is chosen here:
 - The same version from another file of the load: equal in all but `known_at`, it is counted and takes no place; with
   other content it is refused. The first in log order stands.
-- `race_date` is held against `known_at` as brought or filled, before the log moves it.
+- `race_date` and `off_time` are held against `known_at` as brought or filled, before the log moves it.
+- Two spellings of a course that make one key are one course.
 - Runners without a horse are not each other's twins; VOID beside starters leaves a race with those starters.
 - An id given is trimmed and else left alone; a blank one is missing.
 """
@@ -23,7 +24,7 @@ What no shared file shows, and is chosen here:
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -118,7 +119,7 @@ def name_key(name: str | None) -> str | None:
 
 
 def reason_to_refuse(
-    race_date: date, known_at: datetime, runners: Sequence[Mapping[str, Any]], zone: ZoneInfo
+    race: Mapping[str, Any], rows: Sequence[Row], runners: Sequence[Mapping[str, Any]], zone: ZoneInfo
 ) -> str | None:
     """Why this version of a race is refused, or None; where several reasons apply, the first of this function."""
     horses = [runner["horse_id"] for runner in runners if runner["horse_id"] is not None]
@@ -137,8 +138,22 @@ def reason_to_refuse(
         return "no starters"
     if len(horses) < len(runners):
         return "runner without a horse"
+    return _contradiction(race, rows, zone, ran=bool(starters))
+
+
+def _contradiction(race: Mapping[str, Any], rows: Sequence[Row], zone: ZoneInfo, *, ran: bool) -> str | None:
+    race_date, off_time, known_at = race["race_date"], race["off_time"], race["known_at"]
     if race_date > local_date(known_at, zone):
         return "race_date later than known_at"
+    if ran and known_at < off_time:
+        return "known_at before off_time"
+    off_date = local_date(off_time, zone)
+    if not race_date - timedelta(days=1) <= off_date <= race_date + timedelta(days=1):
+        return "off_time far from race_date"
+    for column in ("race_date", "course"):
+        named = {row[column] for row in rows if row.get(column) is not None}
+        if len(named if column == "race_date" else {name_key(one) for one in named}) > 1:
+            return f"more than one {column}"
     return None
 
 
@@ -160,7 +175,7 @@ def _accepted(rows: Sequence[Row], zone: ZoneInfo, out: Load) -> list[dict[str, 
     for (race_id, version), group in versions.items():
         race = _race(group, zone)
         runners = [_runner(row) for row in group]
-        reason = reason_to_refuse(race["race_date"], race["known_at"], runners, zone)
+        reason = reason_to_refuse(race, group, runners, zone)
         if reason is None:
             head = {"type": "result", "schema_version": 1, "race_id": race_id, "result_version": version}
             messages.append({**head, **race, "runners": runners})

@@ -104,6 +104,11 @@ def off_times(draw: st.DrawFn, race_date: date, zone: ZoneInfo) -> datetime | No
     return None if local is None else datetime.combine(race_date, local, tzinfo=zone).astimezone(UTC)
 
 
+def local_off(race_date: date, days: int) -> datetime:
+    """An off some days from its race's date."""
+    return datetime.combine(race_date + timedelta(days=days), time(11, 0), tzinfo=UTC)
+
+
 @st.composite
 def known_ats(draw: st.DrawFn, race_date: date, zone: ZoneInfo) -> datetime | None:
     """Missing, the same afternoon (so that races tie), at or beside a local midnight, late, now and then too early."""
@@ -198,7 +203,8 @@ def _promoted(runner: Row) -> Row:
 @st.composite
 def spoiled(draw: st.DrawFn, rows: list[Row]) -> list[Row]:
     """One of the faults that refuse a race, or race values given in some rows only."""
-    how = draw(st.sampled_from(("status", "position", "winner", "twice", "nameless", "blank", "conflict")))
+    faults = ("status", "position", "winner", "twice", "nameless", "blank", "conflict", "course", "date", "off")
+    how = draw(st.sampled_from(faults))
     some = draw(st.integers(0, len(rows) - 1))
     change: dict[str, Row] = {
         "status": {"status": "XX"},
@@ -206,6 +212,9 @@ def spoiled(draw: st.DrawFn, rows: list[Row]) -> list[Row]:
         "nameless": {"horse": draw(st.sampled_from((None, " ", "--")))},
         "blank": {"distance_m": None, "going": None},
         "conflict": {"distance_m": 1700.0},
+        "course": {"course": draw(st.sampled_from(("Ascot", " ASCOT ", "York")))},
+        "date": {"race_date": rows[0]["race_date"] + timedelta(days=draw(st.sampled_from((-1, 0, 1))))},
+        "off": {"off_time": local_off(rows[0]["race_date"], draw(st.sampled_from((-2, -1, 1, 2))))},
     }
     if how == "winner":
         return [{**row, "position": row["position"] and row["position"] + 1} for row in rows]

@@ -35,6 +35,7 @@ from velo.racing.messages import (
 from velo.settings import Settings
 from velo.store import Store
 
+AFTERNOON = NOON + timedelta(hours=6)
 SCHEMA = json.loads(COMMITTED.read_text(encoding="utf-8"))
 VALID = jsonschema.Draft202012Validator(SCHEMA)
 
@@ -128,7 +129,7 @@ def test_a_live_result_is_the_one_that_the_same_rows_make_in_a_runner_table(door
     rows = a_race(
         a_runner("Arkle  (IRE)", 1, draw=0, sp_decimal=1.0),
         a_runner("Mill House", 2, horse_id="MH1", jockey="-"),
-        known_at=NOON,
+        known_at=AFTERNOON,
         race_date="2024-05-01",
         race_no=2,
     )
@@ -136,7 +137,7 @@ def test_a_live_result_is_the_one_that_the_same_rows_make_in_a_runner_table(door
     message = sent("result", "R1", race_date="2024-05-01", race_no=2, **race)
     message["runners"] = [{name: row[name] for name in a_runner() if row[name] is not None} for row in rows]
     (loaded,) = parse_rows(rows, door.store).messages
-    made = taken(door, message).message
+    made = taken(door, message, AFTERNOON).message
     assert isinstance(made, Result)
     assert (made.race, made.runners, made.result_version) == (loaded.race, loaded.runners, 1)
 
@@ -171,13 +172,32 @@ def test_in_a_store_keyed_by_name_the_name_is_the_key(tmp_path: Path) -> None:
 
 def test_a_result_is_known_when_it_arrives_whatever_it_claims(door: Door) -> None:
     """So a race that has not been run where we are has no result, in local dates."""
-    message = sent_result(race_date="2024-06-01", known_at="2030-01-01T00:00:00Z")
+    message = sent_result(race_date="2024-06-01", off_time="2024-06-01T10:45:00Z", known_at="2030-01-01T00:00:00Z")
     midnight = datetime(2024, 5, 31, 23, 0, tzinfo=UTC)
     assert (
         refused(door, orjson.dumps(message), midnight - timedelta(microseconds=1)).reason
         == "race_date later than known_at"
     )
     assert taken(door, message, midnight).message.known_at is None
+
+
+def test_a_result_before_its_scheduled_off_is_taken_and_counted(tmp_path: Path) -> None:
+    """The off was only scheduled, and the result is here; a void race is often known hours before."""
+    door = Door.of(a_store(tmp_path))
+    early = NOON - timedelta(hours=1)
+    assert isinstance(taken(door, sent_result(), early).message, Result)
+    assert door.warnings == {"result before its scheduled off": 1}
+    void = [{"horse": "Arkle", "status": "VOID"}, {"horse": "Mill House", "status": "VOID"}]
+    taken(door, sent_result(runners=void), early)
+    taken(door, sent_result(), NOON)
+    assert door.warnings == {"result before its scheduled off": 1}
+
+
+@pytest.mark.parametrize("kind", ["result", "racecard"])
+def test_an_off_more_than_a_day_from_the_races_date_is_refused(door: Door, kind: str) -> None:
+    for off, reason in (("2024-05-02T22:59:00Z", None), ("2024-05-02T23:00:00Z", "off_time far from race_date")):
+        through = door.take(orjson.dumps(sent_result(off_time=off) | {"type": kind}), NOON)
+        assert (through.reason if isinstance(through, DeadLetter) else None) == reason
 
 
 # What is refused

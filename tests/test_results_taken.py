@@ -1,8 +1,11 @@
 """Which results and prices the log takes, on the command line: made-up files, and the shared cases where they are."""
 
+from csv import DictReader
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from streams.log import reader
 from tests.cli import velo
@@ -134,3 +137,83 @@ def test_case_12_a_repeated_row_is_counted(tmp_path: Path) -> None:
     ingested(home, "raceform", case(name, "results.csv"))
     report = ingested(home, "betfair-sp", case(name, "bsp.csv"))
     assert (report["rows"], report["prices"], report["repeated"], report["unmatched"]) == (2, 1, 1, [])
+
+
+# Instants that cannot be
+
+
+def test_a_result_known_before_its_off_is_refused_and_no_feature_has_it(tmp_path: Path) -> None:
+    """An export that dates each result by its day: the race is a dead letter, the others of the file go in."""
+    home = tmp_path / "home"
+    day, later = "2025-06-03T00:00:00Z", "2025-06-03T15:00:00Z"
+    rows = [
+        f"{race},2025-06-03,2025-06-03T13:{minute}:00Z,Thirsk,{race} {horse},T,FINISHED,{place},{known_at}"
+        for race, minute, known_at in (("A", 10, day), ("B", 45, later))
+        for place, horse in enumerate(("one", "two"), 1)
+    ]
+    table = written(
+        tmp_path / "r.csv", "race_id,race_date,off_time,course,horse,trainer,status,position,known_at", *rows
+    )
+    report = ingested(home, "runners", table)
+    assert (report["appended"], report["refused"]) == (1, {"known_at before off_time": 1})
+    asked = written(
+        tmp_path / "e.csv", "horse_id,event_timestamp", "a one,2025-06-03T13:05:00Z", "b one,2025-06-03T15:00:00Z"
+    )
+    assert starts_known(home, asked, tmp_path) == [None, 1]
+
+
+def starts_known(home: Path, entities: Path, folder: Path) -> list[int | None]:
+    """`horse_form__starts` of some horses at some instants, through `velo build` and `velo features`."""
+    out = folder / "out.csv"
+    for command in (("build",), ("features", "--entities", entities, "--out", out)):
+        assert velo(*command, home=home).code == 0
+    with out.open(newline="") as file:
+        return [
+            int(float(row["horse_form__starts"])) if row["horse_form__starts"] else None for row in DictReader(file)
+        ]
+
+
+@pytest.mark.parametrize("command", [("ingest", "runners"), ("cards", "runners")])
+def test_rows_that_name_two_days_or_courses_are_no_race_and_no_card(tmp_path: Path, command: tuple[str, str]) -> None:
+    """The number at the meeting taken for an id; the day's other race is taken."""
+    rows = [
+        "1,2025-06-03,Thirsk,One,FINISHED,1",
+        "1,2025-06-04,Ripon,Two,FINISHED,1",
+        "2,2025-06-03,Thirsk,Three,FINISHED,1",
+    ]
+    table = written(tmp_path / "r.csv", "race_id,race_date,course,horse,status,position", *rows)
+    report = velo(*command, table, "--json", home=tmp_path / "home").document
+    assert (report["appended"], report["refused"]) == (1, {"more than one race_date": 1})
+    (letter,) = velo("dead-letters", "--json", home=tmp_path / "home").document
+    assert letter["detail"] == "its rows name 2025-06-03 and 2025-06-04: give each race a race_id of its own"
+    assert len(letter["rows"]) == 2
+
+
+def test_raceform_tells_two_days_under_one_id_apart(tmp_path: Path) -> None:
+    rows = [
+        f"{day},{course},{off},{horse},1,9"
+        for day, course, off, horse in (("2025-06-03", "Thirsk", "2:10", "One"), ("2025-06-04", "Ripon", "2:10", "Two"))
+    ]
+    table = written(tmp_path / "r.csv", "date,course,off,horse,pos,race_id", *rows)
+    report = ingested(tmp_path / "home", "raceform", table)
+    assert (report["appended"], report["refused"]) == (2, {})
+
+
+def test_a_rebuilt_log_refuses_what_a_load_refuses(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    ingested(home, "runners", a_day(tmp_path))
+    rows = ["X,2025-06-03,2025-06-03T13:10:00Z,Thirsk,One,FINISHED,1,2025-06-03T00:00:00Z"]
+    table = written(tmp_path / "x.csv", "race_id,race_date,off_time,course,horse,status,position,known_at", *rows)
+    report = velo("log", "rebuild", table, "--json", home=home).document
+    assert (report["from_files"], report["from_log"], report["refused"]) == (0, 3, {"known_at before off_time": 1})
+
+
+def test_case_06_a_result_known_before_its_off_is_refused(tmp_path: Path) -> None:
+    home, name = tmp_path / "home", "06-known-before-off"
+    report = ingested(home, "runners", case(name, "results.csv"))
+    assert (report["appended"], report["refused"]) == (0, {"known_at before off_time": 1})
+
+
+def test_case_07_one_id_for_two_days_is_refused(tmp_path: Path) -> None:
+    report = ingested(tmp_path / "home", "runners", case("07-one-id-two-days", "results.csv"))
+    assert (report["appended"], report["refused"]) == (0, {"more than one race_date": 1})

@@ -249,13 +249,73 @@ def test_a_void_race_is_taken(tmp_path: Path, store: Store) -> None:
 
 def test_a_race_dated_after_it_was_known_is_refused_by_the_local_date(tmp_path: Path, store: Store) -> None:
     """Known at 23:00 UTC in summer is the next day in London."""
+    at_once: dict[str, Any] = {"race_date": "2024-05-02", "off_time": "2024-05-01 22:59"}
     tables = [
-        [*a_race(race_id="R1", race_date="2024-05-02", known_at="2024-05-01 23:00")],
-        [*a_race(race_id="R2", race_date="2024-05-02", known_at="2024-05-01 22:59")],
+        [*a_race(race_id="R1", known_at="2024-05-01 23:00", **at_once)],
+        [*a_race(race_id="R2", known_at="2024-05-01 22:59", **at_once)],
     ]
     assert [(one.race_id, one.reason) for one in read(store, tmp_path, *tables).refused] == [
         ("R2", "race_date later than known_at")
     ]
+
+
+def test_a_result_known_before_its_off_is_refused_and_one_known_at_the_off_is_not(tmp_path: Path, store: Store) -> None:
+    off: dict[str, Any] = {"off_time": "2024-05-01 14:00"}
+    void = [a_runner("Arkle", status="VOID"), a_runner("B", status="VOID")]
+    parsed = read(
+        store,
+        tmp_path,
+        a_race(race_id="at the off", known_at="2024-05-01 14:00", **off),
+        a_race(race_id="before", known_at="2024-05-01 13:59:59.999999", **off),
+        a_race(race_id="amended before", known_at="2024-05-01 00:30", result_version=2, **off),
+        a_race(*void, race_id="abandoned in the morning", known_at="2024-05-01 08:00", **off),
+    )
+    assert [(one.race_id, one.reason) for one in parsed.refused] == [
+        ("before", "known_at before off_time"),
+        ("amended before", "known_at before off_time"),
+    ]
+    assert "2024-05-01T14:00:00.000000Z" in parsed.refused[0].detail
+    assumed = read(store, tmp_path, a_race(race_date="2024-05-01", race_no=9, known_at="2024-05-01 14:00"))
+    assert "at 2024-05-01T16:00:00.000000Z (assumed, since none is given)" in assumed.refused[0].detail
+
+
+@pytest.mark.parametrize(
+    ("off", "refused"),
+    [
+        ("2024-04-29 22:59:59", True),
+        ("2024-04-29 23:00", False),
+        ("2024-05-02 22:59:59", False),
+        ("2024-05-02 23:00", True),
+        ("2025-05-01 14:00", True),
+    ],
+)
+def test_an_off_more_than_a_local_day_from_its_date_refuses_the_race(
+    tmp_path: Path, store: Store, off: str, refused: bool
+) -> None:
+    """London in summer: 1 May begins at 23:00 UTC; a race by another country's clock may be on the day beside."""
+    rows = a_race(race_date="2024-05-01", off_time=off, known_at="2026-01-01 12:00")
+    assert reasons(read(store, tmp_path, rows)) == ["off_time far from race_date"] * refused
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        ({"race_date": date(2024, 5, 2)}, "more than one race_date"),
+        ({"course": "York"}, "more than one course"),
+        ({"course": " ASCOT"}, None),
+        ({"course": None, "race_date": None}, None),
+    ],
+)
+def test_rows_of_one_race_that_name_two_dates_or_courses_are_refused(
+    tmp_path: Path, store: Store, other: dict[str, Any], reason: str | None
+) -> None:
+    """In one file and over two: the number at the meeting is no race_id."""
+    one, two = a_race(a_runner("Arkle", 1), known_at="2024-05-03 12:00"), a_race(a_runner("B", 1))
+    contradicting = [row | other for row in two]
+    for tables in ([[*one, *contradicting]], [one, contradicting]):
+        parsed = read(store, tmp_path, *tables)
+        assert reasons(parsed) == ([reason] if reason else [])
+        assert [len(one.rows) for one in parsed.refused] == ([2] if reason else [])
 
 
 @pytest.mark.parametrize(

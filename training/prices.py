@@ -35,7 +35,8 @@ def prices(home: Home, rows: TrainingSet) -> Prices:
     )
     with told(home, Snapshot()) as connection:
         connection.register("races", asked.aggregate([]))
-        shown = connection.sql(files("training").joinpath("sql", "prices.sql").read_text()).to_arrow_table()
+        query = files("training").joinpath("sql", "prices.sql").read_text()
+        shown = connection.sql(query, params={"lead": rows.provenance.lead}).to_arrow_table()
     ordered = rows.identity.select(["race_id", "horse_id"]).append_column("row", pa.array(np.arange(rows.rows)))
     joined = ordered.join(shown, ["race_id", "horse_id"], join_type="left outer").sort_by("row")
     taken, last_shown = (numbers(joined.column(name)) for name in ("taken", "last_shown"))

@@ -131,7 +131,7 @@ class Door:
         version = 1 if given is None else _typed({"result_version": given}, COLUMNS).get("result_version")
         if version is None:
             raise bad_value("result_version", given, WANTED["whole number"])
-        result = maker.result(race_id, version, [{**row, "known_at": arrived} for row in rows])
+        result = maker.result(race_id, version, [{**row, "known_at": arrived} for row in rows], live=True)
         return replace(result, runners=_with_race_names(result, runners), known_at=None)
 
     def _prices(self, record: Mapping[str, Any]) -> dict[str, float]:

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from functools import cache
 from typing import Any, Final
@@ -15,7 +15,18 @@ from streams.importers.columns import COLUMNS, RACE_COLUMNS, WANTED
 from streams.importers.dead_letters import DeadLetter
 from velo.errors import Refused
 from velo.racing.clock import RESULT_DELAY, YEARS, assumed_off, local_date, to_text
-from velo.racing.messages import FINISHED, NON_RUNNER, STARTED, STATUSES, VOID, Race, Racecard, Result, Runner
+from velo.racing.messages import (
+    FINISHED,
+    NON_RUNNER,
+    STARTED,
+    STATUSES,
+    VOID,
+    Race,
+    Racecard,
+    Result,
+    Runner,
+    instant_of,
+)
 from velo.racing.names import is_missing, name_key
 from velo.settings import KeyPolicy
 from velo.store import Store
@@ -45,6 +56,9 @@ _AS_GIVEN: Final = (
     "beaten_lengths",
     "finish_time_s",
 )
+ONE_DAY: Final = timedelta(days=1)
+BEFORE_OFF: Final = "result before its scheduled off"
+"""What the warnings call a live result that came early."""
 _NO_ODDS: Final = 1.0
 _TOLD_CHARACTERS: Final = 100
 LETTER_CHARACTERS: Final = 2**22
@@ -154,19 +168,19 @@ class Maker:
     policy: KeyPolicy
     warnings: Counter[str]
 
-    def result(self, race_id: str, version: int, rows: Sequence[Row]) -> Result:
-        """The checked result; raises `Refused` by the first rule that is broken."""
+    def result(self, race_id: str, version: int, rows: Sequence[Row], *, live: bool = False) -> Result:
+        """The checked result; raises `Refused` by the first rule that is broken.
+
+        A result that is known before its off is counted among the warnings if `live`, because it has arrived and the
+        off was only scheduled; in a file it is refused.
+        """
         _refuse_bad_values(rows, version)
         _refuse_outcomes(rows, [self.horse_key(row) for row in rows])
         race, known_at = self._race(race_id, rows)
-        known_at = known_at or race.off_time + RESULT_DELAY
-        timezone = self.store.timezone
-        if race.race_date > local_date(known_at, timezone):
-            raise Refused(
-                "race_date later than known_at",
-                f"race_date {race.race_date} is later than known_at {to_text(known_at)} in {timezone.key}: correct either",
-            )
-        return Result(race, tuple(self.runner(row) for row in rows), version, known_at)
+        result = Result(race, tuple(map(self.runner, rows)), version, known_at or race.off_time + RESULT_DELAY)
+        self._refuse_early(result, live=live, assumed=not any(row.get("off_time") for row in rows))
+        self._refuse_contradictions(race, rows)
+        return result
 
     def card(self, race_id: str, rows: Sequence[Row]) -> Racecard:
         """The racecard, without any outcome; raises `Refused` by the first rule that is broken."""
@@ -175,6 +189,7 @@ class Maker:
         _refuse_twice(horses)
         _refuse_horseless(horses)
         race, known_at = self._race(race_id, rows)
+        self._refuse_contradictions(race, rows)
         declared = (row for row in rows if row.get("status") != NON_RUNNER)
         shown = ({name: value for name, value in row.items() if name not in OUTCOMES} for row in declared)
         return Racecard(race, tuple(map(self.runner, shown)), known_at)
@@ -194,6 +209,43 @@ class Maker:
         for name in conflicting:
             self.warnings[f"conflicting {name}"] += 1
         return Race(**{**values, "race_id": race_id, "off_time": off_time}), known_at
+
+    def _refuse_early(self, result: Result, *, live: bool, assumed: bool) -> None:
+        """Refuse a result known before its day, or before its off; the off is `assumed` where no row gives one."""
+        race, known_at, timezone = result.race, instant_of(result), self.store.timezone
+        if race.race_date > local_date(known_at, timezone):
+            raise Refused(
+                "race_date later than known_at",
+                f"race_date {race.race_date} is later than known_at {to_text(known_at)} in {timezone.key}: correct either",
+            )
+        if known_at >= race.off_time or not any(one.started for one in result.runners):
+            return
+        if live:
+            self.warnings[BEFORE_OFF] += 1
+            return
+        off = f"{to_text(race.off_time)}{' (assumed, since none is given)' if assumed else ''}"
+        raise Refused(
+            "known_at before off_time",
+            f"known_at {to_text(known_at)} is before the off at {off}: correct either, or leave known_at out",
+        )
+
+    def _refuse_contradictions(self, race: Race, rows: Sequence[Row]) -> None:
+        """Refuse an off far from the race's day, and rows that cannot be of one race."""
+        timezone = self.store.timezone
+        if abs(local_date(race.off_time, timezone) - race.race_date) > ONE_DAY:
+            raise Refused(
+                "off_time far from race_date",
+                f"off_time {to_text(race.off_time)} is more than a day from race_date {race.race_date} in {timezone.key}: "
+                "correct either",
+            )
+        dates = sorted({row["race_date"] for row in rows if row.get("race_date") is not None})
+        courses = {name_key(row["course"]): row["course"] for row in rows if row.get("course") is not None}
+        for name, given in (("race_date", dates), ("course", list(courses.values()))):
+            if len(given) > 1:
+                raise Refused(
+                    f"more than one {name}",
+                    f"its rows name {' and '.join(map(str, given[:2]))}: give each race a race_id of its own",
+                )
 
     def runner(self, row: Row) -> Runner:
         """One runner; odds of 1 or less are none, a draw of 0 is missing."""
