@@ -6,9 +6,9 @@ from typing import Final
 
 from serving.paper_ledger import Decision, Ledger, PaperBet, SettledBet, Settlement
 from serving.told import told_of
-from velo.racing.cards import first_result
+from velo.racing.cards import FIRST_VERSION, first_result, withdrawn_since
 from velo.racing.deductions import REDUCTION, SCALE, Withdrawal
-from velo.racing.messages import NON_RUNNER, Market, Message, NonRunner, Result
+from velo.racing.messages import NON_RUNNER, Market, Message, Result, instant_of
 from velo.racing.settlement import Bet, Outcome, Settled, Venue, settle
 from velo.store import Home
 
@@ -35,8 +35,9 @@ def settled_race(home: Home, ledger: Ledger, decision: Decision, now: datetime) 
 
 
 def withdrawals(known: Sequence[Message], decision: Decision, result: Result) -> list[Withdrawal]:
-    """Who was taken out of a race, each at the last price shown before; the result alone may tell it, then as of the off."""
-    at = {one.horse_id: one.known_at for one in known if isinstance(one, NonRunner) and one.known_at is not None}
+    """The withdrawals that stand, each at the last price shown before; the result alone may tell one, then as of the off."""
+    told = [one for one in known if not isinstance(one, Result) or one.result_version == FIRST_VERSION]
+    at = withdrawn_since(told, max(instant_of(one) for one in told))
     for runner in result.runners:
         if runner.status == NON_RUNNER:
             at.setdefault(runner.horse_id, decision.off_time)

@@ -19,6 +19,7 @@ from velo.racing.messages import (
     NonRunner,
     Race,
     Racecard,
+    Reinstated,
     Result,
     Runner,
     instant_of,
@@ -127,6 +128,8 @@ def _notice(row: Mapping[str, Any]) -> Message:
     match row["type"]:
         case "non_runner":
             return NonRunner(race_id, row["horse_id"], row["reason"], known_at)
+        case "reinstated":
+            return Reinstated(race_id, row["horse_id"], known_at)
         case "jockey_change":
             return JockeyChange(race_id, row["horse_id"], row["jockey_id"], row["jockey"], known_at)
         case "going_change":

@@ -332,6 +332,7 @@ def about_a_race(draw: st.DrawFn, record: dict[str, Any], begun: datetime, zone:
     made: dict[str, Callable[[datetime], dict[str, Any]]] = {
         "card": lambda at: card | {"type": "racecard", "known_at": iso(at)},
         "non_runner": lambda at: a_message("non_runner", at, race_id, horse_id=horse, reason="lame"),
+        "reinstated": lambda at: a_message("reinstated", at, race_id, horse_id=horse),
         "no such horse": lambda at: a_message("non_runner", at, race_id, horse_id="nobody"),
         "jockey": lambda at: a_message("jockey_change", at, race_id, horse_id=horse, jockey_id="l dettori", jockey="L"),
         "going": lambda at: a_message("going_change", at, race_id, going="Heavy"),

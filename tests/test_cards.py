@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from velo.racing.cards import FROM_CARD, FROM_RESULT, Declared, decision_time, declared_at
+from velo.racing.cards import FROM_CARD, FROM_RESULT, Declared, decision_time, declared_at, withdrawn_since
 from velo.racing.messages import (
     GoingChange,
     JockeyChange,
@@ -14,6 +14,7 @@ from velo.racing.messages import (
     NonRunner,
     Race,
     Racecard,
+    Reinstated,
     Result,
     Runner,
 )
@@ -79,8 +80,67 @@ def test_a_withdrawal_counts_from_the_instant_it_is_told(minutes: float, stands:
     assert [one.horse_id for one in race.withdrawn] == ([] if stands else ["h2"])
 
 
-def test_a_non_runner_stays_out_whatever_card_follows() -> None:
-    assert "h2" not in horses(stood(a_card(), NonRunner("R1", "h2", None, before(60)), a_card(minutes=30)))
+def out(*messages: Message, minutes: float = 5) -> list[str]:
+    return [one.horse_id for one in stood(*messages, minutes=minutes).withdrawn]
+
+
+def marked(horse_id: str, minutes: float) -> Racecard:
+    runners = tuple(replace(one, status="NR") if one.horse_id == horse_id else one for one in RUNNERS)
+    return a_card(minutes, runners=runners)
+
+
+def test_a_card_without_the_mark_a_reinstatement_and_a_start_each_take_a_withdrawal_back() -> None:
+    withdrawn = NonRunner("R1", "h2", "by mistake", before(60))
+    for back in (a_card(minutes=30), Reinstated("R1", "h2", before(30)), replace(a_result(), known_at=before(30))):
+        told = (a_card(), withdrawn, back)
+        assert [out(*told, minutes=minutes) for minutes in (61, 31, 29)] == [[], ["h2"], []]
+        assert horses(stood(*told)) == ["h1", "h2", "h3", "h4", "h5", "h6"]
+    assert out(a_card(), withdrawn, marked("h2", 30)) == ["h2"]
+    assert out(a_card(), withdrawn, a_card(30), NonRunner("R1", "h2", None, before(20))) == ["h2"]
+
+
+def test_a_mark_on_a_card_withdraws_until_a_card_comes_without_it() -> None:
+    told = (marked("h2", 240), a_card(60))
+    assert [out(*told, minutes=minutes) for minutes in (61, 59)] == [["h2"], []]
+    assert out(marked("h2", 240), Reinstated("R1", "h2", before(60))) == []
+
+
+def test_a_withdrawal_stands_since_it_was_first_told_without_a_break() -> None:
+    told: list[Message] = [marked("h2", 240), NonRunner("R1", "h2", None, before(230)), marked("h2", 200)]
+    assert withdrawn_since(told, before(5)) == {"h2": before(240)}
+    told += [Reinstated("R1", "h2", before(100)), NonRunner("R1", "h2", None, before(50))]
+    assert withdrawn_since(told, before(5)) == {"h2": before(50)}
+
+
+def test_a_result_of_a_lower_version_takes_no_withdrawal_back() -> None:
+    without = tuple(one for one in RUNNERS if one.horse_id != "h2")
+    told = (a_card(), NonRunner("R1", "h2", None, before(60)), a_result(2, without, 40), a_result(1, RUNNERS, 30))
+    assert out(*told) == ["h2"]
+
+
+@pytest.mark.parametrize(("card", "takes_effect"), [(240, True), (0.1, True), (-1, False)])
+def test_what_was_told_of_nobody_takes_effect_with_the_card_that_declares_it_before_the_off(
+    card: float, takes_effect: bool
+) -> None:
+    told = (
+        NonRunner("R1", "h2", None, before(300)),
+        JockeyChange("R1", "h1", "x", "X", before(299)),
+        GoingChange("R1", "Heavy", before(298)),
+        a_card(card),
+    )
+    race = stood(*told, minutes=-2)
+    assert ([one.horse_id for one in race.withdrawn] == ["h2"]) is takes_effect
+    assert (race.runners[0].jockey_id == "x") is takes_effect
+    assert race.race.going == ("Heavy" if takes_effect else "Good")
+    assert out(*told, a_card(-1.5), minutes=-2) == []
+
+
+def test_a_withdrawal_of_a_horse_that_only_a_later_card_names_waits_for_that_card() -> None:
+    told = (a_card(240, runners=RUNNERS[1:]), NonRunner("R1", "h1", None, before(200)), a_card(100))
+    assert [out(*told, minutes=minutes) for minutes in (101, 99)] == [[], ["h1"]]
+    assert horses(stood(*told, minutes=101)) == ["h2", "h3", "h4", "h5", "h6"]
+    back = Reinstated("R1", "h1", before(150))
+    assert out(*told[:2], back, marked("h1", 100)) == []
 
 
 def test_the_draw_is_cut_in_thirds_of_those_who_are_left() -> None:

@@ -31,6 +31,7 @@ from velo.racing.messages import (
     NonRunner,
     Race,
     Racecard,
+    Reinstated,
     Result,
     Runner,
 )
@@ -97,6 +98,7 @@ def a_tangled_race(chance: np.random.Generator, race_id: str) -> list[Message]:
     told += [
         NonRunner(race_id, f"h{int(chance.integers(0, 6))}", None, when()) for _ in range(int(chance.integers(0, 3)))
     ]
+    told += [Reinstated(race_id, f"h{int(chance.integers(0, 6))}", when()) for _ in range(int(chance.integers(0, 2)))]
     told += [GoingChange(race_id, str(pick("Heavy", "Firm", "odd")), when()) for _ in range(int(chance.integers(0, 3)))]
     told += [
         JockeyChange(race_id, f"h{int(chance.integers(0, 6))}", pick("j8", "j9", None), None, when())

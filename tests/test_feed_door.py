@@ -74,6 +74,7 @@ def test_what_the_log_writes_of_a_message_is_what_a_producer_may_send(door: Door
         sent_result(race_class=2, handicap=True, distance_m=1609.0, result_version=3),
         card,
         sent("non_runner", horse_id="arkle", reason="lame"),
+        sent("reinstated", horse_id="arkle"),
         sent("jockey_change", horse_id="arkle", jockey="L Piggott"),
         sent("going_change", going="Soft"),
         sent("market", prices={"arkle": 2.5}, source="tote"),

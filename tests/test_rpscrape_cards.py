@@ -1,7 +1,8 @@
 """rpscrape's racecards: what the file means, who is declared, and that a card meets the results of its source."""
 
 import json
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.raceform_rows import ROW, SECOND, written
 from tests.rpscrape_files import OTHER, RACE, RUNNER, a_file, a_race, a_store, only, read
 from tests.shared import shared_file
 from velo.errors import UserError
+from velo.racing.cards import declared_at
 from velo.racing.messages import NonRunner, Race, Racecard, Runner
 from velo.settings import KeyPolicy
 from velo.store import Store
@@ -107,6 +109,51 @@ def test_a_non_runner_stays_on_the_card_and_its_withdrawal_follows(
     assert card.known_at == ARRIVED
     assert notice.known_at is not None
     assert notice.known_at > ARRIVED
+    assert [one.status for one in card.runners] == ["NR", None]
+
+
+def how_it_stands(store: Store, at: datetime) -> tuple[list[str], list[str]]:
+    """Who runs and who is withdrawn in the one race of the log."""
+    race = declared_at([message for _, message in reader.messages(store.home)], at)
+    assert race is not None
+    return [one.horse_id for one in race.runners], [one.horse_id for one in race.withdrawn]
+
+
+def test_a_non_runner_that_the_next_card_puts_back_runs(store: Store, tmp_path: Path) -> None:
+    """By mistake, then not, then for good: in files of their own, and told again each time as a poll tells it."""
+    first, second = "plain sailing (ire)", "second thoughts (gb)"
+    without, both = ([second], [first]), ([first, second], list[str]())
+    for minute, (out, stands) in enumerate(((True, without), (False, both), (True, without))):
+        for again in range(2):
+            at = ARRIVED + timedelta(minutes=minute, seconds=again)
+            parsed = read(store, tmp_path, a_race(RUNNER | {"non_runner": out}, OTHER))
+            report = declare(store, parsed, clock=partial(max, at, at))
+            assert bool(report.appended) is (again == 0)
+            assert how_it_stands(store, at + timedelta(milliseconds=1)) == stands
+    assert how_it_stands(store, ARRIVED + timedelta(seconds=30)) == ([second], [first])
+
+
+def test_cards_of_one_load_are_each_followed_by_their_own_withdrawals(store: Store, tmp_path: Path) -> None:
+    cards = []
+    for out in (True, False):
+        folder = tmp_path / f"{out}"
+        folder.mkdir()
+        cards.append(a_file(folder, a_race(RUNNER | {"non_runner": out}, OTHER)))
+    declare(store, read_rpscrape_cards(cards, store), clock=lambda: ARRIVED)
+    assert how_it_stands(store, ARRIVED + timedelta(minutes=1)) == (["plain sailing (ire)", "second thoughts (gb)"], [])
+
+
+def test_the_shared_case_of_a_non_runner_put_back(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    try:
+        for number in (1, 2):
+            path = shared_file(f"cases/04-non-runner-back/{number}.json")
+            assert velo("cards", "rpscrape", path, home=home).code == 0
+        assert velo("stream", "--once", home=home).code == 0
+        [line] = velo("cards", "list", "--json", home=home).document
+        assert (line["race_id"], line["runners"], line["withdrawn"]) == ("800010", 2, 0)
+    finally:
+        velo("down", home=home)
 
 
 def test_a_reserve_is_declared_only_once_it_has_a_run(store: Store, tmp_path: Path) -> None:

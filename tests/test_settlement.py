@@ -51,6 +51,15 @@ def test_a_winner_is_paid_at_sp_a_loser_and_a_faller_lose_the_stake_a_non_runner
     assert settle(bet("a", price=6.0), FIELD).profit == 50.0, "a price taken is a price kept"
 
 
+def test_a_withdrawn_horse_that_started_after_all_takes_nothing_from_any_bet() -> None:
+    """At 2.0, evens against it, Rule 4 would take 45p in the pound, the factor 30 per cent of the price."""
+    back = [gone(1, 2.0, 30.0, horse="b")]
+    for venue in Venue:
+        assert settle(bet("a", price=6.0, venue=venue), FIELD, back).profit == 50.0
+        assert settle(bet("b", price=2.0, venue=venue), FIELD, back).outcome is Outcome.LOST
+    assert settle(bet("a", price=6.0), FIELD, [gone(1, 2.0, horse="x")]).profit == pytest.approx(27.5)
+
+
 @pytest.mark.parametrize("status", ["PU", "F", "UR", "BD", "SU", "RO", "REF", "RR", "LFT", "CO", "DNF", "DSQ"])
 def test_whoever_started_and_did_not_finish_first_loses(status: str) -> None:
     assert settle(bet("z"), result(ran("a", 1), ran("z", None, 3.0, status))).outcome is Outcome.LOST

@@ -1,7 +1,7 @@
 """Races to come, and those just run, as Redis holds them: what was told of each, an index by off, and what changed.
 
-A race is a hash of the messages that say how it stands: its latest card and market, and every other message about it.
-Each takes its place by its seq in the log, in one atomic step: told again, late or by two writers it changes nothing.
+A race is a hash of the messages that say how it stands: its latest card and market, and every other message about it;
+of earlier cards the horses, for a message about a horse tells by them whether it was declared by then. Each takes its place by its seq in the log, in one atomic step: told again, late or by two writers it changes nothing.
 `{velo}:events` is a Redis Stream of what changed (id seq + 1), `{velo}:head` how far the log was brought here. The
 braces keep all of them on one server of a cluster.
 """
@@ -23,6 +23,10 @@ EVENTS: Final = "{velo}:events"
 HEAD: Final = "{velo}:head"
 KEEP: Final = timedelta(hours=48)
 """How long after its off a race stays."""
+DECLARED_AHEAD: Final = timedelta(days=400)
+"""No race is declared so long before its off: what is told of a race that has no card waits for one no longer."""
+FORM: Final = 2
+"""The form in which races are held; a Redis of an earlier one is given the open races anew."""
 _LATEST: Final = {"racecard": "card", "market": "market"}
 """Messages of which only the latest says how a race stands, with the field they share."""
 _LOADED: Final = {sha_of(script): script for script in (OFFER, ADVANCE)}
@@ -33,7 +37,8 @@ class Offer:
     """A message of the log for the cards.
 
     `record` is its JSON as the log has it, of today's schema. `off_time` is what a card or result says; `kept` whether
-    the race's own hash takes it, `announced` whether those who listen are told.
+    the race's own hash takes it, `waits` whether it waits there for a card, `announced` whether those who listen are
+    told. `named` is of a card what stays once a later one is there: a card that only names and marks its horses.
     """
 
     seq: int
@@ -44,6 +49,8 @@ class Offer:
     off_time: datetime | None = None
     kept: bool = True
     announced: bool = True
+    waits: bool = False
+    named: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +128,16 @@ class RaceCards:
         with errors_told(self.url):
             return head_of(self.client.hmget(HEAD, "generation", "seq", "known_us", "live"))
 
+    def form(self) -> int:
+        """The form in which races are held here; 0 where none was noted."""
+        with errors_told(self.url):
+            return int(self.client.hget(HEAD, "form") or 0)
+
+    def has_form(self) -> None:
+        """Note that all open races are held in today's form."""
+        with errors_told(self.url):
+            self.client.hset(HEAD, "form", FORM)
+
     def events(self, after: str, most: int = 512) -> list[Event]:
         """The events after one, oldest first; `0-0` is before all."""
         with errors_told(self.url):
@@ -174,6 +191,8 @@ def kept_of(held: Mapping[bytes, bytes]) -> Kept | None:
     told_of = [value for name, value in held.items() if name + b"@" in held]
     if not told_of:
         return None
+    latest = b"c:" + held.get(b"card@", b"")
+    told_of += [value for name, value in held.items() if name.startswith(b"c:") and name != latest]
     messages = tuple(from_record(orjson.loads(one)) for one in told_of)
     return Kept((int(held[b"generation"]), int(held[b"seq"])), messages)
 
@@ -190,7 +209,7 @@ def event_of(at: bytes, fields: Mapping[bytes, bytes]) -> Event:
 
 
 def _offered(generation: int, one: Offer, now: datetime, horizon_us: int) -> tuple[Any, ...]:
-    ends = (one.off_time or one.known_at) + KEEP - now
+    ends = (one.off_time or one.known_at) + (DECLARED_AHEAD if one.waits else KEEP) - now
     ttl_ms = max(1, ends // timedelta(milliseconds=1)) if one.kept else ""
     return (
         "EVALSHA",
@@ -211,4 +230,5 @@ def _offered(generation: int, one: Offer, now: datetime, horizon_us: int) -> tup
         one.kind,
         one.known_at.isoformat(),
         int(one.announced),
+        one.named,
     )

@@ -5,7 +5,7 @@ from typing import Final
 
 OFFER: Final = """
 -- KEYS: race, index, events, head; ARGV: log generation, seq, field, record, race id, off (µs) or '', ttl (ms) or '',
--- horizon (µs), kind, known_at, whether to announce
+-- horizon (µs), kind, known_at, whether to announce, what of a card is kept for good or ''
 redis.replicate_commands()
 local generation, seq = tonumber(ARGV[1]), tonumber(ARGV[2])
 local held = tonumber(redis.call('HGET', KEYS[4], 'generation') or -1)
@@ -20,6 +20,7 @@ if ARGV[7] ~= '' then
     redis.call('DEL', KEYS[1])
     redis.call('HSET', KEYS[1], 'generation', generation)
   end
+  if ARGV[12] ~= '' then redis.call('HSET', KEYS[1], 'c:' .. ARGV[2], ARGV[12]) end
   local field, place = ARGV[3], ARGV[3] .. '@'
   if seq > tonumber(redis.call('HGET', KEYS[1], place) or -1) then
     redis.call('HSET', KEYS[1], field, ARGV[4], place, seq)
@@ -29,7 +30,9 @@ if ARGV[7] ~= '' then
       redis.call('ZADD', KEYS[2], ARGV[6], ARGV[5])
     end
   end
-  if tonumber(ARGV[7]) > redis.call('PTTL', KEYS[1]) then redis.call('PEXPIRE', KEYS[1], ARGV[7]) end
+  if (changed == 1 and ARGV[6] ~= '') or tonumber(ARGV[7]) > redis.call('PTTL', KEYS[1]) then
+    redis.call('PEXPIRE', KEYS[1], ARGV[7])
+  end
   redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', '(' .. ARGV[8])
 end
 if ARGV[11] == '1' then

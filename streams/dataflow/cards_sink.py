@@ -7,13 +7,13 @@ that was never told, or forgot, is given the open races from the log first: it i
 import re
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import orjson
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
-from feature_repo.stores.race_cards import KEEP, Head, Offer, RaceCards
+from feature_repo.stores.race_cards import DECLARED_AHEAD, FORM, KEEP, Head, Offer, RaceCards
 from streams.dataflow.source import Clock
 from streams.dataflow.steps import Told
 from streams.dataflow.tail import UNREADABLE, Line, LogTail, about
@@ -23,14 +23,12 @@ from streams.log.reader import end
 from streams.log.segments import generation
 from streams.log.upgrades import upgraded
 from velo.racing.clock import from_text
-from velo.racing.messages import Racecard, Result, from_record
+from velo.racing.messages import Race, Racecard, Result, Runner, from_record, to_record
 from velo.store import Home
 
 PART: Final = "cards"
 READ_AT_ONCE: Final = 2000
 RACES: Final = frozenset({"racecard", "result"})
-DECLARED_AHEAD: Final = timedelta(days=400)
-"""No race is declared so long before its off."""
 FOREVER: Final = datetime(9999, 1, 1, tzinfo=UTC)
 HEAD_BYTES: Final = 200
 _KNOWN: Final = re.compile(rb'"known_at":"([^"]+)"')
@@ -137,27 +135,36 @@ def bring_up(home: Home, client: Any, now: datetime, go_on: Callable[[], None] =
     """Give a Redis that does not hold all of the log its open races: at the start of a stream, whatever is to come."""
     cards = RaceCards(client)
     head = cards.head()
-    if head is None or (head.generation, head.seq) < (generation(home), end(home).next_seq - 1):
+    behind = head is None or (head.generation, head.seq) < (generation(home), end(home).next_seq - 1)
+    if behind or cards.form() != FORM:
         say("stream.filled_cards", messages=fill(home, cards, now, go_on))
+        cards.has_form()
     if last := end(home).known_at:
         told = Head(generation(home), end(home).next_seq - 1, last, live)
         cards.offer(generation(home), [], now, told)
 
 
 def fill(home: Home, cards: RaceCards, now: datetime, go_on: Callable[[], None] = go_on) -> int:
-    """Offer every message of the log that says how an open race stands; returns how many. The head stays as it is.
+    """Offer every message of the log that says how an open race stands, or waits for its card; returns how many.
 
-    Nothing is announced: who listens asks anew.
+    The head stays as it is. Nothing is announced: who listens asks anew.
     """
-    open_races: set[str] = set()
+    open_races, raced, noticed = set[str](), set[str](), set[str]()
     for line in _lines(home, go_on):
-        if about(line.text).kind in RACES:
-            offer = offer_of(line, now, open_races, announced=False)
-            if offer is not None:
-                open_races.add(offer.race_id)
+        of = about(line.text)
+        known_at = _known_at(line) if of.race_id is not None else None
+        if of.race_id is None or known_at is None or known_at < now - DECLARED_AHEAD:
+            continue
+        if of.kind in RACES:
+            raced.add(of.race_id)
+            if offer_of(line, now, open_races, announced=False) is not None:
+                open_races.add(of.race_id)
+        elif of.race_id not in raced:
+            noticed.add(of.race_id)
+    wanted = open_races | (noticed - raced)
     count, offers = 0, list[Offer]()
-    for line in _lines(home, go_on) if open_races else ():
-        offer = offer_of(line, now, open_races, announced=False) if about(line.text).race_id in open_races else None
+    for line in _lines(home, go_on) if wanted else ():
+        offer = offer_of(line, now, open_races, announced=False) if about(line.text).race_id in wanted else None
         if offer is None:
             continue
         offers.append(offer)
@@ -170,13 +177,14 @@ def fill(home: Home, cards: RaceCards, now: datetime, go_on: Callable[[], None] 
 
 
 def offer_of(line: Line, now: datetime, open_races: Container[str], *, announced: bool) -> Offer | None:
-    """What a whole record offers; None where it is neither of an open race nor announced, or cannot be read.
+    """What a whole record offers; None where it is neither kept nor announced, or cannot be read.
 
-    A card or a result opens its race while the off is recent or to come.
+    A card or a result opens its race while the off is recent or to come. What is told of a race that is not open
+    waits for its card.
     """
     of = about(line.text)
     if not announced and of.race_id not in open_races:
-        known_at = _known_at(line) if of.kind in RACES else None
+        known_at = _known_at(line) if of.race_id is not None else None
         if known_at is None or known_at < now - DECLARED_AHEAD:
             return None
     try:
@@ -184,12 +192,24 @@ def offer_of(line: Line, now: datetime, open_races: Container[str], *, announced
         message = from_record(record)
     except UNREADABLE:
         return None
-    off_time = message.race.off_time if isinstance(message, Racecard | Result) else None
     assert message.known_at is not None
-    kept = of.race_id is not None and (off_time >= now - KEEP if off_time else of.race_id in open_races)
+    off_time = message.race.off_time if isinstance(message, Racecard | Result) else None
+    waits = off_time is None and of.race_id not in open_races
+    recent = message.known_at >= now - DECLARED_AHEAD if waits else off_time is None or off_time >= now - KEEP
+    kept = of.race_id is not None and recent
     if not kept and not announced:
         return None
-    return Offer(line.seq, of.kind, of.race_id or "", message.known_at, _bare(record), off_time, kept, announced)
+    named = _named(message) if isinstance(message, Racecard) else b""
+    return Offer(
+        line.seq, of.kind, of.race_id or "", message.known_at, _bare(record), off_time, kept, announced, waits, named
+    )
+
+
+def _named(card: Racecard) -> bytes:
+    """A card that says of its horses no more than who they are and whether they are marked."""
+    race = Race(card.race.race_id, card.race.race_date, card.race.off_time, card.race.course)
+    runners = tuple(Runner(one.horse_id, status=one.status) for one in card.runners)
+    return orjson.dumps(to_record(Racecard(race, runners, card.known_at)))
 
 
 def _bare(record: dict[str, Any]) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any, Final
 from streams.feeds.door import MAX_DEPTH, MAX_WHOLE, PRODUCED
 from streams.importers.columns import COLUMNS, RACE_COLUMNS, RUNNER_COLUMNS
 from streams.importers.results import OUTCOMES
-from velo.racing.messages import SCHEMA_VERSION, STATUSES, TYPES, Race, Runner
+from velo.racing.messages import NON_RUNNER, SCHEMA_VERSION, STATUSES, TYPES, Race, Runner
 
 COMMITTED: Final = Path(__file__).parent / "schema" / f"messages-v{SCHEMA_VERSION}.json"
 _KINDS: Final[dict[str, dict[str, Any]]] = {
@@ -42,6 +42,7 @@ _SAID: Final = {
     "reason": "why it will not run",
     "prices": "decimal odds by horse_id, as the store keys horses; 1 or less is none",
     "source": "whose odds",
+    "status": "NR marks a non-runner; a later card that names the horse without the mark takes the withdrawal back",
 }
 _BLANK: Final = r"\S"
 
@@ -81,7 +82,7 @@ def _message(kind: str) -> dict[str, Any]:
     properties |= {name: _column(name) if name in COLUMNS and name != "going" else _own(name) for name in own}
     required += [name for name in own if name in ("going", "prices", "source")]
     schema = _object(properties, required)
-    if kind in ("non_runner", "jockey_change"):
+    if kind in ("non_runner", "reinstated", "jockey_change"):
         schema["properties"]["horse"] = _column("horse")
         schema["allOf"] = [_either("horse")] + ([_either("jockey")] if kind == "jockey_change" else [])
     return schema
@@ -90,7 +91,9 @@ def _message(kind: str) -> dict[str, Any]:
 def _runner(kind: str) -> dict[str, Any]:
     names = [one.name for one in fields(Runner) if one.name in RUNNER_COLUMNS]
     if kind == "racecard":
-        return _object({name: _column(name) for name in names if name not in OUTCOMES}, []) | _either("horse")
+        columns = {name: _column(name) for name in names if name not in OUTCOMES}
+        mark = _said("status", {"enum": [NON_RUNNER, None]})
+        return _object(columns | {"status": mark}, []) | _either("horse")
     properties = {name: _column(name) for name in names} | {"status": {"enum": sorted(STATUSES)}}
     finished = {
         "if": {"properties": {"status": {"const": "FINISHED"}}},

@@ -19,7 +19,6 @@ from streams.importers.results import BAD, Maker, bad_value
 from streams.log.segments import ENVELOPE
 from velo.errors import Refused
 from velo.racing.messages import (
-    NON_RUNNER,
     SCHEMA_VERSION,
     TYPES,
     GoingChange,
@@ -29,6 +28,7 @@ from velo.racing.messages import (
     NonRunner,
     Race,
     Racecard,
+    Reinstated,
     Result,
 )
 from velo.settings import KeyPolicy
@@ -43,7 +43,7 @@ MAX_WHOLE: Final = INTEGERS - 1
 """The greatest whole number that a message may hold, and what a negative one may come to."""
 LETTER_CHARACTERS: Final = 65536
 """A longer message is cut in its dead letter, which says how long it was."""
-PRODUCED: Final = ("result", "racecard", "non_runner", "jockey_change", "going_change", "market")
+PRODUCED: Final = ("result", "racecard", "non_runner", "reinstated", "jockey_change", "going_change", "market")
 """What a producer may send; ticks are the log writer's own."""
 
 _HEAD: Final = frozenset({"type", "schema_version", "known_at", "race_id"})
@@ -109,6 +109,8 @@ class Door:
         if kind == "non_runner":
             reason = record.get("reason")
             return NonRunner(race_id, runner.horse_id, None if reason is None else _text(record, "reason"))
+        if kind == "reinstated":
+            return Reinstated(race_id, runner.horse_id)
         if runner.jockey_id is None:
             raise Refused("no jockey", "a jockey_change names who rides: give it jockey_id or jockey")
         return JockeyChange(race_id, runner.horse_id, runner.jockey_id, runner.jockey)
@@ -123,10 +125,8 @@ class Door:
         rows = [_row(race, one) for one in runners]
         maker = Maker(self.store, self.policy, self.warnings)
         if record["type"] == "racecard":
-            # a card leaves out who is declared a non-runner, and so do its rows here
-            told = [one for one, row in zip(runners, rows, strict=True) if row.get("status") != NON_RUNNER]
             card = maker.card(race_id, rows)
-            return replace(card, runners=_with_race_names(card, told), known_at=None)
+            return replace(card, runners=_with_race_names(card, runners), known_at=None)
         given = record.get("result_version")
         version = 1 if given is None else _typed({"result_version": given}, COLUMNS).get("result_version")
         if version is None:

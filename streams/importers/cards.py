@@ -12,7 +12,7 @@ from streams.importers.results import Maker, Row, letter
 from streams.importers.runners import typed_rows
 from streams.log.writer import Clock, LogWriter
 from velo.errors import Refused, UserError
-from velo.racing.messages import NonRunner, Racecard
+from velo.racing.messages import NON_RUNNER, NonRunner, Racecard
 from velo.settings import KeyPolicy
 from velo.store import Store
 
@@ -22,17 +22,18 @@ REQUIRED: Final = ("race_id", "race_date", "course", "horse")
 
 @dataclass(frozen=True, slots=True)
 class ParsedCards:
-    """One load of cards, checked; `keys` is the policy by which the keys were made.
-
-    `notices` are the non-runners that the cards themselves tell, each to be said after its card.
-    """
+    """One load of cards, checked; `keys` is the policy by which the keys were made."""
 
     messages: list[Racecard]
     refused: list[DeadLetter]
     warnings: Mapping[str, int]
     rows: int
     keys: KeyPolicy
-    notices: list[NonRunner] = field(default_factory=list)
+
+    @property
+    def notices(self) -> list[NonRunner]:
+        """The withdrawals that the cards mark, which are said after them."""
+        return [one for card in self.messages for one in _non_runners(card)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class DeclareReport:
 
 
 def read_cards(paths: Sequence[Path], store: Store) -> ParsedCards:
-    """The racecards in some files. Outcome columns are left out, and so are rows whose status is NR.
+    """The racecards in some files. Outcome columns are left out; a row whose status is NR marks a non-runner.
 
     A card that breaks a rule goes to `refused`. Raises `UserError` for a file that is no runner table.
     """
@@ -88,7 +89,9 @@ def declare(store: Store, cards: ParsedCards, *, clock: Clock, late: bool = Fals
     with LogWriter.open(store, clock=clock) as writer:
         if ordered:
             store.with_keys(cards.keys)
-        told: list[Racecard | NonRunner] = [*ordered, *cards.notices]  # ties of known_at stay in this order
+        told: list[Racecard | NonRunner] = []  # ties of known_at stay in this order
+        for card in ordered:
+            told += [card, *_non_runners(card)]
         loaded = writer.load([one for one in told if one.known_at is not None], late=late)
         refused = [letter(SOURCE, one.race_id, None, why, ()) for one, why in loaded.refused]
         live = []
@@ -109,3 +112,12 @@ def declare(store: Store, cards: ParsedCards, *, clock: Clock, late: bool = Fals
         non_runners=len({(one.race_id, one.horse_id) for one in cards.notices}),
         warnings=dict(cards.warnings),
     )
+
+
+def _non_runners(card: Racecard) -> list[NonRunner]:
+    """The withdrawals that a card marks, as messages of their own for those who listen."""
+    return [
+        NonRunner(card.race_id, one.horse_id, "non-runner on the card", card.known_at)
+        for one in card.runners
+        if one.status == NON_RUNNER
+    ]

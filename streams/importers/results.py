@@ -183,16 +183,17 @@ class Maker:
         return result
 
     def card(self, race_id: str, rows: Sequence[Row]) -> Racecard:
-        """The racecard, without any outcome; raises `Refused` by the first rule that is broken."""
+        """The racecard, without any outcome; raises `Refused` by the first rule that is broken.
+
+        A row of status NR stays on the card, which marks it so: only then does a later card without the mark say more.
+        """
         _refuse_bad_values(rows, version=1)
         horses = [self.horse_key(row) for row in rows]
         _refuse_twice(horses)
         _refuse_horseless(horses)
         race, known_at = self._race(race_id, rows)
         self._refuse_contradictions(race, rows)
-        declared = (row for row in rows if row.get("status") != NON_RUNNER)
-        shown = ({name: value for name, value in row.items() if name not in OUTCOMES} for row in declared)
-        return Racecard(race, tuple(map(self.runner, shown)), known_at)
+        return Racecard(race, tuple(self.runner(_as_declared(row)) for row in rows), known_at)
 
     def _race(self, race_id: str, rows: Sequence[Row]) -> tuple[Race, datetime | None]:
         values, conflicting = _race_values(rows)
@@ -271,6 +272,12 @@ class Maker:
     def horse_key(self, row: Row) -> str | None:
         """The key of a row's horse."""
         return _key(row.get("horse_id"), row.get("horse"), self.policy)
+
+
+def _as_declared(row: Row) -> Row:
+    """A row without its outcome, but for the mark of a non-runner."""
+    mark = {"status": NON_RUNNER} if row.get("status") == NON_RUNNER else {}
+    return {name: value for name, value in row.items() if name not in OUTCOMES} | mark
 
 
 @cache

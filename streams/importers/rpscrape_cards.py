@@ -10,7 +10,7 @@ Source: the card pages of a British racing paper. The values are read as those o
 - `race_id` is the source's own number as text, else made of date, course and off as for results. A card with an id
   does not meet a result that was exported without ids, nor the other way round: export both with ids, or neither.
 - A non-runner (`non_runner`, or NON-RUNNER for a jockey) stays on the card, where a reader looks for it, without the
-  pseudo jockey; a `NonRunner` message follows the card.
+  pseudo jockey and marked; a `NonRunner` message follows the card. A later card without the mark takes it back.
 - A reserve is no declared runner until it gets a run: it is counted and left out, and the next card that no longer
   calls it a reserve declares it.
 - Ratings (`rpr`, `ts`) are of races before this one; like all else without a place in the runner table they are kept
@@ -36,7 +36,7 @@ from streams.importers.raceform import DECISIVE
 from streams.importers.raceform_row import HOME_COUNTRIES, course_with_country, parse_row, with_country
 from streams.importers.results import BAD, RAW, Maker, Row, letter, plain
 from velo.errors import Refused, UserError
-from velo.racing.messages import NonRunner, Racecard
+from velo.racing.messages import NON_RUNNER, Racecard
 from velo.racing.names import name_key
 from velo.settings import KeyPolicy
 from velo.store import Store
@@ -99,7 +99,7 @@ class _Place:
 
 
 def read_rpscrape_cards(paths: Sequence[Path], store: Store) -> ParsedCards:
-    """The racecards in some files, with the non-runners they tell; a later card of a race replaces an earlier one.
+    """The racecards in some files, non-runners marked; a later card of a race replaces an earlier one.
 
     A card that breaks a rule goes to `refused`, and the rest goes on. Raises `UserError` for a file that is none.
     """
@@ -110,7 +110,6 @@ def read_rpscrape_cards(paths: Sequence[Path], store: Store) -> ParsedCards:
     maker = Maker(store, policy, warnings)
     owners: dict[str, tuple[date, str | None]] = {}
     cards: list[Racecard] = []
-    notices: list[NonRunner] = []
     refused: list[DeadLetter] = []
     count = 0
     for path in paths:
@@ -126,12 +125,7 @@ def read_rpscrape_cards(paths: Sequence[Path], store: Store) -> ParsedCards:
                 refused.append(letter(SOURCE, race_id, None, why, raw))
                 continue
             cards.append(card)
-            out = (row for row in rows if row["non_runner"])
-            notices += [
-                NonRunner(card.race_id, maker.horse_key(row) or "", "non-runner on the card", card.known_at)
-                for row in out
-            ]
-    return ParsedCards(cards, refused, warnings, count, policy, notices)
+    return ParsedCards(cards, refused, warnings, count, policy)
 
 
 def _races(path: Path) -> Iterator[_Place]:
@@ -207,6 +201,8 @@ def _row(place: _Place, race: Record, runner: Record, store: Store) -> dict[str,
     if isinstance(race.get("handicap"), bool):
         row["handicap"] = race["handicap"]
     row["non_runner"] = riderless or _flag(runner, "non_runner")
+    if row["non_runner"]:
+        row["status"] = NON_RUNNER
     return _kept(race, _RACE_PLACED) | _kept(runner, _RUNNER_PLACED) | row | ({BAD: bad} if bad else {})
 
 

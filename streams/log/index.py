@@ -15,7 +15,7 @@ from streams.log.upgrades import upgraded
 from streams.packed import Packed
 from velo.errors import Refused, UserError
 from velo.racing.clock import MICROSECOND, from_text, is_local_midnight
-from velo.racing.messages import SCHEMA_VERSION
+from velo.racing.messages import SCHEMA_VERSION, is_marked
 
 Outcome = Literal["appended", "identical", "lower_version"]
 
@@ -26,7 +26,15 @@ _LINE: Final = re.compile(
 _VERSION: Final = Struct("<q8s")
 """A version, which the tables have in 64 bits, and its digest."""
 _COUNT_BYTES: Final = 8
-_SUBJECTS: Final = {"non_runner": "horse_id", "jockey_change": "horse_id", "market": "source"}
+_SUBJECTS: Final = {"non_runner": "horse_id", "reinstated": "horse_id", "jockey_change": "horse_id", "market": "source"}
+_ONE_SUBJECT: Final = {"reinstated": "non_runner"}
+"""Messages that answer each other: the last of either is the last word."""
+_OVERRULED: Final = bytes(8)
+"""Stands for the digest of what a later message overruled: no message repeats it."""
+_TAKEN_BACK: Final = b"taken back"
+"""Follows the digest of a reinstatement."""
+_MARKED: Final = b"marked"
+"""Stands for the digest of a withdrawal that the latest card tells."""
 
 
 @dataclass(slots=True)
@@ -65,9 +73,10 @@ class Index:
     def repeats(self, record: Mapping[str, Any], digest: str) -> bool:
         """Whether a live message other than a result says again what was said last of its subject.
 
-        A market never does: that the odds still stand is news.
+        A market never does: that the odds still stand is news. Nor does what another message overruled meanwhile: a
+        withdrawal that a card or a reinstatement took back, a card of which something was changed since.
         """
-        return record["type"] != "market" and self._latest.get(_subject(record)) == bytes.fromhex(digest)
+        return record["type"] != "market" and self._latest.get(_subject(record)) == _word(record, digest)
 
     def times_held(self, digest: str) -> int:
         """How often the log has a message other than a result."""
@@ -84,7 +93,31 @@ class Index:
         if kind == "tick":
             self.last_tick = max(self.last_tick, record["midnight"])
         self._times_held.add((digest,), 1, _COUNT_BYTES)
-        self._latest.put(_subject(record), bytes.fromhex(digest))
+        if kind == "racecard":
+            self._overrule(record)
+        elif kind != "market":
+            card = ("racecard", record.get("race_id") or "", "")
+            said = self._latest.get(_subject(record))
+            if said not in (_MARKED, _word(record, digest)) and self._latest.get(card) is not None:
+                self._latest.put(card, _OVERRULED)
+        self._latest.put(_subject(record), _word(record, digest))
+
+    def _overrule(self, card: Mapping[str, Any]) -> None:
+        """Note which messages told of a race its new card overrules."""
+        race_id = card["race_id"]
+        overruled = [("going_change", race_id, "")]
+        for runner in card["runners"]:
+            withdrawal = ("non_runner", race_id, runner["horse_id"])
+            if is_marked(runner):
+                said = self._latest.get(withdrawal)
+                if said is None or said == _OVERRULED or said.endswith(_TAKEN_BACK):
+                    self._latest.put(withdrawal, _MARKED)
+            else:
+                overruled.append(withdrawal)
+            overruled.append(("jockey_change", race_id, runner["horse_id"]))
+        for subject in overruled:
+            if self._latest.get(subject) is not None:
+                self._latest.put(subject, _OVERRULED)
 
     def advance(self, known_at: datetime) -> None:
         """Note that one more record was appended."""
@@ -140,7 +173,11 @@ class Index:
         self.advance(from_text(known_at))
 
 
+def _word(record: Mapping[str, Any], digest: str) -> bytes:
+    return bytes.fromhex(digest) + (_TAKEN_BACK if record["type"] == "reinstated" else b"")
+
+
 def _subject(record: Mapping[str, Any]) -> tuple[str, ...]:
     kind = record["type"]
     about = record.get(_SUBJECTS[kind]) if kind in _SUBJECTS else None
-    return (kind, record.get("race_id") or "", str(about or ""))
+    return (_ONE_SUBJECT.get(kind, kind), record.get("race_id") or "", str(about or ""))

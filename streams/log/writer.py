@@ -172,7 +172,8 @@ class LogWriter:
                 continue
             outcomes[outcome] += 1
             if outcome != "identical":
-                self._put(one.known_at, one.about, one.digest, one.body)
+                card = isinstance(one.message, Racecard)
+                self._put(one.known_at, to_record(one.message) if card else one.about, one.digest, one.body)
         self.sync()
         if progress:
             progress(len(fresh), len(fresh))

@@ -26,19 +26,58 @@ WITH messages AS (
     FROM decided LEFT JOIN messages cards
         ON cards.race_id = decided.race_id AND cards.type = 'racecard' AND cards.known_at <= decided.decision_time
     QUALIFY row_number() OVER (PARTITION BY decided.race_id ORDER BY cards.seq DESC NULLS LAST) = 1
+), cards_named AS (
+    -- the first card of a race, and the first that names each of its horses
+    SELECT
+        race_id, horse_id,
+        arg_min(known_at, seq) AS declared_at, arg_min(off_time, seq) AS declared_off
+    FROM runners
+    WHERE type = 'racecard'
+    GROUP BY GROUPING SETS ((race_id), (race_id, horse_id))
 ), told AS (
-    SELECT notices.*, carded.card_known_at, carded.card_going
-    FROM notices JOIN carded ON carded.race_id = notices.race_id
-    WHERE carded.card_seq IS NOT NULL AND notices.known_at <= carded.decision_time
+    -- a notice takes effect at once where what it is about was declared by then, else with the card that declares it
+    SELECT
+        notices.*, carded.card_known_at, carded.card_going,
+        CASE
+            WHEN declared_at <= notices.known_at THEN notices.known_at
+            WHEN declared_at < declared_off THEN declared_at
+        END AS effective_at
+    FROM notices
+    JOIN carded ON carded.race_id = notices.race_id
+    JOIN cards_named
+        ON cards_named.race_id = notices.race_id AND cards_named.horse_id IS NOT DISTINCT FROM notices.horse_id
+    WHERE
+        carded.card_seq IS NOT NULL AND notices.known_at <= carded.decision_time
+        AND notices.type IN ('non_runner', 'reinstated', 'jockey_change', 'going_change')
 ), goings_told AS (
     SELECT race_id, arg_max(going, seq) AS going
     FROM told
-    WHERE type = 'going_change' AND (known_at > card_known_at OR card_going IS NULL)
+    WHERE type = 'going_change' AND effective_at IS NOT NULL AND (effective_at >= card_known_at OR card_going IS NULL)
     GROUP BY race_id
-), withdrawn AS (
-    SELECT DISTINCT race_id, horse_id
-    FROM told
-    WHERE type = 'non_runner'
+), ran AS (
+    -- who started in a result known by the decision time, whose version was the highest yet
+    SELECT runners.race_id, runners.horse_id, 'result' AS type, runners.seq
+    FROM runners
+    JOIN carded ON carded.race_id = runners.race_id
+    JOIN (
+        SELECT seq, result_version > coalesce(max(result_version) OVER (
+            PARTITION BY race_id ORDER BY seq ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS applied
+        FROM messages
+        WHERE type = 'result'
+    ) versions ON versions.seq = runners.seq AND versions.applied
+    WHERE
+        runners.type = 'result' AND list_contains($started, runners.status)
+        AND runners.known_at > carded.card_known_at AND runners.known_at <= carded.decision_time
+), words AS (
+    -- the last word on each horse since its latest card
+    SELECT race_id, horse_id, arg_max(type, seq) <> 'non_runner' AS runs
+    FROM (
+        SELECT race_id, horse_id, type, seq
+        FROM told
+        WHERE type IN ('non_runner', 'reinstated') AND effective_at >= card_known_at
+        UNION ALL FROM ran
+    )
+    GROUP BY race_id, horse_id
 ), named AS (
     SELECT
         runners.race_id, carded.decision_time, carded.result_seq,
@@ -51,12 +90,15 @@ WITH messages AS (
     FROM carded
     JOIN runners ON runners.seq = coalesce(carded.card_seq, carded.result_seq)
     LEFT JOIN goings_told ON goings_told.race_id = carded.race_id
-    ANTI JOIN withdrawn ON withdrawn.race_id = runners.race_id AND withdrawn.horse_id = runners.horse_id
-    WHERE list_contains($started, runners.status) OR (card_seq IS NOT NULL AND runners.status IS NULL)
+    LEFT JOIN words ON words.race_id = runners.race_id AND words.horse_id = runners.horse_id
+    WHERE coalesce(
+        words.runs, coalesce(list_contains($started, runners.status), false) OR (card_seq IS NOT NULL AND runners.status IS NULL))
 ), rides AS (
     SELECT told.race_id, told.horse_id, told.jockey_id
     FROM told JOIN named ON named.race_id = told.race_id AND named.horse_id = told.horse_id
-    WHERE told.type = 'jockey_change' AND (told.known_at > told.card_known_at OR named.jockey_id IS NULL)
+    WHERE
+        told.type = 'jockey_change' AND told.effective_at IS NOT NULL
+        AND (told.effective_at >= told.card_known_at OR named.jockey_id IS NULL)
     QUALIFY row_number() OVER (PARTITION BY told.race_id, told.horse_id ORDER BY told.seq DESC) = 1
 ), drawn AS (
     SELECT

@@ -3,7 +3,7 @@
 `training/sql/declared.sql` says the same for all races at once; a test holds the two equal.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, Literal, TypeVar
@@ -19,12 +19,15 @@ from velo.racing.messages import (
     NonRunner,
     Race,
     Racecard,
+    Reinstated,
     Result,
     Runner,
     instant_of,
 )
 
-M = TypeVar("M", Racecard, Market, GoingChange, JockeyChange)
+M = TypeVar("M", Racecard, Market)
+Notice = NonRunner | Reinstated | JockeyChange | GoingChange
+N = TypeVar("N", NonRunner, Reinstated, JockeyChange, GoingChange)
 Source = Literal["racecard", "result version 1"]
 FROM_CARD: Final[Source] = "racecard"
 FROM_RESULT: Final[Source] = "result version 1"
@@ -89,16 +92,16 @@ def decision_time(messages: Sequence[Message], lead: timedelta) -> datetime | No
 def declared_at(messages: Sequence[Message], instant: datetime) -> Declared | None:
     """A race at an instant, from the messages of that one race (in any order, later ones among them).
 
-    The latest card told by then names race and runners. A non-runner stays out, whatever card follows; of going and
-    jockey the last word counts, and a card that is silent leaves what was told before it. Without a card, race and
-    runners are those of the first result; None where there is neither.
+    The latest card told by then names race and runners; a horse that it marks, or whose withdrawal stands
+    (`withdrawn_since`), is withdrawn. Of going and jockey the last word counts, and a card that is silent leaves what
+    was told before it. Without a card, race and runners are those of the first result; None where there is neither.
     """
-    known = [one for one in messages if instant_of(one) <= instant]
-    markets = _by_known_at(known, Market)
+    known = _known_by(messages, instant)
+    markets = [one for one in known if isinstance(one, Market)]
     odds = markets[-1] if markets else None
-    cards = _by_known_at(known, Racecard)
+    cards = [one for one in known if isinstance(one, Racecard)]
     if cards:
-        return _from_card(cards[-1], known, instant, odds)
+        return _from_cards(cards, known, instant, odds)
     result = first_result(messages)
     if result is None:
         return None
@@ -107,19 +110,91 @@ def declared_at(messages: Sequence[Message], instant: datetime) -> Declared | No
     return _declared(instant, result.race, ran, others, odds, FROM_RESULT)
 
 
-def _from_card(card: Racecard, known: Sequence[Message], instant: datetime, odds: Market | None) -> Declared:
-    told_at = instant_of(card)
-    goings = [one for one in _by_known_at(known, GoingChange) if instant_of(one) > told_at or card.race.going is None]
+def withdrawn_since(messages: Sequence[Message], instant: datetime) -> dict[str, datetime]:
+    """The horses withdrawn at an instant, each with when it was, from the messages of one race (in any order).
+
+    A card that marks a horse or a `NonRunner` withdraws it; a card that names it without the mark, a `Reinstated` or a
+    result in which it started takes that back. Horses that a later card leaves out stay as they were.
+    """
+    known = _known_by(messages, instant)
+    named = _first_named([one for one in known if isinstance(one, Racecard)])
+    words: list[tuple[datetime, bool, str, bool]] = []
+    version = 0
+    for one in known:
+        at = instant_of(one)
+        if isinstance(one, Racecard):
+            words += [(at, False, runner.horse_id, not _may_run(runner)) for runner in one.runners]
+        elif isinstance(one, Result) and one.result_version > version:
+            version = one.result_version
+            words += [(at, False, runner.horse_id, False) for runner in one.runners if runner.started]
+        elif isinstance(one, NonRunner | Reinstated):
+            effect = takes_effect(one, named.get(one.horse_id))
+            # of a message that waited for its card, the card comes first
+            words += [(effect, True, one.horse_id, isinstance(one, NonRunner))] if effect else []
+    since: dict[str, datetime] = {}
+    for at, _, horse_id, out in sorted(words, key=lambda word: word[:2]):
+        if out:
+            since.setdefault(horse_id, at)
+        else:
+            since.pop(horse_id, None)
+    return since
+
+
+def takes_effect(notice: Notice, declared: Racecard | None) -> datetime | None:
+    """When a notice takes effect, by the first card that named what it is about; None for never.
+
+    At once where that card was told by then; else with that card, if it was told before its off (SPEC 12).
+    """
+    if declared is None:
+        return None
+    at, card_at = instant_of(notice), instant_of(declared)
+    if card_at <= at:
+        return at
+    return card_at if card_at < declared.race.off_time else None
+
+
+def _known_by(messages: Sequence[Message], instant: datetime) -> list[Message]:
+    return sorted((one for one in messages if instant_of(one) <= instant), key=instant_of)
+
+
+def _first_named(cards: Sequence[Racecard]) -> dict[str, Racecard]:
+    """The first card that names each horse, of cards in order."""
+    return {runner.horse_id: card for card in reversed(cards) for runner in card.runners}
+
+
+def _from_cards(
+    cards: Sequence[Racecard], known: Sequence[Message], instant: datetime, odds: Market | None
+) -> Declared:
+    card, named = cards[-1], _first_named(cards)
+    goings = _standing(known, GoingChange, card, lambda one: cards[0], lambda one: card.race.going is None)
     race = replace(card.race, going=goings[-1].going) if goings else card.race
-    out = {one.horse_id for one in known if isinstance(one, NonRunner)}
-    changes = {
-        one.horse_id: one
-        for one in _by_known_at(known, JockeyChange)
-        if instant_of(one) > told_at or _rider_of(card, one.horse_id) is None
-    }
-    stands = [_ridden(runner, changes) for runner in card.runners if runner.horse_id not in out and _may_run(runner)]
-    others = [runner for runner in card.runners if runner.horse_id in out or not _may_run(runner)]
-    return _declared(instant, race, stands, others, odds, FROM_CARD)
+    riders = {runner.horse_id: runner.jockey_id for runner in card.runners}
+    rides = _standing(
+        known, JockeyChange, card, lambda one: named.get(one.horse_id), lambda one: riders.get(one.horse_id) is None
+    )
+    changes = {one.horse_id: one for one in rides}
+    out = withdrawn_since(known, instant)
+    stands = [_ridden(runner, changes) for runner in card.runners if runner.horse_id not in out]
+    return _declared(
+        instant, race, stands, [runner for runner in card.runners if runner.horse_id in out], odds, FROM_CARD
+    )
+
+
+def _standing(
+    known: Sequence[Message],
+    kind: type[N],
+    card: Racecard,
+    declared: Callable[[N], Racecard | None],
+    silent: Callable[[N], bool],
+) -> list[N]:
+    """The notices of a kind that the latest card leaves standing: later ones, and those on which it is silent."""
+    found = []
+    for one in known:
+        if isinstance(one, kind):
+            effect = takes_effect(one, declared(one))
+            if effect is not None and (effect >= instant_of(card) or silent(one)):
+                found.append(one)
+    return found
 
 
 def _declared(
@@ -138,10 +213,6 @@ def _declared(
 def _ridden(runner: Runner, changes: Mapping[str, JockeyChange]) -> Runner:
     change = changes.get(runner.horse_id)
     return replace(runner, jockey_id=change.jockey_id, jockey=change.jockey) if change else runner
-
-
-def _rider_of(card: Racecard, horse_id: str) -> str | None:
-    return next((runner.jockey_id for runner in card.runners if runner.horse_id == horse_id), None)
 
 
 def _may_run(runner: Runner) -> bool:

@@ -6,7 +6,7 @@ that are unknown are left out. `horse_id`, `jockey_id` and `trainer_id` are the 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import date, datetime
 from typing import Any, Final
 
@@ -46,7 +46,10 @@ class Race:
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """One declared runner. `status` is None on a racecard. `kept` holds columns that no feature may reach."""
+    """One declared runner. On a racecard `status` is None, or NR where the card marks it as a non-runner.
+
+    `kept` holds columns that no feature may reach.
+    """
 
     horse_id: str
     horse: str | None = None
@@ -115,6 +118,15 @@ class NonRunner:
 
 
 @dataclass(frozen=True, slots=True)
+class Reinstated:
+    """A withdrawal is taken back: the horse runs after all."""
+
+    race_id: str
+    horse_id: str
+    known_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class JockeyChange:
     """Another jockey rides."""
 
@@ -153,11 +165,12 @@ class Tick:
     race_id: str | None = None
 
 
-Message = Result | Racecard | NonRunner | JockeyChange | GoingChange | Market | Tick
+Message = Result | Racecard | NonRunner | Reinstated | JockeyChange | GoingChange | Market | Tick
 TYPES: Final[dict[str, type]] = {
     "result": Result,
     "racecard": Racecard,
     "non_runner": NonRunner,
+    "reinstated": Reinstated,
     "jockey_change": JockeyChange,
     "going_change": GoingChange,
     "market": Market,
@@ -211,7 +224,7 @@ def from_record(record: Mapping[str, Any]) -> Message:
         runners = tuple(_runner(one) for one in record["runners"])
         if kind is Result:
             return Result(Race(**own), runners, record["result_version"], known_at)
-        return Racecard(Race(**own), runners, known_at)
+        return Racecard(Race(**own), tuple(map(_marked, runners)), known_at)
     values = {one.name: record.get(one.name) for one in fields(kind)}
     message: Message = kind(**(values | {"known_at": known_at}))
     return message
@@ -233,6 +246,17 @@ def _runner(record: Mapping[str, Any]) -> Runner:
         **{name: record[name] for name in _RUNNER if name in record},
         kept={name: value for name, value in record.items() if name not in _RUNNER_SET},
     )
+
+
+def is_marked(runner: Mapping[str, Any]) -> bool:
+    """Whether a card's record marks a runner as a non-runner; older logs have the mark in a field of the source."""
+    status, mark = runner.get("status"), runner.get("non_runner")
+    return status == NON_RUNNER or (status is None and (mark is True or mark == "true"))
+
+
+def _marked(runner: Runner) -> Runner:
+    """A card's runner with its mark as a status."""
+    return replace(runner, status=NON_RUNNER) if runner.status is None and is_marked(runner.kept) else runner
 
 
 def _known(values: Mapping[str, Any]) -> dict[str, Any]:

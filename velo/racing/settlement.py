@@ -65,12 +65,15 @@ def settle(
     scale: Scale = SCALE,
     reductions: Reductions = REDUCTION,
 ) -> Settled:
-    """Settle a bet on a race's weighed-in result; `withdrawals` are the race's, with what was told of them.
+    """Settle a bet on a race's weighed-in result; `withdrawals` are those that stand, with what was told of them.
 
-    Only a price taken before a withdrawal is reduced by it: SP is returned when the field is final. Raises `UserError`
-    for another version of the result, for another race, and for a stake or price that is none.
+    Only a price taken before a withdrawal is reduced by it: SP is returned when the field is final. A withdrawn horse
+    that started after all reduces nothing. Raises `UserError` for another version of the result, for another race, and
+    for a stake or price that is none.
     """
     _check(bet, result)
+    ran = {one.horse_id for one in result.runners if one.started}
+    withdrawals = [one for one in withdrawals if one.horse_id not in ran]
     runner = next((one for one in result.runners if one.horse_id == bet.horse_id), None)
     if any(one.status == VOID for one in result.runners) and not any(one.started for one in result.runners):
         return Settled(bet, Outcome.VOID, None, 0.0, "the race was void")
