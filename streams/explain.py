@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import duckdb
@@ -29,8 +29,6 @@ from velo.store import Store
 
 Told = Mapping[str, Any]
 """One measured start as the tables have it, with `retracted_at` of its version."""
-_NAMING: Final = ("trainer_id", "jockey_id", "horse_id", "draw_cell")
-"""Keys of which each family has one at least: whoever's starts can count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +196,10 @@ class _Tables:
         timezone: ZoneInfo,
     ) -> "_Tables":
         """The tables with the starts of one runner's horse, people and cell of the draw."""
-        named = {name: keys[name] for name in _NAMING if keys[name] is not None}
-        whose = " OR ".join(f"starts.{name} = ${name}" for name in named)
+        of_family = [{name: keys[name] for name in family.keys} for family in FAMILIES]
+        known = [key for key in of_family if None not in key.values()]
+        named = {name: value for key in known for name, value in key.items()}
+        whose = " OR ".join(dict.fromkeys(" AND ".join(f"starts.{name} = ${name}" for name in key) for key in known))
         query = f"""
             WITH results AS (FROM read_parquet($results)), applied AS ({frames.query("applied").rstrip()})
             SELECT starts.*, applied.retracted_at
@@ -305,8 +305,8 @@ def _differences(views: Iterable[ExplainedView]) -> Iterator[str]:
                 yield f"{view.view}__{one.name}: stored {one.value!r}, but its starts make it {one.recomputed!r}"
 
 
-def _newest(one: Told) -> tuple[datetime, str]:
-    return one["off_time"], one["race_id"]
+def _newest(one: Told) -> tuple[datetime, str, str]:
+    return one["off_time"], one["race_id"], one["horse_id"]
 
 
 def _nothing(family: Family) -> Recomputed:

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from feature_repo.catalogue.aggregates import RECENT_DEPTH, unit
+from feature_repo.catalogue.aggregates import RECENT_DEPTH
 from feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
+from feature_repo.catalogue.measures import unit
 from streams import packed
 from streams.fold.arrays import Arrays
 from streams.fold.days import LocalDays
@@ -181,7 +182,7 @@ def test_the_compiled_columns_are_the_catalogues_values_bit_for_bit(family: Fami
     history = data.draw(
         st.lists(st.tuples(*(remembered(measure) for measure in shape.remembered)), max_size=2 * RECENT_DEPTH)
     )
-    memories = [(off, "R1", *values) for off, values in enumerate(history)]
+    memories = [(off, "R1", "", *values) for off, values in enumerate(history)]
     expected: list[Any] = [one.value(dict(zip(shape.career, career, strict=True))) for one in family.career]
     for recent in family.recent:
         place = REMEMBERED_FROM + shape.remembered.index(recent.measure)
@@ -205,7 +206,7 @@ def test_the_columns_of_many_rows_are_those_of_each_bit_for_bit(family: Family, 
 
     rolled = []
     for at in range(data.draw(st.integers(1, 4))):
-        memory = (at, "R1", *(data.draw(remembered(measure)) for measure in shape.remembered))
+        memory = (at, "R1", "", *(data.draw(remembered(measure)) for measure in shape.remembered))
         recent = columns.recent_values([memory] if data.draw(st.booleans()) else []) if family.recent else ()
         within = pack([value for _ in family.windows for value in sums(shape.windowed)])
         rolled.append((("key",), at, pack(sums(shape.career)), recent, within, None))

@@ -5,21 +5,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import orjson
 import pytest
+from hypothesis import HealthCheck, Phase, assume, given, settings
 
-from feature_repo.catalogue.families import FAMILIES
+from feature_repo.catalogue.families import FAMILIES, Family
 from streams.batch.build import build, fingerprint
 from streams.dataflow.ground import Ground
 from streams.importers.ingest import ingest
 from streams.importers.runners import read_runner_tables
 from streams.log import reader
 from streams.log.writer import LogWriter
-from tests.logs import a_store, fixed
+from tests.any_family import families
+from tests.logs import a_store, fixed, logged
+from tests.strategies import RandomLog, busy_logs
 from tests.streaming import NOW
-from velo.racing.messages import Result
+from velo.racing.messages import Result, from_record
 from velo.store import Store
 
 NONE_MEASURED = "other formulas"
@@ -51,16 +55,33 @@ def test_the_shards_are_those_of_the_plain_fold_wherever_a_stream_begins(store: 
         assert list(contents(laid)) == list(contents(folded)), base
 
 
-def ground(store: Store, formulas: str, base: int) -> Ground:
+@settings(max_examples=6, phases=(Phase.explicit, Phase.generate), suppress_health_check=[*HealthCheck])
+@given(log=busy_logs(), family=families())
+def test_the_shards_of_a_family_that_nobody_shipped_are_those_of_the_plain_fold(log: RandomLog, family: Family) -> None:
+    """Whatever its keys and aggregates: as of the middle of what was built, and of its end."""
+    assume(log.records)
+    with TemporaryDirectory() as folder:
+        store = a_store(Path(folder), log.timezone)
+        logged(store, *(from_record(record) for record in log.records))
+        build(store, NOW, families=(family,))
+        ended = reader.end(store.home).next_seq
+        for base in (ended // 2, ended):
+            laid, folded = (
+                ground(store, formulas, base, (family,)) for formulas in (fingerprint((family,)), NONE_MEASURED)
+            )
+            assert list(contents(laid, (family,))) == list(contents(folded, (family,))), base
+
+
+def ground(store: Store, formulas: str, base: int, families: Sequence[Family] = FAMILIES) -> Ground:
     """What a stream that begins at a record knows; by other formulas than the tables', nothing is taken of them."""
-    made = Ground(store.home, store.timezone, FAMILIES, 2, formulas).at(base)
+    made = Ground(store.home, store.timezone, families, 2, formulas).at(base)
     gc.unfreeze()
     return made
 
 
-def contents(ground: Ground) -> Iterator[tuple[Any, ...]]:
+def contents(ground: Ground, families: Sequence[Family] = FAMILIES) -> Iterator[tuple[Any, ...]]:
     """All that each shard knows."""
-    for name in shard_names():
+    for name in shard_names(families):
         roller, state = ground.take(name)
         known = {key: (one.within, one.expires_day, one.until_us) for key, one in state.keys.items()}
         due = {day: sorted(keys) for day, keys in state.due.items() if keys}
@@ -68,5 +89,5 @@ def contents(ground: Ground) -> Iterator[tuple[Any, ...]]:
         yield name, orjson.loads(roller.dump(state)), known, due, state.today, state.ends_us
 
 
-def shard_names() -> Sequence[str]:
-    return [f"{family.view}/{number:02d}" for family in FAMILIES for number in range(2)]
+def shard_names(families: Sequence[Family]) -> Sequence[str]:
+    return [f"{family.view}/{number:02d}" for family in families for number in range(2)]

@@ -4,61 +4,25 @@ All arithmetic is on integers until one last division of two doubles, so that ne
 engine changes a bit. Measures whose name ends in `_e9` count in billionths.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import mul
 from typing import Final, Literal
 
+from feature_repo.catalogue.measures import MEASURES, unit
+
 Kind = Literal["int", "float"]
 Value = int | float | None
-E9: Final = 10**9
 RECENT_DEPTH: Final = 10
 """How many of a key's latest values the recent features may look back on."""
 
 
-WORDS: Final[Mapping[str, str]] = {
-    "one": "starts",
-    "win": "wins",
-    "place": "places",
-    "prb_e9": "share of rivals beaten",
-    "prb_known": "starts against rivals",
-    "exp_e9": "wins the market expected",
-    "win_priced": "wins where every starter had odds",
-    "uni_e9": "wins by chance alone (1 ÷ starters)",
-    "market_e9": "market's expectation (1 = an average runner)",
-    "market_log_e9": "log2 of the market's expectation (16 = an average runner)",
-    "priced": "starts where every starter had odds",
-    "over_e9": "share of rivals beaten above what the odds expected (1 = as expected)",
-    "over_known": "starts against rivals where every starter had odds",
-    "pace_e9": "speed against the race's mean",
-    "pace_known": "starts timed with a rival",
-    "speed_e9": "speed against par for the distance",
-    "speed_known": "timed starts",
-    "figure_e9": "figure in pounds",
-    "lengths_e9": "lengths behind the winner (30 at most)",
-    "position": "position",
-    "field": "number of starters",
-    "race_day": "race day (days since 1970-01-01)",
-    "day_e9": "day of the race (the first of the year 1 is 1)",
-    "race_class": "class of the race",
-    "distance_m": "distance in metres",
-    "weight_lbs": "weight carried in pounds",
-    "official_rating": "official rating",
-    "body_weight_lbs": "body weight in pounds",
-    "elo_rated": "starts rated",
-    "horse_elo_e9": "Elo points the horse earned",
-    "jockey_elo_e9": "Elo points the jockey earned",
-    "trainer_elo_e9": "Elo points the trainer earned",
-    "draw_elo_e9": "Elo points the third of the draw earned",
-    "suited_elo_e9": "Elo points the horse earned by course and distance",
-}
-"""What each measure of a start says, as the formulas tell it."""
-
-
-def unit(measure: str) -> int:
-    """What one natural unit of a measure counts in it."""
-    return E9 if measure.endswith("_e9") else 1
+STARTS_OF_A_HORSE: Final = 2000
+"""More starts than any horse has: what a total over one horse's starts must have room for."""
+STARTS_OF_A_KEY: Final = 2**24
+"""The same for a trainer, a jockey, a cell of the draw."""
+_LIMIT: Final = 2**63
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +40,7 @@ class Total:
 
     def describe(self) -> str:
         """Its formula in words."""
-        return f"Σ {WORDS[self.measure]}"
+        return f"Σ {MEASURES[self.measure].words}"
 
     def sql(self, total: Callable[[str], str]) -> str:
         """Expression, given the expression of the total of a measure."""
@@ -113,7 +77,7 @@ class Quotient:
 
     def describe(self) -> str:
         """Its formula in words."""
-        over, under = f"Σ {WORDS[self.numerator]}", f"Σ {WORDS[self.denominator]}"
+        over, under = f"Σ {MEASURES[self.numerator].words}", f"Σ {MEASURES[self.denominator].words}"
         return f"({over} + {self.prior}) ÷ ({under} + {self.prior})" if self.prior else f"{over} ÷ {under}"
 
     def sql(self, total: Callable[[str], str]) -> str:
@@ -155,7 +119,7 @@ class Balance:
 
     def describe(self) -> str:
         """Its formula in words."""
-        return f"Σ {WORDS[self.measure]}"
+        return f"Σ {MEASURES[self.measure].words}"
 
     def sql(self, total: Callable[[str], str]) -> str:
         """Expression, given the expression of the total of a measure."""
@@ -189,7 +153,7 @@ class Last:
 
     def describe(self) -> str:
         """Its formula in words."""
-        return f"{WORDS[self.measure]} of the last start"
+        return f"{MEASURES[self.measure].words} of the last start"
 
     def sql(self, newest: Callable[[int], str], last: str) -> str:
         """Expression, given those of the k-th newest known value and of the last start's."""
@@ -227,7 +191,7 @@ class Ewma:
 
     def describe(self) -> str:
         """Its formula in words."""
-        return f"mean {WORDS[self.measure]} of the last {self.depth} known, weights 0.6^i from the newest"
+        return f"mean {MEASURES[self.measure].words} of the last {self.depth} known, weights 0.6^i from the newest"
 
     def sql(self, newest: Callable[[int], str], last: str) -> str:
         """Expression, given those of the k-th newest known value and of the last start's."""
@@ -255,9 +219,7 @@ class Slope:
 
     def describe(self) -> str:
         """Its formula in words."""
-        return (
-            f"least-squares slope a start of {WORDS[self.measure]}, the last {self.depth} known ({self.least} or more)"
-        )
+        return f"least-squares slope a start of {MEASURES[self.measure].words}, the last {self.depth} known ({self.least} or more)"
 
     def sql(self, newest: Callable[[int], str], last: str) -> str:
         """Expression, given those of the k-th newest known value and of the last start's."""
@@ -296,16 +258,17 @@ class Variance:
     kind: Kind = "float"
 
     @property
-    def _centre(self) -> int:
+    def centre(self) -> int:
+        """What is taken from each value before it is squared."""
         return unit(self.measure) // 2
 
     def describe(self) -> str:
         """Its formula in words."""
-        return f"sample variance of {WORDS[self.measure]}, the last {self.depth} known ({self.least} or more)"
+        return f"sample variance of {MEASURES[self.measure].words}, the last {self.depth} known ({self.least} or more)"
 
     def sql(self, newest: Callable[[int], str], last: str) -> str:
         """Expression, given those of the k-th newest known value and of the last start's."""
-        values = [f"coalesce({newest(k)} - {self._centre}, 0)" for k in range(self.depth)]
+        values = [f"coalesce({newest(k)} - {self.centre}, 0)" for k in range(self.depth)]
         count = _count(newest, self.depth)
         total = " + ".join(values)
         squares = " + ".join(f"{value} * {value}" for value in values)
@@ -315,7 +278,7 @@ class Variance:
 
     def value(self, newest: Sequence[int], last: float | None) -> Value:
         """Value, given the known values newest first, and the last start's."""
-        centre = self._centre
+        centre = self.centre
         values = [value - centre for value in newest[: self.depth]]
         count = len(values)
         if count < self.least:
@@ -335,7 +298,7 @@ class Best:
 
     def describe(self) -> str:
         """Its formula in words."""
-        return f"largest {WORDS[self.measure]} of the last {self.depth} known"
+        return f"largest {MEASURES[self.measure].words} of the last {self.depth} known"
 
     def sql(self, newest: Callable[[int], str], last: str) -> str:
         """Expression, given those of the k-th newest known value and of the last start's."""
@@ -349,6 +312,55 @@ class Best:
 
 
 Recent = Last | Ewma | Slope | Variance | Best
+
+
+def faults(aggregate: Aggregate, starts: int) -> Iterator[str]:
+    """Why totals over this many starts of a key would not be exact, in words; nothing where they are."""
+    for name in dict.fromkeys(aggregate.measures):
+        measure = MEASURES.get(name)
+        if measure is None:
+            yield _unknown(name)
+        elif not measure.whole or measure.least < 0:
+            yield f"{name} is not a whole number of 0 or more, so it cannot be summed: take its last value or its mean of the last ten"
+        elif measure.most * starts >= _LIMIT or (unit(name) == 1 and measure.most > 1):
+            yield f"the sum of {name} over {starts:,} starts may not fit: use a measure of smaller numbers"
+
+
+def recent_faults(recent: Recent) -> Iterator[str]:
+    """Why a recent feature would not be exact, in words; nothing where it is."""
+    measure = MEASURES.get(recent.measure)
+    if measure is None:
+        yield _unknown(recent.measure)
+        return
+    if isinstance(recent, Last):
+        if recent.kind == "int" and (not measure.whole or measure.size > 2**31):
+            yield f"{recent.measure} is not a whole number of 32 bits: declare the feature a float"
+        return
+    fewest = 1 if isinstance(recent, Ewma | Best) else 2
+    if not fewest <= recent.depth <= RECENT_DEPTH:
+        yield f"depth must be {fewest} to {RECENT_DEPTH}, got {recent.depth}"
+    elif isinstance(recent, Slope | Variance) and not 2 <= recent.least <= recent.depth:
+        yield f"least must be 2 to the depth {recent.depth}, got {recent.least}"
+    elif not measure.whole:
+        yield f"{recent.measure} is not a whole number, so sums of it are not exact: take its last value"
+    elif _most_of(recent, measure.least, measure.most) >= _LIMIT:
+        yield f"sums of {recent.measure} over {recent.depth} starts may not fit: use fewer starts or a measure of smaller numbers"
+
+
+def _most_of(recent: Recent, least: int, most: int) -> int:
+    """A bound on every whole number that a recent feature is worked out by."""
+    size, depth = max(-least, most), recent.depth
+    if isinstance(recent, Ewma):
+        return size * sum(recent.weights)
+    if isinstance(recent, Slope):
+        return 2 * size * depth**3
+    if isinstance(recent, Variance):
+        return max(abs(least - recent.centre), abs(most - recent.centre)) ** 2 * depth**2
+    return size
+
+
+def _unknown(name: str) -> str:
+    return f"{name} is not a measure of a start: use one of feature_repo/catalogue/measures.py"
 
 
 @lru_cache

@@ -9,6 +9,8 @@ from typing import Final
 
 from feature_repo.catalogue.aggregates import (
     RECENT_DEPTH,
+    STARTS_OF_A_HORSE,
+    STARTS_OF_A_KEY,
     Aggregate,
     Balance,
     Best,
@@ -20,7 +22,10 @@ from feature_repo.catalogue.aggregates import (
     Slope,
     Total,
     Variance,
+    faults,
+    recent_faults,
 )
+from velo.errors import UserError
 from velo.racing.elo import EVEN, RATED
 
 
@@ -37,7 +42,7 @@ class Family:
     """One feature view: one row per change of a key's values.
 
     `career` aggregates cover all known starts of the key; `windowed` ones the starts within each of `windows` (days);
-    `recent` ones the latest starts in order of their off.
+    `recent` ones the latest starts in the order of `start_order`.
     """
 
     view: str
@@ -48,6 +53,18 @@ class Family:
     windows: tuple[int, ...] = ()
     windowed: tuple[Aggregate, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Raise `UserError` for what batch and stream could not both work out exactly."""
+        starts = STARTS_OF_A_HORSE if "horse_id" in self.keys else STARTS_OF_A_KEY
+        for one in (*self.career, *self.windowed):
+            for fault in faults(one, starts):
+                raise UserError(f"feature {self.view}.{one.name}: {fault}")
+        for recent in self.recent:
+            for fault in recent_faults(recent):
+                raise UserError(f"feature {self.view}.{recent.name}: {fault}")
+        if len(set(names := [one.name for one in self.features])) < len(names):
+            raise UserError(f"view {self.view}: two features have one name: {', '.join(sorted(names))}")
+
     @property
     def features(self) -> tuple[Feature, ...]:
         """Its columns in order: career, recent, then the windows, shortest first as declared."""
@@ -57,6 +74,14 @@ class Family:
             *(Feature(one.name, one.kind) for one in self.recent),
             *over_time,
         )
+
+    @property
+    def start_order(self) -> tuple[str, ...]:
+        """The columns that order a key's starts, oldest first; no two starts of a key are equal in all of them.
+
+        A race gives a horse one start. It can give a trainer, a jockey or a cell of the draw several.
+        """
+        return ("off_time", "race_id") if "horse_id" in self.keys else ("off_time", "race_id", "horse_id")
 
     @property
     def formulas(self) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ class Span:
     def measures(self) -> tuple[str, ...]:
         """What it totals."""
         own = tuple(dict.fromkeys(chain.from_iterable(one.measures for one in self.aggregates)))
-        return own if self.days is None else (*own, IN_ORDER)
+        return own or ("one",) if self.days is None else (*own, IN_ORDER)
 
     @property
     def packing(self) -> Packing:
@@ -62,8 +62,11 @@ class Span:
 
 
 def spans(family: Family) -> tuple[Span, ...]:
-    """A family's spans: the career first where it has one, then its windows."""
-    career = (Span(None, family.career),) if family.career else ()
+    """A family's spans: the career first where it has one, then its windows.
+
+    Recent features have the span of a career too: they change when a start of long ago is retracted.
+    """
+    career = (Span(None, family.career),) if family.career or family.recent else ()
     return career + tuple(Span(days, family.windowed) for days in family.windows)
 
 
@@ -212,6 +215,7 @@ def recents(family: Family) -> str:
     A key that learned of its starts in the order they were run, and of none twice, is read along its starts; any other
     is laid out anew, all starts it knew, for each of its instants.
     """
+    order = ", ".join(family.start_order)
     measures = tuple(dict.fromkeys(one.measure for one in family.recent))
     looked_back = tuple(dict.fromkeys(one.measure for one in family.recent if one.depth))
     lags = "".join(
@@ -231,12 +235,12 @@ def recents(family: Family) -> str:
     )
     return f"""-- one row per key of {family.view} and instant at which its known starts change
 WITH known AS (
-    SELECT key_id, known_at, retracted_at, off_time, race_id, {", ".join(measures)}
+    SELECT key_id, known_at, retracted_at, {order}, {", ".join(measures)}
     FROM starts JOIN keys USING ({", ".join(family.keys)})
 ), unsettled AS (
     SELECT DISTINCT key_id
     FROM (SELECT key_id, known_at, retracted_at, lag(known_at) OVER (
-            PARTITION BY key_id ORDER BY off_time, race_id) AS known_before FROM known)
+            PARTITION BY key_id ORDER BY {order}) AS known_before FROM known)
     WHERE retracted_at IS NOT NULL OR known_at <= known_before
 ), instants AS (
     SELECT key_id, known_at AS t FROM known WHERE key_id IN (FROM unsettled)
@@ -253,7 +257,7 @@ WITH known AS (
     SELECT
         key_id, t, anew IS NULL OR lead(key_id) OVER along IS NULL AS holds, {", ".join(measures)}{lags}
     FROM laid_out
-    WINDOW along AS (PARTITION BY key_id, anew ORDER BY off_time, race_id)
+    WINDOW along AS (PARTITION BY key_id, anew ORDER BY {order})
 ), newest_first AS (
     SELECT key_id, t, {", ".join(measures)}{compact}
     FROM back WHERE holds

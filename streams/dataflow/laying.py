@@ -6,6 +6,7 @@ tenth of that. `Roller.settle` is the plain twin: tests hold the two to the same
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -126,14 +127,16 @@ def _memories(
 ) -> list[Memory]:
     """What each start left behind, key by key in their order, each key's oldest off first."""
     measures = "".join(f", {one} AS value_{place}" for place, one in enumerate(shape.remembered))
+    horse = ", horse_id AS horse" if shape.several_a_race else ""
     found = connection.sql(
-        f"SELECT seq, epoch_us(off_time) AS off_us{measures} FROM held WHERE {has_key(family)} "  # noqa: S608
-        f"ORDER BY {', '.join(family.keys)}, off_time, race_id"
+        f"SELECT seq, epoch_us(off_time) AS off_us{horse}{measures} FROM held WHERE {has_key(family)} "  # noqa: S608
+        f"ORDER BY {', '.join((*family.keys, *family.start_order))}"
     ).fetchnumpy()
     # one text a race, not one a start: they are kept
     race_ids = [races[seq] for seq in found["seq"].tolist()]
     values = [_or_none(found[f"value_{place}"]) for place in range(len(shape.remembered))]
-    return list(zip(found["off_us"].tolist(), race_ids, *values, strict=True))
+    horses = found["horse"].tolist() if shape.several_a_race else repeat("", len(race_ids))
+    return list(zip(found["off_us"].tolist(), race_ids, horses, *values))  # noqa: B905  repeat has a length of its own
 
 
 def _or_none(column: Any) -> list[Any]:

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo.catalogue.aggregates import Aggregate, Balance, Quotient, Total, unit
+from feature_repo.catalogue.aggregates import Aggregate, Balance, Quotient, Total
 from feature_repo.catalogue.families import Family
+from feature_repo.catalogue.measures import unit
 from streams.fold.roll import Rolled
 from streams.fold.shapes import LANE_BITS, Columns, Sums
 

@@ -1,13 +1,13 @@
 """What a shard keeps of a key's past starts: the latest known values that its features look back on, and no start.
 
 The starts themselves lie on a shelf, from which they are taken when one of them is amended, or told late: then the
-past is laid anew from all of them, in order of their off. An ordinary start comes after the others, and needs nothing
+past is laid anew from that one on. An ordinary start comes after the others, and needs nothing
 but what is kept.
 """
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, islice
 from struct import Struct
 from typing import Final
 
@@ -22,6 +22,8 @@ Past = bytes
 and the values, newest first; empty for a key without a start."""
 NO_PAST: Final = b""
 NOTHING_BEFORE: Final = 0
+Order = tuple[int, str, str]
+"""(off_us, race_id, horse_id) of a start, by which a past is ordered."""
 _PLACE_BYTES: Final = 16
 
 
@@ -41,7 +43,7 @@ class Pasts:
         newest: list[Sequence[int]]
         if past:
             last_off_us, place, *counts = self._head.unpack_from(past)
-            if memory[0] <= last_off_us:
+            if memory[0] < last_off_us or (memory[0] == last_off_us and _order(memory) < _order(self._last(place))):
                 return self.amended(past, (), (memory,))
             known = self._values[sum(counts)].unpack_from(past, self._head.size)
             newest, begin = [], 0
@@ -64,17 +66,27 @@ class Pasts:
     def amended(
         self, past: Past, taken_back: Sequence[Memory], added: Sequence[Memory]
     ) -> tuple[Past, tuple[Value, ...]]:
-        """The past without some of its starts and with others, and its recent features."""
-        history = self.history(past)
+        """The past without some of its starts and with others, and its recent features.
+
+        Only the starts from the earliest of these on are written again.
+        """
+        before, tail = self._since(self._place(past), min(map(_order, (*taken_back, *added)), default=None))
         for memory in taken_back:
-            # by (off, race): the values of what is taken back are those that were added
-            del history[_at(history, memory)]
+            # found by its order: the values of what is taken back are those that were added
+            del tail[_at(tail, memory)]
         for memory in added:
-            history.insert(_at(history, memory), memory)
-        return self.of(history), self._columns.recent_values(history)
+            tail.insert(_at(tail, memory), memory)
+        if not tail:
+            if before == NOTHING_BEFORE:
+                return NO_PAST, self._columns.recent_values(())
+            before, *lot = orjson.loads(self._shelf.get(before))
+            tail = [tuple(memory) for memory in lot]
+        newest = self._newest(before, tail)
+        place = self._shelf.put(orjson.dumps((before, *tail)))
+        return self._packed(tail[-1][0], place, newest), self._recent(tail[-1], *newest)
 
     def of(self, history: Sequence[Memory]) -> Past:
-        """The past of starts in order of (off, race), oldest first."""
+        """The past of starts in their order, oldest first."""
         if not history:
             return NO_PAST
         place = self._shelf.put(orjson.dumps((NOTHING_BEFORE, *history)))
@@ -82,12 +94,7 @@ class Pasts:
 
     def history(self, past: Past) -> list[Memory]:
         """The starts of a past, oldest first."""
-        lots: list[list[Memory]] = []
-        place = self._place(past)
-        while place != NOTHING_BEFORE:
-            place, *lot = orjson.loads(self._shelf.get(place))
-            lots.append([tuple(memory) for memory in lot])
-        return [memory for lot in reversed(lots) for memory in lot]
+        return self._since(self._place(past), None)[1]
 
     def recent_values(self, past: Past) -> tuple[Value, ...]:
         """The recent features of a past."""
@@ -99,7 +106,32 @@ class Pasts:
         for count in counts:
             newest.append(known[begin : begin + count])
             begin += count
-        return self._recent(orjson.loads(self._shelf.get(place))[-1], *newest)
+        return self._recent(self._last(place), *newest)
+
+    def _last(self, place: int) -> Memory:
+        """The newest start of those put at a place."""
+        return tuple(orjson.loads(self._shelf.get(place))[-1])
+
+    def _since(self, place: int, order: Order | None) -> tuple[int, list[Memory]]:
+        """The starts from the first that does not come before `order` on (all for None), oldest first, perhaps with some
+        before it; and the place of those still older.
+        """
+        lots: list[list[Memory]] = []
+        while place != NOTHING_BEFORE and not (lots and order is not None and _order(lots[-1][0]) < order):
+            place, *lot = orjson.loads(self._shelf.get(place))
+            lots.append([tuple(memory) for memory in lot])
+        return place, [memory for lot in reversed(lots) for memory in lot]
+
+    def _newest(self, before: int, tail: Sequence[Memory]) -> list[Sequence[int]]:
+        """Of each measure that is looked back on its latest known values, newest first: of the tail, then of older starts."""
+        newest: list[list[int]] = [[] for _ in self._places]
+        while True:
+            for found, at in zip(newest, self._places, strict=True):
+                known = (memory[at] for memory in reversed(tail) if memory[at] is not None)
+                found.extend(islice(known, RECENT_DEPTH - len(found)))
+            if before == NOTHING_BEFORE or all(len(found) == RECENT_DEPTH for found in newest):
+                return list(newest)
+            before, *tail = orjson.loads(self._shelf.get(before))
 
     def _place(self, past: Past) -> int:
         return int.from_bytes(past[8:_PLACE_BYTES], "little") if past else NOTHING_BEFORE
@@ -111,8 +143,9 @@ class Pasts:
 
 def _at(history: Sequence[Memory], memory: Memory) -> int:
     """Where a start belongs among others, or is."""
-    return bisect_left(history, memory[:2], key=_order)
+    return bisect_left(history, _order(memory), key=_order)
 
 
-def _order(memory: Memory) -> tuple[int, str]:
-    return memory[0], memory[1]
+def _order(memory: Memory) -> Order:
+    off_us, race_id, horse_id = memory[:3]
+    return off_us, race_id, horse_id

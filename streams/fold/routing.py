@@ -3,17 +3,15 @@
 import zlib
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Final, cast
+from typing import cast
 
 from feature_repo.catalogue.families import Family
-from streams.fold.shapes import Contribution, Key, Shape, key_of
+from streams.fold.shapes import HORSE, Contribution, Key, Shape, key_of
 from streams.fold.versions import Change
 from velo.racing.starts import Start
 
 Touch = tuple[Key, tuple[Contribution, ...], tuple[Contribution, ...]]
 """(a key, what is taken back of it, what is added to it) by one message."""
-
-HORSE: Final = "horse_id"
 
 
 def shard_name(view: str, number: int) -> str:

@@ -10,8 +10,9 @@ from operator import mul
 from struct import Struct
 from typing import Any, Final
 
-from feature_repo.catalogue.aggregates import RECENT_DEPTH, Aggregate, Best, Ewma, Last, Recent, Value, unit
+from feature_repo.catalogue.aggregates import RECENT_DEPTH, Aggregate, Best, Ewma, Last, Recent, Value
 from feature_repo.catalogue.families import Family
+from feature_repo.catalogue.measures import unit
 from velo.racing.starts import Start
 
 Sums = int
@@ -21,15 +22,19 @@ Exact while every sum is at least 0 and below 2^64: no measure is negative (SPEC
 from the sums it was added to.
 """
 Memory = tuple[Any, ...]
-"""(off_us, race_id, then the start's value of each remembered measure, None where unknown); empty where unused."""
+"""(off_us, race_id, horse_id, then the start's value of each remembered measure, None where unknown); empty where unused.
+
+The first three order a key's starts. `horse_id` is "" where it is one of the keys and so tells no two starts apart.
+"""
 Contribution = tuple[int, Sums, Sums, Memory]
 """(race_day, measures summed over windows, measures summed over the career, what the recent features remember)."""
 Key = tuple[str, ...]
 COUNT: Final = "one"
 """The measure that counts starts: part of all sums, so that they are 0 only where no start is left."""
 LANE_BITS: Final = 64
-REMEMBERED_FROM: Final = 2
-"""Where a memory's measures begin, after `off_us` and `race_id`, which order it."""
+HORSE: Final = "horse_id"
+REMEMBERED_FROM: Final = 3
+"""Where a memory's measures begin, after what orders it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,8 @@ class Shape:
     windowed: tuple[str, ...]
     career: tuple[str, ...]
     remembered: tuple[str, ...]
+    several_a_race: bool = False
+    """Whether one race can give a key more than one start to remember: then they follow their horses' order."""
 
     @classmethod
     def of(cls, family: Family) -> "Shape":
@@ -47,11 +54,13 @@ class Shape:
             windowed=_summed(family.windowed) if family.windows else (),
             career=_summed(family.career),
             remembered=tuple(dict.fromkeys(one.measure for one in family.recent)),
+            several_a_race=bool(family.recent) and HORSE in family.start_order,
         )
 
     def contribution(self) -> Callable[[Start, int, str], Contribution]:
         """The function from a start, the µs of its off and its race to what it contributes; unknown adds nothing."""
-        memory = f"(off_us, race_id, {_listed('start.{}', self.remembered)})" if self.remembered else "()"
+        horse = "start.horse_id" if self.several_a_race else "''"
+        memory = f"(off_us, race_id, {horse}, {_listed('start.{}', self.remembered)})" if self.remembered else "()"
         windowed, career = Struct(f"<{len(self.windowed)}Q"), Struct(f"<{len(self.career)}Q")
         made: Callable[[Start, int, str], Contribution] = _compiled(
             "start, off_us, race_id",

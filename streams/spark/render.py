@@ -133,14 +133,15 @@ def recents(family: Family) -> str:
         f"{_in_spark(one.sql(lambda back, of=one.measure: f'{of}_{back}', one.measure))} AS {one.name}"  # type: ignore[misc]
         for one in family.recent
     )
-    start = ", ".join(("off_time", "race_id", *measures))
+    order = ", ".join(family.start_order)
+    start = ", ".join((*family.start_order, *measures))
     return f"""-- one row per key of {family.view} and instant at which its known starts change
 WITH known AS (
     SELECT {keys}, known_at, retracted_at, {start} FROM starts WHERE {has_key(family)}
 ), unsettled AS (
     SELECT DISTINCT {keys}
     FROM (SELECT {keys}, known_at, retracted_at,
-            lag(known_at) OVER (PARTITION BY {keys} ORDER BY off_time, race_id) AS known_before FROM known)
+            lag(known_at) OVER (PARTITION BY {keys} ORDER BY {order}) AS known_before FROM known)
     WHERE retracted_at IS NOT NULL OR known_at <= known_before
 ), instants AS (
     SELECT {keys}, known_at AS t FROM known LEFT SEMI JOIN unsettled USING ({keys})
@@ -156,7 +157,7 @@ WITH known AS (
 ), back AS (
     SELECT {keys}, t, anew IS NULL OR lead(t) OVER along IS NULL AS holds, {", ".join(measures)}{lags}
     FROM laid_out
-    WINDOW along AS (PARTITION BY {keys}, anew ORDER BY off_time, race_id)
+    WINDOW along AS (PARTITION BY {keys}, anew ORDER BY {order})
 ), newest_first AS (
     SELECT {keys}, t, {", ".join(measures)}{newest} FROM back WHERE holds
 )

@@ -1,0 +1,188 @@
+"""Any family that the catalogue accepts, as a Hypothesis strategy, and a brute-force twin of it.
+
+The twin is written apart from the catalogue's arithmetic: exact fractions over the starts known at an instant, and
+nothing carried from one instant to the next.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from fractions import Fraction
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import assume
+from hypothesis import strategies as st
+
+from feature_repo.catalogue.aggregates import (
+    Aggregate,
+    Balance,
+    Best,
+    Ewma,
+    Last,
+    Quotient,
+    Recent,
+    Slope,
+    Total,
+    Variance,
+)
+from feature_repo.catalogue.families import Family
+from feature_repo.catalogue.measures import MEASURES
+from velo.errors import UserError
+from velo.racing.clock import local_date
+from velo.racing.messages import Result
+from velo.racing.starts import Start, starts_of
+
+RATED = {name for name in MEASURES if "elo" in name}
+"""What rests on other races has a twin of its own, in the oracle."""
+COUNTS = sorted(name for name, one in MEASURES.items() if one.most == 1 and name not in RATED)
+SUMMED = sorted(name for name, one in MEASURES.items() if name.endswith("_e9") and one.least == 0 and name not in RATED)
+ANY = sorted(MEASURES.keys() - RATED)
+KEYS = ("trainer_id", "jockey_id", "horse_id", "course", "distance_band", "going_group", "draw_cell")
+WINDOWS_DAYS = (1, 7, 14, 30, 90, 365)
+
+
+@st.composite
+def aggregates(draw: st.DrawFn, name: str) -> Aggregate:
+    kind = draw(st.sampled_from(("total", "quotient", "prior", "balance")))
+    if kind == "total":
+        return Total(name, draw(st.sampled_from(COUNTS)))
+    if kind == "balance":
+        measure, known = draw(st.sampled_from((("over_e9", "over_known"), ("market_log_e9", "priced"))))
+        return Balance(name, measure, known, draw(st.sampled_from((1, 16))))
+    prior = draw(st.integers(1, 9)) if kind == "prior" else 0
+    return Quotient(name, draw(st.sampled_from(COUNTS + SUMMED)), draw(st.sampled_from(COUNTS + SUMMED)), prior=prior)
+
+
+@st.composite
+def recents(draw: st.DrawFn, name: str) -> Recent:
+    measure, depth, least = draw(st.sampled_from(ANY)), draw(st.integers(1, 10)), draw(st.integers(2, 4))
+    kinds: dict[str, Recent] = {
+        "last": Last(name, measure),
+        "last as int": Last(name, measure, "int"),
+        "ewma": Ewma(name, measure, depth),
+        "slope": Slope(name, measure, depth, least),
+        "variance": Variance(name, measure, depth, least),
+        "best": Best(name, measure, depth),
+    }
+    return kinds[draw(st.sampled_from(sorted(kinds)))]
+
+
+@st.composite
+def families(draw: st.DrawFn) -> Family:
+    """A family that the catalogue accepts: any aggregates on any keys."""
+    keys = tuple(draw(st.lists(st.sampled_from(KEYS), min_size=1, max_size=3, unique=True)))
+    career = tuple(draw(aggregates(f"c{number}")) for number in range(draw(st.integers(0, 3))))
+    recent = tuple(draw(recents(f"r{number}")) for number in range(draw(st.integers(0, 5))))
+    windows = tuple(draw(st.lists(st.sampled_from(WINDOWS_DAYS), max_size=3, unique=True)))
+    windowed = tuple(draw(aggregates(f"w{number}")) for number in range(draw(st.integers(1, 3)))) if windows else ()
+    assume(career or recent or windows)
+    try:
+        return Family("anyones", keys, "a family of a test", career, recent, windows, windowed)
+    except UserError:
+        assume(condition=False)
+        raise
+
+
+@dataclass(frozen=True)
+class Known:
+    """One start of one version of a result, known from one instant until another."""
+
+    since: datetime
+    until: datetime | None
+    off_time: datetime
+    race_id: str
+    start: Start
+
+
+class Twin:
+    """A family's values at any instant, from the results of a log in their order."""
+
+    def __init__(self, family: Family, results: Sequence[Result], timezone: ZoneInfo) -> None:
+        self.family, self.timezone = family, timezone
+        versions: dict[str, list[Result]] = {}
+        for result in results:
+            of_race = versions.setdefault(result.race_id, [])
+            if not of_race or result.result_version > of_race[-1].result_version:
+                of_race.append(result)
+        self.by_key: dict[tuple[str, ...], list[Known]] = {}
+        for of_race in versions.values():
+            for result, after in zip(of_race, [*of_race[1:], None], strict=True):
+                for start in starts_of(result.race, result.runners):
+                    key = tuple(getattr(start, name) for name in family.keys)
+                    if None not in key:
+                        assert result.known_at is not None
+                        until = None if after is None else after.known_at
+                        known = Known(result.known_at, until, result.race.off_time, result.race_id, start)
+                        self.by_key.setdefault(key, []).append(known)
+
+    def instants(self, key: tuple[str, ...]) -> set[datetime]:
+        """When a result of a key becomes known or is replaced."""
+        return {at for one in self.by_key[key] for at in (one.since, one.until) if at is not None}
+
+    def values(self, key: tuple[str, ...], at: datetime) -> list[Any] | None:
+        """The values in the order of `Family.features`; None before the key's first result."""
+        ever = [one for one in self.by_key[key] if one.since <= at]
+        if not ever:
+            return None
+        holds = [one for one in ever if one.until is None or one.until > at]
+        holds.sort(key=lambda one: (one.off_time, one.race_id, one.start.horse_id))
+        starts = [one.start for one in holds]
+        today = (local_date(at, self.timezone) - date(1970, 1, 1)).days
+        values = [summed(one, starts) for one in self.family.career]
+        values += [looked_back(one, starts) for one in self.family.recent]
+        for days in self.family.windows:
+            inside = [start for start in starts if start.race_day > today - days]
+            values += [summed(one, inside) for one in self.family.windowed]
+        return values
+
+
+def natural(measure: str, value: float) -> Fraction:
+    return Fraction(value) / (10**9 if measure.endswith("_e9") else 1)
+
+
+def total(measure: str, starts: Sequence[Start]) -> Fraction:
+    return sum((natural(measure, getattr(start, measure) or 0) for start in starts), Fraction(0))
+
+
+def summed(one: Aggregate, starts: Sequence[Start]) -> float | int | None:
+    if isinstance(one, Total):
+        return int(total(one.measure, starts))
+    if isinstance(one, Balance):
+        known = total(one.known, starts)
+        return float(total(one.measure, starts) - one.even * known) if known else None
+    under = total(one.denominator, starts) + one.prior
+    return float((total(one.numerator, starts) + one.prior) / under) if under else None
+
+
+def looked_back(one: Recent, starts: Sequence[Start]) -> float | int | None:
+    measured = [getattr(start, one.measure) for start in starts]
+    if isinstance(one, Last):
+        last = measured[-1] if measured else None
+        return None if last is None else last if one.kind == "int" else float(natural(one.measure, last))
+    newest = [natural(one.measure, value) for value in reversed(measured) if value is not None][: one.depth]
+    count = len(newest)
+    if isinstance(one, Best):
+        return float(max(newest)) if newest else None
+    if isinstance(one, Ewma):
+        weights = [Fraction(3, 5) ** age for age in range(count)]
+        return float(sum(w * v for w, v in zip(weights, newest, strict=True)) / sum(weights)) if newest else None
+    if count < one.least:
+        return None
+    mean = sum(newest) / count
+    if isinstance(one, Variance):
+        return float(sum((value - mean) ** 2 for value in newest) / (count - 1))
+    middle = Fraction(count - 1, 2)
+    oldest_first = list(reversed(newest))
+    over = sum(((at - middle) * (value - mean) for at, value in enumerate(oldest_first)), Fraction(0))
+    return float(over / sum(((at - middle) ** 2 for at in range(count)), Fraction(0)))
+
+
+def same(got: Sequence[Any] | None, expected: Sequence[Any] | None) -> bool:
+    if got is None or expected is None:
+        return got is expected
+    return all(
+        one == other if one is None or other is None else one == pytest.approx(other, rel=1e-9, abs=1e-9)
+        for one, other in zip(got, expected, strict=True)
+    )
