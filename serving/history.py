@@ -27,6 +27,10 @@ class NotDeclared(UserError):
     """The race had no declared runner at that instant."""
 
 
+class AllWithdrawn(NotDeclared):
+    """The race had declared runners, all of them withdrawn."""
+
+
 class LogEnd(Protocol):
     """What the log holds beyond the tables."""
 
@@ -69,6 +73,11 @@ class History:
         with self._lock:
             return Stood(race, offline(self.store, race, self.feast()), as_of, "offline history")
 
+    def knows(self, race: Declared) -> bool:
+        """Whether the tables, as far as they reach, have any row for a race's runners."""
+        with self._lock:
+            return not offline(self.store, race, self.feast()).missing.all()
+
     def warm(self) -> None:
         """Open Feast before it is needed; who needs it meanwhile waits for this."""
         with self._lock:
@@ -84,10 +93,15 @@ class History:
 
 
 def declared(messages: Sequence[Message], instant: datetime) -> Declared:
-    """How a race stood; raises `UserError` where it had no declared runner."""
+    """How a race stood; raises `UserError` where nobody was declared, or all were withdrawn."""
     race = declared_at(messages, instant)
+    of = next((one.race_id for one in messages), None)
+    if race is not None and race.withdrawn and not race.runners:
+        raise AllWithdrawn(
+            f"all {len(race.withdrawn)} declared runners of race {of!r} were withdrawn by {to_text(instant)}: there is "
+            "nobody to score until a card or a reinstatement brings one back"
+        )
     if race is None or not race.runners:
-        of = next((one.race_id for one in messages), None)
         raise NotDeclared(
             f"race {of!r} had no declared runner by {to_text(instant)}: ask for a later instant, or load its card and "
             "run `velo build`"

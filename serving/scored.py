@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_repo.catalogue.families import FAMILIES
 from serving.drivers import Driver, Teller
 from serving.vectors import VIEWS, Vectors
 from training.bundle import BLEND, Bundle
@@ -20,6 +21,12 @@ Origin = Literal["redis", "offline history"]
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
 SP: Final = "SP"
+NOTHING_KNOWN: Final = (
+    "nothing is known of its runners: no result known by then has any of these horses, jockeys or trainers, so the "
+    "chances rest on the card alone"
+)
+_OF_RUNNERS: Final = [bool({"horse_id", "jockey_id", "trainer_id"} & {*family.keys}) for family in FAMILIES]
+"""Which views tell of who runs, and not of the course alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +118,8 @@ def scored_race(
     runners = _runners(model, race, vectors, result, teller)
     if any(runner.market_source == SP for runner in runners):
         said.append("market odds are starting prices, told with the result: not known before the off, no input")
+    if vectors.missing[:, _OF_RUNNERS].all():
+        said.append(NOTHING_KNOWN)
     if vectors.stale.any():
         said.append("some values are stale: a window has moved on since they were written (run `velo tick`)")
     off = race.race

@@ -22,6 +22,7 @@ from serving.reading import Reading, Rows
 from serving.scored import ScoredRace, Stood, scored_race
 from serving.settled import Settled
 from serving.told import Told, UnknownRace
+from serving.vectors import Vectors
 from serving.wire import Question, Wire
 from training.bundle import Bundle
 from velo.errors import UserError
@@ -48,7 +49,7 @@ class CatchingUp(UserError):
 
 
 class Nothing(UserError):
-    """The online store holds no feature of any runner."""
+    """The online store holds no feature of any runner, and should."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,11 +176,7 @@ class Scorer:
     def _live(self, model: Bundle, race_id: str, known: Known, now: datetime, *, with_drivers: bool) -> ScoredRace:
         known, rows, position = self._settled_rows(race_id, known, now)
         vectors = known.reading.vectors(rows, now)
-        if vectors.missing.all():
-            raise Nothing(
-                f"Redis holds no feature of any runner of {race_id!r}: run `velo stream`, or `velo build` and "
-                "`feast materialize`, so that they reach it"
-            )
+        self._refuse_unfilled(known.reading.race, vectors)
         notes = []
         if known.reading.race.source != "racecard":
             notes.append("no racecard was known by then: runners, riders and going are those of the result")
@@ -214,8 +211,6 @@ class Scorer:
         stood = self.history.stood(told.messages, as_of)
         if stood.race.source != "racecard":
             notes.append("no racecard was known by then: runners, riders and going are those of the result")
-        if stood.vectors.missing.all():
-            raise UserError(f"the offline tables hold no feature of any runner of {race_id!r}: run `velo build`")
         scored = self._scored(model, stood, now, result=result, notes=notes, with_drivers=with_drivers)
         _hold(self._run, asked, scored, RUN_HELD)
         return scored
@@ -228,13 +223,17 @@ class Scorer:
         known = self._to_read(None, told.messages, race, race.race.race_id)
         known, rows, position = self._settled_rows(race.race.race_id, known, now)
         vectors = known.reading.vectors(rows, now)
-        if vectors.missing.all():
-            raise Nothing(
-                f"Redis holds no feature of any runner of {race.race.race_id!r}: run `velo build` and `feast "
-                "materialize`, so that they reach it"
-            )
+        self._refuse_unfilled(race, vectors)
         stood = Stood(race, vectors, position, "redis")
         return self._scored(model, stood, now, notes=notes, with_drivers=with_drivers)
+
+    def _refuse_unfilled(self, race: Declared, vectors: Vectors) -> None:
+        """Raise `Nothing` where Redis has no row for a race and the tables have one: it was not filled."""
+        if vectors.missing.all() and self.history.knows(race):
+            raise Nothing(
+                f"Redis holds no feature of any runner of {race.race.race_id!r}: run `velo build` and `feast "
+                "materialize`, or `velo stream`, so that they reach it"
+            )
 
     def _settled_rows(self, race_id: str, known: Known, now: datetime) -> tuple[Known, Rows, datetime]:
         """Rows that hold whole results alone, what they were read for, and the instant they stand on.
@@ -281,6 +280,8 @@ class Scorer:
         if kept is None or race is None or not race.runners:
             with self._lock:
                 self._known.pop(race_id, None)
+            if kept is not None and race is not None and first_result(kept.messages) is None:
+                declared(kept.messages, race.instant)
             return None
         known = self._to_read(kept.version, kept.messages, race, race_id)
         with self._lock:

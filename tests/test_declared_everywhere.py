@@ -122,11 +122,18 @@ def test_what_the_log_leaves_out_as_told_before_changes_nothing(story: list[Mess
         with LogWriter.open(store, clock=lambda: clock[0]) as writer:
             for at, one in enumerate(story):
                 clock[0] = instant_of(one)
+                # a card that comes again at once is the same card: it is no later one
+                assume(not isinstance(one, Racecard) or not _comes_again(one, story[:at]))
                 writer.append(one)
                 held = [message for _, message in logged(store.home)]
                 told, kept = standing(story[: at + 1], NOW), standing(held, NOW)
                 # a withdrawal may stand by a message that was left out as said before
                 assert (told and (told[0], told[1].keys(), told[2])) == (kept and (kept[0], kept[1].keys(), kept[2]))
+
+
+def _comes_again(card: Racecard, before: Sequence[Message]) -> bool:
+    last = next((one for one in reversed(before) if not isinstance(one, Market)), None)
+    return isinstance(last, Racecard) and replace(last, known_at=None) == replace(card, known_at=None)
 
 
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])

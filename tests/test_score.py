@@ -26,15 +26,19 @@ from serving.scorer import Scorer
 from serving.told import told_of
 from serving.vectors import Vectors, offline
 from serving.wire import Away, Question
+from streams.batch.build import build
+from streams.importers.cards import read_cards
 from streams.log.writer import LogWriter
 from tests.seasons import BUILT_AT, a_card, a_season, a_store, opened
+from tests.shared import shared_file
+from tests.streaming import streamed
 from training.bundle import Bundle, load
 from training.dataset import TrainingSet, training_set
 from training.model import FEATURES, Options
 from training.train import train
 from velo.errors import UserError
 from velo.racing.cards import Declared, decision_time, declared_at
-from velo.racing.messages import Market, NonRunner, Race, Runner
+from velo.racing.messages import Market, NonRunner, Race, Racecard, Runner
 from velo.store import Store
 
 LEAD = timedelta(minutes=5)
@@ -51,7 +55,12 @@ def entered(n: int, horse: str | None = None) -> Runner:
 
 
 RUNNERS = (*(entered(n) for n in range(1, 8)), entered(8, "a debutant"))
+ABROAD = Race("abroad", date(2023, 6, 1), OFF, "Deauville", surface="Turf", going="Soft", distance_m=1609.0)
+STRANGERS = tuple(
+    Runner(f"stranger {n}", f"Stranger {n}", n, n, f"rider {n}", f"Rider {n}", "nobody", "Nobody") for n in range(1, 4)
+)
 AFTER = (
+    a_card(ABROAD, STRANGERS, OFF - timedelta(hours=6)),
     a_card(TO_COME, RUNNERS, OFF - timedelta(hours=5)),
     Market("to come", {"horse 1": 3.5, "horse 2": 1.0}, "show", OFF - timedelta(hours=2)),
     NonRunner("to come", "horse 7", "lame", OFF - timedelta(hours=1, minutes=30)),
@@ -366,6 +375,69 @@ def test_an_online_store_that_holds_nothing_gives_no_made_up_number(store: Store
     try:
         with pytest.raises(UserError, match="Redis holds no feature of any runner of 'to come': run `velo build`"):
             score(copied, "to come", now=NOW)
+    finally:
+        down(copied.home)
+
+
+NOTHING = "nothing is known of its runners"
+
+
+def test_a_race_of_strangers_is_scored_and_says_that_nothing_is_known_of_them(
+    store: Store, feast: FeatureStore, scorer: Scorer, scored: ScoredRace
+) -> None:
+    """Not that Redis lacks them: it lacks nothing. The same as of an instant, and of a card that someone brings."""
+    now, then = scorer.score("abroad", NOW), scorer.score("abroad", NOW, as_of=NOW - timedelta(hours=1))
+    posted = scorer.score_card(a_card(ABROAD, STRANGERS, NOW), None, NOW)
+    for race in (now, then, posted):
+        assert [note for note in race.notes if note.startswith(NOTHING)]
+        assert sum(one.probability for one in race.runners) == pytest.approx(1.0, abs=1e-9)
+        assert {"horse_form", "trainer_velocity", "jockey_velocity"} <= set(race.missing)
+    assert now.fingerprint == then.fingerprint == posted.fingerprint
+    assert not [note for note in scored.notes if note.startswith(NOTHING)]
+
+
+def test_strangers_on_a_course_that_is_known_are_strangers_still(store: Store, scorer: Scorer) -> None:
+    """The draw of the course has its figures; of those who run there is none."""
+    known = next(one.race for one in a_season(9) if isinstance(one, Racecard))
+    race = scorer.score_card(a_card(replace(known, race_id="new"), STRANGERS, NOW), None, NOW)
+    assert "draw_bias" not in race.missing
+    assert [note for note in race.notes if note.startswith(NOTHING)]
+
+
+def declared_late(store: Store, folder: Path, cards: Sequence[Racecard]) -> Store:
+    """A copy of the store in which a stream took some cards."""
+    copied = a_copy(store, folder)
+    with LogWriter.open(copied, clock=lambda: NOW) as writer:
+        for one in cards:
+            writer.append(one)
+    streamed(copied, online=True, clock=lambda: NOW)
+    return copied
+
+
+@pytest.mark.parametrize("instant", [None, NOW + timedelta(seconds=1)])
+def test_a_race_whose_runners_are_all_withdrawn_is_refused_with_that_reason(
+    store: Store, tmp_path: Path, instant: datetime | None
+) -> None:
+    out = tuple(replace(one, status="NR") for one in STRANGERS)
+    copied = declared_late(store, tmp_path, [Racecard(replace(ABROAD, race_id="all out"), out)])
+    try:
+        build(copied, BUILT_AT)
+        with pytest.raises(UserError, match="all 3 declared runners of race 'all out' were withdrawn by 2023-06-01"):
+            score(copied, "all out", now=NOW + timedelta(seconds=2), as_of=instant)
+    finally:
+        down(copied.home)
+
+
+def test_the_shared_case_of_a_race_of_which_nobody_is_known(store: Store, tmp_path: Path) -> None:
+    """A card of strangers, and one whose runners are all marked: both are live, in Redis."""
+    cards = [shared_file(f"cases/13-nobody-known/{name}.csv") for name in ("card", "all-nr")]
+    copied = declared_late(store, tmp_path, read_cards(cards, store).messages)
+    try:
+        race = score(copied, "D1", now=NOW + timedelta(seconds=1))
+        assert (race.features_from, len(race.runners)) == ("redis", 2)
+        assert [note for note in race.notes if note.startswith(NOTHING)]
+        with pytest.raises(UserError, match="all 2 declared runners of race 'D2' were withdrawn"):
+            score(copied, "D2", now=NOW + timedelta(seconds=1))
     finally:
         down(copied.home)
 
