@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.importers.rpscrape_cards import MAX_BYTES as CARD_BYTES
+from streams.importers.rpscrape_tree import MAX_BYTES as CARD_BYTES
 from streams.log import writer as log_writer
 from streams.log.segments import RECORD_BYTES, framed, segments
 from streams.log.writer import LogWriter

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from streams.importers import rpscrape_cards, tables
+from streams.importers import rpscrape_tree, tables
 from streams.importers.csv_files import csv_rows
 from tests.builders import a_race, a_runner, write_csv, write_runner_table
 from tests.cli import velo
@@ -197,10 +197,10 @@ def test_a_header_or_a_card_file_without_end_is_refused(tmp_path: Path, monkeypa
     cards = tmp_path / "cards.json"
     cards.write_bytes(b'{"GB":' * 200_000)
     with pytest.raises(UserError, match="is no JSON"):
-        list(rpscrape_cards._races(cards))
-    monkeypatch.setattr(rpscrape_cards, "MAX_BYTES", 1000)
+        list(rpscrape_tree.races(cards))
+    monkeypatch.setattr(rpscrape_tree, "MAX_BYTES", 1000)
     with pytest.raises(UserError, match="has more than 1,000 bytes"):
-        list(rpscrape_cards._races(cards))
+        list(rpscrape_tree.races(cards))
 
 
 @pytest.mark.parametrize("folder", ["two\nlines 'quoted'", "{brace} %s $HOME"])

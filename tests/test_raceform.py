@@ -53,7 +53,6 @@ def test_a_row_becomes_the_columns_of_the_runner_table() -> None:
         ("12:50", "12:50"),
         ("13:05", "13:05"),
         ("20:30", "20:30"),
-        ("05:15", "17:15"),
     ],
 )
 def test_one_to_nine_o_clock_is_the_afternoon_and_the_rest_is_as_written(as_written: str, local: str) -> None:
@@ -74,15 +73,11 @@ def test_an_off_follows_the_clocks_on_the_days_they_change(day: str, utc_hour: i
     assert parsed(date=day, off="2:00")["off_time"].hour == utc_hour
 
 
-def test_british_and_irish_offs_are_british_time_in_any_store_and_foreign_ones_are_marked_as_inferred() -> None:
-    for course in ("Ascot", "Naas (IRE)", "Dundalk (AW) (IRE)"):
+def test_offs_are_london_time_in_any_store_wherever_the_race_is() -> None:
+    for course in ("Ascot", "Naas (IRE)", "Dundalk (AW) (IRE)", "Sha Tin (HK)", "Longchamp (FR)"):
         row = parsed(HONG_KONG, course=course, region="", off="2:00")
         assert row["off_time"] == datetime(2019, 7, 6, 13, 0, tzinfo=UTC)
         assert "off_inferred" not in row
-    row = parsed(HONG_KONG, course="Sha Tin (HK)", region="", off="2:00")
-    assert row["off_time"] == datetime(2019, 7, 6, 6, 0, tzinfo=UTC)
-    assert row["off_inferred"] is True
-    assert parsed(course="Longchamp", region="FR")["off_inferred"] is True
 
 
 @pytest.mark.parametrize(
@@ -188,10 +183,60 @@ def test_race_types_are_those_of_the_runner_table(kind: str, race_type: str) -> 
     assert parsed(type=kind)["race_type"] == race_type
 
 
-def test_the_surface_is_aw_where_the_course_says_so_else_as_named_else_turf() -> None:
-    assert parsed(course="Lingfield (AW)", surface="Turf")["surface"] == "AW"
-    assert parsed(course="Belmont Park (USA)", surface="Dirt")["surface"] == "Dirt"
-    assert parsed(course="Chantilly (FR)")["surface"] == "Turf"
+@pytest.mark.parametrize(
+    ("course", "named", "going", "surface"),
+    [
+        ("Lingfield (AW)", "Turf", "Standard", "AW"),
+        ("kempton-aw", "", "", "AW"),
+        ("dundalk-aw-ire", "", "", "AW"),
+        ("Hawarden", "", "", None),
+        ("Belmont Park (USA)", "Dirt", "Good", "Dirt"),
+        ("Longchamp (FR)", "", "Good To Firm", "Turf"),
+        ("Chelmsford City", "", "Standard To Slow", "AW"),
+        ("Chantilly (FR)", "", "Standard", "AW"),
+        ("Chantilly (FR)", "", "Slow", None),
+        ("Meydan (UAE)", "", "Fast", "Dirt"),
+        ("Saratoga (USA)", "", "Sloppy", "Dirt"),
+        ("Saratoga (USA)", "", "Good", None),
+        ("Saratoga (USA)", "", "Yielding", "Turf"),
+        ("Sha Tin (HK)", "", "Good", None),
+        ("Sha Tin (HK)", "", "Fast", None),
+        ("Oi (JPN)", "", "Standard", None),
+        ("Randwick (AUS)", "", "Soft 5", "Turf"),
+        ("Ascot", "", "", None),
+        ("Ascot", "-", "Holding", "Turf"),
+        ("Pakenham (AUS)", "Synthetic", "Good", "AW"),
+    ],
+)
+def test_the_surface_is_what_course_column_or_going_say_and_unknown_where_they_say_nothing(
+    course: str, named: str, going: str, surface: str | None
+) -> None:
+    """`Good` and `Fast` are told of more than one surface in countries that have more than one."""
+    assert parsed(course=course, surface=named, going=going, region="")["surface"] == surface
+
+
+@pytest.mark.parametrize(
+    ("told", "going"),
+    [
+        ("Good To Firm", "Good To Firm"),
+        ("Soft 5", "Soft"),
+        ("Good4", "Good"),
+        ("Heavy (10)", "Heavy (10)"),
+        ("Good, Good to Firm in places", "Good"),
+        ("Good To Soft; Soft In Places", "Good To Soft"),
+        ("Good To Firm Good In Places", "Good To Firm"),
+        ("Good Good To Soft In Places", "Good"),
+        ("Soft - Heavy in places", "Soft"),
+        ("Standard (Good to firm in places)", "Standard (Good to firm in places)"),
+        ("Good To Firm In Places", "Good To Firm In Places"),
+        ("Sloppy", "Sloppy"),
+        ("Abandoned", "Abandoned"),
+    ],
+)
+def test_the_going_is_the_one_that_is_told_first_and_what_was_told_is_kept(told: str, going: str) -> None:
+    row = parsed(going=told)
+    assert row["going"] == going
+    assert row.get("source_going") == (None if told == going else told)
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,7 @@ def test_everything_may_be_null_but_the_horse(store: Store, tmp_path: Path) -> N
     card = only(read_rpscrape_cards([path], store))
     assert card.race == Race(
         "2026-07-04 ascot 14:10", date(2026, 7, 4), datetime(2026, 7, 4, 13, 10, tzinfo=UTC), "Ascot",
-        country="GB", surface="Turf",
+        country="GB",
     )  # fmt: skip
     assert card.runners == (Runner("arkle (gb)", "Arkle (GB)", kept={"non_runner": False}),)
 
@@ -204,18 +204,18 @@ def test_everything_may_be_null_but_the_horse(store: Store, tmp_path: Path) -> N
         ("IRE", "Naas", "15:35", "2026-07-04T14:35", "Naas (IRE)"),
         ("IRE", "Dundalk (AW)", "15:35", "2026-07-04T14:35", "Dundalk (AW) (IRE)"),
         ("IRE", "Naas (IRE)", "15:35", "2026-07-04T14:35", "Naas (IRE)"),
-        ("HK", "Sha Tin", "15:35", "2026-07-04T07:35", "Sha Tin (HK)"),
-        ("AUS", "Geelong", "08:35", "2026-07-04T00:35", "Geelong (AUS)"),
+        ("HK", "Sha Tin", "05:35", "2026-07-04T04:35", "Sha Tin (HK)"),
+        ("AUS", "Geelong", "06:35", "2026-07-04T05:35", "Geelong (AUS)"),
     ],
 )
-def test_offs_are_local_and_courses_are_named_as_in_results(
+def test_offs_are_london_time_in_any_store_and_courses_are_named_as_in_results(
     region: str, course: str, off: str, utc: str, told_as: str, tmp_path: Path
 ) -> None:
     store = a_store(tmp_path, "Asia/Hong_Kong")
     card = only(read(store, tmp_path, a_race(region=region, course=course, off_time=off)))
     assert card.race.off_time == datetime.fromisoformat(utc).replace(tzinfo=UTC)
     assert (card.race.course, card.race.country) == (told_as, region)
-    assert bool(card.runners[0].kept.get("off_inferred")) is (region in ("HK", "AUS"))
+    assert "off_inferred" not in card.runners[0].kept
 
 
 def test_a_cell_that_cannot_be_read_is_unknown_counted_and_kept(store: Store, tmp_path: Path) -> None:
@@ -335,6 +335,68 @@ def test_the_horse_of_a_card_finds_its_past_of_the_results(store: Store, tmp_pat
         parts = f"{store.home.offline}/{view}/*.parquet"
         held = {one for (one,) in duckdb.connect().execute(f"SELECT DISTINCT {key} FROM '{parts}'").fetchall()}
         assert {getattr(one, key) for one in card.runners} <= held
+
+
+# Runners whose region is left out
+
+
+PLACELESS = [one | {"region": None} for one in (RUNNER, OTHER)]
+NOTED = "runner without region, "
+
+
+def horses_met(store: Store, folder: Path, *runners: dict[str, Any]) -> tuple[list[str], dict[str, int]]:
+    parsed = read(store, folder, a_race(*runners, race_id=733001))
+    return [one.horse_id for one in only(parsed).runners], dict(parsed.warnings)
+
+
+@pytest.mark.parametrize("with_ids", [True, False])
+def test_runners_without_region_meet_the_horses_of_the_log_by_id_else_by_the_only_name(
+    with_ids: bool, store: Store, tmp_path: Path
+) -> None:
+    rows = [row if with_ids else row | {"horse_id": ""} for row in (ROW, ROW | SECOND)]
+    ingest(store, read_raceform([written(tmp_path / "results.csv", *rows)], store), clock=lambda: ARRIVED)
+    how = "by its id" if with_ids else "by the only such name"
+    assert horses_met(store, tmp_path, *PLACELESS) == (
+        ["plain sailing (ire)", "second thoughts (gb)"],
+        {NOTED + f"met in the log {how}": 2, "race of which no runner tells its region": 1},
+    )
+
+
+def test_of_several_horses_of_a_name_the_id_tells_which_and_without_it_none_is_chosen(
+    store: Store, tmp_path: Path
+) -> None:
+    namesake = {"horse": "Plain Sailing (AUS)", "horse_id": "1009"}
+    rows = written(tmp_path / "results.csv", ROW, ROW | SECOND | namesake)
+    ingest(store, read_raceform([rows], store), clock=lambda: ARRIVED)
+    by_id = horses_met(store, tmp_path, PLACELESS[0] | {"horse_id": 1009}, OTHER)
+    assert by_id == (["plain sailing (aus)", "second thoughts (gb)"], {NOTED + "met in the log by its id": 1})
+    for unknown in (None, 777):
+        assert horses_met(store, tmp_path, PLACELESS[0] | {"horse_id": unknown}, OTHER) == (
+            ["plain sailing", "second thoughts (gb)"],
+            {NOTED + "not met: the log has several of that name": 1},
+        )
+
+
+def test_a_runner_without_region_that_the_log_has_not_is_british_by_the_rule_and_counted(
+    store: Store, tmp_path: Path
+) -> None:
+    assert horses_met(store, tmp_path, *PLACELESS) == (
+        ["plain sailing (gb)", "second thoughts (gb)"],
+        {
+            NOTED + "not met: the log has none of that name, taken as GB": 2,
+            "race of which no runner tells its region": 1,
+        },
+    )
+
+
+def test_a_country_in_the_name_is_told_and_the_log_is_not_asked(store: Store, tmp_path: Path) -> None:
+    named = [one | {"name": f"{one['name']} (FR)"} for one in PLACELESS]
+    assert horses_met(store, tmp_path, *named) == (["plain sailing (fr)", "second thoughts (fr)"], {})
+
+
+def test_an_earlier_card_that_tells_the_region_is_as_good_as_a_result(store: Store, tmp_path: Path) -> None:
+    declare(store, read(store, tmp_path, a_race()), clock=lambda: ARRIVED)
+    assert horses_met(store, tmp_path, *PLACELESS)[0] == ["plain sailing (ire)", "second thoughts (gb)"]
 
 
 def test_the_command_tells_what_it_did(tmp_path: Path) -> None:

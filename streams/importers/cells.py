@@ -7,7 +7,7 @@ read, and raises ValueError where there is something that cannot be: unknown is 
 import re
 import unicodedata
 from collections.abc import Callable
-from datetime import date, time
+from datetime import date
 from functools import lru_cache
 from typing import Final, TypeVar
 
@@ -31,7 +31,11 @@ _WEIGHT: Final = re.compile(r"(\d{1,2})-(\d{1,2})")
 _FRACTIONAL: Final = re.compile(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)")
 _FAVOURITE: Final = re.compile(r"\s*(?:[FJC]{1,2}|FAV|JF|CF)\d?$", re.IGNORECASE)
 _CLOCK: Final = re.compile(r"(?:(\d+):)?(\d{1,2}(?:\.\d+)?)")
-_OFF: Final = re.compile(r"(\d{1,2}):(\d{2})(?::\d{2})?")
+_DAY_IN_NUMBERS: Final = re.compile(r"(\d{4})[-/](\d{1,2})[-/](\d{1,2})(?:[T ]00:00(?::00)?)?")
+_DAY_IN_WORDS: Final = re.compile(
+    r"(?:[a-z]+,?\s+)?(\d{1,2})(?:st|nd|rd|th)?[\s-]+([a-z]{3})[a-z]*\.?,?[\s-]+(\d{4})", re.IGNORECASE
+)
+_MONTHS: Final = {name: at for at, name in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)}
 _CLASS: Final = re.compile(r"(?:class\s*)?(\d)(?:\.0)?", re.IGNORECASE)
 _LETTER_CLASS: Final = re.compile(r"(?:class\s*)?[a-h]", re.IGNORECASE)
 _LENGTHS: Final = re.compile(r"(?:(\d+)[\s.+-]+)?(\d{1,2})/(\d{1,2})")
@@ -106,25 +110,18 @@ def _whole(given: str) -> int:
     return int(value)
 
 
-def _iso_date(given: str) -> date:
-    """A date as 2015-04-26."""
-    day = date.fromisoformat(given)
-    if day.year not in YEARS:
+def _day(given: str) -> date:
+    """A date as `2015-04-26`, or `26 Apr 2015` with or without its weekday; days and months by number alone are none."""
+    numbers, words = _DAY_IN_NUMBERS.fullmatch(given), _DAY_IN_WORDS.fullmatch(given)
+    if numbers:
+        year, month, number = int(numbers[1]), int(numbers[2]), int(numbers[3])
+    elif words and words[2].casefold() in _MONTHS:
+        year, month, number = int(words[3]), _MONTHS[words[2].casefold()], int(words[1])
+    else:
         raise ValueError(given)
-    return day
-
-
-def _off(given: str) -> time:
-    """The local off by the 24-hour clock from `H:MM` by the 12-hour one without am or pm.
-
-    1 to 9 o'clock means the afternoon; 10, 11 and 12 are the day's, and 13 and later are 24-hour already: all as
-    written, as is 0.
-    """
-    found = _OFF.fullmatch(given)
-    if not found:
+    if year not in YEARS:
         raise ValueError(given)
-    hour, minute = int(found[1]), int(found[2])
-    return time(hour + 12 if 1 <= hour <= 9 else hour, minute)
+    return date(year, month, number)
 
 
 def _odds(given: str) -> float | None:
@@ -233,8 +230,7 @@ def finish(cell: str | None) -> tuple[str | None, int | None]:
 
 number = _reader(_number)
 whole = _reader(_whole)
-iso_date = _reader(_iso_date)
-off = _reader(_off)
+day = _reader(_day)
 odds = _reader(_odds)
 metres = _reader(_metres)
 pounds = _reader(_pounds)

@@ -3,7 +3,7 @@
 import csv
 import gzip
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
@@ -16,6 +16,7 @@ from velo.errors import UserError
 if TYPE_CHECKING:
     from _csv import Reader
 
+Names = Callable[[Sequence[str]], list[str]]
 _LONGEST_CELL = 1 << 20
 _LONGEST_LINE = 1 << 24
 _REPEATED = 64
@@ -27,11 +28,15 @@ _UNPACKED_TIMES = 50
 
 @dataclass(frozen=True, slots=True)
 class CsvRow:
-    """One line of a file: where it stands (lines count from 1) and its cells by column name."""
+    """One line of a file: where it stands (lines count from 1) and its cells by column name.
+
+    `repeats_header` marks a line that is the header again, as in files that were put together.
+    """
 
     path: Path
     line: int
     cells: Mapping[str, str]
+    repeats_header: bool = False
 
     @property
     def place(self) -> str:
@@ -39,10 +44,10 @@ class CsvRow:
         return f"{self.path}, line {self.line}"
 
 
-def csv_rows(path: Path, required: Iterable[str], what: str) -> Iterator[CsvRow]:
+def csv_rows(path: Path, required: Iterable[str], what: str, names: Names = list) -> Iterator[CsvRow]:
     """The rows of a CSV file with a header (UTF-8, a byte-order mark allowed; gzip is unpacked), in file order.
 
-    Column names are trimmed and casefolded. `required` are the columns without which the file is not `what`. Raises
+    Column names are trimmed, casefolded, and then those that `names` makes of them. `required` are the columns without which the file is not `what`. Raises
     `UserError` for a file that is missing, empty, not text, without a required column, with a column twice, with a
     row that has more or fewer cells than the header, or with a line or a content out of all proportion.
     """
@@ -53,7 +58,7 @@ def csv_rows(path: Path, required: Iterable[str], what: str) -> Iterator[CsvRow]
             refuse_other_kind(path, sample, f"{what} is a CSV file", GZIP)
             packed = file_kind(sample) is GZIP
             with _unpacked(binary, packed=packed) as stream:
-                yield from _read(path, _text_only(path, stream, what, packed=packed), frozenset(required), what)
+                yield from _read(path, _text_only(path, stream, what, packed=packed), frozenset(required), what, names)
     except UnicodeDecodeError:
         raise UserError(f"{path} is no UTF-8 text, but {what} is a CSV file: save it as CSV in UTF-8") from None
     except (EOFError, zlib.error):
@@ -67,11 +72,12 @@ def _unpacked(binary: IO[bytes], *, packed: bool) -> IO[str]:
     return TextIOWrapper(content, encoding="utf-8-sig", newline="")
 
 
-def _read(path: Path, text: Iterator[str], required: frozenset[str], what: str) -> Iterator[CsvRow]:
+def _read(path: Path, text: Iterator[str], required: frozenset[str], what: str, names: Names) -> Iterator[CsvRow]:
     csv.field_size_limit(_LONGEST_CELL)
     reader = csv.reader(text, strict=True)
     lines = _parsed(path, reader, what)
-    header = [name.strip().casefold() for name in next(lines, [])]
+    as_written = _folded(next(lines, []))
+    header = names(as_written)
     if not any(header):
         raise UserError(f"{path} is empty, but {what} has a header and rows: fetch it again")
     twice = sorted({name for name in header if header.count(name) > 1})
@@ -87,6 +93,9 @@ def _read(path: Path, text: Iterator[str], required: frozenset[str], what: str) 
     for cells in lines:
         if not any(cells):
             continue
+        if cells[0].strip().casefold() == as_written[0] and _folded(cells) == as_written:
+            yield CsvRow(path, reader.line_num, dict(zip(header, cells, strict=False)), repeats_header=True)
+            continue
         if len(cells) != len(header):
             raise UserError(
                 f"{path}, line {reader.line_num} has {len(cells)} cells, the header {len(header)}: "
@@ -98,6 +107,10 @@ def _read(path: Path, text: Iterator[str], required: frozenset[str], what: str) 
         yield CsvRow(path, reader.line_num, dict(zip(header, once, strict=True)))
     if not rows:
         raise UserError(f"{path} has a header but no rows: fetch it again, or leave it out")
+
+
+def _folded(cells: Iterable[str]) -> list[str]:
+    return [cell.strip().casefold() for cell in cells]
 
 
 def _parsed(path: Path, reader: "Reader", what: str) -> Iterator[list[str]]:

@@ -4,63 +4,39 @@ The files say less than they seem to; `streams.importers.raceform` tells what is
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time
+from datetime import date, datetime, time
 from functools import lru_cache
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from streams.importers import cells
 from streams.importers.dead_letters import LETTER
-from velo.errors import UserError
-from velo.racing.clock import from_text
+from streams.importers.off_clock import LONDON, OffReader, RaceOff, written_off
+from streams.importers.raceform_words import main_going, surface_of
+from velo.errors import Refused
+from velo.racing.clock import from_text, local_date
+from velo.racing.courses import country_of
 from velo.racing.names import name_key
-
-HOME_COUNTRIES: Final = frozenset({"GB", "IRE"})
-BRITISH_TIME: Final = ZoneInfo("Europe/London")
 
 _SUFFIX: Final = re.compile(r"\(([A-Z]{2,3})\)")
 _COUNTRY_LAST: Final = re.compile(r"\([A-Za-z]{2,3}\)$")
-_ALL_WEATHER: Final = "AW"
 _TYPES: Final = {"flat": "Flat", "hurdle": "Hurdle", "chase": "Chase", "nh flat": "NHF", "nhf": "NHF", "bumper": "NHF"}
-_SURFACES: Final = {
-    "turf": "Turf",
-    "dirt": "Dirt",
-    "aw": "AW",
-    "all weather": "AW",
-    "polytrack": "AW",
-    "tapeta": "AW",
-    "fibresand": "AW",
-}
+Row = dict[str, Any]
 _HANDICAP: Final = re.compile(r"handicap|nursery", re.IGNORECASE)
-
-
-@lru_cache(maxsize=4096)
-def country_of(course: str, region: str | None = None) -> str:
-    """Country code of a course: of its suffix (`Naas (IRE)`; `(AW)` is none), else the region's, else GB."""
-    suffixes = [code for code in _SUFFIX.findall(course) if code != _ALL_WEATHER]
-    return suffixes[-1] if suffixes else (cells.text(region) or "GB").upper()
 
 
 def course_with_country(course: str, region: str | None = None) -> str:
     """A course as results name it: a foreign one ends in its country, `Naas (IRE)`; a card gives the region apart."""
     abroad = (cells.text(region) or "GB").upper()
-    suffixed = any(code != _ALL_WEATHER for code in _SUFFIX.findall(course))
+    suffixed = any(code != "AW" for code in _SUFFIX.findall(course))
     return course if suffixed or abroad == "GB" else f"{course} ({abroad})"
 
 
-def surface_of(course: str, named: str | None = None) -> str:
-    """AW where the course says (AW), else the surface named, else Turf; raises ValueError for another surface."""
-    if f"({_ALL_WEATHER})" in course:
-        return _ALL_WEATHER
-    given = cells.text(named)
-    if given is None:
-        return "Turf"
-    try:
-        return _SURFACES[given.casefold()]
-    except KeyError:
-        raise ValueError(given) from None
+def has_country(horse: str) -> bool:
+    """Whether a horse's name ends in its country: `Best Kept (GB)`."""
+    return _COUNTRY_LAST.search(horse) is not None
 
 
 @lru_cache(maxsize=1 << 18)
@@ -70,7 +46,7 @@ def with_country(horse: str | None, region: str | None = None) -> str | None:
     Its `name_key` is the horse's key by name; a racecard that gives the region apart makes the same one.
     """
     name = cells.text(horse)
-    if name is None or _COUNTRY_LAST.search(name):
+    if name is None or has_country(name):
         return name
     return f"{name} ({(cells.text(region) or 'GB').upper()})"
 
@@ -82,24 +58,27 @@ def made_race_id(race_date: date, course: str, off: time | None, race_name: str 
     return f"{race_date.isoformat()} {name_key(course)} {when}"
 
 
-def parse_row(raw: Mapping[str, str], timezone: ZoneInfo) -> dict[str, Any]:
+def parse_row(raw: Mapping[str, str], timezone: ZoneInfo, offs: OffReader | None = None, part: Hashable = None) -> Row:
     """One runner in the columns of the runner table, from the cells of one row by (casefolded) column name.
 
-    `off_time` is UTC; `timezone` is the store's, for foreign offs. `horse` has its country, so that its name is its key;
-    ids are as given (`checked_results` chooses between id and name), and again among what is kept. A cell that holds
-    something unreadable is None, and `unreadable` has its text by column. Raises `UserError` where date or off cannot
-    be read: without them nothing is known of when.
+    `off_time` is UTC, as `offs` of the row's whole load reads it (its file is `part`), by itself without them;
+    `race_date` is the date at the course, or the one of the store's `timezone` where that has not got so far.
+    `horse` has its country, so that its name is its key; ids are as given (`checked_results` chooses between id and
+    name), and again among what is kept. A cell that holds something unreadable is None, and `unreadable` has its text
+    by column. Raises `Refused` where date or off cannot be read: without them nothing is known of when.
     """
     cell = _Cells(raw)
-    race_date, off = when(raw)
+    day, race_off = when(raw, part)
     course = cells.text(raw.get("course")) or ""
-    country = country_of(course, raw.get("region"))
-    race_name = cell.text("race_name")
+    country = country_of(course, cells.text(raw.get("region")))
+    read = race_off and (offs or OffReader.of([race_off], LONDON)).read[race_off]
+    race_name, told_going = cell.text("race_name"), cell.text("going")
+    going = main_going(told_going)
     status, position = cells.finish(cell.used("pos"))
-    row: dict[str, Any] = {
-        "race_id": cell.text("race_id") or made_race_id(race_date, course, off, race_name),
-        "race_date": race_date,
-        "off_time": off and _instant(race_date, off, BRITISH_TIME if country in HOME_COUNTRIES else timezone),
+    row: Row = {
+        "race_id": cell.text("race_id") or made_race_id(day, course, read and read.clock, race_name),
+        "race_date": min(read.race_date, local_date(read.instant, timezone)) if read else day,
+        "off_time": read and read.instant,
         "course": course or None,
         "country": country,
         "race_name": race_name,
@@ -107,8 +86,8 @@ def parse_row(raw: Mapping[str, str], timezone: ZoneInfo) -> dict[str, Any]:
         "race_class": cell.read("class", cells.race_class),
         "rating_band": cell.text("rating_band"),
         "handicap": bool(_HANDICAP.search(race_name)) if race_name else None,
-        "surface": cell.read("surface", lambda named: surface_of(course, named)),
-        "going": cell.text("going"),
+        "surface": cell.read("surface", lambda named: surface_of(course, named, going, country)),
+        "going": going,
         "distance_m": _distance_m(cell),
         "runner_no": cell.read("num", cells.whole),
         "draw": cell.read("draw", cells.whole),
@@ -136,7 +115,9 @@ def parse_row(raw: Mapping[str, str], timezone: ZoneInfo) -> dict[str, Any]:
     ran = cell.read("ran", cells.whole)
     if ran is not None:
         row["ran"] = ran
-    if country not in HOME_COUNTRIES:
+    if going != told_going:
+        row["source_going"] = told_going
+    if read and read.inferred:
         row["off_inferred"] = True
     if cell.unreadable:
         row["unreadable"] = cell.unreadable
@@ -181,23 +162,29 @@ class _Cells:
         return {column: value for column, value in named if value is not None}
 
 
-def when(raw: Mapping[str, str]) -> tuple[date, time | None]:
-    """Date and local off of a row; raises `UserError` where one cannot be read."""
-    try:
-        race_date = cells.iso_date(raw.get("date"))
-    except ValueError:
-        race_date = None
-    if race_date is None:
-        raise UserError(f"date is {raw.get('date')!r}, but a date is written 2015-04-26: correct it")
-    try:
-        return race_date, cells.off(raw.get("off"))
-    except ValueError:
-        raise UserError(f"off is {raw.get('off')!r}, but an off is written 2:45 or 14:45: correct it") from None
+def when(raw: Mapping[str, str], part: Hashable = None) -> tuple[date, RaceOff | None]:
+    """The source's date of a row, and its off as written; raises `Refused` where one cannot be read."""
+    return _when(raw.get("date"), raw.get("off"), raw.get("course"), raw.get("region"), part)
 
 
-@lru_cache(maxsize=4096)
-def _instant(race_date: date, off: time, timezone: ZoneInfo) -> datetime:
-    return datetime.combine(race_date, off, tzinfo=timezone).astimezone(UTC)
+@lru_cache(maxsize=1 << 16)
+def _when(
+    day: str | None, off: str | None, course: str | None, region: str | None, part: Hashable
+) -> tuple[date, RaceOff | None]:
+    try:
+        race_day = cells.day(day)
+    except ValueError:
+        race_day = None
+    if race_day is None:
+        raise Refused("bad value", f"date is {day!r}, but a date is written 2015-04-26 or 26 Apr 2015: correct it")
+    try:
+        written = written_off(off)
+    except ValueError:
+        raise Refused("bad value", f"off is {off!r}, but an off is written 2:45 or 14:45: correct it") from None
+    if written is None:
+        return race_day, None
+    name = cells.text(course) or ""
+    return race_day, RaceOff(part, race_day, name, country_of(name, cells.text(region)), written)
 
 
 def _race_type(cell: str | None) -> str | None:

@@ -36,7 +36,7 @@ RUNNER_TABLE: Final = "runners"
 PART: Final = "\0part"
 """Reserved key of a row: which file of the load it is of, where that is known."""
 BAD: Final = "\0bad"
-"""Reserved key of a row: its values that are not of their column's kind, by column."""
+"""Reserved key of a row: its values that are not of their column's kind, by column, or why the row is `Refused`."""
 RAW: Final = "\0raw"
 """Reserved key of a row: the row as read, where the typed row does not say it all."""
 
@@ -296,7 +296,7 @@ def bad_value(name: str, value: object, wanted: str) -> Refused:
 def _refuse_bad_values(rows: Sequence[Row], version: int) -> None:
     for row in rows:
         for column, value in row.get(BAD, {}).items():
-            raise bad_value(column, value, WANTED[COLUMNS[column]])
+            raise value if isinstance(value, Refused) else bad_value(column, value, WANTED[COLUMNS[column]])
     if version < 1:
         raise Refused("bad value", f"result_version is {version}, but versions count from 1: correct it")
 

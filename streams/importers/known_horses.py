@@ -1,0 +1,71 @@
+"""Which horse of the log a card means that names one without its country."""
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, NamedTuple
+
+from streams.log.reader import records
+from velo.racing.names import name_key
+from velo.store import Home
+
+_COUNTRY_LAST: Final = re.compile(r"\s*\([a-z]{2,3}\)$")
+_WITH_RUNNERS: Final = ("result", "racecard")
+Met = Literal["by its id", "by the only name", "several of that name", "not in the log"]
+
+
+class Wanted(NamedTuple):
+    """A runner told without its country: the source's id, where it has one, and the name."""
+
+    source_id: str | None
+    name: str
+
+
+class Horse(NamedTuple):
+    """The name with its country, None where that is not known; and how it was found, or why it was not."""
+
+    name: str | None
+    met: Met
+
+
+@dataclass(frozen=True, slots=True)
+class KnownHorses:
+    """The horses that the log has of those wanted: full name by the source's id, and by bare name all full names."""
+
+    by_id: Mapping[str, str] = field(default_factory=dict)
+    by_name: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, home: Home, wanted: Collection[Wanted]) -> "KnownHorses":
+        """Read the log once for these; it is not read where none is wanted. Of an id the latest name counts."""
+        ids = {one.source_id for one in wanted if one.source_id}
+        names = {_bare(one.name) for one in wanted}
+        by_id: dict[str, str] = {}
+        by_name: dict[str, dict[str, str]] = defaultdict(dict)
+        for record in records(home) if wanted else ():
+            if record["type"] not in _WITH_RUNNERS:
+                continue
+            for runner in record["runners"]:
+                horse = runner.get("horse")
+                if horse is None or not _COUNTRY_LAST.search(key := name_key(horse) or ""):
+                    continue
+                if (source_id := runner.get("source_horse_id")) in ids:
+                    by_id[source_id] = horse
+                if (bare := _bare(horse)) in names:
+                    by_name[bare][key] = horse
+        return cls(by_id, by_name)
+
+    def meet(self, wanted: Wanted) -> Horse:
+        """The horse that is meant: the one of that id, else the only one of that name."""
+        known = self.by_id.get(wanted.source_id or "")
+        if known is not None and _bare(known) == _bare(wanted.name):
+            return Horse(known, "by its id")
+        named = list(self.by_name.get(_bare(wanted.name), {}).values())
+        if len(named) == 1:
+            return Horse(named[0], "by the only name")
+        return Horse(None, "several of that name" if named else "not in the log")
+
+
+def _bare(name: str) -> str:
+    return _COUNTRY_LAST.sub("", name_key(name) or "")

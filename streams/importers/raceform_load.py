@@ -1,0 +1,198 @@
+"""One load of raceform rows as a whole: what its rows say together, and what is to be told of it."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import date, time
+from typing import Any, Final
+
+from streams.importers import cells
+from streams.importers.columns import WANTED
+from streams.importers.csv_files import CsvRow
+from streams.importers.off_clock import LONDON, OffReader, RaceOff, written_off
+from streams.importers.raceform_row import made_race_id, when
+from streams.importers.results import Parsed
+from velo.errors import Refused, UserError
+from velo.racing.messages import NON_RUNNER, VOID
+from velo.racing.names import name_key
+
+MEASURES: Final = {
+    "date": "a date such as 2015-04-26",
+    "off": "an off such as 2:45 or 14:45",
+    "num": WANTED["whole number"],
+    "draw": WANTED["whole number"],
+    "age": WANTED["whole number"],
+    "ran": WANTED["whole number"],
+    "or": WANTED["whole number"],
+    "result_version": WANTED["whole number"],
+    "known_at": "an instant such as 2015-04-26T17:00:00Z",
+    "dist": "a distance such as 1m1f157y",
+    "dist_y": "a number of yards",
+    "dist_m": "a number of metres",
+    "dist_f": "a number of furlongs",
+    "wgt": "a weight such as 8-12",
+    "lbs": "a number of pounds",
+    "ovr_btn": "a number of lengths",
+    "time": "a time such as 1:54.79",
+    "secs": "a number of seconds",
+    "sp": "odds such as 16/1 or EvensF",
+    "dec": "decimal odds",
+}
+"""What a measured column holds. One of which no value at all can be read is another column under that name."""
+_Race = tuple[date, str, time | None]
+"""What tells two races apart whatever their ids say: the source's date, course key and off (24-hour)."""
+_Key = tuple[str, int]
+"""A race id and a result version."""
+
+
+def _key_of(race_id: str, given: CsvRow) -> _Key:
+    try:
+        return race_id, cells.whole(given.cells.get("result_version")) or 1
+    except ValueError:
+        return race_id, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What the rows of a load say together: how its offs read, and which of the races under one id keeps it."""
+
+    offs: OffReader
+    owners: Mapping[_Key, _Race]
+    without_id: Mapping[tuple[str | None, str | None], set[tuple[date, RaceOff | None]]]
+
+    @classmethod
+    def of(cls, rows: Iterable[CsvRow]) -> "Survey":
+        """A first reading of all rows. Of each shared id the earliest race is the owner, in whatever order they come."""
+        races: dict[_Key, set[tuple[date, str, RaceOff | None]]] = defaultdict(set)
+        without_id: dict[tuple[str | None, str | None], set[tuple[date, RaceOff | None]]] = defaultdict(set)
+        offs: set[RaceOff] = set()
+        for given in rows:
+            if given.repeats_header:
+                continue
+            try:
+                day, off = when(given.cells, given.path)
+            except Refused:
+                continue
+            if off:
+                offs.add(off)
+            race_id = cells.text(given.cells.get("race_id"))
+            if race_id:
+                races[_key_of(race_id, given)].add((day, name_key(given.cells.get("course")) or "", off))
+            else:
+                without_id[_named(given)].add((day, off))
+        survey = cls(OffReader.of(offs, LONDON), {}, without_id)
+        told = {key: {survey.race(*race) for race in sharing} for key, sharing in races.items() if len(sharing) > 1}
+        owners = {key: min(sharing, key=_earliest) for key, sharing in told.items() if len(sharing) > 1}
+        return cls(survey.offs, owners, without_id)
+
+    def race(self, day: date, course: str, off: RaceOff | None) -> _Race:
+        """The race of a row, its off as read."""
+        return day, course, self.offs.read[off].clock if off else None
+
+    def race_like(self, given: CsvRow) -> str:
+        """The made id of the one race that a row without id, and with an unreadable date or off, is of; else its own."""
+        cell = given.cells
+        alike = {
+            off
+            for day, off in self.without_id.get(_named(given), ())
+            if off and _same(cells.day, cell.get("date"), day) != _same(written_off, cell.get("off"), off.written)
+        }
+        if len(alike) == 1:
+            off = alike.pop()
+            return made_race_id(off.day, cell.get("course") or "", self.offs.read[off].clock, cell.get("race_name"))
+        return " ".join(cells.text(cell.get(name)) or "?" for name in ("date", "course", "off"))
+
+
+def _named(given: CsvRow) -> tuple[str | None, str | None]:
+    return name_key(given.cells.get("course")), name_key(given.cells.get("race_name"))
+
+
+def _same(read: Callable[[str | None], object], cell: str | None, value: object) -> bool:
+    try:
+        return read(cell) == value
+    except ValueError:
+        return False
+
+
+def _earliest(race: _Race) -> tuple[date, time, str]:
+    return race[0], race[2] or time.max, race[1]
+
+
+@dataclass(slots=True)
+class Notes:
+    """What is to be told of a load when all its rows are read."""
+
+    survey: Survey
+    headers: int = 0
+    renamed: set[str] = field(default_factory=set)
+    inferred: set[str] = field(default_factory=set)
+    given: Counter[str] = field(default_factory=Counter)
+    unreadable: Counter[str] = field(default_factory=Counter)
+    first_unreadable: dict[str, str] = field(default_factory=dict)
+    declared: dict[_Key, int] = field(default_factory=dict)
+    present: dict[_Key, set[str | None]] = field(default_factory=lambda: defaultdict(set))
+
+    def taken(self, row: dict[str, Any], given: CsvRow) -> dict[str, Any]:
+        """The row, under an id of its race's own, once noted."""
+        row = self._under_own_id(row, given)
+        key = (row["race_id"], row["result_version"] or 1)
+        if row["status"] not in (NON_RUNNER, VOID):
+            self.present[key].add(row["horse"])
+        ran = row.get("ran")
+        if ran is not None:
+            self.declared[key] = max(self.declared.get(key, 0), ran)
+        if row.get("off_inferred"):
+            self.inferred.add(row["race_id"])
+        self.given.update(column for column in MEASURES if cells.text(given.cells.get(column)) is not None)
+        for column, value in row.get("unreadable", {}).items():
+            self.unreadable[column] += 1
+            self.first_unreadable.setdefault(column, f"{given.place}: {value!r}")
+        return row
+
+    def without_instant(self, given: CsvRow) -> dict[str, Any]:
+        """A row whose date or off cannot be read: what is needed to refuse its race."""
+        for column, read in (("date", cells.day), ("off", written_off)):
+            self.given[column] += 1
+            try:
+                readable = read(given.cells.get(column)) is not None or column == "off"
+            except ValueError:
+                readable = False
+            if not readable:
+                self.unreadable[column] += 1
+                self.first_unreadable.setdefault(column, f"{given.place}: {given.cells.get(column)!r}")
+        race_id = cells.text(given.cells.get("race_id")) or self.survey.race_like(given)
+        return {"race_id": race_id, "result_version": _key_of(race_id, given)[1]}
+
+    def _under_own_id(self, row: dict[str, Any], given: CsvRow) -> dict[str, Any]:
+        owner = self.survey.owners.get(_key_of(row["race_id"], given))
+        if owner is None:
+            return row
+        day, off = when(given.cells, given.path)
+        race = self.survey.race(day, name_key(given.cells.get("course")) or "", off)
+        if race == owner:
+            return row
+        own = made_race_id(race[0], row["course"] or "", race[2], row["race_name"])
+        self.renamed.add(own)
+        return row | {"race_id": own, "source_race_id": row["race_id"]}
+
+    def refuse_columns(self) -> None:
+        """Raise `UserError` for a measured column of which not one value can be read."""
+        for column, rule in MEASURES.items():
+            if 0 < self.given[column] == self.unreadable[column]:
+                raise UserError(
+                    f"{self.first_unreadable[column]} is the first value of {column}, and none of them is {rule}: "
+                    "correct the column, or rename it if it is another"
+                )
+
+    def told(self, parsed: Parsed) -> Parsed:
+        """The load with what was noted among its warnings: values by column, races by what is odd about them."""
+        unknown = {column: count for column, count in self.unreadable.items() if column not in ("date", "off")}
+        parsed.warnings.update({f"unreadable {column}, unknown": count for column, count in unknown.items()})
+        odd = {
+            "header in the middle of a file, left out": self.headers,
+            "off inferred": len(self.inferred),
+            "id of another race, own one made": len(self.renamed),
+            "runners differ from ran": sum(len(self.present[key]) != ran for key, ran in self.declared.items()),
+        }
+        parsed.warnings.update({what: races for what, races in odd.items() if races})
+        return parsed

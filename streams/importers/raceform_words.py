@@ -1,0 +1,80 @@
+"""What a row's words say of surface and going, and no more: what they do not say is unknown."""
+
+import re
+from functools import lru_cache
+from typing import Final
+
+from streams.importers import cells
+from velo.racing.courses import ALL_WEATHER
+from velo.racing.going import GROUP_OF_GOING, going_words
+
+_SURFACES: Final = {
+    **dict.fromkeys(("turf", "grass"), "Turf"),
+    **dict.fromkeys(("dirt", "sand"), "Dirt"),
+    **dict.fromkeys(("aw", "all weather", "all-weather", "synthetic", "polytrack", "tapeta", "fibresand"), "AW"),
+}
+_TURF_GOINGS: Final = frozenset(
+    """firm|good to firm|good|good to soft|good to yielding|hard|heavy|holding|soft|soft to heavy|very soft|yielding|
+    yielding to soft""".replace("\n    ", "").split("|")
+)
+_ALL_WEATHER_GOINGS: Final = frozenset({"standard", "standard to fast", "standard to slow"})
+_DIRT_GOINGS: Final = frozenset({"fast", "muddy", "sloppy"})
+_OF_ANY_SURFACE: Final = frozenset({"good", "soft", "heavy"})
+_TURF_AND_SAND: Final = frozenset({"GB", "IRE", "FR"})
+"""Countries whose artificial tracks alone are `Standard`; elsewhere it is a word of dirt too."""
+_DIRT: Final = frozenset("ARG BRZ CAN CHI COL DOM ECU JPN KOR KSA MEX PAN PER PR UAE URU USA VEN".split())
+"""Countries whose dirt tracks are `Fast`, and `Good` or `Heavy` as their turf is."""
+_TURF_ALONE: Final = frozenset("AUS AUT BEL CZE FR GB GER IND IRE ITY MAU NZ POL SAF SPA SWI".split())
+_OTHER_GOINGS: Final = frozenset({"holding", "sloppy"})
+"""Goings that are in no group (SPEC 4), and words of their own all the same."""
+_NUMBER: Final = re.compile(r"\s*\(?\d{1,2}(?:\.\d+)?\)?$")
+_FIRST_OF_SEVERAL: Final = re.compile(r"\s*[,;]|\s[-–]\s")
+_IN_PLACES: Final = re.compile(r"\bin (?:places|parts)$")
+
+
+def surface_of(course: str, named: str | None, going: str | None, country: str | None) -> str | None:
+    """AW where the course says (AW), else the surface named, else what the going alone says; None where it says nothing.
+
+    Raises ValueError for a surface that is named and unknown.
+    """
+    if ALL_WEATHER.search(course):
+        return "AW"
+    given = cells.text(named)
+    if given is None:
+        return _surface_of_going(going_words(going), country) if going else None
+    try:
+        return _SURFACES[given.casefold()]
+    except KeyError:
+        raise ValueError(given) from None
+
+
+def _surface_of_going(going: str, country: str | None) -> str | None:
+    if going in _TURF_GOINGS:
+        return "Turf" if going not in _OF_ANY_SURFACE or country in _TURF_ALONE else None
+    if going in _ALL_WEATHER_GOINGS:
+        return "AW" if country in _TURF_AND_SAND else None
+    return "Dirt" if going in _DIRT_GOINGS and country in _DIRT else None
+
+
+@lru_cache(maxsize=4096)
+def main_going(told: str | None) -> str | None:
+    """The going that a description names first: `Soft` of `Soft 5`, `Good` of `Good4` and `Good, Good to Firm in places`.
+
+    As told where that is no going that is known here.
+    """
+    if told is None or _is_known(told):
+        return told
+    first = _NUMBER.sub("", _FIRST_OF_SEVERAL.split(told)[0]).strip()
+    if _is_known(first):
+        return first
+    words = _IN_PLACES.sub("", told.casefold()).split()
+    if len(words) < len(told.split()):
+        splits = range(len(words) - 1, 0, -1)
+        found = (at for at in splits if _is_known(" ".join(words[:at])) and _is_known(" ".join(words[at:])))
+        return " ".join(told.split()[: next(found, None)])
+    return told
+
+
+def _is_known(going: str) -> bool:
+    words = going_words(going)
+    return words in GROUP_OF_GOING or words in _OTHER_GOINGS

@@ -1,0 +1,75 @@
+"""rpscrape's file of racecards as a tree: JSON, region → course → off time → race."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from streams.importers.file_kinds import refuse_other_kind
+from streams.importers.results import RAW, Row
+from velo.errors import UserError
+
+MAX_BYTES: Final = 2**25
+_SAMPLE_BYTES: Final = 2**12
+_SHOWN: Final = 60
+"""How many characters of a strange value a refusal shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in a file a race stands: what the tree says of it, should the race itself not."""
+
+    path: Path
+    region: str
+    course: str
+    off: str
+    race: Any
+
+
+def races(path: Path) -> Iterator[Place]:
+    """Every race of a file, whatever it holds; raises `UserError` where the file is no such tree."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:  # read into objects it would take thirty times as much
+            raise UserError(
+                f"{path} has more than {MAX_BYTES:,} bytes, but a day's racecards have a few million: split it"
+            )
+        refuse_other_kind(path, content[:_SAMPLE_BYTES], "racecards as rpscrape writes them are JSON")
+        told = json.loads(content, parse_constant=lambda _: None)
+    except OSError as refused:
+        raise UserError(f"{path} cannot be read ({refused.strerror}): name a file of rpscrape racecards") from None
+    except (ValueError, RecursionError) as refused:
+        why = str(refused).splitlines()[0]
+        raise UserError(f"{path} is no JSON ({why}): name a file of racecards as rpscrape writes it") from None
+    for region, courses in _branches(path, told, "regions"):
+        for course, offs in _branches(path, courses, f"courses of {region}"):
+            for off, race in _branches(path, offs, f"off times of {course}"):
+                yield Place(path, region, course, off, race)
+
+
+def _branches(path: Path, told: Any, what: str) -> Iterator[tuple[str, Any]]:
+    if not isinstance(told, dict):
+        raise UserError(
+            f"{path}: the {what} are {shown(told)}, but rpscrape's racecards go region, course, off time, race: "
+            "name a file of racecards"
+        )
+    yield from told.items()
+
+
+def as_read(place: Place) -> list[Row]:
+    """The race as a dead letter keeps it: a row a runner, each with what the file says of the race."""
+    if not isinstance(place.race, dict):
+        return [{RAW: {"region": place.region, "course": place.course, "off_time": place.off, "race": place.race}}]
+    race = {name: value for name, value in place.race.items() if name != "runners"}
+    runners = place.race.get("runners")
+    if not isinstance(runners, list) or not runners:
+        return [{RAW: {"race": race, "runners": runners}}]
+    return [{RAW: {"race": race, **(one if isinstance(one, dict) else {"runner": one})}} for one in runners]
+
+
+def shown(value: Any) -> str:
+    """The beginning of a value as JSON, for a refusal to show."""
+    told = json.dumps(value, ensure_ascii=False)
+    return told if len(told) <= _SHOWN else f"{told[:_SHOWN]}…"
