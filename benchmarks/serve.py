@@ -32,6 +32,7 @@ from serving.score import scorer_of
 from serving.scorer import Scorer
 from serving.vectors import entity_rows
 from streams.batch.build import build
+from streams.beyond import Beyond
 from streams.dataflow.telemetry import position
 from streams.log import reader
 from streams.log.writer import LogWriter
@@ -106,7 +107,7 @@ def measure(
 def _asked(store: Store, races: dict[int, str], requests: int, *, loaded: bool) -> list[Measured]:
     # as `velo serve` does; Feast's own reads in this process have as much of it
     keep_freed()
-    scorer = scorer_of(store, patience_s=UNHURRIED_S)
+    scorer = scorer_of(store, Beyond(store.home), patience_s=UNHURRIED_S)
     feast = apply(store)
     scorer.warm()
     freeze()

@@ -1,13 +1,14 @@
 """A race as of an instant: what was told by then, and the features as they were, from the tables and the log behind them."""
 
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from threading import Lock
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from serving.scored import Stood
-from serving.told import Told, told_of
+from serving.told import Tables, Told, tables_of, told_of
 from serving.vectors import offline
 from velo.errors import UserError
 from velo.racing.cards import Declared, declared_at
@@ -17,6 +18,9 @@ from velo.store import Store
 
 if TYPE_CHECKING:
     from feast import FeatureStore
+
+RACES_HELD: Final = 500
+"""Races whose messages in the tables stay at hand."""
 
 
 class NotYet(UserError):
@@ -31,8 +35,21 @@ class AllWithdrawn(NotDeclared):
     """The race had declared runners, all of them withdrawn."""
 
 
-class LogEnd(Protocol):
-    """What the log holds beyond the tables."""
+class Seen(Protocol):
+    """What the log holds when it is asked: a race's first result, and its last record, by `known_at`; None for none."""
+
+    @property
+    def first_result(self) -> datetime | None: ...  # noqa: D102 as the class says
+    @property
+    def log_end(self) -> datetime | None: ...  # noqa: D102
+
+
+class Log(Protocol):
+    """The log, which alone says whether a race was run, and what it holds beyond the tables."""
+
+    def seen(self, race_id: str) -> Seen:
+        """Whether a race has a result, by the log as it ends at the moment of asking."""
+        ...
 
     def messages(self, race_id: str, from_seq: int) -> Sequence[Message]:
         """Those of a race from a seq on, in order."""
@@ -42,54 +59,75 @@ class LogEnd(Protocol):
         """The instant of the first record from a seq on: before it the tables hold all. None where there is none."""
         ...
 
+    def tables_end(self) -> int:
+        """The seq before which the offline tables hold everything."""
+        ...
+
 
 @dataclass(slots=True)
 class History:
-    """The past of one store. Feast is opened once, when first needed: it takes seconds.
-
-    `tables_end` is the seq before which the offline tables hold everything, `log` what came later.
-    """
+    """The past of one store. Feast is opened once, when first needed: it takes seconds."""
 
     store: Store
-    log: LogEnd | None = None
-    tables_end: Callable[[], int] | None = None
+    log: Log
     _feast: "FeatureStore | None" = None
+    _tables: "OrderedDict[str, Tables]" = field(default_factory=OrderedDict)
     _lock: Lock = field(default_factory=Lock)
+    _reading: Lock = field(default_factory=Lock)
+
+    def seen(self, race_id: str) -> Seen:
+        """Whether a race has a result, by the log as it ends now; raises `NotYet` where the log cannot be read."""
+        try:
+            return self.log.seen(race_id)
+        except UserError as unreadable:
+            raise NotYet(str(unreadable)) from None
 
     def told(self, race_id: str) -> Told:
         """Everything told of a race; raises `UserError` where nothing was."""
-        return told_of(self.store.home, race_id, log=self.log)
+        tables = tables_of(self.store.home, race_id, self._tables.get(race_id))
+        with self._lock:
+            self._tables[race_id] = tables
+            while len(self._tables) > RACES_HELD:
+                self._tables.popitem(last=False)
+        return told_of(self.store.home, race_id, log=self.log, tables=tables)
+
+    def behind(self) -> list[str]:
+        """A note where the log holds more than the tables."""
+        if self.log.complete_until(self.log.tables_end()) is None:
+            return []
+        return ["the log has messages that the tables do not hold yet: run `velo build`"]
 
     def stood(self, messages: Sequence[Message], as_of: datetime) -> Stood:
         """A race as it stood; raises `UserError` where nobody was declared, `NotYet` where the tables end before."""
         race = declared(messages, as_of)
-        if self.log is not None and self.tables_end is not None:
-            first = self.log.complete_until(self.tables_end())
-            if first is not None and first <= as_of:
-                raise NotYet(
-                    f"the tables hold what was known before {to_text(first)}, which is earlier than {to_text(as_of)}: "
-                    "ask again when the stream has sealed it, or run `velo build`"
-                )
-        with self._lock:
-            return Stood(race, offline(self.store, race, self.feast()), as_of, "offline history")
+        first = self.log.complete_until(self.log.tables_end())
+        if first is not None and first <= as_of:
+            raise NotYet(
+                f"the tables hold what was known before {to_text(first)}, which is earlier than {to_text(as_of)}: "
+                "ask again when the stream has sealed it, or run `velo build`"
+            )
+        feast = self.feast()
+        with self._reading:
+            return Stood(race, offline(self.store, race, feast), as_of, "offline history")
 
     def knows(self, race: Declared) -> bool:
         """Whether the tables, as far as they reach, have any row for a race's runners."""
-        with self._lock:
-            return not offline(self.store, race, self.feast()).missing.all()
+        feast = self.feast()
+        with self._reading:
+            return not offline(self.store, race, feast).missing.all()
 
     def warm(self) -> None:
         """Open Feast before it is needed; who needs it meanwhile waits for this."""
-        with self._lock:
-            self.feast()
+        self.feast()
 
     def feast(self) -> "FeatureStore":
         """Feast over the store."""
-        if self._feast is None:
-            from feature_repo.feast_store import apply
+        with self._reading:
+            if self._feast is None:
+                from feature_repo.feast_store import apply
 
-            self._feast = apply(self.store)
-        return self._feast
+                self._feast = apply(self.store)
+            return self._feast
 
 
 def declared(messages: Sequence[Message], instant: datetime) -> Declared:

@@ -12,11 +12,12 @@ from typing import Any, Final, Protocol
 
 from feature_repo.stores import changelog
 from feature_repo.stores.parts import Snapshot
+from serving.history import Log
 from serving.paper_ledger import Decision, Ledger, PaperBet
 from serving.paper_settlement import known_of, settled_race
 from training.bundle import GATE, current, described
 from velo.errors import UserError
-from velo.racing.cards import FROM_CARD, decision_time, declared_at
+from velo.racing.cards import FROM_CARD, decision_time, declared_at, result_known_at
 from velo.racing.staking import edge, kelly_stake
 from velo.store import Home, Store
 
@@ -24,7 +25,7 @@ LOOK_BACK: Final = timedelta(days=3)
 DEFAULT_EDGE: Final = 0.05
 UNIT: Final = 1.0
 SP: Final = "SP"
-MISSED: Final = "the off had come before it could be decided"
+MISSED: Final = "the off, or the result, had come before it could be decided"
 BY_P: Final = "p"
 BY_EDGE: Final = "edge"
 FUNDAMENTAL: Final = "fundamental"
@@ -137,7 +138,7 @@ def rule_of(home: Home, version: str, *, blends: bool = False) -> Rule:
     return Rule(by, float(cut), says, subject == BLEND)
 
 
-def step(store: Store, ledger: Ledger, trader: Trader, score: Score, clock: Clock) -> Step:
+def step(store: Store, log: Log, ledger: Ledger, trader: Trader, score: Score, clock: Clock) -> Step:
     """Decide and settle whatever can be now; `score` is asked for races whose decision time has come.
 
     `clock` (UTC) is asked again after each score, which takes its time: a bet that would come after the off is none.
@@ -152,7 +153,7 @@ def step(store: Store, ledger: Ledger, trader: Trader, score: Score, clock: Cloc
         if (race_id, trader.bundle) in ledger.book.decisions:
             continue
         try:
-            decision = decided_race(store.home, race_id, trader, score, clock, begun)
+            decision = decided_race(store.home, log, race_id, trader, score, clock, begun)
         except UserError as refused:
             waiting.append(f"{race_id}: {refused}")
             continue
@@ -160,20 +161,21 @@ def step(store: Store, ledger: Ledger, trader: Trader, score: Score, clock: Cloc
             decided += decision.missed is None
             missed += decision.missed is not None
             bets += len(decision.bets)
-    settled = sum(settled_race(store.home, ledger, one, now) for one in ledger.book.open())
+    settled = sum(settled_race(store.home, log, ledger, one, now) for one in ledger.book.open())
     return Step(decided, bets, missed, settled, tuple(waiting))
 
 
 def decided_race(
-    home: Home, race_id: str, trader: Trader, score: Score, clock: Clock, begun: datetime
+    home: Home, log: Log, race_id: str, trader: Trader, score: Score, clock: Clock, begun: datetime
 ) -> Decision | None:
     """What is decided of a race now; None where its time has not come, or its off came before `begun`.
 
-    It is scored as of its decision time, also where that is past; as of now where no card was told by then. Raises
+    It is scored as of its decision time, also where that is past; as of now where no card was told by then. A race with
+    a result is missed, also before its scheduled off. Raises
     `UserError` where it cannot be scored yet.
     """
     now = clock()
-    known = known_of(home, race_id, now)
+    known = known_of(home, log, race_id, now)
     at = decision_time(known, trader.lead)
     stands = declared_at(known, now)
     if at is None or stands is None or at > now:
@@ -192,7 +194,7 @@ def decided_race(
         bets=(),
         missed=MISSED,
     )
-    if now >= race.off_time:
+    if now >= race.off_time or result_known_at(known) is not None:
         return whole if race.off_time > begun else None
     then = declared_at(known, at)
     as_of = at if then is not None and then.source == FROM_CARD else now

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final
 
+from serving.history import Log
 from serving.paper_ledger import Decision, Ledger, PaperBet, SettledBet, Settlement
 from serving.told import told_of
 from velo.racing.cards import FIRST_VERSION, first_result, withdrawn_since
@@ -16,16 +17,17 @@ EXCHANGES: Final = ("betfair", "betdaq", "smarkets", "matchbook", "exchange")
 """How the source of an exchange's prices begins: its late withdrawals cost by reduction factors, all others' by Rule 4."""
 
 
-def known_of(home: Home, race_id: str, now: datetime) -> list[Message]:
-    """What the tables had been told of a race by an instant."""
-    return [one for one in told_of(home, race_id).messages if one.known_at is not None and one.known_at <= now]
+def known_of(home: Home, log: Log, race_id: str, now: datetime) -> list[Message]:
+    """What the log had been told of a race by an instant."""
+    messages = told_of(home, race_id, log=log).messages
+    return [one for one in messages if one.known_at is not None and one.known_at <= now]
 
 
-def settled_race(home: Home, ledger: Ledger, decision: Decision, now: datetime) -> bool:
+def settled_race(home: Home, log: Log, ledger: Ledger, decision: Decision, now: datetime) -> bool:
     """Settle a decision's bets where its weighed-in result is known by `now`; whether it was settled here."""
     if now < decision.off_time:
         return False
-    known = known_of(home, decision.race_id, now)
+    known = known_of(home, log, decision.race_id, now)
     result = first_result(known)
     if result is None or result.known_at is None:
         return False

@@ -1,44 +1,31 @@
 """`velo score`: a race's runners with their winning probabilities, from what was known at an instant."""
 
-from collections.abc import Callable
 from datetime import datetime
 
 from feature_repo.stores import embedded_redis
 from feature_repo.stores.redis_client import connect_url
 from serving.bundles import Bundles
-from serving.history import History, LogEnd
+from serving.history import History, Log
 from serving.patience import PATIENCE_S, UNHURRIED_S
 from serving.scored import ScoredRace
 from serving.scorer import Scorer
-from serving.wire import Away, Wire
+from serving.wire import Wire
 from velo.store import Store
 
 
-def score(store: Store, race_id: str, *, now: datetime, as_of: datetime | None = None) -> ScoredRace:
+def score(store: Store, race_id: str, *, log: Log, now: datetime, as_of: datetime | None = None) -> ScoredRace:
     """Score a race with the current model: as of now from Redis, or as of an instant from the offline history.
 
-    A race whose result is known is scored as of its decision time unless told otherwise: the features of today know
-    the result. Raises `UserError` for a race unknown or not declared by then, an instant to come, no model or one that
-    does not fit, and, for a race to come, a Redis that cannot be reached or holds nothing of it.
+    A race whose result is in the log is scored as of its decision time, and an instant past the result is refused: the
+    features know the result then. Raises `UserError` for a race unknown or not declared by then, an instant to come, no
+    model or one that does not fit, and, for a race to come, a Redis that cannot be reached or holds nothing of it.
     """
-    scorer = scorer_of(store, patience_s=UNHURRIED_S)
-    try:
-        return scorer.score(race_id, now, as_of)
-    except Away:
-        if as_of is None and (run := scorer.score_run(race_id, now)) is not None:
-            return run
-        raise
+    return scorer_of(store, log, patience_s=UNHURRIED_S).score(race_id, now, as_of)
 
 
-def scorer_of(
-    store: Store,
-    *,
-    patience_s: float = PATIENCE_S,
-    log: LogEnd | None = None,
-    tables_end: Callable[[], int] | None = None,
-) -> Scorer:
-    """The scorer of a store; nothing is connected or loaded before it is needed."""
-    return Scorer(Wire(lambda: address_of(store), patience_s), Bundles(store), History(store, log, tables_end))
+def scorer_of(store: Store, log: Log, *, patience_s: float = PATIENCE_S) -> Scorer:
+    """The scorer of a store and its log; nothing is connected or loaded before it is needed."""
+    return Scorer(Wire(lambda: address_of(store), patience_s), Bundles(store), History(store, log))
 
 
 def address_of(store: Store) -> str:

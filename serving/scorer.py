@@ -18,7 +18,7 @@ from feature_repo.stores.race_cards import KEEP, Event, Head, Kept, RaceCards, h
 from serving.bundles import Bundles
 from serving.drivers import Teller
 from serving.history import History, declared
-from serving.reading import Reading, Rows
+from serving.reading import NEVER, Reading, Rows
 from serving.scored import ScoredRace, Stood, scored_race
 from serving.settled import Settled
 from serving.told import Told, UnknownRace
@@ -26,7 +26,7 @@ from serving.vectors import Vectors
 from serving.wire import Question, Wire
 from training.bundle import Bundle
 from velo.errors import UserError
-from velo.racing.cards import Declared, decision_time, declared_at, first_result
+from velo.racing.cards import Declared, decision_time, declared_at, first_result, result_known_at
 from velo.racing.clock import from_us, to_text, to_us
 from velo.racing.messages import Market, Message, Racecard, Result
 
@@ -46,6 +46,10 @@ POSTED: Final = "posted card"
 
 class CatchingUp(UserError):
     """The stream has not brought the online store to the log's end."""
+
+
+class AheadOfClock(CatchingUp):
+    """The stores hold what became known after the instant that the request was given: a later one may do."""
 
 
 class Nothing(UserError):
@@ -68,6 +72,7 @@ class Scorer:
     """Scores the races of one store. Safe for threads.
 
     Raises `Away`, `CatchingUp`, `NotYet` for what may pass; `UnknownRace` and `UserError` for what will not.
+    `AheadOfClock` of them is raised where a later `now` may do.
     """
 
     wire: Wire
@@ -97,32 +102,30 @@ class Scorer:
         with suppress(UserError):
             self.history.warm()
             kept = self.races(now - KEEP, now)
-            run = [of for one in kept if (of := self.result_known(one.messages, now)) is not None]
-            if run:
-                self.score(run[-1].race_id, now)
+            run = [one.messages[0].race_id for one in kept if result_known_at(one.messages) is not None]
+            if run and run[-1] is not None:
+                self.score(run[-1], now)
 
     def score(
         self, race_id: str, now: datetime, as_of: datetime | None = None, *, with_drivers: bool = True
     ) -> ScoredRace:
         """A race as of now from Redis; as of an instant, or one that was run, from the history.
 
-        A race whose result is known is scored as of its decision time unless told otherwise: today's features know it.
+        A race with a result is scored as of its decision time: today's features know the result. The log decides whether
+        it has one, and is read again after the features were: what they were made from is in it by then. An instant at or
+        past the first result is refused.
         """
         if as_of is not None and as_of > now:
             raise UserError(f"as_of {to_text(as_of)} is still to come: leave it out to score with what is known now")
         model = self.bundles.current()
-        if as_of is None:
+        if as_of is None and self.history.seen(race_id).first_result is None:
             with self.wire.patience.shared():
                 known = self._at_hand(race_id, now)
-                if known is not None and first_result(known.messages) is None:
-                    return self._live(model, race_id, known, now, with_drivers=with_drivers)
+                if known is not None:
+                    live = self._live(model, race_id, known, now, with_drivers=with_drivers)
+                    if live is not None:
+                        return live
         return self._past(model, race_id, now, as_of, with_drivers=with_drivers)
-
-    def score_run(self, race_id: str, now: datetime) -> ScoredRace | None:
-        """A race whose result is known, as of its decision time, with nothing asked of Redis; None for one to come."""
-        if self.result_known(self.history.told(race_id).messages, now) is None:
-            return None
-        return self._past(self.bundles.current(), race_id, now, None, with_drivers=True)
 
     def score_card(
         self, card: Racecard, odds: Market | None, now: datetime, *, with_drivers: bool = True
@@ -135,6 +138,11 @@ class Scorer:
         race = declared(messages, now)
         known = self._to_read(None, tuple(messages), race, POSTED)
         known, rows, position = self._settled_rows(POSTED, known, now)
+        if self._was_run(card.race.race_id, known, rows):
+            raise UserError(
+                f"race {card.race.race_id!r} has been run, and the features of now know its result: "
+                "ask for its score by its id"
+            )
         vectors = known.reading.vectors(rows, now)
         if odds is not None:
             race = replace(race, odds=replace(odds, known_at=position))
@@ -173,28 +181,54 @@ class Scorer:
             known, rows, position = self._settled_rows(race_id, known, now)
             return known.reading, rows, position
 
-    def _live(self, model: Bundle, race_id: str, known: Known, now: datetime, *, with_drivers: bool) -> ScoredRace:
+    def _live(
+        self, model: Bundle, race_id: str, known: Known, now: datetime, *, with_drivers: bool
+    ) -> ScoredRace | None:
+        """A race to come, with the features of now; None where it has a result by the time they were read."""
         known, rows, position = self._settled_rows(race_id, known, now)
+        if self._was_run(race_id, known, rows):
+            return None
         vectors = known.reading.vectors(rows, now)
         self._refuse_unfilled(known.reading.race, vectors)
-        notes = []
-        if known.reading.race.source != "racecard":
-            notes.append("no racecard was known by then: runners, riders and going are those of the result")
         stood = Stood(known.reading.race, vectors, position, "redis")
-        return self._scored(model, stood, now, notes=notes, with_drivers=with_drivers)
+        return self._scored(model, stood, now, with_drivers=with_drivers)
+
+    def _was_run(self, race_id: str, known: Known, rows: Rows) -> bool:
+        """Whether a race has a result, asked after its rows were read: a row is of the log as it ends by then, or refused."""
+        seen = self.history.seen(race_id)
+        newest_us = int(rows.event_us.max(initial=NEVER))
+        if newest_us > (NEVER if seen.log_end is None else to_us(seen.log_end)):
+            raise CatchingUp(
+                f"Redis holds a feature known at {to_text(from_us(newest_us))}, after the end of the log at "
+                f"{self.history.store.home.log}: run `velo online rebuild`"
+            )
+        return seen.first_result is not None or result_known_at(known.messages) is not None
 
     def _past(
         self, model: Bundle, race_id: str, now: datetime, as_of: datetime | None, *, with_drivers: bool
     ) -> ScoredRace:
-        told = self.history.told(race_id)
-        notes = notes_on_time(told, as_of)
-        result = self.result_known(told.messages, now)
+        told, notes = self.history.told(race_id), list[str]()
+        if as_of is None and result_known_at(told.messages) is None:
+            scored = self._without_card(model, told, now, with_drivers=with_drivers)
+            if scored is not None:
+                return scored
+            told = self.history.told(race_id)
+        known_at = result_known_at(told.messages)
         if as_of is None:
-            if result is None:
-                return self._without_card(model, told, now, notes, with_drivers=with_drivers)
             as_of = decision_time(told.messages, timedelta(seconds=model.lead_s))
-            assert as_of is not None
+            if known_at is None or as_of is None:
+                raise CatchingUp(f"the result of race {race_id!r} cannot be read: run `velo log check`")
+            if as_of > now:
+                raise AheadOfClock(
+                    f"race {race_id!r} was run at {to_text(known_at)} by the log's clock, which is ahead of this machine's"
+                )
             notes.append(f"the race has been run: scored as of its decision time, {as_of:%Y-%m-%d %H:%M:%S} UTC")
+        elif known_at is not None and as_of >= known_at:
+            raise UserError(
+                f"as_of {to_text(as_of)} is not before the first result of race {race_id!r}, known at "
+                f"{to_text(known_at)}: the features know it then; leave as_of out for the decision time"
+            )
+        result = self.result_known(told.messages, now)
         asked = (
             race_id,
             as_of,
@@ -215,16 +249,18 @@ class Scorer:
         _hold(self._run, asked, scored, RUN_HELD)
         return scored
 
-    def _without_card(
-        self, model: Bundle, told: Told, now: datetime, notes: list[str], *, with_drivers: bool
-    ) -> ScoredRace:
-        """A race that Redis has no card of, by the tables: a store that no stream keeps."""
+    def _without_card(self, model: Bundle, told: Told, now: datetime, *, with_drivers: bool) -> ScoredRace | None:
+        """A race that Redis has no card of, by the tables: a store that no stream keeps. None where it has been run."""
         race = declared(told.messages, now)
-        known = self._to_read(None, told.messages, race, race.race.race_id)
-        known, rows, position = self._settled_rows(race.race.race_id, known, now)
+        race_id = race.race.race_id
+        known = self._to_read(None, told.messages, race, race_id)
+        known, rows, position = self._settled_rows(race_id, known, now)
+        if self._was_run(race_id, known, rows):
+            return None
         vectors = known.reading.vectors(rows, now)
         self._refuse_unfilled(race, vectors)
         stood = Stood(race, vectors, position, "redis")
+        notes = self.history.behind()
         return self._scored(model, stood, now, notes=notes, with_drivers=with_drivers)
 
     def _refuse_unfilled(self, race: Declared, vectors: Vectors) -> None:
@@ -253,6 +289,13 @@ class Scorer:
                     known = newer
                     continue
                 rows = known.reading.rows(answers)
+                card_us = known.card_us if known.version is not None else 0
+                newest_us, now_us = max(int(rows.event_us.max(initial=0)), card_us), to_us(now)
+                if newest_us > now_us:
+                    raise AheadOfClock(
+                        f"the online store holds what became known at {to_text(from_us(newest_us))}, after "
+                        f"{to_text(now)}: ask again, or set this machine's clock"
+                    )
                 if head is None:
                     return known, rows, now
                 if not head.live:
@@ -262,10 +305,10 @@ class Scorer:
                     )
                 head_us = to_us(head.known_at)
                 self.settled.hear(head.generation, head.seq, head_us, self.events_after)
-                card_us = known.card_us if known.version is not None else 0
                 position = self.settled.position(known.reading, rows, head_us, card_us)
                 if position is not None:
-                    return known, rows, from_us(position)
+                    # nothing read is newer than now, so what holds at the position holds at now too
+                    return known, rows, from_us(min(position, now_us))
                 if self.monotonic() > until:
                     raise CatchingUp("a result is being written: ask again in a moment")
 
@@ -312,16 +355,6 @@ class Scorer:
         """What was told after an event, oldest first."""
         found: list[Event] = self.wire.call(lambda client: RaceCards(client).events(after))
         return found
-
-
-def notes_on_time(told: Told, as_of: datetime | None) -> list[str]:
-    """What to know of how far the tables reach."""
-    notes = []
-    if told.behind:
-        notes.append(f"the log has {told.behind:,} messages that the tables do not hold yet: run `velo build`")
-        if as_of is not None and as_of > told.known_at:
-            notes.append(f"the tables end at {told.known_at:%Y-%m-%d %H:%M:%S} UTC: nothing later is known to them")
-    return notes
 
 
 def newest_of(messages: Sequence[Message], now: datetime) -> datetime:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import date, datetime
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 from feature_repo.stores import changelog
@@ -53,30 +54,53 @@ class Told:
     behind: int
 
 
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """One race's messages in one generation of the tables, which hold the log before `next_seq`, known at `known_at`."""
+
+    folder: Path
+    messages: tuple[Message, ...]
+    next_seq: int
+    known_at: datetime
+
+
 class UnknownRace(UserError):
     """Nothing was ever told of a race of that id."""
 
 
-def told_of(home: Home, race_id: str, snapshot: Snapshot | None = None, log: Beyond | None = None) -> Told:
-    """Everything the tables hold of a race, and the `log` beyond them where it is given; raises `UnknownRace` for none.
-
-    With a `log` nothing of the race is behind.
-    """
+def tables_of(home: Home, race_id: str, held: Tables | None = None, snapshot: Snapshot | None = None) -> Tables:
+    """What the tables hold of a race; what is `held` of it already where the tables are still the same."""
     look = snapshot or Snapshot()
+    folder = look.folder(home.offline / "runners").parent
+    if held is not None and held.folder == folder:
+        return held
     parts = {kind: look.parts(home.offline / kind) for kind in ("runners", "notices")}
-    manifest = json.loads((look.folder(home.offline / "runners").parent / "manifest.json").read_bytes())
-    behind = max(0, _log_length(home) - manifest["next_seq"])
+    manifest = json.loads((folder / "manifest.json").read_bytes())
     with changelog.engine(MEMORY_LIMIT) as connection:
         rows = {kind: _selected(connection, files, "race_id = $id", {"id": race_id}) for kind, files in parts.items()}
-    held = (*_races(rows["runners"]), *map(_notice, rows["notices"]))
-    newer = log.messages(race_id, manifest["next_seq"]) if log is not None and behind else ()
-    messages = tuple(sorted((*held, *newer), key=instant_of))
-    if log is not None:
-        behind = 0
+    messages = (*_races(rows["runners"]), *map(_notice, rows["notices"]))
+    return Tables(folder, messages, manifest["next_seq"], from_text(manifest["known_at"]))
+
+
+def told_of(
+    home: Home,
+    race_id: str,
+    snapshot: Snapshot | None = None,
+    log: Beyond | None = None,
+    tables: Tables | None = None,
+) -> Told:
+    """Everything the tables hold of a race, and the `log` beyond them where it is given; raises `UnknownRace` for none.
+
+    With a `log` nothing of the race is behind. `tables` are those just looked up, where they were.
+    """
+    tables = tables or tables_of(home, race_id, snapshot=snapshot)
+    newer = log.messages(race_id, tables.next_seq) if log is not None else ()
+    behind = max(0, _log_length(home) - tables.next_seq) if log is None else 0
+    messages = tuple(sorted((*tables.messages, *newer), key=instant_of))
     if not any(isinstance(one, Racecard | Result) for one in messages):
         more = f" (the log has {behind:,} newer messages: run `velo build`)" if behind else ""
         raise UnknownRace(f"race {race_id!r} was never declared nor run here{more}: see `velo sql` for the races held")
-    return Told(messages, from_text(manifest["known_at"]), behind)
+    return Told(messages, tables.known_at, behind)
 
 
 def told_on(home: Home, race_date: date) -> list[tuple[Message, ...]]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from serving.paper import BY_EDGE, Rule, Trader, step
 from serving.paper_ledger import Decision, PaperBet, writing
 from serving.told import told_of
+from streams.beyond import Beyond
 from tests.seasons import FIRST_DAY, opened
 from velo.racing.cards import declared_at
 from velo.racing.clock import from_text
@@ -89,7 +90,7 @@ def a_copy(store: Store, folder: Path) -> Store:
 def traded(store: Store, trader: Trader = TRADER) -> None:
     with writing(store.home) as ledger:
         for now in instants():
-            step(store, ledger, trader, partial(plain_score, store), at(now))
+            step(store, Beyond(store.home), ledger, trader, partial(plain_score, store), at(now))
 
 
 def trade(home: Path, begin: int, writes: int, torn: int) -> None:
@@ -110,7 +111,7 @@ def trade(home: Path, begin: int, writes: int, torn: int) -> None:
     with writing(store.home) as ledger:
         for at in range(begin, len(every)):
             (home / "instant").write_text(str(at))
-            step(store, ledger, TRADER, partial(plain_score, store), partial(every.__getitem__, at))
+            step(store, Beyond(store.home), ledger, TRADER, partial(plain_score, store), partial(every.__getitem__, at))
 
 
 if __name__ == "__main__":

@@ -189,11 +189,24 @@ def test_the_latest_odds_told_by_then_are_the_odds() -> None:
 def test_a_race_is_decided_before_the_off_of_the_latest_card_that_was_in_time() -> None:
     moved = a_card(minutes=60, race=replace(RACE, off_time=OFF + timedelta(minutes=20)))
     assert decision_time([a_card(), a_result()], LEAD) == before(5)
-    assert decision_time([a_card(), moved, a_result()], LEAD) == before(-15)
+    later = replace(a_result(), known_at=OFF + timedelta(minutes=25))
+    assert decision_time([a_card(), moved, later], LEAD) == before(-15)
     too_late = a_card(minutes=-16, race=replace(RACE, off_time=OFF + timedelta(minutes=20)))
     assert decision_time([a_card(), too_late, a_result()], LEAD) == before(5)
     assert decision_time([a_result()], LEAD) == before(5)
     assert decision_time([NonRunner("R1", "h1", None, before(60))], LEAD) is None
+
+
+def test_a_race_whose_result_came_before_its_off_is_decided_before_that_result() -> None:
+    """Declared for 14:20, run and known at 14:15: decided at 14:10. The first version to come counts, whichever it is."""
+    moved = a_card(minutes=60, race=replace(RACE, off_time=OFF + timedelta(minutes=20)))
+    assert decision_time([moved, a_result()], LEAD) == before(-10)
+    early = replace(a_result(), known_at=before(30))
+    assert decision_time([a_card(), early], LEAD) == before(35)
+    assert decision_time([a_card(), replace(early, result_version=2), a_result()], LEAD) == before(35)
+    assert decision_time([early], LEAD) == before(35)
+    after_that = a_card(minutes=33, race=replace(RACE, off_time=before(120)))
+    assert decision_time([a_card(), after_that, early], LEAD) == before(35), "the second card was not in time"
 
 
 def test_a_race_with_neither_card_nor_first_result_has_nobody_declared() -> None:

@@ -15,6 +15,7 @@ from serving.paper_ledger import SettledBet, Settlement, read, writing
 from serving.paper_report import paper_reports
 from serving.score import score
 from serving.told import told_of
+from streams.beyond import Beyond
 from tests.cli import velo
 from tests.paper_days import (
     DECISION,
@@ -72,17 +73,17 @@ def test_a_decision_is_what_the_scorer_itself_says_as_of_then(paper_store: Store
     assert trader.rule.least == 0.05
 
     def real(race_id: str, as_of: datetime, now: datetime) -> ScoredRace:
-        return score(made, race_id, now=now, as_of=as_of)
+        return score(made, race_id, log=Beyond(made.home), now=now, as_of=as_of)
 
     with writing(made.home) as ledger:
         for now in instants():
-            step(made, ledger, trader, real, at(now))
+            step(made, Beyond(made.home), ledger, trader, real, at(now))
             if len(ledger.book.decisions) > 1:
                 break
         book = ledger.book
     for decision in book.decisions.values():
         assert decision.as_of is not None
-        scored = score(made, decision.race_id, now=BUILT_AT, as_of=decision.as_of)
+        scored = score(made, decision.race_id, log=Beyond(made.home), now=BUILT_AT, as_of=decision.as_of)
         told = {one.horse_id: one for one in scored.runners}
         for bet in decision.bets:
             chosen = told[bet.horse_id].blended if trader.rule.blend else told[bet.horse_id].probability
@@ -142,9 +143,13 @@ def test_what_could_not_be_decided_before_the_off_is_missed_and_nothing_is_bet(
         begun = next(
             number
             for number, now in enumerate(every)
-            if step(made, ledger, TRADER, partial(plain_score, made), at(now)).decided
+            if step(made, Beyond(made.home), ledger, TRADER, partial(plain_score, made), at(now)).decided
         )
-        waited = [line for now in every[begun + 1 :] for line in step(made, ledger, TRADER, refusing, at(now)).waiting]
+        waited = [
+            line
+            for now in every[begun + 1 :]
+            for line in step(made, Beyond(made.home), ledger, TRADER, refusing, at(now)).waiting
+        ]
         assert any("Redis is away" in line for line in waited)
         missed = [one for one in ledger.book.decisions.values() if one.missed]
     assert missed
@@ -159,7 +164,7 @@ def test_a_score_that_came_after_the_off_is_no_bet(paper_store: Store, tmp_path:
     with writing(made.home) as ledger:
         for now in instants():
             seen = iter((now, now, *[now + timedelta(minutes=5)] * 9))
-            if step(made, ledger, TRADER, partial(plain_score, made), partial(next, seen)).missed:
+            if step(made, Beyond(made.home), ledger, TRADER, partial(plain_score, made), partial(next, seen)).missed:
                 break
         (decision,) = ledger.book.decisions.values()
     assert (decision.missed, decision.bets, decision.as_of) == (MISSED, (), None)

@@ -12,6 +12,7 @@ import pytest
 
 from serving.paper import step
 from serving.paper_ledger import FILE, read, writing
+from streams.beyond import Beyond
 from tests.paper_days import (
     BET,
     DECISION,
@@ -82,7 +83,7 @@ def test_dying_at_every_write_in_turn_no_bet_and_no_settlement_is_missed_or_made
         try:
             with writing(home) as ledger:
                 for now in every[at_instant:]:
-                    step(opened(home.root), ledger, TRADER, partial(plain_score, paper_store), at(now))
+                    step(opened(home.root), Beyond(home), ledger, TRADER, partial(plain_score, paper_store), at(now))
                     at_instant += 1
         except Dead:
             deaths += 1

@@ -30,6 +30,7 @@ from feature_repo.stores.redis_writer import RowWriter, Written
 from serving.score import scorer_of
 from streams.audit import audit
 from streams.batch.build import build
+from streams.beyond import Beyond
 from streams.online import rebuild
 from tests.changelogs import START
 from tests.logs import a_store, logged
@@ -134,7 +135,7 @@ def test_a_race_is_read_from_all_servers_as_from_one(url: str, tmp_path: Path) -
             assert RowWriter(client, at).write_rows(Layout.of(FORM), table(FORM, offered), 1) == Written(19, 0)
             RaceCards(client, at).offer(1, [told], START, Head(1, 1, START + timedelta(hours=1), live=True))
             store = Store.open(Settings(tmp_path / "home", redis_url=at))
-            scorer = scorer_of(store, patience_s=5.0)
+            scorer = scorer_of(store, Beyond(store.home), patience_s=5.0)
             reading, read, stands = scorer.features("r", START + timedelta(hours=2))
             assert stands == START + timedelta(hours=1)
             answers.append((reading.keys, read.stored.tobytes(), read.present.tolist(), read.event_us.tolist()))

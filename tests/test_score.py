@@ -18,6 +18,7 @@ from feature_repo.catalogue import columns
 from feature_repo.feast_store import apply
 from feature_repo.stores.embedded_redis import down
 from serving.drivers import Teller, drivers, story_of, words
+from serving.history import NotYet
 from serving.reading import Reading
 from serving.render import race_card, to_json
 from serving.score import score, scorer_of
@@ -27,6 +28,7 @@ from serving.told import told_of
 from serving.vectors import Vectors, offline
 from serving.wire import Away, Question
 from streams.batch.build import build
+from streams.beyond import Beyond
 from streams.importers.cards import read_cards
 from streams.log.writer import LogWriter
 from tests.seasons import BUILT_AT, a_card, a_season, a_store, opened
@@ -101,7 +103,7 @@ def scored(scorer: Scorer) -> ScoredRace:
 
 
 def scorer_over(store: Store, feast: FeatureStore | None = None) -> Scorer:
-    made = scorer_of(store, patience_s=2.0)
+    made = scorer_of(store, Beyond(store.home), patience_s=2.0)
     made.history._feast = feast
     return made
 
@@ -244,9 +246,9 @@ def test_a_race_that_was_run_is_scored_with_no_redis_in_reach_and_one_to_come_is
     """What was known before its off lies in the tables and the log alone."""
     out_of_reach = replace(store, redis_url="redis://127.0.0.1:1/0")
     run = max(rows.identity["race_id"].to_pylist())
-    assert score(out_of_reach, run, now=NOW).fingerprint == scorer.score(run, NOW).fingerprint
+    assert score(out_of_reach, run, log=Beyond(store.home), now=NOW).fingerprint == scorer.score(run, NOW).fingerprint
     with pytest.raises(Away, match=r"127\.0\.0\.1:1"):
-        score(out_of_reach, "to come", now=NOW)
+        score(out_of_reach, "to come", log=Beyond(out_of_reach.home), now=NOW)
 
 
 def test_drivers_are_worked_out_once_until_a_feature_or_the_model_is_another(scorer: Scorer, store: Store) -> None:
@@ -356,25 +358,25 @@ def test_the_card_shows_model_and_gate_and_the_json_is_plain(scored: ScoredRace)
 
 def test_an_unknown_race_is_refused_in_one_line(store: Store) -> None:
     with pytest.raises(UserError, match=r"race 'R9' was never declared nor run here") as refused:
-        score(store, "R9", now=NOW)
+        score(store, "R9", log=Beyond(store.home), now=NOW)
     assert "\n" not in str(refused.value)
 
 
 def test_an_instant_to_come_is_refused(store: Store) -> None:
     with pytest.raises(UserError, match="is still to come"):
-        score(store, "to come", now=NOW, as_of=NOW + timedelta(seconds=1))
+        score(store, "to come", log=Beyond(store.home), now=NOW, as_of=NOW + timedelta(seconds=1))
 
 
 def test_a_race_not_declared_by_then_is_refused(store: Store) -> None:
     with pytest.raises(UserError, match="had no declared runner by 2023-05-01"):
-        score(store, "to come", now=NOW, as_of=datetime(2023, 5, 1, tzinfo=UTC))
+        score(store, "to come", log=Beyond(store.home), now=NOW, as_of=datetime(2023, 5, 1, tzinfo=UTC))
 
 
 def test_an_online_store_that_holds_nothing_gives_no_made_up_number(store: Store, tmp_path: Path) -> None:
     copied = a_copy(store, tmp_path)
     try:
         with pytest.raises(UserError, match="Redis holds no feature of any runner of 'to come': run `velo build`"):
-            score(copied, "to come", now=NOW)
+            score(copied, "to come", log=Beyond(copied.home), now=NOW)
     finally:
         down(copied.home)
 
@@ -423,7 +425,7 @@ def test_a_race_whose_runners_are_all_withdrawn_is_refused_with_that_reason(
     try:
         build(copied, BUILT_AT)
         with pytest.raises(UserError, match="all 3 declared runners of race 'all out' were withdrawn by 2023-06-01"):
-            score(copied, "all out", now=NOW + timedelta(seconds=2), as_of=instant)
+            score(copied, "all out", log=Beyond(copied.home), now=NOW + timedelta(seconds=2), as_of=instant)
     finally:
         down(copied.home)
 
@@ -433,19 +435,23 @@ def test_the_shared_case_of_a_race_of_which_nobody_is_known(store: Store, tmp_pa
     cards = [shared_file(f"cases/13-nobody-known/{name}.csv") for name in ("card", "all-nr")]
     copied = declared_late(store, tmp_path, read_cards(cards, store).messages)
     try:
-        race = score(copied, "D1", now=NOW + timedelta(seconds=1))
+        race = score(copied, "D1", log=Beyond(copied.home), now=NOW + timedelta(seconds=1))
         assert (race.features_from, len(race.runners)) == ("redis", 2)
         assert [note for note in race.notes if note.startswith(NOTHING)]
         with pytest.raises(UserError, match="all 2 declared runners of race 'D2' were withdrawn"):
-            score(copied, "D2", now=NOW + timedelta(seconds=1))
+            score(copied, "D2", log=Beyond(copied.home), now=NOW + timedelta(seconds=1))
     finally:
         down(copied.home)
 
 
-def test_what_the_log_holds_beyond_the_tables_is_told(store: Store, tmp_path: Path) -> None:
+def test_an_instant_that_the_tables_do_not_reach_is_refused_and_one_before_is_scored(
+    store: Store, tmp_path: Path
+) -> None:
     copied = a_copy(store, tmp_path)
     with LogWriter.open(copied, clock=lambda: OFF) as writer:
         writer.append(NonRunner("to come", "horse 1", "lame"))
-    behind = score(copied, "to come", now=OFF, as_of=OFF)
-    assert any("the log has 1 messages that the tables do not hold yet" in note for note in behind.notes)
-    assert "horse 1" in {one.horse_id for one in behind.runners}
+    log = Beyond(copied.home)
+    with pytest.raises(NotYet, match=r"the tables hold what was known before 2023-06-01T14:00:00.*run `velo build`"):
+        score(copied, "to come", log=log, now=OFF, as_of=OFF)
+    before = score(copied, "to come", log=log, now=OFF, as_of=OFF - timedelta(microseconds=1))
+    assert "horse 1" in {one.horse_id for one in before.runners}

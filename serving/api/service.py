@@ -9,7 +9,7 @@ from serving.api.metrics import Metrics
 from serving.api.shapes import GivenCard
 from serving.days import card_of, line_of
 from serving.scored import ScoredRace
-from serving.scorer import Scorer
+from serving.scorer import AheadOfClock, Scorer
 from serving.told import UnknownRace, told_on
 from velo.errors import UserError
 from velo.racing.clock import local_date, local_midnight, to_text
@@ -47,7 +47,7 @@ class Service:
     def score(self, race_id: str, as_of: datetime | None, *, with_drivers: bool) -> ScoredRace:
         """Score a race, and keep that."""
         with self.metrics.scored.labels("redis" if as_of is None else "history").time():
-            scored = self.scorer.score(race_id, self.clock(), as_of, with_drivers=with_drivers)
+            scored = self._at_now(lambda now: self.scorer.score(race_id, now, as_of, with_drivers=with_drivers))
             self._served(scored)
         return scored
 
@@ -55,7 +55,7 @@ class Service:
         """Score a card that a request brings, and keep that."""
         card, odds = _card(given), _odds(given)
         with self.metrics.scored.labels("card").time():
-            scored = self.scorer.score_card(card, odds, self.clock(), with_drivers=with_drivers)
+            scored = self._at_now(lambda now: self.scorer.score_card(card, odds, now, with_drivers=with_drivers))
             self._served(scored, card, odds)
         return scored
 
@@ -123,6 +123,13 @@ class Service:
         """The id of the newest event; `0-0` before any."""
         head = self.scorer.head()
         return "0-0" if head is None else f"{head.seq + 1}-0"
+
+    def _at_now(self, scored: Callable[[datetime], ScoredRace]) -> ScoredRace:
+        """A score as of the clock's now; once more where something was told between that and the reading."""
+        try:
+            return scored(self.clock())
+        except AheadOfClock:
+            return scored(self.clock())
 
     def _served(self, scored: ScoredRace, card: Racecard | None = None, odds: Market | None = None) -> None:
         if scored.stale:

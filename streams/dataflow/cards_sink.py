@@ -4,7 +4,6 @@ Only races whose off is recent or to come are kept; the events of all live messa
 that was never told, or forgot, is given the open races from the log first: it is small, and needs no replay.
 """
 
-import re
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -16,13 +15,12 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from feature_repo.stores.race_cards import DECLARED_AHEAD, FORM, KEEP, Head, Offer, RaceCards
 from streams.dataflow.source import Clock
 from streams.dataflow.steps import Told
-from streams.dataflow.tail import UNREADABLE, Line, LogTail, about
+from streams.dataflow.tail import UNREADABLE, Line, LogTail, about, known_at_of
 from streams.dataflow.telemetry import say
 from streams.dataflow.waiting import Waiting, go_on
 from streams.log.reader import end
 from streams.log.segments import generation
 from streams.log.upgrades import upgraded
-from velo.racing.clock import from_text
 from velo.racing.messages import Race, Racecard, Result, Runner, from_record, to_record
 from velo.store import Home
 
@@ -30,8 +28,6 @@ PART: Final = "cards"
 READ_AT_ONCE: Final = 2000
 RACES: Final = frozenset({"racecard", "result"})
 FOREVER: Final = datetime(9999, 1, 1, tzinfo=UTC)
-HEAD_BYTES: Final = 200
-_KNOWN: Final = re.compile(rb'"known_at":"([^"]+)"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +121,7 @@ class CardsPartition(StatefulSinkPartition[Told, None]):
             cards.offer(head.generation, [], self.sink.clock(), replace(head, live=True))
 
     def _head(self, line: Line) -> Head | None:
-        known_at = _known_at(line) if line.whole else None
+        known_at = known_at_of(line.text) if line.whole else None
         if known_at is None:
             return None
         return Head(generation(self.sink.home), line.seq, known_at, live=not self._behind)
@@ -152,7 +148,7 @@ def fill(home: Home, cards: RaceCards, now: datetime, go_on: Callable[[], None] 
     open_races, raced, noticed = set[str](), set[str](), set[str]()
     for line in _lines(home, go_on):
         of = about(line.text)
-        known_at = _known_at(line) if of.race_id is not None else None
+        known_at = known_at_of(line.text) if of.race_id is not None else None
         if of.race_id is None or known_at is None or known_at < now - DECLARED_AHEAD:
             continue
         if of.kind in RACES:
@@ -184,7 +180,7 @@ def offer_of(line: Line, now: datetime, open_races: Container[str], *, announced
     """
     of = about(line.text)
     if not announced and of.race_id not in open_races:
-        known_at = _known_at(line) if of.race_id is not None else None
+        known_at = known_at_of(line.text) if of.race_id is not None else None
         if known_at is None or known_at < now - DECLARED_AHEAD:
             return None
     try:
@@ -214,11 +210,6 @@ def _named(card: Racecard) -> bytes:
 
 def _bare(record: dict[str, Any]) -> bytes:
     return orjson.dumps({name: value for name, value in record.items() if name not in ("crc", "digest", "origin")})
-
-
-def _known_at(line: Line) -> datetime | None:
-    found = _KNOWN.search(line.text, 0, HEAD_BYTES)
-    return from_text(found[1].decode()) if found else from_text(upgraded(orjson.loads(line.text))["known_at"])
 
 
 def _lines(home: Home, go_on: Callable[[], None]) -> Iterator[Line]:

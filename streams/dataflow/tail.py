@@ -3,6 +3,7 @@
 import os
 import re
 from dataclasses import dataclass, field
+from datetime import datetime
 from io import BufferedReader
 from typing import Final, NamedTuple
 
@@ -12,6 +13,7 @@ from streams.log import reader
 from streams.log.segments import RECORD_BYTES, Segment, generation, is_whole, reaching, segments
 from streams.log.upgrades import upgraded
 from velo.errors import UserError
+from velo.racing.clock import from_text
 from velo.racing.messages import Message, from_record
 from velo.store import Home
 
@@ -23,6 +25,8 @@ _ABOUT: Final = re.compile(
     rb'.{18}"seq":\d+,"digest":"[0-9a-f]*","known_at":(?:"[^"]*"|\d+),"type":"(\w+)","schema_version":\d+'
     rb'(?:,"race_id":("(?:[^"\\]|\\.)*"))?(?:,"result_version":(\d+))?'
 )
+_KNOWN: Final = re.compile(rb'"known_at":"([^"]+)"')
+HEAD_BYTES: Final = 200
 
 
 class Place(NamedTuple):
@@ -224,6 +228,12 @@ def about(text: bytes) -> About:
         return About(str(record.get("type")), record.get("race_id"), record.get("result_version"))
     kind, race_id, version = match.groups()
     return About(kind.decode(), orjson.loads(race_id) if race_id else None, int(version) if version else None)
+
+
+def known_at_of(text: bytes) -> datetime:
+    """When a whole record became known."""
+    found = _KNOWN.search(text, 0, HEAD_BYTES)
+    return from_text(found[1].decode()) if found else from_text(upgraded(orjson.loads(text))["known_at"])
 
 
 UNREADABLE: Final = (UserError, KeyError, ValueError, TypeError, AttributeError)

@@ -11,16 +11,21 @@ WITH messages AS (
     SELECT seq, race_id, off_time
     FROM messages
     WHERE type = 'result' AND result_version = 1 AND raced AND race_date BETWEEN $since AND $until
+), known_results AS (
+    SELECT race_id, min(known_at) AS result_known_at
+    FROM messages
+    WHERE type = 'result'
+    GROUP BY race_id
 ), timely AS (
     SELECT race_id, arg_max(off_time, seq) AS off_time
-    FROM messages
-    WHERE type = 'racecard' AND known_at <= off_time - $lead
+    FROM messages JOIN known_results USING (race_id)
+    WHERE type = 'racecard' AND known_at <= least(off_time, result_known_at) - $lead
     GROUP BY race_id
 ), decided AS (
     SELECT
         first_results.race_id, first_results.seq AS result_seq,
-        coalesce(timely.off_time, first_results.off_time) - $lead AS decision_time
-    FROM first_results LEFT JOIN timely USING (race_id)
+        least(coalesce(timely.off_time, first_results.off_time), result_known_at) - $lead AS decision_time
+    FROM first_results JOIN known_results USING (race_id) LEFT JOIN timely USING (race_id)
 ), carded AS (
     SELECT decided.*, cards.seq AS card_seq, cards.known_at AS card_known_at, cards.going AS card_going
     FROM decided LEFT JOIN messages cards

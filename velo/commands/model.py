@@ -54,6 +54,8 @@ def score(
     """A race card with probabilities, fair odds, and what drives them."""
     from serving.render import race_card, to_json
     from serving.score import score as run
+    from streams.beyond import Beyond
 
-    scored = run(open_store(), race_id, as_of=instant(as_of), now=now())
+    store = open_store()
+    scored = run(store, race_id, log=Beyond(store.home), as_of=instant(as_of), now=now())
     show(to_json(scored) if as_json else None, as_json, lambda: race_card(scored))

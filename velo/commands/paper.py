@@ -14,6 +14,7 @@ from velo.store import Store
 if TYPE_CHECKING:
     from serving.paper import ScoredRace, Step
     from serving.paper_ledger import Ledger
+    from streams.beyond import Beyond
 
 POLL_SECONDS: Final = 2.0
 
@@ -38,31 +39,33 @@ def paper(
         )
     from serving.paper_ledger import read, writing
     from serving.paper_report import paper_reports, paper_table
+    from streams.beyond import Beyond
 
     store = open_store()
+    log = Beyond(store.home)
     said = Console(stderr=True)
     done: Step | None = None
     if not report:
         with writing(store.home) as ledger:
-            done = _step(store, ledger)
+            done = _step(store, log, ledger)
             _say(done, said)
             while follow:
                 time.sleep(POLL_SECONDS)
-                before, done = done, _step(open_store(), ledger)
+                before, done = done, _step(open_store(), log, ledger)
                 _say(done, said, before)
     told = paper_reports(read(store.home))
     show({"step": plain(done), "models": plain(told)} if as_json else None, as_json, lambda: paper_table(told))
 
 
-def _step(store: Store, ledger: "Ledger") -> "Step":
+def _step(store: Store, log: "Beyond", ledger: "Ledger") -> "Step":
     """One step at the wall clock's now."""
     from serving.paper import step, trader_of
     from serving.score import score
 
     def scored(race_id: str, as_of: datetime, at: datetime) -> "ScoredRace":
-        return score(store, race_id, now=at, as_of=as_of)
+        return score(store, race_id, log=log, now=at, as_of=as_of)
 
-    return step(store, ledger, trader_of(store.home), scored, now)
+    return step(store, log, ledger, trader_of(store.home), scored, now)
 
 
 def _say(done: "Step", said: Console, before: "Step | None" = None) -> None:

@@ -69,8 +69,7 @@ def service_of(store: "Store", feed: str | None = None, clock: Callable[[], date
     from serving.score_log import ScoreLog
     from streams.beyond import Beyond
 
-    beyond = Beyond(store.home)
-    scorer = scorer_of(store, log=beyond, tables_end=beyond.tables_end)
+    scorer = scorer_of(store, Beyond(store.home))
     tell = _to_feed(store, feed) if feed else _to_log(store, clock)
     return Service(store, scorer, clock, tell, ScoreLog(store.home))
 
@@ -115,8 +114,7 @@ def audit_served(store: "Store", as_json: bool) -> None:
     from serving.score_audit import audit_scores
     from streams.beyond import Beyond
 
-    beyond = Beyond(store.home)
-    scorer = scorer_of(store, log=beyond, tables_end=beyond.tables_end)
+    scorer = scorer_of(store, Beyond(store.home))
     with steps(as_json) as progress:
         report = audit_scores(scorer, now(), lambda done, total: progress("scores", done, total))
     told = [("scores served", report.scores), ("made again the same", report.same), ("differ", report.found)]

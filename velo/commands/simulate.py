@@ -73,6 +73,7 @@ def demo(
     from serving.score import score
     from streams.batch.build import build
     from streams.batch.warehouse import make_warehouse
+    from streams.beyond import Beyond
     from streams.importers.cards import declare, read_cards
     from streams.importers.ingest import ingest
     from streams.importers.runners import read_runner_tables
@@ -108,7 +109,7 @@ def demo(
             say(f"velo backtest --days {DEMO_TESTED_DAYS} --report {page}")
             _demo_backtest(store, page, seed, progress)
     say(f"velo score {declared.races[0]}")
-    scored = score(store, declared.races[0], now=now())
+    scored = score(store, declared.races[0], log=Beyond(store.home), now=now())
     show(to_json(scored) | {"report": str(page)} if as_json else None, as_json, lambda: race_card(scored))
     told.print(f"A backtest to look at, in any browser: {page}", style="bold", highlight=False, soft_wrap=True)
     told.print(

@@ -75,18 +75,29 @@ def first_result(messages: Iterable[Message]) -> Result | None:
     return next(versions, None)
 
 
+def result_known_at(messages: Iterable[Message]) -> datetime | None:
+    """When a race was first known to be run: the instant of its earliest result, of any version; None before."""
+    return min((instant_of(one) for one in messages if isinstance(one, Result)), default=None)
+
+
 def decision_time(messages: Sequence[Message], lead: timedelta) -> datetime | None:
     """When a race is decided on: `lead` before the off of the latest card that was told by then.
 
     Where no card was in time, `lead` before the off of its first result, else of its latest card; None without either.
+    A result that was known before that off has the race decided `lead` before it was known.
     """
+    known_at = result_known_at(messages)
+
+    def decided(off_time: datetime) -> datetime:
+        return (off_time if known_at is None else min(off_time, known_at)) - lead
+
     cards = _by_known_at(messages, Racecard)
-    timely = [card for card in cards if instant_of(card) <= card.race.off_time - lead]
+    timely = [card for card in cards if instant_of(card) <= decided(card.race.off_time)]
     result = first_result(messages)
     if not timely and result is not None:
-        return result.race.off_time - lead
+        return decided(result.race.off_time)
     cards = timely or cards
-    return cards[-1].race.off_time - lead if cards else None
+    return decided(cards[-1].race.off_time) if cards else None
 
 
 def declared_at(messages: Sequence[Message], instant: datetime) -> Declared | None:

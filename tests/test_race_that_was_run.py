@@ -1,0 +1,171 @@
+"""A race that was run is never scored from today's features: they know its result. The log decides, not the card in Redis."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from feature_repo.stores.embedded_redis import down
+from feature_repo.stores.race_cards import race_key
+from serving.api.service import Service
+from streams.log.writer import LogWriter
+from tests.seasons import opened
+from tests.services import NOW, OFF, RACE, RUNNERS, SCORE, a_client, a_service, a_streamed_store, posted, refused, tell
+from tests.streaming import streamed
+from velo.racing.messages import Message, Result, Runner
+from velo.store import Store
+
+LEAD = timedelta(minutes=5)
+SECOND = timedelta(seconds=1)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    store = a_streamed_store(tmp_path_factory.mktemp("run") / "home")
+    yield store
+    down(store.home)
+
+
+@pytest.fixture
+def store(made: Store, tmp_path: Path) -> Iterator[Store]:
+    """A copy for one test alone, with a Redis of its own that a stream has filled."""
+    shutil.copytree(made.home.root, tmp_path / "home", symlinks=True, ignore=shutil.ignore_patterns("redis"))
+    copied = opened(tmp_path / "home")
+    streamed(copied, online=True, clock=lambda: NOW)
+    yield copied
+    down(copied.home)
+
+
+def ran(status: str = "FINISHED") -> tuple[Runner, ...]:
+    """The declared runners but the one withdrawn, in the order of their numbers."""
+    field = [one for one in RUNNERS if one.horse_id != "horse 7"]
+    places = [at + 1 if status == "FINISHED" else None for at in range(len(field))]
+    return tuple(
+        replace(one, status=status, position=at, sp_decimal=4.0) for one, at in zip(field, places, strict=True)
+    )
+
+
+FIRST = Result(RACE, ran())
+TURNED = Result(RACE, tuple(replace(one, position=8 - (one.position or 0)) for one in ran()), 2)
+VOID = Result(RACE, ran("VOID"), 2)
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self, now: datetime) -> None:
+        self.now = now
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+def is_of_the_decision_time(answer: Any, decided: datetime, fingerprint: str) -> None:
+    assert answer.status_code == 200, answer.text
+    told = answer.json()
+    assert told["features_from"] == "offline history"
+    assert datetime.fromisoformat(told["as_of"]) == decided
+    assert told["fingerprint"] == fingerprint
+    assert any("scored as of its decision time" in note for note in told["notes"])
+
+
+@pytest.mark.parametrize(
+    ("minutes", "messages", "decided"),
+    [
+        pytest.param(10, [FIRST], OFF - LEAD, id="late"),
+        pytest.param(-20, [FIRST], OFF - timedelta(minutes=25), id="before its scheduled off"),
+        pytest.param(10, [FIRST, TURNED], OFF - LEAD, id="amended"),
+        pytest.param(10, [FIRST, VOID], OFF - LEAD, id="void"),
+        pytest.param(10, [TURNED], OFF - LEAD, id="the second version alone"),
+    ],
+)
+def test_the_first_answer_after_a_result_and_every_later_one_is_that_of_the_decision_time(
+    store: Store, minutes: int, messages: list[Message], decided: datetime
+) -> None:
+    """Asked before, so that the service has the race at hand without its result, as a desk that is open has."""
+    clock = Clock(NOW)
+    client = a_client(a_service(store, clock))
+    before = client.get(SCORE).json()
+    assert before["features_from"] == "redis"
+    for at, message in enumerate(messages):
+        clock.now = OFF + timedelta(minutes=minutes + at)
+        tell(store, message, at=clock.now)
+        for _ in range(2):
+            clock.now += SECOND
+            is_of_the_decision_time(client.get(SCORE), decided, before["fingerprint"])
+    is_of_the_decision_time(a_client(a_service(store, clock)).get(SCORE), decided, before["fingerprint"])
+
+
+def test_a_request_that_began_before_the_result_and_one_by_a_clock_that_is_behind_do_not_see_it(store: Store) -> None:
+    """The result is known at an instant after the request's own: it is a race that was run all the same."""
+    before = a_client(a_service(store)).get(SCORE).json()
+    known_at = OFF + timedelta(minutes=10)
+    tell(store, FIRST, at=known_at)
+    for now in (known_at - timedelta(microseconds=1), known_at - SECOND, OFF):
+        is_of_the_decision_time(a_client(a_service(store, Clock(now))).get(SCORE), OFF - LEAD, before["fingerprint"])
+    # a clock before the decision time cannot give its score: that would be of an instant to come
+    refused(a_client(a_service(store, Clock(OFF - LEAD - SECOND))).get(SCORE), 503, "ahead of this machine's")
+
+
+@pytest.mark.parametrize("how", ["gone", "as it was", "never written"])
+def test_a_card_in_redis_that_lacks_the_result_has_nobody_score_on_it(store: Store, how: str) -> None:
+    """Rows of the result and a card without it: whatever step wrote the one and not the other, the log has both."""
+    service = a_service(store, Clock(OFF + timedelta(minutes=11)))
+    redis: Any = service.scorer.wire.client
+    asked: Callable[[Service], Any] = lambda of: a_client(of).get(SCORE)  # noqa: E731
+    before = asked(a_service(store)).json()
+    card = redis.dump(race_key("to come"))
+    tell(store, FIRST, at=OFF + timedelta(minutes=10))
+    redis.delete(race_key("to come"))
+    if how == "as it was":
+        redis.restore(race_key("to come"), 0, card)
+    elif how == "never written":
+        redis.restore(race_key("to come"), 0, card)
+        asked(service)
+    for one in (service, a_service(store, Clock(OFF + timedelta(minutes=12)))):
+        is_of_the_decision_time(asked(one), OFF - LEAD, before["fingerprint"])
+
+
+def test_a_result_in_the_log_alone_counts_before_any_stream_has_seen_it(store: Store) -> None:
+    clock = Clock(OFF - timedelta(minutes=1))
+    client = a_client(a_service(store, clock))
+    before = client.get(SCORE).json()
+    assert before["features_from"] == "redis"
+    with LogWriter.open(store, clock=clock) as writer:
+        writer.append(FIRST)
+    clock.now += SECOND
+    is_of_the_decision_time(client.get(SCORE), OFF - timedelta(minutes=6), before["fingerprint"])
+
+
+def test_an_instant_at_or_past_the_first_result_is_refused_and_one_before_is_not(store: Store) -> None:
+    known_at = OFF + timedelta(minutes=10)
+    tell(store, FIRST, at=known_at)
+    client = a_client(a_service(store, Clock(known_at + SECOND)))
+    for late in (known_at, known_at + SECOND):
+        answer = client.get(SCORE, params={"as_of": late.isoformat()})
+        refused(answer, 422, "not before the first result of race 'to come'", "leave as_of out")
+    before = client.get(SCORE, params={"as_of": OFF.isoformat()})
+    assert before.status_code == 200
+    assert datetime.fromisoformat(before.json()["as_of"]) == OFF
+    card = client.post("/v1/score", json=posted(race_id="to come"))
+    refused(card, 422, "race 'to come' has been run")
+
+
+def test_an_answer_is_never_of_an_instant_to_come(store: Store) -> None:
+    """The stores reach to an instant after the request's: what was told by then is all told before, or it is refused."""
+    other = replace(RACE, race_id="other")
+    tell(store, Result(other, ran()), at=OFF + timedelta(minutes=20))
+    client = a_client(a_service(store, Clock(OFF + timedelta(minutes=15))))
+    card = posted(race_id="nobody's")
+    refused(client.post("/v1/score", json=card), 503, "ask again, or set this machine's clock")
+    strangers = [{**one, "horse_id": f"stranger {n}"} for n, one in enumerate(card["runners"])]
+    for one in strangers:
+        one |= {"jockey_id": "nobody", "trainer_id": "nobody"}
+    strangers[0] |= {"jockey_id": "jockey 0"}
+    answer = client.post("/v1/score", json=card | {"runners": strangers, "course": "Ripon"})
+    assert answer.status_code == 200, answer.text
+    assert datetime.fromisoformat(answer.json()["as_of"]) == OFF + timedelta(minutes=15)
