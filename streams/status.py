@@ -3,18 +3,26 @@
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 from streams import generations
 from streams.dataflow.telemetry import is_streaming, position
 from streams.importers import dead_letters
 from streams.log.reader import end
 from streams.log.segments import generation
+from streams.undeclared import undeclared_of
 from velo.store import Store
+
+UNDECLARED_SHOWN: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One store at a glance; instants are UTC, None where there is nothing yet."""
+    """One store at a glance; instants are UTC, None where there is nothing yet.
+
+    `undeclared` counts the messages about a race or a horse that nobody had declared by then, `undeclared_waiting`
+    those that no card has declared since, of which `undeclared_last` tells the last.
+    """
 
     home: str
     timezone: str
@@ -30,6 +38,9 @@ class Status:
     stream_sealed: int | None = None
     stream_said: str | None = None
     stream_running: bool = False
+    undeclared: int = 0
+    undeclared_waiting: int = 0
+    undeclared_last: tuple[str, ...] = ()
 
     def lines(self) -> list[tuple[str, object]]:
         """As shown to a person."""
@@ -45,7 +56,15 @@ class Status:
             ("tables", f"{tables}; {self.rows:,} rows, epoch {self.epoch}"),
             ("stream", self._stream()),
             ("dead letters", self.dead_letters),
+            ("about nobody", self._undeclared()),
+            *(("", one) for one in self.undeclared_last),
         ]
+
+    def _undeclared(self) -> str:
+        """What was told of races and horses that nobody had declared."""
+        since = self.undeclared - self.undeclared_waiting
+        later = f", {since:,} of them declared since" if since else ""
+        return f"{self.undeclared:,} messages{later}"
 
     def _stream(self) -> str:
         if self.stream_at is None:
@@ -64,6 +83,8 @@ def status(store: Store) -> Status:
     if streamed is not None and streamed.log_generation != generation(store.home):
         streamed = None
     built = generations.manifest_of(folder) if folder else None
+    about_nobody = undeclared_of(store.home)
+    waiting = [one for one in about_nobody if one.declared_at is None]
     return Status(
         home=str(store.home.root),
         timezone=store.timezone.key,
@@ -79,6 +100,9 @@ def status(store: Store) -> Status:
         stream_sealed=streamed.sealed_seq if streamed else None,
         stream_said=streamed.at if streamed else None,
         stream_running=bool(streamed and is_streaming(store.home)),
+        undeclared=len(about_nobody),
+        undeclared_waiting=len(waiting),
+        undeclared_last=tuple(dict.fromkeys(one.says for one in waiting))[-UNDECLARED_SHOWN:],
     )
 
 

@@ -5,7 +5,7 @@ server. A crash anywhere in between delivers the batch again, and what the log h
 """
 
 import logging
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,6 +28,8 @@ BATCH: Final = 256
 """Messages between two syncs where they come faster than the disk; a message that comes alone is synced alone."""
 WAIT_S: Final = 1.0
 """How long one look at an idle feed lasts, and the pause before one that is away is tried again."""
+UNDECLARED_TOLD: Final = 20
+"""How many messages about nobody a report tells word for word."""
 _log = logging.getLogger(__name__)
 
 
@@ -46,7 +48,8 @@ class FollowReport:
     """What became of the messages taken: each was appended, identical to what the log holds, or refused by a reason.
 
     `lower_version` counts among `appended`, `delivered_again` among `identical`. `dead_letters` are those that are
-    new. `away` counts how often the feed was lost. `settled` is the place from which the next run goes on.
+    new. `away` counts how often the feed was lost. `settled` is the place from which the next run goes on. `undeclared`
+    counts the appended messages that named a race or a horse which nobody had declared, `undeclared_told` has the last.
     """
 
     feed: str
@@ -62,6 +65,8 @@ class FollowReport:
     warnings: Mapping[str, int]
     settled: str | None
     next_seq: int
+    undeclared: int = 0
+    undeclared_told: tuple[str, ...] = ()
 
 
 def follow(
@@ -124,6 +129,7 @@ class Following:
     counts: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
     letters: list[DeadLetter] = field(default_factory=list)
+    undeclared: deque[str] = field(default_factory=lambda: deque(maxlen=UNDECLARED_TOLD))
     begun: bool = False
     lost: bool = False
     next_midnight: datetime | None = None
@@ -208,6 +214,12 @@ class Following:
             self.counts.update(("identical", "delivered_again") if again else ("identical",))
         else:
             self.counts.update({"appended", appended.outcome})
+        if appended.undeclared is not None:
+            self.counts["undeclared"] += 1
+            says = appended.undeclared.says
+            if says not in self.undeclared:  # odds come every few seconds
+                self.undeclared.append(says)
+                _log.warning("feed.undeclared seq=%s %s: kept for a card before the off", appended.seq, says)
 
     def _refuse(self, refused: DeadLetter) -> None:
         self.refused[refused.reason] += 1
@@ -255,4 +267,6 @@ class Following:
             warnings=dict(self.door.warnings),
             settled=self.places.settled,
             next_seq=self.writer.next_seq,
+            undeclared=of["undeclared"],
+            undeclared_told=tuple(self.undeclared),
         )

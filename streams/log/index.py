@@ -1,6 +1,7 @@
 """What the writer knows of the log it appends to: which contents it holds, and where it ends."""
 
 import re
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -15,7 +16,8 @@ from streams.log.upgrades import upgraded
 from streams.packed import Packed
 from velo.errors import Refused, UserError
 from velo.racing.clock import MICROSECOND, from_text, is_local_midnight
-from velo.racing.messages import SCHEMA_VERSION, is_marked
+from velo.racing.messages import SCHEMA_VERSION, Message, is_marked, type_name
+from velo.racing.undeclared import Undeclared, horses_of, nearest
 
 Outcome = Literal["appended", "identical", "lower_version"]
 
@@ -31,6 +33,8 @@ _ONE_SUBJECT: Final = {"reinstated": "non_runner"}
 """Messages that answer each other: the last of either is the last word."""
 _OVERRULED: Final = bytes(8)
 """Stands for the digest of what a later message overruled: no message repeats it."""
+RACES_NEAR: Final = 500
+"""How many of the races declared last are looked through for the name nearest to one that nobody declared."""
 _TAKEN_BACK: Final = b"taken back"
 """Follows the digest of a reinstatement."""
 _MARKED: Final = b"marked"
@@ -42,7 +46,8 @@ class Index:
     """Contents by digest, and the end of a log.
 
     `_results` has each race's digests by version. `_times_held` counts the other messages by digest; `_latest` has the
-    digest of the last one about each subject. All three grow with the log, so they are packed. `tied_since` is the earliest instant that counts as tied with the end:
+    digest of the last one about each subject, `_declared` the horses that the cards of a race named, `_races` the races
+    declared last. All but that grow with the log, so they are packed. `tied_since` is the earliest instant that counts as tied with the end:
     instants are bumped by 1 µs where they tie, so a row of instants without a gap may all have claimed the first.
     """
 
@@ -54,6 +59,9 @@ class Index:
     _results: Packed = field(default_factory=Packed)
     _times_held: Packed = field(default_factory=Packed)
     _latest: Packed = field(default_factory=Packed)
+    _declared: Packed = field(default_factory=Packed)
+    _near: dict[str, str | None] = field(default_factory=dict)
+    _races: deque[str] = field(default_factory=lambda: deque(maxlen=RACES_NEAR))
 
     def outcome_of_result(self, race_id: str, version: int, digest: str) -> Outcome:
         """What becomes of a result told now; raises `Refused` where its version was told with other content."""
@@ -78,6 +86,30 @@ class Index:
         """
         return record["type"] != "market" and self._latest.get(_subject(record)) == _word(record, digest)
 
+    def undeclared(self, message: Message) -> Undeclared | None:
+        """What of a message told now is about nobody; None for most, and for what is told of a race that was run."""
+        named = horses_of(message)
+        if named is None or message.race_id is None or self._versions(message.race_id):
+            return None
+        held = self._declared.get((message.race_id,))
+        if held is None:
+            return Undeclared(type_name(message), message.race_id, (), self._nearest_race(message.race_id))
+        horses = held.decode().split("\0")
+        strangers = tuple(horse for horse in named if horse not in horses)
+        return (
+            Undeclared(type_name(message), message.race_id, strangers, nearest(strangers[0], horses))
+            if strangers
+            else None
+        )
+
+    def _nearest_race(self, race_id: str) -> str | None:
+        """Of the races declared last; found once for all that a feed tells of a race."""
+        if race_id not in self._near:
+            if len(self._near) >= RACES_NEAR:
+                self._near.clear()
+            self._near[race_id] = nearest(race_id, self._races)
+        return self._near[race_id]
+
     def times_held(self, digest: str) -> int:
         """How often the log has a message other than a result."""
         return int.from_bytes(self._times_held.get((digest,)) or b"", "little")
@@ -94,7 +126,7 @@ class Index:
             self.last_tick = max(self.last_tick, record["midnight"])
         self._times_held.add((digest,), 1, _COUNT_BYTES)
         if kind == "racecard":
-            self._overrule(record)
+            self._declare(record)
         elif kind != "market":
             card = ("racecard", record.get("race_id") or "", "")
             said = self._latest.get(_subject(record))
@@ -102,9 +134,16 @@ class Index:
                 self._latest.put(card, _OVERRULED)
         self._latest.put(_subject(record), _word(record, digest))
 
-    def _overrule(self, card: Mapping[str, Any]) -> None:
-        """Note which messages told of a race its new card overrules."""
+    def _declare(self, card: Mapping[str, Any]) -> None:
+        """Note whom a race's new card declares, and which messages told of the race it overrules."""
         race_id = card["race_id"]
+        held = self._declared.get((race_id,))
+        named = [] if held is None else held.decode().split("\0")
+        named += sorted({one["horse_id"] for one in card["runners"]} - {*named})
+        self._declared.put((race_id,), "\0".join(named).encode())
+        if held is None:
+            self._races.append(race_id)
+            self._near.clear()
         overruled = [("going_change", race_id, "")]
         for runner in card["runners"]:
             withdrawal = ("non_runner", race_id, runner["horse_id"])

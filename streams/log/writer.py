@@ -14,6 +14,7 @@ from streams.log.segments import RECORD_BYTES, SEGMENT_BYTES, body_of, digest_of
 from velo.errors import Refused, UserError
 from velo.racing.clock import RESULT_DELAY, is_local_midnight, next_known_at, to_text
 from velo.racing.messages import Message, Racecard, Result, Tick, to_record
+from velo.racing.undeclared import Undeclared
 from velo.store import Store
 
 Clock = Callable[[], datetime]
@@ -27,10 +28,14 @@ _ABOUT: Final = ("type", "race_id", "result_version")
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """What became of one live message. `seq` is its place, None where it was not appended."""
+    """What became of one live message. `seq` is its place, None where it was not appended.
+
+    `undeclared` says which race or horse it named that nobody had declared.
+    """
 
     seq: int | None
     outcome: Outcome
+    undeclared: Undeclared | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +136,7 @@ class LogWriter:
         _refuse_too_long(body)
         self._put(self.clock(), record, digest, with_origin(body, origin) if origin else body)
         self._segments.flush()
-        return Appended(seq, outcome)
+        return Appended(seq, outcome, self._index.undeclared(message))
 
     def tick(self, midnight: datetime) -> Appended:
         """Append that the clock passed a local midnight (UTC); one that was told already, or a later one, is identical.

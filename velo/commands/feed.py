@@ -181,6 +181,11 @@ def _followed(report: "FollowReport") -> Group:
     told += [("refused", sum(report.refused.values())), ("ticks", report.ticks), ("log ends before", report.next_seq)]
     notes = [f"  refused {count:,} × {reason}" for reason, count in sorted(report.refused.items())]
     notes += [f"  note: {count:,} × {warning}" for warning, count in sorted(report.warnings.items())]
+    if report.undeclared:
+        notes.append(
+            f"  about nobody declared: {report.undeclared:,}, kept in case a card declares them before the off"
+        )
+        notes += [f"    {one}" for one in report.undeclared_told]
     if report.refused:
         notes.append("  the refused messages are kept: `velo dead-letters` lists them")
     return Group(facts(f"ingest {report.feed}", told), Text("\n".join(notes)))

@@ -1,0 +1,145 @@
+"""What a store was told of races and horses that nobody had declared: from its tables, and the log beyond them."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import duckdb
+
+from feature_repo.stores import changelog
+from feature_repo.stores.parts import Snapshot
+from streams import generations
+from streams.dataflow.tail import UNREADABLE, Line, LogTail, about, message_of
+from streams.log.index import RACES_NEAR
+from streams.log.reader import end
+from velo.racing.messages import (
+    GoingChange,
+    JockeyChange,
+    Market,
+    Message,
+    NonRunner,
+    Race,
+    Racecard,
+    Reinstated,
+    Result,
+    Runner,
+)
+from velo.racing.undeclared import Undeclared, undeclared
+from velo.store import Home
+
+MEMORY_LIMIT: Final = "500MB"
+READ_AT_ONCE: Final = 2000
+SUSPECTS: Final = """
+WITH cards AS (
+    SELECT race_id, horse_id, min(known_at) AS at FROM runners WHERE type = 'racecard' GROUP BY race_id, horse_id
+), races AS (
+    SELECT
+        race_id, min(known_at) FILTER (type = 'racecard') AS carded, min(known_at) FILTER (type = 'result') AS ran
+    FROM runners
+    GROUP BY race_id
+), named AS (
+    SELECT race_id, known_at, horse_id FROM notices WHERE type <> 'market'
+    UNION ALL
+    SELECT race_id, known_at, unnest(map_keys(prices)) FROM notices WHERE type = 'market'
+)
+SELECT DISTINCT named.race_id
+FROM named
+LEFT JOIN races ON races.race_id = named.race_id
+LEFT JOIN cards ON cards.race_id = named.race_id AND cards.horse_id = named.horse_id
+WHERE
+    (races.ran IS NULL OR races.ran > named.known_at)
+    AND (races.carded IS NULL OR races.carded > named.known_at
+        OR (named.horse_id IS NOT NULL AND (cards.at IS NULL OR cards.at > named.known_at)))
+"""
+"""Races of which a message was told that names the race, or a horse of it, before a card did."""
+
+
+def undeclared_of(home: Home) -> list[Undeclared]:
+    """Every message that was about nobody when it came, in the order told; `declared_at` says where a card came since."""
+    log_end = end(home).next_seq
+    folder = generations.current(home)
+    built = min(generations.manifest_of(folder).next_seq if folder else 0, log_end)
+    noticed = {race_id for line in _lines(home, built) if (race_id := _noticed(line)) is not None}
+    told: dict[str, list[Message]] = {}
+    races: list[str] = []
+    if built:
+        told, races = _of_tables(home, noticed)
+    for line in _lines(home, built):
+        of = about(line.text)
+        if of.kind == "racecard" and of.race_id is not None:
+            races.append(of.race_id)
+        if of.race_id in noticed or of.race_id in told:
+            try:
+                told.setdefault(of.race_id or "", []).append(message_of(line.text))
+            except UNREADABLE:
+                continue
+    near = list(dict.fromkeys(races))[-RACES_NEAR:]
+    found = [one for messages in told.values() for one in undeclared(messages, near)]
+    return sorted(found, key=lambda one: str(one.known_at))
+
+
+def _noticed(line: Line) -> str | None:
+    """The race that a message other than a card or a result is about."""
+    of = about(line.text)
+    return None if of.kind in ("racecard", "result", "tick") else of.race_id
+
+
+def _lines(home: Home, from_seq: int) -> Iterator[Line]:
+    tail = LogTail(home, from_seq)
+    try:
+        while lines := tail.read(READ_AT_ONCE):
+            yield from (line for line in lines if line.whole)
+    finally:
+        tail.close()
+
+
+def _of_tables(home: Home, noticed: set[str]) -> tuple[dict[str, list[Message]], list[str]]:
+    """The messages of suspect races, and of those noticed beyond the tables; and the races declared last."""
+    look = Snapshot()
+    with changelog.engine(MEMORY_LIMIT) as connection:
+        for kind in ("runners", "notices"):
+            parts = ", ".join(changelog.text(part) for part in look.parts(home.offline / kind))
+            connection.execute(f"CREATE TEMP VIEW {kind} AS SELECT * FROM read_parquet([{parts}])")  # noqa: S608 paths are quoted
+        wanted = [*noticed, *(race_id for (race_id,) in connection.execute(SUSPECTS).fetchall())]
+        last = "SELECT race_id FROM runners WHERE type = 'racecard' GROUP BY race_id ORDER BY max(seq) DESC LIMIT ?"
+        races = [race_id for (race_id,) in connection.execute(last, [RACES_NEAR]).fetchall()][::-1]
+        told: dict[str, list[Message]] = {}
+        for kind, made in (("runners", _race), ("notices", _notice)):
+            for row in _rows(connection, kind, wanted):
+                told.setdefault(row["race_id"], []).append(made(row))
+    return told, races
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, kind: str, wanted: list[str]) -> list[dict[str, Any]]:
+    grouped = (
+        "SELECT race_id, type, known_at, any_value(race_date) AS race_date, any_value(off_time) AS off_time, "
+        "any_value(course) AS course, list(horse_id) AS horses FROM runners "
+        "WHERE race_id IN (SELECT unnest($wanted)) GROUP BY race_id, type, known_at"
+    )
+    query = grouped if kind == "runners" else "SELECT * FROM notices WHERE race_id IN (SELECT unnest($wanted))"
+    rows: list[dict[str, Any]] = connection.sql(query, params={"wanted": wanted}).to_arrow_table().to_pylist()
+    return rows
+
+
+def _race(row: Mapping[str, Any]) -> Message:
+    """A card or a result with no more of its horses than their keys."""
+    race = Race(row["race_id"], row["race_date"], row["off_time"], row["course"])
+    horses = tuple(map(Runner, row["horses"]))
+    return (
+        Racecard(race, horses, row["known_at"])
+        if row["type"] == "racecard"
+        else Result(race, horses, known_at=row["known_at"])
+    )
+
+
+def _notice(row: Mapping[str, Any]) -> Message:
+    race_id, horse_id, known_at = row["race_id"], row["horse_id"], row["known_at"]
+    match row["type"]:
+        case "non_runner":
+            return NonRunner(race_id, horse_id, row["reason"], known_at)
+        case "reinstated":
+            return Reinstated(race_id, horse_id, known_at)
+        case "jockey_change":
+            return JockeyChange(race_id, horse_id, row["jockey_id"], row["jockey"], known_at)
+        case "going_change":
+            return GoingChange(race_id, row["going"], known_at)
+    return Market(race_id, dict(row["prices"] or ()), row["source"], known_at)
