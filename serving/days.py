@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from velo.racing.cards import Declared, declared_at
 from velo.racing.clock import to_text
-from velo.racing.messages import Message, Racecard, Result, Runner, instant_of, to_record, type_name
+from velo.racing.messages import FINISHED, Message, Racecard, Result, Runner, instant_of, to_record, type_name
 
 RUN: Final = "run"
 OFF: Final = "off"
@@ -74,7 +74,7 @@ def _runner(one: Runner, odds: Mapping[str, float], came: Mapping[str, Runner]) 
         "headgear": one.headgear,
         "odds": odds.get(one.horse_id),
         "status": ran.status if ran else None,
-        "position": ran.position if ran else None,
+        "position": ran.position if ran and (ran.won or ran.status == FINISHED) else None,
         "sp_decimal": ran.sp_decimal if ran else None,
     }
 

@@ -197,9 +197,11 @@ def _last_run(values: Values) -> str:
     position, field = values["horse_form__position_last"], values["horse_form__field_last"]
     if _unknown(field):
         return "no run yet"
-    return (
-        f"did not finish of {field:.0f} last time" if _unknown(position) else f"{position:.0f} of {field:.0f} last time"
-    )
+    if not _unknown(position):
+        return f"{position:.0f} of {field:.0f} last time"
+    # whoever did not finish beat a share of 0 of its rivals; of who is told to have run, that is unknown
+    placeless = field > 1 and _unknown(values["horse_form__prb_last"])
+    return f"{'place unknown' if placeless else 'did not finish'} of {field:.0f} last time"
 
 
 def _class(values: Values) -> str:

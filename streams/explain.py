@@ -33,12 +33,17 @@ Told = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class MadeOf:
-    """A start that a view knew: `position` is None without one; `result_version` is the one that held at the instant."""
+    """A start that a view knew; `result_version` is the one that held at the instant.
+
+    `position` is None for who did not finish, or whose place is unknown; `won` holds of either.
+    """
 
     race_id: str
     race_date: date
     horse_id: str
     position: int | None
+    won: bool
+    place_known: bool
     field: int
     result_version: int
     known_at: datetime
@@ -316,7 +321,7 @@ def _nothing(family: Family) -> Recomputed:
 
 def _made_of(one: Told) -> MadeOf:
     told = {name: one[name] for name in ("race_id", "race_date", "horse_id", "position", "field", "result_version")}
-    return MadeOf(**told, known_at=one["known_at"])
+    return MadeOf(**told, won=bool(one["win"]), place_known=bool(one["place_known"]), known_at=one["known_at"])
 
 
 def _rows(answer: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ Where the contract can be read two ways, the probes under conformance/ decided (
   `iv_shrunk` of 5/5.
 - `valid_until` looks at the latest versions known at the instant and nothing else: neither superseded ones nor
   starts that become known later. It may lie past the log's end; views without windows have none.
+- A start whose place is unknown (RAN) has no position, whatever its row says: a win is all that position 1 tells.
 - A refused version is as if never told: the next valid version of its race is then the first.
 Not shown by any shared file, but said by the contract: past the log's last instant, that instant's row still stands.
 """
@@ -83,6 +84,11 @@ def ratio(numerator: int | Fraction, denominator: int | Fraction) -> float | Non
     return None if denominator == 0 else float(Fraction(numerator) / Fraction(denominator))
 
 
+def placings(starts: list[Start]) -> list[int]:
+    """Of the starts whose place is known, 1 for each that was placed."""
+    return [start.place for start in starts if start.place is not None]
+
+
 def mean_prb(starts: list[Start]) -> float | None:
     known = [start.prb_e9 for start in starts if start.prb_e9 is not None]
     return ratio(sum(known), len(known) * E9)
@@ -128,25 +134,25 @@ def variance(values: list[Fraction]) -> float | None:
 def velocity(windows: dict[int, list[Start]]) -> Features:
     row: Features = {}
     for days, starts in windows.items():
-        wins, places = sum(start.win for start in starts), sum(start.place for start in starts)
+        wins, known = sum(start.win for start in starts), placings(starts)
         row[f"runs_{days}d"] = len(starts)
         row[f"wins_{days}d"] = wins
-        row[f"places_{days}d"] = places
+        row[f"places_{days}d"] = sum(known)
         row[f"sr_{days}d"] = ratio(wins, len(starts))
-        row[f"place_rate_{days}d"] = ratio(places, len(starts))
+        row[f"place_rate_{days}d"] = ratio(sum(known), len(known))
         row[f"prb_{days}d"] = mean_prb(starts)
         row[f"ae_{days}d"] = actual_to_expected(starts)
     return row
 
 
 def career(starts: list[Start]) -> Features:
-    wins, places = sum(start.win for start in starts), sum(start.place for start in starts)
+    wins, known = sum(start.win for start in starts), placings(starts)
     return {
         "starts": len(starts),
         "wins": wins,
-        "places": places,
+        "places": sum(known),
         "sr": ratio(wins, len(starts)),
-        "place_rate": ratio(places, len(starts)),
+        "place_rate": ratio(sum(known), len(known)),
         "prb": mean_prb(starts),
     }
 

@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo
 Record = Mapping[str, Any]
 
 E9 = 10**9
-STARTED = frozenset(("FINISHED", "PU", "F", "UR", "BD", "SU", "RO", "REF", "RR", "LFT", "CO", "DNF", "DSQ"))
+STARTED = frozenset(("FINISHED", "RAN", "PU", "F", "UR", "BD", "SU", "RO", "REF", "RR", "LFT", "CO", "DNF", "DSQ"))
 GOINGS = {
     "fast": ("hard", "firm", "good to firm", "fast", "wet fast", "standard to fast"),
     "good": ("good", "standard"),
@@ -38,7 +38,7 @@ class Start:
     off_time: datetime
     keys: dict[str, str]
     win: int
-    place: int
+    place: int | None
     prb_e9: int | None
     exp_e9: int | None
     uni_e9: int
@@ -129,6 +129,17 @@ def percentage_beaten_e9(starters: int, position: int | None, sharing: int) -> i
     if position is None:
         return 0
     return max(0, E9 * (2 * starters - 2 * position - sharing + 1) // (2 * (starters - 1)))
+
+
+def place_e9(runner: Mapping[str, Any], runners: list[Mapping[str, Any]]) -> tuple[int | None, int | None]:
+    """Whether it was placed, and its rivals beaten in billionths; of RAN neither is known."""
+    if runner["status"] == "RAN":
+        return None, None
+    if runner["status"] != "FINISHED":
+        return 0, percentage_beaten_e9(len(runners), None, 1)
+    position = runner["position"]
+    level = sum(other["status"] == "FINISHED" and other["position"] == position for other in runners)
+    return int(position <= place_limit(len(runners))), percentage_beaten_e9(len(runners), position, level)
 
 
 def expected_wins_e9(all_odds: list[float | None]) -> list[int | None]:
@@ -243,7 +254,7 @@ def starts_of(record: Record) -> list[Start]:
     times, figures = [runner.get("finish_time_s") for runner in runners], figures_e9(record, runners)
     starts = []
     for number, (runner, draw, position, exp_e9) in enumerate(zip(runners, draws, positions, expected, strict=True)):
-        prb_e9 = percentage_beaten_e9(len(runners), position, positions.count(position))
+        placed, prb_e9 = place_e9(runner, runners)
         cell = f"{course}|{record.get('surface') or 'unknown'}|{band}|{going}|{draw_third(draw, draws)}"
         keys = {
             "horse_id": runner["horse_id"],
@@ -260,8 +271,8 @@ def starts_of(record: Record) -> list[Start]:
                 race_date=date.fromisoformat(record["race_date"]),
                 off_time=instant(record["off_time"]),
                 keys={name: key for name, key in keys.items() if key is not None},
-                win=int(position == 1),
-                place=int(position is not None and position <= place_limit(len(runners))),
+                win=int(runner["status"] in ("FINISHED", "RAN") and runner.get("position") == 1),
+                place=placed,
                 prb_e9=prb_e9,
                 exp_e9=exp_e9,
                 uni_e9=E9 // len(runners),

@@ -132,7 +132,7 @@ def reason_to_refuse(
     finishers = [runner for runner in starters if runner["status"] == "FINISHED"]
     if any(runner["position"] is None or runner["position"] < 1 for runner in finishers):
         return "FINISHED without a position"
-    if starters and all(runner["position"] != 1 for runner in finishers):
+    if starters and all(runner["status"] not in ("FINISHED", "RAN") or runner["position"] != 1 for runner in starters):
         return "no winner"
     if not starters and all(runner["status"] != "VOID" for runner in runners):
         return "no starters"

@@ -49,7 +49,7 @@ ODDS = (1.0, 0.0, 1.0625, 1.5, 2.375, 4.333333, 8.5, 51.0, 1001.0)
 TIMES_S = (None, 0.0, 0.0004, 57.314, 70.005, 88.61, 153.0, 86_400.0)
 BANDS = (None, "80-60", "0-75", "Class 4", "(2024) 60-40", "open")
 LENGTHS = (None, 0.0, 0.05, 1.25, 3.75, 29.99, 30.0, 40.0)
-FELL = tuple(sorted(STARTED - {"FINISHED"}))
+FELL = tuple(sorted(STARTED - {"FINISHED", "RAN"}))
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,7 @@ def fields(draw: st.DrawFn) -> list[Row]:
     if draw(st.integers(0, 7)) == 0:
         names += [f"Rival {number}" for number in range(draw(st.integers(1, 6)))]
     with_draws, with_odds = draw(st.booleans()), draw(st.booleans())
+    placeless = draw(st.integers(0, 3)) == 0
     runners, position = [], 0
     for order, name in enumerate(names):
         kind = draw(st.sampled_from(("ran", "ran", "ran", "ran", "ran", "fell", "NR"))) if order else "ran"
@@ -144,6 +145,8 @@ def fields(draw: st.DrawFn) -> list[Row]:
             level, gap = draw(st.integers(0, 5)) == 0, draw(st.sampled_from((1, 1, 1, 1, 5)))
             position = max(1, position) if level else position + (gap if order else 1)
             status, place = "FINISHED", position
+            if placeless and draw(st.booleans()):
+                status, place = "RAN", draw(st.sampled_from((None, position) if order else (1,)))
         runners.append(_runner(draw, name, status, place, order + 1, with_draws, with_odds))
     return runners
 

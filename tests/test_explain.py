@@ -30,6 +30,7 @@ RUNNERS_ASKED = 15
 FORMULAS = {
     "trainer_velocity__sr_14d": "Σ wins ÷ Σ starts, last 14 days",
     "horse_going__places": "Σ places, all known starts",
+    "jockey_velocity__place_rate_90d": "Σ places ÷ Σ starts with a known place, last 90 days",
     "horse_form__prb_ewma": "mean share of rivals beaten of the last 10 known, weights 0.6^i from the newest",
     "draw_bias__iv_shrunk_1095d": "(Σ wins + 5) ÷ (Σ wins by chance alone (1 ÷ starters) + 5), last 1095 days",
 }

@@ -81,6 +81,22 @@ def test_the_measures_of_a_race_worked_by_hand() -> None:
     assert {start.field_size for start in (a, b, c, d)} == {4}
 
 
+def test_of_a_start_without_a_place_only_the_win_is_known() -> None:
+    """A finisher second of three beat the one whose place is unknown; a winner told without placings has no PRB."""
+    told = [a_runner("A", 1, status="RAN"), a_runner("B", 2), a_runner("C", 3, status="RAN")]
+    a, b, c = starts_of(a_result(*told))
+    assert [(one.win, one.place, one.prb_e9, one.position, one.field_size) for one in (a, b, c)] == [
+        (1, None, None, None, 3),
+        (0, 0, 500_000_000, 2, 3),
+        (0, None, None, None, 3),
+    ]
+    row = Oracle(a_log(a_result(*told)), "Europe/London").value(
+        "trainer_velocity", {"trainer_id": "a trainer"}, datetime(2024, 5, 2, tzinfo=UTC)
+    )
+    assert row is not None
+    assert [row[f"{name}_14d"] for name in ("runs", "wins", "places", "place_rate", "prb")] == [3, 1, 0, 0.0, 0.5]
+
+
 def test_a_walkover_beats_nobody() -> None:
     """One starter: PRB is unknown, not 0 or 1; the market expects exactly its one win."""
     (alone,) = starts_of(a_result(a_runner("A", 1)))

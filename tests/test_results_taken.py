@@ -217,3 +217,60 @@ def test_case_06_a_result_known_before_its_off_is_refused(tmp_path: Path) -> Non
 def test_case_07_one_id_for_two_days_is_refused(tmp_path: Path) -> None:
     report = ingested(tmp_path / "home", "runners", case("07-one-id-two-days", "results.csv"))
     assert (report["appended"], report["refused"]) == (0, {"more than one race_date": 1})
+
+
+# Starts without a place
+
+
+RAN_HEADER = "race_id,race_date,off_time,course,horse,trainer,status,position,sp_decimal"
+
+
+def test_a_race_of_which_only_the_winner_is_known_is_whole(tmp_path: Path) -> None:
+    """W1 is told by an exchange, W2 by a result page that stops at the winner: 5 starts, 2 wins, one place known."""
+    home = tmp_path / "home"
+    rows = [
+        "W1,2025-06-03,2025-06-03T13:10:00Z,Thirsk,One,T,RAN,1,3",
+        "W1,2025-06-03,2025-06-03T13:10:00Z,Thirsk,Two,T,RAN,,3",
+        "W1,2025-06-03,2025-06-03T13:10:00Z,Thirsk,Three,T,RAN,4,3",
+        "W2,2025-06-03,2025-06-03T14:10:00Z,Thirsk,Four,T,FINISHED,1,2",
+        "W2,2025-06-03,2025-06-03T14:10:00Z,Thirsk,Five,T,RAN,,2",
+    ]
+    report = ingested(home, "runners", written(tmp_path / "w.csv", RAN_HEADER, *rows))
+    assert (report["appended"], report["refused"]) == (2, {})
+    assert report["warnings"] == {"RAN with a position but 1, unused": 1}
+    assert velo("build", home=home).code == 0
+    names = "runs_14d, wins_14d, places_14d, sr_14d, place_rate_14d, prb_14d"
+    found = velo("sql", f"select {names} from trainer_velocity order by event_timestamp", "--json", home=home).document
+    assert [list(row.values()) for row in found] == [[3, 1, 0, 1 / 3, None, None], [5, 2, 1, 0.4, 1.0, 1.0]]
+    said = velo("explain", "W1", "One", "--as-of", "2025-06-03T15:00:00Z", home=home).out
+    assert "W1 one: won of 3" in said
+
+
+def test_training_knows_who_won_a_race_without_placings(tmp_path: Path) -> None:
+    from training.declared import outcomes
+
+    home = tmp_path / "home"
+    rows = [
+        f"W1,2025-06-03,2025-06-03T13:10:00Z,Thirsk,{horse},T,{status},{position},4"
+        for horse, status, position in (("One", "RAN", 1), ("Two", "RAN", ""), ("Three", "RAN", 2), ("Four", "PU", 1))
+    ]
+    ingested(home, "runners", written(tmp_path / "w.csv", RAN_HEADER, *rows))
+    assert velo("build", home=home).code == 0
+    became = {one["horse_id"]: one for one in outcomes(store_at(home).home).to_pylist()}
+    assert {horse: one["win_share"] for horse, one in became.items()} == {"one": 1, "two": 0, "three": 0, "four": 0}
+    assert {one["position"] for one in became.values()} == {None}
+
+
+def test_case_15_the_remedy_names_the_status_that_takes_the_race(tmp_path: Path) -> None:
+    home, table = tmp_path / "home", case("15-winner-only", "results.csv")
+    assert ingested(home, "runners", table)["refused"] == {"FINISHED without a position": 1}
+    (letter,) = velo("dead-letters", "--json", home=home).document
+    assert "RAN where its place is unknown" in letter["detail"]
+    told = table.read_text().replace("FINISHED,,", "RAN,,")
+    mended = written(tmp_path / "mended.csv", *told.splitlines())
+    assert ingested(home, "runners", mended)["appended"] == 1
+    assert velo("build", home=home).code == 0
+    (row,) = velo(
+        "sql", "select runs_14d, wins_14d, place_rate_14d from trainer_velocity", "--json", home=home
+    ).document
+    assert list(row.values()) == [3, 1, 1.0]

@@ -65,6 +65,15 @@ def test_whoever_started_and_did_not_finish_first_loses(status: str) -> None:
     assert settle(bet("z"), result(ran("a", 1), ran("z", None, 3.0, status))).outcome is Outcome.LOST
 
 
+def test_of_those_whose_place_is_unknown_position_1_won_and_all_others_lost() -> None:
+    """Two at position 1 are a dead heat, whatever else is known of either."""
+    field = result(ran("a", 1, 5.0, "RAN"), ran("b", None, 2.5, "RAN"), ran("c", 2, 3.0, "RAN"))
+    assert [shown(settle(bet(horse), field)) for horse in "abc"] == [("won", 40.0), ("lost", -10.0), ("lost", -10.0)]
+    heat = result(ran("a", 1, 5.0, "RAN"), ran("b", 1, 2.5), ran("c", None, 3.0, "RAN"))
+    assert shown(settle(bet("a"), heat)) == ("won", 15.0)
+    assert settle(bet("z"), result(ran("a", 1), ran("z", 1, 3.0, "DSQ"))).outcome is Outcome.LOST
+
+
 def test_a_dead_heat_pays_the_share_of_the_stake_at_full_odds() -> None:
     """£10 at 5.0, two share: £5 × 5.0 = £25 back, £15 won. At 1.5: £7.50 back, £2.50 lost. Three share 2.4: £8 back."""
     two = result(ran("a", 1, 5.0), ran("b", 1, 1.5), ran("c", 3))

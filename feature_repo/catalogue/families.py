@@ -96,7 +96,7 @@ RECORD: Final[tuple[Aggregate, ...]] = (
     Total("wins", "win"),
     Total("places", "place"),
     Quotient("sr", "win", "one"),
-    Quotient("place_rate", "place", "one"),
+    Quotient("place_rate", "place", "place_known"),
     Quotient("prb", "prb_e9", "prb_known"),
 )
 VELOCITY: Final[tuple[Aggregate, ...]] = (
@@ -104,7 +104,7 @@ VELOCITY: Final[tuple[Aggregate, ...]] = (
     Total("wins", "win"),
     Total("places", "place"),
     Quotient("sr", "win", "one"),
-    Quotient("place_rate", "place", "one"),
+    Quotient("place_rate", "place", "place_known"),
     Quotient("prb", "prb_e9", "prb_known"),
     Quotient("ae", "win_priced", "exp_e9"),
 )

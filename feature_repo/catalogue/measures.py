@@ -52,6 +52,7 @@ MEASURES: Final[Mapping[str, Measure]] = {
     "one": _count("starts"),
     "win": _count("wins"),
     "place": _count("places"),
+    "place_known": _count("starts with a known place"),
     "prb_e9": _billionths("share of rivals beaten", 1),
     "prb_known": _count("starts against rivals"),
     "exp_e9": _billionths("wins the market expected", 1),

@@ -89,8 +89,10 @@ function runs(told, at) {
   const all = starts(told, at).reverse();
   const cell = (text) => h("td", {}, text);
   const of = (one, name) => one.values[at.get(name)];
+  // whoever did not finish beat a share of 0 of its rivals; of who is told to have run, that is unknown
+  const unplaced = (one) => of(one, "prb_last") === null && of(one, "field_last") > 1 ? "place unknown" : "did not finish";
   const cells = (one) => [
-    of(one, "position_last") === null ? "did not finish" : `${of(one, "position_last")} of ${of(one, "field_last")}`,
+    of(one, "position_last") === null ? unplaced(one) : `${of(one, "position_last")} of ${of(one, "field_last")}`,
     of(one, "lengths_last") === null ? w.DASH : w.number(of(one, "lengths_last"), 1), w.percent(of(one, "prb_last"), 0),
     of(one, "market_last") === null ? w.DASH : `${w.number(of(one, "market_last"), 1)}×`,
     of(one, "last_class") ?? w.DASH, w.whole(of(one, "last_distance_m")), w.whole(of(one, "last_weight_lbs")), w.whole(of(one, "last_rating")),

@@ -33,7 +33,7 @@ _SAID: Final = {
     "jockey_id": "the jockey's key; without it, the jockey's name is",
     "trainer_id": "the trainer's key; without it, the trainer's name is",
     "weight_lbs": "carried",
-    "position": "for FINISHED: 1 or more, the same for each horse of a dead heat",
+    "position": "for FINISHED: 1 or more, the same for each horse of a dead heat; for RAN (place unknown): 1 if it won",
     "beaten_lengths": "behind the winner",
     "sp_decimal": "decimal odds, stake included; 1 or less is none",
     "result_version": "higher replaces lower; an amended result needs a higher one than the last",

@@ -18,6 +18,7 @@ from velo.racing.clock import RESULT_DELAY, YEARS, assumed_off, local_date, to_t
 from velo.racing.messages import (
     FINISHED,
     NON_RUNNER,
+    RAN,
     STARTED,
     STATUSES,
     VOID,
@@ -249,12 +250,14 @@ class Maker:
                 )
 
     def runner(self, row: Row) -> Runner:
-        """One runner; odds of 1 or less are none, a draw of 0 is missing."""
+        """One runner; odds of 1 or less are none, a draw of 0 is missing, of who RAN no position counts but 1."""
         get = row.get
         odds = get("sp_decimal")
         if odds is not None and odds <= _NO_ODDS:
             self.warnings["odds of 1 or less"] += 1
             odds = None
+        if get("status") == RAN and get("position") not in (None, 1):
+            self.warnings["RAN with a position but 1, unused"] += 1
         others = row.keys() - _KNOWN
         return Runner(
             horse_id=self.horse_key(row) or "",
@@ -317,15 +320,24 @@ def _refuse_outcomes(rows: Sequence[Row], horses: Sequence[str | None]) -> None:
         if status not in STATUSES:
             known = ", ".join(sorted(STATUSES))
             raise Refused(f"unknown status {status}" if status else "no status", f"use one of {known}")
-    finishers = [row.get("position") for row, status in zip(rows, statuses, strict=True) if status == FINISHED]
-    if any(position is None or position < 1 for position in finishers):
-        raise Refused("FINISHED without a position", "give it a position of 1 or more, or the status it ended with")
+    places = {kind: _positions(rows, kind) for kind in (FINISHED, RAN)}
+    if any(position is None or position < 1 for position in places[FINISHED]):
+        raise Refused(
+            "FINISHED without a position",
+            "give it a position of 1 or more, or the status it ended with (RAN where its place is unknown)",
+        )
     if any(status in STARTED for status in statuses):
-        if 1 not in finishers:
-            raise Refused("no winner", "there are starters, but none is FINISHED at position 1: correct the positions")
+        if 1 not in places[FINISHED] + places[RAN]:
+            raise Refused(
+                "no winner", "there are starters, but none is FINISHED or RAN at position 1: correct the positions"
+            )
     elif VOID not in statuses:
         raise Refused("no starters", "nobody ran and nobody is VOID: give the starters, or VOID for a void race")
     _refuse_horseless(horses)
+
+
+def _positions(rows: Sequence[Row], status: str) -> list[int | None]:
+    return [row.get("position") for row in rows if row.get("status") == status]
 
 
 def _refuse_twice(horses: Sequence[str | None]) -> None:

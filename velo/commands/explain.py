@@ -101,7 +101,10 @@ def _view(view: "ExplainedView") -> list[Any]:
 
 
 def _start(one: "MadeOf") -> str:
-    place = f"{one.position} of {one.field}" if one.position is not None else f"no position of {one.field}"
+    if one.place_known:
+        place = f"{one.position or 'no position'} of {one.field}"
+    else:
+        place = f"{'won' if one.won else 'place unknown'} of {one.field}"
     return (
         f"{one.race_date} {one.race_id} {one.horse_id}: {place}, known {one.known_at:%Y-%m-%d %H:%M:%S} UTC, "
         f"version {one.result_version}"

@@ -16,10 +16,12 @@ SCHEMA_VERSION: Final = 2
 """Version of the records this code writes; older ones are read through `streams.log.upgrades`."""
 
 FINISHED: Final = "FINISHED"
+RAN: Final = "RAN"
+"""Started, place unknown: sources of prices tell who won and who lost, and no more."""
 NON_RUNNER: Final = "NR"
 VOID: Final = "VOID"
 NON_FINISHERS: Final = frozenset({"PU", "F", "UR", "BD", "SU", "RO", "REF", "RR", "LFT", "CO", "DNF", "DSQ"})
-STARTED: Final = NON_FINISHERS | {FINISHED}
+STARTED: Final = NON_FINISHERS | {FINISHED, RAN}
 STATUSES: Final = STARTED | {NON_RUNNER, VOID}
 
 
@@ -76,6 +78,11 @@ class Runner:
     def started(self) -> bool:
         """Whether it ran, whatever became of it."""
         return self.status in STARTED
+
+    @property
+    def won(self) -> bool:
+        """Whether it won, alone or in a dead heat; only finishers and those whose place is unknown can."""
+        return self.position == 1 and self.status in (FINISHED, RAN)
 
 
 @dataclass(frozen=True, slots=True)

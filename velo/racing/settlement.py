@@ -13,7 +13,7 @@ from enum import Enum
 from velo.errors import UserError
 from velo.racing.cards import FIRST_VERSION
 from velo.racing.deductions import REDUCTION, SCALE, Reductions, Scale, Withdrawal, reduced_price, rule_4_pence
-from velo.racing.messages import FINISHED, NON_RUNNER, STARTED, VOID, Result, Runner
+from velo.racing.messages import NON_RUNNER, STARTED, VOID, Result, Runner
 
 
 class Outcome(Enum):
@@ -85,9 +85,9 @@ def settle(
     price, reason = _price(bet, runner, withdrawals, scale, reductions)
     if price is None:
         return Settled(bet, Outcome.UNSETTLED, None, None, reason)
-    if runner.status != FINISHED or runner.position != 1:
+    if not runner.won:
         return Settled(bet, Outcome.LOST, price, -bet.stake, reason)
-    winners = sum(one.status == FINISHED and one.position == 1 for one in result.runners)
+    winners = sum(one.won for one in result.runners)
     profit = bet.stake / winners * price - bet.stake
     heat = f"dead heat of {winners}: 1/{winners} of the stake at full odds" if winners > 1 else ""
     return Settled(bet, Outcome.WON, price, profit, "; ".join(part for part in (heat, reason) if part))

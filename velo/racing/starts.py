@@ -23,7 +23,7 @@ from velo.racing.measures import (
     run_metres,
     time_ms,
 )
-from velo.racing.messages import FINISHED, Race, Runner
+from velo.racing.messages import FINISHED, RAN, Race, Runner
 
 
 class Start(NamedTuple):
@@ -43,7 +43,8 @@ class Start(NamedTuple):
     draw_cell: str
     one: int
     win: int
-    place: int
+    place: int | None
+    place_known: int
     prb_e9: int | None
     prb_known: int
     exp_e9: int | None
@@ -82,7 +83,10 @@ def starts_of(race: Race, runners: Sequence[Runner]) -> list[Start]:
     starters = [runner for runner in runners if runner.started]
     positions = [runner.position if runner.status == FINISHED else None for runner in starters]
     sharing, total = Counter(positions), len(starters)
-    beaten = [prb_e9(position, sharing[position], total) for position in positions]
+    beaten = [
+        None if runner.status == RAN else prb_e9(position, sharing[position], total)
+        for runner, position in zip(starters, positions, strict=True)
+    ]
     columns = (
         starters,
         positions,
@@ -164,7 +168,7 @@ def _start(
     third: int,
 ) -> Start:
     (expected, over), (pace, speed) = odds, clock
-    win, lengths = int(position == 1), runner.beaten_lengths
+    win, placeless, lengths = int(runner.won), runner.status == RAN, runner.beaten_lengths
     return Start(
         trainer_id=runner.trainer_id,
         jockey_id=runner.jockey_id,
@@ -175,7 +179,8 @@ def _start(
         draw_cell=same.draw_cells[third],
         one=1,
         win=win,
-        place=int(position is not None and position <= same.places),
+        place=None if placeless else int(position is not None and position <= same.places),
+        place_known=int(not placeless),
         prb_e9=beaten,
         prb_known=int(beaten is not None),
         exp_e9=expected,

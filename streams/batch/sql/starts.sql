@@ -68,14 +68,19 @@ WITH results AS (
         coalesce(nullif(surface, ''), 'unknown') AS ground,
         coalesce((3 * draw_rank + field - 1) // field, 0) AS draw_third,
         1::BIGINT AS one,
-        (position IS NOT DISTINCT FROM 1)::BIGINT AS win,
-        coalesce(position <= CASE WHEN field <= 4 THEN 1 WHEN field <= 7 THEN 2 ELSE 3 END, false)::BIGINT AS place,
+        (runner.status IN ('FINISHED', 'RAN') AND runner."position" IS NOT DISTINCT FROM 1)::BIGINT AS win,
+        -- of who is told to have run, and no more, neither the place nor the rivals beaten are known
+        runner.status <> 'RAN' AS placed,
+        CASE WHEN placed
+            THEN coalesce(position <= CASE WHEN field <= 4 THEN 1 WHEN field <= 7 THEN 2 ELSE 3 END, false)::BIGINT
+        END AS place,
+        placed::BIGINT AS place_known,
         CASE
-            WHEN field = 1 THEN NULL
+            WHEN field = 1 OR NOT placed THEN NULL
             WHEN position IS NULL THEN 0
             ELSE greatest(0, 1000000000 * (2 * field - 2 * position - sharing + 1) // (2 * (field - 1)))
         END AS prb_e9,
-        (field > 1)::BIGINT AS prb_known,
+        (prb_e9 IS NOT NULL)::BIGINT AS prb_known,
         inverse * 1000000000 // book AS exp_e9,
         CASE WHEN book IS NULL THEN 0 ELSE win END AS win_priced,
         1000000000 // field AS uni_e9,
@@ -109,6 +114,6 @@ WITH results AS (
     FROM ran LEFT JOIN goings USING (going)
 )
 SELECT
-    * EXCLUDE (ground, draw_third, market_count, market_whole, par_ms, over_known_e9),
+    * EXCLUDE (placed, ground, draw_third, market_count, market_whole, par_ms, over_known_e9),
     concat_ws('|', course, ground, distance_band, going_group, draw_third) AS draw_cell
 FROM measured
