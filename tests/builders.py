@@ -1,8 +1,8 @@
 """Small builders for readable tests: a test says what matters to it and the rest is an ordinary race.
 
 Two forms. Rows: `a_race(a_runner("Arkle", 1), a_runner("Mill House", 2), race_id="R1")` is the rows of one version of
-one race in the runner table (SPEC 3), all columns present. Records: `a_result(...)`, `a_tick(...)`, `a_message(...)`
-joined by `a_log(...)` are what a log holds (SPEC 10). Instants may be given as aware datetimes or as text like
+one race in the runner table (contract 3), all columns present. Records: `a_result(...)`, `a_tick(...)`, `a_message(...)`
+joined by `a_log(...)` are what a log holds (contract 10). Instants may be given as aware datetimes or as text like
 "2024-05-01 14:15" or "2024-05-01T14:15:00Z", always UTC; dates as `date` or "2024-05-01".
 """
 

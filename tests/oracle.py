@@ -1,4 +1,4 @@
-"""The plain twin of every fast path: SPEC 6 worked out again from the log for each question asked.
+"""The plain twin of every fast path: contract 6 worked out again from the log for each question asked.
 
 Grain: `Oracle.value(view, entity, as_of)` is the one row of `view` for one entity that is true at one instant. Nothing
 is carried from one question to the next but the starts of each record, which are a pure function of that record.

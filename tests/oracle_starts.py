@@ -1,4 +1,4 @@
-"""What one result record says of its starters: SPEC 4 and 5 in plain loops, the lower half of the oracle.
+"""What one result record says of its starters: contract 4 and 5 in plain loops, the lower half of the oracle.
 
 Standard library only, nothing of the product. `*_e9` are integers in billionths; instants are aware UTC datetimes;
 "local" is the zone given.
@@ -31,7 +31,7 @@ GOINGS = {
 
 @dataclass(frozen=True)
 class Start:
-    """One runner that ran, as one version of its race tells it; the keys and the measures of SPEC 4 and 5."""
+    """One runner that ran, as one version of its race tells it; the keys and the measures of contract 4 and 5."""
 
     race_id: str
     race_date: date
@@ -79,7 +79,7 @@ def local_date(at: datetime, zone: ZoneInfo) -> date:
     return at.astimezone(zone).date()
 
 
-# -- SPEC 4 -----------------------------------------------------------------------------------------------------------
+# -- contract 4 -----------------------------------------------------------------------------------------------------------
 
 
 def distance_band(distance_m: float | None) -> str:
@@ -112,7 +112,7 @@ def draw_third(draw: int | None, draws: list[int | None]) -> int:
     return math.ceil(Fraction(3 * rank, len(draws)))
 
 
-# -- SPEC 5 -----------------------------------------------------------------------------------------------------------
+# -- contract 5 -----------------------------------------------------------------------------------------------------------
 
 
 def place_limit(starters: int) -> int:
@@ -152,7 +152,7 @@ def expected_wins_e9(all_odds: list[float | None]) -> list[int | None]:
     return [one * E9 // sum(inverse) for one in inverse]
 
 
-# -- the measures beyond SPEC 5 ---------------------------------------------------------------------------------------
+# -- the measures beyond contract 5 ---------------------------------------------------------------------------------------
 
 
 def over_e9(mine: int, prices: list[float | None], prb_e9: int | None) -> int | None:

@@ -1,4 +1,4 @@
-"""Checks that must come out null, and one that must not: shuffled winners, and a planted leak (SPEC 9's alarms).
+"""Checks that must come out null, and one that must not: shuffled winners, and a planted leak (contract 9's alarms).
 
 What a pipeline says of noise is what it adds by itself.
 """

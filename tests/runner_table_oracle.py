@@ -1,4 +1,4 @@
-"""A plain reader of the runner table (SPEC 3) into the records of a new log (SPEC 2): the importer's twin, for tests.
+"""A plain reader of the runner table (contract 3) into the records of a new log (contract 2): the importer's twin, for tests.
 
 `load(files, timezone)` takes the rows of one or more files, as dicts in file order, as one load. It imports nothing of
 the product.
@@ -7,7 +7,7 @@ What the conformance files decide (the other reading gives other probes or refus
 - Race values are the first non-null one in file order, not the first row's.
 - The rows of one version of a race in one file are one message, so a race written twice in a file has its horses twice
   and is refused for that.
-- A FINISHED without a position is told before a missing winner. The rest of the order is that of SPEC 3's sentence.
+- A FINISHED without a position is told before a missing winner. The rest of the order is that of contract 3's sentence.
 - Refusal is per version: version 1 may be refused and version 2 taken, or both refused, each with its own reason.
 - A runner that is VOID beside only NRs makes a void race, which is a version without starts.
 - A version lower than one already taken is kept in the log and counted; it may push later messages on by 1 us.

@@ -122,7 +122,7 @@ def batch_twin(store: Store, home: Path) -> Store:
 
 
 def assert_same(got: dict[str, Rows], expected: dict[str, Rows]) -> None:
-    """The same function of time for every key of every view: the same changes, every value as near as SPEC 7 says."""
+    """The same function of time for every key of every view: the same changes, every value as near as contract 7 says."""
     for view, rows in expected.items():
         mine, theirs = changes(view, got[view]), changes(view, rows)
         assert mine.keys() == theirs.keys(), view
@@ -131,7 +131,7 @@ def assert_same(got: dict[str, Rows], expected: dict[str, Rows]) -> None:
 
 
 def changes(view: str, rows: Rows) -> Rows:
-    """The rows that differ from the one before of their key: others may be kept or left out (SPEC 6)."""
+    """The rows that differ from the one before of their key: others may be kept or left out (contract 6)."""
     kept: Rows = {}
     before: tuple[Any, ...] | None = None
     for key in sorted(rows):
@@ -142,7 +142,7 @@ def changes(view: str, rows: Rows) -> Rows:
 
 
 def apart(view: str, got: tuple[Any, ...], expected: tuple[Any, ...]) -> list[tuple[str, Any, Any]]:
-    """The values of two rows that differ by more than SPEC 7 lets them."""
+    """The values of two rows that differ by more than contract 7 lets them."""
     names = ("valid_until", *(feature.name for feature in BY_VIEW[view].features))
     pairs = zip(names, got, expected, strict=True)
     return [(name, mine, theirs) for name, mine, theirs in pairs if not agrees(name, mine, theirs)]
@@ -166,7 +166,7 @@ def assert_online(store: Store, expected: dict[str, Rows]) -> None:
 
 
 def agrees(name: str, got: Any, expected: Any) -> bool:
-    """Whether two values of a feature are the same as SPEC 7 counts it."""
+    """Whether two values of a feature are the same as contract 7 counts it."""
     if not isinstance(got, float) or not isinstance(expected, int | float):
         return bool(got == expected)
     allowed = CURVES if name.rpartition("_")[2] in ("ewma", "slope", "var") else COUNTS_AND_SUMS

@@ -1,6 +1,6 @@
 """The batch path gives every value of the conformance files: in Parquet, and through Feast, offline and online.
 
-Counts exactly; ratios to 1e-12; EWMA, slope and variance to 1e-9; `valid_until` to the microsecond (SPEC 7).
+Counts exactly; ratios to 1e-12; EWMA, slope and variance to 1e-9; `valid_until` to the microsecond (contract 7).
 """
 
 import json

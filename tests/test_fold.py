@@ -76,7 +76,7 @@ def told(family: Family, row: Row | None) -> dict[str, Any] | None:
 
 
 def differences(got: dict[str, Any] | None, expected: dict[str, Any] | None) -> list[str]:
-    """The features that differ by more than SPEC 7 lets them."""
+    """The features that differ by more than contract 7 lets them."""
     if got is None or expected is None:
         return [] if got is expected else ["<row>"]
     assert got.keys() == expected.keys()

@@ -68,7 +68,7 @@ def same_row(got: dict[str, Any] | None, expected: dict[str, Any] | None) -> boo
 
 
 def test_the_measures_of_a_race_worked_by_hand() -> None:
-    """A dead heat for first of four with one faller: SPEC 5's integers."""
+    """A dead heat for first of four with one faller: contract 5's integers."""
     heat = [a_runner("A", 1, sp_decimal=2.0), a_runner("B", 1, sp_decimal=4.0)]
     rest = [a_runner("C", 3, sp_decimal=4.0), a_runner("D", status="F", sp_decimal=1.5)]
     a, b, c, d = starts_of(a_result(*heat, *rest, a_runner("E", status="NR")))

@@ -1,4 +1,4 @@
-"""The runner table: every row is in a race that is logged or in a dead letter, by the rules of SPEC 3."""
+"""The runner table: every row is in a race that is logged or in a dead letter, by the rules of contract 3."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -17,7 +17,7 @@ from velo.simulator import CARD_SCHEMA, OUTCOME_COLUMNS, SeasonSpec, simulate, s
 
 
 def faults(rows: list[Row]) -> list[str]:
-    """What SPEC 3 would refuse in one version of a race, and what no judge would sign; apart from the importer."""
+    """What contract 3 would refuse in one version of a race, and what no judge would sign; apart from the importer."""
     horses = [row["horse_id"] for row in rows]
     ran = starters(rows)
     found = []
@@ -52,7 +52,7 @@ def test_the_same_seed_gives_the_same_table_and_another_seed_another() -> None:
 
 
 def test_the_table_has_exactly_the_columns_of_the_runner_table() -> None:
-    """Names, order and types of SPEC 3, and nothing else."""
+    """Names, order and types of contract 3, and nothing else."""
     text, whole, real, instant = pa.string(), pa.int32(), pa.float64(), pa.timestamp("us", tz="UTC")
     expected = [
         ("race_id", text), ("race_date", pa.date32()), ("off_time", instant), ("race_no", whole), ("course", text),
@@ -68,7 +68,7 @@ def test_the_table_has_exactly_the_columns_of_the_runner_table() -> None:
 
 
 def test_every_race_in_every_version_would_be_accepted() -> None:
-    """No race of a year breaks a rule of SPEC 3."""
+    """No race of a year breaks a rule of contract 3."""
     broken = {race: found for race, rows in versions().items() if (found := faults(rows))}
     assert broken == {}
     assert len(first_versions()) > 2_500
@@ -124,7 +124,7 @@ def test_amended_results_come_later_and_change_something() -> None:
 
 
 def test_names_are_unique_even_as_keys() -> None:
-    """No two horses, trainers or jockeys share a name once it is a key (SPEC 3)."""
+    """No two horses, trainers or jockeys share a name once it is a key (contract 3)."""
     table = season().runners
     for kind in ("horse", "trainer", "jockey"):
         pairs = set(zip(table[f"{kind}_id"].to_pylist(), table[kind].to_pylist(), strict=True))

@@ -123,7 +123,7 @@ def bets(season: Season, of: Strategy) -> Bets:
 
 
 def all_strategies(season: Season) -> tuple[Bets, ...]:
-    """Every strategy of SPEC 9 over the season, on the same resamples."""
+    """Every strategy of contract 9 over the season, on the same resamples."""
     return tuple(bets(season, of) for of in STRATEGIES)
 
 
@@ -175,7 +175,7 @@ def above_and_below(season: Season, bands: int = 10) -> tuple[Band, ...]:
 def delta_r2(model: Floats, market: Floats, season: Season) -> Figure:
     """R²(model) − R²(market) over the races where both are told, in the same resamples; n races.
 
-    Both are probabilities of the runners. For the ΔR² of SPEC 9 `market` is π^β with β fitted out of fold.
+    Both are probabilities of the runners. For the ΔR² of contract 9 `market` is π^β with β fitted out of fold.
     """
     losses = [winner_loss(chances, season.share, season.starts) for chances in (model, market)]
     uniform = np.log(sizes_of(season.starts, model.size).astype(np.float64))

@@ -1,4 +1,4 @@
-"""What to bet on and how much: strategies by percentile, price buckets, level stakes and fractional Kelly (SPEC 9).
+"""What to bet on and how much: strategies by percentile, price buckets, level stakes and fractional Kelly (contract 9).
 
 A strategy's percentiles are of the whole period it is tested on: no outcome is looked at, but the cut is one that only the end
 of the period knows. Stakes are decided at the price known at decision time, SP where there is none.
@@ -20,7 +20,7 @@ Wanted = NDArray[np.bool_]
 MOST_AT_RISK: Final = 1.0
 """The most of the bank on all bets of one race day: their results come after the stakes."""
 PRICE_EDGES: Final = (5.0, 8.0, 15.0, 21.0)
-"""Upper ends of the price buckets of SPEC 9, each with its end; above the last is a bucket of its own."""
+"""Upper ends of the price buckets of contract 9, each with its end; above the last is a bucket of its own."""
 BUCKETS: Final = ("1–5", "5–8", "8–15", "15–21", "> 21")
 """Their names."""
 

@@ -18,7 +18,7 @@ from velo.errors import UserError
 
 FORMAT: Final = 2
 MIDDLES: Final = (3.0, 6.5, 11.0, 18.0, 32.0)
-"""Decimal prices in the middle of the price buckets of SPEC 9, by their logs: where each regime's curve stands alone."""
+"""Decimal prices in the middle of the price buckets of contract 9, by their logs: where each regime's curve stands alone."""
 ENOUGH_WINS: Final = 1000.0
 """Expected and actual winners of a regime from which on it is trusted with an isotonic curve."""
 LEAST_WINS: Final = 50.0

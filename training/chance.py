@@ -109,7 +109,7 @@ def winners(
 def _draw(
     season: Season, wanted: Wanted, market: Floats, truth: Floats, known: NDArray[np.bool_], seed: int, seasons: int
 ) -> dict[str, Drawn]:
-    """The chance criteria of SPEC 9 in every simulated season."""
+    """The chance criteria of contract 9 in every simulated season."""
     of = _Fixed(season, wanted, market, truth, known)
     rng = np.random.default_rng(seed)
     parts: dict[str, list[Drawn]] = {}

@@ -1,4 +1,4 @@
-"""The training set: every start with what was known at its race's decision time, and what became of it (SPEC 8).
+"""The training set: every start with what was known at its race's decision time, and what became of it (contract 8).
 
 Features come through one point-in-time retrieval of Feast; labels are from version 1 of the results and stand apart,
 in columns that begin with `label__`.

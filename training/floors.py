@@ -1,4 +1,4 @@
-"""Whether p is true at every price: A/E by bucket against a floor that a sound model keeps (issue 4).
+"""Whether p is true at every price: A/E by bucket against a floor that a sound model keeps (contract 9).
 
 A bucket holds where its 95 % interval contains 1, or where so many winners were expected that 5 % off is near enough.
 """

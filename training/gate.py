@@ -1,4 +1,4 @@
-"""The gate (SPEC 9): criteria declared as data, each judged by its whole interval, over two windows; and the alarms.
+"""The gate (contract 9): criteria declared as data, each judged by its whole interval, over two windows; and the alarms.
 
 PASS needs the 95 % interval wholly on the good side, FAIL has it wholly on the bad side, all else is NOT ENOUGH DATA: a value
 on the right side of its bound is no evidence by itself.

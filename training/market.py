@@ -1,4 +1,4 @@
-"""The model and the market put together: Benter's blend, the market alone sharpened, and the market as an offset (SPEC 9).
+"""The model and the market put together: Benter's blend, the market alone sharpened, and the market as an offset (contract 9).
 
 What is fitted here is fitted on out-of-fold f: a model's probabilities for races it was not trained on. On its own
 training races a model looks better than it is, and the blend would trust it too much.

@@ -1,4 +1,4 @@
-"""How good winning probabilities are: winner log loss, pseudo-R² against 1/N, top-1, each beside the market (SPEC 9).
+"""How good winning probabilities are: winner log loss, pseudo-R² against 1/N, top-1, each beside the market (contract 9).
 
 Intervals are 95 %, from a bootstrap of whole race days: races of a day share their going, their draw and their luck.
 """

@@ -33,7 +33,7 @@ from velo.store import Store
 
 Progress = Callable[[str, int, int], None]
 GATE_RECORDS: Final = 50_000
-"""Training records below which no gate will pass a model (SPEC 9)."""
+"""Training records below which no gate will pass a model (contract 9)."""
 VALIDATION_FOLDS: Final = 3
 """Refits over the validation days: what the blend and the calibration learn from."""
 _LIBRARIES: Final = ("lightgbm", "numpy", "scipy", "feast", "duckdb")

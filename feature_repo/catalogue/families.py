@@ -1,4 +1,4 @@
-"""The catalogue: every stored feature, declared once (SPEC 6).
+"""The catalogue: every stored feature, declared once (contract 6).
 
 The batch SQL, the stream's fold, Feast's schema and the training columns are made from these declarations. To add a
 60-day window to a family, add 60 to its `windows`.

@@ -1,4 +1,4 @@
-"""What is known only when a race is asked about: how it differs from the horse's last start (SPEC 6).
+"""What is known only when a race is asked about: how it differs from the horse's last start (contract 6).
 
 One declaration and one function for training (Feast's on-demand view) and for serving. numpy alone.
 """

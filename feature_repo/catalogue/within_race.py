@@ -1,4 +1,4 @@
-"""A feature against the other runners of its race: one implementation for training and serving (SPEC 6)."""
+"""A feature against the other runners of its race: one implementation for training and serving (contract 6)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """The door: bytes that a producer sent, checked into a message of the log, or into a dead letter that says why not.
 
-The rules are those of `velo ingest runners` (SPEC 3); `schema/messages-v2.json` tells them to producers. A live message
+The rules are those of `velo ingest runners` (contract 3); `schema/messages-v2.json` tells them to producers. A live message
 is known when it arrives, whatever `known_at` it claims. Unknown fields are kept with it.
 """
 

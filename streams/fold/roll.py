@@ -1,6 +1,6 @@
 """One shard of a family: running totals of its keys, and the rows that each message or passing midnight makes.
 
-A start is in window W on day t where race_day > t − W (SPEC 6), so all of a key's starts of one race day leave a
+A start is in window W on day t where race_day > t − W (contract 6), so all of a key's starts of one race day leave a
 window at one midnight: totals are kept a day, and a window's totals are only ever added to and subtracted from.
 """
 

@@ -18,7 +18,7 @@ from velo.racing.starts import Start
 Sums = int
 """Sums of several measures in one integer, 64 bits a measure, so that adding them all is one addition.
 
-Exact while every sum is at least 0 and below 2^64: no measure is negative (SPEC 5), and a start is taken back only
+Exact while every sum is at least 0 and below 2^64: no measure is negative (contract 5), and a start is taken back only
 from the sums it was added to.
 """
 Memory = tuple[Any, ...]

@@ -1,4 +1,4 @@
-"""One race's versions: what each result takes back of the one before it, and what it adds (SPEC 3)."""
+"""One race's versions: what each result takes back of the one before it, and what it adds (contract 3)."""
 
 import zlib
 from collections.abc import Callable

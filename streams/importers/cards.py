@@ -1,4 +1,4 @@
-"""Racecards in the neutral form: the runner table without outcomes, one row a declared runner (SPEC 3 and 10)."""
+"""Racecards in the neutral form: the runner table without outcomes, one row a declared runner (contract 3 and 10)."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence

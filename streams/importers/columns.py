@@ -1,4 +1,4 @@
-"""The columns of the runner table (SPEC 3) and their types; a whole column at a time, or one value."""
+"""The columns of the runner table (contract 3) and their types; a whole column at a time, or one value."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""From typed rows to results: the fills, keys and refusals of SPEC 3, for every importer alike."""
+"""From typed rows to results: the fills, keys and refusals of contract 3, for every importer alike."""
 
 import gc
 from collections import Counter, defaultdict
@@ -313,7 +313,7 @@ def _refuse_other_years(moments: Mapping[str, date | None]) -> None:
 
 
 def _refuse_outcomes(rows: Sequence[Row], horses: Sequence[str | None]) -> None:
-    """The rules of SPEC 3 about a race's runners, in its order."""
+    """The rules of contract 3 about a race's runners, in its order."""
     _refuse_twice(horses)
     statuses = [row.get("status") for row in rows]
     for status in statuses:

@@ -1,4 +1,4 @@
-"""The runner table, the neutral form in which results come in: CSV or Parquet, one row a declared runner (SPEC 3)."""
+"""The runner table, the neutral form in which results come in: CSV or Parquet, one row a declared runner (contract 3)."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path

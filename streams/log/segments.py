@@ -1,4 +1,4 @@
-"""Segments of the log: the framing of a record, and how far a file can be trusted (SPEC 2).
+"""Segments of the log: the framing of a record, and how far a file can be trusted (contract 2).
 
 A segment is `log/{first_seq:012d}-v{schema_version}.ndjson`. A record is one line, `{"crc":"8 hex",REST`, in which the
 CRC-32 is of the bytes of REST, its closing brace included and the line's end not. REST begins with `seq`, `digest`,

@@ -1,4 +1,4 @@
-"""Logs of older schemas: read as if they were of today's, and never rewritten (SPEC 10).
+"""Logs of older schemas: read as if they were of today's, and never rewritten (contract 10).
 
 Schema 1 was the draft before the first release: a runner carried `odds` for `sp_decimal`, and `known_at` and
 `off_time` were whole microseconds since 1970.

@@ -1,4 +1,4 @@
-"""The one writer of the log: the clock of SPEC 2, and what is told twice is held once."""
+"""The one writer of the log: the clock of contract 2, and what is told twice is held once."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping

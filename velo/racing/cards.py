@@ -32,7 +32,7 @@ Source = Literal["racecard", "result version 1"]
 FROM_CARD: Final[Source] = "racecard"
 FROM_RESULT: Final[Source] = "result version 1"
 FIRST_VERSION: Final = 1
-"""The version that bets settle on and labels are made from (SPEC 3)."""
+"""The version that bets settle on and labels are made from (contract 3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ def withdrawn_since(messages: Sequence[Message], instant: datetime) -> dict[str,
 def takes_effect(notice: Notice, declared: Racecard | None) -> datetime | None:
     """When a notice takes effect, by the first card that named what it is about; None for never.
 
-    At once where that card was told by then; else with that card, if it was told before its off (SPEC 12).
+    At once where that card was told by then; else with that card, if it was told before its off (contract 12).
     """
     if declared is None:
         return None

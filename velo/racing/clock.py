@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 MICROSECOND = timedelta(microseconds=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 RESULT_DELAY = timedelta(minutes=15)
-"""A result without `known_at` is taken to be known this long after its off (SPEC 3)."""
+"""A result without `known_at` is taken to be known this long after its off (contract 3)."""
 YEARS = range(1800, 2200)
 """Racing lies in these years; the nanoseconds since 1970 of data frames hold them, and every window after them."""
 FIRST_OFF = time(13, 0)
@@ -32,13 +32,13 @@ def is_local_midnight(instant: datetime, timezone: ZoneInfo) -> bool:
 
 
 def assumed_off(race_date: date, race_no: int | None, timezone: ZoneInfo) -> datetime:
-    """The off of a race whose off time is not known: local 13:00 plus 30 minutes a race (SPEC 3)."""
+    """The off of a race whose off time is not known: local 13:00 plus 30 minutes a race (contract 3)."""
     first = datetime.combine(race_date, FIRST_OFF, tzinfo=timezone).astimezone(UTC)
     return first + RACE_INTERVAL * ((race_no or 1) - 1)
 
 
 def next_known_at(claimed: datetime | None, last: datetime | None, timezone: ZoneInfo) -> datetime:
-    """The instant a message of the log gets: strictly later than the last, and never a local midnight (SPEC 2).
+    """The instant a message of the log gets: strictly later than the last, and never a local midnight (contract 2).
 
     A midnight belongs to the clock: expiry rows carry it, so no message may share it.
     """

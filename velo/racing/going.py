@@ -1,4 +1,4 @@
-"""Going and distance, folded to the few groups in which horses are known to differ (SPEC 4)."""
+"""Going and distance, folded to the few groups in which horses are known to differ (contract 4)."""
 
 import re
 from typing import Final

@@ -1,4 +1,4 @@
-"""Measures of a start: integers, so that any order of summing gives the same bits (SPEC 5).
+"""Measures of a start: integers, so that any order of summing gives the same bits (contract 5).
 
 The batch computes the same measures in SQL (`streams/batch/sql/`); tests hold the two against each other.
 """

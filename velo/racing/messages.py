@@ -1,4 +1,4 @@
-"""The messages of the log (SPEC 3 and 10), as frozen values, and their one form as records.
+"""The messages of the log (contract 3 and 10), as frozen values, and their one form as records.
 
 A record is a flat JSON object: `type`, `schema_version`, `known_at`, `race_id`, then the message's own fields; fields
 that are unknown are left out. `horse_id`, `jockey_id` and `trainer_id` are the store's keys; `horse`, `jockey` and

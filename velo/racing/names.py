@@ -1,4 +1,4 @@
-"""Names as keys: two spellings of one name that differ only in form meet on one key (SPEC 3)."""
+"""Names as keys: two spellings of one name that differ only in form meet on one key (contract 3)."""
 
 import unicodedata
 

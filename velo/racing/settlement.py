@@ -1,4 +1,4 @@
-"""What a win bet pays (SPEC 3 and 9): settled on version 1 of the result, the weighed-in one; an amendment changes no bet.
+"""What a win bet pays (contract 3 and 9): settled on version 1 of the result, the weighed-in one; an amendment changes no bet.
 
 A dead heat of m pays stake/m at full odds. A faller loses, as does whoever started and is not first. A non-runner, and any
 runner of a void race, gets the stake back. A bet that has no price to settle at stays unsettled, whether it won or lost:

@@ -47,7 +47,7 @@ RUNNER_SCHEMA = pa.schema(
         ("known_at", INSTANT),
     ]
 )
-"""The runner table (SPEC 3): one row a declared runner and result version; instants in UTC, `race_date` local."""
+"""The runner table (contract 3): one row a declared runner and result version; instants in UTC, `race_date` local."""
 OUTCOME_COLUMNS = ("status", "position", "beaten_lengths", "finish_time_s", "sp_decimal", "result_version")
 """What a racecard does not have."""
 CARD_SCHEMA = pa.schema([field for field in RUNNER_SCHEMA if field.name not in OUTCOME_COLUMNS])
