@@ -22,6 +22,8 @@ RUNNERS: Final = 40
 QUICK_THREADS: Final = 4
 """More threads than this share one interpreter badly: each waits for all others whenever it has read an answer."""
 SLOW_THREADS: Final = 4
+ODDS_THREADS: Final = 16
+"""They wait for the disk, all of them for the same sync."""
 QUEUED: Final = 512
 QUEUED_S: Final = 2.0
 
@@ -75,7 +77,7 @@ class Lanes:
 
     quick: Lane = field(default_factory=lambda: Lane("scores and cards", QUICK_THREADS))
     slow: Lane = field(default_factory=lambda: Lane("questions about the past", SLOW_THREADS, seconds=10.0))
-    odds: Lane = field(default_factory=lambda: Lane("odds", SLOW_THREADS, seconds=5.0))
+    odds: Lane = field(default_factory=lambda: Lane("odds", ODDS_THREADS, seconds=5.0))
 
     @classmethod
     def here(cls) -> "Lanes":

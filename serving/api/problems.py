@@ -18,6 +18,11 @@ from serving.told import UnknownRace
 from serving.wire import Away, Busy
 from velo.errors import UserError
 
+
+class NotTaken(UserError):
+    """Odds that neither log nor feed could take; they may in a moment."""
+
+
 MEDIA_TYPE: Final = "application/problem+json"
 STATUS: Final[tuple[tuple[type[UserError], int], ...]] = (
     (UnknownRace, 404),
@@ -29,6 +34,7 @@ STATUS: Final[tuple[tuple[type[UserError], int], ...]] = (
     (NotYet, 503),
     (Nothing, 503),
     (NotKept, 503),
+    (NotTaken, 503),
     (NoModel, 503),
     (NoTables, 503),
 )

@@ -21,7 +21,7 @@ class Tell(Protocol):
     """Takes odds into the log, or to a feed it is made from."""
 
     def __call__(self, market: Market) -> tuple[str, int | None]:
-        """`log` and the seq, or `feed` and None; raises `UserError` where it cannot be taken."""
+        """`log` and the seq, or `feed` and None; raises `NotTaken` where it cannot be taken now."""
         ...
 
 

@@ -17,6 +17,10 @@ _BLOCK_BYTES: Final = 2**22
 _log = logging.getLogger(__name__)
 
 
+class LogInUse(UserError):
+    """Another process writes to the log; it may be done in a moment."""
+
+
 @dataclass(slots=True)
 class SegmentWriter:
     """Appends lines to the segments of a folder, holding its lock.
@@ -37,7 +41,7 @@ class SegmentWriter:
     def open(cls, folder: Path, segment_bytes: int, met: Callable[[Segment, int], None]) -> "SegmentWriter":
         """The writer of a folder; `met` is called with each segment there and its length, after a torn tail is cut.
 
-        Raises `UserError` where another process has the lock, or a segment but the last has a torn tail.
+        Raises `LogInUse` where another process has the lock, `UserError` where a segment but the last has a torn tail.
         """
         make_folder(folder)
         writer = cls(folder, segment_bytes, _lock=lock(folder))
@@ -83,6 +87,11 @@ class SegmentWriter:
             self.flush()
             os.fsync(self._file)
             sync_folder(self.folder)
+
+    @property
+    def broken(self) -> bool:
+        """Whether a write failed: what is in the file is not all that was taken."""
+        return self._broken
 
     def close(self) -> None:
         """Sync what can be, and release the lock."""
@@ -153,7 +162,7 @@ def lock(folder: Path) -> int:
     except OSError:
         holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
         os.close(descriptor)
-        raise UserError(
+        raise LogInUse(
             f"the log at {folder} is being written by process {holder}: wait until it ends, or stop it"
         ) from None
     if os.fstat(descriptor).st_ino != (folder / ".lock").stat().st_ino:

@@ -1,10 +1,12 @@
 """What the writer knows of the log it appends to: which contents it holds, and where it ends."""
 
+import os
 import re
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from pathlib import Path
 from struct import Struct
 from typing import Any, Final, Literal
 from zoneinfo import ZoneInfo
@@ -39,6 +41,11 @@ _TAKEN_BACK: Final = b"taken back"
 """Follows the digest of a reinstatement."""
 _MARKED: Final = b"marked"
 """Stands for the digest of a withdrawal that the latest card tells."""
+_ENDS_BYTES: Final = 64
+
+
+class Changed(Exception):
+    """The log is not the one that an index was made of: it was rebuilt, or cut."""
 
 
 @dataclass(slots=True)
@@ -62,6 +69,7 @@ class Index:
     _declared: Packed = field(default_factory=Packed)
     _near: dict[str, str | None] = field(default_factory=dict)
     _races: deque[str] = field(default_factory=lambda: deque(maxlen=RACES_NEAR))
+    _noted: dict[str, "_Noted"] = field(default_factory=dict)
 
     def outcome_of_result(self, race_id: str, version: int, digest: str) -> Outcome:
         """What becomes of a result told now; raises `Refused` where its version was told with other content."""
@@ -177,23 +185,43 @@ class Index:
         return 2 * MICROSECOND if is_local_midnight(after, self.timezone) else MICROSECOND
 
     def scan(self, segment: Segment, length: int) -> None:
-        """Note all records of a segment's first `length` bytes; raises `UserError` where they do not follow on."""
-        if self.next_seq != segment.first_seq:
+        """Note the records of a segment's first `length` bytes, but for those noted before.
+
+        Raises `UserError` where they do not follow on, `Changed` where what was noted before is no longer there.
+        """
+        begin = self._noted_of(segment, length)
+        if begin == 0 and self.next_seq != segment.first_seq:
             raise UserError(
                 f"{segment.path} begins with record {segment.first_seq}, but {self.next_seq} comes next: "
                 "run `velo log check`"
             )
-        if segment.schema_version == SCHEMA_VERSION:
-            self._scan_lines(segment, length)
-            return
-        for old in whole_records(segment, length):
-            record = upgraded(old)
-            self._note(segment, record["seq"], record["known_at"])
-            self.hold(record, digest_of(record))
+        if begin < length:
+            if segment.schema_version == SCHEMA_VERSION:
+                self._scan_lines(segment, length, begin)
+            elif begin:
+                raise Changed
+            else:
+                for old in whole_records(segment, length):
+                    record = upgraded(old)
+                    self._note(segment, record["seq"], record["known_at"])
+                    self.hold(record, digest_of(record))
+        self._noted[segment.path.name] = _Noted.of(segment.path, length)
 
-    def _scan_lines(self, segment: Segment, length: int) -> None:
+    def noted(self, every: Sequence[Segment]) -> None:
+        """Say that these segments hold, to their ends, what was noted and nothing else: a later `scan` begins there."""
+        self._noted = {one.path.name: _Noted.of(one.path, one.path.stat().st_size) for one in every}
+
+    def _noted_of(self, segment: Segment, length: int) -> int:
+        before = self._noted.get(segment.path.name)
+        if before is None:
+            return 0
+        if before.length > length or before != _Noted.of(segment.path, before.length):
+            raise Changed
+        return before.length
+
+    def _scan_lines(self, segment: Segment, length: int, begin: int) -> None:
         """By the first fields of each line: a log of millions of runners is indexed without parsing them."""
-        for place, line in lines(segment.path, length):
+        for place, line in lines(segment.path, length, begin):
             match = _LINE.match(line)
             if match is None:
                 raise UserError(f"{segment.path} is damaged at byte {place}: run `velo log check`")
@@ -214,6 +242,21 @@ class Index:
 
 def _word(record: Mapping[str, Any], digest: str) -> bytes:
     return bytes.fromhex(digest) + (_TAKEN_BACK if record["type"] == "reinstated" else b"")
+
+
+@dataclass(frozen=True, slots=True)
+class _Noted:
+    """A part of a file: which, how long, and how it ends."""
+
+    inode: int
+    length: int
+    ends: bytes
+
+    @classmethod
+    def of(cls, path: Path, length: int) -> "_Noted":
+        with path.open("rb") as file:
+            ends = os.pread(file.fileno(), _ENDS_BYTES, max(0, length - _ENDS_BYTES))
+            return cls(os.fstat(file.fileno()).st_ino, length, ends[: min(length, _ENDS_BYTES)])
 
 
 def _subject(record: Mapping[str, Any]) -> tuple[str, ...]:

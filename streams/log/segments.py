@@ -166,13 +166,14 @@ def _last_whole(descriptor: int, size: int) -> tuple[int, bytes]:
         tail = os.pread(descriptor, step, start) + tail
 
 
-def lines(path: Path, length: int) -> Iterator[tuple[int, bytes]]:
-    """Each line of a segment's first `length` bytes with the byte it begins at; nothing is checked.
+def lines(path: Path, length: int, begin: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Each line of a segment's first `length` bytes, from `begin` on, with the byte it begins at; nothing is checked.
 
     Of a line longer than a record may be the beginning is given, and no more is held.
     """
-    place = 0
+    place = begin
     with path.open("rb", buffering=2**20) as file:
+        file.seek(begin)
         while place < length and (line := file.readline(RECORD_BYTES)):
             yield place, line
             place += len(line)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -9,8 +10,17 @@ from types import TracebackType
 from typing import Any, Final
 
 from streams.log.appender import SegmentWriter
-from streams.log.index import Index, Outcome
-from streams.log.segments import RECORD_BYTES, SEGMENT_BYTES, body_of, digest_of, finish_swap, framed, with_origin
+from streams.log.index import Changed, Index, Outcome
+from streams.log.segments import (
+    RECORD_BYTES,
+    SEGMENT_BYTES,
+    body_of,
+    digest_of,
+    finish_swap,
+    framed,
+    segments_in,
+    with_origin,
+)
 from velo.errors import Refused, UserError
 from velo.racing.clock import RESULT_DELAY, is_local_midnight, next_known_at, to_text
 from velo.racing.messages import Message, Racecard, Result, Tick, to_record
@@ -80,16 +90,27 @@ class LogWriter:
 
     @classmethod
     def open(
-        cls, store: Store, *, clock: Clock, folder: Path | None = None, segment_bytes: int = SEGMENT_BYTES
+        cls,
+        store: Store,
+        *,
+        clock: Clock,
+        folder: Path | None = None,
+        segment_bytes: int = SEGMENT_BYTES,
+        index: Index | None = None,
     ) -> "LogWriter":
         """The writer of a store's log, or of one in another `folder`; repairs a torn tail.
 
-        Raises `UserError` where another process writes to it, or the log is damaged.
+        `index` is that of an earlier writer of the log, which closed well: only what came since is read. Raises
+        `LogInUse` where another process writes to it, `UserError` where the log is damaged.
         """
         if folder is None:
             finish_swap(store.home)
+        where = folder or store.home.log
+        if index is not None:
+            with suppress(Changed):
+                return cls(store, clock, index, SegmentWriter.open(where, segment_bytes, index.scan))
         index = Index(store.timezone)
-        return cls(store, clock, index, SegmentWriter.open(folder or store.home.log, segment_bytes, index.scan))
+        return cls(store, clock, index, SegmentWriter.open(where, segment_bytes, index.scan))
 
     def __enter__(self) -> "LogWriter":
         return self
@@ -102,6 +123,16 @@ class LogWriter:
     def close(self) -> None:
         """Sync, and let another writer in."""
         self._segments.close()
+
+    def close_to_go_on(self) -> Index | None:
+        """Close, and give what a later `open` reads no more; None where a write failed."""
+        if self._segments.broken:
+            self.close()
+            return None
+        self.sync()
+        self._index.noted(segments_in(self._segments.folder))
+        self.close()
+        return self._index
 
     def sync(self) -> None:
         """Have everything appended so far on the disk when this returns."""

@@ -12,9 +12,12 @@ from rich.text import Text
 
 from velo.commands.edge import Json, facts, now, open_store, show, steps
 from velo.commands.ingest import cards_app
-from velo.errors import UserError
+from velo.errors import Refused, UserError
 
 if TYPE_CHECKING:
+    from redis import Redis
+    from redis.cluster import RedisCluster
+
     from serving.api.service import Service, Tell
     from velo.racing.messages import Market
     from velo.store import Store
@@ -126,27 +129,43 @@ def audit_served(store: "Store", as_json: bool) -> None:
 
 
 def _to_log(store: "Store", clock: Callable[[], datetime]) -> "Tell":
-    def tell(market: "Market") -> tuple[str, int | None]:
-        from streams.log.writer import LogWriter
+    from serving.api.problems import NotTaken
+    from streams.log.turns import SharedWriter
 
-        with LogWriter.open(store, clock=clock) as writer:
-            appended = writer.append(market)
-            writer.sync()
-        return "log", appended.seq
+    writer = SharedWriter(store, clock)
+
+    def tell(market: "Market") -> tuple[str, int | None]:
+        try:
+            return "log", writer.append(market).seq
+        except (UserError, OSError) as failed:
+            raise NotTaken(f"the odds could not be taken ({failed}): send them again") from None
+        except Refused as why:
+            raise UserError(str(why)) from None
 
     return tell
 
 
 def _to_feed(store: "Store", key: str) -> "Tell":
+    import orjson
+
+    from feature_repo.stores.redis_client import connect
+    from serving.api.problems import NotTaken
+    from streams.feeds.redis_stream import put
+    from velo.racing.messages import to_record
+
+    url = store.redis_url or "the store's own Redis"
+    client: Redis | RedisCluster | None = None
+
     def tell(market: "Market") -> tuple[str, int | None]:
-        import orjson
-
-        from feature_repo.stores.redis_client import connect
-        from streams.feeds.redis_stream import put
-        from velo.racing.messages import to_record
-
-        url = store.redis_url or "the store's own Redis"
-        put(connect(store.home, store.redis_url), url, key, [orjson.dumps(to_record(market))])
+        nonlocal client
+        held, client = client, None
+        try:
+            held = held or connect(store.home, store.redis_url)
+            put(held, url, key, [orjson.dumps(to_record(market))])
+        except UserError as failed:
+            raise NotTaken(str(failed)) from None
+        # one that failed is not used again: the store's own Redis may stand elsewhere by now
+        client = held
         return "feed", None
 
     return tell
