@@ -72,7 +72,7 @@ class _Link:
     client: Any
     url: str
     cluster: Any = None
-    answered_s: float = 0.0
+    answered_s: float = float("-inf")
     retired: bool = False
     free: "deque[Any]" = field(default_factory=deque)
 
@@ -176,6 +176,11 @@ class Wire:
         """What a client answers; raises `Away` or `Busy` where it does not in time."""
         return self._answer(lambda link: what(link.cluster or link.client))
 
+    def answered_since(self, monotonic_s: float) -> bool:
+        """Whether any request was answered since an instant of the patience's clock: the online store is there, if slow."""
+        link = self._link
+        return link is not None and link.answered_s > monotonic_s
+
     def _answer(self, asked: Callable[[_Link], Any]) -> Any:
         from redis.exceptions import RedisClusterException, RedisError
 
@@ -205,7 +210,7 @@ class Wire:
                 except BaseException:
                     client.close()
                     raise
-                self._link = _Link(client, url, cluster, self.patience.monotonic())
+                self._link = _Link(client, url, cluster)
             return self._link
         finally:
             self._lock.release()

@@ -31,7 +31,7 @@ class Up:
         """A connection on which a path was asked for."""
         made = self.connect()
         told = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
-        made.sendall(f"GET {path} HTTP/1.1\r\nHost: here\r\n{told}\r\n".encode())
+        made.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{told}\r\n".encode())
         return made
 
 

@@ -63,7 +63,7 @@ def a_service(store: Store, clock: Callable[[], datetime] = lambda: NOW) -> Serv
 
 
 def a_client(service: Service, token: str | None = TOKEN) -> TestClient:
-    return TestClient(app_of(service, token), raise_server_exceptions=False)
+    return TestClient(app_of(service, token), base_url="http://localhost", raise_server_exceptions=False)
 
 
 def posted(**changed: Any) -> dict[str, Any]:

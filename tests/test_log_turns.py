@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from streams.log import reader, turns
+from streams.log import reader
 from streams.log.appender import LogInUse
 from streams.log.index import Index
 from streams.log.segments import Segment
@@ -124,7 +124,7 @@ def test_a_write_that_failed_leaves_nothing_believed_that_is_not_in_the_log(
         raise OSError(5, "Input/output error")
 
     with monkeypatch.context() as patched:
-        patched.setattr(turns.LogWriter, "sync", fails)
+        patched.setattr(LogWriter, "sync", fails)
         with pytest.raises(OSError, match="Input/output"):
             writer.append(odds(3.0))
     assert writer.append(odds(4.0)).seq == len(held(store)) - 1

@@ -135,7 +135,7 @@ def test_a_withdrawal_and_another_jockey_are_scored_with_at_once_and_the_past_st
 
 def test_events_are_told_as_the_stream_takes_them_and_from_the_last_one_had(store: Store) -> None:
     service = a_service(store)
-    with TestClient(a_client(service).app) as listening:
+    with TestClient(a_client(service).app, base_url="http://localhost") as listening:
         app: Any = listening.app
         told: list[str] = []
 

@@ -1,10 +1,12 @@
 """Whoever means the service ill takes a bounded part of it: real sockets, a head without end, a body that trickles, crowds."""
 
 import json
+import os
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +25,13 @@ class Hasty(Bounded):
 
     most = 60
     head_s = 0.5
+    read_s = 0.5
+
+
+class Crowded(Bounded):
+    """Few places, and all the time of the service's own."""
+
+    most = 60
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +84,7 @@ def test_who_says_nothing_or_begins_and_trickles_is_let_go(served: Up) -> None:
     """Half a second here: from being connected, from the first byte, and after an answer."""
     with closing(served.connect()) as silent, closing(served.connect()) as slow, closing(served.connect()) as second:
         slow.sendall(b"GET /healthz HTTP/1.1\r\n")
-        second.sendall(b"GET /healthz HTTP/1.1\r\nHost: here\r\n\r\n")
+        second.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         assert b'"ok"' in until(second, b'"ok"}')
         second.sendall(b"GET /hea")
         begun = time.monotonic()
@@ -104,7 +113,7 @@ def test_a_body_that_does_not_come_is_refused_in_time(store: Store, monkeypatch:
     assert defaults is not None
     monkeypatch.setattr(BoundedBody.__init__, "__defaults__", (*defaults[:-1], 0.3))
     with up(a_service(store)) as served, closing(served.connect()) as slow:
-        slow.sendall(b"POST /v1/score HTTP/1.1\r\nHost: here\r\nContent-Length: 100\r\n\r\n{")
+        slow.sendall(b"POST /v1/score HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n{")
         told = until(slow, b"}")
         assert told.startswith(b"HTTP/1.1 408 ")
         assert b"took more than 0.3 s to come" in told
@@ -132,6 +141,82 @@ def test_a_crowd_finds_no_more_places_than_there_are(served: Up) -> None:
     finally:
         for one in crowd:
             one.close()
+
+
+def test_slow_heads_that_take_all_places_give_way_to_whoever_asks(store: Store) -> None:
+    """Seven hundred that begin a head and never end it: each other client is answered at once, long before they are late."""
+    with up(a_service(store), http=Crowded) as served:
+        crowd = []
+        try:
+            for _ in range(700):
+                slow = served.connect()
+                slow.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
+                crowd.append(slow)
+            for _ in range(20):
+                lives(served)
+            assert len(served.server.server_state.connections) <= Crowded.most
+            assert crowd[-1].fileno() >= 0
+        finally:
+            for one in crowd:
+                one.close()
+
+
+def test_who_waits_for_an_answer_never_gives_way(store: Store) -> None:
+    with up(a_service(store), http=Crowded) as served, closing(served.asks("/v1/events")) as listener:
+        until(listener, b"from here on")
+        crowd = [served.connect() for _ in range(200)]
+        tell(store, Market("to come", {"horse 1": 12.0}, "show"), at=NOW)
+        assert b"event: market" in until(listener, b"event: market")
+        for one in crowd:
+            one.close()
+
+
+def test_requests_sent_ahead_of_their_answers_are_bounded(served: Up) -> None:
+    """Many that pipeline without end and never read: each is let go, memory stays, and others are answered."""
+    before = resident_mb()
+    crowd = [served.connect() for _ in range(40)]
+    many = b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 20_000
+    for one in crowd:
+        one.settimeout(0.2)
+        with suppress(ConnectionError, TimeoutError):
+            one.sendall(many)
+    lives(served)
+    assert resident_mb() - before < 100.0
+    for one in crowd:
+        one.settimeout(10.0)
+        everything(one)
+        one.close()
+    lives(served)
+
+
+def test_as_many_requests_ahead_as_a_client_may_send_are_answered_in_turn(served: Up) -> None:
+    with closing(served.connect()) as one:
+        one.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 32)
+        told = b""
+        while told.count(b'"ok"') < 32:
+            part = one.recv(65536)
+            assert part, told
+            told += part
+
+
+def test_who_does_not_read_what_was_asked_for_is_let_go(served: Up) -> None:
+    """Its buffers are full of answers; it has half a second here to begin to read."""
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect(("127.0.0.1", served.port))
+        began = time.monotonic()
+        while served.server.server_state.connections or time.monotonic() - began < 0.2:
+            with suppress(ConnectionError, BlockingIOError):
+                slow.setblocking(False)
+                slow.send(b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 8)
+            assert time.monotonic() - began < 20.0, "it is still held"
+            time.sleep(0.02)
+    lives(served)
+
+
+def resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def test_listeners_beyond_their_bound_are_refused_and_their_places_come_back(

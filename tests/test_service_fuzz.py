@@ -31,7 +31,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 
 
 def test_no_request_made_up_from_the_document_gets_a_500(store: Store) -> None:
-    app = app_of(a_service(store), TOKEN)
+    app = app_of(a_service(store), TOKEN, hosts=["*"])
     document = schemathesis.openapi.from_asgi("/openapi.json", app)
     asked = 0
     for found in document.get_all_operations():

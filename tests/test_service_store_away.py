@@ -114,6 +114,7 @@ def test_a_request_that_runs_out_of_time_closes_no_connection_of_another(store: 
     """One waits for an answer that comes late, one beside it for an answer that never comes."""
     wire: Any = a_service(store).scorer.wire
     wire.patience.seconds = 10.0
+    assert wire.call(lambda client: client.ping())
     link = wire.client.connection_pool
     answers: list[Any] = []
     patient = threading.Thread(

@@ -1,6 +1,6 @@
 """The application: routes over a `Service`."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from threading import Thread
 from typing import Any, Final
@@ -10,6 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from serving.api.desk import curves, pages
 from serving.api.events import Hub
+from serving.api.hosts import LOOPBACK, Door
 from serving.api.limits import BoundedBody
 from serving.api.problems import Problem, install
 from serving.api.routes import operations, races
@@ -20,8 +21,10 @@ VERSION: Final = "1.0.0"
 """Of the interface: a change that breaks a client begins another /v."""
 
 
-def app_of(service: Service, token: str | None = None, *, warm_past: bool = False) -> FastAPI:
-    """The application of a service; without a token nothing can be written.
+def app_of(
+    service: Service, token: str | None = None, *, warm_past: bool = False, hosts: Iterable[str] = LOOPBACK
+) -> FastAPI:
+    """The application of a service; without a token nothing can be written, and it answers to the names in `hosts`.
 
     `warm_past` loads, beside its first answers, what the first about a race that was run would wait seconds for.
     """
@@ -42,10 +45,13 @@ def app_of(service: Service, token: str | None = None, *, warm_past: bool = Fals
         version=VERSION,
         description="Each runner's probability, from features that are seconds old, as of now or of any instant.",
         lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.service, app.state.token, app.state.hub = service, token, hub
     install(app, service.metrics.refusal)
     app.add_middleware(BoundedBody)
+    app.add_middleware(Door, names=hosts)
     app.include_router(races)
     app.include_router(operations)
     app.include_router(curves)

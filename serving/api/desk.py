@@ -6,10 +6,11 @@ from importlib.resources import files
 from typing import Annotated, Any, Final
 
 import orjson
-from fastapi import APIRouter, Header, Path, Query, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 from pydantic import AfterValidator, AwareDatetime
 
 from serving.api.problems import Refusal, documented
+from serving.api.reference import page as reference_page
 from serving.api.routes import JSON, Asked, Turns
 from serving.api.shapes import Curve
 from serving.curves import Kind, curves_of
@@ -91,6 +92,12 @@ async def part(name: str, if_none_match: Annotated[str | None, Header()] = None)
     if name not in FILES:
         raise Refusal(404, f"the desk has no file {name!r}: its page is at /")
     return _sent(name, if_none_match)
+
+
+@pages.api_route("/docs", methods=["GET", "HEAD"], response_class=Response)
+async def reference(request: Request) -> Response:
+    """The reference of the interface."""
+    return Response(reference_page(request.app.openapi()), 200, HEADERS, TYPES["html"])
 
 
 ANSWERS: Final[dict[int | str, dict[str, Any]]] = {200: {"model": Curve}, **documented(404, 422, 503)}

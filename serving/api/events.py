@@ -1,11 +1,11 @@
 """What changes, as it changes: server-sent events of what was told of a race (`GET /v1/events`).
 
-One task asks Redis; each listener has a short queue, and one too slow to follow is let go: it comes back with its
-`Last-Event-ID` and misses nothing that Redis still holds.
+One task asks Redis and writes what is new once for all listeners; each has a short queue, and one too slow to follow is
+let go: it comes back with its `Last-Event-ID` and misses nothing that Redis still holds.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -21,11 +21,31 @@ from velo.errors import UserError
 EVERY_S: Final = 0.1
 """How often Redis is asked while anyone listens."""
 HEARTBEAT_S: Final = 15.0
-WAITING: Final = 1000
-LISTENERS: Final = 100
+WAITING: Final = 64
+"""Blocks of events that wait for a listener: what came within some seconds."""
+LISTENERS: Final = 1000
 BEFORE_ALL: Final = "0-0"
 ANOTHER_LOG: Final = 3
 """So many times in a row the newest event is one that was had long ago: the log was made anew, and counts anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Events that were found together, oldest first, and all of them as they are written."""
+
+    events: tuple[Event, ...]
+    written: bytes
+
+    @classmethod
+    def of(cls, events: Sequence[Event]) -> "Block":
+        """Write some events."""
+        return cls(tuple(events), b"".join(map(written, events)))
+
+    def after(self, last: int) -> bytes:
+        """What of it comes after an event, written."""
+        if place_of(self.events[0].id) > last:
+            return self.written
+        return b"".join(written(one) for one in self.events if place_of(one.id) > last)
 
 
 @dataclass(slots=True)
@@ -34,7 +54,7 @@ class Hub:
 
     after: Callable[[str], list[Event]]
     newest: Callable[[], str]
-    _queues: set["asyncio.Queue[Event | None]"] = field(default_factory=set)
+    _queues: set["asyncio.Queue[Block | None]"] = field(default_factory=set)
     _task: "asyncio.Task[None] | None" = None
 
     @property
@@ -47,7 +67,7 @@ class Hub:
         begin = await self._begin(last_id)
         if self.listeners >= LISTENERS:
             raise Refusal(503, f"{LISTENERS} already listen: try again later")
-        queue: asyncio.Queue[Event | None] = asyncio.Queue(WAITING)
+        queue: asyncio.Queue[Block | None] = asyncio.Queue(WAITING)
         self._queues.add(queue)
         lines = self._lines(queue, begin)
         # whoever leaves before the first line was asked for gives up the place too
@@ -62,14 +82,14 @@ class Hub:
             with suppress(asyncio.CancelledError):
                 await self._task
 
-    async def _lines(self, queue: "asyncio.Queue[Event | None]", begin: str) -> AsyncIterator[bytes]:
+    async def _lines(self, queue: "asyncio.Queue[Block | None]", begin: str) -> AsyncIterator[bytes]:
         last = place_of(begin)
         try:
             yield b": what changes, from here on\n\n"
             with suppress(UserError):
-                for event in await run_in_threadpool(self.after, begin):
-                    last = place_of(event.id)
-                    yield written(event)
+                if missed := await run_in_threadpool(self.after, begin):
+                    last = place_of(missed[-1].id)
+                    yield Block.of(missed).written
             if self._task is None or self._task.done():
                 self._task = asyncio.create_task(self._follow())
             while True:
@@ -80,9 +100,9 @@ class Hub:
                     continue
                 if told is None:
                     return
-                if place_of(told.id) > last:
-                    last = place_of(told.id)
-                    yield written(told)
+                if news := told.after(last):
+                    last = place_of(told.events[-1].id)
+                    yield news
         finally:
             self._queues.discard(queue)
 
@@ -94,6 +114,14 @@ class Hub:
             newest = await run_in_threadpool(self.newest)
             return min(last_id, newest, key=place_of)
         return last_id
+
+    def _hand_out(self, block: Block) -> None:
+        for queue in list(self._queues):
+            try:
+                queue.put_nowait(block)
+            except asyncio.QueueFull:
+                _end(queue)
+                self._queues.discard(queue)
 
     def _let_go(self) -> None:
         for queue in list(self._queues):
@@ -111,14 +139,9 @@ class Hub:
                 if behind == ANOTHER_LOG:
                     at = newest
                     self._let_go()
-                for event in await run_in_threadpool(self.after, at):
-                    at = event.id
-                    for queue in list(self._queues):
-                        try:
-                            queue.put_nowait(event)
-                        except asyncio.QueueFull:
-                            _end(queue)
-                            self._queues.discard(queue)
+                if events := await run_in_threadpool(self.after, at):
+                    at = events[-1].id
+                    self._hand_out(Block.of(events))
             await asyncio.sleep(EVERY_S)
 
 
@@ -133,7 +156,7 @@ def place_of(event_id: str) -> int:
     return int(event_id.partition("-")[0])
 
 
-def _end(queue: "asyncio.Queue[Event | None]") -> None:
+def _end(queue: "asyncio.Queue[Block | None]") -> None:
     """Leave word that nothing more comes, in place of the oldest where the queue is full."""
     if queue.full():
         queue.get_nowait()

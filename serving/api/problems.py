@@ -41,7 +41,7 @@ STATUS: Final[tuple[tuple[type[UserError], int], ...]] = (
 """Every other mistake is the request's: 422."""
 TITLES: Final = {
     400: "Bad request", 401: "No valid token", 403: "Writing is off", 404: "Not found", 405: "Method not allowed",
-    408: "Too slow", 413: "Body too large", 422: "Not acceptable as it is", 431: "Head too large", 503: "Not now",
+    408: "Too slow", 413: "Body too large", 421: "Not this service", 422: "Not acceptable as it is", 431: "Head too large", 503: "Not now",
 }  # fmt: skip
 RETRY_AFTER_S: Final = "1"
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import orjson
 from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import AwareDatetime
 
 from serving.api.auth import may_write
@@ -50,7 +50,7 @@ async def list_races(
     day: Annotated[date | None, Query(alias="date", description="A local date; today without it.")] = None,
 ) -> Response:
     """The races of a day in order of their off."""
-    return _json(await turns.quick.run(service.day, day))
+    return _json(await turns.quick.run(service.insisted, service.day, day))
 
 
 @races.get(
@@ -63,7 +63,7 @@ async def score_race(
 ) -> Response:
     """A race scored as of now, or exactly as it would have been scored at an instant."""
     lane = turns.quick if as_of is None else turns.slow
-    return _json(await lane.run(service.score, race_id, as_of, with_drivers=drivers))
+    return _json(await lane.run(service.insisted, service.score, race_id, as_of, with_drivers=drivers))
 
 
 @races.post(
@@ -75,7 +75,7 @@ async def score_race(
 )
 async def take_odds(service: Asked, turns: Turns, race_id: RaceId, odds: Annotated[GivenOdds, Body()]) -> Response:
     """Take a snapshot of odds into the log; it takes effect when the stream has it."""
-    return _json(await turns.odds.run(service.take_odds, race_id, odds.prices, odds.source), 202)
+    return _json(await turns.odds.run(service.insisted, service.take_odds, race_id, odds.prices, odds.source), 202)
 
 
 @races.get(
@@ -83,7 +83,7 @@ async def take_odds(service: Asked, turns: Turns, race_id: RaceId, odds: Annotat
 )
 async def show_race(service: Asked, turns: Turns, race_id: RaceId) -> Response:
     """A race as it stands: who runs, who does not, the odds, and what was told of it."""
-    return _json(await turns.quick.run(service.card, race_id))
+    return _json(await turns.quick.run(service.insisted, service.card, race_id))
 
 
 @races.post("/score", responses={200: {"model": Score}, **documented(408, 413, 422, 503)}, response_class=Response)
@@ -91,7 +91,7 @@ async def score_card(
     service: Asked, turns: Turns, card: Annotated[GivenCard, Body()], *, drivers: Drivers = False
 ) -> Response:
     """Score a card, with odds or without, on the features of now."""
-    return _json(await turns.quick.run(service.score_card, card, with_drivers=drivers))
+    return _json(await turns.quick.run(service.insisted, service.score_card, card, with_drivers=drivers))
 
 
 @races.get(
@@ -132,7 +132,7 @@ async def readiness(service: Asked, turns: Turns) -> Response:
 async def metrics(service: Asked, request: Request) -> Response:
     """Figures for Prometheus."""
     service.metrics.listeners.set(request.app.state.hub.listeners)
-    return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(service.metrics.written(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _json(value: ScoredRace | dict[str, Any], status: int = 200) -> Response:

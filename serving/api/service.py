@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
 from serving.api.metrics import Metrics
 from serving.api.shapes import GivenCard
@@ -11,10 +11,16 @@ from serving.days import card_of, line_of
 from serving.scored import ScoredRace
 from serving.scorer import AheadOfClock, Scorer
 from serving.told import UnknownRace, told_on
+from serving.wire import Away, Busy
 from velo.errors import UserError
 from velo.racing.clock import local_date, local_midnight, to_text
 from velo.racing.messages import Market, Race, Racecard, Runner
 from velo.store import Store
+
+P = ParamSpec("P")
+T = TypeVar("T")
+TRIES: Final = 4
+"""A machine that is short of time for a moment is no store that is away: so often is it asked."""
 
 
 class Tell(Protocol):
@@ -43,6 +49,18 @@ class Service:
     tell: Tell
     keep: Keep
     metrics: Metrics = field(default_factory=Metrics)
+
+    def insisted(self, work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+        """What some work returns; done again where the online store was late with it and answered others meanwhile."""
+        wire = self.scorer.wire
+        for _ in range(TRIES - 1):
+            begun = wire.patience.monotonic()
+            try:
+                return work(*args, **named)
+            except (Away, Busy):
+                if not wire.answered_since(begun):
+                    raise
+        return work(*args, **named)
 
     def score(self, race_id: str, as_of: datetime | None, *, with_drivers: bool) -> ScoredRace:
         """Score a race, and keep that."""

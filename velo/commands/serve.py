@@ -1,9 +1,12 @@
 """`velo serve`, and `velo cards list|rebuild`: today's races, and their scores over HTTP."""
 
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group
@@ -13,8 +16,10 @@ from rich.text import Text
 from velo.commands.edge import Json, facts, now, open_store, show, steps
 from velo.commands.ingest import cards_app
 from velo.errors import Refused, UserError
+from velo.files import make_folder
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
     from redis import Redis
     from redis.cluster import RedisCluster
 
@@ -24,6 +29,10 @@ if TYPE_CHECKING:
 
 SWITCH_S = 0.001
 """How long a thread may hold the interpreter: a score waits for it each time it has read an answer."""
+WORKERS = "VELO_WORKERS"
+SERVING = "VELO_SERVING"
+"""What `serve` was told, for the processes that it starts."""
+FIGURES = "PROMETHEUS_MULTIPROC_DIR"
 TOKEN = "VELO_TOKEN"  # noqa: S105 the name of the variable, not what is in it
 
 
@@ -37,36 +46,77 @@ def serve(
         str, typer.Option(help="The address to listen on; the loopback unless told otherwise.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on.")] = 8000,
+    workers: Annotated[
+        int, typer.Option(min=1, max=64, envvar=WORKERS, help="Processes that answer; one scores on one core.")
+    ] = 1,
     feed: Annotated[
         str | None,
         typer.Option(metavar="KEY", help="Put odds on this Redis Stream, which `velo ingest --follow` reads."),
     ] = None,
 ) -> None:
-    """Serve races and their scores over HTTP; what writes needs the token of VELO_TOKEN."""
+    """Serve races and their scores over HTTP; what writes needs the token of VELO_TOKEN.
+
+    It answers to the loopback's names and to --host; VELO_HOSTS lists others, with commas.
+    """
     import os
 
     import uvicorn
 
-    from feature_repo.stores.redis_client import refuse_unusable
-    from serving.api.app import app_of
     from serving.api.connections import Bounded
-    from serving.memory import keep_freed
 
-    keep_freed()
-    sys.setswitchinterval(SWITCH_S)
     store = open_store()
-    if store.redis_url is not None:
-        refuse_unusable(store.redis_url)
-    app = app_of(service_of(store, feed), os.environ.get(TOKEN) or None, warm_past=True)
+    os.environ[SERVING] = json.dumps({"host": host, "feed": feed})
+    told: dict[str, Any] = {"host": host, "port": port, "access_log": False, "log_level": "error", "ws": "none"}
+    told |= {"http": Bounded, "factory": True}
     try:
-        uvicorn.run(app, host=host, port=port, access_log=False, log_level="warning", http=Bounded, ws="none")
+        if workers == 1:
+            uvicorn.run(application, **told)
+        else:
+            with shared_figures(store):
+                uvicorn.run("velo.commands.serve:application", workers=workers, **told)
     except SystemExit as ended:
         if ended.code:
             raise UserError(f"cannot listen on {host}:{port}: name another --port, or end what listens there") from None
 
 
-def service_of(store: "Store", feed: str | None = None, clock: Callable[[], datetime] = now) -> "Service":
-    """The service of a store, put together; `clock` tells now."""
+def application() -> "FastAPI":
+    """The application of one process of `velo serve`, as the environment that `serve` left says."""
+    import os
+
+    from serving.api.app import app_of
+    from serving.api.connections import Bounded, places
+    from serving.api.hosts import SETTING, allowed
+    from serving.memory import keep_freed
+
+    keep_freed()
+    sys.setswitchinterval(SWITCH_S)
+    Bounded.most = places()
+    told = json.loads(os.environ[SERVING])
+    shared = os.environ.get(FIGURES)
+    service = service_of(open_store(), told["feed"], figures=Path(shared) if shared else None)
+    hosts = allowed(told["host"], os.environ.get(SETTING))
+    return app_of(service, os.environ.get(TOKEN) or None, warm_past=True, hosts=hosts)
+
+
+@contextmanager
+def shared_figures(store: "Store") -> Iterator[None]:
+    """A folder in which the processes of a service add up their figures; what prometheus_client looks for."""
+    import os
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory(prefix="figures-", dir=make_folder(store.home.stream)) as folder:
+        os.environ[FIGURES] = folder
+        try:
+            yield
+        finally:
+            del os.environ[FIGURES]
+
+
+def service_of(
+    store: "Store", feed: str | None = None, clock: Callable[[], datetime] = now, figures: Path | None = None
+) -> "Service":
+    """The service of a store, put together; `clock` tells now, `figures` is a folder shared with other processes of it."""
+    from serving.api.metrics import Metrics
     from serving.api.service import Service
     from serving.score import scorer_of
     from serving.score_log import ScoreLog
@@ -74,7 +124,7 @@ def service_of(store: "Store", feed: str | None = None, clock: Callable[[], date
 
     scorer = scorer_of(store, Beyond(store.home))
     tell = _to_feed(store, feed) if feed else _to_log(store, clock)
-    return Service(store, scorer, clock, tell, ScoreLog(store.home))
+    return Service(store, scorer, clock, tell, ScoreLog(store.home), Metrics(figures))
 
 
 @cards_app.command("list")

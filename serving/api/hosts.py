@@ -1,0 +1,84 @@
+"""Which names the service answers to, and what its pages may load: the door to a browser on the same machine.
+
+A page of another origin whose name is made to mean this machine (DNS rebinding) could read every answer: its requests
+carry that name in `Host`, and are refused by it.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving.api.problems import answer
+
+LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
+ANY: Final = "*"
+EVERYWHERE: Final = ("0.0.0.0", "::", "")  # noqa: S104 compared with, not bound to
+SETTING: Final = "VELO_HOSTS"
+HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+"""Of every answer that says nothing else: it loads nothing, and no page of another origin shows it."""
+_SHOWN: Final = 100
+
+
+def allowed(bound: str, more: str | None) -> frozenset[str]:
+    """The names a service answers to: the loopback's, the address it listens on, and those of a list with commas."""
+    listed = (one.strip() for one in (more or "").split(","))
+    return frozenset(name_of(one) or one for one in (*LOOPBACK, bound, *listed) if one not in EVERYWHERE)
+
+
+def name_of(host: str) -> str | None:
+    """The name in a Host header, without its port and in small letters; None where it is no such header."""
+    if host.startswith("["):
+        name, closed, port = host[1:].partition("]")
+        port = port.removeprefix(":") if port.startswith(":") else port and "?"
+        if not closed:
+            return None
+    elif host.count(":") > 1:
+        name, port = host, ""
+    else:
+        name, _, port = host.partition(":")
+    if not name or (port and not (port.isascii() and port.isdigit())):
+        return None
+    return name.removesuffix(".").lower()
+
+
+class Door:
+    """ASGI middleware: refuses a request for another host with 421, and gives every answer its security headers."""
+
+    def __init__(self, app: ASGIApp, names: Iterable[str] = LOOPBACK) -> None:
+        self.app = app
+        self.names = frozenset(names)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request in, or not."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        hosts = Headers(scope=scope).getlist("host")
+        name = name_of(hosts[0]) if len(hosts) == 1 else None
+        if name is None:
+            refusal = answer(400, f"Host is {', '.join(hosts)[:_SHOWN]!r}, but must name this service: send one name")
+            await refusal(scope, receive, sent)
+        elif ANY not in self.names and name not in self.names:
+            refusal = answer(
+                421,
+                f"Host is {name[:_SHOWN]!r}, a name this service does not answer to: ask for {LOOPBACK[0]}, or start it "
+                f"with {SETTING}={name[:_SHOWN]}",
+            )
+            await refusal(scope, receive, sent)
+        else:
+            await self.app(scope, receive, sent)
