@@ -1,72 +1,112 @@
-"""`velo audit --scores`: every score that was served, made again from the tables as of its instant, and held to it."""
+"""`velo audit --scores`: every score that was served, held to its instant and made again from the tables as of it."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final
+from typing import Final, Literal
 
 from serving.history import NotYet, declared
 from serving.score_log import Served, served
 from serving.scored import ScoredRace, scored_race
 from serving.scorer import Scorer
 from velo.errors import UserError
+from velo.racing.cards import first_result
+from velo.racing.clock import to_text
 from velo.racing.messages import Market, Message, Racecard, from_record
 
 SHOWN: Final = 20
+Kind = Literal["leak", "future", "not reproducible", "damaged"]
+LEAK: Final[Kind] = "leak"
+"""The score stands on an instant at or past its race's first result: its features may know that result."""
+FUTURE: Final[Kind] = "future"
+"""The score stands on an instant later than the one it was served at."""
+NOT_REPRODUCIBLE: Final[Kind] = "not reproducible"
+"""Made again as of its instant, the score is another."""
+DAMAGED: Final[Kind] = "damaged"
+"""The line of the score log is not what was written."""
+KINDS: Final[tuple[Kind, ...]] = (LEAK, FUTURE, NOT_REPRODUCIBLE, DAMAGED)
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A served score that is not made again: where it stands in the score log, and what differs."""
+    """A fault of a served score: where it stands in the score log, of what kind it is, and what is wrong."""
 
     where: str
     race_id: str
     as_of: datetime | None
+    kind: Kind
     what: str
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreAudit:
-    """How many served scores there are, how many were made again the same, and the first that were not.
+    """How many served scores there are, how many have no fault, and the first faults that were found.
 
-    `later` counts those that stand on an instant to which the offline tables do not reach yet.
+    `same` is the number of scores that were made again the same and have no other fault. `later` counts those that stand
+    on an instant to which the offline tables do not reach yet. `kinds` has the faults by kind; a score may have several,
+    and `found` is their sum.
     """
 
     scores: int
     same: int
     later: int
     found: int
+    kinds: Mapping[Kind, int]
     differences: tuple[Difference, ...]
 
 
 def audit_scores(
     scorer: Scorer, now: datetime, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> ScoreAudit:
-    """Make every served score again. Scores of one race, instant and model are made once."""
+    """Hold every served score to its instant: it is before its race's first result and not after the clock then, and the
+    score is made again as of it. Scores of one race, instant and model are made once.
+    """
     lines = list(served(scorer.history.store.home))
     made: dict[tuple[object, ...], ScoredRace | UserError] = {}
-    same = later = found = 0
+    kinds: Counter[Kind] = Counter()
+    same = later = 0
     differences: list[Difference] = []
     for done, (where, told) in enumerate(lines):
         progress(done, len(lines))
+        faults = list[tuple[Kind, str]]()
         if told is None:
-            what = "the line is damaged: it was changed, or cut short by a crash"
+            faults.append((DAMAGED, "the line is damaged: it was changed, or cut short by a crash"))
         else:
-            key = (told.race_id, told.as_of, told.model, str(told.card), str(told.odds))
+            faults += _untimely(scorer, told)
+            key = (told.race_id, told.as_of, told.model, _shows_starting_prices(told), str(told.card), str(told.odds))
             if key not in made:
                 made[key] = _again(scorer, told, now)
             again = made[key]
             if isinstance(again, NotYet):
                 later += 1
-                continue
-            what = str(again) if isinstance(again, UserError) else difference(told, again)
-        if not what:
-            same += 1
-            continue
-        found += 1
-        if len(differences) < SHOWN:
-            differences.append(Difference(where, told.race_id if told else "?", told.as_of if told else None, what))
-    return ScoreAudit(len(lines), same, later, found, tuple(differences))
+            elif what := str(again) if isinstance(again, UserError) else difference(told, again):
+                faults.append((NOT_REPRODUCIBLE, what))
+            elif not faults:
+                same += 1
+        for kind, what in faults:
+            kinds[kind] += 1
+            if len(differences) < SHOWN:
+                race_id, as_of = (told.race_id, told.as_of) if told else ("?", None)
+                differences.append(Difference(where, race_id, as_of, kind, what))
+    counts = {kind: kinds[kind] for kind in KINDS}
+    return ScoreAudit(len(lines), same, later, sum(counts.values()), counts, tuple(differences))
+
+
+def _untimely(scorer: Scorer, told: Served) -> list[tuple[Kind, str]]:
+    """What is wrong with the instant that a score stands on."""
+    faults = list[tuple[Kind, str]]()
+    first = scorer.history.seen(told.race_id).first_result
+    if first is not None and told.as_of >= first:
+        faults.append((LEAK, f"its race's first result was known at {to_text(first)}"))
+    if told.as_of > told.scored_at:
+        faults.append((FUTURE, f"it was served at {to_text(told.scored_at)}"))
+    return faults
+
+
+def _shows_starting_prices(told: Served) -> bool:
+    """Whether its market is that of the result: no odds were told before, and yet there are some."""
+    return told.odds_known_at is None and bool(told.market)
 
 
 def difference(told: Served, again: ScoredRace) -> str:
@@ -91,7 +131,8 @@ def _again(scorer: Scorer, told: Served, now: datetime) -> ScoredRace | UserErro
         if told.card is None:
             past = scorer.history.told(told.race_id)
             stood = scorer.history.stood(past.messages, told.as_of)
-            result = scorer.result_known(past.messages, told.scored_at)
+            # what was served beside the result's arrival knew of it or did not: its market says which
+            result = first_result(past.messages) if _shows_starting_prices(told) else None
             return scored_race(model, stood, now, result=result)
         stood = scorer.history.stood(_posted(told), told.as_of)
         return scored_race(model, stood, now)

@@ -12,7 +12,11 @@ import pytest
 from feature_repo.stores.embedded_redis import down
 from feature_repo.stores.race_cards import race_key
 from serving.api.service import Service
+from serving.score_audit import DAMAGED, FUTURE, LEAK, NOT_REPRODUCIBLE, audit_scores
+from serving.score_log import ScoreLog
+from serving.scored import scored_race
 from streams.log.writer import LogWriter
+from tests.cli import velo
 from tests.seasons import opened
 from tests.services import NOW, OFF, RACE, RUNNERS, SCORE, a_client, a_service, a_streamed_store, posted, refused, tell
 from tests.streaming import streamed
@@ -169,3 +173,37 @@ def test_an_answer_is_never_of_an_instant_to_come(store: Store) -> None:
     answer = client.post("/v1/score", json=card | {"runners": strangers, "course": "Ripon"})
     assert answer.status_code == 200, answer.text
     assert datetime.fromisoformat(answer.json()["as_of"]) == OFF + timedelta(minutes=15)
+
+
+def test_the_audit_tells_a_leak_a_score_of_the_future_and_one_not_made_again_apart(store: Store) -> None:
+    """Each written as an earlier version served it: the leak is made again to the last bit, and is one all the same."""
+    known_at = OFF + timedelta(minutes=10)
+    scorer, keep = a_service(store).scorer, ScoreLog(store.home)
+    good = scorer.score("to come", NOW)
+    tell(store, FIRST, at=known_at)
+    model = scorer.bundles.current()
+    past = known_at + SECOND
+    keep(good)
+    keep(replace(scorer.score("to come", past), scored_at=past))
+    keep(scored_race(model, scorer.history.stood(scorer.history.told("to come").messages, known_at), past))
+    keep(replace(good, scored_at=good.as_of - SECOND))
+    keep(replace(good, fingerprint="0" * 32))
+    keep(replace(good, as_of=past, scored_at=known_at))
+    keep.close()
+    report = audit_scores(a_service(opened(store.home.root)).scorer, past)
+    assert (report.scores, report.same, report.later) == (6, 2, 0)
+    assert report.kinds == {LEAK: 2, FUTURE: 2, NOT_REPRODUCIBLE: 2, DAMAGED: 0}
+    assert report.found == 6
+    by_line = [(one.where.partition(":")[2], one.kind) for one in report.differences]
+    assert by_line == [
+        ("3", LEAK),
+        ("4", FUTURE),
+        ("5", NOT_REPRODUCIBLE),
+        ("6", LEAK),
+        ("6", FUTURE),
+        ("6", NOT_REPRODUCIBLE),
+    ]
+    said = velo("audit", "--scores", home=store.home.root)
+    assert said.code == 1
+    for words in ("leak", "its race's first result was known at 2023-06-01T14:10:00", "future", "not reproducible"):
+        assert words in said.out

@@ -162,7 +162,7 @@ def rebuild_cards(as_json: Json = False) -> None:
 
 
 def audit_served(store: "Store", as_json: bool) -> None:
-    """`velo audit --scores`: exits 1 where a served score is not made again, to the last bit."""
+    """`velo audit --scores`: exits 1 where a score stands on an instant it may not, or is not made again to the last bit."""
     from serving.score import scorer_of
     from serving.score_audit import audit_scores
     from streams.beyond import Beyond
@@ -170,9 +170,11 @@ def audit_served(store: "Store", as_json: bool) -> None:
     scorer = scorer_of(store, Beyond(store.home))
     with steps(as_json) as progress:
         report = audit_scores(scorer, now(), lambda done, total: progress("scores", done, total))
-    told = [("scores served", report.scores), ("made again the same", report.same), ("differ", report.found)]
+    told = [("scores served", report.scores), ("made again the same", report.same), *report.kinds.items()]
     told += [("later than the tables", report.later)]
-    lines = [Text(f"  {one.where} {one.race_id} as of {one.as_of}: {one.what}") for one in report.differences]
+    lines = [
+        Text(f"  {one.kind}: {one.where} {one.race_id} as of {one.as_of}: {one.what}") for one in report.differences
+    ]
     show(report, as_json, lambda: Group(facts("served scores", told), *lines))
     if report.found:
         raise typer.Exit(1)
