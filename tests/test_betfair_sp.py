@@ -142,6 +142,26 @@ def test_a_mixed_meeting_is_one_course_and_the_off_tells_which_surface(tmp_path:
     assert [message.race_id for message in found.messages] == ["l1", "l2"]
 
 
+@pytest.mark.parametrize(
+    ("at", "bsp", "told"),
+    [
+        ("27/04/15 2pm", "5", "EVENT_DT is '27/04/15 2pm'"),
+        ("", "5", "EVENT_DT is ''"),
+        ("27-04-2015 14:05", "x", "BSP is 'x'"),
+    ],
+)
+def test_a_cell_that_cannot_be_read_costs_its_row_and_no_other(at: str, bsp: str, told: str, tmp_path: Path) -> None:
+    found = matched(
+        tmp_path, row(WOLV, "27-04-2015 14:05", "Katmai River", "9.2"), row(WOLV, at, "Kings Bayonet", bsp), HEADER
+    )
+    assert [dict(message.prices) for message in found.messages] == [{"katmai river (ire)": 9.2}]
+    assert [(one.line, one.reason) for one in found.unmatched] == [
+        (3, "bad value"),
+        (4, "header in the middle of the file"),
+    ]
+    assert told in found.unmatched[0].detail
+
+
 def test_an_ambiguous_course_is_reported_not_guessed(tmp_path: Path) -> None:
     told, detail = reason(tmp_path, row("GB / New 27th Apr", "27-04-2015 14:05", "Rosie Probert", "5"))
     assert told == "several courses"

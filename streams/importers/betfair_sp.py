@@ -28,6 +28,7 @@ REQUIRED: Final = ("menu_hint", "event_name", "event_dt", "selection_name", "bsp
 HIGHEST_PRICE: Final = 1000.0
 """The end of the exchange's ladder; a higher figure in the file says that nothing was traded."""
 BRITISH_TIME: Final = ZoneInfo("Europe/London")
+BAD_VALUE: Final = "bad value"
 
 _EVENT_TIME: Final = "%d-%m-%Y %H:%M"
 _OTHER_MARKET: Final = re.compile(r"to be placed|\btbp\b|\bplaced?\b|forecast|\bfc\b|without", re.IGNORECASE)
@@ -78,8 +79,9 @@ def read_betfair_sp(paths: Iterable[Path], races: Iterable[Result]) -> BspMatch:
     """The starting prices in some files for races that the log has, as `market` messages known 15 minutes after the off.
 
     Of several versions of a race the highest counts. A price that is missing, not above 1.0 or beyond the ladder is no
-    price; markets other than the win are not read. Two prices for one horse are both reported, none is taken. Raises
-    `UserError` for a file that is none of these.
+    price; markets other than the win are not read. Two prices for one horse are both reported, none is taken. A time
+    or a price that cannot be read costs its row. Raises `UserError` for a file that is none of these, or of whose rows
+    not one can be read.
     """
     days = _by_day(races)
     prices: dict[str, dict[str, float]] = defaultdict(dict)
@@ -98,6 +100,10 @@ def read_betfair_sp(paths: Iterable[Path], races: Iterable[Result]) -> BspMatch:
                 continue
             takers[result.race_id, runner.horse_id].append(selection)
             found[result.race_id] = result.race
+    if unmatched and len(unmatched) == rows and all(one.reason == BAD_VALUE for one in unmatched):
+        raise UserError(
+            f"{unmatched[0].path}, line {unmatched[0].line}: {unmatched[0].detail}; no row of it can be read"
+        )
     repeated = 0
     for (race_id, horse_id), selections in takers.items():
         told = {selection.price for selection in selections}
@@ -125,13 +131,15 @@ def _by_day(races: Iterable[Result]) -> Mapping[date, list[Result]]:
 
 
 def _selection(given: CsvRow) -> _Selection:
+    if given.repeats_header:
+        raise Refused("header in the middle of the file", "it is no selection: leave it out")
     event = given.cells["event_name"].strip()
     if _OTHER_MARKET.search(event):
         raise Refused("not a win market", f"{event!r}: give the win file of that day")
     off = _off(given.cells["event_dt"].strip())
     if off is None:
-        raise UserError(
-            f"{given.place}: EVENT_DT is {given.cells['event_dt']!r}, but it is written 26-04-2015 14:05: correct it"
+        raise Refused(
+            BAD_VALUE, f"EVENT_DT is {given.cells['event_dt']!r}, but it is written 26-04-2015 14:05: correct it"
         )
     horse = horse_letters(given.cells["selection_name"])
     if not horse:
@@ -144,8 +152,8 @@ def _price(given: CsvRow) -> float:
     try:
         price = float(written or 0)
     except ValueError:
-        raise UserError(
-            f"{given.place}: BSP is {written!r}, but it is decimal odds such as 4.53: correct it, or leave it blank"
+        raise Refused(
+            BAD_VALUE, f"BSP is {written!r}, but it is decimal odds such as 4.53: correct it, or leave it blank"
         ) from None
     if not 1.0 < price <= HIGHEST_PRICE:
         raise Refused("no starting price", f"BSP is {written!r}, which is no price above 1 and up to 1000")
