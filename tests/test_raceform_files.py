@@ -165,6 +165,16 @@ def test_a_date_or_an_off_that_cannot_be_read_costs_its_race_and_no_other(
     assert (report.appended, report.dead_letters) == (1, 1)
 
 
+def test_one_odd_cell_in_a_column_that_is_blank_elsewhere_costs_no_file(tmp_path: Path, store: Store) -> None:
+    """A file of jump races has no draws; a stray mark in one is no other column under that name."""
+    rows = [
+        row | {"draw": draw}
+        for row, draw in ((ROW, ""), (ROW | SECOND, "?"), (ROW | {"race_id": "2", "off": "5:00"}, ""))
+    ]
+    read = read_raceform([written(tmp_path / "results.csv", *rows)], store)
+    assert (len(read.messages), read.warnings["unreadable draw, unknown"]) == (2, 1)
+
+
 def test_a_header_in_the_middle_of_a_file_is_left_out_and_counted(tmp_path: Path, store: Store) -> None:
     header = {name: name.title() for name in ROW}
     read = read_raceform([written(tmp_path / "results.csv", ROW, header, ROW | SECOND, header)], store)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.csv as arrow_csv
 import pyarrow.parquet as parquet
 import pytest
 
@@ -142,3 +143,42 @@ def test_a_csv_may_be_written_as_spreadsheets_and_databases_of_any_country_write
     assert [one.messages[0].race_id for one in parsed] == ["007", "007"]
     assert parsed[0].messages == parsed[1].messages
     assert not parsed[1].refused
+
+
+@pytest.mark.parametrize(
+    ("column", "bad"),
+    [("race_date", "6 July"), ("off_time", "soon"), ("known_at", "2024-05-01 at six"), ("draw", "high")],
+)
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_one_bad_cell_costs_its_race_and_not_its_file(
+    kind: str, column: str, bad: str, tmp_path: Path, store: Store
+) -> None:
+    """Also the only cell of its column."""
+    fields = {"race_date": "2024-05-01", "off_time": "2024-05-01T14:00:00Z", "known_at": "", "draw": ""}
+    rows = [
+        row | {"race_id": race_id} | fields | ({column: bad} if (race_id, row["horse"]) == spoilt else {})
+        for spoilt in [("R1", a_field(2)[1]["horse"])]
+        for race_id in ("R1", "R2", "R3")
+        for row in a_race(*a_field(2))
+    ]
+    path = tmp_path / f"table.{kind}"
+    table = pa.table({name: [str(row[name] or "") for row in rows] for name in rows[0]})
+    if kind == "csv":
+        arrow_csv.write_csv(table, path)
+    else:
+        parquet.write_table(table, path)
+    parsed = read_runner_tables([path], store)
+    assert [one.race_id for one in parsed.messages] == ["R2", "R3"]
+    assert [(letter.race_id, letter.reason, len(letter.rows)) for letter in parsed.refused] == [("R1", "bad value", 2)]
+
+
+def test_a_header_in_the_middle_of_a_runner_table_is_refused_and_the_races_go_in(tmp_path: Path, store: Store) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(AS_CSV + AS_CSV.replace("007", "008"))
+    parsed = read_runner_tables([path], store)
+    assert [one.race_id for one in parsed.messages] == ["007", "008"]
+    (letter,) = parsed.refused
+    assert (letter.reason, dict(letter.rows[0])) == (
+        "header in the middle of the file",
+        {name: name for name in AS_CSV.splitlines()[0].split(",")},
+    )

@@ -124,6 +124,7 @@ class Notes:
 
     survey: Survey
     headers: int = 0
+    rows: int = 0
     renamed: set[str] = field(default_factory=set)
     inferred: set[str] = field(default_factory=set)
     given: Counter[str] = field(default_factory=Counter)
@@ -134,6 +135,7 @@ class Notes:
 
     def taken(self, row: dict[str, Any], given: CsvRow) -> dict[str, Any]:
         """The row, under an id of its race's own, once noted."""
+        self.rows += 1
         row = self._under_own_id(row, given)
         key = (row["race_id"], row["result_version"] or 1)
         if row["status"] not in (NON_RUNNER, VOID):
@@ -151,6 +153,7 @@ class Notes:
 
     def without_instant(self, given: CsvRow) -> dict[str, Any]:
         """A row whose date or off cannot be read: what is needed to refuse its race."""
+        self.rows += 1
         for column, read in (("date", cells.day), ("off", written_off)):
             self.given[column] += 1
             try:
@@ -176,9 +179,9 @@ class Notes:
         return row | {"race_id": own, "source_race_id": row["race_id"]}
 
     def refuse_columns(self) -> None:
-        """Raise `UserError` for a measured column of which not one value can be read."""
+        """Raise `UserError` for a measured column of which not one value can be read, unless it is blank in most rows."""
         for column, rule in MEASURES.items():
-            if 0 < self.given[column] == self.unreadable[column]:
+            if 0 < self.given[column] == self.unreadable[column] and 2 * self.given[column] >= self.rows:
                 raise UserError(
                     f"{self.first_unreadable[column]} is the first value of {column}, and none of them is {rule}: "
                     "correct the column, or rename it if it is another"

@@ -379,7 +379,7 @@ def letter(source: str, race_id: str | None, version: int | None, why: Refused, 
 
 def _as_read(row: Row) -> dict[str, Any]:
     read = row.get(RAW) or {name: value for name, value in row.items() if name not in _RESERVED} | row.get(BAD, {})
-    return {name: plain(value) for name, value in read.items() if value is not None}
+    return {name: plain(value) for name, value in read.items() if value is not None and not isinstance(value, Refused)}
 
 
 def plain(value: Any) -> Any:

@@ -1,18 +1,23 @@
 """The runner table, the neutral form in which results come in: CSV or Parquet, one row a declared runner (contract 3)."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 
 from streams.importers.columns import COLUMNS, REQUIRED, WANTED, Bad, one_by_one, typed
 from streams.importers.results import BAD, PART, RUNNER_TABLE, Parsed, Row, checked_results
 from streams.importers.tables import read_table
-from velo.errors import UserError
+from velo.errors import Refused, UserError
 from velo.store import Store
 
 __all__ = ["RUNNER_TABLE", "Parsed", "checked_results", "parse_rows", "read_runner_tables"]
+
+
+_HEADER: Final[dict[str, object]] = {
+    "row": Refused("header in the middle of the file", "it is no runner: leave it out")
+}
 
 
 def read_runner_tables(paths: Sequence[Path], store: Store) -> Parsed:
@@ -56,13 +61,22 @@ def typed_rows(paths: Sequence[Path], required: Sequence[str] = REQUIRED) -> Ite
         for number, cells in enumerate(zip(*columns, strict=True)):
             typed_row = dict(zip(given, cells, strict=True))
             if number in bad:
-                typed_row[BAD] = bad[number]
+                typed_row[BAD] = _HEADER | bad[number] if _repeats_header(typed_row, bad[number]) else bad[number]
             yield typed_row
 
 
+def _repeats_header(row: Row, bad: Mapping[str, object]) -> bool:
+    """Whether a row is the header again: every cell its column's name."""
+    names = {name: value for name, value in (row | bad).items() if name in REQUIRED}
+    return all(str(value).strip().casefold() == name for name, value in names.items())
+
+
 def _refuse_column(path: Path, name: str, column: pa.ChunkedArray, wrong: Bad) -> None:
-    """Raise `UserError` where none of a column's values is of its kind: then it is another column by this name."""
-    if wrong and len(wrong) == len(column) - column.null_count:
+    """Raise `UserError` where none of a column's values is of its kind: then it is another column by this name.
+
+    In a column that is blank in most rows they may as well be slips, and cost their races alone.
+    """
+    if wrong and len(wrong) == len(column) - column.null_count and 2 * len(wrong) >= len(column):
         row, value = next(iter(wrong.items()))
         raise UserError(
             f"{path}: column {name} has {value!r} in row {row + 1} and no value that is {WANTED[COLUMNS[name]]}: "
