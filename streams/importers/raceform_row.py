@@ -53,7 +53,7 @@ def with_country(horse: str | None, region: str | None = None) -> str | None:
 
 @lru_cache(maxsize=4096)
 def made_race_id(race_date: date, course: str, off: time | None, race_name: str | None = None) -> str:
-    """The id of a race that has none: date, course and local off (24-hour), or its name where the off is unknown."""
+    """The id of a race that has none: date, course and off by the source's clock (24-hour), or its name where the off is unknown."""
     when = f"{off:%H:%M}" if off else name_key(race_name) or "off unknown"
     return f"{race_date.isoformat()} {name_key(course)} {when}"
 

@@ -3,8 +3,8 @@
 Source: the card pages of a British racing paper. The values are read as those of its results are
 (`streams.importers.raceform_row`), so that card and result of one race meet on the same keys. What is settled here:
 
-- `off_time` is London time for every meeting, by the 24-hour clock since the release of 2025-12, by the 12-hour one
-  before; it is read as those of results (`streams.importers.off_clock`), and marked `off_inferred` where it is open.
+- `off_time` is London time for every meeting, by the 24-hour clock today and by the 12-hour one in older releases; it is
+  read as those of results (`streams.importers.off_clock`), and marked `off_inferred` where it is open.
 - A horse is `name (country)` of its `region`. Where that is left out (the settings may, and so did the release of
   2025-12-28), it is the horse of the log with the source's `horse_id`, else the only one of that name; of several
   the country is left out, and one that the log has not is GB. Each is counted.

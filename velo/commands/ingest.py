@@ -67,7 +67,7 @@ def runners(files: Files, late: Late = False, as_json: Json = False) -> None:
 
 @ingest_app.command()
 def raceform(files: Files, late: Late = False, as_json: Json = False) -> None:
-    """Results as raceform or rpscrape write them (CSV, local 12-hour off times)."""
+    """Results as raceform or rpscrape write them (CSV, offs in London time)."""
     from streams.importers.raceform import read_raceform
 
     store = open_store()
