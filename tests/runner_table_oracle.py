@@ -13,8 +13,8 @@ What the conformance files decide (the other reading gives other probes or refus
 - A version lower than one already taken is kept in the log and counted; it may push later messages on by 1 us.
 
 What no shared file shows, and is chosen here:
-- The same version from another file of the load: equal in all but `known_at`, it is counted and takes no place; with
-  other content it is refused. The first in log order stands.
+- The same version from another file of the load: equal in all that counts (contract 12), it is counted and takes no place;
+  with other content it is refused. The first in log order stands.
 - `race_date` and `off_time` are held against `known_at` as brought or filled, before the log moves it.
 - Two spellings of a course that make one key are one course.
 - Runners without a horse are not each other's twins; VOID beside starters leaves a race with those starters.
@@ -50,6 +50,7 @@ RACE_COLUMNS = (
     "distance_m",
     "known_at",
 )
+UNREAD = ("race_type", "handicap", "course_config")
 STATUSES = STARTED | {"NR", "VOID"}
 MICROSECOND = timedelta(microseconds=1)
 
@@ -78,7 +79,7 @@ def load(files: Iterable[Sequence[Row]], timezone: str) -> Load:
     end: datetime | None = None
     for message in messages:
         race_id, version = message["race_id"], message["result_version"]
-        content = {name: value for name, value in message.items() if name != "known_at"}
+        content = _what_counts(message)
         if told.get((race_id, version)) == content:
             out.identical_versions += 1
             continue
@@ -94,6 +95,13 @@ def load(files: Iterable[Sequence[Row]], timezone: str) -> Load:
         record["known_at"], record["off_time"] = iso(record["known_at"]), iso(record["off_time"])
         record["race_date"] = record["race_date"].isoformat()
     return out
+
+
+def _what_counts(message: Mapping[str, Any]) -> dict[str, Any]:
+    """What a result says but for when it was known, what nothing reads, and the order of its runners."""
+    counts = {name: value for name, value in message.items() if name not in ("known_at", "runners", *UNREAD)}
+    runners = [{name: value for name, value in one.items() if value is not None} for one in message["runners"]]
+    return counts | {"runners": sorted(runners, key=lambda one: str(one["horse_id"]))}
 
 
 def next_known_at(claimed: datetime | None, end: datetime | None, zone: ZoneInfo) -> datetime:

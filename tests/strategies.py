@@ -267,8 +267,13 @@ def random_loads(draw: st.DrawFn, timezone: str | None = None, max_races: int = 
     again: list[Row] = []
     if draw(st.integers(0, 3)) == 0:
         again = list(draw(st.sampled_from(versions)))
-        if draw(st.booleans()):
+        how = draw(st.sampled_from(("same", "going", "unread", "turned")))
+        if how == "going":
             again = [{**row, "going": "Firm"} for row in again]
+        elif how == "unread":
+            again = [{**row, "race_type": "Chase", "course_config": "B"} for row in again]
+        elif how == "turned":
+            again.reverse()
     return RandomLoad(zone_name, [first, again] if again else [first])
 
 

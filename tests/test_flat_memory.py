@@ -27,7 +27,7 @@ from streams.fold.routing import Router
 from streams.fold.shapes import Columns, Memory
 from streams.fold.shelf import FileShelf, MemoryShelf, Shelf
 from streams.fold.versions import replacing
-from streams.log.index import Index
+from streams.log.index import HeldVersion, Index
 from streams.log.writer import LogWriter
 from streams.packed import Packed, expanded, squeezed
 from tests.logs import a_store, fixed
@@ -101,7 +101,7 @@ class AllThatIsKept:
             for name, (roller, state) in self.shards.items():
                 roller.roll(state, ((at_us, touched.get(name, ())),))
             self.held.put(result.race_id, Held(1, Place(0, 2, 4000 * seq, 4000)))
-            self.index.hold(to_record(result), f"{seq:016x}")
+            self.index.hold(to_record(result), HeldVersion(f"{seq:016x}", seq, 2000 * seq))
             starts += len(change.added)
         return starts
 

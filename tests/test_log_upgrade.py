@@ -1,5 +1,6 @@
 """A log of an older schema is read as if it were of today's, appended to, and never rewritten."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from streams.log.segments import Segment, body_of, digest_of, framed, is_whole, 
 from streams.log.upgrades import readable_segments, upgraded
 from streams.log.writer import LogWriter
 from tests.logs import NOON, bytes_of, fixed, held, logged, told
-from velo.errors import UserError
+from velo.errors import Refused, UserError
 from velo.racing.clock import EPOCH, MICROSECOND, from_text
 from velo.racing.messages import GoingChange, Message, Runner, to_record
 from velo.store import Store
@@ -66,6 +67,23 @@ def test_an_old_log_is_appended_to_in_a_new_segment_and_not_rewritten(store: Sto
     assert path.read_bytes() == before
     assert held(store) == [*OLD, new]
     assert reader.check(store.home) == []
+
+
+def test_an_old_result_told_again_without_what_nothing_reads_is_identical(store: Store) -> None:
+    """Its digest is of all it said, so its columns are read from the old segment; a result put a moment ago too."""
+    write_version_1(store, *OLD)
+    old, new = told("R1", NOON, runners=RUNNERS), told("R3", NOON + 5 * MICROSECOND, runners=RUNNERS)
+    bare = tuple(replace(one, kept={}) for one in reversed(RUNNERS))
+    dearer = (replace(RUNNERS[0], sp_decimal=9.0), RUNNERS[1])
+    with LogWriter.open(store, clock=fixed()) as writer:
+        assert writer.append(new).outcome == "appended"
+        for one in (old, new):
+            assert writer.append(replace(one, runners=bare)).outcome == "identical"
+            with pytest.raises(Refused, match=r"in result_version 1 \(sp_decimal\): give"):
+                writer.append(replace(one, runners=dearer))
+            with pytest.raises(Refused, match=r"\(runners\)"):
+                writer.append(replace(one, runners=RUNNERS[:1]))
+    assert held(store) == [*OLD, replace(new, known_at=NOON + 2 * MICROSECOND)]
 
 
 def test_a_torn_tail_of_an_old_log_is_cut(store: Store) -> None:

@@ -1,5 +1,6 @@
 """Which results and prices the log takes, on the command line: made-up files, and the shared cases where they are."""
 
+import re
 from csv import DictReader
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,11 +10,12 @@ import pytest
 
 from streams.log import reader
 from tests.cli import velo
-from tests.logs import held
-from tests.shared import shared_file
+from tests.feeds import Listed, drained, encoded, sent_result
+from tests.logs import fixed, held
+from tests.shared import REPO, shared_file
 from velo.racing.cards import decision_time, declared_at
 from velo.racing.clock import MICROSECOND
-from velo.racing.messages import Market, Message, instant_of
+from velo.racing.messages import UNREAD, Market, Message, instant_of
 from velo.settings import Settings
 from velo.store import Store
 
@@ -274,3 +276,72 @@ def test_case_15_the_remedy_names_the_status_that_takes_the_race(tmp_path: Path)
         "sql", "select runs_14d, wins_14d, place_rate_14d from trainer_velocity", "--json", home=home
     ).document
     assert list(row.values()) == [3, 1, 1.0]
+
+
+# A result told again
+
+
+SCRAPE_HEADER = (
+    "date,region,course,race_id,off,race_name,type,class,going,dist_m,ran,num,pos,draw,ovr_btn,horse,age,sex,lbs,dec,"
+    "jockey,trainer,or,rpr,ts,prize,comment"
+)
+
+
+def a_scrape(path: Path, *others: str, rating: str = "", race_type: str = "", turned: bool = False) -> Path:
+    """Two runners of Ripon's 2:10, with what the page says of each beside its result."""
+    rows = [
+        f"2025-06-04,GB,Ripon,8001,14:10,A Stakes,{race_type},4,Good,1200,2,{place},{place},{place},{place - 1},{horse},4,G,"
+        f"126,3.0,A Rider,A Trainer,{rating},{','.join(others) or ',,,'}"
+        for place, horse in enumerate(("First (GB)", "Second (IRE)"), 1)
+    ]
+    return written(path, SCRAPE_HEADER, *(reversed(rows) if turned else rows))
+
+
+def test_a_scrape_repeated_with_columns_that_nothing_reads_is_the_same_result(tmp_path: Path) -> None:
+    """Ratings after the race, prizes, comments, and the rows in another order."""
+    home = tmp_path / "home"
+    ingested(home, "raceform", a_scrape(tmp_path / "1.csv"))
+    filled = a_scrape(tmp_path / "2.csv", "88", "71", "5000", "led all the way", race_type="Flat", turned=True)
+    report = ingested(home, "raceform", filled)
+    assert (report["appended"], report["identical"], report["refused"]) == (0, 1, {})
+    assert ingested(home, "raceform", filled, tmp_path / "1.csv")["identical"] == 2
+    assert not any("led all the way" in path.read_text() for path in (home / "log").glob("*.ndjson"))
+
+
+def test_a_scrape_repeated_with_another_official_rating_is_another_result_and_says_so(tmp_path: Path) -> None:
+    """A horse's form has its last rating: version 1 with another one is refused, version 2 taken."""
+    home = tmp_path / "home"
+    ingested(home, "raceform", a_scrape(tmp_path / "1.csv"))
+    report = ingested(home, "raceform", a_scrape(tmp_path / "2.csv", rating="70"))
+    assert (report["appended"], report["refused"]) == (0, {"raise result_version": 1})
+    (letter,) = velo("dead-letters", "--json", home=home).document
+    assert (
+        "other content in result_version 1 (official_rating): give the amended result result_version 2"
+        in letter["detail"]
+    )
+
+
+def test_a_live_result_sent_again_with_other_unread_fields_is_identical(store: Store) -> None:
+    message = sent_result()
+    told = drained(store, Listed(encoded(message, message | {"dividends": {"win": 3.2}, "handicap": True})), fixed())
+    assert (told.appended, told.identical, told.refused) == (1, 1, {})
+
+
+def test_no_formula_or_page_reads_a_column_that_does_not_count() -> None:
+    """Else a result told again with another value of it would change an answer and not the log."""
+    read = [*(REPO / "feature_repo/catalogue").glob("*.py"), *(REPO / "serving").rglob("*.[pj][ys]")]
+    read += [
+        REPO / "streams/batch/sql/starts.sql",
+        *(REPO / "training").rglob("*.py"),
+        *(REPO / "training/sql").iterdir(),
+    ]
+    read += [path for path in (REPO / "velo/racing").glob("*.py") if path.name != "messages.py"]
+    found = {name for path in read for name in UNREAD if re.search(rf"\b{name}\b", path.read_text())}
+    assert found == set()
+
+
+def test_case_09_a_repeated_scrape_is_identical(tmp_path: Path) -> None:
+    home, name = tmp_path / "home", "09-rescrape-same-version"
+    assert ingested(home, "raceform", case(name, "monday.csv"))["appended"] == 1
+    report = ingested(home, "raceform", case(name, "tuesday.csv"))
+    assert (report["appended"], report["identical"], report["refused"]) == (0, 1, {})

@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from streams.log.segments import Segment, complete_length, segments_in
+from streams.log.segments import Segment, complete_length, reaching, record_at, segments_in
 from velo.errors import UserError
 from velo.files import make_folder, sync_folder, write_atomically
 from velo.racing.messages import SCHEMA_VERSION
@@ -52,15 +52,27 @@ class SegmentWriter:
             raise
         return writer
 
-    def put(self, seq: int, line: bytes) -> None:
-        """Take a line; it is in the file after `flush`, on the disk after `sync`."""
+    def put(self, seq: int, line: bytes) -> int:
+        """Take a line, and return the byte of its segment it begins at.
+
+        It is in the file after `flush`, on the disk after `sync`.
+        """
         if self._broken:
             raise UserError(f"an earlier write to {self.folder} failed: open the log again")
         if self._file < 0 or self._length + len(self._block) >= self.segment_bytes:
             self._roll(seq)
+        place = self._length + len(self._block)
         self._block += line
         if len(self._block) >= _BLOCK_BYTES:
             self.flush()
+        return place
+
+    def record_at(self, seq: int, place: int) -> dict[str, Any]:
+        """The record of a seq, which begins at a byte of its segment, as written; raises `UserError` where it is damaged."""
+        if self._block:
+            self.flush()
+        segment = reaching(segments_in(self.folder), seq)[0]
+        return record_at(segment.path, place)
 
     def flush(self) -> None:
         """Write what was taken; raises `UserError` where that fails, and then leaves whole records of it only.

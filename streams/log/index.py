@@ -3,17 +3,17 @@
 import os
 import re
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from struct import Struct
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
 import orjson
 
-from streams.log.segments import Segment, digest_of, lines, whole_records
+from streams.log.segments import Segment, digest_of, lines, placed_records
 from streams.log.upgrades import upgraded
 from streams.packed import Packed
 from velo.errors import Refused, UserError
@@ -27,8 +27,8 @@ _LINE: Final = re.compile(
     rb'\{"crc":"[0-9a-f]{8}","seq":(\d+),"digest":"([0-9a-f]{16})","known_at":"([^"]+)","type":"(\w+)",'
     rb'"schema_version":\d+(?:,"race_id":("(?:[^"\\]|\\.)*"))?(?:,"result_version":(\d+))?'
 )
-_VERSION: Final = Struct("<q8s")
-"""A version, which the tables have in 64 bits, and its digest."""
+_VERSION: Final = Struct("<q8sqq")
+"""A version, which the tables have in 64 bits, its digest, its seq and the byte of its segment it begins at."""
 _COUNT_BYTES: Final = 8
 _SUBJECTS: Final = {"non_runner": "horse_id", "reinstated": "horse_id", "jockey_change": "horse_id", "market": "source"}
 _ONE_SUBJECT: Final = {"reinstated": "non_runner"}
@@ -48,11 +48,23 @@ class Changed(Exception):
     """The log is not the one that an index was made of: it was rebuilt, or cut."""
 
 
+class HeldVersion(NamedTuple):
+    """A version of a result in the log: its digest, its seq, and the byte of its segment it begins at."""
+
+    digest: str
+    seq: int
+    place: int
+
+
+Differences = Callable[[HeldVersion], Sequence[str]]
+"""The columns in which a result differs from a version that the log holds; none where it says the same."""
+
+
 @dataclass(slots=True)
 class Index:
     """Contents by digest, and the end of a log.
 
-    `_results` has each race's digests by version. `_times_held` counts the other messages by digest; `_latest` has the
+    `_results` has each race's versions. `_times_held` counts the other messages by digest; `_latest` has the
     digest of the last one about each subject, `_declared` the horses that the cards of a race named, `_races` the races
     declared last. All but that grow with the log, so they are packed. `tied_since` is the earliest instant that counts as tied with the end:
     instants are bumped by 1 µs where they tie, so a row of instants without a gap may all have claimed the first.
@@ -71,18 +83,21 @@ class Index:
     _races: deque[str] = field(default_factory=lambda: deque(maxlen=RACES_NEAR))
     _noted: dict[str, "_Noted"] = field(default_factory=dict)
 
-    def outcome_of_result(self, race_id: str, version: int, digest: str) -> Outcome:
-        """What becomes of a result told now; raises `Refused` where its version was told with other content."""
+    def outcome_of_result(self, race_id: str, version: int, digest: str, differences: Differences) -> Outcome:
+        """What becomes of a result told now; raises `Refused` where its version was told with other content.
+
+        `differences` is asked where the digests differ.
+        """
         held = self._versions(race_id)
         if not held:
             return "appended"
         if version in held:
-            if held[version] == digest:
+            if held[version].digest == digest or not (named := differences(held[version])):
                 return "identical"
             raise Refused(
                 "raise result_version",
-                f"race {race_id} has other content in result_version {version}: give the amended result "
-                f"result_version {max(held) + 1}",
+                f"race {race_id} has other content in result_version {version} ({', '.join(named)}): give the amended "
+                f"result result_version {max(held) + 1}",
             )
         return "lower_version" if version < max(held) else "appended"
 
@@ -122,13 +137,16 @@ class Index:
         """How often the log has a message other than a result."""
         return int.from_bytes(self._times_held.get((digest,)) or b"", "little")
 
-    def hold(self, record: Mapping[str, Any], digest: str) -> None:
-        """Note what a record says."""
-        kind = record["type"]
+    def hold(self, record: Mapping[str, Any], held: HeldVersion) -> None:
+        """Note what a record says, and where it stands."""
+        kind, digest = record["type"], held.digest
         if kind == "result":
-            versions = self._versions(record["race_id"]) | {record["result_version"]: digest}
-            told = b"".join(_VERSION.pack(version, bytes.fromhex(one)) for version, one in versions.items())
-            self._results.put((record["race_id"],), told)
+            versions = self._versions(record["race_id"]) | {record["result_version"]: held}
+            packed = (
+                _VERSION.pack(version, bytes.fromhex(one.digest), one.seq, one.place)
+                for version, one in versions.items()
+            )
+            self._results.put((record["race_id"],), b"".join(packed))
             return
         if kind == "tick":
             self.last_tick = max(self.last_tick, record["midnight"])
@@ -175,9 +193,12 @@ class Index:
         self.known_at = known_at
         self.next_seq += 1
 
-    def _versions(self, race_id: str) -> dict[int, str]:
-        told = self._results.get((race_id,)) or b""
-        return {version: digest.hex() for version, digest in _VERSION.iter_unpack(told)}
+    def _versions(self, race_id: str) -> dict[int, HeldVersion]:
+        packed = self._results.get((race_id,)) or b""
+        return {
+            version: HeldVersion(digest.hex(), seq, place)
+            for version, digest, seq, place in _VERSION.iter_unpack(packed)
+        }
 
     def _bump(self) -> timedelta:
         assert self.known_at is not None
@@ -201,10 +222,10 @@ class Index:
             elif begin:
                 raise Changed
             else:
-                for old in whole_records(segment, length):
+                for place, old in placed_records(segment, length):
                     record = upgraded(old)
                     self._note(segment, record["seq"], record["known_at"])
-                    self.hold(record, digest_of(record))
+                    self.hold(record, HeldVersion(digest_of(record), record["seq"], place))
         self._noted[segment.path.name] = _Noted.of(segment.path, length)
 
     def noted(self, every: Sequence[Segment]) -> None:
@@ -232,7 +253,7 @@ class Index:
                 if kind == b"result"
                 else orjson.loads(line)
             )
-            self.hold(record, digest.decode())
+            self.hold(record, HeldVersion(digest.decode(), int(seq), place))
 
     def _note(self, segment: Segment, seq: int, known_at: str) -> None:
         if seq != self.next_seq:

@@ -184,10 +184,28 @@ def lines(path: Path, length: int, begin: int = 0) -> Iterator[tuple[int, bytes]
 
 def whole_records(segment: Segment, length: int | None = None) -> Iterator[dict[str, Any]]:
     """The records of a segment as written, up to a length or its torn tail; raises `UserError` where one is damaged."""
+    for _, record in placed_records(segment, length):
+        yield record
+
+
+def placed_records(segment: Segment, length: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """`whole_records`, each with the byte it begins at."""
     for place, line in lines(segment.path, complete_length(segment.path) if length is None else length):
-        if not is_whole(line):
-            raise damaged(segment.path, place)
-        yield orjson.loads(line)
+        yield place, _parsed(segment.path, place, line)
+
+
+def record_at(path: Path, place: int) -> dict[str, Any]:
+    """The record that begins at a byte of a segment, as written; raises `UserError` where it is damaged."""
+    with path.open("rb") as file:
+        file.seek(place)
+        return _parsed(path, place, file.readline(RECORD_BYTES))
+
+
+def _parsed(path: Path, place: int, line: bytes) -> dict[str, Any]:
+    if not is_whole(line):
+        raise damaged(path, place)
+    record: dict[str, Any] = orjson.loads(line)
+    return record
 
 
 def damaged(path: Path, place: int) -> UserError:

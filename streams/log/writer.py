@@ -1,7 +1,7 @@
 """The one writer of the log: the clock of contract 2, and what is told twice is held once."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from streams.log.appender import SegmentWriter
-from streams.log.index import Changed, Index, Outcome
+from streams.log.index import Changed, HeldVersion, Index, Outcome
 from streams.log.segments import (
     RECORD_BYTES,
     SEGMENT_BYTES,
@@ -21,9 +21,10 @@ from streams.log.segments import (
     segments_in,
     with_origin,
 )
+from streams.log.upgrades import upgraded
 from velo.errors import Refused, UserError
 from velo.racing.clock import RESULT_DELAY, is_local_midnight, next_known_at, to_text
-from velo.racing.messages import Message, Racecard, Result, Tick, to_record
+from velo.racing.messages import Message, Racecard, Result, Tick, differences, from_record, to_record
 from velo.racing.undeclared import Undeclared
 from velo.store import Store
 
@@ -155,7 +156,7 @@ class LogWriter:
 
         `origin` is the place in a feed it was taken from, which is written with it and is no part of what it says.
         Readers see it at once; `sync` before telling anyone that it is safe. Raises `Refused` for a result whose
-        version was told with other content, and for a message longer than a record may be.
+        version was told with other content in columns that count, and for a message longer than a record may be.
         """
         record = {**(kept or {}), **to_record(replace(message, known_at=None))}
         digest = digest_of(record)
@@ -259,8 +260,16 @@ class LogWriter:
 
     def _outcome(self, message: Message, digest: str) -> Outcome:
         if isinstance(message, Result):
-            return self._index.outcome_of_result(message.race_id, message.result_version, digest)
+            return self._index.outcome_of_result(
+                message.race_id, message.result_version, digest, lambda held: self._differences(message, held)
+            )
         return "appended"
+
+    def _differences(self, result: Result, held: HeldVersion) -> Sequence[str]:
+        """The columns that count in which a result differs from a version that the log holds."""
+        other = from_record(upgraded(self._segments.record_at(held.seq, held.place)))
+        assert isinstance(other, Result)
+        return differences(other, result)
 
     def _refuse_late(self, fresh: list[_Candidate]) -> None:
         tied_since = self._index.tied_since
@@ -277,8 +286,8 @@ class LogWriter:
     def _put(self, claimed: datetime, record: Mapping[str, Any], digest: str, body: bytes) -> None:
         known_at = next_known_at(claimed, self._index.known_at, self.store.timezone)
         seq = self._index.next_seq
-        self._segments.put(seq, framed(seq, digest, to_text(known_at), body))
-        self._index.hold(record, digest)
+        place = self._segments.put(seq, framed(seq, digest, to_text(known_at), body))
+        self._index.hold(record, HeldVersion(digest, seq, place))
         self._index.advance(known_at)
 
 

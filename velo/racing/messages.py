@@ -186,6 +186,8 @@ TYPES: Final[dict[str, type]] = {
 _NAMES: Final = {kind: name for name, kind in TYPES.items()}
 _RACE: Final = tuple(one.name for one in fields(Race))
 _RUNNER: Final = tuple(one.name for one in fields(Runner) if one.name != "kept")
+UNREAD: Final = frozenset({"race_type", "handicap", "course_config"})
+"""Columns of the runner table that no feature, settlement or card reads, nor anything else that is worked out."""
 _RUNNER_SET: Final = frozenset(_RUNNER)
 
 
@@ -244,6 +246,20 @@ def kept_of(record: Mapping[str, Any]) -> dict[str, Any]:
     if kind in (Result, Racecard):
         own |= set(_RACE)
     return {name: value for name, value in record.items() if name not in own}
+
+
+def differences(one: Result, other: Result) -> list[str]:
+    """The columns in which two tellings of a result differ, in their order, of those that count.
+
+    Neither the order of the runners counts, nor when it was known, nor a column that no feature, settlement or card
+    reads (contract 12). `runners` stands for other horses.
+    """
+    found = [name for name in _RACE if name not in UNREAD and getattr(one.race, name) != getattr(other.race, name)]
+    ours, theirs = ({runner.horse_id: runner for runner in told.runners} for told in (one, other))
+    if ours.keys() != theirs.keys():
+        return [*found, "runners"]
+    changed = {name for name in _RUNNER for horse in ours if getattr(ours[horse], name) != getattr(theirs[horse], name)}
+    return found + [name for name in _RUNNER if name in changed]
 
 
 def _runner(record: Mapping[str, Any]) -> Runner:
