@@ -20,6 +20,7 @@ from streams.log import reader
 from tests.builders import a_race, a_runner, write_runner_table
 from tests.logs import a_store, fixed, held
 from velo.errors import Refused, UserError
+from velo.racing.messages import Result
 from velo.store import Store
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -206,3 +207,51 @@ def test_a_message_cut_in_its_letter_is_not_replayed(store: Store) -> None:
     dead_letters.write(store.home, [letter(b"x" * 400_000, {}, Refused("no JSON", ""))], NOW)
     [why] = [why for why in replayed(store).refused.values() if "400000" in why]
     assert "send the message again" in why
+
+
+CELLS = (
+    "=1+1",
+    "+1",
+    "-1",
+    "@SUM(A1)",
+    "\t=1",
+    "\r=1",
+    "'=1",
+    "''@x",
+    "'",
+    "'plain",
+    "plain",
+    "a=b",
+    "",
+    "=\n2",
+    '="x",1',
+)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_what_a_spreadsheet_would_run_is_exported_as_text_and_comes_back_as_it_was(cell: str) -> None:
+    shown = dead_letters.neutral(cell)
+    assert not shown.startswith(("=", "+", "-", "@", "\t", "\r"))
+    assert dead_letters.plain(shown) == cell
+
+
+def test_an_export_holds_no_formula_and_its_replay_takes_the_exact_cells(tmp_path: Path) -> None:
+    """In a name, in a column of the user's own, and in that column's name."""
+    store = a_store(tmp_path / "home")
+    rows = [dict(one) | {"=note": "=HYPERLINK()"} for one in a_race(a_runner("Arkle", 1), race_id="@R2")]
+    rows[0] |= {"trainer": "-Tom", "status": "XX"}
+    why = Refused("unknown status XX", "use one of those")
+    dead_letters.write(store.home, [DeadLetter("runners", "@R2", 1, why.reason, why.detail, tuple(rows))], NOW)
+    path = tmp_path / "a.csv"
+    assert dead_letters.export(store.home, path) == 1
+    with path.open(newline="") as file:
+        cells = [cell for line in csv.reader(file) for cell in line]
+    assert not [one for one in cells if one.startswith(("=", "+", "-", "@", "\t", "\r"))]
+    edited(path, status="XX:FINISHED")
+    report = replayed(store, mended=path)
+    assert report.refused == {}
+    (result,) = held(store)
+    assert isinstance(result, Result)
+    assert result.race_id == "@R2"
+    assert result.runners[0].trainer == "-Tom"
+    assert result.runners[0].kept["=note"] == "=HYPERLINK()"

@@ -11,7 +11,7 @@ from streams.log import reader
 from streams.log.writer import LogWriter
 from tests.feeds import Listed, drained, encoded, sent, sent_result, ticking
 from tests.logs import NOON, fixed, held, logged, told
-from velo.racing.messages import GoingChange, Tick
+from velo.racing.messages import GoingChange, Result, Tick
 from velo.store import Store
 
 HOUR = timedelta(hours=1)
@@ -70,3 +70,20 @@ def test_an_empty_log_is_not_ticked_so_that_history_can_still_be_loaded(store: S
     assert drained(store, Listed([])).ticks == 0
     with LogWriter.open(store, clock=fixed()) as writer:
         assert writer.load([told()]).appended == 1
+
+
+def test_a_clock_set_back_by_years_sends_no_good_result_to_the_dead_letters(store: Store) -> None:
+    """The log's clock stands later than the machine's: by that a result is judged, and by that it is stamped."""
+    logged(store, GoingChange("R0", "Good", NOON + HOUR))
+    report = drained(store, Listed(encoded(sent_result("R1"), sent_result("R2"))), fixed(NOON - timedelta(days=2000)))
+    assert (report.appended, report.dead_letters, report.refused) == (2, 0, {})
+    results = [one for one in held(store) if isinstance(one, Result)]
+    assert [one.race_id for one in results] == ["R1", "R2"]
+    # the tick of the midnight that the machine knows of comes before them
+    assert [one.known_at for one in results] == [NOON + HOUR + n * timedelta(microseconds=1) for n in (2, 3)]
+
+
+def test_a_result_of_a_day_to_come_by_the_logs_clock_is_still_refused(store: Store) -> None:
+    logged(store, GoingChange("R0", "Good", NOON - 400 * timedelta(days=1)))
+    report = drained(store, Listed(encoded(sent_result())), fixed(NOON - timedelta(days=2000)))
+    assert report.refused == {"race_date later than known_at": 1}

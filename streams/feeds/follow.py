@@ -190,7 +190,8 @@ class Following:
 
     def _append(self, delivery: Delivery) -> None:
         self.taken += 1
-        taken = self.door.take(delivery.body, self.moment.last())
+        now, end = self.moment.last(), self.writer.known_at
+        taken = self.door.take(delivery.body, now if end is None else max(now, end))
         if not isinstance(taken, Taken):
             self._refuse(taken)
             return

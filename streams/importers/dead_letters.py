@@ -6,6 +6,7 @@
 
 import csv
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -20,6 +21,7 @@ from velo.files import make_folder
 from velo.racing.clock import to_text
 from velo.store import Home
 
+_FORMULA: Final = re.compile(r"'*[=+\-@\t\r]")
 LETTER: Final = "dead_letter"
 """The column of an export that says which letter a row is of."""
 
@@ -65,6 +67,7 @@ def settle(home: Home, letters: Iterable[str], at: datetime) -> None:
 def export(home: Home, path: Path, source: str | None = None) -> int:
     """Write the open letters' rows as a CSV to mend by hand, in the form their importer reads; returns how many rows.
 
+    A text that a spreadsheet would run as a formula has an apostrophe before it, which `plain` takes away again.
     A file is of one source: raises `UserError` where letters of several are open and none is chosen.
     """
     letters = [one for one in read(home) if source in (None, one.source)]
@@ -75,16 +78,28 @@ def export(home: Home, path: Path, source: str | None = None) -> int:
     columns = list(dict.fromkeys(name for row in rows for name in row)) or [LETTER]
     try:
         with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+            writer = csv.writer(file)
+            writer.writerow(map(neutral, columns))
+            writer.writerows([_cell(row.get(name)) for name in columns] for row in rows)
     except OSError as refused:
         raise UserError(f"cannot write {path} ({refused.strerror}): name a file in a folder you may write to") from None
     return len(rows)
 
 
+def neutral(text: str) -> str:
+    """A text that no spreadsheet takes for a formula; `plain` gives back the one that it was."""
+    return f"'{text}" if _FORMULA.match(text) else text
+
+
+def plain(text: str) -> str:
+    """The text that `neutral` was given."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
+
+
 def _cell(value: object) -> object:
-    return orjson.dumps(value).decode() if isinstance(value, dict | list | bool) else value
+    if isinstance(value, dict | list | bool):
+        return orjson.dumps(value).decode()
+    return neutral(value) if isinstance(value, str) else value
 
 
 def _all(home: Home) -> tuple[dict[str, DeadLetter], set[str]]:

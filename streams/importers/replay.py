@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from streams.feeds.door import SOURCE as FEED
 from streams.feeds.door import Door, Taken
 from streams.importers import dead_letters, raceform, runners
 from streams.importers.dead_letters import LETTER, DeadLetter
 from streams.importers.results import Parsed, Row
+from streams.log.reader import end as log_end
 from streams.log.writer import LogWriter
 from velo.errors import Refused, UserError
 from velo.store import Store
@@ -63,7 +64,7 @@ def replay(
     for letter, given in rows.items():
         source = letters[letter].source
         if source == FEED:
-            taken_or_not = _through(door, given, clock())
+            taken_or_not = _through(door, given, _arrived(store, clock()))
             if isinstance(taken_or_not, Taken):
                 live.append((letter, taken_or_not))
             else:
@@ -100,6 +101,12 @@ def replay(
     return ReplayReport(len(rows), len(taken), appended, identical, refused)
 
 
+def _arrived(store: Store, now: datetime) -> datetime:
+    """The instant at which the log takes what comes now: it never goes back, though the machine's clock may."""
+    end = log_end(store.home).known_at
+    return now if end is None else max(now, end)
+
+
 def _through(door: Door, rows: Sequence[Row], now: datetime) -> Taken | str:
     """A feed's message out of its letter, or why it cannot be taken."""
     if len(rows) != 1 or not isinstance(rows[0].get("message"), str):
@@ -108,6 +115,10 @@ def _through(door: Door, rows: Sequence[Row], now: datetime) -> Taken | str:
         return f"the letter has only the beginning of its {rows[0]['message_bytes']} bytes: send the message again"
     told = door.take(str(rows[0]["message"]).encode(), now)
     return told if isinstance(told, Taken) else f"{told.reason}: {told.detail}"
+
+
+def _plain(value: Any) -> Any:
+    return dead_letters.plain(value) if isinstance(value, str) else value
 
 
 def _mended(path: Path, letters: Mapping[str, DeadLetter]) -> dict[str, list[Row]]:
@@ -123,7 +134,7 @@ def _mended(path: Path, letters: Mapping[str, DeadLetter]) -> dict[str, list[Row
             raise UserError(
                 f"{path}, line {number}: {LETTER} {letter!r} is no open dead letter: leave that column as it was exported"
             )
-        by_letter[letter].append({name: value for name, value in row.items() if name})
+        by_letter[letter].append({dead_letters.plain(name): _plain(value) for name, value in row.items() if name})
     if not by_letter:
         raise UserError(f"{path} has no rows: name an edited export of dead letters")
     return by_letter
