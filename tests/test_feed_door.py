@@ -316,3 +316,14 @@ def test_the_examples_of_the_page_fit_the_schema_and_pass_the_door(door: Door) -
     for example in examples:
         VALID.validate(example)
         taken(door, example, datetime(2026, 1, 1, tzinfo=UTC))
+
+
+@pytest.mark.parametrize("mark", ["\n", "\0", "\x1b", "\x7f", "\x85"])
+@pytest.mark.parametrize("kind", PRODUCED)
+def test_a_race_id_with_a_control_character_is_refused_whatever_tells_it(door: Door, kind: str, mark: str) -> None:
+    about = {"horse_id": "arkle", "jockey_id": "p taaffe", "going": "Good", "source": "tote", "prices": {"arkle": 2.0}}
+    message = {**sent_result(), **about, "type": kind, "race_id": f"R{mark}1"}
+    letter = refused(door, orjson.dumps(message))
+    assert letter.reason == "control character in race_id"
+    assert repr(f"R{mark}1") in letter.detail
+    taken(door, {**message, "race_id": "R 1 – Ascot"})

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from fastapi.testclient import TestClient
@@ -232,3 +233,35 @@ def test_without_a_bundle_or_with_one_of_another_catalogue_nothing_is_scored(sto
         assert none.get("/readyz").status_code == 503
     finally:
         down(copied.home)
+
+
+EDGES = (
+    "9999-12-31T23:59:59Z",
+    "9999-12-31T23:59:59-14:00",
+    "0001-01-01T00:00:00+14:00",
+    "0001-01-01T00:00:00Z",
+    "1799-12-31T00:00:00Z",
+)
+
+
+@pytest.mark.parametrize("edge", EDGES)
+def test_an_instant_at_the_calendars_edge_is_refused_wherever_it_is_given(client: TestClient, edge: str) -> None:
+    for path in (SCORE, "/v1/horses/horse%201/history", "/v1/jockeys/jockey%201/history"):
+        refused(client.get(path, params={"as_of": edge}), 422)
+    refused(client.get("/v1/horses/horse%201/history", params={"since": edge}), 422)
+    refused(client.post("/v1/score", json=posted(off_time=edge)), 422)
+
+
+@pytest.mark.parametrize("day", ["9999-12-31", "0001-01-01", "2200-01-01"])
+def test_a_day_at_the_calendars_edge_is_refused_wherever_it_is_given(client: TestClient, day: str) -> None:
+    refused(client.get("/v1/races", params={"date": day}), 422)
+    refused(client.post("/v1/score", json=posted(race_date=day)), 422)
+
+
+@pytest.mark.parametrize("race_id", ["a\nb", "a\x00b", "\x7f", "a\x1b[2J"])
+def test_a_race_id_with_a_control_character_is_refused(client: TestClient, race_id: str) -> None:
+    for path in ("/v1/races/{}", "/v1/races/{}/score"):
+        refused(client.get(path.format(quote(race_id))), 422)
+    refused(client.post("/v1/score", json=posted(race_id=race_id)), 422)
+    answer = client.post(f"/v1/races/{quote(race_id)}/odds", json={"prices": {"horse 1": 2.0}}, headers=WRITES)
+    refused(answer, 422)

@@ -1,18 +1,16 @@
 """The desk's files, and the curves that its pages draw."""
 
-from datetime import UTC, datetime
 from hashlib import blake2b
 from importlib.resources import files
 from typing import Annotated, Any, Final
 
 import orjson
 from fastapi import APIRouter, Header, Path, Query, Request, Response
-from pydantic import AfterValidator, AwareDatetime
 
 from serving.api.problems import Refusal, documented
 from serving.api.reference import page as reference_page
 from serving.api.routes import JSON, Asked, Turns
-from serving.api.shapes import Curve
+from serving.api.shapes import Curve, Instant
 from serving.curves import Kind, curves_of
 
 pages = APIRouter(include_in_schema=False)
@@ -41,15 +39,6 @@ MOST_POINTS: Final = 2000
 Id = Annotated[str, Path(min_length=1, max_length=200, description="The key, as a card has it.")]
 
 
-def _in_utc(instant: datetime) -> datetime:
-    """The instant in UTC; one before the first year or after the last is none."""
-    try:
-        return instant.astimezone(UTC)
-    except OverflowError:
-        raise ValueError(f"{instant} is no year in UTC: use one from 0001 to 9999") from None
-
-
-Instant = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 AsOf = Annotated[Instant | None, Query(description="What was known then (ISO 8601 with an offset); now without.")]
 Since = Annotated[Instant | None, Query(description="Leave out what no longer held then.")]
 Points = Annotated[int, Query(ge=2, le=MOST_POINTS, description="At most so many changes, evenly chosen.")]

@@ -1,29 +1,27 @@
 """The routes: what is asked, in HTTP's words."""
 
-from datetime import date
 from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import AwareDatetime
 
 from serving.api.auth import may_write
 from serving.api.events import Hub
 from serving.api.limits import Lanes
 from serving.api.problems import documented
 from serving.api.service import Service
-from serving.api.shapes import Card, Day, GivenCard, GivenOdds, Health, Ready, Score, Taken
+from serving.api.shapes import RACE_ID, Card, Day, GivenCard, GivenOdds, Health, Instant, RaceDay, Ready, Score, Taken
 from serving.scored import ScoredRace
 
 races = APIRouter(prefix="/v1", tags=["races"])
 operations = APIRouter(tags=["operations"])
 JSON = "application/json"
 
-RaceId = Annotated[str, Path(min_length=1, max_length=200, description="A race's id.")]
+RaceId = Annotated[str, Path(min_length=1, max_length=200, pattern=RACE_ID, description="A race's id.")]
 AsOf = Annotated[
-    AwareDatetime | None, Query(description="Score with what was known then (ISO 8601 with an offset); now without it.")
+    Instant | None, Query(description="Score with what was known then (ISO 8601 with an offset); now without it.")
 ]
 Drivers = Annotated[bool, Query(description="Tell what drives each chance: some milliseconds more.")]
 
@@ -47,7 +45,7 @@ Turns = Annotated[Lanes, Depends(lanes_of)]
 async def list_races(
     service: Asked,
     turns: Turns,
-    day: Annotated[date | None, Query(alias="date", description="A local date; today without it.")] = None,
+    day: Annotated[RaceDay | None, Query(alias="date", description="A local date; today without it.")] = None,
 ) -> Response:
     """The races of a day in order of their off."""
     return _json(await turns.quick.run(service.insisted, service.day, day))

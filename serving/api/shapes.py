@@ -1,11 +1,32 @@
 """What requests bring and answers hold: the OpenAPI document is made of these. Instants are ISO 8601, UTC, µs."""
 
-from datetime import date, datetime
-from typing import Annotated, Any, Literal
+from datetime import UTC, date, datetime
+from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from serving.api.limits import RUNNERS
+from velo.racing.clock import YEARS
+
+D = TypeVar("D", bound=date)
+
+
+def _in_years(moment: D) -> D:
+    """A day or an instant (in UTC) of the years that racing lies in: beyond them the calendar ends somewhere."""
+    if isinstance(moment, datetime):
+        try:
+            moment = moment.astimezone(UTC)
+        except OverflowError:
+            raise ValueError(f"{moment} is no instant of the calendar: correct it") from None
+    if moment.year not in YEARS:
+        raise ValueError(f"{moment} is not in the years {YEARS[0]} to {YEARS[-1]}: correct it")
+    return moment
+
+
+RaceDay = Annotated[date, AfterValidator(_in_years)]
+Instant = Annotated[AwareDatetime, AfterValidator(_in_years)]
+RACE_ID: Final = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+"""No control character: a race id goes into addresses and onto screens."""
 
 Text = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S")]
 Odds = Annotated[float, Field(gt=1.0, le=100_000.0, allow_inf_nan=False)]
@@ -39,9 +60,9 @@ class GivenRunner(Given):
 class GivenCard(Given):
     """A race to score: the race columns that features are made of, and its runners without the withdrawn."""
 
-    race_id: Text = "posted"
-    race_date: date
-    off_time: AwareDatetime
+    race_id: Annotated[str, Field(min_length=1, max_length=200, pattern=RACE_ID)] = "posted"
+    race_date: RaceDay
+    off_time: Instant
     course: Text
     race_class: Whole | None = None
     surface: Text | None = None

@@ -15,7 +15,7 @@ import orjson
 from streams.importers.cells import INTEGERS
 from streams.importers.columns import COLUMNS, RACE_COLUMNS, RUNNER_COLUMNS, WANTED, value_of
 from streams.importers.dead_letters import DeadLetter
-from streams.importers.results import BAD, Maker, bad_value
+from streams.importers.results import BAD, Maker, bad_value, refuse_control_characters
 from streams.log.segments import ENVELOPE
 from velo.errors import Refused
 from velo.racing.messages import (
@@ -80,7 +80,10 @@ class Door:
         return cls(store, store.keys or "id")
 
     def take(self, body: bytes | None, arrived: datetime) -> Taken | DeadLetter:
-        """The message of some JSON that arrived at an instant (UTC), or the dead letter that says what to mend."""
+        """The message of some JSON that arrived at an instant (UTC), or the dead letter that says what to mend.
+
+        The instant is the one that the log will give it: on a machine whose clock was set back, that of the log's end.
+        """
         record: Mapping[str, Any] = {}
         try:
             record = _record(body)
@@ -94,6 +97,7 @@ class Door:
 
     def _message(self, record: Mapping[str, Any], arrived: datetime) -> Message:
         kind, race_id = record["type"], _text(record, "race_id")
+        refuse_control_characters(race_id)
         if kind in ("result", "racecard"):
             return self._race_message(record, race_id, arrived)
         if kind == "going_change":

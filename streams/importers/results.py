@@ -1,6 +1,7 @@
 """From typed rows to results: the fills, keys and refusals of contract 3, for every importer alike."""
 
 import gc
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ PART: Final = "\0part"
 """Reserved key of a row: which file of the load it is of, where that is known."""
 BAD: Final = "\0bad"
 """Reserved key of a row: its values that are not of their column's kind, by column, or why the row is `Refused`."""
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 RAW: Final = "\0raw"
 """Reserved key of a row: the row as read, where the typed row does not say it all."""
 
@@ -197,6 +199,7 @@ class Maker:
         return Racecard(race, tuple(self.runner(_as_declared(row)) for row in rows), known_at)
 
     def _race(self, race_id: str, rows: Sequence[Row]) -> tuple[Race, datetime | None]:
+        refuse_control_characters(race_id)
         values, conflicting = _race_values(rows)
         for name in ("race_date", "course"):
             if values[name] is None:
@@ -302,6 +305,15 @@ def _refuse_bad_values(rows: Sequence[Row], version: int) -> None:
             raise value if isinstance(value, Refused) else bad_value(column, value, WANTED[COLUMNS[column]])
     if version < 1:
         raise Refused("bad value", f"result_version is {version}, but versions count from 1: correct it")
+
+
+def refuse_control_characters(race_id: str) -> None:
+    """Raise `Refused` for a race id that no screen or address shows as it is."""
+    if _CONTROL.search(race_id):
+        raise Refused(
+            "control character in race_id",
+            f"race_id is {race_id!r}, but goes into addresses and onto screens: leave out what is no character to read",
+        )
 
 
 def _refuse_other_years(moments: Mapping[str, date | None]) -> None:
