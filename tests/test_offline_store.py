@@ -193,12 +193,22 @@ def test_an_answer_is_kept_as_a_data_set_and_not_over_another(made: MadeUp, tmp_
     assert pq.read_table(tmp_path / "kept.parquet").num_rows == 10
     with pytest.raises(UserError, match="allow_overwrite"):
         job.persist(storage)
+    again = made.feast.get_saved_dataset("kept").to_df()
+    pd.testing.assert_frame_equal(again, job.to_df()[again.columns], check_like=True)
 
 
 def test_what_is_not_supported_is_refused_with_a_remedy(made: MadeUp) -> None:
     with pytest.raises(UserError, match="give entity_df"):
         made.feast.get_historical_features(features=["horse_form:sr"], start_date=START, end_date=AT)
     rows = entity_rows(made.tables, 2)
+    with pytest.raises(ValueError, match="Use either entity_df"):
+        made.feast.get_historical_features(rows, ["horse_form:sr"], start_date=START)
+    job = made.feast.get_historical_features(rows, ["horse_form:sr"])
+    with pytest.raises(UserError, match=r"to_sql\(\) is not supported .* use to_arrow"):
+        job.to_sql()
+    with pytest.raises(UserError, match="remote storage is not supported"):
+        job.to_remote_storage()
+    assert not job.supports_remote_storage_export()
     with pytest.raises(NotImplementedError, match="filter_by_created_timestamp"):
         made.feast.get_historical_features(rows, ["horse_form:sr"], filter_by_created_timestamp=True)
 

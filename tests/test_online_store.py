@@ -16,6 +16,7 @@ from feature_repo.catalogue.families import BY_VIEW, FAMILIES
 from feature_repo.stores import embedded_redis
 from feature_repo.stores.embedded_redis import ensure
 from feature_repo.stores.online import VersionedRedisOnlineStore, layout_of
+from feature_repo.stores.parts import add_part
 from feature_repo.stores.redis_client import connect_url
 from feature_repo.stores.redis_layout import Layout
 from feature_repo.stores.redis_rows import RedisRows
@@ -193,8 +194,6 @@ def test_a_redis_that_is_down_is_one_line_to_whoever_asks_feast(made: MadeUp) ->
 
 def test_materialising_again_writes_nothing_and_what_is_late_still_arrives(tmp_path: Any) -> None:
     """A row written after a materialisation but true from before it reaches Redis with the next incremental one."""
-    from feature_repo.stores.parts import add_part
-
     made = made_up_feast(tmp_path / "home")
     try:
         made.feast.materialize_incremental(END)
@@ -222,5 +221,78 @@ def test_a_first_incremental_materialisation_reaches_all_history(tmp_path: Any) 
         keys = newest[newest.event_timestamp <= END].trainer_id.unique().tolist()
         (read,) = RedisRows(connect_url(ensure(made.home))).read_packed([(Layout.of(TRAINER), keys)])
         assert read.present.all()
+    finally:
+        embedded_redis.down(made.home)
+
+
+def test_an_end_that_lies_ahead_or_behind_leaves_no_row_unwritten(tmp_path: Any) -> None:
+    """What is materialised is told by the parts offered and not by the instants asked for."""
+    made = made_up_feast(tmp_path / "home")
+    try:
+        rows = RedisRows(connect_url(ensure(made.home)))
+        layout, (horse, other) = Layout.of(FORM), key_values("horse_id", 2)
+
+        def told(*new: tuple[str, datetime, float]) -> None:
+            late = table(FORM, [((key,), at, value) for key, at, value in new])
+            created = pa.array([START] * len(new), pa.timestamp("us", "UTC"))
+            add_part(made.home.offline / "horse_form", late.append_column("created_timestamp", created))
+
+        def held() -> list[float]:
+            (read,) = rows.read_packed([(layout, [horse, other])])
+            return [float(value) for value in read.values[:, 0]]
+
+        made.feast.materialize_incremental(END + timedelta(days=100_000))
+        told((horse, END + timedelta(days=1000), 21.0))
+        made.feast.materialize_incremental(END + timedelta(days=100_000))
+        assert held()[0] == 21.0
+        told((other, END + timedelta(days=1000), 22.0), (other, END + timedelta(days=3000), 23.0))
+        made.feast.materialize_incremental(END + timedelta(days=2000))  # before what was already done
+        assert held() == [21.0, 22.0]
+        made.feast.materialize(START, START + timedelta(days=1))
+        made.feast.materialize_incremental(END + timedelta(days=4000))
+        assert held() == [21.0, 23.0]
+    finally:
+        embedded_redis.down(made.home)
+
+
+def test_an_incremental_materialisation_fills_a_redis_that_was_emptied(tmp_path: Any) -> None:
+    """As the first one filled it; and one of a stretch does not bar the next from the rest."""
+    made = made_up_feast(tmp_path / "home")
+    try:
+        client: Any = connect_url(ensure(made.home))
+        keys = sorted({tuple(row.values()) for row in made.tables["trainer_velocity"].select(TRAINER.keys).to_pylist()})
+
+        def held() -> Any:
+            (read,) = RedisRows(client).read_packed([(Layout.of(TRAINER), [key[0] for key in keys])])
+            return read.values.tobytes()
+
+        after = END + timedelta(days=1000)
+        made.feast.materialize_incremental(after)
+        full = held()
+        client.flushall()
+        made.feast.materialize_incremental(after)
+        assert held() == full
+        client.flushall()
+        made.feast.materialize(after - timedelta(days=1), after)
+        made.feast.materialize_incremental(after + timedelta(days=1))
+        assert held() == full
+    finally:
+        embedded_redis.down(made.home)
+
+
+def test_a_redis_emptied_under_a_materialisation_is_told(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = made_up_feast(tmp_path / "home")
+    try:
+        client: Any = connect_url(ensure(made.home))
+        write_table = VersionedRedisOnlineStore.write_table
+
+        def emptied(*given: Any) -> Any:
+            written = write_table(*given)
+            client.flushall()
+            return written
+
+        monkeypatch.setattr(VersionedRedisOnlineStore, "write_table", emptied)
+        with pytest.raises(UserError, match="was emptied meanwhile: repeat the materialisation"):
+            made.feast.materialize_incremental(END)
     finally:
         embedded_redis.down(made.home)

@@ -26,6 +26,10 @@ SQL_TYPES: Final = {
 """By Arrow's name for a type; text for any other."""
 
 
+PART: Final = "__velo_part"
+"""A column that every scan has: the path of the part that a row is of."""
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """A feature to fetch: its column in the table, its name in the answer, its type where the table is empty."""
@@ -56,13 +60,13 @@ class Table:
         """SQL of the table's rows; typed and empty where there is no part."""
         if self.parts:
             files = ", ".join(text(part) for part in self.parts)
-            return f"read_parquet([{files}], union_by_name = true, hive_partitioning = false)"
+            return f"read_parquet([{files}], union_by_name = true, hive_partitioning = false, filename = '{PART}')"
         empty = [f"NULL::VARCHAR AS {name(key)}" for key, _ in self.keys]
         empty += [f"NULL::TIMESTAMPTZ AS {name(column)}" for column in (self.event, self.created) if column]
         empty += [
             f"NULL::{SQL_TYPES.get(str(column.kind), 'VARCHAR')} AS {name(column.source)}" for column in self.columns
         ]
-        return f"(SELECT {', '.join(empty)} WHERE false)"
+        return f"(SELECT {', '.join(empty)}, NULL::VARCHAR AS {PART} WHERE false)"
 
 
 @contextmanager
@@ -111,7 +115,7 @@ def latest_sql(
     return f"""
         WITH newest AS (
             SELECT {names}, max({name(event)}) AS __newest FROM {scan}
-            WHERE {name(event)} <= $until GROUP BY {names} HAVING bool_or({touched})
+            WHERE {instant(event)} <= $until GROUP BY {names} HAVING bool_or({touched})
         )
         SELECT {wanted} FROM {scan} f JOIN newest ON {on} AND f.{name(event)} = newest.__newest
         QUALIFY row_number() OVER (PARTITION BY {partition} ORDER BY {order}) = 1
@@ -121,8 +125,13 @@ def latest_sql(
 def within_sql(event: str, start: datetime | None, end: datetime | None) -> tuple[str, dict[str, datetime]]:
     """A condition on the event time and its values: from `start` to `end`, both included, either open if None."""
     values = {key: value for key, value in (("since", start), ("until", end)) if value is not None}
-    conditions = [f"{name(event)} {'>=' if key == 'since' else '<='} ${key}" for key in values]
+    conditions = [f"{instant(event)} {'>=' if key == 'since' else '<='} ${key}" for key in values]
     return " AND ".join(conditions) or "true", values
+
+
+def instant(column: str) -> str:
+    """SQL of a column as an instant that compares with one in µs, whatever the file counts in."""
+    return f"{name(column)}::TIMESTAMPTZ"
 
 
 def name(identifier: str) -> str:

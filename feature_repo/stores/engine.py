@@ -18,8 +18,11 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import FeastConfigBaseModel
 from feast.utils import _get_column_names
 
-from feature_repo.stores.offline import AsofOfflineStore
+from feature_repo.stores import changelog
+from feature_repo.stores.materialised import Given, identity, is_new_sql
+from feature_repo.stores.offline import AsofOfflineStore, path_of, utc
 from feature_repo.stores.online import VersionedRedisOnlineStore
+from feature_repo.stores.parts import Snapshot
 from velo.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -34,7 +37,8 @@ class DirectComputeEngineConfig(FeastConfigBaseModel):
 class DirectComputeEngine(ComputeEngine):
     """Materialises from `AsofOfflineStore` into `VersionedRedisOnlineStore`.
 
-    Every key with a row that fell, or was written, since the start gets its newest row up to the end.
+    Every key with a row that fell, or was written, since the start gets its newest row up to the end; so does every key with a
+    row that this Redis was never given (`materialised`), whatever the start. An empty Redis is filled.
     """
 
     def update(
@@ -71,6 +75,12 @@ class DirectComputeEngine(ComputeEngine):
             )
         entities = [registry.get_entity(name, task.project) for name in view.entities]
         keys, features, event, created = _get_column_names(view, entities)
+        path = path_of(self.repo_config, source)
+        snapshot = Snapshot()
+        parts, folder = snapshot.parts(path), snapshot.folder(path)
+        mark = online.mark(self.repo_config, view)
+        before, running = mark.begin()
+        is_new = is_new_sql(changelog.instant(event), changelog.PART, before, parts, folder)
         rows = offline.pull_touched(
             config=self.repo_config,
             data_source=source,
@@ -80,10 +90,13 @@ class DirectComputeEngine(ComputeEngine):
             created_timestamp_column=created,
             start_date=task.start_time,
             end_date=task.end_time,
+            is_new=is_new,
+            parts=parts,
         ).to_arrow()
         mapped = {**(source.field_mapping or {}), event: "event_timestamp"}
         rows = rows.rename_columns([mapped.get(column, column) for column in rows.column_names])
         with task.tqdm_builder(rows.num_rows) if task.tqdm_builder else nullcontext() as bar:
             written = online.write_table(self.repo_config, view, rows, bar.update if bar else None)
+        mark.end(running, Given(frozenset(identity(part, folder) for part in parts), utc(task.end_time)))
         if written.skipped:
             logger.info("%s: %d rows written, %d already there as new or newer", view.name, *astuple(written))

@@ -78,6 +78,16 @@ class History:
                 f"the parts of {self.table.view} do not go together ({unlike}): run `velo build --whole` to make them anew"
             ) from None
 
+    @cached_property
+    def in_nanoseconds(self) -> bool:
+        """Whether the instants from which rows hold are counted so; otherwise in µs, or less finely."""
+        import pyarrow as pa
+
+        if self.table.event not in self.schema.names:
+            return False
+        kind = self.schema.field(self.table.event).type
+        return bool(pa.types.is_timestamp(kind) and kind.unit == "ns")
+
     def first(self, part: Slice) -> int:
         """The number of a slice's first row; those of a slice of neighbouring row groups follow it."""
         return int(self._first[part.groups[0]])

@@ -30,6 +30,8 @@ ROWS_AT_ONCE: Final = 1 << 21
 """Rows of a history searched at a time: their keys, instants and order take some 150 MB."""
 VALUES_AT_ONCE: Final = 1 << 25
 """Values of a history decoded at a time, 250 MB; a row group is the least, however many it holds."""
+_FURTHEST_US: Final = np.iinfo(np.int64).max // 1000
+_LONGEST: Final = np.iinfo(np.int64).max // 2
 BLOCK: Final = 1 << 15
 """Entity rows looked up at a time: what is made on the way stays in the processor's cache."""
 
@@ -78,9 +80,20 @@ def micros(column: "pa.ChunkedArray") -> Whole:
     return np.asarray((numbers.fill_null(NEVER) if numbers.null_count else numbers).to_numpy())
 
 
+def nanos(column: "pa.ChunkedArray") -> Whole:
+    """As `micros`, in nanoseconds: a row between two microseconds must not hold from the earlier one."""
+    import pyarrow as pa
+
+    zone = column.type.tz if pa.types.is_timestamp(column.type) else None
+    numbers = column.cast(pa.timestamp("ns", zone)).cast(pa.int64())
+    return np.asarray((numbers.fill_null(NEVER) if numbers.null_count else numbers).to_numpy())
+
+
 def _find(history: History, keys: Keys, instants: Whole, rows_at_once: int) -> Whole:
     """The number of the row that holds for each entity row, or -1."""
     found, since, made = (np.full(len(instants), none) for none in (NONE, NEVER, NEVER))
+    if history.in_nanoseconds:
+        instants = np.where(instants == NEVER, NEVER, np.clip(instants, -_FURTHEST_US, _FURTHEST_US) * 1000)
     slices = list(history.slices(rows_at_once))
     for part in slices:
         ordered, created_of = _ordered(history, part, keys)
@@ -98,7 +111,11 @@ def _find(history: History, keys: Keys, instants: Whole, rows_at_once: int) -> W
             found[block] = np.where(better, row + history.first(part), found[block])
             since[block] = np.where(better, event, since[block])
     ttl = history.table.ttl
-    return np.where(since >= instants - ttl // MICROSECOND, found, NONE) if ttl else found
+    if not ttl:
+        return found
+    life = ttl // MICROSECOND * (1000 if history.in_nanoseconds else 1)
+    # no row is as old as half of all that 64 bits can count
+    return np.where(since >= instants - min(life, _LONGEST), found, NONE)
 
 
 def _ordered(history: History, part: Slice, keys: Keys) -> "tuple[Ordered, Callable[[], Whole]]":
@@ -113,7 +130,8 @@ def _ordered(history: History, part: Slice, keys: Keys) -> "tuple[Ordered, Calla
         return micros(history.read(part, [table.created]).column(table.created))
 
     numbers = keys.numbers_of([read.column(column) for column in names])
-    return Ordered.of(numbers, micros(read.column(table.event)), keys.size, created), created
+    event = (nanos if history.in_nanoseconds else micros)(read.column(table.event))
+    return Ordered.of(numbers, event, keys.size, created), created
 
 
 def _fetch(history: History, rows: Whole, values_at_once: int) -> "list[pa.ChunkedArray | pa.Array]":

@@ -1,8 +1,8 @@
 """Feast's offline store over the feature tables: point-in-time joins in numpy and Arrow, other queries in DuckDB.
 
 Not supported, and refused with the remedy: `filter_by_created_timestamp` (a rebuild writes history anew, so when a
-row was written says nothing about what was known), retrieval by a date range without entity rows, sources that are
-not local Parquet, logged features, saving to remote storage. A row's value is that of the latest row of its key,
+row was written says nothing about what was known), retrieval by `start_date` or `end_date`, with entity rows or without,
+`to_sql()`, sources that are not local Parquet, logged features, saving to remote storage. A row's value is that of the latest row of its key,
 created last among equals; entity rows are never dropped, repeated or reordered.
 """
 
@@ -70,7 +70,7 @@ class AsofOfflineStore(OfflineStore):
         if options:
             raise UserError(f"{', '.join(options)} is not supported by this offline store: leave it out")
         sources = [(view, _source_of(view)) for view in feature_views]
-        paths = [_path_of(config, source) for _, source in sources]
+        paths = [path_of(config, source) for _, source in sources]
         entities, at = (None, None) if isinstance(entity_df, str) else entity_rows(entity_df)
 
         def run() -> pa.Table:
@@ -106,14 +106,14 @@ class AsofOfflineStore(OfflineStore):
         end_date: datetime,
     ) -> RetrievalJob:
         """The newest row of each key with an event time from `start_date` to `end_date`, both included."""
-        touched, values = changelog.within_sql(timestamp_field, _utc(start_date), None)
+        touched, values = changelog.within_sql(timestamp_field, utc(start_date), None)
         return _pull(
             config,
             data_source,
             lambda scan: changelog.latest_sql(
                 scan, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column or None, touched
             ),
-            values | {"until": _utc(end_date)},
+            values | {"until": utc(end_date)},
             [*join_key_columns, *feature_name_columns],
             (timestamp_field, created_timestamp_column or None),
         )
@@ -128,23 +128,27 @@ class AsofOfflineStore(OfflineStore):
         created_timestamp_column: str | None,
         start_date: datetime,
         end_date: datetime,
+        is_new: str = "false",
+        parts: Sequence[str] | None = None,
     ) -> RetrievalJob:
         """The newest row up to `end_date` of each key with a row that fell, or was written, since `start_date`.
 
         What an incremental materialisation needs: a row can be written after the last one ran and fall before it (a
-        midnight's expiry, a rebuild under mended formulas), and would otherwise never reach the online store.
+        midnight's expiry, a rebuild under mended formulas), and would otherwise never reach the online store. Also of
+        each key with a row for which the SQL `is_new` holds. The table is that of `parts`, or of those current when it runs.
         """
         times = (timestamp_field, created_timestamp_column) if created_timestamp_column else (timestamp_field,)
-        touched = " OR ".join(f"{changelog.name(column)} >= $since" for column in times)
+        touched = " OR ".join([*(f"{changelog.instant(column)} >= $since" for column in times), is_new])
         return _pull(
             config,
             data_source,
             lambda scan: changelog.latest_sql(
                 scan, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column or None, touched
             ),
-            {"since": _utc(start_date), "until": _utc(end_date)},
+            {"since": utc(start_date), "until": utc(end_date)},
             [*join_key_columns, *feature_name_columns],
             (timestamp_field, created_timestamp_column or None),
+            parts,
         )
 
     @staticmethod
@@ -160,7 +164,7 @@ class AsofOfflineStore(OfflineStore):
     ) -> RetrievalJob:
         """Every row with an event time from `start_date` to `end_date`, both included, either open if None."""
         within, values = changelog.within_sql(
-            timestamp_field, _utc(start_date) if start_date else None, _utc(end_date) if end_date else None
+            timestamp_field, utc(start_date) if start_date else None, utc(end_date) if end_date else None
         )
         columns = [*join_key_columns, *feature_name_columns, timestamp_field]
         columns += [created_timestamp_column] if created_timestamp_column else []
@@ -197,7 +201,7 @@ class AsofOfflineStore(OfflineStore):
                 f"{sorted(column for column, _ in schema)}: add or drop what differs"
             )
         rows = pa.table({column: table.column(column).cast(kind) for column, kind in schema})
-        add_part(_path_of(config, source), rows)
+        add_part(path_of(config, source), rows)
         if progress:
             progress(rows.num_rows)
 
@@ -217,13 +221,14 @@ def _pull(
     values: Mapping[str, datetime],
     columns: Sequence[str],
     times: tuple[str, str | None],
+    parts: Sequence[str] | None = None,
 ) -> RetrievalJob:
-    """A job that runs SQL made for the scan of a source's parts, with `values` bound."""
-    path = _path_of(config, source)
+    """A job that runs SQL made for the scan of a source's parts, or of those given, with `values` bound."""
+    path = path_of(config, source)
     read = [changelog.Column(column, column, pa.string()) for column in columns]
 
     def run() -> pa.Table:
-        table = changelog.Table(source.name, Snapshot().parts(path), (), *times, read)
+        table = changelog.Table(source.name, Snapshot().parts(path) if parts is None else parts, (), *times, read)
         with changelog.engine(config.offline_store.memory_limit, config.offline_store.threads) as connection:
             return connection.sql(sql(table.scan), params=dict(values)).to_arrow_table()
 
@@ -259,7 +264,8 @@ def _source_of(view: FeatureView) -> DataSource:
     return view.batch_source
 
 
-def _path_of(config: RepoConfig, source: DataSource) -> Path:
+def path_of(config: RepoConfig, source: DataSource) -> Path:
+    """Where a source's Parquet lies; raises `UserError` for a source that is not local Parquet."""
     if not isinstance(source, FileSource) or not isinstance(source.file_format, ParquetFormat | None):
         raise UserError(f"{source.name} is no Parquet FileSource: use Feast's duckdb store for such sources")
     path = FileSource.get_uri_for_file_path(config.repo_path, source.path)
@@ -273,7 +279,8 @@ def _queried(config: RepoConfig, sql: str, tables: Sequence[changelog.Table]) ->
 
     with changelog.engine(config.offline_store.memory_limit, config.offline_store.threads) as connection:
         for table in tables:
-            connection.execute(f"CREATE OR REPLACE VIEW {changelog.name(table.view)} AS SELECT * FROM {table.scan}")  # noqa: S608
+            rows = f"SELECT * EXCLUDE ({changelog.PART}) FROM {table.scan}"  # noqa: S608 our own name
+            connection.execute(f"CREATE OR REPLACE VIEW {changelog.name(table.view)} AS {rows}")
         try:
             return connection.sql(sql).to_arrow_table()
         except duckdb.OutOfMemoryException:
@@ -295,5 +302,6 @@ def _arrow_type(feature: Any) -> pa.DataType:
     return pa.timestamp("us", "UTC") if pa.types.is_timestamp(kind) else kind
 
 
-def _utc(instant: datetime) -> datetime:
+def utc(instant: datetime) -> datetime:
+    """An instant in UTC; one without a zone is in UTC already."""
     return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)

@@ -97,6 +97,13 @@ class AsofRetrievalJob(RetrievalJob):
         pq.write_table(self.to_arrow(), aside)
         aside.replace(path)
 
+    def to_sql(self) -> str:
+        """Refused: the join is none that SQL could say as it is made."""
+        raise UserError(
+            "to_sql() is not supported by this offline store, whose join is not made in SQL: use to_arrow() or to_df(), or "
+            "ask the tables by `velo sql`"
+        )
+
     def supports_remote_storage_export(self) -> bool:
         """No: answers are local."""
         return False

@@ -1,8 +1,9 @@
 """Feast's online store on Redis, where an older row never overwrites a newer, whoever writes.
 
-Stock Feast reads what this writes. Not supported, and refused with the remedy: features that are no numbers or
-instants, keys that are not text (in bulk writes), Sentinel, the GLIDE client, `key_ttl_seconds` (a row says itself
-until when it holds), `skip_dedup`, vector search. Writers of stock Feast on the same project are not guarded against.
+Stock Feast reads what this writes. A view of whole numbers, doubles and instants is packed, as ours are; a view with any other
+type, such as a user's own with text, is written value by value (`value_rows`). Not supported, and refused with the remedy: keys
+that are not text (in bulk writes of packed views), Sentinel, the GLIDE client, `key_ttl_seconds` (a row says itself until when
+it holds), `skip_dedup`, vector search. Writers of stock Feast on the same project are not guarded against.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ import numpy as np
 from feast.entity import Entity
 from feast.feature_service import FeatureService
 from feast.feature_view import FeatureView
+from feast.infra.online_stores.helpers import _redis_key
 from feast.infra.online_stores.redis import RedisClient, RedisOnlineStore, RedisOnlineStoreConfig, RedisType
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.infra.supported_async_methods import SupportedAsyncMethods
@@ -22,14 +24,17 @@ from feast.online_response import OnlineResponse
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey as EntityKeyProto
 from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from feast.repo_config import RepoConfig
+from feast.utils import _convert_arrow_to_proto
 from feast.value_type import ValueType
 
-from feature_repo.stores import embedded_redis
+from feature_repo.stores import embedded_redis, value_rows
 from feature_repo.stores.full_names import left_out, put_back
 from feature_repo.stores.home import epoch_of, settings_for
+from feature_repo.stores.materialised import Mark, mark_key
 from feature_repo.stores.redis_client import connect_url, is_cluster
 from feature_repo.stores.redis_layout import ColumnKind, Layout
 from feature_repo.stores.redis_writer import RowWriter, Written
+from feature_repo.stores.value_rows import ValueRow
 from velo.errors import UserError
 from velo.racing.clock import to_us
 from velo.store import Home
@@ -72,14 +77,16 @@ class VersionedRedisOnlineStore(RedisOnlineStore):
         progress: Callable[[int], Any] | None,
     ) -> None:
         """Offer rows, under the epoch of the store's formulas; rows as new or newer in Redis stay."""
+        if not packs(table):
+            rows = [ValueRow(entity, values, 1000 * _us(at)) for entity, values, at, _ in data]
+            self._write_values(config, table, rows, progress)
+            return
         layout = layout_of(table, config.project)
         values = np.array(
             [[_number(row.get(name), kind) for name, kind in layout.columns] for _, row, _, _ in data],
             dtype=np.float64,
         ).reshape(len(data), len(layout.columns))
-        instants = np.array(
-            [to_us(at if at.tzinfo else at.replace(tzinfo=UTC)) for _, _, at, _ in data], dtype=np.int64
-        )
+        instants = np.array([_us(at) for _, _, at, _ in data], dtype=np.int64)
         keys = [_key(layout, entity) for entity, _, _, _ in data]
         self.writer(config).write(layout, keys, instants, values, epoch_of(self._home(config)))
         if progress:
@@ -99,8 +106,29 @@ class VersionedRedisOnlineStore(RedisOnlineStore):
         self, config: RepoConfig, view: FeatureView, rows: "pa.Table", progress: Callable[[int], Any] | None = None
     ) -> Written:
         """Offer an Arrow table of a view's rows, in bulk: its keys, its features and `event_timestamp`."""
+        if not packs(view):
+            return self._write_values(config, view, _value_rows(view, rows), progress)
         layout = layout_of(view, config.project)
         return self.writer(config).write_rows(layout, rows, epoch_of(self._home(config)), progress)
+
+    def mark(self, config: RepoConfig, view: FeatureView) -> Mark:
+        """What this Redis remembers of materialising a view."""
+        self._remember(config)
+        client = self._get_client(config.online_store)
+        rows_as = f"{epoch_of(self._home(config))} {_fields_of(view, config.project).fingerprint} {packs(view)}"
+        return Mark(client, self._url or "redis", mark_key(config.project, view.name), rows_as)
+
+    def _write_values(
+        self, config: RepoConfig, view: FeatureView, rows: Sequence[ValueRow], progress: Callable[[int], Any] | None
+    ) -> Written:
+        client = self.writer(config).client
+
+        def redis_key(entity: EntityKeyProto) -> bytes:
+            return _redis_key(config.project, entity, config.entity_key_serialization_version)
+
+        layout = _fields_of(view, config.project)
+        epoch = epoch_of(self._home(config))
+        return value_rows.write(client, self._url or "redis", layout, rows, epoch, redis_key, progress)
 
     def writer(self, config: RepoConfig) -> RowWriter:
         """What writes this store's rows, without Feast."""
@@ -110,7 +138,7 @@ class VersionedRedisOnlineStore(RedisOnlineStore):
 
     def delete_table(self, config: RepoConfig, table: FeatureView) -> None:
         """Remove a view's fields from this project's keys; other views, projects and programs keep theirs."""
-        self.writer(config).delete_view(layout_of(table, config.project))
+        self.writer(config).delete_view(_fields_of(table, config.project))
 
     def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
         """Remove what the views given have in Redis, nothing else."""
@@ -213,6 +241,39 @@ class VersionedRedisOnlineStore(RedisOnlineStore):
             assert self._url is not None
             self._client_async = (redis_asyncio.RedisCluster if clustered else redis_asyncio.Redis).from_url(self._url)
         return self._client_async
+
+
+def packs(view: FeatureView) -> bool:
+    """Whether a view's features can all be kept as doubles."""
+    return all(feature.dtype.to_value_type() in KINDS for feature in view.features)
+
+
+def _fields_of(view: FeatureView, project: str) -> Layout:
+    """The fields of a view in Redis, whatever its types; not how a row of it is packed."""
+    kinds = [(feature.name, KINDS.get(feature.dtype.to_value_type(), "float64")) for feature in view.features]
+    return Layout(view.name, tuple(view.join_keys), tuple(kinds), project)
+
+
+def _value_rows(view: FeatureView, rows: "pa.Table") -> list[ValueRow]:
+    """Arrow rows as Feast's values, their instants to the nanosecond."""
+    import pyarrow as pa
+
+    source = view.batch_source
+    assert source is not None
+    nanos = rows.column("event_timestamp").cast(pa.timestamp("ns", "UTC")).cast(pa.int64()).to_pylist()
+    named = rows.rename_columns(
+        [source.timestamp_field if name == "event_timestamp" else name for name in rows.column_names]
+    )
+    at = named.column_names.index(source.timestamp_field)
+    coarse = named.column(at).cast(pa.timestamp("us", "UTC"), safe=False)
+    batches = named.set_column(at, source.timestamp_field, coarse).combine_chunks().to_batches()
+    keys = {entity.name: entity.dtype.to_value_type() for entity in view.entity_columns}
+    values = _convert_arrow_to_proto(batches[0], view, keys) if batches else []
+    return [ValueRow(entity, row, at) for (entity, row, _, _), at in zip(values, nanos, strict=True)]
+
+
+def _us(at: datetime) -> int:
+    return to_us(at if at.tzinfo else at.replace(tzinfo=UTC))
 
 
 def layout_of(view: FeatureView, project: str) -> Layout:

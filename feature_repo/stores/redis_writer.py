@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_repo.stores.materialised import mark_key
 from feature_repo.stores.redis_client import errors_told, is_cluster
 from feature_repo.stores.redis_layout import ColumnKind, Layout
 from velo.errors import UserError
@@ -158,6 +159,7 @@ class RowWriter:
         pattern = _glob_escaped(layout.key_prefix) + b"*" + _glob_escaped(layout.project.encode())
         touched = 0
         with errors_told(self.url):
+            self.client.delete(mark_key(layout.project, layout.view))
             batch: list[bytes] = []
             for key in self.client.scan_iter(match=pattern, count=5000):
                 if layout.owns(key):
@@ -186,7 +188,7 @@ def _offers(lot: Lot) -> list[Offer]:
         (
             layout.redis_key(key),
             f"{lot.epoch:08d}{instant + _YEAR_ONE_US:018d}",
-            _timestamp(instant),
+            serialised_instant(instant * 1000),
             blob[at * width : (at + 1) * width],
         )
         for at, (key, instant) in enumerate(zip(keys, lot.event_us.tolist(), strict=True))
@@ -252,11 +254,11 @@ def _numbers(column: Any, kind: ColumnKind) -> NDArray[np.float64]:
         raise UserError(f"a feature cannot be kept as a double ({refused}): keep such views in a stock store") from None
 
 
-def _timestamp(instant_us: int) -> bytes:
-    """A serialised google.protobuf.Timestamp."""
-    seconds, micros = divmod(instant_us, 1_000_000)
+def serialised_instant(instant_ns: int) -> bytes:
+    """A serialised google.protobuf.Timestamp of nanoseconds since 1970."""
+    seconds, nanos = divmod(instant_ns, 1_000_000_000)
     written = b"\x08" + _varint(seconds) if seconds else b""
-    return written + (b"\x10" + _varint(micros * 1000) if micros else b"")
+    return written + (b"\x10" + _varint(nanos) if nanos else b"")
 
 
 def _varint(number: int) -> bytes:
