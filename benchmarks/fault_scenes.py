@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from benchmarks import damage_scenes, harm
+from benchmarks import damage_scenes, harm, kill_scenes
 from benchmarks.accounts import NOTHING, Account, brought_back, refused
 from benchmarks.harm import Scene, until
 from feature_repo.stores import embedded_redis
@@ -192,6 +192,15 @@ def full_disk(leave_kb: int, *command: object) -> Callable[[Scene], Account]:
 FAULTS: Final = (
     Fault("load-killed", f"`velo ingest` killed {TIMES} times (SIGKILL)", load_killed),
     Fault("build-killed", f"`velo build --whole` killed {TIMES} times", build_killed),
+    Fault("build-writes", "`velo build` killed at each of its writes", kill_scenes.build),
+    Fault("whole-build-writes", "`velo build --whole` killed at each of its writes", kill_scenes.whole_build),
+    Fault("compaction-writes", "`velo build --compact` killed at each of its writes", kill_scenes.compaction),
+    Fault("load-writes", "`velo ingest` killed at each of its writes", kill_scenes.load),
+    Fault("rebuild-writes", "`velo log rebuild` killed at each of its writes", kill_scenes.log_rebuild),
+    Fault("model-writes", "what `velo train` and `velo gate` keep: killed at each write", kill_scenes.model),
+    Fault("backtest-writes", "what `velo backtest` keeps: killed at each write", kill_scenes.backtest),
+    Fault("paper-writes", "what `velo paper` keeps: killed at each write", kill_scenes.paper),
+    Fault("letters-writes", "dead letters: killed at each write", kill_scenes.letters),
     Fault("stream-paused", "the stream paused (SIGSTOP) while the log grows", stream_paused),
     Fault("redis-paused", "Redis paused under the stream", redis_paused),
     Fault("redis-away", f"Redis stopped for {AWAY_S:.0f} s while results come in", redis_away),

@@ -191,7 +191,7 @@ def prepared(folder: Path) -> Scene:
     scene.well("stream", "--once")
     scene.well("down")
     for number in range(2):
-        _bundle(store.home, number)
+        keep_bundle(store.home, number)
     return scene
 
 
@@ -300,7 +300,7 @@ def stopped(running: Running) -> Said:
     return said
 
 
-def _bundle(home: Home, number: int) -> None:
+def keep_bundle(home: Home, number: int) -> None:
     """A model of no worth: what is asked of it is whether a changed byte of it is seen."""
     names = (next(iter(columns.COLUMNS)),)
     fitted = bundle.Model(Ensemble("tree\n", Logit(names, (0.0,), (1.0,), (float(number),), 1.0, 1, 0.0), 0.5))

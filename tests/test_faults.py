@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import fault_scenes, faults, harm
+from benchmarks import fault_scenes, faults, harm, kill_scenes
 from benchmarks.fault_scenes import FAULTS, Fault
 from benchmarks.harm import Scene
 from streams import damage, generations
@@ -39,6 +39,7 @@ def test_a_store_comes_back_from_a_fault_with_all_that_was_acknowledged(
 ) -> None:
     """A scene raises where a command does anything but refuse in one line, or a remedy does not work."""
     monkeypatch.setattr(fault_scenes, "AWAY_S", 4.0)
+    monkeypatch.setattr(kill_scenes, "EVERY", False)
     found = faults.outcome(fault, base, tmp_path / fault.name, random.Random(1))
     if found.seen.startswith(faults.NOT_RUN):
         pytest.skip(f"NOT TESTED: {found.seen}")

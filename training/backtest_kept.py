@@ -6,7 +6,6 @@ id is of the recipe, the days and the data: the same backtest again is the same 
 
 import dataclasses
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from training.final_window import fingerprint
 from training.prices import closing_line_value
 from training.resampling import Days
 from velo.errors import UserError
-from velo.files import make_folder, sync_folder, write_atomically
+from velo.files import exchange, sole_writer, sync_file, sync_folder, write_atomically
 from velo.store import Home
 
 LAST: Final = "last"
@@ -95,20 +94,21 @@ def plain(value: Any) -> Any:
 
 def keep(home: Home, name: str, predictions: Predictions, report: Any) -> Path:
     """Write a backtest, whole or not at all, and make it the last one; returns its folder."""
-    make_folder(home.backtests)
-    aside = home.backtests / f".{name}.{os.getpid()}.tmp"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
     columns = {one: pa.array(values) for one, values in predictions.columns.items()}
     facts = {"seed": predictions.seed, "records": predictions.records}
     table = pa.table(columns).replace_schema_metadata({"velo": json.dumps(facts)})
-    pq.write_table(table, aside / PREDICTIONS, compression="zstd")
-    write_atomically(aside / REPORT, (json.dumps(plain(report), indent=2, ensure_ascii=False) + "\n").encode())
-    folder = home.backtests / name
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
-    sync_folder(home.backtests)
-    write_atomically(home.backtests / LAST, f"{name}\n".encode())
+    folder, aside = home.backtests / name, home.backtests / f".{name}.tmp"
+    with sole_writer(home.backtests):
+        aside.mkdir()
+        pq.write_table(table, aside / PREDICTIONS, compression="zstd")
+        sync_file(aside / PREDICTIONS)
+        write_atomically(aside / REPORT, (json.dumps(plain(report), indent=2, ensure_ascii=False) + "\n").encode())
+        if not exchange(aside, folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            aside.rename(folder)
+        sync_folder(home.backtests)
+        shutil.rmtree(aside, ignore_errors=True)
+        write_atomically(home.backtests / LAST, f"{name}\n".encode())
     return folder
 
 

@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -24,7 +22,7 @@ from training.bundle import (
 )
 from training.ensemble import Ensemble
 from velo.errors import UserError
-from velo.files import make_folder, sync_folder, write_atomically
+from velo.files import sole_writer, sync_folder, write_atomically
 from velo.store import Home
 
 HISTORY: Final = "history.txt"
@@ -49,19 +47,16 @@ def write(home: Home, model: Model, metadata: Mapping[str, Any], metrics: Mappin
         "metrics.json": json.dumps(metrics, indent=2, ensure_ascii=False) + "\n",
     }
     sums = "".join(f"{hashlib.sha256(text.encode()).hexdigest()}  {name}\n" for name, text in texts.items())
-    make_folder(home.models)
-    aside = home.models / f".{version}.{os.getpid()}.tmp"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    for name, text in (texts | {CHECKSUMS: sums}).items():
-        write_atomically(aside / name, text.encode())
-    folder = home.models / version
-    if folder.exists():
-        shutil.rmtree(aside)
-    else:
-        aside.rename(folder)
-        sync_folder(home.models)
-    promote(home, version)
+    with sole_writer(home.models):
+        folder = home.models / version
+        if not folder.exists():
+            aside = home.models / f".{version}.tmp"
+            aside.mkdir()
+            for name, text in (texts | {CHECKSUMS: sums}).items():
+                write_atomically(aside / name, text.encode())
+            aside.rename(folder)
+            sync_folder(home.models)
+        _promote(home, version)
     return version
 
 
@@ -74,22 +69,26 @@ def promote(home: Home, version: str) -> None:
         raise UserError(
             f"{version!r} is no model of {home.models}: choose one of {', '.join(versions(home)) or 'none'}"
         )
-    served = _history(home)
-    if not served or served[-1] != version:
-        served.append(version)
-    _serve(home, served)
+    with sole_writer(home.models):
+        _promote(home, version)
 
 
 def rollback(home: Home) -> str:
     """Make the version that served before the current one serve again, and return it; raises `UserError` where none did."""
-    kept = set(versions(home))
-    served = [version for version in _history(home)[:-1] if version in kept]
-    if not served:
-        raise UserError(
-            f"no other model served before at {home.models}: promote one of {', '.join(sorted(kept)) or 'none'}"
-        )
-    _serve(home, served)
+    with sole_writer(home.models):
+        served = _before_current(home)
+        if not served:
+            raise UserError(
+                f"no other model served before at {home.models}: promote one of {', '.join(versions(home)) or 'none'}"
+            )
+        _serve(home, served)
     return served[-1]
+
+
+def before_current(home: Home) -> str | None:
+    """The version that a rollback would make serve; None where there is none."""
+    served = _before_current(home)
+    return served[-1] if served else None
 
 
 def judged(home: Home, version: str, verdict: str, of: Mapping[str, Any]) -> str:
@@ -98,7 +97,8 @@ def judged(home: Home, version: str, verdict: str, of: Mapping[str, Any]) -> str
     refuse_changed(folder)
     mode = PASSED_MODE if verdict == PASSED else PAPER
     told = {"bundle": digest_of(folder), "gate": verdict, "mode": mode} | dict(of)
-    write_atomically(folder / GATE, (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode())
+    with sole_writer(home.models):
+        write_atomically(folder / GATE, (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode())
     return mode
 
 
@@ -124,12 +124,34 @@ def _json(value: Mapping[str, Any]) -> str:
     return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
+def _promote(home: Home, version: str) -> None:
+    served = _history(home)
+    if not served or served[-1] != version:
+        served.append(version)
+    _serve(home, served)
+
+
+def _before_current(home: Home) -> list[str]:
+    kept = set(versions(home))
+    return [version for version in _history(home)[:-1] if version in kept]
+
+
 def _history(home: Home) -> list[str]:
+    """The versions that served, up to the current one, which has the last word.
+
+    A version that stands after it was about to be promoted when the writer was killed: it never served.
+    """
+    path = home.models / CURRENT
+    serving = path.read_text().split() if path.exists() else []
     try:
-        return (home.models / HISTORY).read_text().split()
+        served = (home.models / HISTORY).read_text().split()
     except FileNotFoundError:
-        path = home.models / CURRENT
-        return path.read_text().split() if path.exists() else []
+        return serving
+    if not serving:
+        return []
+    while served and served[-1] != serving[0]:
+        served.pop()
+    return served or serving
 
 
 def _serve(home: Home, served: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from feature_repo.catalogue.columns import COLUMNS
 from feature_repo.stores.parts import Snapshot
 from training.dataset import LEAD, Provenance, TrainingSet, provenance, training_set
 from training.declared import Period
-from velo.files import make_folder
+from velo.files import sole_writer
 from velo.store import Store
 
 Progress = Callable[[str, int, int], None]
@@ -44,10 +44,10 @@ def kept_training_set(
             progress("read the training set", 1, 1)
             return found
     rows = training_set(store, lead=lead, period=period, progress=progress)
-    make_folder(store.home.datasets)
-    # Named by what it was made from, should the tables have moved on meanwhile.
-    rows.write(store.home.datasets / f"{key_of(rows.provenance, period)}.parquet")
-    _take_away_old(store.home.datasets)
+    with sole_writer(store.home.datasets):
+        # Named by what it was made from, should the tables have moved on meanwhile.
+        rows.write(store.home.datasets / f"{key_of(rows.provenance, period)}.parquet")
+        _take_away_old(store.home.datasets)
     return rows
 
 

@@ -1,16 +1,24 @@
 """Small files written so that a reader, or a crash, meets the old content or the new, never half."""
 
+import ctypes
 import logging
 import os
+import shutil
 import stat
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from fcntl import LOCK_EX, flock
 from pathlib import Path
+from typing import Final
 
 from velo.errors import UserError
 
 OTHERS = 0o077
 """The bits of a mode that let anyone but the owner in."""
 _log = logging.getLogger(__name__)
+_AT_CWD: Final = -100
+_SWAP: Final = 2
 
 
 def write_atomically(path: Path, content: bytes | Iterable[bytes], mode: int = 0o600) -> None:
@@ -78,3 +86,31 @@ def _take_rights(path: Path) -> None:
             path.chmod(stat.S_IMODE(mode) & ~OTHERS)
     except FileNotFoundError:
         return
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Wait for, then hold, the right to write below a folder, what a killed writer left aside there (`.….tmp`) removed."""
+    make_folder(folder)
+    with (folder / ".lock").open("w") as lock:
+        flock(lock, LOCK_EX)
+        for left in list(folder.rglob(".*.tmp")):
+            if left.is_dir():
+                shutil.rmtree(left)
+            else:
+                # gone already with the folder that it was in
+                left.unlink(missing_ok=True)
+        yield
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step; returns whether the system can."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        if sys.platform == "darwin":
+            done = libc.renamex_np(os.fsencode(one), os.fsencode(other), _SWAP)
+        else:
+            done = libc.renameat2(_AT_CWD, os.fsencode(one), _AT_CWD, os.fsencode(other), _SWAP)
+    except AttributeError:
+        return False
+    return bool(done == 0)

@@ -128,7 +128,7 @@ def _write_all(
             return engine.write(family, view, part, bound)
         with engine.cursor() as own:
             own.execute("SET TimeZone = 'UTC'")
-            return _write(own, family, view / f"{part}.parquet", bound)
+            return write_family(own, family, view / f"{part}.parquet", bound)
 
     at_once = frames.cores() if isinstance(engine, duckdb.DuckDBPyConnection) else 1
     added = {}
@@ -192,7 +192,7 @@ def _steps(family: Family) -> list[tuple[str, str]]:
     return steps
 
 
-def _write(connection: duckdb.DuckDBPyConnection, family: Family, part: Path, bound: dict[str, datetime]) -> int:
+def write_family(connection: duckdb.DuckDBPyConnection, family: Family, part: Path, bound: dict[str, datetime]) -> int:
     """Write a family's rows later than `$after`, up to `$until`; returns how many."""
     for table, text in _steps(family):
         connection.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS {_bind(text, bound)}")

@@ -171,9 +171,10 @@ def _remove_unnamed(home: Home) -> None:
     for path in home.batch.glob("*.parquet"):
         if path.stem.split("-", 1)[1] not in named:
             path.unlink()
-    for path in home.batch.glob(".*"):
-        if path.suffix in (".parquet", ".tmp"):
-            path.unlink()
+    for folder in (home.batch, home.batch / "upgraded"):
+        for path in folder.glob(".*"):
+            if path.suffix in (".parquet", ".tmp"):
+                path.unlink()
 
 
 def lay_out(connection: duckdb.DuckDBPyConnection, home: Home, timezone: ZoneInfo, families: Iterable[Family]) -> None:

@@ -5,7 +5,6 @@ and `notices` (as told), `starts` (one row a start of the latest version), and a
 the seed report asked for.
 """
 
-import os
 from dataclasses import dataclass
 from typing import Any, Final
 from zoneinfo import ZoneInfo
@@ -16,6 +15,7 @@ from feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
 from streams.batch import frames
 from streams.batch.frames import first_line
 from streams.batch.render import has_key
+from streams.generations import changing_parts
 from velo.errors import UserError
 from velo.store import Store
 
@@ -37,13 +37,15 @@ class Answer:
 
 def make_warehouse(store: Store) -> None:
     """Write the warehouse anew, aside, and move it in: a reader of the old one is not disturbed."""
-    aside = store.home.warehouse.with_name(f".warehouse.{os.getpid()}.duckdb")
-    aside.unlink(missing_ok=True)
-    with duckdb.connect(str(aside)) as connection:
-        connection.execute("SET TimeZone = 'UTC'")
-        for view, query in _views(store).items():
-            connection.execute(f"CREATE VIEW {view} AS {query}")
-    aside.replace(store.home.warehouse)
+    aside = store.home.warehouse.with_name(".warehouse.duckdb")
+    with changing_parts(store.home):
+        aside.unlink(missing_ok=True)
+        aside.with_name(f"{aside.name}.wal").unlink(missing_ok=True)
+        with duckdb.connect(str(aside)) as connection:
+            connection.execute("SET TimeZone = 'UTC'")
+            for view, query in _views(store).items():
+                connection.execute(f"CREATE VIEW {view} AS {query}")
+        aside.replace(store.home.warehouse)
 
 
 def _views(store: Store) -> dict[str, str]:

@@ -1,25 +1,19 @@
 """A new log in place of the old: built aside, swapped in at once, the old one kept."""
 
-import ctypes
 import os
 import shutil
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from streams.log import reader
 from streams.log.appender import lock
 from streams.log.segments import ENVELOPE, GENERATION, generation, generation_of, next_log, segments_in
 from streams.log.writer import Clock, LoadReport, LogWriter, Progress, Recorded
 from velo.errors import UserError
-from velo.files import make_folder, sync_folder, write_atomically
+from velo.files import exchange, make_folder, sync_folder, write_atomically
 from velo.racing.messages import Message, Result, from_record, kept_of
 from velo.store import Home, Store
-
-_AT_CWD: Final = -100
-_SWAP: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,23 +99,10 @@ def _swap_in(home: Home, built: Path, old_number: int) -> Path | None:
     new, old = next_log(home), home.root / f"log.replaced-{old_number}"
     built.rename(new)
     sync_folder(home.root)
-    if _exchange(home.log, new):
+    if exchange(home.log, new):
         new.rename(old)
     else:
         home.log.rename(old)
         new.rename(home.log)
     sync_folder(home.root)
     return old if segments_in(old) else None
-
-
-def _exchange(one: Path, other: Path) -> bool:
-    """Swap two names at once, where the system can."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    try:
-        if sys.platform == "darwin":
-            done = libc.renamex_np(os.fsencode(one), os.fsencode(other), _SWAP)
-        else:
-            done = libc.renameat2(_AT_CWD, os.fsencode(one), _AT_CWD, os.fsencode(other), _SWAP)
-    except AttributeError:
-        return False
-    return bool(done == 0)

@@ -1,0 +1,292 @@
+"""SIGKILL at each write of a command, by plan and not by luck: part of `velo bench faults`.
+
+A command is run once undisturbed and its writes are noted, each with the line of this program that makes it: a file opened to
+be written, moved, linked, cut or removed, a folder made or removed, bytes written and bytes synced. Then it is run anew for
+each of them on a fresh copy of the store and killed just before it; bytes are also left half written. After each kill readers
+must see the store as it was before the command or as it is after it, and the commands of the way back must make it what
+it is where nobody was killed.
+"""
+
+import inspect
+import multiprocessing
+import os
+import shutil
+import signal
+import stat
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+import pyarrow.parquet as pq
+
+from benchmarks.harm import OURS, PRELOADED
+from streams import generations
+from streams.batch import build, frames
+from velo import files
+from velo.store import Home
+
+REPO: Final = str(Path(__file__).parents[1]) + os.sep
+BEYOND: Final = 1_000_000_000
+"""A write that no command comes to."""
+FEW: Final = 12
+_WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_PATHS: Final = {
+    "os.rename": 2, "os.link": 2, "os.symlink": 2, "os.mkdir": 1, "os.rmdir": 1, "os.remove": 1, "os.truncate": 1,
+}  # fmt: skip
+"""Audit events of Python that change files, and how many of their arguments are paths."""
+
+_NO_SITE: Final = (__file__, files.__file__)
+"""Whose lines say nothing of what is written."""
+
+Work = Callable[[], None]
+Seen = Callable[[Home], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A command to kill, the commands of the way back, and what readers see of a store (compared with ==).
+
+    `partly` tells whether something between the two is whole too, as a load cut short after a record is.
+    """
+
+    command: Work
+    back: Sequence[Work]
+    seen: Seen
+    partly: Callable[[Any, Any, Any], bool] = lambda found, before, after: False
+
+
+@dataclass(frozen=True, slots=True)
+class Killed:
+    """How many writes a command makes, and at how many of them it was killed."""
+
+    writes: int
+    kills: int
+
+
+def killed(plan: Plan, prepared: Home, folder: Path, *, every: bool = True) -> Killed:
+    """Kill a plan's command at every write on copies of a prepared store; where not `every`, at `telling` ones.
+
+    Raises RuntimeError, naming the write, where readers see half of it or the way back does not lead back.
+    """
+    folder.mkdir()
+    undisturbed = _copied(prepared, folder / "undisturbed")
+    before = plan.seen(undisturbed)
+    writes = _noted(plan.command, undisturbed, folder)
+    after = plan.seen(undisturbed)
+    for work in plan.back:
+        _done(work, undisturbed)
+    end = plan.seen(undisturbed)
+    kills = 0
+    for number in range(len(writes)) if every else telling(writes):
+        home = _copied(prepared, folder / f"killed-{number}")
+        code = _ran(plan.command, home, number)
+        # the number of writes is not the same in every run: threads share some of them
+        if code not in (0, -signal.SIGKILL):
+            raise RuntimeError(f"{writes[number]} (write {number}): the command ended with {code}")
+        kills += code != 0
+        try:
+            _hold(plan, home, before, after, end)
+        except Exception as broken:
+            raise RuntimeError(f"killed at write {number} of {len(writes)}, {writes[number]}: {broken}") from broken
+        shutil.rmtree(home.root)
+    shutil.rmtree(folder)
+    return Killed(len(writes), kills)
+
+
+def telling(writes: Sequence[str]) -> list[int]:
+    """Of the writes that take something from sight, or bring half of it there, the first of each line of the program.
+
+    All writes of a command that makes few.
+    """
+    if len(writes) <= FEW:
+        return list(range(len(writes)))
+    seen = ("rename", "remove", "symlink", "exchange", "half")
+    return [number for number, one in enumerate(writes) if one.startswith(seen) and one not in writes[:number]]
+
+
+def _hold(plan: Plan, home: Home, before: Any, after: Any, end: Any) -> None:
+    found = plan.seen(home)
+    if found not in (before, after) and not plan.partly(found, before, after):
+        raise RuntimeError(f"readers see {found}, which is neither {before} nor {after}")
+    for work in plan.back:
+        _done(work, home)
+    found = plan.seen(home)
+    if found != end:
+        raise RuntimeError(f"the way back leads to {found}, not to {end}")
+    if left := strays(home):
+        raise RuntimeError(f"{', '.join(left)} is left behind")
+
+
+def velo(*argv: str) -> None:
+    """A command, in a process whose environment says which store."""
+    sys.argv = ["velo", *argv]
+    from velo.cli import main
+
+    main()
+
+
+def tables(home: Home) -> dict[str, tuple[int, int]]:
+    """What readers of the tables see: rows and a sum of their hashes by folder of the current generation."""
+    generation = generations.current(home)
+    if generation is None:
+        return {}
+    generations.manifest_of(generation)
+    generations.refuse_damaged(generation)
+    seen = {}
+    with duckdb.connect() as connection:
+        for folder in sorted(one for one in generation.iterdir() if one.is_dir()):
+            scan = frames.parquet(sorted(folder.glob("[!.]*.parquet")))
+            columns = [str(name) for name, *_ in connection.execute(f"DESCRIBE FROM {scan}").fetchall()]
+            row = ", ".join(f'"{name}"' for name in sorted(set(columns) - {"created_timestamp"}))
+            query = f"SELECT count(*), sum(hash({row})::HUGEINT) FROM {scan}"  # noqa: S608 our own names
+            [(rows, hashed)] = connection.execute(query).fetchall()
+            seen[folder.name] = (rows, int(hashed or 0))
+    return seen
+
+
+def strays(home: Home) -> list[str]:
+    """Files and folders of a store that a killed command left and nobody takes away."""
+    left = [path for path in home.root.rglob(".*") if path.suffix in (".tmp", ".parquet", ".duckdb")]
+    left += home.batch.glob("scratch-*")
+    named = {path.name for kind in frames.KINDS for path in frames.parts_of(home, kind)}
+    left += [path for path in home.batch.glob("*.parquet") if path.name not in named]
+    finished = sorted(path for path in home.generations.glob("[0-9]*"))
+    left += finished[: -generations.KEPT]
+    return sorted(str(path.relative_to(home.root)) for path in left)
+
+
+# In a process of its own
+
+
+class Seam:
+    """Counts the writes below a folder in this process and kills it at one; there is no taking it out again."""
+
+    def __init__(self, root: str, dies_at: int) -> None:
+        self._root, self._dies_at = root, dies_at
+        self._changing = threading.RLock()
+        self.writes: list[str] = []
+
+    def put_in(self) -> None:
+        """From here on writes count."""
+        fsync, write, write_table, write_view = os.fsync, os.write, pq.write_table, build.write_family
+
+        def syncing(descriptor: Any) -> None:
+            self._met("fsync")
+            fsync(descriptor)
+
+        def writing(descriptor: int, content: Any) -> int:
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                self._met("write")
+                self._met("half a write", lambda: write(descriptor, bytes(content)[: len(content) // 2]))
+            return write(descriptor, content)
+
+        def writing_table(table: Any, where: Any, **options: Any) -> None:
+            write_table(table, where, **options)
+            self._met("half a table", lambda: _halve(Path(where)))
+
+        def writing_view(connection: Any, family: Any, part: Path, bound: Any) -> int:
+            rows = write_view(connection, family, part, bound)
+            self._met("half a view", lambda: _halve(part))
+            return rows
+
+        os.fsync, os.write = syncing, writing  # type: ignore[assignment]
+        pq.write_table, build.write_family = writing_table, writing_view
+        sys.addaudithook(self._audited)
+
+    def _audited(self, event: str, given: tuple[Any, ...]) -> None:
+        if event == "open":
+            path, _, flags = given
+            if isinstance(path, str | bytes) and flags & _WRITING and self._below(path):
+                self._met("open")
+        elif event in _PATHS:
+            paths = given[: _PATHS[event]]
+            # relative to a folder that is open: of a tree that is being removed
+            if any(
+                isinstance(one, int) or self._below(one) or not Path(os.fsdecode(one)).is_absolute() for one in paths
+            ):
+                self._met(event.removeprefix("os."))
+        elif event == "ctypes.dlsym" and given[1] in ("renameat2", "renamex_np"):
+            self._met("exchange")
+
+    def _below(self, path: Any) -> bool:
+        return os.fsdecode(path).startswith(self._root)
+
+    def _met(self, what: str, half: Callable[[], Any] = lambda: None) -> None:
+        # the half that is left behind is a write of ours; of other threads none may come after it
+        with self._changing:
+            if len(self.writes) > self._dies_at:
+                return
+            self.writes.append(f"{what} at {_site()}")
+            if len(self.writes) > self._dies_at:
+                half()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _halve(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def _site() -> str:
+    """The innermost line of this program that says what is written."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        path = frame.f_code.co_filename
+        if path.startswith(REPO) and path not in _NO_SITE and os.sep + ".venv" + os.sep not in path:
+            return f"{path.removeprefix(REPO)}:{frame.f_lineno}"
+        frame = frame.f_back
+    return "elsewhere"
+
+
+def _in_process(work: Work, root: str, dies_at: int | None, notes: str | None) -> None:
+    with (Path(root).parent / "said").open("w") as said:
+        os.dup2(said.fileno(), 1)
+        os.dup2(said.fileno(), 2)
+    for name in OURS:
+        os.environ.pop(name, None)
+    os.environ["VELO_HOME"] = root
+    seam = None if dies_at is None else Seam(root + os.sep, dies_at)
+    if seam is not None:
+        seam.put_in()
+    try:
+        work()
+    finally:
+        if seam is not None and notes is not None:
+            Path(notes).write_text("\n".join(seam.writes))
+
+
+def _ran(work: Work, home: Home, dies_at: int | None, notes: Path | None = None) -> int:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*PRELOADED, "benchmarks.write_kills", "velo.cli"])
+    given = (work, str(home.root), dies_at, None if notes is None else str(notes))
+    process = context.Process(target=_in_process, args=given)
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def _noted(work: Work, home: Home, folder: Path) -> list[str]:
+    notes = folder / "writes"
+    code = _ran(work, home, BEYOND, notes)
+    if code:
+        raise RuntimeError(f"undisturbed, the command ended with {code}: {_said(home)}")
+    return notes.read_text().splitlines()
+
+
+def _done(work: Work, home: Home) -> None:
+    code = _ran(work, home, None)
+    if code:
+        raise RuntimeError(f"a command of the way back ended with {code}: {_said(home)}")
+
+
+def _said(home: Home) -> str:
+    return (home.root.parent / "said").read_text()[-1000:]
+
+
+def _copied(prepared: Home, root: Path) -> Home:
+    shutil.copytree(prepared.root, root, symlinks=True)
+    return Home(root)
