@@ -270,6 +270,16 @@ def test_a_bad_race_goes_to_the_dead_letters_and_the_rest_goes_on(
     assert "\n" not in kept.detail
 
 
+@pytest.mark.parametrize("bad", [{"IRE": None}, {"IRE": {"Naas": "none"}}], ids=str)
+def test_a_region_or_a_course_without_races_costs_itself_alone(
+    bad: dict[str, Any], store: Store, tmp_path: Path
+) -> None:
+    path = tmp_path / "cards.json"
+    path.write_text(json.dumps({"GB": {"Sandown": {"13:00": a_race()}}} | bad))
+    report = declare(store, read_rpscrape_cards([path], store), clock=lambda: ARRIVED)
+    assert (report.races, report.refused) == (("733000",), {"no race": 1})
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -277,9 +287,9 @@ def test_a_bad_race_goes_to_the_dead_letters_and_the_rest_goes_on(
         ("{", "is no JSON"),
         ("\udcff".encode("utf-8", "surrogateescape"), "is no JSON"),
         ("[" * 100_000, "is no JSON"),
-        ("[]", "the regions are []"),
-        ('{"GB": 3}', "the courses of GB are 3"),
-        ('{"GB": {"Ascot": "none"}}', 'the off times of Ascot are "none"'),
+        ("[]", "it holds []"),
+        ('{"GB": 3}', "GB has 3"),
+        ('{"GB": {"Ascot": "none"}}', 'Ascot has "none"'),
     ],
 )
 def test_a_file_that_is_none_is_refused_in_one_line(content: str | bytes, words: str, tmp_path: Path) -> None:

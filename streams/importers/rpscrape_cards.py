@@ -172,7 +172,8 @@ class _Reading:
         """The rows of a race's runners but the reserves, in the runner table's columns; raises `Refused`."""
         race = place.race
         if not isinstance(race, dict):
-            raise Refused("no race", f"{place.course} {place.off} is {shown(race)}, but holds a race: correct it")
+            where = " ".join(filter(None, (place.region, place.course, place.off)))
+            raise Refused("no race", f"{where} is {shown(race)}, but holds a race: correct it")
         runners = race.get("runners")
         if not isinstance(runners, list) or not all(isinstance(one, dict) for one in runners):
             raise Refused("bad value", f"runners is {shown(runners)}, but holds a list of runners: correct it")

@@ -27,8 +27,8 @@ class Place:
     race: Any
 
 
-def races(path: Path) -> Iterator[Place]:
-    """Every race of a file, whatever it holds; raises `UserError` where the file is no such tree."""
+def races(path: Path) -> list[Place]:
+    """Every race of a file, whatever it holds; raises `UserError` where the file is no such tree, or has no race at all."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
@@ -43,19 +43,33 @@ def races(path: Path) -> Iterator[Place]:
     except (ValueError, RecursionError) as refused:
         why = str(refused).splitlines()[0]
         raise UserError(f"{path} is no JSON ({why}): name a file of racecards as rpscrape writes it") from None
-    for region, courses in _branches(path, told, "regions"):
-        for course, offs in _branches(path, courses, f"courses of {region}"):
-            for off, race in _branches(path, offs, f"off times of {course}"):
+    places = list(_places(path, told))
+    if places and not any(isinstance(place.race, dict) for place in places):
+        raise _no_tree(path, f"{places[0].course or places[0].region} has", places[0].race)
+    return places
+
+
+def _places(path: Path, told: Any) -> Iterator[Place]:
+    """The tree's races; of a region or a course that is no tree, one place with what it holds."""
+    if not isinstance(told, dict):
+        raise _no_tree(path, "it holds", told)
+    for region, courses in told.items():
+        if not isinstance(courses, dict):
+            yield Place(path, region, "", "", courses)
+            continue
+        for course, offs in courses.items():
+            if not isinstance(offs, dict):
+                yield Place(path, region, course, "", offs)
+                continue
+            for off, race in offs.items():
                 yield Place(path, region, course, off, race)
 
 
-def _branches(path: Path, told: Any, what: str) -> Iterator[tuple[str, Any]]:
-    if not isinstance(told, dict):
-        raise UserError(
-            f"{path}: the {what} are {shown(told)}, but rpscrape's racecards go region, course, off time, race: "
-            "name a file of racecards"
-        )
-    yield from told.items()
+def _no_tree(path: Path, where: str, told: Any) -> UserError:
+    return UserError(
+        f"{path} is no file of racecards: {where} {shown(told)}, but rpscrape's go region, course, off time, race: "
+        "name a file of racecards"
+    )
 
 
 def as_read(place: Place) -> list[Row]:
