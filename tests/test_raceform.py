@@ -10,6 +10,7 @@ from streams.importers import cells
 from streams.importers.raceform import parse_row, read_raceform
 from streams.importers.raceform_row import with_country
 from tests.raceform_rows import HONG_KONG, LONDON, ROW, SECOND, parsed, written
+from velo.racing.going import going_group
 from velo.racing.names import name_key
 from velo.settings import KeyPolicy, Settings
 from velo.store import Store
@@ -229,13 +230,16 @@ def test_the_surface_is_what_course_column_or_going_say_and_unknown_where_they_s
         ("Soft - Heavy in places", "Soft"),
         ("Standard (Good to firm in places)", "Standard (Good to firm in places)"),
         ("Good To Firm In Places", "Good To Firm In Places"),
-        ("Sloppy", "Sloppy"),
+        ("Sloppy", "Muddy (Sloppy)"),
+        ("Holding", "Soft (Holding)"),
+        ("Firm-2", "Firm"),
         ("Abandoned", "Abandoned"),
     ],
 )
 def test_the_going_is_the_one_that_is_told_first_and_what_was_told_is_kept(told: str, going: str) -> None:
     row = parsed(going=told)
     assert row["going"] == going
+    assert (going_group(row["going"]) == "unknown") is (told in ("Good To Firm In Places", "Abandoned"))
     assert row.get("source_going") == (None if told == going else told)
 
 

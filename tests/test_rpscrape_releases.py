@@ -65,3 +65,19 @@ def test_a_file_of_an_older_release_reads_as_todays_does(release: str, day: str,
     assert (first.sp_decimal, first.official_rating, first.position) == (3.0, 92, 1)
     behind = result.runners[1].beaten_lengths
     assert behind == (2.0 if release == "2020" else None), "btn is no distance behind the winner in the oldest"
+
+
+def test_where_no_horse_of_a_file_tells_its_country_those_taken_as_british_are_counted(tmp_path: Path) -> None:
+    """The releases of 2018 and 2019 leave countries out of all names; the paper leaves out Britain alone."""
+    header, row = RELEASES["2018"]
+    told = {"date": "2018-11-10", "course": "ascot", "off": "1:00", "race_name": "Alpha Stakes"}
+    paths = []
+    eight = [f"Alpha {number}" for number in range(8)]
+    for name, horses in (("bare", eight), ("mixed", [*eight[1:], "Delta (IRE)"]), ("few", eight[:2])):
+        rows = [
+            row.format(**told | {"course": name}, pos=pos, btn=pos, horse=horse) for pos, horse in enumerate(horses, 1)
+        ]
+        paths.append(tmp_path / f"{name}.csv")
+        paths[-1].write_text("\n".join((header, *rows)) + "\n", encoding="utf-8")
+    read = read_raceform(paths, Store.open(Settings(home=tmp_path / "home")))
+    assert read.warnings["horse of a file that tells no country, taken as GB"] == 8

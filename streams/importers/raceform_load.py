@@ -4,13 +4,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import date, time
+from pathlib import Path
 from typing import Any, Final
 
 from streams.importers import cells
 from streams.importers.columns import WANTED
 from streams.importers.csv_files import CsvRow
 from streams.importers.off_clock import LONDON, OffReader, RaceOff, written_off
-from streams.importers.raceform_row import made_race_id, when
+from streams.importers.raceform_row import has_country, made_race_id, when
 from streams.importers.results import Parsed
 from velo.errors import Refused, UserError
 from velo.racing.messages import NON_RUNNER, VOID
@@ -39,6 +40,8 @@ MEASURES: Final = {
     "dec": "decimal odds",
 }
 """What a measured column holds. One of which no value at all can be read is another column under that name."""
+MANY_HORSES: Final = 8
+"""So many horses are not all British-bred: four in ten are, and so of eight all in one file of a thousand."""
 _Race = tuple[date, str, time | None]
 """What tells two races apart whatever their ids say: the source's date, course key and off (24-hour)."""
 _Key = tuple[str, int]
@@ -127,6 +130,8 @@ class Notes:
     rows: int = 0
     renamed: set[str] = field(default_factory=set)
     inferred: set[str] = field(default_factory=set)
+    bare: dict[Path, set[str]] = field(default_factory=lambda: defaultdict(set))
+    with_country: set[Path] = field(default_factory=set)
     given: Counter[str] = field(default_factory=Counter)
     unreadable: Counter[str] = field(default_factory=Counter)
     first_unreadable: dict[str, str] = field(default_factory=dict)
@@ -136,6 +141,11 @@ class Notes:
     def taken(self, row: dict[str, Any], given: CsvRow) -> dict[str, Any]:
         """The row, under an id of its race's own, once noted."""
         self.rows += 1
+        horse = cells.text(given.cells.get("horse"))
+        if horse and has_country(horse):
+            self.with_country.add(given.path)
+        elif horse:
+            self.bare[given.path].add(horse)
         row = self._under_own_id(row, given)
         key = (row["race_id"], row["result_version"] or 1)
         if row["status"] not in (NON_RUNNER, VOID):
@@ -194,6 +204,11 @@ class Notes:
         odd = {
             "header in the middle of a file, left out": self.headers,
             "off inferred": len(self.inferred),
+            "horse of a file that tells no country, taken as GB": sum(
+                len(horses)
+                for path, horses in self.bare.items()
+                if path not in self.with_country and len(horses) >= MANY_HORSES
+            ),
             "id of another race, own one made": len(self.renamed),
             "runners differ from ran": sum(len(self.present[key]) != ran for key, ran in self.declared.items()),
         }

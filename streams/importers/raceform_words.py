@@ -25,9 +25,9 @@ _TURF_AND_SAND: Final = frozenset({"GB", "IRE", "FR"})
 _DIRT: Final = frozenset("ARG BRZ CAN CHI COL DOM ECU JPN KOR KSA MEX PAN PER PR UAE URU USA VEN".split())
 """Countries whose dirt tracks are `Fast`, and `Good` or `Heavy` as their turf is."""
 _TURF_ALONE: Final = frozenset("AUS AUT BEL CZE FR GB GER IND IRE ITY MAU NZ POL SAF SPA SWI".split())
-_OTHER_GOINGS: Final = frozenset({"holding", "sloppy"})
-"""Goings that are in no group (SPEC 4), and words of their own all the same."""
-_NUMBER: Final = re.compile(r"\s*\(?\d{1,2}(?:\.\d+)?\)?$")
+_LIKE: Final = {"holding": "Soft (Holding)", "sloppy": "Muddy (Sloppy)"}
+"""Goings that are in no group (SPEC 4), behind the word that is nearest: what stands in parentheses is shown, not read."""
+_NUMBER: Final = re.compile(r"[\s-]*\(?\d{1,2}(?:\.\d+)?\)?$")
 _FIRST_OF_SEVERAL: Final = re.compile(r"\s*[,;]|\s[-–]\s")
 _IN_PLACES: Final = re.compile(r"\bin (?:places|parts)$")
 
@@ -60,13 +60,13 @@ def _surface_of_going(going: str, country: str | None) -> str | None:
 def main_going(told: str | None) -> str | None:
     """The going that a description names first: `Soft` of `Soft 5`, `Good` of `Good4` and `Good, Good to Firm in places`.
 
-    As told where that is no going that is known here.
+    `Sloppy` is muddy, `Holding` soft. As told where that is no going that is known here.
     """
     if told is None or _is_known(told):
-        return told
+        return told and _LIKE.get(going_words(told), told)
     first = _NUMBER.sub("", _FIRST_OF_SEVERAL.split(told)[0]).strip()
     if _is_known(first):
-        return first
+        return _LIKE.get(going_words(first), first)
     words = _IN_PLACES.sub("", told.casefold()).split()
     if len(words) < len(told.split()):
         splits = range(len(words) - 1, 0, -1)
@@ -77,4 +77,4 @@ def main_going(told: str | None) -> str | None:
 
 def _is_known(going: str) -> bool:
     words = going_words(going)
-    return words in GROUP_OF_GOING or words in _OTHER_GOINGS
+    return words in GROUP_OF_GOING or words in _LIKE
