@@ -21,6 +21,7 @@ from tests.shared import shared_file
 from tests.stores import Conformance
 from training.dataset import LABEL, TrainingSet, training_set
 from training.declared import Period, declared
+from training.prices import prices
 from velo.errors import UserError
 from velo.racing.cards import decision_time, declared_at, first_result
 from velo.racing.messages import (
@@ -34,6 +35,7 @@ from velo.racing.messages import (
     Reinstated,
     Result,
     Runner,
+    instant_of,
 )
 from velo.store import Store
 
@@ -90,7 +92,8 @@ def a_tangled_race(chance: np.random.Generator, race_id: str) -> list[Message]:
         field = runners(("FINISHED", "PU", "NR"))
         winner = replace(field[0], status="FINISHED", position=1, sp_decimal=2.5)
         rest = (replace(one, position=n + 2 if one.status == "FINISHED" else None) for n, one in enumerate(field[1:]))
-        return Result(race(), (winner, *rest), version, OFF + timedelta(minutes=15 + version))
+        known_in = float(chance.choice([15, 15, 15, -40]))
+        return Result(race(), (winner, *rest), version, OFF + timedelta(minutes=known_in + version))
 
     told: list[Message] = [
         Racecard(race(), runners((None, None, None, "NR")), when()) for _ in range(int(chance.integers(0, 4)))
@@ -259,6 +262,33 @@ def test_it_is_kept_whole_in_one_file(rows: TrainingSet, tmp_path: Path) -> None
     again = pq.read_table(rows.write(tmp_path / "set.parquet"))
     assert again.num_rows == rows.rows
     assert again.equals(rows.to_arrow())
+
+
+def test_a_result_hours_before_its_scheduled_off_closes_its_race_and_its_market(tmp_path: Path) -> None:
+    """Declared for 14:00, known at 11:00: decided at 10:55, and what was laid at noon is no price of this race.
+
+    Its winner has neither this win among its starts nor the price of those who knew of it.
+    """
+    race = Race("R1", date(2024, 5, 1), OFF, "Ayr")
+    runners = tuple(Runner(f"h{n}", status="FINISHED", position=n, trainer_id="t") for n in (1, 2))
+    before = replace(race, race_id="R0", race_date=date(2024, 4, 30), off_time=OFF - timedelta(days=1))
+    known_at = OFF - timedelta(hours=3)
+    shown = [(-4, 5.0), (-3.05, 4.0), (-2, 1.1)]
+    told: list[Message] = [
+        Result(before, runners, 1, before.off_time + timedelta(minutes=15)),
+        Racecard(race, tuple(Runner(one.horse_id, trainer_id="t") for one in runners), OFF - timedelta(hours=6)),
+        Result(race, runners, 1, known_at),
+        *(Market("R1", {"h1": price}, "show", OFF + timedelta(hours=hours)) for hours, price in shown),
+    ]
+    store = a_store(tmp_path / "home", sorted(told, key=instant_of))
+    rows = training_set(store, period=Period(since=date(2024, 5, 1)))
+    decided = rows.identity.select(["horse_id", "decision_time", "source"]).to_pylist()
+    assert decided == [
+        {"horse_id": horse, "decision_time": known_at - LEAD, "source": "racecard"} for horse in ("h1", "h2")
+    ]
+    assert rows.matrix(["horse_form__starts"])[:, 0].tolist() == [1.0, 1.0]
+    odds = prices(store.home, rows)
+    assert (odds.taken[0], odds.closing[0]) == (5.0, 4.0)
 
 
 def test_future_races_and_amendments_change_not_one_earlier_value(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from streams.log import reader
 from streams.log.rebuild import rebuild
 from streams.log.writer import LogWriter
 from tests.feeds import Listed, a_day, drained, encoded, said, sent_result, ticking
-from tests.logs import NOON, a_store, held, told
+from tests.logs import NOON, a_store, fixed, held, told
 from tests.shared import REPO
 from velo.errors import UserError
 from velo.racing.messages import Tick
@@ -45,6 +45,20 @@ def puts(feed: RedisFeed, bodies: list[bytes]) -> None:
 
 
 # Once
+
+
+def test_a_result_before_its_scheduled_off_is_appended_and_said_once(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Off at 13:45 in London, here at noon; sent again it is identical."""
+    early = sent_result(off_time="2024-05-01T12:45:00Z")
+    report = drained(store, Listed(encoded(early, early)), fixed(NOON))
+    assert (report.appended, report.identical, report.refused) == (1, 1, {})
+    assert report.warnings["result before its scheduled off"] == 2
+    said_of_it = [one.getMessage() for one in caplog.records if "feed.early" in one.getMessage()]
+    assert said_of_it == [
+        "feed.early seq=0 race=R1 off=2024-05-01T12:45:00.000000Z: taken, the race is decided before its first result"
+    ]
 
 
 def test_a_feed_is_taken_in_its_order_and_every_message_is_accounted_for(store: Store, stream: Any) -> None:

@@ -18,9 +18,10 @@ from streams.feeds.places import Places
 from streams.feeds.source import Delivery, Feed, FeedAway
 from streams.importers import dead_letters
 from streams.importers.dead_letters import DeadLetter
+from streams.importers.results import is_early
 from streams.log.writer import Clock, LogWriter
 from velo.errors import Refused
-from velo.racing.clock import local_date, local_midnight
+from velo.racing.clock import local_date, local_midnight, to_text
 from velo.racing.messages import Result
 from velo.store import Store
 
@@ -210,6 +211,13 @@ class Following:
             about = {"race_id": message.race_id, "result_version": getattr(message, "result_version", None)}
             self._refuse(letter(delivery.body, about, why))
             return
+        if appended.seq is not None and isinstance(message, Result) and is_early(message, self.moment.last()):
+            _log.warning(
+                "feed.early seq=%s race=%s off=%s: taken, the race is decided before its first result",
+                appended.seq,
+                message.race_id,
+                to_text(message.race.off_time),
+            )
         if appended.seq is None:
             again = self.places.was_appended(delivery)
             self.counts.update(("identical", "delivered_again") if again else ("identical",))

@@ -223,7 +223,7 @@ class Maker:
                 "race_date later than known_at",
                 f"race_date {race.race_date} is later than known_at {to_text(known_at)} in {timezone.key}: correct either",
             )
-        if known_at >= race.off_time or not any(one.started for one in result.runners):
+        if not is_early(result, known_at):
             return
         if live:
             self.warnings[BEFORE_OFF] += 1
@@ -297,6 +297,11 @@ def bad_value(name: str, value: object, wanted: str) -> Refused:
     told = repr(value)
     told = told if len(told) <= _TOLD_CHARACTERS else f"{told[:_TOLD_CHARACTERS]}…"
     return Refused("bad value", f"{name} is {told}, but holds {wanted}: correct it")
+
+
+def is_early(result: Result, known_at: datetime) -> bool:
+    """Whether a result with starters is known before its off, which then was only scheduled."""
+    return known_at < result.race.off_time and any(one.started for one in result.runners)
 
 
 def _refuse_bad_values(rows: Sequence[Row], version: int) -> None:

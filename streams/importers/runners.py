@@ -67,7 +67,7 @@ def typed_rows(paths: Sequence[Path], required: Sequence[str] = REQUIRED) -> Ite
 
 def _repeats_header(row: Row, bad: Mapping[str, object]) -> bool:
     """Whether a row is the header again: every cell its column's name."""
-    names = {name: value for name, value in (row | bad).items() if name in REQUIRED}
+    names = {name: value for name, value in {**row, **bad}.items() if name in REQUIRED}
     return all(str(value).strip().casefold() == name for name, value in names.items())
 
 
