@@ -20,6 +20,7 @@ from feature_repo.catalogue.families import FAMILIES, Family
 from feature_repo.stores.parts import Snapshot
 from streams import generations
 from streams.batch import frames
+from streams.batch.build import fingerprint
 from velo.errors import UserError
 from velo.racing.cards import Declared
 from velo.racing.clock import EPOCH, local_date, local_midnight
@@ -117,6 +118,10 @@ def explain(store: Store, race: Declared, horse_id: str) -> Explained:
         raise UserError(
             f"the tables at {store.home.offline} are the stream's alone, which keeps no starts to explain a value by: "
             "run `velo build` first (the stream may go on meanwhile)"
+        )
+    if manifest.fingerprint != fingerprint():
+        raise UserError(
+            f"the tables at {store.home.offline} are of formulas since replaced: run `velo build`, and ask again"
         )
     until = manifest.known_at
     keys = race.entity_keys()[at]

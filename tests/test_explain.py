@@ -21,7 +21,9 @@ from streams.explain import Explained, ExplainedFeature, ExplainedView, explain
 from tests.cli import velo
 from tests.seasons import a_season, a_store
 from tests.stores import Conformance
+from velo.errors import UserError
 from velo.racing.cards import decision_time, declared_at
+from velo.settings import Settings
 from velo.store import Store
 
 LEAD = timedelta(minutes=5)
@@ -190,6 +192,18 @@ def test_every_feature_has_a_formula_in_words_made_from_its_declaration() -> Non
         for name, words in FORMULAS.items():
             view, _, feature_name = name.partition("__")
             assert view != family.view or told[feature_name] == words
+
+
+def test_tables_of_replaced_formulas_are_refused_with_the_remedy(tmp_path: Path, season: Store) -> None:
+    """Their starts may lack a measure that today's formulas sum."""
+    home = shutil.copytree(season.home.root, tmp_path / "home", symlinks=True)
+    manifest = (home / "offline").resolve() / "manifest.json"
+    told = json.loads(manifest.read_text())
+    manifest.unlink()
+    manifest.write_text(json.dumps(told | {"fingerprint": "0" * 16}))
+    race_id, horse_id = ask(season, LATEST)[0]
+    with pytest.raises(UserError, match=r"are of formulas since replaced: run `velo build`, and ask again"):
+        explained(Store.open(Settings(home=home)), race_id, horse_id)
 
 
 # The command
