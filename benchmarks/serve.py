@@ -92,10 +92,10 @@ def measure(
         store = Store.open(Settings(store.home.root))
         train(store, now=_now())
         try:
-            with _program(store, "-m", "velo.cli", "stream"):
-                _wait(lambda: _at_end(store))
-                races = _declare(store, sizes)
-                _wait(lambda: _at_end(store))
+            with program(store, "-m", "velo.cli", "stream"):
+                wait(lambda: at_end(store))
+                races = declare(store, sizes)
+                wait(lambda: at_end(store))
                 found = _asked(store, races, requests, loaded=False)
                 with _results(store, rate, seconds=_enough(requests, len(sizes))):
                     found += _asked(store, races, requests, loaded=True)
@@ -112,7 +112,7 @@ def _asked(store: Store, races: dict[int, str], requests: int, *, loaded: bool) 
     scorer.warm()
     freeze()
     found: list[Measured] = []
-    with _served(store, "velo.cli", "serve") as ours, _served(store, "feast.cli.cli", "serve") as theirs:
+    with served(store, "velo.cli", "serve") as (ours, _), served(store, "feast.cli.cli", "serve") as (theirs, _):
         for size, race_id in races.items():
             ways: dict[str, Callable[[], Any]] = {
                 "floor: as many bytes, one pipeline": _floor(scorer, race_id),
@@ -223,7 +223,7 @@ def _http(port: int, method: str, path: str, body: bytes | None) -> Callable[[],
     return ask
 
 
-def _declare(store: Store, sizes: Sequence[int]) -> dict[int, str]:
+def declare(store: Store, sizes: Sequence[int]) -> dict[int, str]:
     """A race to come of each size, of the horses, riders and trainers that ran last."""
     results = [one for _, one in reader.messages(store.home) if isinstance(one, Result)][-400:]
     latest = {start.horse_id: start for one in results for start in starts_of(one.race, one.runners)}
@@ -250,8 +250,9 @@ def _declare(store: Store, sizes: Sequence[int]) -> dict[int, str]:
 
 
 @contextmanager
-def _program(store: Store, *command: str) -> Iterator["subprocess.Popen[bytes]"]:
-    environ = {**os.environ, "VELO_HOME": str(store.home.root), "PYTHONPATH": str(REPO.parent)}
+def program(store: Store, *command: str, **more: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """A program in a process of its own on a store, ended by SIGTERM; `more` goes into its environment."""
+    environ = {**os.environ, "VELO_HOME": str(store.home.root), "PYTHONPATH": str(REPO.parent), **more}
     process = subprocess.Popen(
         [sys.executable, *command], env=environ, cwd=REPO if "feast.cli.cli" in command else None,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -264,11 +265,12 @@ def _program(store: Store, *command: str) -> Iterator["subprocess.Popen[bytes]"]
 
 
 @contextmanager
-def _served(store: Store, module: str, command: str) -> Iterator[int]:
+def served(store: Store, module: str, command: str, *options: str, **more: str) -> Iterator[tuple[int, int]]:
+    """A service that answers: its port, and its process."""
     with socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
-    with _program(store, "-m", module, command, "--port", str(port)) as process:
+    with program(store, "-m", module, command, "--port", str(port), *options, **more) as process:
 
         def answers() -> bool:
             if process.poll() is not None:
@@ -276,16 +278,16 @@ def _served(store: Store, module: str, command: str) -> Iterator[int]:
             with socket() as one:
                 return one.connect_ex(("127.0.0.1", port)) == 0
 
-        _wait(answers)
-        yield port
+        wait(answers)
+        yield port, process.pid
 
 
 @contextmanager
 def _results(store: Store, rate: float, seconds: float) -> Iterator[None]:
     told = str(rate / STARTS_A_RESULT)
     begun = reader.end(store.home).next_seq
-    with _program(store, "-m", "benchmarks.stream", str(store.home.root), told, str(seconds)):
-        _wait(lambda: reader.end(store.home).next_seq > begun)
+    with program(store, "-m", "benchmarks.stream", str(store.home.root), told, str(seconds)):
+        wait(lambda: reader.end(store.home).next_seq > begun)
         yield
 
 
@@ -293,12 +295,14 @@ def _enough(requests: int, sizes: int) -> float:
     return 60.0 + 0.5 * requests * sizes
 
 
-def _at_end(store: Store) -> bool:
+def at_end(store: Store) -> bool:
+    """Whether a running stream has taken the whole log."""
     where = position(store.home)
     return where is not None and where.at_end and where.next_seq == reader.end(store.home).next_seq
 
 
-def _wait(until: Callable[[], bool]) -> None:
+def wait(until: Callable[[], bool]) -> None:
+    """Wait for something that another process does; raises RuntimeError where it never comes to be."""
     deadline = time.monotonic() + WAIT_S
     while not until():
         if time.monotonic() > deadline:

@@ -159,6 +159,29 @@ def serve(
 
 
 @bench_app.command()
+def load(
+    minutes: Annotated[float, typer.Option(min=0.05, help="How long.")] = 10.0,
+    connections: Annotated[int, typer.Option(min=1, help="Connections that ask for scores.")] = 50,
+    scores: Annotated[float, typer.Option(help="Scores a second that they ask for together.")] = 100.0,
+    listeners: Annotated[int, typer.Option(min=0, help="Who listens to events.")] = 500,
+    odds: Annotated[float, typer.Option(help="Odds a second that are posted.")] = 20.0,
+    results: Annotated[float, typer.Option(help="Results a second that the stream takes.")] = 100.0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes of the service.")] = 2,
+    starts: Annotated[int, typer.Option(help="How many starts the store knows.")] = 20_000,
+    runners: Results = None,
+    timezone: Zone = "Europe/London",
+    as_json: Json = False,
+) -> None:
+    """The service under load beside a stream and a feed; exits 1 on a 500, a lost listener, or memory that grows."""
+    from benchmarks.load import Asked, measure, table
+
+    figures = measure(Asked(minutes, connections, scores, listeners, odds, results, workers), starts, runners, timezone)
+    show(figures, as_json, lambda: table(figures))
+    if figures.broken:
+        raise typer.Exit(1)
+
+
+@bench_app.command()
 def faults(
     only: Annotated[
         list[str], typer.Option(help="This fault alone, by its name, or `kills`; give it again for another.")
