@@ -3,12 +3,17 @@
 A line says what was served and on what it stood: the instant, the bundle, the fingerprint of the vectors, the odds. It
 is enough to make the score again and hold the two together (`velo audit --scores`). A line begins with the CRC-32 of
 its rest; one that a crash cut short is told apart by it, and the next line begins anew.
+
+What is served again, the same, makes no line each time, and old days give way: the log is bounded however much is asked.
 """
 
 import os
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
 from pathlib import Path
 from threading import Lock
 from typing import Any, Final
@@ -23,6 +28,15 @@ from velo.racing.clock import from_text, to_text
 from velo.racing.messages import Market, Racecard, to_record
 from velo.store import Home
 
+DAYS: Final = 365
+MEGABYTES: Final = 4096
+EVERY: Final = timedelta(minutes=1)
+"""How often a score that is served again as of the same instant is kept."""
+EVERY_INSTANT: Final = timedelta(seconds=1)
+"""How often one is kept that is the same but for the instant it stands on, as of a race that is polled."""
+REMEMBERED: Final = 4096
+"""Scores of which it is known when they were kept last."""
+_CHECKED_EVERY: Final = 4096
 _CRC: Final = len(b'{"crc":"00000000",')
 
 
@@ -32,7 +46,10 @@ class NotKept(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A score as it was served. `chances` has each runner's (probability, blended); `card` and `odds` what a request brought."""
+    """A score as it was served. `chances` has each runner's (probability, blended); `card` and `odds` what a request brought.
+
+    `repeats` counts how often it was served since the line before that says the same, without a line.
+    """
 
     scored_at: datetime
     as_of: datetime
@@ -45,19 +62,38 @@ class Served:
     market: Mapping[str, float]
     card: Mapping[str, Any] | None = None
     odds: Mapping[str, Any] | None = None
+    repeats: int = 0
+
+
+@dataclass(slots=True)
+class _Said:
+    """When a score was last kept, the instant it stood on, and how often it was served since."""
+
+    kept_at: datetime
+    as_of: datetime
+    repeats: int = 0
 
 
 @dataclass(slots=True)
 class ScoreLog:
-    """Appends to the score log of a home; safe for threads, and for processes beside one another."""
+    """Appends to the score log of a home; safe for threads, and for processes beside one another.
+
+    Days before the last `days` are removed, and the oldest of those left while all are longer than `megabytes`.
+    """
 
     home: Home
+    days: int = DAYS
+    megabytes: int = MEGABYTES
+    _said: "OrderedDict[bytes, _Said]" = field(default_factory=OrderedDict)
+    _lines: int = 0
     _day: str = ""
     _descriptor: int = -1
     _lock: Lock = field(default_factory=Lock)
 
     def __call__(self, scored: ScoredRace, card: Racecard | None = None, odds: Market | None = None) -> None:
         """Append one served score, before it is served; raises `NotKept` where it cannot be.
+
+        One that was served before, the same, is kept once a minute; where it stands on another instant, once a second.
 
         Readable when this returns, so that a process that dies loses none; on the disk when the system gets to it, within
         seconds: a machine that loses its power may lose those.
@@ -77,9 +113,12 @@ class ScoreLog:
             told["card"] = to_record(card)
         if odds is not None:
             told["odds"] = to_record(odds)
-        rest = orjson.dumps(told)[1:]
-        line = b'{"crc":"%08x",%s\n' % (crc32(rest), rest)
         with self._lock:
+            said, told["repeats"] = self._repeated(told, scored)
+            if said is None:
+                return
+            rest = orjson.dumps(told)[1:]
+            line = b'{"crc":"%08x",%s\n' % (crc32(rest), rest)
             try:
                 written = os.write(self._open(scored.scored_at), line)
             except OSError as failed:
@@ -88,6 +127,26 @@ class ScoreLog:
                 # what was torn off is damage; the next line begins anew
                 self._reopen()
                 raise NotKept(self._why(f"{written} of {len(line)} bytes were written"))
+            self._remember(said, scored)
+
+    def _repeated(self, told: Mapping[str, Any], scored: ScoredRace) -> tuple[bytes | None, int]:
+        """What a score says but for its instants, None where it needs no line; and how often it was served without one."""
+        about = {name: value for name, value in told.items() if name not in ("scored_at", "as_of")}
+        content = blake2b(orjson.dumps(about), digest_size=16).digest()
+        before = self._said.get(content)
+        if before is None:
+            return content, 0
+        every = EVERY if before.as_of == scored.as_of else EVERY_INSTANT
+        if timedelta() <= scored.scored_at - before.kept_at < every:
+            before.repeats += 1
+            return None, 0
+        return content, before.repeats
+
+    def _remember(self, content: bytes, scored: ScoredRace) -> None:
+        self._said[content] = _Said(scored.scored_at, scored.as_of)
+        self._said.move_to_end(content)
+        if len(self._said) > REMEMBERED:
+            self._said.popitem(last=False)
 
     def close(self) -> None:
         """Let the file go."""
@@ -104,6 +163,9 @@ class ScoreLog:
 
     def _open(self, now: datetime) -> int:
         day = f"{now.astimezone(UTC):%Y-%m-%d}"
+        self._lines += 1
+        if day != self._day or self._lines % _CHECKED_EVERY == 0:
+            self._make_room(now.astimezone(UTC))
         if day != self._day:
             self._reopen()
             path = make_folder(self.home.scores) / f"{day}.ndjson"
@@ -114,11 +176,27 @@ class ScoreLog:
             self._day = day
         return self._descriptor
 
+    def _make_room(self, now: datetime) -> None:
+        """Remove the days that are too old, and the oldest while all are too long; raises OSError where today's is."""
+        first, today = (f"{now - timedelta(days=back):%Y-%m-%d}" for back in (self.days, 0))
+        sizes = {path: path.stat().st_size for path in _files(self.home)}
+        for path in list(sizes):
+            if path.stem < first or (path.stem != today and sum(sizes.values()) > self.megabytes * 2**20):
+                path.unlink(missing_ok=True)
+                del sizes[path]
+        if sum(sizes.values()) > self.megabytes * 2**20:
+            raise OSError(f"the scores of today are longer than VELO_SCORES_MB={self.megabytes} allows")
+
 
 def served(home: Home) -> Iterator[tuple[str, Served | None]]:
     """Every line of the score log, oldest first: where it stands, and what it says; None for one that is damaged."""
-    for path in sorted(home.scores.glob("*.ndjson")) if home.scores.is_dir() else ():
-        yield from _lines(path)
+    for path in _files(home):
+        with suppress(FileNotFoundError):  # removed meanwhile, as too old
+            yield from _lines(path)
+
+
+def _files(home: Home) -> list[Path]:
+    return sorted(home.scores.glob("*.ndjson")) if home.scores.is_dir() else []
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Served | None]]:

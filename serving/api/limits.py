@@ -1,6 +1,7 @@
 """Bounds on what a request may be and on how many are worked on: its body, how long that takes to come, its turn."""
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, ParamSpec, TypeVar
@@ -24,6 +25,9 @@ QUICK_THREADS: Final = 4
 SLOW_THREADS: Final = 4
 ODDS_THREADS: Final = 16
 """They wait for the disk, all of them for the same sync."""
+CLIENT_A_SECOND: Final = 50.0
+CLIENT_BURST: Final = 1000
+CLIENTS: Final = 10_000
 QUEUED: Final = 512
 QUEUED_S: Final = 2.0
 
@@ -72,11 +76,33 @@ class Lane:
 
 
 @dataclass(slots=True)
+class Allowance:
+    """How much each client may ask of what is kept for good: `burst` at once, then so many a second."""
+
+    a_second: float = CLIENT_A_SECOND
+    burst: int = CLIENT_BURST
+    _left: "OrderedDict[str, tuple[float, float]]" = field(default_factory=OrderedDict)
+
+    def spend(self, client: str, now_s: float) -> None:
+        """Count one request of a client; raises `Refusal` where it has none left."""
+        left, at = self._left.pop(client, (float(self.burst), now_s))
+        left = min(self.burst, left + (now_s - at) * self.a_second)
+        self._left[client] = (max(0.0, left - 1.0), now_s)
+        if len(self._left) > CLIENTS:
+            self._left.popitem(last=False)
+        if left < 1.0:
+            raise Refusal(
+                429, f"each such score is kept, and a client has {self.a_second:g} of them a second: ask more slowly"
+            )
+
+
+@dataclass(slots=True)
 class Lanes:
     """The lanes of a process: a slow question never takes the place of a quick one, and odds wait for the disk beside both."""
 
     quick: Lane = field(default_factory=lambda: Lane("scores and cards", QUICK_THREADS))
     slow: Lane = field(default_factory=lambda: Lane("questions about the past", SLOW_THREADS, seconds=10.0))
+    allowance: Allowance = field(default_factory=Allowance)
     odds: Lane = field(default_factory=lambda: Lane("odds", ODDS_THREADS, seconds=5.0))
 
     @classmethod

@@ -41,7 +41,7 @@ STATUS: Final[tuple[tuple[type[UserError], int], ...]] = (
 """Every other mistake is the request's: 422."""
 TITLES: Final = {
     400: "Bad request", 401: "No valid token", 403: "Writing is off", 404: "Not found", 405: "Method not allowed",
-    408: "Too slow", 413: "Body too large", 421: "Not this service", 422: "Not acceptable as it is", 431: "Head too large", 503: "Not now",
+    408: "Too slow", 413: "Body too large", 421: "Not this service", 422: "Not acceptable as it is", 429: "Too many requests", 431: "Head too large", 503: "Not now",
 }  # fmt: skip
 RETRY_AFTER_S: Final = "1"
 
@@ -72,7 +72,7 @@ def problem(status: int, detail: str) -> tuple[bytes, str]:
 def answer(status: int, detail: str) -> Response:
     """The answer to a request that is refused."""
     body, media_type = problem(status, detail)
-    headers = {"Retry-After": RETRY_AFTER_S} if status == 503 else {}
+    headers = {"Retry-After": RETRY_AFTER_S} if status in (429, 503) else {}
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return Response(body, status, headers, media_type)

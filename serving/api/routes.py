@@ -1,5 +1,6 @@
 """The routes: what is asked, in HTTP's words."""
 
+import asyncio
 from typing import Annotated, Any
 
 import orjson
@@ -37,6 +38,11 @@ async def lanes_of() -> Lanes:
     return Lanes.here()
 
 
+def spend(request: Request, turns: Lanes) -> None:
+    """Count a score that no other can stand for, which is kept for good."""
+    turns.allowance.spend(request.client.host if request.client else "", asyncio.get_running_loop().time())
+
+
 Asked = Annotated[Service, Depends(service_of)]
 Turns = Annotated[Lanes, Depends(lanes_of)]
 
@@ -53,14 +59,16 @@ async def list_races(
 
 @races.get(
     "/races/{race_id:path}/score",
-    responses={200: {"model": Score}, **documented(404, 422, 503)},
+    responses={200: {"model": Score}, **documented(404, 422, 429, 503)},
     response_class=Response,
 )
 async def score_race(
-    service: Asked, turns: Turns, race_id: RaceId, as_of: AsOf = None, *, drivers: Drivers = False
+    request: Request, service: Asked, turns: Turns, race_id: RaceId, as_of: AsOf = None, *, drivers: Drivers = False
 ) -> Response:
     """A race scored as of now, or exactly as it would have been scored at an instant."""
     lane = turns.quick if as_of is None else turns.slow
+    if as_of is not None:
+        spend(request, turns)
     return _json(await lane.run(service.insisted, service.score, race_id, as_of, with_drivers=drivers))
 
 
@@ -84,11 +92,12 @@ async def show_race(service: Asked, turns: Turns, race_id: RaceId) -> Response:
     return _json(await turns.quick.run(service.insisted, service.card, race_id))
 
 
-@races.post("/score", responses={200: {"model": Score}, **documented(408, 413, 422, 503)}, response_class=Response)
+@races.post("/score", responses={200: {"model": Score}, **documented(408, 413, 422, 429, 503)}, response_class=Response)
 async def score_card(
-    service: Asked, turns: Turns, card: Annotated[GivenCard, Body()], *, drivers: Drivers = False
+    request: Request, service: Asked, turns: Turns, card: Annotated[GivenCard, Body()], *, drivers: Drivers = False
 ) -> Response:
     """Score a card, with odds or without, on the features of now."""
+    spend(request, turns)
     return _json(await turns.quick.run(service.insisted, service.score_card, card, with_drivers=drivers))
 
 

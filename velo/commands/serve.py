@@ -33,6 +33,8 @@ WORKERS = "VELO_WORKERS"
 SERVING = "VELO_SERVING"
 """What `serve` was told, for the processes that it starts."""
 FIGURES = "PROMETHEUS_MULTIPROC_DIR"
+SCORES_DAYS = "VELO_SCORES_DAYS"
+SCORES_MB = "VELO_SCORES_MB"
 TOKEN = "VELO_TOKEN"  # noqa: S105 the name of the variable, not what is in it
 
 
@@ -119,12 +121,25 @@ def service_of(
     from serving.api.metrics import Metrics
     from serving.api.service import Service
     from serving.score import scorer_of
-    from serving.score_log import ScoreLog
+    from serving.score_log import DAYS, MEGABYTES, ScoreLog
     from streams.beyond import Beyond
 
     scorer = scorer_of(store, Beyond(store.home))
+    score_log = ScoreLog(store.home, _whole(SCORES_DAYS, DAYS), _whole(SCORES_MB, MEGABYTES))
     tell = _to_feed(store, feed) if feed else _to_log(store, clock)
-    return Service(store, scorer, clock, tell, ScoreLog(store.home), Metrics(figures))
+    return Service(store, scorer, clock, tell, score_log, Metrics(figures))
+
+
+def _whole(name: str, default: int) -> int:
+    """A setting that is a whole number above 0."""
+    import os
+
+    given = os.environ.get(name)
+    if not given:
+        return default
+    if not (given.isascii() and given.isdigit() and int(given) > 0):
+        raise UserError(f"{name} is {given!r}, but must be a whole number above 0: mend or unset it")
+    return int(given)
 
 
 @cards_app.command("list")

@@ -1,0 +1,127 @@
+"""The score log is bounded: repeats make no line each, old days give way, and each client has its share."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from zlib import crc32
+
+import pytest
+
+from serving.api.limits import Allowance
+from serving.api.problems import Refusal
+from serving.score_log import NotKept, ScoreLog, Served, served
+from serving.scored import ScoredRace, ScoredRunner
+from velo.files import make_folder
+from velo.store import Home
+
+NOW = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+
+
+@pytest.fixture
+def score(tmp_path: Path) -> Callable[..., ScoredRace]:
+    runner = ScoredRunner(
+        runner_no=1, draw=1, horse_id="h", horse="H", jockey="J", trainer="T", probability=1.0, fair_odds=1.0,
+        blended=None, market_odds=None, market_source=None, drivers=(), missing=(), stale=(),
+    )  # fmt: skip
+
+    def made(
+        race_id: str = "R", scored_at: datetime = NOW, as_of: datetime = NOW, fingerprint: str = "f"
+    ) -> ScoredRace:
+        return ScoredRace(
+            race_id=race_id, race_name=None, course="Ascot", going=None, distance_m=None, off_time=NOW, as_of=as_of,
+            scored_at=scored_at, declared_by="racecard", features_from="redis", odds_known_at=None, model="m", gate="g",
+            mode="paper", fingerprint=fingerprint, missing=(), stale=(), runners=(runner,), withdrawn=(), notes=(),
+        )  # fmt: skip
+
+    return made
+
+
+def kept(home: Home) -> list[Served]:
+    lines = [told for _, told in served(home)]
+    assert None not in lines
+    return [one for one in lines if one is not None]
+
+
+def test_a_score_served_again_is_kept_once_a_minute_and_counted(
+    tmp_path: Path, score: Callable[..., ScoredRace]
+) -> None:
+    log = ScoreLog(Home(tmp_path))
+    for number in range(125):
+        log(score(scored_at=NOW + number * SECOND))
+    log.close()
+    lines = kept(Home(tmp_path))
+    assert [(one.scored_at - NOW) / SECOND for one in lines] == [0, 60, 120]
+    assert [one.repeats for one in lines] == [0, 59, 59]
+
+
+def test_one_that_stands_on_later_instants_is_kept_once_a_second(
+    tmp_path: Path, score: Callable[..., ScoredRace]
+) -> None:
+    log = ScoreLog(Home(tmp_path))
+    for number in range(50):
+        now = NOW + number * SECOND / 10
+        log(score(scored_at=now, as_of=now))
+    log.close()
+    assert [(one.as_of - NOW) / SECOND for one in kept(Home(tmp_path))] == [0, 1, 2, 3, 4]
+
+
+def test_what_differs_in_anything_is_kept_at_once(tmp_path: Path, score: Callable[..., ScoredRace]) -> None:
+    log = ScoreLog(Home(tmp_path))
+    first = score()
+    (runner,) = first.runners
+    others = (
+        score(race_id="S"),
+        score(fingerprint="g"),
+        replace(first, model="n"),
+        replace(first, odds_known_at=NOW),
+        replace(first, runners=(replace(runner, market_odds=2.0),)),
+        replace(first, runners=(replace(runner, blended=0.5),)),
+    )
+    for one in (first, *others, first, *others):
+        log(one)
+    log.close()
+    assert len(kept(Home(tmp_path))) == 7
+
+
+def test_days_that_are_too_old_are_removed_and_the_oldest_while_all_are_too_long(
+    tmp_path: Path, score: Callable[..., ScoredRace]
+) -> None:
+    home = Home(tmp_path)
+    folder = make_folder(home.scores)
+    for day in ("2026-05-01", "2026-05-29", "2026-05-30", "2026-05-31"):
+        (folder / f"{day}.ndjson").write_bytes(b"\n" * 600_000)
+    log = ScoreLog(home, days=10, megabytes=2)
+    log(score())
+    assert sorted(one.stem for one in folder.iterdir()) == ["2026-05-29", "2026-05-30", "2026-05-31", "2026-06-01"]
+    log = ScoreLog(home, days=10, megabytes=1)
+    log(score(fingerprint="g"))
+    assert sorted(one.stem for one in folder.iterdir()) == ["2026-05-31", "2026-06-01"]
+    (folder / "2026-06-01.ndjson").write_bytes(b"\n" * 2_000_000)
+    with pytest.raises(NotKept, match="VELO_SCORES_MB=1"):
+        ScoreLog(home, days=10, megabytes=1)(score(fingerprint="h"))
+
+
+def test_a_line_of_an_earlier_release_is_read(tmp_path: Path, score: Callable[..., ScoredRace]) -> None:
+    log = ScoreLog(Home(tmp_path))
+    log(score())
+    log.close()
+    (path,) = Home(tmp_path).scores.iterdir()
+    rest = path.read_bytes().split(b",", 1)[1].replace(b',"repeats":0', b"")
+    path.write_bytes(b'{"crc":"%08x",%s' % (crc32(rest.rstrip(b"\n")), rest))
+    (line,) = kept(Home(tmp_path))
+    assert line.repeats == 0
+
+
+def test_a_client_that_asks_without_end_is_told_to_slow_down_and_another_is_not() -> None:
+    allowance = Allowance(a_second=10.0, burst=5)
+    for _ in range(5):
+        allowance.spend("one", 0.0)
+    with pytest.raises(Refusal, match="ask more slowly") as refused:
+        allowance.spend("one", 0.0)
+    assert refused.value.status == 429
+    allowance.spend("another", 0.0)
+    allowance.spend("one", 0.11)
+    with pytest.raises(Refusal):
+        allowance.spend("one", 0.11)
