@@ -1,5 +1,6 @@
 """What a backtest tells: each set of probabilities measured, put beside another and bet by, and the gate asked of them."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any, Final
@@ -9,11 +10,12 @@ import numpy as np
 from training.backtest_kept import SERVED, Predictions
 from training.backtest_metrics import Band, Bets, Season, above_and_below, all_strategies, delta_r2, margin, r2, top1
 from training.backtest_metrics import auc as auc_of
-from training.betting import DEFAULT, chosen, strategy
+from training.betting import DEFAULT, STRATEGIES, chosen, strategy
 from training.blocks import Floats
+from training.chance import luck
 from training.combine import Choice
 from training.floors import BY_P, BY_PRICE, Floor, floors
-from training.gate import WINDOWS_DAYS
+from training.gate import ALARMS, WINDOWS_DAYS
 from training.refits import OutOfFold, Plan, Refit
 from training.reliability import Bins, equal_mass, equal_width, mean_gap, plain_error, reliability, root_mean_gap, slope
 from training.resampling import Figure
@@ -21,6 +23,7 @@ from training.windows import GateReport, ask
 
 BET: Final = (SERVED, "blend")
 """Probabilities that all strategies are told of."""
+MARKETS: Final = ("pi", "market")
 BESIDE: Final = (("blend", "market"), ("fundamental", "market"), ("fundamental", "logit"), ("market", "pi"))
 FLOORS: Final = (("blend", BY_PRICE), ("fundamental", BY_P), ("calibrated", BY_P))
 """The last shows what the model's own curves would do for it: it is served as it is (docs/modeller.md says why)."""
@@ -52,6 +55,20 @@ class Beside:
 
 
 @dataclass(frozen=True, slots=True)
+class Raised:
+    """An alarm that went off over the whole period: a figure too good to be true of `subject`, over `n` races, runners or bets.
+
+    `strategy` is that of the bets, the best of those that set it off; None where it is not of bets.
+    """
+
+    subject: str
+    says: str
+    value: float
+    n: int
+    strategy: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Equity:
     """Units won by the end of each race day with level stakes, and the 95 % band of seasons made of the same days drawn anew."""
 
@@ -69,8 +86,11 @@ class BacktestReport:
     `bets`, `bands`, `equity` and `gate` are by what they are told of; `gate` is empty where the period is shorter than a window
     of the gate. `trials` counts the different backtests that have tested any of these days, `look` the looks at a locked
     window among them. `drift` is the population stability index of the features, training days against tested days.
+    `alarms` are asked of the whole period, however long it is. `luck` is P(a gain this large | no edge) by what is bet by and
+    strategy, of the strategies that gained.
     """
 
+    alarms: tuple[Raised, ...]
     backtest: str
     recipe: str
     served: str
@@ -94,6 +114,7 @@ class BacktestReport:
     bands: dict[str, tuple[Band, ...]]
     equity: dict[str, Equity]
     floors: tuple[Floor, ...]
+    luck: dict[str, dict[str, float]]
     gate: dict[str, GateReport]
     importance: dict[str, float]
     drift: dict[str, float]
@@ -126,7 +147,10 @@ def report_of(facts: Facts, told: OutOfFold, predictions: Predictions, choices: 
         one: columns[one] for one in ("pi", "market", "logit", "fundamental", "calibrated", "blend_raw", "blend")
     }
     tested = int((told.fold >= told.past).sum())
+    figures = tuple(_told(one, said, season) for one, said in chances.items())
+    bets = {one: all_strategies(of) for one, of in seasons.items()}
     return BacktestReport(
+        alarms=alarms_of(figures, bets, runners=int(season.p.size)),
         backtest=facts.backtest,
         recipe=facts.recipe,
         served=SERVED,
@@ -144,22 +168,49 @@ def report_of(facts: Facts, told: OutOfFold, predictions: Predictions, choices: 
         look=facts.look,
         refits=told.refits,
         choices=choices,
-        told=tuple(_told(one, said, season) for one, said in chances.items()),
+        told=figures,
         beside=tuple(
             Beside(
                 one, than, delta_r2(chances[one], chances[than], season), margin(chances[one], chances[than], season)
             )
             for one, than in BESIDE
         ),
-        bets={one: all_strategies(of) for one, of in seasons.items()},
+        bets=bets,
         bands={one: above_and_below(of) for one, of in seasons.items()},
         equity={one: equity_of(of, predictions.columns["race_date"], DEFAULT) for one, of in seasons.items()},
         floors=tuple(floor for one, by in FLOORS for floor in floors(predictions.season(one), one, by)),
+        luck={one: luck_of(of) for one, of in seasons.items()},
         gate=gates(predictions, plan.until, (plan.until - plan.since).days + 1),
         importance=told.importance,
         drift=told.drift,
         caveats=_caveats(plan, predictions, told, facts.trials),
     )
+
+
+def alarms_of(figures: Sequence[Told], bets: Mapping[str, Sequence[Bets]], runners: int) -> tuple[Raised, ...]:
+    """The alarms of `training.gate` over a whole period: of all chances but the market's, and of all that is bet by."""
+    raised = []
+    named = {one.name: one for one in ALARMS}
+    for one in figures:
+        if one.name not in MARKETS:
+            of = {"top1": one.top1, "auc": Figure(one.auc, None, None, runners)}
+            raised += [
+                Raised(one.name, named[name].says, figure.value, figure.n)
+                for name, figure in of.items()
+                if figure.value is not None and named[name].goes_off(figure)
+            ]
+    for subject, every in bets.items():
+        off = [(one.roi[0.0], one.strategy) for one in every if named["roi"].goes_off(one.roi[0.0])]
+        for figure, name in sorted(off, key=lambda one: -(one[0].value or 0.0))[:1]:
+            raised.append(Raised(subject, named["roi"].says, figure.value or 0.0, figure.n, name))
+    return tuple(raised)
+
+
+def luck_of(season: Season) -> dict[str, float]:
+    """P(a gain this large | no edge) of each strategy that gained."""
+    wanted = [chosen(one, season.p, season.decided_at) for one in STRATEGIES]
+    shares = luck(season, wanted, season.days.seed)
+    return {one.name: share for one, share in zip(STRATEGIES, shares, strict=True) if share is not None}
 
 
 def gates(predictions: Predictions, until: date, days: int) -> dict[str, GateReport]:

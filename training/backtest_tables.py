@@ -1,15 +1,19 @@
 """A backtest and the gate's verdict for the terminal; nothing is told by colour alone."""
 
+from collections.abc import Mapping
+from typing import Final
+
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from training.backtest_metrics import Bets
-from training.backtest_report import BacktestReport
+from training.backtest_report import BacktestReport, Raised
 from training.floors import MANY_EXPECTED, NEAR, Floor
 from training.resampling import Figure
 from training.windows import GateReport
 
+LUCK: Final = "P(gain | no edge)"
 NAMES = {
     "pi": "market π",
     "market": "market π^β",
@@ -24,12 +28,12 @@ NAMES = {
 def backtest_tables(report: BacktestReport) -> Group:
     """The report as rich shows it: verdict first, then what was tested, the figures, and what to beware of."""
     return Group(
-        Text(first_line(report), style="bold"),
+        *(Text(line, style="bold") for line in first_lines(report)),
         *(Text(line) for line in in_words(report)),
         Text(what_was_tested(report)),
         _quality(report),
         *(Text(line) for line in beside_lines(report)),
-        *(_strategies(name, bets) for name, bets in report.bets.items()),
+        *(_strategies(name, bets, report.luck[name]) for name, bets in report.bets.items()),
         *(
             Text(f"{NAMES[name]}, {closing_line(one)}")
             for name, bets in report.bets.items()
@@ -46,10 +50,18 @@ def _told_of(report: BacktestReport, bets: tuple[Bets, ...]) -> list[Bets]:
     return [one for one in bets if one.strategy == report.equity[report.served].strategy]
 
 
-def first_line(report: BacktestReport) -> str:
-    """The verdict in one line."""
+def first_lines(report: BacktestReport) -> list[str]:
+    """The alarms of the period, then the gate's verdict, each in one line."""
     each = " · ".join(f"{NAMES[name]}: {gate.verdict.value}" for name, gate in report.gate.items())
-    return f"gate: {report.verdict} ({each or 'not asked: the period is shorter than 365 days'})"
+    verdict = f"gate: {report.verdict} ({each or 'not asked: the period is shorter than 365 days'})"
+    return [*(alarm_line(one) for one in report.alarms), verdict]
+
+
+def alarm_line(one: Raised) -> str:
+    """An alarm in one line: of what, the figure, and what to do."""
+    over = f"{one.n:,} bets of {one.strategy}" if one.strategy else f"n = {one.n:,}"
+    value = f"{one.value:.3f}" if one.value <= 1.0 and one.strategy is None else f"{one.value:+.0%}"
+    return f"ALARM: {NAMES[one.subject]}, {value} over {over}: {one.says}"
 
 
 def in_words(report: BacktestReport) -> list[str]:
@@ -57,7 +69,8 @@ def in_words(report: BacktestReport) -> list[str]:
     blend = next(one for one in report.beside if (one.name, one.than) == ("blend", "market"))
     served = next(one for one in report.beside if (one.name, one.than) == (report.served, "market"))
     alone, together = _side(served.delta_r2), _side(blend.delta_r2)
-    lines = [
+    lines = ["An alarm went off: do not believe these figures before a leak is looked for."] if report.alarms else []
+    lines += [
         f"Beside the market, the model by itself was {alone}; put together with the market, {together} than the market alone."
     ]
     name = report.equity[report.served].strategy
@@ -65,7 +78,17 @@ def in_words(report: BacktestReport) -> list[str]:
     if bets.n:
         roi = bets.roi[0.0]
         lines.append(f"{bets.n:,} bets of {name} returned {percent(roi)} at level stakes: {_money(roi)}.")
+        share = report.luck[report.served].get(name)
+        if share is not None:
+            lines.append(
+                f"P(a gain this large | no edge) is {by_luck(share)}: how often luck alone would return as much."
+            )
     return lines
+
+
+def by_luck(share: float | None) -> str:
+    """P(a gain this large | no edge) in percent; a dash where nothing was gained."""
+    return "–" if share is None else "below 0.1 %" if share < 0.001 else f"{share * 100:.1f} %"
 
 
 def _side(figure: Figure) -> str:
@@ -155,9 +178,11 @@ def percent(figure: Figure, digits: int = 1) -> str:
 
 
 def gate_tables(name: str, gate: GateReport) -> Group:
-    """The gate on one set of probabilities: each criterion with its value, interval and bound, and the alarms."""
+    """The gate on one set of probabilities: the alarms, then each criterion with its value, interval and bound."""
+    alarms = dict.fromkeys(alarm for asked in gate.asked for alarm in asked.window.alarms)
     parts: list[RenderableType] = [
-        Text(f"gate on {NAMES.get(name, name)}, {gate.strategy}: {gate.verdict.value}", style="bold")
+        *(Text(f"ALARM: {alarm}", style="bold") for alarm in alarms),
+        Text(f"gate on {NAMES.get(name, name)}, {gate.strategy}: {gate.verdict.value}", style="bold"),
     ]
     for asked in gate.asked:
         window = asked.window
@@ -174,7 +199,7 @@ def gate_tables(name: str, gate: GateReport) -> Group:
                 f"P(pass | the model is true) {asked.power.by_interval:.1%}"
             )
         )
-        parts += [Text(f"ALARM: {alarm}") for alarm in window.alarms]
+        parts += [Text(f"ALARM in this window: {alarm}") for alarm in window.alarms]
     return Group(*parts)
 
 
@@ -196,10 +221,10 @@ def _quality(report: BacktestReport) -> Table:
     return table
 
 
-def _strategies(name: str, bets: tuple[Bets, ...]) -> Table:
+def _strategies(name: str, bets: tuple[Bets, ...], luck: Mapping[str, float]) -> Table:
     table = Table(title=f"bets by {NAMES[name]}, one unit each", title_justify="left")
     for column in (
-        "strategy", "bets", "A/E, model p", "A/E, π", "A/E, 1/SP", "ROI at SP", "after 2 %", "after 5 %",
+        "strategy", "bets", "A/E, model p", "A/E, π", "A/E, 1/SP", "ROI at SP", LUCK, "after 2 %", "after 5 %",
         "drawdown, units", "Kelly bank",
     ):  # fmt: skip
         table.add_column(column, justify="left" if column == "strategy" else "right")
@@ -210,7 +235,9 @@ def _strategies(name: str, bets: tuple[Bets, ...]) -> Table:
             shown(one.ae_model, 2),
             shown(one.ae_market, 2),
             shown(one.ae_price, 2),
-            *(percent(figure) for figure in one.roi.values()),
+            percent(one.roi[0.0]),
+            by_luck(luck.get(one.strategy)),
+            *(percent(figure) for rate, figure in one.roi.items() if rate),
             f"{one.drawdown:,.0f}",
             f"{one.kelly.final:.3f}",
         )

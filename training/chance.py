@@ -47,6 +47,31 @@ class Drawn:
     half: Floats
 
 
+def luck(season: Season, wanted: Sequence[Wanted], seed: int, seasons: int = SIMULATIONS) -> list[float | None]:
+    """P(a gain this large | no edge) of each set of bets at level stakes: None for bets that gained nothing.
+
+    Winners are drawn anew from the market's own π, over the races that have one; bets and prices stay what they were. The
+    share is of the seasons drawn and the one that was, so it is never 0.
+    """
+    known = ~np.isnan(total(season.pi, season.starts))
+    rows = np.repeat(known, sizes_of(season.starts, season.p.size)) & np.isfinite(season.settled_at)
+    # what each runner's win pays on each set of bets
+    paid = [np.where(one & rows, season.settled_at, 0.0) for one in wanted]
+    was = [float((pays * season.share).sum()) for pays in paid]
+    as_large = np.zeros(len(paid), dtype=np.int64)
+    rng = np.random.default_rng(seed)
+    at_once = max(1, _AT_ONCE // max(int(known.sum()), 1))
+    for begin in range(0, seasons, at_once):
+        won = winners(season.pi, season.starts, known, rng, min(at_once, seasons - begin))
+        as_large += [
+            np.count_nonzero(pays[won].sum(axis=1) >= gain - _EDGE) for pays, gain in zip(paid, was, strict=True)
+        ]
+    return [
+        float((count + 1) / (seasons + 1)) if gain > np.count_nonzero(pays) else None
+        for count, gain, pays in zip(as_large.tolist(), was, paid, strict=True)
+    ]
+
+
 def pass_chance(
     season: Season,
     wanted: Wanted,

@@ -67,6 +67,10 @@ class Alarm:
     above: float
     n_above: int = 0
 
+    def goes_off(self, figure: Figure) -> bool:
+        """Whether a figure is too good to be true."""
+        return figure.value is not None and figure.value > self.above and figure.n > self.n_above
+
 
 ALARMS: Final = (
     Alarm("top1", "the first choice wins more than 45 % of races: look for a leak", 0.45),
@@ -132,7 +136,7 @@ def judge_window(
     A criterion without its figure raises `KeyError`: a gate that forgets to ask must not pass. So does an alarm.
     """
     judged = tuple(judge(criterion, figures[criterion.name]) for criterion in criteria)
-    off = tuple(alarm.says for alarm in alarms if _goes_off(alarm, figures[alarm.name]))
+    off = tuple(alarm.says for alarm in alarms if alarm.goes_off(figures[alarm.name]))
     return Window(days, first_day, last_day, judged, off, together([one.verdict for one in judged]))
 
 
@@ -145,7 +149,3 @@ def gate(windows: Sequence[Window], asked: Sequence[int] = WINDOWS_DAYS) -> Verd
         told = ", ".join(str(window.days) for window in windows) or "none"
         raise ValueError(f"the gate is asked over windows of {', '.join(map(str, asked))} days, and was given {told}")
     return together([window.verdict for window in windows])
-
-
-def _goes_off(alarm: Alarm, figure: Figure) -> bool:
-    return figure.value is not None and figure.value > alarm.above and figure.n > alarm.n_above

@@ -11,10 +11,12 @@ from training.backtest_metrics import Bets
 from training.backtest_report import BacktestReport, Told
 from training.backtest_tables import (
     FLOOR_RULE,
+    LUCK,
     NAMES,
     beside_lines,
+    by_luck,
     closing_line,
-    first_line,
+    first_lines,
     in_words,
     kept_or_not,
     percent,
@@ -47,12 +49,13 @@ def write_report(report: BacktestReport, path: Path) -> Path:
 
 
 def page(report: BacktestReport) -> str:
-    """The whole page as text; its first line is the verdict."""
+    """The whole page as text; its first line is an alarm of the period, if one went off, else the verdict."""
     style = files("training").joinpath("report.css").read_text(encoding="utf-8")
-    head = escape(first_line(report))
+    head, *below = first_lines(report)
+    head = escape(head)
     body = [
         f"<main><h1>{head}</h1>",
-        paragraphs(in_words(report), "lead"),
+        paragraphs([*below, *in_words(report)], "lead"),
         _tiles(report),
         items("Before you lean on it", report.caveats),
         section("What was tested", paragraphs([what_was_tested(report)])),
@@ -202,13 +205,13 @@ def _bets(report: BacktestReport, name: str) -> str:
     rows = [(price, one.ae_price, whole.buckets[price].ae_price) for price, one in main.buckets.items()]
     strategies = table(
         (
-            "strategy", "bets", "unsettled", "A/E, model p", "A/E, π", "A/E, 1/SP", "ROI at SP", "after 2 %", "after 5 %",
-            "closing-line value", "drawdown, units", "Kelly bank from 1",
+            "strategy", "bets", "unsettled", "A/E, model p", "A/E, π", "A/E, 1/SP", "ROI at SP", LUCK, "after 2 %",
+            "after 5 %", "closing-line value", "drawdown, units", "Kelly bank from 1",
         ),
         (
             (one.strategy, f"{one.n:,}", f"{one.unsettled:,}", shown(one.ae_model, 2), shown(one.ae_market, 2),
-             shown(one.ae_price, 2), *(percent(figure) for figure in one.roi.values()), percent(one.clv),
-             f"{one.drawdown:,.0f}", f"{one.kelly.final:.3f}")
+             shown(one.ae_price, 2), percent(one.roi[0.0]), by_luck(report.luck[name].get(one.strategy)),
+             *(percent(figure) for rate, figure in one.roi.items() if rate), percent(one.clv), f"{one.drawdown:,.0f}", f"{one.kelly.final:.3f}")
             for one in bets
         ),
         f"By {NAMES[name]}, one unit a bet",
