@@ -182,6 +182,26 @@ def load(
 
 
 @bench_app.command()
+def poll(
+    minutes: Annotated[float, typer.Option(min=0.4, help="How long the race day takes.")] = 10.0,
+    races: Annotated[int, typer.Option(min=1, help="Races of the day, each asked for through its result.")] = 40,
+    rate: Annotated[
+        float, typer.Option(min=0, help="Starts a second of other races that the log is told beside.")
+    ] = 1000.0,
+    seed: Annotated[int, typer.Option(help="Equal seeds give equal seasons.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Ask for each race of a made-up day every 20 ms through its result; exits 1 where any answer knew it, or differs."""
+    from benchmarks.poll import measure, table
+
+    with steps(as_json) as progress:
+        figures = measure(minutes, races, rate, seed, progress)
+    show(figures, as_json, lambda: table(figures))
+    if figures.broken:
+        raise typer.Exit(1)
+
+
+@bench_app.command()
 def faults(
     only: Annotated[
         list[str], typer.Option(help="This fault alone, by its name, or `kills`; give it again for another.")
