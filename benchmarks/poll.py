@@ -291,7 +291,7 @@ def _judged(
     audit = audit_scores(scorer, now)
     return Figures(
         len(known), starts, round(seconds, 1), count["before"], count["after"], count["refused"], count["leaks"],
-        count["future"], count["other"], count["errors"], audit.scores, dict(audit.kinds), machine(),
+        count["future"], count["other"], count["errors"], audit.scores, dict(audit.kinds.items()), machine(),
     )  # fmt: skip
 
 

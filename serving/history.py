@@ -1,7 +1,7 @@
 """A race as of an instant: what was told by then, and the features as they were, from the tables and the log behind them."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from threading import Lock
@@ -11,9 +11,10 @@ from serving.scored import Stood
 from serving.told import Tables, Told, tables_of, told_of
 from serving.vectors import offline
 from velo.errors import UserError
-from velo.racing.cards import Declared, declared_at
-from velo.racing.clock import to_text
-from velo.racing.messages import Message
+from velo.racing.cards import FIRST_VERSION, Declared, declared_at
+from velo.racing.clock import to_text, to_us
+from velo.racing.messages import Message, Result, instant_of
+from velo.racing.starts import Start, starts_of
 from velo.store import Store
 
 if TYPE_CHECKING:
@@ -63,6 +64,14 @@ class Log(Protocol):
         """The seq before which the offline tables hold everything."""
         ...
 
+    def settled(self) -> tuple[int, int]:
+        """The seq before which both stores hold everything for certain, and the instant (µs) of the record before it."""
+        ...
+
+    def results(self, from_seq: int, to_seq: int) -> Sequence[tuple[Result, bool]]:
+        """The results from one seq to another, both included, and whether the log beyond the tables has an earlier one."""
+        ...
+
 
 @dataclass(slots=True)
 class History:
@@ -81,6 +90,33 @@ class History:
             return self.log.seen(race_id)
         except UserError as unreadable:
             raise NotYet(str(unreadable)) from None
+
+    def settled(self) -> tuple[int, int]:
+        """As `serving.settled.Touches` says; raises `NotYet` where the log cannot be read."""
+        try:
+            return self.log.settled()
+        except UserError as unreadable:
+            raise NotYet(str(unreadable)) from None
+
+    def touched(self, from_seq: int, to_seq: int) -> Iterator[tuple[int, list[Start]]]:
+        """As `serving.settled.Touches` says; a result of a lower version than one before it touches nothing."""
+        try:
+            results = self.log.results(from_seq, to_seq)
+        except UserError as unreadable:
+            raise NotYet(str(unreadable)) from None
+        for result, others in results:
+            starts = list(starts_of(result.race, result.runners))
+            if others or result.result_version > FIRST_VERSION:
+                before = [
+                    one
+                    for one in self.told(result.race_id).messages
+                    if isinstance(one, Result) and instant_of(one) < instant_of(result)
+                ]
+                held = max(before, key=lambda one: one.result_version, default=None)
+                if held is not None and held.result_version >= result.result_version:
+                    continue
+                starts += starts_of(held.race, held.runners) if held is not None else ()
+            yield to_us(instant_of(result)), starts
 
     def told(self, race_id: str) -> Told:
         """Everything told of a race; raises `UserError` where nothing was."""

@@ -304,8 +304,8 @@ class Scorer:
                         "ask again in a moment"
                     )
                 head_us = to_us(head.known_at)
-                self.settled.hear(head.generation, head.seq, head_us, self.events_after)
-                position = self.settled.position(known.reading, rows, head_us, card_us)
+                self.settled.hear(head.generation, head.seq, self.history)
+                position = self.settled.position(known.reading, rows, head_us, card_us, self.history)
                 if position is not None:
                     # nothing read is newer than now, so what holds at the position holds at now too
                     return known, rows, from_us(min(position, now_us))

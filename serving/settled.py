@@ -1,110 +1,103 @@
-"""Whether a reading saw whole results: which keys the results told lately touch, and what of it had been written.
+"""Whether a reading saw whole results: which keys the latest results touch, by the log, and what of it had been written.
 
-A result's rows reach Redis view by view. Each result is announced with its runners, so a reading knows which of its rows
-must carry the result's instant or a later one. One that saw none of them stands just before the result; one that saw
-some and not others saw half, and is to be read again.
+A result's rows reach Redis view by view, and each key that it touches gets a row of its instant. The log says which results
+lie between what both stores hold for certain and the head, so a reading knows which of its rows must carry a result's
+instant or a later one. One that saw none of them stands just before the result; one that saw some and not others saw
+half, and is to be read again. Nothing is taken for written because time has passed.
 """
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
-import orjson
 
 from feature_repo.catalogue.families import FAMILIES
-from feature_repo.stores.race_cards import Event
 from feature_repo.stores.redis_layout import Layout
 from serving.reading import Reading, Rows
-from velo.racing.clock import from_text, to_us
-from velo.racing.messages import Result, from_record
-from velo.racing.starts import starts_of
+from velo.racing.starts import Start
 
-BEFORE_ALL: Final = "0-0"
-PENDING_S: Final = 2.0
-"""A row that was not written so long after its result was heard of is not to come: a higher version holds, so it changes nothing."""
-LATELY_US: Final = 10_000_000
-"""What was told so long before the first reading has been written or never will be."""
+
+class Touches(Protocol):
+    """What the log says of results that may not be in both stores yet."""
+
+    def settled(self) -> tuple[int, int]:
+        """The seq before which both stores hold everything for certain, and the instant (µs) of the record before it."""
+        ...
+
+    def touched(self, from_seq: int, to_seq: int) -> Iterable[tuple[int, Iterable[Start]]]:
+        """Of each result from one seq to another, both included, its instant (µs) and the starts that it adds or takes back."""
+        ...
 
 
 @dataclass(slots=True)
 class Settled:
-    """The keys touched lately, each with the instant (µs) from which its row must be, and until when that is asked."""
+    """The keys that results touch which may not be written yet: of each the instants (µs) of the first and the last."""
 
-    monotonic: Callable[[], float] = time.monotonic
-    _touched: dict[bytes, list[tuple[int, float]]] = field(default_factory=dict)
-    _midnights: dict[int, float] = field(default_factory=dict)
-    _after: str = BEFORE_ALL
+    _touched: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+    _next_seq: int = 0
     _generation: int = -1
+    _settled_us: int = 0
     _lock: Lock = field(default_factory=Lock)
 
-    def hear(self, generation: int, seq: int, head_us: int, events_after: Callable[[str], Sequence[Event]]) -> None:
-        """Take note of the results announced up to a record of the log."""
-        if self._generation == generation and int(self._after.partition("-")[0]) > seq:
+    def hear(self, generation: int, seq: int, log: Touches) -> None:
+        """Take note of the results of the log up to a record, which the head in Redis says it was brought to."""
+        if self._generation == generation and seq < self._next_seq:
             return
         with self._lock:
+            settled_seq, settled_us = log.settled()
             if self._generation != generation:
-                self._after, self._generation = BEFORE_ALL, generation
-                self._touched.clear()
-            first = self._after == BEFORE_ALL
-            events = events_after(self._after)
-            now = self.monotonic()
-            for one in events:
-                if one.kind == "result" and not (first and to_us(from_text(one.known_at)) < head_us - LATELY_US):
-                    self._note(one, now)
-                self._after = one.id
-            # all up to seq was announced before the head said so, and what is trimmed is long settled
-            self._after = max(self._after, f"{seq + 1}-0", key=lambda at: int(at.partition("-")[0]))
-            self._forget(now)
+                self._touched, self._next_seq = {}, settled_seq
+            for known_us, starts in log.touched(max(self._next_seq, settled_seq), seq):
+                self._note(known_us, starts)
+            self._next_seq, self._generation = max(self._next_seq, seq + 1), generation
+            self._forget(settled_us)
 
-    def position(self, reading: Reading, rows: Rows, head_us: int, card_us: int) -> int | None:
+    def position(self, reading: Reading, rows: Rows, head_us: int, card_us: int, log: Touches) -> int | None:
         """The instant (µs) as of which a reading holds whole results and no more; None where it saw half of one."""
-        first_missing = self._first_missing(reading, rows, head_us)
         newest = max(int(rows.event_us.max(initial=0)), card_us)
         if newest > head_us:
             return None
-        if first_missing is None:
+        missing = self._missing(reading, rows, head_us)
+        if missing and max(missing) > self._settled_us:
+            # what is settled by now may say that no row is to come: of a result that changed nothing
+            with self._lock:
+                self._forget(log.settled()[1])
+        missing = [one for one in missing if one > self._settled_us]
+        if not missing:
             return head_us
-        return first_missing - 1 if newest < first_missing else None
+        return min(missing) - 1 if newest < min(missing) else None
 
-    def _first_missing(self, reading: Reading, rows: Rows, head_us: int) -> int | None:
+    def _missing(self, reading: Reading, rows: Rows, head_us: int) -> list[int]:
+        """The instants (µs) of rows that the log says are to come and that were not read."""
         missing: list[int] = []
-        now = self.monotonic()
-        if self._touched:
+        touched = self._touched
+        if touched:
             for view, spots in enumerate(reading.spots):
                 for runner, at in enumerate(spots):
-                    for known_us, asked_until in self._touched.get(reading.keys[at], ()) if at >= 0 else ():
-                        if known_us > rows.event_us[runner, view] and asked_until > now:
-                            missing.append(known_us)
+                    first, last = touched.get(reading.keys[at], (0, 0)) if at >= 0 else (0, 0)
+                    event_us = int(rows.event_us[runner, view])
+                    if event_us < last:
+                        # between the first and the last there may be others, which are not remembered
+                        missing.append(max(first, event_us + 1))
         with np.errstate(invalid="ignore"):
             passed = rows.until_us[rows.until_us <= head_us]
-        midnights = {int(one) for one in passed.tolist()}
-        missing += [one for one in midnights if self._midnights.setdefault(one, now + PENDING_S) > now]
-        return min(missing) if missing else None
+        return missing + [int(one) for one in passed.tolist()]
 
-    def _note(self, event: Event, now: float) -> None:
-        message = from_record(orjson.loads(event.record))
-        assert isinstance(message, Result)
-        known_us = to_us(from_text(event.known_at))
-        starts = starts_of(message.race, message.runners)
-        until = now + PENDING_S
-        for layout, names in _LAYOUTS:
-            for start in starts:
+    def _note(self, known_us: int, starts: Iterable[Start]) -> None:
+        for start in starts:
+            for layout, names in _LAYOUTS:
                 key = [getattr(start, name) for name in names]
                 if None not in key:
                     of_key = layout.redis_key(key)
-                    asked = [one for one in self._touched.get(of_key, ()) if one[1] > now and one[0] != known_us]
-                    self._touched[of_key] = [*asked, (known_us, until)]
+                    first = self._touched.get(of_key, (known_us, 0))[0]
+                    self._touched[of_key] = first, known_us
 
-    def _forget(self, now: float) -> None:
-        if len(self._touched) > MOST_KEYS:
-            self._touched = {key: told for key, told in self._touched.items() if told[-1][1] > now}
-        if len(self._midnights) > MOST_MIDNIGHTS:
-            self._midnights.clear()
+    def _forget(self, settled_us: int) -> None:
+        if settled_us > self._settled_us:
+            self._settled_us = settled_us
+            self._touched = {key: told for key, told in self._touched.items() if told[1] > settled_us}
 
 
-MOST_KEYS: Final = 20_000
-MOST_MIDNIGHTS: Final = 1_000
 _LAYOUTS: Final = tuple((Layout.of(family), family.keys) for family in FAMILIES)

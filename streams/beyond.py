@@ -5,7 +5,7 @@ time it is asked. So what it says of a race is what the log says to its end, at 
 """
 
 from array import array
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,7 +23,7 @@ from streams.log.segments import generation
 from streams.packed import Packed
 from velo.errors import UserError
 from velo.racing.clock import from_us, to_us
-from velo.racing.messages import Message
+from velo.racing.messages import Message, Result
 from velo.store import Home
 
 READ_AT_ONCE: Final = 2000
@@ -51,6 +51,7 @@ class Beyond:
     _built_known_at: datetime | None = None
     _known_us: "array[int]" = field(default_factory=lambda: array("q"))
     _by_race: Packed = field(default_factory=Packed)
+    _results: "deque[tuple[int, str, Place]]" = field(default_factory=deque)
     _in_tables: "OrderedDict[str, int]" = field(default_factory=OrderedDict)
     _lock: Lock = field(default_factory=Lock)
 
@@ -59,15 +60,7 @@ class Beyond:
         with self._lock:
             self._read_on(from_seq)
             places = [place for seq, place, _ in self._entries(race_id) if seq >= from_seq]
-        found = []
-        for place in places:
-            try:
-                found.append(message_of(line_at(self.home, place)))
-            except OSError:
-                raise UserError(f"the log at {self.home.log} was replaced while it was read: ask again") from None
-            except UNREADABLE:
-                continue
-        return found
+        return [message for place in places if (message := self._message_at(place)) is not None]
 
     def complete_until(self, seq: int) -> datetime | None:
         """The instant of the first record from a seq on; None at the log's end."""
@@ -95,6 +88,45 @@ class Beyond:
         sealed = where.sealed_seq if where is not None and where.log_generation == generation(self.home) else 0
         return max(built, sealed)
 
+    def settled(self) -> tuple[int, int]:
+        """The seq before which both stores hold everything for certain, and the instant (µs) of the record before it."""
+        seq = self.tables_end()
+        with self._lock:
+            self._read_on(None)
+            at = min(seq - self._begin, len(self._known_us)) - 1
+            if at >= 0:
+                return seq, self._known_us[at]
+            return seq, to_us(self._built_known_at) if self._built_known_at is not None else 0
+
+    def results(self, from_seq: int, to_seq: int) -> list[tuple[Result, bool]]:
+        """The results from one seq to another, both included, and whether the log beyond the tables has an earlier one.
+
+        A record that is no message is left out. Results before `from_seq` are not asked for again.
+        """
+        with self._lock:
+            self._read_on(None)
+            while self._results and self._results[0][0] < from_seq:
+                self._results.popleft()
+            asked = [one for one in self._results if one[0] <= to_seq]
+            others = [
+                any(is_result and before < seq for before, _, is_result in self._entries(race_id))
+                for seq, race_id, _ in asked
+            ]
+        found = []
+        for (_, _, place), other in zip(asked, others, strict=True):
+            message = self._message_at(place)
+            if isinstance(message, Result):
+                found.append((message, other))
+        return found
+
+    def _message_at(self, place: Place) -> Message | None:
+        try:
+            return message_of(line_at(self.home, place))
+        except OSError:
+            raise UserError(f"the log at {self.home.log} was replaced while it was read: ask again") from None
+        except UNREADABLE:
+            return None
+
     def _read_on(self, from_seq: int | None) -> None:
         """Take in what was appended. Begins anew where the log was replaced, or an earlier record is asked for."""
         if self._tail is None or (from_seq is not None and from_seq < self._begin):
@@ -114,6 +146,7 @@ class Beyond:
         self._tail = LogTail(self.home, self._begin)
         finalize(self, self._tail.close)
         self._known_us, self._by_race = array("q"), Packed()
+        self._results.clear()
         self._in_tables.clear()
 
     def _take(self, tail: LogTail) -> None:
@@ -129,6 +162,8 @@ class Beyond:
         if of is not None and of.race_id is not None:
             key = (of.race_id,)
             entry = _ENTRY.pack(line.seq, *line.place, of.kind == "result")
+            if of.kind == "result":
+                self._results.append((line.seq, of.race_id, line.place))
             self._by_race.put(key, (self._by_race.get(key) or b"") + entry)
 
     def _entries(self, race_id: str) -> Iterator[tuple[int, Place, bool]]:
