@@ -201,6 +201,20 @@ def test_raceform_tells_two_days_under_one_id_apart(tmp_path: Path) -> None:
     assert (report["appended"], report["refused"]) == (2, {})
 
 
+def test_an_id_that_comes_again_the_next_day_is_refused_with_a_remedy_for_either_cause(tmp_path: Path) -> None:
+    """As version 2 it would take yesterday's race out of every feature, so a race_id of its own is named first."""
+    home = tmp_path / "home"
+    header = "race_id,race_date,course,horse,status,position"
+    ingested(home, "runners", written(tmp_path / "1.csv", header, "1,2025-06-03,Thirsk,One,FINISHED,1"))
+    again = written(tmp_path / "2.csv", header, "1,2025-06-04,Ripon,One,FINISHED,1")
+    assert ingested(home, "runners", again)["refused"] == {"raise result_version": 1}
+    (letter,) = velo("dead-letters", "--json", home=home).document
+    assert letter["detail"].endswith(
+        "(race_date, off_time, course): if it is another race, give it a race_id of its own; else give the amended result "
+        "result_version 2"
+    )
+
+
 def test_a_rebuilt_log_refuses_what_a_load_refuses(tmp_path: Path) -> None:
     home = tmp_path / "home"
     ingested(home, "runners", a_day(tmp_path))

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from datetime import UTC, date, datetime, timedelta
 from io import StringIO
+from math import nan
 from pathlib import Path
 
 import numpy as np
@@ -287,6 +288,23 @@ def test_new_odds_do_not_have_the_drivers_worked_out_again(scorer: Scorer, monke
     again = scorer.score("to come", NOW + timedelta(minutes=1))
     assert [one.drivers for one in again.runners] == [one.drivers for one in before.runners]
     assert any(one.drivers for one in again.runners)
+
+
+@pytest.mark.parametrize(
+    ("position", "prb", "field", "said"),
+    [
+        (2.0, 0.8, 6.0, "2 of 6 last time"),
+        (nan, 0.0, 6.0, "did not finish of 6 last time"),
+        (nan, nan, 6.0, "place unknown of 6 last time"),
+        (nan, nan, 1.0, "did not finish of 1 last time"),
+        (nan, nan, nan, "no run yet"),
+    ],
+)
+def test_a_last_run_without_a_place_is_not_told_as_one_that_was_not_finished(
+    position: float, prb: float, field: float, said: str
+) -> None:
+    values = {"horse_form__position_last": position, "horse_form__prb_last": prb, "horse_form__field_last": field}
+    assert words("horse_form:last run", values) == said
 
 
 def test_the_drivers_are_told_in_words(scored: ScoredRace) -> None:

@@ -42,6 +42,8 @@ _TAKEN_BACK: Final = b"taken back"
 _MARKED: Final = b"marked"
 """Stands for the digest of a withdrawal that the latest card tells."""
 _ENDS_BYTES: Final = 64
+_OF_A_RACE: Final = {"race_date", "course"}
+"""Columns that an amendment hardly ever changes: more often the race_id is a number that comes again."""
 
 
 class Changed(Exception):
@@ -94,10 +96,11 @@ class Index:
         if version in held:
             if held[version].digest == digest or not (named := differences(held[version])):
                 return "identical"
+            other = "if it is another race, give it a race_id of its own; else " if _OF_A_RACE & {*named} else ""
             raise Refused(
                 "raise result_version",
-                f"race {race_id} has other content in result_version {version} ({', '.join(named)}): give the amended "
-                f"result result_version {max(held) + 1}",
+                f"race {race_id} has other content in result_version {version} ({', '.join(named)}): {other}give the "
+                f"amended result result_version {max(held) + 1}",
             )
         return "lower_version" if version < max(held) else "appended"
 
