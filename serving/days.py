@@ -7,6 +7,7 @@ from typing import Any, Final
 from velo.racing.cards import Declared, declared_at
 from velo.racing.clock import to_text
 from velo.racing.messages import FINISHED, Message, Racecard, Result, Runner, instant_of, to_record, type_name
+from velo.racing.undeclared import undeclared
 
 RUN: Final = "run"
 OFF: Final = "off"
@@ -34,7 +35,24 @@ def card_of(messages: Sequence[Message], now: datetime) -> dict[str, Any] | None
         "non_runners": [_runner(one, odds, came) for one in race.withdrawn],
         "odds_source": race.odds.source if race.odds else None,
         "changes": [_change(one) for one in known],
+        "undeclared": undeclared_in(known),
     }
+
+
+def undeclared_in(messages: Sequence[Message], races: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The messages of one race about a horse, or of a race, that nobody had declared; `races` are declared ones."""
+    return [
+        {
+            "type": one.type,
+            "race_id": one.race_id,
+            "horses": list(one.horses),
+            "nearest": one.nearest,
+            "known_at": to_text(one.known_at) if one.known_at else None,
+            "declared_at": to_text(one.declared_at) if one.declared_at else None,
+            "says": one.says,
+        }
+        for one in undeclared(messages, races)
+    ]
 
 
 def _line(race: Declared, result: Result | None, now: datetime) -> dict[str, Any]:
@@ -83,7 +101,7 @@ def _change(message: Message) -> dict[str, Any]:
     record = to_record(message)
     about: dict[str, Any] = {name: record[name] for name in _ABOUT if name in record}
     if isinstance(message, Racecard):
-        about["runners"] = len(message.runners)
+        about["runners"] = sum(one.status is None for one in message.runners)
     return {"type": type_name(message), "known_at": to_text(instant_of(message)), "about": about}
 
 

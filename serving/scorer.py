@@ -157,6 +157,17 @@ class Scorer:
 
         return [one for one in self.wire.call(read) if one is not None]
 
+    def waiting(self) -> tuple[list[Kept], list[str]]:
+        """The races in Redis of which something was told and that no card declares; and the races that are declared."""
+
+        def read(client: "Redis") -> tuple[list[Kept | None], list[str]]:
+            cards = RaceCards(client)
+            races = cards.waiting()
+            return (cards.many(races), cards.declared()) if races else ([], [])
+
+        found, declared_races = self.wire.call(read)
+        return [one for one in found if one is not None], declared_races
+
     def kept(self, race_id: str) -> Kept | None:
         """What Redis holds of a race."""
         found: Kept | None = self.wire.call(lambda client: RaceCards(client).race(race_id))

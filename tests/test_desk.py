@@ -17,7 +17,7 @@ from tests.services import HOSTILE, NOW, OFF, RUNNERS, a_service, a_streamed_sto
 from tests.services import RACE as RACE_TO_COME
 from training import bundle, bundle_writing
 from training.bands import Band
-from velo.racing.messages import FINISHED, JockeyChange, Market, NonRunner, Result
+from velo.racing.messages import FINISHED, GoingChange, JockeyChange, Market, NonRunner, Reinstated, Result
 from velo.store import Store
 
 if TYPE_CHECKING:
@@ -78,6 +78,33 @@ def test_a_race_is_picked_and_a_non_runner_changes_its_chances_without_a_reload(
             stories = row.locator(".why li").all_inner_texts()
             assert len(set(stories)) == len(stories) <= 3
         page.screenshot(path=screenshots(tmp_path) / "desk-race.png", full_page=True)
+
+        tell(desk.store, Reinstated("to come", "horse 8"), at=desk.clock())
+        page.locator('tr[data-horse="horse 8"]:not(.out) .chance b').wait_for(timeout=20_000)
+        assert chances(page).keys() == before.keys()
+        assert sum(chances(page).values()) == pytest.approx(100.0, abs=0.5)
+        assert "Horse 8 runs after all" in page.locator("details.told").inner_text()
+
+
+def test_what_is_told_of_nobody_is_shown_with_the_nearest_declared_name(
+    browser: "Browser", desk: Desk, tmp_path: Path
+) -> None:
+    """A horse that is misspelt on the page of its race, a race that nobody declared on the page of the day."""
+    with page_of(browser, desk, "/") as page:
+        shows_live(page)
+        told = (NonRunner("to come", "hors 2", "lame"), GoingChange("to comme", "Heavy"))
+        tell(desk.store, *told, at=desk.clock())
+        section = page.locator("section.undeclared")
+        section.filter(has_text="to comme").wait_for(timeout=20_000)
+        said = " ".join(section.inner_text().split())
+        assert "non-runner: hors 2 in race to come, not declared; nearest declared name: horse 2" in said
+        assert "change of going: race to comme, not declared; nearest declared name: to come" in said
+        page.screenshot(path=screenshots(tmp_path) / "desk-nobody.png", full_page=True)
+        page.locator("table.day").get_by_role("link", name="Ascot").click()
+        page.wait_for_selector("table.race")
+        said = " ".join(page.locator("section.undeclared").inner_text().split())
+        assert "hors 2" in said
+        assert "to comme" not in said
 
 
 def test_odds_and_another_jockey_are_shown_as_they_come_and_edge_follows_the_commission(
@@ -222,7 +249,8 @@ def test_a_stream_that_catches_up_is_said_by_the_clock_of_the_page_and_the_figur
     browser: "Browser", store: Store, tmp_path: Path
 ) -> None:
     """Nothing is scored meanwhile, and nobody reads an instant of another zone; then it goes on by itself."""
-    with served(store) as up:
+    # later than all that other tests told
+    with served(store, began=time.monotonic() - 600) as up:
         redis: Any = a_service(store).scorer.wire.client
         redis.hset("{velo}:head", "live", "0")
         try:

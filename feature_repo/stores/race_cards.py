@@ -2,7 +2,7 @@
 
 A race is a hash of the messages that say how it stands: its latest card and market, and every other message about it;
 of earlier cards the horses, for a message about a horse tells by them whether it was declared by then. Each takes its place by its seq in the log, in one atomic step: told again, late or by two writers it changes nothing.
-`{velo}:events` is a Redis Stream of what changed (id seq + 1), `{velo}:head` how far the log was brought here. The
+`{velo}:waiting` has the races of which something was told lately and that no card declares. `{velo}:events` is a Redis Stream of what changed (id seq + 1), `{velo}:head` how far the log was brought here. The
 braces keep all of them on one server of a cluster.
 """
 
@@ -21,6 +21,7 @@ from velo.racing.messages import Message, from_record
 INDEX: Final = "{velo}:races"
 EVENTS: Final = "{velo}:events"
 HEAD: Final = "{velo}:head"
+WAITING: Final = "{velo}:waiting"
 KEEP: Final = timedelta(hours=48)
 """How long after its off a race stays."""
 DECLARED_AHEAD: Final = timedelta(days=400)
@@ -97,7 +98,7 @@ class RaceCards:
         horizon_us = to_us(now - KEEP)
         commands: list[tuple[Any, ...]] = [_offered(generation, one, now, horizon_us) for one in offers]
         if head is not None:
-            keys = (3, INDEX, EVENTS, HEAD)
+            keys = (4, INDEX, EVENTS, HEAD, WAITING)
             told_of = (head.generation, head.seq, to_us(head.known_at), int(head.live))
             commands.append(("EVALSHA", sha_of(ADVANCE), *keys, *told_of))
         answers = self._run(commands)
@@ -113,6 +114,18 @@ class RaceCards:
         """Races whose off is in [begin, end), in order of it."""
         with errors_told(self.url):
             found = self.client.zrangebyscore(INDEX, to_us(begin), f"({to_us(end)}")
+        return [one.decode() for one in found]
+
+    def waiting(self, most: int = 50) -> list[str]:
+        """The latest races that no card declares and of which something was told within `KEEP`."""
+        with errors_told(self.url):
+            found = self.client.zrange(WAITING, -most, -1)
+        return [one.decode() for one in found]
+
+    def declared(self) -> list[str]:
+        """Every race held, in order of its off."""
+        with errors_told(self.url):
+            found = self.client.zrange(INDEX, 0, -1)
         return [one.decode() for one in found]
 
     def many(self, race_ids: Sequence[str]) -> list[Kept | None]:
@@ -147,7 +160,7 @@ class RaceCards:
     def clear(self) -> None:
         """Forget every race; the next stream, or `velo cards rebuild`, brings them again."""
         with errors_told(self.url):
-            keys = [*self.client.scan_iter(match="{velo}:race:*", count=1000), INDEX, HEAD]
+            keys = [*self.client.scan_iter(match="{velo}:race:*", count=1000), INDEX, HEAD, WAITING]
             self.client.delete(*keys)
 
     def _run(self, commands: Sequence[tuple[Any, ...]]) -> list[int]:
@@ -214,11 +227,12 @@ def _offered(generation: int, one: Offer, now: datetime, horizon_us: int) -> tup
     return (
         "EVALSHA",
         sha_of(OFFER),
-        4,
+        5,
         race_key(one.race_id),
         INDEX,
         EVENTS,
         HEAD,
+        WAITING,
         generation,
         one.seq,
         _LATEST.get(one.kind, f"m:{one.seq}"),
@@ -231,4 +245,5 @@ def _offered(generation: int, one: Offer, now: datetime, horizon_us: int) -> tup
         one.known_at.isoformat(),
         int(one.announced),
         one.named,
+        to_us(one.known_at) if one.waits else "",
     )

@@ -4,14 +4,15 @@ from hashlib import sha1
 from typing import Final
 
 OFFER: Final = """
--- KEYS: race, index, events, head; ARGV: log generation, seq, field, record, race id, off (µs) or '', ttl (ms) or '',
--- horizon (µs), kind, known_at, whether to announce, what of a card is kept for good or ''
+-- KEYS: race, index, events, head, waiting; ARGV: log generation, seq, field, record, race id, off (µs) or '', ttl (ms) or '',
+-- horizon (µs), kind, known_at, whether to announce, what of a card is kept for good or '', known_at (µs) of what waits
+-- for a card or ''
 redis.replicate_commands()
 local generation, seq = tonumber(ARGV[1]), tonumber(ARGV[2])
 local held = tonumber(redis.call('HGET', KEYS[4], 'generation') or -1)
 if held > generation then return 0 end
 if held < generation then
-  redis.call('DEL', KEYS[2], KEYS[3], KEYS[4])
+  redis.call('DEL', KEYS[2], KEYS[3], KEYS[4], KEYS[5])
   redis.call('HSET', KEYS[4], 'generation', generation, 'live', 0)
 end
 local changed = 0
@@ -30,6 +31,12 @@ if ARGV[7] ~= '' then
       redis.call('ZADD', KEYS[2], ARGV[6], ARGV[5])
     end
   end
+  if ARGV[6] ~= '' then
+    redis.call('ZREM', KEYS[5], ARGV[5])
+  elseif ARGV[13] ~= '' and redis.call('HEXISTS', KEYS[1], 'card') == 0 then
+    redis.call('ZADD', KEYS[5], ARGV[13], ARGV[5])
+  end
+  redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', '(' .. ARGV[8])
   if (changed == 1 and ARGV[6] ~= '') or tonumber(ARGV[7]) > redis.call('PTTL', KEYS[1]) then
     redis.call('PEXPIRE', KEYS[1], ARGV[7])
   end
@@ -47,12 +54,12 @@ return changed
 """Ids of events are seq + 1, so an event told again is the same event. A log of a later generation begins anew."""
 
 ADVANCE: Final = """
--- KEYS: index, events, head; ARGV: log generation, seq, known_at (µs), live
+-- KEYS: index, events, head, waiting; ARGV: log generation, seq, known_at (µs), live
 local generation = tonumber(ARGV[1])
 local held = tonumber(redis.call('HGET', KEYS[3], 'generation') or -1)
 if held > generation then return 0 end
 if held < generation then
-  redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
+  redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4])
   redis.call('HSET', KEYS[3], 'generation', generation)
 end
 if tonumber(ARGV[2]) >= tonumber(redis.call('HGET', KEYS[3], 'seq') or -1) then

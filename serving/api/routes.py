@@ -13,7 +13,21 @@ from serving.api.events import Hub
 from serving.api.limits import Lanes
 from serving.api.problems import documented
 from serving.api.service import Service
-from serving.api.shapes import RACE_ID, Card, Day, GivenCard, GivenOdds, Health, Instant, RaceDay, Ready, Score, Taken
+from serving.api.shapes import (
+    RACE_ID,
+    Card,
+    Day,
+    GivenCard,
+    GivenOdds,
+    GivenReinstatement,
+    GivenWithdrawal,
+    Health,
+    Instant,
+    RaceDay,
+    Ready,
+    Score,
+    Taken,
+)
 from serving.scored import ScoredRace
 
 races = APIRouter(prefix="/v1", tags=["races"])
@@ -82,6 +96,35 @@ async def score_race(
 async def take_odds(service: Asked, turns: Turns, race_id: RaceId, odds: Annotated[GivenOdds, Body()]) -> Response:
     """Take a snapshot of odds into the log; it takes effect when the stream has it."""
     return _json(await turns.odds.run(service.insisted, service.take_odds, race_id, odds.prices, odds.source), 202)
+
+
+@races.post(
+    "/races/{race_id:path}/withdrawals",
+    status_code=202,
+    responses={202: {"model": Taken}, **documented(401, 403, 404, 408, 413, 422, 503)},
+    response_class=Response,
+    dependencies=[Depends(may_write)],
+)
+async def take_withdrawal(
+    service: Asked, turns: Turns, race_id: RaceId, given: Annotated[GivenWithdrawal, Body()]
+) -> Response:
+    """Take a withdrawal into the log; it takes effect when the stream has it."""
+    taken = turns.odds.run(service.insisted, service.take_withdrawal, race_id, given.horse_id, given.reason)
+    return _json(await taken, 202)
+
+
+@races.post(
+    "/races/{race_id:path}/reinstatements",
+    status_code=202,
+    responses={202: {"model": Taken}, **documented(401, 403, 404, 408, 413, 422, 503)},
+    response_class=Response,
+    dependencies=[Depends(may_write)],
+)
+async def take_reinstatement(
+    service: Asked, turns: Turns, race_id: RaceId, given: Annotated[GivenReinstatement, Body()]
+) -> Response:
+    """Take a withdrawal back, in the log; it takes effect when the stream has it."""
+    return _json(await turns.odds.run(service.insisted, service.take_reinstatement, race_id, given.horse_id), 202)
 
 
 @races.get(

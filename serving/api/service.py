@@ -1,32 +1,34 @@
 """What the service is assembled from, and what its requests ask of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
 from serving.api.metrics import Metrics
 from serving.api.shapes import GivenCard
-from serving.days import card_of, line_of
+from serving.days import card_of, line_of, undeclared_in
 from serving.scored import ScoredRace
 from serving.scorer import AheadOfClock, Scorer
 from serving.told import UnknownRace, told_on
 from serving.wire import Away, Busy
 from velo.errors import UserError
 from velo.racing.clock import local_date, local_midnight, to_text
-from velo.racing.messages import Market, Race, Racecard, Runner
+from velo.racing.messages import Market, Message, NonRunner, Race, Racecard, Reinstated, Runner
+from velo.racing.undeclared import nearest
 from velo.store import Store
 
 P = ParamSpec("P")
 T = TypeVar("T")
 TRIES: Final = 4
 """A machine that is short of time for a moment is no store that is away: so often is it asked."""
+Given = Market | NonRunner | Reinstated
 
 
 class Tell(Protocol):
-    """Takes odds into the log, or to a feed it is made from."""
+    """Takes odds, a withdrawal or a reinstatement into the log, or to a feed it is made from."""
 
-    def __call__(self, market: Market) -> tuple[str, int | None]:
+    def __call__(self, message: Given) -> tuple[str, int | None]:
         """`log` and the seq, or `feed` and None; raises `NotTaken` where it cannot be taken now."""
         ...
 
@@ -99,7 +101,16 @@ class Service:
             "model": model,
             "model_missing": missing,
             "races": sorted(lines, key=lambda line: (line["off_time"], line["race_id"])),
+            "undeclared": self._undeclared(messages, now),
         }
+
+    def _undeclared(self, messages: Sequence[Sequence[Message]], now: datetime) -> list[dict[str, Any]]:
+        """What was told by now of a day's horses, and of any race, that no card declares yet."""
+        waiting, races = self.scorer.waiting()
+        told = [undeclared_in(_by(of, now)) for of in messages]
+        told += [undeclared_in(_by(one.messages, now), races) for one in waiting]
+        found = [one for of in told for one in of if one["declared_at"] is None]
+        return sorted(found, key=lambda one: (one["known_at"], one["race_id"]))
 
     def card(self, race_id: str) -> dict[str, Any]:
         """A race as it stands; raises `UnknownRace` where there is none."""
@@ -120,6 +131,28 @@ class Service:
             raise UserError(f"prices has {strangers[0]!r}, no runner of {race_id!r}: use the horse_id of its card")
         into, seq = self.tell(Market(race_id, prices, source))
         return {"into": into, "seq": seq}
+
+    def take_withdrawal(self, race_id: str, horse_id: str, reason: str | None) -> dict[str, Any]:
+        """The withdrawal of a declared horse, on its way into the log; of any other it is refused."""
+        self._refuse_stranger(race_id, horse_id)
+        into, seq = self.tell(NonRunner(race_id, horse_id, reason))
+        return {"into": into, "seq": seq}
+
+    def take_reinstatement(self, race_id: str, horse_id: str) -> dict[str, Any]:
+        """That a withdrawn horse runs after all, on its way into the log; of a horse not declared it is refused."""
+        self._refuse_stranger(race_id, horse_id)
+        into, seq = self.tell(Reinstated(race_id, horse_id))
+        return {"into": into, "seq": seq}
+
+    def _refuse_stranger(self, race_id: str, horse_id: str) -> None:
+        card = self.card(race_id)
+        named = [one["horse_id"] for one in (*card["declared"], *card["non_runners"])]
+        if horse_id not in named:
+            near = nearest(horse_id, named)
+            raise UserError(
+                f"horse_id is {horse_id!r}, which no card of {race_id!r} declares: "
+                + ("use the horse_id of its card" if near is None else f"the nearest declared is {near!r}, use that")
+            )
 
     def ready(self) -> dict[str, Any]:
         """Whether a race can be scored now, and what stands in the way."""
@@ -153,6 +186,10 @@ class Service:
         if scored.stale:
             self.metrics.stale.inc()
         self.keep(scored, card, odds)
+
+
+def _by(messages: Sequence[Message], now: datetime) -> list[Message]:
+    return [one for one in messages if one.known_at is not None and one.known_at <= now]
 
 
 def _card(given: GivenCard) -> Racecard:

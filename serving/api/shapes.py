@@ -78,8 +78,21 @@ class GivenOdds(Given):
     source: Text = "desk"
 
 
+class GivenWithdrawal(Given):
+    """A declared horse that does not run."""
+
+    horse_id: Text
+    reason: Text | None = None
+
+
+class GivenReinstatement(Given):
+    """A withdrawn horse that runs after all."""
+
+    horse_id: Text
+
+
 class Taken(BaseModel):
-    """Odds taken: `into` the log at `seq`, or a feed that a follower takes them from."""
+    """A message taken: `into` the log at `seq` (null where it says what stood already), or a feed that a follower takes it from."""
 
     into: Literal["log", "feed"]
     seq: int | None
@@ -170,6 +183,18 @@ class RaceLine(BaseModel):
     odds_known_at: datetime | None
 
 
+class UndeclaredOut(BaseModel):
+    """A message about a race, or `horses` of it, that nobody had declared; `declared_at` is when a card did since."""
+
+    type: str
+    race_id: str
+    horses: list[str]
+    nearest: str | None = Field(description="The declared name that is most like it.")
+    known_at: datetime
+    declared_at: datetime | None
+    says: str
+
+
 class Day(BaseModel):
     """The races of a local date in order of their off, and the model that scores them (null where there is none)."""
 
@@ -179,6 +204,9 @@ class Day(BaseModel):
     model: ModelOut | None
     model_missing: str | None = Field(description="Why there is no model.")
     races: list[RaceLine]
+    undeclared: list[UndeclaredOut] = Field(
+        description="What was told of these races' horses, or in the last two days of any race, that no card declares."
+    )
 
 
 class CardRunner(BaseModel):
@@ -218,6 +246,7 @@ class Card(RaceLine):
     non_runners: list[CardRunner]
     odds_source: str | None
     changes: list[Change]
+    undeclared: list[UndeclaredOut] = Field(description="What was told of horses that no card had named by then.")
 
 
 class CurveFeature(BaseModel):

@@ -26,8 +26,24 @@ export function dayPage(told, today) {
             ["Off", "Race", "Going and distance", "Runners", "Odds", "Stands"].map((one) =>
               h("th", { scope: "col", role: "columnheader" }, one)))),
           h("tbody", { role: "rowgroup" }, told.races.map((race) => line(race, race === next)))),
+    aboutNobody(told.undeclared),
   ];
 }
+
+/** What was told of races or horses that no card declares: most often a name is misspelt. */
+export function aboutNobody(undeclared) {
+  if (!undeclared.length) return null;
+  return h("section", { class: "undeclared" },
+    h("h2", {}, `Told of nobody declared (${undeclared.length})`),
+    h("p", { class: "quiet" }, "Kept: each takes effect with a card that declares it, if that comes before the off."),
+    h("ul", {}, undeclared.map((one) => h("li", { class: one.declared_at ? "" : "warn" },
+      h("time", { datetime: one.known_at }, clock(one.known_at)), ` ${KINDS[one.type] ?? one.type}: `,
+      one.horses.length ? [named(one.horses.join(", ")), " in race "] : "race ", named(one.race_id),
+      one.declared_at ? `, declared at ${clock(one.declared_at)}` : ", not declared",
+      one.nearest ? ["; nearest declared name: ", named(one.nearest)] : null))));
+}
+
+const KINDS = { non_runner: "non-runner", reinstated: "runs after all", jockey_change: "change of jockey", going_change: "change of going", market: "odds" };
 
 function line(race, isNext) {
   const cell = (kind, ...children) => h("td", { class: kind, role: "cell" }, ...children);

@@ -220,7 +220,7 @@ function showNext(race) {
 const retell = (place, text) => { if (place.textContent !== text) place.textContent = text; };
 
 /** What is all there when it is told; rows of features follow a result a moment later. */
-const CARD = ["non_runner", "jockey_change", "going_change", "market", "racecard"];
+const CARD = ["non_runner", "reinstated", "jockey_change", "going_change", "market", "racecard"];
 
 function heard(event) {
   soon(loadDay);
@@ -237,7 +237,7 @@ function heard(event) {
 const settled = () => loadRace();
 
 function say(event) {
-  const words = { non_runner: "A non-runner: the chances have changed.", jockey_change: "A change of jockey.", result: "The result is in.",
+  const words = { non_runner: "A non-runner: the chances have changed.", reinstated: "A withdrawal is taken back: the chances have changed.", jockey_change: "A change of jockey.", result: "The result is in.",
     going_change: "The going has changed.", racecard: "A new card.", market: "New odds." }[event.type];
   if (words) place("said").textContent = `${w.clock(event.known_at)}: ${words}`;
 }

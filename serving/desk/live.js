@@ -1,6 +1,6 @@
 // What the service tells as it happens, and whether it still does.
 
-const KINDS = ["racecard", "result", "non_runner", "jockey_change", "going_change", "market", "tick"];
+const KINDS = ["racecard", "result", "non_runner", "reinstated", "jockey_change", "going_change", "market", "tick"];
 const AGAIN_MS = 3000;
 const ASK_MS = 10_000;
 const PATIENCE_MS = 5000;

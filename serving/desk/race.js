@@ -1,7 +1,7 @@
 // One race: who runs, with what chance, at what odds, and why.
 
 import { h, link, named } from "./dom.js";
-import { oddsAge } from "./day.js";
+import { aboutNobody, oddsAge } from "./day.js";
 import * as w from "./words.js";
 
 export const ORDERS = ["chance", "number", "edge"];
@@ -27,6 +27,7 @@ export function racePage({ card, scored, refused, before, order, commission, bes
         h("th", { scope: "col", role: "columnheader", class: kind }, one === "Edge" ? `Edge after ${Math.round(100 * commission)}\u00a0%` : one)))),
       h("tbody", { role: "rowgroup" }, rows.map((one) => one.drawn), card.non_runners.map((one) => out(one, card.changes)))),
     h("footer", { class: "foot" }, footnotes(card, scored)),
+    aboutNobody(card.undeclared),
     changes(card),
   ];
 }
@@ -59,7 +60,8 @@ function standing(card, scored, refused) {
 
 /** Odds that a withdrawal has made others of. */
 const toldBefore = (card) => card.odds_known_at !== null && card.status === "to come" &&
-  card.changes.some((one) => one.type === "non_runner" && Date.parse(one.known_at) > Date.parse(card.odds_known_at));
+  card.non_runners.some((out) => out.odds !== null || card.changes.some((one) =>
+    one.type === "non_runner" && one.about.horse_id === out.horse_id && Date.parse(one.known_at) > Date.parse(card.odds_known_at)));
 
 function book(runners) {
   const prices = runners.map((one) => one.market_odds ?? one.odds ?? null);
@@ -189,7 +191,7 @@ function flags(scored) {
 
 /** A non-runner: struck through, and said. */
 function out(runner, told) {
-  const when = told.find((one) => one.type === "non_runner" && one.about.horse_id === runner.horse_id);
+  const when = told.findLast((one) => one.type === "non_runner" && one.about.horse_id === runner.horse_id);
   const why = when?.about.reason;
   return h("tr", { class: "out", role: "row", "data-horse": runner.horse_id },
     h("td", { class: "no", role: "cell" }, h("s", {}, runner.runner_no ?? w.DASH)),
@@ -225,6 +227,7 @@ function changes(card) {
   const words = {
     ...SAID,
     non_runner: (a) => [who(a), " does not run", a.reason ? [" (", named(a.reason), ")"] : null],
+    reinstated: (a) => [who(a), " runs after all"],
     jockey_change: (a) => [named(a.jockey ?? a.jockey_id), " rides ", who(a)],
   };
   return h("details", { class: "told", "data-key": `told ${card.race_id}`, open: card.changes.length < 8 },

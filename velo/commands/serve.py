@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from redis import Redis
     from redis.cluster import RedisCluster
 
-    from serving.api.service import Service, Tell
-    from velo.racing.messages import Market
+    from serving.api.service import Given, Service, Tell
     from velo.store import Store
 
 SWITCH_S = 0.001
@@ -53,7 +52,9 @@ def serve(
     ] = 1,
     feed: Annotated[
         str | None,
-        typer.Option(metavar="KEY", help="Put odds on this Redis Stream, which `velo ingest --follow` reads."),
+        typer.Option(
+            metavar="KEY", help="Put what is posted on this Redis Stream, which `velo ingest --follow` reads."
+        ),
     ] = None,
 ) -> None:
     """Serve races and their scores over HTTP; what writes needs the token of VELO_TOKEN.
@@ -201,11 +202,11 @@ def _to_log(store: "Store", clock: Callable[[], datetime]) -> "Tell":
 
     writer = SharedWriter(store, clock)
 
-    def tell(market: "Market") -> tuple[str, int | None]:
+    def tell(message: "Given") -> tuple[str, int | None]:
         try:
-            return "log", writer.append(market).seq
+            return "log", writer.append(message).seq
         except (UserError, OSError) as failed:
-            raise NotTaken(f"the odds could not be taken ({failed}): send them again") from None
+            raise NotTaken(f"the message could not be taken ({failed}): send it again") from None
         except Refused as why:
             raise UserError(str(why)) from None
 
@@ -223,12 +224,12 @@ def _to_feed(store: "Store", key: str) -> "Tell":
     url = store.redis_url or "the store's own Redis"
     client: Redis | RedisCluster | None = None
 
-    def tell(market: "Market") -> tuple[str, int | None]:
+    def tell(message: "Given") -> tuple[str, int | None]:
         nonlocal client
         held, client = client, None
         try:
             held = held or connect(store.home, store.redis_url)
-            put(held, url, key, [orjson.dumps(to_record(market))])
+            put(held, url, key, [orjson.dumps(to_record(message))])
         except UserError as failed:
             raise NotTaken(str(failed)) from None
         # one that failed is not used again: the store's own Redis may stand elsewhere by now
