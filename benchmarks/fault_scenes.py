@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from benchmarks import damage_scenes, harm, kill_scenes
+from benchmarks import damage_scenes, harm, kill_scenes, service_scenes
 from benchmarks.accounts import NOTHING, Account, brought_back, refused
 from benchmarks.harm import Scene, until
 from feature_repo.stores import embedded_redis
@@ -206,6 +206,9 @@ FAULTS: Final = (
     Fault("redis-away", f"Redis stopped for {AWAY_S:.0f} s while results come in", redis_away),
     Fault("redis-lost", "Redis killed and its data gone, under the stream", redis_lost),
     Fault("redis-emptied", "Redis emptied, no stream running", redis_emptied),
+    Fault("service-worker", "a worker of the service killed (SIGKILL) while it is asked", service_scenes.worker_killed),
+    Fault("service-redis", "Redis paused under the service, twenty connections asking", service_scenes.redis_slow),
+    Fault("service-crowd", "700 that never end a head and 200 that never read, at the service", service_scenes.crowd),
     Fault("disk-load", "the disk full: a load", full_disk(20, "ingest", "runners", "FILE"), on_small_disk=True),
     Fault("disk-build", "the disk full: a build", full_disk(300, "build"), on_small_disk=True),
     Fault("disk-stream", "the disk full: the stream", full_disk(60, "stream", "--once"), on_small_disk=True),
