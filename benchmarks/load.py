@@ -306,6 +306,8 @@ async def _listen(load: _Load, until: float) -> None:
     try:
         writing.write(f"GET /v1/events HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
         async with asyncio.timeout_at(asyncio.get_running_loop().time() + until - time.monotonic()):
+            head = await reading.readuntil(b"\r\n\r\n")
+            load.seen.answers[f"events {int(head.split()[1])}"] += 1
             while part := await reading.read(2**16):
                 count += part.count(b"\ndata: ")
         load.seen.lost += 1
@@ -313,9 +315,9 @@ async def _listen(load: _Load, until: float) -> None:
     except TimeoutError:
         load.seen.events.append(count)
         writing.close()
-    except OSError as failed:
+    except (OSError, EOFError) as failed:
         load.seen.lost += 1
-        load.seen.said[f"listener: {failed}"] += 1
+        load.seen.said[f"listener: {type(failed).__name__} {failed}"] += 1
 
 
 def table(figures: Figures) -> Table:

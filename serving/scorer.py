@@ -48,6 +48,10 @@ class CatchingUp(UserError):
     """The stream has not brought the online store to the log's end."""
 
 
+class BeingWritten(CatchingUp):
+    """A result is half written to the online store, and will be whole in a moment."""
+
+
 class AheadOfClock(CatchingUp):
     """The stores hold what became known after the instant that the request was given: a later one may do."""
 
@@ -321,7 +325,7 @@ class Scorer:
                     # nothing read is newer than now, so what holds at the position holds at now too
                     return known, rows, from_us(min(position, now_us))
                 if self.monotonic() > until:
-                    raise CatchingUp("a result is being written: ask again in a moment")
+                    raise BeingWritten("a result is being written: ask again in a moment")
 
     def _at_hand(self, race_id: str, now: datetime) -> Known | None:
         """A race as it was last read: whether that still holds shows when its rows are read."""

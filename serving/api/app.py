@@ -28,7 +28,10 @@ def app_of(
 
     `warm_past` loads, beside its first answers, what the first about a race that was run would wait seconds for.
     """
-    hub = Hub(service.scorer.events_after, service.newest_event)
+    hub = Hub(
+        lambda after: service.insisted(service.scorer.events_after, after),
+        lambda: service.insisted(service.newest_event),
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

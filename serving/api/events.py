@@ -56,6 +56,8 @@ class Hub:
     newest: Callable[[], str]
     _queues: set["asyncio.Queue[Block | None]"] = field(default_factory=set)
     _task: "asyncio.Task[None] | None" = None
+    _at: str | None = None
+    """The event up to which everything was handed out, while anyone listens."""
 
     @property
     def listeners(self) -> int:
@@ -64,12 +66,14 @@ class Hub:
 
     async def listen(self, last_id: str | None) -> AsyncIterator[bytes]:
         """The lines of a listener, from after an event it had, or from now."""
-        begin = await self._begin(last_id)
+        # of a crowd that comes at once one asks Redis, the others begin where that one is
+        handed_out = self._at if last_id is None and self._follows() else None
+        begin = await self._begin(last_id) if handed_out is None else handed_out
         if self.listeners >= LISTENERS:
             raise Refusal(503, f"{LISTENERS} already listen: try again later")
         queue: asyncio.Queue[Block | None] = asyncio.Queue(WAITING)
         self._queues.add(queue)
-        lines = self._lines(queue, begin)
+        lines = self._lines(queue, begin, missed=handed_out is None)
         # whoever leaves before the first line was asked for gives up the place too
         finalize(lines, self._queues.discard, queue).atexit = False
         return lines
@@ -82,15 +86,19 @@ class Hub:
             with suppress(asyncio.CancelledError):
                 await self._task
 
-    async def _lines(self, queue: "asyncio.Queue[Block | None]", begin: str) -> AsyncIterator[bytes]:
+    def _follows(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    async def _lines(self, queue: "asyncio.Queue[Block | None]", begin: str, *, missed: bool) -> AsyncIterator[bytes]:
         last = place_of(begin)
         try:
             yield b": what changes, from here on\n\n"
             with suppress(UserError):
-                if missed := await run_in_threadpool(self.after, begin):
-                    last = place_of(missed[-1].id)
-                    yield Block.of(missed).written
-            if self._task is None or self._task.done():
+                if missed and (events := await run_in_threadpool(self.after, begin)):
+                    last = place_of(events[-1].id)
+                    yield Block.of(events).written
+            if not self._follows():
+                self._at = None
                 self._task = asyncio.create_task(self._follow())
             while True:
                 try:
@@ -129,12 +137,11 @@ class Hub:
 
     async def _follow(self) -> None:
         """Ask for what is new until nobody listens; a Redis that is away is asked again."""
-        at: str | None = None
         behind = 0
         while self._queues:
             with suppress(UserError):
                 newest = await run_in_threadpool(self.newest)
-                at = newest if at is None else at
+                at = newest if self._at is None else self._at
                 behind = behind + 1 if place_of(newest) < place_of(at) else 0
                 if behind == ANOTHER_LOG:
                     at = newest
@@ -142,6 +149,7 @@ class Hub:
                 if events := await run_in_threadpool(self.after, at):
                     at = events[-1].id
                     self._hand_out(Block.of(events))
+                self._at = at
             await asyncio.sleep(EVERY_S)
 
 

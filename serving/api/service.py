@@ -9,7 +9,7 @@ from serving.api.metrics import Metrics
 from serving.api.shapes import GivenCard
 from serving.days import card_of, line_of, undeclared_in
 from serving.scored import ScoredRace
-from serving.scorer import AheadOfClock, Scorer
+from serving.scorer import AheadOfClock, BeingWritten, Scorer
 from serving.told import UnknownRace, told_on
 from serving.wire import Away, Busy
 from velo.errors import UserError
@@ -53,12 +53,16 @@ class Service:
     metrics: Metrics = field(default_factory=Metrics)
 
     def insisted(self, work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
-        """What some work returns; done again where the online store was late with it and answered others meanwhile."""
+        """What some work returns; done again where a moment may mend it: a result half written, or an online store that was
+        late and answered others meanwhile.
+        """
         wire = self.scorer.wire
         for _ in range(TRIES - 1):
             begun = wire.patience.monotonic()
             try:
                 return work(*args, **named)
+            except (BeingWritten, AheadOfClock):
+                continue
             except (Away, Busy):
                 if not wire.answered_since(begun):
                     raise

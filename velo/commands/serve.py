@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SWITCH_S = 0.001
 """How long a thread may hold the interpreter: a score waits for it each time it has read an answer."""
 WORKERS = "VELO_WORKERS"
-SERVING = "VELO_SERVING"
+SERVING = "_VELO_SERVING"
 """What `serve` was told, for the processes that it starts."""
 FIGURES = "PROMETHEUS_MULTIPROC_DIR"
 SCORES_DAYS = "VELO_SCORES_DAYS"
