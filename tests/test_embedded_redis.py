@@ -3,6 +3,7 @@
 import concurrent.futures
 import fcntl
 import os
+import shutil
 import socket
 import stat
 import subprocess
@@ -117,6 +118,22 @@ def test_what_a_server_of_an_earlier_release_kept_is_read(home: Home) -> None:
     client: Any = Redis.from_url(ensure(home))
     assert client.get("kept") == b"yes"
     assert client.hget("row", "a") == b"1"
+
+
+def test_damage_in_what_it_kept_is_said_and_no_other_server_begins_with_nothing_instead(home: Home) -> None:
+    client: Any = Redis.from_url(ensure(home))
+    for number in range(500):
+        client.hset(f"key {number}", mapping={"a": "x" * 50})
+    down(home)
+    path = max(embedded_redis.kept(home).iterdir(), key=lambda one: one.stat().st_size)
+    content = bytearray(path.read_bytes())
+    begin = len(content) // 2
+    content[begin : begin + 4096] = bytes(4096)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"is damaged.*remove it, then run `velo online rebuild`"):
+        ensure(home)
+    shutil.rmtree(embedded_redis.kept(home))
+    assert Redis.from_url(ensure(home)).dbsize() == 0
 
 
 def test_a_server_that_an_earlier_release_started_on_a_port_is_used_until_it_is_stopped(home: Home) -> None:

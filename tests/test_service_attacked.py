@@ -143,14 +143,21 @@ def test_a_crowd_finds_no_more_places_than_there_are(served: Up) -> None:
             one.close()
 
 
-def test_slow_heads_that_take_all_places_give_way_to_whoever_asks(store: Store) -> None:
-    """Seven hundred that begin a head and never end it: each other client is answered at once, long before they are late."""
+SLOW = {
+    "head": b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ",
+    "body": b"POST /v1/score HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n{",
+}
+
+
+@pytest.mark.parametrize("what", SLOW)
+def test_slow_requests_that_take_all_places_give_way_to_whoever_asks(store: Store, what: str) -> None:
+    """Seven hundred that begin a request and never end it: each other client is answered at once, before they are late."""
     with up(a_service(store), http=Crowded) as served:
         crowd = []
         try:
             for _ in range(700):
                 slow = served.connect()
-                slow.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
+                slow.sendall(SLOW[what])
                 crowd.append(slow)
             for _ in range(20):
                 lives(served)

@@ -212,10 +212,12 @@ def _start(home: Home, lock: int) -> str:
     url = _url(home, password)
     executable()
     for server in executables():
+        if (home.redis / KEPT_FROM_7).is_dir() and _version(server) < (7, 0):
+            continue  # it would not look there, and begin with nothing
         if _comes_up(home, server, password, lock):
             return url
-        if not _cannot_read_what_it_kept(home):
-            break
+        if not _last_words(home, "RDB format version"):
+            break  # what another kind of server wrote may be read by another server; what is damaged by none
     if _cannot_read_what_it_kept(home):
         raise UserError(
             f"{kept(home)} is damaged, and the Redis under {home.redis} does not start with it: remove it, then run "
@@ -256,11 +258,16 @@ def _version(executable: str) -> tuple[int, int]:
 
 def _cannot_read_what_it_kept(home: Home) -> bool:
     """Whether the server's last words are of its own files."""
+    return _last_words(home, "append only file", "AOF", "loading the DB", "RDB")
+
+
+def _last_words(home: Home, *words: str) -> bool:
+    """Whether any of some words is in the last lines that the server wrote."""
     try:
         last = _log(home).read_text(errors="replace").splitlines()[-3:]
     except OSError:
         return False
-    return any(word in line for line in last for word in ("append only file", "AOF", "loading the DB", "RDB"))
+    return any(word in line for line in last for word in words)
 
 
 def _wait(home: Home, server: "subprocess.Popen[bytes]") -> bool:

@@ -118,10 +118,14 @@ class Bounded(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The end of its head."""
-        self._without_request.discard(self)
         self._in_head = False
         self._wait_no_more()
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The end of its body: until then it is no request that anyone waits for."""
+        self._without_request.discard(self)
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """An answer is complete; where no further request came, it waits for one."""
