@@ -1,5 +1,6 @@
 """Paper trading: each race decided once, before its off, at what was known then; settled on the weighed-in result."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from functools import partial
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from serving.paper import BY_EDGE, BY_P, MISSED, Rule, ScoredRace, bets_on, rule_of, step, trader_of
 from serving.paper_ledger import SettledBet, Settlement, read, writing
 from serving.paper_report import paper_reports
+from serving.paper_settlement import withdrawals
 from serving.score import score
 from serving.told import told_of
 from streams.beyond import Beyond
@@ -36,8 +38,51 @@ from training.model import Options
 from training.train import train
 from velo.errors import UserError
 from velo.racing.cards import decision_time, declared_at, first_result
+from velo.racing.messages import Market, Message, NonRunner, Race, Racecard, Reinstated, Result, Runner
+from velo.racing.settlement import Bet, Outcome, settle
 from velo.racing.staking import edge, kelly_stake
 from velo.store import Home, Store
+
+# What a withdrawal takes
+
+
+HORSE_OUT = NonRunner("r1", "b", "by mistake", OFF - timedelta(minutes=3))
+
+
+def a_told_race(*more: Message, status: str) -> list[Message]:
+    """A bet on `a` at 4.0 five minutes before the off; `b` stood at 2.0 and `a` wins."""
+    race = Race("r1", date(2025, 6, 1), OFF, "Ascot")
+    ran = Runner("b", status=status, position=2 if status == "FINISHED" else None)
+    return [
+        Racecard(race, (Runner("a"), Runner("b")), OFF - timedelta(hours=5)),
+        Market("r1", {"a": 4.0, "b": 2.0}, "show", OFF - timedelta(minutes=30)),
+        *more,
+        Result(race, (Runner("a", status="FINISHED", position=1), ran), 1, OFF + timedelta(minutes=10)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "status", "price"),
+    [
+        ((HORSE_OUT,), "NR", 2.65),
+        ((HORSE_OUT, Reinstated("r1", "b", OFF - timedelta(minutes=2))), "FINISHED", 4.0),
+        ((HORSE_OUT,), "FINISHED", 4.0),
+        ((replace(HORSE_OUT, known_at=OFF - timedelta(minutes=20)),), "NR", 4.0),
+        ((replace(HORSE_OUT, horse_id="nobody of that name"),), "FINISHED", 4.0),
+    ],
+    ids=["stands", "taken back by a message", "taken back by the start", "before the bet", "about nobody"],
+)
+def test_only_a_withdrawal_that_stands_and_came_after_the_bet_takes_of_its_price(
+    more: Sequence[Message], status: str, price: float
+) -> None:
+    """Evens against it is 45p in the pound by Rule 4: 1 + 3 × 0.55 = 2.65."""
+    known = a_told_race(*more, status=status)
+    result = first_result(known)
+    assert result is not None
+    settled = settle(Bet("r1", "a", 1.0, OFF - LEAD, 4.0), result, withdrawals(known, DECISION, result))
+    assert settled.outcome is Outcome.WON
+    assert settled.price == pytest.approx(price)
+
 
 # Deciding
 

@@ -140,6 +140,42 @@ def test_a_redis_that_forgot_is_told_the_open_races_without_a_replay(store: Stor
     assert cards_of(store).race("R1") == before
 
 
+def test_a_redis_of_an_earlier_form_is_given_the_open_races_again(store: Store) -> None:
+    """Then it held the latest card alone, by which nobody can tell who was declared before a message came."""
+    now_live(store, Racecard(TO_COME, RUNNERS[:5]), Racecard(TO_COME, RUNNERS))
+    cards = cards_of(store)
+    before = cards.race("R1")
+    assert before is not None
+    assert sum(isinstance(one, Racecard) for one in before.messages) == 3
+    earlier = [name for name in cards.client.hkeys("{velo}:race:R1") if name.startswith(b"c:")]
+    cards.client.hdel("{velo}:race:R1", *earlier)
+    cards.client.hdel("{velo}:head", "form")
+    assert cards.race("R1") != before
+    streamed(store, online=True, clock=lambda: NOW)
+    after = cards.race("R1")
+    assert after is not None
+    assert sorted(map(str, after.messages)) == sorted(map(str, before.messages))
+
+
+def test_what_is_told_of_a_race_without_a_card_waits_for_it_and_is_listed_until_it_comes(store: Store) -> None:
+    """At the log's end, and in a Redis that forgot: the card comes and finds it."""
+    other = replace(TO_COME, race_id="R9")
+    now_live(store, GoingChange("R9", "Heavy"), NonRunner("R9", "horse 1"))
+    cards = cards_of(store)
+    assert cards.waiting() == ["R9"]
+    cards.clear()
+    assert fill(store.home, cards, NOW) == len(STORY) + 2
+    assert cards.waiting() == ["R9"]
+    now_live(store, Racecard(other, RUNNERS))
+    assert cards.waiting() == []
+    kept = cards.race("R9")
+    race = declared_at(kept.messages, OFF) if kept else None
+    assert race is not None
+    assert (race.race.going, [one.horse_id for one in race.withdrawn]) == ("Heavy", ["horse 1"])
+    left = cards.client.pttl("{velo}:race:R9") / 1000
+    assert left == pytest.approx((KEEP + OFF - NOW).total_seconds(), rel=0.01)
+
+
 def test_a_stream_that_takes_over_from_a_build_has_the_open_cards(store: Store) -> None:
     """Nothing of the log is replayed, yet the race to come is there."""
     build(store, BUILT_AT)

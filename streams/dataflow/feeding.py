@@ -80,5 +80,6 @@ def feeding(store: Store, feed: Feed, clock: Clock, stop: threading.Event, *, on
                 feed=report.feed,
                 taken=report.taken,
                 appended=report.appended,
+                undeclared=report.undeclared,
                 settled=report.settled,
             )
