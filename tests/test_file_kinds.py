@@ -13,8 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
+from streams.feeds.sending import bodies
 from tests.cli import velo
 from tests.raceform_rows import ROW, SECOND, written
+from velo.errors import UserError
+from velo.settings import Settings
+from velo.store import Store
 
 COMMANDS = (
     ("ingest", "raceform"),
@@ -99,6 +103,16 @@ def test_gzip_is_read_where_a_csv_is_and_told_where_a_table_is(command: tuple[st
     path.write_bytes(gzip.compress(b"x"))
     words = ("is a gzip file", "gunzip") if "runners" in command else ("no column",)
     velo(*command, path, home=tmp_path / "home").told(str(path), *words)
+
+
+@pytest.mark.parametrize(
+    "content", [gzip.compress(b'{"type": "tick"}'), zipped("messages.ndjson")], ids=["gzip", "zip"]
+)
+def test_what_is_packed_is_not_sent_as_lines_of_messages(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "messages.ndjson"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"messages are JSON lines: unpack it first"):
+        list(bodies([path], Store.open(Settings(home=tmp_path / "home"))))
 
 
 def test_gzip_is_known_by_its_content_and_text_under_its_name_is_read(tmp_path: Path) -> None:

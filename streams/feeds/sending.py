@@ -7,6 +7,7 @@ from typing import Final
 import orjson
 
 from streams.feeds.door import MAX_BYTES
+from streams.importers.file_kinds import refuse_other_kind
 from streams.importers.runners import read_runner_tables
 from velo.errors import UserError
 from velo.racing.messages import to_record
@@ -14,6 +15,7 @@ from velo.store import Store
 
 LINES: Final = (".jsonl", ".ndjson", ".json")
 TABLES: Final = (".csv", ".parquet")
+_SAMPLE_BYTES: Final = 4096
 
 
 def bodies(paths: Sequence[Path], store: Store) -> Iterator[bytes]:
@@ -46,6 +48,8 @@ def bodies(paths: Sequence[Path], store: Store) -> Iterator[bytes]:
 def _lines(path: Path) -> Iterator[bytes]:
     try:
         with path.open("rb") as file:
+            refuse_other_kind(path, file.read(_SAMPLE_BYTES), "messages are JSON lines")
+            file.seek(0)
             while line := file.readline(MAX_BYTES + 2):
                 rest = line
                 while rest and not rest.endswith(b"\n"):
