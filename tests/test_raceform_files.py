@@ -5,6 +5,7 @@ import gzip
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -13,6 +14,7 @@ from streams.importers.raceform import parse_row, parse_rows, read_raceform
 from tests.raceform_rows import LONDON, ROW, SECOND, results, written
 from tests.shared import shared_file
 from velo.errors import UserError
+from velo.racing.courses import zones_of
 from velo.racing.messages import from_record, to_record
 from velo.settings import Settings
 from velo.store import Store
@@ -137,6 +139,31 @@ def test_unreadable_cells_are_counted_and_the_race_goes_in(tmp_path: Path, store
     read = read_raceform([written(tmp_path / "results.csv", ROW | {"draw": "?"}, ROW | SECOND)], store)
     assert [one.draw for one in results(read)["733000"].runners] == [None, 1]
     assert read.warnings == {"unreadable draw, unknown": 1}
+
+
+# Whose day it is
+
+
+@pytest.mark.parametrize(
+    ("zone", "course", "off", "utc", "race_date"),
+    [
+        ("Europe/London", "Flemington (AUS)", "23:50", "2026-01-03T23:50Z", "2026-01-03"),
+        ("Australia/Sydney", "Flemington (AUS)", "23:50", "2026-01-03T23:50Z", "2026-01-04"),
+        ("Europe/London", "Santa Anita (USA)", "00:30", "2026-01-03T00:30Z", "2026-01-02"),
+        ("Asia/Hong_Kong", "Wolverhampton (AW)", "20:30", "2026-01-03T20:30Z", "2026-01-03"),
+        ("America/New_York", "Ellerslie (NZ)", "01:10", "2026-01-03T01:10Z", "2026-01-02"),
+    ],
+)
+def test_a_race_is_of_its_courses_day_or_of_the_stores_where_that_is_behind(
+    zone: str, course: str, off: str, utc: str, race_date: str, tmp_path: Path
+) -> None:
+    """A day that has not begun in the store's zone is in none of its windows, so no race known by then is of it."""
+    store = Store.open(Settings(home=tmp_path / "abroad", timezone=ZoneInfo(zone)))
+    told = {"date": "2026-01-03", "course": course, "off": off, "region": ""}
+    read = read_raceform([written(tmp_path / "results.csv", ROW | told, ROW | SECOND | told)], store)
+    assert not read.refused
+    (result,) = read.messages
+    assert (result.race.off_time, str(result.race.race_date)) == (datetime.fromisoformat(utc), race_date)
 
 
 # One bad cell
@@ -299,6 +326,18 @@ def test_every_row_of_the_sample_is_ingested_or_refused(sample: list[dict[str, s
         "id of another race, own one made": 1,
         "runners differ from ran": 4,
     }
+
+
+def test_the_foreign_races_of_the_sample_are_run_in_the_afternoons_of_their_courses(
+    sample: list[dict[str, str]], store: Store
+) -> None:
+    """France, Australia and America, by the paper's 12-hour London clock: none is left to be inferred."""
+    read = read_raceform([shared_file("data/uk/raceform_results_sample.csv")], store)
+    abroad = [one.race for one in read.messages if one.race.country not in ("GB", "IRE")]
+    local = [race.off_time.astimezone(zone) for race in abroad for zone in zones_of(race.course, race.country)]
+    assert (len(abroad), len(local)) == (51, 51)
+    assert all(12 <= off.hour < 19 for off in local)
+    assert [race.race_date for race in abroad] == [off.date() for off in local]
 
 
 def test_the_sample_loads_once_and_again_adds_nothing(sample: list[dict[str, str]], store: Store) -> None:

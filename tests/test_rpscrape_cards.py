@@ -404,8 +404,12 @@ def test_a_country_in_the_name_is_told_and_the_log_is_not_asked(store: Store, tm
     assert horses_met(store, tmp_path, *named) == (["plain sailing (fr)", "second thoughts (fr)"], {})
 
 
-def test_an_earlier_card_that_tells_the_region_is_as_good_as_a_result(store: Store, tmp_path: Path) -> None:
-    declare(store, read(store, tmp_path, a_race()), clock=lambda: ARRIVED)
+def test_an_earlier_card_tells_the_horse_too_and_a_result_knows_it_better(store: Store, tmp_path: Path) -> None:
+    told = [RUNNER | {"horse_id": None}, OTHER | {"region": "FR", "horse_id": None}]
+    declare(store, read(store, tmp_path, a_race(*told)), clock=lambda: ARRIVED)
+    assert horses_met(store, tmp_path, *PLACELESS)[0] == ["plain sailing (ire)", "second thoughts (fr)"]
+    rows = written(tmp_path / "results.csv", ROW, ROW | SECOND)
+    ingest(store, read_raceform([rows], store), late=True, clock=lambda: ARRIVED)
     assert horses_met(store, tmp_path, *PLACELESS)[0] == ["plain sailing (ire)", "second thoughts (gb)"]
 
 

@@ -38,23 +38,27 @@ class KnownHorses:
 
     @classmethod
     def of(cls, home: Home, wanted: Collection[Wanted]) -> "KnownHorses":
-        """Read the log once for these; it is not read where none is wanted. Of an id the latest name counts."""
+        """Read the log once for these; it is not read where none is wanted.
+
+        Of an id the latest name counts. A name of a result goes before one that only cards have: those may have been
+        taken as GB themselves.
+        """
         ids = {one.source_id for one in wanted if one.source_id}
         names = {_bare(one.name) for one in wanted}
-        by_id: dict[str, str] = {}
-        by_name: dict[str, dict[str, str]] = defaultdict(dict)
+        by_id: dict[str, dict[str, str]] = {kind: {} for kind in _WITH_RUNNERS}
+        by_name: dict[str, dict[str, dict[str, str]]] = {kind: defaultdict(dict) for kind in _WITH_RUNNERS}
         for record in records(home) if wanted else ():
-            if record["type"] not in _WITH_RUNNERS:
+            if (kind := record["type"]) not in _WITH_RUNNERS:
                 continue
             for runner in record["runners"]:
                 horse = runner.get("horse")
                 if horse is None or not _COUNTRY_LAST.search(key := name_key(horse) or ""):
                     continue
                 if (source_id := runner.get("source_horse_id")) in ids:
-                    by_id[source_id] = horse
+                    by_id[kind][source_id] = horse
                 if (bare := _bare(horse)) in names:
-                    by_name[bare][key] = horse
-        return cls(by_id, by_name)
+                    by_name[kind][bare][key] = horse
+        return cls(by_id["racecard"] | by_id["result"], by_name["racecard"] | by_name["result"])
 
     def meet(self, wanted: Wanted) -> Horse:
         """The horse that is meant: the one of that id, else the only one of that name."""
