@@ -68,7 +68,7 @@ def typed_rows(paths: Sequence[Path], required: Sequence[str] = REQUIRED) -> Ite
 def _repeats_header(row: Row, bad: Mapping[str, object]) -> bool:
     """Whether a row is the header again: every cell its column's name."""
     names = {name: value for name, value in {**row, **bad}.items() if name in REQUIRED}
-    return all(str(value).strip().casefold() == name for name, value in names.items())
+    return bool(names) and all(str(value).strip().casefold() == name for name, value in names.items())
 
 
 def _refuse_column(path: Path, name: str, column: pa.ChunkedArray, wrong: Bad) -> None:
