@@ -176,6 +176,14 @@ def test_what_is_told_of_a_race_without_a_card_waits_for_it_and_is_listed_until_
     assert left == pytest.approx((KEEP + OFF - NOW).total_seconds(), rel=0.01)
 
 
+def test_a_stream_that_catches_up_keeps_nothing_of_races_long_run(store: Store) -> None:
+    """A season's odds, withdrawals and changes wait for no card: theirs was told, and their off is past."""
+    now_live(store)
+    cards = cards_of(store)
+    assert list(cards.client.scan_iter(match="{velo}:race:*")) == [b"{velo}:race:R1"]
+    assert cards.waiting() == []
+
+
 def test_a_stream_that_takes_over_from_a_build_has_the_open_cards(store: Store) -> None:
     """Nothing of the log is replayed, yet the race to come is there."""
     build(store, BUILT_AT)

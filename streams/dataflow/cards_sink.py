@@ -27,6 +27,8 @@ from velo.store import Home
 PART: Final = "cards"
 READ_AT_ONCE: Final = 2000
 RACES: Final = frozenset({"racecard", "result"})
+PAST_HELD: Final = 5000
+"""How many races long run are known as such: what is told of a race follows its card within so many others."""
 FOREVER: Final = datetime(9999, 1, 1, tzinfo=UTC)
 
 
@@ -64,12 +66,14 @@ class CardsSink(FixedPartitionedSink[Told, None]):
 class CardsPartition(StatefulSinkPartition[Told, None]):
     """The writer of cards. After a batch that was not live nothing is, for two snapshots.
 
-    `_open` has the off of each open race that was told here, and no end for those that Redis held before.
+    `_open` has the off of each open race that was told here, and no end for those that Redis held before; `_past` the
+    last races whose card or result was told here and that are not open: what is told of them waits for no card.
     """
 
     sink: CardsSink
     _client: Any = None
     _open: dict[str, datetime] = field(default_factory=dict)
+    _past: dict[str, None] = field(default_factory=dict)
     _behind: int = 0
 
     def make_ready(self) -> None:
@@ -91,6 +95,7 @@ class CardsPartition(StatefulSinkPartition[Told, None]):
     def snapshot(self) -> None:
         """Nothing to remember: the log holds it all."""
         horizon = self.sink.clock() - KEEP
+        self._past |= dict.fromkeys(race_id for race_id, off_time in self._open.items() if off_time < horizon)
         self._open = {race_id: off_time for race_id, off_time in self._open.items() if off_time >= horizon}
         if self._behind:
             self._behind -= 1
@@ -98,9 +103,16 @@ class CardsPartition(StatefulSinkPartition[Told, None]):
                 self.sink.waiting.until_done("online", self._now_live)
 
     def _offer_of(self, told: Told) -> Offer | None:
-        offer = offer_of(told.line, self.sink.clock(), self._open, announced=told.live) if told.line.whole else None
+        if not told.line.whole:
+            return None
+        offer = offer_of(told.line, self.sink.clock(), self._open, self._past, announced=told.live)
         if offer is not None and offer.kept and offer.off_time is not None:
             self._open[offer.race_id] = offer.off_time
+            self._past.pop(offer.race_id, None)
+        elif (of := about(told.line.text)).kind in RACES and of.race_id is not None and of.race_id not in self._open:
+            self._past[of.race_id] = None
+            if len(self._past) > PAST_HELD:
+                self._past.pop(next(iter(self._past)))
         return offer
 
     def _write(self, offers: list[Offer], head: Head | None) -> None:
@@ -172,14 +184,18 @@ def fill(home: Home, cards: RaceCards, now: datetime, go_on: Callable[[], None] 
     return count
 
 
-def offer_of(line: Line, now: datetime, open_races: Container[str], *, announced: bool) -> Offer | None:
+def offer_of(
+    line: Line, now: datetime, open_races: Container[str], past: Container[str] = (), *, announced: bool
+) -> Offer | None:
     """What a whole record offers; None where it is neither kept nor announced, or cannot be read.
 
     A card or a result opens its race while the off is recent or to come. What is told of a race that is not open
-    waits for its card.
+    waits for its card, unless that is known to be `past`.
     """
     of = about(line.text)
     if not announced and of.race_id not in open_races:
+        if of.race_id in past and of.kind not in RACES:
+            return None
         known_at = known_at_of(line.text) if of.race_id is not None else None
         if known_at is None or known_at < now - DECLARED_AHEAD:
             return None
@@ -191,7 +207,8 @@ def offer_of(line: Line, now: datetime, open_races: Container[str], *, announced
     assert message.known_at is not None
     off_time = message.race.off_time if isinstance(message, Racecard | Result) else None
     waits = off_time is None and of.race_id not in open_races
-    recent = message.known_at >= now - DECLARED_AHEAD if waits else off_time is None or off_time >= now - KEEP
+    awaited = message.known_at >= now - DECLARED_AHEAD and of.race_id not in past
+    recent = awaited if waits else off_time is None or off_time >= now - KEEP
     kept = of.race_id is not None and recent
     if not kept and not announced:
         return None
