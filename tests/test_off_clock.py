@@ -44,8 +44,8 @@ WINTER, SUMMER = date(2015, 1, 10), date(2015, 7, 10)
         (WINTER, "Happy Valley (HK)", ["10:45", "2:50"], ["10:45", "14:50"]),
         # New York's afternoon, 5 hours behind; half past five there is half past ten in London
         (WINTER, "Aqueduct (USA)", ["5:20", "9:20", "10:28"], ["17:20", "21:20", "22:28"]),
-        # Los Angeles, 8 hours behind: half past midnight in London is half past four
-        (WINTER, "Santa Anita (USA)", ["8:30", "12:30"], ["20:30", "00:30"]),
+        # Los Angeles, 8 hours behind: half past midnight in London is half past four, of which day is another question
+        (WINTER, "Santa Anita (USA)", ["8:30", "12:30"], ["20:30", "00:30?"]),
         (SUMMER, "Meydan (UAE)", ["1:30", "5:05"], ["13:30", "17:05"]),
         (WINTER, "Chantilly (FR)", ["11:00", "10:30", "3:25"], ["11:00", "10:30", "15:25"]),
         (WINTER, "Tokyo (JPN)", ["1:05", "6:45"], ["01:05", "06:45"]),
@@ -62,8 +62,8 @@ def test_a_12_hour_off_is_at_an_hour_in_which_its_course_may_race(
     ("course", "offs", "london"),
     [
         ("Sha Tin (HK)", ["09:15", "10:25"], ["09:15", "10:25"]),
-        ("Santa Anita (USA)", ["20:30", "00:30"], ["20:30", "00:30"]),
-        ("Flemington (AUS)", ["01:20", "23:50"], ["01:20", "23:50"]),
+        ("Santa Anita (USA)", ["20:30", "00:30"], ["20:30", "00:30?"]),
+        ("Flemington (AUS)", ["01:20", "23:50"], ["01:20", "23:50?"]),
         ("Nowhere (XYZ)", ["09:15", "10:25"], ["09:15", "10:25"]),
         # a spreadsheet has taken the nought: still by the 24-hour clock
         ("Sha Tin (HK)", ["9:15", "10:25", "13:40"], ["09:15", "10:25", "13:40"]),
@@ -116,6 +116,17 @@ def test_a_12_hour_off_of_a_course_that_nobody_can_place_is_inferred(course: str
 def test_the_date_of_a_race_is_that_of_its_course(course: str, off: str, utc: str, race_date: date) -> None:
     (found,) = read(date(2026, 1, 3), course, off)
     assert (found.instant, found.race_date) == (datetime.fromisoformat(utc), race_date)
+
+
+def test_an_off_after_midnight_is_of_the_night_that_is_told_and_else_inferred() -> None:
+    """Dated in London: 00:30 ends the evening before, which this load has or has not."""
+    before, day = date(2026, 1, 2), date(2026, 1, 3)
+    tail, late = told(day, "Santa Anita (USA)", "00:30"), told(day, "Santa Anita (USA)", "22:00")
+    head = told(before, "Santa Anita (USA)", "23:30")
+    alone, both = OffReader.of([tail, late], LONDON).read, OffReader.of([head, tail, late], LONDON).read
+    assert [(one[tail].inferred, one[tail].race_date) for one in (alone, both)] == [(True, day), (False, before)]
+    assert {one[tail].instant for one in (alone, both)} == {datetime(2026, 1, 3, 0, 30, tzinfo=UTC)}
+    assert not any(one[late].inferred for one in (alone, both))
 
 
 def test_an_off_that_londons_clock_tells_twice_or_never_is_inferred() -> None:

@@ -5,12 +5,12 @@ one never has. It holds for the rows of that file and date. Else an hour of 1 to
 apart. A reading counts where a race may start at that hour of the course's own clock (`velo.racing.courses`); where
 both may, the one nearer to the races of the meeting that leave no choice. What is still open is read as the hour
 looks to a British reader, 1 to 9 the afternoon, and marked as inferred; so is one in the hour that the zone's clock
-skips or tells twice.
+skips or tells twice, and one after midnight that may be of either night.
 """
 
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
@@ -113,6 +113,7 @@ class OffReader:
             if not found.inferred:
                 meetings[off.day, off.course].append(found.instant)
         read |= {off: _by_meeting(off, zone, meetings.get((off.day, off.course), [])) for off in open_offs}
+        read |= {off: read[off]._replace(inferred=True, race_date=off.day) for off in _of_another_night(read, meetings)}
         return cls(zone, read)
 
 
@@ -143,6 +144,26 @@ def _by_meeting(off: RaceOff, zone: ZoneInfo, meeting: Iterable[datetime]) -> Of
     gaps = [min((abs(_instant(off, hour, zone) - one) for one in meeting), default=timedelta.max) for hour in hours]
     nearer = hours[gaps.index(min(gaps))]
     return _off(off, nearer if min(gaps) <= _NEAR else _as_it_looks(off), zone, inferred=min(gaps) > _NEAR)
+
+
+def _of_another_night(
+    read: Mapping[RaceOff, Off], meetings: Mapping[tuple[date, str], Sequence[datetime]]
+) -> Iterator[RaceOff]:
+    """Offs that belong to another night than the rest of their date at that course, a night of which nothing is told.
+
+    Half past midnight in London is the end of the American evening before, if the date is of that instant; it may as
+    well be the end of the evening that has the date.
+    """
+    nights: dict[tuple[Hashable, date, str], set[date]] = defaultdict(set)
+    for off, found in read.items():
+        if not found.inferred:
+            nights[off.part, off.day, off.course].add(found.race_date)
+    for off, found in read.items():
+        if found.race_date == off.day or off.day not in nights[off.part, off.day, off.course]:
+            continue
+        beside = (meetings.get((off.day + timedelta(days=days), off.course), ()) for days in (-1, 1))
+        if not any(abs(found.instant - one) <= _NEAR for others in beside for one in others):
+            yield off
 
 
 def _readings(off: RaceOff) -> tuple[int, int]:
