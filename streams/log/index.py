@@ -67,8 +67,9 @@ class Index:
     """Contents by digest, and the end of a log.
 
     `_results` has each race's versions. `_times_held` counts the other messages by digest; `_latest` has the
-    digest of the last one about each subject, `_declared` the horses that the cards of a race named, `_races` the races
-    declared last. All but that grow with the log, so they are packed. `tied_since` is the earliest instant that counts as tied with the end:
+    digest of the last one about each subject, `_declared` the horses that the cards of a race named, `_changed` the
+    races of which a withdrawal or a change was told, `_races` the races declared last. All but
+    that grow with the log, so they are packed. `tied_since` is the earliest instant that counts as tied with the end:
     instants are bumped by 1 µs where they tie, so a row of instants without a gap may all have claimed the first.
     """
 
@@ -81,6 +82,7 @@ class Index:
     _times_held: Packed = field(default_factory=Packed)
     _latest: Packed = field(default_factory=Packed)
     _declared: Packed = field(default_factory=Packed)
+    _changed: Packed = field(default_factory=Packed)
     _near: dict[str, str | None] = field(default_factory=dict)
     _races: deque[str] = field(default_factory=lambda: deque(maxlen=RACES_NEAR))
     _noted: dict[str, "_Noted"] = field(default_factory=dict)
@@ -159,6 +161,7 @@ class Index:
         elif kind != "market":
             card = ("racecard", record.get("race_id") or "", "")
             said = self._latest.get(_subject(record))
+            self._changed.put((record.get("race_id") or "",), b"")
             if said not in (_MARKED, _word(record, digest)) and self._latest.get(card) is not None:
                 self._latest.put(card, _OVERRULED)
         self._latest.put(_subject(record), _word(record, digest))
@@ -173,6 +176,10 @@ class Index:
         if held is None:
             self._races.append(race_id)
             self._near.clear()
+        if any(map(is_marked, card["runners"])):
+            self._changed.put((race_id,), b"")
+        if self._changed.get((race_id,)) is None:
+            return
         overruled = [("going_change", race_id, "")]
         for runner in card["runners"]:
             withdrawal = ("non_runner", race_id, runner["horse_id"])
