@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,11 +17,16 @@ from serving.score_log import ScoreLog
 from serving.scored import scored_race
 from streams.log.writer import LogWriter
 from tests.cli import velo
+from tests.desks import RACE as RACE_PAGE
+from tests.desks import ROWS, page_of, served, shows_live
 from tests.seasons import opened
 from tests.services import NOW, OFF, RACE, RUNNERS, SCORE, a_client, a_service, a_streamed_store, posted, refused, tell
 from tests.streaming import streamed
 from velo.racing.messages import Message, Result, Runner
 from velo.store import Store
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 LEAD = timedelta(minutes=5)
 SECOND = timedelta(seconds=1)
@@ -207,3 +212,21 @@ def test_the_audit_tells_a_leak_a_score_of_the_future_and_one_not_made_again_apa
     assert said.code == 1
     for words in ("leak", "its race's first result was known at 2023-06-01T14:10:00", "future", "not reproducible"):
         assert words in said.out
+
+
+def test_the_desk_says_of_a_race_that_was_run_what_instant_its_chances_are_of(browser: "Browser", store: Store) -> None:
+    """While the service refuses, the page still shows the chances from before: it does not call them the decision time's."""
+    with served(store) as desk, page_of(browser, desk, RACE_PAGE) as page:
+        page.wait_for_selector(ROWS)
+        shows_live(page)
+        page.route(
+            "**/score?**", lambda route: route.fulfill(status=503, json={"title": "", "status": 503, "detail": "soon"})
+        )
+        tell(store, FIRST, at=desk.clock())
+        notice = page.locator("ul.notices li")
+        notice.filter(has_text="these chances are of").wait_for(timeout=20_000)
+        assert "before its result" in notice.first.inner_text()
+        assert page.get_by_text("these are the chances of its decision time").count() == 0
+        page.unroute("**/score?**")
+        notice.filter(has_text="these are the chances of its decision time").wait_for(timeout=20_000)
+        assert page.get_by_text("before its result").count() == 0

@@ -69,11 +69,21 @@ function book(runners) {
   return ` · book ${Math.round(100 * prices.reduce((sum, one) => sum + 1 / one, 0))} %`;
 }
 
-const SAID_OTHERWISE = ["some values are stale", "the race has been run", "market odds are starting prices"];
+const RUN = "the race has been run";
+const SAID_OTHERWISE = ["some values are stale", RUN, "market odds are starting prices"];
+
+/** What the chances of a race that was run are of: the score itself says so, for the card may be newer than the score. */
+function timing(scored, run) {
+  if (scored.notes.some((one) => one.startsWith(RUN))) {
+    return h("li", {}, `The race has been run: these are the chances of its decision time, ${w.clockS(scored.as_of)}. Nothing known later is in them.`);
+  }
+  if (!run) return null;
+  return h("li", { class: "warn" }, `The race has been run: these chances are of ${w.clockS(scored.as_of)}, before its result. Those of its decision time are to come.`);
+}
 
 function notices(scored, run) {
   return h("ul", { class: "notices" },
-    run ? h("li", {}, `The race has been run: these are the chances of its decision time, ${w.clockS(scored.as_of)}. Nothing known later is in them.`) : null,
+    timing(scored, run),
     scored.stale.length ? h("li", { class: "warn" }, `Stale values: ${w.views(scored.stale)}. A window has moved on since they were written.`) : null,
     scored.notes.filter((one) => !SAID_OTHERWISE.some((said) => one.startsWith(said))).map((one) => h("li", {}, one)));
 }
