@@ -238,7 +238,7 @@ def _tell(
 
 
 def _poll(port: int, day: Sequence[Polled], answers: list[Answer], over: threading.Event) -> None:
-    connection = HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = HTTPConnection("127.0.0.1", port, timeout=600)
     turn = 0
     while not over.is_set():
         begun, now = time.monotonic(), datetime.now(UTC)
