@@ -4,6 +4,7 @@ from datetime import datetime
 
 from feature_repo.stores import embedded_redis
 from feature_repo.stores.redis_client import connect_url
+from feature_repo.stores.whole import Expected
 from serving.bundles import Bundles
 from serving.history import History, Log
 from serving.patience import PATIENCE_S, UNHURRIED_S
@@ -25,7 +26,8 @@ def score(store: Store, race_id: str, *, log: Log, now: datetime, as_of: datetim
 
 def scorer_of(store: Store, log: Log, *, patience_s: float = PATIENCE_S) -> Scorer:
     """The scorer of a store and its log; nothing is connected or loaded before it is needed."""
-    return Scorer(Wire(lambda: address_of(store), patience_s), Bundles(store), History(store, log))
+    wire = Wire(lambda: address_of(store), patience_s)
+    return Scorer(wire, Bundles(store), History(store, log), Expected(store.home))
 
 
 def address_of(store: Store) -> str:

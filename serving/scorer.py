@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import numpy as np
 
 from feature_repo.stores.race_cards import KEEP, Event, Head, Kept, RaceCards, head_of
+from feature_repo.stores.whole import REMEDY, Expected, Held, NotWhole, Vitals, tell_lost, vitals
+from feature_repo.stores.whole import read as read_held
 from serving.bundles import Bundles
 from serving.drivers import Teller
 from serving.history import History, declared
@@ -23,7 +25,7 @@ from serving.scored import ScoredRace, Stood, scored_race
 from serving.settled import Settled
 from serving.told import Told, UnknownRace
 from serving.vectors import Vectors
-from serving.wire import Question, Wire
+from serving.wire import Answers, Question, Wire
 from training.bundle import Bundle
 from velo.errors import UserError
 from velo.racing.cards import Declared, decision_time, declared_at, first_result, result_known_at
@@ -40,6 +42,7 @@ RACES_HELD: Final = 500
 RUN_HELD: Final = 500
 REPEATED: Final = 0.75
 """Share of a request's patience for which a reading that saw half of a result is repeated."""
+CARDS_REMEDY: Final = "a running stream brings it again by itself; without one run `velo cards rebuild`"
 POSTED: Final = "posted card"
 """Race id under which a card that is about no race of ours is read: it has no messages."""
 
@@ -82,6 +85,7 @@ class Scorer:
     wire: Wire
     bundles: Bundles
     history: History
+    expected: Expected | None = None
     settled: Settled = field(default_factory=Settled)
     monotonic: Callable[[], float] = time.monotonic
     _known: "OrderedDict[str, Known]" = field(default_factory=OrderedDict)
@@ -296,12 +300,18 @@ class Scorer:
             while True:
                 answers = self.wire.ask(known.question)
                 head = head_of(answers[:4])
+                lost = self._lost(known.question, answers, head)
                 version = _version(answers[4], answers[5])
                 if known.version is not None and version != known.version:
                     newer = self._renewed(race_id, now)
                     if newer is None:
+                        self._refuse_lost_race(race_id)
                         raise UnknownRace(f"race {race_id!r} is no longer held by Redis: ask for it with as_of")
                     known = newer
+                    continue
+                if lost:
+                    # a new key of a cluster may be noted and its row not there yet
+                    self._refuse_lost(known.question, answers, until)
                     continue
                 rows = known.reading.rows(answers)
                 card_us = known.card_us if known.version is not None else 0
@@ -326,6 +336,43 @@ class Scorer:
                     return known, rows, from_us(min(position, now_us))
                 if self.monotonic() > until:
                     raise BeingWritten("a result is being written: ask again in a moment")
+
+    def refuse_not_whole(self, now: datetime) -> None:
+        """Raise `NotWhole`, or `OtherStore`, where Redis does not hold all that the store gave it, by what it says of itself."""
+        if self.expected is None:
+            return
+        expected = self.expected
+
+        def look(client: "Redis") -> tuple[Head | None, list[Held], Vitals, bool]:
+            cards = RaceCards(client)
+            return cards.head(), read_held(client, expected.layouts), vitals(client), cards.lost(now, 0)[0]
+
+        head, held, told, races_lost = self.wire.call(look)
+        expected.refuse_server(held, told, None if head is None else (head.generation, head.seq))
+        if races_lost:
+            raise NotWhole(f"the online store lost races to come: {CARDS_REMEDY}")
+
+    def _lost(self, question: Question, answers: Answers, head: Head | None) -> bool:
+        """Whether a row is gone that was there; raises `NotWhole`, or `OtherStore`, where a whole view is not as expected."""
+        if self.expected is not None:
+            fills = [one or None for one in (answers[6] or b"").decode().split(" ")]
+            at = None if head is None else (head.generation, head.seq)
+            self.expected.refuse(question.views, fills[: len(question.views)], at)
+        return bool(answers[7])
+
+    def _refuse_lost(self, question: Question, answers: Answers, until: float) -> None:
+        """Raise `NotWhole` once the patience is spent, and leave word in Redis that rows are gone."""
+        if self.monotonic() <= until:
+            return
+        views = [question.views[int(at) - 1] for at in (answers[7] or b"").split()]
+        with suppress(UserError):
+            self.wire.call(lambda client: tell_lost(client, views))
+        raise NotWhole(f"the online store lost rows ({', '.join(views)}): {REMEDY}")
+
+    def _refuse_lost_race(self, race_id: str) -> None:
+        """Raise `NotWhole` where Redis lists a race and does not hold it."""
+        if self.wire.call(lambda client: RaceCards(client).lists(race_id)):
+            raise NotWhole(f"the online store lost race {race_id!r}: {CARDS_REMEDY}")
 
     def _at_hand(self, race_id: str, now: datetime) -> Known | None:
         """A race as it was last read: whether that still holds shows when its rows are read."""

@@ -1,7 +1,8 @@
 """One round trip to the online store: a race's version and all feature rows of its runners, as of one moment there.
 
 Half of the time of a read through a client goes into writing the command; here it is written once a card, as bytes. On a
-Redis Cluster, whose rows lie on several servers, it takes two: the head and the race first, then all rows at once.
+Redis Cluster, whose rows lie on several servers, it takes two: the head and the race first, then all rows at once; and a
+third for rows that are not there, to know whether they ever were.
 """
 
 from collections import deque
@@ -14,14 +15,18 @@ from typing import TYPE_CHECKING, Any, Final
 from feature_repo.stores.race_cards import EVENTS, HEAD, race_key
 from feature_repo.stores.race_script import READ, sha_of
 from feature_repo.stores.redis_client import shown
+from feature_repo.stores.redis_layout import PACKED, index_key_of
+from feature_repo.stores.redis_script import has, place_of
+from feature_repo.stores.whole import FILL
 from serving.patience import PATIENCE_S, Finder, OutOfPatience, Patience, client_of
 from velo.errors import UserError
 
 if TYPE_CHECKING:
     from redis import Redis
 
-HEADERS: Final = 6
-"""Answers before the rows: the head's generation, seq, instant (µs) and live; the race's generation and seq."""
+HEADERS: Final = 8
+"""Answers before the rows: the head's generation, seq, instant (µs) and live; the race's generation and seq; the fillings
+of the views asked, a space between; which of these, counted from 1, lost a row that they had."""
 _HEAD_FIELDS: Final = ("generation", "seq", "known_us", "live")
 _RACE_FIELDS: Final = ("generation", "seq")
 
@@ -49,17 +54,21 @@ class Question:
     race_id: str
     keys: tuple[bytes, ...]
     fields: tuple[str, ...]
+    views: tuple[str, ...]
     written: bytes
 
     @classmethod
     def of(cls, race_id: str, keys: Sequence[bytes], fields: Sequence[str]) -> "Question":
         """Write a question down."""
-        parts: list[Any] = [b"EVALSHA", sha_of(READ), 3 + len(keys), race_key(race_id), EVENTS, HEAD, *keys]
-        for name, some in groupby(fields):
-            parts += [name, len(list(some))]
+        asked = [(name, len(list(some))) for name, some in groupby(fields)]
+        views = tuple(name.removeprefix(PACKED) for name, _ in asked)
+        indices = [index_key_of(view) for view in views]
+        count = 3 + len(indices) + len(keys)
+        parts: list[Any] = [b"EVALSHA", sha_of(READ), count, race_key(race_id), EVENTS, HEAD, *indices, *keys]
+        parts += [part for one in asked for part in one]
         encoded = [part if isinstance(part, bytes) else str(part).encode() for part in parts]
         lines = (b"$%d\r\n%s\r\n" % (len(one), one) for one in encoded)
-        return cls(race_id, tuple(keys), tuple(fields), b"".join((b"*%d\r\n" % len(encoded), *lines)))
+        return cls(race_id, tuple(keys), tuple(fields), views, b"".join((b"*%d\r\n" % len(encoded), *lines)))
 
 
 @dataclass(slots=True)
@@ -122,12 +131,29 @@ class _Link:
         with self.cluster.pipeline() as pipe:
             pipe.hmget(HEAD, _HEAD_FIELDS)
             pipe.hmget(race_key(question.race_id), _RACE_FIELDS)
-            head, race = pipe.execute()
+            for view in question.views:
+                pipe.hget(index_key_of(view), FILL)
+            head, race, *fills = pipe.execute()
         with self.cluster.pipeline() as pipe:
             for key, name in zip(question.keys, question.fields, strict=True):
                 pipe.hget(key, name)
             rows = pipe.execute()
-        return [*head, *race, *rows]
+        lost = self._lost(question, [at for at, row in enumerate(rows) if row is None])
+        numbers = [str(at).encode() for at, view in enumerate(question.views, 1) if view in lost]
+        return [*head, *race, b" ".join(fill or b"" for fill in fills), b" ".join(numbers), *rows]
+
+    def _lost(self, question: Question, missing: Sequence[int]) -> set[str]:
+        """Views of a cluster that had a row of one of these keys; their indices are read after the rows, and written before."""
+        if not missing:
+            return set()
+        views = [question.fields[at].removeprefix(PACKED) for at in missing]
+        places = [place_of(question.keys[at]) for at in missing]
+        with self.cluster.pipeline() as pipe:
+            for view, (bucket, _) in zip(views, places, strict=True):
+                pipe.hget(index_key_of(view), bucket)
+            held = pipe.execute()
+        found = zip(views, places, held, strict=True)
+        return {view for view, (_, fingerprint), bucket in found if has(bucket or b"", fingerprint)}
 
 
 @dataclass(slots=True)

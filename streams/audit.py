@@ -21,6 +21,7 @@ from feature_repo.stores.changelog import text
 from feature_repo.stores.redis_client import errors_told
 from feature_repo.stores.redis_layout import VALID_UNTIL, Layout
 from feature_repo.stores.redis_rows import RedisRows
+from feature_repo.stores.whole import read, refuse_other_store
 from streams import generations
 from streams.batch import frames
 from streams.batch.build import MEMORY_LIMIT, build
@@ -81,7 +82,7 @@ def audit(
     """Compare the offline tables, and the Redis behind `client` if one is given, with a fresh batch of the whole log.
 
     `sample` looks at so many keys of each view, the same ones each time. Raises `UserError` where there are no tables,
-    they are of another log, or a part of them is not what was written.
+    they are of another log, a part of them is not what was written, or Redis holds the rows of another store.
     """
     home = store.home
     folder = generations.current(home)
@@ -91,7 +92,10 @@ def audit(
     generations.refuse_damaged(folder)
     if manifest.log_generation != log_generation(home):
         raise UserError(f"the tables at {home.offline} are of a log since replaced: run `velo build` first")
-    next_seq, until = _brought_to(home, manifest)
+    if client is not None:
+        held_of = zip(FAMILIES, read(client, [Layout.of(family) for family in FAMILIES]), strict=True)
+        refuse_other_store(home, "Redis", {family.view: one.owner for family, one in held_of})
+    next_seq, until = brought_to(home, manifest)
     with frames.scratch_connection(home, MEMORY_LIMIT) as connection:
         parts = {family.view: sorted((folder / family.view).glob("*.parquet")) for family in FAMILIES}
         # what Redis holds is read before the log's end is: it is never ahead of the batch
@@ -114,7 +118,7 @@ def audit(
             return AuditReport(next_seq, until, compared, count, tuple(found))
 
 
-def _brought_to(home: Home, manifest: generations.Manifest) -> tuple[int, datetime]:
+def brought_to(home: Home, manifest: generations.Manifest) -> tuple[int, datetime]:
     """Up to which record both stores were brought for certain, and the instant of the last one."""
     streamed = position(home)
     sealed = streamed.sealed_seq if streamed and streamed.log_generation == manifest.log_generation else 0

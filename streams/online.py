@@ -12,16 +12,31 @@ from datetime import datetime
 from typing import Any, Final
 
 from feature_repo.catalogue.families import FAMILIES, Family
-from feature_repo.stores.race_cards import RaceCards
+from feature_repo.stores.race_cards import Head, RaceCards
 from feature_repo.stores.redis_layout import Layout
 from feature_repo.stores.redis_writer import RowWriter
+from feature_repo.stores.whole import (
+    begin,
+    fill_remembered,
+    finish,
+    forget,
+    forget_head,
+    head_remembered,
+    new_fill,
+    new_mark,
+    read,
+    refuse_other_store,
+    remember_head,
+)
 from streams import generations
+from streams.audit import brought_to
 from streams.batch.build import fingerprint
 from streams.dataflow.cards_sink import fill as fill_cards
-from streams.dataflow.handover import fill_view
+from streams.dataflow.handover import fill_view, one_at_a_time
 from streams.dataflow.telemetry import is_streaming
+from streams.log.reader import end
 from velo.errors import UserError
-from velo.store import Store
+from velo.store import Home, Store
 
 ABREAST: Final = 3
 """Views under way at once: while the server takes one lot of rows the next is packed."""
@@ -40,6 +55,42 @@ class RebuildReport:
     streaming: bool
 
 
+def _fill_whole(home: Home, redis: RowWriter, layout: Layout, manifest: generations.Manifest, *, clear: bool) -> int:
+    """Have Redis hold the newest row of every key of a view, and know it as whole; returns how many keys there are.
+
+    A view that is whole stays readable meanwhile, and keeps the mark of the stream that wrote it last.
+    """
+    client, number, epoch = redis.client, manifest.log_generation, manifest.epoch
+    [held] = read(client, [layout])
+    # of a log since rebuilt: its rows may claim instants that this one never reaches
+    clear = clear or (held.fill is not None and held.fill.split(":")[1] != str(number))
+    expected = fill_remembered(home, layout.view)
+    if not clear and not held.lost and held.fill is not None and held.fill == expected:
+        return fill_view(home, layout, redis, epoch)
+    mark = new_mark(home, number, epoch, manifest.next_seq - 1)
+    if clear:
+        # where this ends half-way the view is of nobody, and is cleared again
+        forget(home, layout.view)
+    begin(client, layout, mark)
+    if clear:
+        redis.delete_rows(layout)
+    keys = fill_view(home, layout, redis, epoch)
+    if not finish(home, client, layout, mark, mark, new_fill(layout, home, number)):
+        raise UserError(f"{layout.view} was emptied, or filled by another, while it was filled: repeat the command")
+    return keys
+
+
+def _say_position(home: Home, cards: RaceCards, manifest: generations.Manifest, now: datetime) -> None:
+    """Have a Redis that lost how far a stream had brought it say how far the tables are, which it now holds."""
+    head, remembered = cards.head(), head_remembered(home)
+    if remembered is None or (head is not None and (head.generation, head.seq) >= remembered):
+        return
+    next_seq, known_at = brought_to(home, manifest)
+    told = Head(manifest.log_generation, next_seq - 1, known_at, live=next_seq >= end(home).next_seq)
+    cards.offer(manifest.log_generation, [], now, told)
+    remember_head(home, manifest.log_generation, next_seq - 1)
+
+
 def rebuild(
     store: Store,
     client: Any,
@@ -53,7 +104,8 @@ def rebuild(
     After them the races that are open at `now` (UTC), as the log tells them.
 
     It may be repeated, stopped half-way, and run beside a stream or a materialisation. `clear` first removes what the
-    project's views and races have in Redis, for one that was filled from another log; then no stream may run. `progress` is told
+    project's views and races have in Redis, for one that was filled from another log or by another store, which is
+    refused otherwise; then no stream may run. `progress` is told
     what was written, and how many of the views are done. Raises `UserError` where there are no tables, or they are of
     other formulas, or Redis fails; `seconds` is of the wall.
     """
@@ -69,11 +121,18 @@ def rebuild(
     began, done, lock = time.perf_counter(), dict[str, int](), threading.Lock()
     redis = RowWriter(client, store.redis_url or "the store's own")
 
+    layouts = {family.view: Layout.of(family) for family in FAMILIES}
+    held = dict(zip(layouts, read(client, [*layouts.values()]), strict=True))
+    if not clear:
+        refuse_other_store(store.home, "Redis", {view: one.owner for view, one in held.items()})
+    else:
+        # one that was given another log's position, or has none any more, is brought to this log's by the next stream
+        forget_head(store.home)
+
     def fill(family: Family) -> None:
-        layout = Layout.of(family)
-        if clear:
-            redis.delete_view(layout)
-        keys = fill_view(store.home, layout, redis, manifest.epoch)
+        layout = layouts[family.view]
+        with one_at_a_time(store.home, family.view):
+            keys = _fill_whole(store.home, redis, layout, manifest, clear=clear)
         with lock:
             done[family.view] = keys
             if progress:
@@ -88,5 +147,7 @@ def rebuild(
     if clear:
         cards.clear()
     races = fill_cards(store.home, cards, now)
+    if not streaming:
+        _say_position(store.home, cards, manifest, now)
     keys = {family.view: done[family.view] for family in FAMILIES}
     return RebuildReport(keys, races, time.perf_counter() - began, manifest.known_at.isoformat(), clear, streaming)

@@ -5,12 +5,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from feature_repo.stores import embedded_redis, whole
+from feature_repo.stores.race_cards import RaceCards
+from feature_repo.stores.redis_client import connect_url
 from streams import generations
 from streams.dataflow.telemetry import is_streaming, position
 from streams.importers import dead_letters
 from streams.log.reader import end
 from streams.log.segments import generation
 from streams.undeclared import undeclared_of
+from velo.errors import UserError
 from velo.store import Store
 
 UNDECLARED_SHOWN: Final = 5
@@ -41,6 +45,7 @@ class Status:
     undeclared: int = 0
     undeclared_waiting: int = 0
     undeclared_last: tuple[str, ...] = ()
+    online: str = ""
 
     def lines(self) -> list[tuple[str, object]]:
         """As shown to a person."""
@@ -55,6 +60,7 @@ class Status:
             ("log", f"{self.messages:,} messages, to {self.log_end or 'nothing yet'}"),
             ("tables", f"{tables}; {self.rows:,} rows, epoch {self.epoch}"),
             ("stream", self._stream()),
+            ("online", self.online),
             ("dead letters", self.dead_letters),
             ("about nobody", self._undeclared()),
             *(("", one) for one in self.undeclared_last),
@@ -103,7 +109,25 @@ def status(store: Store) -> Status:
         undeclared=len(about_nobody),
         undeclared_waiting=len(waiting),
         undeclared_last=tuple(dict.fromkeys(one.says for one in waiting))[-UNDECLARED_SHOWN:],
+        online=_online(store),
     )
+
+
+def _online(store: Store) -> str:
+    """What Redis says of itself, in one line; the store's own is not started."""
+    url = store.redis_url or embedded_redis.running(store.home)
+    if url is None:
+        return "the store's own Redis does not run: what reads or fills it starts it"
+    try:
+        client = connect_url(url)
+        expected = whole.Expected(store.home)
+        head, held, told = RaceCards(client).head(), whole.read(client, expected.layouts), whole.vitals(client)
+        expected.refuse_server(held, told, None if head is None else (head.generation, head.seq))
+    except UserError as trouble:
+        return str(trouble)
+    filled = all(one.fill for one in held)
+    said = f"{sum(one.rows for one in held):,} rows{'' if filled else ', not filled by a stream or a rebuild'}"
+    return "; ".join(filter(None, (said, whole.may_evict(told))))
 
 
 def _streamed_rows(generation: Path) -> int:

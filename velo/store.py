@@ -1,22 +1,26 @@
 """A store: one home folder, one time zone, one key policy, and the epochs of its formulas."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from velo.errors import UserError
-from velo.files import make_folder, make_private, write_atomically
+from velo.files import make_folder, make_private, sync_folder, write_atomically
 from velo.settings import DEFAULT_TIMEZONE, KeyPolicy, Settings, zone_named
 
 FORMAT = 1
 CONTENTS = (
     "store.json", "log", "dead-letters.ndjson", "feeds", "offline", "generations", "batch", "warehouse.duckdb", "registry.db",
-    "redis", "recovery", "stream", "datasets", "models", "backtests", "scores", "paper", "reports",
+    "redis", "online", "recovery", "stream", "datasets", "models", "backtests", "scores", "paper", "reports",
 )  # fmt: skip
 """What lies in a home: nothing else there is ours to change."""
+STORE_ID = "store-id"
+"""The file of a log's folder that tells a store from every other; a copy of the log is a copy of the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,11 @@ class Home:
     def redis(self) -> Path:
         """The embedded Redis: its data, its configuration, its address."""
         return self.root / "redis"
+
+    @property
+    def online(self) -> Path:
+        """What the online store was given, to tell whether it still holds it: one file a view, and the position."""
+        return self.root / "online"
 
     @property
     def recovery(self) -> Path:
@@ -172,6 +181,34 @@ class Store:
             return self, len(self.epochs)
         store = replace(self, epochs=(*self.epochs, fingerprint)).save()
         return store, len(store.epochs)
+
+
+def store_id(home: Home) -> str | None:
+    """What tells a store from every other, 16 hex digits; None where it was given none yet."""
+    try:
+        return (home.log / STORE_ID).read_text().strip() or None
+    except OSError:
+        return None
+
+
+def given_id(home: Home) -> str:
+    """The identity of a store; one that has none is given one, the same whoever gives it at the same time."""
+    held = store_id(home)
+    if held is not None:
+        return held
+    path = make_folder(home.log) / STORE_ID
+    aside = path.with_name(f".{STORE_ID}.{token_hex(8)}.tmp")
+    write_atomically(aside, token_hex(8).encode() + b"\n")
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        if not path.read_text().strip():
+            # a power cut left the name and not what was in it
+            aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    sync_folder(home.log)
+    return path.read_text().strip()
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -71,6 +71,11 @@ def ensure(home: Home) -> str:
         time.sleep(_POLL_SECONDS)
 
 
+def running(home: Home) -> str | None:
+    """The URL of the home's Redis where it runs and answers; it is not started."""
+    return _answering(home) if home.redis.is_dir() else None
+
+
 def down(home: Home) -> bool:
     """Stop the home's Redis, its data kept; returns whether one was running."""
     from redis import Redis

@@ -28,6 +28,8 @@ DECLARED_AHEAD: Final = timedelta(days=400)
 """No race is declared so long before its off: what is told of a race that has no card waits for one no longer."""
 FORM: Final = 2
 """The form in which races are held; a Redis of an earlier one is given the open races anew."""
+_EXPIRING: Final = timedelta(minutes=1)
+"""A race that expires so soon may be gone already."""
 _LATEST: Final = {"racecard": "card", "market": "market"}
 """Messages of which only the latest says how a race stands, with the field they share."""
 _LOADED: Final = {sha_of(script): script for script in (OFFER, ADVANCE)}
@@ -157,10 +159,23 @@ class RaceCards:
             entries = self.client.xrange(EVENTS, min=f"({after}", count=most)
         return [event_of(at, fields) for at, fields in entries]
 
-    def clear(self) -> None:
-        """Forget every race; the next stream, or `velo cards rebuild`, brings them again."""
+    def lost(self, now: datetime, before: int) -> tuple[bool, int]:
+        """Whether races of the index are gone, and how many it has; `before` is how many it had when last asked."""
+        begin = to_us(now - KEEP + _EXPIRING)
         with errors_told(self.url):
-            keys = [*self.client.scan_iter(match="{velo}:race:*", count=1000), INDEX, HEAD, WAITING]
+            listed = self.client.zrangebyscore(INDEX, begin, "+inf")
+            there = self.client.exists(*(race_key(one.decode()) for one in listed)) if listed else 0
+        return there < len(listed) or (before > 0 and not listed), len(listed)
+
+    def lists(self, race_id: str) -> bool:
+        """Whether a race is in the index."""
+        with errors_told(self.url):
+            return self.client.zscore(INDEX, race_id) is not None
+
+    def clear(self) -> None:
+        """Forget every race and what was told of them; the next stream, or `velo cards rebuild`, brings them again."""
+        with errors_told(self.url):
+            keys = [*self.client.scan_iter(match="{velo}:race:*", count=1000), INDEX, EVENTS, HEAD, WAITING]
             self.client.delete(*keys)
 
     def _run(self, commands: Sequence[tuple[Any, ...]]) -> list[int]:

@@ -3,6 +3,8 @@
 from hashlib import sha1
 from typing import Final
 
+from feature_repo.stores.redis_script import FINGERPRINTS
+
 OFFER: Final = """
 -- KEYS: race, index, events, head, waiting; ARGV: log generation, seq, field, record, race id, off (µs) or '', ttl (ms) or '',
 -- horizon (µs), kind, known_at, whether to announce, what of a card is kept for good or '', known_at (µs) of what waits
@@ -69,23 +71,36 @@ redis.call('HSET', KEYS[3], 'live', ARGV[4])
 return 1
 """
 
-READ: Final = """
--- KEYS: race, events, head, then feature hashes; ARGV: a field, and of how many of the hashes it is wanted, in turn
+READ: Final = (
+    FINGERPRINTS
+    + """
+-- KEYS: race, events, head, of each view that is asked its index, then feature hashes; ARGV: of each of those views its
+-- field, and of how many of the hashes it is wanted, in turn
 local call = redis.call
 local out = call('HMGET', KEYS[3], 'generation', 'seq', 'known_us', 'live')
 local race = call('HMGET', KEYS[1], 'generation', 'seq')
 out[5], out[6] = race[1], race[2]
-local at = 3
-for turn = 1, #ARGV, 2 do
-  local field = ARGV[turn]
-  for _ = 1, ARGV[turn + 1] do
+local views, fills, lost = #ARGV / 2, {}, {}
+local at = 3 + views
+for turn = 1, views do
+  local index, field, gone = KEYS[3 + turn], ARGV[2 * turn - 1], false
+  fills[turn] = call('HGET', index, 'fill') or ''
+  for _ = 1, ARGV[2 * turn] do
     at = at + 1
-    out[at + 3] = call('HGET', KEYS[at], field)
+    local row = call('HGET', KEYS[at], field)
+    out[at - views + 5] = row
+    if not row and not gone then
+      local bucket, print = place(KEYS[at])
+      gone = has(call('HGET', index, bucket) or '', print)
+    end
   end
+  if gone then lost[#lost + 1] = turn end
 end
+out[7], out[8] = table.concat(fills, ' '), table.concat(lost, ' ')
 return out
 """
-"""One moment of the server: head, the race's version, then the rows."""
+)
+"""One moment of the server: head, the race's version, the filling of each view, which views lost a row, then the rows."""
 
 
 def sha_of(script: str) -> str:

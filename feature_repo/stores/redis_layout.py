@@ -20,6 +20,8 @@ from feature_repo.stores.redis_script import replace_if_newer
 
 PROJECT: Final = "velo"
 VALID_UNTIL: Final = "valid_until"
+PACKED: Final = "_pk:"
+"""What the field of a view's packed row begins with."""
 
 ColumnKind = Literal["int32", "int64", "float64", "instant"]
 
@@ -27,6 +29,11 @@ _HEADER: Final = struct.Struct("<Iq")
 _TAGS: Final = {"int32": 0x18, "int64": 0x20, "float64": 0x29, "instant": 0x40}
 """First byte of a serialised feast.types.Value: its field number and wire type."""
 _STRING: Final = 2
+
+
+def index_key_of(view: str, project: str = PROJECT) -> bytes:
+    """The Redis key of a view's index; the braces keep all of a project on one server of a cluster."""
+    return f"{{{project}}}:rows:{view}".encode()
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,7 @@ class Layout:
     @property
     def packed_field(self) -> str:
         """The field that holds the whole row."""
-        return f"_pk:{self.view}"
+        return f"{PACKED}{self.view}"
 
     @cached_property
     def value_fields(self) -> tuple[bytes, ...]:
@@ -110,6 +117,11 @@ class Layout:
             _kind, length = struct.unpack_from("<II", redis_key, at)
             at += 8 + length
         return redis_key[at:] == self.project.encode()
+
+    @cached_property
+    def index_key(self) -> bytes:
+        """The Redis key of the hash that says which rows of this view there are (`whole`)."""
+        return index_key_of(self.view, self.project)
 
     @cached_property
     def script(self) -> str:

@@ -1,6 +1,39 @@
 """The Lua that replaces rows in Redis only by newer ones, made for one view's list of columns."""
 
 from collections.abc import Sequence
+from hashlib import sha1
+from typing import Final
+
+PRINT_BYTES: Final = 6
+BUCKETS: Final = 16_384
+"""Fields of an index, at most: few enough to cost little where rows are few, many enough that a field of millions is short."""
+
+FINGERPRINTS: Final = f"""
+local function place(key)
+  local hex = redis.sha1hex(key)
+  return tonumber(string.sub(hex, 1, 4), 16) % {BUCKETS}, struct.pack('>I6', tonumber(string.sub(hex, 5, 16), 16))
+end
+local function has(bucket, print)
+  local at = string.find(bucket, print, 1, true)
+  while at and at % 6 ~= 1 do at = string.find(bucket, print, at + 1, true) end
+  return at
+end
+"""
+"""Where a row's Redis key stands in its view's index: a field, and six bytes among those of the field."""
+NOTE: Final = (
+    FINGERPRINTS
+    + """
+local function note(index, key)
+  local bucket, print = place(key)
+  local held = redis.call('HGET', index, bucket) or ''
+  if has(held, print) then return end
+  redis.call('HSET', index, bucket, held .. print)
+  redis.call('HINCRBY', index, 'rows', 1)
+end
+"""
+)
+NOTE_ALL: Final = NOTE + "for at = 1, #ARGV do note(KEYS[1], ARGV[at]) end return #ARGV"
+"""The keys in `ARGV` into the index in `KEYS[1]`: for a cluster, where they lie on other servers."""
 
 # Versions are compared as text, which Redis does by locale: they are digits only, all of one length, and so safe.
 # The client sends a row once, packed; Feast's own fields are made of it here, which spares it 60 arguments a row.
@@ -56,24 +89,38 @@ local function replace(key, version, time, row)
   if #gone > 0 then redis.call('HDEL', key, unpack(gone)) end
   return 1
 end
-local written = 0
-for at = 1, #KEYS do
-  written = written + replace(KEYS[at], ARGV[3 * at - 2], ARGV[3 * at - 1], ARGV[3 * at])
+local written, first = 0, tonumber(ARGV[1])
+for at = 1, #KEYS - first do
+  local key = KEYS[first + at]
+  if first == 1 then note(KEYS[1], key) end
+  written = written + replace(key, ARGV[3 * at - 1], ARGV[3 * at], ARGV[3 * at + 1])
 end
 return written
 """
 
 
+def place_of(redis_key: bytes) -> tuple[int, bytes]:
+    """What `place` is in Lua: the field of a key in the index of its view, and its fingerprint there."""
+    digest = sha1(redis_key, usedforsecurity=False).digest()
+    return int.from_bytes(digest[:2], "big") % BUCKETS, digest[2 : 2 + PRINT_BYTES]
+
+
+def has(bucket: bytes, fingerprint: bytes) -> bool:
+    """What `has` is in Lua: whether a fingerprint is among those of a field."""
+    return any(bucket[at : at + PRINT_BYTES] == fingerprint for at in range(0, len(bucket), PRINT_BYTES))
+
+
 def replace_if_newer(fields: tuple[str, str, str], columns: Sequence[tuple[bytes, int]], header: int) -> str:
     """The script of a view: `fields` for version, time and packed row; of each column its field and its Value tag.
 
-    It takes any number of keys, and for each its version, event time and packed row; it returns how many it replaced.
+    It takes any number of keys, and for each its version, event time and packed row, after a 1 where the first key is
+    the view's index, which notes them; it returns how many it replaced.
 
     `header` is the length of what a packed row begins with. Negative whole numbers go down to −2^35, which as seconds
     is the year 881.
     """
     version, time, packed = (_literal(field.encode()) for field in fields)
-    return _REPLACE.format(
+    return NOTE + _REPLACE.format(
         version=version,
         time=time,
         packed=packed,

@@ -7,6 +7,7 @@ row survives in a newer. Writers of stock Feast do not look at versions: let non
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha1
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from feature_repo.stores.materialised import mark_key
 from feature_repo.stores.redis_client import errors_told, is_cluster
 from feature_repo.stores.redis_layout import ColumnKind, Layout
+from feature_repo.stores.redis_script import NOTE_ALL
 from velo.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,11 +29,15 @@ CALL_ROWS: Final = 5
 """Rows a call of the script: a call bars readers from the server for as long as it lasts. With five the
 server spends no more on a row than with fifty, the client hardly more, and a reader waits the less."""
 
+NOTED_AT_ONCE: Final = 500
+"""Keys a call that notes them in the index of a view on a cluster."""
+
 Offer = tuple[bytes, str, bytes, bytes]
 """A row as it is offered: its Redis key, version, time and packed values."""
 Offers = Sequence[Offer]
 Trip = Sequence[tuple[Layout, Offers]]
 
+_NOTE_SHA: Final = sha1(NOTE_ALL.encode(), usedforsecurity=False).hexdigest()
 _YEAR_ONE_US: Final = 62_135_596_800_000_000
 
 
@@ -117,6 +123,8 @@ class RowWriter:
                 for layout, offers in trip:
                     for client, _share in self._by_node(offers):
                         client.script_load(layout.script)
+                    if is_cluster(self.client):
+                        self._node_of(layout.index_key).script_load(NOTE_ALL)
                 continue
             except MovedError:
                 self.client.nodes_manager.initialize()
@@ -126,7 +134,7 @@ class RowWriter:
     def _sent_to_one(self, trip: Trip, then: Sequence[tuple[Any, ...]]) -> tuple[int, list[Any]]:
         with self.client.pipeline(transaction=False) as pipe:
             for layout, offers in trip:
-                _call(pipe, layout, offers, CALL_ROWS)
+                _call(pipe, layout, offers, CALL_ROWS, indexed=True)
             for command in then:
                 pipe.execute_command(*command)
             answers = pipe.execute()
@@ -137,9 +145,13 @@ class RowWriter:
         """A cluster's keys lie in slots of their own: one a call. Its pipelines refuse EVALSHA, those of its nodes do not."""
         written = 0
         for layout, offers in trip:
+            # noted first: a row that is noted and not there is made again, one that is there and not noted could vanish
+            for start in range(0, len(offers), NOTED_AT_ONCE):
+                keys = [offer[0] for offer in offers[start : start + NOTED_AT_ONCE]]
+                self._node_of(layout.index_key).evalsha(_NOTE_SHA, 1, layout.index_key, *keys)
             for client, share in self._by_node(offers):
                 with client.pipeline(transaction=False) as pipe:
-                    _call(pipe, layout, share, 1)
+                    _call(pipe, layout, share, 1, indexed=False)
                     written += sum(pipe.execute())
         return written, [self.client.execute_command(*command) for command in then]
 
@@ -154,7 +166,17 @@ class RowWriter:
         for node, share in shares.items():
             yield self.client.get_redis_connection(node), share
 
+    def _node_of(self, key: bytes) -> Any:
+        """The server of a cluster that has a key."""
+        return self.client.get_redis_connection(self.client.get_node_from_key(key))
+
     def delete_view(self, layout: Layout) -> int:
+        """Remove a view's index and rows, nothing else; returns the entities touched."""
+        with errors_told(self.url):
+            self.client.delete(layout.index_key)
+        return self.delete_rows(layout)
+
+    def delete_rows(self, layout: Layout) -> int:
         """Remove the fields of a view from every entity of its project, nothing else; returns the entities touched."""
         pattern = _glob_escaped(layout.key_prefix) + b"*" + _glob_escaped(layout.project.encode())
         touched = 0
@@ -211,12 +233,14 @@ def _in_trips(lots: Sequence[tuple[Layout, list[Offer]]]) -> Iterator[list[tuple
         yield trip
 
 
-def _call(pipe: Any, layout: Layout, offers: Offers, at_once: int) -> None:
-    """Have a pipeline call the view's script for these rows, so many a call."""
+def _call(pipe: Any, layout: Layout, offers: Offers, at_once: int, *, indexed: bool) -> None:
+    """Have a pipeline call the view's script for these rows, so many a call; `indexed` where it notes them too."""
+    index = [layout.index_key] if indexed else []
     for start in range(0, len(offers), at_once):
         some = offers[start : start + at_once]
         arguments = [part for offer in some for part in offer[1:]]
-        pipe.execute_command("EVALSHA", layout.script_sha, len(some), *(offer[0] for offer in some), *arguments)
+        keys = [*index, *(offer[0] for offer in some)]
+        pipe.execute_command("EVALSHA", layout.script_sha, len(keys), *keys, len(index), *arguments)
 
 
 def _key_columns(layout: Layout, chunk: "pa.RecordBatch") -> list[tuple[str, ...]]:

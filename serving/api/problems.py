@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from feature_repo.stores.whole import NotWhole, OtherStore
 from serving.bundles import NoModel
 from serving.curves import NoTables, UnknownKey
 from serving.history import NotDeclared, NotYet
@@ -33,6 +34,8 @@ STATUS: Final[tuple[tuple[type[UserError], int], ...]] = (
     (CatchingUp, 503),
     (NotYet, 503),
     (Nothing, 503),
+    (NotWhole, 503),
+    (OtherStore, 503),
     (NotKept, 503),
     (NotTaken, 503),
     (NoModel, 503),

@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from serving.api.auth import may_write
 from serving.api.events import Hub
 from serving.api.limits import Lanes
-from serving.api.problems import documented
+from serving.api.problems import RETRY_AFTER_S, documented
 from serving.api.service import Service
 from serving.api.shapes import (
     RACE_ID,
@@ -175,7 +175,10 @@ async def health() -> Response:
 async def readiness(service: Asked, turns: Turns) -> Response:
     """Whether a race can be scored now, and what stands in the way."""
     said = await turns.quick.run(service.ready)
-    return _json(said, 200 if said["ready"] else 503)
+    answer = _json(said, 200 if said["ready"] else 503)
+    if not said["ready"]:
+        answer.headers["Retry-After"] = RETRY_AFTER_S
+    return answer
 
 
 @operations.get("/metrics", responses={200: {"content": {"text/plain": {}}}}, response_class=Response)

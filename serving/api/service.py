@@ -167,6 +167,11 @@ class Service:
                 said["stream"] = "at the log's end" if head.live else f"catching up, at {to_text(head.known_at)}"
         except UserError as away:
             said["redis"] = said["stream"] = str(away)
+        else:
+            try:
+                self.scorer.refuse_not_whole(self.clock())
+            except UserError as lost:
+                said["redis"] = str(lost)
         try:
             self.scorer.bundles.current()
         except UserError as none:

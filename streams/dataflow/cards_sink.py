@@ -7,20 +7,25 @@ that was never told, or forgot, is given the open races from the log first: it i
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from threading import Event
 from typing import Any, Final
 
 import orjson
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from feature_repo.stores.race_cards import DECLARED_AHEAD, FORM, KEEP, Head, Offer, RaceCards
+from feature_repo.stores.whole import head_remembered, remember_head
 from streams.dataflow.source import Clock
 from streams.dataflow.steps import Told
 from streams.dataflow.tail import UNREADABLE, Line, LogTail, about, known_at_of
 from streams.dataflow.telemetry import say
 from streams.dataflow.waiting import Waiting, go_on
+from streams.log import reader
 from streams.log.reader import end
 from streams.log.segments import generation
 from streams.log.upgrades import upgraded
+from velo.errors import UserError
+from velo.racing.clock import from_text
 from velo.racing.messages import Race, Racecard, Result, Runner, from_record, to_record
 from velo.store import Home
 
@@ -40,6 +45,8 @@ class CardsSink(FixedPartitionedSink[Told, None]):
     connect: Callable[[], Any]
     clock: Clock
     waiting: Waiting
+    lost: Event = field(default_factory=Event, compare=False)
+    """Set where Redis is known to have lost races: they are brought again before the next write."""
 
     def list_parts(self) -> list[str]:
         """The log is one sequence, and so are its cards."""
@@ -51,9 +58,11 @@ class CardsSink(FixedPartitionedSink[Told, None]):
 
     def prepare(self, base: int) -> None:
         """Have Redis hold the open races before the first record, the views being there: a sink wakes with its first."""
-        self.waiting.until_done(
-            "online", lambda: bring_up(self.home, self.connect(), self.clock(), self.waiting.go_on, live=True)
-        )
+
+        def bring() -> None:
+            bring_up(self.home, self.connect(), self.clock(), self.waiting.go_on, live=True, up_to=base)
+
+        self.waiting.until_done("online", bring)
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> "CardsPartition":
         """What is told again after a restart finds its place taken: nothing is to be resumed."""
@@ -79,7 +88,9 @@ class CardsPartition(StatefulSinkPartition[Told, None]):
     def make_ready(self) -> None:
         """Connect; a Redis that does not hold all of the log is given its open races first."""
         client, now = self.sink.connect(), self.sink.clock()
-        bring_up(self.sink.home, client, now, live=not self._behind)
+        # the log's end is not there before this batch is: the head stays where it is
+        bring_up(self.sink.home, client, now, live=False, up_to=0, anew=self.sink.lost.is_set())
+        self.sink.lost.clear()
         self._open = dict.fromkeys(RaceCards(client).races(now - KEEP, FOREVER), FOREVER) | self._open
         self._client = client
 
@@ -116,7 +127,7 @@ class CardsPartition(StatefulSinkPartition[Told, None]):
         return offer
 
     def _write(self, offers: list[Offer], head: Head | None) -> None:
-        if self._client is None:
+        if self._client is None or self.sink.lost.is_set():
             self.make_ready()
         try:
             RaceCards(self._client).offer(generation(self.sink.home), offers, self.sink.clock(), head)
@@ -139,17 +150,46 @@ class CardsPartition(StatefulSinkPartition[Told, None]):
         return Head(generation(self.sink.home), line.seq, known_at, live=not self._behind)
 
 
-def bring_up(home: Home, client: Any, now: datetime, go_on: Callable[[], None] = go_on, *, live: bool) -> None:
-    """Give a Redis that does not hold all of the log its open races: at the start of a stream, whatever is to come."""
-    cards = RaceCards(client)
+def bring_up(
+    home: Home,
+    client: Any,
+    now: datetime,
+    go_on: Callable[[], None] = go_on,
+    *,
+    live: bool,
+    up_to: int | None = None,
+    anew: bool = False,
+) -> None:
+    """Give a Redis that does not hold all of the log, or lost races (`anew`), its open races; then say how far it is.
+
+    That is the log's end, `live` or not; where the rows of the features are there only before record `up_to`, that
+    record, and not live. With an `up_to` of 0 nothing is said.
+    """
+    cards, number, log_end = RaceCards(client), generation(home), end(home)
     head = cards.head()
-    behind = head is None or (head.generation, head.seq) < (generation(home), end(home).next_seq - 1)
-    if behind or cards.form() != FORM:
+    behind = head is None or (head.generation, head.seq) < (number, log_end.next_seq - 1)
+    if anew or behind or cards.form() != FORM:
         say("stream.filled_cards", messages=fill(home, cards, now, go_on))
         cards.has_form()
-    if last := end(home).known_at:
-        told = Head(generation(home), end(home).next_seq - 1, last, live)
-        cards.offer(generation(home), [], now, told)
+    if up_to is not None and up_to < log_end.next_seq:
+        told = _head_before(home, number, up_to)
+    else:
+        told = Head(number, log_end.next_seq - 1, log_end.known_at, live) if log_end.known_at else None
+    if told is not None:
+        cards.offer(number, [], now, told)
+        if (number, told.seq) > (head_remembered(home) or (-1, -1)):
+            remember_head(home, number, told.seq)
+
+
+def _head_before(home: Home, number: int, seq: int) -> Head | None:
+    """The head before a record, not live; None where there is none, or it cannot be read."""
+    if seq == 0:
+        return None
+    try:
+        last = next(reader.records(home, seq - 1))
+    except UserError:
+        return None
+    return Head(number, seq - 1, from_text(last["known_at"]), live=False)
 
 
 def fill(home: Home, cards: RaceCards, now: datetime, go_on: Callable[[], None] = go_on) -> int:

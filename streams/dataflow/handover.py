@@ -1,6 +1,9 @@
 """The online store brought to where the offline tables are: how a stream takes over from a build."""
 
-from collections.abc import Callable
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -9,10 +12,13 @@ from feature_repo.stores.redis_layout import Layout
 from feature_repo.stores.redis_writer import RowWriter
 from streams import generations
 from streams.dataflow.waiting import go_on
+from velo.files import make_folder
 from velo.store import Home
 
 MEMORY_LIMIT: Final = "1GB"
 ROWS_AT_ONCE: Final = 20_000
+FILL_LOCK: Final = "online-{view}.lock"
+"""Beside the stream's own lock: one thread of one process at a time looks whether a view must be filled, and fills it."""
 
 
 def fill_view(home: Home, layout: Layout, redis: RowWriter, epoch: int, go_on: Callable[[], None] = go_on) -> int:
@@ -41,3 +47,14 @@ def fill_view(home: Home, layout: Layout, redis: RowWriter, epoch: int, go_on: C
 def scan(parts: list[Path]) -> str:
     """SQL of the rows of some parts."""
     return f"read_parquet([{', '.join(text(str(part)) for part in parts)}], hive_partitioning = false)"
+
+
+@contextmanager
+def one_at_a_time(home: Home, view: str) -> Iterator[None]:
+    """Hold the right to look whether a view must be filled, and to fill it."""
+    descriptor = os.open(make_folder(home.stream) / FILL_LOCK.format(view=view), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

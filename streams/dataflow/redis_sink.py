@@ -1,18 +1,16 @@
 """The online sink: each view's newest rows into Redis, each replacing only what is older.
 
 While the stream catches up only the newest row of each key is written, now and then; at the log's end every block is
-on its way as it comes, in a thread beside the engine (`courier`). Redis remembers how far it was brought, and by which write (`velo:stream`): one that was never
-told is filled from the offline tables first, and one that forgot (emptied, or restarted from an old snapshot of its
-own) is noticed at the next write and filled again.
+on its way as it comes, in a thread beside the engine (`courier`). Redis remembers how far each view was brought, by
+which write and by which filling (`stores.whole`): one that was never filled is filled from the offline tables first,
+one that forgot (emptied, restored from older data, rows evicted) is noticed at the next write, or within a second where
+none comes (`keeper`), and filled again. One that another store filled is refused.
 """
 
-import fcntl
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from secrets import token_hex
+from threading import Event
 from typing import Any, Final
 
 import numpy as np
@@ -22,8 +20,20 @@ from feature_repo.catalogue.families import BY_VIEW, Family
 from feature_repo.stores.redis_client import errors_told
 from feature_repo.stores.redis_layout import Layout
 from feature_repo.stores.redis_writer import Lot, RowWriter
+from feature_repo.stores.whole import (
+    Held,
+    OtherStore,
+    begin,
+    fill_remembered,
+    finish,
+    forget,
+    new_fill,
+    new_mark,
+    read,
+    refuse_other_store,
+)
 from streams.dataflow.courier import Courier
-from streams.dataflow.handover import fill_view
+from streams.dataflow.handover import fill_view, one_at_a_time
 from streams.dataflow.parquet_sink import Formulas
 from streams.dataflow.source import Clock
 from streams.dataflow.steps import Block
@@ -32,24 +42,23 @@ from streams.dataflow.waiting import MustRestart, Waiting, go_on
 from streams.fold.arrays import Arrays
 from streams.fold.roll import Rolled
 from streams.fold.shapes import Key
+from streams.log.reader import end
 from velo.errors import UserError
-from velo.files import make_folder
 from velo.racing.clock import to_us
 from velo.store import Home
 
-MARKS: Final = "velo:stream"
-"""Redis hash: how far each view was brought, as `log generation:epoch:seq of the last message that made a row:write`.
+OLD_MARKS: Final = "velo:stream"
+"""Redis hash in which earlier versions kept the marks of all views, and no identity."""
+REPLACE_MARK: Final = """
+local held = redis.call('HGET', KEYS[1], 'mark')
+if held ~= ARGV[1] and held ~= ARGV[2] then return 0 end
+redis.call('HSET', KEYS[1], 'mark', ARGV[2])
+return 1
+"""
+"""A mark is `log generation:epoch:seq of the last message that made a row:write`.
 
 The last part is of one write alone: whoever finds another than it left knows that rows written since may be gone.
 """
-REPLACE_MARK: Final = """
-local held = redis.call('HGET', KEYS[1], ARGV[1])
-if held ~= ARGV[2] and held ~= ARGV[3] then return 0 end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
-return 1
-"""
-FILL_LOCK: Final = "online-{view}.lock"
-"""Beside the stream's own lock: one thread of one process at a time looks whether a view must be filled, and fills it."""
 FILLERS: Final = 2
 """Views filled at a time: while the server takes the rows of one, those of the next are made."""
 FILLING: Final = -1
@@ -77,6 +86,10 @@ class RedisSink(FixedPartitionedSink[Block, int]):
     waiting: Waiting
     courier: "Courier[RedisPartition]"
     sealing: bool = True
+    partitions: "dict[str, RedisPartition]" = field(default_factory=dict, compare=False)
+    """Who writes each view in this process: at first the one that filled it, from its first row on the engine's own."""
+    cards_lost: Event = field(default_factory=Event, compare=False)
+    """Set where Redis no longer holds every open race: the cards' writer brings them again."""
 
     def prepares(self, then: Callable[[int], None]) -> list[Callable[[int], None]]:
         """What has Redis hold what the tables do, each to be called in a thread of its own before the first record.
@@ -88,7 +101,7 @@ class RedisSink(FixedPartitionedSink[Block, int]):
 
         def fill_next(base: int) -> None:
             for view in left:
-                partition = RedisPartition(self, BY_VIEW[view], self.begin - 1, self.waiting.go_on)
+                partition = RedisPartition(self, BY_VIEW[view], self.begin - 1, self.waiting.go_on, sealed_seq=base - 1)
                 self.waiting.until_done("online", partition.make_ready)
             if next(ended) == FILLERS:
                 then(base)
@@ -105,7 +118,8 @@ class RedisSink(FixedPartitionedSink[Block, int]):
 
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> "RedisPartition":
         """Redis must hold what was written before: the build's rows, or up to the snapshot."""
-        partition = RedisPartition(self, BY_VIEW[for_part], self.begin - 1 if resume_state is None else resume_state)
+        last_seq = self.begin - 1 if resume_state is None else resume_state
+        partition = RedisPartition(self, BY_VIEW[for_part], last_seq, engines=True)
         self.waiting.until_done("online", partition.make_ready)
         return partition
 
@@ -136,9 +150,16 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
     family: Family
     last_seq: int
     go_on: Callable[[], None] = go_on
+    sealed_seq: int = -1
+    """The last message of which the tables have the rows for certain, where that is more than `last_seq`."""
+    filled: bool = False
     _next: Load = field(init=False)
     _load: Load = field(init=False)
     due: bool = False
+    engines: bool = False
+    """Whether the engine gives it rows; else another process may write the view."""
+    suspect: bool = False
+    """Whether rows are known to be gone, whatever the marks say."""
     _since: dict[Key, Rolled] | None = field(default_factory=dict)
     _before: dict[Key, Rolled] | None = field(default_factory=dict)
     _client: Any = None
@@ -157,28 +178,62 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
         From the offline tables, which have all up to the last snapshot but one, and the rows written since. Raises
         `MustRestart` where those are too many to have been kept.
         """
-        with _one_at_a_time(self.sink.home, self.family.view):
+        view, partitions = self.family.view, self.sink.partitions
+        with one_at_a_time(self.sink.home, view):
+            first = partitions.get(view)
+            if first is not None and first is not self:
+                if not self.engines:
+                    # the engine's own came first, and found the view whole or filled it
+                    return
+                self._take_over(first)
             self._make_ready()
+            partitions[view] = self
+
+    def _take_over(self, first: "RedisPartition") -> None:
+        """Go on from the writer that had the view before the engine had rows of it."""
+        self._written = first._written  # noqa: SLF001  one of this kind
+        if first.filled:
+            # what it was filled with ends where this execution begins; the rest is made again
+            self.last_seq = min(self.last_seq, first.last_seq)
 
     def _make_ready(self) -> None:
-        client = self.sink.connect()
-        with errors_told("the online store"):
-            held = client.hget(MARKS, self.family.view)
-        generation, epoch, seq = _read_mark(held)
-        mine = self.sink.formulas
-        if generation not in (-1, mine.log_generation):
-            # of another log: its rows may claim instants that this one never reaches
+        client, home, mine = self.sink.connect(), self.sink.home, self.sink.formulas
+        held, old = self._held(client)
+        try:
+            refuse_other_store(home, "Redis", {self.family.view: held.owner})
+        except OtherStore as theirs:
+            raise MustRestart(str(theirs)) from None
+        expected = fill_remembered(home, self.family.view)
+        generation, epoch, seq = _read_mark(held.mark or old)
+        unknown = expected is None and held.fill is None
+        if unknown or generation not in (-1, mine.log_generation) or seq >= end(home).next_seq:
+            # of no store that says its name, of another log, or of more than this log holds: its rows may claim instants
+            # that this one never reaches
+            forget(home, self.family.view)
             RowWriter(client).delete_view(self._layout)
             seq = -1
         # the mark of a load whose answer was lost is ours too
-        forgot = self._written is not None and held not in (self._written, self._load.mark)
-        if seq < self.last_seq or epoch != mine.epoch or forgot:
+        forgot = self._written is not None and held.mark not in (self._written, self._load.mark)
+        forgot = forgot or self.suspect or held.lost
+        if seq < self.last_seq or epoch != mine.epoch or forgot or held.fill is None or held.fill != expected:
             self._fill(client, forgot=forgot)
         else:
-            self._written = held
+            self._written = held.mark
         self._client = client
 
+    def _held(self, client: Any) -> tuple[Held, bytes | None]:
+        """What Redis says of the view, and the mark that an earlier version left of it."""
+        [held] = read(client, [self._layout])
+        with errors_told("the online store"):
+            return held, None if held.mark else client.hget(OLD_MARKS, self.family.view)
+
     def _fill(self, client: Any, *, forgot: bool) -> None:
+        home, view, mine = self.sink.home, self.family.view, self.sink.formulas
+        if self.sink.sealing:
+            self.last_seq = max(self.last_seq, self.sealed_seq)
+        filling = self._mark(FILLING, self.last_seq)
+        # nobody reads a view that is not whole, also where it cannot be filled now
+        begin(client, self._layout, filling)
         if self._since is None or self._before is None:
             raise MustRestart(
                 "Redis lost rows while the stream was catching up: start the stream again, it fills Redis and goes on "
@@ -189,18 +244,38 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
                 "Redis lost rows that no table holds (the stream keeps none, by --no-offline): run `velo build`, then "
                 "start the stream again"
             )
-        epoch, redis = self.sink.formulas.epoch, RowWriter(client)
-        filling = self._mark(FILLING, self.last_seq)
-        with errors_told("the online store"):
-            client.hset(MARKS, self.family.view, filling)
-        rows = fill_view(self.sink.home, self._layout, redis, epoch, self.go_on) if self.last_seq >= 0 else 0
+        redis = RowWriter(client)
+        rows = fill_view(home, self._layout, redis, mine.epoch, self.go_on) if self.last_seq >= 0 else 0
         if since := self._before | self._since:
             redis.write_lots([self._lot(list(since.values()))])
-        filled = self._mark(epoch, self.last_seq)
-        if not self._replaced(client, filling, filled):
+        filled = self._mark(mine.epoch, self.last_seq)
+        if not finish(home, client, self._layout, filling, filled, new_fill(self._layout, home, mine.log_generation)):
             raise UserError("Redis was emptied, or filled by another stream, while it was filled")
-        self._written = filled
-        say("stream.filled_online", view=self.family.view, rows=rows, up_to_seq=self.last_seq, forgot=forgot)
+        with errors_told("the online store"):
+            client.hdel(OLD_MARKS, view)
+        self._written, self.suspect, self.filled = filled, False, True
+        say("stream.filled_online", view=view, rows=rows, up_to_seq=self.last_seq, forgot=forgot)
+
+    def differs(self, held: Held) -> bool:
+        """Whether the view is not what this writer left, by what Redis says of it; one that is filled anew is suspect.
+
+        It may only seem so while a load is on its way: its next delivery settles that.
+        """
+        if held.lost or held.fill is None or held.fill != fill_remembered(self.sink.home, self.family.view):
+            self.suspect = True
+            return True
+        if self.engines or held.mark == self._written:
+            return held.mark != self._written
+        # another process may have written the view: it never goes back
+        _, epoch, seq = _read_mark(held.mark)
+        if epoch != self.sink.formulas.epoch or seq < self.last_seq:
+            return True
+        self._written, self.last_seq = held.mark, seq
+        return False
+
+    def waits(self) -> bool:
+        """Whether rows wait that are not on their way."""
+        return bool(self._next.rows)
 
     def write_batch(self, values: list[Block]) -> None:
         """Take rows; those of live messages are on their way when this returns."""
@@ -263,7 +338,7 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
             if len(self._since) > ROWS_KEPT:
                 self._since = None
         self.last_seq = max(self.last_seq, load.last_seq)
-        if remembered:
+        if remembered and not self.suspect:
             self._written = load.mark
         else:
             self._client = None
@@ -279,14 +354,10 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
         return lot_of(self._layout, self._arrays, rows, self.sink.formulas.epoch)
 
     def _mark(self, epoch: int, seq: int) -> bytes:
-        return f"{self.sink.formulas.log_generation}:{epoch}:{seq}:{token_hex(8)}".encode()
+        return new_mark(self.sink.home, self.sink.formulas.log_generation, epoch, seq)
 
     def _replace_mark(self, old: bytes | None, new: bytes) -> tuple[Any, ...]:
-        return "EVAL", REPLACE_MARK, 1, MARKS, self.family.view, old or b"", new
-
-    def _replaced(self, client: Any, old: bytes | None, new: bytes) -> bool:
-        with errors_told("the online store"):
-            return bool(client.execute_command(*self._replace_mark(old, new)))
+        return "EVAL", REPLACE_MARK, 1, self._layout.index_key, old or b"", new
 
 
 def deliver(partitions: Sequence[RedisPartition]) -> None:
@@ -307,16 +378,6 @@ def deliver(partitions: Sequence[RedisPartition]) -> None:
         raise
     for one, remembered in zip(due, replaced, strict=True):
         one.delivered(remembered=bool(remembered))
-
-
-@contextmanager
-def _one_at_a_time(home: Home, view: str) -> Iterator[None]:
-    descriptor = os.open(make_folder(home.stream) / FILL_LOCK.format(view=view), os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def lot_of(layout: Layout, arrays: Arrays, rows: Sequence[Rolled], epoch: int) -> Lot:

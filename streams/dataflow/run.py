@@ -32,6 +32,7 @@ from streams.dataflow.feeding import Feeding
 from streams.dataflow.graph import graph
 from streams.dataflow.ground import Ground
 from streams.dataflow.heap import one_heap
+from streams.dataflow.keeper import Keeper
 from streams.dataflow.letters_sink import LettersSink
 from streams.dataflow.members import pass_on
 from streams.dataflow.parquet_sink import Formulas, ParquetSink
@@ -169,7 +170,7 @@ def flow_of(
 
 def cards_of(online: RedisSink) -> CardsSink:
     """The sink of race cards beside that of feature rows."""
-    return CardsSink(online.home, online.connect, online.clock, online.waiting)
+    return CardsSink(online.home, online.connect, online.clock, online.waiting, online.cards_lost)
 
 
 def online_of(
@@ -216,9 +217,14 @@ def run(
     readable = online.courier.idle if online else lambda: True
     source = source or source_of(planned, options, clock, stop, telemetry, member, prepare, sealing, readable, feeding)
     flow = flow_of(planned, options, clock, telemetry, ground, source, online, sealing)
+    keeper = Keeper(online, stop) if online else None
     with _tuned():
         try:
+            if keeper:
+                keeper.start()
             _run_engine(flow, planned, options.snapshot_every, addresses, member)
+            if keeper and keeper.failed:
+                raise keeper.failed  # noqa: TRY301  told as what the engine raises is
         except Exception as failed:
             cause = _first_cause(failed)
             if isinstance(cause, UserError):
@@ -236,6 +242,8 @@ def run(
             # a courier that waits for a server need not any longer
             stop.set()
             sealing.end()
+            if keeper:
+                keeper.end()
             if online:
                 online.courier.end()
 

@@ -13,7 +13,7 @@ from streams.log.writer import Clock, LoadReport, LogWriter, Progress, Recorded
 from velo.errors import UserError
 from velo.files import exchange, make_folder, sync_folder, write_atomically
 from velo.racing.messages import Message, Result, from_record, kept_of
-from velo.store import Home, Store
+from velo.store import STORE_ID, Home, Store, given_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,7 @@ def rebuild(
         with LogWriter.open(store, clock=clock, folder=aside) as writer:
             report = writer.load([*new, *kept], progress=progress)
         write_atomically(aside / GENERATION, b"%d\n" % number)
+        write_atomically(aside / STORE_ID, given_id(home).encode() + b"\n")
         replaced = _swap_in(home, aside, number - 1)
     finally:
         os.close(held)

@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from velo.commands.edge import Json, facts, now, open_store, show, steps
+from velo.store import given_id
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -36,6 +37,7 @@ def register(app: typer.Typer) -> None:
 def init(as_json: Json = False) -> None:
     """Make the store: its folder, time zone and key policy."""
     store = open_store().save()
+    given_id(store.home)
     report = {"home": str(store.home.root), "timezone": store.timezone.key, "keys": store.keys}
     show(
         report,

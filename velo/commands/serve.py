@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -68,6 +68,11 @@ def serve(
     from serving.api.connections import Bounded
 
     store = open_store()
+    if store.redis_url is not None:
+        from feature_repo.stores.redis_client import refuse_unusable
+
+        refuse_unusable(store.redis_url)
+        _tell_eviction(store.redis_url)
     os.environ[SERVING] = json.dumps({"host": host, "feed": feed})
     told: dict[str, Any] = {"host": host, "port": port, "access_log": False, "log_level": "error", "ws": "none"}
     told |= {"http": Bounded, "factory": True}
@@ -80,6 +85,16 @@ def serve(
     except SystemExit as ended:
         if ended.code:
             raise UserError(f"cannot listen on {host}:{port}: name another --port, or end what listens there") from None
+
+
+def _tell_eviction(url: str) -> None:
+    """One line where the online store may drop rows; one that is away is waited for later."""
+    from feature_repo.stores.redis_client import connect_url
+    from feature_repo.stores.whole import may_evict, vitals
+
+    with suppress(UserError):
+        if remedy := may_evict(vitals(connect_url(url))):
+            typer.echo(f"velo: {remedy}", err=True)
 
 
 def application() -> "FastAPI":
