@@ -295,29 +295,33 @@ async def _request(
 
 
 async def _listen(load: _Load, until: float) -> None:
-    """One listener, which counts what it is told until the end."""
+    """One listener, which counts what it is told until the end; one that is sent away comes back in a second."""
     count = 0
     try:
-        reading, writing = await asyncio.open_connection(HOST, load.port)
-    except OSError as failed:
-        load.seen.lost += 1
-        load.seen.said[f"listener: {failed}"] += 1
-        return
-    try:
-        writing.write(f"GET /v1/events HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
-        async with asyncio.timeout_at(asyncio.get_running_loop().time() + until - time.monotonic()):
-            head = await reading.readuntil(b"\r\n\r\n")
-            load.seen.answers[f"events {int(head.split()[1])}"] += 1
-            while part := await reading.read(2**16):
-                count += part.count(b"\ndata: ")
-        load.seen.lost += 1
-        load.seen.said["listener: the service ended it"] += 1
-    except TimeoutError:
+        while (streams := await _admitted(load)) is None:
+            await asyncio.sleep(1.0)
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(asyncio.get_running_loop().time() + until - time.monotonic()):
+                while part := await streams[0].read(2**16):
+                    count += part.count(b"\ndata: ")
+                load.seen.lost += 1
+                load.seen.said["listener: the service ended it"] += 1
         load.seen.events.append(count)
-        writing.close()
+        streams[1].close()
     except (OSError, EOFError) as failed:
         load.seen.lost += 1
         load.seen.said[f"listener: {type(failed).__name__} {failed}"] += 1
+
+
+async def _admitted(load: _Load) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+    reading, writing = await asyncio.open_connection(HOST, load.port)
+    writing.write(f"GET /v1/events HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
+    status = int((await reading.readuntil(b"\r\n\r\n")).split()[1])
+    load.seen.answers[f"events {status}"] += 1
+    if status == 200:
+        return reading, writing
+    writing.close()
+    return None
 
 
 def table(figures: Figures) -> Table:
