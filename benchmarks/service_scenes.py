@@ -3,6 +3,8 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.accounts import NOTHING, Account
-from benchmarks.harm import Running, Scene, until
+from benchmarks.harm import OURS, Scene, until
 from feature_repo.stores.redis_client import connect
 
 HOST: Final = "127.0.0.1"
@@ -25,12 +27,12 @@ PIPELINING: Final = 200
 
 def worker_killed(scene: Scene) -> Account:
     """SIGKILL of one of two workers while both are asked: no answer is wrong, and another takes its place."""
-    with _served(scene, "--workers", 2) as (port, running), _asked(port) as seen:
+    with _served(scene, "--workers", "2") as (port, process), _asked(port) as seen:
         until(lambda: seen[200] > ASKING)
         begun = time.perf_counter()
-        before = _workers(running)
+        before = _workers(process)
         os.kill(before[0], signal.SIGKILL)
-        until(lambda: len(_workers(running)) == len(before) and before[0] not in _workers(running))
+        until(lambda: len(_workers(process)) == len(before) and before[0] not in _workers(process))
         answered = seen[200]
         until(lambda: seen[200] > answered + ASKING)
         seconds = round(time.perf_counter() - begun, 1)
@@ -40,7 +42,7 @@ def worker_killed(scene: Scene) -> Account:
 
 def redis_slow(scene: Scene) -> Account:
     """Redis answers nobody for three seconds while twenty ask: each is told so, and answered as soon as it goes on."""
-    with _served(scene) as (port, _), _asked(port) as seen:
+    with _served(scene) as (port, _), _asked(port, PATH) as seen:
         until(lambda: seen[200] > ASKING)
         server = int(connect(scene.home).info("server")["process_id"])  # type: ignore[index]
         os.kill(server, signal.SIGSTOP)
@@ -81,28 +83,31 @@ def crowd(scene: Scene) -> Account:
 
 
 @contextmanager
-def _served(scene: Scene, *options: object) -> Iterator[tuple[int, Running]]:
+def _served(scene: Scene, *options: str) -> Iterator[tuple[int, int]]:
+    """`velo serve` of a scene in a process of its own, which may start others: its port and that process."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port = probe.getsockname()[1]
-    running = scene.begun("serve", "--port", port, *options)
+    command = [sys.executable, "-m", "velo.cli", "serve", "--port", str(port), *options]
+    environ = {name: value for name, value in os.environ.items() if name not in OURS}
+    process = subprocess.Popen(command, env=environ | {"VELO_HOME": str(scene.home.root)}, stderr=subprocess.DEVNULL)
     try:
-        until(lambda: _status(port) == 200)
-        yield port, running
+        until(lambda: _status(port, PATH) == 200)
+        yield port, process.pid
     finally:
-        running.send(signal.SIGTERM)
-        running.ended()
+        process.terminate()
+        process.wait()
 
 
 @contextmanager
-def _asked(port: int) -> "Iterator[Counter[int | str]]":
-    """Twenty that ask for the races again and again while this lasts; answers by status, `none` where there is none."""
+def _asked(port: int, path: str = "/healthz") -> "Iterator[Counter[int | str]]":
+    """Twenty that ask for a path again and again while this lasts; answers by status, `none` where there is none."""
     seen: Counter[int | str] = Counter()
     stop, lock = threading.Event(), threading.Lock()
 
     def ask() -> None:
         while not stop.is_set():
-            status = _status(port, PATH)
+            status = _status(port, path)
             with lock:
                 seen[status or "none"] += 1
             stop.wait(0.05)
@@ -127,14 +132,14 @@ def _status(port: int, path: str = "/healthz") -> int | None:
     return None
 
 
-def _workers(running: Running) -> list[int]:
+def _workers(process: int) -> list[int]:
     """The processes of a service that run: those it started whose command is a worker's."""
     found = []
     for stat in _processes():
         with suppress(OSError):
             state, parent = stat.read_text().rpartition(")")[2].split()[:2]
             command = (stat.parent / "cmdline").read_bytes()
-            if int(parent) == running.process.pid and state != "Z" and b"spawn_main" in command:
+            if int(parent) == process and state != "Z" and b"spawn_main" in command:
                 found.append(int(stat.parent.name))
     return found
 
