@@ -9,6 +9,7 @@ from rich.text import Text
 
 from benchmarks.serve import Figures, Measured, table
 from tests.cli import velo
+from velo.commands import edge
 from velo.commands.edge import show
 from velo.commands.fitting import fitted
 
@@ -67,3 +68,21 @@ def test_json_is_as_it_was(tmp_path_factory: pytest.TempPathFactory) -> None:
     """One document, whatever the width."""
     home = tmp_path_factory.mktemp("printed")
     assert velo("paper", "--report", "--json", home=home, COLUMNS="20").document == {"step": None, "models": []}
+
+
+def test_a_long_step_says_where_it_is_without_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quick one says nothing, and so does one that is asked for JSON."""
+    with edge.steps(quiet=False) as step:
+        step("measure", 0, 1)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(edge, "LINE_SECONDS", 0.01)
+    with edge.steps(quiet=True) as step:
+        step("measure", 0, 1)
+    said = ""
+    with edge.steps(quiet=False) as step:
+        step("grow trees", 3, 13)
+        while said.count("\n") < 2:
+            said += capsys.readouterr().err
+    assert said.splitlines()[-1].startswith("grow trees (3 of 13), 0 s so far")

@@ -4,11 +4,13 @@ import dataclasses
 import json
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -24,6 +26,8 @@ from velo.store import Store
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Files = Annotated[list[Path], typer.Argument(metavar="FILE…", help="Files to read.")]
 Step = Callable[[str, int, int], None]
+LINE_SECONDS: Final = 15.0
+"""Between two lines of progress where there is no terminal."""
 
 
 def now() -> datetime:
@@ -88,10 +92,41 @@ def facts(title: str, rows: Iterable[tuple[str, Any]]) -> Table:
 
 
 @contextmanager
+def _lines() -> Iterator[Step]:
+    begun, ended = time.monotonic(), threading.Event()
+    latest = ("begin", 0, 0)
+
+    def step(what: str, done: int, total: int) -> None:
+        nonlocal latest
+        latest = what, done, total
+
+    def say() -> None:
+        while not ended.wait(LINE_SECONDS):
+            what, done, total = latest
+            of = f" ({done} of {total})" if total else ""
+            typer.echo(f"{what}{of}, {time.monotonic() - begun:.0f} s so far", err=True)
+
+    teller = threading.Thread(target=say, daemon=True)
+    teller.start()
+    try:
+        yield step
+    finally:
+        ended.set()
+        teller.join()
+
+
+@contextmanager
 def steps(quiet: bool) -> Iterator[Step]:
-    """A progress bar on the terminal's error stream; it is told the step, how many are done and of how many."""
-    if quiet or not sys.stderr.isatty():
+    """A progress bar on the error stream; it is told the step, how many are done and of how many.
+
+    Where that stream is no terminal, a line every `LINE_SECONDS`: what is quick says nothing, what is not is never silent.
+    """
+    if quiet:
         yield lambda step, done, total: None
+        return
+    if not sys.stderr.isatty():
+        with _lines() as step:
+            yield step
         return
     columns = (
         SpinnerColumn(),
