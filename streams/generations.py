@@ -96,6 +96,11 @@ class StreamPart:
     path: Path
 
 
+def batch_part_name(next_seq: int) -> str:
+    """The name, without its ending, of a build's part: of the messages before `next_seq` that no part before it has."""
+    return f"batch-{next_seq:012d}"
+
+
 def stream_part_name(first_seq: int, last_seq: int) -> str:
     """The file name of a stream's part."""
     return f"stream-{first_seq:012d}-{last_seq:012d}.parquet"

@@ -4,6 +4,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from streams.batch.build import build
@@ -12,6 +13,7 @@ from streams.batch.warehouse import ask, make_warehouse
 from tests.builders import a_field, a_log, a_result, a_runner
 from tests.logs import a_store, logged
 from tests.stores import NOW, Row
+from tests.streaming import streamed
 from velo.errors import UserError
 from velo.racing.messages import from_record
 from velo.store import Store
@@ -143,3 +145,39 @@ def test_the_warehouse_can_be_read_and_not_written(tmp_path: Path) -> None:
 def test_without_a_build_there_is_no_warehouse_and_it_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run `velo build` first"):
         ask(a_store(tmp_path), "SELECT 1")
+
+
+def test_a_store_that_only_the_stream_made_is_asked_in_sql_too(tmp_path: Path) -> None:
+    """Its feature views, as the build has them; of what wants a build it says so. A view without a row has its columns."""
+    records = sorted([MONDAY, *TUESDAY, WEDNESDAY], key=lambda one: one["known_at"])
+    messages = [from_record(record) for record in a_log(*records)]
+    streaming = a_store(tmp_path / "streamed")
+    logged(streaming, *messages)
+    streamed(streaming)
+    built = told(tmp_path / "built", *records)
+    for view in ("trainer_velocity", "horse_form"):
+        query = f"SELECT * EXCLUDE (created_timestamp) FROM {view} ORDER BY ALL"
+        assert ask(streaming, query) == ask(built, query)
+    with pytest.raises(UserError, match="`velo build` adds what was told and the daily tables"):
+        ask(streaming, "SELECT * FROM starts")
+    build(streaming, NOW)
+    make_warehouse(streaming)
+    query = "SELECT horse_id FROM starts ORDER BY ALL"
+    assert ask(streaming, query) == ask(built, query)
+
+
+def test_a_stream_leaves_a_file_in_every_view_as_a_build_does(tmp_path: Path) -> None:
+    """Also of no rows, and in a store whose stream left folders without one."""
+    store = a_store(tmp_path / "new")
+    streamed(store)
+    folder = store.home.offline / "draw_bias"
+    (part,) = folder.glob("*.parquet")
+    assert pq.read_table(part).num_rows == 0
+    part.unlink()
+    streamed(store)
+    built = told(tmp_path / "built", MONDAY)
+    (like,) = (built.home.offline / "draw_bias").glob("*.parquet")
+    (part,) = folder.glob("*.parquet")
+    assert pq.read_schema(part).names == pq.read_schema(like).names
+    query = "SELECT count(*) FROM draw_bias"
+    assert ask(store, query).rows == [(0,)]

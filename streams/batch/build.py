@@ -89,7 +89,7 @@ def build(
         else:
             frames.lay_out(connection, home, store.timezone, families)
         folder = generations.begin(home, before[0] if before else None)
-        part = f"batch-{log_end.next_seq:012d}"
+        part = generations.batch_part_name(log_end.next_seq)
         bound = {"$after": before[1].known_at if before else BEGINNING, "$until": until, "$created": now}
         engine = spark or connection
         added = _write_all(families, folder, part, bound, engine, lambda view, done: progress(view, done, steps))

@@ -1,6 +1,6 @@
 """The warehouse: `warehouse.duckdb`, read-only views over the published tables, for an analyst's SQL.
 
-Views hold no data, so what they show is as new as the tables. Besides the eight feature views (changelogs): `runners`
+Views hold no data, so what they show is as new as the tables. Besides the feature views (changelogs): `runners`
 and `notices` (as told), `starts` (one row a start of the latest version), and a `…_daily` table for each family that
 the seed report asked for.
 """
@@ -49,14 +49,21 @@ def make_warehouse(store: Store) -> None:
 
 
 def _views(store: Store) -> dict[str, str]:
-    """The query of each view; a view stands after those it reads."""
+    """The query of each view; a view stands after those it reads. Those that want a build are left out before the first one."""
+    views = {family.view: f"FROM {_parts(store, family.view)}" for family in FAMILIES if _has_parts(store, family.view)}
+    if not all(_has_parts(store, kind) for kind in frames.KINDS):
+        return views
     return {
-        **{family.view: f"FROM {_parts(store, family.view)}" for family in FAMILIES},
+        **views,
         **{kind: f"FROM {_parts(store, kind)}" for kind in ("runners", "notices", "results")},
         "applied": frames.query("applied"),
         "starts": f"FROM {_parts(store, 'starts')} SEMI JOIN (FROM applied WHERE retracted_at IS NULL) USING (seq)",
         **{f"{view}_daily": daily(BY_VIEW[view], store.timezone) for view in DAILY},
     }
+
+
+def _has_parts(store: Store, view: str) -> bool:
+    return any((store.home.offline / view).rglob("*.parquet"))
 
 
 def daily(family: Family, timezone: ZoneInfo) -> str:
@@ -80,12 +87,17 @@ def daily(family: Family, timezone: ZoneInfo) -> str:
 
 
 def ask(store: Store, query: str) -> Answer:
-    """The answer of the warehouse to one query; raises `UserError` where it is not built or not understood.
+    """The answer of the warehouse to one query; raises `UserError` where there are no tables or it is not understood.
+
+    Before the first build it has the feature views alone, as the stream has them.
 
     A query reads, and nothing but this store: no other file, no network, no writing of any kind.
     """
     if not store.home.warehouse.exists():
-        raise UserError(f"there is no warehouse at {store.home.warehouse}: run `velo build` first")
+        if not store.home.offline.exists():
+            raise UserError(f"there is no warehouse at {store.home.warehouse}: run `velo build` first")
+        # tables that a stream alone made
+        make_warehouse(store)
     try:
         connection = duckdb.connect(str(store.home.warehouse), read_only=True)
     except duckdb.Error as refused:
@@ -109,7 +121,10 @@ def ask(store: Store, query: str) -> Answer:
             columns = [one[0] for one in cursor.description or ()]
             rows = cursor.fetchmany(ROWS_SHOWN + 1)
         except duckdb.Error as refused:
-            raise UserError(f"the warehouse refused the query ({first_line(refused)}): mend it; {_LISTED}") from None
+            built = "" if _has_parts(store, "starts") else "; `velo build` adds what was told and the daily tables"
+            raise UserError(
+                f"the warehouse refused the query ({first_line(refused)}): mend it; {_LISTED}{built}"
+            ) from None
     return Answer(columns, rows[:ROWS_SHOWN], len(rows) > ROWS_SHOWN)
 
 

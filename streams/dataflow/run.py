@@ -26,6 +26,7 @@ from feature_repo.catalogue.families import FAMILIES
 from feature_repo.stores.redis_client import connect
 from streams import generations
 from streams.batch.build import fingerprint
+from streams.dataflow.arrow_rows import schema_of
 from streams.dataflow.cards_sink import CardsSink
 from streams.dataflow.courier import Courier
 from streams.dataflow.feeding import Feeding
@@ -108,11 +109,27 @@ def plan(store: Store) -> Plan:
         with generations.sole_publisher(home):
             manifest = Manifest(generation, 0, NOTHING_KNOWN, mark, epoch, {one.view: 0 for one in FAMILIES})
             begun = generations.begin(home)
-            for one in FAMILIES:
-                (begun / one.view).mkdir()
+            add_empty_parts(begun)
             folder = generations.publish(home, begun, manifest)
+    else:
+        with generations.changing_parts(home):
+            add_empty_parts(folder)
     recovery = _recovery(home, f"log{generation}-epoch{epoch}")
     return Plan(store, Formulas(generation, mark, epoch), generations.manifest_of(folder).next_seq, recovery)
+
+
+def add_empty_parts(generation: Path) -> None:
+    """Give each view without a part one without rows, as a build does: a glob of its files finds the columns."""
+    import pyarrow.parquet as pq
+
+    for family in FAMILIES:
+        folder = generation / family.view
+        folder.mkdir(exist_ok=True)
+        if not any(folder.glob("*.parquet")):
+            part = folder / f"{generations.batch_part_name(0)}.parquet"
+            aside = part.with_name(f".{part.name}.tmp")
+            pq.write_table(schema_of(family).empty_table(), aside, compression="lz4")
+            aside.replace(part)
 
 
 class OneClient:
