@@ -1,9 +1,12 @@
 """A race that was run is never scored from today's features: they know its result. The log decides, not the card in Redis."""
 
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +18,16 @@ from serving.api.service import Service
 from serving.score_audit import DAMAGED, FUTURE, LEAK, NOT_REPRODUCIBLE, audit_scores
 from serving.score_log import ScoreLog
 from serving.scored import scored_race
+from streams.batch.build import build
 from streams.log.writer import LogWriter
 from tests.cli import velo
 from tests.desks import RACE as RACE_PAGE
 from tests.desks import ROWS, page_of, served, shows_live
-from tests.seasons import opened
+from tests.race_days import Day, a_day
+from tests.seasons import BUILT_AT, opened
 from tests.services import NOW, OFF, RACE, RUNNERS, SCORE, a_client, a_service, a_streamed_store, posted, refused, tell
 from tests.streaming import streamed
-from velo.racing.messages import Message, Result, Runner
+from velo.racing.messages import Message, Racecard, Result, Runner
 from velo.store import Store
 
 if TYPE_CHECKING:
@@ -178,6 +183,73 @@ def test_an_answer_is_never_of_an_instant_to_come(store: Store) -> None:
     answer = client.post("/v1/score", json=card | {"runners": strangers, "course": "Ripon"})
     assert answer.status_code == 200, answer.text
     assert datetime.fromisoformat(answer.json()["as_of"]) == OFF + timedelta(minutes=15)
+
+
+def test_a_race_polled_through_its_result_beside_a_stream_is_never_told_from_what_it_became(store: Store) -> None:
+    """Late, early, amended and void, every 20 ms and without a pause between; `velo bench poll` does it for ten minutes."""
+    races = {
+        kind: replace(RACE, race_id=kind, off_time=OFF + timedelta(hours=number))
+        for number, kind in enumerate(("late", "early", "amended", "void"))
+    }
+    minutes = {"late": [10], "early": [-20], "amended": [9, 12], "void": [9, 12]}
+    versions = {"amended": TURNED, "void": VOID}
+    answers: list[tuple[str, str, int, Any]] = []
+    at = {"race": "", "told": 0}
+    over = threading.Event()
+    with a_day(store, NOW) as day:
+        client = a_client(a_service(store, lambda: day.now))
+
+        def poll() -> None:
+            while not over.wait(0.02):
+                race_id, told = str(at["race"]), int(at["told"])
+                if race_id:
+                    answer = client.get(f"/v1/races/{race_id}/score")
+                    answers.append((race_id, str(day.now), told, answer))
+
+        def seen(race_id: str, told: int) -> bool:
+            return any((of, then, one.status_code) == (race_id, told, 200) for of, _, then, one in answers)
+
+        polling = threading.Thread(target=poll)
+        polling.start()
+        try:
+            for kind, race in races.items():
+                day.tell(Racecard(race, RUNNERS), race.off_time - timedelta(minutes=40))
+                at |= {"race": kind, "told": 0}
+                until(day, partial(seen, kind, 0))
+                results = [replace(one, race=race) for one in (FIRST, versions.get(kind)) if one is not None]
+                for result, after in zip(results, minutes[kind], strict=True):
+                    other = replace(race, race_id=f"beside {kind} {after}", race_no=None)
+                    day.tell(Result(other, ran()), race.off_time + timedelta(minutes=after - 1))
+                    day.tell(result, race.off_time + timedelta(minutes=after))
+                    at["told"] = int(at["told"]) + 1
+                    until(day, partial(seen, kind, int(at["told"])))
+        finally:
+            over.set()
+            polling.join()
+    build(store, BUILT_AT)
+    scorer = a_service(opened(store.home.root)).scorer
+    for kind, race in races.items():
+        known_at = race.off_time + timedelta(minutes=minutes[kind][0])
+        decided = min(race.off_time, known_at) - LEAD
+        then = scorer.score(kind, BUILT_AT, decided, with_drivers=False)
+        mine = [(told, one.json()) for of, _, told, one in answers if of == kind and one.status_code == 200]
+        for told, answer in mine:
+            assert datetime.fromisoformat(answer["as_of"]) < known_at, kind
+            if told:
+                assert (datetime.fromisoformat(answer["as_of"]), answer["fingerprint"]) == (decided, then.fingerprint)
+        assert {told for told, _ in mine} >= set(range(1, len(minutes[kind]) + 1)), "answered after each version"
+    assert {one.status_code for *_, one in answers} <= {200, 404, 503}
+    report = audit_scores(scorer, BUILT_AT)
+    assert (report.found, report.later) == (0, 0), report.differences
+
+
+def until(day: Day, done: Callable[[], bool]) -> None:
+    """Wait for what another thread does while the day goes on: a stream says by its clock how far it has sealed."""
+    deadline = time.monotonic() + 60.0
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+        day.now += timedelta(milliseconds=20)
 
 
 def test_the_audit_tells_a_leak_a_score_of_the_future_and_one_not_made_again_apart(store: Store) -> None:
