@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from benchmarks import damage_scenes, harm, kill_scenes, service_scenes
+from benchmarks import damage_scenes, harm, kill_scenes, redis_scenes, service_scenes
 from benchmarks.accounts import NOTHING, Account, brought_back, refused
 from benchmarks.harm import Scene, until
 from feature_repo.stores import embedded_redis
@@ -206,6 +206,10 @@ FAULTS: Final = (
     Fault("redis-away", f"Redis stopped for {AWAY_S:.0f} s while results come in", redis_away),
     Fault("redis-lost", "Redis killed and its data gone, under the stream", redis_lost),
     Fault("redis-emptied", "Redis emptied, no stream running", redis_emptied),
+    Fault("redis-flushed", "Redis emptied under a stream that has nothing to do", redis_scenes.flushed_while_idle),
+    Fault("redis-older", "Redis restored from older data, likewise", redis_scenes.older_data),
+    Fault("redis-half", "half of the keys of Redis evicted, likewise", redis_scenes.half_evicted),
+    Fault("redis-another", "another store's rows in Redis", redis_scenes.another_stores_rows),
     Fault("service-worker", "a worker of the service killed (SIGKILL) while it is asked", service_scenes.worker_killed),
     Fault("service-redis", "Redis paused under the service, twenty connections asking", service_scenes.redis_slow),
     Fault("service-crowd", "700 that never end a head and 200 that never read, at the service", service_scenes.crowd),
