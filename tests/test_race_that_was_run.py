@@ -194,14 +194,14 @@ def test_a_race_polled_through_its_result_beside_a_stream_is_never_told_from_wha
     minutes = {"late": [10], "early": [-20], "amended": [9, 12], "void": [9, 12]}
     versions = {"amended": TURNED, "void": VOID}
     answers: list[tuple[str, str, int, Any]] = []
-    at = {"race": "", "told": 0}
+    at: dict[str, Any] = {"race": "", "told": 0}
     over = threading.Event()
     with a_day(store, NOW) as day:
         client = a_client(a_service(store, lambda: day.now))
 
         def poll() -> None:
             while not over.wait(0.02):
-                race_id, told = str(at["race"]), int(at["told"])
+                race_id, told = at["race"], at["told"]
                 if race_id:
                     answer = client.get(f"/v1/races/{race_id}/score")
                     answers.append((race_id, str(day.now), told, answer))
@@ -221,8 +221,8 @@ def test_a_race_polled_through_its_result_beside_a_stream_is_never_told_from_wha
                     other = replace(race, race_id=f"beside {kind} {after}", race_no=None)
                     day.tell(Result(other, ran()), race.off_time + timedelta(minutes=after - 1))
                     day.tell(result, race.off_time + timedelta(minutes=after))
-                    at["told"] = int(at["told"]) + 1
-                    until(day, partial(seen, kind, int(at["told"])))
+                    at["told"] += 1
+                    until(day, partial(seen, kind, at["told"]))
         finally:
             over.set()
             polling.join()
