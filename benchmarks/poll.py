@@ -122,8 +122,9 @@ class Figures:
 
     @property
     def broken(self) -> bool:
-        """Whether any answer is one that may not be."""
-        return bool(self.leaks or self.future or self.other or self.errors or sum(self.audit.values()))
+        """Whether any answer is one that may not be, or so few came that it says nothing."""
+        few = min(self.before, self.after) < self.races
+        return bool(few or self.leaks or self.future or self.other or self.errors or sum(self.audit.values()))
 
 
 def measure(
