@@ -9,14 +9,14 @@ from typing import Any
 
 from rich.table import Table
 
-from benchmarks.ground import apart, machine, store_of
+from benchmarks.stores import apart, machine, store_of
 from streams.batch.build import build
 from velo.settings import Settings
-from velo.store import Store
+from velo.storage.store import Store
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class BuildFigures:
     """One size: starts in the log, rows built, seconds, starts per second, peak memory in MB."""
 
     starts: int
@@ -28,7 +28,7 @@ class Figures:
     machine: str
 
 
-def measure(sizes: Sequence[int], runners: Path | None, timezone: str) -> list[Figures]:
+def measure(sizes: Sequence[int], runners: Path | None, timezone: str) -> list[BuildFigures]:
     """Build each size from its log, everything anew, in a process of its own."""
     figures = []
     with TemporaryDirectory() as scratch:
@@ -37,7 +37,7 @@ def measure(sizes: Sequence[int], runners: Path | None, timezone: str) -> list[F
             _, starts = store_of(home, size, runners, timezone)
             done = apart("benchmarks.build:whole", home=str(home))
             figures.append(
-                Figures(
+                BuildFigures(
                     starts,
                     done.result["rows"],
                     round(done.seconds, 2),
@@ -56,7 +56,7 @@ def whole(home: str) -> dict[str, Any]:
     return {"rows": sum(report.rows.values())}
 
 
-def table(figures: Sequence[Figures]) -> Table:
+def table(figures: Sequence[BuildFigures]) -> Table:
     """As shown to a person."""
     shown = Table(title=f"velo build, everything, all views ({figures[0].machine})")
     for name in ("starts", "rows", "seconds", "processor s", "starts/s", "peak MB"):

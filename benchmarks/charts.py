@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from math import ceil, floor, log10
 
-from benchmarks.rounds import Spread
+from benchmarks.interleaved import Timing
 from velo.svg import HEIGHT, Axes, picture
 
 DASHES = ("none", "7 3", "2 3", "9 3 2 3", "4 2", "1 2")
 LEGEND_ROW = 15
 
 
-def growth_chart(title: str, x_name: str, y_name: str, series: Mapping[str, Sequence[tuple[float, Spread]]]) -> str:
+def growth_chart(title: str, x_name: str, y_name: str, series: Mapping[str, Sequence[tuple[float, Timing]]]) -> str:
     """The median of each size with the range of its rounds, as an SVG file's text."""
     xs = [x for points in series.values() for x, _ in points]
     ys = [y for points in series.values() for _, one in points for y in (one.low, one.high)]

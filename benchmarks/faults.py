@@ -17,11 +17,11 @@ from typing import Final
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks import harm, kills
-from benchmarks.fault_scenes import FAULTS, Fault
-from benchmarks.ground import machine
-from benchmarks.harm import NotRun, Scene
+from benchmarks import crash_test, fault_harness
+from benchmarks.fault_harness import NotRun, Scene
+from benchmarks.fault_scenarios import FAULTS, Fault
 from benchmarks.page import put_between
+from benchmarks.stores import machine
 from feature_repo.stores.redis_client import connect
 from streams.audit import audit
 from velo.errors import UserError
@@ -35,7 +35,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class FaultOutcome:
     """One fault as it went: in words, the seconds of the way back, and what the audit compared and found different.
 
     `missing` counts acknowledged results that the log no longer holds.
@@ -53,11 +53,11 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class FaultFigures:
     """All faults of a run, and what the kills were (None where none were asked for)."""
 
-    outcomes: tuple[Outcome, ...]
-    kills: kills.Figures | None
+    outcomes: tuple[FaultOutcome, ...]
+    kills: crash_test.KillFigures | None
     seconds: float
     machine: str
 
@@ -70,7 +70,7 @@ class Figures:
 def measure(
     only: Sequence[str], count: int, starts: int, processes: int, seed: int, runners: Path | None, timezone: str,
     progress: Progress = lambda step, done, steps: None,
-) -> Figures:  # fmt: skip
+) -> FaultFigures:  # fmt: skip
     """Make every fault, or those named; `count` kills fall into replays of about so many `starts`.
 
     Raises `UserError` for a name that is no fault.
@@ -81,32 +81,36 @@ def measure(
     chosen = [one for one in FAULTS if not only or one.name in only]
     begun, outcomes, killed, chance = time.perf_counter(), [], None, random.Random(seed)
     with TemporaryDirectory() as scratch:
-        base = harm.prepared(_made(Path(scratch) / "base")) if chosen else None
+        base = fault_harness.prepared(_made(Path(scratch) / "base")) if chosen else None
         for done, fault in enumerate(chosen):
             progress(fault.name, done, len(chosen) + 1)
             assert base is not None
             outcomes.append(outcome(fault, base, Path(scratch) / fault.name, chance))
     if not only or KILLS in only:
         progress(KILLS, len(chosen), len(chosen) + 1)
-        killed = kills.measure(count, starts, processes, seed, runners, timezone)
+        killed = crash_test.measure(count, starts, processes, seed, runners, timezone)
         outcomes.insert(0, _of_kills(killed))
-    return Figures(tuple(outcomes), killed, round(time.perf_counter() - begun, 1), machine())
+    return FaultFigures(tuple(outcomes), killed, round(time.perf_counter() - begun, 1), machine())
 
 
-def outcome(fault: Fault, base: Scene, folder: Path, chance: random.Random) -> Outcome:
+def outcome(fault: Fault, base: Scene, folder: Path, chance: random.Random) -> FaultOutcome:
     """Make one fault to a copy of a prepared store, and see what became of it."""
     with ExitStack() as stack:
         try:
-            disk = stack.enter_context(harm.small_disk(folder.with_suffix(".disk"))) if fault.on_small_disk else None
+            disk = (
+                stack.enter_context(fault_harness.small_disk(folder.with_suffix(".disk")))
+                if fault.on_small_disk
+                else None
+            )
         except NotRun as why:
-            return Outcome(fault.name, fault.harm, f"{NOT_RUN}: {why}", "", "", 0.0, 0, 0, 0)
-        scene = stack.enter_context(harm.scene(base, folder, chance, disk))
+            return FaultOutcome(fault.name, fault.harm, f"{NOT_RUN}: {why}", "", "", 0.0, 0, 0, 0)
+        scene = stack.enter_context(fault_harness.scene(base, folder, chance, disk))
         account = fault.scene(scene)
         scene.velo("ingest", "runners", scene.later)
         scene.well("stream", "--once")
         told = _results_of(scene)
         report = audit(scene.store, datetime.now(UTC), client=connect(scene.home))
-        return Outcome(
+        return FaultOutcome(
             fault.name, fault.harm, account.seen, account.lost, account.back, account.back_seconds,
             sum(report.compared.values()), report.found, told - scene.acknowledged(),
         )  # fmt: skip
@@ -124,9 +128,9 @@ def _results_of(scene: Scene) -> int:
     return int(races)
 
 
-def _of_kills(killed: kills.Figures) -> Outcome:
+def _of_kills(killed: crash_test.KillFigures) -> FaultOutcome:
     doing = ", ".join(f"{count} {name}" for name, count in killed.doing.items() if count)
-    return Outcome(
+    return FaultOutcome(
         KILLS, f"the stream killed {killed.kills} times (SIGKILL), at random moments",
         f"nothing: the process is gone (it was {doing})", "nothing",
         f"start it again (whole replays: {killed.replays}, messages: {killed.messages:,})",
@@ -139,7 +143,7 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _cells(one: Outcome) -> list[str]:
+def _cells(one: FaultOutcome) -> list[str]:
     told = [one.fault, one.seen, one.lost, one.back]
     if one.seen.startswith(NOT_RUN):
         return [*told, "", "", ""]
@@ -147,7 +151,7 @@ def _cells(one: Outcome) -> list[str]:
     return [*told, seconds, f"{one.compared:,}", str(one.differences + one.missing)]
 
 
-def table(figures: Figures) -> Table:
+def table(figures: FaultFigures) -> Table:
     """As shown to a person."""
     shown = Table(title=f"faults, in {figures.seconds:.0f} s ({figures.machine})", show_lines=True)
     for name in ("fault; what is seen; lost; how it comes back", *COLUMNS[4:]):
@@ -160,7 +164,7 @@ def table(figures: Figures) -> Table:
     return shown
 
 
-def markdown(figures: Figures) -> str:
+def markdown(figures: FaultFigures) -> str:
     """As a page of the documentation holds it."""
     rows: Iterable[Sequence[str]] = (
         COLUMNS,
@@ -171,7 +175,7 @@ def markdown(figures: Figures) -> str:
     return "\n".join([*lines, "", f"{figures.seconds:.0f} s in all, on {figures.machine}."]) + "\n"
 
 
-def write_into(page: Path, figures: Figures) -> None:
+def write_into(page: Path, figures: FaultFigures) -> None:
     """Put the table between the page's marks, or of a run of some faults their rows into the one that is there.
 
     Raises `UserError` for a page without the marks.

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from benchmarks.ground import machine
+from benchmarks.stores import machine
 from training.gate import WINDOWS_DAYS
-from training.worlds import A_DAY, DAYS, Rates, rates
+from training.synthetic_markets import A_DAY, DAYS, Rates, rates
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class GateFigures:
     """What the gate said of the worlds, how many races a day and days each had, and how long it took."""
 
     rates: Rates
@@ -27,14 +27,14 @@ def measure(
     seed: int,
     a_day: int = A_DAY,
     progress: Callable[[str, int, int], None] = lambda step, done, steps: None,
-) -> Figures:
+) -> GateFigures:
     """Ask the gate of so many worlds of each kind, over both of its windows."""
     begun = time.perf_counter()
     told = rates(worlds, seed, a_day, WINDOWS_DAYS, progress=progress)
-    return Figures(told, a_day, DAYS, time.perf_counter() - begun, machine())
+    return GateFigures(told, a_day, DAYS, time.perf_counter() - begun, machine())
 
 
-def tables(figures: Figures) -> tuple[Table, Table]:
+def tables(figures: GateFigures) -> tuple[Table, Table]:
     """The verdicts, and each window's pass rate beside the one foretold."""
     verdicts = Table(
         title=f"{figures.a_day * figures.days:,} races a world, {figures.seconds:.0f} s on {figures.machine}",

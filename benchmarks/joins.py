@@ -14,13 +14,13 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from benchmarks.rounds import Contender, Found, interleaved
+from benchmarks.interleaved import Contender, Found, interleaved
 from feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
 from feature_repo.feast_store import apply
 from feature_repo.stores.parts import Snapshot
-from streams.batch import frames
+from streams.batch import staging
 from velo.settings import Settings
-from velo.store import Store
+from velo.storage.store import Store
 
 KEYS: Final = ("trainer_id", "jockey_id", "horse_id", "course", "distance_band", "going_group", "draw_cell")
 ROW, AT = "row", "event_timestamp"
@@ -71,7 +71,7 @@ def contenders(home: Path, entities: Path, views: int, scratch: Path, *, stock: 
 def write_entities(store: Store, rows: int, path: Path) -> None:
     """The last starts of a store five minutes before their off; then the same a week earlier, and so on, until there are
     enough."""
-    source = frames.parquet(frames.parts_of(store.home, "starts"))
+    source = staging.parquet(staging.parts_of(store.home, "starts"))
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         [(starts,)] = connection.execute(f"SELECT count(*) FROM {source}").fetchall()  # noqa: S608 our own name

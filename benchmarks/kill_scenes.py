@@ -9,18 +9,18 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks import harm, write_kills
-from benchmarks.accounts import NOTHING, Account
-from benchmarks.harm import Scene
+from benchmarks import fault_harness, write_kills
+from benchmarks.fault_harness import Scene
+from benchmarks.fault_report import NOTHING, Account
 from benchmarks.write_kills import Plan, tables, velo
 from serving import paper_ledger
 from serving.paper_ledger import Decision, PaperBet, SettledBet, Settlement
 from streams.importers import dead_letters
 from streams.importers.dead_letters import DeadLetter
-from streams.log import reader
 from training import backtest_kept, bundle, bundle_writing
 from velo.settings import Settings
-from velo.store import Home
+from velo.storage.log import reader
+from velo.storage.store import Home
 
 EVERY = True
 """Whether a command is killed at every write; a test has less time."""
@@ -136,7 +136,7 @@ def _letters(home: Home) -> list[str]:
 
 
 def _keep_model(home: Home) -> None:
-    harm.keep_bundle(home, BUNDLE)
+    fault_harness.keep_bundle(home, BUNDLE)
     bundle_writing.judged(home, bundle.current(home), "FAIL", {"subject": "fundamental"})
 
 

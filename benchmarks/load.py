@@ -24,18 +24,18 @@ import numpy as np
 import orjson
 from rich.table import Table
 
-from benchmarks.ground import machine, store_of
 from benchmarks.serve import at_end, declare, program, served, wait
+from benchmarks.stores import machine, store_of
 from feature_repo.stores import embedded_redis
 from feature_repo.stores.redis_client import connect
 from serving.api.hosts import LOOPBACK
 from streams.batch.build import build
 from streams.feeds.redis_stream import put
-from streams.log import reader
 from training.train import train
 from velo.racing.messages import Result, to_record
 from velo.settings import Settings
-from velo.store import Store
+from velo.storage.log import reader
+from velo.storage.store import Store
 
 FEED: Final = "load"
 HOST: Final = LOOPBACK[0]
@@ -48,7 +48,7 @@ SAID: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class LoadOptions:
     """How much is asked for, and for how long."""
 
     minutes: float = 10.0
@@ -61,13 +61,13 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class LoadFigures:
     """What came of it. `answers` counts by what was asked and status; memory is of all processes of the service, in MB.
 
     `events` has the fewest and most that any listener had of those told while all listened.
     """
 
-    asked: Asked
+    asked: LoadOptions
     machine: str
     answers: dict[str, int]
     p50_ms: float
@@ -99,7 +99,7 @@ class _Seen:
     memory: list[float] = field(default_factory=list)
 
 
-def measure(asked: Asked, starts: int, runners: Path | None, timezone: str) -> Figures:
+def measure(asked: LoadOptions, starts: int, runners: Path | None, timezone: str) -> LoadFigures:
     """Build a store of so many starts, have everything run on it, and ask."""
     with TemporaryDirectory() as scratch, ExitStack() as stack:
         store, _ = store_of(Path(scratch) / "home", starts, runners, timezone)
@@ -114,7 +114,7 @@ def measure(asked: Asked, starts: int, runners: Path | None, timezone: str) -> F
         return _loaded(store, asked, list(races.values()), stack)
 
 
-def _loaded(store: Store, asked: Asked, races: Sequence[str], stack: ExitStack) -> Figures:
+def _loaded(store: Store, asked: LoadOptions, races: Sequence[str], stack: ExitStack) -> LoadFigures:
     token = secrets.token_urlsafe(16)
     stack.enter_context(program(store, "-m", "velo.cli", "ingest", "--follow", "--redis", FEED))
     options = ("--workers", str(asked.workers), "--feed", FEED)
@@ -132,14 +132,14 @@ def _loaded(store: Store, asked: Asked, races: Sequence[str], stack: ExitStack) 
     return _figures(asked, seen, reader.end(store.home).next_seq - before)
 
 
-def _figures(asked: Asked, seen: _Seen, results: int) -> Figures:
+def _figures(asked: LoadOptions, seen: _Seen, results: int) -> LoadFigures:
     settled = seen.memory[int(WARM_UP_SHARE * len(seen.memory)) :] or [0.0]
     quarter = max(1, len(settled) // 4)
     first, last = float(np.median(settled[:quarter])), float(np.median(settled[-quarter:]))
     scores = sum(count for what, count in seen.answers.items() if what.startswith("score"))
     shed = (seen.answers["score 503"] + seen.answers["score 429"]) / max(1, scores)
     p50, p99 = (round(1000 * float(np.quantile(seen.seconds or [0.0], at)), 1) for at in (0.5, 0.99))
-    return Figures(
+    return LoadFigures(
         asked, machine(), dict(sorted(seen.answers.items())), p50, p99, round(shed, 5),
         tuple(f"{count}: {what}" for what, count in seen.said.most_common(SAID)),
         (min(seen.events, default=0), max(seen.events, default=0)), seen.lost, results,
@@ -148,7 +148,7 @@ def _figures(asked: Asked, seen: _Seen, results: int) -> Figures:
 
 
 @contextmanager
-def _results(store: Store, asked: Asked, stop: threading.Event) -> Iterator[None]:
+def _results(store: Store, asked: LoadOptions, stop: threading.Event) -> Iterator[None]:
     """Results put on the feed at their rate, each of today, while this lasts."""
     every = [message for _, message in reader.messages(store.home) if isinstance(message, Result)][-2000:]
     client = connect(store.home, store.redis_url)
@@ -205,7 +205,7 @@ def _resident_mb(process: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Load:
-    asked: Asked
+    asked: LoadOptions
     port: int
     token: str
     races: Sequence[str]
@@ -324,7 +324,7 @@ async def _admitted(load: _Load) -> tuple[asyncio.StreamReader, asyncio.StreamWr
     return None
 
 
-def table(figures: Figures) -> Table:
+def table(figures: LoadFigures) -> Table:
     """As shown to a person."""
     asked = figures.asked
     made = Table(

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.rounds import Contender
+from benchmarks.interleaved import Contender
 from feature_repo.feast_store import REPO
 from feature_repo.stores import embedded_redis
 from feature_repo.stores.redis_client import connect_url
@@ -22,7 +22,7 @@ from feature_repo.stores.redis_layout import Layout
 from feature_repo.stores.redis_rows import Read, RedisRows
 from feature_repo.stores.redis_writer import RowWriter
 from velo.racing.clock import to_us
-from velo.store import Home
+from velo.storage.store import Home
 
 FLOOR, WRITTEN, PACKED = "a bare pipeline of as many bytes", "ours, a read written once", "ours, read_packed"
 PLUGIN, STOCK = "ours, get_online_features", "Feast's Redis store, get_online_features"

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from feature_repo.feast_store import REPO
 from velo.errors import UserError
-from velo.files import make_folder, write_atomically
+from velo.storage.atomic_files import make_folder, write_atomically
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Aim:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class BenchPart:
     """One table: how to read it, the command that makes it again, on what, its columns and rows as text.
 
     `charts` are SVG texts by the name of their file; `notes` are lines below; it took so many `seconds`.
@@ -49,7 +49,7 @@ class Report:
     command: str
     day: str
     seconds: float
-    parts: tuple[Part, ...]
+    parts: tuple[BenchPart, ...]
 
 
 def where_to(out: Path | None) -> Path:

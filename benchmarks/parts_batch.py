@@ -11,14 +11,14 @@ import duckdb
 
 from benchmarks import joins, stock
 from benchmarks.charts import growth_chart
-from benchmarks.ground import store_of, versions
-from benchmarks.page import Aim, Part
-from benchmarks.rounds import Contender, Found, Spread, interleaved
+from benchmarks.interleaved import Contender, Found, Timing, interleaved
+from benchmarks.page import Aim, BenchPart
+from benchmarks.stores import store_of, versions
 from feature_repo.catalogue.families import FAMILIES
 from streams.batch.build import build
 from velo.settings import Settings
 from velo.simulator import SeasonSpec, simulate
-from velo.store import Store
+from velo.storage.store import Store
 
 RAW_SHARE: Final = 0.5
 FASTER: Final = "ours is so many times as fast"
@@ -57,7 +57,7 @@ class Sizes:
 
 
 @dataclass(slots=True)
-class Ground:
+class LoadedStores:
     """Stores loaded once for all parts, below a folder that goes at the end."""
 
     scratch: Path
@@ -85,7 +85,7 @@ class Ground:
         return path
 
 
-def building(ground: Ground) -> Part:
+def building(ground: LoadedStores) -> BenchPart:
     """The whole batch build."""
     held = {starts: ground.loaded(starts) for starts in ground.sizes.build}
     found = interleaved(
@@ -100,10 +100,10 @@ def building(ground: Ground) -> Part:
         of = found[name]
         if of.failed:
             raise RuntimeError(of.failed)
-        spread, speed = of.spread, Spread.of([starts / one for one in of.taken])
+        spread, speed = of.spread, Timing.of([starts / one for one in of.taken])
         rows.append((f"{starts:,}", f"{of.last['rows']:,}", spread.shown(), speed.shown(",.0f"), f"{of.peak_mb:,.0f}"))
         points.append((float(starts), spread))
-    return Part(
+    return BenchPart(
         "build",
         "The batch build",
         f"`velo build --whole`: everything from the log, all {len(FAMILIES)} views.",
@@ -126,7 +126,7 @@ def whole(home: str) -> Callable[[], dict[str, Any]]:
     return once
 
 
-def joining(ground: Ground) -> Part:
+def joining(ground: LoadedStores) -> BenchPart:
     """The point-in-time join."""
     store, starts = ground.loaded(ground.sizes.build[0])
     build(store, datetime.now(UTC))
@@ -155,7 +155,7 @@ def joining(ground: Ground) -> Part:
             "table's last lines, beside ours in such a process. How long it had joined when it was killed is what it took at least."
         )
     packages = ["duckdb", "feast", "pyarrow", *(["polars"] if joins.HAS_POLARS else [])]
-    return Part(
+    return BenchPart(
         "join",
         "The point-in-time join",
         f"Features as of five minutes before the off: of one view ({len(FAMILIES[0].features)} features), and of all "
@@ -175,7 +175,7 @@ def joining(ground: Ground) -> Part:
     )
 
 
-def _beside(ground: Ground, store: Store) -> list[stock.Beside]:
+def _beside(ground: LoadedStores, store: Store) -> list[stock.StockComparison]:
     """Feast's own store at a size that may be too much for it."""
     few, many = (joins.entities_of(ground.scratch, size) for size in (ground.sizes.few_rows[0], AT_ROWS))
     return stock.beside(store.home.root, many, few, AT_ROWS, ground.scratch)
@@ -186,14 +186,14 @@ def _join_row(views: int, name: str, size: int, of: Found, ours: Found) -> tuple
         return str(views), name, f"{size:,}", f"failed: {of.failed}", "", "", "", ""
     same = "the same" if of.last["digest"] == ours.last["digest"] else f"another, {of.last['rows']:,} rows"
     ratio = "" if of is ours or ours.failed else f"{of.spread.median / ours.spread.median:,.1f}"
-    speed = Spread.of([size / one for one in of.taken])
+    speed = Timing.of([size / one for one in of.taken])
     return (
         str(views), name, f"{size:,}", of.spread.shown(",.3f"), f"{speed.median:,.0f}", ratio, f"{of.peak_mb:,.0f}", same,
     )  # fmt: skip
 
 
-def _series(every: dict[tuple[int, int], dict[str, Found]], views: int) -> dict[str, list[tuple[float, Spread]]]:
-    series: dict[str, list[tuple[float, Spread]]] = {}
+def _series(every: dict[tuple[int, int], dict[str, Found]], views: int) -> dict[str, list[tuple[float, Timing]]]:
+    series: dict[str, list[tuple[float, Timing]]] = {}
     for (size, of_views), found in sorted(every.items()):
         if of_views == views:
             for name, of in found.items():

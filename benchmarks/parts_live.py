@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import stream
+from benchmarks.baseline_views import CONTRACT
 from benchmarks.charts import growth_chart
-from benchmarks.contract_views import CONTRACT
-from benchmarks.ground import apart, versions
-from benchmarks.page import Aim, Part
-from benchmarks.parts_batch import Ground
-from benchmarks.rounds import Spread
+from benchmarks.interleaved import Timing
+from benchmarks.page import Aim, BenchPart
+from benchmarks.parts_batch import LoadedStores
+from benchmarks.stores import apart, versions
 
 SPEED_AIMS: Final = {"none": 10_000, "both": 5_000}
 """Starts a second that the eight views of the contract aim at."""
@@ -21,7 +21,7 @@ AIM_STARTS: Final = 15_000
 """A shorter replay is no measure of the aim: much of it is its beginning."""
 
 
-def streaming(ground: Ground) -> Part:
+def streaming(ground: LoadedStores) -> BenchPart:
     """Replays of a whole log into no sink, Parquet alone and both, with one process and two; and the contract's views alone."""
     every = stream.ALL_VIEWS
     ways = stream.ways([1, 2]) if ground.sizes.with_feast else [(len(CONTRACT), "both", 1), (every, "both", 1)]
@@ -34,12 +34,12 @@ def streaming(ground: Ground) -> Part:
                 taken = stream.replayed(home, starts, sinks, processes, views)
                 found.setdefault((views, sinks, processes, starts), []).append(taken)
                 shutil.rmtree(home)
-    rows, series, aims = [], dict[str, list[tuple[float, Spread]]](), []
+    rows, series, aims = [], dict[str, list[tuple[float, Timing]]](), []
     for (views, sinks, processes, starts), of in sorted(
         found.items(), key=lambda one: (one[0][2], one[0][0], one[0][3])
     ):
-        seconds = Spread.of([one.seconds for one in of])
-        speed = Spread.of([one.starts_per_second for one in of])
+        seconds = Timing.of([one.seconds for one in of])
+        speed = Timing.of([one.starts_per_second for one in of])
         cpu, peak = (max(values) for values in zip(*((one.cpu_seconds, one.peak_mb) for one in of), strict=True))
         row = str(views), sinks, str(processes), f"{starts:,}", seconds.shown(), speed.shown(",.0f")
         rows.append((*row, f"{cpu:,.1f}", f"{peak:,.0f}"))
@@ -50,7 +50,7 @@ def streaming(ground: Ground) -> Part:
             told = f"{speed.shown(',.0f')} at {starts:,} starts, {views} views"
             met = speed.median >= SPEED_AIMS[sinks] if starts >= AIM_STARTS else None
             aims.append(Aim(f"a stream into {SINK_WORDS[sinks]} ≥ {SPEED_AIMS[sinks]:,} starts/s", told, met))
-    return Part(
+    return BenchPart(
         "stream",
         "The stream, catching up",
         f"`velo stream --once` over a whole log, the contract's {len(CONTRACT)} views and all {every}, from the first record to "
@@ -64,7 +64,7 @@ def streaming(ground: Ground) -> Part:
     )
 
 
-def freshness(ground: Ground) -> Part:
+def freshness(ground: LoadedStores) -> BenchPart:
     """From a live result's `known_at` to its being readable in Redis."""
     store, starts = ground.loaded(ground.sizes.replay[-1])
     found: dict[float, list[dict[str, Any]]] = {rate: [] for rate in ground.sizes.rates}
@@ -77,11 +77,11 @@ def freshness(ground: Ground) -> Part:
     rows = []
     for rate, of in found.items():
         p50, p99, longest = (
-            Spread.of([one[name] for one in of]).shown(",.1f") for name in ("p50_ms", "p99_ms", "longest_ms")
+            Timing.of([one[name] for one in of]).shown(",.1f") for name in ("p50_ms", "p99_ms", "longest_ms")
         )
         per_second = statistics.median(one["starts_per_second"] for one in of)
         rows.append((f"{rate:,.0f}", f"{per_second:,.0f}", f"{of[0]['results']:,}", p50, p99, longest))
-    return Part(
+    return BenchPart(
         "freshness",
         "The stream, live",
         f"From a result's `known_at` to all its rows being readable in Redis, with both sinks, on a store of {starts:,} starts; "

@@ -10,18 +10,18 @@ import duckdb
 
 from benchmarks import online, serve
 from benchmarks.charts import growth_chart
-from benchmarks.ground import store_of, versions
-from benchmarks.page import Aim, Part
-from benchmarks.parts_batch import Ground
-from benchmarks.rounds import Contender, Spread, interleaved
+from benchmarks.interleaved import Contender, Timing, interleaved
+from benchmarks.page import Aim, BenchPart
+from benchmarks.parts_batch import LoadedStores
+from benchmarks.stores import store_of, versions
 from feature_repo.catalogue.families import FAMILIES
 from feature_repo.stores import embedded_redis
 from feature_repo.stores.redis_client import connect
 from streams.batch.build import build
-from streams.online import rebuild
+from streams.rebuild_online import rebuild
 from velo.settings import Settings
 from velo.simulator import SeasonSpec, simulate
-from velo.store import Store
+from velo.storage.store import Store
 
 VIEWS, FEATURES = 5, 3
 READ_AIM_MS: Final = 0.8
@@ -33,9 +33,9 @@ OURS_PER_HASH: Final = 3
 """Fields of a view that are no feature: its time, its version, the packed row."""
 
 
-def reading(ground: Ground) -> Part:
+def reading(ground: LoadedStores) -> BenchPart:
     """Online reads at the shape that Feast publishes."""
-    rows, series, aims = [], dict[str, list[tuple[float, Spread]]](), []
+    rows, series, aims = [], dict[str, list[tuple[float, Timing]]](), []
     for entities in ground.sizes.entities:
         folder = ground.scratch / f"online-{entities}"
         folder.mkdir()
@@ -60,7 +60,7 @@ def reading(ground: Ground) -> Part:
             aims.append(
                 Aim(f"50 × 5 × 3 read ≤ {READ_AIM_MS} ms median", f"{fastest.spread.shown()} ms at {shape}", met)
             )
-    return Part(
+    return BenchPart(
         "online",
         "Online reads at the shape that Feast publishes",
         f"So many entities, {VIEWS} views of one entity, {FEATURES} features of each, one request at a time; Feast's documents "
@@ -71,7 +71,7 @@ def reading(ground: Ground) -> Part:
         notes=(
             (
                 "All read the same rows in one Redis, over the loopback. A read written once is `RedisRows.read` of a `Read`; the "
-                "scorer writes its question of a card once too, in a way of its own (`serving.wire`). The bare pipeline is one plain "
+                "scorer writes its question of a card once too, in a way of its own (`serving.redis_reader`). The bare pipeline is one plain "
                 "string an entity."
             ),
         ),
@@ -80,7 +80,7 @@ def reading(ground: Ground) -> Part:
     )
 
 
-def racing(ground: Ground) -> Part | None:
+def racing(ground: LoadedStores) -> BenchPart | None:
     """A race card's features, and its score; left out of a quick run, which trains no model."""
     sizes = ground.sizes
     if not sizes.race_sizes:
@@ -101,7 +101,7 @@ def racing(ground: Ground) -> Part | None:
         )
         for one in figures.measured
     )
-    return Part(
+    return BenchPart(
         "race",
         "A race card, and its score",
         f"One race at a time, {figures.starts:,} starts known; the stream idle, and while it writes. The spread is over requests.",
@@ -111,9 +111,9 @@ def racing(ground: Ground) -> Part | None:
     )
 
 
-def keeping(ground: Ground) -> Part:
+def keeping(ground: LoadedStores) -> BenchPart:
     """What a key and a feature take in Redis, and an empty Redis filled again."""
-    rows, points, aims = list[tuple[str, ...]](), list[tuple[float, Spread]](), list[Aim]()
+    rows, points, aims = list[tuple[str, ...]](), list[tuple[float, Timing]](), list[Aim]()
     season = ground.scratch / "horses.parquet"
     days = SEASON_DAYS if ground.sizes.horses[0] > 1000 else 5
     spec = SeasonSpec(start=date(2024, 1, 1), days=days, races_per_year=SEASON_RACES)
@@ -127,7 +127,7 @@ def keeping(ground: Ground) -> Part:
         points.append((float(of["horses"]), spread))
         # the largest store tells them
         aims = _keeping_aims(of, spread)
-    return Part(
+    return BenchPart(
         "redis",
         "What Redis keeps, and an empty one filled again",
         f"`velo online rebuild` of all {len(FAMILIES)} views into a Redis that was emptied, on a made-up season of many horses.",
@@ -146,7 +146,7 @@ def keeping(ground: Ground) -> Part:
     )  # fmt: skip
 
 
-def _filled(store: Store, rounds: int) -> tuple[dict[str, Any], Spread]:
+def _filled(store: Store, rounds: int) -> tuple[dict[str, Any], Timing]:
     """What a store's Redis holds once it was filled from the tables, and the seconds of that, round after round."""
     build(store, datetime.now(UTC))
     side = Contender("benchmarks.parts_redis:filling", {"home": str(store.home.root)})
@@ -159,7 +159,7 @@ def _filled(store: Store, rounds: int) -> tuple[dict[str, Any], Spread]:
         embedded_redis.down(store.home)
 
 
-def _kept_row(of: dict[str, Any], starts: int, spread: Spread) -> tuple[str, ...]:
+def _kept_row(of: dict[str, Any], starts: int, spread: Timing) -> tuple[str, ...]:
     return (
         f"{of['horses']:,}",
         f"{starts:,}",
@@ -173,7 +173,7 @@ def _kept_row(of: dict[str, Any], starts: int, spread: Spread) -> tuple[str, ...
     )
 
 
-def _keeping_aims(of: dict[str, Any], spread: Spread) -> list[Aim]:
+def _keeping_aims(of: dict[str, Any], spread: Timing) -> list[Aim]:
     """What was aimed at, and what a store says of it."""
     large, bytes_a_feature = of["horses"] >= HORSES, of["used"] / of["features"]
     return [

@@ -10,8 +10,8 @@ from typing import Final
 from rich.table import Table
 
 from benchmarks import joins
-from benchmarks.ground import machine, store_of
-from benchmarks.rounds import Found
+from benchmarks.interleaved import Found
+from benchmarks.stores import machine, store_of
 from feature_repo.catalogue.families import FAMILIES
 from streams.batch.build import build
 
@@ -21,7 +21,7 @@ STARTS: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class JoinFigures:
     """One size and contender: entity rows in and out, median seconds of the rounds (without starting Feast), rows per second, peak MB.
 
     `same` says whether the answer is to the bit that of ours; of one that failed there is only what it said.
@@ -38,7 +38,7 @@ class Figures:
     machine: str
 
 
-def measure(sizes: Sequence[int], stock_rows: int, runners: Path | None, timezone: str) -> list[Figures]:
+def measure(sizes: Sequence[int], stock_rows: int, runners: Path | None, timezone: str) -> list[JoinFigures]:
     """Join each size in turn through every contender, Feast's own store where there are at most `stock_rows`."""
     figures = []
     with TemporaryDirectory() as scratch:
@@ -52,7 +52,7 @@ def measure(sizes: Sequence[int], stock_rows: int, runners: Path | None, timezon
     return figures
 
 
-def table(figures: Sequence[Figures]) -> Table:
+def table(figures: Sequence[JoinFigures]) -> Table:
     """As shown to a person."""
     shown = Table(title=f"point-in-time join over all {len(FAMILIES)} views ({figures[0].machine})")
     for name in ("contender", "rows in", "rows out", "seconds", "rows/s", "peak MB", "answer"):
@@ -73,11 +73,11 @@ def table(figures: Sequence[Figures]) -> Table:
     return shown
 
 
-def _figures(name: str, rows: int, of: Found, ours: Found) -> Figures:
+def _figures(name: str, rows: int, of: Found, ours: Found) -> JoinFigures:
     if of.failed is not None:
-        return Figures(name, rows, None, None, None, None, same=False, failed=of.failed, machine=machine())
+        return JoinFigures(name, rows, None, None, None, None, same=False, failed=of.failed, machine=machine())
     seconds = of.spread.median
-    return Figures(
+    return JoinFigures(
         name,
         rows,
         of.last["rows"],

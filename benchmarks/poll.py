@@ -20,24 +20,24 @@ from urllib.parse import quote
 import duckdb
 from rich.table import Table
 
-from benchmarks.ground import machine
 from benchmarks.serve import at_end, program, served, wait
+from benchmarks.stores import machine
 from feature_repo.stores import embedded_redis
-from serving.history import NotYet
-from serving.patience import UNHURRIED_S
+from serving.history import TablesBehind
+from serving.request_deadline import UNHURRIED_S
 from serving.score import scorer_of
 from serving.score_audit import audit_scores
 from streams.batch.build import build
-from streams.beyond import Beyond
 from streams.importers.runners import read_runner_tables
-from streams.log import reader
-from streams.log.writer import LogWriter
-from training.model import Options
+from streams.unbuilt_log import UnbuiltLog
+from training.model import ModelOptions
 from training.train import train
 from velo.racing.messages import FINISHED, Market, Message, NonRunner, Race, Racecard, Result, Runner
 from velo.settings import Settings, zone_named
 from velo.simulator import SeasonSpec, simulate
-from velo.store import Store
+from velo.storage.log import reader
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Store
 
 DAYS: Final = 130
 RACES_PER_YEAR: Final = 1500
@@ -158,7 +158,7 @@ def _made(home: Path, lead: timedelta, seed: int) -> Store:
         writer.load(results)
     build(store, datetime.now(UTC))
     store = Store.open(Settings(home))
-    few = Options(rounds=20, leaves=6, threads=1)
+    few = ModelOptions(rounds=20, leaves=6, threads=1)
     validate, test = today - timedelta(days=50), today - timedelta(days=25)
     train(store, now=datetime.now(UTC), lead=lead, options=few, validate_from=validate, test_from=test)
     return store
@@ -265,7 +265,7 @@ def _judged(
     store: Store, day: Sequence[Polled], answers: Sequence[Answer], starts: int, lead: timedelta, seconds: float
 ) -> Figures:
     """Hold every answer to its race's first result, by the log; and have the audit make all scores again."""
-    scorer = scorer_of(store, Beyond(store.home), patience_s=UNHURRIED_S)
+    scorer = scorer_of(store, UnbuiltLog(store.home), patience_s=UNHURRIED_S)
     now = datetime.now(UTC)
     known = {one.race.race_id: one.known_at[0] for one in day if one.known_at}
     decided = {one.race.race_id: min(one.race.off_time, one.known_at[0]) - lead for one in day if one.known_at}
@@ -273,7 +273,7 @@ def _judged(
     for race_id in known:
         try:
             truth[race_id] = scorer.score(race_id, now, decided[race_id], with_drivers=False).fingerprint
-        except NotYet:
+        except TablesBehind:
             build(store, now)
             truth[race_id] = scorer.score(race_id, now, decided[race_id], with_drivers=False).fingerprint
     count: Counter[str] = Counter()

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from benchmarks import harm
-from benchmarks.accounts import NOTHING, Account
-from benchmarks.harm import Scene, until
+from benchmarks import fault_harness
+from benchmarks.fault_harness import Scene, until
+from benchmarks.fault_report import NOTHING, Account
 from feature_repo.catalogue.families import FAMILIES
 from feature_repo.stores import embedded_redis
 from feature_repo.stores.redis_client import connect
@@ -20,16 +20,16 @@ from feature_repo.stores.redis_layout import Layout
 from serving.score import scorer_of
 from serving.scorer import Scorer
 from streams.batch.build import build
-from streams.beyond import Beyond
-from streams.dataflow.telemetry import position
+from streams.dataflow.metrics import position
 from streams.importers.runners import read_runner_tables
-from streams.log import reader
-from streams.log.writer import LogWriter
+from streams.unbuilt_log import UnbuiltLog
 from velo.errors import UserError
 from velo.racing.clock import local_date
 from velo.racing.messages import Racecard
 from velo.settings import Settings
-from velo.store import Store
+from velo.storage.log import reader
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Store
 
 LAYOUTS: Final = [Layout.of(family) for family in FAMILIES]
 PATIENCE_S: Final = 1.0
@@ -153,7 +153,7 @@ def _harmed(scene: Scene, do: Callable[[Any], object], *, declare: bool = True) 
     do(connect(scene.home))
     seen = watch.until_whole()
     seconds = round(time.perf_counter() - begun, 1)
-    harm.stopped(running)
+    fault_harness.stopped(running)
     # the race that was declared is of today: what is told afterwards is later news of older days
     scene.well("ingest", "runners", scene.later, "--late")
     return Account(seen, NOTHING, BY_ITSELF, seconds)
@@ -161,7 +161,7 @@ def _harmed(scene: Scene, do: Callable[[Any], object], *, declare: bool = True) 
 
 def _watch(scene: Scene) -> Watch:
     """What reads the race that was declared."""
-    return Watch(scorer_of(scene.store, Beyond(scene.home), patience_s=PATIENCE_S), datetime.now(UTC))
+    return Watch(scorer_of(scene.store, UnbuiltLog(scene.home), patience_s=PATIENCE_S), datetime.now(UTC))
 
 
 def _declared(scene: Scene) -> None:

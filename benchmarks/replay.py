@@ -21,7 +21,7 @@ from typing import Any, Final
 import duckdb
 from rich.table import Table
 
-from benchmarks.ground import machine
+from benchmarks.stores import machine
 from feature_repo.catalogue.families import BY_VIEW
 from feature_repo.stores import embedded_redis
 from feature_repo.stores.redis_client import connect
@@ -31,13 +31,13 @@ from streams.importers.runners import read_runner_tables
 from velo.errors import UserError
 from velo.racing.clock import to_us
 from velo.settings import Settings, zone_named
-from velo.store import Store
+from velo.storage.store import Store
 
 TOLERANCE: Final = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class ReplayFigures:
     """One replay: what was told, how long the stream took (its start included), and what was found wrong of it.
 
     `values_compared` counts instants by store; `probes` is how many there were, none where no file was given.
@@ -54,7 +54,7 @@ class Figures:
     machine: str
 
 
-def measure(runners: Path, timezone: str, processes: int, probes: Path | None) -> Figures:
+def measure(runners: Path, timezone: str, processes: int, probes: Path | None) -> ReplayFigures:
     """Replay a runner table by so many processes and look at all of what they left.
 
     Raises `UserError` where a file cannot be read, and RuntimeError with what it said where the stream fails.
@@ -71,7 +71,7 @@ def measure(runners: Path, timezone: str, processes: int, probes: Path | None) -
             embedded_redis.down(store.home)
         audited = time.perf_counter()
         answers = list(_probed(store.home.offline, probes)) if probes else []
-    return Figures(
+    return ReplayFigures(
         messages=report.next_seq,
         processes=processes,
         stream_seconds=round(streamed - begun, 1),
@@ -134,7 +134,7 @@ def _same(found: Any, expected: Any) -> bool:
     return bool(found == expected)
 
 
-def table(figures: Figures) -> Table:
+def table(figures: ReplayFigures) -> Table:
     """As shown to a person."""
     shown = Table(title=f"replay through the stream ({figures.machine})", show_header=False)
     rows: list[tuple[str, Any]] = [

@@ -20,27 +20,27 @@ from urllib.parse import quote
 import numpy as np
 from rich.table import Table
 
-from benchmarks.ground import machine, store_of
+from benchmarks.stores import machine, store_of
 from feature_repo.catalogue import request_time
 from feature_repo.feast_store import REPO, apply
 from feature_repo.objects import SERVICE
 from feature_repo.stores import embedded_redis
-from serving.drivers import Teller
+from serving.drivers import DriverExplainer
+from serving.feature_matrix import entity_rows
 from serving.memory import freeze, keep_freed, thaw
-from serving.patience import UNHURRIED_S
+from serving.request_deadline import UNHURRIED_S
 from serving.score import scorer_of
 from serving.scorer import Scorer
-from serving.vectors import entity_rows
 from streams.batch.build import build
-from streams.beyond import Beyond
-from streams.dataflow.telemetry import position
-from streams.log import reader
-from streams.log.writer import LogWriter
+from streams.dataflow.metrics import position
+from streams.unbuilt_log import UnbuiltLog
 from training.train import train
 from velo.racing.messages import Race, Racecard, Result, Runner
 from velo.racing.starts import starts_of
 from velo.settings import Settings
-from velo.store import Store
+from velo.storage.log import reader
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Store
 
 WARM_UP: Final = 20
 STARTS_A_RESULT: Final = 12.5
@@ -58,7 +58,7 @@ SLOW: Final = (*STOCK, DRIVERS)
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Latencies:
     """One way to ask for one race, one request at a time; milliseconds. `refused` answers are not among them."""
 
     what: str
@@ -73,18 +73,18 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class ServeFigures:
     """All ways, for each size of a race, alone and while the stream writes `rate` starts a second."""
 
     starts: int
     rate: float
     machine: str
-    measured: list[Measured]
+    measured: list[Latencies]
 
 
 def measure(
     starts: int, sizes: Sequence[int], requests: int, rate: float, runners: Path | None, timezone: str
-) -> Figures:
+) -> ServeFigures:
     """Build and stream a store of so many starts, train, declare a race of each size, and ask for them in every way."""
     with TemporaryDirectory() as scratch:
         store, held = store_of(Path(scratch) / "home", starts, runners, timezone)
@@ -101,17 +101,17 @@ def measure(
                     found += _asked(store, races, requests, loaded=True)
         finally:
             embedded_redis.down(store.home)
-    return Figures(held, rate, machine(), found)
+    return ServeFigures(held, rate, machine(), found)
 
 
-def _asked(store: Store, races: dict[int, str], requests: int, *, loaded: bool) -> list[Measured]:
+def _asked(store: Store, races: dict[int, str], requests: int, *, loaded: bool) -> list[Latencies]:
     # as `velo serve` does; Feast's own reads in this process have as much of it
     keep_freed()
-    scorer = scorer_of(store, Beyond(store.home), patience_s=UNHURRIED_S)
+    scorer = scorer_of(store, UnbuiltLog(store.home), patience_s=UNHURRIED_S)
     feast = apply(store)
     scorer.warm()
     freeze()
-    found: list[Measured] = []
+    found: list[Latencies] = []
     with served(store, "velo.cli", "serve") as (ours, _), served(store, "feast.cli.cli", "serve") as (theirs, _):
         for size, race_id in races.items():
             ways: dict[str, Callable[[], Any]] = {
@@ -131,7 +131,7 @@ def _asked(store: Store, races: dict[int, str], requests: int, *, loaded: bool) 
     return found
 
 
-def _timed(what: str, size: int, ask: Callable[[], Any], requests: int, *, loaded: bool) -> Measured:
+def _timed(what: str, size: int, ask: Callable[[], Any], requests: int, *, loaded: bool) -> Latencies:
     taken, refused = [], 0
     begun, said = 0.0, ""
     for number in range(-WARM_UP, requests):
@@ -150,7 +150,7 @@ def _timed(what: str, size: int, ask: Callable[[], Any], requests: int, *, loade
         print(said, file=sys.stderr, flush=True)
     per_second = len(taken) / (time.perf_counter() - begun)
     p50, p99, p999 = (round(1000 * float(np.quantile(taken, at)), 2) if taken else -1.0 for at in (0.5, 0.99, 0.999))
-    return Measured(what, size, loaded, len(taken), refused, p50, p99, p999, round(per_second, 1))
+    return Latencies(what, size, loaded, len(taken), refused, p50, p99, p999, round(per_second, 1))
 
 
 def _features(scorer: Scorer, race_id: str) -> Any:
@@ -167,7 +167,7 @@ def _drivers(scorer: Scorer, race_id: str) -> Callable[[], Any]:
     reading, rows, _ = scorer.features(race_id, _now())
     vectors = reading.vectors(rows, _now())
     model = scorer.bundles.current()
-    return lambda: Teller().tell(model, vectors)
+    return lambda: DriverExplainer().tell(model, vectors)
 
 
 def _floor(scorer: Scorer, race_id: str) -> Callable[[], Any]:
@@ -314,7 +314,7 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def table(figures: Figures) -> Table:
+def table(figures: ServeFigures) -> Table:
     """As shown to a person."""
     made = Table(title=f"one race at a time, {figures.starts:,} starts known ({figures.machine})")
     for name in ("what", "runners", "stream", "requests", "refused", "p50 ms", "p99 ms", "p99.9 ms", "races/s"):

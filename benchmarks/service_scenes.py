@@ -14,8 +14,8 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Final
 
-from benchmarks.accounts import NOTHING, Account
-from benchmarks.harm import OURS, Scene, until
+from benchmarks.fault_harness import OURS, Scene, until
+from benchmarks.fault_report import NOTHING, Account
 from feature_repo.stores.redis_client import connect
 
 HOST: Final = "127.0.0.1"

@@ -12,13 +12,13 @@ from typing import Final
 import duckdb
 from rich.table import Table
 
-from benchmarks.ground import hardware, versions
 from benchmarks.page import put_between
+from benchmarks.stores import hardware, versions
 from benchmarks.stream_long import handover
 from feature_repo.catalogue.families import FAMILIES
 from velo.errors import UserError
 from velo.settings import Settings
-from velo.store import Home, Store
+from velo.storage.store import Home, Store
 
 MARK: Final = "velo bench sizing"
 YEARS: Final = 20
@@ -83,7 +83,7 @@ WORDS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class SizingFigures:
     """The stores, smallest first, and the units that they give."""
 
     stores: tuple[Sized, ...]
@@ -91,10 +91,10 @@ class Figures:
     machine: str
 
 
-def measure(homes: Sequence[Path]) -> Figures:
+def measure(homes: Sequence[Path]) -> SizingFigures:
     """Measure stores that were built; each is only read. Raises `UserError` for one without tables."""
     stores = tuple(sorted(map(sized, homes), key=lambda one: one.starts))
-    return Figures(stores, units_of(stores), f"{hardware()}; {versions('duckdb', 'bytewax', 'redis-server')}")
+    return SizingFigures(stores, units_of(stores), f"{hardware()}; {versions('duckdb', 'bytewax', 'redis-server')}")
 
 
 def sized(root: Path) -> Sized:
@@ -192,7 +192,7 @@ def grown(units: Units) -> list[tuple[str, ...]]:
     ]
 
 
-def markdown(figures: Figures) -> str:
+def markdown(figures: SizingFigures) -> str:
     """As docs/scale.md holds it."""
     names = (
         "starts",
@@ -242,7 +242,7 @@ def _shown(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{_rounded(value):,.10g}"
 
 
-def table(figures: Figures) -> list[Table]:
+def table(figures: SizingFigures) -> list[Table]:
     """As shown to a person."""
     shown = []
     for title, rows in (
@@ -261,6 +261,6 @@ def table(figures: Figures) -> list[Table]:
     return shown
 
 
-def write_into(page: Path, figures: Figures) -> None:
+def write_into(page: Path, figures: SizingFigures) -> None:
     """Put the tables between the page's marks; raises `UserError` for a page without them."""
     put_between(page, MARK, lambda _: markdown(figures) + "\n")

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.ground import peak_mb
+from benchmarks.interleaved import Timing
 from benchmarks.joins import OURS_FRAME, STOCK, through_feast
 from benchmarks.page import Aim
-from benchmarks.rounds import Spread
+from benchmarks.stores import peak_mb
 from feature_repo.catalogue.families import BY_VIEW, FAMILIES
 
 MOST_MB: Final = 12_000.0
@@ -32,23 +32,23 @@ SHAPES: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Bounded:
+class BoundedRun:
     """What one store took for a join, each time, or how long it had run when it was ended, and why; its peak MB."""
 
-    taken: Spread
+    taken: Timing
     ended: str
     digest: str
     peak_mb: float
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class StockComparison:
     """Both stores at one shape and size."""
 
     shape: str
     rows: int
-    stock: Bounded
-    ours: Bounded
+    stock: BoundedRun
+    ours: BoundedRun
 
     @property
     def times(self) -> float:
@@ -67,7 +67,7 @@ class Beside:
         how = f", where it was {self.stock.ended}" if self.stock.ended else ""
         return f"{'> ' if self.stock.ended else ''}{self.times:,.0f}× over {views}{how}"
 
-    def _line(self, name: str, of: Bounded, ratio: str) -> tuple[str, ...]:
+    def _line(self, name: str, of: BoundedRun, ratio: str) -> tuple[str, ...]:
         if of.ended:
             return self.shape, name, f"{self.rows:,}", of.ended, "", f"> {ratio}", f"{of.peak_mb:,.0f}", "none"
         same = "the same" if of.digest == self.ours.digest else "another"
@@ -75,7 +75,7 @@ class Beside:
         return self.shape, name, f"{self.rows:,}", of.taken.shown(",.3f"), speed, ratio, f"{of.peak_mb:,.0f}", same
 
 
-def beside(home: Path, entities: Path, few: Path, rows: int, scratch: Path) -> list[Beside]:
+def beside(home: Path, entities: Path, few: Path, rows: int, scratch: Path) -> list[StockComparison]:
     """Both stores over the same entity rows, shape by shape; `few` are entity rows to get warm with."""
     found = []
     for shape, views in SHAPES.items():
@@ -88,11 +88,11 @@ def beside(home: Path, entities: Path, few: Path, rows: int, scratch: Path) -> l
         ours = bounded(told | {"stock": False, "rounds": ROUNDS}, scratch)
         if ours.ended:
             raise RuntimeError(f"our store was {ours.ended} over {shape} views")
-        found.append(Beside(shape, rows, bounded(told | {"stock": True, "rounds": 1}, scratch), ours))
+        found.append(StockComparison(shape, rows, bounded(told | {"stock": True, "rounds": 1}, scratch), ours))
     return found
 
 
-def aim(found: Sequence[Beside]) -> Aim:
+def aim(found: Sequence[StockComparison]) -> Aim:
     """What is aimed at is all views, the last shape; where the stock store was killed too soon, that tells nothing."""
     last = found[-1]
     met = last.times >= TIMES
@@ -103,7 +103,7 @@ def aim(found: Sequence[Beside]) -> Aim:
     )
 
 
-def bounded(arguments: dict[str, Any], scratch: Path, most_mb: float = MOST_MB) -> Bounded:
+def bounded(arguments: dict[str, Any], scratch: Path, most_mb: float = MOST_MB) -> BoundedRun:
     """`joining` in a process of its own, killed where it takes more than `most_mb` of memory or `MOST_SECONDS`."""
     begun = scratch / "begun"
     begun.unlink(missing_ok=True)
@@ -111,7 +111,7 @@ def bounded(arguments: dict[str, Any], scratch: Path, most_mb: float = MOST_MB) 
         [
             sys.executable,
             "-m",
-            "benchmarks.ground",
+            "benchmarks.stores",
             "benchmarks.stock:joining",
             json.dumps(arguments | {"begun": str(begun)}),
         ],
@@ -132,9 +132,9 @@ def bounded(arguments: dict[str, Any], scratch: Path, most_mb: float = MOST_MB) 
         said, _ = process.communicate()
     if killed or process.returncode:
         what = "killed" if killed else "broken off"
-        return Bounded(Spread.of([ran]), f"{what} after {ran:.0f} s at {most / 1000:.1f} GB", "", most)
+        return BoundedRun(Timing.of([ran]), f"{what} after {ran:.0f} s at {most / 1000:.1f} GB", "", most)
     done = json.loads(said.splitlines()[-1])
-    return Bounded(Spread.of(done["result"]["taken"]), "", done["result"]["digest"], max(most, done["peak_mb"]))
+    return BoundedRun(Timing.of(done["result"]["taken"]), "", done["result"]["digest"], max(most, done["peak_mb"]))
 
 
 def joining(

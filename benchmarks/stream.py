@@ -18,18 +18,18 @@ from typing import Any, Final
 from prometheus_client import Histogram
 from rich.table import Table
 
-from benchmarks.contract_views import CONTRACT
-from benchmarks.ground import machine, peak_mb, store_of
+from benchmarks.baseline_views import CONTRACT
+from benchmarks.stores import machine, peak_mb, store_of
 from feature_repo.catalogue.families import FAMILIES
 from feature_repo.stores import embedded_redis
 from streams.batch.build import build
-from streams.dataflow.run import Options, plan, run
-from streams.dataflow.telemetry import Telemetry, position
-from streams.log import reader
-from streams.log.writer import LogWriter
+from streams.dataflow.metrics import Telemetry, position
+from streams.dataflow.runtime import StreamOptions, plan, run
 from velo.racing.messages import Result
 from velo.settings import Settings
-from velo.store import Store
+from velo.storage.log import reader
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Store
 
 ALL_VIEWS: Final = len(FAMILIES)
 SINKS: Final = {"none": ["--no-online", "--no-offline"], "Parquet": ["--no-online"], "both": []}
@@ -70,7 +70,7 @@ class Freshness:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class StreamFigures:
     """Replays and live rates."""
 
     replays: list[Replayed]
@@ -79,7 +79,7 @@ class Figures:
 
 def measure(
     starts: int, rates: Sequence[float], seconds: float, processes: Sequence[int], runners: Path | None, timezone: str
-) -> Figures:
+) -> StreamFigures:
     """Replay so many starts into no sink, one and both, the eight views of the contract and all of them, with each number
     of processes all of them; then live results at each rate."""
     with TemporaryDirectory() as scratch:
@@ -90,7 +90,7 @@ def measure(
             replays.append(replayed(home, held, sinks, count, views))
             shutil.rmtree(home)
         fresh = [live(copied(loaded, Path(scratch) / f"live-{rate}"), rate, seconds) for rate in rates]
-        return Figures(replays, fresh)
+        return StreamFigures(replays, fresh)
 
 
 def ways(processes: Sequence[int]) -> list[tuple[int, str, int]]:
@@ -105,7 +105,7 @@ def ways(processes: Sequence[int]) -> list[tuple[int, str, int]]:
 
 def replayed(home: Path, starts: int, sinks: str, processes: int, views: int = ALL_VIEWS) -> Replayed:
     """Replay a home's log to its end through the command, all views or the contract's, and stop its Redis."""
-    module = "velo.cli" if views == ALL_VIEWS else "benchmarks.contract_views"
+    module = "velo.cli" if views == ALL_VIEWS else "benchmarks.baseline_views"
     command = [sys.executable, "-m", module, "stream", "--once", "--processes", str(processes), *SINKS[sinks]]
     environ = {**os.environ, "VELO_HOME": str(home)}
     said = home / "said.ndjson"
@@ -151,7 +151,7 @@ def live(home: Path, rate: float, seconds: float) -> Freshness:
     telemetry.fresh = observed
     planned = plan(store)
     thread = threading.Thread(
-        target=run, args=(planned, Options(), lambda: datetime.now(UTC), telemetry), kwargs={"stop": stop}
+        target=run, args=(planned, StreamOptions(), lambda: datetime.now(UTC), telemetry), kwargs={"stop": stop}
     )
     thread.start()
     try:
@@ -205,7 +205,7 @@ def feed(home: Path, rate: float, seconds: float) -> tuple[int, int]:
     return told, starts
 
 
-def table(figures: Figures) -> list[Table]:
+def table(figures: StreamFigures) -> list[Table]:
     """As shown to a person."""
     replayed = Table(title=f"replay of a whole log ({figures.replays[0].machine})")
     for name in ("sinks", "views", "processes", "starts", "seconds", "starts/s", "CPU s", "peak MB"):

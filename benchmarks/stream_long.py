@@ -22,20 +22,20 @@ from typing import Any, Final
 import duckdb
 from rich.table import Table
 
-from benchmarks.ground import apart, machine
+from benchmarks.stores import apart, machine
 from feature_repo.stores import embedded_redis
 from feature_repo.stores.redis_client import connect
 from streams.batch.build import build
-from streams.dataflow.heap import one_heap
-from streams.dataflow.run import VIEWS, Options, plan, run
-from streams.dataflow.telemetry import Telemetry, position
+from streams.dataflow.malloc import single_arena
+from streams.dataflow.metrics import Telemetry, position
+from streams.dataflow.runtime import VIEWS, StreamOptions, plan, run
 from streams.importers.runners import read_runner_tables
-from streams.log.writer import LogWriter
 from velo.racing.clock import RESULT_DELAY, local_date, local_midnight
 from velo.racing.messages import Result
 from velo.settings import Settings, zone_named
 from velo.simulator import SeasonSpec, simulate
-from velo.store import Home, Store
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Home, Store
 
 ZONE: Final = "Europe/London"
 HISTORY_DAYS: Final = 400
@@ -140,7 +140,7 @@ def year(races: int, days: int = 365, *, same: bool = False) -> list[Month]:
 
 def months(races: int, days: int, *, same: bool) -> dict[str, Any]:
     """The figures of `year`, of this process."""
-    one_heap()
+    single_arena()
     with TemporaryDirectory() as scratch:
         table = Path(scratch) / "season.parquet"
         first = date(2022, 1, 1)
@@ -183,7 +183,7 @@ class _Streamed:
 
     def through(self, results: Sequence[Result]) -> list[Month]:
         """Tell these results day by day, each day's once the day before is read; the figures of each month."""
-        options = Options(snapshot_every=timedelta(seconds=1))
+        options = StreamOptions(snapshot_every=timedelta(seconds=1))
         arguments = (plan(self.store), options, lambda: self.now, self.telemetry)
         thread = threading.Thread(target=run, args=arguments, kwargs={"stop": self._stop})
         thread.start()

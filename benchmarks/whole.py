@@ -9,9 +9,9 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from benchmarks import parts_batch, parts_live, parts_redis
-from benchmarks.ground import hardware
-from benchmarks.page import Part, Report
-from benchmarks.parts_batch import Ground, Sizes
+from benchmarks.page import BenchPart, Report
+from benchmarks.parts_batch import LoadedStores, Sizes
+from benchmarks.stores import hardware
 from velo.errors import UserError
 
 Step = Callable[[str, int, int], None]
@@ -50,7 +50,7 @@ QUICK: Final = Sizes(
 )
 """So small that it shows only that everything runs; without what needs minutes whatever its size: Feast's own stores, a
 trained model, a second process."""
-PARTS: Final[Mapping[str, Callable[[Ground], Part | None]]] = {
+PARTS: Final[Mapping[str, Callable[[LoadedStores], BenchPart | None]]] = {
     "build": parts_batch.building,
     "join": parts_batch.joining,
     "online": parts_redis.reading,
@@ -62,7 +62,7 @@ PARTS: Final[Mapping[str, Callable[[Ground], Part | None]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class BenchOptions:
     """What `velo bench` was asked for; `only` is empty for all parts."""
 
     quick: bool
@@ -78,7 +78,7 @@ class Asked:
         return " ".join(words)
 
 
-def measure(asked: Asked, now: datetime, progress: Step) -> Iterator[Report]:
+def measure(asked: BenchOptions, now: datetime, progress: Step) -> Iterator[Report]:
     """Run the parts asked for: a report after each, the last one whole; `now` dates them. Raises `UserError` for a part that does not exist."""
     unknown = [name for name in asked.only if name not in PARTS]
     if unknown:
@@ -88,7 +88,7 @@ def measure(asked: Asked, now: datetime, progress: Step) -> Iterator[Report]:
     chosen = [name for name in PARTS if not asked.only or name in asked.only]
     begun, parts = time.perf_counter(), []
     with TemporaryDirectory(prefix="velo-bench-") as scratch:
-        ground = Ground(Path(scratch), QUICK if asked.quick else FULL, asked.runners, asked.timezone)
+        ground = LoadedStores(Path(scratch), QUICK if asked.quick else FULL, asked.runners, asked.timezone)
         for number, name in enumerate(chosen):
             progress(name, number, len(chosen))
             before = time.perf_counter()

@@ -23,11 +23,10 @@ from typing import Any, Final
 import duckdb
 import pyarrow.parquet as pq
 
-from benchmarks.harm import OURS, PRELOADED
-from streams import generations
-from streams.batch import build, frames
-from velo import files
-from velo.store import Home
+from benchmarks.fault_harness import OURS, PRELOADED
+from streams.batch import build, staging
+from velo.storage import atomic_files, table_versions
+from velo.storage.store import Home
 
 REPO: Final = str(Path(__file__).parents[1]) + os.sep
 BEYOND: Final = 1_000_000_000
@@ -39,7 +38,7 @@ _PATHS: Final = {
 }  # fmt: skip
 """Audit events of Python that change files, and how many of their arguments are paths."""
 
-_NO_SITE: Final = (__file__, files.__file__)
+_NO_SITE: Final = (__file__, atomic_files.__file__)
 """Whose lines say nothing of what is written."""
 
 Work = Callable[[], None]
@@ -131,15 +130,15 @@ def velo(*argv: str) -> None:
 
 def tables(home: Home) -> dict[str, tuple[int, int]]:
     """What readers of the tables see: rows and a sum of their hashes by folder of the current generation."""
-    generation = generations.current(home)
+    generation = table_versions.current(home)
     if generation is None:
         return {}
-    generations.manifest_of(generation)
-    generations.refuse_damaged(generation)
+    table_versions.manifest_of(generation)
+    table_versions.refuse_damaged(generation)
     seen = {}
     with duckdb.connect() as connection:
         for folder in sorted(one for one in generation.iterdir() if one.is_dir()):
-            scan = frames.parquet(sorted(folder.glob("[!.]*.parquet")))
+            scan = staging.parquet(sorted(folder.glob("[!.]*.parquet")))
             columns = [str(name) for name, *_ in connection.execute(f"DESCRIBE FROM {scan}").fetchall()]
             row = ", ".join(f'"{name}"' for name in sorted(set(columns) - {"created_timestamp"}))
             query = f"SELECT count(*), sum(hash({row})::HUGEINT) FROM {scan}"  # noqa: S608 our own names
@@ -152,10 +151,10 @@ def strays(home: Home) -> list[str]:
     """Files and folders of a store that a killed command left and nobody takes away."""
     left = [path for path in home.root.rglob(".*") if path.suffix in (".tmp", ".parquet", ".duckdb")]
     left += home.batch.glob("scratch-*")
-    named = {path.name for kind in frames.KINDS for path in frames.parts_of(home, kind)}
+    named = {path.name for kind in staging.KINDS for path in staging.parts_of(home, kind)}
     left += [path for path in home.batch.glob("*.parquet") if path.name not in named]
     finished = sorted(path for path in home.generations.glob("[0-9]*"))
-    left += finished[: -generations.KEPT]
+    left += finished[: -table_versions.KEPT]
     return sorted(str(path.relative_to(home.root)) for path in left)
 
 

@@ -4,6 +4,6 @@ from pathlib import Path
 
 from feature_repo.objects import feast_objects
 from feature_repo.stores.home import settings_for
-from velo.store import Home
+from velo.storage.store import Home
 
 globals().update({each.name: each for each in feast_objects(Home(settings_for(repo_path=Path.cwd()).home))})

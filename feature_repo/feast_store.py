@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from feature_repo.catalogue.families import FAMILIES, Family
-from velo.store import Store
+from velo.storage.store import Store
 
 if TYPE_CHECKING:
     from feast import FeatureStore

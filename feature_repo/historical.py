@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from feature_repo.catalogue import request_time
 from feature_repo.catalogue.families import FAMILIES
 from velo.errors import UserError
-from velo.store import Store
+from velo.storage.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd

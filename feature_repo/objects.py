@@ -12,7 +12,7 @@ from feast.types import Float64, Int32, Int64, String, UnixTimestamp
 
 from feature_repo.catalogue import request_time
 from feature_repo.catalogue.families import FAMILIES, Family
-from velo.store import Home
+from velo.storage.store import Home
 
 SERVICE: Final = "velo_v1"
 ON_DEMAND: Final = "since_last_run"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from feature_repo.catalogue import request_time
 from feature_repo.catalogue.columns import ASKED, SINCE_LAST_RUN, STORED
 from feature_repo.catalogue.families import FAMILIES
-from velo.store import Store
+from velo.storage.store import Store
 
 if TYPE_CHECKING:
     import pyarrow as pa

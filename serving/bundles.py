@@ -7,7 +7,7 @@ from threading import Lock
 from training.bundle import CURRENT, GATE, Bundle, load
 from velo.errors import UserError
 from velo.settings import Settings
-from velo.store import Store
+from velo.storage.store import Store
 
 
 class NoModel(UserError):

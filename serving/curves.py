@@ -11,7 +11,7 @@ from feature_repo.stores import changelog
 from feature_repo.stores.parts import Snapshot
 from velo.errors import UserError
 from velo.racing.clock import to_text
-from velo.store import Home
+from velo.storage.store import Home
 
 if TYPE_CHECKING:
     import duckdb

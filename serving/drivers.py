@@ -21,7 +21,7 @@ from feature_repo.catalogue.columns import (
     WEIGHT_SHARE,
     layoff_band,
 )
-from serving.vectors import Vectors
+from serving.feature_matrix import FeatureMatrix
 
 if TYPE_CHECKING:
     from training.bundle import Bundle
@@ -53,7 +53,7 @@ class Driver:
 
 
 def drivers(
-    vectors: Vectors, features: tuple[str, ...], contributions: Floats, said: int = SAID
+    vectors: FeatureMatrix, features: tuple[str, ...], contributions: Floats, said: int = SAID
 ) -> list[tuple[Driver, ...]]:
     """The strongest stories of each runner, strongest first; `contributions` is (runners, features)."""
     told, members = _stories(features)
@@ -81,13 +81,13 @@ def _stories(features: tuple[str, ...]) -> tuple[tuple[str, ...], Floats]:
 
 
 @dataclass(frozen=True, slots=True)
-class Teller:
+class DriverExplainer:
     """Tells what drives a race, and keeps it: it takes many times what the chances take, and no odds change it. Safe for threads."""
 
     _held: "OrderedDict[tuple[str, bytes], list[tuple[Driver, ...]]]" = field(default_factory=OrderedDict)
     _lock: Lock = field(default_factory=Lock)
 
-    def tell(self, model: "Bundle", vectors: Vectors) -> list[tuple[Driver, ...]]:
+    def tell(self, model: "Bundle", vectors: FeatureMatrix) -> list[tuple[Driver, ...]]:
         """The strongest stories of each runner by a model, in the order of the vectors."""
         matrix = np.ascontiguousarray(vectors.matrix)
         key = (model.version, blake2b(matrix.data, digest_size=16).digest())

@@ -7,15 +7,15 @@ from datetime import datetime
 from threading import Lock
 from typing import TYPE_CHECKING, Final, Protocol
 
-from serving.scored import Stood
-from serving.told import Tables, Told, tables_of, told_of
-from serving.vectors import offline
+from serving.feature_matrix import offline
+from serving.race_messages import RaceMessages, Tables, messages_of_race, tables_of
+from serving.scored import RaceSnapshot
 from velo.errors import UserError
 from velo.racing.cards import FIRST_VERSION, Declared, declared_at
 from velo.racing.clock import to_text, to_us
 from velo.racing.messages import Message, Result, instant_of
 from velo.racing.starts import Start, starts_of
-from velo.store import Store
+from velo.storage.store import Store
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -24,7 +24,7 @@ RACES_HELD: Final = 500
 """Races whose messages in the tables stay at hand."""
 
 
-class NotYet(UserError):
+class TablesBehind(UserError):
     """The tables do not reach so far yet; they may in a moment."""
 
 
@@ -36,7 +36,7 @@ class AllWithdrawn(NotDeclared):
     """The race had declared runners, all of them withdrawn."""
 
 
-class Seen(Protocol):
+class LogPosition(Protocol):
     """What the log holds when it is asked: a race's first result, and its last record, by `known_at`; None for none."""
 
     @property
@@ -45,10 +45,10 @@ class Seen(Protocol):
     def log_end(self) -> datetime | None: ...  # noqa: D102
 
 
-class Log(Protocol):
+class LogView(Protocol):
     """The log, which alone says whether a race was run, and what it holds beyond the tables."""
 
-    def seen(self, race_id: str) -> Seen:
+    def seen(self, race_id: str) -> LogPosition:
         """Whether a race has a result, by the log as it ends at the moment of asking."""
         ...
 
@@ -74,36 +74,36 @@ class Log(Protocol):
 
 
 @dataclass(slots=True)
-class History:
+class RaceHistory:
     """The past of one store. Feast is opened once, when first needed: it takes seconds."""
 
     store: Store
-    log: Log
+    log: LogView
     _feast: "FeatureStore | None" = None
     _tables: "OrderedDict[str, Tables]" = field(default_factory=OrderedDict)
     _lock: Lock = field(default_factory=Lock)
     _reading: Lock = field(default_factory=Lock)
 
-    def seen(self, race_id: str) -> Seen:
-        """Whether a race has a result, by the log as it ends now; raises `NotYet` where the log cannot be read."""
+    def seen(self, race_id: str) -> LogPosition:
+        """Whether a race has a result, by the log as it ends now; raises `TablesBehind` where the log cannot be read."""
         try:
             return self.log.seen(race_id)
         except UserError as unreadable:
-            raise NotYet(str(unreadable)) from None
+            raise TablesBehind(str(unreadable)) from None
 
     def settled(self) -> tuple[int, int]:
-        """As `serving.settled.Touches` says; raises `NotYet` where the log cannot be read."""
+        """As `serving.read_consistency.Touches` says; raises `TablesBehind` where the log cannot be read."""
         try:
             return self.log.settled()
         except UserError as unreadable:
-            raise NotYet(str(unreadable)) from None
+            raise TablesBehind(str(unreadable)) from None
 
     def touched(self, from_seq: int, to_seq: int) -> Iterator[tuple[int, list[Start]]]:
-        """As `serving.settled.Touches` says; a result of a lower version than one before it touches nothing."""
+        """As `serving.read_consistency.Touches` says; a result of a lower version than one before it touches nothing."""
         try:
             results = self.log.results(from_seq, to_seq)
         except UserError as unreadable:
-            raise NotYet(str(unreadable)) from None
+            raise TablesBehind(str(unreadable)) from None
         for result, others in results:
             starts = list(starts_of(result.race, result.runners))
             if others or result.result_version > FIRST_VERSION:
@@ -118,14 +118,14 @@ class History:
                 starts += starts_of(held.race, held.runners) if held is not None else ()
             yield to_us(instant_of(result)), starts
 
-    def told(self, race_id: str) -> Told:
+    def told(self, race_id: str) -> RaceMessages:
         """Everything told of a race; raises `UserError` where nothing was."""
         tables = tables_of(self.store.home, race_id, self._tables.get(race_id))
         with self._lock:
             self._tables[race_id] = tables
             while len(self._tables) > RACES_HELD:
                 self._tables.popitem(last=False)
-        return told_of(self.store.home, race_id, log=self.log, tables=tables)
+        return messages_of_race(self.store.home, race_id, log=self.log, tables=tables)
 
     def behind(self) -> list[str]:
         """A note where the log holds more than the tables."""
@@ -133,18 +133,18 @@ class History:
             return []
         return ["the log has messages that the tables do not hold yet: run `velo build`"]
 
-    def stood(self, messages: Sequence[Message], as_of: datetime) -> Stood:
-        """A race as it stood; raises `UserError` where nobody was declared, `NotYet` where the tables end before."""
+    def stood(self, messages: Sequence[Message], as_of: datetime) -> RaceSnapshot:
+        """A race as it stood; raises `UserError` where nobody was declared, `TablesBehind` where the tables end before."""
         race = declared(messages, as_of)
         first = self.log.complete_until(self.log.tables_end())
         if first is not None and first <= as_of:
-            raise NotYet(
+            raise TablesBehind(
                 f"the tables hold what was known before {to_text(first)}, which is earlier than {to_text(as_of)}: "
                 "ask again when the stream has sealed it, or run `velo build`"
             )
         feast = self.feast()
         with self._reading:
-            return Stood(race, offline(self.store, race, feast), as_of, "offline history")
+            return RaceSnapshot(race, offline(self.store, race, feast), as_of, "offline history")
 
     def knows(self, race: Declared) -> bool:
         """Whether the tables, as far as they reach, have any row for a race's runners."""

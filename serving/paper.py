@@ -12,14 +12,14 @@ from typing import Any, Final, Protocol
 
 from feature_repo.stores import changelog
 from feature_repo.stores.parts import Snapshot
-from serving.history import Log
+from serving.history import LogView
 from serving.paper_ledger import Decision, Ledger, PaperBet
 from serving.paper_settlement import known_of, settled_race
 from training.bundle import GATE, current, described
 from velo.errors import UserError
 from velo.racing.cards import FROM_CARD, decision_time, declared_at, result_known_at
 from velo.racing.staking import edge, kelly_stake
-from velo.store import Home, Store
+from velo.storage.store import Home, Store
 
 LOOK_BACK: Final = timedelta(days=3)
 DEFAULT_EDGE: Final = 0.05
@@ -32,7 +32,7 @@ FUNDAMENTAL: Final = "fundamental"
 BLEND: Final = "blend"
 
 
-class ScoredRunner(Protocol):
+class PaperRunner(Protocol):
     """What is read of a scored runner."""
 
     @property
@@ -49,16 +49,16 @@ class ScoredRunner(Protocol):
     def market_source(self) -> str | None: ...  # noqa: D102
 
 
-class ScoredRace(Protocol):
+class PaperRace(Protocol):
     """What is read of a scored race."""
 
     @property
     def model(self) -> str: ...  # noqa: D102 as `serving.score` tells it
     @property
-    def runners(self) -> Sequence[ScoredRunner]: ...  # noqa: D102
+    def runners(self) -> Sequence[PaperRunner]: ...  # noqa: D102
 
 
-Score = Callable[[str, datetime, datetime], ScoredRace]
+Score = Callable[[str, datetime, datetime], PaperRace]
 """Score a race as of an instant: (race_id, as_of, now)."""
 
 
@@ -91,7 +91,7 @@ class Trader:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PaperStep:
     """What a step did: races decided, bets written, races missed, decisions settled; and what keeps a race waiting."""
 
     decided: int = 0
@@ -138,7 +138,7 @@ def rule_of(home: Home, version: str, *, blends: bool = False) -> Rule:
     return Rule(by, float(cut), says, subject == BLEND)
 
 
-def step(store: Store, log: Log, ledger: Ledger, trader: Trader, score: Score, clock: Clock) -> Step:
+def step(store: Store, log: LogView, ledger: Ledger, trader: Trader, score: Score, clock: Clock) -> PaperStep:
     """Decide and settle whatever can be now; `score` is asked for races whose decision time has come.
 
     `clock` (UTC) is asked again after each score, which takes its time: a bet that would come after the off is none.
@@ -162,11 +162,11 @@ def step(store: Store, log: Log, ledger: Ledger, trader: Trader, score: Score, c
             missed += decision.missed is not None
             bets += len(decision.bets)
     settled = sum(settled_race(store.home, log, ledger, one, now) for one in ledger.book.open())
-    return Step(decided, bets, missed, settled, tuple(waiting))
+    return PaperStep(decided, bets, missed, settled, tuple(waiting))
 
 
 def decided_race(
-    home: Home, log: Log, race_id: str, trader: Trader, score: Score, clock: Clock, begun: datetime
+    home: Home, log: LogView, race_id: str, trader: Trader, score: Score, clock: Clock, begun: datetime
 ) -> Decision | None:
     """What is decided of a race now; None where its time has not come, or its off came before `begun`.
 
@@ -207,7 +207,7 @@ def decided_race(
     return replace(whole, as_of=as_of, written_at=written_at, bets=bets_on(scored.runners, trader.rule), missed=None)
 
 
-def bets_on(runners: Sequence[ScoredRunner], rule: Rule) -> tuple[PaperBet, ...]:
+def bets_on(runners: Sequence[PaperRunner], rule: Rule) -> tuple[PaperBet, ...]:
     """One unit on each runner that the rule wants, at the price known; a rule by p takes SP where there is none."""
     placed = []
     for runner in runners:

@@ -17,9 +17,9 @@ from typing import Any, Final
 from zlib import crc32
 
 from velo.errors import UserError
-from velo.files import make_folder, sync_folder
 from velo.racing.clock import from_text, to_text
-from velo.store import Home
+from velo.storage.atomic_files import make_folder, sync_folder
+from velo.storage.store import Home
 
 FILE: Final = "ledger.ndjson"
 LOCK: Final = "lock"

@@ -4,26 +4,26 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Final
 
-from serving.history import Log
+from serving.history import LogView
 from serving.paper_ledger import Decision, Ledger, PaperBet, SettledBet, Settlement
-from serving.told import told_of
+from serving.race_messages import messages_of_race
 from velo.racing.cards import FIRST_VERSION, first_result, withdrawn_since
 from velo.racing.deductions import REDUCTION, SCALE, Withdrawal
 from velo.racing.messages import NON_RUNNER, Market, Message, Result, instant_of
-from velo.racing.settlement import Bet, Outcome, Settled, Venue, settle
-from velo.store import Home
+from velo.racing.settlement import Bet, Outcome, Payout, Venue, settle
+from velo.storage.store import Home
 
 EXCHANGES: Final = ("betfair", "betdaq", "smarkets", "matchbook", "exchange")
 """How the source of an exchange's prices begins: its late withdrawals cost by reduction factors, all others' by Rule 4."""
 
 
-def known_of(home: Home, log: Log, race_id: str, now: datetime) -> list[Message]:
+def known_of(home: Home, log: LogView, race_id: str, now: datetime) -> list[Message]:
     """What the log had been told of a race by an instant."""
-    messages = told_of(home, race_id, log=log).messages
+    messages = messages_of_race(home, race_id, log=log).messages
     return [one for one in messages if one.known_at is not None and one.known_at <= now]
 
 
-def settled_race(home: Home, log: Log, ledger: Ledger, decision: Decision, now: datetime) -> bool:
+def settled_race(home: Home, log: LogView, ledger: Ledger, decision: Decision, now: datetime) -> bool:
     """Settle a decision's bets where its weighed-in result is known by `now`; whether it was settled here."""
     if now < decision.off_time:
         return False
@@ -65,7 +65,7 @@ def _settled_bet(
     venue = Venue.EXCHANGE if exchange else Venue.BOOKMAKER
     table = (REDUCTION if exchange else SCALE).name
     placed = Bet(decision.race_id, bet.horse_id, bet.stake, decision.as_of or decision.written_at, bet.price, venue)
-    told: Settled = settle(placed, result, taken_out)
+    told: Payout = settle(placed, result, taken_out)
     won = told.outcome is Outcome.WON and told.profit is not None and told.price is not None
     share = (
         (told.profit + bet.stake) / (bet.stake * told.price) if won and told.price and told.profit is not None else 0.0

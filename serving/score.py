@@ -6,15 +6,15 @@ from feature_repo.stores import embedded_redis
 from feature_repo.stores.redis_client import connect_url
 from feature_repo.stores.whole import Expected
 from serving.bundles import Bundles
-from serving.history import History, Log
-from serving.patience import PATIENCE_S, UNHURRIED_S
+from serving.history import LogView, RaceHistory
+from serving.redis_reader import RedisReader
+from serving.request_deadline import PATIENCE_S, UNHURRIED_S
 from serving.scored import ScoredRace
 from serving.scorer import Scorer
-from serving.wire import Wire
-from velo.store import Store
+from velo.storage.store import Store
 
 
-def score(store: Store, race_id: str, *, log: Log, now: datetime, as_of: datetime | None = None) -> ScoredRace:
+def score(store: Store, race_id: str, *, log: LogView, now: datetime, as_of: datetime | None = None) -> ScoredRace:
     """Score a race with the current model: as of now from Redis, or as of an instant from the offline history.
 
     A race whose result is in the log is scored as of its decision time, and an instant past the result is refused: the
@@ -24,10 +24,10 @@ def score(store: Store, race_id: str, *, log: Log, now: datetime, as_of: datetim
     return scorer_of(store, log, patience_s=UNHURRIED_S).score(race_id, now, as_of)
 
 
-def scorer_of(store: Store, log: Log, *, patience_s: float = PATIENCE_S) -> Scorer:
+def scorer_of(store: Store, log: LogView, *, patience_s: float = PATIENCE_S) -> Scorer:
     """The scorer of a store and its log; nothing is connected or loaded before it is needed."""
-    wire = Wire(lambda: address_of(store), patience_s)
-    return Scorer(wire, Bundles(store), History(store, log), Expected(store.home))
+    wire = RedisReader(lambda: address_of(store), patience_s)
+    return Scorer(wire, Bundles(store), RaceHistory(store, log), Expected(store.home))
 
 
 def address_of(store: Store) -> str:

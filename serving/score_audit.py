@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Literal
 
-from serving.history import NotYet, declared
+from serving.history import TablesBehind, declared
 from serving.score_log import Served, served
 from serving.scored import ScoredRace, scored_race
 from serving.scorer import Scorer
@@ -29,7 +29,7 @@ KINDS: Final[tuple[Kind, ...]] = (LEAK, FUTURE, NOT_REPRODUCIBLE, DAMAGED)
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class ScoreFault:
     """A fault of a served score: where it stands in the score log, of what kind it is, and what is wrong."""
 
     where: str
@@ -53,7 +53,7 @@ class ScoreAudit:
     later: int
     found: int
     kinds: Mapping[Kind, int]
-    differences: tuple[Difference, ...]
+    differences: tuple[ScoreFault, ...]
 
 
 def audit_scores(
@@ -66,7 +66,7 @@ def audit_scores(
     made: dict[tuple[object, ...], ScoredRace | UserError] = {}
     kinds: Counter[Kind] = Counter()
     same = later = 0
-    differences: list[Difference] = []
+    differences: list[ScoreFault] = []
     for done, (where, told) in enumerate(lines):
         progress(done, len(lines))
         faults = list[tuple[Kind, str]]()
@@ -78,7 +78,7 @@ def audit_scores(
             if key not in made:
                 made[key] = _again(scorer, told, now)
             again = made[key]
-            if isinstance(again, NotYet):
+            if isinstance(again, TablesBehind):
                 later += 1
             elif what := str(again) if isinstance(again, UserError) else difference(told, again):
                 faults.append((NOT_REPRODUCIBLE, what))
@@ -88,7 +88,7 @@ def audit_scores(
             kinds[kind] += 1
             if len(differences) < SHOWN:
                 race_id, as_of = (told.race_id, told.as_of) if told else ("?", None)
-                differences.append(Difference(where, race_id, as_of, kind, what))
+                differences.append(ScoreFault(where, race_id, as_of, kind, what))
     counts = {kind: kinds[kind] for kind in KINDS}
     return ScoreAudit(len(lines), same, later, sum(counts.values()), counts, tuple(differences))
 

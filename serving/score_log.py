@@ -23,10 +23,10 @@ import orjson
 
 from serving.scored import ScoredRace
 from velo.errors import UserError
-from velo.files import make_folder
 from velo.racing.clock import from_text, to_text
 from velo.racing.messages import Market, Racecard, to_record
-from velo.store import Home
+from velo.storage.atomic_files import make_folder
+from velo.storage.store import Home
 
 DAYS: Final = 365
 MEGABYTES: Final = 4096

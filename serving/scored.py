@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo.catalogue.families import FAMILIES
-from serving.drivers import Driver, Teller
-from serving.vectors import VIEWS, Vectors
+from serving.drivers import Driver, DriverExplainer
+from serving.feature_matrix import VIEWS, FeatureMatrix
 from training.bundle import BLEND, Bundle
 from velo.racing.cards import Declared
 from velo.racing.messages import Result
@@ -36,7 +36,7 @@ class ScoredRunner:
     `probability` is the model's own; `blended` puts the market to it, None unless every runner has odds and the model
     knows how. `market_source` names whose odds they are: of a snapshot, or `SP`, told with the result and so never
     known before. `interval` and `blended_interval` are 95 % bounds of the rate at which runners given such a chance win, None
-    where the model tells none (`training.bands.Band` says what they cover). `missing` and `stale` name feature views: without a row of the runner's key, or past `valid_until`.
+    where the model tells none (`training.calibration_intervals.CalibrationInterval` says what they cover). `missing` and `stale` name feature views: without a row of the runner's key, or past `valid_until`.
     """
 
     runner_no: int | None
@@ -92,23 +92,23 @@ class ScoredRace:
 
 
 @dataclass(frozen=True, slots=True)
-class Stood:
+class RaceSnapshot:
     """What a race is scored with: how it stood, the vectors of its runners, the instant and origin of both."""
 
     race: Declared
-    vectors: Vectors
+    vectors: FeatureMatrix
     as_of: datetime
     origin: Origin
 
 
 def scored_race(
     model: Bundle,
-    stood: Stood,
+    stood: RaceSnapshot,
     now: datetime,
     *,
     result: Result | None = None,
     notes: Sequence[str] = (),
-    teller: Teller | None = None,
+    teller: DriverExplainer | None = None,
 ) -> ScoredRace:
     """Score a race; `result`, where it has been run, shows starting prices where no odds were told before.
 
@@ -148,7 +148,7 @@ def scored_race(
 
 
 def _runners(
-    model: Bundle, race: Declared, vectors: Vectors, result: Result | None, teller: Teller | None
+    model: Bundle, race: Declared, vectors: FeatureMatrix, result: Result | None, teller: DriverExplainer | None
 ) -> list[ScoredRunner]:
     """The runners of a race with their chances, in the order of its card."""
     matrix = vectors.select(model.features)
@@ -190,7 +190,7 @@ def _runners(
     return runners
 
 
-def fingerprint(race: Declared, vectors: Vectors) -> str:
+def fingerprint(race: Declared, vectors: FeatureMatrix) -> str:
     """32 hex digits that stand for the runners of a race, in order, and every bit of their vectors."""
     digest = blake2b("\0".join(one.horse_id for one in race.runners).encode(), digest_size=16)
     # one NaN, one zero: the others are told apart by no model

@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 
-from feature_repo.stores.race_cards import KEEP, Event, Head, Kept, RaceCards, head_of
+from feature_repo.stores.race_cards import KEEP, CardsPosition, Event, RaceCards, StoredRace, head_of
 from feature_repo.stores.whole import REMEDY, Expected, Held, NotWhole, Vitals, tell_lost, vitals
 from feature_repo.stores.whole import read as read_held
 from serving.bundles import Bundles
-from serving.drivers import Teller
-from serving.history import History, declared
-from serving.reading import NEVER, Reading, Rows
-from serving.scored import ScoredRace, Stood, scored_race
-from serving.settled import Settled
-from serving.told import Told, UnknownRace
-from serving.vectors import Vectors
-from serving.wire import Answers, Question, Wire
+from serving.drivers import DriverExplainer
+from serving.feature_matrix import FeatureMatrix
+from serving.history import RaceHistory, declared
+from serving.race_messages import RaceMessages, UnknownRace
+from serving.read_consistency import ReadConsistency
+from serving.read_plan import NEVER, ReadPlan, ReadRows
+from serving.redis_reader import Answers, ReadRequest, RedisReader
+from serving.scored import RaceSnapshot, ScoredRace, scored_race
 from training.bundle import Bundle
 from velo.errors import UserError
 from velo.racing.cards import Declared, decision_time, declared_at, first_result, result_known_at
@@ -59,19 +59,19 @@ class AheadOfClock(CatchingUp):
     """The stores hold what became known after the instant that the request was given: a later one may do."""
 
 
-class Nothing(UserError):
+class NoFeatures(UserError):
     """The online store holds no feature of any runner, and should."""
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class CachedRace:
     """A race at hand: its messages as of a version of it in Redis, how it stands, what to read."""
 
     version: tuple[int, int] | None
     messages: tuple[Message, ...]
     card_us: int
-    reading: Reading
-    question: Question
+    reading: ReadPlan
+    question: ReadRequest
 
 
 @dataclass(slots=True)
@@ -82,15 +82,15 @@ class Scorer:
     `AheadOfClock` of them is raised where a later `now` may do.
     """
 
-    wire: Wire
+    wire: RedisReader
     bundles: Bundles
-    history: History
+    history: RaceHistory
     expected: Expected | None = None
-    settled: Settled = field(default_factory=Settled)
+    settled: ReadConsistency = field(default_factory=ReadConsistency)
     monotonic: Callable[[], float] = time.monotonic
-    _known: "OrderedDict[str, Known]" = field(default_factory=OrderedDict)
+    _known: "OrderedDict[str, CachedRace]" = field(default_factory=OrderedDict)
     _run: "OrderedDict[tuple[object, ...], ScoredRace]" = field(default_factory=OrderedDict)
-    _teller: Teller = field(default_factory=Teller)
+    _teller: DriverExplainer = field(default_factory=DriverExplainer)
     _lock: Lock = field(default_factory=Lock)
 
     def warm(self) -> None:
@@ -154,21 +154,21 @@ class Scorer:
         vectors = known.reading.vectors(rows, now)
         if odds is not None:
             race = replace(race, odds=replace(odds, known_at=position))
-        return self._scored(model, Stood(race, vectors, position, "redis"), now, with_drivers=with_drivers)
+        return self._scored(model, RaceSnapshot(race, vectors, position, "redis"), now, with_drivers=with_drivers)
 
-    def races(self, begin: datetime, end: datetime) -> list[Kept]:
+    def races(self, begin: datetime, end: datetime) -> list[StoredRace]:
         """The races in Redis whose off is in [begin, end), in order of it."""
 
-        def read(client: "Redis") -> list[Kept | None]:
+        def read(client: "Redis") -> list[StoredRace | None]:
             cards = RaceCards(client)
             return cards.many(cards.races(begin, end))
 
         return [one for one in self.wire.call(read) if one is not None]
 
-    def waiting(self) -> tuple[list[Kept], list[str]]:
+    def waiting(self) -> tuple[list[StoredRace], list[str]]:
         """The races in Redis of which something was told and that no card declares; and the races that are declared."""
 
-        def read(client: "Redis") -> tuple[list[Kept | None], list[str]]:
+        def read(client: "Redis") -> tuple[list[StoredRace | None], list[str]]:
             cards = RaceCards(client)
             races = cards.waiting()
             return (cards.many(races), cards.declared()) if races else ([], [])
@@ -176,14 +176,14 @@ class Scorer:
         found, declared_races = self.wire.call(read)
         return [one for one in found if one is not None], declared_races
 
-    def kept(self, race_id: str) -> Kept | None:
+    def kept(self, race_id: str) -> StoredRace | None:
         """What Redis holds of a race."""
-        found: Kept | None = self.wire.call(lambda client: RaceCards(client).race(race_id))
+        found: StoredRace | None = self.wire.call(lambda client: RaceCards(client).race(race_id))
         return found
 
-    def head(self) -> Head | None:
+    def head(self) -> CardsPosition | None:
         """How far a stream brought Redis; None where none ever did."""
-        found: Head | None = self.wire.call(lambda client: RaceCards(client).head())
+        found: CardsPosition | None = self.wire.call(lambda client: RaceCards(client).head())
         return found
 
     def result_known(self, messages: Sequence[Message], now: datetime) -> Result | None:
@@ -191,7 +191,7 @@ class Scorer:
         result = first_result(messages)
         return result if result is not None and result.known_at is not None and result.known_at <= now else None
 
-    def features(self, race_id: str, now: datetime) -> tuple[Reading, Rows, datetime]:
+    def features(self, race_id: str, now: datetime) -> tuple[ReadPlan, ReadRows, datetime]:
         """The rows of a race's runners as they are in Redis, and the instant they stand on; for measuring."""
         with self.wire.patience.shared():
             known = self._at_hand(race_id, now)
@@ -201,7 +201,7 @@ class Scorer:
             return known.reading, rows, position
 
     def _live(
-        self, model: Bundle, race_id: str, known: Known, now: datetime, *, with_drivers: bool
+        self, model: Bundle, race_id: str, known: CachedRace, now: datetime, *, with_drivers: bool
     ) -> ScoredRace | None:
         """A race to come, with the features of now; None where it has a result by the time they were read."""
         known, rows, position = self._settled_rows(race_id, known, now)
@@ -209,10 +209,10 @@ class Scorer:
             return None
         vectors = known.reading.vectors(rows, now)
         self._refuse_unfilled(known.reading.race, vectors)
-        stood = Stood(known.reading.race, vectors, position, "redis")
+        stood = RaceSnapshot(known.reading.race, vectors, position, "redis")
         return self._scored(model, stood, now, with_drivers=with_drivers)
 
-    def _was_run(self, race_id: str, known: Known, rows: Rows) -> bool:
+    def _was_run(self, race_id: str, known: CachedRace, rows: ReadRows) -> bool:
         """Whether a race has a result, asked after its rows were read: a row is of the log as it ends by then, or refused."""
         seen = self.history.seen(race_id)
         newest_us = int(rows.event_us.max(initial=NEVER))
@@ -268,7 +268,9 @@ class Scorer:
         _hold(self._run, asked, scored, RUN_HELD)
         return scored
 
-    def _without_card(self, model: Bundle, told: Told, now: datetime, *, with_drivers: bool) -> ScoredRace | None:
+    def _without_card(
+        self, model: Bundle, told: RaceMessages, now: datetime, *, with_drivers: bool
+    ) -> ScoredRace | None:
         """A race that Redis has no card of, by the tables: a store that no stream keeps. None where it has been run."""
         race = declared(told.messages, now)
         race_id = race.race.race_id
@@ -278,20 +280,20 @@ class Scorer:
             return None
         vectors = known.reading.vectors(rows, now)
         self._refuse_unfilled(race, vectors)
-        stood = Stood(race, vectors, position, "redis")
+        stood = RaceSnapshot(race, vectors, position, "redis")
         notes = self.history.behind()
         return self._scored(model, stood, now, notes=notes, with_drivers=with_drivers)
 
-    def _refuse_unfilled(self, race: Declared, vectors: Vectors) -> None:
-        """Raise `Nothing` where Redis has no row for a race and the tables have one: it was not filled."""
+    def _refuse_unfilled(self, race: Declared, vectors: FeatureMatrix) -> None:
+        """Raise `NoFeatures` where Redis has no row for a race and the tables have one: it was not filled."""
         if vectors.missing.all() and self.history.knows(race):
-            raise Nothing(
+            raise NoFeatures(
                 f"Redis holds no feature of any runner of {race.race.race_id!r}: run `velo build` and `feast "
                 "materialize`, or `velo stream`, so that they reach it"
             )
 
-    def _settled_rows(self, race_id: str, known: Known, now: datetime) -> tuple[Known, Rows, datetime]:
-        """Rows that hold whole results alone, what they were read for, and the instant they stand on.
+    def _settled_rows(self, race_id: str, known: CachedRace, now: datetime) -> tuple[CachedRace, ReadRows, datetime]:
+        """ReadRows that hold whole results alone, what they were read for, and the instant they stand on.
 
         Reads again what saw half of a result, and a race of which more was told.
         """
@@ -343,7 +345,7 @@ class Scorer:
             return
         expected = self.expected
 
-        def look(client: "Redis") -> tuple[Head | None, list[Held], Vitals, bool]:
+        def look(client: "Redis") -> tuple[CardsPosition | None, list[Held], Vitals, bool]:
             cards = RaceCards(client)
             return cards.head(), read_held(client, expected.layouts), vitals(client), cards.lost(now, 0)[0]
 
@@ -352,7 +354,7 @@ class Scorer:
         if races_lost:
             raise NotWhole(f"the online store lost races to come: {CARDS_REMEDY}")
 
-    def _lost(self, question: Question, answers: Answers, head: Head | None) -> bool:
+    def _lost(self, question: ReadRequest, answers: Answers, head: CardsPosition | None) -> bool:
         """Whether a row is gone that was there; raises `NotWhole`, or `OtherStore`, where a whole view is not as expected."""
         if self.expected is not None:
             fills = [one or None for one in (answers[6] or b"").decode().split(" ")]
@@ -360,7 +362,7 @@ class Scorer:
             self.expected.refuse(question.views, fills[: len(question.views)], at)
         return bool(answers[7])
 
-    def _refuse_lost(self, question: Question, answers: Answers, until: float) -> None:
+    def _refuse_lost(self, question: ReadRequest, answers: Answers, until: float) -> None:
         """Raise `NotWhole` once the patience is spent, and leave word in Redis that rows are gone."""
         if self.monotonic() <= until:
             return
@@ -374,11 +376,11 @@ class Scorer:
         if self.wire.call(lambda client: RaceCards(client).lists(race_id)):
             raise NotWhole(f"the online store lost race {race_id!r}: {CARDS_REMEDY}")
 
-    def _at_hand(self, race_id: str, now: datetime) -> Known | None:
+    def _at_hand(self, race_id: str, now: datetime) -> CachedRace | None:
         """A race as it was last read: whether that still holds shows when its rows are read."""
         return self._known.get(race_id) or self._renewed(race_id, now)
 
-    def _renewed(self, race_id: str, now: datetime) -> Known | None:
+    def _renewed(self, race_id: str, now: datetime) -> CachedRace | None:
         kept = self.kept(race_id)
         # all of it was told, by whatever clock
         race = declared_at(kept.messages, newest_of(kept.messages, now)) if kept is not None else None
@@ -395,15 +397,15 @@ class Scorer:
 
     def _to_read(
         self, version: tuple[int, int] | None, messages: tuple[Message, ...], race: Declared, race_id: str
-    ) -> Known:
-        reading = Reading.of(race)
+    ) -> CachedRace:
+        reading = ReadPlan.of(race)
         card_us = max(to_us(one.known_at) for one in messages if one.known_at is not None)
-        return Known(version, messages, card_us, reading, Question.of(race_id, reading.keys, reading.fields))
+        return CachedRace(version, messages, card_us, reading, ReadRequest.of(race_id, reading.keys, reading.fields))
 
     def _scored(
         self,
         model: Bundle,
-        stood: Stood,
+        stood: RaceSnapshot,
         now: datetime,
         *,
         with_drivers: bool,

@@ -22,16 +22,16 @@ from feature_repo.stores.redis_client import errors_told
 from feature_repo.stores.redis_layout import VALID_UNTIL, Layout
 from feature_repo.stores.redis_rows import RedisRows
 from feature_repo.stores.whole import read, refuse_other_store
-from streams import generations
-from streams.batch import frames
+from streams.batch import staging
 from streams.batch.build import MEMORY_LIMIT, build
-from streams.dataflow.telemetry import position
-from streams.log import reader
-from streams.log.segments import generation as log_generation
+from streams.dataflow.metrics import position
 from velo.errors import UserError
-from velo.files import make_folder
 from velo.racing.clock import from_text
-from velo.store import Home, Store
+from velo.storage import table_versions
+from velo.storage.atomic_files import make_folder
+from velo.storage.log import reader
+from velo.storage.log.format import generation as log_generation
+from velo.storage.store import Home, Store
 
 if TYPE_CHECKING:
     import duckdb
@@ -47,7 +47,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class ValueDifference:
     """One value that differs: `at` is the instant asked about, `history` the feature's last true changes before it."""
 
     store: str
@@ -68,7 +68,7 @@ class AuditReport:
     known_at: datetime
     compared: dict[str, int]
     found: int
-    differences: tuple[Difference, ...]
+    differences: tuple[ValueDifference, ...]
 
 
 def audit(
@@ -85,23 +85,23 @@ def audit(
     they are of another log, a part of them is not what was written, or Redis holds the rows of another store.
     """
     home = store.home
-    folder = generations.current(home)
+    folder = table_versions.current(home)
     if folder is None:
         raise UserError(f"there are no tables at {home.offline}: run `velo build` or `velo stream` first")
-    manifest = generations.manifest_of(folder)
-    generations.refuse_damaged(folder)
+    manifest = table_versions.manifest_of(folder)
+    table_versions.refuse_damaged(folder)
     if manifest.log_generation != log_generation(home):
         raise UserError(f"the tables at {home.offline} are of a log since replaced: run `velo build` first")
     if client is not None:
         held_of = zip(FAMILIES, read(client, [Layout.of(family) for family in FAMILIES]), strict=True)
         refuse_other_store(home, "Redis", {family.view: one.owner for family, one in held_of})
     next_seq, until = brought_to(home, manifest)
-    with frames.scratch_connection(home, MEMORY_LIMIT) as connection:
+    with staging.scratch_connection(home, MEMORY_LIMIT) as connection:
         parts = {family.view: sorted((folder / family.view).glob("*.parquet")) for family in FAMILIES}
         # what Redis holds is read before the log's end is: it is never ahead of the batch
         held = {family.view: _read_online(client, family) for family in FAMILIES} if client is not None else {}
         with _fresh(store, now) as fresh:
-            found: list[Difference] = []
+            found: list[ValueDifference] = []
             compared = {"offline": 0, "online": 0}
             count = 0
             for done, family in enumerate(FAMILIES):
@@ -118,7 +118,7 @@ def audit(
             return AuditReport(next_seq, until, compared, count, tuple(found))
 
 
-def brought_to(home: Home, manifest: generations.Manifest) -> tuple[int, datetime]:
+def brought_to(home: Home, manifest: table_versions.Manifest) -> tuple[int, datetime]:
     """Up to which record both stores were brought for certain, and the instant of the last one."""
     streamed = position(home)
     sealed = streamed.sealed_seq if streamed and streamed.log_generation == manifest.log_generation else 0
@@ -175,7 +175,7 @@ class _View:
                 f"SEMI JOIN asked USING ({self.keys})"
             )
 
-    def offline(self) -> tuple[int, list[Difference]]:
+    def offline(self) -> tuple[int, list[ValueDifference]]:
         """How many instants were compared, and what differs at them."""
         bound = {"until": self.until}
         points = (
@@ -189,12 +189,12 @@ class _View:
         width = len(self.family.keys)
         for row in twice:
             differences.append(
-                Difference("offline", self.family.view, row[:width], row[width], "(rows)", 1, row[width + 1])
+                ValueDifference("offline", self.family.view, row[:width], row[width], "(rows)", 1, row[width + 1])
             )
         [[rows]] = self.connection.execute(f"SELECT count(*) FROM ({points})", bound).fetchall()
         return rows, differences
 
-    def online(self, held: "pa.Table", apart: Sequence[Difference]) -> tuple[int, list[Difference]]:
+    def online(self, held: "pa.Table", apart: Sequence[ValueDifference]) -> tuple[int, list[ValueDifference]]:
         """How many keys were compared, and what differs of them."""
         self.connection.register("held", held)
         self.connection.execute(
@@ -212,7 +212,7 @@ class _View:
         wanted = set(self.connection.execute("FROM asked").fetchall()) if self.sample else None
         return rows, differences + [one for one in apart if wanted is None or one.key in wanted]
 
-    def _differences(self, where: str, points: str, table: str, bound: Mapping[str, Any]) -> list[Difference]:
+    def _differences(self, where: str, points: str, table: str, bound: Mapping[str, Any]) -> list[ValueDifference]:
         sides = ", ".join(f"f.{name}, s.{name}" for name in self.names)
         unequal = ", ".join(
             [
@@ -230,12 +230,12 @@ class _View:
         ).fetchall()
         return [one for row in rows for one in self._told(where, row)]
 
-    def _told(self, where: str, row: tuple[Any, ...]) -> Iterator[Difference]:
+    def _told(self, where: str, row: tuple[Any, ...]) -> Iterator[ValueDifference]:
         width = len(self.family.keys)
         key, at, unequal, sides = row[:width], row[width], row[width + 1], row[width + 2 :]
         if unequal[0]:
             there = any(value is not None for value in sides[0::2])
-            yield Difference(
+            yield ValueDifference(
                 where, self.family.view, key, at, "(row)", *(("one", "none") if there else ("none", "one"))
             )
             return
@@ -243,7 +243,7 @@ class _View:
             if unequal[place + 1]:
                 expected, found = sides[2 * place : 2 * place + 2]
                 history = self._history(key, name, at)
-                yield Difference(where, self.family.view, key, at, name, expected, found, history)
+                yield ValueDifference(where, self.family.view, key, at, name, expected, found, history)
 
     def _history(self, key: tuple[str, ...], name: str, at: datetime) -> tuple[tuple[datetime, Any], ...]:
         same = " AND ".join(f"{column} = ${column}" for column in self.family.keys)
@@ -271,13 +271,13 @@ def _scan(parts: Sequence[Path]) -> str:
     return f"read_parquet([{files}], hive_partitioning = false)" if parts else ""
 
 
-def _read_online(client: Any, family: Family) -> tuple["pa.Table", list[Difference]]:
+def _read_online(client: Any, family: Family) -> tuple["pa.Table", list[ValueDifference]]:
     """Every row of a view in Redis by its packed form, and where Feast's own fields tell otherwise."""
     import numpy as np
     import pyarrow as pa
 
     layout = Layout.of(family)
-    apart: list[Difference] = []
+    apart: list[ValueDifference] = []
     tables: list[pa.Table] = []
     with errors_told("the online store"):
         owned = [key for key in client.scan_iter(match=None, count=5000) if layout.owns(key)]
@@ -326,7 +326,7 @@ def _key_of(layout: Layout, redis_key: bytes) -> tuple[str, ...]:
     return tuple(values[name] for name in layout.keys)
 
 
-def _feast_apart(layout: Layout, key: tuple[str, ...], fields: Mapping[bytes, bytes]) -> Iterator[Difference]:
+def _feast_apart(layout: Layout, key: tuple[str, ...], fields: Mapping[bytes, bytes]) -> Iterator[ValueDifference]:
     """Where Feast's own fields of a row do not say what the packed row says."""
     import numpy as np
     from feast.protos.feast.types.Value_pb2 import Value
@@ -339,4 +339,4 @@ def _feast_apart(layout: Layout, key: tuple[str, ...], fields: Mapping[bytes, by
         found = None if value is None or which is None else getattr(value, which)
         expected = None if number != number else number // 1e6 if kind == "instant" else number
         if found != expected:
-            yield Difference("online (Feast's fields)", layout.view, key, None, name, expected, found)
+            yield ValueDifference("online (Feast's fields)", layout.view, key, None, name, expected, found)

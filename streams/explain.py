@@ -18,17 +18,17 @@ from feature_repo.catalogue.aggregates import RECENT_DEPTH, Last, Value
 from feature_repo.catalogue.columns import ON_DEMAND
 from feature_repo.catalogue.families import FAMILIES, Family
 from feature_repo.stores.parts import Snapshot
-from streams import generations
-from streams.batch import frames
+from streams.batch import staging
 from streams.batch.build import fingerprint
 from velo.errors import UserError
 from velo.racing.cards import Declared
 from velo.racing.clock import EPOCH, local_date, local_midnight
 from velo.racing.measures import days_since_1970
 from velo.racing.messages import Runner
-from velo.store import Store
+from velo.storage import table_versions
+from velo.storage.store import Store
 
-Told = Mapping[str, Any]
+MeasuredStart = Mapping[str, Any]
 """One measured start as the tables have it, with `retracted_at` of its version."""
 
 
@@ -110,10 +110,10 @@ def explain(store: Store, race: Declared, horse_id: str) -> Explained:
         known = ", ".join(one.horse_id for one in race.runners)
         gone = " (it was withdrawn)" if any(one.horse_id == horse_id for one in race.withdrawn) else ""
         raise UserError(f"horse {horse_id!r} is no runner of {race.race.race_id!r} then{gone}: name one of {known}")
-    folder = generations.current(store.home)
+    folder = table_versions.current(store.home)
     if folder is None:
         raise UserError(f"there are no feature tables at {store.home.offline}: run `velo build` first")
-    manifest = generations.manifest_of(folder)
+    manifest = table_versions.manifest_of(folder)
     if manifest.next_seq == 0:
         raise UserError(
             f"the tables at {store.home.offline} are the stream's alone, which keeps no starts to explain a value by: "
@@ -132,7 +132,7 @@ def explain(store: Store, race: Declared, horse_id: str) -> Explained:
             views = [_view(tables, family, keys, race.instant) for family in FAMILIES]
     except duckdb.IOException as gone:
         raise UserError(
-            f"the tables at {store.home.offline} cannot be read ({frames.first_line(gone)}): run `velo build`, and ask again"
+            f"the tables at {store.home.offline} cannot be read ({staging.first_line(gone)}): run `velo build`, and ask again"
         ) from None
     form = next(one for one in views if one.view == request_time.STORED_VIEW)
     views.append(_at_request_time(race, race.runners[at], form))
@@ -157,7 +157,7 @@ class Recomputed:
     valid_until: datetime | None
 
 
-def recomputed(family: Family, holds: Sequence[Told], as_of: datetime, timezone: ZoneInfo) -> Recomputed:
+def recomputed(family: Family, holds: Sequence[MeasuredStart], as_of: datetime, timezone: ZoneInfo) -> Recomputed:
     """What the catalogue makes of a key's starts as of an instant; `holds` are those that hold then, newest off first."""
     today = days_since_1970(local_date(as_of, timezone))
     values: list[Value] = []
@@ -182,7 +182,7 @@ def recomputed(family: Family, holds: Sequence[Told], as_of: datetime, timezone:
     return Recomputed(tuple(values), tuple(made_of), until)
 
 
-def _totals(holds: Sequence[Told], measures: Iterable[str]) -> dict[str, int]:
+def _totals(holds: Sequence[MeasuredStart], measures: Iterable[str]) -> dict[str, int]:
     return {measure: sum(one[measure] or 0 for one in holds) for measure in measures}
 
 
@@ -194,7 +194,7 @@ class _Tables:
     folder: Path
     as_of: datetime
     timezone: ZoneInfo
-    starts: Sequence[Told]
+    starts: Sequence[MeasuredStart]
 
     @classmethod
     def of(
@@ -211,7 +211,7 @@ class _Tables:
         named = {name: value for key in known for name, value in key.items()}
         whose = " OR ".join(dict.fromkeys(" AND ".join(f"starts.{name} = ${name}" for name in key) for key in known))
         query = f"""
-            WITH results AS (FROM read_parquet($results)), applied AS ({frames.query("applied").rstrip()})
+            WITH results AS (FROM read_parquet($results)), applied AS ({staging.query("applied").rstrip()})
             SELECT starts.*, applied.retracted_at
             FROM read_parquet($starts) AS starts JOIN applied USING (seq)
             WHERE starts.known_at <= $as_of AND ({whose})"""  # noqa: S608 only columns' names are put in
@@ -219,7 +219,7 @@ class _Tables:
         answer = connection.execute(query, {**named, **files, "as_of": as_of})
         return cls(connection, folder, as_of, timezone, _rows(answer))
 
-    def known(self, key: Mapping[str, str | None]) -> list[Told]:
+    def known(self, key: Mapping[str, str | None]) -> list[MeasuredStart]:
         """Every start that a key ever had by then, retracted ones too."""
         if None in key.values():
             return []
@@ -315,7 +315,7 @@ def _differences(views: Iterable[ExplainedView]) -> Iterator[str]:
                 yield f"{view.view}__{one.name}: stored {one.value!r}, but its starts make it {one.recomputed!r}"
 
 
-def _newest(one: Told) -> tuple[datetime, str, str]:
+def _newest(one: MeasuredStart) -> tuple[datetime, str, str]:
     return one["off_time"], one["race_id"], one["horse_id"]
 
 
@@ -324,7 +324,7 @@ def _nothing(family: Family) -> Recomputed:
     return Recomputed((None,) * features, ((),) * features, None)
 
 
-def _made_of(one: Told) -> MadeOf:
+def _made_of(one: MeasuredStart) -> MadeOf:
     told = {name: one[name] for name in ("race_id", "race_date", "horse_id", "position", "field", "result_version")}
     return MadeOf(**told, won=bool(one["win"]), place_known=bool(one["place_known"]), known_at=one["known_at"])
 

@@ -8,14 +8,14 @@ from typing import Final
 from feature_repo.stores import embedded_redis, whole
 from feature_repo.stores.race_cards import RaceCards
 from feature_repo.stores.redis_client import connect_url
-from streams import generations
-from streams.dataflow.telemetry import is_streaming, position
+from streams.dataflow.metrics import is_streaming, position
 from streams.importers import dead_letters
-from streams.log.reader import end
-from streams.log.segments import generation
 from streams.undeclared import undeclared_of
 from velo.errors import UserError
-from velo.store import Store
+from velo.storage import table_versions
+from velo.storage.log.format import generation
+from velo.storage.log.reader import end
+from velo.storage.store import Store
 
 UNDECLARED_SHOWN: Final = 5
 
@@ -84,11 +84,11 @@ class Status:
 def status(store: Store) -> Status:
     """Look at a store; nothing is changed."""
     log_end = end(store.home)
-    folder = generations.current(store.home)
+    folder = table_versions.current(store.home)
     streamed = position(store.home)
     if streamed is not None and streamed.log_generation != generation(store.home):
         streamed = None
-    built = generations.manifest_of(folder) if folder else None
+    built = table_versions.manifest_of(folder) if folder else None
     about_nobody = undeclared_of(store.home)
     waiting = [one for one in about_nobody if one.declared_at is None]
     return Status(
@@ -134,5 +134,5 @@ def _streamed_rows(generation: Path) -> int:
     import pyarrow.parquet as pq
 
     views = sorted(folder.name for folder in generation.iterdir() if folder.is_dir())
-    parts = (part.path for view in views for part in generations.stream_parts(generation, view))
+    parts = (part.path for view in views for part in table_versions.stream_parts(generation, view))
     return sum(pq.read_metadata(part).num_rows for part in parts)

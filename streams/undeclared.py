@@ -7,10 +7,6 @@ import duckdb
 
 from feature_repo.stores import changelog
 from feature_repo.stores.parts import Snapshot
-from streams import generations
-from streams.dataflow.tail import UNREADABLE, Line, LogTail, about, message_of
-from streams.log.index import RACES_NEAR
-from streams.log.reader import end
 from velo.racing.messages import (
     GoingChange,
     JockeyChange,
@@ -24,7 +20,11 @@ from velo.racing.messages import (
     Runner,
 )
 from velo.racing.undeclared import Undeclared, undeclared
-from velo.store import Home
+from velo.storage import table_versions
+from velo.storage.log.index import RACES_NEAR
+from velo.storage.log.reader import end
+from velo.storage.log.tail import UNREADABLE, FoundRecord, LogTail, about, message_of
+from velo.storage.store import Home
 
 MEMORY_LIMIT: Final = "500MB"
 READ_AT_ONCE: Final = 2000
@@ -56,8 +56,8 @@ WHERE
 def undeclared_of(home: Home) -> list[Undeclared]:
     """Every message that was about nobody when it came, in the order told; `declared_at` says where a card came since."""
     log_end = end(home).next_seq
-    folder = generations.current(home)
-    built = min(generations.manifest_of(folder).next_seq if folder else 0, log_end)
+    folder = table_versions.current(home)
+    built = min(table_versions.manifest_of(folder).next_seq if folder else 0, log_end)
     noticed = {race_id for line in _lines(home, built) if (race_id := _noticed(line)) is not None}
     told: dict[str, list[Message]] = {}
     races: list[str] = []
@@ -77,13 +77,13 @@ def undeclared_of(home: Home) -> list[Undeclared]:
     return sorted(found, key=lambda one: str(one.known_at))
 
 
-def _noticed(line: Line) -> str | None:
+def _noticed(line: FoundRecord) -> str | None:
     """The race that a message other than a card or a result is about."""
     of = about(line.text)
     return None if of.kind in ("racecard", "result", "tick") else of.race_id
 
 
-def _lines(home: Home, from_seq: int) -> Iterator[Line]:
+def _lines(home: Home, from_seq: int) -> Iterator[FoundRecord]:
     tail = LogTail(home, from_seq)
     try:
         while lines := tail.read(READ_AT_ONCE):

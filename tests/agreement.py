@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from feature_repo.catalogue.families import FAMILIES, Family
-from streams.log import reader
 from tests.oracle import Oracle
 from tests.oracle_starts import instant
 from tests.stores import Row, changelogs_of
 from velo.racing.clock import MICROSECOND
-from velo.store import Store
+from velo.storage.log import reader
+from velo.storage.store import Store
 
 TOLERANCE = 1e-12
 

@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 
 from feature_repo.catalogue.aggregates import (
     Aggregate,
-    Balance,
-    Best,
     Ewma,
     Last,
-    Quotient,
+    Max,
+    OffsetSum,
+    Ratio,
     Recent,
     Slope,
-    Total,
+    Sum,
     Variance,
 )
 from feature_repo.catalogue.families import Family
@@ -47,12 +47,12 @@ WINDOWS_DAYS = (1, 7, 14, 30, 90, 365)
 def aggregates(draw: st.DrawFn, name: str) -> Aggregate:
     kind = draw(st.sampled_from(("total", "quotient", "prior", "balance")))
     if kind == "total":
-        return Total(name, draw(st.sampled_from(COUNTS)))
+        return Sum(name, draw(st.sampled_from(COUNTS)))
     if kind == "balance":
         measure, known = draw(st.sampled_from((("over_e9", "over_known"), ("market_log_e9", "priced"))))
-        return Balance(name, measure, known, draw(st.sampled_from((1, 16))))
+        return OffsetSum(name, measure, known, draw(st.sampled_from((1, 16))))
     prior = draw(st.integers(1, 9)) if kind == "prior" else 0
-    return Quotient(name, draw(st.sampled_from(COUNTS + SUMMED)), draw(st.sampled_from(COUNTS + SUMMED)), prior=prior)
+    return Ratio(name, draw(st.sampled_from(COUNTS + SUMMED)), draw(st.sampled_from(COUNTS + SUMMED)), prior=prior)
 
 
 @st.composite
@@ -64,7 +64,7 @@ def recents(draw: st.DrawFn, name: str) -> Recent:
         "ewma": Ewma(name, measure, depth),
         "slope": Slope(name, measure, depth, least),
         "variance": Variance(name, measure, depth, least),
-        "best": Best(name, measure, depth),
+        "best": Max(name, measure, depth),
     }
     return kinds[draw(st.sampled_from(sorted(kinds)))]
 
@@ -147,9 +147,9 @@ def total(measure: str, starts: Sequence[Start]) -> Fraction:
 
 
 def summed(one: Aggregate, starts: Sequence[Start]) -> float | int | None:
-    if isinstance(one, Total):
+    if isinstance(one, Sum):
         return int(total(one.measure, starts))
-    if isinstance(one, Balance):
+    if isinstance(one, OffsetSum):
         known = total(one.known, starts)
         return float(total(one.measure, starts) - one.even * known) if known else None
     under = total(one.denominator, starts) + one.prior
@@ -163,7 +163,7 @@ def looked_back(one: Recent, starts: Sequence[Start]) -> float | int | None:
         return None if last is None else last if one.kind == "int" else float(natural(one.measure, last))
     newest = [natural(one.measure, value) for value in reversed(measured) if value is not None][: one.depth]
     count = len(newest)
-    if isinstance(one, Best):
+    if isinstance(one, Max):
         return float(max(newest)) if newest else None
     if isinstance(one, Ewma):
         weights = [Fraction(3, 5) ** age for age in range(count)]

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_repo.catalogue.families import FAMILIES, Family
-from velo.store import Home
+from velo.storage.store import Home
 
 START = datetime(2024, 1, 1, 12, tzinfo=UTC)
 START_US = int(START.timestamp() * 1e6)

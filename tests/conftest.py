@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
     from tests.stores import Built, Conformance
-    from velo.store import Store
+    from velo.storage.store import Store
 
 
 # A machine that is busy is no fault of what is tested.
@@ -49,7 +49,7 @@ def conformance(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Conforman
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Redis of the module's own."""
     from feature_repo.stores import embedded_redis
-    from velo.store import Home
+    from velo.storage.store import Home
 
     home = Home(tmp_path_factory.mktemp("redis"))
     yield embedded_redis.ensure(home)

@@ -14,7 +14,7 @@ import uvicorn
 
 from serving.api.app import app_of
 from tests.services import NOW, a_service
-from velo.store import Store
+from velo.storage.store import Store
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -17,7 +17,7 @@ from feature_repo.objects import ON_DEMAND, feast_objects
 from feature_repo.stores.embedded_redis import ensure
 from tests.changelogs import DAY_US, START_US, Size, key_values, made_up
 from velo.settings import Settings
-from velo.store import Home, Store
+from velo.storage.store import Home, Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -10,10 +10,10 @@ import orjson
 
 from streams.feeds.follow import FollowReport, follow
 from streams.feeds.source import Delivery, Feed
-from streams.log import reader
 from tests.logs import NOON
 from velo.racing.messages import SCHEMA_VERSION
-from velo.store import Store
+from velo.storage.log import reader
+from velo.storage.store import Store
 
 
 def sent(kind: str, race_id: str = "R1", **fields: Any) -> dict[str, Any]:

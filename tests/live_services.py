@@ -10,7 +10,7 @@ from typing import Any
 import uvicorn
 
 from serving.api.app import app_of
-from serving.api.connections import Bounded
+from serving.api.connections import BoundedConnection
 from serving.api.service import Service
 
 TOKEN = "a token"
@@ -36,7 +36,7 @@ class Up:
 
 
 @contextmanager
-def up(service: Service, port: int = 0, http: type[Bounded] = Bounded, **app: Any) -> Iterator[Up]:
+def up(service: Service, port: int = 0, http: type[BoundedConnection] = BoundedConnection, **app: Any) -> Iterator[Up]:
     listening = socket.create_server(("127.0.0.1", port), backlog=2048)
     made = app_of(service, TOKEN)
     for name, value in app.items():

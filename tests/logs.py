@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
-from streams.log import reader
-from streams.log.segments import segments
-from streams.log.writer import LogWriter
 from velo.racing.messages import Message, Race, Result, Runner
 from velo.settings import Settings, zone_named
-from velo.store import Home, Store
+from velo.storage.log import reader
+from velo.storage.log.format import segments
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Home, Store
 
 NOON = datetime(2024, 5, 1, 11, 0, tzinfo=UTC)
 """Noon in London in summer."""

@@ -18,13 +18,13 @@ from pathlib import Path
 
 from serving.paper import BY_EDGE, Rule, Trader, step
 from serving.paper_ledger import Decision, PaperBet, writing
-from serving.told import told_of
-from streams.beyond import Beyond
+from serving.race_messages import messages_of_race
+from streams.unbuilt_log import UnbuiltLog
 from tests.seasons import FIRST_DAY, opened
 from velo.racing.cards import declared_at
 from velo.racing.clock import from_text
 from velo.settings import Settings
-from velo.store import Store
+from velo.storage.store import Store
 
 LEAD = timedelta(minutes=5)
 SEASON_DAYS = 100
@@ -58,7 +58,7 @@ class PlainRace:
 def plain_score(store: Store, race_id: str, as_of: datetime, now: datetime) -> PlainRace:
     """Equal chances, at the odds told by `as_of`."""
     assert as_of <= now
-    race = declared_at(told_of(store.home, race_id).messages, as_of)
+    race = declared_at(messages_of_race(store.home, race_id).messages, as_of)
     assert race is not None
     odds = race.odds.prices if race.odds else {}
     runners = [
@@ -90,7 +90,7 @@ def a_copy(store: Store, folder: Path) -> Store:
 def traded(store: Store, trader: Trader = TRADER) -> None:
     with writing(store.home) as ledger:
         for now in instants():
-            step(store, Beyond(store.home), ledger, trader, partial(plain_score, store), at(now))
+            step(store, UnbuiltLog(store.home), ledger, trader, partial(plain_score, store), at(now))
 
 
 def trade(home: Path, begin: int, writes: int, torn: int) -> None:
@@ -111,7 +111,14 @@ def trade(home: Path, begin: int, writes: int, torn: int) -> None:
     with writing(store.home) as ledger:
         for at in range(begin, len(every)):
             (home / "instant").write_text(str(at))
-            step(store, Beyond(store.home), ledger, TRADER, partial(plain_score, store), partial(every.__getitem__, at))
+            step(
+                store,
+                UnbuiltLog(store.home),
+                ledger,
+                TRADER,
+                partial(plain_score, store),
+                partial(every.__getitem__, at),
+            )
 
 
 if __name__ == "__main__":

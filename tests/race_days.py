@@ -9,16 +9,16 @@ from datetime import datetime, timedelta
 
 from feature_repo.stores.race_cards import RaceCards
 from feature_repo.stores.redis_client import connect
+from serving.feature_matrix import FeatureMatrix
 from serving.scored import ScoredRace, fingerprint
 from serving.scorer import CatchingUp, Scorer
-from serving.vectors import Vectors
-from streams.dataflow.run import Options, plan, run
-from streams.dataflow.telemetry import Telemetry
-from streams.log.writer import LogWriter
+from streams.dataflow.metrics import Telemetry
+from streams.dataflow.runtime import StreamOptions, plan, run
 from velo.commands.serve import service_of
 from velo.racing.clock import local_date, local_midnight
 from velo.racing.messages import Message, Racecard, Result
-from velo.store import Store
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Store
 
 LEAD = timedelta(minutes=5)
 WAIT_S = 60.0
@@ -49,7 +49,7 @@ class Day:
             assert time.monotonic() < until, "the stream does not follow"
             time.sleep(0.002)
 
-    def score(self, race_id: str, at: datetime) -> tuple[ScoredRace, Vectors]:
+    def score(self, race_id: str, at: datetime) -> tuple[ScoredRace, FeatureMatrix]:
         """A race scored at an instant, with the vectors it was scored on."""
         self.now = at
         until = time.monotonic() + WAIT_S
@@ -74,7 +74,7 @@ class Day:
 def a_day(store: Store, now: datetime) -> Iterator[Day]:
     """The day of a store, its stream live."""
     day, stop = Day(store, now), threading.Event()
-    options = Options(snapshot_every=timedelta(seconds=0.2))
+    options = StreamOptions(snapshot_every=timedelta(seconds=0.2))
     arguments = (plan(store), options, lambda: day.now, Telemetry())
     with LogWriter.open(store, clock=lambda: day.now) as writer:
         day.writer = writer

@@ -9,7 +9,7 @@ from streams.importers.cards import ParsedCards
 from streams.importers.rpscrape_cards import read_rpscrape_cards
 from velo.racing.messages import Racecard
 from velo.settings import KeyPolicy, Settings
-from velo.store import Store
+from velo.storage.store import Store
 
 RUNNER = {
     "name": "Plain Sailing",

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from streams.batch.build import build
-from streams.log.writer import LogWriter
 from velo.racing.messages import (
     FINISHED,
     GoingChange,
@@ -26,7 +25,8 @@ from velo.racing.messages import (
     Runner,
 )
 from velo.settings import Settings
-from velo.store import Store
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Store
 
 FIRST_DAY = date(2023, 3, 1)
 BUILT_AT = datetime(2026, 1, 1, tzinfo=UTC)

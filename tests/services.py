@@ -10,14 +10,14 @@ from fastapi.testclient import TestClient
 from serving.api.app import app_of
 from serving.api.service import Service
 from streams.batch.build import build
-from streams.log.writer import LogWriter
 from tests.seasons import BUILT_AT, a_card, a_season, opened
 from tests.streaming import streamed
-from training.model import Options
+from training.model import ModelOptions
 from training.train import train
 from velo.commands.serve import service_of
 from velo.racing.messages import Market, Message, NonRunner, Race, Runner
-from velo.store import Store
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Store
 
 OFF = datetime(2023, 6, 1, 14, 0, tzinfo=UTC)
 NOW = OFF - timedelta(hours=1)
@@ -53,7 +53,7 @@ def a_streamed_store(home: Path) -> Store:
     streamed(store, online=True, clock=lambda: NOW)
     build(store, BUILT_AT)
     store = opened(home)
-    few = Options(rounds=20, leaves=6, threads=1)
+    few = ModelOptions(rounds=20, leaves=6, threads=1)
     train(store, now=BUILT_AT, options=few, validate_from=date(2023, 4, 23), test_from=date(2023, 5, 11))
     return store
 

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from velo.simulator import Season, SeasonSpec, simulate_season
+from velo.simulator import SeasonSpec, SimulatedSeason, simulate_season
 
 LONDON = ZoneInfo("Europe/London")
 YEAR = SeasonSpec(seed=7, start=date(2023, 3, 1), days=365, races_per_year=3000, amended_share=0.02)
@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 
 @cache
-def season(knowledge: float = YEAR.market_knowledge) -> Season:
+def season(knowledge: float = YEAR.market_knowledge) -> SimulatedSeason:
     """A year of racing, made once for each market."""
     return simulate_season(replace(YEAR, market_knowledge=knowledge))
 

@@ -20,7 +20,7 @@ from tests.runner_table_oracle import load
 from tests.shared import shared_file
 from velo.racing.messages import Message, from_record
 from velo.simulator import SeasonSpec, simulate_season
-from velo.store import Home, Store
+from velo.storage.store import Home, Store
 
 if TYPE_CHECKING:
     from feast import FeatureStore

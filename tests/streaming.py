@@ -19,17 +19,17 @@ from feature_repo.stores.redis_client import connect
 from feature_repo.stores.redis_layout import Layout
 from feature_repo.stores.redis_rows import RedisRows
 from streams.batch.build import build
-from streams.dataflow.run import Options, plan, run, source_of
-from streams.dataflow.sealing import Sealing
-from streams.dataflow.source import LogPartition, LogSource
-from streams.dataflow.steps import Told
-from streams.dataflow.telemetry import Telemetry
-from streams.log.writer import LogWriter
+from streams.dataflow.checkpoint_writer import CheckpointWriter
+from streams.dataflow.log_source import LogPartition, LogSource
+from streams.dataflow.metrics import Telemetry
+from streams.dataflow.operators import LogRecord
+from streams.dataflow.runtime import StreamOptions, plan, run, source_of
 from tests.oracle import JOIN_KEYS
 from velo.racing.clock import from_us
 from velo.racing.messages import Message
 from velo.settings import Settings
-from velo.store import Store
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Store
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 COUNTS_AND_SUMS = 1e-12
@@ -38,7 +38,7 @@ Rows = dict[tuple[Any, ...], tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
-class Cut(FixedPartitionedSource[tuple[str, Told], int]):
+class Cut(FixedPartitionedSource[tuple[str, LogRecord], int]):
     """The log, cut off after so many batches as if the process had died there: nothing is sealed or remembered."""
 
     log: LogSource
@@ -52,12 +52,12 @@ class Cut(FixedPartitionedSource[tuple[str, Told], int]):
 
 
 @dataclass
-class CutPartition(StatefulSourcePartition[tuple[str, Told], int]):
+class CutPartition(StatefulSourcePartition[tuple[str, LogRecord], int]):
     log: LogPartition
     left: int
     began: int = field(default=0)
 
-    def next_batch(self) -> list[tuple[str, Told]]:
+    def next_batch(self) -> list[tuple[str, LogRecord]]:
         if self.left == 0:
             self.log.tail.close()
             raise AbortExecution
@@ -80,9 +80,9 @@ def streamed(
 ) -> Telemetry:
     """Run the stream to the log's end, or until it is cut off."""
     telemetry, stop = Telemetry(), stop or threading.Event()
-    options = Options(once=True, online=online, snapshot_every=snapshot_every, batch=batch)
+    options = StreamOptions(once=True, online=online, snapshot_every=snapshot_every, batch=batch)
     planned = plan(store)
-    sealing = Sealing(beside=True)
+    sealing = CheckpointWriter(beside=True)
     log = source_of(planned, options, clock, stop, telemetry, sealing=sealing)
     cut = None if cut_after is None else Cut(log, cut_after)
     run(planned, options, clock, telemetry, stop=stop, source=cut, sealing=sealing)

@@ -18,7 +18,7 @@ from tests.strategies import TIMEZONES, busy_logs
 from tests.streaming import all_rows, assert_online, streamed
 from velo.racing.messages import Message, from_record
 from velo.settings import Settings
-from velo.store import Store
+from velo.storage.store import Store
 
 ASKED = os.environ.get("VELO_EXAMPLES")
 EXAMPLES = int(ASKED or "8")

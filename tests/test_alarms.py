@@ -13,16 +13,16 @@ from tests.placebos import shuffled_winners
 from tests.seasons import BUILT_AT, FIRST_DAY, a_season, a_store
 from training.backtest import backtest
 from training.backtest_kept import Predictions, plain, read
-from training.backtest_metrics import Season, all_strategies
+from training.backtest_metrics import BacktestPeriod, all_strategies
 from training.backtest_report import BacktestReport, alarms_of, luck_of
 from training.backtest_tables import backtest_tables, by_luck, first_lines
-from training.blocks import sizes_of
-from training.chance import luck
-from training.model import Options
+from training.by_race import sizes_of
+from training.gate_simulation import luck
+from training.model import ModelOptions
 from training.report_html import page
 from training.resampling import Days
 
-SMALL = Options(rounds=4, patience=2, leaves=4, learning_rate=0.1, threads=1)
+SMALL = ModelOptions(rounds=4, patience=2, leaves=4, learning_rate=0.1, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_an_ordinary_backtest_has_its_verdict_first_and_the_luck_of_its_gains(
         assert all(0.0 < share <= 1.0 for share in report.luck[subject].values())
 
 
-def season_of(prices: list[list[float]], winners: list[int]) -> Season:
+def season_of(prices: list[list[float]], winners: list[int]) -> BacktestPeriod:
     """Races with these prices, π in proportion, the winner of each by its place."""
     sizes = [len(one) for one in prices]
     starts = np.cumsum([0, *sizes])[:-1].astype(np.intp)
@@ -120,7 +120,7 @@ def season_of(prices: list[list[float]], winners: list[int]) -> Season:
     share = np.zeros(odds.size)
     share[starts + winners] = 1.0
     days = Days.of_dates(np.repeat(np.arange(len(prices)), sizes), 1)
-    return Season(pi, pi, odds, odds, share, starts, days)
+    return BacktestPeriod(pi, pi, odds, odds, share, starts, days)
 
 
 def test_luck_is_how_often_the_markets_own_chances_gain_as_much() -> None:

@@ -13,17 +13,16 @@ import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 
 from feature_repo.catalogue.aggregates import (
-    Best,
     Ewma,
     Last,
-    Quotient,
+    Max,
+    Ratio,
     Slope,
-    Total,
+    Sum,
 )
 from feature_repo.catalogue.families import Family
+from streams.aggregation.replay import Replay, changelog
 from streams.batch.build import build
-from streams.fold.replay import Replay, changelog
-from streams.log import reader
 from tests.any_family import Twin, families, same
 from tests.builders import a_log, a_result, a_runner
 from tests.logs import a_store, logged
@@ -32,6 +31,7 @@ from tests.strategies import RandomLog, busy_logs
 from velo.errors import UserError
 from velo.racing.clock import to_us
 from velo.racing.messages import Result, from_record
+from velo.storage.log import reader
 
 ASKED = os.environ.get("VELO_EXAMPLES")
 EXAMPLES = int(ASKED or "25")
@@ -89,16 +89,16 @@ def test_two_runners_of_a_trainer_in_one_race_follow_their_horses_order(tmp_path
 @pytest.mark.parametrize(
     ("declared", "fault"),
     [
-        ({"career": (Total("days", "race_day"),)}, "race_day is not a whole number of 0 or more"),
-        ({"career": (Total("lengths", "lengths_e9"),)}, "lengths_e9 is not a whole number of 0 or more"),
-        ({"career": (Quotient("day", "day_e9", "one"),)}, "the sum of day_e9 over 16,777,216 starts may not fit"),
-        ({"career": (Total("luck", "luck"),)}, "luck is not a measure of a start"),
+        ({"career": (Sum("days", "race_day"),)}, "race_day is not a whole number of 0 or more"),
+        ({"career": (Sum("lengths", "lengths_e9"),)}, "lengths_e9 is not a whole number of 0 or more"),
+        ({"career": (Ratio("day", "day_e9", "one"),)}, "the sum of day_e9 over 16,777,216 starts may not fit"),
+        ({"career": (Sum("luck", "luck"),)}, "luck is not a measure of a start"),
         ({"recent": (Last("distance", "distance_m", "int"),)}, "distance_m is not a whole number of 32 bits"),
         ({"recent": (Ewma("weight", "weight_lbs"),)}, "weight_lbs is not a whole number"),
         ({"recent": (Ewma("day", "day_e9"),)}, "sums of day_e9 over 10 starts may not fit"),
-        ({"recent": (Best("best", "prb_e9", depth=11),)}, "depth must be 1 to 10, got 11"),
+        ({"recent": (Max("best", "prb_e9", depth=11),)}, "depth must be 1 to 10, got 11"),
         ({"recent": (Slope("slope", "prb_e9", least=1),)}, "least must be 2 to the depth 6, got 1"),
-        ({"career": (Total("runs", "one"), Total("runs", "win"))}, "two features have one name: runs"),
+        ({"career": (Sum("runs", "one"), Sum("runs", "win"))}, "two features have one name: runs"),
     ],
 )
 def test_a_family_that_batch_and_stream_could_not_both_make_exactly_is_refused(

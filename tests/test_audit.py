@@ -20,7 +20,7 @@ from streams.importers.ingest import ingest
 from streams.importers.runners import read_runner_tables
 from tests.logs import a_store, fixed
 from tests.streaming import NOW, streamed
-from velo.store import Store
+from velo.storage.store import Store
 
 HORSE = "horse_form"
 

@@ -17,24 +17,24 @@ from training.backtest import backtest
 from training.backtest_kept import PREDICTIONS, plain, read
 from training.backtest_report import BacktestReport
 from training.backtest_tables import backtest_tables
-from training.combine import combine
+from training.blend_calibrate import combine
 from training.dataset import TrainingSet, training_set
-from training.floors import holds
-from training.model import FEATURES, Options
+from training.model import FEATURES, ModelOptions
+from training.price_bucket_floors import holds
+from training.published_baseline import VERSIONS, wilson
 from training.races import Races, races_of
-from training.refits import OutOfFold, Plan, cut, drifted, predict, shifted
 from training.report_html import write_report
 from training.resampling import Figure
-from training.seed import VERSIONS, wilson
 from training.trials import FILE, trials
+from training.walk_forward import OutOfFold, WalkForwardPlan, cut, drifted, predict, shifted
 from training.windows import gate_figures
 from velo.errors import UserError
-from velo.store import Store
+from velo.storage.store import Store
 
-SMALL = Options(rounds=12, patience=4, leaves=5, learning_rate=0.1, threads=1)
+SMALL = ModelOptions(rounds=12, patience=4, leaves=5, learning_rate=0.1, threads=1)
 DAYS = 370
 TEST_FROM = FIRST_DAY + timedelta(days=300)
-PLAN = Plan(TEST_FROM, FIRST_DAY + timedelta(days=DAYS), 3)
+PLAN = WalkForwardPlan(TEST_FROM, FIRST_DAY + timedelta(days=DAYS), 3)
 
 
 def quiet(step: str, done: int, steps: int) -> None:
@@ -58,7 +58,7 @@ def races(rows: TrainingSet) -> Races:
 
 @pytest.fixture(scope="module")
 def told(rows: TrainingSet, races: Races) -> OutOfFold:
-    return told_of(rows, races)
+    return messages_of_race(rows, races)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def report(store: Store) -> BacktestReport:
     return backtest(store, now=BUILT_AT, since=TEST_FROM, options=SMALL, progress=quiet)
 
 
-def told_of(rows: TrainingSet, races: Races, plan: Plan = PLAN) -> OutOfFold:
+def messages_of_race(rows: TrainingSet, races: Races, plan: WalkForwardPlan = PLAN) -> OutOfFold:
     return predict(rows.matrix(FEATURES)[races.rows], races, plan, SMALL, quiet)
 
 
@@ -86,7 +86,7 @@ def test_the_refits_come_as_often_as_the_past_allows(races: Races) -> None:
     with pytest.raises(UserError, match="too few race days before"):
         cut(races, replace(PLAN, refit_months=12))
     with pytest.raises(UserError, match="no race from 2030-01-01"):
-        cut(races, Plan(date(2030, 1, 1), date(2030, 2, 1)))
+        cut(races, WalkForwardPlan(date(2030, 1, 1), date(2030, 2, 1)))
     assert shifted(date(2024, 3, 31), -1) == date(2024, 2, 29)
 
 
@@ -104,7 +104,7 @@ def test_races_of_later_days_change_no_earlier_prediction(rows: TrainingSet, rac
     """The whole pipeline, fitted without the last month's races, and with them."""
     edge = TEST_FROM + timedelta(days=50)
     fewer = races.only(races.days <= np.datetime64(edge))
-    short = told_of(rows, fewer, replace(PLAN, until=edge))
+    short = messages_of_race(rows, fewer, replace(PLAN, until=edge))
     sp = rows.label("sp_decimal")
     for one in ("fundamental", "logit", "residual"):
         early = getattr(short, one)
@@ -119,14 +119,14 @@ def test_the_winners_of_the_tested_days_teach_nothing_to_what_predicts_them(
 ) -> None:
     late = np.repeat(races.days >= np.datetime64(TEST_FROM), races.sizes)
     other = np.where(late, shuffled_winners(races.share, races.starts, 1), races.share)
-    np.testing.assert_array_equal(told_of(rows, replace(races, share=other)).fundamental, told.fundamental)
+    np.testing.assert_array_equal(messages_of_race(rows, replace(races, share=other)).fundamental, told.fundamental)
 
 
 # Placebos
 
 
 def test_shuffled_winners_teach_nothing(rows: TrainingSet, races: Races) -> None:
-    told = told_of(rows, replace(races, share=shuffled_winners(races.share, races.starts, 3)))
+    told = messages_of_race(rows, replace(races, share=shuffled_winners(races.share, races.starts, 3)))
     tested = told.races.only(told.fold >= 0)
     loss = -tested.total(tested.share * np.log(told.fundamental))
     gained = 1.0 - loss / np.log(tested.sizes)
@@ -135,7 +135,7 @@ def test_shuffled_winners_teach_nothing(rows: TrainingSet, races: Races) -> None
 
 
 def leaking(
-    store: Store, rows: TrainingSet, races: Races, report: BacktestReport, options: Options
+    store: Store, rows: TrainingSet, races: Races, report: BacktestReport, options: ModelOptions
 ) -> dict[str, Figure]:
     """What the gate looks at where the race's own result stood in a feature's place, under noise."""
     matrix = rows.matrix(FEATURES)[races.rows].copy()
@@ -232,7 +232,7 @@ def test_prices_told_before_the_off_decide_the_bets_and_are_held_against_the_las
     store: Store, rows: TrainingSet, report: BacktestReport
 ) -> None:
     """Each starter's price against the race's own messages, as one race at a time is read."""
-    from serving.told import told_of
+    from serving.race_messages import messages_of_race
     from velo.racing.cards import declared_at
 
     predictions, _ = read(store.home, report.backtest)
@@ -242,7 +242,7 @@ def test_prices_told_before_the_off_decide_the_bets_and_are_held_against_the_las
     decided = {one["race_id"]: (one["decision_time"], one["off_time"]) for one in identity}
     seen = 0
     for race_id in np.unique(columns["race_id"])[::25]:
-        messages = told_of(store.home, race_id).messages
+        messages = messages_of_race(store.home, race_id).messages
         at, off = decided[race_id]
         then = declared_at(messages, at)
         last = declared_at(messages, off - timedelta(microseconds=1))

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from streams.batch.build import build
-from streams.log.reader import end, messages
-from streams.log.segments import segments
-from streams.log.writer import LogWriter
 from tests.cli import velo
 from tests.logs import a_store
 from tests.stores import NOW, a_season, rows_apart
-from velo.store import Home
+from velo.storage.log.format import segments
+from velo.storage.log.reader import end, messages
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Home
 
 
 def backed_up(home: Home, to: Path) -> Home:

@@ -9,11 +9,11 @@ import pytest
 from numpy.typing import NDArray
 
 from training import bundle, bundle_writing
-from training.bands import WINS_A_BIN, Band, fit_band
+from training.calibration_intervals import WINS_A_BIN, CalibrationInterval, fit_interval
 from training.ensemble import Ensemble
 from training.logit import Logit
 from velo.errors import UserError
-from velo.store import Home
+from velo.storage.store import Home
 
 Floats = NDArray[np.float64]
 DAYS, RACES_A_DAY, FIELD = 120, 8, 10
@@ -40,7 +40,7 @@ def test_it_holds_the_rate_of_such_runners_as_often_as_it_says(bend: float) -> N
     held = asked = 0
     for _ in range(12):
         said, share, true, days = seasons(rng, bend)
-        band = fit_band(said, share, days, seed=1)
+        band = fit_interval(said, share, days, seed=1)
         assert band is not None
         for low, high in ((0.03, 0.05), (0.08, 0.12), (0.15, 0.25), (0.3, 0.4)):
             such = (said > low) & (said < high)
@@ -52,7 +52,7 @@ def test_it_holds_the_rate_of_such_runners_as_often_as_it_says(bend: float) -> N
 
 def test_bounds_are_chances_and_lie_about_their_own_where_the_model_is_right() -> None:
     said, share, _, days = seasons(np.random.default_rng(3), 1.0)
-    band = fit_band(said, share, days, seed=1)
+    band = fit_interval(said, share, days, seed=1)
     assert band is not None
     asked = np.array([1e-9, 0.001, 0.05, 0.2, 0.7, 1.0])
     bounds = band.interval(asked)
@@ -62,26 +62,26 @@ def test_bounds_are_chances_and_lie_about_their_own_where_the_model_is_right() -
     assert (band.runners, band.days, band.wins) == (said.size, DAYS, share.sum())
     middle = band.interval(np.array([0.1]))[0]
     assert 0.07 < middle[0] < 0.1 < middle[1] < 0.13
-    assert Band.from_json(band.to_json()) == band
+    assert CalibrationInterval.from_json(band.to_json()) == band
 
 
 def test_of_too_few_winners_or_days_no_interval_is_made_up() -> None:
     said, share, _, days = seasons(np.random.default_rng(3), 1.0)
     few = int(WINS_A_BIN - 1) * FIELD
-    assert fit_band(said[:few], share[:few], days[:few], seed=1) is None
-    assert fit_band(said, share, np.full(said.size, days[0]), seed=1) is None
-    assert fit_band(said[:0], share[:0], days[:0], seed=1) is None
+    assert fit_interval(said[:few], share[:few], days[:few], seed=1) is None
+    assert fit_interval(said, share, np.full(said.size, days[0]), seed=1) is None
+    assert fit_interval(said[:0], share[:0], days[:0], seed=1) is None
 
 
 def test_a_band_of_another_format_is_refused() -> None:
     with pytest.raises(UserError, match="a band of format 9"):
-        Band.from_json({"format": 9})
+        CalibrationInterval.from_json({"format": 9})
 
 
 def test_a_bundle_keeps_its_bands_and_one_without_tells_no_interval(tmp_path: Path) -> None:
     linear = Logit(("weight_lbs",), (0.0,), (1.0,), (0.0,), 1.0, 1, 0.0)
     plain = bundle.Model(Ensemble("tree\n", linear, 0.5))
-    band = Band((0.05, 0.2), (0.9, 0.95), (1.1, 1.05), 9_000, 100, 900.0)
+    band = CalibrationInterval((0.05, 0.2), (0.9, 0.95), (1.1, 1.05), 9_000, 100, 900.0)
     told = {"features": ["weight_lbs"], "catalogue": "f" * 32, "lead_s": 300.0, "gate": "not run", "mode": "paper only"}
     said = np.array([0.05, 0.2])
     for model, expected in ((replace(plain, bands={bundle.OWN: band}), [[0.045, 0.055], [0.19, 0.21]]), (plain, None)):

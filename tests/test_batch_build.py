@@ -12,12 +12,11 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from feature_repo.catalogue.families import FAMILIES
-from streams.batch import frames
+from streams.aggregation.ratings import Elo
+from streams.aggregation.result_delta import RaceState, apply_version
+from streams.aggregation.spill import MemorySpill
+from streams.batch import staging
 from streams.batch.build import build
-from streams.fold.elo import Elo
-from streams.fold.shelf import MemoryShelf
-from streams.fold.versions import RaceState, apply_version
-from streams.log import reader
 from tests.agreement import differences
 from tests.builders import a_field, a_log, a_result, a_runner, a_tick
 from tests.logs import a_store, logged
@@ -26,6 +25,7 @@ from tests.strategies import RandomLog, busy_logs
 from velo.errors import UserError
 from velo.racing.messages import Message, Result, from_record
 from velo.racing.starts import Start, starts_of
+from velo.storage.log import reader
 
 EXAMPLES = int(os.environ.get("VELO_EXAMPLES", "12"))
 """How many random logs the build is tried on, and in pieces half as many; VELO_EXAMPLES=300 for a long look."""
@@ -120,8 +120,8 @@ def test_a_changed_table_of_goings_or_distances_makes_the_tables_anew_under_a_ne
     logged(store, from_record(log[0]))
     first = build(store, NOW)
     logged(store, from_record(log[1]))
-    monkeypatch.setattr(frames, "DISTANCE_BANDS", (("dash", 1000), ("mile", 3000)))
-    monkeypatch.setattr(frames, "LONGEST_BAND", "endless")
+    monkeypatch.setattr(staging, "DISTANCE_BANDS", (("dash", 1000), ("mile", 3000)))
+    monkeypatch.setattr(staging, "LONGEST_BAND", "endless")
     second = build(a_store(tmp_path), NOW)
     assert (second.epoch, second.whole) == (first.epoch + 1, True)
 
@@ -133,11 +133,11 @@ def test_the_sql_measures_of_every_start_are_those_of_plain_python(name: str, co
     asked = Start._fields
     with duckdb.connect() as connection:
         measured = connection.execute(
-            f"SELECT seq, {', '.join(asked)} FROM {frames.parquet(frames.parts_of(store.home, 'starts'))}"
+            f"SELECT seq, {', '.join(asked)} FROM {staging.parquet(staging.parts_of(store.home, 'starts'))}"
         ).fetchall()
     by_sql = {(row[0], row[1 + asked.index("horse_id")]): row[1:] for row in measured}
     by_python: dict[tuple[int, str], tuple[object, ...]] = {}
-    elo, races = Elo(MemoryShelf()), dict[str, RaceState]()
+    elo, races = Elo(MemorySpill()), dict[str, RaceState]()
     for seq, message in reader.messages(store.home):
         if isinstance(message, Result):
             starts = starts_of(message.race, message.runners)

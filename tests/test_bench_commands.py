@@ -13,14 +13,14 @@ import duckdb
 import pytest
 
 from benchmarks import joins, serve
-from benchmarks.contract_views import CONTRACT
+from benchmarks.baseline_views import CONTRACT
 from feature_repo.catalogue.families import FAMILIES
 from streams.batch.build import build
 from streams.importers.ingest import ingest
 from streams.importers.runners import read_runner_tables
 from tests.cli import velo
 from tests.logs import a_store, fixed
-from training.model import Options
+from training.model import ModelOptions
 from training.train import train
 from velo.commands.bench import bench_app
 from velo.simulator import SeasonSpec, simulate
@@ -95,7 +95,7 @@ def test_replay_audits_what_it_replayed(season: Path, tmp_path: Path) -> None:
 
 def test_serve_measures_reads_and_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In process and over HTTP, the stream idle and at work; the model has few trees, for what it says is not asked."""
-    few = Options(rounds=20, patience=5, leaves=6, threads=1)
+    few = ModelOptions(rounds=20, patience=5, leaves=6, threads=1)
     monkeypatch.setattr(serve, "train", partial(train, options=few))
     told = ("--starts", 3_000, "--size", 8, "--requests", 3, "--rate", 200)
     measured = bench(tmp_path, "serve", *told)["measured"]

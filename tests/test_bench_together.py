@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from benchmarks import page
-from benchmarks.rounds import Spread
+from benchmarks.interleaved import Timing
 from benchmarks.whole import PARTS
 from tests.cli import velo
 from tests.shared import REPO
@@ -110,4 +110,4 @@ def test_a_mistake_is_one_line_and_nothing_runs(options: tuple[str, ...], said: 
 
 
 def test_a_spread_is_the_median_and_the_range() -> None:
-    assert Spread.of([3.0, 1.0, 2.0]).shown(".1f") == "2.0 (1.0–3.0)"
+    assert Timing.of([3.0, 1.0, 2.0]).shown(".1f") == "2.0 (1.0–3.0)"

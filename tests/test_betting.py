@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from training.backtest_metrics import (
-    Season,
+    BacktestPeriod,
     above_and_below,
     all_strategies,
     auc,
@@ -35,7 +35,7 @@ from training.betting import (
     kelly_stakes,
     strategy,
 )
-from training.blocks import softmax
+from training.by_race import softmax
 from training.devig import proportional
 from training.resampling import Days
 from velo.errors import UserError
@@ -43,7 +43,7 @@ from velo.errors import UserError
 Floats = NDArray[np.float64]
 
 
-def a_season(races: int = 240, seed: int = 1, edge: float = 0.0, unpriced: int = 0) -> Season:
+def a_season(races: int = 240, seed: int = 1, edge: float = 0.0, unpriced: int = 0) -> BacktestPeriod:
     """Races whose winners are drawn from π bent towards the model by `edge` (1: the model is true), 6 a day, at SP."""
     rng = np.random.default_rng(seed)
     sizes = rng.integers(5, 11, races)
@@ -57,7 +57,7 @@ def a_season(races: int = 240, seed: int = 1, edge: float = 0.0, unpriced: int =
     for race in range(unpriced):
         price[starts[race] + 1] = np.nan
     days = Days.of_dates(np.repeat(np.arange(races) // 6, sizes), 5, 200)
-    return Season(model, proportional(price, starts), price, price, share, starts, days)
+    return BacktestPeriod(model, proportional(price, starts), price, price, share, starts, days)
 
 
 def test_a_season_is_in_order_of_its_days_or_none() -> None:
@@ -238,7 +238,7 @@ def test_log_loss_r2_and_margin_by_hand() -> None:
     share = np.array([1.0, 0.0, 0.5, 0.5])
     p, pi = np.array([0.8, 0.2, 0.5, 0.5]), np.array([0.5, 0.5, np.nan, np.nan])
     odds = np.array([2.0, 2.0, np.nan, 2.0])
-    season = Season(p, pi, odds, odds, share, np.array([0, 2]), Days.of_dates(np.array([0, 0, 1, 1]), 1))
+    season = BacktestPeriod(p, pi, odds, odds, share, np.array([0, 2]), Days.of_dates(np.array([0, 0, 1, 1]), 1))
     assert winner_loss(p, share, season.starts) == pytest.approx([-math.log(0.8), math.log(2)])
     assert r2(p, season).value == pytest.approx((math.log(2) + math.log(0.8)) / (2 * math.log(2)))
     gained = margin(p, pi, season)

@@ -5,19 +5,19 @@ import json
 import numpy as np
 import pytest
 
-from training.blending import BENTER, KINDS, MEAN, RESIDUAL, Blending, Seen, chances, learn
-from training.blocks import Floats, softmax, total
+from training.blend_calibrate import surest
+from training.blending import BENTER, KINDS, MEAN, RESIDUAL, Blending, OutOfFoldPredictions, chances, learn
 from training.bundle import Bundle, Model
-from training.combine import surest
+from training.by_race import Floats, softmax, total
 from training.ensemble import Ensemble, inputs
 from training.fitting import choose_rounds, fit_fundamental, fit_on_market
 from training.market import LEAST_RACES, fit_blend, market_offset
-from training.model import FEATURES, Options, direction
+from training.model import FEATURES, ModelOptions, direction
 from training.races import Races
 from velo.errors import UserError
 
 RUNNERS, RACES = 8, 600
-SMALL = Options(rounds=30, patience=10, leaves=6, learning_rate=0.1, threads=1)
+SMALL = ModelOptions(rounds=30, patience=10, leaves=6, learning_rate=0.1, threads=1)
 
 
 def a_world(seed: int = 1) -> tuple[Floats, Races]:
@@ -35,10 +35,12 @@ def a_world(seed: int = 1) -> tuple[Floats, Races]:
     return matrix, Races(np.arange(RUNNERS * RACES), starts, share, pi, days)
 
 
-def seen(residual: Floats | None = None) -> Seen:
+def seen(residual: Floats | None = None) -> OutOfFoldPredictions:
     matrix, races = a_world()
     f = softmax(0.9 * matrix[:, 0], races.starts)
-    return Seen(races.starts, f, races.pi, f if residual is None else residual, races.share, 0.85 / races.pi)
+    return OutOfFoldPredictions(
+        races.starts, f, races.pi, f if residual is None else residual, races.share, 0.85 / races.pi
+    )
 
 
 def test_what_is_taught_sums_to_one_and_races_without_a_market_teach_their_winner() -> None:
@@ -131,7 +133,7 @@ def test_a_bundle_blends_a_race_as_the_backtest_did(kind: str) -> None:
     f = model.probabilities(given, races.starts)
     residual = softmax(on_market.model.scores(given) + offset, races.starts)
     odds = 0.85 / races.pi
-    some = Seen(races.starts, f, races.pi, residual, races.share, odds)
+    some = OutOfFoldPredictions(races.starts, f, races.pi, residual, races.share, odds)
     blending = learn(some, some, kind)
     expected = blending.curves[kind].probabilities(chances(kind, some, blending.benter), odds, races.starts)
     bundle = Bundle("v", FEATURES, {}, {}, Model(model, blending, (on_market.beta, on_market.model)))
@@ -177,7 +179,7 @@ def test_bound_trees_never_speak_against_a_better_record() -> None:
     at = FEATURES.index("jockey_velocity__sr_90d")
     rising = np.repeat(matrix[:1], 50, axis=0)
     rising[:, at] = np.linspace(-3.0, 3.0, 50)
-    options = Options(rounds=30, leaves=6, learning_rate=0.1, threads=1, monotone=True, feature_fraction=1.0)
+    options = ModelOptions(rounds=30, leaves=6, learning_rate=0.1, threads=1, monotone=True, feature_fraction=1.0)
     matrix[:, at] = np.sin(3.0 * matrix[:, 0])
     model, _ = fit_fundamental(inputs(matrix, races.starts), races, options, 30)
     scores = model.tree_scores(inputs(rising, np.zeros(1, dtype=np.intp)))

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from training.blocks import normalised, softmax, total
-from training.calibration import BetaCurve, Calibration, StepCurve, fit_calibration, says
+from training.by_race import normalised, softmax, total
+from training.calibration import BetaCurve, RegimeCalibration, StepCurve, fit_calibration, says
 from training.reliability import (
     equal_mass,
     equal_width,
@@ -139,7 +139,7 @@ def test_a_calibration_survives_its_text_to_the_last_bit() -> None:
     fitted = fit_calibration(true, share, 0.85 / true, enough=200.0)
     assert {type(regime.curve) for regime in fitted.regimes} == {BetaCurve, StepCurve}
     text = json.dumps(fitted.to_json())
-    again = Calibration.from_json(json.loads(text))
+    again = RegimeCalibration.from_json(json.loads(text))
     assert again == fitted
     before, after = (which.probabilities(true, 0.85 / true, starts) for which in (fitted, again))
     assert before.tolist() == after.tolist()
@@ -149,10 +149,10 @@ def test_text_of_another_format_or_kind_is_refused() -> None:
     true, _, share, _ = races(300, 7)
     kept = fit_calibration(true, share, 0.85 / true).to_json()
     with pytest.raises(UserError, match="format 9, this version reads 2: train anew"):
-        Calibration.from_json(kept | {"format": 9})
+        RegimeCalibration.from_json(kept | {"format": 9})
     kept["regimes"][0]["kind"] = "spline"
     with pytest.raises(UserError, match="'spline'"):
-        Calibration.from_json(kept)
+        RegimeCalibration.from_json(kept)
 
 
 def test_too_few_winners_are_told() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from feature_repo.catalogue.aggregates import Quotient
+from feature_repo.catalogue.aggregates import Ratio
 from feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
 from feature_repo.feast_store import apply, feature_store
 from feature_repo.objects import SERVICE
@@ -19,7 +19,7 @@ from tests.builders import a_field, a_log, a_result, a_tick
 from tests.logs import a_store, logged
 from tests.stores import NOW, Row, changelogs_of, historical, materialize, online, rows_of
 from velo.racing.messages import from_record
-from velo.store import Store
+from velo.storage.store import Store
 
 TRAINERS = BY_VIEW["trainer_velocity"]
 WITH_60_DAYS = replace(TRAINERS, windows=(14, 30, 60, 90))
@@ -81,7 +81,7 @@ def test_new_formulas_begin_an_epoch_whose_online_values_replace_those_of_the_sa
     mended = replace(
         bias,
         windowed=tuple(
-            replace(one, prior=10) if isinstance(one, Quotient) and one.name == "iv_shrunk" else one
+            replace(one, prior=10) if isinstance(one, Ratio) and one.name == "iv_shrunk" else one
             for one in bias.windowed
         ),
     )

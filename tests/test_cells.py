@@ -2,7 +2,7 @@
 
 import pytest
 
-from streams.importers import cells
+from streams.importers import parsers
 
 
 @pytest.mark.parametrize(
@@ -19,13 +19,13 @@ from streams.importers import cells
 )
 def test_a_margin_is_read_as_printed_in_decimals_fractions_or_words(printed: str, lengths: float) -> None:
     """`lg0.3` is what rpscrape made of a long neck until 2026-02-04."""
-    assert cells.lengths(printed) == pytest.approx(lengths, abs=1e-12)
+    assert parsers.lengths(printed) == pytest.approx(lengths, abs=1e-12)
 
 
 @pytest.mark.parametrize("printed", ["far", "1/0", "5/2", "1.25.5", "1e400", "l", "½½½", "2 far"])
 def test_a_margin_that_says_nothing_clear_is_unreadable(printed: str) -> None:
     with pytest.raises(ValueError, match=r".*"):
-        cells.lengths(printed)
+        parsers.lengths(printed)
 
 
 @pytest.mark.parametrize(
@@ -43,4 +43,4 @@ def test_a_margin_that_says_nothing_clear_is_unreadable(printed: str) -> None:
 )
 def test_a_distance_may_have_signs_for_fractions_and_be_in_metres(printed: str, metres: int) -> None:
     """2 miles and ⅓ furlong: 3520 + 73⅓ yards; 4 miles, 2 furlongs, 74 yards: 7040 + 440 + 74."""
-    assert cells.metres(printed) == metres
+    assert parsers.metres(printed) == metres

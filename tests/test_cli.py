@@ -11,13 +11,13 @@ import pandas as pd
 import pyarrow.parquet as parquet
 import pytest
 
-from streams.log import reader
-from streams.log.segments import segments
 from tests.builders import a_race, a_runner, write_csv, write_runner_table
 from tests.cli import velo, velo_process
 from tests.shared import REPO
 from velo.racing.messages import Racecard
-from velo.store import Home
+from velo.storage.log import reader
+from velo.storage.log.format import segments
+from velo.storage.store import Home
 
 HEAVY = ("bytewax", "duckdb", "feast", "lightgbm", "numpy", "pandas", "pyarrow", "redis", "sklearn")
 

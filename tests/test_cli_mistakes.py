@@ -9,14 +9,14 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from streams.generations import sole_publisher
-from streams.log.writer import LogWriter
 from tests.builders import a_race, a_runner, write_csv, write_runner_table
 from tests.cli import velo, velo_process
 from tests.logs import a_store, fixed
 from velo.errors import UserError
 from velo.settings import Settings
-from velo.store import Home, Store
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Home, Store
+from velo.storage.table_versions import sole_publisher
 
 GOOD = a_race()
 HEADER = "race_id,race_date,course,horse,status,position"

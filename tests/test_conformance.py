@@ -19,9 +19,9 @@ from feature_repo.catalogue.families import BY_VIEW, Family
 from feature_repo.feast_store import apply
 from feature_repo.stores.parts import Snapshot
 from streams.importers import dead_letters
-from streams.log import reader
 from tests.stores import CASES, Built, Conformance, historical, materialize, online
 from velo.racing.clock import EPOCH, MICROSECOND
+from velo.storage.log import reader
 
 if TYPE_CHECKING:
     from feast import FeatureStore

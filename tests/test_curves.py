@@ -9,11 +9,11 @@ import pytest
 from fastapi.testclient import TestClient
 
 from feature_repo.catalogue.families import BY_VIEW
-from serving.api.shapes import Curve
+from serving.api.schemas import Curve
 from serving.curves import VIEWS
 from tests.seasons import BUILT_AT, a_season, a_store, opened
 from tests.services import a_client, a_service
-from velo.store import Store
+from velo.storage.store import Store
 
 KEYS = {"horse": "horse 1", "trainer": "trainer 1", "jockey": "jockey 1"}
 KINDS = pytest.mark.parametrize("kind", ["horse", "trainer", "jockey"])

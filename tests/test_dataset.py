@@ -15,12 +15,11 @@ import pytest
 from feature_repo.catalogue import columns
 from streams.importers.ingest import ingest
 from streams.importers.runners import read_runner_tables
-from streams.log.reader import messages as logged
 from tests.seasons import BUILT_AT, a_season, a_store, opened
 from tests.shared import shared_file
 from tests.stores import Conformance
 from training.dataset import LABEL, TrainingSet, training_set
-from training.declared import Period, declared
+from training.entity_rows import Period, declared
 from training.prices import prices
 from velo.errors import UserError
 from velo.racing.cards import decision_time, declared_at, first_result
@@ -37,7 +36,8 @@ from velo.racing.messages import (
     Runner,
     instant_of,
 )
-from velo.store import Store
+from velo.storage.log.reader import messages as logged
+from velo.storage.store import Store
 
 LEAD = timedelta(minutes=5)
 OFF = datetime(2024, 5, 1, 14, 0, tzinfo=UTC)
@@ -252,7 +252,7 @@ def test_the_column_names_are_feasts_own() -> None:
 
 
 def test_a_period_without_results_is_refused_in_one_line(store: Store) -> None:
-    from training.declared import Period
+    from training.entity_rows import Period
 
     with pytest.raises(UserError, match="holds no result between 1990-01-01 and 1990-12-31"):
         training_set(store, period=Period(date(1990, 1, 1), date(1990, 12, 31)))

@@ -10,9 +10,9 @@ import pytest
 from tests.seasons import a_season, a_store
 from training.dataset import TrainingSet
 from training.dataset_cache import KEPT, kept_training_set
-from training.declared import Period
+from training.entity_rows import Period
 from velo.errors import UserError
-from velo.store import Home, Store
+from velo.storage.store import Home, Store
 
 READ = "read the training set"
 

@@ -12,16 +12,13 @@ from hypothesis import strategies as st
 from feature_repo.stores.embedded_redis import down
 from feature_repo.stores.race_cards import RaceCards
 from feature_repo.stores.redis_client import connect
-from serving.told import told_of
+from serving.race_messages import messages_of_race
 from streams.batch.build import build
-from streams.beyond import Beyond
 from streams.dataflow.cards_sink import fill, offer_of
-from streams.dataflow.tail import LogTail
-from streams.log.reader import messages as logged
-from streams.log.writer import LogWriter
+from streams.unbuilt_log import UnbuiltLog
 from tests.oracle_declared import Standing, standing_of
 from tests.seasons import opened
-from training.declared import declared
+from training.entity_rows import declared
 from velo.racing.cards import FROM_CARD, decision_time, declared_at, withdrawn_since
 from velo.racing.messages import (
     GoingChange,
@@ -37,7 +34,10 @@ from velo.racing.messages import (
     instant_of,
     to_record,
 )
-from velo.store import Store
+from velo.storage.log.reader import messages as logged
+from velo.storage.log.tail import LogTail
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Store
 
 OFF = datetime(2024, 5, 1, 14, 0, tzinfo=UTC)
 LEAD = timedelta(minutes=5)
@@ -169,9 +169,9 @@ def _of_race(message: Message, race_id: str) -> Message:
 
 def _tables_and_log(store: Store, by_race: dict[str, list[Message]]) -> None:
     for race_id, messages in by_race.items():
-        read = [Beyond(store.home).messages(race_id, 0)]
+        read = [UnbuiltLog(store.home).messages(race_id, 0)]
         if any(isinstance(one, Racecard | Result) for one in messages):
-            read.append(list(told_of(store.home, race_id).messages))
+            read.append(list(messages_of_race(store.home, race_id).messages))
         for one in messages:
             expected = standing_of(messages, instant_of(one))
             assert [standing(each, instant_of(one)) for each in read] == [expected] * len(read), race_id
@@ -219,5 +219,5 @@ def test_a_card_of_an_older_log_marks_its_non_runners_in_a_field_of_the_source(t
         writer.load([Racecard(race, old, OFF - timedelta(hours=3)), Racecard(race, old, OFF - timedelta(hours=2))])
     assert "status" not in to_record(Racecard(race, old))["runners"][0]
     build(store, NOW)
-    for messages in ([one for _, one in logged(store.home)], told_of(store.home, "R").messages):
+    for messages in ([one for _, one in logged(store.home)], messages_of_race(store.home, "R").messages):
         assert standing(messages, OFF) == ({"h2": None}, {"h1": OFF - timedelta(hours=3)}, None)

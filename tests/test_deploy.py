@@ -22,13 +22,13 @@ from redis import Redis
 
 from feature_repo.stores.embedded_redis import executable
 from serving.api.metrics import Metrics
-from streams.dataflow.telemetry import Telemetry
-from streams.log.writer import LogWriter
-from streams.watch import StoreWatch
+from streams.dataflow.metrics import Telemetry
+from streams.store_metrics import StoreWatch
 from tests.cli import velo
 from tests.logs import NOON, a_store, told
 from tests.shared import REPO
-from velo.store import Home
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Home
 
 DEPLOY = REPO / "deploy"
 DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))

@@ -16,9 +16,9 @@ from tests.desks import RACE, ROWS, Desk, chances, page_of, served, settled, sho
 from tests.services import HOSTILE, NOW, OFF, RUNNERS, a_service, a_streamed_store, tell
 from tests.services import RACE as RACE_TO_COME
 from training import bundle, bundle_writing
-from training.bands import Band
+from training.calibration_intervals import CalibrationInterval
 from velo.racing.messages import FINISHED, GoingChange, JockeyChange, Market, NonRunner, Reinstated, Result
-from velo.store import Store
+from velo.storage.store import Store
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -169,7 +169,7 @@ def test_what_came_by_itself_made_no_page_complain(browser: "Browser", desk: Des
 def test_a_chance_has_its_interval_where_the_model_tells_one(browser: "Browser", store: Store, tmp_path: Path) -> None:
     """And what the interval covers; with the market put to it the chance has one of its own."""
     held = bundle.load(store.home, store.epochs[-1])
-    half, third = (Band((0.1,), (low,), (2.0 - low,), 800, 90, 100.0) for low in (0.5, 0.7))
+    half, third = (CalibrationInterval((0.1,), (low,), (2.0 - low,), 800, 90, 100.0) for low in (0.5, 0.7))
     model = replace(held.model, bands={bundle.OWN: half, bundle.BLEND: third})
     bundle_writing.write(store.home, model, dict(held.metadata), held.metrics, NOW)
     try:

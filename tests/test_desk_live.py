@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from feature_repo.stores.embedded_redis import down
-from streams.dataflow.run import Options, plan, run
-from streams.dataflow.telemetry import Telemetry, position
-from streams.log import reader
-from streams.log.writer import LogWriter
+from streams.dataflow.metrics import Telemetry, position
+from streams.dataflow.runtime import StreamOptions, plan, run
 from tests.desks import RACE
 from tests.live_services import up
 from tests.services import NOW, a_service, a_streamed_store
 from velo.racing.messages import Market, Message, NonRunner
-from velo.store import Store
+from velo.storage.log import reader
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Store
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -63,7 +63,7 @@ def test_what_is_told_is_on_the_screen_a_moment_later(
     def clock() -> datetime:
         return NOW + timedelta(seconds=time.monotonic() - begun)
 
-    arguments = (plan(store), Options(snapshot_every=timedelta(seconds=5)), clock, Telemetry())
+    arguments = (plan(store), StreamOptions(snapshot_every=timedelta(seconds=5)), clock, Telemetry())
     stream = threading.Thread(target=run, args=arguments, kwargs={"stop": stop})
     stream.start()
     try:

@@ -7,9 +7,9 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from feature_repo.catalogue.families import BY_VIEW
-from streams.fold.elo import Elo, Starter
-from streams.fold.replay import Replay, changelog
-from streams.fold.shelf import MemoryShelf
+from streams.aggregation.ratings import Elo, Starter
+from streams.aggregation.replay import Replay, changelog
+from streams.aggregation.spill import MemorySpill
 from tests.builders import Record, a_log, a_result, a_runner, a_tick
 from velo.racing.elo import E9, EVEN, PARTS, Standing, earned
 from velo.racing.messages import from_record
@@ -96,7 +96,7 @@ def test_an_amendment_of_the_odds_takes_back_what_was_earned_and_earns_anew_by_w
     amended = ratings(wrong, later, right)["a"]
     assert amended[:2] == ratings(wrong, later)["a"]
     assert [count for count, _ in amended] == [1, 2, 2]
-    book, other = Elo(MemoryShelf()), Elo(MemoryShelf())
+    book, other = Elo(MemorySpill()), Elo(MemorySpill())
     book.tell("R1", starters(20, 12))
     book.tell("R2", starters(16, 17))
     other.hold("R2", book.held("R2"))

@@ -15,8 +15,8 @@ import pytest
 from feature_repo.catalogue.columns import COLUMNS
 from feature_repo.catalogue.families import BY_VIEW, FAMILIES
 from feature_repo.stores.embedded_redis import down
-from serving.told import told_of
-from serving.vectors import offline
+from serving.feature_matrix import offline
+from serving.race_messages import messages_of_race
 from streams.explain import Explained, ExplainedFeature, ExplainedView, explain
 from tests.cli import velo
 from tests.seasons import a_season, a_store
@@ -24,7 +24,7 @@ from tests.stores import Conformance
 from velo.errors import UserError
 from velo.racing.cards import decision_time, declared_at
 from velo.settings import Settings
-from velo.store import Store
+from velo.storage.store import Store
 
 LEAD = timedelta(minutes=5)
 LATEST = "SELECT race_id, horse_id FROM {starts} ORDER BY race_date DESC, race_id, horse_id LIMIT 1"
@@ -56,7 +56,7 @@ def ask(store: Store, query: str) -> list[tuple[Any, ...]]:
 
 
 def explained(store: Store, race_id: str, horse_id: str, instant: datetime | None = None) -> Explained:
-    messages = told_of(store.home, race_id).messages
+    messages = messages_of_race(store.home, race_id).messages
     at = instant or decision_time(messages, LEAD)
     assert at is not None
     race = declared_at(messages, at)
@@ -150,7 +150,7 @@ def test_the_starts_of_a_window_are_those_the_warehouse_has_in_it(season: Store)
 def test_the_values_told_are_those_that_serving_reads(season: Store) -> None:
     """Stored and request-time features alike, for every runner of a race."""
     [(race_id,)] = ask(season, "SELECT race_id FROM {starts} ORDER BY race_date DESC, race_id, horse_id LIMIT 1")
-    messages = told_of(season.home, race_id).messages
+    messages = messages_of_race(season.home, race_id).messages
     at = decision_time(messages, LEAD)
     assert at is not None
     race = declared_at(messages, at)

@@ -10,26 +10,27 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import fault_scenes, faults, harm, kill_scenes
-from benchmarks.fault_scenes import FAULTS, Fault
-from benchmarks.harm import Scene
-from streams import damage, generations
-from streams.log.segments import segments
+from benchmarks import fault_harness, fault_scenarios, faults, kill_scenes
+from benchmarks.fault_harness import Scene
+from benchmarks.fault_scenarios import FAULTS, Fault
+from streams import integrity_check
 from tests.cli import velo
 from tests.shared import REPO
 from velo.errors import UserError
+from velo.storage import table_versions
+from velo.storage.log.format import segments
 
 PAGE = REPO / "docs" / "reliability.md"
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    return harm.prepared(tmp_path_factory.mktemp("base"))
+    return fault_harness.prepared(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture
 def scene(base: Scene, tmp_path: Path) -> Iterator[Scene]:
-    with harm.scene(base, tmp_path / "scene", random.Random(1)) as made:
+    with fault_harness.scene(base, tmp_path / "scene", random.Random(1)) as made:
         yield made
 
 
@@ -38,7 +39,7 @@ def test_a_store_comes_back_from_a_fault_with_all_that_was_acknowledged(
     fault: Fault, base: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A scene raises where a command does anything but refuse in one line, or a remedy does not work."""
-    monkeypatch.setattr(fault_scenes, "AWAY_S", 4.0)
+    monkeypatch.setattr(fault_scenarios, "AWAY_S", 4.0)
     monkeypatch.setattr(kill_scenes, "EVERY", False)
     found = faults.outcome(fault, base, tmp_path / fault.name, random.Random(1))
     if found.seen.startswith(faults.NOT_RUN):
@@ -51,9 +52,9 @@ def test_a_store_comes_back_from_a_fault_with_all_that_was_acknowledged(
 
 def test_whatever_broke_a_command_a_damaged_file_is_told_with_its_remedy(scene: Scene) -> None:
     """A table that no reader can open is no bug of ours to show a traceback of."""
-    assert damage.found(scene.home) is None
+    assert integrity_check.found(scene.home) is None
     part = next((scene.home.offline / "horse_form").glob("batch-*.parquet"))
-    harm.cut(part, 200)
+    fault_harness.cut(part, 200)
     asked = scene.backup.root / "asked.csv"
     asked.write_text("horse_id,event_timestamp\nnobody,2024-02-01T12:00:00Z\n")
     velo("features", "--entities", asked, "--out", asked.with_suffix(".parquet"), home=scene.home.root).told(
@@ -78,20 +79,20 @@ def test_a_whole_build_trusts_nothing_that_was_kept(scene: Scene) -> None:
         part.unlink()
         part.write_bytes(b"no table")
     assert velo("build", "--whole", home=scene.home.root).code == 0
-    assert damage.found(scene.home) is None
+    assert integrity_check.found(scene.home) is None
 
 
 def test_a_part_that_was_changed_is_named(scene: Scene) -> None:
-    folder = generations.current(scene.home)
+    folder = table_versions.current(scene.home)
     assert folder is not None
-    generations.refuse_damaged(folder)
+    table_versions.refuse_damaged(folder)
     part = next((folder / "draw_bias").glob("batch-*.parquet"))
-    harm.change(part, 0.5, 1)
+    fault_harness.change(part, 0.5, 1)
     with pytest.raises(UserError, match=re.escape(str(part))):
-        generations.refuse_damaged(folder)
+        table_versions.refuse_damaged(folder)
     part.unlink()
     with pytest.raises(UserError, match="is gone"):
-        generations.refuse_damaged(folder)
+        table_versions.refuse_damaged(folder)
 
 
 def test_a_name_that_is_no_fault_is_told(tmp_path: Path) -> None:
@@ -101,8 +102,8 @@ def test_a_name_that_is_no_fault_is_told(tmp_path: Path) -> None:
 def test_a_run_of_some_faults_writes_their_rows_and_leaves_the_others(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(PAGE.read_text(encoding="utf-8"), encoding="utf-8")
-    again = faults.Outcome("part-cut", "a Parquet part cut short", "seen anew", "nothing", "so", 1.0, 7, 0, 0)
-    faults.write_into(page, faults.Figures((again,), None, 1.0, "another machine"))
+    again = faults.FaultOutcome("part-cut", "a Parquet part cut short", "seen anew", "nothing", "so", 1.0, 7, 0, 0)
+    faults.write_into(page, faults.FaultFigures((again,), None, 1.0, "another machine"))
     before, after = (one.read_text(encoding="utf-8").splitlines() for one in (PAGE, page))
     assert [line for line in after if line not in before] == [
         "| a Parquet part cut short | seen anew | nothing | so | 1.0 | 7 | 0 |"
@@ -118,4 +119,4 @@ def test_the_page_has_the_commands_own_table_of_every_fault() -> None:
         assert fault.harm in told, f"{fault.harm}: run `velo bench faults --into docs/reliability.md`"
         assert told[fault.harm][-1].rstrip(" |") == "0"
     with pytest.raises(UserError, match="no `<!-- velo bench faults -->`"):
-        faults.write_into(REPO / "README.md", faults.Figures((), None, 0.0, ""))
+        faults.write_into(REPO / "README.md", faults.FaultFigures((), None, 0.0, ""))

@@ -22,7 +22,7 @@ from feature_repo.stores.redis_layout import Layout
 from feature_repo.stores.redis_rows import RedisRows
 from tests.changelogs import START, made_up
 from velo.settings import Settings
-from velo.store import Home, Store
+from velo.storage.store import Home, Store
 
 ROOT = Path(__file__).parents[1]
 REPO = ROOT / "feature_repo"

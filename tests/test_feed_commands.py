@@ -17,7 +17,7 @@ from tests.feeds import Listed, drained, encoded, sent, sent_result
 from tests.logs import a_store
 from tests.shared import REPO
 from velo.settings import Settings
-from velo.store import Store
+from velo.storage.store import Store
 
 
 def test_velo_feed_and_velo_ingest_follow_are_the_two_ends_of_a_feed(tmp_path: Path, redis_url: str) -> None:

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.feeds.contract import COMMITTED, message_schema
-from streams.feeds.door import LETTER_CHARACTERS, MAX_BYTES, MAX_DEPTH, PRODUCED, Door, Taken
+from streams.feeds.json_schema import COMMITTED, message_schema
+from streams.feeds.validation import LETTER_CHARACTERS, MAX_BYTES, MAX_DEPTH, PRODUCED, MessageValidator, ValidMessage
 from streams.importers.columns import COLUMNS, RUNNER_COLUMNS
 from streams.importers.dead_letters import DeadLetter
 from streams.importers.runners import parse_rows
@@ -33,7 +33,7 @@ from velo.racing.messages import (
     to_record,
 )
 from velo.settings import Settings
-from velo.store import Store
+from velo.storage.store import Store
 
 AFTERNOON = NOON + timedelta(hours=6)
 SCHEMA = json.loads(COMMITTED.read_text(encoding="utf-8"))
@@ -41,17 +41,17 @@ VALID = jsonschema.Draft202012Validator(SCHEMA)
 
 
 @pytest.fixture(scope="module")
-def door(tmp_path_factory: pytest.TempPathFactory) -> Door:
-    return Door.of(a_store(tmp_path_factory.mktemp("home")))
+def door(tmp_path_factory: pytest.TempPathFactory) -> MessageValidator:
+    return MessageValidator.of(a_store(tmp_path_factory.mktemp("home")))
 
 
-def taken(door: Door, message: dict[str, Any], arrived: datetime = NOON) -> Taken:
+def taken(door: MessageValidator, message: dict[str, Any], arrived: datetime = NOON) -> ValidMessage:
     through = door.take(orjson.dumps(message), arrived)
-    assert isinstance(through, Taken), through
+    assert isinstance(through, ValidMessage), through
     return through
 
 
-def refused(door: Door, body: bytes | None, arrived: datetime = NOON) -> DeadLetter:
+def refused(door: MessageValidator, body: bytes | None, arrived: datetime = NOON) -> DeadLetter:
     through = door.take(body, arrived)
     assert isinstance(through, DeadLetter), through
     return through
@@ -67,7 +67,7 @@ def test_the_committed_schema_is_that_of_the_dataclasses() -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
 
 
-def test_what_the_log_writes_of_a_message_is_what_a_producer_may_send(door: Door) -> None:
+def test_what_the_log_writes_of_a_message_is_what_a_producer_may_send(door: MessageValidator) -> None:
     """A record of each type fits the schema, passes the door and is the same message again."""
     card = sent_result() | {"type": "racecard", "runners": [{"horse": "Arkle", "draw": 3}]}
     examples = [
@@ -105,10 +105,10 @@ def test_the_door_takes_or_keeps_whatever_comes_and_a_bad_type_by_the_schema_is_
     tmp_path_factory: pytest.TempPathFactory, fields: dict[str, Any], kind: str
 ) -> None:
     """Never an exception; and what the schema allows is never refused for the kind of a value, dates apart."""
-    door = Door.of(a_store(tmp_path_factory.getbasetemp() / "door"))
+    door = MessageValidator.of(a_store(tmp_path_factory.getbasetemp() / "door"))
     message = sent_result() | {"type": kind} | fields
     through = door.take(orjson.dumps(message), NOON)
-    if isinstance(through, Taken):
+    if isinstance(through, ValidMessage):
         orjson.dumps({**through.kept, **to_record(through.message)})
     else:
         assert through.letter
@@ -118,14 +118,14 @@ def test_the_door_takes_or_keeps_whatever_comes_and_a_bad_type_by_the_schema_is_
 
 @given(st.binary(max_size=60) | _TEXT.map(str.encode))
 def test_no_bytes_break_the_door(tmp_path_factory: pytest.TempPathFactory, body: bytes) -> None:
-    door = Door.of(a_store(tmp_path_factory.getbasetemp() / "door"))
+    door = MessageValidator.of(a_store(tmp_path_factory.getbasetemp() / "door"))
     assert refused(door, body).letter
 
 
 # What is taken
 
 
-def test_a_live_result_is_the_one_that_the_same_rows_make_in_a_runner_table(door: Door) -> None:
+def test_a_live_result_is_the_one_that_the_same_rows_make_in_a_runner_table(door: MessageValidator) -> None:
     """Keys, fills, odds of 1, draw 0: one implementation."""
     rows = a_race(
         a_runner("Arkle  (IRE)", 1, draw=0, sp_decimal=1.0),
@@ -143,7 +143,7 @@ def test_a_live_result_is_the_one_that_the_same_rows_make_in_a_runner_table(door
     assert (made.race, made.runners, made.result_version) == (loaded.race, loaded.runners, 1)
 
 
-def test_each_type_becomes_its_message(door: Door) -> None:
+def test_each_type_becomes_its_message(door: MessageValidator) -> None:
     changed = sent("jockey_change", horse_id=" arkle ", jockey="L Piggott")
     assert taken(door, changed).message == JockeyChange("R1", "arkle", "l piggott", "L Piggott")
     assert taken(door, sent("non_runner", horse="Arkle")).message == NonRunner("R1", "arkle")
@@ -155,7 +155,7 @@ def test_each_type_becomes_its_message(door: Door) -> None:
     assert [one.status for one in card.runners] == [None, None]
 
 
-def test_unknown_fields_are_kept_where_no_table_reads_them(door: Door) -> None:
+def test_unknown_fields_are_kept_where_no_table_reads_them(door: MessageValidator) -> None:
     """Also a name that means something in another message, or at another place of this one."""
     message = sent_result(weather={"wind": [3]}, prices="none", seq=7, silence=None)
     message["runners"][0] |= {"silks": "yellow", "going": "Heavy"}
@@ -167,11 +167,11 @@ def test_unknown_fields_are_kept_where_no_table_reads_them(door: Door) -> None:
 
 
 def test_in_a_store_keyed_by_name_the_name_is_the_key(tmp_path: Path) -> None:
-    door = Door.of(Store.open(Settings(tmp_path, keys="name")))
+    door = MessageValidator.of(Store.open(Settings(tmp_path, keys="name")))
     assert taken(door, sent("non_runner", horse_id="H1", horse="Arkle (IRE)")).message == NonRunner("R1", "arkle (ire)")
 
 
-def test_a_result_is_known_when_it_arrives_whatever_it_claims(door: Door) -> None:
+def test_a_result_is_known_when_it_arrives_whatever_it_claims(door: MessageValidator) -> None:
     """So a race that has not been run where we are has no result, in local dates."""
     message = sent_result(race_date="2024-06-01", off_time="2024-06-01T10:45:00Z", known_at="2030-01-01T00:00:00Z")
     midnight = datetime(2024, 5, 31, 23, 0, tzinfo=UTC)
@@ -184,7 +184,7 @@ def test_a_result_is_known_when_it_arrives_whatever_it_claims(door: Door) -> Non
 
 def test_a_result_before_its_scheduled_off_is_taken_and_counted(tmp_path: Path) -> None:
     """The off was only scheduled, and the result is here; a void race is often known hours before."""
-    door = Door.of(a_store(tmp_path))
+    door = MessageValidator.of(a_store(tmp_path))
     early = NOON - timedelta(hours=1)
     assert isinstance(taken(door, sent_result(), early).message, Result)
     assert door.warnings == {"result before its scheduled off": 1}
@@ -195,7 +195,7 @@ def test_a_result_before_its_scheduled_off_is_taken_and_counted(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kind", ["result", "racecard"])
-def test_an_off_more_than_a_day_from_the_races_date_is_refused(door: Door, kind: str) -> None:
+def test_an_off_more_than_a_day_from_the_races_date_is_refused(door: MessageValidator, kind: str) -> None:
     for off, reason in (("2024-05-02T22:59:00Z", None), ("2024-05-02T23:00:00Z", "off_time far from race_date")):
         through = door.take(orjson.dumps(sent_result(off_time=off) | {"type": kind}), NOON)
         assert (through.reason if isinstance(through, DeadLetter) else None) == reason
@@ -245,7 +245,7 @@ def test_an_off_more_than_a_day_from_the_races_date_is_refused(door: Door, kind:
     ],
 )  # fmt: skip
 def test_what_breaks_a_rule_is_a_letter_with_the_value_the_rule_and_the_remedy(
-    door: Door, body: bytes | None, reason: str, detail: str
+    door: MessageValidator, body: bytes | None, reason: str, detail: str
 ) -> None:
     letter = refused(door, body)
     assert letter.reason == reason
@@ -275,7 +275,9 @@ def _with(name: str, value: str) -> bytes:
 
 @pytest.mark.parametrize("name", _WHOLE)
 @pytest.mark.parametrize("value", [*_BEYOND, "1e308", "2.5", "true", '"1e30"', f'"{400 * "9"}"', "[1]"])
-def test_a_whole_number_that_no_table_could_hold_is_a_letter_of_one_line(door: Door, name: str, value: str) -> None:
+def test_a_whole_number_that_no_table_could_hold_is_a_letter_of_one_line(
+    door: MessageValidator, name: str, value: str
+) -> None:
     """Versions, positions, draws and the like: the log and the tables have 32 or 64 bits for them, JSON has no bound."""
     letter = refused(door, _with(name, value))
     assert "\n" not in letter.detail
@@ -286,13 +288,13 @@ def test_a_whole_number_that_no_table_could_hold_is_a_letter_of_one_line(door: D
 
 @pytest.mark.parametrize("name", [*_WHOLE, *_NUMBERS])
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e400", "-1e400"])
-def test_what_is_no_number_of_json_is_a_letter_of_one_line(door: Door, name: str, value: str) -> None:
+def test_what_is_no_number_of_json_is_a_letter_of_one_line(door: MessageValidator, name: str, value: str) -> None:
     letter = refused(door, _with(name, value))
     assert (letter.reason, "\n" in letter.detail) == ("no JSON", False)
     assert letter.detail.endswith("send one JSON object, in UTF-8, without NaN or Infinity")
 
 
-def test_a_message_too_long_or_nested_too_deep_is_refused_and_its_letter_stays_small(door: Door) -> None:
+def test_a_message_too_long_or_nested_too_deep_is_refused_and_its_letter_stays_small(door: MessageValidator) -> None:
     long = refused(door, orjson.dumps(sent("going_change", going="x" * MAX_BYTES)))
     assert long.reason == "too long"
     assert len(long.rows[0]["message"]) == LETTER_CHARACTERS
@@ -309,7 +311,7 @@ def test_a_message_too_long_or_nested_too_deep_is_refused_and_its_letter_stays_s
 # The page
 
 
-def test_the_examples_of_the_page_fit_the_schema_and_pass_the_door(door: Door) -> None:
+def test_the_examples_of_the_page_fit_the_schema_and_pass_the_door(door: MessageValidator) -> None:
     page = (REPO / "docs" / "feeds.md").read_text(encoding="utf-8")
     examples = [json.loads(line) for line in page.splitlines() if line.startswith('{"type"')]
     assert {one["type"] for one in examples} == set(PRODUCED)
@@ -320,7 +322,9 @@ def test_the_examples_of_the_page_fit_the_schema_and_pass_the_door(door: Door) -
 
 @pytest.mark.parametrize("mark", ["\n", "\0", "\x1b", "\x7f", "\x85"])
 @pytest.mark.parametrize("kind", PRODUCED)
-def test_a_race_id_with_a_control_character_is_refused_whatever_tells_it(door: Door, kind: str, mark: str) -> None:
+def test_a_race_id_with_a_control_character_is_refused_whatever_tells_it(
+    door: MessageValidator, kind: str, mark: str
+) -> None:
     about = {"horse_id": "arkle", "jockey_id": "p taaffe", "going": "Good", "source": "tote", "prices": {"arkle": 2.0}}
     message = {**sent_result(), **about, "type": kind, "race_id": f"R{mark}1"}
     letter = refused(door, orjson.dumps(message))

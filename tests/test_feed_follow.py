@@ -16,20 +16,20 @@ import pytest
 
 from feature_repo.stores import embedded_redis
 from feature_repo.stores.redis_client import connect_url
-from streams.feeds import places
+from streams.feeds import offsets
 from streams.feeds.follow import follow
 from streams.feeds.redis_stream import RedisFeed
 from streams.feeds.redis_stream import put as put_on_stream
 from streams.importers import dead_letters
-from streams.log import reader
-from streams.log.rebuild import rebuild
-from streams.log.writer import LogWriter
 from tests.feeds import Listed, a_day, drained, encoded, said, sent_result, ticking
 from tests.logs import NOON, a_store, fixed, held, told
 from tests.shared import REPO
 from velo.errors import UserError
 from velo.racing.messages import Tick
-from velo.store import Home, Store
+from velo.storage.log import reader
+from velo.storage.log.rebuild import rebuild
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Home, Store
 
 HOUR = timedelta(hours=1)
 
@@ -108,7 +108,7 @@ def test_a_run_that_fails_at_any_step_of_a_batch_loses_and_doubles_nothing(
         "append": (LogWriter, "append"),
         "sync": (LogWriter, "sync"),
         "letters": (dead_letters, "write"),
-        "settle": (places, "settle"),
+        "settle": (offsets, "settle"),
     }
     owner, name = steps[crash]
     real = getattr(owner, name)
@@ -177,7 +177,7 @@ def test_a_follower_killed_in_mid_feed_again_and_again_ends_in_the_log_of_an_uni
         assert done.returncode in (0, -signal.SIGKILL)
         code = done.returncode
         killed += code != 0
-        at = places.read(cut.home, stream().name)
+        at = offsets.read(cut.home, stream().name)
         if code and at.appended and at.appended[""] != at.settled:
             # the last write was not synced yet, so a power cut may have torn it
             last = max(cut.home.log.glob("*.ndjson"))

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from streams.feeds import places
+from streams.feeds import offsets
 from streams.feeds.follow import follow
 from streams.feeds.kafka_topic import KafkaFeed
 from streams.feeds.kafka_topic import put as put_on_topic
 from tests.feeds import Listed, a_day, drained, encoded, followed_to, said, sent_result, ticking
 from tests.logs import a_store
 from velo.errors import UserError
-from velo.store import Store
+from velo.storage.store import Store
 
 HOUR = timedelta(hours=1)
 
@@ -82,6 +82,6 @@ def test_a_topic_of_several_partitions_is_refused_unless_one_is_named(store: Sto
 
 def test_records_that_are_gone_from_a_topic_are_told_and_not_skipped(store: Store, brokers: str) -> None:
     put_on_topic(brokers, "gone", encoded(sent_result()), partition=0)
-    places.settle(store.home, "kafka:gone/0", "41", 0)
+    offsets.settle(store.home, "kafka:gone/0", "41", 0)
     with pytest.raises(UserError, match="holds offsets 0 to 1, but 42 comes next: records were lost"):
         drained(store, KafkaFeed(brokers, "gone", 0))

@@ -15,15 +15,15 @@ from feature_repo.stores import embedded_redis
 from feature_repo.stores.redis_client import connect
 from streams.audit import audit
 from streams.feeds.kafka_topic import EVERY, KafkaFeed
-from streams.feeds.merging import Merging
-from streams.log import reader
+from streams.feeds.partition_merge import PartitionMerge
 from tests.cli import velo, velo_process
 from tests.feeds import Listed, a_day, drained, encoded, followed_to, said, sent_over_time, sent_result
 from tests.logs import a_store
 from tests.seasons import a_season
 from tests.streaming import NOW
 from velo.racing.messages import Result, to_record
-from velo.store import Store
+from velo.storage.log import reader
+from velo.storage.store import Store
 
 PARTITIONS = 4
 
@@ -90,7 +90,7 @@ def test_two_processes_of_the_stream_leave_what_a_batch_of_the_log_does(store: S
 def test_whichever_partition_answers_first_a_backlog_comes_out_as_it_was_sent(sent: list[int], chance: Random) -> None:
     """A record of each partition stands at its head, or its end is known, before anything is given out."""
     unread = {one: [at for at, where in enumerate(sent) if where == one] for one in range(PARTITIONS)}
-    merging, taken = Merging(range(PARTITIONS)), []
+    merging, taken = PartitionMerge(range(PARTITIONS)), []
     while unread:
         one = chance.choice(list(unread))
         if unread[one]:
@@ -106,7 +106,7 @@ def test_whichever_partition_answers_first_a_backlog_comes_out_as_it_was_sent(se
 
 
 def test_what_comes_live_waits_for_no_idle_partition() -> None:
-    merging = Merging(range(2))
+    merging = PartitionMerge(range(2))
     merging.ends(0)
     merging.ends(1)
     merging.add(1, 5, "news")

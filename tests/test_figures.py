@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from streams.figures import SLOWEST_SECONDS, served
+from streams.metrics_server import SLOWEST_SECONDS, served
 from velo.errors import UserError
 
 

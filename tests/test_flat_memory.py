@@ -15,28 +15,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_repo.catalogue.families import BY_VIEW, FAMILIES
-from streams import packed as packed_module
-from streams.dataflow.ground import Held, HeldRaces
-from streams.dataflow.tail import Place
-from streams.fold import shelf as shelf_module
-from streams.fold.days import LocalDays
-from streams.fold.elo import Elo
-from streams.fold.pasts import NO_PAST, Pasts
-from streams.fold.roll import Roller, ShardState
-from streams.fold.routing import Router
-from streams.fold.shapes import Columns, Memory
-from streams.fold.shelf import FileShelf, MemoryShelf, Shelf
-from streams.fold.versions import replacing
-from streams.log.index import HeldVersion, Index
-from streams.log.writer import LogWriter
-from streams.packed import Packed, expanded, squeezed
+from streams.aggregation import spill as shelf_module
+from streams.aggregation.key_history import NO_HISTORY, KeyHistories
+from streams.aggregation.layout import Columns, RememberedStart
+from streams.aggregation.local_days import LocalDays
+from streams.aggregation.ratings import Elo
+from streams.aggregation.result_delta import replacing
+from streams.aggregation.routing import Router
+from streams.aggregation.spill import FileSpill, MemorySpill, Spill
+from streams.aggregation.window_state import ShardState, WindowAggregator
+from streams.dataflow.bootstrap import Held, HeldRaces
 from tests.logs import a_store, fixed
 from tests.streaming import NOW, all_rows, assert_same, batch_twin, streamed
 from velo.errors import UserError
 from velo.racing.clock import to_us
 from velo.racing.messages import Race, Result, Runner, to_record
 from velo.settings import zone_named
-from velo.store import Store
+from velo.storage import compact_map as packed_module
+from velo.storage.compact_map import CompactMap, expanded, squeezed
+from velo.storage.log.index import HeldVersion, Index
+from velo.storage.log.tail import RecordOffset
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Store
 
 LONDON = zone_named("Europe/London")
 FIRST_DAY = date(2010, 1, 1)
@@ -80,12 +80,12 @@ def race_day(number: int) -> Iterator[Result]:
 class AllThatIsKept:
     """What the stream keeps from one message to the next: the shards, the ratings, the versions that hold, the writer's index."""
 
-    def __init__(self, shelf: Shelf) -> None:
+    def __init__(self, shelf: Spill) -> None:
         self.days = LocalDays(LONDON)
         self.router = Router(FAMILIES, 2)
-        self.shards: dict[str, tuple[Roller, ShardState]] = {}
+        self.shards: dict[str, tuple[WindowAggregator, ShardState]] = {}
         for family, names in zip(FAMILIES, self.router.shards, strict=True):
-            roller = Roller(family, self.days, shelf)
+            roller = WindowAggregator(family, self.days, shelf)
             self.shards |= {name: (roller, ShardState()) for name in names}
         self.elo = Elo(shelf)
         self.held = HeldRaces()
@@ -100,13 +100,13 @@ class AllThatIsKept:
             touched = dict(self.router.route(change))
             for name, (roller, state) in self.shards.items():
                 roller.roll(state, ((at_us, touched.get(name, ())),))
-            self.held.put(result.race_id, Held(1, Place(0, 2, 4000 * seq, 4000)))
+            self.held.put(result.race_id, Held(1, RecordOffset(0, 2, 4000 * seq, 4000)))
             self.index.hold(to_record(result), HeldVersion(f"{seq:016x}", seq, 2000 * seq))
             starts += len(change.added)
         return starts
 
 
-def growth(shelf: Shelf, until: int) -> float:
+def growth(shelf: Spill, until: int) -> float:
     """Bytes a start that memory grows by, from the day all windows are full on."""
     tracemalloc.start()
     try:
@@ -128,8 +128,8 @@ def traced() -> int:
 def test_with_the_same_horses_memory_grows_by_a_few_bytes_a_start(tmp_path: Path) -> None:
     """From the day all windows are full to three times as many days: those of its race's name and version. Held in
     memory, what the shelf takes would be twenty times as much."""
-    assert growth(FileShelf(tmp_path), 3 * FULL_AFTER_DAYS) < 25
-    assert growth(MemoryShelf(), FULL_AFTER_DAYS + 10) > 250
+    assert growth(FileSpill(tmp_path), 3 * FULL_AFTER_DAYS) < 25
+    assert growth(MemorySpill(), FULL_AFTER_DAYS + 10) > 250
 
 
 def named(number: int) -> str:
@@ -173,13 +173,13 @@ def test_an_amendment_of_a_race_of_years_ago_is_exact(
     monkeypatch.setattr(shelf_module, "BLOCK_BYTES", 1)
     monkeypatch.setattr(packed_module, "LEAST_WHOLE", 1)
     taken: list[int] = []
-    get = FileShelf.get
+    get = FileSpill.get
 
-    def noted(shelf: FileShelf, place: int) -> bytes:
+    def noted(shelf: FileSpill, place: int) -> bytes:
         taken.append(place)
         return get(shelf, place)
 
-    monkeypatch.setattr(FileShelf, "get", noted)
+    monkeypatch.setattr(FileSpill, "get", noted)
     career = a_career(40)
     last = career[-1].known_at
     assert last is not None
@@ -202,7 +202,7 @@ def test_an_amendment_of_a_race_of_years_ago_is_exact(
 FORM = Columns.of(BY_VIEW["horse_form"])
 
 
-def a_memory(number: int, values: Sequence[int | None]) -> Memory:
+def a_memory(number: int, values: Sequence[int | None]) -> RememberedStart:
     """A start: four of them share each off, and two of those their race."""
     return (number // 4, f"R{number // 2}", f"horse {number}", *values)
 
@@ -212,10 +212,10 @@ def test_a_past_is_that_of_all_its_starts_in_whatever_order_they_come_and_go(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     """Told late, amended, taken back, unknown: the features are those of the plain list, and so are its starts."""
-    pasts = Pasts(FORM, FileShelf(tmp_path_factory.getbasetemp()))
+    pasts = KeyHistories(FORM, FileSpill(tmp_path_factory.getbasetemp()))
     value = st.none() | st.integers(-(10**9), 10**12)
     values = st.lists(value, min_size=len(FORM.shape.remembered), max_size=len(FORM.shape.remembered))
-    past, plain = NO_PAST, dict[int, Memory]()
+    past, plain = NO_HISTORY, dict[int, RememberedStart]()
     for number in data.draw(st.lists(st.integers(0, 40), max_size=60)):
         given_now = a_memory(number, data.draw(values))
         if number not in plain:
@@ -243,7 +243,7 @@ class PackedAgainstADictionary:
     """The same told to both."""
 
     def __init__(self) -> None:
-        self.packed, self.plain = Packed(), dict[tuple[str, ...], bytes]()
+        self.packed, self.plain = CompactMap(), dict[tuple[str, ...], bytes]()
 
     def do(self, what: str, key: tuple[str, ...], number: int) -> Any:
         if what == "put":
@@ -290,7 +290,7 @@ def test_records_that_are_only_looked_at_and_changed_are_packed_again_too() -> N
     for touched in (False, True):
         tracemalloc.start()
         try:
-            records = Packed()
+            records = CompactMap()
             for number in range(20_000):
                 records.put((f"horse {number}", "course 1"), bytes(8))
             before = traced()
@@ -304,7 +304,7 @@ def test_records_that_are_only_looked_at_and_changed_are_packed_again_too() -> N
 
 
 def test_what_the_disk_has_no_room_for_is_told_with_its_remedy(tmp_path: Path) -> None:
-    shelf = FileShelf(tmp_path)
+    shelf = FileSpill(tmp_path)
     shelf.put(bytes(shelf_module.BLOCK_BYTES))
     full = os.open("/dev/full", os.O_WRONLY)
     os.dup2(full, shelf._file)

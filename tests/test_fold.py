@@ -19,13 +19,12 @@ from hypothesis import strategies as st
 from feature_repo.catalogue.aggregates import RECENT_DEPTH
 from feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
 from feature_repo.catalogue.measures import unit
-from streams import packed
-from streams.fold.arrays import Arrays
-from streams.fold.days import LocalDays
-from streams.fold.replay import Replay, changelog
-from streams.fold.roll import Row
-from streams.fold.shapes import REMEMBERED_FROM, Columns, pack
-from streams.fold.versions import apply_version
+from streams.aggregation.layout import REMEMBERED_FROM, Columns, pack
+from streams.aggregation.local_days import LocalDays
+from streams.aggregation.replay import Replay, changelog
+from streams.aggregation.result_delta import apply_version
+from streams.aggregation.vectorized import VectorizedColumns
+from streams.aggregation.window_state import Row
 from tests.builders import a_field, a_log, a_result, a_runner, a_tick
 from tests.oracle import Oracle
 from tests.runner_table_oracle import load, read_parquet
@@ -33,6 +32,7 @@ from tests.strategies import TIMEZONES, RandomLog, random_logs
 from tests.streaming import agrees
 from velo.racing.clock import from_us, to_us
 from velo.racing.messages import Message, Result, from_record
+from velo.storage import compact_map
 
 LONDON = ZoneInfo("Europe/London")
 SUMS = st.integers(0, 3 * 10**15)
@@ -52,8 +52,8 @@ FILES = [
 def _packed_at_once() -> Iterator[None]:
     """A log of a test is small: what a shard would leave as it is, is packed here as soon as another key is touched."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(packed, "LEAST_WHOLE", 1)
-        patched.setattr(packed, "MOST_WHOLE", 1)
+        patched.setattr(compact_map, "LEAST_WHOLE", 1)
+        patched.setattr(compact_map, "MOST_WHOLE", 1)
         yield
 
 
@@ -198,7 +198,7 @@ def test_the_compiled_columns_are_the_catalogues_values_bit_for_bit(family: Fami
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.view)
 @given(data=st.data())
 def test_the_columns_of_many_rows_are_those_of_each_bit_for_bit(family: Family, data: st.DataObject) -> None:
-    """Made at once by `Arrays` for a sink, or row by row: the same doubles, NaN where the value is unknown."""
+    """Made at once by `VectorizedColumns` for a sink, or row by row: the same doubles, NaN where the value is unknown."""
     columns, shape = Columns.of(family), Columns.of(family).shape
 
     def sums(measures: tuple[str, ...]) -> list[int]:
@@ -210,7 +210,7 @@ def test_the_columns_of_many_rows_are_those_of_each_bit_for_bit(family: Family, 
         recent = columns.recent_values([memory] if data.draw(st.booleans()) else []) if family.recent else ()
         within = pack([value for _ in family.windows for value in sums(shape.windowed)])
         rolled.append((("key",), at, pack(sums(shape.career)), recent, within, None))
-    got = Arrays(family).of(rolled)
+    got = VectorizedColumns(family).of(rolled)
     assert got.shape == (len(family.features), len(rolled))
     for row, values in zip(rolled, got.T.tolist(), strict=True):
         expected = columns.values(row[2], row[3], row[4])

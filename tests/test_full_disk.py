@@ -14,11 +14,11 @@ from streams.audit import audit
 from streams.batch.build import build
 from streams.importers.ingest import ingest
 from streams.importers.runners import read_runner_tables
-from streams.log import reader
 from tests.cli import velo_process
 from tests.logs import a_store, bytes_of, fixed
 from tests.stores import NOW, rows_apart
-from velo.store import Home, Store
+from velo.storage.log import reader
+from velo.storage.store import Home, Store
 
 DISK_MB = 48
 

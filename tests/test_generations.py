@@ -18,17 +18,17 @@ import pytest
 
 from feature_repo.catalogue.families import FAMILIES
 from feature_repo.stores.parts import Snapshot, add_part
-from streams import generations
-from streams.batch import frames
+from streams.aggregation.ratings import MEASURES
+from streams.batch import staging
 from streams.batch.build import build
 from streams.batch.compact import compact
-from streams.fold.elo import MEASURES
 from tests.logs import a_store, logged
 from tests.shared import REPO
 from tests.stores import NOW, a_season, rows_apart, tables_of, twin_of
 from velo.errors import UserError
 from velo.racing.messages import Message
-from velo.store import Store
+from velo.storage import table_versions
+from velo.storage.store import Store
 
 KILLS = 10
 Pieces = Sequence[Sequence[Message]]
@@ -84,7 +84,7 @@ def look(store: Store) -> bool:
     seen: dict[str, int] = {}
     folder = snapshot.folder(store.home.offline / FAMILIES[0].view).parent
     with suppress(FileNotFoundError, duckdb.IOException):
-        manifest = generations.manifest_of(folder)
+        manifest = table_versions.manifest_of(folder)
         with duckdb.connect() as connection:
             for family in FAMILIES:
                 parts = snapshot.parts(store.home.offline / family.view)
@@ -102,8 +102,8 @@ def look(store: Store) -> bool:
 
 def _outrun(store: Store, folder: Path) -> bool:
     """Whether a generation is no longer among those kept (it may be half removed already)."""
-    now = generations.current(store.home)
-    return now is not None and int(now.name) - int(folder.name) >= generations.KEPT
+    now = table_versions.current(store.home)
+    return now is not None and int(now.name) - int(folder.name) >= table_versions.KEPT
 
 
 def test_a_reader_never_sees_half_while_builds_and_compactions_go_on(tmp_path: Path, season: list[Message]) -> None:
@@ -116,7 +116,7 @@ def test_a_reader_never_sees_half_while_builds_and_compactions_go_on(tmp_path: P
     builder.start()
     seen, outrun = set(), 0
     while builder.is_alive():
-        seen.add(generations.current(store.home))
+        seen.add(table_versions.current(store.home))
         outrun += not look(store)
     builder.join()
     assert builder.exitcode == 0
@@ -155,7 +155,7 @@ def test_a_build_killed_at_any_moment_loses_and_harms_nothing(tmp_path: Path, se
     assert rows_apart(store, twin) == []
     assert not [path for path in store.home.batch.iterdir() if path.name.startswith((".", "scratch"))]
     assert not [path for path in store.home.generations.iterdir() if path.suffix == ".tmp"]
-    assert len([path for path in store.home.generations.iterdir() if path.is_dir()]) == generations.KEPT
+    assert len([path for path in store.home.generations.iterdir() if path.is_dir()]) == table_versions.KEPT
 
 
 def test_a_second_build_at_the_same_time_is_refused_in_one_line(tmp_path: Path, season: list[Message]) -> None:
@@ -228,7 +228,7 @@ def test_a_whole_build_that_ends_before_it_rates_leaves_what_was_kept(
     build(store, NOW)
     kept = {path.name for path in store.home.batch.glob("*.parquet")}
     with monkeypatch.context() as patched:
-        patched.setattr(frames, "rate", ended)
+        patched.setattr(staging, "rate", ended)
         with pytest.raises(KeyboardInterrupt):
             build(store, NOW, whole=True)
     assert kept < {path.name for path in store.home.batch.glob("*.parquet")}
@@ -273,7 +273,7 @@ def test_a_generation_that_was_never_current_does_not_take_the_place_of_the_one_
     first, second = pieces_of(season, 2)
     logged(store, *first)
     build(store, NOW)
-    reader = generations.current(store.home)
+    reader = table_versions.current(store.home)
     assert reader is not None
     orphan = store.home.generations / f"{int(reader.name) + 1:06d}"
     orphan.mkdir()
@@ -281,9 +281,9 @@ def test_a_generation_that_was_never_current_does_not_take_the_place_of_the_one_
     build(store, NOW)
     assert {path for path in store.home.generations.iterdir() if path.is_dir()} == {
         reader,
-        generations.current(store.home),
+        table_versions.current(store.home),
     }
-    assert generations.manifest_of(reader).next_seq == len(first)
+    assert table_versions.manifest_of(reader).next_seq == len(first)
 
 
 def test_compacting_again_at_the_same_position_keeps_every_row(tmp_path: Path, season: list[Message]) -> None:

@@ -15,9 +15,6 @@ from pathlib import Path
 import pytest
 
 from streams.importers.rpscrape_tree import MAX_BYTES as CARD_BYTES
-from streams.log import writer as log_writer
-from streams.log.segments import RECORD_BYTES, framed, segments
-from streams.log.writer import LogWriter
 from tests.builders import a_race, a_runner, write_csv
 from tests.cli import OURS, Ran, velo
 from tests.logs import NOON, a_store, told
@@ -25,7 +22,10 @@ from tests.shared import REPO
 from tests.test_hostile_inputs import a_result
 from velo.errors import Refused
 from velo.racing.clock import to_text
-from velo.store import Home
+from velo.storage.log import writer as log_writer
+from velo.storage.log.format import RECORD_BYTES, framed, segments
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Home
 
 GIGABYTE = 2**30
 ROOM_MB = 600

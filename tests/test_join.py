@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_repo.stores import keys as keys_module
-from feature_repo.stores.changelog import Column, Table
-from feature_repo.stores.join import point_in_time
+from feature_repo.stores import key_encoding as keys_module
+from feature_repo.stores.asof_join import point_in_time
+from feature_repo.stores.changelog import FeatureColumn, Table
 from velo.errors import UserError
 
 INSTANT = pa.timestamp("us", "UTC")
@@ -110,7 +110,7 @@ def test_every_entity_row_gets_what_a_walk_through_all_rows_finds(
             [(f"key {at}", f"key {at}") for at in range(width)],
             "event",
             "created",
-            [Column("value", "v", pa.int32()), Column("name", "n", pa.string())],
+            [FeatureColumn("value", "v", pa.int32()), FeatureColumn("name", "n", pa.string())],
             timedelta(microseconds=life) if life else None,
         )
         answer = point_in_time(entities, "at", [table], rows_at_once=rows_at_once, values_at_once=values_at_once)
@@ -150,7 +150,12 @@ def test_the_answer_is_that_of_duckdbs_asof_join(order: str, tmp_path: Path) -> 
         }
     )
     table = Table(
-        "view", paths, [("horse", "horse"), ("course", "course")], "event", None, [Column("value", "v", pa.float64())]
+        "view",
+        paths,
+        [("horse", "horse"), ("course", "course")],
+        "event",
+        None,
+        [FeatureColumn("value", "v", pa.float64())],
     )
     ours = point_in_time(entities, "at", [table], rows_at_once=5000, values_at_once=5000)
     theirs = duckdb.execute(
@@ -173,7 +178,7 @@ def joined(tmp_path: Path, history: pa.Table | Sequence[pa.Table], entities: pa.
         told["keys"],
         told["event"],
         told["created"],
-        [Column("trips", "trips", pa.int64())],
+        [FeatureColumn("trips", "trips", pa.int64())],
     )
     values: list[Any] = point_in_time(entities, "at", [table]).column("trips").to_pylist()
     return values
@@ -235,7 +240,9 @@ def test_no_entity_rows_are_no_error_and_the_columns_have_their_types(tmp_path: 
     history = pa.table({"driver": [7], "ts": pa.array([1], INSTANT), "trips": [1]})
     pq.write_table(history, tmp_path / "part.parquet")
     for parts in ([str(tmp_path / "part.parquet")], []):
-        table = Table("drivers", parts, [("driver", "driver")], "ts", None, [Column("trips", "trips", pa.int64())])
+        table = Table(
+            "drivers", parts, [("driver", "driver")], "ts", None, [FeatureColumn("trips", "trips", pa.int64())]
+        )
         answer = point_in_time(asked_at(), "at", [table])
         assert answer.num_rows == 0
         assert answer.schema.field("trips").type == pa.int64()

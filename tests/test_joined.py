@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tests.test_blending import SMALL, a_world
+from training.average_trees import joined
 from training.ensemble import booster_of
-from training.joined import joined
-from training.model import Options, grow
+from training.model import ModelOptions, grow
 
 
 def test_one_text_says_the_mean_of_the_models_and_of_what_drives_them() -> None:
@@ -31,4 +31,4 @@ def test_one_model_alone_is_left_as_it_is_and_no_model_is_refused() -> None:
 
 
 def test_a_recipe_grows_more_than_one_seed() -> None:
-    assert Options().seeds > 1
+    assert ModelOptions().seeds > 1

@@ -12,21 +12,21 @@ from tests.cli import velo
 from training import bundle, bundle_writing
 from training.backtest import recipe_of
 from training.backtest_kept import Predictions, keep, read
-from training.blocks import softmax
+from training.by_race import softmax
 from training.devig import proportional
 from training.ensemble import Ensemble
 from training.final_window import looks
-from training.judge import judge_last
 from training.logit import Logit
-from training.model import Options
+from training.model import ModelOptions
 from training.models import recipe_kept
+from training.run_gate import judge_last
 from velo.errors import UserError
-from velo.store import Home
+from velo.storage.store import Home
 
 NOW = datetime(2026, 1, 5, 12, tzinfo=UTC)
 FEATURES = ("weight_lbs",)
 CATALOGUE = "f" * 32
-RECIPE = recipe_of(asdict(Options()), FEATURES, CATALOGUE, 300.0)
+RECIPE = recipe_of(asdict(ModelOptions()), FEATURES, CATALOGUE, 300.0)
 SINCE, UNTIL = date(2025, 1, 1), date(2025, 12, 31)
 
 
@@ -66,7 +66,7 @@ def a_backtest(home: Home, edge: bool = False, since: date = SINCE, recipe: str 
     return name
 
 
-def a_model(home: Home, text: str = "tree\n", at: datetime = NOW, options: Options = Options()) -> str:  # noqa: B008 frozen
+def a_model(home: Home, text: str = "tree\n", at: datetime = NOW, options: ModelOptions = ModelOptions()) -> str:  # noqa: B008 frozen
     quality = {"log_loss": 2.0, "r2": {"value": 0.1, "low": 0.0, "high": 0.2}}
     test = {"first_day": "2025-01-01", "last_day": "2025-12-31", "races": 837, "model": quality, "market": None}
     metadata = {
@@ -179,9 +179,9 @@ def test_the_gate_tells_its_verdict_first(tmp_path: Path) -> None:
 
 def test_a_backtest_takes_the_options_of_a_model_that_a_search_chose(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    version = a_model(home, options=replace(Options(), leaves=48, seed=7))
+    version = a_model(home, options=replace(ModelOptions(), leaves=48, seed=7))
     options, lead = recipe_kept(home, version)
-    assert options == replace(Options(), leaves=48, seed=7)
+    assert options == replace(ModelOptions(), leaves=48, seed=7)
     assert lead == timedelta(minutes=5)
     kept = bundle.described(home, version)
     assert recipe_of(asdict(options), FEATURES, CATALOGUE, lead.total_seconds()) == recipe_of(

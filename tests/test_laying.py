@@ -14,17 +14,17 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 
 from feature_repo.catalogue.families import FAMILIES, Family
 from streams.batch.build import build, fingerprint
-from streams.dataflow.ground import Ground
+from streams.dataflow.bootstrap import Bootstrap
 from streams.importers.ingest import ingest
 from streams.importers.runners import read_runner_tables
-from streams.log import reader
-from streams.log.writer import LogWriter
 from tests.any_family import families
 from tests.logs import a_store, fixed, logged
 from tests.strategies import RandomLog, busy_logs
 from tests.streaming import NOW
 from velo.racing.messages import Result, from_record
-from velo.store import Store
+from velo.storage.log import reader
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Store
 
 NONE_MEASURED = "other formulas"
 FILES = [("london", "Europe/London"), ("hk_amended", "Asia/Hong_Kong")]
@@ -72,14 +72,14 @@ def test_the_shards_of_a_family_that_nobody_shipped_are_those_of_the_plain_fold(
             assert list(contents(laid, (family,))) == list(contents(folded, (family,))), base
 
 
-def ground(store: Store, formulas: str, base: int, families: Sequence[Family] = FAMILIES) -> Ground:
+def ground(store: Store, formulas: str, base: int, families: Sequence[Family] = FAMILIES) -> Bootstrap:
     """What a stream that begins at a record knows; by other formulas than the tables', nothing is taken of them."""
-    made = Ground(store.home, store.timezone, families, 2, formulas).at(base)
+    made = Bootstrap(store.home, store.timezone, families, 2, formulas).at(base)
     gc.unfreeze()
     return made
 
 
-def contents(ground: Ground, families: Sequence[Family] = FAMILIES) -> Iterator[tuple[Any, ...]]:
+def contents(ground: Bootstrap, families: Sequence[Family] = FAMILIES) -> Iterator[tuple[Any, ...]]:
     """All that each shard knows."""
     for name in shard_names(families):
         roller, state = ground.take(name)

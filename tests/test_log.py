@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.log import reader
-from streams.log.segments import segments
-from streams.log.writer import LogWriter
 from tests.logs import NOON, a_store, bytes_of, fixed, held, logged, told
 from tests.shared import REPO
 from velo.errors import Refused, UserError
 from velo.racing.clock import MICROSECOND, is_local_midnight, local_midnight
 from velo.racing.messages import GoingChange, Market, Message, NonRunner, Racecard, Runner, Tick
-from velo.store import Store
+from velo.storage.log import reader
+from velo.storage.log.format import segments
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Store
 
 HOUR = timedelta(hours=1)
 OTHER_RUNNERS = (Runner("arkle", status="PU"), Runner("mill house", status="FINISHED", position=1))
@@ -50,7 +50,7 @@ def other_writer(store: Store) -> Iterator[int]:
     """Another process that has the log open; its pid."""
     code = (
         "import sys; from pathlib import Path; from tests.logs import a_store, fixed\n"
-        "from streams.log.writer import LogWriter\n"
+        "from velo.storage.log.writer import LogWriter\n"
         "with LogWriter.open(a_store(Path(sys.argv[1])), clock=fixed()):\n"
         "    print('open', flush=True); sys.stdin.read()\n"
     )

@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.log import reader
-from streams.log import segments as log_segments
-from streams.log.segments import complete_length, framed, is_whole, last_whole, segments
-from streams.log.writer import LogWriter
 from tests.logs import NOON, a_store, bytes_of, fixed, held, logged, told
 from tests.shared import REPO
 from velo.errors import UserError
 from velo.racing.messages import GoingChange, Result
-from velo.store import Store
+from velo.storage.log import format as log_segments
+from velo.storage.log import reader
+from velo.storage.log.format import complete_length, framed, is_whole, last_whole, segments
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Store
 
 HOUR = timedelta(hours=1)
 
@@ -99,7 +99,7 @@ def test_the_last_whole_record_is_the_one_that_reading_all_lines_finds(pieces: l
 KILLED_LOAD = """
 import os, signal, sys
 from pathlib import Path
-from streams.log.writer import LogWriter
+from velo.storage.log.writer import LogWriter
 from tests.logs import a_store, fixed
 from tests.test_log_crash import a_big_load
 kill_at = int(sys.argv[2])

@@ -4,15 +4,15 @@ from datetime import timedelta
 
 import pytest
 
-from streams.log import reader
-from streams.log.rebuild import rebuild
-from streams.log.segments import generation, segments
-from streams.log.writer import LogWriter
 from tests.logs import NOON, a_store, bytes_of, fixed, held, logged, told
 from tests.test_log import OTHER_RUNNERS
 from velo.errors import UserError
 from velo.racing.messages import GoingChange
-from velo.store import Home, Store
+from velo.storage.log import reader
+from velo.storage.log.format import generation, segments
+from velo.storage.log.rebuild import rebuild
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Home, Store
 
 HOUR = timedelta(hours=1)
 

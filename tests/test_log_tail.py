@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from streams.dataflow import tail as tail_module
-from streams.dataflow.tail import LogTail
-from streams.log.segments import segments
 from tests.logs import NOON, a_store, fixed, logged, told
-from velo.store import Store
+from velo.storage.log import tail as tail_module
+from velo.storage.log.format import segments
+from velo.storage.log.tail import LogTail
+from velo.storage.store import Store
 
 RECORD_BYTES = 2**22
 ENDLESS_BYTES = 2**27

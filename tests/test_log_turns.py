@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from streams.log import reader
-from streams.log.appender import LogInUse
-from streams.log.index import Index
-from streams.log.segments import Segment
-from streams.log.turns import SharedWriter
-from streams.log.writer import LogWriter
 from tests.logs import a_store, fixed, held, logged, told
 from tests.shared import REPO
 from velo.errors import Refused
 from velo.racing.messages import Market, NonRunner, Runner
-from velo.store import Store
+from velo.storage.log import reader
+from velo.storage.log.appender import LogInUse
+from velo.storage.log.format import Segment
+from velo.storage.log.index import Index
+from velo.storage.log.turns import SharedWriter
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Store
 
 
 def odds(price: float) -> Market:
@@ -47,7 +47,7 @@ def test_messages_of_many_threads_are_all_in_the_log_once_each_with_its_place(st
 def test_processes_take_turns_and_none_overwrites_another(store: Store) -> None:
     code = (
         "import sys; from pathlib import Path; from tests.logs import a_store, fixed; from tests.test_log_turns import odds\n"
-        "from streams.log.turns import SharedWriter\n"
+        "from velo.storage.log.turns import SharedWriter\n"
         "writer = SharedWriter(a_store(Path(sys.argv[1])), fixed(), wait_s=60.0)\n"
         "for number in range(40): writer.append(odds(float(sys.argv[2]) + number))\n"
     )

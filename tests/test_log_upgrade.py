@@ -7,15 +7,15 @@ from typing import Any
 import orjson
 import pytest
 
-from streams.log import reader
-from streams.log.segments import Segment, body_of, digest_of, framed, is_whole, segments
-from streams.log.upgrades import readable_segments, upgraded
-from streams.log.writer import LogWriter
 from tests.logs import NOON, bytes_of, fixed, held, logged, told
 from velo.errors import Refused, UserError
 from velo.racing.clock import EPOCH, MICROSECOND, from_text
 from velo.racing.messages import GoingChange, Message, Runner, to_record
-from velo.store import Store
+from velo.storage.log import reader
+from velo.storage.log.format import Segment, body_of, digest_of, framed, is_whole, segments
+from velo.storage.log.migrations import readable_segments, upgraded
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Store
 
 RUNNERS = (
     Runner("arkle", status="FINISHED", position=1, sp_decimal=1.5, kept={"comment": "made all"}),

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tests.placebos import planted_leak, shuffled_winners
 from training.backtest_metrics import auc, winner_loss
-from training.blocks import softmax, total
+from training.by_race import softmax, total
 from training.gate import ALARMS
 from training.logit import Logit, fit_logit
 from training.market import fit_market_exponent, market_offset

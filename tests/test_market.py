@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
-from training.blocks import normalised, softmax, starts_of, total
+from training.by_race import normalised, softmax, starts_of, total
 from training.devig import METHODS, book, inverses, market_probabilities, power, proportional, shin
 from training.market import Blend, fit_blend, fit_market_exponent, market_offset, residual_probabilities
 from velo.errors import UserError

@@ -14,19 +14,19 @@ from rich.console import Console
 from tests.seasons import BUILT_AT, a_season, a_store
 from training import bundle, bundle_writing
 from training.blending import KINDS
-from training.blocks import softmax
+from training.by_race import softmax
 from training.dataset import TrainingSet, training_set
 from training.ensemble import Ensemble, inputs
 from training.logit import Logit, fit_logit
 from training.metrics import first_choice_won, measure, winner_log_loss
-from training.model import FEATURES, Options, faded, fit, gradients, grow
+from training.model import FEATURES, ModelOptions, faded, fit, gradients, grow
 from training.races import Races, races_of, split
 from training.report import trained_table
 from training.train import TrainReport, train
 from velo.errors import UserError
-from velo.store import Home, Store
+from velo.storage.store import Home, Store
 
-SMALL = Options(rounds=60, patience=60, leaves=8, learning_rate=0.1, threads=1)
+SMALL = ModelOptions(rounds=60, patience=60, leaves=8, learning_rate=0.1, threads=1)
 
 
 @pytest.fixture(scope="module")

@@ -14,15 +14,15 @@ from feature_repo.stores.redis_layout import Layout
 from feature_repo.stores.redis_rows import RedisRows
 from feature_repo.stores.redis_writer import RowWriter
 from streams.batch.build import build
-from streams.dataflow.run import sole_stream
-from streams.log.writer import LogWriter
+from streams.dataflow.runtime import sole_stream
 from tests.cli import velo
 from tests.logs import a_store
 from tests.redis_writer import table
 from tests.stores import NOW, a_season
 from tests.streaming import all_rows, assert_online, latest
 from velo.racing.messages import Race, Racecard, Runner
-from velo.store import Store
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Store
 
 FORM = BY_VIEW["horse_form"]
 

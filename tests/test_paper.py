@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.paper import BY_EDGE, BY_P, MISSED, Rule, ScoredRace, bets_on, rule_of, step, trader_of
+from serving.paper import BY_EDGE, BY_P, MISSED, PaperRace, Rule, bets_on, rule_of, step, trader_of
 from serving.paper_ledger import SettledBet, Settlement, read, writing
 from serving.paper_report import paper_reports
 from serving.paper_settlement import withdrawals
+from serving.race_messages import messages_of_race
 from serving.score import score
-from serving.told import told_of
-from streams.beyond import Beyond
+from streams.unbuilt_log import UnbuiltLog
 from tests.cli import velo
 from tests.paper_days import (
     DECISION,
@@ -34,14 +34,14 @@ from tests.paper_days import (
 from tests.seasons import BUILT_AT
 from training import bundle
 from training.betting import edges, kelly_stakes
-from training.model import Options
+from training.model import ModelOptions
 from training.train import train
 from velo.errors import UserError
 from velo.racing.cards import decision_time, declared_at, first_result
 from velo.racing.messages import Market, Message, NonRunner, Race, Racecard, Reinstated, Result, Runner
 from velo.racing.settlement import Bet, Outcome, settle
 from velo.racing.staking import edge, kelly_stake
-from velo.store import Home, Store
+from velo.storage.store import Home, Store
 
 # What a withdrawal takes
 
@@ -92,7 +92,7 @@ def test_every_carded_race_is_decided_once_at_its_decision_time_with_the_odds_kn
     assert len(book.decisions) >= 3
     bets = 0
     for decision in book.decisions.values():
-        messages = told_of(traded_store.home, decision.race_id).messages
+        messages = messages_of_race(traded_store.home, decision.race_id).messages
         assert decision.as_of == decision_time(messages, LEAD)
         assert decision.as_of is not None
         assert decision.as_of <= decision.written_at < decision.off_time
@@ -111,24 +111,24 @@ def test_every_carded_race_is_decided_once_at_its_decision_time_with_the_odds_kn
 def test_a_decision_is_what_the_scorer_itself_says_as_of_then(paper_store: Store, tmp_path: Path) -> None:
     """With a trained model and Feast; what is bet is what `velo score --as-of` tells."""
     made = a_copy(paper_store, tmp_path / "home")
-    few = Options(rounds=6, patience=3, leaves=4, threads=1)
+    few = ModelOptions(rounds=6, patience=3, leaves=4, threads=1)
     train(made, now=BUILT_AT, options=few, validate_from=date(2023, 4, 23), test_from=date(2023, 5, 11))
     trader = trader_of(made.home)
     assert trader.mode == "paper only"
     assert trader.rule.least == 0.05
 
-    def real(race_id: str, as_of: datetime, now: datetime) -> ScoredRace:
-        return score(made, race_id, log=Beyond(made.home), now=now, as_of=as_of)
+    def real(race_id: str, as_of: datetime, now: datetime) -> PaperRace:
+        return score(made, race_id, log=UnbuiltLog(made.home), now=now, as_of=as_of)
 
     with writing(made.home) as ledger:
         for now in instants():
-            step(made, Beyond(made.home), ledger, trader, real, at(now))
+            step(made, UnbuiltLog(made.home), ledger, trader, real, at(now))
             if len(ledger.book.decisions) > 1:
                 break
         book = ledger.book
     for decision in book.decisions.values():
         assert decision.as_of is not None
-        scored = score(made, decision.race_id, log=Beyond(made.home), now=BUILT_AT, as_of=decision.as_of)
+        scored = score(made, decision.race_id, log=UnbuiltLog(made.home), now=BUILT_AT, as_of=decision.as_of)
         told = {one.horse_id: one for one in scored.runners}
         for bet in decision.bets:
             chosen = told[bet.horse_id].blended if trader.rule.blend else told[bet.horse_id].probability
@@ -188,12 +188,12 @@ def test_what_could_not_be_decided_before_the_off_is_missed_and_nothing_is_bet(
         begun = next(
             number
             for number, now in enumerate(every)
-            if step(made, Beyond(made.home), ledger, TRADER, partial(plain_score, made), at(now)).decided
+            if step(made, UnbuiltLog(made.home), ledger, TRADER, partial(plain_score, made), at(now)).decided
         )
         waited = [
             line
             for now in every[begun + 1 :]
-            for line in step(made, Beyond(made.home), ledger, TRADER, refusing, at(now)).waiting
+            for line in step(made, UnbuiltLog(made.home), ledger, TRADER, refusing, at(now)).waiting
         ]
         assert any("Redis is away" in line for line in waited)
         missed = [one for one in ledger.book.decisions.values() if one.missed]
@@ -209,7 +209,9 @@ def test_a_score_that_came_after_the_off_is_no_bet(paper_store: Store, tmp_path:
     with writing(made.home) as ledger:
         for now in instants():
             seen = iter((now, now, *[now + timedelta(minutes=5)] * 9))
-            if step(made, Beyond(made.home), ledger, TRADER, partial(plain_score, made), partial(next, seen)).missed:
+            if step(
+                made, UnbuiltLog(made.home), ledger, TRADER, partial(plain_score, made), partial(next, seen)
+            ).missed:
                 break
         (decision,) = ledger.book.decisions.values()
     assert (decision.missed, decision.bets, decision.as_of) == (MISSED, (), None)
@@ -223,7 +225,7 @@ def test_bets_settle_on_version_1_and_the_report_adds_them_up(traded_store: Stor
     assert not book.open()
     profit = staked = 0.0
     for key, settlement in book.settlements.items():
-        result = first_result(told_of(traded_store.home, settlement.race_id).messages)
+        result = first_result(messages_of_race(traded_store.home, settlement.race_id).messages)
         assert result is not None
         assert settlement.written_at >= settlement.result_known_at == result.known_at
         places = {one.horse_id: one for one in result.runners}

@@ -12,7 +12,7 @@ import pytest
 
 from serving.paper import step
 from serving.paper_ledger import FILE, read, writing
-from streams.beyond import Beyond
+from streams.unbuilt_log import UnbuiltLog
 from tests.paper_days import (
     BET,
     DECISION,
@@ -28,7 +28,7 @@ from tests.seasons import opened
 from tests.shared import REPO
 from velo.errors import UserError
 from velo.racing.clock import to_text
-from velo.store import Home, Store
+from velo.storage.store import Home, Store
 
 
 def test_a_race_is_decided_and_settled_once_however_often_it_is_asked(traded_store: Store, tmp_path: Path) -> None:
@@ -83,7 +83,9 @@ def test_dying_at_every_write_in_turn_no_bet_and_no_settlement_is_missed_or_made
         try:
             with writing(home) as ledger:
                 for now in every[at_instant:]:
-                    step(opened(home.root), Beyond(home), ledger, TRADER, partial(plain_score, paper_store), at(now))
+                    step(
+                        opened(home.root), UnbuiltLog(home), ledger, TRADER, partial(plain_score, paper_store), at(now)
+                    )
                     at_instant += 1
         except Dead:
             deaths += 1

@@ -11,22 +11,22 @@ import pytest
 
 from tests.placebos import shuffled_winners
 from tests.stores import Conformance
-from training.backtest_metrics import Season
-from training.blocks import Floats
+from training.backtest_metrics import BacktestPeriod
+from training.by_race import Floats
 from training.dataset import TrainingSet, training_set
-from training.declared import Period
 from training.ensemble import inputs
+from training.entity_rows import Period
 from training.folds import Fold, refits_between
 from training.gate import Verdict
 from training.market import fit_market_exponent
-from training.model import FEATURES, Options
+from training.model import FEATURES, ModelOptions
 from training.races import Races, races_of
-from training.refits import OutOfFold, forward
 from training.resampling import Days
+from training.walk_forward import OutOfFold, forward
 from training.windows import ask, gate_figures
 from velo.errors import UserError
 
-SMALL = Options(rounds=60, patience=20, leaves=8, learning_rate=0.1, feature_fraction=0.5, threads=1)
+SMALL = ModelOptions(rounds=60, patience=20, leaves=8, learning_rate=0.1, feature_fraction=0.5, threads=1)
 PERIOD = Period(date(2016, 1, 1), date(2018, 12, 31))
 
 
@@ -51,11 +51,11 @@ def told_of(matrix: Floats, races: Races, folds: tuple[Fold, ...] | None = None)
     return forward(inputs(matrix, races.starts), races, chosen, 0, 12, SMALL, lambda step, done, steps: None)
 
 
-def season_of(told: OutOfFold, rows: TrainingSet, p: Floats) -> Season:
+def season_of(told: OutOfFold, rows: TrainingSet, p: Floats) -> BacktestPeriod:
     races = told.races
     prices = rows.label("sp_decimal")[races.rows]
     days = Days.of_dates(np.repeat(races.days, races.sizes), 1)
-    return Season(p, races.pi, prices, prices, races.share, races.starts, days)
+    return BacktestPeriod(p, races.pi, prices, prices, races.share, races.starts, days)
 
 
 def test_shuffled_winners_teach_nothing(races: Races, matrix: Floats) -> None:
@@ -79,7 +79,7 @@ def test_a_model_that_says_what_the_market_says_has_no_margin_and_does_not_pass(
     market = beta.probabilities(None, year.pi, year.starts)
     prices = rows.label("sp_decimal")[year.rows]
     days = Days.of_dates(np.repeat(year.days, year.sizes), 1)
-    season = Season(year.pi, year.pi, prices, prices, year.share, year.starts, days)
+    season = BacktestPeriod(year.pi, year.pi, prices, prices, year.share, year.starts, days)
     figures = gate_figures(season, np.ones(market.size, dtype=np.bool_), market, 100_000)
     low, high = figures["margin"].low, figures["margin"].high
     assert low is not None

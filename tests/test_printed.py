@@ -7,7 +7,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.serve import Figures, Measured, table
+from benchmarks.serve import Latencies, ServeFigures, table
 from tests.cli import velo
 from velo.commands import edge
 from velo.commands.edge import show
@@ -15,13 +15,13 @@ from velo.commands.fitting import fitted
 
 FLOOR = "floor: as many bytes, one pipeline"
 GET = "get_online_features().to_dict()"
-FIGURES = Figures(
+FIGURES = ServeFigures(
     20_000,
     1000.0,
     "a machine",
     [
-        Measured(FLOOR, 8, False, 500, 0, 0.58, 0.82, 1.2, 1500.0),
-        Measured(GET, 40, True, 100, 3, 22.3, 48.0, 61.7, 41.2),
+        Latencies(FLOOR, 8, False, 500, 0, 0.58, 0.82, 1.2, 1500.0),
+        Latencies(GET, 40, True, 100, 3, 22.3, 48.0, 61.7, 41.2),
     ],
 )
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from streams.log.writer import LogWriter
 from tests.cli import velo
 from tests.seasons import BUILT_AT, a_season, a_store, opened
-from velo.store import CONTENTS, Home
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import CONTENTS, Home
 
 
 def open_to_others(root: Path) -> list[Path]:

@@ -9,12 +9,10 @@ import orjson
 import pytest
 
 from feature_repo.stores.embedded_redis import down
-from feature_repo.stores.race_cards import KEEP, Offer, RaceCards
+from feature_repo.stores.race_cards import KEEP, RaceCards, RaceUpdate
 from feature_repo.stores.redis_client import connect
 from streams.batch.build import build
 from streams.dataflow.cards_sink import fill
-from streams.log.reader import messages
-from streams.log.writer import LogWriter
 from tests.seasons import BUILT_AT, a_season, opened
 from tests.streaming import streamed
 from velo.racing.cards import Declared, declared_at
@@ -31,7 +29,9 @@ from velo.racing.messages import (
     Runner,
     to_record,
 )
-from velo.store import Store
+from velo.storage.log.reader import messages
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Store
 
 OFF = datetime(2023, 6, 1, 14, 0, tzinfo=UTC)
 NOW = OFF - timedelta(hours=1)
@@ -111,7 +111,7 @@ def test_told_again_in_any_order_nothing_changes(store: Store) -> None:
         if one.race_id == "R1" and one.known_at is not None:
             off = one.race.off_time if isinstance(one, Racecard | Result) else None
             kind = str(to_record(one)["type"])
-            offers.append(Offer(seq, kind, "R1", one.known_at, orjson.dumps(to_record(one)), off))
+            offers.append(RaceUpdate(seq, kind, "R1", one.known_at, orjson.dumps(to_record(one)), off))
     assert cards.offer(0, offers[::-1], NOW) == 0
     assert cards.race("R1") == before
     assert cards.events("0-0") == events
@@ -210,9 +210,9 @@ def test_a_log_of_another_generation_begins_anew(store: Store) -> None:
     cards = cards_of(store)
     assert (
         cards.offer(
-            1, [Offer(0, "going_change", "R1", NOW, b'{"type":"going_change","race_id":"R1","going":"Good"}')], NOW
+            1, [RaceUpdate(0, "going_change", "R1", NOW, b'{"type":"going_change","race_id":"R1","going":"Good"}')], NOW
         )
         == 1
     )
     assert cards.races(NOW, OFF + timedelta(hours=1)) == []
-    assert cards.offer(0, [Offer(9999, "going_change", "R1", NOW, b"{}")], NOW) == 0
+    assert cards.offer(0, [RaceUpdate(9999, "going_change", "R1", NOW, b"{}")], NOW) == 0

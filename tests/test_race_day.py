@@ -10,24 +10,24 @@ import numpy as np
 import pytest
 
 from feature_repo.stores.embedded_redis import down
-from serving.history import History, declared
+from serving.feature_matrix import FeatureMatrix
+from serving.history import RaceHistory, declared
 from serving.scored import ScoredRace
 from serving.scorer import CatchingUp, Scorer
-from serving.vectors import Vectors
 from streams.batch.build import build
 from streams.importers.runners import read_runner_tables
-from streams.log.writer import LogWriter
 from tests.race_days import LEAD, a_day, card_of
 from tests.seasons import BUILT_AT, a_season, opened
 from tests.shared import shared_file
 from training.dataset import training_set
-from training.model import Options
+from training.model import ModelOptions
 from training.train import train
 from velo.commands.serve import service_of
 from velo.racing.clock import local_date, local_midnight
 from velo.racing.messages import GoingChange, JockeyChange, Message, NonRunner, Racecard, Result, Runner
 from velo.settings import Settings, zone_named
-from velo.store import Store
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Store
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Told:
 
     result: Result
     scored: ScoredRace
-    vectors: Vectors
+    vectors: FeatureMatrix
 
 
 def a_model(store: Store, until: date) -> None:
-    few = Options(rounds=10, leaves=6, threads=1)
+    few = ModelOptions(rounds=10, leaves=6, threads=1)
     validate, test = until - timedelta(days=60), until - timedelta(days=30)
     train(store, now=BUILT_AT, options=few, validate_from=validate, test_from=test)
 
@@ -133,7 +133,7 @@ def test_a_service_has_loaded_what_a_race_that_was_run_needs_before_anyone_asks(
     def asked(*_: object) -> None:
         pytest.fail("the history is asked again")
 
-    monkeypatch.setattr(History, "stood", asked)
+    monkeypatch.setattr(RaceHistory, "stood", asked)
     scored = scorer.score(last.race.race_id, after + timedelta(minutes=1))
     assert scored.features_from == "offline history"
     assert scorer.history.feast() is warmed

@@ -19,7 +19,6 @@ from serving.score_audit import DAMAGED, FUTURE, LEAK, NOT_REPRODUCIBLE, audit_s
 from serving.score_log import ScoreLog
 from serving.scored import scored_race
 from streams.batch.build import build
-from streams.log.writer import LogWriter
 from tests.cli import velo
 from tests.desks import RACE as RACE_PAGE
 from tests.desks import ROWS, page_of, served, shows_live
@@ -28,7 +27,8 @@ from tests.seasons import BUILT_AT, opened
 from tests.services import NOW, OFF, RACE, RUNNERS, SCORE, a_client, a_service, a_streamed_store, posted, refused, tell
 from tests.streaming import streamed
 from velo.racing.messages import Message, Racecard, Result, Runner
-from velo.store import Store
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Store
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from streams.importers import cells
+from streams.importers import parsers
 from streams.importers.raceform import parse_row, read_raceform
 from streams.importers.raceform_row import with_country
 from tests.raceform_rows import HONG_KONG, LONDON, ROW, SECOND, parsed, written
 from velo.racing.going import going_group
 from velo.racing.names import name_key
 from velo.settings import KeyPolicy, Settings
-from velo.store import Store
+from velo.storage.store import Store
 
 
 @pytest.fixture
@@ -274,7 +274,7 @@ def test_classes_by_letter_have_no_number_and_are_no_trouble() -> None:
     ("text", "seconds"), [("1:54.79", 114.79), ("0:59.78", 59.78), ("4:1.70", 241.7), ("59.78", 59.78), ("-", None)]
 )
 def test_times_are_minutes_and_unpadded_seconds(text: str, seconds: float | None) -> None:
-    assert cells.seconds(text) == seconds
+    assert parsers.seconds(text) == seconds
 
 
 # Keys

@@ -17,7 +17,7 @@ from velo.errors import UserError
 from velo.racing.courses import zones_of
 from velo.racing.messages import from_record, to_record
 from velo.settings import Settings
-from velo.store import Store
+from velo.storage.store import Store
 
 
 @pytest.fixture

@@ -22,16 +22,16 @@ from redis.retry import Retry
 from feature_repo.catalogue.families import BY_VIEW
 from feature_repo.stores import embedded_redis
 from feature_repo.stores.embedded_redis import executable
-from feature_repo.stores.race_cards import Head, Offer, RaceCards
+from feature_repo.stores.race_cards import CardsPosition, RaceCards, RaceUpdate
 from feature_repo.stores.redis_client import connect_url
 from feature_repo.stores.redis_layout import Layout
 from feature_repo.stores.redis_rows import RedisRows
-from feature_repo.stores.redis_writer import RowWriter, Written
+from feature_repo.stores.redis_writer import RowWriter, WriteCounts
 from serving.score import scorer_of
 from streams.audit import audit
 from streams.batch.build import build
-from streams.beyond import Beyond
-from streams.online import rebuild
+from streams.rebuild_online import rebuild
+from streams.unbuilt_log import UnbuiltLog
 from tests.changelogs import START
 from tests.logs import a_store, logged
 from tests.redis_writer import table
@@ -39,7 +39,7 @@ from tests.seasons import a_season
 from tests.streaming import NOW, streamed
 from velo.racing.messages import Race, Racecard, Runner, to_record
 from velo.settings import Settings
-from velo.store import Home, Store
+from velo.storage.store import Home, Store
 
 FORM, PAIR = BY_VIEW["horse_form"], BY_VIEW["partnership_velocity"]
 PORTS = range(21_379, 22_379, 7)
@@ -102,10 +102,10 @@ def test_rows_are_written_replaced_read_and_removed_over_all_servers(url: str) -
     horses = [f"h{at}" for at in range(HORSES)]
     offered = [((horse,), START + timedelta(days=2), float(at)) for at, horse in enumerate(horses)]
     layout = Layout.of(FORM)
-    assert writer.write_rows(layout, table(FORM, offered), 1) == Written(HORSES, 0)
-    assert writer.write_rows(Layout.of(PAIR), table(PAIR, [(("t", "j"), START, 4.0)]), 1) == Written(1, 0)
+    assert writer.write_rows(layout, table(FORM, offered), 1) == WriteCounts(HORSES, 0)
+    assert writer.write_rows(Layout.of(PAIR), table(PAIR, [(("t", "j"), START, 4.0)]), 1) == WriteCounts(1, 0)
     older = [((horse,), START, -1.0) for horse in horses]
-    assert writer.write_rows(layout, table(FORM, older), 1) == Written(0, HORSES)
+    assert writer.write_rows(layout, table(FORM, older), 1) == WriteCounts(0, HORSES)
     read, pair, nobody = rows.read_packed(
         [(layout, horses), (Layout.of(PAIR), [("t", "j")]), (layout, ["nobody", None])]
     )
@@ -129,16 +129,16 @@ def test_a_race_is_read_from_all_servers_as_from_one(url: str, tmp_path: Path) -
     entered = tuple(Runner(f"h{n}", trainer_id="u", jockey_id="v", draw=n) for n in range(1, 21))
     card = Racecard(race, entered, START)
     offered = [((one.horse_id,), START, float(n)) for n, one in enumerate(entered) if n != 4]
-    told = Offer(1, "racecard", "r", START, orjson.dumps(to_record(card)), off)
+    told = RaceUpdate(1, "racecard", "r", START, orjson.dumps(to_record(card)), off)
     embedded = embedded_redis.ensure(Home(tmp_path / "one"))
     answers = []
     try:
         for at in (url, embedded):
             client = connect_url(at)
-            assert RowWriter(client, at).write_rows(Layout.of(FORM), table(FORM, offered), 1) == Written(19, 0)
-            RaceCards(client, at).offer(1, [told], START, Head(1, 1, START + timedelta(hours=1), live=True))
+            assert RowWriter(client, at).write_rows(Layout.of(FORM), table(FORM, offered), 1) == WriteCounts(19, 0)
+            RaceCards(client, at).offer(1, [told], START, CardsPosition(1, 1, START + timedelta(hours=1), live=True))
             store = Store.open(Settings(tmp_path / "home", redis_url=at))
-            scorer = scorer_of(store, Beyond(store.home), patience_s=5.0)
+            scorer = scorer_of(store, UnbuiltLog(store.home), patience_s=5.0)
             reading, read, stands = scorer.features("r", START + timedelta(hours=2))
             assert stands == START + timedelta(hours=1)
             answers.append((reading.keys, read.stored.tobytes(), read.present.tolist(), read.event_us.tolist()))

@@ -14,7 +14,7 @@ from feature_repo.catalogue.families import BY_VIEW
 from feature_repo.stores.redis_client import connect_url
 from feature_repo.stores.redis_layout import Layout
 from feature_repo.stores.redis_rows import RedisRows
-from feature_repo.stores.redis_writer import RowWriter, Written
+from feature_repo.stores.redis_writer import RowWriter, WriteCounts
 from tests.changelogs import START
 from tests.redis_writer import table
 from velo.errors import UserError
@@ -50,14 +50,14 @@ def held(bare: Bare, family: Any, *keys: tuple[str, ...]) -> list[float | None]:
 def test_only_a_newer_row_replaces_a_row(bare: Bare) -> None:
     layout = Layout.of(FORM)
 
-    def offer(day: int, value: float, epoch: int = 1) -> Written:
+    def offer(day: int, value: float, epoch: int = 1) -> WriteCounts:
         return bare.writer.write_rows(layout, table(FORM, [(("h",), START + timedelta(days=day), value)]), epoch)
 
-    assert offer(2, 2.0) == Written(1, 0)
-    assert offer(1, 1.0) == Written(0, 1)
-    assert offer(2, 9.0) == Written(0, 1)
+    assert offer(2, 2.0) == WriteCounts(1, 0)
+    assert offer(1, 1.0) == WriteCounts(0, 1)
+    assert offer(2, 9.0) == WriteCounts(0, 1)
     assert held(bare, FORM, ("h",)) == [2.0]
-    assert offer(3, 3.0) == Written(1, 0)
+    assert offer(3, 3.0) == WriteCounts(1, 0)
     assert held(bare, FORM, ("h",)) == [3.0]
 
 
@@ -97,7 +97,7 @@ def test_a_null_in_the_new_row_leaves_no_value_of_the_old(bare: Bare) -> None:
 def test_within_one_batch_the_newest_row_of_a_key_wins_in_whatever_order(bare: Bare) -> None:
     days = [3, 9, 1, 9, 4]
     rows = [(("h",), START + timedelta(days=day), float(at)) for at, day in enumerate(days)]
-    assert bare.writer.write_rows(Layout.of(FORM), table(FORM, rows), 1) == Written(2, 3)
+    assert bare.writer.write_rows(Layout.of(FORM), table(FORM, rows), 1) == WriteCounts(2, 3)
     assert held(bare, FORM, ("h",)) == [1.0]
 
 
@@ -105,7 +105,7 @@ def test_every_arrow_chunk_is_written(bare: Bare) -> None:
     chunks = [table(TRAINER, [((f"t{at}",), START, float(at))]) for at in range(7)]
     whole = pa.concat_tables(chunks)
     assert whole.column(0).num_chunks == 7
-    assert bare.writer.write_rows(Layout.of(TRAINER), whole, 1) == Written(7, 0)
+    assert bare.writer.write_rows(Layout.of(TRAINER), whole, 1) == WriteCounts(7, 0)
     assert held(bare, TRAINER, *[(f"t{at}",) for at in range(7)]) == [float(at) for at in range(7)]
 
 
@@ -113,7 +113,7 @@ def test_more_keys_than_a_batch_holds_are_all_written_and_read_back(bare: Bare) 
     count = 6_500
     rows = table(FORM, [((f"h{at}",), START, float(at)) for at in range(count)])
     told: list[int] = []
-    assert bare.writer.write_rows(Layout.of(FORM), rows, 1, told.append) == Written(count, 0)
+    assert bare.writer.write_rows(Layout.of(FORM), rows, 1, told.append) == WriteCounts(count, 0)
     assert sum(told) == count
     assert held(bare, FORM, *[(f"h{at}",) for at in range(count)]) == [float(at) for at in range(count)]
 

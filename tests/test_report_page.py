@@ -9,7 +9,7 @@ import pytest
 from tests.browser import CONTRAST, FAINT, chromium, screenshots
 from tests.seasons import BUILT_AT, FIRST_DAY, a_season, a_store
 from training.backtest import backtest
-from training.model import Options
+from training.model import ModelOptions
 from training.report_html import write_report
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def report(browser: "Browser", tmp_path_factory: pytest.TempPathFactory) -> Path
     """Asks for the browser first, so that nothing is computed where there is none."""
     folder = tmp_path_factory.mktemp("report")
     store = a_store(folder / "home", a_season(300))
-    options = Options(rounds=4, patience=2, leaves=4, learning_rate=0.1, threads=1)
+    options = ModelOptions(rounds=4, patience=2, leaves=4, learning_rate=0.1, threads=1)
     told = backtest(store, now=BUILT_AT, since=FIRST_DAY + timedelta(days=250), options=options, refit_months=1, past=2)
     return write_report(told, folder / "report.html")
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from streams.log import reader
 from tests.cli import velo
 from tests.feeds import Listed, drained, encoded, sent_result
 from tests.logs import fixed, held
@@ -17,7 +16,8 @@ from velo.racing.cards import decision_time, declared_at
 from velo.racing.clock import MICROSECOND
 from velo.racing.messages import UNREAD, Market, Message, instant_of
 from velo.settings import Settings
-from velo.store import Store
+from velo.storage.log import reader
+from velo.storage.store import Store
 
 BSP_HEADER = "event_id,menu_hint,event_name,event_dt,selection_id,selection_name,win_lose,bsp"
 
@@ -263,7 +263,7 @@ def test_a_race_of_which_only_the_winner_is_known_is_whole(tmp_path: Path) -> No
 
 
 def test_training_knows_who_won_a_race_without_placings(tmp_path: Path) -> None:
-    from training.declared import outcomes
+    from training.entity_rows import outcomes
 
     home = tmp_path / "home"
     rows = [

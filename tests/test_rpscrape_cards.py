@@ -15,7 +15,6 @@ from streams.importers.cards import ParsedCards, declare
 from streams.importers.ingest import ingest
 from streams.importers.raceform import read_raceform
 from streams.importers.rpscrape_cards import SOURCE, read_rpscrape_cards
-from streams.log import reader
 from tests.cli import velo
 from tests.raceform_rows import ROW, SECOND, written
 from tests.rpscrape_files import OTHER, RACE, RUNNER, a_file, a_race, a_store, only, read
@@ -24,7 +23,8 @@ from velo.errors import UserError
 from velo.racing.cards import declared_at
 from velo.racing.messages import NonRunner, Race, Racecard, Runner
 from velo.settings import KeyPolicy
-from velo.store import Store
+from velo.storage.log import reader
+from velo.storage.store import Store
 
 SAMPLE = "data/uk/racecards_sample.json"
 ARRIVED = datetime(2026, 1, 17, 9, 0, tzinfo=UTC)

@@ -7,7 +7,7 @@ import pytest
 
 from streams.importers.raceform import read_raceform
 from velo.settings import Settings
-from velo.store import Store
+from velo.storage.store import Store
 
 OLDEST = 'date,course,time,race_name,class,band,distance,going,pos,draw,btn,name,sp,"dec""age",weight,gear,fin_time'
 RELEASES = {

@@ -10,7 +10,7 @@ import pytest
 from streams.importers.runners import read_runner_tables
 from tests.builders import a_field, a_race, write_runner_table
 from velo.errors import UserError
-from velo.store import Store
+from velo.storage.store import Store
 
 
 def _file(path: Path, content: bytes | None) -> Path:

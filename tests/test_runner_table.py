@@ -16,7 +16,6 @@ from streams.importers import dead_letters
 from streams.importers.ingest import IngestReport, ingest, rebuild_from
 from streams.importers.results import Parsed, checked_results
 from streams.importers.runners import parse_rows, read_runner_tables
-from streams.log import reader
 from tests.builders import a_field, a_race, a_runner, write_csv, write_runner_table
 from tests.logs import a_store, fixed, held, logged
 from tests.shared import shared_file
@@ -24,7 +23,8 @@ from tests.strategies import RandomLoad, random_loads
 from velo.errors import UserError
 from velo.racing.messages import GoingChange, Result
 from velo.settings import Settings
-from velo.store import Store
+from velo.storage.log import reader
+from velo.storage.store import Store
 
 AFTER_ALL = datetime(2026, 1, 1, tzinfo=UTC)
 Rows = Sequence[Mapping[str, Any]]

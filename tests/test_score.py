@@ -18,31 +18,31 @@ from rich.console import Console
 from feature_repo.catalogue import columns
 from feature_repo.feast_store import apply
 from feature_repo.stores.embedded_redis import down
-from serving.drivers import Teller, drivers, story_of, words
-from serving.history import NotYet
-from serving.reading import Reading
+from serving.drivers import DriverExplainer, drivers, story_of, words
+from serving.feature_matrix import FeatureMatrix, offline
+from serving.history import TablesBehind
+from serving.race_messages import messages_of_race
+from serving.read_plan import ReadPlan
+from serving.redis_reader import OnlineStoreUnavailable, ReadRequest
 from serving.render import race_card, to_json
 from serving.score import score, scorer_of
 from serving.scored import ScoredRace
 from serving.scorer import Scorer
-from serving.told import told_of
-from serving.vectors import Vectors, offline
-from serving.wire import Away, Question
 from streams.batch.build import build
-from streams.beyond import Beyond
 from streams.importers.cards import read_cards
-from streams.log.writer import LogWriter
+from streams.unbuilt_log import UnbuiltLog
 from tests.seasons import BUILT_AT, a_card, a_season, a_store, opened
 from tests.shared import shared_file
 from tests.streaming import streamed
 from training.bundle import Bundle, load
 from training.dataset import TrainingSet, training_set
-from training.model import FEATURES, Options
+from training.model import FEATURES, ModelOptions
 from training.train import train
 from velo.errors import UserError
 from velo.racing.cards import Declared, decision_time, declared_at
 from velo.racing.messages import Market, NonRunner, Race, Racecard, Runner
-from velo.store import Store
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Store
 
 LEAD = timedelta(minutes=5)
 OFF = datetime(2023, 6, 1, 14, 0, tzinfo=UTC)
@@ -74,7 +74,7 @@ AFTER = (
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """A season, a race to come with its card, a small model, and everything materialised into the home's own Redis."""
     made = a_store(tmp_path_factory.mktemp("season") / "home", [*a_season(88), *AFTER])
-    few = Options(rounds=20, leaves=6, threads=1)
+    few = ModelOptions(rounds=20, leaves=6, threads=1)
     train(made, now=BUILT_AT, options=few, validate_from=date(2023, 4, 23), test_from=date(2023, 5, 11))
     yield made
     down(made.home)
@@ -104,7 +104,7 @@ def scored(scorer: Scorer) -> ScoredRace:
 
 
 def scorer_over(store: Store, feast: FeatureStore | None = None) -> Scorer:
-    made = scorer_of(store, Beyond(store.home), patience_s=2.0)
+    made = scorer_of(store, UnbuiltLog(store.home), patience_s=2.0)
     made.history._feast = feast
     return made
 
@@ -116,7 +116,7 @@ def a_copy(store: Store, folder: Path) -> Store:
 
 
 def stood(store: Store, race_id: str, instant: datetime | None = None) -> Declared:
-    told = told_of(store.home, race_id).messages
+    told = messages_of_race(store.home, race_id).messages
     at = instant or decision_time(told, LEAD)
     assert at is not None
     race = declared_at(told, at)
@@ -124,10 +124,10 @@ def stood(store: Store, race_id: str, instant: datetime | None = None) -> Declar
     return race
 
 
-def online(scorer: Scorer, race: Declared) -> Vectors:
+def online(scorer: Scorer, race: Declared) -> FeatureMatrix:
     """The rows of a race as the scorer reads them."""
-    reading = Reading.of(race)
-    answers = scorer.wire.ask(Question.of(race.race.race_id, reading.keys, reading.fields))
+    reading = ReadPlan.of(race)
+    answers = scorer.wire.ask(ReadRequest.of(race.race.race_id, reading.keys, reading.fields))
     return reading.vectors(reading.rows(answers), race.instant)
 
 
@@ -247,9 +247,11 @@ def test_a_race_that_was_run_is_scored_with_no_redis_in_reach_and_one_to_come_is
     """What was known before its off lies in the tables and the log alone."""
     out_of_reach = replace(store, redis_url="redis://127.0.0.1:1/0")
     run = max(rows.identity["race_id"].to_pylist())
-    assert score(out_of_reach, run, log=Beyond(store.home), now=NOW).fingerprint == scorer.score(run, NOW).fingerprint
-    with pytest.raises(Away, match=r"127\.0\.0\.1:1"):
-        score(out_of_reach, "to come", log=Beyond(out_of_reach.home), now=NOW)
+    assert (
+        score(out_of_reach, run, log=UnbuiltLog(store.home), now=NOW).fingerprint == scorer.score(run, NOW).fingerprint
+    )
+    with pytest.raises(OnlineStoreUnavailable, match=r"127\.0\.0\.1:1"):
+        score(out_of_reach, "to come", log=UnbuiltLog(out_of_reach.home), now=NOW)
 
 
 def test_drivers_are_worked_out_once_until_a_feature_or_the_model_is_another(scorer: Scorer, store: Store) -> None:
@@ -265,7 +267,7 @@ def test_drivers_are_worked_out_once_until_a_feature_or_the_model_is_another(sco
             return super().contributions(matrix)
 
     counted = Counted(*(getattr(model, one.name) for one in fields(Bundle)))
-    teller = Teller()
+    teller = DriverExplainer()
     first = teller.tell(counted, vectors)
     assert first == drivers(vectors, model.features, model.contributions(vectors.select(model.features)))
     assert teller.tell(counted, replace(vectors, matrix=vectors.matrix.copy())) is first
@@ -376,25 +378,25 @@ def test_the_card_shows_model_and_gate_and_the_json_is_plain(scored: ScoredRace)
 
 def test_an_unknown_race_is_refused_in_one_line(store: Store) -> None:
     with pytest.raises(UserError, match=r"race 'R9' was never declared nor run here") as refused:
-        score(store, "R9", log=Beyond(store.home), now=NOW)
+        score(store, "R9", log=UnbuiltLog(store.home), now=NOW)
     assert "\n" not in str(refused.value)
 
 
 def test_an_instant_to_come_is_refused(store: Store) -> None:
     with pytest.raises(UserError, match="is still to come"):
-        score(store, "to come", log=Beyond(store.home), now=NOW, as_of=NOW + timedelta(seconds=1))
+        score(store, "to come", log=UnbuiltLog(store.home), now=NOW, as_of=NOW + timedelta(seconds=1))
 
 
 def test_a_race_not_declared_by_then_is_refused(store: Store) -> None:
     with pytest.raises(UserError, match="had no declared runner by 2023-05-01"):
-        score(store, "to come", log=Beyond(store.home), now=NOW, as_of=datetime(2023, 5, 1, tzinfo=UTC))
+        score(store, "to come", log=UnbuiltLog(store.home), now=NOW, as_of=datetime(2023, 5, 1, tzinfo=UTC))
 
 
 def test_an_online_store_that_holds_nothing_gives_no_made_up_number(store: Store, tmp_path: Path) -> None:
     copied = a_copy(store, tmp_path)
     try:
         with pytest.raises(UserError, match="Redis holds no feature of any runner of 'to come': run `velo build`"):
-            score(copied, "to come", log=Beyond(copied.home), now=NOW)
+            score(copied, "to come", log=UnbuiltLog(copied.home), now=NOW)
     finally:
         down(copied.home)
 
@@ -443,7 +445,7 @@ def test_a_race_whose_runners_are_all_withdrawn_is_refused_with_that_reason(
     try:
         build(copied, BUILT_AT)
         with pytest.raises(UserError, match="all 3 declared runners of race 'all out' were withdrawn by 2023-06-01"):
-            score(copied, "all out", log=Beyond(copied.home), now=NOW + timedelta(seconds=2), as_of=instant)
+            score(copied, "all out", log=UnbuiltLog(copied.home), now=NOW + timedelta(seconds=2), as_of=instant)
     finally:
         down(copied.home)
 
@@ -453,11 +455,11 @@ def test_the_shared_case_of_a_race_of_which_nobody_is_known(store: Store, tmp_pa
     cards = [shared_file(f"cases/13-nobody-known/{name}.csv") for name in ("card", "all-nr")]
     copied = declared_late(store, tmp_path, read_cards(cards, store).messages)
     try:
-        race = score(copied, "D1", log=Beyond(copied.home), now=NOW + timedelta(seconds=1))
+        race = score(copied, "D1", log=UnbuiltLog(copied.home), now=NOW + timedelta(seconds=1))
         assert (race.features_from, len(race.runners)) == ("redis", 2)
         assert [note for note in race.notes if note.startswith(NOTHING)]
         with pytest.raises(UserError, match="all 2 declared runners of race 'D2' were withdrawn"):
-            score(copied, "D2", log=Beyond(copied.home), now=NOW + timedelta(seconds=1))
+            score(copied, "D2", log=UnbuiltLog(copied.home), now=NOW + timedelta(seconds=1))
     finally:
         down(copied.home)
 
@@ -468,8 +470,10 @@ def test_an_instant_that_the_tables_do_not_reach_is_refused_and_one_before_is_sc
     copied = a_copy(store, tmp_path)
     with LogWriter.open(copied, clock=lambda: OFF) as writer:
         writer.append(NonRunner("to come", "horse 1", "lame"))
-    log = Beyond(copied.home)
-    with pytest.raises(NotYet, match=r"the tables hold what was known before 2023-06-01T14:00:00.*run `velo build`"):
+    log = UnbuiltLog(copied.home)
+    with pytest.raises(
+        TablesBehind, match=r"the tables hold what was known before 2023-06-01T14:00:00.*run `velo build`"
+    ):
         score(copied, "to come", log=log, now=OFF, as_of=OFF)
     before = score(copied, "to come", log=log, now=OFF, as_of=OFF - timedelta(microseconds=1))
     assert "horse 1" in {one.horse_id for one in before.runners}

@@ -12,8 +12,8 @@ from serving.api.limits import Allowance
 from serving.api.problems import Refusal
 from serving.score_log import NotKept, ScoreLog, Served, served
 from serving.scored import ScoredRace, ScoredRunner
-from velo.files import make_folder
-from velo.store import Home
+from velo.storage.atomic_files import make_folder
+from velo.storage.store import Home
 
 NOW = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

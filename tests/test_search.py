@@ -8,7 +8,7 @@ import numpy as np
 
 from tests.test_blending import RACES, SMALL, a_world
 from training.ensemble import inputs
-from training.model import Options
+from training.model import ModelOptions
 from training.search import GRID, search
 
 FEW: Mapping[str, Mapping[str, Any]] = {
@@ -25,7 +25,7 @@ def quiet(step: str, done: int, steps: int) -> None:
 def test_every_declared_candidate_is_an_option_and_the_first_changes_nothing() -> None:
     assert next(iter(GRID.values())) == {}
     for changed in GRID.values():
-        assert isinstance(replace(Options(), **changed), Options)
+        assert isinstance(replace(ModelOptions(), **changed), ModelOptions)
 
 
 def test_the_candidate_of_least_loss_is_taken_and_days_kept_out_change_nothing() -> None:

@@ -13,7 +13,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from feature_repo.stores.embedded_redis import down
-from serving.api.shapes import Card, Day, Score
+from serving.api.schemas import Card, Day, Score
 from serving.score_audit import audit_scores
 from tests.seasons import opened
 from tests.services import (
@@ -31,7 +31,7 @@ from tests.services import (
     tell,
 )
 from velo.racing.messages import JockeyChange, NonRunner
-from velo.store import Store
+from velo.storage.store import Store
 
 
 @pytest.fixture(scope="module")

@@ -12,15 +12,15 @@ import pytest
 
 from feature_repo.stores.embedded_redis import down
 from serving.api import events
-from serving.api.connections import HEAD_BYTES, Bounded
+from serving.api.connections import HEAD_BYTES, BoundedConnection
 from serving.api.limits import BoundedBody
 from tests.live_services import Up, everything, until, up
 from tests.services import NOW, a_service, a_streamed_store, tell
 from velo.racing.messages import Market, NonRunner
-from velo.store import Store
+from velo.storage.store import Store
 
 
-class Hasty(Bounded):
+class Hasty(BoundedConnection):
     """As the service's own, with less time and fewer places."""
 
     most = 60
@@ -28,7 +28,7 @@ class Hasty(Bounded):
     read_s = 0.5
 
 
-class Crowded(Bounded):
+class Crowded(BoundedConnection):
     """Few places, and all the time of the service's own."""
 
     most = 60

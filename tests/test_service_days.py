@@ -14,18 +14,18 @@ import pytest
 from rich.console import Console
 
 from feature_repo.stores.embedded_redis import down
-from serving.api.shapes import Day, Score
+from serving.api.schemas import Day, Score
 from serving.paper import trader_of
 from serving.render import race_card
 from serving.score_audit import audit_scores
 from streams.batch.build import build
-from streams.log import reader
 from tests.cli import velo
 from tests.seasons import BUILT_AT, opened
 from tests.services import NOW, OFF, RUNNERS, SCORE, a_client, a_service, a_streamed_store, tell
 from training import bundle, bundle_writing
 from velo.racing.messages import JockeyChange, Market, NonRunner, Result
-from velo.store import Store
+from velo.storage.log import reader
+from velo.storage.store import Store
 
 
 @pytest.fixture(scope="module")

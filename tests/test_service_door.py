@@ -22,7 +22,7 @@ from serving.api.app import app_of
 from serving.api.hosts import allowed, name_of
 from tests.services import ODDS, SCORE, TOKEN, WRITES, a_client, a_service, a_streamed_store, refused
 from tests.shared import REPO
-from velo.store import Store
+from velo.storage.store import Store
 
 
 @pytest.fixture(scope="module")

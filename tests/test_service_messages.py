@@ -8,13 +8,13 @@ import pytest
 from fastapi.testclient import TestClient
 
 from feature_repo.stores.embedded_redis import down
-from serving.api.shapes import Card, Day
+from serving.api.schemas import Card, Day
 from streams.batch.build import build
 from tests.seasons import BUILT_AT
 from tests.services import NOW, RACE, RUNNERS, SCORE, WRITES, a_client, a_service, a_streamed_store, refused, tell
 from tests.streaming import streamed
 from velo.racing.messages import GoingChange, NonRunner, Racecard
-from velo.store import Store
+from velo.storage.store import Store
 
 
 @pytest.fixture(scope="module")

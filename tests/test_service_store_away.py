@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from feature_repo.stores.embedded_redis import down
-from serving.patience import PATIENCE_S
+from serving.redis_reader import OnlineStoreUnavailable, RedisReader
+from serving.request_deadline import PATIENCE_S
 from serving.score_log import ScoreLog
 from serving.scorer import Scorer
-from serving.wire import Away, Wire
 from tests.services import NOW, SCORE, a_client, a_service, a_streamed_store, posted, refused
-from velo.files import make_folder
-from velo.store import Home, Store
+from velo.storage.atomic_files import make_folder
+from velo.storage.store import Home, Store
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_a_slow_or_absent_redis_is_said_within_a_quarter_of_a_second(store: Stor
             threading.Thread(target=a_server, args=(listening, how), daemon=True).start()
         port = listening.getsockname()[1]
         service = a_service(store)
-        service.scorer.wire = Wire(lambda: f"redis://127.0.0.1:{port}/0")
+        service.scorer.wire = RedisReader(lambda: f"redis://127.0.0.1:{port}/0")
         client = a_client(service)
         service.scorer.bundles.current()
         client.get("/healthz")
@@ -95,7 +95,7 @@ def test_a_redis_that_is_looked_for_or_started_is_waited_for_no_longer_either(st
         return real()
 
     service = a_service(store)
-    service.scorer.wire = Wire(slowly)
+    service.scorer.wire = RedisReader(slowly)
     service.scorer.bundles.current()
     client = a_client(service)
     taken = []
@@ -125,7 +125,7 @@ def test_a_request_that_runs_out_of_time_closes_no_connection_of_another(store: 
     while not any(one["cmd"] == "blpop" for one in wire.client.client_list()):
         assert time.monotonic() < until
     wire.patience.seconds = 0.1
-    with pytest.raises(Away, match="does not answer"):
+    with pytest.raises(OnlineStoreUnavailable, match="does not answer"):
         wire.call(lambda client: client.blpop("never", timeout=10))
     wire.patience.seconds = 2.0
     wire.call(lambda client: client.rpush("answered", "here"))

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from feature_repo.stores.embedded_redis import down
-from serving.reading import NEVER, Reading, Rows
-from serving.settled import Settled
-from streams.log import reader
-from streams.log.writer import LogWriter
+from serving.read_consistency import ReadConsistency
+from serving.read_plan import NEVER, ReadPlan, ReadRows
 from tests.logs import fixed
 from tests.services import NOW, OFF, RACE, RUNNERS, a_service, a_streamed_store, tell
 from velo.racing.cards import declared_at
 from velo.racing.messages import Racecard, Result
 from velo.racing.starts import Start, starts_of
-from velo.store import Store
+from velo.storage.log import reader
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Store
 
 KNOWN, HEAD = 2_000_000, 9_000_000
 FIELD = tuple(replace(one, status="FINISHED", position=n + 1, sp_decimal=3.0) for n, one in enumerate(RUNNERS))
@@ -41,20 +41,20 @@ class Told:
         yield from ((known_us, starts) for seq, known_us, starts in self.results if from_seq <= seq <= to_seq)
 
 
-def a_reading() -> Reading:
+def a_reading() -> ReadPlan:
     race = declared_at([Racecard(RACE, RUNNERS, OFF - timedelta(hours=5))], NOW)
     assert race is not None
-    return Reading.of(race)
+    return ReadPlan.of(race)
 
 
-def rows_at(reading: Reading, event_us: int) -> Rows:
+def rows_at(reading: ReadPlan, event_us: int) -> ReadRows:
     shape = len(RUNNERS), len(reading.spots)
     until = np.full(shape, np.nan)
-    return Rows(np.zeros((len(RUNNERS), 1)), np.ones(shape, np.bool_), np.full(shape, event_us, np.int64), until)
+    return ReadRows(np.zeros((len(RUNNERS), 1)), np.ones(shape, np.bool_), np.full(shape, event_us, np.int64), until)
 
 
 def test_a_row_that_is_to_come_is_waited_for_until_it_is_there() -> None:
-    reading, log, heard = a_reading(), Told([(4, KNOWN, STARTS)]), Settled()
+    reading, log, heard = a_reading(), Told([(4, KNOWN, STARTS)]), ReadConsistency()
     heard.hear(0, 5, log)
     before, after = rows_at(reading, 1_000_000), rows_at(reading, KNOWN)
     half = replace(after, event_us=after.event_us.copy())
@@ -67,7 +67,7 @@ def test_a_row_that_is_to_come_is_waited_for_until_it_is_there() -> None:
 
 
 def test_of_two_results_neither_of_which_is_written_the_first_counts() -> None:
-    reading, heard = a_reading(), Settled()
+    reading, heard = a_reading(), ReadConsistency()
     log = Told([(4, KNOWN, STARTS), (6, KNOWN + 500, STARTS[:1])])
     heard.hear(0, 9, log)
     assert heard.position(reading, rows_at(reading, 1), HEAD, 0, log) == KNOWN - 1
@@ -77,7 +77,7 @@ def test_of_two_results_neither_of_which_is_written_the_first_counts() -> None:
 
 def test_what_both_stores_hold_for_certain_is_not_waited_for() -> None:
     """A result of which no row is to come, as one of a lower version, is so told once the stream has gone past it."""
-    reading, heard = a_reading(), Settled()
+    reading, heard = a_reading(), ReadConsistency()
     log = Told([(4, KNOWN, STARTS)])
     heard.hear(0, 5, log)
     log.until = (5, KNOWN)
@@ -90,7 +90,7 @@ def test_what_both_stores_hold_for_certain_is_not_waited_for() -> None:
 
 
 def test_a_window_that_the_head_has_passed_has_a_row_to_come() -> None:
-    reading, log, heard = a_reading(), Told([]), Settled()
+    reading, log, heard = a_reading(), Told([]), ReadConsistency()
     heard.hear(0, 5, log)
     rows = rows_at(reading, 1_000_000)
     rows.until_us[2, 0] = KNOWN

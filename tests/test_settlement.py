@@ -13,7 +13,7 @@ from velo.errors import UserError
 from velo.racing.cards import first_result
 from velo.racing.deductions import SCALE, Withdrawal, reduced_price, rule_4_pence
 from velo.racing.messages import Race, Result, Runner
-from velo.racing.settlement import Bet, Outcome, Settled, Venue, settle
+from velo.racing.settlement import Bet, Outcome, Payout, Venue, settle
 
 OFF = datetime(2025, 6, 1, 14, tzinfo=UTC)
 PLACED = OFF - timedelta(minutes=5)
@@ -39,7 +39,7 @@ def gone(minutes: float, price: float | None = None, factor: float | None = None
 FIELD = result(ran("a", 1, 5.0), ran("b", 2, 2.5), ran("f", None, 9.0, "F"), ran("n", None, None, "NR"))
 
 
-def shown(settled: Settled) -> tuple[str, float | None]:
+def shown(settled: Payout) -> tuple[str, float | None]:
     return settled.outcome.value, settled.profit
 
 

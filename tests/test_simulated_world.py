@@ -11,10 +11,10 @@ import pyarrow.compute as pc
 
 from tests.simulated import LONDON, Row, first_versions, season, starters
 from velo.racing.going import going_group
-from velo.simulator import Season
+from velo.simulator import SimulatedSeason
 
 
-def market_log_loss(season_: Season) -> float:
+def market_log_loss(season_: SimulatedSeason) -> float:
     """Mean −ln π of the winners of fully priced first versions; π is 1/SP over its race's sum."""
     losses = []
     races: dict[str, list[tuple[float | None, int | None]]] = defaultdict(list)

@@ -43,7 +43,7 @@ def test_a_line_through_two_stores_gives_base_and_slope_and_a_size_is_that_of_th
     assert units.log_bytes_a_start == round(0.5 * 2**20 / 1_000)
     assert (units.stream_mb, units.stream_kb_a_key) == (299, 2.05)
     assert (units.live_s, units.live_s_a_million) == (1.5, 500.0)
-    assert sizing.units_on(sizing.markdown(sizing.Figures((few, many), units, "a machine"))) == units
+    assert sizing.units_on(sizing.markdown(sizing.SizingFigures((few, many), units, "a machine"))) == units
 
 
 @pytest.fixture

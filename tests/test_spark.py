@@ -24,7 +24,7 @@ from tests.cli import velo
 from tests.logs import a_store, fixed, logged, told
 from tests.shared import REPO
 from tests.streaming import NOW, all_rows, assert_same, batch_twin
-from velo.store import Store
+from velo.storage.store import Store
 
 needs_spark = pytest.mark.skipif(
     find_spec("pyspark") is None or shutil.which("java") is None,

@@ -10,17 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_repo.stores import embedded_redis
-from streams import generations
 from streams.batch.build import build
 from streams.batch.compact import compact
-from streams.dataflow.parquet_sink import ParquetPartition, Span
-from streams.dataflow.run import plan
+from streams.dataflow.parquet_sink import ParquetPartition, PartSpan
+from streams.dataflow.runtime import plan
 from streams.explain import explain
 from streams.importers import dead_letters
 from streams.importers.ingest import ingest
 from streams.importers.runners import read_runner_tables
-from streams.log import reader
-from streams.log.segments import segments
 from tests.logs import a_store, fixed
 from tests.streaming import (
     NOW,
@@ -37,7 +34,10 @@ from tests.streaming import (
 from velo.errors import UserError
 from velo.racing.cards import declared_at
 from velo.racing.messages import Message, Result
-from velo.store import Store
+from velo.storage import table_versions
+from velo.storage.log import reader
+from velo.storage.log.format import segments
+from velo.storage.store import Store
 
 FILES = [("london", "Europe/London"), ("hk_amended", "Asia/Hong_Kong")]
 
@@ -116,7 +116,7 @@ def test_a_part_that_cannot_be_sealed_ends_the_stream_and_leaves_no_gap(
     tell(store, told)
     seals, sealed = count(1), ParquetPartition._seal
 
-    def seal(partition: ParquetPartition, span: Span) -> None:
+    def seal(partition: ParquetPartition, span: PartSpan) -> None:
         time.sleep(0.01)
         if next(seals) >= fails_at:
             raise OSError(28, "No space left on device")
@@ -138,12 +138,12 @@ def test_what_a_failed_stream_left_open_does_not_reach_the_parts_of_the_next(
     tell(store, told)
     left, sealed = dict[str, pq.ParquetWriter](), ParquetPartition._seal
 
-    def seal(partition: ParquetPartition, span: Span) -> None:
+    def seal(partition: ParquetPartition, span: PartSpan) -> None:
         if partition._writer is not None:
             left[partition.family.view] = partition._writer
         raise OSError(28, "No space left on device")
 
-    def seal_beside(partition: ParquetPartition, span: Span) -> None:
+    def seal_beside(partition: ParquetPartition, span: PartSpan) -> None:
         if open_still := left.pop(partition.family.view, None):
             open_still.close()
         sealed(partition, span)
@@ -210,11 +210,11 @@ def test_a_build_beside_a_stream_leaves_each_row_once(
     """A build of part of what the stream has written, of more than it has, and again after it: never a row twice."""
     tell(store, told[:300])
     streamed(store, batch=100)
-    assert len(generations.stream_parts(store.home.offline, "horse_form")) == 3
+    assert len(table_versions.stream_parts(store.home.offline, "horse_form")) == 3
     # the stream is at 300, the build goes to 500
     tell(store, told[300:500])
     build(store, NOW, whole=whole)
-    assert generations.stream_parts(store.home.offline, "horse_form") == []
+    assert table_versions.stream_parts(store.home.offline, "horse_form") == []
     assert {len(rows) for rows in all_rows(store).values()}
     # the stream goes on at 300: what the build has is left out
     streamed(store, batch=70)
@@ -224,7 +224,7 @@ def test_a_build_beside_a_stream_leaves_each_row_once(
     compact(store)
     assert_same(all_rows(store), built)
     build(store, NOW, whole=whole)
-    assert generations.stream_parts(store.home.offline, "horse_form") == []
+    assert table_versions.stream_parts(store.home.offline, "horse_form") == []
     assert_same(all_rows(store), built)
 
 
@@ -234,15 +234,15 @@ def test_a_part_that_a_build_ends_within_is_cut_there(
     """The build's rows and the rest of the stream's: published together."""
     tell(store, told)
     streamed(store, batch=2000)
-    [part] = generations.stream_parts(store.home.offline, "horse_form")
-    before = generations.manifest_of(generations.current(store.home) or Path())
+    [part] = table_versions.stream_parts(store.home.offline, "horse_form")
+    before = table_versions.manifest_of(table_versions.current(store.home) or Path())
     # as a build that read the log when it ended at 400 publishes while the stream is far ahead
-    folder = generations.begin(store.home)
-    manifest = generations.Manifest(
+    folder = table_versions.begin(store.home)
+    manifest = table_versions.Manifest(
         before.log_generation, 400, told[399].known_at or NOW, before.fingerprint, before.epoch, before.rows
     )
-    generations.publish(store.home, folder, manifest)
-    [cut] = generations.stream_parts(store.home.offline, "horse_form")
+    table_versions.publish(store.home, folder, manifest)
+    [cut] = table_versions.stream_parts(store.home.offline, "horse_form")
     assert (part.first_seq, cut.first_seq, cut.last_seq) == (0, 400, part.last_seq)
     after_us = int((manifest.known_at - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(microseconds=1))
     expected = {key: row for key, row in built["horse_form"].items() if key[-1] > after_us}

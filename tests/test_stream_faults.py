@@ -17,25 +17,25 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
-from benchmarks.kills import replay
+from benchmarks.crash_test import replay
 from feature_repo.stores import embedded_redis
 from feature_repo.stores.embedded_redis import executable
 from feature_repo.stores.redis_client import connect
 from streams.audit import AuditReport, audit
 from streams.batch.build import build
 from streams.dataflow import redis_sink
-from streams.dataflow.members import loopback_addresses, others
-from streams.dataflow.run import Options, plan, run, sole_stream
-from streams.dataflow.telemetry import Telemetry, position
+from streams.dataflow.metrics import Telemetry, position
+from streams.dataflow.runtime import StreamOptions, plan, run, sole_stream
+from streams.dataflow.worker_processes import loopback_addresses, others
 from streams.importers.ingest import ingest
 from streams.importers.runners import read_runner_tables
-from streams.log import reader
 from tests.logs import a_store, fixed
 from tests.streaming import NOW, streamed, tell
 from velo.errors import UserError
 from velo.racing.messages import Tick
 from velo.settings import Settings
-from velo.store import Store
+from velo.storage.log import reader
+from velo.storage.store import Store
 
 PATIENCE_S = 120.0
 
@@ -110,7 +110,7 @@ def test_it_waits_while_redis_is_away_and_fills_one_that_has_forgotten(
     tell(live, messages[:600])
     streamed(live, online=True)
     stop, telemetry = Event(), Telemetry()
-    options = Options(snapshot_every=timedelta(milliseconds=50))
+    options = StreamOptions(snapshot_every=timedelta(milliseconds=50))
     caplog.set_level("INFO", "velo.stream")
     last, began = max(one.known_at for one in messages if one.known_at), time.monotonic()
 
@@ -159,7 +159,7 @@ def test_a_redis_that_forgets_while_the_stream_runs_is_filled_again(
     def read(count: int) -> None:
         until(lambda: (where := position(live.home)) and where.next_seq == count and where.at_end)
 
-    options = Options(snapshot_every=timedelta(minutes=10))
+    options = StreamOptions(snapshot_every=timedelta(minutes=10))
     caplog.set_level("INFO", "velo.stream")
     thread = Thread(target=run, args=(plan(live), options, clock, Telemetry()), kwargs={"stop": stop})
     thread.start()
@@ -301,7 +301,7 @@ def test_local_midnight_is_told_when_nobody_else_does(london: Store) -> None:
     assert end.known_at is not None
     now = [datetime(2026, 3, 28, 23, 59, tzinfo=UTC)]
     stop = Event()
-    options = Options(online=False, snapshot_every=timedelta(milliseconds=50))
+    options = StreamOptions(online=False, snapshot_every=timedelta(milliseconds=50))
     thread = Thread(
         target=run, args=(plan(london), options, lambda: now[0], Telemetry()), kwargs={"stop": stop}, daemon=True
     )

@@ -21,14 +21,12 @@ import pytest
 from feature_repo.stores import embedded_redis
 from feature_repo.stores.redis_client import connect, connect_url
 from streams.audit import audit
-from streams.dataflow.feeding import feeding
-from streams.dataflow.run import Options, plan, run
-from streams.dataflow.telemetry import Telemetry, is_streaming, position
+from streams.dataflow.background_ingest import background_ingest
+from streams.dataflow.metrics import Telemetry, is_streaming, position
+from streams.dataflow.runtime import StreamOptions, plan, run
 from streams.feeds.kafka_topic import put as put_on_topic
 from streams.feeds.redis_stream import put as put_on_stream
 from streams.feeds.source import Delivery, Feed, FeedAway
-from streams.log import reader
-from streams.log.writer import LogWriter
 from tests.cli import velo
 from tests.feeds import Listed, a_broker, drained, encoded, said, sent_result
 from tests.logs import NOON, a_store, fixed
@@ -37,7 +35,9 @@ from tests.shared import REPO
 from tests.streaming import all_rows, assert_same, batch_twin
 from velo.errors import UserError
 from velo.racing.messages import Tick, to_record
-from velo.store import Home, Store
+from velo.storage.log import reader
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Home, Store
 
 PATIENCE_S = 120.0
 KILLS = 3
@@ -162,8 +162,8 @@ def test_a_kafka_topic_is_streamed_by_the_same_promises(store: Store, bodies: li
 def fed(store: Store, feed: Feed, clock: Callable[[], datetime] = lambda: NOON) -> None:
     """Stream a feed to its end in this process, into the tables alone."""
     stop, planned = Event(), plan(store)
-    with feeding(planned.store, feed, clock, stop, once=True) as one:
-        options = Options(once=True, online=False, snapshot_every=timedelta(0))
+    with background_ingest(planned.store, feed, clock, stop, once=True) as one:
+        options = StreamOptions(once=True, online=False, snapshot_every=timedelta(0))
         run(planned, options, clock, Telemetry(), stop=stop, feeding=one)
 
 

@@ -7,8 +7,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from streams.batch.build import build
-from streams.log.reader import messages as logged
-from streams.log.writer import LogWriter
 from streams.status import status
 from streams.undeclared import undeclared_of
 from tests.feeds import Listed, drained, encoded, sent, sent_result
@@ -29,6 +27,8 @@ from velo.racing.messages import (
     instant_of,
 )
 from velo.racing.undeclared import nearest, undeclared
+from velo.storage.log.reader import messages as logged
+from velo.storage.log.writer import LogWriter
 
 RACE = Race("A1", date(2024, 5, 1), OFF, "Ascot")
 CARD = Racecard(RACE, (Runner("plain sailing"), Runner("second thoughts")), OFF - timedelta(hours=5))

@@ -16,7 +16,7 @@ from tests.stores import NOW, Row
 from tests.streaming import streamed
 from velo.errors import UserError
 from velo.racing.messages import from_record
-from velo.store import Store
+from velo.storage.store import Store
 
 
 def race(race_id: str, on: str, off: str, known_at: str, *trainers: str, **columns: Any) -> Row:

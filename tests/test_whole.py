@@ -29,18 +29,18 @@ from feature_repo.stores.redis_client import connect
 from feature_repo.stores.redis_layout import Layout
 from streams.audit import audit
 from streams.batch.build import build
-from streams.dataflow.run import Options, plan, run
-from streams.dataflow.telemetry import Telemetry, position
-from streams.log.reader import end
-from streams.log.writer import LogWriter
-from streams.online import rebuild
+from streams.dataflow.metrics import Telemetry, position
+from streams.dataflow.runtime import StreamOptions, plan, run
+from streams.rebuild_online import rebuild
 from tests.cli import velo
 from tests.seasons import BUILT_AT, a_season
 from tests.services import NOW, RUNNERS, SCORE, a_client, a_service, a_streamed_store
 from velo.errors import UserError
 from velo.racing.messages import Result
 from velo.settings import Settings
-from velo.store import Store, given_id, store_id
+from velo.storage.log.reader import end
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Store, given_id, store_id
 
 PATIENCE_S = 60.0
 LAYOUTS = [Layout.of(family) for family in FAMILIES]
@@ -76,7 +76,7 @@ def streaming(store: Store) -> Iterator[Flag]:
 
     def work() -> None:
         try:
-            run(plan(store), Options(snapshot_every=timedelta(milliseconds=200)), clock, Telemetry(), stop=stop)
+            run(plan(store), StreamOptions(snapshot_every=timedelta(milliseconds=200)), clock, Telemetry(), stop=stop)
         except BaseException as broke:  # noqa: BLE001  told to the test
             failed.append(broke)
 

@@ -1,6 +1,6 @@
 """`velo backtest`: what the recipe of a model would have said of days it had not seen, and what betting by it would have done.
 
-The recipe is refitted as time goes on (`training.refits`), blended and calibrated on the past alone (`training.combine`), and
+The recipe is refitted as time goes on (`training.walk_forward`), blended and calibrated on the past alone (`training.blend_calibrate`), and
 told by `training.backtest_metrics` with the gate's verdict on the period's last 90 days and 12 months.
 """
 
@@ -15,21 +15,21 @@ import numpy as np
 
 from training.backtest_kept import Predictions, keep
 from training.backtest_report import BacktestReport, Facts, report_of
+from training.blend_calibrate import BlendChoice, combine
 from training.blending import FORMAT as BLENDING
-from training.blocks import Floats
+from training.by_race import Floats
 from training.calibration import FORMAT as CALIBRATION
-from training.combine import Choice, combine
 from training.dataset import LEAD
 from training.dataset_cache import kept_training_set
-from training.declared import Period
+from training.entity_rows import Period
 from training.final_window import fingerprint, look, looks
-from training.model import FEATURES, Options
+from training.model import FEATURES, ModelOptions
 from training.prices import prices
 from training.races import races_of
-from training.refits import OutOfFold, Plan, predict
 from training.trials import Trial, tried
+from training.walk_forward import OutOfFold, WalkForwardPlan, predict
 from velo.errors import UserError
-from velo.store import Store
+from velo.storage.store import Store
 
 Progress = Callable[[str, int, int], None]
 DAYS: Final = 365
@@ -62,7 +62,7 @@ def backtest(
     refit_months: int | None = None,
     past: int | None = None,
     lead: timedelta = LEAD,
-    options: Options | None = None,
+    options: ModelOptions | None = None,
     again: bool = False,
     progress: Progress = lambda step, done, steps: None,
 ) -> BacktestReport:
@@ -71,7 +71,7 @@ def backtest(
     Without them, the last `DAYS` days with results. The trial goes on record before anything is told of it. Raises
     `UserError` for a period without races or past, results without prices, and days of a locked window unless `again`.
     """
-    chosen_options = options or Options()
+    chosen_options = options or ModelOptions()
     rows = kept_training_set(store, lead=lead, period=Period(until=until or date.max), progress=progress)
     races = races_of(rows)
     if not races.count:
@@ -107,7 +107,7 @@ def backtest(
 
 def _plan(
     last: date, since: date | None, until: date | None, days: int | None, refit_months: int | None, past: int | None
-) -> Plan:
+) -> WalkForwardPlan:
     if since is not None and days is not None:
         raise UserError(f"--from {since} and --days {days} both say where to begin: give one of them")
     if days is not None and days < 1:
@@ -116,10 +116,10 @@ def _plan(
     begin = since or end - timedelta(days=(days or DAYS) - 1)
     if begin > end:
         raise UserError(f"a period from {begin} to {end} has no day: give the earlier day first")
-    return Plan(begin, end, refit_months, past)
+    return WalkForwardPlan(begin, end, refit_months, past)
 
 
-def _looked_at(store: Store, plan: Plan, *, again: bool) -> int | None:
+def _looked_at(store: Store, plan: WalkForwardPlan, *, again: bool) -> int | None:
     """How many looks at a locked window these days have had, None for none; raises `UserError` unless `again`."""
     before = [one for one in looks(store.home.models) if one.overlaps(plan.since, plan.until)]
     if before and not again:
@@ -133,7 +133,7 @@ def _looked_at(store: Store, plan: Plan, *, again: bool) -> int | None:
 
 def _predictions(
     told: OutOfFold, sp: Floats, beside: Mapping[str, Any], seed: int
-) -> tuple[Predictions, tuple[Choice, ...]]:
+) -> tuple[Predictions, tuple[BlendChoice, ...]]:
     """The tested races that have a market, as they are kept."""
     combined = combine(told, sp)
     tested = told.races.only(combined.races)

@@ -19,14 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from training.backtest_metrics import Season
-from training.blocks import Floats, starts_of
+from training.backtest_metrics import BacktestPeriod
+from training.by_race import Floats, starts_of
 from training.final_window import fingerprint
 from training.prices import closing_line_value
 from training.resampling import Days
 from velo.errors import UserError
-from velo.files import exchange, sole_writer, sync_file, sync_folder, write_atomically
-from velo.store import Home
+from velo.storage.atomic_files import exchange, sole_writer, sync_file, sync_folder, write_atomically
+from velo.storage.store import Home
 
 LAST: Final = "last"
 PREDICTIONS: Final = "predictions.parquet"
@@ -58,7 +58,7 @@ class Predictions:
             raise UserError(f"{subject!r} was not tested: choose one of {', '.join(SUBJECTS)}")
         return np.asarray(self.columns[subject], dtype=np.float64)
 
-    def season(self, subject: str) -> Season:
+    def season(self, subject: str) -> BacktestPeriod:
         """A season to bet in by a subject's probabilities: decided at the price told by decision time, else SP; settled at SP."""
         starts = starts_of(self.columns["race"])
         days = Days.of_dates(self.columns["race_date"], self.seed)
@@ -66,7 +66,7 @@ class Predictions:
         taken = self.columns["taken"]
         decided_at = np.where(np.isnan(taken), sp, taken)
         clv = closing_line_value(taken, self.columns["closing"])
-        return Season(
+        return BacktestPeriod(
             self.chances(subject), self.columns["pi"], decided_at, sp, self.columns["share"], starts, days, clv
         )
 

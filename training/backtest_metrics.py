@@ -22,7 +22,7 @@ from training.betting import (
     drawdown,
     kelly_stakes,
 )
-from training.blocks import Floats, Indices, sizes_of, total
+from training.by_race import Floats, Indices, sizes_of, total
 from training.devig import inverses
 from training.reliability import equal_width
 from training.resampling import Days, Figure
@@ -32,7 +32,7 @@ SMALLEST: Final = 1e-15
 
 
 @dataclass(frozen=True)
-class Season:
+class BacktestPeriod:
     """Starters of a period: model p, market π (NaN where a race has none), decimal prices, share of the win, races, days.
 
     `decided_at` are the prices when bets are chosen and staked, `settled_at` those they are paid at; NaN where missing.
@@ -57,7 +57,7 @@ class Season:
         """The race of each row, from 0."""
         return np.repeat(np.arange(self.starts.size), sizes_of(self.starts, self.p.size))
 
-    def only(self, races: NDArray[np.bool_]) -> "Season":
+    def only(self, races: NDArray[np.bool_]) -> "BacktestPeriod":
         """Some of its races, with draws of their own days alone."""
         sizes = sizes_of(self.starts, self.p.size)
         rows = np.repeat(races, sizes)
@@ -65,7 +65,7 @@ class Season:
         days = Days.of_dates(self.days.of[rows], self.days.seed, self.days.resamples)
         prices = self.decided_at[rows], self.settled_at[rows]
         clv = None if self.clv is None else self.clv[rows]
-        return Season(self.p[rows], self.pi[rows], *prices, self.share[rows], starts, days, clv)
+        return BacktestPeriod(self.p[rows], self.pi[rows], *prices, self.share[rows], starts, days, clv)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class Bucket:
 
 
 @dataclass(frozen=True, slots=True)
-class Band:
+class ProbabilityBand:
     """One of ten bands of p, of runners the model likes more (`above`) or no more than the market does."""
 
     above: bool
@@ -117,17 +117,17 @@ class Band:
     market: Figure
 
 
-def bets(season: Season, of: Strategy) -> Bets:
+def bets(season: BacktestPeriod, of: Strategy) -> Bets:
     """What a strategy would have done over the season."""
     return placed(season, of.name, chosen(of, season.p, season.decided_at))
 
 
-def all_strategies(season: Season) -> tuple[Bets, ...]:
+def all_strategies(season: BacktestPeriod) -> tuple[Bets, ...]:
     """Every strategy of contract 9 over the season, on the same resamples."""
     return tuple(bets(season, of) for of in STRATEGIES)
 
 
-def placed(season: Season, name: str, wanted: Wanted) -> Bets:
+def placed(season: BacktestPeriod, name: str, wanted: Wanted) -> Bets:
     """What one unit, and what fractional Kelly, on each of the wanted runners would have done."""
     profits = unit_profits(season.settled_at, season.share, np.ones(season.p.size, dtype=np.bool_))
     settled = wanted & ~np.isnan(profits)
@@ -156,7 +156,7 @@ def placed(season: Season, name: str, wanted: Wanted) -> Bets:
     )
 
 
-def above_and_below(season: Season, bands: int = 10) -> tuple[Band, ...]:
+def above_and_below(season: BacktestPeriod, bands: int = 10) -> tuple[ProbabilityBand, ...]:
     """Reliability in ten equal-width bands of p, parted by whether p is above π: where the bets are, is p true there?"""
     priced = ~np.isnan(season.pi)
     band = equal_width(season.p, bands)
@@ -168,11 +168,11 @@ def above_and_below(season: Season, bands: int = 10) -> tuple[Band, ...]:
             if inside.any():
                 of = season.days.where(inside)
                 said, won, market = (of.mean(values[inside]) for values in (season.p, season.share, season.pi))
-                told.append(Band(above, at / bands, (at + 1) / bands, said, won, market))
+                told.append(ProbabilityBand(above, at / bands, (at + 1) / bands, said, won, market))
     return tuple(told)
 
 
-def delta_r2(model: Floats, market: Floats, season: Season) -> Figure:
+def delta_r2(model: Floats, market: Floats, season: BacktestPeriod) -> Figure:
     """R²(model) − R²(market) over the races where both are told, in the same resamples; n races.
 
     Both are probabilities of the runners. For the ΔR² of contract 9 `market` is π^β with β fitted out of fold.
@@ -183,7 +183,7 @@ def delta_r2(model: Floats, market: Floats, season: Season) -> Figure:
     return _by_race_days(season).where(kept).ratio((losses[1] - losses[0])[kept], uniform[kept])
 
 
-def r2(chances: Floats, season: Season) -> Figure:
+def r2(chances: Floats, season: BacktestPeriod) -> Figure:
     """1 − winner log loss ÷ log loss of 1/N, over the races where the chances are told; n races."""
     loss = winner_loss(chances, season.share, season.starts)
     uniform = np.log(sizes_of(season.starts, chances.size).astype(np.float64))
@@ -191,7 +191,7 @@ def r2(chances: Floats, season: Season) -> Figure:
     return _by_race_days(season).where(kept).ratio((uniform - loss)[kept], uniform[kept])
 
 
-def margin(model: Floats, market: Floats, season: Season) -> Figure:
+def margin(model: Floats, market: Floats, season: BacktestPeriod) -> Figure:
     """The market's winner log loss less the model's, in nats a race: above 0 the model is better; n races."""
     gained = winner_loss(market, season.share, season.starts) - winner_loss(model, season.share, season.starts)
     kept = ~np.isnan(gained)
@@ -203,7 +203,7 @@ def winner_loss(chances: Floats, share: Floats, starts: Indices) -> Floats:
     return -total(share * np.log(np.maximum(chances, SMALLEST)), starts)
 
 
-def top1(season: Season) -> Figure:
+def top1(season: BacktestPeriod) -> Figure:
     """The share of races that their most likely runner won; ties count each of the tied equally; n races."""
     best = np.maximum.reduceat(season.p, season.starts)
     first = (season.p == best[season.race]).astype(np.float64)
@@ -222,7 +222,7 @@ def auc(p: Floats, share: Floats) -> float | None:
     return float((ranks[won].sum() - wins * (wins + 1) / 2.0) / (wins * (p.size - wins)))
 
 
-def _bucket(season: Season, inside: NDArray[np.bool_], profits: Floats) -> Bucket:
+def _bucket(season: BacktestPeriod, inside: NDArray[np.bool_], profits: Floats) -> Bucket:
     of, share = season.days.where(inside), season.share[inside]
     return Bucket(
         n=int(inside.sum()),
@@ -233,7 +233,7 @@ def _bucket(season: Season, inside: NDArray[np.bool_], profits: Floats) -> Bucke
     )
 
 
-def _closing_line(season: Season, wanted: Wanted) -> tuple[Figure, Figure]:
+def _closing_line(season: BacktestPeriod, wanted: Wanted) -> tuple[Figure, Figure]:
     if season.clv is None:
         return Figure(None, None, None, 0), Figure(None, None, None, 0)
     told = wanted & ~np.isnan(season.clv)
@@ -242,7 +242,7 @@ def _closing_line(season: Season, wanted: Wanted) -> tuple[Figure, Figure]:
     return days.mean(values), days.mean((values > 0.0).astype(np.float64))
 
 
-def _ae_market(season: Season, inside: NDArray[np.bool_]) -> Figure:
+def _ae_market(season: BacktestPeriod, inside: NDArray[np.bool_]) -> Figure:
     told = inside & ~np.isnan(season.pi)
     return season.days.where(told).ratio(season.share[told], season.pi[told])
 
@@ -252,7 +252,7 @@ def _by_race(profit: Floats, race: Indices) -> Floats:
     return np.bincount(race, profit).astype(np.float64)
 
 
-def _by_race_days(season: Season) -> Days:
+def _by_race_days(season: BacktestPeriod) -> Days:
     """The days of the races, under the draws of the runners' days."""
     first = np.zeros(season.p.size, dtype=np.bool_)
     first[season.starts] = True

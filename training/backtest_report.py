@@ -8,17 +8,27 @@ from typing import Any, Final
 import numpy as np
 
 from training.backtest_kept import SERVED, Predictions
-from training.backtest_metrics import Band, Bets, Season, above_and_below, all_strategies, delta_r2, margin, r2, top1
+from training.backtest_metrics import (
+    BacktestPeriod,
+    Bets,
+    ProbabilityBand,
+    above_and_below,
+    all_strategies,
+    delta_r2,
+    margin,
+    r2,
+    top1,
+)
 from training.backtest_metrics import auc as auc_of
 from training.betting import DEFAULT, STRATEGIES, chosen, strategy
-from training.blocks import Floats
-from training.chance import luck
-from training.combine import Choice
-from training.floors import BY_P, BY_PRICE, Floor, floors
+from training.blend_calibrate import BlendChoice
+from training.by_race import Floats
 from training.gate import ALARMS, WINDOWS_DAYS
-from training.refits import OutOfFold, Plan, Refit
+from training.gate_simulation import luck
+from training.price_bucket_floors import BY_P, BY_PRICE, Floor, floors
 from training.reliability import Bins, equal_mass, equal_width, mean_gap, plain_error, reliability, root_mean_gap, slope
 from training.resampling import Figure
+from training.walk_forward import OutOfFold, Refit, WalkForwardPlan
 from training.windows import GateReport, ask
 
 BET: Final = (SERVED, "blend")
@@ -30,7 +40,7 @@ FLOORS: Final = (("blend", BY_PRICE), ("fundamental", BY_P), ("calibrated", BY_P
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Measurements:
     """How good some probabilities were: `mean_gap` and `root_mean_gap` have chance taken off, `plain_error` has it in."""
 
     name: str
@@ -45,7 +55,7 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class Comparison:
     """One set of probabilities beside another: ΔR² and the margin in nats a race, above 0 where the first is better."""
 
     name: str
@@ -107,11 +117,11 @@ class BacktestReport:
     trials: int
     look: int | None
     refits: tuple[Refit, ...]
-    choices: tuple[Choice, ...]
-    told: tuple[Told, ...]
-    beside: tuple[Beside, ...]
+    choices: tuple[BlendChoice, ...]
+    told: tuple[Measurements, ...]
+    beside: tuple[Comparison, ...]
     bets: dict[str, tuple[Bets, ...]]
-    bands: dict[str, tuple[Band, ...]]
+    bands: dict[str, tuple[ProbabilityBand, ...]]
     equity: dict[str, Equity]
     floors: tuple[Floor, ...]
     luck: dict[str, dict[str, float]]
@@ -132,12 +142,14 @@ class Facts:
 
     backtest: str
     recipe: str
-    plan: Plan
+    plan: WalkForwardPlan
     trials: int
     look: int | None
 
 
-def report_of(facts: Facts, told: OutOfFold, predictions: Predictions, choices: tuple[Choice, ...]) -> BacktestReport:
+def report_of(
+    facts: Facts, told: OutOfFold, predictions: Predictions, choices: tuple[BlendChoice, ...]
+) -> BacktestReport:
     """Everything that is told of the predictions of a backtest."""
     plan = facts.plan
     seasons = {one: predictions.season(one) for one in BET}
@@ -170,7 +182,7 @@ def report_of(facts: Facts, told: OutOfFold, predictions: Predictions, choices: 
         choices=choices,
         told=figures,
         beside=tuple(
-            Beside(
+            Comparison(
                 one, than, delta_r2(chances[one], chances[than], season), margin(chances[one], chances[than], season)
             )
             for one, than in BESIDE
@@ -187,7 +199,7 @@ def report_of(facts: Facts, told: OutOfFold, predictions: Predictions, choices: 
     )
 
 
-def alarms_of(figures: Sequence[Told], bets: Mapping[str, Sequence[Bets]], runners: int) -> tuple[Raised, ...]:
+def alarms_of(figures: Sequence[Measurements], bets: Mapping[str, Sequence[Bets]], runners: int) -> tuple[Raised, ...]:
     """The alarms of `training.gate` over a whole period: of all chances but the market's, and of all that is bet by."""
     raised = []
     named = {one.name: one for one in ALARMS}
@@ -206,7 +218,7 @@ def alarms_of(figures: Sequence[Told], bets: Mapping[str, Sequence[Bets]], runne
     return tuple(raised)
 
 
-def luck_of(season: Season) -> dict[str, float]:
+def luck_of(season: BacktestPeriod) -> dict[str, float]:
     """P(a gain this large | no edge) of each strategy that gained."""
     wanted = [chosen(one, season.p, season.decided_at) for one in STRATEGIES]
     shares = luck(season, wanted, season.days.seed)
@@ -229,7 +241,7 @@ def gates(predictions: Predictions, until: date, days: int) -> dict[str, GateRep
     }
 
 
-def equity_of(season: Season, dates: np.ndarray[Any, np.dtype[Any]], name: str) -> Equity:
+def equity_of(season: BacktestPeriod, dates: np.ndarray[Any, np.dtype[Any]], name: str) -> Equity:
     """The running total of a strategy's level stakes by race day, and its band."""
     wanted = chosen(strategy(name), season.p, season.decided_at)
     profit = np.where(wanted, season.share * season.settled_at - 1.0, 0.0)
@@ -241,10 +253,10 @@ def equity_of(season: Season, dates: np.ndarray[Any, np.dtype[Any]], name: str) 
     return Equity(name, days, *(tuple(path.tolist()) for path in (by_day.cumsum(), low, high)))
 
 
-def _told(name: str, p: Floats, season: Season) -> Told:
+def _told(name: str, p: Floats, season: BacktestPeriod) -> Measurements:
     days, share = season.days, season.share
-    of = Season(p, season.pi, season.decided_at, season.settled_at, share, season.starts, days)
-    return Told(
+    of = BacktestPeriod(p, season.pi, season.decided_at, season.settled_at, share, season.starts, days)
+    return Measurements(
         name=name,
         r2=r2(p, season),
         top1=top1(of),
@@ -257,7 +269,7 @@ def _told(name: str, p: Floats, season: Season) -> Told:
     )
 
 
-def _caveats(plan: Plan, predictions: Predictions, told: OutOfFold, trials: int) -> tuple[str, ...]:
+def _caveats(plan: WalkForwardPlan, predictions: Predictions, told: OutOfFold, trials: int) -> tuple[str, ...]:
     untold = float(np.isnan(predictions.columns["taken"]).mean())
     said = []
     if untold > 0.0:

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from training.blocks import Floats, Indices
+from training.by_race import Floats, Indices
 from velo.errors import UserError
 from velo.racing.staking import KELLY_CAP, KELLY_FRACTION
 

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from training.blocks import Floats, Indices, normalised
-from training.calibration import LEAST_WINS, Calibration, fit_calibration
+from training.by_race import Floats, Indices, normalised
+from training.calibration import LEAST_WINS, RegimeCalibration, fit_calibration
 from training.market import LEAST_RACES, Blend, fit_blend, fit_market_exponent
 from velo.errors import UserError
 
@@ -23,7 +23,7 @@ KINDS: Final = (BENTER, RESIDUAL, MEAN)
 class Blending:
     """How a model and the market are put together. All of it is fitted on out-of-fold predictions.
 
-    `kind` is the blend that gained most surely (`training.combine`) by `losses` (winner log loss of each, nats a race, over the
+    `kind` is the blend that gained most surely (`training.blend_calibrate`) by `losses` (winner log loss of each, nats a race, over the
     folds after the first; None where there was one fold alone: then Benter's). `own` calibrates the model by itself, `curves`
     the blend of that kind, and Benter's beside it. `market` is the market's own exponent, the yardstick.
     """
@@ -33,8 +33,8 @@ class Blending:
     compared: int
     benter: Blend
     market: Blend
-    own: Calibration
-    curves: Mapping[str, Calibration]
+    own: RegimeCalibration
+    curves: Mapping[str, RegimeCalibration]
 
     def to_json(self) -> dict[str, Any]:
         """As kept in a bundle."""
@@ -60,13 +60,13 @@ class Blending:
             kept["compared"],
             Blend.from_json(kept["benter"]),
             Blend.from_json(kept["market"]),
-            Calibration.from_json(kept["own"]),
-            {kind: Calibration.from_json(one) for kind, one in kept["curves"].items()},
+            RegimeCalibration.from_json(kept["own"]),
+            {kind: RegimeCalibration.from_json(one) for kind, one in kept["curves"].items()},
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class OutOfFoldPredictions:
     """Out-of-fold predictions of some races, of each starter: f, π and the residual model (NaN where a race has no market)."""
 
     starts: Indices
@@ -77,7 +77,7 @@ class Seen:
     price: Floats
 
 
-def chances(kind: str, seen: Seen, benter: Blend) -> Floats:
+def chances(kind: str, seen: OutOfFoldPredictions, benter: Blend) -> Floats:
     """What a kind of blend says of some starters, not calibrated."""
     if kind == RESIDUAL:
         return seen.residual
@@ -86,7 +86,11 @@ def chances(kind: str, seen: Seen, benter: Blend) -> Floats:
 
 
 def learn(
-    before: Seen, priced: Seen, kind: str = BENTER, losses: Mapping[str, float] | None = None, compared: int = 0
+    before: OutOfFoldPredictions,
+    priced: OutOfFoldPredictions,
+    kind: str = BENTER,
+    losses: Mapping[str, float] | None = None,
+    compared: int = 0,
 ) -> Blending:
     """Fit everything on what was predicted before; `priced` are those of its races that have a market.
 
@@ -102,6 +106,6 @@ def learn(
     return Blending(kind, losses, compared, benter, alone, own, curves)
 
 
-def enough(priced: Seen) -> bool:
+def enough(priced: OutOfFoldPredictions) -> bool:
     """Whether so many races can be learned from."""
     return bool(priced.starts.size >= max(LEAST_RACES, LEAST_WINS))

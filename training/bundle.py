@@ -20,13 +20,13 @@ import yaml
 from numpy.typing import NDArray
 
 from feature_repo.catalogue import columns
-from training.bands import Band
 from training.blending import BENTER, MEAN, Blending
+from training.calibration_intervals import CalibrationInterval
 from training.ensemble import Ensemble, Inputs, inputs
 from training.logit import Logit
 from training.market import SMALLEST
 from velo.errors import UserError
-from velo.store import Home
+from velo.storage.store import Home
 
 Floats = NDArray[np.float64]
 
@@ -54,7 +54,7 @@ class Model:
     fundamental: Ensemble
     blending: Blending | None = None
     on_market: tuple[float, Ensemble] | None = None
-    bands: Mapping[str, Band] = field(default_factory=dict)
+    bands: Mapping[str, CalibrationInterval] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class Bundle:
         return _shared(blending.curves[kind].curve_values(_softmax(scores), market))
 
     def interval(self, probabilities: Floats, of: str = OWN) -> Floats | None:
-        """A 95 % interval of each probability, (runners, 2), of the model's `OWN` or of the `BLEND`; see `training.bands.Band`.
+        """A 95 % interval of each probability, (runners, 2), of the model's `OWN` or of the `BLEND`; see `training.calibration_intervals.CalibrationInterval`.
 
         None where the bundle has none: then none can be told.
         """
@@ -200,7 +200,7 @@ def _model(folder: Path) -> Model:
     told = blend["on_market"]
     on_market = None if told is None else (told["beta"], ensemble("residual.txt", told))
     # a bundle of before there were bands has none
-    bands = {name: Band.from_json(one) for name, one in blend.get("bands", {}).items()}
+    bands = {name: CalibrationInterval.from_json(one) for name, one in blend.get("bands", {}).items()}
     return Model(fundamental, blending, on_market, bands)
 
 

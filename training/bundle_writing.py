@@ -22,8 +22,8 @@ from training.bundle import (
 )
 from training.ensemble import Ensemble
 from velo.errors import UserError
-from velo.files import sole_writer, sync_folder, write_atomically
-from velo.store import Home
+from velo.storage.atomic_files import sole_writer, sync_folder, write_atomically
+from velo.storage.store import Home
 
 HISTORY: Final = "history.txt"
 PASSED: Final = "PASS"

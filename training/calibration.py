@@ -1,4 +1,4 @@
-"""Calibration by odds regime: what is said at 30 % should win 30 % of the time, among favourites and outsiders alike.
+"""RegimeCalibration by odds regime: what is said at 30 % should win 30 % of the time, among favourites and outsiders alike.
 
 A regime is a stretch of prices (for a model without a market: of 1/p) that runs over into its neighbours: between the middles
 of two, their curves are mixed, and each has learned from a runner as much as it has a say in it. A price that moves by a tick
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from training.blocks import Floats, Indices, normalised
+from training.by_race import Floats, Indices, normalised
 from velo.errors import UserError
 
 FORMAT: Final = 2
@@ -70,7 +70,7 @@ class Regime:
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
+class RegimeCalibration:
     """A curve for each regime: it stands alone at its price of `middles` and is mixed with the next one's between them."""
 
     middles: tuple[float, ...]
@@ -97,11 +97,11 @@ class Calibration:
         }
 
     @staticmethod
-    def from_json(kept: Mapping[str, Any]) -> "Calibration":
+    def from_json(kept: Mapping[str, Any]) -> "RegimeCalibration":
         """The calibration that `to_json` told; raises `UserError` for another format."""
         if kept.get("format") != FORMAT:
             raise UserError(f"a calibration of format {kept.get('format')!r}, this version reads {FORMAT}: train anew")
-        return Calibration(
+        return RegimeCalibration(
             tuple(kept["middles"]),
             tuple(
                 Regime(_curve(told["kind"], told["curve"]), told["runners"], told["wins"]) for told in kept["regimes"]
@@ -123,7 +123,7 @@ def says(price: Floats, middles: tuple[float, ...] = MIDDLES) -> Floats:
 
 def fit_calibration(
     p: Floats, share: Floats, price: Floats, middles: tuple[float, ...] = MIDDLES, enough: float = ENOUGH_WINS
-) -> Calibration:
+) -> RegimeCalibration:
     """Curves from out-of-fold probabilities and each runner's share of the win.
 
     Raises `UserError` for fewer than `LEAST_WINS` winners.
@@ -135,7 +135,7 @@ def fit_calibration(
     for say in says(price, middles).T:
         inside = say > 0.0
         regimes.append(_fit_regime(p[inside], share[inside], say[inside], everywhere, enough))
-    return Calibration(tuple(middles), tuple(regimes), everywhere)
+    return RegimeCalibration(tuple(middles), tuple(regimes), everywhere)
 
 
 def _fit_regime(p: Floats, share: Floats, say: Floats, everywhere: BetaCurve, enough: float) -> Regime:

@@ -9,8 +9,8 @@ from html import escape
 from math import ceil, sqrt
 from typing import Final
 
-from training.backtest_report import Equity, Told
-from training.floors import Floor
+from training.backtest_report import Equity, Measurements
+from training.price_bucket_floors import Floor
 from training.resampling import Figure
 from velo.svg import BOTTOM, TOP, Axes, drawing
 
@@ -19,7 +19,7 @@ MOST_AE: Final = 2.0
 Z_95: Final = 1.96
 
 
-def reliability_chart(of: Told, name: str) -> str:
+def reliability_chart(of: Measurements, name: str) -> str:
     """Said against won in bins of equal numbers, with what chance allows each; on the dashed line every word is true."""
     points = list(zip(of.diagram.said.tolist(), of.diagram.won.tolist(), of.diagram.runners.tolist(), strict=True))
     halves = [Z_95 * sqrt(max(won * (1.0 - won), 1e-9) / runners) for _, won, runners in points]

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from feature_repo.catalogue import columns
 from feature_repo.point_in_time import base_of, joined_at, numbers
 from feature_repo.stores.parts import Snapshot
-from training.declared import Period, declared, outcomes
+from training.entity_rows import Period, declared, outcomes
 from velo.errors import UserError
 from velo.racing.clock import from_text
-from velo.store import Store
+from velo.storage.store import Store
 
 Floats = NDArray[np.float64]
 Progress = Callable[[str, int, int], None]

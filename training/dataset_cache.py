@@ -14,9 +14,9 @@ from typing import Final
 from feature_repo.catalogue.columns import COLUMNS
 from feature_repo.stores.parts import Snapshot
 from training.dataset import LEAD, Provenance, TrainingSet, provenance, training_set
-from training.declared import Period
-from velo.files import sole_writer
-from velo.store import Store
+from training.entity_rows import Period
+from velo.storage.atomic_files import sole_writer
+from velo.storage.store import Store
 
 Progress = Callable[[str, int, int], None]
 

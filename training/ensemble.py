@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from feature_repo.catalogue.within_race import centred
-from training.blocks import Floats, Indices, sizes_of, softmax
+from training.by_race import Floats, Indices, sizes_of, softmax
 from training.logit import Logit
 
 if TYPE_CHECKING:

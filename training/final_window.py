@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike
 
-from training import record
+from training import jsonl
 from velo.errors import UserError
 
 FILE: Final = "final_windows.jsonl"
@@ -55,7 +55,7 @@ def fingerprint(columns: Mapping[str, ArrayLike]) -> str:
 
 def looks(folder: Path) -> tuple[Look, ...]:
     """All looks on record, oldest first; raises `UserError` where the record is damaged."""
-    return record.read(folder / FILE, Look, "which windows were looked at")
+    return jsonl.read(folder / FILE, Look, "which windows were looked at")
 
 
 def look(folder: Path, since: date, until: date, data: str, model: str, now: datetime, *, again: bool = False) -> Look:
@@ -77,5 +77,5 @@ def look(folder: Path, since: date, until: date, data: str, model: str, now: dat
         )
     number = max((one.number for one in before), default=0) + 1
     taken = Look(since.isoformat(), until.isoformat(), data, model, now.astimezone(UTC).isoformat(), number)
-    record.add(folder / FILE, seen, taken)
+    jsonl.add(folder / FILE, seen, taken)
     return taken

@@ -7,11 +7,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from training.blocks import Floats
+from training.by_race import Floats
 from training.ensemble import Ensemble, Inputs
 from training.logit import fit_logit
 from training.market import LEAST_RACES, fit_market_exponent, market_offset
-from training.model import FEATURES, Fitted, Options, faded, fit, grow
+from training.model import FEATURES, Fitted, ModelOptions, faded, fit, grow
 from training.races import Races
 
 Tell = Callable[[str], None]
@@ -40,14 +40,14 @@ class Rounds:
 
 
 def fit_fundamental(
-    given: Inputs, races: Races, options: Options, rounds: int, tell: Tell = lambda part: None
+    given: Inputs, races: Races, options: ModelOptions, rounds: int, tell: Tell = lambda part: None
 ) -> tuple[Ensemble, Fitted]:
     """The model that knows no market of the race it predicts, and its trees; `given` has the rows of the races."""
     return _fit(given, races, options, rounds, None, tell)
 
 
 def fit_on_market(
-    given: Inputs, races: Races, options: Options, rounds: int, tell: Tell = lambda part: None
+    given: Inputs, races: Races, options: ModelOptions, rounds: int, tell: Tell = lambda part: None
 ) -> OnMarket | None:
     """The model on top of the market; of the races, whose rows `given` has, those with one. None where they are too few."""
     where = has_market(races)
@@ -65,7 +65,7 @@ def fit_on_market(
 
 
 def _fit(
-    given: Inputs, races: Races, options: Options, rounds: int, offset: Floats | None, tell: Tell
+    given: Inputs, races: Races, options: ModelOptions, rounds: int, offset: Floats | None, tell: Tell
 ) -> tuple[Ensemble, Fitted]:
     tell("grow trees")
     trees = grow((given.raw, races), FEATURES, options, rounds, offset=offset)
@@ -76,7 +76,7 @@ def _fit(
     return Ensemble(trees.text, logit, options.logit_share, options.threads), trees
 
 
-def choose_rounds(given: Inputs, races: Races, options: Options) -> Rounds:
+def choose_rounds(given: Inputs, races: Races, options: ModelOptions) -> Rounds:
     """How many rounds do best on the last of the races' days, grown on those before; `given` has the rows of the races."""
     days = np.unique(races.days)
     late = races.days >= days[-max(1, round(days.size * WATCHED_SHARE))]

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from training.blocks import Floats, Indices, softmax, spread, total
+from training.by_race import Floats, Indices, softmax, spread, total
 from velo.errors import UserError
 
 FORMAT: Final = 1

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from training.blocks import Floats, Indices, sizes_of, softmax, spread, total
+from training.by_race import Floats, Indices, sizes_of, softmax, spread, total
 from velo.errors import UserError
 
 SMALLEST: Final = 1e-15

@@ -38,7 +38,7 @@ class Quality:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class ModelQuality:
     """A model on some races. `model` covers all; the rest the `priced_races`, where each starter has a starting price.
 
     `margin` is the market's log loss less the model's, in nats a race: above 0 the model is better.
@@ -68,7 +68,7 @@ def first_choice_won(chances: Floats, races: Races) -> Floats:
     return np.asarray(races.total(chosen * (races.share > 0)) / races.total(chosen), dtype=np.float64)
 
 
-def measure(chances: Floats, races: Races, seed: int) -> Measured:
+def measure(chances: Floats, races: Races, seed: int) -> ModelQuality:
     """Everything said of a model's probabilities over the starters of some races."""
     priced = races.only(~np.isnan(races.total(races.pi)))
     where = np.repeat(~np.isnan(races.total(races.pi)), races.sizes)
@@ -77,7 +77,7 @@ def measure(chances: Floats, races: Races, seed: int) -> Measured:
         own, market = _quality(chances[where], priced, seed), _quality(priced.pi, priced, seed)
         gained = winner_log_loss(priced.pi, priced) - winner_log_loss(chances[where], priced)
         margin = _mean(gained, priced.days, seed)
-    return Measured(
+    return ModelQuality(
         races=races.count,
         runners=races.rows.size,
         race_days=int(np.unique(races.days).size),

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo.catalogue.columns import COLUMNS
-from training.blocks import softmax
+from training.average_trees import joined
+from training.by_race import softmax
 from training.ensemble import booster_of
-from training.joined import joined
 from training.metrics import SMALLEST
 from training.races import Races
 
@@ -28,7 +28,7 @@ FADED: Final = 0.7
 """Not learned from: what is known of so many times fewer runners in the last year trained on as in the year that knew most."""
 FEATURES: Final = tuple(name for name in COLUMNS if name not in TELLS_TIME_ONLY)
 ROWS_A_LEAF_SHARE: Final = 400
-"""A leaf holds at least one row in so many, up to `Options.min_rows_a_leaf`: a small set gets small leaves."""
+"""A leaf holds at least one row in so many, up to `ModelOptions.min_rows_a_leaf`: a small set gets small leaves."""
 
 
 RISING: Final = frozenset(
@@ -40,7 +40,7 @@ _WINDOW: Final = re.compile(r"_\d+d$")
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class ModelOptions:
     """How a model is made: trees, a conditional logit beside them, and what both are taught.
 
     `patience` is how many rounds without a better validation loss end the growing; `boosting` is LightGBM's `gbdt` or
@@ -72,7 +72,7 @@ class Options:
     threads: int = 2
     seeds: int = 3
 
-    def of_residual(self) -> "Options":
+    def of_residual(self) -> "ModelOptions":
         """The same for the model that is grown on top of the market."""
         return replace(
             self,
@@ -126,7 +126,7 @@ class Fitted:
     text: str
     rounds: int
     validation_log_loss: float | None
-    options: Options
+    options: ModelOptions
 
     def scores(self, matrix: Floats) -> Floats:
         """The score of each row; one trained on top of an offset has it not in its scores."""
@@ -153,7 +153,7 @@ def fit(
     train: tuple[Floats, Races],
     validation: tuple[Floats, Races],
     features: tuple[str, ...],
-    options: Options,
+    options: ModelOptions,
     progress: Callable[[int, int], None] = lambda done, rounds: None,
     offsets: tuple[Floats, Floats] | None = None,
 ) -> Fitted:
@@ -201,7 +201,7 @@ def fit(
 def grow(
     train: tuple[Floats, Races],
     features: tuple[str, ...],
-    options: Options,
+    options: ModelOptions,
     rounds: int,
     progress: Callable[[int, int], None] = lambda done, rounds: None,
     offset: Floats | None = None,

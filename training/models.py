@@ -7,13 +7,13 @@ from typing import Any
 from rich.table import Table
 
 from training import bundle
-from training.model import Options
+from training.model import ModelOptions
 from velo.errors import UserError
-from velo.store import Home
+from velo.storage.store import Home
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class KeptModel:
     """A model that is kept: what the gate said, what it may be used for, and how it did on its test days."""
 
     version: str
@@ -30,7 +30,7 @@ class Kept:
     market_r2: float | None
 
 
-def kept_models(home: Home) -> tuple[Kept, ...]:
+def kept_models(home: Home) -> tuple[KeptModel, ...]:
     """All models, oldest first; raises `UserError` where there is none, or a file of one was changed."""
     versions = bundle.versions(home)
     if not versions:
@@ -39,7 +39,7 @@ def kept_models(home: Home) -> tuple[Kept, ...]:
     return tuple(_kept(version, bundle.described(home, version), serves=version == serving) for version in versions)
 
 
-def compared(home: Home, one: str, other: str) -> tuple[Kept, Kept]:
+def compared(home: Home, one: str, other: str) -> tuple[KeptModel, KeptModel]:
     """Two models by their versions; raises `UserError` where one of them is not kept."""
     told = {kept.version: kept for kept in kept_models(home)}
     for version in (one, other):
@@ -48,24 +48,24 @@ def compared(home: Home, one: str, other: str) -> tuple[Kept, Kept]:
     return told[one], told[other]
 
 
-def recipe_kept(home: Home, version: str) -> tuple[Options, timedelta]:
+def recipe_kept(home: Home, version: str) -> tuple[ModelOptions, timedelta]:
     """The options a kept model was made with, and its lead: a backtest of these speaks for it.
 
     Raises `UserError` for a version that is not kept, and for options of another version of this program.
     """
     kept_models(home)
     told = bundle.described(home, version)
-    names = {field.name for field in fields(Options)}
+    names = {field.name for field in fields(ModelOptions)}
     settings = told["model"]
     if not names <= settings.keys():
         raise UserError(
             f"the model {version} was made without {', '.join(sorted(names - settings.keys()))}: train anew, for its "
             "recipe can no longer be repeated"
         )
-    return Options(**{name: settings[name] for name in names}), timedelta(seconds=told["lead_s"])
+    return ModelOptions(**{name: settings[name] for name in names}), timedelta(seconds=told["lead_s"])
 
 
-def models_table(models: tuple[Kept, ...]) -> Table:
+def models_table(models: tuple[KeptModel, ...]) -> Table:
     """Models as rows; the one that serves has an arrow."""
     table = Table(title="models, each measured on its own test days", title_justify="left")
     for name in ("", "version", "gate", "mode", "records", "test days", "races", "R²", "log loss", "R² of the market"):
@@ -86,10 +86,10 @@ def models_table(models: tuple[Kept, ...]) -> Table:
     return table
 
 
-def _kept(version: str, told: dict[str, Any], *, serves: bool) -> Kept:
+def _kept(version: str, told: dict[str, Any], *, serves: bool) -> KeptModel:
     test = told["metrics"]["test"]
     market = test["market"]
-    return Kept(
+    return KeptModel(
         version=version,
         serves=serves,
         gate=told["gate"],

@@ -11,10 +11,10 @@ import pyarrow as pa
 
 from feature_repo.point_in_time import numbers
 from feature_repo.stores.parts import Snapshot
-from training.blocks import Floats
+from training.by_race import Floats
 from training.dataset import TrainingSet
-from training.declared import told
-from velo.store import Home
+from training.entity_rows import told
+from velo.storage.store import Home
 
 
 @dataclass(frozen=True, slots=True)

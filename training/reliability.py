@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from training.blocks import Floats
+from training.by_race import Floats
 from training.resampling import Days, Figure
 
 EQUAL_MASS_BINS: Final = 15

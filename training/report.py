@@ -4,7 +4,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from training.metrics import Estimate, Measured, Quality
+from training.metrics import Estimate, ModelQuality, Quality
 from training.resampling import Figure
 from training.train import TrainReport
 
@@ -61,7 +61,7 @@ def _figure(told: Figure, digits: int, scale: float = 1.0, unit: str = "") -> st
     return f"{shown} [{told.low * scale:.{digits}f}, {told.high * scale:.{digits}f}]{unit}"
 
 
-def _add(table: Table, name: str, part: Measured) -> None:
+def _add(table: Table, name: str, part: ModelQuality) -> None:
     when = f"{name} {part.first_day} to {part.last_day}"
     table.add_row(f"{when}: model", f"{part.races:,}", *_cells(part.model))
     if part.market is not None and part.model_where_priced is not None:

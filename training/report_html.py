@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from training.backtest_metrics import Bets
-from training.backtest_report import BacktestReport, Told
+from training.backtest_report import BacktestReport, Measurements
 from training.backtest_tables import (
     FLOOR_RULE,
     LUCK,
@@ -24,11 +24,11 @@ from training.backtest_tables import (
     what_was_tested,
 )
 from training.charts import equity_chart, floors_rows, interval_chart, reliability_chart
+from training.published_baseline import VERSIONS, Claim, PublishedModel
 from training.report_parts import Cell, charts, folded, items, paragraphs, section, table, tiles
 from training.resampling import Figure
-from training.seed import VERSIONS, Claim, Version
 from training.windows import GateReport
-from velo.files import make_folder, write_atomically
+from velo.storage.atomic_files import make_folder, write_atomically
 from velo.svg import bar_chart
 
 SHOWN_FEATURES: Final = 15
@@ -146,7 +146,7 @@ def _seed_in_words(best: Claim) -> str:
     )
 
 
-def _claimed(version: Version, name: str, measure: str) -> Cell:
+def _claimed(version: PublishedModel, name: str, measure: str) -> Cell:
     claim: Claim | None = next((one for one in version.claims if one.strategy == name), None)
     if claim is not None:
         if measure == "bets":
@@ -165,7 +165,7 @@ def _now(bets: Bets, measure: str) -> str:
 
 
 def _truth(report: BacktestReport) -> str:
-    told: dict[str, Told] = {one.name: one for one in report.told}
+    told: dict[str, Measurements] = {one.name: one for one in report.told}
     price, own = ([one for one in report.floors if one.subject == name] for name in ("blend", report.served))
     return (
         charts(

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.backtest_metrics import winner_loss
-from training.blocks import Floats, softmax
+from training.by_race import Floats, softmax
 from training.ensemble import Inputs
 from training.fitting import PATIENCE, WATCHED_SHARE, part
 from training.folds import EMBARGO_DAYS, Fold, forward_folds
 from training.logit import fit_logit
-from training.model import DART, FEATURES, Options, faded, fit, grow
+from training.model import DART, FEATURES, ModelOptions, faded, fit, grow
 from training.races import Races
 
 Progress = Callable[[str, int, int], None]
@@ -59,10 +59,10 @@ def search(
     given: Inputs,
     races: Races,
     wanted: NDArray[np.bool_],
-    base: Options,
+    base: ModelOptions,
     progress: Progress,
     grid: Mapping[str, Mapping[str, Any]] = GRID,
-) -> tuple[Options, tuple[Tried, ...]]:
+) -> tuple[ModelOptions, tuple[Tried, ...]]:
     """The best options of the grid over the wanted races, and the table; `given` has a row of each starter of `races`.
 
     Rounds are chosen for each candidate on the last days of the first fold's training races. Raises `UserError` for too few
@@ -122,7 +122,7 @@ def _table(
     return tuple(told)
 
 
-def _logit_scores(given: Inputs, races: Races, fold: Fold, options: Options) -> Floats:
+def _logit_scores(given: Inputs, races: Races, fold: Fold, options: ModelOptions) -> Floats:
     train, test = races.only(fold.train), races.only(fold.test)
     target = train.target(options.soft_target)
     without = faded(given.raw[train.rows], train, FEATURES)
@@ -130,7 +130,7 @@ def _logit_scores(given: Inputs, races: Races, fold: Fold, options: Options) -> 
     return fitted.scores(given.centred[test.rows])
 
 
-def _rounds(given: Inputs, train: Races, options: Options) -> int:
+def _rounds(given: Inputs, train: Races, options: ModelOptions) -> int:
     days = np.unique(train.days)
     late = train.days >= days[-max(1, round(days.size * WATCHED_SHARE))]
     learned, watched = train.only(~late), train.only(late)

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from training.blocks import Floats
+from training.by_race import Floats
 from velo.errors import UserError
 
 COMMISSIONS: Final = (0.0, 0.02, 0.05)

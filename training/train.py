@@ -14,22 +14,22 @@ from typing import Any, Final
 import numpy as np
 
 from training import bundle, bundle_writing
+from training.blend_calibrate import blending_of
 from training.blending import BENTER, Blending
-from training.combine import blending_of
 from training.dataset import LEAD, TrainingSet
 from training.dataset_cache import kept_training_set
-from training.declared import Period
 from training.ensemble import Inputs, inputs
+from training.entity_rows import Period
 from training.fitting import fit_fundamental, fit_on_market
 from training.folds import EMBARGO_DAYS, Fold
-from training.metrics import Measured, measure
-from training.model import FEATURES, Fitted, Options
+from training.metrics import ModelQuality, measure
+from training.model import FEATURES, Fitted, ModelOptions
 from training.races import Races, Split, races_of, split
-from training.refits import OutOfFold, forward
 from training.search import Tried, search
 from training.train_measures import PartMeasured, bands_of, measured_parts
+from training.walk_forward import OutOfFold, forward
 from velo.errors import UserError
-from velo.store import Store
+from velo.storage.store import Store
 
 Progress = Callable[[str, int, int], None]
 GATE_RECORDS: Final = 50_000
@@ -58,8 +58,8 @@ class TrainReport:
     rounds: int
     train_first_day: str
     train_last_day: str
-    validation: Measured
-    test: Measured
+    validation: ModelQuality
+    test: ModelQuality
     parts: tuple[PartMeasured, ...]
     blend: str | None
     searched: tuple[Tried, ...]
@@ -77,7 +77,7 @@ def train(
     period: Period = Period(),  # noqa: B008 frozen
     validate_from: date | None = None,
     test_from: date | None = None,
-    options: Options | None = None,
+    options: ModelOptions | None = None,
     choose: bool = False,
     progress: Progress = lambda step, done, steps: None,
 ) -> TrainReport:
@@ -91,7 +91,7 @@ def train(
     parts = split(races, validate_from, test_from)
     progress("compare within races", 0, 1)
     given = inputs(rows.matrix(FEATURES)[races.rows], races.starts)
-    chosen = options or Options(seed=seed)
+    chosen = options or ModelOptions(seed=seed)
     searched: tuple[Tried, ...] = ()
     if choose:
         chosen, searched = search(given, races, races.days < parts.test.days.min(), chosen, progress)
@@ -105,7 +105,7 @@ def train(
 
     model, grown = _fit_on_all(given, races, chosen, told, blending, tell)
     progress("measure", 0, 1)
-    did = _Did(
+    did = _Results(
         _measured(told, told.fold < told.past),
         _measured(told, told.fold >= told.past),
         measured_parts(told, sp, chosen.seed),
@@ -121,11 +121,11 @@ def train(
 
 
 @dataclass(frozen=True, slots=True)
-class _Did:
+class _Results:
     """How the recipe did, as the kept metrics name it; see `TrainReport`."""
 
-    validation: Measured
-    test: Measured
+    validation: ModelQuality
+    test: ModelQuality
     parts: tuple[PartMeasured, ...]
     search: tuple[Tried, ...]
 
@@ -133,7 +133,7 @@ class _Did:
 def _fit_on_all(
     given: Inputs,
     races: Races,
-    options: Options,
+    options: ModelOptions,
     told: OutOfFold,
     blending: Blending | None,
     tell: Callable[[str], None],
@@ -148,7 +148,7 @@ def _fit_on_all(
 
 
 def _report(
-    version: str, rows: TrainingSet, races: Races, rounds: int, blending: Blending | None, did: _Did
+    version: str, rows: TrainingSet, races: Races, rounds: int, blending: Blending | None, did: _Results
 ) -> TrainReport:
     cards = rows.identity.column("source").to_numpy(zero_copy_only=False) == "racecard"
     distinct = int(np.unique(rows.races).size)
@@ -199,7 +199,7 @@ def _blending(told: OutOfFold, sp: np.ndarray[Any, np.dtype[np.float64]]) -> Ble
         return None
 
 
-def _measured(told: OutOfFold, wanted: np.ndarray[Any, np.dtype[np.bool_]]) -> Measured:
+def _measured(told: OutOfFold, wanted: np.ndarray[Any, np.dtype[np.bool_]]) -> ModelQuality:
     return measure(told.fundamental[np.repeat(wanted, told.races.sizes)], told.races.only(wanted), 1)
 
 
@@ -239,7 +239,7 @@ def _metadata(store: Store, rows: TrainingSet, races: Races, parts: Split, model
 
 
 def _caveats(
-    rows: TrainingSet, records: int, test: Measured, blending: Blending | None, parts: tuple[PartMeasured, ...]
+    rows: TrainingSet, records: int, test: ModelQuality, blending: Blending | None, parts: tuple[PartMeasured, ...]
 ) -> tuple[str, ...]:
     said = [
         "the gate was not run: for paper only, whatever the figures say",

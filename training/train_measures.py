@@ -5,15 +5,15 @@ from typing import Final
 
 import numpy as np
 
-from training.backtest_metrics import Season, delta_r2, r2
-from training.bands import Band, fit_band
-from training.blocks import Floats
+from training.backtest_metrics import BacktestPeriod, delta_r2, r2
+from training.blend_calibrate import combine
 from training.bundle import BLEND, OWN
-from training.combine import combine
+from training.by_race import Floats
+from training.calibration_intervals import CalibrationInterval, fit_interval
 from training.fitting import has_market
-from training.refits import OutOfFold
 from training.reliability import mean_gap, slope
 from training.resampling import Days, Figure
+from training.walk_forward import OutOfFold
 from velo.errors import UserError
 
 BASELINE: Final = "logit"
@@ -35,10 +35,10 @@ class PartMeasured:
     slope: Figure
 
 
-def bands_of(told: OutOfFold, sp_decimal: Floats, seed: int) -> dict[str, Band]:
+def bands_of(told: OutOfFold, sp_decimal: Floats, seed: int) -> dict[str, CalibrationInterval]:
     """How far the fundamental chances can be trusted, and those of the blend; without what too few races were predicted of."""
     dates = np.repeat(told.races.days, told.races.sizes)
-    found = {OWN: fit_band(told.fundamental, told.races.share, dates, seed)}
+    found = {OWN: fit_interval(told.fundamental, told.races.share, dates, seed)}
     try:
         combined = combine(told, sp_decimal)
     except UserError:
@@ -47,7 +47,7 @@ def bands_of(told: OutOfFold, sp_decimal: Floats, seed: int) -> dict[str, Band]:
         blend = np.full(dates.size, np.nan)
         blend[combined.rows] = combined.blend
         known = np.isfinite(blend)
-        found[BLEND] = fit_band(blend[known], told.races.share[known], dates[known], seed)
+        found[BLEND] = fit_interval(blend[known], told.races.share[known], dates[known], seed)
     return {name: one for name, one in found.items() if one is not None}
 
 
@@ -80,7 +80,7 @@ def measured_parts(told: OutOfFold, sp_decimal: Floats, seed: int) -> tuple[Part
         }
     days = Days.of_dates(np.repeat(races.days, races.sizes), seed)
     prices = sp_decimal[rows]
-    season = Season(chances["fundamental"], races.pi, prices, prices, races.share, races.starts, days)
+    season = BacktestPeriod(chances["fundamental"], races.pi, prices, prices, races.share, races.starts, days)
     return tuple(
         PartMeasured(
             name,

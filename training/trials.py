@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from training import record
+from training import jsonl
 
 FILE: Final = "trials.ndjson"
 
@@ -32,7 +32,7 @@ class Trial:
 
 def trials(folder: Path) -> tuple[Trial, ...]:
     """All trials on record, oldest first; raises `UserError` where the record is damaged."""
-    return record.read(folder / FILE, Trial, "how often a period was tried")
+    return jsonl.read(folder / FILE, Trial, "how often a period was tried")
 
 
 def tried(folder: Path, trial: Trial, now: datetime) -> int:
@@ -42,5 +42,5 @@ def tried(folder: Path, trial: Trial, now: datetime) -> int:
     if any(trial.is_again(one) for one in before):
         told.pop()
     else:
-        record.add(folder / FILE, before, replace(trial, at=now.astimezone(UTC).isoformat()))
+        jsonl.add(folder / FILE, before, replace(trial, at=now.astimezone(UTC).isoformat()))
     return sum(one.since <= trial.until and trial.since <= one.until for one in told)

@@ -7,23 +7,23 @@ from datetime import date, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-from training.backtest_metrics import Season, auc, margin, placed, top1
+from training.backtest_metrics import BacktestPeriod, auc, margin, placed, top1
 from training.betting import DEFAULT, Strategy, Wanted, chosen, strategy
-from training.blocks import Floats
-from training.chance import SIMULATIONS, Chance, pass_chance
+from training.by_race import Floats
 from training.gate import WINDOWS_DAYS, Verdict, Window, gate, judge_window
+from training.gate_simulation import SIMULATIONS, PassChance, pass_chance
 from training.reliability import root_mean_gap, slope
 from training.resampling import Figure
 from velo.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class JudgedPeriod:
     """A window as judged, and P(pass) by luck (`no_edge`) and by merit (`power`, were the model's p the truth)."""
 
     window: Window
-    no_edge: Chance
-    power: Chance
+    no_edge: PassChance
+    power: PassChance
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,11 @@ class GateReport:
 
     verdict: Verdict
     strategy: str
-    asked: tuple[Asked, ...]
+    asked: tuple[JudgedPeriod, ...]
 
 
 def ask(
-    season: Season,
+    season: BacktestPeriod,
     race_dates: NDArray[np.datetime64],
     market: Floats,
     records: int,
@@ -56,7 +56,7 @@ def ask(
     return GateReport(gate([one.window for one in asked], windows), chosen_by.name, asked)
 
 
-def gate_figures(season: Season, wanted: Wanted, market: Floats, records: int) -> dict[str, Figure]:
+def gate_figures(season: BacktestPeriod, wanted: Wanted, market: Floats, records: int) -> dict[str, Figure]:
     """The figures that the criteria and alarms of `training.gate` ask for, by name."""
     bets = placed(season, "", wanted)
     return {
@@ -72,7 +72,7 @@ def gate_figures(season: Season, wanted: Wanted, market: Floats, records: int) -
 
 
 def _ask(
-    season: Season,
+    season: BacktestPeriod,
     race_dates: NDArray[np.datetime64],
     market: Floats,
     records: int,
@@ -80,7 +80,7 @@ def _ask(
     until: date,
     days: int,
     simulations: int,
-) -> Asked:
+) -> JudgedPeriod:
     last = np.datetime64(until, "D")
     inside = (race_dates > last - days) & (race_dates <= last)
     if not inside.any():
@@ -94,4 +94,4 @@ def _ask(
     no_edge, power = (
         pass_chance(part, wanted, yardstick, truth, part.days.seed, simulations) for truth in (part.pi, part.p)
     )
-    return Asked(window, no_edge, power)
+    return JudgedPeriod(window, no_edge, power)

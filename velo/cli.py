@@ -81,9 +81,9 @@ def main() -> NoReturn:
 
 def _damage() -> str | None:
     """What in the store is damaged, and the remedy, where that is why a command broke."""
-    from streams.damage import found
+    from streams.integrity_check import found
     from velo.settings import Settings
-    from velo.store import Home
+    from velo.storage.store import Home
 
     return found(Home(Settings.from_env().home))
 

@@ -11,7 +11,7 @@ from feature_repo.stores.embedded_redis import ensure
 from feature_repo.stores.redis_client import connect
 from feature_repo.stores.redis_layout import Layout
 from feature_repo.stores.redis_rows import RedisRows
-from streams.online import rebuild
+from streams.rebuild_online import rebuild
 
 RACES = [{"race_id": "R0", "day": 0, "trainers": ["anne", "ben"]}]
 ASKED = ("anne", "nobody")

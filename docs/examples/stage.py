@@ -22,7 +22,7 @@ from streams.batch.build import build
 from streams.importers.ingest import ingest
 from streams.importers.runners import read_runner_tables
 from velo.settings import Settings, zone_named
-from velo.store import Store
+from velo.storage.store import Store
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 """The off of the first race; the others are told by the day after it."""

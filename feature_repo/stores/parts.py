@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from velo.errors import UserError
-from velo.files import make_folder, sync_folder
+from velo.storage.atomic_files import make_folder, sync_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -36,7 +36,7 @@ _LOADED: Final = {sha_of(script): script for script in (OFFER, ADVANCE)}
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class RaceUpdate:
     """A message of the log for the cards.
 
     `record` is its JSON as the log has it, of today's schema. `off_time` is what a card or result says; `kept` whether
@@ -57,7 +57,7 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class CardsPosition:
     """How far the log was brought to Redis: everything up to `seq`, known at `known_at`; `live` while at its end."""
 
     generation: int
@@ -78,7 +78,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredRace:
     """A race as Redis holds it: its messages, and the version (generation, seq) that tells it from a later reading."""
 
     version: tuple[int, int]
@@ -92,7 +92,9 @@ class RaceCards:
     client: Any
     url: str = "redis"
 
-    def offer(self, generation: int, offers: Sequence[Offer], now: datetime, head: Head | None = None) -> int:
+    def offer(
+        self, generation: int, offers: Sequence[RaceUpdate], now: datetime, head: CardsPosition | None = None
+    ) -> int:
         """Put messages in their places, in one round trip, and the head after them; returns how many were new.
 
         Races whose off is more than `KEEP` before `now` are dropped.
@@ -106,7 +108,7 @@ class RaceCards:
         answers = self._run(commands)
         return sum(answers[: len(offers)])
 
-    def race(self, race_id: str) -> Kept | None:
+    def race(self, race_id: str) -> StoredRace | None:
         """What is held of a race; None where nothing is, or only of a log since replaced."""
         with errors_told(self.url):
             held: Mapping[bytes, bytes] = self.client.hgetall(race_key(race_id))
@@ -130,7 +132,7 @@ class RaceCards:
             found = self.client.zrange(INDEX, 0, -1)
         return [one.decode() for one in found]
 
-    def many(self, race_ids: Sequence[str]) -> list[Kept | None]:
+    def many(self, race_ids: Sequence[str]) -> list[StoredRace | None]:
         """What is held of some races, in one round trip."""
         with errors_told(self.url), self.client.pipeline(transaction=False) as pipe:
             for race_id in race_ids:
@@ -138,7 +140,7 @@ class RaceCards:
             answers = pipe.execute() if race_ids else []
         return [kept_of(held) for held in answers]
 
-    def head(self) -> Head | None:
+    def head(self) -> CardsPosition | None:
         """How far the log was brought; None where no stream ever wrote here."""
         with errors_told(self.url):
             return head_of(self.client.hmget(HEAD, "generation", "seq", "known_us", "live"))
@@ -206,15 +208,15 @@ def race_key(race_id: str) -> str:
     return "{velo}:race:" + race_id
 
 
-def head_of(values: Sequence[bytes | None]) -> Head | None:
+def head_of(values: Sequence[bytes | None]) -> CardsPosition | None:
     """The head from its fields."""
     generation, seq, known_us, live = values
     if generation is None or seq is None or known_us is None:
         return None
-    return Head(int(generation), int(seq), from_us(int(known_us)), live == b"1")
+    return CardsPosition(int(generation), int(seq), from_us(int(known_us)), live == b"1")
 
 
-def kept_of(held: Mapping[bytes, bytes]) -> Kept | None:
+def kept_of(held: Mapping[bytes, bytes]) -> StoredRace | None:
     """A race from its hash; None where it holds no message."""
     told_of = [value for name, value in held.items() if name + b"@" in held]
     if not told_of:
@@ -222,7 +224,7 @@ def kept_of(held: Mapping[bytes, bytes]) -> Kept | None:
     latest = b"c:" + held.get(b"card@", b"")
     told_of += [value for name, value in held.items() if name.startswith(b"c:") and name != latest]
     messages = tuple(from_record(orjson.loads(one)) for one in told_of)
-    return Kept((int(held[b"generation"]), int(held[b"seq"])), messages)
+    return StoredRace((int(held[b"generation"]), int(held[b"seq"])), messages)
 
 
 def event_of(at: bytes, fields: Mapping[bytes, bytes]) -> Event:
@@ -236,7 +238,7 @@ def event_of(at: bytes, fields: Mapping[bytes, bytes]) -> Event:
     )
 
 
-def _offered(generation: int, one: Offer, now: datetime, horizon_us: int) -> tuple[Any, ...]:
+def _offered(generation: int, one: RaceUpdate, now: datetime, horizon_us: int) -> tuple[Any, ...]:
     ends = (one.off_time or one.known_at) + (DECLARED_AHEAD if one.waits else KEEP) - now
     ttl_ms = max(1, ends // timedelta(milliseconds=1)) if one.kept else ""
     return (

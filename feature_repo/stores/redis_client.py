@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from feature_repo.stores import embedded_redis
 from velo.errors import UserError
-from velo.store import Home
+from velo.storage.store import Home
 
 if TYPE_CHECKING:
     from redis import Redis

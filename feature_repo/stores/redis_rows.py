@@ -14,8 +14,8 @@ Key = str | None | Sequence[str | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
-    """Rows read, one a key asked for, in its order.
+class RedisRowValues:
+    """RedisRowValues read, one a key asked for, in its order.
 
     `values` is float64 (keys, features), NaN for null, without `valid_until`; the two instants are UTC, NaT for null;
     `present` is False where the store has no row of the key, or only one packed under another list of features,
@@ -80,7 +80,7 @@ class RedisRows:
     client: Any
     url: str = "redis"
 
-    def read_packed(self, wanted: Sequence[tuple[Layout, Sequence[Key]]]) -> list[Rows]:
+    def read_packed(self, wanted: Sequence[tuple[Layout, Sequence[Key]]]) -> list[RedisRowValues]:
         """The rows of many keys of many views, in one round trip.
 
         A key is the text of a single join key, or as many as the view has, in the order of `layout.keys`. A key with
@@ -88,7 +88,7 @@ class RedisRows:
         """
         return self.read(Read.of(wanted))
 
-    def read(self, read: Read) -> list[Rows]:
+    def read(self, read: Read) -> list[RedisRowValues]:
         """The rows of a read written before, of each view those of its keys in their order; one round trip."""
         with errors_told(self.url):
             answers = self._pipelined(read) if is_cluster(self.client) else self._sent(read)
@@ -122,7 +122,7 @@ def _written(redis_key: bytes, names: Sequence[bytes]) -> bytes:
     return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(one), one) for one in parts)
 
 
-def _unpacked(layout: Layout, spot: NDArray[np.intp], answers: Sequence[bytes | None]) -> Rows:
+def _unpacked(layout: Layout, spot: NDArray[np.intp], answers: Sequence[bytes | None]) -> RedisRowValues:
     row_type = layout.packed_type
     absent = np.zeros(1, dtype=row_type)
     absent["values"] = np.nan
@@ -141,7 +141,7 @@ def _unpacked(layout: Layout, spot: NDArray[np.intp], answers: Sequence[bytes | 
         until = values[:, names.index(VALID_UNTIL)]
         values = np.delete(values, names.index(VALID_UNTIL), axis=1)
     event = np.where(present, rows["event_us"], np.iinfo(np.int64).min)
-    return Rows(values, event.astype("datetime64[us]"), _instants(until), present)
+    return RedisRowValues(values, event.astype("datetime64[us]"), _instants(until), present)
 
 
 def _instants(micros: NDArray[np.float64]) -> NDArray[np.datetime64]:

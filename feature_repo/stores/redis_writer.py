@@ -42,18 +42,18 @@ _YEAR_ONE_US: Final = 62_135_596_800_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class WriteCounts:
     """What became of the rows offered: `written`, and `skipped` because the store held as new or newer ones."""
 
     written: int = 0
     skipped: int = 0
 
-    def __add__(self, other: "Written") -> "Written":
-        return Written(self.written + other.written, self.skipped + other.skipped)
+    def __add__(self, other: "WriteCounts") -> "WriteCounts":
+        return WriteCounts(self.written + other.written, self.skipped + other.skipped)
 
 
 @dataclass(frozen=True, slots=True)
-class Lot:
+class RowBatchToWrite:
     """Rows of one view to be offered: keys (in the order of `layout.keys`), event times (µs), values (rows, columns)."""
 
     layout: Layout
@@ -72,13 +72,13 @@ class RowWriter:
 
     def write_rows(
         self, layout: Layout, table: "pa.Table", epoch: int, progress: Callable[[int], Any] | None = None
-    ) -> Written:
+    ) -> WriteCounts:
         """Offer rows of a view: an Arrow table of join keys (text), columns and `event_timestamp`, in any chunks.
 
         `progress` is told of each lot of rows. Raises `UserError` for a null or non-text key, and where Redis fails;
         rows offered before that may be written.
         """
-        outcome = Written()
+        outcome = WriteCounts()
         for chunk in table.to_batches(max_chunksize=BATCH_ROWS * 10):
             keys = _key_columns(layout, chunk)
             event_us = _event_us(chunk.column("event_timestamp"))
@@ -95,11 +95,13 @@ class RowWriter:
         event_us: NDArray[np.int64],
         values: NDArray[np.float64],
         epoch: int,
-    ) -> Written:
-        """Offer rows given as a `Lot` has them."""
-        return self.write_lots([Lot(layout, keys, event_us, values, epoch)])[0]
+    ) -> WriteCounts:
+        """Offer rows given as a `RowBatchToWrite` has them."""
+        return self.write_lots([RowBatchToWrite(layout, keys, event_us, values, epoch)])[0]
 
-    def write_lots(self, lots: Sequence[Lot], then: Sequence[tuple[Any, ...]] = ()) -> tuple[Written, list[Any]]:
+    def write_lots(
+        self, lots: Sequence[RowBatchToWrite], then: Sequence[tuple[Any, ...]] = ()
+    ) -> tuple[WriteCounts, list[Any]]:
         """Offer the rows of several views, and ask something of the server after them, in one round trip where they
         are few; returns the answers too. What is asked may be asked again: it must be safe to."""
         offers = [(lot.layout, _offers(lot)) for lot in lots]
@@ -110,7 +112,7 @@ class RowWriter:
             for trip in trips[:-1]:
                 written += self._offer(trip)[0]
             last, answers = self._offer(trips[-1] if trips else [], then)
-        return Written(written + last, count - written - last), answers
+        return WriteCounts(written + last, count - written - last), answers
 
     def _offer(self, trip: Trip, then: Sequence[tuple[Any, ...]] = ()) -> tuple[int, list[Any]]:
         from redis.exceptions import MovedError, NoScriptError
@@ -201,7 +203,7 @@ class RowWriter:
             return sum(1 for removed in pipe.execute() if removed)
 
 
-def _offers(lot: Lot) -> list[Offer]:
+def _offers(lot: RowBatchToWrite) -> list[Offer]:
     layout, keys = lot.layout, lot.keys
     packed = np.empty(len(keys), dtype=layout.packed_type)
     packed["fingerprint"], packed["event_us"], packed["values"] = layout.fingerprint, lot.event_us, lot.values

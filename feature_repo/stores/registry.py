@@ -11,8 +11,8 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from feature_repo.stores.home import settings_for
 from velo.errors import UserError
-from velo.files import make_folder, write_atomically
-from velo.store import Home
+from velo.storage.atomic_files import make_folder, write_atomically
+from velo.storage.store import Home
 
 
 class HomeRegistryStore(FileRegistryStore):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from feature_repo.stores.redis_client import errors_told
 from feature_repo.stores.redis_layout import Layout
-from feature_repo.stores.redis_writer import Written, serialised_instant
+from feature_repo.stores.redis_writer import WriteCounts, serialised_instant
 from velo.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def write(
     epoch: int,
     redis_key: "Callable[[EntityKey], bytes]",
     progress: Callable[[int], Any] | None = None,
-) -> Written:
+) -> WriteCounts:
     """Offer rows of a view; raises `UserError` for a key without a value, and where Redis fails."""
     written = 0
     script = client.register_script(_REPLACE)
@@ -57,7 +57,7 @@ def write(
             written += sum(script(keys=[redis_key(row.entity)], args=list(_said(layout, row, epoch))) for row in some)
             if progress:
                 progress(len(some))
-    return Written(written, len(rows) - written)
+    return WriteCounts(written, len(rows) - written)
 
 
 def _said(layout: Layout, row: ValueRow, epoch: int) -> Iterator[bytes | str | int]:

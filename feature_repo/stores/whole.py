@@ -17,8 +17,8 @@ from feature_repo.catalogue.families import FAMILIES
 from feature_repo.stores.redis_client import errors_told, is_cluster
 from feature_repo.stores.redis_layout import Layout, index_key_of
 from velo.errors import UserError
-from velo.files import make_folder, write_atomically
-from velo.store import Home, given_id, store_id
+from velo.storage.atomic_files import make_folder, write_atomically
+from velo.storage.store import Home, given_id, store_id
 
 FILL: Final = "fill"
 MARK: Final = "mark"

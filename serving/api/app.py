@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from serving.api.desk import curves, pages
 from serving.api.events import Hub
-from serving.api.hosts import LOOPBACK, Door
+from serving.api.hosts import LOOPBACK, HostGuard
 from serving.api.limits import BoundedBody
 from serving.api.problems import Problem, install
 from serving.api.routes import operations, races
@@ -54,7 +54,7 @@ def app_of(
     app.state.service, app.state.token, app.state.hub = service, token, hub
     install(app, service.metrics.refusal)
     app.add_middleware(BoundedBody)
-    app.add_middleware(Door, names=hosts)
+    app.add_middleware(HostGuard, names=hosts)
     app.include_router(races)
     app.include_router(operations)
     app.include_router(curves)

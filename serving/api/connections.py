@@ -37,33 +37,33 @@ def places() -> int:
     return CONNECTIONS if soft == resource.RLIM_INFINITY else max(1, min(CONNECTIONS, soft - FILES_BESIDE))
 
 
-class Waiting:
+class IdleConnections:
     """The connections of a server that have no request to be answered, by address, each in the order they came to wait."""
 
     def __init__(self) -> None:
-        self._by_address: dict[str, dict[Bounded, None]] = {}
+        self._by_address: dict[str, dict[BoundedConnection, None]] = {}
 
-    def add(self, one: "Bounded") -> None:
+    def add(self, one: "BoundedConnection") -> None:
         """It waits from now on."""
         self._by_address.setdefault(_address(one), {})[one] = None
 
-    def discard(self, one: "Bounded") -> None:
+    def discard(self, one: "BoundedConnection") -> None:
         """It waits no more."""
         own = self._by_address.get(_address(one), {})
         own.pop(one, None)
         if not own:
             self._by_address.pop(_address(one), None)
 
-    def oldest_of_most(self) -> "Bounded":
+    def oldest_of_most(self) -> "BoundedConnection":
         """Of the address with most of them the one that waits longest."""
         address = max(self._by_address, key=lambda one: len(self._by_address[one]))
         return next(iter(self._by_address[address]))
 
 
-_WAITING: Final[WeakKeyDictionary[ServerState, Waiting]] = WeakKeyDictionary()
+_WAITING: Final[WeakKeyDictionary[ServerState, IdleConnections]] = WeakKeyDictionary()
 
 
-class Bounded(HttpToolsProtocol):
+class BoundedConnection(HttpToolsProtocol):
     """One connection. It has `head_s` seconds from being made, or from the first byte after an answer, to say what it asks."""
 
     most: int = CONNECTIONS
@@ -77,7 +77,7 @@ class Bounded(HttpToolsProtocol):
         self._taken = 0
         self._patience: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
-        self._without_request = _WAITING.setdefault(self.server_state, Waiting())
+        self._without_request = _WAITING.setdefault(self.server_state, IdleConnections())
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as the base has it
         """Take a connection; where there are enough, one without a request gives way to it."""
@@ -191,7 +191,7 @@ class Bounded(HttpToolsProtocol):
         self.transport.close()
 
 
-def _address(one: "Bounded") -> str:
+def _address(one: "BoundedConnection") -> str:
     return one.client[0] if one.client else ""
 
 

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Header, Path, Query, Request, Response
 from serving.api.problems import Refusal, documented
 from serving.api.reference import page as reference_page
 from serving.api.routes import JSON, Asked, Turns
-from serving.api.shapes import Curve, Instant
+from serving.api.schemas import Curve, Instant
 from serving.curves import Kind, curves_of
 
 pages = APIRouter(include_in_schema=False)

@@ -30,14 +30,14 @@ ANOTHER_LOG: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class EventBlock:
     """Events that were found together, oldest first, and all of them as they are written."""
 
     events: tuple[Event, ...]
     written: bytes
 
     @classmethod
-    def of(cls, events: Sequence[Event]) -> "Block":
+    def of(cls, events: Sequence[Event]) -> "EventBlock":
         """Write some events."""
         return cls(tuple(events), b"".join(map(written, events)))
 
@@ -54,7 +54,7 @@ class Hub:
 
     after: Callable[[str], list[Event]]
     newest: Callable[[], str]
-    _queues: set["asyncio.Queue[Block | None]"] = field(default_factory=set)
+    _queues: set["asyncio.Queue[EventBlock | None]"] = field(default_factory=set)
     _task: "asyncio.Task[None] | None" = None
     _at: str | None = None
     """The event up to which everything was handed out, while anyone listens."""
@@ -71,7 +71,7 @@ class Hub:
         begin = await self._begin(last_id) if handed_out is None else handed_out
         if self.listeners >= LISTENERS:
             raise Refusal(503, f"{LISTENERS} already listen: try again later")
-        queue: asyncio.Queue[Block | None] = asyncio.Queue(WAITING)
+        queue: asyncio.Queue[EventBlock | None] = asyncio.Queue(WAITING)
         self._queues.add(queue)
         lines = self._lines(queue, begin, missed=handed_out is None)
         # whoever leaves before the first line was asked for gives up the place too
@@ -89,14 +89,16 @@ class Hub:
     def _follows(self) -> bool:
         return self._task is not None and not self._task.done()
 
-    async def _lines(self, queue: "asyncio.Queue[Block | None]", begin: str, *, missed: bool) -> AsyncIterator[bytes]:
+    async def _lines(
+        self, queue: "asyncio.Queue[EventBlock | None]", begin: str, *, missed: bool
+    ) -> AsyncIterator[bytes]:
         last = place_of(begin)
         try:
             yield b": what changes, from here on\n\n"
             with suppress(UserError):
                 if missed and (events := await run_in_threadpool(self.after, begin)):
                     last = place_of(events[-1].id)
-                    yield Block.of(events).written
+                    yield EventBlock.of(events).written
             if not self._follows():
                 self._at = None
                 self._task = asyncio.create_task(self._follow())
@@ -123,7 +125,7 @@ class Hub:
             return min(last_id, newest, key=place_of)
         return last_id
 
-    def _hand_out(self, block: Block) -> None:
+    def _hand_out(self, block: EventBlock) -> None:
         for queue in list(self._queues):
             try:
                 queue.put_nowait(block)
@@ -148,7 +150,7 @@ class Hub:
                     self._let_go()
                 if events := await run_in_threadpool(self.after, at):
                     at = events[-1].id
-                    self._hand_out(Block.of(events))
+                    self._hand_out(EventBlock.of(events))
                 self._at = at
             await asyncio.sleep(EVERY_S)
 
@@ -164,7 +166,7 @@ def place_of(event_id: str) -> int:
     return int(event_id.partition("-")[0])
 
 
-def _end(queue: "asyncio.Queue[Block | None]") -> None:
+def _end(queue: "asyncio.Queue[EventBlock | None]") -> None:
     """Leave word that nothing more comes, in place of the oldest where the queue is full."""
     if queue.full():
         queue.get_nowait()

@@ -48,7 +48,7 @@ def name_of(host: str) -> str | None:
     return name.removesuffix(".").lower()
 
 
-class Door:
+class HostGuard:
     """ASGI middleware: refuses a request for another host with 421, and gives every answer its security headers."""
 
     def __init__(self, app: ASGIApp, names: Iterable[str] = LOOPBACK) -> None:

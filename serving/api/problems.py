@@ -12,11 +12,11 @@ from starlette.exceptions import HTTPException
 from feature_repo.stores.whole import NotWhole, OtherStore
 from serving.bundles import NoModel
 from serving.curves import NoTables, UnknownKey
-from serving.history import NotDeclared, NotYet
+from serving.history import NotDeclared, TablesBehind
+from serving.race_messages import UnknownRace
+from serving.redis_reader import Busy, OnlineStoreUnavailable
 from serving.score_log import NotKept
-from serving.scorer import CatchingUp, Nothing
-from serving.told import UnknownRace
-from serving.wire import Away, Busy
+from serving.scorer import CatchingUp, NoFeatures
 from velo.errors import UserError
 
 
@@ -29,11 +29,11 @@ STATUS: Final[tuple[tuple[type[UserError], int], ...]] = (
     (UnknownRace, 404),
     (UnknownKey, 404),
     (NotDeclared, 404),
-    (Away, 503),
+    (OnlineStoreUnavailable, 503),
     (Busy, 503),
     (CatchingUp, 503),
-    (NotYet, 503),
-    (Nothing, 503),
+    (TablesBehind, 503),
+    (NoFeatures, 503),
     (NotWhole, 503),
     (OtherStore, 503),
     (NotKept, 503),

@@ -12,8 +12,7 @@ from serving.api.auth import may_write
 from serving.api.events import Hub
 from serving.api.limits import Lanes
 from serving.api.problems import RETRY_AFTER_S, documented
-from serving.api.service import Service
-from serving.api.shapes import (
+from serving.api.schemas import (
     RACE_ID,
     Card,
     Day,
@@ -23,11 +22,12 @@ from serving.api.shapes import (
     GivenWithdrawal,
     Health,
     Instant,
+    OddsAccepted,
     RaceDay,
     Ready,
     Score,
-    Taken,
 )
+from serving.api.service import Service
 from serving.scored import ScoredRace
 
 races = APIRouter(prefix="/v1", tags=["races"])
@@ -89,7 +89,7 @@ async def score_race(
 @races.post(
     "/races/{race_id:path}/odds",
     status_code=202,
-    responses={202: {"model": Taken}, **documented(401, 403, 404, 408, 413, 422, 503)},
+    responses={202: {"model": OddsAccepted}, **documented(401, 403, 404, 408, 413, 422, 503)},
     response_class=Response,
     dependencies=[Depends(may_write)],
 )
@@ -101,7 +101,7 @@ async def take_odds(service: Asked, turns: Turns, race_id: RaceId, odds: Annotat
 @races.post(
     "/races/{race_id:path}/withdrawals",
     status_code=202,
-    responses={202: {"model": Taken}, **documented(401, 403, 404, 408, 413, 422, 503)},
+    responses={202: {"model": OddsAccepted}, **documented(401, 403, 404, 408, 413, 422, 503)},
     response_class=Response,
     dependencies=[Depends(may_write)],
 )
@@ -116,7 +116,7 @@ async def take_withdrawal(
 @races.post(
     "/races/{race_id:path}/reinstatements",
     status_code=202,
-    responses={202: {"model": Taken}, **documented(401, 403, 404, 408, 413, 422, 503)},
+    responses={202: {"model": OddsAccepted}, **documented(401, 403, 404, 408, 413, 422, 503)},
     response_class=Response,
     dependencies=[Depends(may_write)],
 )

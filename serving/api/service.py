@@ -6,17 +6,17 @@ from datetime import date, datetime, timedelta
 from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
 from serving.api.metrics import Metrics
-from serving.api.shapes import GivenCard
+from serving.api.schemas import GivenCard
 from serving.days import card_of, line_of, undeclared_in
+from serving.race_messages import UnknownRace, told_on
+from serving.redis_reader import Busy, OnlineStoreUnavailable
 from serving.scored import ScoredRace
 from serving.scorer import AheadOfClock, BeingWritten, Scorer
-from serving.told import UnknownRace, told_on
-from serving.wire import Away, Busy
 from velo.errors import UserError
 from velo.racing.clock import local_date, local_midnight, to_text
 from velo.racing.messages import Market, Message, NonRunner, Race, Racecard, Reinstated, Runner
 from velo.racing.undeclared import nearest
-from velo.store import Store
+from velo.storage.store import Store
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -25,7 +25,7 @@ TRIES: Final = 4
 Given = Market | NonRunner | Reinstated
 
 
-class Tell(Protocol):
+class OddsWriter(Protocol):
     """Takes odds, a withdrawal or a reinstatement into the log, or to a feed it is made from."""
 
     def __call__(self, message: Given) -> tuple[str, int | None]:
@@ -33,7 +33,7 @@ class Tell(Protocol):
         ...
 
 
-class Keep(Protocol):
+class ScoreWriter(Protocol):
     """Keeps what was served."""
 
     def __call__(self, scored: ScoredRace, card: Racecard | None = None, odds: Market | None = None) -> None:
@@ -48,8 +48,8 @@ class Service:
     store: Store
     scorer: Scorer
     clock: Callable[[], datetime]
-    tell: Tell
-    keep: Keep
+    tell: OddsWriter
+    keep: ScoreWriter
     metrics: Metrics = field(default_factory=Metrics)
 
     def insisted(self, work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
@@ -63,7 +63,7 @@ class Service:
                 return work(*args, **named)
             except (BeingWritten, AheadOfClock):
                 continue
-            except (Away, Busy):
+            except (OnlineStoreUnavailable, Busy):
                 if not wire.answered_since(begun):
                     raise
         return work(*args, **named)

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Final
 import duckdb
 
 from feature_repo.catalogue.families import FAMILIES, Family
-from streams import generations
-from streams.batch import frames, render
-from streams.generations import Manifest
-from streams.log.segments import generation as log_generation
+from streams.batch import render, staging
 from velo.errors import UserError
-from velo.files import make_folder
-from velo.store import Home, Store
+from velo.storage import table_versions
+from velo.storage.atomic_files import make_folder
+from velo.storage.log.format import generation as log_generation
+from velo.storage.store import Home, Store
+from velo.storage.table_versions import Manifest
 
 if TYPE_CHECKING:
     from streams.spark.engine import SparkEngine
@@ -45,7 +45,7 @@ class BuildReport:
 
 def fingerprint(families: tuple[Family, ...] = FAMILIES) -> str:
     """Identity of the formulas: the queries that make every table, and what measures a start."""
-    said = frames.formulas() + "".join(text for one in families for text in _queries(one))
+    said = staging.formulas() + "".join(text for one in families for text in _queries(one))
     return blake2b(said.encode(), digest_size=16).hexdigest()
 
 
@@ -68,10 +68,10 @@ def build(
     """
     home = store.home
     make_folder(home.root)
-    with generations.sole_publisher(home), frames.scratch_connection(home, memory_limit) as connection:
+    with table_versions.sole_publisher(home), staging.scratch_connection(home, memory_limit) as connection:
         steps = len(families) + 3
         progress("measure starts", 0, steps)
-        log_end = frames.measure_new(home, memory_limit, spark.spread if spark else frames.on_threads, anew=whole)
+        log_end = staging.measure_new(home, memory_limit, spark.spread if spark else staging.on_threads, anew=whole)
         until = log_end.known_at
         assert until is not None
         if not whole:
@@ -80,23 +80,23 @@ def build(
         before = None if whole else _continued(home, epoch, log_end.next_seq)
         if before is not None and before[1].next_seq == log_end.next_seq:
             return _nothing_new(*before)
-        published = None if whole else generations.current(home)
+        published = None if whole else table_versions.current(home)
         if published is not None:
-            generations.refuse_damaged(published)
+            table_versions.refuse_damaged(published)
         progress("lay out starts", 1, steps)
         if spark:
             spark.lay_out(home, store.timezone, families)
         else:
-            frames.lay_out(connection, home, store.timezone, families)
-        folder = generations.begin(home, before[0] if before else None)
-        part = generations.batch_part_name(log_end.next_seq)
+            staging.lay_out(connection, home, store.timezone, families)
+        folder = table_versions.begin(home, before[0] if before else None)
+        part = table_versions.batch_part_name(log_end.next_seq)
         bound = {"$after": before[1].known_at if before else BEGINNING, "$until": until, "$created": now}
         engine = spark or connection
         added = _write_all(families, folder, part, bound, engine, lambda view, done: progress(view, done, steps))
         _link_told(home, folder)
         rows = {view: count + (before[1].rows.get(view, 0) if before else 0) for view, count in added.items()}
         manifest = Manifest(log_generation(home), log_end.next_seq, until, store.epochs[-1], epoch, rows)
-        folder = generations.publish(home, folder, manifest)
+        folder = table_versions.publish(home, folder, manifest)
         progress("done", steps, steps)
         return BuildReport(rows, added, log_end.next_seq, until, epoch, whole=before is None, generation=folder)
 
@@ -130,7 +130,7 @@ def _write_all(
             own.execute("SET TimeZone = 'UTC'")
             return write_family(own, family, view / f"{part}.parquet", bound)
 
-    at_once = frames.cores() if isinstance(engine, duckdb.DuckDBPyConnection) else 1
+    at_once = staging.cores() if isinstance(engine, duckdb.DuckDBPyConnection) else 1
     added = {}
     with ThreadPoolExecutor(at_once) as pool:
         for done, (family, count) in enumerate(zip(families, pool.map(write, families), strict=True), start=3):
@@ -141,10 +141,10 @@ def _write_all(
 
 def _refuse_shorter_log(home: Home, next_seq: int) -> None:
     """Raise `UserError` where the log lost what tables were made of: tables made anew would hide it."""
-    folder = generations.current(home)
+    folder = table_versions.current(home)
     if folder is None:
         return
-    manifest = generations.manifest_of(folder)
+    manifest = table_versions.manifest_of(folder)
     if manifest.log_generation == log_generation(home) and manifest.next_seq > next_seq:
         raise UserError(
             f"the log at {home.log} ends before record {next_seq}, but the tables hold all before {manifest.next_seq}: "
@@ -154,19 +154,19 @@ def _refuse_shorter_log(home: Home, next_seq: int) -> None:
 
 def _link_told(home: Home, folder: Path) -> None:
     """Put what the messages told beside the features, and the measured starts: what is kept now and nothing older."""
-    for kind in frames.KINDS:
+    for kind in staging.KINDS:
         shutil.rmtree(folder / kind, ignore_errors=True)
         (folder / kind).mkdir()
-        for part in frames.parts_of(home, kind):
+        for part in staging.parts_of(home, kind):
             os.link(part, folder / kind / part.name)
 
 
 def _continued(home: Home, epoch: int, next_seq: int) -> tuple[Path, Manifest] | None:
     """The current generation, where it is of the same log and formulas and no later than the log's end."""
-    folder = generations.current(home)
+    folder = table_versions.current(home)
     if folder is None:
         return None
-    manifest = generations.manifest_of(folder)
+    manifest = table_versions.manifest_of(folder)
     same = (manifest.log_generation, manifest.epoch) == (log_generation(home), epoch)
     return (folder, manifest) if same and manifest.next_seq <= next_seq else None
 

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 
 from feature_repo.catalogue.families import FAMILIES
-from streams import generations
-from streams.batch import frames
+from streams.batch import staging
 from streams.batch.build import MEMORY_LIMIT
 from velo.errors import UserError
-from velo.store import Store
+from velo.storage import table_versions
+from velo.storage.store import Store
 
 
 def compact(
@@ -18,14 +18,14 @@ def compact(
     The rows stay the same to the bit. Raises `UserError` before the first build.
     """
     home = store.home
-    with generations.sole_publisher(home), frames.scratch_connection(home, MEMORY_LIMIT) as connection:
-        before = generations.current(home)
+    with table_versions.sole_publisher(home), staging.scratch_connection(home, MEMORY_LIMIT) as connection:
+        before = table_versions.current(home)
         if before is None:
             raise UserError(f"there are no tables at {home.offline}: run `velo build` first")
-        generations.refuse_damaged(before)
-        folder = generations.begin(home, before)
+        table_versions.refuse_damaged(before)
+        folder = table_versions.begin(home, before)
         merged = {}
-        manifest = generations.manifest_of(before)
+        manifest = table_versions.manifest_of(before)
         for done, family in enumerate(FAMILIES):
             progress(f"compact {family.view}", done, len(FAMILIES))
             parts = sorted((folder / family.view).rglob("*.parquet"))
@@ -33,11 +33,11 @@ def compact(
             if len(parts) > 1:
                 target = folder / family.view / f"compact-{manifest.next_seq:012d}.parquet"
                 order = ", ".join((*family.keys, "event_timestamp"))
-                ordered = f"SELECT * FROM {frames.parquet(parts)} ORDER BY {order}"  # noqa: S608 our own names
-                frames.keep(connection, ordered, target)
+                ordered = f"SELECT * FROM {staging.parquet(parts)} ORDER BY {order}"  # noqa: S608 our own names
+                staging.keep(connection, ordered, target)
                 for part in parts:
                     # compacted before at the same position, the part merged again has the name of the new one
                     if part != target:
                         part.unlink()
-        generations.publish(home, folder, manifest)
+        table_versions.publish(home, folder, manifest)
         return merged

@@ -1,6 +1,6 @@
 """The batch's one step that is no SQL: what each start earned by Elo rests on every result before it, told in order.
 
-Races are taken one after another, by the stream's own book (`streams.fold.elo`), and the starts that a build has just
+Races are taken one after another, by the stream's own book (`streams.aggregation.ratings`), and the starts that a build has just
 measured get what they earned as columns beside their measures. It takes some fifteen microseconds a start.
 """
 
@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from streams.fold.elo import BETWEEN, MEASURES, Elo, Starter
-from streams.fold.shelf import FileShelf
+from streams.aggregation.ratings import BETWEEN, MEASURES, Elo, Starter
+from streams.aggregation.spill import FileSpill
 from velo.errors import UserError
-from velo.racing.elo import E9, EVEN, PARTS, Part
+from velo.racing.elo import E9, EVEN, PARTS, RatedPart
 
 if TYPE_CHECKING:
     import duckdb
@@ -38,7 +38,7 @@ def rate(
     `folder` meanwhile, lest memory grow with the log. A part appears whole. Raises `UserError` where a file cannot be
     read or written.
     """
-    elo = Elo(FileShelf(folder, BUILD_AGAIN))
+    elo = Elo(FileSpill(folder, BUILD_AGAIN))
     versions: dict[str, int] = {}
     try:
         if before is not None:
@@ -84,7 +84,7 @@ def take_over(
     return dict(connection.execute("SELECT race_id, result_version FROM held_versions").fetchall())
 
 
-def _ratings(connection: "duckdb.DuckDBPyConnection", part: Part) -> list[tuple[str, int, int]]:
+def _ratings(connection: "duckdb.DuckDBPyConnection", part: RatedPart) -> list[tuple[str, int, int]]:
     """Each key of a part, its rating in billionths, and by how many starts it was rated."""
     known = " AND ".join(f"{key} IS NOT NULL" for key in part.keys)
     return connection.execute(

@@ -12,12 +12,12 @@ from zoneinfo import ZoneInfo
 import duckdb
 
 from feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
-from streams.batch import frames
-from streams.batch.frames import first_line
+from streams.batch import staging
 from streams.batch.render import has_key
-from streams.generations import changing_parts
+from streams.batch.staging import first_line
 from velo.errors import UserError
-from velo.store import Store
+from velo.storage.store import Store
+from velo.storage.table_versions import changing_parts
 
 DAILY: Final = ("trainer_velocity", "jockey_velocity", "horse_form", "draw_bias")
 ROWS_SHOWN: Final = 10_000
@@ -51,12 +51,12 @@ def make_warehouse(store: Store) -> None:
 def _views(store: Store) -> dict[str, str]:
     """The query of each view; a view stands after those it reads. Those that want a build are left out before the first one."""
     views = {family.view: f"FROM {_parts(store, family.view)}" for family in FAMILIES if _has_parts(store, family.view)}
-    if not all(_has_parts(store, kind) for kind in frames.KINDS):
+    if not all(_has_parts(store, kind) for kind in staging.KINDS):
         return views
     return {
         **views,
         **{kind: f"FROM {_parts(store, kind)}" for kind in ("runners", "notices", "results")},
-        "applied": frames.query("applied"),
+        "applied": staging.query("applied"),
         "starts": f"FROM {_parts(store, 'starts')} SEMI JOIN (FROM applied WHERE retracted_at IS NULL) USING (seq)",
         **{f"{view}_daily": daily(BY_VIEW[view], store.timezone) for view in DAILY},
     }

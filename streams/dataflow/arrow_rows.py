@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feature_repo.catalogue.families import Family
-from streams.fold.arrays import Arrays
-from streams.fold.roll import Rolled
+from streams.aggregation.vectorized import VectorizedColumns
+from streams.aggregation.window_state import PackedRow
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,7 +31,9 @@ def schema_of(family: Family) -> "pa.Schema":
     )
 
 
-def batch_of(rows: Sequence[Rolled], arrays: Arrays, schema: "pa.Schema", created_us: int) -> "pa.RecordBatch":
+def batch_of(
+    rows: Sequence[PackedRow], arrays: VectorizedColumns, schema: "pa.Schema", created_us: int
+) -> "pa.RecordBatch":
     """Rows as columns of a `schema_of`."""
     import pyarrow as pa
 

@@ -13,21 +13,21 @@ from typing import Any, Final
 import orjson
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
-from feature_repo.stores.race_cards import DECLARED_AHEAD, FORM, KEEP, Head, Offer, RaceCards
+from feature_repo.stores.race_cards import DECLARED_AHEAD, FORM, KEEP, CardsPosition, RaceCards, RaceUpdate
 from feature_repo.stores.whole import head_remembered, remember_head
-from streams.dataflow.source import Clock
-from streams.dataflow.steps import Told
-from streams.dataflow.tail import UNREADABLE, Line, LogTail, about, known_at_of
-from streams.dataflow.telemetry import say
-from streams.dataflow.waiting import Waiting, go_on
-from streams.log import reader
-from streams.log.reader import end
-from streams.log.segments import generation
-from streams.log.upgrades import upgraded
+from streams.dataflow.log_source import Clock
+from streams.dataflow.metrics import say
+from streams.dataflow.operators import LogRecord
+from streams.dataflow.retry import Retry, go_on
 from velo.errors import UserError
 from velo.racing.clock import from_text
 from velo.racing.messages import Race, Racecard, Result, Runner, from_record, to_record
-from velo.store import Home
+from velo.storage.log import reader
+from velo.storage.log.format import generation
+from velo.storage.log.migrations import upgraded
+from velo.storage.log.reader import end
+from velo.storage.log.tail import UNREADABLE, FoundRecord, LogTail, about, known_at_of
+from velo.storage.store import Home
 
 PART: Final = "cards"
 READ_AT_ONCE: Final = 2000
@@ -38,13 +38,13 @@ FOREVER: Final = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class CardsSink(FixedPartitionedSink[Told, None]):
+class CardsSink(FixedPartitionedSink[LogRecord, None]):
     """One partition: all races. `connect` gives a client that has answered."""
 
     home: Home
     connect: Callable[[], Any]
     clock: Clock
-    waiting: Waiting
+    waiting: Retry
     lost: Event = field(default_factory=Event, compare=False)
     """Set where Redis is known to have lost races: they are brought again before the next write."""
 
@@ -72,7 +72,7 @@ class CardsSink(FixedPartitionedSink[Told, None]):
 
 
 @dataclass(slots=True)
-class CardsPartition(StatefulSinkPartition[Told, None]):
+class CardsPartition(StatefulSinkPartition[LogRecord, None]):
     """The writer of cards. After a batch that was not live nothing is, for two snapshots.
 
     `_open` has the off of each open race that was told here, and no end for those that Redis held before; `_past` the
@@ -94,8 +94,8 @@ class CardsPartition(StatefulSinkPartition[Told, None]):
         self._open = dict.fromkeys(RaceCards(client).races(now - KEEP, FOREVER), FOREVER) | self._open
         self._client = client
 
-    def write_batch(self, values: list[Told]) -> None:
-        """Offer what these records say; the events of live ones are readable when this returns."""
+    def write_batch(self, values: list[LogRecord]) -> None:
+        """RaceUpdate what these records say; the events of live ones are readable when this returns."""
         if not values[-1].live:
             # the online rows of what is caught up on are written up to a snapshot later
             self._behind = 2
@@ -113,7 +113,7 @@ class CardsPartition(StatefulSinkPartition[Told, None]):
             if not self._behind:
                 self.sink.waiting.until_done("online", self._now_live)
 
-    def _offer_of(self, told: Told) -> Offer | None:
+    def _offer_of(self, told: LogRecord) -> RaceUpdate | None:
         if not told.line.whole:
             return None
         offer = offer_of(told.line, self.sink.clock(), self._open, self._past, announced=told.live)
@@ -126,7 +126,7 @@ class CardsPartition(StatefulSinkPartition[Told, None]):
                 self._past.pop(next(iter(self._past)))
         return offer
 
-    def _write(self, offers: list[Offer], head: Head | None) -> None:
+    def _write(self, offers: list[RaceUpdate], head: CardsPosition | None) -> None:
         if self._client is None or self.sink.lost.is_set():
             self.make_ready()
         try:
@@ -143,11 +143,11 @@ class CardsPartition(StatefulSinkPartition[Told, None]):
         if head is not None:
             cards.offer(head.generation, [], self.sink.clock(), replace(head, live=True))
 
-    def _head(self, line: Line) -> Head | None:
+    def _head(self, line: FoundRecord) -> CardsPosition | None:
         known_at = known_at_of(line.text) if line.whole else None
         if known_at is None:
             return None
-        return Head(generation(self.sink.home), line.seq, known_at, live=not self._behind)
+        return CardsPosition(generation(self.sink.home), line.seq, known_at, live=not self._behind)
 
 
 def bring_up(
@@ -174,14 +174,14 @@ def bring_up(
     if up_to is not None and up_to < log_end.next_seq:
         told = _head_before(home, number, up_to)
     else:
-        told = Head(number, log_end.next_seq - 1, log_end.known_at, live) if log_end.known_at else None
+        told = CardsPosition(number, log_end.next_seq - 1, log_end.known_at, live) if log_end.known_at else None
     if told is not None:
         cards.offer(number, [], now, told)
         if (number, told.seq) > (head_remembered(home) or (-1, -1)):
             remember_head(home, number, told.seq)
 
 
-def _head_before(home: Home, number: int, seq: int) -> Head | None:
+def _head_before(home: Home, number: int, seq: int) -> CardsPosition | None:
     """The head before a record, not live; None where there is none, or it cannot be read."""
     if seq == 0:
         return None
@@ -189,11 +189,11 @@ def _head_before(home: Home, number: int, seq: int) -> Head | None:
         last = next(reader.records(home, seq - 1))
     except UserError:
         return None
-    return Head(number, seq - 1, from_text(last["known_at"]), live=False)
+    return CardsPosition(number, seq - 1, from_text(last["known_at"]), live=False)
 
 
 def fill(home: Home, cards: RaceCards, now: datetime, go_on: Callable[[], None] = go_on) -> int:
-    """Offer every message of the log that says how an open race stands, or waits for its card; returns how many.
+    """RaceUpdate every message of the log that says how an open race stands, or waits for its card; returns how many.
 
     The head stays as it is. Nothing is announced: who listens asks anew.
     """
@@ -210,7 +210,7 @@ def fill(home: Home, cards: RaceCards, now: datetime, go_on: Callable[[], None] 
         elif of.race_id not in raced:
             noticed.add(of.race_id)
     wanted = open_races | (noticed - raced)
-    count, offers = 0, list[Offer]()
+    count, offers = 0, list[RaceUpdate]()
     for line in _lines(home, go_on) if wanted else ():
         offer = offer_of(line, now, open_races, announced=False) if about(line.text).race_id in wanted else None
         if offer is None:
@@ -225,8 +225,8 @@ def fill(home: Home, cards: RaceCards, now: datetime, go_on: Callable[[], None] 
 
 
 def offer_of(
-    line: Line, now: datetime, open_races: Container[str], past: Container[str] = (), *, announced: bool
-) -> Offer | None:
+    line: FoundRecord, now: datetime, open_races: Container[str], past: Container[str] = (), *, announced: bool
+) -> RaceUpdate | None:
     """What a whole record offers; None where it is neither kept nor announced, or cannot be read.
 
     A card or a result opens its race while the off is recent or to come. What is told of a race that is not open
@@ -253,7 +253,7 @@ def offer_of(
     if not kept and not announced:
         return None
     named = _named(message) if isinstance(message, Racecard) else b""
-    return Offer(
+    return RaceUpdate(
         line.seq, of.kind, of.race_id or "", message.known_at, _bare(record), off_time, kept, announced, waits, named
     )
 
@@ -269,7 +269,7 @@ def _bare(record: dict[str, Any]) -> bytes:
     return orjson.dumps({name: value for name, value in record.items() if name not in ("crc", "digest", "origin")})
 
 
-def _lines(home: Home, go_on: Callable[[], None]) -> Iterator[Line]:
+def _lines(home: Home, go_on: Callable[[], None]) -> Iterator[FoundRecord]:
     """The whole records of a log, to its end."""
     tail = LogTail(home, 0)
     try:

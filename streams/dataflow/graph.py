@@ -14,13 +14,13 @@ from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
 from bytewax.outputs import Sink
 
-from streams.dataflow.ground import Ground
-from streams.dataflow.steps import ALL, ResequenceLogic, RollLogic, Spread, Told, VersionLogic, all_shards
-from streams.dataflow.telemetry import Telemetry
-from streams.fold.days import LocalDays
-from streams.fold.elo import parted
-from streams.fold.routing import Router, view_of
-from velo.store import Home
+from streams.aggregation.local_days import LocalDays
+from streams.aggregation.ratings import parted
+from streams.aggregation.routing import Router, view_of
+from streams.dataflow.bootstrap import Bootstrap
+from streams.dataflow.metrics import Telemetry
+from streams.dataflow.operators import ALL, Fanout, LogRecord, ResequenceLogic, VersionLogic, WindowLogic, all_shards
+from velo.storage.store import Home
 
 NAME: Final = "velo"
 
@@ -28,8 +28,8 @@ NAME: Final = "velo"
 def graph(
     home: Home,
     timezone: ZoneInfo,
-    ground: Ground,
-    source: Source[tuple[str, Told]],
+    ground: Bootstrap,
+    source: Source[tuple[str, LogRecord]],
     offline: Sink[Any] | None,
     online: Sink[Any] | None,
     letters: Sink[Any],
@@ -52,8 +52,8 @@ def graph(
     refused = op.map("letter", unreadable, lambda keyed: (ALL, keyed[1].letter))
     op.output("dead-letters", refused, letters)
 
-    touched = op.flat_map_batch("spread", steps, Spread(all_shards(router), telemetry))
-    rolled = op.stateful_batch("roll", touched, lambda _: RollLogic(ground))
+    touched = op.flat_map_batch("spread", steps, Fanout(all_shards(router), telemetry))
+    rolled = op.stateful_batch("roll", touched, lambda _: WindowLogic(ground))
     rows = op.map("to-view", rolled, lambda keyed: (view_of(keyed[0]), keyed[1]))
     for name, sink in (("offline", offline), ("online", online)):
         if sink is not None:

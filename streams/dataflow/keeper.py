@@ -8,7 +8,7 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from feature_repo.stores.race_cards import Head, RaceCards
+from feature_repo.stores.race_cards import CardsPosition, RaceCards
 from feature_repo.stores.redis_layout import Layout
 from feature_repo.stores.whole import (
     Held,
@@ -22,10 +22,10 @@ from feature_repo.stores.whole import (
     vitals,
 )
 from streams.dataflow.cards_sink import bring_up
+from streams.dataflow.metrics import position, say
 from streams.dataflow.redis_sink import RedisPartition, RedisSink
-from streams.dataflow.telemetry import position, say
-from streams.dataflow.waiting import MustRestart, StoppedWhileWaiting
-from streams.log.reader import end
+from streams.dataflow.retry import RestartRequired, StoppedWhileRetrying
+from velo.storage.log.reader import end
 
 EVERY_SECONDS: Final = 1.0
 EVICTED_EVERY: Final = 30
@@ -66,7 +66,7 @@ class Keeper:
         try:
             refuse_other_store(self.sink.home, "Redis", {view: one.owner for view, one in held.items()})
         except OtherStore as theirs:
-            raise MustRestart(str(theirs)) from None
+            raise RestartRequired(str(theirs)) from None
         missed = self._missed(partitions, held, vitals(client))
         for one in missed:
             self.sink.courier.ask(one)
@@ -89,7 +89,7 @@ class Keeper:
             return [*partitions.values()]
         return [one for view, one in partitions.items() if one.differs(held[view])]
 
-    def _cards_whole(self, client: Any, head: Head | None) -> bool:
+    def _cards_whole(self, client: Any, head: CardsPosition | None) -> bool:
         """Whether Redis has every race it had; else they are brought again, here or with the cards' next write."""
         cards, now = RaceCards(client), self.sink.clock()
         lost, self._races = cards.lost(now, self._races)
@@ -120,7 +120,7 @@ class Keeper:
             self.sink.waiting.until_done("online", self._tell_policy)
             while not self.stop.wait(EVERY_SECONDS):
                 self.sink.waiting.until_done("online", self.look)
-        except StoppedWhileWaiting:
+        except StoppedWhileRetrying:
             return
         except BaseException as failed:  # noqa: BLE001  raised where the stream ends
             self.failed = failed

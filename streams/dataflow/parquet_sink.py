@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Final
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from feature_repo.catalogue.families import BY_VIEW, Family
-from streams import generations
+from streams.aggregation.vectorized import VectorizedColumns
+from streams.aggregation.window_state import PackedRow
 from streams.dataflow.arrow_rows import batch_of, schema_of
-from streams.dataflow.sealing import Sealing
-from streams.dataflow.source import Clock
-from streams.dataflow.steps import Block
-from streams.dataflow.telemetry import Telemetry
-from streams.fold.arrays import Arrays
-from streams.fold.roll import Rolled
+from streams.dataflow.checkpoint_writer import CheckpointWriter
+from streams.dataflow.log_source import Clock
+from streams.dataflow.metrics import Telemetry
+from streams.dataflow.operators import RowBatch
 from velo.errors import UserError
-from velo.files import make_folder, sync_folder
 from velo.racing.clock import to_us
-from velo.store import Home
+from velo.storage import table_versions
+from velo.storage.atomic_files import make_folder, sync_folder
+from velo.storage.store import Home
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,7 +39,7 @@ ROWS_HELD: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class Formulas:
+class TableVersion:
     """Of which log and formulas the rows are: only tables of the same take them."""
 
     log_generation: int
@@ -48,15 +48,15 @@ class Formulas:
 
 
 @dataclass(frozen=True, slots=True)
-class ParquetSink(FixedPartitionedSink[Block, int]):
+class ParquetSink(FixedPartitionedSink[RowBatch, int]):
     """One partition a view."""
 
     home: Home
     views: Sequence[str]
-    formulas: Formulas
+    formulas: TableVersion
     clock: Clock
     telemetry: Telemetry
-    sealing: Sealing
+    sealing: CheckpointWriter
 
     def list_parts(self) -> list[str]:
         """Every view; Bytewax shares them out over the workers."""
@@ -72,7 +72,7 @@ class ParquetSink(FixedPartitionedSink[Block, int]):
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class PartSpan:
     """Of which messages a part has the rows, and the instants of its oldest and newest row in µs."""
 
     first_seq: int
@@ -82,27 +82,27 @@ class Span:
 
 
 @dataclass(slots=True)
-class ParquetPartition(StatefulSinkPartition[Block, int]):
+class ParquetPartition(StatefulSinkPartition[RowBatch, int]):
     """The writer of one view. `_writer` and `_sealed_us` are changed by what is handed over alone."""
 
     sink: ParquetSink
     family: Family
-    _rows: list[Rolled] = field(default_factory=list)
-    _span: Span | None = None
+    _rows: list[PackedRow] = field(default_factory=list)
+    _span: PartSpan | None = None
     _last_seq: int = -1
     _writer: "pq.ParquetWriter | None" = None
     _sealed_us: int = field(init=False)
     _schema: "pa.Schema" = field(init=False)
-    _arrays: Arrays = field(init=False)
+    _arrays: VectorizedColumns = field(init=False)
 
     def __post_init__(self) -> None:
         self._schema = schema_of(self.family)
-        self._arrays = Arrays(self.family)
-        generation = generations.current(self.sink.home)
+        self._arrays = VectorizedColumns(self.family)
+        generation = table_versions.current(self.sink.home)
         assert generation is not None, "the stream begins with tables, empty ones at least"
         self._sealed_us = sealed_until_us(generation, self.family.view)
 
-    def write_batch(self, values: list[Block]) -> None:
+    def write_batch(self, values: list[RowBatch]) -> None:
         """Take rows; they are readable after the snapshot."""
         for block in values:
             rows = block.rows
@@ -114,7 +114,7 @@ class ParquetPartition(StatefulSinkPartition[Block, int]):
                 if not rows:
                     continue
                 oldest = min([row[1] for row in rows])
-            span = Span(block.first_seq, block.last_seq, oldest, rows[-1][1])
+            span = PartSpan(block.first_seq, block.last_seq, oldest, rows[-1][1])
             self._span = span if self._span is None else _both(self._span, span)
             self._rows += rows
         if len(self._rows) >= ROWS_HELD:
@@ -128,12 +128,12 @@ class ParquetPartition(StatefulSinkPartition[Block, int]):
             self._span = None
         return self._last_seq
 
-    def _hand_over(self, span: Span | None) -> None:
+    def _hand_over(self, span: PartSpan | None) -> None:
         """Have the rows held written to the part that is being made, which is sealed where its span is given."""
         rows, self._rows = self._rows, []
         self.sink.sealing.do(partial(self._write, rows, span), len(rows))
 
-    def _write(self, rows: list[Rolled], span: Span | None) -> None:
+    def _write(self, rows: list[PackedRow], span: PartSpan | None) -> None:
         begun = time.perf_counter()
         with told_if_full(self.sink.home):
             self._spill(rows)
@@ -146,7 +146,7 @@ class ParquetPartition(StatefulSinkPartition[Block, int]):
     def _aside(self) -> Path:
         return self.sink.home.generations / f".stream-{self.family.view}.parquet"
 
-    def _spill(self, rows: list[Rolled]) -> None:
+    def _spill(self, rows: list[PackedRow]) -> None:
         """Write rows to the part being made."""
         import pyarrow.parquet as pq
 
@@ -168,7 +168,7 @@ class ParquetPartition(StatefulSinkPartition[Block, int]):
             self._writer.write_batch(batch)
             self.sink.telemetry.rows.labels("offline", self.family.view).inc(len(rows))
 
-    def _seal(self, span: Span) -> None:
+    def _seal(self, span: PartSpan) -> None:
         """Move the part in, without what a build has caught up with meanwhile."""
         home, view = self.sink.home, self.family.view
         if self._writer is not None:
@@ -176,26 +176,26 @@ class ParquetPartition(StatefulSinkPartition[Block, int]):
             self._writer = None
             with self._aside.open("rb") as written:
                 os.fsync(written.fileno())
-        with generations.changing_parts(home):
-            generation = generations.current(home)
+        with table_versions.changing_parts(home):
+            generation = table_versions.current(home)
             assert generation is not None
-            manifest = generations.manifest_of(generation)
+            manifest = table_versions.manifest_of(generation)
             refuse_others(self.sink.formulas, manifest)
             folder = make_folder(generation / view)
             first, part = span.first_seq, self._aside
             if span.oldest_us <= to_us(manifest.known_at):
                 first = max(first, manifest.next_seq)
                 part = self._aside.with_name(f".stream-{view}.later.parquet")
-                if not generations.rows_after(self._aside, manifest.known_at, part):
+                if not table_versions.rows_after(self._aside, manifest.known_at, part):
                     first = -1
             if first >= 0:
-                part.replace(folder / generations.stream_part_name(first, span.last_seq))
+                part.replace(folder / table_versions.stream_part_name(first, span.last_seq))
                 sync_folder(folder)
             self._sealed_us = max(self._sealed_us, to_us(manifest.known_at), span.newest_us)
 
 
-def _both(one: Span, other: Span) -> Span:
-    return Span(
+def _both(one: PartSpan, other: PartSpan) -> PartSpan:
+    return PartSpan(
         min(one.first_seq, other.first_seq),
         max(one.last_seq, other.last_seq),
         min(one.oldest_us, other.oldest_us),
@@ -215,7 +215,7 @@ def told_if_full(home: Home) -> Iterator[None]:
         ) from failed
 
 
-def refuse_others(formulas: Formulas, manifest: generations.Manifest) -> None:
+def refuse_others(formulas: TableVersion, manifest: table_versions.Manifest) -> None:
     """Raises `UserError` where the current tables are of another log or of other formulas than the stream's."""
     if (manifest.log_generation, manifest.epoch) != (formulas.log_generation, formulas.epoch):
         raise UserError(
@@ -227,8 +227,8 @@ def sealed_until_us(generation: Path, view: str) -> int:
     """The instant (µs) up to which a generation has all of a view's rows that were ever sealed."""
     import pyarrow.parquet as pq
 
-    latest = to_us(generations.manifest_of(generation).known_at)
-    for part in generations.stream_parts(generation, view)[-1:]:
+    latest = to_us(table_versions.manifest_of(generation).known_at)
+    for part in table_versions.stream_parts(generation, view)[-1:]:
         metadata = pq.read_metadata(part.path)
         at = metadata.schema.names.index("event_timestamp")
         # as it lies in the file, in µs: asked for as an instant it would bring pandas in

@@ -19,7 +19,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from feature_repo.catalogue.families import BY_VIEW, Family
 from feature_repo.stores.redis_client import errors_told
 from feature_repo.stores.redis_layout import Layout
-from feature_repo.stores.redis_writer import Lot, RowWriter
+from feature_repo.stores.redis_writer import RowBatchToWrite, RowWriter
 from feature_repo.stores.whole import (
     Held,
     OtherStore,
@@ -32,20 +32,20 @@ from feature_repo.stores.whole import (
     read,
     refuse_other_store,
 )
-from streams.dataflow.courier import Courier
-from streams.dataflow.handover import fill_view, one_at_a_time
-from streams.dataflow.parquet_sink import Formulas
-from streams.dataflow.source import Clock
-from streams.dataflow.steps import Block
-from streams.dataflow.telemetry import Telemetry, say
-from streams.dataflow.waiting import MustRestart, Waiting, go_on
-from streams.fold.arrays import Arrays
-from streams.fold.roll import Rolled
-from streams.fold.shapes import Key
-from streams.log.reader import end
+from streams.aggregation.layout import Key
+from streams.aggregation.vectorized import VectorizedColumns
+from streams.aggregation.window_state import PackedRow
+from streams.dataflow.backfill import fill_view, one_at_a_time
+from streams.dataflow.log_source import Clock
+from streams.dataflow.metrics import Telemetry, say
+from streams.dataflow.operators import RowBatch
+from streams.dataflow.parquet_sink import TableVersion
+from streams.dataflow.redis_flusher import RedisFlusher
+from streams.dataflow.retry import RestartRequired, Retry, go_on
 from velo.errors import UserError
 from velo.racing.clock import to_us
-from velo.store import Home
+from velo.storage.log.reader import end
+from velo.storage.store import Home
 
 OLD_MARKS: Final = "velo:stream"
 """Redis hash in which earlier versions kept the marks of all views, and no identity."""
@@ -70,7 +70,7 @@ ROWS_HELD: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class RedisSink(FixedPartitionedSink[Block, int]):
+class RedisSink(FixedPartitionedSink[RowBatch, int]):
     """One partition a view. `connect` gives a client that has answered; `begin` is where a stream without a past begins.
 
     `sealing` says whether the rows go to the offline tables too.
@@ -78,13 +78,13 @@ class RedisSink(FixedPartitionedSink[Block, int]):
 
     home: Home
     views: Sequence[str]
-    formulas: Formulas
+    formulas: TableVersion
     begin: int
     connect: Callable[[], Any]
     clock: Clock
     telemetry: Telemetry
-    waiting: Waiting
-    courier: "Courier[RedisPartition]"
+    waiting: Retry
+    courier: "RedisFlusher[RedisPartition]"
     sealing: bool = True
     partitions: "dict[str, RedisPartition]" = field(default_factory=dict, compare=False)
     """Who writes each view in this process: at first the one that filled it, from its first row on the engine's own."""
@@ -125,21 +125,21 @@ class RedisSink(FixedPartitionedSink[Block, int]):
 
 
 @dataclass(slots=True)
-class Load:
+class PendingRows:
     """Rows on their way: the newest of each key, how many came for them, and the last message they are of.
 
     `live_us` has the instants of live messages among them, and `mark` is what the load leaves in Redis.
     """
 
     last_seq: int
-    rows: dict[Key, Rolled] = field(default_factory=dict)
+    rows: dict[Key, PackedRow] = field(default_factory=dict)
     offered: int = 0
     live_us: set[int] = field(default_factory=set)
     mark: bytes = b""
 
 
 @dataclass(slots=True, eq=False)
-class RedisPartition(StatefulSinkPartition[Block, int]):
+class RedisPartition(StatefulSinkPartition[RowBatch, int]):
     """The writer of one view; `last_seq` is the last message of which Redis has the rows, −1 for none.
 
     `go_on` is called now and then while the view is filled. `_next` waits and `_load` is what the courier delivers,
@@ -153,30 +153,30 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
     sealed_seq: int = -1
     """The last message of which the tables have the rows for certain, where that is more than `last_seq`."""
     filled: bool = False
-    _next: Load = field(init=False)
-    _load: Load = field(init=False)
+    _next: PendingRows = field(init=False)
+    _load: PendingRows = field(init=False)
     due: bool = False
     engines: bool = False
     """Whether the engine gives it rows; else another process may write the view."""
     suspect: bool = False
     """Whether rows are known to be gone, whatever the marks say."""
-    _since: dict[Key, Rolled] | None = field(default_factory=dict)
-    _before: dict[Key, Rolled] | None = field(default_factory=dict)
+    _since: dict[Key, PackedRow] | None = field(default_factory=dict)
+    _before: dict[Key, PackedRow] | None = field(default_factory=dict)
     _client: Any = None
     _written: bytes | None = None
     _layout: Layout = field(init=False)
-    _arrays: Arrays = field(init=False)
+    _arrays: VectorizedColumns = field(init=False)
 
     def __post_init__(self) -> None:
         self._layout = Layout.of(self.family)
-        self._arrays = Arrays(self.family)
-        self._next = self._load = Load(self.last_seq)
+        self._arrays = VectorizedColumns(self.family)
+        self._next = self._load = PendingRows(self.last_seq)
 
     def make_ready(self) -> None:
         """Connect, and fill the view where Redis does not hold what it was brought to.
 
         From the offline tables, which have all up to the last snapshot but one, and the rows written since. Raises
-        `MustRestart` where those are too many to have been kept.
+        `RestartRequired` where those are too many to have been kept.
         """
         view, partitions = self.family.view, self.sink.partitions
         with one_at_a_time(self.sink.home, view):
@@ -202,7 +202,7 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
         try:
             refuse_other_store(home, "Redis", {self.family.view: held.owner})
         except OtherStore as theirs:
-            raise MustRestart(str(theirs)) from None
+            raise RestartRequired(str(theirs)) from None
         expected = fill_remembered(home, self.family.view)
         generation, epoch, seq = _read_mark(held.mark or old)
         unknown = expected is None and held.fill is None
@@ -235,12 +235,12 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
         # nobody reads a view that is not whole, also where it cannot be filled now
         begin(client, self._layout, filling)
         if self._since is None or self._before is None:
-            raise MustRestart(
+            raise RestartRequired(
                 "Redis lost rows while the stream was catching up: start the stream again, it fills Redis and goes on "
                 "where its last snapshot was"
             )
         if not self.sink.sealing and self.last_seq >= self.sink.begin:
-            raise MustRestart(
+            raise RestartRequired(
                 "Redis lost rows that no table holds (the stream keeps none, by --no-offline): run `velo build`, then "
                 "start the stream again"
             )
@@ -277,7 +277,7 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
         """Whether rows wait that are not on their way."""
         return bool(self._next.rows)
 
-    def write_batch(self, values: list[Block]) -> None:
+    def write_batch(self, values: list[RowBatch]) -> None:
         """Take rows; those of live messages are on their way when this returns."""
         courier = self.sink.courier
         with courier.changing:
@@ -310,7 +310,7 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
 
     def take(self) -> None:
         """What waits is what is delivered next."""
-        self._load, self._next, self.due = self._next, Load(self._next.last_seq), True
+        self._load, self._next, self.due = self._next, PendingRows(self._next.last_seq), True
         self._load.mark = self._mark(self.sink.formulas.epoch, self._load.last_seq)
 
     @property
@@ -318,7 +318,7 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
         """The server it is connected to."""
         return RowWriter(self._client)
 
-    def laden(self) -> Lot | None:
+    def laden(self) -> RowBatchToWrite | None:
         """The rows that are delivered next."""
         return self._lot(list(self._load.rows.values())) if self._load.rows else None
 
@@ -350,7 +350,7 @@ class RedisPartition(StatefulSinkPartition[Block, int]):
         for known_at_us in load.live_us:
             telemetry.fresh.observe(max(0.0, (now_us - known_at_us) / 1e6))
 
-    def _lot(self, rows: Sequence[Rolled]) -> Lot:
+    def _lot(self, rows: Sequence[PackedRow]) -> RowBatchToWrite:
         return lot_of(self._layout, self._arrays, rows, self.sink.formulas.epoch)
 
     def _mark(self, epoch: int, seq: int) -> bytes:
@@ -380,12 +380,14 @@ def deliver(partitions: Sequence[RedisPartition]) -> None:
         one.delivered(remembered=bool(remembered))
 
 
-def lot_of(layout: Layout, arrays: Arrays, rows: Sequence[Rolled], epoch: int) -> Lot:
+def lot_of(layout: Layout, arrays: VectorizedColumns, rows: Sequence[PackedRow], epoch: int) -> RowBatchToWrite:
     """The fold's rows of a view, as Redis is offered them."""
     matrix = np.empty((len(rows), len(layout.columns)), dtype=np.float64)
     matrix[:, :-1] = arrays.of(rows).T
     matrix[:, -1] = np.array([row[5] for row in rows], dtype=np.float64)
-    return Lot(layout, [row[0] for row in rows], np.array([row[1] for row in rows], dtype=np.int64), matrix, epoch)
+    return RowBatchToWrite(
+        layout, [row[0] for row in rows], np.array([row[1] for row in rows], dtype=np.int64), matrix, epoch
+    )
 
 
 def _read_mark(written: bytes | None) -> tuple[int, int, int]:

@@ -12,18 +12,18 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Literal, Protocol
 
-from streams.feeds import places
-from streams.feeds.door import Door, Taken, letter
-from streams.feeds.places import Places
+from streams.feeds import offsets
+from streams.feeds.offsets import FeedOffsets
 from streams.feeds.source import Delivery, Feed, FeedAway
+from streams.feeds.validation import MessageValidator, ValidMessage, letter
 from streams.importers import dead_letters
 from streams.importers.dead_letters import DeadLetter
 from streams.importers.results import is_early
-from streams.log.writer import Clock, LogWriter
 from velo.errors import Refused
 from velo.racing.clock import local_date, local_midnight, to_text
 from velo.racing.messages import Result
-from velo.store import Store
+from velo.storage.log.writer import Clock, LogWriter
+from velo.storage.store import Store
 
 BATCH: Final = 256
 """Messages between two syncs where they come faster than the disk; a message that comes alone is synced alone."""
@@ -91,12 +91,12 @@ def follow(
 
 
 @contextmanager
-def opened(store: Store, feed: Feed, *, clock: Clock) -> Iterator["Following"]:
+def opened(store: Store, feed: Feed, *, clock: Clock) -> Iterator["FeedFollower"]:
     """The following of a feed, which goes on step by step and holds the log's lock; raises `UserError` where it cannot."""
     moment = _Moment(clock)
     with LogWriter.open(store, clock=moment.last) as writer:
         writer.sync()
-        yield Following(feed, moment, writer, Door.of(store), places.read(store.home, feed.name))
+        yield FeedFollower(feed, moment, writer, MessageValidator.of(store), offsets.read(store.home, feed.name))
 
 
 class _Moment:
@@ -118,14 +118,14 @@ Step = Literal["taken", "nothing", "away"]
 
 
 @dataclass(slots=True)
-class Following:
+class FeedFollower:
     """A feed on its way into a log; use `opened`."""
 
     feed: Feed
     moment: _Moment
     writer: LogWriter
-    door: Door
-    places: Places
+    door: MessageValidator
+    places: FeedOffsets
     taken: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
@@ -185,15 +185,15 @@ class Following:
             self.counts["dead_letters"] += dead_letters.write(home, self.letters, self.moment.last())
             self.letters.clear()
         at = batch[-1].settles
-        places.settle(home, self.feed.name, at, self.writer.next_seq)
-        self.places = Places(at, self.places.appended)
+        offsets.settle(home, self.feed.name, at, self.writer.next_seq)
+        self.places = FeedOffsets(at, self.places.appended)
         self.feed.settle(at)
 
     def _append(self, delivery: Delivery) -> None:
         self.taken += 1
         now, end = self.moment.last(), self.writer.known_at
         taken = self.door.take(delivery.body, now if end is None else max(now, end))
-        if not isinstance(taken, Taken):
+        if not isinstance(taken, ValidMessage):
             self._refuse(taken)
             return
         message = taken.message

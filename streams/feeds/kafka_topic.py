@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
 import orjson
 
-from streams.feeds.merging import Merging
+from streams.feeds.partition_merge import PartitionMerge
 from streams.feeds.source import Delivery, FeedAway
 from velo.errors import UserError
 
@@ -48,7 +48,7 @@ class KafkaFeed:
         self._away: str | None = None
         self._failed: Any = None
         self._consumer: Consumer | None = None
-        self._merging = Merging(())
+        self._merging = PartitionMerge(())
         self._next: dict[int, int] = {}
         self._paused: set[int] = set()
 
@@ -87,7 +87,7 @@ class KafkaFeed:
         except BaseException:
             consumer.close()
             raise
-        self._consumer, self._merging = consumer, Merging(partitions)
+        self._consumer, self._merging = consumer, PartitionMerge(partitions)
 
     def _offsets(self, place: str | None) -> dict[int, int]:
         """The last settled offset by partition; that of every partition is written `0:17 2:5`."""

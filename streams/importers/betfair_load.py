@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from streams.importers.betfair_sp import Unmatched, read_betfair_sp
-from streams.log.reader import messages
-from streams.log.writer import Clock, LogWriter, Progress
 from velo.racing.messages import Result, instant_of
-from velo.store import Store
+from velo.storage.log.reader import messages
+from velo.storage.log.writer import Clock, LogWriter, Progress
+from velo.storage.store import Store
 
 
 @dataclass(frozen=True, slots=True)

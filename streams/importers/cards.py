@@ -10,11 +10,11 @@ from streams.importers import dead_letters
 from streams.importers.dead_letters import DeadLetter
 from streams.importers.results import Maker, Row, letter
 from streams.importers.runners import typed_rows
-from streams.log.writer import Clock, LogWriter
 from velo.errors import Refused, UserError
 from velo.racing.messages import NON_RUNNER, NonRunner, Racecard
 from velo.settings import KeyPolicy
-from velo.store import Store
+from velo.storage.log.writer import Clock, LogWriter
+from velo.storage.store import Store
 
 SOURCE: Final = "cards"
 REQUIRED: Final = ("race_id", "race_date", "course", "horse")

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streams.importers.cells import INTEGERS, NOTHING
+from streams.importers.parsers import INTEGERS, NOTHING
 from velo.racing.clock import EPOCH
 from velo.racing.names import is_missing
 

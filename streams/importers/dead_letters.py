@@ -17,9 +17,9 @@ from typing import Any, Final
 import orjson
 
 from velo.errors import UserError
-from velo.files import make_folder
 from velo.racing.clock import to_text
-from velo.store import Home
+from velo.storage.atomic_files import make_folder
+from velo.storage.store import Home
 
 _FORMULA: Final = re.compile(r"'*[=+\-@\t\r]")
 LETTER: Final = "dead_letter"

@@ -9,10 +9,10 @@ from pathlib import Path
 from streams.importers import dead_letters
 from streams.importers.dead_letters import DeadLetter
 from streams.importers.results import Parsed
-from streams.log.rebuild import rebuild
-from streams.log.writer import LoadReport, LogWriter, Progress
 from velo.errors import UserError
-from velo.store import Store
+from velo.storage.log.rebuild import rebuild
+from velo.storage.log.writer import LoadReport, LogWriter, Progress
+from velo.storage.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class IngestReport:
 
 
 @dataclass(frozen=True, slots=True)
-class RebuildReport:
+class LogRebuildReport:
     """What a rebuilt log is made of: messages of the files, and those kept of the log before; `replaced` is that."""
 
     from_files: int
@@ -98,7 +98,7 @@ def rebuild_from(
     fresh: bool = False,
     clock: Callable[[], datetime],
     progress: Progress | None = None,
-) -> RebuildReport:
+) -> LogRebuildReport:
     """Replace the log by one of these loads and, unless `fresh`, of what the log held that they do not tell again.
 
     The log before stays whole beside the new one. Raises `UserError`, and changes nothing, where it cannot be.
@@ -113,7 +113,7 @@ def rebuild_from(
         store.with_keys(policy)
     letters = [letter for parsed in loads for letter in _letters(parsed, done.load)]
     written = dead_letters.write(store.home, letters, clock())
-    return RebuildReport(
+    return LogRebuildReport(
         from_files=done.load.appended - done.kept,
         from_log=done.kept,
         superseded=done.superseded,

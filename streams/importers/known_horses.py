@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
-from streams.log.reader import records
 from velo.racing.names import name_key
-from velo.store import Home
+from velo.storage.log.reader import records
+from velo.storage.store import Home
 
 _COUNTRY_LAST: Final = re.compile(r"\s*\([a-z]{2,3}\)$")
 _WITH_RUNNERS: Final = ("result", "racecard")

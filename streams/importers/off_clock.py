@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
 
-from streams.importers.cells import NOTHING
+from streams.importers.parsers import NOTHING
 from velo.racing.courses import local_day, may_start, zones_of
 from velo.racing.names import is_missing
 

@@ -31,7 +31,7 @@ from streams.importers.raceform_load import Notes, Survey
 from streams.importers.raceform_row import parse_row
 from streams.importers.results import BAD, PART, RAW, Parsed, Row, checked_results
 from velo.errors import Refused, UserError
-from velo.store import Store
+from velo.storage.store import Store
 
 __all__ = ["SOURCE", "parse_row", "parse_rows", "read_raceform"]
 

@@ -7,7 +7,7 @@ from datetime import date, time
 from pathlib import Path
 from typing import Any, Final
 
-from streams.importers import cells
+from streams.importers import parsers
 from streams.importers.columns import WANTED
 from streams.importers.csv_files import CsvRow
 from streams.importers.off_clock import LONDON, OffReader, RaceOff, written_off
@@ -50,7 +50,7 @@ _Key = tuple[str, int]
 
 def _key_of(race_id: str, given: CsvRow) -> _Key:
     try:
-        return race_id, cells.whole(given.cells.get("result_version")) or 1
+        return race_id, parsers.whole(given.cells.get("result_version")) or 1
     except ValueError:
         return race_id, 1
 
@@ -78,7 +78,7 @@ class Survey:
                 continue
             if off:
                 offs.add(off)
-            race_id = cells.text(given.cells.get("race_id"))
+            race_id = parsers.text(given.cells.get("race_id"))
             if race_id:
                 races[_key_of(race_id, given)].add((day, name_key(given.cells.get("course")) or "", off))
             else:
@@ -98,12 +98,12 @@ class Survey:
         alike = {
             off
             for day, off in self.without_id.get(_named(given), ())
-            if off and _same(cells.day, cell.get("date"), day) != _same(written_off, cell.get("off"), off.written)
+            if off and _same(parsers.day, cell.get("date"), day) != _same(written_off, cell.get("off"), off.written)
         }
         if len(alike) == 1:
             off = alike.pop()
             return made_race_id(off.day, cell.get("course") or "", self.offs.read[off].clock, cell.get("race_name"))
-        return " ".join(cells.text(cell.get(name)) or "?" for name in ("date", "course", "off"))
+        return " ".join(parsers.text(cell.get(name)) or "?" for name in ("date", "course", "off"))
 
 
 def _named(given: CsvRow) -> tuple[str | None, str | None]:
@@ -141,7 +141,7 @@ class Notes:
     def taken(self, row: dict[str, Any], given: CsvRow) -> dict[str, Any]:
         """The row, under an id of its race's own, once noted."""
         self.rows += 1
-        horse = cells.text(given.cells.get("horse"))
+        horse = parsers.text(given.cells.get("horse"))
         if horse and has_country(horse):
             self.with_country.add(given.path)
         elif horse:
@@ -155,7 +155,7 @@ class Notes:
             self.declared[key] = max(self.declared.get(key, 0), ran)
         if row.get("off_inferred"):
             self.inferred.add(row["race_id"])
-        self.given.update(column for column in MEASURES if cells.text(given.cells.get(column)) is not None)
+        self.given.update(column for column in MEASURES if parsers.text(given.cells.get(column)) is not None)
         for column, value in row.get("unreadable", {}).items():
             self.unreadable[column] += 1
             self.first_unreadable.setdefault(column, f"{given.place}: {value!r}")
@@ -164,7 +164,7 @@ class Notes:
     def without_instant(self, given: CsvRow) -> dict[str, Any]:
         """A row whose date or off cannot be read: what is needed to refuse its race."""
         self.rows += 1
-        for column, read in (("date", cells.day), ("off", written_off)):
+        for column, read in (("date", parsers.day), ("off", written_off)):
             self.given[column] += 1
             try:
                 readable = read(given.cells.get(column)) is not None or column == "off"
@@ -173,7 +173,7 @@ class Notes:
             if not readable:
                 self.unreadable[column] += 1
                 self.first_unreadable.setdefault(column, f"{given.place}: {given.cells.get(column)!r}")
-        race_id = cells.text(given.cells.get("race_id")) or self.survey.race_like(given)
+        race_id = parsers.text(given.cells.get("race_id")) or self.survey.race_like(given)
         return {"race_id": race_id, "result_version": _key_of(race_id, given)[1]}
 
     def _under_own_id(self, row: dict[str, Any], given: CsvRow) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from streams.importers import cells
+from streams.importers import parsers
 from streams.importers.dead_letters import LETTER
 from streams.importers.off_clock import LONDON, OffReader, RaceOff, written_off
 from streams.importers.raceform_words import main_going, surface_of
@@ -29,7 +29,7 @@ _HANDICAP: Final = re.compile(r"handicap|nursery", re.IGNORECASE)
 
 def course_with_country(course: str, region: str | None = None) -> str:
     """A course as results name it: a foreign one ends in its country, `Naas (IRE)`; a card gives the region apart."""
-    abroad = (cells.text(region) or "GB").upper()
+    abroad = (parsers.text(region) or "GB").upper()
     suffixed = any(code != "AW" for code in _SUFFIX.findall(course))
     return course if suffixed or abroad == "GB" else f"{course} ({abroad})"
 
@@ -45,10 +45,10 @@ def with_country(horse: str | None, region: str | None = None) -> str | None:
 
     Its `name_key` is the horse's key by name; a racecard that gives the region apart makes the same one.
     """
-    name = cells.text(horse)
+    name = parsers.text(horse)
     if name is None or has_country(name):
         return name
-    return f"{name} ({(cells.text(region) or 'GB').upper()})"
+    return f"{name} ({(parsers.text(region) or 'GB').upper()})"
 
 
 @lru_cache(maxsize=4096)
@@ -69,12 +69,12 @@ def parse_row(raw: Mapping[str, str], timezone: ZoneInfo, offs: OffReader | None
     """
     cell = _Cells(raw)
     day, race_off = when(raw, part)
-    course = cells.text(raw.get("course")) or ""
-    country = country_of(course, cells.text(raw.get("region")))
+    course = parsers.text(raw.get("course")) or ""
+    country = country_of(course, parsers.text(raw.get("region")))
     read = race_off and (offs or OffReader.of([race_off], LONDON)).read[race_off]
     race_name, told_going = cell.text("race_name"), cell.text("going")
     going = main_going(told_going)
-    status, position = cells.finish(cell.used("pos"))
+    status, position = parsers.finish(cell.used("pos"))
     row: Row = {
         "race_id": cell.text("race_id") or made_race_id(day, course, read and read.clock, race_name),
         "race_date": min(read.race_date, local_date(read.instant, timezone)) if read else day,
@@ -83,36 +83,36 @@ def parse_row(raw: Mapping[str, str], timezone: ZoneInfo, offs: OffReader | None
         "country": country,
         "race_name": race_name,
         "race_type": cell.read("type", _race_type),
-        "race_class": cell.read("class", cells.race_class),
+        "race_class": cell.read("class", parsers.race_class),
         "rating_band": cell.text("rating_band"),
         "handicap": bool(_HANDICAP.search(race_name)) if race_name else None,
         "surface": cell.read("surface", lambda named: surface_of(course, named, going, country)),
         "going": going,
         "distance_m": _distance_m(cell),
-        "runner_no": cell.read("num", cells.whole),
-        "draw": cell.read("draw", cells.whole),
+        "runner_no": cell.read("num", parsers.whole),
+        "draw": cell.read("draw", parsers.whole),
         "horse_id": cell.text("horse_id"),
         "horse": with_country(raw.get("horse")),
         "jockey_id": cell.text("jockey_id"),
         "jockey": cell.text("jockey"),
         "trainer_id": cell.text("trainer_id"),
         "trainer": cell.text("trainer"),
-        "age": cell.read("age", cells.whole),
+        "age": cell.read("age", parsers.whole),
         "sex": cell.text("sex"),
-        "weight_lbs": cell.first(("lbs", cells.number), ("wgt", cells.pounds)),
-        "official_rating": cell.read("or", cells.whole),
+        "weight_lbs": cell.first(("lbs", parsers.number), ("wgt", parsers.pounds)),
+        "official_rating": cell.read("or", parsers.whole),
         "headgear": cell.text("hg"),
         "status": status,
         "position": position,
-        "beaten_lengths": cell.read("ovr_btn", cells.lengths),
-        "finish_time_s": cell.first(("secs", cells.number), ("time", cells.seconds)),
-        "sp_decimal": cell.first(("sp", cells.odds), ("dec", cells.number)),
-        "result_version": cell.read("result_version", cells.whole),
+        "beaten_lengths": cell.read("ovr_btn", parsers.lengths),
+        "finish_time_s": cell.first(("secs", parsers.number), ("time", parsers.seconds)),
+        "sp_decimal": cell.first(("sp", parsers.odds), ("dec", parsers.number)),
+        "result_version": cell.read("result_version", parsers.whole),
         "known_at": cell.read("known_at", _known_at),
     }
     row |= {f"source_{key}": row[key] for key in ("horse_id", "jockey_id", "trainer_id") if row[key] is not None}
     cell.used("date", "off", "course", "region", "horse", LETTER)
-    ran = cell.read("ran", cells.whole)
+    ran = cell.read("ran", parsers.whole)
     if ran is not None:
         row["ran"] = ran
     if going != told_going:
@@ -139,7 +139,7 @@ class _Cells:
 
     def text(self, column: str) -> str | None:
         self.placed.add(column)
-        return cells.text(self.raw.get(column))
+        return parsers.text(self.raw.get(column))
 
     def read(self, column: str, reader: Callable[[str | None], Any]) -> Any:
         self.placed.add(column)
@@ -158,7 +158,7 @@ class _Cells:
     def kept(self, row: Mapping[str, Any]) -> dict[str, str]:
         """The columns without a place, as given, where they say something; the SP as written tells the favourite."""
         left = (column for column in self.raw if column not in self.placed or column == "sp")
-        named = ((f"source_{column}" if column in row else column, cells.text(self.raw[column])) for column in left)
+        named = ((f"source_{column}" if column in row else column, parsers.text(self.raw[column])) for column in left)
         return {column: value for column, value in named if value is not None}
 
 
@@ -172,7 +172,7 @@ def _when(
     day: str | None, off: str | None, course: str | None, region: str | None, part: Hashable
 ) -> tuple[date, RaceOff | None]:
     try:
-        race_day = cells.day(day)
+        race_day = parsers.day(day)
     except ValueError:
         race_day = None
     if race_day is None:
@@ -183,12 +183,12 @@ def _when(
         raise Refused("bad value", f"off is {off!r}, but an off is written 2:45 or 14:45: correct it") from None
     if written is None:
         return race_day, None
-    name = cells.text(course) or ""
-    return race_day, RaceOff(part, race_day, name, country_of(name, cells.text(region)), written)
+    name = parsers.text(course) or ""
+    return race_day, RaceOff(part, race_day, name, country_of(name, parsers.text(region)), written)
 
 
 def _race_type(cell: str | None) -> str | None:
-    given = cells.text(cell)
+    given = parsers.text(cell)
     if given is None:
         return None
     try:
@@ -198,20 +198,20 @@ def _race_type(cell: str | None) -> str | None:
 
 
 def _known_at(cell: str | None) -> datetime | None:
-    given = cells.text(cell)
+    given = parsers.text(cell)
     return from_text(given) if given else None
 
 
 def _distance_m(cell: _Cells) -> float | None:
     """Metres: of the yards where given, as the finest measure, else the metres, else the text, else the furlongs."""
-    yards = cell.read("dist_y", cells.number)
+    yards = cell.read("dist_y", parsers.number)
     if yards is not None:
-        yards = cells.metres_of_yards(yards)
-    metres = cell.first(("dist_m", cells.number), ("dist", cells.metres))
+        yards = parsers.metres_of_yards(yards)
+    metres = cell.first(("dist_m", parsers.number), ("dist", parsers.metres))
     furlongs = cell.read("dist_f", _furlongs)
     return next((value for value in (yards, metres, furlongs) if value is not None), None)
 
 
 def _furlongs(cell: str | None) -> float | None:
-    given = cells.number(cell.strip().rstrip("fF")) if cell else None
-    return None if given is None else cells.metres_of_yards(given * cells.YARDS_A_FURLONG)
+    given = parsers.number(cell.strip().rstrip("fF")) if cell else None
+    return None if given is None else parsers.metres_of_yards(given * parsers.YARDS_A_FURLONG)

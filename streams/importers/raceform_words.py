@@ -4,7 +4,7 @@ import re
 from functools import lru_cache
 from typing import Final
 
-from streams.importers import cells
+from streams.importers import parsers
 from velo.racing.courses import ALL_WEATHER
 from velo.racing.going import GROUP_OF_GOING, going_words
 
@@ -39,7 +39,7 @@ def surface_of(course: str, named: str | None, going: str | None, country: str |
     """
     if ALL_WEATHER.search(course):
         return "AW"
-    given = cells.text(named)
+    given = parsers.text(named)
     if given is None:
         return _surface_of_going(going_words(going), country) if going else None
     try:

@@ -8,15 +8,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from streams.feeds.door import SOURCE as FEED
-from streams.feeds.door import Door, Taken
+from streams.feeds.validation import SOURCE as FEED
+from streams.feeds.validation import MessageValidator, ValidMessage
 from streams.importers import dead_letters, raceform, runners
 from streams.importers.dead_letters import LETTER, DeadLetter
 from streams.importers.results import Parsed, Row
-from streams.log.reader import end as log_end
-from streams.log.writer import LogWriter
 from velo.errors import Refused, UserError
-from velo.store import Store
+from velo.storage.log.reader import end as log_end
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Store
 
 RowImporter = Callable[[Sequence[Row], Store], Parsed]
 """Reads rows as a dead letter or an export of them has them."""
@@ -59,13 +59,13 @@ def replay(
     rows = _mended(mended, letters) if mended else {letter: one.rows for letter, one in letters.items()}
     refused: dict[str, str] = {}
     passed: list[tuple[str, Parsed]] = []
-    live: list[tuple[str, Taken]] = []
-    door = Door.of(store)
+    live: list[tuple[str, ValidMessage]] = []
+    door = MessageValidator.of(store)
     for letter, given in rows.items():
         source = letters[letter].source
         if source == FEED:
             taken_or_not = _through(door, given, _arrived(store, clock()))
-            if isinstance(taken_or_not, Taken):
+            if isinstance(taken_or_not, ValidMessage):
                 live.append((letter, taken_or_not))
             else:
                 refused[letter] = taken_or_not
@@ -107,14 +107,14 @@ def _arrived(store: Store, now: datetime) -> datetime:
     return now if end is None else max(now, end)
 
 
-def _through(door: Door, rows: Sequence[Row], now: datetime) -> Taken | str:
+def _through(door: MessageValidator, rows: Sequence[Row], now: datetime) -> ValidMessage | str:
     """A feed's message out of its letter, or why it cannot be taken."""
     if len(rows) != 1 or not isinstance(rows[0].get("message"), str):
         return "a letter of a feed is one row with a column message: leave them as they were exported"
     if rows[0].get("message_bytes"):
         return f"the letter has only the beginning of its {rows[0]['message_bytes']} bytes: send the message again"
     told = door.take(str(rows[0]["message"]).encode(), now)
-    return told if isinstance(told, Taken) else f"{told.reason}: {told.detail}"
+    return told if isinstance(told, ValidMessage) else f"{told.reason}: {told.detail}"
 
 
 def _plain(value: Any) -> Any:

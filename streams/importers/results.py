@@ -11,9 +11,9 @@ from decimal import Decimal
 from functools import cache
 from typing import Any, Final
 
-from streams.importers.cells import text
 from streams.importers.columns import COLUMNS, RACE_COLUMNS, WANTED
 from streams.importers.dead_letters import DeadLetter
+from streams.importers.parsers import text
 from velo.errors import Refused
 from velo.racing.clock import RESULT_DELAY, YEARS, assumed_off, local_date, to_text
 from velo.racing.messages import (
@@ -31,7 +31,7 @@ from velo.racing.messages import (
 )
 from velo.racing.names import is_missing, name_key
 from velo.settings import KeyPolicy
-from velo.store import Store
+from velo.storage.store import Store
 
 RUNNER_TABLE: Final = "runners"
 """The source that is keyed by id unless the store says otherwise; others are keyed by name."""

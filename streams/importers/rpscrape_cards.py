@@ -27,7 +27,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
-from streams.importers import cells
+from streams.importers import parsers
 from streams.importers.cards import ParsedCards
 from streams.importers.columns import COLUMNS
 from streams.importers.dead_letters import DeadLetter
@@ -36,12 +36,12 @@ from streams.importers.off_clock import LONDON, OffReader, RaceOff
 from streams.importers.raceform import DECISIVE
 from streams.importers.raceform_row import course_with_country, has_country, parse_row, when, with_country
 from streams.importers.results import BAD, Maker, letter, plain
-from streams.importers.rpscrape_tree import Place, as_read, races, shown
+from streams.importers.rpscrape_tree import TreePath, as_read, races, shown
 from velo.errors import Refused, UserError
 from velo.racing.messages import NON_RUNNER, Racecard
 from velo.racing.names import name_key
 from velo.settings import KeyPolicy
-from velo.store import Store
+from velo.storage.store import Store
 
 SOURCE: Final = "rpscrape-cards"
 NO_RIDER: Final = frozenset({"non-runner", "non runner", "nonrunner"})
@@ -112,7 +112,7 @@ def read_rpscrape_cards(paths: Sequence[Path], store: Store) -> ParsedCards:
     for place in places:
         raw = as_read(place)
         count += len(raw)
-        race_id = cells.text(_cell(place.race.get("race_id"))) if isinstance(place.race, dict) else None
+        race_id = parsers.text(_cell(place.race.get("race_id"))) if isinstance(place.race, dict) else None
         try:
             rows = reading.declared_rows(place)
             card = maker.card(rows[0]["race_id"], rows)
@@ -124,7 +124,7 @@ def read_rpscrape_cards(paths: Sequence[Path], store: Store) -> ParsedCards:
     return ParsedCards(cards, refused, warnings, count, policy)
 
 
-def _offs(places: Iterable[Place]) -> Iterator[RaceOff]:
+def _offs(places: Iterable[TreePath]) -> Iterator[RaceOff]:
     """The offs as written, of all races that have one that can be read."""
     for place in places:
         try:
@@ -135,7 +135,7 @@ def _offs(places: Iterable[Place]) -> Iterator[RaceOff]:
             yield off
 
 
-def _without_region(places: Iterable[Place]) -> set[Wanted]:
+def _without_region(places: Iterable[TreePath]) -> set[Wanted]:
     """The runners whose country is not told."""
     told_of = (place.race.get("runners") for place in places if isinstance(place.race, dict))
     runners = (one for told in told_of if isinstance(told, list) for one in told if isinstance(one, dict))
@@ -150,7 +150,7 @@ def _wanted(runner: Record) -> Wanted | None:
     return Wanted(_text(runner.get("horse_id")), name)
 
 
-def _race_cells(place: Place) -> dict[str, str]:
+def _race_cells(place: TreePath) -> dict[str, str]:
     """What the race says, by the columns of a results row."""
     race: Record = place.race
     region = _text(race.get("region")) or _text(place.region)
@@ -168,7 +168,7 @@ class _Reading:
     known: KnownHorses
     warnings: Counter[str]
 
-    def declared_rows(self, place: Place) -> list[dict[str, Any]]:
+    def declared_rows(self, place: TreePath) -> list[dict[str, Any]]:
         """The rows of a race's runners but the reserves, in the runner table's columns; raises `Refused`."""
         race = place.race
         if not isinstance(race, dict):
@@ -191,7 +191,7 @@ class _Reading:
             self.warnings["race of which no runner tells its region"] += 1
         return rows
 
-    def _row(self, place: Place, runner: Record) -> dict[str, Any]:
+    def _row(self, place: TreePath, runner: Record) -> dict[str, Any]:
         race = place.race
         cell = _race_cells(place) | {column: _first(runner, names) for column, names in _RUNNER_CELLS.items()}
         horse = self._horse(runner)
@@ -257,4 +257,4 @@ def _cell(value: Any) -> str:
 
 
 def _text(value: Any) -> str | None:
-    return cells.text(_cell(value))
+    return parsers.text(_cell(value))

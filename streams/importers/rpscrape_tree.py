@@ -17,7 +17,7 @@ _SHOWN: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class TreePath:
     """Where in a file a race stands: what the tree says of it, should the race itself not."""
 
     path: Path
@@ -27,7 +27,7 @@ class Place:
     race: Any
 
 
-def races(path: Path) -> list[Place]:
+def races(path: Path) -> list[TreePath]:
     """Every race of a file, whatever it holds; raises `UserError` where the file is no such tree, or has no race at all."""
     try:
         with path.open("rb") as file:
@@ -49,20 +49,20 @@ def races(path: Path) -> list[Place]:
     return places
 
 
-def _places(path: Path, told: Any) -> Iterator[Place]:
+def _places(path: Path, told: Any) -> Iterator[TreePath]:
     """The tree's races; of a region or a course that is no tree, one place with what it holds."""
     if not isinstance(told, dict):
         raise _no_tree(path, "it holds", told)
     for region, courses in told.items():
         if not isinstance(courses, dict):
-            yield Place(path, region, "", "", courses)
+            yield TreePath(path, region, "", "", courses)
             continue
         for course, offs in courses.items():
             if not isinstance(offs, dict):
-                yield Place(path, region, course, "", offs)
+                yield TreePath(path, region, course, "", offs)
                 continue
             for off, race in offs.items():
-                yield Place(path, region, course, off, race)
+                yield TreePath(path, region, course, off, race)
 
 
 def _no_tree(path: Path, where: str, told: Any) -> UserError:
@@ -72,7 +72,7 @@ def _no_tree(path: Path, where: str, told: Any) -> UserError:
     )
 
 
-def as_read(place: Place) -> list[Row]:
+def as_read(place: TreePath) -> list[Row]:
     """The race as a dead letter keeps it: a row a runner, each with what the file says of the race."""
     if not isinstance(place.race, dict):
         return [{RAW: {"region": place.region, "course": place.course, "off_time": place.off, "race": place.race}}]

@@ -10,7 +10,7 @@ from streams.importers.columns import COLUMNS, REQUIRED, WANTED, Bad, one_by_one
 from streams.importers.results import BAD, PART, RUNNER_TABLE, Parsed, Row, checked_results
 from streams.importers.tables import read_table
 from velo.errors import Refused, UserError
-from velo.store import Store
+from velo.storage.store import Store
 
 __all__ = ["RUNNER_TABLE", "Parsed", "checked_results", "parse_rows", "read_runner_tables"]
 

@@ -18,10 +18,10 @@ from zoneinfo import ZoneInfo
 import pyarrow.parquet as pq
 
 from feature_repo.catalogue.families import Family
-from streams.batch import frames
+from streams.batch import staging
 from streams.spark import render
 from velo.errors import UserError
-from velo.store import Home
+from velo.storage.store import Home
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -82,7 +82,7 @@ class SparkEngine:
     def __init__(self, session: "SparkSession") -> None:
         self._session = session
 
-    def spread(self, measure: frames.Measure, places: Sequence[int], segments: Sequence[Path]) -> list[str]:
+    def spread(self, measure: staging.Measure, places: Sequence[int], segments: Sequence[Path]) -> list[str]:
         """Measure some segments, a task each."""
         if not segments:
             return []
@@ -93,17 +93,17 @@ class SparkEngine:
 
     def lay_out(self, home: Home, timezone: ZoneInfo, families: Iterable[Family]) -> None:
         """Have the view `starts`: every start of every version that took effect, with its windows' midnights."""
-        spark, windows = self._session, frames.windows_of(families)
+        spark, windows = self._session, staging.windows_of(families)
         for view, kind in (("results", "results"), ("measured", "starts")):
-            parts = [str(part) for part in frames.parts_of(home, kind)]
+            parts = [str(part) for part in staging.parts_of(home, kind)]
             spark.read.parquet(*parts).createOrReplaceTempView(view)
         self._share_out(spark.table("measured").count())
-        spark.sql(frames.query("applied")).createOrReplaceTempView("applied")
+        spark.sql(staging.query("applied")).createOrReplaceTempView("applied")
         [(first, last)] = spark.sql("SELECT min(race_date), max(race_date) FROM results").collect()
-        told = zip(*frames.midnights_of(first, last, timezone, windows), strict=True)
+        told = zip(*staging.midnights_of(first, last, timezone, windows), strict=True)
         days = spark.createDataFrame(list(told), "day DATE, midnight_us BIGINT")
         days.selectExpr("day", "timestamp_micros(midnight_us) AS midnight").createOrReplaceTempView("midnights")
-        spark.sql(frames.laid_out(windows)).cache().createOrReplaceTempView("starts")
+        spark.sql(staging.laid_out(windows)).cache().createOrReplaceTempView("starts")
 
     def _share_out(self, starts: int) -> None:
         """Have as many tasks as the starts need and the cores can use, unless Spark was told how many."""

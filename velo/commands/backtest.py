@@ -55,7 +55,7 @@ def backtest(
     from training.backtest import backtest as run
     from training.backtest_kept import plain
     from training.backtest_tables import backtest_tables
-    from training.model import Options
+    from training.model import ModelOptions
     from training.models import recipe_kept
     from training.report_html import write_report
 
@@ -63,7 +63,7 @@ def backtest(
         store = open_store()
         if model is None:
             options, before = (
-                Options(seed=1 if seed is None else seed),
+                ModelOptions(seed=1 if seed is None else seed),
                 timedelta(minutes=5.0 if lead is None else lead),
             )
         elif lead is None and seed is None:

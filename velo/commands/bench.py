@@ -43,9 +43,9 @@ def together(
     from rich.console import Group
 
     from benchmarks.page import tables, where_to, write
-    from benchmarks.whole import Asked, measure
+    from benchmarks.whole import BenchOptions, measure
 
-    asked = Asked(quick, tuple(only or ()), runners, timezone)
+    asked = BenchOptions(quick, tuple(only or ()), runners, timezone)
     # a part alone, or one at sizes that tell nothing, is no page to put over a whole run's
     path = None if out is None and (only or quick) else where_to(out)
     with steps(as_json) as progress:
@@ -173,9 +173,11 @@ def load(
     as_json: Json = False,
 ) -> None:
     """The service under load beside a stream and a feed; exits 1 on a 500, a lost listener, or memory that grows."""
-    from benchmarks.load import Asked, measure, table
+    from benchmarks.load import LoadOptions, measure, table
 
-    figures = measure(Asked(minutes, connections, scores, listeners, odds, results, workers), starts, runners, timezone)
+    figures = measure(
+        LoadOptions(minutes, connections, scores, listeners, odds, results, workers), starts, runners, timezone
+    )
     show(figures, as_json, lambda: table(figures))
     if figures.broken:
         raise typer.Exit(1)

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from velo.commands.edge import Json, facts, now, open_store, show, steps
-from velo.store import given_id
+from velo.storage.store import given_id
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

@@ -19,9 +19,9 @@ from rich.table import Table
 
 from velo.commands.fitting import fitted, whole_width
 from velo.errors import UserError
-from velo.files import OTHERS
 from velo.settings import Settings
-from velo.store import Store
+from velo.storage.atomic_files import OTHERS
+from velo.storage.store import Store
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Files = Annotated[list[Path], typer.Argument(metavar="FILE…", help="Files to read.")]

@@ -13,7 +13,7 @@ from velo.errors import UserError
 
 if TYPE_CHECKING:
     from streams.explain import Explained, ExplainedView, MadeOf
-    from velo.store import Store
+    from velo.storage.store import Store
 
 SHOWN = 8
 """How many of a view's starts the terminal lists; `--json` has all."""
@@ -48,7 +48,7 @@ def explained_at(
     store: "Store", race_id: str, horse_id: str, at: datetime, *, as_of: datetime | None, lead: timedelta
 ) -> "Explained":
     """A runner explained as of an instant, or the decision time of its race; `at` is the present. Raises `UserError`."""
-    from serving.told import told_of
+    from serving.race_messages import messages_of_race
     from streams.explain import explain as run
     from velo.racing.cards import decision_time, declared_at
     from velo.racing.clock import to_text
@@ -56,7 +56,7 @@ def explained_at(
 
     if as_of is not None and as_of > at:
         raise UserError(f"--as-of {to_text(as_of)} is still to come: leave it out to explain what is known now")
-    messages = told_of(store.home, race_id).messages
+    messages = messages_of_race(store.home, race_id).messages
     then = as_of or min(decision_time(messages, lead) or at, at)
     race = declared_at(messages, then)
     if race is None:

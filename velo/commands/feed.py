@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from streams.feeds.follow import FollowReport
     from streams.feeds.kafka_topic import Which
     from streams.feeds.source import Feed
-    from velo.store import Store
+    from velo.storage.store import Store
 
 Brokers = Annotated[str | None, typer.Option(metavar="HOST:PORT,…", help="Kafka's brokers.")]
 Partition = Annotated[
@@ -42,8 +42,8 @@ def to_redis(
 ) -> None:
     """Add the messages of files to a Redis Stream: JSON lines as they stand, runner tables as results."""
     from feature_repo.stores.redis_client import connect, connect_url
+    from streams.feeds.producer import bodies
     from streams.feeds.redis_stream import put
-    from streams.feeds.sending import bodies
 
     store = open_store()
     told = list(bodies(files, store))
@@ -62,7 +62,7 @@ def to_kafka(
 ) -> None:
     """Add the messages of files to a Kafka topic: JSON lines as they stand, runner tables as results."""
     from streams.feeds.kafka_topic import put
-    from streams.feeds.sending import bodies
+    from streams.feeds.producer import bodies
 
     told = list(bodies(files, open_store()))
     sent = put(_brokers(brokers), topic, told, _which(partition))
@@ -72,7 +72,7 @@ def to_kafka(
 @app_of_feed.command()
 def schema() -> None:
     """Print the JSON Schema of the messages that a producer may send."""
-    from streams.feeds.contract import COMMITTED
+    from streams.feeds.json_schema import COMMITTED
 
     typer.echo(COMMITTED.read_text(encoding="utf-8"), nl=False)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from streams.importers.cards import DeclareReport
     from streams.importers.ingest import IngestReport
     from streams.importers.results import Parsed
-    from velo.store import Store
+    from velo.storage.store import Store
 
 Late = Annotated[
     bool, typer.Option("--late", help="Take messages older than the log's end: they become known only now.")

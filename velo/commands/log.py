@@ -30,7 +30,7 @@ def register(app: typer.Typer) -> None:
 @log_app.command()
 def check(as_json: Json = False) -> None:
     """Read the whole log and tell everything that is wrong with it; exits 1 where anything is."""
-    from streams.log.reader import check as look
+    from velo.storage.log.reader import check as look
 
     problems = look(open_store().home)
     table = Table("where", "what", "remedy", title=f"{len(problems):,} problems")
@@ -70,8 +70,8 @@ def tick(
 
     An empty log is left alone: a tick would make every result that is loaded into it afterwards a late one.
     """
-    from streams.log.writer import LogWriter
     from velo.racing.clock import local_date, local_midnight
+    from velo.storage.log.writer import LogWriter
 
     store = open_store().save()
     moment: datetime = instant(at) or now()

@@ -29,7 +29,7 @@ def train(
     """Train a model on what was known before each race, and keep it with its blend (paper only until the gate passes)."""
     from datetime import date, timedelta
 
-    from training.declared import Period
+    from training.entity_rows import Period
     from training.report import trained_table
     from training.train import train as fit
 
@@ -54,8 +54,8 @@ def score(
     """A race card with probabilities, fair odds, and what drives them."""
     from serving.render import race_card, to_json
     from serving.score import score as run
-    from streams.beyond import Beyond
+    from streams.unbuilt_log import UnbuiltLog
 
     store = open_store()
-    scored = run(store, race_id, log=Beyond(store.home), as_of=instant(as_of), now=now())
+    scored = run(store, race_id, log=UnbuiltLog(store.home), as_of=instant(as_of), now=now())
     show(to_json(scored) if as_json else None, as_json, lambda: race_card(scored))

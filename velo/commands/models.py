@@ -33,7 +33,7 @@ def gate(
 
     from training.backtest_kept import plain
     from training.backtest_tables import gate_tables
-    from training.judge import judge_last
+    from training.run_gate import judge_last
 
     report = judge_last(open_store().home, now=now(), subject=of, by=by, final=final, again=again)
     kept = f"kept with model {report.model}: {report.mode}" if report.model else "kept with no model"

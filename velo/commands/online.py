@@ -9,7 +9,7 @@ from velo.commands.edge import Json, facts, now, open_store, show, steps
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from streams.online import RebuildReport
+    from streams.rebuild_online import OnlineRebuildReport
 
 online_app = typer.Typer(no_args_is_help=True, help="The online store.")
 
@@ -34,7 +34,7 @@ def rebuild(
 ) -> None:
     """Give Redis the newest row of every key from the offline tables; it may be empty, and nothing newer is replaced."""
     from feature_repo.stores.redis_client import connect
-    from streams.online import rebuild as run
+    from streams.rebuild_online import rebuild as run
 
     store = open_store()
     client = connect(store.home, store.redis_url)
@@ -43,7 +43,7 @@ def rebuild(
     show(report, as_json, lambda: _rebuilt(report))
 
 
-def _rebuilt(report: "RebuildReport") -> "Table":
+def _rebuilt(report: "OnlineRebuildReport") -> "Table":
     total = sum(report.keys.values())
     pace = f"{report.seconds:.1f} s, {total / max(report.seconds, 1e-9):,.0f} keys/s"
     return facts(

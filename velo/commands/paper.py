@@ -9,12 +9,12 @@ from rich.console import Console
 
 from velo.commands.edge import Json, now, open_store, plain, show
 from velo.errors import UserError
-from velo.store import Store
+from velo.storage.store import Store
 
 if TYPE_CHECKING:
-    from serving.paper import ScoredRace, Step
+    from serving.paper import PaperRace, PaperStep
     from serving.paper_ledger import Ledger
-    from streams.beyond import Beyond
+    from streams.unbuilt_log import UnbuiltLog
 
 POLL_SECONDS: Final = 2.0
 
@@ -39,12 +39,12 @@ def paper(
         )
     from serving.paper_ledger import read, writing
     from serving.paper_report import paper_reports, paper_table
-    from streams.beyond import Beyond
+    from streams.unbuilt_log import UnbuiltLog
 
     store = open_store()
-    log = Beyond(store.home)
+    log = UnbuiltLog(store.home)
     said = Console(stderr=True)
-    done: Step | None = None
+    done: PaperStep | None = None
     if not report:
         with writing(store.home) as ledger:
             done = _step(store, log, ledger)
@@ -57,18 +57,18 @@ def paper(
     show({"step": plain(done), "models": plain(told)} if as_json else None, as_json, lambda: paper_table(told))
 
 
-def _step(store: Store, log: "Beyond", ledger: "Ledger") -> "Step":
+def _step(store: Store, log: "UnbuiltLog", ledger: "Ledger") -> "PaperStep":
     """One step at the wall clock's now."""
     from serving.paper import step, trader_of
     from serving.score import score
 
-    def scored(race_id: str, as_of: datetime, at: datetime) -> "ScoredRace":
+    def scored(race_id: str, as_of: datetime, at: datetime) -> "PaperRace":
         return score(store, race_id, log=log, now=at, as_of=as_of)
 
     return step(store, log, ledger, trader_of(store.home), scored, now)
 
 
-def _say(done: "Step", said: Console, before: "Step | None" = None) -> None:
+def _say(done: "PaperStep", said: Console, before: "PaperStep | None" = None) -> None:
     """What a step did, and what it newly waits for."""
     if done.decided or done.missed or done.settled:
         said.print(

@@ -16,15 +16,15 @@ from rich.text import Text
 from velo.commands.edge import Json, facts, now, open_store, show, steps
 from velo.commands.ingest import cards_app
 from velo.errors import Refused, UserError
-from velo.files import make_folder
+from velo.storage.atomic_files import make_folder
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from redis import Redis
     from redis.cluster import RedisCluster
 
-    from serving.api.service import Given, Service, Tell
-    from velo.store import Store
+    from serving.api.service import Given, OddsWriter, Service
+    from velo.storage.store import Store
 
 SWITCH_S = 0.001
 """How long a thread may hold the interpreter: a score waits for it each time it has read an answer."""
@@ -65,7 +65,7 @@ def serve(
 
     import uvicorn
 
-    from serving.api.connections import Bounded
+    from serving.api.connections import BoundedConnection
 
     store = open_store()
     if store.redis_url is not None:
@@ -75,7 +75,7 @@ def serve(
         _tell_eviction(store.redis_url)
     os.environ[SERVING] = json.dumps({"host": host, "feed": feed})
     told: dict[str, Any] = {"host": host, "port": port, "access_log": False, "log_level": "error", "ws": "none"}
-    told |= {"http": Bounded, "factory": True}
+    told |= {"http": BoundedConnection, "factory": True}
     try:
         if workers == 1:
             uvicorn.run(application, **told)
@@ -102,13 +102,13 @@ def application() -> "FastAPI":
     import os
 
     from serving.api.app import app_of
-    from serving.api.connections import Bounded, places
+    from serving.api.connections import BoundedConnection, places
     from serving.api.hosts import SETTING, allowed
     from serving.memory import keep_freed
 
     keep_freed()
     sys.setswitchinterval(SWITCH_S)
-    Bounded.most = places()
+    BoundedConnection.most = places()
     told = json.loads(os.environ[SERVING])
     shared = os.environ.get(FIGURES)
     service = service_of(open_store(), told["feed"], figures=Path(shared) if shared else None)
@@ -138,9 +138,9 @@ def service_of(
     from serving.api.service import Service
     from serving.score import scorer_of
     from serving.score_log import DAYS, MEGABYTES, ScoreLog
-    from streams.beyond import Beyond
+    from streams.unbuilt_log import UnbuiltLog
 
-    scorer = scorer_of(store, Beyond(store.home))
+    scorer = scorer_of(store, UnbuiltLog(store.home))
     score_log = ScoreLog(store.home, _whole(SCORES_DAYS, DAYS), _whole(SCORES_MB, MEGABYTES))
     tell = _to_feed(store, feed) if feed else _to_log(store, clock)
     return Service(store, scorer, clock, tell, score_log, Metrics(figures))
@@ -196,9 +196,9 @@ def audit_served(store: "Store", as_json: bool) -> None:
     """`velo audit --scores`: exits 1 where a score stands on an instant it may not, or is not made again to the last bit."""
     from serving.score import scorer_of
     from serving.score_audit import audit_scores
-    from streams.beyond import Beyond
+    from streams.unbuilt_log import UnbuiltLog
 
-    scorer = scorer_of(store, Beyond(store.home))
+    scorer = scorer_of(store, UnbuiltLog(store.home))
     with steps(as_json) as progress:
         report = audit_scores(scorer, now(), lambda done, total: progress("scores", done, total))
     told = [("scores served", report.scores), ("made again the same", report.same), *report.kinds.items()]
@@ -211,9 +211,9 @@ def audit_served(store: "Store", as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _to_log(store: "Store", clock: Callable[[], datetime]) -> "Tell":
+def _to_log(store: "Store", clock: Callable[[], datetime]) -> "OddsWriter":
     from serving.api.problems import NotTaken
-    from streams.log.turns import SharedWriter
+    from velo.storage.log.turns import SharedWriter
 
     writer = SharedWriter(store, clock)
 
@@ -228,7 +228,7 @@ def _to_log(store: "Store", clock: Callable[[], datetime]) -> "Tell":
     return tell
 
 
-def _to_feed(store: "Store", key: str) -> "Tell":
+def _to_feed(store: "Store", key: str) -> "OddsWriter":
     import orjson
 
     from feature_repo.stores.redis_client import connect

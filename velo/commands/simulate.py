@@ -11,9 +11,9 @@ from rich.console import Console
 
 from velo.commands.edge import Json, Step, facts, now, open_store, show, steps
 from velo.errors import UserError
-from velo.files import make_folder
 from velo.settings import Settings
-from velo.store import Store
+from velo.storage.atomic_files import make_folder
+from velo.storage.store import Store
 
 if TYPE_CHECKING:
     from velo.simulator import SeasonSpec
@@ -73,10 +73,10 @@ def demo(
     from serving.score import score
     from streams.batch.build import build
     from streams.batch.warehouse import make_warehouse
-    from streams.beyond import Beyond
     from streams.importers.cards import declare, read_cards
     from streams.importers.ingest import ingest
     from streams.importers.runners import read_runner_tables
+    from streams.unbuilt_log import UnbuiltLog
     from training.train import train
 
     store = open_store().save()
@@ -109,7 +109,7 @@ def demo(
             say(f"velo backtest --days {DEMO_TESTED_DAYS} --report {page}")
             _demo_backtest(store, page, seed, progress)
     say(f"velo score {declared.races[0]}")
-    scored = score(store, declared.races[0], log=Beyond(store.home), now=now())
+    scored = score(store, declared.races[0], log=UnbuiltLog(store.home), now=now())
     show(to_json(scored) | {"report": str(page)} if as_json else None, as_json, lambda: race_card(scored))
     told.print(f"A backtest to look at, in any browser: {page}", style="bold", highlight=False, soft_wrap=True)
     told.print(
@@ -123,10 +123,10 @@ def demo(
 def _demo_backtest(store: Store, page: Path, seed: int, progress: Step) -> None:
     """The backtest of a recipe with few rounds, for the page alone: it says nothing of the model that was trained."""
     from training.backtest import backtest
-    from training.model import Options
+    from training.model import ModelOptions
     from training.report_html import write_report
 
-    options = Options(seed=seed, rounds=DEMO_ROUNDS, patience=10, learning_rate=0.1)
+    options = ModelOptions(seed=seed, rounds=DEMO_ROUNDS, patience=10, learning_rate=0.1)
     told = backtest(store, now=now(), days=DEMO_TESTED_DAYS, refit_months=4, past=1, options=options, progress=progress)
     beware = (
         "the season is made up: this page shows what a backtest tells, and nothing of horses or of any model's worth"

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from rich.console import Group
 
     from streams.audit import AuditReport
-    from streams.dataflow.feeding import Feeding
-    from streams.dataflow.run import Options
-    from streams.dataflow.telemetry import Position, Telemetry
+    from streams.dataflow.background_ingest import BackgroundIngest
+    from streams.dataflow.metrics import Position, Telemetry
+    from streams.dataflow.runtime import StreamOptions
     from streams.feeds.source import Feed
-    from velo.store import Store
+    from velo.storage.store import Store
 
 Hidden = typer.Option(hidden=True)
 
@@ -72,12 +72,12 @@ def stream(
     # a panic of the engine is told by the Python error beneath it
     os.environ["RUST_BACKTRACE"] = "0"
     from feature_repo.stores.redis_client import refuse_unusable
-    from streams.dataflow import members, run
-    from streams.dataflow.telemetry import Telemetry, log_json, position
-    from streams.log.reader import end
+    from streams.dataflow import runtime, worker_processes
+    from streams.dataflow.metrics import Telemetry, log_json, position
+    from velo.storage.log.reader import end
 
     log_json()
-    options = run.Options(once, timedelta(seconds=snapshot_seconds), online, offline)
+    options = runtime.StreamOptions(once, timedelta(seconds=snapshot_seconds), online, offline)
     telemetry, stop = Telemetry(), threading.Event()
     store = open_store()
     if online and store.redis_url is not None:
@@ -85,29 +85,33 @@ def stream(
         refuse_unusable(store.redis_url)
     with _figures(store, telemetry, metrics_host, None if metrics_port is None else metrics_port + member, member):
         if member:
-            members.end_with_parent()
-            run.stop_on_signals(stop)
-            run.run(run.plan(store), options, now, telemetry, addresses=addresses.split(","), member=member, stop=stop)
+            worker_processes.end_with_parent()
+            runtime.stop_on_signals(stop)
+            runtime.run(
+                runtime.plan(store), options, now, telemetry, addresses=addresses.split(","), member=member, stop=stop
+            )
             return
         feed = feed_of(store, redis=redis, kafka=kafka, url=url, brokers=brokers, partition=partition)
-        with run.sole_stream(store.home) as held:
-            planned = run.plan(store)
+        with runtime.sole_stream(store.home) as held:
+            planned = runtime.plan(store)
             with _fed(planned.store, feed, stop, once=once) as fed:
                 if processes == 1:
-                    run.stop_on_signals(stop)
-                    written = run.run(planned, options, now, telemetry, stop=stop, feeding=fed)
+                    runtime.stop_on_signals(stop)
+                    written = runtime.run(planned, options, now, telemetry, stop=stop, feeding=fed)
                 else:
-                    at = members.loopback_addresses(processes)
-                    with members.others(_command(options, at, metrics_host, metrics_port), processes, held) as rest:
-                        run.stop_on_signals(stop, rest)
-                        written = run.run(planned, options, now, telemetry, addresses=at, stop=stop, feeding=fed)
+                    at = worker_processes.loopback_addresses(processes)
+                    with worker_processes.others(
+                        _command(options, at, metrics_host, metrics_port), processes, held
+                    ) as rest:
+                        runtime.stop_on_signals(stop, rest)
+                        written = runtime.run(planned, options, now, telemetry, addresses=at, stop=stop, feeding=fed)
     where = position(store.home)
     show(where, as_json, lambda: _ended(options, where, end(store.home).next_seq, written=written))
     if once and (not written or where is None or where.sealed_seq < end(store.home).next_seq):
         raise typer.Exit(1)
 
 
-def _ended(options: "Options", where: "Position | None", log_end: int, *, written: bool) -> str:
+def _ended(options: "StreamOptions", where: "Position | None", log_end: int, *, written: bool) -> str:
     """What is certain of the stores once a stream has ended; `written` is whether all it read is in them."""
     sealed = where.sealed_seq if where else 0
     rest = f" of {log_end:,}; start the stream again for the rest" if sealed < log_end else ""
@@ -165,14 +169,14 @@ def _audited(report: "AuditReport") -> "Group":
 
 
 @contextmanager
-def _fed(store: "Store", feed: "Feed | None", stop: "Event", *, once: bool) -> Iterator["Feeding | None"]:
+def _fed(store: "Store", feed: "Feed | None", stop: "Event", *, once: bool) -> Iterator["BackgroundIngest | None"]:
     """Have the log fed, where there is a feed, until the stream ends."""
     if feed is None:
         yield None
         return
-    from streams.dataflow.feeding import feeding
+    from streams.dataflow.background_ingest import background_ingest
 
-    with closing(feed), feeding(store, feed, now, stop, once=once) as fed:
+    with closing(feed), background_ingest(store, feed, now, stop, once=once) as fed:
         yield fed
 
 
@@ -182,8 +186,8 @@ def _figures(store: "Store", telemetry: "Telemetry", host: str, port: int | None
     if port is None:
         yield
         return
-    from streams.figures import served
-    from streams.watch import StoreWatch
+    from streams.metrics_server import served
+    from streams.store_metrics import StoreWatch
 
     if not member:
         telemetry.registry.register(StoreWatch(store.home, now))
@@ -191,7 +195,7 @@ def _figures(store: "Store", telemetry: "Telemetry", host: str, port: int | None
         yield
 
 
-def _command(options: "Options", addresses: list[str], metrics_host: str, metrics_port: int | None) -> list[str]:
+def _command(options: "StreamOptions", addresses: list[str], metrics_host: str, metrics_port: int | None) -> list[str]:
     """The command line of the stream's other processes."""
     import sys
 

@@ -15,7 +15,7 @@ EVEN: Final = 16
 """What a start earns is told with so much added, that no sum is ever negative; a surprise is at most as much."""
 
 
-class Part(NamedTuple):
+class RatedPart(NamedTuple):
     """One of those that earn: its name, the keys of a start that say whose it is, and its share of a surprise."""
 
     name: str
@@ -28,14 +28,14 @@ class Part(NamedTuple):
         return f"{self.name}_elo_e9"
 
 
-HORSE: Final = Part("horse", ("horse_id",), 350)
+HORSE: Final = RatedPart("horse", ("horse_id",), 350)
 """It earns one over its rated starts if that is more: all of the first surprise, half of the second."""
 PARTS: Final = (
     HORSE,
-    Part("jockey", ("jockey_id",), 20),
-    Part("trainer", ("trainer_id",), 5),
-    Part("draw", ("draw_cell",), 10),
-    Part("suited", ("horse_id", "course", "distance_band"), 100),
+    RatedPart("jockey", ("jockey_id",), 20),
+    RatedPart("trainer", ("trainer_id",), 5),
+    RatedPart("draw", ("draw_cell",), 10),
+    RatedPart("suited", ("horse_id", "course", "distance_band"), 100),
 )
 _OTHER_SHARES: Final = tuple(one.permille for one in PARTS if one is not HORSE)
 RATED: Final = "elo_rated"

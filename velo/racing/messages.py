@@ -13,7 +13,7 @@ from typing import Any, Final
 from velo.racing.clock import from_text, to_text
 
 SCHEMA_VERSION: Final = 2
-"""Version of the records this code writes; older ones are read through `streams.log.upgrades`."""
+"""Version of the records this code writes; older ones are read through `velo.storage.log.migrations`."""
 
 FINISHED: Final = "FINISHED"
 RAN: Final = "RAN"

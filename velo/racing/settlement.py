@@ -45,7 +45,7 @@ class Bet:
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class Payout:
     """A settled bet. `price` is what it was settled at, deductions made; `profit` is in stake units, before commission.
 
     An unsettled bet has no profit (None), a void one 0. `reason` says in words what is not plain from the outcome.
@@ -64,7 +64,7 @@ def settle(
     withdrawals: Sequence[Withdrawal] = (),
     scale: Scale = SCALE,
     reductions: Reductions = REDUCTION,
-) -> Settled:
+) -> Payout:
     """Settle a bet on a race's weighed-in result; `withdrawals` are those that stand, with what was told of them.
 
     Only a price taken before a withdrawal is reduced by it: SP is returned when the field is final. A withdrawn horse
@@ -76,21 +76,21 @@ def settle(
     withdrawals = [one for one in withdrawals if one.horse_id not in ran]
     runner = next((one for one in result.runners if one.horse_id == bet.horse_id), None)
     if any(one.status == VOID for one in result.runners) and not any(one.started for one in result.runners):
-        return Settled(bet, Outcome.VOID, None, 0.0, "the race was void")
+        return Payout(bet, Outcome.VOID, None, 0.0, "the race was void")
     withdrawn = any(one.horse_id == bet.horse_id for one in withdrawals)
     if (runner is None and withdrawn) or (runner is not None and runner.status in {NON_RUNNER, VOID}):
-        return Settled(bet, Outcome.VOID, None, 0.0, "it did not run")
+        return Payout(bet, Outcome.VOID, None, 0.0, "it did not run")
     if runner is None:
-        return Settled(bet, Outcome.UNSETTLED, None, None, "it is neither in the result nor among the withdrawn")
+        return Payout(bet, Outcome.UNSETTLED, None, None, "it is neither in the result nor among the withdrawn")
     price, reason = _price(bet, runner, withdrawals, scale, reductions)
     if price is None:
-        return Settled(bet, Outcome.UNSETTLED, None, None, reason)
+        return Payout(bet, Outcome.UNSETTLED, None, None, reason)
     if not runner.won:
-        return Settled(bet, Outcome.LOST, price, -bet.stake, reason)
+        return Payout(bet, Outcome.LOST, price, -bet.stake, reason)
     winners = sum(one.won for one in result.runners)
     profit = bet.stake / winners * price - bet.stake
     heat = f"dead heat of {winners}: 1/{winners} of the stake at full odds" if winners > 1 else ""
-    return Settled(bet, Outcome.WON, price, profit, "; ".join(part for part in (heat, reason) if part))
+    return Payout(bet, Outcome.WON, price, profit, "; ".join(part for part in (heat, reason) if part))
 
 
 def _check(bet: Bet, result: Result) -> None:

@@ -4,7 +4,7 @@ The horses, people, courses and results are invented by chance from a seed, and 
 maker says (`SeasonSpec.market_knowledge`). A model that wins here has beaten a formula, not a bookmaker.
 """
 
-from velo.simulator.season import Season, simulate, simulate_season
+from velo.simulator.season import SimulatedSeason, simulate, simulate_season
 from velo.simulator.spec import SeasonSpec
 from velo.simulator.table import CARD_SCHEMA, OUTCOME_COLUMNS, RUNNER_SCHEMA, split_card
 
@@ -12,8 +12,8 @@ __all__ = [
     "CARD_SCHEMA",
     "OUTCOME_COLUMNS",
     "RUNNER_SCHEMA",
-    "Season",
     "SeasonSpec",
+    "SimulatedSeason",
     "simulate",
     "simulate_season",
     "split_card",

@@ -17,7 +17,7 @@ _MORNING, _WORKDAY_S = time(9, 30), 7 * 3600
 
 @dataclass(frozen=True)
 class Placings:
-    """One version of a race's result, one entry a declared runner; units and blanks as in `race_day.Outcome`."""
+    """One version of a race's result, one entry a declared runner; units and blanks as in `race_day.RunOutcome`."""
 
     status: Ints
     position: Ints
@@ -42,7 +42,7 @@ class Placings:
 
 
 @dataclass(frozen=True)
-class Version:
+class PublishedVersion:
     """A result as published: `number` counts from 1, `known_at` is UTC."""
 
     number: int
@@ -50,7 +50,7 @@ class Version:
     placings: Placings
 
 
-def amend(rng: np.random.Generator, first: Placings, known_at: datetime) -> list[Version]:
+def amend(rng: np.random.Generator, first: Placings, known_at: datetime) -> list[PublishedVersion]:
     """The later versions of a race: one, and now and then a second that upholds an appeal and restores the first.
 
     Empty for a race that offers nothing to amend (void, or fewer than three placed).
@@ -64,10 +64,10 @@ def amend(rng: np.random.Generator, first: Placings, known_at: datetime) -> list
         _voided,
     )
     change = changes[int(rng.choice(4, p=(0.34, 0.36, 0.20, 0.10)))]
-    second = Version(2, _later(rng, known_at), change(rng, first))
+    second = PublishedVersion(2, _later(rng, known_at), change(rng, first))
     if rng.random() >= _APPEALED:
         return [second]
-    return [second, Version(3, _later(rng, second.known_at), first)]
+    return [second, PublishedVersion(3, _later(rng, second.known_at), first)]
 
 
 def _later(rng: np.random.Generator, known_at: datetime) -> datetime:

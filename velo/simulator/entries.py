@@ -30,7 +30,7 @@ _STAKES_MARK = {FLAT: 92.0, JUMPS: 133.0}
 
 
 @dataclass(frozen=True)
-class Race:
+class FilledRace:
     """A race that filled: its plan, class, highest mark (None outside handicaps) and name."""
 
     plan: RacePlan
@@ -40,12 +40,12 @@ class Race:
 
 
 @dataclass(frozen=True)
-class Declared:
+class DeclaredRunners:
     """A day's declared runners, race by race in `races` order. `draw` is 0 over jumps; `rating` NaN where none is
     allotted.
     """
 
-    races: tuple[Race, ...]
+    races: tuple[FilledRace, ...]
     race: Ints
     horse: Ints
     jockey: Ints
@@ -57,10 +57,10 @@ class Declared:
     rating: Floats
 
 
-def declare(rng: np.random.Generator, world: World, form: Form, plans: Sequence[RacePlan], day: int) -> Declared:
+def declare(rng: np.random.Generator, world: World, form: Form, plans: Sequence[RacePlan], day: int) -> DeclaredRunners:
     """Fill the day's races; a horse runs once a day, and a race that draws fewer than two is dropped."""
     stables = {code: _ready(world, form, code, day) for code in (FLAT, JUMPS)}
-    races: list[Race] = []
+    races: list[FilledRace] = []
     fields: list[Ints] = []
     for plan in plans:
         ready = stables[plan.code]
@@ -110,7 +110,7 @@ def _ready(world: World, form: Form, code: int, day: int) -> _Ready:
     )
 
 
-def _fill(rng: np.random.Generator, plan: RacePlan, ready: _Ready) -> tuple[Race, Ints]:
+def _fill(rng: np.random.Generator, plan: RacePlan, ready: _Ready) -> tuple[FilledRace, Ints]:
     fit = ready.free & (ready.age >= plan.ages[0]) & (ready.age <= plan.ages[1])
     if plan.race_type == "NHF":
         fit &= (ready.runs <= 3) & ~ready.chaser
@@ -125,7 +125,7 @@ def _fill(rng: np.random.Generator, plan: RacePlan, ready: _Ready) -> tuple[Race
     return race, able[np.argsort(-wish, kind="stable")[: plan.field]]
 
 
-def _conditions(rng: np.random.Generator, plan: RacePlan, ready: _Ready, fit: Bools) -> tuple[Race, Bools]:
+def _conditions(rng: np.random.Generator, plan: RacePlan, ready: _Ready, fit: Bools) -> tuple[FilledRace, Bools]:
     """The race's class, band and name, and which horses those let in."""
     bands = _BANDS[plan.code]
     words = {"Flat": "Stakes", "Hurdle": "Hurdle", "Chase": "Chase", "NHF": "Open National Hunt Flat Race"}[
@@ -140,21 +140,23 @@ def _conditions(rng: np.random.Generator, plan: RacePlan, ready: _Ready, fit: Bo
         with np.errstate(invalid="ignore"):
             allowed = (ready.mark <= top) & (ready.mark >= (top - _BAND_DEPTH[plan.code]))
         words = f"{'Nursery ' if plan.ages == (2, 2) else ''}Handicap{'' if plan.code == FLAT else ' ' + words}"
-        return Race(plan, race_class, top, f"{title} {words}"), allowed
+        return FilledRace(plan, race_class, top, f"{title} {words}"), allowed
     if plan.kind == STAKES:
         good = np.nan_to_num(ready.mark, nan=0.0) >= _STAKES_MARK[plan.code] - 14.0 * (plan.ages == (2, 2))
-        return Race(plan, 1, None, f"{title} {words}"), good | ((ready.wins > 0) & (ready.runs <= 3))
+        return FilledRace(plan, 1, None, f"{title} {words}"), good | ((ready.wins > 0) & (ready.runs <= 3))
     race_class = int(rng.choice((4, 5), p=(0.45, 0.55)))
     if plan.race_type == "NHF":
-        return Race(plan, race_class, None, f"{title} {words}"), ready.wins <= 1
+        return FilledRace(plan, race_class, None, f"{title} {words}"), ready.wins <= 1
     maiden = rng.random() < 0.5
     words = f"{'Maiden' if maiden else 'Novice'} {words}"
-    return Race(plan, race_class, None, f"{title} {words}"), (ready.wins <= (0 if maiden else 2)) & (ready.runs <= 12)
+    return FilledRace(plan, race_class, None, f"{title} {words}"), (ready.wins <= (0 if maiden else 2)) & (
+        ready.runs <= 12
+    )
 
 
 def _declarations(
-    rng: np.random.Generator, world: World, form: Form, races: list[Race], fields: list[Ints], day: int
-) -> Declared:
+    rng: np.random.Generator, world: World, form: Form, races: list[FilledRace], fields: list[Ints], day: int
+) -> DeclaredRunners:
     horses, on = world.horses, world.spec.start + timedelta(days=day)
     horse = np.concatenate(fields) if fields else np.zeros(0, np.int64)
     race = np.repeat(np.arange(len(fields)), [len(field) for field in fields])
@@ -171,10 +173,12 @@ def _declarations(
     runner_no, draw = np.empty(len(horse), np.int64), np.empty(len(horse), np.int64)
     runner_no[order], draw[draw_order] = place + 1, place + 1
     drawn = np.array([kept.plan.code == FLAT for kept in races], np.bool_)[race]
-    return Declared(tuple(races), race, horse, jockey, runner_no, np.where(drawn, draw, 0), age, sex, weight, rating)
+    return DeclaredRunners(
+        tuple(races), race, horse, jockey, runner_no, np.where(drawn, draw, 0), age, sex, weight, rating
+    )
 
 
-def _weights(races: list[Race], race: Ints, rating: Floats, age: Ints, sex: Ints, wins: Ints) -> Floats:
+def _weights(races: list[FilledRace], race: Ints, rating: Floats, age: Ints, sex: Ints, wins: Ints) -> Floats:
     """Pounds allotted: by mark in a handicap; elsewhere level but for sex, age and a winner's penalty."""
 
     def by_race(values: list[float]) -> Floats:
@@ -193,7 +197,7 @@ def _weights(races: list[Race], race: Ints, rating: Floats, age: Ints, sex: Ints
     return np.where(np.isnan(top), level, handicap)
 
 
-def _riders(rng: np.random.Generator, world: World, races: list[Race], fields: list[Ints]) -> Ints:
+def _riders(rng: np.random.Generator, world: World, races: list[FilledRace], fields: list[Ints]) -> Ints:
     """A jockey for each runner: those at the meeting are asked by the yards that like them, best horse first."""
     people = world.people
     pools = _pools(rng, world, races)
@@ -211,7 +215,7 @@ def _riders(rng: np.random.Generator, world: World, races: list[Race], fields: l
     return np.concatenate(riders) if riders else np.zeros(0, np.int64)
 
 
-def _pools(rng: np.random.Generator, world: World, races: list[Race]) -> dict[int, Ints]:
+def _pools(rng: np.random.Generator, world: World, races: list[FilledRace]) -> dict[int, Ints]:
     """Who rides at each meeting (by course): the jockeys of its code are dealt out; too few, and some ride at two."""
     people = world.people
     pools: dict[int, Ints] = {}

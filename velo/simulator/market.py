@@ -24,7 +24,7 @@ _NOISE = 1.1
 
 
 @dataclass(frozen=True)
-class Calibration:
+class MarketCalibration:
     """What the market has learnt of its own judgement: sums over runners, within races, of truth × signal and of
     signal².
     """
@@ -38,15 +38,15 @@ class Calibration:
         return self.truth_signal / self.signal_squared
 
 
-def untaught(knowledge: float) -> Calibration:
+def untaught(knowledge: float) -> MarketCalibration:
     """A market on its first day, as if it had seen some hundred runners of typical races."""
     shared = 0.5 + 0.5 * knowledge
-    return Calibration(200.0 * shared, 200.0 * (0.5 + 0.5 * knowledge**2 + ((1 - knowledge) * _NOISE) ** 2))
+    return MarketCalibration(200.0 * shared, 200.0 * (0.5 + 0.5 * knowledge**2 + ((1 - knowledge) * _NOISE) ** 2))
 
 
 def prices(
-    rng: np.random.Generator, starters: Segments, strength: Strengths, knowledge: float, taught: Calibration
-) -> tuple[Floats, Calibration]:
+    rng: np.random.Generator, starters: Segments, strength: Strengths, knowledge: float, taught: MarketCalibration
+) -> tuple[Floats, MarketCalibration]:
     """Starting prices (decimal) of the starters, and the calibration after this day.
 
     The signal is lasting ability, `knowledge` of the hidden part and (1 − `knowledge`) of noise, shrunk so that its
@@ -67,7 +67,7 @@ def prices(
     backed = np.where(rest, backed * wanted / np.where(others > 0.0, others, 1.0), backed)
     odds = LADDER[np.searchsorted(_BETWEEN, 1.0 / backed)]
     centred, centred_truth = signal - starters.means(signal), truth - starters.means(truth)
-    return np.round(odds, 4), Calibration(
+    return np.round(odds, 4), MarketCalibration(
         taught.truth_signal + float(centred_truth @ centred), taught.signal_squared + float(centred @ centred)
     )
 

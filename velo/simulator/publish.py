@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from velo.simulator.amendments import Placings, amend
 from velo.simulator.courses import AW, COURSES
-from velo.simulator.entries import Declared, Race
-from velo.simulator.race_day import STATUSES, Outcome
+from velo.simulator.entries import DeclaredRunners, FilledRace
+from velo.simulator.race_day import STATUSES, RunOutcome
 from velo.simulator.segments import Floats, Ints
 from velo.simulator.table import INSTANT, RUNNER_SCHEMA
 from velo.simulator.world import HEADGEAR, SEXES, World
@@ -27,8 +27,8 @@ class Published:
     """A day of racing as it is handed to the press: odds and true chances are NaN where there are none."""
 
     day: int
-    declared: Declared
-    outcome: Outcome
+    declared: DeclaredRunners
+    outcome: RunOutcome
     odds: Floats
     chance: Floats
 
@@ -93,22 +93,22 @@ def chance_table(world: World, days: Sequence[Published]) -> pa.Table:
 
 
 def _season_races(days: Sequence[Published]) -> Ints:
-    """Declared runner → race, numbered through the season."""
+    """DeclaredRunners runner → race, numbered through the season."""
     before = np.cumsum([0] + [len(day.declared.races) for day in days[:-1]])
     return _joined([day.declared.race + start for day, start in zip(days, before, strict=True)])
 
 
-def _race_id(world: World, race: Race) -> str:
+def _race_id(world: World, race: FilledRace) -> str:
     """`2024-05-04-ASH-3`: local date, course, race number."""
     plan = race.plan
     return f"{_local_date(world, race).isoformat()}-{COURSES[plan.meeting.course].code}-{plan.race_no}"
 
 
-def _local_date(world: World, race: Race) -> date:
+def _local_date(world: World, race: FilledRace) -> date:
     return race.plan.off.astimezone(world.spec.zone).date()
 
 
-def _race_columns(rng: np.random.Generator, world: World, races: Sequence[Race]) -> dict[str, pa.Array]:
+def _race_columns(rng: np.random.Generator, world: World, races: Sequence[FilledRace]) -> dict[str, pa.Array]:
     """One entry a race."""
     plans = [race.plan for race in races]
     unknown_going = rng.random(len(races)) < 0.002
@@ -164,7 +164,7 @@ def _runner_columns(rng: np.random.Generator, world: World, days: Sequence[Publi
     }
 
 
-def _results(rng: np.random.Generator, world: World, days: Sequence[Published], races: Sequence[Race]) -> _Result:
+def _results(rng: np.random.Generator, world: World, days: Sequence[Published], races: Sequence[FilledRace]) -> _Result:
     """Every version known within the season; what a first result lacks its amendments lack too."""
     outcomes = [day.outcome for day in days]
     first = Placings(
@@ -194,7 +194,7 @@ def _results(rng: np.random.Generator, world: World, days: Sequence[Published], 
     return _with_gaps(rng, every, race)
 
 
-def _weighed_in(rng: np.random.Generator, races: Sequence[Race]) -> list[datetime]:
+def _weighed_in(rng: np.random.Generator, races: Sequence[FilledRace]) -> list[datetime]:
     """When each result was first known: about a quarter of an hour after the off, later after an enquiry; whole
     seconds.
     """

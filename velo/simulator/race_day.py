@@ -6,7 +6,7 @@ from datetime import timedelta
 import numpy as np
 
 from velo.simulator.courses import AW, SOFT, distance_band
-from velo.simulator.entries import Declared
+from velo.simulator.entries import DeclaredRunners
 from velo.simulator.form import Form
 from velo.simulator.segments import Bools, Floats, Ints, Segments
 from velo.simulator.world import FLAT, LB_PER_LOGIT, World
@@ -52,7 +52,7 @@ class Strengths:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """The placings, one entry a declared runner. `position` 0, `beaten_lengths` and `finish_time_s` NaN for who was not
     placed;
     `performance` is NaN for who did not start."""
@@ -78,7 +78,7 @@ class Circumstances:
     aw: Ints
 
     @classmethod
-    def of(cls, declared: Declared) -> "Circumstances":
+    def of(cls, declared: DeclaredRunners) -> "Circumstances":
         """The circumstances of the day's races, in their order."""
         plans = [race.plan for race in declared.races]
         return cls(
@@ -98,7 +98,9 @@ def withdrawals(rng: np.random.Generator, races: Segments, softness: Floats) -> 
     return (draw < chance) & (races.ranks(-draw) >= 2)
 
 
-def strengths(world: World, form: Form, declared: Declared, at: Circumstances, runs: Bools, day: int) -> Strengths:
+def strengths(
+    world: World, form: Form, declared: DeclaredRunners, at: Circumstances, runs: Bools, day: int
+) -> Strengths:
     """True strengths on the day; the draw counts by rank among those that run."""
     horses, people, race, horse = world.horses, world.people, declared.race, declared.horse
     on = world.spec.start + timedelta(days=day)
@@ -117,7 +119,7 @@ def strengths(world: World, form: Form, declared: Declared, at: Circumstances, r
     return Strengths(ability, hidden)
 
 
-def draw_position(declared: Declared, runs: Bools) -> Floats:
+def draw_position(declared: DeclaredRunners, runs: Bools) -> Floats:
     """Where a runner stands in the stalls, −0.5 for the lowest draw to +0.5 for the highest, among those that run; 0
     for the rest.
     """
@@ -129,7 +131,9 @@ def draw_position(declared: Declared, runs: Bools) -> Floats:
     return position
 
 
-def run(rng: np.random.Generator, declared: Declared, at: Circumstances, strength: Floats, runs: Bools) -> Outcome:
+def run(
+    rng: np.random.Generator, declared: DeclaredRunners, at: Circumstances, strength: Floats, runs: Bools
+) -> RunOutcome:
     """Run the day's races (Plackett-Luce over `strength`) and place them.
 
     The first past the post is never among the mishaps, so a true chance holds the risk of not completing already.
@@ -143,7 +147,7 @@ def run(rng: np.random.Generator, declared: Declared, at: Circumstances, strengt
     gap_lengths, position = _placings(races, performance, placed, np.array(_LENGTHS)[kind], at.distance_m[race_of])
     seconds = _winning_time(rng, at)[race_of] + gap_lengths * np.array(_SECONDS)[kind]
     void = (rng.random(len(at.race_type)) < _RACE_VOID)[declared.race]
-    outcome = Outcome(
+    outcome = RunOutcome(
         status=np.full(count, NR),
         position=np.zeros(count, np.int64),
         beaten_lengths=np.full(count, np.nan),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from velo.simulator.entries import Declared, declare
+from velo.simulator.entries import DeclaredRunners, declare
 from velo.simulator.form import after_racing, first_form, rested, turn_cycles
 from velo.simulator.market import last_shows, prices, untaught
 from velo.simulator.meetings import fixtures
@@ -17,7 +17,7 @@ from velo.simulator.race_day import (
     FINISHED,
     VOID,
     Circumstances,
-    Outcome,
+    RunOutcome,
     Strengths,
     run,
     strengths,
@@ -31,7 +31,7 @@ _GUMBEL_MEAN = float(np.euler_gamma)
 
 
 @dataclass(frozen=True)
-class Season:
+class SimulatedSeason:
     """A simulated season.
 
     `runners`: the runner table, one row a declared runner and version of its race's result.
@@ -52,7 +52,7 @@ def simulate(spec: SeasonSpec) -> pa.Table:
     return simulate_season(spec).runners
 
 
-def simulate_season(spec: SeasonSpec) -> Season:
+def simulate_season(spec: SeasonSpec) -> SimulatedSeason:
     """The season with its hidden truth beside it."""
     # A stream of chance for each part, so that a change in one (above all the market's) leaves the others alone.
     seeds = np.random.SeedSequence(spec.seed).spawn(3)
@@ -60,7 +60,7 @@ def simulate_season(spec: SeasonSpec) -> Season:
     publishing_rng = np.random.default_rng([spec.seed, 3])
     world = make_world(world_rng, spec)
     days = tuple(_days(racing_rng, market_rng, world))
-    return Season(runner_table(publishing_rng, world, days), chance_table(world, days))
+    return SimulatedSeason(runner_table(publishing_rng, world, days), chance_table(world, days))
 
 
 def _days(racing: np.random.Generator, market: np.random.Generator, world: World) -> Iterator[Published]:
@@ -99,6 +99,6 @@ def _days(racing: np.random.Generator, market: np.random.Generator, world: World
         form = rested(form, withdrawn, day + racing.uniform(4.0, 18.0, len(withdrawn)))
 
 
-def _figures(declared: Declared, outcome: Outcome) -> Floats:
+def _figures(declared: DeclaredRunners, outcome: RunOutcome) -> Floats:
     """What each ran to, in pounds on the rating scale: the performance with the weight given back."""
     return LB_PER_LOGIT * (outcome.performance - _GUMBEL_MEAN) + declared.weight_lbs

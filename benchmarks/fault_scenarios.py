@@ -1,0 +1,234 @@
+"""Every fault that `velo bench faults` makes: the harm, what a person sees of it, and the words that bring the store back.
+
+A scene does harm to a store of its own and says what was seen, what was lost, and how it came back. Whether it did is
+not for the scene to say: afterwards the store is told more results, and all of both stores is audited.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from benchmarks import damage_scenarios, fault_harness, kill_scenes, redis_scenes, service_scenes
+from benchmarks.fault_harness import Scene, until
+from benchmarks.fault_report import NOTHING, Account, brought_back, refused
+from feature_repo.stores import embedded_redis
+from feature_repo.stores.redis_client import connect
+from streams.audit import audit
+from streams.dataflow.metrics import position
+from streams.importers.runners import read_runner_tables
+from velo.settings import Settings
+from velo.storage.log import reader
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Store
+
+TIMES: Final = 5
+"""How often a command is killed in a row."""
+AWAY_S = 60.0
+"""How long Redis is away while results come in; a test has less time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """`fault_harness` in a few words, what makes it, and whether it wants a small disk of its own."""
+
+    name: str
+    harm: str
+    scene: Callable[[Scene], Account]
+    on_small_disk: bool = False
+
+
+# Killed
+
+
+def _killed(scene: Scene, within_s: float, *command: object) -> float:
+    """A command killed at random moments, then run to its end; the seconds of that."""
+    for _ in range(TIMES):
+        running = scene.begun(*command)
+        running.ended(scene.chance.uniform(0, within_s))
+        running.process.kill()
+        running.process.join()
+    begun = time.perf_counter()
+    scene.well(*command)
+    return round(time.perf_counter() - begun, 1)
+
+
+def load_killed(scene: Scene) -> Account:
+    """The same load again takes what is missing."""
+    seconds = _killed(scene, 0.4, "ingest", "runners", scene.later)
+    return Account("nothing: the process is gone", NOTHING, "the same command again", seconds)
+
+
+def build_killed(scene: Scene) -> Account:
+    """The generation of before is served until the next one is whole."""
+    scene.well("ingest", "runners", scene.later)
+    seconds = _killed(scene, 1.5, "build", "--whole")
+    return Account("nothing: the tables are those of before", NOTHING, "the same command again", seconds)
+
+
+# Paused, and cut off
+
+
+def _live(scene: Scene) -> fault_harness.Running:
+    """A stream that follows the log, and has told it of the midnight that passed since: from then on it writes nothing there."""
+    before = reader.end(scene.home).next_seq
+    running = scene.begun("stream", "--snapshot-seconds", 1)
+    running.tells("stream.prepared")
+    until(lambda: (where := position(scene.home)) is not None and where.sealed_seq > before)
+    return running
+
+
+def stream_paused(scene: Scene) -> Account:
+    """SIGSTOP while the log grows, then SIGCONT."""
+    running = _live(scene)
+    running.send(signal.SIGSTOP)
+    scene.well("ingest", "runners", scene.later, "--late")
+    seen = scene.well("status").line("behind; sealed")
+    begun = time.perf_counter()
+    running.send(signal.SIGCONT)
+    return _caught_up(scene, running, f"`velo status`: `{seen}`", begun, "by itself, once it goes on")
+
+
+def redis_paused(scene: Scene) -> Account:
+    """Redis answers nobody for a while, and the stream waits."""
+    running = _live(scene)
+    server = _server_of(scene)
+    os.kill(server, signal.SIGSTOP)
+    try:
+        scene.well("ingest", "runners", scene.later, "--late")
+        seen = _event(running.tells("stream.waits"))
+    finally:
+        begun = time.perf_counter()
+        os.kill(server, signal.SIGCONT)
+    return _caught_up(scene, running, f"the stream's log: {seen}", begun, "by itself, once Redis answers")
+
+
+def redis_away(scene: Scene) -> Account:
+    """A Redis that is not the store's own is down while results come in one by one, and comes back with what it kept."""
+    results = read_runner_tables([scene.later], scene.store).messages
+    with fault_harness.redis_of_another(scene.backup.root / "another") as (url, start):
+        server = start()
+        cut = replace(scene, store=Store.open(Settings(scene.home.root, redis_url=url)))
+        running = _live(cut)
+        server.kill()
+        server.wait()
+        with LogWriter.open(cut.store, clock=lambda: datetime.now(UTC)) as writer:
+            for result in results:
+                writer.append(result)
+                writer.sync()
+                time.sleep(AWAY_S / len(results))
+        seen = _event(running.tells("stream.waits"))
+        begun = time.perf_counter()
+        start()
+        account = _caught_up(cut, running, f"the stream's log: {seen}", begun, "by itself, once Redis answers")
+        report = audit(cut.store, datetime.now(UTC), client=connect(cut.home, url))
+        if report.found:
+            raise RuntimeError(f"{report.found} values differ after Redis was away: {report.differences[:3]}")
+    return account
+
+
+def redis_lost(scene: Scene) -> Account:
+    """Redis killed and what it kept gone, under a running stream."""
+    running = _live(scene)
+    os.kill(_server_of(scene), signal.SIGKILL)
+    fault_harness.remove(embedded_redis.kept(scene.home))
+    begun = time.perf_counter()
+    scene.well("ingest", "runners", scene.later, "--late")
+    seen = _event(running.tells('"forgot": true'))
+    return _caught_up(scene, running, f"the stream's log: {seen}", begun, "by itself: the stream fills it again")
+
+
+def redis_emptied(scene: Scene) -> Account:
+    """Redis empty and no stream: an audit says so, one command fills it."""
+    connect(scene.home).flushall()
+    said = scene.velo("audit")
+    if said.code != 1:
+        raise RuntimeError(f"an empty Redis went unseen: {said.out}")
+    return brought_back(scene, f"`velo audit` (exits 1): `{said.line('differences')}`", ("online", "rebuild"))
+
+
+def _caught_up(scene: Scene, running: fault_harness.Running, seen: str, begun: float, back: str) -> Account:
+    """Wait until a stream has both stores at the log's end, and end it."""
+    last = reader.end(scene.home).next_seq
+    until(lambda: (where := position(scene.home)) is not None and where.sealed_seq >= last)
+    seconds = round(time.perf_counter() - begun, 1)
+    fault_harness.stopped(running)
+    return Account(seen, NOTHING, back, seconds)
+
+
+def _server_of(scene: Scene) -> int:
+    """The process of the store's own Redis."""
+    about: Any = connect(scene.home).info("server")
+    return int(about["process_id"])
+
+
+def _event(line: str) -> str:
+    """What matters of a log line of the stream."""
+    kept = [part for part in line.strip("{}").split(", ") if not part.startswith(('"at"', '"level"', '"pid"'))]
+    return f"`{', '.join(kept)}`"
+
+
+# A full disk
+
+
+def full_disk(leave_kb: int, *command: object) -> Callable[[Scene], Account]:
+    """A command that finds no room, and again once there is."""
+
+    def run(scene: Scene) -> Account:
+        told = tuple(scene.later if word == "FILE" else word for word in command)
+        if command[0] != "ingest":
+            scene.well("ingest", "runners", scene.later)
+        ballast = fault_harness.fill(scene.home.root.parent, leave_kb)
+        seen = refused(scene, *told)
+        ballast.unlink()
+        return brought_back(scene, seen, told, first="make room")
+
+    return run
+
+
+FAULTS: Final = (
+    Fault("load-killed", f"`velo ingest` killed {TIMES} times (SIGKILL)", load_killed),
+    Fault("build-killed", f"`velo build --whole` killed {TIMES} times", build_killed),
+    Fault("build-writes", "`velo build` killed at each of its writes", kill_scenes.build),
+    Fault("whole-build-writes", "`velo build --whole` killed at each of its writes", kill_scenes.whole_build),
+    Fault("compaction-writes", "`velo build --compact` killed at each of its writes", kill_scenes.compaction),
+    Fault("load-writes", "`velo ingest` killed at each of its writes", kill_scenes.load),
+    Fault("rebuild-writes", "`velo log rebuild` killed at each of its writes", kill_scenes.log_rebuild),
+    Fault("model-writes", "what `velo train` and `velo gate` keep: killed at each write", kill_scenes.model),
+    Fault("backtest-writes", "what `velo backtest` keeps: killed at each write", kill_scenes.backtest),
+    Fault("paper-writes", "what `velo paper` keeps: killed at each write", kill_scenes.paper),
+    Fault("letters-writes", "dead letters: killed at each write", kill_scenes.letters),
+    Fault("stream-paused", "the stream paused (SIGSTOP) while the log grows", stream_paused),
+    Fault("redis-paused", "Redis paused under the stream", redis_paused),
+    Fault("redis-away", f"Redis stopped for {AWAY_S:.0f} s while results come in", redis_away),
+    Fault("redis-lost", "Redis killed and its data gone, under the stream", redis_lost),
+    Fault("redis-emptied", "Redis emptied, no stream running", redis_emptied),
+    Fault("redis-flushed", "Redis emptied under a stream that has nothing to do", redis_scenes.flushed_while_idle),
+    Fault("redis-older", "Redis restored from older data, likewise", redis_scenes.older_data),
+    Fault("redis-half", "half of the keys of Redis evicted, likewise", redis_scenes.half_evicted),
+    Fault("redis-another", "another store's rows in Redis", redis_scenes.another_stores_rows),
+    Fault("service-worker", "a worker of the service killed (SIGKILL) while it is asked", service_scenes.worker_killed),
+    Fault("service-redis", "Redis paused under the service, twenty connections asking", service_scenes.redis_slow),
+    Fault("service-crowd", "700 that never end a head and 200 that never read, at the service", service_scenes.crowd),
+    Fault("disk-load", "the disk full: a load", full_disk(20, "ingest", "runners", "FILE"), on_small_disk=True),
+    Fault("disk-build", "the disk full: a build", full_disk(300, "build"), on_small_disk=True),
+    Fault("disk-stream", "the disk full: the stream", full_disk(60, "stream", "--once"), on_small_disk=True),
+    Fault("torn-tail", "half a record at the log's end", damage_scenarios.torn_tail),
+    Fault("lost-tail", "the last acknowledged record damaged", damage_scenarios.lost_tail),
+    Fault("record", "a digit changed in the middle of a log segment", damage_scenarios.changed_record),
+    Fault("part", "bytes changed in a Parquet part", damage_scenarios.changed_part),
+    Fault("part-cut", "a Parquet part cut short", damage_scenarios.cut_part),
+    Fault("manifest", "a generation's manifest overwritten", damage_scenarios.changed_manifest),
+    Fault("cache", "bytes changed in the build's cache", damage_scenarios.changed_cache),
+    Fault("recovery", "Bytewax's recovery store overwritten", damage_scenarios.changed_recovery),
+    Fault("bundle", "a byte changed in the model that serves", damage_scenarios.changed_bundle),
+    Fault("redis-file", "bytes changed in what the store's own Redis keeps", damage_scenarios.changed_redis),
+    Fault(
+        "redis-value", "a byte changed within a value that the store's own Redis keeps", damage_scenarios.changed_value
+    ),
+    Fault("registry", "Feast's registry overwritten", damage_scenarios.changed_registry),
+    Fault("identity", "`store.json` overwritten", damage_scenarios.changed_identity),
+)

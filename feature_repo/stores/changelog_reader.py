@@ -1,0 +1,152 @@
+"""One view's changelog as it lies in Parquet parts, read a slice at a time. Knows nothing of Feast.
+
+A row is named by its number: parts in order, row groups in order, rows in order.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from feature_repo.stores.key_encoding import Whole
+from velo.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from feature_repo.stores.changelog import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Row groups, in order, that are read together."""
+
+    groups: Sequence[int]
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    path: str
+    metadata: "pq.FileMetaData"
+    schema: "pa.Schema"
+
+    def read(self, groups: Sequence[int], columns: Sequence[str], dictionaries: Sequence[str]) -> "pa.Table":
+        import pyarrow.parquet as pq
+
+        held = [column for column in columns if column in self.schema.names]
+        with pq.ParquetFile(self.path, metadata=self.metadata, read_dictionary=dictionaries) as file:
+            return file.read_row_groups(groups, columns=held)
+
+
+class ChangelogReader:
+    """The parts of one view. Opened once, and read as often as asked: no file stays open in between."""
+
+    def __init__(self, table: "Table") -> None:
+        import pyarrow.parquet as pq
+
+        self.table = table
+        self._parts = []
+        for path in table.parts:
+            with pq.ParquetFile(path) as file:
+                self._parts.append(_Part(path, file.metadata, file.schema_arrow))
+        self._group_of = [
+            (part, group) for part, one in enumerate(self._parts) for group in range(one.metadata.num_row_groups)
+        ]
+        rows = [self._parts[part].metadata.row_group(group).num_rows for part, group in self._group_of]
+        self._rows = np.array(rows, np.int64)
+        self._first = np.concatenate([[0], np.cumsum(self._rows)[:-1]]).astype(np.int64) if rows else self._rows
+
+    @cached_property
+    def schema(self) -> "pa.Schema":
+        """Every column that any part has, of a type that holds what each part has in it.
+
+        Raises `UserError` where two parts hold a column as what no type holds both of.
+        """
+        import pyarrow as pa
+
+        schemas = [part.schema.remove_metadata() for part in self._parts]
+        if all(schema.equals(schemas[0]) for schema in schemas[1:]):
+            return schemas[0] if schemas else pa.schema([])
+        try:
+            return pa.unify_schemas(schemas, promote_options="permissive")
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as unlike:
+            raise UserError(
+                f"the parts of {self.table.view} do not go together ({unlike}): run `velo build --whole` to make them anew"
+            ) from None
+
+    @cached_property
+    def in_nanoseconds(self) -> bool:
+        """Whether the instants from which rows hold are counted so; otherwise in µs, or less finely."""
+        import pyarrow as pa
+
+        if self.table.event not in self.schema.names:
+            return False
+        kind = self.schema.field(self.table.event).type
+        return bool(pa.types.is_timestamp(kind) and kind.unit == "ns")
+
+    def first(self, part: Slice) -> int:
+        """The number of a slice's first row; those of a slice of neighbouring row groups follow it."""
+        return int(self._first[part.groups[0]])
+
+    def slices(self, most_rows: int, wanted: Whole | None = None) -> Iterator[Slice]:
+        """All row groups, or those of the rows wanted, a few together: no more rows than `most_rows`, or one group."""
+        groups: list[int] = []
+        rows = 0
+        for group in (
+            range(len(self._rows)) if wanted is None else np.flatnonzero(np.bincount(self.groups_of(wanted))).tolist()
+        ):
+            more = int(self._rows[group])
+            if groups and rows + more > most_rows:
+                yield Slice(groups, rows)
+                groups, rows = [], 0
+            groups.append(group)
+            rows += more
+        if groups:
+            yield Slice(groups, rows)
+
+    def groups_of(self, rows: Whole) -> Whole:
+        """The row group that each of these rows is in."""
+        return np.searchsorted(self._first, rows, side="right").astype(np.int64) - 1
+
+    def places(self, part: Slice, rows: Whole) -> Whole:
+        """Where in a slice these rows of it are."""
+        groups = np.array(part.groups)
+        if groups[-1] - groups[0] + 1 == len(groups):
+            return np.asarray(rows - self._first[groups[0]])
+        before = np.concatenate([[0], np.cumsum(self._rows[groups])[:-1]]).astype(np.int64)
+        at = np.searchsorted(self._first[groups], rows, side="right") - 1
+        return np.asarray(rows + (before - self._first[groups])[at])
+
+    def read(self, part: Slice, columns: Sequence[str], *, as_dictionaries: bool = False) -> "pa.Table":
+        """Some columns of a slice, null where a part does not have them; text `as_dictionaries` if wanted."""
+        import pyarrow as pa
+
+        texts = [column for column in columns if as_dictionaries and pa.types.is_string(self.schema.field(column).type)]
+        by_part: dict[int, list[int]] = {}
+        for group in part.groups:
+            of, number = self._group_of[group]
+            by_part.setdefault(of, []).append(number)
+        tables = [self._parts[of].read(numbers, columns, texts) for of, numbers in by_part.items()]
+        if len(tables) == 1 and len(tables[0].column_names) == len(columns):
+            return tables[0]
+        chunks = {column: [chunk for table in tables for chunk in self._chunks(table, column)] for column in columns}
+        return pa.table({column: self._together(column, held) for column, held in chunks.items()})
+
+    def _chunks(self, table: "pa.Table", column: str) -> "list[pa.Array]":
+        import pyarrow as pa
+
+        if column not in table.column_names:
+            return [pa.nulls(table.num_rows, self.schema.field(column).type)]
+        return list(table.column(column).chunks)
+
+    def _together(self, column: str, chunks: "list[pa.Array]") -> "pa.ChunkedArray":
+        import pyarrow as pa
+
+        kind = self.schema.field(column).type
+        if len({chunk.type for chunk in chunks}) > 1:
+            chunks = [chunk.cast(kind) for chunk in chunks]
+        return pa.chunked_array(chunks, type=None if chunks else kind)

@@ -1,0 +1,99 @@
+"""The feature rows of one race, in the columns a model takes; here as of an instant, from the offline history."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_repo.catalogue import columns, request_time
+from feature_repo.catalogue.families import FAMILIES
+from velo.racing.cards import Declared
+from velo.racing.measures import days_since_1970
+from velo.storage.store import Store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from feast import FeatureStore
+
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+VIEWS: Final = tuple(family.view for family in FAMILIES)
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureMatrix:
+    """Rows of the runners of one race, in the order of its card.
+
+    `matrix` is (runners, `columns.COLUMNS`), NaN for null. `missing` and `stale` are (runners, `VIEWS`): the view has
+    no row of the runner's key, or a row that a window has moved on from.
+    """
+
+    matrix: Floats
+    missing: Flags
+    stale: Flags
+
+    def select(self, names: tuple[str, ...]) -> Floats:
+        """The named columns; raises `UserError` for a name that the catalogue does not declare."""
+        return self.matrix[:, _places(names)]
+
+    def of(self, name: str) -> Floats:
+        """One column."""
+        return self.matrix[:, columns.COLUMNS.index(name)]
+
+
+@lru_cache(maxsize=8)
+def _places(names: tuple[str, ...]) -> NDArray[np.intp]:
+    return np.array(columns.places(names), dtype=np.intp)
+
+
+def offline(store: Store, race: Declared, feast: "FeatureStore | None" = None) -> FeatureMatrix:
+    """As of the card's instant, from the offline history through Feast."""
+    from feature_repo.point_in_time import base_of, joined_at
+
+    joined = joined_at(store, entity_rows(race), feast)
+    base = base_of(joined)
+    markers = [np.isnan(base[columns.marker_of(view)]) for view in VIEWS]
+    untils = [joined.column(f"{view}__valid_until").to_pylist() for view in VIEWS]
+    stale = [[until is not None and _aware(until) <= race.instant for until in column] for column in untils]
+    return FeatureMatrix(
+        columns.matrix(base, np.zeros(joined.num_rows, dtype=np.int64)),
+        np.stack(markers, axis=1),
+        np.array(stale, dtype=np.bool_).T,
+    )
+
+
+def entity_rows(race: Declared) -> "pa.Table":
+    """What Feast is asked with: a row a runner, as training asks it (`point_in_time.ENTITY_COLUMNS`)."""
+    import pyarrow as pa
+
+    keys = race.entity_keys()
+    table = {name: pa.array([of[name] for of in keys], pa.string()) for name in keys[0]}
+    kinds = {"int": pa.int64(), "float": pa.float64()}
+    asked = asked_of(race)
+    for column in request_time.REQUEST:
+        table[column.name] = pa.array(asked[column.name], kinds[column.kind], from_pandas=True)
+    table["draw"] = pa.array(asked["draw"], pa.int64(), from_pandas=True)
+    table["body_weight_lbs"] = pa.array(asked["body_weight_lbs"], pa.float64(), from_pandas=True)
+    table["event_timestamp"] = pa.array([race.instant] * len(keys), pa.timestamp("us", "UTC"))
+    return pa.table(table)
+
+
+def asked_of(race: Declared) -> dict[str, Any]:
+    """The request columns of each runner, NaN for null."""
+    of = race.race
+    told = [
+        (of.race_class, of.distance_m, one.weight_lbs, one.official_rating, one.draw or None, one.body_weight_lbs)
+        for one in race.runners
+    ]
+    table = np.array(told, dtype=np.float64).reshape(len(race.runners), len(columns.ASKED))
+    named = dict(zip(columns.ASKED, table.T, strict=True))
+    return named | {"race_day": np.full(len(race.runners), float(days_since_1970(of.race_date)))}
+
+
+def _aware(instant: datetime) -> datetime:
+    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)

@@ -1,0 +1,175 @@
+"""What the store was told of one race: its messages, from the tables beside the features, and whether more came since."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from feature_repo.stores import changelog
+from feature_repo.stores.parts import Snapshot
+from velo.errors import UserError
+from velo.racing.clock import from_text
+from velo.racing.messages import (
+    GoingChange,
+    JockeyChange,
+    Market,
+    Message,
+    NonRunner,
+    Race,
+    Racecard,
+    Reinstated,
+    Result,
+    Runner,
+    instant_of,
+)
+from velo.storage.store import Home
+
+MEMORY_LIMIT: Final = "500MB"
+_RACE: Final = tuple(one.name for one in fields(Race))
+_RUNNER: Final = tuple(one.name for one in fields(Runner) if one.name != "kept")
+_SEQ: Final = re.compile(rb'^\{"crc":"[0-9a-f]{8}","seq":(\d+),.*\}$')
+_TAIL_BYTES: Final = 2**16
+
+
+class UnbuiltLog(Protocol):
+    """The log beyond the tables."""
+
+    def messages(self, race_id: str, from_seq: int) -> Sequence[Message]:
+        """The messages of a race from a seq on, in order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RaceMessages:
+    """One race's messages in the order of the log.
+
+    `known_at` is the instant up to which the tables hold the log, `behind` how many messages the log has beyond it.
+    """
+
+    messages: tuple[Message, ...]
+    known_at: datetime
+    behind: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """One race's messages in one generation of the tables, which hold the log before `next_seq`, known at `known_at`."""
+
+    folder: Path
+    messages: tuple[Message, ...]
+    next_seq: int
+    known_at: datetime
+
+
+class UnknownRace(UserError):
+    """Nothing was ever told of a race of that id."""
+
+
+def tables_of(home: Home, race_id: str, held: Tables | None = None, snapshot: Snapshot | None = None) -> Tables:
+    """What the tables hold of a race; what is `held` of it already where the tables are still the same."""
+    look = snapshot or Snapshot()
+    folder = look.folder(home.offline / "runners").parent
+    if held is not None and held.folder == folder:
+        return held
+    parts = {kind: look.parts(home.offline / kind) for kind in ("runners", "notices")}
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    with changelog.engine(MEMORY_LIMIT) as connection:
+        rows = {kind: _selected(connection, files, "race_id = $id", {"id": race_id}) for kind, files in parts.items()}
+    messages = (*_races(rows["runners"]), *map(_notice, rows["notices"]))
+    return Tables(folder, messages, manifest["next_seq"], from_text(manifest["known_at"]))
+
+
+def messages_of_race(
+    home: Home,
+    race_id: str,
+    snapshot: Snapshot | None = None,
+    log: UnbuiltLog | None = None,
+    tables: Tables | None = None,
+) -> RaceMessages:
+    """Everything the tables hold of a race, and the `log` beyond them where it is given; raises `UnknownRace` for none.
+
+    With a `log` nothing of the race is behind. `tables` are those just looked up, where they were.
+    """
+    tables = tables or tables_of(home, race_id, snapshot=snapshot)
+    newer = log.messages(race_id, tables.next_seq) if log is not None else ()
+    behind = max(0, _log_length(home) - tables.next_seq) if log is None else 0
+    messages = tuple(sorted((*tables.messages, *newer), key=instant_of))
+    if not any(isinstance(one, Racecard | Result) for one in messages):
+        more = f" (the log has {behind:,} newer messages: run `velo build`)" if behind else ""
+        raise UnknownRace(f"race {race_id!r} was never declared nor run here{more}: see `velo sql` for the races held")
+    return RaceMessages(messages, tables.known_at, behind)
+
+
+def told_on(home: Home, race_date: date) -> list[tuple[Message, ...]]:
+    """Everything the tables hold of the races of a local date, a race each; empty where there are no tables."""
+    look = Snapshot()
+    try:
+        parts = {kind: look.parts(home.offline / kind) for kind in ("runners", "notices")}
+    except (OSError, UserError):
+        return []
+    with changelog.engine(MEMORY_LIMIT) as connection:
+        held = _selected(connection, parts["runners"], "race_date = $day", {"day": race_date})
+        by_race: dict[str, list[Message]] = {}
+        for message in _races(held):
+            by_race.setdefault(message.race_id or "", []).append(message)
+        about = _selected(connection, parts["notices"], "race_id IN (SELECT unnest($ids))", {"ids": [*by_race]})
+    for notice in map(_notice, about if by_race else ()):
+        by_race[notice.race_id or ""].append(notice)
+    return [tuple(sorted(messages, key=instant_of)) for messages in by_race.values()]
+
+
+def _selected(connection: Any, files: list[str], where: str, params: dict[str, Any]) -> list[dict[str, Any]]:
+    if not files:
+        return []
+    listed = ", ".join(changelog.text(file) for file in files)
+    query = f"SELECT * FROM read_parquet([{listed}]) WHERE {where} ORDER BY seq"  # noqa: S608 paths are quoted
+    rows: list[dict[str, Any]] = connection.sql(query, params=params).to_arrow_table().to_pylist()
+    return rows
+
+
+def _races(rows: Iterable[Mapping[str, Any]]) -> list[Message]:
+    """Cards and results, each from the rows of its runners."""
+    by_message: dict[int, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_message.setdefault(row["seq"], []).append(row)
+    return [_race(told) for told in by_message.values()]
+
+
+def _race(rows: list[Mapping[str, Any]]) -> Message:
+    first = rows[0]
+    race = Race(**{name: first[name] for name in _RACE})
+    runners = tuple(Runner(**{name: row[name] for name in _RUNNER if name in row}) for row in rows)
+    if first["type"] == "result":
+        return Result(race, runners, first["result_version"], first["known_at"])
+    return Racecard(race, runners, first["known_at"])
+
+
+def _notice(row: Mapping[str, Any]) -> Message:
+    race_id, known_at = row["race_id"], row["known_at"]
+    match row["type"]:
+        case "non_runner":
+            return NonRunner(race_id, row["horse_id"], row["reason"], known_at)
+        case "reinstated":
+            return Reinstated(race_id, row["horse_id"], known_at)
+        case "jockey_change":
+            return JockeyChange(race_id, row["horse_id"], row["jockey_id"], row["jockey"], known_at)
+        case "going_change":
+            return GoingChange(race_id, row["going"], known_at)
+    return Market(race_id, dict(row["prices"] or ()), row["source"], known_at)
+
+
+def _log_length(home: Home) -> int:
+    """How many records the log holds, by the last whole line of its last segment; 0 where it cannot be told."""
+    segments = sorted(home.log.glob("*.ndjson")) if home.log.is_dir() else []
+    for segment in reversed(segments):
+        with segment.open("rb") as file:
+            size = file.seek(0, 2)
+            for reach in (_TAIL_BYTES, size):
+                file.seek(max(0, size - reach))
+                found = [match for line in file.read().splitlines() if (match := _SEQ.match(line))]
+                if found:
+                    return int(found[-1][1]) + 1
+    return 0

@@ -1,0 +1,290 @@
+"""One round trip to the online store: a race's version and all feature rows of its runners, as of one moment there.
+
+Half of the time of a read through a client goes into writing the command; here it is written once a card, as bytes. On a
+Redis Cluster, whose rows lie on several servers, it takes two: the head and the race first, then all rows at once; and a
+third for rows that are not there, to know whether they ever were.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Final
+
+from feature_repo.stores.race_cards import EVENTS, HEAD, race_key
+from feature_repo.stores.race_script import READ, sha_of
+from feature_repo.stores.redis_client import shown
+from feature_repo.stores.redis_layout import PACKED, index_key_of
+from feature_repo.stores.redis_script import has, place_of
+from feature_repo.stores.whole import FILL
+from serving.request_deadline import PATIENCE_S, ClientFinder, DeadlineExceeded, RequestDeadline, client_of
+from velo.errors import UserError
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+HEADERS: Final = 8
+"""Answers before the rows: the head's generation, seq, instant (µs) and live; the race's generation and seq; the fillings
+of the views asked, a space between; which of these, counted from 1, lost a row that they had."""
+_HEAD_FIELDS: Final = ("generation", "seq", "known_us", "live")
+_RACE_FIELDS: Final = ("generation", "seq")
+
+Answers = list[bytes | None]
+
+
+BLAMED: Final = 0.5
+"""Share of a request's patience that must have gone into waiting for the online store for it to be blamed."""
+SILENT_S: Final = 1.0
+"""A server over whose link nothing was answered for so long is looked for again: it may stand elsewhere by now."""
+
+
+class OnlineStoreUnavailable(UserError):
+    """The online store does not answer in time; it may in a moment."""
+
+
+class Busy(UserError):
+    """This process had too much to do to read the answer in time; the online store is not to blame."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRequest:
+    """What is asked of a race: a field of each of some keys, those of one field together; `written` as one server reads it."""
+
+    race_id: str
+    keys: tuple[bytes, ...]
+    fields: tuple[str, ...]
+    views: tuple[str, ...]
+    written: bytes
+
+    @classmethod
+    def of(cls, race_id: str, keys: Sequence[bytes], fields: Sequence[str]) -> "ReadRequest":
+        """Write a question down."""
+        asked = [(name, len(list(some))) for name, some in groupby(fields)]
+        views = tuple(name.removeprefix(PACKED) for name, _ in asked)
+        indices = [index_key_of(view) for view in views]
+        count = 3 + len(indices) + len(keys)
+        parts: list[Any] = [b"EVALSHA", sha_of(READ), count, race_key(race_id), EVENTS, HEAD, *indices, *keys]
+        parts += [part for one in asked for part in one]
+        encoded = [part if isinstance(part, bytes) else str(part).encode() for part in parts]
+        lines = (b"$%d\r\n%s\r\n" % (len(one), one) for one in encoded)
+        return cls(race_id, tuple(keys), tuple(fields), views, b"".join((b"*%d\r\n" % len(encoded), *lines)))
+
+
+@dataclass(slots=True)
+class _Link:
+    """A server's client, and connections of its own that questions are asked over; `cluster` where there are several.
+
+    A request has a connection to itself until its answer is read. One that fails closes its own and no other.
+    """
+
+    client: Any
+    url: str
+    cluster: Any = None
+    answered_s: float = float("-inf")
+    retired: bool = False
+    free: "deque[Any]" = field(default_factory=deque)
+
+    def ask(self, written: bytes) -> Answers:
+        """The answers; a connection that the server has closed since is replaced by another."""
+        from redis.exceptions import ConnectionError as Broken
+        from redis.exceptions import ResponseError
+        from redis.exceptions import TimeoutError as Late
+
+        pool = self.client.connection_pool
+        while True:
+            try:
+                connection, held = self.free.pop(), True
+            except IndexError:
+                connection, held = pool.get_connection(), False
+            try:
+                connection.send_packed_command([written], check_health=False)
+                answers: Answers = connection.read_response()
+            except ResponseError:
+                self._give_back(connection)
+                raise
+            except BaseException as failed:
+                connection.disconnect()
+                pool.release(connection)
+                if held and isinstance(failed, Broken) and not isinstance(failed, Late):
+                    continue
+                raise
+            self._give_back(connection)
+            return answers
+
+    def retire(self) -> None:
+        """Close what nobody uses; a connection in use is closed when its request ends."""
+        self.retired = True
+        while self.free:
+            self._give_back(self.free.pop())
+        self.client.connection_pool.disconnect(inuse_connections=False)
+
+    def _give_back(self, connection: Any) -> None:
+        if self.retired:
+            connection.disconnect()
+            self.client.connection_pool.release(connection)
+        else:
+            self.free.append(connection)
+
+    def ask_cluster(self, question: ReadRequest) -> Answers:
+        """The same of all servers of a cluster: the head first, so that a row that is later than it shows."""
+        with self.cluster.pipeline() as pipe:
+            pipe.hmget(HEAD, _HEAD_FIELDS)
+            pipe.hmget(race_key(question.race_id), _RACE_FIELDS)
+            for view in question.views:
+                pipe.hget(index_key_of(view), FILL)
+            head, race, *fills = pipe.execute()
+        with self.cluster.pipeline() as pipe:
+            for key, name in zip(question.keys, question.fields, strict=True):
+                pipe.hget(key, name)
+            rows = pipe.execute()
+        lost = self._lost(question, [at for at, row in enumerate(rows) if row is None])
+        numbers = [str(at).encode() for at, view in enumerate(question.views, 1) if view in lost]
+        return [*head, *race, b" ".join(fill or b"" for fill in fills), b" ".join(numbers), *rows]
+
+    def _lost(self, question: ReadRequest, missing: Sequence[int]) -> set[str]:
+        """Views of a cluster that had a row of one of these keys; their indices are read after the rows, and written before."""
+        if not missing:
+            return set()
+        views = [question.fields[at].removeprefix(PACKED) for at in missing]
+        places = [place_of(question.keys[at]) for at in missing]
+        with self.cluster.pipeline() as pipe:
+            for view, (bucket, _) in zip(views, places, strict=True):
+                pipe.hget(index_key_of(view), bucket)
+            held = pipe.execute()
+        found = zip(views, places, held, strict=True)
+        return {view for view, (_, fingerprint), bucket in found if has(bucket or b"", fingerprint)}
+
+
+@dataclass(slots=True)
+class RedisReader:
+    """Impatient connections to a Redis. `address` gives its URL, asked again once it no longer answers.
+
+    A request waits `patience_s` in all for what it asks `within` one another.
+    """
+
+    address: Callable[[], str]
+    patience_s: float = PATIENCE_S
+    patience: RequestDeadline = field(init=False)
+    _finder: ClientFinder = field(init=False)
+    _link: _Link | None = None
+    _lock: Lock = field(default_factory=Lock)
+
+    def __post_init__(self) -> None:
+        """Its patience is its own."""
+        self.patience = RequestDeadline(self.patience_s)
+        self._finder = ClientFinder(self.address)
+
+    @property
+    def client(self) -> "Redis":
+        """The client behind it, of all servers of a cluster; what it raises is for the caller to tell."""
+        link = self._linked()
+        client: Redis = link.cluster or link.client
+        return client
+
+    def ask(self, question: ReadRequest) -> Answers:
+        """The answers to a question; raises `OnlineStoreUnavailable` or `Busy` within a quarter of a second where there are none."""
+        from redis.exceptions import NoScriptError
+
+        def asked(link: _Link) -> Answers:
+            if link.cluster is not None:
+                return link.ask_cluster(question)
+            try:
+                return link.ask(question.written)
+            except NoScriptError:
+                link.client.script_load(READ)
+                return link.ask(question.written)
+
+        answers: Answers = self._answer(asked)
+        return answers
+
+    def call(self, what: "Callable[[Redis], Any]") -> Any:
+        """What a client answers; raises `OnlineStoreUnavailable` or `Busy` where it does not in time."""
+        return self._answer(lambda link: what(link.cluster or link.client))
+
+    def answered_since(self, monotonic_s: float) -> bool:
+        """Whether any request was answered since an instant of the patience's clock: the online store is there, if slow."""
+        link = self._link
+        return link is not None and link.answered_s > monotonic_s
+
+    def _answer(self, asked: Callable[[_Link], Any]) -> Any:
+        from redis.exceptions import RedisClusterException, RedisError
+
+        link: _Link | None = None
+        with self.patience.shared():
+            try:
+                link = self._linked()
+                answer = asked(link)
+            except (UserError, RedisError, RedisClusterException, OSError, DeadlineExceeded) as failed:
+                raise self._failure(link, failed) from None
+        link.answered_s = self.patience.monotonic()
+        return answer
+
+    def _linked(self) -> _Link:
+        link = self._link
+        if link is not None:
+            return link
+        # one request connects, those beside it wait for that
+        if not self._lock.acquire(timeout=self.patience.left()):
+            raise DeadlineExceeded("another request is connecting")
+        try:
+            if self._link is None:
+                url = self._finder.find(self.patience)
+                client = client_of(url, self.patience)
+                try:
+                    cluster = _cluster_of(client, url, self.patience)
+                except BaseException:
+                    client.close()
+                    raise
+                self._link = _Link(client, url, cluster)
+            return self._link
+        finally:
+            self._lock.release()
+
+    def _failure(self, link: _Link | None, failed: Exception) -> UserError:
+        """What to tell of a failure. A server that is gone is looked for again; one that is late is left to the others."""
+        late = _is_late(failed)
+        waited, asked_for = self.patience.waited(), self.patience.seconds
+        if late and link is not None and waited < BLAMED * asked_for:
+            return Busy(
+                f"the service is busy: {1000 * asked_for:.0f} ms passed, of which the online store took "
+                f"{1000 * waited:.0f}: ask again, or run more workers with `velo serve --workers`"
+            )
+        if link is not None and (not late or self.patience.monotonic() - link.answered_s > SILENT_S):
+            with self._lock:
+                if self._link is link:
+                    self._link = None
+            link.retire()
+        where = "" if link is None else f" at {shown(link.url)}"
+        remedy = "ask again; if it stays so, see whether it runs and what keeps it busy"
+        return OnlineStoreUnavailable(
+            f"the online store{where} does not answer ({_cause_of(failed)}): {remedy if late else 'start it, or mend REDIS_URL'}"
+        )
+
+
+def _is_late(failed: BaseException) -> bool:
+    """Whether time ran out, also where a client says so in words of its own."""
+    from redis.exceptions import TimeoutError as RedisTimeoutError
+
+    return isinstance(_cause_of(failed), TimeoutError | RedisTimeoutError | DeadlineExceeded)
+
+
+def _cause_of(failed: BaseException) -> BaseException:
+    """What a client's failure is about, where a `UserError` was made of it."""
+    about = failed.__context__ if isinstance(failed, UserError) else None
+    return failed if about is None else about
+
+
+def _cluster_of(client: Any, url: str, patience: RequestDeadline) -> Any:
+    """A client of all servers where this one is of a cluster; None where it stands alone."""
+    from redis.cluster import RedisCluster
+    from redis.exceptions import NoPermissionError
+
+    try:
+        if not client.info("cluster").get("cluster_enabled"):
+            return None
+    except NoPermissionError:
+        return None
+    return RedisCluster.from_url(
+        url, socket_timeout=patience.left(), socket_connect_timeout=patience.left(), cluster_error_retry_attempts=1
+    )

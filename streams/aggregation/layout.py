@@ -1,0 +1,201 @@
+"""What a family takes from a start and how it makes its columns, compiled once from the catalogue.
+
+Calling each aggregate's `value` for each column of each row costs more than all else in the fold; the expressions of
+`Aggregate.python` do the same arithmetic in one function a family. Tests hold the two bit for bit alike.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from operator import mul
+from struct import Struct
+from typing import Any, Final
+
+from feature_repo.catalogue.aggregates import RECENT_DEPTH, Aggregate, Ewma, Last, Max, Recent, Value
+from feature_repo.catalogue.families import Family
+from feature_repo.catalogue.measures import unit
+from velo.racing.starts import Start
+
+Sums = int
+"""Sums of several measures in one integer, 64 bits a measure, so that adding them all is one addition.
+
+Exact while every sum is at least 0 and below 2^64: no measure is negative (contract 5), and a start is taken back only
+from the sums it was added to.
+"""
+RememberedStart = tuple[Any, ...]
+"""(off_us, race_id, horse_id, then the start's value of each remembered measure, None where unknown); empty where unused.
+
+The first three order a key's starts. `horse_id` is "" where it is one of the keys and so tells no two starts apart.
+"""
+StartDelta = tuple[int, Sums, Sums, RememberedStart]
+"""(race_day, measures summed over windows, measures summed over the career, what the recent features remember)."""
+Key = tuple[str, ...]
+COUNT: Final = "one"
+"""The measure that counts starts: part of all sums, so that they are 0 only where no start is left."""
+LANE_BITS: Final = 64
+HORSE: Final = "horse_id"
+REMEMBERED_FROM: Final = 3
+"""Where a memory's measures begin, after what orders it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Which measures a family sums and remembers; families of one shape share each start's contribution."""
+
+    windowed: tuple[str, ...]
+    career: tuple[str, ...]
+    remembered: tuple[str, ...]
+    several_a_race: bool = False
+    """Whether one race can give a key more than one start to remember: then they follow their horses' order."""
+
+    @classmethod
+    def of(cls, family: Family) -> "Layout":
+        """The shape of a family."""
+        return cls(
+            windowed=_summed(family.windowed) if family.windows else (),
+            career=_summed(family.career),
+            remembered=tuple(dict.fromkeys(one.measure for one in family.recent)),
+            several_a_race=bool(family.recent) and HORSE in family.start_order,
+        )
+
+    def contribution(self) -> Callable[[Start, int, str], StartDelta]:
+        """The function from a start, the µs of its off and its race to what it contributes; unknown adds nothing."""
+        horse = "start.horse_id" if self.several_a_race else "''"
+        memory = f"(off_us, race_id, {horse}, {_listed('start.{}', self.remembered)})" if self.remembered else "()"
+        windowed, career = Struct(f"<{len(self.windowed)}Q"), Struct(f"<{len(self.career)}Q")
+        made: Callable[[Start, int, str], StartDelta] = _compiled(
+            "start, off_us, race_id",
+            f"(start.race_day, {_packed('windowed', self.windowed)}, {_packed('career', self.career)}, {memory})",
+            {"windowed": windowed.pack, "career": career.pack, "joined": int.from_bytes},
+        )
+        return made
+
+
+def unpack(sums: Sums, lanes: int) -> tuple[int, ...]:
+    """The sums of each measure."""
+    return Struct(f"<{lanes}Q").unpack(sums.to_bytes(lanes * 8, "little"))
+
+
+def pack(measured: Sequence[int]) -> Sums:
+    """The one integer of some sums."""
+    return int.from_bytes(Struct(f"<{len(measured)}Q").pack(*measured), "little")
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """How a family's columns are made: `values` of the career sums, the recent values and the sums of all windows.
+
+    `looked_back_on` are the places in a memory of the measures of which more than the last start's value matters, and
+    `recent` makes the recent values of the last start's memory and what `newest` has of each of those.
+    """
+
+    family: Family
+    shape: Layout
+    values: Callable[..., tuple[Value, ...]] = field(repr=False)
+    looked_back_on: tuple[int, ...]
+    recent: Callable[..., tuple[Value, ...]] = field(repr=False)
+
+    @classmethod
+    def of(cls, family: Family) -> "Columns":
+        """The columns of a family, in the order of `Family.features`."""
+        shape = Layout.of(family)
+        lanes = len(shape.windowed)
+        career = [one.python(_lane_of(shape.career, "career")) for one in family.career]
+        over_time = [
+            one.python(_lane_of(shape.windowed, "within", place * lanes))
+            for place in range(len(family.windows))
+            for one in family.windowed
+        ]
+        made = _compiled("career, recent, within", f"({_listed('{}', (*career, '*recent', *over_time))})")
+        values = _unpacking(made, len(shape.career), lanes * len(family.windows))
+        looked_back_on = [one for one in shape.remembered if any(each.depth for each in _of(family.recent, one))]
+        places = tuple(REMEMBERED_FROM + shape.remembered.index(one) for one in looked_back_on)
+        return cls(family, shape, values, places, _recent_function(family.recent, shape.remembered, looked_back_on))
+
+    def recent_values(self, history: Sequence[RememberedStart]) -> tuple[Value, ...]:
+        """The recent features of a key's starts in order of their off, oldest first; all None without a start."""
+        if not history:
+            return (None,) * len(self.family.recent)
+        return self.recent(history[-1], *self.newest(history))
+
+    def newest(self, history: Sequence[RememberedStart]) -> list[Sequence[Any]]:
+        """Of each measure that is looked back on its latest known values, newest first."""
+        latest = tuple(zip(*history[: -RECENT_DEPTH - 1 : -1], strict=True))
+        newest: list[Sequence[Any]] = []
+        for place in self.looked_back_on:
+            known: Sequence[Any] = latest[place]
+            if None in known:
+                known = [one[place] for one in reversed(history) if one[place] is not None][:RECENT_DEPTH]
+            newest.append(known)
+        return newest
+
+
+def key_of(keys: tuple[str, ...]) -> Callable[[Start], tuple[str | None, ...]]:
+    """The function from a start to its join keys; one that is unknown is None, and the start is not the family's."""
+    made: Callable[[Start], tuple[str | None, ...]] = _compiled("start", f"({_listed('start.{}', keys)})")
+    return made
+
+
+def _summed(aggregates: Iterable[Aggregate]) -> tuple[str, ...]:
+    measures = [measure for one in aggregates for measure in one.measures]
+    return tuple(dict.fromkeys((COUNT, *measures))) if measures else ()
+
+
+def _lane_of(measures: tuple[str, ...], name: str, first: int = 0) -> Callable[[str], str]:
+    return lambda measure: f"{name}[{first + measures.index(measure)}]"
+
+
+def _packed(packer: str, measures: tuple[str, ...]) -> str:
+    return f"joined({packer}({', '.join(f'start.{one} or 0' for one in measures)}), 'little')" if measures else "0"
+
+
+def _unpacking(made: Callable[..., Any], career_lanes: int, within_lanes: int) -> Callable[..., tuple[Value, ...]]:
+    """`made`, given packed sums."""
+    career, within = Struct(f"<{career_lanes}Q"), Struct(f"<{within_lanes}Q")
+    return _compiled(
+        "career, recent, within",
+        f"made(unpack_career(career.to_bytes({career.size}, 'little')), recent, "
+        f"unpack_within(within.to_bytes({within.size}, 'little')))",
+        {"made": made, "unpack_career": career.unpack, "unpack_within": within.unpack},
+    )
+
+
+def _listed(template: str, names: Iterable[str]) -> str:
+    return "".join(template.format(name) + ", " for name in names)
+
+
+def _of(recent: Iterable[Recent], measure: str) -> list[Recent]:
+    return [one for one in recent if one.measure == measure]
+
+
+def _recent_function(
+    recent: Sequence[Recent], remembered: Sequence[str], looked_back_on: Sequence[str]
+) -> Callable[..., tuple[Value, ...]]:
+    """The function from the last start's memory, and each looked-back-on measure newest first, to the recent values."""
+    expressions: list[str] = []
+    bound: dict[str, Any] = {"mul": mul}
+    for number, one in enumerate(recent):
+        last = f"memory[{REMEMBERED_FROM + remembered.index(one.measure)}]"
+        newest = f"newest_{one.measure}"
+        if isinstance(one, Last):
+            expressions.append(one.python(last))
+        elif type(one) is Ewma:
+            # the two that most recent features are, without a call
+            totals = [sum(one.weights[:known]) * unit(one.measure) for known in range(RECENT_DEPTH + 1)]
+            bound |= {f"weights_{number}": one.weights, f"scale_{number}": tuple(map(float, totals))}
+            sums = f"float(sum(map(mul, {newest}, weights_{number})))"
+            expressions.append(f"({sums} / scale_{number}[len({newest})] if {newest} else None)")
+        elif type(one) is Max:
+            best = f"float(max({newest}[:{one.depth}])) / {float(unit(one.measure))}"
+            expressions.append(f"({best} if {newest} else None)")
+        else:
+            bound[f"value_{number}"] = one.value
+            expressions.append(f"value_{number}({newest}, {last})")
+    parameters = ", ".join(("memory", *(f"newest_{one}" for one in looked_back_on)))
+    return _compiled(parameters, f"({_listed('{}', expressions)})", bound)
+
+
+def _compiled(parameters: str, expression: str, names: dict[str, Any] | None = None) -> Callable[..., Any]:
+    made: Callable[..., Any] = eval(  # noqa: S307  the text is the catalogue's own
+        f"lambda {parameters}: {expression}", names or {}
+    )
+    return made

@@ -1,0 +1,169 @@
+"""The book of Elo ratings: what each part of a start has earned by the results told so far, in the log's order.
+
+One for the batch, the stream and their twins: a rating rests on every result before it, so this is the one step that takes
+races one after another. What a result earned is put aside with its race: an amended one takes back just that.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Final, NamedTuple
+
+import orjson
+
+from feature_repo.catalogue.families import Family, is_rated
+from streams.aggregation.result_delta import ResultDelta
+from streams.aggregation.spill import Spill
+from velo.racing.elo import E9, EVEN, PARTS, RATED, Earned, Standing, earned
+from velo.racing.starts import Start
+from velo.storage.compact_map import CompactMap
+
+MEASURES: Final = (RATED, *(part.measure for part in PARTS))
+"""The measures of a start that this book makes; all others need only its own race."""
+_COUNT_BITS: Final = 32
+_COUNT: Final = (1 << _COUNT_BITS) - 1
+_PLACE_BYTES: Final = 8
+_EVEN_E9: Final = EVEN * E9
+BETWEEN: Final = "\x1f"
+"""Between the keys of a part that has several."""
+Keys = tuple[str | None, ...]
+"""Whose each of `PARTS` is of a start; None where that is unknown."""
+
+
+class Starter(NamedTuple):
+    """What is asked of a start: its keys, and the market's view of it (None where a starter has no odds)."""
+
+    horse_id: str
+    jockey_id: str | None
+    trainer_id: str | None
+    draw_cell: str
+    course: str
+    distance_band: str
+    market_log_e9: int | None
+
+    @property
+    def keys(self) -> Keys:
+        """Whose each of `PARTS` is."""
+        suited = f"{self.horse_id}{BETWEEN}{self.course}{BETWEEN}{self.distance_band}"
+        return self.horse_id, self.jockey_id, self.trainer_id, self.draw_cell, suited
+
+
+class Entry(NamedTuple):
+    """A rated start, as it is put aside."""
+
+    starter: Starter
+    earned: Earned
+
+
+class Elo:
+    """Every rating as of the last result told. Races whose starters are not all priced, and walkovers, earn nothing."""
+
+    def __init__(self, shelf: Spill) -> None:
+        self._shelf = shelf
+        # of each of PARTS its ratings; a horse's has below it how many starts it was rated by
+        self._ratings: list[dict[str, int]] = [{} for _ in PARTS]
+        self._races = CompactMap()
+
+    def tell(self, race_id: str, starters: Sequence[Starter]) -> list[Earned] | None:
+        """What the starters of a result that takes effect earn, in their order: None where they are not rated.
+
+        What an earlier version of the race earned is taken back before; a version that tells the same starters at the same
+        odds earns what that one did.
+        """
+        return self._told(race_id, starters, self.held(race_id))
+
+    def rate(self, change: ResultDelta) -> ResultDelta:
+        """The change with what its starts earn, and what those it takes back had earned."""
+        entries = self.held(change.race_id)
+        made = self._told(change.race_id, [_starter(one) for one in change.added], entries)
+        added = tuple(map(_rated, change.added, made)) if made else change.added
+        if not entries:
+            return replace(change, added=added)
+        before = {one.starter.horse_id: one.earned for one in entries}
+        return replace(
+            change, retracted=tuple(_rated(one, before[one.horse_id]) for one in change.retracted), added=added
+        )
+
+    def held(self, race_id: str) -> list[Entry]:
+        """What the version of a race that holds earned."""
+        place = self._races.get((race_id,))
+        if place is None:
+            return []
+        rows = orjson.loads(self._shelf.get(int.from_bytes(place, "little")))
+        known = len(Starter._fields)
+        return [Entry(Starter(*row[:known]), tuple(row[known:])) for row in rows]
+
+    def hold(self, race_id: str, entries: Sequence[Entry]) -> None:
+        """Have a race have earned this: nothing where there are no entries."""
+        if entries:
+            self._add(((one.starter.keys, one.earned) for one in entries), 1)
+            self._put_aside(race_id, entries)
+
+    def put_aside(self, race_id: str, entries: bytes) -> None:
+        """Remember what a race earned, rows of a `Starter` and its `Earned` as JSON, so that it can be taken back; the ratings have it already."""
+        self._races.put((race_id,), self._shelf.put(entries).to_bytes(_PLACE_BYTES, "little"))
+
+    def credit(self, place: int, rated: Iterable[tuple[str, int, int]]) -> None:
+        """Take over the ratings of one of `PARTS`: each key, its rating in billionths, and how many starts it was rated by."""
+        shift = 0 if place else _COUNT_BITS
+        self._ratings[place] |= {key: (rating << shift) + (0 if place else count) for key, rating, count in rated}
+
+    def _told(self, race_id: str, starters: Sequence[Starter], before: Sequence[Entry]) -> list[Earned] | None:
+        if before and {one.starter for one in before} == set(starters):
+            same = dict(before)
+            return [same[one] for one in starters]
+        if before:
+            self._add(((one.starter.keys, one.earned) for one in before), -1)
+            self._races.pop((race_id,))
+        market = [one.market_log_e9 for one in starters if one.market_log_e9 is not None]
+        if len(starters) < 2 or len(market) < len(starters):
+            return None
+        keys = [one.keys for one in starters]
+        made = earned(market, [self._standing(one) for one in keys])
+        self._add(zip(keys, made, strict=True), 1)
+        self._put_aside(race_id, zip(starters, made, strict=True))
+        return made
+
+    def _put_aside(self, race_id: str, entries: Iterable[tuple[Starter, Earned]]) -> None:
+        self.put_aside(race_id, orjson.dumps([(*starter, *got) for starter, got in entries]))
+
+    def _add(self, earned_by: Iterable[tuple[Keys, Earned]], times: int) -> None:
+        horses, others = self._ratings[0], self._ratings[1:]
+        for (horse, *keys), (horse_e9, *rest) in earned_by:
+            assert horse is not None
+            horses[horse] = horses.get(horse, 0) + times * (((horse_e9 - _EVEN_E9) << _COUNT_BITS) + 1)
+            for ratings, key, got in zip(others, keys, rest):  # noqa: B905  of one length, and this is for every start
+                if key is not None:
+                    ratings[key] = ratings.get(key, 0) + times * (got - _EVEN_E9)
+
+    def _standing(self, keys: Keys) -> Standing:
+        # no rating is kept of who is unknown, so None finds none
+        horse, *rest = [of.get(key, 0) for of, key in zip(self._ratings, keys)]  # type: ignore[arg-type]  # noqa: B905
+        return Standing(horse & _COUNT, (horse >> _COUNT_BITS) + sum(rest))
+
+
+def entries_of(starts: Sequence[Start]) -> list[Entry]:
+    """What these starts earned, as it is put aside; none where they are not rated."""
+    return [
+        Entry(_starter(one), tuple(getattr(one, part.measure) for part in PARTS)) for one in starts if one.elo_rated
+    ]
+
+
+def parted(families: Sequence[Family]) -> tuple[list[Family], list[Family]]:
+    """The families whose measures need only a start's own race, and those of the ratings."""
+    return [one for one in families if not is_rated(one)], [one for one in families if is_rated(one)]
+
+
+def _starter(start: Start) -> Starter:
+    return Starter(
+        start.horse_id,
+        start.jockey_id,
+        start.trainer_id,
+        start.draw_cell,
+        start.course,
+        start.distance_band,
+        start.market_log_e9,
+    )
+
+
+def _rated(start: Start, got: Earned) -> Start:
+    return Start._make((*start[: -len(MEASURES)], 1, *got))

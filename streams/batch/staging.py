@@ -1,0 +1,328 @@
+"""The batch's ground: a DuckDB connection with the measured starts of a store's log, and what is kept between builds.
+
+Measuring a start needs only its own message (what it earned by Elo excepted: `rating`), so measured starts are kept as Parquet beside the store, and a build
+reads no more of the log than what was appended since the last one.
+"""
+
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import date, timedelta
+from hashlib import blake2b
+from importlib.resources import files
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+import duckdb
+
+from feature_repo.catalogue.families import Family
+from streams.batch.rating import rate
+from velo.errors import UserError
+from velo.racing.clock import EPOCH, MICROSECOND, local_midnight
+from velo.racing.going import DISTANCE_BANDS, LONGEST_BAND, UNKNOWN, going_group
+from velo.racing.measures import (
+    FIGURE_LENGTHS_CAP,
+    HEAVIEST_LBS,
+    LENGTH_LBS_METRES,
+    LENGTHS_CAP,
+    LENGTHS_FLOOR,
+    LONGEST_ODDS,
+    LONGEST_RACE_M,
+    LONGEST_RACE_S,
+    LONGEST_RATING,
+    MARKET_LOG_EVEN,
+    PACE_CAP,
+    PAR_TIMES_MS,
+    SHORTEST_RACE_M,
+)
+from velo.racing.messages import STARTED
+from velo.storage.atomic_files import make_folder, sync_file, write_atomically
+from velo.storage.log.format import generation
+from velo.storage.log.migrations import readable_segments
+from velo.storage.log.reader import LogEnd, end
+from velo.storage.store import Home
+
+LAYOUT: Final = 2
+"""Of the kept files. Those of layout 1 had names that were used again, so a killed build could leave others under them."""
+KINDS: Final = ("results", "starts", "runners", "notices")
+MEASURED_BY: Final = {
+    "lengths_cap": LENGTHS_CAP,
+    "lengths_floor": LENGTHS_FLOOR,
+    "longest_odds": LONGEST_ODDS,
+    "figure_lengths_cap": FIGURE_LENGTHS_CAP,
+    "length_lbs_metres": LENGTH_LBS_METRES,
+    "heaviest_lbs": HEAVIEST_LBS,
+    "shortest_race_m": SHORTEST_RACE_M,
+    "longest_race_m": LONGEST_RACE_M,
+    "longest_race_s": LONGEST_RACE_S,
+    "longest_rating": LONGEST_RATING,
+    "market_log_one": 2**MARKET_LOG_EVEN,
+    "pace_cap": PACE_CAP,
+}
+"""The numbers the queries measure by, each by its placeholder: part of their formulas."""
+STEPS: Final = ("log", *KINDS, "applied")
+Measure = Callable[[int, Path], str]
+"""Measures the starts of the segment at a place, and returns the name of the part that keeps them."""
+Spread = Callable[[Measure, Sequence[int], Sequence[Path]], list[str]]
+"""Where segments are measured: the names of their parts, in their order."""
+
+
+def query(name: str) -> str:
+    """The text of a query of `sql/`."""
+    return files("streams.batch").joinpath("sql", f"{name}.sql").read_text()
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def scratch_connection(
+    home: Home, memory_limit: str, threads: int | None = None
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A DuckDB of its own that spills beside the store beyond its memory limit. Instants are UTC.
+
+    Raises `UserError` where a file cannot be read or written, as on a full disk, or the memory does not suffice.
+    """
+    with TemporaryDirectory(dir=make_folder(home.batch), prefix="scratch-") as scratch:
+        config: dict[str, str | bool | int | float | list[str]] = {
+            "temp_directory": scratch,
+            "memory_limit": memory_limit,
+            "threads": threads or cores(),
+        }
+        with duckdb.connect(config=config) as connection:
+            connection.execute("SET TimeZone = 'UTC'")
+            try:
+                yield connection
+            except (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.InvalidInputException) as failed:
+                raise UserError(
+                    f"the build could not read or write below {home.root} ({first_line(failed)}): make room there and "
+                    "repeat it; where a file is damaged or gone, run `velo build --whole`"
+                ) from None
+
+
+def first_line(failed: duckdb.Error) -> str:
+    """What DuckDB says of a failure, without the drawing below it."""
+    return str(failed).splitlines()[0]
+
+
+@dataclass(frozen=True, slots=True)
+class StagedStarts:
+    """The measured starts kept beside a store: of which log, by which formulas, up to which record (not included).
+
+    `parts` are whole and never change: a part has a name that no other part ever had, and is written, rated and synced
+    before this record names it. `layout` is of the files themselves.
+    """
+
+    log_generation: int
+    formulas: str
+    next_seq: int
+    parts: tuple[str, ...] = ()
+    layout: int = LAYOUT
+
+
+def on_threads(measure: Measure, places: Sequence[int], segments: Sequence[Path]) -> list[str]:
+    """Measure some segments on this machine's cores."""
+    with ThreadPoolExecutor(cores()) as pool:
+        return list(pool.map(measure, places, segments))
+
+
+def measure_new(home: Home, memory_limit: str, spread: Spread = on_threads, *, anew: bool = False) -> LogEnd:
+    """Measure the starts of every record not measured yet, segments `spread` as told; returns where the log ended.
+
+    `anew` measures every record, whatever is kept. The record of what is kept changes in one step, after the new parts are
+    whole and before old ones are removed: killed anywhere, it names parts that are there. Raises `UserError` for an empty log.
+    """
+    log_end = end(home)
+    if log_end.known_at is None:
+        raise UserError(f"the log at {home.log} is empty: load results with `velo ingest runners FILE` first")
+    kept = _kept(home)
+    same = (kept.log_generation, kept.formulas) == (generation(home), formulas())
+    if anew or not same or kept.next_seq > log_end.next_seq:
+        kept = StagedStarts(generation(home), formulas(), 0)
+    make_folder(home.batch)
+    _remove_unnamed(home)
+    if kept.next_seq < log_end.next_seq:
+        parts = _measure(home, kept.next_seq, log_end.next_seq, memory_limit, spread)
+        with scratch_connection(home, memory_limit) as connection:
+            before, new = ([_named(home, kind, of) for kind in ("results", "starts")] for of in (kept.parts, parts))
+            rated = (parquet(before[0]), parquet(before[1])) if kept.parts else None
+            rate(connection, home.batch, rated, list(zip(*new, strict=True)))
+        for kind in KINDS:
+            for path in _named(home, kind, parts):
+                sync_file(path)
+        kept = replace(kept, next_seq=log_end.next_seq, parts=(*kept.parts, *parts))
+        write_atomically(_state(home), json.dumps(asdict(kept)).encode())
+        _remove_unnamed(home)
+    return log_end
+
+
+def _remove_unnamed(home: Home) -> None:
+    """Remove the parts that the record does not name: of a build that was killed, or replaced."""
+    named = set(_kept(home).parts)
+    for path in home.batch.glob("*.parquet"):
+        if path.stem.split("-", 1)[1] not in named:
+            path.unlink()
+    for folder in (home.batch, home.batch / "upgraded"):
+        for path in folder.glob(".*"):
+            if path.suffix in (".parquet", ".tmp"):
+                path.unlink()
+
+
+def lay_out(connection: duckdb.DuckDBPyConnection, home: Home, timezone: ZoneInfo, families: Iterable[Family]) -> None:
+    """Make the table `starts`: every start of every version that took effect, with its windows' midnights."""
+    windows = windows_of(families)
+    _view(connection, "results", home, "results")
+    connection.execute("CREATE OR REPLACE TEMP TABLE applied AS " + query("applied"))
+    [(first, last)] = connection.execute("SELECT min(race_date), max(race_date) FROM results").fetchall()
+    days, midnights = midnights_of(first, last, timezone, windows)
+    connection.execute(
+        "CREATE OR REPLACE TEMP TABLE midnights AS "
+        "SELECT unnest($days::DATE[]) AS day, make_timestamptz(unnest($midnights::BIGINT[])) AS midnight",
+        {"days": days, "midnights": midnights},
+    )
+    _view(connection, "measured", home, "starts")
+    connection.execute("CREATE OR REPLACE TABLE starts AS " + laid_out(windows))
+
+
+def windows_of(families: Iterable[Family]) -> list[int]:
+    """The lengths of some families' windows (days)."""
+    return sorted({days for family in families for days in family.windows})
+
+
+def midnights_of(
+    first: date | None, last: date | None, timezone: ZoneInfo, windows: Sequence[int]
+) -> tuple[list[date], list[int]]:
+    """Each day from the first race to the end of the last one's windows, and the midnight it begins with (µs)."""
+    if first is None or last is None:
+        return [], []
+    days = [first + timedelta(days=one) for one in range((last - first).days + max(windows, default=0) + 2)]
+    return days, [(local_midnight(day, timezone) - EPOCH) // MICROSECOND for day in days]
+
+
+def laid_out(windows: Sequence[int]) -> str:
+    """The query of `starts`, which any engine understands: one row a start that took effect."""
+    columns = "".join(f", m{days}.midnight AS midnight_{days}" for days in windows)
+    joins = " ".join(f"JOIN midnights m{days} ON m{days}.day = race_date + {days}" for days in windows)
+    return f"""
+        SELECT measured.*, applied.retracted_at, after.midnight AS day_after{columns}
+        FROM measured JOIN applied USING (seq) JOIN midnights after ON after.day = race_date + 1 {joins}"""  # noqa: S608 only windows' lengths are put in
+
+
+def _measure(home: Home, begun: int, ended: int, memory_limit: str, spread: Spread) -> list[str]:
+    """Measure the starts of the records from `begun` to before `ended`; returns the names of the parts kept.
+
+    A segment at a time on each core, so that memory does not grow with the log.
+    """
+    bands = " ".join(f"WHEN distance_m < {end_m} THEN '{band}'" for band, end_m in DISTANCE_BANDS)
+    lines = [
+        (end_m, f"{begun_ms} + (run_m - {begun_m}) * {end_ms - begun_ms} // {end_m - begun_m}")
+        for (begun_m, begun_ms), (end_m, end_ms) in pairwise(PAR_TIMES_MS)
+    ]
+    pars = " ".join(f"WHEN run_m < {end_m} THEN {par_ms}" for end_m, par_ms in lines)
+    fixed = {
+        "$par_ms": f"CASE {pars} ELSE {lines[-1][1]} END",
+        "$distance_band": f"CASE WHEN distance_m IS NULL THEN '{UNKNOWN}' {bands} ELSE '{LONGEST_BAND}' END",
+        **{f"${name}": str(number) for name, number in MEASURED_BY.items()},
+        "$started": "[" + ", ".join(f"'{status}'" for status in sorted(STARTED)) + "]",
+        "$begun": str(begun),
+        "$ended": str(ended),
+    }
+
+    unique = uuid.uuid4().hex[:12]
+
+    def measure(place: int, segment: Path) -> str:
+        part = f"{begun:012d}-{ended:012d}-{place:04d}-{unique}"
+        with scratch_connection(home, memory_limit, threads=1) as connection:
+            _measure_segment(connection, segment, fixed, home.batch, part)
+        return part
+
+    paths = readable_segments(home, begun)
+    return list(spread(measure, range(len(paths)), paths))
+
+
+def _measure_segment(
+    connection: duckdb.DuckDBPyConnection, segment: Path, fixed: Mapping[str, str], folder: Path, part: str
+) -> None:
+    log = _filled("log", {**fixed, "$files": _quoted(segment)})
+    connection.execute("CREATE TEMP TABLE log AS " + log)
+    told = connection.execute("SELECT DISTINCT going FROM log WHERE going IS NOT NULL").fetchall()
+    goings = [going for (going,) in told]
+    connection.execute(
+        "CREATE TEMP TABLE goings AS "
+        "SELECT unnest($goings::VARCHAR[]) AS going, unnest($groups::VARCHAR[]) AS going_group",
+        {"goings": goings, "groups": [going_group(going) for going in goings]},
+    )
+    for kind in KINDS:
+        keep(connection, _filled(kind, fixed), folder / f"{kind}-{part}.parquet")
+
+
+def _filled(name: str, values: Mapping[str, str]) -> str:
+    """A query with its constants written in (a CREATE TABLE or COPY cannot take parameters)."""
+    text = query(name)
+    for placeholder, value in values.items():
+        text = text.replace(placeholder, value)
+    return text
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"
+
+
+def keep(connection: duckdb.DuckDBPyConnection, select: str, path: Path) -> None:
+    """Write the rows of a query to a Parquet file, which appears whole."""
+    aside = path.with_name("." + path.name)
+    connection.execute(f"COPY ({select}) TO {_quoted(aside)} (FORMAT parquet, COMPRESSION lz4)")
+    aside.replace(path)
+
+
+def _view(connection: duckdb.DuckDBPyConnection, name: str, home: Home, kind: str) -> None:
+    rows = parquet(parts_of(home, kind))
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT * FROM {rows}")  # noqa: S608 paths are quoted
+
+
+def parquet(paths: Iterable[Path]) -> str:
+    """The SQL of the rows of some Parquet files."""
+    return f"read_parquet([{', '.join(map(_quoted, paths))}])"
+
+
+def parts_of(home: Home, kind: str) -> list[Path]:
+    """The kept files of a kind: `starts` and `results` (measured), `runners` and `notices` (as told)."""
+    return _named(home, kind, _kept(home).parts)
+
+
+def _named(home: Home, kind: str, parts: Sequence[str]) -> list[Path]:
+    return [home.batch / f"{kind}-{part}.parquet" for part in parts]
+
+
+def formulas() -> str:
+    """Fingerprint of what makes a start's measures: the queries, and the tables of goings and distances."""
+    said = "".join(query(step) for step in STEPS) + repr(
+        (DISTANCE_BANDS, LONGEST_BAND, MEASURED_BY, PAR_TIMES_MS, sorted(STARTED))
+    )
+    modules = (("velo.racing", "going.py"), ("velo.racing", "elo.py"), ("streams.aggregation", "elo.py"))
+    said += "".join(files(package).joinpath(name).read_text() for package, name in modules)
+    return blake2b(said.encode(), digest_size=8).hexdigest()
+
+
+def _state(home: Home) -> Path:
+    return home.batch / "measured.json"
+
+
+def _kept(home: Home) -> StagedStarts:
+    """What is kept; nothing where the record is missing, cannot be read, or is of another layout."""
+    nothing = StagedStarts(-1, "", 0)
+    try:
+        written: dict[str, Any] = json.loads(_state(home).read_bytes())
+        kept = StagedStarts(**({"layout": 1} | written | {"parts": tuple(written["parts"])}))
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return nothing
+    return kept if kept.layout == LAYOUT else nothing

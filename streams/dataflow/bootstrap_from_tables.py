@@ -1,0 +1,153 @@
+"""Shards laid from the starts that a build has measured: each key's sums and history at once, nothing folded.
+
+Measuring a start from the log's JSON and folding it in takes 80 µs; summed by DuckDB and put in place key by key, a
+tenth of that. `WindowAggregator.settle` is the plain twin: tests hold the two to the same shards.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from feature_repo.catalogue.families import Family
+from feature_repo.stores.changelog import engine, text
+from streams.aggregation.layout import LANE_BITS, Key, Layout, RememberedStart, Sums
+from streams.aggregation.ratings import Elo
+from streams.aggregation.routing import shard_of
+from streams.aggregation.window_state import ShardState, WindowAggregator
+from streams.batch.rating import take_over
+from streams.batch.render import has_key
+from velo.storage import table_versions
+from velo.storage.log.format import generation as log_generation
+from velo.storage.store import Home
+
+if TYPE_CHECKING:
+    import duckdb
+
+MEMORY_LIMIT: Final = "1GB"
+LANE_BYTES: Final = LANE_BITS // 8
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredResults:
+    """The results that the current tables know and the starts measured of them, as the build left them."""
+
+    results: Sequence[Path]
+    starts: Sequence[Path]
+    next_seq: int
+
+    @classmethod
+    def of(cls, home: Home, fingerprint: str) -> "MeasuredResults":
+        """Those of a store; none where the tables are of another log or of other formulas."""
+        folder = table_versions.current(home)
+        if folder is None:
+            return cls((), (), 0)
+        manifest = table_versions.manifest_of(folder)
+        if (manifest.log_generation, manifest.fingerprint) != (log_generation(home), fingerprint):
+            return cls((), (), 0)
+        results, starts = (sorted((folder / kind).glob("*.parquet")) for kind in ("results", "starts"))
+        return cls(results, starts, manifest.next_seq if results and starts else 0)
+
+    def lay(
+        self,
+        base: int,
+        races: Mapping[int, str],
+        shards: Sequence[tuple[Family, WindowAggregator, Sequence[ShardState]]],
+        elo: Elo | None,
+        go_on: Callable[[], None],
+    ) -> frozenset[int]:
+        """Put all starts of these results (seq to race) that are measured into empty shards, and what all results before
+        record `base` earned into an empty book of ratings, where there is one; returns the seqs of those put.
+
+        The shards stand at the day they are to be of. `go_on` is called between families.
+        """
+        if not self.results or not self.starts:
+            return frozenset()
+        with engine(MEMORY_LIMIT) as connection:
+            connection.execute("CREATE TEMP TABLE holding AS SELECT unnest($seqs::BIGINT[]) AS seq", {"seqs": [*races]})
+            found = connection.sql(f"SELECT seq FROM {_scan(self.results)} SEMI JOIN holding USING (seq)").fetchnumpy()  # noqa: S608
+            connection.execute(f"CREATE TEMP VIEW held AS FROM {_scan(self.starts)} SEMI JOIN holding USING (seq)")
+            go_on()
+            if elo is not None:
+                results, starts = (f"(FROM {_scan(parts)} WHERE seq < {base})" for parts in (self.results, self.starts))
+                take_over(elo, connection, results, starts)
+            for family, roller, states in shards:
+                go_on()
+                _lay_family(connection, family, roller, states, races)
+        return frozenset(found["seq"].tolist())
+
+
+def _lay_family(
+    connection: "duckdb.DuckDBPyConnection",
+    family: Family,
+    roller: WindowAggregator,
+    states: Sequence[ShardState],
+    races: Mapping[int, str],
+) -> None:
+    shape, count = Layout.of(family), len(states)
+    daily: dict[Key, list[tuple[int, Sums]]] = {}
+    if family.windows:
+        since = f"race_day > {states[0].today - max(family.windows)}"
+        for key, day, sums in _summed(connection, family, "race_day", shape.windowed, since):
+            daily.setdefault(key, []).append((day, sums))
+    if shape.career or shape.remembered:
+        memories = _memories(connection, family, shape, races) if shape.remembered else []
+        at = 0
+        for key, starts, sums in _summed(connection, family, "count(*)", shape.career):
+            history = memories[at : at + starts] if memories else []
+            roller.put(states[shard_of(key[0], count)], key, sums, daily.pop(key, ()), history)
+            at += starts
+    for key, days in daily.items():
+        roller.put(states[shard_of(key[0], count)], key, 0, days, [])
+
+
+def _summed(
+    connection: "duckdb.DuckDBPyConnection", family: Family, beside: str, measures: Sequence[str], where: str = "true"
+) -> Iterator[tuple[Key, int, Sums]]:
+    """Of each key, in order, what stands beside it (and sets its rows apart, where it is a column) and its sums."""
+    keys = ", ".join(family.keys)
+    sums = "".join(f", sum(coalesce({one}, 0))::BIGINT AS sum_{place}" for place, one in enumerate(measures))
+    found = connection.sql(
+        f"SELECT {keys}, {beside} AS beside{sums} FROM held WHERE {has_key(family)} AND {where} "  # noqa: S608
+        f"GROUP BY ALL ORDER BY {keys}, beside"
+    ).fetchnumpy()
+    lanes = [found[f"sum_{place}"] for place in range(len(measures))]
+    packed = np.column_stack(lanes).astype("<i8").tobytes() if lanes else b""
+    size = LANE_BYTES * len(lanes)
+    named = zip(*(found[key].tolist() for key in family.keys), strict=True)
+    for place, (key, value) in enumerate(zip(named, found["beside"].tolist(), strict=True)):
+        yield key, value, int.from_bytes(packed[place * size : (place + 1) * size], "little")
+
+
+def _memories(
+    connection: "duckdb.DuckDBPyConnection", family: Family, shape: Layout, races: Mapping[int, str]
+) -> list[RememberedStart]:
+    """What each start left behind, key by key in their order, each key's oldest off first."""
+    measures = "".join(f", {one} AS value_{place}" for place, one in enumerate(shape.remembered))
+    horse = ", horse_id AS horse" if shape.several_a_race else ""
+    found = connection.sql(
+        f"SELECT seq, epoch_us(off_time) AS off_us{horse}{measures} FROM held WHERE {has_key(family)} "  # noqa: S608
+        f"ORDER BY {', '.join((*family.keys, *family.start_order))}"
+    ).fetchnumpy()
+    # one text a race, not one a start: they are kept
+    race_ids = [races[seq] for seq in found["seq"].tolist()]
+    values = [_or_none(found[f"value_{place}"]) for place in range(len(shape.remembered))]
+    horses = found["horse"].tolist() if shape.several_a_race else repeat("", len(race_ids))
+    return list(zip(found["off_us"].tolist(), race_ids, horses, *values))  # noqa: B905  repeat has a length of its own
+
+
+def _or_none(column: Any) -> list[Any]:
+    """The values of a column, None for null."""
+    values = np.ma.getdata(column)
+    if np.ma.is_masked(column):
+        values = values.astype(object)
+        values[np.ma.getmaskarray(column)] = None
+    listed: list[Any] = values.tolist()
+    return listed
+
+
+def _scan(parts: Sequence[Path]) -> str:
+    return f"read_parquet([{', '.join(text(str(part)) for part in parts)}], union_by_name = true)"

@@ -1,0 +1,210 @@
+"""The log as a Bytewax source: one partition, whose position is the seq of the next record."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+
+from streams.dataflow.background_ingest import BackgroundIngest
+from streams.dataflow.checkpoint_writer import CheckpointWriter
+from streams.dataflow.metrics import Position, Telemetry, say
+from streams.dataflow.operators import LogRecord, race_shard
+from velo.errors import UserError
+from velo.racing.clock import local_date, local_midnight, to_text
+from velo.storage.log.format import generation
+from velo.storage.log.reader import end
+from velo.storage.log.tail import LogTail
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Store
+
+BATCH_RECORDS: Final = 100
+IDLE: Final = timedelta(milliseconds=5)
+"""How long to wait at the log's end before looking again."""
+SAID_EVERY: Final = timedelta(seconds=1)
+Clock = Callable[[], datetime]
+
+
+@dataclass(frozen=True, slots=True)
+class LogSource(FixedPartitionedSource[tuple[str, LogRecord], int]):
+    """Every record of a store's log from `begin` on (where nothing is to be resumed), under the key of its race.
+
+    With `once` it ends at the log's end, else when `stop` is set. `ticks` has it append the tick of a local midnight
+    that no writer of the log was there to tell. `here` says whether this process is the one that reads. Each of
+    `prepare` is called once, in a thread of its own, with the seq this execution begins at; no record is read before all
+    have returned. `readable` says whether all that was read so far has gone through the sinks of this process.
+    Where there is a `feeding` the log is read as far as that has it on the disk, and ends where that is over.
+    """
+
+    store: Store
+    begin: int
+    once: bool
+    clock: Clock
+    stop: threading.Event
+    telemetry: Telemetry
+    ticks: bool = True
+    here: bool = True
+    batch: int = BATCH_RECORDS
+    prepare: Sequence[Callable[[int], object]] = ()
+    sealing: CheckpointWriter = field(default_factory=lambda: CheckpointWriter(beside=False))
+    readable: Callable[[], bool] = lambda: True
+    feeding: BackgroundIngest | None = None
+
+    def list_parts(self) -> list[str]:
+        """The log is one sequence."""
+        return ["log"] if self.here else []
+
+    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> "LogPartition":
+        """Read on where the snapshot was taken."""
+        base = self.begin if resume_state is None else resume_state
+        say("stream.begins", seq=base, resumed=resume_state is not None)
+        return LogPartition(self, base, LogTail(self.store.home, base), Preparation(self.prepare, base, self.stop))
+
+
+class Preparation:
+    """What must be there before the first record is read; some of it waits for a server while the rest reckons."""
+
+    def __init__(self, prepare: Sequence[Callable[[int], object]], base: int, stop: threading.Event) -> None:
+        self._base = base
+        self._stop = stop
+        self._failed: list[BaseException] = []
+        self._begun = time.perf_counter()
+        # daemons: an error of the engine's does not wait for them
+        self._threads = [threading.Thread(target=self._work, args=(one,), daemon=True) for one in prepare]
+        for thread in self._threads:
+            thread.start()
+
+    def done(self) -> bool:
+        """Whether it is there; raises what kept it from being made, the rest of it ended."""
+        if self._failed:
+            self._stop.set()
+            self.end()
+            raise self._failed[0]
+        if any(thread.is_alive() for thread in self._threads):
+            return False
+        if self._threads:
+            say("stream.prepared", up_to_seq=self._base, seconds=round(time.perf_counter() - self._begun, 1))
+            self._threads = []
+        return not self._failed
+
+    def end(self) -> None:
+        """Wait for what was told to stop: a thread that is in DuckDB's code when the interpreter ends aborts it."""
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self, prepare: Callable[[int], object]) -> None:
+        try:
+            prepare(self._base)
+        except BaseException as failed:  # noqa: BLE001  raised where the stream asks for it
+            self._failed.append(failed)
+
+
+@dataclass(slots=True)
+class LogPartition(StatefulSourcePartition[tuple[str, LogRecord], int]):
+    """The reader of the log; `base` is where this execution began."""
+
+    source: LogSource
+    base: int
+    tail: LogTail
+    preparing: Preparation
+    _awake: datetime | None = None
+    _said: datetime | None = None
+    _ticked: datetime | None = None
+    _looked: datetime | None = None
+    _ended: bool = False
+    _sealed_seq: int = field(init=False)
+    _snapshot_seq: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._sealed_seq = self._snapshot_seq = self.base
+
+    def next_batch(self) -> list[tuple[str, LogRecord]]:
+        """What was appended, up to a batch; ends the stream where it is told to stop."""
+        if self.source.stop.is_set():
+            # nothing was read before Redis was filled: what keeps it from that is raised, nothing is claimed
+            self.preparing.end()
+        if not self.preparing.done():
+            self._awake = datetime.now(UTC) + IDLE
+            return []
+        if self.source.stop.is_set():
+            self._end()
+        over = self.source.feeding is None or self.source.feeding.over()
+        lines = self.tail.read(self._most())
+        if not lines:
+            if self.source.once and over:
+                self._end()
+            if self.source.ticks:
+                self._tick()
+        live = len(lines) < self.source.batch
+        # the engine's own clock, which is not the store's
+        self._awake = None if lines else datetime.now(UTC) + IDLE
+        self._say(at_end=not lines and self.source.readable())
+        return [(race_shard(line), LogRecord(self.base, live, line)) for line in lines]
+
+    def next_awake(self) -> datetime | None:
+        """At once while there is more, else after a moment."""
+        return self._awake
+
+    def snapshot(self) -> int:
+        """The seq of a record before which all is sealed: the next one at the end, else that of the snapshot before.
+
+        An epoch begins when all of the one before has gone through the sinks, so that is at least handed over by now.
+        """
+        # what is sealed must outlive a power cut in the log too
+        self.tail.sync()
+        self.source.sealing.wait()
+        self._sealed_seq, self._snapshot_seq = self._snapshot_seq, self.tail.next_seq
+        return self._snapshot_seq if self._ended else self._sealed_seq
+
+    def close(self) -> None:
+        """The stream has ended."""
+        self.preparing.end()
+        self._sealed_seq = self.tail.next_seq
+        self._say(at_end=True, running=False)
+        self.tail.close()
+
+    def _most(self) -> int:
+        """How many records may be read now."""
+        if self.source.feeding is None:
+            return self.source.batch
+        return min(self.source.batch, self.source.feeding.safe_seq() - self.tail.next_seq)
+
+    def _end(self) -> None:
+        """End the stream: what was read is sealed with the last snapshot."""
+        self._ended = True
+        self.source.sealing.at_once()
+        raise StopIteration
+
+    def _say(self, *, at_end: bool, running: bool = True) -> None:
+        now = self.source.clock()
+        if running and self._said is not None and now < self._said + SAID_EVERY:
+            return
+        self._said = now
+        home, telemetry = self.source.store.home, self.source.telemetry
+        telemetry.next_seq.set(self.tail.next_seq)
+        telemetry.lag_messages.set(0 if at_end else end(home).next_seq - self.tail.next_seq)
+        Position(generation(home), self.tail.next_seq, self._sealed_seq, to_text(now), at_end, running).write(home)
+
+    def _tick(self) -> None:
+        """Append the tick of the last local midnight if the log has no word from this day, unless a writer is there."""
+        now, timezone = self.source.clock(), self.source.store.timezone
+        midnight = local_midnight(local_date(now, timezone), timezone)
+        if midnight == self._ticked or (self._looked is not None and now < self._looked + SAID_EVERY):
+            return
+        self._looked = now
+        log_end = end(self.source.store.home).known_at
+        if log_end is None:
+            return
+        if log_end < midnight:
+            try:
+                with LogWriter.open(self.source.store, clock=self.source.clock) as writer:
+                    appended = writer.tick(midnight)
+                    writer.sync()
+            except UserError:
+                # whoever holds the log's lock tells the midnight; look again
+                return
+            say("stream.ticked", midnight=to_text(midnight), seq=appended.seq)
+        self._ticked = midnight

@@ -1,0 +1,66 @@
+"""How far a feed was taken, kept so that no message is taken twice after a crash, whatever the feed delivers again.
+
+A message is appended with its place (`origin`), so the log itself says how far it came. The file of a feed says how
+far all is settled, dead letters included, and from which record on the log need be asked.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+
+from streams.feeds.source import Delivery, order
+from velo.errors import UserError
+from velo.storage.atomic_files import make_folder, write_atomically
+from velo.storage.log import reader
+from velo.storage.log.format import generation
+from velo.storage.store import Home
+
+
+@dataclass(frozen=True, slots=True)
+class FeedOffsets:
+    """`settled` is the place up to which all is done (None before any), `appended` the last that the log holds by part."""
+
+    settled: str | None = None
+    appended: Mapping[str, str] = field(default_factory=dict)
+
+    def was_appended(self, delivery: Delivery) -> bool:
+        """Whether a message was dealt with by a run that ended before it could settle it."""
+        last = self.appended.get(delivery.part)
+        return last is not None and order(delivery.at) <= order(last)
+
+
+def read(home: Home, feed: str) -> FeedOffsets:
+    """The places of a feed; raises `UserError` where its file is damaged."""
+    path = _path(home, feed)
+    settled, from_seq = None, 0
+    try:
+        written = json.loads(path.read_bytes())
+        settled = written["settled"]
+        if written["generation"] == generation(home):
+            from_seq = written["next_seq"]
+    except FileNotFoundError:
+        pass
+    except (ValueError, KeyError, TypeError) as damaged:
+        raise UserError(
+            f"{path} cannot be read ({damaged}): restore it from a backup, or remove it to take the feed from its start"
+        ) from None
+    appended: dict[str, str] = {}
+    for record in reader.records(home, from_seq):
+        origin = record.get("origin")
+        if origin and (origin["feed"] == feed or origin["feed"].startswith(f"{feed}/")):
+            appended[origin["feed"].removeprefix(feed)] = origin["at"]
+    return FeedOffsets(settled, appended)
+
+
+def settle(home: Home, feed: str, at: str, next_seq: int) -> None:
+    """Have it on the disk that a feed is settled up to a place, the log before `next_seq` holding what came of it."""
+    path = _path(home, feed)
+    make_folder(path.parent)
+    content = {"feed": feed, "settled": at, "next_seq": next_seq, "generation": generation(home)}
+    write_atomically(path, json.dumps(content).encode() + b"\n")
+
+
+def _path(home: Home, feed: str) -> Path:
+    return home.feeds / f"{blake2b(feed.encode(), digest_size=8).hexdigest()}.json"

@@ -1,0 +1,60 @@
+"""What `velo feed` sends: the messages of files, as a producer would send them."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from streams.feeds.validation import MAX_BYTES
+from streams.importers.file_kinds import refuse_other_kind
+from streams.importers.runners import read_runner_tables
+from velo.errors import UserError
+from velo.racing.messages import to_record
+from velo.storage.store import Store
+
+LINES: Final = (".jsonl", ".ndjson", ".json")
+TABLES: Final = (".csv", ".parquet")
+_SAMPLE_BYTES: Final = 4096
+
+
+def bodies(paths: Sequence[Path], store: Store) -> Iterator[bytes]:
+    """Each message of some files: a line of JSON as it stands, good or bad; the races of a runner table as results.
+
+    Of a line longer than a message may be so much is sent that it is refused for its length, and no more is held.
+
+    The runner tables come first, as one load in the order of its races. Raises `UserError` for a file of another form,
+    and for a runner table with a race that would be refused.
+    """
+    for path in paths:
+        if path.suffix not in LINES + TABLES:
+            raise UserError(
+                f"{path} is of no form that is sent: name JSON lines ({LINES[0]}), or a CSV or Parquet table"
+            )
+    tables = [path for path in paths if path.suffix in TABLES]
+    if tables:
+        parsed = read_runner_tables(tables, store)
+        for refused in parsed.refused:
+            raise UserError(
+                f"race {refused.race_id} would be refused ({refused.reason}: {refused.detail}): mend it, then send it"
+            )
+        for message in sorted(parsed.messages, key=lambda one: (one.known_at or one.race.off_time, one.race_id)):
+            yield orjson.dumps(to_record(message))
+    for path in paths:
+        if path.suffix in LINES:
+            yield from _lines(path)
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as file:
+            refuse_other_kind(path, file.read(_SAMPLE_BYTES), "messages are JSON lines")
+            file.seek(0)
+            while line := file.readline(MAX_BYTES + 2):
+                rest = line
+                while rest and not rest.endswith(b"\n"):
+                    rest = file.readline(MAX_BYTES)
+                if line.strip():
+                    yield line.rstrip(b"\r\n")
+    except OSError as refused:
+        raise UserError(f"cannot read {path} ({refused.strerror}): name a file of JSON lines") from None

@@ -1,0 +1,269 @@
+"""The door: bytes that a producer sent, checked into a message of the log, or into a dead letter that says why not.
+
+The rules are those of `velo ingest runners` (contract 3); `schema/messages-v2.json` tells them to producers. A live message
+is known when it arrives, whatever `known_at` it claims. Unknown fields are kept with it.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime
+from typing import Any, Final
+
+import orjson
+
+from streams.importers.columns import COLUMNS, RACE_COLUMNS, RUNNER_COLUMNS, WANTED, value_of
+from streams.importers.dead_letters import DeadLetter
+from streams.importers.parsers import INTEGERS
+from streams.importers.results import BAD, Maker, bad_value, refuse_control_characters
+from velo.errors import Refused
+from velo.racing.messages import (
+    SCHEMA_VERSION,
+    TYPES,
+    GoingChange,
+    JockeyChange,
+    Market,
+    Message,
+    NonRunner,
+    Race,
+    Racecard,
+    Reinstated,
+    Result,
+)
+from velo.settings import KeyPolicy
+from velo.storage.log.format import ENVELOPE
+from velo.storage.store import Store
+
+SOURCE: Final = "feed"
+"""The source that the dead letters of feeds name."""
+MAX_BYTES: Final = 16 * 2**20
+MAX_DEPTH: Final = 32
+"""How deep objects and lists may stand in one another: far more than any message needs, and safe to write again."""
+MAX_WHOLE: Final = INTEGERS - 1
+"""The greatest whole number that a message may hold, and what a negative one may come to."""
+LETTER_CHARACTERS: Final = 65536
+"""A longer message is cut in its dead letter, which says how long it was."""
+PRODUCED: Final = ("result", "racecard", "non_runner", "reinstated", "jockey_change", "going_change", "market")
+"""What a producer may send; ticks are the log writer's own."""
+
+_HEAD: Final = frozenset({"type", "schema_version", "known_at", "race_id"})
+_RACE_FIELDS: Final = frozenset(one.name for one in fields(Race))
+_OWN: Final[dict[str, frozenset[str]]] = {
+    "result": _HEAD | _RACE_FIELDS | {"result_version", "runners"},
+    "racecard": _HEAD | _RACE_FIELDS | {"runners"},
+    **{name: _HEAD | {one.name for one in fields(TYPES[name])} for name in PRODUCED[2:]},
+}
+_TAKEN_NAMES: Final = frozenset().union(*_OWN.values(), {"midnight", "kept"})
+_NO_ODDS: Final = 1.0
+_SHOWN: Final = 300
+
+
+@dataclass(frozen=True, slots=True)
+class ValidMessage:
+    """A message that passed, with the unknown fields that are kept beside it in the log."""
+
+    message: Message
+    kept: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class MessageValidator:
+    """Checks the messages of one store. `warnings` counts what was settled on the way."""
+
+    store: Store
+    policy: KeyPolicy
+    warnings: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, store: Store) -> "MessageValidator":
+        """The door of a store; one without a key policy gets that of the neutral form, the id."""
+        return cls(store, store.keys or "id")
+
+    def take(self, body: bytes | None, arrived: datetime) -> ValidMessage | DeadLetter:
+        """The message of some JSON that arrived at an instant (UTC), or the dead letter that says what to mend.
+
+        The instant is the one that the log will give it: on a machine whose clock was set back, that of the log's end.
+        """
+        record: Mapping[str, Any] = {}
+        try:
+            record = _record(body)
+            message = self._message(record, arrived)
+        except Refused as why:
+            return letter(body, record, why)
+        except OverflowError:
+            beyond = "race_date, off_time or race_no makes an instant beyond the calendar: correct it"
+            return letter(body, record, Refused("bad value", beyond))
+        return ValidMessage(message, _kept(record))
+
+    def _message(self, record: Mapping[str, Any], arrived: datetime) -> Message:
+        kind, race_id = record["type"], _text(record, "race_id")
+        refuse_control_characters(race_id)
+        if kind in ("result", "racecard"):
+            return self._race_message(record, race_id, arrived)
+        if kind == "going_change":
+            return GoingChange(race_id, _text(record, "going"))
+        if kind == "market":
+            return Market(race_id, self._prices(record), _text(record, "source"))
+        row = _typed({name: record.get(name) for name in ("horse_id", "horse", "jockey_id", "jockey")}, RUNNER_COLUMNS)
+        for name, value in row.get(BAD, {}).items():
+            raise bad_value(name, value, WANTED[COLUMNS[name]])
+        runner = Maker(self.store, self.policy, self.warnings).runner(row)
+        if not runner.horse_id:
+            raise Refused("runner without a horse", f"a {kind} is about a horse: give it horse_id or horse")
+        if kind == "non_runner":
+            reason = record.get("reason")
+            return NonRunner(race_id, runner.horse_id, None if reason is None else _text(record, "reason"))
+        if kind == "reinstated":
+            return Reinstated(race_id, runner.horse_id)
+        if runner.jockey_id is None:
+            raise Refused("no jockey", "a jockey_change names who rides: give it jockey_id or jockey")
+        return JockeyChange(race_id, runner.horse_id, runner.jockey_id, runner.jockey)
+
+    def _race_message(self, record: Mapping[str, Any], race_id: str, arrived: datetime) -> Message:
+        runners = record.get("runners")
+        if not isinstance(runners, list) or not runners or not all(isinstance(one, dict) for one in runners):
+            raise Refused("no runners", "runners must be a list of at least one object: give one for each runner")
+        for name in {name for one in runners for name in one if "\0" in name}:
+            raise bad_value("a field's name", name, "a name without the character U+0000")
+        race = _typed({name: record.get(name) for name in RACE_COLUMNS if name != "known_at"}, RACE_COLUMNS)
+        rows = [_row(race, one) for one in runners]
+        maker = Maker(self.store, self.policy, self.warnings)
+        if record["type"] == "racecard":
+            card = maker.card(race_id, rows)
+            return replace(card, runners=_with_race_names(card, runners), known_at=None)
+        given = record.get("result_version")
+        version = 1 if given is None else _typed({"result_version": given}, COLUMNS).get("result_version")
+        if version is None:
+            raise bad_value("result_version", given, WANTED["whole number"])
+        result = maker.result(race_id, version, [{**row, "known_at": arrived} for row in rows], live=True)
+        return replace(result, runners=_with_race_names(result, runners), known_at=None)
+
+    def _prices(self, record: Mapping[str, Any]) -> dict[str, float]:
+        given = record.get("prices")
+        if not isinstance(given, dict):
+            raise bad_value("prices", given, "an object of decimal odds by horse_id")
+        prices: dict[str, float] = {}
+        for horse_id, odds in given.items():
+            if not horse_id.strip() or isinstance(odds, bool) or not isinstance(odds, int | float):
+                raise bad_value(f"the price of {horse_id!r}", odds, "a number, its key a horse_id")
+            if odds > _NO_ODDS:
+                prices[horse_id.strip()] = float(odds)
+            else:
+                self.warnings["odds of 1 or less"] += 1
+        if not prices:
+            raise Refused("no prices", "no horse has odds above 1: send a market when there is one")
+        return prices
+
+
+def letter(body: bytes | None, record: Mapping[str, Any], why: Refused) -> DeadLetter:
+    """The dead letter of a refused message, which holds it as it arrived."""
+    text = (body or b"")[: 4 * LETTER_CHARACTERS].decode("utf-8", "replace")[:LETTER_CHARACTERS]
+    row: dict[str, Any] = {"message": text}
+    if body is not None and len(body) > len(text.encode()):
+        row["message_bytes"] = len(body)
+    race_id, version = record.get("race_id"), record.get("result_version")
+    return DeadLetter(
+        SOURCE,
+        _cut(race_id) if isinstance(race_id, str) else None,
+        version if isinstance(version, int) and abs(version) <= MAX_WHOLE else None,
+        _cut(why.reason),
+        _cut(why.detail),
+        (row,),
+    )
+
+
+def _record(body: bytes | None) -> dict[str, Any]:
+    """The JSON object of a body, of a type and schema version that are known."""
+    if body is None:
+        raise Refused("no message", "the entry holds no message: put the JSON in its value, or its field `message`")
+    if len(body) > MAX_BYTES:
+        raise Refused("too long", f"{len(body):,} bytes, but a message has {MAX_BYTES:,} at most: send one race each")
+    try:
+        record = orjson.loads(body)
+    except orjson.JSONDecodeError as wrong:
+        raise Refused("no JSON", f"{wrong}: send one JSON object, in UTF-8, without NaN or Infinity") from None
+    if not isinstance(record, dict):
+        raise Refused("no object", f"{_cut(repr(record))} is no JSON object: send one, with its type")
+    if _deeper(record, MAX_DEPTH):
+        raise Refused("nested too deep", f"more than {MAX_DEPTH} objects and lists in one another: flatten it")
+    kind, version = record.get("type"), record.get("schema_version")
+    if kind not in PRODUCED:
+        raise Refused("unknown type", f"type is {kind!r}, but a producer sends one of {', '.join(PRODUCED)}: use one")
+    if isinstance(version, bool) or version != SCHEMA_VERSION:
+        raise Refused(
+            "unknown schema_version",
+            f"schema_version is {version!r}, but this version takes {SCHEMA_VERSION}: send that, or upgrade velo",
+        )
+    return record
+
+
+def _deeper(value: dict[str, Any], levels: int) -> bool:
+    """Whether containers stand in one another more than so many levels deep; needs no stack of its own."""
+    level: list[dict[str, Any] | list[Any]] = [value]
+    for _ in range(levels):
+        inner = (one for outer in level for one in (outer.values() if isinstance(outer, dict) else outer))
+        level = [one for one in inner if isinstance(one, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+def _row(race: Mapping[str, Any], runner: Mapping[str, Any]) -> dict[str, Any]:
+    """A runner's row of the runner table: its own columns typed, its unknown fields as they are."""
+    row = _typed({name: runner.get(name) for name in RUNNER_COLUMNS}, RUNNER_COLUMNS)
+    unknown = {name: value for name, value in runner.items() if name not in COLUMNS and value is not None}
+    both = {**race.get(BAD, {}), **row.get(BAD, {})}
+    return {**unknown, **race, **row} | ({BAD: both} if both else {})
+
+
+def _with_race_names(message: Result | Racecard, told: list[dict[str, Any]]) -> tuple[Any, ...]:
+    """The runners of a message, with those of their unknown fields that are named as a column of the race is."""
+    others = COLUMNS.keys() - RUNNER_COLUMNS.keys()
+    return tuple(
+        replace(one, kept={**one.kept, **more})
+        if (more := {name: given[name] for name in given.keys() & others if given[name] is not None})
+        else one
+        for one, given in zip(message.runners, told, strict=True)
+    )
+
+
+def _typed(given: Mapping[str, Any], kinds: Mapping[str, str]) -> dict[str, Any]:
+    """Values by the kinds of their columns, the unknown ones left out; `BAD` has those that are of another kind."""
+    row: dict[str, Any] = {}
+    bad: dict[str, Any] = {}
+    for name, value in given.items():
+        if value is None:
+            continue
+        try:
+            typed = value_of(value, kinds[name])
+        except (ValueError, TypeError, OverflowError):
+            bad[name] = value
+            continue
+        if typed is not None:
+            row[name] = typed
+    return row | ({BAD: bad} if bad else {})
+
+
+def _text(record: Mapping[str, Any], name: str) -> str:
+    given = record.get(name)
+    if given is None or (isinstance(given, str) and not given.strip()):
+        raise Refused(f"no {name}", f"a {record['type']} needs {name}: give it as text")
+    if not isinstance(given, str):
+        raise bad_value(name, given, "text")
+    return given.strip()
+
+
+def _kept(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The unknown fields; those that mean something in another message go under `kept`, where nothing reads them."""
+    others = {
+        name: value
+        for name, value in record.items()
+        if value is not None and name not in _OWN[record["type"]] and name not in ENVELOPE
+    }
+    misplaced = {name: value for name, value in others.items() if name.casefold() in _TAKEN_NAMES}
+    kept = {name: value for name, value in others.items() if name not in misplaced}
+    return kept | ({"kept": misplaced} if misplaced else {})
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"

@@ -1,0 +1,39 @@
+"""What must not be forgotten: a file of JSON lines, one frozen record a line, that is only ever added to.
+
+Looks at locked windows and trials of a period are kept so (`training.final_window`, `training.trials`).
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from velo.errors import UserError
+from velo.storage.atomic_files import make_folder, write_atomically
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    Line = TypeVar("Line", bound=DataclassInstance)
+else:
+    Line = TypeVar("Line")
+
+
+def read(path: Path, line: type[Line], says: str) -> tuple[Line, ...]:
+    """All records of a file, oldest first, none where there is no file; a damaged one raises `UserError` with what it `says`."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return ()
+    try:
+        return tuple(line(**json.loads(one)) for one in lines)
+    except (ValueError, TypeError) as damaged:
+        raise UserError(f"{path} is damaged ({damaged}): restore it, it says {says}") from damaged
+
+
+def add(path: Path, before: Sequence[Line], one: Line) -> None:
+    """Put one more record after those `read`; a crash leaves the file with it or without it."""
+    make_folder(path.parent)
+    lines = [json.dumps(asdict(each), ensure_ascii=False) for each in (*before, one)]
+    write_atomically(path, ("\n".join(lines) + "\n").encode())

@@ -1,0 +1,186 @@
+"""Bytes to the disk: one process at a time, whole records or none, a new segment where one is full."""
+
+import fcntl
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from velo.errors import UserError
+from velo.racing.messages import SCHEMA_VERSION
+from velo.storage.atomic_files import make_folder, sync_folder, write_atomically
+from velo.storage.log.format import Segment, complete_length, reaching, record_at, segments_in
+
+_BLOCK_BYTES: Final = 2**22
+_log = logging.getLogger(__name__)
+
+
+class LogInUse(UserError):
+    """Another process writes to the log; it may be done in a moment."""
+
+
+@dataclass(slots=True)
+class SegmentWriter:
+    """Appends lines to the segments of a folder, holding its lock.
+
+    A segment is full when it has `segment_bytes`, wherever writes were cut, so that a load cut short and repeated
+    makes the same files.
+    """
+
+    folder: Path
+    segment_bytes: int
+    _lock: int = -1
+    _file: int = -1
+    _length: int = 0
+    _block: bytearray = field(default_factory=bytearray)
+    _broken: bool = False
+
+    @classmethod
+    def open(cls, folder: Path, segment_bytes: int, met: Callable[[Segment, int], None]) -> "SegmentWriter":
+        """The writer of a folder; `met` is called with each segment there and its length, after a torn tail is cut.
+
+        Raises `LogInUse` where another process has the lock, `UserError` where a segment but the last has a torn tail.
+        """
+        make_folder(folder)
+        writer = cls(folder, segment_bytes, _lock=lock(folder))
+        try:
+            writer._recover(met)
+        except BaseException:
+            writer.close()
+            raise
+        return writer
+
+    def put(self, seq: int, line: bytes) -> int:
+        """Take a line, and return the byte of its segment it begins at.
+
+        It is in the file after `flush`, on the disk after `sync`.
+        """
+        if self._broken:
+            raise UserError(f"an earlier write to {self.folder} failed: open the log again")
+        if self._file < 0 or self._length + len(self._block) >= self.segment_bytes:
+            self._roll(seq)
+        place = self._length + len(self._block)
+        self._block += line
+        if len(self._block) >= _BLOCK_BYTES:
+            self.flush()
+        return place
+
+    def record_at(self, seq: int, place: int) -> dict[str, Any]:
+        """The record of a seq, which begins at a byte of its segment, as written; raises `UserError` where it is damaged."""
+        if self._block:
+            self.flush()
+        segment = reaching(segments_in(self.folder), seq)[0]
+        return record_at(segment.path, place)
+
+    def flush(self) -> None:
+        """Write what was taken; raises `UserError` where that fails, and then leaves whole records of it only.
+
+        Those are in the log: a reader may have met them, and a load that is repeated finds them told.
+        """
+        block, self._block = self._block, bytearray()
+        written = 0
+        try:
+            with memoryview(block) as view:
+                while written < len(block):
+                    written += os.write(self._file, view[written:])
+        except OSError as failed:
+            self._broken = True
+            os.ftruncate(self._file, self._length + block.rfind(b"\n", 0, written) + 1)
+            raise UserError(
+                f"cannot write to the log at {self.folder} ({failed.strerror}): make room, then repeat the command"
+            ) from failed
+        self._length += written
+
+    def sync(self) -> None:
+        """Flush, and have file and folder on the disk when this returns."""
+        if self._file >= 0:
+            self.flush()
+            os.fsync(self._file)
+            sync_folder(self.folder)
+
+    @property
+    def broken(self) -> bool:
+        """Whether a write failed: what is in the file is not all that was taken."""
+        return self._broken
+
+    def close(self) -> None:
+        """Sync what can be, and release the lock."""
+        try:
+            if not self._broken:
+                self.sync()
+        finally:
+            for descriptor in (self._file, self._lock):
+                if descriptor >= 0:
+                    os.close(descriptor)
+            self._file = self._lock = -1
+
+    def _roll(self, seq: int) -> None:
+        if self._file >= 0:
+            self.flush()
+            os.fsync(self._file)
+            os.close(self._file)
+            self._file = -1
+        self._open(Segment.at(self.folder, seq, SCHEMA_VERSION))
+        sync_folder(self.folder)
+
+    def _open(self, segment: Segment) -> None:
+        self._file = os.open(segment.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._length = os.fstat(self._file).st_size
+
+    def _recover(self, met: Callable[[Segment, int], None]) -> None:
+        every = segments_in(self.folder)
+        for segment in every:
+            length = complete_length(segment.path)
+            torn = segment.path.stat().st_size - length
+            if torn and segment is not every[-1]:
+                raise UserError(
+                    f"{segment.path} ends in {torn} bytes that are no record, and is not the last: run `velo log check`"
+                )
+            if torn:
+                _repair(segment.path, length)
+            met(segment, length)
+        if every and every[-1].schema_version == SCHEMA_VERSION:
+            self._open(every[-1])
+
+
+def _repair(path: Path, length: int) -> None:
+    """Cut a torn tail; one of several lines is damage more than a cut write, and is kept beside the segment."""
+    with path.open("rb+") as file:
+        cut = file.seek(0, os.SEEK_END) - length
+        file.seek(length)
+        several = any(b"\n" in block for block in iter(lambda: file.read(_BLOCK_BYTES), b""))
+        kept = path.with_name(f"{path.stem}.torn-{length}") if several else None
+        if kept:
+            file.seek(length)
+            write_atomically(kept, iter(lambda: file.read(_BLOCK_BYTES), b""))
+        file.truncate(length)
+        os.fsync(file.fileno())
+    _log.warning(
+        "log.repaired segment=%s cut_bytes=%d length=%d kept_as=%s",
+        path.name,
+        cut,
+        length,
+        kept.name if kept else None,
+    )
+
+
+def lock(folder: Path) -> int:
+    """The descriptor that holds the lock of a folder until it is closed; raises `UserError` where another has it."""
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+        os.close(descriptor)
+        raise LogInUse(
+            f"the log at {folder} is being written by process {holder}: wait until it ends, or stop it"
+        ) from None
+    if os.fstat(descriptor).st_ino != (folder / ".lock").stat().st_ino:
+        # the folder was swapped for a rebuilt one while we waited our turn
+        os.close(descriptor)
+        return lock(folder)
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+    return descriptor

@@ -1,0 +1,215 @@
+"""Segments of the log: the framing of a record, and how far a file can be trusted (contract 2).
+
+A segment is `log/{first_seq:012d}-v{schema_version}.ndjson`. A record is one line, `{"crc":"8 hex",REST`, in which the
+CRC-32 is of the bytes of REST, its closing brace included and the line's end not. REST begins with `seq`, `digest`,
+`known_at`, `type`, `schema_version`, `race_id` and, for a result, `result_version`, in this order.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Final
+from zlib import crc32
+
+import orjson
+
+from velo.errors import UserError
+from velo.storage.store import Home
+
+SEGMENT_BYTES: Final = 64 * 2**20
+"""A segment at least this long is not appended to any more."""
+RECORD_BYTES: Final = 64 * 2**20
+"""The longest record: what the batch reads as one object (`maximum_object_size` in `log.sql`). A race has some kilobytes."""
+ENVELOPE: Final = frozenset({"crc", "seq", "digest", "known_at", "origin"})
+"""Fields that say where and when a record stands, and are no part of what it says.
+
+`origin` is the place in a feed that a message was taken from: {"feed": its name, "at": the place}.
+"""
+
+GENERATION: Final = "generation"
+"""The file of a log's folder that counts its rebuilds."""
+
+_NAME: Final = re.compile(r"(\d{12})-v(\d+)\.ndjson")
+_HEAD: Final = b'{"crc":"'
+_REST: Final = len(_HEAD) + 8 + len(b'",')
+_TAIL_BLOCK: Final = 2**16
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Segment:
+    """One file of the log: its records count from `first_seq` and are all of one `schema_version`."""
+
+    first_seq: int
+    schema_version: int
+    path: Path
+
+    @classmethod
+    def at(cls, folder: Path, first_seq: int, schema_version: int) -> "Segment":
+        """The segment that begins with a record, in a folder."""
+        return cls(first_seq, schema_version, folder / f"{first_seq:012d}-v{schema_version}.ndjson")
+
+
+def segments(home: Home) -> list[Segment]:
+    """The segments of a store's log, in order; none where nothing was ever logged."""
+    return segments_in(home.log)
+
+
+def segments_in(folder: Path) -> list[Segment]:
+    """The segments of a folder, in order."""
+    if not folder.is_dir():
+        return []
+    named = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir())
+    return sorted(Segment(int(match[1]), int(match[2]), path) for match, path in named if match)
+
+
+def generation(home: Home) -> int:
+    """How often the log was rebuilt: a place (`seq`) in one generation means nothing in another."""
+    return generation_of(home.log)
+
+
+def generation_of(folder: Path) -> int:
+    """The generation of the log in a folder."""
+    try:
+        return int((folder / GENERATION).read_text())
+    except FileNotFoundError:
+        return 0
+
+
+def reaching(every: Sequence[Segment], from_seq: int) -> list[Segment]:
+    """The segments that may hold records from a seq on."""
+    before = sum(later.first_seq <= from_seq for later in every[1:])
+    return list(every[before:])
+
+
+def next_log(home: Home) -> Path:
+    """Where a rebuilt log stands until it takes the log's place."""
+    return home.root / "log.next"
+
+
+def finish_swap(home: Home) -> None:
+    """End a rebuild that was killed between moving the old log away and the new one in, where that takes two steps."""
+    if not home.log.exists() and next_log(home).is_dir():
+        next_log(home).rename(home.log)
+
+
+def digest_of(record: Mapping[str, Any]) -> str:
+    """Identity of what a record says, 16 hex digits: the same wherever and whenever it is said."""
+    said = {name: value for name, value in record.items() if name not in ENVELOPE}
+    return blake2b(orjson.dumps(said, option=orjson.OPT_SORT_KEYS), digest_size=8).hexdigest()
+
+
+def body_of(record: Mapping[str, Any]) -> bytes:
+    """What a record says as JSON without its opening brace, the fields that an index needs first."""
+    first = {name: record[name] for name in ("type", "schema_version", "race_id", "result_version") if name in record}
+    rest = {name: value for name, value in record.items() if name not in ENVELOPE and name not in first}
+    return orjson.dumps(first | rest)[1:]
+
+
+def with_origin(body: bytes, origin: Mapping[str, str]) -> bytes:
+    """A body as `body_of` gives it that also says where the message was taken from."""
+    return b'%s,"origin":%s}' % (body[:-1], orjson.dumps(origin))
+
+
+def framed(seq: int, digest: str, known_at: str | int, body: bytes) -> bytes:
+    """The line of a record; `known_at` is text, or µs since 1970 in schema 1."""
+    instant = f'"{known_at}"' if isinstance(known_at, str) else str(known_at)
+    rest = b'"seq":%d,"digest":"%s","known_at":%s,%s' % (seq, digest.encode(), instant.encode(), body)
+    return b'%s%08x",%s\n' % (_HEAD, crc32(rest), rest)
+
+
+def is_whole(line: bytes) -> bool:
+    """Whether a line, with or without its end, is a record as it was written."""
+    rest = line[_REST:].rstrip(b"\n")
+    return line[: len(_HEAD)] == _HEAD and line[len(_HEAD) : _REST] == b'%08x",' % crc32(rest)
+
+
+def complete_length(path: Path) -> int:
+    """Bytes of a file up to the end of its last complete, checksummed record; 0 where it holds none.
+
+    Only the tail is read. What lies before the last whole record is the concern of `reader.check`.
+    """
+    return last_whole(path)[0]
+
+
+def last_record(path: Path) -> dict[str, Any] | None:
+    """The last whole record of a segment, as written; None where it holds none."""
+    line = last_whole(path)[1]
+    return orjson.loads(line) if line else None
+
+
+def last_whole(path: Path) -> tuple[int, bytes]:
+    """Where the last whole line of a segment ends, and the line; (0, b"") where there is none."""
+    with path.open("rb") as file:
+        return _last_whole(file.fileno(), os.fstat(file.fileno()).st_size)
+
+
+def _last_whole(descriptor: int, size: int) -> tuple[int, bytes]:
+    tail, start = b"", size
+    while True:
+        end = len(tail)
+        while (end := tail.rfind(b"\n", 0, end) + 1) > 0:
+            begin = tail.rfind(b"\n", 0, end - 1) + 1
+            if begin == 0 and start > 0:
+                break
+            if is_whole(tail[begin:end]):
+                return start + end, tail[begin:end]
+            end -= 1
+        if start == 0:
+            return 0, b""
+        # what follows the last end of a line is no record, nor is a line too long for one: neither is held
+        tail = tail[:end] if end <= RECORD_BYTES else b""
+        step = min(start, max(_TAIL_BLOCK, len(tail)))
+        start -= step
+        tail = os.pread(descriptor, step, start) + tail
+
+
+def lines(path: Path, length: int, begin: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Each line of a segment's first `length` bytes, from `begin` on, with the byte it begins at; nothing is checked.
+
+    Of a line longer than a record may be the beginning is given, and no more is held.
+    """
+    place = begin
+    with path.open("rb", buffering=2**20) as file:
+        file.seek(begin)
+        while place < length and (line := file.readline(RECORD_BYTES)):
+            yield place, line
+            place += len(line)
+            while line and not line.endswith(b"\n"):
+                line = file.readline(RECORD_BYTES)
+                place += len(line)
+
+
+def whole_records(segment: Segment, length: int | None = None) -> Iterator[dict[str, Any]]:
+    """The records of a segment as written, up to a length or its torn tail; raises `UserError` where one is damaged."""
+    for _, record in placed_records(segment, length):
+        yield record
+
+
+def placed_records(segment: Segment, length: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """`whole_records`, each with the byte it begins at."""
+    for place, line in lines(segment.path, complete_length(segment.path) if length is None else length):
+        yield place, _parsed(segment.path, place, line)
+
+
+def record_at(path: Path, place: int) -> dict[str, Any]:
+    """The record that begins at a byte of a segment, as written; raises `UserError` where it is damaged."""
+    with path.open("rb") as file:
+        file.seek(place)
+        return _parsed(path, place, file.readline(RECORD_BYTES))
+
+
+def _parsed(path: Path, place: int, line: bytes) -> dict[str, Any]:
+    if not is_whole(line):
+        raise damaged(path, place)
+    record: dict[str, Any] = orjson.loads(line)
+    return record
+
+
+def damaged(path: Path, place: int) -> UserError:
+    """What to say of a segment with a record that is not what was written."""
+    return UserError(
+        f"{path.resolve()} is damaged at byte {place}: run `velo log check`, then restore the file from a backup"
+    )

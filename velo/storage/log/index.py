@@ -1,0 +1,296 @@
+"""What the writer knows of the log it appends to: which contents it holds, and where it ends."""
+
+import os
+import re
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from struct import Struct
+from typing import Any, Final, Literal, NamedTuple
+from zoneinfo import ZoneInfo
+
+import orjson
+
+from velo.errors import Refused, UserError
+from velo.racing.clock import MICROSECOND, from_text, is_local_midnight
+from velo.racing.messages import SCHEMA_VERSION, Message, is_marked, type_name
+from velo.racing.undeclared import Undeclared, horses_of, nearest
+from velo.storage.compact_map import CompactMap
+from velo.storage.log.format import Segment, digest_of, lines, placed_records
+from velo.storage.log.migrations import upgraded
+
+Outcome = Literal["appended", "identical", "lower_version"]
+
+_LINE: Final = re.compile(
+    rb'\{"crc":"[0-9a-f]{8}","seq":(\d+),"digest":"([0-9a-f]{16})","known_at":"([^"]+)","type":"(\w+)",'
+    rb'"schema_version":\d+(?:,"race_id":("(?:[^"\\]|\\.)*"))?(?:,"result_version":(\d+))?'
+)
+_VERSION: Final = Struct("<q8sqq")
+"""A version, which the tables have in 64 bits, its digest, its seq and the byte of its segment it begins at."""
+_COUNT_BYTES: Final = 8
+_SUBJECTS: Final = {"non_runner": "horse_id", "reinstated": "horse_id", "jockey_change": "horse_id", "market": "source"}
+_ONE_SUBJECT: Final = {"reinstated": "non_runner"}
+"""Messages that answer each other: the last of either is the last word."""
+_OVERRULED: Final = bytes(8)
+"""Stands for the digest of what a later message overruled: no message repeats it."""
+RACES_NEAR: Final = 500
+"""How many of the races declared last are looked through for the name nearest to one that nobody declared."""
+_TAKEN_BACK: Final = b"taken back"
+"""Follows the digest of a reinstatement."""
+_MARKED: Final = b"marked"
+"""Stands for the digest of a withdrawal that the latest card tells."""
+_ENDS_BYTES: Final = 64
+_OF_A_RACE: Final = {"race_date", "course"}
+"""Columns that an amendment hardly ever changes: more often the race_id is a number that comes again."""
+
+
+class Changed(Exception):
+    """The log is not the one that an index was made of: it was rebuilt, or cut."""
+
+
+class HeldVersion(NamedTuple):
+    """A version of a result in the log: its digest, its seq, and the byte of its segment it begins at."""
+
+    digest: str
+    seq: int
+    place: int
+
+
+Differences = Callable[[HeldVersion], Sequence[str]]
+"""The columns in which a result differs from a version that the log holds; none where it says the same."""
+
+
+@dataclass(slots=True)
+class Index:
+    """Contents by digest, and the end of a log.
+
+    `_results` has each race's versions. `_times_held` counts the other messages by digest; `_latest` has the
+    digest of the last one about each subject, `_declared` the horses that the cards of a race named, `_changed` the
+    races of which a withdrawal or a change was told, `_races` the races declared last. All but
+    that grow with the log, so they are packed. `tied_since` is the earliest instant that counts as tied with the end:
+    instants are bumped by 1 µs where they tie, so a row of instants without a gap may all have claimed the first.
+    """
+
+    timezone: ZoneInfo
+    next_seq: int = 0
+    known_at: datetime | None = None
+    tied_since: datetime | None = None
+    last_tick: str = ""
+    _results: CompactMap = field(default_factory=CompactMap)
+    _times_held: CompactMap = field(default_factory=CompactMap)
+    _latest: CompactMap = field(default_factory=CompactMap)
+    _declared: CompactMap = field(default_factory=CompactMap)
+    _changed: CompactMap = field(default_factory=CompactMap)
+    _near: dict[str, str | None] = field(default_factory=dict)
+    _races: deque[str] = field(default_factory=lambda: deque(maxlen=RACES_NEAR))
+    _noted: dict[str, "_Noted"] = field(default_factory=dict)
+
+    def outcome_of_result(self, race_id: str, version: int, digest: str, differences: Differences) -> Outcome:
+        """What becomes of a result told now; raises `Refused` where its version was told with other content.
+
+        `differences` is asked where the digests differ.
+        """
+        held = self._versions(race_id)
+        if not held:
+            return "appended"
+        if version in held:
+            if held[version].digest == digest or not (named := differences(held[version])):
+                return "identical"
+            other = "if it is another race, give it a race_id of its own; else " if _OF_A_RACE & {*named} else ""
+            raise Refused(
+                "raise result_version",
+                f"race {race_id} has other content in result_version {version} ({', '.join(named)}): {other}give the "
+                f"amended result result_version {max(held) + 1}",
+            )
+        return "lower_version" if version < max(held) else "appended"
+
+    def repeats(self, record: Mapping[str, Any], digest: str) -> bool:
+        """Whether a live message other than a result says again what was said last of its subject.
+
+        A market never does: that the odds still stand is news. Nor does what another message overruled meanwhile: a
+        withdrawal that a card or a reinstatement took back, a card of which something was changed since.
+        """
+        return record["type"] != "market" and self._latest.get(_subject(record)) == _word(record, digest)
+
+    def undeclared(self, message: Message) -> Undeclared | None:
+        """What of a message told now is about nobody; None for most, and for what is told of a race that was run."""
+        named = horses_of(message)
+        if named is None or message.race_id is None or self._versions(message.race_id):
+            return None
+        held = self._declared.get((message.race_id,))
+        if held is None:
+            return Undeclared(type_name(message), message.race_id, (), self._nearest_race(message.race_id))
+        horses = held.decode().split("\0")
+        strangers = tuple(horse for horse in named if horse not in horses)
+        return (
+            Undeclared(type_name(message), message.race_id, strangers, nearest(strangers[0], horses))
+            if strangers
+            else None
+        )
+
+    def _nearest_race(self, race_id: str) -> str | None:
+        """Of the races declared last; found once for all that a feed tells of a race."""
+        if race_id not in self._near:
+            if len(self._near) >= RACES_NEAR:
+                self._near.clear()
+            self._near[race_id] = nearest(race_id, self._races)
+        return self._near[race_id]
+
+    def times_held(self, digest: str) -> int:
+        """How often the log has a message other than a result."""
+        return int.from_bytes(self._times_held.get((digest,)) or b"", "little")
+
+    def hold(self, record: Mapping[str, Any], held: HeldVersion) -> None:
+        """Note what a record says, and where it stands."""
+        kind, digest = record["type"], held.digest
+        if kind == "result":
+            versions = self._versions(record["race_id"]) | {record["result_version"]: held}
+            packed = (
+                _VERSION.pack(version, bytes.fromhex(one.digest), one.seq, one.place)
+                for version, one in versions.items()
+            )
+            self._results.put((record["race_id"],), b"".join(packed))
+            return
+        if kind == "tick":
+            self.last_tick = max(self.last_tick, record["midnight"])
+        self._times_held.add((digest,), 1, _COUNT_BYTES)
+        if kind == "racecard":
+            self._declare(record)
+        elif kind != "market":
+            card = ("racecard", record.get("race_id") or "", "")
+            said = self._latest.get(_subject(record))
+            self._changed.put((record.get("race_id") or "",), b"")
+            if said not in (_MARKED, _word(record, digest)) and self._latest.get(card) is not None:
+                self._latest.put(card, _OVERRULED)
+        self._latest.put(_subject(record), _word(record, digest))
+
+    def _declare(self, card: Mapping[str, Any]) -> None:
+        """Note whom a race's new card declares, and which messages told of the race it overrules."""
+        race_id = card["race_id"]
+        held = self._declared.get((race_id,))
+        named = [] if held is None else held.decode().split("\0")
+        named += sorted({one["horse_id"] for one in card["runners"]} - {*named})
+        self._declared.put((race_id,), "\0".join(named).encode())
+        if held is None:
+            self._races.append(race_id)
+            self._near.clear()
+        if any(map(is_marked, card["runners"])):
+            self._changed.put((race_id,), b"")
+        if self._changed.get((race_id,)) is None:
+            return
+        overruled = [("going_change", race_id, "")]
+        for runner in card["runners"]:
+            withdrawal = ("non_runner", race_id, runner["horse_id"])
+            if is_marked(runner):
+                said = self._latest.get(withdrawal)
+                if said is None or said == _OVERRULED or said.endswith(_TAKEN_BACK):
+                    self._latest.put(withdrawal, _MARKED)
+            else:
+                overruled.append(withdrawal)
+            overruled.append(("jockey_change", race_id, runner["horse_id"]))
+        for subject in overruled:
+            if self._latest.get(subject) is not None:
+                self._latest.put(subject, _OVERRULED)
+
+    def advance(self, known_at: datetime) -> None:
+        """Note that one more record was appended."""
+        if self.known_at is None or known_at - self.known_at > self._bump():
+            # a message that claimed the midnight itself stands 1 µs after it
+            midnight = is_local_midnight(known_at - MICROSECOND, self.timezone)
+            self.tied_since = known_at - MICROSECOND if midnight else known_at
+        self.known_at = known_at
+        self.next_seq += 1
+
+    def _versions(self, race_id: str) -> dict[int, HeldVersion]:
+        packed = self._results.get((race_id,)) or b""
+        return {
+            version: HeldVersion(digest.hex(), seq, place)
+            for version, digest, seq, place in _VERSION.iter_unpack(packed)
+        }
+
+    def _bump(self) -> timedelta:
+        assert self.known_at is not None
+        after = self.known_at + MICROSECOND
+        return 2 * MICROSECOND if is_local_midnight(after, self.timezone) else MICROSECOND
+
+    def scan(self, segment: Segment, length: int) -> None:
+        """Note the records of a segment's first `length` bytes, but for those noted before.
+
+        Raises `UserError` where they do not follow on, `Changed` where what was noted before is no longer there.
+        """
+        begin = self._noted_of(segment, length)
+        if begin == 0 and self.next_seq != segment.first_seq:
+            raise UserError(
+                f"{segment.path} begins with record {segment.first_seq}, but {self.next_seq} comes next: "
+                "run `velo log check`"
+            )
+        if begin < length:
+            if segment.schema_version == SCHEMA_VERSION:
+                self._scan_lines(segment, length, begin)
+            elif begin:
+                raise Changed
+            else:
+                for place, old in placed_records(segment, length):
+                    record = upgraded(old)
+                    self._note(segment, record["seq"], record["known_at"])
+                    self.hold(record, HeldVersion(digest_of(record), record["seq"], place))
+        self._noted[segment.path.name] = _Noted.of(segment.path, length)
+
+    def noted(self, every: Sequence[Segment]) -> None:
+        """Say that these segments hold, to their ends, what was noted and nothing else: a later `scan` begins there."""
+        self._noted = {one.path.name: _Noted.of(one.path, one.path.stat().st_size) for one in every}
+
+    def _noted_of(self, segment: Segment, length: int) -> int:
+        before = self._noted.get(segment.path.name)
+        if before is None:
+            return 0
+        if before.length > length or before != _Noted.of(segment.path, before.length):
+            raise Changed
+        return before.length
+
+    def _scan_lines(self, segment: Segment, length: int, begin: int) -> None:
+        """By the first fields of each line: a log of millions of runners is indexed without parsing them."""
+        for place, line in lines(segment.path, length, begin):
+            match = _LINE.match(line)
+            if match is None:
+                raise UserError(f"{segment.path} is damaged at byte {place}: run `velo log check`")
+            seq, digest, known_at, kind, race_id, version = match.groups()
+            self._note(segment, int(seq), known_at.decode())
+            record = (
+                {"type": "result", "race_id": orjson.loads(race_id), "result_version": int(version)}
+                if kind == b"result"
+                else orjson.loads(line)
+            )
+            self.hold(record, HeldVersion(digest.decode(), int(seq), place))
+
+    def _note(self, segment: Segment, seq: int, known_at: str) -> None:
+        if seq != self.next_seq:
+            raise UserError(f"{segment.path} holds record {seq} where {self.next_seq} belongs: run `velo log check`")
+        self.advance(from_text(known_at))
+
+
+def _word(record: Mapping[str, Any], digest: str) -> bytes:
+    return bytes.fromhex(digest) + (_TAKEN_BACK if record["type"] == "reinstated" else b"")
+
+
+@dataclass(frozen=True, slots=True)
+class _Noted:
+    """A part of a file: which, how long, and how it ends."""
+
+    inode: int
+    length: int
+    ends: bytes
+
+    @classmethod
+    def of(cls, path: Path, length: int) -> "_Noted":
+        with path.open("rb") as file:
+            ends = os.pread(file.fileno(), _ENDS_BYTES, max(0, length - _ENDS_BYTES))
+            return cls(os.fstat(file.fileno()).st_ino, length, ends[: min(length, _ENDS_BYTES)])
+
+
+def _subject(record: Mapping[str, Any]) -> tuple[str, ...]:
+    kind = record["type"]
+    about = record.get(_SUBJECTS[kind]) if kind in _SUBJECTS else None
+    return (_ONE_SUBJECT.get(kind, kind), record.get("race_id") or "", str(about or ""))

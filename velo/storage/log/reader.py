@@ -1,0 +1,135 @@
+"""Reading the log: whole records only, of today's schema whatever they were written in."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from velo.errors import UserError
+from velo.racing.clock import from_text
+from velo.racing.messages import Message, from_record
+from velo.storage.log.format import (
+    Segment,
+    complete_length,
+    is_whole,
+    last_record,
+    lines,
+    reaching,
+    segments,
+    whole_records,
+)
+from velo.storage.log.migrations import upgraded
+from velo.storage.store import Home
+
+
+@dataclass(frozen=True, slots=True)
+class LogEnd:
+    """Where the log ends: the `seq` the next record will get, and the last one's instant (None for an empty log)."""
+
+    next_seq: int
+    known_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class LogProblem:
+    """One thing wrong with the log: where, what, and what to do about it."""
+
+    where: str
+    what: str
+    remedy: str
+
+
+def records(home: Home, from_seq: int = 0) -> Iterator[dict[str, Any]]:
+    """The records from a seq on, as they stand when each segment is reached; never a torn one.
+
+    Raises `UserError` where a record is damaged or missing.
+    """
+    expected: int | None = None
+    for segment in reaching(segments(home), from_seq):
+        for record in whole_records(segment):
+            seq = record["seq"]
+            if expected is not None and seq != expected:
+                raise UserError(f"{segment.path} holds record {seq} where {expected} belongs: run `velo log check`")
+            expected = seq + 1
+            if seq >= from_seq:
+                yield upgraded(record)
+
+
+def messages(home: Home, from_seq: int = 0) -> Iterator[tuple[int, Message]]:
+    """The messages from a seq on, each with its seq."""
+    for record in records(home, from_seq):
+        yield record["seq"], from_record(record)
+
+
+def end(home: Home) -> LogEnd:
+    """Where the log ends; reads only the tail of the last segment that holds a record."""
+    for segment in reversed(segments(home)):
+        record = last_record(segment.path)
+        if record is not None:
+            return LogEnd(record["seq"] + 1, from_text(upgraded(record)["known_at"]))
+    return LogEnd(0, None)
+
+
+def check(home: Home) -> list[LogProblem]:
+    """Everything wrong with a store's log: damage, gaps, instants that do not increase, a torn tail. Reads it all."""
+    problems: list[LogProblem] = []
+    expected: int | None = None
+    last = ""
+    every = segments(home)
+    for segment in every:
+        if expected is not None and segment.first_seq != expected:
+            problems.append(_gap(str(segment.path.name), segment.first_seq, expected))
+        expected = segment.first_seq
+        length = complete_length(segment.path)
+        for place, line in lines(segment.path, length):
+            where = f"{segment.path.name}, byte {place}"
+            record = _record(segment, line)
+            if isinstance(record, str):
+                problems.append(LogProblem(where, record, f"restore {segment.path.name} from a backup"))
+                expected += 1
+                continue
+            if record["seq"] != expected:
+                problems.append(_gap(where, record["seq"], expected))
+            expected = record["seq"] + 1
+            if record["known_at"] <= last:
+                problems.append(
+                    LogProblem(
+                        where,
+                        f"record {record['seq']} is known at {record['known_at']}, not later than {last} before it",
+                        "make a new log with `velo log rebuild FILE…`",
+                    )
+                )
+            last = record["known_at"]
+        torn = segment.path.stat().st_size - length
+        if torn:
+            tail = LogProblem(
+                f"{segment.path.name}, byte {length}",
+                f"the last {torn} bytes are no whole record (a write was cut short)",
+                "nothing: readers leave them out, and the next writer removes them"
+                if segment is every[-1]
+                else f"restore {segment.path.name} from a backup",
+            )
+            problems.append(tail)
+    return problems
+
+
+def _gap(where: str, found: int, expected: int) -> LogProblem:
+    what = f"record {found} stands where {expected} belongs"
+    return LogProblem(
+        where, what, "restore the missing segment from a backup, or make a new log with `velo log rebuild`"
+    )
+
+
+def _record(segment: Segment, line: bytes) -> dict[str, Any] | str:
+    """The record of a line, or what is wrong with it."""
+    if not is_whole(line):
+        return "the checksum does not match: the record was changed or damaged after it was written"
+    record = orjson.loads(line)
+    if record.get("schema_version") != segment.schema_version:
+        return f"schema_version {record.get('schema_version')} in a segment of version {segment.schema_version}"
+    try:
+        return upgraded(record)
+    except (UserError, KeyError, TypeError) as unreadable:
+        return f"the record cannot be read ({unreadable})"

@@ -1,0 +1,109 @@
+"""A new log in place of the old: built aside, swapped in at once, the old one kept."""
+
+import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from velo.errors import UserError
+from velo.racing.messages import Message, Result, from_record, kept_of
+from velo.storage.atomic_files import exchange, make_folder, sync_folder, write_atomically
+from velo.storage.log import reader
+from velo.storage.log.appender import lock
+from velo.storage.log.format import ENVELOPE, GENERATION, generation, generation_of, next_log, segments_in
+from velo.storage.log.writer import Clock, LoadReport, LogWriter, Progress, Recorded
+from velo.storage.store import STORE_ID, Home, Store, given_id
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What a rebuild did: `kept` messages are of the old log, `superseded` ones of it were told again by the new.
+
+    `replaced` is the old log, None where there was none.
+    """
+
+    load: LoadReport
+    kept: int
+    superseded: int
+    replaced: Path | None
+
+
+def rebuild(
+    store: Store,
+    messages: Iterable[Message],
+    *,
+    fresh: bool = False,
+    clock: Clock,
+    progress: Progress | None = None,
+) -> Rebuilt:
+    """Replace a store's log by one of these messages and, unless `fresh`, of what the old log holds besides.
+
+    All are sorted by when they became known, as in one bulk load; a result of the old log gives way to one of the
+    same race and version. Readers see the old log or the new, whole; the old stays as `log.replaced-N`. Raises
+    `UserError`, and changes nothing, where the log is being written to, or is damaged and not `fresh`.
+    """
+    home = store.home
+    make_folder(home.log)
+    held = lock(home.log)
+    try:
+        _clear(home)
+        new = list(messages)
+        kept, superseded = ([], 0) if fresh else _kept(home, new)
+        number = generation(home) + 1
+        aside = _building(home)
+        with LogWriter.open(store, clock=clock, folder=aside) as writer:
+            report = writer.load([*new, *kept], progress=progress)
+        write_atomically(aside / GENERATION, b"%d\n" % number)
+        write_atomically(aside / STORE_ID, given_id(home).encode() + b"\n")
+        replaced = _swap_in(home, aside, number - 1)
+    finally:
+        os.close(held)
+    return Rebuilt(report, len(kept), superseded, replaced)
+
+
+def _kept(home: Home, new: list[Message]) -> tuple[list[Recorded], int]:
+    told = {(one.race_id, one.result_version) for one in new if isinstance(one, Result)}
+    kept: list[Recorded] = []
+    superseded = 0
+    try:
+        for record in reader.records(home):
+            message = from_record(record)
+            if isinstance(message, Result) and (message.race_id, message.result_version) in told:
+                superseded += 1
+            else:
+                besides = {name: value for name, value in kept_of(record).items() if name not in ENVELOPE}
+                kept.append(Recorded(message, besides, record.get("origin")))
+    except UserError as damaged:
+        raise UserError(f"{damaged}; or add --fresh to rebuild from the files alone") from None
+    return kept, superseded
+
+
+def _building(home: Home) -> Path:
+    return home.root / "log.building"
+
+
+def _clear(home: Home) -> None:
+    """Undo or end what an earlier rebuild left when it was killed: nothing that was ever the log is removed."""
+    shutil.rmtree(_building(home), ignore_errors=True)
+    left = next_log(home)
+    if left.is_dir():
+        number = generation_of(left)
+        if number < generation(home):
+            left.rename(home.root / f"log.replaced-{number}")
+        else:
+            shutil.rmtree(left)
+
+
+def _swap_in(home: Home, built: Path, old_number: int) -> Path | None:
+    """Put a built log in place of the log; returns where the old one is, None where it held nothing."""
+    new, old = next_log(home), home.root / f"log.replaced-{old_number}"
+    built.rename(new)
+    sync_folder(home.root)
+    if exchange(home.log, new):
+        new.rename(old)
+    else:
+        home.log.rename(old)
+        new.rename(home.log)
+    sync_folder(home.root)
+    return old if segments_in(old) else None

@@ -1,0 +1,253 @@
+"""The growing end of the log: whole records in order, as they are appended, without ever waiting."""
+
+import os
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from io import BufferedReader
+from typing import Final, NamedTuple
+
+import orjson
+
+from velo.errors import UserError
+from velo.racing.clock import from_text
+from velo.racing.messages import Message, from_record
+from velo.storage.log import reader
+from velo.storage.log.format import RECORD_BYTES, Segment, generation, is_whole, reaching, segments
+from velo.storage.log.migrations import upgraded
+from velo.storage.store import Home
+
+CHUNK_BYTES: Final = 2**20
+BEGINNING_BYTES: Final = 2**16
+"""So much is kept of what is longer than a record may be."""
+_SEQ: Final = re.compile(rb'.{18}"seq":(\d+),')
+_ABOUT: Final = re.compile(
+    rb'.{18}"seq":\d+,"digest":"[0-9a-f]*","known_at":(?:"[^"]*"|\d+),"type":"(\w+)","schema_version":\d+'
+    rb'(?:,"race_id":("(?:[^"\\]|\\.)*"))?(?:,"result_version":(\d+))?'
+)
+_KNOWN: Final = re.compile(rb'"known_at":"([^"]+)"')
+HEAD_BYTES: Final = 200
+
+
+class RecordOffset(NamedTuple):
+    """Where a record stands: its segment (by first seq and schema version), from which byte, how many bytes."""
+
+    first_seq: int
+    schema_version: int
+    offset: int
+    length: int
+
+
+class FoundRecord(NamedTuple):
+    """One place of the log as it was found; `whole` is False for what stands where a record belongs and is none."""
+
+    seq: int
+    place: RecordOffset
+    text: bytes
+    whole: bool
+
+
+class RecordHead(NamedTuple):
+    """What the head of a record tells without parsing the rest."""
+
+    kind: str
+    race_id: str | None
+    result_version: int | None
+
+
+@dataclass(slots=True)
+class LogTail:
+    """Reads a log from a seq on; `read` again gives what was appended since.
+
+    Raises `UserError` from `read` where the log was rebuilt, or cut back behind what was read.
+    """
+
+    home: Home
+    next_seq: int
+    _generation: int = -1
+    _segment: Segment | None = None
+    _file: BufferedReader | None = None
+    _offset: int = 0
+    _expected: int = -1
+    _damaged: list[tuple[RecordOffset, bytes]] = field(default_factory=list)
+    _barren: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        self._generation = generation(self.home)
+
+    def read(self, most: int) -> list[FoundRecord]:
+        """Up to about `most` next lines; empty at the log's end."""
+        lines: list[FoundRecord] = []
+        while len(lines) < most:
+            if self._file is None and not self._open_first():
+                break
+            if not self._take_some(lines, most) and not self._open_next():
+                self._look_for_rebuild()
+                break
+        return lines
+
+    def sync(self) -> None:
+        """Have what was read on the disk: a writer may have had no time yet to see to it."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Let the file go."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _take_some(self, lines: list[FoundRecord], most: int) -> bool:
+        """Take whole lines; False where there is none."""
+        assert self._file is not None
+        if self._barren is not None and self._barren == _state(self._file):
+            return False
+        size = CHUNK_BYTES
+        while (taken := self._take(size, lines, most)) is None:
+            if size >= RECORD_BYTES:
+                return self._take_beyond(lines)
+            size *= 4
+        return taken
+
+    def _take_beyond(self, lines: list[FoundRecord]) -> bool:
+        """Take the next whole line behind more bytes without one than a record may have; of those no more is held."""
+        assert self._file is not None
+        looked_at, offset = _state(self._file), self._offset
+        damaged: list[tuple[RecordOffset, bytes]] = []
+        self._file.seek(offset)
+        while text := self._file.readline(RECORD_BYTES):
+            length, ended = len(text), text.endswith(b"\n")
+            if ended and is_whole(text):
+                self._damaged += damaged
+                self._note(RecordOffset(*self._segment_key(), offset, length), text, lines)
+                self._offset, self._barren = offset + length, None
+                return True
+            text = text[:BEGINNING_BYTES]
+            while not ended and (more := self._file.readline(CHUNK_BYTES)):
+                length, ended = length + len(more), more.endswith(b"\n")
+            damaged.append((RecordOffset(*self._segment_key(), offset, length), text))
+            offset += length
+        # until the file changes there is nothing to look for again
+        self._barren = looked_at
+        return False
+
+    def _take(self, size: int, lines: list[FoundRecord], most: int) -> bool | None:
+        """Take whole lines of the next bytes; False where there is none, None where more bytes would tell."""
+        assert self._file is not None
+        self._file.seek(self._offset)
+        block = self._file.read(size)
+        begin = taken = 0
+        damaged: list[tuple[RecordOffset, bytes]] = []
+        while len(lines) < most and (end := block.find(b"\n", begin) + 1) > 0:
+            text = block[begin:end]
+            assert self._segment is not None
+            place = RecordOffset(*self._segment_key(), self._offset + begin, end - begin)
+            begin = end
+            if not is_whole(text):
+                # a torn tail looks the same: what it is shows when a whole record follows
+                damaged.append((place, text))
+                continue
+            self._damaged += damaged
+            damaged = []
+            self._note(place, text, lines)
+            taken = end
+        if taken:
+            self._offset += taken
+            return True
+        if len(block) == size:
+            return None
+        self._file.seek(0, 2)
+        if self._file.tell() < self._offset:
+            raise cut_back(self.home, reader.end(self.home).next_seq, self.next_seq)
+        return False
+
+    def _note(self, place: RecordOffset, text: bytes, lines: list[FoundRecord]) -> None:
+        match = _SEQ.match(text)
+        seq = int(match[1]) if match else -1
+        if self._expected < 0:
+            self._expected = place.first_seq
+        if seq < self._expected:
+            raise UserError(
+                f"the log at {self.home.log} holds record {seq} where {self._expected} belongs: run `velo log check`"
+            )
+        for missing in range(self._expected, seq):
+            where, found = self._damaged.pop(0) if self._damaged else (place, b"")
+            if missing >= self.next_seq:
+                lines.append(FoundRecord(missing, where, found, whole=False))
+        self._damaged.clear()
+        self._expected = seq + 1
+        if seq >= self.next_seq:
+            lines.append(FoundRecord(seq, place, text, whole=True))
+        self.next_seq = max(self.next_seq, self._expected)
+
+    def _segment_key(self) -> tuple[int, int]:
+        assert self._segment is not None
+        return self._segment.first_seq, self._segment.schema_version
+
+    def _open_first(self) -> bool:
+        found = reaching(segments(self.home), self.next_seq)
+        if found:
+            self._open(found[0])
+        return bool(found)
+
+    def _open_next(self) -> bool:
+        assert self._segment is not None
+        later = [one for one in segments(self.home) if one.first_seq > self._segment.first_seq]
+        if later:
+            self._open(later[0])
+        return bool(later)
+
+    def _open(self, segment: Segment) -> None:
+        self.close()
+        self._segment, self._file, self._offset, self._barren = segment, segment.path.open("rb"), 0, None
+
+    def _look_for_rebuild(self) -> None:
+        if generation(self.home) != self._generation:
+            raise UserError(f"the log at {self.home.log} was rebuilt: run `velo build`, then start the stream again")
+
+
+def _state(file: BufferedReader) -> tuple[int, int]:
+    """What changes whenever a file is written to: how long it is, and when that was."""
+    found = os.fstat(file.fileno())
+    return found.st_size, found.st_mtime_ns
+
+
+def cut_back(home: Home, next_seq: int, read: int) -> UserError:
+    """What to say where a log ends before what was read of it."""
+    return UserError(
+        f"the log at {home.log} ends before record {next_seq}, but the stream has read up to {read}: restore the log "
+        "from a backup, or make a new one of what it holds by `velo log rebuild FILE…`, then run `velo build`"
+    )
+
+
+def about(text: bytes) -> RecordHead:
+    """What a whole record is about."""
+    match = _ABOUT.match(text)
+    if match is None:
+        record = orjson.loads(text)
+        return RecordHead(str(record.get("type")), record.get("race_id"), record.get("result_version"))
+    kind, race_id, version = match.groups()
+    return RecordHead(kind.decode(), orjson.loads(race_id) if race_id else None, int(version) if version else None)
+
+
+def known_at_of(text: bytes) -> datetime:
+    """When a whole record became known."""
+    found = _KNOWN.search(text, 0, HEAD_BYTES)
+    return from_text(found[1].decode()) if found else from_text(upgraded(orjson.loads(text))["known_at"])
+
+
+UNREADABLE: Final = (UserError, KeyError, ValueError, TypeError, AttributeError)
+"""What `message_of` raises for a record that is whole and yet no message this version knows."""
+
+
+def message_of(text: bytes) -> Message:
+    """The message of a whole record."""
+    return from_record(upgraded(orjson.loads(text)))
+
+
+def line_at(home: Home, place: RecordOffset) -> bytes:
+    """The record at a place."""
+    segment = Segment.at(home.log, place.first_seq, place.schema_version)
+    with segment.path.open("rb") as file:
+        file.seek(place.offset)
+        return file.read(place.length)

@@ -1,0 +1,305 @@
+"""The one writer of the log: the clock of contract 2, and what is told twice is held once."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+from velo.errors import Refused, UserError
+from velo.racing.clock import RESULT_DELAY, is_local_midnight, next_known_at, to_text
+from velo.racing.messages import Message, Racecard, Result, Tick, differences, from_record, to_record
+from velo.racing.undeclared import Undeclared
+from velo.storage.log.appender import SegmentWriter
+from velo.storage.log.format import (
+    RECORD_BYTES,
+    SEGMENT_BYTES,
+    body_of,
+    digest_of,
+    finish_swap,
+    framed,
+    segments_in,
+    with_origin,
+)
+from velo.storage.log.index import Changed, HeldVersion, Index, Outcome
+from velo.storage.log.migrations import upgraded
+from velo.storage.store import Store
+
+Clock = Callable[[], datetime]
+Progress = Callable[[int, int], None]
+"""Called with how many messages of a load are dealt with, and how many there are."""
+
+_FRAME_BYTES: Final = 2**10
+"""More than a record has besides its body: its checksum, place, digest, instant and origin."""
+_ABOUT: Final = ("type", "race_id", "result_version")
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """What became of one live message. `seq` is its place, None where it was not appended.
+
+    `undeclared` says which race or horse it named that nobody had declared.
+    """
+
+    seq: int | None
+    outcome: Outcome
+    undeclared: Undeclared | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """A message with what its record holds besides: unknown fields, and the place in a feed it was taken from."""
+
+    message: Message
+    kept: Mapping[str, Any]
+    origin: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadReport:
+    """What became of a bulk load's messages; `lower_version` counts among `appended`."""
+
+    appended: int = 0
+    identical: int = 0
+    lower_version: int = 0
+    first_seq: int | None = None
+    refused: tuple[tuple[Message, Refused], ...] = ()
+
+
+@dataclass(slots=True)
+class _Candidate:
+    """A message of a load that the log does not hold yet."""
+
+    known_at: datetime
+    message: Message
+    about: Mapping[str, Any]
+    digest: str
+    body: bytes
+
+
+@dataclass(slots=True)
+class LogWriter:
+    """Appends to a store's log. Use `LogWriter.open`, as a context manager."""
+
+    store: Store
+    clock: Clock
+    _index: Index
+    _segments: SegmentWriter
+
+    @classmethod
+    def open(
+        cls,
+        store: Store,
+        *,
+        clock: Clock,
+        folder: Path | None = None,
+        segment_bytes: int = SEGMENT_BYTES,
+        index: Index | None = None,
+    ) -> "LogWriter":
+        """The writer of a store's log, or of one in another `folder`; repairs a torn tail.
+
+        `index` is that of an earlier writer of the log, which closed well: only what came since is read. Raises
+        `LogInUse` where another process writes to it, `UserError` where the log is damaged.
+        """
+        if folder is None:
+            finish_swap(store.home)
+        where = folder or store.home.log
+        if index is not None:
+            with suppress(Changed):
+                return cls(store, clock, index, SegmentWriter.open(where, segment_bytes, index.scan))
+        index = Index(store.timezone)
+        return cls(store, clock, index, SegmentWriter.open(where, segment_bytes, index.scan))
+
+    def __enter__(self) -> "LogWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Sync, and let another writer in."""
+        self._segments.close()
+
+    def close_to_go_on(self) -> Index | None:
+        """Close, and give what a later `open` reads no more; None where a write failed."""
+        if self._segments.broken:
+            self.close()
+            return None
+        self.sync()
+        self._index.noted(segments_in(self._segments.folder))
+        self.close()
+        return self._index
+
+    def sync(self) -> None:
+        """Have everything appended so far on the disk when this returns."""
+        self._segments.sync()
+
+    @property
+    def next_seq(self) -> int:
+        """The place the next message will get."""
+        return self._index.next_seq
+
+    @property
+    def known_at(self) -> datetime | None:
+        """The instant of the log's last message; None where there is none."""
+        return self._index.known_at
+
+    def append(
+        self, message: Message, kept: Mapping[str, Any] | None = None, origin: Mapping[str, str] | None = None
+    ) -> Appended:
+        """Append a live message, stamped with the clock's instant whatever it claims; `kept` are unknown fields.
+
+        `origin` is the place in a feed it was taken from, which is written with it and is no part of what it says.
+        Readers see it at once; `sync` before telling anyone that it is safe. Raises `Refused` for a result whose
+        version was told with other content in columns that count, and for a message longer than a record may be.
+        """
+        record = {**(kept or {}), **to_record(replace(message, known_at=None))}
+        digest = digest_of(record)
+        outcome = self._outcome(message, digest)
+        if outcome == "identical" or self._index.repeats(record, digest):
+            return Appended(None, "identical")
+        seq = self._index.next_seq
+        body = body_of(record)
+        _refuse_too_long(body)
+        self._put(self.clock(), record, digest, with_origin(body, origin) if origin else body)
+        self._segments.flush()
+        return Appended(seq, outcome, self._index.undeclared(message))
+
+    def tick(self, midnight: datetime) -> Appended:
+        """Append that the clock passed a local midnight (UTC); one that was told already, or a later one, is identical.
+
+        Raises ValueError where the instant is no local midnight, or is still to come.
+        """
+        if not is_local_midnight(midnight, self.store.timezone):
+            raise ValueError(f"{midnight} is no midnight in {self.store.timezone.key}")
+        if midnight > self.clock():
+            raise ValueError(f"{midnight} is still to come")
+        if to_text(midnight) <= self._index.last_tick:
+            return Appended(None, "identical")
+        return self.append(Tick(midnight))
+
+    def load(
+        self, messages: Iterable[Message | Recorded], *, late: bool = False, progress: Progress | None = None
+    ) -> LoadReport:
+        """Append many messages with the instants they bring; they are on the disk when this returns.
+
+        What the log holds already is left out, so a load repeated, or cut short and repeated, ends in the same log.
+        Raises `UserError`, and appends nothing, where a message is older than the log's end, unless `late`: then it
+        becomes known after what is there. Messages without an instant: a result 15 min after its off, a tick at its
+        midnight, others now.
+        """
+        ordered = sorted((self._candidate(message) for message in messages), key=_in_order)
+        fresh, refused = self._not_held(ordered)
+        if not late:
+            self._refuse_late(fresh)
+        outcomes: Counter[str] = Counter(identical=len(ordered) - len(fresh) - len(refused))
+        first_seq = self._index.next_seq
+        for done, one in enumerate(fresh):
+            if progress and done % 500 == 0:
+                progress(done, len(fresh))
+            try:
+                outcome = self._outcome(one.message, one.digest)
+            except Refused as why:
+                refused.append((one.message, why))
+                continue
+            outcomes[outcome] += 1
+            if outcome != "identical":
+                card = isinstance(one.message, Racecard)
+                self._put(one.known_at, to_record(one.message) if card else one.about, one.digest, one.body)
+        self.sync()
+        if progress:
+            progress(len(fresh), len(fresh))
+        appended = self._index.next_seq - first_seq
+        return LoadReport(
+            appended=appended,
+            identical=outcomes["identical"],
+            lower_version=outcomes["lower_version"],
+            first_seq=first_seq if appended else None,
+            refused=tuple(refused),
+        )
+
+    def _candidate(self, told: Message | Recorded) -> _Candidate:
+        message, kept, origin = (
+            (told.message, told.kept, told.origin) if isinstance(told, Recorded) else (told, {}, None)
+        )
+        known_at = message.known_at
+        if known_at is None:
+            if isinstance(message, Result):
+                known_at = message.race.off_time + RESULT_DELAY
+            else:
+                known_at = message.midnight if isinstance(message, Tick) else self.clock()
+        record = {**kept, **to_record(message)}
+        record.pop("known_at", None)
+        about = record if not isinstance(message, Result | Racecard) else {name: record.get(name) for name in _ABOUT}
+        body = body_of(record)
+        return _Candidate(known_at, message, about, digest_of(record), with_origin(body, origin) if origin else body)
+
+    def _not_held(self, ordered: list[_Candidate]) -> tuple[list[_Candidate], list[tuple[Message, Refused]]]:
+        """Those that the log does not hold; a message said twice is held when the log has it twice."""
+        fresh: list[_Candidate] = []
+        refused: list[tuple[Message, Refused]] = []
+        met: Counter[str] = Counter()
+        for one in ordered:
+            try:
+                _refuse_too_long(one.body)
+                held = self._outcome(one.message, one.digest) == "identical"
+            except Refused as why:
+                refused.append((one.message, why))
+                continue
+            if not isinstance(one.message, Result):
+                met[one.digest] += 1
+                held = met[one.digest] <= self._index.times_held(one.digest)
+            if not held:
+                fresh.append(one)
+        return fresh, refused
+
+    def _outcome(self, message: Message, digest: str) -> Outcome:
+        if isinstance(message, Result):
+            return self._index.outcome_of_result(
+                message.race_id, message.result_version, digest, lambda held: self._differences(message, held)
+            )
+        return "appended"
+
+    def _differences(self, result: Result, held: HeldVersion) -> Sequence[str]:
+        """The columns that count in which a result differs from a version that the log holds."""
+        other = from_record(upgraded(self._segments.record_at(held.seq, held.place)))
+        assert isinstance(other, Result)
+        return differences(other, result)
+
+    def _refuse_late(self, fresh: list[_Candidate]) -> None:
+        tied_since = self._index.tied_since
+        if tied_since is None or not fresh or fresh[0].known_at >= tied_since:
+            return
+        older = sum(one.known_at < tied_since for one in fresh)
+        assert self._index.known_at is not None
+        raise UserError(
+            f"{older} of {len(fresh)} new messages are older than the log's end ({to_text(self._index.known_at)}), the "
+            f"first of race {fresh[0].message.race_id} known at {to_text(fresh[0].known_at)}: add --late to have them "
+            "known only now, or make a new log of everything with `velo log rebuild FILE…`"
+        )
+
+    def _put(self, claimed: datetime, record: Mapping[str, Any], digest: str, body: bytes) -> None:
+        known_at = next_known_at(claimed, self._index.known_at, self.store.timezone)
+        seq = self._index.next_seq
+        place = self._segments.put(seq, framed(seq, digest, to_text(known_at), body))
+        self._index.hold(record, HeldVersion(digest, seq, place))
+        self._index.advance(known_at)
+
+
+def _refuse_too_long(body: bytes) -> None:
+    """Raise `Refused` for what no reader would take: once it is in the log, no table could be built any more."""
+    if len(body) > RECORD_BYTES - _FRAME_BYTES:
+        raise Refused(
+            "too long",
+            f"{len(body):,} bytes, but a record of the log has {RECORD_BYTES:,} at most: leave out the columns that "
+            "nothing reads",
+        )
+
+
+def _in_order(one: _Candidate) -> tuple[datetime, str, int]:
+    return one.known_at, one.message.race_id or "", one.about.get("result_version") or 0

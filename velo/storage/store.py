@@ -1,0 +1,231 @@
+"""A store: one home folder, one time zone, one key policy, and the epochs of its formulas."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from velo.errors import UserError
+from velo.settings import DEFAULT_TIMEZONE, KeyPolicy, Settings, zone_named
+from velo.storage.atomic_files import make_folder, make_private, sync_folder, write_atomically
+
+FORMAT = 1
+CONTENTS = (
+    "store.json", "log", "dead-letters.ndjson", "feeds", "offline", "generations", "batch", "warehouse.duckdb", "registry.db",
+    "redis", "online", "recovery", "stream", "datasets", "models", "backtests", "scores", "paper", "reports",
+)  # fmt: skip
+"""What lies in a home: nothing else there is ours to change."""
+STORE_ID = "store-id"
+"""The file of a log's folder that tells a store from every other; a copy of the log is a copy of the store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where a store keeps what, below VELO_HOME."""
+
+    root: Path
+
+    @property
+    def identity(self) -> Path:
+        """The store's time zone, key policy and epochs."""
+        return self.root / "store.json"
+
+    @property
+    def log(self) -> Path:
+        """Segments of the log."""
+        return self.root / "log"
+
+    @property
+    def dead_letters(self) -> Path:
+        """What was refused, with reasons."""
+        return self.root / "dead-letters.ndjson"
+
+    @property
+    def feeds(self) -> Path:
+        """How far each feed was taken into the log, one file a feed."""
+        return self.root / "feeds"
+
+    @property
+    def offline(self) -> Path:
+        """The current generation of the feature tables: a link into `generations`, one folder a view."""
+        return self.root / "offline"
+
+    @property
+    def generations(self) -> Path:
+        """Every generation still kept of the feature tables."""
+        return self.root / "generations"
+
+    @property
+    def batch(self) -> Path:
+        """What the batch build keeps between builds: measured starts and upgraded old segments."""
+        return self.root / "batch"
+
+    @property
+    def warehouse(self) -> Path:
+        """The analyst's read-only DuckDB file."""
+        return self.root / "warehouse.duckdb"
+
+    @property
+    def registry(self) -> Path:
+        """Feast's registry."""
+        return self.root / "registry.db"
+
+    @property
+    def redis(self) -> Path:
+        """The embedded Redis: its data, its configuration, its address."""
+        return self.root / "redis"
+
+    @property
+    def online(self) -> Path:
+        """What the online store was given, to tell whether it still holds it: one file a view, and the position."""
+        return self.root / "online"
+
+    @property
+    def recovery(self) -> Path:
+        """Where the stream was: Bytewax's recovery stores, one folder a log and epoch."""
+        return self.root / "recovery"
+
+    @property
+    def stream(self) -> Path:
+        """What a running stream says of itself, and its lock."""
+        return self.root / "stream"
+
+    @property
+    def datasets(self) -> Path:
+        """Training sets kept by what they were made from; made anew where they are missing."""
+        return self.root / "datasets"
+
+    @property
+    def models(self) -> Path:
+        """Model bundles."""
+        return self.root / "models"
+
+    @property
+    def backtests(self) -> Path:
+        """Backtests: out-of-fold predictions and what they came to."""
+        return self.root / "backtests"
+
+    @property
+    def scores(self) -> Path:
+        """Every score served, one file a UTC day."""
+        return self.root / "scores"
+
+    @property
+    def paper(self) -> Path:
+        """Paper trading: the ledger of its bets."""
+        return self.root / "paper"
+
+    @property
+    def reports(self) -> Path:
+        """Reports to read."""
+        return self.root / "reports"
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """An opened store. `timezone` is what local means; `keys` is None until the first load fixes it."""
+
+    home: Home
+    timezone: ZoneInfo
+    keys: KeyPolicy | None = None
+    epochs: tuple[str, ...] = ()
+    redis_url: str | None = None
+
+    @classmethod
+    def open(cls, settings: Settings) -> "Store":
+        """The store of a home; one that was never written to has the settings asked for, or the defaults.
+
+        One that others than its owner can read, as earlier releases left it, is closed to them. Raises `UserError` where
+        the settings contradict what the store was made with.
+        """
+        home = Home(settings.home)
+        written = _read(home.identity)
+        if written:
+            make_private(home.root, CONTENTS)
+        timezone = settings.timezone or zone_named(written.get("timezone", DEFAULT_TIMEZONE))
+        if written and written["timezone"] != timezone.key:
+            raise UserError(
+                f"VELO_TIMEZONE is {timezone.key!r}, but the store at {home.root} was made with "
+                f"{written['timezone']!r}: unset it, or use another VELO_HOME"
+            )
+        keys = written.get("keys") or settings.keys
+        if settings.keys and keys != settings.keys:
+            raise UserError(
+                f"VELO_KEYS is {settings.keys!r}, but the store at {home.root} was first loaded by {keys!r}: "
+                "unset it, or use another VELO_HOME"
+            )
+        return cls(home, timezone, keys, tuple(written.get("epochs", ())), settings.redis_url)
+
+    def save(self) -> "Store":
+        """Write the identity, making the home where needed; returns self."""
+        make_private(make_folder(self.home.root), CONTENTS)
+        content = {"format": FORMAT, "timezone": self.timezone.key, "keys": self.keys, "epochs": list(self.epochs)}
+        if _read(self.home.identity) != content:
+            write_atomically(self.home.identity, json.dumps(content, indent=2).encode() + b"\n")
+        return self
+
+    def with_keys(self, policy: KeyPolicy) -> "Store":
+        """The store with its key policy fixed; a store that has one keeps it."""
+        return self if self.keys else replace(self, keys=policy).save()
+
+    def with_epoch_of(self, fingerprint: str) -> tuple["Store", int]:
+        """The store and the epoch (from 1) of formulas of this fingerprint; formulas unlike the last begin a new one.
+
+        Values of a later epoch replace those of an earlier, also at the same instant.
+        """
+        if self.epochs and self.epochs[-1] == fingerprint:
+            return self, len(self.epochs)
+        store = replace(self, epochs=(*self.epochs, fingerprint)).save()
+        return store, len(store.epochs)
+
+
+def store_id(home: Home) -> str | None:
+    """What tells a store from every other, 16 hex digits; None where it was given none yet."""
+    try:
+        return (home.log / STORE_ID).read_text().strip() or None
+    except OSError:
+        return None
+
+
+def given_id(home: Home) -> str:
+    """The identity of a store; one that has none is given one, the same whoever gives it at the same time."""
+    held = store_id(home)
+    if held is not None:
+        return held
+    path = make_folder(home.log) / STORE_ID
+    aside = path.with_name(f".{STORE_ID}.{token_hex(8)}.tmp")
+    write_atomically(aside, token_hex(8).encode() + b"\n")
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        if not path.read_text().strip():
+            # a power cut left the name and not what was in it
+            aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    sync_folder(home.log)
+    return path.read_text().strip()
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        written: Any = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except NotADirectoryError:
+        raise UserError(f"{path.parent} is not a folder, nor can be one: set VELO_HOME to a place for one") from None
+    except (ValueError, OSError) as damaged:
+        raise UserError(
+            f"{path} cannot be read ({damaged}): restore it from a backup, or use another VELO_HOME"
+        ) from None
+    form = written.get("format") if isinstance(written, dict) else None
+    if form is None or (form == FORMAT and "timezone" not in written):
+        raise UserError(f"{path} is no identity of a store: restore it from a backup, or use another VELO_HOME")
+    if form != FORMAT:
+        raise UserError(f"{path} has format {form!r}, this version reads {FORMAT}: upgrade velo")
+    identity: Mapping[str, Any] = written
+    return identity
