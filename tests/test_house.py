@@ -259,13 +259,13 @@ def small_house(tmp_path: Path) -> Path:
 def test_the_contracts_allow_what_the_layout_allows(small_house: Path) -> None:
     for module, line in (
         ("velo/cli", "import streams, training, serving, feature_repo"),
-        ("velo/commands/build", "import streams.log, training, serving, feature_repo"),
+        ("velo/commands/build", "import streams.batch, training, serving, feature_repo"),
         ("velo/commands/bench", "import benchmarks"),
         ("velo/racing/odds", "import velo.errors, decimal"),
         ("streams/build", "import feature_repo, velo.racing, duckdb"),
         ("training/dataset", "import feature_repo, training.model"),
         ("serving/score", "import training.bundle, feature_repo"),
-        ("benchmarks/build", "import streams.log, feature_repo, velo.settings"),
+        ("benchmarks/build", "import streams.batch, feature_repo, velo.settings"),
     ):
         (small_house / f"{module}.py").write_text(f"{line}\n", encoding="utf-8")
     done = lint_imports(small_house)
@@ -284,11 +284,11 @@ def test_the_contracts_find_every_import_that_crosses_a_wall(small_house: Path) 
         ("feature_repo.stores", "training.bundle"),
         ("streams.build", "training"),
         ("streams.sinks", "serving"),
-        ("training.dataset", "streams.log"),
+        ("training.dataset", "streams.batch"),
         ("serving.score", "training.model"),
-        ("serving.page", "streams.log"),
-        ("streams.log", "benchmarks"),
-        ("velo.store", "benchmarks"),
+        ("serving.page", "streams.batch"),
+        ("streams.batch", "benchmarks"),
+        ("velo.storage", "benchmarks"),
     )
     for importer, imported in crossing:
         (small_house / f"{importer.replace('.', '/')}.py").write_text(f"import {imported}\n", encoding="utf-8")
