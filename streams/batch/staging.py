@@ -308,7 +308,7 @@ def formulas() -> str:
     said = "".join(query(step) for step in STEPS) + repr(
         (DISTANCE_BANDS, LONGEST_BAND, MEASURED_BY, PAR_TIMES_MS, sorted(STARTED))
     )
-    modules = (("velo.racing", "going.py"), ("velo.racing", "elo.py"), ("streams.aggregation", "elo.py"))
+    modules = (("velo.racing", "going.py"), ("velo.racing", "elo.py"), ("streams.aggregation", "ratings.py"))
     said += "".join(files(package).joinpath(name).read_text() for package, name in modules)
     return blake2b(said.encode(), digest_size=8).hexdigest()
 
