@@ -3,7 +3,6 @@
 The second follows from the first by arithmetic alone, from the figures as they are shown: a reader can check it.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -218,18 +217,6 @@ def markdown(figures: SizingFigures) -> str:
             *_lines(grown(figures.units)),
         )
     )
-
-
-def units_on(page: str) -> Units:
-    """The units as a page tells them; raises ValueError where it does not tell each once."""
-    found = {
-        name: re.findall(rf"^\| {re.escape(words)} \| ([\d,.]+) \|$", page, re.MULTILINE)
-        for name, words in WORDS.items()
-    }
-    for name, told in found.items():
-        if len(told) != 1:
-            raise ValueError(f"the page tells {WORDS[name]} {len(told)} times")
-    return Units(**{name: float(told[0].replace(",", "")) for name, told in found.items()})
 
 
 def _lines(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -20,7 +20,7 @@ from training.by_race import sizes_of
 from training.gate_simulation import luck
 from training.model import ModelOptions
 from training.report_html import page
-from training.resampling import Days
+from velo.resampling import Days
 
 SMALL = ModelOptions(rounds=4, patience=2, leaves=4, learning_rate=0.1, threads=1)
 

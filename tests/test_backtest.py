@@ -24,11 +24,11 @@ from training.price_bucket_floors import holds
 from training.published_baseline import VERSIONS, wilson
 from training.races import Races, races_of
 from training.report_html import write_report
-from training.resampling import Figure
 from training.trials import FILE, trials
 from training.walk_forward import OutOfFold, WalkForwardPlan, cut, drifted, predict, shifted
 from training.windows import gate_figures
 from velo.errors import UserError
+from velo.resampling import Figure
 from velo.storage.store import Store
 
 SMALL = ModelOptions(rounds=12, patience=4, leaves=5, learning_rate=0.1, threads=1)

@@ -37,8 +37,8 @@ from training.betting import (
 )
 from training.by_race import softmax
 from training.devig import proportional
-from training.resampling import Days
 from velo.errors import UserError
+from velo.resampling import Days
 
 Floats = NDArray[np.float64]
 

@@ -19,8 +19,8 @@ from training.reliability import (
     root_mean_gap,
     slope,
 )
-from training.resampling import Days, Figure
 from velo.errors import UserError
+from velo.resampling import Days, Figure
 
 Floats = NDArray[np.float64]
 

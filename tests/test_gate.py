@@ -28,10 +28,10 @@ from training.gate import (
 )
 from training.gate_simulation import pass_chance, winners
 from training.reliability import root_mean_gap, slope
-from training.resampling import Figure
 from training.synthetic_markets import agrees, rates, world
 from training.windows import ask, gate_figures
 from velo.errors import UserError
+from velo.resampling import Figure
 
 Floats = NDArray[np.float64]
 PASS, FAIL, MORE = Verdict.PASS, Verdict.FAIL, Verdict.NOT_ENOUGH_DATA

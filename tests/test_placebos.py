@@ -21,10 +21,10 @@ from training.gate import Verdict
 from training.market import fit_market_exponent
 from training.model import FEATURES, ModelOptions
 from training.races import Races, races_of
-from training.resampling import Days
 from training.walk_forward import OutOfFold, forward
 from training.windows import ask, gate_figures
 from velo.errors import UserError
+from velo.resampling import Days
 
 SMALL = ModelOptions(rounds=60, patience=20, leaves=8, learning_rate=0.1, feature_fraction=0.5, threads=1)
 PERIOD = Period(date(2016, 1, 1), date(2018, 12, 31))

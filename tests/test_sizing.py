@@ -1,12 +1,13 @@
 """docs/scale.md's figures are those that `velo bench sizing` gives, and what it foretells follows from them alone."""
 
+import re
 from itertools import chain
 from pathlib import Path
 
 import pytest
 
 from benchmarks import page, sizing
-from benchmarks.sizing import STARTS_A_YEAR, WORDS, Sized
+from benchmarks.sizing import STARTS_A_YEAR, WORDS, Sized, Units
 from tests.builders import a_race, a_runner, write_csv
 from tests.cli import velo
 from tests.shared import REPO
@@ -19,10 +20,22 @@ def cells(text: str) -> list[tuple[str, ...]]:
     return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in text.splitlines() if "|" in line]
 
 
+def units_on(page: str) -> Units:
+    """The units of a page; raises ValueError unless the page gives each exactly once."""
+    found = {
+        name: re.findall(rf"^\| {re.escape(words)} \| ([\d,.]+) \|$", page, re.MULTILINE)
+        for name, words in WORDS.items()
+    }
+    for name, values in found.items():
+        if len(values) != 1:
+            raise ValueError(f"the page gives {WORDS[name]} {len(values)} times")
+    return Units(**{name: float(values[0].replace(",", "")) for name, values in found.items()})
+
+
 def test_what_the_page_foretells_is_what_its_own_units_make() -> None:
     text = PAGE.read_text(encoding="utf-8")
     told = cells(text)
-    for line in sizing.grown(sizing.units_on(text)):
+    for line in sizing.grown(units_on(text)):
         assert line in told, f"{line[0]}: run `velo bench sizing HOME… --into docs/scale.md`"
 
 
@@ -43,7 +56,7 @@ def test_a_line_through_two_stores_gives_base_and_slope_and_a_size_is_that_of_th
     assert units.log_bytes_a_start == round(0.5 * 2**20 / 1_000)
     assert (units.stream_mb, units.stream_kb_a_key) == (299, 2.05)
     assert (units.live_s, units.live_s_a_million) == (1.5, 500.0)
-    assert sizing.units_on(sizing.markdown(sizing.SizingFigures((few, many), units, "a machine"))) == units
+    assert units_on(sizing.markdown(sizing.SizingFigures((few, many), units, "a machine"))) == units
 
 
 @pytest.fixture

@@ -23,8 +23,8 @@ from training.backtest_metrics import BacktestPeriod
 from training.by_race import Floats, starts_of
 from training.final_window import fingerprint
 from training.prices import closing_line_value
-from training.resampling import Days
 from velo.errors import UserError
+from velo.resampling import Days
 from velo.storage.atomic_files import exchange, sole_writer, sync_file, sync_folder, write_atomically
 from velo.storage.store import Home
 

@@ -25,8 +25,8 @@ from training.betting import (
 from training.by_race import Floats, Indices, sizes_of, total
 from training.devig import inverses
 from training.reliability import equal_width
-from training.resampling import Days, Figure
 from training.settlement import COMMISSIONS, after_commission, unit_profits
+from velo.resampling import Days, Figure
 
 SMALLEST: Final = 1e-15
 

@@ -27,9 +27,9 @@ from training.gate import ALARMS, WINDOWS_DAYS
 from training.gate_simulation import luck
 from training.price_bucket_floors import BY_P, BY_PRICE, Floor, floors
 from training.reliability import Bins, equal_mass, equal_width, mean_gap, plain_error, reliability, root_mean_gap, slope
-from training.resampling import Figure
 from training.walk_forward import OutOfFold, Refit, WalkForwardPlan
 from training.windows import GateReport, ask
+from velo.resampling import Figure
 
 BET: Final = (SERVED, "blend")
 """Probabilities that all strategies are told of."""

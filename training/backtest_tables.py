@@ -10,8 +10,8 @@ from rich.text import Text
 from training.backtest_metrics import Bets
 from training.backtest_report import BacktestReport, Raised
 from training.price_bucket_floors import MANY_EXPECTED, NEAR, Floor
-from training.resampling import Figure
 from training.windows import GateReport
+from velo.resampling import Figure
 
 LUCK: Final = "P(gain | no edge)"
 NAMES = {

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.by_race import Floats
-from training.resampling import Days
 from velo.errors import UserError
+from velo.resampling import Days
 
 FORMAT: Final = 1
 MOST_BINS: Final = 12

@@ -11,7 +11,7 @@ from typing import Final
 
 from training.backtest_report import Equity, Measurements
 from training.price_bucket_floors import Floor
-from training.resampling import Figure
+from velo.resampling import Figure
 from velo.svg import BOTTOM, TOP, Axes, drawing
 
 MOST_AE: Final = 2.0

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from training.resampling import Figure
+from velo.resampling import Figure
 
 RECORDS: Final = 50_000
 WINDOWS_DAYS: Final = (90, 365)

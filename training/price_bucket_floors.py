@@ -8,7 +8,7 @@ from typing import Final
 
 from training.backtest_metrics import BacktestPeriod
 from training.betting import BUCKETS, bucket_of
-from training.resampling import Figure
+from velo.resampling import Figure
 
 NEAR: Final = 0.05
 MANY_EXPECTED: Final = 2_500.0

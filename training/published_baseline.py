@@ -1,21 +1,20 @@
-"""What the models before this house said of themselves, with the intervals that their own counts allow.
+"""Published figures of earlier models, with the intervals that follow from their own counts.
 
-The figures are those of the training report of v1.1.0 (2025-11-03). It tells bets, win rates and returns out of sample, so an
-interval can be made; of its in-sample figures it tells no count, and none can.
+Source: the training report of v1.1.0 (2025-11-03). Its out-of-sample figures come with bets, win rates and returns, so they get an
+interval. Its in-sample figures come without counts, so they get none.
 """
 
 from dataclasses import dataclass
-from math import sqrt
 from typing import Final
 
-from training.resampling import Figure
+from scipy.stats import binomtest
 
-Z_95: Final = 1.959963984540054
+from velo.resampling import LEVEL, Figure
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A strategy as it was reported: bets, their win rate, ROI and A/E (model p expected), as shares."""
+    """A reported strategy: bets, win rate, ROI and A/E against the model's own p; rates are shares, not percent."""
 
     strategy: str
     bets: int
@@ -30,15 +29,15 @@ class Claim:
 
     @property
     def mean_odds(self) -> float:
-        """Decimal odds that its winners paid on average."""
+        """The mean decimal odds of its winners."""
         return (1.0 + self.roi) * self.bets / self.wins
 
     def ae_figure(self) -> Figure:
-        """A/E with what chance allows the number of winners (Wilson's interval of the win rate)."""
+        """A/E with the Wilson interval of the win rate, scaled."""
         return self._scaled(self.ae / self.win_rate, 0.0, self.ae)
 
     def roi_figure(self) -> Figure:
-        """ROI as if every winner had paid the mean: narrower than the truth, which the report does not tell."""
+        """ROI with an interval that assumes every winner paid the mean odds; too narrow, since the report omits their spread."""
         return self._scaled(self.mean_odds, -1.0, self.roi)
 
     def _scaled(self, by: float, plus: float, value: float) -> Figure:
@@ -48,7 +47,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class PublishedModel:
-    """One column of the report: where it was measured, and what was told there; None was not told."""
+    """One column of the report: what it was measured on and its figures; None where the report omits one."""
 
     name: str
     measured: str
@@ -82,8 +81,6 @@ VERSIONS: Final = (
 
 
 def wilson(wins: int, bets: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a rate."""
-    rate, square = wins / bets, Z_95**2 / bets
-    middle = (rate + square / 2.0) / (1.0 + square)
-    half = Z_95 * sqrt(rate * (1.0 - rate) / bets + square / (4.0 * bets)) / (1.0 + square)
-    return middle - half, middle + half
+    """The Wilson 95 % interval of a rate."""
+    interval = binomtest(wins, bets).proportion_ci(confidence_level=LEVEL, method="wilson")
+    return float(interval.low), float(interval.high)

@@ -1,6 +1,6 @@
 """How far probabilities are from what happens: binned calibration error, less what chance alone makes of it, and the slope.
 
-Runners stand for themselves; `share` is each one's share of the win. Intervals resample whole race days (`training.resampling`).
+Runners stand for themselves; `share` is each one's share of the win. Intervals resample whole race days (`velo.resampling`).
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from training.by_race import Floats
-from training.resampling import Days, Figure
+from velo.resampling import Days, Figure
 
 EQUAL_MASS_BINS: Final = 15
 EQUAL_WIDTH_BINS: Final = 10

@@ -5,8 +5,8 @@ from rich.table import Table
 from rich.text import Text
 
 from training.metrics import Estimate, ModelQuality, Quality
-from training.resampling import Figure
 from training.train import TrainReport
+from velo.resampling import Figure
 
 
 def trained_table(report: TrainReport) -> Group:

@@ -26,8 +26,8 @@ from training.backtest_tables import (
 from training.charts import equity_chart, floors_rows, interval_chart, reliability_chart
 from training.published_baseline import VERSIONS, Claim, PublishedModel
 from training.report_parts import Cell, charts, folded, items, paragraphs, section, table, tiles
-from training.resampling import Figure
 from training.windows import GateReport
+from velo.resampling import Figure
 from velo.storage.atomic_files import make_folder, write_atomically
 from velo.svg import bar_chart
 

@@ -18,8 +18,8 @@ from training.by_race import softmax
 from training.devig import proportional
 from training.gate import RECORDS, WINDOWS_DAYS, Verdict
 from training.gate_simulation import winners
-from training.resampling import Days
 from training.windows import GateReport, ask
+from velo.resampling import Days
 
 RUNNERS: Final = 8
 BOOK: Final = 1.02

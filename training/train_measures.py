@@ -12,9 +12,9 @@ from training.by_race import Floats
 from training.calibration_intervals import CalibrationInterval, fit_interval
 from training.fitting import has_market
 from training.reliability import mean_gap, slope
-from training.resampling import Days, Figure
 from training.walk_forward import OutOfFold
 from velo.errors import UserError
+from velo.resampling import Days, Figure
 
 BASELINE: Final = "logit"
 """The plain conditional logit: what the trees, and the average with them, must beat."""

@@ -13,8 +13,8 @@ from training.by_race import Floats
 from training.gate import WINDOWS_DAYS, Verdict, Window, gate, judge_window
 from training.gate_simulation import SIMULATIONS, PassChance, pass_chance
 from training.reliability import root_mean_gap, slope
-from training.resampling import Figure
 from velo.errors import UserError
+from velo.resampling import Figure
 
 
 @dataclass(frozen=True, slots=True)
