@@ -1,6 +1,7 @@
-"""What the documentation tells a reader to type works as it stands, in the order it is told."""
+"""The documents are true: commands run as printed, and links, paths, modules and step names exist."""
 
 import os
+import pkgutil
 import re
 import shlex
 import shutil
@@ -125,3 +126,52 @@ def test_a_command_that_is_named_and_not_run_has_every_word_and_option_it_is_nam
             known = {option for one in command.params for option in (*one.opts, *one.secondary_opts)} | {"--help"}
             asked = {word.partition("=")[0] for word in words if word.startswith("--")}
             assert asked <= known, f"{doc.name}: `velo {told}` has no {', '.join(sorted(asked - known))}"
+
+
+FOLDERS = ("velo", "feature_repo", "streams", "training", "serving", "benchmarks", "tests", "docs", "deploy")
+INLINE_CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
+A_PATH = re.compile(rf"^(?:{'|'.join(FOLDERS)})/[\w./-]*$")
+A_MODULE = re.compile(rf"^(?:{'|'.join(FOLDERS[:6])})(?:\.\w+)+$")
+PLACEHOLDER = "test_X"
+GUIDES = [REPO / "README.md", REPO / "CONTRIBUTING.md", *DOCS]
+
+
+def words_in_code(doc: Path) -> set[str]:
+    """The words within a document's inline code, without the arguments of a call."""
+    return {
+        word.partition("(")[0]
+        for code in INLINE_CODE.findall(doc.read_text(encoding="utf-8"))
+        for word in code.split()
+        if PLACEHOLDER not in word
+    }
+
+
+@pytest.mark.parametrize("doc", GUIDES, ids=lambda doc: doc.stem)
+def test_every_file_and_folder_that_a_document_names_exists(doc: Path) -> None:
+    named = {word for word in words_in_code(doc) if A_PATH.match(word)}
+    assert sorted(path for path in named if not (REPO / path).exists()) == []
+
+
+@pytest.mark.parametrize("doc", GUIDES, ids=lambda doc: doc.stem)
+def test_every_module_and_object_that_a_document_names_exists(doc: Path) -> None:
+    """A dotted name is a module, or an object in one."""
+    for name in sorted(word for word in words_in_code(doc) if A_MODULE.match(word)):
+        try:
+            pkgutil.resolve_name(name)
+        except (ImportError, AttributeError) as missing:
+            pytest.fail(f"{doc.name} names {name}: {missing}")
+
+
+def test_the_documents_name_files_and_modules_at_all() -> None:
+    """So that the two tests above cannot pass for want of names."""
+    named = set().union(*(words_in_code(doc) for doc in GUIDES))
+    assert len({word for word in named if A_PATH.match(word)}) > 40
+    assert len({word for word in named if A_MODULE.match(word)}) > 10
+
+
+def test_the_architecture_names_every_step_of_the_dataflow() -> None:
+    """By the step ids of the graph itself; its two sinks of rows are named in a loop."""
+    graph = (REPO / "streams" / "dataflow" / "graph.py").read_text(encoding="utf-8")
+    steps = {*re.findall(r'\bop\.\w+\("([a-z-]+)"', graph), "offline", "online"}
+    assert {"log", "version", "resequence", "spread", "roll"} <= steps
+    assert sorted(steps - words_in_code(REPO / "docs" / "architecture.md")) == []
