@@ -13,6 +13,7 @@ from feature_repo.feast_store import apply, feature_store
 from feature_repo.objects import SERVICE
 from feature_repo.stores import embedded_redis
 from streams.batch.build import build, fingerprint
+from streams.batch.staging import code_of
 from tests import oracle
 from tests.agreement import differences
 from tests.builders import a_field, a_log, a_result, a_tick
@@ -98,6 +99,15 @@ def test_new_formulas_begin_an_epoch_whose_online_values_replace_those_of_the_sa
     assert after["runs_1095d"] == before["runs_1095d"]
     assert after["iv_shrunk_1095d"] != before["iv_shrunk_1095d"]
     assert after["iv_shrunk_1095d"] == changelogs_of(store, mended)[cells[0]["draw_cell"],][-1]["iv_shrunk_1095d"]
+
+
+def test_a_sentence_written_anew_is_no_other_formula_and_a_changed_number_is() -> None:
+    """Comments, docstrings and layout are no code; names and numbers are."""
+    plain = "def half(x):\n    return x / 2\n"
+    reworded = '"""A module."""\n\n\ndef half(x):  # of it\n    """Half."""\n    # as asked\n\n    return x / 2\n'
+    assert code_of(reworded) == code_of(plain)
+    assert code_of(plain.replace("2", "3")) != code_of(plain)
+    assert code_of(plain.replace("x", "y")) != code_of(plain)
 
 
 def test_a_catalogue_that_says_the_same_is_the_same_epoch_and_any_change_another() -> None:

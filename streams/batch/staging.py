@@ -6,6 +6,7 @@ reads no more of the log than what was appended since the last one.
 
 import json
 import os
+import tokenize
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import date, timedelta
 from hashlib import blake2b
 from importlib.resources import files
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -309,8 +311,22 @@ def formulas() -> str:
         (DISTANCE_BANDS, LONGEST_BAND, MEASURED_BY, PAR_TIMES_MS, sorted(STARTED))
     )
     modules = (("velo.racing", "going.py"), ("velo.racing", "elo.py"), ("streams.aggregation", "ratings.py"))
-    said += "".join(files(package).joinpath(name).read_text() for package, name in modules)
+    said += "".join(code_of(files(package).joinpath(name).read_text()) for package, name in modules)
     return blake2b(said.encode(), digest_size=8).hexdigest()
+
+
+def code_of(source: str) -> str:
+    """A module's code without comments, docstrings and layout: rewriting a sentence does not change a formula."""
+    statement_begins = (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING)
+    layout = (*statement_begins, tokenize.NL, tokenize.COMMENT)
+    code: list[str] = []
+    before = tokenize.NEWLINE
+    for token in tokenize.generate_tokens(StringIO(source).readline):
+        if token.type not in layout and not (token.type == tokenize.STRING and before in statement_begins):
+            code.append(token.string)
+        if token.type not in (tokenize.NL, tokenize.COMMENT):
+            before = token.type
+    return "".join(code)
 
 
 def _state(home: Home) -> Path:
