@@ -1,10 +1,12 @@
 """The batch build is the contract's function of time: the oracle's values, however the log was cut into builds."""
 
 import os
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import duckdb
 import pytest
@@ -23,6 +25,7 @@ from tests.logs import a_store, logged
 from tests.stores import NOW, Conformance, Row, changelogs_of, rows_apart, tables_of, twin_of
 from tests.strategies import RandomLog, busy_logs
 from velo.errors import UserError
+from velo.racing.jurisdiction import DEFAULT
 from velo.racing.messages import Message, Result, from_record
 from velo.racing.starts import Start, starts_of
 from velo.storage.log import reader
@@ -111,18 +114,26 @@ def test_a_build_with_nothing_new_publishes_nothing(tmp_path: Path) -> None:
     assert tables_of(store) == before
 
 
-def test_a_changed_table_of_goings_or_distances_makes_the_tables_anew_under_a_new_epoch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"distance_bands": (("dash", 1000), ("mile", 3000))},
+        {"going_groups": (("good", ("good", "soft")),)},
+        {"par_times_ms": ((0, 0), (1000, 60_000))},
+        {"place_terms": ((3, 1),)},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_a_changed_rule_of_the_jurisdiction_rebuilds_the_tables_under_a_new_epoch(
+    changed: dict[str, Any], tmp_path: Path
 ) -> None:
-    """What a start measures is part of the formulas: no old row is kept beside rows of the new kind."""
+    """The rules are part of the formulas: no old row is kept beside rows of the new kind."""
     store = a_store(tmp_path)
     log = a_log(race("R1", "2024-05-01", "2024-05-01 15:00"), race("R2", "2024-05-02", "2024-05-02 15:00"))
     logged(store, from_record(log[0]))
     first = build(store, NOW)
     logged(store, from_record(log[1]))
-    monkeypatch.setattr(staging, "DISTANCE_BANDS", (("dash", 1000), ("mile", 3000)))
-    monkeypatch.setattr(staging, "LONGEST_BAND", "endless")
-    second = build(a_store(tmp_path), NOW)
+    second = build(a_store(tmp_path), NOW, jurisdiction=replace(DEFAULT, **changed))
     assert (second.epoch, second.whole) == (first.epoch + 1, True)
 
 

@@ -10,6 +10,8 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from velo.racing.jurisdiction import DEFAULT, Jurisdiction
+
 
 @dataclass(frozen=True, slots=True)
 class RequestColumn:
@@ -48,11 +50,13 @@ LAYOFF_DAYS: Final = (7, 14, 30, 60, 120, 365)
 LAYOFF_BANDS: Final = ("0-7", "8-14", "15-30", "31-60", "61-120", "121-365", ">365")
 
 
-def changes(inputs: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.float64] | NDArray[np.object_]]:
+def changes(
+    inputs: Mapping[str, ArrayLike], jurisdiction: Jurisdiction = DEFAULT
+) -> dict[str, NDArray[np.float64] | NDArray[np.object_]]:
     """The features of `FEATURES`, from the columns of `REQUEST` and `STORED`: scalars or arrays of one length.
 
     Null is None or NaN on the way in; on the way out NaN in numbers and None in `layoff_band`. `class_change` is
-    positive for an easier class (class 1 is the best). A horse without a known start is a debut; one whose last
+    positive for an easier class, which the jurisdiction's `class_direction` decides (by default class 1 is the best). A horse without a known start is a debut; one whose last
     start is later than the race asked about has neither days nor band.
     """
     asked = {column.name: _numbers(inputs[column.name]) for column in REQUEST}
@@ -62,7 +66,7 @@ def changes(inputs: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.float64] | 
     return {
         "days_since_last_run": days,
         "layoff_band": _bands(days, np.isnan(last["last_race_day"])),
-        "class_change": asked["race_class"] - last["last_class"],
+        "class_change": jurisdiction.class_direction * (asked["race_class"] - last["last_class"]),
         "distance_change_m": asked["distance_m"] - last["last_distance_m"],
         "weight_change_lbs": asked["weight_lbs"] - last["last_weight_lbs"],
         "rating_change": asked["official_rating"] - last["last_rating"],

@@ -15,6 +15,7 @@ import duckdb
 from feature_repo.catalogue.families import FAMILIES, Family
 from streams.batch import render, staging
 from velo.errors import UserError
+from velo.racing.jurisdiction import DEFAULT, Jurisdiction
 from velo.storage import table_versions
 from velo.storage.atomic_files import make_folder
 from velo.storage.log.format import generation as log_generation
@@ -43,9 +44,9 @@ class BuildReport:
     generation: Path
 
 
-def fingerprint(families: tuple[Family, ...] = FAMILIES) -> str:
+def fingerprint(families: tuple[Family, ...] = FAMILIES, jurisdiction: Jurisdiction = DEFAULT) -> str:
     """Identity of the formulas: the queries that make every table, and what measures a start."""
-    said = staging.formulas() + "".join(text for one in families for text in _queries(one))
+    said = staging.formulas(jurisdiction) + "".join(text for one in families for text in _queries(one))
     return blake2b(said.encode(), digest_size=16).hexdigest()
 
 
@@ -58,6 +59,7 @@ def build(
     progress: Progress = lambda step, done, steps: None,
     memory_limit: str = MEMORY_LIMIT,
     spark: "SparkEngine | None" = None,
+    jurisdiction: Jurisdiction = DEFAULT,
 ) -> BuildReport:
     """Bring the offline tables up to the log's end and publish them.
 
@@ -71,12 +73,13 @@ def build(
     with table_versions.sole_publisher(home), staging.scratch_connection(home, memory_limit) as connection:
         steps = len(families) + 3
         progress("measure starts", 0, steps)
-        log_end = staging.measure_new(home, memory_limit, spark.spread if spark else staging.on_threads, anew=whole)
+        spread = spark.spread if spark else staging.on_threads
+        log_end = staging.measure_new(home, memory_limit, spread, anew=whole, jurisdiction=jurisdiction)
         until = log_end.known_at
         assert until is not None
         if not whole:
             _refuse_shorter_log(home, log_end.next_seq)
-        store, epoch = store.with_epoch_of(fingerprint(families))
+        store, epoch = store.with_epoch_of(fingerprint(families, jurisdiction))
         before = None if whole else _continued(home, epoch, log_end.next_seq)
         if before is not None and before[1].next_seq == log_end.next_seq:
             return _nothing_new(*before)

@@ -16,7 +16,6 @@ from datetime import date, timedelta
 from hashlib import blake2b
 from importlib.resources import files
 from io import StringIO
-from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -28,7 +27,8 @@ from feature_repo.catalogue.families import Family
 from streams.batch.rating import rate
 from velo.errors import UserError
 from velo.racing.clock import EPOCH, MICROSECOND, local_midnight
-from velo.racing.going import DISTANCE_BANDS, LONGEST_BAND, UNKNOWN, going_group
+from velo.racing.going import going_group
+from velo.racing.jurisdiction import DEFAULT, UNKNOWN, Jurisdiction
 from velo.racing.measures import (
     FIGURE_LENGTHS_CAP,
     HEAVIEST_LBS,
@@ -41,7 +41,6 @@ from velo.racing.measures import (
     LONGEST_RATING,
     MARKET_LOG_EVEN,
     PACE_CAP,
-    PAR_TIMES_MS,
     SHORTEST_RACE_M,
 )
 from velo.racing.messages import STARTED
@@ -137,7 +136,14 @@ def on_threads(measure: Measure, places: Sequence[int], segments: Sequence[Path]
         return list(pool.map(measure, places, segments))
 
 
-def measure_new(home: Home, memory_limit: str, spread: Spread = on_threads, *, anew: bool = False) -> LogEnd:
+def measure_new(
+    home: Home,
+    memory_limit: str,
+    spread: Spread = on_threads,
+    *,
+    anew: bool = False,
+    jurisdiction: Jurisdiction = DEFAULT,
+) -> LogEnd:
     """Measure the starts of every record not measured yet, segments `spread` as told; returns where the log ended.
 
     `anew` measures every record, whatever is kept. The record of what is kept changes in one step, after the new parts are
@@ -147,13 +153,13 @@ def measure_new(home: Home, memory_limit: str, spread: Spread = on_threads, *, a
     if log_end.known_at is None:
         raise UserError(f"the log at {home.log} is empty: load results with `velo ingest runners FILE` first")
     kept = _kept(home)
-    same = (kept.log_generation, kept.formulas) == (generation(home), formulas())
+    same = (kept.log_generation, kept.formulas) == (generation(home), formulas(jurisdiction))
     if anew or not same or kept.next_seq > log_end.next_seq:
-        kept = StagedStarts(generation(home), formulas(), 0)
+        kept = StagedStarts(generation(home), formulas(jurisdiction), 0)
     make_folder(home.batch)
     _remove_unnamed(home)
     if kept.next_seq < log_end.next_seq:
-        parts = _measure(home, kept.next_seq, log_end.next_seq, memory_limit, spread)
+        parts = _measure(home, kept.next_seq, log_end.next_seq, memory_limit, spread, jurisdiction)
         with scratch_connection(home, memory_limit) as connection:
             before, new = ([_named(home, kind, of) for kind in ("results", "starts")] for of in (kept.parts, parts))
             rated = (parquet(before[0]), parquet(before[1])) if kept.parts else None
@@ -219,20 +225,15 @@ def laid_out(windows: Sequence[int]) -> str:
         FROM measured JOIN applied USING (seq) JOIN midnights after ON after.day = race_date + 1 {joins}"""  # noqa: S608 only windows' lengths are put in
 
 
-def _measure(home: Home, begun: int, ended: int, memory_limit: str, spread: Spread) -> list[str]:
+def _measure(
+    home: Home, begun: int, ended: int, memory_limit: str, spread: Spread, jurisdiction: Jurisdiction
+) -> list[str]:
     """Measure the starts of the records from `begun` to before `ended`; returns the names of the parts kept.
 
     A segment at a time on each core, so that memory does not grow with the log.
     """
-    bands = " ".join(f"WHEN distance_m < {end_m} THEN '{band}'" for band, end_m in DISTANCE_BANDS)
-    lines = [
-        (end_m, f"{begun_ms} + (run_m - {begun_m}) * {end_ms - begun_ms} // {end_m - begun_m}")
-        for (begun_m, begun_ms), (end_m, end_ms) in pairwise(PAR_TIMES_MS)
-    ]
-    pars = " ".join(f"WHEN run_m < {end_m} THEN {par_ms}" for end_m, par_ms in lines)
     fixed = {
-        "$par_ms": f"CASE {pars} ELSE {lines[-1][1]} END",
-        "$distance_band": f"CASE WHEN distance_m IS NULL THEN '{UNKNOWN}' {bands} ELSE '{LONGEST_BAND}' END",
+        **_rules(jurisdiction),
         **{f"${name}": str(number) for name, number in MEASURED_BY.items()},
         "$started": "[" + ", ".join(f"'{status}'" for status in sorted(STARTED)) + "]",
         "$begun": str(begun),
@@ -244,24 +245,45 @@ def _measure(home: Home, begun: int, ended: int, memory_limit: str, spread: Spre
     def measure(place: int, segment: Path) -> str:
         part = f"{begun:012d}-{ended:012d}-{place:04d}-{unique}"
         with scratch_connection(home, memory_limit, threads=1) as connection:
-            _measure_segment(connection, segment, fixed, home.batch, part)
+            _measure_segment(connection, segment, fixed, jurisdiction, home.batch, part)
         return part
 
     paths = readable_segments(home, begun)
     return list(spread(measure, range(len(paths)), paths))
 
 
+def _rules(jurisdiction: Jurisdiction) -> dict[str, str]:
+    """The SQL expressions of a jurisdiction's rules, each by its placeholder; a going is grouped in Python."""
+    bands = " ".join(f"WHEN distance_m < {end_m} THEN '{band}'" for band, end_m in jurisdiction.distance_bands)
+    lines = [
+        (to_m, f"{from_ms} + (run_m - {from_m}) * {to_ms - from_ms} // {to_m - from_m}")
+        for from_m, from_ms, to_m, to_ms in jurisdiction.par_lines
+    ]
+    pars = " ".join(f"WHEN run_m < {to_m} THEN {par_ms}" for to_m, par_ms in lines)
+    terms = " ".join(f"WHEN field <= {field} THEN {places}" for field, places in jurisdiction.place_terms)
+    return {
+        "$par_ms": f"CASE {pars} ELSE {lines[-1][1]} END",
+        "$distance_band": f"CASE WHEN distance_m IS NULL THEN '{UNKNOWN}' {bands} ELSE '{jurisdiction.longest_band}' END",
+        "$places": f"CASE {terms} ELSE {jurisdiction.most_places} END",
+    }
+
+
 def _measure_segment(
-    connection: duckdb.DuckDBPyConnection, segment: Path, fixed: Mapping[str, str], folder: Path, part: str
+    connection: duckdb.DuckDBPyConnection,
+    segment: Path,
+    fixed: Mapping[str, str],
+    jurisdiction: Jurisdiction,
+    folder: Path,
+    part: str,
 ) -> None:
     log = _filled("log", {**fixed, "$files": _quoted(segment)})
     connection.execute("CREATE TEMP TABLE log AS " + log)
-    told = connection.execute("SELECT DISTINCT going FROM log WHERE going IS NOT NULL").fetchall()
-    goings = [going for (going,) in told]
+    rows = connection.execute("SELECT DISTINCT going FROM log WHERE going IS NOT NULL").fetchall()
+    goings = [going for (going,) in rows]
     connection.execute(
         "CREATE TEMP TABLE goings AS "
         "SELECT unnest($goings::VARCHAR[]) AS going, unnest($groups::VARCHAR[]) AS going_group",
-        {"goings": goings, "groups": [going_group(going) for going in goings]},
+        {"goings": goings, "groups": [going_group(going, jurisdiction) for going in goings]},
     )
     for kind in KINDS:
         keep(connection, _filled(kind, fixed), folder / f"{kind}-{part}.parquet")
@@ -305,11 +327,9 @@ def _named(home: Home, kind: str, parts: Sequence[str]) -> list[Path]:
     return [home.batch / f"{kind}-{part}.parquet" for part in parts]
 
 
-def formulas() -> str:
-    """Fingerprint of what makes a start's measures: the queries, and the tables of goings and distances."""
-    said = "".join(query(step) for step in STEPS) + repr(
-        (DISTANCE_BANDS, LONGEST_BAND, MEASURED_BY, PAR_TIMES_MS, sorted(STARTED))
-    )
+def formulas(jurisdiction: Jurisdiction = DEFAULT) -> str:
+    """Fingerprint of the measures of a start: the queries, the jurisdiction's rules and the other constants."""
+    said = "".join(query(step) for step in STEPS) + repr((jurisdiction, MEASURED_BY, sorted(STARTED)))
     modules = (("velo.racing", "going.py"), ("velo.racing", "elo.py"), ("streams.aggregation", "ratings.py"))
     said += "".join(code_of(files(package).joinpath(name).read_text()) for package, name in modules)
     return blake2b(said.encode(), digest_size=8).hexdigest()

@@ -6,7 +6,8 @@ from typing import Final
 
 from streams.importers import parsers
 from velo.racing.courses import ALL_WEATHER
-from velo.racing.going import GROUP_OF_GOING, going_words
+from velo.racing.going import going_words
+from velo.racing.jurisdiction import DEFAULT
 
 _SURFACES: Final = {
     **dict.fromkeys(("turf", "grass"), "Turf"),
@@ -77,4 +78,4 @@ def main_going(told: str | None) -> str | None:
 
 def _is_known(going: str) -> bool:
     words = going_words(going)
-    return words in GROUP_OF_GOING or words in _LIKE
+    return words in DEFAULT.group_of_going or words in _LIKE

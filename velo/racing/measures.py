@@ -7,7 +7,6 @@ import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from datetime import date
-from itertools import pairwise
 from math import floor
 from typing import Final
 
@@ -22,14 +21,6 @@ LONGEST_ODDS: Final = 1e12
 """A trillion over any odds from a billion on is 0; beyond these a fraction would not fit."""
 PACE_CAP: Final = 2
 """A time below half the race's mean is a slip of the pen: it counts as twice the mean's speed."""
-PAR_TIMES_MS: Final = (
-    (0, 0), (800, 45_000), (1000, 57_600), (1200, 70_500), (1600, 96_900), (2000, 124_000), (2400, 151_700),
-    (3200, 208_700), (4800, 327_000), (7200, 512_000),
-)  # fmt: skip
-"""Metres and the milliseconds of an ordinary race over them, on straight lines between and beyond.
-
-Speed falls with the distance to the power of 0.107: the regression over 150,000 Hong Kong starts of 1000 to 2400 m.
-"""
 LONGEST_RACE_S: Final = 86_400
 """A finishing time of a day or more, or of nothing, is no time."""
 FIGURE_LENGTHS_CAP: Final = 15
@@ -49,11 +40,6 @@ MARKET_LOG_EVEN: Final = 16
 def days_since_1970(day: date) -> int:
     """Whole days from 1970-01-01 to a date."""
     return (day - EPOCH.date()).days
-
-
-def place_terms(starters: int) -> int:
-    """How many places count in a field of this many starters: 1 to four runners, 2 to seven, else 3."""
-    return 1 if starters <= 4 else 2 if starters <= 7 else 3
 
 
 def prb_e9(position: int | None, sharing: int, starters: int) -> int | None:
@@ -110,13 +96,6 @@ def run_metres(distance_m: float | None) -> int | None:
     return (
         floor(distance_m + 0.5) if distance_m is not None and SHORTEST_RACE_M <= distance_m < LONGEST_RACE_M else None
     )
-
-
-def par_time_ms(run_m: int) -> int:
-    """Milliseconds of an ordinary race over so many metres."""
-    lines = list(pairwise(PAR_TIMES_MS))
-    (begun, begun_ms), (ended, ended_ms) = next((line for line in lines if run_m < line[1][0]), lines[-1])
-    return begun_ms + (run_m - begun) * (ended_ms - begun_ms) // (ended - begun)
 
 
 def band_top(rating_band: str | None) -> int | None:

@@ -6,6 +6,7 @@ from math import floor
 from typing import NamedTuple
 
 from velo.racing.going import distance_band, draw_cell, going_group
+from velo.racing.jurisdiction import DEFAULT, Jurisdiction
 from velo.racing.measures import (
     E9,
     LENGTHS_CAP,
@@ -17,8 +18,6 @@ from velo.racing.measures import (
     figures_e9,
     inverse_odds,
     market_log_e9,
-    par_time_ms,
-    place_terms,
     prb_e9,
     run_metres,
     time_ms,
@@ -27,9 +26,9 @@ from velo.racing.messages import FINISHED, RAN, Race, Runner
 
 
 class Start(NamedTuple):
-    """One runner that ran, measured. Fields ending `_e9` are in billionths; None is unknown.
+    """The measures of one start. Fields ending `_e9` are in billionths; None is unknown.
 
-    The Elo ones, the last, rest on the races before, and are filled in where the races are told in order.
+    The Elo fields depend on earlier races: `starts_of` leaves them empty, and the rating step fills them in race order.
 
     A tuple, because the stream makes and reads one for every start: a frozen dataclass takes four times as long.
     """
@@ -78,8 +77,8 @@ class Start(NamedTuple):
     suited_elo_e9: int | None = None
 
 
-def starts_of(race: Race, runners: Sequence[Runner]) -> list[Start]:
-    """The measured starts of one version of a result, in the order of its runners; empty for a void race."""
+def starts_of(race: Race, runners: Sequence[Runner], jurisdiction: Jurisdiction = DEFAULT) -> list[Start]:
+    """Measure the starts of one version of a result, in the order of its runners; empty for a void race."""
     starters = [runner for runner in runners if runner.started]
     positions = [runner.position if runner.status == FINISHED else None for runner in starters]
     sharing, total = Counter(positions), len(starters)
@@ -91,17 +90,17 @@ def starts_of(race: Race, runners: Sequence[Runner]) -> list[Start]:
         starters,
         positions,
         beaten,
-        _against_the_odds(starters, beaten),
-        _on_the_clock(race, starters),
+        _market_measures(starters, beaten),
+        _speeds(race, starters, jurisdiction),
         figures_e9(race, starters),
         draw_thirds([runner.draw for runner in starters]),
     )
-    same = _Same.of(race, total)
-    return [_start(race, same, *one) for one in zip(*columns, strict=True)]
+    shared = _RaceValues.of(race, total, jurisdiction)
+    return [_start(race, shared, *values) for values in zip(*columns, strict=True)]
 
 
-class _Same(NamedTuple):
-    """What is the same for all starters of a race."""
+class _RaceValues(NamedTuple):
+    """The values that all starters of a race share."""
 
     distance_band: str
     going_group: str
@@ -111,23 +110,23 @@ class _Same(NamedTuple):
     places: int
 
     @classmethod
-    def of(cls, race: Race, starters: int) -> "_Same":
+    def of(cls, race: Race, starters: int, rules: Jurisdiction) -> "_RaceValues":
         return cls(
-            distance_band(race.distance_m),
-            going_group(race.going),
-            [draw_cell(race.course, race.surface, race.distance_m, race.going, third) for third in range(4)],
+            distance_band(race.distance_m, rules),
+            going_group(race.going, rules),
+            [draw_cell(race.course, race.surface, race.distance_m, race.going, third, rules) for third in range(4)],
             days_since_1970(race.race_date),
             starters,
-            place_terms(starters),
+            rules.places(starters),
         )
 
 
-def _against_the_odds(
+def _market_measures(
     starters: Sequence[Runner], beaten: Sequence[int | None]
 ) -> list[tuple[int, int | None] | tuple[None, None]]:
-    """The wins that the market expects of each, and the share of rivals beaten above what it expects, plus 1; in billionths.
+    """`exp_e9` and `over_e9` of each starter: expected wins, and 1 plus the share of rivals beaten beyond expectation.
 
-    None for the whole race where a starter has no odds.
+    In billionths; None for the whole race if a starter has no odds.
     """
     inverses = [inverse for runner in starters if (inverse := inverse_odds(runner.sp_decimal)) is not None]
     book = sum(inverses)
@@ -139,13 +138,16 @@ def _against_the_odds(
     ]
 
 
-def _on_the_clock(race: Race, starters: Sequence[Runner]) -> list[tuple[int | None, int | None]]:
-    """The speed of each in billionths: against the mean time of its race, where two or more were timed, and against par."""
+def _speeds(race: Race, starters: Sequence[Runner], jurisdiction: Jurisdiction) -> list[tuple[int | None, int | None]]:
+    """`pace_e9` and `speed_e9` of each starter: speed over the mean of its race and over par, in billionths.
+
+    Pace needs two timed starters or more; None is unknown.
+    """
     times = [time_ms(runner.finish_time_s) for runner in starters]
     known = [time for time in times if time is not None]
     timed, clocked = (len(known), sum(known)) if len(known) > 1 else (0, 0)
     run_m = run_metres(race.distance_m)
-    par_ms = None if run_m is None else par_time_ms(run_m)
+    par_ms = None if run_m is None else jurisdiction.par_time_ms(run_m)
     cap = PACE_CAP * E9
     return [
         (
@@ -158,7 +160,7 @@ def _on_the_clock(race: Race, starters: Sequence[Runner]) -> list[tuple[int | No
 
 def _start(
     race: Race,
-    same: _Same,
+    shared: _RaceValues,
     runner: Runner,
     position: int | None,
     beaten: int | None,
@@ -174,20 +176,20 @@ def _start(
         jockey_id=runner.jockey_id,
         horse_id=runner.horse_id,
         course=race.course,
-        distance_band=same.distance_band,
-        going_group=same.going_group,
-        draw_cell=same.draw_cells[third],
+        distance_band=shared.distance_band,
+        going_group=shared.going_group,
+        draw_cell=shared.draw_cells[third],
         one=1,
         win=win,
-        place=None if placeless else int(position is not None and position <= same.places),
+        place=None if placeless else int(position is not None and position <= shared.places),
         place_known=int(not placeless),
         prb_e9=beaten,
         prb_known=int(beaten is not None),
         exp_e9=expected,
         win_priced=win if expected is not None else 0,
-        uni_e9=E9 // same.field,
-        market_e9=None if expected is None else expected * same.field,
-        market_log_e9=None if expected is None else market_log_e9(expected * same.field),
+        uni_e9=E9 // shared.field,
+        market_e9=None if expected is None else expected * shared.field,
+        market_log_e9=None if expected is None else market_log_e9(expected * shared.field),
         priced=int(expected is not None),
         over_e9=over,
         over_known=int(over is not None),
@@ -198,8 +200,8 @@ def _start(
         figure_e9=figure,
         lengths_e9=None if lengths is None else floor(max(LENGTHS_FLOOR, min(lengths, LENGTHS_CAP)) * E9 + 0.5),
         position=position,
-        field=same.field,
-        race_day=same.race_day,
+        field=shared.field,
+        race_day=shared.race_day,
         day_e9=race.race_date.toordinal() * E9,
         race_class=race.race_class,
         distance_m=race.distance_m,

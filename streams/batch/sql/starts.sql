@@ -69,10 +69,10 @@ WITH results AS (
         coalesce((3 * draw_rank + field - 1) // field, 0) AS draw_third,
         1::BIGINT AS one,
         (runner.status IN ('FINISHED', 'RAN') AND runner."position" IS NOT DISTINCT FROM 1)::BIGINT AS win,
-        -- of who is told to have run, and no more, neither the place nor the rivals beaten are known
+        -- a RAN start has no known place and no known rivals beaten
         runner.status <> 'RAN' AS placed,
         CASE WHEN placed
-            THEN coalesce(position <= CASE WHEN field <= 4 THEN 1 WHEN field <= 7 THEN 2 ELSE 3 END, false)::BIGINT
+            THEN coalesce(position <= $places, false)::BIGINT
         END AS place,
         placed::BIGINT AS place_known,
         CASE
