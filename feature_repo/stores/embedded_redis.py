@@ -4,7 +4,6 @@ It listens on a Unix socket in its folder, which only the owner of the home can 
 password besides. Whoever needs it starts it; `down` stops it.
 """
 
-import fcntl
 import importlib.util
 import os
 import re
@@ -15,12 +14,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from urllib.parse import quote
 
 from velo.errors import UserError
+from velo.storage import locks
 from velo.storage.atomic_files import make_folder, write_atomically
 from velo.storage.store import Home
 
@@ -200,16 +200,14 @@ def _lock(home: Home) -> Iterator[int | None]:
     The server inherits the descriptor, so a process id written down earlier is never trusted.
     """
     make_folder(home.redis).chmod(0o700)
-    descriptor = os.open(home.redis / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor: int | None = None
+    with suppress(locks.LockHeld):
+        descriptor = locks.acquire(home.redis / "server.lock")
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-        else:
-            yield descriptor
+        yield descriptor
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _start(home: Home, lock: int) -> str:

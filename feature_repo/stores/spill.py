@@ -1,6 +1,5 @@
 """Where DuckDB spills: a folder of one process in the system's temporary folder, bounded, and none outlives its owner."""
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -8,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+
+from velo.storage import locks
 
 PREFIX: Final = "velo-spill-"
 MOST_BYTES: Final = 20 * 10**9
@@ -40,26 +41,18 @@ def _locked(place: Path) -> tuple[Path, int]:
     while True:
         folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
         try:
-            lock = os.open(folder, os.O_RDONLY)
+            return folder, locks.acquire(folder, wait=True, flags=os.O_RDONLY)
         except FileNotFoundError:
             continue
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if folder.exists():
-            return folder, lock
-        os.close(lock)
 
 
 def _sweep(place: Path) -> None:
     """Remove the folders that nobody holds: a lock ends with its process, however that ended."""
     for left in place.glob(f"{PREFIX}*"):
         try:
-            lock = os.open(left, os.O_RDONLY | os.O_NOFOLLOW)
-        except OSError:  # gone meanwhile, or another user's
+            # the folder is locked itself: a lock file in it would be removed with it, under whoever just opened it
+            lock = locks.acquire(left, flags=os.O_RDONLY | os.O_NOFOLLOW)
+        except (locks.LockHeld, OSError):  # in use, removed meanwhile, or another user's
             continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left, ignore_errors=True)
-        except BlockingIOError:
-            pass
-        finally:
-            os.close(lock)
+        shutil.rmtree(left, ignore_errors=True)
+        os.close(lock)

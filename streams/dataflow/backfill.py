@@ -1,7 +1,5 @@
 """The online store brought to where the offline tables are: how a stream takes over from a build."""
 
-import fcntl
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +9,7 @@ from feature_repo.stores.changelog import engine, latest_sql, text
 from feature_repo.stores.redis_layout import Layout
 from feature_repo.stores.redis_writer import RowWriter
 from streams.dataflow.retry import go_on
-from velo.storage import table_versions
+from velo.storage import locks, table_versions
 from velo.storage.atomic_files import make_folder
 from velo.storage.store import Home
 
@@ -52,9 +50,5 @@ def scan(parts: list[Path]) -> str:
 @contextmanager
 def one_at_a_time(home: Home, view: str) -> Iterator[None]:
     """Hold the right to look whether a view must be filled, and to fill it."""
-    descriptor = os.open(make_folder(home.stream) / FILL_LOCK.format(view=view), os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with locks.holding(make_folder(home.stream) / FILL_LOCK.format(view=view), wait=True):
         yield
-    finally:
-        os.close(descriptor)

@@ -1,6 +1,5 @@
 """What a stream tells of itself: figures for Prometheus, one JSON object a line for people, a file for `velo status`."""
 
-import fcntl
 import json
 import logging
 import os
@@ -12,6 +11,7 @@ from typing import Any, Final, TextIO
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from velo.racing.clock import to_text
+from velo.storage import locks
 from velo.storage.atomic_files import make_folder
 from velo.storage.store import Home
 
@@ -107,14 +107,4 @@ def position(home: Home) -> Position | None:
 
 def is_streaming(home: Home) -> bool:
     """Whether a process holds the right to stream."""
-    try:
-        descriptor = os.open(home.stream / LOCK, os.O_RDWR)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+    return locks.is_held(home.stream / LOCK)

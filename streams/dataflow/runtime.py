@@ -1,6 +1,5 @@
 """Starting, resuming and stopping the stream of a store."""
 
-import fcntl
 import gc
 import os
 import shutil
@@ -44,7 +43,7 @@ from streams.dataflow.redis_sink import RedisSink, deliver
 from streams.dataflow.retry import RestartRequired, Retry, StoppedWhileRetrying
 from streams.dataflow.worker_processes import pass_on
 from velo.errors import UserError
-from velo.storage import table_versions
+from velo.storage import locks, table_versions
 from velo.storage.atomic_files import make_folder
 from velo.storage.log import reader
 from velo.storage.log.format import generation as log_generation
@@ -307,12 +306,12 @@ def stop_on_signals(stop: threading.Event, others: Sequence["subprocess.Popen[by
 @contextmanager
 def sole_stream(home: Home) -> Iterator[int]:
     """Hold the right to stream, yielding the descriptor that holds it; raises `UserError` where another does."""
-    descriptor = os.open(make_folder(home.stream) / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another stream runs on {home.root}: stop it, or look at `velo status`") from None
+        descriptor = locks.acquire(make_folder(home.stream) / LOCK)
+    except locks.LockHeld:
+        raise UserError(f"another stream runs on {home.root}: stop it, or look at `velo status`") from None
+    try:
+        # worker processes inherit the descriptor, so the lock is held until the last of them ends
         yield descriptor
     finally:
         os.close(descriptor)

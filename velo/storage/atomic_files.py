@@ -8,11 +8,11 @@ import stat
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from fcntl import LOCK_EX, flock
 from pathlib import Path
 from typing import Final
 
 from velo.errors import UserError
+from velo.storage import locks
 
 OTHERS = 0o077
 """The bits of a mode that let anyone but the owner in."""
@@ -92,8 +92,7 @@ def _take_rights(path: Path) -> None:
 def sole_writer(folder: Path) -> Iterator[None]:
     """Wait for, then hold, the right to write below a folder, what a killed writer left aside there (`.….tmp`) removed."""
     make_folder(folder)
-    with (folder / ".lock").open("w") as lock:
-        flock(lock, LOCK_EX)
+    with locks.holding(folder / ".lock", wait=True):
         for left in list(folder.rglob(".*.tmp")):
             if left.is_dir():
                 shutil.rmtree(left)

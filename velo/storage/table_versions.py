@@ -21,12 +21,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import Any, Final
 
 from velo.errors import UserError
 from velo.racing.clock import from_text, to_text
+from velo.storage import locks
 from velo.storage.atomic_files import make_folder, sync_file, sync_folder, write_atomically
 from velo.storage.store import Home
 
@@ -66,24 +66,25 @@ class Manifest:
 def sole_publisher(home: Home) -> Iterator[None]:
     """Hold the right to publish, what a killed build left behind swept away; raises `UserError` where another has it."""
     make_folder(home.generations)
-    with (home.generations / ".lock").open("w") as lock:
-        try:
-            flock(lock, LOCK_EX | LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"another build is writing to {home.root}: wait for it to end, then run this one again"
-            ) from None
+    try:
+        descriptor = locks.acquire(home.generations / ".lock")
+    except locks.LockHeld:
+        raise UserError(
+            f"another build is writing to {home.root}: wait for it to end, then run this one again"
+        ) from None
+    try:
         for left in (*home.generations.glob(".*.tmp"), *home.batch.glob("scratch-*"), *_never_current(home)):
             shutil.rmtree(left)
         yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
 def changing_parts(home: Home) -> Iterator[None]:
     """Wait for, then hold, the right to change which parts the current generation has: for a moment only."""
     make_folder(home.generations)
-    with (home.generations / ".parts.lock").open("w") as lock:
-        flock(lock, LOCK_EX)
+    with locks.holding(home.generations / ".parts.lock", wait=True):
         yield
 
 

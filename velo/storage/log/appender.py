@@ -1,6 +1,5 @@
 """Bytes to the disk: one process at a time, whole records or none, a new segment where one is full."""
 
-import fcntl
 import logging
 import os
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from typing import Any, Final
 
 from velo.errors import UserError
 from velo.racing.messages import SCHEMA_VERSION
+from velo.storage import locks
 from velo.storage.atomic_files import make_folder, sync_folder, write_atomically
 from velo.storage.log.format import Segment, complete_length, reaching, record_at, segments_in
 
@@ -167,20 +167,15 @@ def _repair(path: Path, length: int) -> None:
 
 
 def lock(folder: Path) -> int:
-    """The descriptor that holds the lock of a folder until it is closed; raises `UserError` where another has it."""
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
+    """The descriptor that holds the lock of a folder until it is closed; raises `LogInUse` where another process has it.
+
+    A rebuild swaps the whole folder. `locks.acquire` makes sure that the lock is on the folder that is there now.
+    """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
-        os.close(descriptor)
+        descriptor = locks.acquire(folder / ".lock")
+    except locks.LockHeld as held:
         raise LogInUse(
-            f"the log at {folder} is being written by process {holder}: wait until it ends, or stop it"
+            f"the log at {folder} is being written by process {held.holder or 'unknown'}: wait until it ends, or stop it"
         ) from None
-    if os.fstat(descriptor).st_ino != (folder / ".lock").stat().st_ino:
-        # the folder was swapped for a rebuilt one while we waited our turn
-        os.close(descriptor)
-        return lock(folder)
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+    locks.record_holder(descriptor)
     return descriptor
