@@ -5,7 +5,6 @@ begins with its checksum and is synced before it counts, so a crash leaves a rac
 off is cut away by the next writer. A race is decided once by a model and settled once, however often it is asked.
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -14,10 +13,10 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
-from zlib import crc32
 
 from velo.errors import UserError
 from velo.racing.clock import from_text, to_text
+from velo.storage import jsonl, locks
 from velo.storage.atomic_files import make_folder, sync_folder
 from velo.storage.store import Home
 
@@ -25,7 +24,6 @@ FILE: Final = "ledger.ndjson"
 LOCK: Final = "lock"
 DECISION: Final = "decision"
 SETTLEMENT: Final = "settlement"
-_HEAD: Final = '{"crc":"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +146,7 @@ class Ledger:
 
     def _append(self, kind: str, entry: Mapping[str, Any]) -> None:
         content = json.dumps({"type": kind} | dict(entry), ensure_ascii=False, default=to_text)[1:]
-        line = f'{_HEAD}{crc32(content.encode()):08x}",{content}\n'.encode()
+        line = jsonl.frame(content.encode())
         while line:
             line = line[os.write(self._descriptor, line) :]
         os.fsync(self._descriptor)
@@ -158,12 +156,11 @@ class Ledger:
 def writing(home: Home) -> Iterator[Ledger]:
     """The ledger to write to, by one process at a time; a torn last line is cut off. Raises `UserError` for a second writer."""
     folder = make_folder(home.paper)
-    lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another `velo paper` writes to {folder}: stop it, or ask with --report alone") from None
+        lock = locks.acquire(folder / LOCK)
+    except locks.LockHeld:
+        raise UserError(f"another `velo paper` writes to {folder}: stop it, or ask with --report alone") from None
+    try:
         path = folder / FILE
         book, whole = _read(path)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -195,32 +192,21 @@ def _read(path: Path) -> tuple[Book, int]:
     whole = 0
     lines = content.splitlines(keepends=True)
     for number, line in enumerate(lines):
-        told = _parsed(line)
-        if told is None:
+        # a line without its newline is torn, even where its checksum is right: the next line would be appended to it
+        entry = jsonl.parse(line) if line.endswith(b"\n") else None
+        if entry is None:
             if number < len(lines) - 1:
                 raise UserError(f"{path} is damaged in line {number + 1}: restore it, it says what was bet")
             break
         whole += len(line)
-        kind = told.pop("type")
+        kind = entry.pop("type")
         if kind == DECISION:
-            decision = _decision(told)
+            decision = _decision(entry)
             decisions[decision.key] = decision
         else:
-            settlement = _settlement(told)
+            settlement = _settlement(entry)
             settlements[settlement.key] = settlement
     return Book(decisions, settlements), whole
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    """The entry of a line; None where it is torn or its checksum differs."""
-    start = len(_HEAD) + 10
-    content = line[start:-1]
-    if not line.endswith(b"\n") or line[: len(_HEAD)] != _HEAD.encode():
-        return None
-    if line[len(_HEAD) : start - 2] != f"{crc32(content):08x}".encode():
-        return None
-    told: dict[str, Any] = json.loads(b"{" + content)
-    return told
 
 
 def _decision(told: dict[str, Any]) -> Decision:

@@ -17,7 +17,6 @@ from hashlib import blake2b
 from pathlib import Path
 from threading import Lock
 from typing import Any, Final
-from zlib import crc32
 
 import orjson
 
@@ -25,6 +24,7 @@ from serving.scored import ScoredRace
 from velo.errors import UserError
 from velo.racing.clock import from_text, to_text
 from velo.racing.messages import Market, Racecard, to_record
+from velo.storage import jsonl
 from velo.storage.atomic_files import make_folder
 from velo.storage.store import Home
 
@@ -37,7 +37,6 @@ EVERY_INSTANT: Final = timedelta(seconds=1)
 REMEMBERED: Final = 4096
 """Scores of which it is known when they were kept last."""
 _CHECKED_EVERY: Final = 4096
-_CRC: Final = len(b'{"crc":"00000000",')
 
 
 class NotKept(UserError):
@@ -117,8 +116,7 @@ class ScoreLog:
             said, told["repeats"] = self._repeated(told, scored)
             if said is None:
                 return
-            rest = orjson.dumps(told)[1:]
-            line = b'{"crc":"%08x",%s\n' % (crc32(rest), rest)
+            line = jsonl.frame(orjson.dumps(told)[1:])
             try:
                 written = os.write(self._open(scored.scored_at), line)
             except OSError as failed:
@@ -204,9 +202,8 @@ def _lines(path: Path) -> Iterator[tuple[str, Served | None]]:
         for number, line in enumerate(file, start=1):
             if line == b"\n":
                 continue
-            rest = line[_CRC:].rstrip(b"\n")
-            whole = line[:_CRC] == b'{"crc":"%08x",' % crc32(rest)
-            yield f"{path.name}:{number}", _served(orjson.loads(b"{" + rest)) if whole else None
+            score = jsonl.parse(line)
+            yield f"{path.name}:{number}", None if score is None else _served(score)
 
 
 def _served(told: dict[str, Any]) -> Served:

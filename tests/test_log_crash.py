@@ -17,9 +17,10 @@ from tests.logs import NOON, a_store, bytes_of, fixed, held, logged, told
 from tests.shared import REPO
 from velo.errors import UserError
 from velo.racing.messages import GoingChange, Result
+from velo.storage import jsonl
 from velo.storage.log import format as log_segments
 from velo.storage.log import reader
-from velo.storage.log.format import complete_length, framed, is_whole, last_whole, segments
+from velo.storage.log.format import complete_length, framed, last_whole, segments
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
 
@@ -87,7 +88,7 @@ def test_the_last_whole_record_is_the_one_that_reading_all_lines_finds(pieces: l
     content, most, place, last = b"".join(pieces), 400, 0, (0, b"")
     for line in content.splitlines(keepends=True):
         place += len(line)
-        if line.endswith(b"\n") and is_whole(line) and len(line) <= most:
+        if line.endswith(b"\n") and jsonl.is_whole(line) and len(line) <= most:
             last = (place, line)
     with pytest.MonkeyPatch.context() as patched, NamedTemporaryFile() as file:
         patched.setattr(log_segments, "RECORD_BYTES", most)

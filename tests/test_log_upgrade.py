@@ -11,8 +11,9 @@ from tests.logs import NOON, bytes_of, fixed, held, logged, told
 from velo.errors import Refused, UserError
 from velo.racing.clock import EPOCH, MICROSECOND, from_text
 from velo.racing.messages import GoingChange, Message, Runner, to_record
+from velo.storage import jsonl
 from velo.storage.log import reader
-from velo.storage.log.format import Segment, body_of, digest_of, framed, is_whole, segments
+from velo.storage.log.format import Segment, body_of, digest_of, framed, segments
 from velo.storage.log.migrations import readable_segments, upgraded
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
@@ -108,7 +109,7 @@ def test_readable_segments_are_whole_and_of_todays_schema(store: Store) -> None:
     with segments(store.home)[-1].path.open("ab") as file:
         file.write(b'{"crc":"torn')
     lines = [line for path in readable_segments(store.home) for line in path.read_bytes().splitlines(keepends=True)]
-    assert all(is_whole(line) for line in lines)
+    assert all(jsonl.is_whole(line) for line in lines)
     without_crc = [{**record, "crc": None} for record in reader.records(store.home)]
     assert [{**orjson.loads(line), "crc": None} for line in lines] == without_crc
     assert {record["schema_version"] for record in without_crc} == {2}

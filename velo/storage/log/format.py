@@ -1,8 +1,8 @@
 """Segments of the log: the framing of a record, and how far a file can be trusted (contract 2).
 
-A segment is `log/{first_seq:012d}-v{schema_version}.ndjson`. A record is one line, `{"crc":"8 hex",REST`, in which the
-CRC-32 is of the bytes of REST, its closing brace included and the line's end not. REST begins with `seq`, `digest`,
-`known_at`, `type`, `schema_version`, `race_id` and, for a result, `result_version`, in this order.
+A segment is `log/{first_seq:012d}-v{schema_version}.ndjson`. A record is one checksummed line (`velo.storage.jsonl`),
+`{"crc":"8 hex",REST`. REST begins with `seq`, `digest`, `known_at`, `type`, `schema_version`, `race_id` and, for a result,
+`result_version`, in this order.
 """
 
 import os
@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Final
-from zlib import crc32
 
 import orjson
 
 from velo.errors import UserError
+from velo.storage import jsonl
 from velo.storage.store import Home
 
 SEGMENT_BYTES: Final = 64 * 2**20
@@ -33,8 +33,6 @@ GENERATION: Final = "generation"
 """The file of a log's folder that counts its rebuilds."""
 
 _NAME: Final = re.compile(r"(\d{12})-v(\d+)\.ndjson")
-_HEAD: Final = b'{"crc":"'
-_REST: Final = len(_HEAD) + 8 + len(b'",')
 _TAIL_BLOCK: Final = 2**16
 
 
@@ -117,13 +115,7 @@ def framed(seq: int, digest: str, known_at: str | int, body: bytes) -> bytes:
     """The line of a record; `known_at` is text, or µs since 1970 in schema 1."""
     instant = f'"{known_at}"' if isinstance(known_at, str) else str(known_at)
     rest = b'"seq":%d,"digest":"%s","known_at":%s,%s' % (seq, digest.encode(), instant.encode(), body)
-    return b'%s%08x",%s\n' % (_HEAD, crc32(rest), rest)
-
-
-def is_whole(line: bytes) -> bool:
-    """Whether a line, with or without its end, is a record as it was written."""
-    rest = line[_REST:].rstrip(b"\n")
-    return line[: len(_HEAD)] == _HEAD and line[len(_HEAD) : _REST] == b'%08x",' % crc32(rest)
+    return jsonl.frame(rest)
 
 
 def complete_length(path: Path) -> int:
@@ -154,7 +146,7 @@ def _last_whole(descriptor: int, size: int) -> tuple[int, bytes]:
             begin = tail.rfind(b"\n", 0, end - 1) + 1
             if begin == 0 and start > 0:
                 break
-            if is_whole(tail[begin:end]):
+            if jsonl.is_whole(tail[begin:end]):
                 return start + end, tail[begin:end]
             end -= 1
         if start == 0:
@@ -202,7 +194,7 @@ def record_at(path: Path, place: int) -> dict[str, Any]:
 
 
 def _parsed(path: Path, place: int, line: bytes) -> dict[str, Any]:
-    if not is_whole(line):
+    if not jsonl.is_whole(line):
         raise damaged(path, place)
     record: dict[str, Any] = orjson.loads(line)
     return record

@@ -14,6 +14,7 @@ from zlib import crc32
 from velo.errors import UserError
 from velo.racing.clock import EPOCH, to_text
 from velo.racing.messages import SCHEMA_VERSION
+from velo.storage import jsonl
 from velo.storage.atomic_files import make_folder
 from velo.storage.log.format import (
     Segment,
@@ -22,7 +23,6 @@ from velo.storage.log.format import (
     digest_of,
     framed,
     generation,
-    is_whole,
     last_whole,
     lines,
     reaching,
@@ -108,7 +108,7 @@ def _refuse_damaged(segment: Segment, length: int) -> None:
 
 
 def _damaged_at(path: Path, length: int) -> int | None:
-    return next((place for place, line in lines(path, length) if not is_whole(line)), None)
+    return next((place for place, line in lines(path, length) if not jsonl.is_whole(line)), None)
 
 
 def _cut(segment: Segment, length: int, out: BinaryIO) -> None:

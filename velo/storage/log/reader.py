@@ -10,10 +10,10 @@ import orjson
 from velo.errors import UserError
 from velo.racing.clock import from_text
 from velo.racing.messages import Message, from_record
+from velo.storage import jsonl
 from velo.storage.log.format import (
     Segment,
     complete_length,
-    is_whole,
     last_record,
     lines,
     reaching,
@@ -124,7 +124,7 @@ def _gap(where: str, found: int, expected: int) -> LogProblem:
 
 def _record(segment: Segment, line: bytes) -> dict[str, Any] | str:
     """The record of a line, or what is wrong with it."""
-    if not is_whole(line):
+    if not jsonl.is_whole(line):
         return "the checksum does not match: the record was changed or damaged after it was written"
     record = orjson.loads(line)
     if record.get("schema_version") != segment.schema_version:

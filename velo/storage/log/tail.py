@@ -12,8 +12,9 @@ import orjson
 from velo.errors import UserError
 from velo.racing.clock import from_text
 from velo.racing.messages import Message, from_record
+from velo.storage import jsonl
 from velo.storage.log import reader
-from velo.storage.log.format import RECORD_BYTES, Segment, generation, is_whole, reaching, segments
+from velo.storage.log.format import RECORD_BYTES, Segment, generation, reaching, segments
 from velo.storage.log.migrations import upgraded
 from velo.storage.store import Home
 
@@ -117,7 +118,7 @@ class LogTail:
         self._file.seek(offset)
         while text := self._file.readline(RECORD_BYTES):
             length, ended = len(text), text.endswith(b"\n")
-            if ended and is_whole(text):
+            if ended and jsonl.is_whole(text):
                 self._damaged += damaged
                 self._note(RecordOffset(*self._segment_key(), offset, length), text, lines)
                 self._offset, self._barren = offset + length, None
@@ -143,7 +144,7 @@ class LogTail:
             assert self._segment is not None
             place = RecordOffset(*self._segment_key(), self._offset + begin, end - begin)
             begin = end
-            if not is_whole(text):
+            if not jsonl.is_whole(text):
                 # a torn tail looks the same: what it is shows when a whole record follows
                 damaged.append((place, text))
                 continue
