@@ -1,7 +1,5 @@
 """What the store was told of one race: its messages, from the tables beside the features, and whether more came since."""
 
-import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import date, datetime
@@ -11,7 +9,6 @@ from typing import Any, Final, Protocol
 from feature_repo.stores import changelog
 from feature_repo.stores.parts import Snapshot
 from velo.errors import UserError
-from velo.racing.clock import from_text
 from velo.racing.messages import (
     GoingChange,
     JockeyChange,
@@ -25,13 +22,13 @@ from velo.racing.messages import (
     Runner,
     instant_of,
 )
+from velo.storage import table_versions
+from velo.storage.log import reader
 from velo.storage.store import Home
 
 MEMORY_LIMIT: Final = "500MB"
 _RACE: Final = tuple(one.name for one in fields(Race))
 _RUNNER: Final = tuple(one.name for one in fields(Runner) if one.name != "kept")
-_SEQ: Final = re.compile(rb'^\{"crc":"[0-9a-f]{8}","seq":(\d+),.*\}$')
-_TAIL_BYTES: Final = 2**16
 
 
 class UnbuiltLog(Protocol):
@@ -75,11 +72,11 @@ def tables_of(home: Home, race_id: str, held: Tables | None = None, snapshot: Sn
     if held is not None and held.folder == folder:
         return held
     parts = {kind: look.parts(home.offline / kind) for kind in ("runners", "notices")}
-    manifest = json.loads((folder / "manifest.json").read_bytes())
+    manifest = table_versions.manifest_of(folder)
     with changelog.engine(MEMORY_LIMIT) as connection:
         rows = {kind: _selected(connection, files, "race_id = $id", {"id": race_id}) for kind, files in parts.items()}
     messages = (*_races(rows["runners"]), *map(_notice, rows["notices"]))
-    return Tables(folder, messages, manifest["next_seq"], from_text(manifest["known_at"]))
+    return Tables(folder, messages, manifest.next_seq, manifest.known_at)
 
 
 def messages_of_race(
@@ -95,7 +92,7 @@ def messages_of_race(
     """
     tables = tables or tables_of(home, race_id, snapshot=snapshot)
     newer = log.messages(race_id, tables.next_seq) if log is not None else ()
-    behind = max(0, _log_length(home) - tables.next_seq) if log is None else 0
+    behind = max(0, reader.end(home).next_seq - tables.next_seq) if log is None else 0
     messages = tuple(sorted((*tables.messages, *newer), key=instant_of))
     if not any(isinstance(one, Racecard | Result) for one in messages):
         more = f" (the log has {behind:,} newer messages: run `velo build`)" if behind else ""
@@ -159,17 +156,3 @@ def _notice(row: Mapping[str, Any]) -> Message:
         case "going_change":
             return GoingChange(race_id, row["going"], known_at)
     return Market(race_id, dict(row["prices"] or ()), row["source"], known_at)
-
-
-def _log_length(home: Home) -> int:
-    """How many records the log holds, by the last whole line of its last segment; 0 where it cannot be told."""
-    segments = sorted(home.log.glob("*.ndjson")) if home.log.is_dir() else []
-    for segment in reversed(segments):
-        with segment.open("rb") as file:
-            size = file.seek(0, 2)
-            for reach in (_TAIL_BYTES, size):
-                file.seek(max(0, size - reach))
-                found = [match for line in file.read().splitlines() if (match := _SEQ.match(line))]
-                if found:
-                    return int(found[-1][1]) + 1
-    return 0

@@ -25,6 +25,7 @@ from feature_repo.stores.parts import Snapshot
 from training.entity_rows import Period, declared, outcomes
 from velo.errors import UserError
 from velo.racing.clock import from_text
+from velo.storage import table_versions
 from velo.storage.store import Store
 
 Floats = NDArray[np.float64]
@@ -190,12 +191,12 @@ def _labels(rows: pa.Table, became: pa.Table) -> pa.Table:
 
 def provenance(store: Store, lead: timedelta, snapshot: Snapshot) -> Provenance:
     """What a training set made now would be made from; raises `FileNotFoundError` where no tables were built."""
-    written = (snapshot.folder(store.home.offline / "runners").parent / "manifest.json").read_bytes()
-    manifest = json.loads(written)
+    written = (snapshot.folder(store.home.offline / "runners").parent / table_versions.MANIFEST).read_bytes()
+    manifest = table_versions.Manifest.from_json(written)
     return Provenance(
-        manifest["fingerprint"],
-        manifest["next_seq"],
-        from_text(manifest["known_at"]),
+        manifest.fingerprint,
+        manifest.next_seq,
+        manifest.known_at,
         lead,
         store.timezone.key,
         hashlib.sha256(written).hexdigest(),
