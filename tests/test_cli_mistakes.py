@@ -276,9 +276,9 @@ def test_a_query_that_cannot_be_answered_is_told(home: Path, query: str, words: 
         (("simulate", "a.csv", "--days", "many"), ("--days", "--days many", "integer", "see `velo simulate --help`")),
         (("simulate", "a.csv", "--days", "0"), ("days 0", "between 1 and")),
         (("log", "rebuild", "a.csv", "--source", "tips"), ("--source", "'tips'", "raceform")),
-        (("tick", "--at", "yesterday"), ("'yesterday' is no instant", "write it like 2025-06-21T13:55:00Z")),
-        (("tick", "--at", "2024-05-01T12:00:00"), ("is no instant with an offset", "write it like")),
-        (("tick", "--at", "2999-01-01T00:00:00Z"), ("2999-01-01", "still to come")),
+        (("tick", "--at", "yesterday"), ("'yesterday' is not a timestamp", "write it like 2025-06-21T13:55:00Z")),
+        (("tick", "--at", "2024-05-01T12:00:00"), ("is not a timestamp with a UTC offset", "write it like")),
+        (("tick", "--at", "2999-01-01T00:00:00Z"), ("2999-01-01", "in the future")),
     ],
 )
 def test_an_argument_that_is_none_is_told(home: Path, argv: tuple[str, ...], words: tuple[str, ...]) -> None:
@@ -317,4 +317,4 @@ def test_features_of_a_store_that_was_never_built_are_told(tmp_path: Path) -> No
 
 def test_a_score_without_a_model_and_a_bad_instant_are_told(home: Path) -> None:
     velo("score", "R1", home=home).told("there is no model", "velo train")
-    velo("score", "R1", "--as-of", "yesterday", home=home).told("'yesterday' is no instant", "write it like")
+    velo("score", "R1", "--as-of", "yesterday", home=home).told("'yesterday' is not a timestamp", "write it like")

@@ -37,7 +37,7 @@ def test_velo_feed_and_velo_ingest_follow_are_the_two_ends_of_a_feed(tmp_path: P
 def test_a_mistake_is_told_in_a_line(tmp_path: Path, redis_url: str) -> None:
     velo("ingest", "--follow", home=tmp_path).told("--follow needs one feed", "--redis KEY")
     velo("ingest", "--redis", "x", home=tmp_path).told("velo ingest --follow --redis KEY")
-    velo("ingest", "--follow", "--kafka", "x", home=tmp_path).told("brokers are not named", "--brokers")
+    velo("ingest", "--follow", "--kafka", "x", home=tmp_path).told("--kafka needs brokers", "--brokers")
     velo("feed", "redis", tmp_path / "a.txt", home=tmp_path).told("a.txt is of no form that is sent")
     velo("feed", "redis", tmp_path / "a.jsonl", home=tmp_path).told("cannot read", "name a file of JSON lines")
 

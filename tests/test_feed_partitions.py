@@ -116,5 +116,5 @@ def test_what_comes_live_waits_for_no_idle_partition() -> None:
 
 def test_a_word_that_is_no_partition_is_told(tmp_path: Path) -> None:
     velo("ingest", "--follow", "--kafka", "t", "--brokers", "127.0.0.1:1", "--partition", "-1", home=tmp_path).told(
-        "'-1' is no partition", "every"
+        "--partition is '-1'", "every"
     )

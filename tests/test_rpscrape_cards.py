@@ -421,4 +421,4 @@ def test_the_command_tells_what_it_did(tmp_path: Path) -> None:
     assert told["warnings"] == {"reserve, not declared": 1}
     shown = velo("cards", "rpscrape", path, home=tmp_path / "home")
     assert shown.code == 0
-    assert "already there" in shown.out
+    assert "duplicates" in shown.out

@@ -277,7 +277,7 @@ def test_stopped_while_redis_is_away_it_does_not_claim_that_both_stores_hold_eve
     finally:
         process.kill()
     assert process.returncode == code, said
-    assert told.startswith(b"stopped while it waited for a store: not all of 1,140 messages are in both stores"), told
+    assert told.startswith(b"stopped while a store was unavailable: not all of 1,140 messages are in both stores"), told
     assert told.count(b"\n") == 1
 
 

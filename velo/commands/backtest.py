@@ -1,4 +1,4 @@
-"""`velo backtest`: what the recipe of a model would have said of days it had not seen."""
+"""`velo backtest`: test the recipe of a model on days it was not trained on."""
 
 from datetime import date, datetime
 from pathlib import Path
@@ -16,37 +16,35 @@ def register(app: typer.Typer) -> None:
 
 
 def backtest(
-    days: Annotated[int | None, typer.Option(help="So many days up to --to (365 if --from is not given).")] = None,
+    days: Annotated[int | None, typer.Option(help="Number of days up to --to (365 unless --from is given).")] = None,
     since: Annotated[
         datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="First local race date.")
     ] = None,
     until: Annotated[
         datetime | None,
-        typer.Option("--to", formats=["%Y-%m-%d"], help="Last local race date (the last with results)."),
+        typer.Option("--to", formats=["%Y-%m-%d"], help="Last local race date (default: the last with results)."),
     ] = None,
     refit_months: Annotated[
-        int | None, typer.Option(help="Months between refits (12, or fewer where the past is short).")
+        int | None, typer.Option(help="Months between refits (12, or fewer if the history is short).")
     ] = None,
     past: Annotated[
         int | None,
         typer.Option(
-            help="Refits before the period that the blend and calibration learn from (6, or fewer where the past is short; at least 2)."
+            help="Refits before the period, on which the blend and calibration are fitted (6, or fewer if the history is short; at least 2)."
         ),
     ] = None,
-    lead: Annotated[
-        float | None, typer.Option(min=0, help="Minutes before the off at which a race is decided (5).")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything drawn by chance (1).")] = None,
+    lead: Annotated[float | None, typer.Option(min=0, help="Decision time, in minutes before the off (5).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed (1).")] = None,
     model: Annotated[
-        str | None, typer.Option(help="Test the recipe of this kept model, as `velo train --search` chose it.")
+        str | None, typer.Option(help="Test the recipe of this stored model, as `velo train --search` chose it.")
     ] = None,
-    again: Annotated[bool, typer.Option("--again", help="Look at a locked window again, and have it counted.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Look at a locked window again; the look is counted.")] = False,
     report: Annotated[
-        Path | None, typer.Option(help="The HTML file to write (reports/<backtest>.html under VELO_HOME).")
+        Path | None, typer.Option(help="HTML report to write (default: reports/<backtest>.html under VELO_HOME).")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Test the recipe of the model on days it had not seen: refitted as time goes on, blended on the past alone."""
+    """Test the model's recipe on unseen days: walk-forward refits, blended and calibrated on earlier days only."""
     from datetime import timedelta
 
     from rich.console import Group
@@ -69,8 +67,8 @@ def backtest(
         elif lead is None and seed is None:
             options, before = recipe_kept(store.home, model)
         else:
-            raise UserError(f"--model {model} says the lead and the seed itself: leave out --lead and --seed")
-        told = run(
+            raise UserError(f"--model {model} sets the lead and the seed: leave out --lead and --seed")
+        result = run(
             store,
             now=now(),
             since=_day(since),
@@ -83,10 +81,10 @@ def backtest(
             again=again,
             progress=progress,
         )
-    page = write_report(told, report or store.home.reports / f"{told.backtest}.html")
-    document = plain(told) | {"verdict": told.verdict, "report": str(page)} if as_json else None
-    show(document, as_json, lambda: Group(backtest_tables(told), Text(f"report: {page}")))
+    page = write_report(result, report or store.home.reports / f"{result.backtest}.html")
+    document = plain(result) | {"verdict": result.verdict, "report": str(page)} if as_json else None
+    show(document, as_json, lambda: Group(backtest_tables(result), Text(f"report: {page}")))
 
 
-def _day(given: datetime | None) -> date | None:
-    return given.date() if given else None
+def _day(moment: datetime | None) -> date | None:
+    return moment.date() if moment else None

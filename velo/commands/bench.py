@@ -1,4 +1,4 @@
-"""`velo bench …`: what it costs on this machine, by commands that anyone can run."""
+"""`velo bench …`: measure time, memory and correctness on this machine."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,10 +7,8 @@ import typer
 
 from velo.commands.edge import Json, now, show, steps
 
-bench_app = typer.Typer(help="Measure what it costs on this machine: everything in one go, or one thing closely.")
-Results = Annotated[
-    Path | None, typer.Option("--runners", help="A runner table to tile; a simulated season without it.")
-]
+bench_app = typer.Typer(help="Measure this machine: every part in one run, or one part in detail.")
+Results = Annotated[Path | None, typer.Option("--runners", help="Runner table to tile (default: a simulated season).")]
 Zone = Annotated[str, typer.Option("--timezone", help="The runner table's time zone.")]
 
 
@@ -24,20 +22,22 @@ def together(
     context: typer.Context,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="One part: build, join, stream, freshness, online, race, redis; give it again for another."),
+        typer.Option(help="Run only this part: build, join, stream, freshness, online, race, redis. Repeatable."),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Sizes so small that they show only that all of it runs.")
+        bool, typer.Option("--quick", help="Tiny sizes: check that every part runs; the numbers mean nothing.")
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="The document to write, charts beside it; docs/benchmarks.md after a whole run."),
+        typer.Option(
+            help="Markdown file to write, with charts beside it (default after a full run: docs/benchmarks.md)."
+        ),
     ] = None,
     runners: Results = None,
     timezone: Zone = "Europe/London",
     as_json: Json = False,
 ) -> None:
-    """Everything in one go, contenders in turn; writes docs/benchmarks.md. Half an hour on two cores."""
+    """Run every benchmark, alternating contenders, and write docs/benchmarks.md. Takes half an hour on two cores."""
     if context.invoked_subcommand is not None:
         return
     from rich.console import Group
@@ -45,12 +45,12 @@ def together(
     from benchmarks.page import tables, where_to, write
     from benchmarks.whole import BenchOptions, measure
 
-    asked = BenchOptions(quick, tuple(only or ()), runners, timezone)
-    # a part alone, or one at sizes that tell nothing, is no page to put over a whole run's
+    options = BenchOptions(quick, tuple(only or ()), runners, timezone)
+    # one part, or a --quick run, must not replace the page of a full run
     path = None if out is None and (only or quick) else where_to(out)
     with steps(as_json) as progress:
-        for report in measure(asked, now(), progress):
-            # a run that is broken off leaves what it found where it was told to, and the checkout's page as it was
+        for report in measure(options, now(), progress):
+            # an interrupted run leaves its partial results in --out and does not touch the default page
             if out is not None and path is not None:
                 write(report, path)
     if path is not None:
@@ -60,7 +60,7 @@ def together(
 
 @bench_app.command()
 def build(
-    starts: Annotated[list[int], typer.Option(help="How many starts; give it again for another size.")] = [  # noqa: B006 typer copies it
+    starts: Annotated[list[int], typer.Option(help="Number of starts. Repeatable.")] = [  # noqa: B006 typer copies it
         100_000,
         1_000_000,
     ],
@@ -68,7 +68,7 @@ def build(
     timezone: Zone = "Europe/London",
     as_json: Json = False,
 ) -> None:
-    """`velo build` of everything: starts/s and peak memory, each size in a process of its own."""
+    """Measure a full `velo build`: starts/s and peak memory, one process for each size."""
     from benchmarks.build import measure, table
 
     figures = measure(starts, runners, timezone)
@@ -77,18 +77,18 @@ def build(
 
 @bench_app.command("point-in-time")
 def point_in_time(
-    rows: Annotated[list[int], typer.Option(help="How many entity rows; give it again for another size.")] = [  # noqa: B006 typer copies it
+    rows: Annotated[list[int], typer.Option(help="Number of entity rows. Repeatable.")] = [  # noqa: B006 typer copies it
         3_000,
         100_000,
     ],
     stock_rows: Annotated[
-        int, typer.Option(help="The most that Feast's own DuckDB store gets: it is slow, and takes gigabytes.")
+        int, typer.Option(help="Row limit for Feast's own DuckDB store, which is slow and uses gigabytes.")
     ] = 3_000,
     runners: Results = None,
     timezone: Zone = "Europe/London",
     as_json: Json = False,
 ) -> None:
-    """The point-in-time join over all views: ours, DuckDB by hand, polars, and Feast's own store on a size it survives."""
+    """Measure the point-in-time join over all views: ours, plain DuckDB, polars, and Feast's own store up to --stock-rows."""
     from benchmarks.point_in_time import measure, table
 
     figures = measure(rows, stock_rows, runners, timezone)
@@ -97,36 +97,34 @@ def point_in_time(
 
 @bench_app.command()
 def stream(
-    starts: Annotated[int, typer.Option(help="How many starts to replay.")] = 100_000,
-    rates: Annotated[
-        list[float], typer.Option("--rate", help="Live results a second; give it again for another rate.")
-    ] = [10.0, 80.0],  # noqa: B006 typer copies it
-    seconds: Annotated[float, typer.Option(help="How long each rate is held.")] = 30.0,
-    processes: Annotated[list[int], typer.Option(help="Processes; give it again for another number.")] = [1, 2],  # noqa: B006 typer copies it
+    starts: Annotated[int, typer.Option(help="Number of starts to replay.")] = 100_000,
+    rates: Annotated[list[float], typer.Option("--rate", help="Live results per second. Repeatable.")] = [10.0, 80.0],  # noqa: B006 typer copies it
+    seconds: Annotated[float, typer.Option(help="Seconds to hold each rate.")] = 30.0,
+    processes: Annotated[list[int], typer.Option(help="Number of processes. Repeatable.")] = [1, 2],  # noqa: B006 typer copies it
     handover: Annotated[
         Path | None,
-        typer.Option(help="Measure only how soon a stream is live on a copy of this home, which was built."),
+        typer.Option(help="Measure only how soon a stream is live on a copy of this built home."),
     ] = None,
     year: Annotated[
-        int | None, typer.Option(help="Measure only the memory over a simulated year of live running of so many races.")
+        int | None, typer.Option(help="Measure only memory over a simulated year of live running with N races.")
     ] = None,
     same_horses: Annotated[
-        bool, typer.Option("--same-horses", help="With --year: the year before over again, without one new key.")
+        bool, typer.Option("--same-horses", help="With --year: repeat the previous year, so that no new key appears.")
     ] = False,
-    days: Annotated[int, typer.Option(min=1, help="With --year: how many days of it.")] = 365,
+    days: Annotated[int, typer.Option(min=1, help="With --year: number of days to run.")] = 365,
     runners: Results = None,
     timezone: Zone = "Europe/London",
     as_json: Json = False,
 ) -> None:
-    """`velo stream`: starts/s into no sink, Parquet and both; and how soon a live result is readable in Redis."""
+    """Measure `velo stream`: starts/s with no sink, with Parquet and with both; delay until a live result is readable in Redis."""
     from rich.console import Group
 
     from benchmarks import stream_long
     from benchmarks.stream import measure, table
 
     if handover is not None:
-        taken = stream_long.handover(handover)
-        show(taken, as_json, lambda: stream_long.handover_table(taken))
+        timings = stream_long.handover(handover)
+        show(timings, as_json, lambda: stream_long.handover_table(timings))
         return
     if year is not None:
         months = stream_long.year(year, days, same=same_horses)
@@ -139,19 +137,21 @@ def stream(
 
 @bench_app.command()
 def serve(
-    starts: Annotated[int, typer.Option(help="How many starts the store knows.")] = 50_000,
-    sizes: Annotated[list[int], typer.Option("--size", help="Runners of a race; give it again for another.")] = [  # noqa: B006 typer copies it
+    starts: Annotated[int, typer.Option(help="Number of starts in the store.")] = 50_000,
+    sizes: Annotated[list[int], typer.Option("--size", help="Runners in a race. Repeatable.")] = [  # noqa: B006 typer copies it
         8,
         20,
         40,
     ],
-    requests: Annotated[int, typer.Option(min=1, help="Requests of each kind.")] = 1000,
-    rate: Annotated[float, typer.Option(help="Starts a second that the stream writes in the second half.")] = 1000.0,
+    requests: Annotated[int, typer.Option(min=1, help="Number of requests of each kind.")] = 1000,
+    rate: Annotated[
+        float, typer.Option(help="Starts per second that the stream writes during the second half.")
+    ] = 1000.0,
     runners: Results = None,
     timezone: Zone = "Europe/London",
     as_json: Json = False,
 ) -> None:
-    """A scored race, in process and over HTTP, beside Feast's own reads and a bare read of as many bytes."""
+    """Measure a scored race, in process and over HTTP, against Feast's own reads and a plain Redis read of the same bytes."""
     from benchmarks.serve import measure, table
 
     figures = measure(starts, sizes, requests, rate, runners, timezone)
@@ -160,19 +160,19 @@ def serve(
 
 @bench_app.command()
 def load(
-    minutes: Annotated[float, typer.Option(min=0.05, help="How long.")] = 10.0,
-    connections: Annotated[int, typer.Option(min=1, help="Connections that ask for scores.")] = 50,
-    scores: Annotated[float, typer.Option(help="Scores a second that they ask for together.")] = 100.0,
-    listeners: Annotated[int, typer.Option(min=0, help="Who listens to events.")] = 500,
-    odds: Annotated[float, typer.Option(help="Odds a second that are posted.")] = 20.0,
-    results: Annotated[float, typer.Option(help="Results a second that the stream takes.")] = 100.0,
-    workers: Annotated[int, typer.Option(min=1, help="Processes of the service.")] = 2,
-    starts: Annotated[int, typer.Option(help="How many starts the store knows.")] = 20_000,
+    minutes: Annotated[float, typer.Option(min=0.05, help="Minutes to run.")] = 10.0,
+    connections: Annotated[int, typer.Option(min=1, help="Connections that request scores.")] = 50,
+    scores: Annotated[float, typer.Option(help="Scores per second over all connections.")] = 100.0,
+    listeners: Annotated[int, typer.Option(min=0, help="Clients that listen to events.")] = 500,
+    odds: Annotated[float, typer.Option(help="Odds posted per second.")] = 20.0,
+    results: Annotated[float, typer.Option(help="Results per second through the stream.")] = 100.0,
+    workers: Annotated[int, typer.Option(min=1, help="Service processes.")] = 2,
+    starts: Annotated[int, typer.Option(help="Number of starts in the store.")] = 20_000,
     runners: Results = None,
     timezone: Zone = "Europe/London",
     as_json: Json = False,
 ) -> None:
-    """The service under load beside a stream and a feed; exits 1 on a 500, a lost listener, or memory that grows."""
+    """Load the service while a stream and a feed run; exits 1 on a 500, a lost listener or growing memory."""
     from benchmarks.load import LoadOptions, measure, table
 
     figures = measure(
@@ -185,15 +185,15 @@ def load(
 
 @bench_app.command()
 def poll(
-    minutes: Annotated[float, typer.Option(min=0.4, help="How long the race day takes.")] = 10.0,
-    races: Annotated[int, typer.Option(min=1, help="Races of the day, each asked for through its result.")] = 40,
+    minutes: Annotated[float, typer.Option(min=0.4, help="Minutes that the race day takes.")] = 10.0,
+    races: Annotated[int, typer.Option(min=1, help="Races of the day, each polled until after its result.")] = 40,
     rate: Annotated[
-        float, typer.Option(min=0, help="Starts a second of other races that the log is told beside.")
+        float, typer.Option(min=0, help="Starts per second of other races that are appended meanwhile.")
     ] = 1000.0,
-    seed: Annotated[int, typer.Option(help="Equal seeds give equal seasons.")] = 1,
+    seed: Annotated[int, typer.Option(help="Random seed; equal seeds give equal seasons.")] = 1,
     as_json: Json = False,
 ) -> None:
-    """Ask for each race of a made-up day every 20 ms through its result; exits 1 where any answer knew it, or differs."""
+    """Poll each race of a simulated day every 20 ms past its result; exits 1 if any score used the result or cannot be reproduced."""
     from benchmarks.poll import measure, table
 
     with steps(as_json) as progress:
@@ -205,19 +205,19 @@ def poll(
 
 @bench_app.command()
 def faults(
-    only: Annotated[
-        list[str], typer.Option(help="This fault alone, by its name, or `kills`; give it again for another.")
-    ] = [],  # noqa: B006 typer copies it
-    kills: Annotated[int, typer.Option(help="How many SIGKILLs the stream gets.")] = 30,
-    starts: Annotated[int, typer.Option(help="Starts in each replay that is killed.")] = 10_000,
-    processes: Annotated[int, typer.Option(min=1, help="Processes of the stream.")] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of when they fall.")] = 1,
-    into: Annotated[Path | None, typer.Option(help="Also write the table into this page, between its marks.")] = None,
+    only: Annotated[list[str], typer.Option(help="Run only this fault, or `kills`. Repeatable.")] = [],  # noqa: B006 typer copies it
+    kills: Annotated[int, typer.Option(help="Number of SIGKILLs sent to the stream.")] = 30,
+    starts: Annotated[int, typer.Option(help="Number of starts in each killed replay.")] = 10_000,
+    processes: Annotated[int, typer.Option(min=1, help="Stream processes.")] = 1,
+    seed: Annotated[int, typer.Option(help="Random seed of the kill times.")] = 1,
+    into: Annotated[
+        Path | None, typer.Option(help="Also write the table into this Markdown file, between its markers.")
+    ] = None,
     runners: Results = None,
     timezone: Zone = "Europe/London",
     as_json: Json = False,
 ) -> None:
-    """Kill, pause, fill the disk, cut Redis, damage every kind of file; then audit both stores; exits 1 on any loss."""
+    """Kill and pause the stream, fill the disk, cut Redis, damage every kind of file; audit both stores; exits 1 on any loss."""
     from benchmarks.faults import measure, table, write_into
 
     with steps(as_json) as progress:
@@ -232,12 +232,14 @@ def faults(
 @bench_app.command()
 def sizing(
     homes: Annotated[
-        list[Path], typer.Argument(metavar="HOME…", help="Stores that were built, of different sizes; only read.")
+        list[Path], typer.Argument(metavar="HOME…", help="Built stores of different sizes; they are only read.")
     ],
-    into: Annotated[Path | None, typer.Option(help="Also write the tables into this page, between its marks.")] = None,
+    into: Annotated[
+        Path | None, typer.Option(help="Also write the tables into this Markdown file, between its markers.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """What a start costs in every store, and what that makes of all racing."""
+    """Measure what one start costs in each store, and extrapolate to all racing."""
     from rich.console import Group
 
     from benchmarks.sizing import measure, table, write_into
@@ -250,12 +252,14 @@ def sizing(
 
 @bench_app.command()
 def gate(
-    worlds: Annotated[int, typer.Option(min=1, help="How many worlds with a known edge, and as many without.")] = 100,
-    a_day: Annotated[int, typer.Option("--races-a-day", min=1, help="Races a day; each world has 120 days.")] = 130,
-    seed: Annotated[int, typer.Option(help="Seed of the first world; each later one has the next.")] = 1,
+    worlds: Annotated[
+        int, typer.Option(min=1, help="Number of synthetic markets with a known edge, and the same number without.")
+    ] = 100,
+    a_day: Annotated[int, typer.Option("--races-a-day", min=1, help="Races per day; each market has 120 days.")] = 130,
+    seed: Annotated[int, typer.Option(help="Random seed of the first market; each later market adds 1.")] = 1,
     as_json: Json = False,
 ) -> None:
-    """The gate on made-up worlds with a known edge and with none; exits 1 where it passes them otherwise than it foretells."""
+    """Run the gate on synthetic markets with a known edge and with none; exits 1 if its pass rates differ from those it predicts."""
     from rich.console import Group
 
     from benchmarks.gate import measure, tables
@@ -263,7 +267,7 @@ def gate(
     with steps(as_json) as progress:
         figures = measure(worlds, seed, a_day, progress)
     show(figures, as_json, lambda: Group(*tables(figures)))
-    if not all(one.agrees for one in figures.rates.windows):
+    if not all(window.agrees for window in figures.rates.windows):
         raise typer.Exit(1)
 
 
@@ -271,13 +275,13 @@ def gate(
 def replay(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A runner table.")],
     timezone: Zone = "Europe/London",
-    processes: Annotated[int, typer.Option(min=1, help="Processes of the stream.")] = 1,
+    processes: Annotated[int, typer.Option(min=1, help="Stream processes.")] = 1,
     probes: Annotated[
-        Path | None, typer.Option(help="Values worked out elsewhere, to hold the tables against.")
+        Path | None, typer.Option(help="Independently computed values to compare the tables with.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Replay a runner table through the stream, then audit both stores, value by value; exits 1 on any difference."""
+    """Replay a runner table through the stream, then audit both stores value by value; exits 1 on any difference."""
     from benchmarks.replay import measure, table
 
     figures = measure(file, timezone, processes, probes)

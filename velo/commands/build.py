@@ -22,7 +22,7 @@ COLUMNS_ABREAST: Final = 10
 
 
 class Engine(StrEnum):
-    """What computes the tables of a build."""
+    """The engine that computes the tables of a build."""
 
     duckdb = "duckdb"
     spark = "spark"
@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
 
 
 def init(as_json: Json = False) -> None:
-    """Make the store: its folder, time zone and key policy."""
+    """Create the store: its folder, time zone and key policy."""
     store = open_store().save()
     given_id(store.home)
     report = {"home": str(store.home.root), "timezone": store.timezone.key, "keys": store.keys}
@@ -48,13 +48,15 @@ def init(as_json: Json = False) -> None:
 
 def build(
     as_json: Json = False,
-    whole: Annotated[bool, typer.Option("--whole", help="Compute everything anew, not only what is new.")] = False,
-    compact: Annotated[bool, typer.Option("--compact", help="Also merge each view's parts into one file.")] = False,
+    whole: Annotated[bool, typer.Option("--whole", help="Recompute everything, not only what is new.")] = False,
+    compact: Annotated[
+        bool, typer.Option("--compact", help="Also merge the Parquet files of each view into one.")
+    ] = False,
     engine: Annotated[
-        Engine, typer.Option(envvar="VELO_ENGINE", help="What computes the tables; the values are the same.")
+        Engine, typer.Option(envvar="VELO_ENGINE", help="Engine that computes the tables; both give the same values.")
     ] = Engine.duckdb,
 ) -> None:
-    """Bring all feature tables up to the log's end, and publish them at once."""
+    """Bring all feature tables up to the end of the log and publish them in one step."""
     from streams.batch.build import build as run
     from streams.batch.compact import compact as merge
     from streams.batch.warehouse import make_warehouse
@@ -69,19 +71,19 @@ def build(
 
 
 def features(
-    entities: Annotated[Path, typer.Option(help="Parquet or CSV: entity columns and event_timestamp.")],
-    out: Annotated[Path, typer.Option(help="Parquet or CSV to write.")],
+    entities: Annotated[Path, typer.Option(help="Parquet or CSV file with entity columns and event_timestamp.")],
+    out: Annotated[Path, typer.Option(help="Parquet or CSV file to write.")],
     as_json: Json = False,
 ) -> None:
-    """The features of these entities at these instants, through Feast's point-in-time join."""
+    """Get the features of entities at given instants, through Feast's point-in-time join."""
     from feature_repo.historical import features_for
 
     report = features_for(open_store(), entities, out)
     show(report, as_json, lambda: facts("features", [("rows", report.rows), ("columns", report.columns), ("in", out)]))
 
 
-def sql(query: Annotated[str, typer.Argument(help="One SELECT over the warehouse.")], as_json: Json = False) -> None:
-    """Ask the warehouse in SQL: the feature tables, what was told, and the daily tables."""
+def sql(query: Annotated[str, typer.Argument(help="One SELECT statement.")], as_json: Json = False) -> None:
+    """Query the warehouse in SQL: the feature tables, the messages and the daily tables."""
     from streams.batch.warehouse import ask
 
     answer = ask(open_store(), query)
@@ -90,7 +92,7 @@ def sql(query: Annotated[str, typer.Argument(help="One SELECT over the warehouse
 
 
 def status(as_json: Json = False) -> None:
-    """What the store holds: the log's end, the tables' position, dead letters."""
+    """Show the state of the store: log end, position of the tables, Redis, dead letters."""
     from streams.status import status as look
 
     report = look(open_store())
@@ -98,11 +100,11 @@ def status(as_json: Json = False) -> None:
 
 
 def down(as_json: Json = False) -> None:
-    """Stop the Redis that this store started; what it holds is kept."""
+    """Stop the Redis that this store started; its data is kept."""
     from feature_repo.stores.embedded_redis import down as stop
 
     stopped = stop(open_store().home)
-    words = "the embedded Redis was stopped" if stopped else "no embedded Redis was running"
+    words = "embedded Redis stopped" if stopped else "no embedded Redis was running"
     show({"stopped": stopped}, as_json, lambda: words)
 
 
@@ -115,7 +117,7 @@ def _spark(engine: Engine) -> "AbstractContextManager[SparkEngine | None]":
 
 
 def _built(report: "BuildReport") -> Table:
-    what = "everything" if report.whole else "what was new"
+    what = "everything" if report.whole else "new messages"
     table = Table(title=f"built {what} up to {report.known_at:%Y-%m-%d %H:%M:%S} UTC ({report.messages:,} messages)")
     for name in ("view", "rows", "new"):
         table.add_column(name, justify="left" if name == "view" else "right")
@@ -134,7 +136,7 @@ def _answer(answer: "Answer") -> Table:
         for row in answer.rows:
             table.add_row(*map(_cell, row))
         return table
-    # too wide for a terminal: one line a column, one block a row
+    # too wide for a terminal: one line for each column, one block for each row
     table.add_column("column")
     table.add_column("value")
     for row in answer.rows:

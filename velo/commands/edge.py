@@ -1,4 +1,4 @@
-"""The edge: the environment, the wall clock and the terminal are read and written here and nowhere else."""
+"""The edge of the program: only here are the environment, the wall clock and the terminal used."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and 
 Files = Annotated[list[Path], typer.Argument(metavar="FILE…", help="Files to read.")]
 Step = Callable[[str, int, int], None]
 LINE_SECONDS: Final = 15.0
-"""Between two lines of progress where there is no terminal."""
+"""Interval between progress lines when the error stream is not a terminal."""
 
 
 def now() -> datetime:
@@ -36,13 +36,13 @@ def now() -> datetime:
 
 
 def open_store() -> Store:
-    """The store that the environment names; what this process and its children write from here on is its owner's alone."""
+    """Open the store that the environment names; sets the umask so that files written from here on are private to their owner."""
     os.umask(OTHERS)
     return Store.open(Settings.from_env())
 
 
 def instant(text: str | None) -> datetime | None:
-    """An instant from the command line: ISO 8601 with an offset, or a `Z`."""
+    """Parse an ISO 8601 timestamp with a UTC offset or `Z`; returns UTC. Raises `UserError` for anything else."""
     if text is None:
         return None
     try:
@@ -50,18 +50,18 @@ def instant(text: str | None) -> datetime | None:
     except ValueError:
         parsed = None
     if parsed is None or parsed.tzinfo is None:
-        raise UserError(f"{text!r} is no instant with an offset: write it like 2025-06-21T13:55:00Z or …+01:00")
+        raise UserError(f"{text!r} is not a timestamp with a UTC offset: write it like 2025-06-21T13:55:00Z or …+01:00")
     return parsed.astimezone(UTC)
 
 
 def plain(value: Any) -> Any:
-    """A report as JSON can hold it."""
+    """Convert a report to types that JSON supports; NaN becomes null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {one.name: plain(getattr(value, one.name)) for one in dataclasses.fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(name): plain(one) for name, one in value.items()}
+        return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [plain(one) for one in value]
+        return [plain(item) for item in value]
     if isinstance(value, datetime | date):
         return value.isoformat()
     if isinstance(value, float) and value != value:
@@ -70,9 +70,9 @@ def plain(value: Any) -> Any:
 
 
 def show(report: Any, as_json: bool, table: Callable[[], Any]) -> None:
-    """Print a report: as one JSON document, or as what `table` makes of it.
+    """Print a report as one JSON document, or as the table that `table` returns.
 
-    In a pipe or a file a line is as long as it has to be, unless COLUMNS says how long it may be.
+    Lines in a pipe or a file are never wrapped unless COLUMNS sets a width.
     """
     if as_json:
         sys.stdout.write(json.dumps(plain(report), ensure_ascii=False, indent=2) + "\n")
@@ -84,7 +84,7 @@ def show(report: Any, as_json: bool, table: Callable[[], Any]) -> None:
 
 
 def facts(title: str, rows: Iterable[tuple[str, Any]]) -> Table:
-    """A small table of names and values."""
+    """Make a two-column table of names and values."""
     table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
     for name, value in rows:
         table.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
@@ -93,33 +93,33 @@ def facts(title: str, rows: Iterable[tuple[str, Any]]) -> Table:
 
 @contextmanager
 def _lines() -> Iterator[Step]:
-    begun, ended = time.monotonic(), threading.Event()
-    latest = ("begin", 0, 0)
+    started, finished = time.monotonic(), threading.Event()
+    latest = ("start", 0, 0)
 
     def step(what: str, done: int, total: int) -> None:
         nonlocal latest
         latest = what, done, total
 
-    def say() -> None:
-        while not ended.wait(LINE_SECONDS):
+    def print_lines() -> None:
+        while not finished.wait(LINE_SECONDS):
             what, done, total = latest
             of = f" ({done} of {total})" if total else ""
-            typer.echo(f"{what}{of}, {time.monotonic() - begun:.0f} s so far", err=True)
+            typer.echo(f"{what}{of}, {time.monotonic() - started:.0f} s so far", err=True)
 
-    teller = threading.Thread(target=say, daemon=True)
-    teller.start()
+    printer = threading.Thread(target=print_lines, daemon=True)
+    printer.start()
     try:
         yield step
     finally:
-        ended.set()
-        teller.join()
+        finished.set()
+        printer.join()
 
 
 @contextmanager
 def steps(quiet: bool) -> Iterator[Step]:
-    """A progress bar on the error stream; it is told the step, how many are done and of how many.
+    """Show progress on the error stream; the callback takes the step, the number done and the total.
 
-    Where that stream is no terminal, a line every `LINE_SECONDS`: what is quick says nothing, what is not is never silent.
+    A terminal gets a progress bar. Anything else gets one line every `LINE_SECONDS`, so a quick command prints none.
     """
     if quiet:
         yield lambda step, done, total: None
@@ -136,5 +136,5 @@ def steps(quiet: bool) -> Iterator[Step]:
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("begin", total=None)
+        task = bar.add_task("start", total=None)
         yield lambda step, done, total: bar.update(task, description=step, completed=done, total=total)

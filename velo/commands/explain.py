@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from velo.storage.store import Store
 
 SHOWN = 8
-"""How many of a view's starts the terminal lists; `--json` has all."""
+"""Starts listed for each view in the terminal; `--json` lists all."""
 DIFFERS = 1
-"""Exit code where the tables hold something else than their starts make."""
+"""Exit code when a stored value differs from the value recomputed from its starts."""
 
 
 def register(app: typer.Typer) -> None:
@@ -27,19 +27,21 @@ def register(app: typer.Typer) -> None:
 
 
 def explain(
-    race_id: Annotated[str, typer.Argument(help="A race that was declared or run.")],
-    horse_id: Annotated[str, typer.Argument(help="One of its runners, by key or name.")],
-    as_of: Annotated[str | None, typer.Option("--as-of", help="What was known then (ISO 8601).")] = None,
-    lead: Annotated[float, typer.Option(min=0, help="Minutes before the off at which a race is decided.")] = 5.0,
+    race_id: Annotated[str, typer.Argument(help="A race in the log, declared or run.")],
+    horse_id: Annotated[str, typer.Argument(help="One of its runners, by key or by name.")],
+    as_of: Annotated[
+        str | None, typer.Option("--as-of", help="Explain what was known at this time (ISO 8601).")
+    ] = None,
+    lead: Annotated[float, typer.Option(min=0, help="Decision time, in minutes before the off.")] = 5.0,
     as_json: Json = False,
 ) -> None:
-    """Each feature of a runner: its value, its formula in words, and the starts that made it.
+    """Show each feature of a runner: its value, its formula in words, and the starts behind it.
 
-    As of the race's decision time unless told otherwise. Every value is made again from those starts and held against
-    the tables; where they differ it says so, and exits 1.
+    The default instant is the race's decision time. Every value is recomputed from those starts and compared with the
+    tables; exits 1 if any differs.
     """
     explained = explained_at(open_store(), race_id, horse_id, now(), as_of=instant(as_of), lead=timedelta(minutes=lead))
-    show(explained, as_json, lambda: told(explained))
+    show(explained, as_json, lambda: report_of(explained))
     if explained.differences:
         raise typer.Exit(DIFFERS)
 
@@ -47,7 +49,7 @@ def explain(
 def explained_at(
     store: "Store", race_id: str, horse_id: str, at: datetime, *, as_of: datetime | None, lead: timedelta
 ) -> "Explained":
-    """A runner explained as of an instant, or the decision time of its race; `at` is the present. Raises `UserError`."""
+    """Explain a runner as of an instant (default: its race's decision time); `at` is now. Raises `UserError`."""
     from serving.race_messages import messages_of_race
     from streams.explain import explain as run
     from velo.racing.cards import decision_time, declared_at
@@ -55,27 +57,30 @@ def explained_at(
     from velo.racing.names import name_key
 
     if as_of is not None and as_of > at:
-        raise UserError(f"--as-of {to_text(as_of)} is still to come: leave it out to explain what is known now")
+        raise UserError(f"--as-of {to_text(as_of)} is in the future: leave it out to explain what is known now")
     messages = messages_of_race(store.home, race_id).messages
     then = as_of or min(decision_time(messages, lead) or at, at)
     race = declared_at(messages, then)
     if race is None:
-        raise UserError(f"race {race_id!r} had no declared runner by {to_text(then)}: ask for a later instant")
-    keys = [one.horse_id for one in (*race.runners, *race.withdrawn)]
-    named = [one.horse_id for one in race.runners if name_key(one.horse) == name_key(horse_id)]
+        raise UserError(f"race {race_id!r} had no declared runner by {to_text(then)}: give a later --as-of")
+    keys = [runner.horse_id for runner in (*race.runners, *race.withdrawn)]
+    named = [runner.horse_id for runner in race.runners if name_key(runner.horse) == name_key(horse_id)]
     return run(store, race, named[0] if horse_id not in keys and len(named) == 1 else horse_id)
 
 
-def told(explained: "Explained") -> Group:
-    """The explanation for the terminal; nothing is told by colour alone."""
+def report_of(explained: "Explained") -> Group:
+    """Format the explanation for the terminal; colour is never the only sign."""
     head = f"{explained.horse} in {explained.race_id} · as of {explained.instant:%Y-%m-%d %H:%M:%S} UTC"
     lines: list[Any] = [Text(head, style="bold"), Text(f"runners by {explained.declared_by}")]
     if explained.tables_until < explained.instant:
-        end = f"the build ends at {explained.tables_until:%Y-%m-%d %H:%M:%S} UTC"
-        lines.append(Text(f"{end}: these are the values of that end, run `velo build` for later ones"))
+        end = f"the tables end at {explained.tables_until:%Y-%m-%d %H:%M:%S} UTC"
+        lines.append(Text(f"{end} and these values are as of then: run `velo build` for later values"))
     if explained.differences:
-        what = "THE TABLES DIFFER FROM WHAT THEIR STARTS MAKE: lean on nothing here, run `velo build --whole`"
-        lines += [Text(what, style="bold reverse"), *(Text(f"  {one}") for one in explained.differences)]
+        warning = "THE TABLES DIFFER FROM THEIR STARTS: do not trust these values, run `velo build --whole`"
+        lines += [
+            Text(warning, style="bold reverse"),
+            *(Text(f"  {difference}") for difference in explained.differences),
+        ]
     for view in explained.views:
         lines += _view(view)
     return Group(*lines)
@@ -91,21 +96,24 @@ def _view(view: "ExplainedView") -> list[Any]:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("feature", "value", "formula", "starts"):
         table.add_column(name, justify="right" if name in ("value", "starts") else "left")
-    for one in view.features:
-        value = "–" if one.value is None else f"{one.value:.4g}" if isinstance(one.value, float) else str(one.value)
-        table.add_row(one.name, value if one.agrees else f"{value} DIFFERS", one.formula, str(len(one.made_of)))
-    starts = [Text(f"    {_start(one)}") for one in view.starts[:SHOWN]]
+    for feature in view.features:
+        value = feature.value
+        text = "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+        table.add_row(
+            feature.name, text if feature.agrees else f"{text} DIFFERS", feature.formula, str(len(feature.made_of))
+        )
+    starts = [Text(f"    {_start(start)}") for start in view.starts[:SHOWN]]
     left = len(view.starts) - SHOWN
-    more = [Text(f"    and {left:,} older ones (--json lists them)")] if left > 0 else []
+    more = [Text(f"    and {left:,} older starts (--json lists them)")] if left > 0 else []
     return [*parts, table, *starts, *more]
 
 
-def _start(one: "MadeOf") -> str:
-    if one.place_known:
-        place = f"{one.position or 'no position'} of {one.field}"
+def _start(start: "MadeOf") -> str:
+    if start.place_known:
+        place = f"{start.position or 'no position'} of {start.field}"
     else:
-        place = f"{'won' if one.won else 'place unknown'} of {one.field}"
+        place = f"{'won' if start.won else 'place unknown'} of {start.field}"
     return (
-        f"{one.race_date} {one.race_id} {one.horse_id}: {place}, known {one.known_at:%Y-%m-%d %H:%M:%S} UTC, "
-        f"version {one.result_version}"
+        f"{start.race_date} {start.race_id} {start.horse_id}: {place}, known {start.known_at:%Y-%m-%d %H:%M:%S} UTC, "
+        f"version {start.result_version}"
     )

@@ -1,4 +1,4 @@
-"""`velo feed …`, which puts messages on a Redis Stream or a Kafka topic, and what `velo ingest --follow` does."""
+"""`velo feed …` sends messages to a Redis Stream or a Kafka topic; `velo ingest --follow` appends them to the log."""
 
 import signal
 import threading
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from streams.feeds.source import Feed
     from velo.storage.store import Store
 
-Brokers = Annotated[str | None, typer.Option(metavar="HOST:PORT,…", help="Kafka's brokers.")]
+Brokers = Annotated[str | None, typer.Option(metavar="HOST:PORT,…", help="Kafka brokers.")]
 Partition = Annotated[
     str | None,
-    typer.Option(metavar="N|every", help="The topic's partition, where it has several; `every` merges them."),
+    typer.Option(metavar="N|every", help="Partition of the topic; `every` merges all of them."),
 ]
-Url = Annotated[str | None, typer.Option(metavar="URL", help="The feed's Redis; the online store's without it.")]
-app_of_feed = typer.Typer(no_args_is_help=True, help="Put messages on a stream or topic, for `velo ingest --follow`.")
+Url = Annotated[str | None, typer.Option(metavar="URL", help="Redis of the feed (default: the online store).")]
+app_of_feed = typer.Typer(no_args_is_help=True, help="Send messages to a stream or topic, for `velo ingest --follow`.")
 
 
 def register(app: typer.Typer) -> None:
@@ -36,37 +36,37 @@ def register(app: typer.Typer) -> None:
 @app_of_feed.command("redis")
 def to_redis(
     files: Files,
-    key: Annotated[str, typer.Option(help="The stream's key.")] = "racing",
+    key: Annotated[str, typer.Option(help="Key of the stream.")] = "racing",
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Add the messages of files to a Redis Stream: JSON lines as they stand, runner tables as results."""
+    """Send the messages of files to a Redis Stream: JSON lines unchanged, runner tables as results."""
     from feature_repo.stores.redis_client import connect, connect_url
     from streams.feeds.producer import bodies
     from streams.feeds.redis_stream import put
 
     store = open_store()
-    told = list(bodies(files, store))
+    messages = list(bodies(files, store))
     client = connect_url(url) if url else connect(store.home, store.redis_url)
-    sent = put(client, url or store.redis_url or "the store's own Redis", key, told)
-    show({"sent": sent, "stream": key}, as_json, lambda: f"{sent:,} messages put on stream {key}")
+    sent = put(client, url or store.redis_url or "the store's own Redis", key, messages)
+    show({"sent": sent, "stream": key}, as_json, lambda: f"{sent:,} messages sent to stream {key}")
 
 
 @app_of_feed.command("kafka")
 def to_kafka(
     files: Files,
-    topic: Annotated[str, typer.Option(help="The topic.")] = "racing",
+    topic: Annotated[str, typer.Option(help="Name of the topic.")] = "racing",
     brokers: Brokers = None,
     partition: Partition = None,
     as_json: Json = False,
 ) -> None:
-    """Add the messages of files to a Kafka topic: JSON lines as they stand, runner tables as results."""
+    """Send the messages of files to a Kafka topic: JSON lines unchanged, runner tables as results."""
     from streams.feeds.kafka_topic import put
     from streams.feeds.producer import bodies
 
-    told = list(bodies(files, open_store()))
-    sent = put(_brokers(brokers), topic, told, _which(partition))
-    show({"sent": sent, "topic": topic}, as_json, lambda: f"{sent:,} messages put on topic {topic}")
+    messages = list(bodies(files, open_store()))
+    sent = put(_brokers(brokers), topic, messages, _which(partition))
+    show({"sent": sent, "topic": topic}, as_json, lambda: f"{sent:,} messages sent to topic {topic}")
 
 
 @app_of_feed.command()
@@ -87,7 +87,7 @@ def follow_feed(
     once: bool,
     as_json: bool,
 ) -> None:
-    """Append what a feed brings to the log until SIGTERM or SIGINT or, with `once`, its end."""
+    """Append the messages of a feed to the log until SIGTERM or SIGINT or, with `once`, the end of the feed."""
     from streams.feeds.follow import follow
 
     if redis is None and kafka is None:
@@ -96,7 +96,7 @@ def follow_feed(
     feed = feed_of(store, redis=redis, kafka=kafka, url=url, brokers=brokers, partition=partition)
     assert feed is not None
     try:
-        with _until_told() as stop, steps(as_json) as progress:
+        with _until_signal() as stop, steps(as_json) as progress:
             report = follow(
                 store,
                 feed,
@@ -119,15 +119,15 @@ def feed_of(
     brokers: str | None,
     partition: str | None,
 ) -> "Feed | None":
-    """The feed that these options name, if any; raises `UserError` where they name two, or tell of one not named."""
+    """The feed that these options name, or None; raises `UserError` if they name two, or describe a feed without naming it."""
     if redis is not None and kafka is not None:
-        raise UserError("a log follows one feed: give --redis KEY or --kafka TOPIC, not both")
+        raise UserError("--redis and --kafka exclude each other: a log follows one feed, so give one of them")
     if redis is not None:
         return _redis_feed(store, redis, url)
     if kafka is not None:
         return _kafka_feed(kafka, brokers, partition)
     if url or brokers or partition:
-        raise UserError("--url, --brokers and --partition are of a feed: name it by --redis KEY or --kafka TOPIC")
+        raise UserError("--url, --brokers and --partition need a feed: add --redis KEY or --kafka TOPIC")
     return None
 
 
@@ -150,48 +150,48 @@ def _which(partition: str | None) -> "Which":
     if partition is None or partition == EVERY:
         return EVERY if partition else None
     if not (partition.isascii() and partition.isdigit()):
-        raise UserError(f"{partition!r} is no partition: give its number, counted from 0, or {EVERY}")
+        raise UserError(f"--partition is {partition!r}, but must be a number from 0 or {EVERY}")
     return int(partition)
 
 
-def _brokers(given: str | None) -> str:
-    if not given:
-        raise UserError("Kafka's brokers are not named: add --brokers HOST:PORT")
-    return given
+def _brokers(addresses: str | None) -> str:
+    if not addresses:
+        raise UserError("--kafka needs brokers: add --brokers HOST:PORT")
+    return addresses
 
 
 @contextmanager
-def _until_told() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set: what is being appended is finished, and nothing is cut short."""
+def _until_signal() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set, so that the append in progress finishes."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {one: signal.signal(one, lambda *_: stop.set()) for one in (signal.SIGTERM, signal.SIGINT)}
+    previous = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield stop
     finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _followed(report: "FollowReport") -> Group:
-    told = [("taken", report.taken), ("appended", report.appended), ("already there", report.identical)]
-    told += [("delivered again", report.delivered_again), ("lower version", report.lower_version)]
-    told += [("refused", sum(report.refused.values())), ("ticks", report.ticks), ("log ends before", report.next_seq)]
+    rows = [("accepted", report.taken), ("appended", report.appended), ("duplicates", report.identical)]
+    rows += [("delivered again", report.delivered_again), ("lower versions", report.lower_version)]
+    rows += [("refused", sum(report.refused.values())), ("ticks", report.ticks), ("next seq", report.next_seq)]
     notes = [f"  refused {count:,} × {reason}" for reason, count in sorted(report.refused.items())]
     notes += [f"  note: {count:,} × {warning}" for warning, count in sorted(report.warnings.items())]
     if report.undeclared:
         notes.append(
-            f"  about nobody declared: {report.undeclared:,}, kept in case a card declares them before the off"
+            f"  about undeclared races or horses: {report.undeclared:,}; they count if a card declares them before the off"
         )
-        notes += [f"    {one}" for one in report.undeclared_told]
+        notes += [f"    {message}" for message in report.undeclared_told]
     if report.refused:
-        notes.append("  the refused messages are kept: `velo dead-letters` lists them")
-    return Group(facts(f"ingest {report.feed}", told), Text("\n".join(notes)))
+        notes.append("  `velo dead-letters` lists the refused messages")
+    return Group(facts(f"ingest {report.feed}", rows), Text("\n".join(notes)))
 
 
-Follow = Annotated[bool, typer.Option("--follow", help="Append what a feed brings, for as long as it runs.")]
-Once = Annotated[bool, typer.Option("--once", help="End when the feed has nothing more.")]
+Follow = Annotated[bool, typer.Option("--follow", help="Append the messages of a feed until stopped.")]
+Once = Annotated[bool, typer.Option("--once", help="Exit at the end of the feed.")]
 RedisKey = Annotated[str | None, typer.Option("--redis", metavar="KEY", help="Follow this Redis Stream.")]
 KafkaTopic = Annotated[str | None, typer.Option("--kafka", metavar="TOPIC", help="Follow this Kafka topic.")]

@@ -1,4 +1,4 @@
-"""What a command prints, fitted to where it goes: whole lines into a file or a pipe, records where a table is too wide."""
+"""Fit printed output to its width: unwrapped lines in a file or a pipe, records instead of a table that is too wide."""
 
 from typing import Final
 
@@ -9,33 +9,36 @@ from rich.text import Text
 
 UNBOUNDED: Final = 100_000
 LEAST: Final = 80
-"""What is not for a terminal is at least as wide as a small one."""
+"""Minimum width of output that is not a terminal."""
 
 
 def whole_width(shown: RenderableType) -> int:
-    """Columns that something needs so that nothing of it is folded or cut."""
+    """The width at which nothing is wrapped or cut, at least `LEAST`."""
     return max(LEAST, _measured(shown).maximum)
 
 
 def fitted(shown: RenderableType, width: int) -> RenderableType:
-    """The same, where a table that would have to cut its words at this width is told as records, a line a value."""
+    """The same, with each table that would cut words at this width shown as records, one line for each value."""
     if isinstance(shown, Group):
-        return Group(*(fitted(one, width) for one in shown.renderables))
+        return Group(*(fitted(part, width) for part in shown.renderables))
     if isinstance(shown, Table) and _measured(shown).minimum > width:
         return records(shown)
     return shown
 
 
 def records(table: Table) -> Group:
-    """A table's rows one after another: the first cell as a heading, below it the name and value of each other."""
+    """A table as records: the first cell of a row is its heading, the others follow as name and value."""
     lines: list[RenderableType] = [Text.assemble(_text(table.title), style="italic")] if table.title else []
     first, *rest = table.columns
     cells = list(zip(*(column.cells for column in table.columns), strict=True))
     for heading, *values in cells:
-        told = Table.grid(padding=(0, 2, 0, 0))
+        record = Table.grid(padding=(0, 2, 0, 0))
         for column, value in zip(rest, values, strict=True):
-            told.add_row(Text.assemble("  ", _text(column.header)), value)
-        lines += [Text.assemble(_text(first.header), ": " if first.header else "", _text(heading), style="bold"), told]
+            record.add_row(Text.assemble("  ", _text(column.header)), value)
+        lines += [
+            Text.assemble(_text(first.header), ": " if first.header else "", _text(heading), style="bold"),
+            record,
+        ]
     return Group(*lines)
 
 

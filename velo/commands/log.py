@@ -1,4 +1,4 @@
-"""`velo log …` and `velo tick`: the log itself."""
+"""`velo log …` and `velo tick`: check, rebuild and tick the log."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -11,11 +11,11 @@ from velo.commands.edge import Files, Json, facts, instant, now, open_store, sho
 from velo.commands.ingest import vars_of
 from velo.errors import UserError
 
-log_app = typer.Typer(no_args_is_help=True, help="The append-only log.")
+log_app = typer.Typer(no_args_is_help=True, help="Check or rebuild the append-only log.")
 
 
 class Source(StrEnum):
-    """Whose files a log is rebuilt from."""
+    """The format of the files that a log is rebuilt from."""
 
     RUNNERS = "runners"
     RACEFORM = "raceform"
@@ -29,14 +29,14 @@ def register(app: typer.Typer) -> None:
 
 @log_app.command()
 def check(as_json: Json = False) -> None:
-    """Read the whole log and tell everything that is wrong with it; exits 1 where anything is."""
+    """Read the whole log and list every problem; exits 1 if there is one."""
     from velo.storage.log.reader import check as look
 
     problems = look(open_store().home)
-    table = Table("where", "what", "remedy", title=f"{len(problems):,} problems")
-    for one in problems:
-        table.add_row(one.where, one.what, one.remedy)
-    show(problems, as_json, lambda: table if problems else "the log is whole")
+    table = Table("where", "problem", "remedy", title=f"{len(problems):,} problems")
+    for problem in problems:
+        table.add_row(problem.where, problem.what, problem.remedy)
+    show(problems, as_json, lambda: table if problems else "the log is intact")
     if problems:
         raise typer.Exit(1)
 
@@ -45,10 +45,10 @@ def check(as_json: Json = False) -> None:
 def rebuild(
     files: Files,
     source: Source = Source.RUNNERS,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Of the files alone, without what the log holds.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Use the files only, not the messages in the log.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Make a new log of these files and of what the log holds besides; the old one is kept beside it."""
+    """Make a new log from these files and the other messages in the log; the old log is kept beside it."""
     from streams.importers.ingest import rebuild_from
     from streams.importers.raceform import read_raceform
     from streams.importers.runners import read_runner_tables
@@ -63,12 +63,12 @@ def rebuild(
 
 
 def tick(
-    at: Annotated[str | None, typer.Option(help="The instant to tick for (ISO 8601); now without it.")] = None,
+    at: Annotated[str | None, typer.Option(help="Time to tick for (ISO 8601; default: now).")] = None,
     as_json: Json = False,
 ) -> None:
-    """Tell the log that the clock passed the latest local midnight, so that windows empty with nobody there.
+    """Append a midnight tick so windows expire without new messages.
 
-    An empty log is left alone: a tick would make every result that is loaded into it afterwards a late one.
+    An empty log gets no tick: it would make every result loaded afterwards late.
     """
     from velo.racing.clock import local_date, local_midnight
     from velo.storage.log.writer import LogWriter
@@ -77,9 +77,7 @@ def tick(
     moment: datetime = instant(at) or now()
     midnight = local_midnight(local_date(moment, store.timezone), store.timezone)
     if midnight > now():
-        raise UserError(
-            f"--at is {at!r}, which is still to come: a log holds what is known, so tick when it has passed"
-        )
+        raise UserError(f"--at is {at!r}, and that midnight is in the future: tick when it has passed")
     with LogWriter.open(store, clock=now) as writer:
         appended = writer.tick(midnight) if writer.next_seq else None
         writer.sync()

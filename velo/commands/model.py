@@ -1,4 +1,4 @@
-"""`velo train` and `velo score`: from the point-in-time set to a scored race."""
+"""`velo train` and `velo score`: train a model on point-in-time features and score a race."""
 
 from datetime import datetime
 from typing import Annotated
@@ -15,18 +15,23 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    lead: Annotated[float, typer.Option(min=0, help="Minutes before the off at which a race is decided.")] = 5.0,
-    seed: Annotated[int, typer.Option(help="Seed of everything drawn by chance.")] = 1,
+    lead: Annotated[float, typer.Option(min=0, help="Decision time, in minutes before the off.")] = 5.0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 1,
     search: Annotated[
-        bool, typer.Option("--search", help="Choose the options by cross-validation first, and keep the table.")
+        bool,
+        typer.Option(
+            "--search", help="Choose the options by cross-validation first, and store the table of candidates."
+        ),
     ] = False,
     until: Annotated[
         datetime | None,
-        typer.Option("--to", formats=["%Y-%m-%d"], help="Last local race date learned from (the last with results)."),
+        typer.Option(
+            "--to", formats=["%Y-%m-%d"], help="Last local race date to train on (default: the last with results)."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Train a model on what was known before each race, and keep it with its blend (paper only until the gate passes)."""
+    """Train a model and its blend on what was known before each race; paper bets only until the gate passes."""
     from datetime import date, timedelta
 
     from training.entity_rows import Period
@@ -47,11 +52,13 @@ def train(
 
 
 def score(
-    race_id: Annotated[str, typer.Argument(help="A race that was declared or run.")],
-    as_of: Annotated[str | None, typer.Option("--as-of", help="Score with what was known then (ISO 8601).")] = None,
+    race_id: Annotated[str, typer.Argument(help="A race in the log, declared or run.")],
+    as_of: Annotated[
+        str | None, typer.Option("--as-of", help="Score with what was known at this time (ISO 8601).")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """A race card with probabilities, fair odds, and what drives them."""
+    """Show a race card with probabilities, fair odds and their drivers."""
     from serving.render import race_card, to_json
     from serving.score import score as run
     from streams.unbuilt_log import UnbuiltLog

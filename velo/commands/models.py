@@ -1,4 +1,4 @@
-"""`velo gate` and `velo models`: the verdict on a model, and which of them serves."""
+"""`velo gate` and `velo models`: judge a model, list models and choose which one serves."""
 
 from typing import Annotated
 
@@ -6,13 +6,13 @@ import typer
 
 from velo.commands.edge import Json, facts, now, open_store, show
 
-Version = Annotated[str, typer.Argument(help="A version, as `velo models list` tells it.")]
+Version = Annotated[str, typer.Argument(help="A version from `velo models list`.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.command()(gate)
-    group = typer.Typer(invoke_without_command=True, help="The models kept: list, compare, promote, roll back.")
+    group = typer.Typer(invoke_without_command=True, help="List, compare, promote or roll back models.")
     group.callback()(models)
     group.command("list")(listed)
     for command in (compare, promote, rollback):
@@ -21,13 +21,17 @@ def register(app: typer.Typer) -> None:
 
 
 def gate(
-    of: Annotated[str, typer.Option(help="fundamental (what is served), calibrated, logit or blend.")] = "fundamental",
-    by: Annotated[str, typer.Option("--strategy", help="Which bets are judged.")] = "TOP20 by edge",
-    final: Annotated[bool, typer.Option("--final", help="Lock the last 12 months: they are looked at once.")] = False,
-    again: Annotated[bool, typer.Option("--again", help="Look at a locked window again, and have it counted.")] = False,
+    of: Annotated[
+        str, typer.Option(help="Model to judge: fundamental (the one that serves), calibrated, logit or blend.")
+    ] = "fundamental",
+    by: Annotated[str, typer.Option("--strategy", help="Strategy whose bets are judged.")] = "TOP20 by edge",
+    final: Annotated[
+        bool, typer.Option("--final", help="Lock the last 12 months, so that they are looked at once.")
+    ] = False,
+    again: Annotated[bool, typer.Option("--again", help="Look at a locked window again; the look is counted.")] = False,
     as_json: Json = False,
 ) -> None:
-    """PASS, FAIL or NOT ENOUGH DATA: the gate on the last backtest, its last 90 days and 12 months."""
+    """Judge the last backtest over its last 90 days and 12 months: PASS, FAIL or NOT ENOUGH DATA."""
     from rich.console import Group
     from rich.text import Text
 
@@ -36,9 +40,9 @@ def gate(
     from training.run_gate import judge_last
 
     report = judge_last(open_store().home, now=now(), subject=of, by=by, final=final, again=again)
-    kept = f"kept with model {report.model}: {report.mode}" if report.model else "kept with no model"
-    seen = [f"look {report.look} at these locked days"] if report.look else []
-    lines = [f"gate: {report.verdict} · backtest {report.backtest} · {kept}", *seen]
+    model = f"stored with model {report.model}: {report.mode}" if report.model else "stored with no model"
+    looks = [f"look {report.look} at this locked window"] if report.look else []
+    lines = [f"gate: {report.verdict} · backtest {report.backtest} · {model}", *looks]
     show(
         plain(report) | {"verdict": report.verdict} if as_json else None,
         as_json,
@@ -51,13 +55,13 @@ def gate(
 
 
 def models(context: typer.Context, as_json: Json = False) -> None:
-    """The models kept: list (without a command), compare, promote, roll back."""
+    """List, compare, promote or roll back models; lists without a command."""
     if context.invoked_subcommand is None:
         listed(as_json=as_json)
 
 
 def listed(as_json: Json = False) -> None:
-    """All models kept, oldest first; an arrow marks the one that serves."""
+    """List all models, oldest first; an arrow marks the one that serves."""
     from training.models import kept_models, models_table
 
     kept = kept_models(open_store().home)
@@ -65,7 +69,7 @@ def listed(as_json: Json = False) -> None:
 
 
 def compare(one: Version, other: Version, as_json: Json = False) -> None:
-    """Two models beside one another, each on its own test days."""
+    """Compare two models, each on its own test days."""
     from training.models import compared, models_table
 
     both = compared(open_store().home, one, other)
@@ -73,7 +77,7 @@ def compare(one: Version, other: Version, as_json: Json = False) -> None:
 
 
 def promote(version: Version, as_json: Json = False) -> None:
-    """Make a model the one that serves; without the gate's PASS it stays for paper only."""
+    """Make a model the one that serves; without a PASS of the gate it bets on paper only."""
     from training import bundle, bundle_writing
 
     home = open_store().home
@@ -82,7 +86,7 @@ def promote(version: Version, as_json: Json = False) -> None:
 
 
 def rollback(as_json: Json = False) -> None:
-    """Go back to the model that served before."""
+    """Return to the previous serving model."""
     from training import bundle, bundle_writing
 
     home = open_store().home

@@ -1,4 +1,4 @@
-"""`velo online …`: what Redis holds of the features."""
+"""`velo online …`: rebuild the online store."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from streams.rebuild_online import OnlineRebuildReport
 
-online_app = typer.Typer(no_args_is_help=True, help="The online store.")
+online_app = typer.Typer(no_args_is_help=True, help="Manage the online store (Redis).")
 
 
 def register(app: typer.Typer) -> None:
@@ -21,18 +21,18 @@ def register(app: typer.Typer) -> None:
 
 @online_app.callback()
 def _group() -> None:
-    """The online store."""
+    """Manage the online store (Redis)."""
 
 
 @online_app.command()
 def rebuild(
     clear: Annotated[
         bool,
-        typer.Option("--clear", help="First remove every row there: for a Redis that was filled from another log."),
+        typer.Option("--clear", help="Delete all rows first: for a Redis that was filled from another log."),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Give Redis the newest row of every key from the offline tables; it may be empty, and nothing newer is replaced."""
+    """Write the newest row of every key from the offline tables to Redis; newer rows there are not replaced."""
     from feature_repo.stores.redis_client import connect
     from streams.rebuild_online import rebuild as run
 

@@ -1,4 +1,4 @@
-"""`velo paper`: bets on paper, the only mode for a model that has not passed the gate."""
+"""`velo paper`: paper trading, the only mode for a model that has not passed the gate."""
 
 import time
 from datetime import datetime
@@ -25,40 +25,36 @@ def register(app: typer.Typer) -> None:
 
 
 def paper(
-    once: Annotated[bool, typer.Option("--once", help="Decide and settle what can be now, and end.")] = False,
-    follow: Annotated[
-        bool, typer.Option("--follow", help="Go on until stopped (Ctrl-C); nothing is lost by it.")
-    ] = False,
-    report: Annotated[bool, typer.Option("--report", help="What it has come to so far; writes nothing.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Decide and settle what is due now, then exit.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Run until stopped (Ctrl-C is safe).")] = False,
+    report: Annotated[bool, typer.Option("--report", help="Show the results so far; writes nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Bet on paper: each race at its decision time, at the odds known then, settled on the weighed-in result."""
+    """Bet on paper: decide each race at its decision time and odds, settle on the weighed-in result."""
     if [once, follow, report].count(True) != 1:
-        raise UserError(
-            "paper trading goes on (--follow), takes one step (--once) or tells of itself (--report): give one"
-        )
+        raise UserError("velo paper needs exactly one of --once, --follow and --report: give one")
     from serving.paper_ledger import read, writing
     from serving.paper_report import paper_reports, paper_table
     from streams.unbuilt_log import UnbuiltLog
 
     store = open_store()
     log = UnbuiltLog(store.home)
-    said = Console(stderr=True)
+    console = Console(stderr=True)
     done: PaperStep | None = None
     if not report:
         with writing(store.home) as ledger:
             done = _step(store, log, ledger)
-            _say(done, said)
+            _print_step(done, console)
             while follow:
                 time.sleep(POLL_SECONDS)
                 before, done = done, _step(open_store(), log, ledger)
-                _say(done, said, before)
-    told = paper_reports(read(store.home))
-    show({"step": plain(done), "models": plain(told)} if as_json else None, as_json, lambda: paper_table(told))
+                _print_step(done, console, before)
+    reports = paper_reports(read(store.home))
+    show({"step": plain(done), "models": plain(reports)} if as_json else None, as_json, lambda: paper_table(reports))
 
 
 def _step(store: Store, log: "UnbuiltLog", ledger: "Ledger") -> "PaperStep":
-    """One step at the wall clock's now."""
+    """Take one step at the present."""
     from serving.paper import step, trader_of
     from serving.score import score
 
@@ -68,13 +64,13 @@ def _step(store: Store, log: "UnbuiltLog", ledger: "Ledger") -> "PaperStep":
     return step(store, log, ledger, trader_of(store.home), scored, now)
 
 
-def _say(done: "PaperStep", said: Console, before: "PaperStep | None" = None) -> None:
-    """What a step did, and what it newly waits for."""
+def _print_step(done: "PaperStep", console: Console, before: "PaperStep | None" = None) -> None:
+    """Print what a step did and what it waits for that the step before did not."""
     if done.decided or done.missed or done.settled:
-        said.print(
+        console.print(
             f"{done.decided} races decided, {done.bets} bets, {done.settled} settled, {done.missed} missed",
             highlight=False,
         )
     for line in done.waiting:
         if before is None or line not in before.waiting:
-            said.print(f"waiting: {line}", highlight=False)
+            console.print(f"waiting: {line}", highlight=False)

@@ -1,4 +1,4 @@
-"""`velo serve`, and `velo cards list|rebuild`: today's races, and their scores over HTTP."""
+"""`velo serve` serves races and scores over HTTP; `velo cards list` and `velo cards rebuild` manage the cards in Redis."""
 
 import json
 import sys
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from velo.storage.store import Store
 
 SWITCH_S = 0.001
-"""How long a thread may hold the interpreter: a score waits for it each time it has read an answer."""
+"""The interpreter's thread switch interval: a score waits up to this long each time it has read an answer."""
 WORKERS = "VELO_WORKERS"
 SERVING = "_VELO_SERVING"
-"""What `serve` was told, for the processes that it starts."""
+"""The arguments of `serve`, passed to its worker processes."""
 FIGURES = "PROMETHEUS_MULTIPROC_DIR"
 SCORES_DAYS = "VELO_SCORES_DAYS"
 SCORES_MB = "VELO_SCORES_MB"
@@ -43,23 +43,19 @@ def register(app: typer.Typer) -> None:
 
 
 def serve(
-    host: Annotated[
-        str, typer.Option(help="The address to listen on; the loopback unless told otherwise.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8000,
     workers: Annotated[
-        int, typer.Option(min=1, max=64, envvar=WORKERS, help="Processes that answer; one scores on one core.")
+        int, typer.Option(min=1, max=64, envvar=WORKERS, help="Worker processes; each scores on one core.")
     ] = 1,
     feed: Annotated[
         str | None,
-        typer.Option(
-            metavar="KEY", help="Put what is posted on this Redis Stream, which `velo ingest --follow` reads."
-        ),
+        typer.Option(metavar="KEY", help="Send posted messages to this Redis Stream, for `velo ingest --follow`."),
     ] = None,
 ) -> None:
-    """Serve races and their scores over HTTP; what writes needs the token of VELO_TOKEN.
+    """Serve races and their scores over HTTP; requests that write need the token of VELO_TOKEN.
 
-    It answers to the loopback's names and to --host; VELO_HOSTS lists others, with commas.
+    It accepts the loopback host names and --host; VELO_HOSTS lists others, separated by commas.
     """
     import os
 
@@ -72,23 +68,25 @@ def serve(
         from feature_repo.stores.redis_client import refuse_unusable
 
         refuse_unusable(store.redis_url)
-        _tell_eviction(store.redis_url)
+        _warn_of_eviction(store.redis_url)
     os.environ[SERVING] = json.dumps({"host": host, "feed": feed})
-    told: dict[str, Any] = {"host": host, "port": port, "access_log": False, "log_level": "error", "ws": "none"}
-    told |= {"http": BoundedConnection, "factory": True}
+    options: dict[str, Any] = {"host": host, "port": port, "access_log": False, "log_level": "error", "ws": "none"}
+    options |= {"http": BoundedConnection, "factory": True}
     try:
         if workers == 1:
-            uvicorn.run(application, **told)
+            uvicorn.run(application, **options)
         else:
             with shared_figures(store):
-                uvicorn.run("velo.commands.serve:application", workers=workers, **told)
+                uvicorn.run("velo.commands.serve:application", workers=workers, **options)
     except SystemExit as ended:
         if ended.code:
-            raise UserError(f"cannot listen on {host}:{port}: name another --port, or end what listens there") from None
+            raise UserError(
+                f"cannot listen on {host}:{port}: give another --port, or stop the process that listens there"
+            ) from None
 
 
-def _tell_eviction(url: str) -> None:
-    """One line where the online store may drop rows; one that is away is waited for later."""
+def _warn_of_eviction(url: str) -> None:
+    """Print one line if the online store may evict rows; an unavailable one is retried later."""
     from feature_repo.stores.redis_client import connect_url
     from feature_repo.stores.whole import may_evict, vitals
 
@@ -98,7 +96,7 @@ def _tell_eviction(url: str) -> None:
 
 
 def application() -> "FastAPI":
-    """The application of one process of `velo serve`, as the environment that `serve` left says."""
+    """Make the application of one worker process, from the arguments that `serve` left in the environment."""
     import os
 
     from serving.api.app import app_of
@@ -109,16 +107,16 @@ def application() -> "FastAPI":
     keep_freed()
     sys.setswitchinterval(SWITCH_S)
     BoundedConnection.most = places()
-    told = json.loads(os.environ[SERVING])
+    arguments = json.loads(os.environ[SERVING])
     shared = os.environ.get(FIGURES)
-    service = service_of(open_store(), told["feed"], figures=Path(shared) if shared else None)
-    hosts = allowed(told["host"], os.environ.get(SETTING))
+    service = service_of(open_store(), arguments["feed"], figures=Path(shared) if shared else None)
+    hosts = allowed(arguments["host"], os.environ.get(SETTING))
     return app_of(service, os.environ.get(TOKEN) or None, warm_past=True, hosts=hosts)
 
 
 @contextmanager
 def shared_figures(store: "Store") -> Iterator[None]:
-    """A folder in which the processes of a service add up their figures; what prometheus_client looks for."""
+    """A temporary folder in which prometheus_client sums the metrics of all worker processes."""
     import os
     from tempfile import TemporaryDirectory
 
@@ -133,7 +131,7 @@ def shared_figures(store: "Store") -> Iterator[None]:
 def service_of(
     store: "Store", feed: str | None = None, clock: Callable[[], datetime] = now, figures: Path | None = None
 ) -> "Service":
-    """The service of a store, put together; `clock` tells now, `figures` is a folder shared with other processes of it."""
+    """Make the service of a store; `clock` returns now, `figures` is the metrics folder shared by its processes."""
     from serving.api.metrics import Metrics
     from serving.api.service import Service
     from serving.score import scorer_of
@@ -142,25 +140,25 @@ def service_of(
 
     scorer = scorer_of(store, UnbuiltLog(store.home))
     score_log = ScoreLog(store.home, _whole(SCORES_DAYS, DAYS), _whole(SCORES_MB, MEGABYTES))
-    tell = _to_feed(store, feed) if feed else _to_log(store, clock)
-    return Service(store, scorer, clock, tell, score_log, Metrics(figures))
+    write = _to_feed(store, feed) if feed else _to_log(store, clock)
+    return Service(store, scorer, clock, write, score_log, Metrics(figures))
 
 
 def _whole(name: str, default: int) -> int:
-    """A setting that is a whole number above 0."""
+    """Read a setting that must be a whole number above 0; raises `UserError` for anything else."""
     import os
 
-    given = os.environ.get(name)
-    if not given:
+    value = os.environ.get(name)
+    if not value:
         return default
-    if not (given.isascii() and given.isdigit() and int(given) > 0):
-        raise UserError(f"{name} is {given!r}, but must be a whole number above 0: mend or unset it")
-    return int(given)
+    if not (value.isascii() and value.isdigit() and int(value) > 0):
+        raise UserError(f"{name} is {value!r}, but must be a whole number above 0: correct or unset it")
+    return int(value)
 
 
 @cards_app.command("list")
 def list_cards(as_json: Json = False) -> None:
-    """The races in Redis whose off is recent or to come, and how they stand."""
+    """List the races in Redis whose off is recent or to come, and their status."""
     from datetime import timedelta
 
     from feature_repo.stores.race_cards import KEEP, RaceCards
@@ -169,19 +167,19 @@ def list_cards(as_json: Json = False) -> None:
 
     store, at = open_store(), now()
     cards = RaceCards(connect(store.home, store.redis_url), store.redis_url or "the store's own Redis")
-    kept = cards.many(cards.races(at - KEEP, at + timedelta(days=400)))
-    lines = [line for one in kept if one is not None and (line := line_of(one.messages, at)) is not None]
+    races = cards.many(cards.races(at - KEEP, at + timedelta(days=400)))
+    lines = [line for race in races if race is not None and (line := line_of(race.messages, at)) is not None]
     table = Table("race", "off (UTC)", "course", "going", "runners", "withdrawn", "status")
-    for one in lines:
-        told = (one[name] for name in ("race_id", "off_time", "course", "going", "runners", "withdrawn", "status"))
-        table.add_row(*("–" if value is None else str(value) for value in told))
-    none = Text("no race is declared in Redis: `velo cards rpscrape FILE` declares, `velo stream` brings it here")
-    show(lines, as_json, lambda: table if lines else none)
+    for line in lines:
+        cells = (line[name] for name in ("race_id", "off_time", "course", "going", "runners", "withdrawn", "status"))
+        table.add_row(*("–" if value is None else str(value) for value in cells))
+    hint = Text("no race in Redis: declare races with `velo cards rpscrape FILE` and run `velo stream`")
+    show(lines, as_json, lambda: table if lines else hint)
 
 
 @cards_app.command("rebuild")
 def rebuild_cards(as_json: Json = False) -> None:
-    """Bring the open races of the log to Redis again; a running stream is not in its way."""
+    """Write the open races of the log to Redis again; a stream may run meanwhile."""
     from feature_repo.stores.race_cards import RaceCards
     from feature_repo.stores.redis_client import connect
     from streams.dataflow.cards_sink import fill
@@ -189,11 +187,11 @@ def rebuild_cards(as_json: Json = False) -> None:
     store = open_store()
     cards = RaceCards(connect(store.home, store.redis_url), store.redis_url or "the store's own Redis")
     count = fill(store.home, cards, now())
-    show({"messages": count}, as_json, lambda: Group(Text(f"{count:,} messages of open races brought to Redis")))
+    show({"messages": count}, as_json, lambda: Group(Text(f"{count:,} messages of open races written to Redis")))
 
 
 def audit_served(store: "Store", as_json: bool) -> None:
-    """`velo audit --scores`: exits 1 where a score stands on an instant it may not, or is not made again to the last bit."""
+    """`velo audit --scores`: recompute every served score; exits 1 if one used a later instant or differs in any bit."""
     from serving.score import scorer_of
     from serving.score_audit import audit_scores
     from streams.unbuilt_log import UnbuiltLog
@@ -201,12 +199,13 @@ def audit_served(store: "Store", as_json: bool) -> None:
     scorer = scorer_of(store, UnbuiltLog(store.home))
     with steps(as_json) as progress:
         report = audit_scores(scorer, now(), lambda done, total: progress("scores", done, total))
-    told = [("scores served", report.scores), ("made again the same", report.same), *report.kinds.items()]
-    told += [("later than the tables", report.later)]
+    rows = [("scores served", report.scores), ("reproduced", report.same), *report.kinds.items()]
+    rows += [("later than the tables", report.later)]
     lines = [
-        Text(f"  {one.kind}: {one.where} {one.race_id} as of {one.as_of}: {one.what}") for one in report.differences
+        Text(f"  {fault.kind}: {fault.where} {fault.race_id} as of {fault.as_of}: {fault.what}")
+        for fault in report.differences
     ]
-    show(report, as_json, lambda: Group(facts("served scores", told), *lines))
+    show(report, as_json, lambda: Group(facts("served scores", rows), *lines))
     if report.found:
         raise typer.Exit(1)
 
@@ -217,15 +216,15 @@ def _to_log(store: "Store", clock: Callable[[], datetime]) -> "OddsWriter":
 
     writer = SharedWriter(store, clock)
 
-    def tell(message: "Given") -> tuple[str, int | None]:
+    def write(message: "Given") -> tuple[str, int | None]:
         try:
             return "log", writer.append(message).seq
         except (UserError, OSError) as failed:
-            raise NotTaken(f"the message could not be taken ({failed}): send it again") from None
+            raise NotTaken(f"the message could not be appended ({failed}): send it again") from None
         except Refused as why:
             raise UserError(str(why)) from None
 
-    return tell
+    return write
 
 
 def _to_feed(store: "Store", key: str) -> "OddsWriter":
@@ -239,7 +238,7 @@ def _to_feed(store: "Store", key: str) -> "OddsWriter":
     url = store.redis_url or "the store's own Redis"
     client: Redis | RedisCluster | None = None
 
-    def tell(message: "Given") -> tuple[str, int | None]:
+    def write(message: "Given") -> tuple[str, int | None]:
         nonlocal client
         held, client = client, None
         try:
@@ -247,8 +246,8 @@ def _to_feed(store: "Store", key: str) -> "OddsWriter":
             put(held, url, key, [orjson.dumps(to_record(message))])
         except UserError as failed:
             raise NotTaken(str(failed)) from None
-        # one that failed is not used again: the store's own Redis may stand elsewhere by now
+        # a failed client is dropped: the store's own Redis may have moved
         client = held
         return "feed", None
 
-    return tell
+    return write

@@ -1,4 +1,4 @@
-"""`velo simulate` and `velo demo`: a made-up season, and the whole way from it to a scored race."""
+"""`velo simulate` writes a simulated season; `velo demo` goes from one to a scored race."""
 
 import shutil
 from dataclasses import replace
@@ -33,18 +33,20 @@ def register(app: typer.Typer) -> None:
 
 
 def simulate(
-    out: Annotated[Path, typer.Argument(metavar="FILE", help="The Parquet or CSV file to write.")],
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="Parquet or CSV file to write.")],
     start: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="First local day.")] = datetime(2023, 1, 1),  # noqa: DTZ001 a local day
-    days: Annotated[int, typer.Option(help="How many days.")] = 365,
-    races_per_year: Annotated[int, typer.Option(help="How many races a year has.")] = 9000,
-    seed: Annotated[int, typer.Option(help="Equal seeds give equal seasons.")] = 1,
-    market_knowledge: Annotated[float, typer.Option(help="0: the market knows little; 1: everything.")] = 0.7,
+    days: Annotated[int, typer.Option(help="Number of days.")] = 365,
+    races_per_year: Annotated[int, typer.Option(help="Races per year.")] = 9000,
+    seed: Annotated[int, typer.Option(help="Random seed; equal seeds give equal seasons.")] = 1,
+    market_knowledge: Annotated[
+        float, typer.Option(help="What the market knows, from 0 (little) to 1 (everything).")
+    ] = 0.7,
     card: Annotated[
-        Path | None, typer.Option(help="Write the last race day's cards here, and its results nowhere.")
+        Path | None, typer.Option(help="Write the racecards of the last race day here, and leave its results out.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a made-up season in the neutral form: for demos and tests, never evidence of a model's quality."""
+    """Write a simulated season as a runner table: for demos and tests, never evidence of a model's quality."""
     from velo.simulator import SeasonSpec
 
     spec = SeasonSpec(
@@ -56,14 +58,14 @@ def simulate(
 
 def demo(
     as_json: Json = False,
-    seed: Annotated[int, typer.Option(help="Equal seeds give equal seasons.")] = 1,
+    seed: Annotated[int, typer.Option(help="Random seed; equal seeds give equal seasons.")] = 1,
 ) -> None:
-    """From nothing to a scored race: a made-up season that ends today, its features, a model, its backtest, a race card."""
+    """Run the whole pipeline on a simulated season: load, build, train, backtest, score a race."""
     from velo.simulator import SeasonSpec
 
     settings = Settings.from_env()
     today = now().date()
-    # a few days more, for a day without racing has no card: then the next day's is scored
+    # a few more days: today may have no racing, and then the next race day is scored
     spec = SeasonSpec(
         seed=seed, start=today - timedelta(days=DEMO_DAYS), days=DEMO_DAYS + 7, races_per_year=DEMO_RACES_PER_YEAR
     )
@@ -81,10 +83,10 @@ def demo(
 
     store = open_store().save()
     season, card = store.home.root / SEASON, store.home.root / CARD
-    told = Console(stderr=True)
+    console = Console(stderr=True)
 
     def say(command: str) -> None:
-        told.print(f"[dim]$[/dim] {command}", highlight=False)
+        console.print(f"[dim]$[/dim] {command}", highlight=False)
 
     say(f"velo simulate {SEASON} --card {CARD} --start {spec.start} --days {spec.days}")
     if not card.exists():
@@ -105,15 +107,15 @@ def demo(
         say("velo train")
         train(store, lead=timedelta(minutes=5), seed=seed, now=now(), progress=progress)
         page = store.home.reports / f"demo-{store.epochs[-1][:8]}.html"
-        if not page.exists():  # of this season and these formulas: another season empties the home
+        if not page.exists():  # the file name covers the formulas; another season empties the home
             say(f"velo backtest --days {DEMO_TESTED_DAYS} --report {page}")
             _demo_backtest(store, page, seed, progress)
     say(f"velo score {declared.races[0]}")
     scored = score(store, declared.races[0], log=UnbuiltLog(store.home), now=now())
     show(to_json(scored) | {"report": str(page)} if as_json else None, as_json, lambda: race_card(scored))
-    told.print(f"A backtest to look at, in any browser: {page}", style="bold", highlight=False, soft_wrap=True)
-    told.print(
-        "The season is made up: it shows that the machinery works, not that the model is any good. "
+    console.print(f"Open the backtest report in a browser: {page}", style="bold", highlight=False, soft_wrap=True)
+    console.print(
+        "The season is simulated: it shows that the software works, not that the model is good. "
         f'More: velo sql "from trainer_velocity_daily limit 5"; the store is {store.home.root}',
         style="dim",
         highlight=False,
@@ -121,21 +123,21 @@ def demo(
 
 
 def _demo_backtest(store: Store, page: Path, seed: int, progress: Step) -> None:
-    """The backtest of a recipe with few rounds, for the page alone: it says nothing of the model that was trained."""
+    """Backtest a recipe with few rounds, to have a page to show: it says nothing about the trained model."""
     from training.backtest import backtest
     from training.model import ModelOptions
     from training.report_html import write_report
 
     options = ModelOptions(seed=seed, rounds=DEMO_ROUNDS, patience=10, learning_rate=0.1)
-    told = backtest(store, now=now(), days=DEMO_TESTED_DAYS, refit_months=4, past=1, options=options, progress=progress)
-    beware = (
-        "the season is made up: this page shows what a backtest tells, and nothing of horses or of any model's worth"
+    result = backtest(
+        store, now=now(), days=DEMO_TESTED_DAYS, refit_months=4, past=1, options=options, progress=progress
     )
-    write_report(replace(told, caveats=(beware, *told.caveats)), page)
+    caveat = "the season is simulated: this page shows what a report looks like, not how good any model is"
+    write_report(replace(result, caveats=(caveat, *result.caveats)), page)
 
 
 def _write_season(spec: "SeasonSpec", out: Path, card: Path | None, not_before: date | None = None) -> dict[str, Any]:
-    """Write the season; with `card`, the racecards of its last day of racing, or of its first from `not_before` on."""
+    """Write the season; with `card`, also the racecards of its last race day, or of the first one from `not_before`."""
     import pyarrow.csv
     import pyarrow.parquet
 
@@ -146,11 +148,11 @@ def _write_season(spec: "SeasonSpec", out: Path, card: Path | None, not_before: 
     report: dict[str, Any] = {"file": str(out)}
     written = [(out, table)]
     if card is not None:
-        # a season may end on a day without racing
+        # the season may end on a day without racing
         days: set[date] = set(table["race_date"].to_pylist())
-        day = min((one for one in days if not_before and one >= not_before), default=max(days))
+        day = min((d for d in days if not_before and d >= not_before), default=max(days))
         table, today = split_card(table, day, spec.timezone)
-        # without known_at a card is known when it is declared
+        # a card without known_at is known when it is loaded
         written = [(out, table), (card, today.drop_columns(["known_at"]))]
         report |= {"card": str(card), "declared": today.num_rows}
     for path, rows in written:
@@ -169,7 +171,7 @@ def _write_season(spec: "SeasonSpec", out: Path, card: Path | None, not_before: 
 
 
 def _clear_other_season(settings: Settings, spec: "SeasonSpec") -> None:
-    """Empty the demo's home where it holds another season's demo; refuse a home that is not a demo's."""
+    """Empty a home that holds the demo of another season; raises `UserError` for a home that is not a demo's."""
     home = settings.home
     marker = home / "demo.txt"
     if home.exists() and any(home.iterdir()) and not marker.exists():

@@ -1,4 +1,4 @@
-"""`velo stream` and `velo audit`: both stores kept current as each message arrives, and held against a fresh batch."""
+"""`velo stream` keeps both stores current; `velo audit` compares them with a fresh batch."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -31,18 +31,18 @@ def register(app: typer.Typer) -> None:
     app.command()(audit)
 
 
-Once = Annotated[bool, typer.Option("--once", help="End at the log's end instead of waiting for more.")]
-Processes = Annotated[int, typer.Option("--processes", "--workers", min=1, max=64, help="Processes to share the work.")]
+Once = Annotated[bool, typer.Option("--once", help="Exit at the end of the log instead of waiting for more.")]
+Processes = Annotated[int, typer.Option("--processes", "--workers", min=1, max=64, help="Number of worker processes.")]
 Snapshots = Annotated[
-    float, typer.Option(min=0, help="Seconds between snapshots: offline rows appear, and a restart resumes, there.")
+    float, typer.Option(min=0, help="Seconds between snapshots; each publishes offline rows and is a restart point.")
 ]
-Online = Annotated[bool, typer.Option("--online/--no-online", help="Redis.")]
-Offline = Annotated[bool, typer.Option("--offline/--no-offline", help="The Parquet tables.")]
+Online = Annotated[bool, typer.Option("--online/--no-online", help="Write the online store (Redis).")]
+Offline = Annotated[bool, typer.Option("--offline/--no-offline", help="Write the offline store (Parquet).")]
 Metrics = Annotated[
     int | None,
-    typer.Option(help="Serve Prometheus figures on this port, and each further process on the next one."),
+    typer.Option(help="Serve Prometheus metrics on this port; each further process takes the next port."),
 ]
-MetricsHost = Annotated[str, typer.Option(help="The address of the figures; the loopback unless told otherwise.")]
+MetricsHost = Annotated[str, typer.Option(help="Address of the metrics server.")]
 
 
 def stream(
@@ -62,14 +62,14 @@ def stream(
     member: Annotated[int, Hidden] = 0,
     addresses: Annotated[str, Hidden] = "",
 ) -> None:
-    """Keep both stores current: each message of the log takes effect as it arrives, exactly once, whatever happens.
+    """Keep both stores current: apply each message of the log as it arrives, exactly once.
 
-    Exits 1 where --once was stopped before the log's end. With --redis or --kafka the same process appends what that feed brings to the log.
+    Exits 1 if --once stops before the end of the log. With --redis or --kafka the same process also appends that feed's messages to the log.
     """
     import os
     import threading
 
-    # a panic of the engine is told by the Python error beneath it
+    # the Python error below an engine panic is enough
     os.environ["RUST_BACKTRACE"] = "0"
     from feature_repo.stores.redis_client import refuse_unusable
     from streams.dataflow import runtime, worker_processes
@@ -81,9 +81,9 @@ def stream(
     telemetry, stop = Telemetry(), threading.Event()
     store = open_store()
     if online and store.redis_url is not None:
-        # the stream waits for a server that is away: it would wait for ever for a URL that names none
+        # the stream retries an unavailable server; it would retry an unusable URL for ever
         refuse_unusable(store.redis_url)
-    with _figures(store, telemetry, metrics_host, None if metrics_port is None else metrics_port + member, member):
+    with _metrics(store, telemetry, metrics_host, None if metrics_port is None else metrics_port + member, member):
         if member:
             worker_processes.end_with_parent()
             runtime.stop_on_signals(stop)
@@ -112,26 +112,26 @@ def stream(
 
 
 def _ended(options: "StreamOptions", where: "Position | None", log_end: int, *, written: bool) -> str:
-    """What is certain of the stores once a stream has ended; `written` is whether all it read is in them."""
+    """The state of the stores after a stream; `written`: whether they hold everything it read."""
     sealed = where.sealed_seq if where else 0
     rest = f" of {log_end:,}; start the stream again for the rest" if sealed < log_end else ""
     if not written:
-        again = "start the stream again, it goes on where its last snapshot was"
-        return f"stopped while it waited for a store: not all of {log_end:,} messages are in both stores; {again}"
+        again = "start the stream again, it resumes from its last snapshot"
+        return f"stopped while a store was unavailable: not all of {log_end:,} messages are in both stores; {again}"
     stores = "both stores hold" if options.online and options.offline else "Redis holds"
     stores = stores if options.online else "the tables hold"
-    return f"{stores} everything before message {sealed:,}{rest}"
+    return f"{stores} all messages before {sealed:,}{rest}"
 
 
 def audit(
-    sample: Annotated[int | None, typer.Option(min=1, help="Look at so many keys of each view, not at all.")] = None,
+    sample: Annotated[int | None, typer.Option(min=1, help="Check only N keys per view.")] = None,
     online: Online = True,
     scores: Annotated[
-        bool, typer.Option("--scores", help="Instead, make every score that was served again and hold it to that.")
+        bool, typer.Option("--scores", help="Recompute every served score instead, and compare.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Compare both stores, value by value, with a batch made afresh from the log; exits 1 where anything differs."""
+    """Compare both stores, value by value, with a fresh batch built from the log; exits 1 on any difference."""
     from feature_repo.stores.redis_client import connect
     from streams.audit import audit as look
 
@@ -154,23 +154,22 @@ def _audited(report: "AuditReport") -> "Group":
     from rich.table import Table
     from rich.text import Text
 
-    told = [("up to message", report.next_seq), ("known at", report.known_at)]
-    told += [(f"{store} values compared at", f"{count:,} instants") for store, count in report.compared.items()]
+    rows = [("up to message", report.next_seq), ("known at", report.known_at)]
+    rows += [(f"{store} values compared at", f"{count:,} instants") for store, count in report.compared.items()]
     table = Table(title=f"{report.found:,} differences, the first {len(report.differences)}", title_justify="left")
-    for name in ("store", "view", "key", "at", "feature", "should be", "is", "was"):
+    for name in ("store", "view", "key", "at", "feature", "expected", "found", "history"):
         table.add_column(name)
-    for one in report.differences:
-        history = ", ".join(f"{value} from {at:%Y-%m-%d %H:%M}" for at, value in one.history)
-        at = "" if one.at is None else f"{one.at:%Y-%m-%d %H:%M:%S.%f}"
-        table.add_row(
-            one.store, one.view, " · ".join(one.key), at, one.feature, str(one.expected), str(one.found), history
-        )
-    return Group(facts("audit", told), table if report.found else Text("no difference"))
+    for found in report.differences:
+        history = ", ".join(f"{value} from {at:%Y-%m-%d %H:%M}" for at, value in found.history)
+        at = "" if found.at is None else f"{found.at:%Y-%m-%d %H:%M:%S.%f}"
+        key = " · ".join(found.key)
+        table.add_row(found.store, found.view, key, at, found.feature, str(found.expected), str(found.found), history)
+    return Group(facts("audit", rows), table if report.found else Text("no difference"))
 
 
 @contextmanager
 def _fed(store: "Store", feed: "Feed | None", stop: "Event", *, once: bool) -> Iterator["BackgroundIngest | None"]:
-    """Have the log fed, where there is a feed, until the stream ends."""
+    """Append the messages of the feed, if there is one, until the stream ends."""
     if feed is None:
         yield None
         return
@@ -181,8 +180,8 @@ def _fed(store: "Store", feed: "Feed | None", stop: "Event", *, once: bool) -> I
 
 
 @contextmanager
-def _figures(store: "Store", telemetry: "Telemetry", host: str, port: int | None, member: int) -> Iterator[None]:
-    """Have Prometheus served, where a port is given, until the end; the first process tells of the store too."""
+def _metrics(store: "Store", telemetry: "Telemetry", host: str, port: int | None, member: int) -> Iterator[None]:
+    """Serve Prometheus metrics if a port is given; the first process adds those of the store."""
     if port is None:
         yield
         return
@@ -196,7 +195,7 @@ def _figures(store: "Store", telemetry: "Telemetry", host: str, port: int | None
 
 
 def _command(options: "StreamOptions", addresses: list[str], metrics_host: str, metrics_port: int | None) -> list[str]:
-    """The command line of the stream's other processes."""
+    """The command line of the other worker processes."""
     import sys
 
     command = [sys.executable, "-m", "velo.cli", "stream", "--addresses", ",".join(addresses)]
