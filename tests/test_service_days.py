@@ -35,6 +35,21 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     down(made.home)
 
 
+class Clock:
+    """The time of one day, which its tests share: messages are known at it, so it never goes back."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@pytest.fixture(scope="module")
+def clock() -> Clock:
+    return Clock()
+
+
 @contextmanager
 def stopped(store: Store) -> Iterator[None]:
     """The store's own Redis, as a machine leaves it that has no time for it: it is there, and says nothing."""
@@ -49,10 +64,10 @@ def stopped(store: Store) -> Iterator[None]:
 
 
 def test_a_redis_that_stops_is_said_within_a_quarter_of_a_second_and_once_it_goes_on_so_does_the_service(
-    store: Store,
+    store: Store, clock: Clock
 ) -> None:
     """Over connections that were just answered on, and those made while it stands still."""
-    client = a_client(a_service(store))
+    client = a_client(a_service(store, clock))
     before = client.get(SCORE).json()
     with stopped(store):
         for path in (SCORE, "/v1/races", "/v1/races/to%20come", SCORE):
@@ -75,13 +90,8 @@ def test_a_redis_that_stops_is_said_within_a_quarter_of_a_second_and_once_it_goe
     assert after.json()["fingerprint"] == before["fingerprint"]
 
 
-def test_scores_served_before_and_after_results_are_amended_are_all_made_again(store: Store) -> None:
+def test_scores_served_before_and_after_results_are_amended_are_all_made_again(store: Store, clock: Clock) -> None:
     """An amendment changes what horses of a race to come have done: what was served before it stays what was known then."""
-    now = [NOW + timedelta(minutes=1)]
-
-    def clock() -> datetime:
-        return now[0]
-
     client = a_client(a_service(store, clock))
     ran = [one for _, one in reader.messages(store.home) if isinstance(one, Result)]
     horses = {one.horse_id for one in RUNNERS}
@@ -100,9 +110,9 @@ def test_scores_served_before_and_after_results_are_amended_are_all_made_again(s
         NonRunner("to come", "horse 5", "lame"),
         JockeyChange("to come", "horse 2", "jockey 7", "Jockey 7"),
     ):
-        now[0] += timedelta(minutes=1)
+        clock.now += timedelta(minutes=1)
         if message is not None:
-            tell(store, message, at=now[0])
+            tell(store, message, at=clock.now)
         answer = client.get(SCORE)
         assert answer.status_code == 200, answer.text
         served.append(answer.json()["fingerprint"])
@@ -121,13 +131,15 @@ def test_scores_served_before_and_after_results_are_amended_are_all_made_again(s
     ("verdict", "mode"),
     [("FAIL", bundle.PAPER), ("NOT ENOUGH DATA", bundle.PAPER), ("PASS", bundle_writing.PASSED_MODE)],
 )
-def test_what_the_gate_said_of_a_model_is_said_wherever_its_chances_are(store: Store, verdict: str, mode: str) -> None:
+def test_what_the_gate_said_of_a_model_is_said_wherever_its_chances_are(
+    store: Store, clock: Clock, verdict: str, mode: str
+) -> None:
     """Day, score, card of the terminal, JSON of the command, paper trader; the desk and its paper have tests of their own."""
     version = bundle.current(store.home)
     gate = store.home.models / version / bundle.GATE
     bundle_writing.judged(store.home, version, verdict, {})
     try:
-        client = a_client(a_service(store))
+        client = a_client(a_service(store, clock))
         day = Day.model_validate_json(client.get("/v1/races").content)
         assert day.model is not None
         assert (day.model.gate, day.model.mode) == (verdict, mode)
@@ -136,7 +148,7 @@ def test_what_the_gate_said_of_a_model_is_said_wherever_its_chances_are(store: S
         posted = client.post("/v1/score", json=a_posted_card()).json()
         assert (posted["gate"], posted["mode"]) == (verdict, mode)
         console = Console(width=200, record=True, file=StringIO())
-        console.print(race_card(a_service(store).scorer.score("to come", NOW)))
+        console.print(race_card(a_service(store).scorer.score("to come", clock.now)))
         assert f"gate: {verdict} · {mode}" in console.export_text()
         *_, run = (one.race_id for _, one in reader.messages(store.home) if isinstance(one, Result))
         told = velo("score", run, "--json", home=store.home.root).document
