@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import numpy as np
 
 from feature_repo.stores.race_cards import KEEP, CardsPosition, Event, RaceCards, StoredRace, head_of
-from feature_repo.stores.whole import REMEDY, Expected, Held, NotWhole, Vitals, tell_lost, vitals
+from feature_repo.stores.whole import REMEDY, Expected, FurthestHead, Held, NotWhole, Vitals, tell_lost, vitals
 from feature_repo.stores.whole import read as read_held
 from serving.bundles import Bundles
 from serving.drivers import DriverExplainer
@@ -300,9 +300,10 @@ class Scorer:
         until = self.monotonic() + REPEATED * self.wire.patience.seconds
         with self.wire.patience.shared():
             while True:
+                before = self.expected.before_read() if self.expected is not None else FurthestHead()
                 answers = self.wire.ask(known.question)
                 head = head_of(answers[:4])
-                lost = self._lost(known.question, answers, head)
+                lost = self._lost(before, known.question, answers, head)
                 version = _version(answers[4], answers[5])
                 if known.version is not None and version != known.version:
                     newer = self._renewed(race_id, now)
@@ -349,17 +350,18 @@ class Scorer:
             cards = RaceCards(client)
             return cards.head(), read_held(client, expected.layouts), vitals(client), cards.lost(now, 0)[0]
 
-        head, held, told, races_lost = self.wire.call(look)
-        expected.refuse_server(held, told, None if head is None else (head.generation, head.seq))
+        before = expected.before_read()
+        head, held, server, races_lost = self.wire.call(look)
+        expected.refuse_server(before, held, server, None if head is None else (head.generation, head.seq))
         if races_lost:
             raise NotWhole(f"the online store lost races to come: {CARDS_REMEDY}")
 
-    def _lost(self, question: ReadRequest, answers: Answers, head: CardsPosition | None) -> bool:
+    def _lost(self, before: FurthestHead, question: ReadRequest, answers: Answers, head: CardsPosition | None) -> bool:
         """Whether a row is gone that was there; raises `NotWhole`, or `OtherStore`, where a whole view is not as expected."""
         if self.expected is not None:
             fills = [one or None for one in (answers[6] or b"").decode().split(" ")]
             at = None if head is None else (head.generation, head.seq)
-            self.expected.refuse(question.views, fills[: len(question.views)], at)
+            self.expected.refuse(before, question.views, fills[: len(question.views)], at)
         return bool(answers[7])
 
     def _refuse_lost(self, question: ReadRequest, answers: Answers, until: float) -> None:

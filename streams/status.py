@@ -121,13 +121,14 @@ def _online(store: Store) -> str:
     try:
         client = connect_url(url)
         expected = whole.Expected(store.home)
-        head, held, told = RaceCards(client).head(), whole.read(client, expected.layouts), whole.vitals(client)
-        expected.refuse_server(held, told, None if head is None else (head.generation, head.seq))
+        before = expected.before_read()
+        head, held, server = RaceCards(client).head(), whole.read(client, expected.layouts), whole.vitals(client)
+        expected.refuse_server(before, held, server, None if head is None else (head.generation, head.seq))
     except UserError as trouble:
         return str(trouble)
     filled = all(one.fill for one in held)
     said = f"{sum(one.rows for one in held):,} rows{'' if filled else ', not filled by a stream or a rebuild'}"
-    return "; ".join(filter(None, (said, whole.may_evict(told))))
+    return "; ".join(filter(None, (said, whole.may_evict(server))))
 
 
 def _streamed_rows(generation: Path) -> int:

@@ -27,6 +27,7 @@ from feature_repo.stores import embedded_redis, whole
 from feature_repo.stores.race_cards import HEAD, race_key
 from feature_repo.stores.redis_client import connect
 from feature_repo.stores.redis_layout import Layout
+from serving.redis_reader import RedisReader
 from streams.audit import audit
 from streams.batch.build import build
 from streams.dataflow.metrics import Telemetry, position
@@ -36,11 +37,11 @@ from tests.cli import velo
 from tests.seasons import BUILT_AT, a_season
 from tests.services import NOW, RUNNERS, SCORE, a_client, a_service, a_streamed_store
 from velo.errors import UserError
-from velo.racing.messages import Result
+from velo.racing.messages import Market, Result
 from velo.settings import Settings
 from velo.storage.log.reader import end
 from velo.storage.log.writer import LogWriter
-from velo.storage.store import Store, given_id, store_id
+from velo.storage.store import Home, Store, given_id, store_id
 
 PATIENCE_S = 60.0
 LAYOUTS = [Layout.of(family) for family in FAMILIES]
@@ -336,3 +337,57 @@ def test_an_eviction_policy_is_told(store: Store, redis: Any, caplog: pytest.Log
     finally:
         redis.config_set("maxmemory-policy", "noeviction")
     assert "allkeys-lru" not in velo("status", home=store.home.root).out
+
+
+def test_a_read_that_a_later_one_overtakes_is_served(store: Store, redis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One request has read Redis and not looked at it yet; the log goes on, and another request reads the later head."""
+    answers: list[Any] = []
+    has_read, go_on, ask = Flag(), Flag(), RedisReader.ask
+
+    def held_up(reader: RedisReader, question: Any) -> Any:
+        rows = ask(reader, question)
+        if not has_read.is_set():
+            has_read.set()
+            assert go_on.wait(PATIENCE_S)
+        return rows
+
+    with streaming(store):
+        # the log numbers its instants: the message below is known a microsecond after the one before it
+        service = a_service(store, lambda: NOW + timedelta(minutes=1))
+        first, second = a_client(service), a_client(service)
+        until(lambda: first.get("/readyz").status_code == 200 and first.get(SCORE).status_code == 200)
+        monkeypatch.setattr(RedisReader, "ask", held_up)
+        overtaken = Thread(target=lambda: answers.append(first.get(SCORE)))
+        overtaken.start()
+        try:
+            assert has_read.wait(PATIENCE_S)
+            with LogWriter.open(store, clock=lambda: NOW) as writer:
+                writer.append(Market("to come", {"horse 1": 4.0}, "show"))
+            until(lambda: whole.head_remembered(store.home) == (0, end(store.home).next_seq - 1))
+            later = second.get(SCORE)
+        finally:
+            go_on.set()
+            overtaken.join()
+    assert later.status_code == 200, later.text
+    assert answers[0].status_code == 200, answers[0].text
+
+
+def test_a_head_is_refused_where_a_read_before_it_found_a_later_one(tmp_path: Path) -> None:
+    """And one that was read before a rebuild put Redis back is not expected of the reads after it."""
+    home = Home(tmp_path)
+    whole.remember_head(home, 0, 10)
+    expected = whole.Expected(home, layouts=())
+    began, overtaking = expected.before_read(), expected.before_read()
+    expected.refuse(overtaking, [], [], (0, 11))
+    expected.refuse(began, [], [], (0, 10))
+    for older in ((0, 10), None):
+        with pytest.raises(whole.NotWhole, match="less of the log than it did before"):
+            expected.refuse(expected.before_read(), [], [], older)
+    before_rebuild = expected.before_read()
+    whole.remember_head(home, 0, 5)
+    after_rebuild = expected.before_read()
+    expected.refuse(before_rebuild, [], [], (0, 12))
+    expected.refuse(after_rebuild, [], [], (0, 5))
+    expected.refuse(before_rebuild, [], [], (0, 5))
+    with pytest.raises(whole.NotWhole, match="less of the log than it did before"):
+        expected.refuse(after_rebuild, [], [], (0, 4))

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from secrets import token_hex
+from threading import Lock
 from typing import Any, Final
 
 from feature_repo.catalogue.families import FAMILIES
@@ -221,38 +222,64 @@ def problem(expected: str | None, found: str | None, view: str) -> str | None:
     return f"the online store holds older or other rows than it was given ({view}): {REMEDY}"
 
 
+@dataclass(frozen=True, slots=True)
+class FurthestHead:
+    """The furthest position of the log (generation, seq) that Redis is known to have reached; None where no stream
+    brought it to one. `resets` counts how often a rebuild put it back or the store forgot it."""
+
+    position: tuple[int, int] | None = None
+    resets: int = 0
+
+
 @dataclass(slots=True)
 class Expected:
-    """What readers of one store expect of Redis; the store's files are read again when they change."""
+    """What readers of one store expect of Redis. Safe for threads. The store's files are read again when they change.
+
+    A reader calls `before_read`, reads Redis, and passes both to `refuse`: a position that Redis reached while a read was
+    under way is not expected of that read.
+    """
 
     home: Home
     layouts: tuple[Layout, ...] = field(default_factory=lambda: tuple(Layout.of(family) for family in FAMILIES))
     _seen: tuple[int, int] = (-2, -2)
     _fills: dict[str, str | None] = field(default_factory=dict)
-    _head: tuple[int, int] | None = None
-    _furthest: tuple[int, int] = (-1, -1)
+    _remembered: tuple[int, int] | None = None
+    _furthest: FurthestHead = FurthestHead()
+    _lock: Lock = field(default_factory=Lock)
 
-    def refuse(self, views: Sequence[str], fills: Sequence[str | None], head: tuple[int, int] | None) -> None:
-        """Raise `NotWhole`, or `OtherStore`, where views that were read have other fillings than expected, or the log
-        was brought less far (`head`: generation, seq) than before."""
+    def before_read(self) -> FurthestHead:
+        """The furthest head that a read of Redis which begins now must find, or a later one."""
         self._look()
-        if any(self._fills.get(view) != fill for view, fill in zip(views, fills, strict=True)):
-            self._look(anew=True)
-            self._refuse_fills(dict(zip(views, fills, strict=True)))
-        self._refuse_older(head)
+        return self._furthest
 
-    def refuse_server(self, found: Sequence[Held], told: Vitals, head: tuple[int, int] | None) -> None:
+    def refuse(
+        self,
+        before: FurthestHead,
+        views: Sequence[str],
+        fills: Sequence[str | None],
+        head: tuple[int, int] | None,
+    ) -> None:
+        """Raise `NotWhole`, or `OtherStore`, where views that were read have other fillings than expected, or the log
+        was brought less far (`head`: generation, seq) than `before` the read."""
+        if any(self._fills.get(view) != fill for view, fill in zip(views, fills, strict=True)):
+            self._look(again=True)
+            self._refuse_fills(dict(zip(views, fills, strict=True)))
+        self._refuse_older(before, head)
+
+    def refuse_server(
+        self, before: FurthestHead, views: Sequence[Held], server: Vitals, head: tuple[int, int] | None
+    ) -> None:
         """Raise `NotWhole`, or `OtherStore`, where any view is not whole, or keys are gone, by what Redis says of itself:
-        `found` of each of `layouts`."""
-        held = {layout.view: one for layout, one in zip(self.layouts, found, strict=True)}
-        self.refuse([*held], [one.fill for one in found], head)
-        missed = [view for view, one in held.items() if one.lost]
+        `views` are those of `layouts`."""
+        held = {layout.view: view for layout, view in zip(self.layouts, views, strict=True)}
+        self.refuse(before, [*held], [view.fill for view in views], head)
+        missed = [name for name, view in held.items() if view.lost]
         if missed:
             raise NotWhole(f"the online store lost rows ({', '.join(missed)}): {REMEDY}")
-        fewest = fewest_keys({view: one.rows for view, one in held.items()})
-        if told.keys < fewest:
+        fewest = fewest_keys({name: view.rows for name, view in held.items()})
+        if server.keys < fewest:
             raise NotWhole(
-                f"the online store lost rows ({told.keys:,} keys are there, {fewest:,} were written): {REMEDY}"
+                f"the online store lost rows ({server.keys:,} keys are there, {fewest:,} were written): {REMEDY}"
             )
 
     def _refuse_fills(self, found: Mapping[str, str | None]) -> None:
@@ -270,26 +297,48 @@ class Expected:
             if fill is not None and view in layouts and fill.split(":")[2] != f"{layouts[view].fingerprint:08x}":
                 raise NotWhole(f"the online store holds rows of other formulas ({view}): {REMEDY}")
 
-    def _refuse_older(self, head: tuple[int, int] | None) -> None:
-        remembered = self._head
-        if remembered is None:
-            return
-        self._furthest = max(self._furthest, remembered)
-        if head is None or head < self._furthest:
-            raise NotWhole(f"the online store holds less of the log than it did before: {REMEDY}")
-        self._furthest = head
+    def _refuse_older(self, before: FurthestHead, head: tuple[int, int] | None) -> None:
+        if _is_older(head, before.position):
+            # a rebuild meanwhile may have put the head back
+            self._look()
+            if self._furthest.resets == before.resets or _is_older(head, self._furthest.position):
+                raise NotWhole(f"the online store holds less of the log than it did before: {REMEDY}")
+        elif before.position is not None:
+            self._note(before.resets, head)
 
-    def _look(self, *, anew: bool = False) -> None:
-        """Read what the store remembers where that changed; a file is told from the one before it by its inode too."""
+    def _note(self, resets: int, head: tuple[int, int] | None) -> None:
+        """Expect a head that was read of every later read, unless the furthest was put back since that read began."""
+        if _is_older(self._furthest.position, head):
+            with self._lock:
+                known = self._furthest
+                if known.resets == resets and _is_older(known.position, head):
+                    self._furthest = FurthestHead(head, resets)
+
+    def _look(self, *, again: bool = False) -> None:
+        """Read what the store remembers where that changed, or `again`; a new file is known by its inode too."""
+        if not again and self._changed() == self._seen:
+            return
+        with self._lock:
+            # the stamp is read before the files: what is written in between is read by the next look
+            changed = self._changed()
+            self._fills = {layout.view: fill_remembered(self.home, layout.view) for layout in self.layouts}
+            before, self._remembered = self._remembered, head_remembered(self.home)
+            known = self._furthest
+            if _is_older(self._remembered, before):
+                # a rebuild from the tables may reach less far than the stream did
+                self._furthest = FurthestHead(self._remembered, known.resets + 1)
+            elif _is_older(known.position, self._remembered):
+                self._furthest = FurthestHead(self._remembered, known.resets)
+            self._seen = changed
+
+    def _changed(self) -> tuple[int, int]:
         try:
             at = (self.home.online / HEAD_FILE).stat()
-            changed = at.st_ino, at.st_mtime_ns
         except OSError:
-            changed = -1, -1
-        if changed != self._seen or anew:
-            self._fills = {layout.view: fill_remembered(self.home, layout.view) for layout in self.layouts}
-            before, self._head = self._head, head_remembered(self.home)
-            if self._head is None or (before is not None and self._head < before):
-                # a rebuild from the tables may reach less far than the stream did
-                self._furthest = self._head or (-1, -1)
-            self._seen = changed
+            return -1, -1
+        return at.st_ino, at.st_mtime_ns
+
+
+def _is_older(head: tuple[int, int] | None, than: tuple[int, int] | None) -> bool:
+    """Whether a head is before another; None is before all."""
+    return than is not None and (head is None or head < than)
