@@ -215,10 +215,9 @@ def test_redis_down_or_with_another_password_is_told(home: Path) -> None:
     apply(Store.open(Settings(home)))
     own = urlsplit(embedded_redis.ensure(Home(home)))
     try:
-        server = f"{own.hostname}:{own.port}"
         for url, words in (
-            ("redis://127.0.0.1:1/0", ("cannot use Redis at redis://127.0.0.1:1/0", "start it, mend REDIS_URL")),
-            (f"redis://:sesame@{server}", ("refuses the password", server, "mend the one in REDIS_URL")),
+            ("redis://127.0.0.1:1/0", ("cannot use Redis at redis://127.0.0.1:1/0", "start it, correct REDIS_URL")),
+            (f"unix://:sesame@{own.path}", ("refuses the password", own.path, "correct it in REDIS_URL")),
             ("http://127.0.0.1", ("REDIS_URL is 'http://127.0.0.1'", "must begin with one of redis://")),
         ):
             store = Store.open(replace(Settings(home), redis_url=url))

@@ -230,9 +230,9 @@ def test_what_cannot_be_joined_is_told_with_the_remedy(tmp_path: Path) -> None:
         joined(tmp_path, history, asked_at(1, driver=pa.string()), event="when")
     with pytest.raises(UserError, match=r"drivers has no column 'trips'.* run `velo build`"):
         joined(tmp_path, history.drop_columns("trips"), asked_at(1, driver=pa.string()))
-    with pytest.raises(UserError, match="ts of drivers is string, no instant: store it as a timestamp"):
+    with pytest.raises(UserError, match="ts of drivers is string, not an instant: store it as a timestamp"):
         joined(tmp_path, history.set_column(1, "ts", pa.array(["noon"])), asked_at(1, driver=pa.string()))
-    with pytest.raises(UserError, match="parts of drivers do not go together"):
+    with pytest.raises(UserError, match="parts of drivers have conflicting types"):
         joined(tmp_path, [history, history.set_column(2, "trips", pa.array(["one"]))], asked_at(1, driver=pa.string()))
 
 

@@ -217,7 +217,7 @@ def test_a_key_of_another_type_or_left_out_is_told_with_its_view(made: MadeUp) -
     rows = pd.DataFrame({"horse_id": [1, 2], "event_timestamp": [AT, AT]})
     with pytest.raises(UserError, match=r"horse_id is int64 .* string in horse_form: cast it"):
         made.feast.get_historical_features(rows, ["horse_form:sr"]).to_df()
-    with pytest.raises(UserError, match="no column 'horse_id', which horse_form is keyed by"):
+    with pytest.raises(UserError, match="no column 'horse_id', a key of horse_form"):
         made.feast.get_historical_features(rows.drop(columns="horse_id"), ["horse_form:sr"]).to_df()
 
 

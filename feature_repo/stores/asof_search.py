@@ -1,4 +1,4 @@
-"""The latest row of a key at or before an instant, for many at once: rows put in order, then bisection, in numpy alone."""
+"""Find the latest row of a key at or before an instant, for many keys at once: sort, then bisect. Uses numpy alone."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from feature_repo.stores.key_encoding import Whole
 
 NONE: Final = -1
 NEVER: Final = int(np.iinfo(np.int64).min)
-"""A null instant: of an entity row it is before all rows, of a history's row it makes the row none."""
+"""A null instant: an entity row with it precedes all rows, and a row of the history with it is left out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ordered:
-    """Rows of a history in order of key and instant; those of key k are `start[k]` up to `end[k]`, not included.
+    """Rows of a history sorted by key and instant; those of key k are `start[k]` to before `end[k]`.
 
-    `row` says which they were. Of rows of one key and instant the last is the one created last.
+    `row` is the original position of each. The last of several rows of one key and instant is the one created last.
     """
 
     start: Whole
@@ -27,10 +27,10 @@ class Ordered:
 
     @classmethod
     def of(cls, key: Whole, event: Whole, size: int, created: Callable[[], Whole]) -> "Ordered":
-        """Order rows by their keys, which are below `size` and -1 for rows to leave out, and instants.
+        """Sort rows by key and instant. Keys are below `size`; a row of key -1 is left out.
 
-        Tables are mostly written key by key, each forward or backward in time, so what is sorted is runs of rows, and
-        the rows only where that does not do. When they were created is asked only where two are of one key and instant.
+        Most tables are written key by key, each forward or backward in time, so this sorts runs of rows, and single
+        rows only if that does not suffice. `created` is called only if two rows have one key and instant.
         """
         row = np.flatnonzero((key >= 0) & (event != NEVER))
         if len(row) < len(key):
@@ -53,7 +53,7 @@ class Ordered:
         return cls(start, end, np.ascontiguousarray(event), row)
 
     def latest(self, key: Whole, instant: Whole) -> Whole:
-        """The place of the latest row of each key at or before each instant, or -1."""
+        """Return the position of the latest row of each key at or before each instant, or -1."""
         known = key >= 0
         start, end = (np.where(known, bound[key], 0) for bound in (self.start, self.end))
         place = start - 1
@@ -66,14 +66,14 @@ class Ordered:
 
 
 def _changes(key: Whole) -> Whole:
-    """Where runs of one key begin."""
+    """Return where each run of one key begins."""
     if not len(key):
         return np.empty(0, np.int64)
     return np.concatenate([[0], np.flatnonzero(key[1:] != key[:-1]) + 1]).astype(np.int64)
 
 
 def _in_order(key: Whole, event: Whole, size: int) -> bool:
-    """Whether each key's rows lie together, forward in time."""
+    """Whether the rows of each key are adjacent and ascend in time."""
     if np.any((key[1:] == key[:-1]) & (event[1:] < event[:-1])):
         return False
     first = _changes(key)
@@ -83,7 +83,7 @@ def _in_order(key: Whole, event: Whole, size: int) -> bool:
 
 
 def _runs_in_order(key: Whole, event: Whole) -> Whole:
-    """An order in which runs of rows of one key, each forward in time, follow each other by key and first instant."""
+    """Return the order that sorts runs of rows (one key, ascending in time) by key and first instant."""
     breaks = (key[1:] != key[:-1]) | (event[1:] < event[:-1])
     first = np.concatenate([[0], np.flatnonzero(breaks) + 1]).astype(np.int64)
     rows = np.diff(np.append(first, len(key)))

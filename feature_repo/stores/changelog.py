@@ -1,4 +1,4 @@
-"""What a view's changelog is, and queries over it in DuckDB: its rows, the newest of each key. Knows nothing of Feast."""
+"""A view's changelog, and DuckDB queries over its rows and the newest row of each key. Does not import Feast."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -23,16 +23,16 @@ SQL_TYPES: Final = {
     "binary": "BLOB",
     "timestamp[us, tz=UTC]": "TIMESTAMPTZ",
 }
-"""By Arrow's name for a type; text for any other."""
+"""SQL type by Arrow's name of a type; any other type is text."""
 
 
 PART: Final = "__velo_part"
-"""A column that every scan has: the path of the part that a row is of."""
+"""Column of every scan: the path of the row's part."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeatureColumn:
-    """A feature to fetch: its column in the table, its name in the answer, its type where the table is empty."""
+    """A feature to fetch: its column in the table, its name in the result, its type if the table is empty."""
 
     source: str
     name: str
@@ -41,10 +41,10 @@ class FeatureColumn:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One view's changelog: finished Parquet parts, and which columns mean what.
+    """One view's changelog: finished Parquet parts, and the meaning of their columns.
 
-    `keys` maps the table's key columns to columns of the entity rows. Rows older than `ttl` at an entity row's
-    instant are none. Of rows of one key and instant the one created last counts.
+    `keys` pairs each key column of the table with its column of the entity rows. A row older than `ttl` at an entity
+    row's instant is ignored. Of several rows of one key and instant the one created last counts.
     """
 
     view: str
@@ -57,7 +57,7 @@ class Table:
 
     @property
     def scan(self) -> str:
-        """SQL of the table's rows; typed and empty where there is no part."""
+        """SQL of the table's rows; empty, with types, if there are no parts."""
         if self.parts:
             files = ", ".join(text(part) for part in self.parts)
             return f"read_parquet([{files}], union_by_name = true, hive_partitioning = false, filename = '{PART}')"
@@ -71,7 +71,7 @@ class Table:
 
 @contextmanager
 def engine(memory_limit: str, threads: int | None = None) -> Iterator["duckdb.DuckDBPyConnection"]:
-    """A DuckDB of its own, in UTC, that spills to a folder it removes, and no more than `spill.bound` allows."""
+    """Open a DuckDB in UTC that spills to a temporary folder, up to the limit of `spill.bound`."""
     import duckdb
 
     with spill_folder() as spill:
@@ -103,9 +103,9 @@ def latest_sql(
     created: str | None,
     touched: str = "true",
 ) -> str:
-    """SQL of the newest row of each key up to $end, for keys with a row for which `touched` holds.
+    """Return SQL for the newest row of each key up to $until, for keys with a row for which `touched` holds.
 
-    Finds each key's latest instant on narrow rows first and fetches the wide ones after.
+    Finds each key's latest instant in the key and time columns, then fetches the wide rows.
     """
     names = ", ".join(name(key) for key in keys)
     wanted = ", ".join(f"f.{name(column)}" for column in (*keys, *columns, event, *((created,) if created else ())))
@@ -123,22 +123,22 @@ def latest_sql(
 
 
 def within_sql(event: str, start: datetime | None, end: datetime | None) -> tuple[str, dict[str, datetime]]:
-    """A condition on the event time and its values: from `start` to `end`, both included, either open if None."""
+    """Return an SQL condition on the event time, and its values: from `start` through `end`; None is unbounded."""
     values = {key: value for key, value in (("since", start), ("until", end)) if value is not None}
     conditions = [f"{instant(event)} {'>=' if key == 'since' else '<='} ${key}" for key in values]
     return " AND ".join(conditions) or "true", values
 
 
 def instant(column: str) -> str:
-    """SQL of a column as an instant that compares with one in µs, whatever the file counts in."""
+    """Return SQL that reads a column as an instant in µs, whatever its unit in the file."""
     return f"{name(column)}::TIMESTAMPTZ"
 
 
 def name(identifier: str) -> str:
-    """An identifier, quoted for SQL."""
+    """Quote an identifier for SQL."""
     return '"' + identifier.replace('"', '""') + '"'
 
 
 def text(literal: str) -> str:
-    """A string literal, quoted for SQL."""
+    """Quote a string literal for SQL."""
     return "'" + literal.replace("'", "''") + "'"

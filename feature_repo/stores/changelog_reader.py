@@ -1,6 +1,6 @@
-"""One view's changelog as it lies in Parquet parts, read a slice at a time. Knows nothing of Feast.
+"""Read the changelog of one view from its Parquet parts, a slice at a time. Knows nothing of Feast.
 
-A row is named by its number: parts in order, row groups in order, rows in order.
+Rows are numbered from 0 through the parts, their row groups and the rows of these, in order.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Row groups, in order, that are read together."""
+    """Row groups that are read together, in order."""
 
     groups: Sequence[int]
     rows: int
@@ -37,13 +37,13 @@ class _Part:
     def read(self, groups: Sequence[int], columns: Sequence[str], dictionaries: Sequence[str]) -> "pa.Table":
         import pyarrow.parquet as pq
 
-        held = [column for column in columns if column in self.schema.names]
+        present = [column for column in columns if column in self.schema.names]
         with pq.ParquetFile(self.path, metadata=self.metadata, read_dictionary=dictionaries) as file:
-            return file.read_row_groups(groups, columns=held)
+            return file.read_row_groups(groups, columns=present)
 
 
 class ChangelogReader:
-    """The parts of one view. Opened once, and read as often as asked: no file stays open in between."""
+    """Reads the parts of one view. Keeps their metadata in memory and no file open between reads."""
 
     def __init__(self, table: "Table") -> None:
         import pyarrow.parquet as pq
@@ -54,7 +54,7 @@ class ChangelogReader:
             with pq.ParquetFile(path) as file:
                 self._parts.append(_Part(path, file.metadata, file.schema_arrow))
         self._group_of = [
-            (part, group) for part, one in enumerate(self._parts) for group in range(one.metadata.num_row_groups)
+            (number, group) for number, part in enumerate(self._parts) for group in range(part.metadata.num_row_groups)
         ]
         rows = [self._parts[part].metadata.row_group(group).num_rows for part, group in self._group_of]
         self._rows = np.array(rows, np.int64)
@@ -62,9 +62,9 @@ class ChangelogReader:
 
     @cached_property
     def schema(self) -> "pa.Schema":
-        """Every column that any part has, of a type that holds what each part has in it.
+        """The columns of all parts, each of a type that holds the values of every part.
 
-        Raises `UserError` where two parts hold a column as what no type holds both of.
+        Raises `UserError` if two parts hold a column in types without a common one.
         """
         import pyarrow as pa
 
@@ -73,14 +73,14 @@ class ChangelogReader:
             return schemas[0] if schemas else pa.schema([])
         try:
             return pa.unify_schemas(schemas, promote_options="permissive")
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as unlike:
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as mismatch:
             raise UserError(
-                f"the parts of {self.table.view} do not go together ({unlike}): run `velo build --whole` to make them anew"
+                f"the parts of {self.table.view} have conflicting types ({mismatch}): run `velo build --whole` to rebuild them"
             ) from None
 
     @cached_property
     def in_nanoseconds(self) -> bool:
-        """Whether the instants from which rows hold are counted so; otherwise in µs, or less finely."""
+        """Whether event times are in nanoseconds; otherwise they are in µs or coarser."""
         import pyarrow as pa
 
         if self.table.event not in self.schema.names:
@@ -89,11 +89,11 @@ class ChangelogReader:
         return bool(pa.types.is_timestamp(kind) and kind.unit == "ns")
 
     def first(self, part: Slice) -> int:
-        """The number of a slice's first row; those of a slice of neighbouring row groups follow it."""
+        """Return the number of the first row of a slice. Numbers are consecutive if its row groups are."""
         return int(self._first[part.groups[0]])
 
     def slices(self, most_rows: int, wanted: Whole | None = None) -> Iterator[Slice]:
-        """All row groups, or those of the rows wanted, a few together: no more rows than `most_rows`, or one group."""
+        """Yield all row groups, or those of the `wanted` rows, in slices of at most `most_rows` rows or one row group."""
         groups: list[int] = []
         rows = 0
         for group in (
@@ -109,11 +109,11 @@ class ChangelogReader:
             yield Slice(groups, rows)
 
     def groups_of(self, rows: Whole) -> Whole:
-        """The row group that each of these rows is in."""
+        """Return the row group of each row number."""
         return np.searchsorted(self._first, rows, side="right").astype(np.int64) - 1
 
     def places(self, part: Slice, rows: Whole) -> Whole:
-        """Where in a slice these rows of it are."""
+        """Return the positions within a slice of these row numbers."""
         groups = np.array(part.groups)
         if groups[-1] - groups[0] + 1 == len(groups):
             return np.asarray(rows - self._first[groups[0]])
@@ -122,7 +122,7 @@ class ChangelogReader:
         return np.asarray(rows + (before - self._first[groups])[at])
 
     def read(self, part: Slice, columns: Sequence[str], *, as_dictionaries: bool = False) -> "pa.Table":
-        """Some columns of a slice, null where a part does not have them; text `as_dictionaries` if wanted."""
+        """Read columns of a slice, null where a part lacks them. `as_dictionaries` reads text dictionary-encoded."""
         import pyarrow as pa
 
         texts = [column for column in columns if as_dictionaries and pa.types.is_string(self.schema.field(column).type)]
@@ -134,7 +134,7 @@ class ChangelogReader:
         if len(tables) == 1 and len(tables[0].column_names) == len(columns):
             return tables[0]
         chunks = {column: [chunk for table in tables for chunk in self._chunks(table, column)] for column in columns}
-        return pa.table({column: self._together(column, held) for column, held in chunks.items()})
+        return pa.table({column: self._chunked(column, arrays) for column, arrays in chunks.items()})
 
     def _chunks(self, table: "pa.Table", column: str) -> "list[pa.Array]":
         import pyarrow as pa
@@ -143,7 +143,7 @@ class ChangelogReader:
             return [pa.nulls(table.num_rows, self.schema.field(column).type)]
         return list(table.column(column).chunks)
 
-    def _together(self, column: str, chunks: "list[pa.Array]") -> "pa.ChunkedArray":
+    def _chunked(self, column: str, chunks: "list[pa.Array]") -> "pa.ChunkedArray":
         import pyarrow as pa
 
         kind = self.schema.field(column).type

@@ -1,6 +1,6 @@
-"""EncodedKeys as small numbers: the same for an entity row and for the rows of a history that are its key's.
+"""Encode keys as small integers, so that an entity row and the history rows of its key have the same number.
 
-Only the values that entity rows have are numbered. What a history holds besides, and null on either side, is -1.
+Only values that occur in the entity rows get a number. Other values of a history, and nulls on either side, are -1.
 """
 
 from collections.abc import Sequence
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 Whole = NDArray[np.int64]
 UNKNOWN: Final = -1
 DENSE: Final = 1 << 22
-"""So many numbers may a key of several columns have before those that occur are numbered anew."""
+"""The most numbers a key of several columns may span before those that occur are renumbered from 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedColumn:
-    """A key column of the entity rows: the values that occur, and for each row the number of its value."""
+    """A key column of the entity rows: its distinct values, and the number of each row's value."""
 
     values: "pa.Array"
     numbers: Whole
 
     @classmethod
     def of(cls, column: "pa.ChunkedArray") -> "EncodedColumn":
-        """Number the values of a column in the order they are met."""
+        """Number the values of a column in order of first occurrence."""
         import pyarrow as pa
 
         whole = column.cast(plain(column.type)).combine_chunks()
@@ -36,7 +36,7 @@ class EncodedColumn:
         return cls(coded.dictionary, _filled(coded.indices))
 
     def numbers_of(self, column: "pa.ChunkedArray") -> Whole:
-        """For each row of a history the number of its value."""
+        """Return the number of the value of each history row, or -1."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -52,7 +52,7 @@ class EncodedColumn:
 
 @dataclass(frozen=True, slots=True)
 class EncodedKeys:
-    """The keys of entity rows in one view: the number of each row's, below `size`."""
+    """The keys of the entity rows in one view: the number of each row's key, below `size`, or -1."""
 
     columns: Sequence[EncodedColumn]
     numbers: Whole
@@ -61,29 +61,29 @@ class EncodedKeys:
 
     @classmethod
     def of(cls, columns: Sequence[EncodedColumn]) -> "EncodedKeys":
-        """The keys that the rows of some columns make together."""
+        """Combine key columns into one number per row."""
         numbers, size, renumbered = np.zeros_like(columns[0].numbers), 1, []
         for column in columns:
-            numbers, size = _together(numbers, column.numbers, len(column.values)), size * len(column.values)
+            numbers, size = _paired(numbers, column.numbers, len(column.values)), size * len(column.values)
             known = None
             if size > DENSE:
                 known = np.unique(numbers[numbers != UNKNOWN])
-                numbers, size = _among(known, numbers), len(known)
+                numbers, size = _renumber(known, numbers), len(known)
             renumbered.append(known)
         return cls(columns, numbers, size, renumbered)
 
     def numbers_of(self, columns: "Sequence[pa.ChunkedArray]") -> Whole:
-        """For each row of a history the number of its key."""
+        """Return the number of the key of each history row, or -1."""
         numbers = np.zeros(len(columns[0]), np.int64)
         for column, values, known in zip(self.columns, columns, self._renumbered, strict=True):
-            numbers = _together(numbers, column.numbers_of(values), len(column.values))
+            numbers = _paired(numbers, column.numbers_of(values), len(column.values))
             if known is not None:
-                numbers = _among(known, numbers)
+                numbers = _renumber(known, numbers)
         return numbers
 
 
 def plain(kind: "pa.DataType") -> "pa.DataType":
-    """The type that values of this one are compared as: text however it is laid out, integers however wide."""
+    """Return the type in which values are compared: one for all layouts of text, one for all widths of integer."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(kind):
@@ -93,15 +93,15 @@ def plain(kind: "pa.DataType") -> "pa.DataType":
     return pa.int64() if pa.types.is_integer(kind) and kind != pa.uint64() else kind
 
 
-def _together(numbers: Whole, more: Whole, size: int) -> Whole:
-    """The numbers of pairs."""
+def _paired(numbers: Whole, more: Whole, size: int) -> Whole:
+    """Combine two numbers per row into one; `more` is below `size`."""
     if not numbers.any():
         return more
     return np.where((numbers == UNKNOWN) | (more == UNKNOWN), UNKNOWN, numbers * size + more)
 
 
-def _among(known: Whole, numbers: Whole) -> Whole:
-    """The places of numbers among those known, which are in order."""
+def _renumber(known: Whole, numbers: Whole) -> Whole:
+    """Return the position of each number among `known`, which ascend, or -1."""
     if not len(known):
         return np.full_like(numbers, UNKNOWN)
     place = np.minimum(np.searchsorted(known, numbers), len(known) - 1)
@@ -109,5 +109,5 @@ def _among(known: Whole, numbers: Whole) -> Whole:
 
 
 def _filled(numbers: "pa.Array | pa.ChunkedArray") -> Whole:
-    """Numbers with -1 for null."""
+    """Return integers with -1 for null."""
     return np.asarray(numbers.fill_null(UNKNOWN)).astype(np.int64)

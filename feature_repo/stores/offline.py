@@ -1,9 +1,11 @@
 """Feast's offline store over the feature tables: point-in-time joins in numpy and Arrow, other queries in DuckDB.
 
-Not supported, and refused with the remedy: `filter_by_created_timestamp` (a rebuild writes history anew, so when a
-row was written says nothing about what was known), retrieval by `start_date` or `end_date`, with entity rows or without,
-`to_sql()`, sources that are not local Parquet, logged features, saving to remote storage. A row's value is that of the latest row of its key,
-created last among equals; entity rows are never dropped, repeated or reordered.
+The value at an instant is that of the latest row of the key, and of the one created last if several have the same event
+time. Entity rows are never dropped, repeated or reordered.
+
+Not supported, and refused with a remedy: `filter_by_created_timestamp` (a rebuild rewrites history, so the time a row
+was written does not tell what was known), retrieval by `start_date` or `end_date`, `to_sql()`, sources that are not local
+Parquet, logged features, saving to remote storage.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,8 +35,11 @@ from velo.errors import UserError
 
 
 class AsofOfflineStoreConfig(FeastConfigBaseModel):
-    """`memory_limit` bounds what is asked of DuckDB, which spills to disk past it: all but the point-in-time join, whose memory
-    follows the entity rows. `threads`, of either, is all cores if not given."""
+    """Options of the offline store.
+
+    `memory_limit` limits DuckDB, which spills to disk beyond it. The point-in-time join does not use DuckDB; its memory
+    grows with the entity rows. `threads` limits both; the default is all cores.
+    """
 
     type: str = "feature_repo.stores.offline.AsofOfflineStore"
     memory_limit: str = "1500MB"
@@ -57,10 +62,10 @@ class AsofOfflineStore(OfflineStore):
         full_feature_names: bool = False,  # noqa: FBT001, FBT002 Feast's interface
         **options: Any,
     ) -> RetrievalJob:
-        """A job that joins features to entity rows as of each row's instant.
+        """Return a job that joins features to entity rows as of each row's instant.
 
-        `entity_df` is a pandas frame, an Arrow table, or SQL for DuckDB, which may name the feature views asked for.
-        Instants are UTC where they say nothing else. Every feature column of the answer has the declared type.
+        `entity_df` is a pandas frame, an Arrow table, or DuckDB SQL, which may name the requested feature views.
+        Instants without a time zone are UTC. Every feature column of the result has its declared type.
         """
         if entity_df is None:
             raise UserError(
@@ -105,7 +110,7 @@ class AsofOfflineStore(OfflineStore):
         start_date: datetime,
         end_date: datetime,
     ) -> RetrievalJob:
-        """The newest row of each key with an event time from `start_date` to `end_date`, both included."""
+        """Return a job for the newest row of each key with an event time from `start_date` through `end_date`."""
         touched, values = changelog.within_sql(timestamp_field, utc(start_date), None)
         return _pull(
             config,
@@ -131,11 +136,12 @@ class AsofOfflineStore(OfflineStore):
         is_new: str = "false",
         parts: Sequence[str] | None = None,
     ) -> RetrievalJob:
-        """The newest row up to `end_date` of each key with a row that fell, or was written, since `start_date`.
+        """Return a job for the newest row up to `end_date` of each key that changed since `start_date`.
 
-        What an incremental materialisation needs: a row can be written after the last one ran and fall before it (a
-        midnight's expiry, a rebuild under mended formulas), and would otherwise never reach the online store. Also of
-        each key with a row for which the SQL `is_new` holds. The table is that of `parts`, or of those current when it runs.
+        A key changed if one of its rows has an event time or a created time since then, or satisfies the SQL `is_new`.
+        An incremental materialisation needs this: a row written after the last run can have an earlier event time (a
+        midnight's expiry, a rebuild under corrected formulas) and would otherwise never reach the online store. The job
+        reads `parts`, by default those current when it runs.
         """
         times = (timestamp_field, created_timestamp_column) if created_timestamp_column else (timestamp_field,)
         touched = " OR ".join([*(f"{changelog.instant(column)} >= $since" for column in times), is_new])
@@ -162,7 +168,7 @@ class AsofOfflineStore(OfflineStore):
         start_date: datetime | None = None,
         end_date: datetime | None = None,
     ) -> RetrievalJob:
-        """Every row with an event time from `start_date` to `end_date`, both included, either open if None."""
+        """Return a job for every row with an event time from `start_date` through `end_date`; None is unbounded."""
         within, values = changelog.within_sql(
             timestamp_field, utc(start_date) if start_date else None, utc(end_date) if end_date else None
         )
@@ -182,10 +188,10 @@ class AsofOfflineStore(OfflineStore):
     def offline_write_batch(
         config: RepoConfig, feature_view: FeatureView, table: pa.Table, progress: Callable[[int], Any] | None
     ) -> None:
-        """Add rows to a view as a part of their own; many writers may do so at once.
+        """Add rows to a view as a new part; concurrent writers are safe.
 
-        The columns are the join keys, the features, event and created time, in any order, of types that cast without
-        loss. The next full build makes the tables from the log alone, without these rows.
+        The columns are the join keys, the features, and the event and created time, in any order, of types that cast
+        without loss. The next full build rebuilds the tables from the log alone and drops these rows.
         """
         source = _source_of(feature_view)
         schema = [(entity.name, pa.string()) for entity in feature_view.entity_columns]
@@ -198,7 +204,7 @@ class AsofOfflineStore(OfflineStore):
         if set(table.column_names) != {column for column, _ in schema}:
             raise UserError(
                 f"rows for {feature_view.name} have the columns {sorted(table.column_names)}, but need exactly "
-                f"{sorted(column for column, _ in schema)}: add or drop what differs"
+                f"{sorted(column for column, _ in schema)}: add or drop the columns that differ"
             )
         rows = pa.table({column: table.column(column).cast(kind) for column, kind in schema})
         add_part(path_of(config, source), rows)
@@ -207,11 +213,11 @@ class AsofOfflineStore(OfflineStore):
 
     @staticmethod
     def write_logged_features(*_args: Any, **_kwargs: Any) -> None:
-        """Refused: what was served is told by the log and the models' own records."""
+        """Refuse: the score log and the models' records hold what was served."""
         raise UserError("logged features are not supported by this offline store: use Feast's duckdb store for them")
 
     def validate_data_source(self, config: RepoConfig, data_source: DataSource) -> None:
-        """Nothing to hold against the tables yet: definitions may be applied before the first build."""
+        """Accept every source: definitions may be applied before the first build."""
 
 
 def _pull(
@@ -223,7 +229,7 @@ def _pull(
     times: tuple[str, str | None],
     parts: Sequence[str] | None = None,
 ) -> RetrievalJob:
-    """A job that runs SQL made for the scan of a source's parts, or of those given, with `values` bound."""
+    """Return a job that runs `sql(scan)` over a source's current parts, or over `parts`, with `values` bound."""
     path = path_of(config, source)
     read = [changelog.FeatureColumn(column, column, pa.string()) for column in columns]
 
@@ -265,12 +271,14 @@ def _source_of(view: FeatureView) -> DataSource:
 
 
 def path_of(config: RepoConfig, source: DataSource) -> Path:
-    """Where a source's Parquet lies; raises `UserError` for a source that is not local Parquet."""
+    """Return the path of a source's Parquet; raises `UserError` for a source that is not local Parquet."""
     if not isinstance(source, FileSource) or not isinstance(source.file_format, ParquetFormat | None):
-        raise UserError(f"{source.name} is no Parquet FileSource: use Feast's duckdb store for such sources")
+        raise UserError(f"{source.name} is not a Parquet FileSource: use Feast's duckdb store for such sources")
     path = FileSource.get_uri_for_file_path(config.repo_path, source.path)
     if "://" in path:
-        raise UserError(f"{source.path} is remote, this offline store reads local files: use Feast's duckdb store")
+        raise UserError(
+            f"{source.path} is remote, but this offline store reads local files only: use Feast's duckdb store"
+        )
     return Path(path)
 
 
@@ -286,7 +294,7 @@ def _queried(config: RepoConfig, sql: str, tables: Sequence[changelog.Table]) ->
         except duckdb.OutOfMemoryException:
             raise
         except duckdb.Error as refused:
-            raise UserError(f"DuckDB refuses entity_df as SQL ({refused}): mend it") from None
+            raise UserError(f"DuckDB refuses entity_df as SQL ({refused}): correct it") from None
 
 
 def _metadata(feature_refs: list[str], entities: pa.Table | None, at: str | None) -> RetrievalMetadata:
@@ -303,5 +311,5 @@ def _arrow_type(feature: Any) -> pa.DataType:
 
 
 def utc(instant: datetime) -> datetime:
-    """An instant in UTC; one without a zone is in UTC already."""
+    """Return an instant in UTC; without a time zone it is UTC already."""
     return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)

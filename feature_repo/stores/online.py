@@ -1,9 +1,9 @@
-"""Feast's online store on Redis, where an older row never overwrites a newer, whoever writes.
+"""Feast's online store on Redis, in which an older row never overwrites a newer one, whatever the order of the writers.
 
-Stock Feast reads what this writes. A view of whole numbers, doubles and instants is packed, as ours are; a view with any other
-type, such as a user's own with text, is written value by value (`value_rows`). Not supported, and refused with the remedy: keys
-that are not text (in bulk writes of packed views), Sentinel, the GLIDE client, `key_ttl_seconds` (a row says itself until when
-it holds), `skip_dedup`, vector search. Writers of stock Feast on the same project are not guarded against.
+Stock Feast can read its rows. A view of integers, doubles and instants, such as those of the catalogue, is packed; a view
+with any other type is written value by value (`value_rows`). Not supported, and refused with a remedy: keys that are not
+text (in bulk writes of packed views), Sentinel, the GLIDE client, `key_ttl_seconds` (a row has its own `valid_until`),
+`skip_dedup`, vector search. It cannot guard against writers of stock Feast on the same project.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ KINDS: dict[ValueType, ColumnKind] = {
 
 
 class VersionedRedisOnlineStoreConfig(RedisOnlineStoreConfig):
-    """`home` and `redis_url` stand in for VELO_HOME and REDIS_URL; without either the home's own Redis is used."""
+    """`home` and `redis_url` override VELO_HOME and REDIS_URL; without a URL the home's own Redis is used."""
 
     type: str = "feature_repo.stores.online.VersionedRedisOnlineStore"  # type: ignore[assignment]  # a class path
     home: str | None = None
@@ -59,7 +59,7 @@ class VersionedRedisOnlineStoreConfig(RedisOnlineStoreConfig):
 
 
 class VersionedRedisOnlineStore(RedisOnlineStore):
-    """Feast's online store interface; see the module for what it refuses. Rows lie as `redis_writer` says."""
+    """Implements Feast's online store; the module names what it refuses, `redis_layout` the layout of rows."""
 
     _url: str | None = None
     _repo_path: Path | None = None
@@ -76,7 +76,7 @@ class VersionedRedisOnlineStore(RedisOnlineStore):
         data: list[tuple[EntityKeyProto, dict[str, ValueProto], datetime, datetime | None]],
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Offer rows, under the epoch of the store's formulas; rows as new or newer in Redis stay."""
+        """Write rows with the epoch of the store's formulas; a row of the same or a later version in Redis stays."""
         if not packs(table):
             rows = [ValueRow(entity, values, 1000 * _us(at)) for entity, values, at, _ in data]
             self._write_values(config, table, rows, progress)
@@ -99,20 +99,20 @@ class VersionedRedisOnlineStore(RedisOnlineStore):
         data: list[tuple[EntityKeyProto, dict[str, ValueProto], datetime, datetime | None]],
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """As `online_write_batch`, in a thread of its own."""
+        """Run `online_write_batch` in a thread."""
         await asyncio.to_thread(self.online_write_batch, config, table, data, progress)
 
     def write_table(
         self, config: RepoConfig, view: FeatureView, rows: "pa.Table", progress: Callable[[int], Any] | None = None
     ) -> WriteCounts:
-        """Offer an Arrow table of a view's rows, in bulk: its keys, its features and `event_timestamp`."""
+        """Write an Arrow table of a view's rows in bulk: its keys, its features and `event_timestamp`."""
         if not packs(view):
             return self._write_values(config, view, _value_rows(view, rows), progress)
         layout = layout_of(view, config.project)
         return self.writer(config).write_rows(layout, rows, epoch_of(self._home(config)), progress)
 
     def mark(self, config: RepoConfig, view: FeatureView) -> Mark:
-        """What this Redis remembers of materialising a view."""
+        """Return the record in Redis of what was materialised of a view."""
         self._remember(config)
         client = self._get_client(config.online_store)
         rows_as = f"{epoch_of(self._home(config))} {_fields_of(view, config.project).fingerprint} {packs(view)}"
@@ -131,17 +131,17 @@ class VersionedRedisOnlineStore(RedisOnlineStore):
         return value_rows.write(client, self._url or "redis", layout, rows, epoch, redis_key, progress)
 
     def writer(self, config: RepoConfig) -> RowWriter:
-        """What writes this store's rows, without Feast."""
+        """Return the writer of this store's rows, which does not need Feast."""
         self._remember(config)
         client = self._get_client(config.online_store)
         return RowWriter(client, self._url or "redis")
 
     def delete_table(self, config: RepoConfig, table: FeatureView) -> None:
-        """Remove a view's fields from this project's keys; other views, projects and programs keep theirs."""
+        """Delete a view's fields from this project's keys, and nothing of other views, projects or programs."""
         self.writer(config).delete_view(_fields_of(table, config.project))
 
     def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
-        """Remove what the views given have in Redis, nothing else."""
+        """Delete the rows of these views from Redis, nothing else."""
         for table in tables:
             if getattr(table, "entity_columns", None) and hasattr(table, "batch_source"):
                 self.delete_table(config, table)
@@ -153,7 +153,7 @@ class VersionedRedisOnlineStore(RedisOnlineStore):
         entity_keys: list[EntityKeyProto],
         requested_features: list[str] | None = None,
     ) -> list[tuple[datetime | None, dict[str, ValueProto] | None]]:
-        """Feast's read of one view: (event time, values) a key, in order."""
+        """Read one view for Feast: (event time, values) per key, in order."""
         self._remember(config)
         return super().online_read(config, table, entity_keys, requested_features)
 
@@ -164,7 +164,7 @@ class VersionedRedisOnlineStore(RedisOnlineStore):
         entity_keys: list[EntityKeyProto],
         requested_features: list[str] | None = None,
     ) -> list[tuple[datetime | None, dict[str, ValueProto] | None]]:
-        """As `online_read`."""
+        """Read as `online_read` does, asynchronously."""
         self._remember(config)
         return await super().online_read_async(config, table, entity_keys, requested_features)
 
@@ -178,7 +178,7 @@ class VersionedRedisOnlineStore(RedisOnlineStore):
         full_feature_names: bool = False,  # noqa: FBT001, FBT002 Feast's interface
         include_feature_view_version_metadata: bool = False,  # noqa: FBT001, FBT002 Feast's interface
     ) -> OnlineResponse:
-        """Feast's online retrieval, with the on-demand features it drops under full names."""
+        """Retrieve online features as Feast does, and restore the on-demand features it drops with full names."""
         answer = super().get_online_features(
             config, features, entity_rows, registry, project, full_feature_names, include_feature_view_version_metadata
         )
@@ -198,7 +198,7 @@ class VersionedRedisOnlineStore(RedisOnlineStore):
         full_feature_names: bool = False,  # noqa: FBT001, FBT002 Feast's interface
         include_feature_view_version_metadata: bool = False,  # noqa: FBT001, FBT002 Feast's interface
     ) -> OnlineResponse:
-        """As `get_online_features`."""
+        """Retrieve as `get_online_features` does, asynchronously."""
         answer = await super().get_online_features_async(
             config, features, entity_rows, registry, project, full_feature_names, include_feature_view_version_metadata
         )
@@ -217,7 +217,7 @@ class VersionedRedisOnlineStore(RedisOnlineStore):
         await super()._read_features_per_fv_async(config, *args, **kwargs)
 
     def _remember(self, config: RepoConfig) -> None:
-        """Feast asks for a client without saying of which repository."""
+        """Keep the repository's path: Feast asks for a client without passing it."""
         self._repo_path = config.repo_path
 
     def _home(self, config: RepoConfig) -> Home:
@@ -244,18 +244,18 @@ class VersionedRedisOnlineStore(RedisOnlineStore):
 
 
 def packs(view: FeatureView) -> bool:
-    """Whether a view's features can all be kept as doubles."""
+    """Whether all features of a view can be stored as doubles."""
     return all(feature.dtype.to_value_type() in KINDS for feature in view.features)
 
 
 def _fields_of(view: FeatureView, project: str) -> Layout:
-    """The fields of a view in Redis, whatever its types; not how a row of it is packed."""
+    """Return the fields of a view in Redis, for features of any type; not for packing its rows."""
     kinds = [(feature.name, KINDS.get(feature.dtype.to_value_type(), "float64")) for feature in view.features]
     return Layout(view.name, tuple(view.join_keys), tuple(kinds), project)
 
 
 def _value_rows(view: FeatureView, rows: "pa.Table") -> list[ValueRow]:
-    """Arrow rows as Feast's values, their instants to the nanosecond."""
+    """Convert Arrow rows to Feast's values, with event times in nanoseconds."""
     import pyarrow as pa
 
     source = view.batch_source
@@ -277,14 +277,14 @@ def _us(at: datetime) -> int:
 
 
 def layout_of(view: FeatureView, project: str) -> Layout:
-    """The layout of a feature view in Redis; raises `UserError` for features that cannot be packed as doubles."""
+    """Return the layout of a feature view in Redis; raises `UserError` for features that do not fit in doubles."""
     columns: list[tuple[str, ColumnKind]] = []
     for feature in view.features:
         kind = KINDS.get(feature.dtype.to_value_type())
         if kind is None:
             raise UserError(
-                f"{view.name}.{feature.name} is {feature.dtype}, but this online store keeps "
-                f"{', '.join(sorted(kind.name for kind in KINDS))}: keep such a view in a store of type redis"
+                f"{view.name}.{feature.name} is {feature.dtype}, but this online store packs only "
+                f"{', '.join(sorted(kind.name for kind in KINDS))}: use a store of type redis for this view"
             )
         columns.append((feature.name, kind))
     return Layout(view.name, tuple(view.join_keys), tuple(columns), project)
@@ -297,21 +297,23 @@ def _refuse_unsupported(config: VersionedRedisOnlineStoreConfig) -> None:
         "key_ttl_seconds": config.key_ttl_seconds is not None,
         "skip_dedup": config.skip_dedup,
     }
-    for option, given in refused.items():
-        if given:
-            raise UserError(f"online_store.{option} is {getattr(config, option)!r}, not supported here: leave it out")
+    for option, is_set in refused.items():
+        if is_set:
+            raise UserError(
+                f"online_store.{option} is {getattr(config, option)!r}, which is not supported: leave it out"
+            )
 
 
 def _key(layout: Layout, entity: EntityKeyProto) -> tuple[str, ...]:
     values = dict(zip(entity.join_keys, entity.entity_values, strict=True))
     for name in layout.keys:
         if values[name].WhichOneof("val") != "string_val":
-            raise UserError(f"{layout.view}.{name} is no text: cast ids to text before they are written")
+            raise UserError(f"{layout.view}.{name} is not text: cast ids to text before writing")
     return tuple(values[name].string_val for name in layout.keys)
 
 
 def _number(value: ValueProto | None, kind: ColumnKind) -> float:
-    """A value as a double, NaN for null; instants from Feast's seconds to µs."""
+    """Return a value as a double, NaN for null; an instant is converted from Feast's seconds to µs."""
     which = value.WhichOneof("val") if value is not None else None
     if which is None or which == "null_val":
         return float("nan")

@@ -1,4 +1,4 @@
-"""A connection to the online store, or one line that says why there is none. Knows nothing of Feast."""
+"""Connect to the online store, or raise a one-line error. Does not import Feast."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,15 +19,15 @@ SCHEMES = ("redis://", "rediss://", "unix://")
 
 
 def connect(home: Home, redis_url: str | None = None) -> "Redis | RedisCluster":
-    """A client of the Redis at `redis_url`, or of the home's own; a Redis Cluster is recognised as one.
+    """Connect to the Redis at `redis_url`, by default the home's own; detects a Redis Cluster.
 
-    Raises `UserError` within a second where it is down or refuses the password.
+    Raises `UserError` within a second if the server is down or refuses the password.
     """
     return connect_url(redis_url or embedded_redis.ensure(home))
 
 
 def connect_url(url: str) -> "Redis | RedisCluster":
-    """A client of the Redis at a redis://, rediss:// or unix:// URL, which has answered."""
+    """Connect to the Redis at a redis://, rediss:// or unix:// URL; returns after it has answered."""
     from redis import Redis
     from redis.backoff import NoBackoff
     from redis.cluster import RedisCluster
@@ -41,8 +41,8 @@ def connect_url(url: str) -> "Redis | RedisCluster":
             quick["socket_connect_timeout"] = CONNECT_SECONDS
         probe = Redis.from_url(url, **quick)
         try:
-            told_of: Any = probe.info("cluster")
-            clustered = bool(told_of.get("cluster_enabled"))
+            info: Any = probe.info("cluster")
+            clustered = bool(info.get("cluster_enabled"))
         except NoPermissionError:
             clustered = not probe.ping()
         finally:
@@ -53,7 +53,7 @@ def connect_url(url: str) -> "Redis | RedisCluster":
 
 
 def refuse_unusable(url: str) -> None:
-    """Raise `UserError` for a URL that no client can use, whatever server is there: waiting would not mend it."""
+    """Raise `UserError` for a URL that no client can use: a retry would not help."""
     from redis import ConnectionPool
     from redis.exceptions import RedisError
 
@@ -63,43 +63,43 @@ def refuse_unusable(url: str) -> None:
     try:
         _ = urlsplit(url).port
         pool: Any = ConnectionPool.from_url(url)
-        # made, and not connected: a client looks at its options here
-        made = pool.make_connection()
-        timeouts = [getattr(made, name, None) for name in ("socket_timeout", "socket_connect_timeout")]
+        # redis-py checks the options when it makes a connection, before it connects
+        connection = pool.make_connection()
+        timeouts = [getattr(connection, name, None) for name in ("socket_timeout", "socket_connect_timeout")]
     except (ValueError, TypeError, RedisError) as bad:
         raise UserError(
-            f"REDIS_URL is no URL of a Redis ({bad}): write redis://[:password@]host[:port][/database]"
+            f"REDIS_URL is not a Redis URL ({bad}): write redis://[:password@]host[:port][/database]"
         ) from None
-    if any(one is not None and not one > 0 for one in timeouts):
-        raise UserError(f"REDIS_URL has a timeout of {timeouts} s, but one is more than 0: mend its socket_timeout")
+    if any(seconds is not None and not seconds > 0 for seconds in timeouts):
+        raise UserError(f"REDIS_URL has a timeout of {timeouts} s, but it must be > 0: correct its socket_timeout")
 
 
 @contextmanager
 def errors_told(url: str) -> Iterator[None]:
-    """Turn what a Redis client raises when it cannot talk to its server into a `UserError`."""
+    """Convert the connection errors of a Redis client to `UserError`."""
     from redis.exceptions import AuthenticationError, RedisClusterException, RedisError
 
     try:
         yield
     except AuthenticationError as refused:
         raise UserError(
-            f"Redis at {shown(url)} refuses the password ({refused}): mend the one in REDIS_URL, or unset REDIS_URL "
+            f"Redis at {shown(url)} refuses the password ({refused}): correct it in REDIS_URL, or unset REDIS_URL "
             "to use the store's own Redis"
         ) from None
     except (RedisError, RedisClusterException, OSError) as failed:
         raise UserError(
-            f"cannot use Redis at {shown(url)} ({failed}): start it, mend REDIS_URL, or unset REDIS_URL to use the "
+            f"cannot use Redis at {shown(url)} ({failed}): start it, correct REDIS_URL, or unset REDIS_URL to use the "
             "store's own Redis"
         ) from None
 
 
 def is_cluster(client: Any) -> bool:
-    """Whether a client speaks to a Redis Cluster, of redis-py's own kind or its asynchronous one."""
+    """Whether a client, synchronous or asynchronous, is of a Redis Cluster."""
     return hasattr(client, "get_node_from_key")
 
 
 def shown(url: str) -> str:
-    """A URL without its password."""
+    """Return a URL without its password and options."""
     try:
         parts = urlsplit(url)
     except ValueError:

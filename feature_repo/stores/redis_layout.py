@@ -1,8 +1,8 @@
-"""How a view's rows lie in Redis: keys, fields, the packed row. Knows nothing of Feast, agrees with it byte for byte.
+"""The layout of a view's rows in Redis: keys, fields, packed row. Does not import Feast; matches its layout byte for byte.
 
 One hash per entity key, in Feast's own layout: a field per feature (murmur3 of `view:feature`) with the serialised
-value, `_ts:<view>` with the event's time. Beside them, for us: `_ver:<view>`, what the row was written as (epoch,
-event time), and `_pk:<view>`, the whole row packed, so that a reader takes one small field a view.
+value, and `_ts:<view>` with the event time. VÉLØ adds `_ver:<view>`, the row's version (epoch, event time), and
+`_pk:<view>`, the whole row packed, so that a reader fetches one small field per view.
 """
 
 import struct
@@ -21,7 +21,7 @@ from feature_repo.stores.redis_script import replace_if_newer
 PROJECT: Final = "velo"
 VALID_UNTIL: Final = "valid_until"
 PACKED: Final = "_pk:"
-"""What the field of a view's packed row begins with."""
+"""Prefix of the field of a view's packed row."""
 
 ColumnKind = Literal["int32", "int64", "float64", "instant"]
 
@@ -32,13 +32,13 @@ _STRING: Final = 2
 
 
 def index_key_of(view: str, project: str = PROJECT) -> bytes:
-    """The Redis key of a view's index; the braces keep all of a project on one server of a cluster."""
+    """Return the Redis key of a view's index; the braces keep a project on one server of a cluster."""
     return f"{{{project}}}:rows:{view}".encode()
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How the rows of one view lie in Redis. `columns` are (name, kind) in the order they are packed."""
+    """The layout of one view's rows in Redis. `columns` are (name, kind) in packed order."""
 
     view: str
     keys: tuple[str, ...]
@@ -47,7 +47,7 @@ class Layout:
 
     @classmethod
     def of(cls, family: Family, project: str = PROJECT) -> "Layout":
-        """The layout of a family of the catalogue: its features, then `valid_until`."""
+        """Return the layout of a catalogue family: its features, then `valid_until`."""
         columns: list[tuple[str, ColumnKind]] = [
             (feature.name, "int32" if feature.kind == "int" else "float64") for feature in family.features
         ]
@@ -55,17 +55,17 @@ class Layout:
 
     @property
     def version_field(self) -> str:
-        """The field that holds what the row was written as."""
+        """The field of the row's version (epoch, event time)."""
         return f"_ver:{self.view}"
 
     @property
     def time_field(self) -> str:
-        """The field that holds the row's event time, for Feast."""
+        """The field of the row's event time, which Feast reads."""
         return f"_ts:{self.view}"
 
     @property
     def packed_field(self) -> str:
-        """The field that holds the whole row."""
+        """The field of the packed row."""
         return f"{PACKED}{self.view}"
 
     @cached_property
@@ -77,22 +77,22 @@ class Layout:
 
     @property
     def fields(self) -> tuple[str | bytes, ...]:
-        """Every field a row of this view may have."""
+        """Every field that a row of this view can have."""
         return (*self.value_fields, self.time_field, self.version_field, self.packed_field)
 
     @cached_property
     def fingerprint(self) -> int:
-        """Tells rows packed under another list of columns apart."""
+        """CRC-32 of the columns: a row packed with other columns has another fingerprint."""
         return zlib.crc32(repr(self.columns).encode())
 
     @cached_property
     def packed_type(self) -> "np.dtype[np.void]":
-        """A packed row: fingerprint, event time (µs), a double a column, NaN for null, instants in µs."""
+        """A packed row: fingerprint, event time (µs), one double per column (NaN is null, instants in µs)."""
         return np.dtype([("fingerprint", "<u4"), ("event_us", "<i8"), ("values", "<f8", (len(self.columns),))])
 
     @cached_property
     def key_prefix(self) -> bytes:
-        """What the Redis keys of every entity with these join keys begin with."""
+        """Prefix of the Redis key of every entity with these join keys."""
         names = [name.encode() for name in sorted(self.keys)]
         return struct.pack("<I", len(names)) + b"".join(struct.pack("<II", _STRING, len(n)) + n for n in names)
 
@@ -101,13 +101,13 @@ class Layout:
         return tuple(sorted(range(len(self.keys)), key=lambda at: self.keys[at]))
 
     def redis_key(self, key: Sequence[str]) -> bytes:
-        """The Redis key of an entity, its key values given in the order of `keys`."""
+        """Return the Redis key of an entity; `key` has its key values in the order of `keys`."""
         encoded = (key[at].encode() for at in self._order)
         values = b"".join(struct.pack("<II", _STRING, len(value)) + value for value in encoded)
         return self.key_prefix + values + self.project.encode()
 
     def owns(self, redis_key: bytes) -> bool:
-        """Whether a Redis key is one of an entity with these join keys, of this very project."""
+        """Whether a Redis key belongs to an entity with these join keys in this project."""
         at = len(self.key_prefix)
         if redis_key[:at] != self.key_prefix:
             return False
@@ -120,12 +120,12 @@ class Layout:
 
     @cached_property
     def index_key(self) -> bytes:
-        """The Redis key of the hash that says which rows of this view there are (`whole`)."""
+        """The Redis key of the view's index, the hash of fingerprints of its rows (see `whole`)."""
         return index_key_of(self.view, self.project)
 
     @cached_property
     def script(self) -> str:
-        """Lua that replaces rows if those offered are newer: the keys, then of each version, event time, packed row."""
+        """Lua that replaces rows by newer ones. Takes the keys, then version, event time and packed row of each."""
         return replace_if_newer(
             fields=(self.version_field, self.time_field, self.packed_field),
             columns=tuple(zip(self.value_fields, (_TAGS[kind] for _, kind in self.columns), strict=True)),
@@ -134,5 +134,5 @@ class Layout:
 
     @cached_property
     def script_sha(self) -> str:
-        """The name under which a server that has loaded the script knows it."""
+        """SHA-1 of the script, by which EVALSHA calls it."""
         return sha1(self.script.encode(), usedforsecurity=False).hexdigest()

@@ -1,4 +1,4 @@
-"""Feature rows read from Redis, as arrays. Knows nothing of Feast; `redis_writer` says how rows come there."""
+"""Read feature rows from Redis as arrays. Does not import Feast; `redis_writer` writes the rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ Key = str | None | Sequence[str | None]
 
 @dataclass(frozen=True, slots=True)
 class RedisRowValues:
-    """RedisRowValues read, one a key asked for, in its order.
+    """The rows of one view, one per requested key, in request order.
 
-    `values` is float64 (keys, features), NaN for null, without `valid_until`; the two instants are UTC, NaT for null;
-    `present` is False where the store has no row of the key, or only one packed under another list of features,
-    which is as absent until it is written again.
+    `values` is float64 (keys, features) without `valid_until`; NaN is null. The two instants are UTC; NaT is null.
+    `present` is False if the store has no row of the key, or one packed with another list of features, which counts
+    as absent until it is written again.
     """
 
     values: NDArray[np.float64]
@@ -28,16 +28,16 @@ class RedisRowValues:
     present: NDArray[np.bool_]
 
     def stale(self, as_of: np.datetime64) -> NDArray[np.bool_]:
-        """Which rows a window has moved on from by `as_of` (UTC): read at or after their `valid_until`."""
+        """Whether each row is stale at `as_of` (UTC): at or after its `valid_until`, when a window has lost a start."""
         return np.asarray(self.valid_until <= as_of, dtype=np.bool_)
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """A read written once, to be sent as often as its rows are wanted: half of a read's time goes into writing it.
+    """A prepared read, to be sent many times: encoding the command takes half of a read's time.
 
-    `fields` has what is asked of each Redis key, `command` the same as bytes; `spots` has of each view the place among
-    the answers of each key asked for, −1 where it has none.
+    `fields` holds the requested fields of each Redis key and `command` the encoded HMGETs. `spots` holds, per view, the
+    position of each key's answer among all answers; -1 for a key with a null.
     """
 
     fields: dict[bytes, tuple[bytes, ...]]
@@ -46,8 +46,8 @@ class Read:
 
     @classmethod
     def of(cls, wanted: Sequence[tuple[Layout, Sequence[Key]]]) -> "Read":
-        """What reads the rows of keys as `RedisRows.read_packed` takes them. Views of one entity share its hash."""
-        asked: dict[bytes, dict[bytes, int]] = {}
+        """Prepare a read of the keys that `RedisRows.read_packed` takes. Views of one entity share its hash."""
+        hashes: dict[bytes, dict[bytes, int]] = {}
         places: list[list[tuple[bytes, int] | None]] = []
         for layout, keys in wanted:
             packed, of_view = layout.packed_field.encode(), list[tuple[bytes, int] | None]()
@@ -57,39 +57,39 @@ class Read:
                     of_view.append(None)
                     continue
                 redis_key = layout.redis_key(parts)  # type: ignore[arg-type]  # no None among them
-                of_hash = asked.setdefault(redis_key, {})
+                of_hash = hashes.setdefault(redis_key, {})
                 of_view.append((redis_key, of_hash.setdefault(packed, len(of_hash))))
             places.append(of_view)
         begins, at = dict[bytes, int](), 0
-        for redis_key, of_hash in asked.items():
+        for redis_key, of_hash in hashes.items():
             begins[redis_key] = at
             at += len(of_hash)
-        spots = [[-1 if one is None else begins[one[0]] + one[1] for one in of_view] for of_view in places]
-        fields = {redis_key: tuple(of_hash) for redis_key, of_hash in asked.items()}
+        spots = [[-1 if place is None else begins[place[0]] + place[1] for place in of_view] for of_view in places]
+        fields = {redis_key: tuple(of_hash) for redis_key, of_hash in hashes.items()}
         return cls(
             fields,
-            b"".join(_written(redis_key, names) for redis_key, names in fields.items()),
+            b"".join(_encoded(redis_key, names) for redis_key, names in fields.items()),
             tuple((layout, np.array(spot, dtype=np.intp)) for (layout, _), spot in zip(wanted, spots, strict=True)),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class RedisRows:
-    """Reads rows through one client; `url` only names the server in what is said when it fails."""
+    """Reads rows through one client; `url` names the server in errors."""
 
     client: Any
     url: str = "redis"
 
     def read_packed(self, wanted: Sequence[tuple[Layout, Sequence[Key]]]) -> list[RedisRowValues]:
-        """The rows of many keys of many views, in one round trip.
+        """Read the rows of many keys of many views in one round trip.
 
-        A key is the text of a single join key, or as many as the view has, in the order of `layout.keys`. A key with
-        a null in it has no row.
+        A key is the text of a single join key, or a sequence in the order of `layout.keys`. A key with a null in it has
+        no row. Raises `UserError` if Redis fails.
         """
         return self.read(Read.of(wanted))
 
     def read(self, read: Read) -> list[RedisRowValues]:
-        """The rows of a read written before, of each view those of its keys in their order; one round trip."""
+        """Send a prepared read in one round trip; returns the rows of each view in key order."""
         with errors_told(self.url):
             answers = self._pipelined(read) if is_cluster(self.client) else self._sent(read)
         return [_unpacked(layout, spot, answers) for layout, spot in read.spots]
@@ -103,7 +103,7 @@ class RedisRows:
             connection.send_packed_command([read.command])
             return [answer for _ in read.fields for answer in connection.read_response()]
         except BaseException:
-            # what is still to come would answer the next question
+            # an unread reply would answer the next command
             connection.disconnect()
             raise
         finally:
@@ -116,10 +116,10 @@ class RedisRows:
             return [answer for answers in pipe.execute() for answer in answers]
 
 
-def _written(redis_key: bytes, names: Sequence[bytes]) -> bytes:
-    """HMGET as it goes over the wire."""
+def _encoded(redis_key: bytes, names: Sequence[bytes]) -> bytes:
+    """Encode HMGET in the Redis protocol."""
     parts = (b"HMGET", redis_key, *names)
-    return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(one), one) for one in parts)
+    return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)
 
 
 def _unpacked(layout: Layout, spot: NDArray[np.intp], answers: Sequence[bytes | None]) -> RedisRowValues:
@@ -132,8 +132,10 @@ def _unpacked(layout: Layout, spot: NDArray[np.intp], answers: Sequence[bytes | 
         b"".join(cell if cell is not None and len(cell) == row_type.itemsize else missing for cell in cells),
         dtype=row_type,
     )
-    held = np.fromiter((cell is not None and len(cell) == row_type.itemsize for cell in cells), np.bool_, len(cells))
-    present = held & (rows["fingerprint"] == layout.fingerprint)
+    complete = np.fromiter(
+        (cell is not None and len(cell) == row_type.itemsize for cell in cells), np.bool_, len(cells)
+    )
+    present = complete & (rows["fingerprint"] == layout.fingerprint)
     values = np.where(present[:, None], rows["values"], np.nan)
     names = [name for name, _ in layout.columns]
     until = np.full(len(cells), np.nan)

@@ -1,4 +1,4 @@
-"""The Lua that replaces rows in Redis only by newer ones, made for one view's list of columns."""
+"""Lua that replaces rows in Redis by newer ones, generated for the columns of one view."""
 
 from collections.abc import Sequence
 from hashlib import sha1
@@ -6,7 +6,7 @@ from typing import Final
 
 PRINT_BYTES: Final = 6
 BUCKETS: Final = 16_384
-"""Fields of an index, at most: few enough to cost little where rows are few, many enough that a field of millions is short."""
+"""The most fields of an index: cheap for few rows, and each field stays short with millions of rows."""
 
 FINGERPRINTS: Final = f"""
 local function place(key)
@@ -19,7 +19,7 @@ local function has(bucket, print)
   return at
 end
 """
-"""Where a row's Redis key stands in its view's index: a field, and six bytes among those of the field."""
+"""Maps a row's Redis key to its place in the view's index: a field, and a six-byte fingerprint within it."""
 NOTE: Final = (
     FINGERPRINTS
     + """
@@ -33,11 +33,11 @@ end
 """
 )
 NOTE_ALL: Final = NOTE + "for at = 1, #ARGV do note(KEYS[1], ARGV[at]) end return #ARGV"
-"""The keys in `ARGV` into the index in `KEYS[1]`: for a cluster, where they lie on other servers."""
+"""Adds the keys in `ARGV` to the index `KEYS[1]`; used on a cluster, where they are on other servers."""
 
-# Versions are compared as text, which Redis does by locale: they are digits only, all of one length, and so safe.
-# The client sends a row once, packed; Feast's own fields are made of it here, which spares it 60 arguments a row.
-# What is the same in both packed rows is the same in Feast's fields, which are only ever made of them: it stays as it is.
+# Redis compares text by locale; versions are digits of one length, which every locale orders alike.
+# The client sends a row once, packed; the script derives Feast's fields from it, which saves 60 arguments per row.
+# A value equal in both packed rows is equal in Feast's fields, which derive from them, and is not written again.
 _REPLACE = """
 local names = {{ {names} }}
 local tags = {{ {tags} }}
@@ -100,24 +100,23 @@ return written
 
 
 def place_of(redis_key: bytes) -> tuple[int, bytes]:
-    """What `place` is in Lua: the field of a key in the index of its view, and its fingerprint there."""
+    """Return a key's field in its view's index and its fingerprint there, as `place` does in Lua."""
     digest = sha1(redis_key, usedforsecurity=False).digest()
     return int.from_bytes(digest[:2], "big") % BUCKETS, digest[2 : 2 + PRINT_BYTES]
 
 
 def has(bucket: bytes, fingerprint: bytes) -> bool:
-    """What `has` is in Lua: whether a fingerprint is among those of a field."""
+    """Whether a field contains a fingerprint, as `has` does in Lua."""
     return any(bucket[at : at + PRINT_BYTES] == fingerprint for at in range(0, len(bucket), PRINT_BYTES))
 
 
 def replace_if_newer(fields: tuple[str, str, str], columns: Sequence[tuple[bytes, int]], header: int) -> str:
-    """The script of a view: `fields` for version, time and packed row; of each column its field and its Value tag.
+    """Generate the script of a view.
 
-    It takes any number of keys, and for each its version, event time and packed row, after a 1 where the first key is
-    the view's index, which notes them; it returns how many it replaced.
-
-    `header` is the length of what a packed row begins with. Negative whole numbers go down to −2^35, which as seconds
-    is the year 881.
+    `fields` are those of version, event time and packed row; `columns` the field and Value tag of each column; `header`
+    the length of a packed row's header (bytes). The script's arguments are 1 if the first key is the view's index, to
+    which the others are added, else 0; then version, event time and packed row of each key. It returns the number of
+    rows replaced. Negative integers reach down to −2^35, which as seconds is the year 881.
     """
     version, time, packed = (_literal(field.encode()) for field in fields)
     return NOTE + _REPLACE.format(

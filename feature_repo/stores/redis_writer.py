@@ -1,8 +1,8 @@
-"""Feature rows offered to Redis: a newer one replaces an older. Knows nothing of Feast.
+"""Write feature rows to Redis: a newer row replaces an older one. Does not import Feast.
 
-A row replaces another only where its (epoch, event time) is greater, in one atomic step on the server; equal or lower
-changes nothing, so any write may be repeated, and writers may race. A null deletes the field, so no value of an older
-row survives in a newer. Writers of stock Feast do not look at versions: let none write to the same project.
+A row replaces another only if its version (epoch, event time) is greater, in one atomic step on the server. An equal or
+lower version changes nothing, so a write may be repeated and writers may race. A null deletes its field, so no value of
+the older row survives. Stock Feast ignores versions: do not let it write to the same project.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BATCH_ROWS: Final = 2000
-"""Rows a round trip: bounds what client and server hold for one pipeline."""
+"""Rows per round trip; limits the memory of one pipeline on client and server."""
 
 CALL_ROWS: Final = 5
-"""Rows a call of the script: a call bars readers from the server for as long as it lasts. With five the
-server spends no more on a row than with fifty, the client hardly more, and a reader waits the less."""
+"""Rows per script call. A call blocks readers while it runs; with five rows the server spends no more per row than
+with fifty, and the client hardly more."""
 
 NOTED_AT_ONCE: Final = 500
-"""Keys a call that notes them in the index of a view on a cluster."""
+"""Keys per call that adds them to a view's index on a cluster."""
 
 Offer = tuple[bytes, str, bytes, bytes]
-"""A row as it is offered: its Redis key, version, time and packed values."""
+"""A row to write: its Redis key, version, event time and packed values."""
 Offers = Sequence[Offer]
 Trip = Sequence[tuple[Layout, Offers]]
 
@@ -43,7 +43,7 @@ _YEAR_ONE_US: Final = 62_135_596_800_000_000
 
 @dataclass(frozen=True, slots=True)
 class WriteCounts:
-    """What became of the rows offered: `written`, and `skipped` because the store held as new or newer ones."""
+    """Counts of rows `written`, and `skipped` because Redis had a row of the same or a later version."""
 
     written: int = 0
     skipped: int = 0
@@ -54,7 +54,7 @@ class WriteCounts:
 
 @dataclass(frozen=True, slots=True)
 class RowBatchToWrite:
-    """Rows of one view to be offered: keys (in the order of `layout.keys`), event times (µs), values (rows, columns)."""
+    """Rows of one view to write: keys (in the order of `layout.keys`), event times (µs), values (rows, columns)."""
 
     layout: Layout
     keys: Sequence[Sequence[str]]
@@ -65,7 +65,7 @@ class RowBatchToWrite:
 
 @dataclass(frozen=True, slots=True)
 class RowWriter:
-    """Offers rows through one client; `url` only names the server in what is said when it fails."""
+    """Writes rows through one client; `url` names the server in errors."""
 
     client: Any
     url: str = "redis"
@@ -73,10 +73,10 @@ class RowWriter:
     def write_rows(
         self, layout: Layout, table: "pa.Table", epoch: int, progress: Callable[[int], Any] | None = None
     ) -> WriteCounts:
-        """Offer rows of a view: an Arrow table of join keys (text), columns and `event_timestamp`, in any chunks.
+        """Write the rows of an Arrow table: join keys (text), the view's columns and `event_timestamp`, in any chunks.
 
-        `progress` is told of each lot of rows. Raises `UserError` for a null or non-text key, and where Redis fails;
-        rows offered before that may be written.
+        `progress` is called with the number of rows of each batch. Raises `UserError` for a null or non-text key, or if
+        Redis fails; earlier batches may then be written.
         """
         outcome = WriteCounts()
         for chunk in table.to_batches(max_chunksize=BATCH_ROWS * 10):
@@ -96,14 +96,17 @@ class RowWriter:
         values: NDArray[np.float64],
         epoch: int,
     ) -> WriteCounts:
-        """Offer rows given as a `RowBatchToWrite` has them."""
+        """Write the rows of one batch; the arguments are the fields of `RowBatchToWrite`."""
         return self.write_lots([RowBatchToWrite(layout, keys, event_us, values, epoch)])[0]
 
     def write_lots(
         self, lots: Sequence[RowBatchToWrite], then: Sequence[tuple[Any, ...]] = ()
     ) -> tuple[WriteCounts, list[Any]]:
-        """Offer the rows of several views, and ask something of the server after them, in one round trip where they
-        are few; returns the answers too. What is asked may be asked again: it must be safe to."""
+        """Write the rows of several views, then run the commands `then`, in one round trip if the rows are few.
+
+        Returns the counts and the answers of the commands. A command may be sent again after a failure, so it must be
+        safe to repeat.
+        """
         offers = [(lot.layout, _offers(lot)) for lot in lots]
         count = sum(len(rows) for _, rows in offers)
         written, answers = 0, list[Any]()
@@ -117,7 +120,7 @@ class RowWriter:
     def _offer(self, trip: Trip, then: Sequence[tuple[Any, ...]] = ()) -> tuple[int, list[Any]]:
         from redis.exceptions import MovedError, NoScriptError
 
-        # A server that restarted has forgotten the script, a cluster may have moved the key: offering again is safe.
+        # A restarted server has lost the script, and a cluster may have moved the key; a repeated write is safe.
         for _ in range(4):
             try:
                 return self._sent_to_cluster(trip, then) if is_cluster(self.client) else self._sent_to_one(trip, then)
@@ -131,7 +134,7 @@ class RowWriter:
             except MovedError:
                 self.client.nodes_manager.initialize()
                 continue
-        raise UserError(f"the Redis at {self.url} keeps moving its keys: try again when the cluster is settled")
+        raise UserError(f"the Redis at {self.url} keeps moving its keys: try again when the cluster is stable")
 
     def _sent_to_one(self, trip: Trip, then: Sequence[tuple[Any, ...]]) -> tuple[int, list[Any]]:
         with self.client.pipeline(transaction=False) as pipe:
@@ -144,10 +147,10 @@ class RowWriter:
         return sum(answers[:rows]), answers[rows:]
 
     def _sent_to_cluster(self, trip: Trip, then: Sequence[tuple[Any, ...]]) -> tuple[int, list[Any]]:
-        """A cluster's keys lie in slots of their own: one a call. Its pipelines refuse EVALSHA, those of its nodes do not."""
+        """Write to a cluster, one key per call, through its nodes: a cluster pipeline refuses EVALSHA."""
         written = 0
         for layout, offers in trip:
-            # noted first: a row that is noted and not there is made again, one that is there and not noted could vanish
+            # index first: an indexed row that is missing is written again, but an unindexed row could vanish unnoticed
             for start in range(0, len(offers), NOTED_AT_ONCE):
                 keys = [offer[0] for offer in offers[start : start + NOTED_AT_ONCE]]
                 self._node_of(layout.index_key).evalsha(_NOTE_SHA, 1, layout.index_key, *keys)
@@ -158,7 +161,7 @@ class RowWriter:
         return written, [self.client.execute_command(*command) for command in then]
 
     def _by_node(self, offers: Offers) -> Iterator[tuple[Any, Offers]]:
-        """Each server and its share."""
+        """Yield each server with its share of the rows."""
         if not is_cluster(self.client):
             yield self.client, offers
             return
@@ -169,17 +172,17 @@ class RowWriter:
             yield self.client.get_redis_connection(node), share
 
     def _node_of(self, key: bytes) -> Any:
-        """The server of a cluster that has a key."""
+        """Return a client of the cluster node that has a key."""
         return self.client.get_redis_connection(self.client.get_node_from_key(key))
 
     def delete_view(self, layout: Layout) -> int:
-        """Remove a view's index and rows, nothing else; returns the entities touched."""
+        """Delete a view's index and rows, nothing else; returns the number of entities changed."""
         with errors_told(self.url):
             self.client.delete(layout.index_key)
         return self.delete_rows(layout)
 
     def delete_rows(self, layout: Layout) -> int:
-        """Remove the fields of a view from every entity of its project, nothing else; returns the entities touched."""
+        """Delete a view's fields from every entity of its project; returns the number of entities changed."""
         pattern = _glob_escaped(layout.key_prefix) + b"*" + _glob_escaped(layout.project.encode())
         touched = 0
         with errors_told(self.url):
@@ -220,7 +223,7 @@ def _offers(lot: RowBatchToWrite) -> list[Offer]:
 
 
 def _in_trips(lots: Sequence[tuple[Layout, list[Offer]]]) -> Iterator[list[tuple[Layout, list[Offer]]]]:
-    """The offers in lots of as many rows as a round trip takes."""
+    """Split the rows into round trips of `BATCH_ROWS`."""
     trip, room = list[tuple[Layout, list[Offer]]](), BATCH_ROWS
     for layout, offers in lots:
         at = 0
@@ -236,7 +239,7 @@ def _in_trips(lots: Sequence[tuple[Layout, list[Offer]]]) -> Iterator[list[tuple
 
 
 def _call(pipe: Any, layout: Layout, offers: Offers, at_once: int, *, indexed: bool) -> None:
-    """Have a pipeline call the view's script for these rows, so many a call; `indexed` where it notes them too."""
+    """Queue script calls for these rows, `at_once` per call; `indexed` also adds them to the view's index."""
     index = [layout.index_key] if indexed else []
     for start in range(0, len(offers), at_once):
         some = offers[start : start + at_once]
@@ -252,7 +255,7 @@ def _key_columns(layout: Layout, chunk: "pa.RecordBatch") -> list[tuple[str, ...
     for name in layout.keys:
         column = chunk.column(name)
         if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-            raise UserError(f"{layout.view}.{name} is {column.type}, but a key is text: cast it to a string")
+            raise UserError(f"{layout.view}.{name} is {column.type}, but a key must be text: cast it to a string")
         if column.null_count:
             raise UserError(f"{layout.view}.{name} is null in {column.null_count} rows: leave out rows without a key")
         columns.append(column.to_pylist())
@@ -268,7 +271,7 @@ def _event_us(column: Any) -> NDArray[np.int64]:
 
 
 def _numbers(column: Any, kind: ColumnKind) -> NDArray[np.float64]:
-    """A column as doubles, NaN for null; instants in µs. Whole numbers past 2^53 would lose digits: refused."""
+    """Return a column as doubles, NaN for null, instants in µs. Refuses integers that a double cannot hold."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -281,7 +284,7 @@ def _numbers(column: Any, kind: ColumnKind) -> NDArray[np.float64]:
 
 
 def serialised_instant(instant_ns: int) -> bytes:
-    """A serialised google.protobuf.Timestamp of nanoseconds since 1970."""
+    """Serialise nanoseconds since 1970 as a google.protobuf.Timestamp."""
     seconds, nanos = divmod(instant_ns, 1_000_000_000)
     written = b"\x08" + _varint(seconds) if seconds else b""
     return written + (b"\x10" + _varint(nanos) if nanos else b"")
