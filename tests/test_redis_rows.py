@@ -195,6 +195,6 @@ def test_nothing_asked_is_nothing_read(bare: Bare) -> None:
 
 def test_keys_that_are_null_or_no_text_are_refused(bare: Bare) -> None:
     good = table(FORM, [(("a",), START, 1.0)])
-    for keys, said in ((pa.array([None], pa.string()), "is null in 1 rows"), (pa.array([7]), "a key is text")):
+    for keys, said in ((pa.array([None], pa.string()), "is null in 1 rows"), (pa.array([7]), "a key must be text")):
         with pytest.raises(UserError, match=said):
             bare.writer.write_rows(Layout.of(FORM), good.set_column(0, "horse_id", keys), 1)
