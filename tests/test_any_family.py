@@ -21,11 +21,11 @@ from feature_repo.catalogue.aggregates import (
     Sum,
 )
 from feature_repo.catalogue.families import Family
-from streams.aggregation.replay import Replay, changelog
 from streams.batch.build import build
 from tests.any_family import Twin, families, same
 from tests.builders import a_log, a_result, a_runner
 from tests.logs import a_store, logged
+from tests.replay import Replay, changelog
 from tests.stores import NOW, changelogs_of
 from tests.strategies import RandomLog, busy_logs
 from velo.errors import UserError

@@ -15,13 +15,12 @@ from hypothesis import strategies as st
 
 from feature_repo.catalogue.families import FAMILIES
 from streams.aggregation.ratings import Elo
-from streams.aggregation.result_delta import RaceState, apply_version
-from streams.aggregation.spill import MemorySpill
 from streams.batch import staging
 from streams.batch.build import build
 from tests.agreement import differences
 from tests.builders import a_field, a_log, a_result, a_runner, a_tick
 from tests.logs import a_store, logged
+from tests.replay import MemorySpill, RaceState, apply_version
 from tests.stores import NOW, Conformance, Row, changelogs_of, rows_apart, tables_of, twin_of
 from tests.strategies import RandomLog, busy_logs
 from velo.errors import UserError

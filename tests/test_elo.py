@@ -8,9 +8,8 @@ import pytest
 
 from feature_repo.catalogue.families import BY_VIEW
 from streams.aggregation.ratings import Elo, Starter
-from streams.aggregation.replay import Replay, changelog
-from streams.aggregation.spill import MemorySpill
 from tests.builders import Record, a_log, a_result, a_runner, a_tick
+from tests.replay import MemorySpill, Replay, changelog
 from velo.racing.elo import E9, EVEN, PARTS, Standing, earned
 from velo.racing.messages import from_record
 

@@ -22,10 +22,11 @@ from streams.aggregation.local_days import LocalDays
 from streams.aggregation.ratings import Elo
 from streams.aggregation.result_delta import replacing
 from streams.aggregation.routing import Router
-from streams.aggregation.spill import FileSpill, MemorySpill, Spill
+from streams.aggregation.spill import FileSpill, Spill
 from streams.aggregation.window_state import ShardState, WindowAggregator
 from streams.dataflow.bootstrap import Held, HeldRaces
 from tests.logs import a_store, fixed
+from tests.replay import MemorySpill, starts_in
 from tests.streaming import NOW, all_rows, assert_same, batch_twin, streamed
 from velo.errors import UserError
 from velo.racing.clock import to_us
@@ -214,7 +215,7 @@ def test_a_past_is_that_of_all_its_starts_in_whatever_order_they_come_and_go(
     """Told late, amended, taken back, unknown: the features are those of the plain list, and so are its starts."""
     pasts = KeyHistories(FORM, FileSpill(tmp_path_factory.getbasetemp()))
     value = st.none() | st.integers(-(10**9), 10**12)
-    values = st.lists(value, min_size=len(FORM.shape.remembered), max_size=len(FORM.shape.remembered))
+    values = st.lists(value, min_size=len(FORM.layout.remembered), max_size=len(FORM.layout.remembered))
     past, plain = NO_HISTORY, dict[int, RememberedStart]()
     for number in data.draw(st.lists(st.integers(0, 40), max_size=60)):
         given_now = a_memory(number, data.draw(values))
@@ -229,7 +230,7 @@ def test_a_past_is_that_of_all_its_starts_in_whatever_order_they_come_and_go(
         every = sorted(plain.values(), key=lambda one: one[:3])
         assert recent == FORM.recent_values(every)
         assert pasts.recent_values(past) == recent
-        assert pasts.history(past) == every
+        assert starts_in(pasts, past) == every
         assert bool(past) == bool(every)
 
 

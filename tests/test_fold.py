@@ -19,14 +19,12 @@ from hypothesis import strategies as st
 from feature_repo.catalogue.aggregates import RECENT_DEPTH
 from feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
 from feature_repo.catalogue.measures import unit
-from streams.aggregation.layout import REMEMBERED_FROM, Columns, pack
+from streams.aggregation.layout import REMEMBERED_FROM, Columns
 from streams.aggregation.local_days import LocalDays
-from streams.aggregation.replay import Replay, changelog
-from streams.aggregation.result_delta import apply_version
 from streams.aggregation.vectorized import VectorizedColumns
-from streams.aggregation.window_state import Row
 from tests.builders import a_field, a_log, a_result, a_runner, a_tick
 from tests.oracle import Oracle
+from tests.replay import Replay, Row, apply_version, changelog, pack
 from tests.runner_table_oracle import load, read_parquet
 from tests.strategies import TIMEZONES, RandomLog, random_logs
 from tests.streaming import agrees
@@ -175,7 +173,7 @@ def test_how_many_shards_there_are_changes_no_value(log: RandomLog, shards: int)
 def test_the_compiled_columns_are_the_catalogues_values_bit_for_bit(family: Family, data: st.DataObject) -> None:
     """The plain twin: each aggregate's own `value`, asked one by one."""
     columns = Columns.of(family)
-    shape = columns.shape
+    shape = columns.layout
     career = data.draw(st.lists(SUMS, min_size=len(shape.career), max_size=len(shape.career)))
     lanes = len(shape.windowed)
     windows = [data.draw(st.lists(SUMS, min_size=lanes, max_size=lanes)) for _ in family.windows]
@@ -199,7 +197,7 @@ def test_the_compiled_columns_are_the_catalogues_values_bit_for_bit(family: Fami
 @given(data=st.data())
 def test_the_columns_of_many_rows_are_those_of_each_bit_for_bit(family: Family, data: st.DataObject) -> None:
     """Made at once by `VectorizedColumns` for a sink, or row by row: the same doubles, NaN where the value is unknown."""
-    columns, shape = Columns.of(family), Columns.of(family).shape
+    columns, shape = Columns.of(family), Columns.of(family).layout
 
     def sums(measures: tuple[str, ...]) -> list[int]:
         return [data.draw(st.integers(0, 3 * 10**6) | st.just(0)) * unit(measure) for measure in measures]

@@ -19,6 +19,7 @@ from streams.importers.ingest import ingest
 from streams.importers.runners import read_runner_tables
 from tests.any_family import families
 from tests.logs import a_store, fixed, logged
+from tests.replay import dumped
 from tests.strategies import RandomLog, busy_logs
 from tests.streaming import NOW
 from velo.racing.messages import Result, from_record
@@ -86,7 +87,7 @@ def contents(ground: Bootstrap, families: Sequence[Family] = FAMILIES) -> Iterat
         known = {key: (one.within, one.expires_day, one.until_us) for key, one in state.keys.items()}
         due = {day: sorted(keys) for day, keys in state.due.items() if keys}
         # as values: 1200 metres may be a whole number in one and a double in the other
-        yield name, orjson.loads(roller.dump(state)), known, due, state.today, state.ends_us
+        yield name, orjson.loads(dumped(roller, state)), known, due, state.today, state.ends_us
 
 
 def shard_names(families: Sequence[Family]) -> Sequence[str]:

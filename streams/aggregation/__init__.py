@@ -1,10 +1,9 @@
-"""The incremental fold: from results in log order to feature rows, exactly as the batch has them.
+"""Incremental aggregation: from results in log order to feature rows, bit for bit as the batch makes them.
 
-`versions` turns each result into what it takes back and what it adds, `routing` sends that to the shards of each
-family, `roll` keeps a shard's running totals and gives the rows; `elo` rates each race by those before it. All of it is
-plain Python made from the catalogue: it reads no clock, opens nothing but a file to put things aside in (`shelf`), and is
-what the Bytewax dataflow runs.
+`result_delta` turns each result into the starts it retracts and those it adds; `ratings` gives each start what it earned by
+the results before it; `routing` sends the starts to the shards of each family, key by key; `window_state` keeps a shard's
+running sums and makes its rows; `vectorized` makes the columns of many rows. The code is plain Python made from the
+catalogue. It reads no clock and opens no file but the one it spills to (`spill`). The Bytewax dataflow runs it.
 
-Inside the fold an instant is a whole number of microseconds since 1970-01-01 UTC (`*_us`), and a local date is a whole
-number of days since then (`*_day`): both are what the stores keep and what compares fastest.
+Instants are whole microseconds since 1970-01-01 UTC (`*_us`), local dates whole days since then (`*_day`).
 """

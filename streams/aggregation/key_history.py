@@ -1,8 +1,10 @@
-"""What a shard keeps of a key's past starts: the latest known values that its features look back on, and no start.
+"""The past starts of a key, for its recent features: the latest known values in memory, the starts themselves spilled.
 
-The starts themselves lie on a shelf, from which they are taken when one of them is amended, or told late: then the
-past is laid anew from that one on. An ordinary start comes after the others, and needs nothing
-but what is kept.
+A new start normally comes after all others and needs only the values in memory. The spilled starts are read back when a
+start is amended, or becomes known after a later one: the history is then written again from that start on.
+
+On the spill a history is a linked list of blocks, newest first. A block is the JSON array `[place, start, …]`: the place of
+the block of older starts (`NO_PLACE` in the oldest block), then one or more starts, oldest first. Blocks are never changed.
 """
 
 from bisect import bisect_left
@@ -18,38 +20,40 @@ from streams.aggregation.layout import Columns, RememberedStart
 from streams.aggregation.spill import Spill
 
 PackedHistory = bytes
-"""The off of the last start, where the shelf has it, how many values of each measure are known (`RECENT_DEPTH` at most)
-and the values, newest first; empty for a key without a start."""
+"""The off of the last start (µs), the place of the newest block, for each measure the number of its known values
+(`RECENT_DEPTH` at most), then those values, newest first. Empty for a key without starts."""
 NO_HISTORY: Final = b""
-NOTHING_BEFORE: Final = 0
+NO_PLACE: Final = 0
 Order = tuple[int, str, str]
-"""(off_us, race_id, horse_id) of a start, by which a past is ordered."""
-_PLACE_BYTES: Final = 16
+"""(off_us, race_id, horse_id) of a start: the order of a history."""
+_PLACE: Final = slice(8, 16)
+"""The bytes of a packed history that hold the place of the newest block."""
 
 
 class KeyHistories:
-    """Makes the pasts of one family's keys, and their recent features."""
+    """Makes the histories of one family's keys, and their recent features."""
 
-    def __init__(self, columns: Columns, shelf: Spill) -> None:
+    def __init__(self, columns: Columns, spill: Spill) -> None:
         self._columns = columns
-        self._shelf = shelf
-        self._places = columns.looked_back_on
+        self._spill = spill
+        self._indexes = columns.looked_back_on
         self._recent = columns.recent
-        self._head = Struct(f"<qQ{len(self._places)}B")
-        self._values = [Struct(f"<{count}q") for count in range(len(self._places) * RECENT_DEPTH + 1)]
+        self._head = Struct(f"<qQ{len(self._indexes)}B")
+        self._values = [Struct(f"<{count}q") for count in range(len(self._indexes) * RECENT_DEPTH + 1)]
 
-    def after(self, past: PackedHistory, memory: RememberedStart) -> tuple[PackedHistory, tuple[Value, ...]]:
-        """The past with one more start, and its recent features."""
+    def after(self, history: PackedHistory, start: RememberedStart) -> tuple[PackedHistory, tuple[Value, ...]]:
+        """The history with one more start, and its recent features."""
         newest: list[Sequence[int]]
-        if past:
-            last_off_us, place, *counts = self._head.unpack_from(past)
-            if memory[0] < last_off_us or (memory[0] == last_off_us and _order(memory) < _order(self._last(place))):
-                return self.amended(past, (), (memory,))
-            known = self._values[sum(counts)].unpack_from(past, self._head.size)
+        if history:
+            last_off_us, place, *counts = self._head.unpack_from(history)
+            # the full order needs the last start from the spill: it is read only where the offs are equal
+            if start[0] < last_off_us or (start[0] == last_off_us and _order(start) < _order(self._last(place))):
+                return self.amended(history, (), (start,))
+            known = self._values[sum(counts)].unpack_from(history, self._head.size)
             newest, begin = [], 0
-            for at, count in zip(self._places, counts):  # noqa: B905  the two are of one length, and this is for every start
+            for index, count in zip(self._indexes, counts):  # noqa: B905  equal lengths, and this runs for every start
                 end = begin + count
-                value = memory[at]
+                value = start[index]
                 if value is None:
                     newest.append(known[begin:end])
                 elif count < RECENT_DEPTH:
@@ -58,94 +62,99 @@ class KeyHistories:
                     newest.append((value, *known[begin : end - 1]))
                 begin = end
         else:
-            place = NOTHING_BEFORE
-            newest = [() if memory[at] is None else (memory[at],) for at in self._places]
-        place = self._shelf.put(orjson.dumps((place, memory)))
-        return self._packed(memory[0], place, newest), self._recent(memory, *newest)
+            place = NO_PLACE
+            newest = [() if start[index] is None else (start[index],) for index in self._indexes]
+        place = self._spill.put(orjson.dumps((place, start)))
+        return self._packed(start[0], place, newest), self._recent(start, *newest)
 
     def amended(
-        self, past: PackedHistory, taken_back: Sequence[RememberedStart], added: Sequence[RememberedStart]
+        self, history: PackedHistory, removed: Sequence[RememberedStart], added: Sequence[RememberedStart]
     ) -> tuple[PackedHistory, tuple[Value, ...]]:
-        """The past without some of its starts and with others, and its recent features.
+        """The history without some of its starts and with others, and its recent features.
 
-        Only the starts from the earliest of these on are written again.
+        Only the starts from the earliest of these on are written again, as one block.
         """
-        before, tail = self._since(self._place(past), min(map(_order, (*taken_back, *added)), default=None))
-        for memory in taken_back:
-            # found by its order: the values of what is taken back are those that were added
-            del tail[_at(tail, memory)]
-        for memory in added:
-            tail.insert(_at(tail, memory), memory)
+        before, tail = self._since(_place(history), min(map(_order, (*removed, *added)), default=None))
+        for start in removed:
+            # found by its order alone: a start is removed with the values that it was added with
+            del tail[_index_of(tail, start)]
+        for start in added:
+            tail.insert(_index_of(tail, start), start)
         if not tail:
-            if before == NOTHING_BEFORE:
+            if before == NO_PLACE:
                 return NO_HISTORY, self._columns.recent_values(())
-            before, *lot = orjson.loads(self._shelf.get(before))
-            tail = [tuple(memory) for memory in lot]
+            # nothing is left of the newest blocks: the one before them becomes the newest
+            before, tail = self._block(before)
         newest = self._newest(before, tail)
-        place = self._shelf.put(orjson.dumps((before, *tail)))
+        place = self._spill.put(orjson.dumps((before, *tail)))
         return self._packed(tail[-1][0], place, newest), self._recent(tail[-1], *newest)
 
-    def of(self, history: Sequence[RememberedStart]) -> PackedHistory:
-        """The past of starts in their order, oldest first."""
-        if not history:
+    def of(self, starts: Sequence[RememberedStart]) -> PackedHistory:
+        """The history of starts, given oldest first."""
+        if not starts:
             return NO_HISTORY
-        place = self._shelf.put(orjson.dumps((NOTHING_BEFORE, *history)))
-        return self._packed(history[-1][0], place, self._columns.newest(history))
+        place = self._spill.put(orjson.dumps((NO_PLACE, *starts)))
+        return self._packed(starts[-1][0], place, self._columns.newest(starts))
 
-    def history(self, past: PackedHistory) -> list[RememberedStart]:
-        """The starts of a past, oldest first."""
-        return self._since(self._place(past), None)[1]
-
-    def recent_values(self, past: PackedHistory) -> tuple[Value, ...]:
-        """The recent features of a past."""
-        if not past:
+    def recent_values(self, history: PackedHistory) -> tuple[Value, ...]:
+        """The recent features of a history."""
+        if not history:
             return self._columns.recent_values(())
-        _, place, *counts = self._head.unpack_from(past)
-        known = self._values[sum(counts)].unpack_from(past, self._head.size)
+        _, place, *counts = self._head.unpack_from(history)
+        known = self._values[sum(counts)].unpack_from(history, self._head.size)
         newest, begin = [], 0
         for count in counts:
             newest.append(known[begin : begin + count])
             begin += count
         return self._recent(self._last(place), *newest)
 
+    def _block(self, place: int) -> tuple[int, list[RememberedStart]]:
+        """A block: the place of the block before it, and its starts, oldest first."""
+        before, *starts = orjson.loads(self._spill.get(place))
+        return before, [tuple(start) for start in starts]
+
     def _last(self, place: int) -> RememberedStart:
-        """The newest start of those put at a place."""
-        return tuple(orjson.loads(self._shelf.get(place))[-1])
+        """The newest start of a block."""
+        return self._block(place)[1][-1]
 
     def _since(self, place: int, order: Order | None) -> tuple[int, list[RememberedStart]]:
-        """The starts from the first that does not come before `order` on (all for None), oldest first, perhaps with some
-        before it; and the place of those still older.
+        """The place of the blocks that need not change, and the starts after them, oldest first.
+
+        Blocks are read from `place` back until one begins before `order`: it may hold some starts before `order`, and all
+        older blocks hold only such. With None every block is read.
         """
-        lots: list[list[RememberedStart]] = []
-        while place != NOTHING_BEFORE and not (lots and order is not None and _order(lots[-1][0]) < order):
-            place, *lot = orjson.loads(self._shelf.get(place))
-            lots.append([tuple(memory) for memory in lot])
-        return place, [memory for lot in reversed(lots) for memory in lot]
+        blocks: list[list[RememberedStart]] = []
+        while place != NO_PLACE and not (blocks and order is not None and _order(blocks[-1][0]) < order):
+            place, starts = self._block(place)
+            blocks.append(starts)
+        return place, [start for starts in reversed(blocks) for start in starts]
 
     def _newest(self, before: int, tail: Sequence[RememberedStart]) -> list[Sequence[int]]:
-        """Of each measure that is looked back on its latest known values, newest first: of the tail, then of older starts."""
-        newest: list[list[int]] = [[] for _ in self._places]
+        """The latest known values of each measure that is looked back on, newest first: from the tail, then from the blocks
+        before it until `RECENT_DEPTH` of each are known."""
+        newest: list[list[int]] = [[] for _ in self._indexes]
         while True:
-            for found, at in zip(newest, self._places, strict=True):
-                known = (memory[at] for memory in reversed(tail) if memory[at] is not None)
-                found.extend(islice(known, RECENT_DEPTH - len(found)))
-            if before == NOTHING_BEFORE or all(len(found) == RECENT_DEPTH for found in newest):
+            for values, index in zip(newest, self._indexes, strict=True):
+                known = (start[index] for start in reversed(tail) if start[index] is not None)
+                values.extend(islice(known, RECENT_DEPTH - len(values)))
+            if before == NO_PLACE or all(len(values) == RECENT_DEPTH for values in newest):
                 return list(newest)
-            before, *tail = orjson.loads(self._shelf.get(before))
-
-    def _place(self, past: PackedHistory) -> int:
-        return int.from_bytes(past[8:_PLACE_BYTES], "little") if past else NOTHING_BEFORE
+            before, tail = self._block(before)
 
     def _packed(self, off_us: int, place: int, newest: Sequence[Sequence[int]]) -> PackedHistory:
         known = [*chain.from_iterable(newest)]
         return self._head.pack(off_us, place, *map(len, newest)) + self._values[len(known)].pack(*known)
 
 
-def _at(history: Sequence[RememberedStart], memory: RememberedStart) -> int:
-    """Where a start belongs among others, or is."""
-    return bisect_left(history, _order(memory), key=_order)
+def _place(history: PackedHistory) -> int:
+    return int.from_bytes(history[_PLACE], "little") if history else NO_PLACE
 
 
-def _order(memory: RememberedStart) -> Order:
-    off_us, race_id, horse_id = memory[:3]
+def _index_of(starts: Sequence[RememberedStart], start: RememberedStart) -> int:
+    """The index of a start among others in order, or the index to insert it at."""
+    return bisect_left(starts, _order(start), key=_order)
+
+
+def _order(start: RememberedStart) -> Order:
+    off_us, race_id, horse_id = start[:3]
     return off_us, race_id, horse_id

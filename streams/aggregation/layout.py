@@ -1,7 +1,8 @@
-"""What a family takes from a start and how it makes its columns, compiled once from the catalogue.
+"""Which measures a family takes from a start and how it makes its columns, compiled once from the catalogue.
 
-Calling each aggregate's `value` for each column of each row costs more than all else in the fold; the expressions of
-`Aggregate.python` do the same arithmetic in one function a family. Tests hold the two bit for bit alike.
+Calling each aggregate's `value` for each column of each row would cost more than all else in the aggregation. So the
+expressions of `Aggregate.python`, which do the same arithmetic, are compiled into one function a family. Tests hold the two
+bit for bit alike.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -18,38 +19,39 @@ from velo.racing.starts import Start
 Sums = int
 """Sums of several measures in one integer, 64 bits a measure, so that adding them all is one addition.
 
-Exact while every sum is at least 0 and below 2^64: no measure is negative (contract 5), and a start is taken back only
-from the sums it was added to.
+Exact while every sum is from 0 to 2^64 − 1, so that no lane borrows from or carries into the next: no measure is negative
+(contract 5), and a start is only ever subtracted from sums that it was added to.
 """
 RememberedStart = tuple[Any, ...]
 """(off_us, race_id, horse_id, then the start's value of each remembered measure, None where unknown); empty where unused.
 
-The first three order a key's starts. `horse_id` is "" where it is one of the keys and so tells no two starts apart.
+The first three order a key's starts. `horse_id` is "" where a race gives a key at most one start to remember.
 """
 StartDelta = tuple[int, Sums, Sums, RememberedStart]
-"""(race_day, measures summed over windows, measures summed over the career, what the recent features remember)."""
+"""What a start adds to a key: (race_day, its measures for the windows, its measures for the career, its values for the
+recent features)."""
 Key = tuple[str, ...]
 COUNT: Final = "one"
-"""The measure that counts starts: part of all sums, so that they are 0 only where no start is left."""
+"""The measure that counts starts: in all sums, so that they are 0 only where no start is left."""
 LANE_BITS: Final = 64
 HORSE: Final = "horse_id"
 REMEMBERED_FROM: Final = 3
-"""Where a memory's measures begin, after what orders it."""
+"""The index of the first measure in a `RememberedStart`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Which measures a family sums and remembers; families of one shape share each start's contribution."""
+    """Which measures a family sums and remembers; families of equal layout share each start's delta."""
 
     windowed: tuple[str, ...]
     career: tuple[str, ...]
     remembered: tuple[str, ...]
     several_a_race: bool = False
-    """Whether one race can give a key more than one start to remember: then they follow their horses' order."""
+    """Whether one race can give a key more than one start to remember: they are then ordered by horse_id."""
 
     @classmethod
     def of(cls, family: Family) -> "Layout":
-        """The shape of a family."""
+        """The layout of a family."""
         return cls(
             windowed=_summed(family.windowed) if family.windows else (),
             career=_summed(family.career),
@@ -57,39 +59,31 @@ class Layout:
             several_a_race=bool(family.recent) and HORSE in family.start_order,
         )
 
-    def contribution(self) -> Callable[[Start, int, str], StartDelta]:
-        """The function from a start, the µs of its off and its race to what it contributes; unknown adds nothing."""
+    def delta_of(self) -> Callable[[Start, int, str], StartDelta]:
+        """The function from (start, off in µs, race_id) to the start's delta; an unknown measure adds 0."""
         horse = "start.horse_id" if self.several_a_race else "''"
-        memory = f"(off_us, race_id, {horse}, {_listed('start.{}', self.remembered)})" if self.remembered else "()"
+        remembered = f"(off_us, race_id, {horse}, {_listed('start.{}', self.remembered)})" if self.remembered else "()"
         windowed, career = Struct(f"<{len(self.windowed)}Q"), Struct(f"<{len(self.career)}Q")
         made: Callable[[Start, int, str], StartDelta] = _compiled(
             "start, off_us, race_id",
-            f"(start.race_day, {_packed('windowed', self.windowed)}, {_packed('career', self.career)}, {memory})",
+            f"(start.race_day, {_packed('windowed', self.windowed)}, {_packed('career', self.career)}, {remembered})",
             {"windowed": windowed.pack, "career": career.pack, "joined": int.from_bytes},
         )
         return made
 
 
-def unpack(sums: Sums, lanes: int) -> tuple[int, ...]:
-    """The sums of each measure."""
-    return Struct(f"<{lanes}Q").unpack(sums.to_bytes(lanes * 8, "little"))
-
-
-def pack(measured: Sequence[int]) -> Sums:
-    """The one integer of some sums."""
-    return int.from_bytes(Struct(f"<{len(measured)}Q").pack(*measured), "little")
-
-
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """How a family's columns are made: `values` of the career sums, the recent values and the sums of all windows.
+    """How a family's columns are made.
 
-    `looked_back_on` are the places in a memory of the measures of which more than the last start's value matters, and
-    `recent` makes the recent values of the last start's memory and what `newest` has of each of those.
+    `values` is the function from (career sums, recent values, sums of all windows) to the columns in the order of
+    `Family.features`. `looked_back_on` has the indexes in a `RememberedStart` of the measures that need more than the last
+    start. `recent` is the function from the last start, and from the latest known values of each of those measures as
+    `newest` has them, to the recent values.
     """
 
     family: Family
-    shape: Layout
+    layout: Layout
     values: Callable[..., tuple[Value, ...]] = field(repr=False)
     looked_back_on: tuple[int, ...]
     recent: Callable[..., tuple[Value, ...]] = field(repr=False)
@@ -97,19 +91,19 @@ class Columns:
     @classmethod
     def of(cls, family: Family) -> "Columns":
         """The columns of a family, in the order of `Family.features`."""
-        shape = Layout.of(family)
-        lanes = len(shape.windowed)
-        career = [one.python(_lane_of(shape.career, "career")) for one in family.career]
+        layout = Layout.of(family)
+        lanes = len(layout.windowed)
+        career = [one.python(_lane_of(layout.career, "career")) for one in family.career]
         over_time = [
-            one.python(_lane_of(shape.windowed, "within", place * lanes))
+            one.python(_lane_of(layout.windowed, "within", place * lanes))
             for place in range(len(family.windows))
             for one in family.windowed
         ]
         made = _compiled("career, recent, within", f"({_listed('{}', (*career, '*recent', *over_time))})")
-        values = _unpacking(made, len(shape.career), lanes * len(family.windows))
-        looked_back_on = [one for one in shape.remembered if any(each.depth for each in _of(family.recent, one))]
-        places = tuple(REMEMBERED_FROM + shape.remembered.index(one) for one in looked_back_on)
-        return cls(family, shape, values, places, _recent_function(family.recent, shape.remembered, looked_back_on))
+        values = _unpacking(made, len(layout.career), lanes * len(family.windows))
+        looked_back_on = [one for one in layout.remembered if any(each.depth for each in _of(family.recent, one))]
+        places = tuple(REMEMBERED_FROM + layout.remembered.index(one) for one in looked_back_on)
+        return cls(family, layout, values, places, _recent_function(family.recent, layout.remembered, looked_back_on))
 
     def recent_values(self, history: Sequence[RememberedStart]) -> tuple[Value, ...]:
         """The recent features of a key's starts in order of their off, oldest first; all None without a start."""
@@ -118,7 +112,8 @@ class Columns:
         return self.recent(history[-1], *self.newest(history))
 
     def newest(self, history: Sequence[RememberedStart]) -> list[Sequence[Any]]:
-        """Of each measure that is looked back on its latest known values, newest first."""
+        """The latest known values of each measure that is looked back on, newest first, `RECENT_DEPTH` at most."""
+        # the newest starts alone are enough unless one of them has an unknown value
         latest = tuple(zip(*history[: -RECENT_DEPTH - 1 : -1], strict=True))
         newest: list[Sequence[Any]] = []
         for place in self.looked_back_on:
@@ -130,7 +125,7 @@ class Columns:
 
 
 def key_of(keys: tuple[str, ...]) -> Callable[[Start], tuple[str | None, ...]]:
-    """The function from a start to its join keys; one that is unknown is None, and the start is not the family's."""
+    """The function from a start to its join keys. An unknown key is None: the start then does not count for the family."""
     made: Callable[[Start], tuple[str | None, ...]] = _compiled("start", f"({_listed('start.{}', keys)})")
     return made
 
@@ -149,7 +144,7 @@ def _packed(packer: str, measures: tuple[str, ...]) -> str:
 
 
 def _unpacking(made: Callable[..., Any], career_lanes: int, within_lanes: int) -> Callable[..., tuple[Value, ...]]:
-    """`made`, given packed sums."""
+    """The function that unpacks its sums and calls `made` with them: one call a row, without a loop in Python."""
     career, within = Struct(f"<{career_lanes}Q"), Struct(f"<{within_lanes}Q")
     return _compiled(
         "career, recent, within",
@@ -170,16 +165,16 @@ def _of(recent: Iterable[Recent], measure: str) -> list[Recent]:
 def _recent_function(
     recent: Sequence[Recent], remembered: Sequence[str], looked_back_on: Sequence[str]
 ) -> Callable[..., tuple[Value, ...]]:
-    """The function from the last start's memory, and each looked-back-on measure newest first, to the recent values."""
+    """The function from the last start, and the values of each looked-back-on measure newest first, to the recent values."""
     expressions: list[str] = []
     bound: dict[str, Any] = {"mul": mul}
     for number, one in enumerate(recent):
-        last = f"memory[{REMEMBERED_FROM + remembered.index(one.measure)}]"
+        last = f"start[{REMEMBERED_FROM + remembered.index(one.measure)}]"
         newest = f"newest_{one.measure}"
         if isinstance(one, Last):
             expressions.append(one.python(last))
         elif type(one) is Ewma:
-            # the two that most recent features are, without a call
+            # most recent features are of this kind or the next: their arithmetic is written out, which saves a call
             totals = [sum(one.weights[:known]) * unit(one.measure) for known in range(RECENT_DEPTH + 1)]
             bound |= {f"weights_{number}": one.weights, f"scale_{number}": tuple(map(float, totals))}
             sums = f"float(sum(map(mul, {newest}, weights_{number})))"
@@ -190,12 +185,12 @@ def _recent_function(
         else:
             bound[f"value_{number}"] = one.value
             expressions.append(f"value_{number}({newest}, {last})")
-    parameters = ", ".join(("memory", *(f"newest_{one}" for one in looked_back_on)))
+    parameters = ", ".join(("start", *(f"newest_{one}" for one in looked_back_on)))
     return _compiled(parameters, f"({_listed('{}', expressions)})", bound)
 
 
 def _compiled(parameters: str, expression: str, names: dict[str, Any] | None = None) -> Callable[..., Any]:
-    made: Callable[..., Any] = eval(  # noqa: S307  the text is the catalogue's own
+    made: Callable[..., Any] = eval(  # noqa: S307  the text is made of the catalogue's names only
         f"lambda {parameters}: {expression}", names or {}
     )
     return made

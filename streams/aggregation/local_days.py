@@ -1,4 +1,4 @@
-"""Local days of the store's time zone, as whole numbers."""
+"""Local days and midnights of the store's time zone, as whole numbers."""
 
 from datetime import timedelta
 from typing import Final
@@ -10,11 +10,11 @@ DAY_US: Final = 24 * 3600 * 10**6
 """A day of UTC."""
 
 REMEMBERED: Final = 4096
-"""Midnights that are remembered at most: those of the longest window, and as many again."""
+"""The most midnights in the cache: more than twice those of the longest window."""
 
 
 class LocalDays:
-    """Which local day an instant belongs to, and when a local day begins; remembers what it was asked."""
+    """Which local day an instant is in, and when a local day begins; caches each midnight."""
 
     def __init__(self, timezone: ZoneInfo) -> None:
         self.timezone = timezone
@@ -31,7 +31,8 @@ class LocalDays:
         return found
 
     def day_of(self, instant_us: int) -> int:
-        """The local day an instant falls on: by the midnights around it, each of which is worked out once."""
+        """The local day of an instant."""
+        # a zone is at most 14 hours from UTC, so the local day is the UTC day or one beside it
         day = instant_us // DAY_US
         if instant_us < self.midnight_us(day):
             return day - 1

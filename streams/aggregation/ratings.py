@@ -1,7 +1,7 @@
-"""The book of Elo ratings: what each part of a start has earned by the results told so far, in the log's order.
+"""Elo ratings: what each part of a start has earned by the results so far, in log order.
 
-One for the batch, the stream and their twins: a rating rests on every result before it, so this is the one step that takes
-races one after another. What a result earned is put aside with its race: an amended one takes back just that.
+Batch and stream use the same code: a rating depends on every result before it, so this is the one step that takes races one
+after another. What a result earned is spilled with its race, so that an amended result takes back exactly that.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,19 +18,19 @@ from velo.racing.starts import Start
 from velo.storage.compact_map import CompactMap
 
 MEASURES: Final = (RATED, *(part.measure for part in PARTS))
-"""The measures of a start that this book makes; all others need only its own race."""
+"""The measures of a start that ratings make; all others need only its own race."""
 _COUNT_BITS: Final = 32
 _COUNT: Final = (1 << _COUNT_BITS) - 1
 _PLACE_BYTES: Final = 8
 _EVEN_E9: Final = EVEN * E9
 BETWEEN: Final = "\x1f"
-"""Between the keys of a part that has several."""
+"""Separates the keys of a part that has several."""
 Keys = tuple[str | None, ...]
-"""Whose each of `PARTS` is of a start; None where that is unknown."""
+"""The rated key of each of `PARTS` for one start; None where it is unknown."""
 
 
 class Starter(NamedTuple):
-    """What is asked of a start: its keys, and the market's view of it (None where a starter has no odds)."""
+    """The part of a start that ratings need: its keys, and the log of its market chance in billionths (None without odds)."""
 
     horse_id: str
     jockey_id: str | None
@@ -42,39 +42,39 @@ class Starter(NamedTuple):
 
     @property
     def keys(self) -> Keys:
-        """Whose each of `PARTS` is."""
-        suited = f"{self.horse_id}{BETWEEN}{self.course}{BETWEEN}{self.distance_band}"
-        return self.horse_id, self.jockey_id, self.trainer_id, self.draw_cell, suited
+        """The rated key of each of `PARTS`."""
+        horse_course_distance = f"{self.horse_id}{BETWEEN}{self.course}{BETWEEN}{self.distance_band}"
+        return self.horse_id, self.jockey_id, self.trainer_id, self.draw_cell, horse_course_distance
 
 
 class Entry(NamedTuple):
-    """A rated start, as it is put aside."""
+    """A rated start, as it is spilled."""
 
     starter: Starter
     earned: Earned
 
 
 class Elo:
-    """Every rating as of the last result told. Races whose starters are not all priced, and walkovers, earn nothing."""
+    """Every rating as of the last result. A race with an unpriced starter, and a walkover, earn nothing."""
 
-    def __init__(self, shelf: Spill) -> None:
-        self._shelf = shelf
-        # of each of PARTS its ratings; a horse's has below it how many starts it was rated by
+    def __init__(self, spill: Spill) -> None:
+        self._spill = spill
+        # one map a part. A horse's value has its rating above the low 32 bits, and there the number of its rated starts
         self._ratings: list[dict[str, int]] = [{} for _ in PARTS]
         self._races = CompactMap()
 
     def tell(self, race_id: str, starters: Sequence[Starter]) -> list[Earned] | None:
         """What the starters of a result that takes effect earn, in their order: None where they are not rated.
 
-        What an earlier version of the race earned is taken back before; a version that tells the same starters at the same
-        odds earns what that one did.
+        What an earlier version of the race earned is taken back first. A version with the same starters at the same odds
+        earns what that one did.
         """
-        return self._told(race_id, starters, self.held(race_id))
+        return self._earn(race_id, starters, self.held(race_id))
 
     def rate(self, change: ResultDelta) -> ResultDelta:
-        """The change with what its starts earn, and what those it takes back had earned."""
+        """The delta with what its added starts earn, and what its retracted starts had earned."""
         entries = self.held(change.race_id)
-        made = self._told(change.race_id, [_starter(one) for one in change.added], entries)
+        made = self._earn(change.race_id, [_starter(one) for one in change.added], entries)
         added = tuple(map(_rated, change.added, made)) if made else change.added
         if not entries:
             return replace(change, added=added)
@@ -84,30 +84,30 @@ class Elo:
         )
 
     def held(self, race_id: str) -> list[Entry]:
-        """What the version of a race that holds earned."""
+        """What the current version of a race earned; empty where it is not rated."""
         place = self._races.get((race_id,))
         if place is None:
             return []
-        rows = orjson.loads(self._shelf.get(int.from_bytes(place, "little")))
+        rows = orjson.loads(self._spill.get(int.from_bytes(place, "little")))
         known = len(Starter._fields)
         return [Entry(Starter(*row[:known]), tuple(row[known:])) for row in rows]
 
     def hold(self, race_id: str, entries: Sequence[Entry]) -> None:
-        """Have a race have earned this: nothing where there are no entries."""
+        """Record what a race earned, and add it to the ratings."""
         if entries:
             self._add(((one.starter.keys, one.earned) for one in entries), 1)
             self._put_aside(race_id, entries)
 
     def put_aside(self, race_id: str, entries: bytes) -> None:
-        """Remember what a race earned, rows of a `Starter` and its `Earned` as JSON, so that it can be taken back; the ratings have it already."""
-        self._races.put((race_id,), self._shelf.put(entries).to_bytes(_PLACE_BYTES, "little"))
+        """Record what a race earned without adding it to the ratings: JSON rows of a `Starter` and its `Earned`."""
+        self._races.put((race_id,), self._spill.put(entries).to_bytes(_PLACE_BYTES, "little"))
 
     def credit(self, place: int, rated: Iterable[tuple[str, int, int]]) -> None:
-        """Take over the ratings of one of `PARTS`: each key, its rating in billionths, and how many starts it was rated by."""
+        """Set the ratings of one of `PARTS`, given as (key, rating in billionths, number of rated starts)."""
         shift = 0 if place else _COUNT_BITS
         self._ratings[place] |= {key: (rating << shift) + (0 if place else count) for key, rating, count in rated}
 
-    def _told(self, race_id: str, starters: Sequence[Starter], before: Sequence[Entry]) -> list[Earned] | None:
+    def _earn(self, race_id: str, starters: Sequence[Starter], before: Sequence[Entry]) -> list[Earned] | None:
         if before and {one.starter for one in before} == set(starters):
             same = dict(before)
             return [same[one] for one in starters]
@@ -131,21 +131,14 @@ class Elo:
         for (horse, *keys), (horse_e9, *rest) in earned_by:
             assert horse is not None
             horses[horse] = horses.get(horse, 0) + times * (((horse_e9 - _EVEN_E9) << _COUNT_BITS) + 1)
-            for ratings, key, got in zip(others, keys, rest):  # noqa: B905  of one length, and this is for every start
+            for ratings, key, got in zip(others, keys, rest):  # noqa: B905  equal lengths, and this runs for every start
                 if key is not None:
                     ratings[key] = ratings.get(key, 0) + times * (got - _EVEN_E9)
 
     def _standing(self, keys: Keys) -> Standing:
-        # no rating is kept of who is unknown, so None finds none
+        # None is never a key of the maps, so an unknown key has rating 0
         horse, *rest = [of.get(key, 0) for of, key in zip(self._ratings, keys)]  # type: ignore[arg-type]  # noqa: B905
         return Standing(horse & _COUNT, (horse >> _COUNT_BITS) + sum(rest))
-
-
-def entries_of(starts: Sequence[Start]) -> list[Entry]:
-    """What these starts earned, as it is put aside; none where they are not rated."""
-    return [
-        Entry(_starter(one), tuple(getattr(one, part.measure) for part in PARTS)) for one in starts if one.elo_rated
-    ]
 
 
 def parted(families: Sequence[Family]) -> tuple[list[Family], list[Family]]:

@@ -1,7 +1,7 @@
-"""Where what is seldom needed is put aside: starts, and what races earned, that an amendment may take back.
+"""Bytes that are seldom needed, written to a temporary file: past starts, and what races earned, for amended results.
 
-The file of a `FileSpill` has no name, is read by nobody else and outlives nothing: a stream that begins again lays its
-state anew from the log, and the system removes the file with the process, however that ends.
+The file of a `FileSpill` is unlinked as soon as it is open, so no other process reads it and it ends with its process. A
+stream that starts again rebuilds its state from the log.
 """
 
 import os
@@ -14,43 +14,26 @@ from velo.errors import UserError
 from velo.storage.atomic_files import make_folder
 
 BLOCK_BYTES: Final = 2**18
-"""So much is held before it is written."""
+"""Bytes are written to the file in blocks of at least this size."""
 STREAM_AGAIN: Final = "make room, then start the stream again; it goes on where its last snapshot was"
 _LENGTH_BYTES: Final = 4
 _READ_BYTES: Final = 512
 
 
 class Spill(Protocol):
-    """Bytes put aside for as long as the process lives."""
+    """Stores bytes for the life of the process."""
 
     def put(self, content: bytes) -> int:
-        """Put some aside; the place they can be had from, which is never 0."""
+        """Store bytes; returns the place to get them from, which is never 0."""
 
     def get(self, place: int) -> bytes:
-        """What was put aside at a place."""
-
-
-class MemorySpill:
-    """A shelf in memory: for what is told a log of modest size."""
-
-    def __init__(self) -> None:
-        self._contents: list[bytes] = []
-
-    def put(self, content: bytes) -> int:
-        """Put some aside."""
-        # a copy: what orjson gives keeps the 4 KB it was written in
-        self._contents.append(bytes(bytearray(content)))
-        return len(self._contents)
-
-    def get(self, place: int) -> bytes:
-        """What was put aside at a place."""
-        return self._contents[place - 1]
+        """The bytes that `put` stored at a place."""
 
 
 class FileSpill:
-    """Puts bytes aside in a file of a folder, made when the first block is full; for one thread at a time.
+    """Stores bytes in an unlinked file of a folder, created when the first block is full. Use it from one thread.
 
-    `remedy` is what a full disk is told to be mended by.
+    `remedy` ends the error for a full disk.
     """
 
     def __init__(self, folder: Path, remedy: str = STREAM_AGAIN) -> None:
@@ -60,8 +43,8 @@ class FileSpill:
         self._block = bytearray()
 
     def put(self, content: bytes) -> int:
-        """Put some aside; the place they can be had from. Raises `UserError` where there is no room."""
-        # one more than its byte: 0 is no place
+        """Store bytes; returns the place to get them from. Raises `UserError` where the disk is full."""
+        # one more than the byte it begins at, as 0 means no place
         place = self._written + len(self._block) + 1
         self._block += len(content).to_bytes(_LENGTH_BYTES, "little")
         self._block += content
@@ -70,8 +53,9 @@ class FileSpill:
         return place
 
     def get(self, place: int) -> bytes:
-        """What was put aside at a place."""
+        """The bytes that `put` stored at a place."""
         begin = place - 1
+        # not written yet: still in the block
         if begin >= self._written:
             begin -= self._written
             after = begin + _LENGTH_BYTES

@@ -151,7 +151,7 @@ class Bootstrap:
                 return
             survey = self._survey(base, unreadable, go_on)
             for name, state in self._states.items():
-                self._rollers[name].settle(state, survey.known_at_us, ())
+                self._rollers[name].restore(state, survey.known_at_us, ())
             self.elo = Elo(self._shelf)
             measured = MeasuredResults.of(self.home, self.fingerprint)
             laid = measured.lay(base, survey.holding, self._by_family(), self.elo if self.rated else None, go_on)
@@ -206,7 +206,7 @@ class Bootstrap:
                 change = self.elo.rate(change)
             if line.seq in seqs:
                 for name, touches in self._router.route(change):
-                    self._rollers[name].settle(self._states[name], known_at_us, touches)
+                    self._rollers[name].restore(self._states[name], known_at_us, touches)
         return refused
 
     def _lines(self, begin: int, base: int, go_on: Callable[[], None]) -> Iterator[FoundRecord]:

@@ -23,7 +23,7 @@ from redis.exceptions import RedisError
 
 from feature_repo.catalogue.families import FAMILIES
 from feature_repo.stores.redis_client import connect
-from streams.aggregation.replay import SHARDS
+from streams.aggregation.routing import SHARDS
 from streams.batch.build import fingerprint
 from streams.dataflow.arrow_rows import schema_of
 from streams.dataflow.background_ingest import BackgroundIngest
