@@ -1,12 +1,12 @@
-# One image for every part of VÉLØ; the arguments are those of `velo`. See docs/runbook.md.
+# One image for every part of VÉLØ. Its arguments are those of `velo`. See docs/runbook.md.
 FROM python:3.11.11-slim-bookworm AS packages
 RUN python -m venv /venv
 COPY requirements.lock .
-# every package by its hash, from whatever index the builder is set up with
+# every package by its hash, from the builder's package index
 RUN /venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes --requirement requirements.lock
 
 FROM python:3.11.11-slim-bookworm
-# LightGBM's wheel links the OpenMP runtime and does not bring it
+# LightGBM's wheel links the OpenMP runtime but does not include it
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends libgomp1 \
  && rm -rf /var/lib/apt/lists/* \
@@ -29,5 +29,5 @@ USER 10001
 VOLUME ["/data"]
 ENTRYPOINT ["python", "-m", "velo.cli"]
 CMD ["--help"]
-# the store can be opened; the composed services ask more of themselves
+# checks that the store opens; the composed services have stricter checks
 HEALTHCHECK --interval=30s --timeout=20s --start-period=20s CMD ["python", "-m", "velo.cli", "status", "--json"]
