@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from training.by_race import normalised, softmax, total
-from training.calibration import BetaCurve, RegimeCalibration, StepCurve, fit_calibration, says
+from training.calibration import BetaCurve, RegimeCalibration, StepCurve, fit_calibration, regime_weights
 from training.reliability import (
     equal_mass,
     equal_width,
@@ -49,7 +49,7 @@ def test_a_curve_has_its_say_by_how_near_the_price_is_to_its_middle() -> None:
     """Half way between two by the log of the price, each has half; beyond the ends the last has all, without a price none."""
     price = np.array([1.01, 3.0, (3.0 * 6.5) ** 0.5, 6.5, 32.0, 500.0, np.nan, 1.0, np.inf])
     told = [[1, 0, 0, 0, 0]] * 2 + [[0.5, 0.5, 0, 0, 0], [0, 1, 0, 0, 0]] + [[0, 0, 0, 0, 1]] * 2 + [[0] * 5] * 3
-    assert says(price) == pytest.approx(np.array(told, dtype=float))
+    assert regime_weights(price) == pytest.approx(np.array(told, dtype=float))
 
 
 @pytest.mark.parametrize("enough", [50.0, 1e9])
@@ -148,7 +148,7 @@ def test_a_calibration_survives_its_text_to_the_last_bit() -> None:
 def test_text_of_another_format_or_kind_is_refused() -> None:
     true, _, share, _ = races(300, 7)
     kept = fit_calibration(true, share, 0.85 / true).to_json()
-    with pytest.raises(UserError, match="format 9, this version reads 2: train anew"):
+    with pytest.raises(UserError, match="format is 9, but this version reads 2: run `velo train` again"):
         RegimeCalibration.from_json(kept | {"format": 9})
     kept["regimes"][0]["kind"] = "spline"
     with pytest.raises(UserError, match="'spline'"):

@@ -1,4 +1,4 @@
-"""The model put together with the market and calibrated, each fold's by what was predicted before it and nothing later."""
+"""Blend the model with the market and calibrate it, each tested fold on the out-of-fold predictions before it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,10 +16,11 @@ from training.walk_forward import OutOfFold
 
 @dataclass(frozen=True, slots=True)
 class BlendChoice:
-    """The blend of a tested fold. `losses` are of each candidate over the past folds after the first, nats a race.
+    """The blend chosen for a tested fold.
 
-    None of them where the past has one fold alone: then it is Benter's. `alpha` and `beta` are Benter's, `market_beta` the
-    market's own.
+    `losses` is the mean winner log loss of each candidate in nats per race, over the past folds after the first and their
+    `races`. It is None if there is only one past fold; the blend is then Benter's. `alpha` and `beta` are the exponents of
+    Benter's blend, `market_beta` that of the market alone.
     """
 
     fold: str
@@ -34,7 +35,10 @@ class BlendChoice:
 
 @dataclass(frozen=True)
 class Combined:
-    """Of every starter of the tested folds (`rows` of the predictions), NaN where a race has no market; and how."""
+    """Probabilities of every starter in the tested folds, NaN where a race has no market.
+
+    `races` and `rows` mark the tested races and starters among the predictions; there is one of `choices` per tested fold.
+    """
 
     races: NDArray[np.bool_]
     rows: NDArray[np.bool_]
@@ -45,94 +49,100 @@ class Combined:
     choices: tuple[BlendChoice, ...]
 
 
-def combine(told: OutOfFold, sp_decimal: Floats) -> Combined:
-    """Blend and calibrate every tested fold on the folds before it; `sp_decimal` is of the predicted starters.
+def combine(out_of_fold: OutOfFold, sp_decimal: Floats) -> Combined:
+    """Blend and calibrate every tested fold on the folds before it; `sp_decimal` has a price per predicted starter.
 
-    Raises `UserError` where the past has too few races with a market.
+    Raises `UserError` if the past has too few races with a market.
     """
-    market, calibrated, raw, blended = (np.full(told.fundamental.size, np.nan) for _ in range(4))
+    market, calibrated, raw, blended = (np.full(out_of_fold.fundamental.size, np.nan) for _ in range(4))
     choices = []
-    for number in range(told.past, len(told.refits)):
-        rows = _rows(told, told.fold == number)
-        now = _seen(told, sp_decimal, told.fold == number)
-        found = blending_of(told, sp_decimal, number)
-        benter = found.benter
-        said = chances(found.kind, now, benter)
-        market[rows] = found.market.probabilities(None, now.pi, now.starts)
-        calibrated[rows] = found.own.probabilities(now.f, 1.0 / now.f, now.starts)
-        raw[rows] = said
-        blended[rows] = found.curves[found.kind].probabilities(said, now.price, now.starts)
+    for number in range(out_of_fold.past, len(out_of_fold.refits)):
+        rows = _rows(out_of_fold, out_of_fold.fold == number)
+        current = _subset(out_of_fold, sp_decimal, out_of_fold.fold == number)
+        fitted = blending_of(out_of_fold, sp_decimal, number)
+        benter = fitted.benter
+        blend_raw = chances(fitted.kind, current, benter)
+        market[rows] = fitted.market.probabilities(None, current.pi, current.starts)
+        calibrated[rows] = fitted.own.probabilities(current.f, 1.0 / current.f, current.starts)
+        raw[rows] = blend_raw
+        blended[rows] = fitted.curves[fitted.kind].probabilities(blend_raw, current.price, current.starts)
         choices.append(
             BlendChoice(
-                fold=told.refits[number].name,
-                kind=found.kind,
-                losses=None if found.losses is None else dict(found.losses),
-                races=found.compared,
+                fold=out_of_fold.refits[number].name,
+                kind=fitted.kind,
+                losses=None if fitted.losses is None else dict(fitted.losses),
+                races=fitted.compared,
                 alpha=benter.alpha,
                 alpha_se=benter.alpha_se,
                 beta=benter.beta,
-                market_beta=found.market.beta,
+                market_beta=fitted.market.beta,
             )
         )
-    races_tested = told.fold >= told.past
-    rows = np.repeat(races_tested, told.races.sizes)
+    races_tested = out_of_fold.fold >= out_of_fold.past
+    rows = np.repeat(races_tested, out_of_fold.races.sizes)
     return Combined(races_tested, rows, market[rows], calibrated[rows], raw[rows], blended[rows], tuple(choices))
 
 
-def blending_of(told: OutOfFold, sp_decimal: Floats, number: int | None = None) -> Blending:
-    """What the folds before one teach; all of them, where no number is given: what a bundle keeps.
+def blending_of(out_of_fold: OutOfFold, sp_decimal: Floats, number: int | None = None) -> Blending:
+    """Fit the blend on the folds before fold `number`; on all folds, as stored in a bundle, if it is None.
 
-    Raises `UserError` where they have too few races with a market.
+    Raises `UserError` if they have too few races with a market.
     """
-    at = len(told.refits) if number is None else number
-    kind, losses, races = _compared(told, sp_decimal, at)
-    wanted = told.fold < at
+    at = len(out_of_fold.refits) if number is None else number
+    kind, losses, compared = _compared(out_of_fold, sp_decimal, at)
+    earlier = out_of_fold.fold < at
     return learn(
-        _seen(told, sp_decimal, wanted),
-        _seen(told, sp_decimal, wanted & has_market(told.races)),
+        _subset(out_of_fold, sp_decimal, earlier),
+        _subset(out_of_fold, sp_decimal, earlier & has_market(out_of_fold.races)),
         kind,
         losses,
-        races,
+        compared,
     )
 
 
-def _compared(told: OutOfFold, sp_decimal: Floats, number: int) -> tuple[str, dict[str, float] | None, int]:
-    """The blend that gained most surely over the folds before, each with what lay before that; mean losses; of how many races."""
+def _compared(out_of_fold: OutOfFold, sp_decimal: Floats, number: int) -> tuple[str, dict[str, float] | None, int]:
+    """Choose the blend over the folds before `number`, each predicted from the folds before it.
+
+    Returns its kind, the mean loss of each kind, and the number of races compared.
+    """
     losses: dict[str, list[Floats]] = {kind: [] for kind in KINDS}
     gains: dict[str, list[Floats]] = {kind: [] for kind in KINDS}
-    whole = has_market(told.races)
+    has_price = has_market(out_of_fold.races)
     for at in range(1, number):
-        learned, tried = (_seen(told, sp_decimal, wanted & whole) for wanted in (told.fold < at, told.fold == at))
-        if tried.starts.size == 0 or learned.starts.size < LEAST_RACES or np.isnan(tried.residual).any():
+        past, tested = (
+            _subset(out_of_fold, sp_decimal, races & has_price)
+            for races in (out_of_fold.fold < at, out_of_fold.fold == at)
+        )
+        if tested.starts.size == 0 or past.starts.size < LEAST_RACES or np.isnan(tested.residual).any():
             continue
-        alone = fit_market_exponent(learned.pi, learned.starts, learned.share)
-        market = winner_loss(alone.probabilities(None, tried.pi, tried.starts), tried.share, tried.starts)
-        benter = fit_blend(learned.f, learned.pi, learned.starts, learned.share)
+        market_only = fit_market_exponent(past.pi, past.starts, past.share)
+        market = winner_loss(market_only.probabilities(None, tested.pi, tested.starts), tested.share, tested.starts)
+        benter = fit_blend(past.f, past.pi, past.starts, past.share)
         for kind in KINDS:
-            losses[kind].append(winner_loss(chances(kind, tried, benter), tried.share, tried.starts))
+            losses[kind].append(winner_loss(chances(kind, tested, benter), tested.share, tested.starts))
             gains[kind].append(market - losses[kind][-1])
     if not losses[BENTER]:
         return BENTER, None, 0
     kind = surest({kind: np.concatenate(each) for kind, each in gains.items()})
-    told_losses = {kind: float(np.concatenate(each).mean()) for kind, each in losses.items()}
-    return kind, told_losses, sum(each.size for each in losses[BENTER])
+    mean_losses = {kind: float(np.concatenate(each).mean()) for kind, each in losses.items()}
+    return kind, mean_losses, sum(each.size for each in losses[BENTER])
 
 
 def surest(gains: Mapping[str, Floats]) -> str:
-    """The kind of the greatest mean gain a race less its standard error; of equals, the first.
+    """The kind with the greatest mean gain per race minus its standard error; the first of equals.
 
-    What gains a little in most races is worth more on days to come than what gained as much by a few: the plain mean would
-    choose by luck among blends that differ by less than it can tell.
+    The standard error penalises a blend whose gain comes from a few races: the plain mean would choose at random between
+    blends that differ by less than its error.
     """
     return max(gains, key=lambda kind: float(gains[kind].mean() - gains[kind].std() / np.sqrt(gains[kind].size)))
 
 
-def _rows(told: OutOfFold, wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    return np.asarray(np.repeat(wanted, told.races.sizes), dtype=np.bool_)
+def _rows(out_of_fold: OutOfFold, races: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return np.asarray(np.repeat(races, out_of_fold.races.sizes), dtype=np.bool_)
 
 
-def _seen(told: OutOfFold, sp_decimal: Floats, wanted: NDArray[np.bool_]) -> OutOfFoldPredictions:
-    rows = _rows(told, wanted)
-    some = told.races.only(wanted)
-    columns = (told.fundamental, told.races.pi, told.residual, told.races.share, sp_decimal)
-    return OutOfFoldPredictions(some.starts, *(column[rows] for column in columns))
+def _subset(out_of_fold: OutOfFold, sp_decimal: Floats, races: NDArray[np.bool_]) -> OutOfFoldPredictions:
+    rows = _rows(out_of_fold, races)
+    chosen = out_of_fold.races.only(races)
+    columns = (out_of_fold.fundamental, out_of_fold.races.pi, out_of_fold.residual, out_of_fold.races.share, sp_decimal)
+    return OutOfFoldPredictions(chosen.starts, *(column[rows] for column in columns))

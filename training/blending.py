@@ -53,7 +53,9 @@ class Blending:
     def from_json(kept: Mapping[str, Any]) -> "Blending":
         """What `to_json` told; raises `UserError` for another format."""
         if kept.get("format") != FORMAT:
-            raise UserError(f"a blend of format {kept.get('format')!r}, this version reads {FORMAT}: train anew")
+            raise UserError(
+                f"blend format is {kept.get('format')!r}, but this version reads {FORMAT}: run `velo train` again"
+            )
         return Blending(
             kept["kind"],
             kept["losses"],

@@ -232,7 +232,9 @@ def _refuse_other_format(folder: Path) -> None:
     path = folder / "metadata.yaml"
     found = re.match(r"format: (\S+)", path.read_text()) if path.is_file() else None
     if found and found[1] != str(FORMAT):
-        raise UserError(f"model {folder.name} has format {found[1]}, this version reads {FORMAT}: train anew")
+        raise UserError(
+            f"model {folder.name} has format {found[1]}, but this version reads {FORMAT}: run `velo train` again"
+        )
 
 
 def refuse_changed(folder: Path) -> None:

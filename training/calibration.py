@@ -1,10 +1,10 @@
-"""RegimeCalibration by odds regime: what is said at 30 % should win 30 % of the time, among favourites and outsiders alike.
+"""Probability calibration by price regime: runners given 30 % should win 30 % of the time, favourites and outsiders alike.
 
-A regime is a stretch of prices (for a model without a market: of 1/p) that runs over into its neighbours: between the middles
-of two, their curves are mixed, and each has learned from a runner as much as it has a say in it. A price that moves by a tick
-so moves no chance by more, which it would where one curve ended and another began. A regime with enough winners gets an
-isotonic curve; another a beta curve drawn to the global one, so that a handful of races cannot bend it. Runners without a
-price get the global curve. All of it is text: plain numbers, fitted on out-of-fold probabilities and kept as JSON.
+A regime is a range of prices (of 1/p for a model without a market) that overlaps its neighbours. Between the centres of two
+regimes their curves are mixed, and each runner trains each curve with the same weight. The mixing keeps the result
+continuous: a small price move never jumps from one curve to the next. A regime with enough winners gets an isotonic curve.
+Any other gets a beta curve shrunk towards the global one, so that few races cannot distort it. Runners without a price get
+the global curve. Curves are fitted on out-of-fold probabilities and stored as JSON.
 """
 
 from collections.abc import Mapping
@@ -18,21 +18,21 @@ from velo.errors import UserError
 
 FORMAT: Final = 2
 MIDDLES: Final = (3.0, 6.5, 11.0, 18.0, 32.0)
-"""Decimal prices in the middle of the price buckets of contract 9, by their logs: where each regime's curve stands alone."""
+"""Regime centres: decimal prices in the log middle of contract 9's price buckets. There a regime's curve has weight 1."""
 ENOUGH_WINS: Final = 1000.0
-"""Expected and actual winners of a regime from which on it is trusted with an isotonic curve."""
+"""A regime with at least this many expected and actual winners gets an isotonic curve."""
 LEAST_WINS: Final = 50.0
-"""Below so many winners in all nothing can be calibrated."""
+"""Minimum number of winners to fit any calibration."""
 PRIOR_SD: Final = 0.2
-"""How far a regime's beta parameters are thought to lie from the global ones, and those from (1, 1, 0)."""
+"""Prior standard deviation of a regime's beta parameters about the global ones, and of those about (1, 1, 0)."""
 PRIOR_WINS: Final = 5.0
-"""Winners' worth of the beta curve mixed into each step of an isotonic one: no step says never."""
+"""Weight of the beta curve in each isotonic step, in winners; it keeps every step above 0."""
 _EDGE: Final = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
 class BetaCurve:
-    """Kull et al. (2017): logit q = a·ln p − b·ln(1 − p) + c with a, b ≥ 0, so that the order is kept."""
+    """The monotone beta curve of Kull et al. (2017): logit q = a·ln p − b·ln(1 − p) + c with a, b ≥ 0."""
 
     a: float
     b: float
@@ -47,7 +47,7 @@ class BetaCurve:
 
 @dataclass(frozen=True, slots=True)
 class StepCurve:
-    """An isotonic curve, straight between its knots (x, y), from (0, 0) and to (1, 1) beyond them."""
+    """An isotonic curve: linear between its knots (x, y), and from (0, 0) to the first and from the last to (1, 1)."""
 
     x: tuple[float, ...]
     y: tuple[float, ...]
@@ -62,7 +62,7 @@ Curve = BetaCurve | StepCurve
 
 @dataclass(frozen=True, slots=True)
 class Regime:
-    """The curve of a stretch of prices, and what it was fitted on: runners and winners, each by the curve's say in it."""
+    """The curve of a price range, with the weighted numbers of runners and winners it was fitted on."""
 
     curve: Curve
     runners: float
@@ -71,24 +71,24 @@ class Regime:
 
 @dataclass(frozen=True, slots=True)
 class RegimeCalibration:
-    """A curve for each regime: it stands alone at its price of `middles` and is mixed with the next one's between them."""
+    """One curve per regime; each has weight 1 at its price in `middles`, and neighbours are mixed between those prices."""
 
     middles: tuple[float, ...]
     regimes: tuple[Regime, ...]
     everywhere: BetaCurve
 
     def curve_values(self, p: Floats, price: Floats) -> Floats:
-        """Each runner's probability through the curves of its price, not yet summing to 1."""
-        say = says(price, self.middles)
+        """Each runner's probability after the curves of its price, before normalisation."""
+        weight = regime_weights(price, self.middles)
         curves = np.stack([regime.curve.at(p) for regime in self.regimes], axis=1)
-        return np.where(say.any(axis=1), (say * curves).sum(axis=1), self.everywhere.at(p))
+        return np.where(weight.any(axis=1), (weight * curves).sum(axis=1), self.everywhere.at(p))
 
     def probabilities(self, p: Floats, price: Floats, starts: Indices) -> Floats:
-        """Calibrated probabilities, each race's summing to 1; `price` is decimal, NaN where there is none."""
+        """Calibrated probabilities that sum to 1 in each race; `price` is decimal, NaN if missing."""
         return normalised(self.curve_values(p, price), starts)
 
     def to_json(self) -> dict[str, Any]:
-        """As kept in a bundle."""
+        """As stored in a bundle."""
         return {
             "format": FORMAT,
             "middles": list(self.middles),
@@ -97,34 +97,37 @@ class RegimeCalibration:
         }
 
     @staticmethod
-    def from_json(kept: Mapping[str, Any]) -> "RegimeCalibration":
-        """The calibration that `to_json` told; raises `UserError` for another format."""
-        if kept.get("format") != FORMAT:
-            raise UserError(f"a calibration of format {kept.get('format')!r}, this version reads {FORMAT}: train anew")
+    def from_json(document: Mapping[str, Any]) -> "RegimeCalibration":
+        """The inverse of `to_json`; raises `UserError` for another format."""
+        if document.get("format") != FORMAT:
+            raise UserError(
+                f"calibration format is {document.get('format')!r}, but this version reads {FORMAT}: run `velo train` again"
+            )
         return RegimeCalibration(
-            tuple(kept["middles"]),
+            tuple(document["middles"]),
             tuple(
-                Regime(_curve(told["kind"], told["curve"]), told["runners"], told["wins"]) for told in kept["regimes"]
+                Regime(_curve(regime["kind"], regime["curve"]), regime["runners"], regime["wins"])
+                for regime in document["regimes"]
             ),
-            BetaCurve(**kept["everywhere"]),
+            BetaCurve(**document["everywhere"]),
         )
 
 
-def says(price: Floats, middles: tuple[float, ...] = MIDDLES) -> Floats:
-    """The say of each regime in each price, (runners, regimes): linear in log price between two middles, 1 in all.
+def regime_weights(price: Floats, middles: tuple[float, ...] = MIDDLES) -> Floats:
+    """Regime weights of each price, (runners, regimes): linear in log price between two centres, summing to 1.
 
-    Beyond the ends the last one has all of it; a row of zeros where there is no price (missing, or ≤ 1).
+    Beyond the outer centres the outer regime has weight 1. A missing price, or one ≤ 1, gives a row of zeros.
     """
     priced = np.isfinite(price) & (price > 1.0)
     at = np.log(np.where(priced, price, middles[0]))
-    by_regime = [np.interp(at, np.log(middles), one) for one in np.eye(len(middles))]
+    by_regime = [np.interp(at, np.log(middles), unit) for unit in np.eye(len(middles))]
     return np.where(priced[:, None], np.stack(by_regime, axis=1), 0.0)
 
 
 def fit_calibration(
     p: Floats, share: Floats, price: Floats, middles: tuple[float, ...] = MIDDLES, enough: float = ENOUGH_WINS
 ) -> RegimeCalibration:
-    """Curves from out-of-fold probabilities and each runner's share of the win.
+    """Fit the curves on out-of-fold probabilities and each runner's share of the win.
 
     Raises `UserError` for fewer than `LEAST_WINS` winners.
     """
@@ -132,52 +135,55 @@ def fit_calibration(
         raise UserError(f"{share.sum():g} winners are too few to calibrate on: at least {LEAST_WINS:g} are needed")
     everywhere = _fit_beta(p, share, np.ones(p.size), BetaCurve(1.0, 1.0, 0.0))
     regimes = []
-    for say in says(price, middles).T:
-        inside = say > 0.0
-        regimes.append(_fit_regime(p[inside], share[inside], say[inside], everywhere, enough))
+    for weight in regime_weights(price, middles).T:
+        inside = weight > 0.0
+        regimes.append(_fit_regime(p[inside], share[inside], weight[inside], everywhere, enough))
     return RegimeCalibration(tuple(middles), tuple(regimes), everywhere)
 
 
-def _fit_regime(p: Floats, share: Floats, say: Floats, everywhere: BetaCurve, enough: float) -> Regime:
-    wins = float(say @ share)
-    beta = _fit_beta(p, share, say, everywhere) if p.size else everywhere
-    trusted = p.size > 0 and min(wins, float(say @ p)) >= enough
-    return Regime(_fit_steps(p, share, say, beta) if trusted else beta, float(say.sum()), wins)
+def _fit_regime(p: Floats, share: Floats, weight: Floats, everywhere: BetaCurve, enough: float) -> Regime:
+    wins = float(weight @ share)
+    beta = _fit_beta(p, share, weight, everywhere) if p.size else everywhere
+    trusted = p.size > 0 and min(wins, float(weight @ p)) >= enough
+    return Regime(_fit_steps(p, share, weight, beta) if trusted else beta, float(weight.sum()), wins)
 
 
-def _fit_beta(p: Floats, share: Floats, say: Floats, drawn_to: BetaCurve) -> BetaCurve:
-    """The most likely curve under a normal prior of `PRIOR_SD` about another: with few winners it stays near that one."""
+def _fit_beta(p: Floats, share: Floats, weight: Floats, about: BetaCurve) -> BetaCurve:
+    """Fit a beta curve by maximum a posteriori, with a normal prior of `PRIOR_SD` about the curve `about`."""
     from scipy.optimize import minimize
 
     inside = np.clip(p, _EDGE, 1.0 - _EDGE)
     columns = np.stack([np.log(inside), -np.log1p(-inside), np.ones(p.size)], axis=1)
-    centre = np.array([drawn_to.a, drawn_to.b, drawn_to.c])
-    weight = 1.0 / PRIOR_SD**2
+    centre = np.array([about.a, about.b, about.c])
+    precision = 1.0 / PRIOR_SD**2
 
     def loss(at: Floats) -> tuple[float, Floats]:
         logit = columns @ at
-        said = 1.0 / (1.0 + np.exp(-logit))
-        away = at - centre
-        value = say @ (np.logaddexp(0.0, logit) - share * logit) + weight * (away @ away) / 2.0
-        return float(value), np.asarray(columns.T @ (say * (said - share)) + weight * away, dtype=np.float64)
+        fitted = 1.0 / (1.0 + np.exp(-logit))
+        offset = at - centre
+        value = weight @ (np.logaddexp(0.0, logit) - share * logit) + precision * (offset @ offset) / 2.0
+        return float(value), np.asarray(columns.T @ (weight * (fitted - share)) + precision * offset, dtype=np.float64)
 
     bounds = [(0.0, None), (0.0, None), (None, None)]
-    found = minimize(loss, centre, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-13, "gtol": 1e-8})
-    a, b, c = (float(value) for value in found.x)
+    result = minimize(loss, centre, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 1e-13, "gtol": 1e-8})
+    a, b, c = (float(value) for value in result.x)
     return BetaCurve(a, b, c)
 
 
-def _fit_steps(p: Floats, share: Floats, say: Floats, beta: BetaCurve) -> StepCurve:
-    """Pooled adjacent violators; each pool's winning share is mixed with the beta curve, its knot at the pool's mean p."""
+def _fit_steps(p: Floats, share: Floats, weight: Floats, beta: BetaCurve) -> StepCurve:
+    """Fit an isotonic curve by pool-adjacent-violators.
+
+    Each pool's win rate is mixed with the beta curve by `PRIOR_WINS`; its knot is the pool's mean p.
+    """
     from sklearn.isotonic import IsotonicRegression
 
-    fitted = IsotonicRegression(y_min=0.0, y_max=1.0).fit_transform(p, share, sample_weight=say)
+    fitted = IsotonicRegression(y_min=0.0, y_max=1.0).fit_transform(p, share, sample_weight=weight)
     pool = np.unique(fitted, return_inverse=True)[1]
-    runners = np.bincount(pool, say)
-    x = np.bincount(pool, say * p) / runners
+    runners = np.bincount(pool, weight)
+    x = np.bincount(pool, weight * p) / runners
     expected = beta.at(x)
     prior = PRIOR_WINS / expected
-    y = (np.bincount(pool, say * share) + PRIOR_WINS) / (runners + prior)
+    y = (np.bincount(pool, weight * share) + PRIOR_WINS) / (runners + prior)
     rising = np.maximum.accumulate(y)
     return StepCurve(tuple(x.tolist()), tuple(np.clip(rising, _EDGE, 1.0 - _EDGE).tolist()))
 
@@ -185,11 +191,11 @@ def _fit_steps(p: Floats, share: Floats, say: Floats, beta: BetaCurve) -> StepCu
 _KINDS: Final[Mapping[type, str]] = {BetaCurve: "beta", StepCurve: "isotonic"}
 
 
-def _curve(kind: str, told: Mapping[str, Any]) -> Curve:
+def _curve(kind: str, parameters: Mapping[str, Any]) -> Curve:
     if kind == "beta":
-        return BetaCurve(**told)
+        return BetaCurve(**parameters)
     if kind == "isotonic":
-        return StepCurve(tuple(told["x"]), tuple(told["y"]))
+        return StepCurve(tuple(parameters["x"]), tuple(parameters["y"]))
     raise UserError(
-        f"a calibration curve of kind {kind!r}: this version knows {', '.join(_KINDS.values())}: train anew"
+        f"calibration curve kind is {kind!r}, but this version reads {', '.join(_KINDS.values())}: run `velo train` again"
     )

@@ -54,7 +54,9 @@ class CalibrationInterval:
     def from_json(kept: Mapping[str, Any]) -> "CalibrationInterval":
         """The band that `to_json` told; raises `UserError` for another format."""
         if kept.get("format") != FORMAT:
-            raise UserError(f"a band of format {kept.get('format')!r}, this version reads {FORMAT}: train anew")
+            raise UserError(
+                f"calibration interval format is {kept.get('format')!r}, but this version reads {FORMAT}: run `velo train` again"
+            )
         chances, low, high = (tuple(kept[name]) for name in ("chances", "low", "high"))
         return CalibrationInterval(chances, low, high, kept["runners"], kept["days"], kept["wins"])
 

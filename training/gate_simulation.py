@@ -1,7 +1,8 @@
-"""How often a gate is passed by luck: the season's winners drawn again and again from what is assumed true.
+"""Monte Carlo estimates of how often the gate passes by luck.
 
-Under "no edge" the winner of each race is drawn from the market's own π: bets, prices and the model's p stay what they
-were, and no model can be better than the truth. Drawn from p instead, the same simulation tells the gate's power.
+Each simulated season draws the winner of every race from assumed true probabilities; bets, prices and the model's p stay
+fixed. Under "no edge" the truth is the market's π, so no model can beat it. With the model's p as the truth, the same
+simulation gives the power of the gate.
 """
 
 from collections.abc import Sequence
@@ -21,15 +22,16 @@ from training.reliability import equal_mass
 SIMULATIONS: Final = 2000
 NORMAL_95: Final = 1.959963984540054
 _AT_ONCE: Final = 2_000_000
-"""Drawn winners held in memory together."""
+"""Simulated winners held in memory at a time."""
 _EDGE: Final = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
 class PassChance:
-    """Shares of simulated seasons that pass: `by_interval` as the gate judges, `by_value` were the value alone judged.
+    """Shares of simulated seasons that pass the gate, from 0 to 1.
 
-    `each` is the share that passes each criterion by its interval. `races` had a market and took part.
+    `by_interval` judges 95 % intervals, as the gate does; `by_value` judges the values alone. `each` is the share that
+    passes each criterion by its interval. `races` counts the races with a market, which take part.
     """
 
     by_interval: float
@@ -48,27 +50,27 @@ class Drawn:
 
 
 def luck(season: BacktestPeriod, wanted: Sequence[Wanted], seed: int, seasons: int = SIMULATIONS) -> list[float | None]:
-    """P(a gain this large | no edge) of each set of bets at level stakes: None for bets that gained nothing.
+    """P(a gain this large | no edge) of each set of bets at level stakes; None for bets without a gain.
 
-    Winners are drawn anew from the market's own π, over the races that have one; bets and prices stay what they were. The
-    share is of the seasons drawn and the one that was, so it is never 0.
+    Winners are drawn from the market's π, in the races that have one; bets and prices stay fixed. The actual season
+    counts as one of the seasons, so the share is never 0.
     """
     known = ~np.isnan(total(season.pi, season.starts))
     rows = np.repeat(known, sizes_of(season.starts, season.p.size)) & np.isfinite(season.settled_at)
-    # what each runner's win pays on each set of bets
-    paid = [np.where(one & rows, season.settled_at, 0.0) for one in wanted]
-    was = [float((pays * season.share).sum()) for pays in paid]
+    # payout of each runner, should it win, for each set of bets
+    paid = [np.where(bet & rows, season.settled_at, 0.0) for bet in wanted]
+    actual = [float((pays * season.share).sum()) for pays in paid]
     as_large = np.zeros(len(paid), dtype=np.int64)
     rng = np.random.default_rng(seed)
     at_once = max(1, _AT_ONCE // max(int(known.sum()), 1))
     for begin in range(0, seasons, at_once):
         won = winners(season.pi, season.starts, known, rng, min(at_once, seasons - begin))
         as_large += [
-            np.count_nonzero(pays[won].sum(axis=1) >= gain - _EDGE) for pays, gain in zip(paid, was, strict=True)
+            np.count_nonzero(pays[won].sum(axis=1) >= gain - _EDGE) for pays, gain in zip(paid, actual, strict=True)
         ]
     return [
         float((count + 1) / (seasons + 1)) if gain > np.count_nonzero(pays) else None
-        for count, gain, pays in zip(as_large.tolist(), was, paid, strict=True)
+        for count, gain, pays in zip(as_large.tolist(), actual, paid, strict=True)
     ]
 
 
@@ -81,11 +83,11 @@ def pass_chance(
     seasons: int = SIMULATIONS,
     criteria: Sequence[Criterion] = CRITERIA,
 ) -> PassChance:
-    """P(pass) of one window were `truth` true: π for no edge, p for a true model. `wanted` are the runners bet on.
+    """P(pass) of one window if `truth` holds: π for no edge, p for a correct model. `wanted` marks the runners bet on.
 
-    `market` is what the margin is measured against (π^β). Races where `truth` or `market` is missing take no part.
-    Criteria that are no matter of chance (`counted`) are taken as passed. Intervals are linearised over race days, as wide
-    as the gate's own but for their skew; that of the calibration error is its spread over the seasons.
+    `market` is the benchmark of the margin (π^β). Races that lack `truth` or `market` are left out. Criteria without
+    sampling error (`counted`) count as passed. Intervals are linearised over race days: as wide as the gate's own, but
+    symmetric. The interval of the calibration error is its spread over the seasons.
     """
     known = ~np.isnan(total(truth + market, season.starts))
     if not known.any():
@@ -116,19 +118,19 @@ def _good(criterion: Criterion, low: Floats, high: Floats) -> NDArray[np.bool_]:
 def winners(
     truth: Floats, starts: Indices, known: NDArray[np.bool_], rng: np.random.Generator, seasons: int
 ) -> Indices:
-    """The row of each known race's winner in each simulated season, (seasons, races), drawn by `truth`."""
+    """Draw the row of each known race's winner from `truth`: (seasons, known races)."""
     sizes = sizes_of(starts, truth.size)
     race = np.repeat(np.arange(starts.size), sizes)
     within = np.where(np.repeat(known, sizes), truth, 1.0)
     running = np.cumsum(within)
     before = running[starts] - within[starts]
-    # Each race lies on a line of its own, from its number to the next: one search finds all winners.
+    # race k occupies the interval [k, k + 1) of cumulated probability, so that one search finds all winners
     line = race + np.minimum((running - before[race]) / total(within, starts)[race], 1.0)
     line[np.r_[starts[1:], truth.size] - 1] = np.arange(starts.size) + 1.0
     numbers = np.flatnonzero(known)
     drawn = numbers + rng.random((seasons, numbers.size))
-    found = np.searchsorted(line, drawn, side="right")
-    return np.asarray(np.minimum(found, (starts + sizes - 1)[numbers]), dtype=np.intp)
+    rows = np.searchsorted(line, drawn, side="right")
+    return np.asarray(np.minimum(rows, (starts + sizes - 1)[numbers]), dtype=np.intp)
 
 
 def _draw(
@@ -140,18 +142,18 @@ def _draw(
     seed: int,
     seasons: int,
 ) -> dict[str, Drawn]:
-    """The chance criteria of contract 9 in every simulated season."""
-    of = _Fixed(season, wanted, market, truth, known)
+    """The criteria of contract 9 that depend on the winners, in every simulated season."""
+    fixed = _Fixed(season, wanted, market, truth, known)
     rng = np.random.default_rng(seed)
     parts: dict[str, list[Drawn]] = {}
     at_once = max(1, _AT_ONCE // int(known.sum()))
     for begin in range(0, seasons, at_once):
         won = winners(truth, season.starts, known, rng, min(at_once, seasons - begin))
-        for name, drawn in of.criteria(won).items():
+        for name, drawn in fixed.criteria(won).items():
             parts.setdefault(name, []).append(drawn)
     joined = {
-        name: Drawn(np.concatenate([part.value for part in some]), np.concatenate([part.half for part in some]))
-        for name, some in parts.items()
+        name: Drawn(np.concatenate([part.value for part in batch]), np.concatenate([part.half for part in batch]))
+        for name, batch in parts.items()
     }
     error = joined["calibration_error"].value
     joined["calibration_error"] = Drawn(error, np.full(error.size, NORMAL_95 * float(error.std())))
@@ -159,7 +161,7 @@ def _draw(
 
 
 class _Fixed:
-    """What of a season is the same whoever wins, laid out so that a simulated season is a few look-ups and sums."""
+    """The parts of a season that do not depend on the winners; a simulated season is then a few look-ups and sums."""
 
     def __init__(
         self, season: BacktestPeriod, wanted: Wanted, market: Floats, truth: Floats, known: NDArray[np.bool_]
@@ -170,7 +172,7 @@ class _Fixed:
         bet = wanted & rows & ~np.isnan(inverse)
         p = np.clip(season.p, _EDGE, 1.0 - _EDGE)
         self.day = season.days.of[season.starts[known]]
-        # Races of a day lie together: the order of time is the order of the rows.
+        # rows are in order of time, so the races of a day are adjacent
         self.day_starts = np.flatnonzero(np.r_[True, np.diff(self.day) != 0])
         self.bet = bet.astype(np.float64)
         self.paid = np.where(bet, season.settled_at, 0.0)
@@ -178,11 +180,11 @@ class _Fixed:
         self.staked = self._by_day(self.bet, season, known)
         self.gained = np.log(p) - np.log(np.clip(market, _EDGE, 1.0))
         self.logit = np.log(p) - np.log1p(-p)
-        self.slope, said, information = _expected_slope(self.logit[rows], truth[rows])
+        self.slope, fitted, information = _expected_slope(self.logit[rows], truth[rows])
         expected = np.zeros(season.p.size)
-        expected[rows] = said
-        self.said = self._by_day(expected, season, known)
-        self.said_logit = self._by_day(expected * np.where(rows, self.logit, 0.0), season, known)
+        expected[rows] = fitted
+        self.expected_days = self._by_day(expected, season, known)
+        self.expected_logit_days = self._by_day(expected * np.where(rows, self.logit, 0.0), season, known)
         self.to_slope = np.linalg.pinv(information)[1]
         self.races = self._days(np.ones((1, self.day.size)))[0]
         bins = equal_mass(season.p[rows])
@@ -190,10 +192,10 @@ class _Fixed:
         self.bin[rows] = bins
         self.bins = int(bins.max()) + 1
         self.in_bin = np.bincount(bins, minlength=self.bins).astype(np.float64)
-        self.said_bin = np.bincount(bins, season.p[rows], minlength=self.bins)
+        self.expected_in_bin = np.bincount(bins, season.p[rows], minlength=self.bins)
 
     def criteria(self, won: Indices) -> dict[str, Drawn]:
-        """Values and half-widths from the winners' rows, (seasons, races)."""
+        """The criteria's values and half-widths, from the winners' rows (seasons, races)."""
         return {
             "ae_price": _ratio(self._days(self.bet[won]), self.expected),
             "roi": _ratio(self._days(self.paid[won]) - self.staked, self.staked),
@@ -203,8 +205,8 @@ class _Fixed:
         }
 
     def _slope(self, won: Indices) -> Drawn:
-        """One Newton step from the slope that `truth` leads one to expect, and its spread over days."""
-        scores = (self.races - self.said, self._days(self.logit[won]) - self.said_logit)
+        """The slope after one Newton step from its expected value under `truth`, with its spread over days."""
+        scores = (self.races - self.expected_days, self._days(self.logit[won]) - self.expected_logit_days)
         influence = self.to_slope[0] * scores[0] + self.to_slope[1] * scores[1]
         moved = influence.sum(axis=1)
         spread = np.sqrt(((influence - moved[:, None] / influence.shape[1]) ** 2).sum(axis=1))
@@ -215,7 +217,9 @@ class _Fixed:
         cell = self.bin[won] + self.bins * np.arange(seasons)[:, None]
         hits = np.bincount(cell.ravel(), minlength=seasons * self.bins).reshape(seasons, self.bins)
         rate = hits / self.in_bin
-        squares = (rate - self.said_bin / self.in_bin) ** 2 - rate * (1.0 - rate) / np.maximum(self.in_bin - 1.0, 1.0)
+        squares = (rate - self.expected_in_bin / self.in_bin) ** 2 - rate * (1.0 - rate) / np.maximum(
+            self.in_bin - 1.0, 1.0
+        )
         return np.asarray(np.sqrt(np.maximum((self.in_bin * squares).sum(axis=1) / self.in_bin.sum(), 0.0)))
 
     def _days(self, by_race: Floats) -> Floats:
@@ -226,26 +230,26 @@ class _Fixed:
 
 
 def _ratio(over: Floats, under: Floats) -> Drawn:
-    """Σ over ÷ Σ under by season, and the linearised half-width over days; NaN where Σ under is 0."""
-    whole = under.sum()
-    if whole == 0.0:
-        none = np.full(over.shape[0], np.nan)
-        return Drawn(none, none)
-    value = over.sum(axis=1) / whole
-    spread = np.sqrt(((over - value[:, None] * under) ** 2).sum(axis=1)) / whole
+    """Σ over ÷ Σ under in each season, with the half-width linearised over days; NaN if Σ under is 0."""
+    denominator = under.sum()
+    if denominator == 0.0:
+        missing = np.full(over.shape[0], np.nan)
+        return Drawn(missing, missing)
+    value = over.sum(axis=1) / denominator
+    spread = np.sqrt(((over - value[:, None] * under) ** 2).sum(axis=1)) / denominator
     return Drawn(value, NORMAL_95 * spread)
 
 
 def _expected_slope(logit: Floats, truth: Floats) -> tuple[float, Floats, Floats]:
-    """The logistic regression of `truth` on logit p: its slope, what it says of each row, and its information."""
+    """Logistic regression of `truth` on logit p; returns its slope, its fitted values and its information matrix."""
     columns = np.stack([np.ones(logit.size), logit], axis=1)
     at = np.array([0.0, 1.0])
-    said, information = truth, np.eye(2)
+    fitted, information = truth, np.eye(2)
     for _ in range(30):
-        said = 1.0 / (1.0 + np.exp(-(columns @ at)))
-        information = columns.T @ (columns * (said * (1.0 - said))[:, None])
-        step = np.linalg.pinv(information) @ (columns.T @ (truth - said))
+        fitted = 1.0 / (1.0 + np.exp(-(columns @ at)))
+        information = columns.T @ (columns * (fitted * (1.0 - fitted))[:, None])
+        step = np.linalg.pinv(information) @ (columns.T @ (truth - fitted))
         at = at + step
         if np.abs(step).max() < 1e-10:
             break
-    return float(at[1]), said, information
+    return float(at[1]), fitted, information

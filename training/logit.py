@@ -59,7 +59,9 @@ class Logit:
     def from_json(kept: Mapping[str, Any]) -> "Logit":
         """The logit that `to_json` told; raises `UserError` for another format."""
         if kept.get("format") != FORMAT:
-            raise UserError(f"a logit of format {kept.get('format')!r}, this version reads {FORMAT}: train anew")
+            raise UserError(
+                f"logit format is {kept.get('format')!r}, but this version reads {FORMAT}: run `velo train` again"
+            )
         means, scales, weights = (tuple(kept[name]) for name in ("means", "scales", "weights"))
         return Logit(tuple(kept["features"]), means, scales, weights, kept["l2"], kept["races"], kept["log_loss"])
 

@@ -1,7 +1,7 @@
-"""Rolling-origin refits: models of earlier days predict later ones, over the period tested and the years before it.
+"""Walk-forward refits: models trained on earlier days predict later days, in the tested period and the years before it.
 
-What lies before the period is predicted the same way, so that whatever is fitted on predictions (a blend, a calibration) has
-out-of-fold ones of the past alone to learn from. Nothing that follows a fold can reach it.
+The years before the period are predicted in the same way, so that a blend and a calibration can be fitted on out-of-fold
+predictions of the past alone. No model is trained on the days it predicts, or on later ones.
 """
 
 from calendar import monthrange
@@ -25,21 +25,21 @@ from velo.errors import UserError
 Progress = Callable[[str, int, int], None]
 
 MONTHS: Final = (12, 6, 3, 1)
-"""Months between refits, the first that leaves enough of the past."""
+"""Candidate months between refits; the first that leaves enough history is used."""
 PAST: Final = (6, 5, 4, 3, 2)
-"""Refits before the period, predicted for the blend and the calibration to learn from: the first that leaves half of the
-past to train on, or the last.
+"""Candidate numbers of refits before the period, on which the blend and the calibration are fitted.
 
-On two years, what one bucket of prices did by chance is taken for a rule.
+The first that leaves half of the history to train on is used, else the last. More is better: over two years only, the
+calibration fits the noise of single price buckets.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class WalkForwardPlan:
-    """What is tested, local race dates, both included; how often models are refitted, and how many times before it.
+    """The tested local race dates (`since` and `until` included), the months between refits and the refits before `since`.
 
-    `refit_months` None takes the first of `MONTHS` for which the results reach back far enough, `past` None the first of
-    `PAST`: the months are kept as long as the fewest refits allow.
+    None takes the first of `MONTHS` and of `PAST` for which the results reach back far enough; the longest interval wins
+    over the most refits.
     """
 
     since: date
@@ -51,7 +51,7 @@ class WalkForwardPlan:
 
 @dataclass(frozen=True, slots=True)
 class Refit:
-    """One refit: its days, what it was trained on, and the β of the market under its residual model."""
+    """One refit: its days, its training data, and the market exponent β of its residual model."""
 
     name: str
     tested: bool
@@ -64,10 +64,11 @@ class Refit:
 
 @dataclass(frozen=True)
 class OutOfFold:
-    """Predictions of races by models of earlier days. `fold` is of each race, the first `past` folds lie before the period.
+    """Predictions of races by models trained on earlier days.
 
-    `fundamental`, its parts `trees` and `logit`, and `residual` are of each starter; `residual` is NaN where the race has
-    no market. `rounds` and `residual_rounds` are how many were grown; `importance` and `drift` are of the last refit.
+    `fold` has a number per race; the first `past` folds lie before the tested period. `fundamental`, its parts `trees` and
+    `logit`, and `residual` have a probability per starter; `residual` is NaN where the race has no market. `rounds` and
+    `residual_rounds` count boosting rounds; `importance` and `drift` belong to the last refit.
     """
 
     races: Races
@@ -86,30 +87,28 @@ class OutOfFold:
 
 
 def cut(races: Races, plan: WalkForwardPlan) -> tuple[tuple[Fold, ...], int, int]:
-    """The folds of a plan, how many lie before the period, and the months between refits.
+    """Cut races into the folds of a plan; returns them, the number before the period, and the months between refits.
 
-    Raises `UserError` for a period without races, and for too short a past.
+    Raises `UserError` if the period has no races or the history is too short.
     """
     since, until = np.datetime64(plan.since, "D"), np.datetime64(plan.until, "D")
     if not np.any((races.days >= since) & (races.days <= until)):
-        told = (
+        extent = (
             f"the results reach from {races.days.min()} to {races.days.max()}" if races.count else "there is no result"
         )
-        raise UserError(f"no race from {plan.since} to {plan.until}: {told}; choose other days")
+        raise UserError(f"no race from {plan.since} to {plan.until}: {extent}; choose other days")
     if (plan.past is not None and plan.past < 1) or (plan.refit_months is not None and plan.refit_months < 1):
-        raise UserError(
-            f"{plan.past} refits before the period, every {plan.refit_months} months: give 1 or more of each"
-        )
+        raise UserError(f"--past is {plan.past} and --refit-months is {plan.refit_months}: each must be at least 1")
     for months in MONTHS if plan.refit_months is None else (plan.refit_months,):
-        for before_it in PAST if plan.past is None else (plan.past,):
-            first = np.datetime64(shifted(plan.since, -months * before_it), "D")
+        for refits_before in PAST if plan.past is None else (plan.past,):
+            first = np.datetime64(shifted(plan.since, -months * refits_before), "D")
             trained = races.days[races.days < first - np.timedelta64(plan.embargo_days, "D")]
             least = LEAST_TRAIN_DAYS
-            if plan.past is None and before_it != PAST[-1]:
+            if plan.past is None and refits_before != PAST[-1]:
                 least = max(least, np.unique(races.days[races.days < since]).size // 2)
             if np.unique(trained).size < least:
                 continue
-            edges = _edges(plan, months, before_it)
+            edges = _edges(plan, months, refits_before)
             before = [edge for edge in edges if edge <= since]
             past = refits_between(races.days, before, plan.embargo_days)
             if past:
@@ -122,7 +121,7 @@ def cut(races: Races, plan: WalkForwardPlan) -> tuple[tuple[Fold, ...], int, int
 
 
 def shifted(day: date, months: int) -> date:
-    """The same day so many months later, or the last of that month."""
+    """The same day of the month `months` later, or the last day of that month."""
     year, month = divmod(day.year * 12 + day.month - 1 + months, 12)
     return date(year, month + 1, min(day.day, monthrange(year, month + 1)[1]))
 
@@ -130,9 +129,10 @@ def shifted(day: date, months: int) -> date:
 def predict(
     matrix: Floats, races: Races, plan: WalkForwardPlan, options: ModelOptions, progress: Progress
 ) -> OutOfFold:
-    """Refit and predict, fold by fold; `matrix` has a row of `FEATURES` for each starter of `races`, in their order.
+    """Refit and predict fold by fold; `matrix` is (starters of `races`, `FEATURES`).
 
-    How many rounds to grow is chosen once, on the last of the first fold's training days: before all that is predicted.
+    The number of boosting rounds is chosen once, on the last training days of the first fold, before any predicted day.
+    Raises `UserError` if the plan cannot be cut or the first training days have no market.
     """
     folds, past, months = cut(races, plan)
     first = races.only(folds[0].train)
@@ -145,7 +145,7 @@ def predict(
 
 
 def forward(
-    given: Inputs,
+    features: Inputs,
     races: Races,
     folds: Sequence[Fold],
     past: int,
@@ -156,26 +156,24 @@ def forward(
 ) -> OutOfFold:
     """Predict the test races of each fold by models of its training races; the first `past` folds lie before the period.
 
-    `given` has a row of `FEATURES` for each starter of `races`, in their order.
-
-    `progress` is told of `further` steps that the caller has to take afterwards. Where fewer than `LEAST_RACES` training
-    races have a market, nothing is grown on it and `residual` is NaN.
+    `features` has a row of `FEATURES` per starter of `races`, in their order. `progress` counts `further` steps that the
+    caller takes afterwards. `residual` is NaN if fewer than `LEAST_RACES` training races have a market.
     """
-    tell = _Steps(progress, 1 + 4 * len(folds) + further)
-    tell("choose how many rounds")
+    report = _Steps(progress, 1 + 4 * len(folds) + further)
+    report("choose boosting rounds")
     first = part(races, folds[0].train)
-    rounds = choose_rounds(given.rows(first.rows), first, options)
-    said = _Predictions(*(np.full(races.share.size, np.nan) for _ in _Predictions._fields))
+    rounds = choose_rounds(features.rows(first.rows), first, options)
+    filled = _Predictions(*(np.full(races.share.size, np.nan) for _ in _Predictions._fields))
     refits: list[Refit] = []
-    grown: Fitted | None = None
+    trees: Fitted | None = None
     fold_of = np.zeros(races.count, dtype=np.intp)
     for number, fold in enumerate(folds):
         train, test = part(races, fold.train), part(races, fold.test)
-        grown, beta = _refit(given, train, test, options, rounds, said, partial(tell, of=fold.name))
+        trees, beta = _refit(features, train, test, options, rounds, filled, partial(report, of=fold.name))
         days = str(train.days.min()), str(train.days.max())
         refits.append(Refit(fold.name, number >= past, *days, train.rows.size, test.count, beta))
         fold_of[fold.test] = number
-    assert grown is not None
+    assert trees is not None
     learned, final = (part(races, of).rows for of in (folds[-1].train, folds[-1].test))
     predicted = np.any([fold.test for fold in folds], axis=0)
     inside = np.repeat(predicted, races.sizes)
@@ -184,20 +182,20 @@ def forward(
         fold=fold_of[predicted],
         past=past,
         months=months,
-        fundamental=said.fundamental[inside],
-        trees=said.trees[inside],
-        logit=said.logit[inside],
-        residual=said.residual[inside],
+        fundamental=filled.fundamental[inside],
+        trees=filled.trees[inside],
+        logit=filled.logit[inside],
+        residual=filled.residual[inside],
         refits=tuple(refits),
         rounds=rounds.plain,
         residual_rounds=rounds.on_market,
-        importance=grown.importance(),
-        drift=drifted(given.raw[learned], given.raw[final]),
+        importance=trees.importance(),
+        drift=drifted(features.raw[learned], features.raw[final]),
     )
 
 
 class _Predictions(NamedTuple):
-    """What the models say of each starter of all races; NaN until they do."""
+    """Predicted probabilities per starter of all races, filled in fold by fold; NaN where not yet predicted."""
 
     fundamental: Floats
     trees: Floats
@@ -206,31 +204,31 @@ class _Predictions(NamedTuple):
 
 
 def _refit(
-    given: Inputs,
+    features: Inputs,
     train: Races,
     test: Races,
     options: ModelOptions,
     rounds: Rounds,
-    said: _Predictions,
-    tell: Callable[[str], None],
+    filled: _Predictions,
+    report: Callable[[str], None],
 ) -> tuple[Fitted, float]:
-    """Fit on the races of a fold and say of those it tests; returns the trees and the β of the market under the residual."""
-    own, told_of = given.rows(train.rows), given.rows(test.rows)
-    model, grown = fit_fundamental(own, train, options, rounds.plain, tell)
-    said.fundamental[test.rows] = model.probabilities(told_of, test.starts)
-    said.trees[test.rows] = softmax(model.tree_scores(told_of), test.starts)
-    said.logit[test.rows] = model.logit.probabilities(told_of.centred, test.starts)
-    on_market = fit_on_market(own, train, options, rounds.on_market, tell)
+    """Fit on a fold's training races and fill in `filled` for its test races; returns the trees and the residual model's β."""
+    train_features, test_features = features.rows(train.rows), features.rows(test.rows)
+    model, trees = fit_fundamental(train_features, train, options, rounds.plain, report)
+    filled.fundamental[test.rows] = model.probabilities(test_features, test.starts)
+    filled.trees[test.rows] = softmax(model.tree_scores(test_features), test.starts)
+    filled.logit[test.rows] = model.logit.probabilities(test_features.centred, test.starts)
+    on_market = fit_on_market(train_features, train, options, rounds.on_market, report)
     if on_market is None:
-        return grown, 1.0
-    scores = on_market.model.scores(told_of)
-    said.residual[test.rows] = residual_probabilities(scores, test.pi, on_market.beta, test.starts)
-    return grown, on_market.beta
+        return trees, 1.0
+    scores = on_market.model.scores(test_features)
+    filled.residual[test.rows] = residual_probabilities(scores, test.pi, on_market.beta, test.starts)
+    return trees, on_market.beta
 
 
 @dataclass(slots=True)
 class _Steps:
-    """Tells the progress of one step after another."""
+    """Reports the progress of successive steps."""
 
     progress: Progress
     steps: int
@@ -242,28 +240,28 @@ class _Steps:
 
 
 def drifted(before: Floats, after: Floats, bins: int = 10) -> dict[str, float]:
-    """Population stability index of each feature, greatest first: Σ (a − b)·ln(a/b) over deciles of `before` and a bin of NaN.
+    """Population stability index of each feature, greatest first: Σ (a − b)·ln(a/b) over deciles of `before` and a NaN bin.
 
-    Above 0.25 is commonly called a shift. Half a runner is added to every bin, so that an empty one is no infinity.
+    Values above 0.25 are commonly called a shift. Half a runner is added to every bin to keep the logarithm finite.
     """
-    told = {}
-    for place, name in enumerate(FEATURES):
-        known = before[:, place][~np.isnan(before[:, place])]
+    index = {}
+    for column, name in enumerate(FEATURES):
+        known = before[:, column][~np.isnan(before[:, column])]
         cuts = np.unique(np.quantile(known, np.arange(1, bins) / bins)) if known.size else np.empty(0)
-        shares = [_shares(values[:, place], cuts) for values in (before, after)]
-        told[name] = float(((shares[1] - shares[0]) * np.log(shares[1] / shares[0])).sum())
-    return dict(sorted(told.items(), key=lambda one: -one[1]))
+        shares = [_shares(values[:, column], cuts) for values in (before, after)]
+        index[name] = float(((shares[1] - shares[0]) * np.log(shares[1] / shares[0])).sum())
+    return dict(sorted(index.items(), key=lambda item: -item[1]))
 
 
 def _shares(values: Floats, cuts: Floats) -> Floats:
     known = values[~np.isnan(values)]
     counts = np.bincount(np.searchsorted(cuts, known), minlength=cuts.size + 1)
-    whole = np.r_[counts, values.size - known.size] + 0.5
-    return np.asarray(whole / whole.sum(), dtype=np.float64)
+    runners = np.r_[counts, values.size - known.size] + 0.5
+    return np.asarray(runners / runners.sum(), dtype=np.float64)
 
 
 def _edges(plan: WalkForwardPlan, months: int, past: int) -> list[np.datetime64]:
-    """The first day of each fold, and the day after the last."""
+    """The first day of each fold, then the day after the last fold."""
     end = plan.until + timedelta(days=1)
     edges = [shifted(plan.since, months * number) for number in range(-past, 1)]
     number = 1
