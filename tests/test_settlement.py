@@ -109,7 +109,7 @@ def test_without_an_sp_neither_a_win_nor_a_loss_settles_and_it_says_so(sp: float
     for horse in ("a", "b"):
         settled = settle(bet(horse), unpriced)
         assert shown(settled) == ("unsettled", None)
-        assert settled.reason == "it has no starting price: it settles at no price"
+        assert settled.reason == "it has no starting price"
     assert settle(bet("a", price=3.0), unpriced).profit == 20.0, "a price taken needs no SP"
 
 
@@ -189,16 +189,16 @@ def test_an_exchange_reduces_the_whole_price() -> None:
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        (bet(stake=0.0), "a stake of 0.0 is none"),
-        (bet(stake=float("nan")), "a stake of nan is none"),
-        (bet(price=1.0), "a price of 1.0 is none"),
+        (bet(stake=0.0), "stake must be > 0, got 0.0"),
+        (bet(stake=float("nan")), "stake must be > 0, got nan"),
+        (bet(price=1.0), "price must be decimal and > 1, got 1.0"),
         (replace(bet(), race_id="r2"), "a bet on race 'r2' does not settle on race 'r1'"),
     ],
 )
 def test_a_bet_that_is_none_is_refused(wrong: Bet, told: str) -> None:
     with pytest.raises(UserError, match=told):
         settle(wrong, FIELD)
-    with pytest.raises(UserError, match=r"a reduction factor of 120.0 is none"):
+    with pytest.raises(UserError, match=r"a reduction factor is a percentage from 0 to below 100, got 120.0"):
         reduced_price(4.0, [120.0])
 
 

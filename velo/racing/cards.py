@@ -1,6 +1,6 @@
-"""A race as it stood at an instant: who was declared, on what going, at what odds, by what had been told until then.
+"""The state of a race at an instant: its declared runners, going and odds, from the messages known by then.
 
-`training/sql/declared.sql` says the same for all races at once; a test holds the two equal.
+`training/sql/declared.sql` computes the same for all races at once; a test compares the two.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,11 +37,11 @@ FIRST_VERSION: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """A race as it stood at `instant`.
+    """The state of a race at `instant` (UTC).
 
-    `runners` are those declared and not withdrawn, `withdrawn` the others of the same card; both without an outcome.
-    `draw_thirds` goes with `runners`. `odds` is the latest snapshot told, None where there was none. `source` is what
-    named the runners: without a card told by then, the starters of the first result, which was not known then.
+    `runners` are the declared runners not withdrawn, `withdrawn` the others of the same card; both without outcomes.
+    `draw_thirds` is parallel to `runners`. `odds` is the latest snapshot, None if there was none. `source` says where the
+    runners come from: without a card by then, the starters of the first result, which was not known then.
     """
 
     instant: datetime
@@ -53,7 +53,7 @@ class Declared:
     source: Source
 
     def entity_keys(self) -> list[dict[str, str | None]]:
-        """The entity keys of each runner, in the order of `runners`; None where it has none."""
+        """Return the entity keys of each runner, in the order of `runners`; None for a missing key."""
         race = self.race
         return [
             {
@@ -70,21 +70,21 @@ class Declared:
 
 
 def first_result(messages: Iterable[Message]) -> Result | None:
-    """Version 1 of the result of one race; None where it was never told."""
-    versions = (one for one in messages if isinstance(one, Result) and one.result_version == FIRST_VERSION)
-    return next(versions, None)
+    """Return version 1 of the result of one race; None if there is none."""
+    results = (message for message in messages if isinstance(message, Result))
+    return next((result for result in results if result.result_version == FIRST_VERSION), None)
 
 
 def result_known_at(messages: Iterable[Message]) -> datetime | None:
-    """When a race was first known to be run: the instant of its earliest result, of any version; None before."""
-    return min((instant_of(one) for one in messages if isinstance(one, Result)), default=None)
+    """Return the instant at which a race's earliest result of any version became known; None without a result."""
+    return min((instant_of(message) for message in messages if isinstance(message, Result)), default=None)
 
 
 def decision_time(messages: Sequence[Message], lead: timedelta) -> datetime | None:
-    """When a race is decided on: `lead` before the off of the latest card that was told by then.
+    """Return the decision time of a race: `lead` before the off of the latest card known by then.
 
-    Where no card was in time, `lead` before the off of its first result, else of its latest card; None without either.
-    A result that was known before that off has the race decided `lead` before it was known.
+    If no card is in time, it counts back from the off of the first result, else of the latest card; None without
+    either. If a result became known before that off, it counts back from the instant of that result.
     """
     known_at = result_known_at(messages)
 
@@ -101,16 +101,16 @@ def decision_time(messages: Sequence[Message], lead: timedelta) -> datetime | No
 
 
 def declared_at(messages: Sequence[Message], instant: datetime) -> Declared | None:
-    """A race at an instant, from the messages of that one race (in any order, later ones among them).
+    """Return the state of a race at an instant, from all messages of that race in any order.
 
-    The latest card told by then names race and runners; a horse that it marks, or whose withdrawal stands
-    (`withdrawn_since`), is withdrawn. Of going and jockey the last word counts, and a card that is silent leaves what
-    was told before it. Without a card, race and runners are those of the first result; None where there is neither.
+    Race and runners are those of the latest card known by then, less the withdrawn horses (`withdrawn_since`). The last
+    message decides the going and each jockey; a card without a value leaves the earlier one in force. Without a card,
+    race and runners are those of the first result; None if there is neither.
     """
     known = _known_by(messages, instant)
-    markets = [one for one in known if isinstance(one, Market)]
+    markets = [message for message in known if isinstance(message, Market)]
     odds = markets[-1] if markets else None
-    cards = [one for one in known if isinstance(one, Racecard)]
+    cards = [message for message in known if isinstance(message, Racecard)]
     if cards:
         return _from_cards(cards, known, instant, odds)
     result = first_result(messages)
@@ -122,28 +122,28 @@ def declared_at(messages: Sequence[Message], instant: datetime) -> Declared | No
 
 
 def withdrawn_since(messages: Sequence[Message], instant: datetime) -> dict[str, datetime]:
-    """The horses withdrawn at an instant, each with when it was, from the messages of one race (in any order).
+    """Return the horses withdrawn at an instant and since when, from the messages of one race in any order.
 
-    A card that marks a horse or a `NonRunner` withdraws it; a card that names it without the mark, a `Reinstated` or a
-    result in which it started takes that back. Horses that a later card leaves out stay as they were.
+    A card that marks a horse, or a `NonRunner`, withdraws it. A card that names it without the mark, a `Reinstated`, or
+    a result in which it started takes that back. A later card without the horse changes nothing.
     """
     known = _known_by(messages, instant)
-    named = _first_named([one for one in known if isinstance(one, Racecard)])
-    words: list[tuple[datetime, bool, str, bool]] = []
+    named = _first_named([message for message in known if isinstance(message, Racecard)])
+    changes: list[tuple[datetime, bool, str, bool]] = []
     version = 0
-    for one in known:
-        at = instant_of(one)
-        if isinstance(one, Racecard):
-            words += [(at, False, runner.horse_id, not _may_run(runner)) for runner in one.runners]
-        elif isinstance(one, Result) and one.result_version > version:
-            version = one.result_version
-            words += [(at, False, runner.horse_id, False) for runner in one.runners if runner.started]
-        elif isinstance(one, NonRunner | Reinstated):
-            effect = takes_effect(one, named.get(one.horse_id))
-            # of a message that waited for its card, the card comes first
-            words += [(effect, True, one.horse_id, isinstance(one, NonRunner))] if effect else []
+    for message in known:
+        at = instant_of(message)
+        if isinstance(message, Racecard):
+            changes += [(at, False, runner.horse_id, not _may_run(runner)) for runner in message.runners]
+        elif isinstance(message, Result) and message.result_version > version:
+            version = message.result_version
+            changes += [(at, False, runner.horse_id, False) for runner in message.runners if runner.started]
+        elif isinstance(message, NonRunner | Reinstated):
+            effect = takes_effect(message, named.get(message.horse_id))
+            # True sorts a message that waited for its card after that card
+            changes += [(effect, True, message.horse_id, isinstance(message, NonRunner))] if effect else []
     since: dict[str, datetime] = {}
-    for at, _, horse_id, out in sorted(words, key=lambda word: word[:2]):
+    for at, _, horse_id, out in sorted(changes, key=lambda change: change[:2]):
         if out:
             since.setdefault(horse_id, at)
         else:
@@ -152,9 +152,9 @@ def withdrawn_since(messages: Sequence[Message], instant: datetime) -> dict[str,
 
 
 def takes_effect(notice: Notice, declared: Racecard | None) -> datetime | None:
-    """When a notice takes effect, by the first card that named what it is about; None for never.
+    """Return when a notice takes effect, given the first card that declared its horse or race; None for never.
 
-    At once where that card was told by then; else with that card, if it was told before its off (contract 12).
+    At once if that card was known by then; else with that card, if it became known before its off (contract 10).
     """
     if declared is None:
         return None
@@ -165,11 +165,11 @@ def takes_effect(notice: Notice, declared: Racecard | None) -> datetime | None:
 
 
 def _known_by(messages: Sequence[Message], instant: datetime) -> list[Message]:
-    return sorted((one for one in messages if instant_of(one) <= instant), key=instant_of)
+    return sorted((message for message in messages if instant_of(message) <= instant), key=instant_of)
 
 
 def _first_named(cards: Sequence[Racecard]) -> dict[str, Racecard]:
-    """The first card that names each horse, of cards in order."""
+    """Return the first card that names each horse; `cards` are in order."""
     return {runner.horse_id: card for card in reversed(cards) for runner in card.runners}
 
 
@@ -177,35 +177,35 @@ def _from_cards(
     cards: Sequence[Racecard], known: Sequence[Message], instant: datetime, odds: Market | None
 ) -> Declared:
     card, named = cards[-1], _first_named(cards)
-    goings = _standing(known, GoingChange, card, lambda one: cards[0], lambda one: card.race.going is None)
+    goings = _in_force(known, GoingChange, card, lambda _: cards[0], lambda _: card.race.going is None)
     race = replace(card.race, going=goings[-1].going) if goings else card.race
     riders = {runner.horse_id: runner.jockey_id for runner in card.runners}
-    rides = _standing(
-        known, JockeyChange, card, lambda one: named.get(one.horse_id), lambda one: riders.get(one.horse_id) is None
+    rides = _in_force(
+        known, JockeyChange, card, lambda ride: named.get(ride.horse_id), lambda ride: riders.get(ride.horse_id) is None
     )
-    changes = {one.horse_id: one for one in rides}
+    changes = {ride.horse_id: ride for ride in rides}
     out = withdrawn_since(known, instant)
-    stands = [_ridden(runner, changes) for runner in card.runners if runner.horse_id not in out]
+    runners = [_with_rider(runner, changes) for runner in card.runners if runner.horse_id not in out]
     return _declared(
-        instant, race, stands, [runner for runner in card.runners if runner.horse_id in out], odds, FROM_CARD
+        instant, race, runners, [runner for runner in card.runners if runner.horse_id in out], odds, FROM_CARD
     )
 
 
-def _standing(
+def _in_force(
     known: Sequence[Message],
     kind: type[N],
     card: Racecard,
     declared: Callable[[N], Racecard | None],
     silent: Callable[[N], bool],
 ) -> list[N]:
-    """The notices of a kind that the latest card leaves standing: later ones, and those on which it is silent."""
-    found = []
-    for one in known:
-        if isinstance(one, kind):
-            effect = takes_effect(one, declared(one))
-            if effect is not None and (effect >= instant_of(card) or silent(one)):
-                found.append(one)
-    return found
+    """Return the notices of a kind still in force: those after the latest card, and those for which it has no value."""
+    notices = []
+    for message in known:
+        if isinstance(message, kind):
+            effect = takes_effect(message, declared(message))
+            if effect is not None and (effect >= instant_of(card) or silent(message)):
+                notices.append(message)
+    return notices
 
 
 def _declared(
@@ -221,7 +221,7 @@ def _declared(
     return Declared(instant, race, before, tuple(map(_without_outcome, withdrawn)), tuple(thirds), odds, source)
 
 
-def _ridden(runner: Runner, changes: Mapping[str, JockeyChange]) -> Runner:
+def _with_rider(runner: Runner, changes: Mapping[str, JockeyChange]) -> Runner:
     change = changes.get(runner.horse_id)
     return replace(runner, jockey_id=change.jockey_id, jockey=change.jockey) if change else runner
 
@@ -237,4 +237,4 @@ def _without_outcome(runner: Runner) -> Runner:
 
 
 def _by_known_at(messages: Iterable[Message], kind: type[M]) -> list[M]:
-    return sorted((one for one in messages if isinstance(one, kind)), key=instant_of)
+    return sorted((message for message in messages if isinstance(message, kind)), key=instant_of)

@@ -9,36 +9,36 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 RESULT_DELAY = timedelta(minutes=15)
 """A result without `known_at` is taken to be known this long after its off (contract 3)."""
 YEARS = range(1800, 2200)
-"""Racing lies in these years; the nanoseconds since 1970 of data frames hold them, and every window after them."""
+"""The years a date may be in; nanoseconds since 1970 in 64 bits hold them and every window after them."""
 FIRST_OFF = time(13, 0)
-"""Local off of race 1 where no off time is given; each later race is `RACE_INTERVAL` after the one before."""
+"""Assumed local off of race 1; each later race is `RACE_INTERVAL` after the previous one."""
 RACE_INTERVAL = timedelta(minutes=30)
 
 
 @lru_cache(maxsize=65536)
 def local_midnight(day: date, timezone: ZoneInfo) -> datetime:
-    """The first instant of a local date, in UTC; where the clock skips midnight, the instant it skips at."""
+    """Return the first instant of a local date, in UTC; if the clock skips midnight, the instant of the jump."""
     return datetime(day.year, day.month, day.day, tzinfo=timezone).astimezone(UTC)
 
 
 def local_date(instant: datetime, timezone: ZoneInfo) -> date:
-    """The local date an instant falls on."""
+    """Return the local date of an instant."""
     return instant.astimezone(timezone).date()
 
 
 def is_local_midnight(instant: datetime, timezone: ZoneInfo) -> bool:
-    """Whether an instant is exactly the first of a local date."""
+    """Whether an instant is the first of a local date."""
     return instant == local_midnight(local_date(instant, timezone), timezone)
 
 
 def assumed_off(race_date: date, race_no: int | None, timezone: ZoneInfo) -> datetime:
-    """The off of a race whose off time is not known: local 13:00 plus 30 minutes a race (contract 3)."""
+    """Return the assumed off of a race without an off time: local 13:00 plus 30 minutes per earlier race (contract 3)."""
     first = datetime.combine(race_date, FIRST_OFF, tzinfo=timezone).astimezone(UTC)
     return first + RACE_INTERVAL * ((race_no or 1) - 1)
 
 
 def next_known_at(claimed: datetime | None, last: datetime | None, timezone: ZoneInfo) -> datetime:
-    """The instant a message of the log gets: strictly later than the last, and never a local midnight (contract 2).
+    """Return the `known_at` of the log's next message: later than the last, and never a local midnight (contract 2).
 
     A midnight belongs to the clock: expiry rows carry it, so no message may share it.
     """
@@ -50,22 +50,22 @@ def next_known_at(claimed: datetime | None, last: datetime | None, timezone: Zon
 
 
 def to_us(instant: datetime) -> int:
-    """Microseconds since 1970 UTC of an aware instant."""
+    """Return the microseconds since 1970 UTC of an aware instant."""
     return (instant - EPOCH) // MICROSECOND
 
 
 def from_us(instant_us: int) -> datetime:
-    """The aware UTC instant of microseconds since 1970."""
+    """Return the aware UTC instant of microseconds since 1970."""
     return EPOCH + timedelta(microseconds=instant_us)
 
 
 def to_text(instant: datetime) -> str:
-    """ISO 8601 in UTC with six decimals and a Z, the one spelling used in the log."""
+    """Return ISO 8601 in UTC with six decimals and a Z, the only format used in the log."""
     return instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def from_text(text: str) -> datetime:
-    """An instant from ISO 8601; a text without an offset is refused with ValueError, as its meaning is a guess."""
+    """Parse an ISO 8601 instant. Raises ValueError for text without a UTC offset, whose meaning would be a guess."""
     instant = datetime.fromisoformat(text)
     if instant.tzinfo is None:
         raise ValueError(f"{text!r} has no UTC offset")

@@ -1,7 +1,7 @@
-"""What a late withdrawal takes from bets struck before it: Tattersalls Rule 4(c), and an exchange's reduction factors.
+"""Deductions from bets struck before a late withdrawal: Tattersalls Rule 4(c), and an exchange's reduction factors.
 
-Scales are data with a name, so that a bet settled under one is never silently settled under another. The bookmakers' own
-readings differ in small ways (some waive 5p, some stop at 75p); a `Scale` of one's own says so.
+Scales are named data, so that no bet is silently settled under another scale. Bookmakers differ in details (some waive
+5p, some stop at 75p); define a `Scale` for each.
 """
 
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ from velo.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Withdrawal:
-    """A declared runner taken out at an instant (UTC), and what was said of it then.
+    """A declared runner withdrawn at an instant (UTC).
 
-    `price` is the decimal price current against it when it was withdrawn, `reduction_factor` the exchange's, in per cent;
-    None where not known.
+    `price` is its decimal price when it was withdrawn, `reduction_factor` the exchange's factor in per cent; None if
+    unknown.
     """
 
     horse_id: str
@@ -29,9 +29,9 @@ class Withdrawal:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Rule 4 deductions: rows of (longest fractional price, pence in the pound) from the shortest; longer prices: none.
+    """Rule 4 deductions: rows of (longest fractional price, pence in the pound), shortest first; none for longer prices.
 
-    `most` is the most that all withdrawals of a race take together; `waived` a total that is let go.
+    `most` limits the total of a race's withdrawals; a total of at most `waived` is not deducted.
     """
 
     name: str
@@ -40,9 +40,9 @@ class Scale:
     waived: int = 0
 
     def pence(self, price: float) -> int:
-        """The deduction for one withdrawn at a decimal price; a price told in hundredths finds its fraction's row."""
+        """Return the deduction (pence) for a runner withdrawn at a decimal price, which may be rounded to hundredths."""
         if not price > 1.0:
-            raise UserError(f"a withdrawn runner's price of {price!r} is none: decimal prices are above 1")
+            raise UserError(f"a withdrawn runner's price must be decimal and > 1, got {price!r}")
         for longest, pence in self.rows:
             if price <= max(1.0 + float(longest), round(1.0 + float(longest), 2)) + 1e-9:
                 return pence
@@ -60,35 +60,35 @@ SCALE: Final = Scale(
         )
     ),
 )  # fmt: skip
-"""The scale in steps of 5p that bookmakers publish as Rule 4(c); since when it holds was not established."""
+"""The 5p-step scale that bookmakers publish as Rule 4(c); its first day in force is not established."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reductions:
-    """How an exchange reduces matched prices: by a withdrawn runner's factor in per cent, from `least` on; smaller are not made."""
+    """How an exchange reduces matched prices: by a withdrawn runner's factor in per cent, if it is at least `least`."""
 
     name: str
     least: float
 
 
 REDUCTION: Final = Reductions(name="betfair-win-2.5", least=2.5)
-"""Betfair's for win markets; since when it holds was not established."""
+"""Betfair's rule for win markets; its first day in force is not established."""
 
 
 def rule_4_pence(prices: Sequence[float], scale: Scale = SCALE) -> int:
-    """Pence taken of each pound won, for all runners withdrawn after the bet together; prices are decimal."""
+    """Return the pence deducted from each pound won, for all runners withdrawn after the bet; prices are decimal."""
     whole = min(sum(scale.pence(price) for price in prices), scale.most)
     return 0 if whole <= scale.waived else whole
 
 
 def reduced_price(price: float, factors: Sequence[float], by: Reductions = REDUCTION) -> float:
-    """A matched price after reduction factors in per cent, one after another; those too small are not made.
+    """Return a matched price after reduction factors in per cent, applied in turn; factors below `by.least` are ignored.
 
-    An exchange takes them from the whole price, not from the winnings. A price never falls below 1 (the stake back).
+    An exchange reduces the whole price, not the winnings. A price never falls below 1 (the stake back).
     """
     for factor in factors:
         if not 0.0 <= factor < 100.0:
-            raise UserError(f"a reduction factor of {factor!r} is none: give per cent from 0 to below 100")
+            raise UserError(f"a reduction factor is a percentage from 0 to below 100, got {factor!r}")
         if factor >= by.least:
             price *= 1.0 - factor / 100.0
     return max(price, 1.0)

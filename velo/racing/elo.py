@@ -1,10 +1,9 @@
-"""Elo ratings that each result moves as it becomes known, after Elo (1978): whole numbers, so that every engine has the same bits.
+"""Elo ratings (Elo 1978), updated by each result as it becomes known. Integers, so that every engine has the same bits.
 
-A horse has a rating, in doublings of the market's expectation, and so has what helps or hinders it: its jockey, its trainer,
-the third of the draw it starts from, and how it itself fares over a distance at a course. A new one's is 0. All together
-foretell the market of a race; by how much it turned out otherwise, against the race's mean, is the runner's *surprise*, and each
-of them earns a share of it. So a horse is told apart from who rode it and from whom it met: the odds are set by thousands, and a
-horse at 3/1 among good ones earns more than one at 3/1 among poor ones.
+A rating counts doublings of the market's expectation. The horse has one, and so have its jockey, its trainer, its third of
+the draw, and the horse at this course and distance band. A new rating is 0. The sum of a runner's ratings predicts its
+market. The *surprise* is the market minus the prediction, both relative to the race's mean, and each rating earns a share
+of it. This separates a horse from its jockey and its rivals: 3/1 among good horses earns more than 3/1 among poor ones.
 """
 
 from collections.abc import Sequence
@@ -12,11 +11,11 @@ from typing import Final, NamedTuple
 
 E9: Final = 10**9
 EVEN: Final = 16
-"""What a start earns is told with so much added, that no sum is ever negative; a surprise is at most as much."""
+"""Added to every earning so that no sum is negative; also the limit of a surprise."""
 
 
 class RatedPart(NamedTuple):
-    """One of those that earn: its name, the keys of a start that say whose it is, and its share of a surprise."""
+    """One kind of rating: its name, the fields of a start that identify its owner, and its share of a surprise (‰)."""
 
     name: str
     keys: tuple[str, ...]
@@ -24,12 +23,12 @@ class RatedPart(NamedTuple):
 
     @property
     def measure(self) -> str:
-        """The measure of a start that tells what it earned."""
+        """The measure of a start that holds what it earned."""
         return f"{self.name}_elo_e9"
 
 
 HORSE: Final = RatedPart("horse", ("horse_id",), 350)
-"""It earns one over its rated starts if that is more: all of the first surprise, half of the second."""
+"""The horse earns 1/n of the surprise of its nth rated start where that exceeds its share."""
 PARTS: Final = (
     HORSE,
     RatedPart("jockey", ("jockey_id",), 20),
@@ -39,23 +38,24 @@ PARTS: Final = (
 )
 _OTHER_SHARES: Final = tuple(one.permille for one in PARTS if one is not HORSE)
 RATED: Final = "elo_rated"
-"""The measure of a start that counts those rated."""
+"""The measure of a start that is 1 if the start was rated."""
 
 Earned = tuple[int, ...]
-"""What one start earned each of `PARTS`, in billionths, with `EVEN` added."""
+"""The earnings of one start for each of `PARTS`, in billionths, with `EVEN` added."""
 
 
 class Standing(NamedTuple):
-    """What held before a race of one of its starters: the starts the horse was rated by, and all its ratings' sum in billionths."""
+    """A starter before its race: the horse's number of rated starts, and the sum of its ratings in billionths."""
 
     rated: int
     foretold_e9: int
 
 
 def earned(market_log_e9: Sequence[int], before: Sequence[Standing]) -> list[Earned]:
-    """What the starters of a race earn, two or more: the market's view of each, and what held of each before.
+    """Return the earnings of the starters of a race, two or more.
 
-    Shares and means are rounded down.
+    `market_log_e9` is the market's expectation of each and `before` its state before the race. Shares and means are
+    rounded down.
     """
     starters = len(before)
     told_mean = sum(market_log_e9) // starters

@@ -1,8 +1,8 @@
-"""The messages of the log (contract 3 and 10), as frozen values, and their one form as records.
+"""The messages of the log (contract 3 and 10) as frozen values, and their conversion to and from records.
 
-A record is a flat JSON object: `type`, `schema_version`, `known_at`, `race_id`, then the message's own fields; fields
-that are unknown are left out. `horse_id`, `jockey_id` and `trainer_id` are the store's keys; `horse`, `jockey` and
-`trainer` are the names to show.
+A record is a JSON object: `type`, `schema_version`, `known_at`, `race_id`, then the message's own fields without those
+that are unknown. `horse_id`, `jockey_id` and `trainer_id` are the store's keys; `horse`, `jockey` and `trainer` are
+display names.
 """
 
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ from typing import Any, Final
 from velo.racing.clock import from_text, to_text
 
 SCHEMA_VERSION: Final = 2
-"""Version of the records this code writes; older ones are read through `velo.storage.log.migrations`."""
+"""Version of the records this code writes; `velo.storage.log.migrations` reads older ones."""
 
 FINISHED: Final = "FINISHED"
 RAN: Final = "RAN"
-"""Started, place unknown: sources of prices tell who won and who lost, and no more."""
+"""Started, place unknown: a source of prices records only who won and who lost."""
 NON_RUNNER: Final = "NR"
 VOID: Final = "VOID"
 NON_FINISHERS: Final = frozenset({"PU", "F", "UR", "BD", "SU", "RO", "REF", "RR", "LFT", "CO", "DNF", "DSQ"})
@@ -27,7 +27,7 @@ STATUSES: Final = STARTED | {NON_RUNNER, VOID}
 
 @dataclass(frozen=True, slots=True)
 class Race:
-    """What is the same for all runners of a race. `off_time` is UTC; `race_date` is the local date."""
+    """The columns that all runners of a race share. `off_time` is UTC; `race_date` is the date at the course."""
 
     race_id: str
     race_date: date
@@ -48,9 +48,9 @@ class Race:
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """One declared runner. On a racecard `status` is None, or NR where the card marks it as a non-runner.
+    """One declared runner. On a racecard `status` is None, or NR if the card marks it as a non-runner.
 
-    `kept` holds columns that no feature may reach.
+    `kept` holds unknown columns, which no feature may read.
     """
 
     horse_id: str
@@ -76,18 +76,18 @@ class Runner:
 
     @property
     def started(self) -> bool:
-        """Whether it ran, whatever became of it."""
+        """Whether it ran, whatever its outcome."""
         return self.status in STARTED
 
     @property
     def won(self) -> bool:
-        """Whether it won, alone or in a dead heat; only finishers and those whose place is unknown can."""
+        """Whether it won, alone or in a dead heat; only a FINISHED or RAN runner can."""
         return self.position == 1 and self.status in (FINISHED, RAN)
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A race's result in one version; `known_at` is None until the log stamps it."""
+    """One version of a race's result; `known_at` is None until the log stamps it."""
 
     race: Race
     runners: tuple[Runner, ...]
@@ -96,13 +96,13 @@ class Result:
 
     @property
     def race_id(self) -> str:
-        """The race it is about."""
+        """The id of its race."""
         return self.race.race_id
 
 
 @dataclass(frozen=True, slots=True)
 class Racecard:
-    """The declared runners of a race to come; a later card of the race replaces it."""
+    """The declared runners of a future race; a later card of the race replaces it."""
 
     race: Race
     runners: tuple[Runner, ...]
@@ -110,7 +110,7 @@ class Racecard:
 
     @property
     def race_id(self) -> str:
-        """The race it is about."""
+        """The id of its race."""
         return self.race.race_id
 
 
@@ -126,7 +126,7 @@ class NonRunner:
 
 @dataclass(frozen=True, slots=True)
 class Reinstated:
-    """A withdrawal is taken back: the horse runs after all."""
+    """A withdrawal is cancelled: the horse runs after all."""
 
     race_id: str
     horse_id: str
@@ -146,7 +146,7 @@ class JockeyChange:
 
 @dataclass(frozen=True, slots=True)
 class GoingChange:
-    """The official going of a race to come has changed."""
+    """The official going of a future race has changed."""
 
     race_id: str
     going: str
@@ -155,7 +155,7 @@ class GoingChange:
 
 @dataclass(frozen=True, slots=True)
 class Market:
-    """A snapshot of decimal odds by horse key. `source` says whose (`betfair-sp` is the exchange's starting price)."""
+    """A snapshot of decimal odds by horse key, from `source` (`betfair-sp` is the exchange's starting price)."""
 
     race_id: str
     prices: Mapping[str, float]
@@ -187,24 +187,24 @@ _NAMES: Final = {kind: name for name, kind in TYPES.items()}
 _RACE: Final = tuple(one.name for one in fields(Race))
 _RUNNER: Final = tuple(one.name for one in fields(Runner) if one.name != "kept")
 UNREAD: Final = frozenset({"race_type", "handicap", "course_config"})
-"""Columns of the runner table that no feature, settlement or card reads, nor anything else that is worked out."""
+"""Columns of the runner table that no feature, settlement, card or other computation reads."""
 _RUNNER_SET: Final = frozenset(_RUNNER)
 
 
 def type_name(message: Message) -> str:
-    """The record type of a message: `result`, `racecard`, …"""
+    """Return the record type of a message: `result`, `racecard`, …"""
     return _NAMES[type(message)]
 
 
 def instant_of(message: Message) -> datetime:
-    """When a message of the log became known; raises ValueError for one that the log has not stamped."""
+    """Return when a message became known. Raises ValueError for a message that the log has not stamped."""
     if message.known_at is None:
         raise ValueError(f"a {type(message).__name__} without known_at: only the log says when it was known")
     return message.known_at
 
 
 def to_record(message: Message) -> dict[str, Any]:
-    """A message as a record without its place in the log; unknown (None) fields are left out."""
+    """Convert a message to a record without its position in the log; leaves out unknown (None) fields."""
     record: dict[str, Any] = {"type": type_name(message), "schema_version": SCHEMA_VERSION}
     if message.known_at is not None:
         record["known_at"] = to_text(message.known_at)
@@ -213,7 +213,7 @@ def to_record(message: Message) -> dict[str, Any]:
         if isinstance(message, Result):
             record["result_version"] = message.result_version
         record["runners"] = [
-            _known({name: getattr(one, name) for name in _RUNNER}) | dict(one.kept) for one in message.runners
+            _known({name: getattr(runner, name) for name in _RUNNER}) | dict(runner.kept) for runner in message.runners
         ]
         return record
     own = (one.name for one in fields(message) if one.name != "known_at")
@@ -221,7 +221,7 @@ def to_record(message: Message) -> dict[str, Any]:
 
 
 def from_record(record: Mapping[str, Any]) -> Message:
-    """A message from a record of the current schema; raises KeyError or ValueError where it is none."""
+    """Convert a record of the current schema to a message. Raises KeyError or ValueError for a malformed record."""
     kind = TYPES[record["type"]]
     known_at = from_text(record["known_at"]) if record.get("known_at") else None
     if kind is Tick:
@@ -240,7 +240,7 @@ def from_record(record: Mapping[str, Any]) -> Message:
 
 
 def kept_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a record that its message has no place for: unknown ones, and those of the log's own framing."""
+    """Return the fields of a record that its message does not hold: unknown fields and the log's own framing."""
     kind = TYPES[record["type"]]
     own = {one.name for one in fields(kind)} | {"type", "schema_version"}
     if kind in (Result, Racecard):
@@ -249,17 +249,17 @@ def kept_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(one: Result, other: Result) -> list[str]:
-    """The columns in which two tellings of a result differ, in their order, of those that count.
+    """Return the columns in which two results differ, in column order.
 
-    Neither the order of the runners counts, nor when it was known, nor a column that no feature, settlement or card
-    reads (contract 12). `runners` stands for other horses.
+    Ignores the order of the runners, `known_at`, and columns that no feature, settlement or card reads (contract 3).
+    `runners` means that the horses differ.
     """
-    found = [name for name in _RACE if name not in UNREAD and getattr(one.race, name) != getattr(other.race, name)]
-    ours, theirs = ({runner.horse_id: runner for runner in told.runners} for told in (one, other))
+    of_race = [name for name in _RACE if name not in UNREAD and getattr(one.race, name) != getattr(other.race, name)]
+    ours, theirs = ({runner.horse_id: runner for runner in result.runners} for result in (one, other))
     if ours.keys() != theirs.keys():
-        return [*found, "runners"]
+        return [*of_race, "runners"]
     changed = {name for name in _RUNNER for horse in ours if getattr(ours[horse], name) != getattr(theirs[horse], name)}
-    return found + [name for name in _RUNNER if name in changed]
+    return of_race + [name for name in _RUNNER if name in changed]
 
 
 def _runner(record: Mapping[str, Any]) -> Runner:
@@ -272,13 +272,13 @@ def _runner(record: Mapping[str, Any]) -> Runner:
 
 
 def is_marked(runner: Mapping[str, Any]) -> bool:
-    """Whether a card's record marks a runner as a non-runner; older logs have the mark in a field of the source."""
+    """Whether a card's record marks a runner as a non-runner; older logs use the source's field `non_runner`."""
     status, mark = runner.get("status"), runner.get("non_runner")
     return status == NON_RUNNER or (status is None and (mark is True or mark == "true"))
 
 
 def _marked(runner: Runner) -> Runner:
-    """A card's runner with its mark as a status."""
+    """Return a card's runner with its mark as its status."""
     return replace(runner, status=NON_RUNNER) if runner.status is None and is_marked(runner.kept) else runner
 
 

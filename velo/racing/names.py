@@ -1,4 +1,4 @@
-"""Names as keys: two spellings of one name that differ only in form meet on one key (contract 3)."""
+"""Keys from names: spellings that differ only in form have the same key (contract 3)."""
 
 import unicodedata
 
@@ -6,15 +6,15 @@ _DASHES = frozenset("-‐‑‒–—―−")
 
 
 def tidy(name: str) -> str:
-    """NFKC, trimmed, inner white space folded to one space; case is kept, for people to read."""
+    """Return a name for display: NFKC, trimmed, inner white space reduced to one space, case unchanged."""
     return " ".join(unicodedata.normalize("NFKC", name).split())
 
 
 def is_missing(name: str | None) -> bool:
-    """A name that is absent, blank or only dashes names nobody."""
+    """Whether a name is absent, blank or only dashes."""
     return name is None or not (set(tidy(name)) - _DASHES - {" "})
 
 
 def name_key(name: str | None) -> str | None:
-    """The key made from a name: tidied and casefolded; None where the name is missing."""
+    """Return the key of a name, tidied and casefolded; None if the name is missing."""
     return None if name is None or is_missing(name) else tidy(name).casefold()

@@ -1,7 +1,7 @@
-"""Messages about nobody: a withdrawal, a reinstatement, a rider, a going or a price of a race or a horse not declared yet.
+"""Find messages about a race or horse that no card has declared.
 
-They are kept, and take effect when a card that declares it comes before the off (SPEC 12; `velo.racing.cards`). Most
-often the name is misspelt, so each is told with the declared name that is most like it.
+They are kept, and take effect if a card declares it before the off (contract 10; `velo.racing.cards`). Most often the
+name is misspelt, so the report names the most similar declared name.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,16 +25,16 @@ from velo.racing.messages import (
 from velo.racing.names import name_key
 
 ALIKE: Final = 0.5
-"""Names no more alike than this (`difflib`'s ratio) are not told as the nearest."""
+"""A name is nearest only if it is more similar than this (`difflib`'s ratio)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Undeclared:
-    """A message that named a race, or horses of it, that nobody had declared by then.
+    """A message about a race, or horses of it, that no card had declared by then.
 
-    `horses` are those not declared; empty where the race was not. `nearest` is the declared horse, or race, whose name
-    is most like the first; None where none is like it. `declared_at` is when cards had named all of it after all, None
-    while it waits.
+    `horses` are the undeclared horses; empty if the race is undeclared. `nearest` is the declared horse or race with the
+    most similar name; None if none is similar. `declared_at` is when later cards had declared all of them; None until
+    then.
     """
 
     type: str
@@ -46,7 +46,7 @@ class Undeclared:
 
     @property
     def says(self) -> str:
-        """In one line: what was named, and what is nearest to it."""
+        """One line: the undeclared names, and the nearest declared one."""
         who = (
             f"{', '.join(map(repr, self.horses))} in race {self.race_id!r}" if self.horses else f"race {self.race_id!r}"
         )
@@ -56,7 +56,7 @@ class Undeclared:
 
 
 def horses_of(message: Message) -> tuple[str, ...] | None:
-    """The horses a message is about, none for that of a whole race; None for a message that is about no declared race."""
+    """Return the horses a message is about, () for a whole race; None for a message that needs no declaration."""
     if isinstance(message, NonRunner | Reinstated | JockeyChange):
         return (message.horse_id,)
     if isinstance(message, Market):
@@ -65,50 +65,49 @@ def horses_of(message: Message) -> tuple[str, ...] | None:
 
 
 def nearest(name: str, declared: Iterable[str]) -> str | None:
-    """The declared name that is most like a name; None where none is much like it."""
-    asked = name_key(name) or name
-    matcher, found, best = SequenceMatcher(autojunk=False), None, ALIKE
-    matcher.set_seq2(asked)
-    for one in declared:
-        matcher.set_seq1(name_key(one) or one)
+    """Return the declared name most similar to a name; None if none is similar enough."""
+    matcher, most_similar, best = SequenceMatcher(autojunk=False), None, ALIKE
+    matcher.set_seq2(name_key(name) or name)
+    for candidate in declared:
+        matcher.set_seq1(name_key(candidate) or candidate)
         if matcher.real_quick_ratio() > best and matcher.quick_ratio() > best and (ratio := matcher.ratio()) > best:
-            found, best = one, ratio
-    return found
+            most_similar, best = candidate, ratio
+    return most_similar
 
 
 def undeclared(messages: Sequence[Message], races: Iterable[str] = ()) -> list[Undeclared]:
-    """The messages of one race that were about nobody when they came, from all messages of that race in any order.
+    """Return the messages of one race that were undeclared on arrival, from all its messages in any order.
 
-    `races` are declared races, to name the nearest. Once a result is known nothing of its race is about nobody.
+    `races` are the declared races, among which the nearest is found. Messages after the first result are not examined.
     """
     declared: dict[str, datetime] = {}
     waiting: list[tuple[Message, tuple[str, ...]]] = []
     first_card: datetime | None = None
-    for one in sorted(messages, key=instant_of):
-        if isinstance(one, Result):
+    for message in sorted(messages, key=instant_of):
+        if isinstance(message, Result):
             break
-        if isinstance(one, Racecard):
-            first_card = first_card or instant_of(one)
-            for runner in one.runners:
-                declared.setdefault(runner.horse_id, instant_of(one))
+        if isinstance(message, Racecard):
+            first_card = first_card or instant_of(message)
+            for runner in message.runners:
+                declared.setdefault(runner.horse_id, instant_of(message))
             continue
-        named = horses_of(one)
+        named = horses_of(message)
         if named is None:
             continue
         strangers = tuple(horse for horse in named if horse not in declared)
         if first_card is None or strangers:
-            waiting.append((one, strangers))
-    return [_told(one, strangers, declared, first_card, races) for one, strangers in waiting]
+            waiting.append((message, strangers))
+    return [_described(message, strangers, declared, first_card, races) for message, strangers in waiting]
 
 
-def _told(
+def _described(
     message: Message,
     strangers: tuple[str, ...],
     declared: Mapping[str, datetime],
     first_card: datetime | None,
     races: Iterable[str],
 ) -> Undeclared:
-    """What to tell of a message, by the cards that came before and after it."""
+    """Describe an undeclared message, given the cards before and after it."""
     kind, race_id = type_name(message), message.race_id or ""
     if first_card is None:
         return Undeclared(kind, race_id, (), nearest(race_id, races), message.known_at)
