@@ -45,8 +45,8 @@ FROM_THE_START: Final = 0.2
 """The share of kills that may fall before the first record."""
 STARTING, READING = "starting", "reading, rolling, committing"
 WATCHED: Final[dict[str, tuple[type, str]]] = {
-    "laying the ground": (Bootstrap, "_lay"),
-    "writing a part": (ParquetPartition, "_spill"),
+    "restoring the state": (Bootstrap, "_restore"),
+    "writing a part": (ParquetPartition, "_append"),
     "sealing a part": (ParquetPartition, "_seal"),
     "writing to Redis": (RowWriter, "write_lots"),
     "filling Redis": (RedisPartition, "_fill"),

@@ -109,7 +109,7 @@ def _handed_over(home: Home) -> Handover:
             embedded_redis.down(home)
     told = [json.loads(line) for line in said.read_text().splitlines() if line.startswith("{")]
     [begins] = [one for one in told if one["event"] == "stream.begins"]
-    [laid] = [one for one in told if one["event"] == "stream.laid"]
+    [laid] = [one for one in told if one["event"] == "state.restored"]
     filled = [one for one in told if one["event"] == "stream.filled_online"]
 
     def after(one: dict[str, Any]) -> float:

@@ -1,7 +1,7 @@
-"""The log beyond the tables, for those who ask about a race before the next build; and whether a race has a result.
+"""The log beyond the tables: a race's messages and results since the last build, without waiting for the next one.
 
-The reader stays: it holds of each message after the tables where it stands and when it became known, and reads on each
-time it is asked. So what it says of a race is what the log says to its end, at the moment of asking.
+The reader keeps the offset and the instant of every message after the tables, and reads what was appended at each call. So
+an answer covers the log to its end at the moment of the call.
 """
 
 from array import array
@@ -37,14 +37,14 @@ from velo.storage.store import Home
 
 READ_AT_ONCE: Final = 2000
 RACES_LOOKED_UP: Final = 2000
-"""Races whose first result is remembered from the tables."""
+"""Races whose first result in the tables is cached."""
 _ENTRY: Final = Struct("<QQIQI?")
-"""A message of a race: its seq, then its place (first seq, schema version, offset, length), and whether it is a result."""
+"""A message of a race: its seq, its `RecordOffset` (first seq, schema version, offset, length), and whether it is a result."""
 _NO_RESULT: Final = -1
 
 
 class LogPosition(NamedTuple):
-    """What the log holds at the moment of asking: a race's first result, and its last record; by `known_at`, None for none."""
+    """The `known_at` of a race's first result and of the log's last record at the moment of the call; None where there is none."""
 
     first_result: datetime | None
     log_end: datetime | None
@@ -52,7 +52,11 @@ class LogPosition(NamedTuple):
 
 @dataclass(slots=True, weakref_slot=True)
 class UnbuiltLog:
-    """Reads a store's log from the end of its tables. Safe for threads; nothing is read before it is asked."""
+    """Reads a store's log from the end of its tables. Thread-safe; it reads nothing before the first call.
+
+    For record `_begin + i`, `_known_us[i]` is its `known_at` in µs. `_by_race` has packed `_ENTRY`s by race, and `_results`
+    the (seq, race, offset) of results in order.
+    """
 
     home: Home
     _tail: LogTail | None = None
@@ -65,24 +69,24 @@ class UnbuiltLog:
     _lock: Lock = field(default_factory=Lock)
 
     def messages(self, race_id: str, from_seq: int) -> list[Message]:
-        """The messages of a race from a seq on, in order; a record that is no message is left out."""
+        """The messages of a race from a seq on, in order; skips records that cannot be read."""
         with self._lock:
-            self._read_on(from_seq)
-            places = [place for seq, place, _ in self._entries(race_id) if seq >= from_seq]
-        return [message for place in places if (message := self._message_at(place)) is not None]
+            self._refresh(from_seq)
+            offsets = [offset for seq, offset, _ in self._entries(race_id) if seq >= from_seq]
+        return [message for offset in offsets if (message := self._message_at(offset)) is not None]
 
     def complete_until(self, seq: int) -> datetime | None:
-        """The instant of the first record from a seq on; None at the log's end."""
+        """The `known_at` of the first record from a seq on; None at the log's end."""
         with self._lock:
-            self._read_on(seq)
-            at = seq - self._begin
-            return from_us(self._known_us[at]) if at < len(self._known_us) else None
+            self._refresh(seq)
+            index = seq - self._begin
+            return from_us(self._known_us[index]) if index < len(self._known_us) else None
 
     def seen(self, race_id: str) -> LogPosition:
-        """Whether a race has a result by the log as it ends now, whatever version, and where that end is."""
+        """The first result of a race, of any version, and the end of the log."""
         with self._lock:
-            self._read_on(None)
-            first = self._looked_up(race_id)
+            self._refresh(None)
+            first = self._first_before(race_id)
             if first == _NO_RESULT:
                 results = (seq for seq, _, is_result in self._entries(race_id) if is_result)
                 first = next((self._known_us[seq - self._begin] for seq in results), _NO_RESULT)
@@ -90,60 +94,62 @@ class UnbuiltLog:
             return LogPosition(None if first == _NO_RESULT else from_us(first), end)
 
     def tables_end(self) -> int:
-        """The seq before which the offline tables hold everything: of the last build, or what the stream sealed since."""
+        """The seq before which the offline tables hold every record: that of the last build, or of what the stream sealed since."""
         folder = table_versions.current(self.home)
         built = table_versions.manifest_of(folder).next_seq if folder is not None else 0
-        where = position(self.home)
-        sealed = where.sealed_seq if where is not None and where.log_generation == generation(self.home) else 0
+        reached = position(self.home)
+        sealed = reached.sealed_seq if reached is not None and reached.log_generation == generation(self.home) else 0
         return max(built, sealed)
 
     def settled(self) -> tuple[int, int]:
-        """The seq before which both stores hold everything for certain, and the instant (µs) of the record before it."""
+        """The seq before which both stores certainly hold every record, and the `known_at` (µs) of the record before it; 0 if none."""
         seq = self.tables_end()
         with self._lock:
-            self._read_on(None)
-            at = min(seq - self._begin, len(self._known_us)) - 1
-            if at >= 0:
-                return seq, self._known_us[at]
+            self._refresh(None)
+            index = min(seq - self._begin, len(self._known_us)) - 1
+            if index >= 0:
+                return seq, self._known_us[index]
             return seq, to_us(self._built_known_at) if self._built_known_at is not None else 0
 
     def results(self, from_seq: int, to_seq: int) -> list[tuple[Result, bool]]:
-        """The results from one seq to another, both included, and whether the log beyond the tables has an earlier one.
+        """The results from one seq to another, both included, each with whether the log beyond the tables has an earlier result
+        of its race.
 
-        A record that is no message is left out. Results before `from_seq` are not asked for again.
+        Skips records that cannot be read. Forgets results before `from_seq`: a later call must not ask for them.
         """
         with self._lock:
-            self._read_on(None)
+            self._refresh(None)
             while self._results and self._results[0][0] < from_seq:
                 self._results.popleft()
-            asked = [one for one in self._results if one[0] <= to_seq]
-            others = [
+            wanted = [result for result in self._results if result[0] <= to_seq]
+            has_earlier = [
                 any(is_result and before < seq for before, _, is_result in self._entries(race_id))
-                for seq, race_id, _ in asked
+                for seq, race_id, _ in wanted
             ]
-        found = []
-        for (_, _, place), other in zip(asked, others, strict=True):
-            message = self._message_at(place)
+        results = []
+        for (_, _, offset), earlier in zip(wanted, has_earlier, strict=True):
+            message = self._message_at(offset)
             if isinstance(message, Result):
-                found.append((message, other))
-        return found
+                results.append((message, earlier))
+        return results
 
-    def _message_at(self, place: RecordOffset) -> Message | None:
+    def _message_at(self, offset: RecordOffset) -> Message | None:
         try:
-            return message_of(line_at(self.home, place))
+            return message_of(line_at(self.home, offset))
         except OSError:
-            raise UserError(f"the log at {self.home.log} was replaced while it was read: ask again") from None
+            raise UserError(f"the log at {self.home.log} was replaced during the read: repeat the command") from None
         except UNREADABLE:
             return None
 
-    def _read_on(self, from_seq: int | None) -> None:
-        """Take in what was appended. Begins anew where the log was replaced, or an earlier record is asked for."""
+    def _refresh(self, from_seq: int | None) -> None:
+        """Read what was appended. Starts over where the log was replaced, or `from_seq` is before `_begin`."""
         if self._tail is None or (from_seq is not None and from_seq < self._begin):
             self._begin_at(self._built(), from_seq)
         assert self._tail is not None
         try:
             self._take(self._tail)
         except UserError:
+            # the log is not the one that was opened: a rebuild or a restore replaced it
             self._begin_at(self._built())
             self._take(self._tail)
 
@@ -165,14 +171,14 @@ class UnbuiltLog:
 
     def _note(self, line: FoundRecord) -> None:
         before = self._known_us[-1] if self._known_us else 0
-        # a damaged record has no instant of its own: what follows it is later than what went before
+        # a damaged record has no instant that can be read; known_at strictly increases, so its least possible one is used
         self._known_us.append(to_us(known_at_of(line.text)) if line.whole else before + 1)
-        of = about(line.text) if line.whole else None
-        if of is not None and of.race_id is not None:
-            key = (of.race_id,)
-            entry = _ENTRY.pack(line.seq, *line.place, of.kind == "result")
-            if of.kind == "result":
-                self._results.append((line.seq, of.race_id, line.place))
+        head = about(line.text) if line.whole else None
+        if head is not None and head.race_id is not None:
+            key = (head.race_id,)
+            entry = _ENTRY.pack(line.seq, *line.place, head.kind == "result")
+            if head.kind == "result":
+                self._results.append((line.seq, head.race_id, line.place))
             self._by_race.put(key, (self._by_race.get(key) or b"") + entry)
 
     def _entries(self, race_id: str) -> Iterator[tuple[int, RecordOffset, bool]]:
@@ -180,7 +186,7 @@ class UnbuiltLog:
             yield seq, RecordOffset(*place), is_result
 
     def _built(self) -> tuple[int, datetime | None]:
-        """Where the tables of this log end, and the instant of their last record; 0 and None where there are none of it."""
+        """The `next_seq` and `known_at` of this log's tables; 0 and None where there are none, or they are of another log."""
         folder = table_versions.current(self.home)
         if folder is None:
             return 0, None
@@ -189,20 +195,20 @@ class UnbuiltLog:
             return 0, None
         return manifest.next_seq, manifest.known_at
 
-    def _looked_up(self, race_id: str) -> int:
-        """The first result of a race before the record that reading began with, from the tables."""
+    def _first_before(self, race_id: str) -> int:
+        """The `known_at` (µs) of a race's first result before `_begin`, from the tables; `_NO_RESULT` where there is none."""
         if self._begin == 0:
             return _NO_RESULT
-        found = self._in_tables.get(race_id)
-        if found is None:
+        first_us = self._in_tables.get(race_id)
+        if first_us is None:
             if self._built()[0] < self._begin:
-                # older tables were put back: what they lack is read from the log
+                # older tables were restored: read what they lack from the log
                 self._begin_at(self._built())
-                self._read_on(None)
-            found = self._in_tables[race_id] = self._first_in_tables(race_id)
+                self._refresh(None)
+            first_us = self._in_tables[race_id] = self._first_in_tables(race_id)
             if len(self._in_tables) > RACES_LOOKED_UP:
                 self._in_tables.popitem(last=False)
-        return found
+        return first_us
 
     def _first_in_tables(self, race_id: str) -> int:
         parts = Snapshot().parts(self.home.offline / "runners")

@@ -1,8 +1,8 @@
-"""Where a dataflow begins: what every shard and race knew at a position of the log, worked out from the log itself.
+"""The state a dataflow starts with: that of every shard and race at a position of the log, rebuilt from tables and log.
 
-Measured against snapshots of the shards themselves: at 170K starts a snapshot of all shards takes over a second, in
-which nothing else happens, and the first message of any day touches every shard; what a build has measured is laid at
-a hundred thousand starts a second (`laying`), what was told since is read and settled at ten thousand.
+State is rebuilt at each start, not stored in snapshots: at 170,000 starts a snapshot of all shards takes over a second, in
+which nothing else runs, and the first message of each day changes every shard. Starts that a build has measured are loaded
+at 100,000 a second (`bootstrap_from_tables`); results after the build are read and aggregated at 10,000 a second.
 """
 
 import gc
@@ -36,20 +36,20 @@ READ_AT_ONCE: Final = 2000
 
 
 class Held(NamedTuple):
-    """The version of a race that holds, and where the log tells it."""
+    """The current version of a race, and the offset of its record in the log."""
 
     result_version: int
     place: RecordOffset
 
 
 class HeldRaces:
-    """Which version of each race holds: all that is kept of a race for good, so a few bytes beside its name."""
+    """The current version of each race. It grows with every race of the log, so each costs a few bytes beside its id."""
 
     def __init__(self) -> None:
         self._races = CompactMap()
 
     def get(self, race_id: str) -> Held | None:
-        """What holds of a race; None where it was never told."""
+        """The current version of a race; None where it has no result."""
         record = self._races.get((race_id,))
         if record is None:
             return None
@@ -57,29 +57,29 @@ class HeldRaces:
         return Held(result_version, RecordOffset(*place))
 
     def put(self, race_id: str, held: Held) -> None:
-        """Have this hold of a race."""
+        """Set the current version of a race."""
         self._races.put((race_id,), orjson.dumps((held.result_version, *held.place)))
 
     def items(self) -> Iterator[tuple[str, Held]]:
-        """Every race with what holds of it, in no order."""
+        """Every race with its current version, in no order."""
         for (race_id,), record in self._races.items():
             result_version, *place = orjson.loads(record)
             yield race_id, Held(result_version, RecordOffset(*place))
 
 
 class _Survey(NamedTuple):
-    """The results that hold (seq to race), those that held before and no longer do, and the last record's instant in µs."""
+    """The current results (seq to race), the seqs of results that a later version replaced, and the last record's `known_at` in µs."""
 
-    holding: dict[int, str]
+    current: dict[int, str]
     replaced: set[int]
     known_at_us: int
 
 
 @dataclass(slots=True)
 class Bootstrap:
-    """The state of the fold before record `base`, made once in a process and then handed out shard by shard.
+    """The state of the aggregation before record `base`, made once in a process and then handed out shard by shard.
 
-    `rated` is whether any of the families has ratings: else no race is rated.
+    `rated` is whether any family has ratings; without one no race is rated.
     """
 
     home: Home
@@ -93,103 +93,108 @@ class Bootstrap:
     _base: int = -1
     _days: LocalDays = field(init=False)
     _router: Router = field(init=False)
-    _rollers: dict[str, WindowAggregator] = field(init=False)
+    _aggregators: dict[str, WindowAggregator] = field(init=False)
     _states: dict[str, ShardState] = field(init=False)
-    _shelf: FileSpill = field(init=False)
+    _spill: FileSpill = field(init=False)
     _taken: dict[str, ShardState] = field(default_factory=dict)
     _making: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self._days = LocalDays(self.timezone)
         self._router = Router(self.families, self.shards)
-        self._rollers = {}
-        shelf = self._shelf = FileSpill(self.home.stream)
-        self.elo = Elo(shelf)
+        self._aggregators = {}
+        spill = self._spill = FileSpill(self.home.stream)
+        self.elo = Elo(spill)
         self.rated = bool(parted(self.families)[1])
         for family, names in zip(self.families, self._router.shards, strict=True):
-            self._rollers |= dict.fromkeys(names, WindowAggregator(family, self._days, shelf))
+            self._aggregators |= dict.fromkeys(names, WindowAggregator(family, self._days, spill))
         self._states = {}
 
     def at(self, base: int, go_on: Callable[[], None] = go_on) -> "Bootstrap":
-        """The ground before record `base`; worked out at the first call, which all of one execution agree on.
+        """This bootstrap, its state being that before record `base`. The first call computes it; later calls have the same base.
 
-        `go_on` is called now and then meanwhile; what it raises leaves the ground to another call.
+        `go_on` is called regularly meanwhile; if it raises, the next call computes the state.
         """
         with self._making:
             if self._base < 0:
-                begun = time.perf_counter()
-                self._lay(base, go_on)
-                say("stream.laid", up_to_seq=base, seconds=round(time.perf_counter() - begun, 1))
+                started = time.perf_counter()
+                self._restore(base, go_on)
+                say("state.restored", up_to_seq=base, seconds=round(time.perf_counter() - started, 1))
                 self._base = base
         assert self._base == base, "one execution begins at one position"
         return self
 
     def take(self, shard: str) -> tuple[WindowAggregator, ShardState]:
-        """A shard and what rolls it; the shard is the caller's from now on."""
+        """A shard and its aggregator; only the caller may use the shard from now on."""
         self._taken[shard] = self._states.pop(shard)
-        return self._rollers[shard], self._taken[shard]
+        return self._aggregators[shard], self._taken[shard]
 
     def keys(self, view: str) -> int:
-        """How many keys of a view the shards know that were taken here; asked by another thread it may be one behind."""
+        """The number of keys of a view in the shards taken here; may lag by one when another thread calls it."""
         return sum(len(self._taken[name]) for name in list(self._taken) if view_of(name) == view)
 
-    def _lay(self, base: int, go_on: Callable[[], None]) -> None:
+    def _restore(self, base: int, go_on: Callable[[], None]) -> None:
         collecting = gc.isenabled()
+        # the state is millions of objects that live as long as the process: the collector must not walk them, now or later
         gc.disable()
         try:
-            self._settle(base, go_on)
+            self._rebuild(base, go_on)
         finally:
             gc.freeze()
             if collecting:
                 gc.enable()
 
-    def _settle(self, base: int, go_on: Callable[[], None]) -> None:
+    def _rebuild(self, base: int, go_on: Callable[[], None]) -> None:
         unreadable: set[int] = set()
         while True:
-            self._states = {name: ShardState() for name in self._rollers}
+            self._states = {name: ShardState() for name in self._aggregators}
             if base == 0:
                 return
             survey = self._survey(base, unreadable, go_on)
             for name, state in self._states.items():
-                self._rollers[name].restore(state, survey.known_at_us, ())
-            self.elo = Elo(self._shelf)
+                self._aggregators[name].restore(state, survey.known_at_us, ())
+            self.elo = Elo(self._spill)
             measured = MeasuredResults.of(self.home, self.fingerprint)
-            laid = measured.lay(base, survey.holding, self._by_family(), self.elo if self.rated else None, go_on)
+            loaded = measured.load(base, survey.current, self._by_family(), self.elo if self.rated else None, go_on)
+            # ratings depend on every result in its order, so after the build the replaced ones are rated as well
             replaced = {seq for seq in survey.replaced if self.rated and seq >= measured.next_seq}
-            refused = self._settle_races(base, survey.holding.keys() - laid, replaced, survey.known_at_us, go_on)
+            refused = self._apply_results(base, survey.current.keys() - loaded, replaced, survey.known_at_us, go_on)
             if not refused:
                 return
-            # a version that cannot be read was never told: what the race was before it holds
+            # a version that cannot be read has no effect: survey again, so that the version before it is the current one
             unreadable |= refused
 
     def _by_family(self) -> list[tuple[Family, WindowAggregator, list[ShardState]]]:
         named = zip(self.families, self._router.shards, strict=True)
-        return [(family, self._rollers[names[0]], [self._states[name] for name in names]) for family, names in named]
+        return [
+            (family, self._aggregators[names[0]], [self._states[name] for name in names]) for family, names in named
+        ]
 
     def _survey(self, base: int, unreadable: set[int], go_on: Callable[[], None]) -> "_Survey":
-        """Note which version of each race holds, and which did before."""
+        """Find the current version of each race, and the versions that it replaced."""
         self.held = HeldRaces()
-        holding: dict[str, int] = {}
+        current: dict[str, int] = {}
         replaced: set[int] = set()
         last = b""
         for line in self._lines(0, base, go_on):
             last = line.text
-            told = about(last)
-            if told.race_id is None or told.result_version is None or line.seq in unreadable:
+            head = about(last)
+            if head.race_id is None or head.result_version is None or line.seq in unreadable:
                 continue
-            held = self.held.get(told.race_id)
-            if held is None or told.result_version > held.result_version:
+            held = self.held.get(head.race_id)
+            if held is None or head.result_version > held.result_version:
                 if held is not None:
-                    replaced.add(holding[told.race_id])
-                self.held.put(told.race_id, Held(told.result_version, line.place))
-                holding[told.race_id] = line.seq
-        races = {seq: race_id for race_id, seq in holding.items()}
+                    replaced.add(current[head.race_id])
+                self.held.put(head.race_id, Held(head.result_version, line.place))
+                current[head.race_id] = line.seq
+        races = {seq: race_id for race_id, seq in current.items()}
         return _Survey(races, replaced, to_us(from_text(upgraded(orjson.loads(last))["known_at"])))
 
-    def _settle_races(
+    def _apply_results(
         self, base: int, seqs: set[int], replaced: set[int], known_at_us: int, go_on: Callable[[], None]
     ) -> set[int]:
-        """Fold in the results at these places, rated in their order with those since `replaced`; returns those that cannot be read."""
+        """Aggregate the results at `seqs`, and rate them together with the `replaced` ones in log order; returns the seqs of those
+        that cannot be read."""
         refused: set[int] = set()
         rated = seqs | replaced
         for line in self._lines(min(rated, default=base), base, go_on):
@@ -201,16 +206,16 @@ class Bootstrap:
                 refused.add(line.seq)
                 continue
             assert isinstance(result, Result)
-            change = replacing(result)
+            delta = replacing(result)
             if self.rated:
-                change = self.elo.rate(change)
+                delta = self.elo.rate(delta)
             if line.seq in seqs:
-                for name, touches in self._router.route(change):
-                    self._rollers[name].restore(self._states[name], known_at_us, touches)
+                for name, updates in self._router.route(delta):
+                    self._aggregators[name].restore(self._states[name], known_at_us, updates)
         return refused
 
     def _lines(self, begin: int, base: int, go_on: Callable[[], None]) -> Iterator[FoundRecord]:
-        """The whole records from `begin` on, before `base`."""
+        """The whole records from `begin` on and before `base`."""
         tail = LogTail(self.home, begin)
         try:
             while lines := tail.read(READ_AT_ONCE):

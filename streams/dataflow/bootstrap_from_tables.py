@@ -1,7 +1,7 @@
-"""Shards laid from the starts that a build has measured: each key's sums and history at once, nothing folded.
+"""Shards loaded from the starts that a build has measured: each key's sums and history at once, not start by start.
 
-Measuring a start from the log's JSON and folding it in takes 80 µs; summed by DuckDB and put in place key by key, a
-tenth of that. `WindowAggregator.settle` is the plain twin: tests hold the two to the same shards.
+Measuring a start from the log's JSON and aggregating it takes 80 µs; summing in DuckDB and loading key by key takes a tenth
+of that. `WindowAggregator.restore` is the plain twin: tests hold the two to the same shards.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,7 +33,7 @@ LANE_BYTES: Final = LANE_BITS // 8
 
 @dataclass(frozen=True, slots=True)
 class MeasuredResults:
-    """The results that the current tables know and the starts measured of them, as the build left them."""
+    """The Parquet parts of the results and measured starts in the current tables, which hold the log before `next_seq`."""
 
     results: Sequence[Path]
     starts: Sequence[Path]
@@ -41,7 +41,7 @@ class MeasuredResults:
 
     @classmethod
     def of(cls, home: Home, fingerprint: str) -> "MeasuredResults":
-        """Those of a store; none where the tables are of another log or of other formulas."""
+        """Those of a store; empty where the tables are of another log or of other formulas."""
         folder = table_versions.current(home)
         if folder is None:
             return cls((), (), 0)
@@ -51,7 +51,7 @@ class MeasuredResults:
         results, starts = (sorted((folder / kind).glob("*.parquet")) for kind in ("results", "starts"))
         return cls(results, starts, manifest.next_seq if results and starts else 0)
 
-    def lay(
+    def load(
         self,
         base: int,
         races: Mapping[int, str],
@@ -59,10 +59,10 @@ class MeasuredResults:
         elo: Elo | None,
         go_on: Callable[[], None],
     ) -> frozenset[int]:
-        """Put all starts of these results (seq to race) that are measured into empty shards, and what all results before
-        record `base` earned into an empty book of ratings, where there is one; returns the seqs of those put.
+        """Load the measured starts of the current results (`races`, seq to race) into empty shards; returns their seqs.
 
-        The shards stand at the day they are to be of. `go_on` is called between families.
+        `elo` gets what every result before record `base` earned; it is empty before, or None where nothing is rated. The
+        shards are at the day of the state already. `go_on` is called between families.
         """
         if not self.results or not self.starts:
             return frozenset()
@@ -74,40 +74,40 @@ class MeasuredResults:
             if elo is not None:
                 results, starts = (f"(FROM {_scan(parts)} WHERE seq < {base})" for parts in (self.results, self.starts))
                 take_over(elo, connection, results, starts)
-            for family, roller, states in shards:
+            for family, aggregator, states in shards:
                 go_on()
-                _lay_family(connection, family, roller, states, races)
+                _load_family(connection, family, aggregator, states, races)
         return frozenset(found["seq"].tolist())
 
 
-def _lay_family(
+def _load_family(
     connection: "duckdb.DuckDBPyConnection",
     family: Family,
-    roller: WindowAggregator,
+    aggregator: WindowAggregator,
     states: Sequence[ShardState],
     races: Mapping[int, str],
 ) -> None:
-    shape, count = Layout.of(family), len(states)
+    layout, count = Layout.of(family), len(states)
     daily: dict[Key, list[tuple[int, Sums]]] = {}
     if family.windows:
         since = f"race_day > {states[0].today - max(family.windows)}"
-        for key, day, sums in _summed(connection, family, "race_day", shape.windowed, since):
+        for key, day, sums in _summed(connection, family, "race_day", layout.windowed, since):
             daily.setdefault(key, []).append((day, sums))
-    if shape.career or shape.remembered:
-        memories = _memories(connection, family, shape, races) if shape.remembered else []
+    if layout.career or layout.remembered:
+        starts_in_order = _remembered(connection, family, layout, races) if layout.remembered else []
         at = 0
-        for key, starts, sums in _summed(connection, family, "count(*)", shape.career):
-            history = memories[at : at + starts] if memories else []
-            roller.put(states[shard_of(key[0], count)], key, sums, daily.pop(key, ()), history)
+        for key, starts, sums in _summed(connection, family, "count(*)", layout.career):
+            history = starts_in_order[at : at + starts] if starts_in_order else []
+            aggregator.put(states[shard_of(key[0], count)], key, sums, daily.pop(key, ()), history)
             at += starts
     for key, days in daily.items():
-        roller.put(states[shard_of(key[0], count)], key, 0, days, [])
+        aggregator.put(states[shard_of(key[0], count)], key, 0, days, [])
 
 
 def _summed(
     connection: "duckdb.DuckDBPyConnection", family: Family, beside: str, measures: Sequence[str], where: str = "true"
 ) -> Iterator[tuple[Key, int, Sums]]:
-    """Of each key, in order, what stands beside it (and sets its rows apart, where it is a column) and its sums."""
+    """(key, value of `beside`, sums) for each key in order. A column as `beside` groups: one item for each of its values."""
     keys = ", ".join(family.keys)
     sums = "".join(f", sum(coalesce({one}, 0))::BIGINT AS sum_{place}" for place, one in enumerate(measures))
     found = connection.sql(
@@ -122,20 +122,20 @@ def _summed(
         yield key, value, int.from_bytes(packed[place * size : (place + 1) * size], "little")
 
 
-def _memories(
-    connection: "duckdb.DuckDBPyConnection", family: Family, shape: Layout, races: Mapping[int, str]
+def _remembered(
+    connection: "duckdb.DuckDBPyConnection", family: Family, layout: Layout, races: Mapping[int, str]
 ) -> list[RememberedStart]:
-    """What each start left behind, key by key in their order, each key's oldest off first."""
-    measures = "".join(f", {one} AS value_{place}" for place, one in enumerate(shape.remembered))
-    horse = ", horse_id AS horse" if shape.several_a_race else ""
+    """The remembered values of every start, in order of its key and then of its off."""
+    measures = "".join(f", {one} AS value_{place}" for place, one in enumerate(layout.remembered))
+    horse = ", horse_id AS horse" if layout.several_a_race else ""
     found = connection.sql(
         f"SELECT seq, epoch_us(off_time) AS off_us{horse}{measures} FROM held WHERE {has_key(family)} "  # noqa: S608
         f"ORDER BY {', '.join((*family.keys, *family.start_order))}"
     ).fetchnumpy()
-    # one text a race, not one a start: they are kept
+    # the same string object for all starts of a race: the histories keep them
     race_ids = [races[seq] for seq in found["seq"].tolist()]
-    values = [_or_none(found[f"value_{place}"]) for place in range(len(shape.remembered))]
-    horses = found["horse"].tolist() if shape.several_a_race else repeat("", len(race_ids))
+    values = [_or_none(found[f"value_{place}"]) for place in range(len(layout.remembered))]
+    horses = found["horse"].tolist() if layout.several_a_race else repeat("", len(race_ids))
     return list(zip(found["off_us"].tolist(), race_ids, horses, *values))  # noqa: B905  repeat has a length of its own
 
 

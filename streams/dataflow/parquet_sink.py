@@ -1,8 +1,8 @@
-"""The offline sink: each view's rows as Parquet parts of the current generation, sealed with each snapshot.
+"""The offline sink: each view's rows as Parquet parts of the current generation, sealed at each snapshot.
 
-What is sealed is sealed: after a restart the same messages make the same rows, so those that are on the disk already
-are left out instead of removed and written again, and a reader never sees a row go. A snapshot hands its rows over to
-be sealed (`sealing`); those of the one before are.
+A sealed part is never removed or changed. After a restart the same messages make the same rows, so rows that are in sealed
+parts are skipped, and a reader never sees a row disappear. A snapshot only queues its rows for sealing (`checkpoint_writer`);
+by then the rows of the snapshot before it are sealed.
 """
 
 import os
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 ROWS_HELD: Final = 20_000
-"""Rows kept as Python values before they are written to the part that is being made."""
+"""Rows buffered as Python values before they are written to the open part."""
 
 
 @dataclass(frozen=True, slots=True)
 class TableVersion:
-    """Of which log and formulas the rows are: only tables of the same take them."""
+    """The log and formulas that rows are made from: they go only into tables of the same."""
 
     log_generation: int
     fingerprint: str
@@ -63,17 +63,17 @@ class ParquetSink(FixedPartitionedSink[RowBatch, int]):
         return list(self.views)
 
     def part_fn(self, item_key: str) -> int:
-        """A view's place among the sorted views."""
+        """The index of a view among the sorted views."""
         return sorted(self.views).index(item_key)
 
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> "ParquetPartition":
-        """Where to go on is seen from the parts themselves."""
+        """A partition; it resumes after the newest sealed row, which the parts themselves say."""
         return ParquetPartition(self, BY_VIEW[for_part])
 
 
 @dataclass(frozen=True, slots=True)
 class PartSpan:
-    """Of which messages a part has the rows, and the instants of its oldest and newest row in µs."""
+    """The first and last message whose rows a part has, and the instants of its oldest and newest row in µs."""
 
     first_seq: int
     last_seq: int
@@ -83,7 +83,7 @@ class PartSpan:
 
 @dataclass(slots=True)
 class ParquetPartition(StatefulSinkPartition[RowBatch, int]):
-    """The writer of one view. `_writer` and `_sealed_us` are changed by what is handed over alone."""
+    """The writer of one view. Only the queued writes, in the checkpoint writer's thread, change `_writer` and `_sealed_us`."""
 
     sink: ParquetSink
     family: Family
@@ -103,40 +103,41 @@ class ParquetPartition(StatefulSinkPartition[RowBatch, int]):
         self._sealed_us = sealed_until_us(generation, self.family.view)
 
     def write_batch(self, values: list[RowBatch]) -> None:
-        """Take rows; they are readable after the snapshot."""
+        """Buffer rows; they are readable after the next snapshot."""
         for block in values:
             rows = block.rows
             oldest = min([row[1] for row in rows])
+            # rows come in order of time, so those up to the newest sealed one were made again after a restart
             if oldest <= self._sealed_us:
-                kept = [row for row in rows if row[1] > self._sealed_us]
-                self.sink.telemetry.repeated.labels(self.family.view).inc(len(rows) - len(kept))
-                rows = kept
+                unsealed = [row for row in rows if row[1] > self._sealed_us]
+                self.sink.telemetry.repeated.labels(self.family.view).inc(len(rows) - len(unsealed))
+                rows = unsealed
                 if not rows:
                     continue
                 oldest = min([row[1] for row in rows])
             span = PartSpan(block.first_seq, block.last_seq, oldest, rows[-1][1])
-            self._span = span if self._span is None else _both(self._span, span)
+            self._span = span if self._span is None else _merged(self._span, span)
             self._rows += rows
         if len(self._rows) >= ROWS_HELD:
-            self._hand_over(None)
+            self._queue_write(None)
 
     def snapshot(self) -> int:
-        """Have sealed what was taken; the seq of the last message that made a row."""
+        """Queue the buffered rows for sealing; returns the seq of the last message that made a row."""
         if self._span is not None:
             self._last_seq = max(self._last_seq, self._span.last_seq)
-            self._hand_over(self._span)
+            self._queue_write(self._span)
             self._span = None
         return self._last_seq
 
-    def _hand_over(self, span: PartSpan | None) -> None:
-        """Have the rows held written to the part that is being made, which is sealed where its span is given."""
+    def _queue_write(self, span: PartSpan | None) -> None:
+        """Queue the buffered rows to be written to the open part; with a `span` the part is then sealed."""
         rows, self._rows = self._rows, []
         self.sink.sealing.do(partial(self._write, rows, span), len(rows))
 
     def _write(self, rows: list[PackedRow], span: PartSpan | None) -> None:
         begun = time.perf_counter()
-        with told_if_full(self.sink.home):
-            self._spill(rows)
+        with errors_if_full(self.sink.home):
+            self._append(rows)
             if span is not None:
                 self._seal(span)
         if span is not None:
@@ -146,15 +147,15 @@ class ParquetPartition(StatefulSinkPartition[RowBatch, int]):
     def _aside(self) -> Path:
         return self.sink.home.generations / f".stream-{self.family.view}.parquet"
 
-    def _spill(self, rows: list[PackedRow]) -> None:
-        """Write rows to the part being made."""
+    def _append(self, rows: list[PackedRow]) -> None:
+        """Write rows to the open part, created where there is none."""
         import pyarrow.parquet as pq
 
         if self._writer is None:
-            # figures and dictionaries of the other columns would take half of the writing; nothing looks for rows by
-            # them, and the next build writes the rows anew
+            # statistics and dictionaries of the other columns would take half of the writing time; no query filters by them,
+            # and the next build writes the rows again
             keys = list(self.family.keys)
-            # a file of its own: a stream that failed in this process may close the writer that it left at any time
+            # a new file: an earlier stream that failed in this process may still close its writer on the old one
             self._aside.unlink(missing_ok=True)
             self._writer = pq.ParquetWriter(
                 self._aside,
@@ -169,7 +170,7 @@ class ParquetPartition(StatefulSinkPartition[RowBatch, int]):
             self.sink.telemetry.rows.labels("offline", self.family.view).inc(len(rows))
 
     def _seal(self, span: PartSpan) -> None:
-        """Move the part in, without what a build has caught up with meanwhile."""
+        """Close the open part and move it into the current generation, without rows that a build has written meanwhile."""
         home, view = self.sink.home, self.family.view
         if self._writer is not None:
             self._writer.close()
@@ -194,44 +195,44 @@ class ParquetPartition(StatefulSinkPartition[RowBatch, int]):
             self._sealed_us = max(self._sealed_us, to_us(manifest.known_at), span.newest_us)
 
 
-def _both(one: PartSpan, other: PartSpan) -> PartSpan:
+def _merged(span: PartSpan, other: PartSpan) -> PartSpan:
     return PartSpan(
-        min(one.first_seq, other.first_seq),
-        max(one.last_seq, other.last_seq),
-        min(one.oldest_us, other.oldest_us),
-        max(one.newest_us, other.newest_us),
+        min(span.first_seq, other.first_seq),
+        max(span.last_seq, other.last_seq),
+        min(span.oldest_us, other.oldest_us),
+        max(span.newest_us, other.newest_us),
     )
 
 
 @contextmanager
-def told_if_full(home: Home) -> Iterator[None]:
-    """Turn a write that failed into a `UserError`: the stream ends, and goes on from its last snapshot when restarted."""
+def errors_if_full(home: Home) -> Iterator[None]:
+    """Turn a failed write into a `UserError`: the stream ends; when restarted it resumes from its last snapshot."""
     try:
         yield
     except OSError as failed:
         raise UserError(
             f"cannot write to {home.generations} ({failed.strerror or failed}): make room, then start the stream again; "
-            "it goes on where its last snapshot was"
+            "it resumes from its last snapshot"
         ) from failed
 
 
 def refuse_others(formulas: TableVersion, manifest: table_versions.Manifest) -> None:
-    """Raises `UserError` where the current tables are of another log or of other formulas than the stream's."""
+    """Raise `UserError` where the current tables are of another log or other formulas than the stream."""
     if (manifest.log_generation, manifest.epoch) != (formulas.log_generation, formulas.epoch):
         raise UserError(
-            "the tables were built anew, of another log or by other formulas, while the stream ran: start it again"
+            "the tables were rebuilt from another log or with other formulas while the stream ran: start the stream again"
         )
 
 
 def sealed_until_us(generation: Path, view: str) -> int:
-    """The instant (µs) up to which a generation has all of a view's rows that were ever sealed."""
+    """The instant (µs) up to which a generation has all rows of a view: of its batch, and of its newest stream part."""
     import pyarrow.parquet as pq
 
     latest = to_us(table_versions.manifest_of(generation).known_at)
     for part in table_versions.stream_parts(generation, view)[-1:]:
         metadata = pq.read_metadata(part.path)
         at = metadata.schema.names.index("event_timestamp")
-        # as it lies in the file, in µs: asked for as an instant it would bring pandas in
+        # the raw statistic is in µs; as a timestamp it would import pandas
         groups = (metadata.row_group(number).column(at).statistics.max_raw for number in range(metadata.num_row_groups))
         latest = max(latest, *groups)
     return latest
