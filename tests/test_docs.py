@@ -77,8 +77,8 @@ def test_the_commands_of_a_page_run_from_top_to_bottom(doc: Path, tmp_path: Path
             timeout=900,
         )
     finally:
-        for one in (home, tmp_path / "store"):
-            velo("down", home=one)
+        for store in (home, tmp_path / "store"):
+            velo("down", home=store)
     assert done.returncode == 0, f"{doc.name}: {done.stderr[-2000:]}"
     assert "## line" in done.stderr
     for shown in PRINTED.findall(text):
@@ -96,8 +96,8 @@ def test_links_lead_somewhere_and_what_is_not_run_is_rare(doc: Path) -> None:
 def test_the_readme_names_every_command() -> None:
     def words(command: Any) -> Iterator[str]:
         inner = getattr(command, "commands", {})
-        for name, one in inner.items():
-            yield from words(one) if getattr(one, "commands", {}) else [name]
+        for name, subcommand in inner.items():
+            yield from words(subcommand) if getattr(subcommand, "commands", {}) else [name]
 
     text = re.sub(r"```.*?```", "", (REPO / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
     named = set(re.findall(r"[a-z-]+", " ".join(re.findall(r"`([^`]+)`", text))))
@@ -115,17 +115,18 @@ def test_a_command_that_is_named_and_not_run_has_every_word_and_option_it_is_nam
     text = doc.read_text(encoding="utf-8")
     named = INLINE.findall(text) + [line for block in NOT_RUN.findall(text) for line in TYPED.findall(block)]
     for line in named:
-        for told in re.split(r", (?=velo )", line):
-            words = shlex.split(told.removeprefix("velo ").replace("…", ""))
+        for typed in re.split(r", (?=velo )", line):
+            words = shlex.split(typed.removeprefix("velo ").replace("…", ""))
             command: Any = typer.main.get_command(app)
             while words and words[0] in (inner := getattr(command, "commands", {})):
                 command = inner[words.pop(0)]
             assert not getattr(command, "commands", {}) or not words or words[0].startswith(("-", "…")), (
-                f"{doc.name}: `velo {told}` is no command"
+                f"{doc.name}: `velo {typed}` is not a command"
             )
-            known = {option for one in command.params for option in (*one.opts, *one.secondary_opts)} | {"--help"}
-            asked = {word.partition("=")[0] for word in words if word.startswith("--")}
-            assert asked <= known, f"{doc.name}: `velo {told}` has no {', '.join(sorted(asked - known))}"
+            known = {option for param in command.params for option in (*param.opts, *param.secondary_opts)} | {"--help"}
+            named_options = {word.partition("=")[0] for word in words if word.startswith("--")}
+            strange = sorted(named_options - known)
+            assert not strange, f"{doc.name}: `velo {typed}` has no {', '.join(strange)}"
 
 
 FOLDERS = ("velo", "feature_repo", "streams", "training", "serving", "benchmarks", "tests", "docs", "deploy")

@@ -1,4 +1,4 @@
-"""`python docs/examples [NAME…]`: every example, or those named, in one go."""
+"""Run the examples: `python docs/examples` for all, `python docs/examples NAME…` for some."""
 
 import sys
 
@@ -9,7 +9,8 @@ import stale_window
 import tiled_window
 
 EXAMPLES = {
-    one.__name__: one.main for one in (stale_window, amended_result, tiled_window, dropped_rows, present_online)
+    example.__name__: example.main
+    for example in (stale_window, amended_result, tiled_window, dropped_rows, present_online)
 }
 
 for name in sys.argv[1:] or EXAMPLES:

@@ -1,4 +1,4 @@
-"""A result amended four days later: what was known before, and what holds since."""
+"""A result amended four days later: the values known before the amendment and after it."""
 
 import pandas as pd
 from stage import day, ours, ours_at, quiet, stock
@@ -14,15 +14,15 @@ TRUE = (1, 1, 0)
 
 
 def main() -> None:
-    """A table by race time can be mended at the race's instant only: wrong before, and wrong after the next race."""
-    told = [
+    """Print both answers. A table keyed by race time is corrected at the race's instant: wrong before and after."""
+    rows = [
         {"trainer_id": "anne", "wins": 1, "event_timestamp": day(0.01), "created": day(0.01)},
         {"trainer_id": "anne", "wins": 1, "event_timestamp": day(2.01), "created": day(2.01)},
         # the amended race again, as Feast has it: the same event, created later
         {"trainer_id": "anne", "wins": 0, "event_timestamp": day(0.01), "created": day(4)},
     ]
     asked = pd.DataFrame({"trainer_id": ["anne"] * 3, "event_timestamp": [day(number) for number in ASKED]})
-    with stock(told) as feast, quiet():
+    with stock(rows) as feast, quiet():
         theirs = feast.get_historical_features(asked, ["trainer:wins"]).to_df().sort_values("event_timestamp")["wins"]
     with ours(RACES) as store:
         mine = ours_at(store, asked, ["trainer_velocity:wins_30d"])["wins_30d"]

@@ -1,4 +1,4 @@
-"""A point-in-time join that gives back fewer rows than it was asked."""
+"""A point-in-time join that returns fewer rows than it was given."""
 
 import pandas as pd
 from stage import day, ours, ours_at, quiet, stock
@@ -7,9 +7,10 @@ RACES = [{"race_id": "R0", "day": 0, "trainers": ["anne", "ben"]}]
 
 
 def main() -> None:
-    """Anne has two runners in the race to come, and carl never ran: four runners are asked about."""
-    told = [
-        {"trainer_id": one, "runs": 1, "event_timestamp": day(0.01), "created": day(0.01)} for one in ("anne", "ben")
+    """Print both answers for four runners: anne has two in the race, and carl never ran."""
+    rows = [
+        {"trainer_id": trainer_id, "runs": 1, "event_timestamp": day(0.01), "created": day(0.01)}
+        for trainer_id in ("anne", "ben")
     ]
     asked = pd.DataFrame(
         {
@@ -18,7 +19,7 @@ def main() -> None:
             "event_timestamp": [day(1)] * 4,
         }
     )
-    with stock(told) as feast, quiet():
+    with stock(rows) as feast, quiet():
         theirs = feast.get_historical_features(asked.copy(), ["trainer:runs"]).to_df()
     with ours(RACES) as store:
         mine = ours_at(store, asked, ["trainer_velocity:runs_30d"])

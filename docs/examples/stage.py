@@ -1,4 +1,4 @@
-"""What the examples stand on: the same few races told to a VÉLØ store and, as plain tables, to stock Feast."""
+"""Shared set-up of the examples: the same few races in a VÉLØ store and, as plain tables, in stock Feast."""
 
 import contextlib
 import csv
@@ -25,19 +25,19 @@ from velo.settings import Settings, zone_named
 from velo.storage.store import Store
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
-"""The off of the first race; the others are told by the day after it."""
+"""The off of the first race. Other instants count days from it."""
 Race = Mapping[str, Any]
-"""`race_id`, `day` (after NOON's), `trainers` in order of finish, and optionally `result_version` and `known` (a day)."""
+"""`race_id`, `day` (days after NOON), `trainers` in order of finish, and optionally `result_version` and `known` (days after NOON)."""
 
 
 def day(number: float) -> datetime:
-    """So many days after NOON."""
+    """The instant `number` days after NOON."""
     return NOON + timedelta(days=number)
 
 
 @contextlib.contextmanager
 def ours(races: Sequence[Race]) -> Iterator[Store]:
-    """A store in a folder of its own, told these races and built; gone with its Redis at the end."""
+    """Yield a built store with these races in a temporary folder; remove it and its Redis at the end."""
     with tempfile.TemporaryDirectory() as folder:
         store = Store.open(Settings(home=Path(folder) / "home", timezone=zone_named("Europe/London"))).save()
         table = Path(folder) / "races.csv"
@@ -58,12 +58,12 @@ def ours(races: Sequence[Race]) -> Iterator[Store]:
 def stock(
     rows: Sequence[Mapping[str, Any]], ttl: timedelta = timedelta(0), redis_url: str | None = None
 ) -> Iterator[FeatureStore]:
-    """Stock Feast over one table of (trainer_id, event_timestamp, created and numbers): its view is `trainer`.
+    """Yield stock Feast over one table of (trainer_id, event_timestamp, created and numbers), with the view `trainer`.
 
-    Its stores are the dask one for files, and SQLite or the Redis given. A view's `ttl` is none where it is zero.
+    The offline store is dask, the online store SQLite or `redis_url`. A `ttl` of zero means no time to live.
     """
     options = Redis.from_url(redis_url).connection_pool.connection_kwargs if redis_url else {}
-    # Feast hands these to redis-py, which goes by the socket
+    # Feast passes these to redis-py, which uses the socket path
     server = f"localhost:0,unix_socket_path={options.get('path')},password={options.get('password')}"
     redis = {"type": "redis", "connection_string": server}
     with tempfile.TemporaryDirectory() as folder, quiet():
@@ -89,14 +89,14 @@ def stock(
 
 
 def ours_at(store: Store, entities: pd.DataFrame, refs: Sequence[str]) -> pd.DataFrame:
-    """VÉLØ's point-in-time join, through Feast."""
+    """Join as of each entity row's instant with VÉLØ, through Feast."""
     with quiet():
         return apply(store).get_historical_features(entities, list(refs)).to_df()
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without what Feast says of its own doings."""
+    """Suppress output and warnings of Feast."""
     aside = io.StringIO()
     with contextlib.redirect_stdout(aside), contextlib.redirect_stderr(aside), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""A window nobody moved on: runs in the last 14 days, asked 20 days after the last run."""
+"""A window that does not expire: runs in the last 14 days, requested 20 days after the last run."""
 
 from datetime import timedelta
 
@@ -19,7 +19,7 @@ ASKED = day(22)
 
 
 def main() -> None:
-    """Stock Feast serves the last row materialised; VÉLØ a row for the midnight, or a value that says it is stale."""
+    """Print both answers: stock Feast serves its last row, VÉLØ the midnight's row or a stale value."""
     counted = [
         {
             "trainer_id": "anne",
@@ -38,7 +38,7 @@ def main() -> None:
     trainer = Layout.of(BY_VIEW["trainer_velocity"])
     with ours(RACES) as store:
         redis = RedisRows(connect(store.home))
-        for told, tick in (("no tick since", False), ("after a tick", True)):
+        for situation, tick in (("no tick since", False), ("after a tick", True)):
             if tick:
                 with LogWriter.open(store, clock=lambda: ASKED) as writer:
                     writer.tick(ASKED.replace(hour=0) - timedelta(hours=1))  # midnight in London, in summer
@@ -47,7 +47,9 @@ def main() -> None:
             [rows] = redis.read_packed([(trainer, ["anne"])])
             stale = rows.stale(np.datetime64(ASKED.replace(tzinfo=None), "us"))[0]
             runs = rows.values[0, [name for name, _ in trainer.columns].index("runs_14d")]
-            print(f"  VÉLØ, {told:15} {runs:.0f}  {f'stale since {rows.valid_until[0]} UTC' if stale else 'fresh'}")
+            print(
+                f"  VÉLØ, {situation:15} {runs:.0f}  {f'stale since {rows.valid_until[0]} UTC' if stale else 'fresh'}"
+            )
 
 
 if __name__ == "__main__":

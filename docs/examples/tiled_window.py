@@ -1,4 +1,4 @@
-"""A 14-day window made of day tiles, asked at the time of each race: Feast's own tiling code."""
+"""A 14-day window of day tiles, requested at the time of each race, with Feast's own tiling code."""
 
 from datetime import UTC, timedelta
 
@@ -11,11 +11,11 @@ from stage import day, ours, ours_at
 
 WINDOW, HOP = timedelta(days=14), timedelta(days=1)
 SLOTS = np.random.default_rng(1).choice(240, 60, replace=False)
-"""Anne's races: each of 120 days has one at noon and one at three, and she runs in a quarter of them."""
+"""Anne's races: a quarter of 240, of which each of 120 days has one at noon and one at three."""
 
 
 def main() -> None:
-    """A tile ends at midnight UTC; a race is run in the middle of one, and the window it asks for begins with its own."""
+    """Print the errors of both. Tiles end at midnight UTC, but races are in the middle of a tile."""
     races = [{"race_id": f"R{at}", "day": at // 2 + at % 2 / 8, "trainers": ["anne", "ben"]} for at in sorted(SLOTS)]
     known = pd.DataFrame({"trainer_id": "anne", "run": 1, "at": [day(race["day"] + 0.01) for race in races]})
     runs = [Aggregation(column="run", function="sum", time_window=WINDOW)]
@@ -26,7 +26,7 @@ def main() -> None:
     off = [race["day"] for race in races]
     asked = pd.DataFrame({"trainer_id": "anne", "event_timestamp": [day(at) - timedelta(minutes=5) for at in off]})
     tiled = pd.merge_asof(asked, windows[["event_timestamp", name]], on="event_timestamp")[name].fillna(0)
-    true = [sum(one < at and at // 1 - one // 1 < 14 for one in off) for at in off]
+    true = [sum(before < at and at // 1 - before // 1 < 14 for before in off) for at in off]
     with ours(races) as store:
         mine = ours_at(store, asked, ["trainer_velocity:runs_14d"])["runs_14d"].fillna(0)
     print(f"runs_14d of anne, five minutes before each of her {len(races)} races:")
