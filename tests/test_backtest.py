@@ -305,9 +305,9 @@ def test_a_feature_that_moved_is_told_first() -> None:
 
 def test_a_period_that_cannot_be_is_refused(store: Store) -> None:
     for asked, word in (
-        ({"since": TEST_FROM, "days": 5}, "both say where to begin"),
-        ({"days": 0}, "a period of 0 days"),
-        ({"since": date(2024, 2, 1), "until": date(2024, 1, 1)}, "give the earlier day first"),
+        ({"since": TEST_FROM, "days": 5}, "both set the first day"),
+        ({"days": 0}, "--days must be > 0, got 0"),
+        ({"since": date(2024, 2, 1), "until": date(2024, 1, 1)}, "give the earlier day as --from"),
     ):
         with pytest.raises(UserError, match=word):
             backtest(store, now=BUILT_AT, options=SMALL, **asked)

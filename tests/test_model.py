@@ -178,7 +178,7 @@ def test_the_report_says_that_no_gate_was_run_and_stands_beside_the_market(repor
     assert (report.gate, report.mode) == ("not run", "paper only")
     assert report.test.market is not None
     assert report.test.priced_races == report.test.races
-    assert any("the gate asks for more than 50,000" in line for line in report.caveats)
+    assert any("the gate needs more than 50,000" in line for line in report.caveats)
     console = Console(width=160, record=True, file=StringIO())
     console.print(trained_table(report))
     shown = console.export_text()

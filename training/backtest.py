@@ -1,7 +1,7 @@
-"""`velo backtest`: what the recipe of a model would have said of days it had not seen, and what betting by it would have done.
+"""`velo backtest`: test a model's recipe, and the bets it would have made, on days it was not trained on.
 
-The recipe is refitted as time goes on (`training.walk_forward`), blended and calibrated on the past alone (`training.blend_calibrate`), and
-told by `training.backtest_metrics` with the gate's verdict on the period's last 90 days and 12 months.
+`training.walk_forward` refits the recipe over time, `training.blend_calibrate` blends and calibrates on earlier days only, and
+`training.backtest_metrics` measures the result. The gate judges the last 90 days and 12 months of the period.
 """
 
 import hashlib
@@ -39,17 +39,17 @@ _DATA: Final = ("race_id", "horse_id", "share", "sp_decimal", "taken", "closing"
 
 
 def recipe_of(settings: Mapping[str, Any], features: Sequence[str], catalogue: str, lead_s: float) -> str:
-    """SHA-256 of how a model is made: what a backtest says, it says of models of this recipe."""
+    """SHA-256 of how a model is made; a backtest holds for models with the same recipe."""
     left_out = {"best_round", "threads"}
     options = {name: value for name, value in settings.items() if name not in left_out}
-    told = {
+    recipe = {
         "options": options,
         "features": list(features),
         "catalogue": catalogue,
         "lead_s": lead_s,
         "put_together": [BLENDING, CALIBRATION],
     }
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
 def backtest(
@@ -68,8 +68,9 @@ def backtest(
 ) -> BacktestReport:
     """Test the recipe over local race dates `since` to `until` (both included), or the last `days` up to `until`.
 
-    Without them, the last `DAYS` days with results. The trial goes on record before anything is told of it. Raises
-    `UserError` for a period without races or past, results without prices, and days of a locked window unless `again`.
+    The default is the `DAYS` days up to the last result. The trial is recorded before any figure is returned. Raises
+    `UserError` for a period without races or history, for results without prices, and for days of a locked window unless
+    `again`.
     """
     chosen_options = options or ModelOptions()
     rows = kept_training_set(store, lead=lead, period=Period(until=until or date.max), progress=progress)
@@ -109,38 +110,38 @@ def _plan(
     last: date, since: date | None, until: date | None, days: int | None, refit_months: int | None, past: int | None
 ) -> WalkForwardPlan:
     if since is not None and days is not None:
-        raise UserError(f"--from {since} and --days {days} both say where to begin: give one of them")
+        raise UserError(f"--from {since} and --days {days} both set the first day: give one of them")
     if days is not None and days < 1:
-        raise UserError(f"a period of {days} days has no day: give 1 or more")
+        raise UserError(f"--days must be > 0, got {days}")
     end = until or last
     begin = since or end - timedelta(days=(days or DAYS) - 1)
     if begin > end:
-        raise UserError(f"a period from {begin} to {end} has no day: give the earlier day first")
+        raise UserError(f"--from {begin} is after --to {end}: give the earlier day as --from")
     return WalkForwardPlan(begin, end, refit_months, past)
 
 
 def _looked_at(store: Store, plan: WalkForwardPlan, *, again: bool) -> int | None:
-    """How many looks at a locked window these days have had, None for none; raises `UserError` unless `again`."""
-    before = [one for one in looks(store.home.models) if one.overlaps(plan.since, plan.until)]
+    """The number of looks at a locked window of these days, or None; raises `UserError` if there is one, unless `again`."""
+    before = [look for look in looks(store.home.models) if look.overlaps(plan.since, plan.until)]
     if before and not again:
-        one = before[-1]
+        latest = before[-1]
         raise UserError(
-            f"{plan.since} to {plan.until} has days of the final window {one.since} to {one.until}, looked at on "
-            f"{one.at[:10]}: test other days, or give --again to have another look counted"
+            f"{plan.since} to {plan.until} overlaps the final window {latest.since} to {latest.until}, looked at on "
+            f"{latest.at[:10]}: test other days, or add --again to count another look"
         )
-    return max((one.number for one in before), default=None)
+    return max((look.number for look in before), default=None)
 
 
 def _predictions(
     told: OutOfFold, sp: Floats, beside: Mapping[str, Any], seed: int
 ) -> tuple[Predictions, tuple[BlendChoice, ...]]:
-    """The tested races that have a market, as they are kept."""
+    """The predictions of the tested races that have a market, as stored, and the blend chosen for each fold."""
     combined = combine(told, sp)
     tested = told.races.only(combined.races)
     priced = ~np.isnan(tested.total(tested.pi))
     if not priced.any():
         raise UserError(
-            "no tested race has a starting price for every starter: there is no market to beat in these days"
+            "no tested race has a starting price for every starter: a backtest needs a market; load results with prices"
         )
     rows = np.repeat(priced, tested.sizes)
     columns: dict[str, Any] = {
@@ -158,6 +159,6 @@ def _predictions(
         "blend_raw": combined.blend_raw,
         "blend": combined.blend,
     }
-    records = min(one.records for one in told.refits if one.tested)
-    kept = {name: np.asarray(values)[rows] for name, values in columns.items()}
-    return Predictions(kept, tested.days[priced], seed, records), combined.choices
+    records = min(refit.records for refit in told.refits if refit.tested)
+    stored = {name: np.asarray(values)[rows] for name, values in columns.items()}
+    return Predictions(stored, tested.days[priced], seed, records), combined.choices

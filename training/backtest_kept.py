@@ -1,7 +1,7 @@
-"""A backtest as it is kept: out-of-fold predictions and what they came to, in `$VELO_HOME/backtests/<id>/`.
+"""Read and write stored backtests: out-of-fold predictions and their report, in `$VELO_HOME/backtests/<id>/`.
 
-`predictions.parquet` has one row a starter of the tested days, by race day, race and horse; `backtest.json` the report. The
-id is of the recipe, the days and the data: the same backtest again is the same folder.
+`predictions.parquet` has one row per starter of the tested days, ordered by race day, race and horse; `backtest.json` is the
+report. The id is a hash of the recipe, the days and the data, so a repeated backtest replaces its own folder.
 """
 
 import dataclasses
@@ -32,19 +32,19 @@ LAST: Final = "last"
 PREDICTIONS: Final = "predictions.parquet"
 REPORT: Final = "backtest.json"
 SERVED: Final = "fundamental"
-"""What a bundle serves: the model by itself, uncalibrated."""
+"""The probabilities that a bundle serves: the model without the market, uncalibrated."""
 BLENDED: Final = "blend"
-"""What it serves beside it, where every runner has odds."""
+"""The probabilities served in addition if every runner has odds."""
 SUBJECTS: Final = ("fundamental", "calibrated", "logit", "blend")
-"""Columns of probabilities that may be bet by and judged."""
+"""The probability columns that bets and the gate can use."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """The tested starters whose race has a market: columns by name, and the local race date and block of each race.
+    """The tested starters whose race has a market: columns by name, and the local date of each race.
 
-    Columns: `race_id`, `horse_id`, `fold`, `share` (of the win), `sp_decimal`, `taken` and `closing` (prices told before the
-    off, `training.prices`), `pi`, `market` (π^β), the `SUBJECTS` and `blend_raw`.
+    Columns: `race_id`, `horse_id`, `fold`, `share` (of the win), `sp_decimal`, `taken` and `closing` (decimal prices known
+    before the off, `training.prices`), `pi`, `market` (π^β), the `SUBJECTS` and `blend_raw`.
     """
 
     columns: dict[str, NDArray[Any]]
@@ -59,7 +59,7 @@ class Predictions:
         return np.asarray(self.columns[subject], dtype=np.float64)
 
     def season(self, subject: str) -> BacktestPeriod:
-        """A season to bet in by a subject's probabilities: decided at the price told by decision time, else SP; settled at SP."""
+        """The period with a subject's probabilities: bets decided at the decision-time price, else SP, and settled at SP."""
         starts = starts_of(self.columns["race"])
         days = Days.of_dates(self.columns["race_date"], self.seed)
         sp = self.columns["sp_decimal"]
@@ -71,20 +71,20 @@ class Predictions:
         )
 
     def fingerprint(self) -> str:
-        """SHA-256 of what was predicted and what became of it."""
+        """SHA-256 of the predictions and the outcomes."""
         return fingerprint({name: values for name, values in self.columns.items() if name != "race_date"})
 
 
 def plain(value: Any) -> Any:
-    """A report as JSON can hold it: NaN is null, a verdict its words."""
+    """Convert a report to types that JSON supports: NaN becomes null, a verdict its words."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {one.name: plain(getattr(value, one.name)) for one in dataclasses.fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(name): plain(one) for name, one in value.items()}
+        return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, np.ndarray):
         return plain(value.tolist())
     if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
+        return [plain(item) for item in value]
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, datetime | date):
@@ -93,8 +93,8 @@ def plain(value: Any) -> Any:
 
 
 def keep(home: Home, name: str, predictions: Predictions, report: Any) -> Path:
-    """Write a backtest, whole or not at all, and make it the last one; returns its folder."""
-    columns = {one: pa.array(values) for one, values in predictions.columns.items()}
+    """Write a backtest atomically and make it the last one; returns its folder."""
+    columns = {column: pa.array(values) for column, values in predictions.columns.items()}
     facts = {"seed": predictions.seed, "records": predictions.records}
     table = pa.table(columns).replace_schema_metadata({"velo": json.dumps(facts)})
     folder, aside = home.backtests / name, home.backtests / f".{name}.tmp"
@@ -113,7 +113,7 @@ def keep(home: Home, name: str, predictions: Predictions, report: Any) -> Path:
 
 
 def last(home: Home) -> str:
-    """The id of the last backtest; raises `UserError` where there is none."""
+    """The id of the last backtest; raises `UserError` if there is none."""
     try:
         return (home.backtests / LAST).read_text().strip()
     except FileNotFoundError:
@@ -121,7 +121,7 @@ def last(home: Home) -> str:
 
 
 def read(home: Home, name: str) -> tuple[Predictions, dict[str, Any]]:
-    """The predictions of a backtest and its report as plain values; raises `UserError` where a part is missing."""
+    """Read the predictions and the report of a backtest; raises `UserError` if a file is missing or damaged."""
     folder = home.backtests / name
     try:
         table = pq.read_table(folder / PREDICTIONS)
@@ -129,7 +129,7 @@ def read(home: Home, name: str) -> tuple[Predictions, dict[str, Any]]:
     except (FileNotFoundError, ValueError) as broken:
         raise UserError(f"backtest {name} cannot be read ({broken}): run `velo backtest` again") from None
     facts = json.loads(table.schema.metadata[b"velo"])
-    columns = {one: table.column(one).to_numpy(zero_copy_only=False) for one in table.column_names}
+    columns = {name: table.column(name).to_numpy(zero_copy_only=False) for name in table.column_names}
     columns["race_date"] = np.asarray(columns["race_date"], dtype="datetime64[D]")
     dates = columns["race_date"][starts_of(columns["race"])]
     return Predictions(columns, dates, facts["seed"], facts["records"]), report

@@ -1,7 +1,7 @@
-"""What a period of bets says: A/E three ways, ROI before and after commission, drawdown, buckets, and whether p was true.
+"""Measure a period of bets: A/E by three expectations, ROI before and after commission, drawdown, price buckets, calibration.
 
-Every figure has its race-day interval and n. Rows are starters of whole races in order of time; a bet without a price counts
-as unsettled and is in no figure.
+Every figure has an interval over race days and its n. Rows are starters of whole races in order of time. A bet without a
+price counts as unsettled and enters no figure.
 """
 
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class BacktestPeriod:
     """Starters of a period: model p, market π (NaN where a race has none), decimal prices, share of the win, races, days.
 
     `decided_at` are the prices when bets are chosen and staked, `settled_at` those they are paid at; NaN where missing.
-    `clv` is each runner's closing-line value (`training.prices`), NaN or None where no price was told before the off.
+    `clv` is each runner's closing-line value (`training.prices`), NaN or None without a price before the off.
     """
 
     p: Floats
@@ -50,7 +50,7 @@ class BacktestPeriod:
 
     def __post_init__(self) -> None:
         if np.any(np.diff(self.days.of) < 0):
-            raise ValueError("the races of a season are not in order of their days: sort them first")
+            raise ValueError("races are not in order of their days: sort them first")
 
     @property
     def race(self) -> Indices:
@@ -58,7 +58,7 @@ class BacktestPeriod:
         return np.repeat(np.arange(self.starts.size), sizes_of(self.starts, self.p.size))
 
     def only(self, races: NDArray[np.bool_]) -> "BacktestPeriod":
-        """Some of its races, with draws of their own days alone."""
+        """The period with only some of its races, resampling only their days."""
         sizes = sizes_of(self.starts, self.p.size)
         rows = np.repeat(races, sizes)
         starts = np.asarray(np.cumsum(np.r_[0, sizes[races]])[:-1], dtype=np.intp)
@@ -70,11 +70,11 @@ class BacktestPeriod:
 
 @dataclass(frozen=True, slots=True)
 class Bets:
-    """What a strategy did. `n` of bets settled; `roi` by commission rate; `kelly` compounds from a bank of 1.
+    """The outcome of a strategy: `n` settled bets, `roi` by commission rate, `kelly` compounded from a bank of 1.
 
-    A/E is Σ won ÷ Σ expected, with the model's p, the market's π and 1/SP (the settled price) as what was expected.
-    `drawdown` is at level stakes, in units. `clv` is the mean closing-line value of the bets whose price was told before the
-    off, `beat_close` the share of them that took a longer price than the last; neither where there are none.
+    A/E is Σ won ÷ Σ expected, where the expectation is the model's p, the market's π or 1/SP (the settled price).
+    `drawdown` is at level stakes, in units. `clv` is the mean closing-line value of the bets with a price before the off;
+    `beat_close` is the share of them at a longer price than the last. Both are None without such bets.
     """
 
     strategy: str
@@ -107,7 +107,7 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class ProbabilityBand:
-    """One of ten bands of p, of runners the model likes more (`above`) or no more than the market does."""
+    """One of ten bands of p, for the runners with p above π (`above`) or not above it."""
 
     above: bool
     low: float
@@ -118,17 +118,17 @@ class ProbabilityBand:
 
 
 def bets(season: BacktestPeriod, of: Strategy) -> Bets:
-    """What a strategy would have done over the season."""
+    """The bets of a strategy over the period."""
     return placed(season, of.name, chosen(of, season.p, season.decided_at))
 
 
 def all_strategies(season: BacktestPeriod) -> tuple[Bets, ...]:
-    """Every strategy of contract 9 over the season, on the same resamples."""
+    """The bets of every strategy of contract 9, on the same resamples."""
     return tuple(bets(season, of) for of in STRATEGIES)
 
 
 def placed(season: BacktestPeriod, name: str, wanted: Wanted) -> Bets:
-    """What one unit, and what fractional Kelly, on each of the wanted runners would have done."""
+    """The outcome of bets on the wanted runners, at one unit each and at fractional Kelly."""
     profits = unit_profits(season.settled_at, season.share, np.ones(season.p.size, dtype=np.bool_))
     settled = wanted & ~np.isnan(profits)
     of = season.days.where(settled)
@@ -157,10 +157,10 @@ def placed(season: BacktestPeriod, name: str, wanted: Wanted) -> Bets:
 
 
 def above_and_below(season: BacktestPeriod, bands: int = 10) -> tuple[ProbabilityBand, ...]:
-    """Reliability in ten equal-width bands of p, parted by whether p is above π: where the bets are, is p true there?"""
+    """Reliability in ten equal-width bands of p, split by whether p is above π, since bets are made where it is."""
     priced = ~np.isnan(season.pi)
     band = equal_width(season.p, bands)
-    told = []
+    reported = []
     for above in (True, False):
         side = priced & ((season.p > season.pi) == above)
         for at in range(bands):
@@ -168,12 +168,12 @@ def above_and_below(season: BacktestPeriod, bands: int = 10) -> tuple[Probabilit
             if inside.any():
                 of = season.days.where(inside)
                 said, won, market = (of.mean(values[inside]) for values in (season.p, season.share, season.pi))
-                told.append(ProbabilityBand(above, at / bands, (at + 1) / bands, said, won, market))
-    return tuple(told)
+                reported.append(ProbabilityBand(above, at / bands, (at + 1) / bands, said, won, market))
+    return tuple(reported)
 
 
 def delta_r2(model: Floats, market: Floats, season: BacktestPeriod) -> Figure:
-    """R²(model) − R²(market) over the races where both are told, in the same resamples; n races.
+    """R²(model) − R²(market) over the races that have both, on the same resamples; n counts races.
 
     Both are probabilities of the runners. For the ΔR² of contract 9 `market` is π^β with β fitted out of fold.
     """
@@ -184,7 +184,7 @@ def delta_r2(model: Floats, market: Floats, season: BacktestPeriod) -> Figure:
 
 
 def r2(chances: Floats, season: BacktestPeriod) -> Figure:
-    """1 − winner log loss ÷ log loss of 1/N, over the races where the chances are told; n races."""
+    """1 − winner log loss ÷ log loss of 1/N, over the races that have probabilities; n counts races."""
     loss = winner_loss(chances, season.share, season.starts)
     uniform = np.log(sizes_of(season.starts, chances.size).astype(np.float64))
     kept = ~np.isnan(loss)
@@ -192,19 +192,19 @@ def r2(chances: Floats, season: BacktestPeriod) -> Figure:
 
 
 def margin(model: Floats, market: Floats, season: BacktestPeriod) -> Figure:
-    """The market's winner log loss less the model's, in nats a race: above 0 the model is better; n races."""
+    """The market's winner log loss minus the model's, in nats per race; positive if the model is better; n counts races."""
     gained = winner_loss(market, season.share, season.starts) - winner_loss(model, season.share, season.starts)
     kept = ~np.isnan(gained)
     return _by_race_days(season).where(kept).mean(gained[kept])
 
 
 def winner_loss(chances: Floats, share: Floats, starts: Indices) -> Floats:
-    """−ln p(winner) of each race, 1/m each in an m-way dead heat; NaN where the race has no chances."""
+    """−ln p(winner) of each race, 1/m each in an m-way dead heat; NaN if the race has no probabilities."""
     return -total(share * np.log(np.maximum(chances, SMALLEST)), starts)
 
 
 def top1(season: BacktestPeriod) -> Figure:
-    """The share of races that their most likely runner won; ties count each of the tied equally; n races."""
+    """The share of races won by the runner with the highest p; tied runners share equally; n counts races."""
     best = np.maximum.reduceat(season.p, season.starts)
     first = (season.p == best[season.race]).astype(np.float64)
     won = total(first * (season.share > 0), season.starts) / total(first, season.starts)
@@ -212,7 +212,7 @@ def top1(season: BacktestPeriod) -> Figure:
 
 
 def auc(p: Floats, share: Floats) -> float | None:
-    """The chance that a winner was given more than a loser, over all runners, ties half; None without both kinds."""
+    """The probability that a winner has a higher p than a loser, ties counted half; None without winners or losers."""
     won = share > 0
     if won.all() or not won.any():
         return None

@@ -1,4 +1,4 @@
-"""What is put on top of a model's utility: calibration, the market, and calibration again. Plain numbers, kept as JSON."""
+"""Blends of a model with the market, and their calibrations. Stored as JSON."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ FORMAT: Final = 2
 BENTER: Final = "Benter"
 RESIDUAL: Final = "residual"
 MEAN: Final = "mean"
-"""The even mean of the utilities of the other two, so ∝ √(Benter · residual): each errs in a way of its own."""
+"""∝ √(Benter · residual): the mean of the other two in logs, because their errors differ."""
 KINDS: Final = (BENTER, RESIDUAL, MEAN)
 
 
 @dataclass(frozen=True, slots=True)
 class Blending:
-    """How a model and the market are put together. All of it is fitted on out-of-fold predictions.
+    """A blend of a model with the market, fitted on out-of-fold predictions.
 
-    `kind` is the blend that gained most surely (`training.blend_calibrate`) by `losses` (winner log loss of each, nats a race, over the
-    folds after the first; None where there was one fold alone: then Benter's). `own` calibrates the model by itself, `curves`
+    `kind` is the blend with the most reliable gain (`training.blend_calibrate`) by `losses` (winner log loss of each, nats a race, over the
+    folds after the first; None if there is only one fold: then Benter's). `own` calibrates the model without the market, `curves`
     the blend of that kind, and Benter's beside it. `market` is the market's own exponent, the yardstick.
     """
 
@@ -37,7 +37,7 @@ class Blending:
     curves: Mapping[str, RegimeCalibration]
 
     def to_json(self) -> dict[str, Any]:
-        """As kept in a bundle."""
+        """As stored in a bundle."""
         return {
             "format": FORMAT,
             "kind": self.kind,
@@ -51,7 +51,7 @@ class Blending:
 
     @staticmethod
     def from_json(kept: Mapping[str, Any]) -> "Blending":
-        """What `to_json` told; raises `UserError` for another format."""
+        """The inverse of `to_json`; raises `UserError` for another format."""
         if kept.get("format") != FORMAT:
             raise UserError(
                 f"blend format is {kept.get('format')!r}, but this version reads {FORMAT}: run `velo train` again"
@@ -69,7 +69,7 @@ class Blending:
 
 @dataclass(frozen=True, slots=True)
 class OutOfFoldPredictions:
-    """Out-of-fold predictions of some races, of each starter: f, π and the residual model (NaN where a race has no market)."""
+    """Out-of-fold predictions per starter of some races: f, π and the residual model (NaN if a race has no market)."""
 
     starts: Indices
     f: Floats
@@ -80,7 +80,7 @@ class OutOfFoldPredictions:
 
 
 def chances(kind: str, seen: OutOfFoldPredictions, benter: Blend) -> Floats:
-    """What a kind of blend says of some starters, not calibrated."""
+    """The uncalibrated probabilities of a kind of blend."""
     if kind == RESIDUAL:
         return seen.residual
     own = benter.probabilities(seen.f, seen.pi, seen.starts)
@@ -94,9 +94,9 @@ def learn(
     losses: Mapping[str, float] | None = None,
     compared: int = 0,
 ) -> Blending:
-    """Fit everything on what was predicted before; `priced` are those of its races that have a market.
+    """Fit the blend on earlier predictions; `priced` are those of the races with a market.
 
-    Raises `UserError` where they are too few.
+    Raises `UserError` if there are too few.
     """
     alone = fit_market_exponent(priced.pi, priced.starts, priced.share)
     benter = fit_blend(priced.f, priced.pi, priced.starts, priced.share)
@@ -109,5 +109,5 @@ def learn(
 
 
 def enough(priced: OutOfFoldPredictions) -> bool:
-    """Whether so many races can be learned from."""
+    """Whether there are enough races to fit on."""
     return bool(priced.starts.size >= max(LEAST_RACES, LEAST_WINS))

@@ -1,9 +1,9 @@
-"""How far a chance can be trusted: what share of the runners given about that chance won, and how sure that share is.
+"""Intervals for calibrated probabilities: the win rate of runners with about the same p, and its uncertainty.
 
-Runners predicted out of fold are put into bins by their chance, each bin with as many winners expected. Of each bin winners ÷
-expected winners is told with its 95 % interval over whole race days drawn anew (`velo.resampling`), as for a reliability
-diagram: Bröcker and Smith, "Increasing the reliability of reliability diagrams", Weather and Forecasting 22 (2007), with
-blocks in place of single forecasts. Plain numbers, kept as JSON.
+Out-of-fold runners are binned by p, with equal expected winners in each bin. Each bin gives winners ÷ expected winners with
+its 95 % interval over resampled race days (`velo.resampling`), as in a reliability diagram: Bröcker and Smith, "Increasing the
+reliability of reliability diagrams", Weather and Forecasting 22 (2007), with race days in place of single forecasts. Stored as
+JSON.
 """
 
 from collections.abc import Mapping
@@ -20,17 +20,16 @@ from velo.resampling import Days
 FORMAT: Final = 1
 MOST_BINS: Final = 12
 WINS_A_BIN: Final = 50.0
-"""Expected winners of a bin: of fewer the bounds say more of the bin than of the chance."""
+"""Minimum expected winners of a bin; with fewer, the bounds reflect noise."""
 
 
 @dataclass(frozen=True, slots=True)
 class CalibrationInterval:
-    """Bounds of a winning rate as multiples of the chance said: `low` and `high` at the `chances`, straight between them.
+    """Bounds of the win rate as multiples of p: `low` and `high` at the knots `chances`, linear in log p between them.
 
-    It covers the mean rate of all runners given such a chance, over the race days it was measured on: by how much the chance
-    may be off on average and by luck of the draw. It does not cover what sets one runner apart from others of its chance,
-    nor days unlike those. It need not hold the chance itself: where it does not, the model was off there. `runners`, `days`
-    and `wins` are what it was measured on.
+    The interval covers the mean win rate of all runners with such a p on the race days it was fitted on: average
+    miscalibration and sampling error. It does not cover differences between runners of equal p, or other days. It can
+    exclude p itself, where the model is miscalibrated. `runners`, `days` and `wins` describe the fitted data.
     """
 
     chances: tuple[float, ...]
@@ -41,18 +40,18 @@ class CalibrationInterval:
     wins: float
 
     def interval(self, p: Floats) -> Floats:
-        """Lower and upper bound of each probability, (runners, 2), between 0 and 1."""
+        """Lower and upper bound of each p, (runners, 2), between 0 and 1."""
         at, knots = np.log(np.clip(p, 1e-12, 1.0)), np.log(self.chances)
         bounds = np.stack([np.interp(at, knots, self.low), np.interp(at, knots, self.high)], axis=1)
         return np.asarray(np.clip(p[:, None] * bounds, 0.0, 1.0), dtype=np.float64)
 
     def to_json(self) -> dict[str, Any]:
-        """As kept in a bundle."""
+        """As stored in a bundle."""
         return {"format": FORMAT, **asdict(self)}
 
     @staticmethod
     def from_json(kept: Mapping[str, Any]) -> "CalibrationInterval":
-        """The band that `to_json` told; raises `UserError` for another format."""
+        """The inverse of `to_json`; raises `UserError` for another format."""
         if kept.get("format") != FORMAT:
             raise UserError(
                 f"calibration interval format is {kept.get('format')!r}, but this version reads {FORMAT}: run `velo train` again"
@@ -62,9 +61,9 @@ class CalibrationInterval:
 
 
 def fit_interval(p: Floats, share: Floats, dates: NDArray[Any], seed: int) -> CalibrationInterval | None:
-    """The band of out-of-fold chances; `share` is each runner's of the win, `dates` its local race date.
+    """Fit intervals on out-of-fold p; `share` is each runner's share of the win, `dates` its local race date.
 
-    None where no bin has winners enough, or too few race days to draw anew: then no interval can be told.
+    None if no bin has enough expected winners, or there are too few race days to resample.
     """
     if p.size == 0 or p.sum() < WINS_A_BIN:
         return None
@@ -77,12 +76,12 @@ def fit_interval(p: Floats, share: Floats, dates: NDArray[Any], seed: int) -> Ca
     chances, low, high = [], [], []
     for number in range(bins):
         inside = bin_of == number
-        told = days.where(inside).ratio(share[inside], p[inside])
-        if told.low is None or told.high is None:
+        rate = days.where(inside).ratio(share[inside], p[inside])
+        if rate.low is None or rate.high is None:
             continue
         chances.append(float(p[inside].sum() / inside.sum()))
-        low.append(told.low)
-        high.append(told.high)
+        low.append(rate.low)
+        high.append(rate.high)
     if not chances:
         return None
     return CalibrationInterval(tuple(chances), tuple(low), tuple(high), p.size, days.count, float(share.sum()))

@@ -1,7 +1,7 @@
-"""`velo train`: the recipe tried forward in time on what was known before each race, then fitted on all of it and kept.
+"""`velo train`: test the recipe forward in time on what was known before each race, then fit and store a model on all days.
 
-Models of earlier days predict later ones. What they said teaches the blend and the calibration, and tells how good the recipe
-is on the last days; the model that is kept is then fitted on every day, by the same recipe.
+Models of earlier days predict later ones. The blend and the calibration are fitted on those out-of-fold predictions, which
+also measure the recipe on the last days. The stored model is then fitted on every day with the same recipe.
 """
 
 import platform
@@ -33,19 +33,20 @@ from velo.storage.store import Store
 
 Progress = Callable[[str, int, int], None]
 GATE_RECORDS: Final = 50_000
-"""Training records below which no gate will pass a model (contract 9)."""
+"""The gate passes no model with this many training records or fewer (contract 9)."""
 VALIDATION_FOLDS: Final = 3
-"""Refits over the validation days: what the blend and the calibration learn from."""
+"""Refits over the validation days, on which the blend and the calibration are fitted."""
 _LIBRARIES: Final = ("lightgbm", "numpy", "scipy", "feast", "duckdb")
 
 
 @dataclass(frozen=True, slots=True)
 class TrainReport:
-    """What was trained and how the recipe did. `records` are the starters the kept model was fitted on, `rows` all joined.
+    """The trained model and the measured quality of its recipe.
 
-    `validation` and `test` are of the recipe's predictions of those days by models of earlier ones; `parts` sets the plain
-    logit, the trees, their average, its calibration and the blend beside the market over the test days that have one.
-    `from_cards` counts races whose runners a racecard named; in the others they are those of the first result.
+    `records` counts the starters the stored model was fitted on, `rows` all joined rows. `validation` and `test` measure
+    predictions of those days by models of earlier days. `parts` compares the plain logit, the trees, their average, its
+    calibration and the blend with the market, over the test races that have one. `from_cards` counts races whose runners
+    come from a racecard; the others use the runners of the first result.
     """
 
     version: str
@@ -81,10 +82,10 @@ def train(
     choose: bool = False,
     progress: Progress = lambda step, done, steps: None,
 ) -> TrainReport:
-    """Join, predict forward, measure, fit on all days, and keep the model as the current one.
+    """Join, predict forward, measure, fit on all days, and store the model as the current one.
 
-    `choose` looks for better options first, by cross-validation over the days before the test. The test days are looked at
-    once, by the finished recipe. Raises `UserError` for a store without results, and for too few races.
+    `choose` first searches for better options by cross-validation over the days before the test days, which only the final
+    recipe predicts. Raises `UserError` for a store without results and for too few races.
     """
     rows = kept_training_set(store, lead=lead, period=period, progress=progress)
     races = races_of(rows)
@@ -100,10 +101,10 @@ def train(
     sp = rows.label("sp_decimal")[told.races.rows]
     blending = _blending(told, sp)
 
-    def tell(what: str) -> None:
+    def report(what: str) -> None:
         progress(f"{what} on all days", len(folds) * 4 + 1, len(folds) * 4 + 5)
 
-    model, grown = _fit_on_all(given, races, chosen, told, blending, tell)
+    model, grown = _fit_on_all(given, races, chosen, told, blending, report)
     progress("measure", 0, 1)
     did = _Results(
         _measured(told, told.fold < told.past),
@@ -122,7 +123,7 @@ def train(
 
 @dataclass(frozen=True, slots=True)
 class _Results:
-    """How the recipe did, as the kept metrics name it; see `TrainReport`."""
+    """The quality of the recipe, under the field names of the stored metrics; see `TrainReport`."""
 
     validation: ModelQuality
     test: ModelQuality
@@ -136,14 +137,14 @@ def _fit_on_all(
     options: ModelOptions,
     told: OutOfFold,
     blending: Blending | None,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> tuple[bundle.Model, Fitted]:
-    """The model that is kept, without bands, and its trees; grown on the market too where the blend wants it."""
+    """Fit the stored model, without calibration intervals, and its trees; adds the residual model if the blend needs one."""
     every = replace(races, rows=np.arange(races.share.size, dtype=np.intp))
-    model, grown = fit_fundamental(given, every, options, told.rounds, tell)
+    model, grown = fit_fundamental(given, every, options, told.rounds, report)
     fitted = None
     if blending is not None and blending.kind != BENTER:
-        fitted = fit_on_market(given, every, options, told.residual_rounds, tell)
+        fitted = fit_on_market(given, every, options, told.residual_rounds, report)
     return bundle.Model(model, blending, None if fitted is None else (fitted.beta, fitted.model)), grown
 
 
@@ -175,7 +176,7 @@ def _report(
 
 
 def _folds(races: Races, parts: Split) -> tuple[Fold, ...]:
-    """Refits over the validation days, then one over the test days; each trained on all before it and its embargo."""
+    """Refits over the validation days, then one over the test days; each trains on all days before its embargo."""
     days = np.unique(parts.validation.days)
     cuts = np.array_split(days, min(VALIDATION_FOLDS, days.size))
     spans = [(cut[0], cut[-1]) for cut in cuts] + [(parts.test.days.min(), parts.test.days.max())]
@@ -184,7 +185,7 @@ def _folds(races: Races, parts: Split) -> tuple[Fold, ...]:
         train = races.days < first - np.timedelta64(EMBARGO_DAYS, "D")
         if not train.any():
             raise UserError(
-                f"no race day lies {EMBARGO_DAYS} days or more before {first}: load older results, or choose later days "
+                f"no race day is {EMBARGO_DAYS} or more days before {first}: load older results, or choose later days "
                 "for validation and test"
             )
         folds.append(Fold(f"{first} to {last}", train, (races.days >= first) & (races.days <= last)))
@@ -195,7 +196,7 @@ def _blending(told: OutOfFold, sp: np.ndarray[Any, np.dtype[np.float64]]) -> Ble
     try:
         return blending_of(told, sp)
     except UserError:
-        # Too few races with a market: the model stands alone, and the report says so.
+        # too few races with a market: the model is stored without a blend, and the report says so
         return None
 
 
@@ -241,27 +242,29 @@ def _metadata(store: Store, rows: TrainingSet, races: Races, parts: Split, model
 def _caveats(
     rows: TrainingSet, records: int, test: ModelQuality, blending: Blending | None, parts: tuple[PartMeasured, ...]
 ) -> tuple[str, ...]:
-    said = [
-        "the gate was not run: for paper only, whatever the figures say",
-        "the figures are of models of earlier days; the one that is kept was then fitted on all days by the same recipe",
+    caveats = [
+        "the gate has not run: paper bets only, whatever the figures",
+        "the figures measure models of earlier days; the stored model is fitted on all days with the same recipe",
     ]
     if records <= GATE_RECORDS:
-        said.append(f"{records:,} training records: the gate asks for more than {GATE_RECORDS:,}")
+        caveats.append(f"{records:,} training records: the gate needs more than {GATE_RECORDS:,}")
     if blending is None:
-        said.append("too few races have a starting price for every starter: no blend with the market, no calibration")
+        caveats.append(
+            "too few races have a starting price for every starter: no blend with the market, no calibration"
+        )
     if test.margin is None:
-        said.append("no race of the test has a starting price for every starter: the market is no yardstick here")
+        caveats.append("no test race has a starting price for every starter: there is no market to compare with")
     elif test.margin.high <= 0:
-        said.append("worse than the starting prices: no edge over the market is shown or to be expected")
+        caveats.append("worse than the starting prices: no edge over the market")
     elif test.margin.low <= 0:
-        said.append("no better than the starting prices beyond chance: no edge is shown")
+        caveats.append("not significantly better than the starting prices: no edge is shown")
     else:
-        said.append("better than the starting prices: look for a leak before believing it")
-    r2 = {one.name: one.r2.value for one in parts}
+        caveats.append("better than the starting prices: look for a leak before believing it")
+    r2 = {part.name: part.r2.value for part in parts}
     baseline, own = r2.get("logit"), r2.get("fundamental")
     if baseline is not None and own is not None and own <= baseline:
-        said.append("no better than the plain conditional logit, the baseline: the trees have earned nothing here")
+        caveats.append("no better than the baseline, a plain conditional logit: the trees add nothing here")
     carded = int(np.sum(rows.identity.column("source").to_numpy(zero_copy_only=False) == "racecard"))
     if carded < rows.rows:
-        said.append(f"{rows.rows - carded:,} rows have the runners and keys of the result, for want of a racecard")
-    return tuple(said)
+        caveats.append(f"{rows.rows - carded:,} rows take runners and keys from the result: no racecard")
+    return tuple(caveats)
