@@ -38,7 +38,7 @@ def test_a_mistake_is_told_in_a_line(tmp_path: Path, redis_url: str) -> None:
     velo("ingest", "--follow", home=tmp_path).told("--follow needs one feed", "--redis KEY")
     velo("ingest", "--redis", "x", home=tmp_path).told("velo ingest --follow --redis KEY")
     velo("ingest", "--follow", "--kafka", "x", home=tmp_path).told("--kafka needs brokers", "--brokers")
-    velo("feed", "redis", tmp_path / "a.txt", home=tmp_path).told("a.txt is of no form that is sent")
+    velo("feed", "redis", tmp_path / "a.txt", home=tmp_path).told("a.txt is not a kind of file that can be sent")
     velo("feed", "redis", tmp_path / "a.jsonl", home=tmp_path).told("cannot read", "name a file of JSON lines")
 
 

@@ -210,7 +210,7 @@ def test_an_off_more_than_a_day_from_the_races_date_is_refused(door: MessageVali
         (None, "no message", "holds no message"),
         (b"", "no JSON", "send one JSON object"),
         (b"\xff\xfe", "no JSON", "UTF-8"),
-        (b"[]", "no object", r"\[\] is no JSON object"),
+        (b"[]", "no object", r"\[\] is not a JSON object"),
         (b'{"type": NaN}', "no JSON", "without NaN or Infinity"),
         (b'{"type": 1e999}', "no JSON", "without NaN or Infinity"),
         (b'{"type": "going_change", "schema_version": 2, "race_id": "\\ud800"}', "no JSON", "surrogate"),

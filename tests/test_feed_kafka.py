@@ -71,7 +71,7 @@ def test_brokers_that_go_away_are_waited_for_and_it_is_said_once(
 
 
 def test_a_topic_of_several_partitions_is_refused_unless_one_is_named(store: Store, brokers: str) -> None:
-    with pytest.raises(UserError, match="there is no topic 'nowhere': make it"):
+    with pytest.raises(UserError, match="there is no topic 'nowhere': create it"):
         drained(store, KafkaFeed(brokers, "nowhere"))
     put_on_topic(brokers, "several", [b"{}"], partition=0)
     with pytest.raises(UserError, match=r"has 4 partitions, but a log has one order: .* by --partition every"):

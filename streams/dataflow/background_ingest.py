@@ -29,7 +29,7 @@ class BackgroundIngest:
 
     def begin(self) -> None:
         """Begin to take."""
-        say("stream.follows", feed=self._following.feed.name, settled=self._following.places.settled)
+        say("stream.follows", feed=self._following.feed.name, settled=self._following.offsets.settled)
         self._thread.start()
 
     def safe_seq(self) -> int:

@@ -1,7 +1,7 @@
-"""From a feed to the log, for as long as it is wanted: each message once, a tick at each local midnight.
+"""Follow a feed into the log until stopped: append each message once, and a tick at each local midnight.
 
-The order of a batch is what makes it safe: append, sync the log, write the dead letters, keep the place, tell the
-server. A crash anywhere in between delivers the batch again, and what the log holds of it already is known by its place.
+The order of the steps makes a batch safe: append, sync the log, write the dead letters, save the offset, acknowledge. After
+a crash between two steps the feed delivers the batch again; messages already in the log are recognised by their offsets.
 """
 
 import logging
@@ -26,31 +26,31 @@ from velo.storage.log.writer import Clock, LogWriter
 from velo.storage.store import Store
 
 BATCH: Final = 256
-"""Messages between two syncs where they come faster than the disk; a message that comes alone is synced alone."""
+"""The most messages between two syncs, for a feed faster than the disk; a single message is synced at once."""
 WAIT_S: Final = 1.0
-"""How long one look at an idle feed lasts, and the pause before one that is away is tried again."""
+"""Seconds to wait for an idle feed, and between retries of an unreachable one."""
 UNDECLARED_TOLD: Final = 20
-"""How many messages about nobody a report tells word for word."""
+"""The most undeclared messages that a report quotes."""
 _log = logging.getLogger(__name__)
 
 
 class Stop(Protocol):
-    """What ends the following; a `threading.Event` is one."""
+    """Ends the following, such as a `threading.Event`."""
 
     def is_set(self) -> bool:
-        """Whether to end."""
+        """Whether to stop."""
 
     def wait(self, timeout: float) -> bool:
-        """Pause, less long where the end is asked for meanwhile."""
+        """Pause for `timeout` seconds, or until stopped."""
 
 
 @dataclass(frozen=True, slots=True)
 class FollowReport:
-    """What became of the messages taken: each was appended, identical to what the log holds, or refused by a reason.
+    """Counts of the messages taken: each was appended, identical to one in the log, or refused for a reason.
 
-    `lower_version` counts among `appended`, `delivered_again` among `identical`. `dead_letters` are those that are
-    new. `away` counts how often the feed was lost. `settled` is the place from which the next run goes on. `undeclared`
-    counts the appended messages that named a race or a horse which nobody had declared, `undeclared_told` has the last.
+    `appended` includes `lower_version`, and `identical` includes `delivered_again`. `dead_letters` counts new ones.
+    `away` counts how often the feed was lost. The next run continues after the offset `settled`. `undeclared` counts the
+    appended messages about an undeclared race or horse; `undeclared_told` quotes the last of them.
     """
 
     feed: str
@@ -73,10 +73,10 @@ class FollowReport:
 def follow(
     store: Store, feed: Feed, *, clock: Clock, stop: Stop, once: bool = False, told: Callable[[int], None] | None = None
 ) -> FollowReport:
-    """Append what a feed brings until `stop` is set or, with `once`, there is nothing more; holds the log's lock.
+    """Append a feed's messages until `stop` is set or, with `once`, the feed has no more; holds the log's lock.
 
-    A feed that goes away is waited for. `told` hears after each batch how many messages were taken so far. Raises
-    `UserError` where another process writes to the log, the disk is full, or the feed has lost messages not yet taken.
+    Retries an unreachable feed. Calls `told` after each batch with the number of messages taken so far. Raises
+    `UserError` if another process writes to the log, the disk is full, or the feed has lost messages not yet taken.
     """
     with opened(store, feed, clock=clock) as following:
         while not stop.is_set():
@@ -92,7 +92,7 @@ def follow(
 
 @contextmanager
 def opened(store: Store, feed: Feed, *, clock: Clock) -> Iterator["FeedFollower"]:
-    """The following of a feed, which goes on step by step and holds the log's lock; raises `UserError` where it cannot."""
+    """Open a follower of a feed, to be run step by step; holds the log's lock. Raises `UserError` as `follow` does."""
     moment = _Moment(clock)
     with LogWriter.open(store, clock=moment.last) as writer:
         writer.sync()
@@ -100,7 +100,7 @@ def opened(store: Store, feed: Feed, *, clock: Clock) -> Iterator["FeedFollower"
 
 
 class _Moment:
-    """The clock, read once a message: what decides on a tick is what stamps the message after it."""
+    """A clock read once per message: one instant decides on a tick and stamps the message after it."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -119,13 +119,13 @@ Step = Literal["taken", "nothing", "away"]
 
 @dataclass(slots=True)
 class FeedFollower:
-    """A feed on its way into a log; use `opened`."""
+    """Appends a feed's messages to a log; use `opened`."""
 
     feed: Feed
     moment: _Moment
     writer: LogWriter
-    door: MessageValidator
-    places: FeedOffsets
+    validator: MessageValidator
+    offsets: FeedOffsets
     taken: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
@@ -140,8 +140,8 @@ class FeedFollower:
         self._safe_seq = self.writer.next_seq
 
     def step(self) -> Step:
-        """Append what has come, or wait a while for it: before `safe_seq` all of the log is on the disk afterwards."""
-        self.tick_where_due()
+        """Append the next batch, or wait a while for one; afterwards the log before `safe_seq` is on disk."""
+        self.tick_if_due()
         try:
             batch = self.take()
         except FeedAway as why:
@@ -153,13 +153,13 @@ class FeedFollower:
 
     @property
     def safe_seq(self) -> int:
-        """The log before it is on the disk; it may be asked for by another thread."""
+        """The log before this record is on disk; another thread may read it."""
         return self._safe_seq
 
     def take(self) -> Sequence[Delivery]:
-        """The next batch; the first one begins after what is settled."""
+        """Return the next batch; the first begins after the settled offset."""
         if not self.begun:
-            self.feed.begin(self.places.settled)
+            self.feed.begin(self.offsets.settled)
             self.begun = True
         batch = self.feed.take(BATCH, self._wait_s())
         if self.lost:
@@ -168,16 +168,16 @@ class FeedFollower:
         return batch
 
     def is_away(self, why: FeedAway) -> None:
-        """Say so, once for each time that it goes."""
+        """Log that the feed is unreachable, once per outage."""
         if not self.lost:
             _log.warning("feed.away feed=%s why=%s: waiting for it, nothing is lost", self.feed.name, why)
             self.counts["away"] += 1
             self.lost = True
 
     def settle(self, batch: Sequence[Delivery]) -> None:
-        """Append a batch, and have all that came of it on the disk before the feed hears of it."""
+        """Append a batch and write everything to disk before acknowledging it to the feed."""
         for delivery in batch:
-            self.tick_where_due()
+            self.tick_if_due()
             self._append(delivery)
         self._sync()
         home = self.writer.store.home
@@ -186,23 +186,23 @@ class FeedFollower:
             self.letters.clear()
         at = batch[-1].settles
         offsets.settle(home, self.feed.name, at, self.writer.next_seq)
-        self.places = FeedOffsets(at, self.places.appended)
+        self.offsets = FeedOffsets(at, self.offsets.appended)
         self.feed.settle(at)
 
     def _append(self, delivery: Delivery) -> None:
         self.taken += 1
         now, end = self.moment.last(), self.writer.known_at
-        taken = self.door.take(delivery.body, now if end is None else max(now, end))
+        taken = self.validator.take(delivery.body, now if end is None else max(now, end))
         if not isinstance(taken, ValidMessage):
             self._refuse(taken)
             return
         message = taken.message
-        # a result says by its version what it is; of the others only its place tells a second delivery from news
-        if self.places.was_appended(delivery) and not isinstance(message, Result):
+        # the version identifies a result; only the offset identifies a second delivery of another message
+        if self.offsets.was_appended(delivery) and not isinstance(message, Result):
             self.counts.update(("identical", "delivered_again"))
             return
         if self.writer.store.keys is None:
-            self.writer.store = self.writer.store.with_keys(self.door.policy)
+            self.writer.store = self.writer.store.with_keys(self.validator.policy)
         try:
             appended = self.writer.append(
                 message, taken.kept, {"feed": self.feed.name + delivery.part, "at": delivery.at}
@@ -219,26 +219,26 @@ class FeedFollower:
                 to_text(message.race.off_time),
             )
         if appended.seq is None:
-            again = self.places.was_appended(delivery)
+            again = self.offsets.was_appended(delivery)
             self.counts.update(("identical", "delivered_again") if again else ("identical",))
         else:
             self.counts.update({"appended", appended.outcome})
         if appended.undeclared is not None:
             self.counts["undeclared"] += 1
-            says = appended.undeclared.says
-            if says not in self.undeclared:  # odds come every few seconds
-                self.undeclared.append(says)
-                _log.warning("feed.undeclared seq=%s %s: kept for a card before the off", appended.seq, says)
+            line = appended.undeclared.says
+            if line not in self.undeclared:  # a market can repeat every few seconds
+                self.undeclared.append(line)
+                _log.warning("feed.undeclared seq=%s %s: kept for a card before the off", appended.seq, line)
 
     def _refuse(self, refused: DeadLetter) -> None:
         self.refused[refused.reason] += 1
         self.letters.append(refused)
         _log.warning("feed.refused race=%s reason=%s detail=%s", refused.race_id, refused.reason, refused.detail)
 
-    def tick_where_due(self) -> None:
-        """Tell the log that the latest local midnight has passed, where it does not know it yet.
+    def tick_if_due(self) -> None:
+        """Append a tick if the latest local midnight is not yet in the log.
 
-        An empty log is left alone: a tick would make every result that is loaded into it afterwards a late one.
+        Leaves an empty log alone: after a tick, every result of a bulk load would be late.
         """
         now = self.moment.read()
         if self.writer.known_at is None or (self.next_midnight is not None and now < self.next_midnight):
@@ -261,21 +261,21 @@ class FeedFollower:
 
     def report(self) -> FollowReport:
         """The counts so far."""
-        of = self.counts
+        counts = self.counts
         return FollowReport(
             feed=self.feed.name,
             taken=self.taken,
-            appended=of["appended"],
-            identical=of["identical"],
-            delivered_again=of["delivered_again"],
-            lower_version=of["lower_version"],
+            appended=counts["appended"],
+            identical=counts["identical"],
+            delivered_again=counts["delivered_again"],
+            lower_version=counts["lower_version"],
             refused=dict(self.refused),
-            dead_letters=of["dead_letters"],
-            ticks=of["ticks"],
-            away=of["away"],
-            warnings=dict(self.door.warnings),
-            settled=self.places.settled,
+            dead_letters=counts["dead_letters"],
+            ticks=counts["ticks"],
+            away=counts["away"],
+            warnings=dict(self.validator.warnings),
+            settled=self.offsets.settled,
             next_seq=self.writer.next_seq,
-            undeclared=of["undeclared"],
+            undeclared=counts["undeclared"],
             undeclared_told=tuple(self.undeclared),
         )

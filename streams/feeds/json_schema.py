@@ -1,6 +1,6 @@
-"""The JSON Schema of what a producer may send, made of the very dataclasses and column kinds that the door checks by.
+"""The JSON Schema of a producer's messages, generated from the dataclasses and column kinds that validate them.
 
-The one committed for producers is `schema/messages-v{SCHEMA_VERSION}.json`; `velo feed schema` prints it.
+The copy committed for producers is `schema/messages-v{SCHEMA_VERSION}.json`; `velo feed schema` prints it.
 """
 
 from dataclasses import fields
@@ -48,7 +48,7 @@ _BLANK: Final = r"\S"
 
 
 def message_schema() -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of one message: one definition a type, unknown fields allowed everywhere."""
+    """Return the JSON Schema (draft 2020-12) of a message: one definition per type; unknown fields are allowed."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "$id": f"urn:velo:messages:{SCHEMA_VERSION}",
@@ -129,7 +129,7 @@ def _said(name: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _either(who: str) -> dict[str, Any]:
-    """The id or the name has to be given, as text that is more than blanks and dashes."""
+    """Require the id or the name, as text other than blanks and dashes."""
     named = {"type": "string", "pattern": r"[^\s\-‐‑‒–—―−]"}
     return {"anyOf": [{"properties": {name: named}, "required": [name]} for name in (f"{who}_id", who)]}
 

@@ -1,8 +1,8 @@
-"""A Kafka topic as a feed, and messages put on one: a record's value is the JSON.
+"""Read a Kafka topic as a feed, and send messages to one: a record's value is the JSON.
 
-A log has one order, and Kafka keeps order within a partition only. So one partition is followed: the only one of its
-topic, or the one that is named; or every one, merged by when each record was sent.
-The place is kept in the store's home; it is committed to the group as well, for Kafka's own tools to see.
+A log has one order, but Kafka orders records only within a partition. So the feed follows one partition (the topic's only
+one, or the one named), or every partition, merged by the records' timestamps. The store's home holds the offset; it is
+also committed to the consumer group, for Kafka's own tools.
 """
 
 import logging
@@ -24,26 +24,26 @@ GROUP: Final = "velo"
 ANSWER_S: Final = 10.0
 EVERY: Final = "every"
 Which = int | Literal["every"] | None
-"""A partition by its number, every partition, or the only one there is."""
+"""A partition by number, every partition, or (None) the topic's only one."""
 _SEND_S: Final = 60.0
 _AHEAD: Final = 4096
-"""Records held of one partition while others are waited for; a partition that is further ahead pauses."""
+"""The most records held of one partition while waiting for others; beyond it, the partition is paused."""
 _log = logging.getLogger(__name__)
 _client_log = logging.getLogger(f"{__name__}.client")
-_client_log.setLevel(logging.CRITICAL)  # it tells of each of many attempts; that a feed is away is said once
+_client_log.setLevel(logging.CRITICAL)  # it logs every retry; this module logs an outage once
 
 
 class KafkaFeed:
-    """The records of one partition, oldest first, or of every partition, oldest first as far as the brokers can tell.
+    """Reads one partition, oldest record first, or every partition merged.
 
-    What has the same key is in one partition and so keeps its order. Between partitions the records' own instants tell
-    the order of what is there already; what comes live is taken as it comes.
+    Records of one key are in one partition and keep their order. Between partitions, timestamps order the backlog; live
+    records come in the order of arrival.
     """
 
     def __init__(self, brokers: str, topic: str, partition: Which = None, group: str = GROUP) -> None:
         self._brokers = brokers
         self._topic = topic
-        self._asked = partition
+        self._requested = partition
         self._group = group
         self._away: str | None = None
         self._failed: Any = None
@@ -54,11 +54,11 @@ class KafkaFeed:
 
     @property
     def name(self) -> str:
-        """`kafka:`, the topic and the partition; the topic alone where every partition is followed."""
-        return f"kafka:{self._topic}" if self._asked == EVERY else f"kafka:{self._topic}/{self._asked or 0}"
+        """`kafka:TOPIC/PARTITION`, or `kafka:TOPIC` for every partition."""
+        return f"kafka:{self._topic}" if self._requested == EVERY else f"kafka:{self._topic}/{self._requested or 0}"
 
     def begin(self, after: str | None) -> None:
-        """Go on after a place; raises `UserError` where the topic has it not, or several partitions and none named."""
+        """Continue after an offset. Raises `UserError` if the topic lacks it, or has several partitions and none is named."""
         from confluent_kafka import Consumer, KafkaException, TopicPartition
 
         self.close()
@@ -75,7 +75,7 @@ class KafkaFeed:
             }
         )
         try:
-            partitions = _partitions(self._topic, self._asked, consumer.list_topics(self._topic, timeout=ANSWER_S))
+            partitions = _partitions(self._topic, self._requested, consumer.list_topics(self._topic, timeout=ANSWER_S))
             settled = self._offsets(after)
             for one in partitions:
                 bounds = consumer.get_watermark_offsets(TopicPartition(self._topic, one), timeout=ANSWER_S)
@@ -90,11 +90,11 @@ class KafkaFeed:
         self._consumer, self._merging = consumer, PartitionMerge(partitions)
 
     def _offsets(self, place: str | None) -> dict[int, int]:
-        """The last settled offset by partition; that of every partition is written `0:17 2:5`."""
+        """Return the last settled offset by partition; for every partition it is written `0:17 2:5`."""
         if place is None:
             return {}
-        if self._asked != EVERY:
-            return {self._asked or 0: int(place)}
+        if self._requested != EVERY:
+            return {self._requested or 0: int(place)}
         return {int(one): int(offset) for one, _, offset in (part.partition(":") for part in place.split())}
 
     def _start(self, after: int | None, low: int, high: int) -> int:
@@ -103,14 +103,14 @@ class KafkaFeed:
             return start
         raise UserError(
             f"topic {self._topic!r} holds offsets {low} to {high}, but {start} comes next: records were lost, or it is "
-            "another topic; tell the races that are missing by `velo ingest`, and use a new topic's name"
+            "another topic; load the missing races with `velo ingest`, and use a new topic name"
         )
 
     def take(self, limit: int, wait_s: float) -> Sequence[Delivery]:
-        """The next records."""
+        """Return the next records."""
         assert self._consumer is not None
         until = monotonic() + wait_s
-        while not (given := self._merging.give(limit)) and self._failed is None:
+        while not (records := self._merging.give(limit)) and self._failed is None:
             left = max(0.0, until - monotonic())
             first = self._consumer.poll(left)
             if first is None:
@@ -118,14 +118,14 @@ class KafkaFeed:
             for message in (first, *self._consumer.consume(limit, timeout=0)):
                 self._receive(message)
             self._hold_back()
-        if given:
+        if records:
             self._away = None
         elif self._failed is not None:
             failed, self._failed = self._failed, None
             self._raise(failed)
         elif self._away:
             self._refuse_away(wait_s)
-        return [self._delivery(partition, message) for partition, message in given]
+        return [self._delivery(partition, message) for partition, message in records]
 
     def _receive(self, message: Any) -> None:
         from confluent_kafka import KafkaError
@@ -136,10 +136,10 @@ class KafkaFeed:
         elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001 (its name)
             self._merging.ends(message.partition())
         else:
-            self._failed = error  # told once all that came before it is given out
+            self._failed = error  # raised after the records before it are returned
 
     def _hold_back(self) -> None:
-        """Pause the partitions that are far ahead of the others, and let go on those that no longer are."""
+        """Pause the partitions that are far ahead of the others, and resume those that no longer are."""
         from confluent_kafka import TopicPartition
 
         assert self._consumer is not None
@@ -153,13 +153,13 @@ class KafkaFeed:
     def _delivery(self, partition: int, message: Any) -> Delivery:
         self._next[partition] = message.offset() + 1
         at, body = str(message.offset()), _bytes(message.value())
-        if self._asked != EVERY:
+        if self._requested != EVERY:
             return Delivery(at, body)
         whole = " ".join(f"{one}:{following - 1}" for one, following in self._next.items() if following)
         return Delivery(at, body, f"/{partition}", whole)
 
     def _refuse_away(self, wait_s: float) -> None:
-        """Raise `FeedAway` unless the brokers answer again; that they said nothing proves neither."""
+        """Raise `FeedAway` unless the brokers answer again; their silence is no proof of either."""
         from confluent_kafka import KafkaException
 
         assert self._consumer is not None
@@ -170,7 +170,7 @@ class KafkaFeed:
         self._away = None
 
     def settle(self, at: str) -> None:
-        """Commit the place; the store's own counts, so a commit that fails is no more than a figure out of date."""
+        """Commit the offset for Kafka's tools; the store's own decides, so a failed commit is harmless."""
         from confluent_kafka import KafkaException, TopicPartition
 
         assert self._consumer is not None
@@ -183,10 +183,10 @@ class KafkaFeed:
             _log.warning("feed.not_committed feed=%s at=%s why=%s", self.name, at, failed)
 
     def close(self) -> None:
-        """Leave the group; brokers that do not answer are not waited for longer than for any other answer."""
+        """Leave the group; waits for the brokers no longer than for any other answer."""
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            # the client waits without end for a commit that no broker is there to take
+            # without a broker, the client would wait forever for its last commit
             leaving = threading.Thread(target=consumer.close, daemon=True)
             leaving.start()
             leaving.join(ANSWER_S)
@@ -206,16 +206,16 @@ class KafkaFeed:
         if error.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001 (its name)
             raise UserError(
                 f"topic {self._topic!r} no longer holds the record that comes next ({error.str()}): records were lost; "
-                "tell the races that are missing by `velo ingest`, and use a new topic's name"
+                "load the missing races with `velo ingest`, and use a new topic name"
             )
         raise FeedAway(str(error))
 
 
 def put(brokers: str, topic: str, bodies: Iterable[bytes], partition: Which = None) -> int:
-    """Add messages to the end of a partition, the topic's only one where none is named, in their order; all are
-    acknowledged when this returns. Over every partition they are spread by their race, which is the records' key.
+    """Send messages to a partition, by default the topic's only one, in order; returns when all are acknowledged.
 
-    Raises `UserError` where the brokers are not to be reached, the partition is not there, or a message is refused.
+    `every` spreads them over the partitions by race, which is the records' key. Raises `UserError` if the brokers are
+    unreachable, the partition does not exist, or a message is refused.
     """
     from confluent_kafka import KafkaException, Producer
 
@@ -249,7 +249,7 @@ def put(brokers: str, topic: str, bodies: Iterable[bytes], partition: Which = No
             producer.poll(0)
         left = producer.flush(_SEND_S)
     except KafkaException as refused:
-        raise UserError(f"cannot use Kafka at {brokers} ({refused.args[0]}): start it, or mend --brokers") from None
+        raise UserError(f"cannot use Kafka at {brokers} ({refused.args[0]}): start it, or correct --brokers") from None
     if failed or left:
         why = failed[0] if failed else "no answer"
         raise UserError(
@@ -258,30 +258,30 @@ def put(brokers: str, topic: str, bodies: Iterable[bytes], partition: Which = No
     return count
 
 
-def _partitions(topic: str, asked: Which, told: Any) -> list[int]:
-    """The partitions asked for; raises `UserError` where the topic has not the one, or several and none is named."""
+def _partitions(topic: str, requested: Which, metadata: Any) -> list[int]:
+    """Return the requested partitions; raises `UserError` if one does not exist, or none of several is named."""
     from confluent_kafka import KafkaError, KafkaException
 
-    found = told.topics[topic]
+    found = metadata.topics[topic]
     if found.error is not None and found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-        raise UserError(f"there is no topic {topic!r}: make it, with one partition, or mend its name")
+        raise UserError(f"there is no topic {topic!r}: create it with one partition, or correct its name")
     if found.error is not None:
         raise KafkaException(found.error)
-    if asked == EVERY:
+    if requested == EVERY:
         return sorted(found.partitions)
     count = len(found.partitions)
-    if asked is None and count > 1:
+    if requested is None and count > 1:
         raise UserError(
             f"topic {topic!r} has {count} partitions, but a log has one order: use a topic with one, name one of them "
             f"by --partition, or have all merged by --partition {EVERY}"
         )
-    if asked is not None and asked not in found.partitions:
-        raise UserError(f"topic {topic!r} has {count} partitions, counted from 0, and no {asked}: name one of them")
-    return [asked or 0]
+    if requested is not None and requested not in found.partitions:
+        raise UserError(f"topic {topic!r} has {count} partitions, counted from 0, and no {requested}: name one of them")
+    return [requested or 0]
 
 
 def _race_of(body: bytes) -> bytes:
-    """The key of a message: its race, so that all that is told of a race stays in order; none where it names none."""
+    """Return the record key of a message: its race id, which keeps a race's messages in order; empty without one."""
     try:
         record = orjson.loads(body)
     except orjson.JSONDecodeError:

@@ -1,7 +1,7 @@
-"""How far a feed was taken, kept so that no message is taken twice after a crash, whatever the feed delivers again.
+"""The offsets of a feed, kept so that no message is appended twice after a crash, whatever the feed delivers again.
 
-A message is appended with its place (`origin`), so the log itself says how far it came. The file of a feed says how
-far all is settled, dead letters included, and from which record on the log need be asked.
+A message is appended with its offset (`origin`), so the log itself holds the last one. The file of a feed holds the
+offset up to which everything is settled, dead letters included, and the record from which to search the log.
 """
 
 import json
@@ -20,19 +20,19 @@ from velo.storage.store import Home
 
 @dataclass(frozen=True, slots=True)
 class FeedOffsets:
-    """`settled` is the place up to which all is done (None before any), `appended` the last that the log holds by part."""
+    """`settled`: the offset up to which all is done (None before any). `appended`: the last in the log, by part."""
 
     settled: str | None = None
     appended: Mapping[str, str] = field(default_factory=dict)
 
     def was_appended(self, delivery: Delivery) -> bool:
-        """Whether a message was dealt with by a run that ended before it could settle it."""
+        """Whether an earlier run appended a message but ended before it settled it."""
         last = self.appended.get(delivery.part)
         return last is not None and order(delivery.at) <= order(last)
 
 
 def read(home: Home, feed: str) -> FeedOffsets:
-    """The places of a feed; raises `UserError` where its file is damaged."""
+    """Read the offsets of a feed; raises `UserError` if its file is damaged."""
     path = _path(home, feed)
     settled, from_seq = None, 0
     try:
@@ -55,7 +55,7 @@ def read(home: Home, feed: str) -> FeedOffsets:
 
 
 def settle(home: Home, feed: str, at: str, next_seq: int) -> None:
-    """Have it on the disk that a feed is settled up to a place, the log before `next_seq` holding what came of it."""
+    """Record on disk that a feed is settled up to an offset, and that the log before `next_seq` holds its messages."""
     path = _path(home, feed)
     make_folder(path.parent)
     content = {"feed": feed, "settled": at, "next_seq": next_seq, "generation": generation(home)}

@@ -1,7 +1,7 @@
-"""Several partitions made one order again: what stands at their heads is given out oldest first.
+"""Merge several partitions into one order: of the records at their heads, the oldest comes first.
 
-A partition that may hold more is waited for, one that is read to its end is not: so a backlog comes out in the order in
-which it was sent, whichever partition answers first, and what comes live comes out at once.
+Waits for a partition that may hold more, but not for one read to its end. So a backlog comes out in the order it was
+sent, whichever partition answers first, and live records come out at once.
 """
 
 import heapq
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass(slots=True)
 class PartitionMerge:
-    """The records of some partitions that were taken and not given out yet."""
+    """Records received from partitions and not yet returned."""
 
     partitions: Collection[int]
     _waiting: dict[int, deque[tuple[int, Any]]] = field(init=False)
@@ -21,11 +21,11 @@ class PartitionMerge:
     _open: set[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._waiting = {one: deque() for one in self.partitions}
+        self._waiting = {partition: deque() for partition in self.partitions}
         self._open = set(self.partitions)
 
     def add(self, partition: int, sent_ms: int, record: Any) -> None:
-        """Take the next record of a partition, sent at an instant (ms since 1970)."""
+        """Add the next record of a partition, sent at an instant (ms since 1970)."""
         waiting = self._waiting[partition]
         waiting.append((sent_ms, record))
         if len(waiting) == 1:
@@ -33,20 +33,20 @@ class PartitionMerge:
         self._open.add(partition)
 
     def ends(self, partition: int) -> None:
-        """Know that a partition holds nothing more at present."""
+        """Mark a partition as read to its end at present."""
         self._open.discard(partition)
 
     def give(self, limit: int) -> list[tuple[int, Any]]:
-        """The next records with their partitions, at most `limit`; a tie goes to the lower partition."""
-        given: list[tuple[int, Any]] = []
-        while len(given) < limit and self._heads and all(self._waiting[one] for one in self._open):
+        """Return the next records with their partitions, at most `limit`; a tie goes to the lower partition."""
+        merged: list[tuple[int, Any]] = []
+        while len(merged) < limit and self._heads and all(self._waiting[partition] for partition in self._open):
             _, partition = heapq.heappop(self._heads)
             waiting = self._waiting[partition]
-            given.append((partition, waiting.popleft()[1]))
+            merged.append((partition, waiting.popleft()[1]))
             if waiting:
                 heapq.heappush(self._heads, (waiting[0][0], partition))
-        return given
+        return merged
 
     def held(self, partition: int) -> int:
-        """How many records of a partition wait."""
+        """Return the number of records of a partition not yet returned."""
         return len(self._waiting[partition])

@@ -1,4 +1,4 @@
-"""What `velo feed` sends: the messages of files, as a producer would send them."""
+"""The messages of files, as a producer sends them (`velo feed send`)."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,26 +19,27 @@ _SAMPLE_BYTES: Final = 4096
 
 
 def bodies(paths: Sequence[Path], store: Store) -> Iterator[bytes]:
-    """Each message of some files: a line of JSON as it stands, good or bad; the races of a runner table as results.
+    """Yield the messages of files: each JSON line unchanged, valid or not; the races of runner tables as results.
 
-    Of a line longer than a message may be so much is sent that it is refused for its length, and no more is held.
-
-    The runner tables come first, as one load in the order of its races. Raises `UserError` for a file of another form,
-    and for a runner table with a race that would be refused.
+    A line beyond the longest message is cut to a length that is still refused, which limits memory. The runner tables
+    come first, as one load in the order of their races. Raises `UserError` for another kind of file, and for a runner
+    table with a race that would be refused.
     """
     for path in paths:
         if path.suffix not in LINES + TABLES:
             raise UserError(
-                f"{path} is of no form that is sent: name JSON lines ({LINES[0]}), or a CSV or Parquet table"
+                f"{path} is not a kind of file that can be sent: name JSON lines ({LINES[0]}), or a CSV or Parquet table"
             )
     tables = [path for path in paths if path.suffix in TABLES]
     if tables:
         parsed = read_runner_tables(tables, store)
         for refused in parsed.refused:
             raise UserError(
-                f"race {refused.race_id} would be refused ({refused.reason}: {refused.detail}): mend it, then send it"
+                f"race {refused.race_id} would be refused ({refused.reason}: {refused.detail}): correct it, then send it"
             )
-        for message in sorted(parsed.messages, key=lambda one: (one.known_at or one.race.off_time, one.race_id)):
+        for message in sorted(
+            parsed.messages, key=lambda result: (result.known_at or result.race.off_time, result.race_id)
+        ):
             yield orjson.dumps(to_record(message))
     for path in paths:
         if path.suffix in LINES:

@@ -1,6 +1,6 @@
-"""A Redis Stream as a feed, and messages put on one: an entry's field `message` is the JSON.
+"""Read a Redis Stream as a feed, and add messages to one: an entry's field `message` is the JSON.
 
-Its place is kept in the store's home, so it is read by XREAD, without a consumer group; entries up to the place that
+The offset is kept in the store's home, so XREAD without a consumer group suffices. Entries up to the offset that
 `velo ingest --follow` reports as settled may be trimmed.
 """
 
@@ -36,16 +36,16 @@ class RedisFeed:
         return f"redis:{self._key}"
 
     def begin(self, after: str | None) -> None:
-        """Go on after an entry id; an id is never given twice, so a trimmed stream is no other stream."""
+        """Continue after an entry id. Redis never reuses an id, so a trimmed stream continues safely."""
         self._after = after or "0-0"
-        with self._asked():
+        with self._errors_converted():
             kind: Any = self._client.type(self._key)
         if kind not in (b"stream", b"none"):
             raise UserError(f"{self._key!r} in Redis holds a {kind.decode()}, not a stream: name a stream's key")
 
     def take(self, limit: int, wait_s: float) -> Sequence[Delivery]:
-        """The next entries."""
-        with self._asked():
+        """Return the next entries."""
+        with self._errors_converted():
             answer: Any = self._client.xread({self._key: self._after}, count=limit, block=max(1, int(wait_s * 1000)))
         if not answer:
             return []
@@ -55,20 +55,20 @@ class RedisFeed:
         return taken
 
     def settle(self, at: str) -> None:
-        """The place is in the store's home; Redis need not be told."""
+        """Do nothing: the offset is in the store's home."""
 
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
 
     @contextmanager
-    def _asked(self) -> Iterator[None]:
+    def _errors_converted(self) -> Iterator[None]:
         from redis import exceptions
 
         try:
             yield
         except exceptions.AuthenticationError as refused:
-            raise UserError(f"Redis refuses the password ({refused}): mend the one in its URL") from None
+            raise UserError(f"Redis refuses the password ({refused}): correct it in the URL") from None
         except (exceptions.ConnectionError, exceptions.TimeoutError, OSError) as failed:
             raise FeedAway(str(failed)) from failed
         except exceptions.ResponseError as wrong:
@@ -76,7 +76,7 @@ class RedisFeed:
 
 
 def put(client: "Client", url: str, key: str, bodies: Iterable[bytes]) -> int:
-    """Add messages to the end of a stream, in their order; returns how many."""
+    """Add messages to the end of a stream, in order; returns their number."""
     count = 0
     with errors_told(url):
         pipeline: Any = client.pipeline(transaction=False)

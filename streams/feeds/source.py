@@ -1,4 +1,4 @@
-"""What a feed is to the log's writer: messages in an order, each at a place, taken again from any place."""
+"""The interface of a feed: ordered messages, each at an offset, readable again from any offset."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,15 +6,15 @@ from typing import Protocol
 
 
 class FeedAway(Exception):
-    """The feed's server is not to be reached just now; the text says what it said."""
+    """The feed's server is unreachable at present; the text is its error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One message as it came: `at` is its place (`5` or `1700000000000-0`), `body` None where it has none.
+    """One message as received: `at` is its offset (`5` or `1700000000000-0`), `body` None if it has none.
 
-    Where a feed has several parts, each with places of its own, `part` says in which this one is, and `whole` how far
-    all of them are settled with it.
+    If a feed has several parts with their own offsets, `part` names the message's part and `whole` the offsets of all
+    parts up to it.
     """
 
     at: str
@@ -24,33 +24,33 @@ class Delivery:
 
     @property
     def settles(self) -> str:
-        """The place from which the feed goes on once this message is settled."""
+        """The offset after which the feed continues once this message is settled."""
         return self.at if self.whole is None else self.whole
 
 
 class Feed(Protocol):
-    """A feed with one order. Places only grow along it, or along each of its parts."""
+    """A feed with one order. Offsets ascend along it, or along each of its parts."""
 
     @property
     def name(self) -> str:
-        """What it is called in the log and in the store's home; where its server stands is no part of it."""
+        """Its name in the log and in the store's home, without the server's address."""
 
     def begin(self, after: str | None) -> None:
-        """Go on after a place, from the feed's beginning where it is None.
+        """Continue after an offset; None is the feed's beginning.
 
-        Raises `UserError` where that cannot be, `FeedAway` where the server is not to be reached.
+        Raises `UserError` if the feed no longer has that offset, `FeedAway` if the server is unreachable.
         """
 
     def take(self, limit: int, wait_s: float) -> Sequence[Delivery]:
-        """The next messages: at least one as soon as there is one, none after `wait_s`; raises `FeedAway`."""
+        """Return the next messages: waits for at least one, at most `wait_s` seconds. Raises `FeedAway`."""
 
     def settle(self, at: str) -> None:
-        """Everything up to a place is safe on the log's disk; the server may be told so."""
+        """Acknowledge everything up to an offset: it is in the log on disk."""
 
     def close(self) -> None:
-        """Let go of the server."""
+        """Disconnect from the server."""
 
 
 def order(at: str) -> tuple[int, ...]:
-    """What places compare by."""
+    """Return the sort key of an offset."""
     return tuple(map(int, at.split("-")))

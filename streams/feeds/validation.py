@@ -1,7 +1,7 @@
-"""The door: bytes that a producer sent, checked into a message of the log, or into a dead letter that says why not.
+"""Validate bytes from a producer: into a message of the log, or a dead letter with the reason.
 
-The rules are those of `velo ingest runners` (contract 3); `schema/messages-v2.json` tells them to producers. A live message
-is known when it arrives, whatever `known_at` it claims. Unknown fields are kept with it.
+The rules are those of `velo ingest runners` (contract 3); `schema/messages-v2.json` describes them for producers. The
+`known_at` of a live message is its arrival, whatever it claims. Unknown fields are kept with it.
 """
 
 from collections import Counter
@@ -35,16 +35,16 @@ from velo.storage.log.format import ENVELOPE
 from velo.storage.store import Store
 
 SOURCE: Final = "feed"
-"""The source that the dead letters of feeds name."""
+"""The source in the dead letters of feeds."""
 MAX_BYTES: Final = 16 * 2**20
 MAX_DEPTH: Final = 32
-"""How deep objects and lists may stand in one another: far more than any message needs, and safe to write again."""
+"""The deepest nesting of objects and lists: far more than a message needs, and safe to serialise."""
 MAX_WHOLE: Final = INTEGERS - 1
-"""The greatest whole number that a message may hold, and what a negative one may come to."""
+"""The largest absolute value of an integer in a message."""
 LETTER_CHARACTERS: Final = 65536
-"""A longer message is cut in its dead letter, which says how long it was."""
+"""A longer message is cut in its dead letter, which records its length."""
 PRODUCED: Final = ("result", "racecard", "non_runner", "reinstated", "jockey_change", "going_change", "market")
-"""What a producer may send; ticks are the log writer's own."""
+"""The types a producer may send; only the log's writer makes ticks."""
 
 _HEAD: Final = frozenset({"type", "schema_version", "known_at", "race_id"})
 _RACE_FIELDS: Final = frozenset(one.name for one in fields(Race))
@@ -60,7 +60,7 @@ _SHOWN: Final = 300
 
 @dataclass(frozen=True, slots=True)
 class ValidMessage:
-    """A message that passed, with the unknown fields that are kept beside it in the log."""
+    """A valid message, with the unknown fields that are kept beside it in the log."""
 
     message: Message
     kept: Mapping[str, Any]
@@ -68,7 +68,7 @@ class ValidMessage:
 
 @dataclass(frozen=True, slots=True)
 class MessageValidator:
-    """Checks the messages of one store. `warnings` counts what was settled on the way."""
+    """Validates the messages for one store. `warnings` counts what it corrected."""
 
     store: Store
     policy: KeyPolicy
@@ -76,13 +76,13 @@ class MessageValidator:
 
     @classmethod
     def of(cls, store: Store) -> "MessageValidator":
-        """The door of a store; one without a key policy gets that of the neutral form, the id."""
+        """Return the validator of a store; a store without a key policy gets `id`."""
         return cls(store, store.keys or "id")
 
     def take(self, body: bytes | None, arrived: datetime) -> ValidMessage | DeadLetter:
-        """The message of some JSON that arrived at an instant (UTC), or the dead letter that says what to mend.
+        """Validate JSON that arrived at an instant (UTC): return the message, or the dead letter with the remedy.
 
-        The instant is the one that the log will give it: on a machine whose clock was set back, that of the log's end.
+        The instant is the later of the clock and the log's end, as the log will stamp it.
         """
         record: Mapping[str, Any] = {}
         try:
@@ -156,7 +156,7 @@ class MessageValidator:
 
 
 def letter(body: bytes | None, record: Mapping[str, Any], why: Refused) -> DeadLetter:
-    """The dead letter of a refused message, which holds it as it arrived."""
+    """Return the dead letter of a refused message, with the message as it arrived."""
     text = (body or b"")[: 4 * LETTER_CHARACTERS].decode("utf-8", "replace")[:LETTER_CHARACTERS]
     row: dict[str, Any] = {"message": text}
     if body is not None and len(body) > len(text.encode()):
@@ -173,19 +173,21 @@ def letter(body: bytes | None, record: Mapping[str, Any], why: Refused) -> DeadL
 
 
 def _record(body: bytes | None) -> dict[str, Any]:
-    """The JSON object of a body, of a type and schema version that are known."""
+    """Parse a body into a JSON object of a known type and schema version; raises `Refused` otherwise."""
     if body is None:
         raise Refused("no message", "the entry holds no message: put the JSON in its value, or its field `message`")
     if len(body) > MAX_BYTES:
-        raise Refused("too long", f"{len(body):,} bytes, but a message has {MAX_BYTES:,} at most: send one race each")
+        raise Refused(
+            "too long", f"{len(body):,} bytes, but a message has at most {MAX_BYTES:,}: send one race per message"
+        )
     try:
         record = orjson.loads(body)
     except orjson.JSONDecodeError as wrong:
         raise Refused("no JSON", f"{wrong}: send one JSON object, in UTF-8, without NaN or Infinity") from None
     if not isinstance(record, dict):
-        raise Refused("no object", f"{_cut(repr(record))} is no JSON object: send one, with its type")
+        raise Refused("no object", f"{_cut(repr(record))} is not a JSON object: send one, with its type")
     if _deeper(record, MAX_DEPTH):
-        raise Refused("nested too deep", f"more than {MAX_DEPTH} objects and lists in one another: flatten it")
+        raise Refused("nested too deep", f"objects and lists are nested more than {MAX_DEPTH} deep: flatten it")
     kind, version = record.get("type"), record.get("schema_version")
     if kind not in PRODUCED:
         raise Refused("unknown type", f"type is {kind!r}, but a producer sends one of {', '.join(PRODUCED)}: use one")
@@ -198,7 +200,7 @@ def _record(body: bytes | None) -> dict[str, Any]:
 
 
 def _deeper(value: dict[str, Any], levels: int) -> bool:
-    """Whether containers stand in one another more than so many levels deep; needs no stack of its own."""
+    """Whether containers are nested more than `levels` deep; iterative, so the input cannot exhaust the stack."""
     level: list[dict[str, Any] | list[Any]] = [value]
     for _ in range(levels):
         inner = (one for outer in level for one in (outer.values() if isinstance(outer, dict) else outer))
@@ -209,26 +211,26 @@ def _deeper(value: dict[str, Any], levels: int) -> bool:
 
 
 def _row(race: Mapping[str, Any], runner: Mapping[str, Any]) -> dict[str, Any]:
-    """A runner's row of the runner table: its own columns typed, its unknown fields as they are."""
+    """Return a runner's row of the runner table: its columns typed, its unknown fields unchanged."""
     row = _typed({name: runner.get(name) for name in RUNNER_COLUMNS}, RUNNER_COLUMNS)
     unknown = {name: value for name, value in runner.items() if name not in COLUMNS and value is not None}
     both = {**race.get(BAD, {}), **row.get(BAD, {})}
     return {**unknown, **race, **row} | ({BAD: both} if both else {})
 
 
-def _with_race_names(message: Result | Racecard, told: list[dict[str, Any]]) -> tuple[Any, ...]:
-    """The runners of a message, with those of their unknown fields that are named as a column of the race is."""
+def _with_race_names(message: Result | Racecard, records: list[dict[str, Any]]) -> tuple[Any, ...]:
+    """Return a message's runners with their unknown fields whose names are columns of the race."""
     others = COLUMNS.keys() - RUNNER_COLUMNS.keys()
     return tuple(
-        replace(one, kept={**one.kept, **more})
-        if (more := {name: given[name] for name in given.keys() & others if given[name] is not None})
-        else one
-        for one, given in zip(message.runners, told, strict=True)
+        replace(runner, kept={**runner.kept, **more})
+        if (more := {name: record[name] for name in record.keys() & others if record[name] is not None})
+        else runner
+        for runner, record in zip(message.runners, records, strict=True)
     )
 
 
 def _typed(given: Mapping[str, Any], kinds: Mapping[str, str]) -> dict[str, Any]:
-    """Values by the kinds of their columns, the unknown ones left out; `BAD` has those that are of another kind."""
+    """Return values converted to the kinds of their columns, without nulls; `BAD` holds those that do not convert."""
     row: dict[str, Any] = {}
     bad: dict[str, Any] = {}
     for name, value in given.items():
@@ -254,7 +256,7 @@ def _text(record: Mapping[str, Any], name: str) -> str:
 
 
 def _kept(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The unknown fields; those that mean something in another message go under `kept`, where nothing reads them."""
+    """Return the unknown fields; those with a meaning in another message go under `kept`, where nothing reads them."""
     others = {
         name: value
         for name, value in record.items()
