@@ -30,6 +30,7 @@ from feature_repo.stores.redis_layout import Layout
 from serving.redis_reader import RedisReader
 from streams.audit import audit
 from streams.batch.build import build
+from streams.dataflow.keeper import Keeper
 from streams.dataflow.metrics import Telemetry, position
 from streams.dataflow.runtime import StreamOptions, plan, run
 from streams.rebuild_online import rebuild
@@ -178,16 +179,29 @@ def test_what_an_idle_stream_finds_gone_it_fills_again_and_no_score_is_given_of_
     assert told_apart(store) == 0
 
 
-def test_a_redis_with_older_data_is_found_by_an_idle_stream(store: Store, redis: Any) -> None:
-    """All keys as they were before the last message, as a server restarted from an older file has them."""
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_redis_with_older_data_is_found_by_an_idle_stream(
+    store: Store, redis: Any, monkeypatch: pytest.MonkeyPatch, busy: bool
+) -> None:
+    """All keys as they were before the last message, as a server restarted from an older file has them; also where the
+    keeper's first look after that finds the stream still writing."""
+    restarted, looks, idle = Flag(), list[bool](), Keeper._idle
+
+    def idle_later(keeper: Keeper) -> bool:
+        if restarted.is_set():
+            looks.append(True)
+        return idle(keeper) and not (busy and len(looks) == 1)
+
+    monkeypatch.setattr(Keeper, "_idle", idle_later)
     with streaming(store):
         client = a_client(a_service(store))
         until(lambda: client.get("/readyz").status_code == 200)
         before = client.get(SCORE).json()
         older = {key: redis.dump(key) for key in redis.scan_iter(count=5000)}
         told = [one for one in a_season(88) if isinstance(one, Result)][-1]
-        race = replace(told.race, race_id="fresh", race_date=NOW.date(), off_time=NOW - timedelta(hours=2))
-        with LogWriter.open(store, clock=lambda: NOW) as writer:
+        off = NOW - timedelta(hours=2 - busy)
+        race = replace(told.race, race_id=f"fresh {busy}", race_date=NOW.date(), off_time=off)
+        with LogWriter.open(store, clock=lambda: NOW - timedelta(minutes=1)) as writer:
             writer.append(Result(race, told.runners))
         until(lambda: whole.head_remembered(store.home) == (0, end(store.home).next_seq - 1))
         until(lambda: client.get("/readyz").status_code == 200 and client.get(SCORE).status_code == 200)
@@ -198,6 +212,7 @@ def test_a_redis_with_older_data_is_found_by_an_idle_stream(store: Store, redis:
         for key, value in older.items():
             restored.restore(key, 0, value)
         restored.execute()
+        restarted.set()
         assert comes_back(client, before) > 0
     assert told_apart(store) == 0
 

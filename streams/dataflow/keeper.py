@@ -15,6 +15,7 @@ from feature_repo.stores.whole import (
     OtherStore,
     Vitals,
     fewest_keys,
+    head_remembered,
     may_evict,
     read,
     refuse_other_store,
@@ -25,6 +26,7 @@ from streams.dataflow.cards_sink import bring_up
 from streams.dataflow.metrics import position, say
 from streams.dataflow.redis_sink import RedisPartition, RedisSink
 from streams.dataflow.retry import RestartRequired, StoppedWhileRetrying
+from velo.storage.log.format import generation
 from velo.storage.log.reader import end
 
 EVERY_SECONDS: Final = 1.0
@@ -91,10 +93,12 @@ class Keeper:
 
     def _cards_whole(self, client: Any, head: CardsPosition | None) -> bool:
         """Whether Redis has every race it had; else they are brought again, here or with the cards' next write."""
-        cards, now = RaceCards(client), self.sink.clock()
+        cards, now, log_end = RaceCards(client), self.sink.clock(), end(self.sink.home)
         lost, self._races = cards.lost(now, self._races)
         at = (-1, -1) if head is None else (head.generation, head.seq)
-        if at >= self._head and not lost and (head is not None or not end(self.sink.home).next_seq):
+        # the stream may have brought Redis further since the last look; no further than the log, whose tail can be lost
+        reached = min(head_remembered(self.sink.home) or (-1, -1), (generation(self.sink.home), log_end.next_seq - 1))
+        if at >= max(self._head, reached) and not lost and (head is not None or not log_end.next_seq):
             self._head = at
             return True
         self.sink.cards_lost.set()
