@@ -1,4 +1,4 @@
-"""What drives a probability, in words: features that tell one story are counted together, and told by their values."""
+"""Explain a probability in words: related features are added up as one driver, described by the runner's own values."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -31,10 +31,10 @@ Values = Mapping[str, float]
 
 SAID: Final = 3
 RACES_HELD: Final = 500
-"""Races whose drivers stay at hand."""
+"""Races whose drivers are cached."""
 MINUS: Final = "\N{MINUS SIGN}"
 NEGLIGIBLE: Final = 0.01
-"""Stories that move a score by less are not told: e^0.01 is one per cent of the odds."""
+"""Drivers that move a score by less are left out: e^0.01 is one per cent of the odds."""
 _SUFFIXES: Final = ("_rank", "_z")
 _BEFORE: Final = {
     "trainer_velocity": "trainer",
@@ -64,7 +64,7 @@ def drivers(
         by_words: dict[str, float] = {}
         for story, effect in zip(told, effects[runner].tolist(), strict=True):
             if abs(effect) >= NEGLIGIBLE:
-                # two stories of which nothing is known are one to a reader
+                # two drivers without values read the same
                 text = words(story, values)
                 by_words[text] = by_words.get(text, 0.0) + effect
         strongest = sorted(by_words.items(), key=lambda one: -abs(one[1]))[:said]
@@ -82,7 +82,10 @@ def _stories(features: tuple[str, ...]) -> tuple[tuple[str, ...], Floats]:
 
 @dataclass(frozen=True, slots=True)
 class DriverExplainer:
-    """Tells what drives a race, and keeps it: it takes many times what the chances take, and no odds change it. Safe for threads."""
+    """Explains a race and caches the answer. Safe for threads.
+
+    Explaining takes many times as long as scoring, and does not depend on the odds.
+    """
 
     _held: "OrderedDict[tuple[str, bytes], list[tuple[Driver, ...]]]" = field(default_factory=OrderedDict)
     _lock: Lock = field(default_factory=Lock)
@@ -126,7 +129,7 @@ def story_of(column: str) -> str:
 
 
 def words(story: str, values: Values) -> str:
-    """A story told by the runner's own values."""
+    """A driver in words, with the runner's own values."""
     view, _, which = story.partition(":")
     if view in _BEFORE:
         return _record(values, f"{view}__wins_{which}", f"{view}__runs_{which}", _BEFORE[view], f"in {which[:-1]} days")
@@ -158,13 +161,15 @@ def _against_the_odds(over: str, when: str, unknown: str) -> Callable[[Values], 
         if _unknown(values[over]):
             return unknown
         points = _points(values[over])
-        return f"{when} {points} in rivals beaten" if points else f"{when} beat as many rivals as the odds said"
+        if not points:
+            return f"beat as many rivals {when} as its odds implied"
+        return f"beat {'more' if values[over] > 1 else 'fewer'} rivals {when} than its odds implied, by {points}"
 
     return tell
 
 
 def _rivals_beaten(prb: str, over: str, who: str, unknown: str) -> Callable[[Values], str]:
-    """What moves a score may be the one or the other: both are told."""
+    """Either value may move the score, so the words state both."""
 
     def tell(values: Values) -> str:
         beaten = values[prb]
@@ -173,17 +178,23 @@ def _rivals_beaten(prb: str, over: str, who: str, unknown: str) -> Callable[[Val
         said = f"{who} beat {100 * beaten:.0f} % of rivals"
         if _unknown(values[over]):
             return said
-        return f"{said}, {_points(values[over]) or 'as the odds said'}"
+        points = _points(values[over])
+        if not points:
+            return f"{said}, as many as the odds implied"
+        return f"{said}, {points} {'more' if values[over] > 1 else 'fewer'} than the odds implied"
 
     return tell
 
 
 def _points(over: float) -> str:
-    """Percentage points of rivals beaten above or below what the odds expected, nothing for none; `over` is 1 there."""
+    """The distance from what the odds implied, in percentage points of rivals beaten; empty where it rounds to 0.
+
+    `over` is 1 where the runner beat as many rivals as its odds implied.
+    """
     points = round(100 * (over - 1))
     if points == 0:
         return ""
-    return f"{abs(points)} point{'s' if abs(points) > 1 else ''} {'above' if points > 0 else 'below'} the odds"
+    return f"{abs(points)} point{'s' if abs(points) > 1 else ''}"
 
 
 def _days(values: Values) -> str:
@@ -268,7 +279,7 @@ _TOLD: Final[Mapping[str, Callable[[Values], str]]] = {
         "here at this distance",
         "new to course and distance",
     ),
-    "elo": _number(FORETOLD, "Elo {:+.1f} all told", "no Elo yet"),
+    "elo": _number(FORETOLD, "combined Elo {:+.1f}", "no Elo yet"),
     "jockey_elo": _number("jockey_elo__elo", "jockey's Elo {:+.1f}", "jockey without an Elo"),
     "trainer_elo": _number("trainer_elo__elo", "trainer's Elo {:+.1f}", "trainer without an Elo"),
     "draw_elo": _number("draw_elo__elo", "draw's Elo {:+.1f}", "draw without an Elo"),
@@ -281,11 +292,11 @@ _TOLD: Final[Mapping[str, Callable[[Values], str]]] = {
     "weight": _number("weight_lbs", "carries {:.0f} lb", "weight unknown"),
     "body weight": _number("body_weight_lbs", "weighs {:.0f} lb", "body weight unknown"),
     "body weight change": _number(
-        BODY_CHANGE, "{:+.0f} lb of its own since the last run", "body weight change unknown"
+        BODY_CHANGE, "body weight {:+.0f} lb since the last run", "body weight change unknown"
     ),
-    SEASONED: _number(SEASONED, "{:.0f} days since the middle of its starts", "no run yet"),
+    SEASONED: _number(SEASONED, "its starts are {:.0f} days back on average", "no run yet"),
     "weight change": _number(
-        "since_last_run__weight_change_lbs", "{:+.0f} lb since the last run", "weight change unknown"
+        "since_last_run__weight_change_lbs", "weight carried {:+.0f} lb since the last run", "weight change unknown"
     ),
     "rating": _number("official_rating", "rated {:.0f}", "no rating"),
     "rating change": _number(

@@ -332,9 +332,9 @@ def test_every_feature_has_a_story_told_in_words_where_all_is_known_and_where_no
 def test_rivals_beaten_are_told_beside_what_the_odds_said_of_them() -> None:
     """Either may be what moves the score: a jockey who beats most, and fewer than expected, raises it all the same."""
     values = {"jockey_course__prb_1095d": 0.68, "jockey_course__over_1095d": 0.95}
-    assert words("jockey_course", values) == "jockey here beat 68 % of rivals, 5 points below the odds"
+    assert words("jockey_course", values) == "jockey here beat 68 % of rivals, 5 points fewer than the odds implied"
     values["jockey_course__over_1095d"] = 1.002
-    assert words("jockey_course", values) == "jockey here beat 68 % of rivals, as the odds said"
+    assert words("jockey_course", values) == "jockey here beat 68 % of rivals, as many as the odds implied"
     values["jockey_course__over_1095d"] = np.nan
     assert words("jockey_course", values) == "jockey here beat 68 % of rivals"
 
@@ -342,9 +342,9 @@ def test_rivals_beaten_are_told_beside_what_the_odds_said_of_them() -> None:
 @pytest.mark.parametrize(
     ("over", "said"),
     [
-        (1.12, "lately 12 points above the odds in rivals beaten"),
-        (0.99, "lately 1 point below the odds in rivals beaten"),
-        (1.002, "lately beat as many rivals as the odds said"),
+        (1.12, "beat more rivals lately than its odds implied, by 12 points"),
+        (0.99, "beat fewer rivals lately than its odds implied, by 1 point"),
+        (1.002, "beat as many rivals lately as its odds implied"),
         (np.nan, "no past odds"),
     ],
 )
