@@ -1,11 +1,11 @@
-"""Offs as a source's clock writes them, made instants: by its zone, 12 or 24 hours, and where that leaves two, its meeting.
+"""Convert off times, as a source writes them, to instants: by zone, 12- or 24-hour clock, and the rest of the meeting.
 
-A 24-hour clock shows in its writing: an hour of 0 or of 13 and later, or a leading nought (`09:15`), which the 12-hour
-one never has. It holds for the rows of that file and date. Else an hour of 1 to 12 has two readings, half a day
-apart. A reading counts where a race may start at that hour of the course's own clock (`velo.racing.courses`); where
-both may, the one nearer to the races of the meeting that leave no choice. What is still open is read as the hour
-looks to a British reader, 1 to 9 the afternoon, and marked as inferred; so is one in the hour that the zone's clock
-skips or tells twice, and one after midnight that may be of either night.
+A 24-hour clock shows in an hour of 0 or from 13, or in a leading zero (`09:15`), which a 12-hour clock never has. It
+applies to all rows of that file and date. Otherwise an hour of 1 to 12 has two readings, 12 hours apart. A reading is
+possible if a race may start at that hour of the course's own clock (`velo.racing.courses`). If both are possible, the one
+nearer to the unambiguous races of the meeting counts. If that does not decide, 1 to 9 is the afternoon, as a British
+reader takes it, and the off is marked as inferred. So is an off in the hour that a DST change skips or repeats, and one
+after midnight that may belong to either night.
 """
 
 import re
@@ -22,18 +22,18 @@ from velo.racing.courses import local_day, may_start, zones_of
 from velo.racing.names import is_missing
 
 LONDON: Final = ZoneInfo("Europe/London")
-"""The clock of the British racing paper, and so of rpscrape: for every meeting on earth, in every release."""
+"""The clock of the British racing paper, and so of every release of rpscrape, for meetings of all countries."""
 _WRITTEN: Final = re.compile(r"(\d{1,2})[:.](\d{2})(?::\d{2}(?:\.0+)?)?\s*(?:([ap])\.?m\.?)?", re.IGNORECASE)
 _HALF_A_DAY: Final = 12
 _AFTERNOON: Final = range(1, 10)
 _NEAR: Final = timedelta(hours=5)
-"""A race this near to another of its course is of one meeting with it; its other reading is seven hours off or more."""
+"""Two races of a course this close are of one meeting; the other reading of either is at least seven hours away."""
 
 
 class WrittenOff(NamedTuple):
-    """An off as written: `shows_24` where the writing itself is by the 24-hour clock, `fixed` where it has one reading.
+    """An off as written: `shows_24` if the text proves a 24-hour clock, `fixed` if it has one reading.
 
-    `one_digit` says that the hour is written with one, as a spreadsheet leaves `09:15`.
+    `one_digit`: the hour has one digit, as a spreadsheet leaves `09:15`.
     """
 
     hour: int
@@ -44,7 +44,7 @@ class WrittenOff(NamedTuple):
 
 
 class RaceOff(NamedTuple):
-    """Which off: of a file (`part`), by the source's date, at a course of a country (None where it is unknown)."""
+    """Identifies an off: its file (`part`), the source's date, course, country (None if unknown) and written time."""
 
     part: Hashable
     day: date
@@ -54,9 +54,9 @@ class RaceOff(NamedTuple):
 
 
 class Off(NamedTuple):
-    """An off as read: `clock` by the source's 24-hour clock, the instant (UTC), and whether it is only inferred.
+    """An off as read: `clock` on the source's 24-hour clock, the instant (UTC), and whether it is inferred.
 
-    `race_date` is the date at the course, where that is known, else the source's.
+    `race_date` is the date at the course if that is known, else the source's.
     """
 
     clock: time
@@ -67,7 +67,7 @@ class Off(NamedTuple):
 
 @lru_cache(maxsize=1 << 16)
 def written_off(cell: str | None) -> WrittenOff | None:
-    """An off as written, `2:45`, `14:45`, `02:45:00` or `2.45pm`; None for a blank; raises ValueError for anything else."""
+    """Parse an off such as `2:45`, `14:45`, `02:45:00` or `2.45pm`; None for a blank. Raises ValueError otherwise."""
     given = "" if cell is None or is_missing(cell) else cell.strip()
     if not given or given.casefold() in NOTHING:
         return None
@@ -79,7 +79,7 @@ def written_off(cell: str | None) -> WrittenOff | None:
         if not 1 <= hour <= _HALF_A_DAY:
             raise ValueError(given)
         hour = hour % _HALF_A_DAY + (_HALF_A_DAY if half in "pP" else 0)
-    time(hour, minute)  # raises where it is none
+    time(hour, minute)  # raises ValueError for an impossible time
     beyond_12 = hour > _HALF_A_DAY or hour == 0
     return WrittenOff(
         hour, minute, (beyond_12 or given.startswith("0")) and not half, bool(half) or beyond_12, len(found[1]) == 1
@@ -88,14 +88,14 @@ def written_off(cell: str | None) -> WrittenOff | None:
 
 @dataclass(frozen=True, slots=True)
 class OffReader:
-    """Reads the offs of one load; made of all of them (`of`), because the meeting decides where one alone cannot."""
+    """Reads the offs of one load; made from all of them (`of`), because a meeting can decide its ambiguous offs."""
 
     zone: ZoneInfo
     read: Mapping[RaceOff, Off]
 
     @classmethod
     def of(cls, offs: Iterable[RaceOff], zone: ZoneInfo) -> "OffReader":
-        """A reader of these offs, by the clock of `zone`."""
+        """Return a reader of these offs on the clock of `zone`."""
         every = set(offs)
         by_24 = {(off.part, off.day) for off in every if off.written.shows_24}
         sure = {(off.part, off.day) for off in every if off.written.shows_24 and off.written.fixed}
@@ -118,9 +118,9 @@ class OffReader:
 
 
 def _alone(off: RaceOff, zone: ZoneInfo, *, by_24: bool, sure: bool) -> Off | None:
-    """The off as it reads by itself and the clock of its file and date; None where two readings are as good.
+    """Read an off by itself and the clock of its file and date; None if two readings are equally good.
 
-    `by_24` says that the clock is the 24-hour one by its writing, `sure` that it is by an hour that no other has.
+    `by_24`: a text of the file and date proves a 24-hour clock. `sure`: an hour that a 12-hour clock lacks proves it.
     """
     written = off.written
     as_written, other = _readings(off)
@@ -139,9 +139,9 @@ def _alone(off: RaceOff, zone: ZoneInfo, *, by_24: bool, sure: bool) -> Off | No
 
 
 def _by_meeting(off: RaceOff, zone: ZoneInfo, meeting: Iterable[datetime]) -> Off:
-    """The reading of an off that the meeting's other races leave; inferred where there are none near."""
+    """Read an off as nearest to the meeting's other races; inferred if none is near."""
     hours = _readings(off)
-    gaps = [min((abs(_instant(off, hour, zone) - one) for one in meeting), default=timedelta.max) for hour in hours]
+    gaps = [min((abs(_instant(off, hour, zone) - race) for race in meeting), default=timedelta.max) for hour in hours]
     nearer = hours[gaps.index(min(gaps))]
     return _off(off, nearer if min(gaps) <= _NEAR else _as_it_looks(off), zone, inferred=min(gaps) > _NEAR)
 
@@ -149,10 +149,10 @@ def _by_meeting(off: RaceOff, zone: ZoneInfo, meeting: Iterable[datetime]) -> Of
 def _of_another_night(
     read: Mapping[RaceOff, Off], meetings: Mapping[tuple[date, str], Sequence[datetime]]
 ) -> Iterator[RaceOff]:
-    """Offs that belong to another night than the rest of their date at that course, a night of which nothing is told.
+    """Yield offs of another night than the other races of their date and course, with no race of that night beside them.
 
-    Half past midnight in London is the end of the American evening before, if the date is of that instant; it may as
-    well be the end of the evening that has the date.
+    00:30 in London is the end of the previous American evening if the source dates the instant, but the end of the
+    evening of that date if it dates the meeting.
     """
     nights: dict[tuple[Hashable, date, str], set[date]] = defaultdict(set)
     for off, found in read.items():
@@ -162,12 +162,12 @@ def _of_another_night(
         if found.race_date == off.day or off.day not in nights[off.part, off.day, off.course]:
             continue
         beside = (meetings.get((off.day + timedelta(days=days), off.course), ()) for days in (-1, 1))
-        if not any(abs(found.instant - one) <= _NEAR for others in beside for one in others):
+        if not any(abs(found.instant - race) <= _NEAR for races in beside for race in races):
             yield off
 
 
 def _readings(off: RaceOff) -> tuple[int, int]:
-    """The hour as written, and half a day from it."""
+    """Return the hour as written, and the hour 12 later."""
     hour = off.written.hour
     return hour, (hour + _HALF_A_DAY) % (2 * _HALF_A_DAY)
 

@@ -1,4 +1,4 @@
-"""What a row's words say of surface and going, and no more: what they do not say is unknown."""
+"""Read surface and going from a row's words; what the words do not say is unknown."""
 
 import re
 from functools import lru_cache
@@ -27,16 +27,16 @@ _DIRT: Final = frozenset("ARG BRZ CAN CHI COL DOM ECU JPN KOR KSA MEX PAN PER PR
 """Countries whose dirt tracks are `Fast`, and `Good` or `Heavy` as their turf is."""
 _TURF_ALONE: Final = frozenset("AUS AUT BEL CZE FR GB GER IND IRE ITY MAU NZ POL SAF SPA SWI".split())
 _LIKE: Final = {"holding": "Soft (Holding)", "sloppy": "Muddy (Sloppy)"}
-"""Goings that are in no group (SPEC 4), behind the word that is nearest: what stands in parentheses is shown, not read."""
+"""Goings in no group (contract 4), put in parentheses behind the nearest one: shown, but not used."""
 _NUMBER: Final = re.compile(r"[\s-]*\(?\d{1,2}(?:\.\d+)?\)?$")
 _FIRST_OF_SEVERAL: Final = re.compile(r"\s*[,;]|\s[-–]\s")
 _IN_PLACES: Final = re.compile(r"\bin (?:places|parts)$")
 
 
 def surface_of(course: str, named: str | None, going: str | None, country: str | None) -> str | None:
-    """AW where the course says (AW), else the surface named, else what the going alone says; None where it says nothing.
+    """Return AW if the course says (AW), else the surface named, else that implied by the going; None if unknown.
 
-    Raises ValueError for a surface that is named and unknown.
+    Raises ValueError for an unknown surface name.
     """
     if ALL_WEATHER.search(course):
         return "AW"
@@ -59,9 +59,9 @@ def _surface_of_going(going: str, country: str | None) -> str | None:
 
 @lru_cache(maxsize=4096)
 def main_going(told: str | None) -> str | None:
-    """The going that a description names first: `Soft` of `Soft 5`, `Good` of `Good4` and `Good, Good to Firm in places`.
+    """Return the first going of a description: `Soft` of `Soft 5`, `Good` of `Good4` or `Good, Good to Firm in places`.
 
-    `Sloppy` is muddy, `Holding` soft. As told where that is no going that is known here.
+    `Sloppy` becomes muddy and `Holding` soft. A description without a known going is returned unchanged.
     """
     if told is None or _is_known(told):
         return told and _LIKE.get(going_words(told), told)

@@ -1,4 +1,4 @@
-"""From typed rows to results: the fills, keys and refusals of contract 3, for every importer alike."""
+"""Turn typed rows into results, with the defaults, keys and refusals of contract 3; every importer uses it."""
 
 import gc
 import re
@@ -34,14 +34,14 @@ from velo.settings import KeyPolicy
 from velo.storage.store import Store
 
 RUNNER_TABLE: Final = "runners"
-"""The source that is keyed by id unless the store says otherwise; others are keyed by name."""
+"""The only source keyed by id by default; others are keyed by name."""
 PART: Final = "\0part"
-"""Reserved key of a row: which file of the load it is of, where that is known."""
+"""Reserved key of a row: its file within the load, if known."""
 BAD: Final = "\0bad"
-"""Reserved key of a row: its values that are not of their column's kind, by column, or why the row is `Refused`."""
+"""Reserved key of a row: its values of the wrong kind, by column; a value is a `Refused` if it has its own reason."""
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 RAW: Final = "\0raw"
-"""Reserved key of a row: the row as read, where the typed row does not say it all."""
+"""Reserved key of a row: the row as read, if the typed row lacks some of it."""
 
 Row = Mapping[str, Any]
 _RESERVED: Final = frozenset({PART, BAD, RAW})
@@ -61,21 +61,21 @@ _AS_GIVEN: Final = (
 )
 ONE_DAY: Final = timedelta(days=1)
 BEFORE_OFF: Final = "result before its scheduled off"
-"""What the warnings call a live result that came early."""
+"""The warning for a live result before its off."""
 _NO_ODDS: Final = 1.0
-_TOLD_CHARACTERS: Final = 100
+_SHOWN_CHARACTERS: Final = 100
 LETTER_CHARACTERS: Final = 2**22
-"""What the rows of a dead letter may have: a thousand times what a race needs."""
+"""The most characters in the rows of a dead letter: a thousand times what a race needs."""
 OUTCOMES: Final = ("status", "position", "beaten_lengths", "finish_time_s", "sp_decimal")
-"""What a racecard does not hold, whatever its file says."""
+"""Columns that a racecard leaves out, whatever its file holds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """One load, checked: `messages` in the order of their first rows, `rows_of[i]` the rows of message i.
+    """One checked load: `messages` in the order of their first rows; `rows_of[i]` are the rows of message i.
 
-    Every row is in `rows_of` or in a letter of `refused`. `warnings` counts what was settled on the way. `keys` is
-    the policy by which the keys were made.
+    Every row is in `rows_of` or in a dead letter of `refused`. `warnings` counts corrections. `keys` is the policy that
+    made the keys.
     """
 
     messages: list[Result]
@@ -87,17 +87,17 @@ class Parsed:
     rows_of: list[Sequence[Row]] = field(default_factory=list, repr=False)
 
     def letter_of(self, place: int, why: Refused) -> DeadLetter:
-        """The dead letter of a message that the log refused."""
+        """Return the dead letter of a message that the log refused."""
         message = self.messages[place]
         return letter(self.source, message.race_id, message.result_version, why, self.rows_of[place])
 
 
 def checked_results(rows: Iterable[Row], store: Store, source: str, *, keys: KeyPolicy | None = None) -> Parsed:
-    """Results of rows that are typed by the runner table's columns (absent or None is unknown), as one load.
+    """Check one load: turn rows, typed by the runner table's columns (absent or None is unknown), into results.
 
-    Keys follow the store's policy, else `keys`, else the source's habit. A column that the runner table does not have
-    is kept with its runner. Rows of one file belong together wherever they stand in it; a race goes on in another
-    file (`PART`) where that brings other horses, else it is told again there.
+    The key policy is the store's, else `keys`, else the source's default. A column unknown to the runner table is kept
+    with its runner. The rows of a race in one file belong together in any order. Rows of the race in another file
+    (`PART`) continue it if they hold other horses; otherwise they are a second result of the race.
     """
     policy: KeyPolicy = store.keys or keys or ("id" if source == RUNNER_TABLE else "name")
     with _collector_paused():
@@ -106,7 +106,7 @@ def checked_results(rows: Iterable[Row], store: Store, source: str, *, keys: Key
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Without the cyclic collector, which would walk millions of new rows time and again to find none to free."""
+    """Pause the cyclic collector, which would scan millions of new rows repeatedly and free none."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -131,51 +131,50 @@ def _checked(rows: Iterable[Row], store: Store, source: str, policy: KeyPolicy) 
         groups[race_id, 1 if version is None else version].append(row)
     maker = Maker(store, policy, parsed.warnings)
     for (race_id, version), every in groups.items():
-        for told in _tellings(every, maker.horse_key):
+        for result_rows in _results_apart(every, maker.horse_key):
             try:
-                result = maker.result(race_id, version, told)
+                result = maker.result(race_id, version, result_rows)
             except Refused as why:
-                parsed.refused.append(letter(source, race_id, version, why, told))
+                parsed.refused.append(letter(source, race_id, version, why, result_rows))
                 continue
             parsed.messages.append(result)
-            parsed.rows_of.append(told)
+            parsed.rows_of.append(result_rows)
     return Parsed(parsed.messages, parsed.refused, parsed.warnings, count, source, policy, parsed.rows_of)
 
 
-def _tellings(rows: list[Row], horse_key: Callable[[Row], str | None]) -> Iterator[list[Row]]:
-    """The rows of a race's version, apart where a later file tells it again."""
+def _results_apart(rows: list[Row], horse_key: Callable[[Row], str | None]) -> Iterator[list[Row]]:
+    """Yield the rows of a race's version; a later file with the same horses is a separate result."""
     if len({row.get(PART) for row in rows}) == 1:
         yield rows
         return
     by_part: dict[object, list[Row]] = defaultdict(list)
     for row in rows:
         by_part[row.get(PART)].append(row)
-    tellings: list[tuple[list[Row], set[str | None]]] = []
+    results: list[tuple[list[Row], set[str | None]]] = []
     for part in by_part.values():
         horses = {horse_key(row) for row in part}
-        for told, met in tellings:
-            if met.isdisjoint(horses):
-                told += part
-                met |= horses
+        for result_rows, seen in results:
+            if seen.isdisjoint(horses):
+                result_rows += part
+                seen |= horses
                 break
         else:
-            tellings.append((list(part), horses))
-    yield from (told for told, _ in tellings)
+            results.append((list(part), horses))
+    yield from (result_rows for result_rows, _ in results)
 
 
 @dataclass(frozen=True, slots=True)
 class Maker:
-    """Makes one race's result, or its card, of its rows."""
+    """Makes the result or the racecard of a race from its rows."""
 
     store: Store
     policy: KeyPolicy
     warnings: Counter[str]
 
     def result(self, race_id: str, version: int, rows: Sequence[Row], *, live: bool = False) -> Result:
-        """The checked result; raises `Refused` by the first rule that is broken.
+        """Return the checked result; raises `Refused` for the first broken rule.
 
-        A result that is known before its off is counted among the warnings if `live`, because it has arrived and the
-        off was only scheduled; in a file it is refused.
+        A result known before its off is a warning if `live`, since the off was only scheduled; in a file it is refused.
         """
         _refuse_bad_values(rows, version)
         _refuse_outcomes(rows, [self.horse_key(row) for row in rows])
@@ -186,9 +185,9 @@ class Maker:
         return result
 
     def card(self, race_id: str, rows: Sequence[Row]) -> Racecard:
-        """The racecard, without any outcome; raises `Refused` by the first rule that is broken.
+        """Return the racecard, without outcomes; raises `Refused` for the first broken rule.
 
-        A row of status NR stays on the card, which marks it so: only then does a later card without the mark say more.
+        A row of status NR stays on the card with its mark, so that a later card without the mark reinstates the horse.
         """
         _refuse_bad_values(rows, version=1)
         horses = [self.horse_key(row) for row in rows]
@@ -216,7 +215,7 @@ class Maker:
         return Race(**{**values, "race_id": race_id, "off_time": off_time}), known_at
 
     def _refuse_early(self, result: Result, *, live: bool, assumed: bool) -> None:
-        """Refuse a result known before its day, or before its off; the off is `assumed` where no row gives one."""
+        """Refuse a result known before its day or its off; the off is `assumed` if no row gives one."""
         race, known_at, timezone = result.race, instant_of(result), self.store.timezone
         if race.race_date > local_date(known_at, timezone):
             raise Refused(
@@ -235,7 +234,7 @@ class Maker:
         )
 
     def _refuse_contradictions(self, race: Race, rows: Sequence[Row]) -> None:
-        """Refuse an off far from the race's day, and rows that cannot be of one race."""
+        """Refuse an off far from the race's day, and rows of more than one race."""
         timezone = self.store.timezone
         if abs(local_date(race.off_time, timezone) - race.race_date) > ONE_DAY:
             raise Refused(
@@ -253,7 +252,7 @@ class Maker:
                 )
 
     def runner(self, row: Row) -> Runner:
-        """One runner; odds of 1 or less are none, a draw of 0 is missing, of who RAN no position counts but 1."""
+        """Return one runner. Odds of 1 or less and a draw of 0 are missing; a RAN runner keeps only a position of 1."""
         get = row.get
         odds = get("sp_decimal")
         if odds is not None and odds <= _NO_ODDS:
@@ -276,12 +275,12 @@ class Maker:
         )
 
     def horse_key(self, row: Row) -> str | None:
-        """The key of a row's horse."""
+        """Return the key of a row's horse."""
         return _key(row.get("horse_id"), row.get("horse"), self.policy)
 
 
 def _as_declared(row: Row) -> Row:
-    """A row without its outcome, but for the mark of a non-runner."""
+    """Return a row without its outcome, except the mark of a non-runner."""
     mark = {"status": NON_RUNNER} if row.get("status") == NON_RUNNER else {}
     return {name: value for name, value in row.items() if name not in OUTCOMES} | mark
 
@@ -293,15 +292,15 @@ def _key(given: str | None, name: str | None, policy: KeyPolicy) -> str | None:
 
 
 def bad_value(name: str, value: object, wanted: str) -> Refused:
-    """Why a field is refused that holds something else than it should; of a value without end the beginning is told."""
-    told = repr(value)
-    told = told if len(told) <= _TOLD_CHARACTERS else f"{told[:_TOLD_CHARACTERS]}…"
-    return Refused("bad value", f"{name} is {told}, but holds {wanted}: correct it")
+    """Return the refusal of a field with a wrong value; a long value is cut."""
+    shown = repr(value)
+    shown = shown if len(shown) <= _SHOWN_CHARACTERS else f"{shown[:_SHOWN_CHARACTERS]}…"
+    return Refused("bad value", f"{name} is {shown}, but holds {wanted}: correct it")
 
 
 def is_early(result: Result, known_at: datetime) -> bool:
     """Whether a result with starters is known before its off, which then was only scheduled."""
-    return known_at < result.race.off_time and any(one.started for one in result.runners)
+    return known_at < result.race.off_time and any(runner.started for runner in result.runners)
 
 
 def _refuse_bad_values(rows: Sequence[Row], version: int) -> None:
@@ -313,7 +312,7 @@ def _refuse_bad_values(rows: Sequence[Row], version: int) -> None:
 
 
 def refuse_control_characters(race_id: str) -> None:
-    """Raise `Refused` for a race id that no screen or address shows as it is."""
+    """Raise `Refused` for a race id with control characters, which screens and addresses do not show."""
     if _CONTROL.search(race_id):
         raise Refused(
             "control character in race_id",
@@ -322,7 +321,7 @@ def refuse_control_characters(race_id: str) -> None:
 
 
 def _refuse_other_years(moments: Mapping[str, date | None]) -> None:
-    """A year that no race was run in stands for none, or is a slip; the log's clock would never come back from it."""
+    """Refuse a year without racing, which is a mistake: the log's clock could never go back from it."""
     for name, moment in moments.items():
         if moment is not None and moment.year not in YEARS:
             years = f"{YEARS[0]} to {YEARS[-1]}"
@@ -330,7 +329,7 @@ def _refuse_other_years(moments: Mapping[str, date | None]) -> None:
 
 
 def _refuse_outcomes(rows: Sequence[Row], horses: Sequence[str | None]) -> None:
-    """The rules of contract 3 about a race's runners, in its order."""
+    """Apply the rules of contract 3 about a race's runners, in its order."""
     _refuse_twice(horses)
     statuses = [row.get("status") for row in rows]
     for status in statuses:
@@ -370,7 +369,7 @@ def _refuse_horseless(horses: Sequence[str | None]) -> None:
 
 
 def _race_values(rows: Sequence[Row]) -> tuple[dict[str, Any], list[str]]:
-    """The first value given of each race column, and the columns in which rows contradict each other."""
+    """Return the first value of each race column, and the columns with conflicting values."""
     values: dict[str, Any] = {}
     conflicting = []
     for name in RACE_COLUMNS:
@@ -382,9 +381,9 @@ def _race_values(rows: Sequence[Row]) -> tuple[dict[str, Any], list[str]]:
 
 
 def letter(source: str, race_id: str | None, version: int | None, why: Refused, rows: Sequence[Row]) -> DeadLetter:
-    """The dead letter of refused rows, which it holds as they were read; race and version are None where unknown.
+    """Return the dead letter of refused rows, with the rows as read; race and version are None if unknown.
 
-    Rows out of all proportion are left in their file, and the letter says so: all letters are read at once.
+    Rows beyond `LETTER_CHARACTERS` stay in their file, and the letter says so: all letters are read into memory.
     """
     read = tuple(_as_read(row) for row in rows)
     size = sum(len(str(row)) for row in read)
@@ -400,7 +399,7 @@ def _as_read(row: Row) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: instants and dates as text, NaN as null; anything unheard of as its text."""
+    """Convert a value to JSON's types: instants and dates as text, NaN as null, any other type as its text."""
     if isinstance(value, float):
         return value if value - value == 0 else None
     if value is None or isinstance(value, str | int):
@@ -412,7 +411,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, Decimal):
         return float(value)
     if isinstance(value, Mapping):
-        return {str(name): plain(one) for name, one in value.items()}
+        return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
+        return [plain(item) for item in value]
     return str(value)
