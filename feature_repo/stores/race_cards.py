@@ -1,9 +1,10 @@
-"""Races to come, and those just run, as Redis holds them: what was told of each, an index by off, and what changed.
+"""Future and recent races in Redis: the messages of each, an index by off, and a stream of changes.
 
-A race is a hash of the messages that say how it stands: its latest card and market, and every other message about it;
-of earlier cards the horses, for a message about a horse tells by them whether it was declared by then. Each takes its place by its seq in the log, in one atomic step: told again, late or by two writers it changes nothing.
-`{velo}:waiting` has the races of which something was told lately and that no card declares. `{velo}:events` is a Redis Stream of what changed (id seq + 1), `{velo}:head` how far the log was brought here. The
-braces keep all of them on one server of a cluster.
+A race is a hash of the messages that define its state: its latest card and market, every other message about it, and the
+horses of earlier cards, which decide whether a horse was declared when a message named it. Each message is written by its
+seq in the log, in one atomic step, so a repeated or late write changes nothing. `{velo}:waiting` holds the undeclared
+races with recent messages, `{velo}:events` is a Redis Stream of changes (id seq + 1), and `{velo}:head` is the log's
+position in Redis. The braces keep all of them on one server of a cluster.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,25 +24,25 @@ EVENTS: Final = "{velo}:events"
 HEAD: Final = "{velo}:head"
 WAITING: Final = "{velo}:waiting"
 KEEP: Final = timedelta(hours=48)
-"""How long after its off a race stays."""
+"""How long a race is kept after its off."""
 DECLARED_AHEAD: Final = timedelta(days=400)
-"""No race is declared so long before its off: what is told of a race that has no card waits for one no longer."""
+"""How long a message about an undeclared race waits for its card: no race is declared earlier."""
 FORM: Final = 2
-"""The form in which races are held; a Redis of an earlier one is given the open races anew."""
+"""Version of the layout; a Redis with an earlier one gets the open races again."""
 _EXPIRING: Final = timedelta(minutes=1)
-"""A race that expires so soon may be gone already."""
+"""A race this close to its expiry may be gone already."""
 _LATEST: Final = {"racecard": "card", "market": "market"}
-"""Messages of which only the latest says how a race stands, with the field they share."""
+"""Message types of which only the latest counts, with their field."""
 _LOADED: Final = {sha_of(script): script for script in (OFFER, ADVANCE)}
 
 
 @dataclass(frozen=True, slots=True)
 class RaceUpdate:
-    """A message of the log for the cards.
+    """A message of the log, for the race's hash.
 
-    `record` is its JSON as the log has it, of today's schema. `off_time` is what a card or result says; `kept` whether
-    the race's own hash takes it, `waits` whether it waits there for a card, `announced` whether those who listen are
-    told. `named` is of a card what stays once a later one is there: a card that only names and marks its horses.
+    `record` is its JSON in the current schema. `off_time` is that of a card or result. `kept`: the race's hash stores it.
+    `waits`: it waits there for a card. `announced`: it becomes an event. `named` is the reduced card that stays after a
+    later one: its horses and their marks.
     """
 
     seq: int
@@ -58,7 +59,7 @@ class RaceUpdate:
 
 @dataclass(frozen=True, slots=True)
 class CardsPosition:
-    """How far the log was brought to Redis: everything up to `seq`, known at `known_at`; `live` while at its end."""
+    """The log's position in Redis: everything up to `seq`, known at `known_at`; `live` at the log's end."""
 
     generation: int
     seq: int
@@ -68,7 +69,7 @@ class CardsPosition:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something told of a race; `id` is its place among the events."""
+    """A change of a race; `id` is its position in the stream of events."""
 
     id: str
     kind: str
@@ -79,7 +80,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class StoredRace:
-    """A race as Redis holds it: its messages, and the version (generation, seq) that tells it from a later reading."""
+    """A race in Redis: its messages, and its version (generation, seq), which each change raises."""
 
     version: tuple[int, int]
     messages: tuple[Message, ...]
@@ -87,7 +88,7 @@ class StoredRace:
 
 @dataclass(frozen=True, slots=True)
 class RaceCards:
-    """The cards behind one client; `url` only names the server in what is said when it fails."""
+    """Reads and writes races through one client; `url` names the server in errors."""
 
     client: Any
     url: str = "redis"
@@ -95,9 +96,9 @@ class RaceCards:
     def offer(
         self, generation: int, offers: Sequence[RaceUpdate], now: datetime, head: CardsPosition | None = None
     ) -> int:
-        """Put messages in their places, in one round trip, and the head after them; returns how many were new.
+        """Write messages, then the head, in one round trip; returns how many messages were new.
 
-        Races whose off is more than `KEEP` before `now` are dropped.
+        Drops races whose off is more than `KEEP` before `now`.
         """
         horizon_us = to_us(now - KEEP)
         commands: list[tuple[Any, ...]] = [_offered(generation, one, now, horizon_us) for one in offers]
@@ -109,31 +110,31 @@ class RaceCards:
         return sum(answers[: len(offers)])
 
     def race(self, race_id: str) -> StoredRace | None:
-        """What is held of a race; None where nothing is, or only of a log since replaced."""
+        """Return a race; None if Redis has no message of it."""
         with errors_told(self.url):
             held: Mapping[bytes, bytes] = self.client.hgetall(race_key(race_id))
         return kept_of(held)
 
     def races(self, begin: datetime, end: datetime) -> list[str]:
-        """Races whose off is in [begin, end), in order of it."""
+        """Return the races with an off in [begin, end), ordered by off."""
         with errors_told(self.url):
             found = self.client.zrangebyscore(INDEX, to_us(begin), f"({to_us(end)}")
-        return [one.decode() for one in found]
+        return [race_id.decode() for race_id in found]
 
     def waiting(self, most: int = 50) -> list[str]:
-        """The latest races that no card declares and of which something was told within `KEEP`."""
+        """Return the latest undeclared races with a message within `KEEP`."""
         with errors_told(self.url):
             found = self.client.zrange(WAITING, -most, -1)
-        return [one.decode() for one in found]
+        return [race_id.decode() for race_id in found]
 
     def declared(self) -> list[str]:
-        """Every race held, in order of its off."""
+        """Return every race, ordered by off."""
         with errors_told(self.url):
             found = self.client.zrange(INDEX, 0, -1)
-        return [one.decode() for one in found]
+        return [race_id.decode() for race_id in found]
 
     def many(self, race_ids: Sequence[str]) -> list[StoredRace | None]:
-        """What is held of some races, in one round trip."""
+        """Return races, in the order of `race_ids`, in one round trip; None for a race without messages."""
         with errors_told(self.url), self.client.pipeline(transaction=False) as pipe:
             for race_id in race_ids:
                 pipe.hgetall(race_key(race_id))
@@ -141,28 +142,28 @@ class RaceCards:
         return [kept_of(held) for held in answers]
 
     def head(self) -> CardsPosition | None:
-        """How far the log was brought; None where no stream ever wrote here."""
+        """Return the log's position in Redis; None if no stream has written here."""
         with errors_told(self.url):
             return head_of(self.client.hmget(HEAD, "generation", "seq", "known_us", "live"))
 
     def form(self) -> int:
-        """The form in which races are held here; 0 where none was noted."""
+        """Return the version of the layout in Redis; 0 if none is recorded."""
         with errors_told(self.url):
             return int(self.client.hget(HEAD, "form") or 0)
 
     def has_form(self) -> None:
-        """Note that all open races are held in today's form."""
+        """Record that all open races have the current layout."""
         with errors_told(self.url):
             self.client.hset(HEAD, "form", FORM)
 
     def events(self, after: str, most: int = 512) -> list[Event]:
-        """The events after one, oldest first; `0-0` is before all."""
+        """Return the events after an id, oldest first; `0-0` precedes all."""
         with errors_told(self.url):
             entries = self.client.xrange(EVENTS, min=f"({after}", count=most)
         return [event_of(at, fields) for at, fields in entries]
 
     def lost(self, now: datetime, before: int) -> tuple[bool, int]:
-        """Whether races of the index are gone, and how many it has; `before` is how many it had when last asked."""
+        """Whether races of the index are missing, and how many it holds; `before` is the count of the last call."""
         begin = to_us(now - KEEP + _EXPIRING)
         with errors_told(self.url):
             listed = self.client.zrangebyscore(INDEX, begin, "+inf")
@@ -175,7 +176,7 @@ class RaceCards:
             return self.client.zscore(INDEX, race_id) is not None
 
     def clear(self) -> None:
-        """Forget every race and what was told of them; the next stream, or `velo cards rebuild`, brings them again."""
+        """Delete all races and events; the next stream, or `velo cards rebuild`, writes them again."""
         with errors_told(self.url):
             keys = [*self.client.scan_iter(match="{velo}:race:*", count=1000), INDEX, EVENTS, HEAD, WAITING]
             self.client.delete(*keys)
@@ -197,19 +198,19 @@ class RaceCards:
                         answers: list[int] = pipe.execute()
                     return answers
                 except NoScriptError:
-                    # a server that restarted has forgotten; offering again is safe
+                    # a restarted server has lost the scripts; a repeated write is safe
                     for script in _LOADED.values():
                         client.script_load(script)
             raise RuntimeError("Redis forgets scripts as soon as they are loaded")
 
 
 def race_key(race_id: str) -> str:
-    """The Redis key of a race."""
+    """Return the Redis key of a race."""
     return "{velo}:race:" + race_id
 
 
 def head_of(values: Sequence[bytes | None]) -> CardsPosition | None:
-    """The head from its fields."""
+    """Parse the head from its fields; None if it is incomplete."""
     generation, seq, known_us, live = values
     if generation is None or seq is None or known_us is None:
         return None
@@ -217,7 +218,7 @@ def head_of(values: Sequence[bytes | None]) -> CardsPosition | None:
 
 
 def kept_of(held: Mapping[bytes, bytes]) -> StoredRace | None:
-    """A race from its hash; None where it holds no message."""
+    """Parse a race from its hash; None if it holds no message."""
     told_of = [value for name, value in held.items() if name + b"@" in held]
     if not told_of:
         return None
@@ -228,7 +229,7 @@ def kept_of(held: Mapping[bytes, bytes]) -> StoredRace | None:
 
 
 def event_of(at: bytes, fields: Mapping[bytes, bytes]) -> Event:
-    """An event from its entry in the stream."""
+    """Parse an event from its entry in the stream."""
     return Event(
         at.decode(),
         fields[b"type"].decode(),
