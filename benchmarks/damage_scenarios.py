@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from benchmarks import fault_harness
 from benchmarks.fault_harness import Scene
-from benchmarks.fault_report import NOTHING, Account, brought_back, refused
+from benchmarks.fault_report import NOTHING, Outcome, recovered_by, refused
 from feature_repo.catalogue.families import BY_VIEW
 from feature_repo.stores import embedded_redis
 from feature_repo.stores.redis_client import connect
@@ -19,7 +19,7 @@ LONGER_THAN_ANY_VALUE: Final = 2**14
 """Bytes of Redis's file that hold more than values: within one alone, only an audit would see a change."""
 
 
-def torn_tail(scene: Scene) -> Account:
+def torn_tail(scene: Scene) -> Outcome:
     """Half a record at the log's end: of a write that was never acknowledged."""
     last = segments(scene.home)[-1].path
     line = last.read_bytes().splitlines(keepends=True)[-1]
@@ -28,20 +28,20 @@ def torn_tail(scene: Scene) -> Account:
     said = scene.velo("log", "check", "--json")
     if said.code != 1 or "a write was cut short" not in said.out:
         raise RuntimeError(f"a torn tail went unseen: {said.out}")
-    return Account(
+    return Outcome(
         "`velo log check`: `… no whole record (a write was cut short)`", NOTHING, "the next writer cuts it", 0.0
     )
 
 
-def lost_tail(scene: Scene) -> Account:
+def lost_tail(scene: Scene) -> Outcome:
     """The last acknowledged record cut short: worse than any crash does, and so a disk's doing."""
     fault_harness.cut(segments(scene.home)[-1].path, 40)
     seen = refused(scene, "build")
     lost = "that record, unless its file or feed is still there"
-    return brought_back(scene, seen, ("ingest", "runners", scene.first), ("build",), lost=lost)
+    return recovered_by(scene, seen, ("ingest", "runners", scene.first), ("build",), lost=lost)
 
 
-def changed_record(scene: Scene) -> Account:
+def changed_record(scene: Scene) -> Outcome:
     """One digit of a record in the middle: JSON as good as before, and only its checksum knows."""
     path = segments(scene.home)[0].path
     lines = path.read_bytes().splitlines(keepends=True)
@@ -50,63 +50,63 @@ def changed_record(scene: Scene) -> Account:
     path.write_bytes(b"".join(lines))
     seen = refused(scene, "build", "--whole")
     scene.restore(f"log/{path.name}")
-    return brought_back(scene, seen, ("build", "--whole"), first="restore the segment from the backup",
+    return recovered_by(scene, seen, ("build", "--whole"), first="restore the segment from the backup",
                  lost="nothing with a backup, else that record")  # fmt: skip
 
 
-def changed_part(scene: Scene) -> Account:
+def changed_part(scene: Scene) -> Outcome:
     """Bytes within a page of a table: it can be read, and says something else."""
     fault_harness.change(_part(scene, "trainer_velocity"), 0.4)
-    return brought_back(scene, refused(scene, "audit"), ("build", "--whole"))
+    return recovered_by(scene, refused(scene, "audit"), ("build", "--whole"))
 
 
-def cut_part(scene: Scene) -> Account:
+def cut_part(scene: Scene) -> Outcome:
     """A table's end gone: nobody can read it."""
     fault_harness.cut(_part(scene, "horse_form"), 500)
-    scene.well("ingest", "runners", scene.later)
-    return brought_back(scene, refused(scene, "build"), ("build", "--whole"))
+    scene.succeed("ingest", "runners", scene.later)
+    return recovered_by(scene, refused(scene, "build"), ("build", "--whole"))
 
 
-def changed_manifest(scene: Scene) -> Account:
+def changed_manifest(scene: Scene) -> Outcome:
     """What the tables are of cannot be read."""
     (scene.home.offline / table_versions.MANIFEST).write_bytes(b"\0" * 200)
-    return brought_back(scene, refused(scene, "stream", "--once"), ("build", "--whole"))
+    return recovered_by(scene, refused(scene, "stream", "--once"), ("build", "--whole"))
 
 
-def changed_cache(scene: Scene) -> Account:
+def changed_cache(scene: Scene) -> Outcome:
     """Measured starts, kept between builds."""
     fault_harness.change(next(scene.home.batch.glob("starts-*.parquet")), 0.4)
-    scene.well("ingest", "runners", scene.later)
-    return brought_back(scene, refused(scene, "build"), ("build", "--whole"))
+    scene.succeed("ingest", "runners", scene.later)
+    return recovered_by(scene, refused(scene, "build"), ("build", "--whole"))
 
 
-def changed_recovery(scene: Scene) -> Account:
+def changed_recovery(scene: Scene) -> Outcome:
     """Bytewax's own store of where the stream was."""
     folder = next(scene.home.recovery.iterdir())
     for path in folder.iterdir():
         path.write_bytes(b"\0" * 4096)
     seen = refused(scene, "stream", "--once")
     shutil.rmtree(folder)
-    return brought_back(scene, seen, ("stream", "--once"), first="remove that folder")
+    return recovered_by(scene, seen, ("stream", "--once"), first="remove that folder")
 
 
-def changed_bundle(scene: Scene) -> Account:
+def changed_bundle(scene: Scene) -> Outcome:
     """One byte of the model that serves."""
     fault_harness.change(scene.home.models / bundle.current(scene.home) / "model.txt", 0.5, 1)
     seen = refused(scene, "score", "any race")
-    return brought_back(scene, seen, ("models", "rollback"))
+    return recovered_by(scene, seen, ("models", "rollback"))
 
 
-def changed_redis(scene: Scene) -> Account:
+def changed_redis(scene: Scene) -> Outcome:
     """What the store's own Redis kept on the disk, its server down."""
     kept = embedded_redis.kept(scene.home)
     fault_harness.change(_largest(kept), 0.5, LONGER_THAN_ANY_VALUE)
     seen = refused(scene, "online", "rebuild")
     fault_harness.remove(kept)
-    return brought_back(scene, seen, ("online", "rebuild"), first="remove it")
+    return recovered_by(scene, seen, ("online", "rebuild"), first="remove it")
 
 
-def changed_value(scene: Scene) -> Account:
+def changed_value(scene: Scene) -> Outcome:
     """One byte of a row that the store's own Redis kept: it starts as if nothing were, for it sums what it keeps nowhere."""
     client: Any = connect(scene.home)
     layout = Layout.of(BY_VIEW["horse_form"])
@@ -121,10 +121,10 @@ def changed_value(scene: Scene) -> Account:
     said = scene.velo("audit")
     if said.code != 1:
         raise RuntimeError(f"a changed value in Redis went unseen: {said.out}")
-    return brought_back(scene, f"`velo audit` (exits 1): `{said.line('difference')}`", ("online", "rebuild", "--clear"))
+    return recovered_by(scene, f"`velo audit` (exits 1): `{said.line('difference')}`", ("online", "rebuild", "--clear"))
 
 
-def changed_registry(scene: Scene) -> Account:
+def changed_registry(scene: Scene) -> Outcome:
     """Feast's registry."""
     asked = scene.backup.root / "asked.csv"
     asked.write_text("horse_id,event_timestamp\nnobody,2024-02-01T12:00:00Z\n")
@@ -132,16 +132,16 @@ def changed_registry(scene: Scene) -> Account:
     scene.home.registry.write_bytes(b"\0" * 200)
     seen = refused(scene, *command)
     scene.home.registry.unlink()
-    account = brought_back(scene, seen, command, first="remove that file")
-    return Account(account.seen, account.lost, "remove that file, and the same command again", account.back_seconds)
+    account = recovered_by(scene, seen, command, first="remove that file")
+    return Outcome(account.seen, account.lost, "remove that file, and the same command again", account.back_seconds)
 
 
-def changed_identity(scene: Scene) -> Account:
+def changed_identity(scene: Scene) -> Outcome:
     """The store's time zone, keys and epochs."""
     scene.home.identity.write_bytes(b"{")
     seen = refused(scene, "status")
     scene.restore("store.json")
-    return brought_back(scene, seen, ("status",), first="restore it from the backup")
+    return recovered_by(scene, seen, ("status",), first="restore it from the backup")
 
 
 def _largest(kept: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The ground that `velo bench faults` does harm on: a small store of its own, and `velo` in processes of its own."""
+"""The harness of `velo bench faults`: small stores to damage, and `velo` commands run in child processes."""
 
 import multiprocessing
 import os
@@ -33,7 +33,7 @@ from velo.storage.store import Home, Store
 BEGINS: Final = date(2024, 1, 1)
 DAYS: Final = 32
 LATER_FROM: Final = date(2024, 1, 25)
-"""The races from this day on are told after the harm: what is acknowledged then must join what was before."""
+"""Races from this day on are loaded after the fault, to show that the store still accepts results."""
 DISK_MB: Final = 64
 PATIENCE_S: Final = 120.0
 PRELOADED: Final = ["benchmarks.fault_harness", "streams.dataflow.runtime", "streams.batch.build", "pyarrow.parquet"]
@@ -41,12 +41,12 @@ OURS: Final = ("VELO_HOME", "VELO_TIMEZONE", "VELO_KEYS", "REDIS_URL", "VELO_ENG
 
 
 class NotRun(Exception):
-    """A fault that cannot be made on this machine, and why."""
+    """Raised with the reason if a fault cannot be injected on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """What a command left behind; `home` is what its paths begin with."""
+class CommandResult:
+    """The exit code and output of a command; `home` is the store path in that output."""
 
     code: int
     out: str
@@ -54,57 +54,57 @@ class Said:
     home: str
 
     def last(self) -> str:
-        """The last line a person is shown, without the place of the store."""
+        """The last line shown to the user, with the store path replaced."""
         lines = [line.strip() for line in (self.err if self.code else self.out).splitlines() if line.strip()]
         return self.plain(lines[-1]) if lines else ""
 
     def line(self, word: str) -> str:
-        """The line of either stream that has a word."""
+        """The first line of output that contains `word`, with the store path replaced."""
         found = (line for line in (self.out + self.err).splitlines() if word in line)
         return self.plain(" ".join(next(found, "").split()))
 
     def plain(self, text: str) -> str:
-        """Text without the place of the store."""
+        """The text with the store path replaced."""
         return text.replace(self.home, "$VELO_HOME")
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A command that runs."""
+    """A running command."""
 
     process: BaseProcess
     folder: Path
     home: str
 
-    def tells(self, word: str) -> str:
-        """Wait until its error stream has a word, and return the line."""
-        said: list[str] = []
+    def wait_for(self, word: str) -> str:
+        """Wait until a line of its error stream contains `word`; returns the last such line."""
+        matches: list[str] = []
 
-        def told() -> bool:
+        def matched() -> bool:
             lines = (self.folder / "err").read_text(errors="replace").splitlines()
-            said[:] = [line for line in lines if word in line]
-            return bool(said)
+            matches[:] = [line for line in lines if word in line]
+            return bool(matches)
 
-        until(told)
-        return said[-1].replace(self.home, "$VELO_HOME")
+        until(matched)
+        return matches[-1].replace(self.home, "$VELO_HOME")
 
     def send(self, number: int) -> None:
-        """A signal."""
+        """Send a signal to the process."""
         assert self.process.pid is not None
         os.kill(self.process.pid, number)
 
-    def ended(self, seconds: float | None = PATIENCE_S) -> Said | None:
-        """What it left, once it has ended; None where it has not by then."""
+    def ended(self, seconds: float | None = PATIENCE_S) -> CommandResult | None:
+        """Its exit code and output once it ends; None if it still runs after `seconds`."""
         self.process.join(seconds)
         if self.process.exitcode is None:
             return None
         out, err = ((self.folder / name).read_text(errors="replace") for name in ("out", "err"))
-        return Said(self.process.exitcode, out, err, self.home)
+        return CommandResult(self.process.exitcode, out, err, self.home)
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """A store to do harm to, its backup, the file its log was told, and the file it is told afterwards."""
+    """A store to damage, its backup, the results loaded before the fault (`first`) and those loaded after it (`later`)."""
 
     store: Store
     backup: Home
@@ -114,52 +114,52 @@ class Scene:
 
     @property
     def home(self) -> Home:
-        """Where the store is."""
+        """The home of the store."""
         return self.store.home
 
-    def begun(self, *argv: object) -> Running:
-        """`velo …` in a process of its own."""
+    def start(self, *argv: object) -> Running:
+        """Start `velo …` in a child process."""
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOADED)
-        folder = self.backup.root / f"said-{time.monotonic_ns()}"
+        folder = self.backup.root / f"output-{time.monotonic_ns()}"
         folder.mkdir()
         for name in ("out", "err"):
             (folder / name).touch()
-        told = (list(map(str, argv)), str(self.home.root), str(folder), self.store.redis_url)
-        process: BaseProcess = context.Process(target=_velo, args=told)
+        args = (list(map(str, argv)), str(self.home.root), str(folder), self.store.redis_url)
+        process: BaseProcess = context.Process(target=_velo, args=args)
         process.start()
         return Running(process, folder, str(self.home.root))
 
-    def velo(self, *argv: object) -> Said:
-        """What `velo …` left; raises RuntimeError where it does not end."""
-        said = self.begun(*argv).ended()
-        if said is None:
-            raise RuntimeError(f"velo {argv} does not end")
-        return said
+    def velo(self, *argv: object) -> CommandResult:
+        """Run `velo …`; raises RuntimeError if it does not end in time."""
+        result = self.start(*argv).ended()
+        if result is None:
+            raise RuntimeError(f"velo {argv} did not end within {PATIENCE_S:g} s")
+        return result
 
-    def well(self, *argv: object) -> Said:
-        """As `velo`, and raises RuntimeError where it fails."""
-        said = self.velo(*argv)
-        if said.code:
-            raise RuntimeError(f"velo {argv} ended with {said.code}: {said.err[-1000:]}")
-        return said
+    def succeed(self, *argv: object) -> CommandResult:
+        """Run `velo …`; raises RuntimeError if it fails."""
+        result = self.velo(*argv)
+        if result.code:
+            raise RuntimeError(f"velo {argv} ended with {result.code}: {result.err[-1000:]}")
+        return result
 
     def acknowledged(self) -> int:
-        """Results that the log holds."""
-        return sum(isinstance(one, Result) for _, one in reader.messages(self.home))
+        """The number of results in the log."""
+        return sum(isinstance(message, Result) for _, message in reader.messages(self.home))
 
     def restore(self, *names: str) -> None:
-        """Put files of the home back as they were backed up."""
+        """Restore files of the home from the backup."""
         for name in names:
             shutil.copy2(self.backup.root / name, self.home.root / name)
 
 
 def until(true: Callable[[], Any]) -> None:
-    """Wait for something that another process does; raises RuntimeError where it never comes to be."""
+    """Poll until a condition holds; raises RuntimeError after `PATIENCE_S` seconds."""
     deadline = time.monotonic() + PATIENCE_S
     while not true():
         if time.monotonic() > deadline:
-            raise RuntimeError("it never came to be")
+            raise RuntimeError(f"the condition did not hold within {PATIENCE_S:g} s")
         time.sleep(0.01)
 
 
@@ -176,7 +176,7 @@ def _velo(argv: list[str], home: str, folder: str, redis_url: str | None) -> Non
 
 
 def prepared(folder: Path) -> Scene:
-    """A store that was loaded, built, streamed and has two model bundles; its Redis is stopped. Every scene is a copy."""
+    """Make the store that every scene copies: loaded, built and streamed, with two model bundles and its Redis stopped."""
     season = simulate(SeasonSpec(start=BEGINS, days=DAYS, races_per_year=900))
     files = folder / "first.parquet", folder / "later.parquet"
     with duckdb.connect() as connection:
@@ -186,10 +186,10 @@ def prepared(folder: Path) -> Scene:
             part.write_parquet(str(path))
     store = Store.open(Settings(folder / "home")).save()
     scene = Scene(store, Home(folder), *files, random.Random(0))
-    scene.well("ingest", "runners", scene.first)
-    scene.well("build")
-    scene.well("stream", "--once")
-    scene.well("down")
+    scene.succeed("ingest", "runners", scene.first)
+    scene.succeed("build")
+    scene.succeed("stream", "--once")
+    scene.succeed("down")
     for number in range(2):
         keep_bundle(store.home, number)
     return scene
@@ -197,29 +197,29 @@ def prepared(folder: Path) -> Scene:
 
 @contextmanager
 def scene(base: Scene, folder: Path, chance: random.Random, disk: Path | None = None) -> Iterator[Scene]:
-    """A copy of a prepared store, on a small disk where one is given, and a backup of what a backup is of."""
+    """Copy a prepared store, to `disk` if given, with a backup beside it."""
     folder.mkdir()
     root = (disk or folder) / "home"
     shutil.copytree(base.home.root, root, symlinks=True)
     backup = Home(folder / "backup")
     shutil.copytree(base.home.root, backup.root, symlinks=True)
-    made = Scene(Store.open(Settings(root)), backup, base.first, base.later, chance)
+    copied = Scene(Store.open(Settings(root)), backup, base.first, base.later, chance)
     try:
-        yield made
+        yield copied
     finally:
-        embedded_redis.down(made.home)
+        embedded_redis.down(copied.home)
         shutil.rmtree(folder)
 
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[Path]:
-    """A file system of its own in memory; raises `NotRun` without the right to mount one."""
+    """Mount a small in-memory file system; raises `NotRun` without the permission to mount."""
     folder.mkdir()
     mount, umount = shutil.which("mount"), shutil.which("umount")
     command = [mount or "", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "velo-faults", str(folder)]
     if not mount or not umount or subprocess.run(command, capture_output=True, check=False).returncode != 0:
         folder.rmdir()
-        raise NotRun("a small disk cannot be mounted here: run it as root")
+        raise NotRun("cannot mount a small disk: run as root")
     try:
         yield folder
     finally:
@@ -228,7 +228,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def redis_of_another(folder: Path) -> Iterator[tuple[str, Callable[[], "subprocess.Popen[bytes]"]]]:
-    """The URL of a Redis that is not the store's own, and what starts it, with what it kept; none is left running."""
+    """Yield the URL of an external Redis and the function that starts it with its saved data; stops every server at the end."""
     folder.mkdir()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -261,7 +261,7 @@ def _answers(port: int) -> bool:
 
 
 def fill(disk: Path, leave_kb: int) -> Path:
-    """Take all room of a disk but so much; returns the file that takes it."""
+    """Fill a disk up to `leave_kb`; returns the file that takes the space."""
     room, ballast = os.statvfs(disk), disk / "ballast"
     with ballast.open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, room.f_bavail * room.f_frsize - leave_kb * 1024)
@@ -269,17 +269,20 @@ def fill(disk: Path, leave_kb: int) -> Path:
 
 
 def change(path: Path, at: float = 0.5, count: int = 8) -> None:
-    """Change some bytes in place of a file of its own (a part may be shared with another generation)."""
+    """Change `count` bytes from the fraction `at` of a file.
+
+    The file is replaced, not edited in place, because another generation may share it by a hard link.
+    """
     content = bytearray(path.read_bytes())
     begin = int(len(content) * at)
-    for place in range(begin, min(begin + count, len(content))):
-        content[place] ^= 0xFF
+    for offset in range(begin, min(begin + count, len(content))):
+        content[offset] ^= 0xFF
     path.unlink()
     path.write_bytes(content)
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it."""
+    """Remove a file, or a folder with its contents."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -287,22 +290,22 @@ def remove(path: Path) -> None:
 
 
 def cut(path: Path, count: int) -> None:
-    """Take a file's last bytes away."""
+    """Cut the last `count` bytes off a file."""
     os.truncate(path, path.stat().st_size - count)
 
 
-def stopped(running: Running) -> Said:
-    """End a command by SIGTERM and return what it left."""
+def stopped(running: Running) -> CommandResult:
+    """Stop a command by SIGTERM; raises RuntimeError unless it exits 0."""
     running.send(signal.SIGTERM)
-    said = running.ended()
-    if said is None or said.code:
-        raise RuntimeError(f"it did not end well: {said}")
-    return said
+    result = running.ended()
+    if result is None or result.code:
+        raise RuntimeError(f"the command did not stop cleanly: {result}")
+    return result
 
 
 def keep_bundle(home: Home, number: int) -> None:
-    """A model of no worth: what is asked of it is whether a changed byte of it is seen."""
+    """Store a placeholder model, to test whether a changed byte in it is detected."""
     names = (next(iter(columns.COLUMNS)),)
     fitted = bundle.Model(Ensemble("tree\n", Logit(names, (0.0,), (1.0,), (float(number),), 1.0, 1, 0.0), 0.5))
-    told = {"features": list(names), "catalogue": "none", "lead_s": 300.0, "gate": "not run", "mode": "paper only"}
-    bundle_writing.write(home, fitted, told, {}, datetime(2024, 2, 1, tzinfo=UTC) + timedelta(days=number))
+    metadata = {"features": list(names), "catalogue": "none", "lead_s": 300.0, "gate": "not run", "mode": "paper only"}
+    bundle_writing.write(home, fitted, metadata, {}, datetime(2024, 2, 1, tzinfo=UTC) + timedelta(days=number))

@@ -1,4 +1,4 @@
-"""What is told of a fault: the line that was seen, and the way back, run and timed."""
+"""The outcome of a fault: what the user saw, and the recovery commands, run and timed."""
 
 import time
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ NOTHING: Final = "nothing"
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
-    """One fault: the line that was seen, what was lost of what had been acknowledged, the way back and its seconds."""
+class Outcome:
+    """The outcome of one fault: the line seen, the acknowledged data lost, the recovery and its seconds."""
 
     seen: str
     lost: str
@@ -20,25 +20,26 @@ class Account:
     back_seconds: float
 
 
-def brought_back(
+def recovered_by(
     scene: Scene, seen: str, *commands: tuple[object, ...], first: str = "", lost: str = NOTHING
-) -> Account:
-    """Run the commands that bring it back, timed; `first` says what was done by hand before them."""
+) -> Outcome:
+    """Run and time the recovery commands; `first` names a manual step before them."""
     begun = time.perf_counter()
     for command in commands:
-        scene.well(*command)
+        scene.succeed(*command)
     seconds = round(time.perf_counter() - begun, 1)
     words = [
-        "`velo " + " ".join("FILE" if isinstance(word, Path) else str(word) for word in one) + "`" for one in commands
+        "`velo " + " ".join("FILE" if isinstance(word, Path) else str(word) for word in command) + "`"
+        for command in commands
     ]
-    return Account(seen, lost, ", ".join([*([first] if first else []), *words]), seconds)
+    return Outcome(seen, lost, ", ".join([*([first] if first else []), *words]), seconds)
 
 
 def refused(scene: Scene, *command: object) -> str:
-    """The one line of a command that must refuse; raises RuntimeError where it does anything else."""
-    said = scene.velo(*command)
-    line = said.last()
-    if said.code != 2 or not line.startswith("velo: ") or "Traceback" in said.err:
-        raise RuntimeError(f"velo {command} ended with {said.code} and said {said.err[-1000:]!r}")
-    # what is quoted may quote commands itself
+    """The error line of a command that must fail; raises RuntimeError if it does not exit 2 with one line."""
+    result = scene.velo(*command)
+    line = result.last()
+    if result.code != 2 or not line.startswith("velo: ") or "Traceback" in result.err:
+        raise RuntimeError(f"velo {command} ended with {result.code} and printed {result.err[-1000:]!r}")
+    # Markdown: a line that contains backticks needs double ones
     return f"`` {line} ``" if "`" in line else f"`{line}`"

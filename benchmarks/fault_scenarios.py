@@ -1,7 +1,7 @@
-"""Every fault that `velo bench faults` makes: the harm, what a person sees of it, and the words that bring the store back.
+"""The faults of `velo bench faults`: what is damaged, what the user sees, and how the store recovers.
 
-A scene does harm to a store of its own and says what was seen, what was lost, and how it came back. Whether it did is
-not for the scene to say: afterwards the store is told more results, and all of both stores is audited.
+A scene damages its own copy of a store and returns what was seen, what was lost and how the store recovered. The caller
+verifies the recovery: it loads more results and audits both stores in full.
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from benchmarks import damage_scenarios, fault_harness, kill_scenes, redis_scenes, service_scenes
 from benchmarks.fault_harness import Scene, until
-from benchmarks.fault_report import NOTHING, Account, brought_back, refused
+from benchmarks.fault_report import NOTHING, Outcome, recovered_by, refused
 from feature_repo.stores import embedded_redis
 from feature_repo.stores.redis_client import connect
 from streams.audit import audit
@@ -26,18 +26,18 @@ from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
 
 TIMES: Final = 5
-"""How often a command is killed in a row."""
+"""Consecutive kills of a command."""
 AWAY_S = 60.0
-"""How long Redis is away while results come in; a test has less time."""
+"""Seconds that Redis is down while results arrive; tests use fewer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`fault_harness` in a few words, what makes it, and whether it wants a small disk of its own."""
+    """A fault: `harm` describes it, `scene` injects it, and `on_small_disk` asks for a small disk."""
 
     name: str
     harm: str
-    scene: Callable[[Scene], Account]
+    scene: Callable[[Scene], Outcome]
     on_small_disk: bool = False
 
 
@@ -45,69 +45,69 @@ class Fault:
 
 
 def _killed(scene: Scene, within_s: float, *command: object) -> float:
-    """A command killed at random moments, then run to its end; the seconds of that."""
+    """Kill a command at random moments, then run it to its end; returns the seconds of the last run."""
     for _ in range(TIMES):
-        running = scene.begun(*command)
+        running = scene.start(*command)
         running.ended(scene.chance.uniform(0, within_s))
         running.process.kill()
         running.process.join()
     begun = time.perf_counter()
-    scene.well(*command)
+    scene.succeed(*command)
     return round(time.perf_counter() - begun, 1)
 
 
-def load_killed(scene: Scene) -> Account:
-    """The same load again takes what is missing."""
+def load_killed(scene: Scene) -> Outcome:
+    """Kill a load; repeating it appends the rest."""
     seconds = _killed(scene, 0.4, "ingest", "runners", scene.later)
-    return Account("nothing: the process is gone", NOTHING, "the same command again", seconds)
+    return Outcome("nothing: the process is gone", NOTHING, "the same command again", seconds)
 
 
-def build_killed(scene: Scene) -> Account:
-    """The generation of before is served until the next one is whole."""
-    scene.well("ingest", "runners", scene.later)
+def build_killed(scene: Scene) -> Outcome:
+    """Kill a build; the previous generation is served until the next is complete."""
+    scene.succeed("ingest", "runners", scene.later)
     seconds = _killed(scene, 1.5, "build", "--whole")
-    return Account("nothing: the tables are those of before", NOTHING, "the same command again", seconds)
+    return Outcome("nothing: the tables are those of before", NOTHING, "the same command again", seconds)
 
 
 # Paused, and cut off
 
 
 def _live(scene: Scene) -> fault_harness.Running:
-    """A stream that follows the log, and has told it of the midnight that passed since: from then on it writes nothing there."""
+    """Start a stream that follows the log, and wait for its midnight tick, after which it appends nothing."""
     before = reader.end(scene.home).next_seq
-    running = scene.begun("stream", "--snapshot-seconds", 1)
-    running.tells("stream.prepared")
+    running = scene.start("stream", "--snapshot-seconds", 1)
+    running.wait_for("stream.prepared")
     until(lambda: (where := position(scene.home)) is not None and where.sealed_seq > before)
     return running
 
 
-def stream_paused(scene: Scene) -> Account:
-    """SIGSTOP while the log grows, then SIGCONT."""
+def stream_paused(scene: Scene) -> Outcome:
+    """Pause the stream by SIGSTOP while the log grows, then continue it."""
     running = _live(scene)
     running.send(signal.SIGSTOP)
-    scene.well("ingest", "runners", scene.later, "--late")
-    seen = scene.well("status").line("behind; sealed")
+    scene.succeed("ingest", "runners", scene.later, "--late")
+    seen = scene.succeed("status").line("behind; sealed")
     begun = time.perf_counter()
     running.send(signal.SIGCONT)
     return _caught_up(scene, running, f"`velo status`: `{seen}`", begun, "by itself, once it goes on")
 
 
-def redis_paused(scene: Scene) -> Account:
-    """Redis answers nobody for a while, and the stream waits."""
+def redis_paused(scene: Scene) -> Outcome:
+    """Pause Redis; the stream retries."""
     running = _live(scene)
     server = _server_of(scene)
     os.kill(server, signal.SIGSTOP)
     try:
-        scene.well("ingest", "runners", scene.later, "--late")
-        seen = _event(running.tells("stream.waits"))
+        scene.succeed("ingest", "runners", scene.later, "--late")
+        seen = _event(running.wait_for("stream.waits"))
     finally:
         begun = time.perf_counter()
         os.kill(server, signal.SIGCONT)
     return _caught_up(scene, running, f"the stream's log: {seen}", begun, "by itself, once Redis answers")
 
 
-def redis_away(scene: Scene) -> Account:
-    """A Redis that is not the store's own is down while results come in one by one, and comes back with what it kept."""
+def redis_away(scene: Scene) -> Outcome:
+    """Stop an external Redis while results arrive one by one, then restart it with its saved data."""
     results = read_runner_tables([scene.later], scene.store).messages
     with fault_harness.redis_of_another(scene.backup.root / "another") as (url, start):
         server = start()
@@ -120,7 +120,7 @@ def redis_away(scene: Scene) -> Account:
                 writer.append(result)
                 writer.sync()
                 time.sleep(AWAY_S / len(results))
-        seen = _event(running.tells("stream.waits"))
+        seen = _event(running.wait_for("stream.waits"))
         begun = time.perf_counter()
         start()
         account = _caught_up(cut, running, f"the stream's log: {seen}", begun, "by itself, once Redis answers")
@@ -130,61 +130,61 @@ def redis_away(scene: Scene) -> Account:
     return account
 
 
-def redis_lost(scene: Scene) -> Account:
-    """Redis killed and what it kept gone, under a running stream."""
+def redis_lost(scene: Scene) -> Outcome:
+    """Kill Redis and delete its data while a stream runs."""
     running = _live(scene)
     os.kill(_server_of(scene), signal.SIGKILL)
     fault_harness.remove(embedded_redis.kept(scene.home))
     begun = time.perf_counter()
-    scene.well("ingest", "runners", scene.later, "--late")
-    seen = _event(running.tells('"forgot": true'))
+    scene.succeed("ingest", "runners", scene.later, "--late")
+    seen = _event(running.wait_for('"forgot": true'))
     return _caught_up(scene, running, f"the stream's log: {seen}", begun, "by itself: the stream fills it again")
 
 
-def redis_emptied(scene: Scene) -> Account:
-    """Redis empty and no stream: an audit says so, one command fills it."""
+def redis_emptied(scene: Scene) -> Outcome:
+    """Empty Redis without a stream: the audit reports it, one command fills it."""
     connect(scene.home).flushall()
-    said = scene.velo("audit")
-    if said.code != 1:
-        raise RuntimeError(f"an empty Redis went unseen: {said.out}")
-    return brought_back(scene, f"`velo audit` (exits 1): `{said.line('differences')}`", ("online", "rebuild"))
+    audited = scene.velo("audit")
+    if audited.code != 1:
+        raise RuntimeError(f"the audit missed an empty Redis: {audited.out}")
+    return recovered_by(scene, f"`velo audit` (exits 1): `{audited.line('differences')}`", ("online", "rebuild"))
 
 
-def _caught_up(scene: Scene, running: fault_harness.Running, seen: str, begun: float, back: str) -> Account:
-    """Wait until a stream has both stores at the log's end, and end it."""
+def _caught_up(scene: Scene, running: fault_harness.Running, seen: str, begun: float, back: str) -> Outcome:
+    """Wait until a stream has brought both stores to the log's end, then stop it."""
     last = reader.end(scene.home).next_seq
     until(lambda: (where := position(scene.home)) is not None and where.sealed_seq >= last)
     seconds = round(time.perf_counter() - begun, 1)
     fault_harness.stopped(running)
-    return Account(seen, NOTHING, back, seconds)
+    return Outcome(seen, NOTHING, back, seconds)
 
 
 def _server_of(scene: Scene) -> int:
-    """The process of the store's own Redis."""
-    about: Any = connect(scene.home).info("server")
-    return int(about["process_id"])
+    """The process id of the store's own Redis."""
+    info: Any = connect(scene.home).info("server")
+    return int(info["process_id"])
 
 
 def _event(line: str) -> str:
-    """What matters of a log line of the stream."""
-    kept = [part for part in line.strip("{}").split(", ") if not part.startswith(('"at"', '"level"', '"pid"'))]
-    return f"`{', '.join(kept)}`"
+    """A log line of the stream without its time, level and process id."""
+    fields = [part for part in line.strip("{}").split(", ") if not part.startswith(('"at"', '"level"', '"pid"'))]
+    return f"`{', '.join(fields)}`"
 
 
 # A full disk
 
 
-def full_disk(leave_kb: int, *command: object) -> Callable[[Scene], Account]:
-    """A command that finds no room, and again once there is."""
+def full_disk(leave_kb: int, *command: object) -> Callable[[Scene], Outcome]:
+    """Run a command on a full disk, then again once there is room."""
 
-    def run(scene: Scene) -> Account:
-        told = tuple(scene.later if word == "FILE" else word for word in command)
+    def run(scene: Scene) -> Outcome:
+        arguments = tuple(scene.later if word == "FILE" else word for word in command)
         if command[0] != "ingest":
-            scene.well("ingest", "runners", scene.later)
+            scene.succeed("ingest", "runners", scene.later)
         ballast = fault_harness.fill(scene.home.root.parent, leave_kb)
-        seen = refused(scene, *told)
+        seen = refused(scene, *arguments)
         ballast.unlink()
-        return brought_back(scene, seen, told, first="make room")
+        return recovered_by(scene, seen, arguments, first="make room")
 
     return run
 

@@ -107,7 +107,7 @@ def outcome(fault: Fault, base: Scene, folder: Path, chance: random.Random) -> F
         scene = stack.enter_context(fault_harness.scene(base, folder, chance, disk))
         account = fault.scene(scene)
         scene.velo("ingest", "runners", scene.later)
-        scene.well("stream", "--once")
+        scene.succeed("stream", "--once")
         told = _results_of(scene)
         report = audit(scene.store, datetime.now(UTC), client=connect(scene.home))
         return FaultOutcome(

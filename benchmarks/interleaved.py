@@ -1,6 +1,4 @@
-"""Contenders side by side: each in a process of its own, called in turn, round after round, so that what else the machine
-does falls on all alike.
-"""
+"""Run contenders in alternating rounds, each in its own process, so that background load affects all of them equally."""
 
 import json
 import os
@@ -20,7 +18,7 @@ from feature_repo.feast_store import REPO
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """What a contender took: the median of the rounds, their range, and how many there were."""
+    """Median and range over the rounds of a contender, and their number."""
 
     median: float
     low: float
@@ -29,18 +27,20 @@ class Timing:
 
     @classmethod
     def of(cls, taken: "list[float]") -> "Timing":
-        """The spread of one figure a round."""
+        """The timing of one figure per round."""
         return cls(statistics.median(taken), min(taken), max(taken), len(taken))
 
     def shown(self, form: str = ",.2f") -> str:
-        """Median and range, as a table shows them."""
+        """Median and range as text for a table."""
         return f"{self.median:{form}} ({self.low:{form}}–{self.high:{form}})"
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """`module:function` with JSON arguments, called once in a process of its own to get ready; what it returns is called
-    once a round and returns JSON, with the figure that was measured as `taken`. `folder` is where the process runs."""
+    """A contender: `module:function` with JSON arguments, called once in its own process, in `folder`, for set-up.
+
+    It returns a function that is called once per round and returns JSON, with the measured figure as `taken`.
+    """
 
     call: str
     arguments: Mapping[str, Any]
@@ -49,7 +49,7 @@ class Contender:
 
 @dataclass(slots=True)
 class Found:
-    """What the rounds of one contender gave: `taken` of each, the last answer whole, and its process's peak MB."""
+    """The rounds of one contender: `taken` of each, the last full answer, and its peak memory in MB."""
 
     taken: list[float] = field(default_factory=list)
     last: dict[str, Any] = field(default_factory=dict)
@@ -63,36 +63,36 @@ class Found:
 
 
 def interleaved(contenders: Mapping[str, Contender], rounds: int, *, warm: int = 0) -> dict[str, Found]:
-    """Get all ready, then call each in turn, so many rounds after `warm` that are not counted.
+    """Set all contenders up, then call each in turn for `warm` uncounted rounds and `rounds` counted ones.
 
-    One that fails is told with what it said, and the others go on.
+    A contender that raises gets its error as `failed`; the others go on.
     """
     found = {name: Found() for name in contenders}
     with ExitStack() as stack:
-        running = {name: stack.enter_context(_Running(one)) for name, one in contenders.items()}
+        running = {name: stack.enter_context(_Running(contender)) for name, contender in contenders.items()}
         for number in range(-warm, rounds):
             for name, process in running.items():
-                of = found[name]
-                if of.failed is not None:
+                result = found[name]
+                if result.failed is not None:
                     continue
                 answer = process.ask()
-                of.failed = answer.get("failed")
-                if of.failed is None and number >= 0:
-                    of.taken.append(answer["taken"])
-                    of.last, of.peak_mb = answer, answer["peak_mb"]
+                result.failed = answer.get("failed")
+                if result.failed is None and number >= 0:
+                    result.taken.append(answer["taken"])
+                    result.last, result.peak_mb = answer, answer["peak_mb"]
     return found
 
 
 class _Running:
-    """A contender's process, which answers one line for one line."""
+    """The process of a contender: it answers each input line with one output line."""
 
-    def __init__(self, one: Contender) -> None:
+    def __init__(self, contender: Contender) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.interleaved", one.call, json.dumps(dict(one.arguments))],
+            [sys.executable, "-m", "benchmarks.interleaved", contender.call, json.dumps(dict(contender.arguments))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            cwd=one.folder,
+            cwd=contender.folder,
             env=_environ(),
         )
 
@@ -104,7 +104,7 @@ class _Running:
         self._process.communicate()
 
     def ask(self) -> dict[str, Any]:
-        """One call; what failed is told as such."""
+        """Run one round; an error is returned as `failed`."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         try:
@@ -127,29 +127,29 @@ def _environ() -> dict[str, str]:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
+def _errors_reported() -> Iterator[None]:
     try:
         yield
-    except Exception as failed:  # noqa: BLE001 whatever a contender raises is its result
-        _say({"failed": f"{type(failed).__name__}: {str(failed).splitlines()[0][:160] if str(failed) else ''}"})
+    except Exception as failed:  # noqa: BLE001 any exception of a contender is its result
+        _answer({"failed": f"{type(failed).__name__}: {str(failed).splitlines()[0][:160] if str(failed) else ''}"})
 
 
-def _say(answer: dict[str, Any]) -> None:
+def _answer(answer: dict[str, Any]) -> None:
     sys.stdout.write(MARK + json.dumps(answer) + "\n")
     sys.stdout.flush()
 
 
 def _main() -> None:
     module, function = sys.argv[1].split(":")
-    ready: Callable[[], dict[str, Any]] | None = None
-    with _told():
-        ready = getattr(__import__(module, fromlist=[function]), function)(**json.loads(sys.argv[2]))
-    if ready is None:
+    run_round: Callable[[], dict[str, Any]] | None = None
+    with _errors_reported():
+        run_round = getattr(__import__(module, fromlist=[function]), function)(**json.loads(sys.argv[2]))
+    if run_round is None:
         return
     for _ in sys.stdin:
-        with _told():
-            answer = ready()
-            _say({"peak_mb": peak_mb()} | answer)
+        with _errors_reported():
+            answer = run_round()
+            _answer({"peak_mb": peak_mb()} | answer)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from benchmarks import fault_harness
 from benchmarks.fault_harness import Scene, until
-from benchmarks.fault_report import NOTHING, Account
+from benchmarks.fault_report import NOTHING, Outcome
 from feature_repo.catalogue.families import FAMILIES
 from feature_repo.stores import embedded_redis
 from feature_repo.stores.redis_client import connect
@@ -78,12 +78,12 @@ class Watch:
         return f"scores are refused (503): `` {self.said} ``; 0 wrong scores"
 
 
-def flushed_while_idle(scene: Scene) -> Account:
+def flushed_while_idle(scene: Scene) -> Outcome:
     """Emptied under a stream that has nothing to do."""
     return _harmed(scene, lambda client: client.flushall())
 
 
-def half_evicted(scene: Scene) -> Account:
+def half_evicted(scene: Scene) -> Outcome:
     """Every second entity gone, as a server that evicts leaves it, under a stream that has nothing to do."""
 
     def rob(client: Any) -> None:
@@ -93,12 +93,12 @@ def half_evicted(scene: Scene) -> Account:
     return _harmed(scene, rob)
 
 
-def older_data(scene: Scene) -> Account:
+def older_data(scene: Scene) -> Outcome:
     """As it was before the last results, as a server restarted from an older file has it, and nothing is told since."""
     _declared(scene)
     client: Any = connect(scene.home)
     older = {key: client.dump(key) for key in client.scan_iter(count=5000)}
-    scene.well("ingest", "runners", scene.later, "--late")
+    scene.succeed("ingest", "runners", scene.later, "--late")
 
     def restore(client: Any) -> None:
         with client.pipeline(transaction=True) as pipe:
@@ -110,7 +110,7 @@ def older_data(scene: Scene) -> Account:
     return _harmed(scene, restore, declare=False)
 
 
-def another_stores_rows(scene: Scene) -> Account:
+def another_stores_rows(scene: Scene) -> Outcome:
     """Another store's rebuild takes the Redis, no stream running: all refuse it, and `--clear` puts it right."""
     _declared(scene)
     watch, url = _watch(scene), embedded_redis.ensure(scene.home)
@@ -122,7 +122,7 @@ def another_stores_rows(scene: Scene) -> Account:
     other = replace(scene, store=theirs)
     if other.velo("online", "rebuild").code != 2:
         raise RuntimeError("a rebuild wrote over another store's rows")
-    other.well("online", "rebuild", "--clear")
+    other.succeed("online", "rebuild", "--clear")
     for command in (("online", "rebuild"), ("audit",), ("stream", "--once")):
         said = scene.velo(*command)
         if said.code != 2 or "another store" not in said.err:
@@ -130,21 +130,21 @@ def another_stores_rows(scene: Scene) -> Account:
     if watch.ask() or watch.wrong:
         raise RuntimeError("a race was scored with another store's rows")
     begun = time.perf_counter()
-    scene.well("online", "rebuild", "--clear")
+    scene.succeed("online", "rebuild", "--clear")
     seconds = round(time.perf_counter() - begun, 1)
     until(watch.ask)
-    scene.well("ingest", "runners", scene.later, "--late")
+    scene.succeed("ingest", "runners", scene.later, "--late")
     if watch.wrong:
         raise RuntimeError(f"{watch.wrong} scores were wrong")
-    return Account(f"`` velo: {watch.said} ``; 0 wrong scores", NOTHING, "`velo online rebuild --clear`", seconds)
+    return Outcome(f"`` velo: {watch.said} ``; 0 wrong scores", NOTHING, "`velo online rebuild --clear`", seconds)
 
 
-def _harmed(scene: Scene, do: Callable[[Any], object], *, declare: bool = True) -> Account:
+def _harmed(scene: Scene, do: Callable[[Any], object], *, declare: bool = True) -> Outcome:
     """Do harm to Redis under a stream that has read all, and see the race refused until all is there again."""
     if declare:
         _declared(scene)
-    running = scene.begun("stream", "--snapshot-seconds", 1)
-    running.tells("stream.prepared")
+    running = scene.start("stream", "--snapshot-seconds", 1)
+    running.wait_for("stream.prepared")
     until(lambda: (where := position(scene.home)) is not None and where.running and where.at_end)
     end = reader.end(scene.home).next_seq
     until(lambda: (where := position(scene.home)) is not None and where.sealed_seq >= end)
@@ -155,8 +155,8 @@ def _harmed(scene: Scene, do: Callable[[Any], object], *, declare: bool = True) 
     seconds = round(time.perf_counter() - begun, 1)
     fault_harness.stopped(running)
     # the race that was declared is of today: what is told afterwards is later news of older days
-    scene.well("ingest", "runners", scene.later, "--late")
-    return Account(seen, NOTHING, BY_ITSELF, seconds)
+    scene.succeed("ingest", "runners", scene.later, "--late")
+    return Outcome(seen, NOTHING, BY_ITSELF, seconds)
 
 
 def _watch(scene: Scene) -> Watch:
@@ -172,4 +172,4 @@ def _declared(scene: Scene) -> None:
     with LogWriter.open(scene.store, clock=lambda: datetime.now(UTC)) as writer:
         writer.append(Racecard(race, results[-1].runners))
         writer.sync()
-    scene.well("stream", "--once")
+    scene.succeed("stream", "--once")

@@ -1,4 +1,4 @@
-"""The ground the benchmarks stand on: stores of a given size, and one measured call in a process of its own."""
+"""Support for benchmarks: stores of a given size, and a measured call in its own process."""
 
 import json
 import os
@@ -38,26 +38,28 @@ class MeasuredCall:
 
 
 def machine() -> str:
-    """What the figures were taken on, and the versions that most of them hang on."""
+    """The hardware and the library versions of a measurement."""
     return f"{hardware()}, {versions('duckdb', 'feast', 'pyarrow')}"
 
 
 def hardware() -> str:
-    """Cores that may be used, memory, the processor's name."""
+    """Usable cores, memory and processor name."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     return f"{cores()} cores, {memory:.1f} GB, {_processor()} ({platform.machine()})"
 
 
 def versions(*names: str) -> str:
-    """The version of Python and of what is named: packages, or `redis-server`."""
-    told = [_redis() if name == "redis-server" else f"{name} {version(name)}" for name in names]
-    return ", ".join([f"Python {platform.python_version()}", *told])
+    """The versions of Python and of the named packages; `redis-server` names the server."""
+    found = [_redis() if name == "redis-server" else f"{name} {version(name)}" for name in names]
+    return ", ".join([f"Python {platform.python_version()}", *found])
 
 
 def _redis() -> str:
-    said = subprocess.run([embedded_redis.executable(), "--version"], check=True, capture_output=True, text=True).stdout
-    found = re.search(r"v=(\S+)", said)
-    return f"Redis {found[1] if found else 'of no told version'}"
+    output = subprocess.run(
+        [embedded_redis.executable(), "--version"], check=True, capture_output=True, text=True
+    ).stdout
+    found = re.search(r"v=(\S+)", output)
+    return f"Redis {found[1] if found else 'of unknown version'}"
 
 
 def _processor() -> str:
@@ -65,8 +67,8 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or "processor unknown"
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or "processor unknown"
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "processor unknown"
 
 
 def apart(call: str, **arguments: Any) -> MeasuredCall:
@@ -86,9 +88,9 @@ def timed(call: Callable[[], dict[str, Any]]) -> MeasuredCall:
 
 
 def peak_mb(process: int | None = None) -> float:
-    """The most memory that a process, this one by default, ever held; 0 for one that is gone.
+    """Peak memory of a process (default: this one) in MB; 0 for a process that has ended.
 
-    Not `getrusage`, which counts the process that started it too.
+    `getrusage` is not used where /proc exists: it includes the peak of the parent before exec.
     """
     try:
         lines = Path(f"/proc/{process or 'self'}/status").read_text().splitlines()
@@ -98,27 +100,27 @@ def peak_mb(process: int | None = None) -> float:
 
 
 def store_of(home: Path, starts: int, runners: Path | None, timezone: str) -> tuple[Store, int]:
-    """A store whose log holds about so many starts: a season or a runner table, tiled with new keys; and the number."""
+    """Make a store with about `starts` starts, by tiling a season or a runner table with new keys; returns it and the number."""
     table = home.with_name("season.parquet") if runners is None else runners
     if runners is None and not table.exists():
         season = simulate(SeasonSpec(start=date(2015, 1, 1), days=3650, races_per_year=2000))
         duckdb.from_arrow(season).write_parquet(str(table))
     store = Store.open(Settings(home=home, timezone=zone_named(timezone))).save()
     results = read_runner_tables([table], store).messages
-    size = sum(one.started for result in results for one in result.runners)
+    size = sum(runner.started for result in results for runner in result.runners)
     with LogWriter.open(store, clock=lambda: datetime.now(UTC)) as writer:
         writer.load(_tiled(results, starts))
     return store, min(starts, size) if starts < size else size * -(-starts // size)
 
 
 def _tiled(results: list[Result], starts: int) -> Iterator[Result]:
-    """The results again and again under new keys, until there are enough starts; fewer are cut off by date."""
-    ordered = sorted(results, key=lambda one: (one.race.race_date, one.race_id))
+    """Repeat the results under new keys until there are enough starts; a single copy is cut off by date."""
+    ordered = sorted(results, key=lambda result: (result.race.race_date, result.race_id))
     left, copy = starts, 0
     while left > 0:
         for result in ordered:
             yield result if copy == 0 else _renamed(result, copy)
-            left -= sum(one.started for one in result.runners)
+            left -= sum(runner.started for runner in result.runners)
             if copy == 0 and left <= 0:
                 return
         copy += 1
@@ -129,12 +131,12 @@ def _renamed(result: Result, copy: int) -> Result:
     race = replace(result.race, race_id=result.race_id + mark, course=result.race.course + mark)
     runners = tuple(
         replace(
-            one,
-            horse_id=one.horse_id + mark,
-            trainer_id=one.trainer_id and one.trainer_id + mark,
-            jockey_id=one.jockey_id and one.jockey_id + mark,
+            runner,
+            horse_id=runner.horse_id + mark,
+            trainer_id=runner.trainer_id and runner.trainer_id + mark,
+            jockey_id=runner.jockey_id and runner.jockey_id + mark,
         )
-        for one in result.runners
+        for runner in result.runners
     )
     return replace(result, race=race, runners=runners)
 
