@@ -1,4 +1,4 @@
-"""A race as of an instant: what was told by then, and the features as they were, from the tables and the log behind them."""
+"""Read a race as of an instant: its messages known by then and its features, from the tables and the log after them."""
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from feast import FeatureStore
 
 RACES_HELD: Final = 500
-"""Races whose messages in the tables stay at hand."""
+"""Races whose messages from the tables are cached."""
 
 
 class TablesBehind(UserError):
-    """The tables do not reach so far yet; they may in a moment."""
+    """The tables do not reach the requested instant yet; they may in a moment."""
 
 
 class NotDeclared(UserError):
@@ -37,7 +37,7 @@ class AllWithdrawn(NotDeclared):
 
 
 class LogPosition(Protocol):
-    """What the log holds when it is asked: a race's first result, and its last record, by `known_at`; None for none."""
+    """The `known_at` (UTC) of a race's first result and of the log's last record, as the log ends now; None if absent."""
 
     @property
     def first_result(self) -> datetime | None: ...  # noqa: D102 as the class says
@@ -46,18 +46,18 @@ class LogPosition(Protocol):
 
 
 class LogView(Protocol):
-    """The log, which alone says whether a race was run, and what it holds beyond the tables."""
+    """The log: it decides whether a race was run, and holds the messages after the tables."""
 
     def seen(self, race_id: str) -> LogPosition:
-        """Whether a race has a result, by the log as it ends at the moment of asking."""
+        """Whether a race has a result, by the log as it ends now."""
         ...
 
     def messages(self, race_id: str, from_seq: int) -> Sequence[Message]:
-        """Those of a race from a seq on, in order."""
+        """The messages of a race from a seq on, in order."""
         ...
 
     def complete_until(self, seq: int) -> datetime | None:
-        """The instant of the first record from a seq on: before it the tables hold all. None where there is none."""
+        """The instant of the first record from a seq on, before which the tables are complete; None without such a record."""
         ...
 
     def tables_end(self) -> int:
@@ -75,7 +75,7 @@ class LogView(Protocol):
 
 @dataclass(slots=True)
 class RaceHistory:
-    """The past of one store. Feast is opened once, when first needed: it takes seconds."""
+    """Reads the past of one store. Feast is opened once, when first needed: it takes seconds."""
 
     store: Store
     log: LogView
@@ -119,7 +119,7 @@ class RaceHistory:
             yield to_us(instant_of(result)), starts
 
     def told(self, race_id: str) -> RaceMessages:
-        """Everything told of a race; raises `UserError` where nothing was."""
+        """Every message of a race; raises `UserError` where there is none."""
         tables = tables_of(self.store.home, race_id, self._tables.get(race_id))
         with self._lock:
             self._tables[race_id] = tables
@@ -134,7 +134,7 @@ class RaceHistory:
         return ["the log has messages that the tables do not hold yet: run `velo build`"]
 
     def stood(self, messages: Sequence[Message], as_of: datetime) -> RaceSnapshot:
-        """A race as it stood; raises `UserError` where nobody was declared, `TablesBehind` where the tables end before."""
+        """The race as of an instant; raises `UserError` without declared runners, `TablesBehind` where the tables end earlier."""
         race = declared(messages, as_of)
         first = self.log.complete_until(self.log.tables_end())
         if first is not None and first <= as_of:
@@ -153,7 +153,7 @@ class RaceHistory:
             return not offline(self.store, race, feast).missing.all()
 
     def warm(self) -> None:
-        """Open Feast before it is needed; who needs it meanwhile waits for this."""
+        """Open Feast in advance; a request that needs it meanwhile waits."""
         self.feast()
 
     def feast(self) -> "FeatureStore":
@@ -167,7 +167,7 @@ class RaceHistory:
 
 
 def declared(messages: Sequence[Message], instant: datetime) -> Declared:
-    """How a race stood; raises `UserError` where nobody was declared, or all were withdrawn."""
+    """The declared race as of an instant; raises `UserError` where it has no runner, or all were withdrawn."""
     race = declared_at(messages, instant)
     of = next((one.race_id for one in messages), None)
     if race is not None and race.withdrawn and not race.runners:

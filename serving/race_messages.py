@@ -1,4 +1,4 @@
-"""What the store was told of one race: its messages, from the tables beside the features, and whether more came since."""
+"""Read the messages of one race from the tables, and say how many newer messages the log has."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -32,7 +32,7 @@ _RUNNER: Final = tuple(one.name for one in fields(Runner) if one.name != "kept")
 
 
 class UnbuiltLog(Protocol):
-    """The log beyond the tables."""
+    """The log after the end of the tables."""
 
     def messages(self, race_id: str, from_seq: int) -> Sequence[Message]:
         """The messages of a race from a seq on, in order."""
@@ -62,11 +62,11 @@ class Tables:
 
 
 class UnknownRace(UserError):
-    """Nothing was ever told of a race of that id."""
+    """The store has no card or result of that race id."""
 
 
 def tables_of(home: Home, race_id: str, held: Tables | None = None, snapshot: Snapshot | None = None) -> Tables:
-    """What the tables hold of a race; what is `held` of it already where the tables are still the same."""
+    """The messages that the tables hold of a race; returns `held` where the tables have not changed."""
     look = snapshot or Snapshot()
     folder = look.folder(home.offline / "runners").parent
     if held is not None and held.folder == folder:

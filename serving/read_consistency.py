@@ -1,9 +1,9 @@
-"""Whether a reading saw whole results: which keys the latest results touch, by the log, and what of it had been written.
+"""Check that a read of Redis saw whole results: the log says which keys the latest results change.
 
-A result's rows reach Redis view by view, and each key that it touches gets a row of its instant. The log says which results
-lie between what both stores hold for certain and the head, so a reading knows which of its rows must carry a result's
-instant or a later one. One that saw none of them stands just before the result; one that saw some and not others saw
-half, and is to be read again. Nothing is taken for written because time has passed.
+A result's rows reach Redis view by view, and each key that the result changes gets a row with its instant. The log lists
+the results between the point that both stores have certainly reached and the head, so each row read must carry such a
+result's instant or a later one. A read that saw none of the rows is as of just before the result; a read that saw some
+of them is repeated. Elapsed time never counts as proof that a row was written.
 """
 
 from collections.abc import Iterable
@@ -20,20 +20,20 @@ from velo.racing.starts import Start
 
 
 class Touches(Protocol):
-    """What the log says of results that may not be in both stores yet."""
+    """The results in the log that may not be in both stores yet."""
 
     def settled(self) -> tuple[int, int]:
-        """The seq before which both stores hold everything for certain, and the instant (µs) of the record before it."""
+        """The seq before which both stores certainly hold everything, and the instant (µs UTC) of the record before it."""
         ...
 
     def touched(self, from_seq: int, to_seq: int) -> Iterable[tuple[int, Iterable[Start]]]:
-        """Of each result from one seq to another, both included, its instant (µs) and the starts that it adds or takes back."""
+        """Each result from one seq to another, inclusive: its instant (µs UTC) and the starts that it adds or retracts."""
         ...
 
 
 @dataclass(slots=True)
 class ReadConsistency:
-    """The keys that results touch which may not be written yet: of each the instants (µs) of the first and the last."""
+    """The keys whose rows may not be written yet, each with the instants (µs UTC) of its first and last such result."""
 
     _touched: dict[bytes, tuple[int, int]] = field(default_factory=dict)
     _next_seq: int = 0
@@ -42,7 +42,7 @@ class ReadConsistency:
     _lock: Lock = field(default_factory=Lock)
 
     def hear(self, generation: int, seq: int, log: Touches) -> None:
-        """Take note of the results of the log up to a record, which the head in Redis says it was brought to."""
+        """Record the keys that results change, up to the log position that the head in Redis gives."""
         if self._generation == generation and seq < self._next_seq:
             return
         with self._lock:
@@ -55,13 +55,13 @@ class ReadConsistency:
             self._forget(settled_us)
 
     def position(self, reading: ReadPlan, rows: ReadRows, head_us: int, card_us: int, log: Touches) -> int | None:
-        """The instant (µs) as of which a reading holds whole results and no more; None where it saw half of one."""
+        """The instant (µs UTC) as of which a read holds whole results only; None where it saw part of a result."""
         newest = max(int(rows.event_us.max(initial=0)), card_us)
         if newest > head_us:
             return None
         missing = self._missing(reading, rows, head_us)
         if missing and max(missing) > self._settled_us:
-            # what is settled by now may say that no row is to come: of a result that changed nothing
+            # a result that changed nothing writes no row: once both stores have passed it, none is missing
             with self._lock:
                 self._forget(log.settled()[1])
         missing = [one for one in missing if one > self._settled_us]
@@ -70,7 +70,7 @@ class ReadConsistency:
         return min(missing) - 1 if newest < min(missing) else None
 
     def _missing(self, reading: ReadPlan, rows: ReadRows, head_us: int) -> list[int]:
-        """The instants (µs) of rows that the log says are to come and that were not read."""
+        """The instants (µs UTC) of rows that the log announces and that were not read."""
         missing: list[int] = []
         touched = self._touched
         if touched:

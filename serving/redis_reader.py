@@ -36,7 +36,7 @@ Answers = list[bytes | None]
 BLAMED: Final = 0.5
 """Share of a request's patience that must have gone into waiting for the online store for it to be blamed."""
 SILENT_S: Final = 1.0
-"""A server over whose link nothing was answered for so long is looked for again: it may stand elsewhere by now."""
+"""Seconds without an answer after which the server's address is looked up again: it may have moved."""
 
 
 class OnlineStoreUnavailable(UserError):
@@ -44,12 +44,12 @@ class OnlineStoreUnavailable(UserError):
 
 
 class Busy(UserError):
-    """This process had too much to do to read the answer in time; the online store is not to blame."""
+    """This process was too busy to read the answer in time; the online store was not the cause."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadRequest:
-    """What is asked of a race: a field of each of some keys, those of one field together; `written` as one server reads it."""
+    """The read of one race: a field of each key, grouped by field; `written` is the command in Redis protocol."""
 
     race_id: str
     keys: tuple[bytes, ...]
@@ -59,7 +59,7 @@ class ReadRequest:
 
     @classmethod
     def of(cls, race_id: str, keys: Sequence[bytes], fields: Sequence[str]) -> "ReadRequest":
-        """Write a question down."""
+        """Encode a read."""
         asked = [(name, len(list(some))) for name, some in groupby(fields)]
         views = tuple(name.removeprefix(PACKED) for name, _ in asked)
         indices = [index_key_of(view) for view in views]
@@ -73,7 +73,7 @@ class ReadRequest:
 
 @dataclass(slots=True)
 class _Link:
-    """A server's client, and connections of its own that questions are asked over; `cluster` where there are several.
+    """A server's client and its own connections for reads; `cluster` is set where there are several servers.
 
     A request has a connection to itself until its answer is read. One that fails closes its own and no other.
     """
@@ -86,7 +86,7 @@ class _Link:
     free: "deque[Any]" = field(default_factory=deque)
 
     def ask(self, written: bytes) -> Answers:
-        """The answers; a connection that the server has closed since is replaced by another."""
+        """Return the answers; a connection that the server has closed meanwhile is replaced."""
         from redis.exceptions import ConnectionError as Broken
         from redis.exceptions import ResponseError
         from redis.exceptions import TimeoutError as Late
@@ -113,7 +113,7 @@ class _Link:
             return answers
 
     def retire(self) -> None:
-        """Close what nobody uses; a connection in use is closed when its request ends."""
+        """Close idle connections; a connection in use closes when its request ends."""
         self.retired = True
         while self.free:
             self._give_back(self.free.pop())
@@ -127,7 +127,7 @@ class _Link:
             self.free.append(connection)
 
     def ask_cluster(self, question: ReadRequest) -> Answers:
-        """The same of all servers of a cluster: the head first, so that a row that is later than it shows."""
+        """Read from all servers of a cluster: the head first, so that a row later than the head is noticed."""
         with self.cluster.pipeline() as pipe:
             pipe.hmget(HEAD, _HEAD_FIELDS)
             pipe.hmget(race_key(question.race_id), _RACE_FIELDS)
@@ -158,9 +158,9 @@ class _Link:
 
 @dataclass(slots=True)
 class RedisReader:
-    """Impatient connections to a Redis. `address` gives its URL, asked again once it no longer answers.
+    """Connections to Redis with a deadline. `address` gives its URL, and is called again once Redis stops answering.
 
-    A request waits `patience_s` in all for what it asks `within` one another.
+    A request waits `patience_s` seconds in all.
     """
 
     address: Callable[[], str]
@@ -177,7 +177,7 @@ class RedisReader:
 
     @property
     def client(self) -> "Redis":
-        """The client behind it, of all servers of a cluster; what it raises is for the caller to tell."""
+        """The Redis client, for all servers of a cluster; the caller handles what it raises."""
         link = self._linked()
         client: Redis = link.cluster or link.client
         return client
@@ -199,7 +199,7 @@ class RedisReader:
         return answers
 
     def call(self, what: "Callable[[Redis], Any]") -> Any:
-        """What a client answers; raises `OnlineStoreUnavailable` or `Busy` where it does not in time."""
+        """Call a function with the client; raises `OnlineStoreUnavailable` or `Busy` where Redis does not answer in time."""
         return self._answer(lambda link: what(link.cluster or link.client))
 
     def answered_since(self, monotonic_s: float) -> bool:
@@ -258,12 +258,12 @@ class RedisReader:
         where = "" if link is None else f" at {shown(link.url)}"
         remedy = "ask again; if it stays so, see whether it runs and what keeps it busy"
         return OnlineStoreUnavailable(
-            f"the online store{where} does not answer ({_cause_of(failed)}): {remedy if late else 'start it, or mend REDIS_URL'}"
+            f"the online store{where} does not answer ({_cause_of(failed)}): {remedy if late else 'start it, or correct REDIS_URL'}"
         )
 
 
 def _is_late(failed: BaseException) -> bool:
-    """Whether time ran out, also where a client says so in words of its own."""
+    """Whether time ran out, also where the client raises its own time-out error."""
     from redis.exceptions import TimeoutError as RedisTimeoutError
 
     return isinstance(_cause_of(failed), TimeoutError | RedisTimeoutError | DeadlineExceeded)

@@ -1,4 +1,4 @@
-"""How long a request waits for the online store: so long in all, however many answers it needs and however slow each is."""
+"""Limit how long a request waits for the online store: one time budget for all the answers that it needs."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from redis import Redis
 
 PATIENCE_S: Final = 0.2
-"""Of the quarter of a second within which a request is told that the online store does not answer."""
+"""A request answers within 250 ms that the online store does not respond; it waits for this part of that."""
 UNHURRIED_S: Final = 2.0
-"""At the command line a slow answer is better than none, and a Redis that has to be started is waited for."""
+"""The command line waits longer: a slow answer is better than none, and Redis may have to start first."""
 
 
 class DeadlineExceeded(Exception):
-    """The time is spent."""
+    """The request's time is used up."""
 
 
 @dataclass(slots=True)
 class RequestDeadline:
-    """The time that what runs in one thread may wait; each thread has its own."""
+    """The time in seconds that one thread's request may wait; each thread has its own."""
 
     seconds: float
     monotonic: Callable[[], float] = time.monotonic
@@ -32,7 +32,7 @@ class RequestDeadline:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """All that waits within has the same time; what begins within another goes on with what that one has left."""
+        """Share one time budget among all waits inside; a nested use continues the outer budget."""
         if getattr(self._of_thread, "until", None) is not None:
             yield
             return
@@ -45,7 +45,7 @@ class RequestDeadline:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """What runs within waits for the online store; a wait within another is part of it."""
+        """Count the time spent inside as waiting for the online store; a nested wait counts once."""
         if getattr(self._of_thread, "waiting", False):
             yield
             return
@@ -58,12 +58,12 @@ class RequestDeadline:
             self._of_thread.waited = self.waited() + self.monotonic() - begun
 
     def waited(self) -> float:
-        """Seconds of the shared time that went into waiting for the online store."""
+        """Seconds of the shared time spent waiting for the online store."""
         waited: float = getattr(self._of_thread, "waited", 0.0)
         return waited
 
     def left(self) -> float:
-        """Seconds left; raises `DeadlineExceeded` where there are none."""
+        """Seconds left; raises `DeadlineExceeded` at 0."""
         until: float | None = getattr(self._of_thread, "until", None)
         if until is None:
             return self.seconds
@@ -74,7 +74,7 @@ class RequestDeadline:
 
 
 class ClientFinder:
-    """Asks where the online store is in a thread of its own: who asks waits no longer than it may, the next goes on waiting."""
+    """Finds the online store in its own thread: a request waits until its deadline, and the next request waits on."""
 
     def __init__(self, address: Callable[[], str]) -> None:
         self._address = address
@@ -108,7 +108,7 @@ class ClientFinder:
 
 
 def client_of(url: str, patience: RequestDeadline) -> "Redis":
-    """A client none of whose connections waits longer than `patience` has left, to connect or for an answer."""
+    """A client whose connections wait no longer than the time `patience` has left, to connect or to read."""
     from redis import ConnectionPool, Redis
     from redis.backoff import NoBackoff
     from redis.retry import Retry
@@ -122,7 +122,7 @@ def client_of(url: str, patience: RequestDeadline) -> "Redis":
 
 
 def _hurried(kind: Any, patience: RequestDeadline) -> Any:
-    """A kind of connection, TCP, TLS or Unix, that waits no longer than it may."""
+    """A connection class (TCP, TLS or Unix) that keeps the deadline."""
 
     class Hurried(kind):  # type: ignore[misc]  # known only when the URL is
         def connect(self, *args: Any, **kwargs: Any) -> Any:

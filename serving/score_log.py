@@ -1,4 +1,4 @@
-"""Every score served, append-only: `$VELO_HOME/scores/<UTC day>.ndjson`, a line each.
+"""Log every served score, append-only: one line each in `$VELO_HOME/scores/<UTC day>.ndjson`.
 
 A line says what was served and on what it stood: the instant, the bundle, the fingerprint of the vectors, the odds. It
 is enough to make the score again and hold the two together (`velo audit --scores`). A line begins with the CRC-32 of
@@ -35,12 +35,12 @@ EVERY: Final = timedelta(minutes=1)
 EVERY_INSTANT: Final = timedelta(seconds=1)
 """How often one is kept that is the same but for the instant it stands on, as of a race that is polled."""
 REMEMBERED: Final = 4096
-"""Scores of which it is known when they were kept last."""
+"""Scores whose last logging time is remembered."""
 _CHECKED_EVERY: Final = 4096
 
 
 class NotKept(UserError):
-    """A score that the log could not take: it must not be served."""
+    """The log could not store a score, so the score must not be served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Served:
 
 @dataclass(slots=True)
 class _Said:
-    """When a score was last kept, the instant it stood on, and how often it was served since."""
+    """When a score was last logged, its `as_of`, and how often it was served since."""
 
     kept_at: datetime
     as_of: datetime
@@ -147,7 +147,7 @@ class ScoreLog:
             self._said.popitem(last=False)
 
     def close(self) -> None:
-        """Let the file go."""
+        """Close the file."""
         with self._lock:
             self._reopen()
 

@@ -1,4 +1,4 @@
-"""The resident scorer: a race's card and features in one round trip, its probabilities in a few milliseconds.
+"""Score a race: read its card and features in one round trip and return its probabilities within milliseconds.
 
 Feast's registry and schema are its contract; `get_online_features` is its oracle in the tests.
 """
@@ -38,34 +38,34 @@ if TYPE_CHECKING:
 K = TypeVar("K")
 V = TypeVar("V")
 RACES_HELD: Final = 500
-"""Races whose card stays at hand."""
+"""Races whose card is cached."""
 RUN_HELD: Final = 500
 REPEATED: Final = 0.75
-"""Share of a request's patience for which a reading that saw half of a result is repeated."""
+"""Share of a request's time during which a read that saw part of a result is repeated."""
 CARDS_REMEDY: Final = "a running stream brings it again by itself; without one run `velo cards rebuild`"
 POSTED: Final = "posted card"
-"""Race id under which a card that is about no race of ours is read: it has no messages."""
+"""Race id of a card that a request brings: the store has no messages of it."""
 
 
 class CatchingUp(UserError):
-    """The stream has not brought the online store to the log's end."""
+    """The stream has not written the log to its end to the online store."""
 
 
 class BeingWritten(CatchingUp):
-    """A result is half written to the online store, and will be whole in a moment."""
+    """A result is partly written to the online store; the rest follows in a moment."""
 
 
 class AheadOfClock(CatchingUp):
-    """The stores hold what became known after the instant that the request was given: a later one may do."""
+    """The stores hold values known after the request's `now`: a later `now` may succeed."""
 
 
 class NoFeatures(UserError):
-    """The online store holds no feature of any runner, and should."""
+    """The online store holds no feature of any runner, though the tables do."""
 
 
 @dataclass(frozen=True, slots=True)
 class CachedRace:
-    """A race at hand: its messages as of a version of it in Redis, how it stands, what to read."""
+    """A cached race: its messages as of a version in Redis, and the read that its runners need."""
 
     version: tuple[int, int] | None
     messages: tuple[Message, ...]
@@ -78,8 +78,9 @@ class CachedRace:
 class Scorer:
     """Scores the races of one store. Safe for threads.
 
-    Raises `Away`, `CatchingUp`, `NotYet` for what may pass; `UnknownRace` and `UserError` for what will not.
-    `AheadOfClock` of them is raised where a later `now` may do.
+    Raises `OnlineStoreUnavailable`, `Busy`, `CatchingUp` and `TablesBehind` where a later request may succeed, `UnknownRace`
+    and other `UserError`s where it will not.
+    `AheadOfClock` means that a later `now` may succeed.
     """
 
     wire: RedisReader
@@ -94,7 +95,7 @@ class Scorer:
     _lock: Lock = field(default_factory=Lock)
 
     def warm(self) -> None:
-        """Load and connect what the first request would wait for; what is not there is looked for again by who asks."""
+        """Load the model and connect before the first request; a request tries again what fails here."""
         with suppress(UserError):
             model = self.bundles.current()
             blank = np.zeros((2, len(model.features)))
@@ -138,7 +139,7 @@ class Scorer:
     def score_card(
         self, card: Racecard, odds: Market | None, now: datetime, *, with_drivers: bool = True
     ) -> ScoredRace:
-        """A card that someone brings, at the odds they bring, with the features of now."""
+        """Score a card that a request brings, at its odds, with the features as of now."""
         model = self.bundles.current()
         messages: list[Message] = [replace(card, known_at=now)]
         if odds is not None:
@@ -166,7 +167,7 @@ class Scorer:
         return [one for one in self.wire.call(read) if one is not None]
 
     def waiting(self) -> tuple[list[StoredRace], list[str]]:
-        """The races in Redis of which something was told and that no card declares; and the races that are declared."""
+        """The races in Redis that have messages and no card; and the ids of the declared races."""
 
         def read(client: "Redis") -> tuple[list[StoredRace | None], list[str]]:
             cards = RaceCards(client)
@@ -293,9 +294,9 @@ class Scorer:
             )
 
     def _settled_rows(self, race_id: str, known: CachedRace, now: datetime) -> tuple[CachedRace, ReadRows, datetime]:
-        """ReadRows that hold whole results alone, what they were read for, and the instant they stand on.
+        """Rows that hold whole results only, the race they were read for, and the instant they are as of.
 
-        Reads again what saw half of a result, and a race of which more was told.
+        Reads again after seeing part of a result, and a race that has new messages.
         """
         until = self.monotonic() + REPEATED * self.wire.patience.seconds
         with self.wire.patience.shared():
@@ -379,12 +380,12 @@ class Scorer:
             raise NotWhole(f"the online store lost race {race_id!r}: {CARDS_REMEDY}")
 
     def _at_hand(self, race_id: str, now: datetime) -> CachedRace | None:
-        """A race as it was last read: whether that still holds shows when its rows are read."""
+        """The cached race; reading its rows shows whether the cache is current."""
         return self._known.get(race_id) or self._renewed(race_id, now)
 
     def _renewed(self, race_id: str, now: datetime) -> CachedRace | None:
         kept = self.kept(race_id)
-        # all of it was told, by whatever clock
+        # every message counts, also one known later than `now` by another clock
         race = declared_at(kept.messages, newest_of(kept.messages, now)) if kept is not None else None
         if kept is None or race is None or not race.runners:
             with self._lock:
@@ -418,7 +419,7 @@ class Scorer:
         return scored_race(model, stood, now, result=result, notes=notes, teller=teller)
 
     def events_after(self, after: str) -> list[Event]:
-        """What was told after an event, oldest first."""
+        """The events after an event id, oldest first."""
         found: list[Event] = self.wire.call(lambda client: RaceCards(client).events(after))
         return found
 
