@@ -1,4 +1,4 @@
-"""A scored race: its runners with their chances, and what a reader should know before leaning on them."""
+"""A scored race: its runners with their probabilities, and notes on how far to trust them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ NOTHING_KNOWN: Final = (
     "chances rest on the card alone"
 )
 _OF_RUNNERS: Final = [bool({"horse_id", "jockey_id", "trainer_id"} & {*family.keys}) for family in FAMILIES]
-"""Which views tell of who runs, and not of the course alone."""
+"""Which views describe a horse, jockey or trainer, and not the course alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,8 @@ class ScoredRunner:
     `probability` is the model's own; `blended` puts the market to it, None unless every runner has odds and the model
     knows how. `market_source` names whose odds they are: of a snapshot, or `SP`, told with the result and so never
     known before. `interval` and `blended_interval` are 95 % bounds of the rate at which runners given such a chance win, None
-    where the model tells none (`training.calibration_intervals.CalibrationInterval` says what they cover). `missing` and `stale` name feature views: without a row of the runner's key, or past `valid_until`.
+    where the model has none (`training.calibration_intervals.CalibrationInterval` says what they cover). `missing` and
+    `stale` name feature views: without a row of the runner's key, or past `valid_until`.
     """
 
     runner_no: int | None

@@ -1,9 +1,9 @@
-"""Whether Redis holds all that a store gave it: what is kept in Redis, and beside the log, to prove it.
+"""Check that Redis holds everything the store wrote to it, by records in Redis and beside the log.
 
-Every view has one hash in Redis, its index: which keys it has a row of (a fingerprint each, so that a missing row is told
-from one that never was), how many, how far the log was written there, and by which filling. A filling has a name of its own that
-begins with the store's identity. The store remembers the name of the last whole one (`$VELO_HOME/online`): a Redis that
-was emptied, restored from older data or filled by another store has another, or none.
+Each view has one hash in Redis, its index: a fingerprint of every key that has a row (so a lost row differs from one that
+never existed), the number of rows, the log position they reach, and the name of the fill that wrote them. A fill's name
+begins with the store's identity. The store records the name of the last complete fill (`$VELO_HOME/online`): a Redis that
+was emptied, restored from older data or filled by another store has a different name, or none.
 """
 
 import json
@@ -35,7 +35,7 @@ REMEDY: Final = "a running stream fills it again by itself; without one run `vel
 
 
 class NotWhole(UserError):
-    """The online store does not hold what the store gave it; it may in a moment."""
+    """The online store lacks rows that the store wrote; it may have them again in a moment."""
 
 
 class OtherStore(UserError):
@@ -44,9 +44,9 @@ class OtherStore(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What Redis says of one view: the name of its last filling, the stream's mark, its rows, and whether one was missed.
+    """The index of one view in Redis: the name of its last fill, the stream's mark, its rows, and whether a row was lost.
 
-    `fill` and `mark` are None where there is none, as while it is filled.
+    `fill` is None while the view is being filled, `mark` before the first write.
     """
 
     fill: str | None
@@ -56,7 +56,7 @@ class Held:
 
     @property
     def owner(self) -> str | None:
-        """The store that filled the view, or fills it; None where that is not said, as by an earlier version."""
+        """The store that filled or fills the view; None where an earlier version filled it."""
         if self.fill is not None:
             return self.fill.partition(":")[0]
         owner, dash, _ = (self.mark or b"").decode().rpartition(":")[2].partition("-")
@@ -65,7 +65,7 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
-    """What a server, or all of a cluster, says of itself: keys held, keys evicted since it started, what it evicts."""
+    """A server's, or a whole cluster's, number of keys, keys evicted since its start, and eviction policy."""
 
     keys: int
     evicted: int
@@ -73,12 +73,12 @@ class Vitals:
 
 
 def new_fill(layout: Layout, home: Home, generation: int) -> str:
-    """The name of a filling of a view; a store without an identity is given one."""
+    """A new name for a fill of a view; gives the store an identity where it has none."""
     return f"{given_id(home)}:{generation}:{layout.fingerprint:08x}:{token_hex(8)}"
 
 
 def read(client: Any, layouts: Sequence[Layout]) -> list[Held]:
-    """What Redis says of some views, in one round trip."""
+    """Read the indices of some views in one round trip."""
     with errors_told("the online store"), client.pipeline(transaction=False) as pipe:
         for layout in layouts:
             pipe.hmget(layout.index_key, FILL, MARK, ROWS, LOST)
@@ -89,12 +89,12 @@ def read(client: Any, layouts: Sequence[Layout]) -> list[Held]:
 
 
 def new_mark(home: Home, generation: int, epoch: int, seq: int) -> bytes:
-    """What one write leaves of a view: how far the log is in Redis with it, of which store, and a name of its own."""
+    """A new mark for one write to a view: the log position it reaches, the store, and a random name."""
     return f"{generation}:{epoch}:{seq}:{given_id(home)}-{token_hex(8)}".encode()
 
 
 def begin(client: Any, layout: Layout, mark: bytes) -> None:
-    """Have a view known as being filled: whoever reads it is refused until `finish`. Its index begins anew."""
+    """Mark a view as being filled, with an empty index: reads of it are refused until `finish`."""
     with errors_told("the online store"), client.pipeline(transaction=not is_cluster(client)) as pipe:
         pipe.delete(layout.index_key)
         pipe.hset(layout.index_key, MARK, mark)
@@ -102,14 +102,14 @@ def begin(client: Any, layout: Layout, mark: bytes) -> None:
 
 
 def finish(home: Home, client: Any, layout: Layout, filling: bytes, mark: bytes, fill: str) -> bool:
-    """Have a view known as whole, where it is still what `begin` left; the store remembers it first."""
+    """Mark a view as complete if its mark is still that of `begin`; the store records the fill first."""
     remember(home, layout.view, fill)
     with errors_told("the online store"):
         return bool(client.execute_command("EVAL", FINISH, 1, layout.index_key, filling, mark, fill))
 
 
 def tell_lost(client: Any, views: Iterable[str]) -> None:
-    """Leave word in Redis that a row which a view had is gone: the stream fills the view again."""
+    """Mark views in Redis that lost a row, so that the stream fills them again."""
     with errors_told("the online store"), client.pipeline(transaction=False) as pipe:
         for view in views:
             pipe.hset(index_key_of(view), LOST, 1)
@@ -117,23 +117,26 @@ def tell_lost(client: Any, views: Iterable[str]) -> None:
 
 
 def found_again(client: Any, layout: Layout) -> None:
-    """Take back that a row of a view is gone."""
+    """Clear the mark of a lost row."""
     with errors_told("the online store"):
         client.hdel(layout.index_key, LOST)
 
 
 def remember(home: Home, view: str, fill: str) -> None:
-    """Remember the last whole filling of a view."""
+    """Record the last complete fill of a view."""
     write_atomically(make_folder(home.online) / view, fill.encode() + b"\n", mode=0o600)
 
 
 def forget(home: Home, view: str) -> None:
-    """Expect no filling of a view."""
+    """Expect no fill of a view."""
     (home.online / view).unlink(missing_ok=True)
 
 
 def remember_head(home: Home, generation: int, seq: int) -> None:
-    """Remember how far Redis was brought: one that says less later holds older data. It may be lost by a power cut."""
+    """Record the log position that Redis reached: a Redis with a lower one later holds older data.
+
+    A power cut may lose the record.
+    """
     path = make_folder(home.online) / HEAD_FILE
     aside = path.with_name(f"{HEAD_FILE}.{os.getpid()}.tmp")
     aside.write_text(json.dumps([generation, seq]))
@@ -141,12 +144,12 @@ def remember_head(home: Home, generation: int, seq: int) -> None:
 
 
 def forget_head(home: Home) -> None:
-    """Expect no position of Redis until a stream has brought it there."""
+    """Expect no log position of Redis until a stream has reached one."""
     (home.online / HEAD_FILE).unlink(missing_ok=True)
 
 
 def head_remembered(home: Home) -> tuple[int, int] | None:
-    """Log generation and seq that Redis was brought to for certain; None where no stream did."""
+    """The log generation and seq that Redis certainly reached; None where no stream wrote to it."""
     try:
         generation, seq = json.loads((home.online / HEAD_FILE).read_bytes())
         return int(generation), int(seq)
@@ -155,7 +158,7 @@ def head_remembered(home: Home) -> tuple[int, int] | None:
 
 
 def fill_remembered(home: Home, view: str) -> str | None:
-    """The last whole filling of a view; None where there was none."""
+    """The last complete fill of a view; None without one."""
     try:
         return (home.online / view).read_text().strip() or None
     except OSError:
@@ -163,7 +166,7 @@ def fill_remembered(home: Home, view: str) -> str | None:
 
 
 def vitals(client: Any) -> Vitals:
-    """Ask a server, or every primary of a cluster, how it is; raises `UserError` where it does not answer."""
+    """Read the state of a server, or of every primary of a cluster; raises `UserError` where it does not answer."""
     with errors_told("the online store"):
         if is_cluster(client):
             nodes = [client.get_redis_connection(node) for node in client.get_primaries()]
@@ -184,7 +187,7 @@ def _vitals(node: Any) -> Vitals:
 
 
 def may_evict(told: Vitals) -> str | None:
-    """One line where a server may drop rows for want of room; None where it keeps them."""
+    """A one-line warning where a server may evict rows; None where it never does."""
     if told.policy == "noeviction":
         return None
     return (
@@ -194,7 +197,7 @@ def may_evict(told: Vitals) -> str | None:
 
 
 def fewest_keys(rows: Mapping[str, int]) -> int:
-    """How many Redis keys there are at least where views have so many rows: views of one entity share a key."""
+    """The lowest possible number of Redis keys for these rows per view: views of one entity share a key."""
     of_entity: dict[tuple[str, ...], int] = {}
     for family in FAMILIES:
         of_entity[family.keys] = max(of_entity.get(family.keys, 0), rows.get(family.view, 0))
@@ -214,7 +217,7 @@ def refuse_other_store(home: Home, where: str, owners: Mapping[str, str | None])
 
 
 def problem(expected: str | None, found: str | None, view: str) -> str | None:
-    """Why a view's filling is not the one expected, in one line; None where it is."""
+    """Why a view's fill is not the expected one, in one line; None where it is."""
     if found == expected:
         return None
     if found is None:
