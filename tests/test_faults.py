@@ -91,7 +91,7 @@ def test_a_part_that_was_changed_is_named(scene: Scene) -> None:
     with pytest.raises(UserError, match=re.escape(str(part))):
         table_versions.refuse_damaged(folder)
     part.unlink()
-    with pytest.raises(UserError, match="is gone"):
+    with pytest.raises(UserError, match="is missing"):
         table_versions.refuse_damaged(folder)
 
 

@@ -15,7 +15,7 @@ from velo.storage.atomic_files import make_folder
 
 BLOCK_BYTES: Final = 2**18
 """Bytes are written to the file in blocks of at least this size."""
-STREAM_AGAIN: Final = "make room, then start the stream again; it goes on where its last snapshot was"
+STREAM_AGAIN: Final = "make room, then start the stream again; it resumes from its last snapshot"
 _LENGTH_BYTES: Final = 4
 _READ_BYTES: Final = 512
 

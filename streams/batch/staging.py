@@ -1,7 +1,7 @@
-"""The batch's ground: a DuckDB connection with the measured starts of a store's log, and what is kept between builds.
+"""The measured starts of a store's log, as Parquet parts beside the store, and the DuckDB connection to build from them.
 
-Measuring a start needs only its own message (what it earned by Elo excepted: `rating`), so measured starts are kept as Parquet beside the store, and a build
-reads no more of the log than what was appended since the last one.
+Measuring a start needs only its own message, except what it earned by Elo (`rating`). So measured starts are kept between
+builds, and a build reads only what was appended to the log since the last one.
 """
 
 import json
@@ -51,7 +51,7 @@ from velo.storage.log.reader import LogEnd, end
 from velo.storage.store import Home
 
 LAYOUT: Final = 2
-"""Of the kept files. Those of layout 1 had names that were used again, so a killed build could leave others under them."""
+"""The version of the kept files. Layout 1 reused file names, so a killed build could leave other content under them."""
 KINDS: Final = ("results", "starts", "runners", "notices")
 MEASURED_BY: Final = {
     "lengths_cap": LENGTHS_CAP,
@@ -67,12 +67,12 @@ MEASURED_BY: Final = {
     "market_log_one": 2**MARKET_LOG_EVEN,
     "pace_cap": PACE_CAP,
 }
-"""The numbers the queries measure by, each by its placeholder: part of their formulas."""
+"""The constants of the queries, each by its placeholder: part of the formulas."""
 STEPS: Final = ("log", *KINDS, "applied")
 Measure = Callable[[int, Path], str]
-"""Measures the starts of the segment at a place, and returns the name of the part that keeps them."""
+"""Measures the starts of a segment, given with its index, and returns the name of their part."""
 Spread = Callable[[Measure, Sequence[int], Sequence[Path]], list[str]]
-"""Where segments are measured: the names of their parts, in their order."""
+"""Runs `Measure` on segments, given their indexes and paths; returns the names of their parts in that order."""
 
 
 def query(name: str) -> str:
@@ -81,7 +81,7 @@ def query(name: str) -> str:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """The number of cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -89,7 +89,7 @@ def cores() -> int:
 def scratch_connection(
     home: Home, memory_limit: str, threads: int | None = None
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A DuckDB of its own that spills beside the store beyond its memory limit. Instants are UTC.
+    """A new DuckDB connection that spills to a folder of the store beyond its memory limit. Instants are UTC.
 
     Raises `UserError` where a file cannot be read or written, as on a full disk, or the memory does not suffice.
     """
@@ -111,16 +111,16 @@ def scratch_connection(
 
 
 def first_line(failed: duckdb.Error) -> str:
-    """What DuckDB says of a failure, without the drawing below it."""
+    """The message of a DuckDB error, without the excerpt of the query below it."""
     return str(failed).splitlines()[0]
 
 
 @dataclass(frozen=True, slots=True)
 class StagedStarts:
-    """The measured starts kept beside a store: of which log, by which formulas, up to which record (not included).
+    """The record of the measured starts: their log, their formulas, and the first record that is not measured.
 
-    `parts` are whole and never change: a part has a name that no other part ever had, and is written, rated and synced
-    before this record names it. `layout` is of the files themselves.
+    `parts` are complete and never change: each has a name of its own, and is written, rated and synced before this record
+    names it. `layout` is the version of the files.
     """
 
     log_generation: int
@@ -131,7 +131,7 @@ class StagedStarts:
 
 
 def on_threads(measure: Measure, places: Sequence[int], segments: Sequence[Path]) -> list[str]:
-    """Measure some segments on this machine's cores."""
+    """Measure segments on this machine's cores, one on each at a time."""
     with ThreadPoolExecutor(cores()) as pool:
         return list(pool.map(measure, places, segments))
 
@@ -144,10 +144,10 @@ def measure_new(
     anew: bool = False,
     jurisdiction: Jurisdiction = DEFAULT,
 ) -> LogEnd:
-    """Measure the starts of every record not measured yet, segments `spread` as told; returns where the log ended.
+    """Measure the starts of every record not measured yet, its segments run by `spread`; returns the end of the log.
 
-    `anew` measures every record, whatever is kept. The record of what is kept changes in one step, after the new parts are
-    whole and before old ones are removed: killed anywhere, it names parts that are there. Raises `UserError` for an empty log.
+    `anew` measures every record again. The record of the parts is replaced in one step, after the new parts are complete and
+    before old ones are removed: a build killed anywhere leaves a record whose parts exist. Raises `UserError` for an empty log.
     """
     log_end = end(home)
     if log_end.known_at is None:
@@ -174,7 +174,7 @@ def measure_new(
 
 
 def _remove_unnamed(home: Home) -> None:
-    """Remove the parts that the record does not name: of a build that was killed, or replaced."""
+    """Remove the parts that the record does not name: those of a killed build, or replaced ones."""
     named = set(_kept(home).parts)
     for path in home.batch.glob("*.parquet"):
         if path.stem.split("-", 1)[1] not in named:
@@ -186,7 +186,7 @@ def _remove_unnamed(home: Home) -> None:
 
 
 def lay_out(connection: duckdb.DuckDBPyConnection, home: Home, timezone: ZoneInfo, families: Iterable[Family]) -> None:
-    """Make the table `starts`: every start of every version that took effect, with its windows' midnights."""
+    """Create the table `starts`: every start of every version that took effect, with the midnights at which its windows end."""
     windows = windows_of(families)
     _view(connection, "results", home, "results")
     connection.execute("CREATE OR REPLACE TEMP TABLE applied AS " + query("applied"))
@@ -202,22 +202,22 @@ def lay_out(connection: duckdb.DuckDBPyConnection, home: Home, timezone: ZoneInf
 
 
 def windows_of(families: Iterable[Family]) -> list[int]:
-    """The lengths of some families' windows (days)."""
+    """The distinct window lengths of families, in days, ascending."""
     return sorted({days for family in families for days in family.windows})
 
 
 def midnights_of(
     first: date | None, last: date | None, timezone: ZoneInfo, windows: Sequence[int]
 ) -> tuple[list[date], list[int]]:
-    """Each day from the first race to the end of the last one's windows, and the midnight it begins with (µs)."""
+    """Each local day from the first race to the end of the last race's windows, and the first instant of each (µs)."""
     if first is None or last is None:
         return [], []
-    days = [first + timedelta(days=one) for one in range((last - first).days + max(windows, default=0) + 2)]
+    days = [first + timedelta(days=number) for number in range((last - first).days + max(windows, default=0) + 2)]
     return days, [(local_midnight(day, timezone) - EPOCH) // MICROSECOND for day in days]
 
 
 def laid_out(windows: Sequence[int]) -> str:
-    """The query of `starts`, which any engine understands: one row a start that took effect."""
+    """The query of `starts` in SQL that DuckDB and Spark share: one row for each start that took effect."""
     columns = "".join(f", m{days}.midnight AS midnight_{days}" for days in windows)
     joins = " ".join(f"JOIN midnights m{days} ON m{days}.day = race_date + {days}" for days in windows)
     return f"""
@@ -228,9 +228,9 @@ def laid_out(windows: Sequence[int]) -> str:
 def _measure(
     home: Home, begun: int, ended: int, memory_limit: str, spread: Spread, jurisdiction: Jurisdiction
 ) -> list[str]:
-    """Measure the starts of the records from `begun` to before `ended`; returns the names of the parts kept.
+    """Measure the starts of the records from `begun` to before `ended`; returns the names of their parts.
 
-    A segment at a time on each core, so that memory does not grow with the log.
+    Each core measures one segment at a time, so memory does not grow with the log.
     """
     fixed = {
         **_rules(jurisdiction),
@@ -253,7 +253,7 @@ def _measure(
 
 
 def _rules(jurisdiction: Jurisdiction) -> dict[str, str]:
-    """The SQL expressions of a jurisdiction's rules, each by its placeholder; a going is grouped in Python."""
+    """The SQL expressions of a jurisdiction's rules, each by its placeholder; goings are grouped in Python."""
     bands = " ".join(f"WHEN distance_m < {end_m} THEN '{band}'" for band, end_m in jurisdiction.distance_bands)
     lines = [
         (to_m, f"{from_ms} + (run_m - {from_m}) * {to_ms - from_ms} // {to_m - from_m}")
@@ -290,7 +290,7 @@ def _measure_segment(
 
 
 def _filled(name: str, values: Mapping[str, str]) -> str:
-    """A query with its constants written in (a CREATE TABLE or COPY cannot take parameters)."""
+    """A query with its constants filled in, as CREATE TABLE and COPY take no parameters."""
     text = query(name)
     for placeholder, value in values.items():
         text = text.replace(placeholder, value)
@@ -302,7 +302,7 @@ def _quoted(path: Path) -> str:
 
 
 def keep(connection: duckdb.DuckDBPyConnection, select: str, path: Path) -> None:
-    """Write the rows of a query to a Parquet file, which appears whole."""
+    """Write the rows of a query to a Parquet file, which appears complete or not at all."""
     aside = path.with_name("." + path.name)
     connection.execute(f"COPY ({select}) TO {_quoted(aside)} (FORMAT parquet, COMPRESSION lz4)")
     aside.replace(path)
@@ -314,12 +314,12 @@ def _view(connection: duckdb.DuckDBPyConnection, name: str, home: Home, kind: st
 
 
 def parquet(paths: Iterable[Path]) -> str:
-    """The SQL of the rows of some Parquet files."""
+    """The SQL of the rows of Parquet files."""
     return f"read_parquet([{', '.join(map(_quoted, paths))}])"
 
 
 def parts_of(home: Home, kind: str) -> list[Path]:
-    """The kept files of a kind: `starts` and `results` (measured), `runners` and `notices` (as told)."""
+    """The files of a kind: `starts` and `results` are measured, `runners` and `notices` are as in the messages."""
     return _named(home, kind, _kept(home).parts)
 
 
@@ -336,7 +336,7 @@ def formulas(jurisdiction: Jurisdiction = DEFAULT) -> str:
 
 
 def code_of(source: str) -> str:
-    """A module's code without comments, docstrings and layout: rewriting a sentence does not change a formula."""
+    """A module's code without comments, docstrings and layout, so that new wording does not change the fingerprint."""
     statement_begins = (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING)
     layout = (*statement_begins, tokenize.NL, tokenize.COMMENT)
     code: list[str] = []
@@ -354,7 +354,7 @@ def _state(home: Home) -> Path:
 
 
 def _kept(home: Home) -> StagedStarts:
-    """What is kept; nothing where the record is missing, cannot be read, or is of another layout."""
+    """The record of the parts; an empty one where it is missing, cannot be read, or is of another layout."""
     nothing = StagedStarts(-1, "", 0)
     try:
         written: dict[str, Any] = json.loads(_state(home).read_bytes())

@@ -71,7 +71,7 @@ class Keeper:
             raise RestartRequired(str(theirs)) from None
         missed = self._missed(partitions, held, vitals(client))
         for one in missed:
-            self.sink.courier.ask(one)
+            self.sink.flusher.ask(one)
         head = RaceCards(client).head()
         if not missed and self._cards_whole(client, head) and head is not None and head.live:
             remember_head(self.sink.home, head.generation, head.seq)
@@ -113,7 +113,7 @@ class Keeper:
         where = position(self.sink.home)
         read_all = where is not None and where.at_end and where.next_seq == end(self.sink.home).next_seq
         waits = any(one.waits() for one in self.sink.partitions.values())
-        return read_all and self.sink.courier.idle() and not waits
+        return read_all and self.sink.flusher.idle() and not waits
 
     def _tell_policy(self) -> None:
         if remedy := may_evict(vitals(self.sink.connect())):

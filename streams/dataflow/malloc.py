@@ -1,7 +1,7 @@
 """One heap for all threads of a stream.
 
 glibc gives threads heaps of their own: each grows by its own peak, and none gives back what others could use. The
-engine, the sealer and the courier take turns anyway.
+engine, the checkpoint writer and the flusher take turns anyway.
 """
 
 import ctypes

@@ -1,6 +1,6 @@
-"""One thread of a process that takes to Redis what the views' writers have for it, while the engine goes on.
+"""One thread a process that writes the views' pending rows to Redis, while the engine goes on.
 
-What has come for several views meanwhile goes in one round trip, and of what came for one key the newest alone.
+Several views that ask meanwhile are written in one round trip; of the rows of a key only the newest is written.
 """
 
 import threading
@@ -13,23 +13,23 @@ STORE: Final = "online"
 
 
 class Writer(Protocol):
-    """What has something to be taken to Redis now and then; told apart by identity."""
+    """Has rows to write to Redis from time to time; compared by identity."""
 
     def ready(self) -> None:
-        """Be connected to a server that holds what was taken there before; safe to call again."""
+        """Connect to a server that holds what was written before; safe to call again."""
 
     def take(self) -> None:
-        """Set aside what waits, to be delivered next; `changing` is held."""
+        """Make the pending rows the next write; called with `changing` held."""
 
 
 W = TypeVar("W", bound=Writer)
 
 
 class RedisFlusher(Generic[W]):
-    """Calls `deliver` for the writers that asked for it, in a thread of its own, and again until it succeeds.
+    """Calls `deliver` for the writers that asked for it, in its own thread, and retries until it succeeds.
 
-    `deliver` raises what `Retry` waits for; it must be safe to call again. Whoever asks, or waits, is raised what ended
-    the thread. `changing` is held by whoever changes what waits.
+    `deliver` raises what `Retry` retries on, and must be safe to repeat. What ends the thread is raised from `ask` and the
+    `until_…` methods. Hold `changing` to change pending rows.
     """
 
     def __init__(self, waiting: Retry, deliver: Callable[[Sequence[W]], None]) -> None:
@@ -37,53 +37,53 @@ class RedisFlusher(Generic[W]):
         self._turned = threading.Condition(self.changing)
         self._waiting = waiting
         self._deliver = deliver
-        self._laden: dict[W, None] = {}
+        self._pending: dict[W, None] = {}
         self._asking: dict[W, None] = {}
         self._served: Sequence[W] = ()
         self._failed: BaseException | None = None
         self._ended = False
         self._thread: threading.Thread | None = None
 
-    def lade(self, writer: W) -> None:
-        """Have it known that something waits at a writer, for the next `ask_all`."""
+    def enqueue(self, writer: W) -> None:
+        """Note that a writer has pending rows, for the next `until_delivered`."""
         with self.changing:
-            self._laden[writer] = None
+            self._pending[writer] = None
 
     def ask(self, writer: W) -> None:
-        """Have what waits at a writer delivered soon."""
+        """Write the pending rows of a writer soon."""
         with self.changing:
             self._refuse_failed()
             self._asking[writer] = None
             self._turned.notify_all()
             if self._thread is None:
-                # a daemon: an error of the engine's does not wait for a server that is away
-                self._thread = threading.Thread(target=self._work, name="velo-courier", daemon=True)
+                # a daemon: after an error of the engine the process must not wait for an unavailable server
+                self._thread = threading.Thread(target=self._work, name="velo-redis-flusher", daemon=True)
                 self._thread.start()
 
     def until_taken(self, writer: W) -> None:
-        """Wait until what waited at a writer is on its way."""
+        """Wait until the thread has taken a writer's pending rows."""
         with self.changing:
             while writer in self._asking:
                 self._refuse_failed()
                 self._turned.wait()
 
     def until_delivered(self, writer: W) -> None:
-        """Have all that waits anywhere delivered, and wait until all of this writer's is."""
+        """Write the pending rows of all writers, and wait until this writer's are written."""
         with self.changing:
-            for one in self._laden:
-                self.ask(one)
-            self._laden.clear()
+            for each in self._pending:
+                self.ask(each)
+            self._pending.clear()
             while writer in self._asking or writer in self._served:
                 self._refuse_failed()
                 self._turned.wait()
 
     def idle(self) -> bool:
-        """Whether nothing was asked for that is not delivered."""
+        """Whether all that was asked for is written."""
         with self.changing:
             return not self._asking and not self._served
 
     def end(self) -> None:
-        """End the thread once what it delivers is done, or once it is told to stop waiting for a server."""
+        """End the thread after its current write, or when its retry is stopped."""
         with self.changing:
             self._ended = True
             self._turned.notify_all()
@@ -114,12 +114,12 @@ class RedisFlusher(Generic[W]):
                 return ()
             self._served = tuple(self._asking)
             self._asking.clear()
-            for one in self._served:
-                one.take()
+            for writer in self._served:
+                writer.take()
             self._turned.notify_all()
             return self._served
 
     def _serve(self, writers: Sequence[W]) -> None:
-        for one in writers:
-            one.ready()
+        for writer in writers:
+            writer.ready()
         self._deliver(writers)

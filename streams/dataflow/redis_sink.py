@@ -1,10 +1,13 @@
-"""The online sink: each view's newest rows into Redis, each replacing only what is older.
+"""The online sink: writes each view's newest rows to Redis, each only over an older one.
 
-While the stream catches up only the newest row of each key is written, now and then; at the log's end every block is
-on its way as it comes, in a thread beside the engine (`courier`). Redis remembers how far each view was brought, by
-which write and by which filling (`stores.whole`): one that was never filled is filled from the offline tables first,
-one that forgot (emptied, restored from older data, rows evicted) is noticed at the next write, or within a second where
-none comes (`keeper`), and filled again. One that another store filled is refused.
+While the stream catches up, only the newest row of each key is written, from time to time; at the log's end every block is
+written as it comes, by a thread beside the engine (`redis_flusher`). Each view has a mark in Redis that says how far it was
+written, by which write and since which fill (`stores.whole`):
+
+- a view that was never filled is filled from the offline tables first;
+- a view that lost data (emptied, restored from older data, rows evicted) is filled again. Its mark says so at the next write,
+  or within a second where none comes (`keeper`);
+- a view that another store filled is refused.
 """
 
 from collections.abc import Callable, Sequence
@@ -48,7 +51,7 @@ from velo.storage.log.reader import end
 from velo.storage.store import Home
 
 OLD_MARKS: Final = "velo:stream"
-"""Redis hash in which earlier versions kept the marks of all views, and no identity."""
+"""The Redis hash of earlier versions: the marks of all views, without the identity of the store."""
 REPLACE_MARK: Final = """
 local held = redis.call('HGET', KEYS[1], 'mark')
 if held ~= ARGV[1] and held ~= ARGV[2] then return 0 end
@@ -57,23 +60,24 @@ return 1
 """
 """A mark is `log generation:epoch:seq of the last message that made a row:write`.
 
-The last part is of one write alone: whoever finds another than it left knows that rows written since may be gone.
+The last part is different for every write: a writer that finds another mark than it left knows that later rows may be lost.
+The script accepts the new mark too, as a write whose answer was lost is repeated.
 """
 FILLERS: Final = 2
-"""Views filled at a time: while the server takes the rows of one, those of the next are made."""
+"""Views filled at the same time: while the server stores the rows of one, those of the other are made."""
 FILLING: Final = -1
-"""The epoch of a mark while a view is filled: no stream takes it for its own."""
+"""The epoch of a mark while a view is filled: it equals that of no stream."""
 ROWS_KEPT: Final = 10_000
-"""Rows written since the last snapshot that are kept, at most, to be written again to a Redis that forgot them."""
+"""The most rows written since the last snapshot that are kept, to write them again where Redis lost them."""
 ROWS_HELD: Final = 20_000
-"""Keys whose newest rows wait, at most, before they are written."""
+"""The most keys whose newest rows are pending before they are written."""
 
 
 @dataclass(frozen=True, slots=True)
 class RedisSink(FixedPartitionedSink[RowBatch, int]):
-    """One partition a view. `connect` gives a client that has answered; `begin` is where a stream without a past begins.
+    """One partition a view. `connect` returns a client that has answered; `begin` is the first seq of a stream without a snapshot.
 
-    `sealing` says whether the rows go to the offline tables too.
+    `sealing` says whether the rows are written to the offline tables too.
     """
 
     home: Home
@@ -84,23 +88,23 @@ class RedisSink(FixedPartitionedSink[RowBatch, int]):
     clock: Clock
     telemetry: Telemetry
     waiting: Retry
-    courier: "RedisFlusher[RedisPartition]"
+    flusher: "RedisFlusher[RedisPartition]"
     sealing: bool = True
     partitions: "dict[str, RedisPartition]" = field(default_factory=dict, compare=False)
-    """Who writes each view in this process: at first the one that filled it, from its first row on the engine's own."""
+    """The writer of each view in this process: first the one that filled it, then, from its first row on, the engine's."""
     cards_lost: Event = field(default_factory=Event, compare=False)
-    """Set where Redis no longer holds every open race: the cards' writer brings them again."""
+    """Set where Redis no longer holds every open race: the writer of the race cards then writes them again."""
 
     def prepares(self, then: Callable[[int], None]) -> list[Callable[[int], None]]:
-        """What has Redis hold what the tables do, each to be called in a thread of its own before the first record.
+        """Functions that fill Redis from the tables, each to be called in its own thread before the first record.
 
-        `then` follows once all views are there: whoever reads by what it writes must find them. The engine makes no
-        partition of a view before its first row.
+        The last to end calls `then`: what it writes makes readers look for the views, so all must be there. Filling cannot
+        be left to the engine, which makes no partition of a view before its first row.
         """
-        left, ended = iter(self.views), count(1)
+        remaining, ended = iter(self.views), count(1)
 
         def fill_next(base: int) -> None:
-            for view in left:
+            for view in remaining:
                 partition = RedisPartition(self, BY_VIEW[view], self.begin - 1, self.waiting.go_on, sealed_seq=base - 1)
                 self.waiting.until_done("online", partition.make_ready)
             if next(ended) == FILLERS:
@@ -113,11 +117,11 @@ class RedisSink(FixedPartitionedSink[RowBatch, int]):
         return list(self.views)
 
     def part_fn(self, item_key: str) -> int:
-        """A view's place among the sorted views."""
+        """The index of a view among the sorted views."""
         return sorted(self.views).index(item_key)
 
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> "RedisPartition":
-        """Redis must hold what was written before: the build's rows, or up to the snapshot."""
+        """The engine's writer of a view, once Redis holds the rows before it: those of the build, or up to the snapshot."""
         last_seq = self.begin - 1 if resume_state is None else resume_state
         partition = RedisPartition(self, BY_VIEW[for_part], last_seq, engines=True)
         self.waiting.until_done("online", partition.make_ready)
@@ -126,9 +130,9 @@ class RedisSink(FixedPartitionedSink[RowBatch, int]):
 
 @dataclass(slots=True)
 class PendingRows:
-    """Rows on their way: the newest of each key, how many came for them, and the last message they are of.
+    """Rows to write: the newest of each key, the number of rows offered, and the last message that made one.
 
-    `live_us` has the instants of live messages among them, and `mark` is what the load leaves in Redis.
+    `live_us` has the `known_at` of the live messages among theirs; `mark` is the mark that this write leaves in Redis.
     """
 
     last_seq: int
@@ -140,10 +144,11 @@ class PendingRows:
 
 @dataclass(slots=True, eq=False)
 class RedisPartition(StatefulSinkPartition[RowBatch, int]):
-    """The writer of one view; `last_seq` is the last message of which Redis has the rows, −1 for none.
+    """The writer of one view; `last_seq` is the last message whose rows Redis has, −1 for none.
 
-    `go_on` is called now and then while the view is filled. `_next` waits and `_load` is what the courier delivers,
-    which it has not yet where `due`; `_since` has the rows written after the last snapshot and `_before` those of the snapshot before.
+    `go_on` is called regularly while the view is filled. Rows go through two buffers: `_next` takes new rows, `_load` is what
+    the flusher is writing, and `due` says that it is not written yet. `_since` has the rows written after the last snapshot,
+    `_before` those between the two last snapshots; each is None where they were too many to keep.
     """
 
     sink: RedisSink
@@ -151,15 +156,15 @@ class RedisPartition(StatefulSinkPartition[RowBatch, int]):
     last_seq: int
     go_on: Callable[[], None] = go_on
     sealed_seq: int = -1
-    """The last message of which the tables have the rows for certain, where that is more than `last_seq`."""
+    """The last message whose rows the tables certainly have, where that is later than `last_seq`."""
     filled: bool = False
     _next: PendingRows = field(init=False)
     _load: PendingRows = field(init=False)
     due: bool = False
     engines: bool = False
-    """Whether the engine gives it rows; else another process may write the view."""
+    """Whether the engine passes its rows to this writer; if not, another process may write the view."""
     suspect: bool = False
-    """Whether rows are known to be gone, whatever the marks say."""
+    """Whether rows are known to be lost, whatever the mark says."""
     _since: dict[Key, PackedRow] | None = field(default_factory=dict)
     _before: dict[Key, PackedRow] | None = field(default_factory=dict)
     _client: Any = None
@@ -173,27 +178,27 @@ class RedisPartition(StatefulSinkPartition[RowBatch, int]):
         self._next = self._load = PendingRows(self.last_seq)
 
     def make_ready(self) -> None:
-        """Connect, and fill the view where Redis does not hold what it was brought to.
+        """Connect, and fill the view where Redis does not hold what was written.
 
-        From the offline tables, which have all up to the last snapshot but one, and the rows written since. Raises
-        `RestartRequired` where those are too many to have been kept.
+        It is filled from the offline tables, which have every row up to the last snapshot but one, and from the rows kept since.
+        Raises `RestartRequired` where those were too many to keep.
         """
         view, partitions = self.family.view, self.sink.partitions
         with one_at_a_time(self.sink.home, view):
             first = partitions.get(view)
             if first is not None and first is not self:
                 if not self.engines:
-                    # the engine's own came first, and found the view whole or filled it
+                    # the engine's writer was first, and found the view complete or filled it
                     return
                 self._take_over(first)
             self._make_ready()
             partitions[view] = self
 
     def _take_over(self, first: "RedisPartition") -> None:
-        """Go on from the writer that had the view before the engine had rows of it."""
-        self._written = first._written  # noqa: SLF001  one of this kind
+        """Continue from the writer that filled the view before the engine had rows for it."""
+        self._written = first._written  # noqa: SLF001  an instance of this class
         if first.filled:
-            # what it was filled with ends where this execution begins; the rest is made again
+            # it was filled up to where this execution begins; the engine makes the later rows again
             self.last_seq = min(self.last_seq, first.last_seq)
 
     def _make_ready(self) -> None:
@@ -207,42 +212,42 @@ class RedisPartition(StatefulSinkPartition[RowBatch, int]):
         generation, epoch, seq = _read_mark(held.mark or old)
         unknown = expected is None and held.fill is None
         if unknown or generation not in (-1, mine.log_generation) or seq >= end(home).next_seq:
-            # of no store that says its name, of another log, or of more than this log holds: its rows may claim instants
-            # that this one never reaches
+            # written by an unknown store, from another log, or from messages that this log does not have: its rows may be
+            # later than any this stream makes, and would never be replaced
             forget(home, self.family.view)
             RowWriter(client).delete_view(self._layout)
             seq = -1
-        # the mark of a load whose answer was lost is ours too
-        forgot = self._written is not None and held.mark not in (self._written, self._load.mark)
-        forgot = forgot or self.suspect or held.lost
-        if seq < self.last_seq or epoch != mine.epoch or forgot or held.fill is None or held.fill != expected:
-            self._fill(client, forgot=forgot)
+        # a write whose answer did not arrive left its mark as well
+        lost = self._written is not None and held.mark not in (self._written, self._load.mark)
+        lost = lost or self.suspect or held.lost
+        if seq < self.last_seq or epoch != mine.epoch or lost or held.fill is None or held.fill != expected:
+            self._fill(client, lost=lost)
         else:
             self._written = held.mark
         self._client = client
 
     def _held(self, client: Any) -> tuple[Held, bytes | None]:
-        """What Redis says of the view, and the mark that an earlier version left of it."""
+        """The state of the view in Redis, and its mark from an earlier version of this software."""
         [held] = read(client, [self._layout])
         with errors_told("the online store"):
             return held, None if held.mark else client.hget(OLD_MARKS, self.family.view)
 
-    def _fill(self, client: Any, *, forgot: bool) -> None:
+    def _fill(self, client: Any, *, lost: bool) -> None:
         home, view, mine = self.sink.home, self.family.view, self.sink.formulas
         if self.sink.sealing:
             self.last_seq = max(self.last_seq, self.sealed_seq)
         filling = self._mark(FILLING, self.last_seq)
-        # nobody reads a view that is not whole, also where it cannot be filled now
+        # mark it as being filled before any error: readers must not use an incomplete view
         begin(client, self._layout, filling)
         if self._since is None or self._before is None:
             raise RestartRequired(
-                "Redis lost rows while the stream was catching up: start the stream again, it fills Redis and goes on "
-                "where its last snapshot was"
+                "Redis lost rows while the stream was catching up: start the stream again, it fills Redis and resumes from "
+                "its last snapshot"
             )
         if not self.sink.sealing and self.last_seq >= self.sink.begin:
             raise RestartRequired(
-                "Redis lost rows that no table holds (the stream keeps none, by --no-offline): run `velo build`, then "
-                "start the stream again"
+                "Redis lost rows that are in no table (the stream runs with --no-offline): run `velo build`, then start the "
+                "stream again"
             )
         redis = RowWriter(client)
         rows = fill_view(home, self._layout, redis, mine.epoch, self.go_on) if self.last_seq >= 0 else 0
@@ -254,19 +259,19 @@ class RedisPartition(StatefulSinkPartition[RowBatch, int]):
         with errors_told("the online store"):
             client.hdel(OLD_MARKS, view)
         self._written, self.suspect, self.filled = filled, False, True
-        say("stream.filled_online", view=view, rows=rows, up_to_seq=self.last_seq, forgot=forgot)
+        say("stream.filled_online", view=view, rows=rows, up_to_seq=self.last_seq, forgot=lost)
 
     def differs(self, held: Held) -> bool:
-        """Whether the view is not what this writer left, by what Redis says of it; one that is filled anew is suspect.
+        """Whether Redis does not hold what this writer wrote. Sets `suspect` where the view was lost or filled by another.
 
-        It may only seem so while a load is on its way: its next delivery settles that.
+        May be wrongly true while a write is in flight; that write's own mark then decides.
         """
         if held.lost or held.fill is None or held.fill != fill_remembered(self.sink.home, self.family.view):
             self.suspect = True
             return True
         if self.engines or held.mark == self._written:
             return held.mark != self._written
-        # another process may have written the view: it never goes back
+        # another process may have written the view since: that is fine as long as it only advanced
         _, epoch, seq = _read_mark(held.mark)
         if epoch != self.sink.formulas.epoch or seq < self.last_seq:
             return True
@@ -274,64 +279,64 @@ class RedisPartition(StatefulSinkPartition[RowBatch, int]):
         return False
 
     def waits(self) -> bool:
-        """Whether rows wait that are not on their way."""
+        """Whether rows are pending that the flusher has not taken."""
         return bool(self._next.rows)
 
     def write_batch(self, values: list[RowBatch]) -> None:
-        """Take rows; those of live messages are on their way when this returns."""
-        courier = self.sink.courier
-        with courier.changing:
+        """Add rows to the pending ones; the flusher is asked to write at once where a message is live."""
+        flusher = self.sink.flusher
+        with flusher.changing:
             load = self._next
             for block in values:
-                # a key is of one shard, and a shard's rows come in their order: the later is the newer
+                # all rows of a key come from one shard, in order: the later row is the newer
                 load.rows.update([(row[0], row) for row in block.rows])
                 load.offered += len(block.rows)
                 load.last_seq = max(load.last_seq, block.last_seq)
                 if block.live:
                     load.live_us.add(block.known_at_us)
             full = len(load.rows) >= ROWS_HELD
-            courier.lade(self)
+            flusher.enqueue(self)
             if load.live_us or full:
-                courier.ask(self)
+                flusher.ask(self)
         if full:
-            courier.until_taken(self)
+            flusher.until_taken(self)
 
     def snapshot(self) -> int:
-        """Have all that waits written; the seq of the last message that made a row."""
-        self.sink.courier.until_delivered(self)
-        # what was written before the snapshot before this one is sealed by now
+        """Write all pending rows; returns the seq of the last message that made a row."""
+        self.sink.flusher.until_delivered(self)
+        # rows from before the previous snapshot are sealed in the tables by now
         self._before, self._since = self._since, {}
         return self.last_seq
 
     def ready(self) -> None:
-        """Connected to a Redis that holds what was written before."""
+        """Connect where needed, to a Redis that holds what was written before."""
         if self._client is None:
             self.make_ready()
 
     def take(self) -> None:
-        """What waits is what is delivered next."""
+        """Make the pending rows the next write."""
         self._load, self._next, self.due = self._next, PendingRows(self._next.last_seq), True
         self._load.mark = self._mark(self.sink.formulas.epoch, self._load.last_seq)
 
     @property
     def redis(self) -> RowWriter:
-        """The server it is connected to."""
+        """The writer of the connected server."""
         return RowWriter(self._client)
 
-    def laden(self) -> RowBatchToWrite | None:
-        """The rows that are delivered next."""
+    def pending(self) -> RowBatchToWrite | None:
+        """The rows of the next write; None where only its mark is written."""
         return self._lot(list(self._load.rows.values())) if self._load.rows else None
 
     def leaves_mark(self) -> tuple[Any, ...]:
-        """The command that puts this load's mark in place of the one left last."""
+        """The command that replaces the last mark with that of this write."""
         return self._replace_mark(self._written, self._load.mark)
 
     def lose(self) -> None:
-        """The server did not answer: look again, before anything else, what it holds."""
+        """Drop the connection after an error: `ready` then checks what the server holds before the next write."""
         self._client = None
 
     def delivered(self, *, remembered: bool) -> None:
-        """The load is in Redis; where that had forgotten what was there before, it is filled."""
+        """Record that the write is in Redis; where Redis had lost the rows before it (not `remembered`), fill the view."""
         load, view, telemetry = self._load, self.family.view, self.sink.telemetry
         if self._since is not None:
             self._since |= load.rows
@@ -351,7 +356,7 @@ class RedisPartition(StatefulSinkPartition[RowBatch, int]):
             telemetry.fresh.observe(max(0.0, (now_us - known_at_us) / 1e6))
 
     def _lot(self, rows: Sequence[PackedRow]) -> RowBatchToWrite:
-        return lot_of(self._layout, self._arrays, rows, self.sink.formulas.epoch)
+        return batch_to_write(self._layout, self._arrays, rows, self.sink.formulas.epoch)
 
     def _mark(self, epoch: int, seq: int) -> bytes:
         return new_mark(self.sink.home, self.sink.formulas.log_generation, epoch, seq)
@@ -361,27 +366,27 @@ class RedisPartition(StatefulSinkPartition[RowBatch, int]):
 
 
 def deliver(partitions: Sequence[RedisPartition]) -> None:
-    """Write what the views have set aside, and a new mark of each; a view whose mark is gone lost rows, and is filled.
+    """Write the rows that each view has taken, and its new mark; a view whose mark is gone lost rows, and is filled.
 
-    A view that was done with when this failed before is left out.
+    On a repeated call after an error, views that were written are skipped.
     """
-    due = [one for one in partitions if one.due]
+    due = [partition for partition in partitions if partition.due]
     if not due:
         return
     try:
-        lots = [lot for one in due if (lot := one.laden()) is not None]
-        marks = [one.leaves_mark() for one in due]
-        _, replaced = due[0].redis.write_lots(lots, marks)
+        batches = [batch for partition in due if (batch := partition.pending()) is not None]
+        marks = [partition.leaves_mark() for partition in due]
+        _, replaced = due[0].redis.write_lots(batches, marks)
     except BaseException:
-        for one in due:
-            one.lose()
+        for partition in due:
+            partition.lose()
         raise
-    for one, remembered in zip(due, replaced, strict=True):
-        one.delivered(remembered=bool(remembered))
+    for partition, remembered in zip(due, replaced, strict=True):
+        partition.delivered(remembered=bool(remembered))
 
 
-def lot_of(layout: Layout, arrays: VectorizedColumns, rows: Sequence[PackedRow], epoch: int) -> RowBatchToWrite:
-    """The fold's rows of a view, as Redis is offered them."""
+def batch_to_write(layout: Layout, arrays: VectorizedColumns, rows: Sequence[PackedRow], epoch: int) -> RowBatchToWrite:
+    """The rows of a view with their columns made, as the Redis writer takes them."""
     matrix = np.empty((len(rows), len(layout.columns)), dtype=np.float64)
     matrix[:, :-1] = arrays.of(rows).T
     matrix[:, -1] = np.array([row[5] for row in rows], dtype=np.float64)
@@ -391,7 +396,7 @@ def lot_of(layout: Layout, arrays: VectorizedColumns, rows: Sequence[PackedRow],
 
 
 def _read_mark(written: bytes | None) -> tuple[int, int, int]:
-    """Log generation, epoch and seq of a mark; −1 where there is none."""
+    """Log generation, epoch and seq of a mark; −1 each where there is none."""
     if written is None:
         return -1, -1, -1
     generation, epoch, seq = written.decode().split(":")[:3]

@@ -198,8 +198,8 @@ def online_of(
     if not options.online:
         return None
     home, waiting = planned.store.home, Retry(stop, telemetry)
-    client, courier = OneClient(home, planned.store.redis_url), RedisFlusher(waiting, deliver)
-    told = home, VIEWS, planned.formulas, planned.begin, client, clock, telemetry, waiting, courier
+    client, flusher = OneClient(home, planned.store.redis_url), RedisFlusher(waiting, deliver)
+    told = home, VIEWS, planned.formulas, planned.begin, client, clock, telemetry, waiting, flusher
     return RedisSink(*told, sealing=options.offline)
 
 
@@ -232,7 +232,7 @@ def run(
     prepare: list[Callable[[int], object]] = [lay, *online.prepares(cards_of(online).prepare)] if online else [lay]
     # each process of several would have to know that the others have sealed what they were handed over
     sealing = sealing or CheckpointWriter(beside=len(addresses) <= 1 and source is None)
-    readable = online.courier.idle if online else lambda: True
+    readable = online.flusher.idle if online else lambda: True
     source = source or source_of(planned, options, clock, stop, telemetry, member, prepare, sealing, readable, feeding)
     flow = flow_of(planned, options, clock, telemetry, ground, source, online, sealing)
     keeper = Keeper(online, stop) if online else None
@@ -257,13 +257,13 @@ def run(
             say("stream.ended", stopped=stop.is_set())
             return True
         finally:
-            # a courier that waits for a server need not any longer
+            # the flusher may stop retrying an unavailable server
             stop.set()
             sealing.end()
             if keeper:
                 keeper.end()
             if online:
-                online.courier.end()
+                online.flusher.end()
 
 
 def _run_engine(flow: Dataflow, planned: StreamPlan, every: timedelta, addresses: Sequence[str], member: int) -> None:
@@ -344,7 +344,7 @@ def _told_if_full(home: Home) -> Iterator[None]:
             raise
         raise UserError(
             f"cannot write to {home.recovery} (No space left on device): make room, then start the stream again; it "
-            "goes on where its last snapshot was"
+            "resumes from its last snapshot"
         ) from None
 
 

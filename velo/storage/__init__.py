@@ -1,1 +1,1 @@
-"""What every stage stores by: the log, table versions, checksummed JSON lines, locks, atomic files, the home. Imports no stage."""
+"""Storage below every stage: the log, table versions, checksummed JSON lines, locks, atomic files, the home. Imports no stage."""

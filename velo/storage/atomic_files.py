@@ -1,4 +1,4 @@
-"""Small files written so that a reader, or a crash, meets the old content or the new, never half."""
+"""Small files written so that a reader, or a crash, finds the old content or the new, never a part."""
 
 import ctypes
 import logging
@@ -15,14 +15,14 @@ from velo.errors import UserError
 from velo.storage import locks
 
 OTHERS = 0o077
-"""The bits of a mode that let anyone but the owner in."""
+"""The permission bits of everyone but the owner."""
 _log = logging.getLogger(__name__)
 _AT_CWD: Final = -100
 _SWAP: Final = 2
 
 
 def write_atomically(path: Path, content: bytes | Iterable[bytes], mode: int = 0o600) -> None:
-    """Replace a file's content, given whole or in pieces: written aside, synced, moved in, and the folder synced."""
+    """Replace a file's content, given whole or in pieces: write a temporary file, sync it, rename it, and sync the folder."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     with os.fdopen(descriptor, "wb") as out:
@@ -49,7 +49,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path, remedy: str = "set VELO_HOME to a place you may write to") -> Path:
-    """The folder, made with its parents where missing; raises `UserError` with the remedy where that cannot be."""
+    """The folder, created with its parents where missing; raises `UserError` with the remedy where that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as refused:
@@ -60,10 +60,10 @@ def make_folder(folder: Path, remedy: str = "set VELO_HOME to a place you may wr
 
 
 def make_private(root: Path, names: Iterable[str]) -> None:
-    """Take the group's and others' rights from a folder and from what is below some names in it, if they have any.
+    """Remove the permissions of group and others from a folder, and from everything below the named entries in it.
 
-    The folder itself comes last, so what was cut short is done at the next call; one that has nothing to take costs a
-    look. Where the system does not allow it, that is logged.
+    The folder itself comes last, so a call that was killed is completed by the next one; a folder that is private already
+    costs one `stat`. Where the system refuses, a warning is logged.
     """
     try:
         if not root.stat().st_mode & OTHERS:
@@ -71,15 +71,15 @@ def make_private(root: Path, names: Iterable[str]) -> None:
         for name in names:
             if (root / name).is_dir() and not (root / name).is_symlink():
                 for folder, folders, files in os.walk(root / name):
-                    for one in (*folders, *files):
-                        _take_rights(Path(folder, one))
-            _take_rights(root / name)
-        _take_rights(root)
+                    for name_below in (*folders, *files):
+                        _make_private(Path(folder, name_below))
+            _make_private(root / name)
+        _make_private(root)
     except OSError as refused:
         _log.warning("files.readable_by_others folder=%s reason=%s", root, refused.strerror)
 
 
-def _take_rights(path: Path) -> None:
+def _make_private(path: Path) -> None:
     try:
         mode = path.lstat().st_mode
         if not stat.S_ISLNK(mode) and mode & OTHERS:
@@ -90,26 +90,26 @@ def _take_rights(path: Path) -> None:
 
 @contextmanager
 def sole_writer(folder: Path) -> Iterator[None]:
-    """Wait for, then hold, the right to write below a folder, what a killed writer left aside there (`.….tmp`) removed."""
+    """Wait for the lock on a folder and hold it; temporary files (`.….tmp`) of killed writers are removed first."""
     make_folder(folder)
     with locks.holding(folder / ".lock", wait=True):
-        for left in list(folder.rglob(".*.tmp")):
-            if left.is_dir():
-                shutil.rmtree(left)
+        for leftover in list(folder.rglob(".*.tmp")):
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
             else:
-                # gone already with the folder that it was in
-                left.unlink(missing_ok=True)
+                # may be gone with its folder
+                leftover.unlink(missing_ok=True)
         yield
 
 
-def exchange(one: Path, other: Path) -> bool:
-    """Swap two names in one step; returns whether the system can."""
+def exchange(path: Path, other: Path) -> bool:
+    """Swap two paths in one step; returns whether the system can."""
     libc = ctypes.CDLL(None, use_errno=True)
     try:
         if sys.platform == "darwin":
-            done = libc.renamex_np(os.fsencode(one), os.fsencode(other), _SWAP)
+            done = libc.renamex_np(os.fsencode(path), os.fsencode(other), _SWAP)
         else:
-            done = libc.renameat2(_AT_CWD, os.fsencode(one), _AT_CWD, os.fsencode(other), _SWAP)
+            done = libc.renameat2(_AT_CWD, os.fsencode(path), _AT_CWD, os.fsencode(other), _SWAP)
     except AttributeError:
         return False
     return bool(done == 0)

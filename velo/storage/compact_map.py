@@ -1,7 +1,7 @@
-"""Many short records by key, in few objects: for what grows with all that a process was ever told.
+"""A map of many short byte records in few objects, for state that grows with the whole log.
 
-A dictionary spends some 200 bytes on a key and a whole number before it says anything. Here some eight keys share one
-string of bytes, in which a key is found by its name: a record costs its bytes, its name, and seven more.
+A dictionary spends some 200 bytes on a key and an integer besides their content. Here about eight records share one byte
+string, the bucket, in which a record is found by searching for its key: a record costs its own bytes, its key, and seven more.
 """
 
 from collections.abc import Iterator
@@ -9,7 +9,8 @@ from typing import Final
 
 Key = tuple[str, ...]
 _MARK: Final = b"\xff"
-"""Begins a name. Like what divides and ends one it is no byte of UTF-8, and a record never holds it."""
+"""Begins an encoded key. No byte of `_MARK`, `_DIVIDE` and `_END` occurs in UTF-8, so none is part of a key. `squeezed`
+removes `_MARK` from records, so a search for an encoded key finds only keys."""
 _DIVIDE: Final = b"\xfd"
 _END: Final = b"\xfe"
 RECORDS_A_BUCKET: Final = 8
@@ -18,15 +19,14 @@ _SEVEN_ZEROS: Final = bytes(7)
 _THREE_ZEROS: Final = bytes(3)
 LEAST_WHOLE: Final = 512
 MOST_WHOLE: Final = 4096
-"""So many records, or a quarter of all in between, are left as they are for as long as they are touched again and again."""
+"""The recent records are packed once they are more than a quarter of all, but at least 512 and at most 4096."""
 
 
 class CompactMap:
-    """A map from keys to records, both kept as bytes; a record may be empty.
+    """A map from keys (tuples of text) to records (bytes, possibly empty).
 
-    What was touched lately is in a dictionary, for packing takes ten times as long as a look at that; once that is
-    full, all of it is packed. Buckets are split one at a time (linear hashing), so that no record waits for all to be
-    moved.
+    Recently used records are in a dictionary, as packing takes ten times as long as a dictionary look-up; when it is full,
+    all of them are packed. Buckets are split one at a time (linear hashing), so no call has to move all records.
     """
 
     __slots__ = ("_buckets", "_mask", "_packed", "_whole")
@@ -38,31 +38,32 @@ class CompactMap:
         self._whole: dict[Key, bytes] = {}
 
     def __len__(self) -> int:
-        """How many records."""
+        """The number of records."""
         return self._packed + len(self._whole)
 
     def get(self, key: Key) -> bytes | None:
-        """The record of a key; None where there is none."""
+        """The record of a key; None where it has none."""
         record = self._whole.get(key)
         if record is None and (record := self._unpacked(key)) is not None:
             self._hold(key, record)
         return record
 
     def put(self, key: Key, record: bytes) -> None:
-        """Have a key's record be this."""
+        """Set the record of a key."""
         if key in self._whole:
             self._whole[key] = record
         else:
+            # a key is in a bucket or in the dictionary, never in both
             self._unpacked(key)
             self._hold(key, record)
 
     def pop(self, key: Key) -> bytes | None:
-        """Forget a key's record, and give it; None where there is none."""
+        """Remove and return the record of a key; None where it has none."""
         record = self._whole.pop(key, None)
         return self._unpacked(key) if record is None else record
 
     def add(self, key: Key, difference: int, size: int) -> int:
-        """Add to the whole number, never negative, that a key's record is in so many bytes; 0, as none is, is kept by none."""
+        """Add to a key's record, a little-endian integer of `size` bytes that is never negative; returns the sum. 0 has no record."""
         total = int.from_bytes(self.get(key) or b"", "little") + difference
         if total:
             self.put(key, total.to_bytes(size, "little"))
@@ -85,7 +86,7 @@ class CompactMap:
             self._pack_all()
 
     def _unpacked(self, key: Key) -> bytes | None:
-        """Take a key's record out of its bucket; None where it is not in one."""
+        """Remove and return a key's record from its bucket; None where it is in none."""
         name = _name(key)
         place = self._place(name)
         bucket = self._buckets[place]
@@ -111,11 +112,12 @@ class CompactMap:
         self._whole.clear()
 
     def _place(self, name: bytes) -> int:
+        # a bucket that was not split off yet is still part of the one with half the mask
         place = hash(name) & self._mask
         return place if place < len(self._buckets) else place & (self._mask >> 1)
 
     def _split(self) -> None:
-        """One bucket more, with those of its twin's records that belong there now."""
+        """Add a bucket, and move to it those records of its lower twin whose hash now selects it."""
         place = len(self._buckets) & (self._mask >> 1)
         stay, move = [b""], [b""]
         for each in self._buckets[place].split(_MARK)[1:]:
@@ -132,14 +134,17 @@ def _name(key: Key) -> bytes:
 
 
 def squeezed(record: bytes) -> bytes:
-    """A record without its runs of zeros, most of what sums in 64 bits are, and without the byte that begins a name."""
+    """A record with its runs of zeros shortened (most bytes of 64-bit sums are 0) and without `_MARK`.
+
+    The bytes fb, fc, fe and ff are escaped by fb first; then fe stands for seven zeros and fc for three.
+    """
     escaped = record.replace(b"\xfb", b"\xfb\0").replace(b"\xfc", b"\xfb\1")
     escaped = escaped.replace(b"\xfe", b"\xfb\2").replace(b"\xff", b"\xfb\3")
     return escaped.replace(_SEVEN_ZEROS, b"\xfe").replace(_THREE_ZEROS, b"\xfc")
 
 
 def expanded(record: bytes) -> bytes:
-    """What `squeezed` was given."""
+    """The record that `squeezed` was called with."""
     escaped = record.replace(b"\xfc", _THREE_ZEROS).replace(b"\xfe", _SEVEN_ZEROS)
     if b"\xfb" not in escaped:
         return escaped

@@ -18,14 +18,14 @@ CONTENTS = (
     "store.json", "log", "dead-letters.ndjson", "feeds", "offline", "generations", "batch", "warehouse.duckdb", "registry.db",
     "redis", "online", "recovery", "stream", "datasets", "models", "backtests", "scores", "paper", "reports",
 )  # fmt: skip
-"""What lies in a home: nothing else there is ours to change."""
+"""The entries of a home: VÉLØ changes nothing else there."""
 STORE_ID = "store-id"
-"""The file of a log's folder that tells a store from every other; a copy of the log is a copy of the store."""
+"""The file in the log's folder that identifies the store; a copy of the log is a copy of the store."""
 
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """Where a store keeps what, below VELO_HOME."""
+    """The paths of a store below VELO_HOME."""
 
     root: Path
 
@@ -41,12 +41,12 @@ class Home:
 
     @property
     def dead_letters(self) -> Path:
-        """What was refused, with reasons."""
+        """Refused input, with reasons."""
         return self.root / "dead-letters.ndjson"
 
     @property
     def feeds(self) -> Path:
-        """How far each feed was taken into the log, one file a feed."""
+        """The offset up to which each feed is in the log, one file a feed."""
         return self.root / "feeds"
 
     @property
@@ -56,12 +56,12 @@ class Home:
 
     @property
     def generations(self) -> Path:
-        """Every generation still kept of the feature tables."""
+        """The generations of the feature tables: the current one and the one before."""
         return self.root / "generations"
 
     @property
     def batch(self) -> Path:
-        """What the batch build keeps between builds: measured starts and upgraded old segments."""
+        """The batch build's files between builds: measured starts and upgraded old segments."""
         return self.root / "batch"
 
     @property
@@ -81,22 +81,22 @@ class Home:
 
     @property
     def online(self) -> Path:
-        """What the online store was given, to tell whether it still holds it: one file a view, and the position."""
+        """What was written to the online store, to check whether it still has it: one file a view, and the position."""
         return self.root / "online"
 
     @property
     def recovery(self) -> Path:
-        """Where the stream was: Bytewax's recovery stores, one folder a log and epoch."""
+        """Bytewax's recovery stores, one folder for each log and epoch."""
         return self.root / "recovery"
 
     @property
     def stream(self) -> Path:
-        """What a running stream says of itself, and its lock."""
+        """The position and the lock of a running stream."""
         return self.root / "stream"
 
     @property
     def datasets(self) -> Path:
-        """Training sets kept by what they were made from; made anew where they are missing."""
+        """Cached training sets, named by what they were made from; a missing one is made again."""
         return self.root / "datasets"
 
     @property
@@ -106,7 +106,7 @@ class Home:
 
     @property
     def backtests(self) -> Path:
-        """Backtests: out-of-fold predictions and what they came to."""
+        """Backtests: out-of-fold predictions and their results."""
         return self.root / "backtests"
 
     @property
@@ -121,13 +121,13 @@ class Home:
 
     @property
     def reports(self) -> Path:
-        """Reports to read."""
+        """Reports for people."""
         return self.root / "reports"
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """An opened store. `timezone` is what local means; `keys` is None until the first load fixes it."""
+    """An opened store. `timezone` defines local dates; `keys` is None until the first load fixes it."""
 
     home: Home
     timezone: ZoneInfo

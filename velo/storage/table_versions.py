@@ -1,15 +1,15 @@
-"""Generations of the offline tables: a reader sees one whole, whatever is published meanwhile.
+"""Generations of the offline tables: a reader sees one complete generation, whatever is published meanwhile.
 
-`$VELO_HOME/offline` is a link to one folder of `generations/`; a new generation is made aside (parts of the one before
-it are hard links, so it costs only what is new) and the link is swung over in one step. The generation before stays,
-for readers that have just resolved the link.
+`$VELO_HOME/offline` is a link to one folder of `generations/`. A new generation is made beside it (it hard-links the parts of
+the one before, so it costs only the new rows), then the link is replaced in one step. The generation before stays, for
+readers that have just followed the link.
 
-A generation's parts hold each row once: those of the batch up to the manifest's `next_seq`, those of the stream
-(`stream-FIRST-LAST.parquet`, by seq, both included) from there on. Publishing a generation drops the stream's parts
-that the batch has caught up with and takes the later ones along, so build and stream may run beside each other.
+Each row is in one part: rows up to the manifest's `next_seq` in the batch's parts, later ones in the stream's
+(`stream-FIRST-LAST.parquet`, by seq, both included). Publishing a generation drops the stream's parts that the batch now
+covers and links the later ones, so build and stream may run at the same time.
 
-A Parquet file does not tell when a byte of it was changed, and a changed byte is another value. So a generation keeps
-the checksums of the batch's parts, and nothing grows from a part that is no longer what it was.
+A changed byte of a Parquet file is a changed value that nothing reports. So a generation has the checksums of the batch's
+parts, and no build grows from a part whose checksum differs.
 """
 
 import json
@@ -32,9 +32,9 @@ from velo.storage.store import Home
 
 MANIFEST: Final = "manifest.json"
 SUMS: Final = "checksums.json"
-"""What the batch's parts of a generation were when it was published: bytes and CRC-32 by path."""
+"""Size in bytes and CRC-32 of the batch's parts when the generation was published, by path."""
 KEPT: Final = 2
-"""How many generations stay: the current one and the one before."""
+"""The number of generations kept: the current one and the one before."""
 NOTHING_KNOWN: Final = datetime(1000, 1, 1, tzinfo=UTC)
 """`known_at` of a generation without batch rows: before any race."""
 _STREAM_PART: Final = re.compile(r"stream-(\d{12})-(\d{12})\.parquet")
@@ -42,7 +42,7 @@ _STREAM_PART: Final = re.compile(r"stream-(\d{12})-(\d{12})\.parquet")
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a generation holds: all rows up to a position of the log, of one catalogue and epoch of formulas."""
+    """The content of a generation: all rows of the log before `next_seq`, of one catalogue and epoch of formulas."""
 
     log_generation: int
     next_seq: int
@@ -64,7 +64,7 @@ class Manifest:
 
 @contextmanager
 def sole_publisher(home: Home) -> Iterator[None]:
-    """Hold the right to publish, what a killed build left behind swept away; raises `UserError` where another has it."""
+    """Hold the lock for publishing; leftovers of killed builds are removed first. Raises `UserError` where another build holds it."""
     make_folder(home.generations)
     try:
         descriptor = locks.acquire(home.generations / ".lock")
@@ -73,8 +73,8 @@ def sole_publisher(home: Home) -> Iterator[None]:
             f"another build is writing to {home.root}: wait for it to end, then run this one again"
         ) from None
     try:
-        for left in (*home.generations.glob(".*.tmp"), *home.batch.glob("scratch-*"), *_never_current(home)):
-            shutil.rmtree(left)
+        for leftover in (*home.generations.glob(".*.tmp"), *home.batch.glob("scratch-*"), *_never_current(home)):
+            shutil.rmtree(leftover)
         yield
     finally:
         os.close(descriptor)
@@ -82,7 +82,7 @@ def sole_publisher(home: Home) -> Iterator[None]:
 
 @contextmanager
 def changing_parts(home: Home) -> Iterator[None]:
-    """Wait for, then hold, the right to change which parts the current generation has: for a moment only."""
+    """Wait for and hold the lock on the parts of the current generation; hold it briefly, as build and stream both need it."""
     make_folder(home.generations)
     with locks.holding(home.generations / ".parts.lock", wait=True):
         yield
@@ -90,7 +90,7 @@ def changing_parts(home: Home) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True, order=True)
 class StreamPart:
-    """One part of the stream: the rows that the messages from `first_seq` to `last_seq` made in a view."""
+    """One part of the stream: the rows of a view made by the messages from `first_seq` to `last_seq`."""
 
     first_seq: int
     last_seq: int
@@ -98,7 +98,7 @@ class StreamPart:
 
 
 def batch_part_name(next_seq: int) -> str:
-    """The name, without its ending, of a build's part: of the messages before `next_seq` that no part before it has."""
+    """The name, without suffix, of a build's part: its messages are before `next_seq` and in no earlier part."""
     return f"batch-{next_seq:012d}"
 
 
@@ -120,7 +120,7 @@ def current(home: Home) -> Path | None:
 
 
 def manifest_of(generation: Path) -> Manifest:
-    """What a generation holds; raises `UserError` where that cannot be read."""
+    """The manifest of a generation; raises `UserError` where it cannot be read."""
     path = generation / MANIFEST
     try:
         return Manifest.from_json(path.read_bytes())
@@ -131,20 +131,20 @@ def manifest_of(generation: Path) -> Manifest:
 
 
 def refuse_damaged(generation: Path) -> None:
-    """Raise `UserError` where a part of the batch is gone, or no longer what was published."""
+    """Raise `UserError` where a part of the batch is missing or differs from what was published."""
     for name, (size, crc) in _sums(generation).items():
         part = generation / name
         if not part.exists():
-            what = "is gone"
+            fault = "is missing"
         elif part.stat().st_size != size or _crc_of(part) != crc:
-            what = "is damaged (its checksum is not that of what was written)"
+            fault = "is damaged (its checksum differs)"
         else:
             continue
-        raise UserError(f"{part} {what}: run `velo build --whole`, which makes all tables anew from the log")
+        raise UserError(f"{part} {fault}: run `velo build --whole`, which makes all tables again from the log")
 
 
 def begin(home: Home, grown_from: Path | None = None) -> Path:
-    """A new folder for the next generation, with the batch's parts of another one linked in where it grows from one."""
+    """A new folder for the next generation; with `grown_from` it links the batch's parts of that generation."""
     finished = [int(path.name) for path in _finished(home)]
     folder = home.generations / f".{max(finished, default=0) + 1:06d}.tmp"
     if folder.exists():
@@ -161,9 +161,9 @@ def begin(home: Home, grown_from: Path | None = None) -> Path:
 
 
 def publish(home: Home, folder: Path, manifest: Manifest) -> Path:
-    """Make a begun generation the current one, in one step; the ones before the last are removed.
+    """Make a begun generation the current one, in one step; all but the one before it are removed.
 
-    What the stream wrote of later messages than the manifest's comes along.
+    The stream's rows of messages after the manifest's are linked in.
     """
     sums = {}
     for part in sorted(folder.rglob("*.parquet")):
@@ -191,7 +191,7 @@ def publish(home: Home, folder: Path, manifest: Manifest) -> Path:
 
 
 def rows_after(part: Path, after: datetime, target: Path) -> int:
-    """Write the rows of a part later than an instant to another file; returns how many (no file where none)."""
+    """Write the rows of a part later than an instant to another file; returns their number (no file for 0)."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
@@ -204,13 +204,13 @@ def rows_after(part: Path, after: datetime, target: Path) -> int:
 
 
 def _bring_stream_parts(before: Path, folder: Path, manifest: Manifest) -> None:
-    """Link the stream's parts of messages from `next_seq` on; one that begins before it is cut."""
+    """Link the stream's parts of messages from `next_seq` on; a part that begins before it is copied without the earlier rows."""
     try:
-        was = manifest_of(before)
+        manifest_before = manifest_of(before)
     except UserError:
-        # what the stream's parts were of cannot be told; the next build makes their rows from the log
+        # the log and formulas of the stream's parts are unknown; the next build makes their rows from the log
         return
-    if (was.log_generation, was.epoch) != (manifest.log_generation, manifest.epoch):
+    if (manifest_before.log_generation, manifest_before.epoch) != (manifest.log_generation, manifest.epoch):
         return
     for view in manifest.rows:
         for part in stream_parts(before, view):
@@ -225,7 +225,7 @@ def _bring_stream_parts(before: Path, folder: Path, manifest: Manifest) -> None:
 
 
 def _sums(generation: Path) -> Mapping[str, Any]:
-    """The checksums of a generation; none of one that was published before they were kept, or by the stream alone."""
+    """The checksums of a generation; empty for one published by an older release, or by the stream alone."""
     try:
         written = json.loads((generation / SUMS).read_bytes())
     except FileNotFoundError:
@@ -244,9 +244,9 @@ def _crc_of(part: Path) -> int:
 
 
 def _never_current(home: Home) -> list[Path]:
-    """Generations that a build killed just before it swung the link left behind: nobody has ever read them.
+    """Generations of builds that were killed just before they replaced the link: nobody has read them.
 
-    Kept, they would take the place of the one before the current, which readers may still have open.
+    `_prune` would keep them in place of the one before the current, which readers may still have open.
     """
     serving = current(home)
     return [path for path in _finished(home) if serving is not None and path.name > serving.name]

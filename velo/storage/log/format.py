@@ -20,13 +20,14 @@ from velo.storage import jsonl
 from velo.storage.store import Home
 
 SEGMENT_BYTES: Final = 64 * 2**20
-"""A segment at least this long is not appended to any more."""
+"""A segment of at least this size is full: the next record begins a new one."""
 RECORD_BYTES: Final = 64 * 2**20
-"""The longest record: what the batch reads as one object (`maximum_object_size` in `log.sql`). A race has some kilobytes."""
+"""The size limit of a record, which is also what the batch reads as one object (`maximum_object_size` in `log.sql`). A race has
+some kilobytes."""
 ENVELOPE: Final = frozenset({"crc", "seq", "digest", "known_at", "origin"})
-"""Fields that say where and when a record stands, and are no part of what it says.
+"""Fields of a record that are not part of its message.
 
-`origin` is the place in a feed that a message was taken from: {"feed": its name, "at": the place}.
+`origin` is the offset in a feed that the message came from: {"feed": its name, "at": the offset}.
 """
 
 GENERATION: Final = "generation"
@@ -46,12 +47,12 @@ class Segment:
 
     @classmethod
     def at(cls, folder: Path, first_seq: int, schema_version: int) -> "Segment":
-        """The segment that begins with a record, in a folder."""
+        """The segment of a folder that begins with record `first_seq`."""
         return cls(first_seq, schema_version, folder / f"{first_seq:012d}-v{schema_version}.ndjson")
 
 
 def segments(home: Home) -> list[Segment]:
-    """The segments of a store's log, in order; none where nothing was ever logged."""
+    """The segments of a store's log, in order; empty where it has no log yet."""
     return segments_in(home.log)
 
 
@@ -64,7 +65,7 @@ def segments_in(folder: Path) -> list[Segment]:
 
 
 def generation(home: Home) -> int:
-    """How often the log was rebuilt: a place (`seq`) in one generation means nothing in another."""
+    """The number of times the log was rebuilt: a `seq` of one generation means nothing in another."""
     return generation_of(home.log)
 
 
@@ -83,31 +84,31 @@ def reaching(every: Sequence[Segment], from_seq: int) -> list[Segment]:
 
 
 def next_log(home: Home) -> Path:
-    """Where a rebuilt log stands until it takes the log's place."""
+    """The folder of a rebuilt log until it replaces the log."""
     return home.root / "log.next"
 
 
 def finish_swap(home: Home) -> None:
-    """End a rebuild that was killed between moving the old log away and the new one in, where that takes two steps."""
+    """Complete a rebuild that was killed between its two renames: the old log away, the new one in."""
     if not home.log.exists() and next_log(home).is_dir():
         next_log(home).rename(home.log)
 
 
 def digest_of(record: Mapping[str, Any]) -> str:
-    """Identity of what a record says, 16 hex digits: the same wherever and whenever it is said."""
-    said = {name: value for name, value in record.items() if name not in ENVELOPE}
-    return blake2b(orjson.dumps(said, option=orjson.OPT_SORT_KEYS), digest_size=8).hexdigest()
+    """The digest of a record's message, 16 hex digits: independent of the fields of `ENVELOPE`."""
+    message = {name: value for name, value in record.items() if name not in ENVELOPE}
+    return blake2b(orjson.dumps(message, option=orjson.OPT_SORT_KEYS), digest_size=8).hexdigest()
 
 
 def body_of(record: Mapping[str, Any]) -> bytes:
-    """What a record says as JSON without its opening brace, the fields that an index needs first."""
+    """A record's message as JSON without its opening brace, the fields that the index needs first."""
     first = {name: record[name] for name in ("type", "schema_version", "race_id", "result_version") if name in record}
     rest = {name: value for name, value in record.items() if name not in ENVELOPE and name not in first}
     return orjson.dumps(first | rest)[1:]
 
 
 def with_origin(body: bytes, origin: Mapping[str, str]) -> bytes:
-    """A body as `body_of` gives it that also says where the message was taken from."""
+    """A body of `body_of` with the origin of its message."""
     return b'%s,"origin":%s}' % (body[:-1], orjson.dumps(origin))
 
 
@@ -133,7 +134,7 @@ def last_record(path: Path) -> dict[str, Any] | None:
 
 
 def last_whole(path: Path) -> tuple[int, bytes]:
-    """Where the last whole line of a segment ends, and the line; (0, b"") where there is none."""
+    """The end (byte) of the last whole line of a segment, and the line; (0, b"") where there is none."""
     with path.open("rb") as file:
         return _last_whole(file.fileno(), os.fstat(file.fileno()).st_size)
 
@@ -151,7 +152,7 @@ def _last_whole(descriptor: int, size: int) -> tuple[int, bytes]:
             end -= 1
         if start == 0:
             return 0, b""
-        # what follows the last end of a line is no record, nor is a line too long for one: neither is held
+        # bytes after the last newline are no record, nor is a line too long for one: drop both
         tail = tail[:end] if end <= RECORD_BYTES else b""
         step = min(start, max(_TAIL_BLOCK, len(tail)))
         start -= step
@@ -159,9 +160,9 @@ def _last_whole(descriptor: int, size: int) -> tuple[int, bytes]:
 
 
 def lines(path: Path, length: int, begin: int = 0) -> Iterator[tuple[int, bytes]]:
-    """Each line of a segment's first `length` bytes, from `begin` on, with the byte it begins at; nothing is checked.
+    """Each line of a segment's first `length` bytes, from `begin` on, with the byte it begins at; checksums are not checked.
 
-    Of a line longer than a record may be the beginning is given, and no more is held.
+    A line over the size limit of a record is yielded without its rest, so that memory stays bounded.
     """
     place = begin
     with path.open("rb", buffering=2**20) as file:
@@ -201,7 +202,7 @@ def _parsed(path: Path, place: int, line: bytes) -> dict[str, Any]:
 
 
 def damaged(path: Path, place: int) -> UserError:
-    """What to say of a segment with a record that is not what was written."""
+    """The error for a segment with a record that is not as it was written."""
     return UserError(
         f"{path.resolve()} is damaged at byte {place}: run `velo log check`, then restore the file from a backup"
     )

@@ -1,4 +1,4 @@
-"""The growing end of the log: whole records in order, as they are appended, without ever waiting."""
+"""The growing end of the log: whole records in order, as they are appended, without waiting."""
 
 import os
 import re
@@ -20,7 +20,7 @@ from velo.storage.store import Home
 
 CHUNK_BYTES: Final = 2**20
 BEGINNING_BYTES: Final = 2**16
-"""So much is kept of what is longer than a record may be."""
+"""The bytes kept of a line over the size limit of a record."""
 _SEQ: Final = re.compile(rb'.{18}"seq":(\d+),')
 _ABOUT: Final = re.compile(
     rb'.{18}"seq":\d+,"digest":"[0-9a-f]*","known_at":(?:"[^"]*"|\d+),"type":"(\w+)","schema_version":\d+'
@@ -31,7 +31,7 @@ HEAD_BYTES: Final = 200
 
 
 class RecordOffset(NamedTuple):
-    """Where a record stands: its segment (by first seq and schema version), from which byte, how many bytes."""
+    """The location of a record: its segment (first seq, schema version), its first byte, its length in bytes."""
 
     first_seq: int
     schema_version: int
@@ -40,7 +40,7 @@ class RecordOffset(NamedTuple):
 
 
 class FoundRecord(NamedTuple):
-    """One place of the log as it was found; `whole` is False for what stands where a record belongs and is none."""
+    """One seq of the log as it was read; `whole` is False where the record is damaged or missing."""
 
     seq: int
     place: RecordOffset
@@ -49,7 +49,7 @@ class FoundRecord(NamedTuple):
 
 
 class RecordHead(NamedTuple):
-    """What the head of a record tells without parsing the rest."""
+    """The first fields of a record, read without parsing the rest."""
 
     kind: str
     race_id: str | None
@@ -58,9 +58,9 @@ class RecordHead(NamedTuple):
 
 @dataclass(slots=True)
 class LogTail:
-    """Reads a log from a seq on; `read` again gives what was appended since.
+    """Reads a log from a seq on; each `read` continues with what was appended since.
 
-    Raises `UserError` from `read` where the log was rebuilt, or cut back behind what was read.
+    `read` raises `UserError` where the log was rebuilt, or ends before what was read.
     """
 
     home: Home
@@ -88,18 +88,18 @@ class LogTail:
         return lines
 
     def sync(self) -> None:
-        """Have what was read on the disk: a writer may have had no time yet to see to it."""
+        """Sync what was read to the disk: its writer may not have done so yet."""
         if self._file is not None:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Let the file go."""
+        """Close the file."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
     def _take_some(self, lines: list[FoundRecord], most: int) -> bool:
-        """Take whole lines; False where there is none."""
+        """Read whole lines; False where there are none."""
         assert self._file is not None
         if self._barren is not None and self._barren == _state(self._file):
             return False
@@ -111,7 +111,7 @@ class LogTail:
         return taken
 
     def _take_beyond(self, lines: list[FoundRecord]) -> bool:
-        """Take the next whole line behind more bytes without one than a record may have; of those no more is held."""
+        """Read the next whole line after more damaged bytes than a record may have, in bounded memory."""
         assert self._file is not None
         looked_at, offset = _state(self._file), self._offset
         damaged: list[tuple[RecordOffset, bytes]] = []
@@ -128,12 +128,12 @@ class LogTail:
                 length, ended = length + len(more), more.endswith(b"\n")
             damaged.append((RecordOffset(*self._segment_key(), offset, length), text))
             offset += length
-        # until the file changes there is nothing to look for again
+        # do not search the same bytes again until the file changes
         self._barren = looked_at
         return False
 
     def _take(self, size: int, lines: list[FoundRecord], most: int) -> bool | None:
-        """Take whole lines of the next bytes; False where there is none, None where more bytes would tell."""
+        """Read whole lines from the next `size` bytes; False where there are none, None where a line may need more bytes."""
         assert self._file is not None
         self._file.seek(self._offset)
         block = self._file.read(size)
@@ -145,7 +145,7 @@ class LogTail:
             place = RecordOffset(*self._segment_key(), self._offset + begin, end - begin)
             begin = end
             if not jsonl.is_whole(text):
-                # a torn tail looks the same: what it is shows when a whole record follows
+                # a torn tail looks the same: it is damage only if a whole record follows
                 damaged.append((place, text))
                 continue
             self._damaged += damaged
@@ -208,13 +208,13 @@ class LogTail:
 
 
 def _state(file: BufferedReader) -> tuple[int, int]:
-    """What changes whenever a file is written to: how long it is, and when that was."""
+    """The size and modification time of a file, which change whenever it is written to."""
     found = os.fstat(file.fileno())
     return found.st_size, found.st_mtime_ns
 
 
 def cut_back(home: Home, next_seq: int, read: int) -> UserError:
-    """What to say where a log ends before what was read of it."""
+    """The error for a log that ends before what was read of it."""
     return UserError(
         f"the log at {home.log} ends before record {next_seq}, but the stream has read up to {read}: restore the log "
         "from a backup, or make a new one of what it holds by `velo log rebuild FILE…`, then run `velo build`"
@@ -222,7 +222,7 @@ def cut_back(home: Home, next_seq: int, read: int) -> UserError:
 
 
 def about(text: bytes) -> RecordHead:
-    """What a whole record is about."""
+    """The head of a whole record."""
     match = _ABOUT.match(text)
     if match is None:
         record = orjson.loads(text)
@@ -232,13 +232,13 @@ def about(text: bytes) -> RecordHead:
 
 
 def known_at_of(text: bytes) -> datetime:
-    """When a whole record became known."""
+    """The `known_at` of a whole record."""
     found = _KNOWN.search(text, 0, HEAD_BYTES)
     return from_text(found[1].decode()) if found else from_text(upgraded(orjson.loads(text))["known_at"])
 
 
 UNREADABLE: Final = (UserError, KeyError, ValueError, TypeError, AttributeError)
-"""What `message_of` raises for a record that is whole and yet no message this version knows."""
+"""What `message_of` raises for a whole record that is no message of a schema known here."""
 
 
 def message_of(text: bytes) -> Message:
@@ -247,7 +247,7 @@ def message_of(text: bytes) -> Message:
 
 
 def line_at(home: Home, place: RecordOffset) -> bytes:
-    """The record at a place."""
+    """The bytes of the record at an offset."""
     segment = Segment.at(home.log, place.first_seq, place.schema_version)
     with segment.path.open("rb") as file:
         file.seek(place.offset)

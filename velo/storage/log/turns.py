@@ -1,6 +1,6 @@
-"""Live messages from many threads, and from processes that take turns: the log's lock is held only while one group is written.
+"""Live messages from many threads and processes: the log's lock is held only while one group of messages is written.
 
-What is asked for while a group is on its way to the disk makes the next group, with one sync for all of it.
+Messages that arrive while a group is being written form the next group, with one sync for all of them.
 """
 
 import time
@@ -19,68 +19,68 @@ from velo.storage.log.writer import Appended, Clock, LogWriter
 from velo.storage.store import Store
 
 WAIT_S: Final = 3.0
-"""How long another process may hold the log before it is said to be in use."""
+"""Seconds to wait for another process before `LogInUse` is raised."""
 _POLL_S: Final = 0.005
 
 
 @dataclass(slots=True)
 class SharedWriter:
-    """Appends live messages; safe for threads."""
+    """Appends live messages; thread-safe."""
 
     store: Store
     clock: Clock
     wait_s: float = WAIT_S
     monotonic: Callable[[], float] = time.monotonic
     _index: Index | None = None
-    _asked: "deque[tuple[Message, Future[Appended]]]" = field(default_factory=deque)
+    _queued: "deque[tuple[Message, Future[Appended]]]" = field(default_factory=deque)
     _lock: Lock = field(default_factory=Lock)
 
     def append(self, message: Message) -> Appended:
-        """Append a message, on the disk when this returns.
+        """Append a message; it is synced to the disk when this returns.
 
-        Raises `LogInUse` where another process keeps the log, `Refused` and `UserError` as `LogWriter.append` does.
+        Raises `LogInUse` where another process holds the log for `wait_s` seconds, `Refused` and `UserError` as `LogWriter.append` does.
         """
-        answer: Future[Appended] = Future()
-        self._asked.append((message, answer))
+        future: Future[Appended] = Future()
+        self._queued.append((message, future))
         with self._lock:
-            if not answer.done():
+            if not future.done():
                 self._write_all()
-        return answer.result()
+        return future.result()
 
     def _write_all(self) -> None:
-        group = [self._asked.popleft() for _ in range(len(self._asked))]
+        group = [self._queued.popleft() for _ in range(len(self._queued))]
         try:
-            taken = self._written(group)
+            outcomes = self._written(group)
         except BaseException as failed:
-            for _, answer in group:
-                answer.set_exception(failed)
+            for _, future in group:
+                future.set_exception(failed)
             if not isinstance(failed, UserError):
                 raise
             return
-        for (_, answer), outcome in zip(group, taken, strict=True):
+        for (_, future), outcome in zip(group, outcomes, strict=True):
             if isinstance(outcome, Refused):
-                answer.set_exception(outcome)
+                future.set_exception(outcome)
             else:
-                answer.set_result(outcome)
+                future.set_result(outcome)
 
     def _written(self, group: "list[tuple[Message, Future[Appended]]]") -> list[Appended | Refused]:
         writer = self._opened()
-        taken: list[Appended | Refused] = []
+        outcomes: list[Appended | Refused] = []
         try:
             for message, _ in group:
                 try:
-                    taken.append(writer.append(message))
-                except Refused as why:
-                    taken.append(why)
+                    outcomes.append(writer.append(message))
+                except Refused as refused:
+                    outcomes.append(refused)
             writer.sync()
         except BaseException:
             writer.close()
             raise
         self._index = writer.close_to_go_on()
-        return taken
+        return outcomes
 
     def _opened(self) -> LogWriter:
-        # an index that a failed writer left half told is not used again
+        # an index that a failed writer left incomplete must not be used again
         index, self._index = self._index, None
         until = self.monotonic() + self.wait_s
         while True:
