@@ -215,7 +215,7 @@ function footnotes(card, scored) {
   return [
     h("p", {}, scored.runners.some((one) => one.interval)
       ? "Beside each chance: bounds of the rate at which runners given such a chance have won (95 %). They do not cover what sets this runner apart from those."
-      : "No interval is shown: this model tells none, for want of races it was tested on."),
+      : "No interval is shown: this model was tested on too few races to estimate one."),
     scored.runners.some((one) => one.blended !== null)
       ? h("p", {}, "The chance is the model's with the market put to it; fair odds and edge are of that.")
       : h("p", {}, "The chance is the model's own; fair odds and edge are of that."),
@@ -241,7 +241,7 @@ function changes(card) {
     jockey_change: (a) => [named(a.jockey ?? a.jockey_id), " rides ", who(a)],
   };
   return h("details", { class: "told", "data-key": `told ${card.race_id}`, open: card.changes.length < 8 },
-    h("summary", {}, `What was told of it (${card.changes.length})`),
+    h("summary", {}, `Messages about this race (${card.changes.length})`),
     h("ol", {}, [...card.changes].reverse().map((one) => h("li", {},
       h("time", { datetime: one.known_at }, `${w.clockS(one.known_at)} `), (words[one.type] ?? (() => one.type))(one.about)))));
 }
