@@ -1,6 +1,6 @@
-"""Intervals by resampling whole race days: what happens on one day shares its going, its draw and its luck.
+"""Bootstrap intervals over whole race days, since the races of a day are not independent.
 
-One set of draws serves all figures of a period, so that figures of the same resample belong together.
+All figures of a period use the same draws, so figures of one resample can be compared.
 """
 
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ Indices = NDArray[np.intp]
 RESAMPLES: Final = 1000
 LEVEL: Final = 0.95
 LEAST_DAYS: Final = 10
-"""Of fewer days no interval is told: resampling them says more of the method than of the luck."""
+"""Minimum race days for an interval; the bootstrap is unreliable with fewer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A figure, its 95 % interval and the number of bets, runners or races in it; None where it cannot be told."""
+    """A figure, its 95 % interval and its number of bets, runners or races; None if it cannot be computed."""
 
     value: float | None
     low: float | None
@@ -31,7 +31,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Days:
-    """The race day of every row (`of`, from 0), how many there are, and the seed of their resamples."""
+    """The race day of every row (`of`, from 0), the number of days, and the seed and number of resamples."""
 
     of: Indices
     count: int
@@ -40,19 +40,19 @@ class Days:
 
     @staticmethod
     def of_dates(dates: ArrayLike, seed: int, resamples: int = RESAMPLES) -> "Days":
-        """The days of rows from their local race dates."""
+        """Make the days of rows from their local race dates."""
         distinct, of = np.unique(np.asarray(dates), return_inverse=True)
         return Days(np.asarray(of, dtype=np.intp), distinct.size, seed, resamples)
 
     @cached_property
     def weights(self) -> Floats:
-        """How often each resample drew each day, (resamples, days); every row sums to the number of days."""
+        """How often each resample draws each day, (resamples, days); every row sums to the number of days."""
         rng = np.random.default_rng(self.seed)
         share = np.full(self.count, 1.0 / max(self.count, 1))
         return np.asarray(rng.multinomial(self.count, share, size=self.resamples), dtype=np.float64)
 
     def where(self, wanted: NDArray[np.bool_]) -> "Days":
-        """Some of the rows, under the same draws of the same days: what has no row on a day has nothing of it."""
+        """A subset of the rows, with the same draws; days without rows stay in the draws."""
         narrowed = Days(self.of[wanted], self.count, self.seed, self.resamples)
         narrowed.__dict__["weights"] = self.weights
         return narrowed
@@ -67,9 +67,9 @@ class Days:
         return np.asarray(self.weights @ by_day, dtype=np.float64)
 
     def ratio(self, over: Floats, under: Floats, n: int | None = None) -> Figure:
-        """Σ over ÷ Σ under with its interval; `n` rows unless told otherwise. No figure where Σ under is 0.
+        """Σ over ÷ Σ under with its interval; `n` defaults to the rows. The value is None if Σ under is 0.
 
-        No interval where `over` is 0 throughout: what never happened cannot be drawn anew.
+        There is no interval if `over` is 0 throughout: every resample would be 0.
         """
         rows = over.size if n is None else n
         if over.size == 0 or under.sum() == 0.0:
@@ -85,7 +85,7 @@ class Days:
         return self.ratio(values, np.ones(values.size))
 
     def figure(self, value: float, resampled: Floats, n: int) -> Figure:
-        """A value with the quantiles of its resamples; no interval where the rows are of fewer than `LEAST_DAYS` days."""
+        """A value with the quantiles of its resamples; no interval for fewer than `LEAST_DAYS` days."""
         if np.count_nonzero(np.bincount(self.of)) < LEAST_DAYS or resampled.size == 0:
             return Figure(value, None, None, n)
         tail = (1.0 - LEVEL) / 2.0

@@ -1,6 +1,6 @@
-"""What charts are drawn on: a plane with its axes, and a figure as inline SVG text. Nothing is fetched.
+"""Draw charts as inline SVG text, without external resources.
 
-Drawn for a phone's width, so that letters stay readable there; a desk shows them larger.
+The drawing is as wide as a phone screen, so that text stays readable there; larger screens scale it up.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,14 +16,14 @@ STYLE: Final = (
     "text{font:10px system-ui,sans-serif;fill:#222}.grid{stroke:#ddd}.line{stroke:#222;fill:none;stroke-width:1.5}"
     ".solid{fill:#222}.hollow{fill:#fff;stroke:#222;stroke-width:1.5}.whisker{stroke:#222}"
 )
-"""For pictures that stand alone."""
+"""Style of standalone SVG files."""
 ROW: Final = 34
-"""Height of a bar and the words above it."""
+"""Height of a bar with its label, in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Axes:
-    """A plane of so many pixels that shows `x` and `y` from their low to their high end."""
+    """Axes that map `x` and `y` ranges (low, high) to pixels."""
 
     x: tuple[float, float]
     y: tuple[float, float]
@@ -72,29 +72,29 @@ def bar_chart(title: str, values: Mapping[str, float], form: str) -> str:
     """Horizontal bars, each with its name and value above it."""
     most = max(values.values(), default=1.0) or 1.0
     marks = []
-    for place, (name, value) in enumerate(values.items()):
-        top, width = ROW * place, max(value, 0.0) / most * WIDTH
+    for index, (name, value) in enumerate(values.items()):
+        top, width = ROW * index, max(value, 0.0) / most * WIDTH
         marks.append(f'<text x="0" y="{top + 14}">{escape(name)}</text>')
         marks.append(f'<text x="{WIDTH}" y="{top + 14}" text-anchor="end">{value:{form}}</text>')
         marks.append(f'<rect class="bar" x="0" y="{top + 19}" width="{width:.1f}" height="8"/>')
-    told = "; ".join(f"{name} {value:{form}}" for name, value in values.items())
-    return drawing(title, told, title, marks, ROW * len(values) + 2)
+    description = "; ".join(f"{name} {value:{form}}" for name, value in values.items())
+    return drawing(title, description, title, marks, ROW * len(values) + 2)
 
 
-def drawing(title: str, told: str, caption: str, marks: Sequence[str], height: int = HEIGHT) -> str:
-    """A figure of marks with its caption, and a title and a description for those who hear it."""
-    name = "-".join("".join(one if one.isalnum() else " " for one in title.casefold()).split())
+def drawing(title: str, description: str, caption: str, marks: Sequence[str], height: int = HEIGHT) -> str:
+    """An HTML figure of SVG marks with a caption, and a title and a description for screen readers."""
+    name = "-".join("".join(character if character.isalnum() else " " for character in title.casefold()).split())
     return (
         f'<figure><svg viewBox="0 0 {WIDTH} {height}" role="img" aria-labelledby="{name}-t {name}-d">'
-        f'<title id="{name}-t">{escape(title)}</title><desc id="{name}-d">{escape(told)}</desc>{"".join(marks)}</svg>'
+        f'<title id="{name}-t">{escape(title)}</title><desc id="{name}-d">{escape(description)}</desc>{"".join(marks)}</svg>'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 
 
-def picture(title: str, told: str, marks: Sequence[str], height: int = HEIGHT) -> str:
-    """A file of its own, in ink that shows on a light page and a dark one."""
+def picture(title: str, description: str, marks: Sequence[str], height: int = HEIGHT) -> str:
+    """A standalone SVG file on a white background, readable on light and dark pages."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{2 * WIDTH}" role="img">'
-        f"<title>{escape(title)}</title><desc>{escape(told)}</desc><style>{STYLE}</style>"
+        f"<title>{escape(title)}</title><desc>{escape(description)}</desc><style>{STYLE}</style>"
         f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>{"".join(marks)}</svg>\n'
     )
