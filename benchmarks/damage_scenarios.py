@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from benchmarks import fault_harness
 from benchmarks.fault_harness import Scene
-from benchmarks.fault_report import NOTHING, Outcome, recovered_by, refused
+from benchmarks.fault_report import NOTHING, Recovery, recovered_by, refused
 from feature_repo.catalogue.families import BY_VIEW
 from feature_repo.stores import embedded_redis
 from feature_repo.stores.redis_client import connect
@@ -19,7 +19,7 @@ LONGER_THAN_ANY_VALUE: Final = 2**14
 """Bytes of Redis's file that hold more than values: within one alone, only an audit would see a change."""
 
 
-def torn_tail(scene: Scene) -> Outcome:
+def torn_tail(scene: Scene) -> Recovery:
     """Half a record at the log's end: of a write that was never acknowledged."""
     last = segments(scene.home)[-1].path
     line = last.read_bytes().splitlines(keepends=True)[-1]
@@ -28,12 +28,12 @@ def torn_tail(scene: Scene) -> Outcome:
     said = scene.velo("log", "check", "--json")
     if said.code != 1 or "a write was cut short" not in said.out:
         raise RuntimeError(f"a torn tail went unseen: {said.out}")
-    return Outcome(
+    return Recovery(
         "`velo log check`: `… no whole record (a write was cut short)`", NOTHING, "the next writer cuts it", 0.0
     )
 
 
-def lost_tail(scene: Scene) -> Outcome:
+def lost_tail(scene: Scene) -> Recovery:
     """The last acknowledged record cut short: worse than any crash does, and so a disk's doing."""
     fault_harness.cut(segments(scene.home)[-1].path, 40)
     seen = refused(scene, "build")
@@ -41,7 +41,7 @@ def lost_tail(scene: Scene) -> Outcome:
     return recovered_by(scene, seen, ("ingest", "runners", scene.first), ("build",), lost=lost)
 
 
-def changed_record(scene: Scene) -> Outcome:
+def changed_record(scene: Scene) -> Recovery:
     """One digit of a record in the middle: JSON as good as before, and only its checksum knows."""
     path = segments(scene.home)[0].path
     lines = path.read_bytes().splitlines(keepends=True)
@@ -54,33 +54,33 @@ def changed_record(scene: Scene) -> Outcome:
                  lost="nothing with a backup, else that record")  # fmt: skip
 
 
-def changed_part(scene: Scene) -> Outcome:
+def changed_part(scene: Scene) -> Recovery:
     """Bytes within a page of a table: it can be read, and says something else."""
     fault_harness.change(_part(scene, "trainer_velocity"), 0.4)
     return recovered_by(scene, refused(scene, "audit"), ("build", "--whole"))
 
 
-def cut_part(scene: Scene) -> Outcome:
+def cut_part(scene: Scene) -> Recovery:
     """A table's end gone: nobody can read it."""
     fault_harness.cut(_part(scene, "horse_form"), 500)
     scene.succeed("ingest", "runners", scene.later)
     return recovered_by(scene, refused(scene, "build"), ("build", "--whole"))
 
 
-def changed_manifest(scene: Scene) -> Outcome:
+def changed_manifest(scene: Scene) -> Recovery:
     """What the tables are of cannot be read."""
     (scene.home.offline / table_versions.MANIFEST).write_bytes(b"\0" * 200)
     return recovered_by(scene, refused(scene, "stream", "--once"), ("build", "--whole"))
 
 
-def changed_cache(scene: Scene) -> Outcome:
+def changed_cache(scene: Scene) -> Recovery:
     """Measured starts, kept between builds."""
     fault_harness.change(next(scene.home.batch.glob("starts-*.parquet")), 0.4)
     scene.succeed("ingest", "runners", scene.later)
     return recovered_by(scene, refused(scene, "build"), ("build", "--whole"))
 
 
-def changed_recovery(scene: Scene) -> Outcome:
+def changed_recovery(scene: Scene) -> Recovery:
     """Bytewax's own store of where the stream was."""
     folder = next(scene.home.recovery.iterdir())
     for path in folder.iterdir():
@@ -90,14 +90,14 @@ def changed_recovery(scene: Scene) -> Outcome:
     return recovered_by(scene, seen, ("stream", "--once"), first="remove that folder")
 
 
-def changed_bundle(scene: Scene) -> Outcome:
+def changed_bundle(scene: Scene) -> Recovery:
     """One byte of the model that serves."""
     fault_harness.change(scene.home.models / bundle.current(scene.home) / "model.txt", 0.5, 1)
     seen = refused(scene, "score", "any race")
     return recovered_by(scene, seen, ("models", "rollback"))
 
 
-def changed_redis(scene: Scene) -> Outcome:
+def changed_redis(scene: Scene) -> Recovery:
     """What the store's own Redis kept on the disk, its server down."""
     kept = embedded_redis.kept(scene.home)
     fault_harness.change(_largest(kept), 0.5, LONGER_THAN_ANY_VALUE)
@@ -106,7 +106,7 @@ def changed_redis(scene: Scene) -> Outcome:
     return recovered_by(scene, seen, ("online", "rebuild"), first="remove it")
 
 
-def changed_value(scene: Scene) -> Outcome:
+def changed_value(scene: Scene) -> Recovery:
     """One byte of a row that the store's own Redis kept: it starts as if nothing were, for it sums what it keeps nowhere."""
     client: Any = connect(scene.home)
     layout = Layout.of(BY_VIEW["horse_form"])
@@ -124,7 +124,7 @@ def changed_value(scene: Scene) -> Outcome:
     return recovered_by(scene, f"`velo audit` (exits 1): `{said.line('difference')}`", ("online", "rebuild", "--clear"))
 
 
-def changed_registry(scene: Scene) -> Outcome:
+def changed_registry(scene: Scene) -> Recovery:
     """Feast's registry."""
     asked = scene.backup.root / "asked.csv"
     asked.write_text("horse_id,event_timestamp\nnobody,2024-02-01T12:00:00Z\n")
@@ -133,10 +133,10 @@ def changed_registry(scene: Scene) -> Outcome:
     seen = refused(scene, *command)
     scene.home.registry.unlink()
     account = recovered_by(scene, seen, command, first="remove that file")
-    return Outcome(account.seen, account.lost, "remove that file, and the same command again", account.back_seconds)
+    return Recovery(account.seen, account.lost, "remove that file, and the same command again", account.back_seconds)
 
 
-def changed_identity(scene: Scene) -> Outcome:
+def changed_identity(scene: Scene) -> Recovery:
     """The store's time zone, keys and epochs."""
     scene.home.identity.write_bytes(b"{")
     seen = refused(scene, "status")

@@ -11,7 +11,7 @@ NOTHING: Final = "nothing"
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Recovery:
     """The outcome of one fault: the line seen, the acknowledged data lost, the recovery and its seconds."""
 
     seen: str
@@ -22,7 +22,7 @@ class Outcome:
 
 def recovered_by(
     scene: Scene, seen: str, *commands: tuple[object, ...], first: str = "", lost: str = NOTHING
-) -> Outcome:
+) -> Recovery:
     """Run and time the recovery commands; `first` names a manual step before them."""
     begun = time.perf_counter()
     for command in commands:
@@ -32,7 +32,7 @@ def recovered_by(
         "`velo " + " ".join("FILE" if isinstance(word, Path) else str(word) for word in command) + "`"
         for command in commands
     ]
-    return Outcome(seen, lost, ", ".join([*([first] if first else []), *words]), seconds)
+    return Recovery(seen, lost, ", ".join([*([first] if first else []), *words]), seconds)
 
 
 def refused(scene: Scene, *command: object) -> str:

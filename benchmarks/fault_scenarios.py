@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from benchmarks import damage_scenarios, fault_harness, kill_scenes, redis_scenes, service_scenes
 from benchmarks.fault_harness import Scene, until
-from benchmarks.fault_report import NOTHING, Outcome, recovered_by, refused
+from benchmarks.fault_report import NOTHING, Recovery, recovered_by, refused
 from feature_repo.stores import embedded_redis
 from feature_repo.stores.redis_client import connect
 from streams.audit import audit
@@ -37,7 +37,7 @@ class Fault:
 
     name: str
     harm: str
-    scene: Callable[[Scene], Outcome]
+    scene: Callable[[Scene], Recovery]
     on_small_disk: bool = False
 
 
@@ -56,17 +56,17 @@ def _killed(scene: Scene, within_s: float, *command: object) -> float:
     return round(time.perf_counter() - begun, 1)
 
 
-def load_killed(scene: Scene) -> Outcome:
+def load_killed(scene: Scene) -> Recovery:
     """Kill a load; repeating it appends the rest."""
     seconds = _killed(scene, 0.4, "ingest", "runners", scene.later)
-    return Outcome("nothing: the process is gone", NOTHING, "the same command again", seconds)
+    return Recovery("nothing: the process is gone", NOTHING, "the same command again", seconds)
 
 
-def build_killed(scene: Scene) -> Outcome:
+def build_killed(scene: Scene) -> Recovery:
     """Kill a build; the previous generation is served until the next is complete."""
     scene.succeed("ingest", "runners", scene.later)
     seconds = _killed(scene, 1.5, "build", "--whole")
-    return Outcome("nothing: the tables are those of before", NOTHING, "the same command again", seconds)
+    return Recovery("nothing: the tables are those of before", NOTHING, "the same command again", seconds)
 
 
 # Paused, and cut off
@@ -81,7 +81,7 @@ def _live(scene: Scene) -> fault_harness.Running:
     return running
 
 
-def stream_paused(scene: Scene) -> Outcome:
+def stream_paused(scene: Scene) -> Recovery:
     """Pause the stream by SIGSTOP while the log grows, then continue it."""
     running = _live(scene)
     running.send(signal.SIGSTOP)
@@ -92,7 +92,7 @@ def stream_paused(scene: Scene) -> Outcome:
     return _caught_up(scene, running, f"`velo status`: `{seen}`", begun, "by itself, once it goes on")
 
 
-def redis_paused(scene: Scene) -> Outcome:
+def redis_paused(scene: Scene) -> Recovery:
     """Pause Redis; the stream retries."""
     running = _live(scene)
     server = _server_of(scene)
@@ -106,7 +106,7 @@ def redis_paused(scene: Scene) -> Outcome:
     return _caught_up(scene, running, f"the stream's log: {seen}", begun, "by itself, once Redis answers")
 
 
-def redis_away(scene: Scene) -> Outcome:
+def redis_away(scene: Scene) -> Recovery:
     """Stop an external Redis while results arrive one by one, then restart it with its saved data."""
     results = read_runner_tables([scene.later], scene.store).messages
     with fault_harness.redis_of_another(scene.backup.root / "another") as (url, start):
@@ -130,7 +130,7 @@ def redis_away(scene: Scene) -> Outcome:
     return account
 
 
-def redis_lost(scene: Scene) -> Outcome:
+def redis_lost(scene: Scene) -> Recovery:
     """Kill Redis and delete its data while a stream runs."""
     running = _live(scene)
     os.kill(_server_of(scene), signal.SIGKILL)
@@ -141,7 +141,7 @@ def redis_lost(scene: Scene) -> Outcome:
     return _caught_up(scene, running, f"the stream's log: {seen}", begun, "by itself: the stream fills it again")
 
 
-def redis_emptied(scene: Scene) -> Outcome:
+def redis_emptied(scene: Scene) -> Recovery:
     """Empty Redis without a stream: the audit reports it, one command fills it."""
     connect(scene.home).flushall()
     audited = scene.velo("audit")
@@ -150,13 +150,13 @@ def redis_emptied(scene: Scene) -> Outcome:
     return recovered_by(scene, f"`velo audit` (exits 1): `{audited.line('differences')}`", ("online", "rebuild"))
 
 
-def _caught_up(scene: Scene, running: fault_harness.Running, seen: str, begun: float, back: str) -> Outcome:
+def _caught_up(scene: Scene, running: fault_harness.Running, seen: str, begun: float, back: str) -> Recovery:
     """Wait until a stream has brought both stores to the log's end, then stop it."""
     last = reader.end(scene.home).next_seq
     until(lambda: (where := position(scene.home)) is not None and where.sealed_seq >= last)
     seconds = round(time.perf_counter() - begun, 1)
     fault_harness.stopped(running)
-    return Outcome(seen, NOTHING, back, seconds)
+    return Recovery(seen, NOTHING, back, seconds)
 
 
 def _server_of(scene: Scene) -> int:
@@ -174,10 +174,10 @@ def _event(line: str) -> str:
 # A full disk
 
 
-def full_disk(leave_kb: int, *command: object) -> Callable[[Scene], Outcome]:
+def full_disk(leave_kb: int, *command: object) -> Callable[[Scene], Recovery]:
     """Run a command on a full disk, then again once there is room."""
 
-    def run(scene: Scene) -> Outcome:
+    def run(scene: Scene) -> Recovery:
         arguments = tuple(scene.later if word == "FILE" else word for word in command)
         if command[0] != "ingest":
             scene.succeed("ingest", "runners", scene.later)

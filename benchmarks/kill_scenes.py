@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks import fault_harness, write_kills
 from benchmarks.fault_harness import Scene
-from benchmarks.fault_report import NOTHING, Outcome
+from benchmarks.fault_report import NOTHING, Recovery
 from benchmarks.write_kills import Plan, tables, velo
 from serving import paper_ledger
 from serving.paper_ledger import Decision, PaperBet, SettledBet, Settlement
@@ -28,13 +28,13 @@ BUNDLE: Final = 7
 OFF: Final = datetime(2024, 2, 1, 14, tzinfo=UTC)
 
 
-def build(scene: Scene) -> Outcome:
+def build(scene: Scene) -> Recovery:
     """A build of news."""
     scene.succeed("ingest", "runners", scene.later)
     return _killed(scene, Plan(partial(velo, "build"), [partial(velo, "build")], tables))
 
 
-def whole_build(scene: Scene) -> Outcome:
+def whole_build(scene: Scene) -> Recovery:
     """A whole build; what comes after it is a plain one with news, or the same again."""
     whole = partial(velo, "build", "--whole")
     news = partial(velo, "ingest", "runners", str(scene.later))
@@ -44,7 +44,7 @@ def whole_build(scene: Scene) -> Outcome:
     return account
 
 
-def compaction(scene: Scene) -> Outcome:
+def compaction(scene: Scene) -> Recovery:
     """A compaction of several parts."""
     scene.succeed("ingest", "runners", scene.later)
     scene.succeed("build")
@@ -52,49 +52,49 @@ def compaction(scene: Scene) -> Outcome:
     return _killed(scene, Plan(compact, [compact], tables))
 
 
-def load(scene: Scene) -> Outcome:
+def load(scene: Scene) -> Recovery:
     """A load: the records before the kill stay, and the load repeated adds the rest."""
     ingest = partial(velo, "ingest", "runners", str(scene.later))
     return _killed(scene, Plan(ingest, [ingest], _records, _is_prefix))
 
 
-def log_rebuild(scene: Scene) -> Outcome:
+def log_rebuild(scene: Scene) -> Recovery:
     """A log made anew: readers have the old one or the new one."""
     rebuild = partial(velo, "log", "rebuild", str(scene.first), str(scene.later))
     return _killed(scene, Plan(rebuild, [rebuild], _records))
 
 
-def model(scene: Scene) -> Outcome:
+def model(scene: Scene) -> Recovery:
     """What training and the gate keep: a bundle, which version serves, and the verdict."""
     keep = partial(_in_home, _keep_model)
     plan = Plan(keep, [keep], _models, lambda found, before, after: found == (after[0], bundle.NO_GATE, after[2]))
     return _killed(scene, plan)
 
 
-def backtest(scene: Scene) -> Outcome:
+def backtest(scene: Scene) -> Recovery:
     """A backtest kept again: the predictions and their report are of one run."""
     _keep_backtest(scene.home, 1)
     keep = partial(_in_home, partial(_keep_backtest, number=2))
     return _killed(scene, Plan(keep, [keep], _backtest))
 
 
-def paper(scene: Scene) -> Outcome:
+def paper(scene: Scene) -> Recovery:
     """A bet and its settlement: on paper whole or not at all, and never twice."""
     bet = partial(_in_home, _bet)
     return _killed(scene, Plan(bet, [bet], _bets, _is_prefix))
 
 
-def letters(scene: Scene) -> Outcome:
+def letters(scene: Scene) -> Recovery:
     """Two dead letters, of which one is replayed."""
     write = partial(_in_home, _write_letters)
     return _killed(scene, Plan(write, [write], _letters, _is_prefix))
 
 
-def _killed(scene: Scene, plan: Plan, back: str = "the same command again") -> Outcome:
+def _killed(scene: Scene, plan: Plan, back: str = "the same command again") -> Recovery:
     begun = time.perf_counter()
     killed = write_kills.killed(plan, scene.home, scene.backup.root / "plan", every=EVERY)
     seconds = (time.perf_counter() - begun) / max(killed.kills, 1)
-    return Outcome(
+    return Recovery(
         f"nothing: readers have what was before, or after ({killed.kills} kills, {killed.writes} writes)",
         NOTHING, back, round(seconds, 1),
     )  # fmt: skip

@@ -86,7 +86,7 @@ class Polled:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class PolledAnswer:
     """What the service said of a race, asked and answered at these instants; no `as_of` where it refused."""
 
     race_id: str
@@ -166,10 +166,10 @@ def _made(home: Path, lead: timedelta, seed: int) -> Store:
 
 def _run(
     store: Store, port: int, minutes: float, races: int, rate: float, progress: Progress
-) -> tuple[list[Polled], list[Answer], int]:
+) -> tuple[list[Polled], list[PolledAnswer], int]:
     results = [one for _, one in reader.messages(store.home) if isinstance(one, Result)]
     day = _declared(store, results, minutes, races)
-    answers: list[Answer] = []
+    answers: list[PolledAnswer] = []
     over = threading.Event()
     polling = [threading.Thread(target=_poll, args=(port, day[at::2], answers, over)) for at in (0, 1)]
     for one in polling:
@@ -238,7 +238,7 @@ def _tell(
     return starts
 
 
-def _poll(port: int, day: Sequence[Polled], answers: list[Answer], over: threading.Event) -> None:
+def _poll(port: int, day: Sequence[Polled], answers: list[PolledAnswer], over: threading.Event) -> None:
     connection = HTTPConnection("127.0.0.1", port, timeout=600)
     turn = 0
     while not over.is_set():
@@ -251,18 +251,18 @@ def _poll(port: int, day: Sequence[Polled], answers: list[Answer], over: threadi
         over.wait(max(0.0, EVERY_S - (time.monotonic() - begun)))
 
 
-def _asked(connection: HTTPConnection, race_id: str) -> Answer:
+def _asked(connection: HTTPConnection, race_id: str) -> PolledAnswer:
     asked_at = datetime.now(UTC)
     connection.request("GET", f"/v1/races/{quote(race_id)}/score")
     got = connection.getresponse()
     said = json.loads(got.read())
     answered_at = datetime.now(UTC)
     as_of = datetime.fromisoformat(said["as_of"]) if got.status == 200 else None
-    return Answer(race_id, asked_at, answered_at, got.status, as_of, said.get("fingerprint", ""))
+    return PolledAnswer(race_id, asked_at, answered_at, got.status, as_of, said.get("fingerprint", ""))
 
 
 def _judged(
-    store: Store, day: Sequence[Polled], answers: Sequence[Answer], starts: int, lead: timedelta, seconds: float
+    store: Store, day: Sequence[Polled], answers: Sequence[PolledAnswer], starts: int, lead: timedelta, seconds: float
 ) -> Figures:
     """Hold every answer to its race's first result, by the log; and have the audit make all scores again."""
     scorer = scorer_of(store, UnbuiltLog(store.home), patience_s=UNHURRIED_S)

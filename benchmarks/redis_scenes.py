@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from benchmarks import fault_harness
 from benchmarks.fault_harness import Scene, until
-from benchmarks.fault_report import NOTHING, Outcome
+from benchmarks.fault_report import NOTHING, Recovery
 from feature_repo.catalogue.families import FAMILIES
 from feature_repo.stores import embedded_redis
 from feature_repo.stores.redis_client import connect
@@ -78,12 +78,12 @@ class Watch:
         return f"scores are refused (503): `` {self.said} ``; 0 wrong scores"
 
 
-def flushed_while_idle(scene: Scene) -> Outcome:
+def flushed_while_idle(scene: Scene) -> Recovery:
     """Emptied under a stream that has nothing to do."""
     return _harmed(scene, lambda client: client.flushall())
 
 
-def half_evicted(scene: Scene) -> Outcome:
+def half_evicted(scene: Scene) -> Recovery:
     """Every second entity gone, as a server that evicts leaves it, under a stream that has nothing to do."""
 
     def rob(client: Any) -> None:
@@ -93,7 +93,7 @@ def half_evicted(scene: Scene) -> Outcome:
     return _harmed(scene, rob)
 
 
-def older_data(scene: Scene) -> Outcome:
+def older_data(scene: Scene) -> Recovery:
     """As it was before the last results, as a server restarted from an older file has it, and nothing is told since."""
     _declared(scene)
     client: Any = connect(scene.home)
@@ -110,7 +110,7 @@ def older_data(scene: Scene) -> Outcome:
     return _harmed(scene, restore, declare=False)
 
 
-def another_stores_rows(scene: Scene) -> Outcome:
+def another_stores_rows(scene: Scene) -> Recovery:
     """Another store's rebuild takes the Redis, no stream running: all refuse it, and `--clear` puts it right."""
     _declared(scene)
     watch, url = _watch(scene), embedded_redis.ensure(scene.home)
@@ -136,10 +136,10 @@ def another_stores_rows(scene: Scene) -> Outcome:
     scene.succeed("ingest", "runners", scene.later, "--late")
     if watch.wrong:
         raise RuntimeError(f"{watch.wrong} scores were wrong")
-    return Outcome(f"`` velo: {watch.said} ``; 0 wrong scores", NOTHING, "`velo online rebuild --clear`", seconds)
+    return Recovery(f"`` velo: {watch.said} ``; 0 wrong scores", NOTHING, "`velo online rebuild --clear`", seconds)
 
 
-def _harmed(scene: Scene, do: Callable[[Any], object], *, declare: bool = True) -> Outcome:
+def _harmed(scene: Scene, do: Callable[[Any], object], *, declare: bool = True) -> Recovery:
     """Do harm to Redis under a stream that has read all, and see the race refused until all is there again."""
     if declare:
         _declared(scene)
@@ -156,7 +156,7 @@ def _harmed(scene: Scene, do: Callable[[Any], object], *, declare: bool = True) 
     fault_harness.stopped(running)
     # the race that was declared is of today: what is told afterwards is later news of older days
     scene.succeed("ingest", "runners", scene.later, "--late")
-    return Outcome(seen, NOTHING, BY_ITSELF, seconds)
+    return Recovery(seen, NOTHING, BY_ITSELF, seconds)
 
 
 def _watch(scene: Scene) -> Watch:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.fault_harness import OURS, Scene, until
-from benchmarks.fault_report import NOTHING, Outcome
+from benchmarks.fault_report import NOTHING, Recovery
 from feature_repo.stores.redis_client import connect
 
 HOST: Final = "127.0.0.1"
@@ -25,7 +25,7 @@ SLOW_HEADS: Final = 700
 PIPELINING: Final = 200
 
 
-def worker_killed(scene: Scene) -> Outcome:
+def worker_killed(scene: Scene) -> Recovery:
     """SIGKILL of one of two workers while both are asked: no answer is wrong, and another takes its place."""
     with _served(scene, "--workers", "2") as (port, process), _asked(port) as seen:
         until(lambda: seen[200] > ASKING)
@@ -37,10 +37,10 @@ def worker_killed(scene: Scene) -> Outcome:
         until(lambda: seen[200] > answered + ASKING)
         seconds = round(time.perf_counter() - begun, 1)
     _only(seen, 200, "none")
-    return Outcome("connections of the killed worker end", NOTHING, "by itself: another worker is started", seconds)
+    return Recovery("connections of the killed worker end", NOTHING, "by itself: another worker is started", seconds)
 
 
-def redis_slow(scene: Scene) -> Outcome:
+def redis_slow(scene: Scene) -> Recovery:
     """Redis answers nobody for three seconds while twenty ask: each is told so, and answered as soon as it goes on."""
     with _served(scene) as (port, _), _asked(port, PATH) as seen:
         until(lambda: seen[200] > ASKING)
@@ -55,12 +55,12 @@ def redis_slow(scene: Scene) -> Outcome:
         until(lambda: seen[200] > answered + ASKING)
         seconds = round(time.perf_counter() - begun, 1)
     _only(seen, 200, 503)
-    return Outcome(
+    return Recovery(
         "503 with `Retry-After`, naming Redis, and never 500", NOTHING, "by itself, once Redis answers", seconds
     )
 
 
-def crowd(scene: Scene) -> Outcome:
+def crowd(scene: Scene) -> Recovery:
     """Hundreds that begin a head and never end it, and hundreds that ask ahead and never read: others are answered."""
     many = b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 5_000
     held: list[socket.socket] = []
@@ -79,7 +79,7 @@ def crowd(scene: Scene) -> Outcome:
         for one in held:
             one.close()
     _only(seen, 200)
-    return Outcome("nothing: whoever does not read, or takes too long, is let go", NOTHING, "nothing to do", seconds)
+    return Recovery("nothing: whoever does not read, or takes too long, is let go", NOTHING, "nothing to do", seconds)
 
 
 @contextmanager

@@ -36,7 +36,7 @@ class AllWithdrawn(NotDeclared):
     """The race had declared runners, all of them withdrawn."""
 
 
-class LogPosition(Protocol):
+class LogPositionView(Protocol):
     """The `known_at` (UTC) of a race's first result and of the log's last record, as the log ends now; None if absent."""
 
     @property
@@ -48,7 +48,7 @@ class LogPosition(Protocol):
 class LogView(Protocol):
     """The log: it decides whether a race was run, and holds the messages after the tables."""
 
-    def seen(self, race_id: str) -> LogPosition:
+    def seen(self, race_id: str) -> LogPositionView:
         """Whether a race has a result, by the log as it ends now."""
         ...
 
@@ -84,7 +84,7 @@ class RaceHistory:
     _lock: Lock = field(default_factory=Lock)
     _reading: Lock = field(default_factory=Lock)
 
-    def seen(self, race_id: str) -> LogPosition:
+    def seen(self, race_id: str) -> LogPositionView:
         """Whether a race has a result, by the log as it ends now; raises `TablesBehind` where the log cannot be read."""
         try:
             return self.log.seen(race_id)

@@ -31,7 +31,7 @@ _RACE: Final = tuple(one.name for one in fields(Race))
 _RUNNER: Final = tuple(one.name for one in fields(Runner) if one.name != "kept")
 
 
-class UnbuiltLog(Protocol):
+class UnbuiltLogView(Protocol):
     """The log after the end of the tables."""
 
     def messages(self, race_id: str, from_seq: int) -> Sequence[Message]:
@@ -83,7 +83,7 @@ def messages_of_race(
     home: Home,
     race_id: str,
     snapshot: Snapshot | None = None,
-    log: UnbuiltLog | None = None,
+    log: UnbuiltLogView | None = None,
     tables: Tables | None = None,
 ) -> RaceMessages:
     """Everything the tables hold of a race, and the `log` beyond them where it is given; raises `UnknownRace` for none.

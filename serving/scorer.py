@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import numpy as np
 
 from feature_repo.stores.race_cards import KEEP, CardsPosition, Event, RaceCards, StoredRace, head_of
-from feature_repo.stores.whole import REMEDY, Expected, FurthestHead, Held, NotWhole, Vitals, tell_lost, vitals
+from feature_repo.stores.whole import REMEDY, Expected, FurthestHead, NotWhole, RedisContents, Vitals, tell_lost, vitals
 from feature_repo.stores.whole import read as read_held
 from serving.bundles import Bundles
 from serving.drivers import DriverExplainer
@@ -347,7 +347,7 @@ class Scorer:
             return
         expected = self.expected
 
-        def look(client: "Redis") -> tuple[CardsPosition | None, list[Held], Vitals, bool]:
+        def look(client: "Redis") -> tuple[CardsPosition | None, list[RedisContents], Vitals, bool]:
             cards = RaceCards(client)
             return cards.head(), read_held(client, expected.layouts), vitals(client), cards.lost(now, 0)[0]
 

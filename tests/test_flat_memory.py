@@ -24,7 +24,7 @@ from streams.aggregation.result_delta import replacing
 from streams.aggregation.routing import Router
 from streams.aggregation.spill import FileSpill, Spill
 from streams.aggregation.window_state import ShardState, WindowAggregator
-from streams.dataflow.bootstrap import Held, HeldRaces
+from streams.dataflow.bootstrap import CurrentVersion, HeldRaces
 from tests.logs import a_store, fixed
 from tests.replay import MemorySpill, starts_in
 from tests.streaming import NOW, all_rows, assert_same, batch_twin, streamed
@@ -101,7 +101,7 @@ class AllThatIsKept:
             touched = dict(self.router.route(change))
             for name, (roller, state) in self.shards.items():
                 roller.roll(state, ((at_us, touched.get(name, ())),))
-            self.held.put(result.race_id, Held(1, RecordOffset(0, 2, 4000 * seq, 4000)))
+            self.held.put(result.race_id, CurrentVersion(1, RecordOffset(0, 2, 4000 * seq, 4000)))
             self.index.hold(to_record(result), HeldVersion(f"{seq:016x}", seq, 2000 * seq))
             starts += len(change.added)
         return starts

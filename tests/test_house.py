@@ -327,3 +327,14 @@ def test_the_command_line_starts_without_feast_and_without_the_stages() -> None:
     done = subprocess.run([sys.executable, "-c", asked], cwd=REPO, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+def test_no_class_name_occurs_twice() -> None:
+    """A name leads to one class, so a reader who searches for it finds it."""
+    places: dict[str, list[str]] = {}
+    for package in (*PACKAGES, "benchmarks"):
+        for path in sorted((REPO / package).rglob("*.py")):
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    places.setdefault(node.name, []).append(str(path.relative_to(REPO)))
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}

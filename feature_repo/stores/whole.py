@@ -43,7 +43,7 @@ class OtherStore(UserError):
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class RedisContents:
     """The index of one view in Redis: the name of its last fill, the stream's mark, its rows, and whether a row was lost.
 
     `fill` is None while the view is being filled, `mark` before the first write.
@@ -77,14 +77,15 @@ def new_fill(layout: Layout, home: Home, generation: int) -> str:
     return f"{given_id(home)}:{generation}:{layout.fingerprint:08x}:{token_hex(8)}"
 
 
-def read(client: Any, layouts: Sequence[Layout]) -> list[Held]:
+def read(client: Any, layouts: Sequence[Layout]) -> list[RedisContents]:
     """Read the indices of some views in one round trip."""
     with errors_told("the online store"), client.pipeline(transaction=False) as pipe:
         for layout in layouts:
             pipe.hmget(layout.index_key, FILL, MARK, ROWS, LOST)
         answers = pipe.execute()
     return [
-        Held(fill.decode() if fill else None, mark, int(rows or 0), bool(lost)) for fill, mark, rows, lost in answers
+        RedisContents(fill.decode() if fill else None, mark, int(rows or 0), bool(lost))
+        for fill, mark, rows, lost in answers
     ]
 
 
@@ -270,7 +271,7 @@ class Expected:
         self._refuse_older(before, head)
 
     def refuse_server(
-        self, before: FurthestHead, views: Sequence[Held], server: Vitals, head: tuple[int, int] | None
+        self, before: FurthestHead, views: Sequence[RedisContents], server: Vitals, head: tuple[int, int] | None
     ) -> None:
         """Raise `NotWhole`, or `OtherStore`, where any view is not whole, or keys are gone, by what Redis says of itself:
         `views` are those of `layouts`."""

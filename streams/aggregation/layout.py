@@ -40,7 +40,7 @@ REMEMBERED_FROM: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class DeltaLayout:
     """Which measures a family sums and remembers; families of equal layout share each start's delta."""
 
     windowed: tuple[str, ...]
@@ -50,7 +50,7 @@ class Layout:
     """Whether one race can give a key more than one start to remember: they are then ordered by horse_id."""
 
     @classmethod
-    def of(cls, family: Family) -> "Layout":
+    def of(cls, family: Family) -> "DeltaLayout":
         """The layout of a family."""
         return cls(
             windowed=_summed(family.windowed) if family.windows else (),
@@ -83,7 +83,7 @@ class Columns:
     """
 
     family: Family
-    layout: Layout
+    layout: DeltaLayout
     values: Callable[..., tuple[Value, ...]] = field(repr=False)
     looked_back_on: tuple[int, ...]
     recent: Callable[..., tuple[Value, ...]] = field(repr=False)
@@ -91,7 +91,7 @@ class Columns:
     @classmethod
     def of(cls, family: Family) -> "Columns":
         """The columns of a family, in the order of `Family.features`."""
-        layout = Layout.of(family)
+        layout = DeltaLayout.of(family)
         lanes = len(layout.windowed)
         career = [one.python(_lane_of(layout.career, "career")) for one in family.career]
         over_time = [

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Final, cast
 
 from feature_repo.catalogue.families import Family
-from streams.aggregation.layout import HORSE, Key, Layout, StartDelta, key_of
+from streams.aggregation.layout import HORSE, DeltaLayout, Key, StartDelta, key_of
 from streams.aggregation.result_delta import ResultDelta
 from velo.racing.starts import Start
 
@@ -38,9 +38,9 @@ class Router:
     def __init__(self, families: Sequence[Family], shards: int) -> None:
         self.shards = [[shard_name(family.view, number) for number in range(shards)] for family in families]
         self._count = shards
-        by_layout: dict[Layout, list[tuple[int, Callable[[Start], tuple[str | None, ...]]]]] = {}
+        by_layout: dict[DeltaLayout, list[tuple[int, Callable[[Start], tuple[str | None, ...]]]]] = {}
         for place, family in enumerate(families):
-            by_layout.setdefault(Layout.of(family), []).append((place, key_of(family.keys)))
+            by_layout.setdefault(DeltaLayout.of(family), []).append((place, key_of(family.keys)))
         self._layouts = [(layout.delta_of(), members) for layout, members in by_layout.items()]
         horses = {place for place, family in enumerate(families) if family.keys[0] == HORSE}
         self._split = [

@@ -35,7 +35,7 @@ from velo.storage.store import Home
 READ_AT_ONCE: Final = 2000
 
 
-class Held(NamedTuple):
+class CurrentVersion(NamedTuple):
     """The current version of a race, and the offset of its record in the log."""
 
     result_version: int
@@ -48,23 +48,23 @@ class HeldRaces:
     def __init__(self) -> None:
         self._races = CompactMap()
 
-    def get(self, race_id: str) -> Held | None:
+    def get(self, race_id: str) -> CurrentVersion | None:
         """The current version of a race; None where it has no result."""
         record = self._races.get((race_id,))
         if record is None:
             return None
         result_version, *place = orjson.loads(record)
-        return Held(result_version, RecordOffset(*place))
+        return CurrentVersion(result_version, RecordOffset(*place))
 
-    def put(self, race_id: str, held: Held) -> None:
+    def put(self, race_id: str, held: CurrentVersion) -> None:
         """Set the current version of a race."""
         self._races.put((race_id,), orjson.dumps((held.result_version, *held.place)))
 
-    def items(self) -> Iterator[tuple[str, Held]]:
+    def items(self) -> Iterator[tuple[str, CurrentVersion]]:
         """Every race with its current version, in no order."""
         for (race_id,), record in self._races.items():
             result_version, *place = orjson.loads(record)
-            yield race_id, Held(result_version, RecordOffset(*place))
+            yield race_id, CurrentVersion(result_version, RecordOffset(*place))
 
 
 class _Survey(NamedTuple):
@@ -185,7 +185,7 @@ class Bootstrap:
             if held is None or head.result_version > held.result_version:
                 if held is not None:
                     replaced.add(current[head.race_id])
-                self.held.put(head.race_id, Held(head.result_version, line.place))
+                self.held.put(head.race_id, CurrentVersion(head.result_version, line.place))
                 current[head.race_id] = line.seq
         races = {seq: race_id for race_id, seq in current.items()}
         return _Survey(races, replaced, to_us(from_text(upgraded(orjson.loads(last))["known_at"])))

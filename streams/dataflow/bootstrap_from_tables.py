@@ -14,7 +14,7 @@ import numpy as np
 
 from feature_repo.catalogue.families import Family
 from feature_repo.stores.changelog import engine, text
-from streams.aggregation.layout import LANE_BITS, Key, Layout, RememberedStart, Sums
+from streams.aggregation.layout import LANE_BITS, DeltaLayout, Key, RememberedStart, Sums
 from streams.aggregation.ratings import Elo
 from streams.aggregation.routing import shard_of
 from streams.aggregation.window_state import ShardState, WindowAggregator
@@ -87,7 +87,7 @@ def _load_family(
     states: Sequence[ShardState],
     races: Mapping[int, str],
 ) -> None:
-    layout, count = Layout.of(family), len(states)
+    layout, count = DeltaLayout.of(family), len(states)
     daily: dict[Key, list[tuple[int, Sums]]] = {}
     if family.windows:
         since = f"race_day > {states[0].today - max(family.windows)}"
@@ -123,7 +123,7 @@ def _summed(
 
 
 def _remembered(
-    connection: "duckdb.DuckDBPyConnection", family: Family, layout: Layout, races: Mapping[int, str]
+    connection: "duckdb.DuckDBPyConnection", family: Family, layout: DeltaLayout, races: Mapping[int, str]
 ) -> list[RememberedStart]:
     """The remembered values of every start, in order of its key and then of its off."""
     measures = "".join(f", {one} AS value_{place}" for place, one in enumerate(layout.remembered))

@@ -11,8 +11,8 @@ from typing import Any, Final
 from feature_repo.stores.race_cards import CardsPosition, RaceCards
 from feature_repo.stores.redis_layout import Layout
 from feature_repo.stores.whole import (
-    Held,
     OtherStore,
+    RedisContents,
     Vitals,
     fewest_keys,
     head_remembered,
@@ -77,7 +77,7 @@ class Keeper:
             remember_head(self.sink.home, head.generation, head.seq)
 
     def _missed(
-        self, partitions: dict[str, RedisPartition], held: dict[str, Held], told: Vitals
+        self, partitions: dict[str, RedisPartition], held: dict[str, RedisContents], told: Vitals
     ) -> list[RedisPartition]:
         fewest = fewest_keys({view: one.rows for view, one in held.items()})
         evicted, self._evicted = self._evicted, told.evicted

@@ -11,7 +11,7 @@ from streams.aggregation.local_days import LocalDays
 from streams.aggregation.result_delta import ResultDelta, replacing
 from streams.aggregation.routing import KeyUpdate, Router
 from streams.aggregation.window_state import BEGINNING, PackedRow, ShardState, WindowAggregator
-from streams.dataflow.bootstrap import Bootstrap, Held
+from streams.dataflow.bootstrap import Bootstrap, CurrentVersion
 from streams.dataflow.metrics import Telemetry
 from streams.importers.dead_letters import DeadLetter
 from velo.racing.clock import to_us
@@ -129,7 +129,7 @@ class VersionLogic(StatefulBatchLogic[LogRecord, RecordEffect, None]):
             assert isinstance(earlier, Result)
             before = earlier
         change = replacing(message, before)
-        races.put(message.race_id, Held(message.result_version, told.line.place))
+        races.put(message.race_id, CurrentVersion(message.result_version, told.line.place))
         return change, False
 
 

@@ -24,8 +24,8 @@ from feature_repo.stores.redis_client import errors_told
 from feature_repo.stores.redis_layout import Layout
 from feature_repo.stores.redis_writer import RowBatchToWrite, RowWriter
 from feature_repo.stores.whole import (
-    Held,
     OtherStore,
+    RedisContents,
     begin,
     fill_remembered,
     finish,
@@ -226,7 +226,7 @@ class RedisPartition(StatefulSinkPartition[RowBatch, int]):
             self._written = held.mark
         self._client = client
 
-    def _held(self, client: Any) -> tuple[Held, bytes | None]:
+    def _held(self, client: Any) -> tuple[RedisContents, bytes | None]:
         """The state of the view in Redis, and its mark from an earlier version of this software."""
         [held] = read(client, [self._layout])
         with errors_told("the online store"):
@@ -261,7 +261,7 @@ class RedisPartition(StatefulSinkPartition[RowBatch, int]):
         self._written, self.suspect, self.filled = filled, False, True
         say("stream.filled_online", view=view, rows=rows, up_to_seq=self.last_seq, forgot=lost)
 
-    def differs(self, held: Held) -> bool:
+    def differs(self, held: RedisContents) -> bool:
         """Whether Redis does not hold what this writer wrote. Sets `suspect` where the view was lost or filled by another.
 
         May be wrongly true while a write is in flight; that write's own mark then decides.
