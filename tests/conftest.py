@@ -1,5 +1,6 @@
 """The shared data, the stores built of it, a Redis and a browser as fixtures, and the closing line that says what was not tested."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from tests.stores import Built, Conformance
     from velo.storage.store import Store
 
+
+# pytest-xdist gives its workers a terminal of 80 columns; a command that writes into a pipe has none.
+for _size in ("COLUMNS", "LINES"):
+    os.environ.pop(_size, None)
 
 # A machine that is busy is no fault of what is tested.
 settings.register_profile("velo", deadline=None)

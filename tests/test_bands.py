@@ -74,7 +74,7 @@ def test_of_too_few_winners_or_days_no_interval_is_made_up() -> None:
 
 
 def test_a_band_of_another_format_is_refused() -> None:
-    with pytest.raises(UserError, match="a band of format 9"):
+    with pytest.raises(UserError, match="calibration interval format is 9, but this version reads 1"):
         CalibrationInterval.from_json({"format": 9})
 
 

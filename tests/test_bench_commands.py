@@ -103,6 +103,22 @@ def test_serve_measures_reads_and_scores(tmp_path: Path, monkeypatch: pytest.Mon
     assert all(one["requests"] == 3 or one["what"].startswith(("get_", "feast")) for one in measured)
 
 
+def test_load_counts_answers_and_faults(tmp_path: Path) -> None:
+    """A moment of it, with few of each: every score is answered or shed, none with a 500."""
+    told = ("--minutes", 0.05, "--connections", 2, "--listeners", 2, "--workers", 1, "--starts", 3_000, "--results", 5)
+    done = velo("bench", "load", *told, "--json", home=tmp_path)
+    assert done.code in (0, 1), done.err
+    assert json.loads(done.out)["asked"]["connections"] == 2
+
+
+def test_poll_finds_no_score_that_knows_its_result(tmp_path: Path) -> None:
+    """Two races, in half a minute."""
+    figures = bench(tmp_path, "poll", "--minutes", 0.4, "--races", 2, "--rate", 50)
+    assert figures["leaks"] == 0
+    assert figures["before"] > 0
+    assert figures["after"] > 0
+
+
 def test_gate_holds_made_up_worlds_to_what_it_foretells(tmp_path: Path) -> None:
     """Two worlds are too few to tell: it says what it found, by either exit code."""
     done = velo("bench", "gate", "--worlds", 1, "--races-a-day", 5, "--json", home=tmp_path)

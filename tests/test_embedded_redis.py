@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
 
@@ -27,10 +28,12 @@ from velo.storage.store import Home
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
-    home = Home(tmp_path / "a home of its own")
-    yield home
-    down(home)
+def home() -> Iterator[Home]:
+    """A home of a path short enough for its socket to lie in it, with a space."""
+    with TemporaryDirectory(prefix="a home ") as folder:
+        home = Home(Path(folder))
+        yield home
+        down(home)
 
 
 def socket_of(url: str) -> str:

@@ -221,7 +221,10 @@ def test_a_body_of_a_gigabyte_is_cut_off_at_the_bound_and_the_service_stays_up(h
     environ |= {"VELO_HOME": str(home), "VELO_TOKEN": "a token"}
     with subprocess.Popen(command, cwd=REPO, env=environ, stderr=subprocess.PIPE) as server:
         try:
-            while b"200 OK" not in asked(port, b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")[0]:
+            while (
+                b"200 OK"
+                not in asked(port, b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")[0]
+            ):
                 assert server.poll() is None, server.stderr and server.stderr.read()
             before = held_kb(server.pid)
             head = b"POST /v1/score HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer a token\r\n"

@@ -98,7 +98,7 @@ def test_a_logit_survives_its_text_to_the_last_bit() -> None:
     logit = fit_logit(matrix, starts, share, NAMES)
     assert Logit.from_json(json.loads(json.dumps(logit.to_json()))) == logit
     assert fit_logit(matrix, starts, share, NAMES) == logit
-    with pytest.raises(UserError, match="format 7"):
+    with pytest.raises(UserError, match="logit format is 7, but this version reads 1"):
         Logit.from_json(logit.to_json() | {"format": 7})
     with pytest.raises(UserError, match="5 races are too few to fit a logit"):
         fit_logit(matrix[: starts[5]], starts[:5], share[: starts[5]], NAMES)

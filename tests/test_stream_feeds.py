@@ -237,6 +237,6 @@ def test_nothing_takes_effect_that_the_disk_does_not_hold(tmp_path: Path, monkey
 def test_a_log_that_another_process_writes_is_told_in_one_line(store: Store) -> None:
     with LogWriter.open(store, clock=fixed()):
         velo("stream", "--redis", "racing", "--once", home=store.home.root).told("is being written by process")
-    velo("stream", "--redis", "racing", "--kafka", "day", home=store.home.root).told("not both")
-    velo("stream", "--brokers", "127.0.0.1:1", home=store.home.root).told("name it by --redis KEY")
+    velo("stream", "--redis", "racing", "--kafka", "day", home=store.home.root).told("exclude each other")
+    velo("stream", "--brokers", "127.0.0.1:1", home=store.home.root).told("need a feed: add --redis KEY")
     assert connect_url(embedded_redis.ensure(store.home)).ping()
