@@ -16,7 +16,7 @@ CONTRACT: Final = (
 
 def only_contract() -> None:
     """Leave the other views out of the catalogue, for this process; whoever reads it must not have begun."""
-    from feature_repo.catalogue import families
+    from velo.feature_repo.catalogue import families
 
     chosen = tuple(one for one in families.FAMILIES if one.view in CONTRACT)
     vars(families).update(FAMILIES=chosen, BY_VIEW={one.view: one for one in chosen})

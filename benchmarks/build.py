@@ -10,9 +10,9 @@ from typing import Any
 from rich.table import Table
 
 from benchmarks.stores import apart, machine, store_of
-from streams.batch.build import build
 from velo.settings import Settings
 from velo.storage.store import Store
+from velo.streams.batch.build import build
 
 
 @dataclass(frozen=True, slots=True)

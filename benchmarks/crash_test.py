@@ -24,19 +24,19 @@ from typing import Any, Final
 from rich.table import Table
 
 from benchmarks.stores import machine, store_of
-from feature_repo.stores import embedded_redis
-from feature_repo.stores.redis_client import connect
-from feature_repo.stores.redis_writer import RowWriter
-from streams.audit import audit
-from streams.dataflow.bootstrap import Bootstrap
-from streams.dataflow.log_source import LogPartition
-from streams.dataflow.metrics import Telemetry
-from streams.dataflow.parquet_sink import ParquetPartition
-from streams.dataflow.redis_sink import RedisPartition
-from streams.dataflow.runtime import StreamOptions, plan, run
-from streams.dataflow.worker_processes import loopback_addresses
+from velo.feature_repo.stores import embedded_redis
+from velo.feature_repo.stores.redis_client import connect
+from velo.feature_repo.stores.redis_writer import RowWriter
 from velo.settings import Settings, zone_named
 from velo.storage.store import Store
+from velo.streams.audit import audit
+from velo.streams.dataflow.bootstrap import Bootstrap
+from velo.streams.dataflow.log_source import LogPartition
+from velo.streams.dataflow.metrics import Telemetry
+from velo.streams.dataflow.parquet_sink import ParquetPartition
+from velo.streams.dataflow.redis_sink import RedisPartition
+from velo.streams.dataflow.runtime import StreamOptions, plan, run
+from velo.streams.dataflow.worker_processes import loopback_addresses
 
 BATCH: Final = 10
 LONGEST_SECONDS: Final = 1.0
@@ -55,7 +55,7 @@ WATCHED: Final[dict[str, tuple[type, str]]] = {
 DOINGS: Final = (STARTING, READING, *WATCHED)
 PRELOADED: Final = [
     "benchmarks.crash_test",
-    "streams.dataflow.runtime",
+    "velo.streams.dataflow.runtime",
     "duckdb",
     "pyarrow.parquet",
     "pandas",

@@ -7,13 +7,13 @@ from typing import Any, Final
 from benchmarks import fault_harness
 from benchmarks.fault_harness import Scene
 from benchmarks.fault_report import NOTHING, Recovery, recovered_by, refused
-from feature_repo.catalogue.families import BY_VIEW
-from feature_repo.stores import embedded_redis
-from feature_repo.stores.redis_client import connect
-from feature_repo.stores.redis_layout import Layout
-from training import bundle
+from velo.feature_repo.catalogue.families import BY_VIEW
+from velo.feature_repo.stores import embedded_redis
+from velo.feature_repo.stores.redis_client import connect
+from velo.feature_repo.stores.redis_layout import Layout
 from velo.storage import table_versions
 from velo.storage.log.format import segments
+from velo.training import bundle
 
 LONGER_THAN_ANY_VALUE: Final = 2**14
 """Bytes of Redis's file that hold more than values: within one alone, only an audit would see a change."""

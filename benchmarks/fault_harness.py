@@ -19,16 +19,16 @@ from typing import Any, Final
 
 import duckdb
 
-from feature_repo.catalogue import columns
-from feature_repo.stores import embedded_redis
-from training import bundle, bundle_writing
-from training.ensemble import Ensemble
-from training.logit import Logit
+from velo.feature_repo.catalogue import columns
+from velo.feature_repo.stores import embedded_redis
 from velo.racing.messages import Result
 from velo.settings import Settings
 from velo.simulator import SeasonSpec, simulate
 from velo.storage.log import reader
 from velo.storage.store import Home, Store
+from velo.training import bundle, bundle_writing
+from velo.training.ensemble import Ensemble
+from velo.training.logit import Logit
 
 BEGINS: Final = date(2024, 1, 1)
 DAYS: Final = 32
@@ -36,7 +36,12 @@ LATER_FROM: Final = date(2024, 1, 25)
 """Races from this day on are loaded after the fault, to show that the store still accepts results."""
 DISK_MB: Final = 64
 PATIENCE_S: Final = 120.0
-PRELOADED: Final = ["benchmarks.fault_harness", "streams.dataflow.runtime", "streams.batch.build", "pyarrow.parquet"]
+PRELOADED: Final = [
+    "benchmarks.fault_harness",
+    "velo.streams.dataflow.runtime",
+    "velo.streams.batch.build",
+    "pyarrow.parquet",
+]
 OURS: Final = ("VELO_HOME", "VELO_TIMEZONE", "VELO_KEYS", "REDIS_URL", "VELO_ENGINE")
 
 

@@ -15,15 +15,15 @@ from typing import Any, Final
 from benchmarks import damage_scenarios, fault_harness, kill_scenes, redis_scenes, service_scenes
 from benchmarks.fault_harness import Scene, until
 from benchmarks.fault_report import NOTHING, Recovery, recovered_by, refused
-from feature_repo.stores import embedded_redis
-from feature_repo.stores.redis_client import connect
-from streams.audit import audit
-from streams.dataflow.metrics import position
-from streams.importers.runners import read_runner_tables
+from velo.feature_repo.stores import embedded_redis
+from velo.feature_repo.stores.redis_client import connect
 from velo.settings import Settings
 from velo.storage.log import reader
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
+from velo.streams.audit import audit
+from velo.streams.dataflow.metrics import position
+from velo.streams.importers.runners import read_runner_tables
 
 TIMES: Final = 5
 """Consecutive kills of a command."""

@@ -22,9 +22,9 @@ from benchmarks.fault_harness import NotRun, Scene
 from benchmarks.fault_scenarios import FAULTS, Fault
 from benchmarks.page import put_between
 from benchmarks.stores import machine
-from feature_repo.stores.redis_client import connect
-from streams.audit import audit
 from velo.errors import UserError
+from velo.feature_repo.stores.redis_client import connect
+from velo.streams.audit import audit
 
 KILLS: Final = "kills"
 NAMES: Final = (KILLS, *(one.name for one in FAULTS))

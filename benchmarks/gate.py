@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from benchmarks.stores import machine
-from training.gate import WINDOWS_DAYS
-from training.synthetic_markets import A_DAY, DAYS, Rates, rates
+from velo.training.gate import WINDOWS_DAYS
+from velo.training.synthetic_markets import A_DAY, DAYS, Rates, rates
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from benchmarks.stores import peak_mb
-from feature_repo.feast_store import REPO
+from velo.feature_repo.feast_store import REPO
 
 
 @dataclass(frozen=True, slots=True)

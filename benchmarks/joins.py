@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.interleaved import Contender, Found, interleaved
-from feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
-from feature_repo.feast_store import apply
-from feature_repo.stores.parts import Snapshot
-from streams.batch import staging
+from velo.feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
+from velo.feature_repo.feast_store import apply
+from velo.feature_repo.stores.parts import Snapshot
 from velo.settings import Settings
 from velo.storage.store import Store
+from velo.streams.batch import staging
 
 KEYS: Final = ("trainer_id", "jockey_id", "horse_id", "course", "distance_band", "going_group", "draw_cell")
 ROW, AT = "row", "event_timestamp"

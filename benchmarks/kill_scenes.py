@@ -13,14 +13,14 @@ from benchmarks import fault_harness, write_kills
 from benchmarks.fault_harness import Scene
 from benchmarks.fault_report import NOTHING, Recovery
 from benchmarks.write_kills import Plan, tables, velo
-from serving import paper_ledger
-from serving.paper_ledger import Decision, PaperBet, SettledBet, Settlement
-from streams.importers import dead_letters
-from streams.importers.dead_letters import DeadLetter
-from training import backtest_kept, bundle, bundle_writing
+from velo.serving import paper_ledger
+from velo.serving.paper_ledger import Decision, PaperBet, SettledBet, Settlement
 from velo.settings import Settings
 from velo.storage.log import reader
 from velo.storage.store import Home
+from velo.streams.importers import dead_letters
+from velo.streams.importers.dead_letters import DeadLetter
+from velo.training import backtest_kept, bundle, bundle_writing
 
 EVERY = True
 """Whether a command is killed at every write; a test has less time."""

@@ -26,16 +26,16 @@ from rich.table import Table
 
 from benchmarks.serve import at_end, declare, program, served, wait
 from benchmarks.stores import machine, store_of
-from feature_repo.stores import embedded_redis
-from feature_repo.stores.redis_client import connect
-from serving.api.hosts import LOOPBACK
-from streams.batch.build import build
-from streams.feeds.redis_stream import put
-from training.train import train
+from velo.feature_repo.stores import embedded_redis
+from velo.feature_repo.stores.redis_client import connect
 from velo.racing.messages import Result, to_record
+from velo.serving.api.hosts import LOOPBACK
 from velo.settings import Settings
 from velo.storage.log import reader
 from velo.storage.store import Store
+from velo.streams.batch.build import build
+from velo.streams.feeds.redis_stream import put
+from velo.training.train import train
 
 FEED: Final = "load"
 HOST: Final = LOOPBACK[0]

@@ -15,12 +15,12 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.interleaved import Contender
-from feature_repo.feast_store import REPO
-from feature_repo.stores import embedded_redis
-from feature_repo.stores.redis_client import connect_url
-from feature_repo.stores.redis_layout import Layout
-from feature_repo.stores.redis_rows import Read, RedisRows
-from feature_repo.stores.redis_writer import RowWriter
+from velo.feature_repo.feast_store import REPO
+from velo.feature_repo.stores import embedded_redis
+from velo.feature_repo.stores.redis_client import connect_url
+from velo.feature_repo.stores.redis_layout import Layout
+from velo.feature_repo.stores.redis_rows import Read, RedisRows
+from velo.feature_repo.stores.redis_writer import RowWriter
 from velo.racing.clock import to_us
 from velo.storage.store import Home
 
@@ -159,7 +159,7 @@ def _feast(folder: Path, url: str, *, stock: bool) -> Any:
     parts = urlsplit(url)
     theirs = {"type": "redis", "connection_string": f"{parts.hostname}:{parts.port},password={parts.password}"}
     ours = {
-        "type": "feature_repo.stores.online.VersionedRedisOnlineStore",
+        "type": "velo.feature_repo.stores.online.VersionedRedisOnlineStore",
         "home": str(folder),
         "redis_url": url,
     }

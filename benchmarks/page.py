@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from feature_repo.feast_store import REPO
 from velo.errors import UserError
+from velo.feature_repo.feast_store import REPO
 from velo.storage.atomic_files import make_folder, write_atomically
 
 

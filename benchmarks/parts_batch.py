@@ -14,11 +14,11 @@ from benchmarks.charts import growth_chart
 from benchmarks.interleaved import Contender, Found, Timing, interleaved
 from benchmarks.page import Aim, BenchPart
 from benchmarks.stores import store_of, versions
-from feature_repo.catalogue.families import FAMILIES
-from streams.batch.build import build
+from velo.feature_repo.catalogue.families import FAMILIES
 from velo.settings import Settings
 from velo.simulator import SeasonSpec, simulate
 from velo.storage.store import Store
+from velo.streams.batch.build import build
 
 RAW_SHARE: Final = 0.5
 FASTER: Final = "ours is so many times as fast"

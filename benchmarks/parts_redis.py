@@ -14,14 +14,14 @@ from benchmarks.interleaved import Contender, Timing, interleaved
 from benchmarks.page import Aim, BenchPart
 from benchmarks.parts_batch import LoadedStores
 from benchmarks.stores import store_of, versions
-from feature_repo.catalogue.families import FAMILIES
-from feature_repo.stores import embedded_redis
-from feature_repo.stores.redis_client import connect
-from streams.batch.build import build
-from streams.rebuild_online import rebuild
+from velo.feature_repo.catalogue.families import FAMILIES
+from velo.feature_repo.stores import embedded_redis
+from velo.feature_repo.stores.redis_client import connect
 from velo.settings import Settings
 from velo.simulator import SeasonSpec, simulate
 from velo.storage.store import Store
+from velo.streams.batch.build import build
+from velo.streams.rebuild_online import rebuild
 
 VIEWS, FEATURES = 5, 3
 READ_AIM_MS: Final = 0.8
@@ -71,7 +71,7 @@ def reading(ground: LoadedStores) -> BenchPart:
         notes=(
             (
                 "All read the same rows in one Redis, over the loopback. A read written once is `RedisRows.read` of a `Read`; the "
-                "scorer writes its question of a card once too, in a way of its own (`serving.redis_reader`). The bare pipeline is one plain "
+                "scorer writes its question of a card once too, in a way of its own (`velo.serving.redis_reader`). The bare pipeline is one plain "
                 "string an entity."
             ),
         ),

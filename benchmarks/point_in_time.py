@@ -12,8 +12,8 @@ from rich.table import Table
 from benchmarks import joins
 from benchmarks.interleaved import Found
 from benchmarks.stores import machine, store_of
-from feature_repo.catalogue.families import FAMILIES
-from streams.batch.build import build
+from velo.feature_repo.catalogue.families import FAMILIES
+from velo.streams.batch.build import build
 
 ROUNDS: Final = 3
 STARTS: Final = 100_000

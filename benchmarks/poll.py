@@ -22,22 +22,22 @@ from rich.table import Table
 
 from benchmarks.serve import at_end, program, served, wait
 from benchmarks.stores import machine
-from feature_repo.stores import embedded_redis
-from serving.history import TablesBehind
-from serving.request_deadline import UNHURRIED_S
-from serving.score import scorer_of
-from serving.score_audit import audit_scores
-from streams.batch.build import build
-from streams.importers.runners import read_runner_tables
-from streams.unbuilt_log import UnbuiltLog
-from training.model import ModelOptions
-from training.train import train
+from velo.feature_repo.stores import embedded_redis
 from velo.racing.messages import FINISHED, Market, Message, NonRunner, Race, Racecard, Result, Runner
+from velo.serving.history import TablesBehind
+from velo.serving.request_deadline import UNHURRIED_S
+from velo.serving.score import scorer_of
+from velo.serving.score_audit import audit_scores
 from velo.settings import Settings, zone_named
 from velo.simulator import SeasonSpec, simulate
 from velo.storage.log import reader
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
+from velo.streams.batch.build import build
+from velo.streams.importers.runners import read_runner_tables
+from velo.streams.unbuilt_log import UnbuiltLog
+from velo.training.model import ModelOptions
+from velo.training.train import train
 
 DAYS: Final = 130
 RACES_PER_YEAR: Final = 1500

@@ -13,23 +13,23 @@ from typing import Any, Final
 from benchmarks import fault_harness
 from benchmarks.fault_harness import Scene, until
 from benchmarks.fault_report import NOTHING, Recovery
-from feature_repo.catalogue.families import FAMILIES
-from feature_repo.stores import embedded_redis
-from feature_repo.stores.redis_client import connect
-from feature_repo.stores.redis_layout import Layout
-from serving.score import scorer_of
-from serving.scorer import Scorer
-from streams.batch.build import build
-from streams.dataflow.metrics import position
-from streams.importers.runners import read_runner_tables
-from streams.unbuilt_log import UnbuiltLog
 from velo.errors import UserError
+from velo.feature_repo.catalogue.families import FAMILIES
+from velo.feature_repo.stores import embedded_redis
+from velo.feature_repo.stores.redis_client import connect
+from velo.feature_repo.stores.redis_layout import Layout
 from velo.racing.clock import local_date
 from velo.racing.messages import Racecard
+from velo.serving.score import scorer_of
+from velo.serving.scorer import Scorer
 from velo.settings import Settings
 from velo.storage.log import reader
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
+from velo.streams.batch.build import build
+from velo.streams.dataflow.metrics import position
+from velo.streams.importers.runners import read_runner_tables
+from velo.streams.unbuilt_log import UnbuiltLog
 
 LAYOUTS: Final = [Layout.of(family) for family in FAMILIES]
 PATIENCE_S: Final = 1.0

@@ -22,16 +22,16 @@ import duckdb
 from rich.table import Table
 
 from benchmarks.stores import machine
-from feature_repo.catalogue.families import BY_VIEW
-from feature_repo.stores import embedded_redis
-from feature_repo.stores.redis_client import connect
-from streams.audit import audit
-from streams.importers.ingest import ingest
-from streams.importers.runners import read_runner_tables
 from velo.errors import UserError
+from velo.feature_repo.catalogue.families import BY_VIEW
+from velo.feature_repo.stores import embedded_redis
+from velo.feature_repo.stores.redis_client import connect
 from velo.racing.clock import to_us
 from velo.settings import Settings, zone_named
 from velo.storage.store import Store
+from velo.streams.audit import audit
+from velo.streams.importers.ingest import ingest
+from velo.streams.importers.runners import read_runner_tables
 
 TOLERANCE: Final = 1e-9
 

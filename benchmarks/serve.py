@@ -21,26 +21,26 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.stores import machine, store_of
-from feature_repo.catalogue import request_time
-from feature_repo.feast_store import REPO, apply
-from feature_repo.objects import SERVICE
-from feature_repo.stores import embedded_redis
-from serving.drivers import DriverExplainer
-from serving.feature_matrix import entity_rows
-from serving.memory import freeze, keep_freed, thaw
-from serving.request_deadline import UNHURRIED_S
-from serving.score import scorer_of
-from serving.scorer import Scorer
-from streams.batch.build import build
-from streams.dataflow.metrics import position
-from streams.unbuilt_log import UnbuiltLog
-from training.train import train
+from velo.feature_repo.catalogue import request_time
+from velo.feature_repo.feast_store import REPO, apply
+from velo.feature_repo.objects import SERVICE
+from velo.feature_repo.stores import embedded_redis
 from velo.racing.messages import Race, Racecard, Result, Runner
 from velo.racing.starts import starts_of
+from velo.serving.drivers import DriverExplainer
+from velo.serving.feature_matrix import entity_rows
+from velo.serving.memory import freeze, keep_freed, thaw
+from velo.serving.request_deadline import UNHURRIED_S
+from velo.serving.score import scorer_of
+from velo.serving.scorer import Scorer
 from velo.settings import Settings
 from velo.storage.log import reader
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
+from velo.streams.batch.build import build
+from velo.streams.dataflow.metrics import position
+from velo.streams.unbuilt_log import UnbuiltLog
+from velo.training.train import train
 
 WARM_UP: Final = 20
 STARTS_A_RESULT: Final = 12.5

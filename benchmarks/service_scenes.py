@@ -16,7 +16,7 @@ from typing import Final
 
 from benchmarks.fault_harness import OURS, Scene, until
 from benchmarks.fault_report import NOTHING, Recovery
-from feature_repo.stores.redis_client import connect
+from velo.feature_repo.stores.redis_client import connect
 
 HOST: Final = "127.0.0.1"
 PATH: Final = "/v1/races"

@@ -14,8 +14,8 @@ from rich.table import Table
 from benchmarks.page import put_between
 from benchmarks.stores import hardware, versions
 from benchmarks.stream_long import handover
-from feature_repo.catalogue.families import FAMILIES
 from velo.errors import UserError
+from velo.feature_repo.catalogue.families import FAMILIES
 from velo.settings import Settings
 from velo.storage.store import Home, Store
 

@@ -16,7 +16,7 @@ from benchmarks.interleaved import Timing
 from benchmarks.joins import OURS_FRAME, STOCK, through_feast
 from benchmarks.page import Aim
 from benchmarks.stores import peak_mb
-from feature_repo.catalogue.families import BY_VIEW, FAMILIES
+from velo.feature_repo.catalogue.families import BY_VIEW, FAMILIES
 
 MOST_MB: Final = 12_000.0
 MOST_SECONDS: Final = 100.0

@@ -17,14 +17,14 @@ from typing import Any
 
 import duckdb
 
-from feature_repo.stores import embedded_redis
-from streams.batch.staging import cores
-from streams.importers.runners import read_runner_tables
+from velo.feature_repo.stores import embedded_redis
 from velo.racing.messages import Result
 from velo.settings import Settings, zone_named
 from velo.simulator import SeasonSpec, simulate
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
+from velo.streams.batch.staging import cores
+from velo.streams.importers.runners import read_runner_tables
 
 
 @dataclass(frozen=True, slots=True)

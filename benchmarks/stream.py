@@ -20,16 +20,16 @@ from rich.table import Table
 
 from benchmarks.baseline_views import CONTRACT
 from benchmarks.stores import machine, peak_mb, store_of
-from feature_repo.catalogue.families import FAMILIES
-from feature_repo.stores import embedded_redis
-from streams.batch.build import build
-from streams.dataflow.metrics import Telemetry, position
-from streams.dataflow.runtime import StreamOptions, plan, run
+from velo.feature_repo.catalogue.families import FAMILIES
+from velo.feature_repo.stores import embedded_redis
 from velo.racing.messages import Result
 from velo.settings import Settings
 from velo.storage.log import reader
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
+from velo.streams.batch.build import build
+from velo.streams.dataflow.metrics import Telemetry, position
+from velo.streams.dataflow.runtime import StreamOptions, plan, run
 
 ALL_VIEWS: Final = len(FAMILIES)
 SINKS: Final = {"none": ["--no-online", "--no-offline"], "Parquet": ["--no-online"], "both": []}

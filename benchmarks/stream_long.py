@@ -23,19 +23,19 @@ import duckdb
 from rich.table import Table
 
 from benchmarks.stores import apart, machine
-from feature_repo.stores import embedded_redis
-from feature_repo.stores.redis_client import connect
-from streams.batch.build import build
-from streams.dataflow.malloc import single_arena
-from streams.dataflow.metrics import Telemetry, position
-from streams.dataflow.runtime import VIEWS, StreamOptions, plan, run
-from streams.importers.runners import read_runner_tables
+from velo.feature_repo.stores import embedded_redis
+from velo.feature_repo.stores.redis_client import connect
 from velo.racing.clock import RESULT_DELAY, local_date, local_midnight
 from velo.racing.messages import Result
 from velo.settings import Settings, zone_named
 from velo.simulator import SeasonSpec, simulate
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Home, Store
+from velo.streams.batch.build import build
+from velo.streams.dataflow.malloc import single_arena
+from velo.streams.dataflow.metrics import Telemetry, position
+from velo.streams.dataflow.runtime import VIEWS, StreamOptions, plan, run
+from velo.streams.importers.runners import read_runner_tables
 
 ZONE: Final = "Europe/London"
 HISTORY_DAYS: Final = 400

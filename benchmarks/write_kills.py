@@ -24,9 +24,9 @@ import duckdb
 import pyarrow.parquet as pq
 
 from benchmarks.fault_harness import OURS, PRELOADED
-from streams.batch import build, staging
 from velo.storage import atomic_files, table_versions
 from velo.storage.store import Home
+from velo.streams.batch import build, staging
 
 REPO: Final = str(Path(__file__).parents[1]) + os.sep
 BEYOND: Final = 1_000_000_000

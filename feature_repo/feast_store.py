@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from feature_repo.catalogue.families import FAMILIES, Family
+from velo.feature_repo.catalogue.families import FAMILIES, Family
 from velo.storage.store import Store
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def feature_store(store: Store) -> "FeatureStore":
 
 def apply(store: Store, families: Sequence[Family] = FAMILIES) -> "FeatureStore":
     """Register the catalogue's objects, as `feast apply` does; returns Feast over the store."""
-    from feature_repo.objects import feast_objects
+    from velo.feature_repo.objects import feast_objects
 
     feast = feature_store(store)
     with warnings.catch_warnings():

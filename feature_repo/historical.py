@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from feature_repo.catalogue import request_time
-from feature_repo.catalogue.families import FAMILIES
 from velo.errors import UserError
+from velo.feature_repo.catalogue import request_time
+from velo.feature_repo.catalogue.families import FAMILIES
 from velo.storage.store import Store
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ def features_for(store: Store, entities: Path, out: Path) -> FeaturesReport:
     if not views:
         keys = ", ".join(sorted({key for family in FAMILIES for key in family.keys}))
         raise UserError(f"{entities} has no entity column: name at least one of {keys}")
-    from feature_repo.feast_store import apply
-    from feature_repo.objects import ON_DEMAND
+    from velo.feature_repo.feast_store import apply
+    from velo.feature_repo.objects import ON_DEMAND
 
     refs = [f"{family.view}:{feature.name}" for family in views for feature in family.features]
     refs += [f"{family.view}:valid_until" for family in views]

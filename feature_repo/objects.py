@@ -10,8 +10,8 @@ from feast.data_source import DataSource
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, Int32, Int64, String, UnixTimestamp
 
-from feature_repo.catalogue import request_time
-from feature_repo.catalogue.families import FAMILIES, Family
+from velo.feature_repo.catalogue import request_time
+from velo.feature_repo.catalogue.families import FAMILIES, Family
 from velo.storage.store import Home
 
 SERVICE: Final = "velo_v1"
@@ -98,7 +98,7 @@ def _view(family: Family, keys: dict[str, Entity], source: DataSource) -> Featur
 def _on_demand(stored: FeatureView, request: RequestSource) -> OnDemandFeatureView:
     def since_last_run(inputs: dict[str, Any]) -> dict[str, Any]:
         # Feast rebuilds this function from its text, without this module around it.
-        from feature_repo.catalogue.request_time import as_lists, changes
+        from velo.feature_repo.catalogue.request_time import as_lists, changes
 
         return as_lists(changes(inputs))
 

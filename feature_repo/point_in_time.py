@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo.catalogue import request_time
-from feature_repo.catalogue.columns import ASKED, SINCE_LAST_RUN, STORED
-from feature_repo.catalogue.families import FAMILIES
+from velo.feature_repo.catalogue import request_time
+from velo.feature_repo.catalogue.columns import ASKED, SINCE_LAST_RUN, STORED
+from velo.feature_repo.catalogue.families import FAMILIES
 from velo.storage.store import Store
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ def joined_at(store: Store, entities: "pa.Table", feast: "FeatureStore | None" =
 
     Registers the catalogue first, unless given Feast over the store. Raises `UserError` where no tables were built.
     """
-    from feature_repo.feast_store import apply
-    from feature_repo.objects import SERVICE
+    from velo.feature_repo.feast_store import apply
+    from velo.feature_repo.objects import SERVICE
 
     over = feast or apply(store)
     service = over.get_feature_service(SERVICE)

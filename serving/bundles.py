@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 
-from training.bundle import CURRENT, GATE, Bundle, load
 from velo.errors import UserError
 from velo.settings import Settings
 from velo.storage.store import Store
+from velo.training.bundle import CURRENT, GATE, Bundle, load
 
 
 class NoModel(UserError):

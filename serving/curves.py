@@ -6,10 +6,10 @@ from datetime import datetime
 from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from feature_repo.catalogue.families import BY_VIEW, Family
-from feature_repo.stores import changelog
-from feature_repo.stores.parts import Snapshot
 from velo.errors import UserError
+from velo.feature_repo.catalogue.families import BY_VIEW, Family
+from velo.feature_repo.stores import changelog
+from velo.feature_repo.stores.parts import Snapshot
 from velo.racing.clock import to_text
 from velo.storage.store import Home
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo.catalogue.columns import (
+from velo.feature_repo.catalogue.columns import (
     BODY_CHANGE,
     COLUMNS,
     FORETOLD,
@@ -21,10 +21,10 @@ from feature_repo.catalogue.columns import (
     WEIGHT_SHARE,
     layoff_band,
 )
-from serving.feature_matrix import FeatureMatrix
+from velo.serving.feature_matrix import FeatureMatrix
 
 if TYPE_CHECKING:
-    from training.bundle import Bundle
+    from velo.training.bundle import Bundle
 
 Floats = NDArray[np.float64]
 Values = Mapping[str, float]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo.catalogue import columns, request_time
-from feature_repo.catalogue.families import FAMILIES
+from velo.feature_repo.catalogue import columns, request_time
+from velo.feature_repo.catalogue.families import FAMILIES
 from velo.racing.cards import Declared
 from velo.racing.measures import days_since_1970
 from velo.storage.store import Store
@@ -53,7 +53,7 @@ def _places(names: tuple[str, ...]) -> NDArray[np.intp]:
 
 def offline(store: Store, race: Declared, feast: "FeatureStore | None" = None) -> FeatureMatrix:
     """As of the card's instant, from the offline history through Feast."""
-    from feature_repo.point_in_time import base_of, joined_at
+    from velo.feature_repo.point_in_time import base_of, joined_at
 
     joined = joined_at(store, entity_rows(race), feast)
     base = base_of(joined)

@@ -7,14 +7,14 @@ from datetime import datetime
 from threading import Lock
 from typing import TYPE_CHECKING, Final, Protocol
 
-from serving.feature_matrix import offline
-from serving.race_messages import RaceMessages, Tables, messages_of_race, tables_of
-from serving.scored import RaceSnapshot
 from velo.errors import UserError
 from velo.racing.cards import FIRST_VERSION, Declared, declared_at
 from velo.racing.clock import to_text, to_us
 from velo.racing.messages import Message, Result, instant_of
 from velo.racing.starts import Start, starts_of
+from velo.serving.feature_matrix import offline
+from velo.serving.race_messages import RaceMessages, Tables, messages_of_race, tables_of
+from velo.serving.scored import RaceSnapshot
 from velo.storage.store import Store
 
 if TYPE_CHECKING:
@@ -92,14 +92,14 @@ class RaceHistory:
             raise TablesBehind(str(unreadable)) from None
 
     def settled(self) -> tuple[int, int]:
-        """As `serving.read_consistency.Touches` says; raises `TablesBehind` where the log cannot be read."""
+        """As `velo.serving.read_consistency.Touches` says; raises `TablesBehind` where the log cannot be read."""
         try:
             return self.log.settled()
         except UserError as unreadable:
             raise TablesBehind(str(unreadable)) from None
 
     def touched(self, from_seq: int, to_seq: int) -> Iterator[tuple[int, list[Start]]]:
-        """As `serving.read_consistency.Touches` says; a result of a lower version than one before it touches nothing."""
+        """As `velo.serving.read_consistency.Touches` says; a result of a lower version than one before it touches nothing."""
         try:
             results = self.log.results(from_seq, to_seq)
         except UserError as unreadable:
@@ -160,7 +160,7 @@ class RaceHistory:
         """Feast over the store."""
         with self._reading:
             if self._feast is None:
-                from feature_repo.feast_store import apply
+                from velo.feature_repo.feast_store import apply
 
                 self._feast = apply(self.store)
             return self._feast

@@ -10,16 +10,16 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
-from feature_repo.stores import changelog
-from feature_repo.stores.parts import Snapshot
-from serving.history import LogView
-from serving.paper_ledger import Decision, Ledger, PaperBet
-from serving.paper_settlement import known_of, settled_race
-from training.bundle import GATE, current, described
 from velo.errors import UserError
+from velo.feature_repo.stores import changelog
+from velo.feature_repo.stores.parts import Snapshot
 from velo.racing.cards import FROM_CARD, decision_time, declared_at, result_known_at
 from velo.racing.staking import edge, kelly_stake
+from velo.serving.history import LogView
+from velo.serving.paper_ledger import Decision, Ledger, PaperBet
+from velo.serving.paper_settlement import known_of, settled_race
 from velo.storage.store import Home, Store
+from velo.training.bundle import GATE, current, described
 
 LOOK_BACK: Final = timedelta(days=3)
 DEFAULT_EDGE: Final = 0.05
@@ -36,7 +36,7 @@ class PaperRunner(Protocol):
     """What is read of a scored runner."""
 
     @property
-    def horse_id(self) -> str: ...  # noqa: D102 as `serving.score` tells it
+    def horse_id(self) -> str: ...  # noqa: D102 as `velo.serving.score` tells it
     @property
     def horse(self) -> str: ...  # noqa: D102
     @property
@@ -53,7 +53,7 @@ class PaperRace(Protocol):
     """What is read of a scored race."""
 
     @property
-    def model(self) -> str: ...  # noqa: D102 as `serving.score` tells it
+    def model(self) -> str: ...  # noqa: D102 as `velo.serving.score` tells it
     @property
     def runners(self) -> Sequence[PaperRunner]: ...  # noqa: D102
 

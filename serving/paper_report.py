@@ -8,9 +8,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from serving.paper_ledger import Book, Decision, PaperBet, SettledBet
 from velo.racing.settlement import Outcome
 from velo.resampling import Days, Figure
+from velo.serving.paper_ledger import Book, Decision, PaperBet, SettledBet
 
 SEED = 1
 

@@ -6,9 +6,9 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from feature_repo.stores import changelog
-from feature_repo.stores.parts import Snapshot
 from velo.errors import UserError
+from velo.feature_repo.stores import changelog
+from velo.feature_repo.stores.parts import Snapshot
 from velo.racing.messages import (
     GoingChange,
     JockeyChange,

@@ -13,10 +13,10 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from feature_repo.catalogue.families import FAMILIES
-from feature_repo.stores.redis_layout import Layout
-from serving.read_plan import ReadPlan, ReadRows
+from velo.feature_repo.catalogue.families import FAMILIES
+from velo.feature_repo.stores.redis_layout import Layout
 from velo.racing.starts import Start
+from velo.serving.read_plan import ReadPlan, ReadRows
 
 
 class Touches(Protocol):

@@ -9,13 +9,13 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo.catalogue import columns, request_time
-from feature_repo.catalogue.families import FAMILIES
-from feature_repo.stores.redis_layout import Layout
-from serving.feature_matrix import FeatureMatrix, asked_of
-from serving.redis_reader import HEADERS
+from velo.feature_repo.catalogue import columns, request_time
+from velo.feature_repo.catalogue.families import FAMILIES
+from velo.feature_repo.stores.redis_layout import Layout
 from velo.racing.cards import Declared
 from velo.racing.clock import to_us
+from velo.serving.feature_matrix import FeatureMatrix, asked_of
+from velo.serving.redis_reader import HEADERS
 
 Floats = NDArray[np.float64]
 Micros = NDArray[np.int64]

@@ -12,14 +12,14 @@ from itertools import groupby
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
-from feature_repo.stores.race_cards import EVENTS, HEAD, race_key
-from feature_repo.stores.race_script import READ, sha_of
-from feature_repo.stores.redis_client import shown
-from feature_repo.stores.redis_layout import PACKED, index_key_of
-from feature_repo.stores.redis_script import has, place_of
-from feature_repo.stores.whole import FILL
-from serving.request_deadline import PATIENCE_S, ClientFinder, DeadlineExceeded, RequestDeadline, client_of
 from velo.errors import UserError
+from velo.feature_repo.stores.race_cards import EVENTS, HEAD, race_key
+from velo.feature_repo.stores.race_script import READ, sha_of
+from velo.feature_repo.stores.redis_client import shown
+from velo.feature_repo.stores.redis_layout import PACKED, index_key_of
+from velo.feature_repo.stores.redis_script import has, place_of
+from velo.feature_repo.stores.whole import FILL
+from velo.serving.request_deadline import PATIENCE_S, ClientFinder, DeadlineExceeded, RequestDeadline, client_of
 
 if TYPE_CHECKING:
     from redis import Redis

@@ -9,9 +9,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from serving.drivers import Driver
-from serving.scored import ScoredRace, ScoredRunner
 from velo.racing.clock import to_text
+from velo.serving.drivers import Driver
+from velo.serving.scored import ScoredRace, ScoredRunner
 
 _FLAGGED_AT_MOST = 2
 

@@ -2,15 +2,15 @@
 
 from datetime import datetime
 
-from feature_repo.stores import embedded_redis
-from feature_repo.stores.redis_client import connect_url
-from feature_repo.stores.whole import Expected
-from serving.bundles import Bundles
-from serving.history import LogView, RaceHistory
-from serving.redis_reader import RedisReader
-from serving.request_deadline import PATIENCE_S, UNHURRIED_S
-from serving.scored import ScoredRace
-from serving.scorer import Scorer
+from velo.feature_repo.stores import embedded_redis
+from velo.feature_repo.stores.redis_client import connect_url
+from velo.feature_repo.stores.whole import Expected
+from velo.serving.bundles import Bundles
+from velo.serving.history import LogView, RaceHistory
+from velo.serving.redis_reader import RedisReader
+from velo.serving.request_deadline import PATIENCE_S, UNHURRIED_S
+from velo.serving.scored import ScoredRace
+from velo.serving.scorer import Scorer
 from velo.storage.store import Store
 
 

@@ -10,12 +10,12 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo.catalogue.families import FAMILIES
-from serving.drivers import Driver, DriverExplainer
-from serving.feature_matrix import VIEWS, FeatureMatrix
-from training.bundle import BLEND, Bundle
+from velo.feature_repo.catalogue.families import FAMILIES
 from velo.racing.cards import Declared
 from velo.racing.messages import Result
+from velo.serving.drivers import Driver, DriverExplainer
+from velo.serving.feature_matrix import VIEWS, FeatureMatrix
+from velo.training.bundle import BLEND, Bundle
 
 Origin = Literal["redis", "offline history"]
 Floats = NDArray[np.float64]
@@ -36,7 +36,7 @@ class ScoredRunner:
     `probability` is the model's own; `blended` puts the market to it, None unless every runner has odds and the model
     knows how. `market_source` names whose odds they are: of a snapshot, or `SP`, told with the result and so never
     known before. `interval` and `blended_interval` are 95 % bounds of the rate at which runners given such a chance win, None
-    where the model has none (`training.calibration_intervals.CalibrationInterval` says what they cover). `missing` and
+    where the model has none (`velo.training.calibration_intervals.CalibrationInterval` says what they cover). `missing` and
     `stale` name feature views: without a row of the runner's key, or past `valid_until`.
     """
 

@@ -14,23 +14,32 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 
-from feature_repo.stores.race_cards import KEEP, CardsPosition, Event, RaceCards, StoredRace, head_of
-from feature_repo.stores.whole import REMEDY, Expected, FurthestHead, NotWhole, RedisContents, Vitals, tell_lost, vitals
-from feature_repo.stores.whole import read as read_held
-from serving.bundles import Bundles
-from serving.drivers import DriverExplainer
-from serving.feature_matrix import FeatureMatrix
-from serving.history import RaceHistory, declared
-from serving.race_messages import RaceMessages, UnknownRace
-from serving.read_consistency import ReadConsistency
-from serving.read_plan import NEVER, ReadPlan, ReadRows
-from serving.redis_reader import Answers, ReadRequest, RedisReader
-from serving.scored import RaceSnapshot, ScoredRace, scored_race
-from training.bundle import Bundle
 from velo.errors import UserError
+from velo.feature_repo.stores.race_cards import KEEP, CardsPosition, Event, RaceCards, StoredRace, head_of
+from velo.feature_repo.stores.whole import (
+    REMEDY,
+    Expected,
+    FurthestHead,
+    NotWhole,
+    RedisContents,
+    Vitals,
+    tell_lost,
+    vitals,
+)
+from velo.feature_repo.stores.whole import read as read_held
 from velo.racing.cards import Declared, decision_time, declared_at, first_result, result_known_at
 from velo.racing.clock import from_us, to_text, to_us
 from velo.racing.messages import Market, Message, Racecard, Result
+from velo.serving.bundles import Bundles
+from velo.serving.drivers import DriverExplainer
+from velo.serving.feature_matrix import FeatureMatrix
+from velo.serving.history import RaceHistory, declared
+from velo.serving.race_messages import RaceMessages, UnknownRace
+from velo.serving.read_consistency import ReadConsistency
+from velo.serving.read_plan import NEVER, ReadPlan, ReadRows
+from velo.serving.redis_reader import Answers, ReadRequest, RedisReader
+from velo.serving.scored import RaceSnapshot, ScoredRace, scored_race
+from velo.training.bundle import Bundle
 
 if TYPE_CHECKING:
     from redis import Redis

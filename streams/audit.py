@@ -15,23 +15,23 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
-from feature_repo.catalogue.aggregates import Ewma, Slope, Variance
-from feature_repo.catalogue.families import FAMILIES, Family
-from feature_repo.stores.changelog import text
-from feature_repo.stores.redis_client import errors_told
-from feature_repo.stores.redis_layout import VALID_UNTIL, Layout
-from feature_repo.stores.redis_rows import RedisRows
-from feature_repo.stores.whole import read, refuse_other_store
-from streams.batch import staging
-from streams.batch.build import MEMORY_LIMIT, build
-from streams.dataflow.metrics import position
 from velo.errors import UserError
+from velo.feature_repo.catalogue.aggregates import Ewma, Slope, Variance
+from velo.feature_repo.catalogue.families import FAMILIES, Family
+from velo.feature_repo.stores.changelog import text
+from velo.feature_repo.stores.redis_client import errors_told
+from velo.feature_repo.stores.redis_layout import VALID_UNTIL, Layout
+from velo.feature_repo.stores.redis_rows import RedisRows
+from velo.feature_repo.stores.whole import read, refuse_other_store
 from velo.racing.clock import from_text
 from velo.storage import table_versions
 from velo.storage.atomic_files import make_folder
 from velo.storage.log import reader
 from velo.storage.log.format import generation as log_generation
 from velo.storage.store import Home, Store
+from velo.streams.batch import staging
+from velo.streams.batch.build import MEMORY_LIMIT, build
+from velo.streams.dataflow.metrics import position
 
 if TYPE_CHECKING:
     import duckdb
@@ -310,7 +310,7 @@ def _hashes(client: Any, keys: Sequence[bytes]) -> list[tuple[bytes, dict[bytes,
 
 
 def _empty(family: Family) -> "pa.Table":
-    from streams.dataflow.arrow_rows import schema_of
+    from velo.streams.dataflow.arrow_rows import schema_of
 
     return schema_of(family).empty_table()
 

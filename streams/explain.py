@@ -13,20 +13,20 @@ from zoneinfo import ZoneInfo
 
 import duckdb
 
-from feature_repo.catalogue import request_time
-from feature_repo.catalogue.aggregates import RECENT_DEPTH, Last, Value
-from feature_repo.catalogue.columns import ON_DEMAND
-from feature_repo.catalogue.families import FAMILIES, Family
-from feature_repo.stores.parts import Snapshot
-from streams.batch import staging
-from streams.batch.build import fingerprint
 from velo.errors import UserError
+from velo.feature_repo.catalogue import request_time
+from velo.feature_repo.catalogue.aggregates import RECENT_DEPTH, Last, Value
+from velo.feature_repo.catalogue.columns import ON_DEMAND
+from velo.feature_repo.catalogue.families import FAMILIES, Family
+from velo.feature_repo.stores.parts import Snapshot
 from velo.racing.cards import Declared
 from velo.racing.clock import EPOCH, local_date, local_midnight
 from velo.racing.measures import days_since_1970
 from velo.racing.messages import Runner
 from velo.storage import table_versions
 from velo.storage.store import Store
+from velo.streams.batch import staging
+from velo.streams.batch.build import fingerprint
 
 MeasuredStart = Mapping[str, Any]
 """One measured start as the tables have it, with `retracted_at` of its version."""

@@ -10,11 +10,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from feature_repo.catalogue.families import FAMILIES
-from streams.batch import staging
 from velo.errors import UserError
+from velo.feature_repo.catalogue.families import FAMILIES
 from velo.storage import table_versions
 from velo.storage.store import Home
+from velo.streams.batch import staging
 
 LITTLE_ROOM: Final = 2**20
 """Bytes free with which nothing can be expected to work."""

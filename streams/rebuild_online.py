@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from feature_repo.catalogue.families import FAMILIES, Family
-from feature_repo.stores.race_cards import CardsPosition, RaceCards
-from feature_repo.stores.redis_layout import Layout
-from feature_repo.stores.redis_writer import RowWriter
-from feature_repo.stores.whole import (
+from velo.errors import UserError
+from velo.feature_repo.catalogue.families import FAMILIES, Family
+from velo.feature_repo.stores.race_cards import CardsPosition, RaceCards
+from velo.feature_repo.stores.redis_layout import Layout
+from velo.feature_repo.stores.redis_writer import RowWriter
+from velo.feature_repo.stores.whole import (
     begin,
     fill_remembered,
     finish,
@@ -28,15 +29,14 @@ from feature_repo.stores.whole import (
     refuse_other_store,
     remember_head,
 )
-from streams.audit import brought_to
-from streams.batch.build import fingerprint
-from streams.dataflow.backfill import fill_view, one_at_a_time
-from streams.dataflow.cards_sink import fill as fill_cards
-from streams.dataflow.metrics import is_streaming
-from velo.errors import UserError
 from velo.storage import table_versions
 from velo.storage.log.reader import end
 from velo.storage.store import Home, Store
+from velo.streams.audit import brought_to
+from velo.streams.batch.build import fingerprint
+from velo.streams.dataflow.backfill import fill_view, one_at_a_time
+from velo.streams.dataflow.cards_sink import fill as fill_cards
+from velo.streams.dataflow.metrics import is_streaming
 
 ABREAST: Final = 3
 """Views under way at once: while the server takes one lot of rows the next is packed."""

@@ -5,17 +5,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from feature_repo.stores import embedded_redis, whole
-from feature_repo.stores.race_cards import RaceCards
-from feature_repo.stores.redis_client import connect_url
-from streams.dataflow.metrics import is_streaming, position
-from streams.importers import dead_letters
-from streams.undeclared import undeclared_of
 from velo.errors import UserError
+from velo.feature_repo.stores import embedded_redis, whole
+from velo.feature_repo.stores.race_cards import RaceCards
+from velo.feature_repo.stores.redis_client import connect_url
 from velo.storage import table_versions
 from velo.storage.log.format import generation
 from velo.storage.log.reader import end
 from velo.storage.store import Store
+from velo.streams.dataflow.metrics import is_streaming, position
+from velo.streams.importers import dead_letters
+from velo.streams.undeclared import undeclared_of
 
 UNDECLARED_SHOWN: Final = 5
 

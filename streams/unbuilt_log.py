@@ -14,10 +14,9 @@ from threading import Lock
 from typing import Final, NamedTuple
 from weakref import finalize
 
-from feature_repo.stores import changelog
-from feature_repo.stores.parts import Snapshot
-from streams.dataflow.metrics import position
 from velo.errors import UserError
+from velo.feature_repo.stores import changelog
+from velo.feature_repo.stores.parts import Snapshot
 from velo.racing.clock import from_us, to_us
 from velo.racing.messages import Message, Result
 from velo.storage import table_versions
@@ -34,6 +33,7 @@ from velo.storage.log.tail import (
     message_of,
 )
 from velo.storage.store import Home
+from velo.streams.dataflow.metrics import position
 
 READ_AT_ONCE: Final = 2000
 RACES_LOOKED_UP: Final = 2000

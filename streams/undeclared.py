@@ -5,8 +5,8 @@ from typing import Any, Final
 
 import duckdb
 
-from feature_repo.stores import changelog
-from feature_repo.stores.parts import Snapshot
+from velo.feature_repo.stores import changelog
+from velo.feature_repo.stores.parts import Snapshot
 from velo.racing.messages import (
     GoingChange,
     JockeyChange,

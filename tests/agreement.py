@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from feature_repo.catalogue.families import FAMILIES, Family
 from tests.oracle import Oracle
 from tests.oracle_starts import instant
 from tests.stores import Row, changelogs_of
+from velo.feature_repo.catalogue.families import FAMILIES, Family
 from velo.racing.clock import MICROSECOND
 from velo.storage.log import reader
 from velo.storage.store import Store

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from feature_repo.catalogue.aggregates import (
+from velo.errors import UserError
+from velo.feature_repo.catalogue.aggregates import (
     Aggregate,
     Ewma,
     Last,
@@ -27,9 +28,8 @@ from feature_repo.catalogue.aggregates import (
     Sum,
     Variance,
 )
-from feature_repo.catalogue.families import Family
-from feature_repo.catalogue.measures import MEASURES
-from velo.errors import UserError
+from velo.feature_repo.catalogue.families import Family
+from velo.feature_repo.catalogue.measures import MEASURES
 from velo.racing.clock import local_date
 from velo.racing.messages import Result
 from velo.racing.starts import Start, starts_of

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from feature_repo.catalogue.families import FAMILIES, Family
+from velo.feature_repo.catalogue.families import FAMILIES, Family
 from velo.storage.store import Home
 
 START = datetime(2024, 1, 1, 12, tzinfo=UTC)

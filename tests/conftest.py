@@ -35,8 +35,8 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def conformance(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Conformance]":
     """The conformance files' stores by name, each loaded and built once, when first asked for; never written to."""
-    from feature_repo.stores import embedded_redis
     from tests.stores import CASES, load_and_build
+    from velo.feature_repo.stores import embedded_redis
 
     made: dict[str, Built] = {}
 
@@ -53,7 +53,7 @@ def conformance(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Conforman
 @pytest.fixture(scope="module")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Redis of the module's own."""
-    from feature_repo.stores import embedded_redis
+    from velo.feature_repo.stores import embedded_redis
     from velo.storage.store import Home
 
     home = Home(tmp_path_factory.mktemp("redis"))

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from serving.api.app import app_of
 from tests.services import NOW, a_service
+from velo.serving.api.app import app_of
 from velo.storage.store import Store
 
 if TYPE_CHECKING:

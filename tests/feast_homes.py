@@ -11,11 +11,11 @@ from feast import FeatureStore
 from feast.repo_config import RepoConfig
 from redis import Redis
 
-from feature_repo import feast_store
-from feature_repo.catalogue.families import BY_VIEW, FAMILIES
-from feature_repo.objects import ON_DEMAND, feast_objects
-from feature_repo.stores.embedded_redis import ensure
 from tests.changelogs import DAY_US, START_US, Size, key_values, made_up
+from velo.feature_repo import feast_store
+from velo.feature_repo.catalogue.families import BY_VIEW, FAMILIES
+from velo.feature_repo.objects import ON_DEMAND, feast_objects
+from velo.feature_repo.stores.embedded_redis import ensure
 from velo.settings import Settings
 from velo.storage.store import Home, Store
 

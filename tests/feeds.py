@@ -8,12 +8,12 @@ from typing import Any
 
 import orjson
 
-from streams.feeds.follow import FollowReport, follow
-from streams.feeds.source import Delivery, Feed
 from tests.logs import NOON
 from velo.racing.messages import SCHEMA_VERSION
 from velo.storage.log import reader
 from velo.storage.store import Store
+from velo.streams.feeds.follow import FollowReport, follow
+from velo.streams.feeds.source import Delivery, Feed
 
 
 def sent(kind: str, race_id: str = "R1", **fields: Any) -> dict[str, Any]:

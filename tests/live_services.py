@@ -9,9 +9,9 @@ from typing import Any
 
 import uvicorn
 
-from serving.api.app import app_of
-from serving.api.connections import BoundedConnection
-from serving.api.service import Service
+from velo.serving.api.app import app_of
+from velo.serving.api.connections import BoundedConnection
+from velo.serving.api.service import Service
 
 TOKEN = "a token"
 

@@ -16,15 +16,15 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
-from serving.paper import BY_EDGE, Rule, Trader, step
-from serving.paper_ledger import Decision, PaperBet, writing
-from serving.race_messages import messages_of_race
-from streams.unbuilt_log import UnbuiltLog
 from tests.seasons import FIRST_DAY, opened
 from velo.racing.cards import declared_at
 from velo.racing.clock import from_text
+from velo.serving.paper import BY_EDGE, Rule, Trader, step
+from velo.serving.paper_ledger import Decision, PaperBet, writing
+from velo.serving.race_messages import messages_of_race
 from velo.settings import Settings
 from velo.storage.store import Store
+from velo.streams.unbuilt_log import UnbuiltLog
 
 LEAD = timedelta(minutes=5)
 SEASON_DAYS = 100

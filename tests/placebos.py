@@ -5,7 +5,7 @@ What a pipeline says of noise is what it adds by itself.
 
 import numpy as np
 
-from training.by_race import Floats, Indices, sizes_of
+from velo.training.by_race import Floats, Indices, sizes_of
 
 
 def shuffled_winners(share: Floats, starts: Indices, seed: int) -> Floats:

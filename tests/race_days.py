@@ -7,18 +7,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from feature_repo.stores.race_cards import RaceCards
-from feature_repo.stores.redis_client import connect
-from serving.feature_matrix import FeatureMatrix
-from serving.scored import ScoredRace, fingerprint
-from serving.scorer import CatchingUp, Scorer
-from streams.dataflow.metrics import Telemetry
-from streams.dataflow.runtime import StreamOptions, plan, run
 from velo.commands.serve import service_of
+from velo.feature_repo.stores.race_cards import RaceCards
+from velo.feature_repo.stores.redis_client import connect
 from velo.racing.clock import local_date, local_midnight
 from velo.racing.messages import Message, Racecard, Result
+from velo.serving.feature_matrix import FeatureMatrix
+from velo.serving.scored import ScoredRace, fingerprint
+from velo.serving.scorer import CatchingUp, Scorer
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
+from velo.streams.dataflow.metrics import Telemetry
+from velo.streams.dataflow.runtime import StreamOptions, plan, run
 
 LEAD = timedelta(minutes=5)
 WAIT_S = 60.0

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from streams.importers.raceform import parse_row
-from streams.importers.results import Parsed
 from velo.racing.messages import Result
+from velo.streams.importers.raceform import parse_row
+from velo.streams.importers.results import Parsed
 
 LONDON = ZoneInfo("Europe/London")
 HONG_KONG = ZoneInfo("Asia/Hong_Kong")

@@ -6,11 +6,11 @@ from datetime import datetime, timedelta
 
 import pyarrow as pa
 
-from feature_repo.catalogue.families import BY_VIEW, Family
-from feature_repo.stores.redis_client import connect_url
-from feature_repo.stores.redis_layout import Layout
-from feature_repo.stores.redis_writer import RowWriter
 from tests.changelogs import START
+from velo.feature_repo.catalogue.families import BY_VIEW, Family
+from velo.feature_repo.stores.redis_client import connect_url
+from velo.feature_repo.stores.redis_layout import Layout
+from velo.feature_repo.stores.redis_writer import RowWriter
 
 HORSES = 300
 

@@ -8,19 +8,19 @@ from zoneinfo import ZoneInfo
 
 import orjson
 
-from feature_repo.catalogue.aggregates import Value
-from feature_repo.catalogue.families import FAMILIES, Family
-from streams.aggregation.key_history import KeyHistories, PackedHistory, _place
-from streams.aggregation.layout import Key, RememberedStart, Sums
-from streams.aggregation.local_days import LocalDays
-from streams.aggregation.ratings import Elo, Entry, _starter
-from streams.aggregation.result_delta import ResultDelta
-from streams.aggregation.routing import SHARDS, KeyUpdate, Router
-from streams.aggregation.window_state import BEGINNING, PackedRow, ShardState, WindowAggregator
+from velo.feature_repo.catalogue.aggregates import Value
+from velo.feature_repo.catalogue.families import FAMILIES, Family
 from velo.racing.clock import to_us
 from velo.racing.elo import PARTS
 from velo.racing.messages import Message, Result
 from velo.racing.starts import Start, starts_of
+from velo.streams.aggregation.key_history import KeyHistories, PackedHistory, _place
+from velo.streams.aggregation.layout import Key, RememberedStart, Sums
+from velo.streams.aggregation.local_days import LocalDays
+from velo.streams.aggregation.ratings import Elo, Entry, _starter
+from velo.streams.aggregation.result_delta import ResultDelta
+from velo.streams.aggregation.routing import SHARDS, KeyUpdate, Router
+from velo.streams.aggregation.window_state import BEGINNING, PackedRow, ShardState, WindowAggregator
 
 Row = tuple[Key, int, tuple[Value, ...], int | None]
 """(key values, event_timestamp in µs, values in the order of `Family.features`, valid_until in µs or None)."""

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from streams.importers.cards import ParsedCards
-from streams.importers.rpscrape_cards import read_rpscrape_cards
 from velo.racing.messages import Racecard
 from velo.settings import KeyPolicy, Settings
 from velo.storage.store import Store
+from velo.streams.importers.cards import ParsedCards
+from velo.streams.importers.rpscrape_cards import read_rpscrape_cards
 
 RUNNER = {
     "name": "Plain Sailing",

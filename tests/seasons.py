@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from streams.batch.build import build
 from velo.racing.messages import (
     FINISHED,
     GoingChange,
@@ -27,6 +26,7 @@ from velo.racing.messages import (
 from velo.settings import Settings
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
+from velo.streams.batch.build import build
 
 FIRST_DAY = date(2023, 3, 1)
 BUILT_AT = datetime(2026, 1, 1, tzinfo=UTC)

@@ -7,17 +7,17 @@ from typing import Any
 
 from fastapi.testclient import TestClient
 
-from serving.api.app import app_of
-from serving.api.service import Service
-from streams.batch.build import build
 from tests.seasons import BUILT_AT, a_card, a_season, opened
 from tests.streaming import streamed
-from training.model import ModelOptions
-from training.train import train
 from velo.commands.serve import service_of
 from velo.racing.messages import Market, Message, NonRunner, Race, Runner
+from velo.serving.api.app import app_of
+from velo.serving.api.service import Service
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
+from velo.streams.batch.build import build
+from velo.training.model import ModelOptions
+from velo.training.train import train
 
 OFF = datetime(2023, 6, 1, 14, 0, tzinfo=UTC)
 NOW = OFF - timedelta(hours=1)

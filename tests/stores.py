@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import pyarrow as pa
 
-from feature_repo.catalogue.families import FAMILIES, Family
-from feature_repo.stores.parts import Snapshot
-from streams.batch.build import BuildReport, build
-from streams.importers.ingest import IngestReport, ingest
-from streams.importers.runners import read_runner_tables
 from tests.logs import a_store
 from tests.runner_table_oracle import load
 from tests.shared import shared_file
+from velo.feature_repo.catalogue.families import FAMILIES, Family
+from velo.feature_repo.stores.parts import Snapshot
 from velo.racing.messages import Message, from_record
 from velo.simulator import SeasonSpec, simulate_season
 from velo.storage.store import Home, Store
+from velo.streams.batch.build import BuildReport, build
+from velo.streams.importers.ingest import IngestReport, ingest
+from velo.streams.importers.runners import read_runner_tables
 
 if TYPE_CHECKING:
     from feast import FeatureStore

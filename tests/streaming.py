@@ -14,22 +14,22 @@ import duckdb
 import numpy as np
 from bytewax.inputs import AbortExecution, FixedPartitionedSource, StatefulSourcePartition
 
-from feature_repo.catalogue.families import BY_VIEW, FAMILIES
-from feature_repo.stores.redis_client import connect
-from feature_repo.stores.redis_layout import Layout
-from feature_repo.stores.redis_rows import RedisRows
-from streams.batch.build import build
-from streams.dataflow.checkpoint_writer import CheckpointWriter
-from streams.dataflow.log_source import LogPartition, LogSource
-from streams.dataflow.metrics import Telemetry
-from streams.dataflow.operators import LogRecord
-from streams.dataflow.runtime import StreamOptions, plan, run, source_of
 from tests.oracle import JOIN_KEYS
+from velo.feature_repo.catalogue.families import BY_VIEW, FAMILIES
+from velo.feature_repo.stores.redis_client import connect
+from velo.feature_repo.stores.redis_layout import Layout
+from velo.feature_repo.stores.redis_rows import RedisRows
 from velo.racing.clock import from_us
 from velo.racing.messages import Message
 from velo.settings import Settings
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
+from velo.streams.batch.build import build
+from velo.streams.dataflow.checkpoint_writer import CheckpointWriter
+from velo.streams.dataflow.log_source import LogPartition, LogSource
+from velo.streams.dataflow.metrics import Telemetry
+from velo.streams.dataflow.operators import LogRecord
+from velo.streams.dataflow.runtime import StreamOptions, plan, run, source_of
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 COUNTS_AND_SUMS = 1e-12

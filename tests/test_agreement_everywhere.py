@@ -9,16 +9,16 @@ from tempfile import TemporaryDirectory
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from feature_repo.stores.redis_client import connect_url
-from streams.batch.build import build
 from tests.agreement import differences
 from tests.logs import a_store, logged
 from tests.stores import NOW, twin_of
 from tests.strategies import TIMEZONES, busy_logs
 from tests.streaming import all_rows, assert_online, streamed
+from velo.feature_repo.stores.redis_client import connect_url
 from velo.racing.messages import Message, from_record
 from velo.settings import Settings
 from velo.storage.store import Store
+from velo.streams.batch.build import build
 
 ASKED = os.environ.get("VELO_EXAMPLES")
 EXAMPLES = int(ASKED or "8")

@@ -11,16 +11,16 @@ from rich.console import Console
 
 from tests.placebos import shuffled_winners
 from tests.seasons import BUILT_AT, FIRST_DAY, a_season, a_store
-from training.backtest import backtest
-from training.backtest_kept import Predictions, plain, read
-from training.backtest_metrics import BacktestPeriod, all_strategies
-from training.backtest_report import BacktestReport, alarms_of, luck_of
-from training.backtest_tables import backtest_tables, by_luck, first_lines
-from training.by_race import sizes_of
-from training.gate_simulation import luck
-from training.model import ModelOptions
-from training.report_html import page
 from velo.resampling import Days
+from velo.training.backtest import backtest
+from velo.training.backtest_kept import Predictions, plain, read
+from velo.training.backtest_metrics import BacktestPeriod, all_strategies
+from velo.training.backtest_report import BacktestReport, alarms_of, luck_of
+from velo.training.backtest_tables import backtest_tables, by_luck, first_lines
+from velo.training.by_race import sizes_of
+from velo.training.gate_simulation import luck
+from velo.training.model import ModelOptions
+from velo.training.report_html import page
 
 SMALL = ModelOptions(rounds=4, patience=2, leaves=4, learning_rate=0.1, threads=1)
 

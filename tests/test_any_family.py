@@ -12,16 +12,6 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 
-from feature_repo.catalogue.aggregates import (
-    Ewma,
-    Last,
-    Max,
-    Ratio,
-    Slope,
-    Sum,
-)
-from feature_repo.catalogue.families import Family
-from streams.batch.build import build
 from tests.any_family import Twin, families, same
 from tests.builders import a_log, a_result, a_runner
 from tests.logs import a_store, logged
@@ -29,9 +19,19 @@ from tests.replay import Replay, changelog
 from tests.stores import NOW, changelogs_of
 from tests.strategies import RandomLog, busy_logs
 from velo.errors import UserError
+from velo.feature_repo.catalogue.aggregates import (
+    Ewma,
+    Last,
+    Max,
+    Ratio,
+    Slope,
+    Sum,
+)
+from velo.feature_repo.catalogue.families import Family
 from velo.racing.clock import to_us
 from velo.racing.messages import Result, from_record
 from velo.storage.log import reader
+from velo.streams.batch.build import build
 
 ASKED = os.environ.get("VELO_EXAMPLES")
 EXAMPLES = int(ASKED or "25")

@@ -10,17 +10,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
-from feature_repo.stores import embedded_redis
-from feature_repo.stores.redis_client import connect
-from feature_repo.stores.redis_layout import Layout
-from streams.audit import AuditReport, audit
-from streams.batch.build import build
-from streams.importers.ingest import ingest
-from streams.importers.runners import read_runner_tables
 from tests.logs import a_store, fixed
 from tests.streaming import NOW, streamed
+from velo.feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
+from velo.feature_repo.stores import embedded_redis
+from velo.feature_repo.stores.redis_client import connect
+from velo.feature_repo.stores.redis_layout import Layout
 from velo.storage.store import Store
+from velo.streams.audit import AuditReport, audit
+from velo.streams.batch.build import build
+from velo.streams.importers.ingest import ingest
+from velo.streams.importers.runners import read_runner_tables
 
 HORSE = "horse_form"
 

@@ -13,23 +13,23 @@ from rich.console import Console
 
 from tests.placebos import planted_leak, shuffled_winners
 from tests.seasons import BUILT_AT, FIRST_DAY, a_season, a_store
-from training.backtest import backtest
-from training.backtest_kept import PREDICTIONS, plain, read
-from training.backtest_report import BacktestReport
-from training.backtest_tables import backtest_tables
-from training.blend_calibrate import combine
-from training.dataset import TrainingSet, training_set
-from training.model import FEATURES, ModelOptions
-from training.price_bucket_floors import holds
-from training.published_baseline import VERSIONS, wilson
-from training.races import Races, races_of
-from training.report_html import write_report
-from training.trials import FILE, trials
-from training.walk_forward import OutOfFold, WalkForwardPlan, cut, drifted, predict, shifted
-from training.windows import gate_figures
 from velo.errors import UserError
 from velo.resampling import Figure
 from velo.storage.store import Store
+from velo.training.backtest import backtest
+from velo.training.backtest_kept import PREDICTIONS, plain, read
+from velo.training.backtest_report import BacktestReport
+from velo.training.backtest_tables import backtest_tables
+from velo.training.blend_calibrate import combine
+from velo.training.dataset import TrainingSet, training_set
+from velo.training.model import FEATURES, ModelOptions
+from velo.training.price_bucket_floors import holds
+from velo.training.published_baseline import VERSIONS, wilson
+from velo.training.races import Races, races_of
+from velo.training.report_html import write_report
+from velo.training.trials import FILE, trials
+from velo.training.walk_forward import OutOfFold, WalkForwardPlan, cut, drifted, predict, shifted
+from velo.training.windows import gate_figures
 
 SMALL = ModelOptions(rounds=12, patience=4, leaves=5, learning_rate=0.1, threads=1)
 DAYS = 370
@@ -232,8 +232,8 @@ def test_prices_told_before_the_off_decide_the_bets_and_are_held_against_the_las
     store: Store, rows: TrainingSet, report: BacktestReport
 ) -> None:
     """Each starter's price against the race's own messages, as one race at a time is read."""
-    from serving.race_messages import messages_of_race
     from velo.racing.cards import declared_at
+    from velo.serving.race_messages import messages_of_race
 
     predictions, _ = read(store.home, report.backtest)
     columns = predictions.columns

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from streams.batch.build import build
 from tests.cli import velo
 from tests.logs import a_store
 from tests.stores import NOW, a_season, rows_apart
@@ -14,6 +13,7 @@ from velo.storage.log.format import segments
 from velo.storage.log.reader import end, messages
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Home
+from velo.streams.batch.build import build
 
 
 def backed_up(home: Home, to: Path) -> Home:

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training import bundle, bundle_writing
-from training.calibration_intervals import WINS_A_BIN, CalibrationInterval, fit_interval
-from training.ensemble import Ensemble
-from training.logit import Logit
 from velo.errors import UserError
 from velo.storage.store import Home
+from velo.training import bundle, bundle_writing
+from velo.training.calibration_intervals import WINS_A_BIN, CalibrationInterval, fit_interval
+from velo.training.ensemble import Ensemble
+from velo.training.logit import Logit
 
 Floats = NDArray[np.float64]
 DAYS, RACES_A_DAY, FIELD = 120, 8, 10

@@ -13,10 +13,6 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from feature_repo.catalogue.families import FAMILIES
-from streams.aggregation.ratings import Elo
-from streams.batch import staging
-from streams.batch.build import build
 from tests.agreement import differences
 from tests.builders import a_field, a_log, a_result, a_runner, a_tick
 from tests.logs import a_store, logged
@@ -24,10 +20,14 @@ from tests.replay import MemorySpill, RaceState, apply_version
 from tests.stores import NOW, Conformance, Row, changelogs_of, rows_apart, tables_of, twin_of
 from tests.strategies import RandomLog, busy_logs
 from velo.errors import UserError
+from velo.feature_repo.catalogue.families import FAMILIES
 from velo.racing.jurisdiction import DEFAULT
 from velo.racing.messages import Message, Result, from_record
 from velo.racing.starts import Start, starts_of
 from velo.storage.log import reader
+from velo.streams.aggregation.ratings import Elo
+from velo.streams.batch import staging
+from velo.streams.batch.build import build
 
 EXAMPLES = int(os.environ.get("VELO_EXAMPLES", "12"))
 """How many random logs the build is tried on, and in pieces half as many; VELO_EXAMPLES=300 for a long look."""

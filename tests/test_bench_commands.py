@@ -14,16 +14,16 @@ import pytest
 
 from benchmarks import joins, serve
 from benchmarks.baseline_views import CONTRACT
-from feature_repo.catalogue.families import FAMILIES
-from streams.batch.build import build
-from streams.importers.ingest import ingest
-from streams.importers.runners import read_runner_tables
 from tests.cli import velo
 from tests.logs import a_store, fixed
-from training.model import ModelOptions
-from training.train import train
 from velo.commands.bench import bench_app
+from velo.feature_repo.catalogue.families import FAMILIES
 from velo.simulator import SeasonSpec, simulate
+from velo.streams.batch.build import build
+from velo.streams.importers.ingest import ingest
+from velo.streams.importers.runners import read_runner_tables
+from velo.training.model import ModelOptions
+from velo.training.train import train
 
 NOW = datetime(2024, 3, 1, tzinfo=UTC)
 

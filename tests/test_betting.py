@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from training.backtest_metrics import (
+from velo.errors import UserError
+from velo.resampling import Days
+from velo.training.backtest_metrics import (
     BacktestPeriod,
     above_and_below,
     all_strategies,
@@ -24,7 +26,7 @@ from training.backtest_metrics import (
     top1,
     winner_loss,
 )
-from training.betting import (
+from velo.training.betting import (
     BUCKETS,
     STRATEGIES,
     bucket_of,
@@ -35,10 +37,8 @@ from training.betting import (
     kelly_stakes,
     strategy,
 )
-from training.by_race import softmax
-from training.devig import proportional
-from velo.errors import UserError
-from velo.resampling import Days
+from velo.training.by_race import softmax
+from velo.training.devig import proportional
 
 Floats = NDArray[np.float64]
 

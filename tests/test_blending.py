@@ -5,16 +5,16 @@ import json
 import numpy as np
 import pytest
 
-from training.blend_calibrate import surest
-from training.blending import BENTER, KINDS, MEAN, RESIDUAL, Blending, OutOfFoldPredictions, chances, learn
-from training.bundle import Bundle, Model
-from training.by_race import Floats, softmax, total
-from training.ensemble import Ensemble, inputs
-from training.fitting import choose_rounds, fit_fundamental, fit_on_market
-from training.market import LEAST_RACES, fit_blend, market_offset
-from training.model import FEATURES, ModelOptions, direction
-from training.races import Races
 from velo.errors import UserError
+from velo.training.blend_calibrate import surest
+from velo.training.blending import BENTER, KINDS, MEAN, RESIDUAL, Blending, OutOfFoldPredictions, chances, learn
+from velo.training.bundle import Bundle, Model
+from velo.training.by_race import Floats, softmax, total
+from velo.training.ensemble import Ensemble, inputs
+from velo.training.fitting import choose_rounds, fit_fundamental, fit_on_market
+from velo.training.market import LEAST_RACES, fit_blend, market_offset
+from velo.training.model import FEATURES, ModelOptions, direction
+from velo.training.races import Races
 
 RUNNERS, RACES = 8, 600
 SMALL = ModelOptions(rounds=30, patience=10, leaves=6, learning_rate=0.1, threads=1)

@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from training.by_race import normalised, softmax, total
-from training.calibration import BetaCurve, RegimeCalibration, StepCurve, fit_calibration, regime_weights
-from training.reliability import (
+from velo.errors import UserError
+from velo.resampling import Days, Figure
+from velo.training.by_race import normalised, softmax, total
+from velo.training.calibration import BetaCurve, RegimeCalibration, StepCurve, fit_calibration, regime_weights
+from velo.training.reliability import (
     equal_mass,
     equal_width,
     mean_gap,
@@ -19,8 +21,6 @@ from training.reliability import (
     root_mean_gap,
     slope,
 )
-from velo.errors import UserError
-from velo.resampling import Days, Figure
 
 Floats = NDArray[np.float64]
 

@@ -7,20 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from feature_repo.catalogue.aggregates import Ratio
-from feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
-from feature_repo.feast_store import apply, feature_store
-from feature_repo.objects import SERVICE
-from feature_repo.stores import embedded_redis
-from streams.batch.build import build, fingerprint
-from streams.batch.staging import code_of
 from tests import oracle
 from tests.agreement import differences
 from tests.builders import a_field, a_log, a_result, a_tick
 from tests.logs import a_store, logged
 from tests.stores import NOW, Row, changelogs_of, historical, materialize, online, rows_of
+from velo.feature_repo.catalogue.aggregates import Ratio
+from velo.feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
+from velo.feature_repo.feast_store import apply, feature_store
+from velo.feature_repo.objects import SERVICE
+from velo.feature_repo.stores import embedded_redis
 from velo.racing.messages import from_record
 from velo.storage.store import Store
+from velo.streams.batch.build import build, fingerprint
+from velo.streams.batch.staging import code_of
 
 TRAINERS = BY_VIEW["trainer_velocity"]
 WITH_60_DAYS = replace(TRAINERS, windows=(14, 30, 60, 90))

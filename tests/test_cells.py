@@ -2,7 +2,7 @@
 
 import pytest
 
-from streams.importers import parsers
+from velo.streams.importers import parsers
 
 
 @pytest.mark.parametrize(

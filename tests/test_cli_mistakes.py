@@ -209,8 +209,8 @@ def test_a_redis_url_that_names_no_redis_is_refused_and_not_waited_for(
 
 def test_redis_down_or_with_another_password_is_told(home: Path) -> None:
     """By what every command that fills the online store calls; a password asked with is never shown."""
-    from feature_repo.feast_store import apply, materialize
-    from feature_repo.stores import embedded_redis
+    from velo.feature_repo.feast_store import apply, materialize
+    from velo.feature_repo.stores import embedded_redis
 
     apply(Store.open(Settings(home)))
     own = urlsplit(embedded_redis.ensure(Home(home)))

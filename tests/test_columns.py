@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from feature_repo.catalogue import columns
+from velo.feature_repo.catalogue import columns
 
 RATINGS = ("official_rating", "horse_form__last_rating", "since_last_run__rating_change")
 

@@ -14,14 +14,14 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from feature_repo.catalogue.aggregates import Ewma, Slope, Variance
-from feature_repo.catalogue.families import BY_VIEW, Family
-from feature_repo.feast_store import apply
-from feature_repo.stores.parts import Snapshot
-from streams.importers import dead_letters
 from tests.stores import CASES, Built, Conformance, historical, materialize, online
+from velo.feature_repo.catalogue.aggregates import Ewma, Slope, Variance
+from velo.feature_repo.catalogue.families import BY_VIEW, Family
+from velo.feature_repo.feast_store import apply
+from velo.feature_repo.stores.parts import Snapshot
 from velo.racing.clock import EPOCH, MICROSECOND
 from velo.storage.log import reader
+from velo.streams.importers import dead_letters
 
 if TYPE_CHECKING:
     from feast import FeatureStore

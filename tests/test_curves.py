@@ -8,11 +8,11 @@ import duckdb
 import pytest
 from fastapi.testclient import TestClient
 
-from feature_repo.catalogue.families import BY_VIEW
-from serving.api.schemas import Curve
-from serving.curves import VIEWS
 from tests.seasons import BUILT_AT, a_season, a_store, opened
 from tests.services import a_client, a_service
+from velo.feature_repo.catalogue.families import BY_VIEW
+from velo.serving.api.schemas import Curve
+from velo.serving.curves import VIEWS
 from velo.storage.store import Store
 
 KEYS = {"horse": "horse 1", "trainer": "trainer 1", "jockey": "jockey 1"}

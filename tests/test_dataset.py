@@ -12,16 +12,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from feature_repo.catalogue import columns
-from streams.importers.ingest import ingest
-from streams.importers.runners import read_runner_tables
 from tests.seasons import BUILT_AT, a_season, a_store, opened
 from tests.shared import shared_file
 from tests.stores import Conformance
-from training.dataset import LABEL, TrainingSet, training_set
-from training.entity_rows import Period, declared
-from training.prices import prices
 from velo.errors import UserError
+from velo.feature_repo.catalogue import columns
 from velo.racing.cards import decision_time, declared_at, first_result
 from velo.racing.messages import (
     GoingChange,
@@ -38,6 +33,11 @@ from velo.racing.messages import (
 )
 from velo.storage.log.reader import messages as logged
 from velo.storage.store import Store
+from velo.streams.importers.ingest import ingest
+from velo.streams.importers.runners import read_runner_tables
+from velo.training.dataset import LABEL, TrainingSet, training_set
+from velo.training.entity_rows import Period, declared
+from velo.training.prices import prices
 
 LEAD = timedelta(minutes=5)
 OFF = datetime(2024, 5, 1, 14, 0, tzinfo=UTC)
@@ -246,13 +246,13 @@ def test_a_column_that_the_catalogue_does_not_declare_is_refused(rows: TrainingS
 
 
 def test_the_column_names_are_feasts_own() -> None:
-    from feature_repo import objects
+    from velo.feature_repo import objects
 
     assert columns.ON_DEMAND == objects.ON_DEMAND
 
 
 def test_a_period_without_results_is_refused_in_one_line(store: Store) -> None:
-    from training.entity_rows import Period
+    from velo.training.entity_rows import Period
 
     with pytest.raises(UserError, match="holds no result between 1990-01-01 and 1990-12-31"):
         training_set(store, period=Period(date(1990, 1, 1), date(1990, 12, 31)))

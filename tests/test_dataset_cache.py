@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from tests.seasons import a_season, a_store
-from training.dataset import TrainingSet
-from training.dataset_cache import KEPT, kept_training_set
-from training.entity_rows import Period
 from velo.errors import UserError
 from velo.storage.store import Home, Store
+from velo.training.dataset import TrainingSet
+from velo.training.dataset_cache import KEPT, kept_training_set
+from velo.training.entity_rows import Period
 
 READ = "read the training set"
 

@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
-from streams.feeds.validation import letter
-from streams.importers import dead_letters
-from streams.importers.dead_letters import LETTER, DeadLetter
-from streams.importers.ingest import ingest
-from streams.importers.replay import ReplayReport, replay
-from streams.importers.results import Parsed
-from streams.importers.runners import parse_rows, read_runner_tables
 from tests.builders import a_race, a_runner, write_runner_table
 from tests.logs import a_store, fixed, held
 from velo.errors import Refused, UserError
 from velo.racing.messages import Result
 from velo.storage.log import reader
 from velo.storage.store import Store
+from velo.streams.feeds.validation import letter
+from velo.streams.importers import dead_letters
+from velo.streams.importers.dead_letters import LETTER, DeadLetter
+from velo.streams.importers.ingest import ingest
+from velo.streams.importers.replay import ReplayReport, replay
+from velo.streams.importers.results import Parsed
+from velo.streams.importers.runners import parse_rows, read_runner_tables
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 BAD_STATUS = a_race(a_runner("Arkle", 1), a_runner("Mill House", status="XX"), race_id="R2")

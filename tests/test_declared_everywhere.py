@@ -9,16 +9,11 @@ from tempfile import TemporaryDirectory
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from feature_repo.stores.embedded_redis import down
-from feature_repo.stores.race_cards import RaceCards
-from feature_repo.stores.redis_client import connect
-from serving.race_messages import messages_of_race
-from streams.batch.build import build
-from streams.dataflow.cards_sink import fill, offer_of
-from streams.unbuilt_log import UnbuiltLog
 from tests.oracle_declared import Standing, standing_of
 from tests.seasons import opened
-from training.entity_rows import declared
+from velo.feature_repo.stores.embedded_redis import down
+from velo.feature_repo.stores.race_cards import RaceCards
+from velo.feature_repo.stores.redis_client import connect
 from velo.racing.cards import FROM_CARD, decision_time, declared_at, withdrawn_since
 from velo.racing.messages import (
     GoingChange,
@@ -34,10 +29,15 @@ from velo.racing.messages import (
     instant_of,
     to_record,
 )
+from velo.serving.race_messages import messages_of_race
 from velo.storage.log.reader import messages as logged
 from velo.storage.log.tail import LogTail
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
+from velo.streams.batch.build import build
+from velo.streams.dataflow.cards_sink import fill, offer_of
+from velo.streams.unbuilt_log import UnbuiltLog
+from velo.training.entity_rows import declared
 
 OFF = datetime(2024, 5, 1, 14, 0, tzinfo=UTC)
 LEAD = timedelta(minutes=5)

@@ -20,15 +20,15 @@ import yaml
 from prometheus_client import CollectorRegistry, start_http_server
 from redis import Redis
 
-from feature_repo.stores.embedded_redis import executable
-from serving.api.metrics import Metrics
-from streams.dataflow.metrics import Telemetry
-from streams.store_metrics import StoreWatch
 from tests.cli import velo
 from tests.logs import NOON, a_store, told
 from tests.shared import REPO
+from velo.feature_repo.stores.embedded_redis import executable
+from velo.serving.api.metrics import Metrics
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Home
+from velo.streams.dataflow.metrics import Telemetry
+from velo.streams.store_metrics import StoreWatch
 
 DEPLOY = REPO / "deploy"
 DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from feature_repo.stores.embedded_redis import down
 from tests.browser import screenshots
 from tests.desks import RACE, ROWS, Desk, chances, page_of, served, settled, shows_live
 from tests.services import HOSTILE, NOW, OFF, RUNNERS, a_service, a_streamed_store, tell
 from tests.services import RACE as RACE_TO_COME
-from training import bundle, bundle_writing
-from training.calibration_intervals import CalibrationInterval
+from velo.feature_repo.stores.embedded_redis import down
 from velo.racing.messages import FINISHED, GoingChange, JockeyChange, Market, NonRunner, Reinstated, Result
 from velo.storage.store import Store
+from velo.training import bundle, bundle_writing
+from velo.training.calibration_intervals import CalibrationInterval
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

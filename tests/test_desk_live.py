@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from feature_repo.stores.embedded_redis import down
-from streams.dataflow.metrics import Telemetry, position
-from streams.dataflow.runtime import StreamOptions, plan, run
 from tests.desks import RACE
 from tests.live_services import up
 from tests.services import NOW, a_service, a_streamed_store
+from velo.feature_repo.stores.embedded_redis import down
 from velo.racing.messages import Market, Message, NonRunner
 from velo.storage.log import reader
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
+from velo.streams.dataflow.metrics import Telemetry, position
+from velo.streams.dataflow.runtime import StreamOptions, plan, run
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from feature_repo.catalogue.families import BY_VIEW
-from feature_repo.stores.embedded_redis import down
 from tests.browser import CONTRAST, FAINT, screenshots
 from tests.desks import RACE, ROWS, Desk, page_of, served
 from tests.services import HOSTILE, RUNNERS, a_streamed_store, tell
+from velo.feature_repo.catalogue.families import BY_VIEW
+from velo.feature_repo.stores.embedded_redis import down
 from velo.racing.messages import JockeyChange, Market, NonRunner
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def test_every_runner_has_a_name_for_its_link_and_every_choice_a_label(browser: 
 
 def test_every_feature_view_has_words_of_its_own() -> None:
     """A flag names what is stale or unknown in a reader's words: a view that the catalogue gains needs some."""
-    text = (files("serving.desk") / "words.js").read_text(encoding="utf-8")
+    text = (files("velo.serving.desk") / "words.js").read_text(encoding="utf-8")
     listed = re.search(r"const VIEWS = \{(.*?)\};", text, re.DOTALL)
     assert listed is not None
     words = dict(re.findall(r'(\w+): "([^"]+)"', listed[1]))

@@ -6,12 +6,12 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from feature_repo.catalogue.families import BY_VIEW
-from streams.aggregation.ratings import Elo, Starter
 from tests.builders import Record, a_log, a_result, a_runner, a_tick
 from tests.replay import MemorySpill, Replay, changelog
+from velo.feature_repo.catalogue.families import BY_VIEW
 from velo.racing.elo import E9, EVEN, PARTS, Standing, earned
 from velo.racing.messages import from_record
+from velo.streams.aggregation.ratings import Elo, Starter
 
 LONDON = ZoneInfo("Europe/London")
 NEW = Standing(rated=0, foretold_e9=0)

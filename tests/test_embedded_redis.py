@@ -20,10 +20,10 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AuthenticationError, ResponseError
 from redis.retry import Retry
 
-from feature_repo.stores import embedded_redis
-from feature_repo.stores.embedded_redis import down, ensure
-from feature_repo.stores.redis_client import connect, connect_url
 from velo.errors import UserError
+from velo.feature_repo.stores import embedded_redis
+from velo.feature_repo.stores.embedded_redis import down, ensure
+from velo.feature_repo.stores.redis_client import connect, connect_url
 from velo.storage.store import Home
 
 
@@ -161,7 +161,7 @@ def test_a_server_that_an_earlier_release_started_on_a_port_is_used_until_it_is_
 def test_many_starters_at_once_start_one_server(home: Home) -> None:
     program = (
         "import sys; from pathlib import Path; from velo.storage.store import Home; "
-        "from feature_repo.stores.embedded_redis import ensure; print(ensure(Home(Path(sys.argv[1]))))"
+        "from velo.feature_repo.stores.embedded_redis import ensure; print(ensure(Home(Path(sys.argv[1]))))"
     )
 
     def start(_: int) -> str:

@@ -12,19 +12,19 @@ import duckdb
 import numpy as np
 import pytest
 
-from feature_repo.catalogue.columns import COLUMNS
-from feature_repo.catalogue.families import BY_VIEW, FAMILIES
-from feature_repo.stores.embedded_redis import down
-from serving.feature_matrix import offline
-from serving.race_messages import messages_of_race
-from streams.explain import Explained, ExplainedFeature, ExplainedView, explain
 from tests.cli import velo
 from tests.seasons import a_season, a_store
 from tests.stores import Conformance
 from velo.errors import UserError
+from velo.feature_repo.catalogue.columns import COLUMNS
+from velo.feature_repo.catalogue.families import BY_VIEW, FAMILIES
+from velo.feature_repo.stores.embedded_redis import down
 from velo.racing.cards import decision_time, declared_at
+from velo.serving.feature_matrix import offline
+from velo.serving.race_messages import messages_of_race
 from velo.settings import Settings
 from velo.storage.store import Store
+from velo.streams.explain import Explained, ExplainedFeature, ExplainedView, explain
 
 LEAD = timedelta(minutes=5)
 LATEST = "SELECT race_id, horse_id FROM {starts} ORDER BY race_date DESC, race_id, horse_id LIMIT 1"

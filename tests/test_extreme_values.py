@@ -8,14 +8,14 @@ from typing import Any
 import orjson
 import pytest
 
-from streams.batch.build import build
-from streams.importers.columns import COLUMNS, RUNNER_COLUMNS
 from tests.feeds import Listed, drained, encoded, sent_result
 from tests.logs import a_store, logged
 from tests.streaming import NOW, all_rows, assert_same, batch_twin, streamed
 from velo.racing.measures import inverse_odds
 from velo.racing.messages import Race, Result, Runner
 from velo.racing.starts import starts_of
+from velo.streams.batch.build import build
+from velo.streams.importers.columns import COLUMNS, RUNNER_COLUMNS
 
 OFF = datetime(2024, 5, 1, 12, tzinfo=UTC)
 OF_RUNNERS: tuple[dict[str, Any], ...] = (

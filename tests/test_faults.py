@@ -13,12 +13,12 @@ import pytest
 from benchmarks import fault_harness, fault_scenarios, faults, kill_scenes
 from benchmarks.fault_harness import Scene
 from benchmarks.fault_scenarios import FAULTS, Fault
-from streams import integrity_check
 from tests.cli import velo
 from tests.shared import REPO
 from velo.errors import UserError
 from velo.storage import table_versions
 from velo.storage.log.format import segments
+from velo.streams import integrity_check
 
 PAGE = REPO / "docs" / "reliability.md"
 

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 from feast.repo_operations import get_repo_files
 
-from feature_repo.catalogue.families import FAMILIES
-from feature_repo.feast_store import feature_store
-from feature_repo.stores import embedded_redis
-from feature_repo.stores.redis_client import connect_url
-from feature_repo.stores.redis_layout import Layout
-from feature_repo.stores.redis_rows import RedisRows
 from tests.changelogs import START, made_up
+from velo.feature_repo.catalogue.families import FAMILIES
+from velo.feature_repo.feast_store import feature_store
+from velo.feature_repo.stores import embedded_redis
+from velo.feature_repo.stores.redis_client import connect_url
+from velo.feature_repo.stores.redis_layout import Layout
+from velo.feature_repo.stores.redis_rows import RedisRows
 from velo.settings import Settings
 from velo.storage.store import Home, Store
 

@@ -5,15 +5,15 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from feature_repo.catalogue.families import BY_VIEW
-from feature_repo.feast_store import apply
-from streams.batch.build import build
 from tests.logs import logged
 from tests.stores import NOW, Built, Conformance, historical, rows_apart, twin_of
+from velo.feature_repo.catalogue.families import BY_VIEW
+from velo.feature_repo.feast_store import apply
 from velo.racing.clock import local_date, local_midnight
 from velo.racing.messages import FINISHED, VOID, Message, Result, Tick
 from velo.storage.log import reader
 from velo.storage.store import Store
+from velo.streams.batch.build import build
 
 
 @pytest.fixture(scope="module", params=["hk_amended", "london"])

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from streams.feeds.follow import follow
 from tests.feeds import Listed, drained, encoded, sent, sent_result, ticking
 from tests.logs import NOON, fixed, held, logged, told
 from velo.racing.messages import GoingChange, Result, Tick
 from velo.storage.log import reader
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
+from velo.streams.feeds.follow import follow
 
 HOUR = timedelta(hours=1)
 

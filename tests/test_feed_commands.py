@@ -9,15 +9,15 @@ from pathlib import Path
 
 import orjson
 
-from feature_repo.stores.redis_client import connect_url
-from streams.feeds.redis_stream import FIELD
-from streams.feeds.redis_stream import put as put_on_stream
 from tests.cli import OURS, velo
 from tests.feeds import Listed, drained, encoded, sent, sent_result
 from tests.logs import a_store
 from tests.shared import REPO
+from velo.feature_repo.stores.redis_client import connect_url
 from velo.settings import Settings
 from velo.storage.store import Store
+from velo.streams.feeds.redis_stream import FIELD
+from velo.streams.feeds.redis_stream import put as put_on_stream
 
 
 def test_velo_feed_and_velo_ingest_follow_are_the_two_ends_of_a_feed(tmp_path: Path, redis_url: str) -> None:

@@ -12,11 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams.feeds.json_schema import COMMITTED, message_schema
-from streams.feeds.validation import LETTER_CHARACTERS, MAX_BYTES, MAX_DEPTH, PRODUCED, MessageValidator, ValidMessage
-from streams.importers.columns import COLUMNS, RUNNER_COLUMNS
-from streams.importers.dead_letters import DeadLetter
-from streams.importers.runners import parse_rows
 from tests.builders import a_race, a_runner
 from tests.feeds import encoded, sent, sent_result
 from tests.logs import NOON, a_store
@@ -34,6 +29,18 @@ from velo.racing.messages import (
 )
 from velo.settings import Settings
 from velo.storage.store import Store
+from velo.streams.feeds.json_schema import COMMITTED, message_schema
+from velo.streams.feeds.validation import (
+    LETTER_CHARACTERS,
+    MAX_BYTES,
+    MAX_DEPTH,
+    PRODUCED,
+    MessageValidator,
+    ValidMessage,
+)
+from velo.streams.importers.columns import COLUMNS, RUNNER_COLUMNS
+from velo.streams.importers.dead_letters import DeadLetter
+from velo.streams.importers.runners import parse_rows
 
 AFTERNOON = NOON + timedelta(hours=6)
 SCHEMA = json.loads(COMMITTED.read_text(encoding="utf-8"))

@@ -14,22 +14,22 @@ from typing import Any
 import orjson
 import pytest
 
-from feature_repo.stores import embedded_redis
-from feature_repo.stores.redis_client import connect_url
-from streams.feeds import offsets
-from streams.feeds.follow import follow
-from streams.feeds.redis_stream import RedisFeed
-from streams.feeds.redis_stream import put as put_on_stream
-from streams.importers import dead_letters
 from tests.feeds import Listed, a_day, drained, encoded, said, sent_result, ticking
 from tests.logs import NOON, a_store, fixed, held, told
 from tests.shared import REPO
 from velo.errors import UserError
+from velo.feature_repo.stores import embedded_redis
+from velo.feature_repo.stores.redis_client import connect_url
 from velo.racing.messages import Tick
 from velo.storage.log import reader
 from velo.storage.log.rebuild import rebuild
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Home, Store
+from velo.streams.feeds import offsets
+from velo.streams.feeds.follow import follow
+from velo.streams.feeds.redis_stream import RedisFeed
+from velo.streams.feeds.redis_stream import put as put_on_stream
+from velo.streams.importers import dead_letters
 
 HOUR = timedelta(hours=1)
 
@@ -103,7 +103,7 @@ def test_a_run_that_fails_at_any_step_of_a_batch_loses_and_doubles_nothing(
     bodies = a_day()[:22]
     whole = a_store(tmp_path / "whole")
     drained(whole, Listed(bodies))
-    monkeypatch.setattr("streams.feeds.follow.BATCH", 5)
+    monkeypatch.setattr("velo.streams.feeds.follow.BATCH", 5)
     steps: dict[str, tuple[Any, str]] = {
         "append": (LogWriter, "append"),
         "sync": (LogWriter, "sync"),
@@ -140,9 +140,9 @@ KILLED = """
 import os, signal, sys, threading
 from pathlib import Path
 from datetime import timedelta
-from feature_repo.stores.redis_client import connect_url
-from streams.feeds import follow as following
-from streams.feeds.redis_stream import RedisFeed
+from velo.feature_repo.stores.redis_client import connect_url
+from velo.streams.feeds import follow as following
+from velo.streams.feeds.redis_stream import RedisFeed
 from tests.feeds import ticking
 from tests.logs import a_store
 home, url, key, kill_at = sys.argv[1:]
@@ -260,7 +260,7 @@ def test_a_redis_that_goes_away_is_waited_for_and_it_is_said_once(
         servers[0].wait(30)
     assert (report.appended, report.away) == (2, 1)
     assert len(waits) >= 2
-    messages = [one.getMessage() for one in caplog.records if one.name == "streams.feeds.follow"]
+    messages = [one.getMessage() for one in caplog.records if one.name == "velo.streams.feeds.follow"]
     assert [one.split()[0] for one in messages] == ["feed.away", "feed.back"]
     assert "waiting for it, nothing is lost" in messages[0]
 

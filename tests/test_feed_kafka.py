@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from streams.feeds import offsets
-from streams.feeds.follow import follow
-from streams.feeds.kafka_topic import KafkaFeed
-from streams.feeds.kafka_topic import put as put_on_topic
 from tests.feeds import Listed, a_day, drained, encoded, followed_to, said, sent_result, ticking
 from tests.logs import a_store
 from velo.errors import UserError
 from velo.storage.store import Store
+from velo.streams.feeds import offsets
+from velo.streams.feeds.follow import follow
+from velo.streams.feeds.kafka_topic import KafkaFeed
+from velo.streams.feeds.kafka_topic import put as put_on_topic
 
 HOUR = timedelta(hours=1)
 

@@ -11,19 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_repo.stores import embedded_redis
-from feature_repo.stores.redis_client import connect
-from streams.audit import audit
-from streams.feeds.kafka_topic import EVERY, KafkaFeed
-from streams.feeds.partition_merge import PartitionMerge
 from tests.cli import velo, velo_process
 from tests.feeds import Listed, a_day, drained, encoded, followed_to, said, sent_over_time, sent_result
 from tests.logs import a_store
 from tests.seasons import a_season
 from tests.streaming import NOW
+from velo.feature_repo.stores import embedded_redis
+from velo.feature_repo.stores.redis_client import connect
 from velo.racing.messages import Result, to_record
 from velo.storage.log import reader
 from velo.storage.store import Store
+from velo.streams.audit import audit
+from velo.streams.feeds.kafka_topic import EVERY, KafkaFeed
+from velo.streams.feeds.partition_merge import PartitionMerge
 
 PARTITIONS = 4
 

@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from streams.metrics_server import SLOWEST_SECONDS, served
 from velo.errors import UserError
+from velo.streams.metrics_server import SLOWEST_SECONDS, served
 
 
 class Slow(Collector):

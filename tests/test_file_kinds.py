@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-from streams.feeds.producer import bodies
 from tests.cli import velo
 from tests.raceform_rows import ROW, SECOND, written
 from velo.errors import UserError
 from velo.settings import Settings
 from velo.storage.store import Store
+from velo.streams.feeds.producer import bodies
 
 COMMANDS = (
     ("ingest", "raceform"),

@@ -14,21 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_repo.catalogue.families import BY_VIEW, FAMILIES
-from streams.aggregation import spill as shelf_module
-from streams.aggregation.key_history import NO_HISTORY, KeyHistories
-from streams.aggregation.layout import Columns, RememberedStart
-from streams.aggregation.local_days import LocalDays
-from streams.aggregation.ratings import Elo
-from streams.aggregation.result_delta import replacing
-from streams.aggregation.routing import Router
-from streams.aggregation.spill import FileSpill, Spill
-from streams.aggregation.window_state import ShardState, WindowAggregator
-from streams.dataflow.bootstrap import CurrentVersion, HeldRaces
 from tests.logs import a_store, fixed
 from tests.replay import MemorySpill, starts_in
 from tests.streaming import NOW, all_rows, assert_same, batch_twin, streamed
 from velo.errors import UserError
+from velo.feature_repo.catalogue.families import BY_VIEW, FAMILIES
 from velo.racing.clock import to_us
 from velo.racing.messages import Race, Result, Runner, to_record
 from velo.settings import zone_named
@@ -38,6 +28,16 @@ from velo.storage.log.index import HeldVersion, Index
 from velo.storage.log.tail import RecordOffset
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
+from velo.streams.aggregation import spill as shelf_module
+from velo.streams.aggregation.key_history import NO_HISTORY, KeyHistories
+from velo.streams.aggregation.layout import Columns, RememberedStart
+from velo.streams.aggregation.local_days import LocalDays
+from velo.streams.aggregation.ratings import Elo
+from velo.streams.aggregation.result_delta import replacing
+from velo.streams.aggregation.routing import Router
+from velo.streams.aggregation.spill import FileSpill, Spill
+from velo.streams.aggregation.window_state import ShardState, WindowAggregator
+from velo.streams.dataflow.bootstrap import CurrentVersion, HeldRaces
 
 LONDON = zone_named("Europe/London")
 FIRST_DAY = date(2010, 1, 1)

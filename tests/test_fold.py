@@ -16,21 +16,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from feature_repo.catalogue.aggregates import RECENT_DEPTH
-from feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
-from feature_repo.catalogue.measures import unit
-from streams.aggregation.layout import REMEMBERED_FROM, Columns
-from streams.aggregation.local_days import LocalDays
-from streams.aggregation.vectorized import VectorizedColumns
 from tests.builders import a_field, a_log, a_result, a_runner, a_tick
 from tests.oracle import Oracle
 from tests.replay import Replay, Row, apply_version, changelog, pack
 from tests.runner_table_oracle import load, read_parquet
 from tests.strategies import TIMEZONES, RandomLog, random_logs
 from tests.streaming import agrees
+from velo.feature_repo.catalogue.aggregates import RECENT_DEPTH
+from velo.feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
+from velo.feature_repo.catalogue.measures import unit
 from velo.racing.clock import from_us, to_us
 from velo.racing.messages import Message, Result, from_record
 from velo.storage import compact_map
+from velo.streams.aggregation.layout import REMEMBERED_FROM, Columns
+from velo.streams.aggregation.local_days import LocalDays
+from velo.streams.aggregation.vectorized import VectorizedColumns
 
 LONDON = ZoneInfo("Europe/London")
 SUMS = st.integers(0, 3 * 10**15)

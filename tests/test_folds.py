@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from training.folds import LEAST_TRAIN_DAYS, forward_folds, refits_between
 from velo.errors import UserError
+from velo.training.folds import LEAST_TRAIN_DAYS, forward_folds, refits_between
 
 Dates = NDArray[np.datetime64]
 

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from feature_repo.stores import embedded_redis
-from feature_repo.stores.redis_client import connect_url
-from streams.audit import audit
-from streams.batch.build import build
-from streams.importers.ingest import ingest
-from streams.importers.runners import read_runner_tables
 from tests.cli import velo_process
 from tests.logs import a_store, bytes_of, fixed
 from tests.stores import NOW, rows_apart
+from velo.feature_repo.stores import embedded_redis
+from velo.feature_repo.stores.redis_client import connect_url
 from velo.storage.log import reader
 from velo.storage.store import Home, Store
+from velo.streams.audit import audit
+from velo.streams.batch.build import build
+from velo.streams.importers.ingest import ingest
+from velo.streams.importers.runners import read_runner_tables
 
 DISK_MB = 48
 

@@ -16,19 +16,19 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from feature_repo.catalogue.families import FAMILIES
-from feature_repo.stores.parts import Snapshot, add_part
-from streams.aggregation.ratings import MEASURES
-from streams.batch import staging
-from streams.batch.build import build
-from streams.batch.compact import compact
 from tests.logs import a_store, logged
 from tests.shared import REPO
 from tests.stores import NOW, a_season, rows_apart, tables_of, twin_of
 from velo.errors import UserError
+from velo.feature_repo.catalogue.families import FAMILIES
+from velo.feature_repo.stores.parts import Snapshot, add_part
 from velo.racing.messages import Message
 from velo.storage import table_versions
 from velo.storage.store import Store
+from velo.streams.aggregation.ratings import MEASURES
+from velo.streams.batch import staging
+from velo.streams.batch.build import build
+from velo.streams.batch.compact import compact
 
 KILLS = 10
 Pieces = Sequence[Sequence[Message]]

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from streams.importers.rpscrape_tree import MAX_BYTES as CARD_BYTES
 from tests.builders import a_race, a_runner, write_csv
 from tests.cli import OURS, Ran, velo
 from tests.logs import NOON, a_store, told
@@ -26,6 +25,7 @@ from velo.storage.log import writer as log_writer
 from velo.storage.log.format import RECORD_BYTES, framed, segments
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Home
+from velo.streams.importers.rpscrape_tree import MAX_BYTES as CARD_BYTES
 
 GIGABYTE = 2**30
 ROOM_MB = 600

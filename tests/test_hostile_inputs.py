@@ -17,12 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from streams.importers import rpscrape_tree, tables
-from streams.importers.csv_files import csv_rows
 from tests.builders import a_race, a_runner, write_csv, write_runner_table
 from tests.cli import velo
 from tests.shared import REPO
 from velo.errors import UserError
+from velo.streams.importers import rpscrape_tree, tables
+from velo.streams.importers.csv_files import csv_rows
 
 PACKAGES = ("velo", "feature_repo", "streams", "training", "serving", "benchmarks", "docs")
 LONG = "x" * 10_000

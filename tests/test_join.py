@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feature_repo.stores import key_encoding as keys_module
-from feature_repo.stores.asof_join import point_in_time
-from feature_repo.stores.changelog import FeatureColumn, Table
 from velo.errors import UserError
+from velo.feature_repo.stores import key_encoding as keys_module
+from velo.feature_repo.stores.asof_join import point_in_time
+from velo.feature_repo.stores.changelog import FeatureColumn, Table
 
 INSTANT = pa.timestamp("us", "UTC")
 NAMES = st.sampled_from(["a", "", "a|b", "’ \n", "a\x00", None])

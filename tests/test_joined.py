@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tests.test_blending import SMALL, a_world
-from training.average_trees import joined
-from training.ensemble import booster_of
-from training.model import ModelOptions, grow
+from velo.training.average_trees import joined
+from velo.training.ensemble import booster_of
+from velo.training.model import ModelOptions, grow
 
 
 def test_one_text_says_the_mean_of_the_models_and_of_what_drives_them() -> None:

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 
 from tests.cli import velo
-from training import bundle, bundle_writing
-from training.backtest import recipe_of
-from training.backtest_kept import Predictions, keep, read
-from training.by_race import softmax
-from training.devig import proportional
-from training.ensemble import Ensemble
-from training.final_window import looks
-from training.logit import Logit
-from training.model import ModelOptions
-from training.models import recipe_kept
-from training.run_gate import judge_last
 from velo.errors import UserError
 from velo.storage.store import Home
+from velo.training import bundle, bundle_writing
+from velo.training.backtest import recipe_of
+from velo.training.backtest_kept import Predictions, keep, read
+from velo.training.by_race import softmax
+from velo.training.devig import proportional
+from velo.training.ensemble import Ensemble
+from velo.training.final_window import looks
+from velo.training.logit import Logit
+from velo.training.model import ModelOptions
+from velo.training.models import recipe_kept
+from velo.training.run_gate import judge_last
 
 NOW = datetime(2026, 1, 5, 12, tzinfo=UTC)
 FEATURES = ("weight_lbs",)

@@ -7,16 +7,16 @@ from typing import Any
 import duckdb
 import pytest
 
-from feature_repo.catalogue.request_time import REQUEST, STORED, as_lists, changes
-from streams.batch import staging
-from streams.batch.build import build
 from tests.builders import a_field, a_log, a_result
 from tests.logs import a_store, logged
 from tests.stores import NOW
+from velo.feature_repo.catalogue.request_time import REQUEST, STORED, as_lists, changes
 from velo.racing.going import going_group
 from velo.racing.jurisdiction import DEFAULT, JAPAN, Jurisdiction
 from velo.racing.messages import Result, from_record
 from velo.racing.starts import Start, starts_of
+from velo.streams.batch import staging
+from velo.streams.batch.build import build
 
 RULED = ("horse_id", "distance_band", "going_group", "draw_cell", "place", "speed_e9")
 """The measures that depend on the jurisdiction, behind the horse they belong to."""

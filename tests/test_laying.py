@@ -12,20 +12,20 @@ import orjson
 import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 
-from feature_repo.catalogue.families import FAMILIES, Family
-from streams.batch.build import build, fingerprint
-from streams.dataflow.bootstrap import Bootstrap
-from streams.importers.ingest import ingest
-from streams.importers.runners import read_runner_tables
 from tests.any_family import families
 from tests.logs import a_store, fixed, logged
 from tests.replay import dumped
 from tests.strategies import RandomLog, busy_logs
 from tests.streaming import NOW
+from velo.feature_repo.catalogue.families import FAMILIES, Family
 from velo.racing.messages import Result, from_record
 from velo.storage.log import reader
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
+from velo.streams.batch.build import build, fingerprint
+from velo.streams.dataflow.bootstrap import Bootstrap
+from velo.streams.importers.ingest import ingest
+from velo.streams.importers.runners import read_runner_tables
 
 NONE_MEASURED = "other formulas"
 FILES = [("london", "Europe/London"), ("hk_amended", "Asia/Hong_Kong")]

@@ -8,12 +8,12 @@ import pytest
 from numpy.typing import NDArray
 
 from tests.placebos import planted_leak, shuffled_winners
-from training.backtest_metrics import auc, winner_loss
-from training.by_race import softmax, total
-from training.gate import ALARMS
-from training.logit import Logit, fit_logit
-from training.market import fit_market_exponent, market_offset
 from velo.errors import UserError
+from velo.training.backtest_metrics import auc, winner_loss
+from velo.training.by_race import softmax, total
+from velo.training.gate import ALARMS
+from velo.training.logit import Logit, fit_logit
+from velo.training.market import fit_market_exponent, market_offset
 
 Floats = NDArray[np.float64]
 

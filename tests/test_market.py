@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.optimize import brentq
 
-from training.by_race import normalised, softmax, starts_of, total
-from training.devig import METHODS, book, inverses, market_probabilities, power, proportional, shin
-from training.market import Blend, fit_blend, fit_market_exponent, market_offset, residual_probabilities
 from velo.errors import UserError
+from velo.training.by_race import normalised, softmax, starts_of, total
+from velo.training.devig import METHODS, book, inverses, market_probabilities, power, proportional, shin
+from velo.training.market import Blend, fit_blend, fit_market_exponent, market_offset, residual_probabilities
 
 Floats = NDArray[np.float64]
 

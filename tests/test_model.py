@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from tests.seasons import BUILT_AT, a_season, a_store
-from training import bundle, bundle_writing
-from training.blending import KINDS
-from training.by_race import softmax
-from training.dataset import TrainingSet, training_set
-from training.ensemble import Ensemble, inputs
-from training.logit import Logit, fit_logit
-from training.metrics import first_choice_won, measure, winner_log_loss
-from training.model import FEATURES, ModelOptions, faded, fit, gradients, grow
-from training.races import Races, races_of, split
-from training.report import trained_table
-from training.train import TrainReport, train
 from velo.errors import UserError
 from velo.storage.store import Home, Store
+from velo.training import bundle, bundle_writing
+from velo.training.blending import KINDS
+from velo.training.by_race import softmax
+from velo.training.dataset import TrainingSet, training_set
+from velo.training.ensemble import Ensemble, inputs
+from velo.training.logit import Logit, fit_logit
+from velo.training.metrics import first_choice_won, measure, winner_log_loss
+from velo.training.model import FEATURES, ModelOptions, faded, fit, gradients, grow
+from velo.training.races import Races, races_of, split
+from velo.training.report import trained_table
+from velo.training.train import TrainReport, train
 
 SMALL = ModelOptions(rounds=60, patience=60, leaves=8, learning_rate=0.1, threads=1)
 

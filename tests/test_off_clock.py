@@ -5,8 +5,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from streams.importers.off_clock import LONDON, Off, OffReader, RaceOff, written_off
 from velo.racing.courses import COURSE_ZONES, ZONES, country_of, local_day, may_start, zones_of
+from velo.streams.importers.off_clock import LONDON, Off, OffReader, RaceOff, written_off
 
 
 def told(day: date, course: str, off: str, part: str = "") -> RaceOff:

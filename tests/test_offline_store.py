@@ -11,12 +11,12 @@ import pytest
 from feast import FeatureStore
 from feast.infra.offline_stores.file_source import FileSource, SavedDatasetFileStorage
 
-from feature_repo.stores import changelog
-from feature_repo.stores.parts import Snapshot
 from tests.changelogs import START, Size, publish
 from tests.feast_homes import REQUEST, MadeUp, entity_rows, made_up_feast, on_demand_refs, same_values, stock_feast
 from tests.feast_homes import stored_refs as refs_of
 from velo.errors import UserError
+from velo.feature_repo.stores import changelog
+from velo.feature_repo.stores.parts import Snapshot
 
 AT = datetime(2025, 6, 1, tzinfo=UTC)
 

@@ -11,11 +11,11 @@ from feast import FeatureService, FeatureStore, FeatureView, Field
 from feast.infra.offline_stores.file_source import FileSource
 from feast.types import Float64, Int32, String
 
-from feature_repo.objects import entities
-from feature_repo.stores.parts import add_part
 from tests.changelogs import START, Size
 from tests.feast_homes import made_up_feast
 from velo.errors import UserError
+from velo.feature_repo.objects import entities
+from velo.feature_repo.stores.parts import add_part
 
 
 @pytest.fixture

@@ -7,22 +7,22 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
-from feature_repo.catalogue.families import BY_VIEW, FAMILIES
-from feature_repo.stores.embedded_redis import down, ensure
-from feature_repo.stores.race_cards import RaceCards
-from feature_repo.stores.redis_layout import Layout
-from feature_repo.stores.redis_rows import RedisRows
-from feature_repo.stores.redis_writer import RowWriter
-from streams.batch.build import build
-from streams.dataflow.runtime import sole_stream
 from tests.cli import velo
 from tests.logs import a_store
 from tests.redis_writer import table
 from tests.stores import NOW, a_season
 from tests.streaming import all_rows, assert_online, latest
+from velo.feature_repo.catalogue.families import BY_VIEW, FAMILIES
+from velo.feature_repo.stores.embedded_redis import down, ensure
+from velo.feature_repo.stores.race_cards import RaceCards
+from velo.feature_repo.stores.redis_layout import Layout
+from velo.feature_repo.stores.redis_rows import RedisRows
+from velo.feature_repo.stores.redis_writer import RowWriter
 from velo.racing.messages import Race, Racecard, Runner
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
+from velo.streams.batch.build import build
+from velo.streams.dataflow.runtime import sole_stream
 
 FORM = BY_VIEW["horse_form"]
 

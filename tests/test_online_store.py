@@ -12,18 +12,18 @@ from feast.infra.online_stores.helpers import _redis_key
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 
-from feature_repo.catalogue.families import BY_VIEW, FAMILIES
-from feature_repo.stores import embedded_redis
-from feature_repo.stores.embedded_redis import ensure
-from feature_repo.stores.online import VersionedRedisOnlineStore, layout_of
-from feature_repo.stores.parts import add_part
-from feature_repo.stores.redis_client import connect_url
-from feature_repo.stores.redis_layout import Layout
-from feature_repo.stores.redis_rows import RedisRows
 from tests.changelogs import START, key_values
 from tests.feast_homes import KEYS, REQUEST, MadeUp, made_up_feast, on_demand_refs, stock_redis, stored_refs
 from tests.redis_writer import table
 from velo.errors import UserError
+from velo.feature_repo.catalogue.families import BY_VIEW, FAMILIES
+from velo.feature_repo.stores import embedded_redis
+from velo.feature_repo.stores.embedded_redis import ensure
+from velo.feature_repo.stores.online import VersionedRedisOnlineStore, layout_of
+from velo.feature_repo.stores.parts import add_part
+from velo.feature_repo.stores.redis_client import connect_url
+from velo.feature_repo.stores.redis_layout import Layout
+from velo.feature_repo.stores.redis_rows import RedisRows
 
 END = START + timedelta(days=700)
 FORM, TRAINER, PAIR = BY_VIEW["horse_form"], BY_VIEW["trainer_velocity"], BY_VIEW["partnership_velocity"]

@@ -14,10 +14,10 @@ from feast import FeatureStore, FeatureView, Field
 from feast.infra.offline_stores.file_source import FileSource
 from feast.types import Bool, Float32, Float64, Int64, String, UnixTimestamp
 
-from feature_repo.objects import entities
-from feature_repo.stores import embedded_redis
 from tests.changelogs import Size
 from tests.feast_homes import MadeUp, made_up_feast
+from velo.feature_repo.objects import entities
+from velo.feature_repo.stores import embedded_redis
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 NOON_NS = int(NOON.timestamp()) * 10**9

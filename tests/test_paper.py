@@ -11,13 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.paper import BY_EDGE, BY_P, MISSED, PaperRace, Rule, bets_on, rule_of, step, trader_of
-from serving.paper_ledger import SettledBet, Settlement, read, writing
-from serving.paper_report import paper_reports
-from serving.paper_settlement import withdrawals
-from serving.race_messages import messages_of_race
-from serving.score import score
-from streams.unbuilt_log import UnbuiltLog
 from tests.cli import velo
 from tests.paper_days import (
     DECISION,
@@ -32,16 +25,23 @@ from tests.paper_days import (
     plain_score,
 )
 from tests.seasons import BUILT_AT
-from training import bundle
-from training.betting import edges, kelly_stakes
-from training.model import ModelOptions
-from training.train import train
 from velo.errors import UserError
 from velo.racing.cards import decision_time, declared_at, first_result
 from velo.racing.messages import Market, Message, NonRunner, Race, Racecard, Reinstated, Result, Runner
 from velo.racing.settlement import Bet, Outcome, settle
 from velo.racing.staking import edge, kelly_stake
+from velo.serving.paper import BY_EDGE, BY_P, MISSED, PaperRace, Rule, bets_on, rule_of, step, trader_of
+from velo.serving.paper_ledger import SettledBet, Settlement, read, writing
+from velo.serving.paper_report import paper_reports
+from velo.serving.paper_settlement import withdrawals
+from velo.serving.race_messages import messages_of_race
+from velo.serving.score import score
 from velo.storage.store import Home, Store
+from velo.streams.unbuilt_log import UnbuiltLog
+from velo.training import bundle
+from velo.training.betting import edges, kelly_stakes
+from velo.training.model import ModelOptions
+from velo.training.train import train
 
 # What a withdrawal takes
 

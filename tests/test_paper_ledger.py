@@ -10,9 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from serving.paper import step
-from serving.paper_ledger import FILE, read, writing
-from streams.unbuilt_log import UnbuiltLog
 from tests.paper_days import (
     BET,
     DECISION,
@@ -28,7 +25,10 @@ from tests.seasons import opened
 from tests.shared import REPO
 from velo.errors import UserError
 from velo.racing.clock import to_text
+from velo.serving.paper import step
+from velo.serving.paper_ledger import FILE, read, writing
 from velo.storage.store import Home, Store
+from velo.streams.unbuilt_log import UnbuiltLog
 
 
 def test_a_race_is_decided_and_settled_once_however_often_it_is_asked(traded_store: Store, tmp_path: Path) -> None:

@@ -11,20 +11,20 @@ import pytest
 
 from tests.placebos import shuffled_winners
 from tests.stores import Conformance
-from training.backtest_metrics import BacktestPeriod
-from training.by_race import Floats
-from training.dataset import TrainingSet, training_set
-from training.ensemble import inputs
-from training.entity_rows import Period
-from training.folds import Fold, refits_between
-from training.gate import Verdict
-from training.market import fit_market_exponent
-from training.model import FEATURES, ModelOptions
-from training.races import Races, races_of
-from training.walk_forward import OutOfFold, forward
-from training.windows import ask, gate_figures
 from velo.errors import UserError
 from velo.resampling import Days
+from velo.training.backtest_metrics import BacktestPeriod
+from velo.training.by_race import Floats
+from velo.training.dataset import TrainingSet, training_set
+from velo.training.ensemble import inputs
+from velo.training.entity_rows import Period
+from velo.training.folds import Fold, refits_between
+from velo.training.gate import Verdict
+from velo.training.market import fit_market_exponent
+from velo.training.model import FEATURES, ModelOptions
+from velo.training.races import Races, races_of
+from velo.training.walk_forward import OutOfFold, forward
+from velo.training.windows import ask, gate_figures
 
 SMALL = ModelOptions(rounds=60, patience=20, leaves=8, learning_rate=0.1, feature_fraction=0.5, threads=1)
 PERIOD = Period(date(2016, 1, 1), date(2018, 12, 31))

@@ -8,13 +8,11 @@ from pathlib import Path
 import orjson
 import pytest
 
-from feature_repo.stores.embedded_redis import down
-from feature_repo.stores.race_cards import KEEP, RaceCards, RaceUpdate
-from feature_repo.stores.redis_client import connect
-from streams.batch.build import build
-from streams.dataflow.cards_sink import fill
 from tests.seasons import BUILT_AT, a_season, opened
 from tests.streaming import streamed
+from velo.feature_repo.stores.embedded_redis import down
+from velo.feature_repo.stores.race_cards import KEEP, RaceCards, RaceUpdate
+from velo.feature_repo.stores.redis_client import connect
 from velo.racing.cards import Declared, declared_at
 from velo.racing.going import draw_cell
 from velo.racing.messages import (
@@ -32,6 +30,8 @@ from velo.racing.messages import (
 from velo.storage.log.reader import messages
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
+from velo.streams.batch.build import build
+from velo.streams.dataflow.cards_sink import fill
 
 OFF = datetime(2023, 6, 1, 14, 0, tzinfo=UTC)
 NOW = OFF - timedelta(hours=1)

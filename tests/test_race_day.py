@@ -9,25 +9,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from feature_repo.stores.embedded_redis import down
-from serving.feature_matrix import FeatureMatrix
-from serving.history import RaceHistory, declared
-from serving.scored import ScoredRace
-from serving.scorer import CatchingUp, Scorer
-from streams.batch.build import build
-from streams.importers.runners import read_runner_tables
 from tests.race_days import LEAD, a_day, card_of
 from tests.seasons import BUILT_AT, a_season, opened
 from tests.shared import shared_file
-from training.dataset import training_set
-from training.model import ModelOptions
-from training.train import train
 from velo.commands.serve import service_of
+from velo.feature_repo.stores.embedded_redis import down
 from velo.racing.clock import local_date, local_midnight
 from velo.racing.messages import GoingChange, JockeyChange, Message, NonRunner, Racecard, Result, Runner
+from velo.serving.feature_matrix import FeatureMatrix
+from velo.serving.history import RaceHistory, declared
+from velo.serving.scored import ScoredRace
+from velo.serving.scorer import CatchingUp, Scorer
 from velo.settings import Settings, zone_named
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
+from velo.streams.batch.build import build
+from velo.streams.importers.runners import read_runner_tables
+from velo.training.dataset import training_set
+from velo.training.model import ModelOptions
+from velo.training.train import train
 
 
 @dataclass(frozen=True)

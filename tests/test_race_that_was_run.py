@@ -12,13 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from feature_repo.stores.embedded_redis import down
-from feature_repo.stores.race_cards import race_key
-from serving.api.service import Service
-from serving.score_audit import DAMAGED, FUTURE, LEAK, NOT_REPRODUCIBLE, audit_scores
-from serving.score_log import ScoreLog
-from serving.scored import scored_race
-from streams.batch.build import build
 from tests.cli import velo
 from tests.desks import RACE as RACE_PAGE
 from tests.desks import ROWS, page_of, served, shows_live
@@ -26,9 +19,16 @@ from tests.race_days import Day, a_day
 from tests.seasons import BUILT_AT, opened
 from tests.services import NOW, OFF, RACE, RUNNERS, SCORE, a_client, a_service, a_streamed_store, posted, refused, tell
 from tests.streaming import streamed
+from velo.feature_repo.stores.embedded_redis import down
+from velo.feature_repo.stores.race_cards import race_key
 from velo.racing.messages import Message, Racecard, Result, Runner
+from velo.serving.api.service import Service
+from velo.serving.score_audit import DAMAGED, FUTURE, LEAK, NOT_REPRODUCIBLE, audit_scores
+from velo.serving.score_log import ScoreLog
+from velo.serving.scored import scored_race
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
+from velo.streams.batch.build import build
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

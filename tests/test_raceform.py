@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from streams.importers import parsers
-from streams.importers.raceform import parse_row, read_raceform
-from streams.importers.raceform_row import with_country
 from tests.raceform_rows import HONG_KONG, LONDON, ROW, SECOND, parsed, written
 from velo.racing.going import going_group
 from velo.racing.names import name_key
 from velo.settings import KeyPolicy, Settings
 from velo.storage.store import Store
+from velo.streams.importers import parsers
+from velo.streams.importers.raceform import parse_row, read_raceform
+from velo.streams.importers.raceform_row import with_country
 
 
 @pytest.fixture

@@ -9,8 +9,6 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from streams.importers.ingest import ingest
-from streams.importers.raceform import parse_row, parse_rows, read_raceform
 from tests.raceform_rows import LONDON, ROW, SECOND, results, written
 from tests.shared import shared_file
 from velo.errors import UserError
@@ -18,6 +16,8 @@ from velo.racing.courses import zones_of
 from velo.racing.messages import from_record, to_record
 from velo.settings import Settings
 from velo.storage.store import Store
+from velo.streams.importers.ingest import ingest
+from velo.streams.importers.raceform import parse_row, parse_rows, read_raceform
 
 
 @pytest.fixture

@@ -19,27 +19,27 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
 
-from feature_repo.catalogue.families import BY_VIEW
-from feature_repo.stores import embedded_redis
-from feature_repo.stores.embedded_redis import executable
-from feature_repo.stores.race_cards import CardsPosition, RaceCards, RaceUpdate
-from feature_repo.stores.redis_client import connect_url
-from feature_repo.stores.redis_layout import Layout
-from feature_repo.stores.redis_rows import RedisRows
-from feature_repo.stores.redis_writer import RowWriter, WriteCounts
-from serving.score import scorer_of
-from streams.audit import audit
-from streams.batch.build import build
-from streams.rebuild_online import rebuild
-from streams.unbuilt_log import UnbuiltLog
 from tests.changelogs import START
 from tests.logs import a_store, logged
 from tests.redis_writer import table
 from tests.seasons import a_season
 from tests.streaming import NOW, streamed
+from velo.feature_repo.catalogue.families import BY_VIEW
+from velo.feature_repo.stores import embedded_redis
+from velo.feature_repo.stores.embedded_redis import executable
+from velo.feature_repo.stores.race_cards import CardsPosition, RaceCards, RaceUpdate
+from velo.feature_repo.stores.redis_client import connect_url
+from velo.feature_repo.stores.redis_layout import Layout
+from velo.feature_repo.stores.redis_rows import RedisRows
+from velo.feature_repo.stores.redis_writer import RowWriter, WriteCounts
 from velo.racing.messages import Race, Racecard, Runner, to_record
+from velo.serving.score import scorer_of
 from velo.settings import Settings
 from velo.storage.store import Home, Store
+from velo.streams.audit import audit
+from velo.streams.batch.build import build
+from velo.streams.rebuild_online import rebuild
+from velo.streams.unbuilt_log import UnbuiltLog
 
 FORM, PAIR = BY_VIEW["horse_form"], BY_VIEW["partnership_velocity"]
 PORTS = range(21_379, 22_379, 7)

@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from feature_repo.catalogue.families import BY_VIEW
-from feature_repo.stores.redis_client import connect_url
-from feature_repo.stores.redis_layout import Layout
-from feature_repo.stores.redis_rows import RedisRows
-from feature_repo.stores.redis_writer import RowWriter, WriteCounts
 from tests.changelogs import START
 from tests.redis_writer import table
 from velo.errors import UserError
+from velo.feature_repo.catalogue.families import BY_VIEW
+from velo.feature_repo.stores.redis_client import connect_url
+from velo.feature_repo.stores.redis_layout import Layout
+from velo.feature_repo.stores.redis_rows import RedisRows
+from velo.feature_repo.stores.redis_writer import RowWriter, WriteCounts
 
 FORM, TRAINER, PAIR = BY_VIEW["horse_form"], BY_VIEW["trainer_velocity"], BY_VIEW["partnership_velocity"]
 

@@ -8,9 +8,9 @@ import pytest
 
 from tests.browser import CONTRAST, FAINT, chromium, screenshots
 from tests.seasons import BUILT_AT, FIRST_DAY, a_season, a_store
-from training.backtest import backtest
-from training.model import ModelOptions
-from training.report_html import write_report
+from velo.training.backtest import backtest
+from velo.training.model import ModelOptions
+from velo.training.report_html import write_report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feature_repo.catalogue.request_time import DEBUT, FEATURES, REQUEST, STORED, as_lists, changes
+from velo.feature_repo.catalogue.request_time import DEBUT, FEATURES, REQUEST, STORED, as_lists, changes
 
 RUNNER = {
     "race_day": 20_000,

@@ -263,7 +263,7 @@ def test_a_race_of_which_only_the_winner_is_known_is_whole(tmp_path: Path) -> No
 
 
 def test_training_knows_who_won_a_race_without_placings(tmp_path: Path) -> None:
-    from training.entity_rows import outcomes
+    from velo.training.entity_rows import outcomes
 
     home = tmp_path / "home"
     rows = [

@@ -9,12 +9,6 @@ from typing import Any
 import duckdb
 import pytest
 
-from streams.batch.build import build
-from streams.importers import dead_letters
-from streams.importers.cards import ParsedCards, declare
-from streams.importers.ingest import ingest
-from streams.importers.raceform import read_raceform
-from streams.importers.rpscrape_cards import SOURCE, read_rpscrape_cards
 from tests.cli import velo
 from tests.raceform_rows import ROW, SECOND, written
 from tests.rpscrape_files import OTHER, RACE, RUNNER, a_file, a_race, a_store, only, read
@@ -25,6 +19,12 @@ from velo.racing.messages import NonRunner, Race, Racecard, Runner
 from velo.settings import KeyPolicy
 from velo.storage.log import reader
 from velo.storage.store import Store
+from velo.streams.batch.build import build
+from velo.streams.importers import dead_letters
+from velo.streams.importers.cards import ParsedCards, declare
+from velo.streams.importers.ingest import ingest
+from velo.streams.importers.raceform import read_raceform
+from velo.streams.importers.rpscrape_cards import SOURCE, read_rpscrape_cards
 
 SAMPLE = "data/uk/racecards_sample.json"
 ARRIVED = datetime(2026, 1, 17, 9, 0, tzinfo=UTC)

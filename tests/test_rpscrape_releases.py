@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from streams.importers.raceform import read_raceform
 from velo.settings import Settings
 from velo.storage.store import Store
+from velo.streams.importers.raceform import read_raceform
 
 OLDEST = 'date,course,time,race_name,class,band,distance,going,pos,draw,btn,name,sp,"dec""age",weight,gear,fin_time'
 RELEASES = {

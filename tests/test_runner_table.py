@@ -12,10 +12,6 @@ import pyarrow.parquet as parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from streams.importers import dead_letters
-from streams.importers.ingest import IngestReport, ingest, rebuild_from
-from streams.importers.results import Parsed, checked_results
-from streams.importers.runners import parse_rows, read_runner_tables
 from tests.builders import a_field, a_race, a_runner, write_csv, write_runner_table
 from tests.logs import a_store, fixed, held, logged
 from tests.shared import shared_file
@@ -25,6 +21,10 @@ from velo.racing.messages import GoingChange, Result
 from velo.settings import Settings
 from velo.storage.log import reader
 from velo.storage.store import Store
+from velo.streams.importers import dead_letters
+from velo.streams.importers.ingest import IngestReport, ingest, rebuild_from
+from velo.streams.importers.results import Parsed, checked_results
+from velo.streams.importers.runners import parse_rows, read_runner_tables
 
 AFTER_ALL = datetime(2026, 1, 1, tzinfo=UTC)
 Rows = Sequence[Mapping[str, Any]]

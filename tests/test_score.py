@@ -15,34 +15,34 @@ from feast import FeatureStore
 from numpy.typing import NDArray
 from rich.console import Console
 
-from feature_repo.catalogue import columns
-from feature_repo.feast_store import apply
-from feature_repo.stores.embedded_redis import down
-from serving.drivers import DriverExplainer, drivers, story_of, words
-from serving.feature_matrix import FeatureMatrix, offline
-from serving.history import TablesBehind
-from serving.race_messages import messages_of_race
-from serving.read_plan import ReadPlan
-from serving.redis_reader import OnlineStoreUnavailable, ReadRequest
-from serving.render import race_card, to_json
-from serving.score import score, scorer_of
-from serving.scored import ScoredRace
-from serving.scorer import Scorer
-from streams.batch.build import build
-from streams.importers.cards import read_cards
-from streams.unbuilt_log import UnbuiltLog
 from tests.seasons import BUILT_AT, a_card, a_season, a_store, opened
 from tests.shared import shared_file
 from tests.streaming import streamed
-from training.bundle import Bundle, load
-from training.dataset import TrainingSet, training_set
-from training.model import FEATURES, ModelOptions
-from training.train import train
 from velo.errors import UserError
+from velo.feature_repo.catalogue import columns
+from velo.feature_repo.feast_store import apply
+from velo.feature_repo.stores.embedded_redis import down
 from velo.racing.cards import Declared, decision_time, declared_at
 from velo.racing.messages import Market, NonRunner, Race, Racecard, Runner
+from velo.serving.drivers import DriverExplainer, drivers, story_of, words
+from velo.serving.feature_matrix import FeatureMatrix, offline
+from velo.serving.history import TablesBehind
+from velo.serving.race_messages import messages_of_race
+from velo.serving.read_plan import ReadPlan
+from velo.serving.redis_reader import OnlineStoreUnavailable, ReadRequest
+from velo.serving.render import race_card, to_json
+from velo.serving.score import score, scorer_of
+from velo.serving.scored import ScoredRace
+from velo.serving.scorer import Scorer
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
+from velo.streams.batch.build import build
+from velo.streams.importers.cards import read_cards
+from velo.streams.unbuilt_log import UnbuiltLog
+from velo.training.bundle import Bundle, load
+from velo.training.dataset import TrainingSet, training_set
+from velo.training.model import FEATURES, ModelOptions
+from velo.training.train import train
 
 LEAD = timedelta(minutes=5)
 OFF = datetime(2023, 6, 1, 14, 0, tzinfo=UTC)
@@ -319,7 +319,7 @@ def test_the_drivers_are_told_in_words(scored: ScoredRace) -> None:
 
 
 def test_every_feature_has_a_story_told_in_words_where_all_is_known_and_where_nothing_is() -> None:
-    from feature_repo.catalogue.columns import COLUMNS
+    from velo.feature_repo.catalogue.columns import COLUMNS
 
     for value in (0.0, 1.0, np.nan):
         for name in FEATURES:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from tests.test_blending import RACES, SMALL, a_world
-from training.ensemble import inputs
-from training.model import ModelOptions
-from training.search import GRID, search
+from velo.training.ensemble import inputs
+from velo.training.model import ModelOptions
+from velo.training.search import GRID, search
 
 FEW: Mapping[str, Mapping[str, Any]] = {
     "as chosen": {},

@@ -12,9 +12,6 @@ from urllib.parse import quote
 import pytest
 from fastapi.testclient import TestClient
 
-from feature_repo.stores.embedded_redis import down
-from serving.api.schemas import Card, Day, Score
-from serving.score_audit import audit_scores
 from tests.seasons import opened
 from tests.services import (
     ODDS,
@@ -30,7 +27,10 @@ from tests.services import (
     refused,
     tell,
 )
+from velo.feature_repo.stores.embedded_redis import down
 from velo.racing.messages import JockeyChange, NonRunner
+from velo.serving.api.schemas import Card, Day, Score
+from velo.serving.score_audit import audit_scores
 from velo.storage.store import Store
 
 

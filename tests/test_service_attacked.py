@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from feature_repo.stores.embedded_redis import down
-from serving.api import events
-from serving.api.connections import HEAD_BYTES, BoundedConnection
-from serving.api.limits import BoundedBody
 from tests.live_services import Up, everything, until, up
 from tests.services import NOW, a_service, a_streamed_store, tell
+from velo.feature_repo.stores.embedded_redis import down
 from velo.racing.messages import Market, NonRunner
+from velo.serving.api import events
+from velo.serving.api.connections import HEAD_BYTES, BoundedConnection
+from velo.serving.api.limits import BoundedBody
 from velo.storage.store import Store
 
 

@@ -13,19 +13,19 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from feature_repo.stores.embedded_redis import down
-from serving.api.schemas import Day, Score
-from serving.paper import trader_of
-from serving.render import race_card
-from serving.score_audit import audit_scores
-from streams.batch.build import build
 from tests.cli import velo
 from tests.seasons import BUILT_AT, opened
 from tests.services import NOW, OFF, RUNNERS, SCORE, a_client, a_service, a_streamed_store, tell
-from training import bundle, bundle_writing
+from velo.feature_repo.stores.embedded_redis import down
 from velo.racing.messages import JockeyChange, Market, NonRunner, Result
+from velo.serving.api.schemas import Day, Score
+from velo.serving.paper import trader_of
+from velo.serving.render import race_card
+from velo.serving.score_audit import audit_scores
 from velo.storage.log import reader
 from velo.storage.store import Store
+from velo.streams.batch.build import build
+from velo.training import bundle, bundle_writing
 
 
 @pytest.fixture(scope="module")

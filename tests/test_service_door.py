@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from feature_repo.stores.embedded_redis import down
-from serving.api.app import app_of
-from serving.api.hosts import allowed, name_of
 from tests.services import ODDS, SCORE, TOKEN, WRITES, a_client, a_service, a_streamed_store, refused
 from tests.shared import REPO
+from velo.feature_repo.stores.embedded_redis import down
+from velo.serving.api.app import app_of
+from velo.serving.api.hosts import allowed, name_of
 from velo.storage.store import Store
 
 

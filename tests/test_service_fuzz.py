@@ -9,9 +9,9 @@ schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is a dev
 
 from hypothesis import HealthCheck, Phase, given, settings  # noqa: E402
 
-from feature_repo.stores.embedded_redis import down  # noqa: E402
-from serving.api.app import app_of  # noqa: E402
 from tests.services import TOKEN, a_service, a_streamed_store  # noqa: E402
+from velo.feature_repo.stores.embedded_redis import down  # noqa: E402
+from velo.serving.api.app import app_of  # noqa: E402
 from velo.storage.store import Store  # noqa: E402
 
 BOUNDED = settings(

@@ -7,14 +7,14 @@ from datetime import datetime, timedelta
 import pytest
 from fastapi.testclient import TestClient
 
-from feature_repo.stores.embedded_redis import down
-from serving.api.schemas import Card, Day
-from streams.batch.build import build
 from tests.seasons import BUILT_AT
 from tests.services import NOW, RACE, RUNNERS, SCORE, WRITES, a_client, a_service, a_streamed_store, refused, tell
 from tests.streaming import streamed
+from velo.feature_repo.stores.embedded_redis import down
 from velo.racing.messages import GoingChange, NonRunner, Racecard
+from velo.serving.api.schemas import Card, Day
 from velo.storage.store import Store
+from velo.streams.batch.build import build
 
 
 @pytest.fixture(scope="module")

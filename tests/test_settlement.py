@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.settlement import after_commission, unit_profits
 from velo.errors import UserError
 from velo.racing.cards import first_result
 from velo.racing.deductions import SCALE, Withdrawal, reduced_price, rule_4_pence
 from velo.racing.messages import Race, Result, Runner
 from velo.racing.settlement import Bet, Outcome, Payout, Venue, settle
+from velo.training.settlement import after_commission, unit_profits
 
 OFF = datetime(2025, 6, 1, 14, tzinfo=UTC)
 PLACED = OFF - timedelta(minutes=5)

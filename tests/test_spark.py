@@ -15,16 +15,16 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from feature_repo.catalogue.families import BY_VIEW, FAMILIES
-from streams.batch.build import build
-from streams.importers.ingest import ingest
-from streams.importers.runners import read_runner_tables
-from streams.spark import render
 from tests.cli import velo
 from tests.logs import a_store, fixed, logged, told
 from tests.shared import REPO
 from tests.streaming import NOW, all_rows, assert_same, batch_twin
+from velo.feature_repo.catalogue.families import BY_VIEW, FAMILIES
 from velo.storage.store import Store
+from velo.streams.batch.build import build
+from velo.streams.importers.ingest import ingest
+from velo.streams.importers.runners import read_runner_tables
+from velo.streams.spark import render
 
 needs_spark = pytest.mark.skipif(
     find_spec("pyspark") is None or shutil.which("java") is None,

@@ -6,14 +6,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from feature_repo.stores import changelog
-from feature_repo.stores.spill import MOST_BYTES, PREFIX, bound, spill_folder
 from tests.shared import REPO
+from velo.feature_repo.stores import changelog
+from velo.feature_repo.stores.spill import MOST_BYTES, PREFIX, bound, spill_folder
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from feature_repo.stores.spill import spill_folder
+from velo.feature_repo.stores.spill import spill_folder
 with spill_folder(Path(sys.argv[1])) as folder:
     (folder / "block").write_bytes(b"x" * 1000)
     print(folder, flush=True)

@@ -9,15 +9,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from feature_repo.stores import embedded_redis
-from streams.batch.build import build
-from streams.batch.compact import compact
-from streams.dataflow.parquet_sink import ParquetPartition, PartSpan
-from streams.dataflow.runtime import plan
-from streams.explain import explain
-from streams.importers import dead_letters
-from streams.importers.ingest import ingest
-from streams.importers.runners import read_runner_tables
 from tests.logs import a_store, fixed
 from tests.streaming import (
     NOW,
@@ -32,12 +23,21 @@ from tests.streaming import (
     wrong_probes,
 )
 from velo.errors import UserError
+from velo.feature_repo.stores import embedded_redis
 from velo.racing.cards import declared_at
 from velo.racing.messages import Message, Result
 from velo.storage import table_versions
 from velo.storage.log import reader
 from velo.storage.log.format import segments
 from velo.storage.store import Store
+from velo.streams.batch.build import build
+from velo.streams.batch.compact import compact
+from velo.streams.dataflow.parquet_sink import ParquetPartition, PartSpan
+from velo.streams.dataflow.runtime import plan
+from velo.streams.explain import explain
+from velo.streams.importers import dead_letters
+from velo.streams.importers.ingest import ingest
+from velo.streams.importers.runners import read_runner_tables
 
 FILES = [("london", "Europe/London"), ("hk_amended", "Asia/Hong_Kong")]
 

@@ -18,24 +18,24 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from benchmarks.crash_test import replay
-from feature_repo.stores import embedded_redis
-from feature_repo.stores.embedded_redis import executable
-from feature_repo.stores.redis_client import connect
-from streams.audit import AuditReport, audit
-from streams.batch.build import build
-from streams.dataflow import redis_sink
-from streams.dataflow.metrics import Telemetry, position
-from streams.dataflow.runtime import StreamOptions, plan, run, sole_stream
-from streams.dataflow.worker_processes import loopback_addresses, others
-from streams.importers.ingest import ingest
-from streams.importers.runners import read_runner_tables
 from tests.logs import a_store, fixed
 from tests.streaming import NOW, streamed, tell
 from velo.errors import UserError
+from velo.feature_repo.stores import embedded_redis
+from velo.feature_repo.stores.embedded_redis import executable
+from velo.feature_repo.stores.redis_client import connect
 from velo.racing.messages import Tick
 from velo.settings import Settings
 from velo.storage.log import reader
 from velo.storage.store import Store
+from velo.streams.audit import AuditReport, audit
+from velo.streams.batch.build import build
+from velo.streams.dataflow import redis_sink
+from velo.streams.dataflow.metrics import Telemetry, position
+from velo.streams.dataflow.runtime import StreamOptions, plan, run, sole_stream
+from velo.streams.dataflow.worker_processes import loopback_addresses, others
+from velo.streams.importers.ingest import ingest
+from velo.streams.importers.runners import read_runner_tables
 
 PATIENCE_S = 120.0
 

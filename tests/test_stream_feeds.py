@@ -18,15 +18,6 @@ from typing import Any
 import orjson
 import pytest
 
-from feature_repo.stores import embedded_redis
-from feature_repo.stores.redis_client import connect, connect_url
-from streams.audit import audit
-from streams.dataflow.background_ingest import background_ingest
-from streams.dataflow.metrics import Telemetry, is_streaming, position
-from streams.dataflow.runtime import StreamOptions, plan, run
-from streams.feeds.kafka_topic import put as put_on_topic
-from streams.feeds.redis_stream import put as put_on_stream
-from streams.feeds.source import Delivery, Feed, FeedAway
 from tests.cli import velo
 from tests.feeds import Listed, a_broker, drained, encoded, said, sent_result
 from tests.logs import NOON, a_store, fixed
@@ -34,10 +25,19 @@ from tests.seasons import a_season
 from tests.shared import REPO
 from tests.streaming import all_rows, assert_same, batch_twin
 from velo.errors import UserError
+from velo.feature_repo.stores import embedded_redis
+from velo.feature_repo.stores.redis_client import connect, connect_url
 from velo.racing.messages import Tick, to_record
 from velo.storage.log import reader
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Home, Store
+from velo.streams.audit import audit
+from velo.streams.dataflow.background_ingest import background_ingest
+from velo.streams.dataflow.metrics import Telemetry, is_streaming, position
+from velo.streams.dataflow.runtime import StreamOptions, plan, run
+from velo.streams.feeds.kafka_topic import put as put_on_topic
+from velo.streams.feeds.redis_stream import put as put_on_stream
+from velo.streams.feeds.source import Delivery, Feed, FeedAway
 
 PATIENCE_S = 120.0
 KILLS = 3

@@ -6,9 +6,6 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from streams.batch.build import build
-from streams.status import status
-from streams.undeclared import undeclared_of
 from tests.feeds import Listed, drained, encoded, sent, sent_result
 from tests.logs import a_store
 from tests.seasons import opened
@@ -29,6 +26,9 @@ from velo.racing.messages import (
 from velo.racing.undeclared import nearest, undeclared
 from velo.storage.log.reader import messages as logged
 from velo.storage.log.writer import LogWriter
+from velo.streams.batch.build import build
+from velo.streams.status import status
+from velo.streams.undeclared import undeclared_of
 
 RACE = Race("A1", date(2024, 5, 1), OFF, "Ascot")
 CARD = Racecard(RACE, (Runner("plain sailing"), Runner("second thoughts")), OFF - timedelta(hours=5))

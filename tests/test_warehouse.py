@@ -7,9 +7,6 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from streams.batch.build import build
-from streams.batch.compact import compact
-from streams.batch.warehouse import ask, make_warehouse
 from tests.builders import a_field, a_log, a_result, a_runner
 from tests.logs import a_store, logged
 from tests.stores import NOW, Row
@@ -17,6 +14,9 @@ from tests.streaming import streamed
 from velo.errors import UserError
 from velo.racing.messages import from_record
 from velo.storage.store import Store
+from velo.streams.batch.build import build
+from velo.streams.batch.compact import compact
+from velo.streams.batch.warehouse import ask, make_warehouse
 
 
 def race(race_id: str, on: str, off: str, known_at: str, *trainers: str, **columns: Any) -> Row:

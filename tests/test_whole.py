@@ -22,27 +22,27 @@ from typing import Any
 
 import pytest
 
-from feature_repo.catalogue.families import BY_VIEW, FAMILIES
-from feature_repo.stores import embedded_redis, whole
-from feature_repo.stores.race_cards import HEAD, race_key
-from feature_repo.stores.redis_client import connect
-from feature_repo.stores.redis_layout import Layout
-from serving.redis_reader import RedisReader
-from streams.audit import audit
-from streams.batch.build import build
-from streams.dataflow.keeper import Keeper
-from streams.dataflow.metrics import Telemetry, position
-from streams.dataflow.runtime import StreamOptions, plan, run
-from streams.rebuild_online import rebuild
 from tests.cli import velo
 from tests.seasons import BUILT_AT, a_season
 from tests.services import NOW, RUNNERS, SCORE, a_client, a_service, a_streamed_store
 from velo.errors import UserError
+from velo.feature_repo.catalogue.families import BY_VIEW, FAMILIES
+from velo.feature_repo.stores import embedded_redis, whole
+from velo.feature_repo.stores.race_cards import HEAD, race_key
+from velo.feature_repo.stores.redis_client import connect
+from velo.feature_repo.stores.redis_layout import Layout
 from velo.racing.messages import Market, Result
+from velo.serving.redis_reader import RedisReader
 from velo.settings import Settings
 from velo.storage.log.reader import end
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Home, Store, given_id, store_id
+from velo.streams.audit import audit
+from velo.streams.batch.build import build
+from velo.streams.dataflow.keeper import Keeper
+from velo.streams.dataflow.metrics import Telemetry, position
+from velo.streams.dataflow.runtime import StreamOptions, plan, run
+from velo.streams.rebuild_online import rebuild
 
 PATIENCE_S = 60.0
 LAYOUTS = [Layout.of(family) for family in FAMILIES]

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from feature_repo.catalogue.within_race import centred, names_of, stacked, within_race
+from velo.feature_repo.catalogue.within_race import centred, names_of, stacked, within_race
 
 NAN = float("nan")
 VALUES = st.one_of(st.just(NAN), st.sampled_from([0.0, 0.1, 0.3, -1.0, 7.0]), st.floats(-1e6, 1e6))

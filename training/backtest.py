@@ -1,7 +1,7 @@
 """`velo backtest`: test a model's recipe, and the bets it would have made, on days it was not trained on.
 
-`training.walk_forward` refits the recipe over time, `training.blend_calibrate` blends and calibrates on earlier days only, and
-`training.backtest_metrics` measures the result. The gate judges the last 90 days and 12 months of the period.
+`velo.training.walk_forward` refits the recipe over time, `velo.training.blend_calibrate` blends and calibrates on earlier days only, and
+`velo.training.backtest_metrics` measures the result. The gate judges the last 90 days and 12 months of the period.
 """
 
 import hashlib
@@ -13,23 +13,23 @@ from typing import Any, Final
 
 import numpy as np
 
-from training.backtest_kept import Predictions, keep
-from training.backtest_report import BacktestReport, Facts, report_of
-from training.blend_calibrate import BlendChoice, combine
-from training.blending import FORMAT as BLENDING
-from training.by_race import Floats
-from training.calibration import FORMAT as CALIBRATION
-from training.dataset import LEAD
-from training.dataset_cache import kept_training_set
-from training.entity_rows import Period
-from training.final_window import fingerprint, look, looks
-from training.model import FEATURES, ModelOptions
-from training.prices import prices
-from training.races import races_of
-from training.trials import Trial, tried
-from training.walk_forward import OutOfFold, WalkForwardPlan, predict
 from velo.errors import UserError
 from velo.storage.store import Store
+from velo.training.backtest_kept import Predictions, keep
+from velo.training.backtest_report import BacktestReport, Facts, report_of
+from velo.training.blend_calibrate import BlendChoice, combine
+from velo.training.blending import FORMAT as BLENDING
+from velo.training.by_race import Floats
+from velo.training.calibration import FORMAT as CALIBRATION
+from velo.training.dataset import LEAD
+from velo.training.dataset_cache import kept_training_set
+from velo.training.entity_rows import Period
+from velo.training.final_window import fingerprint, look, looks
+from velo.training.model import FEATURES, ModelOptions
+from velo.training.prices import prices
+from velo.training.races import races_of
+from velo.training.trials import Trial, tried
+from velo.training.walk_forward import OutOfFold, WalkForwardPlan, predict
 
 Progress = Callable[[str, int, int], None]
 DAYS: Final = 365

@@ -19,14 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from training.backtest_metrics import BacktestPeriod
-from training.by_race import Floats, starts_of
-from training.final_window import fingerprint
-from training.prices import closing_line_value
 from velo.errors import UserError
 from velo.resampling import Days
 from velo.storage.atomic_files import exchange, sole_writer, sync_file, sync_folder, write_atomically
 from velo.storage.store import Home
+from velo.training.backtest_metrics import BacktestPeriod
+from velo.training.by_race import Floats, starts_of
+from velo.training.final_window import fingerprint
+from velo.training.prices import closing_line_value
 
 LAST: Final = "last"
 PREDICTIONS: Final = "predictions.parquet"
@@ -44,7 +44,7 @@ class Predictions:
     """The tested starters whose race has a market: columns by name, and the local date of each race.
 
     Columns: `race_id`, `horse_id`, `fold`, `share` (of the win), `sp_decimal`, `taken` and `closing` (decimal prices known
-    before the off, `training.prices`), `pi`, `market` (π^β), the `SUBJECTS` and `blend_raw`.
+    before the off, `velo.training.prices`), `pi`, `market` (π^β), the `SUBJECTS` and `blend_raw`.
     """
 
     columns: dict[str, NDArray[Any]]

@@ -10,7 +10,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from training.betting import (
+from velo.resampling import Days, Figure
+from velo.training.betting import (
     BUCKETS,
     STRATEGIES,
     Bank,
@@ -22,11 +23,10 @@ from training.betting import (
     drawdown,
     kelly_stakes,
 )
-from training.by_race import Floats, Indices, sizes_of, total
-from training.devig import inverses
-from training.reliability import equal_width
-from training.settlement import COMMISSIONS, after_commission, unit_profits
-from velo.resampling import Days, Figure
+from velo.training.by_race import Floats, Indices, sizes_of, total
+from velo.training.devig import inverses
+from velo.training.reliability import equal_width
+from velo.training.settlement import COMMISSIONS, after_commission, unit_profits
 
 SMALLEST: Final = 1e-15
 
@@ -36,7 +36,7 @@ class BacktestPeriod:
     """Starters of a period: model p, market π (NaN where a race has none), decimal prices, share of the win, races, days.
 
     `decided_at` are the prices when bets are chosen and staked, `settled_at` those they are paid at; NaN where missing.
-    `clv` is each runner's closing-line value (`training.prices`), NaN or None without a price before the off.
+    `clv` is each runner's closing-line value (`velo.training.prices`), NaN or None without a price before the off.
     """
 
     p: Floats

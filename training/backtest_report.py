@@ -7,8 +7,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from training.backtest_kept import SERVED, Predictions
-from training.backtest_metrics import (
+from velo.resampling import Figure
+from velo.training.backtest_kept import SERVED, Predictions
+from velo.training.backtest_metrics import (
     BacktestPeriod,
     Bets,
     ProbabilityBand,
@@ -19,17 +20,25 @@ from training.backtest_metrics import (
     r2,
     top1,
 )
-from training.backtest_metrics import auc as auc_of
-from training.betting import DEFAULT, STRATEGIES, chosen, strategy
-from training.blend_calibrate import BlendChoice
-from training.by_race import Floats
-from training.gate import ALARMS, WINDOWS_DAYS
-from training.gate_simulation import luck
-from training.price_bucket_floors import BY_P, BY_PRICE, Floor, floors
-from training.reliability import Bins, equal_mass, equal_width, mean_gap, plain_error, reliability, root_mean_gap, slope
-from training.walk_forward import OutOfFold, Refit, WalkForwardPlan
-from training.windows import GateReport, ask
-from velo.resampling import Figure
+from velo.training.backtest_metrics import auc as auc_of
+from velo.training.betting import DEFAULT, STRATEGIES, chosen, strategy
+from velo.training.blend_calibrate import BlendChoice
+from velo.training.by_race import Floats
+from velo.training.gate import ALARMS, WINDOWS_DAYS
+from velo.training.gate_simulation import luck
+from velo.training.price_bucket_floors import BY_P, BY_PRICE, Floor, floors
+from velo.training.reliability import (
+    Bins,
+    equal_mass,
+    equal_width,
+    mean_gap,
+    plain_error,
+    reliability,
+    root_mean_gap,
+    slope,
+)
+from velo.training.walk_forward import OutOfFold, Refit, WalkForwardPlan
+from velo.training.windows import GateReport, ask
 
 BET: Final = (SERVED, "blend")
 """Probabilities that all strategies are told of."""
@@ -200,7 +209,7 @@ def report_of(
 
 
 def alarms_of(figures: Sequence[Measurements], bets: Mapping[str, Sequence[Bets]], runners: int) -> tuple[Raised, ...]:
-    """The alarms of `training.gate` over a whole period: of all chances but the market's, and of all that is bet by."""
+    """The alarms of `velo.training.gate` over a whole period: of all chances but the market's, and of all that is bet by."""
     raised = []
     named = {one.name: one for one in ALARMS}
     for one in figures:

@@ -7,11 +7,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from training.backtest_metrics import Bets
-from training.backtest_report import BacktestReport, Raised
-from training.price_bucket_floors import MANY_EXPECTED, NEAR, Floor
-from training.windows import GateReport
 from velo.resampling import Figure
+from velo.training.backtest_metrics import Bets
+from velo.training.backtest_report import BacktestReport, Raised
+from velo.training.price_bucket_floors import MANY_EXPECTED, NEAR, Floor
+from velo.training.windows import GateReport
 
 LUCK: Final = "P(gain | no edge)"
 NAMES = {

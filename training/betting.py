@@ -11,9 +11,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from training.by_race import Floats, Indices
 from velo.errors import UserError
 from velo.racing.staking import KELLY_CAP, KELLY_FRACTION
+from velo.training.by_race import Floats, Indices
 
 Wanted = NDArray[np.bool_]
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from training.backtest_metrics import winner_loss
-from training.blending import BENTER, KINDS, Blending, OutOfFoldPredictions, chances, learn
-from training.by_race import Floats
-from training.fitting import has_market
-from training.market import LEAST_RACES, fit_blend, fit_market_exponent
-from training.walk_forward import OutOfFold
+from velo.training.backtest_metrics import winner_loss
+from velo.training.blending import BENTER, KINDS, Blending, OutOfFoldPredictions, chances, learn
+from velo.training.by_race import Floats
+from velo.training.fitting import has_market
+from velo.training.market import LEAST_RACES, fit_blend, fit_market_exponent
+from velo.training.walk_forward import OutOfFold
 
 
 @dataclass(frozen=True, slots=True)

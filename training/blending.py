@@ -6,10 +6,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from training.by_race import Floats, Indices, normalised
-from training.calibration import LEAST_WINS, RegimeCalibration, fit_calibration
-from training.market import LEAST_RACES, Blend, fit_blend, fit_market_exponent
 from velo.errors import UserError
+from velo.training.by_race import Floats, Indices, normalised
+from velo.training.calibration import LEAST_WINS, RegimeCalibration, fit_calibration
+from velo.training.market import LEAST_RACES, Blend, fit_blend, fit_market_exponent
 
 FORMAT: Final = 2
 BENTER: Final = "Benter"
@@ -23,7 +23,7 @@ KINDS: Final = (BENTER, RESIDUAL, MEAN)
 class Blending:
     """A blend of a model with the market, fitted on out-of-fold predictions.
 
-    `kind` is the blend with the most reliable gain (`training.blend_calibrate`) by `losses` (winner log loss of each, nats a race, over the
+    `kind` is the blend with the most reliable gain (`velo.training.blend_calibrate`) by `losses` (winner log loss of each, nats a race, over the
     folds after the first; None if there is only one fold: then Benter's). `own` calibrates the model without the market, `curves`
     the blend of that kind, and Benter's beside it. `market` is the market's own exponent, the yardstick.
     """

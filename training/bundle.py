@@ -19,14 +19,14 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from feature_repo.catalogue import columns
-from training.blending import BENTER, MEAN, Blending
-from training.calibration_intervals import CalibrationInterval
-from training.ensemble import Ensemble, Inputs, inputs
-from training.logit import Logit
-from training.market import SMALLEST
 from velo.errors import UserError
+from velo.feature_repo.catalogue import columns
 from velo.storage.store import Home
+from velo.training.blending import BENTER, MEAN, Blending
+from velo.training.calibration_intervals import CalibrationInterval
+from velo.training.ensemble import Ensemble, Inputs, inputs
+from velo.training.logit import Logit
+from velo.training.market import SMALLEST
 
 Floats = NDArray[np.float64]
 
@@ -116,7 +116,7 @@ class Bundle:
         return _shared(blending.curves[kind].curve_values(_softmax(scores), market))
 
     def interval(self, probabilities: Floats, of: str = OWN) -> Floats | None:
-        """A 95 % interval of each probability, (runners, 2), of the model's `OWN` or of the `BLEND`; see `training.calibration_intervals.CalibrationInterval`.
+        """A 95 % interval of each probability, (runners, 2), of the model's `OWN` or of the `BLEND`; see `velo.training.calibration_intervals.CalibrationInterval`.
 
         None where the bundle has none: then none can be told.
         """

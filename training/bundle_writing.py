@@ -1,4 +1,4 @@
-"""Models written and chosen: kept as new versions, promoted, rolled back, judged; `training.bundle` says what is kept."""
+"""Models written and chosen: kept as new versions, promoted, rolled back, judged; `velo.training.bundle` says what is kept."""
 
 import hashlib
 import json
@@ -8,8 +8,11 @@ from typing import Any, Final
 
 import yaml
 
-from feature_repo.catalogue import columns
-from training.bundle import (
+from velo.errors import UserError
+from velo.feature_repo.catalogue import columns
+from velo.storage.atomic_files import sole_writer, sync_folder, write_atomically
+from velo.storage.store import Home
+from velo.training.bundle import (
     CHECKSUMS,
     CURRENT,
     FORMAT,
@@ -20,10 +23,7 @@ from training.bundle import (
     refuse_changed,
     versions,
 )
-from training.ensemble import Ensemble
-from velo.errors import UserError
-from velo.storage.atomic_files import sole_writer, sync_folder, write_atomically
-from velo.storage.store import Home
+from velo.training.ensemble import Ensemble
 
 HISTORY: Final = "history.txt"
 PASSED: Final = "PASS"

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from training.by_race import Floats, Indices, normalised
 from velo.errors import UserError
+from velo.training.by_race import Floats, Indices, normalised
 
 FORMAT: Final = 2
 MIDDLES: Final = (3.0, 6.5, 11.0, 18.0, 32.0)

@@ -13,9 +13,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from training.by_race import Floats
 from velo.errors import UserError
 from velo.resampling import Days
+from velo.training.by_race import Floats
 
 FORMAT: Final = 1
 MOST_BINS: Final = 12

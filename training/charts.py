@@ -9,10 +9,10 @@ from html import escape
 from math import ceil, sqrt
 from typing import Final
 
-from training.backtest_report import Equity, Measurements
-from training.price_bucket_floors import Floor
 from velo.resampling import Figure
 from velo.svg import BOTTOM, TOP, Axes, drawing
+from velo.training.backtest_report import Equity, Measurements
+from velo.training.price_bucket_floors import Floor
 
 MOST_AE: Final = 2.0
 """The right end of a chart of A/E: what lies beyond is drawn at it."""

@@ -19,14 +19,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from feature_repo.catalogue import columns
-from feature_repo.point_in_time import base_of, joined_at, numbers
-from feature_repo.stores.parts import Snapshot
-from training.entity_rows import Period, declared, outcomes
 from velo.errors import UserError
+from velo.feature_repo.catalogue import columns
+from velo.feature_repo.point_in_time import base_of, joined_at, numbers
+from velo.feature_repo.stores.parts import Snapshot
 from velo.racing.clock import from_text
 from velo.storage import table_versions
 from velo.storage.store import Store
+from velo.training.entity_rows import Period, declared, outcomes
 
 Floats = NDArray[np.float64]
 Progress = Callable[[str, int, int], None]

@@ -11,12 +11,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
-from feature_repo.catalogue.columns import COLUMNS
-from feature_repo.stores.parts import Snapshot
-from training.dataset import LEAD, Provenance, TrainingSet, provenance, training_set
-from training.entity_rows import Period
+from velo.feature_repo.catalogue.columns import COLUMNS
+from velo.feature_repo.stores.parts import Snapshot
 from velo.storage.atomic_files import sole_writer
 from velo.storage.store import Store
+from velo.training.dataset import LEAD, Provenance, TrainingSet, provenance, training_set
+from velo.training.entity_rows import Period
 
 Progress = Callable[[str, int, int], None]
 

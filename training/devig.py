@@ -1,6 +1,6 @@
 """What a book says of each runner's chance once its margin is taken out: proportional, power and Shin.
 
-Each takes decimal odds in blocks of races (see `training.by_race`) and gives probabilities that sum to 1 in each race. Odds that
+Each takes decimal odds in blocks of races (see `velo.training.by_race`) and gives probabilities that sum to 1 in each race. Odds that
 are missing, infinite or ≤ 1 leave the whole race without a market: its probabilities are NaN. A race of one runner is certain.
 """
 
@@ -10,8 +10,8 @@ from typing import Final
 
 import numpy as np
 
-from training.by_race import Floats, Indices, normalised, sizes_of, spread, total
 from velo.errors import UserError
+from velo.training.by_race import Floats, Indices, normalised, sizes_of, spread, total
 
 Devig = Callable[[Floats, Indices], Floats]
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from feature_repo.catalogue.within_race import centred
-from training.by_race import Floats, Indices, sizes_of, softmax
-from training.logit import Logit
+from velo.feature_repo.catalogue.within_race import centred
+from velo.training.by_race import Floats, Indices, sizes_of, softmax
+from velo.training.logit import Logit
 
 if TYPE_CHECKING:
     import lightgbm

@@ -10,8 +10,8 @@ from typing import Final
 import duckdb
 import pyarrow as pa
 
-from feature_repo.stores import changelog
-from feature_repo.stores.parts import Snapshot
+from velo.feature_repo.stores import changelog
+from velo.feature_repo.stores.parts import Snapshot
 from velo.racing.going import distance_band, going_group
 from velo.racing.messages import STARTED
 from velo.storage.store import Home

@@ -15,8 +15,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike
 
-from training import jsonl
 from velo.errors import UserError
+from velo.training import jsonl
 
 FILE: Final = "final_windows.jsonl"
 

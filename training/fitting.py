@@ -7,12 +7,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from training.by_race import Floats
-from training.ensemble import Ensemble, Inputs
-from training.logit import fit_logit
-from training.market import LEAST_RACES, fit_market_exponent, market_offset
-from training.model import FEATURES, Fitted, ModelOptions, faded, fit, grow
-from training.races import Races
+from velo.training.by_race import Floats
+from velo.training.ensemble import Ensemble, Inputs
+from velo.training.logit import fit_logit
+from velo.training.market import LEAST_RACES, fit_market_exponent, market_offset
+from velo.training.model import FEATURES, Fitted, ModelOptions, faded, fit, grow
+from velo.training.races import Races
 
 Tell = Callable[[str], None]
 """Told the part that begins."""

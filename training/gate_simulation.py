@@ -12,12 +12,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from training.backtest_metrics import BacktestPeriod
-from training.betting import Wanted
-from training.by_race import Floats, Indices, sizes_of, total
-from training.devig import inverses
-from training.gate import CRITERIA, Criterion
-from training.reliability import equal_mass
+from velo.training.backtest_metrics import BacktestPeriod
+from velo.training.betting import Wanted
+from velo.training.by_race import Floats, Indices, sizes_of, total
+from velo.training.devig import inverses
+from velo.training.gate import CRITERIA, Criterion
+from velo.training.reliability import equal_mass
 
 SIMULATIONS: Final = 2000
 NORMAL_95: Final = 1.959963984540054

@@ -1,6 +1,6 @@
 """What must not be forgotten: a file of JSON lines, one frozen record a line, that is only ever added to.
 
-Looks at locked windows and trials of a period are kept so (`training.final_window`, `training.trials`).
+Looks at locked windows and trials of a period are kept so (`velo.training.final_window`, `velo.training.trials`).
 """
 
 import json

@@ -11,8 +11,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from training.by_race import Floats, Indices, softmax, spread, total
 from velo.errors import UserError
+from velo.training.by_race import Floats, Indices, softmax, spread, total
 
 FORMAT: Final = 1
 L2: Final = 30.0
@@ -47,7 +47,7 @@ class Logit:
         return columns
 
     def probabilities(self, matrix: Floats, starts: Indices, offset: Floats | None = None) -> Floats:
-        """Probabilities of each race, summing to 1; `offset` is what it was trained on top of (`training.market`)."""
+        """Probabilities of each race, summing to 1; `offset` is what it was trained on top of (`velo.training.market`)."""
         scores = self.scores(matrix)
         return softmax(scores if offset is None else scores + offset, starts)
 

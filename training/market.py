@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from training.by_race import Floats, Indices, sizes_of, softmax, spread, total
 from velo.errors import UserError
+from velo.training.by_race import Floats, Indices, sizes_of, softmax, spread, total
 
 SMALLEST: Final = 1e-15
 LEAST_RACES: Final = 20

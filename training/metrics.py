@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from training.races import Races
+from velo.training.races import Races
 
 Floats = NDArray[np.float64]
 

@@ -9,12 +9,12 @@ import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo.catalogue.columns import COLUMNS
-from training.average_trees import joined
-from training.by_race import softmax
-from training.ensemble import booster_of
-from training.metrics import SMALLEST
-from training.races import Races
+from velo.feature_repo.catalogue.columns import COLUMNS
+from velo.training.average_trees import joined
+from velo.training.by_race import softmax
+from velo.training.ensemble import booster_of
+from velo.training.metrics import SMALLEST
+from velo.training.races import Races
 
 Floats = NDArray[np.float64]
 
@@ -160,7 +160,7 @@ def fit(
     """Grow trees on the training races until the log loss of the validation races stops falling: of what they are taught.
 
     Each matrix has the rows of its races, in their order, with the columns `features`. `offsets`, of the rows of both, are
-    what the trees are grown on top of (`training.market.market_offset`).
+    what the trees are grown on top of (`velo.training.market.market_offset`).
     """
     learned = lightgbm.Dataset(train[0], train[1].share, feature_name=list(features), free_raw_data=True)
     watched = lightgbm.Dataset(validation[0], validation[1].share, reference=learned)

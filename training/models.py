@@ -6,10 +6,10 @@ from typing import Any
 
 from rich.table import Table
 
-from training import bundle
-from training.model import ModelOptions
 from velo.errors import UserError
 from velo.storage.store import Home
+from velo.training import bundle
+from velo.training.model import ModelOptions
 
 
 @dataclass(frozen=True, slots=True)

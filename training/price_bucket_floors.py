@@ -6,9 +6,9 @@ A bucket holds where its 95 % interval contains 1, or where so many winners were
 from dataclasses import dataclass
 from typing import Final
 
-from training.backtest_metrics import BacktestPeriod
-from training.betting import BUCKETS, bucket_of
 from velo.resampling import Figure
+from velo.training.backtest_metrics import BacktestPeriod
+from velo.training.betting import BUCKETS, bucket_of
 
 NEAR: Final = 0.05
 MANY_EXPECTED: Final = 2_500.0

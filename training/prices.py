@@ -9,12 +9,12 @@ from importlib.resources import files
 import numpy as np
 import pyarrow as pa
 
-from feature_repo.point_in_time import numbers
-from feature_repo.stores.parts import Snapshot
-from training.by_race import Floats
-from training.dataset import TrainingSet
-from training.entity_rows import told
+from velo.feature_repo.point_in_time import numbers
+from velo.feature_repo.stores.parts import Snapshot
 from velo.storage.store import Home
+from velo.training.by_race import Floats
+from velo.training.dataset import TrainingSet
+from velo.training.entity_rows import told
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from training.dataset import TrainingSet
-from training.market import LEAST_RACES as LEAST_PRICED
-from training.market import fit_market_exponent
 from velo.errors import UserError
+from velo.training.dataset import TrainingSet
+from velo.training.market import LEAST_RACES as LEAST_PRICED
+from velo.training.market import fit_market_exponent
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]

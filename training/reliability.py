@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from training.by_race import Floats
 from velo.resampling import Days, Figure
+from velo.training.by_race import Floats
 
 EQUAL_MASS_BINS: Final = 15
 EQUAL_WIDTH_BINS: Final = 10

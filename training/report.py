@@ -4,9 +4,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from training.metrics import Estimate, ModelQuality, Quality
-from training.train import TrainReport
 from velo.resampling import Figure
+from velo.training.metrics import Estimate, ModelQuality, Quality
+from velo.training.train import TrainReport
 
 
 def trained_table(report: TrainReport) -> Group:

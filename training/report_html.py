@@ -7,9 +7,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-from training.backtest_metrics import Bets
-from training.backtest_report import BacktestReport, Measurements
-from training.backtest_tables import (
+from velo.resampling import Figure
+from velo.storage.atomic_files import make_folder, write_atomically
+from velo.svg import bar_chart
+from velo.training.backtest_metrics import Bets
+from velo.training.backtest_report import BacktestReport, Measurements
+from velo.training.backtest_tables import (
     FLOOR_RULE,
     LUCK,
     NAMES,
@@ -23,13 +26,10 @@ from training.backtest_tables import (
     shown,
     what_was_tested,
 )
-from training.charts import equity_chart, floors_rows, interval_chart, reliability_chart
-from training.published_baseline import VERSIONS, Claim, PublishedModel
-from training.report_parts import Cell, charts, folded, items, paragraphs, section, table, tiles
-from training.windows import GateReport
-from velo.resampling import Figure
-from velo.storage.atomic_files import make_folder, write_atomically
-from velo.svg import bar_chart
+from velo.training.charts import equity_chart, floors_rows, interval_chart, reliability_chart
+from velo.training.published_baseline import VERSIONS, Claim, PublishedModel
+from velo.training.report_parts import Cell, charts, folded, items, paragraphs, section, table, tiles
+from velo.training.windows import GateReport
 
 SHOWN_FEATURES: Final = 15
 SHOWN_DRIFT: Final = 10

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Final
 
-from training.gate import Verdict
+from velo.training.gate import Verdict
 
 Cell = str | Verdict
 _CLASSES: Final = {Verdict.PASS: "PASS", Verdict.FAIL: "FAIL", Verdict.NOT_ENOUGH_DATA: "MORE"}

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from training import bundle, bundle_writing
-from training.backtest import recipe_of
-from training.backtest_kept import BLENDED, SERVED, last, read
-from training.betting import DEFAULT, cut_of, strategy
-from training.final_window import look, looks
-from training.gate import WINDOWS_DAYS
-from training.windows import GateReport, ask
 from velo.errors import UserError
 from velo.storage.store import Home
+from velo.training import bundle, bundle_writing
+from velo.training.backtest import recipe_of
+from velo.training.backtest_kept import BLENDED, SERVED, last, read
+from velo.training.betting import DEFAULT, cut_of, strategy
+from velo.training.final_window import look, looks
+from velo.training.gate import WINDOWS_DAYS
+from velo.training.windows import GateReport, ask
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,14 +11,14 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from training.backtest_metrics import winner_loss
-from training.by_race import Floats, softmax
-from training.ensemble import Inputs
-from training.fitting import PATIENCE, WATCHED_SHARE, part
-from training.folds import EMBARGO_DAYS, Fold, forward_folds
-from training.logit import fit_logit
-from training.model import DART, FEATURES, ModelOptions, faded, fit, grow
-from training.races import Races
+from velo.training.backtest_metrics import winner_loss
+from velo.training.by_race import Floats, softmax
+from velo.training.ensemble import Inputs
+from velo.training.fitting import PATIENCE, WATCHED_SHARE, part
+from velo.training.folds import EMBARGO_DAYS, Fold, forward_folds
+from velo.training.logit import fit_logit
+from velo.training.model import DART, FEATURES, ModelOptions, faded, fit, grow
+from velo.training.races import Races
 
 Progress = Callable[[str, int, int], None]
 

@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from training.by_race import Floats
 from velo.errors import UserError
+from velo.training.by_race import Floats
 
 COMMISSIONS: Final = (0.0, 0.02, 0.05)
 

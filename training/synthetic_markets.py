@@ -13,13 +13,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from training.backtest_metrics import BacktestPeriod
-from training.by_race import softmax
-from training.devig import proportional
-from training.gate import RECORDS, WINDOWS_DAYS, Verdict
-from training.gate_simulation import winners
-from training.windows import GateReport, ask
 from velo.resampling import Days
+from velo.training.backtest_metrics import BacktestPeriod
+from velo.training.by_race import softmax
+from velo.training.devig import proportional
+from velo.training.gate import RECORDS, WINDOWS_DAYS, Verdict
+from velo.training.gate_simulation import winners
+from velo.training.windows import GateReport, ask
 
 RUNNERS: Final = 8
 BOOK: Final = 1.02

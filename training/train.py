@@ -13,23 +13,23 @@ from typing import Any, Final
 
 import numpy as np
 
-from training import bundle, bundle_writing
-from training.blend_calibrate import blending_of
-from training.blending import BENTER, Blending
-from training.dataset import LEAD, TrainingSet
-from training.dataset_cache import kept_training_set
-from training.ensemble import Inputs, inputs
-from training.entity_rows import Period
-from training.fitting import fit_fundamental, fit_on_market
-from training.folds import EMBARGO_DAYS, Fold
-from training.metrics import ModelQuality, measure
-from training.model import FEATURES, Fitted, ModelOptions
-from training.races import Races, Split, races_of, split
-from training.search import Tried, search
-from training.train_measures import PartMeasured, bands_of, measured_parts
-from training.walk_forward import OutOfFold, forward
 from velo.errors import UserError
 from velo.storage.store import Store
+from velo.training import bundle, bundle_writing
+from velo.training.blend_calibrate import blending_of
+from velo.training.blending import BENTER, Blending
+from velo.training.dataset import LEAD, TrainingSet
+from velo.training.dataset_cache import kept_training_set
+from velo.training.ensemble import Inputs, inputs
+from velo.training.entity_rows import Period
+from velo.training.fitting import fit_fundamental, fit_on_market
+from velo.training.folds import EMBARGO_DAYS, Fold
+from velo.training.metrics import ModelQuality, measure
+from velo.training.model import FEATURES, Fitted, ModelOptions
+from velo.training.races import Races, Split, races_of, split
+from velo.training.search import Tried, search
+from velo.training.train_measures import PartMeasured, bands_of, measured_parts
+from velo.training.walk_forward import OutOfFold, forward
 
 Progress = Callable[[str, int, int], None]
 GATE_RECORDS: Final = 50_000

@@ -5,16 +5,16 @@ from typing import Final
 
 import numpy as np
 
-from training.backtest_metrics import BacktestPeriod, delta_r2, r2
-from training.blend_calibrate import combine
-from training.bundle import BLEND, OWN
-from training.by_race import Floats
-from training.calibration_intervals import CalibrationInterval, fit_interval
-from training.fitting import has_market
-from training.reliability import mean_gap, slope
-from training.walk_forward import OutOfFold
 from velo.errors import UserError
 from velo.resampling import Days, Figure
+from velo.training.backtest_metrics import BacktestPeriod, delta_r2, r2
+from velo.training.blend_calibrate import combine
+from velo.training.bundle import BLEND, OWN
+from velo.training.by_race import Floats
+from velo.training.calibration_intervals import CalibrationInterval, fit_interval
+from velo.training.fitting import has_market
+from velo.training.reliability import mean_gap, slope
+from velo.training.walk_forward import OutOfFold
 
 BASELINE: Final = "logit"
 """The plain conditional logit: what the trees, and the average with them, must beat."""

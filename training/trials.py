@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from training import jsonl
+from velo.training import jsonl
 
 FILE: Final = "trials.ndjson"
 

@@ -13,14 +13,14 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from training.by_race import Floats, Indices, softmax
-from training.ensemble import Inputs, inputs
-from training.fitting import Rounds, choose_rounds, fit_fundamental, fit_on_market, has_market, part
-from training.folds import LEAST_TRAIN_DAYS, Fold, refits_between
-from training.market import residual_probabilities
-from training.model import FEATURES, Fitted, ModelOptions
-from training.races import Races
 from velo.errors import UserError
+from velo.training.by_race import Floats, Indices, softmax
+from velo.training.ensemble import Inputs, inputs
+from velo.training.fitting import Rounds, choose_rounds, fit_fundamental, fit_on_market, has_market, part
+from velo.training.folds import LEAST_TRAIN_DAYS, Fold, refits_between
+from velo.training.market import residual_probabilities
+from velo.training.model import FEATURES, Fitted, ModelOptions
+from velo.training.races import Races
 
 Progress = Callable[[str, int, int], None]
 

@@ -7,14 +7,14 @@ from datetime import date, timedelta
 import numpy as np
 from numpy.typing import NDArray
 
-from training.backtest_metrics import BacktestPeriod, auc, margin, placed, top1
-from training.betting import DEFAULT, Strategy, Wanted, chosen, strategy
-from training.by_race import Floats
-from training.gate import WINDOWS_DAYS, Verdict, Window, gate, judge_window
-from training.gate_simulation import SIMULATIONS, PassChance, pass_chance
-from training.reliability import root_mean_gap, slope
 from velo.errors import UserError
 from velo.resampling import Figure
+from velo.training.backtest_metrics import BacktestPeriod, auc, margin, placed, top1
+from velo.training.betting import DEFAULT, Strategy, Wanted, chosen, strategy
+from velo.training.by_race import Floats
+from velo.training.gate import WINDOWS_DAYS, Verdict, Window, gate, judge_window
+from velo.training.gate_simulation import SIMULATIONS, PassChance, pass_chance
+from velo.training.reliability import root_mean_gap, slope
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def ask(
 
 
 def gate_figures(season: BacktestPeriod, wanted: Wanted, market: Floats, records: int) -> dict[str, Figure]:
-    """The figures that the criteria and alarms of `training.gate` ask for, by name."""
+    """The figures that the criteria and alarms of `velo.training.gate` ask for, by name."""
     bets = placed(season, "", wanted)
     return {
         "ae_price": bets.ae_price,

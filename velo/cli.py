@@ -81,9 +81,9 @@ def main() -> NoReturn:
 
 def _damage() -> str | None:
     """What in the store is damaged, and the remedy, where that is why a command broke."""
-    from streams.integrity_check import found
     from velo.settings import Settings
     from velo.storage.store import Home
+    from velo.streams.integrity_check import found
 
     return found(Home(Settings.from_env().home))
 

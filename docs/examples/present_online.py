@@ -6,12 +6,12 @@ import numpy as np
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from stage import day, ours, quiet, stock
 
-from feature_repo.catalogue.families import BY_VIEW
-from feature_repo.stores.embedded_redis import ensure
-from feature_repo.stores.redis_client import connect
-from feature_repo.stores.redis_layout import Layout
-from feature_repo.stores.redis_rows import RedisRows
-from streams.rebuild_online import rebuild
+from velo.feature_repo.catalogue.families import BY_VIEW
+from velo.feature_repo.stores.embedded_redis import ensure
+from velo.feature_repo.stores.redis_client import connect
+from velo.feature_repo.stores.redis_layout import Layout
+from velo.feature_repo.stores.redis_rows import RedisRows
+from velo.streams.rebuild_online import rebuild
 
 RACES = [{"race_id": "R0", "day": 0, "trainers": ["anne", "ben"]}]
 ASKED = ("anne", "nobody")

@@ -16,13 +16,13 @@ from feast.repo_config import RepoConfig
 from feast.types import Int64
 from redis import Redis
 
-from feature_repo.feast_store import apply
-from feature_repo.stores.embedded_redis import down
-from streams.batch.build import build
-from streams.importers.ingest import ingest
-from streams.importers.runners import read_runner_tables
+from velo.feature_repo.feast_store import apply
+from velo.feature_repo.stores.embedded_redis import down
 from velo.settings import Settings, zone_named
 from velo.storage.store import Store
+from velo.streams.batch.build import build
+from velo.streams.importers.ingest import ingest
+from velo.streams.importers.runners import read_runner_tables
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 """The off of the first race. Other instants count days from it."""

@@ -6,13 +6,13 @@ import numpy as np
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from stage import day, ours, quiet, stock
 
-from feature_repo.catalogue.families import BY_VIEW
-from feature_repo.stores.redis_client import connect
-from feature_repo.stores.redis_layout import Layout
-from feature_repo.stores.redis_rows import RedisRows
-from streams.batch.build import build
-from streams.rebuild_online import rebuild
+from velo.feature_repo.catalogue.families import BY_VIEW
+from velo.feature_repo.stores.redis_client import connect
+from velo.feature_repo.stores.redis_layout import Layout
+from velo.feature_repo.stores.redis_rows import RedisRows
 from velo.storage.log.writer import LogWriter
+from velo.streams.batch.build import build
+from velo.streams.rebuild_online import rebuild
 
 RACES = [{"race_id": f"R{number}", "day": number, "trainers": ["anne", "ben"]} for number in (0, 1, 2)]
 ASKED = day(22)

@@ -10,7 +10,7 @@ from functools import lru_cache
 from operator import mul
 from typing import Final, Literal
 
-from feature_repo.catalogue.measures import MEASURES, unit
+from velo.feature_repo.catalogue.measures import MEASURES, unit
 
 Kind = Literal["int", "float"]
 Value = int | float | None

@@ -11,10 +11,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from feature_repo.catalogue import request_time
-from feature_repo.catalogue.families import BY_VIEW, FAMILIES
-from feature_repo.catalogue.within_race import names_of, stacked, within_race
 from velo.errors import UserError
+from velo.feature_repo.catalogue import request_time
+from velo.feature_repo.catalogue.families import BY_VIEW, FAMILIES
+from velo.feature_repo.catalogue.within_race import names_of, stacked, within_race
 
 Floats = NDArray[np.float64]
 

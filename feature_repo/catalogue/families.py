@@ -7,7 +7,8 @@ The batch SQL, the stream's fold, Feast's schema and the training columns are ma
 from dataclasses import dataclass
 from typing import Final
 
-from feature_repo.catalogue.aggregates import (
+from velo.errors import UserError
+from velo.feature_repo.catalogue.aggregates import (
     RECENT_DEPTH,
     STARTS_OF_A_HORSE,
     STARTS_OF_A_KEY,
@@ -25,7 +26,6 @@ from feature_repo.catalogue.aggregates import (
     faults,
     recent_faults,
 )
-from velo.errors import UserError
 from velo.racing.elo import EVEN, RATED
 
 

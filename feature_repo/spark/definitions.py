@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from feature_repo.objects import feast_objects
-from feature_repo.spark.sources import spark_table
-from feature_repo.stores.home import settings_for
+from velo.feature_repo.objects import feast_objects
+from velo.feature_repo.spark.sources import spark_table
+from velo.feature_repo.stores.home import settings_for
 from velo.storage.store import Home
 
 home = Home(settings_for(repo_path=Path.cwd()).home)

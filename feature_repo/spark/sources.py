@@ -5,7 +5,7 @@ import warnings
 from feast.data_source import DataSource
 from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
 
-from feature_repo.catalogue.families import Family
+from velo.feature_repo.catalogue.families import Family
 from velo.storage.store import Home
 
 

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from feature_repo.stores.asof_search import NEVER, NONE, Ordered
-from feature_repo.stores.changelog_reader import ChangelogReader, Slice
-from feature_repo.stores.key_encoding import EncodedColumn, EncodedKeys, Whole, plain
-from feature_repo.stores.take import TakeIndices
 from velo.errors import UserError
+from velo.feature_repo.stores.asof_search import NEVER, NONE, Ordered
+from velo.feature_repo.stores.changelog_reader import ChangelogReader, Slice
+from velo.feature_repo.stores.key_encoding import EncodedColumn, EncodedKeys, Whole, plain
+from velo.feature_repo.stores.take import TakeIndices
 from velo.racing.clock import MICROSECOND
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from feature_repo.stores.changelog import Table
+    from velo.feature_repo.stores.changelog import Table
 
 ROWS_AT_ONCE: Final = 1 << 21
 """Rows of a history searched at a time: their keys, instants and order take about 150 MB."""

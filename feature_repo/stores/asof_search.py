@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from feature_repo.stores.key_encoding import Whole
+from velo.feature_repo.stores.key_encoding import Whole
 
 NONE: Final = -1
 NEVER: Final = int(np.iinfo(np.int64).min)

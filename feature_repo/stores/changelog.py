@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
-from feature_repo.stores.spill import bound, spill_folder
 from velo.errors import UserError
+from velo.feature_repo.stores.spill import bound, spill_folder
 
 if TYPE_CHECKING:
     import duckdb

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from feature_repo.stores.key_encoding import Whole
 from velo.errors import UserError
+from velo.feature_repo.stores.key_encoding import Whole
 
 if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from feature_repo.stores.changelog import Table
+    from velo.feature_repo.stores.changelog import Table
 
 
 @dataclass(frozen=True, slots=True)

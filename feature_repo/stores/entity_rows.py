@@ -6,8 +6,8 @@ import pandas as pd
 import pyarrow as pa
 from feast.infra.offline_stores.offline_utils import infer_event_timestamp_from_entity_df
 
-from feature_repo.stores.changelog import Table
 from velo.errors import UserError
+from velo.feature_repo.stores.changelog import Table
 
 
 def entity_rows(entity_df: pd.DataFrame | pa.Table) -> tuple[pa.Table, str]:

@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from feature_repo.stores.changelog import text
-from feature_repo.stores.redis_client import errors_told
 from velo.errors import UserError
+from velo.feature_repo.stores.changelog import text
+from velo.feature_repo.stores.redis_client import errors_told
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,12 +18,12 @@ from feast.infra.registry.base_registry import BaseRegistry
 from feast.repo_config import FeastConfigBaseModel
 from feast.utils import _get_column_names
 
-from feature_repo.stores import changelog
-from feature_repo.stores.materialised import Given, identity, is_new_sql
-from feature_repo.stores.offline import AsofOfflineStore, path_of, utc
-from feature_repo.stores.online import VersionedRedisOnlineStore
-from feature_repo.stores.parts import Snapshot
 from velo.errors import UserError
+from velo.feature_repo.stores import changelog
+from velo.feature_repo.stores.materialised import Given, identity, is_new_sql
+from velo.feature_repo.stores.offline import AsofOfflineStore, path_of, utc
+from velo.feature_repo.stores.online import VersionedRedisOnlineStore
+from velo.feature_repo.stores.parts import Snapshot
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 class DirectComputeEngineConfig(FeastConfigBaseModel):
     """Nothing to configure."""
 
-    type: Literal["feature_repo.stores.materialization.DirectComputeEngine"] = (
-        "feature_repo.stores.materialization.DirectComputeEngine"
+    type: Literal["velo.feature_repo.stores.materialization.DirectComputeEngine"] = (
+        "velo.feature_repo.stores.materialization.DirectComputeEngine"
     )
 
 

@@ -26,12 +26,12 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from feast.types import from_feast_to_pyarrow_type
 
-from feature_repo.stores import changelog
-from feature_repo.stores.asof_join import point_in_time
-from feature_repo.stores.entity_rows import entity_rows, with_text_keys
-from feature_repo.stores.offline_job import AsofRetrievalJob
-from feature_repo.stores.parts import Snapshot, add_part
 from velo.errors import UserError
+from velo.feature_repo.stores import changelog
+from velo.feature_repo.stores.asof_join import point_in_time
+from velo.feature_repo.stores.entity_rows import entity_rows, with_text_keys
+from velo.feature_repo.stores.offline_job import AsofRetrievalJob
+from velo.feature_repo.stores.parts import Snapshot, add_part
 
 
 class AsofOfflineStoreConfig(FeastConfigBaseModel):
@@ -41,7 +41,7 @@ class AsofOfflineStoreConfig(FeastConfigBaseModel):
     grows with the entity rows. `threads` limits both; the default is all cores.
     """
 
-    type: str = "feature_repo.stores.offline.AsofOfflineStore"
+    type: str = "velo.feature_repo.stores.offline.AsofOfflineStore"
     memory_limit: str = "1500MB"
     threads: int | None = None
 

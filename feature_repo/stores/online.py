@@ -27,15 +27,15 @@ from feast.repo_config import RepoConfig
 from feast.utils import _convert_arrow_to_proto
 from feast.value_type import ValueType
 
-from feature_repo.stores import embedded_redis, value_rows
-from feature_repo.stores.full_names import left_out, put_back
-from feature_repo.stores.home import epoch_of, settings_for
-from feature_repo.stores.materialised import Mark, mark_key
-from feature_repo.stores.redis_client import connect_url, is_cluster
-from feature_repo.stores.redis_layout import ColumnKind, Layout
-from feature_repo.stores.redis_writer import RowWriter, WriteCounts
-from feature_repo.stores.value_rows import ValueRow
 from velo.errors import UserError
+from velo.feature_repo.stores import embedded_redis, value_rows
+from velo.feature_repo.stores.full_names import left_out, put_back
+from velo.feature_repo.stores.home import epoch_of, settings_for
+from velo.feature_repo.stores.materialised import Mark, mark_key
+from velo.feature_repo.stores.redis_client import connect_url, is_cluster
+from velo.feature_repo.stores.redis_layout import ColumnKind, Layout
+from velo.feature_repo.stores.redis_writer import RowWriter, WriteCounts
+from velo.feature_repo.stores.value_rows import ValueRow
 from velo.racing.clock import to_us
 from velo.storage.store import Home
 
@@ -53,7 +53,7 @@ KINDS: dict[ValueType, ColumnKind] = {
 class VersionedRedisOnlineStoreConfig(RedisOnlineStoreConfig):
     """`home` and `redis_url` override VELO_HOME and REDIS_URL; without a URL the home's own Redis is used."""
 
-    type: str = "feature_repo.stores.online.VersionedRedisOnlineStore"  # type: ignore[assignment]  # a class path
+    type: str = "velo.feature_repo.stores.online.VersionedRedisOnlineStore"  # type: ignore[assignment]  # a class path
     home: str | None = None
     redis_url: str | None = None
 

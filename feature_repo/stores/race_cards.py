@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import orjson
 
-from feature_repo.stores.race_script import ADVANCE, OFFER, sha_of
-from feature_repo.stores.redis_client import errors_told, is_cluster
+from velo.feature_repo.stores.race_script import ADVANCE, OFFER, sha_of
+from velo.feature_repo.stores.redis_client import errors_told, is_cluster
 from velo.racing.clock import from_us, to_us
 from velo.racing.messages import Message, from_record
 

@@ -3,7 +3,7 @@
 from hashlib import sha1
 from typing import Final
 
-from feature_repo.stores.redis_script import FINGERPRINTS
+from velo.feature_repo.stores.redis_script import FINGERPRINTS
 
 OFFER: Final = """
 -- KEYS: race, index, events, head, waiting; ARGV: log generation, seq, field, record, race id, off (µs) or '', ttl (ms) or '',

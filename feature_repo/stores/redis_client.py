@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from feature_repo.stores import embedded_redis
 from velo.errors import UserError
+from velo.feature_repo.stores import embedded_redis
 from velo.storage.store import Home
 
 if TYPE_CHECKING:

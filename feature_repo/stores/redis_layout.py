@@ -15,8 +15,8 @@ from typing import Final, Literal
 
 import numpy as np
 
-from feature_repo.catalogue.families import Family
-from feature_repo.stores.redis_script import replace_if_newer
+from velo.feature_repo.catalogue.families import Family
+from velo.feature_repo.stores.redis_script import replace_if_newer
 
 PROJECT: Final = "velo"
 VALID_UNTIL: Final = "valid_until"

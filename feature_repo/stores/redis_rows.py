@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo.stores.redis_client import errors_told, is_cluster
-from feature_repo.stores.redis_layout import VALID_UNTIL, Layout
+from velo.feature_repo.stores.redis_client import errors_told, is_cluster
+from velo.feature_repo.stores.redis_layout import VALID_UNTIL, Layout
 
 Key = str | None | Sequence[str | None]
 

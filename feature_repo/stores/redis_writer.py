@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo.stores.materialised import mark_key
-from feature_repo.stores.redis_client import errors_told, is_cluster
-from feature_repo.stores.redis_layout import ColumnKind, Layout
-from feature_repo.stores.redis_script import NOTE_ALL
 from velo.errors import UserError
+from velo.feature_repo.stores.materialised import mark_key
+from velo.feature_repo.stores.redis_client import errors_told, is_cluster
+from velo.feature_repo.stores.redis_layout import ColumnKind, Layout
+from velo.feature_repo.stores.redis_script import NOTE_ALL
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -9,8 +9,8 @@ from feast.repo_config import RegistryConfig
 from feast.utils import _utc_now
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from feature_repo.stores.home import settings_for
 from velo.errors import UserError
+from velo.feature_repo.stores.home import settings_for
 from velo.storage.atomic_files import make_folder, write_atomically
 from velo.storage.store import Home
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo.stores.key_encoding import Whole
+from velo.feature_repo.stores.key_encoding import Whole
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from feature_repo.stores.redis_client import errors_told
-from feature_repo.stores.redis_layout import Layout
-from feature_repo.stores.redis_writer import WriteCounts, serialised_instant
 from velo.errors import UserError
+from velo.feature_repo.stores.redis_client import errors_told
+from velo.feature_repo.stores.redis_layout import Layout
+from velo.feature_repo.stores.redis_writer import WriteCounts, serialised_instant
 
 if TYPE_CHECKING:
     from feast.protos.feast.types.EntityKey_pb2 import EntityKey

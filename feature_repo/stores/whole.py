@@ -14,10 +14,10 @@ from secrets import token_hex
 from threading import Lock
 from typing import Any, Final
 
-from feature_repo.catalogue.families import FAMILIES
-from feature_repo.stores.redis_client import errors_told, is_cluster
-from feature_repo.stores.redis_layout import Layout, index_key_of
 from velo.errors import UserError
+from velo.feature_repo.catalogue.families import FAMILIES
+from velo.feature_repo.stores.redis_client import errors_told, is_cluster
+from velo.feature_repo.stores.redis_layout import Layout, index_key_of
 from velo.storage.atomic_files import make_folder, write_atomically
 from velo.storage.store import Home, given_id, store_id
 

@@ -8,14 +8,14 @@ from typing import Any, Final
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from serving.api.desk import curves, pages
-from serving.api.events import Hub
-from serving.api.hosts import LOOPBACK, HostGuard
-from serving.api.limits import BoundedBody
-from serving.api.problems import Problem, install
-from serving.api.routes import operations, races
-from serving.api.service import Service
-from serving.memory import freeze, thaw
+from velo.serving.api.desk import curves, pages
+from velo.serving.api.events import Hub
+from velo.serving.api.hosts import LOOPBACK, HostGuard
+from velo.serving.api.limits import BoundedBody
+from velo.serving.api.problems import Problem, install
+from velo.serving.api.routes import operations, races
+from velo.serving.api.service import Service
+from velo.serving.memory import freeze, thaw
 
 VERSION: Final = "1.0.0"
 """Of the interface: a change that breaks a client begins another /v."""

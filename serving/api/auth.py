@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from serving.api.problems import Refusal
+from velo.serving.api.problems import Refusal
 
 bearer = HTTPBearer(auto_error=False, description="The token of VELO_TOKEN; needed by whatever writes.")
 

@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from serving.api.problems import problem
+from velo.serving.api.problems import problem
 
 CONNECTIONS: Final = 2048
 """For one more, one without a request is closed: the oldest of the address that has most of them."""

@@ -7,11 +7,11 @@ from typing import Annotated, Any, Final
 import orjson
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 
-from serving.api.problems import Refusal, documented
-from serving.api.reference import page as reference_page
-from serving.api.routes import JSON, Asked, Turns
-from serving.api.schemas import Curve, Instant
-from serving.curves import Kind, curves_of
+from velo.serving.api.problems import Refusal, documented
+from velo.serving.api.reference import page as reference_page
+from velo.serving.api.routes import JSON, Asked, Turns
+from velo.serving.api.schemas import Curve, Instant
+from velo.serving.curves import Kind, curves_of
 
 pages = APIRouter(include_in_schema=False)
 curves = APIRouter(prefix="/v1", tags=["curves"])
@@ -47,7 +47,7 @@ Points = Annotated[int, Query(ge=2, le=MOST_POINTS, description="At most so many
 def _read() -> dict[str, tuple[bytes, str, str]]:
     """Each file with its type and its tag."""
     found = {}
-    for one in files("serving.desk").iterdir():
+    for one in files("velo.serving.desk").iterdir():
         kind = TYPES.get(one.name.rpartition(".")[2])
         if kind is not None:
             body = one.read_bytes()

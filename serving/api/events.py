@@ -14,9 +14,9 @@ from weakref import finalize
 import orjson
 from starlette.concurrency import run_in_threadpool
 
-from feature_repo.stores.race_cards import Event
-from serving.api.problems import Refusal
 from velo.errors import UserError
+from velo.feature_repo.stores.race_cards import Event
+from velo.serving.api.problems import Refusal
 
 EVERY_S: Final = 0.1
 """How often Redis is asked while anyone listens."""

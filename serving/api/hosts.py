@@ -10,7 +10,7 @@ from typing import Final
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.api.problems import answer
+from velo.serving.api.problems import answer
 
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 ANY: Final = "*"

@@ -11,7 +11,7 @@ from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.api.problems import Refusal, answer
+from velo.serving.api.problems import Refusal, answer
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -9,15 +9,15 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from feature_repo.stores.whole import NotWhole, OtherStore
-from serving.bundles import NoModel
-from serving.curves import NoTables, UnknownKey
-from serving.history import NotDeclared, TablesBehind
-from serving.race_messages import UnknownRace
-from serving.redis_reader import Busy, OnlineStoreUnavailable
-from serving.score_log import NotKept
-from serving.scorer import CatchingUp, NoFeatures
 from velo.errors import UserError
+from velo.feature_repo.stores.whole import NotWhole, OtherStore
+from velo.serving.bundles import NoModel
+from velo.serving.curves import NoTables, UnknownKey
+from velo.serving.history import NotDeclared, TablesBehind
+from velo.serving.race_messages import UnknownRace
+from velo.serving.redis_reader import Busy, OnlineStoreUnavailable
+from velo.serving.score_log import NotKept
+from velo.serving.scorer import CatchingUp, NoFeatures
 
 
 class NotTaken(UserError):

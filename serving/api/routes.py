@@ -8,11 +8,11 @@ from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Resp
 from fastapi.responses import StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from serving.api.auth import may_write
-from serving.api.events import Hub
-from serving.api.limits import Lanes
-from serving.api.problems import RETRY_AFTER_S, documented
-from serving.api.schemas import (
+from velo.serving.api.auth import may_write
+from velo.serving.api.events import Hub
+from velo.serving.api.limits import Lanes
+from velo.serving.api.problems import RETRY_AFTER_S, documented
+from velo.serving.api.schemas import (
     RACE_ID,
     Card,
     Day,
@@ -27,8 +27,8 @@ from serving.api.schemas import (
     Ready,
     Score,
 )
-from serving.api.service import Service
-from serving.scored import ScoredRace
+from velo.serving.api.service import Service
+from velo.serving.scored import ScoredRace
 
 races = APIRouter(prefix="/v1", tags=["races"])
 operations = APIRouter(tags=["operations"])

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
-from serving.api.limits import RUNNERS
 from velo.racing.clock import YEARS
+from velo.serving.api.limits import RUNNERS
 
 D = TypeVar("D", bound=date)
 

@@ -5,17 +5,17 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
-from serving.api.metrics import Metrics
-from serving.api.schemas import GivenCard
-from serving.days import card_of, line_of, undeclared_in
-from serving.race_messages import UnknownRace, told_on
-from serving.redis_reader import Busy, OnlineStoreUnavailable
-from serving.scored import ScoredRace
-from serving.scorer import AheadOfClock, BeingWritten, Scorer
 from velo.errors import UserError
 from velo.racing.clock import local_date, local_midnight, to_text
 from velo.racing.messages import Market, Message, NonRunner, Race, Racecard, Reinstated, Runner
 from velo.racing.undeclared import nearest
+from velo.serving.api.metrics import Metrics
+from velo.serving.api.schemas import GivenCard
+from velo.serving.days import card_of, line_of, undeclared_in
+from velo.serving.race_messages import UnknownRace, told_on
+from velo.serving.redis_reader import Busy, OnlineStoreUnavailable
+from velo.serving.scored import ScoredRace
+from velo.serving.scorer import AheadOfClock, BeingWritten, Scorer
 from velo.storage.store import Store
 
 P = ParamSpec("P")

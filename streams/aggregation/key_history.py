@@ -15,9 +15,9 @@ from typing import Final
 
 import orjson
 
-from feature_repo.catalogue.aggregates import RECENT_DEPTH, Value
-from streams.aggregation.layout import Columns, RememberedStart
-from streams.aggregation.spill import Spill
+from velo.feature_repo.catalogue.aggregates import RECENT_DEPTH, Value
+from velo.streams.aggregation.layout import Columns, RememberedStart
+from velo.streams.aggregation.spill import Spill
 
 PackedHistory = bytes
 """The off of the last start (µs), the place of the newest block, for each measure the number of its known values

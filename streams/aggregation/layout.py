@@ -11,9 +11,9 @@ from operator import mul
 from struct import Struct
 from typing import Any, Final
 
-from feature_repo.catalogue.aggregates import RECENT_DEPTH, Aggregate, Ewma, Last, Max, Recent, Value
-from feature_repo.catalogue.families import Family
-from feature_repo.catalogue.measures import unit
+from velo.feature_repo.catalogue.aggregates import RECENT_DEPTH, Aggregate, Ewma, Last, Max, Recent, Value
+from velo.feature_repo.catalogue.families import Family
+from velo.feature_repo.catalogue.measures import unit
 from velo.racing.starts import Start
 
 Sums = int

@@ -10,12 +10,12 @@ from typing import Final, NamedTuple
 
 import orjson
 
-from feature_repo.catalogue.families import Family, is_rated
-from streams.aggregation.result_delta import ResultDelta
-from streams.aggregation.spill import Spill
+from velo.feature_repo.catalogue.families import Family, is_rated
 from velo.racing.elo import E9, EVEN, PARTS, RATED, Earned, Standing, earned
 from velo.racing.starts import Start
 from velo.storage.compact_map import CompactMap
+from velo.streams.aggregation.result_delta import ResultDelta
+from velo.streams.aggregation.spill import Spill
 
 MEASURES: Final = (RATED, *(part.measure for part in PARTS))
 """The measures of a start that ratings make; all others need only its own race."""

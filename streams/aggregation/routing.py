@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Final, cast
 
-from feature_repo.catalogue.families import Family
-from streams.aggregation.layout import HORSE, DeltaLayout, Key, StartDelta, key_of
-from streams.aggregation.result_delta import ResultDelta
+from velo.feature_repo.catalogue.families import Family
 from velo.racing.starts import Start
+from velo.streams.aggregation.layout import HORSE, DeltaLayout, Key, StartDelta, key_of
+from velo.streams.aggregation.result_delta import ResultDelta
 
 KeyUpdate = tuple[Key, tuple[StartDelta, ...], tuple[StartDelta, ...]]
 """(key, deltas to subtract, deltas to add) by one message."""

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo.catalogue.aggregates import Aggregate, OffsetSum, Ratio, Sum
-from feature_repo.catalogue.families import Family
-from feature_repo.catalogue.measures import unit
-from streams.aggregation.layout import LANE_BITS, Columns, Sums
-from streams.aggregation.window_state import PackedRow
+from velo.feature_repo.catalogue.aggregates import Aggregate, OffsetSum, Ratio, Sum
+from velo.feature_repo.catalogue.families import Family
+from velo.feature_repo.catalogue.measures import unit
+from velo.streams.aggregation.layout import LANE_BITS, Columns, Sums
+from velo.streams.aggregation.window_state import PackedRow
 
 LANE_BYTES = LANE_BITS // 8
 Matrix = NDArray[np.float64]

@@ -10,14 +10,14 @@ from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
 from typing import Final
 
-from feature_repo.catalogue.aggregates import Value
-from feature_repo.catalogue.families import Family
-from streams.aggregation.key_history import NO_HISTORY, KeyHistories, PackedHistory
-from streams.aggregation.layout import LANE_BITS, Columns, Key, RememberedStart, StartDelta, Sums
-from streams.aggregation.local_days import LocalDays
-from streams.aggregation.routing import KeyUpdate
-from streams.aggregation.spill import Spill
+from velo.feature_repo.catalogue.aggregates import Value
+from velo.feature_repo.catalogue.families import Family
 from velo.storage.compact_map import CompactMap
+from velo.streams.aggregation.key_history import NO_HISTORY, KeyHistories, PackedHistory
+from velo.streams.aggregation.layout import LANE_BITS, Columns, Key, RememberedStart, StartDelta, Sums
+from velo.streams.aggregation.local_days import LocalDays
+from velo.streams.aggregation.routing import KeyUpdate
+from velo.streams.aggregation.spill import Spill
 
 PackedRow = tuple[Key, int, Sums, tuple[Value, ...], Sums, int | None]
 """A row before its columns are made: (key values, event_timestamp in µs, career sums, recent values, sums of all windows,

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Final
 
 import duckdb
 
-from feature_repo.catalogue.families import FAMILIES, Family
-from streams.batch import render, staging
 from velo.errors import UserError
+from velo.feature_repo.catalogue.families import FAMILIES, Family
 from velo.racing.jurisdiction import DEFAULT, Jurisdiction
 from velo.storage import table_versions
 from velo.storage.atomic_files import make_folder
 from velo.storage.log.format import generation as log_generation
 from velo.storage.store import Home, Store
 from velo.storage.table_versions import Manifest
+from velo.streams.batch import render, staging
 
 if TYPE_CHECKING:
-    from streams.spark.engine import SparkEngine
+    from velo.streams.spark.engine import SparkEngine
 
 MEMORY_LIMIT: Final = "3GB"
 BEGINNING: Final = datetime(1, 1, 1, tzinfo=UTC)

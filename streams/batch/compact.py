@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
-from feature_repo.catalogue.families import FAMILIES
-from streams.batch import staging
-from streams.batch.build import MEMORY_LIMIT
 from velo.errors import UserError
+from velo.feature_repo.catalogue.families import FAMILIES
 from velo.storage import table_versions
 from velo.storage.store import Store
+from velo.streams.batch import staging
+from velo.streams.batch.build import MEMORY_LIMIT
 
 
 def compact(

@@ -1,6 +1,6 @@
 """The batch's one step that is no SQL: what each start earned by Elo rests on every result before it, told in order.
 
-Races are taken one after another, by the stream's own book (`streams.aggregation.ratings`), and the starts that a build has just
+Races are taken one after another, by the stream's own book (`velo.streams.aggregation.ratings`), and the starts that a build has just
 measured get what they earned as columns beside their measures. It takes some fifteen microseconds a start.
 """
 
@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from streams.aggregation.ratings import BETWEEN, MEASURES, Elo, Starter
-from streams.aggregation.spill import FileSpill
 from velo.errors import UserError
 from velo.racing.elo import E9, EVEN, PARTS, RatedPart
+from velo.streams.aggregation.ratings import BETWEEN, MEASURES, Elo, Starter
+from velo.streams.aggregation.spill import FileSpill
 
 if TYPE_CHECKING:
     import duckdb

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 
-from feature_repo.catalogue.aggregates import RECENT_DEPTH, Aggregate
-from feature_repo.catalogue.families import Family
-from streams.batch.packing import Packing
+from velo.feature_repo.catalogue.aggregates import RECENT_DEPTH, Aggregate
+from velo.feature_repo.catalogue.families import Family
+from velo.streams.batch.packing import Packing
 
 IN_ORDER = "in_order"
 """1 for a start that is never retracted and whose key learned of its days in their order, else 0."""

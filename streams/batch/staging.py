@@ -23,9 +23,8 @@ from zoneinfo import ZoneInfo
 
 import duckdb
 
-from feature_repo.catalogue.families import Family
-from streams.batch.rating import rate
 from velo.errors import UserError
+from velo.feature_repo.catalogue.families import Family
 from velo.racing.clock import EPOCH, MICROSECOND, local_midnight
 from velo.racing.going import going_group
 from velo.racing.jurisdiction import DEFAULT, UNKNOWN, Jurisdiction
@@ -49,6 +48,7 @@ from velo.storage.log.format import generation
 from velo.storage.log.migrations import readable_segments
 from velo.storage.log.reader import LogEnd, end
 from velo.storage.store import Home
+from velo.streams.batch.rating import rate
 
 LAYOUT: Final = 2
 """The version of the kept files. Layout 1 reused file names, so a killed build could leave other content under them."""
@@ -77,7 +77,7 @@ Spread = Callable[[Measure, Sequence[int], Sequence[Path]], list[str]]
 
 def query(name: str) -> str:
     """The text of a query of `sql/`."""
-    return files("streams.batch").joinpath("sql", f"{name}.sql").read_text()
+    return files("velo.streams.batch").joinpath("sql", f"{name}.sql").read_text()
 
 
 def cores() -> int:
@@ -330,7 +330,7 @@ def _named(home: Home, kind: str, parts: Sequence[str]) -> list[Path]:
 def formulas(jurisdiction: Jurisdiction = DEFAULT) -> str:
     """Fingerprint of the measures of a start: the queries, the jurisdiction's rules and the other constants."""
     said = "".join(query(step) for step in STEPS) + repr((jurisdiction, MEASURED_BY, sorted(STARTED)))
-    modules = (("velo.racing", "going.py"), ("velo.racing", "elo.py"), ("streams.aggregation", "ratings.py"))
+    modules = (("velo.racing", "going.py"), ("velo.racing", "elo.py"), ("velo.streams.aggregation", "ratings.py"))
     said += "".join(code_of(files(package).joinpath(name).read_text()) for package, name in modules)
     return blake2b(said.encode(), digest_size=8).hexdigest()
 

@@ -11,13 +11,13 @@ from zoneinfo import ZoneInfo
 
 import duckdb
 
-from feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
-from streams.batch import staging
-from streams.batch.render import has_key
-from streams.batch.staging import first_line
 from velo.errors import UserError
+from velo.feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
 from velo.storage.store import Store
 from velo.storage.table_versions import changing_parts
+from velo.streams.batch import staging
+from velo.streams.batch.render import has_key
+from velo.streams.batch.staging import first_line
 
 DAILY: Final = ("trainer_velocity", "jockey_velocity", "horse_form", "draw_bias")
 ROWS_SHOWN: Final = 10_000

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo.catalogue.families import Family
-from streams.aggregation.vectorized import VectorizedColumns
-from streams.aggregation.window_state import PackedRow
+from velo.feature_repo.catalogue.families import Family
+from velo.streams.aggregation.vectorized import VectorizedColumns
+from velo.streams.aggregation.window_state import PackedRow
 
 if TYPE_CHECKING:
     import pyarrow as pa

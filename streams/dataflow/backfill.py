@@ -5,13 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from feature_repo.stores.changelog import engine, latest_sql, text
-from feature_repo.stores.redis_layout import Layout
-from feature_repo.stores.redis_writer import RowWriter
-from streams.dataflow.retry import go_on
+from velo.feature_repo.stores.changelog import engine, latest_sql, text
+from velo.feature_repo.stores.redis_layout import Layout
+from velo.feature_repo.stores.redis_writer import RowWriter
 from velo.storage import locks, table_versions
 from velo.storage.atomic_files import make_folder
 from velo.storage.store import Home
+from velo.streams.dataflow.retry import go_on
 
 MEMORY_LIMIT: Final = "1GB"
 ROWS_AT_ONCE: Final = 20_000

@@ -9,11 +9,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from streams.dataflow.metrics import say
-from streams.feeds.follow import WAIT_S, FeedFollower, FollowReport, opened
-from streams.feeds.source import Feed
 from velo.storage.log.writer import Clock
 from velo.storage.store import Store
+from velo.streams.dataflow.metrics import say
+from velo.streams.feeds.follow import WAIT_S, FeedFollower, FollowReport, opened
+from velo.streams.feeds.source import Feed
 
 
 class BackgroundIngest:

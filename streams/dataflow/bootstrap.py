@@ -15,22 +15,22 @@ from zoneinfo import ZoneInfo
 
 import orjson
 
-from feature_repo.catalogue.families import Family
-from streams.aggregation.local_days import LocalDays
-from streams.aggregation.ratings import Elo, parted
-from streams.aggregation.result_delta import replacing
-from streams.aggregation.routing import Router, view_of
-from streams.aggregation.spill import FileSpill
-from streams.aggregation.window_state import ShardState, WindowAggregator
-from streams.dataflow.bootstrap_from_tables import MeasuredResults
-from streams.dataflow.metrics import say
-from streams.dataflow.retry import go_on
+from velo.feature_repo.catalogue.families import Family
 from velo.racing.clock import from_text, to_us
 from velo.racing.messages import Result
 from velo.storage.compact_map import CompactMap
 from velo.storage.log.migrations import upgraded
 from velo.storage.log.tail import UNREADABLE, FoundRecord, LogTail, RecordOffset, about, message_of
 from velo.storage.store import Home
+from velo.streams.aggregation.local_days import LocalDays
+from velo.streams.aggregation.ratings import Elo, parted
+from velo.streams.aggregation.result_delta import replacing
+from velo.streams.aggregation.routing import Router, view_of
+from velo.streams.aggregation.spill import FileSpill
+from velo.streams.aggregation.window_state import ShardState, WindowAggregator
+from velo.streams.dataflow.bootstrap_from_tables import MeasuredResults
+from velo.streams.dataflow.metrics import say
+from velo.streams.dataflow.retry import go_on
 
 READ_AT_ONCE: Final = 2000
 

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from feature_repo.catalogue.families import Family
-from feature_repo.stores.changelog import engine, text
-from streams.aggregation.layout import LANE_BITS, DeltaLayout, Key, RememberedStart, Sums
-from streams.aggregation.ratings import Elo
-from streams.aggregation.routing import shard_of
-from streams.aggregation.window_state import ShardState, WindowAggregator
-from streams.batch.rating import take_over
-from streams.batch.render import has_key
+from velo.feature_repo.catalogue.families import Family
+from velo.feature_repo.stores.changelog import engine, text
 from velo.storage import table_versions
 from velo.storage.log.format import generation as log_generation
 from velo.storage.store import Home
+from velo.streams.aggregation.layout import LANE_BITS, DeltaLayout, Key, RememberedStart, Sums
+from velo.streams.aggregation.ratings import Elo
+from velo.streams.aggregation.routing import shard_of
+from velo.streams.aggregation.window_state import ShardState, WindowAggregator
+from velo.streams.batch.rating import take_over
+from velo.streams.batch.render import has_key
 
 if TYPE_CHECKING:
     import duckdb

@@ -13,13 +13,9 @@ from typing import Any, Final
 import orjson
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
-from feature_repo.stores.race_cards import DECLARED_AHEAD, FORM, KEEP, CardsPosition, RaceCards, RaceUpdate
-from feature_repo.stores.whole import head_remembered, remember_head
-from streams.dataflow.log_source import Clock
-from streams.dataflow.metrics import say
-from streams.dataflow.operators import LogRecord
-from streams.dataflow.retry import Retry, go_on
 from velo.errors import UserError
+from velo.feature_repo.stores.race_cards import DECLARED_AHEAD, FORM, KEEP, CardsPosition, RaceCards, RaceUpdate
+from velo.feature_repo.stores.whole import head_remembered, remember_head
 from velo.racing.clock import from_text
 from velo.racing.messages import Race, Racecard, Result, Runner, from_record, to_record
 from velo.storage.log import reader
@@ -28,6 +24,10 @@ from velo.storage.log.migrations import upgraded
 from velo.storage.log.reader import end
 from velo.storage.log.tail import UNREADABLE, FoundRecord, LogTail, about, known_at_of
 from velo.storage.store import Home
+from velo.streams.dataflow.log_source import Clock
+from velo.streams.dataflow.metrics import say
+from velo.streams.dataflow.operators import LogRecord
+from velo.streams.dataflow.retry import Retry, go_on
 
 PART: Final = "cards"
 READ_AT_ONCE: Final = 2000

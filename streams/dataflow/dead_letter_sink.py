@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
-from streams.dataflow.log_source import Clock
-from streams.dataflow.metrics import say
-from streams.dataflow.operators import ALL
-from streams.importers import dead_letters
-from streams.importers.dead_letters import DeadLetter
 from velo.storage.store import Home
+from velo.streams.dataflow.log_source import Clock
+from velo.streams.dataflow.metrics import say
+from velo.streams.dataflow.operators import ALL
+from velo.streams.importers import dead_letters
+from velo.streams.importers.dead_letters import DeadLetter
 
 
 @dataclass(frozen=True, slots=True)

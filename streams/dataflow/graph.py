@@ -14,13 +14,21 @@ from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
 from bytewax.outputs import Sink
 
-from streams.aggregation.local_days import LocalDays
-from streams.aggregation.ratings import parted
-from streams.aggregation.routing import Router, view_of
-from streams.dataflow.bootstrap import Bootstrap
-from streams.dataflow.metrics import Telemetry
-from streams.dataflow.operators import ALL, Fanout, LogRecord, ResequenceLogic, VersionLogic, WindowLogic, all_shards
 from velo.storage.store import Home
+from velo.streams.aggregation.local_days import LocalDays
+from velo.streams.aggregation.ratings import parted
+from velo.streams.aggregation.routing import Router, view_of
+from velo.streams.dataflow.bootstrap import Bootstrap
+from velo.streams.dataflow.metrics import Telemetry
+from velo.streams.dataflow.operators import (
+    ALL,
+    Fanout,
+    LogRecord,
+    ResequenceLogic,
+    VersionLogic,
+    WindowLogic,
+    all_shards,
+)
 
 NAME: Final = "velo"
 

@@ -8,9 +8,9 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from feature_repo.stores.race_cards import CardsPosition, RaceCards
-from feature_repo.stores.redis_layout import Layout
-from feature_repo.stores.whole import (
+from velo.feature_repo.stores.race_cards import CardsPosition, RaceCards
+from velo.feature_repo.stores.redis_layout import Layout
+from velo.feature_repo.stores.whole import (
     OtherStore,
     RedisContents,
     Vitals,
@@ -22,12 +22,12 @@ from feature_repo.stores.whole import (
     remember_head,
     vitals,
 )
-from streams.dataflow.cards_sink import bring_up
-from streams.dataflow.metrics import position, say
-from streams.dataflow.redis_sink import RedisPartition, RedisSink
-from streams.dataflow.retry import RestartRequired, StoppedWhileRetrying
 from velo.storage.log.format import generation
 from velo.storage.log.reader import end
+from velo.streams.dataflow.cards_sink import bring_up
+from velo.streams.dataflow.metrics import position, say
+from velo.streams.dataflow.redis_sink import RedisPartition, RedisSink
+from velo.streams.dataflow.retry import RestartRequired, StoppedWhileRetrying
 
 EVERY_SECONDS: Final = 1.0
 EVICTED_EVERY: Final = 30

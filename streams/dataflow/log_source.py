@@ -9,10 +9,6 @@ from typing import Final
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 
-from streams.dataflow.background_ingest import BackgroundIngest
-from streams.dataflow.checkpoint_writer import CheckpointWriter
-from streams.dataflow.metrics import Position, Telemetry, say
-from streams.dataflow.operators import LogRecord, race_shard
 from velo.errors import UserError
 from velo.racing.clock import local_date, local_midnight, to_text
 from velo.storage.log.format import generation
@@ -20,6 +16,10 @@ from velo.storage.log.reader import end
 from velo.storage.log.tail import LogTail
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
+from velo.streams.dataflow.background_ingest import BackgroundIngest
+from velo.streams.dataflow.checkpoint_writer import CheckpointWriter
+from velo.streams.dataflow.metrics import Position, Telemetry, say
+from velo.streams.dataflow.operators import LogRecord, race_shard
 
 BATCH_RECORDS: Final = 100
 IDLE: Final = timedelta(milliseconds=5)

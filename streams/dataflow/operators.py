@@ -7,17 +7,17 @@ from zlib import crc32
 
 from bytewax.operators import StatefulBatchLogic
 
-from streams.aggregation.local_days import LocalDays
-from streams.aggregation.result_delta import ResultDelta, replacing
-from streams.aggregation.routing import KeyUpdate, Router
-from streams.aggregation.window_state import BEGINNING, PackedRow, ShardState, WindowAggregator
-from streams.dataflow.bootstrap import Bootstrap, CurrentVersion
-from streams.dataflow.metrics import Telemetry
-from streams.importers.dead_letters import DeadLetter
 from velo.racing.clock import to_us
 from velo.racing.messages import Message, Result, type_name
 from velo.storage.log.tail import UNREADABLE, FoundRecord, about, line_at, message_of
 from velo.storage.store import Home
+from velo.streams.aggregation.local_days import LocalDays
+from velo.streams.aggregation.result_delta import ResultDelta, replacing
+from velo.streams.aggregation.routing import KeyUpdate, Router
+from velo.streams.aggregation.window_state import BEGINNING, PackedRow, ShardState, WindowAggregator
+from velo.streams.dataflow.bootstrap import Bootstrap, CurrentVersion
+from velo.streams.dataflow.metrics import Telemetry
+from velo.streams.importers.dead_letters import DeadLetter
 
 RACE_SHARDS: Final = 16
 ALL: Final = "log"

@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, Final
 
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
-from feature_repo.catalogue.families import BY_VIEW, Family
-from streams.aggregation.vectorized import VectorizedColumns
-from streams.aggregation.window_state import PackedRow
-from streams.dataflow.arrow_rows import batch_of, schema_of
-from streams.dataflow.checkpoint_writer import CheckpointWriter
-from streams.dataflow.log_source import Clock
-from streams.dataflow.metrics import Telemetry
-from streams.dataflow.operators import RowBatch
 from velo.errors import UserError
+from velo.feature_repo.catalogue.families import BY_VIEW, Family
 from velo.racing.clock import to_us
 from velo.storage import table_versions
 from velo.storage.atomic_files import make_folder, sync_folder
 from velo.storage.store import Home
+from velo.streams.aggregation.vectorized import VectorizedColumns
+from velo.streams.aggregation.window_state import PackedRow
+from velo.streams.dataflow.arrow_rows import batch_of, schema_of
+from velo.streams.dataflow.checkpoint_writer import CheckpointWriter
+from velo.streams.dataflow.log_source import Clock
+from velo.streams.dataflow.metrics import Telemetry
+from velo.streams.dataflow.operators import RowBatch
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final, Generic, Protocol, TypeVar
 
-from streams.dataflow.retry import Retry
+from velo.streams.dataflow.retry import Retry
 
 STORE: Final = "online"
 

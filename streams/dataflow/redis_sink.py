@@ -19,11 +19,12 @@ from typing import Any, Final
 import numpy as np
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
-from feature_repo.catalogue.families import BY_VIEW, Family
-from feature_repo.stores.redis_client import errors_told
-from feature_repo.stores.redis_layout import Layout
-from feature_repo.stores.redis_writer import RowBatchToWrite, RowWriter
-from feature_repo.stores.whole import (
+from velo.errors import UserError
+from velo.feature_repo.catalogue.families import BY_VIEW, Family
+from velo.feature_repo.stores.redis_client import errors_told
+from velo.feature_repo.stores.redis_layout import Layout
+from velo.feature_repo.stores.redis_writer import RowBatchToWrite, RowWriter
+from velo.feature_repo.stores.whole import (
     OtherStore,
     RedisContents,
     begin,
@@ -35,20 +36,19 @@ from feature_repo.stores.whole import (
     read,
     refuse_other_store,
 )
-from streams.aggregation.layout import Key
-from streams.aggregation.vectorized import VectorizedColumns
-from streams.aggregation.window_state import PackedRow
-from streams.dataflow.backfill import fill_view, one_at_a_time
-from streams.dataflow.log_source import Clock
-from streams.dataflow.metrics import Telemetry, say
-from streams.dataflow.operators import RowBatch
-from streams.dataflow.parquet_sink import TableVersion
-from streams.dataflow.redis_flusher import RedisFlusher
-from streams.dataflow.retry import RestartRequired, Retry, go_on
-from velo.errors import UserError
 from velo.racing.clock import to_us
 from velo.storage.log.reader import end
 from velo.storage.store import Home
+from velo.streams.aggregation.layout import Key
+from velo.streams.aggregation.vectorized import VectorizedColumns
+from velo.streams.aggregation.window_state import PackedRow
+from velo.streams.dataflow.backfill import fill_view, one_at_a_time
+from velo.streams.dataflow.log_source import Clock
+from velo.streams.dataflow.metrics import Telemetry, say
+from velo.streams.dataflow.operators import RowBatch
+from velo.streams.dataflow.parquet_sink import TableVersion
+from velo.streams.dataflow.redis_flusher import RedisFlusher
+from velo.streams.dataflow.retry import RestartRequired, Retry, go_on
 
 OLD_MARKS: Final = "velo:stream"
 """The Redis hash of earlier versions: the marks of all views, without the identity of the store."""

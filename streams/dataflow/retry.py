@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from streams.dataflow.metrics import Telemetry, say
 from velo.errors import UserError
+from velo.streams.dataflow.metrics import Telemetry, say
 
 FIRST_SECONDS: Final = 0.05
 LONGEST_SECONDS: Final = 2.0

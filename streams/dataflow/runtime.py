@@ -21,28 +21,9 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import cluster_main, run_main
 from redis.exceptions import RedisError
 
-from feature_repo.catalogue.families import FAMILIES
-from feature_repo.stores.redis_client import connect
-from streams.aggregation.routing import SHARDS
-from streams.batch.build import fingerprint
-from streams.dataflow.arrow_rows import schema_of
-from streams.dataflow.background_ingest import BackgroundIngest
-from streams.dataflow.bootstrap import Bootstrap
-from streams.dataflow.cards_sink import CardsSink
-from streams.dataflow.checkpoint_writer import CheckpointWriter
-from streams.dataflow.dead_letter_sink import DeadLetterSink
-from streams.dataflow.graph import graph
-from streams.dataflow.keeper import Keeper
-from streams.dataflow.log_source import BATCH_RECORDS, Clock, LogSource
-from streams.dataflow.malloc import single_arena
-from streams.dataflow.metrics import LOCK, Telemetry, position, say
-from streams.dataflow.operators import LogRecord
-from streams.dataflow.parquet_sink import ParquetSink, TableVersion
-from streams.dataflow.redis_flusher import RedisFlusher
-from streams.dataflow.redis_sink import RedisSink, deliver
-from streams.dataflow.retry import RestartRequired, Retry, StoppedWhileRetrying
-from streams.dataflow.worker_processes import pass_on
 from velo.errors import UserError
+from velo.feature_repo.catalogue.families import FAMILIES
+from velo.feature_repo.stores.redis_client import connect
 from velo.storage import locks, table_versions
 from velo.storage.atomic_files import make_folder
 from velo.storage.log import reader
@@ -50,6 +31,25 @@ from velo.storage.log.format import generation as log_generation
 from velo.storage.log.tail import cut_back
 from velo.storage.store import Home, Store
 from velo.storage.table_versions import NOTHING_KNOWN, Manifest
+from velo.streams.aggregation.routing import SHARDS
+from velo.streams.batch.build import fingerprint
+from velo.streams.dataflow.arrow_rows import schema_of
+from velo.streams.dataflow.background_ingest import BackgroundIngest
+from velo.streams.dataflow.bootstrap import Bootstrap
+from velo.streams.dataflow.cards_sink import CardsSink
+from velo.streams.dataflow.checkpoint_writer import CheckpointWriter
+from velo.streams.dataflow.dead_letter_sink import DeadLetterSink
+from velo.streams.dataflow.graph import graph
+from velo.streams.dataflow.keeper import Keeper
+from velo.streams.dataflow.log_source import BATCH_RECORDS, Clock, LogSource
+from velo.streams.dataflow.malloc import single_arena
+from velo.streams.dataflow.metrics import LOCK, Telemetry, position, say
+from velo.streams.dataflow.operators import LogRecord
+from velo.streams.dataflow.parquet_sink import ParquetSink, TableVersion
+from velo.streams.dataflow.redis_flusher import RedisFlusher
+from velo.streams.dataflow.redis_sink import RedisSink, deliver
+from velo.streams.dataflow.retry import RestartRequired, Retry, StoppedWhileRetrying
+from velo.streams.dataflow.worker_processes import pass_on
 
 VIEWS: Final = [one.view for one in FAMILIES]
 SNAPSHOT_EVERY: Final = timedelta(seconds=10)

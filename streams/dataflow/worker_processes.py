@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final
 
-from streams.dataflow.metrics import say
+from velo.streams.dataflow.metrics import say
 
 PATIENCE_SECONDS: Final = 30.0
 """How long the others may take to end once the first has."""

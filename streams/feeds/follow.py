@@ -12,18 +12,18 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Literal, Protocol
 
-from streams.feeds import offsets
-from streams.feeds.offsets import FeedOffsets
-from streams.feeds.source import Delivery, Feed, FeedAway
-from streams.feeds.validation import MessageValidator, ValidMessage, letter
-from streams.importers import dead_letters
-from streams.importers.dead_letters import DeadLetter
-from streams.importers.results import is_early
 from velo.errors import Refused
 from velo.racing.clock import local_date, local_midnight, to_text
 from velo.racing.messages import Result
 from velo.storage.log.writer import Clock, LogWriter
 from velo.storage.store import Store
+from velo.streams.feeds import offsets
+from velo.streams.feeds.offsets import FeedOffsets
+from velo.streams.feeds.source import Delivery, Feed, FeedAway
+from velo.streams.feeds.validation import MessageValidator, ValidMessage, letter
+from velo.streams.importers import dead_letters
+from velo.streams.importers.dead_letters import DeadLetter
+from velo.streams.importers.results import is_early
 
 BATCH: Final = 256
 """The most messages between two syncs, for a feed faster than the disk; a single message is synced at once."""

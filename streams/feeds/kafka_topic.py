@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
 import orjson
 
-from streams.feeds.partition_merge import PartitionMerge
-from streams.feeds.source import Delivery, FeedAway
 from velo.errors import UserError
+from velo.streams.feeds.partition_merge import PartitionMerge
+from velo.streams.feeds.source import Delivery, FeedAway
 
 if TYPE_CHECKING:
     from confluent_kafka import Consumer

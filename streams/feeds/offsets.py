@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 
-from streams.feeds.source import Delivery, order
 from velo.errors import UserError
 from velo.storage.atomic_files import make_folder, write_atomically
 from velo.storage.log import reader
 from velo.storage.log.format import generation
 from velo.storage.store import Home
+from velo.streams.feeds.source import Delivery, order
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from feature_repo.stores.redis_client import errors_told
-from streams.feeds.source import Delivery, FeedAway
 from velo.errors import UserError
+from velo.feature_repo.stores.redis_client import errors_told
+from velo.streams.feeds.source import Delivery, FeedAway
 
 if TYPE_CHECKING:
     from redis import Redis

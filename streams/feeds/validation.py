@@ -12,10 +12,6 @@ from typing import Any, Final
 
 import orjson
 
-from streams.importers.columns import COLUMNS, RACE_COLUMNS, RUNNER_COLUMNS, WANTED, value_of
-from streams.importers.dead_letters import DeadLetter
-from streams.importers.parsers import INTEGERS
-from streams.importers.results import BAD, Maker, bad_value, refuse_control_characters
 from velo.errors import Refused
 from velo.racing.messages import (
     SCHEMA_VERSION,
@@ -33,6 +29,10 @@ from velo.racing.messages import (
 from velo.settings import KeyPolicy
 from velo.storage.log.format import ENVELOPE
 from velo.storage.store import Store
+from velo.streams.importers.columns import COLUMNS, RACE_COLUMNS, RUNNER_COLUMNS, WANTED, value_of
+from velo.streams.importers.dead_letters import DeadLetter
+from velo.streams.importers.parsers import INTEGERS
+from velo.streams.importers.results import BAD, Maker, bad_value, refuse_control_characters
 
 SOURCE: Final = "feed"
 """The source in the dead letters of feeds."""

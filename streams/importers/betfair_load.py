@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from streams.importers.betfair_sp import Unmatched, read_betfair_sp
 from velo.racing.messages import Result, instant_of
 from velo.storage.log.reader import messages
 from velo.storage.log.writer import Clock, LogWriter, Progress
 from velo.storage.store import Store
+from velo.streams.importers.betfair_sp import Unmatched, read_betfair_sp
 
 
 @dataclass(frozen=True, slots=True)

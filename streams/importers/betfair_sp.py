@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from streams.importers.betfair_courses import COUNTRIES, courses_meant, letters, read_hint
-from streams.importers.csv_files import CsvRow, csv_rows
 from velo.errors import Refused, UserError
 from velo.racing.clock import RESULT_DELAY
 from velo.racing.messages import NON_RUNNER, Market, Race, Result, Runner
+from velo.streams.importers.betfair_courses import COUNTRIES, courses_meant, letters, read_hint
+from velo.streams.importers.csv_files import CsvRow, csv_rows
 
 SOURCE: Final = "betfair-sp"
 WHAT: Final = "a Betfair SP file"

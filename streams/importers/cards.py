@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from streams.importers import dead_letters
-from streams.importers.dead_letters import DeadLetter
-from streams.importers.results import Maker, Row, letter
-from streams.importers.runners import typed_rows
 from velo.errors import Refused, UserError
 from velo.racing.messages import NON_RUNNER, NonRunner, Racecard
 from velo.settings import KeyPolicy
 from velo.storage.log.writer import Clock, LogWriter
 from velo.storage.store import Store
+from velo.streams.importers import dead_letters
+from velo.streams.importers.dead_letters import DeadLetter
+from velo.streams.importers.results import Maker, Row, letter
+from velo.streams.importers.runners import typed_rows
 
 SOURCE: Final = "cards"
 REQUIRED: Final = ("race_id", "race_date", "course", "horse")

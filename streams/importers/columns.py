@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from streams.importers.parsers import INTEGERS, NOTHING
 from velo.racing.clock import EPOCH
 from velo.racing.names import is_missing
+from velo.streams.importers.parsers import INTEGERS, NOTHING
 
 RACE_COLUMNS: Final[dict[str, str]] = {
     "race_date": "date",

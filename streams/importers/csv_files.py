@@ -10,8 +10,8 @@ from pathlib import Path
 from sys import intern
 from typing import IO, TYPE_CHECKING
 
-from streams.importers.file_kinds import GZIP, file_kind, refuse_other_kind
 from velo.errors import UserError
+from velo.streams.importers.file_kinds import GZIP, file_kind, refuse_other_kind
 
 if TYPE_CHECKING:
     from _csv import Reader

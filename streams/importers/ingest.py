@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from streams.importers import dead_letters
-from streams.importers.dead_letters import DeadLetter
-from streams.importers.results import Parsed
 from velo.errors import UserError
 from velo.storage.log.rebuild import rebuild
 from velo.storage.log.writer import LoadReport, LogWriter, Progress
 from velo.storage.store import Store
+from velo.streams.importers import dead_letters
+from velo.streams.importers.dead_letters import DeadLetter
+from velo.streams.importers.results import Parsed
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,9 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
 
-from streams.importers.parsers import NOTHING
 from velo.racing.courses import local_day, may_start, zones_of
 from velo.racing.names import is_missing
+from velo.streams.importers.parsers import NOTHING
 
 LONDON: Final = ZoneInfo("Europe/London")
 """The clock of the British racing paper, and so of every release of rpscrape, for meetings of all countries."""

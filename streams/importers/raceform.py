@@ -3,11 +3,11 @@
 Source: the result pages of a British racing paper. What this importer settles, because the files do not say it:
 
 - `off` is London time for every meeting on earth, without a zone: by the 24-hour clock since rpscrape's release of
-  2025-09-24, by the 12-hour one without am or pm before. `streams.importers.off_clock` tells which, and what a 12-hour
+  2025-09-24, by the 12-hour one without am or pm before. `velo.streams.importers.off_clock` tells which, and what a 12-hour
   off means at its course; where it cannot, each runner of the race is marked `off_inferred`.
 - `race_date` is the date at the course (of the store's zone where that is behind): `date` is London's.
-- Columns of older releases have today's names (`streams.importers.raceform_columns`).
-- Surface and going are what the row's words say (`streams.importers.raceform_words`), else unknown.
+- Columns of older releases have today's names (`velo.streams.importers.raceform_columns`).
+- Surface and going are what the row's words say (`velo.streams.importers.raceform_words`), else unknown.
 - Keys. By name unless the store says by id: a horse is `name (country)` with the country of its suffix, GB without
   one, so that racecards of the same source meet it; jockeys and trainers are their names. By id, ids are used where
   given, names elsewhere. Ids not used as keys are kept as `source_horse_id` and so on.
@@ -25,13 +25,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from streams.importers.csv_files import CsvRow, csv_rows
-from streams.importers.raceform_columns import todays_names
-from streams.importers.raceform_load import Notes, Survey
-from streams.importers.raceform_row import parse_row
-from streams.importers.results import BAD, PART, RAW, Parsed, Row, checked_results
 from velo.errors import Refused, UserError
 from velo.storage.store import Store
+from velo.streams.importers.csv_files import CsvRow, csv_rows
+from velo.streams.importers.raceform_columns import todays_names
+from velo.streams.importers.raceform_load import Notes, Survey
+from velo.streams.importers.raceform_row import parse_row
+from velo.streams.importers.results import BAD, PART, RAW, Parsed, Row, checked_results
 
 __all__ = ["SOURCE", "parse_row", "parse_rows", "read_raceform"]
 

@@ -7,15 +7,15 @@ from datetime import date, time
 from pathlib import Path
 from typing import Any, Final
 
-from streams.importers import parsers
-from streams.importers.columns import WANTED
-from streams.importers.csv_files import CsvRow
-from streams.importers.off_clock import LONDON, OffReader, RaceOff, written_off
-from streams.importers.raceform_row import has_country, made_race_id, when
-from streams.importers.results import Parsed
 from velo.errors import Refused, UserError
 from velo.racing.messages import NON_RUNNER, VOID
 from velo.racing.names import name_key
+from velo.streams.importers import parsers
+from velo.streams.importers.columns import WANTED
+from velo.streams.importers.csv_files import CsvRow
+from velo.streams.importers.off_clock import LONDON, OffReader, RaceOff, written_off
+from velo.streams.importers.raceform_row import has_country, made_race_id, when
+from velo.streams.importers.results import Parsed
 
 MEASURES: Final = {
     "date": "a date such as 2015-04-26",

@@ -1,6 +1,6 @@
 """One row of a raceform or rpscrape results file, read into the columns of the runner table.
 
-The files say less than they seem to; `streams.importers.raceform` tells what is settled how.
+The files say less than they seem to; `velo.streams.importers.raceform` tells what is settled how.
 """
 
 import re
@@ -11,14 +11,14 @@ from functools import lru_cache
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from streams.importers import parsers
-from streams.importers.dead_letters import LETTER
-from streams.importers.off_clock import LONDON, OffReader, RaceOff, written_off
-from streams.importers.raceform_words import main_going, surface_of
 from velo.errors import Refused
 from velo.racing.clock import from_text, local_date
 from velo.racing.courses import country_of
 from velo.racing.names import name_key
+from velo.streams.importers import parsers
+from velo.streams.importers.dead_letters import LETTER
+from velo.streams.importers.off_clock import LONDON, OffReader, RaceOff, written_off
+from velo.streams.importers.raceform_words import main_going, surface_of
 
 _SUFFIX: Final = re.compile(r"\(([A-Z]{2,3})\)")
 _COUNTRY_LAST: Final = re.compile(r"\([A-Za-z]{2,3}\)$")

@@ -4,10 +4,10 @@ import re
 from functools import lru_cache
 from typing import Final
 
-from streams.importers import parsers
 from velo.racing.courses import ALL_WEATHER
 from velo.racing.going import going_words
 from velo.racing.jurisdiction import DEFAULT
+from velo.streams.importers import parsers
 
 _SURFACES: Final = {
     **dict.fromkeys(("turf", "grass"), "Turf"),

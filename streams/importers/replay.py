@@ -8,15 +8,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from streams.feeds.validation import SOURCE as FEED
-from streams.feeds.validation import MessageValidator, ValidMessage
-from streams.importers import dead_letters, raceform, runners
-from streams.importers.dead_letters import LETTER, DeadLetter
-from streams.importers.results import Parsed, Row
 from velo.errors import Refused, UserError
 from velo.storage.log.reader import end as log_end
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
+from velo.streams.feeds.validation import SOURCE as FEED
+from velo.streams.feeds.validation import MessageValidator, ValidMessage
+from velo.streams.importers import dead_letters, raceform, runners
+from velo.streams.importers.dead_letters import LETTER, DeadLetter
+from velo.streams.importers.results import Parsed, Row
 
 RowImporter = Callable[[Sequence[Row], Store], Parsed]
 """Reads rows as a dead letter or an export of them has them."""

@@ -11,9 +11,6 @@ from decimal import Decimal
 from functools import cache
 from typing import Any, Final
 
-from streams.importers.columns import COLUMNS, RACE_COLUMNS, WANTED
-from streams.importers.dead_letters import DeadLetter
-from streams.importers.parsers import text
 from velo.errors import Refused
 from velo.racing.clock import RESULT_DELAY, YEARS, assumed_off, local_date, to_text
 from velo.racing.messages import (
@@ -32,6 +29,9 @@ from velo.racing.messages import (
 from velo.racing.names import is_missing, name_key
 from velo.settings import KeyPolicy
 from velo.storage.store import Store
+from velo.streams.importers.columns import COLUMNS, RACE_COLUMNS, WANTED
+from velo.streams.importers.dead_letters import DeadLetter
+from velo.streams.importers.parsers import text
 
 RUNNER_TABLE: Final = "runners"
 """The only source keyed by id by default; others are keyed by name."""

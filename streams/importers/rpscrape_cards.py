@@ -1,10 +1,10 @@
 """Racecards as rpscrape writes them: JSON, region → course → off time → race, with the race's runners in it.
 
 Source: the card pages of a British racing paper. The values are read as those of its results are
-(`streams.importers.raceform_row`), so that card and result of one race meet on the same keys. What is settled here:
+(`velo.streams.importers.raceform_row`), so that card and result of one race meet on the same keys. What is settled here:
 
 - `off_time` is London time for every meeting, by the 24-hour clock today and by the 12-hour one in older releases; it is
-  read as those of results (`streams.importers.off_clock`), and marked `off_inferred` where it is open.
+  read as those of results (`velo.streams.importers.off_clock`), and marked `off_inferred` where it is open.
 - A horse is `name (country)` of its `region`. Where that is left out (the settings may, and so did the release of
   2025-12-28), it is the horse of the log with the source's `horse_id`, else the only one of that name; of several
   the country is left out, and one that the log has not is GB. Each is counted.
@@ -27,21 +27,21 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
-from streams.importers import parsers
-from streams.importers.cards import ParsedCards
-from streams.importers.columns import COLUMNS
-from streams.importers.dead_letters import DeadLetter
-from streams.importers.known_horses import KnownHorses, Wanted
-from streams.importers.off_clock import LONDON, OffReader, RaceOff
-from streams.importers.raceform import DECISIVE
-from streams.importers.raceform_row import course_with_country, has_country, parse_row, when, with_country
-from streams.importers.results import BAD, Maker, letter, plain
-from streams.importers.rpscrape_tree import TreePath, as_read, races, shown
 from velo.errors import Refused, UserError
 from velo.racing.messages import NON_RUNNER, Racecard
 from velo.racing.names import name_key
 from velo.settings import KeyPolicy
 from velo.storage.store import Store
+from velo.streams.importers import parsers
+from velo.streams.importers.cards import ParsedCards
+from velo.streams.importers.columns import COLUMNS
+from velo.streams.importers.dead_letters import DeadLetter
+from velo.streams.importers.known_horses import KnownHorses, Wanted
+from velo.streams.importers.off_clock import LONDON, OffReader, RaceOff
+from velo.streams.importers.raceform import DECISIVE
+from velo.streams.importers.raceform_row import course_with_country, has_country, parse_row, when, with_country
+from velo.streams.importers.results import BAD, Maker, letter, plain
+from velo.streams.importers.rpscrape_tree import TreePath, as_read, races, shown
 
 SOURCE: Final = "rpscrape-cards"
 NO_RIDER: Final = frozenset({"non-runner", "non runner", "nonrunner"})

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from streams.importers.file_kinds import refuse_other_kind
-from streams.importers.results import RAW, Row
 from velo.errors import UserError
+from velo.streams.importers.file_kinds import refuse_other_kind
+from velo.streams.importers.results import RAW, Row
 
 MAX_BYTES: Final = 2**25
 _SAMPLE_BYTES: Final = 2**12

@@ -6,11 +6,11 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from streams.importers.columns import COLUMNS, REQUIRED, WANTED, Bad, one_by_one, typed
-from streams.importers.results import BAD, PART, RUNNER_TABLE, Parsed, Row, checked_results
-from streams.importers.tables import read_table
 from velo.errors import Refused, UserError
 from velo.storage.store import Store
+from velo.streams.importers.columns import COLUMNS, REQUIRED, WANTED, Bad, one_by_one, typed
+from velo.streams.importers.results import BAD, PART, RUNNER_TABLE, Parsed, Row, checked_results
+from velo.streams.importers.tables import read_table
 
 __all__ = ["RUNNER_TABLE", "Parsed", "checked_results", "parse_rows", "read_runner_tables"]
 

@@ -11,9 +11,9 @@ import pyarrow.compute as compute
 import pyarrow.csv as arrow_csv
 import pyarrow.parquet as parquet
 
-from streams.importers.columns import COLUMNS, REQUIRED
-from streams.importers.file_kinds import PARQUET, file_kind, refuse_other_kind
 from velo.errors import UserError
+from velo.streams.importers.columns import COLUMNS, REQUIRED
+from velo.streams.importers.file_kinds import PARQUET, file_kind, refuse_other_kind
 
 _SEPARATORS: Final = ",;\t|"
 _SAMPLE_BYTES: Final = 2**16

@@ -17,11 +17,11 @@ from zoneinfo import ZoneInfo
 
 import pyarrow.parquet as pq
 
-from feature_repo.catalogue.families import Family
-from streams.batch import staging
-from streams.spark import render
 from velo.errors import UserError
+from velo.feature_repo.catalogue.families import Family
 from velo.storage.store import Home
+from velo.streams.batch import staging
+from velo.streams.spark import render
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

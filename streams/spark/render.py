@@ -1,4 +1,4 @@
-"""The Spark SQL of a family, rendered from the catalogue: the plain twin of `streams.batch.render`.
+"""The Spark SQL of a family, rendered from the catalogue: the plain twin of `velo.streams.batch.render`.
 
 Nothing is packed: each measure of each span has a column of its own, a BIGINT, whose sums Spark refuses to overflow
 (ANSI mode). The aggregates' own expressions are the catalogue's, so the last division is the same one.
@@ -7,9 +7,9 @@ Nothing is packed: each measure of each span has a column of its own, a BIGINT, 
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from feature_repo.catalogue.aggregates import RECENT_DEPTH
-from feature_repo.catalogue.families import Family
-from streams.batch.render import IN_ORDER, Span, has_key, spans
+from velo.feature_repo.catalogue.aggregates import RECENT_DEPTH
+from velo.feature_repo.catalogue.families import Family
+from velo.streams.batch.render import IN_ORDER, Span, has_key, spans
 
 
 def queries(family: Family) -> Iterator[tuple[str, str]]:

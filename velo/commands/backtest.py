@@ -50,12 +50,12 @@ def backtest(
     from rich.console import Group
     from rich.text import Text
 
-    from training.backtest import backtest as run
-    from training.backtest_kept import plain
-    from training.backtest_tables import backtest_tables
-    from training.model import ModelOptions
-    from training.models import recipe_kept
-    from training.report_html import write_report
+    from velo.training.backtest import backtest as run
+    from velo.training.backtest_kept import plain
+    from velo.training.backtest_tables import backtest_tables
+    from velo.training.model import ModelOptions
+    from velo.training.models import recipe_kept
+    from velo.training.report_html import write_report
 
     with steps(as_json) as progress:
         store = open_store()

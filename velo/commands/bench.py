@@ -1,11 +1,13 @@
-"""`velo bench …`: measure time, memory and correctness on this machine."""
+"""`velo bench …`: measure time, memory and correctness on this machine. Needs a checkout: no wheel has the benchmarks."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from velo.commands.edge import Json, now, show, steps
+from velo.errors import UserError
 
 bench_app = typer.Typer(help="Measure this machine: every part in one run, or one part in detail.")
 Results = Annotated[Path | None, typer.Option("--runners", help="Runner table to tile (default: a simulated season).")]
@@ -38,6 +40,12 @@ def together(
     as_json: Json = False,
 ) -> None:
     """Run every benchmark, alternating contenders, and write docs/benchmarks.md. Takes half an hour on two cores."""
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / "benchmarks").is_dir():
+        raise UserError(
+            "velo bench needs a checkout: the installed package has no benchmarks. Clone the repository, then make setup"
+        )
+    sys.path.insert(0, str(checkout))
     if context.invoked_subcommand is not None:
         return
     from rich.console import Group

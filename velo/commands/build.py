@@ -14,9 +14,9 @@ from velo.storage.store import given_id
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from streams.batch.build import BuildReport
-    from streams.batch.warehouse import Answer
-    from streams.spark.engine import SparkEngine
+    from velo.streams.batch.build import BuildReport
+    from velo.streams.batch.warehouse import Answer
+    from velo.streams.spark.engine import SparkEngine
 
 COLUMNS_ABREAST: Final = 10
 
@@ -57,9 +57,9 @@ def build(
     ] = Engine.duckdb,
 ) -> None:
     """Bring all feature tables up to the end of the log and publish them in one step."""
-    from streams.batch.build import build as run
-    from streams.batch.compact import compact as merge
-    from streams.batch.warehouse import make_warehouse
+    from velo.streams.batch.build import build as run
+    from velo.streams.batch.compact import compact as merge
+    from velo.streams.batch.warehouse import make_warehouse
 
     store = open_store()
     with steps(as_json) as progress, _spark(engine) as spark:
@@ -76,7 +76,7 @@ def features(
     as_json: Json = False,
 ) -> None:
     """Get the features of entities at given instants, through Feast's point-in-time join."""
-    from feature_repo.historical import features_for
+    from velo.feature_repo.historical import features_for
 
     report = features_for(open_store(), entities, out)
     show(report, as_json, lambda: facts("features", [("rows", report.rows), ("columns", report.columns), ("in", out)]))
@@ -84,7 +84,7 @@ def features(
 
 def sql(query: Annotated[str, typer.Argument(help="One SELECT statement.")], as_json: Json = False) -> None:
     """Query the warehouse in SQL: the feature tables, the messages and the daily tables."""
-    from streams.batch.warehouse import ask
+    from velo.streams.batch.warehouse import ask
 
     answer = ask(open_store(), query)
     rows: Any = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows] if as_json else None
@@ -93,7 +93,7 @@ def sql(query: Annotated[str, typer.Argument(help="One SELECT statement.")], as_
 
 def status(as_json: Json = False) -> None:
     """Show the state of the store: log end, position of the tables, Redis, dead letters."""
-    from streams.status import status as look
+    from velo.streams.status import status as look
 
     report = look(open_store())
     show(report, as_json, lambda: facts(f"store at {report.home}", report.lines()))
@@ -101,7 +101,7 @@ def status(as_json: Json = False) -> None:
 
 def down(as_json: Json = False) -> None:
     """Stop the Redis that this store started; its data is kept."""
-    from feature_repo.stores.embedded_redis import down as stop
+    from velo.feature_repo.stores.embedded_redis import down as stop
 
     stopped = stop(open_store().home)
     words = "embedded Redis stopped" if stopped else "no embedded Redis was running"
@@ -111,7 +111,7 @@ def down(as_json: Json = False) -> None:
 def _spark(engine: Engine) -> "AbstractContextManager[SparkEngine | None]":
     if engine is Engine.duckdb:
         return nullcontext()
-    from streams.spark.engine import spark_engine
+    from velo.streams.spark.engine import spark_engine
 
     return spark_engine()
 

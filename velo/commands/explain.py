@@ -12,8 +12,8 @@ from velo.commands.edge import Json, instant, now, open_store, show
 from velo.errors import UserError
 
 if TYPE_CHECKING:
-    from streams.explain import Explained, ExplainedView, MadeOf
     from velo.storage.store import Store
+    from velo.streams.explain import Explained, ExplainedView, MadeOf
 
 SHOWN = 8
 """Starts listed for each view in the terminal; `--json` lists all."""
@@ -50,11 +50,11 @@ def explained_at(
     store: "Store", race_id: str, horse_id: str, at: datetime, *, as_of: datetime | None, lead: timedelta
 ) -> "Explained":
     """Explain a runner as of an instant (default: its race's decision time); `at` is now. Raises `UserError`."""
-    from serving.race_messages import messages_of_race
-    from streams.explain import explain as run
     from velo.racing.cards import decision_time, declared_at
     from velo.racing.clock import to_text
     from velo.racing.names import name_key
+    from velo.serving.race_messages import messages_of_race
+    from velo.streams.explain import explain as run
 
     if as_of is not None and as_of > at:
         raise UserError(f"--as-of {to_text(as_of)} is in the future: leave it out to explain what is known now")

@@ -14,10 +14,10 @@ from velo.commands.edge import Files, Json, facts, now, open_store, show, steps
 from velo.errors import UserError
 
 if TYPE_CHECKING:
-    from streams.feeds.follow import FollowReport
-    from streams.feeds.kafka_topic import Which
-    from streams.feeds.source import Feed
     from velo.storage.store import Store
+    from velo.streams.feeds.follow import FollowReport
+    from velo.streams.feeds.kafka_topic import Which
+    from velo.streams.feeds.source import Feed
 
 Brokers = Annotated[str | None, typer.Option(metavar="HOST:PORT,…", help="Kafka brokers.")]
 Partition = Annotated[
@@ -41,9 +41,9 @@ def to_redis(
     as_json: Json = False,
 ) -> None:
     """Send the messages of files to a Redis Stream: JSON lines unchanged, runner tables as results."""
-    from feature_repo.stores.redis_client import connect, connect_url
-    from streams.feeds.producer import bodies
-    from streams.feeds.redis_stream import put
+    from velo.feature_repo.stores.redis_client import connect, connect_url
+    from velo.streams.feeds.producer import bodies
+    from velo.streams.feeds.redis_stream import put
 
     store = open_store()
     messages = list(bodies(files, store))
@@ -61,8 +61,8 @@ def to_kafka(
     as_json: Json = False,
 ) -> None:
     """Send the messages of files to a Kafka topic: JSON lines unchanged, runner tables as results."""
-    from streams.feeds.kafka_topic import put
-    from streams.feeds.producer import bodies
+    from velo.streams.feeds.kafka_topic import put
+    from velo.streams.feeds.producer import bodies
 
     messages = list(bodies(files, open_store()))
     sent = put(_brokers(brokers), topic, messages, _which(partition))
@@ -72,7 +72,7 @@ def to_kafka(
 @app_of_feed.command()
 def schema() -> None:
     """Print the JSON Schema of the messages that a producer may send."""
-    from streams.feeds.json_schema import COMMITTED
+    from velo.streams.feeds.json_schema import COMMITTED
 
     typer.echo(COMMITTED.read_text(encoding="utf-8"), nl=False)
 
@@ -88,7 +88,7 @@ def follow_feed(
     as_json: bool,
 ) -> None:
     """Append the messages of a feed to the log until SIGTERM or SIGINT or, with `once`, the end of the feed."""
-    from streams.feeds.follow import follow
+    from velo.streams.feeds.follow import follow
 
     if redis is None and kafka is None:
         raise UserError("--follow needs one feed: add --redis KEY, or --kafka TOPIC with --brokers HOST:PORT")
@@ -132,20 +132,20 @@ def feed_of(
 
 
 def _redis_feed(store: "Store", key: str, url: str | None) -> "Feed":
-    from feature_repo.stores.redis_client import connect, connect_url
-    from streams.feeds.redis_stream import RedisFeed
+    from velo.feature_repo.stores.redis_client import connect, connect_url
+    from velo.streams.feeds.redis_stream import RedisFeed
 
     return RedisFeed(connect_url(url) if url else connect(store.home, store.redis_url), key)
 
 
 def _kafka_feed(topic: str, brokers: str | None, partition: str | None) -> "Feed":
-    from streams.feeds.kafka_topic import KafkaFeed
+    from velo.streams.feeds.kafka_topic import KafkaFeed
 
     return KafkaFeed(_brokers(brokers), topic, _which(partition))
 
 
 def _which(partition: str | None) -> "Which":
-    from streams.feeds.kafka_topic import EVERY
+    from velo.streams.feeds.kafka_topic import EVERY
 
     if partition is None or partition == EVERY:
         return EVERY if partition else None

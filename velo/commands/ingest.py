@@ -13,10 +13,10 @@ from velo.commands.feed import Brokers, Follow, KafkaTopic, Once, Partition, Red
 from velo.errors import UserError
 
 if TYPE_CHECKING:
-    from streams.importers.cards import DeclareReport
-    from streams.importers.ingest import IngestReport
-    from streams.importers.results import Parsed
     from velo.storage.store import Store
+    from velo.streams.importers.cards import DeclareReport
+    from velo.streams.importers.ingest import IngestReport
+    from velo.streams.importers.results import Parsed
 
 Late = Annotated[bool, typer.Option("--late", help="Accept older messages; set their known_at to now.")]
 Unneeded = Annotated[bool, typer.Option("--late", help="Has no effect: starting prices of any day are accepted.")]
@@ -57,7 +57,7 @@ def ingest_from(
 @ingest_app.command()
 def runners(files: Files, late: Late = False, as_json: Json = False) -> None:
     """Load results from runner tables: CSV or Parquet, one row for each declared runner."""
-    from streams.importers.runners import read_runner_tables
+    from velo.streams.importers.runners import read_runner_tables
 
     store = open_store()
     _load(store, read_runner_tables(files, store), late=late, as_json=as_json)
@@ -66,7 +66,7 @@ def runners(files: Files, late: Late = False, as_json: Json = False) -> None:
 @ingest_app.command()
 def raceform(files: Files, late: Late = False, as_json: Json = False) -> None:
     """Load results from raceform or rpscrape CSV files (off times in London time)."""
-    from streams.importers.raceform import read_raceform
+    from velo.streams.importers.raceform import read_raceform
 
     store = open_store()
     _load(store, read_raceform(files, store), late=late, as_json=as_json)
@@ -75,7 +75,7 @@ def raceform(files: Files, late: Late = False, as_json: Json = False) -> None:
 @ingest_app.command("betfair-sp")
 def betfair_sp(files: Files, late: Unneeded = False, as_json: Json = False) -> None:  # noqa: ARG001 accepted, unused
     """Load Betfair starting prices (the public CSV) for races already in the log, of any age."""
-    from streams.importers.betfair_load import ingest_betfair_sp
+    from velo.streams.importers.betfair_load import ingest_betfair_sp
 
     with steps(as_json) as progress:
         report = ingest_betfair_sp(
@@ -98,7 +98,7 @@ def betfair_sp(files: Files, late: Unneeded = False, as_json: Json = False) -> N
 @cards_app.command("runners")
 def card_runners(files: Files, late: Late = False, as_json: Json = False) -> None:
     """Load racecards from runner tables without outcomes. A card without known_at is known on arrival."""
-    from streams.importers.cards import declare, read_cards
+    from velo.streams.importers.cards import declare, read_cards
 
     store = open_store()
     _declared(declare(store, read_cards(files, store), clock=now, late=late), as_json)
@@ -107,8 +107,8 @@ def card_runners(files: Files, late: Late = False, as_json: Json = False) -> Non
 @cards_app.command("rpscrape")
 def card_rpscrape(files: Files, late: Late = False, as_json: Json = False) -> None:
     """Load racecards and non-runners from rpscrape JSON files; a reserve is declared once it has a run."""
-    from streams.importers.cards import declare
-    from streams.importers.rpscrape_cards import read_rpscrape_cards
+    from velo.streams.importers.cards import declare
+    from velo.streams.importers.rpscrape_cards import read_rpscrape_cards
 
     store = open_store()
     _declared(declare(store, read_rpscrape_cards(files, store), clock=now, late=late), as_json)
@@ -119,7 +119,7 @@ def dead_letters(context: typer.Context, as_json: Json = False) -> None:
     """List refused messages and their reasons, oldest first."""
     if context.invoked_subcommand is not None:
         return
-    from streams.importers.dead_letters import read
+    from velo.streams.importers.dead_letters import read
 
     letters = read(open_store().home)
     table = Table(title=f"{len(letters):,} dead letters")
@@ -138,7 +138,7 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Try refused races again; those that pass are appended and their dead letters closed."""
-    from streams.importers.replay import replay as again
+    from velo.streams.importers.replay import replay as again
 
     report = again(open_store(), file, late=late, clock=now)
     rows = [("tried", report.tried), ("accepted", report.taken), ("appended", report.appended)]
@@ -154,7 +154,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write the refused rows to a CSV file, to correct and replay."""
-    from streams.importers.dead_letters import export as write
+    from velo.streams.importers.dead_letters import export as write
 
     rows = write(open_store().home, out, source)
     show({"rows": rows, "file": str(out)}, as_json, lambda: f"{rows:,} rows written to {out}")
@@ -177,7 +177,7 @@ def _declared(report: "DeclareReport", as_json: bool) -> None:
 
 
 def _load(store: "Store", parsed: "Parsed", *, late: bool, as_json: bool) -> None:
-    from streams.importers.ingest import ingest
+    from velo.streams.importers.ingest import ingest
 
     with steps(as_json) as progress:
         report = ingest(

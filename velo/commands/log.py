@@ -49,9 +49,9 @@ def rebuild(
     as_json: Json = False,
 ) -> None:
     """Make a new log from these files and the other messages in the log; the old log is kept beside it."""
-    from streams.importers.ingest import rebuild_from
-    from streams.importers.raceform import read_raceform
-    from streams.importers.runners import read_runner_tables
+    from velo.streams.importers.ingest import rebuild_from
+    from velo.streams.importers.raceform import read_raceform
+    from velo.streams.importers.runners import read_runner_tables
 
     store = open_store()
     parsed = (read_raceform if source is Source.RACEFORM else read_runner_tables)(files, store)

@@ -34,9 +34,9 @@ def train(
     """Train a model and its blend on what was known before each race; paper bets only until the gate passes."""
     from datetime import date, timedelta
 
-    from training.entity_rows import Period
-    from training.report import trained_table
-    from training.train import train as fit
+    from velo.training.entity_rows import Period
+    from velo.training.report import trained_table
+    from velo.training.train import train as fit
 
     with steps(as_json) as progress:
         report = fit(
@@ -59,9 +59,9 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Show a race card with probabilities, fair odds and their drivers."""
-    from serving.render import race_card, to_json
-    from serving.score import score as run
-    from streams.unbuilt_log import UnbuiltLog
+    from velo.serving.render import race_card, to_json
+    from velo.serving.score import score as run
+    from velo.streams.unbuilt_log import UnbuiltLog
 
     store = open_store()
     scored = run(store, race_id, log=UnbuiltLog(store.home), as_of=instant(as_of), now=now())

@@ -35,9 +35,9 @@ def gate(
     from rich.console import Group
     from rich.text import Text
 
-    from training.backtest_kept import plain
-    from training.backtest_tables import gate_tables
-    from training.run_gate import judge_last
+    from velo.training.backtest_kept import plain
+    from velo.training.backtest_tables import gate_tables
+    from velo.training.run_gate import judge_last
 
     report = judge_last(open_store().home, now=now(), subject=of, by=by, final=final, again=again)
     model = f"stored with model {report.model}: {report.mode}" if report.model else "stored with no model"
@@ -62,7 +62,7 @@ def models(context: typer.Context, as_json: Json = False) -> None:
 
 def listed(as_json: Json = False) -> None:
     """List all models, oldest first; an arrow marks the one that serves."""
-    from training.models import kept_models, models_table
+    from velo.training.models import kept_models, models_table
 
     kept = kept_models(open_store().home)
     show(kept, as_json, lambda: models_table(kept))
@@ -70,7 +70,7 @@ def listed(as_json: Json = False) -> None:
 
 def compare(one: Version, other: Version, as_json: Json = False) -> None:
     """Compare two models, each on its own test days."""
-    from training.models import compared, models_table
+    from velo.training.models import compared, models_table
 
     both = compared(open_store().home, one, other)
     show(both, as_json, lambda: models_table(both))
@@ -78,7 +78,7 @@ def compare(one: Version, other: Version, as_json: Json = False) -> None:
 
 def promote(version: Version, as_json: Json = False) -> None:
     """Make a model the one that serves; without a PASS of the gate it bets on paper only."""
-    from training import bundle, bundle_writing
+    from velo.training import bundle, bundle_writing
 
     home = open_store().home
     bundle_writing.promote(home, version)
@@ -87,7 +87,7 @@ def promote(version: Version, as_json: Json = False) -> None:
 
 def rollback(as_json: Json = False) -> None:
     """Return to the previous serving model."""
-    from training import bundle, bundle_writing
+    from velo.training import bundle, bundle_writing
 
     home = open_store().home
     version = bundle_writing.rollback(home)

@@ -9,7 +9,7 @@ from velo.commands.edge import Json, facts, now, open_store, show, steps
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from streams.rebuild_online import OnlineRebuildReport
+    from velo.streams.rebuild_online import OnlineRebuildReport
 
 online_app = typer.Typer(no_args_is_help=True, help="Manage the online store (Redis).")
 
@@ -33,8 +33,8 @@ def rebuild(
     as_json: Json = False,
 ) -> None:
     """Write the newest row of every key from the offline tables to Redis; newer rows there are not replaced."""
-    from feature_repo.stores.redis_client import connect
-    from streams.rebuild_online import rebuild as run
+    from velo.feature_repo.stores.redis_client import connect
+    from velo.streams.rebuild_online import rebuild as run
 
     store = open_store()
     client = connect(store.home, store.redis_url)

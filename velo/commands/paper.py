@@ -12,9 +12,9 @@ from velo.errors import UserError
 from velo.storage.store import Store
 
 if TYPE_CHECKING:
-    from serving.paper import PaperRace, PaperStep
-    from serving.paper_ledger import Ledger
-    from streams.unbuilt_log import UnbuiltLog
+    from velo.serving.paper import PaperRace, PaperStep
+    from velo.serving.paper_ledger import Ledger
+    from velo.streams.unbuilt_log import UnbuiltLog
 
 POLL_SECONDS: Final = 2.0
 
@@ -33,9 +33,9 @@ def paper(
     """Bet on paper: decide each race at its decision time and odds, settle on the weighed-in result."""
     if [once, follow, report].count(True) != 1:
         raise UserError("velo paper needs exactly one of --once, --follow and --report: give one")
-    from serving.paper_ledger import read, writing
-    from serving.paper_report import paper_reports, paper_table
-    from streams.unbuilt_log import UnbuiltLog
+    from velo.serving.paper_ledger import read, writing
+    from velo.serving.paper_report import paper_reports, paper_table
+    from velo.streams.unbuilt_log import UnbuiltLog
 
     store = open_store()
     log = UnbuiltLog(store.home)
@@ -55,8 +55,8 @@ def paper(
 
 def _step(store: Store, log: "UnbuiltLog", ledger: "Ledger") -> "PaperStep":
     """Take one step at the present."""
-    from serving.paper import step, trader_of
-    from serving.score import score
+    from velo.serving.paper import step, trader_of
+    from velo.serving.score import score
 
     def scored(race_id: str, as_of: datetime, at: datetime) -> "PaperRace":
         return score(store, race_id, log=log, now=at, as_of=as_of)

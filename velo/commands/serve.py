@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from redis import Redis
     from redis.cluster import RedisCluster
 
-    from serving.api.service import Given, OddsWriter, Service
+    from velo.serving.api.service import Given, OddsWriter, Service
     from velo.storage.store import Store
 
 SWITCH_S = 0.001
@@ -61,11 +61,11 @@ def serve(
 
     import uvicorn
 
-    from serving.api.connections import BoundedConnection
+    from velo.serving.api.connections import BoundedConnection
 
     store = open_store()
     if store.redis_url is not None:
-        from feature_repo.stores.redis_client import refuse_unusable
+        from velo.feature_repo.stores.redis_client import refuse_unusable
 
         refuse_unusable(store.redis_url)
         _warn_of_eviction(store.redis_url)
@@ -87,8 +87,8 @@ def serve(
 
 def _warn_of_eviction(url: str) -> None:
     """Print one line if the online store may evict rows; an unavailable one is retried later."""
-    from feature_repo.stores.redis_client import connect_url
-    from feature_repo.stores.whole import may_evict, vitals
+    from velo.feature_repo.stores.redis_client import connect_url
+    from velo.feature_repo.stores.whole import may_evict, vitals
 
     with suppress(UserError):
         if remedy := may_evict(vitals(connect_url(url))):
@@ -99,10 +99,10 @@ def application() -> "FastAPI":
     """Make the application of one worker process, from the arguments that `serve` left in the environment."""
     import os
 
-    from serving.api.app import app_of
-    from serving.api.connections import BoundedConnection, places
-    from serving.api.hosts import SETTING, allowed
-    from serving.memory import keep_freed
+    from velo.serving.api.app import app_of
+    from velo.serving.api.connections import BoundedConnection, places
+    from velo.serving.api.hosts import SETTING, allowed
+    from velo.serving.memory import keep_freed
 
     keep_freed()
     sys.setswitchinterval(SWITCH_S)
@@ -132,11 +132,11 @@ def service_of(
     store: "Store", feed: str | None = None, clock: Callable[[], datetime] = now, figures: Path | None = None
 ) -> "Service":
     """Make the service of a store; `clock` returns now, `figures` is the metrics folder shared by its processes."""
-    from serving.api.metrics import Metrics
-    from serving.api.service import Service
-    from serving.score import scorer_of
-    from serving.score_log import DAYS, MEGABYTES, ScoreLog
-    from streams.unbuilt_log import UnbuiltLog
+    from velo.serving.api.metrics import Metrics
+    from velo.serving.api.service import Service
+    from velo.serving.score import scorer_of
+    from velo.serving.score_log import DAYS, MEGABYTES, ScoreLog
+    from velo.streams.unbuilt_log import UnbuiltLog
 
     scorer = scorer_of(store, UnbuiltLog(store.home))
     score_log = ScoreLog(store.home, _whole(SCORES_DAYS, DAYS), _whole(SCORES_MB, MEGABYTES))
@@ -161,9 +161,9 @@ def list_cards(as_json: Json = False) -> None:
     """List the races in Redis whose off is recent or to come, and their status."""
     from datetime import timedelta
 
-    from feature_repo.stores.race_cards import KEEP, RaceCards
-    from feature_repo.stores.redis_client import connect
-    from serving.days import line_of
+    from velo.feature_repo.stores.race_cards import KEEP, RaceCards
+    from velo.feature_repo.stores.redis_client import connect
+    from velo.serving.days import line_of
 
     store, at = open_store(), now()
     cards = RaceCards(connect(store.home, store.redis_url), store.redis_url or "the store's own Redis")
@@ -180,9 +180,9 @@ def list_cards(as_json: Json = False) -> None:
 @cards_app.command("rebuild")
 def rebuild_cards(as_json: Json = False) -> None:
     """Write the open races of the log to Redis again; a stream may run meanwhile."""
-    from feature_repo.stores.race_cards import RaceCards
-    from feature_repo.stores.redis_client import connect
-    from streams.dataflow.cards_sink import fill
+    from velo.feature_repo.stores.race_cards import RaceCards
+    from velo.feature_repo.stores.redis_client import connect
+    from velo.streams.dataflow.cards_sink import fill
 
     store = open_store()
     cards = RaceCards(connect(store.home, store.redis_url), store.redis_url or "the store's own Redis")
@@ -192,9 +192,9 @@ def rebuild_cards(as_json: Json = False) -> None:
 
 def audit_served(store: "Store", as_json: bool) -> None:
     """`velo audit --scores`: recompute every served score; exits 1 if one used a later instant or differs in any bit."""
-    from serving.score import scorer_of
-    from serving.score_audit import audit_scores
-    from streams.unbuilt_log import UnbuiltLog
+    from velo.serving.score import scorer_of
+    from velo.serving.score_audit import audit_scores
+    from velo.streams.unbuilt_log import UnbuiltLog
 
     scorer = scorer_of(store, UnbuiltLog(store.home))
     with steps(as_json) as progress:
@@ -211,7 +211,7 @@ def audit_served(store: "Store", as_json: bool) -> None:
 
 
 def _to_log(store: "Store", clock: Callable[[], datetime]) -> "OddsWriter":
-    from serving.api.problems import NotTaken
+    from velo.serving.api.problems import NotTaken
     from velo.storage.log.turns import SharedWriter
 
     writer = SharedWriter(store, clock)
@@ -230,10 +230,10 @@ def _to_log(store: "Store", clock: Callable[[], datetime]) -> "OddsWriter":
 def _to_feed(store: "Store", key: str) -> "OddsWriter":
     import orjson
 
-    from feature_repo.stores.redis_client import connect
-    from serving.api.problems import NotTaken
-    from streams.feeds.redis_stream import put
+    from velo.feature_repo.stores.redis_client import connect
     from velo.racing.messages import to_record
+    from velo.serving.api.problems import NotTaken
+    from velo.streams.feeds.redis_stream import put
 
     url = store.redis_url or "the store's own Redis"
     client: Redis | RedisCluster | None = None

@@ -70,16 +70,16 @@ def demo(
         seed=seed, start=today - timedelta(days=DEMO_DAYS), days=DEMO_DAYS + 7, races_per_year=DEMO_RACES_PER_YEAR
     )
     _clear_other_season(settings, spec)
-    from feature_repo.feast_store import apply, materialize
-    from serving.render import race_card, to_json
-    from serving.score import score
-    from streams.batch.build import build
-    from streams.batch.warehouse import make_warehouse
-    from streams.importers.cards import declare, read_cards
-    from streams.importers.ingest import ingest
-    from streams.importers.runners import read_runner_tables
-    from streams.unbuilt_log import UnbuiltLog
-    from training.train import train
+    from velo.feature_repo.feast_store import apply, materialize
+    from velo.serving.render import race_card, to_json
+    from velo.serving.score import score
+    from velo.streams.batch.build import build
+    from velo.streams.batch.warehouse import make_warehouse
+    from velo.streams.importers.cards import declare, read_cards
+    from velo.streams.importers.ingest import ingest
+    from velo.streams.importers.runners import read_runner_tables
+    from velo.streams.unbuilt_log import UnbuiltLog
+    from velo.training.train import train
 
     store = open_store().save()
     season, card = store.home.root / SEASON, store.home.root / CARD
@@ -124,9 +124,9 @@ def demo(
 
 def _demo_backtest(store: Store, page: Path, seed: int, progress: Step) -> None:
     """Backtest a recipe with few rounds, to have a page to show: it says nothing about the trained model."""
-    from training.backtest import backtest
-    from training.model import ModelOptions
-    from training.report_html import write_report
+    from velo.training.backtest import backtest
+    from velo.training.model import ModelOptions
+    from velo.training.report_html import write_report
 
     options = ModelOptions(seed=seed, rounds=DEMO_ROUNDS, patience=10, learning_rate=0.1)
     result = backtest(
@@ -177,7 +177,7 @@ def _clear_other_season(settings: Settings, spec: "SeasonSpec") -> None:
     if home.exists() and any(home.iterdir()) and not marker.exists():
         raise UserError(f"{home} holds a store that is not the demo's: set VELO_HOME to another folder")
     if marker.exists() and marker.read_text() != repr(spec):
-        from feature_repo.stores.embedded_redis import down
+        from velo.feature_repo.stores.embedded_redis import down
 
         down(Store.open(settings).home)
         shutil.rmtree(home)

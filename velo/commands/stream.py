@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
     from rich.console import Group
 
-    from streams.audit import AuditReport
-    from streams.dataflow.background_ingest import BackgroundIngest
-    from streams.dataflow.metrics import Position, Telemetry
-    from streams.dataflow.runtime import StreamOptions
-    from streams.feeds.source import Feed
     from velo.storage.store import Store
+    from velo.streams.audit import AuditReport
+    from velo.streams.dataflow.background_ingest import BackgroundIngest
+    from velo.streams.dataflow.metrics import Position, Telemetry
+    from velo.streams.dataflow.runtime import StreamOptions
+    from velo.streams.feeds.source import Feed
 
 Hidden = typer.Option(hidden=True)
 
@@ -71,10 +71,10 @@ def stream(
 
     # the Python error below an engine panic is enough
     os.environ["RUST_BACKTRACE"] = "0"
-    from feature_repo.stores.redis_client import refuse_unusable
-    from streams.dataflow import runtime, worker_processes
-    from streams.dataflow.metrics import Telemetry, log_json, position
+    from velo.feature_repo.stores.redis_client import refuse_unusable
     from velo.storage.log.reader import end
+    from velo.streams.dataflow import runtime, worker_processes
+    from velo.streams.dataflow.metrics import Telemetry, log_json, position
 
     log_json()
     options = runtime.StreamOptions(once, timedelta(seconds=snapshot_seconds), online, offline)
@@ -132,8 +132,8 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """Compare both stores, value by value, with a fresh batch built from the log; exits 1 on any difference."""
-    from feature_repo.stores.redis_client import connect
-    from streams.audit import audit as look
+    from velo.feature_repo.stores.redis_client import connect
+    from velo.streams.audit import audit as look
 
     store = open_store()
     if scores:
@@ -173,7 +173,7 @@ def _fed(store: "Store", feed: "Feed | None", stop: "Event", *, once: bool) -> I
     if feed is None:
         yield None
         return
-    from streams.dataflow.background_ingest import background_ingest
+    from velo.streams.dataflow.background_ingest import background_ingest
 
     with closing(feed), background_ingest(store, feed, now, stop, once=once) as fed:
         yield fed
@@ -185,8 +185,8 @@ def _metrics(store: "Store", telemetry: "Telemetry", host: str, port: int | None
     if port is None:
         yield
         return
-    from streams.metrics_server import served
-    from streams.store_metrics import StoreWatch
+    from velo.streams.metrics_server import served
+    from velo.streams.store_metrics import StoreWatch
 
     if not member:
         telemetry.registry.register(StoreWatch(store.home, now))
