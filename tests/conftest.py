@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from tests.shared import ABSENT, shared_folder
+from tests.support.shared import ABSENT, shared_folder
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-    from tests.stores import Built, Conformance
+    from tests.support.stores import Built, Conformance
     from velo.storage.store import Store
 
 
@@ -35,7 +35,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def conformance(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Conformance]":
     """The conformance files' stores by name, each loaded and built once, when first asked for; never written to."""
-    from tests.stores import CASES, load_and_build
+    from tests.support.stores import CASES, load_and_build
     from velo.feature_repo.stores import embedded_redis
 
     made: dict[str, Built] = {}
@@ -64,7 +64,7 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def brokers() -> Iterator[str]:
     """The address of a broker that speaks Kafka's protocol."""
-    from tests.feeds import a_broker
+    from tests.support.feeds import a_broker
 
     with a_broker() as address:
         yield address
@@ -73,7 +73,7 @@ def brokers() -> Iterator[str]:
 @pytest.fixture
 def store(tmp_path: Path) -> "Store":
     """A store with nothing in its log, under a name with a space; a module that needs another has its own."""
-    from tests.logs import a_store
+    from tests.support.logs import a_store
 
     return a_store(tmp_path / "a home")
 
@@ -81,8 +81,8 @@ def store(tmp_path: Path) -> "Store":
 @pytest.fixture(scope="session")
 def paper_store(tmp_path_factory: pytest.TempPathFactory) -> "Store":
     """A season to trade on paper; never written to."""
-    from tests.paper_days import SEASON_DAYS
-    from tests.seasons import a_season, a_store
+    from tests.support.paper_days import SEASON_DAYS
+    from tests.support.seasons import a_season, a_store
 
     return a_store(tmp_path_factory.mktemp("paper") / "home", a_season(SEASON_DAYS))
 
@@ -90,7 +90,7 @@ def paper_store(tmp_path_factory: pytest.TempPathFactory) -> "Store":
 @pytest.fixture(scope="session")
 def traded_store(paper_store: "Store", tmp_path_factory: pytest.TempPathFactory) -> "Store":
     """A copy of the paper store whose last race days were traded without interruption; never written to."""
-    from tests.paper_days import a_copy, traded
+    from tests.support.paper_days import a_copy, traded
 
     made = a_copy(paper_store, tmp_path_factory.mktemp("traded") / "home")
     traded(made)
@@ -100,7 +100,7 @@ def traded_store(paper_store: "Store", tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="module")
 def browser() -> "Iterator[Browser]":
     """A browser; see `chromium` for where there is none. Ask for it first, so that nothing is computed in vain."""
-    from tests.browser import chromium
+    from tests.support.browser import chromium
 
     with chromium() as opened:
         yield opened

@@ -1,0 +1,143 @@
+"""Every command of `velo bench` runs, at its smallest size, and prints figures of all that it was asked for.
+
+The one that makes faults is run by `test_faults.py`, and the whole of it by `test_bench_together.py`.
+"""
+
+import json
+from datetime import UTC, date, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from benchmarks import joins, serve
+from benchmarks.baseline_views import CONTRACT
+from tests.support.cli import velo
+from tests.support.logs import a_store, fixed
+from velo.commands.bench import bench_app
+from velo.feature_repo.catalogue.families import FAMILIES
+from velo.simulator import SeasonSpec, simulate
+from velo.streams.batch.build import build
+from velo.streams.importers.ingest import ingest
+from velo.streams.importers.runners import read_runner_tables
+from velo.training.model import ModelOptions
+from velo.training.train import train
+
+NOW = datetime(2024, 3, 1, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def season(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A runner table of a few race days."""
+    table = tmp_path_factory.mktemp("season") / "season.parquet"
+    duckdb.from_arrow(simulate(SeasonSpec(start=date(2024, 1, 1), days=12, races_per_year=400))).write_parquet(
+        str(table)
+    )
+    return table
+
+
+def bench(home: Path, command: str, *options: object) -> Any:
+    """What the command printed; its exit code is 0 and it printed nothing else."""
+    done = velo("bench", command, *options, "--json", home=home)
+    assert done.code == 0, done.err
+    return json.loads(done.out)
+
+
+def test_stream_measures_replays_and_live_rates(season: Path, tmp_path: Path) -> None:
+    """The contract's eight views and all of them, into no sink, one and both; freshness at a rate."""
+    told = ("--starts", 60, "--rate", 40, "--seconds", 1, "--processes", 1)
+    figures = bench(tmp_path, "stream", "--runners", season, *told)
+    replays = [(one["views"], one["sinks"]) for one in figures["replays"]]
+    assert replays == [
+        (views, sinks) for views in (len(CONTRACT), len(FAMILIES)) for sinks in ("none", "Parquet", "both")
+    ]
+    assert all(one["starts_per_second"] > 0 for one in figures["replays"])
+    assert [one["results_per_second"] for one in figures["live"]] == [40.0]
+    assert [one["results"] for one in figures["live"]] == [40]
+    assert all(0 < one["p50_ms"] <= one["p99_ms"] for one in figures["live"])
+
+
+def test_stream_measures_a_hand_over(season: Path, tmp_path: Path) -> None:
+    store = a_store(tmp_path / "home")
+    ingest(store, read_runner_tables([season], store), late=False, clock=fixed(NOW))
+    build(store, NOW)
+    figures = bench(tmp_path, "stream", "--handover", store.home.root)
+    assert figures["live"] > 0
+    assert figures["online_rows"] > 0
+
+
+def test_stream_measures_a_year(tmp_path: Path) -> None:
+    """Of which only two weeks are run here, without one new horse."""
+    months = bench(tmp_path, "stream", "--year", 300, "--days", 14, "--same-horses")
+    assert months[-1]["starts"] > 0
+    assert months[-1]["keys"] > 0
+    assert months[-1]["rss_mb"] > 0
+
+
+def test_build_measures_each_size(season: Path, tmp_path: Path) -> None:
+    assert len(bench(tmp_path, "build", "--starts", 30, "--starts", 60, "--runners", season)) == 2
+
+
+def test_point_in_time_asks_every_contender_of_the_whole_bench_and_all_answer_alike(
+    season: Path, tmp_path: Path
+) -> None:
+    figures = bench(tmp_path, "point-in-time", "--rows", 20, "--stock-rows", 10, "--runners", season)
+    nowhere = Path("none")
+    assert [one["store"] for one in figures] == [*joins.contenders(nowhere, nowhere, 1, nowhere, stock=False)]
+    assert all((one["rows_out"], one["same"], one["failed"]) == (20, True, None) for one in figures)
+
+
+def test_replay_audits_what_it_replayed(season: Path, tmp_path: Path) -> None:
+    assert bench(tmp_path, "replay", season)["differences"] == 0
+
+
+def test_serve_measures_reads_and_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In process and over HTTP, the stream idle and at work; the model has few trees, for what it says is not asked."""
+    few = ModelOptions(rounds=20, patience=5, leaves=6, threads=1)
+    monkeypatch.setattr(serve, "train", partial(train, options=few))
+    told = ("--starts", 3_000, "--size", 8, "--requests", 3, "--rate", 200)
+    measured = bench(tmp_path, "serve", *told)["measured"]
+    assert {one["loaded"] for one in measured} == {False, True}
+    assert all(one["requests"] == 3 or one["what"].startswith(("get_", "feast")) for one in measured)
+
+
+def test_load_counts_answers_and_faults(tmp_path: Path) -> None:
+    """A few seconds with few clients: scores are answered, none with a 500, and no listener is lost.
+
+    Its exit code also judges memory, which says nothing after so short a run.
+    """
+    options = ("--minutes", 0.05, "--connections", 2, "--listeners", 2, "--workers", 1, "--starts", 3_000)
+    done = velo("bench", "load", *options, "--results", 5, "--json", home=tmp_path)
+    assert done.code in (0, 1), done.err
+    figures = json.loads(done.out)
+    assert figures["answers"]["events 200"] == 2
+    assert figures["answers"]["score 200"] > 0
+    assert not [name for name in figures["answers"] if name.endswith((" 500", " none"))]
+    assert figures["listeners_lost"] == 0
+
+
+def test_poll_finds_no_score_that_knows_its_result(tmp_path: Path) -> None:
+    """Two races, in half a minute."""
+    figures = bench(tmp_path, "poll", "--minutes", 0.4, "--races", 2, "--rate", 50)
+    assert figures["leaks"] == 0
+    assert figures["before"] > 0
+    assert figures["after"] > 0
+
+
+def test_gate_holds_made_up_worlds_to_what_it_foretells(tmp_path: Path) -> None:
+    """Two worlds are too few to tell: it says what it found, by either exit code."""
+    done = velo("bench", "gate", "--worlds", 1, "--races-a-day", 5, "--json", home=tmp_path)
+    assert done.code in (0, 1), done.err
+    assert '"rates"' in done.out
+
+
+def test_no_command_is_left_out() -> None:
+    names = {one.name or (one.callback.__name__ if one.callback else "") for one in bench_app.registered_commands}
+    here = Path(__file__)
+    told = "".join(
+        one.read_text(encoding="utf-8")
+        for one in (here, here.with_name("test_faults.py"), here.with_name("test_sizing.py"))
+    )
+    assert {name for name in names if f'"{name}"' not in told} == set()

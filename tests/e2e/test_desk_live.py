@@ -1,0 +1,94 @@
+"""How soon the desk shows what is told: the log, a live stream, the service and a real browser, from `known_at` to the screen."""
+
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.desks import RACE
+from tests.support.live_services import up
+from tests.support.services import NOW, a_service, a_streamed_store
+from velo.feature_repo.stores.embedded_redis import down
+from velo.racing.messages import Market, Message, NonRunner
+from velo.storage.log import reader
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Store
+from velo.streams.dataflow.metrics import Telemetry, position
+from velo.streams.dataflow.runtime import StreamOptions, plan, run
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+WITHIN_S = 5.0
+"""A bound that only a broken way misses, on whatever machine; the figures are printed (`pytest -s`)."""
+WATCH = """horse => { window.shown = null;
+  const seen = () => { const row = document.querySelector(`tr[data-horse="${horse}"]`);
+    return row ? row.className + row.querySelector(".market, .gone").textContent : null; };
+  const before = seen();
+  new MutationObserver((_, self) => { if (seen() !== before) { window.shown = Date.now(); self.disconnect(); } })
+    .observe(document.getElementById("main"), { childList: true, subtree: true }); }"""
+
+
+@pytest.fixture(scope="module")
+def store(browser: "Browser", tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    made = a_streamed_store(tmp_path_factory.mktemp("live") / "home")
+    yield made
+    down(made.home)
+
+
+def seconds_to_be_seen(page: "Page", writer: LogWriter, horse: str, message: Message) -> float:
+    """From the instant that a message is stamped with to the frame in which the page has changed for it."""
+    page.evaluate(WATCH, horse)
+    begun = time.time()
+    writer.append(message)
+    writer.sync()
+    while page.evaluate("window.shown") is None:
+        assert time.time() - begun < 20.0, "the page never changed"
+        page.wait_for_timeout(10)
+    return float(page.evaluate("window.shown")) / 1000 - begun
+
+
+def test_what_is_told_is_on_the_screen_a_moment_later(
+    browser: "Browser", store: Store, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Odds nine times, then a non-runner; each seen in the page, which is never loaded again."""
+    begun, stop = time.monotonic(), threading.Event()
+
+    def clock() -> datetime:
+        return NOW + timedelta(seconds=time.monotonic() - begun)
+
+    arguments = (plan(store), StreamOptions(snapshot_every=timedelta(seconds=5)), clock, Telemetry())
+    stream = threading.Thread(target=run, args=arguments, kwargs={"stop": stop})
+    stream.start()
+    try:
+        while (at := position(store.home)) is None or not at.at_end or at.next_seq != reader.end(store.home).next_seq:
+            time.sleep(0.05)
+        with up(a_service(store, clock)) as service, LogWriter.open(store, clock=clock) as writer:
+            page = browser.new_page()
+            page.goto(f"http://127.0.0.1:{service.port}{RACE}")
+            page.locator("#live", has_text="live").wait_for()
+            page.wait_for_selector('table.race tr[data-horse="horse 1"]')
+            odds = [
+                seconds_to_be_seen(page, writer, "horse 1", Market("to come", {"horse 1": 5.0 + n}, "show"))
+                for n in range(9)
+            ]
+            gone = seconds_to_be_seen(page, writer, "horse 2", NonRunner("to come", "horse 2", "lame"))
+            left = page.locator("main tbody tr:not(.out) .chance b").all_inner_texts()
+            assert sum(float(one.split()[0]) for one in left) == pytest.approx(100.0, abs=0.5)
+            page.close()
+    finally:
+        stop.set()
+        stream.join()
+    with capsys.disabled():
+        sys.stdout.write(
+            f"\nfrom known_at to the browser: odds median {1000 * statistics.median(odds):.0f} ms, "
+            f"longest {1000 * max(odds):.0f} ms; a non-runner's changed chances {1000 * gone:.0f} ms\n"
+        )
+    assert statistics.median(odds) < WITHIN_S
+    assert gone < WITHIN_S

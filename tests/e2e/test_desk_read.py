@@ -1,0 +1,219 @@
+"""The desk is read by everybody: on a screen, a phone and paper, by the keyboard alone, by day and night, and in words."""
+
+import re
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.browser import CONTRAST, FAINT, screenshots
+from tests.support.desks import RACE, ROWS, Desk, page_of, served
+from tests.support.services import HOSTILE, RUNNERS, a_streamed_store, tell
+from velo.feature_repo.catalogue.families import BY_VIEW
+from velo.feature_repo.stores.embedded_redis import down
+from velo.racing.messages import JockeyChange, Market, NonRunner
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+PHONE = {"width": 360, "height": 740}
+BROKEN = """names => {
+  for (const one of document.querySelectorAll(".people bdi, .horse bdi")) one.textContent = names[one.closest(".horse") ? 1 : 0];
+  const found = [];
+  for (const row of document.querySelectorAll("table.race tbody tr:not(.out)")) {
+    for (const name of row.querySelectorAll("bdi")) {
+      const text = name.firstChild;
+      for (const word of text.data.matchAll(/\\S+/g)) {
+        const range = document.createRange();
+        range.setStart(text, word.index);
+        range.setEnd(text, word.index + word[0].length);
+        if (new Set([...range.getClientRects()].map(one => Math.round(one.top))).size > 1) found.push(word[0]);
+      }
+    }
+    const boxes = [...row.querySelectorAll(".no small, .horse a, .people a, .chance b, .chance small, .why li")]
+      .flatMap(one => [...one.getClientRects()].map(box => [one, box]));
+    for (const [one, a] of boxes) for (const [two, b] of boxes)
+      if (one !== two && one.closest("td, th") !== two.closest("td, th") && a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 3 && b.top < a.bottom - 3)
+        found.push(`${one.textContent} over ${two.textContent}`);
+  }
+  return found; }"""
+"""Puts long names in place of those there; what is broken within a word, and what runs into another cell."""
+
+
+@pytest.fixture(scope="module")
+def desk(browser: "Browser", tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """A race that has seen something: a withdrawal, odds told since for one horse alone, a jockey of a hostile name.
+
+    Asks for the browser first, so that nothing is computed where there is none.
+    """
+    store = a_streamed_store(tmp_path_factory.mktemp("desk") / "home")
+    try:
+        with served(store) as up:
+            odds = Market("to come", {"horse 1": 9.5}, "show")
+            change = JockeyChange("to come", "horse 2", "jockey 5", HOSTILE)
+            tell(store, NonRunner("to come", "horse 8", "coughing"), odds, change, at=up.clock())
+            yield up
+    finally:
+        down(store.home)
+
+
+def test_the_model_and_its_gate_are_in_sight_wherever_one_looks(browser: "Browser", desk: Desk) -> None:
+    """Also far down a page; and a model that has not passed is for paper only."""
+    for path in ("/", RACE, "/trainer?id=trainer%201"):
+        with page_of(browser, desk, path) as page:
+            page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+            model = page.locator("#model")
+            assert "gate: not run" in model.inner_text()
+            assert "paper only" in model.inner_text().lower()
+            box = model.bounding_box()
+            assert box is not None
+            assert 0 <= box["y"] <= 60
+
+
+def test_who_trains_rides_and_runs_has_a_page_with_curves(browser: "Browser", desk: Desk, tmp_path: Path) -> None:
+    """From the race, by the links of its runners; a chart says in words what it shows."""
+    with page_of(browser, desk, RACE) as page:
+        for kind, name in (("trainer", "Trainer 1"), ("jockey", "Jockey 1"), ("horse", "Horse 1")):
+            page.locator(f'tr[data-horse="horse 1"] a[href^="/{kind}?"]').click()
+            page.wait_for_selector(".charts svg path.line")
+            assert page.get_by_role("heading", level=1).inner_text() == name
+            charts = page.locator(".charts").get_by_role("img")
+            assert charts.count() == 4
+            for one in charts.all():
+                ids = (one.get_attribute("aria-labelledby") or "").split()
+                assert all(page.locator(f"#{at}").text_content() for at in ids)
+                assert len(ids) == 2
+            assert page.locator("table.plain tbody tr").count() > 5
+            page.screenshot(path=screenshots(tmp_path) / f"desk-{kind}.png", full_page=True)
+            page.go_back()
+            page.wait_for_selector("table.race")
+
+
+@pytest.mark.parametrize("path", ["/", RACE, "/trainer?id=trainer%201", "/horse?id=horse%201"])
+def test_nothing_leaves_the_screen_of_a_phone(browser: "Browser", desk: Desk, tmp_path: Path, path: str) -> None:
+    with page_of(browser, desk, path, PHONE) as page:
+        page.wait_for_selector("table")
+        name = re.sub(r"\W.*", "", path[1:]) or "day"
+        page.screenshot(path=screenshots(tmp_path) / f"desk-phone-{name}.png", full_page=True)
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+        wide = page.evaluate(
+            "[...document.querySelectorAll('body *')].filter(one => !one.closest('.wide, dialog, .heard, thead, caption')"
+            " && one.getBoundingClientRect().right > innerWidth + 1).map(one => one.outerHTML.slice(0, 90))"
+        )
+        assert wide == []
+
+
+def test_paper_has_the_race_and_none_of_what_only_a_screen_can_do(
+    browser: "Browser", desk: Desk, tmp_path: Path
+) -> None:
+    with page_of(browser, desk, RACE) as page:
+        page.wait_for_selector("table.race")
+        page.emulate_media(media="print")
+        assert not page.locator(".controls").is_visible()
+        assert not page.locator("#rail").is_visible()
+        assert "gate: not run" in page.locator("table.race caption").inner_text()
+        assert page.locator("table.race caption").is_visible()
+        page.set_viewport_size({"width": 703, "height": 1000})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 703
+        page.screenshot(path=screenshots(tmp_path) / "desk-print.png", full_page=True)
+        assert page.pdf(path=screenshots(tmp_path) / "desk-race.pdf", format="A4").startswith(b"%PDF")
+
+
+def test_the_keyboard_is_enough(browser: "Browser", desk: Desk) -> None:
+    """A line by j and the arrows, a race by Enter, the day by d, help by ?, and the first Tab skips to the races."""
+    with page_of(browser, desk, "/") as page:
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.className") == "skip"
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.activeElement.id") == "main"
+        page.keyboard.press("j")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("table.race")
+        names = page.locator(f"{ROWS} th a").all_inner_texts()
+        for key, at in (("j", 0), ("ArrowDown", 1), ("j", 2), ("k", 1), ("ArrowUp", 0)):
+            page.keyboard.press(key)
+            assert page.evaluate("document.activeElement.innerText") == names[at]
+        page.keyboard.press("o")
+        numbers = [int(one) for one in page.locator(f"{ROWS} .no b").all_inner_texts()]
+        assert numbers == sorted(numbers)
+        assert page.evaluate("document.activeElement.innerText") == names[0], "what has the focus keeps it"
+        page.keyboard.press("?")
+        assert page.get_by_role("dialog").is_visible()
+        page.keyboard.press("Escape")
+        assert not page.locator("#help").is_visible()
+        page.keyboard.press("d")
+        page.wait_for_selector("table.day")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_stand_out_from_what_is_behind_them(browser: "Browser", desk: Desk, scheme: str, tmp_path: Path) -> None:
+    """WCAG's contrast of every piece of text with the background it stands on, by day and by night."""
+    for path in (RACE, "/trainer?id=trainer%201"):
+        with page_of(browser, desk, path, color_scheme=scheme) as page:
+            page.wait_for_selector("table")
+            if scheme == "dark":
+                page.screenshot(path=screenshots(tmp_path) / "desk-dark.png", full_page=True)
+            assert page.evaluate(FAINT, CONTRAST) == []
+
+
+@pytest.mark.parametrize("width", [390, 768, 1024, 1280, 1440])
+def test_names_are_not_broken_within_a_word_nor_run_into_what_stands_beside_them(
+    browser: "Browser", desk: Desk, width: int
+) -> None:
+    """Names as long as real ones are; figures stay in their own columns."""
+    with page_of(browser, desk, RACE, {"width": width, "height": 900}) as page:
+        page.wait_for_selector(ROWS)
+        assert page.evaluate(BROKEN, ["Bartholomew Lambington", "Velnessa Brackenborough (IRE)"]) == []
+
+
+def test_how_long_is_left_is_in_sight_wherever_one_looks(browser: "Browser", desk: Desk) -> None:
+    """Of the race that is open, or comes next; and it leads there."""
+    for path in (RACE, "/trainer?id=trainer%201"):
+        with page_of(browser, desk, path) as page:
+            page.wait_for_selector("table")
+            page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+            left = page.locator("#next")
+            assert re.fullmatch(r"15:00 Ascot in (1 h 00|\d+) min", left.inner_text())
+            box = left.bounding_box()
+            assert box is not None
+            assert 0 <= box["y"] <= 60
+            left.click()
+            page.wait_for_selector("table.race")
+            assert page.evaluate("scrollY") == 0
+
+
+def test_a_page_asks_only_its_own_service_runs_only_its_own_files_and_complains_of_nothing(
+    browser: "Browser", desk: Desk
+) -> None:
+    """After all the pages above: nothing on the console, nothing asked of another origin; nothing inline may run."""
+    with page_of(browser, desk, RACE) as page:
+        page.wait_for_selector("table.race")
+        policy = page.request.get(desk.address + "/").headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert page.locator("script:not([src]), style, [style]:not(html), [onclick]").count() == 0
+    assert desk.heard == []
+    assert {url for url in desk.asked if not url.startswith(desk.address + "/")} == set()
+
+
+def test_every_runner_has_a_name_for_its_link_and_every_choice_a_label(browser: "Browser", desk: Desk) -> None:
+    with page_of(browser, desk, RACE) as page:
+        page.wait_for_selector("table.race")
+        table = page.get_by_role("table", name=re.compile("gate: not run"))
+        assert table.get_by_role("columnheader").count() == 8
+        assert table.get_by_role("rowheader").count() == len(RUNNERS)
+        assert page.get_by_role("radio").count() == 5
+        assert page.evaluate("[...document.querySelectorAll('input')].every(one => one.labels.length === 1)")
+        assert page.evaluate("[...document.links].every(one => one.innerText.trim())")
+
+
+def test_every_feature_view_has_words_of_its_own() -> None:
+    """A flag names what is stale or unknown in a reader's words: a view that the catalogue gains needs some."""
+    text = (files("velo.serving.desk") / "words.js").read_text(encoding="utf-8")
+    listed = re.search(r"const VIEWS = \{(.*?)\};", text, re.DOTALL)
+    assert listed is not None
+    words = dict(re.findall(r'(\w+): "([^"]+)"', listed[1]))
+    assert words.keys() == set(BY_VIEW)
+    assert len(set(words.values())) == len(words)

@@ -1,0 +1,122 @@
+"""What `velo bench faults` makes, each fault once: one line that says the remedy, nothing acknowledged lost, all values right.
+
+The same scenes as the command's, on the same small store; docs/reliability.md holds the command's own table.
+"""
+
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks import fault_harness, fault_scenarios, faults, kill_scenes
+from benchmarks.fault_harness import Scene
+from benchmarks.fault_scenarios import FAULTS, Fault
+from tests.support.cli import velo
+from tests.support.shared import REPO
+from velo.errors import UserError
+from velo.storage import table_versions
+from velo.storage.log.format import segments
+from velo.streams import integrity_check
+
+PAGE = REPO / "docs" / "reliability.md"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    return fault_harness.prepared(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def scene(base: Scene, tmp_path: Path) -> Iterator[Scene]:
+    with fault_harness.scene(base, tmp_path / "scene", random.Random(1)) as made:
+        yield made
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_store_comes_back_from_a_fault_with_all_that_was_acknowledged(
+    fault: Fault, base: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scene raises where a command does anything but refuse in one line, or a remedy does not work."""
+    monkeypatch.setattr(fault_scenarios, "AWAY_S", 4.0)
+    monkeypatch.setattr(kill_scenes, "EVERY", False)
+    found = faults.outcome(fault, base, tmp_path / fault.name, random.Random(1))
+    if found.seen.startswith(faults.NOT_RUN):
+        pytest.skip(f"NOT TESTED: {found.seen}")
+    assert (found.differences, found.missing) == (0, 0), found
+    assert found.compared > 5_000
+    assert found.seen
+    assert found.back
+
+
+def test_whatever_broke_a_command_a_damaged_file_is_told_with_its_remedy(scene: Scene) -> None:
+    """A table that no reader can open is no bug of ours to show a traceback of."""
+    assert integrity_check.found(scene.home) is None
+    part = next((scene.home.offline / "horse_form").glob("batch-*.parquet"))
+    fault_harness.cut(part, 200)
+    asked = scene.backup.root / "asked.csv"
+    asked.write_text("horse_id,event_timestamp\nnobody,2024-02-01T12:00:00Z\n")
+    velo("features", "--entities", asked, "--out", asked.with_suffix(".parquet"), home=scene.home.root).told(
+        part.name, "`velo build --whole`"
+    )
+    velo("online", "rebuild", home=scene.home.root).told(part.name, "`velo build --whole`")
+
+
+def test_a_build_takes_no_record_that_was_changed_whatever_it_keeps_of_it(scene: Scene) -> None:
+    """Also where a copy of the segment, or its measured starts, are there and whole."""
+    path = segments(scene.home)[0].path
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b'"position":2', b'"position":3', 1))
+    velo("build", "--whole", home=scene.home.root).told("is damaged at byte 0", "restore")
+    path.write_bytes(content)
+    assert velo("build", "--whole", home=scene.home.root).code == 0
+
+
+def test_a_whole_build_trusts_nothing_that_was_kept(scene: Scene) -> None:
+    """It measures the log anew, over whatever stands in the cache."""
+    for part in scene.home.batch.glob("*.parquet"):
+        part.unlink()
+        part.write_bytes(b"no table")
+    assert velo("build", "--whole", home=scene.home.root).code == 0
+    assert integrity_check.found(scene.home) is None
+
+
+def test_a_part_that_was_changed_is_named(scene: Scene) -> None:
+    folder = table_versions.current(scene.home)
+    assert folder is not None
+    table_versions.refuse_damaged(folder)
+    part = next((folder / "draw_bias").glob("batch-*.parquet"))
+    fault_harness.change(part, 0.5, 1)
+    with pytest.raises(UserError, match=re.escape(str(part))):
+        table_versions.refuse_damaged(folder)
+    part.unlink()
+    with pytest.raises(UserError, match="is missing"):
+        table_versions.refuse_damaged(folder)
+
+
+def test_a_name_that_is_no_fault_is_told(tmp_path: Path) -> None:
+    velo("bench", "faults", "--only", "nonsense", home=tmp_path).told("nonsense is no fault", "torn-tail")
+
+
+def test_a_run_of_some_faults_writes_their_rows_and_leaves_the_others(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    again = faults.FaultOutcome("part-cut", "a Parquet part cut short", "seen anew", "nothing", "so", 1.0, 7, 0, 0)
+    faults.write_into(page, faults.FaultFigures((again,), None, 1.0, "another machine"))
+    before, after = (one.read_text(encoding="utf-8").splitlines() for one in (PAGE, page))
+    assert [line for line in after if line not in before] == [
+        "| a Parquet part cut short | seen anew | nothing | so | 1.0 | 7 | 0 |"
+    ]
+    assert len([line for line in before if line not in after]) == 1
+
+
+def test_the_page_has_the_commands_own_table_of_every_fault() -> None:
+    """One row a fault, in the command's words, and none with a difference."""
+    rows = [line.split(" | ") for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    told = {row[0].removeprefix("| "): row for row in rows if len(row) == len(faults.COLUMNS)}
+    for fault in FAULTS:
+        assert fault.harm in told, f"{fault.harm}: run `velo bench faults --into docs/reliability.md`"
+        assert told[fault.harm][-1].rstrip(" |") == "0"
+    with pytest.raises(UserError, match="no `<!-- velo bench faults -->`"):
+        faults.write_into(REPO / "README.md", faults.FaultFigures((), None, 0.0, ""))

@@ -1,0 +1,163 @@
+"""What a day brings the service: a Redis that stops in the middle of it, results amended, a model that failed its gate."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime, timedelta
+from io import StringIO
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tests.support.cli import velo
+from tests.support.seasons import BUILT_AT, opened
+from tests.support.services import NOW, OFF, RUNNERS, SCORE, a_client, a_service, a_streamed_store, tell
+from velo.feature_repo.stores.embedded_redis import down
+from velo.racing.messages import JockeyChange, Market, NonRunner, Result
+from velo.serving.api.schemas import Day, Score
+from velo.serving.paper import trader_of
+from velo.serving.render import race_card
+from velo.serving.score_audit import audit_scores
+from velo.storage.log import reader
+from velo.storage.store import Store
+from velo.streams.batch.build import build
+from velo.training import bundle, bundle_writing
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    made = a_streamed_store(tmp_path_factory.mktemp("days") / "home")
+    yield made
+    down(made.home)
+
+
+class Clock:
+    """The time of one day, which its tests share: messages are known at it, so it never goes back."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@pytest.fixture(scope="module")
+def clock() -> Clock:
+    return Clock()
+
+
+@contextmanager
+def stopped(store: Store) -> Iterator[None]:
+    """The store's own Redis, as a machine leaves it that has no time for it: it is there, and says nothing."""
+    redis: Any = a_service(store).scorer.wire.client
+    process = int(redis.info("server")["process_id"])
+    redis.close()
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)
+
+
+def test_a_redis_that_stops_is_said_within_a_quarter_of_a_second_and_once_it_goes_on_so_does_the_service(
+    store: Store, clock: Clock
+) -> None:
+    """Over connections that were just answered on, and those made while it stands still."""
+    client = a_client(a_service(store, clock))
+    before = client.get(SCORE).json()
+    with stopped(store):
+        for path in (SCORE, "/v1/races", "/v1/races/to%20come", SCORE):
+            taken = []
+            for _ in range(6):
+                begun = time.perf_counter()
+                answer = client.get(path)
+                taken.append(time.perf_counter() - begun)
+                assert answer.status_code == 503, answer.text
+                assert "does not answer" in answer.json()["detail"]
+                if taken[-1] < 0.25:
+                    break
+            assert min(taken) < 0.25, taken
+        ready = client.get("/readyz")
+        assert (ready.status_code, ready.json()["ready"]) == (503, False)
+        assert client.get("/healthz").status_code == 200
+    until = time.monotonic() + 10.0
+    while (after := client.get(SCORE)).status_code != 200:
+        assert time.monotonic() < until, after.text
+    assert after.json()["fingerprint"] == before["fingerprint"]
+
+
+def test_scores_served_before_and_after_results_are_amended_are_all_made_again(store: Store, clock: Clock) -> None:
+    """An amendment changes what horses of a race to come have done: what was served before it stays what was known then."""
+    client = a_client(a_service(store, clock))
+    ran = [one for _, one in reader.messages(store.home) if isinstance(one, Result)]
+    horses = {one.horse_id for one in RUNNERS}
+    last = max(
+        (one for one in ran if horses & {each.horse_id for each in one.runners}), key=lambda one: one.race.off_time
+    )
+    starters = len([one for one in last.runners if one.started])
+    turned = tuple(replace(one, position=starters + 1 - one.position) if one.position else one for one in last.runners)
+    first = last.result_version + 1
+    served = []
+    for message in (
+        None,
+        replace(last, result_version=first, runners=turned, known_at=None),
+        Market("to come", {"horse 1": 4.0, "horse 2": 6.5}, "show"),
+        replace(last, result_version=first + 1, known_at=None),
+        NonRunner("to come", "horse 5", "lame"),
+        JockeyChange("to come", "horse 2", "jockey 7", "Jockey 7"),
+    ):
+        clock.now += timedelta(minutes=1)
+        if message is not None:
+            tell(store, message, at=clock.now)
+        answer = client.get(SCORE)
+        assert answer.status_code == 200, answer.text
+        served.append(answer.json()["fingerprint"])
+    assert served[1] != served[0], "the amendment reached a horse of the race"
+    assert served[2] == served[1], "odds are no feature"
+    assert served[3] == served[0], "the second amendment takes back the first"
+    assert len({*served[3:]}) == 3
+    build(store, BUILT_AT)
+    fresh = opened(store.home.root)
+    report = audit_scores(a_service(fresh).scorer, OFF + timedelta(hours=3))
+    assert (report.found, report.later) == (0, 0), report.differences
+    assert report.scores == report.same >= 6
+
+
+@pytest.mark.parametrize(
+    ("verdict", "mode"),
+    [("FAIL", bundle.PAPER), ("NOT ENOUGH DATA", bundle.PAPER), ("PASS", bundle_writing.PASSED_MODE)],
+)
+def test_what_the_gate_said_of_a_model_is_said_wherever_its_chances_are(
+    store: Store, clock: Clock, verdict: str, mode: str
+) -> None:
+    """Day, score, card of the terminal, JSON of the command, paper trader; the desk and its paper have tests of their own."""
+    version = bundle.current(store.home)
+    gate = store.home.models / version / bundle.GATE
+    bundle_writing.judged(store.home, version, verdict, {})
+    try:
+        client = a_client(a_service(store, clock))
+        day = Day.model_validate_json(client.get("/v1/races").content)
+        assert day.model is not None
+        assert (day.model.gate, day.model.mode) == (verdict, mode)
+        scored = Score.model_validate_json(client.get(SCORE).content)
+        assert (scored.gate, scored.mode) == (verdict, mode)
+        posted = client.post("/v1/score", json=a_posted_card()).json()
+        assert (posted["gate"], posted["mode"]) == (verdict, mode)
+        console = Console(width=200, record=True, file=StringIO())
+        console.print(race_card(a_service(store).scorer.score("to come", clock.now)))
+        assert f"gate: {verdict} · {mode}" in console.export_text()
+        *_, run = (one.race_id for _, one in reader.messages(store.home) if isinstance(one, Result))
+        told = velo("score", run, "--json", home=store.home.root).document
+        assert (told["gate"], told["mode"]) == (verdict, mode)
+        assert trader_of(store.home).mode == mode
+    finally:
+        gate.unlink()
+
+
+def a_posted_card() -> dict[str, Any]:
+    runners = [{"horse_id": one.horse_id, "trainer_id": one.trainer_id} for one in RUNNERS]
+    return {"race_date": "2023-06-01", "off_time": OFF.isoformat(), "course": "Ascot", "runners": runners}

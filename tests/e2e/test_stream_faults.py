@@ -1,0 +1,333 @@
+"""Killed, starved of its Redis, or told to stop: the stream loses nothing and doubles nothing."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+from redis import Redis
+from redis.exceptions import RedisError
+
+from benchmarks.crash_test import replay
+from tests.support.logs import a_store, fixed
+from tests.support.streaming import NOW, streamed, tell
+from velo.errors import UserError
+from velo.feature_repo.stores import embedded_redis
+from velo.feature_repo.stores.embedded_redis import executable
+from velo.feature_repo.stores.redis_client import connect
+from velo.racing.messages import Tick
+from velo.settings import Settings
+from velo.storage.log import reader
+from velo.storage.store import Store
+from velo.streams.audit import AuditReport, audit
+from velo.streams.batch.build import build
+from velo.streams.dataflow import redis_sink
+from velo.streams.dataflow.metrics import Telemetry, position
+from velo.streams.dataflow.runtime import StreamOptions, plan, run, sole_stream
+from velo.streams.dataflow.worker_processes import loopback_addresses, others
+from velo.streams.importers.ingest import ingest
+from velo.streams.importers.runners import read_runner_tables
+
+PATIENCE_S = 120.0
+
+
+@pytest.fixture
+def london(shared: Path, tmp_path: Path) -> Iterator[Store]:
+    """London's log, not streamed yet."""
+    store = a_store(tmp_path / "home")
+    table = shared / "conformance" / "london.parquet"
+    ingest(store, read_runner_tables([table], store), late=False, clock=fixed(NOW))
+    yield store
+    embedded_redis.down(store.home)
+
+
+def looked(store: Store) -> AuditReport:
+    return audit(store, NOW, client=connect(store.home, store.redis_url))
+
+
+def until(true: Callable[[], Any]) -> None:
+    """Wait for something that another process or thread does."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < deadline, "it never came to be"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_killed_at_random_moments_it_ends_where_it_would_have(london: Store, processes: int) -> None:
+    """Real SIGKILLs into one and two processes; offline and Redis as a batch of the whole log."""
+    embedded_redis.ensure(london.home)
+    replay(london, 6, processes, random.Random(processes))
+    report = looked(london)
+    assert (report.found, report.next_seq) == (0, 1140)
+
+
+def test_it_goes_on_with_another_number_of_processes(london: Store) -> None:
+    """Begun by one, gone on by two, ended by one."""
+    embedded_redis.ensure(london.home)
+    streamed(london, cut_after=4, batch=50, online=True)
+    replay(london, 1, 2, random.Random(5))
+    streamed(london, online=True)
+    assert (looked(london).found, looked(london).next_seq) == (0, 1140)
+
+
+def redis_at(port: int, folder: Path) -> "subprocess.Popen[bytes]":
+    """A Redis that keeps nothing: after a restart it has forgotten all."""
+    folder.mkdir(exist_ok=True)
+    command = [executable(), "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    server = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
+    client = Redis(port=port)
+
+    def answers() -> bool:
+        try:
+            return bool(client.ping())
+        except RedisError:
+            return False
+
+    until(answers)
+    return server
+
+
+def test_it_waits_while_redis_is_away_and_fills_one_that_has_forgotten(
+    london: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Messages go on arriving meanwhile; when Redis is back, every key is there, also of long before."""
+    port = int(loopback_addresses(1)[0].rpartition(":")[2])
+    store = Store.open(Settings(london.home.root, redis_url=f"redis://127.0.0.1:{port}/0"))
+    server = redis_at(port, tmp_path / "redis")
+    messages = [message for _, message in reader.messages(store.home)]
+    away = a_store(tmp_path / "live")
+    live = Store.open(Settings(away.home.root, redis_url=store.redis_url))
+    tell(live, messages[:600])
+    streamed(live, online=True)
+    stop, telemetry = Event(), Telemetry()
+    options = StreamOptions(snapshot_every=timedelta(milliseconds=50))
+    caplog.set_level("INFO", "velo.stream")
+    last, began = max(one.known_at for one in messages if one.known_at), time.monotonic()
+
+    def clock() -> datetime:
+        return last + timedelta(seconds=time.monotonic() - began)
+
+    thread = Thread(target=run, args=(plan(live), options, clock, telemetry), kwargs={"stop": stop})
+    thread.start()
+    try:
+        until(lambda: "stream.begins" in caplog.text)
+        server.kill()
+        server.wait()
+        tell(live, messages[600:])
+        until(lambda: "stream.waits" in caplog.text)
+        server = redis_at(port, tmp_path / "redis")
+        until(lambda: (where := position(live.home)) and where.sealed_seq == len(messages) and where.at_end)
+    finally:
+        stop.set()
+        thread.join(PATIENCE_S)
+    try:
+        assert "stream.goes_on" in caplog.text
+        report = looked(live)
+        assert (report.found, report.next_seq) == (0, 1140)
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.mark.parametrize("how", ["emptied", "restarted from an old snapshot"])
+def test_a_redis_that_forgets_while_the_stream_runs_is_filled_again(
+    london: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    """In the middle of an epoch, when no table has yet what Redis lost: noticed at the next write or snapshot."""
+    port = int(loopback_addresses(1)[0].rpartition(":")[2])
+    server = redis_at(port, tmp_path / "redis")
+    live = Store.open(Settings(a_store(tmp_path / "live").home.root, redis_url=f"redis://127.0.0.1:{port}/0"))
+    messages = [message for _, message in reader.messages(london.home)]
+    tell(live, messages[:600])
+    stop, client = Event(), Redis(port=port)
+    # of the day of the last message told, so that no midnight has passed which the stream would tell
+    told, begun = messages[599].known_at or NOW, time.monotonic()
+
+    def clock() -> datetime:
+        return told + timedelta(seconds=time.monotonic() - begun)
+
+    def read(count: int) -> None:
+        until(lambda: (where := position(live.home)) and where.next_seq == count and where.at_end)
+
+    options = StreamOptions(snapshot_every=timedelta(minutes=10))
+    caplog.set_level("INFO", "velo.stream")
+    thread = Thread(target=run, args=(plan(live), options, clock, Telemetry()), kwargs={"stop": stop})
+    thread.start()
+    try:
+        read(600)
+        if how == "emptied":
+            client.flushall()
+        else:
+            client.save()
+        tell(live, messages[600:660])
+        read(660)
+        if how != "emptied":
+            server.kill()
+            server.wait()
+            server = redis_at(port, tmp_path / "redis")
+        tell(live, messages[660:])
+        read(len(messages))
+    finally:
+        stop.set()
+        thread.join(PATIENCE_S)
+    try:
+        assert any(getattr(one, "facts", {}).get("forgot") for one in caplog.records)
+        assert (looked(live).found, looked(live).next_seq) == (0, 1140)
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_a_redis_that_forgets_more_than_was_kept_ends_the_stream_with_one_line(
+    london: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next start fills Redis from the tables and goes on; a stream without tables asks for a build."""
+    embedded_redis.ensure(london.home)
+    client: Any = connect(london.home)
+    monkeypatch.setattr(redis_sink, "ROWS_KEPT", 50)
+    flushed = redis_sink.RedisPartition.snapshot
+
+    def emptied_first(partition: redis_sink.RedisPartition) -> int:
+        client.flushall()
+        return flushed(partition)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(redis_sink.RedisPartition, "snapshot", emptied_first)
+        broken.setattr(redis_sink, "ROWS_HELD", 10)
+        with pytest.raises(UserError, match="start the stream again"):
+            streamed(london, online=True, snapshot_every=timedelta(minutes=10))
+    streamed(london, online=True)
+    assert (looked(london).found, looked(london).next_seq) == (0, 1140)
+
+
+def test_a_build_is_in_redis_before_any_message_comes(london: Store) -> None:
+    """A stream that takes over has nothing to do yet, and serving has everything."""
+    build(london, NOW)
+    streamed(london, online=True)
+    assert (looked(london).found, looked(london).next_seq) == (0, 1140)
+
+
+def test_sigterm_seals_what_was_read_and_ends_well(london: Store) -> None:
+    """Exit code 0, the lock is free, and nothing is left for the next start."""
+    environ = {**os.environ, "VELO_HOME": str(london.home.root)}
+    command = [sys.executable, "-m", "velo.cli", "stream", "--no-online", "--processes", "2"]
+    process = subprocess.Popen(command, env=environ, stderr=subprocess.PIPE)
+    try:
+        until(lambda: (where := position(london.home)) and where.at_end)
+        with pytest.raises(UserError, match="another stream"), sole_stream(london.home):
+            pass
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=PATIENCE_S)
+    finally:
+        process.kill()
+    assert process.returncode == 0, said
+    assert b'"event": "stream.stopping"' in said
+    report = audit(london, NOW, client=None)
+    assert report.found == 0
+    assert report.next_seq >= 1140
+
+
+def test_sigterm_before_the_first_record_is_read_ends_well_too(london: Store) -> None:
+    """While the state is laid and Redis filled by threads that are in DuckDB's code: it ends them, then itself."""
+    build(london, NOW)
+    embedded_redis.ensure(london.home)
+    command = [sys.executable, "-m", "velo.cli", "stream"]
+    environ = {**os.environ, "VELO_HOME": str(london.home.root)}
+    process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        assert process.stderr is not None
+        assert b'"stream.begins"' in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=PATIENCE_S)
+    finally:
+        process.kill()
+    assert process.returncode == 0, said
+    assert b'"stream.prepared"' not in said
+    streamed(london, online=True)
+    assert (looked(london).found, looked(london).next_seq) == (0, 1140)
+
+
+@pytest.mark.parametrize(("options", "code"), [((), 0), (("--once",), 1)])
+def test_stopped_while_redis_is_away_it_does_not_claim_that_both_stores_hold_everything(
+    london: Store, options: tuple[str, ...], code: int
+) -> None:
+    """A build alone is in the tables, and nothing is in Redis; `--once` did not do what it was asked for."""
+    build(london, NOW)
+    port = int(loopback_addresses(1)[0].rpartition(":")[2])
+    environ = {**os.environ, "VELO_HOME": str(london.home.root), "REDIS_URL": f"redis://127.0.0.1:{port}/0"}
+    command = [sys.executable, "-m", "velo.cli", "stream", *options]
+    process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if b'"stream.waits"' in line:
+                break
+        process.send_signal(signal.SIGTERM)
+        told, said = process.communicate(timeout=PATIENCE_S)
+    finally:
+        process.kill()
+    assert process.returncode == code, said
+    assert told.startswith(b"stopped while a store was unavailable: not all of 1,140 messages are in both stores"), told
+    assert told.count(b"\n") == 1
+
+
+def test_what_the_other_processes_print_is_no_part_of_the_answer(capfd: pytest.CaptureFixture[str]) -> None:
+    """The engine prints that it tries again where the first process does not listen yet; `--json` is for machines."""
+    with Path(os.devnull).open() as kept:
+        command = [sys.executable, "-c", "print('error connecting; retrying')"]
+        with others(command, 2, kept.fileno()) as started:
+            assert [one.wait(PATIENCE_S) for one in started] == [0]
+    out, err = capfd.readouterr()
+    assert (out, err.count("error connecting")) == ("", 1)
+
+
+def told_before(store: Store, seq: int) -> bool:
+    return reader.end(store.home).next_seq >= seq
+
+
+def test_local_midnight_is_told_when_nobody_else_does(london: Store) -> None:
+    """Once a day, by an injected clock, on the 23- and the 25-hour day too; not while a writer holds the log."""
+    end = reader.end(london.home)
+    assert end.known_at is not None
+    now = [datetime(2026, 3, 28, 23, 59, tzinfo=UTC)]
+    stop = Event()
+    options = StreamOptions(online=False, snapshot_every=timedelta(milliseconds=50))
+    thread = Thread(
+        target=run, args=(plan(london), options, lambda: now[0], Telemetry()), kwargs={"stop": stop}, daemon=True
+    )
+    thread.start()
+    try:
+        # the day before the clock goes forward, that day, the day after, the day it goes back, and the day after that
+        for tick, at in enumerate(
+            [
+                now[0],
+                datetime(2026, 3, 29, 0, 0, 1, tzinfo=UTC),
+                datetime(2026, 3, 29, 23, 0, 1, tzinfo=UTC),
+                datetime(2026, 10, 24, 23, 0, 1, tzinfo=UTC),
+                datetime(2026, 10, 26, 0, 0, 1, tzinfo=UTC),
+            ]
+        ):
+            now[0] = at
+            until(partial(told_before, london, end.next_seq + 1 + tick))
+    finally:
+        stop.set()
+        thread.join(PATIENCE_S)
+    ticks = [message for _, message in reader.messages(london.home, end.next_seq)]
+    assert [one.midnight for one in ticks if isinstance(one, Tick)] == [
+        datetime(2026, 3, 28, 0, tzinfo=UTC),
+        datetime(2026, 3, 29, 0, tzinfo=UTC),
+        datetime(2026, 3, 29, 23, tzinfo=UTC),
+        datetime(2026, 10, 24, 23, tzinfo=UTC),
+        datetime(2026, 10, 26, 0, tzinfo=UTC),
+    ]
+    assert audit(london, NOW, client=None).found == 0

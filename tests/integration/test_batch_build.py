@@ -1,0 +1,187 @@
+"""The batch build is the contract's function of time: the oracle's values, however the log was cut into builds."""
+
+import os
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import duckdb
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from tests.support.agreement import differences
+from tests.support.builders import a_field, a_log, a_result, a_runner, a_tick
+from tests.support.logs import a_store, logged
+from tests.support.replay import MemorySpill, RaceState, apply_version
+from tests.support.stores import NOW, Conformance, Row, changelogs_of, rows_apart, tables_of, twin_of
+from tests.support.strategies import RandomLog, busy_logs
+from velo.errors import UserError
+from velo.feature_repo.catalogue.families import FAMILIES
+from velo.racing.jurisdiction import DEFAULT
+from velo.racing.messages import Message, Result, from_record
+from velo.racing.starts import Start, starts_of
+from velo.storage.log import reader
+from velo.streams.aggregation.ratings import Elo
+from velo.streams.batch import staging
+from velo.streams.batch.build import build
+
+EXAMPLES = int(os.environ.get("VELO_EXAMPLES", "12"))
+"""How many random logs the build is tried on, and in pieces half as many; VELO_EXAMPLES=300 for a long look."""
+SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
+
+
+def messages_of(log: RandomLog) -> list[Message]:
+    return [from_record(record) for record in log.records]
+
+
+@settings(max_examples=EXAMPLES, suppress_health_check=SLOW)
+@given(busy_logs())
+def test_the_build_is_the_oracle_at_every_change_and_just_before_it(log: RandomLog) -> None:
+    """All views, all features, `valid_until`; no key the oracle has not, no row outside the log's time."""
+    assume(log.records)
+    with TemporaryDirectory() as folder:
+        store = a_store(Path(folder), log.timezone)
+        logged(store, *messages_of(log))
+        build(store, NOW)
+        assert list(differences(store)) == []
+
+
+@settings(max_examples=-(-EXAMPLES // 2), suppress_health_check=SLOW)
+@given(busy_logs(), st.data())
+def test_building_piece_by_piece_gives_the_rows_of_one_whole_build(log: RandomLog, data: st.DataObject) -> None:
+    """Late results, results out of order and amendments may come in any piece; rows are equal to the last column."""
+    assume(len(log.records) > 1)
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(log.records) - 1), min_size=1, max_size=3)))
+    told = messages_of(log)
+    with TemporaryDirectory() as folder:
+        store = a_store(Path(folder) / "pieces", log.timezone)
+        for begun, ended in pairwise((0, *cuts, len(told))):
+            logged(store, *told[begun:ended])
+            report = build(store, NOW)
+            assert report.whole == (begun == 0)
+        twin = twin_of(store, Path(folder) / "whole")
+        build(twin, NOW)
+        assert rows_apart(store, twin) == []
+
+
+def test_results_out_of_order_late_and_amended_at_later_builds_are_the_oracle_s(tmp_path: Path) -> None:
+    """A result of April told in May between others, its amendment in June, a void in July, each in its own build."""
+    day = iter(["2024-05-01", "2024-05-20", "2024-04-02", "2024-05-21"])
+    runs = [
+        race(f"R{number}", on, known)
+        for number, (on, known) in enumerate(
+            zip(day, ("2024-05-01 15:00", "2024-05-20 15:00", "2024-05-20 18:00", "2024-05-21 15:00"), strict=True)
+        )
+    ]
+    amended = race("R2", "2024-04-02", "2024-06-01 10:00", version=2, winner=3)
+    voided = a_result(
+        a_runner("Horse 1", status="VOID"),
+        race_id="R0",
+        race_date="2024-05-01",
+        off_time="2024-05-01 14:00",
+        known_at="2024-07-01 10:00",
+        result_version=2,
+    )
+    log = a_log(*runs, amended, a_tick("2024-06-30 23:00"), voided, a_tick("2024-08-31 23:00"))
+    store = a_store(tmp_path / "pieces")
+    for record in log:
+        logged(store, from_record(record))
+        build(store, NOW)
+        assert list(differences(store)) == []
+    form = changelogs_of(store, FAMILIES[3])["horse 1",]
+    assert [row["starts"] for row in form if row["event_timestamp"] < datetime(2024, 5, 22, tzinfo=UTC)] == [1, 2, 3, 4]
+    assert form[-1]["starts"] == 3
+    twin = twin_of(store, tmp_path / "whole")
+    build(twin, NOW)
+    assert rows_apart(store, twin) == []
+
+
+def test_a_build_with_nothing_new_publishes_nothing(tmp_path: Path) -> None:
+    """The same generation stands, and no row is called new; told whole, it is made anew with the same values."""
+    store = a_store(tmp_path)
+    logged(store, *(from_record(record) for record in a_log(race("R1", "2024-05-01", "2024-05-01 15:00"))))
+    first = build(store, NOW)
+    before = tables_of(store)
+    again = build(store, NOW + timedelta(days=1))
+    assert (again.generation, set(again.added.values()), again.rows) == (first.generation, {0}, first.rows)
+    anew = build(store, NOW + timedelta(days=1), whole=True)
+    assert anew.generation != first.generation
+    assert tables_of(store) == before
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"distance_bands": (("dash", 1000), ("mile", 3000))},
+        {"going_groups": (("good", ("good", "soft")),)},
+        {"par_times_ms": ((0, 0), (1000, 60_000))},
+        {"place_terms": ((3, 1),)},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_a_changed_rule_of_the_jurisdiction_rebuilds_the_tables_under_a_new_epoch(
+    changed: dict[str, Any], tmp_path: Path
+) -> None:
+    """The rules are part of the formulas: no old row is kept beside rows of the new kind."""
+    store = a_store(tmp_path)
+    log = a_log(race("R1", "2024-05-01", "2024-05-01 15:00"), race("R2", "2024-05-02", "2024-05-02 15:00"))
+    logged(store, from_record(log[0]))
+    first = build(store, NOW)
+    logged(store, from_record(log[1]))
+    second = build(a_store(tmp_path), NOW, jurisdiction=replace(DEFAULT, **changed))
+    assert (second.epoch, second.whole) == (first.epoch + 1, True)
+
+
+@pytest.mark.parametrize("name", ["hk_amended", "london"])
+def test_the_sql_measures_of_every_start_are_those_of_plain_python(name: str, conformance: Conformance) -> None:
+    """Every field of every start of every version told, lower ones too, of `starts_of`, rated where it took effect."""
+    store = conformance(name).store
+    asked = Start._fields
+    with duckdb.connect() as connection:
+        measured = connection.execute(
+            f"SELECT seq, {', '.join(asked)} FROM {staging.parquet(staging.parts_of(store.home, 'starts'))}"
+        ).fetchall()
+    by_sql = {(row[0], row[1 + asked.index("horse_id")]): row[1:] for row in measured}
+    by_python: dict[tuple[int, str], tuple[object, ...]] = {}
+    elo, races = Elo(MemorySpill()), dict[str, RaceState]()
+    for seq, message in reader.messages(store.home):
+        if isinstance(message, Result):
+            starts = starts_of(message.race, message.runners)
+            before = races.get(message.race_id)
+            races[message.race_id], change = apply_version(before, message, elo.rate)
+            by_python |= {(seq, start.horse_id): tuple(start) for start in change.added or starts}
+    assert len(by_sql) == len(measured) > 5_000
+    assert by_sql == by_python
+
+
+def test_a_build_that_finds_no_room_to_rate_says_so_and_can_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one line, with its remedy; what was measured before it is measured again."""
+    store = a_store(tmp_path)
+    logged(store, from_record(a_log(a_result(*a_field(3)))[0]))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pyarrow.parquet.write_table", full)
+        with pytest.raises(UserError, match=r"No space left on device.*: make room there and repeat the build"):
+            build(store, NOW)
+    assert build(store, NOW).added["horse_elo"] == 3
+
+
+def race(race_id: str, on: str, known_at: str, version: int = 1, winner: int = 1) -> Row:
+    """Four finishers in order of their number, but for the winner, who changes places with the first."""
+    runners = a_field(4)
+    runners[0], runners[winner - 1] = (
+        runners[0] | {"position": winner},
+        runners[winner - 1] | {"position": 1},
+    )
+    return a_result(
+        *runners, race_id=race_id, race_date=on, off_time=f"{on} 14:00", known_at=known_at, result_version=version
+    )

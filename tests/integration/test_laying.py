@@ -1,0 +1,94 @@
+"""A stream's shards laid from what a build has measured are those that folding every result in would give."""
+
+import gc
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, Phase, assume, given, settings
+
+from tests.support.any_family import families
+from tests.support.logs import a_store, fixed, logged
+from tests.support.replay import dumped
+from tests.support.strategies import RandomLog, busy_logs
+from tests.support.streaming import NOW
+from velo.feature_repo.catalogue.families import FAMILIES, Family
+from velo.racing.messages import Result, from_record
+from velo.storage.log import reader
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Store
+from velo.streams.batch.build import build, fingerprint
+from velo.streams.dataflow.bootstrap import Bootstrap
+from velo.streams.importers.ingest import ingest
+from velo.streams.importers.runners import read_runner_tables
+
+NONE_MEASURED = "other formulas"
+FILES = [("london", "Europe/London"), ("hk_amended", "Asia/Hong_Kong")]
+
+
+@pytest.fixture(params=FILES, ids=[name for name, _ in FILES])
+def store(request: pytest.FixtureRequest, shared: Path, tmp_path: Path) -> Store:
+    """A store that was built, with amendments and voids, and told more since."""
+    name, timezone = request.param
+    made = a_store(tmp_path / "home", timezone)
+    table = shared / "conformance" / f"{name}.parquet"
+    ingest(made, read_runner_tables([table], made), late=False, clock=fixed(NOW))
+    build(made, NOW)
+    last = [message for _, message in reader.messages(made.home) if isinstance(message, Result)][-1]
+    assert last.known_at is not None
+    with LogWriter.open(made, clock=fixed(last.known_at + timedelta(hours=1))) as writer:
+        writer.append(replace(last, runners=last.runners[::-1], result_version=last.result_version + 1))
+        writer.append(replace(last, race=replace(last.race, race_id="told since")))
+    return made
+
+
+def test_the_shards_are_those_of_the_plain_fold_wherever_a_stream_begins(store: Store) -> None:
+    """Sums, histories, windows and what is due: in the midst of what was built, and after what was told since."""
+    ended = reader.end(store.home).next_seq
+    for base in (ended // 2, ended):
+        laid, folded = ground(store, fingerprint(), base), ground(store, NONE_MEASURED, base)
+        assert dict(laid.held.items()) == dict(folded.held.items())
+        assert list(contents(laid)) == list(contents(folded)), base
+
+
+@settings(max_examples=6, phases=(Phase.explicit, Phase.generate), suppress_health_check=[*HealthCheck])
+@given(log=busy_logs(), family=families())
+def test_the_shards_of_a_family_that_nobody_shipped_are_those_of_the_plain_fold(log: RandomLog, family: Family) -> None:
+    """Whatever its keys and aggregates: as of the middle of what was built, and of its end."""
+    assume(log.records)
+    with TemporaryDirectory() as folder:
+        store = a_store(Path(folder), log.timezone)
+        logged(store, *(from_record(record) for record in log.records))
+        build(store, NOW, families=(family,))
+        ended = reader.end(store.home).next_seq
+        for base in (ended // 2, ended):
+            laid, folded = (
+                ground(store, formulas, base, (family,)) for formulas in (fingerprint((family,)), NONE_MEASURED)
+            )
+            assert list(contents(laid, (family,))) == list(contents(folded, (family,))), base
+
+
+def ground(store: Store, formulas: str, base: int, families: Sequence[Family] = FAMILIES) -> Bootstrap:
+    """What a stream that begins at a record knows; by other formulas than the tables', nothing is taken of them."""
+    made = Bootstrap(store.home, store.timezone, families, 2, formulas).at(base)
+    gc.unfreeze()
+    return made
+
+
+def contents(ground: Bootstrap, families: Sequence[Family] = FAMILIES) -> Iterator[tuple[Any, ...]]:
+    """All that each shard knows."""
+    for name in shard_names(families):
+        roller, state = ground.take(name)
+        known = {key: (one.within, one.expires_day, one.until_us) for key, one in state.keys.items()}
+        due = {day: sorted(keys) for day, keys in state.due.items() if keys}
+        # as values: 1200 metres may be a whole number in one and a double in the other
+        yield name, orjson.loads(dumped(roller, state)), known, due, state.today, state.ends_us
+
+
+def shard_names(families: Sequence[Family]) -> Sequence[str]:
+    return [f"{family.view}/{number:02d}" for family in families for number in range(2)]

@@ -1,0 +1,290 @@
+"""Paper trading: each race decided once, before its off, at what was known then; settled on the weighed-in result."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.cli import velo
+from tests.support.paper_days import (
+    DECISION,
+    LEAD,
+    OFF,
+    TRADER,
+    PlainRace,
+    PlainRunner,
+    a_copy,
+    at,
+    instants,
+    plain_score,
+)
+from tests.support.seasons import BUILT_AT
+from velo.errors import UserError
+from velo.racing.cards import decision_time, declared_at, first_result
+from velo.racing.messages import Market, Message, NonRunner, Race, Racecard, Reinstated, Result, Runner
+from velo.racing.settlement import Bet, Outcome, settle
+from velo.racing.staking import edge, kelly_stake
+from velo.serving.paper import BY_EDGE, BY_P, MISSED, PaperRace, Rule, bets_on, rule_of, step, trader_of
+from velo.serving.paper_ledger import SettledBet, Settlement, read, writing
+from velo.serving.paper_report import paper_reports
+from velo.serving.paper_settlement import withdrawals
+from velo.serving.race_messages import messages_of_race
+from velo.serving.score import score
+from velo.storage.store import Home, Store
+from velo.streams.unbuilt_log import UnbuiltLog
+from velo.training import bundle
+from velo.training.betting import edges, kelly_stakes
+from velo.training.model import ModelOptions
+from velo.training.train import train
+
+# What a withdrawal takes
+
+
+HORSE_OUT = NonRunner("r1", "b", "by mistake", OFF - timedelta(minutes=3))
+
+
+def a_told_race(*more: Message, status: str) -> list[Message]:
+    """A bet on `a` at 4.0 five minutes before the off; `b` stood at 2.0 and `a` wins."""
+    race = Race("r1", date(2025, 6, 1), OFF, "Ascot")
+    ran = Runner("b", status=status, position=2 if status == "FINISHED" else None)
+    return [
+        Racecard(race, (Runner("a"), Runner("b")), OFF - timedelta(hours=5)),
+        Market("r1", {"a": 4.0, "b": 2.0}, "show", OFF - timedelta(minutes=30)),
+        *more,
+        Result(race, (Runner("a", status="FINISHED", position=1), ran), 1, OFF + timedelta(minutes=10)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "status", "price"),
+    [
+        ((HORSE_OUT,), "NR", 2.65),
+        ((HORSE_OUT, Reinstated("r1", "b", OFF - timedelta(minutes=2))), "FINISHED", 4.0),
+        ((HORSE_OUT,), "FINISHED", 4.0),
+        ((replace(HORSE_OUT, known_at=OFF - timedelta(minutes=20)),), "NR", 4.0),
+        ((replace(HORSE_OUT, horse_id="nobody of that name"),), "FINISHED", 4.0),
+    ],
+    ids=["stands", "taken back by a message", "taken back by the start", "before the bet", "about nobody"],
+)
+def test_only_a_withdrawal_that_stands_and_came_after_the_bet_takes_of_its_price(
+    more: Sequence[Message], status: str, price: float
+) -> None:
+    """Evens against it is 45p in the pound by Rule 4: 1 + 3 × 0.55 = 2.65."""
+    known = a_told_race(*more, status=status)
+    result = first_result(known)
+    assert result is not None
+    settled = settle(Bet("r1", "a", 1.0, OFF - LEAD, 4.0), result, withdrawals(known, DECISION, result))
+    assert settled.outcome is Outcome.WON
+    assert settled.price == pytest.approx(price)
+
+
+# Deciding
+
+
+def test_every_carded_race_is_decided_once_at_its_decision_time_with_the_odds_known_then(traded_store: Store) -> None:
+    book = read(traded_store.home)
+    assert len(book.decisions) >= 3
+    bets = 0
+    for decision in book.decisions.values():
+        messages = messages_of_race(traded_store.home, decision.race_id).messages
+        assert decision.as_of == decision_time(messages, LEAD)
+        assert decision.as_of is not None
+        assert decision.as_of <= decision.written_at < decision.off_time
+        then = declared_at(messages, decision.as_of)
+        assert then is not None
+        assert decision.runners == len(then.runners)
+        p = 1.0 / len(then.runners)
+        prices = dict(then.odds.prices) if then.odds else {}
+        wanted = {one.horse_id for one in then.runners if p * prices.get(one.horse_id, 0.0) - 1.0 >= TRADER.rule.least}
+        assert {one.horse_id for one in decision.bets} == wanted
+        assert all(one.price == prices[one.horse_id] for one in decision.bets)
+        bets += len(decision.bets)
+    assert bets > 4
+
+
+def test_a_decision_is_what_the_scorer_itself_says_as_of_then(paper_store: Store, tmp_path: Path) -> None:
+    """With a trained model and Feast; what is bet is what `velo score --as-of` tells."""
+    made = a_copy(paper_store, tmp_path / "home")
+    few = ModelOptions(rounds=6, patience=3, leaves=4, threads=1)
+    train(made, now=BUILT_AT, options=few, validate_from=date(2023, 4, 23), test_from=date(2023, 5, 11))
+    trader = trader_of(made.home)
+    assert trader.mode == "paper only"
+    assert trader.rule.least == 0.05
+
+    def real(race_id: str, as_of: datetime, now: datetime) -> PaperRace:
+        return score(made, race_id, log=UnbuiltLog(made.home), now=now, as_of=as_of)
+
+    with writing(made.home) as ledger:
+        for now in instants():
+            step(made, UnbuiltLog(made.home), ledger, trader, real, at(now))
+            if len(ledger.book.decisions) > 1:
+                break
+        book = ledger.book
+    for decision in book.decisions.values():
+        assert decision.as_of is not None
+        scored = score(made, decision.race_id, log=UnbuiltLog(made.home), now=BUILT_AT, as_of=decision.as_of)
+        told = {one.horse_id: one for one in scored.runners}
+        for bet in decision.bets:
+            chosen = told[bet.horse_id].blended if trader.rule.blend else told[bet.horse_id].probability
+            assert (bet.p, bet.price) == (chosen, told[bet.horse_id].market_odds)
+        assert decision.bundle == scored.model
+
+
+def test_a_starting_price_is_no_price_before_the_off() -> None:
+    runners = [
+        PlainRunner("a", "A", 0.5, 4.0, "SP"),
+        PlainRunner("b", "B", 0.5, 4.0, "show"),
+        PlainRunner("c", "C", 0.5, None, None),
+    ]
+    by_edge = bets_on(runners, Rule(BY_EDGE, 0.1, ""))
+    assert [(one.horse_id, one.price) for one in by_edge] == [("b", 4.0)]
+    by_p = bets_on(runners, Rule(BY_P, 0.4, ""))
+    assert [(one.horse_id, one.price) for one in by_p] == [("a", None), ("b", 4.0), ("c", None)]
+
+
+def test_the_strategy_is_the_one_the_gate_judged_cut_where_its_backtest_cut_it(tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "v"
+    folder.mkdir(parents=True)
+    assert rule_of(Home(tmp_path), "v").least == 0.05
+    (folder / bundle.GATE).write_text('{"strategy": "TOP20 by edge", "cut": 0.123, "backtest": "b"}')
+    assert rule_of(Home(tmp_path), "v") == Rule(
+        BY_EDGE, 0.123, "TOP20 by edge of the fundamental: edge ≥ 0.123, its cut in backtest b"
+    )
+    (folder / bundle.GATE).write_text('{"strategy": "TOP20 by edge", "cut": 0.1, "backtest": "b", "subject": "blend"}')
+    assert rule_of(Home(tmp_path), "v").blend
+    (folder / bundle.GATE).write_text('{"strategy": "TOP20 by edge", "cut": 0.1, "backtest": "b", "subject": "logit"}')
+    with pytest.raises(UserError, match="'logit', which is not served"):
+        rule_of(Home(tmp_path), "v")
+
+
+def test_a_rule_of_the_blend_bets_on_it_where_the_odds_are_known_and_by_edge_on_nothing_else() -> None:
+    runners = [
+        PlainRunner("a", "A", 0.1, 4.0, "show", 0.5),
+        PlainRunner("b", "B", 0.9, 4.0, "show", 0.2),
+        PlainRunner("c", "C", 0.9, 4.0, "show", None),
+    ]
+    by_edge = bets_on(runners, Rule(BY_EDGE, 0.1, "", blend=True))
+    assert [(one.horse_id, one.p, one.kelly) for one in by_edge] == [("a", 0.5, kelly_stake(0.5, 4.0))]
+    by_p = bets_on(runners, Rule(BY_P, 0.4, "", blend=True))
+    assert [(one.horse_id, one.p) for one in by_p] == [("a", 0.5), ("c", 0.9)]
+
+
+def test_what_could_not_be_decided_before_the_off_is_missed_and_nothing_is_bet(
+    paper_store: Store, tmp_path: Path
+) -> None:
+    made = a_copy(paper_store, tmp_path / "home")
+    every = instants()
+    with writing(made.home) as ledger:
+
+        def refusing(race_id: str, as_of: datetime, now: datetime) -> PlainRace:
+            raise UserError("Redis is away")
+
+        begun = next(
+            number
+            for number, now in enumerate(every)
+            if step(made, UnbuiltLog(made.home), ledger, TRADER, partial(plain_score, made), at(now)).decided
+        )
+        waited = [
+            line
+            for now in every[begun + 1 :]
+            for line in step(made, UnbuiltLog(made.home), ledger, TRADER, refusing, at(now)).waiting
+        ]
+        assert any("Redis is away" in line for line in waited)
+        missed = [one for one in ledger.book.decisions.values() if one.missed]
+    assert missed
+    for one in missed:
+        assert one.bets == ()
+        assert one.missed == MISSED
+        assert one.as_of is None
+
+
+def test_a_score_that_came_after_the_off_is_no_bet(paper_store: Store, tmp_path: Path) -> None:
+    made = a_copy(paper_store, tmp_path / "home")
+    with writing(made.home) as ledger:
+        for now in instants():
+            seen = iter((now, now, *[now + timedelta(minutes=5)] * 9))
+            if step(
+                made, UnbuiltLog(made.home), ledger, TRADER, partial(plain_score, made), partial(next, seen)
+            ).missed:
+                break
+        (decision,) = ledger.book.decisions.values()
+    assert (decision.missed, decision.bets, decision.as_of) == (MISSED, (), None)
+
+
+# Settling
+
+
+def test_bets_settle_on_version_1_and_the_report_adds_them_up(traded_store: Store) -> None:
+    book = read(traded_store.home)
+    assert not book.open()
+    profit = staked = 0.0
+    for key, settlement in book.settlements.items():
+        result = first_result(messages_of_race(traded_store.home, settlement.race_id).messages)
+        assert result is not None
+        assert settlement.written_at >= settlement.result_known_at == result.known_at
+        places = {one.horse_id: one for one in result.runners}
+        for bet, told in zip(book.decisions[key].bets, settlement.bets, strict=True):
+            runner = places[bet.horse_id]
+            if told.outcome == "void":
+                assert runner.status == "NR"
+                continue
+            if told.outcome == "unsettled":
+                assert "not known" in told.reason
+                continue
+            assert (told.outcome == "won") == (runner.position == 1)
+            assert told.closing == runner.sp_decimal
+            assert told.profit is not None
+            assert told.price is not None
+            assert bet.price is not None
+            assert told.price <= bet.price
+            assert told.profit == pytest.approx(told.price - 1.0 if runner.position == 1 else -1.0)
+            profit, staked = profit + told.profit, staked + bet.stake
+    (report,) = paper_reports(book)
+    assert report.n == staked > 4
+    assert report.profit == pytest.approx(profit)
+    assert report.roi.value == pytest.approx(profit / staked)
+    assert report.roi.low is None, "of so few days no interval is told"
+    assert report.open == 0
+
+
+def test_intervals_come_with_ten_days(tmp_path: Path) -> None:
+    with writing(Home(tmp_path)) as ledger:
+        for day in range(12):
+            off = OFF + timedelta(days=day)
+            one = replace(
+                DECISION, race_id=f"r{day}", race_date=off.date().isoformat(), off_time=off, written_at=off - LEAD
+            )
+            assert ledger.decide(one)
+            won = day % 3 == 0
+            told = SettledBet(
+                "a", "won" if won else "lost", 4.0, float(won), 3.0 if won else -1.0, 3.2, "", "tattersalls-4c-5p"
+            )
+            assert ledger.settle(Settlement(one.race_id, "m", off, off, (told,)))
+    (report,) = paper_reports(read(Home(tmp_path)))
+    assert report.roi.value == pytest.approx((4 * 3 - 8) / 12)
+    assert report.roi.low is not None
+    assert report.roi.value is not None
+    assert report.roi.low < report.roi.value
+    assert report.clv.value == pytest.approx(0.25)
+    assert report.ae_model.value == pytest.approx(4 / 3.6)
+    assert report.ae_price.value == pytest.approx(4 / 3.0)
+
+
+@given(st.floats(0.001, 0.999), st.floats(1.01, 500.0))
+def test_one_bet_is_staked_as_a_whole_period_is(p: float, price: float) -> None:
+    many = np.array([p]), np.array([price])
+    assert edge(p, price) == edges(*many)[0]
+    assert kelly_stake(p, price) == pytest.approx(kelly_stakes(*many)[0], rel=1e-12)
+
+
+def test_the_command_wants_to_be_told_what_to_do(tmp_path: Path) -> None:
+    velo("paper", home=tmp_path).told("--follow", "--once", "--report", "give one")
+    velo("paper", "--once", home=tmp_path).told("there is no model at", "run `velo train` first")
+    assert velo("paper", "--report", "--json", home=tmp_path).document == {"step": None, "models": []}
+    assert "nothing was decided on paper yet" in velo("paper", "--report", home=tmp_path).out

@@ -1,0 +1,137 @@
+"""Placebos on real races: noise teaches nothing, the market has no edge on itself, a leak is seen, the future is not.
+
+Three seasons of the Hong Kong file, two to learn from and one to predict, through the store and Feast.
+"""
+
+from dataclasses import replace
+from datetime import date
+
+import numpy as np
+import pytest
+
+from tests.support.placebos import shuffled_winners
+from tests.support.stores import Conformance
+from velo.errors import UserError
+from velo.resampling import Days
+from velo.training.backtest_metrics import BacktestPeriod
+from velo.training.by_race import Floats
+from velo.training.dataset import TrainingSet, training_set
+from velo.training.ensemble import inputs
+from velo.training.entity_rows import Period
+from velo.training.folds import Fold, refits_between
+from velo.training.gate import Verdict
+from velo.training.market import fit_market_exponent
+from velo.training.model import FEATURES, ModelOptions
+from velo.training.races import Races, races_of
+from velo.training.walk_forward import OutOfFold, forward
+from velo.training.windows import ask, gate_figures
+
+SMALL = ModelOptions(rounds=60, patience=20, leaves=8, learning_rate=0.1, feature_fraction=0.5, threads=1)
+PERIOD = Period(date(2016, 1, 1), date(2018, 12, 31))
+
+
+@pytest.fixture(scope="module")
+def rows(conformance: Conformance) -> TrainingSet:
+    return training_set(conformance("hk").store, period=PERIOD)
+
+
+@pytest.fixture(scope="module")
+def races(rows: TrainingSet) -> Races:
+    return races_of(rows)
+
+
+@pytest.fixture(scope="module")
+def matrix(rows: TrainingSet, races: Races) -> Floats:
+    return rows.matrix(FEATURES)[races.rows]
+
+
+def told_of(matrix: Floats, races: Races, folds: tuple[Fold, ...] | None = None) -> OutOfFold:
+    """2018 by a model of the years before, unless other folds are given."""
+    chosen = folds or refits_between(races.days, [np.datetime64("2018-01-01"), np.datetime64("2019-01-01")])
+    return forward(inputs(matrix, races.starts), races, chosen, 0, 12, SMALL, lambda step, done, steps: None)
+
+
+def season_of(told: OutOfFold, rows: TrainingSet, p: Floats) -> BacktestPeriod:
+    races = told.races
+    prices = rows.label("sp_decimal")[races.rows]
+    days = Days.of_dates(np.repeat(races.days, races.sizes), 1)
+    return BacktestPeriod(p, races.pi, prices, prices, races.share, races.starts, days)
+
+
+def test_shuffled_winners_teach_nothing(races: Races, matrix: Floats) -> None:
+    """Winners and market are dealt anew within each race, the same way: R² of later days is 0 or below, within noise."""
+    share, pi = (shuffled_winners(one, races.starts, 3) for one in (races.share, races.pi))
+    told = told_of(matrix, replace(races, share=share, pi=pi))
+    loss = -told.races.total(told.races.share * np.log(told.fundamental))
+    gained = np.log(told.races.sizes) - loss
+    assert gained.mean() < 2.0 * gained.std() / np.sqrt(gained.size)
+    assert gained.mean() / np.log(told.races.sizes).mean() < 0.01
+
+
+def test_a_model_that_says_what_the_market_says_has_no_margin_and_does_not_pass(
+    rows: TrainingSet, races: Races
+) -> None:
+    """π itself, held against π^β, whose exponent is fitted on the years before."""
+    before, year = races.only(races.days < np.datetime64("2018-01-01")), races.between(date(2018, 1, 1), PERIOD.until)
+    priced = ~np.isnan(year.total(year.pi))
+    year = year.only(priced)
+    beta = fit_market_exponent(before.pi, before.starts, before.share)
+    market = beta.probabilities(None, year.pi, year.starts)
+    prices = rows.label("sp_decimal")[year.rows]
+    days = Days.of_dates(np.repeat(year.days, year.sizes), 1)
+    season = BacktestPeriod(year.pi, year.pi, prices, prices, year.share, year.starts, days)
+    figures = gate_figures(season, np.ones(market.size, dtype=np.bool_), market, 100_000)
+    low, high = figures["margin"].low, figures["margin"].high
+    assert low is not None
+    assert high is not None
+    assert low < 0.0 < high
+    report = ask(season, year.days, market, 100_000, until=PERIOD.until, simulations=20)
+    assert report.verdict is not Verdict.PASS
+
+
+def test_what_a_race_told_is_refused_as_a_column(rows: TrainingSet) -> None:
+    for told_after in ("label__position", "sp_decimal", "beaten_lengths"):
+        with pytest.raises(UserError, match=f"{told_after} is no feature of the catalogue"):
+            rows.matrix([*FEATURES, told_after])
+
+
+def test_a_feature_taken_from_the_next_race_sets_off_the_alarms(
+    rows: TrainingSet, races: Races, matrix: Floats
+) -> None:
+    """The classic slip, a shift by one: each form value is that of the horse's next start, which knows how this one went."""
+    horses = rows.identity.column("horse_id").to_numpy(zero_copy_only=False)[races.rows]
+    order = np.lexsort((races.rows, horses))
+    following = np.where(horses[order][1:] == horses[order][:-1], order[1:], -1)
+    late = matrix.copy()
+    for name in ("horse_form__prb_last", "horse_form__position_last", "horse_form__wins", "horse_form__sr"):
+        at = FEATURES.index(name)
+        shifted = np.full(order.size, np.nan)
+        shifted[order[:-1]] = np.where(following >= 0, matrix[following, at], np.nan)
+        late[:, at] = shifted
+    told = told_of(late, races)
+    figures = gate_figures(season_of(told, rows, told.fundamental), told.fundamental > 0.2, told.races.pi, 100_000)
+    sound = told_of(matrix, races)
+    assert figures["top1"].value is not None
+    assert figures["top1"].value > 0.45
+    without = gate_figures(season_of(sound, rows, sound.fundamental), sound.fundamental > 0.2, sound.races.pi, 100_000)
+    assert without["top1"].value is not None
+    assert without["top1"].value < 0.35
+
+
+def test_races_of_later_days_change_no_earlier_prediction(
+    conformance: Conformance, rows: TrainingSet, races: Races, matrix: Floats
+) -> None:
+    """What is joined and what is predicted for 2017 is the same, to the bit, with 2018 there and without."""
+    edge = date(2017, 12, 31)
+    fewer = training_set(conformance("hk").store, period=Period(PERIOD.since, edge))
+    own = races_of(fewer)
+    early = fewer.matrix(FEATURES)[own.rows]
+    assert early.tobytes() == matrix[: early.shape[0]].tobytes()
+    at = (np.datetime64("2017-07-01"), np.datetime64("2018-01-01"))
+
+    def half_of(of: Races) -> tuple[Fold, ...]:
+        return (Fold("2017", of.days < at[0], (of.days >= at[0]) & (of.days < at[1])),)
+
+    short, long = told_of(early, own, half_of(own)), told_of(matrix, races, half_of(races))
+    for name in ("fundamental", "residual"):
+        np.testing.assert_array_equal(getattr(short, name), getattr(long, name))

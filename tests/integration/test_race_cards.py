@@ -1,0 +1,218 @@
+"""Cards in Redis: a message takes its place once, whoever tells it, and a Redis that forgot is told again."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import orjson
+import pytest
+
+from tests.support.seasons import BUILT_AT, a_season, opened
+from tests.support.streaming import streamed
+from velo.feature_repo.stores.embedded_redis import down
+from velo.feature_repo.stores.race_cards import KEEP, RaceCards, RaceUpdate
+from velo.feature_repo.stores.redis_client import connect
+from velo.racing.cards import Declared, declared_at
+from velo.racing.going import draw_cell
+from velo.racing.messages import (
+    GoingChange,
+    JockeyChange,
+    Market,
+    Message,
+    NonRunner,
+    Race,
+    Racecard,
+    Result,
+    Runner,
+    to_record,
+)
+from velo.storage.log.reader import messages
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Store
+from velo.streams.batch.build import build
+from velo.streams.dataflow.cards_sink import fill
+
+OFF = datetime(2023, 6, 1, 14, 0, tzinfo=UTC)
+NOW = OFF - timedelta(hours=1)
+TO_COME = Race("R1", date(2023, 6, 1), OFF, "Ascot", surface="Turf", going="Good", distance_m=1609.0)
+RUNNERS = tuple(Runner(f"horse {n}", runner_no=n, draw=n, jockey_id=f"jockey {n}", trainer_id="T") for n in range(1, 7))
+
+
+def told(after: timedelta) -> datetime:
+    return OFF - timedelta(hours=5) + after
+
+
+STORY: tuple[Message, ...] = (
+    Racecard(TO_COME, RUNNERS, told(timedelta())),
+    Market("R1", {"horse 1": 3.5}, "show", told(timedelta(minutes=1))),
+    NonRunner("R1", "horse 6", "lame", told(timedelta(minutes=2))),
+    JockeyChange("R1", "horse 2", "jockey 9", "Jockey 9", told(timedelta(minutes=3))),
+    GoingChange("R1", "Soft", told(timedelta(minutes=4))),
+    Market("R1", {"horse 1": 4.5, "horse 2": 2.0}, "show", told(timedelta(minutes=5))),
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    made = opened(tmp_path / "home").save()
+    with LogWriter.open(made, clock=lambda: BUILT_AT) as writer:
+        writer.load([*a_season(9), *STORY])
+    yield made
+    down(made.home)
+
+
+def cards_of(store: Store) -> RaceCards:
+    return RaceCards(connect(store.home))
+
+
+def now_live(store: Store, *more: Message, at: datetime = NOW) -> None:
+    with LogWriter.open(store, clock=lambda: at) as writer:
+        for one in more:
+            writer.append(one)
+    streamed(store, online=True, clock=lambda: at)
+
+
+def test_the_stream_keeps_a_race_as_the_log_tells_it(store: Store) -> None:
+    """The card in Redis stands as all the race's messages of the log do; of markets the latest is enough."""
+    now_live(store)
+    kept = cards_of(store).race("R1")
+    assert kept is not None
+    from_log = [one for _, one in messages(store.home) if one.race_id == "R1"]
+    assert declared_at(kept.messages, NOW) == declared_at(from_log, NOW)
+    assert len(kept.messages) == len(from_log) - 1
+    assert cards_of(store).races(NOW, OFF + timedelta(hours=1)) == ["R1"]
+
+
+def test_a_change_follows_and_draw_cells_follow_it(store: Store) -> None:
+    """A withdrawal moves the draw thirds, a going change the cell: of everyone left."""
+    now_live(store)
+    cells: list[str | None] = []
+    races: list[Declared] = []
+    for change in ((), (GoingChange("R1", "Heavy"),), (NonRunner("R1", "horse 1"), NonRunner("R1", "horse 2"))):
+        now_live(store, *change)
+        kept = cards_of(store).race("R1")
+        race = declared_at(kept.messages, OFF) if kept else None
+        assert race is not None
+        races.append(race)
+        cells.append(race.entity_keys()[-1]["draw_cell"])
+        assert race.entity_keys()[0]["going_group"] == "soft"
+    assert cells == [draw_cell("Ascot", "Turf", 1609.0, "Soft", 3)] * 3
+    assert races[-1].draw_thirds == (1, 2, 3)
+    assert [one.horse_id for one in races[-1].withdrawn] == ["horse 1", "horse 2", "horse 6"]
+
+
+def test_told_again_in_any_order_nothing_changes(store: Store) -> None:
+    now_live(store)
+    cards = cards_of(store)
+    before, events = cards.race("R1"), cards.events("0-0")
+    offers = []
+    for seq, one in messages(store.home):
+        if one.race_id == "R1" and one.known_at is not None:
+            off = one.race.off_time if isinstance(one, Racecard | Result) else None
+            kind = str(to_record(one)["type"])
+            offers.append(RaceUpdate(seq, kind, "R1", one.known_at, orjson.dumps(to_record(one)), off))
+    assert cards.offer(0, offers[::-1], NOW) == 0
+    assert cards.race("R1") == before
+    assert cards.events("0-0") == events
+
+
+def test_events_are_the_live_messages_once_each(store: Store) -> None:
+    now_live(store)
+    last = cards_of(store).events("0-0")[-1].id
+    now_live(store, NonRunner("R1", "horse 5"))
+    streamed(store, online=True, clock=lambda: NOW)
+    told = cards_of(store).events(last)
+    assert [(one.kind, one.race_id) for one in told] == [("non_runner", "R1")]
+
+
+@pytest.mark.parametrize("how", ["the next stream", "rebuild"])
+def test_a_redis_that_forgot_is_told_the_open_races_without_a_replay(store: Store, how: str) -> None:
+    now_live(store)
+    before, head = cards_of(store).race("R1"), cards_of(store).head()
+    cards_of(store).clear()
+    assert cards_of(store).race("R1") is None
+    if how == "rebuild":
+        assert fill(store.home, cards_of(store), NOW) == len(STORY)
+    else:
+        streamed(store, online=True, clock=lambda: NOW)
+        assert cards_of(store).head() == head
+    assert cards_of(store).race("R1") == before
+
+
+def test_a_redis_of_an_earlier_form_is_given_the_open_races_again(store: Store) -> None:
+    """Then it held the latest card alone, by which nobody can tell who was declared before a message came."""
+    now_live(store, Racecard(TO_COME, RUNNERS[:5]), Racecard(TO_COME, RUNNERS))
+    cards = cards_of(store)
+    before = cards.race("R1")
+    assert before is not None
+    assert sum(isinstance(one, Racecard) for one in before.messages) == 3
+    earlier = [name for name in cards.client.hkeys("{velo}:race:R1") if name.startswith(b"c:")]
+    cards.client.hdel("{velo}:race:R1", *earlier)
+    cards.client.hdel("{velo}:head", "form")
+    assert cards.race("R1") != before
+    streamed(store, online=True, clock=lambda: NOW)
+    after = cards.race("R1")
+    assert after is not None
+    assert sorted(map(str, after.messages)) == sorted(map(str, before.messages))
+
+
+def test_what_is_told_of_a_race_without_a_card_waits_for_it_and_is_listed_until_it_comes(store: Store) -> None:
+    """At the log's end, and in a Redis that forgot: the card comes and finds it."""
+    other = replace(TO_COME, race_id="R9")
+    now_live(store, GoingChange("R9", "Heavy"), NonRunner("R9", "horse 1"))
+    cards = cards_of(store)
+    assert cards.waiting() == ["R9"]
+    cards.clear()
+    assert fill(store.home, cards, NOW) == len(STORY) + 2
+    assert cards.waiting() == ["R9"]
+    now_live(store, Racecard(other, RUNNERS))
+    assert cards.waiting() == []
+    kept = cards.race("R9")
+    race = declared_at(kept.messages, OFF) if kept else None
+    assert race is not None
+    assert (race.race.going, [one.horse_id for one in race.withdrawn]) == ("Heavy", ["horse 1"])
+    left = cards.client.pttl("{velo}:race:R9") / 1000
+    assert left == pytest.approx((KEEP + OFF - NOW).total_seconds(), rel=0.01)
+
+
+def test_a_stream_that_catches_up_keeps_nothing_of_races_long_run(store: Store) -> None:
+    """A season's odds, withdrawals and changes wait for no card: theirs was told, and their off is past."""
+    now_live(store)
+    cards = cards_of(store)
+    assert list(cards.client.scan_iter(match="{velo}:race:*")) == [b"{velo}:race:R1"]
+    assert cards.waiting() == []
+
+
+def test_a_stream_that_takes_over_from_a_build_has_the_open_cards(store: Store) -> None:
+    """Nothing of the log is replayed, yet the race to come is there."""
+    build(store, BUILT_AT)
+    telemetry = streamed(store, online=True, clock=lambda: NOW)
+    assert telemetry.registry.get_sample_value("velo_stream_messages_total", {"type": "result"}) is None
+    kept = cards_of(store).race("R1")
+    assert kept is not None
+    assert len(kept.messages) == len(STORY) - 1
+
+
+def test_races_long_run_are_dropped(store: Store) -> None:
+    now_live(store)
+    assert cards_of(store).client.pttl("{velo}:race:R1") == pytest.approx(
+        (KEEP + OFF - NOW) / timedelta(milliseconds=1), rel=0.01
+    )
+    later = OFF + timedelta(days=3)
+    other = replace(TO_COME, race_id="R2", race_date=later.date(), off_time=later + timedelta(hours=1))
+    now_live(store, Racecard(other, RUNNERS), at=later)
+    assert cards_of(store).races(NOW, later + timedelta(days=1)) == ["R2"]
+
+
+def test_a_log_of_another_generation_begins_anew(store: Store) -> None:
+    now_live(store)
+    cards = cards_of(store)
+    assert (
+        cards.offer(
+            1, [RaceUpdate(0, "going_change", "R1", NOW, b'{"type":"going_change","race_id":"R1","going":"Good"}')], NOW
+        )
+        == 1
+    )
+    assert cards.races(NOW, OFF + timedelta(hours=1)) == []
+    assert cards.offer(0, [RaceUpdate(9999, "going_change", "R1", NOW, b"{}")], NOW) == 0

@@ -1,0 +1,268 @@
+"""The service tells the truth or says why not: every answer as its document has it, every refusal in one line."""
+
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from fastapi.testclient import TestClient
+
+from tests.support.seasons import opened
+from tests.support.services import (
+    ODDS,
+    OFF,
+    RUNNERS,
+    SCORE,
+    STORY,
+    WRITES,
+    a_client,
+    a_service,
+    a_streamed_store,
+    posted,
+    refused,
+    tell,
+)
+from velo.feature_repo.stores.embedded_redis import down
+from velo.racing.messages import JockeyChange, NonRunner
+from velo.serving.api.schemas import Card, Day, Score
+from velo.serving.score_audit import audit_scores
+from velo.storage.store import Store
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    made = a_streamed_store(tmp_path_factory.mktemp("service") / "home")
+    yield made
+    down(made.home)
+
+
+@pytest.fixture(scope="module")
+def client(store: Store) -> TestClient:
+    return a_client(a_service(store))
+
+
+# What is told
+
+
+def test_a_score_is_as_the_document_says_and_sums_to_one(client: TestClient) -> None:
+    told = client.get(SCORE, params={"drivers": "true"})
+    scored = Score.model_validate_json(told.content)
+    assert sum(one.probability for one in scored.runners) == pytest.approx(1.0, abs=1e-9)
+    assert scored.withdrawn == ["Horse 7"]
+    assert scored.features_from == "redis"
+    assert any(one.drivers for one in scored.runners)
+    assert all(one.interval is None for one in scored.runners), "of so few races no interval is made up"
+
+
+def test_the_day_and_the_card_are_as_the_document_says(client: TestClient) -> None:
+    day = Day.model_validate_json(client.get("/v1/races").content)
+    assert [(race.race_id, race.status, race.runners, race.withdrawn) for race in day.races] == [
+        ("to come", "to come", 7, 1)
+    ]
+    assert day.model is not None
+    card = Card.model_validate_json(client.get("/v1/races/to%20come").content)
+    assert [one.type for one in card.changes] == ["racecard", "market", "non_runner"]
+    assert {one.horse_id: one.odds for one in card.declared}["horse 3"] == 6.0
+    before = Day.model_validate_json(client.get("/v1/races", params={"date": "2023-05-24"}).content)
+    assert {race.status for race in before.races} == {"run"}
+
+
+def test_a_posted_card_scores_as_the_declared_one_does(client: TestClient) -> None:
+    """The same runners and race, the same vectors."""
+    runners = [one for one in posted()["runners"] if one["horse_id"] != "horse 7"]
+    for one, full in zip(runners, [one for one in RUNNERS if one.horse_id != "horse 7"], strict=True):
+        one["official_rating"], one["body_weight_lbs"] = full.official_rating, full.body_weight_lbs
+    told = client.post("/v1/score", json=posted(race_class=3, runners=runners))
+    assert told.status_code == 200, told.text
+    assert told.json()["fingerprint"] == client.get(SCORE).json()["fingerprint"]
+
+
+def test_asked_as_of_its_instant_a_score_is_the_same_to_the_last_bit(client: TestClient) -> None:
+    now = client.get(SCORE).json()
+    then = client.get(SCORE, params={"as_of": now["as_of"]}).json()
+    assert (now["features_from"], then["features_from"]) == ("redis", "offline history")
+    assert now["runners"] == then["runners"]
+    assert now["fingerprint"] == then["fingerprint"]
+
+
+def test_every_served_score_is_made_again_and_a_changed_line_is_found(store: Store, client: TestClient) -> None:
+    client.get(SCORE)
+    client.post("/v1/score", json=posted(runners=[one | {"odds": 4.5} for one in posted()["runners"]]))
+    scorer = a_service(store).scorer
+    report = audit_scores(scorer, OFF)
+    assert (report.found, report.later) == (0, 0)
+    assert report.scores == report.same >= 2
+    path = max(store.home.scores.glob("*.ndjson"))
+    whole = path.read_bytes()
+    try:
+        path.write_bytes(whole.replace(b'"race_id":"to come"', b'"race_id":"to cone"', 1) + b'{"crc":"00')
+        found = audit_scores(scorer, OFF)
+        assert found.found == 2
+        assert "damaged" in found.differences[0].what
+    finally:
+        path.write_bytes(whole)
+
+
+def test_odds_go_into_the_log_and_are_scored_with(store: Store, client: TestClient) -> None:
+    taken = client.post(ODDS, json={"prices": {"horse 1": 9.5}, "source": "desk"}, headers=WRITES)
+    assert taken.status_code == 202
+    assert taken.json()["into"] == "log"
+    tell(store)
+    odds = {one["horse_id"]: one["market_odds"] for one in client.get(SCORE).json()["runners"]}
+    assert odds["horse 1"] == 9.5
+    assert odds["horse 2"] is None
+
+
+def test_a_withdrawal_and_another_jockey_are_scored_with_at_once_and_the_past_stays(store: Store) -> None:
+    """The substitute's own features are read; as of before, all is as it was."""
+    later = a_client(a_service(store, lambda: OFF + timedelta(seconds=1)))
+    before = later.get(SCORE).json()
+    tell(store, NonRunner("to come", "horse 8"), JockeyChange("to come", "horse 1", "jockey 5", "Jockey 5"), at=OFF)
+    after = later.get(SCORE).json()
+    assert {one["horse_id"] for one in before["runners"]} - {one["horse_id"] for one in after["runners"]} == {"horse 8"}
+    assert sum(one["probability"] for one in after["runners"]) == pytest.approx(1.0, abs=1e-9)
+    assert next(one for one in after["runners"] if one["horse_id"] == "horse 1")["jockey_id"] == "jockey 5"
+    assert before["fingerprint"] != after["fingerprint"]
+    for one in (before, after):
+        again = later.get(SCORE, params={"as_of": one["as_of"]})
+        assert again.status_code == 200, again.text
+        assert again.json()["runners"] == one["runners"]
+
+
+def test_events_are_told_as_the_stream_takes_them_and_from_the_last_one_had(store: Store) -> None:
+    service = a_service(store)
+    with TestClient(a_client(service).app, base_url="http://localhost") as listening:
+        app: Any = listening.app
+        told: list[str] = []
+
+        async def listen() -> None:
+            lines = await app.state.hub.listen("0-0")
+            async for line in lines:
+                told.append(line.decode())
+                if sum(one.count("data:") for one in told) >= len(service.scorer.events_after("0-0")):
+                    break
+            await lines.aclose()
+
+        assert listening.portal is not None
+        listening.portal.call(listen)
+    data = [json.loads(line[6:]) for one in told for line in one.splitlines() if line.startswith("data: ")]
+    assert {one["race_id"] for one in data} >= {"to come"}
+    assert [one["seq"] for one in data] == sorted({one["seq"] for one in data})
+
+
+def test_figures_are_for_prometheus(client: TestClient) -> None:
+    client.get(SCORE)
+    assert "velo_serve_score_seconds_bucket" in client.get("/metrics").text
+    assert client.get("/healthz").json() == {"status": "ok"}
+    assert client.get("/readyz").json()["ready"] is True
+
+
+def test_requests_beside_one_another_agree(store: Store) -> None:
+    at = OFF + timedelta(minutes=1)
+    client = a_client(a_service(store, lambda: at))
+    found: list[bytes] = []
+    threads = [threading.Thread(target=lambda: found.append(client.get(SCORE).content)) for _ in range(8)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert len(set(found)) == 1
+    assert STORY[0].race_id == json.loads(found[0])["race_id"]
+    assert json.loads(found[0])["scored_at"] == at.isoformat().replace("+00:00", "Z")
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("header", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic YTpi"}])
+def test_a_bad_token_is_refused(client: TestClient, header: dict[str, str]) -> None:
+    refused(client.post(ODDS, json={"prices": {"horse 1": 2.0}}, headers=header), 401, "VELO_TOKEN")
+
+
+def test_without_a_token_set_nothing_is_written(store: Store) -> None:
+    closed = a_client(a_service(store), token=None)
+    refused(closed.post(ODDS, json={"prices": {"horse 1": 2.0}}, headers=WRITES), 403, "VELO_TOKEN")
+
+
+def test_an_oversized_body_is_refused_whatever_it_claims(client: TestClient) -> None:
+    refused(client.post("/v1/score", content=b" " * 300_000), 413, "262,144 bytes")
+    refused(client.post("/v1/score", content=iter([b" " * 65536] * 5)), 413)
+
+
+def test_an_unknown_race_is_refused(client: TestClient) -> None:
+    for path in ("/v1/races/nope", "/v1/races/nope/score"):
+        refused(client.get(path), 404, "'nope'")
+    refused(client.post("/v1/races/nope/odds", json={"prices": {"a": 2.0}}, headers=WRITES), 404, "'nope'")
+
+
+def test_sixty_runners_are_refused(client: TestClient) -> None:
+    refused(client.post("/v1/score", json=posted(runners=[{"horse_id": f"h{n}"} for n in range(60)])), 422, "40")
+
+
+@pytest.mark.parametrize("odds", ["1.0", "0.5", "-3", "NaN", "Infinity", '"two"', "true"])
+def test_odds_that_are_none_are_refused(client: TestClient, odds: str) -> None:
+    body = f'{{"prices": {{"horse 1": {odds}}}}}'
+    answer = client.post(ODDS, content=body, headers=WRITES | {"Content-Type": "application/json"})
+    refused(answer, 422, "prices")
+
+
+def test_odds_of_a_stranger_a_horse_twice_and_a_future_instant_are_refused(client: TestClient) -> None:
+    refused(client.post(ODDS, json={"prices": {"pegasus": 2.0}}, headers=WRITES), 422, "'pegasus'")
+    refused(client.post("/v1/score", json=posted(runners=[{"horse_id": "h"}] * 2)), 422, "declared twice")
+    refused(client.get(SCORE, params={"as_of": "2030-01-01T00:00:00Z"}), 422, "still to come")
+    refused(client.get(SCORE, params={"as_of": "2023-05-01T00:00:00Z"}), 404, "no declared runner")
+    refused(client.get(SCORE, params={"as_of": "2023-05-01"}), 422, "as_of")
+
+
+def test_without_a_bundle_or_with_one_of_another_catalogue_nothing_is_scored(store: Store, tmp_path: Path) -> None:
+    shutil.copytree(store.home.root, tmp_path / "home", symlinks=True, ignore=shutil.ignore_patterns("redis"))
+    copied = opened(tmp_path / "home")
+    try:
+        told = json.loads(copied.home.identity.read_text())
+        copied.home.identity.write_text(json.dumps(told | {"epochs": ["0" * 32]}))
+        other = a_client(a_service(copied))
+        refused(other.post("/v1/score", json=posted()), 503, "was trained on the catalogue")
+        shutil.rmtree(copied.home.models)
+        none = a_client(a_service(copied))
+        refused(none.post("/v1/score", json=posted()), 503, "there is no model", "velo train")
+        assert none.get("/readyz").status_code == 503
+    finally:
+        down(copied.home)
+
+
+EDGES = (
+    "9999-12-31T23:59:59Z",
+    "9999-12-31T23:59:59-14:00",
+    "0001-01-01T00:00:00+14:00",
+    "0001-01-01T00:00:00Z",
+    "1799-12-31T00:00:00Z",
+)
+
+
+@pytest.mark.parametrize("edge", EDGES)
+def test_an_instant_at_the_calendars_edge_is_refused_wherever_it_is_given(client: TestClient, edge: str) -> None:
+    for path in (SCORE, "/v1/horses/horse%201/history", "/v1/jockeys/jockey%201/history"):
+        refused(client.get(path, params={"as_of": edge}), 422)
+    refused(client.get("/v1/horses/horse%201/history", params={"since": edge}), 422)
+    refused(client.post("/v1/score", json=posted(off_time=edge)), 422)
+
+
+@pytest.mark.parametrize("day", ["9999-12-31", "0001-01-01", "2200-01-01"])
+def test_a_day_at_the_calendars_edge_is_refused_wherever_it_is_given(client: TestClient, day: str) -> None:
+    refused(client.get("/v1/races", params={"date": day}), 422)
+    refused(client.post("/v1/score", json=posted(race_date=day)), 422)
+
+
+@pytest.mark.parametrize(("race_id", "status"), [("a\nb", 404), ("a\x00b", 422), ("\x7f", 422), ("a\x1b[2J", 422)])
+def test_a_race_id_with_a_control_character_is_refused(client: TestClient, race_id: str, status: int) -> None:
+    """A line's end is part of no address at all."""
+    for path in ("/v1/races/{}", "/v1/races/{}/score"):
+        refused(client.get(path.format(quote(race_id))), status)
+    refused(client.post("/v1/score", json=posted(race_id=race_id)), 422)
+    answer = client.post(f"/v1/races/{quote(race_id)}/odds", json={"prices": {"horse 1": 2.0}}, headers=WRITES)
+    refused(answer, status)

@@ -1,0 +1,305 @@
+"""Whoever means the service ill takes a bounded part of it: real sockets, a head without end, a body that trickles, crowds."""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+
+from tests.support.live_services import Up, everything, until, up
+from tests.support.services import NOW, a_service, a_streamed_store, tell
+from velo.feature_repo.stores.embedded_redis import down
+from velo.racing.messages import Market, NonRunner
+from velo.serving.api import events
+from velo.serving.api.connections import HEAD_BYTES, BoundedConnection
+from velo.serving.api.limits import BoundedBody
+from velo.storage.store import Store
+
+
+class Hasty(BoundedConnection):
+    """As the service's own, with less time and fewer places."""
+
+    most = 60
+    head_s = 0.5
+    read_s = 0.5
+
+
+class Crowded(BoundedConnection):
+    """Few places, and all the time of the service's own."""
+
+    most = 60
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    made = a_streamed_store(tmp_path_factory.mktemp("attacked") / "home")
+    yield made
+    down(made.home)
+
+
+@pytest.fixture(scope="module")
+def served(store: Store) -> Iterator[Up]:
+    with up(a_service(store), http=Hasty) as one:
+        yield one
+
+
+def lives(served: Up) -> None:
+    """It answers another client, at once."""
+    begun = time.monotonic()
+    with closing(served.asks("/healthz", Connection="close")) as other:
+        assert b'{"status":"ok"}' in everything(other)
+    assert time.monotonic() - begun < 5.0
+
+
+@pytest.mark.parametrize("what", ["one header", "many headers", "address"])
+def test_a_head_without_end_is_refused_at_its_bound(served: Up, what: str) -> None:
+    """However it is made; no more of it is taken than a bound and what the system had on its way."""
+    begin = {"one header": b"GET / HTTP/1.1\r\nX: ", "many headers": b"GET / HTTP/1.1\r\n", "address": b"GET /"}[what]
+    more = b"A: b\r\n" * 1000 if what == "many headers" else b"a" * 6000
+    taken = 0
+    with closing(served.connect()) as attacker:
+        attacker.sendall(begin)
+        with suppress(ConnectionError):
+            for _ in range(10_000):
+                attacker.sendall(more)
+                taken += len(more)
+        told = everything(attacker)
+    assert taken < 30_000_000, "it would have taken all"
+    if told:
+        assert told.startswith(b"HTTP/1.1 431 ")
+        assert b"longer than 32,768 bytes" in told
+    lives(served)
+
+
+def test_a_head_as_long_as_it_may_be_is_answered(served: Up) -> None:
+    with closing(served.asks("/healthz", Connection="close", X="a" * (HEAD_BYTES - 1000))) as one:
+        assert b'{"status":"ok"}' in everything(one)
+
+
+def test_who_says_nothing_or_begins_and_trickles_is_let_go(served: Up) -> None:
+    """Half a second here: from being connected, from the first byte, and after an answer."""
+    with closing(served.connect()) as silent, closing(served.connect()) as slow, closing(served.connect()) as second:
+        slow.sendall(b"GET /healthz HTTP/1.1\r\n")
+        second.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert b'"ok"' in until(second, b'"ok"}')
+        second.sendall(b"GET /hea")
+        begun = time.monotonic()
+        ended: set[str] = set()
+        trickling = {"slow": slow, "second": second}
+        while len(ended) < 2:
+            assert time.monotonic() - begun < 10.0, f"still there: {trickling.keys() - ended}"
+            for name, one in trickling.items():
+                if name in ended:
+                    continue
+                try:
+                    one.sendall(b"A")
+                    one.settimeout(0.05)
+                    if one.recv(1000) == b"":
+                        ended.add(name)
+                except TimeoutError:
+                    pass
+                except ConnectionError:
+                    ended.add(name)
+        assert everything(silent) == b""
+    lives(served)
+
+
+def test_a_body_that_does_not_come_is_refused_in_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    defaults = BoundedBody.__init__.__defaults__
+    assert defaults is not None
+    monkeypatch.setattr(BoundedBody.__init__, "__defaults__", (*defaults[:-1], 0.3))
+    with up(a_service(store)) as served, closing(served.connect()) as slow:
+        slow.sendall(b"POST /v1/score HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n{")
+        told = until(slow, b"}")
+        assert told.startswith(b"HTTP/1.1 408 ")
+        assert b"took more than 0.3 s to come" in told
+        lives(served)
+
+
+def test_a_crowd_finds_no_more_places_than_there_are(served: Up) -> None:
+    """Four hundred that connect and wait: most are let go as they come, and when those that stay are, there is room again."""
+    crowd = [served.connect() for _ in range(400)]
+    try:
+        stayed = 0
+        for one in crowd:
+            one.settimeout(0.01)
+            with suppress(ConnectionError, TimeoutError):
+                if one.recv(1) == b"":
+                    continue
+                raise AssertionError("nothing was asked")
+            stayed += 1
+        assert len(served.server.server_state.connections) <= Hasty.most
+        until_s = time.monotonic() + 10.0
+        while served.server.server_state.connections:
+            assert time.monotonic() < until_s
+            time.sleep(0.02)
+        lives(served)
+    finally:
+        for one in crowd:
+            one.close()
+
+
+SLOW = {
+    "head": b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ",
+    "body": b"POST /v1/score HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n{",
+}
+
+
+@pytest.mark.parametrize("what", SLOW)
+def test_slow_requests_that_take_all_places_give_way_to_whoever_asks(store: Store, what: str) -> None:
+    """Seven hundred that begin a request and never end it: each other client is answered at once, before they are late."""
+    with up(a_service(store), http=Crowded) as served:
+        crowd = []
+        try:
+            for _ in range(700):
+                slow = served.connect()
+                slow.sendall(SLOW[what])
+                crowd.append(slow)
+            for _ in range(20):
+                lives(served)
+            assert len(served.server.server_state.connections) <= Crowded.most
+            assert crowd[-1].fileno() >= 0
+        finally:
+            for one in crowd:
+                one.close()
+
+
+def test_who_waits_for_an_answer_never_gives_way(store: Store) -> None:
+    with up(a_service(store), http=Crowded) as served, closing(served.asks("/v1/events")) as listener:
+        until(listener, b"from here on")
+        crowd = [served.connect() for _ in range(200)]
+        tell(store, Market("to come", {"horse 1": 12.0}, "show"), at=NOW)
+        assert b"event: market" in until(listener, b"event: market")
+        for one in crowd:
+            one.close()
+
+
+def test_requests_sent_ahead_of_their_answers_are_bounded(served: Up) -> None:
+    """Many that pipeline without end and never read: each is let go, memory stays, and others are answered."""
+    before = resident_mb()
+    crowd = [served.connect() for _ in range(40)]
+    many = b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 20_000
+    for one in crowd:
+        one.settimeout(0.2)
+        with suppress(ConnectionError, TimeoutError):
+            one.sendall(many)
+    lives(served)
+    assert resident_mb() - before < 100.0
+    for one in crowd:
+        one.settimeout(10.0)
+        everything(one)
+        one.close()
+    lives(served)
+
+
+def test_as_many_requests_ahead_as_a_client_may_send_are_answered_in_turn(served: Up) -> None:
+    with closing(served.connect()) as one:
+        one.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 32)
+        told = b""
+        while told.count(b'"ok"') < 32:
+            part = one.recv(65536)
+            assert part, told
+            told += part
+
+
+def test_who_does_not_read_what_was_asked_for_is_let_go(served: Up) -> None:
+    """Its buffers are full of answers; it has half a second here to begin to read."""
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect(("127.0.0.1", served.port))
+        began = time.monotonic()
+        while served.server.server_state.connections or time.monotonic() - began < 0.2:
+            with suppress(ConnectionError, BlockingIOError):
+                slow.setblocking(False)
+                slow.send(b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 8)
+            assert time.monotonic() - began < 20.0, "it is still held"
+            time.sleep(0.02)
+    lives(served)
+
+
+def resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def test_listeners_beyond_their_bound_are_refused_and_their_places_come_back(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for all at once, before any had its first line; those who leave early leave no place taken."""
+    monkeypatch.setattr(events, "LISTENERS", 20)
+    with up(a_service(store)) as served:
+        crowd = [served.asks("/v1/events") for _ in range(150)]
+        told = [until(one, b"\r\n\r\n") for one in crowd]
+        assert sum(one.startswith(b"HTTP/1.1 200 ") for one in told) == 20
+        assert sum(one.startswith(b"HTTP/1.1 503 ") for one in told) == 130
+        for one in crowd:
+            one.close()
+        for _ in range(50):
+            served.asks("/v1/events").close()
+        until_s = time.monotonic() + 30.0
+        while served.app.state.hub.listeners:
+            assert time.monotonic() < until_s
+            tell(store, Market("to come", {"horse 1": 5.0}, "show"))
+            time.sleep(0.2)
+
+
+def events_of(told: bytes) -> list[dict[str, object]]:
+    return [json.loads(line[6:]) for line in told.decode().splitlines() if line.startswith("data: ")]
+
+
+def test_who_listens_is_told_after_the_service_came_back_what_was_told_while_it_was_gone(store: Store) -> None:
+    """By the id of the last event it had: each once, in order, and what follows live."""
+    service = a_service(store)
+    with up(service) as served, closing(served.asks("/v1/events")) as one:
+        until(one, b"from here on")
+        tell(store, NonRunner("to come", "horse 6", "lame"), at=NOW)
+        told = until(one, b'"seq"')
+        assert b"event: non_runner" in told
+        last = next(line for line in told.decode().splitlines() if line.startswith("id: "))[4:]
+        port = served.port
+    for price in (7.0, 8.0, 9.0):
+        tell(store, Market("to come", {"horse 1": price}, "show"), at=NOW)
+    with up(a_service(store), port=port) as served, closing(served.asks("/v1/events", Last_Event_ID=last)) as one:
+        seen: list[dict[str, object]] = []
+        buffer = b""
+        while len(seen) < 3:
+            buffer += one.recv(65536)
+            seen = events_of(buffer)
+        tell(store, Market("to come", {"horse 1": 10.0}, "show"), at=NOW)
+        while len(seen) < 4:
+            buffer += one.recv(65536)
+            seen = events_of(buffer)
+        first = int(last.partition("-")[0])
+        assert [event["seq"] for event in seen] == [first + n for n in range(4)]
+        assert {event["type"] for event in seen} == {"market"}
+
+
+def test_an_id_that_is_still_to_come_here_is_of_another_log_and_hides_nothing(store: Store) -> None:
+    with up(a_service(store)) as served, closing(served.asks("/v1/events", Last_Event_ID="99999999-0")) as one:
+        until(one, b"from here on")
+        tell(store, Market("to come", {"horse 1": 11.0}, "show"), at=NOW)
+        assert b"event: market" in until(one, b"event: market")
+
+
+def test_a_request_for_a_socket_of_the_web_is_no_way_in(served: Up) -> None:
+    with closing(
+        served.asks("/v1/events", Connection="Upgrade", Upgrade="websocket", Sec_WebSocket_Key="x" * 22)
+    ) as one:
+        one.settimeout(5.0)
+        told = until(one, b"\r\n\r\n")
+        assert not told.startswith(b"HTTP/1.1 101 ")
+    lives(served)
+
+
+def test_no_garbage_ends_it(served: Up) -> None:
+    for garbage in (b"\0" * 1000, b"\x16\x03\x01\x02\x00\x01\x00" * 50, b"GET\r\n\r\n", b"POST / HTTP/9.9\r\n\r\n"):
+        with closing(served.connect()) as one:
+            one.sendall(garbage)
+            with suppress(ConnectionError):
+                one.shutdown(socket.SHUT_WR)
+            everything(one)
+    lives(served)

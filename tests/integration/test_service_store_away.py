@@ -1,0 +1,187 @@
+"""A store that is slow, away, full or catching up is said in time and in one line, and no number is made up."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.services import NOW, SCORE, a_client, a_service, a_streamed_store, posted, refused
+from velo.feature_repo.stores.embedded_redis import down
+from velo.serving.redis_reader import OnlineStoreUnavailable, RedisReader
+from velo.serving.request_deadline import PATIENCE_S
+from velo.serving.score_log import ScoreLog
+from velo.serving.scorer import Scorer
+from velo.storage.atomic_files import make_folder
+from velo.storage.store import Home, Store
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    made = a_streamed_store(tmp_path_factory.mktemp("service") / "home")
+    yield made
+    down(made.home)
+
+
+def a_server(listening: socket.socket, ask: str) -> None:
+    """A Redis that takes connections and is no good: never answers, or is gone in the middle of an answer."""
+
+    def each(connection: socket.socket) -> None:
+        with connection:
+            while ask != "silent" and (told := connection.recv(65536)):
+                # what a client says of itself is taken, the first question is answered by half
+                asked = told.count(b"*")
+                if b"HELLO" in told or b"CLIENT" in told or b"INFO" in told:
+                    connection.sendall(b"$0\r\n\r\n" if b"INFO" in told else b"+OK\r\n" * asked)
+                elif ask == "dies":
+                    connection.sendall(b"*6\r\n$3\r\n")
+                    return
+                else:
+                    connection.sendall(b"*6\r\n$3\r\n")
+            while connection.recv(65536):
+                pass
+
+    while True:
+        try:
+            connection, _ = listening.accept()
+        except OSError:
+            return
+        threading.Thread(target=each, args=(connection,), daemon=True).start()
+
+
+@pytest.mark.parametrize("how", ["absent", "silent", "dies", "half"])
+def test_a_slow_or_absent_redis_is_said_within_a_quarter_of_a_second(store: Store, how: str) -> None:
+    """One that is not there, says nothing, dies while it answers, or never ends its answer: never a made-up number.
+
+    The best of a few tries: a busy machine adds to each, a wait that is too long is in all of them.
+    """
+    assert PATIENCE_S < 0.25
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        if how != "absent":
+            listening.listen(64)
+            threading.Thread(target=a_server, args=(listening, how), daemon=True).start()
+        port = listening.getsockname()[1]
+        service = a_service(store)
+        service.scorer.wire = RedisReader(lambda: f"redis://127.0.0.1:{port}/0")
+        client = a_client(service)
+        service.scorer.bundles.current()
+        client.get("/healthz")
+        for path, body in ((SCORE, None), ("/v1/races", None), ("/v1/races/to%20come", None), ("/v1/score", posted())):
+            taken = []
+            for _ in range(5):
+                begun = time.perf_counter()
+                answer = client.post(path, json=body) if body else client.get(path)
+                taken.append(time.perf_counter() - begun)
+                refused(answer, 503, "does not answer")
+                assert answer.headers["retry-after"] == "1"
+                if taken[-1] < 0.25:
+                    break
+            assert min(taken) < 0.25, taken
+        listening.shutdown(socket.SHUT_RDWR) if how != "absent" else None
+
+
+def test_a_redis_that_is_looked_for_or_started_is_waited_for_no_longer_either(store: Store) -> None:
+    """The next who asks goes on waiting for the same search, and is answered as soon as it ends."""
+    real = a_service(store).scorer.wire.address
+    begin = threading.Event()
+
+    def slowly() -> str:
+        begin.wait()
+        return real()
+
+    service = a_service(store)
+    service.scorer.wire = RedisReader(slowly)
+    service.scorer.bundles.current()
+    client = a_client(service)
+    taken = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        refused(client.get(SCORE), 503, "does not answer", "looked for, or started")
+        taken.append(time.perf_counter() - begun)
+    assert min(taken) < 0.25, taken
+    begin.set()
+    until = time.monotonic() + 10.0
+    while client.get(SCORE).status_code != 200:
+        assert time.monotonic() < until
+
+
+def test_a_request_that_runs_out_of_time_closes_no_connection_of_another(store: Store) -> None:
+    """One waits for an answer that comes late, one beside it for an answer that never comes."""
+    wire: Any = a_service(store).scorer.wire
+    wire.patience.seconds = 10.0
+    assert wire.call(lambda client: client.ping())
+    link = wire.client.connection_pool
+    answers: list[Any] = []
+    patient = threading.Thread(
+        target=lambda: answers.append(wire.call(lambda client: client.blpop("answered", timeout=10)))
+    )
+    patient.start()
+    until = time.monotonic() + 10.0
+    while not any(one["cmd"] == "blpop" for one in wire.client.client_list()):
+        assert time.monotonic() < until
+    wire.patience.seconds = 0.1
+    with pytest.raises(OnlineStoreUnavailable, match="does not answer"):
+        wire.call(lambda client: client.blpop("never", timeout=10))
+    wire.patience.seconds = 2.0
+    wire.call(lambda client: client.rpush("answered", "here"))
+    patient.join()
+    assert answers == [(b"answered", b"here")]
+    assert wire.client.connection_pool is link
+
+
+def test_a_process_without_time_to_read_blames_itself_and_not_the_store(store: Store) -> None:
+    service = a_service(store)
+    wire = service.scorer.wire
+    assert a_client(service).get(SCORE).status_code == 200
+    real, now = wire.patience.monotonic, time.monotonic()
+
+    def busy() -> float:
+        """Of each look at the clock the machine takes a while."""
+        nonlocal now
+        now += 0.25
+        return now
+
+    wire.patience.monotonic = busy
+    answer = a_client(service).get(SCORE)
+    wire.patience.monotonic = real
+    refused(answer, 503, "the service is busy", "--workers")
+    assert answer.headers["retry-after"] == "1"
+    assert a_client(service).get(SCORE).status_code == 200
+
+
+def test_a_redis_that_came_back_answers_the_next_request(store: Store) -> None:
+    """Connections that it closed meanwhile are told from one that is away."""
+    service = a_service(store)
+    client = a_client(service)
+    assert client.get(SCORE).status_code == 200
+    redis: Any = service.scorer.wire.client
+    redis.client_kill_filter(_type="normal", skipme=True)
+    assert client.get(SCORE).status_code == 200
+
+
+def test_a_score_that_cannot_be_kept_is_not_served(store: Store, tmp_path: Path) -> None:
+    """As on a full disk: what is served can always be made again."""
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full here: a full disk is NOT tried")
+    service = a_service(store)
+    log = ScoreLog(Home(tmp_path))
+    (make_folder(Home(tmp_path).scores) / f"{NOW:%Y-%m-%d}.ndjson").symlink_to(full)
+    client = a_client(replace(service, keep=log))
+    refused(client.get(SCORE), 503, "could not be kept under", "make room there")
+    log.close()
+
+
+def test_a_stream_that_catches_up_is_said(store: Store) -> None:
+    scorer: Scorer = a_service(store).scorer
+    redis = scorer.wire.client
+    redis.hset("{velo}:head", "live", "0")
+    try:
+        refused(a_client(a_service(store)).get(SCORE), 503, "catching up")
+    finally:
+        redis.hset("{velo}:head", "live", "1")

@@ -1,0 +1,309 @@
+"""The dataflow keeps both stores as the batch has them, wherever it begins and however often it is begun again."""
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.support.logs import a_store, fixed
+from tests.support.streaming import (
+    NOW,
+    Rows,
+    all_rows,
+    assert_online,
+    assert_same,
+    batch_twin,
+    changes,
+    streamed,
+    tell,
+    wrong_probes,
+)
+from velo.errors import UserError
+from velo.feature_repo.stores import embedded_redis
+from velo.racing.cards import declared_at
+from velo.racing.messages import Message, Result
+from velo.storage import table_versions
+from velo.storage.log import reader
+from velo.storage.log.format import segments
+from velo.storage.store import Store
+from velo.streams.batch.build import build
+from velo.streams.batch.compact import compact
+from velo.streams.dataflow.parquet_sink import ParquetPartition, PartSpan
+from velo.streams.dataflow.runtime import plan
+from velo.streams.explain import explain
+from velo.streams.importers import dead_letters
+from velo.streams.importers.ingest import ingest
+from velo.streams.importers.runners import read_runner_tables
+
+FILES = [("london", "Europe/London"), ("hk_amended", "Asia/Hong_Kong")]
+
+
+def loaded(home: Path, table: Path, timezone: str = "Europe/London") -> Store:
+    """A store whose log holds a runner table."""
+    store = a_store(home, timezone)
+    ingest(store, read_runner_tables([table], store), late=False, clock=fixed(NOW))
+    return store
+
+
+@pytest.fixture(scope="module")
+def london(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store with the London log, never streamed."""
+    return loaded(tmp_path_factory.mktemp("london") / "home", shared / "conformance" / "london.parquet")
+
+
+@pytest.fixture(scope="module")
+def built(london: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Rows]:
+    """The tables that the batch makes of the London log."""
+    return all_rows(batch_twin(london, tmp_path_factory.mktemp("twin") / "home"))
+
+
+@pytest.fixture
+def told(london: Store) -> list[Message]:
+    """The messages of the London log."""
+    return [message for _, message in reader.messages(london.home)]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """An empty store, whose Redis is stopped at the end."""
+    made = a_store(tmp_path / "home")
+    yield made
+    embedded_redis.down(made.home)
+
+
+@pytest.mark.parametrize(("name", "timezone"), FILES)
+def test_every_probe_agrees_with_the_streams_own_parquet_and_redis_with_the_batch(
+    shared: Path, tmp_path: Path, name: str, timezone: str
+) -> None:
+    """A full replay through both sinks: all probes, every row of the batch, and Redis as the batch's last rows."""
+    store = loaded(tmp_path / "home", shared / "conformance" / f"{name}.parquet", timezone)
+    try:
+        streamed(store, online=True, snapshot_every=timedelta(seconds=10))
+        tables = all_rows(store)
+        probes = pq.read_table(shared / "conformance" / f"{name}_probes.parquet").to_pylist()
+        assert len(probes) >= 6400
+        assert wrong_probes(tables, probes) == []
+        batch = all_rows(batch_twin(store, tmp_path / "twin"))
+        assert_same(tables, batch)
+        assert_online(store, batch)
+    finally:
+        embedded_redis.down(store.home)
+
+
+def test_a_stream_cut_off_again_and_again_ends_as_if_it_never_was(
+    store: Store, told: list[Message], built: dict[str, Rows]
+) -> None:
+    """Nothing lost, nothing doubled, in either store; what was sealed before a cut is never made again."""
+    tell(store, told)
+    for cut_after in (1, 3, 0, 4):
+        streamed(store, cut_after=cut_after, batch=70, online=True)
+        for view, rows in all_rows(store).items():
+            assert changes(view, rows).keys() <= changes(view, built[view]).keys()
+    streamed(store, batch=90, online=True)
+    assert_same(all_rows(store), built)
+    assert_online(store, built)
+
+
+@pytest.mark.parametrize("fails_at", [1, 30, 100])
+def test_a_part_that_cannot_be_sealed_ends_the_stream_and_leaves_no_gap(
+    store: Store, told: list[Message], built: dict[str, Rows], monkeypatch: pytest.MonkeyPatch, fails_at: int
+) -> None:
+    """It is sealed beside the engine, which has gone on meanwhile: no snapshot that is kept may count on it."""
+    tell(store, told)
+    seals, sealed = count(1), ParquetPartition._seal
+
+    def seal(partition: ParquetPartition, span: PartSpan) -> None:
+        time.sleep(0.01)
+        if next(seals) >= fails_at:
+            raise OSError(28, "No space left on device")
+        sealed(partition, span)
+
+    with monkeypatch.context() as full:
+        full.setattr(ParquetPartition, "_seal", seal)
+        with pytest.raises(UserError, match="No space left on device"):
+            streamed(store, batch=70)
+    assert next(seals) > fails_at
+    streamed(store, batch=90)
+    assert_same(all_rows(store), built)
+
+
+def test_what_a_failed_stream_left_open_does_not_reach_the_parts_of_the_next(
+    store: Store, told: list[Message], built: dict[str, Rows], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its writers close their files when their memory is freed: here while the next stream makes parts of the same names."""
+    tell(store, told)
+    left, sealed = dict[str, pq.ParquetWriter](), ParquetPartition._seal
+
+    def seal(partition: ParquetPartition, span: PartSpan) -> None:
+        if partition._writer is not None:
+            left[partition.family.view] = partition._writer
+        raise OSError(28, "No space left on device")
+
+    def seal_beside(partition: ParquetPartition, span: PartSpan) -> None:
+        if open_still := left.pop(partition.family.view, None):
+            open_still.close()
+        sealed(partition, span)
+
+    with monkeypatch.context() as full:
+        full.setattr(ParquetPartition, "_seal", seal)
+        with pytest.raises(UserError, match="No space left on device"):
+            streamed(store)
+    begun = len(left)
+    monkeypatch.setattr(ParquetPartition, "_seal", seal_beside)
+    streamed(store, batch=90)
+    assert len(left) < begun
+    assert_same(all_rows(store), built)
+
+
+def test_rows_sealed_without_a_snapshot_are_not_written_again(
+    store: Store, told: list[Message], built: dict[str, Rows]
+) -> None:
+    """The recovery store is lost, the parts are not: the stream begins again and leaves out what is there."""
+    tell(store, told)
+    streamed(store, cut_after=5, batch=70)
+    sealed = sum(len(rows) for rows in all_rows(store).values())
+    for folder in store.home.recovery.iterdir():
+        folder.rename(store.home.root / "lost")
+    telemetry = streamed(store)
+    repeated = sum(
+        sample.value
+        for metric in telemetry.repeated.collect()
+        for sample in metric.samples
+        if sample.name.endswith("_total")
+    )
+    assert repeated == sealed > 0
+    assert_same(all_rows(store), built)
+
+
+@pytest.mark.parametrize("built_at", [1, 400, 1139, 1140])
+def test_a_stream_takes_over_from_a_build_wherever_that_ended(
+    store: Store, told: list[Message], built: dict[str, Rows], built_at: int
+) -> None:
+    """No gap and no double counting, in tables that the build and the stream share.
+
+    Redis holds the build's keys too, also where not one message came after it.
+    """
+    tell(store, told[:built_at])
+    build(store, NOW)
+    tell(store, told[built_at:])
+    telemetry = streamed(store, online=built_at in (400, 1140))
+    read = sum(
+        sample.value
+        for metric in telemetry.messages.collect()
+        for sample in metric.samples
+        if sample.name.endswith("_total")
+    )
+    assert read == len(told) - built_at
+    assert_same(all_rows(store), built)
+    if built_at in (400, 1140):
+        assert_online(store, built)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_build_beside_a_stream_leaves_each_row_once(
+    store: Store, told: list[Message], built: dict[str, Rows], whole: bool
+) -> None:
+    """A build of part of what the stream has written, of more than it has, and again after it: never a row twice."""
+    tell(store, told[:300])
+    streamed(store, batch=100)
+    assert len(table_versions.stream_parts(store.home.offline, "horse_form")) == 3
+    # the stream is at 300, the build goes to 500
+    tell(store, told[300:500])
+    build(store, NOW, whole=whole)
+    assert table_versions.stream_parts(store.home.offline, "horse_form") == []
+    assert {len(rows) for rows in all_rows(store).values()}
+    # the stream goes on at 300: what the build has is left out
+    streamed(store, batch=70)
+    tell(store, told[500:])
+    streamed(store, batch=70)
+    assert_same(all_rows(store), built)
+    compact(store)
+    assert_same(all_rows(store), built)
+    build(store, NOW, whole=whole)
+    assert table_versions.stream_parts(store.home.offline, "horse_form") == []
+    assert_same(all_rows(store), built)
+
+
+def test_a_part_that_a_build_ends_within_is_cut_there(
+    store: Store, told: list[Message], built: dict[str, Rows]
+) -> None:
+    """The build's rows and the rest of the stream's: published together."""
+    tell(store, told)
+    streamed(store, batch=2000)
+    [part] = table_versions.stream_parts(store.home.offline, "horse_form")
+    before = table_versions.manifest_of(table_versions.current(store.home) or Path())
+    # as a build that read the log when it ended at 400 publishes while the stream is far ahead
+    folder = table_versions.begin(store.home)
+    manifest = table_versions.Manifest(
+        before.log_generation, 400, told[399].known_at or NOW, before.fingerprint, before.epoch, before.rows
+    )
+    table_versions.publish(store.home, folder, manifest)
+    [cut] = table_versions.stream_parts(store.home.offline, "horse_form")
+    assert (part.first_seq, cut.first_seq, cut.last_seq) == (0, 400, part.last_seq)
+    after_us = int((manifest.known_at - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(microseconds=1))
+    expected = {key: row for key, row in built["horse_form"].items() if key[-1] > after_us}
+    assert_same({"horse_form": all_rows(store)["horse_form"]}, {"horse_form": expected})
+
+
+def test_a_damaged_record_goes_to_the_dead_letters_and_the_rest_goes_on(store: Store, told: list[Message]) -> None:
+    """Its place in the sequence stays empty; what follows takes effect. Told once, however often it is met."""
+    tell(store, told[:50])
+    [segment] = segments(store.home)
+    lines = segment.path.read_bytes().splitlines(keepends=True)
+    lines[20] = lines[20].replace(b"result", b"resolt", 1)
+    segment.path.write_bytes(b"".join(lines))
+    telemetry = streamed(store, cut_after=1)
+    telemetry = streamed(store)
+    [letter] = dead_letters.read(store.home)
+    assert (letter.source, letter.reason, letter.rows[0]["seq"]) == ("stream", "the record is damaged", 20)
+    assert telemetry.registry.get_sample_value("velo_stream_next_seq") == 50
+    assert max(key[-1] for key in all_rows(store)["horse_form"])
+
+
+def test_a_torn_record_waits_until_it_is_whole(store: Store, told: list[Message], built: dict[str, Rows]) -> None:
+    """A write seen half is no damage: it takes effect when the other half is there."""
+    tell(store, told)
+    [segment] = segments(store.home)
+    whole = segment.path.read_bytes()
+    segment.path.write_bytes(whole[:-100])
+    streamed(store)
+    segment.path.write_bytes(whole)
+    streamed(store)
+    assert dead_letters.read(store.home) == []
+    assert_same(all_rows(store), built)
+
+
+def test_tables_of_a_log_since_rebuilt_are_refused(store: Store, told: list[Message]) -> None:
+    """A stream cannot mend the past: the remedy is a build."""
+    tell(store, told[:10])
+    build(store, NOW)
+    (store.home.log / "generation").write_text("1")
+    with pytest.raises(UserError, match="run `velo build`"):
+        plan(store)
+
+
+def test_a_log_that_ends_before_what_was_sealed_is_refused(store: Store, told: list[Message], tmp_path: Path) -> None:
+    """As after a power cut or an old backup: other records would take the places of those the tables hold."""
+    tell(store, told[:60])
+    streamed(store)
+    shorter = a_store(tmp_path / "shorter")
+    tell(shorter, told[:40])
+    [segment], [other] = segments(store.home), segments(shorter.home)
+    segment.path.write_bytes(other.path.read_bytes())
+    with pytest.raises(UserError, match="ends before record 40, but the stream has read up to 60: restore the log"):
+        plan(store)
+
+
+def test_what_the_stream_alone_made_is_not_explained_but_the_remedy_is(store: Store, told: list[Message]) -> None:
+    """It keeps no measured starts; a build does, beside it."""
+    tell(store, told[:60])
+    streamed(store)
+    result = next(one for one in told if isinstance(one, Result))
+    declared = declared_at([result], NOW)
+    assert declared is not None
+    with pytest.raises(UserError, match=r"the stream's alone.* run `velo build` first"):
+        explain(store, declared, declared.runners[0].horse_id)

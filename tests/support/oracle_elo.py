@@ -1,0 +1,80 @@
+"""Elo ratings by the book: every rating is added up anew from all entries of its account that stand, for each race told.
+
+Standard library only, and nothing of the product, so that an error must be made twice to hide.
+"""
+
+import math
+from collections import defaultdict
+from dataclasses import replace
+from fractions import Fraction
+
+from tests.support.oracle_starts import E9, Start
+
+SHARES = {
+    ("horse_id",): Fraction(35, 100),
+    ("jockey_id",): Fraction(2, 100),
+    ("trainer_id",): Fraction(5, 1000),
+    ("draw_cell",): Fraction(1, 100),
+    ("horse_id", "course", "distance_band"): Fraction(1, 10),
+}
+Key = tuple[str, ...]
+
+
+class Ledger:
+    """What each start of each race has earned, by the races told so far; points are whole billionths."""
+
+    def __init__(self) -> None:
+        self.races: dict[str, list[Start]] = {}
+        self.accounts: dict[tuple[Key, Key], list[tuple[str, int]]] = defaultdict(list)
+
+    def rated(self, race_id: str, starts: list[Start]) -> list[Start]:
+        """The starts of a version that takes effect, with what they earn; the version before it is struck out."""
+        before = self.races.get(race_id, [])
+        if before and sorted(self.told(one) for one in before) == sorted(self.told(one) for one in starts):
+            earned = {one.keys["horse_id"]: one.elo for one in before}
+            return [replace(one, elo=earned[one.keys["horse_id"]]) for one in starts]
+        for names, key in {(names, key) for one in before for names in SHARES if (key := keys(one, names))}:
+            account = self.accounts[names, key]
+            account[:] = [entry for entry in account if entry[0] != race_id]
+        self.races[race_id] = []
+        if len(starts) < 2 or any(one.market_log_e9 is None for one in starts):
+            return starts
+        self.races[race_id] = made = self.anew(starts)
+        for one in made:
+            for names, points in (one.elo or {}).items():
+                self.accounts[names, keys(one, names) or ()].append((race_id, points))
+        return made
+
+    def told(self, start: Start) -> tuple[str, ...]:
+        named = ("horse_id", "jockey_id", "trainer_id", "draw_cell", "course", "distance_band")
+        return (*(start.keys.get(name, "") for name in named), str(start.market_log_e9))
+
+    def anew(self, starts: list[Start]) -> list[Start]:
+        foretold = [sum(self.rating(names, keys(one, names)) for names in SHARES) for one in starts]
+        told = [one.market_log_e9 or 0 for one in starts]
+        told_mean, foretold_mean = (math.floor(Fraction(sum(values), len(starts))) for values in (told, foretold))
+        made = []
+        for one, market, expected in zip(starts, told, foretold, strict=True):
+            surprise = (market - told_mean) - (expected - foretold_mean)
+            surprise = max(-16 * E9, min(16 * E9, surprise))
+            horse = max(SHARES["horse_id",], Fraction(1, 1 + self.starts(one.keys["horse_id"])))
+            shares = SHARES | {("horse_id",): horse}
+            earned = {names: math.floor(surprise * share) for names, share in shares.items() if keys(one, names)}
+            made.append(replace(one, elo=earned))
+        return made
+
+    def rating(self, names: Key, key: Key | None) -> int:
+        return sum(points for _, points in self.accounts[names, key]) if key else 0
+
+    def starts(self, horse_id: str) -> int:
+        return len(self.accounts[("horse_id",), (horse_id,)])
+
+
+def keys(start: Start, names: Key) -> Key | None:
+    return tuple(start.keys[name] for name in names) if all(name in start.keys for name in names) else None
+
+
+def balance(names: Key, starts: list[Start]) -> dict[str, int | float | None]:
+    """The row of a rating's view: of how many rated starts, and the rating in doublings of the market's expectation."""
+    earned = [one.elo[names] for one in starts if one.elo is not None]
+    return {"rated": len(earned), "elo": float(Fraction(sum(earned), E9)) if earned else None}

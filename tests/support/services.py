@@ -1,0 +1,96 @@
+"""A service for tests: a season, a race to come, a small model, everything streamed; and the app over it."""
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from fastapi.testclient import TestClient
+
+from tests.support.seasons import BUILT_AT, a_card, a_season, opened
+from tests.support.streaming import streamed
+from velo.commands.serve import service_of
+from velo.racing.messages import Market, Message, NonRunner, Race, Runner
+from velo.serving.api.app import app_of
+from velo.serving.api.service import Service
+from velo.storage.log.writer import LogWriter
+from velo.storage.store import Store
+from velo.streams.batch.build import build
+from velo.training.model import ModelOptions
+from velo.training.train import train
+
+OFF = datetime(2023, 6, 1, 14, 0, tzinfo=UTC)
+NOW = OFF - timedelta(hours=1)
+RACE = Race("to come", date(2023, 6, 1), OFF, "Ascot", race_class=3, surface="Turf", going="Soft", distance_m=1609.0)
+SCORE = "/v1/races/to%20come/score"
+ODDS = "/v1/races/to%20come/odds"
+TOKEN = "a token"
+HOSTILE = "<img src=x onerror=alert(1)>\u202eJ. O'Key"
+"""A name that breaks whatever takes it for more than text."""
+WRITES = {"Authorization": f"Bearer {TOKEN}"}
+
+
+def entered(n: int) -> Runner:
+    return Runner(
+        f"horse {n}", f"Horse {n}", runner_no=n, draw=n, jockey_id=f"jockey {n % 9}", trainer_id=f"trainer {n % 9}",
+        weight_lbs=126.0 + n, official_rating=60 + n, body_weight_lbs=1000.0 + 10 * n,
+    )  # fmt: skip
+
+
+RUNNERS = tuple(entered(n) for n in range(1, 9))
+STORY: tuple[Message, ...] = (
+    a_card(RACE, RUNNERS, OFF - timedelta(hours=5)),
+    Market("to come", {f"horse {n}": 3.0 + n for n in range(1, 9)}, "show", OFF - timedelta(hours=2)),
+    NonRunner("to come", "horse 7", "lame", OFF - timedelta(hours=1, minutes=30)),
+)
+
+
+def a_streamed_store(home: Path) -> Store:
+    """Both stores as a stream left them, the tables built, a model trained."""
+    store = opened(home).save()
+    with LogWriter.open(store, clock=lambda: BUILT_AT) as writer:
+        writer.load([*a_season(88), *STORY])
+    streamed(store, online=True, clock=lambda: NOW)
+    build(store, BUILT_AT)
+    store = opened(home)
+    few = ModelOptions(rounds=20, leaves=6, threads=1)
+    train(store, now=BUILT_AT, options=few, validate_from=date(2023, 4, 23), test_from=date(2023, 5, 11))
+    return store
+
+
+def a_service(store: Store, clock: Callable[[], datetime] = lambda: NOW) -> Service:
+    return service_of(store, clock=clock)
+
+
+def a_client(service: Service, token: str | None = TOKEN) -> TestClient:
+    return TestClient(app_of(service, token), base_url="http://localhost", raise_server_exceptions=False)
+
+
+def posted(**changed: Any) -> dict[str, Any]:
+    """The race to come as a card that is posted."""
+    runners = [
+        {name: getattr(one, name) for name in ("horse_id", "jockey_id", "trainer_id", "draw", "weight_lbs")}
+        for one in RUNNERS
+    ]
+    race = {"race_date": "2023-06-01", "off_time": OFF.isoformat(), "course": "Ascot", "surface": "Turf"}
+    return race | {"going": "Soft", "distance_m": 1609.0, "runners": runners} | changed
+
+
+def refused(answer: Any, status: int, *words: str) -> None:
+    """A refusal is one line of JSON with its status and these words."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "\n" not in answer.text
+    problem = answer.json()
+    assert problem.keys() == {"title", "status", "detail"}
+    assert problem["status"] == status
+    for word in words:
+        assert word in problem["detail"], problem
+
+
+def tell(store: Store, *messages: Message, at: datetime = NOW) -> None:
+    """Messages into the log, and through the stream."""
+    with LogWriter.open(store, clock=lambda: at) as writer:
+        for one in messages:
+            writer.append(one)
+    streamed(store, online=True, clock=lambda: at)

@@ -1,0 +1,151 @@
+"""The alarms of a backtest's own period, whatever the gate's windows are, and how often luck alone would gain as much."""
+
+import json
+from dataclasses import replace
+from datetime import timedelta
+from io import StringIO
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from tests.support.placebos import shuffled_winners
+from tests.support.seasons import BUILT_AT, FIRST_DAY, a_season, a_store
+from velo.resampling import Days
+from velo.training.backtest import backtest
+from velo.training.backtest_kept import Predictions, plain, read
+from velo.training.backtest_metrics import BacktestPeriod, all_strategies
+from velo.training.backtest_report import BacktestReport, alarms_of, luck_of
+from velo.training.backtest_tables import backtest_tables, by_luck, first_lines
+from velo.training.by_race import sizes_of
+from velo.training.gate_simulation import luck
+from velo.training.model import ModelOptions
+from velo.training.report_html import page
+
+SMALL = ModelOptions(rounds=4, patience=2, leaves=4, learning_rate=0.1, threads=1)
+
+
+@pytest.fixture(scope="module")
+def tested(tmp_path_factory: pytest.TempPathFactory) -> tuple[BacktestReport, Predictions]:
+    """A backtest of 50 days of a simulated season: shorter than any window of the gate."""
+    store = a_store(tmp_path_factory.mktemp("alarms") / "home", a_season(300))
+    since = FIRST_DAY + timedelta(days=250)
+    report = backtest(store, now=BUILT_AT, since=since, options=SMALL, refit_months=1, past=2)
+    return report, read(store.home, report.backtest)[0]
+
+
+def longer(predictions: Predictions, times: int) -> Predictions:
+    """The same days again and again, as later ones: so many bets that an alarm may speak."""
+    columns = {name: np.tile(values, times) for name, values in predictions.columns.items()}
+    rows, races = predictions.columns["race"].size, predictions.race_dates.size
+    copy = np.repeat(np.arange(times), rows)
+    columns["race"] = columns["race"] + copy * races
+    columns["race_date"] = columns["race_date"] + copy * np.timedelta64(100, "D")
+    dates = np.tile(predictions.race_dates, times) + np.repeat(np.arange(times), races) * np.timedelta64(100, "D")
+    return Predictions(columns, dates, predictions.seed, predictions.records)
+
+
+def placebo(predictions: Predictions) -> Predictions:
+    """The order of each race shuffled: prices say nothing, so long ones return far more than was staked."""
+    season = predictions.season("fundamental")
+    shuffled = shuffled_winners(season.share, season.starts, 7)
+    return replace(predictions, columns=predictions.columns | {"share": shuffled})
+
+
+def told_of(report: BacktestReport, predictions: Predictions) -> BacktestReport:
+    """The report with the bets, the alarms and the luck of other outcomes."""
+    seasons = {one: predictions.season(one) for one in report.bets}
+    bets = {one: all_strategies(season) for one, season in seasons.items()}
+    raised = alarms_of(report.told, bets, next(iter(seasons.values())).p.size)
+    return replace(report, alarms=raised, bets=bets, luck={one: luck_of(season) for one, season in seasons.items()})
+
+
+def test_a_placebo_that_returns_a_fortune_says_so_first_everywhere(
+    tested: tuple[BacktestReport, Predictions],
+) -> None:
+    report, predictions = tested
+    told = told_of(report, placebo(longer(predictions, 6)))
+    assert told.gate == {}
+    assert {one.subject for one in told.alarms} == set(told.bets)
+    assert all(one.value > 0.25 and one.n > 500 and one.strategy for one in told.alarms)
+    first = first_lines(told)[0]
+    assert first.startswith("ALARM: ")
+    assert "look for a leak, or for prices no one could take" in first
+    out = StringIO()
+    Console(file=out, width=400).print(backtest_tables(told))
+    assert out.getvalue().startswith(first)
+    html = page(told)
+    assert html.index("<h1>ALARM: ") < html.index("gate: NOT ENOUGH DATA")
+    assert "<title>ALARM: " in html
+    assert next(iter(json.loads(json.dumps(plain(told))))) == "alarms"
+    assert plain(told)["alarms"][0]["strategy"]
+    # the words of who reads no table do not praise it without saying so, nor hide that no luck explains it
+    assert "An alarm went off" in html
+    assert "P(a gain this large | no edge) is below 0.1 %" in html
+
+
+def test_outcomes_drawn_from_the_market_set_off_no_alarm_of_bets(tested: tuple[BacktestReport, Predictions]) -> None:
+    """Where no price is an edge, of ten seasons not one rings, and luck's share of a gain is no less than one in a thousand."""
+    report, predictions = tested
+    many = longer(predictions, 6)
+    season = many.season("fundamental")
+    rng = np.random.default_rng(3)
+    for _ in range(10):
+        drawn = np.zeros(season.p.size)
+        for start, size in zip(season.starts, sizes_of(season.starts, season.p.size), strict=True):
+            drawn[start + rng.choice(size, p=season.pi[start : start + size])] = 1.0
+        told = told_of(report, replace(many, columns=many.columns | {"share": drawn}))
+        assert [one for one in told.alarms if one.strategy == "ALL by p"] == []
+        assert all(share > 0.001 for share in told.luck["fundamental"].values())
+
+
+def test_an_ordinary_backtest_has_its_verdict_first_and_the_luck_of_its_gains(
+    tested: tuple[BacktestReport, Predictions],
+) -> None:
+    report, _ = tested
+    assert report.alarms == ()
+    assert first_lines(report)[0].startswith("gate: ")
+    for subject, bets in report.bets.items():
+        gained = {one.strategy for one in bets if one.profit > 0.0}
+        assert set(report.luck[subject]) == gained
+        assert all(0.0 < share <= 1.0 for share in report.luck[subject].values())
+
+
+def season_of(prices: list[list[float]], winners: list[int]) -> BacktestPeriod:
+    """Races with these prices, π in proportion, the winner of each by its place."""
+    sizes = [len(one) for one in prices]
+    starts = np.cumsum([0, *sizes])[:-1].astype(np.intp)
+    odds = np.concatenate([np.asarray(one) for one in prices])
+    pi = np.concatenate([(1.0 / np.asarray(one)) / (1.0 / np.asarray(one)).sum() for one in prices])
+    share = np.zeros(odds.size)
+    share[starts + winners] = 1.0
+    days = Days.of_dates(np.repeat(np.arange(len(prices)), sizes), 1)
+    return BacktestPeriod(pi, pi, odds, odds, share, starts, days)
+
+
+def test_luck_is_how_often_the_markets_own_chances_gain_as_much() -> None:
+    """By hand: one bet at evens in a race of two gains in half of all seasons; both of two such in a quarter."""
+    one = season_of([[2.0, 2.0]], [0])
+    first = np.array([True, False])
+    assert luck(one, [first, ~first], 1, 20_000)[0] == pytest.approx(0.5, abs=0.02)
+    assert luck(one, [first, ~first], 1, 100)[1] is None
+    two = season_of([[2.0, 2.0], [2.0, 2.0]], [0, 0])
+    both, either = np.array([True, False, True, False]), np.array([True, False, False, False])
+    assert luck(two, [both, either], 1, 20_000) == [pytest.approx(0.25, abs=0.02), pytest.approx(0.5, abs=0.02)]
+    # a bet at 4 in a race of four as likely ones: a quarter
+    four = season_of([[4.0] * 4], [2])
+    assert luck(four, [np.arange(4) == 2], 1, 20_000) == [pytest.approx(0.25, abs=0.02)]
+
+
+def test_luck_is_never_nought_and_is_told_in_words() -> None:
+    sure = season_of([[1000.0] + [1.001] * 1] * 20, [0] * 20)
+    (share,) = luck(sure, [np.tile([True, False], 20)], 1, 999)
+    assert share == 1 / 1000
+    assert by_luck(1 / 2001) == "below 0.1 %"
+    assert (by_luck(None), by_luck(0.25)) == ("–", "25.0 %")
+
+
+def test_the_report_is_kept_with_its_alarms(tested: tuple[BacktestReport, Predictions]) -> None:
+    report, _ = tested
+    kept = json.dumps(plain(report))
+    assert kept.startswith('{"alarms": []')

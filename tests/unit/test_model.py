@@ -1,0 +1,349 @@
+"""The model: a softmax within the race, days kept whole and in order, the same seed the same trees, a bundle that fits."""
+
+import math
+from dataclasses import asdict, replace
+from datetime import UTC, date, datetime
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from rich.console import Console
+
+from tests.support.seasons import BUILT_AT, a_season, a_store
+from velo.errors import UserError
+from velo.storage.store import Home, Store
+from velo.training import bundle, bundle_writing
+from velo.training.blending import KINDS
+from velo.training.by_race import softmax
+from velo.training.dataset import TrainingSet, training_set
+from velo.training.ensemble import Ensemble, inputs
+from velo.training.logit import Logit, fit_logit
+from velo.training.metrics import first_choice_won, measure, winner_log_loss
+from velo.training.model import FEATURES, ModelOptions, faded, fit, gradients, grow
+from velo.training.races import Races, races_of, split
+from velo.training.report import trained_table
+from velo.training.train import TrainReport, train
+
+SMALL = ModelOptions(rounds=60, patience=60, leaves=8, learning_rate=0.1, threads=1)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return a_store(tmp_path_factory.mktemp("season") / "home", a_season(330))
+
+
+@pytest.fixture(scope="module")
+def rows(store: Store) -> TrainingSet:
+    return training_set(store)
+
+
+@pytest.fixture(scope="module")
+def report(store: Store) -> TrainReport:
+    return train(store, now=BUILT_AT, options=SMALL)
+
+
+def some_races(sizes: list[int], wins: list[float], pi: float = np.nan) -> Races:
+    total = sum(sizes)
+    starts = np.cumsum([0, *sizes[:-1]]).astype(np.intp)
+    days = np.arange("2024-01-01", len(sizes), dtype="datetime64[D]")
+    return Races(np.arange(total), starts, np.array(wins), np.full(total, pi), days)
+
+
+# What a model learns from
+
+
+def test_a_rating_that_late_races_seldom_tell_is_not_learned_from_and_one_that_is_told_as_ever_is() -> None:
+    """Beside it a column that nobody may drop: however much fades, only ratings are left out."""
+    races = some_races([10] * 1200, [1.0, *[0.0] * 9] * 1200)
+    features = ("horse_form__starts", "official_rating", "official_rating_z")
+    rng = np.random.default_rng(5)
+    matrix = rng.normal(size=(races.rows.size, 3))
+    # what is told of who wins, so that trees and logit would use it
+    matrix[:, 1] += 2.0 * races.share
+    late = np.repeat(races.days > races.days[-1] - np.timedelta64(365, "D"), races.sizes)
+    assert not faded(matrix, races, features).any()
+    told = grow((matrix, races), features, replace(SMALL, seeds=1), 5)
+    assert "official_rating" in told.importance()
+    matrix[late & (rng.random(late.size) < 0.5)] = np.nan
+    assert faded(matrix, races, features).tolist() == [False, True, True]
+    without = grow((matrix, races), features, replace(SMALL, seeds=1), 5)
+    assert not {"official_rating", "official_rating_z"} & without.importance().keys()
+    logit = fit_logit(matrix, races.starts, races.share, features, 1.0, without=faded(matrix, races, features))
+    assert [weight == 0.0 for weight in logit.weights] == [False, True, True]
+
+
+# The objective
+
+
+def test_probabilities_of_each_race_sum_to_one_however_large_the_scores() -> None:
+    scores = np.array([900.0, 901.0, -900.0, 0.0, 0.0])
+    chances = softmax(scores, np.array([0, 3]))
+    assert chances[:3].sum() == pytest.approx(1.0, abs=1e-12)
+    assert chances[3:].tolist() == [0.5, 0.5]
+    assert chances[1] / chances[0] == pytest.approx(math.e)
+
+
+def test_the_gradient_is_the_slope_of_the_winner_log_loss() -> None:
+    """Against differences of the loss itself, a dead heat among the races."""
+    races = some_races([3, 4], [1, 0, 0, 0.5, 0.5, 0, 0])
+    scores = np.random.default_rng(3).normal(size=7)
+
+    def loss(at: NDArray[np.float64]) -> float:
+        return float(winner_log_loss(softmax(at, races.starts), races).sum())
+
+    first, second = gradients(scores, races)
+    step = 1e-5 * np.eye(7)
+    slopes = [(loss(scores + one) - loss(scores - one)) / 2e-5 for one in step]
+    bends = [(gradients(scores + one, races)[0] - gradients(scores - one, races)[0]) / 2e-5 for one in step]
+    np.testing.assert_allclose(first, slopes, atol=1e-8)
+    np.testing.assert_allclose(second, np.diag(bends), atol=1e-8)
+
+
+# The metrics
+
+
+def test_one_over_n_explains_nothing_and_certainty_everything() -> None:
+    races = some_races([2, 4], [1, 0, 0, 1, 0, 0])
+    uniform = np.array([0.5, 0.5, 0.25, 0.25, 0.25, 0.25])
+    assert measure(uniform, races, 1).model.r2.value == pytest.approx(0.0)
+    assert measure(races.share, races, 1).model.r2.value == pytest.approx(1.0)
+    assert measure(races.share, races, 1).market is None
+
+
+def test_a_dead_heat_is_worth_half_of_each_winner() -> None:
+    races = some_races([3], [0.5, 0.5, 0.0])
+    assert winner_log_loss(np.array([0.5, 0.25, 0.25]), races)[0] == pytest.approx(0.5 * np.log(2) + 0.5 * np.log(4))
+
+
+def test_a_tied_first_choice_counts_in_shares() -> None:
+    races = some_races([3, 2], [1, 0, 0, 0, 1])
+    assert first_choice_won(np.array([0.4, 0.4, 0.2, 0.1, 0.9]), races).tolist() == [0.5, 1.0]
+
+
+# The split
+
+
+def test_no_race_day_is_in_two_parts_and_time_runs_forward(rows: TrainingSet) -> None:
+    parts = split(races_of(rows))
+    assert parts.train.days.max() < parts.validation.days.min()
+    assert parts.validation.days.max() < parts.test.days.min()
+    assert sum(part.count for part in (parts.train, parts.validation, parts.test)) == races_of(rows).count
+
+
+def test_days_may_be_chosen_and_too_few_races_are_refused(rows: TrainingSet) -> None:
+    chosen = split(races_of(rows), date(2023, 10, 1), date(2023, 12, 1))
+    assert chosen.validation.days.min() >= np.datetime64("2023-10-01")
+    assert chosen.test.days.min() >= np.datetime64("2023-12-01")
+    with pytest.raises(UserError, match="the test part has 0 races"):
+        split(races_of(rows), date(2023, 10, 1), date(2030, 1, 1))
+
+
+def test_only_starters_are_learned_from_and_every_race_has_its_winner(rows: TrainingSet) -> None:
+    races = races_of(rows)
+    assert rows.started()[races.rows].all()
+    np.testing.assert_allclose(races.total(races.share), 1.0)
+
+
+# The model
+
+
+def test_the_same_seed_gives_the_same_trees_and_another_seed_others(rows: TrainingSet) -> None:
+    parts = split(races_of(rows))
+    matrix = rows.matrix(FEATURES)
+    learned, watched = ((matrix[part.rows], part) for part in (parts.train, parts.validation))
+    few = replace(SMALL, rounds=15)
+    once, again, other = (fit(learned, watched, FEATURES, options) for options in (few, few, replace(few, seed=2)))
+    assert once.text == again.text
+    assert once.text != other.text
+
+
+def test_it_learns_what_there_is_and_nothing_from_shuffled_winners(rows: TrainingSet, report: TrainReport) -> None:
+    """The season has lasting ability in it. With each race's winner drawn anew, later days show no skill."""
+    assert report.test.model.r2.value > 0.05
+    races = races_of(rows)
+    chance = np.random.default_rng(1)
+    share = np.zeros_like(races.share)
+    share[races.starts + (chance.random(races.count) * races.sizes).astype(np.intp)] = 1.0
+    parts = split(replace(races, share=share))
+    matrix = rows.matrix(FEATURES)
+    learned, watched = ((matrix[part.rows], part) for part in (parts.train, parts.validation))
+    placebo = fit(learned, watched, FEATURES, SMALL)
+    found = measure(placebo.probabilities(matrix[parts.test.rows], parts.test), parts.test, 1)
+    assert found.model.r2.low < 0.01
+
+
+def test_the_report_says_that_no_gate_was_run_and_stands_beside_the_market(report: TrainReport) -> None:
+    assert (report.gate, report.mode) == ("not run", "paper only")
+    assert report.test.market is not None
+    assert report.test.priced_races == report.test.races
+    assert any("the gate needs more than 50,000" in line for line in report.caveats)
+    console = Console(width=160, record=True, file=StringIO())
+    console.print(trained_table(report))
+    shown = console.export_text()
+    assert report.version in shown
+    assert "market π" in shown
+    assert [one.name for one in report.parts][1:4] == ["logit", "trees", "fundamental"]
+    assert "the baseline to beat" in shown
+
+
+# The bundle
+
+
+def test_a_bundle_is_text_alone_and_remembers_what_made_it(store: Store, report: TrainReport) -> None:
+    folder = store.home.models / report.version
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*bundle.FILES, bundle.CHECKSUMS])
+    for path in folder.iterdir():
+        path.read_text(encoding="utf-8")
+    loaded = bundle.load(store.home, store.epochs[-1])
+    assert loaded.version == report.version
+    assert loaded.features == FEATURES
+    assert loaded.metadata["catalogue"] == store.epochs[-1]
+    assert loaded.metadata["lead_s"] == 300.0
+    assert loaded.metadata["model"]["seed"] == SMALL.seed
+    assert loaded.metrics["test"] == asdict(report.test)
+
+
+def test_the_kept_model_is_fitted_on_every_day_and_tells_any_race_alone_what_it_tells_it_among_all(
+    store: Store, rows: TrainingSet, report: TrainReport
+) -> None:
+    """Race by race as serving asks, against all races at once; and again with the runners in another order, to the bit."""
+    loaded = bundle.load(store.home, store.epochs[-1])
+    races = races_of(rows)
+    assert report.records == races.rows.size
+    assert report.train_last_day == str(races.days.max())
+    matrix = rows.matrix(FEATURES)[races.rows]
+    whole = loaded.model.fundamental.probabilities(inputs(matrix, races.starts), races.starts)
+    rng = np.random.default_rng(1)
+    for at, size in list(zip(races.starts.tolist(), races.sizes.tolist(), strict=True))[::40]:
+        one = matrix[at : at + size]
+        chances = loaded.probabilities(one)
+        np.testing.assert_allclose(chances, whole[at : at + size], rtol=1e-12)
+        order = rng.permutation(size)
+        np.testing.assert_array_equal(loaded.probabilities(one[order]), chances[order])
+
+
+@pytest.mark.usefixtures("report")
+def test_contributions_add_up_to_the_utility(store: Store, rows: TrainingSet) -> None:
+    """Summed over the features they are the log of the odds against the race's mean: nothing is left untold."""
+    loaded = bundle.load(store.home, store.epochs[-1])
+    races = races_of(rows)
+    for at, size in list(zip(races.starts.tolist(), races.sizes.tolist(), strict=True))[::60]:
+        one = rows.matrix(FEATURES)[races.rows[at : at + size]]
+        logs = np.log(loaded.probabilities(one))
+        np.testing.assert_allclose(loaded.contributions(one).sum(axis=1), logs - logs.mean(), atol=1e-9)
+
+
+def test_a_bundle_blends_with_odds_and_says_none_without_them(
+    store: Store, rows: TrainingSet, report: TrainReport
+) -> None:
+    loaded = bundle.load(store.home, store.epochs[-1])
+    blending = loaded.model.blending
+    assert (None if blending is None else blending.kind) == report.blend
+    assert report.blend in KINDS
+    races = races_of(rows)
+    at, size = int(races.starts[-1]), int(races.sizes[-1])
+    own = races.rows[at : at + size]
+    matrix, odds = rows.matrix(FEATURES)[own], rows.label("sp_decimal")[own]
+    chances = loaded.probabilities(matrix)
+    for features in (matrix, None):
+        blended = loaded.blend(chances, odds, features)
+        assert blended is not None
+        assert blended.sum() == pytest.approx(1.0, abs=1e-12)
+    for of, said in ((bundle.OWN, chances), (bundle.BLEND, loaded.blend(chances, odds, matrix))):
+        assert said is not None
+        bounds = loaded.interval(said, of)
+        if bounds is None:
+            # of the blend fewer races are predicted: those after the first fold that it is learned on
+            assert of == bundle.BLEND, loaded.model.bands
+            continue
+        assert ((bounds[:, 0] < bounds[:, 1]) & (bounds >= 0.0).all(axis=1) & (bounds <= 1.0).all(axis=1)).all()
+        assert (bounds[:, 0] < 1.2 * said).all()
+        assert (bounds[:, 1] > 0.8 * said).all()
+    assert loaded.calibrated(chances).sum() == pytest.approx(1.0, abs=1e-12)
+    odds[1] = np.nan
+    assert loaded.blend(chances, odds, matrix) is None
+
+
+@pytest.mark.usefixtures("report")
+def test_shorter_odds_never_lower_a_blended_chance(store: Store, rows: TrainingSet) -> None:
+    """By a tick or by half, of every runner of many races: curves of two odds regimes meet nowhere in a cliff."""
+    loaded = bundle.load(store.home, store.epochs[-1])
+    races = races_of(rows)
+    matrix, sp = rows.matrix(FEATURES)[races.rows], rows.label("sp_decimal")[races.rows]
+    moved = []
+    for at, size in list(zip(races.starts.tolist(), races.sizes.tolist(), strict=True))[::10]:
+        features, odds = matrix[at : at + size], sp[at : at + size]
+        chances = loaded.probabilities(features)
+        before = loaded.blend(chances, odds, features)
+        if before is None:
+            continue
+        for times in (0.97, 0.5):
+            for runner in range(size):
+                shorter = odds.copy()
+                shorter[runner] = max(odds[runner] * times, 1.01)
+                after = loaded.blend(chances, shorter, features)
+                assert after is not None
+                moved.append(after[runner] / before[runner])
+    assert len(moved) > 500
+    assert min(moved) > 1.0
+
+
+def a_model() -> bundle.Model:
+    linear = Logit(("weight_lbs",), (0.0,), (1.0,), (0.0,), 1.0, 1, 0.0)
+    return bundle.Model(Ensemble("tree\n", linear, 0.5))
+
+
+def a_bundle(home: Home, catalogue: str = "f" * 32, features: tuple[str, ...] = ("weight_lbs",)) -> str:
+    metadata = {
+        "features": list(features),
+        "catalogue": catalogue,
+        "lead_s": 300.0,
+        "gate": "not run",
+        "mode": "paper only",
+    }
+    return bundle_writing.write(home, a_model(), metadata, {}, datetime(2024, 1, 1, tzinfo=UTC))
+
+
+@pytest.mark.parametrize("name", bundle.FILES)
+def test_a_bundle_that_was_changed_is_refused(tmp_path: Path, name: str) -> None:
+    home = Home(tmp_path)
+    path = home.models / a_bundle(home) / name
+    path.write_text(path.read_text() + " ")
+    with pytest.raises(UserError, match=f"{name} is not as it was written"):
+        bundle.load(home, "f" * 32)
+    path.unlink()
+    with pytest.raises(UserError, match=f"{name} is missing"):
+        bundle.load(home, "f" * 32)
+
+
+def test_a_bundle_of_another_catalogue_is_refused(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    a_bundle(home, "a" * 32)
+    with pytest.raises(UserError, match="was trained on the catalogue aaaaaaaa, the tables are of ffffffff"):
+        bundle.load(home, "f" * 32)
+
+
+def test_a_bundle_with_a_column_that_no_catalogue_declares_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="sp_decimal is no feature of the catalogue"):
+        a_bundle(Home(tmp_path), features=("sp_decimal",))
+    assert bundle.versions(Home(tmp_path)) == []
+
+
+def test_without_a_model_the_remedy_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no model at .*: run `velo train` first"):
+        bundle.load(Home(tmp_path), "f" * 32)
+
+
+def test_the_current_version_is_the_last_written_until_another_is_promoted(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    first = a_bundle(home)
+    metadata = {"features": [], "catalogue": "f" * 32, "lead_s": 1.0, "gate": "not run", "mode": "paper only"}
+    other = bundle.Model(replace(a_model().fundamental, trees="other\n"))
+    second = bundle_writing.write(home, other, metadata, {}, datetime(2024, 1, 2, tzinfo=UTC))
+    assert (home.models / bundle.CURRENT).read_text().strip() == second
+    bundle_writing.promote(home, first)
+    assert (home.models / bundle.CURRENT).read_text().strip() == first
+    with pytest.raises(UserError, match="'none such' is no model"):
+        bundle_writing.promote(home, "none such")
