@@ -12,6 +12,7 @@ from velo.errors import UserError
 KeyPolicy = Literal["name", "id"]
 _PATTERN = frozenset("*?[]")
 DEFAULT_TIMEZONE = "Europe/London"
+INSTALLED = frozenset(("site-packages", "dist-packages"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +51,30 @@ class Settings:
         )
 
 
+def installed(folder: Path) -> bool:
+    """Whether a folder is among installed packages, where no store may be."""
+    return not INSTALLED.isdisjoint(folder.parts)
+
+
 def _home(named: str | None, cwd: Path) -> Path:
-    """VELO_HOME, or `data` beside feature_repo/ wherever below the checkout one stands, or `./data`."""
-    if named:
-        return (cwd / Path(named).expanduser()).resolve()
-    for folder in (cwd, *cwd.parents):
-        if (folder / "feature_repo" / "feature_store.yaml").is_file():
-            return (folder / "data").resolve()
-    return (cwd / "data").resolve()
+    """VELO_HOME, else `data` beside the nearest feature_repo/ at or above `cwd`, else `./data`; absolute.
+
+    Raises `UserError` for a home among installed packages: the next upgrade would delete it.
+    """
+    cwd = cwd.resolve()
+    # the package itself has a feature_repo too
+    projects = (
+        folder
+        for folder in (cwd, *cwd.parents)
+        if (folder / "feature_repo" / "feature_store.yaml").is_file() and not (folder / "__init__.py").exists()
+    )
+    home = cwd / Path(named).expanduser() if named else next(projects, cwd) / "data"
+    home = home.resolve()
+    if installed(home):
+        raise UserError(
+            f"the home would be {home}, among installed packages: set VELO_HOME to the folder of your store"
+        )
+    return home
 
 
 def zone_named(name: str) -> ZoneInfo:

@@ -3,17 +3,18 @@
 import os
 from pathlib import Path
 
-from velo.settings import Settings
+from velo.settings import Settings, installed
 from velo.storage.store import Home, Store
 
 
 def settings_for(home: str | None = None, repo_path: Path | None = None) -> Settings:
-    """The settings of the store at `home`, else of VELO_HOME, else of the checkout `repo_path` or one stands in.
+    """Return the settings of the store at `home`, else of VELO_HOME, else of the project that holds `repo_path`.
 
-    Feast builds its plug-ins from a YAML file that knows no defaults for variables, so they look here themselves.
+    An installed `repo_path` is in no project: then the working folder decides, as for the commands. Feast builds its
+    plug-ins from a YAML file that knows no defaults for variables, so they look here themselves. Raises `UserError`.
     """
-    settings = Settings.from_env(cwd=None if repo_path is None or os.environ.get("VELO_HOME") else repo_path)
-    return settings if home is None else Settings(Path(home), settings.timezone, settings.redis_url, settings.keys)
+    beside = None if repo_path is None or installed(repo_path.resolve()) or os.environ.get("VELO_HOME") else repo_path
+    return Settings.from_env(os.environ | {"VELO_HOME": home} if home else os.environ, beside)
 
 
 def epoch_of(home: Home) -> int:

@@ -51,6 +51,13 @@ class AsofOfflineStore(OfflineStore):
 
     supports_filter_by_created_timestamp = False
 
+    def ensure_filter_by_created_timestamp_supported(self) -> None:
+        """Raise `UserError`: the flag would remove rows that a rebuild wrote again, and would add no safety."""
+        raise UserError(
+            "filter_by_created_timestamp is not needed here, because event_timestamp already is the instant at which a "
+            "value became known: leave it out"
+        )
+
     @staticmethod
     def get_historical_features(
         config: RepoConfig,

@@ -103,6 +103,26 @@ def test_without_velo_home_the_home_is_beside_the_checkout_one_stands_in(tmp_pat
     assert (checkout / "data" / "registry.db").is_file()
 
 
+def test_in_installed_packages_feast_uses_velo_home_and_without_it_writes_nothing(tmp_path: Path) -> None:
+    package = tmp_path / "site-packages" / "velo"
+    (package / "feature_repo").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    for name in ("feature_store.yaml", ".feastignore", "definitions.py"):
+        (package / "feature_repo" / name).write_bytes((REPO / name).read_bytes())
+    before = sorted(tmp_path.rglob("*"))
+    env = environment(Home(tmp_path / "home")) | {"PYTHONDONTWRITEBYTECODE": "1"}
+    without = {name: value for name, value in env.items() if name != "VELO_HOME"}
+    refused = subprocess.run(
+        [*FEAST, "apply"], cwd=package / "feature_repo", env=without, capture_output=True, text=True, check=False
+    )
+    assert refused.returncode != 0
+    assert refused.stderr.rstrip().endswith("among installed packages: set VELO_HOME to the folder of your store")
+    assert sorted(tmp_path.rglob("*")) == before
+    feast("apply", env=env, cwd=package / "feature_repo")
+    assert (tmp_path / "home" / "registry.db").is_file()
+    assert sorted(package.rglob("*")) == [path for path in before if package in path.parents]
+
+
 def test_the_ui_starts_and_answers(home: Home) -> None:
     env = environment(home)
     feast("apply", env=env)

@@ -217,7 +217,9 @@ def test_what_is_not_supported_is_refused_with_a_remedy(made: MadeUp) -> None:
     with pytest.raises(UserError, match="remote storage is not supported"):
         job.to_remote_storage()
     assert not job.supports_remote_storage_export()
-    with pytest.raises(NotImplementedError, match="filter_by_created_timestamp"):
+    with pytest.raises(
+        UserError, match="event_timestamp already is the instant at which a value became known: leave it"
+    ):
         made.feast.get_historical_features(rows, ["horse_form:sr"], filter_by_created_timestamp=True)
 
 
