@@ -13,8 +13,8 @@ from benchmarks import fault_harness, write_kills
 from benchmarks.fault_harness import Scene
 from benchmarks.fault_report import NOTHING, Recovery
 from benchmarks.write_kills import Plan, tables, velo
-from velo.serving import paper_ledger
-from velo.serving.paper_ledger import Decision, PaperBet, SettledBet, Settlement
+from velo.serving.paper_trading import ledger as paper_ledger
+from velo.serving.paper_trading.ledger import Decision, PaperBet, SettledBet, Settlement
 from velo.settings import Settings
 from velo.storage.log import reader
 from velo.storage.store import Home

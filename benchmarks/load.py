@@ -29,7 +29,7 @@ from benchmarks.stores import machine, store_of
 from velo.feature_repo.stores import embedded_redis
 from velo.feature_repo.stores.redis_client import connect
 from velo.racing.messages import Result, to_record
-from velo.serving.api.hosts import LOOPBACK
+from velo.serving.api.access import LOOPBACK
 from velo.settings import Settings
 from velo.storage.log import reader
 from velo.storage.store import Store

@@ -71,7 +71,7 @@ def reading(ground: LoadedStores) -> BenchPart:
         notes=(
             (
                 "All read the same rows in one Redis, over the loopback. A read written once is `RedisRows.read` of a `Read`; the "
-                "scorer writes its question of a card once too, in a way of its own (`velo.serving.redis_reader`). The bare pipeline is one plain "
+                "scorer writes its question of a card once too, in a way of its own (`velo.serving.scoring.redis_reader`). The bare pipeline is one plain "
                 "string an entity."
             ),
         ),

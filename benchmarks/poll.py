@@ -24,10 +24,10 @@ from benchmarks.serve import at_end, program, served, wait
 from benchmarks.stores import machine
 from velo.feature_repo.stores import embedded_redis
 from velo.racing.messages import FINISHED, Market, Message, NonRunner, Race, Racecard, Result, Runner
-from velo.serving.history import TablesBehind
-from velo.serving.request_deadline import UNHURRIED_S
-from velo.serving.score import scorer_of
-from velo.serving.score_audit import audit_scores
+from velo.serving.scoring.history import TablesBehind
+from velo.serving.scoring.request_deadline import UNHURRIED_S
+from velo.serving.scoring.score_audit import audit_scores
+from velo.serving.scoring.scorer import scorer_of
 from velo.settings import Settings, zone_named
 from velo.simulator import SeasonSpec, simulate
 from velo.storage.log import reader

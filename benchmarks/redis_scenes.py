@@ -20,8 +20,7 @@ from velo.feature_repo.stores.redis_client import connect
 from velo.feature_repo.stores.redis_layout import Layout
 from velo.racing.clock import local_date
 from velo.racing.messages import Racecard
-from velo.serving.score import scorer_of
-from velo.serving.scorer import Scorer
+from velo.serving.scoring.scorer import Scorer, scorer_of
 from velo.settings import Settings
 from velo.storage.log import reader
 from velo.storage.log.writer import LogWriter

@@ -27,12 +27,11 @@ from velo.feature_repo.objects import SERVICE
 from velo.feature_repo.stores import embedded_redis
 from velo.racing.messages import Race, Racecard, Result, Runner
 from velo.racing.starts import starts_of
-from velo.serving.drivers import DriverExplainer
-from velo.serving.feature_matrix import entity_rows
-from velo.serving.memory import freeze, keep_freed, thaw
-from velo.serving.request_deadline import UNHURRIED_S
-from velo.serving.score import scorer_of
-from velo.serving.scorer import Scorer
+from velo.serving.api.app import freeze, keep_freed, thaw
+from velo.serving.scoring.drivers import DriverExplainer
+from velo.serving.scoring.feature_matrix import entity_rows
+from velo.serving.scoring.request_deadline import UNHURRIED_S
+from velo.serving.scoring.scorer import Scorer, scorer_of
 from velo.settings import Settings
 from velo.storage.log import reader
 from velo.storage.log.writer import LogWriter

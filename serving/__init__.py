@@ -1,7 +1,5 @@
-"""Scoring the runners of a race, on race day and as of any instant; and what is made of the scores.
+"""Score the runners of a race, serve the scores over HTTP and at the desk, and bet on them without money.
 
-`score` assembles a `scorer`, which asks for a race of now: `reading` says what to read, `wire` reads it in one round trip
-within its `patience`, `settled` tells whether it saw whole results. A race of the past is `history`'s, by what was `told` and the
-`vectors` of then. Either is `scored` by one of the `bundles`, with its `drivers` in words. `score_log` keeps what was served,
-`score_audit` makes it again. `days` and `curves` are what `api` and `desk` show besides; `paper…` bets without money.
+`scoring` scores a race as of now from Redis, or as of an instant from the tables; `api` serves it, `ui` holds the desk's
+files, and `paper_trading` records bets and settles them.
 """

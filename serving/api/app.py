@@ -1,5 +1,8 @@
-"""The application: routes over a `Service`."""
+"""The application: routes over a `Service`, and the memory settings of its process."""
 
+import ctypes
+import gc
+import sys
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from threading import Thread
@@ -8,15 +11,19 @@ from typing import Any, Final
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
-from velo.serving.api.desk import curves, pages
+from velo.serving.api.access import LOOPBACK, HostGuard
 from velo.serving.api.events import Hub
-from velo.serving.api.hosts import LOOPBACK, HostGuard
 from velo.serving.api.limits import BoundedBody
 from velo.serving.api.problems import Problem, install
-from velo.serving.api.routes import operations, races
+from velo.serving.api.routes import curves, operations, races
 from velo.serving.api.service import Service
-from velo.serving.memory import freeze, thaw
+from velo.serving.ui.pages import pages
 
+_TRIM_THRESHOLD: Final = -1
+_TOP_PAD: Final = -2
+_MMAP_THRESHOLD: Final = -3
+_KEPT_BYTES: Final = 256 * 2**20
+_AT_ONCE_BYTES: Final = 32 * 2**20
 VERSION: Final = "1.0.0"
 """Of the interface: a change that breaks a client begins another /v."""
 
@@ -80,3 +87,29 @@ def _tell_problems(app: FastAPI) -> None:
 def _warm_past(service: Service) -> None:
     service.scorer.warm_past(service.clock())
     freeze()
+
+
+def keep_freed() -> bool:
+    """Have the C library keep memory that is freed, instead of giving it back and asking for it again at the next request.
+
+    Every page asked for again is a fault and cleared first: a third of the time of a score. Returns whether it was done,
+    which only glibc can; elsewhere nothing changes. `mallopt(3)`.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    asked = ((_MMAP_THRESHOLD, _KEPT_BYTES), (_TRIM_THRESHOLD, _KEPT_BYTES), (_TOP_PAD, _AT_ONCE_BYTES))
+    return all(bool(mallopt(option, value)) for option, value in asked)
+
+
+def freeze() -> None:
+    """Leave what was loaded so far out of every later search for garbage: one that walks all of it takes tens of ms."""
+    gc.collect()
+    gc.freeze()
+
+
+def thaw() -> None:
+    """Look through all of it again: a process that ends frozen leaves what it loaded to be complained of."""
+    gc.unfreeze()

@@ -11,13 +11,13 @@ from starlette.exceptions import HTTPException
 
 from velo.errors import UserError
 from velo.feature_repo.stores.whole import NotWhole, OtherStore
-from velo.serving.bundles import NoModel
-from velo.serving.curves import NoTables, UnknownKey
-from velo.serving.history import NotDeclared, TablesBehind
-from velo.serving.race_messages import UnknownRace
-from velo.serving.redis_reader import Busy, OnlineStoreUnavailable
-from velo.serving.score_log import NotKept
-from velo.serving.scorer import CatchingUp, NoFeatures
+from velo.serving.api.curves import NoTables, UnknownKey
+from velo.serving.scoring.bundles import NoModel
+from velo.serving.scoring.history import NotDeclared, TablesBehind
+from velo.serving.scoring.race_messages import UnknownRace
+from velo.serving.scoring.redis_reader import Busy, OnlineStoreUnavailable
+from velo.serving.scoring.score_log import NotKept
+from velo.serving.scoring.scorer import CatchingUp, NoFeatures
 
 
 class NotTaken(UserError):

@@ -1,20 +1,23 @@
 """The routes: what is asked, in HTTP's words."""
 
 import asyncio
-from typing import Annotated, Any
+from datetime import datetime
+from typing import Annotated, Any, Final
 
 import orjson
 from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from velo.serving.api.auth import may_write
+from velo.serving.api.access import may_write
+from velo.serving.api.curves import Curves, Kind, curves_of
 from velo.serving.api.events import Hub
 from velo.serving.api.limits import Lanes
 from velo.serving.api.problems import RETRY_AFTER_S, documented
 from velo.serving.api.schemas import (
     RACE_ID,
     Card,
+    Curve,
     Day,
     GivenCard,
     GivenOdds,
@@ -28,17 +31,25 @@ from velo.serving.api.schemas import (
     Score,
 )
 from velo.serving.api.service import Service
-from velo.serving.scored import ScoredRace
+from velo.serving.scoring.scored import ScoredRace
 
 races = APIRouter(prefix="/v1", tags=["races"])
 operations = APIRouter(tags=["operations"])
-JSON = "application/json"
+curves = APIRouter(prefix="/v1", tags=["curves"])
+JSON: Final = "application/json"
+POINTS: Final = 400
+MOST_POINTS: Final = 2000
 
 RaceId = Annotated[str, Path(min_length=1, max_length=200, pattern=RACE_ID, description="A race's id.")]
 AsOf = Annotated[
     Instant | None, Query(description="Score with what was known then (ISO 8601 with an offset); now without it.")
 ]
 Drivers = Annotated[bool, Query(description="Tell what drives each chance: some milliseconds more.")]
+CurveKey = Annotated[str, Path(min_length=1, max_length=200, description="The key, as a card has it.")]
+CurveAsOf = Annotated[Instant | None, Query(description="What was known then (ISO 8601 with an offset); now without.")]
+Since = Annotated[Instant | None, Query(description="Leave out what no longer held then.")]
+Points = Annotated[int, Query(ge=2, le=MOST_POINTS, description="At most so many changes, evenly chosen.")]
+CURVE_ANSWERS: Final[dict[int | str, dict[str, Any]]] = {200: {"model": Curve}, **documented(404, 422, 503)}
 
 
 async def service_of(request: Request) -> Service:
@@ -161,6 +172,45 @@ async def listen(
     return StreamingResponse(lines, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
+@curves.get("/horses/{horse_id:path}/history", responses=CURVE_ANSWERS, response_class=Response)
+async def horse_history(
+    service: Asked,
+    turns: Turns,
+    horse_id: CurveKey,
+    as_of: CurveAsOf = None,
+    since: Since = None,
+    points: Points = POINTS,
+) -> Response:
+    """A horse's record and form as they changed."""
+    return await turns.slow.run(_curve, service, "horse", horse_id, as_of, since, points)
+
+
+@curves.get("/trainers/{trainer_id:path}/history", responses=CURVE_ANSWERS, response_class=Response)
+async def trainer_history(
+    service: Asked,
+    turns: Turns,
+    trainer_id: CurveKey,
+    as_of: CurveAsOf = None,
+    since: Since = None,
+    points: Points = POINTS,
+) -> Response:
+    """A trainer's rolling windows as they changed."""
+    return await turns.slow.run(_curve, service, "trainer", trainer_id, as_of, since, points)
+
+
+@curves.get("/jockeys/{jockey_id:path}/history", responses=CURVE_ANSWERS, response_class=Response)
+async def jockey_history(
+    service: Asked,
+    turns: Turns,
+    jockey_id: CurveKey,
+    as_of: CurveAsOf = None,
+    since: Since = None,
+    points: Points = POINTS,
+) -> Response:
+    """A jockey's rolling windows as they changed."""
+    return await turns.slow.run(_curve, service, "jockey", jockey_id, as_of, since, points)
+
+
 @operations.get("/healthz", responses={200: {"model": Health}}, response_class=Response)
 async def health() -> Response:
     """The process answers."""
@@ -188,5 +238,11 @@ async def metrics(service: Asked, request: Request) -> Response:
     return Response(service.metrics.written(), media_type=CONTENT_TYPE_LATEST)
 
 
-def _json(value: ScoredRace | dict[str, Any], status: int = 200) -> Response:
+def _curve(
+    service: Service, kind: Kind, key: str, as_of: datetime | None, since: datetime | None, points: int
+) -> Response:
+    return _json(curves_of(service.store.home, kind, key, as_of or service.clock(), since, points))
+
+
+def _json(value: ScoredRace | Curves | dict[str, Any], status: int = 200) -> Response:
     return Response(orjson.dumps(value, option=orjson.OPT_UTC_Z), status, media_type=JSON)

@@ -1,21 +1,25 @@
 """What the service is assembled from, and what its requests ask of it."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from pathlib import Path
 from typing import Any, Final, ParamSpec, Protocol, TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from velo.errors import UserError
 from velo.racing.clock import local_date, local_midnight, to_text
 from velo.racing.messages import Market, Message, NonRunner, Race, Racecard, Reinstated, Runner
 from velo.racing.undeclared import nearest
-from velo.serving.api.metrics import Metrics
+from velo.serving.api.days import card_of, line_of, undeclared_in
 from velo.serving.api.schemas import GivenCard
-from velo.serving.days import card_of, line_of, undeclared_in
-from velo.serving.race_messages import UnknownRace, told_on
-from velo.serving.redis_reader import Busy, OnlineStoreUnavailable
-from velo.serving.scored import ScoredRace
-from velo.serving.scorer import AheadOfClock, BeingWritten, Scorer
+from velo.serving.scoring.race_messages import UnknownRace, told_on
+from velo.serving.scoring.redis_reader import Busy, OnlineStoreUnavailable
+from velo.serving.scoring.scored import ScoredRace
+from velo.serving.scoring.scorer import AheadOfClock, BeingWritten, Scorer
 from velo.storage.store import Store
 
 P = ParamSpec("P")
@@ -23,6 +27,7 @@ T = TypeVar("T")
 TRIES: Final = 4
 """A machine that is short of time for a moment is no store that is away: so often is it asked."""
 Given = Market | NonRunner | Reinstated
+SECONDS: Final = (0.001, 0.002, 0.004, 0.006, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
 
 
 class OddsWriter(Protocol):
@@ -39,6 +44,37 @@ class ScoreWriter(Protocol):
     def __call__(self, scored: ScoredRace, card: Racecard | None = None, odds: Market | None = None) -> None:
         """Append one served score."""
         ...
+
+
+class Metrics:
+    """The figures of one process of the service, or of all that share a folder, in which each keeps its own."""
+
+    def __init__(self, shared: Path | None = None) -> None:
+        self._shared = shared
+        self.registry = CollectorRegistry()
+        named: dict[str, Any] = {"namespace": "velo_serve", "registry": self.registry}
+        self.scored = Histogram(
+            "score_seconds", "To score a race, by where its features were.", ["origin"], buckets=SECONDS, **named
+        )
+        self.refused = Counter("refused", "Requests refused, by status.", ["status"], **named)
+        self.listeners = Gauge("listeners", "Who listens to events.", multiprocess_mode="livesum", **named)
+        self.stale = Counter("stale_scores", "Scores in which some value was stale.", **named)
+
+    def refusal(self, status: int) -> None:
+        """One request was refused."""
+        self.refused.labels(str(status)).inc()
+
+    def written(self) -> bytes:
+        """The figures as Prometheus reads them; of all processes where they share a folder."""
+        if self._shared is None:
+            return generate_latest(self.registry)
+        for path in self._shared.glob("gauge_live*_*.db"):
+            process = int(path.stem.rpartition("_")[2])
+            if not _runs(process):
+                mark_process_dead(process, str(self._shared))  # type: ignore[no-untyped-call]
+        of_all = CollectorRegistry()
+        MultiProcessCollector(of_all, str(self._shared))  # type: ignore[no-untyped-call]
+        return generate_latest(of_all)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,3 +253,13 @@ def _card(given: GivenCard) -> Racecard:
 def _odds(given: GivenCard) -> Market | None:
     prices = {one.horse_id: one.odds for one in given.runners if one.odds is not None}
     return Market(given.race_id, prices, "request") if prices else None
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

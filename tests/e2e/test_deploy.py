@@ -24,7 +24,7 @@ from tests.support.cli import velo
 from tests.support.logs import NOON, a_store, told
 from tests.support.shared import REPO
 from velo.feature_repo.stores.embedded_redis import executable
-from velo.serving.api.metrics import Metrics
+from velo.serving.api.service import Metrics
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Home
 from velo.streams.dataflow.metrics import Telemetry

@@ -211,7 +211,7 @@ def test_every_runner_has_a_name_for_its_link_and_every_choice_a_label(browser: 
 
 def test_every_feature_view_has_words_of_its_own() -> None:
     """A flag names what is stale or unknown in a reader's words: a view that the catalogue gains needs some."""
-    text = (files("velo.serving.desk") / "words.js").read_text(encoding="utf-8")
+    text = (files("velo.serving.ui") / "words.js").read_text(encoding="utf-8")
     listed = re.search(r"const VIEWS = \{(.*?)\};", text, re.DOTALL)
     assert listed is not None
     words = dict(re.findall(r'(\w+): "([^"]+)"', listed[1]))

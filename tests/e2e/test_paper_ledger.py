@@ -25,8 +25,8 @@ from tests.support.seasons import opened
 from tests.support.shared import REPO
 from velo.errors import UserError
 from velo.racing.clock import to_text
-from velo.serving.paper import step
-from velo.serving.paper_ledger import FILE, read, writing
+from velo.serving.paper_trading.ledger import FILE, read, writing
+from velo.serving.paper_trading.trader import step
 from velo.storage.store import Home, Store
 from velo.streams.unbuilt_log import UnbuiltLog
 

@@ -16,10 +16,10 @@ from velo.commands.serve import service_of
 from velo.feature_repo.stores.embedded_redis import down
 from velo.racing.clock import local_date, local_midnight
 from velo.racing.messages import GoingChange, JockeyChange, Message, NonRunner, Racecard, Result, Runner
-from velo.serving.feature_matrix import FeatureMatrix
-from velo.serving.history import RaceHistory, declared
-from velo.serving.scored import ScoredRace
-from velo.serving.scorer import CatchingUp, Scorer
+from velo.serving.scoring.feature_matrix import FeatureMatrix
+from velo.serving.scoring.history import RaceHistory, declared
+from velo.serving.scoring.scored import ScoredRace
+from velo.serving.scoring.scorer import CatchingUp, Scorer
 from velo.settings import Settings, zone_named
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store

@@ -35,9 +35,9 @@ from velo.feature_repo.stores.embedded_redis import down
 from velo.feature_repo.stores.race_cards import race_key
 from velo.racing.messages import Message, Racecard, Result, Runner
 from velo.serving.api.service import Service
-from velo.serving.score_audit import DAMAGED, FUTURE, LEAK, NOT_REPRODUCIBLE, audit_scores
-from velo.serving.score_log import ScoreLog
-from velo.serving.scored import scored_race
+from velo.serving.scoring.score_audit import DAMAGED, FUTURE, LEAK, NOT_REPRODUCIBLE, audit_scores
+from velo.serving.scoring.score_log import ScoreLog
+from velo.serving.scoring.scored import scored_race
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
 from velo.streams.batch.build import build

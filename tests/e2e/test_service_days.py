@@ -19,9 +19,9 @@ from tests.support.services import NOW, OFF, RUNNERS, SCORE, a_client, a_service
 from velo.feature_repo.stores.embedded_redis import down
 from velo.racing.messages import JockeyChange, Market, NonRunner, Result
 from velo.serving.api.schemas import Day, Score
-from velo.serving.paper import trader_of
-from velo.serving.render import race_card
-from velo.serving.score_audit import audit_scores
+from velo.serving.paper_trading.trader import trader_of
+from velo.serving.scoring.render import race_card
+from velo.serving.scoring.score_audit import audit_scores
 from velo.storage.log import reader
 from velo.storage.store import Store
 from velo.streams.batch.build import build

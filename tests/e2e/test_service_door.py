@@ -20,8 +20,8 @@ from fastapi.testclient import TestClient
 from tests.support.services import ODDS, SCORE, TOKEN, WRITES, a_client, a_service, a_streamed_store, refused
 from tests.support.shared import REPO
 from velo.feature_repo.stores.embedded_redis import down
+from velo.serving.api.access import allowed, name_of
 from velo.serving.api.app import app_of
-from velo.serving.api.hosts import allowed, name_of
 from velo.storage.store import Store
 
 

@@ -32,7 +32,7 @@ from velo.feature_repo.stores.race_cards import HEAD, race_key
 from velo.feature_repo.stores.redis_client import connect
 from velo.feature_repo.stores.redis_layout import Layout
 from velo.racing.messages import Market, Result
-from velo.serving.redis_reader import RedisReader
+from velo.serving.scoring.redis_reader import RedisReader
 from velo.settings import Settings
 from velo.storage.log.reader import end
 from velo.storage.log.writer import LogWriter

@@ -11,8 +11,8 @@ from fastapi.testclient import TestClient
 from tests.support.seasons import BUILT_AT, a_season, a_store, opened
 from tests.support.services import a_client, a_service
 from velo.feature_repo.catalogue.families import BY_VIEW
+from velo.serving.api.curves import VIEWS
 from velo.serving.api.schemas import Curve
-from velo.serving.curves import VIEWS
 from velo.storage.store import Store
 
 KEYS = {"horse": "horse 1", "trainer": "trainer 1", "jockey": "jockey 1"}

@@ -29,7 +29,7 @@ from velo.racing.messages import (
     instant_of,
     to_record,
 )
-from velo.serving.race_messages import messages_of_race
+from velo.serving.scoring.race_messages import messages_of_race
 from velo.storage.log.reader import messages as logged
 from velo.storage.log.tail import LogTail
 from velo.storage.log.writer import LogWriter

@@ -20,8 +20,8 @@ from velo.feature_repo.catalogue.columns import COLUMNS
 from velo.feature_repo.catalogue.families import BY_VIEW, FAMILIES
 from velo.feature_repo.stores.embedded_redis import down
 from velo.racing.cards import decision_time, declared_at
-from velo.serving.feature_matrix import offline
-from velo.serving.race_messages import messages_of_race
+from velo.serving.scoring.feature_matrix import offline
+from velo.serving.scoring.race_messages import messages_of_race
 from velo.settings import Settings
 from velo.storage.store import Store
 from velo.streams.explain import Explained, ExplainedFeature, ExplainedView, explain

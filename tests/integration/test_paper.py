@@ -30,12 +30,12 @@ from velo.racing.cards import decision_time, declared_at, first_result
 from velo.racing.messages import Market, Message, NonRunner, Race, Racecard, Reinstated, Result, Runner
 from velo.racing.settlement import Bet, Outcome, settle
 from velo.racing.staking import edge, kelly_stake
-from velo.serving.paper import BY_EDGE, BY_P, MISSED, PaperRace, Rule, bets_on, rule_of, step, trader_of
-from velo.serving.paper_ledger import SettledBet, Settlement, read, writing
-from velo.serving.paper_report import paper_reports
-from velo.serving.paper_settlement import withdrawals
-from velo.serving.race_messages import messages_of_race
-from velo.serving.score import score
+from velo.serving.paper_trading.ledger import SettledBet, Settlement, read, writing
+from velo.serving.paper_trading.report import paper_reports
+from velo.serving.paper_trading.settlement import withdrawals
+from velo.serving.paper_trading.trader import BY_EDGE, BY_P, MISSED, PaperRace, Rule, bets_on, rule_of, step, trader_of
+from velo.serving.scoring.race_messages import messages_of_race
+from velo.serving.scoring.scorer import score
 from velo.storage.store import Home, Store
 from velo.streams.unbuilt_log import UnbuiltLog
 from velo.training import bundle

@@ -33,7 +33,7 @@ from velo.feature_repo.stores.redis_layout import Layout
 from velo.feature_repo.stores.redis_rows import RedisRows
 from velo.feature_repo.stores.redis_writer import RowWriter, WriteCounts
 from velo.racing.messages import Race, Racecard, Runner, to_record
-from velo.serving.score import scorer_of
+from velo.serving.scoring.scorer import scorer_of
 from velo.settings import Settings
 from velo.storage.store import Home, Store
 from velo.streams.audit import audit

@@ -24,16 +24,15 @@ from velo.feature_repo.feast_store import apply
 from velo.feature_repo.stores.embedded_redis import down
 from velo.racing.cards import Declared, decision_time, declared_at
 from velo.racing.messages import Market, NonRunner, Race, Racecard, Runner
-from velo.serving.drivers import DriverExplainer, drivers, story_of, words
-from velo.serving.feature_matrix import FeatureMatrix, offline
-from velo.serving.history import TablesBehind
-from velo.serving.race_messages import messages_of_race
-from velo.serving.read_plan import ReadPlan
-from velo.serving.redis_reader import OnlineStoreUnavailable, ReadRequest
-from velo.serving.render import race_card, to_json
-from velo.serving.score import score, scorer_of
-from velo.serving.scored import ScoredRace
-from velo.serving.scorer import Scorer
+from velo.serving.scoring.drivers import DriverExplainer, drivers, story_of, words
+from velo.serving.scoring.feature_matrix import FeatureMatrix, offline
+from velo.serving.scoring.history import TablesBehind
+from velo.serving.scoring.race_messages import messages_of_race
+from velo.serving.scoring.read_plan import ReadPlan
+from velo.serving.scoring.redis_reader import OnlineStoreUnavailable, ReadRequest
+from velo.serving.scoring.render import race_card, to_json
+from velo.serving.scoring.scored import ScoredRace
+from velo.serving.scoring.scorer import Scorer, score, scorer_of
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
 from velo.streams.batch.build import build

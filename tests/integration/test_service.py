@@ -30,7 +30,7 @@ from tests.support.services import (
 from velo.feature_repo.stores.embedded_redis import down
 from velo.racing.messages import JockeyChange, NonRunner
 from velo.serving.api.schemas import Card, Day, Score
-from velo.serving.score_audit import audit_scores
+from velo.serving.scoring.score_audit import audit_scores
 from velo.storage.store import Store
 
 

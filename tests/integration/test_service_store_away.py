@@ -12,10 +12,10 @@ import pytest
 
 from tests.support.services import NOW, SCORE, a_client, a_service, a_streamed_store, posted, refused
 from velo.feature_repo.stores.embedded_redis import down
-from velo.serving.redis_reader import OnlineStoreUnavailable, RedisReader
-from velo.serving.request_deadline import PATIENCE_S
-from velo.serving.score_log import ScoreLog
-from velo.serving.scorer import Scorer
+from velo.serving.scoring.redis_reader import OnlineStoreUnavailable, RedisReader
+from velo.serving.scoring.request_deadline import PATIENCE_S
+from velo.serving.scoring.score_log import ScoreLog
+from velo.serving.scoring.scorer import Scorer
 from velo.storage.atomic_files import make_folder
 from velo.storage.store import Home, Store
 

@@ -14,8 +14,8 @@ from velo.feature_repo.stores.embedded_redis import down
 from velo.racing.cards import declared_at
 from velo.racing.messages import Racecard, Result
 from velo.racing.starts import Start, starts_of
-from velo.serving.read_consistency import ReadConsistency
-from velo.serving.read_plan import NEVER, ReadPlan, ReadRows
+from velo.serving.scoring.read_consistency import ReadConsistency
+from velo.serving.scoring.read_plan import NEVER, ReadPlan, ReadRows
 from velo.storage.log import reader
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store

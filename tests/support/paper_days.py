@@ -19,9 +19,9 @@ from pathlib import Path
 from tests.support.seasons import FIRST_DAY, opened
 from velo.racing.cards import declared_at
 from velo.racing.clock import from_text
-from velo.serving.paper import BY_EDGE, Rule, Trader, step
-from velo.serving.paper_ledger import Decision, PaperBet, writing
-from velo.serving.race_messages import messages_of_race
+from velo.serving.paper_trading.ledger import Decision, PaperBet, writing
+from velo.serving.paper_trading.trader import BY_EDGE, Rule, Trader, step
+from velo.serving.scoring.race_messages import messages_of_race
 from velo.settings import Settings
 from velo.storage.store import Store
 from velo.streams.unbuilt_log import UnbuiltLog

@@ -12,9 +12,9 @@ from velo.feature_repo.stores.race_cards import RaceCards
 from velo.feature_repo.stores.redis_client import connect
 from velo.racing.clock import local_date, local_midnight
 from velo.racing.messages import Message, Racecard, Result
-from velo.serving.feature_matrix import FeatureMatrix
-from velo.serving.scored import ScoredRace, fingerprint
-from velo.serving.scorer import CatchingUp, Scorer
+from velo.serving.scoring.feature_matrix import FeatureMatrix
+from velo.serving.scoring.scored import ScoredRace, fingerprint
+from velo.serving.scoring.scorer import CatchingUp, Scorer
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
 from velo.streams.dataflow.metrics import Telemetry

@@ -233,7 +233,7 @@ def test_prices_told_before_the_off_decide_the_bets_and_are_held_against_the_las
 ) -> None:
     """Each starter's price against the race's own messages, as one race at a time is read."""
     from velo.racing.cards import declared_at
-    from velo.serving.race_messages import messages_of_race
+    from velo.serving.scoring.race_messages import messages_of_race
 
     predictions, _ = read(store.home, report.backtest)
     columns = predictions.columns

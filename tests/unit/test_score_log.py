@@ -10,8 +10,8 @@ import pytest
 
 from velo.serving.api.limits import Allowance
 from velo.serving.api.problems import Refusal
-from velo.serving.score_log import NotKept, ScoreLog, Served, served
-from velo.serving.scored import ScoredRace, ScoredRunner
+from velo.serving.scoring.score_log import NotKept, ScoreLog, Served, served
+from velo.serving.scoring.scored import ScoredRace, ScoredRunner
 from velo.storage.atomic_files import make_folder
 from velo.storage.store import Home
 

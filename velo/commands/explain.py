@@ -53,7 +53,7 @@ def explained_at(
     from velo.racing.cards import decision_time, declared_at
     from velo.racing.clock import to_text
     from velo.racing.names import name_key
-    from velo.serving.race_messages import messages_of_race
+    from velo.serving.scoring.race_messages import messages_of_race
     from velo.streams.explain import explain as run
 
     if as_of is not None and as_of > at:

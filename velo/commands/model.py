@@ -59,8 +59,8 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Show a race card with probabilities, fair odds and their drivers."""
-    from velo.serving.render import race_card, to_json
-    from velo.serving.score import score as run
+    from velo.serving.scoring.render import race_card, to_json
+    from velo.serving.scoring.scorer import score as run
     from velo.streams.unbuilt_log import UnbuiltLog
 
     store = open_store()

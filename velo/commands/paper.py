@@ -12,8 +12,8 @@ from velo.errors import UserError
 from velo.storage.store import Store
 
 if TYPE_CHECKING:
-    from velo.serving.paper import PaperRace, PaperStep
-    from velo.serving.paper_ledger import Ledger
+    from velo.serving.paper_trading.ledger import Ledger
+    from velo.serving.paper_trading.trader import PaperRace, PaperStep
     from velo.streams.unbuilt_log import UnbuiltLog
 
 POLL_SECONDS: Final = 2.0
@@ -33,8 +33,8 @@ def paper(
     """Bet on paper: decide each race at its decision time and odds, settle on the weighed-in result."""
     if [once, follow, report].count(True) != 1:
         raise UserError("velo paper needs exactly one of --once, --follow and --report: give one")
-    from velo.serving.paper_ledger import read, writing
-    from velo.serving.paper_report import paper_reports, paper_table
+    from velo.serving.paper_trading.ledger import read, writing
+    from velo.serving.paper_trading.report import paper_reports, paper_table
     from velo.streams.unbuilt_log import UnbuiltLog
 
     store = open_store()
@@ -55,8 +55,8 @@ def paper(
 
 def _step(store: Store, log: "UnbuiltLog", ledger: "Ledger") -> "PaperStep":
     """Take one step at the present."""
-    from velo.serving.paper import step, trader_of
-    from velo.serving.score import score
+    from velo.serving.paper_trading.trader import step, trader_of
+    from velo.serving.scoring.scorer import score
 
     def scored(race_id: str, as_of: datetime, at: datetime) -> "PaperRace":
         return score(store, race_id, log=log, now=at, as_of=as_of)

@@ -99,10 +99,9 @@ def application() -> "FastAPI":
     """Make the application of one worker process, from the arguments that `serve` left in the environment."""
     import os
 
-    from velo.serving.api.app import app_of
+    from velo.serving.api.access import SETTING, allowed
+    from velo.serving.api.app import app_of, keep_freed
     from velo.serving.api.connections import BoundedConnection, places
-    from velo.serving.api.hosts import SETTING, allowed
-    from velo.serving.memory import keep_freed
 
     keep_freed()
     sys.setswitchinterval(SWITCH_S)
@@ -132,10 +131,9 @@ def service_of(
     store: "Store", feed: str | None = None, clock: Callable[[], datetime] = now, figures: Path | None = None
 ) -> "Service":
     """Make the service of a store; `clock` returns now, `figures` is the metrics folder shared by its processes."""
-    from velo.serving.api.metrics import Metrics
-    from velo.serving.api.service import Service
-    from velo.serving.score import scorer_of
-    from velo.serving.score_log import DAYS, MEGABYTES, ScoreLog
+    from velo.serving.api.service import Metrics, Service
+    from velo.serving.scoring.score_log import DAYS, MEGABYTES, ScoreLog
+    from velo.serving.scoring.scorer import scorer_of
     from velo.streams.unbuilt_log import UnbuiltLog
 
     scorer = scorer_of(store, UnbuiltLog(store.home))
@@ -163,7 +161,7 @@ def list_cards(as_json: Json = False) -> None:
 
     from velo.feature_repo.stores.race_cards import KEEP, RaceCards
     from velo.feature_repo.stores.redis_client import connect
-    from velo.serving.days import line_of
+    from velo.serving.api.days import line_of
 
     store, at = open_store(), now()
     cards = RaceCards(connect(store.home, store.redis_url), store.redis_url or "the store's own Redis")
@@ -192,8 +190,8 @@ def rebuild_cards(as_json: Json = False) -> None:
 
 def audit_served(store: "Store", as_json: bool) -> None:
     """`velo audit --scores`: recompute every served score; exits 1 if one used a later instant or differs in any bit."""
-    from velo.serving.score import scorer_of
-    from velo.serving.score_audit import audit_scores
+    from velo.serving.scoring.score_audit import audit_scores
+    from velo.serving.scoring.scorer import scorer_of
     from velo.streams.unbuilt_log import UnbuiltLog
 
     scorer = scorer_of(store, UnbuiltLog(store.home))

@@ -71,8 +71,8 @@ def demo(
     )
     _clear_other_season(settings, spec)
     from velo.feature_repo.feast_store import apply, materialize
-    from velo.serving.render import race_card, to_json
-    from velo.serving.score import score
+    from velo.serving.scoring.render import race_card, to_json
+    from velo.serving.scoring.scorer import score
     from velo.streams.batch.build import build
     from velo.streams.batch.warehouse import make_warehouse
     from velo.streams.importers.cards import declare, read_cards

@@ -15,9 +15,9 @@ from velo.feature_repo.stores import changelog
 from velo.feature_repo.stores.parts import Snapshot
 from velo.racing.cards import FROM_CARD, decision_time, declared_at, result_known_at
 from velo.racing.staking import edge, kelly_stake
-from velo.serving.history import LogView
-from velo.serving.paper_ledger import Decision, Ledger, PaperBet
-from velo.serving.paper_settlement import known_of, settled_race
+from velo.serving.paper_trading.ledger import Decision, Ledger, PaperBet
+from velo.serving.paper_trading.settlement import known_of, settled_race
+from velo.serving.scoring.history import LogView
 from velo.storage.store import Home, Store
 from velo.training.bundle import GATE, current, described
 
@@ -36,7 +36,7 @@ class PaperRunner(Protocol):
     """What is read of a scored runner."""
 
     @property
-    def horse_id(self) -> str: ...  # noqa: D102 as `velo.serving.score` tells it
+    def horse_id(self) -> str: ...  # noqa: D102 as `velo.serving.scoring.scorer` tells it
     @property
     def horse(self) -> str: ...  # noqa: D102
     @property
@@ -53,7 +53,7 @@ class PaperRace(Protocol):
     """What is read of a scored race."""
 
     @property
-    def model(self) -> str: ...  # noqa: D102 as `velo.serving.score` tells it
+    def model(self) -> str: ...  # noqa: D102 as `velo.serving.scoring.scorer` tells it
     @property
     def runners(self) -> Sequence[PaperRunner]: ...  # noqa: D102
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from velo.feature_repo.catalogue.families import FAMILIES
 from velo.racing.cards import Declared
 from velo.racing.messages import Result
-from velo.serving.drivers import Driver, DriverExplainer
-from velo.serving.feature_matrix import VIEWS, FeatureMatrix
+from velo.serving.scoring.drivers import Driver, DriverExplainer
+from velo.serving.scoring.feature_matrix import VIEWS, FeatureMatrix
 from velo.training.bundle import BLEND, Bundle
 
 Origin = Literal["redis", "offline history"]

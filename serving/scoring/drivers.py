@@ -21,7 +21,7 @@ from velo.feature_repo.catalogue.columns import (
     WEIGHT_SHARE,
     layoff_band,
 )
-from velo.serving.feature_matrix import FeatureMatrix
+from velo.serving.scoring.feature_matrix import FeatureMatrix
 
 if TYPE_CHECKING:
     from velo.training.bundle import Bundle

@@ -10,10 +10,10 @@ from velo.errors import UserError
 from velo.racing.cards import first_result
 from velo.racing.clock import to_text
 from velo.racing.messages import Market, Message, Racecard, from_record
-from velo.serving.history import TablesBehind, declared
-from velo.serving.score_log import Served, served
-from velo.serving.scored import ScoredRace, scored_race
-from velo.serving.scorer import Scorer
+from velo.serving.scoring.history import TablesBehind, declared
+from velo.serving.scoring.score_log import Served, served
+from velo.serving.scoring.scored import ScoredRace, scored_race
+from velo.serving.scoring.scorer import Scorer
 
 SHOWN: Final = 20
 Kind = Literal["leak", "future", "not reproducible", "damaged"]

@@ -19,7 +19,7 @@ from velo.feature_repo.stores.redis_client import shown
 from velo.feature_repo.stores.redis_layout import PACKED, index_key_of
 from velo.feature_repo.stores.redis_script import has, place_of
 from velo.feature_repo.stores.whole import FILL
-from velo.serving.request_deadline import PATIENCE_S, ClientFinder, DeadlineExceeded, RequestDeadline, client_of
+from velo.serving.scoring.request_deadline import PATIENCE_S, ClientFinder, DeadlineExceeded, RequestDeadline, client_of
 
 if TYPE_CHECKING:
     from redis import Redis

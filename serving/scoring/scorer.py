@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import numpy as np
 
 from velo.errors import UserError
+from velo.feature_repo.stores import embedded_redis
 from velo.feature_repo.stores.race_cards import KEEP, CardsPosition, Event, RaceCards, StoredRace, head_of
+from velo.feature_repo.stores.redis_client import connect_url
 from velo.feature_repo.stores.whole import (
     REMEDY,
     Expected,
@@ -30,15 +32,17 @@ from velo.feature_repo.stores.whole import read as read_held
 from velo.racing.cards import Declared, decision_time, declared_at, first_result, result_known_at
 from velo.racing.clock import from_us, to_text, to_us
 from velo.racing.messages import Market, Message, Racecard, Result
-from velo.serving.bundles import Bundles
-from velo.serving.drivers import DriverExplainer
-from velo.serving.feature_matrix import FeatureMatrix
-from velo.serving.history import RaceHistory, declared
-from velo.serving.race_messages import RaceMessages, UnknownRace
-from velo.serving.read_consistency import ReadConsistency
-from velo.serving.read_plan import NEVER, ReadPlan, ReadRows
-from velo.serving.redis_reader import Answers, ReadRequest, RedisReader
-from velo.serving.scored import RaceSnapshot, ScoredRace, scored_race
+from velo.serving.scoring.bundles import Bundles
+from velo.serving.scoring.drivers import DriverExplainer
+from velo.serving.scoring.feature_matrix import FeatureMatrix
+from velo.serving.scoring.history import LogView, RaceHistory, declared
+from velo.serving.scoring.race_messages import RaceMessages, UnknownRace
+from velo.serving.scoring.read_consistency import ReadConsistency
+from velo.serving.scoring.read_plan import NEVER, ReadPlan, ReadRows
+from velo.serving.scoring.redis_reader import Answers, ReadRequest, RedisReader
+from velo.serving.scoring.request_deadline import PATIENCE_S, UNHURRIED_S
+from velo.serving.scoring.scored import RaceSnapshot, ScoredRace, scored_race
+from velo.storage.store import Store
 from velo.training.bundle import Bundle
 
 if TYPE_CHECKING:
@@ -446,3 +450,27 @@ def _hold(held: "OrderedDict[K, V]", key: K, value: V, most: int) -> None:
     held[key] = value
     while len(held) > most:
         held.popitem(last=False)
+
+
+def score(store: Store, race_id: str, *, log: LogView, now: datetime, as_of: datetime | None = None) -> ScoredRace:
+    """Score a race with the current model: as of now from Redis, or as of an instant from the offline history.
+
+    A race whose result is in the log is scored as of its decision time, and an instant past the result is refused: the
+    features know the result then. Raises `UserError` for a race unknown or not declared by then, an instant to come, no
+    model or one that does not fit, and, for a race to come, a Redis that cannot be reached or holds nothing of it.
+    """
+    return scorer_of(store, log, patience_s=UNHURRIED_S).score(race_id, now, as_of)
+
+
+def scorer_of(store: Store, log: LogView, *, patience_s: float = PATIENCE_S) -> Scorer:
+    """The scorer of a store and its log; nothing is connected or loaded before it is needed."""
+    wire = RedisReader(lambda: address_of(store), patience_s)
+    return Scorer(wire, Bundles(store), RaceHistory(store, log), Expected(store.home))
+
+
+def address_of(store: Store) -> str:
+    """Where the store's Redis is; its own is started where it does not run. Raises `UserError` where there is none."""
+    if store.redis_url is None:
+        return embedded_redis.ensure(store.home)
+    connect_url(store.redis_url).close()
+    return store.redis_url

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from velo.racing.settlement import Outcome
 from velo.resampling import Days, Figure
-from velo.serving.paper_ledger import Book, Decision, PaperBet, SettledBet
+from velo.serving.paper_trading.ledger import Book, Decision, PaperBet, SettledBet
 
 SEED = 1
 

@@ -12,9 +12,9 @@ from velo.racing.cards import FIRST_VERSION, Declared, declared_at
 from velo.racing.clock import to_text, to_us
 from velo.racing.messages import Message, Result, instant_of
 from velo.racing.starts import Start, starts_of
-from velo.serving.feature_matrix import offline
-from velo.serving.race_messages import RaceMessages, Tables, messages_of_race, tables_of
-from velo.serving.scored import RaceSnapshot
+from velo.serving.scoring.feature_matrix import offline
+from velo.serving.scoring.race_messages import RaceMessages, Tables, messages_of_race, tables_of
+from velo.serving.scoring.scored import RaceSnapshot
 from velo.storage.store import Store
 
 if TYPE_CHECKING:
@@ -92,14 +92,14 @@ class RaceHistory:
             raise TablesBehind(str(unreadable)) from None
 
     def settled(self) -> tuple[int, int]:
-        """As `velo.serving.read_consistency.Touches` says; raises `TablesBehind` where the log cannot be read."""
+        """As `velo.serving.scoring.read_consistency.Touches` says; raises `TablesBehind` where the log cannot be read."""
         try:
             return self.log.settled()
         except UserError as unreadable:
             raise TablesBehind(str(unreadable)) from None
 
     def touched(self, from_seq: int, to_seq: int) -> Iterator[tuple[int, list[Start]]]:
-        """As `velo.serving.read_consistency.Touches` says; a result of a lower version than one before it touches nothing."""
+        """As `velo.serving.scoring.read_consistency.Touches` says; a result of a lower version than one before it touches nothing."""
         try:
             results = self.log.results(from_seq, to_seq)
         except UserError as unreadable:

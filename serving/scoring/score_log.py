@@ -23,7 +23,7 @@ import orjson
 from velo.errors import UserError
 from velo.racing.clock import from_text, to_text
 from velo.racing.messages import Market, Racecard, to_record
-from velo.serving.scored import ScoredRace
+from velo.serving.scoring.scored import ScoredRace
 from velo.storage import jsonl
 from velo.storage.atomic_files import make_folder
 from velo.storage.store import Home

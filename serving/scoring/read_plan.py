@@ -14,8 +14,8 @@ from velo.feature_repo.catalogue.families import FAMILIES
 from velo.feature_repo.stores.redis_layout import Layout
 from velo.racing.cards import Declared
 from velo.racing.clock import to_us
-from velo.serving.feature_matrix import FeatureMatrix, asked_of
-from velo.serving.redis_reader import HEADERS
+from velo.serving.scoring.feature_matrix import FeatureMatrix, asked_of
+from velo.serving.scoring.redis_reader import HEADERS
 
 Floats = NDArray[np.float64]
 Micros = NDArray[np.int64]

@@ -8,9 +8,9 @@ from velo.racing.cards import FIRST_VERSION, first_result, withdrawn_since
 from velo.racing.deductions import REDUCTION, SCALE, Withdrawal
 from velo.racing.messages import NON_RUNNER, Market, Message, Result, instant_of
 from velo.racing.settlement import Bet, Outcome, Payout, Venue, settle
-from velo.serving.history import LogView
-from velo.serving.paper_ledger import Decision, Ledger, PaperBet, SettledBet, Settlement
-from velo.serving.race_messages import messages_of_race
+from velo.serving.paper_trading.ledger import Decision, Ledger, PaperBet, SettledBet, Settlement
+from velo.serving.scoring.history import LogView
+from velo.serving.scoring.race_messages import messages_of_race
 from velo.storage.store import Home
 
 EXCHANGES: Final = ("betfair", "betdaq", "smarkets", "matchbook", "exchange")

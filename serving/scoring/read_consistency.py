@@ -16,7 +16,7 @@ import numpy as np
 from velo.feature_repo.catalogue.families import FAMILIES
 from velo.feature_repo.stores.redis_layout import Layout
 from velo.racing.starts import Start
-from velo.serving.read_plan import ReadPlan, ReadRows
+from velo.serving.scoring.read_plan import ReadPlan, ReadRows
 
 
 class Touches(Protocol):

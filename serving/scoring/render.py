@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from velo.racing.clock import to_text
-from velo.serving.drivers import Driver
-from velo.serving.scored import ScoredRace, ScoredRunner
+from velo.serving.scoring.drivers import Driver
+from velo.serving.scoring.scored import ScoredRace, ScoredRunner
 
 _FLAGGED_AT_MOST = 2
 

@@ -1,16 +1,19 @@
-"""Which names the service answers to, and what its pages may load: the door to a browser on the same machine.
+"""Who may ask and who may write: the host names that the service answers to, its security headers, and the token.
 
 A page of another origin whose name is made to mean this machine (DNS rebinding) could read every answer: its requests
 carry that name in `Host`, and are refused by it.
 """
 
+import hmac
 from collections.abc import Iterable
-from typing import Final
+from typing import Annotated, Final
 
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from velo.serving.api.problems import answer
+from velo.serving.api.problems import Refusal, answer
 
 LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 ANY: Final = "*"
@@ -82,3 +85,16 @@ class HostGuard:
             await refusal(scope, receive, sent)
         else:
             await self.app(scope, receive, sent)
+
+
+bearer = HTTPBearer(auto_error=False, description="The token of VELO_TOKEN; needed by whatever writes.")
+
+
+async def may_write(request: Request, shown: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
+    """Refuse a request that does not show the token; compared in constant time."""
+    token: str | None = request.app.state.token
+    if not token:
+        raise Refusal(403, "no token is set, so nothing may be written: start `velo serve` with VELO_TOKEN set")
+    given = shown.credentials if shown is not None else ""
+    if not hmac.compare_digest(given.encode(), token.encode()):
+        raise Refusal(401, "the token is missing or wrong: send `Authorization: Bearer …` with the one of VELO_TOKEN")

@@ -1,0 +1,75 @@
+"""The files of the desk, and the reference page of the interface, over HTTP."""
+
+from hashlib import blake2b
+from importlib.resources import files
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Header, Request, Response
+
+from velo.serving.api.problems import Refusal
+from velo.serving.ui.reference import page as reference_page
+
+pages = APIRouter(include_in_schema=False)
+
+PAGES: Final = ("/", "/race", "/horse", "/trainer", "/jockey")
+"""One page: its script reads the address."""
+TYPES: Final = {
+    "html": "text/html; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cache-Control": "no-cache",
+}
+"""Nothing of another origin, nothing inline: a name that is markup stays a name. Kept only if still the same."""
+
+
+def _read() -> dict[str, tuple[bytes, str, str]]:
+    """Each file with its type and its tag."""
+    found = {}
+    for one in files("velo.serving.ui").iterdir():
+        kind = TYPES.get(one.name.rpartition(".")[2])
+        if kind is not None:
+            body = one.read_bytes()
+            found[one.name] = (body, kind, f'"{blake2b(body, digest_size=8).hexdigest()}"')
+    return found
+
+
+FILES: Final = _read()
+
+
+def _sent(name: str, known: str | None) -> Response:
+    body, kind, tag = FILES[name]
+    headers = HEADERS | {"ETag": tag}
+    if known == tag:
+        return Response(status_code=304, headers=headers)
+    return Response(body, 200, headers, kind)
+
+
+async def page(if_none_match: Annotated[str | None, Header()] = None) -> Response:
+    """The page."""
+    return _sent("index.html", if_none_match)
+
+
+for path in PAGES:
+    pages.add_api_route(path, page, methods=["GET", "HEAD"], response_class=Response)
+
+
+@pages.api_route("/desk/{name}", methods=["GET", "HEAD"], response_class=Response)
+async def part(name: str, if_none_match: Annotated[str | None, Header()] = None) -> Response:
+    """A file of the page."""
+    if name not in FILES:
+        raise Refusal(404, f"the desk has no file {name!r}: its page is at /")
+    return _sent(name, if_none_match)
+
+
+@pages.api_route("/docs", methods=["GET", "HEAD"], response_class=Response)
+async def reference(request: Request) -> Response:
+    """The reference of the interface."""
+    return Response(reference_page(request.app.openapi()), 200, HEADERS, TYPES["html"])
