@@ -24,7 +24,7 @@ import numpy as np
 import orjson
 from rich.table import Table
 
-from benchmarks.serve import at_end, declare, program, served, wait
+from benchmarks.serve import catch_up, declare, program, served
 from benchmarks.stores import machine, store_of
 from velo.feature_repo.stores import embedded_redis
 from velo.feature_repo.stores.redis_client import connect
@@ -108,9 +108,9 @@ def measure(asked: LoadOptions, starts: int, runners: Path | None, timezone: str
         train(store, now=datetime.now(UTC))
         stack.callback(embedded_redis.down, store.home)
         stack.enter_context(program(store, "-m", "velo.cli", "stream"))
-        wait(lambda: at_end(store))
+        catch_up(store)
         races = declare(store, SIZES)
-        wait(lambda: at_end(store))
+        catch_up(store)
         return _loaded(store, asked, list(races.values()), stack)
 
 

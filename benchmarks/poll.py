@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from http.client import HTTPConnection
@@ -20,7 +21,7 @@ from urllib.parse import quote
 import duckdb
 from rich.table import Table
 
-from benchmarks.serve import at_end, program, served, wait
+from benchmarks.serve import catch_up, program, served
 from benchmarks.stores import machine
 from velo.feature_repo.stores import embedded_redis
 from velo.racing.messages import FINISHED, Market, Message, NonRunner, Race, Racecard, Result, Runner
@@ -136,10 +137,10 @@ def measure(
         store = _made(Path(scratch) / "home", lead, seed)
         try:
             with program(store, "-m", "velo.cli", "stream", "--snapshot-seconds", "1"):
-                wait(lambda: at_end(store))
+                catch_up(store)
                 with served(store, "velo.cli", "serve") as (port, _):
                     day, answers, starts = _run(store, port, minutes, races, rate, progress)
-                wait(lambda: at_end(store))
+                catch_up(store)
             return _judged(store, day, answers, starts, lead, 60.0 * minutes)
         finally:
             embedded_redis.down(store.home)
@@ -171,15 +172,14 @@ def _run(
     day = _declared(store, results, minutes, races)
     answers: list[PolledAnswer] = []
     over = threading.Event()
-    polling = [threading.Thread(target=_poll, args=(port, day[at::2], answers, over)) for at in (0, 1)]
-    for one in polling:
-        one.start()
-    try:
-        starts = _tell(store, day, results, rate, minutes, progress)
-    finally:
-        over.set()
-        for one in polling:
-            one.join()
+    with ThreadPoolExecutor(2) as pool:
+        polls = [pool.submit(_poll, port, day[at::2], answers, over) for at in (0, 1)]
+        try:
+            starts = _tell(store, day, results, rate, minutes, progress)
+        finally:
+            over.set()
+        for poll in polls:
+            poll.result()  # a poll that failed fails the run
     return day, answers, starts
 
 
@@ -248,6 +248,8 @@ def _poll(port: int, day: Sequence[Polled], answers: list[PolledAnswer], over: t
         if near:
             turn += 1
             answers.append(_asked(connection, near[turn % len(near)].race.race_id))
+        else:
+            connection.close()  # the service closes idle connections; the next request opens a new one
         over.wait(max(0.0, EVERY_S - (time.monotonic() - begun)))
 
 

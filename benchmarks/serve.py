@@ -92,9 +92,9 @@ def measure(
         train(store, now=_now())
         try:
             with program(store, "-m", "velo.cli", "stream"):
-                wait(lambda: at_end(store))
+                catch_up(store)
                 races = declare(store, sizes)
-                wait(lambda: at_end(store))
+                catch_up(store)
                 found = _asked(store, races, requests, loaded=False)
                 with _results(store, rate, seconds=_enough(requests, len(sizes))):
                     found += _asked(store, races, requests, loaded=True)
@@ -298,6 +298,19 @@ def at_end(store: Store) -> bool:
     """Whether a running stream has taken the whole log."""
     where = position(store.home)
     return where is not None and where.at_end and where.next_seq == reader.end(store.home).next_seq
+
+
+def catch_up(store: Store) -> None:
+    """Wait until a running stream has taken the whole log; raises RuntimeError where its position stops for WAIT_S."""
+    before = -1
+    while not at_end(store):
+        wait(lambda after=before: at_end(store) or _next_seq(store) > after)
+        before = _next_seq(store)
+
+
+def _next_seq(store: Store) -> int:
+    where = position(store.home)
+    return -1 if where is None else where.next_seq
 
 
 def wait(until: Callable[[], bool]) -> None:
