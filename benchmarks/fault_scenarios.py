@@ -23,7 +23,7 @@ from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
 from velo.streams.audit import audit
 from velo.streams.dataflow.metrics import position
-from velo.streams.importers.runners import read_runner_tables
+from velo.streams.importers.sources.runners import read_runner_tables
 
 TIMES: Final = 5
 """Consecutive kills of a command."""

@@ -27,7 +27,7 @@ from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
 from velo.streams.batch.build import build
 from velo.streams.dataflow.metrics import position
-from velo.streams.importers.runners import read_runner_tables
+from velo.streams.importers.sources.runners import read_runner_tables
 from velo.streams.unbuilt_log import UnbuiltLog
 
 LAYOUTS: Final = [Layout.of(family) for family in FAMILIES]

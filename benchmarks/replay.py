@@ -31,7 +31,7 @@ from velo.settings import Settings, zone_named
 from velo.storage.store import Store
 from velo.streams.audit import audit
 from velo.streams.importers.ingest import ingest
-from velo.streams.importers.runners import read_runner_tables
+from velo.streams.importers.sources.runners import read_runner_tables
 
 TOLERANCE: Final = 1e-9
 

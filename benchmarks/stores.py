@@ -24,7 +24,7 @@ from velo.simulator import SeasonSpec, simulate
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
 from velo.streams.batch.staging import cores
-from velo.streams.importers.runners import read_runner_tables
+from velo.streams.importers.sources.runners import read_runner_tables
 
 
 @dataclass(frozen=True, slots=True)

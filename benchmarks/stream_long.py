@@ -35,7 +35,7 @@ from velo.streams.batch.build import build
 from velo.streams.dataflow.malloc import single_arena
 from velo.streams.dataflow.metrics import Telemetry, position
 from velo.streams.dataflow.runtime import VIEWS, StreamOptions, plan, run
-from velo.streams.importers.runners import read_runner_tables
+from velo.streams.importers.sources.runners import read_runner_tables
 
 ZONE: Final = "Europe/London"
 HISTORY_DAYS: Final = 400

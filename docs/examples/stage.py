@@ -22,7 +22,7 @@ from velo.settings import Settings, zone_named
 from velo.storage.store import Store
 from velo.streams.batch.build import build
 from velo.streams.importers.ingest import ingest
-from velo.streams.importers.runners import read_runner_tables
+from velo.streams.importers.sources.runners import read_runner_tables
 
 NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 """The off of the first race. Other instants count days from it."""

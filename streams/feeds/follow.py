@@ -23,7 +23,7 @@ from velo.streams.feeds.source import Delivery, Feed, FeedAway
 from velo.streams.feeds.validation import MessageValidator, ValidMessage, letter
 from velo.streams.importers import dead_letters
 from velo.streams.importers.dead_letters import DeadLetter
-from velo.streams.importers.results import is_early
+from velo.streams.importers.race_maker import is_early
 
 BATCH: Final = 256
 """The most messages between two syncs, for a feed faster than the disk; a single message is synced at once."""

@@ -10,7 +10,7 @@ from typing import Any, Final
 from velo.racing.messages import NON_RUNNER, SCHEMA_VERSION, STATUSES, TYPES, Race, Runner
 from velo.streams.feeds.validation import MAX_DEPTH, MAX_WHOLE, PRODUCED
 from velo.streams.importers.columns import COLUMNS, RACE_COLUMNS, RUNNER_COLUMNS
-from velo.streams.importers.results import OUTCOMES
+from velo.streams.importers.race_maker import OUTCOMES
 
 COMMITTED: Final = Path(__file__).parent / "schema" / f"messages-v{SCHEMA_VERSION}.json"
 _KINDS: Final[dict[str, dict[str, Any]]] = {

@@ -11,7 +11,7 @@ from velo.racing.messages import to_record
 from velo.storage.store import Store
 from velo.streams.feeds.validation import MAX_BYTES
 from velo.streams.importers.file_kinds import refuse_other_kind
-from velo.streams.importers.runners import read_runner_tables
+from velo.streams.importers.sources.runners import read_runner_tables
 
 LINES: Final = (".jsonl", ".ndjson", ".json")
 TABLES: Final = (".csv", ".parquet")

@@ -32,7 +32,8 @@ from velo.storage.store import Store
 from velo.streams.importers.columns import COLUMNS, RACE_COLUMNS, RUNNER_COLUMNS, WANTED, value_of
 from velo.streams.importers.dead_letters import DeadLetter
 from velo.streams.importers.parsers import INTEGERS
-from velo.streams.importers.results import BAD, Maker, bad_value, refuse_control_characters
+from velo.streams.importers.race_maker import RaceMaker, bad_value, refuse_control_characters
+from velo.streams.importers.rows import BAD
 
 SOURCE: Final = "feed"
 """The source in the dead letters of feeds."""
@@ -107,7 +108,7 @@ class MessageValidator:
         row = _typed({name: record.get(name) for name in ("horse_id", "horse", "jockey_id", "jockey")}, RUNNER_COLUMNS)
         for name, value in row.get(BAD, {}).items():
             raise bad_value(name, value, WANTED[COLUMNS[name]])
-        runner = Maker(self.store, self.policy, self.warnings).runner(row)
+        runner = RaceMaker(self.store, self.policy, self.warnings).runner(row)
         if not runner.horse_id:
             raise Refused("runner without a horse", f"a {kind} is about a horse: give it horse_id or horse")
         if kind == "non_runner":
@@ -127,7 +128,7 @@ class MessageValidator:
             raise bad_value("a field's name", name, "a name without the character U+0000")
         race = _typed({name: record.get(name) for name in RACE_COLUMNS if name != "known_at"}, RACE_COLUMNS)
         rows = [_row(race, one) for one in runners]
-        maker = Maker(self.store, self.policy, self.warnings)
+        maker = RaceMaker(self.store, self.policy, self.warnings)
         if record["type"] == "racecard":
             card = maker.card(race_id, rows)
             return replace(card, runners=_with_race_names(card, runners), known_at=None)

@@ -16,6 +16,8 @@ from velo.streams.importers.file_kinds import GZIP, file_kind, refuse_other_kind
 if TYPE_CHECKING:
     from _csv import Reader
 
+HEADER_AGAIN = "header in the middle of a file, left out"
+"""The warning that counts rows which repeat the header."""
 Names = Callable[[Sequence[str]], list[str]]
 _LONGEST_CELL = 1 << 20
 _LONGEST_LINE = 1 << 24

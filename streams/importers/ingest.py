@@ -1,10 +1,11 @@
-"""From a parsed load to the log and the dead letters."""
+"""Append a checked load to the log, and its refusals to the dead letters."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from velo.errors import UserError
 from velo.storage.log.rebuild import rebuild
@@ -17,9 +18,9 @@ from velo.streams.importers.results import Parsed
 
 @dataclass(frozen=True, slots=True)
 class IngestReport:
-    """What became of a load: every row is in a race that was appended, identical or refused.
+    """The outcome of a load: every row is in a race that was appended, identical or refused.
 
-    `lower_version` counts among `appended`. `refused` counts reasons, `dead_letters` the letters that are new.
+    `lower_version` counts among `appended`. `refused` counts races by reason, `dead_letters` the new dead letters.
     """
 
     source: str
@@ -33,10 +34,27 @@ class IngestReport:
     warnings: Mapping[str, int]
     next_seq: int
 
+    def facts(self) -> list[tuple[str, Any]]:
+        """Names and numbers to show."""
+        return [
+            ("rows", self.rows),
+            ("races", self.races),
+            ("appended", self.appended),
+            ("duplicates", self.identical),
+            ("lower versions", self.lower_version),
+            ("refused", sum(self.refused.values())),
+            ("next seq", self.next_seq),
+        ]
+
+    def notes(self) -> list[str]:
+        """Refusals and corrections, one line each."""
+        more = ["  `velo dead-letters` lists the refused races"] if self.refused else []
+        return counts(self.refused, self.warnings) + more
+
 
 @dataclass(frozen=True, slots=True)
 class LogRebuildReport:
-    """What a rebuilt log is made of: messages of the files, and those kept of the log before; `replaced` is that."""
+    """The contents of a rebuilt log: messages from the files and from the previous log, which is kept at `replaced`."""
 
     from_files: int
     from_log: int
@@ -55,9 +73,9 @@ def ingest(
     clock: Callable[[], datetime],
     progress: Progress | None = None,
 ) -> IngestReport:
-    """Append a load to the log and its refusals to the dead letters; both are on the disk when this returns.
+    """Append a load to the log and its refusals to the dead letters; both are synced to the disk on return.
 
-    The first load of a store fixes its key policy. Raises `UserError`, and changes nothing, where the load is older
+    The first load of a store sets its key policy. Raises `UserError`, and changes nothing, where the load is older
     than the log's end and not `late`, or another process writes to the log.
     """
     if store.keys not in (None, parsed.keys):
@@ -67,16 +85,16 @@ def ingest(
     with LogWriter.open(store, clock=clock) as writer:
         if parsed.messages:
             store.with_keys(parsed.keys)
-        begun = writer.next_seq
+        first_seq = writer.next_seq
         try:
             report = writer.load(parsed.messages, late=late, progress=progress)
         except UserError:
-            if writer.next_seq == begun:  # nothing was loaded, and so no policy fixed
+            if writer.next_seq == first_seq:  # nothing was loaded, so the store keeps no key policy
                 store.save()
             raise
         next_seq = writer.next_seq
         letters = _letters(parsed, report)
-        written = dead_letters.write(store.home, letters, clock())  # while the log's lock keeps others out
+        written = dead_letters.write(store.home, letters, clock())  # the log's lock excludes other writers
     return IngestReport(
         source=parsed.source,
         rows=parsed.rows,
@@ -84,7 +102,7 @@ def ingest(
         appended=report.appended,
         identical=report.identical,
         lower_version=report.lower_version,
-        refused=dict(Counter(one.reason for one in letters)),
+        refused=dict(Counter(letter.reason for letter in letters)),
         dead_letters=written,
         warnings=dict(parsed.warnings),
         next_seq=next_seq,
@@ -99,9 +117,9 @@ def rebuild_from(
     clock: Callable[[], datetime],
     progress: Progress | None = None,
 ) -> LogRebuildReport:
-    """Replace the log by one of these loads and, unless `fresh`, of what the log held that they do not tell again.
+    """Replace the log by one of these loads and, unless `fresh`, of the other messages in the previous log.
 
-    The log before stays whole beside the new one. Raises `UserError`, and changes nothing, where it cannot be.
+    The previous log is kept beside the new one. Raises `UserError`, and changes nothing, where the log cannot be replaced.
     """
     policies = {parsed.keys for parsed in loads} | ({store.keys} if store.keys else set())
     if len(policies) > 1:
@@ -117,15 +135,23 @@ def rebuild_from(
         from_files=done.load.appended - done.kept,
         from_log=done.kept,
         superseded=done.superseded,
-        refused=dict(Counter(one.reason for one in letters)),
+        refused=dict(Counter(letter.reason for letter in letters)),
         dead_letters=written,
         replaced=done.replaced,
         next_seq=done.load.appended,
     )
 
 
+def counts(refused: Mapping[str, int], warnings: Mapping[str, int]) -> list[str]:
+    """Return refusals by reason and warnings, each with its count, as lines to show."""
+    return [
+        *(f"  refused {count:,} × {reason}" for reason, count in sorted(refused.items())),
+        *(f"  note: {count:,} × {warning}" for warning, count in sorted(warnings.items())),
+    ]
+
+
 def _letters(parsed: Parsed, report: LoadReport) -> list[DeadLetter]:
-    """The letters of a load: what its importer refused, then what the log did."""
-    place = {id(message): place for place, message in enumerate(parsed.messages)}
-    refused = ((place.get(id(message)), why) for message, why in report.refused)
+    """Return the dead letters of a load: those of its importer, then those of the log."""
+    index = {id(message): index for index, message in enumerate(parsed.messages)}
+    refused = ((index.get(id(message)), why) for message, why in report.refused)
     return [*parsed.refused, *(parsed.letter_of(at, why) for at, why in refused if at is not None)]

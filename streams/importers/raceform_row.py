@@ -1,6 +1,6 @@
-"""One row of a raceform or rpscrape results file, read into the columns of the runner table.
+"""Read one row of a raceform or rpscrape results file into the columns of the runner table.
 
-The files say less than they seem to; `velo.streams.importers.raceform` tells what is settled how.
+`velo.streams.importers.sources.raceform` lists what the files leave open and how it is decided.
 """
 
 import re
@@ -23,12 +23,14 @@ from velo.streams.importers.raceform_words import main_going, surface_of
 _SUFFIX: Final = re.compile(r"\(([A-Z]{2,3})\)")
 _COUNTRY_LAST: Final = re.compile(r"\([A-Za-z]{2,3}\)$")
 _TYPES: Final = {"flat": "Flat", "hurdle": "Hurdle", "chase": "Chase", "nh flat": "NHF", "nhf": "NHF", "bumper": "NHF"}
+DECISIVE: Final = ("result_version", "known_at")
+"""Columns in which an unreadable value refuses the race: taken as unknown, it would change what was known when."""
 Row = dict[str, Any]
 _HANDICAP: Final = re.compile(r"handicap|nursery", re.IGNORECASE)
 
 
 def course_with_country(course: str, region: str | None = None) -> str:
-    """A course as results name it: a foreign one ends in its country, `Naas (IRE)`; a card gives the region apart."""
+    """Return a course as results name it: a foreign course ends in its country, `Naas (IRE)`; a card has a separate region."""
     abroad = (parsers.text(region) or "GB").upper()
     suffixed = any(code != "AW" for code in _SUFFIX.findall(course))
     return course if suffixed or abroad == "GB" else f"{course} ({abroad})"
@@ -41,9 +43,9 @@ def has_country(horse: str) -> bool:
 
 @lru_cache(maxsize=1 << 18)
 def with_country(horse: str | None, region: str | None = None) -> str | None:
-    """A horse's name with its country, `Best Kept (GB)`: of its suffix, else of the region, else GB; None for no name.
+    """Return a horse's name with its country, `Best Kept (GB)`: its suffix, else the region, else GB; None for no name.
 
-    Its `name_key` is the horse's key by name; a racecard that gives the region apart makes the same one.
+    Its `name_key` is the horse's key by name, the same for results and for racecards with a separate region.
     """
     name = parsers.text(horse)
     if name is None or has_country(name):
@@ -53,27 +55,27 @@ def with_country(horse: str | None, region: str | None = None) -> str | None:
 
 @lru_cache(maxsize=4096)
 def made_race_id(race_date: date, course: str, off: time | None, race_name: str | None = None) -> str:
-    """The id of a race that has none: date, course and off by the source's clock (24-hour), or its name where the off is unknown."""
+    """Return an id for a race without one: date, course, and off by the source's clock (24-hour) or the name if it is unknown."""
     when = f"{off:%H:%M}" if off else name_key(race_name) or "off unknown"
     return f"{race_date.isoformat()} {name_key(course)} {when}"
 
 
 def parse_row(raw: Mapping[str, str], timezone: ZoneInfo, offs: OffReader | None = None, part: Hashable = None) -> Row:
-    """One runner in the columns of the runner table, from the cells of one row by (casefolded) column name.
+    """Return one runner in the columns of the runner table, from the cells of one row by (casefolded) column name.
 
-    `off_time` is UTC, as `offs` of the row's whole load reads it (its file is `part`), by itself without them;
-    `race_date` is the date at the course, or the one of the store's `timezone` where that has not got so far.
-    `horse` has its country, so that its name is its key; ids are as given (`checked_results` chooses between id and
-    name), and again among what is kept. A cell that holds something unreadable is None, and `unreadable` has its text
-    by column. Raises `Refused` where date or off cannot be read: without them nothing is known of when.
+    `off_time` is UTC, as `offs` of the whole load reads it (the row's file is `part`); without `offs` it is read by itself.
+    `race_date` is the date at the course, or that of the store's `timezone` where that is earlier.
+    `horse` has its country, so that its name is its key. Ids are in their columns (`checked_results` chooses between id and
+    name) and again in `source_*`. An unreadable cell is None, and `unreadable` has its text by column. Raises `Refused`
+    where date or off cannot be read.
     """
     cell = _Cells(raw)
     day, race_off = when(raw, part)
     course = parsers.text(raw.get("course")) or ""
     country = country_of(course, parsers.text(raw.get("region")))
     read = race_off and (offs or OffReader.of([race_off], LONDON)).read[race_off]
-    race_name, told_going = cell.text("race_name"), cell.text("going")
-    going = main_going(told_going)
+    race_name, written_going = cell.text("race_name"), cell.text("going")
+    going = main_going(written_going)
     status, position = parsers.finish(cell.used("pos"))
     row: Row = {
         "race_id": cell.text("race_id") or made_race_id(day, course, read and read.clock, race_name),
@@ -115,8 +117,8 @@ def parse_row(raw: Mapping[str, str], timezone: ZoneInfo, offs: OffReader | None
     ran = cell.read("ran", parsers.whole)
     if ran is not None:
         row["ran"] = ran
-    if going != told_going:
-        row["source_going"] = told_going
+    if going != written_going:
+        row["source_going"] = written_going
     if read and read.inferred:
         row["off_inferred"] = True
     if cell.unreadable:
@@ -126,14 +128,14 @@ def parse_row(raw: Mapping[str, str], timezone: ZoneInfo, offs: OffReader | None
 
 @dataclass(slots=True)
 class _Cells:
-    """A row's cells, and which of them have found their place in the runner table."""
+    """The cells of a row. `placed` are the columns that the runner table has; `unreadable` the texts that failed."""
 
     raw: Mapping[str, str]
     unreadable: dict[str, str] = field(default_factory=dict)
     placed: set[str] = field(default_factory=set)
 
     def used(self, *columns: str) -> str | None:
-        """Mark columns as placed; the first one's cell."""
+        """Mark columns as placed, and return the cell of the first."""
         self.placed.update(columns)
         return self.raw.get(columns[0])
 
@@ -143,27 +145,27 @@ class _Cells:
 
     def read(self, column: str, reader: Callable[[str | None], Any]) -> Any:
         self.placed.add(column)
-        given = self.raw.get(column)
+        cell = self.raw.get(column)
         try:
-            return reader(given)
+            return reader(cell)
         except ValueError:
-            self.unreadable[column] = str(given)
+            self.unreadable[column] = str(cell)
             return None
 
     def first(self, *readers: tuple[str, Callable[[str | None], Any]]) -> Any:
-        """The first column's value that says something; all of them are placed."""
+        """Return the first value that is not None; all these columns are placed."""
         values = [self.read(column, reader) for column, reader in readers]
         return next((value for value in values if value is not None), None)
 
     def kept(self, row: Mapping[str, Any]) -> dict[str, str]:
-        """The columns without a place, as given, where they say something; the SP as written tells the favourite."""
+        """Return the other columns as text, without blanks, and the SP as written, which marks the favourite."""
         left = (column for column in self.raw if column not in self.placed or column == "sp")
         named = ((f"source_{column}" if column in row else column, parsers.text(self.raw[column])) for column in left)
         return {column: value for column, value in named if value is not None}
 
 
 def when(raw: Mapping[str, str], part: Hashable = None) -> tuple[date, RaceOff | None]:
-    """The source's date of a row, and its off as written; raises `Refused` where one cannot be read."""
+    """Return the source's date of a row and its off as written (None if blank). Raises `Refused` for an unreadable one."""
     return _when(raw.get("date"), raw.get("off"), raw.get("course"), raw.get("region"), part)
 
 
@@ -188,22 +190,22 @@ def _when(
 
 
 def _race_type(cell: str | None) -> str | None:
-    given = parsers.text(cell)
-    if given is None:
+    written = parsers.text(cell)
+    if written is None:
         return None
     try:
-        return _TYPES[given.casefold()]
+        return _TYPES[written.casefold()]
     except KeyError:
-        raise ValueError(given) from None
+        raise ValueError(written) from None
 
 
 def _known_at(cell: str | None) -> datetime | None:
-    given = parsers.text(cell)
-    return from_text(given) if given else None
+    written = parsers.text(cell)
+    return from_text(written) if written else None
 
 
 def _distance_m(cell: _Cells) -> float | None:
-    """Metres: of the yards where given, as the finest measure, else the metres, else the text, else the furlongs."""
+    """Return metres from the yards, the finest measure, else from the metres, the text or the furlongs."""
     yards = cell.read("dist_y", parsers.number)
     if yards is not None:
         yards = parsers.metres_of_yards(yards)
@@ -213,5 +215,5 @@ def _distance_m(cell: _Cells) -> float | None:
 
 
 def _furlongs(cell: str | None) -> float | None:
-    given = parsers.number(cell.strip().rstrip("fF")) if cell else None
-    return None if given is None else parsers.metres_of_yards(given * parsers.YARDS_A_FURLONG)
+    furlongs = parsers.number(cell.strip().rstrip("fF")) if cell else None
+    return None if furlongs is None else parsers.metres_of_yards(furlongs * parsers.YARDS_A_FURLONG)

@@ -1,4 +1,4 @@
-"""Dead letters read again by their importer, or the door of the feeds, after the code or the rows were mended."""
+"""Replay dead letters: their importer, or the feeds' validation, reads them again after the code or the rows were corrected."""
 
 import csv
 from collections import defaultdict
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from velo.errors import Refused, UserError
 from velo.storage.log.reader import end as log_end
@@ -14,17 +14,16 @@ from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
 from velo.streams.feeds.validation import SOURCE as FEED
 from velo.streams.feeds.validation import MessageValidator, ValidMessage
-from velo.streams.importers import dead_letters, raceform, runners
+from velo.streams.importers import dead_letters, registry
 from velo.streams.importers.dead_letters import LETTER, DeadLetter
-from velo.streams.importers.results import Parsed, Row
-
-RowImporter = Callable[[Sequence[Row], Store], Parsed]
-"""Reads rows as a dead letter or an export of them has them."""
+from velo.streams.importers.importer import ResultsImporter
+from velo.streams.importers.results import Parsed
+from velo.streams.importers.rows import Row
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayReport:
-    """What became of the letters that were tried: `taken` are settled, `refused` are still open, with the reasons."""
+    """The outcome of a replay: `taken` letters are closed; `refused` ones stay open, each with its reason."""
 
     tried: int
     taken: int
@@ -33,64 +32,50 @@ class ReplayReport:
     refused: Mapping[str, str]
 
 
-IMPORTERS: Final[Mapping[str, RowImporter]] = {
-    runners.RUNNER_TABLE: runners.parse_rows,
-    raceform.SOURCE: raceform.parse_rows,
-}
-"""The importer of each source."""
-
-
 def replay(
     store: Store,
-    mended: Path | None = None,
+    corrected: Path | None = None,
     *,
     late: bool = False,
     clock: Callable[[], datetime],
-    importers: Mapping[str, RowImporter] = IMPORTERS,
+    importer_of: Callable[[str], ResultsImporter | None] = registry.results_importer,
 ) -> ReplayReport:
-    """Read the open letters' rows again, by the importer of their source, and load the races that pass.
+    """Read every open dead letter again, or only those in a `corrected` export, with its rows.
 
-    With `mended`, an edited export, the letters in it are tried, with its rows. A letter whose race passes is marked
-    as replayed; the others stay as they are. Raises `UserError`, and changes nothing, where a race is older than the
-    log's end and not `late`, or `mended` is no export of open letters. A letter whose source has no importer stays.
-    What came through a feed is taken as the feed would take it now: it is known from now on.
+    A letter whose race passes is closed; the others stay as they are. Raises `UserError`, and changes nothing, where a race
+    is older than the log's end and not `late`, or `corrected` is not an export of open letters. A letter whose source cannot
+    be replayed stays open. A message of a feed is validated as if it arrived now: it is known from now on.
     """
-    letters = {one.letter: one for one in dead_letters.read(store.home)}
-    rows = _mended(mended, letters) if mended else {letter: one.rows for letter, one in letters.items()}
+    letters = {letter.letter: letter for letter in dead_letters.read(store.home)}
+    rows = _corrected_rows(corrected, letters) if corrected else {name: letter.rows for name, letter in letters.items()}
     refused: dict[str, str] = {}
     passed: list[tuple[str, Parsed]] = []
     live: list[tuple[str, ValidMessage]] = []
-    door = MessageValidator.of(store)
-    for letter, given in rows.items():
+    validator = MessageValidator.of(store)
+    for letter, letter_rows in rows.items():
         source = letters[letter].source
         if source == FEED:
-            taken_or_not = _through(door, given, _arrived(store, clock()))
-            if isinstance(taken_or_not, ValidMessage):
-                live.append((letter, taken_or_not))
+            valid_or_reason = _validated(validator, letter_rows, _arrival(store, clock()))
+            if isinstance(valid_or_reason, ValidMessage):
+                live.append((letter, valid_or_reason))
             else:
-                refused[letter] = taken_or_not
+                refused[letter] = valid_or_reason
             continue
-        if not given:
-            refused[letter] = "its rows were too long for a letter: mend the file and give it again"
-            continue
-        if source not in importers:
-            refused[letter] = f"letters of {source} are not replayed: mend the file and give it again"
-            continue
-        parsed = importers[source](given, store)
-        if parsed.refused or not parsed.messages:
-            refused[letter] = "; ".join(f"{one.reason}: {one.detail}" for one in parsed.refused) or "no rows"
+        parsed_or_reason = _parsed(importer_of(source), source, letter_rows, store)
+        if isinstance(parsed_or_reason, Parsed):
+            passed.append((letter, parsed_or_reason))
         else:
-            passed.append((letter, parsed))
+            refused[letter] = parsed_or_reason
     letter_of = {id(message): letter for letter, parsed in passed for message in parsed.messages}
     with LogWriter.open(store, clock=clock) as writer:
         if passed or live:
-            writer.store = store.with_keys(passed[0][1].keys if passed else door.policy)
+            writer.store = store.with_keys(passed[0][1].keys if passed else validator.policy)
         report = writer.load([message for _, parsed in passed for message in parsed.messages], late=late)
         refused |= {letter_of[id(message)]: str(why) for message, why in report.refused}
         appended, identical = report.appended, report.identical
-        for letter, told in live:
+        for letter, valid in live:
             try:
-                outcome = writer.append(told.message, told.kept)
+                outcome = writer.append(valid.message, valid.kept)
             except Refused as why:
                 refused[letter] = str(why)
                 continue
@@ -101,27 +86,40 @@ def replay(
     return ReplayReport(len(rows), len(taken), appended, identical, refused)
 
 
-def _arrived(store: Store, now: datetime) -> datetime:
-    """The instant at which the log takes what comes now: it never goes back, though the machine's clock may."""
+def _parsed(importer: ResultsImporter | None, source: str, rows: Sequence[Row], store: Store) -> Parsed | str:
+    """Return the results in the rows of a dead letter, or the reason why there are none."""
+    if not rows:
+        return "its rows were too long for a dead letter: correct the file and load it again"
+    if importer is None:
+        return f"dead letters of {source} cannot be replayed: correct the file and load it again"
+    parsed = importer.read_rows(rows, store)
+    if parsed.messages and not parsed.refused:
+        return parsed
+    return "; ".join(f"{each.reason}: {each.detail}" for each in parsed.refused) or "no rows"
+
+
+def _arrival(store: Store, now: datetime) -> datetime:
+    """Return the instant of arrival: now, but never before the log's end, since the machine's clock may go back."""
     end = log_end(store.home).known_at
     return now if end is None else max(now, end)
 
 
-def _through(door: MessageValidator, rows: Sequence[Row], now: datetime) -> ValidMessage | str:
-    """A feed's message out of its letter, or why it cannot be taken."""
+def _validated(validator: MessageValidator, rows: Sequence[Row], now: datetime) -> ValidMessage | str:
+    """Return the feed's message in a dead letter, or the reason why it is refused."""
     if len(rows) != 1 or not isinstance(rows[0].get("message"), str):
         return "a letter of a feed is one row with a column message: leave them as they were exported"
     if rows[0].get("message_bytes"):
         return f"the letter has only the beginning of its {rows[0]['message_bytes']} bytes: send the message again"
-    told = door.take(str(rows[0]["message"]).encode(), now)
-    return told if isinstance(told, ValidMessage) else f"{told.reason}: {told.detail}"
+    outcome = validator.take(str(rows[0]["message"]).encode(), now)
+    return outcome if isinstance(outcome, ValidMessage) else f"{outcome.reason}: {outcome.detail}"
 
 
 def _plain(value: Any) -> Any:
     return dead_letters.plain(value) if isinstance(value, str) else value
 
 
-def _mended(path: Path, letters: Mapping[str, DeadLetter]) -> dict[str, list[Row]]:
+def _corrected_rows(path: Path, letters: Mapping[str, DeadLetter]) -> dict[str, list[Row]]:
+    """Return the rows of an export by dead letter."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
@@ -132,7 +130,7 @@ def _mended(path: Path, letters: Mapping[str, DeadLetter]) -> dict[str, list[Row
         letter = row.pop(LETTER, None)
         if letter not in letters:
             raise UserError(
-                f"{path}, line {number}: {LETTER} {letter!r} is no open dead letter: leave that column as it was exported"
+                f"{path}, line {number}: {LETTER} {letter!r} is not an open dead letter: leave that column as it was exported"
             )
         by_letter[letter].append({dead_letters.plain(name): _plain(value) for name, value in row.items() if name})
     if not by_letter:

@@ -21,7 +21,7 @@ from velo.feature_repo.catalogue.families import FAMILIES
 from velo.simulator import SeasonSpec, simulate
 from velo.streams.batch.build import build
 from velo.streams.importers.ingest import ingest
-from velo.streams.importers.runners import read_runner_tables
+from velo.streams.importers.sources.runners import read_runner_tables
 from velo.training.model import ModelOptions
 from velo.training.train import train
 

@@ -18,7 +18,7 @@ from velo.storage.store import Home, Store
 from velo.streams.audit import audit
 from velo.streams.batch.build import build
 from velo.streams.importers.ingest import ingest
-from velo.streams.importers.runners import read_runner_tables
+from velo.streams.importers.sources.runners import read_runner_tables
 
 DISK_MB = 48
 

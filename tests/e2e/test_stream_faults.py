@@ -35,7 +35,7 @@ from velo.streams.dataflow.metrics import Telemetry, position
 from velo.streams.dataflow.runtime import StreamOptions, plan, run, sole_stream
 from velo.streams.dataflow.worker_processes import loopback_addresses, others
 from velo.streams.importers.ingest import ingest
-from velo.streams.importers.runners import read_runner_tables
+from velo.streams.importers.sources.runners import read_runner_tables
 
 PATIENCE_S = 120.0
 

@@ -20,7 +20,7 @@ from velo.storage.store import Store
 from velo.streams.audit import AuditReport, audit
 from velo.streams.batch.build import build
 from velo.streams.importers.ingest import ingest
-from velo.streams.importers.runners import read_runner_tables
+from velo.streams.importers.sources.runners import read_runner_tables
 
 HORSE = "horse_form"
 

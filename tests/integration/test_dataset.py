@@ -34,7 +34,7 @@ from velo.racing.messages import (
 from velo.storage.log.reader import messages as logged
 from velo.storage.store import Store
 from velo.streams.importers.ingest import ingest
-from velo.streams.importers.runners import read_runner_tables
+from velo.streams.importers.sources.runners import read_runner_tables
 from velo.training.dataset import LABEL, TrainingSet, training_set
 from velo.training.entity_rows import Period, declared
 from velo.training.prices import prices

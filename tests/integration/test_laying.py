@@ -25,7 +25,7 @@ from velo.storage.store import Store
 from velo.streams.batch.build import build, fingerprint
 from velo.streams.dataflow.bootstrap import Bootstrap
 from velo.streams.importers.ingest import ingest
-from velo.streams.importers.runners import read_runner_tables
+from velo.streams.importers.sources.runners import read_runner_tables
 
 NONE_MEASURED = "other formulas"
 FILES = [("london", "Europe/London"), ("hk_amended", "Asia/Hong_Kong")]

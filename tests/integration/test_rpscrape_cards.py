@@ -21,10 +21,10 @@ from velo.storage.log import reader
 from velo.storage.store import Store
 from velo.streams.batch.build import build
 from velo.streams.importers import dead_letters
-from velo.streams.importers.cards import ParsedCards, declare
+from velo.streams.importers.declare import ParsedCards, declare
 from velo.streams.importers.ingest import ingest
-from velo.streams.importers.raceform import read_raceform
-from velo.streams.importers.rpscrape_cards import SOURCE, read_rpscrape_cards
+from velo.streams.importers.sources.raceform import read_raceform
+from velo.streams.importers.sources.rpscrape_cards import SOURCE, read_rpscrape_cards
 
 SAMPLE = "data/uk/racecards_sample.json"
 ARRIVED = datetime(2026, 1, 17, 9, 0, tzinfo=UTC)

@@ -36,7 +36,7 @@ from velo.serving.scoring.scorer import Scorer, score, scorer_of
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
 from velo.streams.batch.build import build
-from velo.streams.importers.cards import read_cards
+from velo.streams.importers.sources.runners_cards import read_cards
 from velo.streams.unbuilt_log import UnbuiltLog
 from velo.training.bundle import Bundle, load
 from velo.training.dataset import TrainingSet, training_set

@@ -23,7 +23,7 @@ from velo.feature_repo.catalogue.families import BY_VIEW, FAMILIES
 from velo.storage.store import Store
 from velo.streams.batch.build import build
 from velo.streams.importers.ingest import ingest
-from velo.streams.importers.runners import read_runner_tables
+from velo.streams.importers.sources.runners import read_runner_tables
 from velo.streams.spark import render
 
 needs_spark = pytest.mark.skipif(

@@ -37,7 +37,7 @@ from velo.streams.dataflow.runtime import plan
 from velo.streams.explain import explain
 from velo.streams.importers import dead_letters
 from velo.streams.importers.ingest import ingest
-from velo.streams.importers.runners import read_runner_tables
+from velo.streams.importers.sources.runners import read_runner_tables
 
 FILES = [("london", "Europe/London"), ("hk_amended", "Asia/Hong_Kong")]
 

@@ -8,8 +8,8 @@ from zoneinfo import ZoneInfo
 from velo.racing.messages import Racecard
 from velo.settings import KeyPolicy, Settings
 from velo.storage.store import Store
-from velo.streams.importers.cards import ParsedCards
-from velo.streams.importers.rpscrape_cards import read_rpscrape_cards
+from velo.streams.importers.declare import ParsedCards
+from velo.streams.importers.sources.rpscrape_cards import read_rpscrape_cards
 
 RUNNER = {
     "name": "Plain Sailing",

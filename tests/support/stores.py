@@ -20,7 +20,7 @@ from velo.simulator import SeasonSpec, simulate_season
 from velo.storage.store import Home, Store
 from velo.streams.batch.build import BuildReport, build
 from velo.streams.importers.ingest import IngestReport, ingest
-from velo.streams.importers.runners import read_runner_tables
+from velo.streams.importers.sources.runners import read_runner_tables
 
 if TYPE_CHECKING:
     from feast import FeatureStore

@@ -10,7 +10,7 @@ import pytest
 from velo.errors import UserError
 from velo.racing.messages import Market, Race, Result, Runner
 from velo.streams.importers.betfair_courses import courses_meant, read_hint
-from velo.streams.importers.betfair_sp import BspMatch, read_betfair_sp
+from velo.streams.importers.betfair_match import BspMatch, read_betfair_sp
 
 LONDON = ZoneInfo("Europe/London")
 HEADER = (

@@ -21,7 +21,7 @@ from velo.streams.importers.dead_letters import LETTER, DeadLetter
 from velo.streams.importers.ingest import ingest
 from velo.streams.importers.replay import ReplayReport, replay
 from velo.streams.importers.results import Parsed
-from velo.streams.importers.runners import parse_rows, read_runner_tables
+from velo.streams.importers.sources.runners import IMPORTER, parse_rows, read_runner_tables
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 BAD_STATUS = a_race(a_runner("Arkle", 1), a_runner("Mill House", status="XX"), race_id="R2")
@@ -112,7 +112,8 @@ def test_a_fixed_importer_takes_what_it_refused(store: Store) -> None:
         return parse_rows([row | {"status": row["status"].replace("XX", "PU")} for row in rows], store)
 
     before = store.home.dead_letters.read_bytes()
-    report = replay(store, late=True, clock=fixed(NOW), importers={"runners": fixed_importer})
+    corrected = replace(IMPORTER, read_rows=fixed_importer)
+    report = replay(store, late=True, clock=fixed(NOW), importer_of={"runners": corrected}.get)
     assert (report.tried, report.taken, report.appended) == (2, 1, 1)
     assert [one.race_id for one in dead_letters.read(store.home)] == ["R3"]
     assert [one.race_id for one in dead_letters.read(store.home, replayed=True)] == ["R2", "R3"]
@@ -124,7 +125,7 @@ def test_an_edited_export_is_taken(store: Store, tmp_path: Path) -> None:
     path = tmp_path / "mend me.csv"
     assert dead_letters.export(store.home, path) == 3
     edited(path, status="XX:F", position="2:1")
-    report = replayed(store, mended=path)
+    report = replayed(store, corrected=path)
     assert (report.taken, report.refused) == (2, {})
     assert dead_letters.read(store.home) == []
     assert [message.race_id for message in held(store)] == ["R1", "R2", "R3"]
@@ -134,7 +135,7 @@ def test_an_edited_export_is_taken(store: Store, tmp_path: Path) -> None:
 def test_an_export_that_was_not_mended_stays_refused_with_its_reason(store: Store, tmp_path: Path) -> None:
     dead_letters.export(store.home, tmp_path / "a.csv")
     edited(tmp_path / "a.csv", position="2:1")
-    report = replayed(store, mended=tmp_path / "a.csv")
+    report = replayed(store, corrected=tmp_path / "a.csv")
     assert report.taken == 1
     assert [reason.partition(":")[0] for reason in report.refused.values()] == ["unknown status XX"]
 
@@ -144,10 +145,10 @@ def test_a_version_told_otherwise_is_taken_when_its_number_is_raised(store: Stor
     ingest(store, read_runner_tables([other], store), clock=fixed(NOW))
     dead_letters.export(store.home, tmp_path / "a.csv")
     edited(tmp_path / "a.csv", going="Firm:Firm", status="XX:F", position="2:1")
-    assert "raise result_version" in str(replayed(store, mended=tmp_path / "a.csv").refused)
+    assert "raise result_version" in str(replayed(store, corrected=tmp_path / "a.csv").refused)
     dead_letters.export(store.home, tmp_path / "a.csv")
     edited(tmp_path / "a.csv", result_version="1:2")
-    assert replayed(store, mended=tmp_path / "a.csv").taken == 1
+    assert replayed(store, corrected=tmp_path / "a.csv").taken == 1
     assert dead_letters.read(store.home) == []
 
 
@@ -158,16 +159,16 @@ def test_a_replay_older_than_the_logs_end_needs_late_and_else_changes_nothing(st
     edited(tmp_path / "a.csv", status="XX:F")
     before = store.home.dead_letters.read_bytes()
     with pytest.raises(UserError, match="add --late"):
-        replay(store, clock=fixed(NOW), mended=tmp_path / "a.csv")
+        replay(store, clock=fixed(NOW), corrected=tmp_path / "a.csv")
     assert store.home.dead_letters.read_bytes() == before
 
 
 def test_a_file_that_is_no_export_is_refused(store: Store, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("race_id\nR1\n")
-    with pytest.raises(UserError, match="line 2: dead_letter None is no open dead letter"):
-        replayed(store, mended=tmp_path / "a.csv")
+    with pytest.raises(UserError, match="line 2: dead_letter None is not an open dead letter"):
+        replayed(store, corrected=tmp_path / "a.csv")
     with pytest.raises(UserError, match="cannot be read"):
-        replayed(store, mended=tmp_path / "none.csv")
+        replayed(store, corrected=tmp_path / "none.csv")
 
 
 def test_an_export_is_of_one_source_and_a_letter_without_an_importer_stays_open(store: Store, tmp_path: Path) -> None:
@@ -176,7 +177,7 @@ def test_an_export_is_of_one_source_and_a_letter_without_an_importer_stays_open(
         dead_letters.export(store.home, tmp_path / "a.csv")
     assert dead_letters.export(store.home, tmp_path / "a.csv", "elsewhere") == 1
     report = replayed(store)
-    assert [why for why in report.refused.values() if why.startswith("letters of elsewhere are not replayed")]
+    assert [why for why in report.refused.values() if why.startswith("dead letters of elsewhere cannot be replayed")]
 
 
 def test_what_came_through_a_feed_is_replayed_as_the_feed_would_take_it_now(store: Store) -> None:
@@ -196,7 +197,7 @@ def test_what_came_through_a_feed_is_replayed_as_the_feed_would_take_it_now(stor
     mended = store.home.root / "mended.csv"
     dead_letters.export(store.home, mended, "feed")
     edited(mended, message=f"{json.dumps(jockey)}~{json.dumps(jockey | {'jockey': 'P Taaffe'})}")
-    assert replayed(store, mended=mended).taken == 1
+    assert replayed(store, corrected=mended).taken == 1
     last = list(reader.records(store.home))[-1]
     assert (last["jockey_id"], last["whip"]) == ("p taaffe", True)
     assert not [one for one in dead_letters.read(store.home) if one.source == "feed"]
@@ -248,7 +249,7 @@ def test_an_export_holds_no_formula_and_its_replay_takes_the_exact_cells(tmp_pat
         cells = [cell for line in csv.reader(file) for cell in line]
     assert not [one for one in cells if one.startswith(("=", "+", "-", "@", "\t", "\r"))]
     edited(path, status="XX:FINISHED")
-    report = replayed(store, mended=path)
+    report = replayed(store, corrected=path)
     assert report.refused == {}
     (result,) = held(store)
     assert isinstance(result, Result)

@@ -40,7 +40,7 @@ from velo.streams.feeds.validation import (
 )
 from velo.streams.importers.columns import COLUMNS, RUNNER_COLUMNS
 from velo.streams.importers.dead_letters import DeadLetter
-from velo.streams.importers.runners import parse_rows
+from velo.streams.importers.sources.runners import parse_rows
 
 AFTERNOON = NOON + timedelta(hours=6)
 SCHEMA = json.loads(COMMITTED.read_text(encoding="utf-8"))

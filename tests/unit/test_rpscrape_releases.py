@@ -7,7 +7,7 @@ import pytest
 
 from velo.settings import Settings
 from velo.storage.store import Store
-from velo.streams.importers.raceform import read_raceform
+from velo.streams.importers.sources.raceform import read_raceform
 
 OLDEST = 'date,course,time,race_name,class,band,distance,going,pos,draw,btn,name,sp,"dec""age",weight,gear,fin_time'
 RELEASES = {

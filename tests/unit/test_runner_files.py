@@ -10,7 +10,7 @@ import pytest
 from tests.support.builders import a_field, a_race, write_runner_table
 from velo.errors import UserError
 from velo.storage.store import Store
-from velo.streams.importers.runners import read_runner_tables
+from velo.streams.importers.sources.runners import read_runner_tables
 
 
 def _file(path: Path, content: bytes | None) -> Path:

@@ -24,7 +24,7 @@ from velo.storage.store import Store
 from velo.streams.importers import dead_letters
 from velo.streams.importers.ingest import IngestReport, ingest, rebuild_from
 from velo.streams.importers.results import Parsed, checked_results
-from velo.streams.importers.runners import parse_rows, read_runner_tables
+from velo.streams.importers.sources.runners import parse_rows, read_runner_tables
 
 AFTER_ALL = datetime(2026, 1, 1, tzinfo=UTC)
 Rows = Sequence[Mapping[str, Any]]

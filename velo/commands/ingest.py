@@ -1,27 +1,54 @@
-"""`velo ingest …`, `velo cards …` and `velo dead-letters`: load results and racecards, list and replay refusals."""
+"""`velo ingest …`, `velo cards …` and `velo dead-letters`: load results and racecards, list and replay refusals.
+
+Each importer of the registry is a command: `velo ingest NAME`, or `velo cards NAME` for the importer `NAME-cards`.
+"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
+from typer._click.core import Command, Context  # the click that typer carries has no public name
+from typer.core import TyperGroup
 
 from velo.commands.edge import Files, Json, facts, now, open_store, show, steps
 from velo.commands.feed import Brokers, Follow, KafkaTopic, Once, Partition, RedisKey, Url, follow_feed
 from velo.errors import UserError
 
-if TYPE_CHECKING:
-    from velo.storage.store import Store
-    from velo.streams.importers.cards import DeclareReport
-    from velo.streams.importers.ingest import IngestReport
-    from velo.streams.importers.results import Parsed
-
 Late = Annotated[bool, typer.Option("--late", help="Accept older messages; set their known_at to now.")]
-Unneeded = Annotated[bool, typer.Option("--late", help="Has no effect: starting prices of any day are accepted.")]
-ingest_app = typer.Typer(no_args_is_help=True, help="Append results to the log. Duplicates are ignored.")
-cards_app = typer.Typer(no_args_is_help=True, help="Append racecards to the log; list or restore those in Redis.")
+
+
+class _Importers(TyperGroup):
+    """A group with a command for each importer, each imported when it is used: most commands need none."""
+
+    cards = False
+
+    def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
+        own = super().get_command(ctx, cmd_name)
+        return _command(self._importers()[cmd_name]) if own is None and cmd_name in self._importers() else own
+
+    def list_commands(self, ctx: Context) -> list[str]:
+        return [*self._importers(), *super().list_commands(ctx)]
+
+    def _importers(self) -> dict[str, str]:
+        """Return the names of the importers by that of their command."""
+        from velo.streams.importers.registry import CARDS, names
+
+        return {name.removesuffix(CARDS): name for name in names() if name.endswith(CARDS) == self.cards}
+
+
+class _CardImporters(_Importers):
+    cards = True
+
+
+ingest_app = typer.Typer(
+    cls=_Importers, no_args_is_help=True, help="Append results to the log. Duplicates are ignored."
+)
+cards_app = typer.Typer(
+    cls=_CardImporters, no_args_is_help=True, help="Append racecards to the log; list or restore those in Redis."
+)
 letters_app = typer.Typer(invoke_without_command=True, help="List, export or replay refused messages.")
 
 
@@ -52,66 +79,6 @@ def ingest_from(
             "velo ingest needs files or a feed: name the format, as in `velo ingest runners FILE`, "
             "or run `velo ingest --follow --redis KEY`"
         )
-
-
-@ingest_app.command()
-def runners(files: Files, late: Late = False, as_json: Json = False) -> None:
-    """Load results from runner tables: CSV or Parquet, one row for each declared runner."""
-    from velo.streams.importers.runners import read_runner_tables
-
-    store = open_store()
-    _load(store, read_runner_tables(files, store), late=late, as_json=as_json)
-
-
-@ingest_app.command()
-def raceform(files: Files, late: Late = False, as_json: Json = False) -> None:
-    """Load results from raceform or rpscrape CSV files (off times in London time)."""
-    from velo.streams.importers.raceform import read_raceform
-
-    store = open_store()
-    _load(store, read_raceform(files, store), late=late, as_json=as_json)
-
-
-@ingest_app.command("betfair-sp")
-def betfair_sp(files: Files, late: Unneeded = False, as_json: Json = False) -> None:  # noqa: ARG001 accepted, unused
-    """Load Betfair starting prices (the public CSV) for races already in the log, of any age."""
-    from velo.streams.importers.betfair_load import ingest_betfair_sp
-
-    with steps(as_json) as progress:
-        report = ingest_betfair_sp(
-            open_store(), files, clock=now, progress=lambda done, total: progress("append", done, total)
-        )
-    unmatched = Table("row", "reason")
-    for row in report.unmatched[:20]:
-        unmatched.add_row(f"{row.path.name}:{row.line} {row.selection}", f"{row.reason}: {row.detail}")
-    rows = [
-        ("rows", report.rows),
-        ("races priced", report.races),
-        ("prices", report.prices),
-        ("repeated rows", report.repeated),
-        ("unmatched rows", len(report.unmatched)),
-    ]
-    rows += [("appended", report.appended), ("duplicates", report.identical)]
-    show(report, as_json, lambda: Group(facts("betfair-sp", rows), unmatched if report.unmatched else Text("")))
-
-
-@cards_app.command("runners")
-def card_runners(files: Files, late: Late = False, as_json: Json = False) -> None:
-    """Load racecards from runner tables without outcomes. A card without known_at is known on arrival."""
-    from velo.streams.importers.cards import declare, read_cards
-
-    store = open_store()
-    _declared(declare(store, read_cards(files, store), clock=now, late=late), as_json)
-
-
-@cards_app.command("rpscrape")
-def card_rpscrape(files: Files, late: Late = False, as_json: Json = False) -> None:
-    """Load racecards and non-runners from rpscrape JSON files; a reserve is declared once it has a run."""
-    from velo.streams.importers.cards import declare
-    from velo.streams.importers.rpscrape_cards import read_rpscrape_cards
-
-    store = open_store()
-    _declared(declare(store, read_rpscrape_cards(files, store), clock=now, late=late), as_json)
 
 
 @letters_app.callback()
@@ -167,37 +134,23 @@ def vars_of(report: Any) -> list[tuple[str, Any]]:
     return [(field.name.replace("_", " "), getattr(report, field.name)) for field in fields(report)]
 
 
-def _declared(report: "DeclareReport", as_json: bool) -> None:
-    rows = [("races", len(report.races)), ("runners", report.rows), ("non-runners", report.non_runners)]
-    rows += [("appended", report.appended), ("duplicates", report.identical)]
-    rows += [("refused", sum(report.refused.values()))]
-    notes = [f"  refused {count:,} × {reason}" for reason, count in sorted(report.refused.items())]
-    notes += [f"  note: {count:,} × {warning}" for warning, count in sorted(report.warnings.items())]
-    show(report, as_json, lambda: Group(facts("cards", rows), Text("\n".join(notes))))
+def _command(name: str) -> Command:
+    """Return the command of an importer."""
+    from velo.streams.importers.registry import CARDS, importer
 
+    def load(files: Files, late: Late = False, as_json: Json = False) -> None:
+        with steps(as_json) as progress:
+            report = importer(name).load(
+                open_store(), files, late=late, clock=now, progress=lambda done, total: progress("append", done, total)
+            )
+        title = "cards" if name.endswith(CARDS) else f"ingest {name}"
+        show(report, as_json, lambda: Group(facts(title, report.facts()), Text("\n".join(report.notes()))))
 
-def _load(store: "Store", parsed: "Parsed", *, late: bool, as_json: bool) -> None:
-    from velo.streams.importers.ingest import ingest
-
-    with steps(as_json) as progress:
-        report = ingest(
-            store, parsed, late=late, clock=now, progress=lambda done, total: progress("append", done, total)
-        )
-    show(report, as_json, lambda: _loaded(report))
-
-
-def _loaded(report: "IngestReport") -> Group:
-    rows = [
-        ("rows", report.rows),
-        ("races", report.races),
-        ("appended", report.appended),
-        ("duplicates", report.identical),
-        ("lower versions", report.lower_version),
-        ("refused", sum(report.refused.values())),
-        ("next seq", report.next_seq),
-    ]
-    notes = [f"  refused {count:,} × {reason}" for reason, count in sorted(report.refused.items())]
-    notes += [f"  note: {count:,} × {warning}" for warning, count in sorted(report.warnings.items())]
-    if report.refused:
-        notes.append("  `velo dead-letters` lists the refused races")
-    return Group(facts(f"ingest {report.source}", rows), Text("\n".join(notes)))
+    try:
+        words = importer(name).help
+    except UserError as broken:
+        # `velo ingest --help` lists it all the same; to use it raises the error
+        words = str(broken)
+    app = typer.Typer(add_completion=False)
+    app.command(name.removesuffix(CARDS), help=words)(load)
+    return typer.main.get_command(app)

@@ -1,7 +1,6 @@
 """`velo log …` and `velo tick`: check, rebuild and tick the log."""
 
 from datetime import datetime
-from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -12,13 +11,6 @@ from velo.commands.ingest import vars_of
 from velo.errors import UserError
 
 log_app = typer.Typer(no_args_is_help=True, help="Check or rebuild the append-only log.")
-
-
-class Source(StrEnum):
-    """The format of the files that a log is rebuilt from."""
-
-    RUNNERS = "runners"
-    RACEFORM = "raceform"
 
 
 def register(app: typer.Typer) -> None:
@@ -44,17 +36,18 @@ def check(as_json: Json = False) -> None:
 @log_app.command()
 def rebuild(
     files: Files,
-    source: Source = Source.RUNNERS,
+    source: Annotated[str, typer.Option(help="Importer of the files, as in `velo ingest`.")] = "runners",
     fresh: Annotated[bool, typer.Option("--fresh", help="Use the files only, not the messages in the log.")] = False,
     as_json: Json = False,
 ) -> None:
     """Make a new log from these files and the other messages in the log; the old log is kept beside it."""
     from velo.streams.importers.ingest import rebuild_from
-    from velo.streams.importers.raceform import read_raceform
-    from velo.streams.importers.runners import read_runner_tables
+    from velo.streams.importers.registry import results_importer
 
-    store = open_store()
-    parsed = (read_raceform if source is Source.RACEFORM else read_runner_tables)(files, store)
+    store, importer = open_store(), results_importer(source)
+    if importer is None:
+        raise UserError(f"--source is {source!r}, which no importer of results is called: see `velo ingest --help`")
+    parsed = importer.read(files, store)
     with steps(as_json) as progress:
         report = rebuild_from(
             store, [parsed], fresh=fresh, clock=now, progress=lambda done, total: progress("append", done, total)

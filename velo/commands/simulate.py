@@ -75,9 +75,10 @@ def demo(
     from velo.serving.scoring.scorer import score
     from velo.streams.batch.build import build
     from velo.streams.batch.warehouse import make_warehouse
-    from velo.streams.importers.cards import declare, read_cards
+    from velo.streams.importers.declare import declare
     from velo.streams.importers.ingest import ingest
-    from velo.streams.importers.runners import read_runner_tables
+    from velo.streams.importers.sources.runners import read_runner_tables
+    from velo.streams.importers.sources.runners_cards import read_cards
     from velo.streams.unbuilt_log import UnbuiltLog
     from velo.training.train import train
 

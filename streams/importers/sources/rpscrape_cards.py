@@ -33,14 +33,22 @@ from velo.racing.names import name_key
 from velo.settings import KeyPolicy
 from velo.storage.store import Store
 from velo.streams.importers import parsers
-from velo.streams.importers.cards import ParsedCards
 from velo.streams.importers.columns import COLUMNS
 from velo.streams.importers.dead_letters import DeadLetter
+from velo.streams.importers.declare import ParsedCards
+from velo.streams.importers.importer import CardsImporter
 from velo.streams.importers.known_horses import KnownHorses, Wanted
 from velo.streams.importers.off_clock import LONDON, OffReader, RaceOff
-from velo.streams.importers.raceform import DECISIVE
-from velo.streams.importers.raceform_row import course_with_country, has_country, parse_row, when, with_country
-from velo.streams.importers.results import BAD, Maker, letter, plain
+from velo.streams.importers.race_maker import RaceMaker
+from velo.streams.importers.raceform_row import (
+    DECISIVE,
+    course_with_country,
+    has_country,
+    parse_row,
+    when,
+    with_country,
+)
+from velo.streams.importers.rows import BAD, letter, plain
 from velo.streams.importers.rpscrape_tree import TreePath, as_read, races, shown
 
 SOURCE: Final = "rpscrape-cards"
@@ -100,7 +108,7 @@ def read_rpscrape_cards(paths: Sequence[Path], store: Store) -> ParsedCards:
         raise UserError("no file is named: name one or more files of rpscrape racecards")
     policy: KeyPolicy = store.keys or "name"
     warnings: Counter[str] = Counter()
-    maker = Maker(store, policy, warnings)
+    maker = RaceMaker(store, policy, warnings)
     places = [place for path in paths for place in races(path)]
     reading = _Reading(
         store, OffReader.of(_offs(places), LONDON), KnownHorses.of(store.home, _without_region(places)), warnings
@@ -258,3 +266,10 @@ def _cell(value: Any) -> str:
 
 def _text(value: Any) -> str | None:
     return parsers.text(_cell(value))
+
+
+IMPORTER: Final = CardsImporter(
+    SOURCE,
+    "Load racecards and non-runners from rpscrape JSON files; a reserve is declared once it has a run.",
+    read_rpscrape_cards,
+)

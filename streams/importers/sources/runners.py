@@ -1,4 +1,4 @@
-"""The runner table, the neutral form in which results come in: CSV or Parquet, one row a declared runner (contract 3)."""
+"""The runner table, the neutral form of results: CSV or Parquet, one row for each declared runner (contract 3)."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,11 +9,10 @@ import pyarrow as pa
 from velo.errors import Refused, UserError
 from velo.storage.store import Store
 from velo.streams.importers.columns import COLUMNS, REQUIRED, WANTED, Bad, one_by_one, typed
-from velo.streams.importers.results import BAD, PART, RUNNER_TABLE, Parsed, Row, checked_results
+from velo.streams.importers.importer import ResultsImporter
+from velo.streams.importers.results import RUNNER_TABLE, Parsed, checked_results
+from velo.streams.importers.rows import BAD, PART, Row
 from velo.streams.importers.tables import read_table
-
-__all__ = ["RUNNER_TABLE", "Parsed", "checked_results", "parse_rows", "read_runner_tables"]
-
 
 _HEADER: Final[dict[str, object]] = {
     "row": Refused("header in the middle of the file", "it is no runner: leave it out")
@@ -21,10 +20,10 @@ _HEADER: Final[dict[str, object]] = {
 
 
 def read_runner_tables(paths: Sequence[Path], store: Store) -> Parsed:
-    """The results in some files, as one load.
+    """Read the results in some files as one load.
 
-    A value that is not of its column's kind refuses its race. Raises `UserError` for a file that is no runner table,
-    or has a column in which not one value is of its kind.
+    A value of the wrong kind refuses its race. Raises `UserError` for a file that is not a runner table, or has a column
+    without one value of the right kind.
     """
     if not paths:
         raise UserError("no file is named: name one or more runner tables")
@@ -32,21 +31,21 @@ def read_runner_tables(paths: Sequence[Path], store: Store) -> Parsed:
 
 
 def parse_rows(rows: Iterable[Row], store: Store) -> Parsed:
-    """The results of rows as a dead letter or a CSV has them: values may be text."""
+    """Read the results in rows of dead letters or of a CSV: values may be text."""
     return checked_results(_typed_one_by_one(rows), store, RUNNER_TABLE)
 
 
 def typed_rows(paths: Sequence[Path], required: Sequence[str] = REQUIRED) -> Iterator[Row]:
-    """The rows of runner tables, typed by column; `PART` says which file a row is of."""
+    """Yield the rows of runner tables, typed by column; `PART` is the number of the row's file."""
     for part, path in enumerate(paths):
         table = read_table(path, required)
-        given: list[str] = []
+        names: list[str] = []
         columns: list[list[Any]] = []
         bad: dict[int, dict[str, object]] = {}
         for name in table.column_names:
             if table[name].null_count == table.num_rows:
                 continue
-            given.append(name)
+            names.append(name)
             if name not in COLUMNS:
                 columns.append(table[name].to_pylist())
                 continue
@@ -55,26 +54,26 @@ def typed_rows(paths: Sequence[Path], required: Sequence[str] = REQUIRED) -> Ite
             columns.append(values)
             for row, value in wrong.items():
                 bad.setdefault(row, {})[name] = value
-        given.append(PART)
+        names.append(PART)
         columns.append([part] * table.num_rows)
         del table
         for number, cells in enumerate(zip(*columns, strict=True)):
-            typed_row = dict(zip(given, cells, strict=True))
+            typed_row = dict(zip(names, cells, strict=True))
             if number in bad:
                 typed_row[BAD] = _HEADER | bad[number] if _repeats_header(typed_row, bad[number]) else bad[number]
             yield typed_row
 
 
 def _repeats_header(row: Row, bad: Mapping[str, object]) -> bool:
-    """Whether a row is the header again: every cell its column's name."""
-    names = {name: value for name, value in {**row, **bad}.items() if name in REQUIRED}
-    return bool(names) and all(str(value).strip().casefold() == name for name, value in names.items())
+    """Whether a row repeats the header: every cell is its column's name."""
+    cells = {name: value for name, value in {**row, **bad}.items() if name in REQUIRED}
+    return bool(cells) and all(str(value).strip().casefold() == name for name, value in cells.items())
 
 
 def _refuse_column(path: Path, name: str, column: pa.ChunkedArray, wrong: Bad) -> None:
-    """Raise `UserError` where none of a column's values is of its kind: then it is another column by this name.
+    """Raise `UserError` where no value of a column is of its kind: it is another column with this name.
 
-    In a column that is blank in most rows they may as well be slips, and cost their races alone.
+    In a column that is blank in most rows they are taken for slips, which refuse only their races.
     """
     if wrong and len(wrong) == len(column) - column.null_count and 2 * len(wrong) >= len(column):
         row, value = next(iter(wrong.items()))
@@ -85,10 +84,10 @@ def _refuse_column(path: Path, name: str, column: pa.ChunkedArray, wrong: Bad) -
 
 
 def _typed_one_by_one(rows: Iterable[Row]) -> Iterator[Row]:
-    for given in rows:
+    for untyped in rows:
         row: dict[str, Any] = {}
         bad: dict[str, object] = {}
-        for name, value in given.items():
+        for name, value in untyped.items():
             if name not in COLUMNS:
                 row[name] = value if value != "" else None
                 continue
@@ -98,3 +97,11 @@ def _typed_one_by_one(rows: Iterable[Row]) -> Iterator[Row]:
         if bad:
             row[BAD] = bad
         yield row
+
+
+IMPORTER: Final = ResultsImporter(
+    RUNNER_TABLE,
+    "Load results from runner tables: CSV or Parquet, one row for each declared runner.",
+    read_runner_tables,
+    parse_rows,
+)

@@ -1,0 +1,84 @@
+"""The registry of importers: modules of `velo.streams.importers.sources`, and entry points of the group `velo.importers`.
+
+Each has one object, `IMPORTER` in a module, that implements `velo.streams.importers.importer.Importer`. The name of the module
+(`-` for `_`) or of the entry point is the name of its command: `velo ingest NAME`, or `velo cards NAME` for `NAME-cards`.
+Names are listed without importing anything; an importer is imported when it is used.
+"""
+
+import pkgutil
+from collections.abc import Iterable
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Final
+
+from velo.errors import UserError
+from velo.streams.importers import sources
+
+if TYPE_CHECKING:
+    from velo.streams.importers.importer import Importer, ResultsImporter
+
+GROUP: Final = "velo.importers"
+CARDS: Final = "-cards"
+"""The ending of the name of an importer of racecards."""
+
+
+def names() -> list[str]:
+    """Return the names of all importers, sorted. Raises `UserError` if two have one name."""
+    return sorted([*_modules(), *_plugins()])
+
+
+def importer(name: str) -> "Importer":
+    """Return the importer of a name. Raises `UserError` where there is none, or the package that has it does not work."""
+    modules, plugins = _modules(), _plugins()
+    if name in modules:
+        found: Importer = import_module(modules[name]).IMPORTER
+        return found
+    if name not in plugins:
+        raise UserError(f"{name!r} is not an importer: use one of {', '.join(names())}")
+    point = plugins[name]
+    try:
+        found = point.load()
+    except (ImportError, AttributeError) as broken:
+        raise UserError(
+            f"the importer {name} cannot be loaded from {point.value} ({broken}): install its package again, or remove it"
+        ) from None
+    if not callable(getattr(found, "load", None)):
+        raise UserError(f"the importer {name} is {point.value}, which has no method load: correct its entry point")
+    if getattr(found, "source", None) != name:
+        raise UserError(f"the importer {name} has the source {getattr(found, 'source', None)!r}: make both names the same")
+    return found
+
+
+def results_importer(name: str) -> "ResultsImporter | None":
+    """Return the importer of a source of results; None where no importer of this name reads results."""
+    from velo.streams.importers.importer import ResultsImporter
+
+    found = importer(name) if name in names() else None
+    return found if isinstance(found, ResultsImporter) else None
+
+
+@cache
+def _modules() -> dict[str, str]:
+    """Return the modules of the shipped importers by name."""
+    found = (module.name for module in pkgutil.iter_modules(sources.__path__))
+    return {name.replace("_", "-"): f"{sources.__name__}.{name}" for name in found}
+
+
+@cache
+def _plugins() -> dict[str, EntryPoint]:
+    """Return the importers of other packages by name."""
+    return _by_name(entry_points(group=GROUP), _modules())
+
+
+def _by_name(points: Iterable[EntryPoint], taken: Iterable[str]) -> dict[str, EntryPoint]:
+    by_name: dict[str, EntryPoint] = {}
+    for point in points:
+        if point.name in by_name or point.name in taken:
+            other = by_name[point.name].value if point.name in by_name else "VÉLØ"
+            raise UserError(
+                f"the entry point {point.name} = {point.value} of the group {GROUP} has the name of an importer of {other}: "
+                "rename it, or remove its package"
+            )
+        by_name[point.name] = point
+    return by_name
