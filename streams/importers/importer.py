@@ -15,7 +15,7 @@ from velo.streams.importers.ingest import ingest
 from velo.streams.importers.results import Parsed, checked_results
 from velo.streams.importers.rows import BAD, PART, RAW, Row
 
-Reader = Callable[[str], Any]
+Reader = Callable[[str | None], Any]
 """Reads one cell; raises ValueError for a cell that it cannot read."""
 Complete = Callable[[dict[str, Any], Mapping[str, str], Store], None]
 """Sets columns of a row that depend on several cells; raises `Refused` where they contradict each other."""

@@ -7,6 +7,7 @@ Names are listed without importing anything; an importer is imported when it is 
 
 import pkgutil
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -46,7 +47,9 @@ def importer(name: str) -> "Importer":
     if not callable(getattr(found, "load", None)):
         raise UserError(f"the importer {name} is {point.value}, which has no method load: correct its entry point")
     if getattr(found, "source", None) != name:
-        raise UserError(f"the importer {name} has the source {getattr(found, 'source', None)!r}: make both names the same")
+        raise UserError(
+            f"the importer {name} has the source {getattr(found, 'source', None)!r}: make both names the same"
+        )
     return found
 
 
@@ -56,6 +59,15 @@ def results_importer(name: str) -> "ResultsImporter | None":
 
     found = importer(name) if name in names() else None
     return found if isinstance(found, ResultsImporter) else None
+
+
+def results_names() -> list[str]:
+    """Return the names of the importers of results, but those of packages that do not work."""
+    found = []
+    for name in names():
+        with suppress(UserError):
+            found += [name] if results_importer(name) else []
+    return found
 
 
 @cache

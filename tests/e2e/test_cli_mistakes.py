@@ -119,7 +119,7 @@ def test_a_file_older_than_the_logs_end_asks_for_late(home: Path, tmp_path: Path
 
 def test_what_is_no_export_of_dead_letters_is_told(home: Path, tmp_path: Path) -> None:
     path = written(tmp_path / "a.csv", f"{HEADER}\nR1,2024-05-01,Ascot,Arkle,FINISHED,1\n")
-    velo("dead-letters", "replay", "--file", path, home=home).told(str(path), "no open dead letter", "as it was")
+    velo("dead-letters", "replay", "--file", path, home=home).told(str(path), "not an open dead letter", "as it was")
     velo("dead-letters", "replay", "--file", tmp_path / "none", home=home).told("none", "cannot be read", "name an")
 
 

@@ -7,8 +7,8 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from velo.racing.messages import Result
+from velo.streams.importers.raceform_row import parse_row
 from velo.streams.importers.results import Parsed
-from velo.streams.importers.sources.raceform import parse_row
 
 LONDON = ZoneInfo("Europe/London")
 HONG_KONG = ZoneInfo("Asia/Hong_Kong")

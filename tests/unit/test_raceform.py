@@ -12,8 +12,8 @@ from velo.racing.names import name_key
 from velo.settings import KeyPolicy, Settings
 from velo.storage.store import Store
 from velo.streams.importers import parsers
-from velo.streams.importers.raceform_row import with_country
-from velo.streams.importers.sources.raceform import parse_row, read_raceform
+from velo.streams.importers.raceform_row import parse_row, with_country
+from velo.streams.importers.sources.raceform import read_raceform
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from velo.racing.messages import from_record, to_record
 from velo.settings import Settings
 from velo.storage.store import Store
 from velo.streams.importers.ingest import ingest
-from velo.streams.importers.sources.raceform import parse_row, parse_rows, read_raceform
+from velo.streams.importers.raceform_row import parse_row
+from velo.streams.importers.sources.raceform import parse_rows, read_raceform
 
 
 @pytest.fixture

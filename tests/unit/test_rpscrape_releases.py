@@ -80,4 +80,4 @@ def test_where_no_horse_of_a_file_tells_its_country_those_taken_as_british_are_c
         paths.append(tmp_path / f"{name}.csv")
         paths[-1].write_text("\n".join((header, *rows)) + "\n", encoding="utf-8")
     read = read_raceform(paths, Store.open(Settings(home=tmp_path / "home")))
-    assert read.warnings["horse of a file that tells no country, taken as GB"] == 8
+    assert read.warnings["horse of a file without countries, taken as GB"] == 8

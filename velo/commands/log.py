@@ -42,11 +42,13 @@ def rebuild(
 ) -> None:
     """Make a new log from these files and the other messages in the log; the old log is kept beside it."""
     from velo.streams.importers.ingest import rebuild_from
-    from velo.streams.importers.registry import results_importer
+    from velo.streams.importers.registry import results_importer, results_names
 
     store, importer = open_store(), results_importer(source)
     if importer is None:
-        raise UserError(f"--source is {source!r}, which no importer of results is called: see `velo ingest --help`")
+        raise UserError(
+            f"--source is {source!r}, which is not an importer of results: use {', '.join(results_names())}"
+        )
     parsed = importer.read(files, store)
     with steps(as_json) as progress:
         report = rebuild_from(
