@@ -304,8 +304,12 @@ def catch_up(store: Store) -> None:
     """Wait until a running stream has taken the whole log; raises RuntimeError where its position stops for WAIT_S."""
     before = -1
     while not at_end(store):
-        wait(lambda after=before: at_end(store) or _next_seq(store) > after)
+        wait(partial(_advanced, store, before))
         before = _next_seq(store)
+
+
+def _advanced(store: Store, before: int) -> bool:
+    return at_end(store) or _next_seq(store) > before
 
 
 def _next_seq(store: Store) -> int:
