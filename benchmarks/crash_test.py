@@ -48,7 +48,7 @@ WATCHED: Final[dict[str, tuple[type, str]]] = {
     "restoring the state": (Bootstrap, "_restore"),
     "writing a part": (ParquetPartition, "_append"),
     "sealing a part": (ParquetPartition, "_seal"),
-    "writing to Redis": (RowWriter, "write_lots"),
+    "writing to Redis": (RowWriter, "write_batches"),
     "filling Redis": (RedisPartition, "_fill"),
 }
 """What a process does, by the method that does it; of what its threads do at one moment the one further down counts."""

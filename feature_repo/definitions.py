@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from velo.feature_repo.objects import feast_objects
-from velo.feature_repo.stores.home import settings_for
+from velo.feature_repo.stores.registry import settings_for
 from velo.storage.store import Home
 
 globals().update({each.name: each for each in feast_objects(Home(settings_for(repo_path=Path.cwd()).home))})

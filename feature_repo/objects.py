@@ -33,16 +33,19 @@ _STORED_TYPES: Final = {"int": Int32, "float": Float64}
 _REQUEST_TYPES: Final = {"int": Int64, "float": Float64, "text": String}
 
 
+def table_options(family: Family) -> dict[str, Any]:
+    """The arguments that every kind of Feast source takes for the changelog of a family."""
+    return {
+        "name": f"{family.view}_table",
+        "timestamp_field": "event_timestamp",
+        "created_timestamp_column": "created_timestamp",
+        "description": f"changelog of {family.view}: a row holds from its event_timestamp until the key's next row",
+    }
+
+
 def file_table(family: Family, home: Home) -> DataSource:
     """The changelog of a family as Parquet files."""
-    return FileSource(
-        name=f"{family.view}_table",
-        path=str(home.offline / family.view),
-        file_format=ParquetFormat(),
-        timestamp_field="event_timestamp",
-        created_timestamp_column="created_timestamp",
-        description=f"changelog of {family.view}: a row holds from its event_timestamp until the key's next row",
-    )
+    return FileSource(path=str(home.offline / family.view), file_format=ParquetFormat(), **table_options(family))
 
 
 def feast_objects(

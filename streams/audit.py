@@ -19,7 +19,7 @@ from velo.errors import UserError
 from velo.feature_repo.catalogue.aggregates import Ewma, Slope, Variance
 from velo.feature_repo.catalogue.families import FAMILIES, Family
 from velo.feature_repo.stores.changelog import text
-from velo.feature_repo.stores.redis_client import errors_told
+from velo.feature_repo.stores.redis_client import redis_errors
 from velo.feature_repo.stores.redis_layout import VALID_UNTIL, Layout
 from velo.feature_repo.stores.redis_rows import RedisRows
 from velo.feature_repo.stores.whole import read, refuse_other_store
@@ -279,7 +279,7 @@ def _read_online(client: Any, family: Family) -> tuple["pa.Table", list[ValueDif
     layout = Layout.of(family)
     apart: list[ValueDifference] = []
     tables: list[pa.Table] = []
-    with errors_told("the online store"):
+    with redis_errors("the online store"):
         owned = [key for key in client.scan_iter(match=None, count=5000) if layout.owns(key)]
     for start in range(0, len(owned), READ_KEYS):
         hashes = _hashes(client, owned[start : start + READ_KEYS])
@@ -303,7 +303,7 @@ def _read_online(client: Any, family: Family) -> tuple["pa.Table", list[ValueDif
 
 
 def _hashes(client: Any, keys: Sequence[bytes]) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    with errors_told("the online store"), client.pipeline(transaction=False) as pipe:
+    with redis_errors("the online store"), client.pipeline(transaction=False) as pipe:
         for key in keys:
             pipe.hgetall(key)
         return list(zip(keys, pipe.execute(), strict=True))

@@ -1,14 +1,17 @@
 """A view's changelog, and DuckDB queries over its rows and the newest row of each key. Does not import Feast."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from velo.errors import UserError
-from velo.feature_repo.stores.spill import bound, spill_folder
+from velo.storage import locks
 
 if TYPE_CHECKING:
     import duckdb
@@ -28,6 +31,9 @@ SQL_TYPES: Final = {
 
 PART: Final = "__velo_part"
 """Column of every scan: the path of the row's part."""
+SPILL_PREFIX: Final = "velo-spill-"
+MOST_SPILL_BYTES: Final = 20 * 10**9
+SPILL_SHARE_OF_FREE: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +77,7 @@ class Table:
 
 @contextmanager
 def engine(memory_limit: str, threads: int | None = None) -> Iterator["duckdb.DuckDBPyConnection"]:
-    """Open a DuckDB in UTC that spills to a temporary folder, up to the limit of `spill.bound`."""
+    """Open a DuckDB in UTC that spills to a temporary folder, up to `spill_limit`."""
     import duckdb
 
     with spill_folder() as spill:
@@ -79,7 +85,7 @@ def engine(memory_limit: str, threads: int | None = None) -> Iterator["duckdb.Du
             config={
                 "memory_limit": memory_limit,
                 "temp_directory": str(spill),
-                "max_temp_directory_size": bound(spill),
+                "max_temp_directory_size": spill_limit(spill),
                 "threads": threads or os.cpu_count() or 1,
             }
         )
@@ -93,6 +99,49 @@ def engine(memory_limit: str, threads: int | None = None) -> Iterator["duckdb.Du
             ) from None
         finally:
             connection.close()
+
+
+@contextmanager
+def spill_folder(parent: Path | None = None) -> Iterator[Path]:
+    """A folder for DuckDB to spill to: locked while in use, then removed. Folders of killed processes are removed first.
+
+    `parent` is by default the system's temporary folder.
+    """
+    above = parent or Path(tempfile.gettempdir())
+    _remove_abandoned(above)
+    folder, lock = _new_spill_folder(above)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def spill_limit(folder: Path) -> str:
+    """The limit of DuckDB's spill files in a folder: half of the free space, at most 20 GB."""
+    return f"{int(min(MOST_SPILL_BYTES, SPILL_SHARE_OF_FREE * shutil.disk_usage(folder).free)) // 10**6}MB"
+
+
+def _new_spill_folder(above: Path) -> tuple[Path, int]:
+    """A new folder and its lock. Another process may remove the folder before it is locked: then the next is made."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=SPILL_PREFIX, dir=above))
+        try:
+            return folder, locks.acquire(folder, wait=True, flags=os.O_RDONLY)
+        except FileNotFoundError:
+            continue
+
+
+def _remove_abandoned(above: Path) -> None:
+    """Remove the spill folders that no process has locked."""
+    for folder in above.glob(f"{SPILL_PREFIX}*"):
+        try:
+            # the folder itself is locked: a lock file in it would vanish with it under a process that just opened it
+            lock = locks.acquire(folder, flags=os.O_RDONLY | os.O_NOFOLLOW)
+        except (locks.LockHeld, OSError):  # in use, removed meanwhile, or another user's
+            continue
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
 
 
 def latest_sql(

@@ -20,7 +20,7 @@ from feast.utils import _get_column_names
 
 from velo.errors import UserError
 from velo.feature_repo.stores import changelog
-from velo.feature_repo.stores.materialised import Given, identity, is_new_sql
+from velo.feature_repo.stores.materialization_mark import Given, identity, is_new_sql
 from velo.feature_repo.stores.offline import AsofOfflineStore, path_of, utc
 from velo.feature_repo.stores.online import VersionedRedisOnlineStore
 from velo.feature_repo.stores.parts import Snapshot

@@ -118,16 +118,16 @@ class AsofOfflineStore(OfflineStore):
         end_date: datetime,
     ) -> RetrievalJob:
         """Return a job for the newest row of each key with an event time from `start_date` through `end_date`."""
-        touched, values = changelog.within_sql(timestamp_field, utc(start_date), None)
-        return _pull(
+        return AsofOfflineStore.pull_touched(
             config,
             data_source,
-            lambda scan: changelog.latest_sql(
-                scan, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column or None, touched
-            ),
-            values | {"until": utc(end_date)},
-            [*join_key_columns, *feature_name_columns],
-            (timestamp_field, created_timestamp_column or None),
+            join_key_columns,
+            feature_name_columns,
+            timestamp_field,
+            created_timestamp_column,
+            start_date,
+            end_date,
+            changed_by=(timestamp_field,),
         )
 
     @staticmethod
@@ -142,15 +142,17 @@ class AsofOfflineStore(OfflineStore):
         end_date: datetime,
         is_new: str = "false",
         parts: Sequence[str] | None = None,
+        changed_by: Sequence[str] | None = None,
     ) -> RetrievalJob:
         """Return a job for the newest row up to `end_date` of each key that changed since `start_date`.
 
-        A key changed if one of its rows has an event time or a created time since then, or satisfies the SQL `is_new`.
+        A key changed if one of its rows has an event time or a created time since then, or satisfies the SQL `is_new`;
+        `changed_by` names the time columns to compare instead.
         An incremental materialisation needs this: a row written after the last run can have an earlier event time (a
         midnight's expiry, a rebuild under corrected formulas) and would otherwise never reach the online store. The job
         reads `parts`, by default those current when it runs.
         """
-        times = (timestamp_field, created_timestamp_column) if created_timestamp_column else (timestamp_field,)
+        times = changed_by or [column for column in (timestamp_field, created_timestamp_column) if column]
         touched = " OR ".join([*(f"{changelog.instant(column)} >= $since" for column in times), is_new])
         return _pull(
             config,

@@ -30,11 +30,11 @@ from feast.value_type import ValueType
 from velo.errors import UserError
 from velo.feature_repo.stores import embedded_redis, value_rows
 from velo.feature_repo.stores.full_names import left_out, put_back
-from velo.feature_repo.stores.home import epoch_of, settings_for
-from velo.feature_repo.stores.materialised import Mark, mark_key
+from velo.feature_repo.stores.materialization_mark import Mark, mark_key
 from velo.feature_repo.stores.redis_client import connect_url, is_cluster
 from velo.feature_repo.stores.redis_layout import ColumnKind, Layout
 from velo.feature_repo.stores.redis_writer import RowWriter, WriteCounts
+from velo.feature_repo.stores.registry import epoch_of, settings_for
 from velo.feature_repo.stores.value_rows import ValueRow
 from velo.racing.clock import to_us
 from velo.storage.store import Home

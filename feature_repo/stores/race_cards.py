@@ -15,7 +15,7 @@ from typing import Any, Final
 import orjson
 
 from velo.feature_repo.stores.race_script import ADVANCE, OFFER, sha_of
-from velo.feature_repo.stores.redis_client import errors_told, is_cluster
+from velo.feature_repo.stores.redis_client import is_cluster, redis_errors
 from velo.racing.clock import from_us, to_us
 from velo.racing.messages import Message, from_record
 
@@ -111,31 +111,31 @@ class RaceCards:
 
     def race(self, race_id: str) -> StoredRace | None:
         """Return a race; None if Redis has no message of it."""
-        with errors_told(self.url):
+        with redis_errors(self.url):
             held: Mapping[bytes, bytes] = self.client.hgetall(race_key(race_id))
         return kept_of(held)
 
     def races(self, begin: datetime, end: datetime) -> list[str]:
         """Return the races with an off in [begin, end), ordered by off."""
-        with errors_told(self.url):
+        with redis_errors(self.url):
             found = self.client.zrangebyscore(INDEX, to_us(begin), f"({to_us(end)}")
         return [race_id.decode() for race_id in found]
 
     def waiting(self, most: int = 50) -> list[str]:
         """Return the latest undeclared races with a message within `KEEP`."""
-        with errors_told(self.url):
+        with redis_errors(self.url):
             found = self.client.zrange(WAITING, -most, -1)
         return [race_id.decode() for race_id in found]
 
     def declared(self) -> list[str]:
         """Return every race, ordered by off."""
-        with errors_told(self.url):
+        with redis_errors(self.url):
             found = self.client.zrange(INDEX, 0, -1)
         return [race_id.decode() for race_id in found]
 
     def many(self, race_ids: Sequence[str]) -> list[StoredRace | None]:
         """Return races, in the order of `race_ids`, in one round trip; None for a race without messages."""
-        with errors_told(self.url), self.client.pipeline(transaction=False) as pipe:
+        with redis_errors(self.url), self.client.pipeline(transaction=False) as pipe:
             for race_id in race_ids:
                 pipe.hgetall(race_key(race_id))
             answers = pipe.execute() if race_ids else []
@@ -143,41 +143,41 @@ class RaceCards:
 
     def head(self) -> CardsPosition | None:
         """Return the log's position in Redis; None if no stream has written here."""
-        with errors_told(self.url):
+        with redis_errors(self.url):
             return head_of(self.client.hmget(HEAD, "generation", "seq", "known_us", "live"))
 
     def form(self) -> int:
         """Return the version of the layout in Redis; 0 if none is recorded."""
-        with errors_told(self.url):
+        with redis_errors(self.url):
             return int(self.client.hget(HEAD, "form") or 0)
 
     def has_form(self) -> None:
         """Record that all open races have the current layout."""
-        with errors_told(self.url):
+        with redis_errors(self.url):
             self.client.hset(HEAD, "form", FORM)
 
     def events(self, after: str, most: int = 512) -> list[Event]:
         """Return the events after an id, oldest first; `0-0` precedes all."""
-        with errors_told(self.url):
+        with redis_errors(self.url):
             entries = self.client.xrange(EVENTS, min=f"({after}", count=most)
         return [event_of(at, fields) for at, fields in entries]
 
     def lost(self, now: datetime, before: int) -> tuple[bool, int]:
         """Whether races of the index are missing, and how many it holds; `before` is the count of the last call."""
         begin = to_us(now - KEEP + _EXPIRING)
-        with errors_told(self.url):
+        with redis_errors(self.url):
             listed = self.client.zrangebyscore(INDEX, begin, "+inf")
             there = self.client.exists(*(race_key(one.decode()) for one in listed)) if listed else 0
         return there < len(listed) or (before > 0 and not listed), len(listed)
 
     def lists(self, race_id: str) -> bool:
         """Whether a race is in the index."""
-        with errors_told(self.url):
+        with redis_errors(self.url):
             return self.client.zscore(INDEX, race_id) is not None
 
     def clear(self) -> None:
         """Delete all races and events; the next stream, or `velo cards rebuild`, writes them again."""
-        with errors_told(self.url):
+        with redis_errors(self.url):
             keys = [*self.client.scan_iter(match="{velo}:race:*", count=1000), INDEX, EVENTS, HEAD, WAITING]
             self.client.delete(*keys)
 
@@ -187,7 +187,7 @@ class RaceCards:
         if not commands:
             return []
         client = self.client
-        with errors_told(self.url):
+        with redis_errors(self.url):
             if is_cluster(client):
                 client = client.get_redis_connection(client.get_node_from_key(HEAD))
             for _ in range(2):

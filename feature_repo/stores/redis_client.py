@@ -35,7 +35,7 @@ def connect_url(url: str) -> "Redis | RedisCluster":
     from redis.retry import Retry
 
     refuse_unusable(url)
-    with errors_told(url):
+    with redis_errors(url):
         quick: dict[str, Any] = {"socket_timeout": CONNECT_SECONDS, "retry": Retry(NoBackoff(), 0)}
         if not url.startswith("unix://"):
             quick["socket_connect_timeout"] = CONNECT_SECONDS
@@ -75,7 +75,7 @@ def refuse_unusable(url: str) -> None:
 
 
 @contextmanager
-def errors_told(url: str) -> Iterator[None]:
+def redis_errors(url: str) -> Iterator[None]:
     """Convert the connection errors of a Redis client to `UserError`."""
     from redis.exceptions import AuthenticationError, RedisClusterException, RedisError
 

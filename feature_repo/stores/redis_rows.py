@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from velo.feature_repo.stores.redis_client import errors_told, is_cluster
+from velo.feature_repo.stores.redis_client import is_cluster, redis_errors
 from velo.feature_repo.stores.redis_layout import VALID_UNTIL, Layout
 
 Key = str | None | Sequence[str | None]
@@ -90,7 +90,7 @@ class RedisRows:
 
     def read(self, read: Read) -> list[RedisRowValues]:
         """Send a prepared read in one round trip; returns the rows of each view in key order."""
-        with errors_told(self.url):
+        with redis_errors(self.url):
             answers = self._pipelined(read) if is_cluster(self.client) else self._sent(read)
         return [_unpacked(layout, spot, answers) for layout, spot in read.spots]
 

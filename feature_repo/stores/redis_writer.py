@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from velo.errors import UserError
-from velo.feature_repo.stores.materialised import mark_key
-from velo.feature_repo.stores.redis_client import errors_told, is_cluster
+from velo.feature_repo.stores.materialization_mark import mark_key
+from velo.feature_repo.stores.redis_client import is_cluster, redis_errors
 from velo.feature_repo.stores.redis_layout import ColumnKind, Layout
 from velo.feature_repo.stores.redis_script import NOTE_ALL
 
@@ -97,20 +97,20 @@ class RowWriter:
         epoch: int,
     ) -> WriteCounts:
         """Write the rows of one batch; the arguments are the fields of `RowBatchToWrite`."""
-        return self.write_lots([RowBatchToWrite(layout, keys, event_us, values, epoch)])[0]
+        return self.write_batches([RowBatchToWrite(layout, keys, event_us, values, epoch)])[0]
 
-    def write_lots(
-        self, lots: Sequence[RowBatchToWrite], then: Sequence[tuple[Any, ...]] = ()
+    def write_batches(
+        self, batches: Sequence[RowBatchToWrite], then: Sequence[tuple[Any, ...]] = ()
     ) -> tuple[WriteCounts, list[Any]]:
         """Write the rows of several views, then run the commands `then`, in one round trip if the rows are few.
 
         Returns the counts and the answers of the commands. A command may be sent again after a failure, so it must be
         safe to repeat.
         """
-        offers = [(lot.layout, _offers(lot)) for lot in lots]
+        offers = [(batch.layout, _offers(batch)) for batch in batches]
         count = sum(len(rows) for _, rows in offers)
         written, answers = 0, list[Any]()
-        with errors_told(self.url):
+        with redis_errors(self.url):
             trips = list(_in_trips(offers))
             for trip in trips[:-1]:
                 written += self._offer(trip)[0]
@@ -177,7 +177,7 @@ class RowWriter:
 
     def delete_view(self, layout: Layout) -> int:
         """Delete a view's index and rows, nothing else; returns the number of entities changed."""
-        with errors_told(self.url):
+        with redis_errors(self.url):
             self.client.delete(layout.index_key)
         return self.delete_rows(layout)
 
@@ -185,7 +185,7 @@ class RowWriter:
         """Delete a view's fields from every entity of its project; returns the number of entities changed."""
         pattern = _glob_escaped(layout.key_prefix) + b"*" + _glob_escaped(layout.project.encode())
         touched = 0
-        with errors_told(self.url):
+        with redis_errors(self.url):
             self.client.delete(mark_key(layout.project, layout.view))
             batch: list[bytes] = []
             for key in self.client.scan_iter(match=pattern, count=5000):
@@ -206,26 +206,26 @@ class RowWriter:
             return sum(1 for removed in pipe.execute() if removed)
 
 
-def _offers(lot: RowBatchToWrite) -> list[Offer]:
-    layout, keys = lot.layout, lot.keys
+def _offers(batch: RowBatchToWrite) -> list[Offer]:
+    layout, keys = batch.layout, batch.keys
     packed = np.empty(len(keys), dtype=layout.packed_type)
-    packed["fingerprint"], packed["event_us"], packed["values"] = layout.fingerprint, lot.event_us, lot.values
+    packed["fingerprint"], packed["event_us"], packed["values"] = layout.fingerprint, batch.event_us, batch.values
     blob, width = packed.tobytes(), layout.packed_type.itemsize
     return [
         (
             layout.redis_key(key),
-            f"{lot.epoch:08d}{instant + _YEAR_ONE_US:018d}",
+            f"{batch.epoch:08d}{instant + _YEAR_ONE_US:018d}",
             serialised_instant(instant * 1000),
             blob[at * width : (at + 1) * width],
         )
-        for at, (key, instant) in enumerate(zip(keys, lot.event_us.tolist(), strict=True))
+        for at, (key, instant) in enumerate(zip(keys, batch.event_us.tolist(), strict=True))
     ]
 
 
-def _in_trips(lots: Sequence[tuple[Layout, list[Offer]]]) -> Iterator[list[tuple[Layout, list[Offer]]]]:
+def _in_trips(offers_by_layout: Sequence[tuple[Layout, list[Offer]]]) -> Iterator[list[tuple[Layout, list[Offer]]]]:
     """Split the rows into round trips of `BATCH_ROWS`."""
     trip, room = list[tuple[Layout, list[Offer]]](), BATCH_ROWS
-    for layout, offers in lots:
+    for layout, offers in offers_by_layout:
         at = 0
         while at < len(offers):
             some = offers[at : at + room]

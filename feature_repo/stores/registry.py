@@ -1,5 +1,6 @@
-"""Where Feast keeps its registry: in the store's home, found like everything else of the store."""
+"""Feast's registry in the store's home, and the settings of the store that a Feast plug-in serves."""
 
+import os
 import uuid
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,30 @@ from feast.utils import _utc_now
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from velo.errors import UserError
-from velo.feature_repo.stores.home import settings_for
+from velo.settings import Settings, installed
 from velo.storage.atomic_files import make_folder, write_atomically
-from velo.storage.store import Home
+from velo.storage.store import Home, Store
+
+
+def settings_for(home: str | None = None, repo_path: Path | None = None) -> Settings:
+    """Return the settings of the store at `home`, else of VELO_HOME, else of the project that holds `repo_path`.
+
+    An installed `repo_path` is in no project: then the working folder decides, as for the commands. Feast's YAML has no
+    defaults for variables, so its plug-ins read the environment themselves. Raises `UserError`.
+    """
+    beside = None if repo_path is None or installed(repo_path.resolve()) or os.environ.get("VELO_HOME") else repo_path
+    return Settings.from_env(os.environ | {"VELO_HOME": home} if home else os.environ, beside)
+
+
+def epoch_of(home: Home) -> int:
+    """The epoch of the formulas that the store's tables were built with, from 1; read from disk at each call."""
+    return max(1, len(Store.open(Settings(home.root)).epochs))
 
 
 class HomeRegistryStore(FileRegistryStore):
-    """Feast's file registry at `$VELO_HOME/registry.db`, or at `path` where the configuration names one, below the home.
+    """Feast's file registry at `$VELO_HOME/registry.db`, or at the configured `path` (relative to the home).
 
-    Replaced in one step, so that a reader never meets half of it. Two `feast apply` at once: the last one's holds.
+    A write replaces the file in one step. Of two concurrent `feast apply` the last one wins.
     """
 
     def __init__(self, registry_config: RegistryConfig, repo_path: Path | None) -> None:
@@ -29,7 +45,7 @@ class HomeRegistryStore(FileRegistryStore):
         super().__init__(registry_config.model_copy(update={"path": path}), repo_path or Path.cwd())
 
     def get_registry_proto(self) -> Any:
-        """The registry as it is kept; raises `UserError` where it cannot be read."""
+        """The stored registry; raises `UserError` if it is damaged."""
         try:
             return super().get_registry_proto()  # type: ignore[no-untyped-call]  # Feast's
         except DecodeError as damaged:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from velo.errors import UserError
-from velo.feature_repo.stores.redis_client import errors_told
+from velo.feature_repo.stores.redis_client import redis_errors
 from velo.feature_repo.stores.redis_layout import Layout
 from velo.feature_repo.stores.redis_writer import WriteCounts, serialised_instant
 
@@ -51,7 +51,7 @@ def write(
     """Offer rows of a view; raises `UserError` for a key without a value, and where Redis fails."""
     written = 0
     script = client.register_script(_REPLACE)
-    with errors_told(url):
+    with redis_errors(url):
         for begin in range(0, len(rows), ROWS_AT_ONCE):
             some = rows[begin : begin + ROWS_AT_ONCE]
             written += sum(script(keys=[redis_key(row.entity)], args=list(_said(layout, row, epoch))) for row in some)

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from velo.errors import UserError
 from velo.feature_repo.catalogue.families import FAMILIES
-from velo.feature_repo.stores.redis_client import errors_told, is_cluster
+from velo.feature_repo.stores.redis_client import is_cluster, redis_errors
 from velo.feature_repo.stores.redis_layout import Layout, index_key_of
 from velo.storage.atomic_files import make_folder, write_atomically
 from velo.storage.store import Home, given_id, store_id
@@ -79,7 +79,7 @@ def new_fill(layout: Layout, home: Home, generation: int) -> str:
 
 def read(client: Any, layouts: Sequence[Layout]) -> list[RedisContents]:
     """Read the indices of some views in one round trip."""
-    with errors_told("the online store"), client.pipeline(transaction=False) as pipe:
+    with redis_errors("the online store"), client.pipeline(transaction=False) as pipe:
         for layout in layouts:
             pipe.hmget(layout.index_key, FILL, MARK, ROWS, LOST)
         answers = pipe.execute()
@@ -96,7 +96,7 @@ def new_mark(home: Home, generation: int, epoch: int, seq: int) -> bytes:
 
 def begin(client: Any, layout: Layout, mark: bytes) -> None:
     """Mark a view as being filled, with an empty index: reads of it are refused until `finish`."""
-    with errors_told("the online store"), client.pipeline(transaction=not is_cluster(client)) as pipe:
+    with redis_errors("the online store"), client.pipeline(transaction=not is_cluster(client)) as pipe:
         pipe.delete(layout.index_key)
         pipe.hset(layout.index_key, MARK, mark)
         pipe.execute()
@@ -105,22 +105,16 @@ def begin(client: Any, layout: Layout, mark: bytes) -> None:
 def finish(home: Home, client: Any, layout: Layout, filling: bytes, mark: bytes, fill: str) -> bool:
     """Mark a view as complete if its mark is still that of `begin`; the store records the fill first."""
     remember(home, layout.view, fill)
-    with errors_told("the online store"):
+    with redis_errors("the online store"):
         return bool(client.execute_command("EVAL", FINISH, 1, layout.index_key, filling, mark, fill))
 
 
-def tell_lost(client: Any, views: Iterable[str]) -> None:
+def mark_lost(client: Any, views: Iterable[str]) -> None:
     """Mark views in Redis that lost a row, so that the stream fills them again."""
-    with errors_told("the online store"), client.pipeline(transaction=False) as pipe:
+    with redis_errors("the online store"), client.pipeline(transaction=False) as pipe:
         for view in views:
             pipe.hset(index_key_of(view), LOST, 1)
         pipe.execute()
-
-
-def found_again(client: Any, layout: Layout) -> None:
-    """Clear the mark of a lost row."""
-    with errors_told("the online store"):
-        client.hdel(layout.index_key, LOST)
 
 
 def remember(home: Home, view: str, fill: str) -> None:
@@ -168,7 +162,7 @@ def fill_remembered(home: Home, view: str) -> str | None:
 
 def vitals(client: Any) -> Vitals:
     """Read the state of a server, or of every primary of a cluster; raises `UserError` where it does not answer."""
-    with errors_told("the online store"):
+    with redis_errors("the online store"):
         if is_cluster(client):
             nodes = [client.get_redis_connection(node) for node in client.get_primaries()]
         else:

@@ -25,7 +25,7 @@ from velo.feature_repo.stores.whole import (
     NotWhole,
     RedisContents,
     Vitals,
-    tell_lost,
+    mark_lost,
     vitals,
 )
 from velo.feature_repo.stores.whole import read as read_held
@@ -384,7 +384,7 @@ class Scorer:
             return
         views = [question.views[int(at) - 1] for at in (answers[7] or b"").split()]
         with suppress(UserError):
-            self.wire.call(lambda client: tell_lost(client, views))
+            self.wire.call(lambda client: mark_lost(client, views))
         raise NotWhole(f"the online store lost rows ({', '.join(views)}): {REMEDY}")
 
     def _refuse_lost_race(self, race_id: str) -> None:

@@ -21,7 +21,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from velo.errors import UserError
 from velo.feature_repo.catalogue.families import BY_VIEW, Family
-from velo.feature_repo.stores.redis_client import errors_told
+from velo.feature_repo.stores.redis_client import redis_errors
 from velo.feature_repo.stores.redis_layout import Layout
 from velo.feature_repo.stores.redis_writer import RowBatchToWrite, RowWriter
 from velo.feature_repo.stores.whole import (
@@ -229,7 +229,7 @@ class RedisPartition(StatefulSinkPartition[RowBatch, int]):
     def _held(self, client: Any) -> tuple[RedisContents, bytes | None]:
         """The state of the view in Redis, and its mark from an earlier version of this software."""
         [held] = read(client, [self._layout])
-        with errors_told("the online store"):
+        with redis_errors("the online store"):
             return held, None if held.mark else client.hget(OLD_MARKS, self.family.view)
 
     def _fill(self, client: Any, *, lost: bool) -> None:
@@ -252,11 +252,11 @@ class RedisPartition(StatefulSinkPartition[RowBatch, int]):
         redis = RowWriter(client)
         rows = fill_view(home, self._layout, redis, mine.epoch, self.go_on) if self.last_seq >= 0 else 0
         if since := self._before | self._since:
-            redis.write_lots([self._lot(list(since.values()))])
+            redis.write_batches([self._lot(list(since.values()))])
         filled = self._mark(mine.epoch, self.last_seq)
         if not finish(home, client, self._layout, filling, filled, new_fill(self._layout, home, mine.log_generation)):
             raise UserError("Redis was emptied, or filled by another stream, while it was filled")
-        with errors_told("the online store"):
+        with redis_errors("the online store"):
             client.hdel(OLD_MARKS, view)
         self._written, self.suspect, self.filled = filled, False, True
         say("stream.filled_online", view=view, rows=rows, up_to_seq=self.last_seq, forgot=lost)
@@ -376,7 +376,7 @@ def deliver(partitions: Sequence[RedisPartition]) -> None:
     try:
         batches = [batch for partition in due if (batch := partition.pending()) is not None]
         marks = [partition.leaves_mark() for partition in due]
-        _, replaced = due[0].redis.write_lots(batches, marks)
+        _, replaced = due[0].redis.write_batches(batches, marks)
     except BaseException:
         for partition in due:
             partition.lose()

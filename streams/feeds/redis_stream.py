@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from velo.errors import UserError
-from velo.feature_repo.stores.redis_client import errors_told
+from velo.feature_repo.stores.redis_client import redis_errors
 from velo.streams.feeds.source import Delivery, FeedAway
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class RedisFeed:
 def put(client: "Client", url: str, key: str, bodies: Iterable[bytes]) -> int:
     """Add messages to the end of a stream, in order; returns their number."""
     count = 0
-    with errors_told(url):
+    with redis_errors(url):
         pipeline: Any = client.pipeline(transaction=False)
         for body in bodies:
             pipeline.xadd(key, {FIELD: body})

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from tests.support.shared import REPO
 from velo.feature_repo.stores import changelog
-from velo.feature_repo.stores.spill import MOST_BYTES, PREFIX, bound, spill_folder
+from velo.feature_repo.stores.changelog import MOST_SPILL_BYTES, SPILL_PREFIX, spill_folder, spill_limit
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from velo.feature_repo.stores.spill import spill_folder
+from velo.feature_repo.stores.changelog import spill_folder
 with spill_folder(Path(sys.argv[1])) as folder:
     (folder / "block").write_bytes(b"x" * 1000)
     print(folder, flush=True)
@@ -58,17 +58,17 @@ def test_another_folder_of_that_name_which_is_a_link_is_left_alone(tmp_path: Pat
     kept = tmp_path / "kept"
     kept.mkdir()
     (kept / "file").touch()
-    (tmp_path / f"{PREFIX}link").symlink_to(kept)
+    (tmp_path / f"{SPILL_PREFIX}link").symlink_to(kept)
     with spill_folder(tmp_path):
         pass
     assert (kept / "file").exists()
 
 
 def test_duckdb_may_not_fill_the_disk(tmp_path: Path) -> None:
-    assert 0 < int(bound(tmp_path).removesuffix("MB")) <= MOST_BYTES // 10**6
+    assert 0 < int(spill_limit(tmp_path).removesuffix("MB")) <= MOST_SPILL_BYTES // 10**6
     with changelog.engine("100MB") as connection:
         folder, limit = connection.execute(
             "SELECT current_setting('temp_directory'), current_setting('max_temp_directory_size')"
         ).fetchall()[0]
-    assert Path(folder).name.startswith(PREFIX)
+    assert Path(folder).name.startswith(SPILL_PREFIX)
     assert limit != "90% of available disk space"

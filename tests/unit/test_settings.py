@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from velo.errors import UserError
-from velo.feature_repo.stores.home import settings_for
+from velo.feature_repo.stores.registry import settings_for
 from velo.settings import Settings
 
 CONFIGURATION = "feature_store.yaml"

@@ -16,7 +16,7 @@ from typing import Any
 
 from velo.errors import UserError
 from velo.feature_repo.stores.changelog import text
-from velo.feature_repo.stores.redis_client import errors_told
+from velo.feature_repo.stores.redis_client import redis_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Mark:
     def begin(self) -> tuple[Given | None, str]:
         """What was given before, None for nothing, and what stands in the mark's place until `end`."""
         running = json.dumps({"running": uuid.uuid4().hex})
-        with errors_told(self.url):
+        with redis_errors(self.url):
             held = self.client.get(self.key)
             self.client.set(self.key, running)
         written = json.loads(held) if held else {}
@@ -53,7 +53,7 @@ class Mark:
         Raises `UserError` where Redis was emptied meanwhile.
         """
         told = {"rows_as": self.rows_as, "parts": sorted(given.parts), "until": given.until.isoformat()}
-        with errors_told(self.url):
+        with redis_errors(self.url):
             held = self.client.get(self.key)
             if held is None:
                 raise UserError(f"the Redis at {self.url} was emptied meanwhile: repeat the materialisation")
