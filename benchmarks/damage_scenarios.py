@@ -99,7 +99,7 @@ def changed_bundle(scene: Scene) -> Recovery:
 
 def changed_redis(scene: Scene) -> Recovery:
     """What the store's own Redis kept on the disk, its server down."""
-    kept = embedded_redis.kept(scene.home)
+    kept = embedded_redis.data_path(scene.home)
     fault_harness.change(_largest(kept), 0.5, LONGER_THAN_ANY_VALUE)
     seen = refused(scene, "online", "rebuild")
     fault_harness.remove(kept)
@@ -113,7 +113,7 @@ def changed_value(scene: Scene) -> Recovery:
     rows = [client.hget(key, layout.packed_field) for key in client.scan_iter(_type="hash") if layout.owns(key)]
     client.close()
     embedded_redis.down(scene.home)
-    path = _largest(embedded_redis.kept(scene.home))
+    path = _largest(embedded_redis.data_path(scene.home))
     content = bytearray(path.read_bytes())
     row = next(one for one in rows if one and content.count(one) == 1)
     content[content.index(row) + len(row) - 1] ^= 0x40

@@ -134,7 +134,7 @@ def redis_lost(scene: Scene) -> Recovery:
     """Kill Redis and delete its data while a stream runs."""
     running = _live(scene)
     os.kill(_server_of(scene), signal.SIGKILL)
-    fault_harness.remove(embedded_redis.kept(scene.home))
+    fault_harness.remove(embedded_redis.data_path(scene.home))
     begun = time.perf_counter()
     scene.succeed("ingest", "runners", scene.later, "--late")
     seen = _event(running.wait_for('"forgot": true'))

@@ -1,4 +1,4 @@
-"""What `feast apply` reads: every Feast object, made from the catalogue for the store at hand."""
+"""The objects that `feast apply` reads: every Feast object of the catalogue, for the store of the environment."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Feast over a store already opened, for callers that know their home: the same objects and plug-ins as the CLI's."""
+"""Feast over an opened store: the same objects and plug-ins as `feast` on the command line, without the environment."""
 
 import contextlib
 import io
@@ -20,14 +20,14 @@ REPO = Path(__file__).parent
 
 
 def feature_store(store: Store) -> "FeatureStore":
-    """Feast over a store: its registry, tables and Redis, whatever VELO_HOME and REDIS_URL say. Imports Feast (6 s)."""
+    """Feast over a store's registry, tables and Redis; ignores VELO_HOME and REDIS_URL. Imports Feast, which takes seconds."""
     from feast import FeatureStore
     from feast.repo_config import RepoConfig
 
-    written = yaml.safe_load((REPO / "feature_store.yaml").read_text())
-    written["registry"]["path"] = str(store.home.registry)
-    written["online_store"] |= {"home": str(store.home.root), "redis_url": store.redis_url}
-    return FeatureStore(config=RepoConfig(**written, repo_path=REPO))
+    settings = yaml.safe_load((REPO / "feature_store.yaml").read_text())
+    settings["registry"]["path"] = str(store.home.registry)
+    settings["online_store"] |= {"home": str(store.home.root), "redis_url": store.redis_url}
+    return FeatureStore(config=RepoConfig(**settings, repo_path=REPO))
 
 
 def apply(store: Store, families: Sequence[Family] = FAMILIES) -> "FeatureStore":
@@ -36,13 +36,13 @@ def apply(store: Store, families: Sequence[Family] = FAMILIES) -> "FeatureStore"
 
     feast = feature_store(store)
     with warnings.catch_warnings():
-        # that on-demand views do not scale offline holds for Feast's own stores; ours gives them their inputs alone
+        # the warning is that on-demand views are slow offline; our offline store passes them only their inputs
         warnings.filterwarnings("ignore", "On demand feature view is an experimental feature", RuntimeWarning)
         feast.apply(feast_objects(store.home, families))
     return feast
 
 
 def materialize(store: Store, until: datetime) -> None:
-    """Bring the online store up to an instant, as `feast materialize-incremental` does, without its chatter."""
+    """Bring the online store up to an instant (UTC), as `feast materialize-incremental` does, without its output."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         feature_store(store).materialize_incremental(until)

@@ -1,4 +1,4 @@
-"""`velo features`: a file of entities and instants in, the same rows with their features out, through Feast."""
+"""`velo features`: read a file of entities and instants, and write the same rows with their features, through Feast."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FeaturesReport:
-    """How many rows and columns were written, and which views could be joined on the entities given."""
+    """The number of rows and columns written, and the views whose keys the entities have."""
 
     rows: int
     columns: int
@@ -23,15 +23,15 @@ class FeaturesReport:
 
 
 def features_for(store: Store, entities: Path, out: Path) -> FeaturesReport:
-    """Join every view whose keys the entities have, as of each row's `event_timestamp` (UTC where it has no offset).
+    """Join every view whose keys the entities have, as of each row's `event_timestamp` (UTC if it has no offset).
 
-    Request-time features are added where their inputs are among the columns. Rows keep their order and none is lost.
-    Raises `UserError` for a file that cannot be read or written, or one without entities.
+    Request-time features are added if their inputs are among the columns. Every row is kept, in order. Raises `UserError`
+    for a file that cannot be read or written, or has no entity column.
     """
-    given = _read(entities)
-    columns = set(given.columns)
+    frame = _read(entities)
+    columns = set(frame.columns)
     if "event_timestamp" not in columns:
-        raise UserError(f"{entities} has no column event_timestamp: add the instant each row is asked about")
+        raise UserError(f"{entities} has no column event_timestamp: add the instant at which to look up each row")
     views = [family for family in FAMILIES if columns.issuperset(family.keys)]
     if not views:
         keys = ", ".join(sorted({key for family in FAMILIES for key in family.keys}))
@@ -41,10 +41,10 @@ def features_for(store: Store, entities: Path, out: Path) -> FeaturesReport:
 
     refs = [f"{family.view}:{feature.name}" for family in views for feature in family.features]
     refs += [f"{family.view}:valid_until" for family in views]
-    asked = {column.name for column in request_time.REQUEST}
-    if request_time.STORED_VIEW in {family.view for family in views} and columns >= asked:
+    inputs = {column.name for column in request_time.REQUEST}
+    if request_time.STORED_VIEW in {family.view for family in views} and columns >= inputs:
         refs += [f"{ON_DEMAND}:{column.name}" for column in request_time.FEATURES]
-    joined = apply(store).get_historical_features(entity_df=given, features=refs, full_feature_names=True).to_arrow()
+    joined = apply(store).get_historical_features(entity_df=frame, features=refs, full_feature_names=True).to_arrow()
     _write(joined, out)
     return FeaturesReport(joined.num_rows, joined.num_columns, tuple(family.view for family in views))
 
@@ -53,21 +53,21 @@ def _read(path: Path) -> "pd.DataFrame":
     import pandas as pd
 
     try:
-        given = pd.read_csv(path, dtype=str) if path.suffix == ".csv" else pd.read_parquet(path)
+        frame = pd.read_csv(path, dtype=str) if path.suffix == ".csv" else pd.read_parquet(path)
     except (OSError, ValueError, UnicodeDecodeError) as refused:
         raise UserError(
             f"{path} cannot be read ({' '.join(str(refused).split())}): give a Parquet or CSV file"
         ) from None
-    if "event_timestamp" in given:
+    if "event_timestamp" in frame:
         try:
-            given["event_timestamp"] = pd.to_datetime(given["event_timestamp"], utc=True, format="ISO8601")
+            frame["event_timestamp"] = pd.to_datetime(frame["event_timestamp"], utc=True, format="ISO8601")
         except (ValueError, TypeError) as refused:
             raise UserError(
-                f"{path}: event_timestamp is no instant ({refused}): write ISO 8601 with an offset"
+                f"{path}: event_timestamp is not a timestamp ({refused}): write ISO 8601 with a UTC offset"
             ) from None
-    for column in {one.name for one in request_time.REQUEST} & set(given.columns):
-        given[column] = pd.to_numeric(given[column], errors="coerce")
-    return given
+    for column in {request.name for request in request_time.REQUEST} & set(frame.columns):
+        frame[column] = pd.to_numeric(frame[column], errors="coerce")
+    return frame
 
 
 def _write(table: object, out: Path) -> None:

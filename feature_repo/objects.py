@@ -1,4 +1,4 @@
-"""Feast's objects, made from the catalogue: entities, feature views, the on-demand view, the feature service."""
+"""Make Feast's objects from the catalogue: entities, feature views, the on-demand view, the feature service."""
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -17,8 +17,8 @@ from velo.storage.store import Home
 SERVICE: Final = "velo_v1"
 ON_DEMAND: Final = "since_last_run"
 TTL: Final = timedelta(days=36_500)
-"""A changelog's row holds until the next, however old. Not 0, from which Feast's first incremental materialisation
-would reach back a year only; and no longer, for Feast takes it from today in dates that begin in 1677."""
+"""A changelog's row holds until the key's next row, however old. With 0, Feast's first incremental materialisation would
+reach back only a year; a longer one, subtracted from today, would be out of range for Feast's dates, which begin in 1677."""
 
 _KEYS: Final = {
     "trainer_id": "a trainer",
@@ -51,9 +51,9 @@ def file_table(family: Family, home: Home) -> DataSource:
 def feast_objects(
     home: Home, families: Sequence[Family] = FAMILIES, source: Callable[[Family, Home], DataSource] = file_table
 ) -> list[Any]:
-    """Everything `feast apply` registers for the store of a home, in an order that reads.
+    """Everything `feast apply` registers for the store of a home, in display order.
 
-    `source` says where a family's table is, in the words of the offline store that reads it.
+    `source` makes the Feast source of a family's table, for the offline store that reads it.
     """
     keys = entities()
     views = [_view(family, keys, source(family, home)) for family in families]
@@ -61,7 +61,7 @@ def feast_objects(
     request = RequestSource(
         name="race_asked_about",
         schema=[Field(name=column.name, dtype=_REQUEST_TYPES[column.kind]) for column in request_time.REQUEST],
-        description="the race a runner is asked about: local day since 1970, class, distance, weight, rating",
+        description="the race in question: local day since 1970, class, distance, weight, rating",
     )
     on_demand = _on_demand(stored, request)
     service = FeatureService(
@@ -100,7 +100,7 @@ def _view(family: Family, keys: dict[str, Entity], source: DataSource) -> Featur
 
 def _on_demand(stored: FeatureView, request: RequestSource) -> OnDemandFeatureView:
     def since_last_run(inputs: dict[str, Any]) -> dict[str, Any]:
-        # Feast rebuilds this function from its text, without this module around it.
+        # Feast rebuilds this function from its source text, without this module's globals.
         from velo.feature_repo.catalogue.request_time import as_lists, changes
 
         return as_lists(changes(inputs))
@@ -110,7 +110,7 @@ def _on_demand(stored: FeatureView, request: RequestSource) -> OnDemandFeatureVi
         sources=[stored[list(request_time.STORED)], request],
         schema=[Field(name=column.name, dtype=_REQUEST_TYPES[column.kind]) for column in request_time.FEATURES],
         mode="python",
-        description="how the race asked about differs from the horse's last start",
+        description="how the race in question differs from the horse's last start",
     )
-    made: OnDemandFeatureView = decorate(since_last_run)
-    return made
+    view: OnDemandFeatureView = decorate(since_last_run)
+    return view

@@ -1,6 +1,6 @@
-"""All features of the catalogue for entity rows, as of each row's instant: one call of Feast for training and `--as-of`.
+"""Join all features of the catalogue to entity rows as of each row's instant: one Feast call for training and `--as-of`.
 
-The answer has a row for each entity row, in order; numbers with NaN for null.
+The result has one row per entity row, in order. Null numbers become NaN.
 """
 
 from typing import TYPE_CHECKING, Any, Final
@@ -21,20 +21,20 @@ KEYS: Final = tuple(dict.fromkeys(key for family in FAMILIES for key in family.k
 ENTITY_COLUMNS: Final = (
     *KEYS, *(column.name for column in request_time.REQUEST), "draw", "body_weight_lbs", "event_timestamp"
 )  # fmt: skip
-"""What an entity row has: the keys (text), what the race says (`request_time.REQUEST`, draw, body weight), the instant (UTC, µs)."""
+"""Columns of an entity row: the keys (text), the race (`request_time.REQUEST`, draw, body weight), the instant (UTC, µs)."""
 
 
 def joined_at(store: Store, entities: "pa.Table", feast: "FeatureStore | None" = None) -> "pa.Table":
-    """Feature service `velo_v1` joined to entity rows of `ENTITY_COLUMNS`; columns are named `view__feature`.
+    """Join feature service `velo_v1` to entity rows of `ENTITY_COLUMNS`; columns are named `view__feature`.
 
-    Registers the catalogue first, unless given Feast over the store. Raises `UserError` where no tables were built.
+    Registers the catalogue first, unless `feast` over the store is passed. Raises `UserError` if no tables were built.
     """
     from velo.feature_repo.feast_store import apply
     from velo.feature_repo.objects import SERVICE
 
-    over = feast or apply(store)
-    service = over.get_feature_service(SERVICE)
-    job = over.get_historical_features(
+    feast = feast or apply(store)
+    service = feast.get_feature_service(SERVICE)
+    job = feast.get_historical_features(
         entity_df=entities.select(ENTITY_COLUMNS), features=service, full_feature_names=True
     )
     joined = job.to_arrow()
@@ -44,7 +44,7 @@ def joined_at(store: Store, entities: "pa.Table", feast: "FeatureStore | None" =
 
 
 def base_of(joined: "pa.Table") -> dict[str, Any]:
-    """The columns of `columns.BASE` from Feast's answer, as `columns.matrix` takes them."""
+    """The columns of `columns.BASE` from a joined table, as `columns.matrix` takes them."""
     base: dict[str, Any] = {name: numbers(joined.column(name)) for name in (*STORED, *ASKED)}
     for name, column in zip(SINCE_LAST_RUN, request_time.FEATURES, strict=True):
         values = joined.column(name)
@@ -53,7 +53,7 @@ def base_of(joined: "pa.Table") -> dict[str, Any]:
 
 
 def numbers(column: "pa.ChunkedArray") -> NDArray[np.float64]:
-    """A column of numbers as doubles, NaN for null."""
+    """Convert a column of numbers to doubles, NaN for null."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

@@ -1,7 +1,7 @@
-"""The online and offline stores: Feast plug-ins, and where a home keeps what.
+"""The online and offline stores, as Feast plug-ins.
 
-Feast calls `offline` (its answers are an `offline_job`), `online`, `engine` and `registry`, each for the store of its `home`.
-The point-in-time `join` reads each view's `history` out of its `parts`: `keys` numbers the keys, `search` finds the rows, `gather`
-takes their values; other queries are `changelog`'s, in DuckDB. In Redis a row lies as `redis_layout` says; `redis_writer` offers
-it, `redis_rows` reads it. Races to come are `race_cards`. `embedded_redis` is the store's own server.
+Feast calls `offline` (which returns an `offline_job`), `online`, `materialization` and `registry`. The point-in-time join is
+`asof_join`: `parts` lists a view's files, `changelog_reader` reads them, `key_encoding` numbers the keys, `asof_search` finds
+the rows. Other queries run in DuckDB (`changelog`). `redis_layout` defines a row in Redis, `redis_writer` writes rows and
+`redis_rows` reads them. `race_cards` holds future races. `embedded_redis` starts the store's own server.
 """

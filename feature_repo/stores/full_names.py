@@ -1,7 +1,6 @@
-"""What Feast leaves out of an online answer under full names, put back.
+"""Restore the on-demand features that Feast 0.67 drops from online answers with `full_feature_names`.
 
-Feast 0.67 drops the features of a python on-demand view from an online answer with `full_feature_names`: it looks for
-`view__feature` among what the view made, which bears short names.
+Feast looks for `view__feature` in the output of a Python on-demand view, which has short names.
 """
 
 from typing import Any
@@ -15,14 +14,14 @@ from feast.utils import _get_features
 def left_out(
     answer: OnlineResponse, features: list[str] | FeatureService, registry: BaseRegistry, project: str
 ) -> list[str]:
-    """The references asked for that an answer under full names does not hold."""
-    asked: list[str] = _get_features(registry, project, features, allow_cache=True)
+    """The requested feature references that an answer with full names lacks."""
+    requested: list[str] = _get_features(registry, project, features, allow_cache=True)
     held = set(answer.proto.metadata.feature_names.val)
-    return [ref for ref in asked if _full(ref) not in held]
+    return [ref for ref in requested if _full(ref) not in held]
 
 
 def put_back(answer: OnlineResponse, short: OnlineResponse, refs: list[str]) -> OnlineResponse:
-    """The answer with `refs` taken from one under short names; the rows of both are the same."""
+    """The answer with the features `refs` added from an answer with short names to the same rows."""
     vectors: dict[str, Any] = dict(zip(short.proto.metadata.feature_names.val, short.proto.results, strict=True))
     for ref in refs:
         answer.proto.metadata.feature_names.val.append(_full(ref))

@@ -1,7 +1,7 @@
-"""How Feast's materialisation runs here: one query of the tables, one stream of rows into Redis.
+"""Feast's materialisation as one query of the tables and one bulk write to Redis.
 
-Feast's local engine turns every row into Python objects and keeps only the first Arrow chunk. Not supported, and
-refused: feature views with transformations or aggregations of their own.
+Feast's local engine converts every row to Python objects and keeps only the first Arrow chunk. This one refuses feature
+views with transformations or aggregations of their own.
 """
 
 import logging
@@ -20,7 +20,7 @@ from feast.utils import _get_column_names
 
 from velo.errors import UserError
 from velo.feature_repo.stores import changelog
-from velo.feature_repo.stores.materialization_mark import Given, identity, is_new_sql
+from velo.feature_repo.stores.materialization_mark import Materialized, identity, is_new_sql
 from velo.feature_repo.stores.offline import AsofOfflineStore, path_of, utc
 from velo.feature_repo.stores.online import VersionedRedisOnlineStore
 from velo.feature_repo.stores.parts import Snapshot
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class DirectComputeEngineConfig(FeastConfigBaseModel):
-    """Nothing to configure."""
+    """Configuration of the engine, which has no options."""
 
     type: Literal["velo.feature_repo.stores.materialization.DirectComputeEngine"] = (
         "velo.feature_repo.stores.materialization.DirectComputeEngine"
@@ -39,8 +39,8 @@ class DirectComputeEngineConfig(FeastConfigBaseModel):
 class DirectComputeEngine(ComputeEngine):
     """Materialises from `AsofOfflineStore` into `VersionedRedisOnlineStore`.
 
-    Every key with a row that fell, or was written, since the start gets its newest row up to the end; so does every key with a
-    row that this Redis was never given (`materialised`), whatever the start. An empty Redis is filled.
+    Writes the newest row up to the end time for every key with a row that has an event time or was written since the start
+    time, or that this Redis never received (`materialization_mark`). An empty Redis gets the rows of every key.
     """
 
     def update(
@@ -51,10 +51,10 @@ class DirectComputeEngine(ComputeEngine):
         entities_to_delete: Sequence[Entity],
         entities_to_keep: Sequence[Entity],
     ) -> None:
-        """Nothing to prepare."""
+        """Do nothing: the engine needs no preparation."""
 
     def teardown_infra(self, project: str, fvs: Sequence[Any], entities: Sequence[Entity]) -> None:
-        """Nothing to take down."""
+        """Do nothing: the engine leaves nothing behind."""
 
     def _materialize_one(self, registry: BaseRegistry, task: MaterializationTask, **options: Any) -> MaterializationJob:
         view = task.feature_view
@@ -68,11 +68,13 @@ class DirectComputeEngine(ComputeEngine):
     def _write(self, registry: BaseRegistry, task: MaterializationTask) -> None:
         view, source = task.feature_view, task.feature_view.batch_source
         if source is None or getattr(view, "feature_transformation", None) or getattr(view, "aggregations", None):
-            raise UserError(f"{view.name} transforms its source, which this engine does not: materialise plain views")
+            raise UserError(
+                f"{view.name} transforms its source, which this engine does not support: materialise views without transformations"
+            )
         offline, online = self.offline_store, self.online_store
         if not isinstance(offline, AsofOfflineStore) or not isinstance(online, VersionedRedisOnlineStore):
             raise UserError(
-                "batch_engine DirectComputeEngine works between AsofOfflineStore and VersionedRedisOnlineStore alone: "
+                "batch_engine DirectComputeEngine works only with AsofOfflineStore and VersionedRedisOnlineStore: "
                 "leave batch_engine out of feature_store.yaml to use Feast's local engine with other stores"
             )
         entities = [registry.get_entity(name, task.project) for name in view.entities]
@@ -99,6 +101,10 @@ class DirectComputeEngine(ComputeEngine):
         rows = rows.rename_columns([mapped.get(column, column) for column in rows.column_names])
         with task.tqdm_builder(rows.num_rows) if task.tqdm_builder else nullcontext() as bar:
             written = online.write_table(self.repo_config, view, rows, bar.update if bar else None)
-        mark.end(running, Given(frozenset(identity(part, folder) for part in parts), utc(task.end_time)))
+        mark.end(running, Materialized(frozenset(identity(part, folder) for part in parts), utc(task.end_time)))
         if written.skipped:
-            logger.info("%s: %d rows written, %d already there as new or newer", view.name, *astuple(written))
+            logger.info(
+                "%s: %d rows written, %d skipped because Redis has the same or a newer version",
+                view.name,
+                *astuple(written),
+            )

@@ -1,9 +1,8 @@
-"""What a Redis was given of a view by materialisation, remembered in that Redis itself.
+"""A record in Redis of the rows of a view that were materialised into it.
 
-Feast remembers up to which instant it was asked to materialise. That says nothing of rows written later that fall before it,
-as where the instant lay in the future, nor of a Redis that was emptied since. So a mark beside the rows names the parts of the
-table whose rows were offered, and up to which instant: a row is new where its part is not named or it falls after that. A mark
-is gone when its rows are.
+Feast records only the instant up to which it materialised. It misses rows written later with an earlier event time, and it
+does not notice an emptied Redis. This mark names the table parts that were materialised and the instant: a row is new if its
+part is not named or its event time is later. The mark is stored beside the rows, so it disappears with them.
 """
 
 import json
@@ -20,8 +19,8 @@ from velo.feature_repo.stores.redis_client import redis_errors
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """The parts whose rows up to `until` (UTC) were offered, each by what tells it from another of its name."""
+class Materialized:
+    """The parts (see `identity`) whose rows with event times up to `until` (UTC) were written."""
 
     parts: frozenset[str]
     until: datetime
@@ -29,15 +28,15 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """The mark of one view. `rows_as` says how its rows are written: rows written in another way are not those of now."""
+    """The mark of one view. `rows_as` identifies the row format; a mark of another format counts as absent."""
 
     client: Any
     url: str
     key: str
     rows_as: str
 
-    def begin(self) -> tuple[Given | None, str]:
-        """What was given before, None for nothing, and what stands in the mark's place until `end`."""
+    def begin(self) -> tuple[Materialized | None, str]:
+        """Replace the mark by a token until `end`. Returns what was materialised before, None for nothing, and the token."""
         running = json.dumps({"running": uuid.uuid4().hex})
         with redis_errors(self.url):
             held = self.client.get(self.key)
@@ -45,20 +44,24 @@ class Mark:
         written = json.loads(held) if held else {}
         if written.get("rows_as") != self.rows_as:
             return None, running
-        return Given(frozenset(written["parts"]), datetime.fromisoformat(written["until"])), running
+        return Materialized(frozenset(written["parts"]), datetime.fromisoformat(written["until"])), running
 
-    def end(self, running: str, given: Given) -> None:
-        """Set the mark, unless another materialisation has begun since: then the next one offers all rows again.
+    def end(self, running: str, materialized: Materialized) -> None:
+        """Set the mark, unless another materialisation has begun since: then the next one writes all rows again.
 
-        Raises `UserError` where Redis was emptied meanwhile.
+        Raises `UserError` if Redis was emptied meanwhile.
         """
-        told = {"rows_as": self.rows_as, "parts": sorted(given.parts), "until": given.until.isoformat()}
+        mark = {
+            "rows_as": self.rows_as,
+            "parts": sorted(materialized.parts),
+            "until": materialized.until.isoformat(),
+        }
         with redis_errors(self.url):
             held = self.client.get(self.key)
             if held is None:
                 raise UserError(f"the Redis at {self.url} was emptied meanwhile: repeat the materialisation")
             if held.decode() == running:
-                self.client.set(self.key, json.dumps(told))
+                self.client.set(self.key, json.dumps(mark))
 
 
 def mark_key(project: str, view: str) -> str:
@@ -67,18 +70,18 @@ def mark_key(project: str, view: str) -> str:
 
 
 def identity(part: str, folder: Path) -> str:
-    """What tells a part from another, also from one that is later written under its name."""
+    """A part's name, size and time of writing: a part written again under the same name has another identity."""
     path = Path(part)
-    about = path.stat()
+    status = path.stat()
     name = path.relative_to(folder) if path.is_relative_to(folder) else path.name
-    return f"{name} {about.st_size} {about.st_mtime_ns}"
+    return f"{name} {status.st_size} {status.st_mtime_ns}"
 
 
-def is_new_sql(event: str, part: str, given: Given | None, parts: Sequence[str], folder: Path) -> str:
-    """A condition on a row that was not offered yet, over the SQL of its instant and of its part."""
-    if given is None:
+def is_new_sql(event: str, part: str, before: Materialized | None, parts: Sequence[str], folder: Path) -> str:
+    """An SQL condition for rows not materialised `before`; `event` and `part` are SQL of a row's event time and part."""
+    if before is None:
         return "true"
-    new = [one for one in parts if identity(one, folder) not in given.parts]
-    listed = ", ".join(text(one) for one in new)
-    later = f"{event} > TIMESTAMPTZ '{given.until.astimezone(UTC).isoformat()}'"
+    new = [path for path in parts if identity(path, folder) not in before.parts]
+    listed = ", ".join(text(path) for path in new)
+    later = f"{event} > TIMESTAMPTZ '{before.until.astimezone(UTC).isoformat()}'"
     return f"{later} OR {part} IN ({listed})" if new else later

@@ -1,4 +1,4 @@
-"""What Feast hands to whoever asked for features: a query that runs when its answer is wanted."""
+"""Feast's retrieval job: a query that runs when its result is requested."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class AsofRetrievalJob(RetrievalJob):
-    """A query over one generation of the feature tables: the one current when it runs."""
+    """A query over the generation of the feature tables that is current when the job runs."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class AsofRetrievalJob(RetrievalJob):
         self._repo_path = repo_path
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
-        """Stored and on-demand features; `timeout` is not observed."""
+        """Run the query and add on-demand features; `timeout` is ignored."""
         table = self._run()
         for view in self._on_demand:
             table = self._with_on_demand(table, view)
@@ -49,7 +49,7 @@ class AsofRetrievalJob(RetrievalJob):
         return frame
 
     def _with_on_demand(self, table: pa.Table, view: OnDemandFeatureView) -> pa.Table:
-        """Append what an on-demand view makes, given its inputs alone: Feast would turn every column into lists."""
+        """Append the features of an on-demand view. Passes only its inputs: Feast converts every column it gets to lists."""
         inputs = {
             f"{_used_name(projection)}__{feature.name}" if self._full_feature_names else feature.name
             for projection in view.source_feature_view_projections.values()
@@ -57,13 +57,13 @@ class AsofRetrievalJob(RetrievalJob):
         } | set(view.get_request_data_schema())
         missing = sorted(inputs - set(table.column_names))
         if missing:
-            raise UserError(f"the entity rows lack {', '.join(missing)}, which {view.name} is made from: add them")
-        made = view.transform_arrow(table.select(sorted(inputs)), self._full_feature_names)
+            raise UserError(f"the entity rows lack {', '.join(missing)}, inputs of {view.name}: add them")
+        output = view.transform_arrow(table.select(sorted(inputs)), self._full_feature_names)
         prefix = f"{_used_name(view.projection)}__" if self._full_feature_names else ""
         wanted = self._wanted_of(view)
         for feature in view.features:
             if feature.name in wanted:
-                column = made.column(prefix + feature.name).cast(from_feast_to_pyarrow_type(feature.dtype))
+                column = output.column(prefix + feature.name).cast(from_feast_to_pyarrow_type(feature.dtype))
                 table = table.append_column(prefix + feature.name, column)
         return table
 
@@ -73,21 +73,21 @@ class AsofRetrievalJob(RetrievalJob):
 
     @property
     def full_feature_names(self) -> bool:
-        """Whether columns carry their view's name."""
+        """Whether column names begin with the view's name."""
         return self._full_feature_names
 
     @property
     def on_demand_feature_views(self) -> list[OnDemandFeatureView]:
-        """None left for Feast to apply: the job has done so."""
+        """Empty: the job has applied the on-demand views itself."""
         return []
 
     @property
     def metadata(self) -> RetrievalMetadata | None:
-        """What was asked, over which instants."""
+        """The requested features, and the keys and instants of the entity rows."""
         return self._metadata
 
     def persist(self, storage: SavedDatasetStorage, allow_overwrite: bool = False, timeout: int | None = None) -> None:  # noqa: FBT001, FBT002 Feast's interface
-        """Write the answer as one local Parquet file; refuses to replace one unless `allow_overwrite`."""
+        """Write the result to one local Parquet file; refuses to replace a file unless `allow_overwrite`."""
         if not isinstance(storage, SavedDatasetFileStorage):
             raise UserError(f"{type(storage).__name__} is not supported: save to SavedDatasetFileStorage(path=…)")
         path = Path(FileSource.get_uri_for_file_path(self._repo_path, storage.file_options.uri))
@@ -98,18 +98,18 @@ class AsofRetrievalJob(RetrievalJob):
         aside.replace(path)
 
     def to_sql(self) -> str:
-        """Refused: the join is none that SQL could say as it is made."""
+        """Refuse: the join does not run as SQL."""
         raise UserError(
-            "to_sql() is not supported by this offline store, whose join is not made in SQL: use to_arrow() or to_df(), or "
-            "ask the tables by `velo sql`"
+            "to_sql() is not supported by this offline store, whose join does not run as SQL: use to_arrow() or to_df(), or "
+            "query the tables with `velo sql`"
         )
 
     def supports_remote_storage_export(self) -> bool:
-        """No: answers are local."""
+        """Return False: results are local."""
         return False
 
     def to_remote_storage(self) -> list[Any]:
-        """Refused."""
+        """Refuse."""
         raise UserError("remote storage is not supported by this offline store: use to_arrow() and write it yourself")
 
 

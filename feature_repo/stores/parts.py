@@ -1,7 +1,7 @@
-"""The Parquet parts of a feature table: found all at once, added one whole file at a time. Knows nothing of Feast.
+"""List the Parquet parts of a feature table, and add a part. Does not import Feast.
 
-`$VELO_HOME/offline` links to the current generation, a folder that holds a folder a view. A reader that follows the
-link once stays within one generation, whatever is published meanwhile.
+`$VELO_HOME/offline` links to the current generation, a folder with one folder per view. A reader that resolves the link
+once stays within one generation, whatever is published meanwhile.
 """
 
 import os
@@ -17,25 +17,22 @@ if TYPE_CHECKING:
 
 
 class Snapshot:
-    """One look at the feature tables: every view asked for comes from the same generation.
-
-    Make one a query; it remembers where each link led when it was first followed.
-    """
+    """Reads several views from the same generation: resolves each link once. Make one snapshot per query."""
 
     def __init__(self) -> None:
-        self._led_to: dict[Path, Path] = {}
+        self._resolved: dict[Path, Path] = {}
 
     def folder(self, table: Path) -> Path:
-        """A view's folder without links, or a single file; the link above it is followed once a snapshot."""
-        above = self._led_to.get(table.parent)
+        """A view's folder, or single file, with the link above it resolved."""
+        above = self._resolved.get(table.parent)
         if above is None:
-            above = self._led_to[table.parent] = Path(os.path.realpath(table.parent))
+            above = self._resolved[table.parent] = Path(os.path.realpath(table.parent))
         return above / table.name
 
     def parts(self, table: Path) -> list[str]:
-        """The finished parts of a view, sorted; empty for a view without rows.
+        """The complete parts of a view, sorted; empty for a view without rows.
 
-        Raises `UserError` where no feature tables were ever built, or by a catalogue without this view.
+        Raises `UserError` if no tables were built, or if the catalogue they were built from lacked this view.
         """
         folder = self.folder(table)
         if folder.is_file():
@@ -43,9 +40,7 @@ class Snapshot:
         if not folder.parent.is_dir():
             raise UserError(f"there are no feature tables at {table.parent}: run `velo build` first")
         if not folder.is_dir():
-            raise UserError(
-                f"the feature tables at {table.parent} have no {table.name}: run `velo build` to have it added"
-            )
+            raise UserError(f"the feature tables at {table.parent} have no {table.name}: run `velo build` to add it")
         return sorted(
             str(part)
             for part in folder.glob("**/*.parquet")
@@ -54,9 +49,9 @@ class Snapshot:
 
 
 def add_part(table: Path, rows: "pa.Table") -> Path:
-    """Add rows to a view as one new part, which readers see whole or not at all; returns the part.
+    """Add rows to a view as one new part and return its path. Readers see the whole part or nothing of it.
 
-    The next full build makes a new generation from the log alone, without it.
+    The next full build rebuilds the tables from the log and drops the part.
     """
     import pyarrow.parquet as pq
 

@@ -101,11 +101,11 @@ class RaceCards:
         Drops races whose off is more than `KEEP` before `now`.
         """
         horizon_us = to_us(now - KEEP)
-        commands: list[tuple[Any, ...]] = [_offered(generation, one, now, horizon_us) for one in offers]
+        commands: list[tuple[Any, ...]] = [_offered(generation, update, now, horizon_us) for update in offers]
         if head is not None:
             keys = (4, INDEX, EVENTS, HEAD, WAITING)
-            told_of = (head.generation, head.seq, to_us(head.known_at), int(head.live))
-            commands.append(("EVALSHA", sha_of(ADVANCE), *keys, *told_of))
+            position = (head.generation, head.seq, to_us(head.known_at), int(head.live))
+            commands.append(("EVALSHA", sha_of(ADVANCE), *keys, *position))
         answers = self._run(commands)
         return sum(answers[: len(offers)])
 
@@ -167,7 +167,7 @@ class RaceCards:
         begin = to_us(now - KEEP + _EXPIRING)
         with redis_errors(self.url):
             listed = self.client.zrangebyscore(INDEX, begin, "+inf")
-            there = self.client.exists(*(race_key(one.decode()) for one in listed)) if listed else 0
+            there = self.client.exists(*(race_key(race_id.decode()) for race_id in listed)) if listed else 0
         return there < len(listed) or (before > 0 and not listed), len(listed)
 
     def lists(self, race_id: str) -> bool:
@@ -201,7 +201,7 @@ class RaceCards:
                     # a restarted server has lost the scripts; a repeated write is safe
                     for script in _LOADED.values():
                         client.script_load(script)
-            raise RuntimeError("Redis forgets scripts as soon as they are loaded")
+            raise RuntimeError("Redis drops scripts as soon as they are loaded")
 
 
 def race_key(race_id: str) -> str:
@@ -219,12 +219,12 @@ def head_of(values: Sequence[bytes | None]) -> CardsPosition | None:
 
 def kept_of(held: Mapping[bytes, bytes]) -> StoredRace | None:
     """Parse a race from its hash; None if it holds no message."""
-    told_of = [value for name, value in held.items() if name + b"@" in held]
-    if not told_of:
+    records = [value for name, value in held.items() if name + b"@" in held]
+    if not records:
         return None
     latest = b"c:" + held.get(b"card@", b"")
-    told_of += [value for name, value in held.items() if name.startswith(b"c:") and name != latest]
-    messages = tuple(from_record(orjson.loads(one)) for one in told_of)
+    records += [value for name, value in held.items() if name.startswith(b"c:") and name != latest]
+    messages = tuple(from_record(orjson.loads(record)) for record in records)
     return StoredRace((int(held[b"generation"]), int(held[b"seq"])), messages)
 
 
@@ -239,29 +239,29 @@ def event_of(at: bytes, fields: Mapping[bytes, bytes]) -> Event:
     )
 
 
-def _offered(generation: int, one: RaceUpdate, now: datetime, horizon_us: int) -> tuple[Any, ...]:
-    ends = (one.off_time or one.known_at) + (DECLARED_AHEAD if one.waits else KEEP) - now
-    ttl_ms = max(1, ends // timedelta(milliseconds=1)) if one.kept else ""
+def _offered(generation: int, update: RaceUpdate, now: datetime, horizon_us: int) -> tuple[Any, ...]:
+    ends = (update.off_time or update.known_at) + (DECLARED_AHEAD if update.waits else KEEP) - now
+    ttl_ms = max(1, ends // timedelta(milliseconds=1)) if update.kept else ""
     return (
         "EVALSHA",
         sha_of(OFFER),
         5,
-        race_key(one.race_id),
+        race_key(update.race_id),
         INDEX,
         EVENTS,
         HEAD,
         WAITING,
         generation,
-        one.seq,
-        _LATEST.get(one.kind, f"m:{one.seq}"),
-        one.record,
-        one.race_id,
-        "" if one.off_time is None else to_us(one.off_time),
+        update.seq,
+        _LATEST.get(update.kind, f"m:{update.seq}"),
+        update.record,
+        update.race_id,
+        "" if update.off_time is None else to_us(update.off_time),
         ttl_ms,
         horizon_us,
-        one.kind,
-        one.known_at.isoformat(),
-        int(one.announced),
-        one.named,
-        to_us(one.known_at) if one.waits else "",
+        update.kind,
+        update.known_at.isoformat(),
+        int(update.announced),
+        update.named,
+        to_us(update.known_at) if update.waits else "",
     )

@@ -1,4 +1,4 @@
-"""The Lua of race cards: a message takes its place once, whoever tells it and however often; and the read of a race."""
+"""Lua scripts of race cards: write a message once, however often it is sent; advance the head; read a race."""
 
 from hashlib import sha1
 from typing import Final
@@ -7,7 +7,7 @@ from velo.feature_repo.stores.redis_script import FINGERPRINTS
 
 OFFER: Final = """
 -- KEYS: race, index, events, head, waiting; ARGV: log generation, seq, field, record, race id, off (µs) or '', ttl (ms) or '',
--- horizon (µs), kind, known_at, whether to announce, what of a card is kept for good or '', known_at (µs) of what waits
+-- horizon (µs), kind, known_at, 1 to announce, the reduced card that stays or '', known_at (µs) of a message that waits
 -- for a card or ''
 redis.replicate_commands()
 local generation, seq = tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -53,7 +53,7 @@ if ARGV[11] == '1' then
 end
 return changed
 """
-"""Ids of events are seq + 1, so an event told again is the same event. A log of a later generation begins anew."""
+"""Event ids are seq + 1, so a repeated event has the same id. A log of a later generation replaces everything."""
 
 ADVANCE: Final = """
 -- KEYS: index, events, head, waiting; ARGV: log generation, seq, known_at (µs), live
@@ -74,8 +74,8 @@ return 1
 READ: Final = (
     FINGERPRINTS
     + """
--- KEYS: race, events, head, of each view that is asked its index, then feature hashes; ARGV: of each of those views its
--- field, and of how many of the hashes it is wanted, in turn
+-- KEYS: race, events, head, the index of each requested view, then feature hashes; ARGV: for each view its field and its
+-- number of hashes
 local call = redis.call
 local out = call('HMGET', KEYS[3], 'generation', 'seq', 'known_us', 'live')
 local race = call('HMGET', KEYS[1], 'generation', 'seq')
@@ -100,9 +100,9 @@ out[7], out[8] = table.concat(fills, ' '), table.concat(lost, ' ')
 return out
 """
 )
-"""One moment of the server: head, the race's version, the filling of each view, which views lost a row, then the rows."""
+"""Reads in one atomic step: the head, the race's version, each view's fill, the views that lost a row, then the rows."""
 
 
 def sha_of(script: str) -> str:
-    """The name under which a server that has loaded a script knows it."""
+    """The SHA-1 by which EVALSHA calls a loaded script."""
     return sha1(script.encode(), usedforsecurity=False).hexdigest()

@@ -1,7 +1,7 @@
-"""Rows of any types of feature offered to Redis, for views that do not pack: text, flags, lists, floats of 32 bits.
+"""Write rows with features that do not fit in a packed row: text, booleans, lists, 32-bit floats.
 
-They lie as Feast has them, a field a feature, with the version that they were written as beside them: a newer one replaces an
-older in one atomic step on the server, as `redis_writer` does it for packed rows.
+A row has Feast's own layout, one field per feature, and the field of its version. A newer row replaces an older one in one
+atomic step on the server, as in `redis_writer` for packed rows.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ROWS_AT_ONCE: Final = 500
 _YEAR_ONE_NS: Final = 62_135_596_800_000_000_000
-# versions are digits only, all of one length: compared as text they are compared as numbers
+# versions are digits of one length, so text order is numeric order
 _REPLACE: Final = """
 local held = redis.call('HGET', KEYS[1], ARGV[1])
 if held and held >= ARGV[2] then return 0 end
@@ -32,7 +32,7 @@ return 1
 
 @dataclass(frozen=True, slots=True)
 class ValueRow:
-    """A row as it is offered: its entity, its values by feature (a null is none), and since when it holds (ns since 1970)."""
+    """A row to write: its entity, its values by feature (null or absent is null), its event time (ns since 1970, UTC)."""
 
     entity: "EntityKey"
     values: "dict[str, Value]"
@@ -48,33 +48,41 @@ def write(
     redis_key: "Callable[[EntityKey], bytes]",
     progress: Callable[[int], Any] | None = None,
 ) -> WriteCounts:
-    """Offer rows of a view; raises `UserError` for a key without a value, and where Redis fails."""
+    """Write rows of a view; raises `UserError` for a key with a null, or if Redis fails."""
     written = 0
     script = client.register_script(_REPLACE)
     with redis_errors(url):
-        for begin in range(0, len(rows), ROWS_AT_ONCE):
-            some = rows[begin : begin + ROWS_AT_ONCE]
-            written += sum(script(keys=[redis_key(row.entity)], args=list(_said(layout, row, epoch))) for row in some)
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            some = rows[start : start + ROWS_AT_ONCE]
+            written += sum(
+                script(keys=[redis_key(row.entity)], args=list(_arguments(layout, row, epoch))) for row in some
+            )
             if progress:
                 progress(len(some))
     return WriteCounts(written, len(rows) - written)
 
 
-def _said(layout: Layout, row: ValueRow, epoch: int) -> Iterator[bytes | str | int]:
-    if any(value.WhichOneof("val") in (None, "null_val") for value in row.entity.entity_values):
+def _arguments(layout: Layout, row: ValueRow, epoch: int) -> Iterator[bytes | str | int]:
+    if any(is_null(value) for value in row.entity.entity_values):
         raise UserError(f"a row of {layout.view} has no key: leave out rows without a key")
-    held = [value is not None and value.WhichOneof("val") not in (None, "null_val") for value in _values(layout, row)]
+    names = [name for name, _ in layout.columns]
+    known = {
+        field: row.values[name]
+        for field, name in zip(layout.value_fields, names, strict=True)
+        if not is_null(row.values.get(name))
+    }
+    absent = [field for field in layout.value_fields if field not in known]
     yield layout.version_field
     yield f"{epoch:08d}{row.event_ns + _YEAR_ONE_NS:021d}"
-    yield held.count(False)
-    yield from (field for field, is_held in zip(layout.value_fields, held, strict=True) if not is_held)
+    yield len(absent)
+    yield from absent
     yield layout.time_field
     yield serialised_instant(row.event_ns)
-    for field, value in zip(layout.value_fields, _values(layout, row), strict=True):
-        if value is not None and value.WhichOneof("val") not in (None, "null_val"):
-            yield field
-            yield value.SerializeToString()
+    for field, value in known.items():
+        yield field
+        yield value.SerializeToString()
 
 
-def _values(layout: Layout, row: ValueRow) -> "list[Value | None]":
-    return [row.values.get(name) for name, _ in layout.columns]
+def is_null(value: "Value | None") -> bool:
+    """Whether a Feast value is null or absent."""
+    return value is None or value.WhichOneof("val") in (None, "null_val")

@@ -167,9 +167,9 @@ def vitals(client: Any) -> Vitals:
             nodes = [client.get_redis_connection(node) for node in client.get_primaries()]
         else:
             nodes = [client]
-        told = [_vitals(node) for node in nodes]
-    policies = sorted({one.policy for one in told}, key=lambda policy: policy == "noeviction")
-    return Vitals(sum(one.keys for one in told), sum(one.evicted for one in told), policies[0])
+        by_node = [_vitals(node) for node in nodes]
+    policies = sorted({node.policy for node in by_node}, key=lambda policy: policy == "noeviction")
+    return Vitals(sum(node.keys for node in by_node), sum(node.evicted for node in by_node), policies[0])
 
 
 def _vitals(node: Any) -> Vitals:
@@ -181,12 +181,12 @@ def _vitals(node: Any) -> Vitals:
     return Vitals(keys, stats.get("evicted_keys", 0), memory.get("maxmemory_policy", "noeviction"))
 
 
-def may_evict(told: Vitals) -> str | None:
+def may_evict(server: Vitals) -> str | None:
     """A one-line warning where a server may evict rows; None where it never does."""
-    if told.policy == "noeviction":
+    if server.policy == "noeviction":
         return None
     return (
-        f"Redis may drop rows when it is full (maxmemory-policy {told.policy}): set maxmemory-policy noeviction, with "
+        f"Redis may drop rows when it is full (maxmemory-policy {server.policy}): set maxmemory-policy noeviction, with "
         "which it refuses what it has no room for"
     )
 
@@ -289,9 +289,9 @@ class Expected:
             if expected is None and fill is not None:
                 # filled by a process that keeps another copy of this store's home
                 expected = fill
-            said = problem(expected, fill, view)
-            if said is not None:
-                raise NotWhole(said)
+            reason = problem(expected, fill, view)
+            if reason is not None:
+                raise NotWhole(reason)
             if fill is not None and view in layouts and fill.split(":")[2] != f"{layouts[view].fingerprint:08x}":
                 raise NotWhole(f"the online store holds rows of other formulas ({view}): {REMEDY}")
 

@@ -296,7 +296,7 @@ def test_a_group_alone_shows_its_commands(home: Path) -> None:
     [
         ("trainer_id\nt\n", ("no column event_timestamp", "add")),
         ("who,event_timestamp\nt,2024-05-01T00:00:00Z\n", ("no entity column", "name at least one of", "trainer_id")),
-        ("trainer_id,event_timestamp\nt,soon\n", ("event_timestamp is no instant", "ISO 8601")),
+        ("trainer_id,event_timestamp\nt,soon\n", ("event_timestamp is not a timestamp", "ISO 8601")),
         ("", ("cannot be read", "give a Parquet or CSV file")),
     ],
 )

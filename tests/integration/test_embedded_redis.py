@@ -128,14 +128,14 @@ def test_damage_in_what_it_kept_is_said_and_no_other_server_begins_with_nothing_
     for number in range(500):
         client.hset(f"key {number}", mapping={"a": "x" * 50})
     down(home)
-    path = max(embedded_redis.kept(home).iterdir(), key=lambda one: one.stat().st_size)
+    path = max(embedded_redis.data_path(home).iterdir(), key=lambda one: one.stat().st_size)
     content = bytearray(path.read_bytes())
     begin = len(content) // 2
     content[begin : begin + 4096] = bytes(4096)
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"is damaged.*remove it, then run `velo online rebuild`"):
         ensure(home)
-    shutil.rmtree(embedded_redis.kept(home))
+    shutil.rmtree(embedded_redis.data_path(home))
     assert Redis.from_url(ensure(home)).dbsize() == 0
 
 
