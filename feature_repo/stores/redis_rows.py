@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from hiredis import pack_command
 from numpy.typing import NDArray
 
 from velo.feature_repo.stores.redis_client import is_cluster, redis_errors
@@ -68,7 +69,7 @@ class Read:
         fields = {redis_key: tuple(of_hash) for redis_key, of_hash in hashes.items()}
         return cls(
             fields,
-            b"".join(_encoded(redis_key, names) for redis_key, names in fields.items()),
+            b"".join(pack_command((b"HMGET", redis_key, *names)) for redis_key, names in fields.items()),
             tuple((layout, np.array(spot, dtype=np.intp)) for (layout, _), spot in zip(wanted, spots, strict=True)),
         )
 
@@ -114,12 +115,6 @@ class RedisRows:
             for redis_key, names in read.fields.items():
                 pipe.hmget(redis_key, list(names))
             return [answer for answers in pipe.execute() for answer in answers]
-
-
-def _encoded(redis_key: bytes, names: Sequence[bytes]) -> bytes:
-    """Encode HMGET in the Redis protocol."""
-    parts = (b"HMGET", redis_key, *names)
-    return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)
 
 
 def _unpacked(layout: Layout, spot: NDArray[np.intp], answers: Sequence[bytes | None]) -> RedisRowValues:
