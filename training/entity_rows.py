@@ -69,4 +69,4 @@ def _register(
 
 
 def _query(name: str) -> str:
-    return files("training").joinpath("sql", f"{name}.sql").read_text()
+    return files("velo.training").joinpath("sql", f"{name}.sql").read_text()

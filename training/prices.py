@@ -35,7 +35,7 @@ def prices(home: Home, rows: TrainingSet) -> Prices:
     )
     with told(home, Snapshot()) as connection:
         connection.register("races", asked.aggregate([]))
-        query = files("training").joinpath("sql", "prices.sql").read_text()
+        query = files("velo.training").joinpath("sql", "prices.sql").read_text()
         shown = connection.sql(query, params={"lead": rows.provenance.lead}).to_arrow_table()
     ordered = rows.identity.select(["race_id", "horse_id"]).append_column("row", pa.array(np.arange(rows.rows)))
     joined = ordered.join(shown, ["race_id", "horse_id"], join_type="left outer").sort_by("row")
