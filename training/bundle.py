@@ -1,6 +1,6 @@
 """A model as it is kept: a folder of text files, checksummed, loaded only where it fits the store.
 
-`$VELO_HOME/models/<version>/` holds `model.txt` (LightGBM's own text) and `logit.json`, the fundamental model; `blend.json`
+`$VELO_HOME/models/<version>/` holds `model.txt` (LightGBM's own text, one model per seed) and `logit.json`, the fundamental model; `blend.json`
 and `residual.txt` (LightGBM's text, empty where there is none), how the market is put to it; `metadata.yaml`, `metrics.json`
 and `checksums.txt` (SHA-256), and `gate.json` once the gate was asked. `$VELO_HOME/models/current` names the version that serves,
 `history.txt` those that served before it.
@@ -30,7 +30,9 @@ from velo.training.market import SMALLEST
 
 Floats = NDArray[np.float64]
 
-FORMAT: Final = 2
+FORMAT: Final = 3
+READABLE_FORMATS: Final = ("2", "3")
+"""Format 2 has one LightGBM model in `model.txt` and in `residual.txt`; format 3 has one or more, one after another."""
 CURRENT: Final = "current"
 CHECKSUMS: Final = "checksums.txt"
 NO_GATE: Final = "not run"
@@ -231,7 +233,7 @@ def _refuse_other_format(folder: Path) -> None:
     # Told before the checksums: another format has other files.
     path = folder / "metadata.yaml"
     found = re.match(r"format: (\S+)", path.read_text()) if path.is_file() else None
-    if found and found[1] != str(FORMAT):
+    if found and found[1] not in READABLE_FORMATS:
         raise UserError(
             f"model {folder.name} has format {found[1]}, but this version reads {FORMAT}: run `velo train` again"
         )

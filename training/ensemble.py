@@ -5,7 +5,7 @@ Made of text alone (LightGBM's own, and numbers): what a bundle keeps, and all t
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -34,17 +34,32 @@ def inputs(matrix: Floats, starts: Indices) -> Inputs:
     return Inputs(matrix, centred(matrix, np.repeat(np.arange(starts.size), sizes_of(starts, matrix.shape[0]))))
 
 
+_FIRST_LINE: Final = "tree\n"
+
+
 @lru_cache(maxsize=8)
-def booster_of(text: str) -> "lightgbm.Booster":
-    """LightGBM's model of a text, read once."""
+def boosters_of(text: str) -> "tuple[lightgbm.Booster, ...]":
+    """Parse a text that holds one or more LightGBM models, one after another; raises ValueError if it holds none."""
     import lightgbm
 
-    return lightgbm.Booster(model_str=text)
+    before, *bodies = f"\n{text}".split(f"\n{_FIRST_LINE}")
+    if before or not bodies:
+        raise ValueError(f"the text of a LightGBM model must begin with {_FIRST_LINE.strip()!r}, got {text[:40]!r}")
+    return tuple(lightgbm.Booster(model_str=_FIRST_LINE + body) for body in bodies)
+
+
+def mean_prediction(text: str, matrix: Floats, threads: int, **options: Any) -> Floats:
+    """The mean of the predictions of a text's models; `options` are those of LightGBM's `predict`.
+
+    Models grown from different seeds differ by as much as a good feature is worth; their mean varies less.
+    """
+    predictions = [booster.predict(matrix, num_threads=threads, **options) for booster in boosters_of(text)]
+    return np.asarray(sum(predictions) / len(predictions), dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)
 class Ensemble:
-    """A fitted model: `trees` is LightGBM's text. One grown on top of the market has not the market in its scores."""
+    """A fitted model: `trees` is LightGBM's text, of several models one after another. One grown on top of the market has not the market in its scores."""
 
     trees: str
     logit: Logit
@@ -58,8 +73,7 @@ class Ensemble:
 
     def tree_scores(self, given: Inputs) -> Floats:
         """The utility of each runner by the trees alone."""
-        scores = booster_of(self.trees).predict(given.raw, raw_score=True, num_threads=self.threads)
-        return np.asarray(scores, dtype=np.float64)
+        return mean_prediction(self.trees, given.raw, self.threads, raw_score=True)
 
     def probabilities(self, given: Inputs, starts: Indices) -> Floats:
         """Probabilities of each race, summing to 1."""
@@ -70,6 +84,6 @@ class Ensemble:
 
         Shapley values of the trees and the terms of the logit, weighted as they are in the utility.
         """
-        shap = booster_of(self.trees).predict(given.raw, pred_contrib=True, num_threads=self.threads)
-        own = (1.0 - self.logit_share) * np.asarray(shap, dtype=np.float64)[:, :-1]
+        shap = mean_prediction(self.trees, given.raw, self.threads, pred_contrib=True)
+        own = (1.0 - self.logit_share) * shap[:, :-1]
         return np.asarray(own + self.logit_share * self.logit.contributions(given.centred), dtype=np.float64)

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from velo.feature_repo.catalogue.columns import COLUMNS
-from velo.training.average_trees import joined
 from velo.training.by_race import softmax
-from velo.training.ensemble import booster_of
+from velo.training.ensemble import boosters_of, mean_prediction
 from velo.training.metrics import SMALLEST
 from velo.training.races import Races
 
@@ -130,8 +129,7 @@ class Fitted:
 
     def scores(self, matrix: Floats) -> Floats:
         """The score of each row; one trained on top of an offset has it not in its scores."""
-        scores = booster_of(self.text).predict(matrix, raw_score=True, num_threads=self.options.threads)
-        return np.asarray(scores, dtype=np.float64)
+        return mean_prediction(self.text, matrix, self.options.threads, raw_score=True)
 
     def probabilities(self, matrix: Floats, races: Races) -> Floats:
         """Probabilities of the starters of some races; `matrix` has their rows."""
@@ -139,8 +137,9 @@ class Fitted:
 
     def importance(self) -> dict[str, float]:
         """The share of all gain that each feature brought, greatest first; features never used are left out."""
-        booster = booster_of(self.text)
-        gains = dict(zip(booster.feature_name(), booster.feature_importance("gain").tolist(), strict=True))
+        boosters = boosters_of(self.text)
+        gain_sums = sum(booster.feature_importance("gain") for booster in boosters)
+        gains = dict(zip(boosters[0].feature_name(), np.asarray(gain_sums).tolist(), strict=True))
         whole = sum(gains.values()) or 1.0
         return {name: gain / whole for name, gain in sorted(gains.items(), key=lambda one: -one[1]) if gain > 0.0}
 
@@ -223,7 +222,7 @@ def grow(
         told = _teller(progress, rounds)
         booster = lightgbm.train(own | {"objective": objective}, learned, num_boost_round=rounds, callbacks=[told])
         texts.append(booster.model_to_string())
-    return Fitted(joined(texts), rounds, None, options)
+    return Fitted("".join(texts), rounds, None, options)
 
 
 def _teller(progress: Callable[[int, int], None], rounds: int) -> Callable[[Any], None]:
