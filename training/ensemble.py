@@ -53,8 +53,11 @@ def mean_prediction(text: str, matrix: Floats, threads: int, **options: Any) -> 
 
     Models grown from different seeds differ by as much as a good feature is worth; their mean varies less.
     """
-    predictions = [booster.predict(matrix, num_threads=threads, **options) for booster in boosters_of(text)]
-    return np.asarray(sum(predictions) / len(predictions), dtype=np.float64)
+    boosters = boosters_of(text)
+    total: Any = 0.0
+    for booster in boosters:
+        total = total + booster.predict(matrix, num_threads=threads, **options)
+    return np.asarray(total / len(boosters), dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)

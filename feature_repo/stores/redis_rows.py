@@ -69,7 +69,10 @@ class Read:
         fields = {redis_key: tuple(of_hash) for redis_key, of_hash in hashes.items()}
         return cls(
             fields,
-            b"".join(pack_command((b"HMGET", redis_key, *names)) for redis_key, names in fields.items()),
+            b"".join(
+                pack_command((b"HMGET", redis_key, *names))  # type: ignore[arg-type]  # its stub takes one part only
+                for redis_key, names in fields.items()
+            ),
             tuple((layout, np.array(spot, dtype=np.intp)) for (layout, _), spot in zip(wanted, spots, strict=True)),
         )
 
