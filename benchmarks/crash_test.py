@@ -8,14 +8,12 @@ another begins in a new home.
 import multiprocessing
 import random
 import shutil
-import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from ctypes import c_int
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event, Lock, get_ident
@@ -36,7 +34,6 @@ from velo.streams.dataflow.metrics import Telemetry
 from velo.streams.dataflow.parquet_sink import ParquetPartition
 from velo.streams.dataflow.redis_sink import RedisPartition
 from velo.streams.dataflow.runtime import StreamOptions, plan, run
-from velo.streams.dataflow.worker_processes import loopback_addresses
 
 BATCH: Final = 10
 LONGEST_SECONDS: Final = 1.0
@@ -68,13 +65,12 @@ PRELOADED: Final = [
 class KillFigures:
     """What the kills did: how many, over how many whole replays, and what the audits found (nothing lost or doubled).
 
-    `doing` counts killed processes by what they were doing: one a kill and process.
+    `doing` counts the kills by what the process was doing.
     """
 
     kills: int
     doing: dict[str, int]
     replays: int
-    processes: int
     messages: int
     values_compared: int
     differences: int
@@ -82,7 +78,7 @@ class KillFigures:
     machine: str
 
 
-def measure(kills: int, starts: int, processes: int, seed: int, runners: Path | None, timezone: str) -> KillFigures:
+def measure(kills: int, starts: int, seed: int, runners: Path | None, timezone: str) -> KillFigures:
     """Kill a replay of about so many starts until all kills are spent, and audit each when it has come to its end."""
     begun, replays, compared, differences, messages = time.perf_counter(), 0, 0, 0, 0
     chance, doing, spent = random.Random(seed), Counter[str](), 0
@@ -92,85 +88,65 @@ def measure(kills: int, starts: int, processes: int, seed: int, runners: Path | 
             store = _copied(loaded, Path(scratch) / f"replay-{replays}")
             embedded_redis.ensure(store.home)
             try:
-                killed = replay(store, kills - spent, processes, chance)
+                killed = replay(store, kills - spent, chance)
                 report = audit(store, datetime.now(UTC), client=connect(store.home))
             finally:
                 embedded_redis.down(store.home)
             shutil.rmtree(store.home.root)
             doing += killed
-            spent += killed.total() // processes
+            spent += killed.total()
             replays, messages = replays + 1, messages + report.next_seq
             compared += sum(report.compared.values())
             differences += report.found
     seconds = round(time.perf_counter() - begun, 1)
     by_doing = {name: doing[name] for name in DOINGS}
-    return KillFigures(spent, by_doing, replays, processes, messages, compared, differences, seconds, machine())
+    return KillFigures(spent, by_doing, replays, messages, compared, differences, seconds, machine())
 
 
-def replay(store: Store, kills: int, processes: int, chance: random.Random) -> Counter[str]:
-    """Run the stream to the log's end, killed at most so many times on the way; what the killed were doing."""
+def replay(store: Store, kills: int, chance: random.Random) -> Counter[str]:
+    """Run the stream to the log's end, killed at most so many times on the way; returns what the killed were doing."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     killed = Counter[str]()
     while True:
-        if processes > 1:
-            # as the first process does before it starts the others
-            plan(store)
-        addresses = loopback_addresses(processes) if processes > 1 else []
-        doing = context.RawArray(c_int, processes)
-        running: list[BaseProcess] = []
-        for member in range(processes):
-            told = (str(store.home.root), store.timezone.key, store.redis_url, addresses, member, doing)
-            process: BaseProcess = context.Process(target=stream, args=told)
-            process.start()
-            running.append(process)
-        if killed.total() < kills * processes:
+        doing = context.RawValue(c_int, 0)
+        arguments = (str(store.home.root), store.timezone.key, store.redis_url, doing)
+        process = context.Process(target=stream, args=arguments)
+        process.start()
+        if killed.total() < kills:
             if chance.random() >= FROM_THE_START:
-                while DOINGS[doing[0]] == STARTING and running[0].exitcode is None:
-                    running[0].join(0.005)
-            running[0].join(chance.uniform(0, LONGEST_SECONDS))
+                while DOINGS[doing.value] == STARTING and process.exitcode is None:
+                    process.join(0.005)
+            process.join(chance.uniform(0, LONGEST_SECONDS))
         else:
-            running[0].join()
-        ended = running[0].exitcode is not None
-        at = [DOINGS[one] for one in doing]
-        for process in chance.sample(running, len(running)):
-            if ended:
-                process.join(30)
-            process.kill()
             process.join()
+        ended, at = process.exitcode is not None, DOINGS[doing.value]
+        process.kill()
+        process.join()
         if ended:
-            codes = [process.exitcode for process in running]
-            if any(code not in (0, -signal.SIGKILL) for code in codes):
-                raise RuntimeError(f"the stream ended with {codes}")
+            if process.exitcode:
+                raise RuntimeError(f"the stream ended with {process.exitcode}")
             return killed
-        killed.update(at)
+        killed[at] += 1
 
 
-def stream(home: str, timezone: str, redis_url: str | None, addresses: Sequence[str], member: int, doing: Any) -> None:
-    """One process of a stream with small epochs, to the log's end; `doing[member]` tells what it does."""
-    shown = _Doing(doing, member)
+def stream(home: str, timezone: str, redis_url: str | None, doing: Any) -> None:
+    """Run a stream with small epochs to the log's end; `doing` says what it does."""
+    shown = _Doing(doing)
     for number, (owner, name) in enumerate(WATCHED.values(), 2):
         setattr(owner, name, shown.while_in(getattr(owner, name), number))
     first = LogPartition.next_batch
     setattr(LogPartition, "next_batch", shown.while_in(first, DOINGS.index(READING)))  # noqa: B010 a method of another class
     store = Store.open(Settings(Path(home), zone_named(timezone), redis_url))
     options = StreamOptions(once=True, snapshot_every=timedelta(0), batch=BATCH)
-    run(
-        plan(store),
-        options,
-        lambda: datetime.now(UTC),
-        Telemetry(),
-        addresses=addresses,
-        member=member,
-        stop=Event(),
-    )
+    run(plan(store), options, lambda: datetime.now(UTC), Telemetry(), stop=Event())
 
 
 class _Doing:
-    """Shows a process of its own what the threads of this one do."""
+    """Shows another process what the threads of this one do."""
 
-    def __init__(self, shown: Any, member: int) -> None:
-        self._shown, self._member = shown, member
+    def __init__(self, shown: Any) -> None:
+        self._shown = shown
         self._by_thread: dict[int, int] = {}
         self._changing = Lock()
 
@@ -192,7 +168,7 @@ class _Doing:
         with self._changing:
             before = self._by_thread.get(thread, 0)
             self._by_thread[thread] = number
-            self._shown[self._member] = max(self._by_thread.values())
+            self._shown.value = max(self._by_thread.values())
         return before
 
 
@@ -203,7 +179,6 @@ def table(figures: KillFigures) -> Table:
         ("kills", figures.kills),
         *((f"  while {name}", count) for name, count in figures.doing.items()),
         ("replays", figures.replays),
-        ("processes", figures.processes),
         ("messages", figures.messages),
         ("values compared at", f"{figures.values_compared:,} instants"),
         ("differences", figures.differences),

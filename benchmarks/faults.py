@@ -68,7 +68,7 @@ class FaultFigures:
 
 
 def measure(
-    only: Sequence[str], count: int, starts: int, processes: int, seed: int, runners: Path | None, timezone: str,
+    only: Sequence[str], count: int, starts: int, seed: int, runners: Path | None, timezone: str,
     progress: Progress = lambda step, done, steps: None,
 ) -> FaultFigures:  # fmt: skip
     """Make every fault, or those named; `count` kills fall into replays of about so many `starts`.
@@ -88,7 +88,7 @@ def measure(
             outcomes.append(outcome(fault, base, Path(scratch) / fault.name, chance))
     if not only or KILLS in only:
         progress(KILLS, len(chosen), len(chosen) + 1)
-        killed = crash_test.measure(count, starts, processes, seed, runners, timezone)
+        killed = crash_test.measure(count, starts, seed, runners, timezone)
         outcomes.insert(0, _of_kills(killed))
     return FaultFigures(tuple(outcomes), killed, round(time.perf_counter() - begun, 1), machine())
 

@@ -22,31 +22,28 @@ AIM_STARTS: Final = 15_000
 
 
 def streaming(ground: LoadedStores) -> BenchPart:
-    """Replays of a whole log into no sink, Parquet alone and both, with one process and two; and the contract's views alone."""
+    """Replay a whole log into no sink, Parquet alone and both, with the contract's views and with all."""
     every = stream.ALL_VIEWS
-    ways = stream.ways([1, 2]) if ground.sizes.with_feast else [(len(CONTRACT), "both", 1), (every, "both", 1)]
+    ways = stream.WAYS if ground.sizes.with_feast else [(len(CONTRACT), "both"), (every, "both")]
     sizes = [ground.loaded(starts) for starts in ground.sizes.replay]
-    found: dict[tuple[int, str, int, int], list[stream.Replayed]] = {}
+    found: dict[tuple[int, str, int], list[stream.Replayed]] = {}
     for number in range(min(ground.sizes.rounds, 2)):
         for store, starts in sizes:
-            for views, sinks, processes in ways:
-                home = stream.copied(store, ground.scratch / f"{views}-{sinks}-{processes}-{starts}-{number}")
-                taken = stream.replayed(home, starts, sinks, processes, views)
-                found.setdefault((views, sinks, processes, starts), []).append(taken)
+            for views, sinks in ways:
+                home = stream.copied(store, ground.scratch / f"{views}-{sinks}-{starts}-{number}")
+                taken = stream.replayed(home, starts, sinks, views)
+                found.setdefault((views, sinks, starts), []).append(taken)
                 shutil.rmtree(home)
     rows, series, aims = [], dict[str, list[tuple[float, Timing]]](), []
-    for (views, sinks, processes, starts), of in sorted(
-        found.items(), key=lambda one: (one[0][2], one[0][0], one[0][3])
-    ):
+    for (views, sinks, starts), of in sorted(found.items(), key=lambda item: (item[0][0], item[0][2])):
         seconds = Timing.of([one.seconds for one in of])
         speed = Timing.of([one.starts_per_second for one in of])
         cpu, peak = (max(values) for values in zip(*((one.cpu_seconds, one.peak_mb) for one in of), strict=True))
-        row = str(views), sinks, str(processes), f"{starts:,}", seconds.shown(), speed.shown(",.0f")
+        row = str(views), sinks, f"{starts:,}", seconds.shown(), speed.shown(",.0f")
         rows.append((*row, f"{cpu:,.1f}", f"{peak:,.0f}"))
         if views == every:
-            name = f"{sinks}, {processes} process{'es'[: 2 * (processes > 1)]}"
-            series.setdefault(name, []).append((float(starts), seconds))
-        if (views, processes, starts) == (len(CONTRACT), 1, max(ground.sizes.replay)) and sinks in SPEED_AIMS:
+            series.setdefault(sinks, []).append((float(starts), seconds))
+        if (views, starts) == (len(CONTRACT), max(ground.sizes.replay)) and sinks in SPEED_AIMS:
             told = f"{speed.shown(',.0f')} at {starts:,} starts, {views} views"
             met = speed.median >= SPEED_AIMS[sinks] if starts >= AIM_STARTS else None
             aims.append(Aim(f"a stream into {SINK_WORDS[sinks]} ≥ {SPEED_AIMS[sinks]:,} starts/s", told, met))
@@ -55,10 +52,10 @@ def streaming(ground: LoadedStores) -> BenchPart:
         "The stream, catching up",
         f"`velo stream --once` over a whole log, the contract's {len(CONTRACT)} views and all {every}, from the first record to "
         "the end.",
-        ("views", "sinks", "processes", "starts", "seconds", "starts/s", "most CPU s", "peak MB"),
+        ("views", "sinks", "starts", "seconds", "starts/s", "most CPU s", "peak MB"),
         tuple(rows),
         versions("bytewax", "duckdb", "redis-server"),
-        notes=("CPU seconds are of all its processes with their starting; peak MB is the first process's.",),
+        notes=("CPU seconds include the program's start.",),
         aims=tuple(aims),
         charts={"stream": growth_chart("A whole log through the stream", "starts", "seconds", series)},
     )

@@ -1,6 +1,6 @@
 """`velo bench replay FILE`: a whole runner table through the real stream, then every value held to account.
 
-The stream runs as a user runs it, in processes of its own, from an empty store. What it leaves is audited (its own
+The stream runs as a user runs it, in a process of its own, from an empty store. What it leaves is audited (its own
 Parquet at every instant, Redis for every key, against a batch made afresh) and, where a file of probes is given, held
 against those too.
 """
@@ -44,7 +44,6 @@ class ReplayFigures:
     """
 
     messages: int
-    processes: int
     stream_seconds: float
     audit_seconds: float
     values_compared: dict[str, int]
@@ -54,8 +53,8 @@ class ReplayFigures:
     machine: str
 
 
-def measure(runners: Path, timezone: str, processes: int, probes: Path | None) -> ReplayFigures:
-    """Replay a runner table by so many processes and look at all of what they left.
+def measure(runners: Path, timezone: str, probes: Path | None) -> ReplayFigures:
+    """Replay a runner table and check everything that the stream left.
 
     Raises `UserError` where a file cannot be read, and RuntimeError with what it said where the stream fails.
     """
@@ -63,7 +62,7 @@ def measure(runners: Path, timezone: str, processes: int, probes: Path | None) -
         store = Store.open(Settings(Path(scratch) / "home", zone_named(timezone))).save()
         ingest(store, read_runner_tables([runners], store), late=False, clock=lambda: datetime.now(UTC))
         begun = time.perf_counter()
-        _stream(store, processes)
+        _stream(store)
         streamed = time.perf_counter()
         try:
             report = audit(store, datetime.now(UTC), client=connect(store.home))
@@ -73,7 +72,6 @@ def measure(runners: Path, timezone: str, processes: int, probes: Path | None) -
         answers = list(_probed(store.home.offline, probes)) if probes else []
     return ReplayFigures(
         messages=report.next_seq,
-        processes=processes,
         stream_seconds=round(streamed - begun, 1),
         audit_seconds=round(audited - streamed, 1),
         values_compared=report.compared,
@@ -84,8 +82,8 @@ def measure(runners: Path, timezone: str, processes: int, probes: Path | None) -
     )
 
 
-def _stream(store: Store, processes: int) -> None:
-    command = [sys.executable, "-m", "velo.cli", "stream", "--once", "--processes", str(processes)]
+def _stream(store: Store) -> None:
+    command = [sys.executable, "-m", "velo.cli", "stream", "--once"]
     kept = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
     done = subprocess.run(
         command, env={**kept, "VELO_HOME": str(store.home.root)}, capture_output=True, text=True, check=False
@@ -139,7 +137,6 @@ def table(figures: ReplayFigures) -> Table:
     shown = Table(title=f"replay through the stream ({figures.machine})", show_header=False)
     rows: list[tuple[str, Any]] = [
         ("messages", f"{figures.messages:,}"),
-        ("processes", figures.processes),
         ("stream, seconds", figures.stream_seconds),
         ("audit, seconds", figures.audit_seconds),
         *((f"{store} values compared at", f"{count:,} instants") for store, count in figures.values_compared.items()),

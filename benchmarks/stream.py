@@ -33,6 +33,8 @@ from velo.streams.dataflow.runtime import StreamOptions, plan, run
 
 ALL_VIEWS: Final = len(FAMILIES)
 SINKS: Final = {"none": ["--no-online", "--no-offline"], "Parquet": ["--no-online"], "both": []}
+WAYS: Final = [(views, sinks) for views in (len(CONTRACT), ALL_VIEWS) for sinks in SINKS]
+"""What is replayed: how many views, into which sinks."""
 WARM_UP: Final = 20
 POLL_S: Final = 0.02
 
@@ -41,13 +43,12 @@ POLL_S: Final = 0.02
 class Replayed:
     """A replay of a whole log: seconds from the first record to the end, without starting the program.
 
-    Peak memory is that of the first process. `cpu_seconds` are those of all its processes with their starting, without
-    the Redis server's: they tell more than the clock where others work on the machine.
+    `cpu_seconds` include the program's start, but not the Redis server: they say more than the clock where others
+    use the machine.
     """
 
     views: int
     sinks: str
-    processes: int
     starts: int
     seconds: float
     starts_per_second: float
@@ -77,36 +78,24 @@ class StreamFigures:
     live: list[Freshness]
 
 
-def measure(
-    starts: int, rates: Sequence[float], seconds: float, processes: Sequence[int], runners: Path | None, timezone: str
-) -> StreamFigures:
-    """Replay so many starts into no sink, one and both, the eight views of the contract and all of them, with each number
-    of processes all of them; then live results at each rate."""
+def measure(starts: int, rates: Sequence[float], seconds: float, runners: Path | None, timezone: str) -> StreamFigures:
+    """Replay so many starts into no sink, one and both, for the eight views of the contract and for all; then live results at
+    each rate."""
     with TemporaryDirectory() as scratch:
         loaded, held = store_of(Path(scratch) / "loaded", starts, runners, timezone)
         replays = []
-        for views, sinks, count in ways(processes):
-            home = copied(loaded, Path(scratch) / f"{views}-{sinks}-{count}")
-            replays.append(replayed(home, held, sinks, count, views))
+        for views, sinks in WAYS:
+            home = copied(loaded, Path(scratch) / f"{views}-{sinks}")
+            replays.append(replayed(home, held, sinks, views))
             shutil.rmtree(home)
         fresh = [live(copied(loaded, Path(scratch) / f"live-{rate}"), rate, seconds) for rate in rates]
         return StreamFigures(replays, fresh)
 
 
-def ways(processes: Sequence[int]) -> list[tuple[int, str, int]]:
-    """What is replayed: how many views, into which sinks, by how many processes."""
-    alone = [(views, sinks, 1) for views in (len(CONTRACT), ALL_VIEWS) for sinks in SINKS]
-    return [
-        one
-        for count in processes
-        for one in (alone if count == 1 else [(ALL_VIEWS, "none", count), (ALL_VIEWS, "both", count)])
-    ]
-
-
-def replayed(home: Path, starts: int, sinks: str, processes: int, views: int = ALL_VIEWS) -> Replayed:
+def replayed(home: Path, starts: int, sinks: str, views: int = ALL_VIEWS) -> Replayed:
     """Replay a home's log to its end through the command, all views or the contract's, and stop its Redis."""
     module = "velo.cli" if views == ALL_VIEWS else "benchmarks.baseline_views"
-    command = [sys.executable, "-m", module, "stream", "--once", "--processes", str(processes), *SINKS[sinks]]
+    command = [sys.executable, "-m", module, "stream", "--once", *SINKS[sinks]]
     environ = {**os.environ, "VELO_HOME": str(home)}
     said = home / "said.ndjson"
     with said.open("wb") as out:
@@ -128,7 +117,7 @@ def replayed(home: Path, starts: int, sinks: str, processes: int, views: int = A
     seconds = (ended - begun).total_seconds()
     per_second = round(starts / seconds, 1)
     cpu = round(usage.ru_utime + usage.ru_stime, 2)
-    return Replayed(views, sinks, processes, starts, round(seconds, 2), per_second, cpu, round(peak, 1), machine())
+    return Replayed(views, sinks, starts, round(seconds, 2), per_second, cpu, round(peak, 1), machine())
 
 
 class _Observed(Histogram):
@@ -208,12 +197,11 @@ def feed(home: Path, rate: float, seconds: float) -> tuple[int, int]:
 def table(figures: StreamFigures) -> list[Table]:
     """As shown to a person."""
     replayed = Table(title=f"replay of a whole log ({figures.replays[0].machine})")
-    for name in ("sinks", "views", "processes", "starts", "seconds", "starts/s", "CPU s", "peak MB"):
+    for name in ("sinks", "views", "starts", "seconds", "starts/s", "CPU s", "peak MB"):
         replayed.add_column(name, justify="left" if name == "sinks" else "right")
     for one in figures.replays:
         values: list[Any] = [
             one.views,
-            one.processes,
             one.starts,
             one.seconds,
             one.starts_per_second,

@@ -33,7 +33,7 @@ class LogSource(FixedPartitionedSource[tuple[str, LogRecord], int]):
     """Every record of a store's log from `begin` on (where nothing is to be resumed), under the key of its race.
 
     With `once` it ends at the log's end, else when `stop` is set. `ticks` has it append the tick of a local midnight
-    that no writer of the log was there to tell. `here` says whether this process is the one that reads. Each of
+    that no writer of the log was there to tell. Each of
     `prepare` is called once, in a thread of its own, with the seq this execution begins at; no record is read before all
     have returned. `readable` says whether all that was read so far has gone through the sinks of this process.
     Where there is a `feeding` the log is read as far as that has it on the disk, and ends where that is over.
@@ -46,7 +46,6 @@ class LogSource(FixedPartitionedSource[tuple[str, LogRecord], int]):
     stop: threading.Event
     telemetry: Telemetry
     ticks: bool = True
-    here: bool = True
     batch: int = BATCH_RECORDS
     prepare: Sequence[Callable[[int], object]] = ()
     sealing: CheckpointWriter = field(default_factory=lambda: CheckpointWriter(beside=False))
@@ -55,7 +54,7 @@ class LogSource(FixedPartitionedSource[tuple[str, LogRecord], int]):
 
     def list_parts(self) -> list[str]:
         """The log is one sequence."""
-        return ["log"] if self.here else []
+        return ["log"]
 
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> "LogPartition":
         """Read on where the snapshot was taken."""

@@ -162,7 +162,7 @@ class RedisPartition(StatefulSinkPartition[RowBatch, int]):
     _load: PendingRows = field(init=False)
     due: bool = False
     engines: bool = False
-    """Whether the engine passes its rows to this writer; if not, another process may write the view."""
+    """Whether the engine passes its rows to this writer; if not, it only filled the view."""
     suspect: bool = False
     """Whether rows are known to be lost, whatever the mark says."""
     _since: dict[Key, PackedRow] | None = field(default_factory=dict)
@@ -269,14 +269,7 @@ class RedisPartition(StatefulSinkPartition[RowBatch, int]):
         if held.lost or held.fill is None or held.fill != fill_remembered(self.sink.home, self.family.view):
             self.suspect = True
             return True
-        if self.engines or held.mark == self._written:
-            return held.mark != self._written
-        # another process may have written the view since: that is fine as long as it only advanced
-        _, epoch, seq = _read_mark(held.mark)
-        if epoch != self.sink.formulas.epoch or seq < self.last_seq:
-            return True
-        self._written, self.last_seq = held.mark, seq
-        return False
+        return held.mark != self._written
 
     def waits(self) -> bool:
         """Whether rows are pending that the flusher has not taken."""

@@ -4,7 +4,6 @@ import gc
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,7 @@ from typing import Any, Final
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
 from bytewax.recovery import RecoveryConfig, init_db_dir
-from bytewax.testing import cluster_main, run_main
+from bytewax.testing import run_main
 from redis.exceptions import RedisError
 
 from velo.errors import UserError
@@ -49,14 +48,13 @@ from velo.streams.dataflow.parquet_sink import ParquetSink, TableVersion
 from velo.streams.dataflow.redis_flusher import RedisFlusher
 from velo.streams.dataflow.redis_sink import RedisSink, deliver
 from velo.streams.dataflow.retry import RestartRequired, Retry, StoppedWhileRetrying
-from velo.streams.dataflow.worker_processes import pass_on
 
 VIEWS: Final = [one.view for one in FAMILIES]
 SNAPSHOT_EVERY: Final = timedelta(seconds=10)
 LITTLE_ROOM: Final = 2**20
 """Bytes free on a disk that the engine's recovery store finds too few."""
 RECOVERY_PARTS: Final = 2
-"""Databases of the recovery store: fixed, whatever the number of processes."""
+"""Databases of the recovery store: fixed, since the stores of earlier versions have two."""
 GARBAGE: Final = (1_000_000, 20, 100)
 """Rows hold no cycles: looking for them less often takes a sixth off the time, and each look holds up what is told."""
 SWITCH_SECONDS: Final = 0.001
@@ -157,16 +155,15 @@ def source_of(
     clock: Clock,
     stop: threading.Event,
     telemetry: Telemetry,
-    member: int = 0,
     prepare: Sequence[Callable[[int], object]] = (),
     sealing: CheckpointWriter | None = None,
     readable: Callable[[], bool] = lambda: True,
     feeding: BackgroundIngest | None = None,
 ) -> LogSource:
-    """The log as the stream reads it: in its first process alone. What feeds the log tells it the midnights too."""
-    ticks, here = feeding is None and not options.once, member == 0
-    told = planned.store, planned.begin, options.once, clock, stop, telemetry, ticks, here, options.batch
-    return LogSource(*told, prepare, sealing or CheckpointWriter(beside=False), readable, feeding)
+    """Return the log as the stream reads it. A feed's follower appends the midnight ticks itself."""
+    ticks = feeding is None and not options.once
+    settings = planned.store, planned.begin, options.once, clock, stop, telemetry, ticks, options.batch
+    return LogSource(*settings, prepare, sealing or CheckpointWriter(beside=False), readable, feeding)
 
 
 def flow_of(
@@ -209,19 +206,16 @@ def run(
     clock: Clock,
     telemetry: Telemetry,
     *,
-    addresses: Sequence[str] = (),
-    member: int = 0,
     stop: threading.Event | None = None,
     source: Source[tuple[str, LogRecord]] | None = None,
     feeding: BackgroundIngest | None = None,
     sealing: CheckpointWriter | None = None,
 ) -> bool:
-    """Run this process's share of the stream until the log's end (`once`), SIGTERM, or an error.
+    """Run the stream until the log's end (`once`), until `stop` is set, or until an error.
 
-    Returns whether all that was read is in both stores: False where it was stopped while it waited for one of them.
-    `addresses` are those of all processes, and `member` this one's place among them; none where it is alone. The
-    source is the store's log where no other is given, which must wait for the `sealing` it is given with; with a
-    `feeding` the log is read as far as that brought it.
+    Returns whether both stores have everything that was read: False where it was stopped while it waited for one of them.
+    The `source` is the store's log by default; another one must wait for the `sealing` that comes with it. With a `feeding`
+    the log is read as far as that has synced it.
     """
     stop = stop or threading.Event()
     ground = Bootstrap(planned.store.home, planned.store.timezone, FAMILIES, SHARDS, planned.formulas.fingerprint)
@@ -230,17 +224,16 @@ def run(
     online = online_of(planned, options, clock, stop, telemetry)
     lay = partial(ground.at, go_on=Retry(stop, telemetry).go_on)
     prepare: list[Callable[[int], object]] = [lay, *online.prepares(cards_of(online).prepare)] if online else [lay]
-    # each process of several would have to know that the others have sealed what they were handed over
-    sealing = sealing or CheckpointWriter(beside=len(addresses) <= 1 and source is None)
+    sealing = sealing or CheckpointWriter(beside=source is None)
     readable = online.flusher.idle if online else lambda: True
-    source = source or source_of(planned, options, clock, stop, telemetry, member, prepare, sealing, readable, feeding)
+    source = source or source_of(planned, options, clock, stop, telemetry, prepare, sealing, readable, feeding)
     flow = flow_of(planned, options, clock, telemetry, ground, source, online, sealing)
     keeper = Keeper(online, stop) if online else None
     with _tuned():
         try:
             if keeper:
                 keeper.start()
-            _run_engine(flow, planned, options.snapshot_every, addresses, member)
+            _run_engine(flow, planned, options.snapshot_every)
             if keeper and keeper.failed:
                 raise keeper.failed  # noqa: TRY301  told as what the engine raises is
         except Exception as failed:
@@ -266,13 +259,10 @@ def run(
                 online.flusher.end()
 
 
-def _run_engine(flow: Dataflow, planned: StreamPlan, every: timedelta, addresses: Sequence[str], member: int) -> None:
+def _run_engine(flow: Dataflow, planned: StreamPlan, every: timedelta) -> None:
     recovery = RecoveryConfig(str(planned.recovery), backup_interval=timedelta(0))
-    with _told_if_full(planned.store.home):
-        if len(addresses) > 1:
-            cluster_main(flow, list(addresses), member, epoch_interval=every, recovery_config=recovery)
-        else:
-            run_main(flow, epoch_interval=every, recovery_config=recovery)
+    with _error_if_full(planned.store.home):
+        run_main(flow, epoch_interval=every, recovery_config=recovery)
 
 
 @contextmanager
@@ -290,29 +280,27 @@ def _tuned() -> Iterator[None]:
         gc.unfreeze()
 
 
-def stop_on_signals(stop: threading.Event, others: Sequence["subprocess.Popen[bytes]"] = ()) -> None:
-    """Have SIGTERM and SIGINT end the stream gracefully, here and in the `others`: what was read is sealed."""
+def stop_on_signals(stop: threading.Event) -> None:
+    """Make SIGTERM and SIGINT end the stream gracefully: it seals what it has read."""
 
-    def told(number: int, _frame: object) -> None:
+    def handle(number: int, _frame: object) -> None:
         if not stop.is_set():
             say("stream.stopping", signal=signal.Signals(number).name)
         stop.set()
-        pass_on(signal.SIGTERM, others)
 
-    for one in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(one, told)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handle)
 
 
 @contextmanager
-def sole_stream(home: Home) -> Iterator[int]:
-    """Hold the right to stream, yielding the descriptor that holds it; raises `UserError` where another does."""
+def sole_stream(home: Home) -> Iterator[None]:
+    """Hold the right to stream. Raises `UserError` where another process has it."""
     try:
         descriptor = locks.acquire(make_folder(home.stream) / LOCK)
     except locks.LockHeld:
         raise UserError(f"another stream runs on {home.root}: stop it, or look at `velo status`") from None
     try:
-        # worker processes inherit the descriptor, so the lock is held until the last of them ends
-        yield descriptor
+        yield
     finally:
         os.close(descriptor)
 
@@ -326,14 +314,14 @@ def _recovery(home: Home, name: str) -> Path:
     if not folder.exists():
         aside = home.recovery / f".{name}.tmp"
         aside.mkdir()
-        with _told_if_full(home):
+        with _error_if_full(home):
             init_db_dir(aside, RECOVERY_PARTS)
         aside.rename(folder)
     return folder
 
 
 @contextmanager
-def _told_if_full(home: Home) -> Iterator[None]:
+def _error_if_full(home: Home) -> Iterator[None]:
     """Turn the engine's panic over a full disk, which is no Exception, into a `UserError`."""
     try:
         yield

@@ -47,7 +47,7 @@ def bench(home: Path, command: str, *options: object) -> Any:
 
 def test_stream_measures_replays_and_live_rates(season: Path, tmp_path: Path) -> None:
     """The contract's eight views and all of them, into no sink, one and both; freshness at a rate."""
-    told = ("--starts", 60, "--rate", 40, "--seconds", 1, "--processes", 1)
+    told = ("--starts", 60, "--rate", 40, "--seconds", 1)
     figures = bench(tmp_path, "stream", "--runners", season, *told)
     replays = [(one["views"], one["sinks"]) for one in figures["replays"]]
     assert replays == [

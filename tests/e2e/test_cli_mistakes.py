@@ -275,6 +275,11 @@ def test_a_query_that_cannot_be_answered_is_told(home: Path, query: str, words: 
         (("simulate", "a.csv", "--days", "many"), ("--days", "--days many", "integer", "see `velo simulate --help`")),
         (("simulate", "a.csv", "--days", "0"), ("days 0", "between 1 and")),
         (("log", "rebuild", "a.csv", "--source", "tips"), ("--source", "'tips'", "raceform")),
+        (
+            ("stream", "--once", "--processes", "2"),
+            ("--processes 2 is not supported", "one process", "leave the option out"),
+        ),
+        (("stream", "--workers", "2"), ("--processes 2 is not supported", "leave the option out")),
         (("tick", "--at", "yesterday"), ("'yesterday' is not a timestamp", "write it like 2025-06-21T13:55:00Z")),
         (("tick", "--at", "2024-05-01T12:00:00"), ("is not a timestamp with a UTC offset", "write it like")),
         (("tick", "--at", "2999-01-01T00:00:00Z"), ("2999-01-01", "in the future")),

@@ -1,4 +1,4 @@
-"""`velo bench replay`: whole files through the real stream in two processes, every value held to account."""
+"""`velo bench replay`: whole files through the real stream, every value held to account."""
 
 from pathlib import Path
 
@@ -12,10 +12,10 @@ from tests.support.shared import shared_file
 @pytest.mark.parametrize(
     ("name", "timezone", "probes"), [("london", "Europe/London", 6400), ("hk_amended", "Asia/Hong_Kong", 6400)]
 )
-def test_two_processes_leave_what_the_probes_and_a_fresh_batch_say(name: str, timezone: str, probes: int) -> None:
+def test_a_replay_leaves_what_the_probes_and_a_fresh_batch_say(name: str, timezone: str, probes: int) -> None:
     """Every probe from the stream's own Parquet; every key of every view in Redis; the audit clean."""
     file = shared_file(f"conformance/{name}.parquet")
-    figures = measure(file, timezone, 2, shared_file(f"conformance/{name}_probes.parquet"))
+    figures = measure(file, timezone, shared_file(f"conformance/{name}_probes.parquet"))
     assert (figures.differences, figures.probes_wrong) == (0, 0)
     assert figures.probes >= probes
     assert min(figures.values_compared.values()) > 1_800

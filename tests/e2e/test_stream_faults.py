@@ -18,6 +18,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from benchmarks.crash_test import replay
+from tests.support.live_services import free_port
 from tests.support.logs import a_store, fixed
 from tests.support.streaming import NOW, streamed, tell
 from velo.errors import UserError
@@ -33,7 +34,6 @@ from velo.streams.batch.build import build
 from velo.streams.dataflow import redis_sink
 from velo.streams.dataflow.metrics import Telemetry, position
 from velo.streams.dataflow.runtime import StreamOptions, plan, run, sole_stream
-from velo.streams.dataflow.worker_processes import loopback_addresses, others
 from velo.streams.importers.ingest import ingest
 from velo.streams.importers.sources.runners import read_runner_tables
 
@@ -62,22 +62,12 @@ def until(true: Callable[[], Any]) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_killed_at_random_moments_it_ends_where_it_would_have(london: Store, processes: int) -> None:
-    """Real SIGKILLs into one and two processes; offline and Redis as a batch of the whole log."""
+def test_killed_at_random_moments_it_ends_where_it_would_have(london: Store) -> None:
+    """Real SIGKILLs; offline and Redis as a batch of the whole log."""
     embedded_redis.ensure(london.home)
-    replay(london, 6, processes, random.Random(processes))
+    replay(london, 6, random.Random(1))
     report = looked(london)
     assert (report.found, report.next_seq) == (0, 1140)
-
-
-def test_it_goes_on_with_another_number_of_processes(london: Store) -> None:
-    """Begun by one, gone on by two, ended by one."""
-    embedded_redis.ensure(london.home)
-    streamed(london, cut_after=4, batch=50, online=True)
-    replay(london, 1, 2, random.Random(5))
-    streamed(london, online=True)
-    assert (looked(london).found, looked(london).next_seq) == (0, 1140)
 
 
 def redis_at(port: int, folder: Path) -> "subprocess.Popen[bytes]":
@@ -101,7 +91,7 @@ def test_it_waits_while_redis_is_away_and_fills_one_that_has_forgotten(
     london: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Messages go on arriving meanwhile; when Redis is back, every key is there, also of long before."""
-    port = int(loopback_addresses(1)[0].rpartition(":")[2])
+    port = free_port()
     store = Store.open(Settings(london.home.root, redis_url=f"redis://127.0.0.1:{port}/0"))
     server = redis_at(port, tmp_path / "redis")
     messages = [message for _, message in reader.messages(store.home)]
@@ -144,7 +134,7 @@ def test_a_redis_that_forgets_while_the_stream_runs_is_filled_again(
     london: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
     """In the middle of an epoch, when no table has yet what Redis lost: noticed at the next write or snapshot."""
-    port = int(loopback_addresses(1)[0].rpartition(":")[2])
+    port = free_port()
     server = redis_at(port, tmp_path / "redis")
     live = Store.open(Settings(a_store(tmp_path / "live").home.root, redis_url=f"redis://127.0.0.1:{port}/0"))
     messages = [message for _, message in reader.messages(london.home)]
@@ -220,7 +210,7 @@ def test_a_build_is_in_redis_before_any_message_comes(london: Store) -> None:
 def test_sigterm_seals_what_was_read_and_ends_well(london: Store) -> None:
     """Exit code 0, the lock is free, and nothing is left for the next start."""
     environ = {**os.environ, "VELO_HOME": str(london.home.root)}
-    command = [sys.executable, "-m", "velo.cli", "stream", "--no-online", "--processes", "2"]
+    command = [sys.executable, "-m", "velo.cli", "stream", "--no-online"]
     process = subprocess.Popen(command, env=environ, stderr=subprocess.PIPE)
     try:
         until(lambda: (where := position(london.home)) and where.at_end)
@@ -263,7 +253,7 @@ def test_stopped_while_redis_is_away_it_does_not_claim_that_both_stores_hold_eve
 ) -> None:
     """A build alone is in the tables, and nothing is in Redis; `--once` did not do what it was asked for."""
     build(london, NOW)
-    port = int(loopback_addresses(1)[0].rpartition(":")[2])
+    port = free_port()
     environ = {**os.environ, "VELO_HOME": str(london.home.root), "REDIS_URL": f"redis://127.0.0.1:{port}/0"}
     command = [sys.executable, "-m", "velo.cli", "stream", *options]
     process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -279,16 +269,6 @@ def test_stopped_while_redis_is_away_it_does_not_claim_that_both_stores_hold_eve
     assert process.returncode == code, said
     assert told.startswith(b"stopped while a store was unavailable: not all of 1,140 messages are in both stores"), told
     assert told.count(b"\n") == 1
-
-
-def test_what_the_other_processes_print_is_no_part_of_the_answer(capfd: pytest.CaptureFixture[str]) -> None:
-    """The engine prints that it tries again where the first process does not listen yet; `--json` is for machines."""
-    with Path(os.devnull).open() as kept:
-        command = [sys.executable, "-c", "print('error connecting; retrying')"]
-        with others(command, 2, kept.fileno()) as started:
-            assert [one.wait(PATIENCE_S) for one in started] == [0]
-    out, err = capfd.readouterr()
-    assert (out, err.count("error connecting")) == ("", 1)
 
 
 def told_before(store: Store, seq: int) -> bool:

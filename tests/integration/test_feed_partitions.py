@@ -1,4 +1,4 @@
-"""A topic of several partitions is one log, and two processes of the stream leave what one machine would."""
+"""A topic of several partitions is one log, and the stream leaves what a batch of that log does."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -63,8 +63,8 @@ def test_every_partition_goes_on_from_its_own_place(store: Store, brokers: str) 
     assert said(store)[: len(before)] == before
 
 
-def test_two_processes_of_the_stream_leave_what_a_batch_of_the_log_does(store: Store, brokers: str) -> None:
-    """Kafka with four partitions, the log's one writer, two processes of Bytewax: Parquet and Redis value by value."""
+def test_the_stream_leaves_what_a_batch_of_the_log_does(store: Store, brokers: str) -> None:
+    """Kafka with four partitions, the log's one writer, the stream: Parquet and Redis value by value."""
     season = [one for one in a_season(24) if one.known_at is not None]
     season.sort(key=lambda one: one.known_at or NOW)
     bodies = [orjson.dumps(to_record(replace(one, known_at=None))) for one in season]
@@ -79,7 +79,7 @@ def test_two_processes_of_the_stream_leave_what_a_batch_of_the_log_does(store: S
     races = [one.race.race_id for one in season if isinstance(one, Result)]
     logged = [one.race.race_id for _, one in reader.messages(store.home) if isinstance(one, Result)]
     assert logged == races
-    assert velo_process("stream", "--once", "--processes", 2, home=store.home.root).code == 0
+    assert velo_process("stream", "--once", home=store.home.root).code == 0
     # the audit makes a batch of the log afresh
     looked = audit(store, NOW, client=connect(store.home, store.redis_url))
     assert looked.found == 0

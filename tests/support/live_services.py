@@ -75,3 +75,11 @@ def until(connection: socket.socket, wanted: bytes) -> bytes:
             break
         told += part
     return told
+
+
+def free_port() -> int:
+    """A port of the loopback address that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port

@@ -108,7 +108,6 @@ def stream(
     starts: Annotated[int, typer.Option(help="Number of starts to replay.")] = 100_000,
     rates: Annotated[list[float], typer.Option("--rate", help="Live results per second. Repeatable.")] = [10.0, 80.0],  # noqa: B006 typer copies it
     seconds: Annotated[float, typer.Option(help="Seconds to hold each rate.")] = 30.0,
-    processes: Annotated[list[int], typer.Option(help="Number of processes. Repeatable.")] = [1, 2],  # noqa: B006 typer copies it
     handover: Annotated[
         Path | None,
         typer.Option(help="Measure only how soon a stream is live on a copy of this built home."),
@@ -139,7 +138,7 @@ def stream(
         show(months, as_json, lambda: stream_long.year_table(months))
         return
 
-    figures = measure(starts, rates, seconds, processes, runners, timezone)
+    figures = measure(starts, rates, seconds, runners, timezone)
     show(figures, as_json, lambda: Group(*table(figures)))
 
 
@@ -216,7 +215,6 @@ def faults(
     only: Annotated[list[str], typer.Option(help="Run only this fault, or `kills`. Repeatable.")] = [],  # noqa: B006 typer copies it
     kills: Annotated[int, typer.Option(help="Number of SIGKILLs sent to the stream.")] = 30,
     starts: Annotated[int, typer.Option(help="Number of starts in each killed replay.")] = 10_000,
-    processes: Annotated[int, typer.Option(min=1, help="Stream processes.")] = 1,
     seed: Annotated[int, typer.Option(help="Random seed of the kill times.")] = 1,
     into: Annotated[
         Path | None, typer.Option(help="Also write the table into this Markdown file, between its markers.")
@@ -229,7 +227,7 @@ def faults(
     from benchmarks.faults import measure, table, write_into
 
     with steps(as_json) as progress:
-        figures = measure(only, kills, starts, processes, seed, runners, timezone, progress)
+        figures = measure(only, kills, starts, seed, runners, timezone, progress)
     show(figures, as_json, lambda: table(figures))
     if into is not None:
         write_into(into, figures)
@@ -283,7 +281,6 @@ def gate(
 def replay(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A runner table.")],
     timezone: Zone = "Europe/London",
-    processes: Annotated[int, typer.Option(min=1, help="Stream processes.")] = 1,
     probes: Annotated[
         Path | None, typer.Option(help="Independently computed values to compare the tables with.")
     ] = None,
@@ -292,7 +289,7 @@ def replay(
     """Replay a runner table through the stream, then audit both stores value by value; exits 1 on any difference."""
     from benchmarks.replay import measure, table
 
-    figures = measure(file, timezone, processes, probes)
+    figures = measure(file, timezone, probes)
     show(figures, as_json, lambda: table(figures))
     if figures.differences or figures.probes_wrong:
         raise typer.Exit(1)

@@ -9,6 +9,7 @@ import typer
 
 from velo.commands.edge import Json, facts, now, open_store, show, steps
 from velo.commands.feed import Brokers, KafkaTopic, Partition, RedisKey, Url, feed_of
+from velo.errors import UserError
 
 if TYPE_CHECKING:
     from threading import Event
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from velo.streams.dataflow.runtime import StreamOptions
     from velo.streams.feeds.source import Feed
 
-Hidden = typer.Option(hidden=True)
-
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
@@ -32,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
 
 Once = Annotated[bool, typer.Option("--once", help="Exit at the end of the log instead of waiting for more.")]
-Processes = Annotated[int, typer.Option("--processes", "--workers", min=1, max=64, help="Number of worker processes.")]
+Processes = Annotated[str | None, typer.Option("--processes", "--workers", hidden=True)]
 Snapshots = Annotated[
     float, typer.Option(min=0, help="Seconds between snapshots; each publishes offline rows and is a restart point.")
 ]
@@ -40,14 +39,13 @@ Online = Annotated[bool, typer.Option("--online/--no-online", help="Write the on
 Offline = Annotated[bool, typer.Option("--offline/--no-offline", help="Write the offline store (Parquet).")]
 Metrics = Annotated[
     int | None,
-    typer.Option(help="Serve Prometheus metrics on this port; each further process takes the next port."),
+    typer.Option(help="Serve Prometheus metrics on this port."),
 ]
 MetricsHost = Annotated[str, typer.Option(help="Address of the metrics server.")]
 
 
 def stream(
     once: Once = False,
-    processes: Processes = 1,
     snapshot_seconds: Snapshots = 10.0,
     online: Online = True,
     offline: Offline = True,
@@ -59,8 +57,7 @@ def stream(
     brokers: Brokers = None,
     partition: Partition = None,
     as_json: Json = False,
-    member: Annotated[int, Hidden] = 0,
-    addresses: Annotated[str, Hidden] = "",
+    processes: Processes = None,
 ) -> None:
     """Keep both stores current: apply each message of the log as it arrives, exactly once.
 
@@ -71,9 +68,13 @@ def stream(
 
     # the Python error below an engine panic is enough
     os.environ["RUST_BACKTRACE"] = "0"
+    if processes is not None:
+        raise UserError(
+            f"--processes {processes} is not supported: a stream is one process, which was as fast as two; leave the option out"
+        )
     from velo.feature_repo.stores.redis_client import refuse_unusable
     from velo.storage.log.reader import end
-    from velo.streams.dataflow import runtime, worker_processes
+    from velo.streams.dataflow import runtime
     from velo.streams.dataflow.metrics import Telemetry, log_json, position
 
     log_json()
@@ -83,28 +84,13 @@ def stream(
     if online and store.redis_url is not None:
         # the stream retries an unavailable server; it would retry an unusable URL for ever
         refuse_unusable(store.redis_url)
-    with _metrics(store, telemetry, metrics_host, None if metrics_port is None else metrics_port + member, member):
-        if member:
-            worker_processes.end_with_parent()
-            runtime.stop_on_signals(stop)
-            runtime.run(
-                runtime.plan(store), options, now, telemetry, addresses=addresses.split(","), member=member, stop=stop
-            )
-            return
+    with _metrics(store, telemetry, metrics_host, metrics_port):
         feed = feed_of(store, redis=redis, kafka=kafka, url=url, brokers=brokers, partition=partition)
-        with runtime.sole_stream(store.home) as held:
+        with runtime.sole_stream(store.home):
             planned = runtime.plan(store)
             with _fed(planned.store, feed, stop, once=once) as fed:
-                if processes == 1:
-                    runtime.stop_on_signals(stop)
-                    written = runtime.run(planned, options, now, telemetry, stop=stop, feeding=fed)
-                else:
-                    at = worker_processes.loopback_addresses(processes)
-                    with worker_processes.others(
-                        _command(options, at, metrics_host, metrics_port), processes, held
-                    ) as rest:
-                        runtime.stop_on_signals(stop, rest)
-                        written = runtime.run(planned, options, now, telemetry, addresses=at, stop=stop, feeding=fed)
+                runtime.stop_on_signals(stop)
+                written = runtime.run(planned, options, now, telemetry, stop=stop, feeding=fed)
     where = position(store.home)
     show(where, as_json, lambda: _ended(options, where, end(store.home).next_seq, written=written))
     if once and (not written or where is None or where.sealed_seq < end(store.home).next_seq):
@@ -180,27 +166,14 @@ def _fed(store: "Store", feed: "Feed | None", stop: "Event", *, once: bool) -> I
 
 
 @contextmanager
-def _metrics(store: "Store", telemetry: "Telemetry", host: str, port: int | None, member: int) -> Iterator[None]:
-    """Serve Prometheus metrics if a port is given; the first process adds those of the store."""
+def _metrics(store: "Store", telemetry: "Telemetry", host: str, port: int | None) -> Iterator[None]:
+    """Serve Prometheus metrics, those of the store included, if a port is given."""
     if port is None:
         yield
         return
     from velo.streams.metrics_server import served
     from velo.streams.store_metrics import StoreWatch
 
-    if not member:
-        telemetry.registry.register(StoreWatch(store.home, now))
+    telemetry.registry.register(StoreWatch(store.home, now))
     with served(telemetry.registry, host, port):
         yield
-
-
-def _command(options: "StreamOptions", addresses: list[str], metrics_host: str, metrics_port: int | None) -> list[str]:
-    """The command line of the other worker processes."""
-    import sys
-
-    command = [sys.executable, "-m", "velo.cli", "stream", "--addresses", ",".join(addresses)]
-    command += ["--once"] if options.once else []
-    command += ["--snapshot-seconds", str(options.snapshot_every.total_seconds())]
-    command += ["--online" if options.online else "--no-online", "--offline" if options.offline else "--no-offline"]
-    figures = ["--metrics-port", str(metrics_port), "--metrics-host", metrics_host]
-    return command + (figures if metrics_port is not None else [])
