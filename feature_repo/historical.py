@@ -1,41 +1,39 @@
-"""`velo features`: read a file of entities and instants, and write the same rows with their features, through Feast."""
+"""Features of entities at given instants, through Feast's point-in-time join: for `velo features` and for Python."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from velo.errors import UserError
 from velo.feature_repo.catalogue import request_time
 from velo.feature_repo.catalogue.families import FAMILIES
 from velo.storage.store import Store
 
-if TYPE_CHECKING:
-    import pandas as pd
+AT: Final = "event_timestamp"
 
 
 @dataclass(frozen=True, slots=True)
-class FeaturesReport:
-    """The number of rows and columns written, and the views whose keys the entities have."""
+class JoinedFeatures:
+    """The entity rows with their features, in order, and the views that could be joined on the entity columns given."""
 
-    rows: int
-    columns: int
+    table: pa.Table
     views: tuple[str, ...]
 
 
-def features_for(store: Store, entities: Path, out: Path) -> FeaturesReport:
+def features_at(store: Store, entities: pa.Table, source: str) -> JoinedFeatures:
     """Join every view whose keys the entities have, as of each row's `event_timestamp` (UTC if it has no offset).
 
-    Request-time features are added if their inputs are among the columns. Every row is kept, in order. Raises `UserError`
-    for a file that cannot be read or written, or has no entity column.
+    Request-time features are added if their inputs are among the columns. Every row is kept, in order; columns are named `view__feature`. Raises `UserError`, which names `source`, for rows without entities or instants.
     """
-    frame = _read(entities)
-    columns = set(frame.columns)
-    if "event_timestamp" not in columns:
-        raise UserError(f"{entities} has no column event_timestamp: add the instant at which to look up each row")
+    given = _typed(entities, source)
+    columns = set(given.column_names)
     views = [family for family in FAMILIES if columns.issuperset(family.keys)]
     if not views:
         keys = ", ".join(sorted({key for family in FAMILIES for key in family.keys}))
-        raise UserError(f"{entities} has no entity column: name at least one of {keys}")
+        raise UserError(f"{source} has no entity column: name at least one of {keys}")
     from velo.feature_repo.feast_store import apply
     from velo.feature_repo.objects import ON_DEMAND
 
@@ -44,33 +42,29 @@ def features_for(store: Store, entities: Path, out: Path) -> FeaturesReport:
     inputs = {column.name for column in request_time.REQUEST}
     if request_time.STORED_VIEW in {family.view for family in views} and columns >= inputs:
         refs += [f"{ON_DEMAND}:{column.name}" for column in request_time.FEATURES]
-    joined = apply(store).get_historical_features(entity_df=frame, features=refs, full_feature_names=True).to_arrow()
-    _write(joined, out)
-    return FeaturesReport(joined.num_rows, joined.num_columns, tuple(family.view for family in views))
+    joined = apply(store).get_historical_features(entity_df=given, features=refs, full_feature_names=True).to_arrow()
+    return JoinedFeatures(joined, tuple(family.view for family in views))
 
 
-def _read(path: Path) -> "pd.DataFrame":
+def read_entities(path: Path) -> pa.Table:
+    """Read a Parquet or CSV file of entity rows, a CSV's columns all text; raises `UserError` where it cannot be read."""
     import pandas as pd
+    import pyarrow.parquet
 
     try:
-        frame = pd.read_csv(path, dtype=str) if path.suffix == ".csv" else pd.read_parquet(path)
-    except (OSError, ValueError, UnicodeDecodeError) as refused:
+        if path.suffix == ".csv":
+            return pa.Table.from_pandas(pd.read_csv(path, dtype=str), preserve_index=False).replace_schema_metadata(
+                None
+            )
+        return pyarrow.parquet.ParquetFile(path).read()
+    except (OSError, ValueError) as refused:
         raise UserError(
             f"{path} cannot be read ({' '.join(str(refused).split())}): give a Parquet or CSV file"
         ) from None
-    if "event_timestamp" in frame:
-        try:
-            frame["event_timestamp"] = pd.to_datetime(frame["event_timestamp"], utc=True, format="ISO8601")
-        except (ValueError, TypeError) as refused:
-            raise UserError(
-                f"{path}: event_timestamp is not a timestamp ({refused}): write ISO 8601 with a UTC offset"
-            ) from None
-    for column in {request.name for request in request_time.REQUEST} & set(frame.columns):
-        frame[column] = pd.to_numeric(frame[column], errors="coerce")
-    return frame
 
 
-def _write(table: object, out: Path) -> None:
+def write(table: pa.Table, out: Path) -> None:
+    """Write a table as CSV where the file is named so, else as Parquet; raises `UserError` where it cannot be written."""
     import pyarrow.csv
     import pyarrow.parquet
 
@@ -83,3 +77,39 @@ def _write(table: object, out: Path) -> None:
         raise UserError(
             f"cannot write {out} ({refused.strerror or refused}): name a file in a folder you may write to"
         ) from None
+
+
+def _typed(entities: pa.Table, source: str) -> pa.Table:
+    """Return the entities with instants as UTC timestamps and the request's inputs as numbers, blank where they are none."""
+    if AT not in entities.column_names:
+        raise UserError(f"{source} has no column {AT}: add the instant at which to look up each row")
+    given = entities.set_column(entities.column_names.index(AT), AT, _instants(entities.column(AT), source))
+    for name in {column.name for column in request_time.REQUEST} & set(given.column_names):
+        column = given.column(name)
+        if pa.types.is_string(column.type):
+            import pandas as pd
+
+            numbers = pd.to_numeric(column.to_pandas(), errors="coerce").astype("float64")
+            given = given.set_column(given.column_names.index(name), name, pa.array(numbers, from_pandas=True))
+    return given
+
+
+def _instants(column: pa.ChunkedArray, source: str) -> pa.ChunkedArray:
+    if pa.types.is_string(column.type):
+        import pandas as pd
+
+        try:
+            parsed = pd.to_datetime(column.to_pandas(), utc=True, format="ISO8601")
+        except (ValueError, TypeError) as refused:
+            raise UserError(
+                f"{source}: {AT} is not a timestamp ({refused}): write ISO 8601 with a UTC offset"
+            ) from None
+        column = pa.chunked_array([pa.Array.from_pandas(parsed)])
+    elif pa.types.is_date(column.type):
+        column = column.cast(pa.timestamp("us"))
+    if not pa.types.is_timestamp(column.type):
+        raise UserError(f"{source}: {AT} is not a timestamp but {column.type}: give timestamps or ISO 8601 text")
+    if column.null_count:
+        row = pc.index(column.is_null(), value=True).as_py() + 1
+        raise UserError(f"{source}: row {row} has no {AT}: fill it in, or leave the row out")
+    return column

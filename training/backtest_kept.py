@@ -120,11 +120,19 @@ def last(home: Home) -> str:
         raise UserError(f"there is no backtest at {home.backtests}: run `velo backtest` first") from None
 
 
+def predictions_of(home: Home, name: str) -> pa.Table:
+    """Return the stored predictions of a backtest; raises `UserError` if its file is missing or damaged."""
+    try:
+        return pq.read_table(home.backtests / name / PREDICTIONS)
+    except (FileNotFoundError, ValueError) as broken:
+        raise UserError(f"backtest {name} cannot be read ({broken}): run `velo backtest` again") from None
+
+
 def read(home: Home, name: str) -> tuple[Predictions, dict[str, Any]]:
     """Read the predictions and the report of a backtest; raises `UserError` if a file is missing or damaged."""
+    table = predictions_of(home, name)
     folder = home.backtests / name
     try:
-        table = pq.read_table(folder / PREDICTIONS)
         report: dict[str, Any] = json.loads((folder / REPORT).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError) as broken:
         raise UserError(f"backtest {name} cannot be read ({broken}): run `velo backtest` again") from None

@@ -1,10 +1,9 @@
 """`velo`: the command line. A user's mistake is told in one line and exits 2; there is no traceback for it."""
 
-import errno
 import os
 import shlex
 import sys
-from typing import Final, NoReturn
+from typing import NoReturn
 
 import typer
 from typer._click import exceptions as click  # the click that typer carries has no public name
@@ -35,7 +34,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 for part in (build, ingest, feed, log, model, backtest, models, paper, explain, simulate, stream, online, serve, bench):
     part.register(app)
 
@@ -66,32 +64,21 @@ def main() -> NoReturn:
         # whoever read our output has gone; what is still in the buffer has nowhere to go either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except OSError as refused:
-        _say(_damage() or _refusal(refused) if refused.errno is None else _refusal(refused))
-        sys.exit(2)
     except BaseException as broke:
-        # an engine's panic is no Exception
-        damage = _damage() if isinstance(broke, Exception) or type(broke).__name__ == "PanicException" else None
-        if damage is None:
+        line = _line_of(broke)
+        if line is None:
             raise
-        _say(damage)
+        _say(line)
         sys.exit(2)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _damage() -> str | None:
-    """What in the store is damaged, and the remedy, where that is why a command broke."""
+def _line_of(broke: BaseException) -> str | None:
+    from velo.api.mistakes import line_of
     from velo.settings import Settings
     from velo.storage.store import Home
-    from velo.streams.integrity_check import found
 
-    return found(Home(Settings.from_env().home))
-
-
-def _refusal(refused: OSError) -> str:
-    """What the system would not do, and what to do about it."""
-    remedy = "make room on the disk" if refused.errno in NO_ROOM else "set VELO_HOME to a place you may write to"
-    return f"{refused.filename or 'the disk'}: {refused.strerror or refused}; {remedy}, then repeat the command"
+    return line_of(broke, Home(Settings.from_env().home))
 
 
 def _say(line: str) -> None:

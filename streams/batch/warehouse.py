@@ -5,6 +5,8 @@ and `notices` (as told), `starts` (one row a start of the latest version), and a
 the seed report asked for.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 from zoneinfo import ZoneInfo
@@ -87,11 +89,20 @@ def daily(family: Family, timezone: ZoneInfo) -> str:
 
 
 def ask(store: Store, query: str) -> Answer:
-    """The answer of the warehouse to one query; raises `UserError` where there are no tables or it is not understood.
+    """Return the first `ROWS_SHOWN` rows of the warehouse's answer to one query, as `reading` describes."""
+    with reading(store, query) as connection:
+        cursor = connection.execute(query)
+        columns = [column[0] for column in cursor.description or ()]
+        rows = cursor.fetchmany(ROWS_SHOWN + 1)
+    return Answer(columns, rows[:ROWS_SHOWN], len(rows) > ROWS_SHOWN)
 
-    Before the first build it has the feature views alone, as the stream has them.
 
-    A query reads, and nothing but this store: no other file, no network, no writing of any kind.
+@contextmanager
+def reading(store: Store, query: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open the warehouse for one query, checked and not run; raises `UserError` where there are no tables or it is not understood.
+
+    Before the first build the warehouse has the feature views alone, as the stream has them. A query reads, and nothing
+    but this store: no other file, no network, no writing of any kind.
     """
     if not store.home.warehouse.exists():
         if not store.home.offline.exists():
@@ -110,22 +121,19 @@ def ask(store: Store, query: str) -> Answer:
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         try:
-            asked = connection.extract_statements(query)
-            if not asked:
+            statements = connection.extract_statements(query)
+            if not statements:
                 raise UserError(f"{query!r} asks nothing: write a SELECT; {_LISTED}")
-            if any(one.type not in _READING for one in asked):
+            if any(statement.type not in _READING for statement in statements):
                 raise UserError(
                     f"the warehouse refused the query ({query!r} does more than read): write a SELECT; {_LISTED}"
                 )
-            cursor = connection.execute(query)
-            columns = [one[0] for one in cursor.description or ()]
-            rows = cursor.fetchmany(ROWS_SHOWN + 1)
+            yield connection
         except duckdb.Error as refused:
             built = "" if _has_parts(store, "starts") else "; `velo build` adds what was told and the daily tables"
             raise UserError(
                 f"the warehouse refused the query ({first_line(refused)}): mend it; {_LISTED}{built}"
             ) from None
-    return Answer(columns, rows[:ROWS_SHOWN], len(rows) > ROWS_SHOWN)
 
 
 def _parts(store: Store, view: str) -> str:

@@ -43,14 +43,19 @@ def read_table(path: Path, required: Sequence[str] = REQUIRED) -> pa.Table:
     except (pa.ArrowException, OSError, csv.Error) as broken:
         first_line = " ".join(str(broken).split())[:200]
         raise UserError(f"{path} cannot be read ({first_line}): export it again") from None
+    return runner_table(table, str(path), required)
+
+
+def runner_table(table: pa.Table, source: str, required: Sequence[str] = REQUIRED) -> pa.Table:
+    """Return a table with the runner table's own column names; raises `UserError`, which names `source`, if it is none."""
     table = table.rename_columns(_named(table.column_names))
     nameless = [at for at, name in enumerate(table.column_names) if not name]
     if len(nameless) > 1:  # a spreadsheet's commas after its last column
         blank = {at for at in nameless if table.column(at).null_count == table.num_rows}
         table = table.select([at for at in range(table.num_columns) if at not in blank])
-    _check_columns(path, table.column_names, required)
+    _check_columns(source, table.column_names, required)
     if not table.num_rows:
-        raise UserError(f"{path} has no rows: export it again, or leave it out")
+        raise UserError(f"{source} has no rows: export it again, or leave it out")
     return table
 
 
@@ -140,12 +145,12 @@ def _header(path: Path, separator: str) -> list[str]:
             raise UserError(f"{path} is not UTF-8 text: save it as CSV in UTF-8, or as Parquet") from None
 
 
-def _check_columns(path: Path, names: Sequence[str], required: Sequence[str]) -> None:
+def _check_columns(source: str, names: Sequence[str], required: Sequence[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise UserError(f"{path} has column {twice[0] or 'without a name'} more than once: leave one of them")
+        raise UserError(f"{source} has column {twice[0] or 'without a name'} more than once: leave one of them")
     for missing in (name for name in required if name not in names):
         others = [name for name in names if name not in COLUMNS]
         alike = get_close_matches(missing, others, 1)
         hint = f"rename column {alike[0]}" if alike else f"add it (required are {', '.join(required)})"
-        raise UserError(f"{path} has no column {missing}: {hint}")
+        raise UserError(f"{source} has no column {missing}: {hint}")

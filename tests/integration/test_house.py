@@ -245,6 +245,7 @@ def small_house(tmp_path: Path) -> Path:
         *(f"velo/{stage}" for stage in STAGES),
         "benchmarks",
         "velo/racing",
+        "velo/api",
         "velo/commands",
         "velo/storage",
     ):
@@ -267,6 +268,7 @@ def small_house(tmp_path: Path) -> Path:
 def test_the_contracts_allow_what_the_layout_allows(small_house: Path) -> None:
     for module, line in (
         ("velo/cli", "import velo.streams, velo.training, velo.serving, velo.feature_repo"),
+        ("velo/api/race_store", "import velo.streams, velo.training, velo.serving, velo.feature_repo"),
         ("velo/commands/build", "import velo.streams.batch, velo.training, velo.serving, velo.feature_repo"),
         ("velo/commands/bench", "import benchmarks"),
         ("velo/racing/odds", "import velo.errors, decimal"),

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from velo.commands.edge import Json, now, open_store, show, steps
-from velo.errors import UserError
+from velo.commands.edge import Json, race_store, show, steps
 
 
 def register(app: typer.Typer) -> None:
@@ -50,40 +49,25 @@ def backtest(
     from rich.console import Group
     from rich.text import Text
 
-    from velo.training.backtest import backtest as run
     from velo.training.backtest_kept import plain
     from velo.training.backtest_tables import backtest_tables
-    from velo.training.model import ModelOptions
-    from velo.training.models import recipe_kept
-    from velo.training.report_html import write_report
 
     with steps(as_json) as progress:
-        store = open_store()
-        if model is None:
-            options, before = (
-                ModelOptions(seed=1 if seed is None else seed),
-                timedelta(minutes=5.0 if lead is None else lead),
-            )
-        elif lead is None and seed is None:
-            options, before = recipe_kept(store.home, model)
-        else:
-            raise UserError(f"--model {model} sets the lead and the seed: leave out --lead and --seed")
-        result = run(
-            store,
-            now=now(),
+        result = race_store().backtest(
+            model,
             since=_day(since),
             until=_day(until),
             days=days,
             refit_months=refit_months,
             past=past,
-            lead=before,
-            options=options,
+            lead=None if lead is None else timedelta(minutes=lead),
+            seed=seed,
             again=again,
+            page=report,
             progress=progress,
         )
-    page = write_report(result, report or store.home.reports / f"{result.backtest}.html")
-    document = plain(result) | {"verdict": result.verdict, "report": str(page)} if as_json else None
-    show(document, as_json, lambda: Group(backtest_tables(result), Text(f"report: {page}")))
+    document = plain(result.report) | {"verdict": result.verdict, "report": str(result.page)} if as_json else None
+    show(document, as_json, lambda: Group(backtest_tables(result.report), Text(f"report: {result.page}")))
 
 
 def _day(moment: datetime | None) -> date | None:

@@ -1,6 +1,5 @@
 """`velo init`, `build`, `features`, `sql`, `status` and `down`: the store and its tables."""
 
-from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -8,15 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from rich.table import Table
 
-from velo.commands.edge import Json, facts, now, open_store, show, steps
+from velo.commands.edge import Json, facts, open_store, race_store, show, steps
 from velo.storage.store import given_id
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from velo.streams.batch.build import BuildReport
     from velo.streams.batch.warehouse import Answer
-    from velo.streams.spark.engine import SparkEngine
 
 COLUMNS_ABREAST: Final = 10
 
@@ -57,16 +53,8 @@ def build(
     ] = Engine.duckdb,
 ) -> None:
     """Bring all feature tables up to the end of the log and publish them in one step."""
-    from velo.streams.batch.build import build as run
-    from velo.streams.batch.compact import compact as merge
-    from velo.streams.batch.warehouse import make_warehouse
-
-    store = open_store()
-    with steps(as_json) as progress, _spark(engine) as spark:
-        report = run(store, now(), whole=whole, progress=progress, spark=spark)
-        if compact:
-            merge(store, progress=progress)
-        make_warehouse(store)
+    with steps(as_json) as progress:
+        report = race_store().build(whole=whole, compact=compact, engine=engine.value, progress=progress)
     show(report, as_json, lambda: _built(report))
 
 
@@ -76,10 +64,13 @@ def features(
     as_json: Json = False,
 ) -> None:
     """Get the features of entities at given instants, through Feast's point-in-time join."""
-    from velo.feature_repo.historical import features_for
+    from velo.feature_repo.historical import read_entities, write
 
-    report = features_for(open_store(), entities, out)
-    show(report, as_json, lambda: facts("features", [("rows", report.rows), ("columns", report.columns), ("in", out)]))
+    joined = race_store().features_of(read_entities(entities), str(entities))
+    write(joined.table, out)
+    rows, columns = joined.table.shape
+    report = {"rows": rows, "columns": columns, "views": joined.views}
+    show(report, as_json, lambda: facts("features", [("rows", rows), ("columns", columns), ("in", out)]))
 
 
 def sql(query: Annotated[str, typer.Argument(help="One SELECT statement.")], as_json: Json = False) -> None:
@@ -93,9 +84,7 @@ def sql(query: Annotated[str, typer.Argument(help="One SELECT statement.")], as_
 
 def status(as_json: Json = False) -> None:
     """Show the state of the store: log end, position of the tables, Redis, dead letters."""
-    from velo.streams.status import status as look
-
-    report = look(open_store())
+    report = race_store().status()
     show(report, as_json, lambda: facts(f"store at {report.home}", report.lines()))
 
 
@@ -106,14 +95,6 @@ def down(as_json: Json = False) -> None:
     stopped = stop(open_store().home)
     words = "embedded Redis stopped" if stopped else "no embedded Redis was running"
     show({"stopped": stopped}, as_json, lambda: words)
-
-
-def _spark(engine: Engine) -> "AbstractContextManager[SparkEngine | None]":
-    if engine is Engine.duckdb:
-        return nullcontext()
-    from velo.streams.spark.engine import spark_engine
-
-    return spark_engine()
 
 
 def _built(report: "BuildReport") -> Table:

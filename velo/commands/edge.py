@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -17,12 +17,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from velo.api.race_store import RaceStore
+from velo.api.race_store import utc_now as now
+from velo.api.values import instant
 from velo.commands.fitting import fitted, whole_width
-from velo.errors import UserError
 from velo.settings import Settings
 from velo.storage.atomic_files import OTHERS
 from velo.storage.store import Store
 
+__all__ = ["Files", "Json", "Step", "facts", "instant", "now", "open_store", "plain", "race_store", "show", "steps"]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Files = Annotated[list[Path], typer.Argument(metavar="FILE…", help="Files to read.")]
 Step = Callable[[str, int, int], None]
@@ -30,28 +33,15 @@ LINE_SECONDS: Final = 15.0
 """Interval between progress lines when the error stream is not a terminal."""
 
 
-def now() -> datetime:
-    """The wall clock, UTC."""
-    return datetime.now(UTC)
-
-
 def open_store() -> Store:
     """Open the store that the environment names; sets the umask so that files written from here on are private to their owner."""
+    return race_store().opened()
+
+
+def race_store() -> RaceStore:
+    """Return the store that the environment names as the Python interface; sets the umask as `open_store` does."""
     os.umask(OTHERS)
-    return Store.open(Settings.from_env())
-
-
-def instant(text: str | None) -> datetime | None:
-    """Parse an ISO 8601 timestamp with a UTC offset or `Z`; returns UTC. Raises `UserError` for anything else."""
-    if text is None:
-        return None
-    try:
-        parsed = datetime.fromisoformat(text)
-    except ValueError:
-        parsed = None
-    if parsed is None or parsed.tzinfo is None:
-        raise UserError(f"{text!r} is not a timestamp with a UTC offset: write it like 2025-06-21T13:55:00Z or …+01:00")
-    return parsed.astimezone(UTC)
+    return RaceStore(Settings.from_env(), clock=now)
 
 
 def plain(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """`velo explain`: where each value of a runner came from."""
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -8,11 +8,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from velo.commands.edge import Json, instant, now, open_store, show
-from velo.errors import UserError
+from velo.commands.edge import Json, race_store, show
 
 if TYPE_CHECKING:
-    from velo.storage.store import Store
     from velo.streams.explain import Explained, ExplainedView, MadeOf
 
 SHOWN = 8
@@ -40,32 +38,10 @@ def explain(
     The default instant is the race's decision time. Every value is recomputed from those starts and compared with the
     tables; exits 1 if any differs.
     """
-    explained = explained_at(open_store(), race_id, horse_id, now(), as_of=instant(as_of), lead=timedelta(minutes=lead))
+    explained = race_store().explain(race_id, horse_id, as_of=as_of, lead=timedelta(minutes=lead))
     show(explained, as_json, lambda: report_of(explained))
     if explained.differences:
         raise typer.Exit(DIFFERS)
-
-
-def explained_at(
-    store: "Store", race_id: str, horse_id: str, at: datetime, *, as_of: datetime | None, lead: timedelta
-) -> "Explained":
-    """Explain a runner as of an instant (default: its race's decision time); `at` is now. Raises `UserError`."""
-    from velo.racing.cards import decision_time, declared_at
-    from velo.racing.clock import to_text
-    from velo.racing.names import name_key
-    from velo.serving.scoring.race_messages import messages_of_race
-    from velo.streams.explain import explain as run
-
-    if as_of is not None and as_of > at:
-        raise UserError(f"--as-of {to_text(as_of)} is in the future: leave it out to explain what is known now")
-    messages = messages_of_race(store.home, race_id).messages
-    then = as_of or min(decision_time(messages, lead) or at, at)
-    race = declared_at(messages, then)
-    if race is None:
-        raise UserError(f"race {race_id!r} had no declared runner by {to_text(then)}: give a later --as-of")
-    keys = [runner.horse_id for runner in (*race.runners, *race.withdrawn)]
-    named = [runner.horse_id for runner in race.runners if name_key(runner.horse) == name_key(horse_id)]
-    return run(store, race, named[0] if horse_id not in keys and len(named) == 1 else horse_id)
 
 
 def report_of(explained: "Explained") -> Group:

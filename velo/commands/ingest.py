@@ -13,7 +13,7 @@ from rich.text import Text
 from typer._click.core import Command, Context  # the click that typer carries has no public name
 from typer.core import TyperGroup
 
-from velo.commands.edge import Files, Json, facts, now, open_store, show, steps
+from velo.commands.edge import Files, Json, facts, now, open_store, race_store, show, steps
 from velo.commands.feed import Brokers, Follow, KafkaTopic, Once, Partition, RedisKey, Url, follow_feed
 from velo.errors import UserError
 
@@ -140,9 +140,7 @@ def _command(name: str) -> Command:
 
     def load(files: Files, late: Late = False, as_json: Json = False) -> None:
         with steps(as_json) as progress:
-            report = importer(name).load(
-                open_store(), files, late=late, clock=now, progress=lambda done, total: progress("append", done, total)
-            )
+            report = race_store().load(name, files, late=late, progress=progress)
         title = "cards" if name.endswith(CARDS) else f"ingest {name}"
         show(report, as_json, lambda: Group(facts(title, report.facts()), Text("\n".join(report.notes()))))
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from velo.commands.edge import Json, instant, now, open_store, show, steps
+from velo.commands.edge import Json, race_store, show, steps
 
 
 def register(app: typer.Typer) -> None:
@@ -32,20 +32,16 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a model and its blend on what was known before each race; paper bets only until the gate passes."""
-    from datetime import date, timedelta
+    from datetime import timedelta
 
-    from velo.training.entity_rows import Period
     from velo.training.report import trained_table
-    from velo.training.train import train as fit
 
     with steps(as_json) as progress:
-        report = fit(
-            open_store(),
+        report = race_store().train(
             lead=timedelta(minutes=lead),
             seed=seed,
-            period=Period(until=until.date() if until else date.max),
-            choose=search,
-            now=now(),
+            search=search,
+            until=until.date() if until else None,
             progress=progress,
         )
     show(report, as_json, lambda: trained_table(report))
@@ -60,9 +56,6 @@ def score(
 ) -> None:
     """Show a race card with probabilities, fair odds and their drivers."""
     from velo.serving.scoring.render import race_card, to_json
-    from velo.serving.scoring.scorer import score as run
-    from velo.streams.unbuilt_log import UnbuiltLog
 
-    store = open_store()
-    scored = run(store, race_id, log=UnbuiltLog(store.home), as_of=instant(as_of), now=now())
+    scored = race_store().scored(race_id, as_of=as_of)
     show(to_json(scored) if as_json else None, as_json, lambda: race_card(scored))

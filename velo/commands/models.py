@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from velo.commands.edge import Json, facts, now, open_store, show
+from velo.commands.edge import Json, facts, open_store, race_store, show
 
 Version = Annotated[str, typer.Argument(help="A version from `velo models list`.")]
 
@@ -37,9 +37,8 @@ def gate(
 
     from velo.training.backtest_kept import plain
     from velo.training.backtest_tables import gate_tables
-    from velo.training.run_gate import judge_last
 
-    report = judge_last(open_store().home, now=now(), subject=of, by=by, final=final, again=again)
+    report = race_store().gate(subject=of, strategy=by, final=final, again=again)
     model = f"stored with model {report.model}: {report.mode}" if report.model else "stored with no model"
     looks = [f"look {report.look} at this locked window"] if report.look else []
     lines = [f"gate: {report.verdict} · backtest {report.backtest} · {model}", *looks]

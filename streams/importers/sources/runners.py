@@ -12,22 +12,24 @@ from velo.streams.importers.columns import COLUMNS, REQUIRED, WANTED, Bad, one_b
 from velo.streams.importers.importer import ResultsImporter
 from velo.streams.importers.results import RUNNER_TABLE, Parsed, checked_results
 from velo.streams.importers.rows import BAD, PART, Row
-from velo.streams.importers.tables import read_table
+from velo.streams.importers.tables import read_table, runner_table
 
+FRAME: Final = "the frame"
+"""The name of a table without a file in errors."""
 _HEADER: Final[dict[str, object]] = {
     "row": Refused("header in the middle of the file", "it is no runner: leave it out")
 }
 
 
-def read_runner_tables(paths: Sequence[Path], store: Store) -> Parsed:
-    """Read the results in some files as one load.
+def read_runner_tables(sources: Sequence[Path | pa.Table], store: Store) -> Parsed:
+    """Read the results in some files or tables as one load.
 
     A value of the wrong kind refuses its race. Raises `UserError` for a file that is not a runner table, or has a column
     without one value of the right kind.
     """
-    if not paths:
+    if not sources:
         raise UserError("no file is named: name one or more runner tables")
-    return checked_results(typed_rows(paths), store, RUNNER_TABLE)
+    return checked_results(typed_rows(sources), store, RUNNER_TABLE)
 
 
 def parse_rows(rows: Iterable[Row], store: Store) -> Parsed:
@@ -35,10 +37,11 @@ def parse_rows(rows: Iterable[Row], store: Store) -> Parsed:
     return checked_results(_typed_one_by_one(rows), store, RUNNER_TABLE)
 
 
-def typed_rows(paths: Sequence[Path], required: Sequence[str] = REQUIRED) -> Iterator[Row]:
-    """Yield the rows of runner tables, typed by column; `PART` is the number of the row's file."""
-    for part, path in enumerate(paths):
-        table = read_table(path, required)
+def typed_rows(sources: Sequence[Path | pa.Table], required: Sequence[str] = REQUIRED) -> Iterator[Row]:
+    """Yield the rows of runner tables, typed by column; `PART` is the number of the row's file or table."""
+    for part, source in enumerate(sources):
+        shown = str(source) if isinstance(source, Path) else FRAME
+        table = read_table(source, required) if isinstance(source, Path) else runner_table(source, FRAME, required)
         names: list[str] = []
         columns: list[list[Any]] = []
         bad: dict[int, dict[str, object]] = {}
@@ -50,7 +53,7 @@ def typed_rows(paths: Sequence[Path], required: Sequence[str] = REQUIRED) -> Ite
                 columns.append(table[name].to_pylist())
                 continue
             values, wrong = typed(table[name], COLUMNS[name])
-            _refuse_column(path, name, table[name], wrong)
+            _refuse_column(shown, name, table[name], wrong)
             columns.append(values)
             for row, value in wrong.items():
                 bad.setdefault(row, {})[name] = value
@@ -70,7 +73,7 @@ def _repeats_header(row: Row, bad: Mapping[str, object]) -> bool:
     return bool(cells) and all(str(value).strip().casefold() == name for name, value in cells.items())
 
 
-def _refuse_column(path: Path, name: str, column: pa.ChunkedArray, wrong: Bad) -> None:
+def _refuse_column(source: str, name: str, column: pa.ChunkedArray, wrong: Bad) -> None:
     """Raise `UserError` where no value of a column is of its kind: it is another column with this name.
 
     In a column that is blank in most rows they are taken for slips, which refuse only their races.
@@ -78,7 +81,7 @@ def _refuse_column(path: Path, name: str, column: pa.ChunkedArray, wrong: Bad) -
     if wrong and len(wrong) == len(column) - column.null_count and 2 * len(wrong) >= len(column):
         row, value = next(iter(wrong.items()))
         raise UserError(
-            f"{path}: column {name} has {value!r} in row {row + 1} and no value that is {WANTED[COLUMNS[name]]}: "
+            f"{source}: column {name} has {value!r} in row {row + 1} and no value that is {WANTED[COLUMNS[name]]}: "
             "correct the column, or rename it if it is another"
         )
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import pyarrow as pa
+
 from velo.errors import Refused, UserError
 from velo.settings import KeyPolicy
 from velo.storage.store import Store
@@ -17,19 +19,19 @@ from velo.streams.importers.sources.runners import typed_rows
 REQUIRED: Final = ("race_id", "race_date", "course", "horse")
 
 
-def read_cards(paths: Sequence[Path], store: Store) -> ParsedCards:
-    """Read the racecards in some files. Outcome columns are left out; a row of status NR marks a non-runner.
+def read_cards(sources: Sequence[Path | pa.Table], store: Store) -> ParsedCards:
+    """Read the racecards in some files or tables. Outcome columns are left out; a row of status NR marks a non-runner.
 
     A card that breaks a rule goes to `refused`. Raises `UserError` for a file that is not a runner table.
     """
-    if not paths:
+    if not sources:
         raise UserError("no file is named: name one or more files of declared runners")
     policy: KeyPolicy = store.keys or "id"
     warnings: Counter[str] = Counter()
     maker = RaceMaker(store, policy, warnings)
     races: dict[str, list[Row]] = defaultdict(list)
     messages, refused, count = [], [], 0
-    for row in typed_rows(paths, REQUIRED):
+    for row in typed_rows(sources, REQUIRED):
         count += 1
         if row.get("race_id") is None:
             why = Refused("no race_id", "a row belongs to a race by its race_id: give it one")
