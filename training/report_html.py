@@ -1,11 +1,11 @@
-"""A backtest as one HTML file that a person can read anywhere: no network, no script, no need of colour."""
+"""A backtest as one HTML file, from the template `report.html`: no network, no script, readable without colour."""
 
-from collections.abc import Mapping
-from html import escape
-from importlib.resources import files
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from velo.resampling import Figure
 from velo.storage.atomic_files import make_folder, write_atomically
@@ -27,8 +27,8 @@ from velo.training.backtest_tables import (
     what_was_tested,
 )
 from velo.training.charts import equity_chart, floors_rows, interval_chart, reliability_chart
+from velo.training.gate import Verdict
 from velo.training.published_baseline import VERSIONS, Claim, PublishedModel
-from velo.training.report_parts import Cell, charts, folded, items, paragraphs, section, table, tiles
 from velo.training.windows import GateReport
 
 SHOWN_FEATURES: Final = 15
@@ -40,6 +40,9 @@ SEED_NOTE: Final = (
 SHIFTED: Final = 0.25
 """A population stability index above this is commonly called a shift."""
 
+Table = tuple[Sequence[str], list[tuple[str | Verdict, ...]]]
+"""Column names and rows. A row's first cell is its name; an interval in square brackets is shown below its value."""
+
 
 def write_report(report: BacktestReport, path: Path) -> Path:
     """Write the page, whole or not at all; returns its path."""
@@ -49,93 +52,90 @@ def write_report(report: BacktestReport, path: Path) -> Path:
 
 
 def page(report: BacktestReport) -> str:
-    """The whole page as text; its first line is an alarm of the period, if one went off, else the verdict."""
-    style = files("training").joinpath("report.css").read_text(encoding="utf-8")
-    head, *below = first_lines(report)
-    head = escape(head)
-    body = [
-        f"<main><h1>{head}</h1>",
-        paragraphs([*below, *in_words(report)], "lead"),
-        _tiles(report),
-        items("Before you lean on it", report.caveats),
-        section("What was tested", paragraphs([what_was_tested(report)])),
-        section("Beside the models before", _seed(report)),
-        section("Was it true?", _truth(report)),
-        section("What betting by it would have done", "".join(_bets(report, name) for name in report.bets)),
-        section("The gate", _gates(report)),
-        section("What it leans on, and what moved", _features(report)),
-        section("The refits", folded("Each refit, what it was trained on and what it predicted", _refits(report))),
-        f'</main><footer class="fine">{escape(_imprint(report))}</footer>',
+    """The page as text. Its headline is an alarm of the period if there is one, else the gate's verdict."""
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    headline, *below = first_lines(report)
+    best = next(claim for version in VERSIONS for claim in version.claims)
+    return templates.get_template("report.html").render(
+        report=report,
+        headline=headline,
+        summary=[*below, *in_words(report)],
+        tiles=_tiles(report),
+        tested=what_was_tested(report),
+        baseline=_baseline(report),
+        baseline_notes=(_seed_in_words(best), SEED_NOTE),
+        calibration=_calibration(report),
+        betting=[_betting(report, name) for name in report.bets],
+        gates=[_gate(name, gate) for name, gate in report.gate.items()],
+        features=_features(report),
+        refits=_refits(report),
+    )
+
+
+def _tiles(report: BacktestReport) -> list[tuple[str, str, str]]:
+    """Name, value and interval of each figure at the top."""
+    by_model = {model.name: model for model in report.told}
+    blend = next(pair for pair in report.beside if (pair.name, pair.than) == ("blend", "market"))
+    served, name = by_model[report.served], report.equity[report.served].strategy
+    bets = next(bets for bets in report.bets[report.served] if bets.strategy == name)
+    return [
+        ("R² of the market", *_tile(by_model["market"].r2, 4)),
+        (f"R² of the {NAMES[report.served]} model", *_tile(served.r2, 4)),
+        ("R² of model and market together", *_tile(by_model["blend"].r2, 4)),
+        ("what the model adds, ΔR²", *_tile(blend.delta_r2, 4)),
+        ("calibration error", *_tile(served.root_mean_gap, 2, 100.0, " %")),
+        (f"A/E of {name}, 1/SP", *_tile(bets.ae_price, 2)),
+        (f"ROI of {name}", *_tile(bets.roi[0.0], 1, 100.0, " %")),
     ]
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"/><title>{head}</title>'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"/><style>{style}</style></head>\n<body>\n'
-        + "\n".join(body)
-        + "\n</body></html>\n"
-    )
-
-
-def _imprint(report: BacktestReport) -> str:
-    return (
-        f"Backtest {report.backtest}, recipe {report.recipe[:12]}. Intervals are 95 %, from whole race days drawn anew. "
-        "Nothing on this page is fetched."
-    )
-
-
-def _tiles(report: BacktestReport) -> str:
-    told = {one.name: one for one in report.told}
-    blend = next(one for one in report.beside if (one.name, one.than) == ("blend", "market"))
-    served, name = told[report.served], report.equity[report.served].strategy
-    bets = next(one for one in report.bets[report.served] if one.strategy == name)
-    return tiles(
-        (
-            ("R² of the market", *_tile(told["market"].r2, 4)),
-            (f"R² of the {NAMES[report.served]} model", *_tile(served.r2, 4)),
-            ("R² of model and market together", *_tile(told["blend"].r2, 4)),
-            ("what the model adds, ΔR²", *_tile(blend.delta_r2, 4)),
-            ("calibration error", *_tile(served.root_mean_gap, 2, 100.0, " %")),
-            (f"A/E of {name}, 1/SP", *_tile(bets.ae_price, 2)),
-            (f"ROI of {name}", *_tile(bets.roi[0.0], 1, 100.0, " %")),
-        )
-    )
 
 
 def _tile(figure: Figure, digits: int, times: float = 1.0, unit: str = "") -> tuple[str, str]:
     if figure.value is None:
-        return "–", "cannot be told"
+        return "–", "not computable"
     value = f"{figure.value * times:.{digits}f}{unit}"
     if figure.low is None or figure.high is None:
         return value, "too few days for an interval"
     return value, f"{figure.low * times:.{digits}f} to {figure.high * times:.{digits}f}{unit}"
 
 
-def _seed(report: BacktestReport) -> str:
-    now = next(one for one in report.told if one.name == report.served)
-    by_p = {one.strategy: one for one in report.bets[report.served]}
-    told = "not told"
-    rows = [
-        ("training records", *(f"{one.records:,}" if one.records else told for one in VERSIONS), f"{report.records:,}"),
+def _baseline(report: BacktestReport) -> Table:
+    now = next(model for model in report.told if model.name == report.served)
+    by_strategy = {bets.strategy: bets for bets in report.bets[report.served]}
+    unknown = "not published"
+    rows: list[tuple[str | Verdict, ...]] = [
+        (
+            "training records",
+            *(f"{version.records:,}" if version.records else unknown for version in VERSIONS),
+            f"{report.records:,}",
+        ),
         (
             "AUC",
-            *(f"{one.auc:.3f}" if one.auc else told for one in VERSIONS),
+            *(f"{version.auc:.3f}" if version.auc else unknown for version in VERSIONS),
             "–" if now.auc is None else f"{now.auc:.3f}",
         ),
-        ("calibration error", *(f"{one.calibration_error:.2%}" for one in VERSIONS), percent(now.root_mean_gap, 2)),
-        *(
-            (
-                f"{measure}, {name}",
-                *(_claimed(one, name, measure) for one in VERSIONS),
-                _now(by_p[f"{name} by p"], measure),
-            )
-            for name in ("TOP10", "TOP20", "ALL")
-            for measure in ("bets", "A/E, model p", "ROI")
+        (
+            "calibration error",
+            *(f"{version.calibration_error:.2%}" for version in VERSIONS),
+            percent(now.root_mean_gap, 2),
         ),
     ]
-    best = next(one for version in VERSIONS for one in version.claims)
-    columns = ("", *(f"{one.name}, {one.measured}" for one in VERSIONS), "now, out of sample")
-    return table(
-        columns, rows, "The seed's figures with the intervals that its own counts allow, and this backtest's"
-    ) + paragraphs((_seed_in_words(best), SEED_NOTE), "fine")
+    rows += [
+        (
+            f"{measure}, {name}",
+            *(_claimed(version, name, measure) for version in VERSIONS),
+            _now(by_strategy[f"{name} by p"], measure),
+        )
+        for name in ("TOP10", "TOP20", "ALL")
+        for measure in ("bets", "A/E, model p", "ROI")
+    ]
+    return ("", *(f"{version.name}, {version.measured}" for version in VERSIONS), "now, out of sample"), rows
 
 
 def _seed_in_words(best: Claim) -> str:
@@ -146,16 +146,16 @@ def _seed_in_words(best: Claim) -> str:
     )
 
 
-def _claimed(version: PublishedModel, name: str, measure: str) -> Cell:
-    claim: Claim | None = next((one for one in version.claims if one.strategy == name), None)
+def _claimed(version: PublishedModel, name: str, measure: str) -> str:
+    claim = next((claim for claim in version.claims if claim.strategy == name), None)
     if claim is not None:
         if measure == "bets":
             return f"{claim.bets:,}"
         return shown(claim.ae_figure(), 2) if measure == "A/E, model p" else percent(claim.roi_figure())
     value = {"A/E, model p": version.ae_top20, "ROI": version.roi_top20}.get(measure) if name == "TOP20" else None
     if value is None:
-        return "not told"
-    return f"{value:.2f} [not told]" if measure == "A/E, model p" else f"{value:.1%} [not told]"
+        return "not published"
+    return f"{value:.2f} [not published]" if measure == "A/E, model p" else f"{value:.1%} [not published]"
 
 
 def _now(bets: Bets, measure: str) -> str:
@@ -164,133 +164,123 @@ def _now(bets: Bets, measure: str) -> str:
     return shown(bets.ae_model, 2) if measure == "A/E, model p" else percent(bets.roi[0.0])
 
 
-def _truth(report: BacktestReport) -> str:
-    told: dict[str, Measurements] = {one.name: one for one in report.told}
-    price, own = ([one for one in report.floors if one.subject == name] for name in ("blend", report.served))
-    return (
-        charts(
-            reliability_chart(told[report.served], NAMES[report.served]),
-            reliability_chart(told["blend"], NAMES["blend"]),
-            interval_chart(
-                "A/E by bucket", floors_rows(price, own), ("the blend by price", "the model by its own fair price 1/p"),
-                "p is true",
-            ),
-        )
-        + table(
-            ("", "R²", "top-1", "AUC", "calibration error", "mean gap", "10 equal-width bins", "slope"),
-            (
-                (NAMES[one.name], shown(one.r2, 4), shown(one.top1), "–" if one.auc is None else f"{one.auc:.3f}",
-                 percent(one.root_mean_gap, 2), percent(one.mean_gap, 2), f"{one.plain_error:.2%}", shown(one.slope))
-                for one in report.told
-            ),
-            "Out-of-fold probabilities",
-        )
-        + folded("Put beside one another, and which blend was chosen", paragraphs(beside_lines(report), "fine"))
-        + table(
-            ("p of", "bucket of", "bucket", "starters", "expected winners", "A/E", "floor"),
-            (
-                (NAMES[one.subject], one.by, one.bucket, f"{one.n:,}", f"{one.expected:,.0f}", shown(one.ae, 3), kept_or_not(one))
-                for one in report.floors
-            ),
-            "A/E of all starters by bucket",
-        )
-        + paragraphs([f"A floor {FLOOR_RULE}."], "fine")
+def _calibration(report: BacktestReport) -> dict[str, Any]:
+    by_model: dict[str, Measurements] = {model.name: model for model in report.told}
+    price, own = ([floor for floor in report.floors if floor.subject == name] for name in ("blend", report.served))
+    quality: Table = (
+        ("", "R²", "top-1", "AUC", "calibration error", "mean gap", "10 equal-width bins", "slope"),
+        [
+            (NAMES[model.name], shown(model.r2, 4), shown(model.top1), "–" if model.auc is None else f"{model.auc:.3f}",
+             percent(model.root_mean_gap, 2), percent(model.mean_gap, 2), f"{model.plain_error:.2%}", shown(model.slope))
+            for model in report.told
+        ],
     )  # fmt: skip
+    floors: Table = (
+        ("p of", "bucket of", "bucket", "starters", "expected winners", "A/E", "floor"),
+        [
+            (NAMES[floor.subject], floor.by, floor.bucket, f"{floor.n:,}", f"{floor.expected:,.0f}", shown(floor.ae, 3),
+             kept_or_not(floor))
+            for floor in report.floors
+        ],
+    )  # fmt: skip
+    names = ("the blend by price", "the model by its own fair price 1/p")
+    return {
+        "charts": (
+            reliability_chart(by_model[report.served], NAMES[report.served]),
+            reliability_chart(by_model["blend"], NAMES["blend"]),
+            interval_chart("A/E by bucket", floors_rows(price, own), names, "p is true"),
+        ),
+        "quality": quality,
+        "floors": floors,
+        "beside": beside_lines(report),
+        "floor_rule": FLOOR_RULE,
+    }
 
 
-def _bets(report: BacktestReport, name: str) -> str:
+def _betting(report: BacktestReport, name: str) -> dict[str, Any]:
     bets, equity = report.bets[name], report.equity[name]
-    main = next(one for one in bets if one.strategy == equity.strategy)
-    whole = next(one for one in bets if one.strategy == "ALL by p")
-    rows = [(price, one.ae_price, whole.buckets[price].ae_price) for price, one in main.buckets.items()]
-    strategies = table(
+    main = next(each for each in bets if each.strategy == equity.strategy)
+    whole = next(each for each in bets if each.strategy == "ALL by p")
+    intervals = [(price, bucket.ae_price, whole.buckets[price].ae_price) for price, bucket in main.buckets.items()]
+    chart_title, names = f"A/E at 1/SP by price, {NAMES[name]}", (main.strategy, "all starters")
+    strategies: Table = (
         (
             "strategy", "bets", "unsettled", "A/E, model p", "A/E, π", "A/E, 1/SP", "ROI at SP", LUCK, "after 2 %",
             "after 5 %", "closing-line value", "drawdown, units", "Kelly bank from 1",
         ),
-        (
-            (one.strategy, f"{one.n:,}", f"{one.unsettled:,}", shown(one.ae_model, 2), shown(one.ae_market, 2),
-             shown(one.ae_price, 2), percent(one.roi[0.0]), by_luck(report.luck[name].get(one.strategy)),
-             *(percent(figure) for rate, figure in one.roi.items() if rate), percent(one.clv), f"{one.drawdown:,.0f}", f"{one.kelly.final:.3f}")
-            for one in bets
-        ),
-        f"By {NAMES[name]}, one unit a bet",
+        [
+            (each.strategy, f"{each.n:,}", f"{each.unsettled:,}", shown(each.ae_model, 2), shown(each.ae_market, 2),
+             shown(each.ae_price, 2), percent(each.roi[0.0]), by_luck(report.luck[name].get(each.strategy)),
+             *(percent(figure) for rate, figure in each.roi.items() if rate), percent(each.clv), f"{each.drawdown:,.0f}",
+             f"{each.kelly.final:.3f}")
+            for each in bets
+        ],
     )  # fmt: skip
-    buckets = table(
+    buckets: Table = (
         ("price", "bets", "A/E, model p", "A/E, π", "A/E, 1/SP", "ROI at SP"),
-        (
-            (price, f"{one.n:,}", shown(one.ae_model, 2), shown(one.ae_market, 2), shown(one.ae_price, 2), percent(one.roi))
-            for price, one in main.buckets.items()
-        ),
-        f"{main.strategy} by price",
+        [
+            (price, f"{bucket.n:,}", shown(bucket.ae_model, 2), shown(bucket.ae_market, 2), shown(bucket.ae_price, 2),
+             percent(bucket.roi))
+            for price, bucket in main.buckets.items()
+        ],
     )  # fmt: skip
-    return (
-        f"<h3>By {escape(NAMES[name])}</h3>"
-        + charts(
+    return {
+        "name": NAMES[name],
+        "strategy": main.strategy,
+        "charts": (
             equity_chart(equity, NAMES[name]),
-            interval_chart(
-                f"A/E at 1/SP by price, {NAMES[name]}", rows, (main.strategy, "all starters"), "a bet breaks even"
-            ),
-        )
-        + buckets
-        + paragraphs([closing_line(main) + "."])
-        + folded(f"All strategies by {NAMES[name]}", strategies)
-    )
+            interval_chart(chart_title, intervals, names, "a bet breaks even"),
+        ),
+        "buckets": buckets,
+        "strategies": strategies,
+        "closing_line": closing_line(main),
+    }
 
 
-def _gates(report: BacktestReport) -> str:
-    if not report.gate:
-        return paragraphs(["Not asked: the period is shorter than 12 months."])
-    return "".join(_gate(name, gate) for name, gate in report.gate.items())
-
-
-def _gate(name: str, gate: GateReport) -> str:
-    parts = [f"<h3>{escape(NAMES[name])}, {escape(gate.strategy)}: {gate.verdict.value}</h3>"]
+def _gate(name: str, gate: GateReport) -> dict[str, Any]:
+    windows = []
     for asked in gate.asked:
-        window = asked.window
-        parts.append(
-            table(
-                ("criterion", "value", "bound", "n", "verdict"),
-                (
-                    (one.criterion.says, f"{one.figure.value:,.0f}" if one.criterion.counted else shown(one.figure, 4),
-                     one.criterion.bound, f"{one.figure.n:,}", one.verdict)
-                    for one in window.judged
-                ),
-                f"{window.first_day} to {window.last_day}: {window.verdict.value}",
-            )
+        window, no_edge, power = asked.window, asked.no_edge.by_interval, asked.power.by_interval
+        criteria: Table = (
+            ("criterion", "value", "bound", "n", "verdict"),
+            [
+                (each.criterion.says, f"{each.figure.value:,.0f}" if each.criterion.counted else shown(each.figure, 4),
+                 each.criterion.bound, f"{each.figure.n:,}", each.verdict)
+                for each in window.judged
+            ],
         )  # fmt: skip
-        line = f"P(pass | no edge) {asked.no_edge.by_interval:.1%}; P(pass | the model is true) {asked.power.by_interval:.1%}."
-        parts.append(paragraphs([line, *(f"ALARM: {alarm}" for alarm in window.alarms)]))
-    return "".join(parts)
+        chances = f"P(pass | no edge) {no_edge:.1%}; P(pass | the model is true) {power:.1%}."
+        windows.append(
+            {
+                "caption": f"{window.first_day} to {window.last_day}: {window.verdict.value}",
+                "criteria": criteria,
+                "lines": [chances, *(f"ALARM: {alarm}" for alarm in window.alarms)],
+            }
+        )
+    return {"title": f"{NAMES[name]}, {gate.strategy}: {gate.verdict.value}", "windows": windows}
 
 
-def _features(report: BacktestReport) -> str:
-    shifted = sum(one > SHIFTED for one in report.drift.values())
-    return charts(
-        bar_chart(
-            "Features that brought most gain in the last refit", _first(report.importance, SHOWN_FEATURES), ".1%"
-        ),
-        bar_chart(
-            "Drift: population stability index, training days against tested days",
-            _first(report.drift, SHOWN_DRIFT),
-            ".3f",
-        ),
-    ) + paragraphs(
-        [f"{shifted} of {len(report.drift)} features have an index above {SHIFTED}, commonly called a shift."]
+def _features(report: BacktestReport) -> dict[str, Any]:
+    shifted = sum(index > SHIFTED for index in report.drift.values())
+    gain, drift = (
+        dict(islice(values.items(), count))
+        for values, count in ((report.importance, SHOWN_FEATURES), (report.drift, SHOWN_DRIFT))
     )
-
-
-def _refits(report: BacktestReport) -> str:
-    return table(
-        ("days", "tested", "trained on", "records", "races", "β of the market"),
-        (
-            (one.name, "yes" if one.tested else "no", f"{one.train_first_day} to {one.train_last_day}",
-             f"{one.records:,}", f"{one.races:,}", f"{one.beta:.3f}")
-            for one in report.refits
+    return {
+        "charts": (
+            bar_chart("Features that brought most gain in the last refit", gain, ".1%"),
+            bar_chart("Drift: population stability index, training days against tested days", drift, ".3f"),
         ),
-        "Each refit, and what it predicted",
+        "drift": f"{shifted} of {len(report.drift)} features have an index above {SHIFTED}, commonly called a shift.",
+    }
+
+
+def _refits(report: BacktestReport) -> Table:
+    return (
+        ("days", "tested", "trained on", "records", "races", "β of the market"),
+        [
+            (refit.name, "yes" if refit.tested else "no", f"{refit.train_first_day} to {refit.train_last_day}",
+             f"{refit.records:,}", f"{refit.races:,}", f"{refit.beta:.3f}")
+            for refit in report.refits
+        ],
     )  # fmt: skip
-
-
-def _first(values: Mapping[str, float], count: int) -> dict[str, float]:
-    return dict(islice(values.items(), count))
