@@ -21,11 +21,11 @@ from velo.feature_repo.catalogue.families import FAMILIES, Family
 from velo.feature_repo.stores.parts import Snapshot
 from velo.racing.cards import Declared
 from velo.racing.clock import EPOCH, local_date, local_midnight
-from velo.racing.measures import days_since_1970
 from velo.racing.messages import Runner
+from velo.racing.race_values import days_since_1970
 from velo.storage import table_versions
 from velo.storage.store import Store
-from velo.streams.batch import staging
+from velo.streams.batch import measuring, staging
 from velo.streams.batch.build import fingerprint
 
 MeasuredStart = Mapping[str, Any]
@@ -211,7 +211,7 @@ class _Tables:
         named = {name: value for key in known for name, value in key.items()}
         whose = " OR ".join(dict.fromkeys(" AND ".join(f"starts.{name} = ${name}" for name in key) for key in known))
         query = f"""
-            WITH results AS (FROM read_parquet($results)), applied AS ({staging.query("applied").rstrip()})
+            WITH results AS (FROM read_parquet($results)), applied AS ({measuring.query("applied").rstrip()})
             SELECT starts.*, applied.retracted_at
             FROM read_parquet($starts) AS starts JOIN applied USING (seq)
             WHERE starts.known_at <= $as_of AND ({whose})"""  # noqa: S608 only columns' names are put in

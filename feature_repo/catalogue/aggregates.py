@@ -10,7 +10,7 @@ from functools import lru_cache
 from operator import mul
 from typing import Final, Literal
 
-from velo.feature_repo.catalogue.measures import MEASURES, unit
+from velo.racing.measures import MEASURES, unit
 
 Kind = Literal["int", "float"]
 Value = int | float | None
@@ -360,7 +360,7 @@ def _most_of(recent: Recent, least: int, most: int) -> int:
 
 
 def _unknown(name: str) -> str:
-    return f"{name} is not a measure of a start: use one of feature_repo/catalogue/measures.py"
+    return f"{name} is not a measure of a start: use one of velo/racing/measures.py"
 
 
 @lru_cache

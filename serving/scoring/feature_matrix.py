@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from velo.feature_repo.catalogue import columns, request_time
 from velo.feature_repo.catalogue.families import FAMILIES
 from velo.racing.cards import Declared
-from velo.racing.measures import days_since_1970
+from velo.racing.race_values import days_since_1970
 from velo.storage.store import Store
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from velo.feature_repo.catalogue.aggregates import RECENT_DEPTH, Aggregate, Ewma, Last, Max, Recent, Value
 from velo.feature_repo.catalogue.families import Family
-from velo.feature_repo.catalogue.measures import unit
+from velo.racing.measures import unit
 from velo.racing.starts import Start
 
 Sums = int

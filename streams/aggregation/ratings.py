@@ -159,4 +159,4 @@ def _starter(start: Start) -> Starter:
 
 
 def _rated(start: Start, got: Earned) -> Start:
-    return Start._make((*start[: -len(MEASURES)], 1, *got))
+    return start.rated(got)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from velo.feature_repo.catalogue.aggregates import Aggregate, OffsetSum, Ratio, Sum
 from velo.feature_repo.catalogue.families import Family
-from velo.feature_repo.catalogue.measures import unit
+from velo.racing.measures import unit
 from velo.streams.aggregation.layout import LANE_BITS, Columns, Sums
 from velo.streams.aggregation.window_state import PackedRow
 

@@ -25,59 +25,26 @@ import duckdb
 
 from velo.errors import UserError
 from velo.feature_repo.catalogue.families import Family
+from velo.racing import measures
 from velo.racing.clock import EPOCH, MICROSECOND, local_midnight
 from velo.racing.going import going_group
-from velo.racing.jurisdiction import DEFAULT, UNKNOWN, Jurisdiction
-from velo.racing.measures import (
-    FIGURE_LENGTHS_CAP,
-    HEAVIEST_LBS,
-    LENGTH_LBS_METRES,
-    LENGTHS_CAP,
-    LENGTHS_FLOOR,
-    LONGEST_ODDS,
-    LONGEST_RACE_M,
-    LONGEST_RACE_S,
-    LONGEST_RATING,
-    MARKET_LOG_EVEN,
-    PACE_CAP,
-    SHORTEST_RACE_M,
-)
-from velo.racing.messages import STARTED
+from velo.racing.jurisdiction import DEFAULT, Jurisdiction
 from velo.storage.atomic_files import make_folder, sync_file, write_atomically
 from velo.storage.log.format import generation
 from velo.storage.log.migrations import readable_segments
 from velo.storage.log.reader import LogEnd, end
 from velo.storage.store import Home
+from velo.streams.batch.measuring import constants, filled, query
 from velo.streams.batch.rating import rate
 
 LAYOUT: Final = 2
 """The version of the kept files. Layout 1 reused file names, so a killed build could leave other content under them."""
 KINDS: Final = ("results", "starts", "runners", "notices")
-MEASURED_BY: Final = {
-    "lengths_cap": LENGTHS_CAP,
-    "lengths_floor": LENGTHS_FLOOR,
-    "longest_odds": LONGEST_ODDS,
-    "figure_lengths_cap": FIGURE_LENGTHS_CAP,
-    "length_lbs_metres": LENGTH_LBS_METRES,
-    "heaviest_lbs": HEAVIEST_LBS,
-    "shortest_race_m": SHORTEST_RACE_M,
-    "longest_race_m": LONGEST_RACE_M,
-    "longest_race_s": LONGEST_RACE_S,
-    "longest_rating": LONGEST_RATING,
-    "market_log_one": 2**MARKET_LOG_EVEN,
-    "pace_cap": PACE_CAP,
-}
-"""The constants of the queries, each by its placeholder: part of the formulas."""
 STEPS: Final = ("log", *KINDS, "applied")
 Measure = Callable[[int, Path], str]
 """Measures the starts of a segment, given with its index, and returns the name of their part."""
 Spread = Callable[[Measure, Sequence[int], Sequence[Path]], list[str]]
 """Runs `Measure` on segments, given their indexes and paths; returns the names of their parts in that order."""
-
-
-def query(name: str) -> str:
-    """The text of a query of `sql/`."""
-    return files("velo.streams.batch").joinpath("sql", f"{name}.sql").read_text()
 
 
 def cores() -> int:
@@ -143,6 +110,7 @@ def measure_new(
     *,
     anew: bool = False,
     jurisdiction: Jurisdiction = DEFAULT,
+    own: tuple[measures.Measure, ...] = (),
 ) -> LogEnd:
     """Measure the starts of every record not measured yet, its segments run by `spread`; returns the end of the log.
 
@@ -153,13 +121,13 @@ def measure_new(
     if log_end.known_at is None:
         raise UserError(f"the log at {home.log} is empty: load results with `velo ingest runners FILE` first")
     kept = _kept(home)
-    same = (kept.log_generation, kept.formulas) == (generation(home), formulas(jurisdiction))
+    same = (kept.log_generation, kept.formulas) == (generation(home), formulas(jurisdiction, own))
     if anew or not same or kept.next_seq > log_end.next_seq:
-        kept = StagedStarts(generation(home), formulas(jurisdiction), 0)
+        kept = StagedStarts(generation(home), formulas(jurisdiction, own), 0)
     make_folder(home.batch)
     _remove_unnamed(home)
     if kept.next_seq < log_end.next_seq:
-        parts = _measure(home, kept.next_seq, log_end.next_seq, memory_limit, spread, jurisdiction)
+        parts = _measure(home, kept.next_seq, log_end.next_seq, memory_limit, spread, jurisdiction, own)
         with scratch_connection(home, memory_limit) as connection:
             before, new = ([_named(home, kind, of) for kind in ("results", "starts")] for of in (kept.parts, parts))
             rated = (parquet(before[0]), parquet(before[1])) if kept.parts else None
@@ -226,19 +194,19 @@ def laid_out(windows: Sequence[int]) -> str:
 
 
 def _measure(
-    home: Home, begun: int, ended: int, memory_limit: str, spread: Spread, jurisdiction: Jurisdiction
+    home: Home,
+    begun: int,
+    ended: int,
+    memory_limit: str,
+    spread: Spread,
+    jurisdiction: Jurisdiction,
+    own: tuple[measures.Measure, ...],
 ) -> list[str]:
     """Measure the starts of the records from `begun` to before `ended`; returns the names of their parts.
 
     Each core measures one segment at a time, so memory does not grow with the log.
     """
-    fixed = {
-        **_rules(jurisdiction),
-        **{f"${name}": str(number) for name, number in MEASURED_BY.items()},
-        "$started": "[" + ", ".join(f"'{status}'" for status in sorted(STARTED)) + "]",
-        "$begun": str(begun),
-        "$ended": str(ended),
-    }
+    fixed = {**constants(jurisdiction, own), "$begun": str(begun), "$ended": str(ended)}
 
     unique = uuid.uuid4().hex[:12]
 
@@ -252,22 +220,6 @@ def _measure(
     return list(spread(measure, range(len(paths)), paths))
 
 
-def _rules(jurisdiction: Jurisdiction) -> dict[str, str]:
-    """The SQL expressions of a jurisdiction's rules, each by its placeholder; goings are grouped in Python."""
-    bands = " ".join(f"WHEN distance_m < {end_m} THEN '{band}'" for band, end_m in jurisdiction.distance_bands)
-    lines = [
-        (to_m, f"{from_ms} + (run_m - {from_m}) * {to_ms - from_ms} // {to_m - from_m}")
-        for from_m, from_ms, to_m, to_ms in jurisdiction.par_lines
-    ]
-    pars = " ".join(f"WHEN run_m < {to_m} THEN {par_ms}" for to_m, par_ms in lines)
-    terms = " ".join(f"WHEN field <= {field} THEN {places}" for field, places in jurisdiction.place_terms)
-    return {
-        "$par_ms": f"CASE {pars} ELSE {lines[-1][1]} END",
-        "$distance_band": f"CASE WHEN distance_m IS NULL THEN '{UNKNOWN}' {bands} ELSE '{jurisdiction.longest_band}' END",
-        "$places": f"CASE {terms} ELSE {jurisdiction.most_places} END",
-    }
-
-
 def _measure_segment(
     connection: duckdb.DuckDBPyConnection,
     segment: Path,
@@ -276,7 +228,7 @@ def _measure_segment(
     folder: Path,
     part: str,
 ) -> None:
-    log = _filled("log", {**fixed, "$files": _quoted(segment)})
+    log = filled("log", {**fixed, "$files": _quoted(segment)})
     connection.execute("CREATE TEMP TABLE log AS " + log)
     rows = connection.execute("SELECT DISTINCT going FROM log WHERE going IS NOT NULL").fetchall()
     goings = [going for (going,) in rows]
@@ -286,15 +238,7 @@ def _measure_segment(
         {"goings": goings, "groups": [going_group(going, jurisdiction) for going in goings]},
     )
     for kind in KINDS:
-        keep(connection, _filled(kind, fixed), folder / f"{kind}-{part}.parquet")
-
-
-def _filled(name: str, values: Mapping[str, str]) -> str:
-    """A query with its constants filled in, as CREATE TABLE and COPY take no parameters."""
-    text = query(name)
-    for placeholder, value in values.items():
-        text = text.replace(placeholder, value)
-    return text
+        keep(connection, filled(kind, fixed), folder / f"{kind}-{part}.parquet")
 
 
 def _quoted(path: Path) -> str:
@@ -327,9 +271,10 @@ def _named(home: Home, kind: str, parts: Sequence[str]) -> list[Path]:
     return [home.batch / f"{kind}-{part}.parquet" for part in parts]
 
 
-def formulas(jurisdiction: Jurisdiction = DEFAULT) -> str:
-    """Fingerprint of the measures of a start: the queries, the jurisdiction's rules and the other constants."""
-    said = "".join(query(step) for step in STEPS) + repr((jurisdiction, MEASURED_BY, sorted(STARTED)))
+def formulas(jurisdiction: Jurisdiction = DEFAULT, own: tuple[measures.Measure, ...] = ()) -> str:
+    """Fingerprint of the measures of a start: the queries as rendered, the jurisdiction's rules, and the ratings."""
+    fixed = constants(jurisdiction, own)
+    said = "".join(filled(step, fixed) for step in STEPS) + repr(jurisdiction)
     modules = (("velo.racing", "going.py"), ("velo.racing", "elo.py"), ("velo.streams.aggregation", "ratings.py"))
     said += "".join(code_of(files(package).joinpath(name).read_text()) for package, name in modules)
     return blake2b(said.encode(), digest_size=8).hexdigest()

@@ -17,7 +17,7 @@ from velo.errors import UserError
 from velo.feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
 from velo.storage.store import Store
 from velo.storage.table_versions import changing_parts
-from velo.streams.batch import staging
+from velo.streams.batch import measuring, staging
 from velo.streams.batch.render import has_key
 from velo.streams.batch.staging import first_line
 
@@ -58,7 +58,7 @@ def _views(store: Store) -> dict[str, str]:
     return {
         **views,
         **{kind: f"FROM {_parts(store, kind)}" for kind in ("runners", "notices", "results")},
-        "applied": staging.query("applied"),
+        "applied": measuring.query("applied"),
         "starts": f"FROM {_parts(store, 'starts')} SEMI JOIN (FROM applied WHERE retracted_at IS NULL) USING (seq)",
         **{f"{view}_daily": daily(BY_VIEW[view], store.timezone) for view in DAILY},
     }

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from velo.errors import UserError
 from velo.feature_repo.catalogue.families import Family
 from velo.storage.store import Home
-from velo.streams.batch import staging
+from velo.streams.batch import measuring, staging
 from velo.streams.spark import render
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class SparkEngine:
             parts = [str(part) for part in staging.parts_of(home, kind)]
             spark.read.parquet(*parts).createOrReplaceTempView(view)
         self._share_out(spark.table("measured").count())
-        spark.sql(staging.query("applied")).createOrReplaceTempView("applied")
+        spark.sql(measuring.query("applied")).createOrReplaceTempView("applied")
         [(first, last)] = spark.sql("SELECT min(race_date), max(race_date) FROM results").collect()
         told = zip(*staging.midnights_of(first, last, timezone, windows), strict=True)
         days = spark.createDataFrame(list(told), "day DATE, midnight_us BIGINT")

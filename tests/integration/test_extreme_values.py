@@ -11,8 +11,8 @@ import pytest
 from tests.support.feeds import Listed, drained, encoded, sent_result
 from tests.support.logs import a_store, logged
 from tests.support.streaming import NOW, all_rows, assert_same, batch_twin, streamed
-from velo.racing.measures import inverse_odds
 from velo.racing.messages import Race, Result, Runner
+from velo.racing.race_values import inverse_odds
 from velo.racing.starts import starts_of
 from velo.streams.batch.build import build
 from velo.streams.importers.columns import COLUMNS, RUNNER_COLUMNS

@@ -32,7 +32,7 @@ def a_race_of(runners: int, race_id: str = "R1", **columns: Any) -> Result:
 
 
 def by_python(result: Result, jurisdiction: Jurisdiction) -> list[tuple[object, ...]]:
-    return [tuple(start) for start in starts_of(result.race, result.runners, jurisdiction)]
+    return [tuple(start[:-1]) for start in starts_of(result.race, result.runners, jurisdiction)]
 
 
 def by_sql(folder: Path, result: Result, jurisdiction: Jurisdiction) -> list[tuple[object, ...]]:
@@ -41,7 +41,7 @@ def by_sql(folder: Path, result: Result, jurisdiction: Jurisdiction) -> list[tup
     logged(store, result)
     build(store, NOW, jurisdiction=jurisdiction)
     rated = {"elo_rated": "0", **{name: "NULL" for name in Start._fields if name.endswith("_elo_e9")}}
-    columns = ", ".join(rated.get(name, name) for name in Start._fields)
+    columns = ", ".join(rated.get(name, name) for name in Start._fields[:-1])
     with duckdb.connect() as connection:
         parts = staging.parquet(staging.parts_of(store.home, "starts"))
         return connection.execute(f"SELECT {columns} FROM {parts} ORDER BY horse_id").fetchall()

@@ -29,8 +29,8 @@ from velo.feature_repo.catalogue.aggregates import (
     Variance,
 )
 from velo.feature_repo.catalogue.families import Family
-from velo.feature_repo.catalogue.measures import MEASURES
 from velo.racing.clock import local_date
+from velo.racing.measures import MEASURES
 from velo.racing.messages import Result
 from velo.racing.starts import Start, starts_of
 

@@ -24,8 +24,8 @@ from tests.support.strategies import TIMEZONES, RandomLog, random_logs
 from tests.support.streaming import agrees
 from velo.feature_repo.catalogue.aggregates import RECENT_DEPTH
 from velo.feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
-from velo.feature_repo.catalogue.measures import unit
 from velo.racing.clock import from_us, to_us
+from velo.racing.measures import unit
 from velo.racing.messages import Message, Result, from_record
 from velo.storage import compact_map
 from velo.streams.aggregation.layout import REMEMBERED_FROM, Columns

@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from typing import Final, Literal, TypeVar
 
 from velo.racing.going import distance_band, draw_cell, going_group
-from velo.racing.measures import draw_thirds
 from velo.racing.messages import (
     STARTED,
     GoingChange,
@@ -24,6 +23,7 @@ from velo.racing.messages import (
     Runner,
     instant_of,
 )
+from velo.racing.race_values import draw_thirds
 
 M = TypeVar("M", Racecard, Market)
 Notice = NonRunner | Reinstated | JockeyChange | GoingChange

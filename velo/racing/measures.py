@@ -1,142 +1,153 @@
-"""Measures of a start: integers, so that any order of summing gives the same bits (contract 5).
+"""The measures of a start, each declared once: its value as an expression, what it says in words, and its bounds (contract 5).
 
-The batch computes the same measures in SQL (`streams/batch/sql/`); tests compare the two.
+The Python of a measure (`velo.racing.starts`) and its SQL (`velo.streams.batch.measuring`) are rendered from the expression. A
+name that ends in `_e9` counts in billionths. Measures are integers, so that any order of summing gives the same bits; the
+bounds say where 64-bit sums stay exact, and a family that would exceed them is refused.
 """
 
-import re
-from bisect import bisect_left
-from collections.abc import Sequence
-from datetime import date
-from math import floor
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
-from velo.racing.clock import EPOCH
-from velo.racing.messages import Race, Runner
+from velo.errors import UserError
+from velo.racing.expressions import E9, Expression, case, in_words, largest, literal, log2_e9, smallest
+from velo.racing.messages import RAN
+from velo.racing.race_values import (
+    LENGTH_LBS_METRES,
+    LENGTHS_CAP,
+    LENGTHS_FLOOR,
+    MARKET_LOG_EVEN,
+    PACE_CAP,
+)
+from velo.racing.start_columns import CALENDAR_COLUMNS, INT32, column
 
-E9: Final = 10**9
-LENGTHS_CAP: Final = 30
-LENGTHS_FLOOR: Final = -1000
-"""Below the margin of any winner; the weighted means of billionths fit in 64 bits down to here."""
-LONGEST_ODDS: Final = 1e12
-"""Longer odds count as these: 1e12 // (1000 × odds) is 0 from 1e9 on, and 1000 × odds must fit in 64 bits."""
-PACE_CAP: Final = 2
-"""The limit of a relative speed: a time below half the race's mean is a clerical error."""
-LONGEST_RACE_S: Final = 86_400
-"""A finishing time of a day or more, or of 0, is unknown."""
-FIGURE_LENGTHS_CAP: Final = 15
-"""The most lengths beaten that a figure counts: further back, a horse was eased."""
-LENGTH_LBS_METRES: Final = 3000
-"""Pounds per length = this / metres run: 2.5 lb over 1200 m, 1.25 lb over 2400 m."""
-HEAVIEST_LBS: Final = 1000
-SHORTEST_RACE_M: Final = 100
-"""A shorter distance is in miles or furlongs; its pounds per length would overflow the means of figures."""
-LONGEST_RACE_M: Final = 100_000
-LONGEST_RATING: Final = 3
-"""The most digits of a rating; a longer number is something else, such as a year."""
-MARKET_LOG_EVEN: Final = 16
-"""`market_log` of an average runner: each 1 above it doubles the market's expectation, down to 0."""
+DAY_1970: Final = 719_163
+"""The ordinal of 1970-01-01: the first day of the year 1 is 1."""
 
 
-def days_since_1970(day: date) -> int:
-    """Return the whole days from 1970-01-01 to a date."""
-    return (day - EPOCH.date()).days
+@dataclass(frozen=True)
+class Measure:
+    """One measure of a start: a number from `least` to `most`, or null.
 
-
-def prb_e9(position: int | None, sharing: int, starters: int) -> int | None:
-    """Return the share of rivals beaten in billionths; `sharing` starters share the position. 0 if None, None if alone.
-
-    Never negative: a results file can hold 12th of 11.
+    `value` is None only for what ratings make. `calendar` says that the measure mostly says when the start was, which a
+    model must not learn: every feature of it is kept from models. By default it follows from the columns that `value`
+    reads. Raises `UserError` for a value that is not a number.
     """
-    if starters == 1:
-        return None
-    if position is None:
-        return 0
-    return max(0, E9 * (2 * starters - 2 * position - sharing + 1) // (2 * (starters - 1)))
+
+    name: str
+    words: str
+    least: int
+    most: int
+    value: Expression | None = None
+    calendar: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.value is not None and self.value.kind not in ("whole", "real"):
+            raise UserError(f"measure {self.name} is {self.value.kind}, not a number: write .counted for 1 and 0")
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is an integer."""
+        return self.value is None or self.value.kind == "whole"
+
+    @property
+    def size(self) -> int:
+        """The most it can differ from 0."""
+        return max(-self.least, self.most)
+
+    @property
+    def is_calendar(self) -> bool:
+        """Whether a model must not see features of it."""
+        if self.calendar is not None:
+            return self.calendar
+        return self.value is not None and any(one.data in CALENDAR_COLUMNS for one in self.value.columns())
+
+    @property
+    def formula(self) -> str:
+        """Its expression in words."""
+        return "made by ratings" if self.value is None else in_words(self.value)
 
 
-def inverse_odds(sp_decimal: float | None) -> int | None:
-    """Return 1e12 // (1000 × odds, rounded); None for missing odds or odds of 1 or less."""
-    if sp_decimal is None or not sp_decimal > 1.0:
-        return None
-    return 10**12 // floor(1000 * min(sp_decimal, LONGEST_ODDS) + 0.5)
+def unit(measure: str) -> int:
+    """The number that one natural unit of a measure counts in it."""
+    return E9 if measure.endswith("_e9") else 1
 
 
-def log2_e9(count: int) -> int:
-    """Return log2 in billionths of an integer from 1 to 2^33, linear between powers of two.
-
-    Mitchell's approximation, in integers, so that every engine has the same bits; at most 0.086 low.
-    """
-    whole = count.bit_length() - 1
-    return whole * E9 + ((count - (1 << whole)) * E9 >> whole)
+def _count(name: str, words: str, value: Expression | None) -> Measure:
+    return Measure(name, words, 0, 1, value)
 
 
-def market_log_e9(market_e9: int) -> int:
-    """Return log2 of the market's expectation in billionths; `MARKET_LOG_EVEN` for an average runner, never below 0."""
-    return log2_e9(max(1, market_e9 * (1 << MARKET_LOG_EVEN) // E9))
+def _billionths(name: str, words: str, most: int, value: Expression | None, least: int = 0) -> Measure:
+    return Measure(name, words, least * E9, most * E9, value)
 
 
-def expected_prb_e9(inverse: int, inverses: Sequence[int]) -> int:
-    """Return the share of rivals that a runner should beat by the odds, in billionths, from its price against each rival's.
-
-    `inverses` are those of all starters, two or more; the runner's own term, a half, is subtracted.
-    """
-    beaten = sum(inverse * E9 // (inverse + other or 1) for other in inverses)
-    return max(0, beaten - E9 // 2) // (len(inverses) - 1)
+def _number(name: str, words: str) -> Measure:
+    return Measure(name, words, -INT32, INT32, column(name))
 
 
-def time_ms(finish_time_s: float | None) -> int | None:
-    """Return a finishing time in whole milliseconds; None if it is unknown."""
-    if finish_time_s is None or not 0.001 <= finish_time_s < LONGEST_RACE_S:
-        return None
-    return floor(1000 * finish_time_s + 0.5)
+_FIELD = column("field")
+_PLACED = column("status").differs(RAN)
+_WIN = column("won").counted
+_POSITION = column("position")
+_POINTS = 2 * _FIELD - 2 * _POSITION - column("sharing") + 1
+# 12th of 11 occurs in results files
+_PRB = case(
+    ((_FIELD > 1) & _PLACED & ~_POSITION.known, 0),
+    ((_FIELD > 1) & _PLACED, largest(E9 * _POINTS, 0) // (2 * (_FIELD - 1))),
+).proved(0, E9)
+_PRICED = column("book").known
+_EXP = (column("inverse") * E9 // column("book")).proved(0, E9)
+_MARKET = _EXP * _FIELD
+_MARKET_LOG = log2_e9(largest(_MARKET * 2**MARKET_LOG_EVEN // E9, 1))
+# against itself a runner's chance is a half
+_RIVALS = largest(column("pairing") - E9 // 2, 0) // (_FIELD - 1)
+_OVER = case((_PRICED, E9 + _PRB - _RIVALS))
+_TIME = column("time_ms")
+_PACE = case((column("timed") > 1, smallest(E9 * column("clocked") // (column("timed") * _TIME), PACE_CAP * E9)))
+_SPEED = smallest(E9 * column("par_ms") // _TIME, PACE_CAP * E9)
+_BEHIND = column("behind") * LENGTH_LBS_METRES // column("run_m")
+_FIGURE = column("scale") + column("weight_e9") + column("mean_behind") - _BEHIND
+_LENGTHS = (column("beaten_lengths").clamped(LENGTHS_FLOOR, LENGTHS_CAP) * E9).rounded
 
-
-def run_metres(distance_m: float | None) -> int | None:
-    """Return a distance in whole metres; None if no horse race has that distance."""
-    return (
-        floor(distance_m + 0.5) if distance_m is not None and SHORTEST_RACE_M <= distance_m < LONGEST_RACE_M else None
-    )
-
-
-def band_top(rating_band: str | None) -> int | None:
-    """Return the highest rating in a race's band, such as 80 in `80-60` or 75 in `0-75`; None if it has none."""
-    ratings = [int(digits) for digits in re.findall("[0-9]+", rating_band or "") if len(digits) <= LONGEST_RATING]
-    return max(ratings, default=None)
-
-
-def figures_e9(race: Race, starters: Sequence[Runner]) -> list[int | None]:
-    """Return the performance figure of each starter in billionths of a pound; the top weight is the top of the band.
-
-    The figure is its weight, plus the pounds its lengths are worth relative to the mean of the known lengths. None if the
-    race's band or distance, any starter's weight, or its own lengths are unknown.
-    """
-    top, run_m = band_top(race.rating_band), run_metres(race.distance_m)
-    weights = [_billionths(runner.weight_lbs, HEAVIEST_LBS) for runner in starters]
-    known_weights = [weight for weight in weights if weight is not None]
-    lengths = [_billionths(runner.beaten_lengths, FIGURE_LENGTHS_CAP, capped=True) for runner in starters]
-    known = [length for length in lengths if length is not None]
-    if top is None or run_m is None or len(known_weights) < len(starters):
-        return [None] * len(starters)
-    scale = top * E9 - max(known_weights, default=0)
-    mean = sum(known) // len(known) * LENGTH_LBS_METRES // run_m if known else 0
-    return [
-        None if length is None else scale + weight + mean - length * LENGTH_LBS_METRES // run_m
-        for weight, length in zip(known_weights, lengths, strict=True)
-    ]
-
-
-def _billionths(value: float | None, most: int, *, capped: bool = False) -> int | None:
-    """Return a value in billionths; None if it is unknown or negative, or at least `most` and not `capped`."""
-    if value is None or not value >= 0 or (value >= most and not capped):
-        return None
-    return floor(min(value, most) * E9 + 0.5)
-
-
-def draw_thirds(draws: Sequence[int | None]) -> list[int]:
-    """Return each starter's third of the draw (1 low to 3 high); all 0 unless every starter has a draw."""
-    known = [draw for draw in draws if draw]
-    if len(known) < len(draws):
-        return [0] * len(draws)
-    runners = len(known)
-    ordered = sorted(known)
-    return [-(-3 * (1 + bisect_left(ordered, draw)) // runners) for draw in known]
+_DECLARED: Final = (
+    _count("one", "starts", literal(1)),
+    _count("win", "wins", _WIN),
+    # a start without a place (RAN) has no known place and no known rivals beaten
+    _count("place", "places", case((_PLACED, (column("places") >= _POSITION).or_else(False).counted))),  # noqa: FBT003
+    _count("place_known", "starts with a known place", _PLACED.counted),
+    _billionths("prb_e9", "share of rivals beaten", 1, _PRB),
+    _count("prb_known", "starts against rivals", _PRB.known.counted),
+    _billionths("exp_e9", "wins the market expected", 1, _EXP),
+    _count("win_priced", "wins where every starter had odds", case((_PRICED, _WIN), default=0)),
+    _billionths("uni_e9", "wins by chance alone (1 ÷ starters)", 1, E9 // _FIELD),
+    _billionths("market_e9", "market's expectation (1 = an average runner)", 500, _MARKET),
+    _billionths("market_log_e9", "log2 of the market's expectation (16 = an average runner)", 33, _MARKET_LOG),
+    _count("priced", "starts where every starter had odds", _EXP.known.counted),
+    _billionths("over_e9", "share of rivals beaten above what the odds expected (1 = as expected)", 2, _OVER),
+    _count("over_known", "starts against rivals where every starter had odds", _OVER.known.counted),
+    _billionths("pace_e9", "speed against the race's mean", 2, _PACE),
+    _count("pace_known", "starts timed with a rival", _PACE.known.counted),
+    _billionths("speed_e9", "speed against par for the distance", 2, _SPEED),
+    _count("speed_known", "timed starts", _SPEED.known.counted),
+    _billionths("figure_e9", "figure in pounds", 1500, _FIGURE, -1500),
+    _billionths("lengths_e9", "lengths behind the winner (30 at most)", 30, _LENGTHS, -1000),
+    _number("position", "position"),
+    _number("field", "number of starters"),
+    _number("race_day", "race day (days since 1970-01-01)"),
+    _billionths(
+        "day_e9", "day of the race (the first of the year 1 is 1)", 3_700_000, (column("race_day") + DAY_1970) * E9
+    ),
+    _number("race_class", "class of the race"),
+    _number("distance_m", "distance in metres"),
+    _number("weight_lbs", "weight carried in pounds"),
+    _number("official_rating", "official rating"),
+    _number("body_weight_lbs", "body weight in pounds"),
+    _count("elo_rated", "starts rated", None),
+    _billionths("horse_elo_e9", "Elo points the horse earned", 32, None),
+    _billionths("jockey_elo_e9", "Elo points the jockey earned", 32, None),
+    _billionths("trainer_elo_e9", "Elo points the trainer earned", 32, None),
+    _billionths("draw_elo_e9", "Elo points the third of the draw earned", 32, None),
+    _billionths("suited_elo_e9", "Elo points the horse earned by course and distance", 32, None),
+)
+MEASURES: Final[Mapping[str, Measure]] = {measure.name: measure for measure in _DECLARED}
+"""Each measure by its name: the field of `velo.racing.starts.Start` and the column of the measured starts."""

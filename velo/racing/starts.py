@@ -1,106 +1,84 @@
 """The measured starts of a race: every runner that ran, by the measures of `velo.racing.measures`."""
 
-from collections import Counter
-from collections.abc import Sequence
-from math import floor
-from typing import NamedTuple
+from collections import Counter, namedtuple
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 
+from velo.racing.expressions import compiled
 from velo.racing.going import distance_band, draw_cell, going_group
 from velo.racing.jurisdiction import DEFAULT, Jurisdiction
-from velo.racing.measures import (
-    E9,
-    LENGTHS_CAP,
-    LENGTHS_FLOOR,
-    PACE_CAP,
+from velo.racing.measures import MEASURES, Measure
+from velo.racing.messages import FINISHED, Race, Runner
+from velo.racing.race_values import (
+    LENGTH_LBS_METRES,
+    chance_e9,
     days_since_1970,
     draw_thirds,
-    expected_prb_e9,
-    figures_e9,
+    figure_lengths_e9,
+    figure_scale_e9,
+    figure_weight_e9,
     inverse_odds,
-    market_log_e9,
-    prb_e9,
     run_metres,
     time_ms,
 )
-from velo.racing.messages import FINISHED, RAN, Race, Runner
+from velo.racing.start_columns import number_of, python_of, text_of, whole_of
+
+OF_RACE: Final = tuple(name for name, measure in MEASURES.items() if measure.value is not None)
+"""The measures that need only the start's own race."""
+OF_RATINGS: Final = tuple(name for name, measure in MEASURES.items() if measure.value is None)
+"""The measures that ratings make, from every result before."""
+KEYS: Final = ("trainer_id", "jockey_id", "horse_id", "course", "distance_band", "going_group", "draw_cell")
 
 
-class Start(NamedTuple):
-    """The measures of one start. Fields ending `_e9` are in billionths; None is unknown.
+def _tuple_of(fields: tuple[str, ...]) -> Any:
+    return namedtuple("_Fields", fields)
 
-    The Elo fields depend on earlier races: `starts_of` leaves them empty, and the rating step fills them in race order.
+
+_Fields: Final = _tuple_of((*KEYS, *OF_RACE, *OF_RATINGS, "own"))
+
+
+class Start(_Fields):  # type: ignore[misc, valid-type]
+    """The keys and measures of one start. Measures ending `_e9` are in billionths; None is unknown.
+
+    `own` has the measures that a user declared, by name. Those of ratings depend on earlier races: `starts_of` leaves them
+    0 and None, and the rating step fills them in race order.
 
     A tuple, because the stream makes and reads one for every start: a frozen dataclass takes four times as long.
     """
 
-    trainer_id: str | None
-    jockey_id: str | None
-    horse_id: str
-    course: str
-    distance_band: str
-    going_group: str
-    draw_cell: str
-    one: int
-    win: int
-    place: int | None
-    place_known: int
-    prb_e9: int | None
-    prb_known: int
-    exp_e9: int | None
-    win_priced: int
-    uni_e9: int
-    market_e9: int | None
-    market_log_e9: int | None
-    priced: int
-    over_e9: int | None
-    over_known: int
-    pace_e9: int | None
-    pace_known: int
-    speed_e9: int | None
-    speed_known: int
-    figure_e9: int | None
-    lengths_e9: int | None
-    position: int | None
-    field: int
-    race_day: int
-    day_e9: int
-    race_class: int | None
-    distance_m: float | None
-    weight_lbs: float | None
-    official_rating: int | None
-    body_weight_lbs: float | None
-    elo_rated: int = 0
-    horse_elo_e9: int | None = None
-    jockey_elo_e9: int | None = None
-    trainer_elo_e9: int | None = None
-    draw_elo_e9: int | None = None
-    suited_elo_e9: int | None = None
+    __slots__ = ()
+
+    def measured(self, measure: str) -> Any:
+        """A measure by its name, a user's own too."""
+        return self.own[measure] if measure in self.own else getattr(self, measure)
+
+    def rated(self, earned: Sequence[int]) -> "Start":
+        """The start with what ratings make of it."""
+        return tuple.__new__(Start, (*self[:_RATED_AT], 1, *earned, self.own))
 
 
-def starts_of(race: Race, runners: Sequence[Runner], jurisdiction: Jurisdiction = DEFAULT) -> list[Start]:
-    """Measure the starts of one version of a result, in the order of its runners; empty for a void race."""
+_RATED_AT: Final = len(KEYS) + len(OF_RACE)
+_UNRATED: Final = (0, *(None for _ in OF_RATINGS[1:]))
+
+
+def starts_of(
+    race: Race, runners: Sequence[Runner], jurisdiction: Jurisdiction = DEFAULT, own: tuple[Measure, ...] = ()
+) -> list[Start]:
+    """Measure the starts of one version of a result, in the order of its runners; empty for a void race.
+
+    `own` are the measures that a user declared.
+    """
     starters = [runner for runner in runners if runner.started]
-    positions = [runner.position if runner.status == FINISHED else None for runner in starters]
-    sharing, total = Counter(positions), len(starters)
-    beaten = [
-        None if runner.status == RAN else prb_e9(position, sharing[position], total)
-        for runner, position in zip(starters, positions, strict=True)
-    ]
-    columns = (
-        starters,
-        positions,
-        beaten,
-        _market_measures(starters, beaten),
-        _speeds(race, starters, jurisdiction),
-        figures_e9(race, starters),
-        draw_thirds([runner.draw for runner in starters]),
-    )
-    shared = _RaceValues.of(race, total, jurisdiction)
-    return [_start(race, shared, *values) for values in zip(*columns, strict=True)]
+    if not starters:
+        return []
+    shared, values = _race_values(race, starters, jurisdiction)
+    measured = _measuring(own)
+    return [measured(race, shared, *row) for row in values]
 
 
-class _RaceValues(NamedTuple):
-    """The values that all starters of a race share."""
+class _Shared(NamedTuple):
+    """The values that all starters of a race share, named as the columns of `velo.racing.start_columns`."""
 
     distance_band: str
     going_group: str
@@ -108,104 +86,94 @@ class _RaceValues(NamedTuple):
     race_day: int
     field: int
     places: int
-
-    @classmethod
-    def of(cls, race: Race, starters: int, rules: Jurisdiction) -> "_RaceValues":
-        return cls(
-            distance_band(race.distance_m, rules),
-            going_group(race.going, rules),
-            [draw_cell(race.course, race.surface, race.distance_m, race.going, third, rules) for third in range(4)],
-            days_since_1970(race.race_date),
-            starters,
-            rules.places(starters),
-        )
+    run_m: int | None
+    par_ms: int | None
+    book: int | None
+    timed: int
+    clocked: int
+    scale: int | None
+    mean_behind: int | None
 
 
-def _market_measures(
-    starters: Sequence[Runner], beaten: Sequence[int | None]
-) -> list[tuple[int, int | None] | tuple[None, None]]:
-    """`exp_e9` and `over_e9` of each starter: expected wins, and 1 plus the share of rivals beaten beyond expectation.
-
-    In billionths; None for the whole race if a starter has no odds.
-    """
-    inverses = [inverse for runner in starters if (inverse := inverse_odds(runner.sp_decimal)) is not None]
-    book = sum(inverses)
-    if len(inverses) < len(starters) or not book:
-        return [(None, None)] * len(starters)
-    return [
-        (inverse * E9 // book, None if prb is None else E9 + prb - expected_prb_e9(inverse, inverses))
-        for inverse, prb in zip(inverses, beaten, strict=True)
-    ]
+_ROW: Final = (
+    "runner", "position", "sharing", "inverse", "pairing", "time_ms", "weight_e9", "behind", "third",
+)  # fmt: skip
 
 
-def _speeds(race: Race, starters: Sequence[Runner], jurisdiction: Jurisdiction) -> list[tuple[int | None, int | None]]:
-    """`pace_e9` and `speed_e9` of each starter: speed over the mean of its race and over par, in billionths.
-
-    Pace needs two timed starters or more; None is unknown.
-    """
+def _race_values(
+    race: Race, starters: Sequence[Runner], jurisdiction: Jurisdiction
+) -> tuple[_Shared, "zip[tuple[Any, ...]]"]:
+    """What needs the whole race: the shared values, and for each starter the values of `_ROW`."""
+    field = len(starters)
+    positions = [runner.position if runner.status == FINISHED else None for runner in starters]
+    sharing = Counter(positions)
+    inverses = [inverse_odds(runner.sp_decimal) for runner in starters]
+    priced = [inverse for inverse in inverses if inverse is not None]
+    book = sum(priced) or None if len(priced) == field else None
+    pairings = [chance_e9(inverse, priced) for inverse in priced] if book and field > 1 else [None] * field
     times = [time_ms(runner.finish_time_s) for runner in starters]
-    known = [time for time in times if time is not None]
-    timed, clocked = (len(known), sum(known)) if len(known) > 1 else (0, 0)
+    known_times = [time for time in times if time is not None]
     run_m = run_metres(race.distance_m)
-    par_ms = None if run_m is None else jurisdiction.par_time_ms(run_m)
-    cap = PACE_CAP * E9
-    return [
-        (
-            min(cap, E9 * clocked // (timed * time)) if timed and time is not None else None,
-            None if par_ms is None or time is None else min(cap, E9 * par_ms // time),
-        )
-        for time in times
-    ]
-
-
-def _start(
-    race: Race,
-    shared: _RaceValues,
-    runner: Runner,
-    position: int | None,
-    beaten: int | None,
-    odds: tuple[int, int | None] | tuple[None, None],
-    clock: tuple[int | None, int | None],
-    figure: int | None,
-    third: int,
-) -> Start:
-    (expected, over), (pace, speed) = odds, clock
-    win, placeless, lengths = int(runner.won), runner.status == RAN, runner.beaten_lengths
-    return Start(
-        trainer_id=runner.trainer_id,
-        jockey_id=runner.jockey_id,
-        horse_id=runner.horse_id,
-        course=race.course,
-        distance_band=shared.distance_band,
-        going_group=shared.going_group,
-        draw_cell=shared.draw_cells[third],
-        one=1,
-        win=win,
-        place=None if placeless else int(position is not None and position <= shared.places),
-        place_known=int(not placeless),
-        prb_e9=beaten,
-        prb_known=int(beaten is not None),
-        exp_e9=expected,
-        win_priced=win if expected is not None else 0,
-        uni_e9=E9 // shared.field,
-        market_e9=None if expected is None else expected * shared.field,
-        market_log_e9=None if expected is None else market_log_e9(expected * shared.field),
-        priced=int(expected is not None),
-        over_e9=over,
-        over_known=int(over is not None),
-        pace_e9=pace,
-        pace_known=int(pace is not None),
-        speed_e9=speed,
-        speed_known=int(speed is not None),
-        figure_e9=figure,
-        lengths_e9=None if lengths is None else floor(max(LENGTHS_FLOOR, min(lengths, LENGTHS_CAP)) * E9 + 0.5),
-        position=position,
-        field=shared.field,
-        race_day=shared.race_day,
-        day_e9=race.race_date.toordinal() * E9,
-        race_class=race.race_class,
-        distance_m=race.distance_m,
-        weight_lbs=runner.weight_lbs,
-        official_rating=runner.official_rating,
-        body_weight_lbs=runner.body_weight_lbs,
+    weights = [figure_weight_e9(runner.weight_lbs) for runner in starters]
+    lengths = [figure_lengths_e9(runner.beaten_lengths) for runner in starters]
+    behind = [length for length in lengths if length is not None]
+    shared = _Shared(
+        distance_band(race.distance_m, jurisdiction),
+        going_group(race.going, jurisdiction),
+        [draw_cell(race.course, race.surface, race.distance_m, race.going, third, jurisdiction) for third in range(4)],
+        days_since_1970(race.race_date),
+        field,
+        jurisdiction.places(field),
+        run_m,
+        None if run_m is None else jurisdiction.par_time_ms(run_m),
+        book,
+        len(known_times),
+        sum(known_times),
+        figure_scale_e9(race, weights),
+        sum(behind) // len(behind) * LENGTH_LBS_METRES // run_m if behind and run_m is not None else None,
     )
+    rows = zip(
+        starters,
+        positions,
+        [0 if position is None else sharing[position] for position in positions],
+        inverses,
+        pairings,
+        times,
+        weights,
+        lengths,
+        draw_thirds([runner.draw for runner in starters]),
+        strict=True,
+    )
+    return shared, rows
+
+
+@lru_cache(maxsize=16)
+def _measuring(own: tuple[Measure, ...]) -> Callable[..., Start]:
+    """The function from (race, shared values, the values of `_ROW`) to the start."""
+    shipped = [measure.value for name, measure in MEASURES.items() if name in OF_RACE]
+    values = [value for value in (*shipped, *(measure.value for measure in own)) if value is not None]
+    keys = (
+        "runner.trainer_id, runner.jockey_id, runner.horse_id, race.course, shared.distance_band, shared.going_group, "
+        "shared.draw_cells[third]"
+    )
+
+    def made(values: list[str]) -> str:
+        owned = ", ".join(
+            f"{measure.name!r}: {text}" for measure, text in zip(own, values[len(shipped) :], strict=True)
+        )
+        measures = ", ".join(values[: len(shipped)])
+        return f"new(Start, ({keys}, {measures}, *unrated, {f'{{{owned}}}' if own else 'nothing'}))"
+
+    names = {
+        "new": tuple.__new__,
+        "Start": Start,
+        "unrated": _UNRATED,
+        "nothing": _NOTHING,
+        "number_of": number_of,
+        "whole_of": whole_of,
+        "text_of": text_of,
+    }
+    return compiled(values, ("race", "shared", *_ROW), python_of, made, names)
+
+
+_NOTHING: Final[dict[str, Any]] = {}

@@ -1,0 +1,629 @@
+"""A small typed expression language for measures of a start and for features of the race asked about.
+
+One declaration has all its forms: SQL (`Sql`, for DuckDB and Spark), a Python function (`compiled`), NumPy arrays
+(`Arrays`) and words (`in_words`). All give the same value, bit for bit; tests compare them.
+
+Kinds: `whole` (an integer of 64 bits), `real` (a double), `truth`, `text`. Unknown is null. A null operand makes the result
+null, except in `known`, `or_else`, `case`, `&` and `|`, which follow SQL. `//` rounds down, and a division by 0 is null. The
+bounds of every whole number are known when it is declared: one that might not fit 64 bits is refused with `UserError`.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, Union
+
+from velo.errors import UserError
+
+Kind = Literal["whole", "real", "truth", "text"]
+Operand = Union["Expression", int, float, str]
+LARGEST: Final = 2**63 - 1
+EXACT_IN_DOUBLE: Final = 2**53
+LOG2_MOST: Final = 2**33
+"""The largest argument of `log2_e9`: the fraction times a billion then fits 64 bits."""
+E9: Final = 10**9
+_COMPARED: Final = {"<": "<", "<=": "<=", ">": ">", ">=": ">=", "==": "=", "!=": "<>"}
+_OPPOSITE: Final = {"<": ">=", "<=": ">", ">": "<=", ">=": "<", "==": "!=", "!=": "=="}
+
+
+@dataclass(frozen=True, eq=False)
+class Expression:
+    """A value computed from columns. `data` is a column's name, a literal, or the edges and names of a band.
+
+    `least` and `most` bound a number. `nullable` says whether it can be unknown.
+    """
+
+    op: str
+    kind: Kind
+    args: tuple["Expression", ...] = ()
+    data: Any = None
+    nullable: bool = False
+    least: float = 0
+    most: float = 0
+    words: str = field(default="", repr=False)
+
+    def __add__(self, other: Operand) -> "Expression":
+        return _arithmetic("+", self, other)
+
+    def __radd__(self, other: Operand) -> "Expression":
+        return _arithmetic("+", other, self)
+
+    def __sub__(self, other: Operand) -> "Expression":
+        return _arithmetic("-", self, other)
+
+    def __rsub__(self, other: Operand) -> "Expression":
+        return _arithmetic("-", other, self)
+
+    def __mul__(self, other: Operand) -> "Expression":
+        return _arithmetic("*", self, other)
+
+    def __rmul__(self, other: Operand) -> "Expression":
+        return _arithmetic("*", other, self)
+
+    def __floordiv__(self, other: Operand) -> "Expression":
+        return _quotient("//", self, other)
+
+    def __rfloordiv__(self, other: Operand) -> "Expression":
+        return _quotient("//", other, self)
+
+    def __lt__(self, other: Operand) -> "Expression":
+        return _comparison("<", self, other)
+
+    def __le__(self, other: Operand) -> "Expression":
+        return _comparison("<=", self, other)
+
+    def __gt__(self, other: Operand) -> "Expression":
+        return _comparison(">", self, other)
+
+    def __ge__(self, other: Operand) -> "Expression":
+        return _comparison(">=", self, other)
+
+    def equals(self, other: Operand) -> "Expression":
+        """Whether both are equal (`==` compares declarations, not values)."""
+        return _comparison("==", self, other)
+
+    def differs(self, other: Operand) -> "Expression":
+        """Whether both are known and not equal."""
+        return _comparison("!=", self, other)
+
+    def __and__(self, other: "Expression") -> "Expression":
+        return _logic("and", self, other)
+
+    def __or__(self, other: "Expression") -> "Expression":
+        return _logic("or", self, other)
+
+    def __invert__(self) -> "Expression":
+        _want(self, "truth", "~")
+        return Expression("not", "truth", (self,), nullable=self.nullable)
+
+    @property
+    def known(self) -> "Expression":
+        """Whether the value is not null; never null itself."""
+        return Expression("known", "truth", (self,)) if self.nullable else literal(True)  # noqa: FBT003 the value itself
+
+    @property
+    def counted(self) -> "Expression":
+        """1 for true, 0 for false."""
+        _want(self, "truth", "counted")
+        return Expression("counted", "whole", (self,), nullable=self.nullable, least=0, most=1)
+
+    def or_else(self, other: Operand) -> "Expression":
+        """The value, or `other` where it is null."""
+        return case((self.known, self), default=other) if self.nullable else self
+
+    def clamped(self, least: float, most: float) -> "Expression":
+        """The number, or the bound that it is beyond."""
+        return smallest(largest(self, _like(self, least)), _like(self, most))
+
+    def within(self, least: float, most: float) -> "Expression":
+        """The number, or null where it is beyond a bound."""
+        if self.least >= least and self.most <= most:
+            return self
+        made = case(((self >= _like(self, least)) & (self <= _like(self, most)), self))
+        return _bounded(made, max(least, self.least), min(most, self.most), nullable=True)
+
+    @property
+    def rounded(self) -> "Expression":
+        """A real number to the nearest whole one, halves up."""
+        _want(self, "real", "rounded")
+        least, most = math.floor(self.least + 0.5), math.floor(self.most + 0.5)
+        return _checked(Expression("rounded", "whole", (self,), nullable=self.nullable, least=least, most=most))
+
+    def proved(self, least: float, most: float) -> "Expression":
+        """The same value with bounds that its author has proved; nothing checks them."""
+        return _bounded(self, least, most, nullable=self.nullable)
+
+    def columns(self) -> Iterator["Expression"]:
+        """The columns that it reads, each once, in the order of reading."""
+        seen: dict[Any, Expression] = {}
+        for one in _depth_first([self]):
+            if one.op == "column":
+                seen.setdefault(one.data, one)
+        yield from seen.values()
+
+
+def column(name: Any, kind: Kind, words: str, least: float = 0, most: float = 0, *, nullable: bool) -> Expression:
+    """A column by its name; a number has bounds."""
+    return Expression("column", kind, data=name, nullable=nullable, least=least, most=most, words=words)
+
+
+def literal(value: Operand) -> Expression:
+    """A constant; an expression is returned as it is."""
+    if isinstance(value, Expression):
+        return value
+    if isinstance(value, bool):
+        return Expression("literal", "truth", data=value)
+    if isinstance(value, int):
+        return _checked(Expression("literal", "whole", data=value, least=value, most=value))
+    if isinstance(value, float):
+        return _checked(Expression("literal", "real", data=value, least=value, most=value))
+    if isinstance(value, str):
+        return Expression("literal", "text", data=value)
+    raise UserError(f"{value!r} is not a number, a text or an expression: write a column or a constant")
+
+
+def case(*branches: tuple[Expression, Operand], default: Operand | None = None) -> Expression:
+    """The value of the first branch whose condition is true; else the default, or null without one."""
+    conditions = [condition for condition, _ in branches]
+    for condition in conditions:
+        _want(condition, "truth", "case")
+    values = [literal(value) for _, value in branches] + ([] if default is None else [literal(default)])
+    kinds = {value.kind for value in values}
+    kind: Kind = "real" if kinds == {"whole", "real"} else values[0].kind
+    if kinds - {kind, "whole"} or (len(kinds) > 1 and kind != "real"):
+        raise UserError(f"the branches of a case have kinds {', '.join(sorted(kinds))}: give all the same kind")
+    nullable = default is None or any(value.nullable for value in values)
+    args = tuple(one for pair in zip(conditions, values, strict=False) for one in pair)
+    least, most = min(value.least for value in values), max(value.most for value in values)
+    return Expression("case", kind, args + tuple(values[len(conditions) :]), None, nullable, least, most)
+
+
+def smallest(first: Operand, second: Operand) -> Expression:
+    """The smaller of two numbers; null if either is."""
+    return _extreme("least", min, literal(first), literal(second))
+
+
+def largest(first: Operand, second: Operand) -> Expression:
+    """The larger of two numbers; null if either is."""
+    return _extreme("greatest", max, literal(first), literal(second))
+
+
+def log2_e9(number: Expression) -> Expression:
+    """log2 in billionths of a whole number from 1 to 2^33, linear between powers of two (Mitchell's approximation)."""
+    _want(number, "whole", "log2_e9")
+    if number.least < 1 or number.most > LOG2_MOST:
+        raise UserError(f"log2_e9 takes 1 to {LOG2_MOST}, got {number.least} to {number.most}: clamp the number first")
+    most = number.most.bit_length() * E9 if isinstance(number.most, int) else 34 * E9
+    return Expression("log2_e9", "whole", (number,), nullable=number.nullable, least=0, most=most)
+
+
+def banded(number: Expression, ends: Sequence[int], names: Sequence[str]) -> Expression:
+    """The name of the band that a number is in: `ends` has the last number of each band but the last; null for null."""
+    if len(names) != len(ends) + 1 or list(ends) != sorted(set(ends)):
+        raise UserError(f"{len(ends)} ends make {len(ends) + 1} bands, and must ascend: got {ends} and {names}")
+    return Expression("banded", "text", (number,), (tuple(ends), tuple(names)), nullable=number.nullable)
+
+
+def log2_of(number: int) -> int:
+    """The Python form of `log2_e9`."""
+    whole = number.bit_length() - 1
+    return whole * E9 + ((number - (1 << whole)) * E9 >> whole)
+
+
+def in_words(expression: Expression) -> str:
+    """The expression as a person writes it."""
+    args = [in_words(one) for one in expression.args]
+    op, data = expression.op, expression.data
+    if op == "column":
+        return expression.words or str(data)
+    if op == "literal":
+        return repr(data) if isinstance(data, str) else f"{data:,}" if isinstance(data, int) else str(data)
+    if op in ("+", "-", "*", "//", "and", "or") or op in _COMPARED:
+        sign = {"*": "×", "//": "÷", "-": "−", "==": "=", "!=": "≠", "<=": "≤", ">=": "≥"}.get(op, op)
+        return f"({args[0]} {sign} {args[1]})"
+    if op == "case":
+        pairs = [f"{value} if {condition}" for condition, value in zip(args[::2], args[1::2], strict=False)]
+        return f"({', '.join(pairs)}, else {args[-1] if len(args) % 2 else 'unknown'})"
+    form = {
+        "not": "not {}",
+        "known": "{} is known",
+        "counted": "1 if {} else 0",
+        "rounded": "{} rounded",
+        "log2_e9": "log2 of {} in billionths",
+        "banded": "band of {}",
+        "least": "the smaller of {} and {}",
+        "greatest": "the larger of {} and {}",
+    }
+    return form[op].format(*args)
+
+
+class Sql:
+    """Renders expressions as SQL of one engine. `names` has the SQL of each column; `known` that of expressions with a name."""
+
+    def __init__(self, column_sql: Callable[[Any], str], *, spark: bool = False) -> None:
+        self._column = column_sql
+        self._spark = spark
+        self.known: dict[Expression, str] = {}
+
+    def of(self, expression: Expression) -> str:
+        """The SQL of an expression."""
+        if expression in self.known:
+            return self.known[expression]
+        op, args = expression.op, [self.of(one) for one in expression.args]
+        if op == "column":
+            return self._column(expression.data)
+        if op == "literal":
+            return _sql_literal(expression.data)
+        if op in _COMPARED:
+            return f"({args[0]} {_COMPARED[op]} {args[1]})"
+        if op in ("+", "-", "*"):
+            return f"({_cast(expression, 0, args)} {op} {_cast(expression, 1, args)})"
+        if op == "//":
+            return self._floor_division(expression, *args)
+        if op == "case":
+            pairs = " ".join(
+                f"WHEN {args[at]} THEN {_cast(expression, at + 1, args)}" for at in range(0, len(args) - 1, 2)
+            )
+            last = f" ELSE {_cast(expression, len(args) - 1, args)}" if len(args) % 2 else ""
+            return f"CASE {pairs}{last} END"
+        return self._function(expression, args)
+
+    def _function(self, expression: Expression, args: list[str]) -> str:
+        op = expression.op
+        if op in ("and", "or"):
+            return f"({args[0]} {op.upper()} {args[1]})"
+        if op in ("least", "greatest"):
+            # both engines leave nulls out
+            known = " AND ".join(
+                f"{text} IS NOT NULL" for one, text in zip(expression.args, args, strict=True) if one.nullable
+            )
+            text = f"{op}({_cast(expression, 0, args)}, {_cast(expression, 1, args)})"
+            return f"CASE WHEN {known} THEN {text} END" if known else text
+        if op == "banded":
+            ends, names = expression.data
+            pairs = " ".join(f"WHEN {args[0]} <= {end} THEN '{name}'" for end, name in zip(ends, names, strict=False))
+            return f"CASE {pairs} WHEN {args[0]} IS NOT NULL THEN '{names[-1]}' END"
+        if op == "log2_e9":
+            whole = f"(length(bin({args[0]})) - 1)"
+            left = f"shiftleft(CAST(1 AS BIGINT), {whole})" if self._spark else f"(1::BIGINT << {whole})"
+            part = f"({args[0]} - {left}) * {E9}"
+            right = f"shiftright({part}, {whole})" if self._spark else f"(({part}) >> {whole})"
+            return f"({whole} * CAST({E9} AS BIGINT) + {right})"
+        form = {
+            "not": "(NOT {})",
+            "known": "({} IS NOT NULL)",
+            "counted": "CAST({} AS BIGINT)",
+            "rounded": "CAST(floor({} + 5e-1) AS BIGINT)",
+        }
+        return form[op].format(*args)
+
+    def _floor_division(self, expression: Expression, over: str, under: str) -> str:
+        top, bottom = expression.args
+        divisor = under if bottom.least > 0 else f"nullif({under}, 0)"
+        # both engines round a quotient towards 0: a negative dividend is first brought down to a multiple
+        dividend = over if top.least >= 0 else f"({over} - ({over} % {divisor} + {divisor}) % {divisor})"
+        return f"({dividend} {'div' if self._spark else '//'} {divisor})"
+
+
+def compiled(
+    expressions: Sequence[Expression],
+    parameters: Sequence[str],
+    column_text: Callable[[Any], str],
+    made: Callable[[list[str]], str],
+    names: dict[str, Any],
+) -> Callable[..., Any]:
+    """The Python function of `parameters` that computes `expressions` in order and returns what `made` writes of their texts.
+
+    `column_text` has the Python text of each column, and `names` what these texts need. Unknown is None.
+    """
+    writer = _Python(column_text, expressions)
+    values = [writer.of(one) for one in expressions]
+    body = "".join(f"    {line}\n" for line in writer.lines)
+    text = f"def measured({', '.join(parameters)}):\n{body}    return {made(values)}\n"
+    scope = {"floor": math.floor, "log2_of": log2_of, "band_of": _band_of, **names}
+    exec(text, scope)  # noqa: S102  the text is made of declared columns and constants only
+    function: Callable[..., Any] = scope["measured"]
+    return function
+
+
+class _Python:
+    """Writes the statements of a function: a value that is nullable or used twice gets a variable."""
+
+    def __init__(self, column_text: Callable[[Any], str], roots: Sequence[Expression]) -> None:
+        self._column = column_text
+        self.lines: list[str] = []
+        self._done: dict[Expression, str] = {}
+        self._uses: dict[Expression, int] = {}
+        for one in _depth_first(roots):
+            self._uses.setdefault(one, 0)
+            for argument in one.args:
+                self._uses[argument] = self._uses.get(argument, 0) + 1
+        for root in roots:
+            self._uses[root] += 1
+
+    def of(self, expression: Expression) -> str:
+        if expression in self._done:
+            return self._done[expression]
+        args = [self.of(one) for one in expression.args]
+        text = self._text(expression, args)
+        simple = text.isidentifier() or expression.op == "literal"
+        if not simple and (expression.nullable or self._uses[expression] > 1):
+            name = f"v{len(self.lines)}"
+            self.lines.append(f"{name} = {text}")
+            text = name
+        self._done[expression] = text
+        return text
+
+    def _text(self, expression: Expression, args: list[str]) -> str:
+        op = expression.op
+        if op == "column":
+            return self._column(expression.data)
+        if op == "literal":
+            return repr(expression.data)
+        if op == "case":
+            text = args[-1] if len(args) % 2 else "None"
+            for at in range(len(args) - 2 - len(args) % 2, -1, -2):
+                text = f"({_real(expression, at + 1, args)} if {args[at]} else {text})"
+            return text
+        if op == "known":
+            return f"({args[0]} is not None)"
+        if op in ("and", "or"):
+            return self._logic(expression, args)
+        if op in ("least", "greatest") and expression.kind == "real":
+            whole = [one.kind == "whole" for one in expression.args]
+            texts = [f"float({text})" if of else text for of, text in zip(whole, args, strict=True)]
+        else:
+            texts = args
+        form = {
+            "not": "(not {})",
+            "counted": "(1 if {} else 0)",
+            "rounded": "floor({} + 0.5)",
+            "log2_e9": "log2_of({})",
+            "banded": f"band_of({{}}, {expression.data!r})",
+            "least": "min({}, {})",
+            "greatest": "max({}, {})",
+        }.get(op, f"({{}} {op} {{}})")
+        text = form.format(*texts)
+        unknown = [f"{text_of} is None" for one, text_of in zip(expression.args, args, strict=True) if one.nullable]
+        if op == "//" and expression.args[1].least <= 0:
+            unknown.append(f"not {args[1]}")
+        return f"(None if {' or '.join(dict.fromkeys(unknown))} else {text})" if unknown else text
+
+    def _logic(self, expression: Expression, args: list[str]) -> str:
+        op, (a, b) = expression.op, args
+        if not expression.nullable:
+            return f"({a} {op} {b})"
+        decides, text = ("False", "True") if op == "and" else ("True", "False")
+        return (
+            f"({decides} if {a} is {decides} or {b} is {decides} else None if {a} is None or {b} is None else {text})"
+        )
+
+
+class Arrays:
+    """Computes expressions over NumPy arrays of doubles, NaN for null; text is an array of objects, None for null.
+
+    `numpy` is the module: this package imports the standard library alone.
+    """
+
+    def __init__(self, numpy: Any, columns: Callable[[Any], Any]) -> None:
+        self._np = numpy
+        self._columns = columns
+
+    def of(self, expression: Expression) -> Any:
+        """The values of an expression that is no truth."""
+        np, op, args = self._np, expression.op, expression.args
+        if op == "column":
+            return self._columns(expression.data)
+        if op == "literal":
+            return expression.data
+        if op == "case":
+            value: Any = None if expression.kind == "text" else np.nan
+            value = self.of(args[-1]) if len(args) % 2 else value
+            for at in range(len(args) - 2 - len(args) % 2, -1, -2):
+                value = np.where(self.truth(args[at]), self.of(args[at + 1]), value)
+            return value.astype(object) if expression.kind == "text" else value
+        if op == "banded":
+            ends, names = expression.data
+            number = np.asarray(self.of(args[0]))
+            at = np.where(np.isnan(number), len(names), np.searchsorted(np.array(ends, dtype=float), number))
+            return np.array([*names, None], dtype=object)[at]
+        if op == "counted":
+            return np.where(self.truth(args[0]), 1.0, np.where(self.falsehood(args[0]), 0.0, np.nan))
+        values = [self.of(one) for one in args]
+        if op == "//":
+            under = np.where(np.asarray(values[1]) == 0, np.nan, values[1])
+            return np.floor_divide(values[0], under)
+        if op == "log2_e9":
+            known = ~np.isnan(values[0])
+            number = np.where(known, values[0], 1).astype(np.int64)
+            whole = np.frexp(number.astype(float))[1].astype(np.int64) - 1
+            part = (number - np.left_shift(np.int64(1), whole)) * E9
+            return np.where(known, whole * E9 + np.right_shift(part, whole), np.nan)
+        form: dict[str, Callable[..., Any]] = {
+            "+": np.add,
+            "-": np.subtract,
+            "*": np.multiply,
+            "least": np.minimum,
+            "greatest": np.maximum,
+            "rounded": lambda value: np.floor(value + 0.5),
+        }
+        return form[op](*values)
+
+    def truth(self, expression: Expression) -> Any:
+        """Where a truth is true."""
+        np, op, args = self._np, expression.op, expression.args
+        if op in ("and", "or"):
+            return (np.logical_and if op == "and" else np.logical_or)(*map(self.truth, args))
+        if op == "not":
+            return self.falsehood(args[0])
+        if op == "known":
+            value = self.of(args[0])
+            return np.not_equal(value, None) if args[0].kind == "text" else ~np.isnan(value)
+        return expression.data if op == "literal" else self._compared(op, args)
+
+    def falsehood(self, expression: Expression) -> Any:
+        """Where a truth is false: neither true nor null."""
+        np, op, args = self._np, expression.op, expression.args
+        if op in ("and", "or"):
+            return (np.logical_or if op == "and" else np.logical_and)(*map(self.falsehood, args))
+        if op == "not":
+            return self.truth(args[0])
+        if op in ("known", "literal"):
+            return ~np.asarray(self.truth(expression))
+        return self._compared(_OPPOSITE[op], args)
+
+    def _compared(self, op: str, args: Sequence[Expression]) -> Any:
+        np = self._np
+        first, second = map(self.of, args)
+        if args[0].kind == "text":
+            known = np.not_equal(first, None) & np.not_equal(second, None)
+            return (np.equal if op == "==" else np.not_equal)(first, second) & known
+        compared = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal, "==": np.equal}
+        if op != "!=":
+            return compared[op](first, second)
+        # NaN differs from everything, but a comparison with null is null
+        return np.not_equal(first, second) & ~np.isnan(first) & ~np.isnan(second)
+
+
+def _band_of(number: float, data: tuple[tuple[int, ...], tuple[str, ...]]) -> str:
+    ends, names = data
+    return next((name for end, name in zip(ends, names, strict=False) if number <= end), names[-1])
+
+
+def _arithmetic(op: str, first: Operand, second: Operand) -> Expression:
+    a, b = _alike(literal(first), literal(second))
+    for one in (a, b):
+        _want_number(one, op)
+    if op == "*":
+        ends = [x * y for x in (a.least, a.most) for y in (b.least, b.most)]
+    elif op == "+":
+        ends = [a.least + b.least, a.most + b.most]
+    else:
+        ends = [a.least - b.most, a.most - b.least]
+    if a.op == b.op == "literal":
+        return literal({"+": a.data + b.data, "-": a.data - b.data, "*": a.data * b.data}[op])
+    kind: Kind = "whole" if a.kind == b.kind == "whole" else "real"
+    return _checked(Expression(op, kind, (a, b), None, a.nullable or b.nullable, min(ends), max(ends)))
+
+
+def _quotient(op: str, first: Operand, second: Operand) -> Expression:
+    a, b = literal(first), literal(second)
+    for one in (a, b):
+        _want(one, "whole", op)
+    if b.least < 0:
+        raise UserError(f"{in_words(b)} may be negative: // divides by a whole number of 0 or more (by 0 is null)")
+    ends = [x // y for x in (int(a.least), int(a.most)) for y in (max(1, int(b.least)), max(1, int(b.most)))]
+    nullable = a.nullable or b.nullable or b.least <= 0
+    return _checked(Expression(op, "whole", (a, b), None, nullable, min(ends), max(ends)))
+
+
+def _extreme(op: str, bound: Callable[..., float], first: Expression, second: Expression) -> Expression:
+    a, b = _alike(first, second)
+    for one in (a, b):
+        _want_number(one, op)
+    kind: Kind = "whole" if a.kind == b.kind == "whole" else "real"
+    least, most = bound(a.least, b.least), bound(a.most, b.most)
+    return Expression(op, kind, (a, b), None, a.nullable or b.nullable, least, most)
+
+
+def _comparison(op: str, first: Operand, second: Operand) -> Expression:
+    a, b = _alike(literal(first), literal(second))
+    numbers = {"whole", "real"}
+    if a.kind != b.kind and not {a.kind, b.kind} <= numbers:
+        raise UserError(f"{in_words(a)} is {a.kind} and {in_words(b)} is {b.kind}: compare values of one kind")
+    if a.kind == "text" and op not in ("==", "!="):
+        raise UserError(f"{in_words(a)} is text: compare text by equals or differs only")
+    return Expression(op, "truth", (a, b), nullable=a.nullable or b.nullable)
+
+
+def _logic(op: str, first: Expression, second: Expression) -> Expression:
+    for one in (first, second):
+        _want(one, "truth", op)
+    return Expression(op, "truth", (first, second), nullable=first.nullable or second.nullable)
+
+
+def _alike(a: Expression, b: Expression) -> tuple[Expression, Expression]:
+    """Both as doubles where one is: a constant becomes one, and a whole number must be exact as one."""
+    if {a.kind, b.kind} != {"whole", "real"}:
+        return a, b
+    whole = a if a.kind == "whole" else b
+    if max(-whole.least, whole.most) > EXACT_IN_DOUBLE:
+        raise UserError(f"{in_words(whole)} may not be exact as a double: take a number of closer bounds")
+    if whole.op != "literal":
+        return a, b
+    real = literal(float(whole.data))
+    return (real, b) if whole is a else (a, real)
+
+
+def _bounded(expression: Expression, least: float, most: float, *, nullable: bool) -> Expression:
+    """The same expression with bounds that its parts do not show."""
+    return replace(expression, nullable=nullable, least=least, most=most)
+
+
+def _like(expression: Expression, bound: float) -> Expression:
+    return literal(float(bound) if expression.kind == "real" else bound)
+
+
+def _want(value: object, kind: Kind, what: str) -> None:
+    kind_of = value.kind if isinstance(value, Expression) else type(value).__name__
+    if kind_of != kind:
+        raise UserError(f"{what} takes a {kind} value, got {kind_of}: {_text_of(value)}")
+
+
+def _want_number(expression: Expression, what: str) -> None:
+    if expression.kind not in ("whole", "real"):
+        raise UserError(f"{what} takes numbers, got {expression.kind}: {in_words(expression)}")
+
+
+def _text_of(value: object) -> str:
+    return in_words(value) if isinstance(value, Expression) else repr(value)
+
+
+def _checked(expression: Expression) -> Expression:
+    """Raise `UserError` for a number that may not fit."""
+    if expression.kind == "whole" and max(-expression.least, expression.most) > LARGEST:
+        raise UserError(
+            f"{in_words(expression)} may not fit 64 bits: take a number of closer bounds, as by .clamped(least, most)"
+        )
+    if expression.kind == "real" and not (math.isfinite(expression.least) and math.isfinite(expression.most)):
+        raise UserError(
+            f"{in_words(expression)} may not be finite: take a number of closer bounds, as by .clamped(least, most)"
+        )
+    return expression
+
+
+def _cast(expression: Expression, at: int, args: Sequence[str]) -> str:
+    """The SQL of an argument, as a double where the result is one and the argument is whole."""
+    whole = expression.kind == "real" and expression.args[at].kind == "whole"
+    return f"CAST({args[at]} AS DOUBLE)" if whole else args[at]
+
+
+def _real(expression: Expression, at: int, args: Sequence[str]) -> str:
+    """The Python of a branch, as a float where the case is real and the branch is whole."""
+    argument = expression.args[at]
+    if expression.kind != "real" or argument.kind != "whole":
+        return args[at]
+    return f"(None if {args[at]} is None else float({args[at]}))" if argument.nullable else f"float({args[at]})"
+
+
+def _sql_literal(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    if isinstance(value, float):
+        text = repr(value)
+        # with an exponent every engine reads it as a double, not as a decimal
+        return text if "e" in text else f"{text}e0"
+    return str(value)
+
+
+def _depth_first(roots: Sequence[Expression]) -> Iterator[Expression]:
+    seen: set[Expression] = set()
+    stack = list(roots)
+    while stack:
+        one = stack.pop()
+        if one not in seen:
+            seen.add(one)
+            yield one
+            stack.extend(one.args)
