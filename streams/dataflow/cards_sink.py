@@ -8,10 +8,10 @@ from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from threading import Event
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import orjson
-from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+from bytewax.outputs import StatefulSinkPartition
 
 from velo.errors import UserError
 from velo.feature_repo.stores.race_cards import DECLARED_AHEAD, FORM, KEEP, CardsPosition, RaceCards, RaceUpdate
@@ -26,7 +26,7 @@ from velo.storage.log.tail import UNREADABLE, FoundRecord, LogTail, about, known
 from velo.storage.store import Home
 from velo.streams.dataflow.log_source import Clock
 from velo.streams.dataflow.metrics import say
-from velo.streams.dataflow.operators import LogRecord
+from velo.streams.dataflow.operators import LogRecord, Reads, StreamSink
 from velo.streams.dataflow.retry import Retry, go_on
 
 PART: Final = "cards"
@@ -38,8 +38,11 @@ FOREVER: Final = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class CardsSink(FixedPartitionedSink[LogRecord, None]):
-    """One partition: all races. `connect` gives a client that has answered."""
+class CardsSink(StreamSink[LogRecord, None]):
+    """One partition: all races. `connect` returns a client that has answered."""
+
+    step: ClassVar[str] = "cards"
+    reads: ClassVar[Reads] = "records"
 
     home: Home
     connect: Callable[[], Any]

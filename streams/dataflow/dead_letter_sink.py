@@ -1,20 +1,24 @@
-"""Records that could not be read, to the dead letters: once each, however often they are met."""
+"""The sink of dead letters: each unreadable record is written once, however often it is read."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+from bytewax.outputs import StatefulSinkPartition
 
 from velo.storage.store import Home
 from velo.streams.dataflow.log_source import Clock
 from velo.streams.dataflow.metrics import say
-from velo.streams.dataflow.operators import ALL
+from velo.streams.dataflow.operators import ALL, Reads, StreamSink
 from velo.streams.importers import dead_letters
 from velo.streams.importers.dead_letters import DeadLetter
 
 
 @dataclass(frozen=True, slots=True)
-class DeadLetterSink(FixedPartitionedSink[DeadLetter, None]):
+class DeadLetterSink(StreamSink[DeadLetter, None]):
     """One partition: the store's dead letters."""
+
+    step: ClassVar[str] = "dead-letters"
+    reads: ClassVar[Reads] = "letters"
 
     home: Home
     clock: Clock
@@ -24,7 +28,7 @@ class DeadLetterSink(FixedPartitionedSink[DeadLetter, None]):
         return [ALL]
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> "DeadLetterPartition":
-        """A letter told again is the same letter, so there is nothing to resume."""
+        """Return the writer. It resumes nothing: a letter that comes again is the same letter."""
         return DeadLetterPartition(self)
 
 
@@ -35,10 +39,10 @@ class DeadLetterPartition(StatefulSinkPartition[DeadLetter, None]):
     sink: DeadLetterSink
 
     def write_batch(self, values: list[DeadLetter]) -> None:
-        """Append those that are not there yet."""
-        for one in values:
-            say("stream.dead_letter", race_id=one.race_id, reason=one.reason, detail=one.detail)
+        """Append the letters that the file does not have yet."""
+        for letter in values:
+            say("stream.dead_letter", race_id=letter.race_id, reason=letter.reason, detail=letter.detail)
         dead_letters.write(self.sink.home, values, self.sink.clock())
 
     def snapshot(self) -> None:
-        """Nothing to remember."""
+        """Return no state."""

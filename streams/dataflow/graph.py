@@ -1,18 +1,18 @@
-"""The dataflow, whole: from the log to both stores.
+"""The whole dataflow: from the log to its sinks.
 
-    log → version per race → resequence, rate → spread → roll per shard → offline parts, online rows
-     └→ race cards                 └→ dead letters
+    log → version per race → resequence, rate → spread → roll per shard → rows (offline, online)
+     └→ records (race cards)       └→ letters (dead letters)
 
-Step ids key the recovery store: they are schema, and never renamed.
+Step ids key the recovery store: they are a schema and never renamed.
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
-from bytewax.outputs import Sink
 
 from velo.storage.store import Home
 from velo.streams.aggregation.local_days import LocalDays
@@ -24,7 +24,9 @@ from velo.streams.dataflow.operators import (
     ALL,
     Fanout,
     LogRecord,
+    Reads,
     ResequenceLogic,
+    StreamSink,
     VersionLogic,
     WindowLogic,
     all_shards,
@@ -36,34 +38,34 @@ NAME: Final = "velo"
 def graph(
     home: Home,
     timezone: ZoneInfo,
-    ground: Bootstrap,
+    bootstrap: Bootstrap,
     source: Source[tuple[str, LogRecord]],
-    offline: Sink[Any] | None,
-    online: Sink[Any] | None,
-    letters: Sink[Any],
+    sinks: Sequence[StreamSink[Any, Any]],
     telemetry: Telemetry,
-    cards: Sink[Any] | None = None,
 ) -> Dataflow:
-    """The dataflow of a store; either sink of rows may be left out."""
-    router = Router(ground.families, ground.shards)
-    at_once, in_order = (Router(families, ground.shards) for families in parted(ground.families))
+    """Return the dataflow of a store, connected to these sinks (`streams/dataflow/sinks.py`)."""
+
+    def connect(name: Reads, stream: Any) -> None:
+        for sink in sinks:
+            if sink.reads == name:
+                op.output(sink.step, stream, sink)
+
+    router = Router(bootstrap.families, bootstrap.shards)
+    at_once, in_order = (Router(families, bootstrap.shards) for families in parted(bootstrap.families))
 
     flow = Dataflow(NAME)
     records = op.input("log", flow, source)
-    if cards is not None:
-        op.output("cards", records, cards)
-    versions = op.stateful_batch("version", records, lambda _: VersionLogic(home, ground, at_once))
+    connect("records", records)
+    versions = op.stateful_batch("version", records, lambda _: VersionLogic(home, bootstrap, at_once))
     unordered = op.map("to-one", versions, lambda keyed: (ALL, keyed[1]))
-    steps = op.stateful_batch("resequence", unordered, lambda _: ResequenceLogic(LocalDays(timezone), ground, in_order))
+    effects = op.stateful_batch(
+        "resequence", unordered, lambda _: ResequenceLogic(LocalDays(timezone), bootstrap, in_order)
+    )
 
-    unreadable = op.filter("unreadable", steps, lambda keyed: keyed[1].letter is not None)
-    refused = op.map("letter", unreadable, lambda keyed: (ALL, keyed[1].letter))
-    op.output("dead-letters", refused, letters)
+    unreadable = op.filter("unreadable", effects, lambda keyed: keyed[1].letter is not None)
+    connect("letters", op.map("letter", unreadable, lambda keyed: (ALL, keyed[1].letter)))
 
-    touched = op.flat_map_batch("spread", steps, Fanout(all_shards(router), telemetry))
-    rolled = op.stateful_batch("roll", touched, lambda _: WindowLogic(ground))
-    rows = op.map("to-view", rolled, lambda keyed: (view_of(keyed[0]), keyed[1]))
-    for name, sink in (("offline", offline), ("online", online)):
-        if sink is not None:
-            op.output(name, rows, sink)
+    updates = op.flat_map_batch("spread", effects, Fanout(all_shards(router), telemetry))
+    rolled = op.stateful_batch("roll", updates, lambda _: WindowLogic(bootstrap))
+    connect("rows", op.map("to-view", rolled, lambda keyed: (view_of(keyed[0]), keyed[1])))
     return flow

@@ -1,11 +1,12 @@
-"""The dataflow's logic: thin shells around the pure fold, and what travels between them."""
+"""The steps of the dataflow, thin shells around the aggregation, and the items that pass between them."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import heappop, heappush
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, Literal, NamedTuple, TypeVar
 from zlib import crc32
 
 from bytewax.operators import StatefulBatchLogic
+from bytewax.outputs import FixedPartitionedSink
 
 from velo.racing.clock import to_us
 from velo.racing.messages import Message, Result, type_name
@@ -23,6 +24,22 @@ RACE_SHARDS: Final = 16
 ALL: Final = "log"
 """The one key under which messages are put back in order."""
 SHOWN_BYTES: Final = 4000
+
+
+Item = TypeVar("Item")
+State = TypeVar("State")
+Reads = Literal["records", "letters", "rows"]
+"""Records of the log (`LogRecord`), keyed by race; dead letters; rows of features (`RowBatch`), keyed by view."""
+
+
+class StreamSink(FixedPartitionedSink[Item, State]):
+    """A sink that the graph connects to the stream it `reads`; `step` is its id, which keys its recovery data for good.
+
+    It must accept the same item twice: after a crash the stream repeats what came since the last checkpoint.
+    """
+
+    step: ClassVar[str]
+    reads: ClassVar[Reads]
 
 
 class LogRecord(NamedTuple):

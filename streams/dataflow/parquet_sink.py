@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
-from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+from bytewax.outputs import StatefulSinkPartition
 
 from velo.errors import UserError
 from velo.feature_repo.catalogue.families import BY_VIEW, Family
@@ -28,7 +28,8 @@ from velo.streams.dataflow.arrow_rows import batch_of, schema_of
 from velo.streams.dataflow.checkpoint_writer import CheckpointWriter
 from velo.streams.dataflow.log_source import Clock
 from velo.streams.dataflow.metrics import Telemetry
-from velo.streams.dataflow.operators import RowBatch
+from velo.streams.dataflow.operators import Reads, RowBatch, StreamSink
+from velo.streams.dataflow.plan import TableVersion
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,17 +40,11 @@ ROWS_HELD: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class TableVersion:
-    """The log and formulas that rows are made from: they go only into tables of the same."""
+class ParquetSink(StreamSink[RowBatch, int]):
+    """One partition for each view."""
 
-    log_generation: int
-    fingerprint: str
-    epoch: int
-
-
-@dataclass(frozen=True, slots=True)
-class ParquetSink(FixedPartitionedSink[RowBatch, int]):
-    """One partition a view."""
+    step: ClassVar[str] = "offline"
+    reads: ClassVar[Reads] = "rows"
 
     home: Home
     views: Sequence[str]

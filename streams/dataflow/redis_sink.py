@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from threading import Event
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
-from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+from bytewax.outputs import StatefulSinkPartition
 
 from velo.errors import UserError
 from velo.feature_repo.catalogue.families import BY_VIEW, Family
@@ -45,8 +45,8 @@ from velo.streams.aggregation.window_state import PackedRow
 from velo.streams.dataflow.backfill import fill_view, one_at_a_time
 from velo.streams.dataflow.log_source import Clock
 from velo.streams.dataflow.metrics import Telemetry, say
-from velo.streams.dataflow.operators import RowBatch
-from velo.streams.dataflow.parquet_sink import TableVersion
+from velo.streams.dataflow.operators import Reads, RowBatch, StreamSink
+from velo.streams.dataflow.plan import TableVersion
 from velo.streams.dataflow.redis_flusher import RedisFlusher
 from velo.streams.dataflow.retry import RestartRequired, Retry, go_on
 
@@ -74,11 +74,14 @@ ROWS_HELD: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class RedisSink(FixedPartitionedSink[RowBatch, int]):
+class RedisSink(StreamSink[RowBatch, int]):
     """One partition a view. `connect` returns a client that has answered; `begin` is the first seq of a stream without a snapshot.
 
     `sealing` says whether the rows are written to the offline tables too.
     """
+
+    step: ClassVar[str] = "online"
+    reads: ClassVar[Reads] = "rows"
 
     home: Home
     views: Sequence[str]

@@ -18,6 +18,10 @@ import typer
 from tests.support.cli import OURS, velo
 from tests.support.shared import REPO
 from velo.cli import app
+from velo.streams.dataflow.cards_sink import CardsSink
+from velo.streams.dataflow.dead_letter_sink import DeadLetterSink
+from velo.streams.dataflow.parquet_sink import ParquetSink
+from velo.streams.dataflow.redis_sink import RedisSink
 from velo.streams.importers import registry
 
 DOCS = sorted((REPO / "docs").glob("*.md"))
@@ -181,8 +185,9 @@ def test_the_documents_name_files_and_modules_at_all() -> None:
 
 
 def test_the_architecture_names_every_step_of_the_dataflow() -> None:
-    """By the step ids of the graph itself; its two sinks of rows are named in a loop."""
+    """By the step ids of the graph itself and of the sinks."""
     graph = (REPO / "streams" / "dataflow" / "graph.py").read_text(encoding="utf-8")
-    steps = {*re.findall(r'\bop\.\w+\("([a-z-]+)"', graph), "offline", "online"}
+    steps = {*re.findall(r'\bop\.\w+\(\s*"([a-z-]+)"', graph)}
+    steps |= {sink.step for sink in (CardsSink, DeadLetterSink, ParquetSink, RedisSink)}
     assert {"log", "version", "resequence", "spread", "roll"} <= steps
     assert sorted(steps - words_in_code(REPO / "docs" / "architecture.md")) == []

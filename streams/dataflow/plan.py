@@ -1,0 +1,141 @@
+"""How a stream runs and where it begins: its options, its checks of the store, and its recovery store."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from bytewax.recovery import init_db_dir
+
+from velo.errors import UserError
+from velo.feature_repo.catalogue.families import FAMILIES
+from velo.storage import table_versions
+from velo.storage.atomic_files import make_folder
+from velo.storage.log import reader
+from velo.storage.log.format import generation as log_generation
+from velo.storage.log.tail import cut_back
+from velo.storage.store import Home, Store
+from velo.storage.table_versions import NOTHING_KNOWN, Manifest
+from velo.streams.batch.build import fingerprint
+from velo.streams.dataflow.arrow_rows import schema_of
+from velo.streams.dataflow.log_source import BATCH_RECORDS
+from velo.streams.dataflow.metrics import position
+
+SNAPSHOT_EVERY: Final = timedelta(seconds=10)
+RECOVERY_PARTS: Final = 2
+"""Databases of the recovery store: fixed, since the stores of earlier versions have two."""
+LITTLE_ROOM: Final = 2**20
+"""Free bytes on a disk below which a failure of the engine's recovery store means that the disk is full."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableVersion:
+    """The log and formulas that rows are made from: they go only into tables of the same."""
+
+    log_generation: int
+    fingerprint: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPlan:
+    """Where a stream without a checkpoint begins: record `begin` of the log; and its recovery store."""
+
+    store: Store
+    formulas: TableVersion
+    begin: int
+    recovery: Path
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOptions:
+    """How a stream runs: to the log's end (`once`) or until stopped, and which stores it writes."""
+
+    once: bool = False
+    snapshot_every: timedelta = SNAPSHOT_EVERY
+    online: bool = True
+    offline: bool = True
+    batch: int = BATCH_RECORDS
+
+
+def plan(store: Store) -> StreamPlan:
+    """Check the store and prepare it; empty tables are published where there are none.
+
+    Raises `UserError` where the tables have another log or other formulas, or more messages than the log: a stream cannot
+    correct earlier rows.
+    """
+    home = store.home
+    mark, generation = fingerprint(), log_generation(home)
+    folder = table_versions.current(home)
+    if folder is not None:
+        manifest = table_versions.manifest_of(folder)
+        if (manifest.log_generation, manifest.fingerprint) != (generation, mark):
+            what = "formulas" if manifest.log_generation == generation else "a log"
+            raise UserError(
+                f"the tables at {home.offline} are of {what} since replaced: run `velo build`, then start the stream"
+            )
+    streamed, log_end = position(home), reader.end(home).next_seq
+    if streamed is not None and streamed.log_generation == generation and streamed.sealed_seq > log_end:
+        raise cut_back(home, log_end, streamed.sealed_seq)
+    store, epoch = store.save().with_epoch_of(mark)
+    if folder is None:
+        with table_versions.sole_publisher(home):
+            manifest = Manifest(generation, 0, NOTHING_KNOWN, mark, epoch, {family.view: 0 for family in FAMILIES})
+            begun = table_versions.begin(home)
+            add_empty_parts(begun)
+            folder = table_versions.publish(home, begun, manifest)
+    else:
+        with table_versions.changing_parts(home):
+            add_empty_parts(folder)
+    recovery = _recovery(home, f"log{generation}-epoch{epoch}")
+    return StreamPlan(
+        store, TableVersion(generation, mark, epoch), table_versions.manifest_of(folder).next_seq, recovery
+    )
+
+
+def add_empty_parts(generation: Path) -> None:
+    """Add a part without rows to each view that has no part, as a build does: readers find the columns in it."""
+    import pyarrow.parquet as pq
+
+    for family in FAMILIES:
+        folder = generation / family.view
+        folder.mkdir(exist_ok=True)
+        if not any(folder.glob("*.parquet")):
+            part = folder / f"{table_versions.batch_part_name(0)}.parquet"
+            aside = part.with_name(f".{part.name}.tmp")
+            pq.write_table(schema_of(family).empty_table(), aside, compression="lz4")
+            aside.replace(part)
+
+
+def _recovery(home: Home, name: str) -> Path:
+    """Return the recovery store of a log and epoch, created where missing; those of others are removed."""
+    folder = make_folder(home.recovery) / name
+    for other in home.recovery.iterdir():
+        if other != folder:
+            shutil.rmtree(other)
+    if not folder.exists():
+        aside = home.recovery / f".{name}.tmp"
+        aside.mkdir()
+        with error_if_full(home):
+            init_db_dir(aside, RECOVERY_PARTS)
+        aside.rename(folder)
+    return folder
+
+
+@contextmanager
+def error_if_full(home: Home) -> Iterator[None]:
+    """Turn the engine's panic over a full disk, which is not an Exception, into a `UserError`."""
+    try:
+        yield
+    except BaseException as failed:
+        panicked = type(failed).__name__ == "PanicException"
+        full = "DiskFull" in str(failed) or shutil.disk_usage(home.root).free < LITTLE_ROOM
+        if not (panicked and full):
+            raise
+        raise UserError(
+            f"cannot write to {home.recovery} (No space left on device): make room, then start the stream again; it "
+            "resumes from its last snapshot"
+        ) from None
