@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from velo.feature_repo.catalogue.families import FAMILIES, Family
+from velo.feature_repo.feast_import import skip_type_checks
 from velo.storage.store import Store
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ REPO = Path(__file__).parent
 
 
 def feature_store(store: Store) -> "FeatureStore":
-    """Feast over a store's registry, tables and Redis; ignores VELO_HOME and REDIS_URL. Imports Feast, which takes seconds."""
+    """Feast over a store's registry, tables and Redis; ignores VELO_HOME and REDIS_URL. Imports Feast, which takes a second."""
+    skip_type_checks()
     from feast import FeatureStore
     from feast.repo_config import RepoConfig
 
@@ -32,9 +34,9 @@ def feature_store(store: Store) -> "FeatureStore":
 
 def apply(store: Store, families: Sequence[Family] = FAMILIES) -> "FeatureStore":
     """Register the catalogue's objects, as `feast apply` does; returns Feast over the store."""
+    feast = feature_store(store)
     from velo.feature_repo.objects import feast_objects
 
-    feast = feature_store(store)
     with warnings.catch_warnings():
         # the warning is that on-demand views are slow offline; our offline store passes them only their inputs
         warnings.filterwarnings("ignore", "On demand feature view is an experimental feature", RuntimeWarning)

@@ -1,6 +1,7 @@
 """The shared data, the stores built of it, a Redis and a browser as fixtures, and the closing line that says what was not tested."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 from tests.support.shared import ABSENT, shared_folder
+from velo.feature_repo.feast_import import skip_type_checks
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -16,6 +18,13 @@ if TYPE_CHECKING:
     from tests.support.stores import Built, Conformance
     from velo.storage.store import Store
 
+
+# Test modules import Feast themselves, and before the code that they test does.
+skip_type_checks()
+
+# Tests start hundreds of processes: without bytecode each compiles the packages again, and pytest every test.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # pytest-xdist gives its workers a terminal of 80 columns; a command that writes into a pipe has none.
 for _size in ("COLUMNS", "LINES"):
