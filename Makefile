@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint check lock audit down clean
+.PHONY: help setup demo test test-fast prove lint check lock audit down clean
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
 	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null \
@@ -18,7 +18,7 @@ DEMO_HOME ?= data/demo
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 help:  ## Say what each target does
-	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/  make \1\t\2/p' Makefile | expand -t 18
 
 setup: $(STAMP)  ## Make .venv and install the locked packages and the project into it
 
@@ -36,8 +36,16 @@ demo: setup  ## From nothing to a scored race, on a simulated season, under DEMO
 down: setup  ## Stop what the demo started
 	VELO_HOME="$(DEMO_HOME)" $(BIN)/velo down
 
-test: setup  ## Run every test, on as many as four cores
-	$(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
+PYTEST = $(BIN)/python -m pytest -q --numprocesses auto --maxprocesses 4 --dist worksteal
+
+test: setup  ## Run every test but the long proofs, on as many as four cores
+	$(PYTEST)
+
+test-fast: setup  ## Run the unit tests and the quick integration tests: a minute and a half
+	$(PYTEST) -m "not slow" tests/unit tests/integration
+
+prove: setup  ## Run the long proofs: a kill at each telling write of each command
+	$(PYTEST) -m prove
 
 lint: setup  ## ruff, mypy --strict and the import contracts
 	$(BIN)/python -m ruff check

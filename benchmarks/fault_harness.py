@@ -40,8 +40,15 @@ PRELOADED: Final = [
     "benchmarks.fault_harness",
     "velo.streams.dataflow.runtime",
     "velo.streams.batch.build",
+    "velo.streams.batch.compact",
+    "velo.streams.importers.ingest",
+    "velo.streams.importers.sources.runners",
+    "velo.streams.status",
+    "velo.cli",
+    "pandas",
     "pyarrow.parquet",
 ]
+"""Modules that each `velo` process would import again."""
 OURS: Final = ("VELO_HOME", "VELO_TIMEZONE", "VELO_KEYS", "REDIS_URL", "VELO_ENGINE")
 
 

@@ -22,8 +22,8 @@ from velo.streams.importers import dead_letters
 from velo.streams.importers.dead_letters import DeadLetter
 from velo.training import backtest_kept, bundle, bundle_writing
 
-EVERY = True
-"""Whether a command is killed at every write; a test has less time."""
+AT: write_kills.Choice = write_kills.every
+"""The writes at which a command is killed; a test has less time."""
 BUNDLE: Final = 7
 OFF: Final = datetime(2024, 2, 1, 14, tzinfo=UTC)
 
@@ -39,8 +39,9 @@ def whole_build(scene: Scene) -> Recovery:
     whole = partial(velo, "build", "--whole")
     news = partial(velo, "ingest", "runners", str(scene.later))
     account = _killed(scene, Plan(whole, [news, partial(velo, "build")], tables), back="`velo build`")
-    if EVERY:
-        write_kills.killed(Plan(whole, [whole], tables), scene.home, scene.backup.root / "again", every=False)
+    if AT is write_kills.every:
+        again = Plan(whole, [whole], tables)
+        write_kills.killed(again, scene.home, scene.backup.root / "again", write_kills.telling)
     return account
 
 
@@ -92,7 +93,7 @@ def letters(scene: Scene) -> Recovery:
 
 def _killed(scene: Scene, plan: Plan, back: str = "the same command again") -> Recovery:
     begun = time.perf_counter()
-    killed = write_kills.killed(plan, scene.home, scene.backup.root / "plan", every=EVERY)
+    killed = write_kills.killed(plan, scene.home, scene.backup.root / "plan", AT)
     seconds = (time.perf_counter() - begun) / max(killed.kills, 1)
     return Recovery(
         f"nothing: readers have what was before, or after ({killed.kills} kills, {killed.writes} writes)",

@@ -32,6 +32,7 @@ REPO: Final = str(Path(__file__).parents[1]) + os.sep
 BEYOND: Final = 1_000_000_000
 """A write that no command comes to."""
 FEW: Final = 12
+SAMPLE: Final = 4
 _WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _PATHS: Final = {
     "os.rename": 2, "os.link": 2, "os.symlink": 2, "os.mkdir": 1, "os.rmdir": 1, "os.remove": 1, "os.truncate": 1,
@@ -43,6 +44,8 @@ _NO_SITE: Final = (__file__, atomic_files.__file__)
 
 Work = Callable[[], None]
 Seen = Callable[[Home], Any]
+Choice = Callable[[Sequence[str]], list[int]]
+"""Given the writes of a command, the numbers of those at which it is killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +69,31 @@ class Killed:
     kills: int
 
 
-def killed(plan: Plan, prepared: Home, folder: Path, *, every: bool = True) -> Killed:
-    """Kill a plan's command at every write on copies of a prepared store; where not `every`, at `telling` ones.
+def every(writes: Sequence[str]) -> list[int]:
+    """All writes."""
+    return list(range(len(writes)))
+
+
+def telling(writes: Sequence[str]) -> list[int]:
+    """Of the writes that take something from sight, or bring half of it there, the first of each line of the program.
+
+    All writes of a command that makes few.
+    """
+    if len(writes) <= FEW:
+        return list(range(len(writes)))
+    seen = ("rename", "remove", "symlink", "exchange", "half")
+    return [number for number, one in enumerate(writes) if one.startswith(seen) and one not in writes[:number]]
+
+
+def few(writes: Sequence[str]) -> list[int]:
+    """At most `SAMPLE` of the telling writes, spread evenly, the first and the last among them."""
+    numbers = telling(writes)
+    steps = min(SAMPLE, len(numbers))
+    return [numbers[round(step * (len(numbers) - 1) / max(steps - 1, 1))] for step in range(steps)]
+
+
+def killed(plan: Plan, prepared: Home, folder: Path, chosen: Choice = every) -> Killed:
+    """Kill a plan's command, each time on a copy of a prepared store, at the `chosen` writes.
 
     Raises RuntimeError, naming the write, where readers see half of it or the way back does not lead back.
     """
@@ -80,7 +106,7 @@ def killed(plan: Plan, prepared: Home, folder: Path, *, every: bool = True) -> K
         _done(work, undisturbed)
     end = plan.seen(undisturbed)
     kills = 0
-    for number in range(len(writes)) if every else telling(writes):
+    for number in chosen(writes):
         home = _copied(prepared, folder / f"killed-{number}")
         code = _ran(plan.command, home, number)
         # the number of writes is not the same in every run: threads share some of them
@@ -94,17 +120,6 @@ def killed(plan: Plan, prepared: Home, folder: Path, *, every: bool = True) -> K
         shutil.rmtree(home.root)
     shutil.rmtree(folder)
     return Killed(len(writes), kills)
-
-
-def telling(writes: Sequence[str]) -> list[int]:
-    """Of the writes that take something from sight, or bring half of it there, the first of each line of the program.
-
-    All writes of a command that makes few.
-    """
-    if len(writes) <= FEW:
-        return list(range(len(writes)))
-    seen = ("rename", "remove", "symlink", "exchange", "half")
-    return [number for number, one in enumerate(writes) if one.startswith(seen) and one not in writes[:number]]
 
 
 def _hold(plan: Plan, home: Home, before: Any, after: Any, end: Any) -> None:

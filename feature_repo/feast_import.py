@@ -13,7 +13,7 @@ def skip_type_checks() -> None:
     if "feast" not in sys.modules:
         import typeguard
 
-        typeguard.typechecked = _unchanged  # type: ignore[assignment]
+        typeguard.typechecked = _unchanged
 
 
 def _unchanged(target: Any = None, **_: Any) -> Any:

@@ -26,6 +26,8 @@ skip_type_checks()
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+TESTS = Path(__file__).parent
+
 # pytest-xdist gives its workers a terminal of 80 columns; a command that writes into a pipe has none.
 for _size in ("COLUMNS", "LINES"):
     os.environ.pop(_size, None)
@@ -113,6 +115,17 @@ def browser() -> "Iterator[Browser]":
 
     with chromium() as opened:
         yield opened
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark each test with its folder: unit, integration or e2e. Leave out `prove` unless `-m` names it."""
+    for item in items:
+        if item.path.parent.parent == TESTS:
+            item.add_marker(item.path.parent.name)
+    if "prove" not in config.option.markexpr:
+        left_out = [item for item in items if item.get_closest_marker("prove")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import fault_harness, fault_scenarios, faults, kill_scenes
+from benchmarks import fault_harness, fault_scenarios, faults, kill_scenes, write_kills
 from benchmarks.fault_harness import Scene
 from benchmarks.fault_scenarios import FAULTS, Fault
 from tests.support.cli import velo
@@ -21,6 +21,7 @@ from velo.storage.log.format import segments
 from velo.streams import integrity_check
 
 PAGE = REPO / "docs" / "reliability.md"
+KILLED_AT_WRITES = [fault for fault in FAULTS if fault.name.endswith("-writes")]
 
 
 @pytest.fixture(scope="module")
@@ -39,15 +40,36 @@ def test_a_store_comes_back_from_a_fault_with_all_that_was_acknowledged(
     fault: Fault, base: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A scene raises where a command does anything but refuse in one line, or a remedy does not work."""
+    monkeypatch.setattr(kill_scenes, "AT", write_kills.few)
+    recovered(fault, base, tmp_path, monkeypatch)
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("fault", KILLED_AT_WRITES, ids=lambda fault: fault.name)
+def test_a_store_comes_back_from_a_kill_at_each_telling_write(
+    fault: Fault, base: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kill_scenes, "AT", write_kills.telling)
+    recovered(fault, base, tmp_path, monkeypatch)
+
+
+def recovered(fault: Fault, base: Scene, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inject a fault into a copy of the store and check that nothing is lost and every value is right."""
     monkeypatch.setattr(fault_scenarios, "AWAY_S", 4.0)
-    monkeypatch.setattr(kill_scenes, "EVERY", False)
-    found = faults.outcome(fault, base, tmp_path / fault.name, random.Random(1))
-    if found.seen.startswith(faults.NOT_RUN):
-        pytest.skip(f"NOT TESTED: {found.seen}")
-    assert (found.differences, found.missing) == (0, 0), found
-    assert found.compared > 5_000
-    assert found.seen
-    assert found.back
+    outcome = faults.outcome(fault, base, folder / fault.name, random.Random(1))
+    if outcome.seen.startswith(faults.NOT_RUN):
+        pytest.skip(f"NOT TESTED: {outcome.seen}")
+    assert (outcome.differences, outcome.missing) == (0, 0), outcome
+    assert outcome.compared > 5_000
+    assert outcome.seen
+    assert outcome.back
+
+
+def test_a_sample_of_the_writes_has_the_first_and_the_last() -> None:
+    writes = [f"rename at line {number}" for number in range(30)]
+    assert write_kills.telling(writes) == list(range(30))
+    assert write_kills.few(writes) == [0, 10, 19, 29]
+    assert write_kills.few(writes[:1]) == [0]
 
 
 def test_whatever_broke_a_command_a_damaged_file_is_told_with_its_remedy(scene: Scene) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.integration.test_blending import RACES, SMALL, a_world
+from tests.support.market_worlds import RACES, SMALL, a_world
 from velo.training.ensemble import inputs
 from velo.training.model import ModelOptions
 from velo.training.search import GRID, search

@@ -7,7 +7,7 @@ import lightgbm
 import numpy as np
 import pytest
 
-from tests.unit.test_blending import SMALL, a_world
+from tests.support.market_worlds import SMALL, a_world
 from velo.errors import UserError
 from velo.training import bundle
 from velo.training.ensemble import boosters_of, mean_prediction
