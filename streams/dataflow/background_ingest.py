@@ -32,11 +32,16 @@ class BackgroundIngest:
         say("stream.follows", feed=self._following.feed.name, settled=self._following.offsets.settled)
         self._thread.start()
 
-    def safe_seq(self) -> int:
-        """The log before it is on the disk, and may take effect; raises what ended the following."""
+    @contextmanager
+    def durable(self) -> Iterator[int | None]:
+        """The record before which the log is on the disk; None, until the block ends, where that is all of it.
+
+        Raises what ended the following.
+        """
         if self._failed is not None:
             raise self._failed
-        return self._following.safe_seq
+        with self._following.durable() as before:
+            yield before
 
     def over(self) -> bool:
         """Whether nothing more comes: asked to end at the feed's end, it did."""
@@ -66,8 +71,8 @@ def background_ingest(
 ) -> Iterator[BackgroundIngest]:
     """A feed that is followed into the log until `stop` is set or, with `once`, it has nothing more.
 
-    Raises `UserError` at once where another process writes to the log, and from `safe_seq` where the disk is full or the
-    feed has lost messages not yet taken. The log's lock is held until the end.
+    Raises `UserError` at once where another process follows the feed or writes to the log, and from `durable` where the
+    disk is full or the feed has lost messages not yet taken.
     """
     with opened(store, feed, clock=clock) as following:
         made = BackgroundIngest(following, stop, once=once)

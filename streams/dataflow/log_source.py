@@ -13,7 +13,7 @@ from velo.errors import UserError
 from velo.racing.clock import local_date, local_midnight, to_text
 from velo.storage.log.format import generation
 from velo.storage.log.reader import end
-from velo.storage.log.tail import LogTail
+from velo.storage.log.tail import FoundRecord, LogTail
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
 from velo.streams.dataflow.background_ingest import BackgroundIngest
@@ -131,7 +131,7 @@ class LogPartition(StatefulSourcePartition[tuple[str, LogRecord], int]):
         if self.source.stop.is_set():
             self._end()
         over = self.source.feeding is None or self.source.feeding.over()
-        lines = self.tail.read(self._most())
+        lines = self._read()
         if not lines:
             if self.source.once and over:
                 self._end()
@@ -165,11 +165,13 @@ class LogPartition(StatefulSourcePartition[tuple[str, LogRecord], int]):
         self._say(at_end=True, running=False)
         self.tail.close()
 
-    def _most(self) -> int:
-        """How many records may be read now."""
+    def _read(self) -> list[FoundRecord]:
+        """The next records, up to a batch; of a log that this process writes, none that is not on the disk."""
         if self.source.feeding is None:
-            return self.source.batch
-        return min(self.source.batch, self.source.feeding.safe_seq() - self.tail.next_seq)
+            return self.tail.read(self.source.batch)
+        with self.source.feeding.durable() as before:
+            most = self.source.batch if before is None else min(self.source.batch, before - self.tail.next_seq)
+            return self.tail.read(most) if most > 0 else []
 
     def _end(self) -> None:
         """End the stream: what was read is sealed with the last snapshot."""

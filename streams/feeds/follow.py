@@ -2,6 +2,7 @@
 
 The order of the steps makes a batch safe: append, sync the log, write the dead letters, save the offset, acknowledge. After
 a crash between two steps the feed delivers the batch again; messages already in the log are recognised by their offsets.
+The log's lock is held for one batch at a time, so that other processes can append between two batches.
 """
 
 import logging
@@ -10,11 +11,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from threading import Lock
 from typing import Final, Literal, Protocol
 
 from velo.errors import Refused
 from velo.racing.clock import local_date, local_midnight, to_text
 from velo.racing.messages import Result
+from velo.storage.log.appender import LogInUse
+from velo.storage.log.turns import Turns
 from velo.storage.log.writer import Clock, LogWriter
 from velo.storage.store import Store
 from velo.streams.feeds import offsets
@@ -73,10 +77,11 @@ class FollowReport:
 def follow(
     store: Store, feed: Feed, *, clock: Clock, stop: Stop, once: bool = False, told: Callable[[int], None] | None = None
 ) -> FollowReport:
-    """Append a feed's messages until `stop` is set or, with `once`, the feed has no more; holds the log's lock.
+    """Append a feed's messages until `stop` is set or, with `once`, the feed has no more.
 
-    Retries an unreachable feed. Calls `told` after each batch with the number of messages taken so far. Raises
-    `UserError` if another process writes to the log, the disk is full, or the feed has lost messages not yet taken.
+    Retries an unreachable feed, and a log that another process is writing. Calls `told` after each batch with the number of messages taken so far. Raises
+    `UserError` if another process follows the feed, or at the start writes to the log, if the disk is full, or if the feed
+    has lost messages not yet taken.
     """
     with opened(store, feed, clock=clock) as following:
         while not stop.is_set():
@@ -92,11 +97,14 @@ def follow(
 
 @contextmanager
 def opened(store: Store, feed: Feed, *, clock: Clock) -> Iterator["FeedFollower"]:
-    """Open a follower of a feed, to be run step by step; holds the log's lock. Raises `UserError` as `follow` does."""
+    """Open a follower of a feed, to be run step by step; holds the feed's lock. Raises `UserError` as `follow` does."""
     moment = _Moment(clock)
-    with LogWriter.open(store, clock=moment.last) as writer:
-        writer.sync()
-        yield FeedFollower(feed, moment, writer, MessageValidator.of(store), offsets.read(store.home, feed.name))
+    turns = Turns(store, moment.last)
+    with offsets.held(store.home, feed.name):
+        with turns.turn() as writer:
+            next_seq = writer.next_seq
+        where = offsets.read(store.home, feed.name)
+        yield FeedFollower(feed, moment, turns, MessageValidator.of(store), where, next_seq)
 
 
 class _Moment:
@@ -115,6 +123,7 @@ class _Moment:
 
 
 Step = Literal["taken", "nothing", "away"]
+"""`away` where the feed does not answer, or another process holds the log."""
 
 
 @dataclass(slots=True)
@@ -123,9 +132,10 @@ class FeedFollower:
 
     feed: Feed
     moment: _Moment
-    writer: LogWriter
+    turns: Turns
     validator: MessageValidator
     offsets: FeedOffsets
+    next_seq: int
     taken: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     refused: Counter[str] = field(default_factory=Counter)
@@ -134,64 +144,83 @@ class FeedFollower:
     begun: bool = False
     lost: bool = False
     next_midnight: datetime | None = None
-    _safe_seq: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._safe_seq = self.writer.next_seq
+    _batch: Sequence[Delivery] = ()
+    _appending: Lock = field(default_factory=Lock)
 
     def step(self) -> Step:
-        """Append the next batch, or wait a while for one; afterwards the log before `safe_seq` is on disk."""
-        self.tick_if_due()
+        """Append the next batch, or wait a while for one; what was appended is then on the disk."""
         try:
-            batch = self.take()
-        except FeedAway as why:
+            if self._tick_is_due():
+                with self._turn() as writer:
+                    self._tick_if_due(writer)
+            batch = self._batch = self._batch or self.take()
+            if batch:
+                with self._turn() as writer:
+                    self.settle(batch, writer)
+                self._batch = ()
+        except (FeedAway, LogInUse) as why:
             self.is_away(why)
             return "away"
-        if batch:
-            self.settle(batch)
+        if self.lost:
+            _log.warning("feed.back feed=%s", self.feed.name)
+            self.lost = False
         return "taken" if batch else "nothing"
 
-    @property
-    def safe_seq(self) -> int:
-        """The log before this record is on disk; another thread may read it."""
-        return self._safe_seq
+    @contextmanager
+    def durable(self) -> Iterator[int | None]:
+        """The record before which the log is on the disk; None, until the block ends, where that is all of it.
+
+        For the thread that reads the log beside this one: it does not wait for a batch that is being appended.
+        """
+        if not self._appending.acquire(blocking=False):
+            yield self.next_seq
+            return
+        try:
+            yield None
+        finally:
+            self._appending.release()
+
+    @contextmanager
+    def _turn(self) -> Iterator[LogWriter]:
+        with self._appending, self.turns.turn() as writer:
+            self.next_seq = writer.next_seq
+            yield writer
+            writer.sync()
+            self.next_seq = writer.next_seq
 
     def take(self) -> Sequence[Delivery]:
         """Return the next batch; the first begins after the settled offset."""
         if not self.begun:
             self.feed.begin(self.offsets.settled)
             self.begun = True
-        batch = self.feed.take(BATCH, self._wait_s())
-        if self.lost:
-            _log.warning("feed.back feed=%s", self.feed.name)
-            self.lost = False
-        return batch
+        return self.feed.take(BATCH, self._wait_s())
 
-    def is_away(self, why: FeedAway) -> None:
-        """Log that the feed is unreachable, once per outage."""
+    def is_away(self, why: FeedAway | LogInUse) -> None:
+        """Log that the feed, or the log, is unavailable: once per outage."""
         if not self.lost:
             _log.warning("feed.away feed=%s why=%s: waiting for it, nothing is lost", self.feed.name, why)
             self.counts["away"] += 1
             self.lost = True
 
-    def settle(self, batch: Sequence[Delivery]) -> None:
+    def settle(self, batch: Sequence[Delivery], writer: LogWriter) -> None:
         """Append a batch and write everything to disk before acknowledging it to the feed."""
         for delivery in batch:
-            self.tick_if_due()
-            self._append(delivery)
-        self._sync()
-        home = self.writer.store.home
+            self.moment.read()
+            self._tick_if_due(writer)
+            self._append(delivery, writer)
+        writer.sync()
+        home = writer.store.home
         if self.letters:
             self.counts["dead_letters"] += dead_letters.write(home, self.letters, self.moment.last())
             self.letters.clear()
         at = batch[-1].settles
-        offsets.settle(home, self.feed.name, at, self.writer.next_seq)
+        offsets.settle(home, self.feed.name, at, writer.next_seq)
         self.offsets = FeedOffsets(at, self.offsets.appended)
         self.feed.settle(at)
 
-    def _append(self, delivery: Delivery) -> None:
+    def _append(self, delivery: Delivery, writer: LogWriter) -> None:
         self.taken += 1
-        now, end = self.moment.last(), self.writer.known_at
+        now, end = self.moment.last(), writer.known_at
         taken = self.validator.take(delivery.body, now if end is None else max(now, end))
         if not isinstance(taken, ValidMessage):
             self._refuse(taken)
@@ -201,12 +230,10 @@ class FeedFollower:
         if self.offsets.was_appended(delivery) and not isinstance(message, Result):
             self.counts.update(("identical", "delivered_again"))
             return
-        if self.writer.store.keys is None:
-            self.writer.store = self.writer.store.with_keys(self.validator.policy)
+        if self.turns.store.keys is None:
+            self.turns.store = writer.store = writer.store.with_keys(self.validator.policy)
         try:
-            appended = self.writer.append(
-                message, taken.kept, {"feed": self.feed.name + delivery.part, "at": delivery.at}
-            )
+            appended = writer.append(message, taken.kept, {"feed": self.feed.name + delivery.part, "at": delivery.at})
         except Refused as why:
             about = {"race_id": message.race_id, "result_version": getattr(message, "result_version", None)}
             self._refuse(letter(delivery.body, about, why))
@@ -235,24 +262,24 @@ class FeedFollower:
         self.letters.append(refused)
         _log.warning("feed.refused race=%s reason=%s detail=%s", refused.race_id, refused.reason, refused.detail)
 
-    def tick_if_due(self) -> None:
+    def _tick_is_due(self) -> bool:
+        now = self.moment.read()
+        return self.next_midnight is None or now >= self.next_midnight
+
+    def _tick_if_due(self, writer: LogWriter) -> None:
         """Append a tick if the latest local midnight is not yet in the log.
 
         Leaves an empty log alone: after a tick, every result of a bulk load would be late.
         """
-        now = self.moment.read()
-        if self.writer.known_at is None or (self.next_midnight is not None and now < self.next_midnight):
+        now = self.moment.last()
+        if writer.known_at is None or (self.next_midnight is not None and now < self.next_midnight):
             return
-        timezone = self.writer.store.timezone
+        timezone = writer.store.timezone
         today = local_date(now, timezone)
         self.next_midnight = local_midnight(today + timedelta(days=1), timezone)
-        if self.writer.tick(local_midnight(today, timezone)).seq is not None:
-            self._sync()
+        if writer.tick(local_midnight(today, timezone)).seq is not None:
+            writer.sync()
             self.counts["ticks"] += 1
-
-    def _sync(self) -> None:
-        self.writer.sync()
-        self._safe_seq = self.writer.next_seq
 
     def _wait_s(self) -> float:
         if self.next_midnight is None:
@@ -275,7 +302,7 @@ class FeedFollower:
             away=counts["away"],
             warnings=dict(self.validator.warnings),
             settled=self.offsets.settled,
-            next_seq=self.writer.next_seq,
+            next_seq=self.next_seq,
             undeclared=counts["undeclared"],
             undeclared_told=tuple(self.undeclared),
         )

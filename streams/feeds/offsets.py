@@ -5,12 +5,15 @@ offset up to which everything is settled, dead letters included, and the record 
 """
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 
 from velo.errors import UserError
+from velo.storage import locks
 from velo.storage.atomic_files import make_folder, write_atomically
 from velo.storage.log import reader
 from velo.storage.log.format import generation
@@ -60,6 +63,24 @@ def settle(home: Home, feed: str, at: str, next_seq: int) -> None:
     make_folder(path.parent)
     content = {"feed": feed, "settled": at, "next_seq": next_seq, "generation": generation(home)}
     write_atomically(path, json.dumps(content).encode() + b"\n")
+
+
+@contextmanager
+def held(home: Home, feed: str) -> Iterator[None]:
+    """Hold a feed's lock; raises `UserError` where another process follows the feed."""
+    path = _path(home, feed).with_suffix(".lock")
+    make_folder(path.parent)
+    try:
+        descriptor = locks.acquire(path)
+    except locks.LockHeld as other:
+        raise UserError(
+            f"{feed} is followed by process {other.holder or 'unknown'} already: stop it, or leave it to that one"
+        ) from None
+    try:
+        locks.record_holder(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _path(home: Home, feed: str) -> Path:

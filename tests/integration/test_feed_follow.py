@@ -23,10 +23,11 @@ from velo.feature_repo.stores.redis_client import connect_url
 from velo.racing.messages import Tick
 from velo.storage.log import reader
 from velo.storage.log.rebuild import rebuild
+from velo.storage.log.turns import SharedWriter
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Home, Store
 from velo.streams.feeds import offsets
-from velo.streams.feeds.follow import follow
+from velo.streams.feeds.follow import follow, opened
 from velo.streams.feeds.redis_stream import RedisFeed
 from velo.streams.feeds.redis_stream import put as put_on_stream
 from velo.streams.importers import dead_letters
@@ -282,3 +283,40 @@ def test_a_key_that_is_no_stream_is_told(store: Store, stream: Any) -> None:
     stream()._client.set(stream()._key, "text")
     with pytest.raises(UserError, match="holds a string, not a stream: name a stream's key"):
         drained(store, stream())
+
+
+# Other writers
+
+
+def test_other_processes_append_between_two_batches_of_a_feed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log has every message of both, each once, and the stream beside may read all of it between the batches."""
+    monkeypatch.setattr("velo.streams.feeds.follow.BATCH", 2)
+    other = SharedWriter.of(store, fixed(NOON))
+    bodies = encoded(*(sent_result(f"R{number}") for number in range(4)))
+    with opened(store, Listed(bodies), clock=fixed(NOON)) as following:
+        for number in range(2):
+            assert following.step() == "taken"
+            other.append(told(f"theirs {number}"))
+            with following.durable() as before:
+                assert before is None
+    races = [record["race_id"] for record in said(store) if record["type"] == "result"]
+    assert races == ["R0", "R1", "theirs 0", "R2", "R3", "theirs 1"]
+    assert reader.check(store.home) == []
+
+
+def test_a_batch_waits_for_another_writer_of_the_log_and_is_not_lost(store: Store) -> None:
+    with opened(store, Listed(encoded(sent_result("R1"))), clock=fixed(NOON)) as following:
+        following.turns.wait_s = 0.0
+        with LogWriter.open(store, clock=fixed(NOON)):
+            assert following.step() == "away"
+        assert following.step() == "taken"
+        assert following.report().appended == 1
+        assert following.report().away == 1
+
+
+def test_a_feed_has_one_follower(store: Store) -> None:
+    """Two would each append what the other did: the second one says who follows it."""
+    said_of_it = rf"listed is followed by process {os.getpid()} already: stop it"
+    with opened(store, Listed([]), clock=fixed(NOON)), pytest.raises(UserError, match=said_of_it):
+        drained(store, Listed([]))
+    assert drained(store, Listed([])).taken == 0

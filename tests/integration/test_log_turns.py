@@ -25,7 +25,7 @@ def odds(price: float) -> Market:
 
 
 def test_messages_of_many_threads_are_all_in_the_log_once_each_with_its_place(store: Store) -> None:
-    writer = SharedWriter(store, fixed())
+    writer = SharedWriter.of(store, fixed())
     seqs: list[int | None] = []
 
     def post(begin: int) -> None:
@@ -48,11 +48,11 @@ def test_processes_take_turns_and_none_overwrites_another(store: Store) -> None:
     code = (
         "import sys; from pathlib import Path; from tests.support.logs import a_store, fixed; from tests.integration.test_log_turns import odds\n"
         "from velo.storage.log.turns import SharedWriter\n"
-        "writer = SharedWriter(a_store(Path(sys.argv[1])), fixed(), wait_s=60.0)\n"
+        "writer = SharedWriter.of(a_store(Path(sys.argv[1])), fixed(), wait_s=60.0)\n"
         "for number in range(40): writer.append(odds(float(sys.argv[2]) + number))\n"
     )
     others = [subprocess.Popen([sys.executable, "-c", code, store.home.root, str(at)], cwd=REPO) for at in (1000, 2000)]
-    writer = SharedWriter(store, fixed(), wait_s=60.0)
+    writer = SharedWriter.of(store, fixed(), wait_s=60.0)
     for number in range(40):
         writer.append(odds(3000.0 + number))
     assert [one.wait() for one in others] == [0, 0]
@@ -62,7 +62,7 @@ def test_processes_take_turns_and_none_overwrites_another(store: Store) -> None:
 
 
 def test_a_log_that_another_keeps_is_said_to_be_in_use_and_taken_as_soon_as_it_is_free(store: Store) -> None:
-    writer = SharedWriter(store, fixed(), wait_s=0.05)
+    writer = SharedWriter.of(store, fixed(), wait_s=0.05)
     writer.append(odds(2.0))
     with LogWriter.open(store, clock=fixed()) as other:
         other.append(odds(3.0))
@@ -73,7 +73,7 @@ def test_a_log_that_another_keeps_is_said_to_be_in_use_and_taken_as_soon_as_it_i
 
 def test_what_was_read_once_is_not_read_again(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     logged(store, *(odds(2.0 + number) for number in range(100)))
-    writer = SharedWriter(store, fixed())
+    writer = SharedWriter.of(store, fixed())
     writer.append(NonRunner("R1", "arkle", "lame"))
     noted: list[int] = []
     note = Index._note
@@ -93,7 +93,7 @@ def test_what_was_read_once_is_not_read_again(store: Store, monkeypatch: pytest.
 
 
 def test_a_result_told_with_other_content_is_refused_and_what_was_asked_beside_it_is_taken(store: Store) -> None:
-    writer = SharedWriter(store, fixed())
+    writer = SharedWriter.of(store, fixed())
     first = told()
     writer.append(first)
     with pytest.raises(Refused, match="raise result_version"):
@@ -103,7 +103,7 @@ def test_a_result_told_with_other_content_is_refused_and_what_was_asked_beside_i
 
 def test_a_log_that_was_rebuilt_meanwhile_is_read_anew(store: Store, tmp_path: Path) -> None:
     """Other files under the same names: nothing of what was known of the old ones holds."""
-    writer = SharedWriter(store, fixed())
+    writer = SharedWriter.of(store, fixed())
     for number in range(5):
         writer.append(odds(2.0 + number))
     other = a_store(tmp_path / "other")
@@ -117,7 +117,7 @@ def test_a_log_that_was_rebuilt_meanwhile_is_read_anew(store: Store, tmp_path: P
 def test_a_write_that_failed_leaves_nothing_believed_that_is_not_in_the_log(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    writer = SharedWriter(store, fixed())
+    writer = SharedWriter.of(store, fixed())
     writer.append(odds(2.0))
 
     def fails(_: LogWriter) -> None:

@@ -212,7 +212,7 @@ def _to_log(store: "Store", clock: Callable[[], datetime]) -> "OddsWriter":
     from velo.serving.api.problems import NotTaken
     from velo.storage.log.turns import SharedWriter
 
-    writer = SharedWriter(store, clock)
+    writer = SharedWriter.of(store, clock)
 
     def write(message: "Given") -> tuple[str, int | None]:
         try:

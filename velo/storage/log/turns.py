@@ -5,8 +5,9 @@ Messages that arrive while a group is being written form the next group, with on
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Final
@@ -24,21 +25,64 @@ _POLL_S: Final = 0.005
 
 
 @dataclass(slots=True)
-class SharedWriter:
-    """Appends live messages; thread-safe."""
+class Turns:
+    """Opens the log's writer for one group of messages at a time, and keeps its index between the groups.
+
+    `wait_s` is how long a turn waits for another process. One thread at a time may use it.
+    """
 
     store: Store
     clock: Clock
     wait_s: float = WAIT_S
     monotonic: Callable[[], float] = time.monotonic
     _index: Index | None = None
+
+    @contextmanager
+    def turn(self) -> Iterator[LogWriter]:
+        """Hold the log's lock; what was appended is synced when the turn ends.
+
+        Raises `LogInUse` where another process holds the log for `wait_s` seconds, and what the writer raises.
+        """
+        writer = self._opened()
+        try:
+            yield writer
+            index = writer.close_to_go_on()
+        except BaseException:
+            writer.close()
+            raise
+        self._index = index
+
+    def _opened(self) -> LogWriter:
+        # an index that a failed writer left incomplete must not be used again
+        index, self._index = self._index, None
+        until = self.monotonic() + self.wait_s
+        while True:
+            try:
+                return LogWriter.open(self.store, clock=self.clock, index=index)
+            except LogInUse:
+                if self.monotonic() > until:
+                    self._index = index
+                    raise
+            time.sleep(_POLL_S)
+
+
+@dataclass(slots=True)
+class SharedWriter:
+    """Appends live messages; thread-safe. `turns` is how it gets the log."""
+
+    turns: Turns
     _queued: "deque[tuple[Message, Future[Appended]]]" = field(default_factory=deque)
     _lock: Lock = field(default_factory=Lock)
+
+    @classmethod
+    def of(cls, store: Store, clock: Clock, wait_s: float = WAIT_S) -> "SharedWriter":
+        """The writer of a store's log; `wait_s` is how long an append waits for another process."""
+        return cls(Turns(store, clock, wait_s))
 
     def append(self, message: Message) -> Appended:
         """Append a message; it is synced to the disk when this returns.
 
-        Raises `LogInUse` where another process holds the log for `wait_s` seconds, `Refused` and `UserError` as `LogWriter.append` does.
+        Raises `LogInUse` where another process holds the log for `turns.wait_s` seconds, `Refused` and `UserError` as `LogWriter.append` does.
         """
         future: Future[Appended] = Future()
         self._queued.append((message, future))
@@ -64,30 +108,11 @@ class SharedWriter:
                 future.set_result(outcome)
 
     def _written(self, group: "list[tuple[Message, Future[Appended]]]") -> list[Appended | Refused]:
-        writer = self._opened()
         outcomes: list[Appended | Refused] = []
-        try:
+        with self.turns.turn() as writer:
             for message, _ in group:
                 try:
                     outcomes.append(writer.append(message))
                 except Refused as refused:
                     outcomes.append(refused)
-            writer.sync()
-        except BaseException:
-            writer.close()
-            raise
-        self._index = writer.close_to_go_on()
         return outcomes
-
-    def _opened(self) -> LogWriter:
-        # an index that a failed writer left incomplete must not be used again
-        index, self._index = self._index, None
-        until = self.monotonic() + self.wait_s
-        while True:
-            try:
-                return LogWriter.open(self.store, clock=self.clock, index=index)
-            except LogInUse:
-                if self.monotonic() > until:
-                    self._index = index
-                    raise
-            time.sleep(_POLL_S)
