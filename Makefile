@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-fast prove lint check lock audit down clean
+.PHONY: help setup demo test test-fast prove lint check notebooks lock audit down clean
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
 	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null \
@@ -54,6 +54,11 @@ lint: setup  ## ruff, mypy --strict and the import contracts
 	$(BIN)/lint-imports --no-logo
 
 check: lint test  ## What guards a change: lint, then test
+
+notebooks: setup  ## Run the notebooks and write their pages in docs/notebooks again
+	@for notebook in docs/notebooks/*.ipynb; do place=$$(mktemp -d) \
+	&& (cd "$$place" && "$(CURDIR)/$(BIN)/python" "$(CURDIR)/docs/notebooks/run.py" "$(CURDIR)/$$notebook" > page.md) \
+	&& mv "$$place/page.md" "$${notebook%.ipynb}.md" && rm -rf "$$place" || exit 1; done
 
 lock:  ## Resolve the lock files anew (needs uv); add UPGRADE=1 to take newer versions
 	@command -v "$(UV)" >/dev/null || { echo "make lock needs uv: pip install uv, or say make lock UV=/path/to/uv" >&2; exit 2; }

@@ -90,6 +90,29 @@ def test_the_commands_of_a_page_run_from_top_to_bottom(doc: Path, tmp_path: Path
         assert shown in done.stdout, f"{doc.name} shows what its commands do not print:\n{shown}"
 
 
+PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+WITH_PYTHON = [REPO / "README.md", REPO / "docs" / "python.md"]
+
+
+@pytest.mark.parametrize("doc", WITH_PYTHON, ids=lambda doc: doc.stem)
+def test_the_python_of_a_page_runs_from_top_to_bottom(doc: Path, tmp_path: Path) -> None:
+    blocks = PYTHON.findall(doc.read_text(encoding="utf-8"))
+    assert blocks
+    kept = {name: value for name, value in os.environ.items() if name not in OURS}
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(blocks)],
+        cwd=tmp_path,
+        env=kept | {"PYTHONPATH": str(REPO)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"store"}
+
+
 @pytest.mark.parametrize("doc", [REPO / "README.md", *DOCS], ids=lambda doc: doc.stem)
 def test_links_lead_somewhere_and_what_is_not_run_is_rare(doc: Path) -> None:
     text = doc.read_text(encoding="utf-8")
