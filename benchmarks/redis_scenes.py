@@ -55,7 +55,7 @@ class Watch:
         """Ask once; whether it was answered, and Redis says of itself that it is whole."""
         try:
             self.wrong += self._read() != self.right
-            self.scorer.refuse_not_whole(self.now)
+            self.scorer.online.refuse_not_whole(self.now)
         except UserError as not_whole:
             self.refused += 1
             self.said = str(not_whole)
@@ -64,7 +64,7 @@ class Watch:
 
     def _read(self) -> bytes:
         """Every value a score would be made of, and which are missing."""
-        _, rows, _ = self.scorer.features(RACE, datetime.now(UTC))
+        _, rows, _ = self.scorer.online.features(RACE, datetime.now(UTC))
         return rows.stored.tobytes() + rows.present.tobytes()
 
     def until_whole(self) -> str:

@@ -154,7 +154,7 @@ def _timed(what: str, size: int, ask: Callable[[], Any], requests: int, *, loade
 
 def _features(scorer: Scorer, race_id: str) -> Any:
     now = _now()
-    reading, rows, _ = scorer.features(race_id, now)
+    reading, rows, _ = scorer.online.features(race_id, now)
     return reading.vectors(rows, now)
 
 
@@ -163,7 +163,7 @@ def _score(scorer: Scorer, race_id: str) -> Any:
 
 
 def _drivers(scorer: Scorer, race_id: str) -> Callable[[], Any]:
-    reading, rows, _ = scorer.features(race_id, _now())
+    reading, rows, _ = scorer.online.features(race_id, _now())
     vectors = reading.vectors(rows, _now())
     model = scorer.bundles.current()
     return lambda: DriverExplainer().tell(model, vectors)
@@ -171,8 +171,8 @@ def _drivers(scorer: Scorer, race_id: str) -> Callable[[], Any]:
 
 def _floor(scorer: Scorer, race_id: str) -> Callable[[], Any]:
     """As many keys of as many bytes each, in plain GETs written once, over a connection of the same kind."""
-    reading, _, _ = scorer.features(race_id, _now())
-    client: Any = scorer.wire.client
+    reading, _, _ = scorer.online.features(race_id, _now())
+    client: Any = scorer.online.redis.client
     sizes = [len(client.hget(key, name) or b"") for key, name in zip(reading.keys, reading.fields, strict=True)]
     commands = []
     for at, size in enumerate(sizes):
@@ -192,7 +192,7 @@ def _floor(scorer: Scorer, race_id: str) -> Callable[[], Any]:
 
 
 def _stock(scorer: Scorer, feast: Any, race_id: str) -> Callable[[], Any]:
-    reading, _, _ = scorer.features(race_id, _now())
+    reading, _, _ = scorer.online.features(race_id, _now())
     rows = entity_rows(reading.race).drop(["event_timestamp"]).to_pylist()
     service = feast.get_feature_service(SERVICE)
     # several views name a feature alike: Feast answers only by full names
@@ -200,7 +200,7 @@ def _stock(scorer: Scorer, feast: Any, race_id: str) -> Callable[[], Any]:
 
 
 def _request(scorer: Scorer, race_id: str) -> bytes:
-    reading, _, _ = scorer.features(race_id, _now())
+    reading, _, _ = scorer.online.features(race_id, _now())
     columns = entity_rows(reading.race).drop(["event_timestamp"]).to_pydict()
     asked = {one.name for one in request_time.REQUEST}
     assert asked <= columns.keys()

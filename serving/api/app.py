@@ -36,7 +36,7 @@ def app_of(
     `warm_past` loads, beside its first answers, what the first about a race that was run would wait seconds for.
     """
     hub = Hub(
-        lambda after: service.insisted(service.scorer.events_after, after),
+        lambda after: service.insisted(service.scorer.online.events_after, after),
         lambda: service.insisted(service.newest_event),
     )
 

@@ -14,10 +14,11 @@ from velo.feature_repo.stores.whole import NotWhole, OtherStore
 from velo.serving.api.curves import NoTables, UnknownKey
 from velo.serving.scoring.bundles import NoModel
 from velo.serving.scoring.history import NotDeclared, TablesBehind
+from velo.serving.scoring.online_race import CatchingUp
 from velo.serving.scoring.race_messages import UnknownRace
 from velo.serving.scoring.redis_reader import Busy, OnlineStoreUnavailable
 from velo.serving.scoring.score_log import NotKept
-from velo.serving.scoring.scorer import CatchingUp, NoFeatures
+from velo.serving.scoring.scorer import NoFeatures
 
 
 class NotTaken(UserError):

@@ -16,16 +16,17 @@ from velo.racing.messages import Market, Message, NonRunner, Race, Racecard, Rei
 from velo.racing.undeclared import nearest
 from velo.serving.api.days import card_of, line_of, undeclared_in
 from velo.serving.api.schemas import GivenCard
+from velo.serving.scoring.online_race import AheadOfClock, BeingWritten
 from velo.serving.scoring.race_messages import UnknownRace, told_on
 from velo.serving.scoring.redis_reader import Busy, OnlineStoreUnavailable
 from velo.serving.scoring.scored import ScoredRace
-from velo.serving.scoring.scorer import AheadOfClock, BeingWritten, Scorer
+from velo.serving.scoring.scorer import Scorer
 from velo.storage.store import Store
 
 P = ParamSpec("P")
 T = TypeVar("T")
 TRIES: Final = 4
-"""A machine that is short of time for a moment is no store that is away: so often is it asked."""
+"""How often work is tried that a moment may help."""
 Given = Market | NonRunner | Reinstated
 SECONDS: Final = (0.001, 0.002, 0.004, 0.006, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
 
@@ -89,25 +90,25 @@ class Service:
     metrics: Metrics = field(default_factory=Metrics)
 
     def insisted(self, work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
-        """What some work returns; done again where a moment may mend it: a result half written, or an online store that was
-        late and answered others meanwhile.
+        """Do some work, and repeat it where that may help: after a result half written, a writer's clock that is a little
+        ahead, or a late online store that answered other requests meanwhile.
         """
-        wire = self.scorer.wire
+        redis = self.scorer.online.redis
         for _ in range(TRIES - 1):
-            begun = wire.patience.monotonic()
+            begun = redis.patience.monotonic()
             try:
                 return work(*args, **named)
             except (BeingWritten, AheadOfClock):
                 continue
             except (OnlineStoreUnavailable, Busy):
-                if not wire.answered_since(begun):
+                if not redis.answered_since(begun):
                     raise
         return work(*args, **named)
 
     def score(self, race_id: str, as_of: datetime | None, *, with_drivers: bool) -> ScoredRace:
         """Score a race, and keep that."""
         with self.metrics.scored.labels("redis" if as_of is None else "history").time():
-            scored = self._at_now(lambda now: self.scorer.score(race_id, now, as_of, with_drivers=with_drivers))
+            scored = self.scorer.score(race_id, self.clock(), as_of, with_drivers=with_drivers)
             self._served(scored)
         return scored
 
@@ -115,7 +116,7 @@ class Service:
         """Score a card that a request brings, and keep that."""
         card, odds = _card(given), _odds(given)
         with self.metrics.scored.labels("card").time():
-            scored = self._at_now(lambda now: self.scorer.score_card(card, odds, now, with_drivers=with_drivers))
+            scored = self.scorer.score_card(card, odds, self.clock(), with_drivers=with_drivers)
             self._served(scored, card, odds)
         return scored
 
@@ -125,7 +126,7 @@ class Service:
         today = local_date(now, zone)
         day = asked or today
         begin, end = local_midnight(day, zone), local_midnight(day + timedelta(days=1), zone)
-        messages = [one.messages for one in self.scorer.races(begin, end)] or told_on(self.store.home, day)
+        messages = [one.messages for one in self.scorer.online.races(begin, end)] or told_on(self.store.home, day)
         lines = [line for of in messages if (line := line_of(of, now)) is not None]
         model: dict[str, Any] | None = None
         missing = None
@@ -146,7 +147,7 @@ class Service:
 
     def _undeclared(self, messages: Sequence[Sequence[Message]], now: datetime) -> list[dict[str, Any]]:
         """What was told by now of a day's horses, and of any race, that no card declares yet."""
-        waiting, races = self.scorer.waiting()
+        waiting, races = self.scorer.online.waiting()
         told = [undeclared_in(_by(of, now)) for of in messages]
         told += [undeclared_in(_by(one.messages, now), races) for one in waiting]
         found = [one for of in told for one in of if one["declared_at"] is None]
@@ -154,11 +155,11 @@ class Service:
 
     def card(self, race_id: str) -> dict[str, Any]:
         """A race as it stands; raises `UnknownRace` where there is none."""
-        kept = self.scorer.kept(race_id)
+        kept = self.scorer.online.stored(race_id)
         now = self.clock()
         card = card_of(kept.messages, now) if kept is not None else None
         if card is None:
-            card = card_of(self.scorer.history.told(race_id).messages, now)
+            card = card_of(self.scorer.history.messages(race_id).messages, now)
         if card is None:
             raise UnknownRace(f"race {race_id!r} is not declared: see /v1/races")
         return card
@@ -198,14 +199,14 @@ class Service:
         """Whether a race can be scored now, and what stands in the way."""
         said = {"redis": "ok", "model": "ok", "stream": "none has run here"}
         try:
-            head = self.scorer.head()
+            head = self.scorer.online.head()
             if head is not None:
                 said["stream"] = "at the log's end" if head.live else f"catching up, at {to_text(head.known_at)}"
         except UserError as away:
             said["redis"] = said["stream"] = str(away)
         else:
             try:
-                self.scorer.refuse_not_whole(self.clock())
+                self.scorer.online.refuse_not_whole(self.clock())
             except UserError as lost:
                 said["redis"] = str(lost)
         try:
@@ -217,15 +218,8 @@ class Service:
 
     def newest_event(self) -> str:
         """The id of the newest event; `0-0` before any."""
-        head = self.scorer.head()
+        head = self.scorer.online.head()
         return "0-0" if head is None else f"{head.seq + 1}-0"
-
-    def _at_now(self, scored: Callable[[datetime], ScoredRace]) -> ScoredRace:
-        """A score as of the clock's now; once more where something was told between that and the reading."""
-        try:
-            return scored(self.clock())
-        except AheadOfClock:
-            return scored(self.clock())
 
     def _served(self, scored: ScoredRace, card: Racecard | None = None, odds: Market | None = None) -> None:
         if scored.stale:

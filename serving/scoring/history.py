@@ -109,7 +109,7 @@ class RaceHistory:
             if others or result.result_version > FIRST_VERSION:
                 before = [
                     one
-                    for one in self.told(result.race_id).messages
+                    for one in self.messages(result.race_id).messages
                     if isinstance(one, Result) and instant_of(one) < instant_of(result)
                 ]
                 held = max(before, key=lambda one: one.result_version, default=None)
@@ -118,7 +118,7 @@ class RaceHistory:
                 starts += starts_of(held.race, held.runners) if held is not None else ()
             yield to_us(instant_of(result)), starts
 
-    def told(self, race_id: str) -> RaceMessages:
+    def messages(self, race_id: str) -> RaceMessages:
         """Every message of a race; raises `UserError` where there is none."""
         tables = tables_of(self.store.home, race_id, self._tables.get(race_id))
         with self._lock:
@@ -133,7 +133,7 @@ class RaceHistory:
             return []
         return ["the log has messages that the tables do not hold yet: run `velo build`"]
 
-    def stood(self, messages: Sequence[Message], as_of: datetime) -> RaceSnapshot:
+    def snapshot(self, messages: Sequence[Message], as_of: datetime) -> RaceSnapshot:
         """The race as of an instant; raises `UserError` without declared runners, `TablesBehind` where the tables end earlier."""
         race = declared(messages, as_of)
         first = self.log.complete_until(self.log.tables_end())

@@ -41,7 +41,7 @@ class ReadConsistency:
     _settled_us: int = 0
     _lock: Lock = field(default_factory=Lock)
 
-    def hear(self, generation: int, seq: int, log: Touches) -> None:
+    def record(self, generation: int, seq: int, log: Touches) -> None:
         """Record the keys that results change, up to the log position that the head in Redis gives."""
         if self._generation == generation and seq < self._next_seq:
             return

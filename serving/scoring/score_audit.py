@@ -129,12 +129,12 @@ def _again(scorer: Scorer, told: Served, now: datetime) -> ScoredRace | UserErro
     try:
         model = scorer.bundles.of(told.model)
         if told.card is None:
-            past = scorer.history.told(told.race_id)
-            stood = scorer.history.stood(past.messages, told.as_of)
+            past = scorer.history.messages(told.race_id)
+            stood = scorer.history.snapshot(past.messages, told.as_of)
             # what was served beside the result's arrival knew of it or did not: its market says which
             result = first_result(past.messages) if _shows_starting_prices(told) else None
             return scored_race(model, stood, now, result=result)
-        stood = scorer.history.stood(_posted(told), told.as_of)
+        stood = scorer.history.snapshot(_posted(told), told.as_of)
         return scored_race(model, stood, now)
     except UserError as why:
         return why

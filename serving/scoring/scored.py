@@ -109,14 +109,14 @@ def scored_race(
     *,
     result: Result | None = None,
     notes: Sequence[str] = (),
-    teller: DriverExplainer | None = None,
+    explainer: DriverExplainer | None = None,
 ) -> ScoredRace:
     """Score a race; `result`, where it has been run, shows starting prices where no odds were told before.
 
-    What drives the chances is told by `teller`; without one it is left out.
+    `explainer` adds each runner's drivers; without it there are none.
     """
     race, vectors, said = stood.race, stood.vectors, list(notes)
-    runners = _runners(model, race, vectors, result, teller)
+    runners = _runners(model, race, vectors, result, explainer)
     if any(runner.market_source == SP for runner in runners):
         said.append("market odds are starting prices, told with the result: not known before the off, no input")
     if vectors.missing[:, _OF_RUNNERS].all():
@@ -149,12 +149,14 @@ def scored_race(
 
 
 def _runners(
-    model: Bundle, race: Declared, vectors: FeatureMatrix, result: Result | None, teller: DriverExplainer | None
+    model: Bundle, race: Declared, vectors: FeatureMatrix, result: Result | None, explainer: DriverExplainer | None
 ) -> list[ScoredRunner]:
     """The runners of a race with their chances, in the order of its card."""
     matrix = vectors.select(model.features)
     chances = model.probabilities(matrix)
-    told: Sequence[tuple[Driver, ...]] = [()] * len(race.runners) if teller is None else teller.tell(model, vectors)
+    told: Sequence[tuple[Driver, ...]] = (
+        [()] * len(race.runners) if explainer is None else explainer.tell(model, vectors)
+    )
     prices = _starting_prices(result)
     snapshot = {horse: odds for horse, odds in race.odds.prices.items() if odds > 1.0} if race.odds else {}
     market = [(snapshot if race.odds else prices).get(runner.horse_id) for runner in race.runners]

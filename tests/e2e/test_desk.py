@@ -251,7 +251,7 @@ def test_a_stream_that_catches_up_is_said_by_the_clock_of_the_page_and_the_figur
     """Nothing is scored meanwhile, and nobody reads an instant of another zone; then it goes on by itself."""
     # later than all that other tests told
     with served(store, began=time.monotonic() - 600) as up:
-        redis: Any = a_service(store).scorer.wire.client
+        redis: Any = a_service(store).scorer.online.redis.client
         redis.hset("{velo}:head", "live", "0")
         try:
             with page_of(browser, up, RACE) as page:

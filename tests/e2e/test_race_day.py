@@ -18,8 +18,9 @@ from velo.racing.clock import local_date, local_midnight
 from velo.racing.messages import GoingChange, JockeyChange, Message, NonRunner, Racecard, Result, Runner
 from velo.serving.scoring.feature_matrix import FeatureMatrix
 from velo.serving.scoring.history import RaceHistory, declared
+from velo.serving.scoring.online_race import CatchingUp
 from velo.serving.scoring.scored import ScoredRace
-from velo.serving.scoring.scorer import CatchingUp, Scorer
+from velo.serving.scoring.scorer import Scorer
 from velo.settings import Settings, zone_named
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
@@ -89,7 +90,7 @@ def hold_to_the_past(store: Store, told: list[Told]) -> None:
 
 
 def stood(scorer: Scorer, one: Told) -> list[Runner]:
-    return list(declared(scorer.history.told(one.result.race_id).messages, one.scored.as_of).runners)
+    return list(declared(scorer.history.messages(one.result.race_id).messages, one.scored.as_of).runners)
 
 
 def opened_again(store: Store) -> Store:

@@ -35,6 +35,7 @@ from velo.feature_repo.stores.embedded_redis import down
 from velo.feature_repo.stores.race_cards import race_key
 from velo.racing.messages import Message, Racecard, Result, Runner
 from velo.serving.api.service import Service
+from velo.serving.scoring.redis_reader import Answers, ReadRequest, RedisReader
 from velo.serving.scoring.score_audit import DAMAGED, FUTURE, LEAK, NOT_REPRODUCIBLE, audit_scores
 from velo.serving.scoring.score_log import ScoreLog
 from velo.serving.scoring.scored import scored_race
@@ -137,11 +138,38 @@ def test_a_request_that_began_before_the_result_and_one_by_a_clock_that_is_behin
     refused(a_client(a_service(store, Clock(OFF - LEAD - SECOND))).get(SCORE), 503, "ahead of this machine's")
 
 
+@pytest.mark.parametrize("ask", ["by its id", "as a card"])
+def test_a_request_that_is_held_up_before_each_read_takes_what_became_known_meanwhile(
+    store: Store, monkeypatch: pytest.MonkeyPatch, ask: str
+) -> None:
+    """Each read waits while a result of the same horses becomes known: that value is not ahead of the clock."""
+    clock = Clock(NOW)
+    service = a_service(store, clock)
+    service.scorer.online.redis.patience.seconds = 120.0
+    real, known = RedisReader.ask, list[datetime]()
+
+    def held_up(reader: RedisReader, request: ReadRequest) -> Answers:
+        clock.now += timedelta(minutes=1)
+        known.append(clock.now)
+        tell(store, Result(replace(RACE, race_id=f"other {len(known)}"), ran()), at=clock.now)
+        return real(reader, request)
+
+    monkeypatch.setattr(RedisReader, "ask", held_up)
+    client = a_client(service)
+    answer = client.get(SCORE) if ask == "by its id" else client.post("/v1/score", json=posted(race_id="a card"))
+    assert answer.status_code == 200, answer.text
+    score = answer.json()
+    assert known == [NOW + timedelta(minutes=1)], "one read is enough"
+    assert datetime.fromisoformat(score["as_of"]) == datetime.fromisoformat(score["scored_at"]) == known[0]
+    monkeypatch.undo()
+    assert client.get(SCORE).json()["fingerprint"] == score["fingerprint"] or ask == "as a card"
+
+
 @pytest.mark.parametrize("how", ["gone", "as it was", "never written"])
 def test_a_card_in_redis_that_lacks_the_result_has_nobody_score_on_it(store: Store, how: str) -> None:
     """Rows of the result and a card without it: whatever step wrote the one and not the other, the log has both."""
     service = a_service(store, Clock(OFF + timedelta(minutes=11)))
-    redis: Any = service.scorer.wire.client
+    redis: Any = service.scorer.online.redis.client
     asked: Callable[[Service], Any] = lambda of: a_client(of).get(SCORE)  # noqa: E731
     before = asked(a_service(store)).json()
     card = redis.dump(race_key("to come"))
@@ -187,7 +215,7 @@ def test_an_answer_is_never_of_an_instant_to_come(store: Store) -> None:
     tell(store, Result(other, ran()), at=OFF + timedelta(minutes=20))
     client = a_client(a_service(store, Clock(OFF + timedelta(minutes=15))))
     card = posted(race_id="nobody's")
-    refused(client.post("/v1/score", json=card), 503, "ask again, or set this machine's clock")
+    refused(client.post("/v1/score", json=card), 503, "after this machine's clock", "set this machine's clock")
     strangers = [{**one, "horse_id": f"stranger {n}"} for n, one in enumerate(card["runners"])]
     for one in strangers:
         one |= {"jockey_id": "nobody", "trainer_id": "nobody"}
@@ -274,7 +302,7 @@ def test_the_audit_tells_a_leak_a_score_of_the_future_and_one_not_made_again_apa
     past = known_at + SECOND
     keep(good)
     keep(replace(scorer.score("to come", past), scored_at=past))
-    keep(scored_race(model, scorer.history.stood(scorer.history.told("to come").messages, known_at), past))
+    keep(scored_race(model, scorer.history.snapshot(scorer.history.messages("to come").messages, known_at), past))
     keep(replace(good, scored_at=good.as_of - SECOND))
     keep(replace(good, fingerprint="0" * 32))
     keep(replace(good, as_of=past, scored_at=known_at))

@@ -53,7 +53,7 @@ def clock() -> Clock:
 @contextmanager
 def stopped(store: Store) -> Iterator[None]:
     """The store's own Redis, as a machine leaves it that has no time for it: it is there, and says nothing."""
-    redis: Any = a_service(store).scorer.wire.client
+    redis: Any = a_service(store).scorer.online.redis.client
     process = int(redis.info("server")["process_id"])
     redis.close()
     os.kill(process, signal.SIGSTOP)

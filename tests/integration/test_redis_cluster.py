@@ -139,11 +139,11 @@ def test_a_race_is_read_from_all_servers_as_from_one(url: str, tmp_path: Path) -
             RaceCards(client, at).offer(1, [told], START, CardsPosition(1, 1, START + timedelta(hours=1), live=True))
             store = Store.open(Settings(tmp_path / "home", redis_url=at))
             scorer = scorer_of(store, UnbuiltLog(store.home), patience_s=5.0)
-            reading, read, stands = scorer.features("r", START + timedelta(hours=2))
+            reading, read, stands = scorer.online.features("r", START + timedelta(hours=2))
             assert stands == START + timedelta(hours=1)
             answers.append((reading.keys, read.stored.tobytes(), read.present.tolist(), read.event_us.tolist()))
-            assert scorer.kept("r") is not None
-            assert [one.race_id for one in scorer.events_after("0-0")] == ["r"]
+            assert scorer.online.stored("r") is not None
+            assert [one.race_id for one in scorer.online.events_after("0-0")] == ["r"]
     finally:
         embedded_redis.down(Home(tmp_path / "one"))
     assert answers[0] == answers[1]

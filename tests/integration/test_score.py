@@ -126,7 +126,7 @@ def stood(store: Store, race_id: str, instant: datetime | None = None) -> Declar
 def online(scorer: Scorer, race: Declared) -> FeatureMatrix:
     """The rows of a race as the scorer reads them."""
     reading = ReadPlan.of(race)
-    answers = scorer.wire.ask(ReadRequest.of(race.race.race_id, reading.keys, reading.fields))
+    answers = scorer.online.redis.ask(ReadRequest.of(race.race.race_id, reading.keys, reading.fields))
     return reading.vectors(reading.rows(answers), race.instant)
 
 

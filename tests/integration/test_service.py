@@ -144,7 +144,7 @@ def test_events_are_told_as_the_stream_takes_them_and_from_the_last_one_had(stor
             lines = await app.state.hub.listen("0-0")
             async for line in lines:
                 told.append(line.decode())
-                if sum(one.count("data:") for one in told) >= len(service.scorer.events_after("0-0")):
+                if sum(one.count("data:") for one in told) >= len(service.scorer.online.events_after("0-0")):
                     break
             await lines.aclose()
 

@@ -67,7 +67,7 @@ def test_a_slow_or_absent_redis_is_said_within_a_quarter_of_a_second(store: Stor
             threading.Thread(target=a_server, args=(listening, how), daemon=True).start()
         port = listening.getsockname()[1]
         service = a_service(store)
-        service.scorer.wire = RedisReader(lambda: f"redis://127.0.0.1:{port}/0")
+        service.scorer.online.redis = RedisReader(lambda: f"redis://127.0.0.1:{port}/0")
         client = a_client(service)
         service.scorer.bundles.current()
         client.get("/healthz")
@@ -87,7 +87,7 @@ def test_a_slow_or_absent_redis_is_said_within_a_quarter_of_a_second(store: Stor
 
 def test_a_redis_that_is_looked_for_or_started_is_waited_for_no_longer_either(store: Store) -> None:
     """The next who asks goes on waiting for the same search, and is answered as soon as it ends."""
-    real = a_service(store).scorer.wire.address
+    real = a_service(store).scorer.online.redis.address
     begin = threading.Event()
 
     def slowly() -> str:
@@ -95,7 +95,7 @@ def test_a_redis_that_is_looked_for_or_started_is_waited_for_no_longer_either(st
         return real()
 
     service = a_service(store)
-    service.scorer.wire = RedisReader(slowly)
+    service.scorer.online.redis = RedisReader(slowly)
     service.scorer.bundles.current()
     client = a_client(service)
     taken = []
@@ -112,7 +112,7 @@ def test_a_redis_that_is_looked_for_or_started_is_waited_for_no_longer_either(st
 
 def test_a_request_that_runs_out_of_time_closes_no_connection_of_another(store: Store) -> None:
     """One waits for an answer that comes late, one beside it for an answer that never comes."""
-    wire: Any = a_service(store).scorer.wire
+    wire: Any = a_service(store).scorer.online.redis
     wire.patience.seconds = 10.0
     assert wire.call(lambda client: client.ping())
     link = wire.client.connection_pool
@@ -136,7 +136,7 @@ def test_a_request_that_runs_out_of_time_closes_no_connection_of_another(store: 
 
 def test_a_process_without_time_to_read_blames_itself_and_not_the_store(store: Store) -> None:
     service = a_service(store)
-    wire = service.scorer.wire
+    wire = service.scorer.online.redis
     assert a_client(service).get(SCORE).status_code == 200
     real, now = wire.patience.monotonic, time.monotonic()
 
@@ -159,7 +159,7 @@ def test_a_redis_that_came_back_answers_the_next_request(store: Store) -> None:
     service = a_service(store)
     client = a_client(service)
     assert client.get(SCORE).status_code == 200
-    redis: Any = service.scorer.wire.client
+    redis: Any = service.scorer.online.redis.client
     redis.client_kill_filter(_type="normal", skipme=True)
     assert client.get(SCORE).status_code == 200
 
@@ -179,7 +179,7 @@ def test_a_score_that_cannot_be_kept_is_not_served(store: Store, tmp_path: Path)
 
 def test_a_stream_that_catches_up_is_said(store: Store) -> None:
     scorer: Scorer = a_service(store).scorer
-    redis = scorer.wire.client
+    redis = scorer.online.redis.client
     redis.hset("{velo}:head", "live", "0")
     try:
         refused(a_client(a_service(store)).get(SCORE), 503, "catching up")

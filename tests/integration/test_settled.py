@@ -55,7 +55,7 @@ def rows_at(reading: ReadPlan, event_us: int) -> ReadRows:
 
 def test_a_row_that_is_to_come_is_waited_for_until_it_is_there() -> None:
     reading, log, heard = a_reading(), Told([(4, KNOWN, STARTS)]), ReadConsistency()
-    heard.hear(0, 5, log)
+    heard.record(0, 5, log)
     before, after = rows_at(reading, 1_000_000), rows_at(reading, KNOWN)
     half = replace(after, event_us=after.event_us.copy())
     half.event_us[3, 1] = 1_000_000
@@ -69,7 +69,7 @@ def test_a_row_that_is_to_come_is_waited_for_until_it_is_there() -> None:
 def test_of_two_results_neither_of_which_is_written_the_first_counts() -> None:
     reading, heard = a_reading(), ReadConsistency()
     log = Told([(4, KNOWN, STARTS), (6, KNOWN + 500, STARTS[:1])])
-    heard.hear(0, 9, log)
+    heard.record(0, 9, log)
     assert heard.position(reading, rows_at(reading, 1), HEAD, 0, log) == KNOWN - 1
     assert heard.position(reading, rows_at(reading, KNOWN), HEAD, 0, log) == KNOWN
     assert heard.position(reading, rows_at(reading, KNOWN + 500), HEAD, 0, log) == HEAD
@@ -79,19 +79,19 @@ def test_what_both_stores_hold_for_certain_is_not_waited_for() -> None:
     """A result of which no row is to come, as one of a lower version, is so told once the stream has gone past it."""
     reading, heard = a_reading(), ReadConsistency()
     log = Told([(4, KNOWN, STARTS)])
-    heard.hear(0, 5, log)
+    heard.record(0, 5, log)
     log.until = (5, KNOWN)
     assert heard.position(reading, rows_at(reading, 1), HEAD, 0, log) == HEAD
-    heard.hear(0, 8, log)
-    heard.hear(0, 8, log)
+    heard.record(0, 8, log)
+    heard.record(0, 8, log)
     assert log.asked == [(0, 5), (6, 8)], "each record is asked for once"
-    heard.hear(1, 3, log)
+    heard.record(1, 3, log)
     assert log.asked[-1] == (5, 3), "a log made anew begins where its stores are whole"
 
 
 def test_a_window_that_the_head_has_passed_has_a_row_to_come() -> None:
     reading, log, heard = a_reading(), Told([]), ReadConsistency()
-    heard.hear(0, 5, log)
+    heard.record(0, 5, log)
     rows = rows_at(reading, 1_000_000)
     rows.until_us[2, 0] = KNOWN
     assert heard.position(reading, rows, KNOWN - 1, 0, log) == KNOWN - 1

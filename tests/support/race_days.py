@@ -13,8 +13,9 @@ from velo.feature_repo.stores.redis_client import connect
 from velo.racing.clock import local_date, local_midnight
 from velo.racing.messages import Message, Racecard, Result
 from velo.serving.scoring.feature_matrix import FeatureMatrix
+from velo.serving.scoring.online_race import CatchingUp
 from velo.serving.scoring.scored import ScoredRace, fingerprint
-from velo.serving.scoring.scorer import CatchingUp, Scorer
+from velo.serving.scoring.scorer import Scorer
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
 from velo.streams.dataflow.metrics import Telemetry
@@ -35,8 +36,8 @@ class Day:
     cards: RaceCards = field(init=False)
 
     def __post_init__(self) -> None:
-        self.scorer = service_of(self.store).scorer
-        self.scorer.wire.patience.seconds = 2.0
+        self.scorer = service_of(self.store, clock=lambda: self.now).scorer
+        self.scorer.online.redis.patience.seconds = 2.0
         self.cards = RaceCards(connect(self.store.home))
 
     def tell(self, message: Message, at: datetime) -> None:
@@ -56,7 +57,7 @@ class Day:
         while True:
             try:
                 scored = self.scorer.score(race_id, at, with_drivers=False)
-                reading, rows, _ = self.scorer.features(race_id, at)
+                reading, rows, _ = self.scorer.online.features(race_id, at)
             except CatchingUp:
                 if time.monotonic() > until:
                     raise

@@ -251,7 +251,9 @@ class RaceStore:
         from velo.streams.unbuilt_log import UnbuiltLog
 
         with self._at_work() as store:
-            return score(store, race_id, log=UnbuiltLog(store.home), as_of=instant(as_of), now=self.clock())
+            return score(
+                store, race_id, log=UnbuiltLog(store.home), as_of=instant(as_of), now=self.clock(), clock=self.clock
+            )
 
     def sql(self, query: str) -> "pa.Table":
         """Return the answer of the warehouse to one SELECT, as Arrow: the feature tables, the messages, the daily tables."""

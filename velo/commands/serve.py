@@ -136,7 +136,7 @@ def service_of(
     from velo.serving.scoring.scorer import scorer_of
     from velo.streams.unbuilt_log import UnbuiltLog
 
-    scorer = scorer_of(store, UnbuiltLog(store.home))
+    scorer = scorer_of(store, UnbuiltLog(store.home), clock=clock)
     score_log = ScoreLog(store.home, _whole(SCORES_DAYS, DAYS), _whole(SCORES_MB, MEGABYTES))
     write = _to_feed(store, feed) if feed else _to_log(store, clock)
     return Service(store, scorer, clock, write, score_log, Metrics(figures))
