@@ -1,9 +1,11 @@
 """What a store holds and how far its tables are behind its log."""
 
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from velo.errors import UserError
 from velo.feature_repo.stores import embedded_redis, whole
@@ -16,6 +18,7 @@ from velo.storage.store import Store
 from velo.streams.dataflow.metrics import is_streaming, position
 from velo.streams.importers import dead_letters
 from velo.streams.undeclared import undeclared_of
+from velo.supervisor import state_of
 
 UNDECLARED_SHOWN: Final = 5
 
@@ -46,6 +49,8 @@ class Status:
     undeclared_waiting: int = 0
     undeclared_last: tuple[str, ...] = ()
     online: str = ""
+    up: Mapping[str, Any] | None = None
+    disk_free_gb: float = 0.0
 
     def lines(self) -> list[tuple[str, object]]:
         """As shown to a person."""
@@ -61,9 +66,29 @@ class Status:
             ("tables", f"{tables}; {self.rows:,} rows, epoch {self.epoch}"),
             ("stream", self._stream()),
             ("online", self.online),
+            *self._up(),
+            ("disk", f"{self.disk_free_gb:,.1f} GB free"),
             ("dead letters", self.dead_letters),
             ("about nobody", self._undeclared()),
             *(("", one) for one in self.undeclared_last),
+        ]
+
+    def _up(self) -> list[tuple[str, object]]:
+        """The programs that `velo up` runs, the service's address and the last night's work."""
+        if self.up is None:
+            return [("programs", "started by hand, if any: `velo up` runs all of a race day")]
+        states = [
+            f"{one['name']} {'runs' if one['pid'] else 'is down: ' + one['last_line']}"
+            + (f", {one['restarts']} restarts" if one["restarts"] else "")
+            for one in self.up["programs"]
+        ]
+        night = self.up["last_night"]
+        failed = [name for name, code in night["codes"].items() if code] if night else []
+        done = f"{', '.join(failed)} failed" if failed else "all well" if night else "none yet"
+        return [
+            ("programs", "; ".join(states)),
+            ("service", self.up["url"]),
+            ("night", f"{done}; next {self.up['next_night'] or 'never'}"),
         ]
 
     def _undeclared(self) -> str:
@@ -110,7 +135,14 @@ def status(store: Store) -> Status:
         undeclared_waiting=len(waiting),
         undeclared_last=tuple(dict.fromkeys(one.says for one in waiting))[-UNDECLARED_SHOWN:],
         online=_online(store),
+        up=state_of(store.home),
+        disk_free_gb=round(shutil.disk_usage(_existing(store.home.root)).free / 1e9, 1),
     )
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
 
 
 def _online(store: Store) -> str:

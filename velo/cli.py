@@ -23,6 +23,7 @@ from velo.commands import (
     serve,
     simulate,
     stream,
+    up,
 )
 from velo.errors import UserError
 
@@ -34,7 +35,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for part in (build, ingest, feed, log, model, backtest, models, paper, explain, simulate, stream, online, serve, bench):
+for part in (
+    build,
+    ingest,
+    feed,
+    log,
+    model,
+    backtest,
+    models,
+    paper,
+    explain,
+    simulate,
+    stream,
+    online,
+    serve,
+    up,
+    bench,
+):
     part.register(app)
 
 

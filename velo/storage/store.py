@@ -16,7 +16,7 @@ from velo.storage.atomic_files import make_folder, make_private, sync_folder, wr
 FORMAT = 1
 CONTENTS = (
     "store.json", "log", "dead-letters.ndjson", "feeds", "offline", "generations", "batch", "warehouse.duckdb", "registry.db",
-    "redis", "online", "recovery", "stream", "datasets", "models", "backtests", "scores", "paper", "reports",
+    "redis", "online", "recovery", "stream", "datasets", "models", "backtests", "scores", "paper", "reports", "up.json", "up.lock",
 )  # fmt: skip
 """The entries of a home: VÉLØ changes nothing else there."""
 STORE_ID = "store-id"

@@ -1,0 +1,126 @@
+"""`velo up` runs everything of a race day in one process tree; `velo backup` copies what cannot be made again."""
+
+import re
+import signal
+import threading
+from datetime import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from velo.commands.edge import Json, facts, now, open_store, show
+from velo.commands.feed import Brokers, KafkaTopic, Partition, RedisKey, Url
+from velo.commands.serve import WORKERS
+from velo.errors import UserError
+
+if TYPE_CHECKING:
+    from velo.storage.store import Store
+    from velo.supervisor import Program
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    app.command()(up)
+    app.command()(backup)
+
+
+def up(
+    host: Annotated[str, typer.Option(help="Address that the service listens on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port that the service listens on.")] = 8000,
+    workers: Annotated[int, typer.Option(min=1, max=64, envvar=WORKERS, help="Worker processes of the service.")] = 1,
+    redis: RedisKey = None,
+    kafka: KafkaTopic = None,
+    url: Url = None,
+    brokers: Brokers = None,
+    partition: Partition = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Serve the stream's Prometheus metrics on this port.")
+    ] = None,
+    night: Annotated[
+        str, typer.Option(metavar="HH:MM", help="Local time of the nightly build, audit and backup; `off` for none.")
+    ] = "04:30",
+    backup_to: Annotated[
+        Path | None, typer.Option("--backup", metavar="FOLDER", help="Back the store up to this folder each night.")
+    ] = None,
+) -> None:
+    """Run everything of a race day until stopped: Redis, the stream with its feed, the service and the nightly work.
+
+    Restarts a program that ends. Prints one log: JSON lines, each with the name of its program. `velo status` shows it.
+    """
+    from velo.feature_repo.stores import embedded_redis
+    from velo.feature_repo.stores.redis_client import refuse_unusable
+    from velo.supervisor import Nightly, Supervisor
+
+    store = open_store().save()
+    if store.redis_url is not None:
+        refuse_unusable(store.redis_url)
+    feed = {"--redis": redis, "--kafka": kafka, "--url": url, "--brokers": brokers, "--partition": partition}
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    shown = f"[{host}]" if ":" in host else host
+    own = store.redis_url is None
+    Supervisor(
+        store.home,
+        _programs(host, port, workers, _given({**feed, "--metrics-port": metrics_port})),
+        Nightly(_time_of(night), _nightly(backup_to), store.timezone),
+        now,
+        stop,
+        url=f"http://{shown}:{port}/",
+        keep_redis=(lambda: _kept(store)) if own else None,
+        stop_redis=(lambda: embedded_redis.down(store.home)) if own else None,
+    ).run()
+
+
+def backup(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder outside the store, best on another disk.")],
+    as_json: Json = False,
+) -> None:
+    """Copy the log, the models, the bets and the scores to a folder; no process needs to stop, and it may be repeated."""
+    from velo.storage.backup import backup as copy
+
+    report = copy(open_store().home, folder)
+    rows = [("folder", report.folder), ("files", report.files), ("copied now", report.copied), ("bytes", report.bytes)]
+    show(report, as_json, lambda: facts("backup", rows))
+
+
+def _programs(host: str, port: int, workers: int, stream: list[str]) -> "list[Program]":
+    from velo.supervisor import Program
+
+    serve = ["serve", "--host", host, "--port", str(port), "--workers", str(workers)]
+    return [Program("stream", ["stream", *stream]), Program("service", serve)]
+
+
+def _nightly(folder: Path | None) -> "list[Program]":
+    """The build first: the audit compares its tables, and the backup need not wait for either to be right."""
+    from velo.supervisor import Program
+
+    commands = [
+        Program("build", ["build", "--compact", "--json"]),
+        Program("audit", ["audit", "--sample", "200", "--json"]),
+        Program("audit of scores", ["audit", "--scores", "--json"]),
+    ]
+    return [*commands, Program("backup", ["backup", str(folder.absolute()), "--json"])] if folder else commands
+
+
+def _given(options: dict[str, object]) -> list[str]:
+    return [text for name, value in options.items() if value is not None for text in (name, str(value))]
+
+
+def _time_of(text: str) -> time | None:
+    if text == "off":
+        return None
+    if not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", text):
+        raise UserError(f"--night is {text!r}, but must be a time such as 04:30, or off")
+    return time.fromisoformat(text)
+
+
+def _kept(store: "Store") -> bool:
+    """Start the store's own Redis if it does not run; returns whether it was started."""
+    from velo.feature_repo.stores import embedded_redis
+
+    if embedded_redis.running(store.home) is not None:
+        return False
+    embedded_redis.ensure(store.home)
+    return True

@@ -1,0 +1,335 @@
+"""Everything a race day needs in one process tree: Redis, the stream with its feed, the service, and the work of the night.
+
+Programs run as children, are restarted when they end, and are stopped together. Their lines come out as one log: JSON, one
+event a line, each with the name of its program. What runs is written to `up.json` in the store's home.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from datetime import time as time_of_day
+from pathlib import Path
+from typing import IO, Any, Final
+from zoneinfo import ZoneInfo
+
+import orjson
+
+from velo.errors import UserError
+from velo.racing.clock import to_text
+from velo.storage import locks
+from velo.storage.atomic_files import make_folder, write_atomically
+from velo.storage.store import Home
+
+LOOK_S: Final = 0.2
+"""Seconds between two looks at the programs."""
+REDIS_S: Final = 5.0
+"""Seconds between two looks at the store's own Redis."""
+STEADY_S: Final = 60.0
+"""A program that ran this long is steady: the next restart waits for the shortest time again."""
+BACKOFF_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+"""Seconds before each restart of a program that keeps ending; the last repeats."""
+STOP_S: Final = 60.0
+"""Seconds a program has to end after SIGTERM before it is killed: the stream writes its last checkpoint."""
+USER_ERROR: Final = 2
+"""The exit code of a command that the user must correct."""
+_KEPT_LINES: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A `velo` command that runs as long as the supervisor does: its name in the log, and its arguments."""
+
+    name: str
+    arguments: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Nightly:
+    """Commands run once a night, one after another, from a time of day in the store's zone; none where `at` is None."""
+
+    at: time_of_day | None
+    commands: Sequence[Program]
+    zone: ZoneInfo
+
+    def next_after(self, now: datetime) -> datetime | None:
+        """The next start, UTC; a local time that a clock change skips or repeats gives one instant a day."""
+        if self.at is None:
+            return None
+        local = now.astimezone(self.zone)
+        for days in (0, 1, 2):
+            day = (local + timedelta(days=days)).date()
+            begin = datetime.combine(day, self.at, self.zone).astimezone(UTC)
+            if begin > now:
+                return begin
+        raise AssertionError("two days have a start")
+
+
+@dataclass(slots=True)
+class Child:
+    """A program and its process, if it runs. `due` is the monotonic second from which it may start."""
+
+    program: Program
+    due: float = 0.0
+    process: "subprocess.Popen[bytes] | None" = None
+    begun: float = 0.0
+    since: datetime | None = None
+    restarts: int = 0
+    failures: int = 0
+    last_exit: int | None = None
+    lines: deque[str] = field(default_factory=lambda: deque(maxlen=_KEPT_LINES))
+
+    def state(self) -> dict[str, Any]:
+        """As `up.json` has it."""
+        return {
+            "name": self.program.name,
+            "pid": self.process.pid if self.process else None,
+            "since": to_text(self.since) if self.since else None,
+            "restarts": self.restarts,
+            "last_exit": self.last_exit,
+            "last_line": self.lines[-1] if self.lines else "",
+        }
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """Runs programs until `stop` is set; `command` is the argument vector of `velo`.
+
+    `keep_redis` starts the store's own Redis where it does not run, and says whether it did; `stop_redis` stops it at the end.
+    """
+
+    home: Home
+    programs: Sequence[Program]
+    nightly: Nightly
+    clock: Callable[[], datetime]
+    stop: threading.Event
+    url: str
+    keep_redis: Callable[[], bool] | None = None
+    stop_redis: Callable[[], object] | None = None
+    command: Sequence[str] = (sys.executable, "-m", "velo.cli")
+    out: IO[str] = sys.stderr
+    _children: list[Child] = field(default_factory=list)
+    _night: Child | None = None
+    _tonight: deque[Program] = field(default_factory=deque)
+    _next_night: datetime | None = None
+    _last_night: dict[str, Any] = field(default_factory=dict)
+    _looked_at_redis: float = 0.0
+    _write: threading.Lock = field(default_factory=threading.Lock)
+
+    def run(self) -> None:
+        """Run until `stop` is set, then stop every program.
+
+        Raises `UserError` where another supervisor runs on the store, and where a program refuses its settings at the first
+        start (exit code 2): then all the others are stopped.
+        """
+        make_folder(self.home.root)
+        try:
+            with locks.holding(self.home.root / LOCK) as descriptor:
+                locks.record_holder(descriptor)
+                self._supervise()
+        except locks.LockHeld as other:
+            raise UserError(
+                f"`velo up` already runs on {self.home.root} as process {other.holder or 'unknown'}: stop it first"
+            ) from None
+
+    def _supervise(self) -> None:
+        self._stop_left_over()
+        self._children = [Child(program) for program in self.programs]
+        self._next_night = self.nightly.next_after(self.clock())
+        self._say("up.begins", url=self.url, programs=[program.name for program in self.programs])
+        try:
+            while not self.stop.is_set():
+                changed = self._look_at_redis()
+                for child in self._children:
+                    changed |= self._look_at(child)
+                changed |= self._look_at_night()
+                if changed:
+                    self._record()
+                self.stop.wait(LOOK_S)
+        finally:
+            self._end()
+
+    def _stop_left_over(self) -> None:
+        """Stop the programs of a supervisor that was killed: they hold the port and the stream's lock."""
+        for program in (_read_state(self.home) or {}).get("programs", ()):
+            pid = program["pid"]
+            if pid is None or not _is_velo(pid):
+                continue
+            self._say("up.stops_left_over", of=program["name"], pid=pid)
+            os.kill(pid, signal.SIGTERM)
+            until = time.monotonic() + STOP_S
+            while _is_velo(pid):
+                if time.monotonic() > until:
+                    os.kill(pid, signal.SIGKILL)
+                self.stop.wait(LOOK_S)
+
+    def _look_at(self, child: Child) -> bool:
+        """Start a program that is due, and see whether it ended; returns whether something changed."""
+        if child.process is None:
+            if time.monotonic() < child.due:
+                return False
+            self._start(child)
+            return True
+        code = child.process.poll()
+        if code is None:
+            return False
+        ran = time.monotonic() - child.begun
+        child.process, child.last_exit = None, code
+        child.failures = 0 if ran >= STEADY_S else child.failures
+        wait = BACKOFF_S[min(child.failures, len(BACKOFF_S) - 1)]
+        if code == USER_ERROR and child.restarts == 0 and ran < STEADY_S:
+            why = child.lines[-1] if child.lines else "it says nothing"
+            raise UserError(f"{child.program.name} cannot start: {why.removeprefix('velo: ')}")
+        child.failures += 1
+        child.restarts += 1
+        child.due = time.monotonic() + wait
+        self._say("up.ended", level="warning", of=child.program.name, code=code, ran_s=round(ran, 1), again_in_s=wait)
+        return True
+
+    def _look_at_redis(self) -> bool:
+        if self.keep_redis is None or time.monotonic() < self._looked_at_redis + REDIS_S:
+            return False
+        self._looked_at_redis = time.monotonic()
+        try:
+            started = self.keep_redis()
+        except UserError as failed:
+            self._say("up.no_redis", level="error", why=str(failed))
+            return False
+        if started:
+            self._say("up.redis_started")
+        return started
+
+    def _look_at_night(self) -> bool:
+        """Begin the work of the night when it is time, and go on to its next command when one ended."""
+        now = self.clock()
+        if self._next_night is not None and now >= self._next_night:
+            self._next_night = self.nightly.next_after(now)
+            if not self._tonight and self._night is None:
+                self._tonight.extend(self.nightly.commands)
+                self._last_night = {"begun": to_text(now), "codes": {}}
+        if self._night is not None and self._night.process is not None:
+            code = self._night.process.poll()
+            if code is None:
+                return False
+            name = self._night.program.name
+            self._last_night["codes"][name] = code
+            self._say("up.night", level="info" if code == 0 else "error", of=name, code=code)
+            self._night = None
+            return True
+        if not self._tonight:
+            return False
+        self._night = Child(self._tonight.popleft())
+        self._start(self._night)
+        return True
+
+    def _start(self, child: Child) -> None:
+        arguments = [*self.command, *child.program.arguments]
+        process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        child.process, child.begun, child.since = process, time.monotonic(), self.clock()
+        assert process.stdout is not None
+        threading.Thread(target=self._forward, args=(child, process.stdout), daemon=True).start()
+        self._say("up.started", of=child.program.name, pid=process.pid)
+
+    def _forward(self, child: Child, lines: IO[bytes]) -> None:
+        """Write each line of a program to the one log."""
+        with lines:
+            for raw in lines:
+                line = raw.decode(errors="replace").rstrip()
+                if not line:
+                    continue
+                event = _event_of(line, self.clock())
+                child.lines.append(
+                    str(event.get("text") or " ".join(map(str, (event.get("event"), event.get("why", "")))))
+                )
+                self._put({"program": child.program.name, **event})
+
+    def _end(self) -> None:
+        """Stop the programs, the last started first; each has `STOP_S` to end."""
+        running = [child for child in (self._night, *reversed(self._children)) if child and child.process]
+        for child in running:
+            assert child.process is not None
+            child.process.terminate()
+        until = time.monotonic() + STOP_S
+        for child in running:
+            assert child.process is not None
+            try:
+                child.last_exit = child.process.wait(max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.process.kill()
+                child.last_exit = child.process.wait()
+                self._say("up.killed", level="error", of=child.program.name)
+            child.process = None
+        if self.stop_redis is not None:
+            self.stop_redis()
+        self._record()
+        self._say("up.ends", codes={child.program.name: child.last_exit for child in running})
+
+    def _record(self) -> None:
+        state = {
+            "at": to_text(self.clock()),
+            "url": self.url,
+            "programs": [child.state() for child in self._children],
+            "next_night": to_text(self._next_night) if self._next_night else None,
+            "last_night": self._last_night or None,
+        }
+        write_atomically(self.home.root / STATE, orjson.dumps(state, option=orjson.OPT_INDENT_2) + b"\n")
+
+    def _say(self, event: str, *, level: str = "info", **fields: Any) -> None:
+        self._put({"program": "up", "at": to_text(self.clock()), "level": level, "event": event, **fields})
+
+    def _put(self, line: Mapping[str, Any]) -> None:
+        with self._write:
+            self.out.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self.out.flush()
+
+
+STATE: Final = "up.json"
+"""What the supervisor runs, in the store's home."""
+LOCK: Final = "up.lock"
+"""Held while a supervisor runs on the store."""
+
+
+def state_of(home: Home) -> dict[str, Any] | None:
+    """What a running supervisor wrote of its programs; None where none runs."""
+    return _read_state(home) if locks.is_held(home.root / LOCK) else None
+
+
+def _read_state(home: Home) -> dict[str, Any] | None:
+    try:
+        state: dict[str, Any] = orjson.loads((home.root / STATE).read_bytes())
+    except (FileNotFoundError, orjson.JSONDecodeError):
+        return None
+    return state
+
+
+def _is_velo(pid: int) -> bool:
+    """Whether a process runs `velo`: its pid may have gone to another program since."""
+    try:
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return b"velo.cli" in arguments
+
+
+def _event_of(line: str, now: datetime) -> dict[str, Any]:
+    """A line of a program as an event: its own JSON, or its text."""
+    try:
+        event = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        event = None
+    if isinstance(event, dict):
+        return event
+    return {"at": to_text(now), "level": "info", "event": "line", "text": line}
