@@ -1,7 +1,7 @@
 """Everything a race day needs in one process tree: Redis, the stream with its feed, the service, and the work of the night.
 
 Programs run as children, are restarted when they end, and are stopped together. Their lines come out as one log: JSON, one
-event a line, each with the name of its program. What runs is written to `up.json` in the store's home.
+event a line, each with the name of its program. What runs is written to `up/state.json` in the store's home.
 """
 
 import json
@@ -87,7 +87,7 @@ class Child:
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=_KEPT_LINES))
 
     def state(self) -> dict[str, Any]:
-        """As `up.json` has it."""
+        """As `up/state.json` has it."""
         return {
             "name": self.program.name,
             "pid": self.process.pid if self.process else None,
@@ -129,9 +129,9 @@ class Supervisor:
         Raises `UserError` where another supervisor runs on the store, and where a program refuses its settings at the first
         start (exit code 2): then all the others are stopped.
         """
-        make_folder(self.home.root)
+        make_folder(self.home.up)
         try:
-            with locks.holding(self.home.root / LOCK) as descriptor:
+            with locks.holding(self.home.up / LOCK) as descriptor:
                 locks.record_holder(descriptor)
                 self._supervise()
         except locks.LockHeld as other:
@@ -285,7 +285,7 @@ class Supervisor:
             "next_night": to_text(self._next_night) if self._next_night else None,
             "last_night": self._last_night or None,
         }
-        write_atomically(self.home.root / STATE, orjson.dumps(state, option=orjson.OPT_INDENT_2) + b"\n")
+        write_atomically(self.home.up / STATE, orjson.dumps(state, option=orjson.OPT_INDENT_2) + b"\n")
 
     def _say(self, event: str, *, level: str = "info", **fields: Any) -> None:
         self._put({"program": "up", "at": to_text(self.clock()), "level": level, "event": event, **fields})
@@ -296,20 +296,19 @@ class Supervisor:
             self.out.flush()
 
 
-STATE: Final = "up.json"
-"""What the supervisor runs, in the store's home."""
-LOCK: Final = "up.lock"
+STATE: Final = "state.json"
+LOCK: Final = "lock"
 """Held while a supervisor runs on the store."""
 
 
 def state_of(home: Home) -> dict[str, Any] | None:
     """What a running supervisor wrote of its programs; None where none runs."""
-    return _read_state(home) if locks.is_held(home.root / LOCK) else None
+    return _read_state(home) if locks.is_held(home.up / LOCK) else None
 
 
 def _read_state(home: Home) -> dict[str, Any] | None:
     try:
-        state: dict[str, Any] = orjson.loads((home.root / STATE).read_bytes())
+        state: dict[str, Any] = orjson.loads((home.up / STATE).read_bytes())
     except (FileNotFoundError, orjson.JSONDecodeError):
         return None
     return state

@@ -128,7 +128,7 @@ def test_the_work_of_the_night_runs_once_in_its_order(tmp_path: Path) -> None:
     assert running.out.wait_for(event="up.night", of="audit")["code"] == 0
     events = running.end()
     assert [event["of"] for event in events if event["event"] == "up.night"] == ["build", "audit"]
-    state = json.loads((tmp_path / STATE).read_bytes())
+    state = json.loads((Home(tmp_path).up / STATE).read_bytes())
     assert state["last_night"] == {"begun": "2026-05-01T03:30:59.000000Z", "codes": {"build": 1, "audit": 0}}
     assert state["next_night"] == "2026-05-02T03:30:00.000000Z"
 
@@ -166,7 +166,8 @@ def test_what_a_killed_supervisor_left_running_is_stopped_first(tmp_path: Path) 
             assert process.stdout is not None
             assert process.stdout.readline() == b"up\n"
         programs = [{"name": name, "pid": process.pid} for name, process in (("stream", left), ("service", other))]
-        (tmp_path / STATE).write_text(json.dumps({"programs": programs}))
+        Home(tmp_path).up.mkdir()
+        (Home(tmp_path).up / STATE).write_text(json.dumps({"programs": programs}))
         reaper = threading.Thread(target=left.wait)
         reaper.start()
         running = Running(tmp_path, [Program("stream", [WAITS])])
@@ -192,4 +193,4 @@ def test_the_stores_own_redis_is_started_and_stopped_with_the_programs(tmp_path:
     running.out.wait_for(event="up.redis_started")
     running.end()
     assert stopped == [1]
-    assert (tmp_path / LOCK).exists()
+    assert (Home(tmp_path).up / LOCK).exists()

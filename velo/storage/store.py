@@ -16,7 +16,7 @@ from velo.storage.atomic_files import make_folder, make_private, sync_folder, wr
 FORMAT = 1
 CONTENTS = (
     "store.json", "log", "dead-letters.ndjson", "feeds", "offline", "generations", "batch", "warehouse.duckdb", "registry.db",
-    "redis", "online", "recovery", "stream", "datasets", "models", "backtests", "scores", "paper", "reports", "up.json", "up.lock",
+    "redis", "online", "recovery", "stream", "datasets", "models", "backtests", "scores", "paper", "reports", "up",
 )  # fmt: skip
 """The entries of a home: VÉLØ changes nothing else there."""
 STORE_ID = "store-id"
@@ -48,6 +48,11 @@ class Home:
     def feeds(self) -> Path:
         """The offset up to which each feed is in the log, one file a feed."""
         return self.root / "feeds"
+
+    @property
+    def up(self) -> Path:
+        """The programs that `velo up` runs, and the lock it holds."""
+        return self.root / "up"
 
     @property
     def offline(self) -> Path:
