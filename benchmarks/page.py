@@ -42,7 +42,7 @@ class BenchPart:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class BenchReport:
     """A whole run: on which machine, by which command, when (UTC day), in how many seconds, and its parts."""
 
     machine: str
@@ -78,7 +78,7 @@ def put_between(page: Path, mark: str, made: Callable[[str], str]) -> None:
     page.write_text(between.sub(lambda marks: f"{marks[1]}\n{made(marks[2])}\n{marks[3]}", held), encoding="utf-8")
 
 
-def tables(report: Report) -> list[Table]:
+def tables(report: BenchReport) -> list[Table]:
     """As shown to a person."""
     shown = []
     for part in report.parts:
@@ -91,7 +91,7 @@ def tables(report: Report) -> list[Table]:
     return [*shown, _aims_table(report)]
 
 
-def _aims_table(report: Report) -> Table:
+def _aims_table(report: BenchReport) -> Table:
     table = Table(title=f"aims ({report.machine}; {report.seconds:,.0f} s)", title_justify="left")
     for name in ("aim", "found", ""):
         table.add_column(name)
@@ -101,7 +101,7 @@ def _aims_table(report: Report) -> Table:
     return table
 
 
-def write(report: Report, path: Path) -> None:
+def write(report: BenchReport, path: Path) -> None:
     """Write the document, and its charts in a folder of its name beside it; each replaced in one step."""
     folder = path.with_suffix("")
     make_folder(folder, "give --out a place you may write to")
@@ -111,7 +111,7 @@ def write(report: Report, path: Path) -> None:
     write_atomically(path, markdown(report, folder.name).encode(), mode=0o644)
 
 
-def markdown(report: Report, folder: str) -> str:
+def markdown(report: BenchReport, folder: str) -> str:
     """The document's text; `folder` is where its charts are, seen from it."""
     lines = [
         "# What it costs",

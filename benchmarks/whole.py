@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from benchmarks import parts_batch, parts_live, parts_redis
-from benchmarks.page import BenchPart, Report
+from benchmarks.page import BenchPart, BenchReport
 from benchmarks.parts_batch import LoadedStores, Sizes
 from benchmarks.stores import hardware
 from velo.errors import UserError
@@ -78,7 +78,7 @@ class BenchOptions:
         return " ".join(words)
 
 
-def measure(asked: BenchOptions, now: datetime, progress: Step) -> Iterator[Report]:
+def measure(asked: BenchOptions, now: datetime, progress: Step) -> Iterator[BenchReport]:
     """Run the parts asked for: a report after each, the last one whole; `now` dates them. Raises `UserError` for a part that does not exist."""
     unknown = [name for name in asked.only if name not in PARTS]
     if unknown:
@@ -97,4 +97,4 @@ def measure(asked: BenchOptions, now: datetime, progress: Step) -> Iterator[Repo
             if part is not None:
                 own = round(time.perf_counter() - before, 1)
                 parts.append(replace(part, name=name, command=asked.command([name]), seconds=own))
-            yield Report(hardware(), asked.command(asked.only), f"{now:%Y-%m-%d}", seconds, tuple(parts))
+            yield BenchReport(hardware(), asked.command(asked.only), f"{now:%Y-%m-%d}", seconds, tuple(parts))
