@@ -3,7 +3,7 @@
 import os
 import shlex
 import sys
-from typing import NoReturn
+from typing import Annotated, Final, NoReturn
 
 import typer
 from typer._click import exceptions as click  # the click that typer carries has no public name
@@ -53,6 +53,55 @@ for part in (
     bench,
 ):
     part.register(app)
+GROUPS: Final = {
+    "Start": ("init", "demo", "simulate", "status"),
+    "Load": ("ingest", "cards", "feed", "dead-letters", "tick", "log"),
+    "Features": ("build", "features", "sql", "explain"),
+    "Models": ("train", "backtest", "gate", "models", "paper"),
+    "Race day": ("up", "stream", "serve", "score", "online", "down"),
+    "Check": ("audit", "backup", "bench"),
+}
+"""The commands as `velo --help` groups and orders them; each is in one group."""
+
+
+def _grouped() -> None:
+    panels = {name: panel for panel, names in GROUPS.items() for name in names}
+    order = list(panels)
+    for command in app.registered_commands:
+        assert command.callback is not None
+        command.name = command.name or command.callback.__name__
+        command.rich_help_panel = panels[command.name]
+    for group in app.registered_groups:
+        group.rich_help_panel = panels[str(group.name)]
+    app.registered_commands.sort(key=lambda entry: order.index(str(entry.name)))
+    app.registered_groups.sort(key=lambda entry: order.index(str(entry.name)))
+
+
+_grouped()
+
+
+def _print_version(*, asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"velo {version('velo-features')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version and exit.",
+            callback=lambda asked: _print_version(asked=asked),
+            is_eager=True,
+        ),
+    ] = False,
+) -> None:
+    pass
 
 
 def main() -> NoReturn:

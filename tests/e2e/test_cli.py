@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -229,3 +230,10 @@ def test_features_come_back_in_the_order_they_were_asked_for(
         pd.Series(expected, dtype="Float64"),
         check_names=False,
     )
+
+
+def test_the_help_groups_the_commands_and_the_version_is_the_package_s(home: Path) -> None:
+    shown = velo("--help", home=home).out
+    places = [shown.index(f"─ {group} ─") for group in ("Start", "Load", "Features", "Models", "Race day", "Check")]
+    assert places == sorted(places)
+    assert velo("--version", home=home).out == f"velo {version('velo-features')}\n"
