@@ -18,13 +18,15 @@ __all__ = ["RaceStore", "UserError", "open"]
 _LAZY = {"RaceStore": ("velo.api.race_store", "RaceStore"), "open": ("velo.api.race_store", "open_store")}
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'velo' has no attribute {name!r}")
-    module, attribute = _LAZY[name]
-    value = getattr(import_module(module), attribute)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # so that a type checker finds a name that is not here
+
+    def __getattr__(name: str) -> Any:
+        if name not in _LAZY:
+            raise AttributeError(f"module 'velo' has no attribute {name!r}")
+        module, attribute = _LAZY[name]
+        value = getattr(import_module(module), attribute)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

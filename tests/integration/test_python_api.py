@@ -98,7 +98,7 @@ def test_velo_names_what_it_has_and_nothing_else() -> None:
     assert {"open", "RaceStore", "UserError"} <= set(dir(velo))
     assert velo.UserError is UserError
     with pytest.raises(AttributeError, match="module 'velo' has no attribute 'shut'"):
-        _ = velo.shut
+        _ = velo.shut  # type: ignore[attr-defined]
 
 
 def test_the_home_is_found_as_the_commands_find_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
