@@ -161,7 +161,7 @@ def _made(home: Path, lead: timedelta, seed: int) -> Store:
     store = Store.open(Settings(home))
     few = ModelOptions(rounds=20, leaves=6, threads=1)
     validate, test = today - timedelta(days=50), today - timedelta(days=25)
-    train(store, now=datetime.now(UTC), lead=lead, options=few, validate_from=validate, test_from=test)
+    train(store, now=datetime.now(UTC), lead=lead, model=few, validate_from=validate, test_from=test)
     return store
 
 

@@ -7,7 +7,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any, Final
 
@@ -21,13 +21,16 @@ from velo.training.blend_calibrate import BlendChoice, combine
 from velo.training.blending import FORMAT as BLENDING
 from velo.training.by_race import Floats
 from velo.training.calibration import FORMAT as CALIBRATION
-from velo.training.dataset import LEAD
+from velo.training.dataset import LEAD, TrainingSet
 from velo.training.dataset_cache import kept_training_set
 from velo.training.entity_rows import Period
 from velo.training.final_window import fingerprint, look, looks
-from velo.training.model import FEATURES, ModelOptions
+from velo.training.model import FEATURES
+from velo.training.own_models import Recipe, recipe_for
 from velo.training.prices import prices
-from velo.training.races import races_of
+from velo.training.race_model import Runners
+from velo.training.races import Races, races_of
+from velo.training.threads import numeric_threads
 from velo.training.trials import Trial, tried
 from velo.training.walk_forward import OutOfFold, WalkForwardPlan, predict
 
@@ -40,7 +43,7 @@ _DATA: Final = ("race_id", "horse_id", "share", "sp_decimal", "taken", "closing"
 
 def recipe_of(settings: Mapping[str, Any], features: Sequence[str], catalogue: str, lead_s: float) -> str:
     """SHA-256 of how a model is made; a backtest holds for models with the same recipe."""
-    left_out = {"best_round", "threads"}
+    left_out = {"best_round", "residual_rounds", "threads"}
     options = {name: value for name, value in settings.items() if name not in left_out}
     recipe = {
         "options": options,
@@ -52,6 +55,41 @@ def recipe_of(settings: Mapping[str, Any], features: Sequence[str], catalogue: s
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """The inputs of a backtest: the model, the training set, its races and their starters, and the plan of refits."""
+
+    recipe: Recipe
+    rows: TrainingSet
+    races: Races
+    runners: Runners
+    plan: WalkForwardPlan
+
+
+def prepare(
+    store: Store,
+    *,
+    since: date | None,
+    until: date | None,
+    days: int | None,
+    refit_months: int | None,
+    past: int | None,
+    lead: timedelta,
+    model: object,
+    parameters: Mapping[str, Any] | None,
+    progress: Progress,
+) -> Prepared:
+    """Read what a backtest needs; arguments and errors are those of `backtest`."""
+    recipe = recipe_for(model, parameters)
+    rows = kept_training_set(store, lead=lead, period=Period(until=until or date.max), progress=progress)
+    races = races_of(rows)
+    if not races.count:
+        raise UserError(f"{store.home.offline} holds no race with a winner: load results and run `velo build`")
+    plan = _plan(races.days.max().astype(date), since, until, days, refit_months, past)
+    return Prepared(recipe, rows, races, Runners(rows.matrix(FEATURES)[races.rows], races.starts, FEATURES), plan)
+
+
+@numeric_threads()
 def backtest(
     store: Store,
     *,
@@ -62,25 +100,33 @@ def backtest(
     refit_months: int | None = None,
     past: int | None = None,
     lead: timedelta = LEAD,
-    options: ModelOptions | None = None,
+    model: object = None,
+    parameters: Mapping[str, Any] | None = None,
     again: bool = False,
     progress: Progress = lambda step, done, steps: None,
 ) -> BacktestReport:
-    """Test the recipe over local race dates `since` to `until` (both included), or the last `days` up to `until`.
+    """Test a model over local race dates `since` to `until` (both included), or the last `days` up to `until`.
 
-    The default is the `DAYS` days up to the last result. The trial is recorded before any figure is returned. Raises
-    `UserError` for a period without races or history, for results without prices, and for days of a locked window unless
-    `again`.
+    `model` is whatever `velo.training.own_models.recipe_for` takes: None or `ModelOptions` for VÉLØ's own, `module:factory` with
+    its `parameters`, or an object. The default period is the `DAYS` days up to the last result. The trial is recorded before
+    any figure is returned. Raises `UserError` for a period without races or history, for results without prices, for days of a
+    locked window unless `again`, and for a model that fails.
     """
-    chosen_options = options or ModelOptions()
-    rows = kept_training_set(store, lead=lead, period=Period(until=until or date.max), progress=progress)
-    races = races_of(rows)
-    if not races.count:
-        raise UserError(f"{store.home.offline} holds no race with a winner: load results and run `velo build`")
-    plan = _plan(races.days.max().astype(date), since, until, days, refit_months, past)
+    made = prepare(
+        store,
+        since=since,
+        until=until,
+        days=days,
+        refit_months=refit_months,
+        past=past,
+        lead=lead,
+        model=model,
+        parameters=parameters,
+        progress=progress,
+    )
+    recipe, rows, plan = made.recipe, made.rows, made.plan
     number = _looked_at(store, plan, again=again)
-    matrix = rows.matrix(FEATURES)[races.rows]
-    told = predict(matrix, races, plan, chosen_options, progress)
+    told = predict(made.runners, made.races, plan, recipe.model, progress)
     tested = told.races.rows
     shown = prices(store.home, rows)
     sp = rows.label("sp_decimal")[tested]
@@ -89,18 +135,18 @@ def backtest(
         "closing": shown.closing[tested],
     } | {name: rows.identity.column(name).to_numpy(zero_copy_only=False)[tested] for name in ("race_id", "horse_id")}
     progress("blend and calibrate", 0, 1)
-    predictions, choices = _predictions(told, sp, beside, chosen_options.seed)
-    recipe = recipe_of(asdict(chosen_options), FEATURES, rows.provenance.catalogue, lead.total_seconds())
+    predictions, choices = _predictions(told, sp, beside, recipe.seed)
+    digest = recipe_of(recipe.settings, recipe.features, rows.provenance.catalogue, lead.total_seconds())
     data = fingerprint({name: predictions.columns[name] for name in _DATA})
-    shape = f"{plan}{recipe}{data}{told.refits[0].records}"
+    shape = f"{plan}{digest}{data}{told.refits[0].records}"
     name = f"{plan.since:%Y%m%d}-{plan.until:%Y%m%d}-{hashlib.sha256(shape.encode()).hexdigest()[:8]}"
-    trial = Trial(name, plan.since.isoformat(), plan.until.isoformat(), recipe, data, now.isoformat())
+    trial = Trial(name, plan.since.isoformat(), plan.until.isoformat(), digest, data, now.isoformat())
     count = tried(store.home.models, trial, now)
     if number is not None:
         taken = look(store.home.models, plan.since, plan.until, predictions.fingerprint(), name, now, again=True)
         number = taken.number
     progress("measure", 0, 1)
-    report = report_of(Facts(name, recipe, plan, count, number), told, predictions, choices)
+    report = report_of(Facts(name, digest, plan, recipe.name, count, number), told, predictions, choices)
     keep(store.home, name, predictions, report)
     progress("measure", 1, 1)
     return report

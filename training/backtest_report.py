@@ -112,6 +112,7 @@ class BacktestReport:
     alarms: tuple[Raised, ...]
     backtest: str
     recipe: str
+    model: str
     served: str
     since: str
     until: str
@@ -147,11 +148,12 @@ class BacktestReport:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a backtest is: its id, recipe and plan, which trial of its days, and which look at a locked window among them."""
+    """What a backtest is: its id, recipe and plan, the model's name, the number of the trial and of the look at a locked window."""
 
     backtest: str
     recipe: str
     plan: WalkForwardPlan
+    model: str
     trials: int
     look: int | None
 
@@ -174,6 +176,7 @@ def report_of(
         alarms=alarms_of(figures, bets, runners=int(season.p.size)),
         backtest=facts.backtest,
         recipe=facts.recipe,
+        model=facts.model,
         served=SERVED,
         since=plan.since.isoformat(),
         until=plan.until.isoformat(),
@@ -183,8 +186,8 @@ def report_of(
         left_out=tested - int(season.starts.size),
         records=predictions.records,
         months=told.months,
-        rounds=told.rounds,
-        residual_rounds=told.residual_rounds,
+        rounds=told.settings.get("best_round", 0),
+        residual_rounds=told.settings.get("residual_rounds", 0),
         trials=facts.trials,
         look=facts.look,
         refits=told.refits,

@@ -131,10 +131,11 @@ def what_was_tested(report: BacktestReport) -> str:
     races = "race" if report.left_out == 1 else "races"
     left_out = f", {report.left_out:,} {races} without a market left out" if report.left_out else ""
     look = f", look {report.look} at a locked window" if report.look else ""
+    rounds = f", {report.rounds} rounds of trees" if report.rounds else ""
     return (
         f"backtest {report.backtest}: {report.since} to {report.until}, {report.races:,} races and {report.runners:,} starters "
         f"on {report.race_days:,} days{left_out}; trained on {report.records:,} records or more, refitted every "
-        f"{report.months} months; {report.rounds} rounds of trees; trial {report.trials} of these days{look}"
+        f"{report.months} months; model {report.model}{rounds}; trial {report.trials} of these days{look}"
     )
 
 

@@ -1,9 +1,9 @@
-"""A model as it is kept: a folder of text files, checksummed, loaded only where it fits the store.
+"""A stored model: a folder of checksummed files, loaded only where it fits the store.
 
-`$VELO_HOME/models/<version>/` holds `model.txt` (LightGBM's own text, one model per seed) and `logit.json`, the fundamental model; `blend.json`
-and `residual.txt` (LightGBM's text, empty where there is none), how the market is put to it; `metadata.yaml`, `metrics.json`
-and `checksums.txt` (SHA-256), and `gate.json` once the gate was asked. `$VELO_HOME/models/current` names the version that serves,
-`history.txt` those that served before it.
+`$VELO_HOME/models/<version>/` holds the fundamental model: for VÉLØ's own `model.txt` (LightGBM's text, one model per seed) and `logit.json`, for a
+user's the file of `velo.training.stored_models`. `blend.json` and `residual.txt` (LightGBM's text, empty without a residual model)
+hold the blend with the market. `metadata.yaml`, `metrics.json` and `checksums.txt` (SHA-256) describe them, and `gate.json` is the
+gate's verdict once it has run. `$VELO_HOME/models/current` names the version that serves, `history.txt` the earlier ones.
 """
 
 import hashlib
@@ -22,17 +22,21 @@ from numpy.typing import NDArray
 from velo.errors import UserError
 from velo.feature_repo.catalogue import columns
 from velo.storage.store import Home
+from velo.training import stored_models
 from velo.training.blending import BENTER, MEAN, Blending
 from velo.training.calibration_intervals import CalibrationInterval
-from velo.training.ensemble import Ensemble, Inputs, inputs
-from velo.training.logit import Logit
+from velo.training.ensemble import Ensemble
 from velo.training.market import SMALLEST
+from velo.training.race_model import VELO, FittedModel, HasContributions, Runners
 
 Floats = NDArray[np.float64]
 
 FORMAT: Final = 3
-READABLE_FORMATS: Final = ("2", "3")
-"""Format 2 has one LightGBM model in `model.txt` and in `residual.txt`; format 3 has one or more, one after another."""
+"""The format of a bundle of VÉLØ's own model. Format 2 has one LightGBM model in `model.txt` and in `residual.txt`; format 3 has
+one or more, one after another."""
+USER_FORMAT: Final = 4
+"""The format of a bundle of a user's model."""
+READABLE_FORMATS: Final = ("2", "3", "4")
 CURRENT: Final = "current"
 CHECKSUMS: Final = "checksums.txt"
 NO_GATE: Final = "not run"
@@ -42,32 +46,37 @@ FUNDAMENTAL: Final = "fundamental"
 """What the gate judges where nothing else is asked."""
 OWN: Final = "own"
 BLEND: Final = "blend"
-FILES: Final = ("model.txt", "logit.json", "residual.txt", "blend.json", "metadata.yaml", "metrics.json")
+EVERY: Final = ("residual.txt", "blend.json", "metadata.yaml", "metrics.json")
+"""The files of every bundle."""
+FILES: Final = ("model.txt", "logit.json", *EVERY)
+"""The files of a bundle of VÉLØ's own model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What is fitted: the fundamental model; how the market is put to it, and the one grown on the market (β, model).
+    """The fitted parts: the fundamental model, its blend with the market, and the model on top of the market (β, model).
 
-    `blending` is None where too few races had a market, `on_market` where it has no part in the blend. `bands` say how far the
-    chances can be trusted, those of `OWN` and of `BLEND`; a bundle may have neither.
+    `blending` is None where too few races had a market, `on_market` where it has no part in the blend. `bands` are the
+    calibration intervals of `OWN` and `BLEND` probabilities; a bundle may have neither. `kind` is how the fundamental model is stored.
     """
 
-    fundamental: Ensemble
+    fundamental: FittedModel
     blending: Blending | None = None
-    on_market: tuple[float, Ensemble] | None = None
+    on_market: tuple[float, FittedModel] | None = None
     bands: Mapping[str, CalibrationInterval] = field(default_factory=dict)
+    kind: str = VELO
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A loaded model. `features` are the columns it takes, in order."""
+    """A loaded model. `features` are the columns it takes, in order; `differences` those of its environment from this one."""
 
     version: str
     features: tuple[str, ...]
     metadata: Mapping[str, Any]
     metrics: Mapping[str, Any]
     model: Model
+    differences: tuple[str, ...] = ()
 
     @property
     def gate(self) -> str:
@@ -89,7 +98,7 @@ class Bundle:
 
         `matrix` has a row of `features` a runner, all the runners that are to start: they are set against each other.
         """
-        return _softmax(self.model.fundamental.scores(_inputs(matrix)))
+        return _softmax(self.model.fundamental.utilities(self._runners(matrix)))
 
     def calibrated(self, probabilities: Floats) -> Floats:
         """The fundamental probabilities of one race calibrated by regime of their own odds; as they are without a curve."""
@@ -112,7 +121,7 @@ class Bundle:
         kind, scores = BENTER, own
         if blending.kind != BENTER and matrix is not None and self.model.on_market is not None:
             beta, on_market = self.model.on_market
-            kind, scores = blending.kind, on_market.scores(_inputs(matrix)) + beta * log_pi
+            kind, scores = blending.kind, on_market.utilities(self._runners(matrix)) + beta * log_pi
         if kind == MEAN:
             scores = (own + scores) / 2.0
         return _shared(blending.curves[kind].curve_values(_softmax(scores), market))
@@ -128,14 +137,16 @@ class Bundle:
     def contributions(self, matrix: Floats) -> Floats:
         """What each feature adds to each runner's utility, (runners, features), against the mean of the race.
 
-        The sum over the features is the runner's utility less the mean of the race's; e to its power scales the odds.
+        The sum over the features is the runner's utility less the mean of the race's; e to its power scales the odds. All 0
+        for a model that cannot say.
         """
-        values = self.model.fundamental.contributions(_inputs(matrix))
+        if not isinstance(self.model.fundamental, HasContributions):
+            return np.zeros(matrix.shape)
+        values = self.model.fundamental.contributions(self._runners(matrix))
         return np.asarray(values - values.mean(axis=0), dtype=np.float64)
 
-
-def _inputs(matrix: Floats) -> Inputs:
-    return inputs(matrix, np.zeros(1, dtype=np.intp))
+    def _runners(self, matrix: Floats) -> Runners:
+        return Runners(matrix, np.zeros(1, dtype=np.intp), self.features)
 
 
 def _softmax(scores: Floats) -> Floats:
@@ -189,21 +200,20 @@ def load(home: Home, catalogue: str, version: str | None = None) -> Bundle:
             f"{catalogue[:8]}: run `velo train` to make one that fits"
         )
     columns.refuse_unknown(metadata["features"])
-    return Bundle(chosen, tuple(metadata["features"]), metadata, metrics, _model(folder))
+    differing = stored_models.differences(metadata)
+    return Bundle(chosen, tuple(metadata["features"]), metadata, metrics, _model(folder, metadata), differing)
 
 
-def _model(folder: Path) -> Model:
-    def ensemble(trees: str, told: Mapping[str, Any]) -> Ensemble:
-        return Ensemble((folder / trees).read_text(), Logit.from_json(told["logit"]), told["logit_share"])
-
-    fundamental = ensemble("model.txt", json.loads((folder / "logit.json").read_text()))
+def _model(folder: Path, metadata: Mapping[str, Any]) -> Model:
+    stored = {path.name: path.read_bytes() for path in folder.glob("*.*") if path.name not in EVERY}
+    fundamental = stored_models.load_model(metadata, stored)
     blend = json.loads((folder / "blend.json").read_text())
     blending = None if blend["blending"] is None else Blending.from_json(blend["blending"])
     told = blend["on_market"]
-    on_market = None if told is None else (told["beta"], ensemble("residual.txt", told))
+    on_market = None if told is None else (told["beta"], Ensemble.of_parts((folder / "residual.txt").read_text(), told))
     # a bundle of before there were bands has none
     bands = {name: CalibrationInterval.from_json(one) for name, one in blend.get("bands", {}).items()}
-    return Model(fundamental, blending, on_market, bands)
+    return Model(fundamental, blending, on_market, bands, metadata.get("kind", VELO))
 
 
 def _verdict(folder: Path) -> dict[str, str]:
@@ -231,18 +241,23 @@ def digest_of(folder: Path) -> str:
 
 def _refuse_other_format(folder: Path) -> None:
     # Told before the checksums: another format has other files.
+    found = _format(folder)
+    if found and found not in READABLE_FORMATS:
+        raise UserError(
+            f"model {folder.name} has format {found}, but this version reads {FORMAT}: run `velo train` again"
+        )
+
+
+def _format(folder: Path) -> str | None:
     path = folder / "metadata.yaml"
     found = re.match(r"format: (\S+)", path.read_text()) if path.is_file() else None
-    if found and found[1] not in READABLE_FORMATS:
-        raise UserError(
-            f"model {folder.name} has format {found[1]}, but this version reads {FORMAT}: run `velo train` again"
-        )
+    return found[1] if found else None
 
 
 def refuse_changed(folder: Path) -> None:
     """Raise `UserError` where a file of a version is not as it was written."""
     told = _told(folder)
-    for name in FILES:
+    for name in dict.fromkeys((*told, *(EVERY if _format(folder) == str(USER_FORMAT) else FILES))):
         path = folder / name
         found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
         if found is None or told.get(name) != found:

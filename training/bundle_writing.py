@@ -12,18 +12,21 @@ from velo.errors import UserError
 from velo.feature_repo.catalogue import columns
 from velo.storage.atomic_files import sole_writer, sync_folder, write_atomically
 from velo.storage.store import Home
+from velo.training import stored_models
 from velo.training.bundle import (
     CHECKSUMS,
     CURRENT,
     FORMAT,
     GATE,
     PAPER,
+    USER_FORMAT,
     Model,
     digest_of,
     refuse_changed,
     versions,
 )
 from velo.training.ensemble import Ensemble
+from velo.training.race_model import VELO
 
 HISTORY: Final = "history.txt"
 PASSED: Final = "PASS"
@@ -37,23 +40,22 @@ def write(home: Home, model: Model, metadata: Mapping[str, Any], metrics: Mappin
     formulas), `lead_s`, `gate` and `mode`. Raises `UserError` for a feature that the catalogue does not declare.
     """
     columns.refuse_unknown(metadata["features"])
-    fitted = _texts(model)
-    digest = hashlib.sha256("".join(fitted.values()).encode()).hexdigest()
+    fitted = _files(model)
+    digest = hashlib.sha256(b"".join(fitted.values())).hexdigest()
     version = f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{digest[:8]}"
-    texts = fitted | {
-        "metadata.yaml": yaml.safe_dump(
-            {"format": FORMAT, "version": version} | dict(metadata), sort_keys=False, allow_unicode=True
-        ),
-        "metrics.json": json.dumps(metrics, indent=2, ensure_ascii=False) + "\n",
+    head = {"format": FORMAT if model.kind == VELO else USER_FORMAT, "version": version}
+    files = fitted | {
+        "metadata.yaml": yaml.safe_dump(head | dict(metadata), sort_keys=False, allow_unicode=True).encode(),
+        "metrics.json": (json.dumps(metrics, indent=2, ensure_ascii=False) + "\n").encode(),
     }
-    sums = "".join(f"{hashlib.sha256(text.encode()).hexdigest()}  {name}\n" for name, text in texts.items())
+    sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items())
     with sole_writer(home.models):
         folder = home.models / version
         if not folder.exists():
             aside = home.models / f".{version}.tmp"
             aside.mkdir()
-            for name, text in (texts | {CHECKSUMS: sums}).items():
-                write_atomically(aside / name, text.encode())
+            for name, content in (files | {CHECKSUMS: sums.encode()}).items():
+                write_atomically(aside / name, content)
             aside.rename(folder)
             sync_folder(home.models)
         _promote(home, version)
@@ -102,22 +104,23 @@ def judged(home: Home, version: str, verdict: str, of: Mapping[str, Any]) -> str
     return mode
 
 
-def _texts(model: Model) -> dict[str, str]:
+def _files(model: Model) -> dict[str, bytes]:
+    on_market: dict[str, Any] | None = None
+    trees = ""
+    if model.on_market is not None:
+        beta, residual = model.on_market
+        # VÉLØ's own is the only model that learns on top of the market
+        assert isinstance(residual, Ensemble)
+        on_market, trees = {"beta": beta, **residual.linear()}, residual.trees
     blend = {
         "blending": None if model.blending is None else model.blending.to_json(),
-        "on_market": None if model.on_market is None else {"beta": model.on_market[0], **_linear(model.on_market[1])},
-        "bands": {name: one.to_json() for name, one in model.bands.items()},
+        "on_market": on_market,
+        "bands": {name: band.to_json() for name, band in model.bands.items()},
     }
-    return {
-        "model.txt": model.fundamental.trees,
-        "logit.json": _json(_linear(model.fundamental)),
-        "residual.txt": "" if model.on_market is None else model.on_market[1].trees,
-        "blend.json": _json(blend),
+    return stored_models.files_of(model.fundamental, model.kind) | {
+        "residual.txt": trees.encode(),
+        "blend.json": _json(blend).encode(),
     }
-
-
-def _linear(ensemble: Ensemble) -> dict[str, Any]:
-    return {"logit_share": ensemble.logit_share, "logit": ensemble.logit.to_json()}
 
 
 def _json(value: Mapping[str, Any]) -> str:

@@ -1,96 +1,121 @@
-"""Fitting the parts of a model together: the fundamental one, and the one that is grown on top of the market."""
+"""VÉLØ's own model, unfitted: trees and a conditional logit, with and without the market underneath."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from velo.training.by_race import Floats
-from velo.training.ensemble import Ensemble, Inputs
-from velo.training.logit import fit_logit
+from velo.training.ensemble import Ensemble
+from velo.training.logit import Logit, fit_logit
 from velo.training.market import LEAST_RACES, fit_market_exponent, market_offset
-from velo.training.model import FEATURES, Fitted, ModelOptions, faded, fit, grow
+from velo.training.model import ModelOptions, faded, fit, grow
+from velo.training.race_model import FittedModel, LearnsOnMarket, RaceModel, Runners
 from velo.training.races import Races
-
-Tell = Callable[[str], None]
-"""Told the part that begins."""
+from velo.training.threads import fitting_threads, numeric_threads
 
 PATIENCE: Final = 40
-"""Rounds without a better loss that end the search for how many to grow."""
+"""Rounds without a better loss after which the search for the number of rounds ends."""
 WATCHED_SHARE: Final = 0.1
 """The last share of the training days, on which the number of rounds is chosen."""
 
 
 @dataclass(frozen=True, slots=True)
-class OnMarket:
-    """A model grown on top of β·log π, and the β."""
-
-    model: Ensemble
-    beta: float
-
-
-@dataclass(frozen=True, slots=True)
 class Rounds:
-    """How many rounds to grow, without and with the market beneath (0 where too few races have one)."""
+    """Boosting rounds, without and with the market underneath (0 where too few races have a market)."""
 
     plain: int
     on_market: int
 
 
-def fit_fundamental(
-    given: Inputs, races: Races, options: ModelOptions, rounds: int, tell: Tell = lambda part: None
-) -> tuple[Ensemble, Fitted]:
-    """The model that knows no market of the race it predicts, and its trees; `given` has the rows of the races."""
-    return _fit(given, races, options, rounds, None, tell)
+@dataclass(frozen=True, slots=True)
+class TreesAndLogit:
+    """VÉLØ's own model. `rounds` are chosen on the training days of the first refit and kept for the later ones."""
+
+    options: ModelOptions = field(default_factory=ModelOptions)
+    rounds: Rounds | None = None
+
+    def chosen(self, runners: Runners, races: Races) -> "TreesAndLogit":
+        """The model with the number of boosting rounds chosen on the last of these days."""
+        return replace(self, rounds=choose_rounds(runners, races, self.options))
+
+    def fit(self, runners: Runners, races: Races) -> Ensemble:
+        """The model that has no market of the race it predicts."""
+        rounds = self.rounds or choose_rounds(runners, races, self.options)
+        return _fit(runners, races, self.options, rounds.plain, None)
+
+    def fit_on_market(self, runners: Runners, races: Races, offset: Floats) -> Ensemble | None:
+        """The model on top of the market; None where too few races had one to choose the rounds."""
+        rounds = self.rounds or choose_rounds(runners, races, self.options)
+        if rounds.on_market == 0:
+            return None
+        return _fit(runners, races, self.options.of_residual(), rounds.on_market, offset)
+
+    def settings(self) -> dict[str, Any]:
+        """The options, and the chosen rounds as `best_round` and `residual_rounds`."""
+        if self.rounds is None:
+            return asdict(self.options)
+        return asdict(self.options) | {"best_round": self.rounds.plain, "residual_rounds": self.rounds.on_market}
 
 
-def fit_on_market(
-    given: Inputs, races: Races, options: ModelOptions, rounds: int, tell: Tell = lambda part: None
-) -> OnMarket | None:
-    """The model on top of the market; of the races, whose rows `given` has, those with one. None where they are too few."""
+def _fit(runners: Runners, races: Races, options: ModelOptions, rounds: int, offset: Floats | None) -> Ensemble:
+    trees = grow((runners.matrix, races), runners.features, options, rounds, offset=offset)
+    return Ensemble(
+        trees.text, _logit(runners, races, options, offset), options.logit_share, options.threads or fitting_threads()
+    )
+
+
+def _logit(runners: Runners, races: Races, options: ModelOptions, offset: Floats | None = None) -> Logit:
+    target = races.target(options.soft_target)
+    without = faded(runners.matrix, races, runners.features)
+    with numeric_threads():
+        return fit_logit(runners.centred, races.starts, target, runners.features, options.logit_l2, offset, without)
+
+
+def fit_baseline(runners: Runners, races: Races) -> Logit:
+    """The baseline that every model must beat: the plain conditional logit of our default options."""
+    return _logit(runners, races, ModelOptions())
+
+
+@dataclass(frozen=True, slots=True)
+class OnMarket:
+    """A model fitted on top of β·log π, and the β."""
+
+    model: FittedModel
+    beta: float
+
+
+def fit_on_market(model: RaceModel, runners: Runners, races: Races) -> OnMarket | None:
+    """Fit a model on top of the market, on the races that have one.
+
+    None where they are too few, or where the model cannot learn on an offset.
+    """
     where = has_market(races)
-    priced = races.only(where)
-    if priced.count < LEAST_RACES or rounds == 0:
+    priced = part(races, where)
+    if not isinstance(model, LearnsOnMarket) or priced.count < LEAST_RACES:
         return None
     beta = fit_market_exponent(priced.pi, priced.starts, priced.share).beta
-    offset = market_offset(priced.pi, beta, priced.starts)
-    own = given.rows(np.flatnonzero(np.repeat(where, races.sizes)))
-
-    def on_market(part: str) -> None:
-        tell(f"{part} on the market")
-
-    return OnMarket(_fit(own, priced, options.of_residual(), rounds, offset, on_market)[0], beta)
+    fitted = model.fit_on_market(runners.of(priced), priced, market_offset(priced.pi, beta, priced.starts))
+    return None if fitted is None else OnMarket(fitted, beta)
 
 
-def _fit(
-    given: Inputs, races: Races, options: ModelOptions, rounds: int, offset: Floats | None, tell: Tell
-) -> tuple[Ensemble, Fitted]:
-    tell("grow trees")
-    trees = grow((given.raw, races), FEATURES, options, rounds, offset=offset)
-    tell("fit the logit")
-    target = races.target(options.soft_target)
-    without = faded(given.raw, races, FEATURES)
-    logit = fit_logit(given.centred, races.starts, target, FEATURES, options.logit_l2, offset, without)
-    return Ensemble(trees.text, logit, options.logit_share, options.threads), trees
-
-
-def choose_rounds(given: Inputs, races: Races, options: ModelOptions) -> Rounds:
-    """How many rounds do best on the last of the races' days, grown on those before; `given` has the rows of the races."""
+def choose_rounds(runners: Runners, races: Races, options: ModelOptions) -> Rounds:
+    """The number of rounds that does best on the last days of some races, grown on the days before them."""
     days = np.unique(races.days)
     late = races.days >= days[-max(1, round(days.size * WATCHED_SHARE))]
     chosen = replace(options, patience=min(options.patience, PATIENCE))
     learned, watched = part(races, ~late), part(races, late)
-    plain = fit((given.raw[learned.rows], learned), (given.raw[watched.rows], watched), FEATURES, chosen)
-    learned, watched = (one.only(has_market(one)) for one in (learned, watched))
+    matrix, features = runners.matrix, runners.features
+    plain = fit((matrix[learned.rows], learned), (matrix[watched.rows], watched), features, chosen)
+    learned, watched = (half.only(has_market(half)) for half in (learned, watched))
     if learned.count < LEAST_RACES or watched.count == 0:
         return Rounds(plain.rounds, 0)
     beta = fit_market_exponent(learned.pi, learned.starts, learned.share).beta
     on_market = fit(
-        (given.raw[learned.rows], learned),
-        (given.raw[watched.rows], watched),
-        FEATURES,
+        (matrix[learned.rows], learned),
+        (matrix[watched.rows], watched),
+        features,
         chosen.of_residual(),
         offsets=(market_offset(learned.pi, beta, learned.starts), market_offset(watched.pi, beta, watched.starts)),
     )
@@ -98,10 +123,10 @@ def choose_rounds(given: Inputs, races: Races, options: ModelOptions) -> Rounds:
 
 
 def part(races: Races, wanted: NDArray[np.bool_]) -> Races:
-    """Some races, their rows those of a matrix of all the starters of `races`."""
+    """Some races, whose `rows` are those of a matrix of all starters of `races`."""
     return replace(races, rows=np.arange(races.share.size, dtype=np.intp)).only(wanted)
 
 
 def has_market(races: Races) -> NDArray[np.bool_]:
-    """Of each race, whether every starter has a price."""
+    """Whether every starter of a race has a price, (races,)."""
     return np.asarray(~np.isnan(races.total(races.pi)), dtype=np.bool_)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import lightgbm
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from velo.feature_repo.catalogue.columns import COLUMNS
 from velo.training.by_race import softmax
-from velo.training.ensemble import boosters_of, mean_prediction
+from velo.training.ensemble import mean_prediction
 from velo.training.metrics import SMALLEST
 from velo.training.races import Races
+from velo.training.threads import fitting_threads
 
 Floats = NDArray[np.float64]
 
@@ -35,6 +36,7 @@ RISING: Final = frozenset(
 )
 """Measures that never speak against a runner as they grow, all else equal: its own, its rider's or its yard's record."""
 FALLING: Final = frozenset({"lengths_last", "lengths_ewma", "position_last"})
+_THREADS: Final = re.compile(r"^\[num_threads: \d+\]$", re.MULTILINE)
 _WINDOW: Final = re.compile(r"_\d+d$")
 
 
@@ -68,7 +70,7 @@ class ModelOptions:
     residual_learning_rate: float = 0.05
     residual_logit_l2: float = 3000.0
     residual_logit_share: float = 0.5
-    threads: int = 2
+    threads: int = 0
     seeds: int = 3
 
     def of_residual(self) -> "ModelOptions":
@@ -98,7 +100,7 @@ class ModelOptions:
             "lambda_l2": self.l2,
             "max_bin": self.bins,
             "seed": self.seed,
-            "num_threads": self.threads,
+            "num_threads": self.threads or fitting_threads(),
             "deterministic": True,
             "force_row_wise": True,
             "verbosity": -1,
@@ -129,23 +131,11 @@ class Fitted:
 
     def scores(self, matrix: Floats) -> Floats:
         """The score of each row; one trained on top of an offset has it not in its scores."""
-        return mean_prediction(self.text, matrix, self.options.threads, raw_score=True)
+        return mean_prediction(self.text, matrix, self.options.threads or fitting_threads(), raw_score=True)
 
     def probabilities(self, matrix: Floats, races: Races) -> Floats:
         """Probabilities of the starters of some races; `matrix` has their rows."""
         return softmax(self.scores(matrix), races.starts)
-
-    def importance(self) -> dict[str, float]:
-        """The share of all gain that each feature brought, greatest first; features never used are left out."""
-        boosters = boosters_of(self.text)
-        gain_sums = sum(booster.feature_importance("gain") for booster in boosters)
-        gains = dict(zip(boosters[0].feature_name(), np.asarray(gain_sums).tolist(), strict=True))
-        whole = sum(gains.values()) or 1.0
-        return {name: gain / whole for name, gain in sorted(gains.items(), key=lambda one: -one[1]) if gain > 0.0}
-
-    def settings(self) -> dict[str, Any]:
-        """How it was grown, for the record."""
-        return asdict(self.options) | {"best_round": self.rounds}
 
 
 def fit(
@@ -194,7 +184,7 @@ def fit(
     )
     best = booster.best_iteration if booster.best_iteration > 0 else booster.current_iteration()
     losses = evaluated["validation"]["log_loss"]
-    return Fitted(booster.model_to_string(num_iteration=best), best, losses[best - 1], options)
+    return Fitted(_text(booster, best), best, losses[best - 1], options)
 
 
 def grow(
@@ -221,8 +211,13 @@ def grow(
         own = replace(options, seed=options.seed + number).parameters(train[1].rows.size, features) | weighing
         told = _teller(progress, rounds)
         booster = lightgbm.train(own | {"objective": objective}, learned, num_boost_round=rounds, callbacks=[told])
-        texts.append(booster.model_to_string())
+        texts.append(_text(booster))
     return Fitted("".join(texts), rounds, None, options)
+
+
+def _text(booster: lightgbm.Booster, rounds: int | None = None) -> str:
+    """LightGBM's text, in which the number of threads is always 1: models of one fit are the same to the bit."""
+    return _THREADS.sub("[num_threads: 1]", booster.model_to_string(num_iteration=rounds))
 
 
 def _teller(progress: Callable[[int, int], None], rounds: int) -> Callable[[Any], None]:

@@ -1,6 +1,7 @@
 """The models kept: listed, and two of them beside one another."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -9,14 +10,18 @@ from rich.table import Table
 from velo.errors import UserError
 from velo.storage.store import Home
 from velo.training import bundle
+from velo.training.dataset import LEAD
 from velo.training.model import ModelOptions
+from velo.training.own_models import velo_options
+from velo.training.race_model import VELO
 
 
 @dataclass(frozen=True, slots=True)
 class KeptModel:
-    """A model that is kept: what the gate said, what it may be used for, and how it did on its test days."""
+    """A stored model: its factory, the gate's verdict, what it may be used for, and how it did on its test days."""
 
     version: str
+    model: str
     serves: bool
     gate: str
     mode: str
@@ -48,32 +53,76 @@ def compared(home: Home, one: str, other: str) -> tuple[KeptModel, KeptModel]:
     return told[one], told[other]
 
 
-def recipe_kept(home: Home, version: str) -> tuple[ModelOptions, timedelta]:
-    """The options a kept model was made with, and its lead: a backtest of these speaks for it.
+def recipe_kept(home: Home, version: str) -> tuple[Any, dict[str, Any], timedelta]:
+    """The model of a stored version as `recipe_for` takes it, its parameters, and its lead: a backtest of these judges it.
 
-    Raises `UserError` for a version that is not kept, and for options of another version of this program.
+    Raises `UserError` for a version that does not exist, for options of another version of this program, and for a model that
+    was trained from an object: it has no factory.
     """
     kept_models(home)
-    told = bundle.described(home, version)
-    names = {field.name for field in fields(ModelOptions)}
-    settings = told["model"]
-    if not names <= settings.keys():
+    described = bundle.described(home, version)
+    lead = timedelta(seconds=described["lead_s"])
+    if described.get("kind", VELO) != VELO:
+        return described["factory"], described["parameters"], lead
+    options = velo_options(described["model"])
+    if options is None:
+        raise UserError(f"model {version} was trained with other options than this version has: run `velo train` again")
+    return options, {}, lead
+
+
+def own_model(model: object, parameters: Mapping[str, Any] | None, seed: int | None) -> object:
+    """The model to train or test: VÉLØ's own with a seed if none is given.
+
+    Raises `UserError` for a seed of a user's model, and for parameters without a factory.
+    """
+    if model is None:
+        if parameters:
+            raise UserError("--param is an argument of --model module:factory: name the factory too")
+        return ModelOptions(seed=1 if seed is None else seed)
+    if seed is not None:
+        raise UserError("--seed is of VÉLØ's own model: pass the seed of yours as --param, such as random_state=1")
+    return model
+
+
+def model_to_test(
+    home: Home,
+    model: object,
+    parameters: Mapping[str, Any] | None,
+    lead: timedelta | None,
+    seed: int | None,
+) -> tuple[object, Mapping[str, Any], timedelta]:
+    """The model of a backtest, its parameters and its lead; `model` may also be the version of a stored model."""
+    if not isinstance(model, str) or ":" in model:
+        return own_model(model, parameters, seed), dict(parameters or {}), LEAD if lead is None else lead
+    if lead is not None or seed is not None or parameters:
         raise UserError(
-            f"the model {version} was made without {', '.join(sorted(names - settings.keys()))}: train anew, for its "
-            "recipe can no longer be repeated"
+            f"--model {model} sets the lead, the seed and the parameters: leave out --lead, --seed and --param"
         )
-    return ModelOptions(**{name: settings[name] for name in names}), timedelta(seconds=told["lead_s"])
+    return recipe_kept(home, model)
 
 
 def models_table(models: tuple[KeptModel, ...]) -> Table:
     """Models as rows; the one that serves has an arrow."""
     table = Table(title="models, each measured on its own test days", title_justify="left")
-    for name in ("", "version", "gate", "mode", "records", "test days", "races", "R²", "log loss", "R² of the market"):
+    for name in (
+        "",
+        "version",
+        "model",
+        "gate",
+        "mode",
+        "records",
+        "test days",
+        "races",
+        "R²",
+        "log loss",
+        "R² of the market",
+    ):
         table.add_column(name, justify="right" if name in {"records", "races"} or "R²" in name else "left")
     for one in models:
         table.add_row(
             "▶" if one.serves else "",
             one.version,
+            one.model,
             one.gate,
             one.mode,
             f"{one.records:,}",
@@ -91,6 +140,7 @@ def _kept(version: str, told: dict[str, Any], *, serves: bool) -> KeptModel:
     market = test["market"]
     return KeptModel(
         version=version,
+        model=told.get("factory", VELO),
         serves=serves,
         gate=told["gate"],
         mode=told["mode"],

@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from velo.training.backtest_metrics import winner_loss
 from velo.training.by_race import Floats, softmax
-from velo.training.ensemble import Inputs
 from velo.training.fitting import PATIENCE, WATCHED_SHARE, part
 from velo.training.folds import EMBARGO_DAYS, Fold, forward_folds
 from velo.training.logit import fit_logit
 from velo.training.model import DART, FEATURES, ModelOptions, faded, fit, grow
+from velo.training.race_model import Runners
 from velo.training.races import Races
+from velo.training.threads import numeric_threads
 
 Progress = Callable[[str, int, int], None]
 
@@ -56,7 +57,7 @@ class Tried:
 
 
 def search(
-    given: Inputs,
+    given: Runners,
     races: Races,
     wanted: NDArray[np.bool_],
     base: ModelOptions,
@@ -90,8 +91,8 @@ def search(
                 scores += options.logit_share * linear[at]
             if options.logit_share < 1.0:
                 train = own.only(fold.train)
-                trees = grow((given.raw[train.rows], train), FEATURES, options, rounds[name])
-                scores += (1.0 - options.logit_share) * trees.scores(given.raw[test.rows])
+                trees = grow((given.matrix[train.rows], train), FEATURES, options, rounds[name])
+                scores += (1.0 - options.logit_share) * trees.scores(given.matrix[test.rows])
             told.append(winner_loss(softmax(scores, test.starts), test.share, test.starts))
         losses[name] = np.concatenate(told)
     progress("try", len(grid), len(grid))
@@ -122,19 +123,20 @@ def _table(
     return tuple(told)
 
 
-def _logit_scores(given: Inputs, races: Races, fold: Fold, options: ModelOptions) -> Floats:
+def _logit_scores(given: Runners, races: Races, fold: Fold, options: ModelOptions) -> Floats:
     train, test = races.only(fold.train), races.only(fold.test)
     target = train.target(options.soft_target)
-    without = faded(given.raw[train.rows], train, FEATURES)
-    fitted = fit_logit(given.centred[train.rows], train.starts, target, FEATURES, options.logit_l2, without=without)
+    without = faded(given.matrix[train.rows], train, FEATURES)
+    with numeric_threads():
+        fitted = fit_logit(given.centred[train.rows], train.starts, target, FEATURES, options.logit_l2, without=without)
     return fitted.scores(given.centred[test.rows])
 
 
-def _rounds(given: Inputs, train: Races, options: ModelOptions) -> int:
+def _rounds(given: Runners, train: Races, options: ModelOptions) -> int:
     days = np.unique(train.days)
     late = train.days >= days[-max(1, round(days.size * WATCHED_SHARE))]
     learned, watched = train.only(~late), train.only(late)
     chosen = replace(options, patience=min(options.patience, PATIENCE))
     if options.boosting == DART:
         return options.rounds
-    return fit((given.raw[learned.rows], learned), (given.raw[watched.rows], watched), FEATURES, chosen).rounds
+    return fit((given.matrix[learned.rows], learned), (given.matrix[watched.rows], watched), FEATURES, chosen).rounds

@@ -15,19 +15,21 @@ import numpy as np
 
 from velo.errors import UserError
 from velo.storage.store import Store
-from velo.training import bundle, bundle_writing
+from velo.training import bundle, bundle_writing, stored_models
 from velo.training.blend_calibrate import blending_of
 from velo.training.blending import BENTER, Blending
 from velo.training.dataset import LEAD, TrainingSet
 from velo.training.dataset_cache import kept_training_set
-from velo.training.ensemble import Inputs, inputs
 from velo.training.entity_rows import Period
-from velo.training.fitting import fit_fundamental, fit_on_market
+from velo.training.fitting import TreesAndLogit, fit_on_market
 from velo.training.folds import EMBARGO_DAYS, Fold
 from velo.training.metrics import ModelQuality, measure
-from velo.training.model import FEATURES, Fitted, ModelOptions
+from velo.training.model import FEATURES, ModelOptions
+from velo.training.own_models import Recipe, recipe_for
+from velo.training.race_model import VELO, HasImportance, Runners
 from velo.training.races import Races, Split, races_of, split
 from velo.training.search import Tried, search
+from velo.training.threads import numeric_threads
 from velo.training.train_measures import PartMeasured, bands_of, measured_parts
 from velo.training.walk_forward import OutOfFold, forward
 
@@ -50,6 +52,7 @@ class TrainReport:
     """
 
     version: str
+    model: str
     rows: int
     races: int
     from_cards: int
@@ -69,6 +72,7 @@ class TrainReport:
     caveats: tuple[str, ...]
 
 
+@numeric_threads()
 def train(
     store: Store,
     *,
@@ -78,47 +82,56 @@ def train(
     period: Period = Period(),  # noqa: B008 frozen
     validate_from: date | None = None,
     test_from: date | None = None,
-    options: ModelOptions | None = None,
+    model: object = None,
+    parameters: Mapping[str, Any] | None = None,
     choose: bool = False,
     progress: Progress = lambda step, done, steps: None,
 ) -> TrainReport:
     """Join, predict forward, measure, fit on all days, and store the model as the current one.
 
-    `choose` first searches for better options by cross-validation over the days before the test days, which only the final
-    recipe predicts. Raises `UserError` for a store without results and for too few races.
+    `model` is whatever `velo.training.own_models.recipe_for` takes; None is VÉLØ's own with `seed`. `choose` first searches for
+    better options of VÉLØ's own by cross-validation over the days before the test days, which only the final recipe predicts.
+    Raises `UserError` for a store without results, for too few races, and for a model that fails or has no safe stored form.
     """
+    recipe = recipe_for(ModelOptions(seed=seed) if model is None else model, parameters)
+    kind = stored_models.stored_kind(recipe)
+    if choose and recipe.kind != VELO:
+        raise UserError(f"--search tries options of VÉLØ's own model, not of {recipe.name}: leave one of them out")
     rows = kept_training_set(store, lead=lead, period=period, progress=progress)
     races = races_of(rows)
     parts = split(races, validate_from, test_from)
-    progress("compare within races", 0, 1)
-    given = inputs(rows.matrix(FEATURES)[races.rows], races.starts)
-    chosen = options or ModelOptions(seed=seed)
+    runners = Runners(rows.matrix(FEATURES)[races.rows], races.starts, FEATURES)
     searched: tuple[Tried, ...] = ()
-    if choose:
-        chosen, searched = search(given, races, races.days < parts.test.days.min(), chosen, progress)
+    if choose and isinstance(recipe.model, TreesAndLogit):
+        options, searched = search(runners, races, races.days < parts.test.days.min(), recipe.model.options, progress)
+        recipe = recipe_for(options)
     folds = _folds(races, parts)
-    told = forward(given, races, folds, len(folds) - 1, 0, chosen, progress, further=4)
-    sp = rows.label("sp_decimal")[told.races.rows]
-    blending = _blending(told, sp)
+    predicted = forward(runners, races, folds, len(folds) - 1, 0, recipe.model, progress, further=2)
+    sp = rows.label("sp_decimal")[predicted.races.rows]
+    blending = _blending(predicted, sp)
 
-    def report(what: str) -> None:
-        progress(f"{what} on all days", len(folds) * 4 + 1, len(folds) * 4 + 5)
+    def report(what: str, after: int) -> None:
+        progress(f"{what} on all days", len(folds) * 3 + after, len(folds) * 3 + 3)
 
-    model, grown = _fit_on_all(given, races, chosen, told, blending, report)
+    stored = _fit_on_all(runners, races, kind, predicted, blending, report)
     progress("measure", 0, 1)
-    did = _Results(
-        _measured(told, told.fold < told.past),
-        _measured(told, told.fold >= told.past),
-        measured_parts(told, sp, chosen.seed),
+    results = _Results(
+        _measured(predicted, predicted.fold < predicted.past),
+        _measured(predicted, predicted.fold >= predicted.past),
+        measured_parts(predicted, sp, recipe.seed),
         searched,
     )
-    metadata = _metadata(store, rows, races, parts, grown.settings() | {"best_round": told.rounds})
-    metadata["blend"] = None if blending is None else _blend_told(blending, told)
-    metrics = asdict(did) | {"importance": grown.importance()}
-    model = replace(model, bands=bands_of(told, sp, chosen.seed))
-    version = bundle_writing.write(store.home, model, metadata, metrics, now)
+    settings = predicted.settings or dict(recipe.settings)
+    metadata = _metadata(store, rows, races, parts, settings) | _origin(recipe, kind)
+    metadata["blend"] = None if blending is None else _blend_described(blending, settings)
+    fundamental = stored.fundamental
+    metrics = asdict(results) | {
+        "importance": fundamental.importance() if isinstance(fundamental, HasImportance) else {}
+    }
+    stored = replace(stored, bands=bands_of(predicted, sp, recipe.seed))
+    version = bundle_writing.write(store.home, stored, metadata, metrics, now)
     progress("measure", 1, 1)
-    return _report(version, rows, races, told.rounds, blending, did)
+    return _report(version, rows, races, recipe, settings.get("best_round", 0), blending, results)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,46 +145,69 @@ class _Results:
 
 
 def _fit_on_all(
-    given: Inputs,
+    runners: Runners,
     races: Races,
-    options: ModelOptions,
-    told: OutOfFold,
+    kind: str,
+    predicted: OutOfFold,
     blending: Blending | None,
-    report: Callable[[str], None],
-) -> tuple[bundle.Model, Fitted]:
-    """Fit the stored model, without calibration intervals, and its trees; adds the residual model if the blend needs one."""
+    report: Callable[[str, int], None],
+) -> bundle.Model:
+    """Fit the stored model, without calibration intervals; adds the residual model if the blend needs one."""
     every = replace(races, rows=np.arange(races.share.size, dtype=np.intp))
-    model, grown = fit_fundamental(given, every, options, told.rounds, report)
-    fitted = None
+    report("fit the model", 1)
+    fundamental = predicted.model.fit(runners, every)
+    on_market = None
+    report("fit on the market", 2)
     if blending is not None and blending.kind != BENTER:
-        fitted = fit_on_market(given, every, options, told.residual_rounds, report)
-    return bundle.Model(model, blending, None if fitted is None else (fitted.beta, fitted.model)), grown
+        fitted = fit_on_market(predicted.model, runners, every)
+        on_market = None if fitted is None else (fitted.beta, fitted.model)
+    return bundle.Model(fundamental, blending, on_market, kind=kind)
+
+
+def _origin(recipe: Recipe, kind: str) -> dict[str, Any]:
+    """What a bundle of a user's model records of its factory and its environment; nothing more for VÉLØ's own."""
+    if kind == VELO:
+        return {}
+    return {
+        "kind": kind,
+        "factory": recipe.factory or recipe.name,
+        "parameters": dict(recipe.parameters),
+        "environment": stored_models.environment(recipe, kind),
+        "features": list(recipe.features),
+    }
 
 
 def _report(
-    version: str, rows: TrainingSet, races: Races, rounds: int, blending: Blending | None, did: _Results
+    version: str,
+    rows: TrainingSet,
+    races: Races,
+    recipe: Recipe,
+    rounds: int,
+    blending: Blending | None,
+    results: _Results,
 ) -> TrainReport:
     cards = rows.identity.column("source").to_numpy(zero_copy_only=False) == "racecard"
     distinct = int(np.unique(rows.races).size)
     return TrainReport(
         version=version,
+        model=recipe.name,
         rows=rows.rows,
         races=distinct,
         from_cards=int(np.unique(rows.races[cards]).size),
         left_out=distinct - races.count,
         records=races.rows.size,
-        features=len(FEATURES),
+        features=len(recipe.features),
         rounds=rounds,
         train_first_day=str(races.days.min()),
         train_last_day=str(races.days.max()),
-        validation=did.validation,
-        test=did.test,
-        parts=did.parts,
+        validation=results.validation,
+        test=results.test,
+        parts=results.parts,
         blend=None if blending is None else blending.kind,
-        searched=did.search,
+        searched=results.search,
         gate=bundle.NO_GATE,
         mode=bundle.PAPER,
-        caveats=_caveats(rows, races.rows.size, did.test, blending, did.parts),
+        caveats=_caveats(rows, races.rows.size, results.test, blending, results.parts),
     )
 
 
@@ -192,19 +228,20 @@ def _folds(races: Races, parts: Split) -> tuple[Fold, ...]:
     return tuple(folds)
 
 
-def _blending(told: OutOfFold, sp: np.ndarray[Any, np.dtype[np.float64]]) -> Blending | None:
+def _blending(predicted: OutOfFold, sp: np.ndarray[Any, np.dtype[np.float64]]) -> Blending | None:
     try:
-        return blending_of(told, sp)
+        return blending_of(predicted, sp)
     except UserError:
         # too few races with a market: the model is stored without a blend, and the report says so
         return None
 
 
-def _measured(told: OutOfFold, wanted: np.ndarray[Any, np.dtype[np.bool_]]) -> ModelQuality:
-    return measure(told.fundamental[np.repeat(wanted, told.races.sizes)], told.races.only(wanted), 1)
+def _measured(predicted: OutOfFold, wanted: np.ndarray[Any, np.dtype[np.bool_]]) -> ModelQuality:
+    races = predicted.races
+    return measure(predicted.fundamental[np.repeat(wanted, races.sizes)], races.only(wanted), 1)
 
 
-def _blend_told(blending: Blending, told: OutOfFold) -> dict[str, Any]:
+def _blend_described(blending: Blending, settings: Mapping[str, Any]) -> dict[str, Any]:
     losses: Mapping[str, float] | None = blending.losses
     return {
         "kind": blending.kind,
@@ -214,7 +251,7 @@ def _blend_told(blending: Blending, told: OutOfFold) -> dict[str, Any]:
         "alpha_se": blending.benter.alpha_se,
         "beta": blending.benter.beta,
         "market_beta": blending.market.beta,
-        "residual_rounds": told.residual_rounds,
+        "residual_rounds": settings.get("residual_rounds", 0),
     }
 
 

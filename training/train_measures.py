@@ -61,7 +61,7 @@ def measured_parts(told: OutOfFold, sp_decimal: Floats, seed: int) -> tuple[Part
     chances = {
         "market π": races.pi,
         BASELINE: told.logit[rows],
-        "trees": told.trees[rows],
+        **{name: probabilities[rows] for name, probabilities in told.parts.items()},
         "fundamental": told.fundamental[rows],
     }
     market = races.pi

@@ -5,21 +5,20 @@ predictions of the past alone. No model is trained on the days it predicts, or o
 """
 
 from calendar import monthrange
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 
 from velo.errors import UserError
 from velo.training.by_race import Floats, Indices, softmax
-from velo.training.ensemble import Inputs, inputs
-from velo.training.fitting import Rounds, choose_rounds, fit_fundamental, fit_on_market, has_market, part
+from velo.training.fitting import fit_baseline, fit_on_market, has_market, part
 from velo.training.folds import LEAST_TRAIN_DAYS, Fold, refits_between
 from velo.training.market import residual_probabilities
-from velo.training.model import FEATURES, Fitted, ModelOptions
+from velo.training.race_model import ChoosesOnce, FittedModel, HasImportance, HasParts, HasSettings, RaceModel, Runners
 from velo.training.races import Races
 
 Progress = Callable[[str, int, int], None]
@@ -66,9 +65,10 @@ class Refit:
 class OutOfFold:
     """Predictions of races by models trained on earlier days.
 
-    `fold` has a number per race; the first `past` folds lie before the tested period. `fundamental`, its parts `trees` and
-    `logit`, and `residual` have a probability per starter; `residual` is NaN where the race has no market. `rounds` and
-    `residual_rounds` count boosting rounds; `importance` and `drift` belong to the last refit.
+    `fold` has a number per race; the first `past` folds lie before the tested period. `fundamental`, the baseline `logit`,
+    `residual` and each of `parts` have a probability per starter; `residual` is NaN where the race has no market, or the
+    model cannot learn on top of one. `model` is the model as refitted, its settings chosen; `importance` and `drift` belong
+    to the last refit.
     """
 
     races: Races
@@ -76,14 +76,18 @@ class OutOfFold:
     past: int
     months: int
     fundamental: Floats
-    trees: Floats
     logit: Floats
+    parts: Mapping[str, Floats]
     residual: Floats
     refits: tuple[Refit, ...]
-    rounds: int
-    residual_rounds: int
+    model: RaceModel
     importance: dict[str, float]
     drift: dict[str, float]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """How the model is made, as JSON; empty where it does not say."""
+        return self.model.settings() if isinstance(self.model, HasSettings) else {}
 
 
 def cut(races: Races, plan: WalkForwardPlan) -> tuple[tuple[Fold, ...], int, int]:
@@ -126,13 +130,11 @@ def shifted(day: date, months: int) -> date:
     return date(year, month + 1, min(day.day, monthrange(year, month + 1)[1]))
 
 
-def predict(
-    matrix: Floats, races: Races, plan: WalkForwardPlan, options: ModelOptions, progress: Progress
-) -> OutOfFold:
-    """Refit and predict fold by fold; `matrix` is (starters of `races`, `FEATURES`).
+def predict(runners: Runners, races: Races, plan: WalkForwardPlan, model: RaceModel, progress: Progress) -> OutOfFold:
+    """Refit and predict fold by fold; `runners` has a row per starter of `races`, in their order.
 
-    The number of boosting rounds is chosen once, on the last training days of the first fold, before any predicted day.
-    Raises `UserError` if the plan cannot be cut or the first training days have no market.
+    A model that chooses its settings does so once, on the training days of the first fold, before any predicted day. Raises
+    `UserError` if the plan cannot be cut or the first training days have no market.
     """
     folds, past, months = cut(races, plan)
     first = races.only(folds[0].train)
@@ -141,39 +143,39 @@ def predict(
             f"no race from {first.days.min()} to {first.days.max()} has a starting price for every starter: a backtest "
             "needs a market to beat; load results with prices"
         )
-    return forward(inputs(matrix, races.starts), races, folds, past, months, options, progress)
+    return forward(runners, races, folds, past, months, model, progress)
 
 
 def forward(
-    features: Inputs,
+    runners: Runners,
     races: Races,
     folds: Sequence[Fold],
     past: int,
     months: int,
-    options: ModelOptions,
+    model: RaceModel,
     progress: Progress,
     further: int = 0,
 ) -> OutOfFold:
     """Predict the test races of each fold by models of its training races; the first `past` folds lie before the period.
 
-    `features` has a row of `FEATURES` per starter of `races`, in their order. `progress` counts `further` steps that the
-    caller takes afterwards. `residual` is NaN if fewer than `LEAST_RACES` training races have a market.
+    `progress` counts `further` steps that the caller takes afterwards. `residual` is NaN if fewer than `LEAST_RACES` training
+    races have a market.
     """
-    report = _Steps(progress, 1 + 4 * len(folds) + further)
-    report("choose boosting rounds")
+    report = _Steps(progress, 1 + 3 * len(folds) + further)
+    report("choose settings")
     first = part(races, folds[0].train)
-    rounds = choose_rounds(features.rows(first.rows), first, options)
-    filled = _Predictions(*(np.full(races.share.size, np.nan) for _ in _Predictions._fields))
+    chosen = model.chosen(runners.of(first), first) if isinstance(model, ChoosesOnce) else model
+    filled: dict[str, Floats] = {}
     refits: list[Refit] = []
-    trees: Fitted | None = None
+    importance: dict[str, float] = {}
     fold_of = np.zeros(races.count, dtype=np.intp)
     for number, fold in enumerate(folds):
         train, test = part(races, fold.train), part(races, fold.test)
-        trees, beta = _refit(features, train, test, options, rounds, filled, partial(report, of=fold.name))
+        fitted, beta = _refit(runners, train, test, chosen, filled, partial(report, of=fold.name))
         days = str(train.days.min()), str(train.days.max())
         refits.append(Refit(fold.name, number >= past, *days, train.rows.size, test.count, beta))
+        importance = fitted.importance() if isinstance(fitted, HasImportance) else {}
         fold_of[fold.test] = number
-    assert trees is not None
     learned, final = (part(races, of).rows for of in (folds[-1].train, folds[-1].test))
     predicted = np.any([fold.test for fold in folds], axis=0)
     inside = np.repeat(predicted, races.sizes)
@@ -182,48 +184,58 @@ def forward(
         fold=fold_of[predicted],
         past=past,
         months=months,
-        fundamental=filled.fundamental[inside],
-        trees=filled.trees[inside],
-        logit=filled.logit[inside],
-        residual=filled.residual[inside],
+        fundamental=filled[_FUNDAMENTAL][inside],
+        logit=filled[_LOGIT][inside],
+        parts={name: p[inside] for name, p in filled.items() if name not in (_FUNDAMENTAL, _LOGIT, _RESIDUAL)},
+        residual=filled[_RESIDUAL][inside],
         refits=tuple(refits),
-        rounds=rounds.plain,
-        residual_rounds=rounds.on_market,
-        importance=trees.importance(),
-        drift=drifted(features.raw[learned], features.raw[final]),
+        model=chosen,
+        importance=importance,
+        drift=drifted(runners.matrix[learned], runners.matrix[final], runners.features),
     )
 
 
-class _Predictions(NamedTuple):
-    """Predicted probabilities per starter of all races, filled in fold by fold; NaN where not yet predicted."""
-
-    fundamental: Floats
-    trees: Floats
-    logit: Floats
-    residual: Floats
+_FUNDAMENTAL: Final = "fundamental"
+_LOGIT: Final = "logit"
+_RESIDUAL: Final = "residual"
 
 
 def _refit(
-    features: Inputs,
+    runners: Runners,
     train: Races,
     test: Races,
-    options: ModelOptions,
-    rounds: Rounds,
-    filled: _Predictions,
+    model: RaceModel,
+    filled: dict[str, Floats],
     report: Callable[[str], None],
-) -> tuple[Fitted, float]:
-    """Fit on a fold's training races and fill in `filled` for its test races; returns the trees and the residual model's β."""
-    train_features, test_features = features.rows(train.rows), features.rows(test.rows)
-    model, trees = fit_fundamental(train_features, train, options, rounds.plain, report)
-    filled.fundamental[test.rows] = model.probabilities(test_features, test.starts)
-    filled.trees[test.rows] = softmax(model.tree_scores(test_features), test.starts)
-    filled.logit[test.rows] = model.logit.probabilities(test_features.centred, test.starts)
-    on_market = fit_on_market(train_features, train, options, rounds.on_market, report)
+) -> tuple[FittedModel, float]:
+    """Fit on a fold's training races and fill in `filled`, probabilities by name, (starters of all races,), for its test races.
+
+    Returns the fitted model and the β of the residual model, 1 without one.
+    """
+    train_runners, test_runners = runners.of(train), runners.of(test)
+
+    def fill(name: str, probabilities: Floats) -> None:
+        filled.setdefault(name, np.full(runners.count, np.nan))[test.rows] = probabilities
+
+    report("fit the model")
+    fitted = model.fit(train_runners, train)
+    fill(_FUNDAMENTAL, softmax(fitted.utilities(test_runners), test.starts))
+    parts = dict(fitted.parts(test_runners)) if isinstance(fitted, HasParts) else {}
+    report("fit the baseline")
+    if _LOGIT not in parts:
+        parts[_LOGIT] = fit_baseline(train_runners, train).scores(test_runners.centred)
+    for name, utilities in parts.items():
+        fill(name, softmax(utilities, test.starts))
+    report("fit on the market")
+    on_market = fit_on_market(model, train_runners, train)
     if on_market is None:
-        return trees, 1.0
-    scores = on_market.model.scores(test_features)
-    filled.residual[test.rows] = residual_probabilities(scores, test.pi, on_market.beta, test.starts)
-    return trees, on_market.beta
+        fill(_RESIDUAL, np.full(test.rows.size, np.nan))
+        return fitted, 1.0
+    fill(
+        _RESIDUAL,
+        residual_probabilities(on_market.model.utilities(test_runners), test.pi, on_market.beta, test.starts),
+    )
+    return fitted, on_market.beta
 
 
 @dataclass(slots=True)
@@ -239,13 +251,13 @@ class _Steps:
         self.done += 1
 
 
-def drifted(before: Floats, after: Floats, bins: int = 10) -> dict[str, float]:
+def drifted(before: Floats, after: Floats, features: Sequence[str], bins: int = 10) -> dict[str, float]:
     """Population stability index of each feature, greatest first: Σ (a − b)·ln(a/b) over deciles of `before` and a NaN bin.
 
     Values above 0.25 are commonly called a shift. Half a runner is added to every bin to keep the logarithm finite.
     """
     index = {}
-    for column, name in enumerate(FEATURES):
+    for column, name in enumerate(features):
         known = before[:, column][~np.isnan(before[:, column])]
         cuts = np.unique(np.quantile(known, np.arange(1, bins) / bins)) if known.size else np.empty(0)
         shares = [_shares(values[:, column], cuts) for values in (before, after)]

@@ -117,6 +117,7 @@ def scored_race(
     """
     race, vectors, said = stood.race, stood.vectors, list(notes)
     runners = _runners(model, race, vectors, result, explainer)
+    said.extend(model.differences)
     if any(runner.market_source == SP for runner in runners):
         said.append("market odds are starting prices, told with the result: not known before the off, no input")
     if vectors.missing[:, _OF_RUNNERS].all():

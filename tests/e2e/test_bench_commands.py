@@ -96,7 +96,7 @@ def test_replay_audits_what_it_replayed(season: Path, tmp_path: Path) -> None:
 def test_serve_measures_reads_and_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In process and over HTTP, the stream idle and at work; the model has few trees, for what it says is not asked."""
     few = ModelOptions(rounds=20, patience=5, leaves=6, threads=1)
-    monkeypatch.setattr(serve, "train", partial(train, options=few))
+    monkeypatch.setattr(serve, "train", partial(train, model=few))
     told = ("--starts", 3_000, "--size", 8, "--requests", 3, "--rate", 200)
     measured = bench(tmp_path, "serve", *told)["measured"]
     assert {one["loaded"] for one in measured} == {False, True}

@@ -43,7 +43,7 @@ class Told:
 def a_model(store: Store, until: date) -> None:
     few = ModelOptions(rounds=10, leaves=6, threads=1)
     validate, test = until - timedelta(days=60), until - timedelta(days=30)
-    train(store, now=BUILT_AT, options=few, validate_from=validate, test_from=test)
+    train(store, now=BUILT_AT, model=few, validate_from=validate, test_from=test)
 
 
 def replayed(store: Store, results: list[Result], changes: list[tuple[datetime, Message]]) -> list[Told]:

@@ -32,7 +32,7 @@ def report(browser: "Browser", tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("report")
     store = a_store(folder / "home", a_season(300))
     options = ModelOptions(rounds=4, patience=2, leaves=4, learning_rate=0.1, threads=1)
-    told = backtest(store, now=BUILT_AT, since=FIRST_DAY + timedelta(days=250), options=options, refit_months=1, past=2)
+    told = backtest(store, now=BUILT_AT, since=FIRST_DAY + timedelta(days=250), model=options, refit_months=1, past=2)
     return write_report(told, folder / "report.html")
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from tests.support.placebos import shuffled_winners
 from tests.support.seasons import BUILT_AT, FIRST_DAY, a_season, a_store
 from velo.resampling import Days
 from velo.training.backtest import backtest
@@ -20,6 +19,7 @@ from velo.training.backtest_tables import backtest_tables, by_luck, first_lines
 from velo.training.by_race import sizes_of
 from velo.training.gate_simulation import luck
 from velo.training.model import ModelOptions
+from velo.training.placebo import shuffled_winners
 from velo.training.report_html import page
 
 SMALL = ModelOptions(rounds=4, patience=2, leaves=4, learning_rate=0.1, threads=1)
@@ -30,7 +30,7 @@ def tested(tmp_path_factory: pytest.TempPathFactory) -> tuple[BacktestReport, Pr
     """A backtest of 50 days of a simulated season: shorter than any window of the gate."""
     store = a_store(tmp_path_factory.mktemp("alarms") / "home", a_season(300))
     since = FIRST_DAY + timedelta(days=250)
-    report = backtest(store, now=BUILT_AT, since=since, options=SMALL, refit_months=1, past=2)
+    report = backtest(store, now=BUILT_AT, since=since, model=SMALL, refit_months=1, past=2)
     return report, read(store.home, report.backtest)[0]
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from tests.support.placebos import planted_leak, shuffled_winners
 from tests.support.seasons import BUILT_AT, FIRST_DAY, a_season, a_store
 from velo.errors import UserError
 from velo.resampling import Figure
@@ -22,9 +21,12 @@ from velo.training.backtest_report import BacktestReport
 from velo.training.backtest_tables import backtest_tables
 from velo.training.blend_calibrate import combine
 from velo.training.dataset import TrainingSet, training_set
+from velo.training.fitting import TreesAndLogit
 from velo.training.model import FEATURES, ModelOptions
+from velo.training.placebo import planted_leak, shuffled_winners
 from velo.training.price_bucket_floors import holds
 from velo.training.published_baseline import VERSIONS, wilson
+from velo.training.race_model import Runners
 from velo.training.races import Races, races_of
 from velo.training.report_html import write_report
 from velo.training.trials import FILE, trials
@@ -63,11 +65,13 @@ def told(rows: TrainingSet, races: Races) -> OutOfFold:
 
 @pytest.fixture(scope="module")
 def report(store: Store) -> BacktestReport:
-    return backtest(store, now=BUILT_AT, since=TEST_FROM, options=SMALL, progress=quiet)
+    return backtest(store, now=BUILT_AT, since=TEST_FROM, model=SMALL, progress=quiet)
 
 
 def messages_of_race(rows: TrainingSet, races: Races, plan: WalkForwardPlan = PLAN) -> OutOfFold:
-    return predict(rows.matrix(FEATURES)[races.rows], races, plan, SMALL, quiet)
+    return predict(
+        Runners(rows.matrix(FEATURES)[races.rows], races.starts, FEATURES), races, plan, TreesAndLogit(SMALL), quiet
+    )
 
 
 # Time
@@ -140,7 +144,7 @@ def leaking(
     """What the gate looks at where the race's own result stood in a feature's place, under noise."""
     matrix = rows.matrix(FEATURES)[races.rows].copy()
     matrix[:, 0] = planted_leak(races.share, 1, 0.1)
-    told = predict(matrix, races, PLAN, options, quiet)
+    told = predict(Runners(matrix, races.starts, FEATURES), races, PLAN, TreesAndLogit(options), quiet)
     predictions, _ = read(store.home, report.backtest)
     tested = np.repeat(told.fold >= told.past, told.races.sizes)
     season = replace(predictions.season("fundamental"), p=told.fundamental[tested])
@@ -185,14 +189,14 @@ def test_a_period_shorter_than_the_gates_is_not_judged(report: BacktestReport) -
 def test_the_same_backtest_again_is_the_same_to_the_last_digit_and_no_further_trial(
     store: Store, report: BacktestReport
 ) -> None:
-    again = backtest(store, now=BUILT_AT + timedelta(days=1), since=TEST_FROM, options=SMALL)
+    again = backtest(store, now=BUILT_AT + timedelta(days=1), since=TEST_FROM, model=SMALL)
     assert json.dumps(plain(again)) == json.dumps(plain(report))
     assert (again.trials, len(trials(store.home.models))) == (1, 1)
     assert (store.home.backtests / report.backtest / PREDICTIONS).is_file()
 
 
 def test_another_recipe_on_the_same_days_is_another_trial(tmp_path: Path, store: Store, report: BacktestReport) -> None:
-    told = backtest(store, now=BUILT_AT, days=60, options=replace(SMALL, seed=2))
+    told = backtest(store, now=BUILT_AT, days=60, model=replace(SMALL, seed=2))
     assert told.trials == 2
     assert any("tested by 2 different backtests" in line for line in told.caveats)
     (tmp_path / FILE).write_text("{\n")
@@ -297,7 +301,7 @@ def test_a_feature_that_moved_is_told_first() -> None:
     rng = np.random.default_rng(1)
     before, after = rng.normal(size=(2, 2000, len(FEATURES)))
     after[:, 7] += 2.0
-    told = drifted(before, after)
+    told = drifted(before, after, FEATURES)
     assert next(iter(told)) == FEATURES[7]
     assert told[FEATURES[7]] > 0.25
     assert told[FEATURES[0]] < 0.05
@@ -310,4 +314,4 @@ def test_a_period_that_cannot_be_is_refused(store: Store) -> None:
         ({"since": date(2024, 2, 1), "until": date(2024, 1, 1)}, "give the earlier day as --from"),
     ):
         with pytest.raises(UserError, match=word):
-            backtest(store, now=BUILT_AT, options=SMALL, **asked)
+            backtest(store, now=BUILT_AT, model=SMALL, **asked)

@@ -11,10 +11,11 @@ from velo.training.blend_calibrate import surest
 from velo.training.blending import BENTER, KINDS, MEAN, RESIDUAL, Blending, OutOfFoldPredictions, chances, learn
 from velo.training.bundle import Bundle, Model
 from velo.training.by_race import Floats, softmax, total
-from velo.training.ensemble import Ensemble, inputs
-from velo.training.fitting import choose_rounds, fit_fundamental, fit_on_market
+from velo.training.ensemble import Ensemble
+from velo.training.fitting import Rounds, TreesAndLogit, choose_rounds, fit_on_market
 from velo.training.market import LEAST_RACES, fit_blend, market_offset
 from velo.training.model import FEATURES, ModelOptions, direction
+from velo.training.race_model import Runners
 
 
 def seen(residual: Floats | None = None) -> OutOfFoldPredictions:
@@ -43,40 +44,40 @@ def test_what_is_taught_sums_to_one_and_races_without_a_market_teach_their_winne
 def test_the_market_of_a_predicted_race_is_no_input() -> None:
     """π teaches, and nothing more: the fundamental model has no way to read it."""
     matrix, races = a_world()
-    given = inputs(matrix, races.starts)
+    given = Runners(matrix, races.starts, FEATURES)
     rounds = choose_rounds(given, races, SMALL)
-    model, _ = fit_fundamental(given, races, SMALL, rounds.plain)
-    assert fit_fundamental(given, races, SMALL, rounds.plain)[0] == model
+    model = TreesAndLogit(SMALL, rounds).fit(given, races)
+    assert TreesAndLogit(SMALL, rounds).fit(given, races) == model
     alone = model.probabilities(given, races.starts)
     assert np.corrcoef(alone, softmax(matrix[:, 0], races.starts))[0, 1] > 0.3
 
 
 def test_a_model_on_top_of_the_market_finds_what_the_market_left_out() -> None:
     matrix, races = a_world()
-    given = inputs(matrix, races.starts)
-    found = fit_on_market(given, races, SMALL, 30)
+    given = Runners(matrix, races.starts, FEATURES)
+    found = fit_on_market(TreesAndLogit(SMALL, Rounds(30, 30)), given, races)
     assert found is not None
-    assert np.corrcoef(found.model.scores(given), matrix[:, 0])[0, 1] > 0.1
+    assert np.corrcoef(found.model.utilities(given), matrix[:, 0])[0, 1] > 0.1
     few = races.only(np.arange(RACES) < LEAST_RACES - 1)
-    assert fit_on_market(given.rows(few.rows), few, SMALL, 30) is None
+    assert fit_on_market(TreesAndLogit(SMALL, Rounds(30, 30)), given.of(few), few) is None
 
 
 def test_contributions_of_both_parts_add_up_to_the_utility_but_for_a_constant() -> None:
     matrix, races = a_world()
-    given = inputs(matrix, races.starts)
-    model, _ = fit_fundamental(given, races, SMALL, 20)
-    left_over = model.scores(given) - model.contributions(given).sum(axis=1)
+    given = Runners(matrix, races.starts, FEATURES)
+    model = TreesAndLogit(SMALL, Rounds(20, 20)).fit(given, races)
+    left_over = model.utilities(given) - model.contributions(given).sum(axis=1)
     np.testing.assert_allclose(left_over, left_over[0], atol=1e-9)
 
 
 def test_an_ensemble_of_one_part_is_that_part() -> None:
     matrix, races = a_world()
-    given = inputs(matrix, races.starts)
-    model, _ = fit_fundamental(given, races, SMALL, 20)
+    given = Runners(matrix, races.starts, FEATURES)
+    model = TreesAndLogit(SMALL, Rounds(20, 20)).fit(given, races)
     only_trees = Ensemble(model.trees, model.logit, 0.0)
-    np.testing.assert_array_equal(only_trees.scores(given), model.tree_scores(given))
+    np.testing.assert_array_equal(only_trees.utilities(given), model.tree_scores(given))
     only_linear = Ensemble(model.trees, model.logit, 1.0)
-    np.testing.assert_array_equal(only_linear.scores(given), model.logit.scores(given.centred))
+    np.testing.assert_array_equal(only_linear.utilities(given), model.logit.scores(given.centred))
 
 
 def test_the_blend_that_gained_most_surely_is_chosen() -> None:
@@ -107,13 +108,13 @@ def test_a_bundle_blends_a_race_as_the_backtest_did(kind: str) -> None:
     With the runners in another order they are the same to the bit.
     """
     matrix, races = a_world()
-    given = inputs(matrix, races.starts)
-    model, _ = fit_fundamental(given, races, SMALL, 20)
-    on_market = fit_on_market(given, races, SMALL, 20)
+    given = Runners(matrix, races.starts, FEATURES)
+    model = TreesAndLogit(SMALL, Rounds(20, 20)).fit(given, races)
+    on_market = fit_on_market(TreesAndLogit(SMALL, Rounds(20, 20)), given, races)
     assert on_market is not None
     offset = market_offset(races.pi, on_market.beta, races.starts)
     f = model.probabilities(given, races.starts)
-    residual = softmax(on_market.model.scores(given) + offset, races.starts)
+    residual = softmax(on_market.model.utilities(given) + offset, races.starts)
     odds = 0.85 / races.pi
     some = OutOfFoldPredictions(races.starts, f, races.pi, residual, races.share, odds)
     blending = learn(some, some, kind)
@@ -163,6 +164,6 @@ def test_bound_trees_never_speak_against_a_better_record() -> None:
     rising[:, at] = np.linspace(-3.0, 3.0, 50)
     options = ModelOptions(rounds=30, leaves=6, learning_rate=0.1, threads=1, monotone=True, feature_fraction=1.0)
     matrix[:, at] = np.sin(3.0 * matrix[:, 0])
-    model, _ = fit_fundamental(inputs(matrix, races.starts), races, options, 30)
-    scores = model.tree_scores(inputs(rising, np.zeros(1, dtype=np.intp)))
+    model = TreesAndLogit(options, Rounds(30, 0)).fit(Runners(matrix, races.starts, FEATURES), races)
+    scores = model.tree_scores(Runners(rising, np.zeros(1, dtype=np.intp), FEATURES))
     assert np.all(np.diff(scores) >= 0.0)

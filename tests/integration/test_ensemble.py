@@ -10,7 +10,7 @@ import pytest
 from tests.support.market_worlds import SMALL, a_world
 from velo.errors import UserError
 from velo.training import bundle
-from velo.training.ensemble import boosters_of, mean_prediction
+from velo.training.ensemble import boosters_of, importance_of, mean_prediction
 from velo.training.model import ModelOptions, grow
 
 
@@ -26,9 +26,9 @@ def test_a_model_of_several_seeds_predicts_the_mean_of_its_models_and_of_their_c
         singles = [lightgbm.Booster(model_str=model.text).predict(matrix, num_threads=1, **options) for model in alone]
         expected = (np.asarray(singles[0]) + np.asarray(singles[1]) + np.asarray(singles[2])) / 3
         np.testing.assert_array_equal(mean_prediction(together.text, matrix, 1, **options), expected)
-    gains = [model.importance() for model in alone]
-    assert sum(together.importance().values()) == pytest.approx(1.0)
-    assert set(together.importance()) == set().union(*gains)
+    gains = [importance_of(model.text) for model in alone]
+    assert sum(importance_of(together.text).values()) == pytest.approx(1.0)
+    assert set(importance_of(together.text)) == set().union(*gains)
 
 
 def test_a_text_of_one_model_predicts_what_lightgbm_does() -> None:
@@ -44,7 +44,7 @@ def test_a_text_without_a_model_is_refused(text: str) -> None:
         boosters_of(text)
 
 
-@pytest.mark.parametrize(("version", "readable"), [(1, False), (2, True), (3, True), (4, False)])
+@pytest.mark.parametrize(("version", "readable"), [(1, False), (2, True), (3, True), (4, True), (5, False)])
 def test_a_bundle_of_the_format_before_is_read_and_of_no_other(tmp_path: Path, version: int, *, readable: bool) -> None:
     (tmp_path / "metadata.yaml").write_text(f"format: {version}\nversion: x\n")
     if readable:

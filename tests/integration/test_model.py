@@ -18,10 +18,11 @@ from velo.training import bundle, bundle_writing
 from velo.training.blending import KINDS
 from velo.training.by_race import softmax
 from velo.training.dataset import TrainingSet, training_set
-from velo.training.ensemble import Ensemble, inputs
+from velo.training.ensemble import Ensemble, importance_of
 from velo.training.logit import Logit, fit_logit
 from velo.training.metrics import first_choice_won, measure, winner_log_loss
 from velo.training.model import FEATURES, ModelOptions, faded, fit, gradients, grow
+from velo.training.race_model import Runners
 from velo.training.races import Races, races_of, split
 from velo.training.report import trained_table
 from velo.training.train import TrainReport, train
@@ -41,7 +42,7 @@ def rows(store: Store) -> TrainingSet:
 
 @pytest.fixture(scope="module")
 def report(store: Store) -> TrainReport:
-    return train(store, now=BUILT_AT, options=SMALL)
+    return train(store, now=BUILT_AT, model=SMALL)
 
 
 def some_races(sizes: list[int], wins: list[float], pi: float = np.nan) -> Races:
@@ -65,11 +66,11 @@ def test_a_rating_that_late_races_seldom_tell_is_not_learned_from_and_one_that_i
     late = np.repeat(races.days > races.days[-1] - np.timedelta64(365, "D"), races.sizes)
     assert not faded(matrix, races, features).any()
     told = grow((matrix, races), features, replace(SMALL, seeds=1), 5)
-    assert "official_rating" in told.importance()
+    assert "official_rating" in importance_of(told.text)
     matrix[late & (rng.random(late.size) < 0.5)] = np.nan
     assert faded(matrix, races, features).tolist() == [False, True, True]
     without = grow((matrix, races), features, replace(SMALL, seeds=1), 5)
-    assert not {"official_rating", "official_rating_z"} & without.importance().keys()
+    assert not {"official_rating", "official_rating_z"} & importance_of(without.text).keys()
     logit = fit_logit(matrix, races.starts, races.share, features, 1.0, without=faded(matrix, races, features))
     assert [weight == 0.0 for weight in logit.weights] == [False, True, True]
 
@@ -214,7 +215,7 @@ def test_the_kept_model_is_fitted_on_every_day_and_tells_any_race_alone_what_it_
     assert report.records == races.rows.size
     assert report.train_last_day == str(races.days.max())
     matrix = rows.matrix(FEATURES)[races.rows]
-    whole = loaded.model.fundamental.probabilities(inputs(matrix, races.starts), races.starts)
+    whole = softmax(loaded.model.fundamental.utilities(Runners(matrix, races.starts, FEATURES)), races.starts)
     rng = np.random.default_rng(1)
     for at, size in list(zip(races.starts.tolist(), races.sizes.tolist(), strict=True))[::40]:
         one = matrix[at : at + size]
@@ -290,9 +291,12 @@ def test_shorter_odds_never_lower_a_blended_chance(store: Store, rows: TrainingS
     assert min(moved) > 1.0
 
 
+def an_ensemble() -> Ensemble:
+    return Ensemble("tree\n", Logit(("weight_lbs",), (0.0,), (1.0,), (0.0,), 1.0, 1, 0.0), 0.5)
+
+
 def a_model() -> bundle.Model:
-    linear = Logit(("weight_lbs",), (0.0,), (1.0,), (0.0,), 1.0, 1, 0.0)
-    return bundle.Model(Ensemble("tree\n", linear, 0.5))
+    return bundle.Model(an_ensemble())
 
 
 def a_bundle(home: Home, catalogue: str = "f" * 32, features: tuple[str, ...] = ("weight_lbs",)) -> str:
@@ -340,7 +344,7 @@ def test_the_current_version_is_the_last_written_until_another_is_promoted(tmp_p
     home = Home(tmp_path)
     first = a_bundle(home)
     metadata = {"features": [], "catalogue": "f" * 32, "lead_s": 1.0, "gate": "not run", "mode": "paper only"}
-    other = bundle.Model(replace(a_model().fundamental, trees="other\n"))
+    other = bundle.Model(replace(an_ensemble(), trees="other\n"))
     second = bundle_writing.write(home, other, metadata, {}, datetime(2024, 1, 2, tzinfo=UTC))
     assert (home.models / bundle.CURRENT).read_text().strip() == second
     bundle_writing.promote(home, first)

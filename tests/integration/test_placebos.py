@@ -9,19 +9,20 @@ from datetime import date
 import numpy as np
 import pytest
 
-from tests.support.placebos import shuffled_winners
 from tests.support.stores import Conformance
 from velo.errors import UserError
 from velo.resampling import Days
 from velo.training.backtest_metrics import BacktestPeriod
 from velo.training.by_race import Floats
 from velo.training.dataset import TrainingSet, training_set
-from velo.training.ensemble import inputs
 from velo.training.entity_rows import Period
+from velo.training.fitting import TreesAndLogit
 from velo.training.folds import Fold, refits_between
 from velo.training.gate import Verdict
 from velo.training.market import fit_market_exponent
 from velo.training.model import FEATURES, ModelOptions
+from velo.training.placebo import shuffled_winners
+from velo.training.race_model import Runners
 from velo.training.races import Races, races_of
 from velo.training.walk_forward import OutOfFold, forward
 from velo.training.windows import ask, gate_figures
@@ -48,7 +49,15 @@ def matrix(rows: TrainingSet, races: Races) -> Floats:
 def told_of(matrix: Floats, races: Races, folds: tuple[Fold, ...] | None = None) -> OutOfFold:
     """2018 by a model of the years before, unless other folds are given."""
     chosen = folds or refits_between(races.days, [np.datetime64("2018-01-01"), np.datetime64("2019-01-01")])
-    return forward(inputs(matrix, races.starts), races, chosen, 0, 12, SMALL, lambda step, done, steps: None)
+    return forward(
+        Runners(matrix, races.starts, FEATURES),
+        races,
+        chosen,
+        0,
+        12,
+        TreesAndLogit(SMALL),
+        lambda step, done, steps: None,
+    )
 
 
 def season_of(told: OutOfFold, rows: TrainingSet, p: Floats) -> BacktestPeriod:

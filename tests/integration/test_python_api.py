@@ -73,7 +73,7 @@ def season(tmp_path_factory: pytest.TempPathFactory) -> Iterator[velo.RaceStore]
     """A season with a small model, and the clock at its build."""
     made = a_store(tmp_path_factory.mktemp("season") / "home", a_season(240))
     few = ModelOptions(rounds=20, leaves=6, threads=1)
-    train(made, now=BUILT_AT, options=few, validate_from=date(2023, 7, 1), test_from=date(2023, 9, 1))
+    train(made, now=BUILT_AT, model=few, validate_from=date(2023, 7, 1), test_from=date(2023, 9, 1))
     yield velo.open(made.home.root, clock=lambda: BUILT_AT)
     down(made.home)
 

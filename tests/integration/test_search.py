@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from tests.support.market_worlds import RACES, SMALL, a_world
-from velo.training.ensemble import inputs
-from velo.training.model import ModelOptions
+from velo.training.model import FEATURES, ModelOptions
+from velo.training.race_model import Runners
 from velo.training.search import GRID, search
 
 FEW: Mapping[str, Mapping[str, Any]] = {
@@ -30,7 +30,7 @@ def test_every_declared_candidate_is_an_option_and_the_first_changes_nothing() -
 
 def test_the_candidate_of_least_loss_is_taken_and_days_kept_out_change_nothing() -> None:
     matrix, races = a_world()
-    given = inputs(matrix, races.starts)
+    given = Runners(matrix, races.starts, FEATURES)
     wanted = np.arange(RACES) < RACES - 150
     chosen, table = search(given, races, wanted, SMALL, quiet, FEW)
     assert [one.name for one in table] == list(FEW)

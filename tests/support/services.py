@@ -54,7 +54,7 @@ def a_streamed_store(home: Path) -> Store:
     build(store, BUILT_AT)
     store = opened(home)
     few = ModelOptions(rounds=20, leaves=6, threads=1)
-    train(store, now=BUILT_AT, options=few, validate_from=date(2023, 4, 23), test_from=date(2023, 5, 11))
+    train(store, now=BUILT_AT, model=few, validate_from=date(2023, 4, 23), test_from=date(2023, 5, 11))
     return store
 
 

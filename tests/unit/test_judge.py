@@ -180,7 +180,7 @@ def test_the_gate_tells_its_verdict_first(tmp_path: Path) -> None:
 def test_a_backtest_takes_the_options_of_a_model_that_a_search_chose(tmp_path: Path) -> None:
     home = Home(tmp_path)
     version = a_model(home, options=replace(ModelOptions(), leaves=48, seed=7))
-    options, lead = recipe_kept(home, version)
+    options, _, lead = recipe_kept(home, version)
     assert options == replace(ModelOptions(), leaves=48, seed=7)
     assert lead == timedelta(minutes=5)
     kept = bundle.described(home, version)

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.support.placebos import planted_leak, shuffled_winners
 from velo.errors import UserError
 from velo.training.backtest_metrics import auc, winner_loss
 from velo.training.by_race import softmax, total
 from velo.training.gate import ALARMS
 from velo.training.logit import Logit, fit_logit
 from velo.training.market import fit_market_exponent, market_offset
+from velo.training.placebo import planted_leak, shuffled_winners
 
 Floats = NDArray[np.float64]
 

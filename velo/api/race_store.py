@@ -1,7 +1,7 @@
 """`velo.open`: a store as an object. The commands call these methods too, so both give the same values, checks and errors."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from velo.streams.importers.importer import Report
     from velo.streams.importers.ingest import IngestReport
     from velo.streams.status import Status
+    from velo.training.placebo import PlaceboReport
     from velo.training.run_gate import JudgeReport
     from velo.training.train import TrainReport
 
@@ -264,26 +265,31 @@ class RaceStore:
 
     def train(
         self,
+        model: object = None,
         *,
+        parameters: Mapping[str, Any] | None = None,
         lead: timedelta = LEAD,
-        seed: int = 1,
+        seed: int | None = None,
         search: bool = False,
         until: str | date | None = None,
         progress: Progress | None = None,
     ) -> "TrainReport":
         """Train a model and its blend with the market, store it as the one that serves, and return its measures.
 
-        `until` is the last local race date to train on. `search` chooses the options by cross-validation first.
+        `model` is `module:factory` with its `parameters`, or an object (docs/own-models.md); None is VÉLØ's own with `seed`.
+        `until` is the last local race date to train on. `search` chooses the options of VÉLØ's own by cross-validation first.
         """
         from velo.training.entity_rows import END, Period
+        from velo.training.models import own_model
         from velo.training.train import train
 
         period = Period(until=day(until) or END)
         with self._at_work() as store:
             return train(
                 store,
+                model=own_model(model, parameters, seed),
+                parameters=parameters,
                 lead=lead,
-                seed=seed,
                 period=period,
                 choose=search,
                 now=self.clock(),
@@ -292,8 +298,9 @@ class RaceStore:
 
     def backtest(
         self,
-        model: str | None = None,
+        model: object = None,
         *,
+        parameters: Mapping[str, Any] | None = None,
         since: str | date | None = None,
         until: str | date | None = None,
         days: int | None = None,
@@ -307,23 +314,18 @@ class RaceStore:
     ) -> "BacktestResult":
         """Test a model's recipe on days it has not seen: walk-forward refits, blended and calibrated on earlier days only.
 
-        `model` is the version of a stored model, whose recipe is tested; None is the default recipe. The days are the last
+        `model` is `module:factory` with its `parameters`, an object (docs/own-models.md), or the version of a stored model, whose
+        recipe is tested; None is VÉLØ's own with `seed`. The days are the last
         `days` up to `until`, or `since` to `until`, local race dates. `refit_months` lie between refits, `past` refits before
         the period fit the blend. `again` looks at a locked window again, and counts. The HTML report goes to `page`.
         """
         from velo.api.backtests import BacktestResult
         from velo.training.backtest import backtest
-        from velo.training.model import ModelOptions
-        from velo.training.models import recipe_kept
+        from velo.training.models import model_to_test
         from velo.training.report_html import write_report
 
         with self._at_work() as store:
-            if model is None:
-                options, before = ModelOptions(seed=1 if seed is None else seed), LEAD if lead is None else lead
-            elif lead is None and seed is None:
-                options, before = recipe_kept(store.home, model)
-            else:
-                raise UserError(f"--model {model} sets the lead and the seed: leave out --lead and --seed")
+            tested, given, before = model_to_test(store.home, model, parameters, lead, seed)
             report = backtest(
                 store,
                 now=self.clock(),
@@ -333,12 +335,49 @@ class RaceStore:
                 refit_months=refit_months,
                 past=past,
                 lead=before,
-                options=options,
+                model=tested,
+                parameters=given,
                 again=again,
                 progress=progress or _silent,
             )
             path = write_report(report, Path(page) if page else store.home.reports / f"{report.backtest}.html")
             return BacktestResult(report, path, store.home, self.frames)
+
+    def placebos(
+        self,
+        model: object = None,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        since: str | date | None = None,
+        until: str | date | None = None,
+        days: int | None = None,
+        refit_months: int | None = None,
+        past: int | None = None,
+        lead: timedelta | None = None,
+        seed: int | None = None,
+        progress: Progress | None = None,
+    ) -> "PlaceboReport":
+        """Test a model on shuffled winners and on a planted leak; `.passed` if it finds nothing in the first and the second.
+
+        The arguments are those of `backtest`. No figure of the real days is shown, so this is no trial.
+        """
+        from velo.training.models import model_to_test
+        from velo.training.placebo import placebos
+
+        with self._at_work() as store:
+            tested, given, before = model_to_test(store.home, model, parameters, lead, seed)
+            return placebos(
+                store,
+                since=day(since),
+                until=day(until),
+                days=days,
+                refit_months=refit_months,
+                past=past,
+                lead=before,
+                model=tested,
+                parameters=given,
+                progress=progress or _silent,
+            )
 
     def gate(
         self,

@@ -2,11 +2,11 @@
 
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from velo.commands.edge import Json, race_store, show, steps
+from velo.commands.edge import Json, Params, parameters, race_store, show, steps
 
 
 def register(app: typer.Typer) -> None:
@@ -35,8 +35,16 @@ def backtest(
     lead: Annotated[float | None, typer.Option(min=0, help="Decision time, in minutes before the off (5).")] = None,
     seed: Annotated[int | None, typer.Option(help="Random seed (1).")] = None,
     model: Annotated[
-        str | None, typer.Option(help="Test the recipe of this stored model, as `velo train --search` chose it.")
+        str | None,
+        typer.Option(help="Your own model, as module:factory, or the version of a stored model (default: VÉLØ's own)."),
     ] = None,
+    param: Params = None,
+    placebo: Annotated[
+        bool,
+        typer.Option(
+            "--placebo", help="Test the model on shuffled winners and on a planted leak instead; exits 1 if it fails."
+        ),
+    ] = False,
     again: Annotated[bool, typer.Option("--again", help="Look at a locked window again; the look is counted.")] = False,
     report: Annotated[
         Path | None, typer.Option(help="HTML report to write (default: reports/<backtest>.html under VELO_HOME).")
@@ -51,21 +59,25 @@ def backtest(
 
     from velo.training.backtest_kept import plain
     from velo.training.backtest_tables import backtest_tables
+    from velo.training.placebo import placebo_table
 
+    period: dict[str, Any] = {
+        "parameters": parameters(param),
+        "since": _day(since),
+        "until": _day(until),
+        "days": days,
+        "refit_months": refit_months,
+        "past": past,
+        "lead": None if lead is None else timedelta(minutes=lead),
+        "seed": seed,
+    }
+    if placebo:
+        with steps(as_json) as progress:
+            checked = race_store().placebos(model, **period, progress=progress)
+        show(checked, as_json, lambda: placebo_table(checked))
+        raise typer.Exit(0 if checked.passed else 1)
     with steps(as_json) as progress:
-        result = race_store().backtest(
-            model,
-            since=_day(since),
-            until=_day(until),
-            days=days,
-            refit_months=refit_months,
-            past=past,
-            lead=None if lead is None else timedelta(minutes=lead),
-            seed=seed,
-            again=again,
-            page=report,
-            progress=progress,
-        )
+        result = race_store().backtest(model, **period, again=again, page=report, progress=progress)
     document = plain(result.report) | {"verdict": result.verdict, "report": str(result.page)} if as_json else None
     show(document, as_json, lambda: Group(backtest_tables(result.report), Text(f"report: {result.page}")))
 

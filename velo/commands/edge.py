@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from velo.api.race_store import RaceStore
 from velo.api.race_store import utc_now as now
 from velo.api.values import instant
 from velo.commands.fitting import fitted, whole_width
+from velo.errors import UserError
 from velo.settings import Settings
 from velo.storage.atomic_files import OTHERS
 from velo.storage.store import Store
@@ -28,6 +29,10 @@ from velo.storage.store import Store
 __all__ = ["Files", "Json", "Step", "facts", "instant", "now", "open_store", "plain", "race_store", "show", "steps"]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Files = Annotated[list[Path], typer.Argument(metavar="FILE…", help="Files to read.")]
+Params = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="An argument of the factory of --model, JSON or text; repeat it for more."),
+]
 Step = Callable[[str, int, int], None]
 LINE_SECONDS: Final = 15.0
 """Interval between progress lines when the error stream is not a terminal."""
@@ -57,6 +62,20 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and value != value:
         return None
     return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def parameters(pairs: Sequence[str] | None) -> dict[str, Any]:
+    """Parse `--param name=value`: a value is JSON, or else text. Raises `UserError` for a pair without a name or given twice."""
+    found: dict[str, Any] = {}
+    for pair in pairs or ():
+        name, equals, value = pair.partition("=")
+        if not equals or not name.isidentifier() or name in found:
+            raise UserError(f"--param {pair!r} must be name=value, each name once: write it like --param max_depth=4")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
 
 
 def show(report: Any, as_json: bool, table: Callable[[], Any]) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from velo.commands.edge import Json, race_store, show, steps
+from velo.commands.edge import Json, Params, parameters, race_store, show, steps
 
 
 def register(app: typer.Typer) -> None:
@@ -16,13 +16,15 @@ def register(app: typer.Typer) -> None:
 
 def train(
     lead: Annotated[float, typer.Option(min=0, help="Decision time, in minutes before the off.")] = 5.0,
-    seed: Annotated[int, typer.Option(help="Random seed.")] = 1,
+    seed: Annotated[int | None, typer.Option(help="Random seed (1).")] = None,
     search: Annotated[
         bool,
         typer.Option(
             "--search", help="Choose the options by cross-validation first, and store the table of candidates."
         ),
     ] = False,
+    model: Annotated[str | None, typer.Option(help="Your own model, as module:factory (default: VÉLØ's own).")] = None,
+    param: Params = None,
     until: Annotated[
         datetime | None,
         typer.Option(
@@ -38,6 +40,8 @@ def train(
 
     with steps(as_json) as progress:
         report = race_store().train(
+            model,
+            parameters=parameters(param),
             lead=timedelta(minutes=lead),
             seed=seed,
             search=search,

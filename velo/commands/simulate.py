@@ -130,9 +130,7 @@ def _demo_backtest(store: Store, page: Path, seed: int, progress: Step) -> None:
     from velo.training.report_html import write_report
 
     options = ModelOptions(seed=seed, rounds=DEMO_ROUNDS, patience=10, learning_rate=0.1)
-    result = backtest(
-        store, now=now(), days=DEMO_TESTED_DAYS, refit_months=4, past=1, options=options, progress=progress
-    )
+    result = backtest(store, now=now(), days=DEMO_TESTED_DAYS, refit_months=4, past=1, model=options, progress=progress)
     caveat = "the season is simulated: this page shows what a report looks like, not how good any model is"
     write_report(replace(result, caveats=(caveat, *result.caveats)), page)
 

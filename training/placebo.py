@@ -1,0 +1,166 @@
+"""`velo backtest --placebo`: the same refits on data whose right answer is known, for any model.
+
+Shuffled winners: within each race the result and the starting prices are dealt to the runners at random, so a sound pipeline and
+model show nothing on later days. Planted leak: every column is replaced by a noisy copy of the race's own result, so a model that
+learns must set off the alarms. Neither shows a figure of the real days, so neither is a trial.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import date, timedelta
+from typing import Any, Final
+
+import numpy as np
+from rich.table import Table
+
+from velo.errors import UserError
+from velo.resampling import Days, Figure
+from velo.storage.store import Store
+from velo.training.backtest import Prepared, Progress, prepare
+from velo.training.backtest_metrics import BacktestPeriod, auc, r2, top1
+from velo.training.by_race import Floats, Indices, sizes_of
+from velo.training.dataset import LEAD
+from velo.training.fitting import has_market
+from velo.training.gate import ALARMS
+from velo.training.race_model import FUNCTION, Runners
+from velo.training.races import Races
+from velo.training.threads import numeric_threads
+from velo.training.walk_forward import predict
+
+SHUFFLED: Final = "shuffled winners"
+LEAK: Final = "planted leak"
+NOISE: Final = 0.1
+"""Standard deviation of the noise on a planted share of the win, which is 0 or 1 but for dead heats."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceboCheck:
+    """One placebo on the tested days: R² against 1/N, top-1 and AUC with the alarms they set off; `passed` if as `expected`."""
+
+    name: str
+    expected: str
+    races: int
+    r2: Figure
+    top1: Figure
+    auc: float | None
+    alarms: tuple[str, ...]
+    passed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceboReport:
+    """The placebos of a model over local race dates, both included; `passed` if every check is."""
+
+    model: str
+    since: str
+    until: str
+    checks: tuple[PlaceboCheck, ...]
+    passed: bool
+
+
+def shuffled_winners(values: Floats, starts: Indices, seed: int) -> Floats:
+    """Values dealt to the runners of their race at random, (runners,); the same seed deals every column alike."""
+    order = np.random.default_rng(seed).random(values.size)
+    race = np.repeat(np.arange(starts.size), sizes_of(starts, values.size))
+    return np.asarray(values[np.lexsort((order, race))], dtype=np.float64)
+
+
+def planted_leak(share: Floats, seed: int, noise: float = 0.3) -> Floats:
+    """A column that knows the race's own result up to noise, (runners,)."""
+    return np.asarray(share + np.random.default_rng(seed).normal(scale=noise, size=share.size), dtype=np.float64)
+
+
+@numeric_threads()
+def placebos(
+    store: Store,
+    *,
+    since: date | None = None,
+    until: date | None = None,
+    days: int | None = None,
+    refit_months: int | None = None,
+    past: int | None = None,
+    lead: timedelta = LEAD,
+    model: object = None,
+    parameters: Mapping[str, Any] | None = None,
+    progress: Progress = lambda step, done, steps: None,
+) -> PlaceboReport:
+    """Run the placebos of a model; the arguments and errors are those of `velo.training.backtest.backtest`.
+
+    A function that only scores learns nothing, so it has no planted leak to find.
+    """
+    made = prepare(
+        store,
+        since=since,
+        until=until,
+        days=days,
+        refit_months=refit_months,
+        past=past,
+        lead=lead,
+        model=model,
+        parameters=parameters,
+        progress=progress,
+    )
+    races, seed = made.races, made.recipe.seed
+    share, pi = (shuffled_winners(values, races.starts, seed) for values in (races.share, races.pi))
+    checks = [_check(SHUFFLED, made, made.runners, replace(races, share=share, pi=pi), progress)]
+    if made.recipe.kind != FUNCTION:
+        leak = planted_leak(races.share, seed, NOISE)
+        matrix = np.repeat(leak[:, None], made.runners.matrix.shape[1], axis=1)
+        checks.append(_check(LEAK, made, replace(made.runners, matrix=matrix, _centred=[]), races, progress))
+    passed = all(check.passed for check in checks)
+    return PlaceboReport(made.recipe.name, str(made.plan.since), str(made.plan.until), tuple(checks), passed)
+
+
+def _check(name: str, made: Prepared, runners: Runners, races: Races, progress: Progress) -> PlaceboCheck:
+    def report(step: str, done: int, steps: int) -> None:
+        progress(f"{name}: {step}", done, steps)
+
+    predicted = predict(runners, races, made.plan, made.recipe.model, report)
+    wanted = (predicted.fold >= predicted.past) & has_market(predicted.races)
+    if not wanted.any():
+        raise UserError("no tested race has a starting price for every starter: load results with prices")
+    tested = predicted.races.only(wanted)
+    p = predicted.fundamental[np.repeat(wanted, predicted.races.sizes)]
+    # prices are not bet at, so their level does not matter
+    prices = 1.0 / tested.pi
+    days = Days.of_dates(np.repeat(tested.days, tested.sizes), made.recipe.seed)
+    season = BacktestPeriod(p, tested.pi, prices, prices, tested.share, tested.starts, days)
+    figures = {"top1": top1(season), "auc": Figure(auc(p, tested.share), None, None, int(p.size))}
+    alarms = tuple(alarm.says for alarm in ALARMS if alarm.name in figures and alarm.goes_off(figures[alarm.name]))
+    gained = r2(p, season)
+    if name == LEAK:
+        expected, passed = "an alarm", bool(alarms)
+    else:
+        expected = "R² not above 0, no alarm"
+        passed = not alarms and gained.low is not None and gained.low <= 0.0
+    return PlaceboCheck(name, expected, tested.count, gained, figures["top1"], figures["auc"].value, alarms, passed)
+
+
+def placebo_table(report: PlaceboReport) -> Table:
+    """The checks as a table, one a row."""
+    verdict = "PASS" if report.passed else "FAIL: do not trust a backtest of this model"
+    table = Table(
+        title=f"placebos of {report.model}, {report.since} to {report.until}: {verdict}", title_justify="left"
+    )
+    for name in ("placebo", "expected", "races", "R²", "top-1", "AUC", "alarms", "result"):
+        table.add_column(name, justify="right" if name in ("races", "R²", "top-1", "AUC") else "left")
+    for check in report.checks:
+        table.add_row(
+            check.name,
+            check.expected,
+            f"{check.races:,}",
+            _interval(check.r2),
+            _interval(check.top1),
+            "–" if check.auc is None else f"{check.auc:.3f}",
+            "; ".join(check.alarms) or "none",
+            "PASS" if check.passed else "FAIL",
+        )
+    return table
+
+
+def _interval(figure: Figure) -> str:
+    if figure.value is None:
+        return "–"
+    if figure.low is None or figure.high is None:
+        return f"{figure.value:.4f}"
+    return f"{figure.value:.4f} [{figure.low:.4f}, {figure.high:.4f}]"
