@@ -1,4 +1,4 @@
-"""Models written and chosen: kept as new versions, promoted, rolled back, judged; `velo.training.bundle` says what is kept."""
+"""Store models as new versions, promote them, roll back, and store the gate's verdict; `velo.training.bundle` describes the files."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ PASSED_MODE: Final = "passed the gate"
 
 
 def write(home: Home, model: Model, metadata: Mapping[str, Any], metrics: Mapping[str, Any], now: datetime) -> str:
-    """Keep a model as a new version and make it the current one; returns the version.
+    """Store a model as a new version and make it the current one; returns the version.
 
     The folder appears whole, then the pointer moves. `metadata` needs `features`, `catalogue` (the fingerprint of the
     formulas), `lead_s`, `gate` and `mode`. Raises `UserError` for a feature that the catalogue does not declare.
@@ -63,9 +63,9 @@ def write(home: Home, model: Model, metadata: Mapping[str, Any], metrics: Mappin
 
 
 def promote(home: Home, version: str) -> None:
-    """Make a version the one that serves; raises `UserError` where there is none of that name.
+    """Make a version the one that serves; raises `UserError` if it does not exist.
 
-    A model that has not passed the gate stays for paper only, promoted or not.
+    A model that has not passed the gate bets on paper only, promoted or not.
     """
     if version not in versions(home):
         raise UserError(
@@ -76,7 +76,7 @@ def promote(home: Home, version: str) -> None:
 
 
 def rollback(home: Home) -> str:
-    """Make the version that served before the current one serve again, and return it; raises `UserError` where none did."""
+    """Make the previous serving version serve again, and return it; raises `UserError` if there is none."""
     with sole_writer(home.models):
         served = _before_current(home)
         if not served:
@@ -88,19 +88,19 @@ def rollback(home: Home) -> str:
 
 
 def before_current(home: Home) -> str | None:
-    """The version that a rollback would make serve; None where there is none."""
+    """The version that a rollback would make serve; None if there is none."""
     served = _before_current(home)
     return served[-1] if served else None
 
 
 def judged(home: Home, version: str, verdict: str, of: Mapping[str, Any]) -> str:
-    """Keep the gate's verdict on a version, with what it was judged by (`of`); returns what it may be used for."""
+    """Store the gate's verdict on a version, with its evidence (`of`); returns what the version may be used for."""
     folder = home.models / version
     refuse_changed(folder)
     mode = PASSED_MODE if verdict == PASSED else PAPER
-    told = {"bundle": digest_of(folder), "gate": verdict, "mode": mode} | dict(of)
+    stored = {"bundle": digest_of(folder), "gate": verdict, "mode": mode} | dict(of)
     with sole_writer(home.models):
-        write_atomically(folder / GATE, (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode())
+        write_atomically(folder / GATE, (json.dumps(stored, indent=2, ensure_ascii=False) + "\n").encode())
     return mode
 
 
@@ -135,14 +135,14 @@ def _promote(home: Home, version: str) -> None:
 
 
 def _before_current(home: Home) -> list[str]:
-    kept = set(versions(home))
-    return [version for version in _history(home)[:-1] if version in kept]
+    stored = set(versions(home))
+    return [version for version in _history(home)[:-1] if version in stored]
 
 
 def _history(home: Home) -> list[str]:
-    """The versions that served, up to the current one, which has the last word.
+    """The versions that served, oldest first, up to the current one.
 
-    A version that stands after it was about to be promoted when the writer was killed: it never served.
+    A version after the current one never served: the writer was killed while it promoted it.
     """
     path = home.models / CURRENT
     serving = path.read_text().split() if path.exists() else []

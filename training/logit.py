@@ -1,7 +1,7 @@
-"""A plain conditional logit: the baseline that a grown model must beat, and the sober half of an average with one.
+"""A plain conditional logit: the baseline that a model must beat, and one part of VÉLØ's own.
 
-The score of a runner is linear in its standardised features; the softmax of a race's scores are its probabilities. Missing
-values take the training mean (0 once standardised). It is text: numbers, kept as JSON.
+A runner's score is linear in its standardised features; the softmax of a race's scores are its probabilities. A missing
+value takes the training mean (0 once standardised). It is stored as numbers in JSON.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,15 +16,15 @@ from velo.training.by_race import Floats, Indices, softmax, spread, total
 
 FORMAT: Final = 1
 L2: Final = 30.0
-"""Penalty ½·L2·|w|² on the summed loss, with standardised features: weights thought to lie within 1/√L2 of 0."""
+"""Penalty ½·L2·|w|² on the summed loss of standardised features: a normal prior of each weight with deviation 1/√L2."""
 LEAST_RACES: Final = 20
 CLIP_SD: Final = 6.0
-"""Standardised values are held within so many standard deviations: one absurd value must not carry a race."""
+"""Standardised values are clipped at this many standard deviations, so that one absurd value cannot decide a race."""
 
 
 @dataclass(frozen=True, slots=True)
 class Logit:
-    """A fitted conditional logit. `weights` are of standardised features; `log_loss` in nats a training race."""
+    """A fitted conditional logit. `weights` are of standardised features; `log_loss` is the mean of the training races, in nats."""
 
     features: tuple[str, ...]
     means: tuple[float, ...]
@@ -35,9 +35,9 @@ class Logit:
     log_loss: float
 
     def scores(self, matrix: Floats) -> Floats:
-        """The scores of runners; `matrix` has a row of `features` each."""
-        # Each row summed by itself, and along the memory: a matrix product takes its last rows another way, and a matrix
-        # of columns one after another is added in another order. A bit would differ.
+        """The score of each runner, (runners,); `matrix` is (runners, features)."""
+        # Each row is summed by itself and in memory order. A matrix product treats its last rows differently, and a
+        # column-major matrix is added in another order: the last bit would differ.
         return np.asarray(np.ascontiguousarray(self.contributions(matrix)).sum(axis=1), dtype=np.float64)
 
     def contributions(self, matrix: Floats) -> Floats:
@@ -47,17 +47,17 @@ class Logit:
         return columns
 
     def probabilities(self, matrix: Floats, starts: Indices, offset: Floats | None = None) -> Floats:
-        """Probabilities of each race, summing to 1; `offset` is what it was trained on top of (`velo.training.market`)."""
+        """Probabilities, which sum to 1 in each race; `offset` is that of its training (`velo.training.market`)."""
         scores = self.scores(matrix)
         return softmax(scores if offset is None else scores + offset, starts)
 
     def to_json(self) -> dict[str, Any]:
-        """As kept in a bundle."""
+        """As stored in a bundle."""
         return {"format": FORMAT, **asdict(self)}
 
     @staticmethod
     def from_json(kept: Mapping[str, Any]) -> "Logit":
-        """The logit that `to_json` told; raises `UserError` for another format."""
+        """The inverse of `to_json`; raises `UserError` for another format."""
         if kept.get("format") != FORMAT:
             raise UserError(
                 f"logit format is {kept.get('format')!r}, but this version reads {FORMAT}: run `velo train` again"
@@ -75,10 +75,10 @@ def fit_logit(
     offset: Floats | None = None,
     without: NDArray[np.bool_] | None = None,
 ) -> Logit:
-    """The weights of least winner log loss plus ½·l2·|w|², by Newton's steps in a trust region: convex, so where it stops is the optimum.
+    """Fit the weights of least winner log loss plus ½·l2·|w|² by Newton steps in a trust region; the loss is convex.
 
-    `share` is each runner's share of the win, summing to 1 in each race; `offset` is added to the scores and not fitted; features that are `without`
-    weigh nothing.
+    `share` is each runner's share of the win, which sums to 1 in each race; `offset` is added to the scores and not fitted;
+    features marked in `without` get weight 0.
     Raises `UserError` for fewer than `LEAST_RACES` races.
     """
     from scipy.optimize import minimize
@@ -101,7 +101,7 @@ def fit_logit(
         return float(value), np.asarray(softmax(scores, starts) @ columns - won + l2 * weights, dtype=np.float64)
 
     def curvature(weights: Floats) -> Floats:
-        # Within a race the covariance of its runners' columns under their chances.
+        # the covariance of the columns within each race, weighted by the probabilities
         weighted = columns * softmax(columns @ weights + fixed, starts)[:, np.newaxis]
         means_of = np.add.reduceat(weighted, starts, axis=0)
         return np.asarray(columns.T @ weighted - means_of.T @ means_of + l2 * np.eye(columns.shape[1]))
@@ -117,13 +117,13 @@ def fit_logit(
 
 
 def _spans(matrix: Floats) -> tuple[Floats, Floats]:
-    """Mean and standard deviation of each column's known values; 0 and 1 for a column that knows nothing or never varies."""
+    """Mean and standard deviation of each column's known values; 0 and 1 for an unknown column, deviation 1 for a constant."""
     known = ~np.isnan(matrix)
     counts = np.maximum(known.sum(axis=0), 1)
     filled = np.where(known, matrix, 0.0)
     means = filled.sum(axis=0) / counts
     spreads = np.sqrt((np.where(known, matrix - means, 0.0) ** 2).sum(axis=0) / counts)
-    # A spread that is rounding alone is none: dividing by it would make noise of a constant.
+    # a deviation that is rounding error alone would turn a constant into noise
     return means, np.where(spreads > 1e-12 * np.maximum(np.abs(means), 1.0), spreads, 1.0)
 
 

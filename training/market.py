@@ -1,7 +1,7 @@
-"""The model and the market put together: Benter's blend, the market alone sharpened, and the market as an offset (contract 9).
+"""Benter's blend of model and market, the market's own exponent, and the market as an offset (contract 9).
 
-What is fitted here is fitted on out-of-fold f: a model's probabilities for races it was not trained on. On its own
-training races a model looks better than it is, and the blend would trust it too much.
+Everything here is fitted on out-of-fold f: a model's probabilities of races it was not trained on. On its own training races a
+model looks better than it is, and the blend would trust it too much.
 """
 
 from collections.abc import Mapping
@@ -20,10 +20,9 @@ ILL_CONDITIONED: Final = 1e10
 
 @dataclass(frozen=True, slots=True)
 class Blend:
-    """c ∝ f^α · π^β. `alpha_se` and `beta_se` are standard errors: none for an α held at 0 (the market alone), and none
-    where the data cannot tell α from β.
+    """c ∝ f^α · π^β, with standard errors: None for an α fixed at 0 (the market alone), and if the data cannot tell α from β.
 
-    `log_loss` is of the `races` it was fitted on, in nats a race.
+    `log_loss` is that of the `races` it was fitted on, in nats per race.
     """
 
     alpha: float
@@ -34,7 +33,7 @@ class Blend:
     log_loss: float
 
     def probabilities(self, f: Floats | None, pi: Floats, starts: Indices) -> Floats:
-        """Blended probabilities of each race, summing to 1; NaN where the race has no market. f may be None if α = 0."""
+        """Blended probabilities, which sum to 1 in each race; NaN if the race has no market. f may be None if α is 0."""
         scores = self.beta * _log(pi)
         if f is not None and self.alpha != 0.0:
             scores = scores + self.alpha * _log(f)
@@ -43,17 +42,17 @@ class Blend:
         return softmax(_whole(scores, starts), starts)
 
     def to_json(self) -> dict[str, Any]:
-        """As kept in a bundle."""
+        """As stored in a bundle."""
         return asdict(self)
 
     @staticmethod
     def from_json(kept: Mapping[str, Any]) -> "Blend":
-        """The blend that `to_json` told; raises `TypeError` where a part is missing or too many."""
+        """The inverse of `to_json`; raises `TypeError` if a field is missing or unknown."""
         return Blend(**kept)
 
 
 def fit_blend(f: Floats, pi: Floats, starts: Indices, share: Floats) -> Blend:
-    """α and β by maximum likelihood; `share` is each runner's share of the win. Races without a market take no part.
+    """Fit α and β by maximum likelihood; `share` is each runner's share of the win. Races without a market are left out.
 
     Raises `UserError` for fewer than `LEAST_RACES` races with a market.
     """
@@ -61,14 +60,14 @@ def fit_blend(f: Floats, pi: Floats, starts: Indices, share: Floats) -> Blend:
 
 
 def fit_market_exponent(pi: Floats, starts: Indices, share: Floats) -> Blend:
-    """β of the market alone, the yardstick of every blend: sharpening the market is no merit of a model."""
+    """Fit β of the market alone, the benchmark of every blend: a model earns nothing by sharpening the market."""
     return _fit(_log(pi)[:, None], starts, share)
 
 
 def market_offset(pi: Floats, beta: float, starts: Indices) -> Floats:
-    """β·log π less its mean in the race: what a residual model starts from (LightGBM's `init_score`, a logit's offset).
+    """β·log π less its mean in the race: the offset of a residual model (LightGBM's `init_score`), (runners,).
 
-    NaN for the whole race where there is no market: such races cannot train a residual model.
+    NaN for all runners of a race without a market: such a race cannot train a residual model.
     """
     offset = _whole(beta * _log(pi), starts)
     sizes = sizes_of(starts, pi.size).astype(np.float64)
@@ -81,7 +80,7 @@ def residual_probabilities(scores: Floats, pi: Floats, beta: float, starts: Indi
 
 
 def _fit(logs: Floats, starts: Indices, share: Floats) -> Blend:
-    """A conditional logit of one or two columns, without a penalty: convex, so where it stops is the optimum."""
+    """Fit a conditional logit of one or two columns without a penalty; the loss is convex."""
     from scipy.optimize import minimize
 
     kept = ~np.isnan(total(logs.sum(axis=1), starts))
@@ -120,7 +119,7 @@ def _fit(logs: Floats, starts: Indices, share: Floats) -> Blend:
     exponents = [float(value) for value in found.x]
     information = races * curvature(found.x)
     errors: list[float | None] = [None] * len(exponents)
-    # Where the model says the same of all, or what the market says, the data cannot tell the exponents apart.
+    # if the model gives all runners the same, or repeats the market, the data cannot tell the exponents apart
     if np.linalg.cond(information) < ILL_CONDITIONED:
         errors = [float(variance**0.5) for variance in np.diag(np.linalg.inv(information))]
     if len(exponents) == 1:
@@ -133,5 +132,5 @@ def _log(chances: Floats) -> Floats:
 
 
 def _whole(values: Floats, starts: Indices) -> Floats:
-    """NaN for each runner of a race where one is."""
+    """The values, with NaN for every runner of a race that has a NaN."""
     return np.asarray(values + 0.0 * spread(total(values, starts), starts, values.size), dtype=np.float64)

@@ -1,4 +1,4 @@
-"""LightGBM with a softmax within the race: its score is the utility of a conditional logit, one winner a race."""
+"""LightGBM with a softmax within the race: its score is the utility of a conditional logit with one winner per race."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -20,21 +20,21 @@ Floats = NDArray[np.float64]
 
 DART: Final = "dart"
 TELLS_TIME_ONLY: Final = frozenset({"horse_form__last_race_day", "horse_ability__day"})
-"""Grow with the calendar: no later day lies in the range a tree was fitted on. The days since are features."""
+"""Columns that grow with the calendar: a later day is outside the range of every training day. Days since an event are features."""
 RATED: Final = ("official_rating", "horse_form__last_rating", "since_last_run__rating_change")
 MAY_FADE: Final = frozenset(f"{name}{suffix}" for name in RATED for suffix in ("", "_rank", "_z"))
-"""What some sources tell of most races of some years and of few of the next: who leant on it would stand without."""
+"""Columns that some sources give for most races of some years and for few of the next: a model that relied on them would lose them."""
 FADED: Final = 0.7
-"""Not learned from: what is known of so many times fewer runners in the last year trained on as in the year that knew most."""
+"""A column of `MAY_FADE` is left out if its share of known values in the last training year is below this part of the best year's."""
 FEATURES: Final = tuple(name for name in COLUMNS if name not in TELLS_TIME_ONLY)
 ROWS_A_LEAF_SHARE: Final = 400
-"""A leaf holds at least one row in so many, up to `ModelOptions.min_rows_a_leaf`: a small set gets small leaves."""
+"""A leaf holds at least one training row in this many, up to `ModelOptions.min_rows_a_leaf`: a small set gets small leaves."""
 
 
 RISING: Final = frozenset(
     {"sr", "place_rate", "prb", "ae", "prb_last", "prb_ewma", "prb_best", "market_last", "market_ewma"}
 )
-"""Measures that never speak against a runner as they grow, all else equal: its own, its rider's or its yard's record."""
+"""Measures that never lower a runner's utility as they grow, all else equal: its own, its jockey's or its trainer's record."""
 FALLING: Final = frozenset({"lengths_last", "lengths_ewma", "position_last"})
 _THREADS: Final = re.compile(r"^\[num_threads: \d+\]$", re.MULTILINE)
 _WINDOW: Final = re.compile(r"_\d+d$")
@@ -42,13 +42,14 @@ _WINDOW: Final = re.compile(r"_\d+d$")
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
-    """How a model is made: trees, a conditional logit beside them, and what both are taught.
+    """The options of VÉLØ's own model: the trees, the conditional logit, and the target of both.
 
-    `patience` is how many rounds without a better validation loss end the growing; `boosting` is LightGBM's `gbdt` or
-    `dart` (which never stops early); `seeds` is how many models are grown, each of its own seed, and averaged; `monotone` binds the trees by `RISING` and `FALLING`. `soft_target` is the share
-    of π in what the fundamental model is taught, the rest is the win: π of a training race is no feature, and no race
-    that is predicted needs one. `logit_share` is the logit's share of the average utility; `logit_l2` its penalty. The
-    `residual_` ones are of the model grown on top of the market, taught by wins alone.
+    `patience` is the number of rounds without a better validation loss after which growing ends; `boosting` is LightGBM's `gbdt`
+    or `dart` (which never ends early); `seeds` is the number of models grown from successive seeds and averaged; `monotone`
+    constrains the trees by `RISING` and `FALLING`. `soft_target` is the share of π in the target of the fundamental model, and
+    the win is the rest: π of a training race is no feature, and prediction needs none. `logit_share` is the logit's weight in the
+    utility, `logit_l2` its penalty. The `residual_` options are those of the model on top of the market, whose target is the win
+    alone. `threads` is 0 for as many as the machine has free.
     """
 
     seed: int = 1
@@ -74,7 +75,7 @@ class ModelOptions:
     seeds: int = 3
 
     def of_residual(self) -> "ModelOptions":
-        """The same for the model that is grown on top of the market."""
+        """The options of the model on top of the market."""
         return replace(
             self,
             leaves=min(self.leaves, self.residual_leaves),
@@ -86,7 +87,7 @@ class ModelOptions:
         )
 
     def parameters(self, rows: int, features: Sequence[str] = ()) -> dict[str, Any]:
-        """LightGBM's parameters for so many training rows. The same options and data give the same trees."""
+        """LightGBM's parameters for a number of training rows. The same options and data give the same trees."""
         bound = {"monotone_constraints": [direction(name) for name in features]} if self.monotone else {}
         return bound | {
             "boosting": self.boosting,
@@ -109,9 +110,9 @@ class ModelOptions:
 
 
 def direction(feature: str) -> int:
-    """1 where the domain is sure that more never speaks against a runner, −1 where less, 0 where it is not.
+    """The sign of a monotone constraint: 1 if a higher value never lowers the utility, −1 if it never raises it, else 0.
 
-    A rank counts from the highest value, so it points the other way.
+    A rank counts from the highest value, so its sign is the opposite one.
     """
     name = feature.rpartition("__")[2]
     ranked = name.endswith("_rank")
@@ -122,7 +123,7 @@ def direction(feature: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A grown model: LightGBM's text up to its best round, and the validation loss there, of what is taught (None if none was watched)."""
+    """Grown trees: LightGBM's text up to the best round, and the validation loss of the target there (None without validation)."""
 
     text: str
     rounds: int
@@ -130,11 +131,11 @@ class Fitted:
     options: ModelOptions
 
     def scores(self, matrix: Floats) -> Floats:
-        """The score of each row; one trained on top of an offset has it not in its scores."""
+        """The score of each row, (rows,); it does not include an offset that the trees were grown on."""
         return mean_prediction(self.text, matrix, self.options.threads or fitting_threads(), raw_score=True)
 
     def probabilities(self, matrix: Floats, races: Races) -> Floats:
-        """Probabilities of the starters of some races; `matrix` has their rows."""
+        """Probabilities of the starters of some races, (rows,); `matrix` has their rows."""
         return softmax(self.scores(matrix), races.starts)
 
 
@@ -146,10 +147,10 @@ def fit(
     progress: Callable[[int, int], None] = lambda done, rounds: None,
     offsets: tuple[Floats, Floats] | None = None,
 ) -> Fitted:
-    """Grow trees on the training races until the log loss of the validation races stops falling: of what they are taught.
+    """Grow trees on the training races until the log loss of the target on the validation races stops falling.
 
-    Each matrix has the rows of its races, in their order, with the columns `features`. `offsets`, of the rows of both, are
-    what the trees are grown on top of (`velo.training.market.market_offset`).
+    Each matrix has the rows of its races, in their order, with the columns `features`. The trees are grown on top of
+    `offsets`, one per row of both (`velo.training.market.market_offset`).
     """
     learned = lightgbm.Dataset(train[0], train[1].share, feature_name=list(features), free_raw_data=True)
     watched = lightgbm.Dataset(validation[0], validation[1].share, reference=learned)
@@ -157,7 +158,7 @@ def fit(
         learned.set_init_score(offsets[0])
         watched.set_init_score(offsets[1])
     races = {id(learned): train[1], id(watched): validation[1]}
-    # Watched by what is taught: a winner a race tells far less surely when to stop.
+    # The loss is of the target: one winner per race is a much noisier sign of when to stop.
     targets = {name: of.target(options.soft_target) for name, of in races.items()}
     evaluated: dict[str, dict[str, list[float]]] = {}
 
@@ -169,7 +170,7 @@ def fit(
         logs = np.log(np.maximum(softmax(scores, of.starts), SMALLEST))
         return "log_loss", -float(of.total(targets[id(data)] * logs).mean()), False
 
-    callbacks = [lightgbm.record_evaluation(evaluated), _teller(progress, options.rounds)]
+    callbacks = [lightgbm.record_evaluation(evaluated), _reporter(progress, options.rounds)]
     if options.boosting != DART:
         callbacks.append(lightgbm.early_stopping(options.patience, verbose=False))
     own = options.parameters(train[1].rows.size, features) | _weighing(*train, features)
@@ -195,7 +196,7 @@ def grow(
     progress: Callable[[int, int], None] = lambda done, rounds: None,
     offset: Floats | None = None,
 ) -> Fitted:
-    """Grow so many rounds on all of the training races, watching none, from each seed, and take the mean; as `fit` otherwise."""
+    """Grow `rounds` rounds on all training races, without validation, once per seed; the model is their mean. Otherwise as `fit`."""
     learned = lightgbm.Dataset(train[0], train[1].share, feature_name=list(features), free_raw_data=True)
     if offset is not None:
         learned.set_init_score(offset)
@@ -209,8 +210,8 @@ def grow(
     texts = []
     for number in range(options.seeds):
         own = replace(options, seed=options.seed + number).parameters(train[1].rows.size, features) | weighing
-        told = _teller(progress, rounds)
-        booster = lightgbm.train(own | {"objective": objective}, learned, num_boost_round=rounds, callbacks=[told])
+        report = _reporter(progress, rounds)
+        booster = lightgbm.train(own | {"objective": objective}, learned, num_boost_round=rounds, callbacks=[report])
         texts.append(_text(booster))
     return Fitted("".join(texts), rounds, None, options)
 
@@ -220,17 +221,17 @@ def _text(booster: lightgbm.Booster, rounds: int | None = None) -> str:
     return _THREADS.sub("[num_threads: 1]", booster.model_to_string(num_iteration=rounds))
 
 
-def _teller(progress: Callable[[int, int], None], rounds: int) -> Callable[[Any], None]:
-    def tell(environment: Any) -> None:
+def _reporter(progress: Callable[[int, int], None], rounds: int) -> Callable[[Any], None]:
+    def report(environment: Any) -> None:
         progress(environment.iteration + 1, rounds)
 
-    return tell
+    return report
 
 
 def faded(matrix: Floats, races: Races, features: Sequence[str]) -> NDArray[np.bool_]:
-    """Of each feature, whether it is one of `MAY_FADE` and was known of far fewer runners in the last year of the races than in another.
+    """Whether each feature is one of `MAY_FADE` and known for far fewer runners in the last year than in another, (features,).
 
-    `matrix` has the rows of the races, in their order. Years are counted back from the last race day, so nothing later is asked.
+    `matrix` has the rows of the races, in their order. Years count back from the last race day, so nothing later is used.
     """
     days = np.repeat(races.days.astype("datetime64[D]"), races.sizes)
     year = (days.max() - days).astype(np.int64) // 365
@@ -244,7 +245,7 @@ def faded(matrix: Floats, races: Races, features: Sequence[str]) -> NDArray[np.b
 
 
 def _weighing(matrix: Floats, races: Races, features: Sequence[str]) -> dict[str, Any]:
-    """LightGBM's parameters that have no tree split on a feature that faded."""
+    """LightGBM's parameters that keep every tree from splitting on a faded feature."""
     gone = faded(matrix, races, features)
     return {"feature_contri": (~gone).astype(np.float64).tolist()} if gone.any() else {}
 
@@ -252,7 +253,7 @@ def _weighing(matrix: Floats, races: Races, features: Sequence[str]) -> dict[str
 def gradients(scores: Floats, races: Races, target: Floats | None = None) -> tuple[Floats, Floats]:
     """First and (diagonal) second derivative of the log loss of every race with respect to the scores.
 
-    `target` is what is taught of each runner, summing to 1 in each race; without it, who won.
+    `target` is the training target of each runner, which sums to 1 in each race; the share of the win without it.
     """
     chance = softmax(scores, races.starts)
     return chance - (races.share if target is None else target), chance * (1.0 - chance)

@@ -1,7 +1,7 @@
 """`velo train --search`: a small declared grid of options, compared by forward cross-validation over race days.
 
-Every candidate differs from the chosen options in one thing, so that the table tells what each is worth. No race day is parted,
-an embargo lies before each fold, and the days the model is measured on afterwards take no part.
+Every candidate differs from the base options in one thing, so the table shows what each is worth. No race day is split between
+folds, an embargo precedes each fold, and the days on which the model is measured afterwards take no part.
 """
 
 from collections.abc import Callable, Mapping
@@ -42,9 +42,9 @@ GRID: Final[Mapping[str, Mapping[str, Any]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """A candidate: `r2` over all folds' races, `gain` its R² less that of the chosen options and `gain_se` its error.
+    """A candidate: `r2` over the races of all folds, `gain` its R² less that of the base options, and `gain_se` its standard error.
 
-    `rounds` were grown. `taken` is the candidate of least winner log loss.
+    `rounds` is the number of boosting rounds. `taken` marks the candidate with the least winner log loss.
     """
 
     name: str
@@ -64,7 +64,7 @@ def search(
     progress: Progress,
     grid: Mapping[str, Mapping[str, Any]] = GRID,
 ) -> tuple[ModelOptions, tuple[Tried, ...]]:
-    """The best options of the grid over the wanted races, and the table; `given` has a row of each starter of `races`.
+    """The best options of the grid over the wanted races, and the table; `given` has a row per starter of `races`.
 
     Rounds are chosen for each candidate on the last days of the first fold's training races. Raises `UserError` for too few
     race days.
@@ -76,14 +76,14 @@ def search(
     rounds: dict[str, int] = {}
     for number, (name, changed) in enumerate(grid.items()):
         progress(f"try {name}", number, len(grid))
-        # one seed each: the others would tell the same of all candidates
+        # one seed each: more would change all candidates alike
         options = replace(base, seeds=1, **changed)
         key = (options.soft_target, options.logit_l2)
         if options.logit_share > 0.0 and key not in logits:
             logits[key] = [_logit_scores(given, own, fold, options) for fold in folds]
         linear = logits.get(key)
         rounds[name] = 0 if options.logit_share == 1.0 else _rounds(given, own.only(folds[0].train), options)
-        told = []
+        fold_losses = []
         for at, fold in enumerate(folds):
             test = own.only(fold.test)
             scores = np.zeros(test.rows.size)
@@ -93,8 +93,8 @@ def search(
                 train = own.only(fold.train)
                 trees = grow((given.matrix[train.rows], train), FEATURES, options, rounds[name])
                 scores += (1.0 - options.logit_share) * trees.scores(given.matrix[test.rows])
-            told.append(winner_loss(softmax(scores, test.starts), test.share, test.starts))
-        losses[name] = np.concatenate(told)
+            fold_losses.append(winner_loss(softmax(scores, test.starts), test.share, test.starts))
+        losses[name] = np.concatenate(fold_losses)
     progress("try", len(grid), len(grid))
     best = min(losses, key=lambda name: float(losses[name].mean()))
     sizes = np.concatenate([own.only(fold.test).sizes for fold in folds])
@@ -113,14 +113,14 @@ def _table(
     uniform = float(np.log(sizes.astype(np.float64)).sum())
     chosen = next(iter(losses.values()))
     day = np.unique(days, return_inverse=True)[1]
-    told = []
+    table = []
     for name, loss in losses.items():
-        # Races of a day share their luck: the error is of the sum of days.
+        # races of one day are correlated: the standard error is over days
         by_day = np.bincount(day, chosen - loss)
         error = float(np.sqrt(((by_day - by_day.mean()) ** 2).sum())) / uniform
         r2, gain = 1.0 - float(loss.sum()) / uniform, float(by_day.sum()) / uniform
-        told.append(Tried(name, rounds[name], r2, gain, error, loss.size, name == best))
-    return tuple(told)
+        table.append(Tried(name, rounds[name], r2, gain, error, loss.size, name == best))
+    return tuple(table)
 
 
 def _logit_scores(given: Runners, races: Races, fold: Fold, options: ModelOptions) -> Floats:
