@@ -1,4 +1,4 @@
-"""What a backtest tells: each set of probabilities measured, put beside another and bet by, and the gate asked of them."""
+"""The report of a backtest: each set of probabilities measured, compared and bet on, and judged by the gate."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,16 +41,16 @@ from velo.training.walk_forward import OutOfFold, Refit, WalkForwardPlan
 from velo.training.windows import GateReport, ask
 
 BET: Final = (SERVED, "blend")
-"""Probabilities that all strategies are told of."""
+"""The probabilities that every strategy bets on."""
 MARKETS: Final = ("pi", "market")
 BESIDE: Final = (("blend", "market"), ("fundamental", "market"), ("fundamental", "logit"), ("market", "pi"))
 FLOORS: Final = (("blend", BY_PRICE), ("fundamental", BY_P), ("calibrated", BY_P))
-"""The last shows what the model's own curves would do for it: it is served as it is (docs/modeller.md says why)."""
+"""The last one shows the effect of the model's own calibration curves; the model is served without them (docs/modeller.md)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measurements:
-    """How good some probabilities were: `mean_gap` and `root_mean_gap` have chance taken off, `plain_error` has it in."""
+    """The quality of a set of probabilities; `mean_gap` and `root_mean_gap` are debiased, `plain_error` is not."""
 
     name: str
     r2: Figure
@@ -65,7 +65,7 @@ class Measurements:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One set of probabilities beside another: ΔR² and the margin in nats a race, above 0 where the first is better."""
+    """One set of probabilities compared with another: ΔR² and the margin in nats per race, above 0 if the first is better."""
 
     name: str
     than: str
@@ -75,9 +75,9 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Raised:
-    """An alarm that went off over the whole period: a figure too good to be true of `subject`, over `n` races, runners or bets.
+    """An alarm that went off over the whole period: a figure of `subject` too good to be true, over `n` races, runners or bets.
 
-    `strategy` is that of the bets, the best of those that set it off; None where it is not of bets.
+    `strategy` is the best of the betting strategies that set it off; None if the figure is not of bets.
     """
 
     subject: str
@@ -89,7 +89,7 @@ class Raised:
 
 @dataclass(frozen=True, slots=True)
 class Equity:
-    """Units won by the end of each race day with level stakes, and the 95 % band of seasons made of the same days drawn anew."""
+    """Units won by the end of each race day at level stakes, and the 95 % band of resampled race days."""
 
     strategy: str
     days: tuple[str, ...]
@@ -100,13 +100,13 @@ class Equity:
 
 @dataclass(frozen=True, slots=True)
 class BacktestReport:
-    """A backtest. All figures are of the `races` that have a market; `left_out` have none. Days are local race dates.
+    """A backtest. All figures are of the `races` that have a market; `left_out` races have none. Days are local race dates.
 
-    `bets`, `bands`, `equity` and `gate` are by what they are told of; `gate` is empty where the period is shorter than a window
+    `bets`, `bands`, `equity` and `gate` are by the name of the probabilities; `gate` is empty if the period is shorter than a window
     of the gate. `trials` counts the different backtests that have tested any of these days, `look` the looks at a locked
-    window among them. `drift` is the population stability index of the features, training days against tested days.
-    `alarms` are asked of the whole period, however long it is. `luck` is P(a gain this large | no edge) by what is bet by and
-    strategy, of the strategies that gained.
+    window among them. `drift` is the population stability index of each feature, training days against tested days.
+    `alarms` cover the whole period, whatever its length. `luck` is P(a gain this large | no edge) by probabilities and
+    strategy, for the strategies that gained.
     """
 
     alarms: tuple[Raised, ...]
@@ -142,7 +142,7 @@ class BacktestReport:
 
     @property
     def verdict(self) -> str:
-        """The gate's word on what a bundle would serve."""
+        """The gate's verdict on the probabilities that a bundle serves."""
         return self.gate[self.served].verdict.value if self.served in self.gate else "NOT ENOUGH DATA"
 
 
@@ -159,9 +159,9 @@ class Facts:
 
 
 def report_of(
-    facts: Facts, told: OutOfFold, predictions: Predictions, choices: tuple[BlendChoice, ...]
+    facts: Facts, predicted: OutOfFold, predictions: Predictions, choices: tuple[BlendChoice, ...]
 ) -> BacktestReport:
-    """Everything that is told of the predictions of a backtest."""
+    """The report of a backtest's predictions."""
     plan = facts.plan
     seasons = {one: predictions.season(one) for one in BET}
     season = seasons[SERVED]
@@ -169,8 +169,8 @@ def report_of(
     chances = {
         one: columns[one] for one in ("pi", "market", "logit", "fundamental", "calibrated", "blend_raw", "blend")
     }
-    tested = int((told.fold >= told.past).sum())
-    figures = tuple(_told(one, said, season) for one, said in chances.items())
+    tested = int((predicted.fold >= predicted.past).sum())
+    figures = tuple(_measured(name, p, season) for name, p in chances.items())
     bets = {one: all_strategies(of) for one, of in seasons.items()}
     return BacktestReport(
         alarms=alarms_of(figures, bets, runners=int(season.p.size)),
@@ -185,12 +185,12 @@ def report_of(
         race_days=season.days.count,
         left_out=tested - int(season.starts.size),
         records=predictions.records,
-        months=told.months,
-        rounds=told.settings.get("best_round", 0),
-        residual_rounds=told.settings.get("residual_rounds", 0),
+        months=predicted.months,
+        rounds=predicted.settings.get("best_round", 0),
+        residual_rounds=predicted.settings.get("residual_rounds", 0),
         trials=facts.trials,
         look=facts.look,
-        refits=told.refits,
+        refits=predicted.refits,
         choices=choices,
         told=figures,
         beside=tuple(
@@ -205,14 +205,14 @@ def report_of(
         floors=tuple(floor for one, by in FLOORS for floor in floors(predictions.season(one), one, by)),
         luck={one: luck_of(of) for one, of in seasons.items()},
         gate=gates(predictions, plan.until, (plan.until - plan.since).days + 1),
-        importance=told.importance,
-        drift=told.drift,
-        caveats=_caveats(plan, predictions, told, facts.trials),
+        importance=predicted.importance,
+        drift=predicted.drift,
+        caveats=_caveats(plan, predictions, predicted, facts.trials),
     )
 
 
 def alarms_of(figures: Sequence[Measurements], bets: Mapping[str, Sequence[Bets]], runners: int) -> tuple[Raised, ...]:
-    """The alarms of `velo.training.gate` over a whole period: of all chances but the market's, and of all that is bet by."""
+    """The alarms of `velo.training.gate` over a whole period: of all probabilities but the market's, and of all bets."""
     raised = []
     named = {one.name: one for one in ALARMS}
     for one in figures:
@@ -238,7 +238,7 @@ def luck_of(season: BacktestPeriod) -> dict[str, float]:
 
 
 def gates(predictions: Predictions, until: date, days: int) -> dict[str, GateReport]:
-    """The gate on what is bet by; nothing where the days do not fill its longest window."""
+    """The gate's reports by probabilities; empty if the days do not fill its longest window."""
     if days < max(WINDOWS_DAYS):
         return {}
     return {
@@ -254,7 +254,7 @@ def gates(predictions: Predictions, until: date, days: int) -> dict[str, GateRep
 
 
 def equity_of(season: BacktestPeriod, dates: np.ndarray[Any, np.dtype[Any]], name: str) -> Equity:
-    """The running total of a strategy's level stakes by race day, and its band."""
+    """The cumulative profit of a strategy's level stakes by race day, and its band."""
     wanted = chosen(strategy(name), season.p, season.decided_at)
     profit = np.where(wanted, season.share * season.settled_at - 1.0, 0.0)
     by_day = np.bincount(season.days.of, np.nan_to_num(profit), minlength=season.days.count)
@@ -265,7 +265,7 @@ def equity_of(season: BacktestPeriod, dates: np.ndarray[Any, np.dtype[Any]], nam
     return Equity(name, days, *(tuple(path.tolist()) for path in (by_day.cumsum(), low, high)))
 
 
-def _told(name: str, p: Floats, season: BacktestPeriod) -> Measurements:
+def _measured(name: str, p: Floats, season: BacktestPeriod) -> Measurements:
     days, share = season.days, season.share
     of = BacktestPeriod(p, season.pi, season.decided_at, season.settled_at, share, season.starts, days)
     return Measurements(
@@ -281,22 +281,24 @@ def _told(name: str, p: Floats, season: BacktestPeriod) -> Measurements:
     )
 
 
-def _caveats(plan: WalkForwardPlan, predictions: Predictions, told: OutOfFold, trials: int) -> tuple[str, ...]:
-    untold = float(np.isnan(predictions.columns["taken"]).mean())
-    said = []
-    if untold > 0.0:
-        share = "all bets" if untold == 1.0 else f"bets on {untold:.0%} of the starters"
-        said.append(
+def _caveats(plan: WalkForwardPlan, predictions: Predictions, predicted: OutOfFold, trials: int) -> tuple[str, ...]:
+    missing = float(np.isnan(predictions.columns["taken"]).mean())
+    caveats = []
+    if missing > 0.0:
+        share = "all bets" if missing == 1.0 else f"bets on {missing:.0%} of the starters"
+        caveats.append(
             f"{share} are decided at SP, for want of a price before the off: nobody knows SP then, and such returns flatter"
         )
     if trials > 1:
-        said.append(
+        caveats.append(
             f"these days have been tested by {trials} different backtests: the best of them looks better than it is"
         )
     if (plan.until - plan.since).days + 1 < max(WINDOWS_DAYS):
-        said.append(f"shorter than {max(WINDOWS_DAYS)} days: the gate was not asked")
+        caveats.append(f"shorter than {max(WINDOWS_DAYS)} days: the gate was not asked")
     if np.isnan(predictions.columns["sp_decimal"]).any():
-        said.append("some starters have no price: bets on them count as unsettled")
-    if told.past == 1:
-        said.append("one refit before the period: the first tested fold could not compare the blends and took Benter's")
-    return tuple(said)
+        caveats.append("some starters have no price: bets on them count as unsettled")
+    if predicted.past == 1:
+        caveats.append(
+            "one refit before the period: the first tested fold could not compare the blends and took Benter's"
+        )
+    return tuple(caveats)

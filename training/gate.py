@@ -1,7 +1,7 @@
-"""The gate (contract 9): criteria declared as data, each judged by its whole interval, over two windows; and the alarms.
+"""The gate (contract 9): criteria as data, each judged by its whole 95 % interval over two windows, and the alarms.
 
-PASS needs the 95 % interval wholly on the good side, FAIL has it wholly on the bad side, all else is NOT ENOUGH DATA: a value
-on the right side of its bound is no evidence by itself.
+PASS needs the whole interval on the good side, FAIL the whole interval on the bad side; anything else is NOT ENOUGH DATA,
+because a value on the right side of its bound is no evidence by itself.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,11 @@ from velo.resampling import Figure
 
 RECORDS: Final = 50_000
 WINDOWS_DAYS: Final = (90, 365)
-"""The last 90 days and the last 12 months: the gate is asked over both."""
+"""The gate judges the last 90 days and the last 12 months."""
 
 
 class Verdict(Enum):
-    """What a criterion, a window or the whole gate comes to."""
+    """The verdict of a criterion, a window or the whole gate."""
 
     PASS = "PASS"  # noqa: S105 a verdict, no password
     FAIL = "FAIL"
@@ -26,9 +26,9 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Criterion:
-    """What is good of one figure: from `low` to `high`, both included unless `strictly`; None is no bound.
+    """The good range of one figure: from `low` to `high`, both included unless `strictly`; None means no bound.
 
-    `counted` is a figure known for certain (a number of records): its value alone is judged.
+    `counted` marks a figure without sampling error (a number of records), judged by its value alone.
     """
 
     name: str
@@ -60,7 +60,7 @@ CRITERIA: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """What is too good to be true: a value above `above`, told of more than `n_above` bets, races or runners."""
+    """A figure too good to be true: a value above `above` over more than `n_above` bets, races or runners."""
 
     name: str
     says: str
@@ -68,7 +68,7 @@ class Alarm:
     n_above: int = 0
 
     def goes_off(self, figure: Figure) -> bool:
-        """Whether a figure is too good to be true."""
+        """Whether a figure sets the alarm off."""
         return figure.value is not None and figure.value > self.above and figure.n > self.n_above
 
 
@@ -81,7 +81,7 @@ ALARMS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A criterion with its figure and what it comes to."""
+    """A criterion with its figure and its verdict."""
 
     criterion: Criterion
     figure: Figure
@@ -90,7 +90,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The gate over one window: its criteria, the alarms that went off, and what it comes to."""
+    """The gate over one window: its criteria, the alarms that went off, and the verdict."""
 
     days: int
     first_day: str
@@ -101,7 +101,7 @@ class Window:
 
 
 def judge(criterion: Criterion, figure: Figure) -> Judged:
-    """PASS, FAIL or NOT ENOUGH DATA; a figure that could not be told, or has no interval, is NOT ENOUGH DATA."""
+    """PASS, FAIL or NOT ENOUGH DATA; a figure without a value or an interval is NOT ENOUGH DATA."""
     low, high = (figure.value, figure.value) if criterion.counted else (figure.low, figure.high)
     if figure.value is None or low is None or high is None or not low <= high:
         return Judged(criterion, figure, Verdict.NOT_ENOUGH_DATA)
@@ -115,7 +115,7 @@ def judge(criterion: Criterion, figure: Figure) -> Judged:
 
 
 def together(verdicts: Sequence[Verdict]) -> Verdict:
-    """FAIL on any FAIL, PASS on all PASS, else NOT ENOUGH DATA; of nothing, NOT ENOUGH DATA."""
+    """FAIL on any FAIL, PASS on all PASS, else NOT ENOUGH DATA; no verdicts give NOT ENOUGH DATA."""
     if Verdict.FAIL in verdicts:
         return Verdict.FAIL
     if verdicts and all(verdict is Verdict.PASS for verdict in verdicts):
@@ -131,21 +131,21 @@ def judge_window(
     criteria: Sequence[Criterion] = CRITERIA,
     alarms: Sequence[Alarm] = ALARMS,
 ) -> Window:
-    """Judge all criteria over a window of so many days; `figures` by name, those of `top1` and `auc` for the alarms.
+    """Judge all criteria over a window of `days` days; `figures` are by name, `top1` and `auc` for the alarms.
 
-    A criterion without its figure raises `KeyError`: a gate that forgets to ask must not pass. So does an alarm.
+    A criterion or an alarm without its figure raises `KeyError`: a gate that skips a criterion must not pass.
     """
     judged = tuple(judge(criterion, figures[criterion.name]) for criterion in criteria)
     off = tuple(alarm.says for alarm in alarms if alarm.goes_off(figures[alarm.name]))
-    return Window(days, first_day, last_day, judged, off, together([one.verdict for one in judged]))
+    return Window(days, first_day, last_day, judged, off, together([criterion.verdict for criterion in judged]))
 
 
 def gate(windows: Sequence[Window], asked: Sequence[int] = WINDOWS_DAYS) -> Verdict:
-    """The whole gate: FAIL on any FAIL, PASS on all PASS; raises `ValueError` unless every window asked for is there.
+    """The whole gate: FAIL on any FAIL, PASS on all PASS; raises `ValueError` unless there is exactly one window per `asked` length.
 
-    Alarms are no part of the verdict: whoever promotes a model that passed looks at them first.
+    Alarms do not change the verdict: look at them before you promote a model that passed.
     """
     if sorted(window.days for window in windows) != sorted(asked):
-        told = ", ".join(str(window.days) for window in windows) or "none"
-        raise ValueError(f"the gate is asked over windows of {', '.join(map(str, asked))} days, and was given {told}")
+        found = ", ".join(str(window.days) for window in windows) or "none"
+        raise ValueError(f"the gate judges windows of {', '.join(map(str, asked))} days, got {found}")
     return together([window.verdict for window in windows])

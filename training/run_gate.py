@@ -1,4 +1,4 @@
-"""`velo gate`: the gate asked of the last backtest, its verdict kept with the model whose recipe was tested."""
+"""`velo gate`: judge the last backtest, and store the verdict with the model whose recipe was tested."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ from velo.training.windows import GateReport, ask
 
 @dataclass(frozen=True, slots=True)
 class JudgeReport:
-    """The gate's verdict on `subject` of a backtest. `model` is the version that the verdict was kept with, None if none was.
+    """The gate's verdict on `subject` of a backtest. `model` is the version it was stored with, None without one.
 
-    `look` is the how-many-th look at a locked window this was, None where the window is not locked.
+    `look` is the number of this look at a locked window, None if the window is not locked.
     """
 
     backtest: str
@@ -35,17 +35,17 @@ class JudgeReport:
 
     @property
     def verdict(self) -> str:
-        """The verdict in a word or three."""
+        """PASS, FAIL or NOT ENOUGH DATA."""
         return self.gate.verdict.value
 
 
 def judge_last(
     home: Home, *, now: datetime, subject: str = SERVED, by: str = DEFAULT, final: bool = False, again: bool = False
 ) -> JudgeReport:
-    """Ask the gate of the last backtest over its last 90 days and 12 months; `final` locks those 12 months.
+    """Judge the last backtest over its last 90 days and 12 months; `final` locks those 12 months.
 
-    A look at locked days is put on record before anything is told. Raises `UserError` for a period shorter than the longest
-    window, a strategy or subject that is none, and a second look unless `again`.
+    A look at locked days is recorded before anything is shown. Raises `UserError` for a period shorter than the longest
+    window, an unknown strategy or subject, and a second look unless `again`.
     """
     name = last(home)
     predictions, report = read(home, name)
@@ -60,29 +60,36 @@ def judge_last(
     season = predictions.season(subject)
     first = until - timedelta(days=longest - 1)
     number = None
-    if final or any(one.overlaps(first, until) for one in looks(home.models)):
+    if final or any(earlier.overlaps(first, until) for earlier in looks(home.models)):
         number = look(home.models, first, until, predictions.fingerprint(), name, now, again=again).number
     gate = ask(season, predictions.race_dates, predictions.columns["market"], predictions.records, until=until, of=of)
     model, notes = _whose(home, report, subject, by)
     mode = bundle.PAPER
     if model is not None:
-        # A percentile is of a period that is over: who bets on the next race needs the least that it bet on.
+        # a percentile needs the whole period: to bet on the next race one needs the lowest value that was bet on
         year = season.only(predictions.race_dates >= np.datetime64(first, "D"))
         cut = cut_of(of, year.p, year.decided_at)
-        told = {"backtest": name, "subject": subject, "strategy": by, "cut": cut, "look": number, "at": now.isoformat()}
-        mode = bundle_writing.judged(home, model, gate.verdict.value, told)
+        evidence = {
+            "backtest": name,
+            "subject": subject,
+            "strategy": by,
+            "cut": cut,
+            "look": number,
+            "at": now.isoformat(),
+        }
+        mode = bundle_writing.judged(home, model, gate.verdict.value, evidence)
     return JudgeReport(name, subject, gate, model, mode, number, notes)
 
 
 def _whose(home: Home, report: Mapping[str, Any], subject: str, by: str) -> tuple[str | None, tuple[str, ...]]:
-    """The version that the verdict is of, or why of none."""
+    """The version that the verdict is about, and notes that say why if there is none."""
     if subject not in (SERVED, BLENDED) or by != DEFAULT:
         return None, (f"no model is served by {subject} and bet by {by}: the verdict is kept with none",)
     try:
         version = bundle.current(home)
     except UserError:
         return None, ("there is no model yet: the verdict is of the recipe; run `velo train`, then `velo gate`",)
-    kept = bundle.described(home, version)
-    if recipe_of(kept["model"], kept["features"], kept["catalogue"], kept["lead_s"]) != report["recipe"]:
+    stored = bundle.described(home, version)
+    if recipe_of(stored["model"], stored["features"], stored["catalogue"], stored["lead_s"]) != report["recipe"]:
         return None, (f"model {version} is of another recipe than the backtest: run `velo backtest` anew to judge it",)
     return version, ("the verdict is of the recipe, refitted as time went on: the model itself was fitted once",)

@@ -1,4 +1,4 @@
-"""The gate asked of a season: its last 90 days and last 12 months, the figures of each, and how often luck would pass."""
+"""The gate over a tested period: its last 90 days and last 12 months, the figures of each, and how often luck would pass."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from velo.training.reliability import root_mean_gap, slope
 
 @dataclass(frozen=True, slots=True)
 class JudgedPeriod:
-    """A window as judged, and P(pass) by luck (`no_edge`) and by merit (`power`, were the model's p the truth)."""
+    """A judged window, with P(pass) by luck (`no_edge`) and by merit (`power`, if the model's p were true)."""
 
     window: Window
     no_edge: PassChance
@@ -28,7 +28,7 @@ class JudgedPeriod:
 
 @dataclass(frozen=True, slots=True)
 class GateReport:
-    """The gate's verdict on a strategy, with all that led to it."""
+    """The gate's verdict on a strategy, with its judged windows."""
 
     verdict: Verdict
     strategy: str
@@ -48,16 +48,16 @@ def ask(
 ) -> GateReport:
     """The gate over windows that end with `until`, a local race date.
 
-    `race_dates` are local, one a race; `market` is π^β for every runner, its β fitted out of fold; `records` are the training
-    records. Percentiles are of each window by itself. Raises `UserError` for a window without races.
+    `race_dates` are local, one per race; `market` is π^β of every runner, with β fitted out of fold; `records` counts the training
+    records. Percentiles are those of each window. Raises `UserError` for a window without races.
     """
     chosen_by = of or strategy(DEFAULT)
     asked = tuple(_ask(season, race_dates, market, records, chosen_by, until, days, simulations) for days in windows)
-    return GateReport(gate([one.window for one in asked], windows), chosen_by.name, asked)
+    return GateReport(gate([judged.window for judged in asked], windows), chosen_by.name, asked)
 
 
 def gate_figures(season: BacktestPeriod, wanted: Wanted, market: Floats, records: int) -> dict[str, Figure]:
-    """The figures that the criteria and alarms of `velo.training.gate` ask for, by name."""
+    """The figures of the criteria and alarms of `velo.training.gate`, by name."""
     bets = placed(season, "", wanted)
     return {
         "ae_price": bets.ae_price,
@@ -87,11 +87,11 @@ def _ask(
         since = until - timedelta(days=days - 1)
         raise UserError(f"no race from {since} to {until}: choose another end, or load results of those days")
     part = season.only(inside)
-    yardstick = market[inside[season.race]]
+    benchmark = market[inside[season.race]]
     wanted = chosen(of, part.p, part.decided_at)
-    figures = gate_figures(part, wanted, yardstick, records)
+    figures = gate_figures(part, wanted, benchmark, records)
     window = judge_window(figures, days, str(race_dates[inside].min()), str(race_dates[inside].max()))
     no_edge, power = (
-        pass_chance(part, wanted, yardstick, truth, part.days.seed, simulations) for truth in (part.pi, part.p)
+        pass_chance(part, wanted, benchmark, truth, part.days.seed, simulations) for truth in (part.pi, part.p)
     )
     return JudgedPeriod(window, no_edge, power)
