@@ -12,8 +12,9 @@ from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from velo.serving.api.access import LOOPBACK, HostGuard
+from velo.serving.api.events import QUEUE as LISTENERS_QUEUE
 from velo.serving.api.events import Hub
-from velo.serving.api.limits import BoundedBody
+from velo.serving.api.limits import CLIENT_SHARE, BoundedBody
 from velo.serving.api.problems import Problem, install
 from velo.serving.api.routes import curves, operations, races
 from velo.serving.api.service import Service
@@ -29,15 +30,23 @@ VERSION: Final = "1.0.0"
 
 
 def app_of(
-    service: Service, token: str | None = None, *, warm_past: bool = False, hosts: Iterable[str] = LOOPBACK
+    service: Service,
+    token: str | None = None,
+    *,
+    warm_past: bool = False,
+    hosts: Iterable[str] = LOOPBACK,
+    client_share: float = CLIENT_SHARE,
 ) -> FastAPI:
     """The application of a service; without a token nothing can be written, and it answers to the names in `hosts`.
 
-    `warm_past` loads, beside its first answers, what the first about a race that was run would wait seconds for.
+    `warm_past` loads, beside its first answers, what the first about a race that was run would wait seconds for. One
+    address holds at most `client_share` (0 to 1) of the waiting requests and of the listeners.
     """
     hub = Hub(
         lambda after: service.insisted(service.scorer.online.events_after, after),
         lambda: service.insisted(service.newest_event),
+        client_share,
+        lambda: service.metrics.displaced(LISTENERS_QUEUE),
     )
 
     @asynccontextmanager
@@ -59,6 +68,7 @@ def app_of(
         redoc_url=None,
     )
     app.state.service, app.state.token, app.state.hub = service, token, hub
+    app.state.client_share = client_share
     install(app, service.metrics.refusal)
     app.add_middleware(BoundedBody)
     app.add_middleware(HostGuard, names=hosts)

@@ -5,6 +5,7 @@ let go: it comes back with its `Last-Event-ID` and misses nothing that Redis sti
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 
 from velo.errors import UserError
 from velo.feature_repo.stores.race_cards import Event
+from velo.serving.api.limits import CLIENT_SHARE, places_of_share
 from velo.serving.api.problems import Refusal
 
 EVERY_S: Final = 0.1
@@ -24,6 +26,7 @@ HEARTBEAT_S: Final = 15.0
 WAITING: Final = 64
 """Blocks of events that wait for a listener: what came within some seconds."""
 LISTENERS: Final = 1000
+QUEUE: Final = "listeners"
 BEFORE_ALL: Final = "0-0"
 ANOTHER_LOG: Final = 3
 """So many times in a row the newest event is one that was had long ago: the log was made anew, and counts anew."""
@@ -50,11 +53,17 @@ class EventBlock:
 
 @dataclass(slots=True)
 class Hub:
-    """Tells events to all who listen. `after` gives those after an id, `newest` the id of the newest."""
+    """Sends events to all listeners. `after` returns the events after an id, `newest` the id of the newest.
+
+    One address holds at most `share` of the listeners. Where there are as many as may be, the address that holds the most
+    loses its newest to one that holds fewer; `displaced` is called then, and that listener reconnects or is refused.
+    """
 
     after: Callable[[str], list[Event]]
     newest: Callable[[], str]
-    _queues: set["asyncio.Queue[EventBlock | None]"] = field(default_factory=set)
+    share: float = CLIENT_SHARE
+    displaced: Callable[[], None] = lambda: None
+    _queues: dict["asyncio.Queue[EventBlock | None]", str] = field(default_factory=dict)
     _task: "asyncio.Task[None] | None" = None
     _at: str | None = None
     """The event up to which everything was handed out, while anyone listens."""
@@ -64,18 +73,17 @@ class Hub:
         """How many listen."""
         return len(self._queues)
 
-    async def listen(self, last_id: str | None) -> AsyncIterator[bytes]:
-        """The lines of a listener, from after an event it had, or from now."""
+    async def listen(self, last_id: str | None, client: str = "") -> AsyncIterator[bytes]:
+        """The lines of a listener at an address, from after an event it had, or from now."""
         # of a crowd that comes at once one asks Redis, the others begin where that one is
         handed_out = self._at if last_id is None and self._follows() else None
         begin = await self._begin(last_id) if handed_out is None else handed_out
-        if self.listeners >= LISTENERS:
-            raise Refusal(503, f"{LISTENERS} already listen: try again later")
+        self._admit(client)
         queue: asyncio.Queue[EventBlock | None] = asyncio.Queue(WAITING)
-        self._queues.add(queue)
+        self._queues[queue] = client
         lines = self._lines(queue, begin, missed=handed_out is None)
         # whoever leaves before the first line was asked for gives up the place too
-        finalize(lines, self._queues.discard, queue).atexit = False
+        finalize(lines, self._queues.pop, queue, None).atexit = False
         return lines
 
     async def stop(self) -> None:
@@ -114,7 +122,24 @@ class Hub:
                     last = place_of(told.events[-1].id)
                     yield news
         finally:
-            self._queues.discard(queue)
+            self._queues.pop(queue, None)
+
+    def _admit(self, client: str) -> None:
+        """Raise `Refusal` where an address holds its share of the listeners, or there are enough and it holds the most."""
+        by_address = Counter(self._queues.values())
+        own = by_address[client]
+        if own >= places_of_share(LISTENERS, self.share):
+            detail = f"{own} listeners of this address are connected: close some, or ask again later"
+            raise Refusal(429, detail, QUEUE)
+        if self.listeners < LISTENERS:
+            return
+        heaviest, most = by_address.most_common(1)[0]
+        if most <= own + 1:
+            raise Refusal(503, f"{LISTENERS} listeners are connected: ask again later")
+        queue = next(queue for queue in reversed(self._queues) if self._queues[queue] == heaviest)
+        del self._queues[queue]
+        _end(queue)
+        self.displaced()
 
     async def _begin(self, last_id: str | None) -> str:
         """The event after which a listener is told all; one that it had and that is still to come is of another log."""
@@ -131,7 +156,7 @@ class Hub:
                 queue.put_nowait(block)
             except asyncio.QueueFull:
                 _end(queue)
-                self._queues.discard(queue)
+                self._queues.pop(queue, None)
 
     def _let_go(self) -> None:
         for queue in list(self._queues):

@@ -1,14 +1,16 @@
-"""Bounds on what a request may be and on how many are worked on: its body, how long that takes to come, its turn."""
+"""Limits of a request: the length of its body and the time it takes to come, its turn, and its address's share of all."""
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
+from fastapi import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from velo.serving.api.problems import Refusal, answer
@@ -30,42 +32,126 @@ CLIENT_BURST: Final = 1000
 CLIENTS: Final = 10_000
 QUEUED: Final = 512
 QUEUED_S: Final = 2.0
+CLIENT_SHARE: Final = 0.5
+"""Part of the waiting requests, and of the listeners, that one address may hold."""
+
+
+def places_of_share(places: int, share: float) -> int:
+    """How many of some places one address may hold, at least one."""
+    return max(1, int(places * share))
+
+
+async def client_of(request: Request) -> str:
+    """The address that a request counts for: of IPv6 the /64 network, which is what one client is given."""
+    host = request.client.host if request.client else ""
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, IPv4Address):
+        return host
+    return str(address.ipv4_mapped or IPv6Address(int(address) >> 64 << 64))
 
 
 @dataclass(slots=True)
 class Lane:
-    """Threads for one kind of work, and a bounded queue before them: whoever comes later than it holds is sent away at once."""
+    """Threads for one kind of work, and the requests that wait for them: a bounded queue, shared fairly between addresses.
+
+    Addresses take turns, so an address with one request waits for one request of each other address and not for all of
+    theirs. One address holds at most `share` of the queue; where the queue is full, the address that holds the most gives
+    up its newest request to one that holds fewer.
+    """
 
     name: str
     threads: int
     most: int = QUEUED
     seconds: float = QUEUED_S
-    waiting: int = 0
+    share: float = CLIENT_SHARE
     shed: int = 0
-    _turns: asyncio.Semaphore = field(init=False)
+    _idle: int = field(init=False)
+    _queues: "OrderedDict[str, deque[asyncio.Future[None]]]" = field(default_factory=OrderedDict)
     _limiter: CapacityLimiter = field(init=False)
 
     def __post_init__(self) -> None:
-        """As many turns as threads."""
-        self._turns = asyncio.Semaphore(self.threads)
+        """Every thread is idle."""
+        self._idle = self.threads
         self._limiter = CapacityLimiter(self.threads)
 
-    async def run(self, work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
-        """What `work` returns, run in a thread when it is its turn; raises `Refusal` where that does not come in time."""
-        if self.waiting >= self.most:
-            raise self._full(f"{self.waiting} requests wait")
-        self.waiting += 1
-        try:
-            async with asyncio.timeout(self.seconds):
-                await self._turns.acquire()
-        except TimeoutError:
-            raise self._full(f"no turn came within {self.seconds:g} s") from None
-        finally:
-            self.waiting -= 1
+    @property
+    def waiting(self) -> int:
+        """How many requests wait."""
+        return sum(map(len, self._queues.values()))
+
+    async def run(self, client: str, work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
+        """Run work for a client in a thread when its turn comes; raises `Refusal` where that does not come in time."""
+        await self._turn(client)
         try:
             return await run_sync(lambda: work(*args, **named), limiter=self._limiter)
         finally:
-            self._turns.release()
+            self._pass_on()
+
+    async def _turn(self, client: str) -> None:
+        if self._idle:
+            self._idle -= 1
+            return
+        turn = self._queued(client)
+        try:
+            async with asyncio.timeout(self.seconds):
+                await turn
+        except TimeoutError:
+            self._leave(client, turn)
+            raise self._full(f"no turn came within {self.seconds:g} s") from None
+        except asyncio.CancelledError:
+            self._leave(client, turn)
+            raise
+
+    def _queued(self, client: str) -> "asyncio.Future[None]":
+        own = len(self._queues.get(client, ()))
+        if own >= places_of_share(self.most, self.share):
+            self.shed += 1
+            detail = f"{own} requests of this address wait for {self.name}: ask more slowly"
+            raise Refusal(429, detail, self.name)
+        if self.waiting >= self.most:
+            self._displace(own)
+        turn = asyncio.get_running_loop().create_future()
+        self._queues.setdefault(client, deque()).append(turn)
+        return turn
+
+    def _displace(self, own: int) -> None:
+        """Refuse the newest request of the address that holds the most; raises `Refusal` where that would only swap them."""
+        heaviest = max(self._queues, key=lambda address: len(self._queues[address]))
+        queue = self._queues[heaviest]
+        if len(queue) <= own + 1:
+            raise self._full(f"{self.waiting} requests wait")
+        turn = queue.pop()
+        if not turn.done():
+            self.shed += 1
+            detail = f"other addresses wait for {self.name} too, and this one holds the most: ask again"
+            turn.set_exception(Refusal(503, detail, self.name))
+
+    def _pass_on(self) -> None:
+        """Give the turn to the next address that waits, and put that address last."""
+        while self._queues:
+            client, queue = self._queues.popitem(last=False)
+            turn = queue.popleft()
+            if queue:
+                self._queues[client] = queue
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._idle += 1
+
+    def _leave(self, client: str, turn: "asyncio.Future[None]") -> None:
+        """Take a request out of the queue; a turn that it was given just then goes to the next."""
+        if turn.done() and not turn.cancelled():
+            if turn.exception() is None:
+                self._pass_on()
+            return
+        queue = self._queues.get(client, deque())
+        if turn in queue:
+            queue.remove(turn)
+            if not queue:
+                del self._queues[client]
 
     def _full(self, how: str) -> Refusal:
         self.shed += 1
@@ -100,16 +186,28 @@ class Allowance:
 class Lanes:
     """The lanes of a process: a slow question never takes the place of a quick one, and odds wait for the disk beside both."""
 
-    quick: Lane = field(default_factory=lambda: Lane("scores and cards", QUICK_THREADS))
-    slow: Lane = field(default_factory=lambda: Lane("questions about the past", SLOW_THREADS, seconds=10.0))
+    quick: Lane
+    slow: Lane
+    odds: Lane
     allowance: Allowance = field(default_factory=Allowance)
-    odds: Lane = field(default_factory=lambda: Lane("odds", ODDS_THREADS, seconds=5.0))
 
     @classmethod
-    def here(cls) -> "Lanes":
+    def sharing(cls, share: float) -> "Lanes":
+        """Lanes of which one address may hold a share."""
+        return cls(
+            Lane("scores and cards", QUICK_THREADS, share=share),
+            Lane("questions about the past", SLOW_THREADS, seconds=10.0, share=share),
+            Lane("odds", ODDS_THREADS, seconds=5.0, share=share),
+        )
+
+    @classmethod
+    def here(cls, share: float = CLIENT_SHARE) -> "Lanes":
         """The lanes of the event loop that runs: a server has one."""
         loop = asyncio.get_running_loop()
-        return _LANES.setdefault(loop, cls())
+        lanes = _LANES.get(loop)
+        if lanes is None:
+            lanes = _LANES[loop] = cls.sharing(share)
+        return lanes
 
 
 _LANES: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Lanes]] = WeakKeyDictionary()

@@ -59,12 +59,13 @@ class Problem(BaseModel):
 
 
 class Refusal(Exception):
-    """A request refused with a status and a reason."""
+    """A request refused with a status and a reason; `queue` is the one of which its address holds its share, if any."""
 
-    def __init__(self, status: int, detail: str) -> None:
+    def __init__(self, status: int, detail: str, queue: str | None = None) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
+        self.queue = queue
 
 
 def problem(status: int, detail: str) -> tuple[bytes, str]:
@@ -93,11 +94,11 @@ def documented(*statuses: int) -> dict[int | str, dict[str, object]]:
     return {one: {"description": TITLES[one], "content": {MEDIA_TYPE: schema}} for one in statuses}
 
 
-def install(app: FastAPI, count: Callable[[int], None]) -> None:
-    """Have every refusal answered as a problem, and counted."""
+def install(app: FastAPI, count: Callable[[int, str | None], None]) -> None:
+    """Answer every refusal as a problem, and count it: its status, and the queue of which its address holds its share."""
 
-    def said(status: int, detail: str) -> Response:
-        count(status)
+    def said(status: int, detail: str, queue: str | None = None) -> Response:
+        count(status, queue)
         return answer(status, detail)
 
     @app.exception_handler(UserError)
@@ -106,7 +107,7 @@ def install(app: FastAPI, count: Callable[[int], None]) -> None:
 
     @app.exception_handler(Refusal)
     async def refused(_: Request, refusal: Refusal) -> Response:
-        return said(refusal.status, refusal.detail)
+        return said(refusal.status, refusal.detail, refusal.queue)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, wrong: RequestValidationError) -> Response:

@@ -1,8 +1,9 @@
 """The routes: what is asked, in HTTP's words."""
 
 import asyncio
+from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import orjson
 from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Response
@@ -12,7 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from velo.serving.api.access import may_write
 from velo.serving.api.curves import Curves, Kind, curves_of
 from velo.serving.api.events import Hub
-from velo.serving.api.limits import Lanes
+from velo.serving.api.limits import Lanes, client_of
 from velo.serving.api.problems import RETRY_AFTER_S, documented
 from velo.serving.api.schemas import (
     RACE_ID,
@@ -37,6 +38,7 @@ races = APIRouter(prefix="/v1", tags=["races"])
 operations = APIRouter(tags=["operations"])
 curves = APIRouter(prefix="/v1", tags=["curves"])
 JSON: Final = "application/json"
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 POINTS: Final = 400
 MOST_POINTS: Final = 2000
 
@@ -49,7 +51,7 @@ CurveKey = Annotated[str, Path(min_length=1, max_length=200, description="The ke
 CurveAsOf = Annotated[Instant | None, Query(description="What was known then (ISO 8601 with an offset); now without.")]
 Since = Annotated[Instant | None, Query(description="Leave out what no longer held then.")]
 Points = Annotated[int, Query(ge=2, le=MOST_POINTS, description="At most so many changes, evenly chosen.")]
-CURVE_ANSWERS: Final[dict[int | str, dict[str, Any]]] = {200: {"model": Curve}, **documented(404, 422, 503)}
+CURVE_ANSWERS: Final[dict[int | str, dict[str, Any]]] = {200: {"model": Curve}, **documented(404, 422, 429, 503)}
 
 
 async def service_of(request: Request) -> Service:
@@ -58,28 +60,41 @@ async def service_of(request: Request) -> Service:
     return service
 
 
-async def lanes_of() -> Lanes:
-    """The lanes that work of this process goes by."""
-    return Lanes.here()
+async def lanes_of(request: Request) -> Lanes:
+    """The lanes of this process."""
+    return Lanes.here(request.app.state.client_share)
 
 
-def spend(request: Request, turns: Lanes) -> None:
-    """Count a score that no other can stand for, which is kept for good."""
-    turns.allowance.spend(request.client.host if request.client else "", asyncio.get_running_loop().time())
+def spend(client: str, turns: Lanes) -> None:
+    """Count a score that no other line of the score log can stand for."""
+    turns.allowance.spend(client, asyncio.get_running_loop().time())
 
 
+Client = Annotated[str, Depends(client_of)]
 Asked = Annotated[Service, Depends(service_of)]
 Turns = Annotated[Lanes, Depends(lanes_of)]
 
 
-@races.get("/races", responses={200: {"model": Day}, **documented(422, 503)}, response_class=Response)
+def _accepts(what: str) -> Callable[[Endpoint], Endpoint]:
+    """Declare a route that takes a message about a race into the log, from a client that shows the token."""
+    return races.post(
+        f"/races/{{race_id:path}}/{what}",
+        status_code=202,
+        responses={202: {"model": OddsAccepted}, **documented(401, 403, 404, 408, 413, 422, 429, 503)},
+        response_class=Response,
+        dependencies=[Depends(may_write)],
+    )
+
+
+@races.get("/races", responses={200: {"model": Day}, **documented(422, 429, 503)}, response_class=Response)
 async def list_races(
     service: Asked,
     turns: Turns,
+    client: Client,
     day: Annotated[RaceDay | None, Query(alias="date", description="A local date; today without it.")] = None,
 ) -> Response:
     """The races of a day in order of their off."""
-    return _json(await turns.quick.run(service.insisted, service.day, day))
+    return _json(await turns.quick.run(client, service.insisted, service.day, day))
 
 
 @races.get(
@@ -88,87 +103,76 @@ async def list_races(
     response_class=Response,
 )
 async def score_race(
-    request: Request, service: Asked, turns: Turns, race_id: RaceId, as_of: AsOf = None, *, drivers: Drivers = False
+    service: Asked, turns: Turns, client: Client, race_id: RaceId, as_of: AsOf = None, *, drivers: Drivers = False
 ) -> Response:
     """A race scored as of now, or exactly as it would have been scored at an instant."""
     lane = turns.quick if as_of is None else turns.slow
     if as_of is not None:
-        spend(request, turns)
-    return _json(await lane.run(service.insisted, service.score, race_id, as_of, with_drivers=drivers))
+        spend(client, turns)
+    return _json(await lane.run(client, service.insisted, service.score, race_id, as_of, with_drivers=drivers))
 
 
-@races.post(
-    "/races/{race_id:path}/odds",
-    status_code=202,
-    responses={202: {"model": OddsAccepted}, **documented(401, 403, 404, 408, 413, 422, 503)},
-    response_class=Response,
-    dependencies=[Depends(may_write)],
-)
-async def take_odds(service: Asked, turns: Turns, race_id: RaceId, odds: Annotated[GivenOdds, Body()]) -> Response:
+@_accepts("odds")
+async def take_odds(
+    service: Asked, turns: Turns, client: Client, race_id: RaceId, odds: Annotated[GivenOdds, Body()]
+) -> Response:
     """Take a snapshot of odds into the log; it takes effect when the stream has it."""
-    return _json(await turns.odds.run(service.insisted, service.take_odds, race_id, odds.prices, odds.source), 202)
+    return _json(
+        await turns.odds.run(client, service.insisted, service.take_odds, race_id, odds.prices, odds.source), 202
+    )
 
 
-@races.post(
-    "/races/{race_id:path}/withdrawals",
-    status_code=202,
-    responses={202: {"model": OddsAccepted}, **documented(401, 403, 404, 408, 413, 422, 503)},
-    response_class=Response,
-    dependencies=[Depends(may_write)],
-)
+@_accepts("withdrawals")
 async def take_withdrawal(
-    service: Asked, turns: Turns, race_id: RaceId, given: Annotated[GivenWithdrawal, Body()]
+    service: Asked, turns: Turns, client: Client, race_id: RaceId, given: Annotated[GivenWithdrawal, Body()]
 ) -> Response:
     """Take a withdrawal into the log; it takes effect when the stream has it."""
-    taken = turns.odds.run(service.insisted, service.take_withdrawal, race_id, given.horse_id, given.reason)
+    taken = turns.odds.run(client, service.insisted, service.take_withdrawal, race_id, given.horse_id, given.reason)
     return _json(await taken, 202)
 
 
-@races.post(
-    "/races/{race_id:path}/reinstatements",
-    status_code=202,
-    responses={202: {"model": OddsAccepted}, **documented(401, 403, 404, 408, 413, 422, 503)},
-    response_class=Response,
-    dependencies=[Depends(may_write)],
-)
+@_accepts("reinstatements")
 async def take_reinstatement(
-    service: Asked, turns: Turns, race_id: RaceId, given: Annotated[GivenReinstatement, Body()]
+    service: Asked, turns: Turns, client: Client, race_id: RaceId, given: Annotated[GivenReinstatement, Body()]
 ) -> Response:
     """Take a withdrawal back, in the log; it takes effect when the stream has it."""
-    return _json(await turns.odds.run(service.insisted, service.take_reinstatement, race_id, given.horse_id), 202)
+    return _json(
+        await turns.odds.run(client, service.insisted, service.take_reinstatement, race_id, given.horse_id), 202
+    )
 
 
 @races.get(
-    "/races/{race_id:path}", responses={200: {"model": Card}, **documented(404, 422, 503)}, response_class=Response
+    "/races/{race_id:path}", responses={200: {"model": Card}, **documented(404, 422, 429, 503)}, response_class=Response
 )
-async def show_race(service: Asked, turns: Turns, race_id: RaceId) -> Response:
+async def show_race(service: Asked, turns: Turns, client: Client, race_id: RaceId) -> Response:
     """A race as it stands: who runs, who does not, the odds, and what was told of it."""
-    return _json(await turns.quick.run(service.insisted, service.card, race_id))
+    return _json(await turns.quick.run(client, service.insisted, service.card, race_id))
 
 
 @races.post("/score", responses={200: {"model": Score}, **documented(408, 413, 422, 429, 503)}, response_class=Response)
 async def score_card(
-    request: Request, service: Asked, turns: Turns, card: Annotated[GivenCard, Body()], *, drivers: Drivers = False
+    service: Asked, turns: Turns, client: Client, card: Annotated[GivenCard, Body()], *, drivers: Drivers = False
 ) -> Response:
     """Score a card, with odds or without, on the features of now."""
-    spend(request, turns)
-    return _json(await turns.quick.run(service.insisted, service.score_card, card, with_drivers=drivers))
+    spend(client, turns)
+    return _json(await turns.quick.run(client, service.insisted, service.score_card, card, with_drivers=drivers))
 
 
 @races.get(
     "/events",
-    responses={200: {"content": {"text/event-stream": {}}}, **documented(422, 503)},
+    responses={200: {"content": {"text/event-stream": {}}}, **documented(422, 429, 503)},
     response_class=StreamingResponse,
 )
 async def listen(
     request: Request,
+    client: Client,
     last_event_id: Annotated[
         str | None, Header(pattern=r"^\d{1,15}-\d{1,9}$", description="The last event had.")
     ] = None,
 ) -> StreamingResponse:
     """Server-sent events: the id, the type and the race of each message as the stream takes it."""
     hub: Hub = request.app.state.hub
-    lines = await hub.listen(last_event_id)
+    lines = await hub.listen(last_event_id, client)
     return StreamingResponse(lines, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
@@ -176,39 +180,42 @@ async def listen(
 async def horse_history(
     service: Asked,
     turns: Turns,
+    client: Client,
     horse_id: CurveKey,
     as_of: CurveAsOf = None,
     since: Since = None,
     points: Points = POINTS,
 ) -> Response:
     """A horse's record and form as they changed."""
-    return await turns.slow.run(_curve, service, "horse", horse_id, as_of, since, points)
+    return await turns.slow.run(client, _curve, service, "horse", horse_id, as_of, since, points)
 
 
 @curves.get("/trainers/{trainer_id:path}/history", responses=CURVE_ANSWERS, response_class=Response)
 async def trainer_history(
     service: Asked,
     turns: Turns,
+    client: Client,
     trainer_id: CurveKey,
     as_of: CurveAsOf = None,
     since: Since = None,
     points: Points = POINTS,
 ) -> Response:
     """A trainer's rolling windows as they changed."""
-    return await turns.slow.run(_curve, service, "trainer", trainer_id, as_of, since, points)
+    return await turns.slow.run(client, _curve, service, "trainer", trainer_id, as_of, since, points)
 
 
 @curves.get("/jockeys/{jockey_id:path}/history", responses=CURVE_ANSWERS, response_class=Response)
 async def jockey_history(
     service: Asked,
     turns: Turns,
+    client: Client,
     jockey_id: CurveKey,
     as_of: CurveAsOf = None,
     since: Since = None,
     points: Points = POINTS,
 ) -> Response:
     """A jockey's rolling windows as they changed."""
-    return await turns.slow.run(_curve, service, "jockey", jockey_id, as_of, since, points)
+    return await turns.slow.run(client, _curve, service, "jockey", jockey_id, as_of, since, points)
 
 
 @operations.get("/healthz", responses={200: {"model": Health}}, response_class=Response)
@@ -222,9 +229,9 @@ async def health() -> Response:
     responses={200: {"model": Ready}, 503: {"model": Ready, "description": "Not ready."}},
     response_class=Response,
 )
-async def readiness(service: Asked, turns: Turns) -> Response:
+async def readiness(service: Asked, turns: Turns, client: Client) -> Response:
     """Whether a race can be scored now, and what stands in the way."""
-    said = await turns.quick.run(service.ready)
+    said = await turns.quick.run(client, service.ready)
     answer = _json(said, 200 if said["ready"] else 503)
     if not said["ready"]:
         answer.headers["Retry-After"] = RETRY_AFTER_S

@@ -59,11 +59,23 @@ class Metrics:
         )
         self.refused = Counter("refused", "Requests refused, by status.", ["status"], **named)
         self.listeners = Gauge("listeners", "Who listens to events.", multiprocess_mode="livesum", **named)
+        self.over_share = Counter(
+            "over_share",
+            "Requests and listeners refused or ended because their address held its share.",
+            ["queue"],
+            **named,
+        )
         self.stale = Counter("stale_scores", "Scores in which some value was stale.", **named)
 
-    def refusal(self, status: int) -> None:
-        """One request was refused."""
+    def refusal(self, status: int, queue: str | None = None) -> None:
+        """Count a refused request; `queue` is the one of which its address holds its share."""
         self.refused.labels(str(status)).inc()
+        if queue is not None:
+            self.over_share.labels(queue).inc()
+
+    def displaced(self, queue: str) -> None:
+        """Count a listener that gave way to one of another address."""
+        self.over_share.labels(queue).inc()
 
     def written(self) -> bytes:
         """The figures as Prometheus reads them; of all processes where they share a folder."""
@@ -170,19 +182,20 @@ class Service:
         strangers = sorted(set(prices) - runners)
         if strangers:
             raise UserError(f"prices has {strangers[0]!r}, no runner of {race_id!r}: use the horse_id of its card")
-        into, seq = self.tell(Market(race_id, prices, source))
-        return {"into": into, "seq": seq}
+        return self._accept(Market(race_id, prices, source))
 
     def take_withdrawal(self, race_id: str, horse_id: str, reason: str | None) -> dict[str, Any]:
         """The withdrawal of a declared horse, on its way into the log; of any other it is refused."""
         self._refuse_stranger(race_id, horse_id)
-        into, seq = self.tell(NonRunner(race_id, horse_id, reason))
-        return {"into": into, "seq": seq}
+        return self._accept(NonRunner(race_id, horse_id, reason))
 
     def take_reinstatement(self, race_id: str, horse_id: str) -> dict[str, Any]:
         """That a withdrawn horse runs after all, on its way into the log; of a horse not declared it is refused."""
         self._refuse_stranger(race_id, horse_id)
-        into, seq = self.tell(Reinstated(race_id, horse_id))
+        return self._accept(Reinstated(race_id, horse_id))
+
+    def _accept(self, message: Given) -> dict[str, Any]:
+        into, seq = self.tell(message)
         return {"into": into, "seq": seq}
 
     def _refuse_stranger(self, race_id: str, horse_id: str) -> None:

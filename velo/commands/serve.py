@@ -34,6 +34,7 @@ SERVING = "_VELO_SERVING"
 FIGURES = "PROMETHEUS_MULTIPROC_DIR"
 SCORES_DAYS = "VELO_SCORES_DAYS"
 SCORES_MB = "VELO_SCORES_MB"
+CLIENT_SHARE = "VELO_CLIENT_SHARE"
 TOKEN = "VELO_TOKEN"  # noqa: S105 the name of the variable, not what is in it
 
 
@@ -110,7 +111,8 @@ def application() -> "FastAPI":
     shared = os.environ.get(FIGURES)
     service = service_of(open_store(), arguments["feed"], figures=Path(shared) if shared else None)
     hosts = allowed(arguments["host"], os.environ.get(SETTING))
-    return app_of(service, os.environ.get(TOKEN) or None, warm_past=True, hosts=hosts)
+    share = _client_share()
+    return app_of(service, os.environ.get(TOKEN) or None, warm_past=True, hosts=hosts, client_share=share)
 
 
 @contextmanager
@@ -152,6 +154,16 @@ def _whole(name: str, default: int) -> int:
     if not (value.isascii() and value.isdigit() and int(value) > 0):
         raise UserError(f"{name} is {value!r}, but must be a whole number above 0: correct or unset it")
     return int(value)
+
+
+def _client_share() -> float:
+    """Read the percentage of the waiting requests and listeners that one address may hold, as a share (0 to 1)."""
+    from velo.serving.api.limits import CLIENT_SHARE as DEFAULT
+
+    percent = _whole(CLIENT_SHARE, round(100 * DEFAULT))
+    if percent > 100:
+        raise UserError(f"{CLIENT_SHARE} is {percent}, but must be a percentage from 1 to 100: correct or unset it")
+    return percent / 100
 
 
 @cards_app.command("list")
