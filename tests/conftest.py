@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,10 @@ from velo.feature_repo.feast_import import skip_type_checks
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-    from tests.support.stores import Built, Conformance
+    from tests.support.stores import Conformance
     from velo.storage.store import Store
+    from velo.streams.batch.build import BuildReport
+    from velo.streams.importers.ingest import IngestReport
 
 
 # Test modules import Feast themselves, and before the code that they test does.
@@ -45,15 +48,23 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def conformance(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Conformance]":
-    """The conformance files' stores by name, each loaded and built once, when first asked for; never written to."""
-    from tests.support.stores import CASES, load_and_build
+    """The conformance files' stores by name, each loaded and built once a run, when first asked for; never written to."""
+    from tests.support.logs import a_store
+    from tests.support.made_once import copied, made_once
+    from tests.support.stores import CASES, Built, load_and_build
     from velo.feature_repo.stores import embedded_redis
 
     made: dict[str, Built] = {}
 
+    def load(name: str, home: Path) -> "tuple[IngestReport, BuildReport]":
+        first = load_and_build(CASES[name], home)
+        return first.ingested, first.report
+
     def built(name: str) -> "Built":
         if name not in made:
-            made[name] = load_and_build(CASES[name], tmp_path_factory.mktemp("conformance") / name)
+            folder, reports = made_once(tmp_path_factory, f"conformance-{name}", partial(load, name))
+            home = copied(folder, tmp_path_factory.mktemp("conformance") / name)
+            made[name] = Built(CASES[name], a_store(home, CASES[name].timezone), *reports)
         return made[name]
 
     yield built
@@ -92,20 +103,38 @@ def store(tmp_path: Path) -> "Store":
 @pytest.fixture(scope="session")
 def paper_store(tmp_path_factory: pytest.TempPathFactory) -> "Store":
     """A season to trade on paper; never written to."""
+    from tests.support.made_once import made_once
     from tests.support.paper_days import SEASON_DAYS
-    from tests.support.seasons import a_season, a_store
+    from tests.support.seasons import a_season, a_store, opened
 
-    return a_store(tmp_path_factory.mktemp("paper") / "home", a_season(SEASON_DAYS))
+    folder, _ = made_once(tmp_path_factory, "paper", lambda home: a_store(home, a_season(SEASON_DAYS)).home.root)
+    return opened(folder)
 
 
 @pytest.fixture(scope="session")
 def traded_store(paper_store: "Store", tmp_path_factory: pytest.TempPathFactory) -> "Store":
     """A copy of the paper store whose last race days were traded without interruption; never written to."""
+    from tests.support.made_once import made_once
     from tests.support.paper_days import a_copy, traded
+    from tests.support.seasons import opened
 
-    made = a_copy(paper_store, tmp_path_factory.mktemp("traded") / "home")
-    traded(made)
-    return made
+    folder, _ = made_once(tmp_path_factory, "traded", lambda home: traded(a_copy(paper_store, home)))
+    return opened(folder)
+
+
+@pytest.fixture(scope="module")
+def streamed_store(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Store]":
+    """A store for the service, with a Redis of the module's own: a copy of the one that a run makes once."""
+    from tests.support.made_once import copied, made_once
+    from tests.support.services import a_service, a_streamed_store, registered
+    from velo.feature_repo.stores import embedded_redis
+
+    folder, _ = made_once(tmp_path_factory, "streamed", a_streamed_store)
+    made = registered(copied(folder, tmp_path_factory.mktemp("streamed") / "home"))
+    # the first score of a process imports LightGBM: `velo serve` does that before it answers
+    a_service(made).scorer.warm()
+    yield made
+    embedded_redis.down(made.home)
 
 
 @pytest.fixture(scope="module")

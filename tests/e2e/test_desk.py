@@ -12,9 +12,8 @@ import pytest
 
 from tests.support.browser import screenshots
 from tests.support.desks import RACE, ROWS, Desk, chances, page_of, served, settled, shows_live
-from tests.support.services import HOSTILE, NOW, OFF, RUNNERS, a_service, a_streamed_store, tell
+from tests.support.services import HOSTILE, NOW, OFF, RUNNERS, a_service, tell
 from tests.support.services import RACE as RACE_TO_COME
-from velo.feature_repo.stores.embedded_redis import down
 from velo.racing.messages import FINISHED, GoingChange, JockeyChange, Market, NonRunner, Reinstated, Result
 from velo.storage.store import Store
 from velo.training import bundle, bundle_writing
@@ -29,11 +28,9 @@ BOUNDS = """rows => [...document.querySelectorAll(rows)].map(one =>
 
 
 @pytest.fixture(scope="module")
-def store(browser: "Browser", tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+def store(browser: "Browser", streamed_store: Store) -> Store:
     """Asks for the browser first, so that nothing is computed where there is none."""
-    made = a_streamed_store(tmp_path_factory.mktemp("desk") / "home")
-    yield made
-    down(made.home)
+    return streamed_store
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +12,7 @@ import pytest
 
 from tests.support.desks import RACE
 from tests.support.live_services import up
-from tests.support.services import NOW, a_service, a_streamed_store
-from velo.feature_repo.stores.embedded_redis import down
+from tests.support.services import NOW, a_service
 from velo.racing.messages import Market, Message, NonRunner
 from velo.storage.log import reader
 from velo.storage.log.writer import LogWriter
@@ -36,10 +34,8 @@ WATCH = """horse => { window.shown = null;
 
 
 @pytest.fixture(scope="module")
-def store(browser: "Browser", tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    made = a_streamed_store(tmp_path_factory.mktemp("live") / "home")
-    yield made
-    down(made.home)
+def store(browser: "Browser", streamed_store: Store) -> Store:
+    return streamed_store
 
 
 def seconds_to_be_seen(page: "Page", writer: LogWriter, horse: str, message: Message) -> float:

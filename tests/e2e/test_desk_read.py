@@ -10,10 +10,10 @@ import pytest
 
 from tests.support.browser import CONTRAST, FAINT, screenshots
 from tests.support.desks import RACE, ROWS, Desk, page_of, served
-from tests.support.services import HOSTILE, RUNNERS, a_streamed_store, tell
+from tests.support.services import HOSTILE, RUNNERS, tell
 from velo.feature_repo.catalogue.families import BY_VIEW
-from velo.feature_repo.stores.embedded_redis import down
 from velo.racing.messages import JockeyChange, Market, NonRunner
+from velo.storage.store import Store
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -43,20 +43,16 @@ BROKEN = """names => {
 
 
 @pytest.fixture(scope="module")
-def desk(browser: "Browser", tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+def desk(browser: "Browser", streamed_store: Store) -> Iterator[Desk]:
     """A race that has seen something: a withdrawal, odds told since for one horse alone, a jockey of a hostile name.
 
     Asks for the browser first, so that nothing is computed where there is none.
     """
-    store = a_streamed_store(tmp_path_factory.mktemp("desk") / "home")
-    try:
-        with served(store) as up:
-            odds = Market("to come", {"horse 1": 9.5}, "show")
-            change = JockeyChange("to come", "horse 2", "jockey 5", HOSTILE)
-            tell(store, NonRunner("to come", "horse 8", "coughing"), odds, change, at=up.clock())
-            yield up
-    finally:
-        down(store.home)
+    with served(streamed_store) as up:
+        odds = Market("to come", {"horse 1": 9.5}, "show")
+        change = JockeyChange("to come", "horse 2", "jockey 5", HOSTILE)
+        tell(streamed_store, NonRunner("to come", "horse 8", "coughing"), odds, change, at=up.clock())
+        yield up
 
 
 def test_the_model_and_its_gate_are_in_sight_wherever_one_looks(browser: "Browser", desk: Desk) -> None:

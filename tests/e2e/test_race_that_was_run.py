@@ -25,7 +25,6 @@ from tests.support.services import (
     SCORE,
     a_client,
     a_service,
-    a_streamed_store,
     posted,
     refused,
     tell,
@@ -51,10 +50,8 @@ SECOND = timedelta(seconds=1)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    store = a_streamed_store(tmp_path_factory.mktemp("run") / "home")
-    yield store
-    down(store.home)
+def made(streamed_store: Store) -> Store:
+    return streamed_store
 
 
 @pytest.fixture

@@ -15,8 +15,7 @@ from rich.console import Console
 
 from tests.support.cli import velo
 from tests.support.seasons import BUILT_AT, opened
-from tests.support.services import NOW, OFF, RUNNERS, SCORE, a_client, a_service, a_streamed_store, tell
-from velo.feature_repo.stores.embedded_redis import down
+from tests.support.services import NOW, OFF, RUNNERS, SCORE, a_client, a_service, tell
 from velo.racing.messages import JockeyChange, Market, NonRunner, Result
 from velo.serving.api.schemas import Day, Score
 from velo.serving.paper_trading.trader import trader_of
@@ -29,10 +28,8 @@ from velo.training import bundle, bundle_writing
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    made = a_streamed_store(tmp_path_factory.mktemp("days") / "home")
-    yield made
-    down(made.home)
+def store(streamed_store: Store) -> Store:
+    return streamed_store
 
 
 class Clock:

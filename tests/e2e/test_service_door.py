@@ -17,19 +17,16 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.support.services import ODDS, SCORE, TOKEN, WRITES, a_client, a_service, a_streamed_store, refused
+from tests.support.services import ODDS, SCORE, TOKEN, WRITES, a_client, a_service, refused
 from tests.support.shared import REPO
-from velo.feature_repo.stores.embedded_redis import down
 from velo.serving.api.access import allowed, name_of
 from velo.serving.api.app import app_of
 from velo.storage.store import Store
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    made = a_streamed_store(tmp_path_factory.mktemp("door") / "home")
-    yield made
-    down(made.home)
+def store(streamed_store: Store) -> Store:
+    return streamed_store
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ import pytest
 
 from tests.support.cli import velo
 from tests.support.seasons import BUILT_AT, a_season
-from tests.support.services import NOW, RUNNERS, SCORE, a_client, a_service, a_streamed_store
+from tests.support.services import NOW, RUNNERS, SCORE, a_client, a_service
 from velo.errors import UserError
 from velo.feature_repo.catalogue.families import BY_VIEW, FAMILIES
 from velo.feature_repo.stores import embedded_redis, whole
@@ -49,11 +49,9 @@ LAYOUTS = [Layout.of(family) for family in FAMILIES]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+def made(streamed_store: Store) -> Store:
     """A streamed season, a race to come and a model; its tests leave Redis whole."""
-    store = a_streamed_store(tmp_path_factory.mktemp("whole") / "home")
-    yield store
-    embedded_redis.down(store.home)
+    return streamed_store
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.live_services import Up, everything, until, up
-from tests.support.services import NOW, a_service, a_streamed_store, tell
-from velo.feature_repo.stores.embedded_redis import down
+from tests.support.services import NOW, a_service, tell
 from velo.racing.messages import Market, NonRunner
 from velo.serving.api import events
 from velo.serving.api.connections import HEAD_BYTES, BoundedConnection
@@ -35,10 +34,8 @@ class Crowded(BoundedConnection):
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    made = a_streamed_store(tmp_path_factory.mktemp("attacked") / "home")
-    yield made
-    down(made.home)
+def store(streamed_store: Store) -> Store:
+    return streamed_store
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Whatever is asked, the service answers as its document says, and never with a 500: requests made up from OpenAPI."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -9,8 +8,7 @@ schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is a dev
 
 from hypothesis import HealthCheck, Phase, given, settings  # noqa: E402
 
-from tests.support.services import TOKEN, a_service, a_streamed_store  # noqa: E402
-from velo.feature_repo.stores.embedded_redis import down  # noqa: E402
+from tests.support.services import TOKEN, a_service  # noqa: E402
 from velo.serving.api.app import app_of  # noqa: E402
 from velo.storage.store import Store  # noqa: E402
 
@@ -24,10 +22,8 @@ BOUNDED = settings(
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    made = a_streamed_store(tmp_path_factory.mktemp("fuzz") / "home")
-    yield made
-    down(made.home)
+def store(streamed_store: Store) -> Store:
+    return streamed_store
 
 
 def test_no_request_made_up_from_the_document_gets_a_500(store: Store) -> None:

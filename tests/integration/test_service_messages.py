@@ -1,6 +1,5 @@
 """Withdrawals and reinstatements that are posted, and what the service tells of messages about nobody."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -16,12 +15,10 @@ from tests.support.services import (
     WRITES,
     a_client,
     a_service,
-    a_streamed_store,
     refused,
     tell,
 )
 from tests.support.streaming import streamed
-from velo.feature_repo.stores.embedded_redis import down
 from velo.racing.messages import GoingChange, NonRunner, Racecard
 from velo.serving.api.schemas import Card, Day
 from velo.storage.store import Store
@@ -29,10 +26,8 @@ from velo.streams.batch.build import build
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    made = a_streamed_store(tmp_path_factory.mktemp("messages") / "home")
-    yield made
-    down(made.home)
+def store(streamed_store: Store) -> Store:
+    return streamed_store
 
 
 class Clock:

@@ -3,15 +3,13 @@
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.services import NOW, SCORE, a_client, a_service, a_streamed_store, posted, refused
-from velo.feature_repo.stores.embedded_redis import down
+from tests.support.services import NOW, SCORE, a_client, a_service, posted, refused
 from velo.serving.scoring.redis_reader import OnlineStoreUnavailable, RedisReader
 from velo.serving.scoring.request_deadline import PATIENCE_S
 from velo.serving.scoring.score_log import ScoreLog
@@ -21,10 +19,8 @@ from velo.storage.store import Home, Store
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    made = a_streamed_store(tmp_path_factory.mktemp("service") / "home")
-    yield made
-    down(made.home)
+def store(streamed_store: Store) -> Store:
+    return streamed_store
 
 
 def a_server(listening: socket.socket, ask: str) -> None:

@@ -3,14 +3,12 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.support.logs import fixed
-from tests.support.services import NOW, OFF, RACE, RUNNERS, a_service, a_streamed_store, tell
-from velo.feature_repo.stores.embedded_redis import down
+from tests.support.services import NOW, OFF, RACE, RUNNERS, a_service, tell
 from velo.racing.cards import declared_at
 from velo.racing.messages import Racecard, Result
 from velo.racing.starts import Start, starts_of
@@ -101,10 +99,8 @@ def test_a_window_that_the_head_has_passed_has_a_row_to_come() -> None:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    made = a_streamed_store(Path(tmp_path_factory.mktemp("settled")) / "home")
-    yield made
-    down(made.home)
+def store(streamed_store: Store) -> Store:
+    return streamed_store
 
 
 def test_a_result_touches_those_it_takes_back_and_one_of_a_lower_version_touches_nobody(store: Store) -> None:

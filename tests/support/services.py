@@ -10,6 +10,8 @@ from fastapi.testclient import TestClient
 from tests.support.seasons import BUILT_AT, a_card, a_season, opened
 from tests.support.streaming import streamed
 from velo.commands.serve import service_of
+from velo.feature_repo import feast_store
+from velo.feature_repo.stores import embedded_redis
 from velo.racing.messages import Market, Message, NonRunner, Race, Runner
 from velo.serving.api.app import app_of
 from velo.serving.api.service import Service
@@ -45,8 +47,8 @@ STORY: tuple[Message, ...] = (
 )
 
 
-def a_streamed_store(home: Path) -> Store:
-    """Both stores as a stream left them, the tables built, a model trained."""
+def a_streamed_store(home: Path) -> None:
+    """Make both stores as a stream leaves them, the tables built, a model trained; its Redis is stopped."""
     store = opened(home).save()
     with LogWriter.open(store, clock=lambda: BUILT_AT) as writer:
         writer.load([*a_season(88), *STORY])
@@ -55,6 +57,14 @@ def a_streamed_store(home: Path) -> Store:
     store = opened(home)
     few = ModelOptions(rounds=20, leaves=6, threads=1)
     train(store, now=BUILT_AT, model=few, validate_from=date(2023, 4, 23), test_from=date(2023, 5, 11))
+    embedded_redis.down(store.home)
+
+
+def registered(home: Path) -> Store:
+    """The store at a copied home, its tables registered with Feast again: the registry holds their paths."""
+    store = opened(home)
+    store.home.registry.unlink(missing_ok=True)
+    feast_store.apply(store)
     return store
 
 
