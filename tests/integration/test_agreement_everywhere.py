@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +20,8 @@ from velo.racing.messages import Message, from_record
 from velo.settings import Settings
 from velo.storage.store import Store
 from velo.streams.batch.build import build
+
+pytestmark = pytest.mark.slow
 
 ASKED = os.environ.get("VELO_EXAMPLES")
 EXAMPLES = int(ASKED or "8")

@@ -22,6 +22,8 @@ from velo.training.model import ModelOptions
 from velo.training.placebo import shuffled_winners
 from velo.training.report_html import page
 
+pytestmark = pytest.mark.slow
+
 SMALL = ModelOptions(rounds=4, patience=2, leaves=4, learning_rate=0.1, threads=1)
 
 

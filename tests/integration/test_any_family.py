@@ -33,6 +33,8 @@ from velo.racing.messages import Result, from_record
 from velo.storage.log import reader
 from velo.streams.batch.build import build
 
+pytestmark = pytest.mark.slow
+
 ASKED = os.environ.get("VELO_EXAMPLES")
 EXAMPLES = int(ASKED or "25")
 PHASES = tuple(Phase) if ASKED else (Phase.explicit, Phase.generate)

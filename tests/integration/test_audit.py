@@ -22,6 +22,8 @@ from velo.streams.batch.build import build
 from velo.streams.importers.ingest import ingest
 from velo.streams.importers.sources.runners import read_runner_tables
 
+pytestmark = pytest.mark.slow
+
 HORSE = "horse_form"
 
 

@@ -33,6 +33,8 @@ from velo.training.trials import FILE, trials
 from velo.training.walk_forward import OutOfFold, WalkForwardPlan, cut, drifted, predict, shifted
 from velo.training.windows import gate_figures
 
+pytestmark = pytest.mark.slow
+
 SMALL = ModelOptions(rounds=12, patience=4, leaves=5, learning_rate=0.1, threads=1)
 DAYS = 370
 TEST_FROM = FIRST_DAY + timedelta(days=300)

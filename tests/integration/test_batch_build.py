@@ -29,6 +29,8 @@ from velo.streams.aggregation.ratings import Elo
 from velo.streams.batch import staging
 from velo.streams.batch.build import build
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = int(os.environ.get("VELO_EXAMPLES", "12"))
 """How many random logs the build is tried on, and in pieces half as many; VELO_EXAMPLES=300 for a long look."""
 SLOW = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]

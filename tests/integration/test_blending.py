@@ -17,6 +17,8 @@ from velo.training.market import LEAST_RACES, fit_blend, market_offset
 from velo.training.model import FEATURES, ModelOptions, direction
 from velo.training.race_model import Runners
 
+pytestmark = pytest.mark.slow
+
 
 def seen(residual: Floats | None = None) -> OutOfFoldPredictions:
     matrix, races = a_world()

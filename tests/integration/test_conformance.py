@@ -26,6 +26,8 @@ from velo.streams.importers import dead_letters
 if TYPE_CHECKING:
     from feast import FeatureStore
 
+pytestmark = pytest.mark.slow
+
 VIEWS_PROBED = 8
 """The contract's own views; those beyond it are held against the oracle (`test_batch_build`, `test_fold`)."""
 RACES = {"hk": 13_803}

@@ -39,6 +39,8 @@ from velo.training.dataset import LABEL, TrainingSet, training_set
 from velo.training.entity_rows import Period, declared
 from velo.training.prices import prices
 
+pytestmark = pytest.mark.slow
+
 LEAD = timedelta(minutes=5)
 OFF = datetime(2024, 5, 1, 14, 0, tzinfo=UTC)
 KEYS = ("trainer_id", "jockey_id", "horse_id", "course", "distance_band", "going_group", "draw_cell")

@@ -13,6 +13,8 @@ from velo.training import bundle
 from velo.training.ensemble import boosters_of, importance_of, mean_prediction
 from velo.training.model import ModelOptions, grow
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_model_of_several_seeds_predicts_the_mean_of_its_models_and_of_their_contributions() -> None:
     matrix, races = a_world()

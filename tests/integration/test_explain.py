@@ -26,6 +26,8 @@ from velo.settings import Settings
 from velo.storage.store import Store
 from velo.streams.explain import Explained, ExplainedFeature, ExplainedView, explain
 
+pytestmark = pytest.mark.slow
+
 LEAD = timedelta(minutes=5)
 LATEST = "SELECT race_id, horse_id FROM {starts} ORDER BY race_date DESC, race_id, horse_id LIMIT 1"
 RUNNERS_ASKED = 15

@@ -15,6 +15,8 @@ from velo.storage.log import reader
 from velo.storage.store import Store
 from velo.streams.batch.build import build
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=["hk_amended", "london"])
 def before(request: pytest.FixtureRequest, conformance: Conformance) -> Built:

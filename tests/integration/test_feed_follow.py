@@ -32,6 +32,8 @@ from velo.streams.feeds.redis_stream import RedisFeed
 from velo.streams.feeds.redis_stream import put as put_on_stream
 from velo.streams.importers import dead_letters
 
+pytestmark = pytest.mark.slow
+
 HOUR = timedelta(hours=1)
 
 

@@ -25,6 +25,8 @@ from velo.streams.audit import audit
 from velo.streams.feeds.kafka_topic import EVERY, KafkaFeed
 from velo.streams.feeds.partition_merge import PartitionMerge
 
+pytestmark = pytest.mark.slow
+
 PARTITIONS = 4
 
 

@@ -39,6 +39,8 @@ from velo.streams.aggregation.spill import FileSpill, Spill
 from velo.streams.aggregation.window_state import ShardState, WindowAggregator
 from velo.streams.dataflow.bootstrap import CurrentVersion, HeldRaces
 
+pytestmark = pytest.mark.slow
+
 LONDON = zone_named("Europe/London")
 FIRST_DAY = date(2010, 1, 1)
 DAYS_APART = 30

@@ -32,6 +32,8 @@ from velo.streams.aggregation.layout import REMEMBERED_FROM, Columns
 from velo.streams.aggregation.local_days import LocalDays
 from velo.streams.aggregation.vectorized import VectorizedColumns
 
+pytestmark = pytest.mark.slow
+
 LONDON = ZoneInfo("Europe/London")
 SUMS = st.integers(0, 3 * 10**15)
 FILES = [

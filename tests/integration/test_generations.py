@@ -30,6 +30,8 @@ from velo.streams.batch import staging
 from velo.streams.batch.build import build
 from velo.streams.batch.compact import compact
 
+pytestmark = pytest.mark.slow
+
 KILLS = 10
 Pieces = Sequence[Sequence[Message]]
 spawn = multiprocessing.get_context("spawn")

@@ -18,6 +18,8 @@ from velo.racing.starts import Start, starts_of
 from velo.streams.batch import staging
 from velo.streams.batch.build import build
 
+pytestmark = pytest.mark.slow
+
 RULED = ("horse_id", "distance_band", "going_group", "draw_cell", "place", "speed_e9")
 """The measures that depend on the jurisdiction, behind the horse they belong to."""
 

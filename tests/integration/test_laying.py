@@ -27,6 +27,8 @@ from velo.streams.dataflow.bootstrap import Bootstrap
 from velo.streams.importers.ingest import ingest
 from velo.streams.importers.sources.runners import read_runner_tables
 
+pytestmark = pytest.mark.slow
+
 NONE_MEASURED = "other formulas"
 FILES = [("london", "Europe/London"), ("hk_amended", "Asia/Hong_Kong")]
 

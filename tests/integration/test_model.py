@@ -27,6 +27,8 @@ from velo.training.races import Races, races_of, split
 from velo.training.report import trained_table
 from velo.training.train import TrainReport, train
 
+pytestmark = pytest.mark.slow
+
 SMALL = ModelOptions(rounds=60, patience=60, leaves=8, learning_rate=0.1, threads=1)
 
 

@@ -19,6 +19,8 @@ from tests.support.runner_table_oracle import load, read_parquet
 from tests.support.shared import shared_file
 from tests.support.strategies import TIMEZONES, RandomLoad, RandomLog, random_loads, random_logs
 
+pytestmark = pytest.mark.slow
+
 FILES = [("london", "Europe/London"), ("hk_amended", "Asia/Hong_Kong")]
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 PROBES = 10**9 if os.environ.get("VELO_ALL_PROBES") else 600

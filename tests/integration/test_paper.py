@@ -43,6 +43,8 @@ from velo.training.betting import edges, kelly_stakes
 from velo.training.model import ModelOptions
 from velo.training.train import train
 
+pytestmark = pytest.mark.slow
+
 # What a withdrawal takes
 
 

@@ -27,6 +27,8 @@ from velo.training.races import Races, races_of
 from velo.training.walk_forward import OutOfFold, forward
 from velo.training.windows import ask, gate_figures
 
+pytestmark = pytest.mark.slow
+
 SMALL = ModelOptions(rounds=60, patience=20, leaves=8, learning_rate=0.1, feature_fraction=0.5, threads=1)
 PERIOD = Period(date(2016, 1, 1), date(2018, 12, 31))
 

@@ -28,6 +28,8 @@ from velo.training.bundle import current
 from velo.training.model import ModelOptions
 from velo.training.train import train
 
+pytestmark = pytest.mark.slow
+
 HEAVY = (
     "bytewax",
     "duckdb",

@@ -41,6 +41,8 @@ from velo.streams.batch.build import build
 from velo.streams.rebuild_online import rebuild
 from velo.streams.unbuilt_log import UnbuiltLog
 
+pytestmark = pytest.mark.slow
+
 FORM, PAIR = BY_VIEW["horse_form"], BY_VIEW["partnership_velocity"]
 PORTS = range(21_379, 22_379, 7)
 SLOTS = 16_384

@@ -26,6 +26,8 @@ from velo.streams.importers.ingest import IngestReport, ingest, rebuild_from
 from velo.streams.importers.results import Parsed, checked_results
 from velo.streams.importers.sources.runners import parse_rows, read_runner_tables
 
+pytestmark = pytest.mark.slow
+
 AFTER_ALL = datetime(2026, 1, 1, tzinfo=UTC)
 Rows = Sequence[Mapping[str, Any]]
 

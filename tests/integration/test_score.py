@@ -43,6 +43,8 @@ from velo.training.dataset import TrainingSet, training_set
 from velo.training.model import FEATURES, ModelOptions
 from velo.training.train import train
 
+pytestmark = pytest.mark.slow
+
 LEAD = timedelta(minutes=5)
 OFF = datetime(2023, 6, 1, 14, 0, tzinfo=UTC)
 NOW = OFF - timedelta(hours=1)

@@ -5,11 +5,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 
 from tests.support.market_worlds import RACES, SMALL, a_world
 from velo.training.model import FEATURES, ModelOptions
 from velo.training.race_model import Runners
 from velo.training.search import GRID, search
+
+pytestmark = pytest.mark.slow
 
 FEW: Mapping[str, Mapping[str, Any]] = {
     "as chosen": {},

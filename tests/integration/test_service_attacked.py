@@ -18,6 +18,8 @@ from velo.serving.api.connections import HEAD_BYTES, BoundedConnection
 from velo.serving.api.limits import BoundedBody
 from velo.storage.store import Store
 
+pytestmark = pytest.mark.slow
+
 
 class Hasty(BoundedConnection):
     """As the service's own, with less time and fewer places."""

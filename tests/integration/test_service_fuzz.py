@@ -12,6 +12,8 @@ from tests.support.services import TOKEN, a_service  # noqa: E402
 from velo.serving.api.app import app_of  # noqa: E402
 from velo.storage.store import Store  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 BOUNDED = settings(
     max_examples=25,
     database=None,

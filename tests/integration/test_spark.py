@@ -26,6 +26,8 @@ from velo.streams.importers.ingest import ingest
 from velo.streams.importers.sources.runners import read_runner_tables
 from velo.streams.spark import render
 
+pytestmark = pytest.mark.slow
+
 needs_spark = pytest.mark.skipif(
     find_spec("pyspark") is None or shutil.which("java") is None,
     reason="PySpark or Java is not installed: pip install 'pyspark>=4,<5', and Java 17",

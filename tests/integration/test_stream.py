@@ -39,6 +39,8 @@ from velo.streams.importers import dead_letters
 from velo.streams.importers.ingest import ingest
 from velo.streams.importers.sources.runners import read_runner_tables
 
+pytestmark = pytest.mark.slow
+
 FILES = [("london", "Europe/London"), ("hk_amended", "Asia/Hong_Kong")]
 
 

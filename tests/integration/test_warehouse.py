@@ -18,6 +18,8 @@ from velo.streams.batch.build import build
 from velo.streams.batch.compact import compact
 from velo.streams.batch.warehouse import ask, make_warehouse
 
+pytestmark = pytest.mark.slow
+
 
 def race(race_id: str, on: str, off: str, known_at: str, *trainers: str, **columns: Any) -> Row:
     """One runner a trainer, Horse 1 the winner, a jockey who rides for nobody else."""

@@ -66,6 +66,7 @@ def test_a_price_that_moves_by_a_tick_moves_no_chance_by_more(enough: float) -> 
     assert np.abs(np.diff(np.log(values))).max() < 0.001
 
 
+@pytest.mark.slow
 def test_a_bent_model_is_straightened_and_its_races_sum_to_one() -> None:
     """What says too much of favourites is repaired on other races than it was fitted on, in each way of fitting."""
     true, starts, share, _ = races(4000, 1)

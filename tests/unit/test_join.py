@@ -77,6 +77,7 @@ def walked(parts: Sequence[Sequence[Row]], key: tuple[str | None, ...], at: int 
     return None if held is None or at is None or (life and at - held[0] > life) else value
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(
     case=cases(),

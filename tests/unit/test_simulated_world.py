@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pytest
 
 from tests.support.simulated import LONDON, Row, first_versions, season, starters
 from velo.racing.going import going_group
@@ -115,6 +116,7 @@ def test_true_chances_sum_to_one_and_are_kept_by_the_winners() -> None:
         assert abs(sum(key in winners for key in band) - expected) < 4 * math.sqrt(expected)
 
 
+@pytest.mark.slow
 def test_a_wiser_market_prices_better_and_changes_nothing_else() -> None:
     """Log loss of SP falls with knowledge; at full knowledge it is the truth's own, and the results are the same."""
     losses = [market_log_loss(season(knowledge)) for knowledge in (0.0, 0.5, 1.0)]
