@@ -1,16 +1,18 @@
-"""Import Feast without typeguard's run-time checks, which take three of the four seconds of `import feast`."""
+"""What must happen before `import feast`, so that it takes one second instead of four and changes no metric of ours."""
 
 import sys
 from typing import Any
 
 
-def skip_type_checks() -> None:
-    """Make typeguard's decorator return its target unchanged, as `python -O` does; call it before Feast is imported.
+def prepare_feast() -> None:
+    """Call it before Feast is imported; it has no effect afterwards.
 
-    The decorator parses a module again for each method it decorates. mypy checks our calls of Feast instead. Without
-    effect on what is already imported.
+    typeguard's decorator returns its target unchanged, as `python -O` does: it parses a module again for each method
+    that it decorates, and mypy checks our calls of Feast instead. prometheus_client is imported first, because Feast
+    sets PROMETHEUS_MULTIPROC_DIR, under which all registries of a process count into the same files.
     """
     if "feast" not in sys.modules:
+        import prometheus_client  # noqa: F401
         import typeguard
 
         typeguard.typechecked = _unchanged

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from velo.feature_repo.catalogue.families import FAMILIES, Family
-from velo.feature_repo.feast_import import skip_type_checks
+from velo.feature_repo.feast_import import prepare_feast
 from velo.storage.store import Store
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ REPO = Path(__file__).parent
 
 def feature_store(store: Store) -> "FeatureStore":
     """Feast over a store's registry, tables and Redis; ignores VELO_HOME and REDIS_URL. Imports Feast, which takes a second."""
-    skip_type_checks()
+    prepare_feast()
     from feast import FeatureStore
     from feast.repo_config import RepoConfig
 

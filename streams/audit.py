@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from velo.errors import UserError
 from velo.feature_repo.catalogue.aggregates import Ewma, Slope, Variance
 from velo.feature_repo.catalogue.families import FAMILIES, Family
-from velo.feature_repo.feast_import import skip_type_checks
+from velo.feature_repo.feast_import import prepare_feast
 from velo.feature_repo.stores.changelog import text
 from velo.feature_repo.stores.redis_client import redis_errors
 from velo.feature_repo.stores.redis_layout import VALID_UNTIL, Layout
@@ -331,7 +331,7 @@ def _feast_apart(layout: Layout, key: tuple[str, ...], fields: Mapping[bytes, by
     """Where Feast's own fields of a row do not say what the packed row says."""
     import numpy as np
 
-    skip_type_checks()
+    prepare_feast()
     from feast.protos.feast.types.Value_pb2 import Value
 
     packed = np.frombuffer(fields[layout.packed_field.encode()], dtype=layout.packed_type)[0]["values"]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import settings
 
 from tests.support.shared import ABSENT, shared_folder
-from velo.feature_repo.feast_import import skip_type_checks
+from velo.feature_repo.feast_import import prepare_feast
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from velo.streams.importers.ingest import IngestReport
 
 
-# Test modules import Feast themselves, and before the code that they test does.
-skip_type_checks()
+# Test modules import Feast themselves, before the code that they test does.
+prepare_feast()
 
 # Tests start hundreds of processes: without bytecode each compiles the packages again, and pytest every test.
 sys.dont_write_bytecode = False
