@@ -35,13 +35,14 @@ def features_at(store: Store, entities: pa.Table, source: str) -> JoinedFeatures
         keys = ", ".join(sorted({key for family in FAMILIES for key in family.keys}))
         raise UserError(f"{source} has no entity column: name at least one of {keys}")
     from velo.feature_repo.feast_store import apply
-    from velo.feature_repo.objects import ON_DEMAND
 
     refs = [f"{family.view}:{feature.name}" for family in views for feature in family.features]
     refs += [f"{family.view}:valid_until" for family in views]
     inputs = {column.name for column in request_time.REQUEST}
-    if request_time.STORED_VIEW in {family.view for family in views} and columns >= inputs:
-        refs += [f"{ON_DEMAND}:{column.name}" for column in request_time.FEATURES]
+    if columns >= inputs:
+        joinable = {family.view for family in views}
+        requested = [view for view in request_time.VIEWS if joinable.issuperset(view.views)]
+        refs += [f"{view.name}:{feature.name}" for view in requested for feature in view.features]
     joined = apply(store).get_historical_features(entity_df=given, features=refs, full_feature_names=True).to_arrow()
     return JoinedFeatures(joined, tuple(family.view for family in views))
 

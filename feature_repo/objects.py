@@ -7,15 +7,14 @@ from typing import Any, Final
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, OnDemandFeatureView, RequestSource, ValueType
 from feast.data_format import ParquetFormat
 from feast.data_source import DataSource
-from feast.on_demand_feature_view import on_demand_feature_view
 from feast.types import Float64, Int32, Int64, String, UnixTimestamp
 
 from velo.feature_repo.catalogue import request_time
 from velo.feature_repo.catalogue.families import FAMILIES, Family
+from velo.feature_repo.catalogue.request_view import RequestView
 from velo.storage.store import Home
 
 SERVICE: Final = "velo_v1"
-ON_DEMAND: Final = "since_last_run"
 TTL: Final = timedelta(days=36_500)
 """A changelog's row holds until the key's next row, however old. With 0, Feast's first incremental materialisation would
 reach back only a year; a longer one, subtracted from today, would be out of range for Feast's dates, which begin in 1677."""
@@ -57,19 +56,19 @@ def feast_objects(
     """
     keys = entities()
     views = [_view(family, keys, source(family, home)) for family in families]
-    stored = next(view for view in views if view.name == request_time.STORED_VIEW)
     request = RequestSource(
         name="race_asked_about",
         schema=[Field(name=column.name, dtype=_REQUEST_TYPES[column.kind]) for column in request_time.REQUEST],
         description="the race in question: local day since 1970, class, distance, weight, rating",
     )
-    on_demand = _on_demand(stored, request)
+    by_name = {view.name: view for view in views}
+    on_demand = [_on_demand(view, by_name, request) for view in request_time.VIEWS if by_name.keys() >= {*view.views}]
     service = FeatureService(
         name=SERVICE,
-        features=[*views, on_demand],
+        features=[*views, *on_demand],
         description="every feature of the catalogue, for training and serving alike",
     )
-    return [*keys.values(), *(view.batch_source for view in views), request, *views, on_demand, service]
+    return [*keys.values(), *(view.batch_source for view in views), request, *views, *on_demand, service]
 
 
 def entities() -> dict[str, Entity]:
@@ -98,19 +97,22 @@ def _view(family: Family, keys: dict[str, Entity], source: DataSource) -> Featur
     )
 
 
-def _on_demand(stored: FeatureView, request: RequestSource) -> OnDemandFeatureView:
-    def since_last_run(inputs: dict[str, Any]) -> dict[str, Any]:
-        # Feast rebuilds this function from its source text, without this module's globals.
-        from velo.feature_repo.catalogue.request_time import as_lists, changes
+def _on_demand(view: RequestView, stored: dict[str, FeatureView], request: RequestSource) -> OnDemandFeatureView:
+    sources = [stored[name][[one.feature for one in view.stored if one.view == name]] for name in view.views]
+    text = f"""def {view.name}(inputs):
+    from velo.feature_repo.catalogue.request_time import listed_of
 
-        return as_lists(changes(inputs))
-
-    decorate = on_demand_feature_view(
-        name=ON_DEMAND,
-        sources=[stored[list(request_time.STORED)], request],
-        schema=[Field(name=column.name, dtype=_REQUEST_TYPES[column.kind]) for column in request_time.FEATURES],
+    return listed_of("{view.name}", inputs)
+"""
+    # Feast rebuilds the function from its text, without this module around it, and pickles it where it cannot
+    scope: dict[str, Any] = {"__name__": "__main__"}
+    exec(text, scope)  # noqa: S102  the name of a declared view is an identifier
+    return OnDemandFeatureView(
+        name=view.name,
+        sources=[*sources, request],
+        schema=[Field(name=feature.name, dtype=_REQUEST_TYPES[feature.kind]) for feature in view.features],
         mode="python",
-        description="how the race in question differs from the horse's last start",
+        udf=scope[view.name],
+        udf_string=text,
+        description=view.about,
     )
-    view: OnDemandFeatureView = decorate(since_last_run)
-    return view

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from velo.feature_repo.catalogue import request_time
-from velo.feature_repo.catalogue.columns import ASKED, SINCE_LAST_RUN, STORED
+from velo.feature_repo.catalogue.columns import ASKED, STORED
 from velo.feature_repo.catalogue.families import FAMILIES
 from velo.storage.store import Store
 
@@ -46,9 +46,10 @@ def joined_at(store: Store, entities: "pa.Table", feast: "FeatureStore | None" =
 def base_of(joined: "pa.Table") -> dict[str, Any]:
     """The columns of `columns.BASE` from a joined table, as `columns.matrix` takes them."""
     base: dict[str, Any] = {name: numbers(joined.column(name)) for name in (*STORED, *ASKED)}
-    for name, column in zip(SINCE_LAST_RUN, request_time.FEATURES, strict=True):
-        values = joined.column(name)
-        base[name] = np.array(values.to_pylist(), dtype=object) if column.kind == "text" else numbers(values)
+    for view in request_time.VIEWS:
+        for name, feature in zip(view.columns, view.features, strict=True):
+            values = joined.column(name)
+            base[name] = np.array(values.to_pylist(), dtype=object) if feature.kind == "text" else numbers(values)
     return base
 
 

@@ -16,8 +16,8 @@ import duckdb
 from velo.errors import UserError
 from velo.feature_repo.catalogue import request_time
 from velo.feature_repo.catalogue.aggregates import RECENT_DEPTH, Last, Value
-from velo.feature_repo.catalogue.columns import ON_DEMAND
 from velo.feature_repo.catalogue.families import FAMILIES, Family
+from velo.feature_repo.catalogue.request_view import RequestView
 from velo.feature_repo.stores.parts import Snapshot
 from velo.racing.cards import Declared
 from velo.racing.clock import EPOCH, local_date, local_midnight
@@ -134,8 +134,11 @@ def explain(store: Store, race: Declared, horse_id: str) -> Explained:
         raise UserError(
             f"the tables at {store.home.offline} cannot be read ({staging.first_line(gone)}): run `velo build`, and ask again"
         ) from None
-    form = next(one for one in views if one.view == request_time.STORED_VIEW)
-    views.append(_at_request_time(race, race.runners[at], form))
+    by_name = {view.view: view for view in views}
+    views += [
+        _at_request_time(view, race, race.runners[at], [by_name[name] for name in view.views])
+        for view in request_time.VIEWS
+    ]
     return Explained(
         race_id=race.race.race_id,
         horse_id=horse_id,
@@ -267,8 +270,13 @@ def _view(tables: _Tables, family: Family, keys: Mapping[str, str | None], insta
     )
 
 
-def _at_request_time(race: Declared, runner: Runner, form: ExplainedView) -> ExplainedView:
-    """How the race differs from the horse's last start, by the one function that training and serving use."""
+def _at_request_time(
+    view: RequestView, race: Declared, runner: Runner, sources: Sequence[ExplainedView]
+) -> ExplainedView:
+    """The features of the race asked about, by the one declaration that training and serving use.
+
+    `sources` are the views that it reads; the starts behind what it reads of them are its starts.
+    """
     of = race.race
     asked: dict[str, Any] = {
         "race_day": days_since_1970(of.race_date),
@@ -277,31 +285,34 @@ def _at_request_time(race: Declared, runner: Runner, form: ExplainedView) -> Exp
         "weight_lbs": runner.weight_lbs,
         "official_rating": runner.official_rating,
     }
-    last = [one for one in form.features if one.name in request_time.STORED]
-    stored: dict[str, Any] = {one.name: one.value for one in last}
-    again: dict[str, Any] = {one.name: one.recomputed for one in last}
-    made: list[dict[str, list[Any]]] = [
-        dict(request_time.as_lists(request_time.changes(asked | told))) for told in (stored, again)
-    ]
+    names = {(one.view, one.feature) for one in view.stored}
+    read = [(source, one) for source in sources for one in source.features if (source.view, one.name) in names]
+    stored = {f"{source.view}__{one.name}": one.value for source, one in read}
+    again = {f"{source.view}__{one.name}": one.recomputed for source, one in read}
+    made: dict[str, list[Any]] = dict(view.listed(asked | stored))
+    remade: dict[str, list[Any]] = dict(view.listed(asked | again))
+    starts = list(dict.fromkeys(source.starts[at] for source, one in read for at in one.made_of))
+    places = tuple(range(len(starts)))
     features = []
-    for column in request_time.FEATURES:
-        value, remade = (one[column.name][0] for one in made)
-        agrees = same_bits(value, remade) and all(one.agrees for one in last)
-        places = (0,) if form.starts else ()
-        features.append(ExplainedFeature(column.name, column.about, value, remade, agrees, places))
+    for feature in view.features:
+        value, recomputed_value = made[feature.name][0], remade[feature.name][0]
+        agrees = same_bits(value, recomputed_value) and all(one.agrees for _, one in read)
+        features.append(ExplainedFeature(feature.name, feature.describe(), value, recomputed_value, agrees, places))
+    events = [source.event_timestamp for source in sources if source.event_timestamp is not None]
+    untils = [source.valid_until for source in sources if source.valid_until is not None]
     return ExplainedView(
-        view=ON_DEMAND,
-        about="how the race differs from the horse's last start",
-        key=form.key,
-        event_timestamp=form.event_timestamp,
-        valid_until=form.valid_until,
-        stale=form.stale,
+        view=view.name,
+        about=view.about,
+        key={name: value for source in sources for name, value in source.key.items()},
+        event_timestamp=max(events, default=None),
+        valid_until=min(untils, default=None),
+        stale=any(source.stale for source in sources),
         features=tuple(features),
-        starts=form.starts[:1],
+        starts=tuple(starts),
     )
 
 
-def same_bits(one: Value | str, other: Value | str) -> bool:
+def same_bits(one: object, other: object) -> bool:
     """Whether two values are one and the same, to the last bit."""
     if isinstance(one, float) and isinstance(other, float):
         return one.hex() == other.hex()

@@ -9,7 +9,7 @@ import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 
-from velo.feature_repo.catalogue.columns import COLUMNS
+from velo.feature_repo.catalogue.columns import CALENDAR, COLUMNS
 from velo.training.by_race import softmax
 from velo.training.ensemble import mean_prediction
 from velo.training.metrics import SMALLEST
@@ -19,14 +19,12 @@ from velo.training.threads import fitting_threads
 Floats = NDArray[np.float64]
 
 DART: Final = "dart"
-TELLS_TIME_ONLY: Final = frozenset({"horse_form__last_race_day", "horse_ability__day"})
-"""Columns that grow with the calendar: a later day is outside the range of every training day. Days since an event are features."""
 RATED: Final = ("official_rating", "horse_form__last_rating", "since_last_run__rating_change")
 MAY_FADE: Final = frozenset(f"{name}{suffix}" for name in RATED for suffix in ("", "_rank", "_z"))
 """Columns that some sources give for most races of some years and for few of the next: a model that relied on them would lose them."""
 FADED: Final = 0.7
 """A column of `MAY_FADE` is left out if its share of known values in the last training year is below this part of the best year's."""
-FEATURES: Final = tuple(name for name in COLUMNS if name not in TELLS_TIME_ONLY)
+FEATURES: Final = tuple(name for name in COLUMNS if name not in CALENDAR)
 ROWS_A_LEAF_SHARE: Final = 400
 """A leaf holds at least one training row in this many, up to `ModelOptions.min_rows_a_leaf`: a small set gets small leaves."""
 

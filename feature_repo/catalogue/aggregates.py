@@ -1,4 +1,7 @@
-"""How a feature is made from the measures of starts: each kind once, as SQL and as plain Python, bit for bit alike.
+"""How a feature is made from the measures of starts. Each kind is one class that holds all its forms, bit for bit alike.
+
+`sql` is for DuckDB and `spark` for Spark; `python` is the text that the stream compiles, `arrays` its form over many rows,
+`value` the plain form that the others are tested against, and `describe` the words.
 
 All arithmetic is on integers until one last division of two doubles, so that neither the order of summing nor the
 engine changes a bit. Measures whose name ends in `_e9` count in billionths.
@@ -10,10 +13,16 @@ from functools import lru_cache
 from operator import mul
 from typing import Final, Literal
 
-from velo.racing.measures import MEASURES, unit
+import numpy as np
+from numpy.typing import NDArray
+
+from velo.racing.measures import MEASURES, Measure, unit
 
 Kind = Literal["int", "float"]
 Value = int | float | None
+Measures = Mapping[str, Measure]
+Totals = Mapping[str, NDArray[np.int64]]
+Floats = NDArray[np.float64]
 RECENT_DEPTH: Final = 10
 """How many of a key's latest values the recent features may look back on."""
 
@@ -38,9 +47,9 @@ class Sum:
         """The measures it sums."""
         return (self.measure,)
 
-    def describe(self) -> str:
+    def describe(self, measures: Measures = MEASURES) -> str:
         """Its formula in words."""
-        return f"Σ {MEASURES[self.measure].words}"
+        return f"Σ {measures[self.measure].words}"
 
     def sql(self, total: Callable[[str], str]) -> str:
         """Expression, given the expression of the total of a measure."""
@@ -53,6 +62,14 @@ class Sum:
     def value(self, totals: Mapping[str, int]) -> Value:
         """Value, given the totals."""
         return totals[self.measure]
+
+    def spark(self, total: Callable[[str], str]) -> str:
+        """As `sql`, for Spark."""
+        return in_spark(self.sql(total))
+
+    def arrays(self, totals: Totals) -> Floats:
+        """Values of many rows, given the totals of each: (rows,)."""
+        return totals[self.measure].astype(np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +92,9 @@ class Ratio:
         over, under = unit(self.numerator), unit(self.denominator)
         return (1, 1) if over == under else (under, over)
 
-    def describe(self) -> str:
+    def describe(self, measures: Measures = MEASURES) -> str:
         """Its formula in words."""
-        over, under = f"Σ {MEASURES[self.numerator].words}", f"Σ {MEASURES[self.denominator].words}"
+        over, under = f"Σ {measures[self.numerator].words}", f"Σ {measures[self.denominator].words}"
         return f"({over} + {self.prior}) ÷ ({under} + {self.prior})" if self.prior else f"{over} ÷ {under}"
 
     def sql(self, total: Callable[[str], str]) -> str:
@@ -101,6 +118,20 @@ class Ratio:
         over = (totals[self.numerator] + self.prior * unit(self.numerator)) * by_numerator
         return float(over) / float(under) if under else None
 
+    def spark(self, total: Callable[[str], str]) -> str:
+        """As `sql`, for Spark."""
+        return in_spark(self.sql(total))
+
+    def arrays(self, totals: Totals) -> Floats:
+        """Values of many rows, given the totals of each: (rows,), NaN for null."""
+        by_numerator, by_denominator = self._factors
+        # bring both to one unit in whole numbers, before the one division that rounds
+        over = ((totals[self.numerator] + self.prior * unit(self.numerator)) * by_numerator).astype(np.float64)
+        under = ((totals[self.denominator] + self.prior * unit(self.denominator)) * by_denominator).astype(np.float64)
+        made = np.full(len(over), np.nan)
+        np.divide(over, under, out=made, where=under != 0)
+        return made
+
 
 @dataclass(frozen=True, slots=True)
 class OffsetSum:
@@ -117,9 +148,9 @@ class OffsetSum:
         """The measures it sums."""
         return (self.measure, self.known)
 
-    def describe(self) -> str:
+    def describe(self, measures: Measures = MEASURES) -> str:
         """Its formula in words."""
-        return f"Σ {MEASURES[self.measure].words}"
+        return f"Σ {measures[self.measure].words}"
 
     def sql(self, total: Callable[[str], str]) -> str:
         """Expression, given the expression of the total of a measure."""
@@ -138,6 +169,16 @@ class OffsetSum:
         known, scale = totals[self.known], unit(self.measure)
         return float(totals[self.measure] - self.even * scale * known) / float(scale) if known else None
 
+    def spark(self, total: Callable[[str], str]) -> str:
+        """As `sql`, for Spark."""
+        return in_spark(self.sql(total))
+
+    def arrays(self, totals: Totals) -> Floats:
+        """Values of many rows, given the totals of each: (rows,), NaN for null."""
+        known, scale = totals[self.known], unit(self.measure)
+        balance = (totals[self.measure] - self.even * scale * known).astype(np.float64)
+        return np.where(known > 0, balance / float(scale), np.nan)
+
 
 Aggregate = Sum | Ratio | OffsetSum
 
@@ -151,9 +192,9 @@ class Last:
     kind: Kind = "float"
     depth: int = 0
 
-    def describe(self) -> str:
+    def describe(self, measures: Measures = MEASURES) -> str:
         """Its formula in words."""
-        return f"{MEASURES[self.measure].words} of the last start"
+        return f"{measures[self.measure].words} of the last start"
 
     def sql(self, newest: Callable[[int], str], last: str) -> str:
         """Expression, given those of the k-th newest known value and of the last start's."""
@@ -169,10 +210,60 @@ class Last:
             return None
         return float(last) / float(unit(self.measure)) if self.kind == "float" else int(last)
 
-    def python(self, last: str) -> str:
-        """Python expression of `value`, given that of the last start's: what the stream compiles."""
+    def python(self, last: str, newest: str, bind: Callable[[object], str]) -> str:
+        """Python expression of `value`: what the stream compiles. `bind` gives the name of an object in it."""
         known = f"float(last) / {float(unit(self.measure))}" if self.kind == "float" else "int(last)"
         return f"(None if (last := {last}) is None else {known})"
+
+    def spark(self, newest: Callable[[int], str], last: str) -> str:
+        """As `sql`, for Spark."""
+        return in_spark(self.sql(newest, last))
+
+    def largest_number(self, least: int, most: int) -> int:
+        """A bound on every whole number that it is computed by, given those of the measure."""
+        return max(-least, most)
+
+
+@dataclass(frozen=True, slots=True)
+class LastKnown:
+    """The newest value that is known, however many starts ago; null without one."""
+
+    name: str
+    measure: str
+    kind: Kind = "int"
+    depth: int = 1
+
+    def describe(self, measures: Measures = MEASURES) -> str:
+        """Its formula in words."""
+        return f"{measures[self.measure].words}, the newest known"
+
+    def sql(self, newest: Callable[[int], str], last: str) -> str:
+        """Expression, given those of the k-th newest known value and of the last start's."""
+        known = newest(0)
+        return (
+            f"CAST({known} AS INTEGER)"
+            if self.kind == "int"
+            else f"CAST({known} AS DOUBLE) / {float(unit(self.measure))}"
+        )
+
+    def value(self, newest: Sequence[int], last: float | None) -> Value:
+        """Value, given the known values newest first, and the last start's."""
+        if not newest:
+            return None
+        return int(newest[0]) if self.kind == "int" else float(newest[0]) / float(unit(self.measure))
+
+    def python(self, last: str, newest: str, bind: Callable[[object], str]) -> str:
+        """Python expression of `value`: what the stream compiles. `bind` gives the name of an object in it."""
+        known = f"{newest}[0]"
+        return f"(({known} if {self.kind == 'int'} else float({known}) / {float(unit(self.measure))}) if {newest} else None)"
+
+    def spark(self, newest: Callable[[int], str], last: str) -> str:
+        """As `sql`, for Spark."""
+        return in_spark(self.sql(newest, last))
+
+    def largest_number(self, least: int, most: int) -> int:
+        """A bound on every whole number that it is computed by, given those of the measure."""
+        return max(-least, most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,9 +280,9 @@ class Ewma:
         """0.6^i times 5^(depth − 1): whole numbers, newest first."""
         return tuple(3**back * 5 ** (self.depth - 1 - back) for back in range(self.depth))
 
-    def describe(self) -> str:
+    def describe(self, measures: Measures = MEASURES) -> str:
         """Its formula in words."""
-        return f"mean {MEASURES[self.measure].words} of the last {self.depth} known, weights 0.6^i from the newest"
+        return f"mean {measures[self.measure].words} of the last {self.depth} known, weights 0.6^i from the newest"
 
     def sql(self, newest: Callable[[int], str], last: str) -> str:
         """Expression, given those of the k-th newest known value and of the last start's."""
@@ -206,6 +297,21 @@ class Ewma:
         weights, under = _ewma_scale(self.depth, self.measure, len(newest))
         return float(sum(map(mul, newest, weights))) / under
 
+    def python(self, last: str, newest: str, bind: Callable[[object], str]) -> str:
+        """Python expression of `value`: what the stream compiles. `bind` gives the name of an object in it."""
+        # most recent features are of this kind or the largest: their arithmetic is written out, which saves a call
+        totals = [sum(self.weights[:known]) * unit(self.measure) for known in range(RECENT_DEPTH + 1)]
+        weights, scales = bind(self.weights), bind(tuple(map(float, totals)))
+        return f"(float(sum(map({bind(mul)}, {newest}, {weights}))) / {scales}[len({newest})] if {newest} else None)"
+
+    def spark(self, newest: Callable[[int], str], last: str) -> str:
+        """As `sql`, for Spark."""
+        return in_spark(self.sql(newest, last))
+
+    def largest_number(self, least: int, most: int) -> int:
+        """A bound on every whole number that it is computed by, given those of the measure."""
+        return max(-least, most) * sum(self.weights)
+
 
 @dataclass(frozen=True, slots=True)
 class Slope:
@@ -217,9 +323,9 @@ class Slope:
     least: int = 3
     kind: Kind = "float"
 
-    def describe(self) -> str:
+    def describe(self, measures: Measures = MEASURES) -> str:
         """Its formula in words."""
-        return f"least-squares slope a start of {MEASURES[self.measure].words}, the last {self.depth} known ({self.least} or more)"
+        return f"least-squares slope a start of {measures[self.measure].words}, the last {self.depth} known ({self.least} or more)"
 
     def sql(self, newest: Callable[[int], str], last: str) -> str:
         """Expression, given those of the k-th newest known value and of the last start's."""
@@ -243,6 +349,18 @@ class Slope:
         under = (count * count * (count * count - 1) // 12) * unit(self.measure)
         return float(over) / float(under)
 
+    def python(self, last: str, newest: str, bind: Callable[[object], str]) -> str:
+        """Python expression of `value`: what the stream compiles. `bind` gives the name of an object in it."""
+        return f"{bind(self.value)}({newest}, {last})"
+
+    def spark(self, newest: Callable[[int], str], last: str) -> str:
+        """As `sql`, for Spark."""
+        return in_spark(self.sql(newest, last))
+
+    def largest_number(self, least: int, most: int) -> int:
+        """A bound on every whole number that it is computed by, given those of the measure."""
+        return 2 * max(-least, most) * self.depth**3
+
 
 @dataclass(frozen=True, slots=True)
 class Variance:
@@ -262,9 +380,9 @@ class Variance:
         """What is taken from each value before it is squared."""
         return unit(self.measure) // 2
 
-    def describe(self) -> str:
+    def describe(self, measures: Measures = MEASURES) -> str:
         """Its formula in words."""
-        return f"sample variance of {MEASURES[self.measure].words}, the last {self.depth} known ({self.least} or more)"
+        return f"sample variance of {measures[self.measure].words}, the last {self.depth} known ({self.least} or more)"
 
     def sql(self, newest: Callable[[int], str], last: str) -> str:
         """Expression, given those of the k-th newest known value and of the last start's."""
@@ -286,6 +404,18 @@ class Variance:
         over = count * sum(map(mul, values, values)) - sum(values) ** 2
         return float(over) / (float(count * (count - 1)) * float(unit(self.measure) ** 2))
 
+    def python(self, last: str, newest: str, bind: Callable[[object], str]) -> str:
+        """Python expression of `value`: what the stream compiles. `bind` gives the name of an object in it."""
+        return f"{bind(self.value)}({newest}, {last})"
+
+    def spark(self, newest: Callable[[int], str], last: str) -> str:
+        """As `sql`, for Spark."""
+        return in_spark(self.sql(newest, last))
+
+    def largest_number(self, least: int, most: int) -> int:
+        """A bound on every whole number that it is computed by, given those of the measure."""
+        return max(abs(least - self.centre), abs(most - self.centre)) ** 2 * self.depth**2
+
 
 @dataclass(frozen=True, slots=True)
 class Max:
@@ -296,9 +426,9 @@ class Max:
     depth: int = 6
     kind: Kind = "float"
 
-    def describe(self) -> str:
+    def describe(self, measures: Measures = MEASURES) -> str:
         """Its formula in words."""
-        return f"largest {MEASURES[self.measure].words} of the last {self.depth} known"
+        return f"largest {measures[self.measure].words} of the last {self.depth} known"
 
     def sql(self, newest: Callable[[int], str], last: str) -> str:
         """Expression, given those of the k-th newest known value and of the last start's."""
@@ -310,14 +440,26 @@ class Max:
         values = newest[: self.depth]
         return float(max(values)) / float(unit(self.measure)) if values else None
 
+    def python(self, last: str, newest: str, bind: Callable[[object], str]) -> str:
+        """Python expression of `value`: what the stream compiles. `bind` gives the name of an object in it."""
+        return f"(float(max({newest}[:{self.depth}])) / {float(unit(self.measure))} if {newest} else None)"
 
-Recent = Last | Ewma | Slope | Variance | Max
+    def spark(self, newest: Callable[[int], str], last: str) -> str:
+        """As `sql`, for Spark."""
+        return in_spark(self.sql(newest, last))
+
+    def largest_number(self, least: int, most: int) -> int:
+        """A bound on every whole number that it is computed by, given those of the measure."""
+        return max(-least, most)
 
 
-def faults(aggregate: Aggregate, starts: int) -> Iterator[str]:
+Recent = Last | LastKnown | Ewma | Slope | Variance | Max
+
+
+def faults(aggregate: Aggregate, starts: int, measures: Measures = MEASURES) -> Iterator[str]:
     """Why totals over this many starts of a key would not be exact, in words; nothing where they are."""
     for name in dict.fromkeys(aggregate.measures):
-        measure = MEASURES.get(name)
+        measure = measures.get(name)
         if measure is None:
             yield _unknown(name)
         elif not measure.whole or measure.least < 0:
@@ -326,41 +468,35 @@ def faults(aggregate: Aggregate, starts: int) -> Iterator[str]:
             yield f"the sum of {name} over {starts:,} starts may not fit: use a measure of smaller numbers"
 
 
-def recent_faults(recent: Recent) -> Iterator[str]:
+def recent_faults(recent: Recent, measures: Measures = MEASURES) -> Iterator[str]:
     """Why a recent feature would not be exact, in words; nothing where it is."""
-    measure = MEASURES.get(recent.measure)
+    measure = measures.get(recent.measure)
     if measure is None:
         yield _unknown(recent.measure)
         return
-    if isinstance(recent, Last):
-        if recent.kind == "int" and (not measure.whole or measure.size > 2**31):
-            yield f"{recent.measure} is not a whole number of 32 bits: declare the feature a float"
+    if isinstance(recent, Last | LastKnown) and recent.kind == "int" and (not measure.whole or measure.size > 2**31):
+        yield f"{recent.measure} is not a whole number of 32 bits: declare the feature a float"
         return
-    fewest = 1 if isinstance(recent, Ewma | Max) else 2
+    if isinstance(recent, Last):
+        return
+    fewest = 2 if isinstance(recent, Slope | Variance) else 1
     if not fewest <= recent.depth <= RECENT_DEPTH:
         yield f"depth must be {fewest} to {RECENT_DEPTH}, got {recent.depth}"
     elif isinstance(recent, Slope | Variance) and not 2 <= recent.least <= recent.depth:
         yield f"least must be 2 to the depth {recent.depth}, got {recent.least}"
     elif not measure.whole:
         yield f"{recent.measure} is not a whole number, so sums of it are not exact: take its last value"
-    elif _most_of(recent, measure.least, measure.most) >= _LIMIT:
+    elif recent.largest_number(measure.least, measure.most) >= _LIMIT:
         yield f"sums of {recent.measure} over {recent.depth} starts may not fit: use fewer starts or a measure of smaller numbers"
 
 
-def _most_of(recent: Recent, least: int, most: int) -> int:
-    """A bound on every whole number that a recent feature is worked out by."""
-    size, depth = max(-least, most), recent.depth
-    if isinstance(recent, Ewma):
-        return size * sum(recent.weights)
-    if isinstance(recent, Slope):
-        return 2 * size * depth**3
-    if isinstance(recent, Variance):
-        return max(abs(least - recent.centre), abs(most - recent.centre)) ** 2 * depth**2
-    return size
+def in_spark(expression: str) -> str:
+    """An expression with the floor division of whole numbers, none negative, as Spark writes it."""
+    return expression.replace(" // ", " div ")
 
 
 def _unknown(name: str) -> str:
-    return f"{name} is not a measure of a start: use one of velo/racing/measures.py"
+    return f"{name} is not a measure of a start: use one of velo/racing/measures.py, or declare it in the family's measures"
 
 
 @lru_cache

@@ -13,16 +13,22 @@ from numpy.typing import ArrayLike, NDArray
 
 from velo.errors import UserError
 from velo.feature_repo.catalogue import request_time
+from velo.feature_repo.catalogue.aggregates import Sum
 from velo.feature_repo.catalogue.families import BY_VIEW, FAMILIES
 from velo.feature_repo.catalogue.within_race import names_of, stacked, within_race
 
 Floats = NDArray[np.float64]
 
-ON_DEMAND: Final = "since_last_run"
-"""Name of Feast's on-demand view, which prefixes the features made at request time."""
+ON_DEMAND: Final = request_time.SINCE_LAST_RUN.name
+"""Name of Feast's on-demand view of the horse's last start, which prefixes its features."""
 
 STORED: Final = tuple(f"{family.view}__{feature.name}" for family in FAMILIES for feature in family.features)
-SINCE_LAST_RUN: Final = tuple(f"{ON_DEMAND}__{column.name}" for column in request_time.FEATURES)
+CALENDAR: Final = frozenset(
+    f"{family.view}__{feature.name}" for family in FAMILIES for feature in family.features if feature.calendar
+)
+"""The stored columns that mostly say when a start was. A model must not see them: it would learn the calendar."""
+REQUESTED: Final = tuple(name for view in request_time.VIEWS for name in view.columns)
+"""The features made at request time."""
 ASKED: Final = ("race_class", "distance_m", "weight_lbs", "official_rating", "draw", "body_weight_lbs")
 """What the race itself says of a runner; of `request_time.REQUEST` the day is left out: it only tells time."""
 IN_HAND: Final = {
@@ -105,7 +111,7 @@ COMPARED: Final = (
 )
 """Features that pay for being set against the rest of the race: each adds its rank and its z-score."""
 
-BASE: Final = (*STORED, *SINCE_LAST_RUN, *ASKED)
+BASE: Final = (*STORED, *REQUESTED, *ASKED)
 _MADE: Final = (*BASE, *WORKED_OUT)
 COLUMNS: Final = (*_MADE, *names_of(COMPARED))
 
@@ -133,9 +139,21 @@ _LAYOFF: Final = f"{ON_DEMAND}__layoff_band"
 _LAYOFF_CODES: Final = {name: float(code) for code, name in enumerate((*request_time.LAYOFF_BANDS, request_time.DEBUT))}
 
 
+def requested(inputs: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.float64] | NDArray[np.object_]]:
+    """The columns of `REQUESTED`, from what the race says and the columns of `STORED`, by full names."""
+    return {
+        name: values
+        for view in request_time.VIEWS
+        for name, values in zip(view.columns, view.computed(inputs).values(), strict=True)
+    }
+
+
 def marker_of(view: str) -> str:
-    """A column of a view that is null only where the view has no row: a count."""
-    return f"{view}__{next(feature.name for feature in BY_VIEW[view].features if feature.kind == 'int')}"
+    """A column of a view that is null only where the view has no row: a sum."""
+    family = BY_VIEW[view]
+    sums = [one.name for one in family.career if isinstance(one, Sum)]
+    sums += [f"{one.name}_{family.windows[0]}d" for one in family.windowed if isinstance(one, Sum) and family.windows]
+    return f"{view}__{sums[0]}"
 
 
 def refuse_unknown(names: Iterable[str]) -> None:

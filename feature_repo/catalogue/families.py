@@ -4,17 +4,14 @@ The batch SQL, the stream's fold, Feast's schema and the training columns are ma
 60-day window to a family, add 60 to its `windows`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Final
 
-from velo.errors import UserError
+from velo.feature_repo.catalogue import own
 from velo.feature_repo.catalogue.aggregates import (
     RECENT_DEPTH,
-    STARTS_OF_A_HORSE,
-    STARTS_OF_A_KEY,
     Aggregate,
     Ewma,
-    Kind,
     Last,
     Max,
     OffsetSum,
@@ -23,73 +20,12 @@ from velo.feature_repo.catalogue.aggregates import (
     Slope,
     Sum,
     Variance,
-    faults,
-    recent_faults,
 )
+from velo.feature_repo.catalogue.family import Family, Feature
 from velo.racing.elo import EVEN, RATED
+from velo.racing.measures import Measure
 
-
-@dataclass(frozen=True, slots=True)
-class Feature:
-    """One stored column: its name in its view, and whether it counts or measures."""
-
-    name: str
-    kind: Kind
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """One feature view: one row per change of a key's values.
-
-    `career` aggregates cover all known starts of the key; `windowed` ones the starts within each of `windows` (days);
-    `recent` ones the latest starts in the order of `start_order`.
-    """
-
-    view: str
-    keys: tuple[str, ...]
-    about: str
-    career: tuple[Aggregate, ...] = ()
-    recent: tuple[Recent, ...] = ()
-    windows: tuple[int, ...] = ()
-    windowed: tuple[Aggregate, ...] = ()
-
-    def __post_init__(self) -> None:
-        """Raise `UserError` for what batch and stream could not both work out exactly."""
-        starts = STARTS_OF_A_HORSE if "horse_id" in self.keys else STARTS_OF_A_KEY
-        for one in (*self.career, *self.windowed):
-            for fault in faults(one, starts):
-                raise UserError(f"feature {self.view}.{one.name}: {fault}")
-        for recent in self.recent:
-            for fault in recent_faults(recent):
-                raise UserError(f"feature {self.view}.{recent.name}: {fault}")
-        if len(set(names := [one.name for one in self.features])) < len(names):
-            raise UserError(f"view {self.view}: two features have one name: {', '.join(sorted(names))}")
-
-    @property
-    def features(self) -> tuple[Feature, ...]:
-        """Its columns in order: career, recent, then the windows, shortest first as declared."""
-        over_time = [Feature(f"{one.name}_{days}d", one.kind) for days in self.windows for one in self.windowed]
-        return (
-            *(Feature(one.name, one.kind) for one in self.career),
-            *(Feature(one.name, one.kind) for one in self.recent),
-            *over_time,
-        )
-
-    @property
-    def start_order(self) -> tuple[str, ...]:
-        """The columns that order a key's starts, oldest first; no two starts of a key are equal in all of them.
-
-        A race gives a horse one start. It can give a trainer, a jockey or a cell of the draw several.
-        """
-        return ("off_time", "race_id") if "horse_id" in self.keys else ("off_time", "race_id", "horse_id")
-
-    @property
-    def formulas(self) -> tuple[str, ...]:
-        """What each of `features` is, in words."""
-        over_time = [f"{one.describe()}, last {days} days" for days in self.windows for one in self.windowed]
-        career = [f"{one.describe()}, all known starts" for one in self.career]
-        return (*career, *(one.describe() for one in self.recent), *over_time)
-
+__all__ = ["BY_VIEW", "FAMILIES", "OWN_MEASURES", "SHIPPED", "Family", "Feature", "is_rated", "own_measures"]
 
 RECORD: Final[tuple[Aggregate, ...]] = (
     Sum("starts", "one"),
@@ -165,7 +101,12 @@ def is_rated(family: Family) -> bool:
     return any(RATED in one.measures for one in family.career)
 
 
-FAMILIES: Final[tuple[Family, ...]] = (
+def own_measures(families: Iterable[Family]) -> tuple[Measure, ...]:
+    """The measures of a user's own that some families use, each once."""
+    return tuple({measure.name: measure for family in families for measure in family.measures}.values())
+
+
+SHIPPED: Final[tuple[Family, ...]] = (
     Family(
         "trainer_velocity",
         ("trainer_id",),
@@ -251,4 +192,8 @@ FAMILIES: Final[tuple[Family, ...]] = (
     Family("trainer_elo", ("trainer_id",), "what a trainer adds to a horse's Elo rating", career=elo("trainer")),
     Family("draw_elo", ("draw_cell",), "what a third of the draw adds to a horse's Elo rating", career=elo("draw")),
 )
+FAMILIES: Final = (*SHIPPED, *own.families(SHIPPED))
+"""Those above, and those that a user declared (`own`)."""
 BY_VIEW: Final = {family.view: family for family in FAMILIES}
+OWN_MEASURES: Final = own_measures(FAMILIES)
+"""The measures of a user's own in `FAMILIES`."""

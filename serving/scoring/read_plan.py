@@ -25,7 +25,8 @@ WORD: Final = 8
 _PAD: Final = b"\0" * 4
 """Before each packed row, whose fingerprint has four bytes: then its instant and its values lie on whole words."""
 _HEAD_WORDS: Final = 2
-_LAST_AT: Final = tuple(columns.STORED.index(f"{request_time.STORED_VIEW}__{name}") for name in request_time.STORED)
+_REQUEST_AT: Final = {one.name: columns.STORED.index(one.name) for view in request_time.VIEWS for one in view.stored}
+"""Where the stored features that request-time features read are in `columns.STORED`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +83,10 @@ class ReadPlan:
         """The rows as a model takes them; those past their `valid_until` at `now` are stale."""
         asked = self.laid.asked
         stored = rows.stored
-        last = {name: stored[:, place] for name, place in zip(request_time.STORED, _LAST_AT, strict=True)}
-        made = request_time.changes({**asked, **last})
-        told: dict[str, Any] = {
-            name: made[one.name] for name, one in zip(columns.SINCE_LAST_RUN, request_time.FEATURES, strict=True)
-        }
+        read = {name: stored[:, place] for name, place in _REQUEST_AT.items()}
+        made = columns.requested({**asked, **read})
         race = np.zeros(len(self.race.runners), dtype=np.int64)
-        matrix = columns.matrix_beside(stored, {**asked, **told}, race)
+        matrix = columns.matrix_beside(stored, {**asked, **made}, race)
         with np.errstate(invalid="ignore"):
             stale = rows.until_us <= to_us(now)
         return FeatureMatrix(matrix, ~rows.present, stale)

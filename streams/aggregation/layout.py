@@ -7,13 +7,12 @@ bit for bit alike.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from operator import mul
 from struct import Struct
 from typing import Any, Final
 
-from velo.feature_repo.catalogue.aggregates import RECENT_DEPTH, Aggregate, Ewma, Last, Max, Recent, Value
+from velo.feature_repo.catalogue.aggregates import RECENT_DEPTH, Aggregate, Recent, Value
 from velo.feature_repo.catalogue.families import Family
-from velo.racing.measures import unit
+from velo.racing.measures import MEASURES
 from velo.racing.starts import Start
 
 Sums = int
@@ -62,7 +61,9 @@ class DeltaLayout:
     def delta_of(self) -> Callable[[Start, int, str], StartDelta]:
         """The function from (start, off in µs, race_id) to the start's delta; an unknown measure adds 0."""
         horse = "start.horse_id" if self.several_a_race else "''"
-        remembered = f"(off_us, race_id, {horse}, {_listed('start.{}', self.remembered)})" if self.remembered else "()"
+        remembered = (
+            f"(off_us, race_id, {horse}, {_listed('{}', map(_of_start, self.remembered))})" if self.remembered else "()"
+        )
         windowed, career = Struct(f"<{len(self.windowed)}Q"), Struct(f"<{len(self.career)}Q")
         made: Callable[[Start, int, str], StartDelta] = _compiled(
             "start, off_us, race_id",
@@ -135,12 +136,17 @@ def _summed(aggregates: Iterable[Aggregate]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((COUNT, *measures))) if measures else ()
 
 
+def _of_start(measure: str) -> str:
+    """The Python text of a measure of `start`."""
+    return f"start.{measure}" if measure in MEASURES else f"start.own[{measure!r}]"
+
+
 def _lane_of(measures: tuple[str, ...], name: str, first: int = 0) -> Callable[[str], str]:
     return lambda measure: f"{name}[{first + measures.index(measure)}]"
 
 
 def _packed(packer: str, measures: tuple[str, ...]) -> str:
-    return f"joined({packer}({', '.join(f'start.{one} or 0' for one in measures)}), 'little')" if measures else "0"
+    return f"joined({packer}({', '.join(f'{_of_start(one)} or 0' for one in measures)}), 'little')" if measures else "0"
 
 
 def _unpacking(made: Callable[..., Any], career_lanes: int, within_lanes: int) -> Callable[..., tuple[Value, ...]]:
@@ -166,27 +172,23 @@ def _recent_function(
     recent: Sequence[Recent], remembered: Sequence[str], looked_back_on: Sequence[str]
 ) -> Callable[..., tuple[Value, ...]]:
     """The function from the last start, and the values of each looked-back-on measure newest first, to the recent values."""
-    expressions: list[str] = []
-    bound: dict[str, Any] = {"mul": mul}
-    for number, one in enumerate(recent):
-        last = f"start[{REMEMBERED_FROM + remembered.index(one.measure)}]"
-        newest = f"newest_{one.measure}"
-        if isinstance(one, Last):
-            expressions.append(one.python(last))
-        elif type(one) is Ewma:
-            # most recent features are of this kind or the next: their arithmetic is written out, which saves a call
-            totals = [sum(one.weights[:known]) * unit(one.measure) for known in range(RECENT_DEPTH + 1)]
-            bound |= {f"weights_{number}": one.weights, f"scale_{number}": tuple(map(float, totals))}
-            sums = f"float(sum(map(mul, {newest}, weights_{number})))"
-            expressions.append(f"({sums} / scale_{number}[len({newest})] if {newest} else None)")
-        elif type(one) is Max:
-            best = f"float(max({newest}[:{one.depth}])) / {float(unit(one.measure))}"
-            expressions.append(f"({best} if {newest} else None)")
-        else:
-            bound[f"value_{number}"] = one.value
-            expressions.append(f"value_{number}({newest}, {last})")
+    bound: dict[str, Any] = {}
+
+    def bind(value: object) -> str:
+        return next((name for name, other in bound.items() if other is value), None) or _bound(bound, value)
+
+    expressions = [
+        one.python(f"start[{REMEMBERED_FROM + remembered.index(one.measure)}]", f"newest_{one.measure}", bind)
+        for one in recent
+    ]
     parameters = ", ".join(("start", *(f"newest_{one}" for one in looked_back_on)))
     return _compiled(parameters, f"({_listed('{}', expressions)})", bound)
+
+
+def _bound(bound: dict[str, Any], value: object) -> str:
+    name = f"bound_{len(bound)}"
+    bound[name] = value
+    return name
 
 
 def _compiled(parameters: str, expression: str, names: dict[str, Any] | None = None) -> Callable[..., Any]:

@@ -5,14 +5,12 @@ online. So the aggregation leaves its sums packed, and a sink makes the columns 
 where NumPy and Python round whole numbers to doubles alike.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from velo.feature_repo.catalogue.aggregates import Aggregate, OffsetSum, Ratio, Sum
 from velo.feature_repo.catalogue.families import Family
-from velo.racing.measures import unit
 from velo.streams.aggregation.layout import LANE_BITS, Columns, Sums
 from velo.streams.aggregation.window_state import PackedRow
 
@@ -27,23 +25,16 @@ class VectorizedColumns:
         self.features = len(family.features)
         self._family = family
         self._columns = Columns.of(family)
-        # another kind of aggregate has no vectorized form, so all columns are made row by row
-        self._at_once = all(
-            type(aggregate) in (Sum, Ratio, OffsetSum) for aggregate in (*family.career, *family.windowed)
-        )
 
     def of(self, rows: Sequence[PackedRow]) -> Matrix:
         """The values of rows as (features, rows) in the order of `Family.features`, NaN for null."""
-        if not self._at_once:
-            values = [self._columns.values(row[2], row[3], row[4]) for row in rows]
-            return np.array(values, dtype=np.float64).reshape(len(rows), self.features).T
         family, layout = self._family, self._columns.layout
         matrix = np.empty((self.features, len(rows)))
         at = 0
         if family.career:
             totals = dict(zip(layout.career, _lanes([row[2] for row in rows], len(layout.career)), strict=True))
             for aggregate in family.career:
-                matrix[at] = _values(aggregate, totals)
+                matrix[at] = aggregate.arrays(totals)
                 at += 1
         if family.recent:
             # float64 turns None into NaN
@@ -55,7 +46,7 @@ class VectorizedColumns:
                 first = place * len(layout.windowed)
                 totals = dict(zip(layout.windowed, lanes[first : first + len(layout.windowed)], strict=True))
                 for aggregate in family.windowed:
-                    matrix[at] = _values(aggregate, totals)
+                    matrix[at] = aggregate.arrays(totals)
                     at += 1
         return matrix
 
@@ -65,21 +56,3 @@ def _lanes(sums: Sequence[Sums], lanes: int) -> NDArray[np.int64]:
     size = lanes * LANE_BYTES
     packed = b"".join([of_row.to_bytes(size, "little") for of_row in sums])
     return np.ascontiguousarray(np.frombuffer(packed, dtype="<i8").reshape(len(sums), lanes).T)
-
-
-def _values(aggregate: Aggregate, totals: Mapping[str, NDArray[np.int64]]) -> Matrix:
-    if isinstance(aggregate, Sum):
-        return totals[aggregate.measure].astype(np.float64)
-    if isinstance(aggregate, OffsetSum):
-        known, scale = totals[aggregate.known], unit(aggregate.measure)
-        balance = (totals[aggregate.measure] - aggregate.even * scale * known).astype(np.float64)
-        return np.where(known > 0, balance / float(scale), np.nan)
-    numerator, denominator = totals[aggregate.numerator], totals[aggregate.denominator]
-    over_unit, under_unit = unit(aggregate.numerator), unit(aggregate.denominator)
-    # bring both to one unit, as `Ratio` does in whole numbers, before the one division that rounds
-    by_numerator, by_denominator = (1, 1) if over_unit == under_unit else (under_unit, over_unit)
-    over = ((numerator + aggregate.prior * over_unit) * by_numerator).astype(np.float64)
-    under = ((denominator + aggregate.prior * under_unit) * by_denominator).astype(np.float64)
-    made = np.full(len(over), np.nan)
-    np.divide(over, under, out=made, where=under != 0)
-    return made

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import duckdb
 
 from velo.errors import UserError
-from velo.feature_repo.catalogue.families import FAMILIES, Family
+from velo.feature_repo.catalogue.families import FAMILIES, Family, own_measures
 from velo.racing.jurisdiction import DEFAULT, Jurisdiction
 from velo.storage import table_versions
 from velo.storage.atomic_files import make_folder
@@ -46,7 +46,9 @@ class BuildReport:
 
 def fingerprint(families: tuple[Family, ...] = FAMILIES, jurisdiction: Jurisdiction = DEFAULT) -> str:
     """Identity of the formulas: the queries that make every table, and what measures a start."""
-    said = staging.formulas(jurisdiction) + "".join(text for one in families for text in _queries(one))
+    said = staging.formulas(jurisdiction, own_measures(families)) + "".join(
+        text for one in families for text in _queries(one)
+    )
     return blake2b(said.encode(), digest_size=16).hexdigest()
 
 
@@ -74,7 +76,9 @@ def build(
         steps = len(families) + 3
         progress("measure starts", 0, steps)
         spread = spark.spread if spark else staging.on_threads
-        log_end = staging.measure_new(home, memory_limit, spread, anew=whole, jurisdiction=jurisdiction)
+        log_end = staging.measure_new(
+            home, memory_limit, spread, anew=whole, jurisdiction=jurisdiction, own=own_measures(families)
+        )
         until = log_end.known_at
         assert until is not None
         if not whole:

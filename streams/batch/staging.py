@@ -154,9 +154,20 @@ def _remove_unnamed(home: Home) -> None:
 
 
 def lay_out(connection: duckdb.DuckDBPyConnection, home: Home, timezone: ZoneInfo, families: Iterable[Family]) -> None:
-    """Create the table `starts`: every start of every version that took effect, with the midnights at which its windows end."""
+    """Create the table `starts` of a store: every start of every version that took effect, with its windows' midnights."""
+    lay_out_parts(connection, parts_of(home, "results"), parts_of(home, "starts"), timezone, families)
+
+
+def lay_out_parts(
+    connection: duckdb.DuckDBPyConnection,
+    results: Sequence[Path],
+    starts: Sequence[Path],
+    timezone: ZoneInfo,
+    families: Iterable[Family],
+) -> None:
+    """Create the table `starts` from the parts of measured results and starts."""
     windows = windows_of(families)
-    _view(connection, "results", home, "results")
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW results AS SELECT * FROM {parquet(results)}")  # noqa: S608 quoted
     connection.execute("CREATE OR REPLACE TEMP TABLE applied AS " + query("applied"))
     [(first, last)] = connection.execute("SELECT min(race_date), max(race_date) FROM results").fetchall()
     days, midnights = midnights_of(first, last, timezone, windows)
@@ -165,7 +176,7 @@ def lay_out(connection: duckdb.DuckDBPyConnection, home: Home, timezone: ZoneInf
         "SELECT unnest($days::DATE[]) AS day, make_timestamptz(unnest($midnights::BIGINT[])) AS midnight",
         {"days": days, "midnights": midnights},
     )
-    _view(connection, "measured", home, "starts")
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW measured AS SELECT * FROM {parquet(starts)}")  # noqa: S608 quoted
     connection.execute("CREATE OR REPLACE TABLE starts AS " + laid_out(windows))
 
 
@@ -213,14 +224,14 @@ def _measure(
     def measure(place: int, segment: Path) -> str:
         part = f"{begun:012d}-{ended:012d}-{place:04d}-{unique}"
         with scratch_connection(home, memory_limit, threads=1) as connection:
-            _measure_segment(connection, segment, fixed, jurisdiction, home.batch, part)
+            measure_segment(connection, segment, fixed, jurisdiction, home.batch, part)
         return part
 
     paths = readable_segments(home, begun)
     return list(spread(measure, range(len(paths)), paths))
 
 
-def _measure_segment(
+def measure_segment(
     connection: duckdb.DuckDBPyConnection,
     segment: Path,
     fixed: Mapping[str, str],
@@ -228,6 +239,7 @@ def _measure_segment(
     folder: Path,
     part: str,
 ) -> None:
+    """Write the parts of one segment of the log to a folder: `KIND-PART.parquet` for each of `KINDS`."""
     log = filled("log", {**fixed, "$files": _quoted(segment)})
     connection.execute("CREATE TEMP TABLE log AS " + log)
     rows = connection.execute("SELECT DISTINCT going FROM log WHERE going IS NOT NULL").fetchall()
@@ -250,11 +262,6 @@ def keep(connection: duckdb.DuckDBPyConnection, select: str, path: Path) -> None
     aside = path.with_name("." + path.name)
     connection.execute(f"COPY ({select}) TO {_quoted(aside)} (FORMAT parquet, COMPRESSION lz4)")
     aside.replace(path)
-
-
-def _view(connection: duckdb.DuckDBPyConnection, name: str, home: Home, kind: str) -> None:
-    rows = parquet(parts_of(home, kind))
-    connection.execute(f"CREATE OR REPLACE TEMP VIEW {name} AS SELECT * FROM {rows}")  # noqa: S608 paths are quoted
 
 
 def parquet(paths: Iterable[Path]) -> str:

@@ -130,7 +130,7 @@ def recents(family: Family) -> str:
         for back in range(RECENT_DEPTH)
     )
     values = ",\n    ".join(
-        f"{_in_spark(one.sql(lambda back, of=one.measure: f'{of}_{back}', one.measure))} AS {one.name}"  # type: ignore[misc]
+        f"{one.spark(lambda back, of=one.measure: f'{of}_{back}', one.measure)} AS {one.name}"  # type: ignore[misc]
         for one in family.recent
     )
     order = ", ".join(family.start_order)
@@ -188,8 +188,8 @@ def table(family: Family) -> str:
     """One row per change of a key's values after `$after`, up to `$until`: the stored view."""
     keys = _keys(family)
     made = {
-        (one.name if span.days is None else f"{one.name}_{span.days}d"): _in_spark(
-            one.sql(lambda measure, span=span: _total(span, measure))  # type: ignore[misc]
+        (one.name if span.days is None else f"{one.name}_{span.days}d"): one.spark(
+            lambda measure, span=span: _total(span, measure)  # type: ignore[misc]
         )
         for span in spans(family)
         for one in span.aggregates
@@ -223,8 +223,3 @@ def _leaves_at(span: Span) -> str:
 def _least(instants: Iterable[str]) -> str:
     """Spark's `least` wants two arguments, and leaves nulls out as DuckDB's does."""
     return f"least({', '.join((*instants, 'CAST(NULL AS TIMESTAMP)', 'CAST(NULL AS TIMESTAMP)'))})"
-
-
-def _in_spark(expression: str) -> str:
-    """An expression of the catalogue with the floor division of whole numbers, none negative, as Spark writes it."""
-    return expression.replace(" // ", " div ")

@@ -247,12 +247,6 @@ def test_a_column_that_the_catalogue_does_not_declare_is_refused(rows: TrainingS
         rows.matrix(["horse_form__starts", stranger])
 
 
-def test_the_column_names_are_feasts_own() -> None:
-    from velo.feature_repo import objects
-
-    assert columns.ON_DEMAND == objects.ON_DEMAND
-
-
 def test_a_period_without_results_is_refused_in_one_line(store: Store) -> None:
     from velo.training.entity_rows import Period
 

@@ -10,7 +10,7 @@ import pytest
 from tests.support.builders import a_field, a_log, a_result
 from tests.support.logs import a_store, logged
 from tests.support.stores import NOW
-from velo.feature_repo.catalogue.request_time import REQUEST, STORED, as_lists, changes
+from velo.feature_repo.catalogue.request_time import REQUEST, SINCE_LAST_RUN
 from velo.racing.going import going_group
 from velo.racing.jurisdiction import DEFAULT, JAPAN, Jurisdiction
 from velo.racing.messages import Result, from_record
@@ -113,8 +113,8 @@ def test_a_second_build_under_other_rules_measures_every_start_again(tmp_path: P
 @pytest.mark.parametrize(("jurisdiction", "expected"), [(DEFAULT, 2), (JAPAN, -2)], ids=["default", "japan"])
 def test_a_higher_class_is_easier_by_default_and_harder_in_japan(jurisdiction: Jurisdiction, expected: int) -> None:
     """From class 1 to class 3: an easier race in Britain, two wins up in Japan."""
-    inputs = {column.name: [0.0] for column in REQUEST} | {name: [0.0] for name in STORED}
-    made = as_lists(changes(inputs | {"race_class": [3.0], "last_class": [1.0]}, jurisdiction))
+    inputs = {column.name: [0.0] for column in REQUEST} | {one.feature: [0.0] for one in SINCE_LAST_RUN.stored}
+    made = SINCE_LAST_RUN.listed(inputs | {"race_class": [3.0], "last_class": [1.0]}, jurisdiction)
     assert made["class_change"] == [expected]
 
 

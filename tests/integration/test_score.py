@@ -183,7 +183,7 @@ def test_online_features_equal_feasts_own_online_retrieval(store: Store, feast: 
 
     equal(columns.STORED, full_names=True)
     # Feast leaves on-demand features out of an online answer with full names.
-    equal([name for name in columns.SINCE_LAST_RUN if not name.endswith("layoff_band")], full_names=False)
+    equal([name for name in columns.REQUESTED if not name.endswith("layoff_band")], full_names=False)
 
 
 # The race

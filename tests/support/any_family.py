@@ -20,6 +20,7 @@ from velo.feature_repo.catalogue.aggregates import (
     Aggregate,
     Ewma,
     Last,
+    LastKnown,
     Max,
     OffsetSum,
     Ratio,
@@ -61,6 +62,7 @@ def recents(draw: st.DrawFn, name: str) -> Recent:
     kinds: dict[str, Recent] = {
         "last": Last(name, measure),
         "last as int": Last(name, measure, "int"),
+        "last known": LastKnown(name, measure),
         "ewma": Ewma(name, measure, depth),
         "slope": Slope(name, measure, depth, least),
         "variance": Variance(name, measure, depth, least),
@@ -161,6 +163,8 @@ def looked_back(one: Recent, starts: Sequence[Start]) -> float | int | None:
     if isinstance(one, Last):
         last = measured[-1] if measured else None
         return None if last is None else last if one.kind == "int" else float(natural(one.measure, last))
+    if isinstance(one, LastKnown):
+        return next((value for value in reversed(measured) if value is not None), None)
     newest = [natural(one.measure, value) for value in reversed(measured) if value is not None][: one.depth]
     count = len(newest)
     if isinstance(one, Max):

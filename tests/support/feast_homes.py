@@ -13,8 +13,9 @@ from redis import Redis
 
 from tests.support.changelogs import DAY_US, START_US, Size, key_values, made_up
 from velo.feature_repo import feast_store
+from velo.feature_repo.catalogue.columns import ON_DEMAND
 from velo.feature_repo.catalogue.families import BY_VIEW, FAMILIES
-from velo.feature_repo.objects import ON_DEMAND, feast_objects
+from velo.feature_repo.objects import feast_objects
 from velo.feature_repo.stores.embedded_redis import ensure
 from velo.settings import Settings
 from velo.storage.store import Home, Store

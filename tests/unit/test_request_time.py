@@ -6,8 +6,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from velo.feature_repo.catalogue.request_time import DEBUT, FEATURES, REQUEST, STORED, as_lists, changes
+from velo.feature_repo.catalogue.request_time import DEBUT, REQUEST, SINCE_LAST_RUN
 
+STORED = [one.feature for one in SINCE_LAST_RUN.stored]
 RUNNER = {
     "race_day": 20_000,
     "race_class": 4,
@@ -23,7 +24,7 @@ RUNNER = {
 
 
 def one(**changed: Any) -> dict[str, object]:
-    made = as_lists(changes({name: [value] for name, value in (RUNNER | changed).items()}))
+    made = SINCE_LAST_RUN.listed({name: [value] for name, value in (RUNNER | changed).items()})
     return {name: values[0] for name, values in made.items()}
 
 
@@ -80,12 +81,12 @@ def test_each_input_missing_makes_its_change_null_and_no_other() -> None:
 @given(st.lists(st.tuples(*[st.one_of(st.none(), st.integers(0, 30_000))] * len(RUNNER)), min_size=1, max_size=20))
 def test_many_runners_at_once_are_each_as_alone(rows: list[tuple[int | None, ...]]) -> None:
     columns = {name: [row[at] for row in rows] for at, name in enumerate(RUNNER)}
-    together = as_lists(changes(columns))  # type: ignore[arg-type]
+    together = SINCE_LAST_RUN.listed(columns)  # type: ignore[arg-type]
     for at in range(len(rows)):
-        alone = as_lists(changes({name: values[at] for name, values in columns.items()}))  # type: ignore[misc]
+        alone = SINCE_LAST_RUN.listed({name: values[at] for name, values in columns.items()})  # type: ignore[misc]
         assert {name: values[at] for name, values in together.items()} == {n: v[0] for n, v in alone.items()}
 
 
 def test_the_features_are_those_declared_and_nan_is_as_none() -> None:
-    assert list(changes(RUNNER)) == [column.name for column in FEATURES]
+    assert list(SINCE_LAST_RUN.computed(RUNNER)) == [column.name for column in SINCE_LAST_RUN.features]
     assert one(race_class=np.nan) == one(race_class=None)

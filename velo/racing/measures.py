@@ -81,8 +81,8 @@ def _billionths(name: str, words: str, most: int, value: Expression | None, leas
     return Measure(name, words, least * E9, most * E9, value)
 
 
-def _number(name: str, words: str) -> Measure:
-    return Measure(name, words, -INT32, INT32, column(name))
+def _number(name: str, words: str, value: Expression | None = None) -> Measure:
+    return Measure(name, words, -INT32, INT32, column(name) if value is None else value)
 
 
 _FIELD = column("field")

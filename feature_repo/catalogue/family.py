@@ -1,0 +1,96 @@
+"""A family: the declaration of one feature view. Batch, stream, Feast, training and serving all follow from it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from velo.errors import UserError
+from velo.feature_repo.catalogue.aggregates import (
+    STARTS_OF_A_HORSE,
+    STARTS_OF_A_KEY,
+    Aggregate,
+    Kind,
+    Recent,
+    faults,
+    recent_faults,
+)
+from velo.racing.measures import MEASURES, Measure
+
+
+@dataclass(frozen=True, slots=True)
+class Feature:
+    """One stored column: its name in its view, and whether it counts or measures."""
+
+    name: str
+    kind: Kind
+    calendar: bool = False
+    """Whether it mostly says when a start was: models do not see it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """One feature view: one row per change of a key's values.
+
+    `career` aggregates cover all known starts of the key; `windowed` ones the starts within each of `windows` (days);
+    `recent` ones the latest starts in the order of `start_order`. `measures` are measures of a user's own that they use beside
+    those of `velo.racing.measures`.
+    """
+
+    view: str
+    keys: tuple[str, ...]
+    about: str
+    career: tuple[Aggregate, ...] = ()
+    recent: tuple[Recent, ...] = ()
+    windows: tuple[int, ...] = ()
+    windowed: tuple[Aggregate, ...] = ()
+    measures: tuple[Measure, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raise `UserError` for what batch and stream could not both work out exactly."""
+        starts = STARTS_OF_A_HORSE if "horse_id" in self.keys else STARTS_OF_A_KEY
+        for one in (*self.career, *self.windowed):
+            for fault in faults(one, starts, self.known_measures):
+                raise UserError(f"feature {self.view}.{one.name}: {fault}")
+        for recent in self.recent:
+            for fault in recent_faults(recent, self.known_measures):
+                raise UserError(f"feature {self.view}.{recent.name}: {fault}")
+        if len(set(names := [one.name for one in self.features])) < len(names):
+            raise UserError(f"view {self.view}: two features have one name: {', '.join(sorted(names))}")
+
+    @property
+    def known_measures(self) -> Mapping[str, Measure]:
+        """Every measure that its features may use, by name."""
+        return {**MEASURES, **{measure.name: measure for measure in self.measures}}
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """Its columns in order: career, recent, then the windows, shortest first as declared."""
+        known = self.known_measures
+
+        def feature(name: str, kind: Kind, *measures: str) -> Feature:
+            return Feature(name, kind, any(known[measure].is_calendar for measure in measures))
+
+        return (
+            *(feature(one.name, one.kind, *one.measures) for one in self.career),
+            *(feature(one.name, one.kind, one.measure) for one in self.recent),
+            *(
+                feature(f"{one.name}_{days}d", one.kind, *one.measures)
+                for days in self.windows
+                for one in self.windowed
+            ),
+        )
+
+    @property
+    def start_order(self) -> tuple[str, ...]:
+        """The columns that order a key's starts, oldest first; no two starts of a key are equal in all of them.
+
+        A race gives a horse one start. It can give a trainer, a jockey or a cell of the draw several.
+        """
+        return ("off_time", "race_id") if "horse_id" in self.keys else ("off_time", "race_id", "horse_id")
+
+    @property
+    def formulas(self) -> tuple[str, ...]:
+        """What each of `features` is, in words."""
+        known = self.known_measures
+        over_time = [f"{one.describe(known)}, last {days} days" for days in self.windows for one in self.windowed]
+        career = [f"{one.describe(known)}, all known starts" for one in self.career]
+        return (*career, *(one.describe(known) for one in self.recent), *over_time)

@@ -1,0 +1,178 @@
+"""Features declared outside the package: exact three ways, found everywhere, and refused in one line where they are wrong."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from tests.support import own_features
+from tests.support.cli import velo_process
+from tests.support.shared import REPO
+from tests.support.strategies import RandomLog, busy_logs
+from velo.errors import UserError
+from velo.feature_repo.catalogue import own
+from velo.feature_repo.catalogue.families import SHIPPED
+from velo.feature_repo.catalogue.family import Family
+from velo.features import Last, Measure, Sum, column, extra
+from velo.racing.messages import Message, Result, from_record
+from velo.streams.three_ways import ThreeWays
+from velo.testing import WrongFeature, check
+
+SECTIONALS = st.sampled_from((None, "33.25", 33.25, "n/a", " 41 ", 40, True, "1e1", 19.99, {"a": 1}, "٣٣"))
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@given(log=busy_logs(), data=st.data())
+def test_sql_stream_and_brute_force_agree_on_families_declared_outside(log: RandomLog, data: st.DataObject) -> None:
+    """Over random logs with amended and void results, and a column of the user's own that holds anything."""
+    messages: list[Message] = []
+    for record in log.records:
+        message = from_record(record)
+        if isinstance(message, Result):
+            runners = [replace(one, kept={"sectional_last_s": data.draw(SECTIONALS)}) for one in message.runners]
+            message = replace(message, runners=tuple(runners))
+        messages.append(message)
+    assume(messages)
+    for family in own_features.FAMILIES:
+        assert next(ThreeWays(family, messages, ZoneInfo(log.timezone)).disagreements(), None) is None
+
+
+TABLE = """
+race  version  known_at          horse   trainer  position  sectional_last_s
+R1    1        2024-05-01T15:00  Arkle   Dreaper  1         33.0
+R1    1        2024-05-01T15:00  Enable  Gosden   2         n/a
+R2    1        2024-05-02T15:00  Enable  Gosden   1         35
+R1    2        2024-05-03T09:00  Arkle   Dreaper  2         34.0
+R1    2        2024-05-03T09:00  Enable  Gosden   1         -
+tick           2024-05-20T00:00
+"""
+
+
+def test_an_amended_result_takes_a_win_and_a_sectional_back_from_the_instant_it_is_known() -> None:
+    check(
+        own_features.TRAINER_WINS,
+        TABLE,
+        {
+            ("Dreaper",): {
+                "2024-05-03T08:59:59": {"runs": 1, "last_win_day": 19_844},
+                "2024-05-03T09:00": {"runs": 1, "last_win_day": None},
+            },
+            ("Gosden",): {"2024-05-03T09:00": {"runs": 2, "last_win_day": 19_845}},
+        },
+    )
+    check(
+        own_features.HORSE_SECTIONAL,
+        TABLE,
+        {
+            ("Arkle",): {"2024-05-02T00:00": {"sectional": 33.0}, "2024-05-04T00:00": {"sectional": 34.0}},
+            ("Enable",): {"2024-05-01T15:00": {"sectional": None, "runs": 1}, "2024-05-21T00:00": {"sectional": 35.0}},
+        },
+    )
+
+
+def test_a_wrong_expectation_shows_the_three_values_and_the_starts_behind_them() -> None:
+    with pytest.raises(WrongFeature) as wrong:
+        check(own_features.TRAINER_WINS, TABLE, {("Gosden",): {"2024-05-02T15:00": {"runs": 3}}})
+    lines = str(wrong.value).splitlines()
+    assert lines[:3] == [
+        "expected 3",
+        "trainer_wins__runs of Gosden at 2024-05-02T15:00:00+00:00",
+        "  SQL 2, stream 2, brute force 2",
+    ]
+    assert [line.split()[0] for line in lines[4:]] == ["R2", "R1"]
+
+
+def test_a_difference_is_shown_with_the_fewest_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that forgets amended results differs from SQL: two versions of one race show it, of four messages."""
+    from velo.streams import three_ways
+    from velo.streams.aggregation.result_delta import ResultDelta, replacing
+
+    def forgetful(result: Result, before: Result | None, measures: tuple[Measure, ...]) -> ResultDelta:
+        return ResultDelta(result.race_id) if before else replacing(result, before, measures)
+
+    monkeypatch.setattr(three_ways, "replacing", forgetful)
+    with pytest.raises(WrongFeature, match=r"shown by 2 of 4 messages"):
+        check(own_features.TRAINER_WINS, TABLE)
+
+
+RUNS = Sum("runs", "one")
+REAL = Measure("speed", "speed", 0, 100, extra("speed", least=0, most=100))
+WIDE = Measure("rank", "rank", 0, 9, column("official_rating"))
+TAKEN = Measure("win", "wins", 0, 1, column("won").counted)
+
+
+@pytest.mark.parametrize(
+    ("family", "said"),
+    [
+        (Family("horse_form", ("horse_id",), "x", career=(RUNS,)), r"the view exists already \(VÉLØ\): choose another"),
+        (Family("Fast", ("horse_id",), "x", career=(RUNS,)), r"'Fast' cannot be a name: use small letters"),
+        (Family("select", ("horse_id",), "x", career=(RUNS,)), r"'select' cannot be a name"),
+        (Family("f", ("owner_id",), "x", career=(RUNS,)), r"is keyed by owner_id: use keys among trainer_id"),
+        (
+            Family("f", ("horse_id",), "x", recent=(Last("d", "win", "int"),)),
+            r'counts nothing: add Sum\("runs", "one"\)',
+        ),
+        (
+            Family("f", ("horse_id",), "x", (RUNS,), measures=(REAL,)),
+            r"speed yields a float.*\(value \* 1000\)\.rounded",
+        ),
+        (Family("f", ("horse_id",), "x", (RUNS,), measures=(WIDE,)), r"beyond its bounds 0 to 9: write \.within"),
+        (Family("f", ("horse_id",), "x", (RUNS,), measures=(TAKEN,)), r"measure win exists already"),
+    ],
+)
+def test_a_family_that_would_not_be_exact_is_refused_in_one_line(family: Family, said: str) -> None:
+    with pytest.raises(UserError, match=said) as refused:
+        own.check_family(family, "my_features", {one.view: "VÉLØ" for one in SHIPPED}, {})
+    assert "\n" not in str(refused.value)
+    assert str(refused.value).startswith("my_features: family ")
+
+
+@pytest.mark.parametrize(
+    ("declared", "said"),
+    [({}, "declares neither FAMILIES nor REQUEST_VIEWS"), ({"FAMILIES": ["horse"]}, "make it a tuple of Family")],
+)
+def test_a_module_without_declarations_is_refused(declared: dict[str, Any], said: str) -> None:
+    module = ModuleType("my_features")
+    vars(module).update(declared)
+    with pytest.raises(UserError, match=said):
+        own.read(module, "my_features")
+
+
+def test_an_extra_column_that_the_runner_table_has_is_refused() -> None:
+    with pytest.raises(UserError, match=r"'Sp_Decimal' cannot be an extra column: the runner table has it"):
+        extra("Sp_Decimal")
+
+
+def test_a_module_that_does_not_import_stops_a_command_in_one_line_and_changes_nothing(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "velo.toml").write_text('[features]\nmodules = ["broken"]\n')
+    (home / "broken.py").write_text("import nothing_of_this_name\n")
+    done = velo_process("build", home=home)
+    assert done.code == 2
+    assert done.err.count("\n") == 1
+    assert "module broken does not import (ModuleNotFoundError" in done.err
+    assert sorted(path.name for path in home.iterdir() if path.name != "__pycache__") == ["broken.py", "velo.toml"]
+
+
+@pytest.mark.slow
+def test_own_features_are_in_feast_redis_explain_audit_training_and_the_score(tmp_path: Path) -> None:
+    """In a process of its own, for the catalogue is read once; the program asserts each value against a plain loop."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "velo.toml").write_text('[features]\nmodules = ["my_features"]\n')
+    (home / "my_features.py").write_text(Path(own_features.__file__).read_text())
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.own_features_program", str(home)],
+        env={**os.environ, "VELO_HOME": str(home), "PYTHONPATH": str(REPO)},
+        cwd=REPO, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
