@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from rich.table import Table
 
+from benchmarks.page import facts_table
 from benchmarks.stores import machine, store_of
 from velo.feature_repo.stores import embedded_redis
 from velo.feature_repo.stores.redis_client import connect
@@ -173,20 +174,17 @@ class _Doing:
 
 
 def table(figures: KillFigures) -> Table:
-    """As shown to a person."""
-    shown = Table(title=f"kill -9 while streaming ({figures.machine})", show_header=False)
-    rows: list[tuple[str, Any]] = [
+    """The figures for the terminal."""
+    facts: list[tuple[str, object]] = [
         ("kills", figures.kills),
         *((f"  while {name}", count) for name, count in figures.doing.items()),
         ("replays", figures.replays),
         ("messages", figures.messages),
-        ("values compared at", f"{figures.values_compared:,} instants"),
+        ("instants compared", figures.values_compared),
         ("differences", figures.differences),
         ("seconds", figures.seconds),
     ]
-    for name, value in rows:
-        shown.add_row(name, str(value))
-    return shown
+    return facts_table(f"kill -9 while streaming ({figures.machine})", facts)
 
 
 def _copied(loaded: Store, home: Path) -> Store:

@@ -239,7 +239,7 @@ def small_disk(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def redis_of_another(folder: Path) -> Iterator[tuple[str, Callable[[], "subprocess.Popen[bytes]"]]]:
+def redis_server(folder: Path) -> Iterator[tuple[str, Callable[[], "subprocess.Popen[bytes]"]]]:
     """Yield the URL of an external Redis and the function that starts it with its saved data; stops every server at the end."""
     folder.mkdir()
     with socket.socket() as probe:

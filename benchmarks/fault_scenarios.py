@@ -109,7 +109,7 @@ def redis_paused(scene: Scene) -> Recovery:
 def redis_away(scene: Scene) -> Recovery:
     """Stop an external Redis while results arrive one by one, then restart it with its saved data."""
     results = read_runner_tables([scene.later], scene.store).messages
-    with fault_harness.redis_of_another(scene.backup.root / "another") as (url, start):
+    with fault_harness.redis_server(scene.backup.root / "another") as (url, start):
         server = start()
         cut = replace(scene, store=Store.open(Settings(scene.home.root, redis_url=url)))
         running = _live(cut)

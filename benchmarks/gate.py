@@ -1,4 +1,4 @@
-"""`velo bench gate`: the gate asked of made-up worlds with a known edge and with none, beside the rates that its reports print."""
+"""`velo bench gate`: run the gate on synthetic markets with and without an edge; compare pass rates with the predicted ones."""
 
 import time
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
+from benchmarks.page import text_table
 from benchmarks.stores import machine
 from velo.training.gate import WINDOWS_DAYS
 from velo.training.synthetic_markets import A_DAY, DAYS, Rates, rates
@@ -13,7 +14,7 @@ from velo.training.synthetic_markets import A_DAY, DAYS, Rates, rates
 
 @dataclass(frozen=True, slots=True)
 class GateFigures:
-    """What the gate said of the worlds, how many races a day and days each had, and how long it took."""
+    """The gate's verdicts, the races per day and days of each market, and the seconds taken."""
 
     rates: Rates
     a_day: int
@@ -28,31 +29,27 @@ def measure(
     a_day: int = A_DAY,
     progress: Callable[[str, int, int], None] = lambda step, done, steps: None,
 ) -> GateFigures:
-    """Ask the gate of so many worlds of each kind, over both of its windows."""
+    """Run the gate on `worlds` markets of each kind, over both of its windows."""
     begun = time.perf_counter()
-    told = rates(worlds, seed, a_day, WINDOWS_DAYS, progress=progress)
-    return GateFigures(told, a_day, DAYS, time.perf_counter() - begun, machine())
+    found = rates(worlds, seed, a_day, WINDOWS_DAYS, progress=progress)
+    return GateFigures(found, a_day, DAYS, time.perf_counter() - begun, machine())
 
 
 def tables(figures: GateFigures) -> tuple[Table, Table]:
-    """The verdicts, and each window's pass rate beside the one foretold."""
-    verdicts = Table(
-        title=f"{figures.a_day * figures.days:,} races a world, {figures.seconds:.0f} s on {figures.machine}",
-        title_justify="left",
+    """The verdicts, and each window's pass rate with the predicted one, for the terminal."""
+    kinds = {True: "with an edge", False: "without one"}
+    title = f"{figures.a_day * figures.days:,} races a market, {figures.seconds:.0f} s on {figures.machine}"
+    verdicts = [(kinds[edge], *counts.values()) for edge, counts in figures.rates.verdicts.items()]
+    windows = [
+        (kinds[window.edge], f"{window.days} days", f"{window.passed / window.worlds:.1%}", f"{window.foretold:.1%}",
+         "yes" if window.agrees else "no")
+        for window in figures.rates.windows
+    ]  # fmt: skip
+    return (
+        text_table(title, ("markets", "PASS", "FAIL", "NOT ENOUGH DATA"), verdicts),
+        text_table(
+            "pass rate of each window, and the mean of what its reports predict",
+            ("markets", "window", "passed", "predicted", "agrees"),
+            windows,
+        ),
     )
-    for name in ("worlds", "PASS", "FAIL", "NOT ENOUGH DATA"):
-        verdicts.add_column(name, justify="left" if name == "worlds" else "right")
-    for edge, counts in figures.rates.verdicts.items():
-        verdicts.add_row("with an edge" if edge else "without one", *(str(count) for count in counts.values()))
-    windows = Table(title="pass rate of each window, and the mean of what its reports foretold", title_justify="left")
-    for name in ("worlds", "window", "passed", "foretold", "agrees"):
-        windows.add_column(name, justify="left" if name == "worlds" else "right")
-    for one in figures.rates.windows:
-        windows.add_row(
-            "with an edge" if one.edge else "without one",
-            f"{one.days} days",
-            f"{one.passed / one.worlds:.1%}",
-            f"{one.foretold:.1%}",
-            "yes" if one.agrees else "no",
-        )
-    return verdicts, windows

@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -16,13 +16,11 @@ import numpy as np
 
 from benchmarks.interleaved import Contender
 from velo.feature_repo.feast_store import REPO
-from velo.feature_repo.stores import embedded_redis
 from velo.feature_repo.stores.redis_client import connect_url
 from velo.feature_repo.stores.redis_layout import Layout
 from velo.feature_repo.stores.redis_rows import Read, RedisRows
 from velo.feature_repo.stores.redis_writer import RowWriter
 from velo.racing.clock import to_us
-from velo.storage.store import Home
 
 FLOOR, WRITTEN, PACKED = "a bare pipeline of as many bytes", "ours, a read written once", "ours, read_packed"
 PLUGIN, STOCK = "ours, get_online_features", "Feast's Redis store, get_online_features"
@@ -50,16 +48,6 @@ def contenders(
         PLUGIN: Contender("benchmarks.online:through_feast", told | {"folder": str(folder), "stock": False}),
         STOCK: Contender("benchmarks.online:through_feast", told | {"folder": str(folder), "stock": True}),
     }
-
-
-@contextlib.contextmanager
-def server(folder: Path) -> Iterator[str]:
-    """A Redis of its own, as a store's; its URL."""
-    home = Home(folder)
-    try:
-        yield embedded_redis.ensure(home)
-    finally:
-        embedded_redis.down(home)
 
 
 def fill(url: str, entities: int, views: int, features: int) -> None:
@@ -156,8 +144,7 @@ def _feast(folder: Path, url: str, *, stock: bool) -> Any:
     from feast import FeatureStore
     from feast.repo_config import RepoConfig
 
-    parts = urlsplit(url)
-    theirs = {"type": "redis", "connection_string": f"{parts.hostname}:{parts.port},password={parts.password}"}
+    theirs = {"type": "redis", "connection_string": urlsplit(url).netloc}
     ours = {
         "type": "velo.feature_repo.stores.online.VersionedRedisOnlineStore",
         "home": str(folder),

@@ -1,7 +1,7 @@
-"""What a run of the benchmarks found, as the terminal shows it and as docs/benchmarks.md tells it: the same words in both."""
+"""Show the results of a benchmark run, in the terminal and in docs/benchmarks.md, with the same words."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from velo.storage.atomic_files import make_folder, write_atomically
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """What was aimed at, what was found, and whether that will do; None where the run was too small to tell."""
+    """A target, the result, and whether the target is met; None if the run was too small."""
 
     what: str
     found: str
@@ -23,9 +23,9 @@ class Aim:
 
 @dataclass(frozen=True, slots=True)
 class BenchPart:
-    """One table: how to read it, the command that makes it again, on what, its columns and rows as text.
+    """One table: how to read it, its columns and rows as text, and the command and versions that repeat it.
 
-    `charts` are SVG texts by the name of their file; `notes` are lines below; it took so many `seconds`.
+    `charts` maps file names to SVG; `notes` are lines below the table; `seconds` is how long it took.
     """
 
     name: str
@@ -43,7 +43,7 @@ class BenchPart:
 
 @dataclass(frozen=True, slots=True)
 class BenchReport:
-    """A whole run: on which machine, by which command, when (UTC day), in how many seconds, and its parts."""
+    """A run: its machine, command, day (UTC), seconds and parts."""
 
     machine: str
     command: str
@@ -53,56 +53,66 @@ class BenchReport:
 
 
 def where_to(out: Path | None) -> Path:
-    """The document to write: as told, or the checkout's own; raises `UserError` where there is no checkout."""
+    """The document to write: `out`, or docs/benchmarks.md of the checkout; raises `UserError` without a checkout."""
     if out is not None:
         if out.suffix != ".md":
-            raise UserError(f"--out is {str(out)!r}, but what is written is Markdown: give a name that ends in .md")
+            raise UserError(f"--out is {str(out)!r}, but the page is Markdown: give a name that ends in .md")
         return out
     checkout = REPO.parent
     if not (checkout / "docs" / "architecture.md").is_file():
         raise UserError(
-            f"{checkout} is no checkout of velo, so there is no docs/benchmarks.md to write: say where with --out FILE.md"
+            f"{checkout} is not a checkout of velo, so it has no docs/benchmarks.md: name a file with --out FILE.md"
         )
     return checkout / "docs" / "benchmarks.md"
 
 
-def put_between(page: Path, mark: str, made: Callable[[str], str]) -> None:
-    """Put what is made of the lines between a page's marks, `<!-- mark -->` and `<!-- end -->`, in their place.
+def put_between(page: Path, mark: str, replacement: Callable[[str], str]) -> None:
+    """Replace the lines between a page's marks, `<!-- mark -->` and `<!-- end -->`, by `replacement(lines)`.
 
-    Raises `UserError` where it has no such marks.
+    Raises `UserError` if the page has no such marks.
     """
-    held = page.read_text(encoding="utf-8") if page.is_file() else ""
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
     between = re.compile(rf"(<!-- {re.escape(mark)} -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-    if not between.search(held):
+    if not between.search(text):
         raise UserError(f"{page} has no `<!-- {mark} -->` and `<!-- end -->`: name the page of `docs/` that has them")
-    page.write_text(between.sub(lambda marks: f"{marks[1]}\n{made(marks[2])}\n{marks[3]}", held), encoding="utf-8")
+    page.write_text(
+        between.sub(lambda marks: f"{marks[1]}\n{replacement(marks[2])}\n{marks[3]}", text), encoding="utf-8"
+    )
 
 
-def tables(report: BenchReport) -> list[Table]:
-    """As shown to a person."""
-    shown = []
-    for part in report.parts:
-        table = Table(title=f"{part.title}\n{part.command}", caption="\n".join(part.notes), title_justify="left")
-        for at, name in enumerate(part.columns):
-            table.add_column(name, justify="left" if at == 0 else "right")
-        for row in part.rows:
-            table.add_row(*row)
-        shown.append(table)
-    return [*shown, _aims_table(report)]
-
-
-def _aims_table(report: BenchReport) -> Table:
-    table = Table(title=f"aims ({report.machine}; {report.seconds:,.0f} s)", title_justify="left")
-    for name in ("aim", "found", ""):
-        table.add_column(name)
-    for part in report.parts:
-        for aim in part.aims:
-            table.add_row(aim.what, aim.found, _verdict(aim))
+def text_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, left: int = 1, caption: str = ""
+) -> Table:
+    """A table for the terminal. The first `left` columns are text, the others are right-aligned; numbers get thousands separators."""
+    table = Table(title=title, title_justify="left", caption=caption or None, show_header=any(columns))
+    for place, name in enumerate(columns):
+        table.add_column(name, justify="left" if place < left else "right")
+    for row in rows:
+        table.add_row(*(f"{cell:,}" if isinstance(cell, int | float) else str(cell) for cell in row))
     return table
 
 
+def facts_table(title: str, facts: Iterable[tuple[str, object]]) -> Table:
+    """A table of names and values for the terminal, without a header."""
+    return text_table(title, ("", ""), facts)
+
+
+def tables(report: BenchReport) -> list[Table]:
+    """The report for the terminal: a table per part, then the aims."""
+    shown = [
+        text_table(f"{part.title}\n{part.command}", part.columns, part.rows, caption="\n".join(part.notes))
+        for part in report.parts
+    ]
+    aims = [(aim.what, aim.found, _verdict(aim)) for part in report.parts for aim in part.aims]
+    if aims:
+        shown.append(
+            text_table(f"aims ({report.machine}; {report.seconds:,.0f} s)", ("aim", "found", "met"), aims, left=3)
+        )
+    return shown
+
+
 def write(report: BenchReport, path: Path) -> None:
-    """Write the document, and its charts in a folder of its name beside it; each replaced in one step."""
+    """Write the document, and its charts in a folder of the same name beside it; each file is replaced in one step."""
     folder = path.with_suffix("")
     make_folder(folder, "give --out a place you may write to")
     for part in report.parts:
@@ -112,21 +122,21 @@ def write(report: BenchReport, path: Path) -> None:
 
 
 def markdown(report: BenchReport, folder: str) -> str:
-    """The document's text; `folder` is where its charts are, seen from it."""
+    """The document as Markdown; `folder` is the path of its charts, relative to it."""
     lines = [
         "# What it costs",
         "",
-        "Written by one command from what it measured, this page and its charts; every table names the command that makes it again.",
+        "One command measured everything and wrote this page and its charts. Each table names the command that repeats it.",
         "",
         f"`{report.command}` on {report.machine}; {report.day}, {report.seconds:,.0f} s.",
         "",
-        "Contenders are processes of their own, called in turn, round after round. A figure is the median of the rounds, with their",
-        "lowest and highest in brackets. Peak MB is the most memory that the contender's process ever held. Machines with other",
-        "work on them differ from run to run by half: trust the ratios within a table.",
+        "Each contender is a process of its own, and they take turns, round after round. A figure is the median of the rounds, with",
+        "the lowest and highest in brackets. Peak MB is the peak memory of the contender's process. On a machine with other work,",
+        "figures differ by half from run to run: trust the ratios within a table.",
         "",
         "## Aims",
         "",
-        f"`{report.command}`: {report.machine}; what was compared is named at each table below.",
+        f"`{report.command}`: {report.machine}; each table below names the versions compared.",
         "",
         *_rows(("aim", "found", "met"), [(a.what, a.found, _verdict(a)) for part in report.parts for a in part.aims]),
     ]
@@ -146,4 +156,4 @@ def _rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _verdict(aim: Aim) -> str:
-    return {True: "yes", False: "no", None: "not told at this size"}[aim.met]
+    return {True: "yes", False: "no", None: "not measured at this size"}[aim.met]

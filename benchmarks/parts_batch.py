@@ -21,14 +21,19 @@ from velo.storage.store import Store
 from velo.streams.batch.build import build
 
 RAW_SHARE: Final = 0.5
-FASTER: Final = "ours is so many times as fast"
+FASTER: Final = "times as long as ours"
 MILLION, MILLION_SECONDS, AT_ROWS = 1_000_000, 30.0, 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much of each part: days of the season that is made up and tiled, starts, entity rows (`few_rows` are those that Feast's own store is given), starts replayed,
-    live results a second and for how long, entities read at once, horses, runners of a race."""
+    """The sizes of each part.
+
+    `season_days`: days of the simulated season that is tiled. `build`, `replay`, `race_starts`: starts. `few_rows`, `rows`:
+    entity rows; only `few_rows` are joined by Feast's own store too. `rates`: live results per second, for `live_seconds`.
+    `entities`: entities per online read. `race_sizes`: runners of a race. `bounded_stock`: also run Feast's own store on
+    many rows, in a process that is killed at a memory limit.
+    """
 
     rounds: int
     season_days: int
@@ -44,21 +49,22 @@ class Sizes:
     race_sizes: tuple[int, ...]
     race_starts: int
     race_requests: int
+    bounded_stock: bool = True
 
     @property
     def views(self) -> tuple[int, ...]:
-        """How many views an entity row is joined with."""
+        """Numbers of views to join."""
         return (1, len(FAMILIES)) if self.with_feast else (len(FAMILIES),)
 
     @property
     def with_feast(self) -> bool:
-        """Whether there is time for what Feast ships itself."""
+        """Whether Feast's own stores take part."""
         return bool(self.few_rows)
 
 
 @dataclass(slots=True)
 class LoadedStores:
-    """Stores loaded once for all parts, below a folder that goes at the end."""
+    """Stores loaded once for all parts, in a temporary folder."""
 
     scratch: Path
     sizes: Sizes
@@ -67,7 +73,7 @@ class LoadedStores:
     _loaded: dict[int, tuple[Store, int]] = field(default_factory=dict)
 
     def loaded(self, starts: int) -> tuple[Store, int]:
-        """A store whose log holds about so many starts, and how many; not to be changed but by building it."""
+        """A store with about `starts` starts in its log, and their exact number. Parts may build it and change nothing else."""
         if starts not in self._loaded:
             home = self.scratch / f"home-{starts}"
             self._loaded[starts] = store_of(home, starts, self.results, self.timezone)
@@ -75,7 +81,7 @@ class LoadedStores:
 
     @property
     def results(self) -> Path:
-        """The runner table that is tiled: the one that was named, else a season made up once."""
+        """The runner table to tile: the one named, else a simulated season."""
         if self.runners is not None:
             return self.runners
         path = self.scratch / "season.parquet"
@@ -86,7 +92,7 @@ class LoadedStores:
 
 
 def building(ground: LoadedStores) -> BenchPart:
-    """The whole batch build."""
+    """Measure `velo build --whole`."""
     held = {starts: ground.loaded(starts) for starts in ground.sizes.build}
     found = interleaved(
         {
@@ -115,7 +121,7 @@ def building(ground: LoadedStores) -> BenchPart:
 
 
 def whole(home: str) -> Callable[[], dict[str, Any]]:
-    """A build of everything."""
+    """A contender that builds everything."""
     store = Store.open(Settings(home=Path(home)))
 
     def once() -> dict[str, Any]:
@@ -127,7 +133,7 @@ def whole(home: str) -> Callable[[], dict[str, Any]]:
 
 
 def joining(ground: LoadedStores) -> BenchPart:
-    """The point-in-time join."""
+    """Measure the point-in-time join."""
     store, starts = ground.loaded(ground.sizes.build[0])
     build(store, datetime.now(UTC))
     sizes, every = ground.sizes, dict[tuple[int, int], dict[str, Found]]()
@@ -140,19 +146,19 @@ def joining(ground: LoadedStores) -> BenchPart:
         for name, of in found.items()
     ]
     notes = [
-        "The same answer: every value of every feature of every row is to the bit that of ours.",
-        f"The tables are those of {starts:,} starts; entity rows past so many are the same starts, a week earlier each time.",
+        '"the same": every value of every feature of every row equals ours, bit for bit.',
+        f"The tables are those of {starts:,} starts; entity rows beyond that repeat the same starts, a week earlier each time.",
     ]
     if not joins.HAS_POLARS:
-        notes.append("polars cannot be imported here, and is left out: `pip install polars`.")
-    beside = _beside(ground, store) if sizes.few_rows else []
+        notes.append("polars is not installed and is left out: `pip install polars`.")
+    beside = _beside(ground, store) if sizes.few_rows and sizes.bounded_stock else []
     if beside:
         rows += [line for one in beside for line in one.lines]
         notes.append(
-            f"Feast's DuckDB store joins every entity row with every older row of its key, all columns of it, in memory, before it "
-            f"keeps one. So it is given {sizes.few_rows[-1]:,} rows at most in turn with the others. {AT_ROWS:,} it is given "
-            f"once, warm, in a process that is killed at {stock.MOST_MB / 1000:.0f} GB or after {stock.MOST_SECONDS:.0f} s: the "
-            "table's last lines, beside ours in such a process. How long it had joined when it was killed is what it took at least."
+            f"Feast's DuckDB store joins every entity row with every older row of its key, all columns, in memory, and then keeps "
+            f"one. So it takes turns with the others at {sizes.few_rows[-1]:,} rows at most. It joins {AT_ROWS:,} rows once, warm, "
+            f"in a process that is killed at {stock.MOST_MB / 1000:.0f} GB or after {stock.MOST_SECONDS:.0f} s: the last lines of "
+            "the table, with ours in such a process. Its seconds at the kill are a lower bound."
         )
     packages = ["duckdb", "feast", "pyarrow", *(["polars"] if joins.HAS_POLARS else [])]
     return BenchPart(
@@ -176,7 +182,7 @@ def joining(ground: LoadedStores) -> BenchPart:
 
 
 def _beside(ground: LoadedStores, store: Store) -> list[stock.StockComparison]:
-    """Feast's own store at a size that may be too much for it."""
+    """Compare with Feast's own store at a size that may exceed its memory."""
     few, many = (joins.entities_of(ground.scratch, size) for size in (ground.sizes.few_rows[0], AT_ROWS))
     return stock.beside(store.home.root, many, few, AT_ROWS, ground.scratch)
 
@@ -204,8 +210,8 @@ def _series(every: dict[tuple[int, int], dict[str, Found]], views: int) -> dict[
 
 def _join_aims(every: dict[tuple[int, int], dict[str, Found]]) -> list[Aim]:
     aims, all_views = [], len(FAMILIES)
-    for views, told in ((1, "one view"), (all_views, "all views")):
-        size = max(size for size, _ in every if size <= AT_ROWS)
+    for views, name in ((1, "one view"), (all_views, "all views")):
+        size = max((size for size, _ in every if size <= AT_ROWS), default=0)
         if (size, views) not in every:
             continue
         raw, ours = every[size, views][joins.RAW], every[size, views][joins.OURS]
@@ -213,7 +219,7 @@ def _join_aims(every: dict[tuple[int, int], dict[str, Found]]) -> list[Aim]:
             share = raw.spread.median / ours.spread.median
             aims.append(
                 Aim(
-                    f"≥ {RAW_SHARE}× DuckDB ASOF JOIN by hand at {AT_ROWS:,} rows, {told}",
+                    f"≥ {RAW_SHARE}× DuckDB ASOF JOIN by hand at {AT_ROWS:,} rows, {name}",
                     f"{share:.2f}× at {size:,} rows",
                     share >= RAW_SHARE if size == AT_ROWS else None,
                 )

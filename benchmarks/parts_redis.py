@@ -10,6 +10,7 @@ import duckdb
 
 from benchmarks import online, serve
 from benchmarks.charts import growth_chart
+from benchmarks.fault_harness import redis_server
 from benchmarks.interleaved import Contender, Timing, interleaved
 from benchmarks.page import Aim, BenchPart
 from benchmarks.parts_batch import LoadedStores
@@ -38,8 +39,9 @@ def reading(ground: LoadedStores) -> BenchPart:
     rows, series, aims = [], dict[str, list[tuple[float, Timing]]](), []
     for entities in ground.sizes.entities:
         folder = ground.scratch / f"online-{entities}"
-        folder.mkdir()
-        with online.server(folder) as url:
+        # Feast's own store reaches Redis by host and port only
+        with redis_server(folder) as (url, start):
+            start()
             online.fill(url, entities, VIEWS, FEATURES)
             told = (folder, url, entities, VIEWS, FEATURES, ground.sizes.requests)
             sides = online.contenders(*told, with_feast=ground.sizes.with_feast)

@@ -21,6 +21,7 @@ from urllib.parse import quote
 import duckdb
 from rich.table import Table
 
+from benchmarks.page import facts_table
 from benchmarks.serve import catch_up, program, served
 from benchmarks.stores import machine
 from velo.feature_repo.stores import embedded_redis
@@ -99,7 +100,7 @@ class PolledAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class PollFigures:
     """How many answers came before and after each race's first result, and what is wrong with any.
 
     `leaks` stand on an instant at or past the result, `future` on one after the answer, `other` came after the result and
@@ -130,7 +131,7 @@ class Figures:
 
 def measure(
     minutes: float, races: int, rate: float, seed: int = 1, progress: Progress = lambda step, done, steps: None
-) -> Figures:
+) -> PollFigures:
     """Run a day of so many races in so many minutes, `rate` starts a second of other races beside it, and judge it."""
     with TemporaryDirectory() as scratch:
         lead = timedelta(seconds=min(30.0, 6.0 * minutes))
@@ -265,7 +266,7 @@ def _asked(connection: HTTPConnection, race_id: str) -> PolledAnswer:
 
 def _judged(
     store: Store, day: Sequence[Polled], answers: Sequence[PolledAnswer], starts: int, lead: timedelta, seconds: float
-) -> Figures:
+) -> PollFigures:
     """Hold every answer to its race's first result, by the log; and have the audit make all scores again."""
     scorer = scorer_of(store, UnbuiltLog(store.home), patience_s=UNHURRIED_S)
     now = datetime.now(UTC)
@@ -292,29 +293,25 @@ def _judged(
             same = one.as_of == decided[one.race_id] and one.fingerprint == truth[one.race_id]
             count["other"] += not same
     audit = audit_scores(scorer, now)
-    return Figures(
+    return PollFigures(
         len(known), starts, round(seconds, 1), count["before"], count["after"], count["refused"], count["leaks"],
         count["future"], count["other"], count["errors"], audit.scores, dict(audit.kinds.items()), machine(),
     )  # fmt: skip
 
 
-def table(figures: Figures) -> Table:
-    """As shown to a person."""
-    made = Table(title=f"{figures.races} races through their results ({figures.machine})", show_header=False)
-    per_second = round(figures.starts / figures.seconds)
-    rows = [
+def table(figures: PollFigures) -> Table:
+    """The figures for the terminal."""
+    facts: list[tuple[str, object]] = [
         ("seconds", figures.seconds),
-        ("starts a second beside", per_second),
+        ("other starts per second", round(figures.starts / figures.seconds)),
         ("answers before the result", figures.before),
-        ("answers after it", figures.after),
+        ("answers after the result", figures.after),
         ("refused with 503", figures.refused),
-        ("at or past the result", figures.leaks),
-        ("of an instant to come", figures.future),
-        ("after it, and not of the decision time", figures.other),
+        ("as of the result or later", figures.leaks),
+        ("as of a later instant than the answer", figures.future),
+        ("after the result, not as of the decision time", figures.other),
         ("errors", figures.errors),
         ("scores audited", figures.audited),
         *((f"audit: {kind}", count) for kind, count in figures.audit.items()),
     ]
-    for what, number in rows:
-        made.add_row(what, f"{number:,}")
-    return made
+    return facts_table(f"{figures.races} races polled past their results ({figures.machine})", facts)

@@ -21,6 +21,7 @@ from typing import Any, Final
 import duckdb
 from rich.table import Table
 
+from benchmarks.page import facts_table
 from benchmarks.stores import machine
 from velo.errors import UserError
 from velo.feature_repo.catalogue.families import BY_VIEW
@@ -133,16 +134,13 @@ def _same(found: Any, expected: Any) -> bool:
 
 
 def table(figures: ReplayFigures) -> Table:
-    """As shown to a person."""
-    shown = Table(title=f"replay through the stream ({figures.machine})", show_header=False)
-    rows: list[tuple[str, Any]] = [
-        ("messages", f"{figures.messages:,}"),
+    """The figures for the terminal."""
+    facts: list[tuple[str, object]] = [
+        ("messages", figures.messages),
         ("stream, seconds", figures.stream_seconds),
         ("audit, seconds", figures.audit_seconds),
-        *((f"{store} values compared at", f"{count:,} instants") for store, count in figures.values_compared.items()),
+        *((f"{store} instants compared", count) for store, count in figures.values_compared.items()),
         ("differences", figures.differences),
         ("probes", f"{figures.probes - figures.probes_wrong:,} of {figures.probes:,} agree"),
     ]
-    for name, value in rows:
-        shown.add_row(name, str(value))
-    return shown
+    return facts_table(f"replay through the stream ({figures.machine})", facts)

@@ -20,6 +20,7 @@ from urllib.parse import quote
 import numpy as np
 from rich.table import Table
 
+from benchmarks.page import text_table
 from benchmarks.stores import machine, store_of
 from velo.feature_repo.catalogue import request_time
 from velo.feature_repo.feast_store import REPO, apply
@@ -331,12 +332,11 @@ def _now() -> datetime:
 
 
 def table(figures: ServeFigures) -> Table:
-    """As shown to a person."""
-    made = Table(title=f"one race at a time, {figures.starts:,} starts known ({figures.machine})")
-    for name in ("what", "runners", "stream", "requests", "refused", "p50 ms", "p99 ms", "p99.9 ms", "races/s"):
-        made.add_column(name, justify="left" if name == "what" else "right")
-    for one in figures.measured:
-        load = f"{figures.rate:,.0f} starts/s" if one.loaded else "idle"
-        numbers = (one.requests, one.refused, one.p50_ms, one.p99_ms, one.p999_ms, one.races_per_second)
-        made.add_row(one.what, str(one.runners), load, *(f"{value:,}" for value in numbers))
-    return made
+    """The figures for the terminal."""
+    rows = [
+        (way.what, str(way.runners), f"{figures.rate:,.0f} starts/s" if way.loaded else "idle", way.requests, way.refused,
+         way.p50_ms, way.p99_ms, way.p999_ms, way.races_per_second)
+        for way in figures.measured
+    ]  # fmt: skip
+    columns = ("what", "runners", "stream", "requests", "refused", "p50 ms", "p99 ms", "p99.9 ms", "races/s")
+    return text_table(f"one race at a time, {figures.starts:,} starts known ({figures.machine})", columns, rows)

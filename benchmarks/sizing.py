@@ -11,7 +11,7 @@ from typing import Final
 import duckdb
 from rich.table import Table
 
-from benchmarks.page import put_between
+from benchmarks.page import put_between, text_table
 from benchmarks.stores import hardware, versions
 from benchmarks.stream_long import handover
 from velo.errors import UserError
@@ -230,22 +230,13 @@ def _shown(value: float) -> str:
 
 
 def table(figures: SizingFigures) -> list[Table]:
-    """As shown to a person."""
-    shown = []
-    for title, rows in (
-        (
-            "what a unit costs",
-            [("unit", "cost"), *((WORDS[name], _shown(value)) for name, value in asdict(figures.units).items())],
-        ),
-        ("what that makes of all racing", grown(figures.units)),
-    ):
-        made = Table(title=title)
-        for place, name in enumerate(rows[0]):
-            made.add_column(name, justify="right" if place else "left")
-        for row in rows[1:]:
-            made.add_row(*row)
-        shown.append(made)
-    return shown
+    """The units and the extrapolation for the terminal."""
+    units = [(WORDS[name], _shown(value)) for name, value in asdict(figures.units).items()]
+    columns, *rows = grown(figures.units)
+    return [
+        text_table("what a unit costs", ("unit", "cost"), units),
+        text_table("extrapolated to all racing", columns, rows),
+    ]
 
 
 def write_into(page: Path, figures: SizingFigures) -> None:

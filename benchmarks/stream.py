@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final
+from typing import Final
 
 from prometheus_client import Histogram
 from rich.table import Table
 
 from benchmarks.baseline_views import CONTRACT
+from benchmarks.page import text_table
 from benchmarks.stores import machine, peak_mb, store_of
 from velo.feature_repo.catalogue.families import FAMILIES
 from velo.feature_repo.stores import embedded_redis
@@ -195,27 +196,29 @@ def feed(home: Path, rate: float, seconds: float) -> tuple[int, int]:
 
 
 def table(figures: StreamFigures) -> list[Table]:
-    """As shown to a person."""
-    replayed = Table(title=f"replay of a whole log ({figures.replays[0].machine})")
-    for name in ("sinks", "views", "starts", "seconds", "starts/s", "CPU s", "peak MB"):
-        replayed.add_column(name, justify="left" if name == "sinks" else "right")
-    for one in figures.replays:
-        values: list[Any] = [
-            one.views,
-            one.starts,
-            one.seconds,
-            one.starts_per_second,
-            one.cpu_seconds,
-            one.peak_mb,
-        ]
-        replayed.add_row(one.sinks, *(f"{value:,}" for value in values))
-    live = Table(title="from a result's known_at to readable in Redis")
-    for name in ("results/s", "starts/s", "results", "p50 ms", "p99 ms", "longest ms"):
-        live.add_column(name, justify="right")
-    for each in figures.live:
-        values = [each.results_per_second, each.starts_per_second, each.results, each.p50_ms, each.p99_ms]
-        live.add_row(*(f"{value:,}" for value in [*values, each.longest_ms]))
-    return [replayed, live]
+    """The replays and the live rates for the terminal."""
+    replays = [
+        (replay.sinks, replay.views, replay.starts, replay.seconds, replay.starts_per_second,
+         replay.cpu_seconds, replay.peak_mb)
+        for replay in figures.replays
+    ]  # fmt: skip
+    live = [
+        (rate.results_per_second, rate.starts_per_second, rate.results, rate.p50_ms, rate.p99_ms, rate.longest_ms)
+        for rate in figures.live
+    ]
+    return [
+        text_table(
+            f"replay of a whole log ({figures.replays[0].machine})",
+            ("sinks", "views", "starts", "seconds", "starts/s", "CPU s", "peak MB"),
+            replays,
+        ),
+        text_table(
+            "from a result's known_at to readable in Redis",
+            ("results/s", "starts/s", "results", "p50 ms", "p99 ms", "longest ms"),
+            live,
+            left=0,
+        ),
+    ]
 
 
 def copied(loaded: Store, home: Path) -> Path:

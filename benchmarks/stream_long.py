@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
 from pathlib import Path
@@ -22,6 +22,7 @@ from typing import Any, Final
 import duckdb
 from rich.table import Table
 
+from benchmarks.page import text_table
 from benchmarks.stores import apart, machine
 from velo.feature_repo.stores import embedded_redis
 from velo.feature_repo.stores.redis_client import connect
@@ -234,31 +235,29 @@ def _resident_mb() -> float:
 
 
 def handover_table(one: Handover) -> Table:
-    """As shown to a person."""
-    table = Table(title=f"hand-over from a build of {one.built_messages:,} messages ({one.machine})")
-    told = [("rows put in Redis", f"{one.online_rows:,}"), ("s until it read", f"{one.begun:,}")]
-    told += [("s to lay the state", f"{one.laid:,}"), ("s to fill Redis, beside it", f"{one.filled:,}")]
-    told += [
-        ("s until live", f"{one.live:,}"),
-        ("CPU s", f"{one.cpu:,}"),
-        ("peak MB", f"{one.peak_mb:,}"),
-        ("Redis MB", f"{one.redis_mb:,}"),
-    ]
-    for name, _ in told:
-        table.add_column(name, justify="right")
-    table.add_row(*(value for _, value in told))
-    return table
+    """The figures for the terminal."""
+    facts = {
+        "rows put in Redis": one.online_rows,
+        "s until it read": one.begun,
+        "s to restore the state": one.laid,
+        "s to fill Redis meanwhile": one.filled,
+        "s until live": one.live,
+        "CPU s": one.cpu,
+        "peak MB": one.peak_mb,
+        "Redis MB": one.redis_mb,
+    }
+    title = f"takeover from a build of {one.built_messages:,} messages ({one.machine})"
+    return text_table(title, [*facts], [[*facts.values()]], left=0)
 
 
 def year_table(figures: Sequence[Month]) -> Table:
-    """As shown to a person."""
-    table = Table(title=f"one stream through a simulated year ({machine()})", caption=_growth(figures))
-    for name in ("month", "starts so far", "keys", "resident MB", "recovery MB", "the stream's parts"):
-        table.add_column(name, justify="left" if name == "month" else "right")
-    for one in figures:
-        numbers = one.starts, one.keys, one.rss_mb, one.recovery_mb, one.stream_parts
-        table.add_row(one.month, *(f"{value:,}" for value in numbers))
-    return table
+    """The months for the terminal."""
+    return text_table(
+        f"one stream through a simulated year ({machine()})",
+        ("month", "starts so far", "keys", "resident MB", "recovery MB", "the stream's parts"),
+        [astuple(month) for month in figures],
+        caption=_growth(figures),
+    )
 
 
 def _growth(figures: Sequence[Month]) -> str:

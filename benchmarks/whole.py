@@ -1,4 +1,4 @@
-"""`velo bench`: everything in one go, each part at two or more sizes, its contenders in turn, round after round."""
+"""`velo bench`: run the parts, each at two or more sizes, with contenders that take turns."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +15,8 @@ from benchmarks.stores import hardware
 from velo.errors import UserError
 
 Step = Callable[[str, int, int], None]
+JOIN_STARTS: Final = 100_000
+"""Starts of the tables that `velo bench point-in-time` joins, or as many as entity rows if those are more."""
 FULL: Final = Sizes(
     rounds=3,
     season_days=3650,
@@ -31,7 +33,7 @@ FULL: Final = Sizes(
     race_starts=20_000,
     race_requests=200,
 )
-"""Ends on two cores within half an hour."""
+"""Takes half an hour on two cores."""
 QUICK: Final = Sizes(
     rounds=1,
     season_days=30,
@@ -48,8 +50,8 @@ QUICK: Final = Sizes(
     race_starts=0,
     race_requests=0,
 )
-"""So small that it shows only that everything runs; without what needs minutes whatever its size: Feast's own stores, a
-trained model, a second process."""
+"""Shows only that everything runs. Leaves out what takes minutes at any size: Feast's own stores, a trained model, a
+second process."""
 PARTS: Final[Mapping[str, Callable[[LoadedStores], BenchPart | None]]] = {
     "build": parts_batch.building,
     "join": parts_batch.joining,
@@ -63,32 +65,51 @@ PARTS: Final[Mapping[str, Callable[[LoadedStores], BenchPart | None]]] = {
 
 @dataclass(frozen=True, slots=True)
 class BenchOptions:
-    """What `velo bench` was asked for; `only` is empty for all parts."""
+    """The options of `velo bench`; `only` is empty for all parts. `sizes` and `detail` are those of a command for one part."""
 
     quick: bool
     only: tuple[str, ...]
     runners: Path | None
     timezone: str
+    sizes: Sizes | None = None
+    detail: str = ""
 
     def command(self, only: Sequence[str]) -> str:
-        """How to ask for it again."""
-        words = ["velo bench", *(f"--only {name}" for name in only), *(["--quick"] if self.quick else [])]
+        """The command that repeats these parts."""
+        words = ["velo bench", *([self.detail] if self.detail else [f"--only {name}" for name in only])]
+        words += ["--quick"] if self.quick else []
         if self.runners is not None:
             words += [f"--runners {self.runners}", f"--timezone {self.timezone}"]
         return " ".join(words)
 
 
-def measure(asked: BenchOptions, now: datetime, progress: Step) -> Iterator[BenchReport]:
-    """Run the parts asked for: a report after each, the last one whole; `now` dates them. Raises `UserError` for a part that does not exist."""
-    unknown = [name for name in asked.only if name not in PARTS]
+def build_options(starts: Sequence[int], runners: Path | None, timezone: str) -> BenchOptions:
+    """Options of `velo bench build`: one build of each size."""
+    sizes = replace(FULL, rounds=1, build=tuple(starts))
+    detail = " ".join(["build", *(f"--starts {count}" for count in starts)])
+    return BenchOptions(quick=False, only=("build",), runners=runners, timezone=timezone, sizes=sizes, detail=detail)
+
+
+def join_options(rows: Sequence[int], stock_rows: int, runners: Path | None, timezone: str) -> BenchOptions:
+    """Options of `velo bench point-in-time`: Feast's own store joins at most `stock_rows` rows."""
+    few, many = (tuple(count for count in rows if (count <= stock_rows) == is_few) for is_few in (True, False))
+    sizes = replace(FULL, build=(max(*rows, JOIN_STARTS),), few_rows=few, rows=many, bounded_stock=False)
+    detail = " ".join(["point-in-time", *(f"--rows {count}" for count in rows), f"--stock-rows {stock_rows}"])
+    return BenchOptions(quick=False, only=("join",), runners=runners, timezone=timezone, sizes=sizes, detail=detail)
+
+
+def measure(options: BenchOptions, now: datetime, progress: Step) -> Iterator[BenchReport]:
+    """Run parts and yield a report after each; the last report is complete. `now` dates it. Raises `UserError` for an unknown part."""
+    unknown = [name for name in options.only if name not in PARTS]
     if unknown:
         raise UserError(f"--only is {unknown[0]!r}, but the parts are {', '.join(PARTS)}: name one of these")
-    if asked.runners is not None and not asked.runners.is_file():
-        raise UserError(f"--runners is {str(asked.runners)!r}, and there is no such file: name a runner table")
-    chosen = [name for name in PARTS if not asked.only or name in asked.only]
+    if options.runners is not None and not options.runners.is_file():
+        raise UserError(f"--runners is {str(options.runners)!r}, which does not exist: name a runner table")
+    chosen = [name for name in PARTS if not options.only or name in options.only]
     begun, parts = time.perf_counter(), []
     with TemporaryDirectory(prefix="velo-bench-") as scratch:
-        ground = LoadedStores(Path(scratch), QUICK if asked.quick else FULL, asked.runners, asked.timezone)
+        sizes = options.sizes or (QUICK if options.quick else FULL)
+        ground = LoadedStores(Path(scratch), sizes, options.runners, options.timezone)
         for number, name in enumerate(chosen):
             progress(name, number, len(chosen))
             before = time.perf_counter()
@@ -96,5 +117,5 @@ def measure(asked: BenchOptions, now: datetime, progress: Step) -> Iterator[Benc
             seconds = round(time.perf_counter() - begun, 1)
             if part is not None:
                 own = round(time.perf_counter() - before, 1)
-                parts.append(replace(part, name=name, command=asked.command([name]), seconds=own))
-            yield BenchReport(hardware(), asked.command(asked.only), f"{now:%Y-%m-%d}", seconds, tuple(parts))
+                parts.append(replace(part, name=name, command=options.command([name]), seconds=own))
+            yield BenchReport(hardware(), options.command(options.only), f"{now:%Y-%m-%d}", seconds, tuple(parts))

@@ -12,7 +12,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from benchmarks import joins, serve
+from benchmarks import joins, serve, whole
 from benchmarks.baseline_views import CONTRACT
 from tests.support.cli import velo
 from tests.support.logs import a_store, fixed
@@ -77,16 +77,20 @@ def test_stream_measures_a_year(tmp_path: Path) -> None:
 
 
 def test_build_measures_each_size(season: Path, tmp_path: Path) -> None:
-    assert len(bench(tmp_path, "build", "--starts", 30, "--starts", 60, "--runners", season)) == 2
+    [part] = bench(tmp_path, "build", "--starts", 30, "--starts", 60, "--runners", season)["parts"]
+    assert len(part["rows"]) == 2
+    assert part["command"].startswith("velo bench build --starts 30 --starts 60 --runners ")
 
 
 def test_point_in_time_asks_every_contender_of_the_whole_bench_and_all_answer_alike(
-    season: Path, tmp_path: Path
+    season: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    figures = bench(tmp_path, "point-in-time", "--rows", 20, "--stock-rows", 10, "--runners", season)
+    monkeypatch.setattr(whole, "JOIN_STARTS", 500)
+    [part] = bench(tmp_path, "point-in-time", "--rows", 20, "--stock-rows", 10, "--runners", season)["parts"]
+    contender, rows, answer = (part["columns"].index(name) for name in ("contender", "entity rows", "answer"))
     nowhere = Path("none")
-    assert [one["store"] for one in figures] == [*joins.contenders(nowhere, nowhere, 1, nowhere, stock=False)]
-    assert all((one["rows_out"], one["same"], one["failed"]) == (20, True, None) for one in figures)
+    assert [row[contender] for row in part["rows"]] == [*joins.contenders(nowhere, nowhere, 1, nowhere, stock=False)]
+    assert {(row[rows], row[answer]) for row in part["rows"]} == {("20", "the same")}
 
 
 def test_replay_audits_what_it_replayed(season: Path, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_the_document_says_what_was_printed_and_nothing_else(ran: tuple[dict[str
     printed = [("aim", "found", "met")]
     for part in report["parts"]:
         printed += [part["columns"], *part["rows"]]
-        printed += [(aim["what"], aim["found"], "not told at this size") for aim in part["aims"]]
+        printed += [(aim["what"], aim["found"], "not measured at this size") for aim in part["aims"]]
     written = [line for line in document.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
     assert sorted(written) == sorted(f"| {' | '.join(row)} |" for row in printed)
 
@@ -89,7 +89,7 @@ def test_without_a_checkout_there_is_no_page_to_write_and_it_says_so(
 ) -> None:
     """Before anything is measured."""
     monkeypatch.setattr(page, "REPO", tmp_path / "feature_repo")
-    with pytest.raises(UserError, match=r"is no checkout of velo.* --out FILE\.md"):
+    with pytest.raises(UserError, match=r"is not a checkout of velo.* --out FILE\.md"):
         page.where_to(None)
     assert page.where_to(tmp_path / "x.md") == tmp_path / "x.md"
 
@@ -99,7 +99,7 @@ def test_without_a_checkout_there_is_no_page_to_write_and_it_says_so(
     [
         (("--only", "speed"), "the parts are build, join"),
         (("--out", "costs.txt"), "a name that ends in .md"),
-        (("--runners", "none.parquet"), "there is no such file"),
+        (("--runners", "none.parquet"), "does not exist"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_runs(options: tuple[str, ...], said: str, tmp_path: Path) -> None:

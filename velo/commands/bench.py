@@ -2,12 +2,15 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from velo.commands.edge import Json, now, show, steps
 from velo.errors import UserError
+
+if TYPE_CHECKING:
+    from benchmarks.whole import BenchOptions
 
 bench_app = typer.Typer(help="Measure this machine: every part in one run, or one part in detail.")
 Results = Annotated[Path | None, typer.Option("--runners", help="Runner table to tile (default: a simulated season).")]
@@ -66,6 +69,17 @@ def together(
     show(report, as_json, lambda: Group(*tables(report)))
 
 
+def _show_part(options: "BenchOptions", as_json: bool) -> None:
+    from rich.console import Group
+
+    from benchmarks.page import tables
+    from benchmarks.whole import measure
+
+    with steps(as_json) as progress:
+        [report] = measure(options, now(), progress)
+    show(report, as_json, lambda: Group(*tables(report)))
+
+
 @bench_app.command()
 def build(
     starts: Annotated[list[int], typer.Option(help="Number of starts. Repeatable.")] = [  # noqa: B006 typer copies it
@@ -77,10 +91,9 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Measure a full `velo build`: starts/s and peak memory, one process for each size."""
-    from benchmarks.build import measure, table
+    from benchmarks.whole import build_options
 
-    figures = measure(starts, runners, timezone)
-    show(figures, as_json, lambda: table(figures))
+    _show_part(build_options(starts, runners, timezone), as_json)
 
 
 @bench_app.command("point-in-time")
@@ -96,11 +109,10 @@ def point_in_time(
     timezone: Zone = "Europe/London",
     as_json: Json = False,
 ) -> None:
-    """Measure the point-in-time join over all views: ours, plain DuckDB, polars, and Feast's own store up to --stock-rows."""
-    from benchmarks.point_in_time import measure, table
+    """Measure the point-in-time join: ours, plain DuckDB, polars, and Feast's own store up to --stock-rows."""
+    from benchmarks.whole import join_options
 
-    figures = measure(rows, stock_rows, runners, timezone)
-    show(figures, as_json, lambda: table(figures))
+    _show_part(join_options(rows, stock_rows, runners, timezone), as_json)
 
 
 @bench_app.command()
