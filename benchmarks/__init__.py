@@ -1,6 +1,6 @@
-"""What it costs, and what harm does: the commands of `velo bench`. Figures are printed, never asserted.
+"""The commands of `velo bench`: time, memory and faults on this machine. They print figures and assert nothing about speed.
 
-`whole` is `velo bench` itself: its parts are in `parts_…`, each calls contenders in turn by `rounds`, and `page` writes what they
-found. The other commands are modules of their own name. `faults` makes the harm of `fault_scenes` and `damage_scenes` to copies of
-one store (`harm`), and `kills` its processes. `ground` loads stores of a given size and measures a call in a process of its own.
+`whole` runs the parts in `parts_batch`, `parts_live` and `parts_redis`; `interleaved` runs contenders in turn, each in its own
+process, and `page` shows the results. `faults` injects the faults of `fault_scenarios` into copies of one store, with
+`fault_harness`, and kills a stream with `crash_test`. The other modules are named after their command.
 """

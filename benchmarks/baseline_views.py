@@ -1,4 +1,4 @@
-"""`velo …` with the eight views of the contract alone, as if the catalogue had no other: what the aims are counted by."""
+"""Run `velo …` with only the eight views of the contract in the catalogue; the aims refer to these."""
 
 from typing import Final
 
@@ -15,11 +15,11 @@ CONTRACT: Final = (
 
 
 def only_contract() -> None:
-    """Leave the other views out of the catalogue, for this process; whoever reads it must not have begun."""
+    """Remove the other views from this process's catalogue. Call it before any module reads the catalogue."""
     from velo.feature_repo.catalogue import families
 
-    chosen = tuple(one for one in families.FAMILIES if one.view in CONTRACT)
-    vars(families).update(FAMILIES=chosen, BY_VIEW={one.view: one for one in chosen})
+    chosen = tuple(family for family in families.FAMILIES if family.view in CONTRACT)
+    vars(families).update(FAMILIES=chosen, BY_VIEW={family.view: family for family in chosen})
 
 
 if __name__ == "__main__":

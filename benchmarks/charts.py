@@ -1,4 +1,4 @@
-"""Growth as a picture: both axes by powers of ten, each contender with a mark and a dash of its own."""
+"""Growth charts as SVG: both axes logarithmic, each contender with its own mark and dash."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -12,36 +12,36 @@ LEGEND_ROW = 15
 
 
 def growth_chart(title: str, x_name: str, y_name: str, series: Mapping[str, Sequence[tuple[float, Timing]]]) -> str:
-    """The median of each size with the range of its rounds, as an SVG file's text."""
+    """The median of each size with the range of its rounds, as the text of an SVG file."""
     xs = [x for points in series.values() for x, _ in points]
-    ys = [y for points in series.values() for _, one in points for y in (one.low, one.high)]
+    ys = [y for points in series.values() for _, timing in points for y in (timing.low, timing.high)]
     x_ends, y_ends = _decades(xs), _decades(ys)
     height = HEIGHT + LEGEND_ROW * len(series)
     axes = Axes(x_ends, y_ends, HEIGHT)
     marks = [_across(axes, x_name, y_name)]
     for number, (name, points) in enumerate(series.items()):
-        spots = [(log10(x), one) for x, one in points]
-        path = axes.path([(x, log10(one.median)) for x, one in spots])
+        spots = [(log10(x), timing) for x, timing in points]
+        path = axes.path([(x, log10(timing.median)) for x, timing in spots])
         marks.append(f'<polyline class="line" stroke-dasharray="{DASHES[number % len(DASHES)]}" points="{path}"/>')
-        for x, one in spots:
-            left, low = axes.at(x, log10(one.low))
-            _, high = axes.at(x, log10(one.high))
+        for x, timing in spots:
+            left, low = axes.at(x, log10(timing.low))
+            _, high = axes.at(x, log10(timing.high))
             marks.append(f'<line class="whisker" x1="{left:.1f}" y1="{low:.1f}" x2="{left:.1f}" y2="{high:.1f}"/>')
-            marks.append(_mark(number, left, axes.at(x, log10(one.median))[1]))
+            marks.append(_mark(number, left, axes.at(x, log10(timing.median))[1]))
         top = HEIGHT + LEGEND_ROW * number + 4
         dash = DASHES[number % len(DASHES)]
         marks.append(f'<line class="line" stroke-dasharray="{dash}" x1="10" y1="{top}" x2="46" y2="{top}"/>')
         marks.append(_mark(number, 28, top))
         marks.append(f'<text x="52" y="{top + 4}">{escape(name)}</text>')
-    told = "; ".join(
-        f"{name}: " + ", ".join(f"{one.median:,.3g} at {x:,.0f}" for x, one in points)
+    description = "; ".join(
+        f"{name}: " + ", ".join(f"{timing.median:,.3g} at {x:,.0f}" for x, timing in points)
         for name, points in series.items()
     )
-    return picture(title, told, marks, height)
+    return picture(title, description, marks, height)
 
 
 def _across(axes: Axes, x_name: str, y_name: str) -> str:
-    parts = [axes.across(x_name, [_power(one) for one in range(int(axes.x[0]), int(axes.x[1]) + 1)])]
+    parts = [axes.across(x_name, [_power(power) for power in range(int(axes.x[0]), int(axes.x[1]) + 1)])]
     for power in range(int(axes.y[0]), int(axes.y[1]) + 1):
         left, top = axes.at(axes.x[0], power)
         right, _ = axes.at(axes.x[1], power)

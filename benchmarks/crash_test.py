@@ -1,8 +1,7 @@
-"""SIGKILL, again and again: a replay killed at random moments, then audited. Part of `velo bench faults`.
+"""Kill a replay with SIGKILL at random moments, then audit it. Part of `velo bench faults`.
 
-Batches are small and each is an epoch of its own, so most moments fall into writing, sealing and committing; what each
-killed process was doing is counted. When a replay reaches the log's end before all kills are spent, it is audited and
-another begins in a new home.
+Batches are small and each is an epoch, so most kills fall into writing, sealing and committing; the activity of each killed
+process is counted. A replay that reaches the log's end with kills left is audited, and another begins in a new home.
 """
 
 import multiprocessing
@@ -38,7 +37,7 @@ from velo.streams.dataflow.runtime import StreamOptions, plan, run
 
 BATCH: Final = 10
 LONGEST_SECONDS: Final = 1.0
-"""A process lives at most so long, from its start or from its first record on, before it is killed."""
+"""The longest time before a process is killed, from its start or from its first record."""
 FROM_THE_START: Final = 0.2
 """The share of kills that may fall before the first record."""
 STARTING, READING = "starting", "reading, rolling, committing"
@@ -49,8 +48,8 @@ WATCHED: Final[dict[str, tuple[type, str]]] = {
     "writing to Redis": (RowWriter, "write_batches"),
     "filling Redis": (RedisPartition, "_fill"),
 }
-"""What a process does, by the method that does it; of what its threads do at one moment the one further down counts."""
-DOINGS: Final = (STARTING, READING, *WATCHED)
+"""Activities and the methods that perform them. If threads have several at once, the one further down counts."""
+ACTIVITIES: Final = (STARTING, READING, *WATCHED)
 PRELOADED: Final = [
     "benchmarks.crash_test",
     "velo.streams.dataflow.runtime",
@@ -64,9 +63,9 @@ PRELOADED: Final = [
 
 @dataclass(frozen=True, slots=True)
 class KillFigures:
-    """What the kills did: how many, over how many whole replays, and what the audits found (nothing lost or doubled).
+    """The kills, the complete replays, and what their audits found.
 
-    `doing` counts the kills by what the process was doing.
+    `doing` counts the kills by the activity of the process.
     """
 
     kills: int
@@ -80,7 +79,7 @@ class KillFigures:
 
 
 def measure(kills: int, starts: int, seed: int, runners: Path | None, timezone: str) -> KillFigures:
-    """Kill a replay of about so many starts until all kills are spent, and audit each when it has come to its end."""
+    """Kill replays of about `starts` starts until all kills are spent; audit each at its end."""
     begun, replays, compared, differences, messages = time.perf_counter(), 0, 0, 0, 0
     chance, doing, spent = random.Random(seed), Counter[str](), 0
     with TemporaryDirectory() as scratch:
@@ -100,12 +99,12 @@ def measure(kills: int, starts: int, seed: int, runners: Path | None, timezone: 
             compared += sum(report.compared.values())
             differences += report.found
     seconds = round(time.perf_counter() - begun, 1)
-    by_doing = {name: doing[name] for name in DOINGS}
+    by_doing = {name: doing[name] for name in ACTIVITIES}
     return KillFigures(spent, by_doing, replays, messages, compared, differences, seconds, machine())
 
 
 def replay(store: Store, kills: int, chance: random.Random) -> Counter[str]:
-    """Run the stream to the log's end, killed at most so many times on the way; returns what the killed were doing."""
+    """Run the stream to the log's end with at most `kills` kills; returns the activities of the killed processes."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     killed = Counter[str]()
@@ -116,60 +115,60 @@ def replay(store: Store, kills: int, chance: random.Random) -> Counter[str]:
         process.start()
         if killed.total() < kills:
             if chance.random() >= FROM_THE_START:
-                while DOINGS[doing.value] == STARTING and process.exitcode is None:
+                while ACTIVITIES[doing.value] == STARTING and process.exitcode is None:
                     process.join(0.005)
             process.join(chance.uniform(0, LONGEST_SECONDS))
         else:
             process.join()
-        ended, at = process.exitcode is not None, DOINGS[doing.value]
+        ended, activity = process.exitcode is not None, ACTIVITIES[doing.value]
         process.kill()
         process.join()
         if ended:
             if process.exitcode:
                 raise RuntimeError(f"the stream ended with {process.exitcode}")
             return killed
-        killed[at] += 1
+        killed[activity] += 1
 
 
 def stream(home: str, timezone: str, redis_url: str | None, doing: Any) -> None:
-    """Run a stream with small epochs to the log's end; `doing` says what it does."""
-    shown = _Doing(doing)
+    """Run a stream with small epochs to the log's end; `doing` is the number of its activity."""
+    activity = _Activity(doing)
     for number, (owner, name) in enumerate(WATCHED.values(), 2):
-        setattr(owner, name, shown.while_in(getattr(owner, name), number))
+        setattr(owner, name, activity.during(getattr(owner, name), number))
     first = LogPartition.next_batch
-    setattr(LogPartition, "next_batch", shown.while_in(first, DOINGS.index(READING)))  # noqa: B010 a method of another class
+    setattr(LogPartition, "next_batch", activity.during(first, ACTIVITIES.index(READING)))  # noqa: B010 a method of another class
     store = Store.open(Settings(Path(home), zone_named(timezone), redis_url))
     options = StreamOptions(once=True, snapshot_every=timedelta(0), batch=BATCH)
     run(plan(store), options, lambda: datetime.now(UTC), Telemetry(), stop=Event())
 
 
-class _Doing:
-    """Shows another process what the threads of this one do."""
+class _Activity:
+    """Publishes what the threads of this process do, in shared memory."""
 
-    def __init__(self, shown: Any) -> None:
-        self._shown = shown
+    def __init__(self, shared: Any) -> None:
+        self._shared = shared
         self._by_thread: dict[int, int] = {}
         self._changing = Lock()
 
-    def while_in(self, method: Callable[..., Any], number: int) -> Callable[..., Any]:
-        """The method, shown as this number while it runs."""
+    def during(self, method: Callable[..., Any], number: int) -> Callable[..., Any]:
+        """Wrap a method so that its activity is published while it runs."""
 
-        def noted(*given: Any, **named: Any) -> Any:
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
             before = self._now(number)
             try:
-                return method(*given, **named)
+                return method(*args, **kwargs)
             finally:
-                # what is not watched is the engine's, once there was a record
-                self._now(number if number == DOINGS.index(READING) else before)
+                # after the first record, anything else is the engine's
+                self._now(number if number == ACTIVITIES.index(READING) else before)
 
-        return noted
+        return wrapped
 
     def _now(self, number: int) -> int:
         thread = get_ident()
         with self._changing:
             before = self._by_thread.get(thread, 0)
             self._by_thread[thread] = number
-            self._shown.value = max(self._by_thread.values())
+            self._shared.value = max(self._by_thread.values())
         return before
 
 

@@ -1,11 +1,11 @@
-"""Scenes of `velo bench faults` in which a file is damaged: of each kind that a store has."""
+"""Scenarios of `velo bench faults` that damage a file, one for each kind of file in a store."""
 
 import shutil
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import fault_harness
-from benchmarks.fault_harness import Scene
+from benchmarks.fault_harness import Sandbox
 from benchmarks.fault_report import NOTHING, Recovery, recovered_by, refused
 from velo.feature_repo.catalogue.families import BY_VIEW
 from velo.feature_repo.stores import embedded_redis
@@ -16,138 +16,140 @@ from velo.storage.log.format import segments
 from velo.training import bundle
 
 LONGER_THAN_ANY_VALUE: Final = 2**14
-"""Bytes of Redis's file that hold more than values: within one alone, only an audit would see a change."""
+"""Bytes to damage in Redis's file, so that the damage is not within a single value, where only an audit would find it."""
 
 
-def torn_tail(scene: Scene) -> Recovery:
-    """Half a record at the log's end: of a write that was never acknowledged."""
-    last = segments(scene.home)[-1].path
+def torn_tail(sandbox: Sandbox) -> Recovery:
+    """Half a record at the log's end, from a write that was never acknowledged."""
+    last = segments(sandbox.home)[-1].path
     line = last.read_bytes().splitlines(keepends=True)[-1]
     with last.open("ab") as file:
         file.write(line[: len(line) // 2])
-    said = scene.velo("log", "check", "--json")
-    if said.code != 1 or "a write was cut short" not in said.out:
-        raise RuntimeError(f"a torn tail went unseen: {said.out}")
+    result = sandbox.velo("log", "check", "--json")
+    if result.code != 1 or "a write was cut short" not in result.out:
+        raise RuntimeError(f"log check missed a torn tail: {result.out}")
     return Recovery(
-        "`velo log check`: `… no whole record (a write was cut short)`", NOTHING, "the next writer cuts it", 0.0
+        "`velo log check`: `… no whole record (a write was cut short)`", NOTHING, "the next writer removes it", 0.0
     )
 
 
-def lost_tail(scene: Scene) -> Recovery:
-    """The last acknowledged record cut short: worse than any crash does, and so a disk's doing."""
-    fault_harness.cut(segments(scene.home)[-1].path, 40)
-    seen = refused(scene, "build")
+def lost_tail(sandbox: Sandbox) -> Recovery:
+    """The last acknowledged record cut short. No crash does this, only a faulty disk."""
+    fault_harness.cut(segments(sandbox.home)[-1].path, 40)
+    seen = refused(sandbox, "build")
     lost = "that record, unless its file or feed is still there"
-    return recovered_by(scene, seen, ("ingest", "runners", scene.first), ("build",), lost=lost)
+    return recovered_by(sandbox, seen, ("ingest", "runners", sandbox.first), ("build",), lost=lost)
 
 
-def changed_record(scene: Scene) -> Recovery:
-    """One digit of a record in the middle: JSON as good as before, and only its checksum knows."""
-    path = segments(scene.home)[0].path
+def changed_record(sandbox: Sandbox) -> Recovery:
+    """One digit of a record in the middle changed: it is still valid JSON, and only the checksum differs."""
+    path = segments(sandbox.home)[0].path
     lines = path.read_bytes().splitlines(keepends=True)
     middle = len(lines) // 2
     lines[middle] = lines[middle].replace(b'"position":2', b'"position":3', 1)
     path.write_bytes(b"".join(lines))
-    seen = refused(scene, "build", "--whole")
-    scene.restore(f"log/{path.name}")
-    return recovered_by(scene, seen, ("build", "--whole"), first="restore the segment from the backup",
+    seen = refused(sandbox, "build", "--whole")
+    sandbox.restore(f"log/{path.name}")
+    return recovered_by(sandbox, seen, ("build", "--whole"), first="restore the segment from the backup",
                  lost="nothing with a backup, else that record")  # fmt: skip
 
 
-def changed_part(scene: Scene) -> Recovery:
-    """Bytes within a page of a table: it can be read, and says something else."""
-    fault_harness.change(_part(scene, "trainer_velocity"), 0.4)
-    return recovered_by(scene, refused(scene, "audit"), ("build", "--whole"))
+def changed_part(sandbox: Sandbox) -> Recovery:
+    """Bytes within a page of a table changed: it is readable and holds other values."""
+    fault_harness.change(_part(sandbox, "trainer_velocity"), 0.4)
+    return recovered_by(sandbox, refused(sandbox, "audit"), ("build", "--whole"))
 
 
-def cut_part(scene: Scene) -> Recovery:
-    """A table's end gone: nobody can read it."""
-    fault_harness.cut(_part(scene, "horse_form"), 500)
-    scene.succeed("ingest", "runners", scene.later)
-    return recovered_by(scene, refused(scene, "build"), ("build", "--whole"))
+def cut_part(sandbox: Sandbox) -> Recovery:
+    """A table cut short: it is unreadable."""
+    fault_harness.cut(_part(sandbox, "horse_form"), 500)
+    sandbox.succeed("ingest", "runners", sandbox.later)
+    return recovered_by(sandbox, refused(sandbox, "build"), ("build", "--whole"))
 
 
-def changed_manifest(scene: Scene) -> Recovery:
-    """What the tables are of cannot be read."""
-    (scene.home.offline / table_versions.MANIFEST).write_bytes(b"\0" * 200)
-    return recovered_by(scene, refused(scene, "stream", "--once"), ("build", "--whole"))
+def changed_manifest(sandbox: Sandbox) -> Recovery:
+    """The manifest of a generation overwritten."""
+    (sandbox.home.offline / table_versions.MANIFEST).write_bytes(b"\0" * 200)
+    return recovered_by(sandbox, refused(sandbox, "stream", "--once"), ("build", "--whole"))
 
 
-def changed_cache(scene: Scene) -> Recovery:
-    """Measured starts, kept between builds."""
-    fault_harness.change(next(scene.home.batch.glob("starts-*.parquet")), 0.4)
-    scene.succeed("ingest", "runners", scene.later)
-    return recovered_by(scene, refused(scene, "build"), ("build", "--whole"))
+def changed_cache(sandbox: Sandbox) -> Recovery:
+    """The build's cache of measured starts damaged."""
+    fault_harness.change(next(sandbox.home.batch.glob("starts-*.parquet")), 0.4)
+    sandbox.succeed("ingest", "runners", sandbox.later)
+    return recovered_by(sandbox, refused(sandbox, "build"), ("build", "--whole"))
 
 
-def changed_recovery(scene: Scene) -> Recovery:
-    """Bytewax's own store of where the stream was."""
-    folder = next(scene.home.recovery.iterdir())
+def changed_recovery(sandbox: Sandbox) -> Recovery:
+    """Bytewax's recovery store overwritten."""
+    folder = next(sandbox.home.recovery.iterdir())
     for path in folder.iterdir():
         path.write_bytes(b"\0" * 4096)
-    seen = refused(scene, "stream", "--once")
+    seen = refused(sandbox, "stream", "--once")
     shutil.rmtree(folder)
-    return recovered_by(scene, seen, ("stream", "--once"), first="remove that folder")
+    return recovered_by(sandbox, seen, ("stream", "--once"), first="remove that folder")
 
 
-def changed_bundle(scene: Scene) -> Recovery:
-    """One byte of the model that serves."""
-    fault_harness.change(scene.home.models / bundle.current(scene.home) / "model.txt", 0.5, 1)
-    seen = refused(scene, "score", "any race")
-    return recovered_by(scene, seen, ("models", "rollback"))
+def changed_bundle(sandbox: Sandbox) -> Recovery:
+    """One byte of the serving model changed."""
+    fault_harness.change(sandbox.home.models / bundle.current(sandbox.home) / "model.txt", 0.5, 1)
+    seen = refused(sandbox, "score", "any race")
+    return recovered_by(sandbox, seen, ("models", "rollback"))
 
 
-def changed_redis(scene: Scene) -> Recovery:
-    """What the store's own Redis kept on the disk, its server down."""
-    kept = embedded_redis.data_path(scene.home)
-    fault_harness.change(_largest(kept), 0.5, LONGER_THAN_ANY_VALUE)
-    seen = refused(scene, "online", "rebuild")
-    fault_harness.remove(kept)
-    return recovered_by(scene, seen, ("online", "rebuild"), first="remove it")
+def changed_redis(sandbox: Sandbox) -> Recovery:
+    """The data of the store's own Redis damaged while its server is down."""
+    data = embedded_redis.data_path(sandbox.home)
+    fault_harness.change(_largest(data), 0.5, LONGER_THAN_ANY_VALUE)
+    seen = refused(sandbox, "online", "rebuild")
+    fault_harness.remove(data)
+    return recovered_by(sandbox, seen, ("online", "rebuild"), first="remove it")
 
 
-def changed_value(scene: Scene) -> Recovery:
-    """One byte of a row that the store's own Redis kept: it starts as if nothing were, for it sums what it keeps nowhere."""
-    client: Any = connect(scene.home)
+def changed_value(sandbox: Sandbox) -> Recovery:
+    """One byte of a row in the data of the store's own Redis changed. Redis starts, since its file has no checksums."""
+    client: Any = connect(sandbox.home)
     layout = Layout.of(BY_VIEW["horse_form"])
     rows = [client.hget(key, layout.packed_field) for key in client.scan_iter(_type="hash") if layout.owns(key)]
     client.close()
-    embedded_redis.down(scene.home)
-    path = _largest(embedded_redis.data_path(scene.home))
+    embedded_redis.down(sandbox.home)
+    path = _largest(embedded_redis.data_path(sandbox.home))
     content = bytearray(path.read_bytes())
-    row = next(one for one in rows if one and content.count(one) == 1)
+    row = next(row for row in rows if row and content.count(row) == 1)
     content[content.index(row) + len(row) - 1] ^= 0x40
     path.write_bytes(content)
-    said = scene.velo("audit")
-    if said.code != 1:
-        raise RuntimeError(f"a changed value in Redis went unseen: {said.out}")
-    return recovered_by(scene, f"`velo audit` (exits 1): `{said.line('difference')}`", ("online", "rebuild", "--clear"))
+    result = sandbox.velo("audit")
+    if result.code != 1:
+        raise RuntimeError(f"the audit missed a changed value in Redis: {result.out}")
+    return recovered_by(
+        sandbox, f"`velo audit` (exits 1): `{result.line('difference')}`", ("online", "rebuild", "--clear")
+    )
 
 
-def changed_registry(scene: Scene) -> Recovery:
-    """Feast's registry."""
-    asked = scene.backup.root / "asked.csv"
-    asked.write_text("horse_id,event_timestamp\nnobody,2024-02-01T12:00:00Z\n")
-    command = ("features", "--entities", asked, "--out", scene.backup.root / "out.parquet")
-    scene.home.registry.write_bytes(b"\0" * 200)
-    seen = refused(scene, *command)
-    scene.home.registry.unlink()
-    account = recovered_by(scene, seen, command, first="remove that file")
-    return Recovery(account.seen, account.lost, "remove that file, and the same command again", account.back_seconds)
+def changed_registry(sandbox: Sandbox) -> Recovery:
+    """Feast's registry overwritten."""
+    entities = sandbox.backup.root / "entities.csv"
+    entities.write_text("horse_id,event_timestamp\nnobody,2024-02-01T12:00:00Z\n")
+    command = ("features", "--entities", entities, "--out", sandbox.backup.root / "out.parquet")
+    sandbox.home.registry.write_bytes(b"\0" * 200)
+    seen = refused(sandbox, *command)
+    sandbox.home.registry.unlink()
+    recovery = recovered_by(sandbox, seen, command, first="remove that file")
+    return Recovery(recovery.seen, recovery.lost, "remove that file, and the same command again", recovery.back_seconds)
 
 
-def changed_identity(scene: Scene) -> Recovery:
-    """The store's time zone, keys and epochs."""
-    scene.home.identity.write_bytes(b"{")
-    seen = refused(scene, "status")
-    scene.restore("store.json")
-    return recovered_by(scene, seen, ("status",), first="restore it from the backup")
+def changed_identity(sandbox: Sandbox) -> Recovery:
+    """The file with the store's time zone, keys and epochs overwritten."""
+    sandbox.home.identity.write_bytes(b"{")
+    seen = refused(sandbox, "status")
+    sandbox.restore("store.json")
+    return recovered_by(sandbox, seen, ("status",), first="restore it from the backup")
 
 
-def _largest(kept: Path) -> Path:
-    """The file, or the largest one of the folder, that Redis reads back when it starts."""
-    return max(kept.iterdir(), key=lambda one: one.stat().st_size) if kept.is_dir() else kept
+def _largest(data: Path) -> Path:
+    """Redis's data file, or the largest one of its folder."""
+    return max(data.iterdir(), key=lambda path: path.stat().st_size) if data.is_dir() else data
 
 
-def _part(scene: Scene, view: str) -> Path:
-    return next((scene.home.offline / view).glob("batch-*.parquet"))
+def _part(sandbox: Sandbox, view: str) -> Path:
+    return next((sandbox.home.offline / view).glob("batch-*.parquet"))

@@ -115,8 +115,8 @@ class Running:
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
-    """A store to damage, its backup, the results loaded before the fault (`first`) and those loaded after it (`later`)."""
+class Sandbox:
+    """A copy of a store to damage, its backup, the results loaded before the fault (`first`) and those loaded after it (`later`)."""
 
     store: Store
     backup: Home
@@ -187,8 +187,8 @@ def _velo(argv: list[str], home: str, folder: str, redis_url: str | None) -> Non
     main()
 
 
-def prepared(folder: Path) -> Scene:
-    """Make the store that every scene copies: loaded, built and streamed, with two model bundles and its Redis stopped."""
+def prepared(folder: Path) -> Sandbox:
+    """Make the store that sandboxes copy: loaded, built and streamed, with two model bundles and its Redis stopped."""
     season = simulate(SeasonSpec(start=BEGINS, days=DAYS, races_per_year=900))
     files = folder / "first.parquet", folder / "later.parquet"
     with duckdb.connect() as connection:
@@ -197,25 +197,25 @@ def prepared(folder: Path) -> Scene:
             part = connection.sql(f"FROM season WHERE race_date {side} DATE '{LATER_FROM}'")
             part.write_parquet(str(path))
     store = Store.open(Settings(folder / "home")).save()
-    scene = Scene(store, Home(folder), *files, random.Random(0))
-    scene.succeed("ingest", "runners", scene.first)
-    scene.succeed("build")
-    scene.succeed("stream", "--once")
-    scene.succeed("down")
+    sandbox = Sandbox(store, Home(folder), *files, random.Random(0))
+    sandbox.succeed("ingest", "runners", sandbox.first)
+    sandbox.succeed("build")
+    sandbox.succeed("stream", "--once")
+    sandbox.succeed("down")
     for number in range(2):
         keep_bundle(store.home, number)
-    return scene
+    return sandbox
 
 
 @contextmanager
-def scene(base: Scene, folder: Path, chance: random.Random, disk: Path | None = None) -> Iterator[Scene]:
+def sandbox(base: Sandbox, folder: Path, chance: random.Random, disk: Path | None = None) -> Iterator[Sandbox]:
     """Copy a prepared store, to `disk` if given, with a backup beside it."""
     folder.mkdir()
     root = (disk or folder) / "home"
     shutil.copytree(base.home.root, root, symlinks=True)
     backup = Home(folder / "backup")
     shutil.copytree(base.home.root, backup.root, symlinks=True)
-    copied = Scene(Store.open(Settings(root)), backup, base.first, base.later, chance)
+    copied = Sandbox(Store.open(Settings(root)), backup, base.first, base.later, chance)
     try:
         yield copied
     finally:

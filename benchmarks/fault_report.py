@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks.fault_harness import Scene
+from benchmarks.fault_harness import Sandbox
 
 NOTHING: Final = "nothing"
 
@@ -21,12 +21,12 @@ class Recovery:
 
 
 def recovered_by(
-    scene: Scene, seen: str, *commands: tuple[object, ...], first: str = "", lost: str = NOTHING
+    sandbox: Sandbox, seen: str, *commands: tuple[object, ...], first: str = "", lost: str = NOTHING
 ) -> Recovery:
     """Run and time the recovery commands; `first` names a manual step before them."""
     begun = time.perf_counter()
     for command in commands:
-        scene.succeed(*command)
+        sandbox.succeed(*command)
     seconds = round(time.perf_counter() - begun, 1)
     words = [
         "`velo " + " ".join("FILE" if isinstance(word, Path) else str(word) for word in command) + "`"
@@ -35,9 +35,9 @@ def recovered_by(
     return Recovery(seen, lost, ", ".join([*([first] if first else []), *words]), seconds)
 
 
-def refused(scene: Scene, *command: object) -> str:
+def refused(sandbox: Sandbox, *command: object) -> str:
     """The error line of a command that must fail; raises RuntimeError if it does not exit 2 with one line."""
-    result = scene.velo(*command)
+    result = sandbox.velo(*command)
     line = result.last()
     if result.code != 2 or not line.startswith("velo: ") or "Traceback" in result.err:
         raise RuntimeError(f"velo {command} ended with {result.code} and printed {result.err[-1000:]!r}")

@@ -1,7 +1,6 @@
 """The faults of `velo bench faults`: what is damaged, what the user sees, and how the store recovers.
 
-A scene damages its own copy of a store and returns what was seen, what was lost and how the store recovered. The caller
-verifies the recovery: it loads more results and audits both stores in full.
+A scenario damages a sandbox and returns what was seen, what was lost and how the store recovered. The caller then verifies the recovery: it loads more results and audits both stores in full.
 """
 
 import os
@@ -12,8 +11,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from benchmarks import damage_scenarios, fault_harness, kill_scenes, redis_scenes, service_scenes
-from benchmarks.fault_harness import Scene, until
+from benchmarks import damage_scenarios, fault_harness, kill_scenarios, redis_scenarios, service_scenarios
+from benchmarks.fault_harness import Sandbox, until
 from benchmarks.fault_report import NOTHING, Recovery, recovered_by, refused
 from velo.feature_repo.stores import embedded_redis
 from velo.feature_repo.stores.redis_client import connect
@@ -33,85 +32,85 @@ AWAY_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A fault: `harm` describes it, `scene` injects it, and `on_small_disk` asks for a small disk."""
+    """A fault: `harm` describes it, `inject` injects it and recovers, and `on_small_disk` asks for a small disk."""
 
     name: str
     harm: str
-    scene: Callable[[Scene], Recovery]
+    inject: Callable[[Sandbox], Recovery]
     on_small_disk: bool = False
 
 
 # Killed
 
 
-def _killed(scene: Scene, within_s: float, *command: object) -> float:
+def _killed(sandbox: Sandbox, within_s: float, *command: object) -> float:
     """Kill a command at random moments, then run it to its end; returns the seconds of the last run."""
     for _ in range(TIMES):
-        running = scene.start(*command)
-        running.ended(scene.chance.uniform(0, within_s))
+        running = sandbox.start(*command)
+        running.ended(sandbox.chance.uniform(0, within_s))
         running.process.kill()
         running.process.join()
     begun = time.perf_counter()
-    scene.succeed(*command)
+    sandbox.succeed(*command)
     return round(time.perf_counter() - begun, 1)
 
 
-def load_killed(scene: Scene) -> Recovery:
+def load_killed(sandbox: Sandbox) -> Recovery:
     """Kill a load; repeating it appends the rest."""
-    seconds = _killed(scene, 0.4, "ingest", "runners", scene.later)
+    seconds = _killed(sandbox, 0.4, "ingest", "runners", sandbox.later)
     return Recovery("nothing: the process is gone", NOTHING, "the same command again", seconds)
 
 
-def build_killed(scene: Scene) -> Recovery:
+def build_killed(sandbox: Sandbox) -> Recovery:
     """Kill a build; the previous generation is served until the next is complete."""
-    scene.succeed("ingest", "runners", scene.later)
-    seconds = _killed(scene, 1.5, "build", "--whole")
+    sandbox.succeed("ingest", "runners", sandbox.later)
+    seconds = _killed(sandbox, 1.5, "build", "--whole")
     return Recovery("nothing: the tables are those of before", NOTHING, "the same command again", seconds)
 
 
 # Paused, and cut off
 
 
-def _live(scene: Scene) -> fault_harness.Running:
+def _live(sandbox: Sandbox) -> fault_harness.Running:
     """Start a stream that follows the log, and wait for its midnight tick, after which it appends nothing."""
-    before = reader.end(scene.home).next_seq
-    running = scene.start("stream", "--snapshot-seconds", 1)
+    before = reader.end(sandbox.home).next_seq
+    running = sandbox.start("stream", "--snapshot-seconds", 1)
     running.wait_for("stream.prepared")
-    until(lambda: (where := position(scene.home)) is not None and where.sealed_seq > before)
+    until(lambda: (where := position(sandbox.home)) is not None and where.sealed_seq > before)
     return running
 
 
-def stream_paused(scene: Scene) -> Recovery:
+def stream_paused(sandbox: Sandbox) -> Recovery:
     """Pause the stream by SIGSTOP while the log grows, then continue it."""
-    running = _live(scene)
+    running = _live(sandbox)
     running.send(signal.SIGSTOP)
-    scene.succeed("ingest", "runners", scene.later, "--late")
-    seen = scene.succeed("status").line("behind; sealed")
+    sandbox.succeed("ingest", "runners", sandbox.later, "--late")
+    seen = sandbox.succeed("status").line("behind; sealed")
     begun = time.perf_counter()
     running.send(signal.SIGCONT)
-    return _caught_up(scene, running, f"`velo status`: `{seen}`", begun, "by itself, once it goes on")
+    return _caught_up(sandbox, running, f"`velo status`: `{seen}`", begun, "by itself, once it goes on")
 
 
-def redis_paused(scene: Scene) -> Recovery:
+def redis_paused(sandbox: Sandbox) -> Recovery:
     """Pause Redis; the stream retries."""
-    running = _live(scene)
-    server = _server_of(scene)
+    running = _live(sandbox)
+    server = _server_of(sandbox)
     os.kill(server, signal.SIGSTOP)
     try:
-        scene.succeed("ingest", "runners", scene.later, "--late")
+        sandbox.succeed("ingest", "runners", sandbox.later, "--late")
         seen = _event(running.wait_for("stream.waits"))
     finally:
         begun = time.perf_counter()
         os.kill(server, signal.SIGCONT)
-    return _caught_up(scene, running, f"the stream's log: {seen}", begun, "by itself, once Redis answers")
+    return _caught_up(sandbox, running, f"the stream's log: {seen}", begun, "by itself, once Redis answers")
 
 
-def redis_away(scene: Scene) -> Recovery:
+def redis_away(sandbox: Sandbox) -> Recovery:
     """Stop an external Redis while results arrive one by one, then restart it with its saved data."""
-    results = read_runner_tables([scene.later], scene.store).messages
-    with fault_harness.redis_server(scene.backup.root / "another") as (url, start):
+    results = read_runner_tables([sandbox.later], sandbox.store).messages
+    with fault_harness.redis_server(sandbox.backup.root / "another") as (url, start):
         server = start()
-        cut = replace(scene, store=Store.open(Settings(scene.home.root, redis_url=url)))
+        cut = replace(sandbox, store=Store.open(Settings(sandbox.home.root, redis_url=url)))
         running = _live(cut)
         server.kill()
         server.wait()
@@ -123,45 +122,47 @@ def redis_away(scene: Scene) -> Recovery:
         seen = _event(running.wait_for("stream.waits"))
         begun = time.perf_counter()
         start()
-        account = _caught_up(cut, running, f"the stream's log: {seen}", begun, "by itself, once Redis answers")
+        recovery = _caught_up(cut, running, f"the stream's log: {seen}", begun, "by itself, once Redis answers")
         report = audit(cut.store, datetime.now(UTC), client=connect(cut.home, url))
         if report.found:
             raise RuntimeError(f"{report.found} values differ after Redis was away: {report.differences[:3]}")
-    return account
+    return recovery
 
 
-def redis_lost(scene: Scene) -> Recovery:
+def redis_lost(sandbox: Sandbox) -> Recovery:
     """Kill Redis and delete its data while a stream runs."""
-    running = _live(scene)
-    os.kill(_server_of(scene), signal.SIGKILL)
-    fault_harness.remove(embedded_redis.data_path(scene.home))
+    running = _live(sandbox)
+    os.kill(_server_of(sandbox), signal.SIGKILL)
+    fault_harness.remove(embedded_redis.data_path(sandbox.home))
     begun = time.perf_counter()
-    scene.succeed("ingest", "runners", scene.later, "--late")
+    sandbox.succeed("ingest", "runners", sandbox.later, "--late")
     seen = _event(running.wait_for('"forgot": true'))
-    return _caught_up(scene, running, f"the stream's log: {seen}", begun, "by itself: the stream fills it again")
+    return _caught_up(
+        sandbox, running, f"the stream's log: {seen}", begun, "by itself: the stream writes all rows again"
+    )
 
 
-def redis_emptied(scene: Scene) -> Recovery:
+def redis_emptied(sandbox: Sandbox) -> Recovery:
     """Empty Redis without a stream: the audit reports it, one command fills it."""
-    connect(scene.home).flushall()
-    audited = scene.velo("audit")
+    connect(sandbox.home).flushall()
+    audited = sandbox.velo("audit")
     if audited.code != 1:
         raise RuntimeError(f"the audit missed an empty Redis: {audited.out}")
-    return recovered_by(scene, f"`velo audit` (exits 1): `{audited.line('differences')}`", ("online", "rebuild"))
+    return recovered_by(sandbox, f"`velo audit` (exits 1): `{audited.line('differences')}`", ("online", "rebuild"))
 
 
-def _caught_up(scene: Scene, running: fault_harness.Running, seen: str, begun: float, back: str) -> Recovery:
+def _caught_up(sandbox: Sandbox, running: fault_harness.Running, seen: str, begun: float, back: str) -> Recovery:
     """Wait until a stream has brought both stores to the log's end, then stop it."""
-    last = reader.end(scene.home).next_seq
-    until(lambda: (where := position(scene.home)) is not None and where.sealed_seq >= last)
+    last = reader.end(sandbox.home).next_seq
+    until(lambda: (where := position(sandbox.home)) is not None and where.sealed_seq >= last)
     seconds = round(time.perf_counter() - begun, 1)
     fault_harness.stopped(running)
     return Recovery(seen, NOTHING, back, seconds)
 
 
-def _server_of(scene: Scene) -> int:
+def _server_of(sandbox: Sandbox) -> int:
     """The process id of the store's own Redis."""
-    info: Any = connect(scene.home).info("server")
+    info: Any = connect(sandbox.home).info("server")
     return int(info["process_id"])
 
 
@@ -174,17 +175,17 @@ def _event(line: str) -> str:
 # A full disk
 
 
-def full_disk(leave_kb: int, *command: object) -> Callable[[Scene], Recovery]:
+def full_disk(leave_kb: int, *command: object) -> Callable[[Sandbox], Recovery]:
     """Run a command on a full disk, then again once there is room."""
 
-    def run(scene: Scene) -> Recovery:
-        arguments = tuple(scene.later if word == "FILE" else word for word in command)
+    def run(sandbox: Sandbox) -> Recovery:
+        arguments = tuple(sandbox.later if word == "FILE" else word for word in command)
         if command[0] != "ingest":
-            scene.succeed("ingest", "runners", scene.later)
-        ballast = fault_harness.fill(scene.home.root.parent, leave_kb)
-        seen = refused(scene, *arguments)
+            sandbox.succeed("ingest", "runners", sandbox.later)
+        ballast = fault_harness.fill(sandbox.home.root.parent, leave_kb)
+        seen = refused(sandbox, *arguments)
         ballast.unlink()
-        return recovered_by(scene, seen, arguments, first="make room")
+        return recovered_by(sandbox, seen, arguments, first="make room")
 
     return run
 
@@ -192,27 +193,31 @@ def full_disk(leave_kb: int, *command: object) -> Callable[[Scene], Recovery]:
 FAULTS: Final = (
     Fault("load-killed", f"`velo ingest` killed {TIMES} times (SIGKILL)", load_killed),
     Fault("build-killed", f"`velo build --whole` killed {TIMES} times", build_killed),
-    Fault("build-writes", "`velo build` killed at each of its writes", kill_scenes.build),
-    Fault("whole-build-writes", "`velo build --whole` killed at each of its writes", kill_scenes.whole_build),
-    Fault("compaction-writes", "`velo build --compact` killed at each of its writes", kill_scenes.compaction),
-    Fault("load-writes", "`velo ingest` killed at each of its writes", kill_scenes.load),
-    Fault("rebuild-writes", "`velo log rebuild` killed at each of its writes", kill_scenes.log_rebuild),
-    Fault("model-writes", "what `velo train` and `velo gate` keep: killed at each write", kill_scenes.model),
-    Fault("backtest-writes", "what `velo backtest` keeps: killed at each write", kill_scenes.backtest),
-    Fault("paper-writes", "what `velo paper` keeps: killed at each write", kill_scenes.paper),
-    Fault("letters-writes", "dead letters: killed at each write", kill_scenes.letters),
+    Fault("build-writes", "`velo build` killed at each of its writes", kill_scenarios.build),
+    Fault("whole-build-writes", "`velo build --whole` killed at each of its writes", kill_scenarios.whole_build),
+    Fault("compaction-writes", "`velo build --compact` killed at each of its writes", kill_scenarios.compaction),
+    Fault("load-writes", "`velo ingest` killed at each of its writes", kill_scenarios.load),
+    Fault("rebuild-writes", "`velo log rebuild` killed at each of its writes", kill_scenarios.log_rebuild),
+    Fault("model-writes", "what `velo train` and `velo gate` keep: killed at each write", kill_scenarios.model),
+    Fault("backtest-writes", "what `velo backtest` keeps: killed at each write", kill_scenarios.backtest),
+    Fault("paper-writes", "what `velo paper` keeps: killed at each write", kill_scenarios.paper),
+    Fault("letters-writes", "dead letters: killed at each write", kill_scenarios.letters),
     Fault("stream-paused", "the stream paused (SIGSTOP) while the log grows", stream_paused),
     Fault("redis-paused", "Redis paused under the stream", redis_paused),
     Fault("redis-away", f"Redis stopped for {AWAY_S:.0f} s while results come in", redis_away),
     Fault("redis-lost", "Redis killed and its data gone, under the stream", redis_lost),
     Fault("redis-emptied", "Redis emptied, no stream running", redis_emptied),
-    Fault("redis-flushed", "Redis emptied under a stream that has nothing to do", redis_scenes.flushed_while_idle),
-    Fault("redis-older", "Redis restored from older data, likewise", redis_scenes.older_data),
-    Fault("redis-half", "half of the keys of Redis evicted, likewise", redis_scenes.half_evicted),
-    Fault("redis-another", "another store's rows in Redis", redis_scenes.another_stores_rows),
-    Fault("service-worker", "a worker of the service killed (SIGKILL) while it is asked", service_scenes.worker_killed),
-    Fault("service-redis", "Redis paused under the service, twenty connections asking", service_scenes.redis_slow),
-    Fault("service-crowd", "700 that never end a head and 200 that never read, at the service", service_scenes.crowd),
+    Fault("redis-flushed", "Redis emptied under a stream that has nothing to do", redis_scenarios.flushed_while_idle),
+    Fault("redis-older", "Redis restored from older data, likewise", redis_scenarios.older_data),
+    Fault("redis-half", "half of the keys of Redis evicted, likewise", redis_scenarios.half_evicted),
+    Fault("redis-another", "another store's rows in Redis", redis_scenarios.another_stores_rows),
+    Fault(
+        "service-worker", "a worker of the service killed (SIGKILL) while it is asked", service_scenarios.worker_killed
+    ),
+    Fault("service-redis", "Redis paused under the service, twenty connections asking", service_scenarios.redis_slow),
+    Fault(
+        "service-crowd", "700 that never end a head and 200 that never read, at the service", service_scenarios.crowd
+    ),
     Fault("disk-load", "the disk full: a load", full_disk(20, "ingest", "runners", "FILE"), on_small_disk=True),
     Fault("disk-build", "the disk full: a build", full_disk(300, "build"), on_small_disk=True),
     Fault("disk-stream", "the disk full: the stream", full_disk(60, "stream", "--once"), on_small_disk=True),

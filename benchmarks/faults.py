@@ -1,7 +1,7 @@
-"""`velo bench faults`: everything done to a store that may happen to one, and what became of it, as one table.
+"""`velo bench faults`: inject every fault into a copy of a small store, and show the outcomes as one table.
 
-Each fault has a small store of its own. After the harm and the way back the store is told what it was not told yet; then
-the results that it holds are counted against those that were acknowledged, and both stores are audited, value by value.
+After the fault and the recovery, more results are loaded. Then the log's results are counted against the acknowledged ones,
+and both stores are audited value by value.
 """
 
 import random
@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from benchmarks import crash_test, fault_harness
-from benchmarks.fault_harness import NotRun, Scene
+from benchmarks.fault_harness import NotRun, Sandbox
 from benchmarks.fault_scenarios import FAULTS, Fault
 from benchmarks.page import put_between
 from benchmarks.stores import machine
@@ -27,7 +27,7 @@ from velo.feature_repo.stores.redis_client import connect
 from velo.streams.audit import audit
 
 KILLS: Final = "kills"
-NAMES: Final = (KILLS, *(one.name for one in FAULTS))
+NAMES: Final = (KILLS, *(fault.name for fault in FAULTS))
 COLUMNS: Final = ("fault", "what is seen", "lost", "how it comes back", "seconds", "instants compared", "differences")
 NOT_RUN: Final = "not run here"
 MARK: Final = "velo bench faults"
@@ -36,9 +36,9 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class FaultOutcome:
-    """One fault as it went: in words, the seconds of the way back, and what the audit compared and found different.
+    """The outcome of a fault: in words, the seconds of the recovery, the instants the audit compared, and its differences.
 
-    `missing` counts acknowledged results that the log no longer holds.
+    `missing` counts acknowledged results that the log lost.
     """
 
     name: str
@@ -54,7 +54,7 @@ class FaultOutcome:
 
 @dataclass(frozen=True, slots=True)
 class FaultFigures:
-    """All faults of a run, and what the kills were (None where none were asked for)."""
+    """The outcomes of a run, and the figures of the kills (None without them)."""
 
     outcomes: tuple[FaultOutcome, ...]
     kills: crash_test.KillFigures | None
@@ -63,22 +63,22 @@ class FaultFigures:
 
     @property
     def broken(self) -> bool:
-        """Whether anything was lost that may not be, or differs."""
-        return any(one.differences or one.missing for one in self.outcomes)
+        """Whether any acknowledged result was lost, or any value differs."""
+        return any(outcome.differences or outcome.missing for outcome in self.outcomes)
 
 
 def measure(
     only: Sequence[str], count: int, starts: int, seed: int, runners: Path | None, timezone: str,
     progress: Progress = lambda step, done, steps: None,
 ) -> FaultFigures:  # fmt: skip
-    """Make every fault, or those named; `count` kills fall into replays of about so many `starts`.
+    """Inject every fault, or those named; `count` kills are spread over replays of about `starts` starts.
 
-    Raises `UserError` for a name that is no fault.
+    Raises `UserError` for an unknown name.
     """
-    strange = sorted(set(only) - set(NAMES))
-    if strange:
-        raise UserError(f"{', '.join(strange)} is no fault: choose of {', '.join(NAMES)}")
-    chosen = [one for one in FAULTS if not only or one.name in only]
+    unknown = sorted(set(only) - set(NAMES))
+    if unknown:
+        raise UserError(f"{', '.join(unknown)} is not a fault: choose from {', '.join(NAMES)}")
+    chosen = [fault for fault in FAULTS if not only or fault.name in only]
     begun, outcomes, killed, chance = time.perf_counter(), [], None, random.Random(seed)
     with TemporaryDirectory() as scratch:
         base = fault_harness.prepared(_made(Path(scratch) / "base")) if chosen else None
@@ -93,8 +93,8 @@ def measure(
     return FaultFigures(tuple(outcomes), killed, round(time.perf_counter() - begun, 1), machine())
 
 
-def outcome(fault: Fault, base: Scene, folder: Path, chance: random.Random) -> FaultOutcome:
-    """Make one fault to a copy of a prepared store, and see what became of it."""
+def outcome(fault: Fault, base: Sandbox, folder: Path, chance: random.Random) -> FaultOutcome:
+    """Inject one fault into a copy of a prepared store, let it recover, and audit it."""
     with ExitStack() as stack:
         try:
             disk = (
@@ -104,23 +104,23 @@ def outcome(fault: Fault, base: Scene, folder: Path, chance: random.Random) -> F
             )
         except NotRun as why:
             return FaultOutcome(fault.name, fault.harm, f"{NOT_RUN}: {why}", "", "", 0.0, 0, 0, 0)
-        scene = stack.enter_context(fault_harness.scene(base, folder, chance, disk))
-        account = fault.scene(scene)
-        scene.velo("ingest", "runners", scene.later)
-        scene.succeed("stream", "--once")
-        told = _results_of(scene)
-        report = audit(scene.store, datetime.now(UTC), client=connect(scene.home))
+        sandbox = stack.enter_context(fault_harness.sandbox(base, folder, chance, disk))
+        recovery = fault.inject(sandbox)
+        sandbox.velo("ingest", "runners", sandbox.later)
+        sandbox.succeed("stream", "--once")
+        loaded = _results_of(sandbox)
+        report = audit(sandbox.store, datetime.now(UTC), client=connect(sandbox.home))
         return FaultOutcome(
-            fault.name, fault.harm, account.seen, account.lost, account.back, account.back_seconds,
-            sum(report.compared.values()), report.found, told - scene.acknowledged(),
+            fault.name, fault.harm, recovery.seen, recovery.lost, recovery.back, recovery.back_seconds,
+            sum(report.compared.values()), report.found, loaded - sandbox.acknowledged(),
         )  # fmt: skip
 
 
-def _results_of(scene: Scene) -> int:
-    """How many races the two files of a scene tell."""
+def _results_of(sandbox: Sandbox) -> int:
+    """The number of races in the two files of a sandbox."""
     import duckdb
 
-    paths = [str(scene.first), str(scene.later)]
+    paths = [str(sandbox.first), str(sandbox.later)]
     with duckdb.connect() as connection:
         [(races,)] = connection.execute(
             "SELECT count(DISTINCT race_id) FROM read_parquet($paths)", {"paths": paths}
@@ -143,56 +143,56 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _cells(one: FaultOutcome) -> list[str]:
-    told = [one.fault, one.seen, one.lost, one.back]
-    if one.seen.startswith(NOT_RUN):
-        return [*told, "", "", ""]
-    seconds = f"{one.back_seconds:.1f}" if one.back_seconds else "–"
-    return [*told, seconds, f"{one.compared:,}", str(one.differences + one.missing)]
+def _cells(outcome: FaultOutcome) -> list[str]:
+    texts = [outcome.fault, outcome.seen, outcome.lost, outcome.back]
+    if outcome.seen.startswith(NOT_RUN):
+        return [*texts, "", "", ""]
+    seconds = f"{outcome.back_seconds:.1f}" if outcome.back_seconds else "–"
+    return [*texts, seconds, f"{outcome.compared:,}", str(outcome.differences + outcome.missing)]
 
 
 def table(figures: FaultFigures) -> Table:
-    """As shown to a person."""
+    """The outcomes for the terminal."""
     shown = Table(title=f"faults, in {figures.seconds:.0f} s ({figures.machine})", show_lines=True)
     for name in ("fault; what is seen; lost; how it comes back", *COLUMNS[4:]):
         shown.add_column(name, justify="right" if name in COLUMNS[4:] else "left", overflow="fold")
-    for one in figures.outcomes:
-        words, numbers = _cells(one)[:4], _cells(one)[4:]
+    for outcome in figures.outcomes:
+        words, numbers = _cells(outcome)[:4], _cells(outcome)[4:]
         marks = ("", "sees: ", "lost: ", "back: ")
-        told = "\n".join(mark + word for mark, word in zip(marks, words, strict=True) if word)
-        shown.add_row(escape(told), *numbers)
+        text = "\n".join(mark + word for mark, word in zip(marks, words, strict=True) if word)
+        shown.add_row(escape(text), *numbers)
     return shown
 
 
 def markdown(figures: FaultFigures) -> str:
-    """As a page of the documentation holds it."""
+    """The outcomes as a Markdown table."""
     rows: Iterable[Sequence[str]] = (
         COLUMNS,
         ["---"] * 4 + ["--:"] * 3,
-        *([cell.replace("|", r"\|") for cell in _cells(one)] for one in figures.outcomes),
+        *([cell.replace("|", r"\|") for cell in _cells(outcome)] for outcome in figures.outcomes),
     )
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([*lines, "", f"{figures.seconds:.0f} s in all, on {figures.machine}."]) + "\n"
 
 
 def write_into(page: Path, figures: FaultFigures) -> None:
-    """Put the table between the page's marks, or of a run of some faults their rows into the one that is there.
+    """Put the table between the page's marks; a run of some faults replaces only their rows.
 
     Raises `UserError` for a page without the marks.
     """
-    told, every = markdown(figures), {one.name for one in figures.outcomes} == set(NAMES)
-    put_between(page, MARK, lambda held: told if every else _merged(held, told))
+    table, every = markdown(figures), {outcome.name for outcome in figures.outcomes} == set(NAMES)
+    put_between(page, MARK, lambda old: table if every else _merged(old, table))
 
 
-def _merged(held: str, told: str) -> str:
-    """The table that a page holds with the rows of another in place of its own; what it says below it stays."""
-    order = [KILLS, *(one.harm for one in FAULTS)]
+def _merged(old: str, new: str) -> str:
+    """The old table with its rows replaced by those of the new one; the line below it stays."""
+    order = [KILLS, *(fault.harm for fault in FAULTS)]
 
     def rows(text: str) -> dict[str, str]:
         lines = [line for line in text.splitlines() if line.startswith("| ")][2:]
         named = {line[2:].split(" | ")[0]: line for line in lines}
         return {name if name in order else KILLS: line for name, line in named.items()}
 
-    merged = sorted((rows(held) | rows(told)).items(), key=lambda one: order.index(one[0]))
-    below = [line for line in held.splitlines() if line.endswith(".") and " s in all, on " in line]
-    return "\n".join([*told.splitlines()[:2], *(line for _, line in merged), "", *below]) + "\n"
+    merged = sorted((rows(old) | rows(new)).items(), key=lambda row: order.index(row[0]))
+    below = [line for line in old.splitlines() if line.endswith(".") and " s in all, on " in line]
+    return "\n".join([*new.splitlines()[:2], *(line for _, line in merged), "", *below]) + "\n"

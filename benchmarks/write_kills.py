@@ -1,10 +1,10 @@
-"""SIGKILL at each write of a command, by plan and not by luck: part of `velo bench faults`.
+"""Kill a command with SIGKILL at each of its writes. Part of `velo bench faults`.
 
-A command is run once undisturbed and its writes are noted, each with the line of this program that makes it: a file opened to
-be written, moved, linked, cut or removed, a folder made or removed, bytes written and bytes synced. Then it is run anew for
-each of them on a fresh copy of the store and killed just before it; bytes are also left half written. After each kill readers
-must see the store as it was before the command or as it is after it, and the commands of the way back must make it what
-it is where nobody was killed.
+The command first runs undisturbed, and its writes are recorded, each with the line of code that makes it: a file opened for
+writing, moved, linked, truncated or removed, a folder made or removed, bytes written or synced. Then it runs again for each
+write, on a fresh copy of the store, and is killed just before it, or halfway through writing bytes. After each kill readers
+must see the store as before the command or as after it, and the recovery commands must lead to the same state as without a
+kill.
 """
 
 import inspect
@@ -30,17 +30,17 @@ from velo.streams.batch import build, staging
 
 REPO: Final = str(Path(__file__).parents[1]) + os.sep
 BEYOND: Final = 1_000_000_000
-"""A write that no command comes to."""
+"""A write number that no command reaches."""
 FEW: Final = 12
 SAMPLE: Final = 4
 _WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _PATHS: Final = {
     "os.rename": 2, "os.link": 2, "os.symlink": 2, "os.mkdir": 1, "os.rmdir": 1, "os.remove": 1, "os.truncate": 1,
 }  # fmt: skip
-"""Audit events of Python that change files, and how many of their arguments are paths."""
+"""Python audit events that change files, and the number of their arguments that are paths."""
 
 _NO_SITE: Final = (__file__, atomic_files.__file__)
-"""Whose lines say nothing of what is written."""
+"""Modules whose lines do not identify a write: their caller's line does."""
 
 Work = Callable[[], None]
 Seen = Callable[[Home], Any]
@@ -49,21 +49,21 @@ Choice = Callable[[Sequence[str]], list[int]]
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """A command to kill, the commands of the way back, and what readers see of a store (compared with ==).
+class KillPlan:
+    """A command to kill, the commands that recover, and a function of what readers see in a store (compared with ==).
 
-    `partly` tells whether something between the two is whole too, as a load cut short after a record is.
+    `partly(found, before, after)` says whether a state between the two is valid too, such as a load cut after a record.
     """
 
     command: Work
-    back: Sequence[Work]
+    recovery: Sequence[Work]
     seen: Seen
     partly: Callable[[Any, Any, Any], bool] = lambda found, before, after: False
 
 
 @dataclass(frozen=True, slots=True)
 class Killed:
-    """How many writes a command makes, and at how many of them it was killed."""
+    """The number of writes of a command, and of those at which it was killed."""
 
     writes: int
     kills: int
@@ -75,14 +75,14 @@ def every(writes: Sequence[str]) -> list[int]:
 
 
 def telling(writes: Sequence[str]) -> list[int]:
-    """Of the writes that take something from sight, or bring half of it there, the first of each line of the program.
+    """The first write of each line of code that hides something from readers or leaves it half written.
 
-    All writes of a command that makes few.
+    All writes if the command makes few.
     """
     if len(writes) <= FEW:
         return list(range(len(writes)))
-    seen = ("rename", "remove", "symlink", "exchange", "half")
-    return [number for number, one in enumerate(writes) if one.startswith(seen) and one not in writes[:number]]
+    visible = ("rename", "remove", "symlink", "exchange", "half")
+    return [at for at, write in enumerate(writes) if write.startswith(visible) and write not in writes[:at]]
 
 
 def few(writes: Sequence[str]) -> list[int]:
@@ -92,29 +92,29 @@ def few(writes: Sequence[str]) -> list[int]:
     return [numbers[round(step * (len(numbers) - 1) / max(steps - 1, 1))] for step in range(steps)]
 
 
-def killed(plan: Plan, prepared: Home, folder: Path, chosen: Choice = every) -> Killed:
-    """Kill a plan's command, each time on a copy of a prepared store, at the `chosen` writes.
+def killed(plan: KillPlan, prepared: Home, folder: Path, chosen: Choice = every) -> Killed:
+    """Kill a plan's command at each of the `chosen` writes, each time on a copy of a prepared store.
 
-    Raises RuntimeError, naming the write, where readers see half of it or the way back does not lead back.
+    Raises RuntimeError, naming the write, if readers see an invalid state or the recovery commands do not recover it.
     """
     folder.mkdir()
     undisturbed = _copied(prepared, folder / "undisturbed")
     before = plan.seen(undisturbed)
     writes = _noted(plan.command, undisturbed, folder)
     after = plan.seen(undisturbed)
-    for work in plan.back:
+    for work in plan.recovery:
         _done(work, undisturbed)
     end = plan.seen(undisturbed)
     kills = 0
     for number in chosen(writes):
         home = _copied(prepared, folder / f"killed-{number}")
         code = _ran(plan.command, home, number)
-        # the number of writes is not the same in every run: threads share some of them
+        # the number of writes varies between runs: threads share some of them
         if code not in (0, -signal.SIGKILL):
             raise RuntimeError(f"{writes[number]} (write {number}): the command ended with {code}")
         kills += code != 0
         try:
-            _hold(plan, home, before, after, end)
+            _verify(plan, home, before, after, end)
         except Exception as broken:
             raise RuntimeError(f"killed at write {number} of {len(writes)}, {writes[number]}: {broken}") from broken
         shutil.rmtree(home.root)
@@ -122,21 +122,21 @@ def killed(plan: Plan, prepared: Home, folder: Path, chosen: Choice = every) -> 
     return Killed(len(writes), kills)
 
 
-def _hold(plan: Plan, home: Home, before: Any, after: Any, end: Any) -> None:
+def _verify(plan: KillPlan, home: Home, before: Any, after: Any, end: Any) -> None:
     found = plan.seen(home)
     if found not in (before, after) and not plan.partly(found, before, after):
         raise RuntimeError(f"readers see {found}, which is neither {before} nor {after}")
-    for work in plan.back:
+    for work in plan.recovery:
         _done(work, home)
     found = plan.seen(home)
     if found != end:
-        raise RuntimeError(f"the way back leads to {found}, not to {end}")
+        raise RuntimeError(f"the recovery leads to {found}, not to {end}")
     if left := strays(home):
         raise RuntimeError(f"{', '.join(left)} is left behind")
 
 
 def velo(*argv: str) -> None:
-    """A command, in a process whose environment says which store."""
+    """Run a command on the store of the environment."""
     sys.argv = ["velo", *argv]
     from velo.cli import main
 
@@ -144,7 +144,7 @@ def velo(*argv: str) -> None:
 
 
 def tables(home: Home) -> dict[str, tuple[int, int]]:
-    """What readers of the tables see: rows and a sum of their hashes by folder of the current generation."""
+    """What readers of the tables see: rows and the sum of their hashes, by folder of the current generation."""
     generation = table_versions.current(home)
     if generation is None:
         return {}
@@ -152,7 +152,7 @@ def tables(home: Home) -> dict[str, tuple[int, int]]:
     table_versions.refuse_damaged(generation)
     seen = {}
     with duckdb.connect() as connection:
-        for folder in sorted(one for one in generation.iterdir() if one.is_dir()):
+        for folder in sorted(path for path in generation.iterdir() if path.is_dir()):
             scan = staging.parquet(sorted(folder.glob("[!.]*.parquet")))
             columns = [str(name) for name, *_ in connection.execute(f"DESCRIBE FROM {scan}").fetchall()]
             row = ", ".join(f'"{name}"' for name in sorted(set(columns) - {"created_timestamp"}))
@@ -163,7 +163,7 @@ def tables(home: Home) -> dict[str, tuple[int, int]]:
 
 
 def strays(home: Home) -> list[str]:
-    """Files and folders of a store that a killed command left and nobody takes away."""
+    """Files and folders that a killed command left and that nothing removes."""
     left = [path for path in home.root.rglob(".*") if path.suffix in (".tmp", ".parquet", ".duckdb")]
     left += home.batch.glob("scratch-*")
     named = {path.name for kind in staging.KINDS for path in staging.parts_of(home, kind)}
@@ -173,19 +173,19 @@ def strays(home: Home) -> list[str]:
     return sorted(str(path.relative_to(home.root)) for path in left)
 
 
-# In a process of its own
+# In the process of the command
 
 
-class Seam:
-    """Counts the writes below a folder in this process and kills it at one; there is no taking it out again."""
+class WriteHook:
+    """Counts this process's writes below a folder and kills the process at one of them. It cannot be removed."""
 
     def __init__(self, root: str, dies_at: int) -> None:
         self._root, self._dies_at = root, dies_at
         self._changing = threading.RLock()
         self.writes: list[str] = []
 
-    def put_in(self) -> None:
-        """From here on writes count."""
+    def install(self) -> None:
+        """Start to count."""
         fsync, write, write_table, write_view = os.fsync, os.write, pq.write_table, build.write_family
 
         def syncing(descriptor: Any) -> None:
@@ -211,26 +211,27 @@ class Seam:
         pq.write_table, build.write_family = writing_table, writing_view
         sys.addaudithook(self._audited)
 
-    def _audited(self, event: str, given: tuple[Any, ...]) -> None:
+    def _audited(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":
-            path, _, flags = given
+            path, _, flags = arguments
             if isinstance(path, str | bytes) and flags & _WRITING and self._below(path):
                 self._met("open")
         elif event in _PATHS:
-            paths = given[: _PATHS[event]]
-            # relative to a folder that is open: of a tree that is being removed
+            paths = arguments[: _PATHS[event]]
+            # a relative path belongs to an open folder: a tree that is being removed
             if any(
-                isinstance(one, int) or self._below(one) or not Path(os.fsdecode(one)).is_absolute() for one in paths
+                isinstance(path, int) or self._below(path) or not Path(os.fsdecode(path)).is_absolute()
+                for path in paths
             ):
                 self._met(event.removeprefix("os."))
-        elif event == "ctypes.dlsym" and given[1] in ("renameat2", "renamex_np"):
+        elif event == "ctypes.dlsym" and arguments[1] in ("renameat2", "renamex_np"):
             self._met("exchange")
 
     def _below(self, path: Any) -> bool:
         return os.fsdecode(path).startswith(self._root)
 
     def _met(self, what: str, half: Callable[[], Any] = lambda: None) -> None:
-        # the half that is left behind is a write of ours; of other threads none may come after it
+        # `half` itself writes; other threads must not write after it
         with self._changing:
             if len(self.writes) > self._dies_at:
                 return
@@ -245,7 +246,7 @@ def _halve(path: Path) -> None:
 
 
 def _site() -> str:
-    """The innermost line of this program that says what is written."""
+    """The innermost line of our code that identifies the write."""
     frame = inspect.currentframe()
     while frame is not None:
         path = frame.f_code.co_filename
@@ -256,27 +257,27 @@ def _site() -> str:
 
 
 def _in_process(work: Work, root: str, dies_at: int | None, notes: str | None) -> None:
-    with (Path(root).parent / "said").open("w") as said:
-        os.dup2(said.fileno(), 1)
-        os.dup2(said.fileno(), 2)
+    with (Path(root).parent / "output").open("w") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
     for name in OURS:
         os.environ.pop(name, None)
     os.environ["VELO_HOME"] = root
-    seam = None if dies_at is None else Seam(root + os.sep, dies_at)
-    if seam is not None:
-        seam.put_in()
+    hook = None if dies_at is None else WriteHook(root + os.sep, dies_at)
+    if hook is not None:
+        hook.install()
     try:
         work()
     finally:
-        if seam is not None and notes is not None:
-            Path(notes).write_text("\n".join(seam.writes))
+        if hook is not None and notes is not None:
+            Path(notes).write_text("\n".join(hook.writes))
 
 
 def _ran(work: Work, home: Home, dies_at: int | None, notes: Path | None = None) -> int:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*PRELOADED, "benchmarks.write_kills", "velo.cli"])
-    given = (work, str(home.root), dies_at, None if notes is None else str(notes))
-    process = context.Process(target=_in_process, args=given)
+    arguments = (work, str(home.root), dies_at, None if notes is None else str(notes))
+    process = context.Process(target=_in_process, args=arguments)
     process.start()
     process.join()
     assert process.exitcode is not None
@@ -287,18 +288,18 @@ def _noted(work: Work, home: Home, folder: Path) -> list[str]:
     notes = folder / "writes"
     code = _ran(work, home, BEYOND, notes)
     if code:
-        raise RuntimeError(f"undisturbed, the command ended with {code}: {_said(home)}")
+        raise RuntimeError(f"undisturbed, the command ended with {code}: {_output(home)}")
     return notes.read_text().splitlines()
 
 
 def _done(work: Work, home: Home) -> None:
     code = _ran(work, home, None)
     if code:
-        raise RuntimeError(f"a command of the way back ended with {code}: {_said(home)}")
+        raise RuntimeError(f"a recovery command ended with {code}: {_output(home)}")
 
 
-def _said(home: Home) -> str:
-    return (home.root.parent / "said").read_text()[-1000:]
+def _output(home: Home) -> str:
+    return (home.root.parent / "output").read_text()[-1000:]
 
 
 def _copied(prepared: Home, root: Path) -> Home:

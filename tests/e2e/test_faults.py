@@ -1,6 +1,6 @@
 """What `velo bench faults` makes, each fault once: one line that says the remedy, nothing acknowledged lost, all values right.
 
-The same scenes as the command's, on the same small store; docs/reliability.md holds the command's own table.
+The same scenarios as the command's, on the same small store; docs/reliability.md holds the command's own table.
 """
 
 import random
@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import fault_harness, fault_scenarios, faults, kill_scenes, write_kills
-from benchmarks.fault_harness import Scene
+from benchmarks import fault_harness, fault_scenarios, faults, kill_scenarios, write_kills
+from benchmarks.fault_harness import Sandbox
 from benchmarks.fault_scenarios import FAULTS, Fault
 from tests.support.cli import velo
 from tests.support.shared import REPO
@@ -25,35 +25,35 @@ KILLED_AT_WRITES = [fault for fault in FAULTS if fault.name.endswith("-writes")]
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+def base(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
     return fault_harness.prepared(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture
-def scene(base: Scene, tmp_path: Path) -> Iterator[Scene]:
-    with fault_harness.scene(base, tmp_path / "scene", random.Random(1)) as made:
+def sandbox(base: Sandbox, tmp_path: Path) -> Iterator[Sandbox]:
+    with fault_harness.sandbox(base, tmp_path / "sandbox", random.Random(1)) as made:
         yield made
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_store_comes_back_from_a_fault_with_all_that_was_acknowledged(
-    fault: Fault, base: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fault: Fault, base: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A scene raises where a command does anything but refuse in one line, or a remedy does not work."""
-    monkeypatch.setattr(kill_scenes, "AT", write_kills.few)
+    """A scenario raises where a command does anything but refuse in one line, or a remedy does not work."""
+    monkeypatch.setattr(kill_scenarios, "AT", write_kills.few)
     recovered(fault, base, tmp_path, monkeypatch)
 
 
 @pytest.mark.prove
 @pytest.mark.parametrize("fault", KILLED_AT_WRITES, ids=lambda fault: fault.name)
 def test_a_store_comes_back_from_a_kill_at_each_telling_write(
-    fault: Fault, base: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fault: Fault, base: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kill_scenes, "AT", write_kills.telling)
+    monkeypatch.setattr(kill_scenarios, "AT", write_kills.telling)
     recovered(fault, base, tmp_path, monkeypatch)
 
 
-def recovered(fault: Fault, base: Scene, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def recovered(fault: Fault, base: Sandbox, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Inject a fault into a copy of the store and check that nothing is lost and every value is right."""
     monkeypatch.setattr(fault_scenarios, "AWAY_S", 4.0)
     outcome = faults.outcome(fault, base, folder / fault.name, random.Random(1))
@@ -72,40 +72,40 @@ def test_a_sample_of_the_writes_has_the_first_and_the_last() -> None:
     assert write_kills.few(writes[:1]) == [0]
 
 
-def test_whatever_broke_a_command_a_damaged_file_is_told_with_its_remedy(scene: Scene) -> None:
+def test_whatever_broke_a_command_a_damaged_file_is_told_with_its_remedy(sandbox: Sandbox) -> None:
     """A table that no reader can open is no bug of ours to show a traceback of."""
-    assert integrity_check.found(scene.home) is None
-    part = next((scene.home.offline / "horse_form").glob("batch-*.parquet"))
+    assert integrity_check.found(sandbox.home) is None
+    part = next((sandbox.home.offline / "horse_form").glob("batch-*.parquet"))
     fault_harness.cut(part, 200)
-    asked = scene.backup.root / "asked.csv"
+    asked = sandbox.backup.root / "asked.csv"
     asked.write_text("horse_id,event_timestamp\nnobody,2024-02-01T12:00:00Z\n")
-    velo("features", "--entities", asked, "--out", asked.with_suffix(".parquet"), home=scene.home.root).told(
+    velo("features", "--entities", asked, "--out", asked.with_suffix(".parquet"), home=sandbox.home.root).told(
         part.name, "`velo build --whole`"
     )
-    velo("online", "rebuild", home=scene.home.root).told(part.name, "`velo build --whole`")
+    velo("online", "rebuild", home=sandbox.home.root).told(part.name, "`velo build --whole`")
 
 
-def test_a_build_takes_no_record_that_was_changed_whatever_it_keeps_of_it(scene: Scene) -> None:
+def test_a_build_takes_no_record_that_was_changed_whatever_it_keeps_of_it(sandbox: Sandbox) -> None:
     """Also where a copy of the segment, or its measured starts, are there and whole."""
-    path = segments(scene.home)[0].path
+    path = segments(sandbox.home)[0].path
     content = path.read_bytes()
     path.write_bytes(content.replace(b'"position":2', b'"position":3', 1))
-    velo("build", "--whole", home=scene.home.root).told("is damaged at byte 0", "restore")
+    velo("build", "--whole", home=sandbox.home.root).told("is damaged at byte 0", "restore")
     path.write_bytes(content)
-    assert velo("build", "--whole", home=scene.home.root).code == 0
+    assert velo("build", "--whole", home=sandbox.home.root).code == 0
 
 
-def test_a_whole_build_trusts_nothing_that_was_kept(scene: Scene) -> None:
+def test_a_whole_build_trusts_nothing_that_was_kept(sandbox: Sandbox) -> None:
     """It measures the log anew, over whatever stands in the cache."""
-    for part in scene.home.batch.glob("*.parquet"):
+    for part in sandbox.home.batch.glob("*.parquet"):
         part.unlink()
         part.write_bytes(b"no table")
-    assert velo("build", "--whole", home=scene.home.root).code == 0
-    assert integrity_check.found(scene.home) is None
+    assert velo("build", "--whole", home=sandbox.home.root).code == 0
+    assert integrity_check.found(sandbox.home) is None
 
 
-def test_a_part_that_was_changed_is_named(scene: Scene) -> None:
-    folder = table_versions.current(scene.home)
+def test_a_part_that_was_changed_is_named(sandbox: Sandbox) -> None:
+    folder = table_versions.current(sandbox.home)
     assert folder is not None
     table_versions.refuse_damaged(folder)
     part = next((folder / "draw_bias").glob("batch-*.parquet"))
@@ -118,7 +118,7 @@ def test_a_part_that_was_changed_is_named(scene: Scene) -> None:
 
 
 def test_a_name_that_is_no_fault_is_told(tmp_path: Path) -> None:
-    velo("bench", "faults", "--only", "nonsense", home=tmp_path).told("nonsense is no fault", "torn-tail")
+    velo("bench", "faults", "--only", "nonsense", home=tmp_path).told("nonsense is not a fault", "torn-tail")
 
 
 def test_a_run_of_some_faults_writes_their_rows_and_leaves_the_others(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Faults of the service: a worker killed, a Redis that does not answer, and clients who mean it ill; others are answered."""
+"""Faults of the service: a worker killed, a Redis that does not answer, hostile clients. Other clients are answered."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Final
 
-from benchmarks.fault_harness import OURS, Scene, until
+from benchmarks.fault_harness import OURS, Sandbox, until
 from benchmarks.fault_report import NOTHING, Recovery
 from velo.feature_repo.stores.redis_client import connect
 
@@ -25,9 +25,9 @@ SLOW_HEADS: Final = 700
 PIPELINING: Final = 200
 
 
-def worker_killed(scene: Scene) -> Recovery:
-    """SIGKILL of one of two workers while both are asked: no answer is wrong, and another takes its place."""
-    with _served(scene, "--workers", "2") as (port, process), _asked(port) as seen:
+def worker_killed(sandbox: Sandbox) -> Recovery:
+    """Kill one of two workers under requests: no answer is wrong, and another worker replaces it."""
+    with _served(sandbox, "--workers", "2") as (port, process), _asked(port) as seen:
         until(lambda: seen[200] > ASKING)
         begun = time.perf_counter()
         before = _workers(process)
@@ -40,11 +40,11 @@ def worker_killed(scene: Scene) -> Recovery:
     return Recovery("connections of the killed worker end", NOTHING, "by itself: another worker is started", seconds)
 
 
-def redis_slow(scene: Scene) -> Recovery:
-    """Redis answers nobody for three seconds while twenty ask: each is told so, and answered as soon as it goes on."""
-    with _served(scene) as (port, _), _asked(port, PATH) as seen:
+def redis_slow(sandbox: Sandbox) -> Recovery:
+    """Pause Redis while twenty clients ask: each gets a 503, and an answer as soon as Redis continues."""
+    with _served(sandbox) as (port, _), _asked(port, PATH) as seen:
         until(lambda: seen[200] > ASKING)
-        server = int(connect(scene.home).info("server")["process_id"])  # type: ignore[index]
+        server = int(connect(sandbox.home).info("server")["process_id"])  # type: ignore[index]
         os.kill(server, signal.SIGSTOP)
         try:
             until(lambda: seen[503] > ASKING)
@@ -60,37 +60,39 @@ def redis_slow(scene: Scene) -> Recovery:
     )
 
 
-def crowd(scene: Scene) -> Recovery:
-    """Hundreds that begin a head and never end it, and hundreds that ask ahead and never read: others are answered."""
+def crowd(sandbox: Sandbox) -> Recovery:
+    """Hundreds of clients that never finish a head or never read answers: other clients are answered."""
     many = b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 5_000
     held: list[socket.socket] = []
     try:
-        with _served(scene) as (port, _), _asked(port) as seen:
+        with _served(sandbox) as (port, _), _asked(port) as seen:
             for number in range(SLOW_HEADS + PIPELINING):
-                one = socket.create_connection((HOST, port))
-                held.append(one)
-                one.settimeout(0.05)
+                client = socket.create_connection((HOST, port))
+                held.append(client)
+                client.settimeout(0.05)
                 with suppress(OSError):
-                    one.sendall(b"GET / HTTP/1.1\r\nX: " if number < SLOW_HEADS else many)
+                    client.sendall(b"GET / HTTP/1.1\r\nX: " if number < SLOW_HEADS else many)
             begun, answered = time.perf_counter(), seen[200]
             until(lambda: seen[200] > answered + 5 * ASKING)
             seconds = round(time.perf_counter() - begun, 1)
     finally:
-        for one in held:
-            one.close()
+        for client in held:
+            client.close()
     _only(seen, 200)
-    return Recovery("nothing: whoever does not read, or takes too long, is let go", NOTHING, "nothing to do", seconds)
+    return Recovery(
+        "nothing: clients that do not read, or take too long, are disconnected", NOTHING, "nothing to do", seconds
+    )
 
 
 @contextmanager
-def _served(scene: Scene, *options: str) -> Iterator[tuple[int, int]]:
-    """`velo serve` of a scene in a process of its own, which may start others: its port and that process."""
+def _served(sandbox: Sandbox, *options: str) -> Iterator[tuple[int, int]]:
+    """Run `velo serve` on a sandbox; yields its port and process id."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "velo.cli", "serve", "--port", str(port), *options]
     environ = {name: value for name, value in os.environ.items() if name not in OURS}
-    process = subprocess.Popen(command, env=environ | {"VELO_HOME": str(scene.home.root)}, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, env=environ | {"VELO_HOME": str(sandbox.home.root)}, stderr=subprocess.DEVNULL)
     try:
         until(lambda: _status(port, PATH) == 200)
         yield port, process.pid
@@ -101,7 +103,7 @@ def _served(scene: Scene, *options: str) -> Iterator[tuple[int, int]]:
 
 @contextmanager
 def _asked(port: int, path: str = "/healthz") -> "Iterator[Counter[int | str]]":
-    """Twenty that ask for a path again and again while this lasts; answers by status, `none` where there is none."""
+    """Twenty clients that request a path repeatedly; yields the count of answers by status, `none` without an answer."""
     seen: Counter[int | str] = Counter()
     stop, lock = threading.Event(), threading.Lock()
 
@@ -113,14 +115,14 @@ def _asked(port: int, path: str = "/healthz") -> "Iterator[Counter[int | str]]":
             stop.wait(0.05)
 
     threads = [threading.Thread(target=ask) for _ in range(ASKING)]
-    for one in threads:
-        one.start()
+    for thread in threads:
+        thread.start()
     try:
         yield seen
     finally:
         stop.set()
-        for one in threads:
-            one.join()
+        for thread in threads:
+            thread.join()
 
 
 def _status(port: int, path: str = "/healthz") -> int | None:
@@ -133,7 +135,7 @@ def _status(port: int, path: str = "/healthz") -> int | None:
 
 
 def _workers(process: int) -> list[int]:
-    """The processes of a service that run: those it started whose command is a worker's."""
+    """The process ids of a service's running workers."""
     found = []
     for stat in _processes():
         with suppress(OSError):
@@ -148,7 +150,7 @@ def _processes() -> Iterator[Path]:
     return Path("/proc").glob("[0-9]*/stat")
 
 
-def _only(seen: "Counter[int | str]", *wanted: int | str) -> None:
-    strange = {status: count for status, count in seen.items() if status not in wanted}
-    if strange:
-        raise RuntimeError(f"answers that should not be: {strange}")
+def _only(seen: "Counter[int | str]", *expected: int | str) -> None:
+    unexpected = {status: count for status, count in seen.items() if status not in expected}
+    if unexpected:
+        raise RuntimeError(f"unexpected answers: {unexpected}")
