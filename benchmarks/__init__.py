@@ -4,3 +4,9 @@
 process, and `page` shows the results. `faults` injects the faults of `fault_scenarios` into copies of one store, with
 `fault_harness`, and kills a stream with `crash_test`. The other modules are named after their command.
 """
+
+from pathlib import Path
+from typing import Final
+
+CHECKOUT: Final = Path(__file__).resolve().parents[1]
+"""The root of the checkout, which child processes need on their path."""

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from benchmarks import CHECKOUT
 from benchmarks.stores import peak_mb
-from velo.feature_repo.feast_store import REPO
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ MARK = "answer "
 
 
 def _environ() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(REPO.parent)}
+    return {**os.environ, "PYTHONPATH": str(CHECKOUT)}
 
 
 @contextmanager

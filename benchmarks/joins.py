@@ -1,6 +1,6 @@
-"""The point-in-time join side by side: ours through Feast, Feast's own DuckDB store, DuckDB's ASOF JOIN by hand, polars.
+"""Contenders of the point-in-time join: ours through Feast, Feast's own DuckDB store, DuckDB's ASOF JOIN by hand, polars.
 
-Each is given the same entity rows and reads the same Parquet; an answer's digest tells whether it is the same answer.
+All get the same entity rows and read the same Parquet; equal digests mean equal answers.
 """
 
 import hashlib
@@ -33,9 +33,9 @@ Ready = Callable[[], dict[str, Any]]
 def joined(
     store: Store, rows: int, scratch: Path, views: Sequence[int], rounds: int, *, stock: bool
 ) -> dict[int, dict[str, Found]]:
-    """So many entity rows joined by every contender in turn, with the first so many views, for each number of views.
+    """Join `rows` entity rows with every contender in turn, for each number of views (the first ones of the catalogue).
 
-    The entity rows are left in `scratch`, as `entities_of` names them.
+    Leaves the entity rows in `scratch`, under the name of `entities_of`.
     """
     write_entities(store, rows, entities_of(scratch, rows))
     return {
@@ -45,32 +45,32 @@ def joined(
 
 
 def entities_of(scratch: Path, rows: int) -> Path:
-    """Where so many entity rows are."""
+    """The file of `rows` entity rows."""
     return scratch / f"entities-{rows}.parquet"
 
 
 def contenders(home: Path, entities: Path, views: int, scratch: Path, *, stock: bool) -> dict[str, Contender]:
-    """Who joins these entity rows with the first so many views; `scratch` is where a stock store may spill.
+    """The contenders that join these entity rows with the first `views` views; a stock store may spill to `scratch`.
 
-    Each is given the rows as its own users hold them: DuckDB and ours Arrow (so does training), polars its own frame, Feast's
-    store pandas, for it takes nothing else; ours is given that too.
+    Each gets the rows in the form its users have: DuckDB and ours Arrow (as training does), polars its own frame, Feast's
+    store pandas, since it takes nothing else; ours gets pandas too.
     """
-    told = {"home": str(home), "entities": str(entities), "views": views}
+    arguments = {"home": str(home), "entities": str(entities), "views": views}
     found = {
-        OURS: Contender("benchmarks.joins:through_feast", told | {"stock": False, "arrow": True}, scratch),
-        OURS_FRAME: Contender("benchmarks.joins:through_feast", told | {"stock": False}, scratch),
-        RAW: Contender("benchmarks.joins:by_hand", told, scratch),
+        OURS: Contender("benchmarks.joins:through_feast", arguments | {"stock": False, "arrow": True}, scratch),
+        OURS_FRAME: Contender("benchmarks.joins:through_feast", arguments | {"stock": False}, scratch),
+        RAW: Contender("benchmarks.joins:by_hand", arguments, scratch),
     }
     if HAS_POLARS:
-        found[POLARS] = Contender("benchmarks.joins:by_polars", told, scratch)
+        found[POLARS] = Contender("benchmarks.joins:by_polars", arguments, scratch)
     if stock:
-        found[STOCK] = Contender("benchmarks.joins:through_feast", told | {"stock": True}, scratch)
+        found[STOCK] = Contender("benchmarks.joins:through_feast", arguments | {"stock": True}, scratch)
     return found
 
 
 def write_entities(store: Store, rows: int, path: Path) -> None:
-    """The last starts of a store five minutes before their off; then the same a week earlier, and so on, until there are
-    enough."""
+    """Write the last starts of a store as of five minutes before their off, then the same a week earlier, until there are
+    `rows`."""
     source = staging.parquet(staging.parts_of(store.home, "starts"))
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
@@ -104,50 +104,50 @@ def through_feast(
         feast = FeatureStore(config=config)
     families = FAMILIES[:views] if isinstance(views, int) else [BY_VIEW[view] for view in views]
     refs = [f"{family.view}:{feature.name}" for family in families for feature in family.features]
-    given = pq.read_table(entities) if arrow else pd.read_parquet(entities)
+    rows = pq.read_table(entities) if arrow else pd.read_parquet(entities)
 
     def join() -> dict[str, Any]:
         begun = time.perf_counter()
-        joined = feast.get_historical_features(entity_df=given, features=refs, full_feature_names=True).to_arrow()
+        joined = feast.get_historical_features(entity_df=rows, features=refs, full_feature_names=True).to_arrow()
         return _answer(begun, joined, [ref.replace(":", "__") for ref in refs])
 
     return join
 
 
 def by_hand(home: str, entities: str, views: int) -> Ready:
-    """DuckDB's ASOF JOIN, one query with all views, as one would write it; rows in whatever order they come."""
+    """DuckDB's ASOF JOIN, one query with all views; the rows are not ordered."""
     import pyarrow.parquet as pq
 
     families, parts = FAMILIES[:views], _parts(home)
-    given = pq.read_table(entities)
+    rows = pq.read_table(entities)
     names, joins = [], []
     for at, family in enumerate(families):
         names += [f'v{at}."{feature.name}" AS "{_named(family, feature.name)}"' for feature in family.features]
         files = ", ".join(f"'{part}'" for part in parts[family.view])
         on = " AND ".join(f"e.{key} = v{at}.{key}" for key in family.keys)
         joins.append(f"ASOF LEFT JOIN read_parquet([{files}]) v{at} ON {on} AND e.{AT} >= v{at}.event_timestamp")
-    query = f"SELECT e.*, {', '.join(names)} FROM given e {' '.join(joins)}"  # noqa: S608 our own names
+    query = f"SELECT e.*, {', '.join(names)} FROM entities e {' '.join(joins)}"  # noqa: S608 our own names
 
     def join() -> dict[str, Any]:
         begun = time.perf_counter()
         with duckdb.connect() as connection:
             connection.execute("SET TimeZone = 'UTC'")
-            connection.register("given", given)
+            connection.register("entities", rows)
             return _answer(begun, connection.sql(query).to_arrow_table(), _columns(families))
 
     return join
 
 
 def by_polars(home: str, entities: str, views: int) -> Ready:
-    """polars' `join_asof`, view by view; it wants both sides sorted by the instant, and the tables are not."""
+    """polars' `join_asof`, view by view. It requires both sides sorted by instant; the tables are not."""
     import polars as pl
 
     families, parts = FAMILIES[:views], _parts(home)
-    given = pl.read_parquet(entities)
+    entity_rows = pl.read_parquet(entities)
 
     def join() -> dict[str, Any]:
         begun = time.perf_counter()
-        rows = given.sort(AT).lazy()
+        rows = entity_rows.sort(AT).lazy()
         for family in families:
             named = {feature.name: _named(family, feature.name) for feature in family.features}
             history = pl.scan_parquet(list(parts[family.view])).select(*family.keys, AT, *named).rename(named)
@@ -178,7 +178,7 @@ def _answer(begun: float, joined: pa.Table, columns: Sequence[str]) -> dict[str,
 
 
 def _digest(joined: pa.Table, columns: Sequence[str]) -> str:
-    """What an answer comes to: every value of every feature as a double, by entity row."""
+    """The digest of an answer: every value of every feature as a double, by entity row."""
     order = np.argsort(joined.column(ROW).to_numpy(), kind="stable")
     whole = hashlib.sha256(joined.column(ROW).to_numpy()[order].tobytes())
     for column in columns:

@@ -1,6 +1,6 @@
-"""Online reads at the shape that Feast publishes: so many entities, views of one entity, and features of each.
+"""Contenders of online reads, at the shape that Feast publishes: entities, views of one entity, features of each view.
 
-One Redis holds the same rows for all, written by our plug-in in Feast's own layout. One request at a time.
+One Redis holds the same rows for all, written by our plug-in in Feast's own layout. Requests are sequential.
 """
 
 import contextlib
@@ -35,24 +35,24 @@ Ready = Callable[[], dict[str, Any]]
 def contenders(
     folder: Path, url: str, entities: int, views: int, features: int, requests: int, *, with_feast: bool
 ) -> dict[str, Contender]:
-    """Who reads rows that `fill` wrote; a round is so many requests, and takes the median of them (ms)."""
-    told = {"url": url, "entities": entities, "views": views, "features": features, "requests": requests}
+    """The contenders that read the rows of `fill`; a round is `requests` requests, and counts with their median (ms)."""
+    arguments = {"url": url, "entities": entities, "views": views, "features": features, "requests": requests}
     bare = {
-        FLOOR: Contender("benchmarks.online:floor", told),
-        WRITTEN: Contender("benchmarks.online:packed", told | {"once": True}),
-        PACKED: Contender("benchmarks.online:packed", told | {"once": False}),
+        FLOOR: Contender("benchmarks.online:floor", arguments),
+        WRITTEN: Contender("benchmarks.online:packed", arguments | {"once": True}),
+        PACKED: Contender("benchmarks.online:packed", arguments | {"once": False}),
     }
     if not with_feast:
         return bare
     return bare | {
-        PLUGIN: Contender("benchmarks.online:through_feast", told | {"folder": str(folder), "stock": False}),
-        STOCK: Contender("benchmarks.online:through_feast", told | {"folder": str(folder), "stock": True}),
+        PLUGIN: Contender("benchmarks.online:through_feast", arguments | {"folder": str(folder), "stock": False}),
+        STOCK: Contender("benchmarks.online:through_feast", arguments | {"folder": str(folder), "stock": True}),
     }
 
 
 def fill(url: str, entities: int, views: int, features: int) -> None:
     """Write a row of each entity in each view, as our plug-in does."""
-    writer, keys = RowWriter(connect_url(url)), [(one,) for one in _ids(entities)]
+    writer, keys = RowWriter(connect_url(url)), [(name,) for name in _ids(entities)]
     instants = np.full(entities, to_us(AT))
     for view in range(views):
         values = np.random.default_rng(view).normal(size=(entities, features))
@@ -65,7 +65,7 @@ def through_feast(folder: str, url: str, entities: int, views: int, features: in
     with contextlib.redirect_stdout(io.StringIO()):
         feast.apply(_objects(Path(folder), views, features))
     refs = [f"view_{view}:feature_{at}" for view in range(views) for at in range(features)]
-    rows = [{"entity_id": one} for one in _ids(entities)]
+    rows = [{"entity_id": name} for name in _ids(entities)]
 
     def ask() -> dict[str, list[Any]]:
         return dict(feast.get_online_features(features=refs, entity_rows=rows, full_feature_names=True).to_dict())
@@ -74,23 +74,23 @@ def through_feast(folder: str, url: str, entities: int, views: int, features: in
         columns = [answer[f"view_{view}__feature_{at}"] for view in range(views) for at in range(features)]
         return _digest(np.array(columns).T)
 
-    return _asked(ask, digest, requests)
+    return _measured(ask, digest, requests)
 
 
 def packed(url: str, entities: int, views: int, features: int, requests: int, once: bool) -> Ready:  # noqa: FBT001 called by name
-    """The packed rows without Feast, as doubles; the read written once for all requests, or anew for each."""
+    """Read packed rows without Feast; the command is encoded once for all requests, or for each."""
     rows, ids = RedisRows(connect_url(url)), _ids(entities)
     wanted = [(_layout(view, features), ids) for view in range(views)]
     read = Read.of(wanted)
 
     def digest(answer: list[Any]) -> str:
-        return _digest(np.hstack([one.values for one in answer]))
+        return _digest(np.hstack([view.values for view in answer]))
 
-    return _asked((lambda: rows.read(read)) if once else (lambda: rows.read_packed(wanted)), digest, requests)
+    return _measured((lambda: rows.read(read)) if once else (lambda: rows.read_packed(wanted)), digest, requests)
 
 
 def floor(url: str, entities: int, views: int, features: int, requests: int) -> Ready:
-    """As many bytes in plain strings, one of each entity, in GETs written once: what no store on Redis is below."""
+    """Read as many bytes from plain strings, one per entity, with commands encoded once: the lower bound of any store on Redis."""
     client: Any = connect_url(url)
     size = views * (12 + 8 * features)
     for at in range(entities):
@@ -105,10 +105,10 @@ def floor(url: str, entities: int, views: int, features: int, requests: int) -> 
         client.connection_pool.release(connection)
         return answers
 
-    return _asked(ask, lambda answer: "", requests)
+    return _measured(ask, lambda answer: "", requests)
 
 
-def _asked(ask: Callable[[], Any], digest: Callable[[Any], str], requests: int) -> Ready:
+def _measured(ask: Callable[[], Any], digest: Callable[[Any], str], requests: int) -> Ready:
     for _ in range(WARM_UP):
         ask()
 

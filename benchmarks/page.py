@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rich.table import Table
 
+from benchmarks import CHECKOUT
 from velo.errors import UserError
-from velo.feature_repo.feast_store import REPO
 from velo.storage.atomic_files import make_folder, write_atomically
 
 
@@ -58,12 +58,11 @@ def where_to(out: Path | None) -> Path:
         if out.suffix != ".md":
             raise UserError(f"--out is {str(out)!r}, but the page is Markdown: give a name that ends in .md")
         return out
-    checkout = REPO.parent
-    if not (checkout / "docs" / "architecture.md").is_file():
+    if not (CHECKOUT / "docs" / "architecture.md").is_file():
         raise UserError(
-            f"{checkout} is not a checkout of velo, so it has no docs/benchmarks.md: name a file with --out FILE.md"
+            f"{CHECKOUT} is not a checkout of velo, so it has no docs/benchmarks.md: name a file with --out FILE.md"
         )
-    return checkout / "docs" / "benchmarks.md"
+    return CHECKOUT / "docs" / "benchmarks.md"
 
 
 def put_between(page: Path, mark: str, replacement: Callable[[str], str]) -> None:

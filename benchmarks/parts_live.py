@@ -1,4 +1,4 @@
-"""The parts of `velo bench` that stream: a whole log, and live."""
+"""The parts of `velo bench` that stream: a replay of a whole log, and live results."""
 
 import shutil
 import statistics
@@ -15,10 +15,10 @@ from benchmarks.parts_batch import LoadedStores
 from benchmarks.stores import apart, versions
 
 SPEED_AIMS: Final = {"none": 10_000, "both": 5_000}
-"""Starts a second that the eight views of the contract aim at."""
+"""Aims for the eight views of the contract, in starts per second."""
 SINK_WORDS: Final = {"none": "no sink", "both": "both sinks"}
 AIM_STARTS: Final = 15_000
-"""A shorter replay is no measure of the aim: much of it is its beginning."""
+"""A shorter replay does not count for the aim: start-up takes much of it."""
 
 
 def streaming(ground: LoadedStores) -> BenchPart:
@@ -36,17 +36,19 @@ def streaming(ground: LoadedStores) -> BenchPart:
                 shutil.rmtree(home)
     rows, series, aims = [], dict[str, list[tuple[float, Timing]]](), []
     for (views, sinks, starts), of in sorted(found.items(), key=lambda item: (item[0][0], item[0][2])):
-        seconds = Timing.of([one.seconds for one in of])
-        speed = Timing.of([one.starts_per_second for one in of])
-        cpu, peak = (max(values) for values in zip(*((one.cpu_seconds, one.peak_mb) for one in of), strict=True))
+        seconds = Timing.of([replay.seconds for replay in of])
+        speed = Timing.of([replay.starts_per_second for replay in of])
+        cpu, peak = (
+            max(values) for values in zip(*((replay.cpu_seconds, replay.peak_mb) for replay in of), strict=True)
+        )
         row = str(views), sinks, f"{starts:,}", seconds.shown(), speed.shown(",.0f")
         rows.append((*row, f"{cpu:,.1f}", f"{peak:,.0f}"))
         if views == every:
             series.setdefault(sinks, []).append((float(starts), seconds))
         if (views, starts) == (len(CONTRACT), max(ground.sizes.replay)) and sinks in SPEED_AIMS:
-            told = f"{speed.shown(',.0f')} at {starts:,} starts, {views} views"
+            result = f"{speed.shown(',.0f')} at {starts:,} starts, {views} views"
             met = speed.median >= SPEED_AIMS[sinks] if starts >= AIM_STARTS else None
-            aims.append(Aim(f"a stream into {SINK_WORDS[sinks]} ≥ {SPEED_AIMS[sinks]:,} starts/s", told, met))
+            aims.append(Aim(f"a stream into {SINK_WORDS[sinks]} ≥ {SPEED_AIMS[sinks]:,} starts/s", result, met))
     return BenchPart(
         "stream",
         "The stream, catching up",
@@ -62,26 +64,26 @@ def streaming(ground: LoadedStores) -> BenchPart:
 
 
 def freshness(ground: LoadedStores) -> BenchPart:
-    """From a live result's `known_at` to its being readable in Redis."""
+    """Measure the delay from a live result's `known_at` until it is readable in Redis."""
     store, starts = ground.loaded(ground.sizes.replay[-1])
     found: dict[float, list[dict[str, Any]]] = {rate: [] for rate in ground.sizes.rates}
     for number in range(min(ground.sizes.rounds, 2)):
         for rate, of in found.items():
             home = stream.copied(store, ground.scratch / f"live-{rate:.0f}-{number}")
-            told = {"home": str(home), "rate": rate, "seconds": ground.sizes.live_seconds}
-            of.append(apart("benchmarks.parts_live:live", **told).result)
+            arguments = {"home": str(home), "rate": rate, "seconds": ground.sizes.live_seconds}
+            of.append(apart("benchmarks.parts_live:live", **arguments).result)
             shutil.rmtree(home)
     rows = []
     for rate, of in found.items():
         p50, p99, longest = (
-            Timing.of([one[name] for one in of]).shown(",.1f") for name in ("p50_ms", "p99_ms", "longest_ms")
+            Timing.of([run[name] for run in of]).shown(",.1f") for name in ("p50_ms", "p99_ms", "longest_ms")
         )
-        per_second = statistics.median(one["starts_per_second"] for one in of)
+        per_second = statistics.median(run["starts_per_second"] for run in of)
         rows.append((f"{rate:,.0f}", f"{per_second:,.0f}", f"{of[0]['results']:,}", p50, p99, longest))
     return BenchPart(
         "freshness",
         "The stream, live",
-        f"From a result's `known_at` to all its rows being readable in Redis, with both sinks, on a store of {starts:,} starts; "
+        f"From a result's `known_at` until all its rows are readable in Redis, with both sinks, on a store of {starts:,} starts; "
         f"{ground.sizes.live_seconds:.0f} s at each rate.",
         ("results/s", "starts/s", "results", "p50 ms", "p99 ms", "longest ms"),
         tuple(rows),
@@ -90,5 +92,5 @@ def freshness(ground: LoadedStores) -> BenchPart:
 
 
 def live(home: str, rate: float, seconds: float) -> dict[str, Any]:
-    """One rate, in this process."""
+    """Measure one rate in this process."""
     return asdict(stream.live(Path(home), rate, seconds))

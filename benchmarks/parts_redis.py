@@ -1,4 +1,4 @@
-"""The parts of `velo bench` that read what is in Redis, score a race by it, and count what it keeps."""
+"""The parts of `velo bench` that read from Redis, score a race, and measure Redis's memory."""
 
 import time
 from collections.abc import Callable
@@ -28,14 +28,14 @@ VIEWS, FEATURES = 5, 3
 READ_AIM_MS: Final = 0.8
 BYTES_AIM, REBUILD_AIM_S, HORSES = 64.0, 60.0, 100_000
 SEASON_DAYS, SEASON_RACES = 180, 20_000
-"""Of the season that is tiled for its horses: many of them, each with a few starts."""
+"""The season that is tiled: many horses with few starts each."""
 SAMPLE: Final = 2000
 OURS_PER_HASH: Final = 3
-"""Fields of a view that are no feature: its time, its version, the packed row."""
+"""Fields of a view besides features: its time, its version, the packed row."""
 
 
 def reading(ground: LoadedStores) -> BenchPart:
-    """Online reads at the shape that Feast publishes."""
+    """Measure online reads at the shape that Feast publishes."""
     rows, series, aims = [], dict[str, list[tuple[float, Timing]]](), []
     for entities in ground.sizes.entities:
         folder = ground.scratch / f"online-{entities}"
@@ -43,17 +43,17 @@ def reading(ground: LoadedStores) -> BenchPart:
         with redis_server(folder) as (url, start):
             start()
             online.fill(url, entities, VIEWS, FEATURES)
-            told = (folder, url, entities, VIEWS, FEATURES, ground.sizes.requests)
-            sides = online.contenders(*told, with_feast=ground.sizes.with_feast)
+            arguments = (folder, url, entities, VIEWS, FEATURES, ground.sizes.requests)
+            sides = online.contenders(*arguments, with_feast=ground.sizes.with_feast)
             found = interleaved(sides, ground.sizes.rounds)
         for name, of in found.items():
             if of.failed:
                 rows.append((name, f"{entities:,}", f"failed: {of.failed}", "", "", ""))
                 continue
             same = of.last["digest"] == found[online.WRITTEN].last["digest"]
-            told_same = "" if name == online.FLOOR else "the same" if same else "another"
+            answer = "" if name == online.FLOOR else "the same" if same else "another"
             p99 = f"{of.last['p99']:,.2f}"
-            rows.append((name, f"{entities:,}", of.spread.shown(), p99, f"{of.peak_mb:,.0f}", told_same))
+            rows.append((name, f"{entities:,}", of.spread.shown(), p99, f"{of.peak_mb:,.0f}", answer))
             series.setdefault(name, []).append((float(entities), of.spread))
         fastest = found[online.WRITTEN]
         if entities == ground.sizes.entities[0] and not fastest.failed:
@@ -65,16 +65,16 @@ def reading(ground: LoadedStores) -> BenchPart:
     return BenchPart(
         "online",
         "Online reads at the shape that Feast publishes",
-        f"So many entities, {VIEWS} views of one entity, {FEATURES} features of each, one request at a time; Feast's documents "
-        f"claim {online.FEAST_SAYS_MS} ms for 50 entities. A round is {ground.sizes.requests} requests and counts with their median.",
+        f"{VIEWS} views of one entity, {FEATURES} features of each, one request at a time; Feast's documentation claims "
+        f"{online.FEAST_SAYS_MS} ms for 50 entities. A round is {ground.sizes.requests} requests and counts with their median.",
         ("contender", "entities", "median ms", "p99 ms, last round", "peak MB", "answer"),
         tuple(rows),
         versions("feast", "redis", "hiredis", "redis-server"),
         notes=(
             (
-                "All read the same rows in one Redis, over the loopback. A read written once is `RedisRows.read` of a `Read`; the "
-                "scorer writes its question of a card once too, in a way of its own (`velo.serving.scoring.redis_reader`). The bare pipeline is one plain "
-                "string an entity."
+                'All read the same rows from one Redis over the loopback. "A read written once" is `RedisRows.read` of a prepared `Read`; '
+                "the scorer also encodes its read of a card once (`velo.serving.scoring.redis_reader`). The bare pipeline reads one "
+                "plain string per entity."
             ),
         ),
         aims=tuple(aims),
@@ -83,7 +83,7 @@ def reading(ground: LoadedStores) -> BenchPart:
 
 
 def racing(ground: LoadedStores) -> BenchPart | None:
-    """A race card's features, and its score; left out of a quick run, which trains no model."""
+    """Measure the features and the score of a race card; None in a quick run, which trains no model."""
     sizes = ground.sizes
     if not sizes.race_sizes:
         return None
@@ -92,16 +92,16 @@ def racing(ground: LoadedStores) -> BenchPart | None:
     )
     rows = tuple(
         (
-            one.what,
-            str(one.runners),
-            f"{figures.rate:,.0f} starts/s" if one.loaded else "idle",
-            f"{one.requests:,}",
-            f"{one.refused:,}",
-            f"{one.p50_ms:,.2f}",
-            f"{one.p99_ms:,.2f}",
-            f"{one.races_per_second:,.0f}",
+            way.what,
+            str(way.runners),
+            f"{figures.rate:,.0f} starts/s" if way.loaded else "idle",
+            f"{way.requests:,}",
+            f"{way.refused:,}",
+            f"{way.p50_ms:,.2f}",
+            f"{way.p99_ms:,.2f}",
+            f"{way.races_per_second:,.0f}",
         )
-        for one in figures.measured
+        for way in figures.measured
     )
     return BenchPart(
         "race",
@@ -114,7 +114,7 @@ def racing(ground: LoadedStores) -> BenchPart | None:
 
 
 def keeping(ground: LoadedStores) -> BenchPart:
-    """What a key and a feature take in Redis, and an empty Redis filled again."""
+    """Measure the memory of a key and a feature in Redis, and the rebuild of an empty Redis."""
     rows, points, aims = list[tuple[str, ...]](), list[tuple[float, Timing]](), list[Aim]()
     season = ground.scratch / "horses.parquet"
     days = SEASON_DAYS if ground.sizes.horses[0] > 1000 else 5
@@ -127,29 +127,29 @@ def keeping(ground: LoadedStores) -> BenchPart:
         of, spread = _filled(store, ground.sizes.rounds)
         rows.append(_kept_row(of, starts, spread))
         points.append((float(of["horses"]), spread))
-        # the largest store tells them
+        # those of the largest store
         aims = _keeping_aims(of, spread)
     return BenchPart(
         "redis",
-        "What Redis keeps, and an empty one filled again",
-        f"`velo online rebuild` of all {len(FAMILIES)} views into a Redis that was emptied, on a made-up season of many horses.",
+        "The memory of Redis, and its rebuild",
+        f"`velo online rebuild` of all {len(FAMILIES)} views into an emptied Redis, on a simulated season of many horses.",
         (
             "horses", "starts", "keys", "features", "rebuilt in s", "bytes a key", "bytes a feature",
-            "the same by MEMORY USAGE", "MB",
+            "by MEMORY USAGE", "MB",
         ),
         tuple(rows),
         versions("redis", "redis-server"),
         notes=(
-            ("A feature is one that has a value; its bytes are the growth of used_memory over all of them: Feast's own field, its "
-            f"share of the packed row, names, keys and tables. By MEMORY USAGE: of {SAMPLE:,} keys picked by chance."),
+            ("Features that have a value count. Their bytes are the growth of used_memory divided by their number: Feast's own field, "
+            f"a share of the packed row, names, keys and tables. MEMORY USAGE: of {SAMPLE:,} random keys."),
         ),
         aims=tuple(aims),
-        charts={"redis": growth_chart("An empty Redis filled again", "horses", "seconds", {"rebuild": points})},
+        charts={"redis": growth_chart("Rebuild of an empty Redis", "horses", "seconds", {"rebuild": points})},
     )  # fmt: skip
 
 
 def _filled(store: Store, rounds: int) -> tuple[dict[str, Any], Timing]:
-    """What a store's Redis holds once it was filled from the tables, and the seconds of that, round after round."""
+    """The contents of a store's Redis after a rebuild from the tables, and the seconds of the rebuilds."""
     build(store, datetime.now(UTC))
     side = Contender("benchmarks.parts_redis:filling", {"home": str(store.home.root)})
     try:
@@ -176,11 +176,11 @@ def _kept_row(of: dict[str, Any], starts: int, spread: Timing) -> tuple[str, ...
 
 
 def _keeping_aims(of: dict[str, Any], spread: Timing) -> list[Aim]:
-    """What was aimed at, and what a store says of it."""
+    """The aims, and the figures of a store for them."""
     large, bytes_a_feature = of["horses"] >= HORSES, of["used"] / of["features"]
     return [
         Aim(
-            f"Redis ≤ {BYTES_AIM:.0f} bytes a feature all told",
+            f"Redis ≤ {BYTES_AIM:.0f} bytes a feature in total",
             f"{bytes_a_feature:,.1f} at {of['horses']:,} horses",
             bytes_a_feature <= BYTES_AIM if large else None,
         ),
@@ -193,7 +193,7 @@ def _keeping_aims(of: dict[str, Any], spread: Timing) -> list[Aim]:
 
 
 def filling(home: str) -> Callable[[], dict[str, Any]]:
-    """An emptied Redis rebuilt from the tables, and what it then holds."""
+    """A contender that empties Redis, rebuilds it from the tables, and measures its contents."""
     store = Store.open(Settings(home=Path(home)))
     client: Any = connect(store.home)
     with duckdb.connect() as connection:
@@ -214,16 +214,16 @@ def filling(home: str) -> Callable[[], dict[str, Any]]:
 
 
 def _features(client: Any, rows: int) -> dict[str, float]:
-    """Features that have a value, counted in every hash; and bytes of one by MEMORY USAGE, in some of them."""
+    """The number of features with a value, in all hashes, and their bytes by MEMORY USAGE, in a sample."""
     fields, size, sampled = 0, 0, 0
     keys = client.scan_iter(count=5000, _type="hash")
-    for lot in iter(lambda: [key for key, _ in zip(keys, range(5000), strict=False)], []):
+    for batch in iter(lambda: [key for key, _ in zip(keys, range(5000), strict=False)], []):
         with client.pipeline(transaction=False) as pipe:
-            for key in lot:
+            for key in batch:
                 pipe.hlen(key)
             fields += sum(pipe.execute())
-    some = [client.randomkey() for _ in range(SAMPLE)]
-    for key in some:
+    sample = [client.randomkey() for _ in range(SAMPLE)]
+    for key in sample:
         views = sum(name.startswith(b"_pk:") for name in client.hkeys(key))
         size += client.memory_usage(key)
         sampled += client.hlen(key) - OURS_PER_HASH * views
@@ -231,7 +231,7 @@ def _features(client: Any, rows: int) -> dict[str, float]:
 
 
 def _size_of(season: Path) -> tuple[int, int]:
-    """Starts and horses of a runner table."""
+    """The number of starts and horses in a runner table."""
     with duckdb.connect() as connection:
         [(starts, horses)] = connection.execute(
             "SELECT count(*) FILTER (status <> 'NR'), count(DISTINCT horse) FROM read_parquet($1)", [str(season)]

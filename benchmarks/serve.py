@@ -20,6 +20,7 @@ from urllib.parse import quote
 import numpy as np
 from rich.table import Table
 
+from benchmarks import CHECKOUT
 from benchmarks.page import text_table
 from benchmarks.stores import machine, store_of
 from velo.feature_repo.catalogue import request_time
@@ -252,7 +253,7 @@ def declare(store: Store, sizes: Sequence[int]) -> dict[int, str]:
 @contextmanager
 def program(store: Store, *command: str, **more: str) -> Iterator["subprocess.Popen[bytes]"]:
     """A program in a process of its own on a store, ended by SIGTERM; `more` goes into its environment."""
-    environ = {**os.environ, "VELO_HOME": str(store.home.root), "PYTHONPATH": str(REPO.parent), **more}
+    environ = {**os.environ, "VELO_HOME": str(store.home.root), "PYTHONPATH": str(CHECKOUT), **more}
     process = subprocess.Popen(
         [sys.executable, *command], env=environ, cwd=REPO if "feast.cli.cli" in command else None,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

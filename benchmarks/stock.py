@@ -1,5 +1,6 @@
-"""Feast's own DuckDB store given as many rows as ours, at which it may need more memory than there is: each in a process of
-its own, within a bound of memory and of time. One that is killed has taken as long as it ran, and ours may be held to that.
+"""Compare Feast's own DuckDB store with ours at a size that may exceed the memory.
+
+Each runs in its own process, which is killed at a limit of memory or time; the seconds until then are a lower bound.
 """
 
 import json
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks import CHECKOUT
 from benchmarks.interleaved import Timing
 from benchmarks.joins import OURS_FRAME, STOCK, through_feast
 from benchmarks.page import Aim
@@ -28,12 +30,12 @@ SHAPES: Final[Mapping[str, tuple[str, ...]]] = {
     "jockey_course": ("jockey_course",),
     f"all {len(FAMILIES)}": tuple(family.view for family in FAMILIES),
 }
-"""Two that the stock store survives at 100,000 rows, one of few rows a key and one of more; then all."""
+"""Two sets of views that the stock store survives at 100,000 rows, with few and with more rows per key; then all."""
 
 
 @dataclass(frozen=True, slots=True)
 class BoundedRun:
-    """What one store took for a join, each time, or how long it had run when it was ended, and why; its peak MB."""
+    """The seconds of each join, or until the process was ended, and why (`ended`); its peak MB."""
 
     taken: Timing
     ended: str
@@ -52,17 +54,17 @@ class StockComparison:
 
     @property
     def times(self) -> float:
-        """So many times as long as ours the stock store took, at least."""
+        """The stock store's seconds divided by ours; a lower bound if it was killed."""
         return self.stock.taken.median / self.ours.taken.median
 
     @property
     def lines(self) -> list[tuple[str, ...]]:
-        """As rows of the join's table."""
+        """Rows of the join's table."""
         return [self._line(OURS_FRAME, self.ours, ""), self._line(STOCK, self.stock, f"{self.times:,.1f}")]
 
     @property
-    def told(self) -> str:
-        """In words."""
+    def summary(self) -> str:
+        """The comparison in words."""
         views = f"the view {self.shape}" if self.shape in BY_VIEW else f"{self.shape} views"
         how = f", where it was {self.stock.ended}" if self.stock.ended else ""
         return f"{'> ' if self.stock.ended else ''}{self.times:,.0f}× over {views}{how}"
@@ -76,35 +78,35 @@ class StockComparison:
 
 
 def beside(home: Path, entities: Path, few: Path, rows: int, scratch: Path) -> list[StockComparison]:
-    """Both stores over the same entity rows, shape by shape; `few` are entity rows to get warm with."""
+    """Run both stores over the same entity rows, shape by shape; `few` are entity rows for the warm-up."""
     found = []
     for shape, views in SHAPES.items():
-        told = {
+        arguments = {
             "home": str(home),
             "entities": str(entities),
             "few": str(few),
             "views": list(views),
         }
-        ours = bounded(told | {"stock": False, "rounds": ROUNDS}, scratch)
+        ours = bounded(arguments | {"stock": False, "rounds": ROUNDS}, scratch)
         if ours.ended:
             raise RuntimeError(f"our store was {ours.ended} over {shape} views")
-        found.append(StockComparison(shape, rows, bounded(told | {"stock": True, "rounds": 1}, scratch), ours))
+        found.append(StockComparison(shape, rows, bounded(arguments | {"stock": True, "rounds": 1}, scratch), ours))
     return found
 
 
 def aim(found: Sequence[StockComparison]) -> Aim:
-    """What is aimed at is all views, the last shape; where the stock store was killed too soon, that tells nothing."""
+    """The aim covers all views, the last shape; it is open if the stock store was killed too early to judge."""
     last = found[-1]
     met = last.times >= TIMES
     return Aim(
         f"≥ {TIMES:.0f}× Feast's DuckDB store at {last.rows:,} rows, all views",
-        "; ".join(one.told for one in reversed(found)),
+        "; ".join(comparison.summary for comparison in reversed(found)),
         None if last.stock.ended and not met else met,
     )
 
 
 def bounded(arguments: dict[str, Any], scratch: Path, most_mb: float = MOST_MB) -> BoundedRun:
-    """`joining` in a process of its own, killed where it takes more than `most_mb` of memory or `MOST_SECONDS`."""
+    """Run `joining` in its own process, killed above `most_mb` of memory or after `MOST_SECONDS`."""
     begun = scratch / "begun"
     begun.unlink(missing_ok=True)
     process = subprocess.Popen(
@@ -118,7 +120,7 @@ def bounded(arguments: dict[str, Any], scratch: Path, most_mb: float = MOST_MB) 
         stdout=subprocess.PIPE,
         text=True,
         cwd=scratch,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
     )
     most = ran = 0.0
     try:
@@ -129,11 +131,11 @@ def bounded(arguments: dict[str, Any], scratch: Path, most_mb: float = MOST_MB) 
         killed = process.poll() is None
     finally:
         process.kill()
-        said, _ = process.communicate()
+        output, _ = process.communicate()
     if killed or process.returncode:
         what = "killed" if killed else "broken off"
         return BoundedRun(Timing.of([ran]), f"{what} after {ran:.0f} s at {most / 1000:.1f} GB", "", most)
-    done = json.loads(said.splitlines()[-1])
+    done = json.loads(output.splitlines()[-1])
     return BoundedRun(Timing.of(done["result"]["taken"]), "", done["result"]["digest"], max(most, done["peak_mb"]))
 
 
@@ -146,9 +148,9 @@ def joining(
     rounds: int,
     begun: str,
 ) -> dict[str, Any]:
-    """Join a few rows to get warm, then so many times all; the file `begun` is made between."""
+    """Join a few rows to warm up, create the file `begun`, then join all rows `rounds` times."""
     through_feast(home, few, views, stock)()
     join = through_feast(home, entities, views, stock)
     Path(begun).touch()
     answers = [join() for _ in range(rounds)]
-    return {"taken": [one["taken"] for one in answers], "digest": answers[-1]["digest"]}
+    return {"taken": [answer["taken"] for answer in answers], "digest": answers[-1]["digest"]}

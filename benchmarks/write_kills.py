@@ -23,12 +23,13 @@ from typing import Any, Final
 import duckdb
 import pyarrow.parquet as pq
 
+from benchmarks import CHECKOUT
 from benchmarks.fault_harness import OURS, PRELOADED
 from velo.storage import atomic_files, table_versions
 from velo.storage.store import Home
 from velo.streams.batch import build, staging
 
-REPO: Final = str(Path(__file__).parents[1]) + os.sep
+CODE: Final = str(CHECKOUT) + os.sep
 BEYOND: Final = 1_000_000_000
 """A write number that no command reaches."""
 FEW: Final = 12
@@ -250,8 +251,8 @@ def _site() -> str:
     frame = inspect.currentframe()
     while frame is not None:
         path = frame.f_code.co_filename
-        if path.startswith(REPO) and path not in _NO_SITE and os.sep + ".venv" + os.sep not in path:
-            return f"{path.removeprefix(REPO)}:{frame.f_lineno}"
+        if path.startswith(CODE) and path not in _NO_SITE and os.sep + ".venv" + os.sep not in path:
+            return f"{path.removeprefix(CODE)}:{frame.f_lineno}"
         frame = frame.f_back
     return "elsewhere"
 

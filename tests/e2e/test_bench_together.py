@@ -88,7 +88,7 @@ def test_without_a_checkout_there_is_no_page_to_write_and_it_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Before anything is measured."""
-    monkeypatch.setattr(page, "REPO", tmp_path / "feature_repo")
+    monkeypatch.setattr(page, "CHECKOUT", tmp_path)
     with pytest.raises(UserError, match=r"is not a checkout of velo.* --out FILE\.md"):
         page.where_to(None)
     assert page.where_to(tmp_path / "x.md") == tmp_path / "x.md"
