@@ -1,7 +1,7 @@
-"""Made-up racing seasons, British in kind, for the demo and for tests; never evidence of model quality.
+"""Simulate seasons of British-style racing for demos and tests; never evidence of a model's quality.
 
-The horses, people, courses and results are invented by chance from a seed, and the market in them is as wise as its
-maker says (`SeasonSpec.market_knowledge`). A model that wins here has beaten a formula, not a bookmaker.
+Horses, people, courses and results are random, from a seed; `SeasonSpec.market_knowledge` sets how much the market knows. A
+model that wins here has beaten a formula, not a bookmaker.
 """
 
 from velo.simulator.season import SimulatedSeason, simulate, simulate_season

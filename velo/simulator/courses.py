@@ -1,4 +1,4 @@
-"""The twelve invented courses: what they stage, how the ground rides, how the draw tilts them."""
+"""The twelve invented courses: their kinds of racing, going and draw bias."""
 
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -11,7 +11,7 @@ FURLONG_M = 201.168
 TURF, AW, JUMP = "turf", "aw", "jump"
 NORTH, MIDLANDS, SOUTH = 0, 1, 2
 FAST, GOOD, EASY, SOFT = 0, 1, 2, 3
-# Moisture below the bound reads so. The bounds put about one turf day in fifty at each end.
+# Upper bound of moisture, name, group, and the going in places. About one turf day in fifty is at each end.
 _TURF_GOINGS = (
     (-1.9, "Firm", FAST, "Good to Firm"),
     (-0.5, "Good to Firm", FAST, "Good"),
@@ -26,13 +26,13 @@ _AW_GOINGS = (
     (np.inf, "Standard to Slow", EASY, "Slow"),
 )
 _BAND_BOUNDS_M = (1300.0, 1900.0, 2700.0)
-# How far apart the ends of the draw are at a typical course, in logits: the shorter the race the more.
+# Logits between the ends of the draw at a typical course, by distance band, shortest first.
 _DRAW_SPREAD = (1.0, 0.75, 0.4, 0.15)
 
 
 @dataclass(frozen=True)
 class Course:
-    """A racecourse; `stages` are the kinds of racing it holds, `tightness` scales its draw bias."""
+    """A racecourse; `stages` are its kinds of racing, `tightness` scales its draw bias."""
 
     name: str
     code: str
@@ -42,7 +42,7 @@ class Course:
     tightness: float
 
 
-# The first four hold every kind of racing, so that a small season needs no more.
+# The first four cover every kind of racing, enough for a small season.
 COURSES = (
     Course("Ashcombe Park", "ASH", SOUTH, (TURF,), 8, 1.0),
     Course("Marlhythe (AW)", "MAR", SOUTH, (AW,), 5, 1.3),
@@ -61,7 +61,7 @@ COURSES = (
 
 @dataclass(frozen=True)
 class Going:
-    """The ground: its words, its group (FAST to SOFT) and its softness in steps from good."""
+    """The going: its text, group (FAST to SOFT), and softness in steps from good."""
 
     text: str
     group: int
@@ -71,7 +71,7 @@ class Going:
 def draw_bias(rng: np.random.Generator, courses: int) -> Floats:
     """Logits between the lowest and the highest draw, by course × surface (turf, AW) × distance band × going group.
 
-    Positive favours high numbers. A course has a lasting lean which the going strengthens, weakens or turns round.
+    Positive favours high numbers. A course has a lasting bias, which the going strengthens, weakens or reverses.
     """
     tightness = np.array([course.tightness for course in COURSES[:courses]])
     lean = rng.choice((-1.0, 1.0), (courses, 2, 4, 1)) * rng.uniform(0.5, 1.3, (courses, 2, 4, 1))
@@ -87,9 +87,7 @@ def distance_band(distance_m: Floats) -> Ints:
 
 
 def moisture(rng: np.random.Generator, start: date, days: int, courses: int) -> Floats:
-    """Days × courses: how wet the ground is, 0 being good; winters wet, summers dry, a wet spell lasting about ten
-    days.
-    """
+    """Days × courses: moisture, 0 is good. Winters are wet, summers dry; a wet spell lasts about ten days."""
     kept = np.exp(-1 / 10)
     shocks = rng.normal(0.0, 0.75 * np.sqrt(1 - kept**2), (days, courses))
     weather = np.empty((days, courses))
@@ -102,7 +100,7 @@ def moisture(rng: np.random.Generator, start: date, days: int, courses: int) -> 
 
 
 def going(rng: np.random.Generator, wetness: float, stage: str) -> Going:
-    """The going of a meeting of that stage on ground that wet; now and then `(… in places)`."""
+    """The going of a meeting from the moisture and kind of racing; sometimes with `(… in places)`."""
     if stage == AW:
         wetness = float(rng.normal())
     _below, text, group, places = next(row for row in (_AW_GOINGS if stage == AW else _TURF_GOINGS) if wetness < row[0])

@@ -1,4 +1,4 @@
-"""Who runs in what: the day's races are filled from the horses that are ready, weighted, drawn and given riders."""
+"""Fill the day's races with horses that are ready to run, and give them weights, draws and jockeys."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ _STAKES_MARK = {FLAT: 92.0, JUMPS: 133.0}
 
 @dataclass(frozen=True)
 class FilledRace:
-    """A race that filled: its plan, class, highest mark (None outside handicaps) and name."""
+    """A race with runners: its plan, class, highest mark (None outside handicaps) and name."""
 
     plan: RacePlan
     race_class: int
@@ -41,9 +41,8 @@ class FilledRace:
 
 @dataclass(frozen=True)
 class DeclaredRunners:
-    """A day's declared runners, race by race in `races` order. `draw` is 0 over jumps; `rating` NaN where none is
-    allotted.
-    """
+    """A day's declared runners, race by race in `races` order. `draw` is 0 over jumps; `rating` is NaN without a
+    mark."""
 
     races: tuple[FilledRace, ...]
     race: Ints
@@ -58,7 +57,7 @@ class DeclaredRunners:
 
 
 def declare(rng: np.random.Generator, world: World, form: Form, plans: Sequence[RacePlan], day: int) -> DeclaredRunners:
-    """Fill the day's races; a horse runs once a day, and a race that draws fewer than two is dropped."""
+    """Fill the day's races; a horse runs once a day, and a race with fewer than two runners is dropped."""
     stables = {code: _ready(world, form, code, day) for code in (FLAT, JUMPS)}
     races: list[FilledRace] = []
     fields: list[Ints] = []
@@ -75,7 +74,7 @@ def declare(rng: np.random.Generator, world: World, form: Form, plans: Sequence[
 
 @dataclass(frozen=True)
 class _Ready:
-    """The horses of a code that could run today, with what a race asks; `free` is struck off as they are entered."""
+    """The horses of a code that are ready today; `free` is False once a horse is entered."""
 
     horse: Ints
     free: Bools
@@ -126,7 +125,7 @@ def _fill(rng: np.random.Generator, plan: RacePlan, ready: _Ready) -> tuple[Fill
 
 
 def _conditions(rng: np.random.Generator, plan: RacePlan, ready: _Ready, fit: Bools) -> tuple[FilledRace, Bools]:
-    """The race's class, band and name, and which horses those let in."""
+    """The race's class, band and name, and which horses qualify."""
     bands = _BANDS[plan.code]
     words = {"Flat": "Stakes", "Hurdle": "Hurdle", "Chase": "Chase", "NHF": "Open National Hunt Flat Race"}[
         plan.race_type
@@ -134,7 +133,7 @@ def _conditions(rng: np.random.Generator, plan: RacePlan, ready: _Ready, fit: Bo
     title = race_title(rng)
     if plan.kind == HANDICAP:
         marked = np.flatnonzero(fit & ~np.isnan(ready.mark))
-        # The programme book follows the horses there are: a band is drawn round one that is waiting to run.
+        # The band is chosen around a horse that is ready to run.
         aim = ready.mark[marked[rng.integers(len(marked))]] + rng.uniform(0.0, 8.0) if len(marked) else 0.0
         race_class, top = next((band for band in bands if band[1] >= aim), bands[-1])
         with np.errstate(invalid="ignore"):
@@ -164,7 +163,7 @@ def _declarations(
     age, sex = on.year - horses.foaled[horse], horses.sex(horse, on)
     weight = _weights(races, race, rating, age, sex, form.wins[horse])
     jockey = _riders(rng, world, races, fields)
-    # A claim is taken off in all but the best races.
+    # An apprentice's claim does not apply in class 1.
     claims = np.array([kept.race_class > 1 for kept in races], np.bool_)[race]
     weight -= world.people.claim_lb[jockey] * claims
     order = np.lexsort((rng.random(len(horse)), -weight, race))
@@ -179,7 +178,7 @@ def _declarations(
 
 
 def _weights(races: list[FilledRace], race: Ints, rating: Floats, age: Ints, sex: Ints, wins: Ints) -> Floats:
-    """Pounds allotted: by mark in a handicap; elsewhere level but for sex, age and a winner's penalty."""
+    """Weights in pounds: by mark in a handicap; elsewhere level, with allowances for sex and age and a winner's penalty."""
 
     def by_race(values: list[float]) -> Floats:
         return np.array(values, np.float64)[race]
@@ -198,7 +197,7 @@ def _weights(races: list[FilledRace], race: Ints, rating: Floats, age: Ints, sex
 
 
 def _riders(rng: np.random.Generator, world: World, races: list[FilledRace], fields: list[Ints]) -> Ints:
-    """A jockey for each runner: those at the meeting are asked by the yards that like them, best horse first."""
+    """A jockey for each runner, from those at the meeting, by the yards' preferences, best horse first."""
     people = world.people
     pools = _pools(rng, world, races)
     riders: list[Ints] = []
@@ -216,13 +215,13 @@ def _riders(rng: np.random.Generator, world: World, races: list[FilledRace], fie
 
 
 def _pools(rng: np.random.Generator, world: World, races: list[FilledRace]) -> dict[int, Ints]:
-    """Who rides at each meeting (by course): the jockeys of its code are dealt out; too few, and some ride at two."""
+    """The jockeys of each meeting, by course: dealt out among the meetings of their code; if too few, some ride at two."""
     people = world.people
     pools: dict[int, Ints] = {}
     for code in (FLAT, JUMPS):
         courses = sorted({kept.plan.meeting.course for kept in races if kept.plan.code == code} - pools.keys())
         of_code = np.flatnonzero(people.code == code)
-        # One in four is resting, suspended or abroad; those at home are still asked when riders run short.
+        # One in four is away, and rides only if there are too few others.
         away = rng.random(len(of_code)) < 0.25
         turn = people.popularity[of_code] + rng.gumbel(size=len(of_code))
         shuffled = of_code[np.lexsort((-turn, away))]

@@ -1,6 +1,4 @@
-"""What changes about a horse from race to race: its record, the handicapper's mark, its form cycle, when it can run
-again.
-"""
+"""The state of a horse that changes from race to race: record, handicap mark, form cycle, rest."""
 
 from dataclasses import dataclass, replace
 
@@ -11,15 +9,15 @@ from velo.simulator.world import FLAT, World
 
 _CYCLE_LB = 5.0
 _CYCLE_DAYS = 45.0
-# The share of a surprise the handicapper takes into the mark after one run: small, so that marks lag ability.
+# Share of a surprise that moves the mark after one run: small, so that marks lag ability.
 _MARK_STEP = 0.16
 _RUNS_FOR_A_MARK = 3
 
 
 @dataclass(frozen=True)
 class Form:
-    """One entry a horse. `mark_lb` is NaN before the handicapper knows enough; `figure_lb` averages what it has run to;
-    `cycle_lb` is where the horse stands in its form cycle as of `cycle_day`. Days count from the season's start."""
+    """One entry per horse. `mark_lb` is NaN until the horse has enough runs; `figure_lb` is its average performance;
+    `cycle_lb` its form cycle as of `cycle_day`. Days count from the season's start."""
 
     runs: Ints
     wins: Ints
@@ -32,7 +30,7 @@ class Form:
 
 
 def first_form(rng: np.random.Generator, world: World) -> Form:
-    """Form on the season's first morning: horses that have raced bring a record and a mark near their ability."""
+    """Form on the first morning: horses that have raced have a record and a mark near their ability."""
     horses = world.horses
     count = len(horses.code)
     runs = horses.runs_before
@@ -52,7 +50,7 @@ def first_form(rng: np.random.Generator, world: World) -> Form:
 
 
 def turn_cycles(rng: np.random.Generator, form: Form, runners: Ints, day: int) -> Form:
-    """Move the runners' form cycles on to `day`; independent of how often that is done."""
+    """Advance the runners' form cycles to `day`; the result does not depend on the number of steps."""
     kept = np.exp((form.cycle_day[runners] - day) / _CYCLE_DAYS)
     cycle, cycle_day = form.cycle_lb.copy(), form.cycle_day.copy()
     shock = rng.normal(0.0, 1.0, len(runners)) * _CYCLE_LB * np.sqrt(1 - kept**2)
@@ -71,7 +69,7 @@ def after_racing(
     figure_lb: Floats,
     day: int,
 ) -> Form:
-    """Form once the day's starters have run: records, marks moved towards `figure_lb`, and rest."""
+    """Form after the day's races: records, marks moved towards `figure_lb`, and rest."""
     runs, wins, last_day = form.runs.copy(), form.wins.copy(), form.last_day.copy()
     runs[starters] += 1
     wins[starters] += won
@@ -91,13 +89,13 @@ def after_racing(
 
 
 def rested(form: Form, which: Ints, until: Floats) -> Form:
-    """Form in which those horses are not entered before `until`."""
+    """Form with those horses resting until day `until`."""
     ready = form.ready_day.copy()
     ready[which] = until
     return replace(form, ready_day=ready)
 
 
 def published_rating(mark_lb: Floats, code: Ints) -> Floats:
-    """The official rating as printed: whole pounds within the scale of its code; NaN without one."""
+    """The published official rating: whole pounds within the scale of its code; NaN without a mark."""
     low, high = np.where(code == FLAT, 40.0, 70.0), np.where(code == FLAT, 135.0, 180.0)
     return np.clip(np.rint(mark_lb), low, high)

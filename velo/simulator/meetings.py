@@ -1,4 +1,4 @@
-"""The fixture list: which courses race on a day, at what times, and what each race is for."""
+"""The fixture list: the courses of a day, their off times, and the conditions of each race."""
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -10,7 +10,7 @@ from velo.simulator.world import FLAT, JUMPS, World
 
 HANDICAP, NOVICE, STAKES = "handicap", "novice", "stakes"
 _STAGES = (TURF, AW, JUMP)
-# Shares of Flat turf, all-weather and jumping by month: turf sleeps in winter, jumping never quite in summer.
+# Shares of Flat turf, all-weather and jumps by month.
 _STAGE_SHARE = (
     (0.00, 0.42, 0.58), (0.00, 0.40, 0.60), (0.06, 0.36, 0.58),
     (0.36, 0.20, 0.44), (0.60, 0.14, 0.26), (0.66, 0.14, 0.20),
@@ -27,7 +27,7 @@ _CHASE_FURLONGS = (16, 17, 20, 21, 24, 26), (0.22, 0.10, 0.24, 0.12, 0.24, 0.08)
 
 @dataclass(frozen=True)
 class Meeting:
-    """A day's racing at one course. `course` is its place in COURSES."""
+    """A day's racing at one course. `course` is its index in COURSES."""
 
     course: int
     stage: str
@@ -37,7 +37,7 @@ class Meeting:
 
 @dataclass(frozen=True)
 class RacePlan:
-    """A race as the programme book has it, before anyone enters. `off` is UTC; `field` the most it may have."""
+    """A race before entries. `off` is UTC; `field` is the maximum number of runners."""
 
     meeting: Meeting
     race_no: int
@@ -78,7 +78,7 @@ def fixtures(rng: np.random.Generator, world: World, day: int) -> list[RacePlan]
 
 
 def _off_times(rng: np.random.Generator, on: date, stage: str, world: World) -> tuple[datetime, ...]:
-    """UTC offs of a meeting: by daylight, or by floodlight or summer evening until 20:30 local."""
+    """UTC off times of a meeting: in daylight, or by floodlight or on a summer evening until 20:30 local."""
     races = int(rng.choice((6, 7, 8), p=(0.25, 0.5, 0.25)))
     winter = on.month in (11, 12, 1, 2)
     late = rng.random() < (0.45 if stage == AW else 0.25 if 5 <= on.month <= 8 else 0.0)
@@ -92,7 +92,7 @@ def _off_times(rng: np.random.Generator, on: date, stage: str, world: World) -> 
         first = 13 * 60 + 5 * int(rng.integers(0, 18))
     midnight = datetime.combine(on, time(), tzinfo=world.spec.zone)
     minutes = [first + gap * number for number in range(races)]
-    # Wall-clock arithmetic first, then UTC: an off is announced in local time, summer or winter.
+    # Wall-clock arithmetic first, then UTC: an off is announced in local time.
     return tuple((midnight + timedelta(minutes=at)).astimezone(UTC) for at in minutes)
 
 

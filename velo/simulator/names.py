@@ -1,4 +1,4 @@
-"""Invented names, pronounceable and unique: no real horse, person or racecourse is meant."""
+"""Invented, unique, pronounceable names; none refers to a real horse or person."""
 
 import numpy as np
 
@@ -61,9 +61,9 @@ _SURNAME_ENDS = _words(
 
 
 def horse_names(rng: np.random.Generator, count: int) -> list[str]:
-    """`count` names without their country, all different, none longer than the 18 letters a register allows.
+    """`count` different horse names without country, of at most 18 letters.
 
-    Raises UserError when the word lists cannot make so many.
+    Raises `UserError` if the word lists have too few names.
     """
     firsts = [*_ADJECTIVES, *(start + end for start in _STARTS for end in _ENDS)]
     names = [f"{first} {second}" for first in firsts for second in _NOUNS if len(first) + len(second) < 18]
@@ -73,15 +73,15 @@ def horse_names(rng: np.random.Generator, count: int) -> list[str]:
 
 
 def people_names(rng: np.random.Generator, count: int) -> list[str]:
-    """`count` names of people, given name and surname, all different; surnames repeat only when there are too few.
+    """`count` different names of people; surnames repeat only if there are too few.
 
-    Raises UserError when the word lists cannot make so many.
+    Raises `UserError` if the word lists have too few names.
     """
     surnames = [start + end for start in _SURNAME_STARTS for end in _SURNAME_ENDS]
     if count > len(surnames) * len(_GIVEN):
         raise UserError(f"{count} people: the word lists make {len(surnames) * len(_GIVEN)} names; simulate fewer")
     order, given = rng.permutation(len(surnames)), rng.permutation(len(_GIVEN))
-    # The shift by each lap of the surnames keeps a repeated surname from meeting the same given name again.
+    # The shift per lap gives a repeated surname another given name.
     return [
         f"{_GIVEN[given[(at + at // len(surnames)) % len(_GIVEN)]]} {surnames[order[at % len(surnames)]]}"
         for at in range(count)
@@ -89,7 +89,7 @@ def people_names(rng: np.random.Generator, count: int) -> list[str]:
 
 
 def race_title(rng: np.random.Generator) -> str:
-    """What a race is named after, to stand before its kind: `Amber Meadow` or a surname."""
+    """The first part of a race's name: `Amber Meadow` or a surname."""
     if rng.random() < 0.5:
         return f"{_ADJECTIVES[rng.integers(len(_ADJECTIVES))]} {_NOUNS[rng.integers(len(_NOUNS))]}"
     return f"{_SURNAME_STARTS[rng.integers(len(_SURNAME_STARTS))]}{_SURNAME_ENDS[rng.integers(len(_SURNAME_ENDS))]}"

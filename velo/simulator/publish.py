@@ -1,4 +1,4 @@
-"""The season as the press has it: every version of every result, gathered into Arrow tables."""
+"""Publish a season: every version of every result as Arrow tables."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True)
 class Published:
-    """A day of racing as it is handed to the press: odds and true chances are NaN where there are none."""
+    """A day of racing; odds and true win probabilities are NaN where there are none."""
 
     day: int
     declared: DeclaredRunners
@@ -35,7 +35,7 @@ class Published:
 
 @dataclass(frozen=True)
 class _Result:
-    """All versions of the season's results, flat: `runner` points into the season's declared runners."""
+    """All versions of the season's results; `runner` is the index among the season's declared runners."""
 
     runner: Ints
     version: Ints
@@ -44,7 +44,7 @@ class _Result:
 
 
 def runner_table(rng: np.random.Generator, world: World, days: Sequence[Published]) -> pa.Table:
-    """The runner table of a season. Versions that would be known only after its last day are not in it."""
+    """The runner table of a season. Versions known only after its last day are left out."""
     if not days:
         return RUNNER_SCHEMA.empty_table()
     races = [race for day in days for race in day.declared.races]
@@ -55,7 +55,7 @@ def runner_table(rng: np.random.Generator, world: World, days: Sequence[Publishe
     rank[sorted(range(len(races)), key=lambda at: (races[at].plan.off, _race_id(world, races[at])))] = np.arange(
         len(races)
     )
-    number = _joined([day.declared.runner_no for day in days])
+    number = _concatenated([day.declared.runner_no for day in days])
     order = np.lexsort((number[result.runner], result.version, rank[race[result.runner]]))
     taken = pa.array(result.runner[order])
     by_race = pa.array(race[result.runner[order]])
@@ -74,18 +74,20 @@ def runner_table(rng: np.random.Generator, world: World, days: Sequence[Publishe
 
 
 def chance_table(world: World, days: Sequence[Published]) -> pa.Table:
-    """`race_id`, `horse_id`, `win_probability`: one row a starter, race by race; each race sums to 1."""
+    """`race_id`, `horse_id`, `win_probability`: one row per starter, race by race; each race sums to 1."""
     schema = pa.schema([("race_id", pa.string()), ("horse_id", pa.string()), ("win_probability", pa.float64())])
     if not days:
         return schema.empty_table()
-    chance = _joined([day.chance for day in days])
+    chance = _concatenated([day.chance for day in days])
     started = ~np.isnan(chance)
     races = [race for day in days for race in day.declared.races]
     race_ids = pa.array([_race_id(world, race) for race in races])
     return pa.table(
         [
             race_ids.take(pa.array(_season_races(days)[started])),
-            _ids("H", len(world.horse_names)).take(pa.array(_joined([day.declared.horse for day in days])[started])),
+            _ids("H", len(world.horse_names)).take(
+                pa.array(_concatenated([day.declared.horse for day in days])[started])
+            ),
             pa.array(chance[started]),
         ],
         schema=schema,
@@ -93,9 +95,9 @@ def chance_table(world: World, days: Sequence[Published]) -> pa.Table:
 
 
 def _season_races(days: Sequence[Published]) -> Ints:
-    """DeclaredRunners runner → race, numbered through the season."""
+    """Declared runner → race, numbered through the season."""
     before = np.cumsum([0] + [len(day.declared.races) for day in days[:-1]])
-    return _joined([day.declared.race + start for day, start in zip(days, before, strict=True)])
+    return _concatenated([day.declared.race + start for day, start in zip(days, before, strict=True)])
 
 
 def _race_id(world: World, race: FilledRace) -> str:
@@ -109,7 +111,7 @@ def _local_date(world: World, race: FilledRace) -> date:
 
 
 def _race_columns(rng: np.random.Generator, world: World, races: Sequence[FilledRace]) -> dict[str, pa.Array]:
-    """One entry a race."""
+    """Columns with one entry per race."""
     plans = [race.plan for race in races]
     unknown_going = rng.random(len(races)) < 0.002
     return {
@@ -136,17 +138,17 @@ def _race_columns(rng: np.random.Generator, world: World, races: Sequence[Filled
 
 
 def _runner_columns(rng: np.random.Generator, world: World, days: Sequence[Published]) -> dict[str, pa.Array]:
-    """One entry a declared runner: who, with what, at what price."""
+    """Columns with one entry per declared runner."""
     declared = [day.declared for day in days]
-    horse, jockey = _joined([at.horse for at in declared]), _joined([at.jockey for at in declared])
-    trainer, draw = world.horses.trainer[horse], _joined([at.draw for at in declared])
-    # Most wear what they always wear, or nothing.
+    horse, jockey = _concatenated([at.horse for at in declared]), _concatenated([at.jockey for at in declared])
+    trainer, draw = world.horses.trainer[horse], _concatenated([at.draw for at in declared])
+    # A horse wears its own headgear or none.
     wears = rng.random(len(horse)) < world.horses.headgear[horse]
     gear = np.where(wears, 1 + horse % (len(HEADGEAR) - 1), 0)
-    odds = _joined([day.odds for day in days])
+    odds = _concatenated([day.odds for day in days])
     odds[rng.random(len(odds)) < 0.0003] = np.nan
     return {
-        "runner_no": pa.array(_joined([at.runner_no for at in declared])),
+        "runner_no": pa.array(_concatenated([at.runner_no for at in declared])),
         "draw": pa.array(draw, mask=draw == 0),
         "horse_id": _ids("H", len(world.horse_names)).take(pa.array(horse)),
         "horse": pa.array(world.horse_names).take(pa.array(horse)),
@@ -154,24 +156,24 @@ def _runner_columns(rng: np.random.Generator, world: World, days: Sequence[Publi
         "jockey": pa.array(world.jockey_names).take(pa.array(jockey)),
         "trainer_id": _ids("T", len(world.trainer_names)).take(pa.array(trainer)),
         "trainer": pa.array(world.trainer_names).take(pa.array(trainer)),
-        "age": pa.array(_joined([at.age for at in declared])),
-        "sex": pa.array(SEXES).take(pa.array(_joined([at.sex for at in declared]))),
-        "weight_lbs": pa.array(_joined([at.weight_lbs for at in declared])),
+        "age": pa.array(_concatenated([at.age for at in declared])),
+        "sex": pa.array(SEXES).take(pa.array(_concatenated([at.sex for at in declared]))),
+        "weight_lbs": pa.array(_concatenated([at.weight_lbs for at in declared])),
         "body_weight_lbs": pa.nulls(len(horse), pa.float64()),
-        "official_rating": _nullable(_joined([at.rating for at in declared])),
+        "official_rating": _nullable(_concatenated([at.rating for at in declared])),
         "headgear": pa.array([name or None for name in HEADGEAR]).take(pa.array(gear)),
         "sp_decimal": _nullable(odds),
     }
 
 
 def _results(rng: np.random.Generator, world: World, days: Sequence[Published], races: Sequence[FilledRace]) -> _Result:
-    """Every version known within the season; what a first result lacks its amendments lack too."""
+    """Every version known within the season; values missing in a first result are missing in its amendments."""
     outcomes = [day.outcome for day in days]
     first = Placings(
-        status=_joined([at.status for at in outcomes]),
-        position=_joined([at.position for at in outcomes]),
-        beaten_lengths=_joined([at.beaten_lengths for at in outcomes]),
-        finish_time_s=_joined([at.finish_time_s for at in outcomes]),
+        status=_concatenated([at.status for at in outcomes]),
+        position=_concatenated([at.position for at in outcomes]),
+        beaten_lengths=_concatenated([at.beaten_lengths for at in outcomes]),
+        finish_time_s=_concatenated([at.finish_time_s for at in outcomes]),
     )
     race = _season_races(days)
     runner, bounds = np.arange(len(race)), np.searchsorted(race, np.arange(len(races) + 1))
@@ -186,25 +188,23 @@ def _results(rng: np.random.Generator, world: World, days: Sequence[Published], 
                 instant = np.repeat(_microseconds([version.known_at]), len(members))
                 parts.append(_Result(members, blank, instant, version.placings))
     every = _Result(
-        _joined([part.runner for part in parts]),
-        _joined([part.version for part in parts]),
-        _joined([part.known_at for part in parts]),
-        Placings.joined([part.placings for part in parts]),
+        _concatenated([part.runner for part in parts]),
+        _concatenated([part.version for part in parts]),
+        _concatenated([part.known_at for part in parts]),
+        Placings.concatenated([part.placings for part in parts]),
     )
     return _with_gaps(rng, every, race)
 
 
 def _weighed_in(rng: np.random.Generator, races: Sequence[FilledRace]) -> list[datetime]:
-    """When each result was first known: about a quarter of an hour after the off, later after an enquiry; whole
-    seconds.
-    """
+    """When each result is first known: about 15 minutes after the off, later after an enquiry; whole seconds."""
     minutes = 15.0 + np.clip(rng.normal(0.0, 2.0, len(races)), -6.0, 6.0)
     minutes += np.where(rng.random(len(races)) < 0.04, rng.uniform(4.0, 20.0, len(races)), 0.0)
     return [race.plan.off + timedelta(seconds=int(60 * wait)) for race, wait in zip(races, minutes, strict=True)]
 
 
 def _with_gaps(rng: np.random.Generator, result: _Result, race: Ints) -> _Result:
-    """Some races are returned without distances or times, some runners without their distance; a winner keeps its 0."""
+    """Remove the distances or times of some races and the distances of some runners; a winner keeps its 0."""
     races = int(race.max()) + 1
     lacking = (rng.random(races) < 0.004)[race] | (rng.random(len(race)) < 0.004)
     untimed = (rng.random(races) < 0.012)[race]
@@ -224,7 +224,7 @@ def _microseconds(instants: Sequence[datetime]) -> Ints:
     return np.array([(instant - _EPOCH) // timedelta(microseconds=1) for instant in instants], np.int64)
 
 
-def _joined(parts: Sequence[npt.NDArray[_Number]]) -> npt.NDArray[_Number]:
+def _concatenated(parts: Sequence[npt.NDArray[_Number]]) -> npt.NDArray[_Number]:
     return np.concatenate(parts)
 
 

@@ -1,4 +1,4 @@
-"""The races themselves: true strengths, withdrawals, the running, and the judge's placings."""
+"""Run the races: true strengths, withdrawals, performances, placings."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -38,24 +38,21 @@ _MARGINS = np.concatenate(
 
 @dataclass(frozen=True)
 class Strengths:
-    """What decides a race, in logits, one entry a declared runner: `ability` (lasting, less the weight) and `hidden`
-    (the rest).
-    """
+    """Strengths in logits, one entry per declared runner: `ability` (lasting, less the weight) and `hidden` (the rest)."""
 
     ability: Floats
     hidden: Floats
 
     @property
     def total(self) -> Floats:
-        """The true strength: chances are its softmax over the starters."""
+        """The true strength; win probabilities are its softmax over the starters."""
         return self.ability + self.hidden
 
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """The placings, one entry a declared runner. `position` 0, `beaten_lengths` and `finish_time_s` NaN for who was not
-    placed;
-    `performance` is NaN for who did not start."""
+    """The placings, one entry per declared runner. Unplaced: `position` 0, `beaten_lengths` and `finish_time_s` NaN.
+    `performance` is NaN for a non-runner."""
 
     status: Ints
     position: Ints
@@ -66,9 +63,7 @@ class RunOutcome:
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What a race is run on, one entry a race: type (index of RACE_TYPES), distance, softness and group of the going,
-    course.
-    """
+    """One entry per race: type (index of RACE_TYPES), distance, softness and group of the going, course, all-weather."""
 
     race_type: Ints
     distance_m: Floats
@@ -92,7 +87,7 @@ class Circumstances:
 
 
 def withdrawals(rng: np.random.Generator, races: Segments, softness: Floats) -> Bools:
-    """Which declared runners do not run: more when the ground has gone; two always stay in."""
+    """Which declared runners are withdrawn: more on extreme going; at least two stay in."""
     chance = _WITHDRAWN * (1.0 + 0.5 * np.abs(softness[races.race]))
     draw = rng.random(len(races.race))
     return (draw < chance) & (races.ranks(-draw) >= 2)

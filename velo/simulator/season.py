@@ -1,6 +1,4 @@
-"""A season from its first day to its last: each day is entered, priced, run, and leaves the horses changed for the
-next.
-"""
+"""Simulate a season day by day: declare runners, make prices, run the races, update the horses' form."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +8,7 @@ import pyarrow as pa
 
 from velo.simulator.entries import DeclaredRunners, declare
 from velo.simulator.form import after_racing, first_form, rested, turn_cycles
-from velo.simulator.market import last_shows, prices, untaught
+from velo.simulator.market import first_calibration, last_shows, prices
 from velo.simulator.meetings import fixtures
 from velo.simulator.publish import Published, chance_table, runner_table
 from velo.simulator.race_day import (
@@ -34,9 +32,8 @@ _GUMBEL_MEAN = float(np.euler_gamma)
 class SimulatedSeason:
     """A simulated season.
 
-    `runners`: the runner table, one row a declared runner and version of its race's result.
-    `chances`: `race_id`, `horse_id`, `win_probability`: the true winning chance of each that went to the start, one row
-    a starter; what no one in the simulated world is told, for tests that need to know the truth.
+    `runners`: the runner table, one row per declared runner and version of the result.
+    `chances`: `race_id`, `horse_id`, `win_probability`: one row per starter with its true win probability, for tests.
     """
 
     runners: pa.Table
@@ -46,15 +43,14 @@ class SimulatedSeason:
 def simulate(spec: SeasonSpec) -> pa.Table:
     """The runner table of a season (columns and types as `RUNNER_SCHEMA`), ordered by off, race, version and number.
 
-    For the demo and tests, never evidence of model quality. The same spec gives the same table on one numpy version.
-    Raises UserError when the words for names run out.
+    The same spec gives the same table on one numpy version. Raises `UserError` if the word lists have too few names.
     """
     return simulate_season(spec).runners
 
 
 def simulate_season(spec: SeasonSpec) -> SimulatedSeason:
-    """The season with its hidden truth beside it."""
-    # A stream of chance for each part, so that a change in one (above all the market's) leaves the others alone.
+    """A season with its true win probabilities."""
+    # Separate random generators, so that a change in one part (such as the market) leaves the others unchanged.
     seeds = np.random.SeedSequence(spec.seed).spawn(3)
     world_rng, racing_rng, market_rng = (np.random.default_rng(seed) for seed in seeds)
     publishing_rng = np.random.default_rng([spec.seed, 3])
@@ -64,9 +60,9 @@ def simulate_season(spec: SeasonSpec) -> SimulatedSeason:
 
 
 def _days(racing: np.random.Generator, market: np.random.Generator, world: World) -> Iterator[Published]:
-    """One item a day with racing, in order."""
+    """Yield the days with racing, in order."""
     spec = world.spec
-    form, taught = first_form(racing, world), untaught(spec.market_knowledge)
+    form, taught = first_form(racing, world), first_calibration(spec.market_knowledge)
     for day in range(spec.days):
         declared = declare(racing, world, form, fixtures(racing, world, day), day)
         if not declared.races:
@@ -100,5 +96,5 @@ def _days(racing: np.random.Generator, market: np.random.Generator, world: World
 
 
 def _figures(declared: DeclaredRunners, outcome: RunOutcome) -> Floats:
-    """What each ran to, in pounds on the rating scale: the performance with the weight given back."""
+    """Each runner's performance in pounds on the rating scale, with the carried weight added back."""
     return LB_PER_LOGIT * (outcome.performance - _GUMBEL_MEAN) + declared.weight_lbs

@@ -1,4 +1,4 @@
-"""What a simulated season is made from."""
+"""The parameters of a simulated season."""
 
 from dataclasses import dataclass
 from datetime import date
@@ -11,19 +11,19 @@ COURSES_WRITTEN = 12
 
 @dataclass(frozen=True)
 class SeasonSpec:
-    """The knobs of a season. Equal specs give equal tables on one numpy version.
+    """Parameters of a season. Equal specs give equal tables on one numpy version.
 
-    `start` is the first local day, `days` how many there are; `races_per_year` sets how many meetings a day has.
-    `horses`, `trainers` and `jockeys` are the numbers in work at one time; None scales them to the racing.
-    `courses` takes the first so many of the twelve written ones; any four hold Flat turf, all-weather and jumping.
-    `amended_share` is the share of races whose result is published again, changed.
+    `start` is the first local day, `days` the number of days; `races_per_year` sets the number of meetings per day. `horses`,
+    `trainers` and `jockeys` are the numbers active at one time; None scales them with the racing. `courses` is how many of
+    the twelve courses are used; the first four cover Flat turf, all-weather and jumps. `amended_share` is the share of races
+    with an amended result.
 
-    `market_knowledge` in [0, 1] decides who can beat the prices. At 1 the market prices every horse's true winning
-    chance (to the nearest price of the ladder): nothing can beat it. At 0 it knows lasting ability alone, and that
-    through much noise: form, stable, rider, draw, going and distance are left to whoever works them out. It moves
-    prices and nothing else: two specs that differ only here have the same runners and the same results.
+    `market_knowledge` in [0, 1] sets how good the prices are. At 1 the market prices every horse's true win probability (to
+    the nearest price of the ladder), and nothing can beat it. At 0 it knows only lasting ability, with much noise: form,
+    stable, jockey, draw, going and distance are not in the prices. It affects prices only: specs that differ only in it have
+    the same runners and results.
 
-    Raises UserError for a value out of its range.
+    Raises `UserError` for a value out of range.
     """
 
     seed: int = 1
@@ -62,20 +62,20 @@ class SeasonSpec:
 
     @property
     def stabled(self) -> int:
-        """Horses in training at one time: about seven runs a year each unless given."""
+        """Horses in training at one time; by default about seven runs a year each."""
         return self.horses if self.horses is not None else max(240, int(self.races_per_year * 1.35))
 
     @property
     def yards(self) -> int:
-        """Trainers: about fifty horses each unless given."""
+        """Trainers; by default about fifty horses each."""
         return self.trainers if self.trainers is not None else max(24, self.stabled // 50)
 
     @property
     def riders(self) -> int:
-        """Jockeys, Flat and jump together: enough that no meeting runs out unless given."""
+        """Jockeys, Flat and jumps together; by default enough for every meeting."""
         return self.jockeys if self.jockeys is not None else max(90, self.races_per_year // 50)
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        raise UserError(f"{name} {value!r}: a season needs it between {low} and {high}; give a value in that range")
+        raise UserError(f"{name} {value!r}: must be between {low} and {high}; give a value in that range")

@@ -1,4 +1,4 @@
-"""The runner table's columns, and a day's card apart from its past."""
+"""The columns of the runner table; split a day's racecards from the earlier results."""
 
 from datetime import UTC, date, datetime, time
 from zoneinfo import ZoneInfo
@@ -47,22 +47,20 @@ RUNNER_SCHEMA = pa.schema(
         ("known_at", INSTANT),
     ]
 )
-"""The runner table (contract 3): one row a declared runner and result version; instants in UTC, `race_date` local."""
+"""The runner table (contract 3): one row per declared runner and result version; instants in UTC, `race_date` local."""
 OUTCOME_COLUMNS = ("status", "position", "beaten_lengths", "finish_time_s", "sp_decimal", "result_version")
-"""What a racecard does not have."""
+"""Columns that a racecard lacks."""
 CARD_SCHEMA = pa.schema([field for field in RUNNER_SCHEMA if field.name not in OUTCOME_COLUMNS])
-"""A racecard: one row a declared runner."""
+"""A racecard: one row per declared runner."""
 _CARD_TIME = time(9, 0)
 
 
 def split_card(table: pa.Table, day: date, timezone: str = "Europe/London") -> tuple[pa.Table, pa.Table]:
-    """What was known on the morning of a day, and that day's card: `(history, card)`.
+    """Split a season on the morning of a day; returns `(history, card)`.
 
-    `history`: the rows of earlier days that were known by 09:00 local of `day`; a later amendment of an earlier race is
-    not.
-    `card`: the day's declared runners (non-runners to be among them) as CARD_SCHEMA, known at 09:00 local; empty
-    without racing.
-    `timezone` is the one the season was made in.
+    `history`: the rows of earlier days known by 09:00 local of `day`, so without later amendments. `card`: the day's declared
+    runners, later non-runners included, as CARD_SCHEMA, known at 09:00 local; empty without racing. `timezone` is that of
+    the season.
     """
     morning = datetime.combine(day, _CARD_TIME, tzinfo=ZoneInfo(timezone)).astimezone(UTC)
     known = pc.less_equal(table["known_at"], pa.scalar(morning, INSTANT))

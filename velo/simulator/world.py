@@ -1,4 +1,4 @@
-"""Who there is: horses, trainers and jockeys, with all that is true of them and that nobody is told."""
+"""Horses, trainers and jockeys, with their true, hidden qualities."""
 
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -12,9 +12,7 @@ from velo.simulator.spec import SeasonSpec
 
 FLAT, JUMPS = 0, 1
 LB_PER_LOGIT = 10.5
-"""Pounds that change a horse's odds e-fold against a given rival: the exchange rate between the rating scale and
-chances.
-"""
+"""Pounds on the rating scale per logit of strength."""
 COUNTRIES = ("GB", "IRE", "FR", "USA", "GER")
 SEXES = ("C", "F", "G", "H", "M")
 HEADGEAR = ("", "p", "b", "v", "h", "t", "tp", "hp")
@@ -29,7 +27,7 @@ _JUMP_CURVE = (3.5, 4.5, 5.5, 6.8, 9.2, 11.0, 13.0), (-14.0, -9.0, -4.0, 0.0, 0.
 
 @dataclass(frozen=True)
 class Horses:
-    """One entry a horse, all that never changes. Days count from the season's start; `peak_lb` is a rating."""
+    """One entry per horse; nothing in it changes. Days count from the season's start; `peak_lb` is a rating."""
 
     code: Ints
     foaled: Ints
@@ -48,7 +46,7 @@ class Horses:
     runs_before: Ints
 
     def ability_lb(self, which: Ints, on: date) -> Floats:
-        """Lasting ability at that age, on the rating scale."""
+        """Lasting ability at the horse's age on a day, on the rating scale."""
         age = on.year + (on.timetuple().tm_yday - 60) / 365.25 - self.foaled[which]
         curve = np.where(self.code[which] == FLAT, np.interp(age, *_FLAT_CURVE), np.interp(age, *_JUMP_CURVE))
         ability: Floats = self.peak_lb[which] + curve
@@ -65,9 +63,8 @@ class Horses:
 
 @dataclass(frozen=True)
 class People:
-    """Trainers and jockeys. Forms are days × people and, like the skills, in logits; `calls` is trainer × jockey: whom
-    a yard asks.
-    """
+    """Trainers and jockeys. Forms are days × people and, like the skills, in logits; `calls` (trainer × jockey) is how
+    much a yard prefers a jockey."""
 
     region: Ints
     trainer_form: Floats
@@ -81,7 +78,7 @@ class People:
 
 @dataclass(frozen=True)
 class World:
-    """Everything that is fixed before the first race; `wetness` is days × courses, `bias` as `courses.draw_bias`."""
+    """Everything fixed before the first race; `wetness` is days × courses, `bias` that of `courses.draw_bias`."""
 
     spec: SeasonSpec
     horses: Horses
@@ -94,7 +91,7 @@ class World:
 
 
 def make_world(rng: np.random.Generator, spec: SeasonSpec) -> World:
-    """The world of a spec. Raises UserError when it asks for more names than there are."""
+    """Make the world of a spec. Raises `UserError` if the word lists have too few names."""
     quality = rng.normal(0.0, 1.0, spec.yards)
     horses = _horses(rng, spec, quality)
     people = _people(rng, spec, quality)
@@ -113,7 +110,7 @@ def make_world(rng: np.random.Generator, spec: SeasonSpec) -> World:
 
 
 def drift(rng: np.random.Generator, days: int, count: int, spread: float, memory_days: float) -> Floats:
-    """Days × count: independent wanderings about 0 of that standard deviation, forgotten e-fold in `memory_days`."""
+    """Days × count: independent AR(1) paths around 0 with standard deviation `spread` and time constant `memory_days`."""
     kept = np.exp(-1 / memory_days)
     path = np.empty((days, count))
     now = rng.normal(0.0, spread, count)
@@ -162,7 +159,7 @@ def _horses(rng: np.random.Generator, spec: SeasonSpec, quality: Floats) -> Hors
 
 
 def _entries(rng: np.random.Generator, spec: SeasonSpec, flat: Bools, here: Bools) -> tuple[Floats, Ints]:
-    """The day each career begins (before 0: it has raced already) and the age then, or at the start."""
+    """The day each career begins (below 0: before the season) and the age on that day or at the season's start."""
     count, start_yday = len(flat), spec.start.timetuple().tm_yday
     age = np.where(
         flat, rng.choice(_FLAT_AGES[0], count, p=_FLAT_AGES[1]), rng.choice(_JUMP_AGES[0], count, p=_JUMP_AGES[1])
@@ -172,15 +169,15 @@ def _entries(rng: np.random.Generator, spec: SeasonSpec, flat: Bools, here: Bool
     debutant = here & flat & (age == 2)
     entry = np.where(here, np.where(debutant, debut_yday - start_yday, -1.0), rng.uniform(0, spec.days, count))
     yday = (start_yday + entry) % 365
-    # No two-year-old races before late March: who would begin in winter begins at three.
+    # Two-year-olds do not race before late March: a winter debut is at three.
     too_young = ~here & flat & (yday < 85)
     return entry, np.where(here, age, np.where(too_young, 3, new_age)).astype(np.int64)
 
 
 def _stabling(rng: np.random.Generator, code: Ints, yards: int) -> Ints:
-    """The yard of each horse: a few strong yards hold many, and most yards are of one code."""
+    """The yard of each horse: a few yards are large, and most have one code."""
     size = np.exp(rng.normal(0.0, 0.75, yards))
-    # Yards take their codes in turn, so that even a small world has both.
+    # Yards alternate codes, so that a small world has both.
     flat_share = np.array([(1.0, 0.0, 1.0, 0.0, 0.5)[at % 5] for at in range(yards)])
     flat_weight, jump_weight = size * flat_share, size * (1 - flat_share)
     flat_yard = rng.choice(yards, len(code), p=flat_weight / flat_weight.sum())
@@ -197,9 +194,9 @@ def _people(rng: np.random.Generator, spec: SeasonSpec, quality: Floats) -> Peop
     calls = np.tile(popularity, (yards, 1))
     for rider_code in (FLAT, JUMPS):
         of_code = np.flatnonzero(code == rider_code)
-        asked = np.exp(popularity[of_code])
+        weight = np.exp(popularity[of_code])
         for yard in range(yards):
-            first, second = rng.choice(of_code, 2, replace=False, p=asked / asked.sum())
+            first, second = rng.choice(of_code, 2, replace=False, p=weight / weight.sum())
             calls[yard, first] += 3.5
             calls[yard, second] += 2.0
     claims = np.where((skill < 0.1) & (rng.random(riders) < 0.3), rng.choice((3.0, 5.0, 7.0), riders), 0.0)
