@@ -183,10 +183,10 @@ class VersionedRedisOnlineStore(RedisOnlineStore):
             config, features, entity_rows, registry, project, full_feature_names, include_feature_view_version_metadata
         )
         missing = left_out(answer, features, registry, project) if full_feature_names else []
-        if not missing:
-            return answer
-        short = super().get_online_features(config, missing, entity_rows, registry, project)
-        return put_back(answer, short, missing)
+        if missing:
+            short = super().get_online_features(config, missing, entity_rows, registry, project)
+            answer = put_back(answer, short, missing)
+        return answer
 
     async def get_online_features_async(
         self,
@@ -203,10 +203,10 @@ class VersionedRedisOnlineStore(RedisOnlineStore):
             config, features, entity_rows, registry, project, full_feature_names, include_feature_view_version_metadata
         )
         missing = left_out(answer, features, registry, project) if full_feature_names else []
-        if not missing:
-            return answer
-        short = await super().get_online_features_async(config, missing, entity_rows, registry, project)
-        return put_back(answer, short, missing)
+        if missing:
+            short = await super().get_online_features_async(config, missing, entity_rows, registry, project)
+            answer = put_back(answer, short, missing)
+        return answer
 
     def _read_features_per_fv(self, config: RepoConfig, *args: Any, **kwargs: Any) -> None:
         self._remember(config)

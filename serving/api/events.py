@@ -27,7 +27,6 @@ WAITING: Final = 64
 """Blocks of events that wait for a listener: what came within some seconds."""
 LISTENERS: Final = 1000
 QUEUE: Final = "listeners"
-BEFORE_ALL: Final = "0-0"
 ANOTHER_LOG: Final = 3
 """So many times in a row the newest event is one that was had long ago: the log was made anew, and counts anew."""
 
