@@ -211,9 +211,7 @@ FAULTS: Final = (
     Fault("redis-older", "Redis restored from older data, likewise", redis_scenarios.older_data),
     Fault("redis-half", "half of the keys of Redis evicted, likewise", redis_scenarios.half_evicted),
     Fault("redis-another", "another store's rows in Redis", redis_scenarios.another_stores_rows),
-    Fault(
-        "service-worker", "a worker of the service killed (SIGKILL) while it is asked", service_scenarios.worker_killed
-    ),
+    Fault("service-worker", "a worker of the service killed (SIGKILL) under requests", service_scenarios.worker_killed),
     Fault("service-redis", "Redis paused under the service, twenty connections asking", service_scenarios.redis_slow),
     Fault(
         "service-crowd", "700 that never end a head and 200 that never read, at the service", service_scenarios.crowd

@@ -1,4 +1,4 @@
-"""`velo bench replay FILE`: a whole runner table through the real stream, then every value held to account.
+"""`velo bench replay FILE`: stream a whole runner table, then audit every value.
 
 The stream runs as a user runs it, in a process of its own, from an empty store. What it leaves is audited (its own
 Parquet at every instant, Redis for every key, against a batch made afresh) and, where a file of probes is given, held
@@ -39,7 +39,7 @@ TOLERANCE: Final = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class ReplayFigures:
-    """One replay: what was told, how long the stream took (its start included), and what was found wrong of it.
+    """One replay: messages, seconds of the stream (start-up included) and of the audit, and the differences.
 
     `values_compared` counts instants by store; `probes` is how many there were, none where no file was given.
     """
@@ -98,19 +98,19 @@ def _probed(offline: Path, probes: Path) -> Iterator[bool]:
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         try:
-            asked = connection.sql("FROM read_parquet($probes)", params={"probes": str(probes)}).to_arrow_table()
+            probes_table = connection.sql("FROM read_parquet($probes)", params={"probes": str(probes)}).to_arrow_table()
         except duckdb.Error as unreadable:
             raise UserError(
                 f"{probes} cannot be read ({str(unreadable).splitlines()[0]}): name a file of probes"
             ) from None
-        connection.register("asked", asked)
-        views = [view for (view,) in connection.execute("SELECT DISTINCT view FROM asked").fetchall()]
+        connection.register("probes_table", probes_table)
+        views = [view for (view,) in connection.execute("SELECT DISTINCT view FROM probes_table").fetchall()]
         for view in views:
             family = BY_VIEW[view]
             key = " AND ".join(f"json_extract_string(p.entity, '$.{name}') = t.{name}" for name in family.keys)
             parts = [str(part) for part in sorted((offline / view).glob("*.parquet"))]
             rows = connection.execute(
-                f"SELECT p.features, t.* FROM (FROM asked WHERE view = $view) p "  # noqa: S608 the catalogue's names
+                f"SELECT p.features, t.* FROM (FROM probes_table WHERE view = $view) p "  # noqa: S608 the catalogue's names
                 f"ASOF LEFT JOIN read_parquet($parts) t ON {key} AND p.as_of >= t.event_timestamp",
                 {"view": view, "parts": parts},
             )

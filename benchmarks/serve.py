@@ -1,4 +1,4 @@
-"""`velo bench serve`: a race scored in process and over HTTP, beside Feast's own reads of the same features, and the floor."""
+"""`velo bench serve`: score a race in process and over HTTP, compared with Feast's own reads and a plain read of the same bytes."""
 
 import json
 import os
@@ -47,20 +47,20 @@ WARM_UP: Final = 20
 STARTS_A_RESULT: Final = 12.5
 WAIT_S: Final = 600.0
 SLOW_REQUESTS: Final = 100
-"""At most so many of each of Feast's own reads, and of drivers worked out: one takes tens of times as long as a score."""
-SAID: Final = 600
+"""The most requests of Feast's own reads, and of computed drivers: each takes tens of times as long as a score."""
+REASON_LENGTH: Final = 600
 GET: Final = "get_online_features().to_dict()"
 FEAST_SERVE: Final = "feast serve"
 STOCK: Final = (GET, FEAST_SERVE)
 DESK: Final = "score and drivers, over HTTP"
-"""As the desk asks at every tick of the odds: of features that were told before."""
+"""As the desk requests at each change of the odds, with drivers of features that were explained before."""
 DRIVERS: Final = "drivers of new features"
 SLOW: Final = (*STOCK, DRIVERS)
 
 
 @dataclass(frozen=True, slots=True)
 class Latencies:
-    """One way to ask for one race, one request at a time; milliseconds. `refused` answers are not among them."""
+    """One way to request a race, sequentially; milliseconds. Refused requests are counted in `refused` only."""
 
     what: str
     runners: int
@@ -75,7 +75,7 @@ class Latencies:
 
 @dataclass(frozen=True, slots=True)
 class ServeFigures:
-    """All ways, for each size of a race, alone and while the stream writes `rate` starts a second."""
+    """All ways, for each race size, with an idle stream and while it writes `rate` starts per second."""
 
     starts: int
     rate: float
@@ -86,7 +86,7 @@ class ServeFigures:
 def measure(
     starts: int, sizes: Sequence[int], requests: int, rate: float, runners: Path | None, timezone: str
 ) -> ServeFigures:
-    """Build and stream a store of so many starts, train, declare a race of each size, and ask for them in every way."""
+    """Make a store with `starts` starts, train, declare a race of each size, and request each race in every way."""
     with TemporaryDirectory() as scratch:
         store, held = store_of(Path(scratch) / "home", starts, runners, timezone)
         build(store, _now())
@@ -106,7 +106,7 @@ def measure(
 
 
 def _asked(store: Store, races: dict[int, str], requests: int, *, loaded: bool) -> list[Latencies]:
-    # as `velo serve` does; Feast's own reads in this process have as much of it
+    # as `velo serve` does; Feast's own reads in this process benefit too
     keep_freed()
     scorer = scorer_of(store, UnbuiltLog(store.home), patience_s=UNHURRIED_S)
     feast = apply(store)
@@ -126,29 +126,29 @@ def _asked(store: Store, races: dict[int, str], requests: int, *, loaded: bool) 
                 FEAST_SERVE: _http(theirs, "POST", "/get-online-features", _request(scorer, race_id)),
             }
             for what, ask in ways.items():
-                asked = min(requests, SLOW_REQUESTS) if what in SLOW else requests
-                found.append(_timed(what, size, ask, asked, loaded=loaded))
+                count = min(requests, SLOW_REQUESTS) if what in SLOW else requests
+                found.append(_timed(what, size, ask, count, loaded=loaded))
     thaw()
     return found
 
 
 def _timed(what: str, size: int, ask: Callable[[], Any], requests: int, *, loaded: bool) -> Latencies:
     taken, refused = [], 0
-    begun, said = 0.0, ""
+    begun, reason = 0.0, ""
     for number in range(-WARM_UP, requests):
         if number == 0:
             begun = time.perf_counter()
         at = time.perf_counter()
         try:
             ask()
-        except Exception as none:  # noqa: BLE001 whatever it is, it is no answer
+        except Exception as none:  # noqa: BLE001 any exception counts as refused
             refused += number >= 0
-            said = said or f"{what}: refused: {type(none).__name__}: {none}"[:SAID]
+            reason = reason or f"{what}: refused: {type(none).__name__}: {none}"[:REASON_LENGTH]
             continue
         if number >= 0:
             taken.append(time.perf_counter() - at)
-    if said:
-        print(said, file=sys.stderr, flush=True)
+    if reason:
+        print(reason, file=sys.stderr, flush=True)
     per_second = len(taken) / (time.perf_counter() - begun)
     p50, p99, p999 = (round(1000 * float(np.quantile(taken, at)), 2) if taken else -1.0 for at in (0.5, 0.99, 0.999))
     return Latencies(what, size, loaded, len(taken), refused, p50, p99, p999, round(per_second, 1))
@@ -172,7 +172,7 @@ def _drivers(scorer: Scorer, race_id: str) -> Callable[[], Any]:
 
 
 def _floor(scorer: Scorer, race_id: str) -> Callable[[], Any]:
-    """As many keys of as many bytes each, in plain GETs written once, over a connection of the same kind."""
+    """Read as many keys of as many bytes each with plain GETs, encoded once, over the same kind of connection."""
     reading, _, _ = scorer.online.features(race_id, _now())
     client: Any = scorer.online.redis.client
     sizes = [len(client.hget(key, name) or b"") for key, name in zip(reading.keys, reading.fields, strict=True)]
@@ -197,15 +197,14 @@ def _stock(scorer: Scorer, feast: Any, race_id: str) -> Callable[[], Any]:
     reading, _, _ = scorer.online.features(race_id, _now())
     rows = entity_rows(reading.race).drop(["event_timestamp"]).to_pylist()
     service = feast.get_feature_service(SERVICE)
-    # several views name a feature alike: Feast answers only by full names
+    # views share feature names, so Feast requires full names
     return lambda: feast.get_online_features(features=service, entity_rows=rows, full_feature_names=True).to_dict()
 
 
 def _request(scorer: Scorer, race_id: str) -> bytes:
     reading, _, _ = scorer.online.features(race_id, _now())
     columns = entity_rows(reading.race).drop(["event_timestamp"]).to_pydict()
-    asked = {one.name for one in request_time.REQUEST}
-    assert asked <= columns.keys()
+    assert {column.name for column in request_time.REQUEST} <= columns.keys()
     return json.dumps({"feature_service": SERVICE, "entities": columns, "full_feature_names": True}).encode()
 
 
@@ -216,18 +215,18 @@ def _http(port: int, method: str, path: str, body: bytes | None) -> Callable[[],
     def ask() -> bytes:
         connection.request(method, path, body, headers)
         answer = connection.getresponse()
-        said = answer.read()
+        content = answer.read()
         if answer.status != 200:
-            raise RuntimeError(said.decode())
-        return said
+            raise RuntimeError(content.decode())
+        return content
 
     return ask
 
 
 def declare(store: Store, sizes: Sequence[int]) -> dict[int, str]:
-    """A race to come of each size, of the horses, riders and trainers that ran last."""
-    results = [one for _, one in reader.messages(store.home) if isinstance(one, Result)][-400:]
-    latest = {start.horse_id: start for one in results for start in starts_of(one.race, one.runners)}
+    """Declare a future race of each size, with the horses, jockeys and trainers that ran last."""
+    results = [message for _, message in reader.messages(store.home) if isinstance(message, Result)][-400:]
+    latest = {start.horse_id: start for result in results for start in starts_of(result.race, result.runners)}
     starts = list(latest.values())[::-1]
     races = {}
     with LogWriter.open(store, clock=_now) as writer:
@@ -239,11 +238,11 @@ def declare(store: Store, sizes: Sequence[int]) -> dict[int, str]:
             )  # fmt: skip
             runners = tuple(
                 Runner(
-                    one.horse_id, runner_no=at + 1, draw=at + 1, jockey_id=one.jockey_id, trainer_id=one.trainer_id,
-                    weight_lbs=one.weight_lbs, official_rating=one.official_rating,
-                    body_weight_lbs=one.body_weight_lbs,
+                    start.horse_id, runner_no=at + 1, draw=at + 1, jockey_id=start.jockey_id, trainer_id=start.trainer_id,
+                    weight_lbs=start.weight_lbs, official_rating=start.official_rating,
+                    body_weight_lbs=start.body_weight_lbs,
                 )
-                for at, one in enumerate(starts[:size])
+                for at, start in enumerate(starts[:size])
             )  # fmt: skip
             writer.append(Racecard(race, runners))
             races[size] = race.race_id
@@ -252,7 +251,7 @@ def declare(store: Store, sizes: Sequence[int]) -> dict[int, str]:
 
 @contextmanager
 def program(store: Store, *command: str, **more: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """A program in a process of its own on a store, ended by SIGTERM; `more` goes into its environment."""
+    """Run a program on a store, and end it by SIGTERM; `more` are environment variables."""
     environ = {**os.environ, "VELO_HOME": str(store.home.root), "PYTHONPATH": str(CHECKOUT), **more}
     process = subprocess.Popen(
         [sys.executable, *command], env=environ, cwd=REPO if "feast.cli.cli" in command else None,
@@ -267,7 +266,7 @@ def program(store: Store, *command: str, **more: str) -> Iterator["subprocess.Po
 
 @contextmanager
 def served(store: Store, module: str, command: str, *options: str, **more: str) -> Iterator[tuple[int, int]]:
-    """A service that answers: its port, and its process."""
+    """Run a service; yields its port and process id once it answers."""
     with socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -276,8 +275,8 @@ def served(store: Store, module: str, command: str, *options: str, **more: str) 
         def answers() -> bool:
             if process.poll() is not None:
                 raise RuntimeError(f"{module} {command} ended with {process.returncode}")
-            with socket() as one:
-                return one.connect_ex(("127.0.0.1", port)) == 0
+            with socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
 
         wait(answers)
         yield port, process.pid
@@ -285,9 +284,9 @@ def served(store: Store, module: str, command: str, *options: str, **more: str) 
 
 @contextmanager
 def _results(store: Store, rate: float, seconds: float) -> Iterator[None]:
-    told = str(rate / STARTS_A_RESULT)
+    per_second = str(rate / STARTS_A_RESULT)
     begun = reader.end(store.home).next_seq
-    with program(store, "-m", "benchmarks.stream", str(store.home.root), told, str(seconds)):
+    with program(store, "-m", "benchmarks.stream", str(store.home.root), per_second, str(seconds)):
         wait(lambda: reader.end(store.home).next_seq > begun)
         yield
 
@@ -297,7 +296,7 @@ def _enough(requests: int, sizes: int) -> float:
 
 
 def at_end(store: Store) -> bool:
-    """Whether a running stream has taken the whole log."""
+    """Whether a running stream has processed the whole log."""
     where = position(store.home)
     return where is not None and where.at_end and where.next_seq == reader.end(store.home).next_seq
 
@@ -320,11 +319,11 @@ def _next_seq(store: Store) -> int:
 
 
 def wait(until: Callable[[], bool]) -> None:
-    """Wait for something that another process does; raises RuntimeError where it never comes to be."""
+    """Poll until a condition holds; raises RuntimeError after `WAIT_S` seconds."""
     deadline = time.monotonic() + WAIT_S
     while not until():
         if time.monotonic() > deadline:
-            raise RuntimeError("waited too long")
+            raise RuntimeError(f"the condition did not hold within {WAIT_S:g} s")
         time.sleep(0.1)
 
 

@@ -1,6 +1,6 @@
-"""`velo bench sizing`: what a start costs, measured on stores that were built, and what that makes of all racing.
+"""`velo bench sizing`: measure the cost of a start on built stores, and extrapolate to all racing.
 
-The second follows from the first by arithmetic alone, from the figures as they are shown: a reader can check it.
+The extrapolation uses only the figures shown, so a reader can check it.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ MARK: Final = "velo bench sizing"
 YEARS: Final = 20
 GENERATIONS: Final = 2
 PEAK: Final = 10
-"""A Saturday's busiest second, of so many mean ones."""
+"""A Saturday's busiest second, as a multiple of the year's mean."""
 STARTS_A_YEAR: Final = {
     "Great Britain and Ireland": 125_000,
     "every thoroughbred race": 1_550_000,
@@ -36,7 +36,7 @@ _SECONDS_A_YEAR: Final = 365 * 86_400
 
 @dataclass(frozen=True, slots=True)
 class Sized:
-    """A store that was built, and a stream that took it over: sizes in MB, `live` and `cpu` in seconds."""
+    """A built store, and a stream that took it over: sizes in MB, `live` and `cpu` in seconds."""
 
     starts: int
     log: float
@@ -52,7 +52,7 @@ class Sized:
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """What a unit costs, rounded as it is shown; what grows from a base has that too."""
+    """The cost of each unit, rounded as shown; costs that grow from a base have the base too."""
 
     log_bytes_a_start: float
     kept_bytes_a_start: float
@@ -78,12 +78,12 @@ WORDS: Final = {
     "live_s": "stream live after a build, processor seconds without a start",
     "live_s_a_million": "stream live after a build, processor seconds a million starts",
 }
-"""The figures of `Units` as the page calls them."""
+"""The names of the figures of `Units` on the page."""
 
 
 @dataclass(frozen=True, slots=True)
 class SizingFigures:
-    """The stores, smallest first, and the units that they give."""
+    """The stores, smallest first, and the unit costs."""
 
     stores: tuple[Sized, ...]
     units: Units
@@ -91,13 +91,13 @@ class SizingFigures:
 
 
 def measure(homes: Sequence[Path]) -> SizingFigures:
-    """Measure stores that were built; each is only read. Raises `UserError` for one without tables."""
-    stores = tuple(sorted(map(sized, homes), key=lambda one: one.starts))
+    """Measure built stores, which are only read. Raises `UserError` for one without tables."""
+    stores = tuple(sorted(map(sized, homes), key=lambda store: store.starts))
     return SizingFigures(stores, units_of(stores), f"{hardware()}; {versions('duckdb', 'bytewax', 'redis-server')}")
 
 
 def sized(root: Path) -> Sized:
-    """One store, and a stream that takes a copy of it over."""
+    """Measure one store, and a stream that takes over a copy of it."""
     home = Home(root)
     if not home.offline.exists():
         raise UserError(f"{root} has no tables: name the folder of a store, after `velo build`")
@@ -127,44 +127,44 @@ def _count(connection: duckdb.DuckDBPyConnection, glob: str) -> int:
 
 
 def _size(folder: Path) -> float:
-    return sum(one.stat().st_size for one in folder.rglob("*") if one.is_file()) / _MB
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / _MB
 
 
 def units_of(stores: Sequence[Sized]) -> Units:
-    """A start's share in the store where it is dearest; of what has a base, the line through the smallest and the largest."""
+    """The largest cost per start over the stores; for costs with a base, the line through the smallest and largest store."""
     few, many = stores[0], stores[-1]
     stream_mb, mb_a_key = _line((few.keys, few.stream), (many.keys, many.stream))
     live_s, s_a_start = _line((few.starts, few.cpu), (many.starts, many.cpu))
-    told = (
-        max(one.log * _MB / one.starts for one in stores),
-        max(one.kept * _MB / one.starts for one in stores),
-        max(one.rows / one.starts for one in stores),
-        max(one.tables * _MB / one.starts for one in stores),
-        max(one.keys / one.starts for one in stores),
+    costs = (
+        max(store.log * _MB / store.starts for store in stores),
+        max(store.kept * _MB / store.starts for store in stores),
+        max(store.rows / store.starts for store in stores),
+        max(store.tables * _MB / store.starts for store in stores),
+        max(store.keys / store.starts for store in stores),
         max(stream_mb, 0.0),
         mb_a_key * 1024,
-        max(one.redis * _MB / one.keys for one in stores),
+        max(store.redis * _MB / store.keys for store in stores),
         max(live_s, 0.0),
         s_a_start * 1e6,
     )
-    return Units(*map(_rounded, told))
+    return Units(*map(_rounded, costs))
 
 
 def _rounded(value: float) -> float:
-    """To three figures, or to the unit."""
+    """Round to three significant figures, or to whole numbers from 100."""
     return float(round(value)) if value >= 100 else float(f"{value:.3g}")
 
 
-def _line(one: tuple[int, float], other: tuple[int, float]) -> tuple[float, float]:
-    """Base and slope through two points; all is slope where they are one size."""
-    if one[0] == other[0]:
-        return 0.0, other[1] / other[0]
-    slope = (other[1] - one[1]) / (other[0] - one[0])
-    return one[1] - slope * one[0], slope
+def _line(first: tuple[int, float], last: tuple[int, float]) -> tuple[float, float]:
+    """Base and slope through two points; base 0 if they have the same size."""
+    if first[0] == last[0]:
+        return 0.0, last[1] / last[0]
+    slope = (last[1] - first[1]) / (last[0] - first[0])
+    return first[1] - slope * first[0], slope
 
 
 def grown(units: Units) -> list[tuple[str, ...]]:
-    """What the units make of all racing: a line a quantity, a column a part of the world."""
+    """The extrapolation to all racing: a row per quantity, a column per part of the world."""
     every = [starts * YEARS for starts in STARTS_A_YEAR.values()]
     keys = [starts * units.keys_a_start for starts in every]
     seconds = [units.live_s + units.live_s_a_million * starts / 1e6 for starts in every]
@@ -183,7 +183,7 @@ def grown(units: Units) -> list[tuple[str, ...]]:
             "stream's memory, GB",
             *(f"{(units.stream_mb + count * units.stream_kb_a_key / 1024) / 1000:.1f}" for count in keys),
         ),
-        ("stream live after a build, processor minutes", *(f"{one / 60:.1f}" for one in seconds)),
+        ("stream live after a build, processor minutes", *(f"{second / 60:.1f}" for second in seconds)),
         (
             f"live starts a second, {PEAK} times the year's mean",
             *(f"{starts * PEAK / _SECONDS_A_YEAR:.2f}" for starts in STARTS_A_YEAR.values()),
@@ -192,7 +192,7 @@ def grown(units: Units) -> list[tuple[str, ...]]:
 
 
 def markdown(figures: SizingFigures) -> str:
-    """As docs/scale.md holds it."""
+    """The tables of docs/scale.md."""
     names = (
         "starts",
         "log MB",
@@ -205,7 +205,7 @@ def markdown(figures: SizingFigures) -> str:
         "s until live",
         "processor s",
     )
-    stores = [tuple(_shown(value) for value in asdict(one).values()) for one in figures.stores]
+    stores = [tuple(_shown(value) for value in asdict(store).values()) for store in figures.stores]
     units = [(WORDS[name], _shown(value)) for name, value in asdict(figures.units).items()]
     return "\n".join(
         (

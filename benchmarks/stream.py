@@ -1,4 +1,4 @@
-"""`velo bench stream`: starts a second through both sinks, and how soon a result can be read from Redis."""
+"""`velo bench stream`: replay speed with each sink, and the delay until a live result is readable in Redis."""
 
 import json
 import os
@@ -60,7 +60,7 @@ class Replayed:
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """Live results at a rate: from `known_at` to readable in Redis, over all views; milliseconds."""
+    """Live results at a rate: milliseconds from `known_at` until readable in Redis, over all views."""
 
     results_per_second: float
     starts_per_second: float
@@ -80,8 +80,7 @@ class StreamFigures:
 
 
 def measure(starts: int, rates: Sequence[float], seconds: float, runners: Path | None, timezone: str) -> StreamFigures:
-    """Replay so many starts into no sink, one and both, for the eight views of the contract and for all; then live results at
-    each rate."""
+    """Replay `starts` starts into no sink, one and both, for the contract's views and for all; then live results at each rate."""
     with TemporaryDirectory() as scratch:
         loaded, held = store_of(Path(scratch) / "loaded", starts, runners, timezone)
         replays = []
@@ -98,8 +97,8 @@ def replayed(home: Path, starts: int, sinks: str, views: int = ALL_VIEWS) -> Rep
     module = "velo.cli" if views == ALL_VIEWS else "benchmarks.baseline_views"
     command = [sys.executable, "-m", module, "stream", "--once", *SINKS[sinks]]
     environ = {**os.environ, "VELO_HOME": str(home)}
-    said = home / "said.ndjson"
-    with said.open("wb") as out:
+    log = home / "stream.ndjson"
+    with log.open("wb") as out:
         process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=out)
         peak = 0.0
         while True:
@@ -110,11 +109,11 @@ def replayed(home: Path, starts: int, sinks: str, views: int = ALL_VIEWS) -> Rep
                 process.returncode = code
                 break
     if code:
-        raise RuntimeError(said.read_text())
+        raise RuntimeError(log.read_text())
     embedded_redis.down(Store.open(Settings(home)).home)
-    told = [json.loads(line) for line in said.read_text().splitlines() if line.startswith("{")]
-    begun = min(datetime.fromisoformat(one["at"]) for one in told if one["event"] == "stream.begins")
-    ended = max(datetime.fromisoformat(one["at"]) for one in told if one["event"] == "stream.ended")
+    events = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    begun = min(datetime.fromisoformat(event["at"]) for event in events if event["event"] == "stream.begins")
+    ended = max(datetime.fromisoformat(event["at"]) for event in events if event["event"] == "stream.ended")
     seconds = (ended - begun).total_seconds()
     per_second = round(starts / seconds, 1)
     cpu = round(usage.ru_utime + usage.ru_stime, 2)
@@ -129,12 +128,12 @@ class _Observed(Histogram):
         self.seconds: list[float] = []
 
     def observe(self, amount: float, exemplar: dict[str, str] | None = None) -> None:
-        """Keep it."""
+        """Record an observation."""
         self.seconds.append(amount)
 
 
 def live(home: Path, rate: float, seconds: float) -> Freshness:
-    """A stream that took over from a build, and another process that tells it results as they are run."""
+    """Run a stream after a build, while another process appends live results."""
     store = Store.open(Settings(home))
     build(store, datetime.now(UTC))
     telemetry, stop, observed = Telemetry(), threading.Event(), _Observed()
@@ -147,19 +146,19 @@ def live(home: Path, rate: float, seconds: float) -> Freshness:
     try:
         while not (where := position(store.home)) or not where.at_end:
             time.sleep(0.1)
-        told = subprocess.run(
+        feeder = subprocess.run(
             [sys.executable, "-m", "benchmarks.stream", str(home), str(rate), str(seconds)],
             check=True,
             stdout=subprocess.PIPE,
         )
-        results, starts = json.loads(told.stdout.splitlines()[-1])
+        results, starts = json.loads(feeder.stdout.splitlines()[-1])
         while not (where := position(store.home)) or where.next_seq < planned.begin + results or not where.at_end:
             time.sleep(0.1)
     finally:
         stop.set()
         thread.join()
         embedded_redis.down(store.home)
-    # blocks of several results are observed once: a short run on a busy machine may have fewer than the warm-up's
+    # a block of results is observed once, so a short run on a busy machine may have fewer observations than the warm-up
     taken = sorted(observed.seconds[min(len(FAMILIES) * WARM_UP, len(observed.seconds) // 2) :])
     p99 = statistics.quantiles(taken, n=100)[98]
     return Freshness(
@@ -174,25 +173,25 @@ def live(home: Path, rate: float, seconds: float) -> Freshness:
 
 
 def feed(home: Path, rate: float, seconds: float) -> tuple[int, int]:
-    """Append results at a rate, each as it would be told now; returns how many results and starts."""
+    """Append results at a rate, each as if run now; returns the number of results and starts."""
     store = Store.open(Settings(home))
     every = [message for _, message in reader.messages(store.home) if isinstance(message, Result)][-2000:]
-    told = starts = 0
+    count = starts = 0
     with LogWriter.open(store, clock=lambda: datetime.now(UTC)) as writer:
         begun = time.perf_counter()
-        while (due := told / rate) < seconds:
+        while (due := count / rate) < seconds:
             time.sleep(max(0.0, begun + due - time.perf_counter()))
-            result = every[told % len(every)]
+            result = every[count % len(every)]
             now = datetime.now(UTC)
             race = replace(
                 result.race,
-                race_id=f"live {told}",
+                race_id=f"live {count}",
                 off_time=now - timedelta(minutes=10),
                 race_date=now.astimezone(store.timezone).date(),
             )
             writer.append(replace(result, race=race, result_version=1))
-            told, starts = told + 1, starts + sum(one.started for one in result.runners)
-    return told, starts
+            count, starts = count + 1, starts + sum(runner.started for runner in result.runners)
+    return count, starts
 
 
 def table(figures: StreamFigures) -> list[Table]:
@@ -222,7 +221,7 @@ def table(figures: StreamFigures) -> list[Table]:
 
 
 def copied(loaded: Store, home: Path) -> Path:
-    """A new home with the log of another."""
+    """Copy the log of a store to a new home."""
     home.mkdir()
     shutil.copytree(loaded.home.log, home / "log")
     shutil.copy(loaded.home.identity, home)

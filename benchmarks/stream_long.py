@@ -1,6 +1,6 @@
-"""`velo bench stream --handover` and `--year`: how soon a stream is live after a build, and what a year of it leaves.
+"""`velo bench stream --handover` and `--year`: the time until a stream is live after a build, and memory over a year.
 
-Both run one stream as it is run in earnest, with both sinks; the year is told day by day on a clock of its own.
+Both run one stream with both sinks. The year runs day by day on a simulated clock.
 """
 
 import json
@@ -40,22 +40,22 @@ from velo.streams.importers.sources.runners import read_runner_tables
 
 ZONE: Final = "Europe/London"
 HISTORY_DAYS: Final = 400
-"""Days before the year, loaded and built: the windows of a year are full when it begins."""
+"""Days before the year that are loaded and built, so that the windows of a year are full when it begins."""
 FAR_BEHIND_SECONDS: Final = 900.0
 
 
 @dataclass(frozen=True, slots=True)
 class Handover:
-    """From the start of the program to live, on a home just built and an empty Redis; seconds.
+    """Seconds from the program's start until the stream is live, on a home just built and with an empty Redis.
 
-    `laid` is what the state took, in a thread; `filled` from the first record's place being known to the last view in
-    Redis, beside it. `cpu` is of the stream's process, the server's apart.
+    `restored`: seconds to restore the state, in a thread. `filled`: seconds from `begun` until the last view is in Redis,
+    meanwhile. `cpu` is that of the stream's process, without the Redis server.
     """
 
     built_messages: int
     online_rows: int
     begun: float
-    laid: float
+    restored: float
     filled: float
     live: float
     cpu: float
@@ -66,7 +66,7 @@ class Handover:
 
 @dataclass(frozen=True, slots=True)
 class Month:
-    """A running stream at the end of a simulated month; `keys` are those of all views of which it holds the state."""
+    """A running stream at the end of a simulated month; `keys` are all keys whose state it holds."""
 
     month: str
     starts: int
@@ -77,7 +77,7 @@ class Month:
 
 
 def handover(home: Path) -> Handover:
-    """Start a stream on a copy of a home that was built and never streamed; the home itself is only read."""
+    """Start a stream on a copy of a home that was built and never streamed; the home is only read."""
     with TemporaryDirectory(dir=home.parent) as scratch:
         copy = Path(scratch) / "home"
         copy.mkdir()
@@ -90,16 +90,16 @@ def handover(home: Path) -> Handover:
 
 def _handed_over(home: Home) -> Handover:
     command = [sys.executable, "-m", "velo.cli", "stream"]
-    said = home.root / "said.ndjson"
+    log = home.root / "stream.ndjson"
     begun = datetime.now(UTC)
-    with said.open("wb") as out:
+    with log.open("wb") as out:
         process = subprocess.Popen(
             command, env={**os.environ, "VELO_HOME": str(home.root)}, stdout=subprocess.DEVNULL, stderr=out
         )
         try:
             while not (where := position(home)) or not where.at_end:
                 if process.poll() is not None or (datetime.now(UTC) - begun).total_seconds() > FAR_BEHIND_SECONDS:
-                    raise RuntimeError(said.read_text())
+                    raise RuntimeError(log.read_text())
                 time.sleep(0.05)
             live = (datetime.now(UTC) - begun).total_seconds()
             client: Any = connect(home)
@@ -108,20 +108,20 @@ def _handed_over(home: Home) -> Handover:
             process.send_signal(signal.SIGTERM)
             _, process.returncode, usage = os.wait4(process.pid, 0)
             embedded_redis.down(home)
-    told = [json.loads(line) for line in said.read_text().splitlines() if line.startswith("{")]
-    [begins] = [one for one in told if one["event"] == "stream.begins"]
-    [laid] = [one for one in told if one["event"] == "state.restored"]
-    filled = [one for one in told if one["event"] == "stream.filled_online"]
+    events = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+    [begins] = [event for event in events if event["event"] == "stream.begins"]
+    [restored] = [event for event in events if event["event"] == "state.restored"]
+    filled = [event for event in events if event["event"] == "stream.filled_online"]
 
-    def after(one: dict[str, Any]) -> float:
-        return round((datetime.fromisoformat(one["at"]) - begun).total_seconds(), 1)
+    def after(event: dict[str, Any]) -> float:
+        return round((datetime.fromisoformat(event["at"]) - begun).total_seconds(), 1)
 
     return Handover(
         begins["seq"],
-        sum(one["rows"] for one in filled),
+        sum(event["rows"] for event in filled),
         after(begins),
-        laid["seconds"],
-        round(max(after(one) for one in filled) - after(begins), 1),
+        restored["seconds"],
+        round(max(after(event) for event in filled) - after(begins), 1),
         round(live, 1),
         round(usage.ru_utime + usage.ru_stime, 1),
         round(usage.ru_maxrss / 1024, 1),
@@ -131,16 +131,16 @@ def _handed_over(home: Home) -> Handover:
 
 
 def year(races: int, days: int = 365, *, same: bool = False) -> list[Month]:
-    """Stream a simulated year day by day in one process, which has a year behind it that was built.
+    """Stream a simulated year day by day in one process, after a built history of `HISTORY_DAYS` days.
 
-    With `same` it is the year before over again: not one horse, trainer, jockey or course that was not there already.
+    With `same` the year repeats that history, without any new horse, trainer, jockey or course.
     """
-    told = apart("benchmarks.stream_long:months", races=races, days=days, same=same)
-    return [Month(**one) for one in told.result["months"]]
+    measured = apart("benchmarks.stream_long:months", races=races, days=days, same=same)
+    return [Month(**month) for month in measured.result["months"]]
 
 
 def months(races: int, days: int, *, same: bool) -> dict[str, Any]:
-    """The figures of `year`, of this process."""
+    """Measure `year` in this process."""
     single_arena()
     with TemporaryDirectory() as scratch:
         table = Path(scratch) / "season.parquet"
@@ -152,17 +152,17 @@ def months(races: int, days: int, *, same: bool) -> dict[str, Any]:
         store = Store.open(Settings(Path(scratch) / "home", zone_named(ZONE))).save()
         results = sorted(read_runner_tables([table], store).messages, key=_known_at)
         cut = datetime.combine(first, datetime.min.time(), UTC) + timedelta(days=HISTORY_DAYS)
-        past = [one for one in results if _known_at(one) < cut]
+        past = [result for result in results if _known_at(result) < cut]
         with LogWriter.open(store, clock=lambda: cut) as writer:
             writer.load(past)
         build(store, cut)
-        ahead = [_again(one) for one in past] if same else results[len(past) :]
-        told = [one for one in ahead if cut <= _known_at(one) < cut + timedelta(days=days)]
-        return {"months": [asdict(one) for one in _Streamed(store, cut).through(told)]}
+        ahead = [_again(result) for result in past] if same else results[len(past) :]
+        year = [result for result in ahead if cut <= _known_at(result) < cut + timedelta(days=days)]
+        return {"months": [asdict(month) for month in _Streamed(store, cut).through(year)]}
 
 
 def _again(result: Result) -> Result:
-    """The same race, so many days later."""
+    """The same race, `HISTORY_DAYS` later."""
     later = timedelta(days=HISTORY_DAYS)
     race = result.race
     moved = replace(
@@ -174,7 +174,7 @@ def _again(result: Result) -> Result:
 
 @dataclass(slots=True)
 class _Streamed:
-    """A stream in a thread of this process, on a clock that is set."""
+    """A stream in a thread of this process, on a simulated clock."""
 
     store: Store
     now: datetime
@@ -183,14 +183,14 @@ class _Streamed:
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def through(self, results: Sequence[Result]) -> list[Month]:
-        """Tell these results day by day, each day's once the day before is read; the figures of each month."""
+        """Append the results day by day, each day after the stream has read the day before; returns the months."""
         options = StreamOptions(snapshot_every=timedelta(seconds=1))
         arguments = (plan(self.store), options, lambda: self.now, self.telemetry)
         thread = threading.Thread(target=run, args=arguments, kwargs={"stop": self._stop})
         thread.start()
         try:
             with LogWriter.open(self.store, clock=lambda: self.now) as writer:
-                by_month = groupby(results, key=lambda one: f"{_known_at(one):%Y-%m}")
+                by_month = groupby(results, key=lambda result: f"{_known_at(result):%Y-%m}")
                 return [self._month(name, list(of_month), writer, thread) for name, of_month in by_month]
         finally:
             self._stop.set()
@@ -198,7 +198,7 @@ class _Streamed:
             embedded_redis.down(self.store.home)
 
     def _month(self, name: str, results: Sequence[Result], writer: LogWriter, thread: threading.Thread) -> Month:
-        for day, of_day in groupby(results, key=lambda one: local_date(_known_at(one), self.store.timezone)):
+        for day, of_day in groupby(results, key=lambda result: local_date(_known_at(result), self.store.timezone)):
             midnight = local_midnight(day, self.store.timezone)
             if midnight > self.now:
                 self.now = midnight
@@ -206,7 +206,7 @@ class _Streamed:
             for result in of_day:
                 self.now = max(self.now, _known_at(result))
                 writer.append(result)
-                self.starts += sum(one.started for one in result.runners)
+                self.starts += sum(runner.started for runner in result.runners)
             writer.sync()
             self.now += timedelta(seconds=2)
             while not (where := position(self.store.home)) or where.next_seq < writer.next_seq or not where.at_end:
@@ -218,9 +218,11 @@ class _Streamed:
         return Month(
             name,
             self.starts,
-            sum(int(self.telemetry.registry.get_sample_value("velo_stream_keys", {"view": one}) or 0) for one in VIEWS),
+            sum(
+                int(self.telemetry.registry.get_sample_value("velo_stream_keys", {"view": view}) or 0) for view in VIEWS
+            ),
             round(_resident_mb(), 1),
-            round(sum(one.stat().st_size for one in home.recovery.rglob("*") if one.is_file()) / 2**20, 2),
+            round(sum(path.stat().st_size for path in home.recovery.rglob("*") if path.is_file()) / 2**20, 2),
             sum(1 for _ in home.offline.resolve().rglob("stream-*.parquet")),
         )
 
@@ -234,19 +236,19 @@ def _resident_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def handover_table(one: Handover) -> Table:
+def handover_table(taken: Handover) -> Table:
     """The figures for the terminal."""
     facts = {
-        "rows put in Redis": one.online_rows,
-        "s until it read": one.begun,
-        "s to restore the state": one.laid,
-        "s to fill Redis meanwhile": one.filled,
-        "s until live": one.live,
-        "CPU s": one.cpu,
-        "peak MB": one.peak_mb,
-        "Redis MB": one.redis_mb,
+        "rows put in Redis": taken.online_rows,
+        "s until it read": taken.begun,
+        "s to restore the state": taken.restored,
+        "s to fill Redis meanwhile": taken.filled,
+        "s until live": taken.live,
+        "CPU s": taken.cpu,
+        "peak MB": taken.peak_mb,
+        "Redis MB": taken.redis_mb,
     }
-    title = f"takeover from a build of {one.built_messages:,} messages ({one.machine})"
+    title = f"takeover from a build of {taken.built_messages:,} messages ({taken.machine})"
     return text_table(title, [*facts], [[*facts.values()]], left=0)
 
 
@@ -261,7 +263,7 @@ def year_table(figures: Sequence[Month]) -> Table:
 
 
 def _growth(figures: Sequence[Month]) -> str:
-    """What the months after the first added."""
+    """The growth after the first month."""
     first, last = figures[0], figures[-1]
     starts, keys, mb = last.starts - first.starts, last.keys - first.keys, last.rss_mb - first.rss_mb
     each = f", {mb * 2**20 / starts:,.0f} bytes a start" if starts else ""

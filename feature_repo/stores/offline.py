@@ -88,7 +88,9 @@ class AsofOfflineStore(OfflineStore):
         def run() -> pa.Table:
             snapshot = Snapshot()
             tables = [
-                _table(view, source, snapshot.parts(path), _asked(view, feature_refs), full_names=full_feature_names)
+                _table(
+                    view, source, snapshot.parts(path), _requested(view, feature_refs), full_names=full_feature_names
+                )
                 for (view, source), path in zip(sources, paths, strict=True)
             ]
             rows, instant = entities, at
@@ -251,7 +253,7 @@ def _pull(
 
 
 def _table(
-    view: FeatureView, source: DataSource, parts: Sequence[str], asked: Sequence[str], *, full_names: bool
+    view: FeatureView, source: DataSource, parts: Sequence[str], features: Sequence[str], *, full_names: bool
 ) -> changelog.Table:
     back = {mapped: stored for stored, mapped in (source.field_mapping or {}).items()}
     prefix = f"{view.projection.name_alias or view.name}__" if full_names else ""
@@ -263,12 +265,15 @@ def _table(
         [(back.get(entity.name, entity.name), named.get(entity.name, entity.name)) for entity in view.entity_columns],
         source.timestamp_field,
         source.created_timestamp_column or None,
-        [changelog.FeatureColumn(back.get(name, name), prefix + name, types.get(name, pa.float64())) for name in asked],
+        [
+            changelog.FeatureColumn(back.get(name, name), prefix + name, types.get(name, pa.float64()))
+            for name in features
+        ],
         view.ttl or None,
     )
 
 
-def _asked(view: FeatureView, feature_refs: Sequence[str]) -> list[str]:
+def _requested(view: FeatureView, feature_refs: Sequence[str]) -> list[str]:
     mine = f"{view.projection.name_to_use()}:"  # type: ignore[no-untyped-call]  # Feast's
     return [ref.removeprefix(mine) for ref in feature_refs if ref.startswith(mine)]
 

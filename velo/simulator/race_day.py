@@ -115,9 +115,7 @@ def strengths(
 
 
 def draw_position(declared: DeclaredRunners, runs: Bools) -> Floats:
-    """Where a runner stands in the stalls, −0.5 for the lowest draw to +0.5 for the highest, among those that run; 0
-    for the rest.
-    """
+    """The draw among the starters, from −0.5 (lowest) to +0.5 (highest); 0 for non-runners."""
     position = np.zeros(len(runs))
     if runs.any():
         starters = Segments.of(declared.race[runs])
