@@ -5,7 +5,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,10 +14,11 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import duckdb
 
+from benchmarks.stores import OURS, free_port, until
 from velo.feature_repo.catalogue import columns
 from velo.feature_repo.stores import embedded_redis
 from velo.racing.messages import Result
@@ -49,7 +49,6 @@ PRELOADED: Final = [
     "pyarrow.parquet",
 ]
 """Modules that each `velo` process would import again."""
-OURS: Final = ("VELO_HOME", "VELO_TIMEZONE", "VELO_KEYS", "REDIS_URL", "VELO_ENGINE")
 
 
 class NotRun(Exception):
@@ -97,7 +96,7 @@ class Running:
             matches[:] = [line for line in lines if word in line]
             return bool(matches)
 
-        until(matched)
+        until(matched, PATIENCE_S)
         return matches[-1].replace(self.home, "$VELO_HOME")
 
     def send(self, number: int) -> None:
@@ -164,15 +163,6 @@ class Sandbox:
         """Restore files of the home from the backup."""
         for name in names:
             shutil.copy2(self.backup.root / name, self.home.root / name)
-
-
-def until(true: Callable[[], Any]) -> None:
-    """Poll until a condition holds; raises RuntimeError after `PATIENCE_S` seconds."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not true():
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"the condition did not hold within {PATIENCE_S:g} s")
-        time.sleep(0.01)
 
 
 def _velo(argv: list[str], home: str, folder: str, redis_url: str | None) -> None:
@@ -242,16 +232,14 @@ def small_disk(folder: Path) -> Iterator[Path]:
 def redis_server(folder: Path) -> Iterator[tuple[str, Callable[[], "subprocess.Popen[bytes]"]]]:
     """Yield the URL of an external Redis and the function that starts it with its saved data; stops every server at the end."""
     folder.mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [embedded_redis.executable(), "--port", str(port), "--bind", "127.0.0.1", "--appendonly", "yes"]
     started: list[subprocess.Popen[bytes]] = []
 
     def start() -> "subprocess.Popen[bytes]":
         server = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL)
         started.append(server)
-        until(lambda: _answers(port))
+        until(lambda: _answers(port), PATIENCE_S)
         return server
 
     try:

@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from benchmarks import damage_scenarios, fault_harness, kill_scenarios, redis_scenarios, service_scenarios
-from benchmarks.fault_harness import Sandbox, until
+from benchmarks.fault_harness import Sandbox
 from benchmarks.fault_report import NOTHING, Recovery, recovered_by, refused
+from benchmarks.stores import until
 from velo.feature_repo.stores import embedded_redis
 from velo.feature_repo.stores.redis_client import connect
 from velo.settings import Settings

@@ -24,8 +24,8 @@ import numpy as np
 import orjson
 from rich.table import Table
 
-from benchmarks.serve import catch_up, declare, program, served
-from benchmarks.stores import machine, store_of
+from benchmarks.serve import catch_up, declare
+from benchmarks.stores import machine, program, served, store_of
 from velo.feature_repo.stores import embedded_redis
 from velo.feature_repo.stores.redis_client import connect
 from velo.racing.messages import Result, to_record

@@ -22,8 +22,8 @@ import duckdb
 from rich.table import Table
 
 from benchmarks.page import facts_table
-from benchmarks.serve import catch_up, program, served
-from benchmarks.stores import machine
+from benchmarks.serve import catch_up
+from benchmarks.stores import machine, program, served
 from velo.feature_repo.stores import embedded_redis
 from velo.racing.messages import FINISHED, Market, Message, NonRunner, Race, Racecard, Result, Runner
 from velo.serving.scoring.history import TablesBehind

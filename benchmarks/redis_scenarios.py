@@ -11,8 +11,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from benchmarks import fault_harness
-from benchmarks.fault_harness import Sandbox, until
+from benchmarks.fault_harness import Sandbox
 from benchmarks.fault_report import NOTHING, Recovery
+from benchmarks.stores import until
 from velo.errors import UserError
 from velo.feature_repo.catalogue.families import FAMILIES
 from velo.feature_repo.stores import embedded_redis

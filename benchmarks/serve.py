@@ -1,8 +1,6 @@
 """`velo bench serve`: score a race in process and over HTTP, compared with Feast's own reads and a plain read of the same bytes."""
 
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +10,6 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
-from socket import socket
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 from urllib.parse import quote
@@ -20,11 +17,10 @@ from urllib.parse import quote
 import numpy as np
 from rich.table import Table
 
-from benchmarks import CHECKOUT
 from benchmarks.page import text_table
-from benchmarks.stores import machine, store_of
+from benchmarks.stores import machine, program, served, store_of, until
 from velo.feature_repo.catalogue import request_time
-from velo.feature_repo.feast_store import REPO, apply
+from velo.feature_repo.feast_store import apply
 from velo.feature_repo.objects import SERVICE
 from velo.feature_repo.stores import embedded_redis
 from velo.racing.messages import Race, Racecard, Result, Runner
@@ -45,7 +41,6 @@ from velo.training.train import train
 
 WARM_UP: Final = 20
 STARTS_A_RESULT: Final = 12.5
-WAIT_S: Final = 600.0
 SLOW_REQUESTS: Final = 100
 """The most requests of Feast's own reads, and of computed drivers: each takes tens of times as long as a score."""
 REASON_LENGTH: Final = 600
@@ -250,44 +245,11 @@ def declare(store: Store, sizes: Sequence[int]) -> dict[int, str]:
 
 
 @contextmanager
-def program(store: Store, *command: str, **more: str) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run a program on a store, and end it by SIGTERM; `more` are environment variables."""
-    environ = {**os.environ, "VELO_HOME": str(store.home.root), "PYTHONPATH": str(CHECKOUT), **more}
-    process = subprocess.Popen(
-        [sys.executable, *command], env=environ, cwd=REPO if "feast.cli.cli" in command else None,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-@contextmanager
-def served(store: Store, module: str, command: str, *options: str, **more: str) -> Iterator[tuple[int, int]]:
-    """Run a service; yields its port and process id once it answers."""
-    with socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    with program(store, "-m", module, command, "--port", str(port), *options, **more) as process:
-
-        def answers() -> bool:
-            if process.poll() is not None:
-                raise RuntimeError(f"{module} {command} ended with {process.returncode}")
-            with socket() as probe:
-                return probe.connect_ex(("127.0.0.1", port)) == 0
-
-        wait(answers)
-        yield port, process.pid
-
-
-@contextmanager
 def _results(store: Store, rate: float, seconds: float) -> Iterator[None]:
     per_second = str(rate / STARTS_A_RESULT)
     begun = reader.end(store.home).next_seq
     with program(store, "-m", "benchmarks.stream", str(store.home.root), per_second, str(seconds)):
-        wait(lambda: reader.end(store.home).next_seq > begun)
+        until(lambda: reader.end(store.home).next_seq > begun)
         yield
 
 
@@ -302,10 +264,10 @@ def at_end(store: Store) -> bool:
 
 
 def catch_up(store: Store) -> None:
-    """Wait until a running stream has taken the whole log; raises RuntimeError where its position stops for WAIT_S."""
+    """Wait until a running stream has taken the whole log; raises RuntimeError where its position stops for `WAIT_S` seconds."""
     before = -1
     while not at_end(store):
-        wait(partial(_advanced, store, before))
+        until(partial(_advanced, store, before))
         before = _next_seq(store)
 
 
@@ -316,15 +278,6 @@ def _advanced(store: Store, before: int) -> bool:
 def _next_seq(store: Store) -> int:
     where = position(store.home)
     return -1 if where is None else where.next_seq
-
-
-def wait(until: Callable[[], bool]) -> None:
-    """Poll until a condition holds; raises RuntimeError after `WAIT_S` seconds."""
-    deadline = time.monotonic() + WAIT_S
-    while not until():
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"the condition did not hold within {WAIT_S:g} s")
-        time.sleep(0.1)
 
 
 def _now() -> datetime:

@@ -3,8 +3,6 @@
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -14,8 +12,9 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Final
 
-from benchmarks.fault_harness import OURS, Sandbox, until
+from benchmarks.fault_harness import Sandbox
 from benchmarks.fault_report import NOTHING, Recovery
+from benchmarks.stores import served, until
 from velo.feature_repo.stores.redis_client import connect
 
 HOST: Final = "127.0.0.1"
@@ -86,19 +85,10 @@ def crowd(sandbox: Sandbox) -> Recovery:
 
 @contextmanager
 def _served(sandbox: Sandbox, *options: str) -> Iterator[tuple[int, int]]:
-    """Run `velo serve` on a sandbox; yields its port and process id."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "velo.cli", "serve", "--port", str(port), *options]
-    environ = {name: value for name, value in os.environ.items() if name not in OURS}
-    process = subprocess.Popen(command, env=environ | {"VELO_HOME": str(sandbox.home.root)}, stderr=subprocess.DEVNULL)
-    try:
+    """Run `velo serve` on a sandbox; yields its port and process id once it answers."""
+    with served(sandbox.store, "velo.cli", "serve", *options) as (port, process):
         until(lambda: _status(port, PATH) == 200)
-        yield port, process.pid
-    finally:
-        process.terminate()
-        process.wait()
+        yield port, process
 
 
 @contextmanager

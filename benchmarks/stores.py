@@ -1,4 +1,4 @@
-"""Support for benchmarks: stores of a given size, and a measured call in its own process."""
+"""Support for benchmarks: stores of a given size, child processes, and a measured call in its own process."""
 
 import json
 import os
@@ -9,14 +9,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from socket import socket
+from typing import Any, Final
 
 import duckdb
 
+from benchmarks import CHECKOUT
+from velo.feature_repo.feast_store import REPO
 from velo.feature_repo.stores import embedded_redis
 from velo.racing.messages import Result
 from velo.settings import Settings, zone_named
@@ -25,6 +29,11 @@ from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
 from velo.streams.batch.staging import cores
 from velo.streams.importers.sources.runners import read_runner_tables
+
+OURS: Final = ("VELO_HOME", "VELO_TIMEZONE", "VELO_KEYS", "REDIS_URL", "VELO_ENGINE")
+"""Environment variables that a child process must not inherit."""
+WAIT_S: Final = 600.0
+POLL_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +78,55 @@ def _processor() -> str:
         return platform.processor() or "processor unknown"
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or "processor unknown"
+
+
+@contextmanager
+def program(store: Store, *command: str, **more: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a Python program on a store, and end it by SIGTERM; `more` are environment variables."""
+    environ = {name: value for name, value in os.environ.items() if name not in OURS}
+    environ |= {"VELO_HOME": str(store.home.root), "PYTHONPATH": str(CHECKOUT), **more}
+    process = subprocess.Popen(
+        [sys.executable, *command], env=environ, cwd=REPO if "feast.cli.cli" in command else None,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@contextmanager
+def served(store: Store, module: str, command: str, *options: str, **more: str) -> Iterator[tuple[int, int]]:
+    """Run a service; yields its port and process id once it accepts connections."""
+    port = free_port()
+    with program(store, "-m", module, command, "--port", str(port), *options, **more) as process:
+
+        def accepts() -> bool:
+            if process.poll() is not None:
+                raise RuntimeError(f"{module} {command} ended with {process.returncode}")
+            with socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        until(accepts)
+        yield port, process.pid
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody listens on."""
+    with socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def until(condition: Callable[[], object], seconds: float = WAIT_S) -> None:
+    """Poll until a condition holds; raises RuntimeError after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"the condition did not hold within {seconds:g} s")
+        time.sleep(POLL_S)
 
 
 def apart(call: str, **arguments: Any) -> MeasuredCall:

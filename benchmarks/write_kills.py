@@ -24,7 +24,8 @@ import duckdb
 import pyarrow.parquet as pq
 
 from benchmarks import CHECKOUT
-from benchmarks.fault_harness import OURS, PRELOADED
+from benchmarks.fault_harness import PRELOADED
+from benchmarks.stores import OURS
 from velo.storage import atomic_files, table_versions
 from velo.storage.store import Home
 from velo.streams.batch import build, staging
