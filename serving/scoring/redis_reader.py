@@ -12,6 +12,8 @@ from itertools import groupby
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Final
 
+from hiredis import pack_command
+
 from velo.errors import UserError
 from velo.feature_repo.stores.race_cards import EVENTS, HEAD, race_key
 from velo.feature_repo.stores.race_script import READ, sha_of
@@ -66,9 +68,8 @@ class ReadRequest:
         count = 3 + len(indices) + len(keys)
         parts: list[Any] = [b"EVALSHA", sha_of(READ), count, race_key(race_id), EVENTS, HEAD, *indices, *keys]
         parts += [part for one in asked for part in one]
-        encoded = [part if isinstance(part, bytes) else str(part).encode() for part in parts]
-        lines = (b"$%d\r\n%s\r\n" % (len(one), one) for one in encoded)
-        return cls(race_id, tuple(keys), tuple(fields), views, b"".join((b"*%d\r\n" % len(encoded), *lines)))
+        written = pack_command(tuple(parts))
+        return cls(race_id, tuple(keys), tuple(fields), views, written)
 
 
 @dataclass(slots=True)
