@@ -12,7 +12,7 @@ PIP_AUDIT ?= pip-audit
 BANDIT ?= bandit
 VENV := .venv
 BIN := $(VENV)/bin
-# A virtual environment knows its own path by heart, so the stamp names it: a moved or copied checkout is set up anew.
+# A virtual environment contains its own path, so the stamp names it: a moved or copied checkout is set up again.
 STAMP := $(VENV)/.set-up-$(shell printf %s "$(CURDIR)" | cksum | cut -d' ' -f1)
 DEMO_HOME ?= data/demo
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
@@ -60,7 +60,7 @@ notebooks: setup  ## Run the notebooks and write their pages in docs/notebooks a
 	&& (cd "$$place" && "$(CURDIR)/$(BIN)/python" "$(CURDIR)/docs/notebooks/run.py" "$(CURDIR)/$$notebook" > page.md) \
 	&& mv "$$place/page.md" "$${notebook%.ipynb}.md" && rm -rf "$$place" || exit 1; done
 
-lock:  ## Resolve the lock files anew (needs uv); add UPGRADE=1 to take newer versions
+lock:  ## Resolve the lock files again (needs uv); add UPGRADE=1 to take newer versions
 	@command -v "$(UV)" >/dev/null || { echo "make lock needs uv: pip install uv, or say make lock UV=/path/to/uv" >&2; exit 2; }
 	$(UV) pip compile $(LOCK_OPTIONS) --output-file requirements.lock pyproject.toml
 	$(UV) pip compile $(LOCK_OPTIONS) --extra dev --constraint requirements.lock --output-file requirements-dev.lock pyproject.toml
