@@ -13,6 +13,7 @@ from velo.commands import (
     bench,
     build,
     explain,
+    features,
     feed,
     ingest,
     log,
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 for part in (
     build,
+    features,
     ingest,
     feed,
     log,

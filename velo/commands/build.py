@@ -1,7 +1,6 @@
-"""`velo init`, `build`, `features`, `sql`, `status` and `down`: the store and its tables."""
+"""`velo init`, `build`, `sql`, `status` and `down`: the store and its tables."""
 
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -26,7 +25,7 @@ class Engine(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    for command in (init, build, features, sql, status, down):
+    for command in (init, build, sql, status, down):
         app.command()(command)
 
 
@@ -56,21 +55,6 @@ def build(
     with steps(as_json) as progress:
         report = race_store().build(whole=whole, compact=compact, engine=engine.value, progress=progress)
     show(report, as_json, lambda: _built(report))
-
-
-def features(
-    entities: Annotated[Path, typer.Option(help="Parquet or CSV file with entity columns and event_timestamp.")],
-    out: Annotated[Path, typer.Option(help="Parquet or CSV file to write.")],
-    as_json: Json = False,
-) -> None:
-    """Get the features of entities at given instants, through Feast's point-in-time join."""
-    from velo.feature_repo.historical import read_entities, write
-
-    joined = race_store().features_of(read_entities(entities), str(entities))
-    write(joined.table, out)
-    rows, columns = joined.table.shape
-    report = {"rows": rows, "columns": columns, "views": joined.views}
-    show(report, as_json, lambda: facts("features", [("rows", rows), ("columns", columns), ("in", out)]))
 
 
 def sql(query: Annotated[str, typer.Argument(help="One SELECT statement.")], as_json: Json = False) -> None:
