@@ -32,7 +32,7 @@ from velo.streams.dataflow.bootstrap import Bootstrap
 from velo.streams.dataflow.log_source import LogPartition
 from velo.streams.dataflow.metrics import Telemetry
 from velo.streams.dataflow.parquet_sink import ParquetPartition
-from velo.streams.dataflow.redis_sink import RedisPartition
+from velo.streams.dataflow.redis_view import RedisView
 from velo.streams.dataflow.runtime import StreamOptions, plan, run
 
 BATCH: Final = 10
@@ -46,7 +46,7 @@ WATCHED: Final[dict[str, tuple[type, str]]] = {
     "writing a part": (ParquetPartition, "_append"),
     "sealing a part": (ParquetPartition, "_seal"),
     "writing to Redis": (RowWriter, "write_batches"),
-    "filling Redis": (RedisPartition, "_fill"),
+    "filling Redis": (RedisView, "_fill"),
 }
 """Activities and the methods that perform them. If threads have several at once, the one further down counts."""
 ACTIVITIES: Final = (STARTING, READING, *WATCHED)

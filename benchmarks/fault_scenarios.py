@@ -99,7 +99,7 @@ def redis_paused(sandbox: Sandbox) -> Recovery:
     os.kill(server, signal.SIGSTOP)
     try:
         sandbox.succeed("ingest", "runners", sandbox.later, "--late")
-        seen = _event(running.wait_for("stream.waits"))
+        seen = _event(running.wait_for("store.unavailable"))
     finally:
         begun = time.perf_counter()
         os.kill(server, signal.SIGCONT)
@@ -120,7 +120,7 @@ def redis_away(sandbox: Sandbox) -> Recovery:
                 writer.append(result)
                 writer.sync()
                 time.sleep(AWAY_S / len(results))
-        seen = _event(running.wait_for("stream.waits"))
+        seen = _event(running.wait_for("store.unavailable"))
         begun = time.perf_counter()
         start()
         recovery = _caught_up(cut, running, f"the stream's log: {seen}", begun, "by itself, once Redis answers")

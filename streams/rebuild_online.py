@@ -34,9 +34,9 @@ from velo.storage.log.reader import end
 from velo.storage.store import Home, Store
 from velo.streams.audit import brought_to
 from velo.streams.batch.build import fingerprint
-from velo.streams.dataflow.backfill import fill_view, one_at_a_time
 from velo.streams.dataflow.cards_sink import fill as fill_cards
 from velo.streams.dataflow.metrics import is_streaming
+from velo.streams.dataflow.redis_view import fill_view, one_at_a_time
 
 ABREAST: Final = 3
 """Views under way at once: while the server takes one lot of rows the next is packed."""

@@ -92,7 +92,7 @@ class CardsPartition(StatefulSinkPartition[LogRecord, None]):
         """Connect; a Redis that does not hold all of the log is given its open races first."""
         client, now = self.sink.connect(), self.sink.clock()
         # the log's end is not there before this batch is: the head stays where it is
-        bring_up(self.sink.home, client, now, live=False, up_to=0, anew=self.sink.lost.is_set())
+        bring_up(self.sink.home, client, now, live=False, up_to=0, again=self.sink.lost.is_set())
         self.sink.lost.clear()
         self._open = dict.fromkeys(RaceCards(client).races(now - KEEP, FOREVER), FOREVER) | self._open
         self._client = client
@@ -161,9 +161,9 @@ def bring_up(
     *,
     live: bool,
     up_to: int | None = None,
-    anew: bool = False,
+    again: bool = False,
 ) -> None:
-    """Give a Redis that does not hold all of the log, or lost races (`anew`), its open races; then say how far it is.
+    """Give a Redis that does not hold all of the log, or lost races (`again`), its open races; then say how far it is.
 
     That is the log's end, `live` or not; where the rows of the features are there only before record `up_to`, that
     record, and not live. With an `up_to` of 0 nothing is said.
@@ -171,7 +171,7 @@ def bring_up(
     cards, number, log_end = RaceCards(client), generation(home), end(home)
     head = cards.head()
     behind = head is None or (head.generation, head.seq) < (number, log_end.next_seq - 1)
-    if anew or behind or cards.form() != FORM:
+    if again or behind or cards.form() != FORM:
         say("stream.filled_cards", messages=fill(home, cards, now, go_on))
         cards.has_form()
     if up_to is not None and up_to < log_end.next_seq:

@@ -1,4 +1,4 @@
-"""Patience with a store that cannot be written: say so, wait, try again, and lose nothing."""
+"""Retry writes to a store that is unavailable: report it once, wait, try again, lose nothing."""
 
 import threading
 from collections.abc import Callable
@@ -13,27 +13,27 @@ LONGEST_SECONDS: Final = 2.0
 
 
 class StoppedWhileRetrying(Exception):
-    """Told to stop while a store was away, or before the stream began: what was not written is made again from the log
-    after the next start."""
+    """The stream was stopped while it waited for a store, or before its first record: the next start makes the missing rows
+    again from the log."""
 
 
 class RestartRequired(Exception):
-    """What a store lost only another start can make again; the text says so to the user."""
+    """A store lost rows that only a restart can make again; the text tells the user."""
 
 
 def go_on() -> None:
-    """What long work calls now and then where nobody may end it."""
+    """Do nothing: for long work that cannot be stopped."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Repeats what fails for want of a store, until it succeeds or `stop` is set."""
+    """Repeats a write that fails because a store is unavailable, until it succeeds or `stop` is set."""
 
     stop: threading.Event
     telemetry: Telemetry
 
     def go_on(self) -> None:
-        """What long work before the first record calls now and then: raises `StoppedWhileRetrying` once told to stop."""
+        """Raise `StoppedWhileRetrying` if `stop` is set; long work before the first record calls it regularly."""
         if self.stop.is_set():
             raise StoppedWhileRetrying("not yet begun")
 
@@ -45,7 +45,7 @@ class Retry:
                 write()
             except (UserError, OSError) as failed:
                 if not away:
-                    say("stream.waits", store=store, because=str(failed))
+                    say("store.unavailable", store=store, reason=str(failed))
                     self.telemetry.away.labels(store).set(1)
                 away = True
                 if self.stop.wait(pause):
@@ -53,6 +53,6 @@ class Retry:
                 pause = min(2 * pause, LONGEST_SECONDS)
                 continue
             if away:
-                say("stream.goes_on", store=store)
+                say("store.available", store=store)
                 self.telemetry.away.labels(store).set(0)
             return

@@ -31,7 +31,7 @@ from velo.storage.log import reader
 from velo.storage.store import Store
 from velo.streams.audit import AuditReport, audit
 from velo.streams.batch.build import build
-from velo.streams.dataflow import redis_sink
+from velo.streams.dataflow import redis_sink, redis_view
 from velo.streams.dataflow.metrics import Telemetry, position
 from velo.streams.dataflow.runtime import StreamOptions, plan, run, sole_stream
 from velo.streams.importers.ingest import ingest
@@ -114,14 +114,14 @@ def test_it_waits_while_redis_is_away_and_fills_one_that_has_forgotten(
         server.kill()
         server.wait()
         tell(live, messages[600:])
-        until(lambda: "stream.waits" in caplog.text)
+        until(lambda: "store.unavailable" in caplog.text)
         server = redis_at(port, tmp_path / "redis")
         until(lambda: (where := position(live.home)) and where.sealed_seq == len(messages) and where.at_end)
     finally:
         stop.set()
         thread.join(PATIENCE_S)
     try:
-        assert "stream.goes_on" in caplog.text
+        assert "store.available" in caplog.text
         report = looked(live)
         assert (report.found, report.next_seq) == (0, 1140)
     finally:
@@ -184,7 +184,7 @@ def test_a_redis_that_forgets_more_than_was_kept_ends_the_stream_with_one_line(
     """The next start fills Redis from the tables and goes on; a stream without tables asks for a build."""
     embedded_redis.ensure(london.home)
     client: Any = connect(london.home)
-    monkeypatch.setattr(redis_sink, "ROWS_KEPT", 50)
+    monkeypatch.setattr(redis_view, "ROWS_KEPT", 50)
     flushed = redis_sink.RedisPartition.snapshot
 
     def emptied_first(partition: redis_sink.RedisPartition) -> int:
@@ -260,7 +260,7 @@ def test_stopped_while_redis_is_away_it_does_not_claim_that_both_stores_hold_eve
     try:
         assert process.stderr is not None
         for line in process.stderr:
-            if b'"stream.waits"' in line:
+            if b'"store.unavailable"' in line:
                 break
         process.send_signal(signal.SIGTERM)
         told, said = process.communicate(timeout=PATIENCE_S)
