@@ -1,4 +1,4 @@
-"""The fold's rows as Arrow columns, from buffers: asked to convert Python values, pyarrow would bring pandas in."""
+"""Packed rows as Arrow columns, made from buffers: to convert Python values pyarrow would import pandas."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def schema_of(family: Family) -> "pa.Schema":
-    """The columns of a view's parts, as the batch writes them."""
+    """Return the columns of a view's parts, as the batch writes them."""
     import pyarrow as pa
 
     instant = pa.timestamp("us", "UTC")
@@ -34,29 +34,29 @@ def schema_of(family: Family) -> "pa.Schema":
 def batch_of(
     rows: Sequence[PackedRow], arrays: VectorizedColumns, schema: "pa.Schema", created_us: int
 ) -> "pa.RecordBatch":
-    """Rows as columns of a `schema_of`."""
+    """Return rows as columns of a `schema_of`; `created_us` is when they are written."""
     import pyarrow as pa
 
     count = len(rows)
-    made = [_texts(each) for each in zip(*[row[0] for row in rows], strict=True)]
+    columns = [_texts(each) for each in zip(*[row[0] for row in rows], strict=True)]
     instant = pa.timestamp("us", "UTC")
     instants = (
         np.array([row[1] for row in rows], dtype=np.float64),
         np.full(count, created_us, dtype=np.float64),
         np.array([row[5] for row in rows], dtype=np.float64),
     )
-    made += [_numbers(each, np.dtype(np.int64), instant) for each in instants]
-    features = list(schema)[len(made) :]
+    columns += [_numbers(each, np.dtype(np.int64), instant) for each in instants]
+    features = list(schema)[len(columns) :]
     for values, feature in zip(arrays.of(rows), features, strict=True):
         kind = np.dtype(np.int32 if pa.types.is_int32(feature.type) else np.float64)
-        made.append(_numbers(values, kind, feature.type))
-    return pa.RecordBatch.from_arrays(made, schema=schema)
+        columns.append(_numbers(values, kind, feature.type))
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def _texts(texts: Sequence[str]) -> "pa.Array":
     import pyarrow as pa
 
-    encoded = [one.encode() for one in texts]
+    encoded = [item.encode() for item in texts]
     ends = np.zeros(len(encoded) + 1, dtype=np.int32)
     np.cumsum(np.fromiter(map(len, encoded), np.int32, len(encoded)), out=ends[1:])
     buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))]
@@ -64,7 +64,7 @@ def _texts(texts: Sequence[str]) -> "pa.Array":
 
 
 def _numbers(values: NDArray[np.float64], kind: np.dtype[Any], as_type: "pa.DataType") -> "pa.Array":
-    """Values, NaN for null, as whole numbers or doubles; an instant in µs is exact as a double until the year 2255."""
+    """Return values, NaN for null, as whole numbers or doubles; an instant in µs is exact as a double until the year 2255."""
     import pyarrow as pa
 
     unknown = np.isnan(values)

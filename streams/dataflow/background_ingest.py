@@ -1,8 +1,7 @@
-"""A feed as the source of a stream: followed into the log in a thread of the stream's own process.
+"""A feed as the source of a stream: a thread of the stream's process appends its messages to the log.
 
-The log stays the one source of truth: a message is appended and on the disk before the stream reads it there, so what is
-resumed, replayed and audited is the same as where `velo ingest --follow` wrote it. The thread is what a feed that does
-not answer, and a disk that syncs, hold up; the engine never waits for either.
+The log stays the one source of truth: a message is appended and synced before the stream reads it there, so resume, replay and
+audit work as where `velo ingest --follow` wrote it. Only the thread waits for the feed and for the disk, never the engine.
 """
 
 import threading
@@ -17,7 +16,7 @@ from velo.streams.feeds.source import Feed
 
 
 class BackgroundIngest:
-    """What brings a feed's messages to the log beside a stream. Use `background_ingest`."""
+    """Appends a feed's messages to the log beside a stream. Use `background_ingest`."""
 
     def __init__(self, following: FeedFollower, stop: threading.Event, *, once: bool) -> None:
         self._following = following
@@ -28,15 +27,15 @@ class BackgroundIngest:
         self._thread = threading.Thread(target=self._work, name="velo-feed", daemon=True)
 
     def begin(self) -> None:
-        """Begin to take."""
+        """Start the thread."""
         say("stream.follows", feed=self._following.feed.name, settled=self._following.offsets.settled)
         self._thread.start()
 
     @contextmanager
     def durable(self) -> Iterator[int | None]:
-        """The record before which the log is on the disk; None, until the block ends, where that is all of it.
+        """Yield the seq before which the log is synced; None, until the block ends, if all of it is.
 
-        Raises what ended the following.
+        Raises the error that ended the thread.
         """
         if self._failed is not None:
             raise self._failed
@@ -44,11 +43,11 @@ class BackgroundIngest:
             yield before
 
     def over(self) -> bool:
-        """Whether nothing more comes: asked to end at the feed's end, it did."""
+        """Whether the thread ended at the feed's end, as `once` asks for."""
         return self._over
 
     def end(self) -> FollowReport:
-        """Wait for the messages in hand to be settled; what became of all of them."""
+        """Wait for the thread; returns the outcome of all messages."""
         self._thread.join()
         return self._following.report()
 
@@ -69,19 +68,19 @@ class BackgroundIngest:
 def background_ingest(
     store: Store, feed: Feed, clock: Clock, stop: threading.Event, *, once: bool
 ) -> Iterator[BackgroundIngest]:
-    """A feed that is followed into the log until `stop` is set or, with `once`, it has nothing more.
+    """Append a feed to the log until `stop` is set or, with `once`, until the feed's end.
 
     Raises `UserError` at once where another process follows the feed or writes to the log, and from `durable` where the
     disk is full or the feed has lost messages not yet taken.
     """
     with opened(store, feed, clock=clock) as following:
-        made = BackgroundIngest(following, stop, once=once)
-        made.begin()
+        ingest = BackgroundIngest(following, stop, once=once)
+        ingest.begin()
         try:
-            yield made
+            yield ingest
         finally:
             stop.set()
-            report = made.end()
+            report = ingest.end()
             say(
                 "stream.followed",
                 feed=report.feed,

@@ -1,7 +1,7 @@
-"""Race cards into Redis: each message that says how a race stands takes its place there as it arrives.
+"""The sink of race cards: writes each message about a race to come or just run to Redis as it arrives.
 
-Only races whose off is recent or to come are kept; the events of all live messages are told to who listens. A Redis
-that was never told, or forgot, is given the open races from the log first: it is small, and needs no replay.
+Redis keeps only races whose off is recent or to come; the events of all live messages are published. A Redis without the
+open races gets them from the log first: they are few, and need no replay.
 """
 
 from collections.abc import Callable, Container, Iterator
@@ -33,7 +33,7 @@ PART: Final = "cards"
 READ_AT_ONCE: Final = 2000
 RACES: Final = frozenset({"racecard", "result"})
 PAST_HELD: Final = 5000
-"""How many races long run are known as such: what is told of a race follows its card within so many others."""
+"""How many past races are remembered: a message about a race comes within this many races of its card."""
 FOREVER: Final = datetime(9999, 1, 1, tzinfo=UTC)
 
 
@@ -49,26 +49,26 @@ class CardsSink(StreamSink[LogRecord, None]):
     clock: Clock
     waiting: Retry
     lost: Event = field(default_factory=Event, compare=False)
-    """Set where Redis is known to have lost races: they are brought again before the next write."""
+    """Set where Redis is known to have lost races: they are written again before the next write."""
 
     def list_parts(self) -> list[str]:
-        """The log is one sequence, and so are its cards."""
+        """Return the one partition: the log is one sequence, and so are its cards."""
         return [PART]
 
     def part_fn(self, item_key: str) -> int:
-        """All of them go to the one partition."""
+        """Return the one partition."""
         return 0
 
     def prepare(self, base: int) -> None:
-        """Have Redis hold the open races before the first record, the views being there: a sink wakes with its first."""
+        """Write the open races to Redis before the first record, after the views: the engine makes a sink only for its first item."""
 
-        def bring() -> None:
+        def write_open_races() -> None:
             bring_up(self.home, self.connect(), self.clock(), self.waiting.go_on, live=True, up_to=base)
 
-        self.waiting.until_done("online", bring)
+        self.waiting.until_done("online", write_open_races)
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> "CardsPartition":
-        """What is told again after a restart finds its place taken: nothing is to be resumed."""
+        """Return the writer. It resumes nothing: a message that comes again after a restart changes nothing."""
         partition = CardsPartition(self)
         self.waiting.until_done("online", partition.make_ready)
         return partition
@@ -76,10 +76,10 @@ class CardsSink(StreamSink[LogRecord, None]):
 
 @dataclass(slots=True)
 class CardsPartition(StatefulSinkPartition[LogRecord, None]):
-    """The writer of cards. After a batch that was not live nothing is, for two snapshots.
+    """The writer of cards. After a batch that was not live, the position it writes is not live for two snapshots.
 
-    `_open` has the off of each open race that was told here, and no end for those that Redis held before; `_past` the
-    last races whose card or result was told here and that are not open: what is told of them waits for no card.
+    `_open` has the off of each open race that was written here, and `FOREVER` for those that Redis had before. `_past` has the
+    last races with a card or result here that are not open: a message about one of them waits for no card.
     """
 
     sink: CardsSink
@@ -89,25 +89,25 @@ class CardsPartition(StatefulSinkPartition[LogRecord, None]):
     _behind: int = 0
 
     def make_ready(self) -> None:
-        """Connect; a Redis that does not hold all of the log is given its open races first."""
+        """Connect; a Redis that does not have all of the log gets its open races first."""
         client, now = self.sink.connect(), self.sink.clock()
-        # the log's end is not there before this batch is: the head stays where it is
+        # this batch is part of the log's end, and is not written yet: the head stays where it is
         bring_up(self.sink.home, client, now, live=False, up_to=0, again=self.sink.lost.is_set())
         self.sink.lost.clear()
         self._open = dict.fromkeys(RaceCards(client).races(now - KEEP, FOREVER), FOREVER) | self._open
         self._client = client
 
     def write_batch(self, values: list[LogRecord]) -> None:
-        """RaceUpdate what these records say; the events of live ones are readable when this returns."""
+        """Write these records; the events of live ones are readable on return."""
         if not values[-1].live:
-            # the online rows of what is caught up on are written up to a snapshot later
+            # while the stream catches up, the feature rows are written up to a snapshot later
             self._behind = 2
-        offers = [one for told in values if (one := self._offer_of(told)) is not None]
+        updates = [update for record in values if (update := self._update_of(record)) is not None]
         head = self._head(values[-1].line)
-        self.sink.waiting.until_done("online", lambda: self._write(offers, head))
+        self.sink.waiting.until_done("online", lambda: self._write(updates, head))
 
     def snapshot(self) -> None:
-        """Nothing to remember: the log holds it all."""
+        """Return no state: the log has it all."""
         horizon = self.sink.clock() - KEEP
         self._past |= dict.fromkeys(race_id for race_id, off_time in self._open.items() if off_time < horizon)
         self._open = {race_id: off_time for race_id, off_time in self._open.items() if off_time >= horizon}
@@ -116,24 +116,24 @@ class CardsPartition(StatefulSinkPartition[LogRecord, None]):
             if not self._behind:
                 self.sink.waiting.until_done("online", self._now_live)
 
-    def _offer_of(self, told: LogRecord) -> RaceUpdate | None:
-        if not told.line.whole:
+    def _update_of(self, record: LogRecord) -> RaceUpdate | None:
+        if not record.line.whole:
             return None
-        offer = offer_of(told.line, self.sink.clock(), self._open, self._past, announced=told.live)
-        if offer is not None and offer.kept and offer.off_time is not None:
-            self._open[offer.race_id] = offer.off_time
-            self._past.pop(offer.race_id, None)
-        elif (of := about(told.line.text)).kind in RACES and of.race_id is not None and of.race_id not in self._open:
+        update = update_of(record.line, self.sink.clock(), self._open, self._past, announced=record.live)
+        if update is not None and update.kept and update.off_time is not None:
+            self._open[update.race_id] = update.off_time
+            self._past.pop(update.race_id, None)
+        elif (of := about(record.line.text)).kind in RACES and of.race_id is not None and of.race_id not in self._open:
             self._past[of.race_id] = None
             if len(self._past) > PAST_HELD:
                 self._past.pop(next(iter(self._past)))
-        return offer
+        return update
 
-    def _write(self, offers: list[RaceUpdate], head: CardsPosition | None) -> None:
+    def _write(self, updates: list[RaceUpdate], head: CardsPosition | None) -> None:
         if self._client is None or self.sink.lost.is_set():
             self.make_ready()
         try:
-            RaceCards(self._client).offer(generation(self.sink.home), offers, self.sink.clock(), head)
+            RaceCards(self._client).offer(generation(self.sink.home), updates, self.sink.clock(), head)
         except BaseException:
             self._client = None
             raise
@@ -163,10 +163,10 @@ def bring_up(
     up_to: int | None = None,
     again: bool = False,
 ) -> None:
-    """Give a Redis that does not hold all of the log, or lost races (`again`), its open races; then say how far it is.
+    """Write the open races to a Redis that does not have all of the log, or lost races (`again`); then write its position.
 
-    That is the log's end, `live` or not; where the rows of the features are there only before record `up_to`, that
-    record, and not live. With an `up_to` of 0 nothing is said.
+    The position is the log's end, `live` or not. Where Redis has the feature rows only before record `up_to`, it is that
+    record, and not live. With an `up_to` of 0 no position is written.
     """
     cards, number, log_end = RaceCards(client), generation(home), end(home)
     head = cards.head()
@@ -175,17 +175,17 @@ def bring_up(
         say("stream.filled_cards", messages=fill(home, cards, now, go_on))
         cards.has_form()
     if up_to is not None and up_to < log_end.next_seq:
-        told = _head_before(home, number, up_to)
+        reached = _head_before(home, number, up_to)
     else:
-        told = CardsPosition(number, log_end.next_seq - 1, log_end.known_at, live) if log_end.known_at else None
-    if told is not None:
-        cards.offer(number, [], now, told)
-        if (number, told.seq) > (head_remembered(home) or (-1, -1)):
-            remember_head(home, number, told.seq)
+        reached = CardsPosition(number, log_end.next_seq - 1, log_end.known_at, live) if log_end.known_at else None
+    if reached is not None:
+        cards.offer(number, [], now, reached)
+        if (number, reached.seq) > (head_remembered(home) or (-1, -1)):
+            remember_head(home, number, reached.seq)
 
 
 def _head_before(home: Home, number: int, seq: int) -> CardsPosition | None:
-    """The head before a record, not live; None where there is none, or it cannot be read."""
+    """Return the position before a record, not live; None where there is none, or the record cannot be read."""
     if seq == 0:
         return None
     try:
@@ -196,9 +196,10 @@ def _head_before(home: Home, number: int, seq: int) -> CardsPosition | None:
 
 
 def fill(home: Home, cards: RaceCards, now: datetime, go_on: Callable[[], None] = go_on) -> int:
-    """RaceUpdate every message of the log that says how an open race stands, or waits for its card; returns how many.
+    """Write every message of the log about an open race, or that waits for its card; returns their number.
 
-    The head stays as it is. Nothing is announced: who listens asks anew.
+    Two readings of the log: the first finds the races, the second writes their messages. The position stays as it is. Nothing
+    is published: a listener that reconnects reads the races again.
     """
     open_races, raced, noticed = set[str](), set[str](), set[str]()
     for line in _lines(home, go_on):
@@ -208,32 +209,32 @@ def fill(home: Home, cards: RaceCards, now: datetime, go_on: Callable[[], None] 
             continue
         if of.kind in RACES:
             raced.add(of.race_id)
-            if offer_of(line, now, open_races, announced=False) is not None:
+            if update_of(line, now, open_races, announced=False) is not None:
                 open_races.add(of.race_id)
         elif of.race_id not in raced:
             noticed.add(of.race_id)
     wanted = open_races | (noticed - raced)
-    count, offers = 0, list[RaceUpdate]()
+    count, updates = 0, list[RaceUpdate]()
     for line in _lines(home, go_on) if wanted else ():
-        offer = offer_of(line, now, open_races, announced=False) if about(line.text).race_id in wanted else None
-        if offer is None:
+        update = update_of(line, now, open_races, announced=False) if about(line.text).race_id in wanted else None
+        if update is None:
             continue
-        offers.append(offer)
+        updates.append(update)
         count += 1
-        if len(offers) == READ_AT_ONCE:
-            cards.offer(generation(home), offers, now)
-            offers = []
-    cards.offer(generation(home), offers, now)
+        if len(updates) == READ_AT_ONCE:
+            cards.offer(generation(home), updates, now)
+            updates = []
+    cards.offer(generation(home), updates, now)
     return count
 
 
-def offer_of(
+def update_of(
     line: FoundRecord, now: datetime, open_races: Container[str], past: Container[str] = (), *, announced: bool
 ) -> RaceUpdate | None:
-    """What a whole record offers; None where it is neither kept nor announced, or cannot be read.
+    """Return the update of a whole record; None where it is neither kept nor announced, or cannot be read.
 
-    A card or a result opens its race while the off is recent or to come. What is told of a race that is not open
-    waits for its card, unless that is known to be `past`.
+    A card or a result opens its race while the off is recent or to come. A message about a race that is not open waits for
+    its card, unless the race is known to be `past`.
     """
     of = about(line.text)
     if not announced and of.race_id not in open_races:
@@ -262,9 +263,9 @@ def offer_of(
 
 
 def _named(card: Racecard) -> bytes:
-    """A card that says of its horses no more than who they are and whether they are marked."""
+    """Return a card with no more of its horses than their keys and statuses."""
     race = Race(card.race.race_id, card.race.race_date, card.race.off_time, card.race.course)
-    runners = tuple(Runner(one.horse_id, status=one.status) for one in card.runners)
+    runners = tuple(Runner(runner.horse_id, status=runner.status) for runner in card.runners)
     return orjson.dumps(to_record(Racecard(race, runners, card.known_at)))
 
 
@@ -273,7 +274,7 @@ def _bare(record: dict[str, Any]) -> bytes:
 
 
 def _lines(home: Home, go_on: Callable[[], None]) -> Iterator[FoundRecord]:
-    """The whole records of a log, to its end."""
+    """Yield the whole records of a log, to its end."""
     tail = LogTail(home, 0)
     try:
         while lines := tail.read(READ_AT_ONCE):

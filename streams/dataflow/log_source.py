@@ -1,4 +1,4 @@
-"""The log as a Bytewax source: one partition, whose position is the seq of the next record."""
+"""The log as a Bytewax source: one partition; its position is the seq of the next record."""
 
 import threading
 import time
@@ -24,19 +24,19 @@ from velo.streams.dataflow.operators import LogRecord, race_shard
 BATCH_RECORDS: Final = 100
 IDLE: Final = timedelta(milliseconds=5)
 """How long to wait at the log's end before looking again."""
-SAID_EVERY: Final = timedelta(seconds=1)
+REPORT_EVERY: Final = timedelta(seconds=1)
 Clock = Callable[[], datetime]
 
 
 @dataclass(frozen=True, slots=True)
 class LogSource(FixedPartitionedSource[tuple[str, LogRecord], int]):
-    """Every record of a store's log from `begin` on (where nothing is to be resumed), under the key of its race.
+    """Every record of a store's log, from `begin` on if there is no snapshot, under the key of its race.
 
-    With `once` it ends at the log's end, else when `stop` is set. `ticks` has it append the tick of a local midnight
-    that no writer of the log was there to tell. Each of
+    With `once` it ends at the log's end, else when `stop` is set. With `ticks` it appends the tick of a local midnight where
+    no writer of the log did. Each of
     `prepare` is called once, in a thread of its own, with the seq this execution begins at; no record is read before all
-    have returned. `readable` says whether all that was read so far has gone through the sinks of this process.
-    Where there is a `feeding` the log is read as far as that has it on the disk, and ends where that is over.
+    have returned. `readable` says whether the sinks have written everything that was read so far.
+    With a `feeding` the log is read as far as that has synced it, and ends when that is over.
     """
 
     store: Store
@@ -57,27 +57,27 @@ class LogSource(FixedPartitionedSource[tuple[str, LogRecord], int]):
         return ["log"]
 
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> "LogPartition":
-        """Read on where the snapshot was taken."""
+        """Return the reader, at the position of the snapshot."""
         base = self.begin if resume_state is None else resume_state
         say("stream.begins", seq=base, resumed=resume_state is not None)
         return LogPartition(self, base, LogTail(self.store.home, base), Preparation(self.prepare, base, self.stop))
 
 
 class Preparation:
-    """What must be there before the first record is read; some of it waits for a server while the rest reckons."""
+    """Runs in parallel what must be done before the first record is read: some of it waits for a server, the rest computes."""
 
     def __init__(self, prepare: Sequence[Callable[[int], object]], base: int, stop: threading.Event) -> None:
         self._base = base
         self._stop = stop
         self._failed: list[BaseException] = []
         self._begun = time.perf_counter()
-        # daemons: an error of the engine's does not wait for them
-        self._threads = [threading.Thread(target=self._work, args=(one,), daemon=True) for one in prepare]
+        # daemons: an error of the engine does not wait for them
+        self._threads = [threading.Thread(target=self._work, args=(job,), daemon=True) for job in prepare]
         for thread in self._threads:
             thread.start()
 
     def done(self) -> bool:
-        """Whether it is there; raises what kept it from being made, the rest of it ended."""
+        """Whether everything is done. Raises the first error, after the other jobs have ended."""
         if self._failed:
             self._stop.set()
             self.end()
@@ -90,7 +90,7 @@ class Preparation:
         return not self._failed
 
     def end(self) -> None:
-        """Wait for what was told to stop: a thread that is in DuckDB's code when the interpreter ends aborts it."""
+        """Wait for the threads, which were asked to stop: one in DuckDB's code at the interpreter's end would abort it."""
         for thread in self._threads:
             thread.join()
 
@@ -110,9 +110,9 @@ class LogPartition(StatefulSourcePartition[tuple[str, LogRecord], int]):
     tail: LogTail
     preparing: Preparation
     _awake: datetime | None = None
-    _said: datetime | None = None
+    _reported: datetime | None = None
     _ticked: datetime | None = None
-    _looked: datetime | None = None
+    _checked: datetime | None = None
     _ended: bool = False
     _sealed_seq: int = field(init=False)
     _snapshot_seq: int = field(init=False)
@@ -121,9 +121,9 @@ class LogPartition(StatefulSourcePartition[tuple[str, LogRecord], int]):
         self._sealed_seq = self._snapshot_seq = self.base
 
     def next_batch(self) -> list[tuple[str, LogRecord]]:
-        """What was appended, up to a batch; ends the stream where it is told to stop."""
+        """Return the records that were appended, up to a batch. Ends the stream when `stop` is set."""
         if self.source.stop.is_set():
-            # nothing was read before Redis was filled: what keeps it from that is raised, nothing is claimed
+            # nothing is read before Redis is filled: an error in filling it is raised, not hidden by the stop
             self.preparing.end()
         if not self.preparing.done():
             self._awake = datetime.now(UTC) + IDLE
@@ -138,35 +138,36 @@ class LogPartition(StatefulSourcePartition[tuple[str, LogRecord], int]):
             if self.source.ticks:
                 self._tick()
         live = len(lines) < self.source.batch
-        # the engine's own clock, which is not the store's
+        # the engine's clock, not the store's
         self._awake = None if lines else datetime.now(UTC) + IDLE
-        self._say(at_end=not lines and self.source.readable())
+        self._report(at_end=not lines and self.source.readable())
         return [(race_shard(line), LogRecord(self.base, live, line)) for line in lines]
 
     def next_awake(self) -> datetime | None:
-        """At once while there is more, else after a moment."""
+        """Return None (at once) while there are records, else a moment later."""
         return self._awake
 
     def snapshot(self) -> int:
-        """The seq of a record before which all is sealed: the next one at the end, else that of the snapshot before.
+        """Return a seq before which all rows are sealed: the next record's at the stream's end, else the previous snapshot's.
 
-        An epoch begins when all of the one before has gone through the sinks, so that is at least handed over by now.
+        An epoch begins when everything of the previous one has gone through the sinks, so its rows are at least queued by now,
+        and `wait` returns when they are sealed.
         """
-        # what is sealed must outlive a power cut in the log too
+        # the log must outlive a power cut as far as the sealed rows do
         self.tail.sync()
         self.source.sealing.wait()
         self._sealed_seq, self._snapshot_seq = self._snapshot_seq, self.tail.next_seq
         return self._snapshot_seq if self._ended else self._sealed_seq
 
     def close(self) -> None:
-        """The stream has ended."""
+        """Report the final position and close the log."""
         self.preparing.end()
         self._sealed_seq = self.tail.next_seq
-        self._say(at_end=True, running=False)
+        self._report(at_end=True, running=False)
         self.tail.close()
 
     def _read(self) -> list[FoundRecord]:
-        """The next records, up to a batch; of a log that this process writes, none that is not on the disk."""
+        """Return the next records, up to a batch; of a log that this process writes, only synced ones."""
         if self.source.feeding is None:
             return self.tail.read(self.source.batch)
         with self.source.feeding.durable() as before:
@@ -174,28 +175,28 @@ class LogPartition(StatefulSourcePartition[tuple[str, LogRecord], int]):
             return self.tail.read(most) if most > 0 else []
 
     def _end(self) -> None:
-        """End the stream: what was read is sealed with the last snapshot."""
+        """End the stream; the last snapshot seals what was read."""
         self._ended = True
         self.source.sealing.at_once()
         raise StopIteration
 
-    def _say(self, *, at_end: bool, running: bool = True) -> None:
+    def _report(self, *, at_end: bool, running: bool = True) -> None:
         now = self.source.clock()
-        if running and self._said is not None and now < self._said + SAID_EVERY:
+        if running and self._reported is not None and now < self._reported + REPORT_EVERY:
             return
-        self._said = now
+        self._reported = now
         home, telemetry = self.source.store.home, self.source.telemetry
         telemetry.next_seq.set(self.tail.next_seq)
         telemetry.lag_messages.set(0 if at_end else end(home).next_seq - self.tail.next_seq)
         Position(generation(home), self.tail.next_seq, self._sealed_seq, to_text(now), at_end, running).write(home)
 
     def _tick(self) -> None:
-        """Append the tick of the last local midnight if the log has no word from this day, unless a writer is there."""
+        """Append the tick of the last local midnight if the log has no message from this day, unless another writer has the log."""
         now, timezone = self.source.clock(), self.source.store.timezone
         midnight = local_midnight(local_date(now, timezone), timezone)
-        if midnight == self._ticked or (self._looked is not None and now < self._looked + SAID_EVERY):
+        if midnight == self._ticked or (self._checked is not None and now < self._checked + REPORT_EVERY):
             return
-        self._looked = now
+        self._checked = now
         log_end = end(self.source.store.home).known_at
         if log_end is None:
             return
@@ -205,7 +206,7 @@ class LogPartition(StatefulSourcePartition[tuple[str, LogRecord], int]):
                     appended = writer.tick(midnight)
                     writer.sync()
             except UserError:
-                # whoever holds the log's lock tells the midnight; look again
+                # the process with the log's lock appends the tick; check again later
                 return
             say("stream.ticked", midnight=to_text(midnight), seq=appended.seq)
         self._ticked = midnight

@@ -1,7 +1,7 @@
 """One heap for all threads of a stream.
 
-glibc gives threads heaps of their own: each grows by its own peak, and none gives back what others could use. The
-engine, the checkpoint writer and the flusher take turns anyway.
+glibc gives each thread a heap of its own: each grows to its own peak, and keeps memory that others could use. The engine, the
+checkpoint writer and the flusher take turns anyway.
 """
 
 import ctypes
@@ -12,9 +12,9 @@ _ARENA_MAX: Final = -8
 
 
 def single_arena() -> bool:
-    """Have threads begun from now on share the heap of the first; there is no way back.
+    """Make threads that start from now on share the first one's heap; this cannot be undone.
 
-    Returns whether it was done, which only glibc can; elsewhere nothing changes. `mallopt(3)`.
+    Returns whether it was done: only glibc can (`mallopt(3)`).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
     return mallopt is not None and bool(mallopt(_ARENA_MAX, 1))

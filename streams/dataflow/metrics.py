@@ -1,4 +1,4 @@
-"""What a stream tells of itself: figures for Prometheus, one JSON object a line for people, a file for `velo status`."""
+"""What a stream reports: metrics for Prometheus, a log of JSON lines, a file for `velo status`."""
 
 import json
 import logging
@@ -16,34 +16,38 @@ from velo.storage.atomic_files import make_folder
 from velo.storage.store import Home
 
 LOCK: Final = ".lock"
-"""In the stream's folder: held by the processes of a stream for as long as they live."""
+"""In the stream's folder: the lock that the process of a stream holds."""
 _log = logging.getLogger("velo.stream")
 SECONDS: Final = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1, 5, 30, 120)
 
 
 class Telemetry:
-    """The figures of one process of the stream, in a registry of their own."""
+    """The metrics of a stream, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         named: dict[str, Any] = {"namespace": "velo_stream", "registry": self.registry}
         self.messages = Counter("messages", "Records read from the log, by type.", ["type"], **named)
-        self.stale = Counter("stale_versions", "Results told later than a higher version of their race.", **named)
+        self.stale = Counter("stale_versions", "Results that came after a higher version of their race.", **named)
         self.rows = Counter("rows", "Feature rows written, by store and view.", ["store", "view"], **named)
-        self.repeated = Counter("repeated_rows", "Rows made again after a restart, and left out.", ["view"], **named)
-        self.coalesced = Counter("coalesced_rows", "Rows not written online: a newer one of the key was.", **named)
-        self.dead_letters = Counter("dead_letters", "Records that could not be read.", **named)
-        self.lag_messages = Gauge("lag_messages", "Records in the log and not read yet.", **named)
+        self.repeated = Counter(
+            "repeated_rows", "Rows that were made again after a restart and skipped.", ["view"], **named
+        )
+        self.coalesced = Counter(
+            "coalesced_rows", "Rows skipped because a newer row for the key was in the same batch.", **named
+        )
+        self.dead_letters = Counter("dead_letters", "Records that cannot be read.", **named)
+        self.lag_messages = Gauge("lag_messages", "Records of the log that are not read yet.", **named)
         self.next_seq = Gauge("next_seq", "The record that is read next.", **named)
         self.fresh = Histogram(
             "fresh_seconds", "From known_at to readable in Redis, of live messages.", buckets=SECONDS, **named
         )
         self.sealed = Histogram("seal_seconds", "To seal a view's Parquet part.", buckets=SECONDS, **named)
-        self.keys = Gauge("keys", "Keys whose state this process holds, by view.", ["view"], **named)
-        self.away = Gauge("store_away", "1 while a store cannot be written, by store.", ["store"], **named)
+        self.keys = Gauge("keys", "Keys whose state is in memory, by view.", ["view"], **named)
+        self.away = Gauge("store_away", "1 while a store is unavailable, by store.", ["store"], **named)
 
-    def told(self, kind: str, *, stale: bool) -> None:
-        """One record took its turn."""
+    def count_record(self, kind: str, *, stale: bool) -> None:
+        """Count one record."""
         self.messages.labels(kind).inc()
         if stale:
             self.stale.inc()
@@ -51,25 +55,25 @@ class Telemetry:
             self.dead_letters.inc()
 
 
-def say(event: str, **facts: object) -> None:
-    """One line of the structured log."""
-    _log.info(event, extra={"facts": facts})
+def say(event: str, **fields: object) -> None:
+    """Write one event with its fields to the log."""
+    _log.info(event, extra={"fields": fields})
 
 
 class JsonLines(logging.Formatter):
-    """A log record as one JSON object: when, how grave, what, and its facts."""
+    """Formats a log record as one JSON object: time, level, event, pid and the event's fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line, without its end."""
+        """Return the line, without its line end."""
         at = to_text(datetime.fromtimestamp(record.created, UTC))
-        told = {"at": at, "level": record.levelname.lower(), "event": record.getMessage(), "pid": os.getpid()}
+        line = {"at": at, "level": record.levelname.lower(), "event": record.getMessage(), "pid": os.getpid()}
         if record.exc_info:
-            told["error"] = self.formatException(record.exc_info)
-        return json.dumps(told | getattr(record, "facts", {}), default=str, ensure_ascii=False)
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line | getattr(record, "fields", {}), default=str, ensure_ascii=False)
 
 
 def log_json(stream: TextIO = sys.stderr) -> None:
-    """Have everything that is logged in this process written as JSON lines."""
+    """Write everything that this process logs as JSON lines."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
@@ -77,9 +81,9 @@ def log_json(stream: TextIO = sys.stderr) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far a stream has read: the record that comes next, of which log, when that was, and whether at its end.
+    """How far a stream has read: `next_seq` of log `log_generation`, at instant `at`; `at_end` says whether that is the end.
 
-    Before `sealed_seq` everything is in both stores for certain.
+    Both stores have everything before `sealed_seq`.
     """
 
     log_generation: int
@@ -90,7 +94,7 @@ class Position:
     running: bool
 
     def write(self, home: Home) -> None:
-        """Leave it for `velo status`; a reader meets the old or the new."""
+        """Write it for `velo status`, atomically."""
         path = make_folder(home.stream) / "position.json"
         aside = path.with_name(f".{path.name}.{os.getpid()}")
         aside.write_text(json.dumps(asdict(self)))
@@ -98,7 +102,7 @@ class Position:
 
 
 def position(home: Home) -> Position | None:
-    """Where the stream was when it last said so; None where it never ran."""
+    """Return the position that the stream last reported; None where it never ran."""
     try:
         return Position(**json.loads((home.stream / "position.json").read_bytes()))
     except (FileNotFoundError, ValueError, TypeError):

@@ -22,7 +22,7 @@ from velo.streams.importers.dead_letters import DeadLetter
 
 RACE_SHARDS: Final = 16
 ALL: Final = "log"
-"""The one key under which messages are put back in order."""
+"""The one key under which records are put back in order."""
 SHOWN_BYTES: Final = 4000
 
 
@@ -43,7 +43,7 @@ class StreamSink(FixedPartitionedSink[Item, State]):
 
 
 class LogRecord(NamedTuple):
-    """A record on its way in. `base` is where this execution began, `live` whether it stood at the log's very end."""
+    """A record of the log. `base` is where this execution began; `live` says whether the record was at the log's end."""
 
     base: int
     live: bool
@@ -51,10 +51,10 @@ class LogRecord(NamedTuple):
 
 
 class RecordEffect(NamedTuple):
-    """What one record does: exactly one for each, whatever it is, so that their order can be restored.
+    """What one record changes: exactly one for each record, of any kind, so that their order can be restored.
 
-    `known_at_us` is None for a record that could not be read. `kind` is the message's type. `change` is what it does to a
-    race, until that is rated: which is done in the log's order, and only then is it `routed` to the views of ratings.
+    `known_at_us` is None for an unreadable record. `kind` is the message's type. `change` is the change to its race, until
+    the race is rated: ratings depend on the log's order, so only then is it `routed` to the views of ratings.
     """
 
     seq: int
@@ -70,9 +70,9 @@ class RecordEffect(NamedTuple):
 
 
 class KeyUpdates(NamedTuple):
-    """What the messages from `first_seq` to `last_seq` do to one shard: of each its `known_at` in µs and its touches.
+    """What the messages from `first_seq` to `last_seq` change in one shard: for each its `known_at` in µs and its updates.
 
-    No touches where a message only tells that a new day has begun.
+    A message without updates only says that a new day has begun.
     """
 
     shard: str
@@ -80,7 +80,7 @@ class KeyUpdates(NamedTuple):
     last_seq: int
     base: int
     live: bool
-    told: list[tuple[int, Sequence[KeyUpdate]]]
+    updates: list[tuple[int, Sequence[KeyUpdate]]]
 
 
 class RowBatch(NamedTuple):
@@ -94,49 +94,48 @@ class RowBatch(NamedTuple):
 
 
 def race_shard(line: FoundRecord) -> str:
-    """Which of the keys of the version step a record goes to: all of one race to the same."""
+    """Return the key of the version step that a record goes to: the same one for all records of a race."""
     race_id = about(line.text).race_id if line.whole else None
     return f"races/{crc32((race_id or '').encode()) % RACE_SHARDS:02d}"
 
 
 class VersionLogic(StatefulBatchLogic[LogRecord, RecordEffect, None]):
-    """Parses each record and tells what its version of a race takes back and adds, shard by shard."""
+    """Parses each record and computes what a result retracts and adds, shard by shard."""
 
-    def __init__(self, home: Home, ground: Bootstrap, router: Router) -> None:
-        self._home, self._ground, self._router = home, ground, router
+    def __init__(self, home: Home, bootstrap: Bootstrap, router: Router) -> None:
+        self._home, self._bootstrap, self._router = home, bootstrap, router
 
     def on_batch(self, values: list[LogRecord]) -> tuple[Iterable[RecordEffect], bool]:
-        """One step for each record, in the order they came."""
-        return [self._step(told) for told in values], False
+        """Return one effect for each record, in the order of arrival."""
+        return [self._effect(record) for record in values], False
 
     def snapshot(self) -> None:
-        """Nothing: the log holds it all."""
+        """Return no state: the log has it all."""
 
-    def _step(self, told: LogRecord) -> RecordEffect:
-        line = told.line
+    def _effect(self, record: LogRecord) -> RecordEffect:
+        line = record.line
         try:
             if not line.whole:
                 raise ValueError("the checksum does not match, or the record is missing")
             message = message_of(line.text)
             assert message.known_at is not None
-            change, stale = self._change(told, message)
+            change, stale = self._change(record, message)
         except UNREADABLE as unreadable:
             letter = _letter(line, unreadable)
             return RecordEffect(
-                line.seq, told.base, told.live, None, "unreadable", stale=False, routed=[], letter=letter
+                line.seq, record.base, record.live, None, "unreadable", stale=False, routed=[], letter=letter
             )
         known_at_us = to_us(message.known_at)
         routed = self._router.route(change) if change else []
-        to_rate = change if self._ground.rated else None
+        to_rate = change if self._bootstrap.rated else None
         return RecordEffect(
-            line.seq, told.base, told.live, known_at_us, type_name(message), stale, routed, None, to_rate
+            line.seq, record.base, record.live, known_at_us, type_name(message), stale, routed, None, to_rate
         )
 
-    def _change(self, told: LogRecord, message: Message) -> tuple[ResultDelta | None, bool]:
+    def _change(self, record: LogRecord, message: Message) -> tuple[ResultDelta | None, bool]:
         if not isinstance(message, Result):
             return None, False
-        # each race is told to one process alone, which knows of it what the others do not
-        races = self._ground.at(told.base).held
+        races = self._bootstrap.at(record.base).held
         held = races.get(message.race_id)
         before = None
         if held is not None:
@@ -146,106 +145,111 @@ class VersionLogic(StatefulBatchLogic[LogRecord, RecordEffect, None]):
             assert isinstance(earlier, Result)
             before = earlier
         change = replacing(message, before)
-        races.put(message.race_id, CurrentVersion(message.result_version, told.line.place))
+        races.put(message.race_id, CurrentVersion(message.result_version, record.line.place))
         return change, False
 
 
 class ResequenceLogic(StatefulBatchLogic[RecordEffect, RecordEffect, None]):
-    """Puts the steps back in the log's order, marks the first of each local day, and rates each race by those before it."""
+    """Restores the log's order, marks the first record of each local day, and rates each race by the races before it.
 
-    def __init__(self, days: LocalDays, ground: Bootstrap, router: Router) -> None:
-        self._days, self._ground, self._router = days, ground, router
+    Records come back out of order, because the engine groups a batch by key. Each record has exactly one effect, so the heap
+    holds back those whose predecessor is still missing.
+    """
+
+    def __init__(self, days: LocalDays, bootstrap: Bootstrap, router: Router) -> None:
+        self._days, self._bootstrap, self._router = days, bootstrap, router
         self._today = BEGINNING
         self._next_seq: int | None = None
         self._early: list[tuple[int, RecordEffect]] = []
 
     def on_batch(self, values: list[RecordEffect]) -> tuple[Iterable[RecordEffect], bool]:
-        """Every step whose turn has come."""
-        for step in values:
-            heappush(self._early, (step.seq, step))
+        """Return every effect whose predecessors were returned."""
+        for effect in values:
+            heappush(self._early, (effect.seq, effect))
             if self._next_seq is None:
-                self._next_seq = step.base
+                self._next_seq = effect.base
         return list(self._due()), False
 
     def snapshot(self) -> None:
-        """Nothing: an epoch ends between two records, so none waits for another."""
-        assert not self._early, "an epoch holds whole runs of the log"
+        """Return no state: an epoch ends between two records, so none is held back."""
+        assert not self._early, "an epoch has every record up to its last"
 
     def _due(self) -> Iterator[RecordEffect]:
         while self._early and self._early[0][0] == self._next_seq:
-            step = heappop(self._early)[1]
-            self._next_seq = step.seq + 1
-            if step.known_at_us is not None:
-                day = self._days.day_of(step.known_at_us)
+            effect = heappop(self._early)[1]
+            self._next_seq = effect.seq + 1
+            if effect.known_at_us is not None:
+                day = self._days.day_of(effect.known_at_us)
                 if day > self._today:
                     self._today = day
-                    step = step._replace(new_day=True)
-            yield self._rated(step) if step.change else step
+                    effect = effect._replace(new_day=True)
+            yield self._rated(effect) if effect.change else effect
 
-    def _rated(self, step: RecordEffect) -> RecordEffect:
-        assert step.change is not None
-        rated = self._ground.at(step.base).elo.rate(step.change)
-        return step._replace(routed=step.routed + self._router.route(rated), change=None)
+    def _rated(self, effect: RecordEffect) -> RecordEffect:
+        assert effect.change is not None
+        rated = self._bootstrap.at(effect.base).elo.rate(effect.change)
+        return effect._replace(routed=effect.routed + self._router.route(rated), change=None)
 
 
 class Fanout:
-    """From ordered steps to what each shard is told of them at once; the first of a day is told to all of them."""
+    """Groups ordered effects by shard; the first record of a local day goes to every shard, since windows lose starts at midnight."""
 
     def __init__(self, shards: Sequence[str], telemetry: Telemetry) -> None:
         self._shards = shards
         self._telemetry = telemetry
 
-    def __call__(self, steps: list[tuple[str, RecordEffect]]) -> Iterator[tuple[str, KeyUpdates]]:
-        """One item for each shard that these steps touch, with what they do to it in order."""
-        told: dict[str, list[tuple[int, Sequence[KeyUpdate]]]] = {}
+    def __call__(self, effects: list[tuple[str, RecordEffect]]) -> Iterator[tuple[str, KeyUpdates]]:
+        """Yield one item for each shard that these effects change, with its updates in order."""
+        updates: dict[str, list[tuple[int, Sequence[KeyUpdate]]]] = {}
         first: dict[str, int] = {}
         last: dict[str, int] = {}
-        for _, step in steps:
-            self._telemetry.told(step.kind, stale=step.stale)
-            at_us = step.known_at_us
+        for _, effect in effects:
+            self._telemetry.count_record(effect.kind, stale=effect.stale)
+            at_us = effect.known_at_us
             if at_us is None:
                 continue
-            routed: Iterable[tuple[str, Sequence[KeyUpdate]]] = step.routed
-            if step.new_day:
-                touched = dict(step.routed)
-                routed = [(shard, touched.get(shard, ())) for shard in self._shards]
-            for shard, touches in routed:
-                if shard in told:
-                    told[shard].append((at_us, touches))
+            routed: Iterable[tuple[str, Sequence[KeyUpdate]]] = effect.routed
+            if effect.new_day:
+                changed = dict(effect.routed)
+                routed = [(shard, changed.get(shard, ())) for shard in self._shards]
+            for shard, of_keys in routed:
+                if shard in updates:
+                    updates[shard].append((at_us, of_keys))
                 else:
-                    told[shard] = [(at_us, touches)]
-                    first[shard] = step.seq
-                last[shard] = step.seq
-        if told:
-            newest = steps[-1][1]
-            for shard, of_shard in told.items():
+                    updates[shard] = [(at_us, of_keys)]
+                    first[shard] = effect.seq
+                last[shard] = effect.seq
+        if updates:
+            newest = effects[-1][1]
+            for shard, of_shard in updates.items():
                 yield shard, KeyUpdates(shard, first[shard], last[shard], newest.base, newest.live, of_shard)
 
 
 class WindowLogic(StatefulBatchLogic[KeyUpdates, RowBatch, None]):
-    """One shard of a family: the fold's own roll, and its rows in a block."""
+    """Updates one shard of a family, and returns its rows in one batch."""
 
-    def __init__(self, ground: Bootstrap) -> None:
-        self._ground = ground
-        self._rolled: tuple[WindowAggregator, ShardState] | None = None
+    def __init__(self, bootstrap: Bootstrap) -> None:
+        self._bootstrap = bootstrap
+        self._shard: tuple[WindowAggregator, ShardState] | None = None
 
     def on_batch(self, values: list[KeyUpdates]) -> tuple[Iterable[RowBatch], bool]:
-        """One block of all rows that these messages make; none where they make none."""
-        if self._rolled is None:
-            self._rolled = self._ground.at(values[0].base).take(values[0].shard)
-        roller, state = self._rolled
+        """Return one batch of all rows that these messages make, or nothing if they make no row."""
+        if self._shard is None:
+            self._shard = self._bootstrap.at(values[0].base).take(values[0].shard)
+        aggregator, state = self._shard
         last = values[-1]
-        rows = roller.roll(state, last.told if len(values) == 1 else [one for each in values for one in each.told])
+        updates = last.updates if len(values) == 1 else [update for each in values for update in each.updates]
+        rows = aggregator.roll(state, updates)
         if not rows:
             return [], False
-        return [RowBatch(values[0].first_seq, last.last_seq, last.live, last.told[-1][0], rows)], False
+        return [RowBatch(values[0].first_seq, last.last_seq, last.live, last.updates[-1][0], rows)], False
 
     def snapshot(self) -> None:
-        """Nothing: `Bootstrap` works it out from the log."""
+        """Return no state: `Bootstrap` computes it from the log."""
 
 
 def all_shards(router: Router) -> list[str]:
-    """Every shard of every family."""
+    """Return every shard of every family."""
     return [name for names in router.shards for name in names]
 
 
@@ -256,8 +260,8 @@ def _letter(line: FoundRecord, why: Exception) -> DeadLetter:
         "byte": line.place.offset,
         "text": line.text[:SHOWN_BYTES].decode(errors="replace"),
     }
-    told = about(line.text) if line.whole else None
-    reason = "the record is no message" if line.whole else "the record is damaged"
+    head = about(line.text) if line.whole else None
+    reason = "the record is not a message" if line.whole else "the record is damaged"
     return DeadLetter(
-        "stream", told.race_id if told else None, told.result_version if told else None, reason, str(why), (row,)
+        "stream", head.race_id if head else None, head.result_version if head else None, reason, str(why), (row,)
     )

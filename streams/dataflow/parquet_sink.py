@@ -54,15 +54,15 @@ class ParquetSink(StreamSink[RowBatch, int]):
     sealing: CheckpointWriter
 
     def list_parts(self) -> list[str]:
-        """Every view; Bytewax shares them out over the workers."""
+        """Return every view."""
         return list(self.views)
 
     def part_fn(self, item_key: str) -> int:
-        """The index of a view among the sorted views."""
+        """Return the index of a view among the sorted views."""
         return sorted(self.views).index(item_key)
 
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> "ParquetPartition":
-        """A partition; it resumes after the newest sealed row, which the parts themselves say."""
+        """Return a partition; it resumes after the newest sealed row, which the parts themselves show."""
         return ParquetPartition(self, BY_VIEW[for_part])
 
 
@@ -212,7 +212,7 @@ def errors_if_full(home: Home) -> Iterator[None]:
 
 
 def refuse_others(formulas: TableVersion, manifest: table_versions.Manifest) -> None:
-    """Raise `UserError` where the current tables are of another log or other formulas than the stream."""
+    """Raise `UserError` where the current tables have another log or other formulas than the stream."""
     if (manifest.log_generation, manifest.epoch) != (formulas.log_generation, formulas.epoch):
         raise UserError(
             "the tables were rebuilt from another log or with other formulas while the stream ran: start the stream again"
@@ -220,7 +220,7 @@ def refuse_others(formulas: TableVersion, manifest: table_versions.Manifest) -> 
 
 
 def sealed_until_us(generation: Path, view: str) -> int:
-    """The instant (µs) up to which a generation has all rows of a view: of its batch, and of its newest stream part."""
+    """Return the instant (µs) up to which a generation has all rows of a view: of its batch, and of its newest stream part."""
     import pyarrow.parquet as pq
 
     latest = to_us(table_versions.manifest_of(generation).known_at)

@@ -171,7 +171,7 @@ def test_a_redis_that_forgets_while_the_stream_runs_is_filled_again(
         stop.set()
         thread.join(PATIENCE_S)
     try:
-        assert any(getattr(one, "facts", {}).get("forgot") for one in caplog.records)
+        assert any(getattr(one, "fields", {}).get("forgot") for one in caplog.records)
         assert (looked(live).found, looked(live).next_seq) == (0, 1140)
     finally:
         server.kill()

@@ -35,7 +35,7 @@ from velo.storage.log.tail import LogTail
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
 from velo.streams.batch.build import build
-from velo.streams.dataflow.cards_sink import fill, offer_of
+from velo.streams.dataflow.cards_sink import fill, update_of
 from velo.streams.unbuilt_log import UnbuiltLog
 from velo.training.entity_rows import declared
 
@@ -201,7 +201,7 @@ def _message_by_message(store: Store, cards: RaceCards) -> None:
     try:
         while lines := tail.read(100):
             for line in lines:
-                offer = offer_of(line, NOW, open_races, announced=True)
+                offer = update_of(line, NOW, open_races, announced=True)
                 assert offer is not None
                 if offer.off_time is not None:
                     open_races.add(offer.race_id)
