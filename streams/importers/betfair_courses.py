@@ -86,7 +86,7 @@ SHORT_NAMES: Final[dict[str, str]] = {
     "worc": "worcester",
     "yarm": "yarmouth",
 }
-"""Letters of the short name to letters of the course; a name that is not here is tried as a beginning."""
+"""Course by short name, both as letters only; a short name that is not listed is tried as the beginning of a course."""
 
 COUNTRIES: Final[dict[str, str]] = {"UK": "GB", "GBR": "GB", "IE": "IRE", "IRL": "IRE", "US": "USA", "FRA": "FR"}
 """Codes of the exchange that differ from the results'."""
@@ -101,25 +101,25 @@ _COUNTRY: Final = re.compile(r"[A-Z]{2,3}")
 
 @lru_cache(maxsize=4096)
 def letters(course: str) -> str:
-    """A course's name as bare letters, without remarks in parentheses: `Bangor-on-Dee` is bangorondee."""
+    """Return a course's letters, without remarks in parentheses: `Bangor-on-Dee` is bangorondee."""
     return "".join(filter(str.isalpha, _PARENTHESES.sub(" ", course).casefold()))
 
 
 @lru_cache(maxsize=4096)
 def read_hint(menu_hint: str) -> tuple[str, str | None]:
-    """Course name and country code (None if not said) from `GB / Wolv 26th Apr`, `Hexham 11th Oct`, `Ascot (AUS)`."""
+    """Return course and country code (None if absent) of `GB / Wolv 26th Apr`, `Hexham 11th Oct`, `Ascot (AUS)`."""
     found = _HINT.fullmatch(menu_hint.strip())
     if not found:
         return "", None
-    remarks = [one for one in _PARENTHESES.findall(found[2]) if _COUNTRY.fullmatch(one) and one != "AW"]
+    remarks = [text for text in _PARENTHESES.findall(found[2]) if _COUNTRY.fullmatch(text) and text != "AW"]
     code = found[1] or (remarks[-1] if remarks else None)
     return _PARENTHESES.sub(" ", found[2]).strip(), code and COUNTRIES.get(code, code)
 
 
 def courses_meant(named: str, courses: Iterable[str]) -> set[str]:
-    """Which of some courses (as `letters`) a meeting's name can mean: one is an answer, none or several are not.
+    """Return the courses (as `letters`) that a meeting's name can mean; only a single one is an answer.
 
-    The same name wins over a known short name, that over a name of which one begins with the other.
+    The same name wins over a known short name, and a short name over a name that begins with the other.
     """
     known = set(courses)
     name = letters(named)

@@ -1,9 +1,9 @@
-"""The exchange's starting prices: its public CSV, one row a selection of a market, added to races of the log.
+"""Match the exchange's starting prices to races of the log: its public CSV has one row for each selection of a market.
 
-A row finds its race by course, off and horse. The course is the meeting's short name (`GB / Wolv 26th Apr`), read
-against the courses that raced that day; the off must be the very minute; the horse must bear the name, but for
-country, case and punctuation. Where any of the three fits nothing, or more than one thing, the row is reported with
-the reason: nothing is matched by being likely. Times in the file are British local time, whatever the store's zone.
+A row matches a race by course, off and horse. The course is the meeting's short name (`GB / Wolv 26th Apr`), compared with
+the courses that raced that day; the off must be the same minute; the horse must have the same name, apart from country, case
+and punctuation. A row that matches nothing, or more than one thing, is reported with the reason: nothing is matched by
+likelihood. Times in the file are British local time, whatever the store's zone.
 """
 
 import re
@@ -26,7 +26,7 @@ SOURCE: Final = "betfair-sp"
 WHAT: Final = "a Betfair SP file"
 REQUIRED: Final = ("menu_hint", "event_name", "event_dt", "selection_name", "bsp")
 HIGHEST_PRICE: Final = 1000.0
-"""The end of the exchange's ladder; a higher figure in the file says that nothing was traded."""
+"""The end of the exchange's ladder; a higher value in the file means that nothing was traded."""
 BRITISH_TIME: Final = ZoneInfo("Europe/London")
 BAD_VALUE: Final = "bad value"
 
@@ -38,7 +38,7 @@ _COUNTRY: Final = re.compile(r"\s*\([A-Za-z]{2,3}\)\s*$")
 
 @dataclass(frozen=True, slots=True)
 class Unmatched:
-    """One row that found no place: `reason` is short and stable, `detail` names what was looked for and what is there.
+    """One row that was not matched: `reason` is short and stable, `detail` says what was looked for and what is there.
 
     `off` is UTC, None where the file's time cannot be read.
     """
@@ -54,9 +54,9 @@ class Unmatched:
 
 @dataclass(frozen=True, slots=True)
 class BspMatch:
-    """Starting prices, one message a race in the order of the offs, and the rows that gave none.
+    """Starting prices, one message for each race in order of the offs, and the unmatched rows.
 
-    `rows` counts all rows read: those in the messages' prices, those that repeat one of them, and the unmatched.
+    `rows` counts all rows: those in the messages, those that repeat one of them (`repeated`), and the unmatched.
     """
 
     messages: list[Market]
@@ -67,54 +67,55 @@ class BspMatch:
 
 @dataclass(frozen=True, slots=True)
 class _Selection:
-    """A row as read: whose price, in which meeting, when."""
+    """A row as read: the price of a horse, at an off (UTC); the meeting is in `csv_row`."""
 
-    given: CsvRow
+    csv_row: CsvRow
     off: datetime
     horse: str
     price: float
 
 
 def read_betfair_sp(paths: Iterable[Path], races: Iterable[Result]) -> BspMatch:
-    """The starting prices in some files for races that the log has, as `market` messages known 15 minutes after the off.
+    """Return the starting prices in some files for races of the log, as `market` messages known 15 minutes after the off.
 
-    Of several versions of a race the highest counts. A price that is missing, not above 1.0 or beyond the ladder is no
-    price; markets other than the win are not read. Two prices for one horse are both reported, none is taken. A time
-    or a price that cannot be read costs its row. Raises `UserError` for a file that is none of these, or of whose rows
-    not one can be read.
+    The highest version of a race counts. A price that is missing, not above 1.0 or beyond the ladder is not a price; only win
+    markets are read. Two different prices for one horse are both reported and not used. A time or price that cannot be read
+    leaves its row unmatched. Raises `UserError` for a file of another kind, or in which no row can be read.
     """
     days = _by_day(races)
     prices: dict[str, dict[str, float]] = defaultdict(dict)
-    takers: dict[tuple[str, str], list[_Selection]] = defaultdict(list)
-    found: dict[str, Race] = {}
+    by_horse: dict[tuple[str, str], list[_Selection]] = defaultdict(list)
+    priced: dict[str, Race] = {}
     unmatched: list[Unmatched] = []
     rows = 0
     for path in paths:
-        for given in csv_rows(path, REQUIRED, WHAT):
+        for csv_row in csv_rows(path, REQUIRED, WHAT):
             rows += 1
             try:
-                selection = _selection(given)
+                selection = _selection(csv_row)
                 result, runner = _place(selection, days)
             except Refused as refused:
-                unmatched.append(_unmatched(given, refused))
+                unmatched.append(_unmatched(csv_row, refused))
                 continue
-            takers[result.race_id, runner.horse_id].append(selection)
-            found[result.race_id] = result.race
-    if unmatched and len(unmatched) == rows and all(one.reason == BAD_VALUE for one in unmatched):
+            by_horse[result.race_id, runner.horse_id].append(selection)
+            priced[result.race_id] = result.race
+    if unmatched and len(unmatched) == rows and all(row.reason == BAD_VALUE for row in unmatched):
         raise UserError(
             f"{unmatched[0].path}, line {unmatched[0].line}: {unmatched[0].detail}; no row of it can be read"
         )
     repeated = 0
-    for (race_id, horse_id), selections in takers.items():
-        told = {selection.price for selection in selections}
-        if len(told) > 1:
-            both = Refused("two prices for one horse", f"{sorted(told)} in race {race_id}: keep the row that is right")
-            unmatched.extend(_unmatched(selection.given, both) for selection in selections)
+    for (race_id, horse_id), selections in by_horse.items():
+        quoted = {selection.price for selection in selections}
+        if len(quoted) > 1:
+            both = Refused(
+                "two prices for one horse", f"{sorted(quoted)} in race {race_id}: keep the row that is right"
+            )
+            unmatched.extend(_unmatched(selection.csv_row, both) for selection in selections)
             continue
-        prices[race_id][horse_id] = told.pop()
+        prices[race_id][horse_id] = quoted.pop()
         repeated += len(selections) - 1
-    order = sorted(prices, key=lambda race_id: (found[race_id].off_time, race_id))
-    messages = [Market(one, prices[one], SOURCE, found[one].off_time + RESULT_DELAY) for one in order]
+    order = sorted(prices, key=lambda race_id: (priced[race_id].off_time, race_id))
+    messages = [Market(race_id, prices[race_id], SOURCE, priced[race_id].off_time + RESULT_DELAY) for race_id in order]
     return BspMatch(messages, unmatched, rows, repeated)
 
 
@@ -130,25 +131,25 @@ def _by_day(races: Iterable[Result]) -> Mapping[date, list[Result]]:
     return days
 
 
-def _selection(given: CsvRow) -> _Selection:
-    if given.repeats_header:
+def _selection(csv_row: CsvRow) -> _Selection:
+    if csv_row.repeats_header:
         raise Refused("header in the middle of the file", "it is no selection: leave it out")
-    event = given.cells["event_name"].strip()
+    event = csv_row.cells["event_name"].strip()
     if _OTHER_MARKET.search(event):
         raise Refused("not a win market", f"{event!r}: give the win file of that day")
-    off = _off(given.cells["event_dt"].strip())
+    off = _off(csv_row.cells["event_dt"].strip())
     if off is None:
         raise Refused(
-            BAD_VALUE, f"EVENT_DT is {given.cells['event_dt']!r}, but it is written 26-04-2015 14:05: correct it"
+            BAD_VALUE, f"EVENT_DT is {csv_row.cells['event_dt']!r}, but it is written 26-04-2015 14:05: correct it"
         )
-    horse = horse_letters(given.cells["selection_name"])
+    horse = horse_letters(csv_row.cells["selection_name"])
     if not horse:
         raise Refused("no horse named", "the selection has no name")
-    return _Selection(given, off, horse, _price(given))
+    return _Selection(csv_row, off, horse, _price(csv_row))
 
 
-def _price(given: CsvRow) -> float:
-    written = given.cells["bsp"].strip()
+def _price(csv_row: CsvRow) -> float:
+    written = csv_row.cells["bsp"].strip()
     try:
         price = float(written or 0)
     except ValueError:
@@ -170,13 +171,13 @@ def _off(written: str) -> datetime | None:
 
 @lru_cache(maxsize=1 << 16)
 def horse_letters(name: str) -> str:
-    """A horse's name as the exchange and the results share it: without cloth number, country, case and punctuation."""
+    """Return a horse's name as exchange and results share it: without cloth number, country, case and punctuation."""
     bare = _COUNTRY.sub("", _CLOTH_NUMBER.sub("", name.strip()))
     return "".join(filter(str.isalnum, bare.casefold()))
 
 
 def _place(selection: _Selection, days: Mapping[date, list[Result]]) -> tuple[Result, Runner]:
-    """The race and the runner of a selection; raises `Refused` where there is none, or more than one."""
+    """Return the race and the runner of a selection. Raises `Refused` where there is none, or more than one."""
     at_course = _meeting(selection, days)
     at_off = [result for result in at_course if _minute(result.race.off_time) == selection.off]
     clock = f"{selection.off.astimezone(BRITISH_TIME):%H:%M}"
@@ -197,29 +198,27 @@ def _place(selection: _Selection, days: Mapping[date, list[Result]]) -> tuple[Re
             "no such horse in the race", f"race {result.race_id} has no such name: load the race's own result"
         )
     if len(named) > 1:
-        raise Refused(
-            "several horses of that name", f"race {result.race_id} has {', '.join(_shown(one) for one in named)}"
-        )
+        raise Refused("several horses of that name", f"race {result.race_id} has {', '.join(map(_shown, named))}")
     if named[0].status == NON_RUNNER:
         raise Refused("the horse did not run", f"{_shown(named[0])} is a non-runner of race {result.race_id}")
     return result, named[0]
 
 
 def _meeting(selection: _Selection, days: Mapping[date, list[Result]]) -> list[Result]:
-    """The races of that day at the one course that the hint can mean."""
-    hint = selection.given.cells["menu_hint"]
+    """Return the races of that day at the one course that the hint can mean."""
+    hint = selection.csv_row.cells["menu_hint"]
     course, country = read_hint(hint)
     day = selection.off.astimezone(BRITISH_TIME).date()
-    races = [one for one in days.get(day, []) if country is None or _country(one.race) in (None, country)]
+    races = [result for result in days.get(day, []) if country is None or _country(result.race) in (None, country)]
     if not races:
         where = f" in {country}" if country else ""
         raise Refused("no race that day", f"the log has no race on {day}{where}: load the results first")
-    meant = courses_meant(course, {letters(one.race.course) for one in races})
+    meant = courses_meant(course, {letters(result.race.course) for result in races})
     if not meant:
         raise Refused(
             "no such course that day", f"{hint!r} is none of {', '.join(sorted({r.race.course for r in races}))}"
         )
-    at_course = [one for one in races if letters(one.race.course) in meant]
+    at_course = [result for result in races if letters(result.race.course) in meant]
     if len(meant) > 1:
         raise Refused("several courses", f"{hint!r} is any of {', '.join(sorted({r.race.course for r in at_course}))}")
     return at_course
@@ -241,13 +240,13 @@ def _shown(runner: Runner) -> str:
     return runner.horse or runner.horse_id
 
 
-def _unmatched(given: CsvRow, refused: Refused) -> Unmatched:
+def _unmatched(csv_row: CsvRow, refused: Refused) -> Unmatched:
     return Unmatched(
-        path=given.path,
-        line=given.line,
-        menu_hint=given.cells["menu_hint"],
-        off=_off(given.cells["event_dt"].strip()),
-        selection=given.cells["selection_name"],
+        path=csv_row.path,
+        line=csv_row.line,
+        menu_hint=csv_row.cells["menu_hint"],
+        off=_off(csv_row.cells["event_dt"].strip()),
+        selection=csv_row.cells["selection_name"],
         reason=refused.reason,
         detail=refused.detail,
     )

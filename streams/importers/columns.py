@@ -31,7 +31,7 @@ RACE_COLUMNS: Final[dict[str, str]] = {
     "distance_m": "number",
     "known_at": "instant",
 }
-"""What is the same for a race's rows, by what it is."""
+"""Columns with the same value in all rows of a race, and their kinds."""
 RUNNER_COLUMNS: Final[dict[str, str]] = {
     "runner_no": "whole number",
     "draw": "whole number",
@@ -68,11 +68,14 @@ _TRUTHS: Final = dict.fromkeys(("true", "1", "1.0", "yes", "y", "t"), True) | di
 )
 
 Bad = dict[int, object]
-"""Values that are not of their column's kind, by row."""
+"""Values of the wrong kind, by row."""
 
 
 def typed(column: pa.ChunkedArray, kind: str) -> tuple[list[Any], Bad]:
-    """A column as Python values of a kind, None where blank or bad, and the bad ones as they were read."""
+    """Return a column as Python values of a kind, None where blank or bad, and the bad values as read.
+
+    One conversion of the whole column is tried first; only a column with a bad value is converted value by value.
+    """
     if column.null_count == len(column):
         return [None] * len(column), {}
     try:
@@ -82,7 +85,7 @@ def typed(column: pa.ChunkedArray, kind: str) -> tuple[list[Any], Bad]:
 
 
 def one_by_one(given: Sequence[object], kind: str) -> tuple[list[Any], Bad]:
-    """Values of a kind, as `typed`, from Python values."""
+    """Return values of a kind, as `typed` does, from Python values."""
     values: list[Any] = []
     bad: Bad = {}
     for row, value in enumerate(given):
@@ -95,9 +98,9 @@ def one_by_one(given: Sequence[object], kind: str) -> tuple[list[Any], Bad]:
 
 
 def value_of(given: object, kind: str) -> Any:
-    """One value of a kind; None for a blank one; raises ValueError, TypeError or OverflowError where it is none.
+    """Return one value of a kind, None for a blank. Raises ValueError, TypeError or OverflowError for another kind.
 
-    In what is no text, dashes and the words of data frames for no value are blank too.
+    In columns other than text, dashes and the words of data frames for a missing value are blank too.
     """
     if isinstance(given, str):
         given = given.strip()
@@ -183,7 +186,7 @@ def _fast_text(column: pa.ChunkedArray) -> list[Any]:
         if not pa.types.is_integer(column.type):
             raise ValueError(column.type)
         column = column.cast(pa.string())
-    # names and codes repeat: each is made once
+    # names and codes repeat: each becomes one Python string
     coded = pc.utf8_trim_whitespace(column).combine_chunks().dictionary_encode()
     if isinstance(coded, pa.ChunkedArray):
         coded = coded.combine_chunks()
@@ -246,24 +249,24 @@ def _is_text(column: pa.ChunkedArray) -> bool:
 
 
 def _listed_slowly(column: pa.ChunkedArray) -> list[object]:
-    """The values as Python has them, and its text where it has none: a date beyond its calendar."""
+    """Return Python values, and the text of those that Python cannot hold, such as a date beyond its calendar."""
     try:
         values: list[object] = column.to_pylist()
     except (OverflowError, ValueError):
-        return [_python(one) for one in column]
+        return [_python(scalar) for scalar in column]
     return values
 
 
-def _python(one: pa.Scalar) -> object:
+def _python(scalar: pa.Scalar) -> object:
     try:
-        value: object = one.as_py()
+        value: object = scalar.as_py()
     except (OverflowError, ValueError):
-        return str(one.cast(pa.int32() if pa.types.is_date32(one.type) else pa.int64()).as_py())
+        return str(scalar.cast(pa.int32() if pa.types.is_date32(scalar.type) else pa.int64()).as_py())
     return value
 
 
 def _filled(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """The column with blanks and NaN as nulls; a truth is no number."""
+    """Return the column with blanks and NaN as nulls. Raises ValueError for a column of booleans, which are not numbers."""
     if pa.types.is_boolean(column.type):
         raise ValueError(column.type)
     if _is_text(column):
@@ -275,7 +278,7 @@ def _filled(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _listed(column: pa.ChunkedArray) -> list[Any]:
-    """The values with None for null, without an Arrow scalar for each."""
+    """Return the values with None for null, without an Arrow scalar for each."""
     values = column.fill_null(0).to_numpy()
     if not column.null_count:
         listed: list[Any] = values.tolist()

@@ -1,4 +1,4 @@
-"""CSV files of others, opened so that whatever is wrong with one is said in one line."""
+"""Read CSV files of unknown quality: whatever is wrong with one is an error of one line."""
 
 import csv
 import gzip
@@ -25,14 +25,14 @@ _REPEATED = 64
 _SAMPLE_BYTES = 4096
 _UNPACKED_AT_LEAST = 1 << 22
 _UNPACKED_TIMES = 50
-"""A CSV of results packs to a tenth; what unpacks to so much more is made to fill the memory."""
+"""A CSV of results compresses to a tenth; a file that unpacks to 50 times its size is made to fill the memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class CsvRow:
-    """One line of a file: where it stands (lines count from 1) and its cells by column name.
+    """One line of a file: its number, from 1, and its cells by column name.
 
-    `repeats_header` marks a line that is the header again, as in files that were put together.
+    `repeats_header` marks a line that repeats the header, as in concatenated files.
     """
 
     path: Path
@@ -42,16 +42,16 @@ class CsvRow:
 
     @property
     def place(self) -> str:
-        """File and line, to begin an error with."""
+        """File and line, to begin an error message with."""
         return f"{self.path}, line {self.line}"
 
 
 def csv_rows(path: Path, required: Iterable[str], what: str, names: Names = list) -> Iterator[CsvRow]:
-    """The rows of a CSV file with a header (UTF-8, a byte-order mark allowed; gzip is unpacked), in file order.
+    """Yield the rows of a CSV file with a header (UTF-8, a byte-order mark allowed; gzip is unpacked), in file order.
 
-    Column names are trimmed, casefolded, and then those that `names` makes of them. `required` are the columns without which the file is not `what`. Raises
-    `UserError` for a file that is missing, empty, not text, without a required column, with a column twice, with a
-    row that has more or fewer cells than the header, or with a line or a content out of all proportion.
+    Column names are trimmed, casefolded and then passed through `names`. A file without the `required` columns is not `what`.
+    Raises `UserError` for a file that is missing, empty, not text, without a required column, with a column twice, with a
+    row that has more or fewer cells than the header, or with a line or content of excessive size.
     """
     try:
         with path.open("rb") as binary:
@@ -104,7 +104,7 @@ def _read(path: Path, text: Iterator[str], required: frozenset[str], what: str, 
                 "quote the cells that hold commas, or fetch the file again if it was cut short"
             )
         rows += 1
-        # a load is held whole, and its cells repeat: each short text once
+        # the whole load is in memory, and its cells repeat: each short text is one object
         once = [intern(cell) if len(cell) < _REPEATED else cell for cell in cells]
         yield CsvRow(path, reader.line_num, dict(zip(header, once, strict=True)))
     if not rows:

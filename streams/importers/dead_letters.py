@@ -1,7 +1,7 @@
-"""Dead letters: what was refused, why, and the rows themselves, so that nothing is ever dropped silently.
+"""Dead letters: what was refused, why, and the rows themselves, so that nothing is dropped silently.
 
-`dead-letters.ndjson` is append-only, one JSON object a line: a letter, with `letter` as its identity, or
-`{"at", "replayed": letter}` once its race was taken after all.
+`dead-letters.ndjson` is append-only, one JSON object per line: a letter, with its identity `letter`, or
+`{"at", "replayed": letter}` when its race was accepted later.
 """
 
 import csv
@@ -23,12 +23,12 @@ from velo.storage.store import Home
 
 _FORMULA: Final = re.compile(r"'*[=+\-@\t\r]")
 LETTER: Final = "dead_letter"
-"""The column of an export that says which letter a row is of."""
+"""The column of an export with the identity of a row's letter."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A refused race in one version (or a row of none), by the importer `source`, with its rows as they were read."""
+    """A refused version of a race (or a row without a race), by the importer `source`, with its rows as read."""
 
     source: str
     race_id: str | None
@@ -39,22 +39,22 @@ class DeadLetter:
 
     @property
     def letter(self) -> str:
-        """Its identity: the same refusal of the same rows is the same letter, whenever it happens."""
+        """The identity: the same refusal of the same rows is the same letter, whenever it happens."""
         content = (self.source, self.race_id, self.result_version, self.reason, [dict(row) for row in self.rows])
         return blake2b(orjson.dumps(content, option=orjson.OPT_SORT_KEYS), digest_size=8).hexdigest()
 
 
 def read(home: Home, *, replayed: bool = False) -> list[DeadLetter]:
-    """The letters still open, oldest first; with `replayed`, also those that were taken since."""
+    """Return the open letters, oldest first; with `replayed`, also the closed ones."""
     letters, settled = _all(home)
-    return [one for letter, one in letters.items() if replayed or letter not in settled]
+    return [letter for name, letter in letters.items() if replayed or name not in settled]
 
 
 def write(home: Home, letters: Iterable[DeadLetter], at: datetime) -> int:
-    """Append the letters that are not there yet, on the disk when this returns; returns how many."""
+    """Append the letters that the file does not have yet, synced on return; returns their number."""
     held, _ = _all(home)
-    new = {one.letter: one for one in letters}
-    lines = [{"at": to_text(at), "letter": letter, **asdict(one)} for letter, one in new.items() if letter not in held]
+    new = {letter.letter: letter for letter in letters}
+    lines = [{"at": to_text(at), "letter": name, **asdict(letter)} for name, letter in new.items() if name not in held]
     _append(home, lines)
     return len(lines)
 
@@ -65,16 +65,16 @@ def settle(home: Home, letters: Iterable[str], at: datetime) -> None:
 
 
 def export(home: Home, path: Path, source: str | None = None) -> int:
-    """Write the open letters' rows as a CSV to mend by hand, in the form their importer reads; returns how many rows.
+    """Write the open letters' rows to a CSV file to correct by hand, as their importer reads them; returns the number of rows.
 
-    A text that a spreadsheet would run as a formula has an apostrophe before it, which `plain` takes away again.
-    A file is of one source: raises `UserError` where letters of several are open and none is chosen.
+    A text that a spreadsheet would run as a formula gets an apostrophe, which `plain` removes. A file has one source: raises
+    `UserError` where letters of several are open and no source is chosen.
     """
-    letters = [one for one in read(home) if source in (None, one.source)]
-    sources = sorted({one.source for one in letters})
+    letters = [letter for letter in read(home) if source in (None, letter.source)]
+    sources = sorted({letter.source for letter in letters})
     if len(sources) > 1:
         raise UserError(f"dead letters of {', '.join(sources)} are open: choose one of them to export")
-    rows = [{LETTER: one.letter, **row} for one in letters for row in one.rows]
+    rows = [{LETTER: letter.letter, **row} for letter in letters for row in letter.rows]
     columns = list(dict.fromkeys(name for row in rows for name in row)) or [LETTER]
     try:
         with path.open("w", newline="", encoding="utf-8") as file:
@@ -87,12 +87,12 @@ def export(home: Home, path: Path, source: str | None = None) -> int:
 
 
 def neutral(text: str) -> str:
-    """A text that no spreadsheet takes for a formula; `plain` gives back the one that it was."""
+    """Return the text with an apostrophe where a spreadsheet would take it for a formula; `plain` undoes it."""
     return f"'{text}" if _FORMULA.match(text) else text
 
 
 def plain(text: str) -> str:
-    """The text that `neutral` was given."""
+    """Return the text that `neutral` was called with."""
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
@@ -103,7 +103,7 @@ def _cell(value: object) -> object:
 
 
 def _all(home: Home) -> tuple[dict[str, DeadLetter], set[str]]:
-    """Every letter by identity, and those replayed; a torn last line is left out."""
+    """Return all letters by identity, and the identities of those replayed. A torn last line is ignored."""
     letters: dict[str, DeadLetter] = {}
     settled: set[str] = set()
     try:
@@ -138,5 +138,5 @@ def _append(home: Home, records: list[dict[str, Any]]) -> None:
 
 
 def _whole_length(size: int, path: Path) -> int:
-    """Bytes up to the last line's end: a line cut short by a crash is written again by the load that is repeated."""
+    """Return the length up to the last line's end: the repeated load writes a torn line again."""
     return path.read_bytes().rfind(b"\n") + 1 if size else 0

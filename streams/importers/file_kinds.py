@@ -1,4 +1,4 @@
-"""What a file is by its first bytes, whatever its name says: so that a wrong one is refused in one true line."""
+"""Recognise a file by its first bytes, whatever its name, so that the error for a wrong one is accurate."""
 
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -7,7 +7,7 @@ from velo.errors import UserError
 
 
 class FileKind(NamedTuple):
-    """A kind of file: what to call it, and what to do with one to get at the values in it."""
+    """A kind of file: its name, and how to get at the values in it."""
 
     name: str
     remedy: str
@@ -47,7 +47,7 @@ _PACKED_SHEET_WITHIN: Final = 4096
 
 
 def file_kind(sample: bytes) -> FileKind | None:
-    """The kind that a file's first bytes (some 500 or more) show; None for text and for what is not known here."""
+    """Return the kind that a file's first bytes (500 or more) show; None for text and for unknown kinds."""
     kind = next((kind for signature, kind in _SIGNATURES if sample.startswith(signature)), None)
     if kind is _ZIP:
         begins = sample[:_PACKED_SHEET_WITHIN]
@@ -61,7 +61,7 @@ def file_kind(sample: bytes) -> FileKind | None:
 
 
 def refuse_other_kind(path: Path, sample: bytes, wanted: str, *read: FileKind) -> None:
-    """Raise `UserError` where a file is of a known kind other than `read`; `wanted` says what is read: "… is a CSV file"."""
+    """Raise `UserError` for a file of a known kind other than `read`. `wanted` completes the error: "… is a CSV file"."""
     kind = file_kind(sample)
     if kind is not None and kind not in read:
         raise UserError(f"{path} is {kind.name}, but {wanted}: {kind.remedy}")

@@ -1,4 +1,4 @@
-"""Which horse of the log a card means that names one without its country."""
+"""Find the horse of the log that a card means when it names one without a country."""
 
 import re
 from collections import defaultdict
@@ -16,14 +16,14 @@ Met = Literal["by its id", "by the only name", "several of that name", "not in t
 
 
 class Wanted(NamedTuple):
-    """A runner told without its country: the source's id, where it has one, and the name."""
+    """A runner without a country: the source's id, where it has one, and the name."""
 
     source_id: str | None
     name: str
 
 
 class Horse(NamedTuple):
-    """The name with its country, None where that is not known; and how it was found, or why it was not."""
+    """The name with its country, None if unknown; and how it was found, or why it was not."""
 
     name: str | None
     met: Met
@@ -31,20 +31,20 @@ class Horse(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class KnownHorses:
-    """The horses that the log has of those wanted: full name by the source's id, and by bare name all full names."""
+    """The wanted horses in the log: full name by the source's id, and all full names by bare name."""
 
     by_id: Mapping[str, str] = field(default_factory=dict)
     by_name: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, home: Home, wanted: Collection[Wanted]) -> "KnownHorses":
-        """Read the log once for these; it is not read where none is wanted.
+        """Read the log once for these horses; not at all if there are none.
 
-        Of an id the latest name counts. A name of a result goes before one that only cards have: those may have been
-        taken as GB themselves.
+        The latest name of an id counts. Names of results go before names that only cards have, which may have been taken as
+        GB themselves.
         """
-        ids = {one.source_id for one in wanted if one.source_id}
-        names = {_bare(one.name) for one in wanted}
+        ids = {horse.source_id for horse in wanted if horse.source_id}
+        names = {_bare(horse.name) for horse in wanted}
         by_id: dict[str, dict[str, str]] = {kind: {} for kind in _WITH_RUNNERS}
         by_name: dict[str, dict[str, dict[str, str]]] = {kind: defaultdict(dict) for kind in _WITH_RUNNERS}
         for record in records(home) if wanted else ():
@@ -61,7 +61,7 @@ class KnownHorses:
         return cls(by_id["racecard"] | by_id["result"], by_name["racecard"] | by_name["result"])
 
     def meet(self, wanted: Wanted) -> Horse:
-        """The horse that is meant: the one of that id, else the only one of that name."""
+        """Return the horse that is meant: the one with that id, else the only one of that name."""
         known = self.by_id.get(wanted.source_id or "")
         if known is not None and _bare(known) == _bare(wanted.name):
             return Horse(known, "by its id")

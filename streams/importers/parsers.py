@@ -1,7 +1,7 @@
-"""Values as British racing sites write them: odds, weights, distances, times, finishing positions.
+"""Readers of values as British racing sites write them: odds, weights, distances, times, finishing positions.
 
-Every reader takes one cell and gives None where the cell says nothing (blank, dashes, `nan`), the value where it can be
-read, and raises ValueError where there is something that cannot be: unknown is null, unreadable is never guessed.
+A reader takes one cell. It returns None for a cell without a value (blank, dashes, `nan`), and raises ValueError for a text
+that it cannot read: unknown is null, and nothing is guessed.
 """
 
 import re
@@ -52,7 +52,7 @@ _MARGINS: Final = {
     0.4: ("lnk", "lgnk", "longneck"),
     30.0: ("dist", "dst", "dis", "distance"),
 }
-"""Margins in words, in lengths: what the paper's own decimals take them for, and a long neck as a neck and a bit."""
+"""Lengths by the words for a margin: as in the paper's own decimals; a long neck is a little more than a neck."""
 _LENGTHS_IN_WORDS: Final = {word: lengths for lengths, words in _MARGINS.items() for word in words}
 _REWRITTEN: Final = {
     "lg0.3": 0.4,
@@ -63,7 +63,7 @@ _REWRITTEN: Final = {
     "sh0.2": 0.1,
     "sh-0.2": 0.1,
 }
-"""What rpscrape makes of a margin in words of which it knows the end alone: of `lgnk`, until 2026-02-04, `lg0.3`."""
+"""What rpscrape wrote, until 2026-02-04, for margins of which it knows only the end: `lg0.3` for `lgnk`."""
 _STATUS_OF: Final = {status: status for status in STATUSES - {FINISHED}} | {
     "VOI": VOID,
     "DISQ": "DSQ",
@@ -75,14 +75,14 @@ _STATUS_OF: Final = {status: status for status in STATUSES - {FINISHED}} | {
 
 @lru_cache(maxsize=1 << 17)
 def text(cell: str | None) -> str | None:
-    """The cell as tidy text."""
+    """Return the cell as tidy text; None if it is missing."""
     return None if cell is None or is_missing(cell) else tidy(cell)
 
 
 def _reader(read: Callable[[str], _Value]) -> Callable[[str | None], _Value | None]:
-    """A reader of cells from a reader of trimmed text; cells repeat, so what was read once is remembered.
+    """Make a reader of cells from a reader of trimmed text. Cells repeat, so results are cached.
 
-    The text is not brought to NFKC first: that turns 1½ into 11⁄2.
+    The text is not normalised to NFKC, which would turn 1½ into 11⁄2.
     """
 
     @lru_cache(maxsize=65536)
@@ -95,7 +95,7 @@ def _reader(read: Callable[[str], _Value]) -> Callable[[str | None], _Value | No
 
 
 def _number(given: str) -> float:
-    """A finite number."""
+    """Read a finite number."""
     value = float(given)
     if value - value != 0:
         raise ValueError(given)
@@ -103,7 +103,7 @@ def _number(given: str) -> float:
 
 
 def _whole(given: str) -> int:
-    """A whole number, also written with a zero fraction (`6.0`)."""
+    """Read a whole number, also one with a zero fraction (`6.0`)."""
     value = _number(given)
     if value != int(value) or abs(value) >= INTEGERS:
         raise ValueError(given)
@@ -111,7 +111,7 @@ def _whole(given: str) -> int:
 
 
 def _day(given: str) -> date:
-    """A date as `2015-04-26`, or `26 Apr 2015` with or without its weekday; days and months by number alone are none."""
+    """Read `2015-04-26`, or `26 Apr 2015` with or without a weekday. `04/05/2015` is ambiguous and refused."""
     numbers, words = _DAY_IN_NUMBERS.fullmatch(given), _DAY_IN_WORDS.fullmatch(given)
     if numbers:
         year, month, number = int(numbers[1]), int(numbers[2]), int(numbers[3])
@@ -125,7 +125,7 @@ def _day(given: str) -> date:
 
 
 def _odds(given: str) -> float | None:
-    """Decimal odds (stake included) from `16/1`, `5/2F`, `Evens`, `EvensJ` or a decimal; `No Odds` is none."""
+    """Read decimal odds (stake included) from `16/1`, `5/2F`, `Evens`, `EvensJ` or a decimal; None for `No Odds`."""
     price = _FAVOURITE.sub("", given)
     if price.casefold() in ("evens", "evs", "even"):
         return 2.0
@@ -140,10 +140,10 @@ def _odds(given: str) -> float | None:
 
 
 def _with_decimals(given: str) -> str:
-    """The text casefolded, with each sign for a fraction (½, ¾, ⅓) as decimals."""
+    """Return the text casefolded, with each sign for a fraction (½, ¾, ⅓) as decimals."""
     if given.isascii():
         return given.casefold()
-    folded = (repr(unicodedata.numeric(one))[1:] if _is_fraction(one) else one for one in given.casefold())
+    folded = (repr(unicodedata.numeric(sign))[1:] if _is_fraction(sign) else sign for sign in given.casefold())
     return "".join(folded)
 
 
@@ -160,18 +160,21 @@ def _yards(given: str) -> float:
 
 
 def _metres(given: str) -> float:
-    """Metres from `1m1f157y`, `7f`, `2m½f`, `5f110y`, `1m3.5f`: yards × 0.9144, to the whole metre; `1200m` is metres."""
+    """Read metres from `1m1f157y`, `7f`, `2m½f`, `5f110y`, `1m3.5f` (yards × 0.9144, to the whole metre) or `1200m`.
+
+    `m` after three or four digits means metres, after fewer miles.
+    """
     metric = _METRES.fullmatch(given.casefold().replace(" ", ""))
     return float(metric[1]) if metric else metres_of_yards(_yards(given))
 
 
 def metres_of_yards(yards: float) -> float:
-    """Yards × 0.9144, rounded to the whole metre: the sources measure to the yard, and publish whole metres."""
+    """Return yards × 0.9144, rounded to the whole metre: the sources measure to the yard, and publish whole metres."""
     return float(round(yards * METRES_A_YARD))
 
 
 def _pounds(given: str) -> float:
-    """Pounds from stones and pounds, `8-12`."""
+    """Read pounds from stones and pounds, `8-12`."""
     found = _WEIGHT.fullmatch(given)
     if not found or int(found[2]) >= POUNDS_A_STONE:
         raise ValueError(given)
@@ -179,7 +182,7 @@ def _pounds(given: str) -> float:
 
 
 def _lengths(given: str) -> float:
-    """Lengths as decimals or as printed: `1¼`, `1 1/4`, `½`, `nk`, `shd`, `dist` (30), each with or without brackets."""
+    """Read lengths as decimals or as printed: `1¼`, `1 1/4`, `½`, `nk`, `shd`, `dist` (30), with or without brackets."""
     written = _SPACED_FRACTION.sub("", _with_decimals(given).strip("[]() "))
     if written in _REWRITTEN:
         return _REWRITTEN[written]
@@ -196,7 +199,7 @@ def _lengths(given: str) -> float:
 
 
 def _seconds(given: str) -> float:
-    """Seconds from `1:54.79`; the seconds are not padded (`4:1.70` is 241.7 s)."""
+    """Read seconds from `1:54.79`. The seconds may be unpadded: `4:1.70` is 241.7 s."""
     found = _CLOCK.fullmatch(given)
     if not found or (found[1] and float(found[2]) >= 60):
         raise ValueError(given)
@@ -204,7 +207,7 @@ def _seconds(given: str) -> float:
 
 
 def _race_class(given: str) -> int | None:
-    """The class number from `Class 5` or `5`; classes by letter (before 2004) have none."""
+    """Read the class number from `Class 5` or `5`; None for a letter, as before 2004."""
     if _LETTER_CLASS.fullmatch(given):
         return None
     found = _CLASS.fullmatch(given)
@@ -214,9 +217,9 @@ def _race_class(given: str) -> int | None:
 
 
 def finish(cell: str | None) -> tuple[str | None, int | None]:
-    """Status and position from a `pos` cell: a number is FINISHED there, a code is its status.
+    """Read status and position from a `pos` cell: a number is FINISHED at that position, a code is its status.
 
-    A code nobody knows is passed on in capitals, as the status for which the race is refused; None where blank.
+    An unknown code becomes a status in capitals, for which the race is refused. A blank gives None and None.
     """
     given = text(cell)
     if given is None:

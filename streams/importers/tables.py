@@ -1,4 +1,4 @@
-"""Runner tables as files: CSV or Parquet, told apart by their content, read whole into Arrow."""
+"""Read runner tables into Arrow: CSV or Parquet, recognised by content."""
 
 import csv
 from collections.abc import Sequence
@@ -19,17 +19,17 @@ _SEPARATORS: Final = ",;\t|"
 _SAMPLE_BYTES: Final = 2**16
 _LONGEST_HEADER: Final = 2**20
 _MOST_ROWS: Final = 50_000_000
-"""More runners than all recorded racing has; a few kilobytes of Parquet can claim any number."""
+"""More runners than all recorded racing has: a few kilobytes of Parquet can claim any number of rows."""
 _LONGEST_CELL: Final = 2**20
-"""As much as a row of a CSV may be; a few kilobytes of Parquet unpack to a gigabyte of one letter."""
+"""As long as a CSV's cell may be: a few kilobytes of Parquet can unpack to a gigabyte of one letter."""
 _MOST_TEXT: Final = 2**33
 _LONGEST_COLUMN: Final = 2**26
 _LONGEST_CELL_MEAN: Final = 2**10
-"""What a column of one group of rows may unpack to, and the more for each row."""
+"""A column of one row group may unpack to `_LONGEST_COLUMN` bytes, plus this for each row."""
 
 
 def read_table(path: Path, required: Sequence[str] = REQUIRED) -> pa.Table:
-    """A file as a table: a CSV's columns are all text, blanks null; raises `UserError` where it is no runner table."""
+    """Return a file as a table; columns of a CSV are text, blanks null. Raises `UserError` for a file that is not a runner table."""
     try:
         with path.open("rb") as file:
             sample = file.read(_SAMPLE_BYTES)
@@ -50,7 +50,7 @@ def runner_table(table: pa.Table, source: str, required: Sequence[str] = REQUIRE
     """Return a table with the runner table's own column names; raises `UserError`, which names `source`, if it is none."""
     table = table.rename_columns(_named(table.column_names))
     nameless = [at for at, name in enumerate(table.column_names) if not name]
-    if len(nameless) > 1:  # a spreadsheet's commas after its last column
+    if len(nameless) > 1:  # commas that a spreadsheet adds after the last column
         blank = {at for at in nameless if table.column(at).null_count == table.num_rows}
         table = table.select([at for at in range(table.num_columns) if at not in blank])
     _check_columns(source, table.column_names, required)
@@ -77,7 +77,7 @@ def _parquet(path: Path) -> pa.Table:
 
 
 def _texts(path: Path, metadata: parquet.FileMetaData) -> list[str]:
-    """The columns of text, to be read with each text once; raises `UserError` where one unpacks out of all proportion."""
+    """Return the columns of text, to be read as dictionaries. Raises `UserError` for a column of excessive size."""
     for group in map(metadata.row_group, range(metadata.num_row_groups)):
         for column in map(group.column, range(group.num_columns)):
             if column.total_uncompressed_size > _LONGEST_COLUMN + _LONGEST_CELL_MEAN * group.num_rows:
@@ -90,7 +90,7 @@ def _texts(path: Path, metadata: parquet.FileMetaData) -> list[str]:
 
 
 def _refuse_long_texts(path: Path, table: pa.Table) -> None:
-    """Raise `UserError` for texts that no names are as long as: one that is held once may stand in every row."""
+    """Raise `UserError` for excessive texts: one that is stored once may be the value of every row."""
     whole = 0
     for name, column in zip(table.column_names, table.columns, strict=True):
         for chunk in column.chunks if pa.types.is_dictionary(column.type) else ():
@@ -109,7 +109,7 @@ def _refuse_long_texts(path: Path, table: pa.Table) -> None:
 
 
 def _named(given: Sequence[str]) -> list[str]:
-    """Column names trimmed, and in the runner table's own spelling where only their case is another."""
+    """Return column names trimmed, and in the runner table's spelling where only the case differs."""
     trimmed = [name.strip() for name in given]
     return [
         name.casefold() if name.casefold() in COLUMNS and name.casefold() not in trimmed else name for name in trimmed
@@ -120,13 +120,13 @@ def _csv(path: Path, sample: bytes, required: Sequence[str]) -> pa.Table:
     if b"\0" in sample:
         raise UserError(f"{path} is neither CSV nor Parquet but another binary file: export it as one of these")
     headers = {separator: _header(path, separator) for separator in _SEPARATORS}
-    # a table without any of them is none by its commas
-    separator = max(headers, key=lambda one: len(set(required).intersection(_named(headers[one]))))
+    # the separator with which the header has the most required columns
+    separator = max(headers, key=lambda each: len(set(required).intersection(_named(headers[each]))))
     header = headers[separator]
     options = arrow_csv.ConvertOptions(
         column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=True, null_values=[""]
     )
-    # on one thread, so that an error can name its row
+    # on one thread: an error then names its row
     return arrow_csv.read_csv(
         path,
         read_options=arrow_csv.ReadOptions(use_threads=False),
@@ -136,7 +136,7 @@ def _csv(path: Path, sample: bytes, required: Sequence[str]) -> pa.Table:
 
 
 def _header(path: Path, separator: str) -> list[str]:
-    """The first line with anything in it."""
+    """Return the cells of the first line that is not blank."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         try:
             lines = csv.reader(iter(lambda: file.readline(_LONGEST_HEADER), ""), delimiter=separator)

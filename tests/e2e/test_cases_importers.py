@@ -36,8 +36,8 @@ def test_case_02_a_card_without_regions_meets_the_only_horses_of_those_names(hom
     assert velo("ingest", "raceform", folder / "results.csv", home=home).code == 0
     ran = velo("cards", "rpscrape", folder / "card.json", "--json", home=home)
     assert ran.document["warnings"] == {
-        "race of which no runner tells its region": 1,
-        "runner without region, met in the log by the only such name": 2,
+        "race without regions of its runners": 1,
+        "runner without region, found in the log by the only such name": 2,
     }
     (card,) = records(home, "racecard")
     assert [runner["horse_id"] for runner in card["runners"]] == ["alpha one (ire)", "beta two (gb)"]

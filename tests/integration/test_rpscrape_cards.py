@@ -368,7 +368,7 @@ def test_runners_without_region_meet_the_horses_of_the_log_by_id_else_by_the_onl
     how = "by its id" if with_ids else "by the only such name"
     assert horses_met(store, tmp_path, *PLACELESS) == (
         ["plain sailing (ire)", "second thoughts (gb)"],
-        {NOTED + f"met in the log {how}": 2, "race of which no runner tells its region": 1},
+        {NOTED + f"found in the log {how}": 2, "race without regions of its runners": 1},
     )
 
 
@@ -379,11 +379,11 @@ def test_of_several_horses_of_a_name_the_id_tells_which_and_without_it_none_is_c
     rows = written(tmp_path / "results.csv", ROW, ROW | SECOND | namesake)
     ingest(store, read_raceform([rows], store), clock=lambda: ARRIVED)
     by_id = horses_met(store, tmp_path, PLACELESS[0] | {"horse_id": 1009}, OTHER)
-    assert by_id == (["plain sailing (aus)", "second thoughts (gb)"], {NOTED + "met in the log by its id": 1})
+    assert by_id == (["plain sailing (aus)", "second thoughts (gb)"], {NOTED + "found in the log by its id": 1})
     for unknown in (None, 777):
         assert horses_met(store, tmp_path, PLACELESS[0] | {"horse_id": unknown}, OTHER) == (
             ["plain sailing", "second thoughts (gb)"],
-            {NOTED + "not met: the log has several of that name": 1},
+            {NOTED + "not found: the log has several of that name": 1},
         )
 
 
@@ -393,8 +393,8 @@ def test_a_runner_without_region_that_the_log_has_not_is_british_by_the_rule_and
     assert horses_met(store, tmp_path, *PLACELESS) == (
         ["plain sailing (gb)", "second thoughts (gb)"],
         {
-            NOTED + "not met: the log has none of that name, taken as GB": 2,
-            "race of which no runner tells its region": 1,
+            NOTED + "not found: the log has none of that name, taken as GB": 2,
+            "race without regions of its runners": 1,
         },
     )
 

@@ -1,22 +1,21 @@
-"""Racecards as rpscrape writes them: JSON, region → course → off time → race, with the race's runners in it.
+"""Racecards as rpscrape writes them: JSON, region → course → off time → race, with the race's runners.
 
-Source: the card pages of a British racing paper. The values are read as those of its results are
-(`velo.streams.importers.raceform_row`), so that card and result of one race meet on the same keys. What is settled here:
+Source: the card pages of a British racing paper. Values are read as those of its results
+(`velo.streams.importers.raceform_row`), so that card and result of a race have the same keys. What the files leave open:
 
-- `off_time` is London time for every meeting, by the 24-hour clock today and by the 12-hour one in older releases; it is
-  read as those of results (`velo.streams.importers.off_clock`), and marked `off_inferred` where it is open.
-- A horse is `name (country)` of its `region`. Where that is left out (the settings may, and so did the release of
-  2025-12-28), it is the horse of the log with the source's `horse_id`, else the only one of that name; of several
-  the country is left out, and one that the log has not is GB. Each is counted.
+- `off_time` is London time for every meeting, by the 24-hour clock today and by the 12-hour clock in older releases. It is
+  read as in results (`velo.streams.importers.off_clock`), and marked `off_inferred` where it stays ambiguous.
+- A horse is `name (country)` with its `region`. Without a region (a setting, and the release of 2025-12-28), it is the
+  horse of the log with the source's `horse_id`, else the only one of that name. Of several the country is left out, and a
+  horse that the log does not have is GB. Each case is counted.
 - A foreign course has its country's suffix, as in results (`Naas` of region IRE is `Naas (IRE)`).
-- `race_id` is the source's own number as text, else made of date, course and off as for results. A card with an id
-  does not meet a result that was exported without ids, nor the other way round: export both with ids, or neither.
-- A non-runner (`non_runner`, or NON-RUNNER for a jockey) stays on the card, where a reader looks for it, without the
-  pseudo jockey and marked; a `NonRunner` message follows the card. A later card without the mark takes it back.
-- A reserve is no declared runner until it gets a run: it is counted and left out, and the next card that no longer
-  calls it a reserve declares it.
-- Ratings (`rpr`, `ts`) are of races before this one; like all else without a place in the runner table they are kept
-  with the runner, where no feature reaches them.
+- `race_id` is the source's number as text, else made of date, course and off as for results. A card with an id and a
+  result exported without ids are two races: export both with ids, or neither.
+- A non-runner (`non_runner`, or the jockey NON-RUNNER) stays on the card, marked and without a jockey; a `NonRunner`
+  message follows the card. A later card without the mark reinstates the horse.
+- A reserve is not declared until it gets a run: it is counted and left out, and the next card without that mark declares it.
+- Ratings (`rpr`, `ts`) are of earlier races. Like every field that the runner table lacks they are kept with the runner,
+  where no feature reads them.
 """
 
 import json
@@ -53,7 +52,7 @@ from velo.streams.importers.rpscrape_tree import TreePath, as_read, races, shown
 
 SOURCE: Final = "rpscrape-cards"
 NO_RIDER: Final = frozenset({"non-runner", "non runner", "nonrunner"})
-"""What stands for the jockey of a horse that does not run."""
+"""What the source writes for the jockey of a horse that does not run."""
 _RACE_CELLS: Final = {
     "race_id": ("race_id",),
     "date": ("date",),
@@ -68,7 +67,7 @@ _RACE_CELLS: Final = {
     "dist_f": ("distance_f",),
     "known_at": ("known_at",),
 }
-"""The column of a results row for each field of a race, which older releases name otherwise."""
+"""Columns of a results row, and the fields of a race for each; older releases have other names."""
 _RUNNER_CELLS: Final = {
     "num": ("number",),
     "draw": ("draw",),
@@ -91,18 +90,18 @@ _RUNNER_PLACED: Final = frozenset(name for names in _RUNNER_CELLS.values() for n
 }  # fmt: skip
 _NOTHING: Final[tuple[object, ...]] = (None, "", [], {})
 _MET: Final = {
-    "by its id": "met in the log by its id",
-    "by the only name": "met in the log by the only such name",
-    "several of that name": "not met: the log has several of that name",
-    "not in the log": "not met: the log has none of that name, taken as GB",
+    "by its id": "found in the log by its id",
+    "by the only name": "found in the log by the only such name",
+    "several of that name": "not found: the log has several of that name",
+    "not in the log": "not found: the log has none of that name, taken as GB",
 }
 Record = Mapping[str, Any]
 
 
 def read_rpscrape_cards(paths: Sequence[Path], store: Store) -> ParsedCards:
-    """The racecards in some files, non-runners marked; a later card of a race replaces an earlier one.
+    """Read the racecards in some files, non-runners marked; a later card of a race replaces an earlier one.
 
-    A card that breaks a rule goes to `refused`, and the rest goes on. Raises `UserError` for a file that is none.
+    A card that breaks a rule goes to `refused`. Raises `UserError` for a file of another kind.
     """
     if not paths:
         raise UserError("no file is named: name one or more files of rpscrape racecards")
@@ -133,7 +132,7 @@ def read_rpscrape_cards(paths: Sequence[Path], store: Store) -> ParsedCards:
 
 
 def _offs(places: Iterable[TreePath]) -> Iterator[RaceOff]:
-    """The offs as written, of all races that have one that can be read."""
+    """Yield the offs as written, of all races with a readable one."""
     for place in places:
         try:
             _, off = when(_race_cells(place), place.path) if isinstance(place.race, dict) else (None, None)
@@ -144,14 +143,14 @@ def _offs(places: Iterable[TreePath]) -> Iterator[RaceOff]:
 
 
 def _without_region(places: Iterable[TreePath]) -> set[Wanted]:
-    """The runners whose country is not told."""
-    told_of = (place.race.get("runners") for place in places if isinstance(place.race, dict))
-    runners = (one for told in told_of if isinstance(told, list) for one in told if isinstance(one, dict))
-    return {wanted for one in runners if (wanted := _wanted(one))}
+    """Return the runners without a country."""
+    lists = (place.race.get("runners") for place in places if isinstance(place.race, dict))
+    runners = (runner for listed in lists if isinstance(listed, list) for runner in listed if isinstance(runner, dict))
+    return {wanted for runner in runners if (wanted := _wanted(runner))}
 
 
 def _wanted(runner: Record) -> Wanted | None:
-    """A runner as it is looked for in the log; None where it tells its country, or no name."""
+    """Return a runner to look for in the log; None where it has a country, or no name."""
     name = _text(runner.get("name"))
     if name is None or _text(runner.get("region")) or has_country(name):
         return None
@@ -159,7 +158,7 @@ def _wanted(runner: Record) -> Wanted | None:
 
 
 def _race_cells(place: TreePath) -> dict[str, str]:
-    """What the race says, by the columns of a results row."""
+    """Return the race's fields by the columns of a results row."""
     race: Record = place.race
     region = _text(race.get("region")) or _text(place.region)
     course = course_with_country(_text(race.get("course")) or place.course, region)
@@ -169,7 +168,7 @@ def _race_cells(place: TreePath) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """Reads the races of one load: with all of its offs, and the horses of the log that it may mean."""
+    """Reads the races of one load, with all of its offs and the horses of the log that it may mean."""
 
     store: Store
     offs: OffReader
@@ -177,26 +176,26 @@ class _Reading:
     warnings: Counter[str]
 
     def declared_rows(self, place: TreePath) -> list[dict[str, Any]]:
-        """The rows of a race's runners but the reserves, in the runner table's columns; raises `Refused`."""
+        """Return the rows of a race's runners except reserves, in the runner table's columns. Raises `Refused`."""
         race = place.race
         if not isinstance(race, dict):
             where = " ".join(filter(None, (place.region, place.course, place.off)))
             raise Refused("no race", f"{where} is {shown(race)}, but holds a race: correct it")
         runners = race.get("runners")
-        if not isinstance(runners, list) or not all(isinstance(one, dict) for one in runners):
+        if not isinstance(runners, list) or not all(isinstance(runner, dict) for runner in runners):
             raise Refused("bad value", f"runners is {shown(runners)}, but holds a list of runners: correct it")
-        declared = [one for one in runners if not _flag(one, "reserve")]
+        declared = [runner for runner in runners if not _flag(runner, "reserve")]
         if len(declared) < len(runners):
             self.warnings["reserve, not declared"] += len(runners) - len(declared)
         if not declared:
             raise Refused("no runners", "a card declares one runner or more: leave the race out until it has them")
-        rows = [self._row(place, one) for one in declared]
+        rows = [self._row(place, runner) for runner in declared]
         for row in rows:
             self.warnings.update(f"unreadable {column}, unknown" for column in row.get("unreadable", {}))
         if rows[0].get("off_inferred"):
             self.warnings["off inferred"] += 1
         if all(map(_wanted, declared)):
-            self.warnings["race of which no runner tells its region"] += 1
+            self.warnings["race without regions of its runners"] += 1
         return rows
 
     def _row(self, place: TreePath, runner: Record) -> dict[str, Any]:
@@ -218,19 +217,19 @@ class _Reading:
         return _kept(race, _RACE_PLACED) | _kept(runner, _RUNNER_PLACED) | row | ({BAD: bad} if bad else {})
 
     def _horse(self, runner: Record) -> str | None:
-        """The horse's name with its country, as far as that is told or known."""
+        """Return the horse's name with its country, if the card says it or the log knows it."""
         wanted = _wanted(runner)
         if wanted is None:
             return with_country(_cell(runner.get("name")), _text(runner.get("region")))
-        found = self.known.meet(wanted)
-        self.warnings[f"runner without region, {_MET[found.met]}"] += 1
-        if found.met == "not in the log":
+        horse = self.known.meet(wanted)
+        self.warnings[f"runner without region, {_MET[horse.met]}"] += 1
+        if horse.met == "not in the log":
             return with_country(wanted.name)
-        return found.name or wanted.name
+        return horse.name or wanted.name
 
 
 def _refuse_shared_id(card: Racecard, owners: dict[str, tuple[date, str | None]]) -> None:
-    """Raise `Refused` for an id that another race of the load has; an off may move, date and course do not."""
+    """Raise `Refused` for the id of another race of the load. An off may move; date and course do not."""
     race = card.race
     own = (race.race_date, name_key(race.course))
     if owners.setdefault(card.race_id, own) != own:
@@ -240,23 +239,23 @@ def _refuse_shared_id(card: Racecard, owners: dict[str, tuple[date, str | None]]
         )
 
 
-def _kept(told: Record, placed: frozenset[str]) -> dict[str, Any]:
-    """What has no place in the runner table, where it says something."""
-    left = ((name, value) for name, value in told.items() if name not in placed and value not in _NOTHING)
+def _kept(record: Record, placed: frozenset[str]) -> dict[str, Any]:
+    """Return the fields that the runner table lacks, without empty ones."""
+    left = ((name, value) for name, value in record.items() if name not in placed and value not in _NOTHING)
     return {f"source_{name}" if name in COLUMNS else name: plain(value) for name, value in left}
 
 
 def _flag(runner: Record, name: str) -> bool:
-    given = runner.get(name)
-    return given is True or _cell(given).casefold() in ("true", "1")
+    value = runner.get(name)
+    return value is True or _cell(value).casefold() in ("true", "1")
 
 
-def _first(told: Record, names: Sequence[str]) -> str:
-    return next((text for name in names if (text := _cell(told.get(name)))), "")
+def _first(record: Record, names: Sequence[str]) -> str:
+    return next((text for name in names if (text := _cell(record.get(name)))), "")
 
 
 def _cell(value: Any) -> str:
-    """A JSON value as the cell of a results file would have it; blank for null."""
+    """Return a JSON value as the cell of a results file; blank for null."""
     if value is None:
         return ""
     if isinstance(value, float) and value.is_integer():
