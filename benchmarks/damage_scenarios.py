@@ -26,10 +26,10 @@ def torn_tail(sandbox: Sandbox) -> Recovery:
     with last.open("ab") as file:
         file.write(line[: len(line) // 2])
     result = sandbox.velo("log", "check", "--json")
-    if result.code != 1 or "a write was cut short" not in result.out:
+    if result.code != 1 or "a write was interrupted" not in result.out:
         raise RuntimeError(f"log check missed a torn tail: {result.out}")
     return Recovery(
-        "`velo log check`: `… no whole record (a write was cut short)`", NOTHING, "the next writer removes it", 0.0
+        "`velo log check`: `… not a whole record (a write was interrupted)`", NOTHING, "the next writer removes it", 0.0
     )
 
 

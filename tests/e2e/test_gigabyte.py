@@ -190,7 +190,7 @@ def test_a_torn_tail_of_a_gigabyte_is_told_and_cut_by_the_next_writer(home: Path
     os.truncate(path, GIGABYTE)
     checked = frugal("log", "check", "--json", home=home)
     assert checked.code == 1
-    assert f"the last {GIGABYTE - whole} bytes are no whole record" in checked.out
+    assert f"the last {GIGABYTE - whole} bytes are not a whole record" in checked.out
     assert frugal("build", home=home).code == 0
     assert frugal("tick", home=home).code == 0
     assert whole < path.stat().st_size < 2 * whole

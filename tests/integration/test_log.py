@@ -218,9 +218,9 @@ def test_a_tick_is_told_once_and_only_of_a_midnight_that_has_come(store: Store) 
         assert writer.tick(midnight).outcome == "appended"
         assert writer.tick(midnight).outcome == "identical"
         assert writer.tick(midnight - timedelta(days=1)).outcome == "identical"
-        with pytest.raises(ValueError, match="no midnight"):
+        with pytest.raises(ValueError, match="not a midnight"):
             writer.tick(midnight + HOUR)
-        with pytest.raises(ValueError, match="still to come"):
+        with pytest.raises(ValueError, match="in the future"):
             writer.tick(midnight + timedelta(days=1))
     assert held(store) == [Tick(midnight, known_at=midnight + MICROSECOND)]
 
@@ -250,8 +250,8 @@ def test_check_says_what_is_wrong_where_and_what_to_do(store: Store) -> None:
         file.write(b'{"crc":"0')
     problems = reader.check(store.home)
     whats = {(problem.where.partition(",")[0], problem.what) for problem in problems}
-    assert (paths[3].name, "record 3 stands where 2 belongs") in whats
-    assert (paths[3].name, "the last 9 bytes are no whole record (a write was cut short)") in whats
+    assert (paths[3].name, "record 3 is where 2 belongs") in whats
+    assert (paths[3].name, "the last 9 bytes are not a whole record (a write was interrupted)") in whats
     assert any(where == paths[0].name and what.startswith("the checksum does not match") for where, what in whats)
     assert all(problem.remedy for problem in problems)
     with pytest.raises(UserError, match="run `velo log check`"):

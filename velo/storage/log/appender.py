@@ -1,4 +1,4 @@
-"""Bytes to the disk: one process at a time, whole records or none, a new segment where one is full."""
+"""Append lines to the segments of a log: one process at a time, whole records only, a new segment when one is full."""
 
 import logging
 import os
@@ -18,15 +18,15 @@ _log = logging.getLogger(__name__)
 
 
 class LogInUse(UserError):
-    """Another process writes to the log; it may be done in a moment."""
+    """Another process writes to the log, maybe only for a moment."""
 
 
 @dataclass(slots=True)
 class SegmentWriter:
     """Appends lines to the segments of a folder, holding its lock.
 
-    A segment is full when it has `segment_bytes`, wherever writes were cut, so that a load cut short and repeated
-    makes the same files.
+    A segment is full at `segment_bytes`, however the bytes were split into writes, so a load that is interrupted and
+    repeated makes the same files. `_length` is that of the file, `_block` the bytes not yet written.
     """
 
     folder: Path
@@ -38,24 +38,24 @@ class SegmentWriter:
     _broken: bool = False
 
     @classmethod
-    def open(cls, folder: Path, segment_bytes: int, met: Callable[[Segment, int], None]) -> "SegmentWriter":
-        """The writer of a folder; `met` is called with each segment there and its length, after a torn tail is cut.
+    def open(cls, folder: Path, segment_bytes: int, scan: Callable[[Segment, int], None]) -> "SegmentWriter":
+        """Return the writer of a folder. `scan` is called with each segment and its length, after a torn tail is removed.
 
         Raises `LogInUse` where another process has the lock, `UserError` where a segment but the last has a torn tail.
         """
         make_folder(folder)
         writer = cls(folder, segment_bytes, _lock=lock(folder))
         try:
-            writer._recover(met)
+            writer._recover(scan)
         except BaseException:
             writer.close()
             raise
         return writer
 
     def put(self, seq: int, line: bytes) -> int:
-        """Take a line, and return the byte of its segment it begins at.
+        """Buffer a line; returns its byte offset in its segment.
 
-        It is in the file after `flush`, on the disk after `sync`.
+        The line is in the file after `flush`, synced to the disk after `sync`.
         """
         if self._broken:
             raise UserError(f"an earlier write to {self.folder} failed: open the log again")
@@ -68,16 +68,16 @@ class SegmentWriter:
         return place
 
     def record_at(self, seq: int, place: int) -> dict[str, Any]:
-        """The record of a seq, which begins at a byte of its segment, as written; raises `UserError` where it is damaged."""
+        """Return the record of a seq at a byte offset of its segment, as written. Raises `UserError` where it is damaged."""
         if self._block:
             self.flush()
         segment = reaching(segments_in(self.folder), seq)[0]
         return record_at(segment.path, place)
 
     def flush(self) -> None:
-        """Write what was taken; raises `UserError` where that fails, and then leaves whole records of it only.
+        """Write the buffered lines. Raises `UserError` where that fails; then only whole records of them stay in the file.
 
-        Those are in the log: a reader may have met them, and a load that is repeated finds them told.
+        Those are in the log: a reader may have read them, and a repeated load finds them as duplicates.
         """
         block, self._block = self._block, bytearray()
         written = 0
@@ -94,7 +94,7 @@ class SegmentWriter:
         self._length += written
 
     def sync(self) -> None:
-        """Flush, and have file and folder on the disk when this returns."""
+        """Flush, and sync file and folder to the disk."""
         if self._file >= 0:
             self.flush()
             os.fsync(self._file)
@@ -102,11 +102,11 @@ class SegmentWriter:
 
     @property
     def broken(self) -> bool:
-        """Whether a write failed: what is in the file is not all that was taken."""
+        """Whether a write failed, so that the file lacks some of the lines."""
         return self._broken
 
     def close(self) -> None:
-        """Sync what can be, and release the lock."""
+        """Sync, unless a write failed, and release the lock."""
         try:
             if not self._broken:
                 self.sync()
@@ -129,24 +129,24 @@ class SegmentWriter:
         self._file = os.open(segment.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._length = os.fstat(self._file).st_size
 
-    def _recover(self, met: Callable[[Segment, int], None]) -> None:
+    def _recover(self, scan: Callable[[Segment, int], None]) -> None:
         every = segments_in(self.folder)
         for segment in every:
             length = complete_length(segment.path)
             torn = segment.path.stat().st_size - length
             if torn and segment is not every[-1]:
                 raise UserError(
-                    f"{segment.path} ends in {torn} bytes that are no record, and is not the last: run `velo log check`"
+                    f"{segment.path} ends in {torn} bytes that are not a record, and is not the last: run `velo log check`"
                 )
             if torn:
                 _repair(segment.path, length)
-            met(segment, length)
+            scan(segment, length)
         if every and every[-1].schema_version == SCHEMA_VERSION:
             self._open(every[-1])
 
 
 def _repair(path: Path, length: int) -> None:
-    """Cut a torn tail; one of several lines is damage more than a cut write, and is kept beside the segment."""
+    """Remove a torn tail. A tail of several lines is more than an interrupted write, and is kept beside the segment."""
     with path.open("rb+") as file:
         cut = file.seek(0, os.SEEK_END) - length
         file.seek(length)
@@ -167,7 +167,7 @@ def _repair(path: Path, length: int) -> None:
 
 
 def lock(folder: Path) -> int:
-    """The descriptor that holds the lock of a folder until it is closed; raises `LogInUse` where another process has it.
+    """Return the descriptor that holds the lock of a folder until it is closed. Raises `LogInUse` where another process has it.
 
     A rebuild swaps the whole folder. `locks.acquire` makes sure that the lock is on the folder that is there now.
     """

@@ -1,4 +1,4 @@
-"""What the writer knows of the log it appends to: which contents it holds, and where it ends."""
+"""The writer's index of the log: which contents the log has, and where it ends."""
 
 import os
 import re
@@ -28,30 +28,30 @@ _LINE: Final = re.compile(
     rb'"schema_version":\d+(?:,"race_id":("(?:[^"\\]|\\.)*"))?(?:,"result_version":(\d+))?'
 )
 _VERSION: Final = Struct("<q8sqq")
-"""A version, which the tables have in 64 bits, its digest, its seq and the byte of its segment it begins at."""
+"""A packed `HeldVersion` with its version: version (64 bits, as in the tables), digest, seq, byte offset in its segment."""
 _COUNT_BYTES: Final = 8
 _SUBJECTS: Final = {"non_runner": "horse_id", "reinstated": "horse_id", "jockey_change": "horse_id", "market": "source"}
 _ONE_SUBJECT: Final = {"reinstated": "non_runner"}
-"""Messages that answer each other: the last of either is the last word."""
+"""A reinstatement and a withdrawal have one subject: the later of the two counts."""
 _OVERRULED: Final = bytes(8)
-"""Stands for the digest of what a later message overruled: no message repeats it."""
+"""Replaces the digest of a message that a later one overruled, so that no message repeats it."""
 RACES_NEAR: Final = 500
-"""How many of the races declared last are looked through for the name nearest to one that nobody declared."""
+"""How many of the latest declared races are searched for the name nearest to an undeclared one."""
 _TAKEN_BACK: Final = b"taken back"
 """Follows the digest of a reinstatement."""
 _MARKED: Final = b"marked"
-"""Stands for the digest of a withdrawal that the latest card tells."""
+"""Replaces the digest of a withdrawal that the latest card marks."""
 _ENDS_BYTES: Final = 64
 _OF_A_RACE: Final = {"race_date", "course"}
-"""Columns that an amendment hardly ever changes: more often the race_id is a number that comes again."""
+"""Columns that an amendment hardly ever changes: a difference more often means a reused race_id."""
 
 
 class Changed(Exception):
-    """The log is not the one that an index was made of: it was rebuilt, or cut."""
+    """The log is not the one that the index was made from: it was rebuilt or truncated."""
 
 
 class HeldVersion(NamedTuple):
-    """A version of a result in the log: its digest, its seq, and the byte of its segment it begins at."""
+    """A version of a result in the log: its digest, its seq, and its byte offset in its segment."""
 
     digest: str
     seq: int
@@ -59,18 +59,18 @@ class HeldVersion(NamedTuple):
 
 
 Differences = Callable[[HeldVersion], Sequence[str]]
-"""The columns in which a result differs from a version that the log holds; none where it says the same."""
+"""Returns the columns in which a result differs from a version in the log; none where they are the same."""
 
 
 @dataclass(slots=True)
 class Index:
-    """Contents by digest, and the end of a log.
+    """The contents of a log by digest, and its end.
 
-    `_results` has each race's versions. `_times_held` counts the other messages by digest; `_latest` has the
-    digest of the last one about each subject, `_declared` the horses that the cards of a race named, `_changed` the
-    races of which a withdrawal or a change was told, `_races` the races declared last. All but
-    that grow with the log, so they are packed. `tied_since` is the earliest instant that counts as tied with the end:
-    instants are bumped by 1 µs where they tie, so a row of instants without a gap may all have claimed the first.
+    `_results` has each race's versions. `_times_held` counts the other messages by digest. `_latest` has the digest of the
+    last message about each subject, `_declared` the horses on a race's cards, `_changed` the races with a withdrawal or a
+    change, `_races` the latest declared races. All but `_races` grow with the log, so they are packed. `tied_since` is the
+    earliest instant that counts as tied with the end: tied instants are moved by 1 µs each, so a series of instants without a
+    gap may all have claimed the first.
     """
 
     timezone: ZoneInfo
@@ -88,9 +88,9 @@ class Index:
     _noted: dict[str, "_Noted"] = field(default_factory=dict)
 
     def outcome_of_result(self, race_id: str, version: int, digest: str, differences: Differences) -> Outcome:
-        """What becomes of a result told now; raises `Refused` where its version was told with other content.
+        """Return the outcome of appending a result. Raises `Refused` where the log has its version with other content.
 
-        `differences` is asked where the digests differ.
+        `differences` is called only where the digests differ: columns that nothing reads do not count.
         """
         held = self._versions(race_id)
         if not held:
@@ -107,15 +107,15 @@ class Index:
         return "lower_version" if version < max(held) else "appended"
 
     def repeats(self, record: Mapping[str, Any], digest: str) -> bool:
-        """Whether a live message other than a result says again what was said last of its subject.
+        """Whether a live message other than a result repeats the last message about its subject.
 
-        A market never does: that the odds still stand is news. Nor does what another message overruled meanwhile: a
-        withdrawal that a card or a reinstatement took back, a card of which something was changed since.
+        A market never does: unchanged odds are news. Nor does a message that was overruled meanwhile: a withdrawal that a
+        card or a reinstatement took back, or a card that a later message changed.
         """
         return record["type"] != "market" and self._latest.get(_subject(record)) == _word(record, digest)
 
     def undeclared(self, message: Message) -> Undeclared | None:
-        """What of a message told now is about nobody; None for most, and for what is told of a race that was run."""
+        """Return what a new message names that nobody declared; None for most, and for messages about a race with a result."""
         named = horses_of(message)
         if named is None or message.race_id is None or self._versions(message.race_id):
             return None
@@ -131,7 +131,7 @@ class Index:
         )
 
     def _nearest_race(self, race_id: str) -> str | None:
-        """Of the races declared last; found once for all that a feed tells of a race."""
+        """Return the nearest of the latest declared races; cached, as a feed sends many messages about one race."""
         if race_id not in self._near:
             if len(self._near) >= RACES_NEAR:
                 self._near.clear()
@@ -139,17 +139,17 @@ class Index:
         return self._near[race_id]
 
     def times_held(self, digest: str) -> int:
-        """How often the log has a message other than a result."""
+        """Return how often the log has a message other than a result."""
         return int.from_bytes(self._times_held.get((digest,)) or b"", "little")
 
     def hold(self, record: Mapping[str, Any], held: HeldVersion) -> None:
-        """Note what a record says, and where it stands."""
+        """Index a record."""
         kind, digest = record["type"], held.digest
         if kind == "result":
             versions = self._versions(record["race_id"]) | {record["result_version"]: held}
             packed = (
-                _VERSION.pack(version, bytes.fromhex(one.digest), one.seq, one.place)
-                for version, one in versions.items()
+                _VERSION.pack(version, bytes.fromhex(each.digest), each.seq, each.place)
+                for version, each in versions.items()
             )
             self._results.put((record["race_id"],), b"".join(packed))
             return
@@ -160,18 +160,19 @@ class Index:
             self._declare(record)
         elif kind != "market":
             card = ("racecard", record.get("race_id") or "", "")
-            said = self._latest.get(_subject(record))
+            latest = self._latest.get(_subject(record))
             self._changed.put((record.get("race_id") or "",), b"")
-            if said not in (_MARKED, _word(record, digest)) and self._latest.get(card) is not None:
+            # a change after the card: the same card sent again is then news, since it undoes the change
+            if latest not in (_MARKED, _word(record, digest)) and self._latest.get(card) is not None:
                 self._latest.put(card, _OVERRULED)
         self._latest.put(_subject(record), _word(record, digest))
 
     def _declare(self, card: Mapping[str, Any]) -> None:
-        """Note whom a race's new card declares, and which messages told of the race it overrules."""
+        """Index a new card: the horses that it declares, and the earlier messages about the race that it overrules."""
         race_id = card["race_id"]
         held = self._declared.get((race_id,))
         named = [] if held is None else held.decode().split("\0")
-        named += sorted({one["horse_id"] for one in card["runners"]} - {*named})
+        named += sorted({runner["horse_id"] for runner in card["runners"]} - {*named})
         self._declared.put((race_id,), "\0".join(named).encode())
         if held is None:
             self._races.append(race_id)
@@ -184,8 +185,8 @@ class Index:
         for runner in card["runners"]:
             withdrawal = ("non_runner", race_id, runner["horse_id"])
             if is_marked(runner):
-                said = self._latest.get(withdrawal)
-                if said is None or said == _OVERRULED or said.endswith(_TAKEN_BACK):
+                latest = self._latest.get(withdrawal)
+                if latest is None or latest == _OVERRULED or latest.endswith(_TAKEN_BACK):
                     self._latest.put(withdrawal, _MARKED)
             else:
                 overruled.append(withdrawal)
@@ -195,9 +196,9 @@ class Index:
                 self._latest.put(subject, _OVERRULED)
 
     def advance(self, known_at: datetime) -> None:
-        """Note that one more record was appended."""
+        """Move the end of the log by one record."""
         if self.known_at is None or known_at - self.known_at > self._bump():
-            # a message that claimed the midnight itself stands 1 µs after it
+            # a message that claimed the midnight itself was moved 1 µs after it
             midnight = is_local_midnight(known_at - MICROSECOND, self.timezone)
             self.tied_since = known_at - MICROSECOND if midnight else known_at
         self.known_at = known_at
@@ -216,9 +217,9 @@ class Index:
         return 2 * MICROSECOND if is_local_midnight(after, self.timezone) else MICROSECOND
 
     def scan(self, segment: Segment, length: int) -> None:
-        """Note the records of a segment's first `length` bytes, but for those noted before.
+        """Index the records in a segment's first `length` bytes, except those indexed before.
 
-        Raises `UserError` where they do not follow on, `Changed` where what was noted before is no longer there.
+        Raises `UserError` where the segment does not continue the log, `Changed` where what was indexed before has changed.
         """
         begin = self._noted_of(segment, length)
         if begin == 0 and self.next_seq != segment.first_seq:
@@ -239,8 +240,8 @@ class Index:
         self._noted[segment.path.name] = _Noted.of(segment.path, length)
 
     def noted(self, every: Sequence[Segment]) -> None:
-        """Say that these segments hold, to their ends, what was noted and nothing else: a later `scan` begins there."""
-        self._noted = {one.path.name: _Noted.of(one.path, one.path.stat().st_size) for one in every}
+        """Record that these segments are indexed to their ends, so that a later `scan` begins there."""
+        self._noted = {segment.path.name: _Noted.of(segment.path, segment.path.stat().st_size) for segment in every}
 
     def _noted_of(self, segment: Segment, length: int) -> int:
         before = self._noted.get(segment.path.name)
@@ -251,7 +252,7 @@ class Index:
         return before.length
 
     def _scan_lines(self, segment: Segment, length: int, begin: int) -> None:
-        """By the first fields of each line: a log of millions of runners is indexed without parsing them."""
+        """Index lines by their first fields: a log of millions of runners is indexed without parsing its JSON."""
         for place, line in lines(segment.path, length, begin):
             match = _LINE.match(line)
             if match is None:
@@ -277,7 +278,7 @@ def _word(record: Mapping[str, Any], digest: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Noted:
-    """A part of a file: which, how long, and how it ends."""
+    """Identifies the indexed part of a file: its inode, length, and last bytes."""
 
     inode: int
     length: int

@@ -1,7 +1,7 @@
-"""Logs of older schemas: read as if they were of today's, and never rewritten (contract 10).
+"""Read logs of older schemas as if they had the current one; they are never rewritten (contract 10).
 
-Schema 1 was the draft before the first release: a runner carried `odds` for `sp_decimal`, and `known_at` and
-`off_time` were whole microseconds since 1970.
+Schema 1 was the draft before the first release: a runner had `odds` for `sp_decimal`, and `known_at` and `off_time` were
+whole microseconds since 1970.
 """
 
 import os
@@ -33,7 +33,7 @@ from velo.storage.store import Home
 
 
 def upgraded(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record of any schema as one of the current; raises `UserError` for a schema that is not known here."""
+    """Return a record of any schema as one of the current schema. Raises `UserError` for an unknown schema."""
     current = dict(record)
     while (version := current.get("schema_version")) != SCHEMA_VERSION:
         if version not in _STEPS:
@@ -48,12 +48,12 @@ def upgraded(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _from_1(record: dict[str, Any]) -> dict[str, Any]:
-    """Schema 1 to 2."""
+    """Convert a record from schema 1 to 2."""
     record |= {name: _instant(record[name]) for name in ("known_at", "off_time", "midnight") if name in record}
     if "runners" in record:
         record["runners"] = [
-            {"sp_decimal" if name == "odds" else name: value for name, value in one.items()}
-            for one in record["runners"]
+            {"sp_decimal" if name == "odds" else name: value for name, value in runner.items()}
+            for runner in record["runners"]
         ]
     return record | {"schema_version": 2}
 
@@ -66,13 +66,12 @@ _STEPS: Final[dict[Any, Callable[[dict[str, Any]], dict[str, Any]]]] = {1: _from
 
 
 def readable_segments(home: Home, from_seq: int = 0) -> list[Path]:
-    """Files of whole records of the current schema, in order, for a reader that takes files whole.
+    """Return files of whole records in the current schema, in order, for a reader of whole files.
 
-    One for each segment that may hold records from a seq on; the first may begin before it.
-    That is the segment itself, except: one of an older schema is a converted copy; the last one is a copy of its
-    whole records, as a writer may be appending to it while it is read. Copies live in `batch/upgraded`, appear at
-    once or not at all, and are kept while they are up to date. Empty segments are left out. Raises `UserError` where a
-    record was damaged.
+    There is one for each segment that may have records from a seq on; the first may begin before it. A file is the segment
+    itself, with two exceptions: for a segment of an older schema it is a converted copy, for the last segment a copy of its
+    whole records, as a writer may be appending to it. Copies are in `batch/upgraded`, appear atomically, and are kept while
+    they are up to date. Empty segments are left out. Raises `UserError` for a damaged record.
     """
     folder = home.batch / "upgraded"
     files: list[Path] = []
@@ -86,7 +85,7 @@ def readable_segments(home: Home, from_seq: int = 0) -> list[Path]:
         if not old and segment is not every[-1]:
             files.append(segment.path)
             continue
-        # what the copy is of stands in its name, so that a rebuilt log never meets a copy of the one before
+        # the name identifies the original, so that a rebuilt log never uses a copy of the previous log
         mark = f"{generation(home)}-{length}-{crc32(line):08x}"
         copy = folder / f"{segment.path.stem}-{mark}.v{SCHEMA_VERSION}.ndjson"
         if not copy.exists() or _damaged_at(copy, copy.stat().st_size) is not None:
@@ -101,7 +100,7 @@ def readable_segments(home: Home, from_seq: int = 0) -> list[Path]:
 
 
 def _refuse_damaged(segment: Segment, length: int) -> None:
-    """Raise `UserError` where a record is not what was written: a reader that takes files whole would not see it."""
+    """Raise `UserError` for a damaged record, which a reader of whole files would not notice."""
     place = _damaged_at(segment.path, length)
     if place is not None:
         raise damaged(segment.path, place)
@@ -124,7 +123,7 @@ def _convert(segment: Segment, length: int, out: BinaryIO) -> None:
 
 
 def _forget(folder: Path, segment: Segment, copy: Path) -> None:
-    """Remove a segment's copies that are out of date; a reader that has one open keeps it until it closes it."""
+    """Remove a segment's outdated copies; a reader keeps the one that it has open."""
     for path in folder.glob(f"{segment.path.stem}-*.ndjson"):
         if path != copy:
             path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Reading the log: whole records only, of today's schema whatever they were written in."""
+"""Read the log: whole records only, converted to the current schema."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ from velo.storage.store import Home
 
 @dataclass(frozen=True, slots=True)
 class LogEnd:
-    """Where the log ends: the `seq` the next record will get, and the last one's instant (None for an empty log)."""
+    """The end of the log: the `seq` of the next record, and the `known_at` of the last one (None for an empty log)."""
 
     next_seq: int
     known_at: datetime | None
@@ -34,7 +34,7 @@ class LogEnd:
 
 @dataclass(frozen=True, slots=True)
 class LogProblem:
-    """One thing wrong with the log: where, what, and what to do about it."""
+    """One problem of the log: where, what, and the remedy."""
 
     where: str
     what: str
@@ -42,7 +42,7 @@ class LogProblem:
 
 
 def records(home: Home, from_seq: int = 0) -> Iterator[dict[str, Any]]:
-    """The records from a seq on, as they stand when each segment is reached; never a torn one.
+    """Yield the records from a seq on, with those appended meanwhile to segments not yet read; never a torn one.
 
     Raises `UserError` where a record is damaged or missing.
     """
@@ -58,13 +58,13 @@ def records(home: Home, from_seq: int = 0) -> Iterator[dict[str, Any]]:
 
 
 def messages(home: Home, from_seq: int = 0) -> Iterator[tuple[int, Message]]:
-    """The messages from a seq on, each with its seq."""
+    """Yield the messages from a seq on, each with its seq."""
     for record in records(home, from_seq):
         yield record["seq"], from_record(record)
 
 
 def end(home: Home) -> LogEnd:
-    """Where the log ends; reads only the tail of the last segment that holds a record."""
+    """Return the end of the log; reads only the tail of the last segment with a record."""
     for segment in reversed(segments(home)):
         record = last_record(segment.path)
         if record is not None:
@@ -73,7 +73,7 @@ def end(home: Home) -> LogEnd:
 
 
 def check(home: Home) -> list[LogProblem]:
-    """Everything wrong with a store's log: damage, gaps, instants that do not increase, a torn tail. Reads it all."""
+    """Read a store's whole log and return its problems: damage, gaps, instants that do not increase, a torn tail."""
     problems: list[LogProblem] = []
     expected: int | None = None
     last = ""
@@ -106,8 +106,8 @@ def check(home: Home) -> list[LogProblem]:
         if torn:
             tail = LogProblem(
                 f"{segment.path.name}, byte {length}",
-                f"the last {torn} bytes are no whole record (a write was cut short)",
-                "nothing: readers leave them out, and the next writer removes them"
+                f"the last {torn} bytes are not a whole record (a write was interrupted)",
+                "nothing: readers skip them, and the next writer removes them"
                 if segment is every[-1]
                 else f"restore {segment.path.name} from a backup",
             )
@@ -116,14 +116,14 @@ def check(home: Home) -> list[LogProblem]:
 
 
 def _gap(where: str, found: int, expected: int) -> LogProblem:
-    what = f"record {found} stands where {expected} belongs"
+    what = f"record {found} is where {expected} belongs"
     return LogProblem(
         where, what, "restore the missing segment from a backup, or make a new log with `velo log rebuild`"
     )
 
 
 def _record(segment: Segment, line: bytes) -> dict[str, Any] | str:
-    """The record of a line, or what is wrong with it."""
+    """Return the record of a line, or what is wrong with it."""
     if not jsonl.is_whole(line):
         return "the checksum does not match: the record was changed or damaged after it was written"
     record = orjson.loads(line)

@@ -1,4 +1,4 @@
-"""A new log in place of the old: built aside, swapped in at once, the old one kept."""
+"""Replace the log by a new one: built beside it, swapped in atomically; the old log is kept."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ from velo.storage.store import STORE_ID, Home, Store, given_id
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """What a rebuild did: `kept` messages are of the old log, `superseded` ones of it were told again by the new.
+    """The outcome of a rebuild: `kept` messages come from the old log; `superseded` ones of it are among the new messages.
 
     `replaced` is the old log, None where there was none.
     """
@@ -37,11 +37,11 @@ def rebuild(
     clock: Clock,
     progress: Progress | None = None,
 ) -> Rebuilt:
-    """Replace a store's log by one of these messages and, unless `fresh`, of what the old log holds besides.
+    """Replace a store's log by one of these messages and, unless `fresh`, of the other messages in the old log.
 
-    All are sorted by when they became known, as in one bulk load; a result of the old log gives way to one of the
-    same race and version. Readers see the old log or the new, whole; the old stays as `log.replaced-N`. Raises
-    `UserError`, and changes nothing, where the log is being written to, or is damaged and not `fresh`.
+    All are sorted by when they became known, as in one bulk load. A result in `messages` replaces that of the same race and
+    version in the old log. Readers see either log whole; the old one stays as `log.replaced-N`. Raises `UserError`, and
+    changes nothing, where the log is being written to, or is damaged and not `fresh`.
     """
     home = store.home
     make_folder(home.log)
@@ -63,13 +63,13 @@ def rebuild(
 
 
 def _kept(home: Home, new: list[Message]) -> tuple[list[Recorded], int]:
-    told = {(one.race_id, one.result_version) for one in new if isinstance(one, Result)}
+    replaced = {(message.race_id, message.result_version) for message in new if isinstance(message, Result)}
     kept: list[Recorded] = []
     superseded = 0
     try:
         for record in reader.records(home):
             message = from_record(record)
-            if isinstance(message, Result) and (message.race_id, message.result_version) in told:
+            if isinstance(message, Result) and (message.race_id, message.result_version) in replaced:
                 superseded += 1
             else:
                 besides = {name: value for name, value in kept_of(record).items() if name not in ENVELOPE}
@@ -84,7 +84,7 @@ def _building(home: Home) -> Path:
 
 
 def _clear(home: Home) -> None:
-    """Undo or end what an earlier rebuild left when it was killed: nothing that was ever the log is removed."""
+    """Undo or finish an earlier rebuild that was killed. Nothing that was ever the log is removed."""
     shutil.rmtree(_building(home), ignore_errors=True)
     left = next_log(home)
     if left.is_dir():
@@ -96,7 +96,7 @@ def _clear(home: Home) -> None:
 
 
 def _swap_in(home: Home, built: Path, old_number: int) -> Path | None:
-    """Put a built log in place of the log; returns where the old one is, None where it held nothing."""
+    """Put a built log in place of the log; returns the path of the old one, None if it was empty."""
     new, old = next_log(home), home.root / f"log.replaced-{old_number}"
     built.rename(new)
     sync_folder(home.root)

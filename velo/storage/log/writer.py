@@ -1,4 +1,4 @@
-"""The one writer of the log: the clock of contract 2, and what is told twice is held once."""
+"""The only writer of the log: it applies the clock of contract 2 and ignores duplicates."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,18 +30,18 @@ from velo.storage.store import Store
 
 Clock = Callable[[], datetime]
 Progress = Callable[[int, int], None]
-"""Called with how many messages of a load are dealt with, and how many there are."""
+"""Called with the number of messages of a load that are done, and their total."""
 
 _FRAME_BYTES: Final = 2**10
-"""More than a record has besides its body: its checksum, place, digest, instant and origin."""
+"""More than a record has beside its body: checksum, seq, digest, instant and origin."""
 _ABOUT: Final = ("type", "race_id", "result_version")
 
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """What became of one live message. `seq` is its place, None where it was not appended.
+    """The outcome of one live message. `seq` is None where it was not appended.
 
-    `undeclared` says which race or horse it named that nobody had declared.
+    `undeclared` says which race or horse it names that nobody declared.
     """
 
     seq: int | None
@@ -51,7 +51,7 @@ class Appended:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A message with what its record holds besides: unknown fields, and the place in a feed it was taken from."""
+    """A message with the rest of its record: unknown fields, and its offset in the feed that it came from."""
 
     message: Message
     kept: Mapping[str, Any]
@@ -60,7 +60,7 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What became of a bulk load's messages; `lower_version` counts among `appended`."""
+    """The outcome of a bulk load; `lower_version` counts among `appended`."""
 
     appended: int = 0
     identical: int = 0
@@ -71,7 +71,7 @@ class LoadReport:
 
 @dataclass(slots=True)
 class _Candidate:
-    """A message of a load that the log does not hold yet."""
+    """A message of a load that may be new. `about` has the fields that the index needs."""
 
     known_at: datetime
     message: Message
@@ -99,10 +99,10 @@ class LogWriter:
         segment_bytes: int = SEGMENT_BYTES,
         index: Index | None = None,
     ) -> "LogWriter":
-        """The writer of a store's log, or of one in another `folder`; repairs a torn tail.
+        """Return the writer of a store's log, or of the log in another `folder`; repairs a torn tail.
 
-        `index` is that of an earlier writer of the log, which closed well: only what came since is read. Raises
-        `LogInUse` where another process writes to it, `UserError` where the log is damaged.
+        `index` is that of an earlier writer that closed without an error: only later records are read. Raises `LogInUse`
+        where another process writes to the log, `UserError` where the log is damaged.
         """
         if folder is None:
             finish_swap(store.home)
@@ -122,11 +122,11 @@ class LogWriter:
         self.close()
 
     def close(self) -> None:
-        """Sync, and let another writer in."""
+        """Sync, and release the log's lock."""
         self._segments.close()
 
     def close_to_go_on(self) -> Index | None:
-        """Close, and give what a later `open` reads no more; None where a write failed."""
+        """Close, and return the index for a later `open`; None where a write failed."""
         if self._segments.broken:
             self.close()
             return None
@@ -136,27 +136,27 @@ class LogWriter:
         return self._index
 
     def sync(self) -> None:
-        """Have everything appended so far on the disk when this returns."""
+        """Sync everything appended so far to the disk."""
         self._segments.sync()
 
     @property
     def next_seq(self) -> int:
-        """The place the next message will get."""
+        """The seq of the next message."""
         return self._index.next_seq
 
     @property
     def known_at(self) -> datetime | None:
-        """The instant of the log's last message; None where there is none."""
+        """The `known_at` of the log's last message; None for an empty log."""
         return self._index.known_at
 
     def append(
         self, message: Message, kept: Mapping[str, Any] | None = None, origin: Mapping[str, str] | None = None
     ) -> Appended:
-        """Append a live message, stamped with the clock's instant whatever it claims; `kept` are unknown fields.
+        """Append a live message with the clock's instant, whatever `known_at` it has; `kept` are unknown fields.
 
-        `origin` is the place in a feed it was taken from, which is written with it and is no part of what it says.
-        Readers see it at once; `sync` before telling anyone that it is safe. Raises `Refused` for a result whose
-        version was told with other content in columns that count, and for a message longer than a record may be.
+        `origin` is its offset in a feed; it is written with the message, but is not part of its content. Readers see the
+        message at once; `sync` before it is acknowledged. Raises `Refused` for a result whose version the log has with other
+        content in columns that count, and for a message that is too long.
         """
         record = {**(kept or {}), **to_record(replace(message, known_at=None))}
         digest = digest_of(record)
@@ -171,14 +171,14 @@ class LogWriter:
         return Appended(seq, outcome, self._index.undeclared(message))
 
     def tick(self, midnight: datetime) -> Appended:
-        """Append that the clock passed a local midnight (UTC); one that was told already, or a later one, is identical.
+        """Append a tick for a local midnight (given in UTC); identical if the log has this one or a later one.
 
-        Raises ValueError where the instant is no local midnight, or is still to come.
+        Raises ValueError where the instant is not a local midnight, or is in the future.
         """
         if not is_local_midnight(midnight, self.store.timezone):
-            raise ValueError(f"{midnight} is no midnight in {self.store.timezone.key}")
+            raise ValueError(f"{midnight} is not a midnight in {self.store.timezone.key}")
         if midnight > self.clock():
-            raise ValueError(f"{midnight} is still to come")
+            raise ValueError(f"{midnight} is in the future")
         if to_text(midnight) <= self._index.last_tick:
             return Appended(None, "identical")
         return self.append(Tick(midnight))
@@ -186,12 +186,12 @@ class LogWriter:
     def load(
         self, messages: Iterable[Message | Recorded], *, late: bool = False, progress: Progress | None = None
     ) -> LoadReport:
-        """Append many messages with the instants they bring; they are on the disk when this returns.
+        """Append many messages with their own `known_at`; they are synced to the disk on return.
 
-        What the log holds already is left out, so a load repeated, or cut short and repeated, ends in the same log.
+        Messages that the log has are skipped, so a load that is repeated, also after an interruption, gives the same log.
         Raises `UserError`, and appends nothing, where a message is older than the log's end, unless `late`: then it
-        becomes known after what is there. Messages without an instant: a result 15 min after its off, a tick at its
-        midnight, others now.
+        becomes known after the end. A result without `known_at` is known 15 minutes after its off, a tick at its midnight,
+        other messages now.
         """
         ordered = sorted((self._candidate(message) for message in messages), key=_in_order)
         fresh, refused = self._not_held(ordered)
@@ -199,18 +199,19 @@ class LogWriter:
             self._refuse_late(fresh)
         outcomes: Counter[str] = Counter(identical=len(ordered) - len(fresh) - len(refused))
         first_seq = self._index.next_seq
-        for done, one in enumerate(fresh):
+        for done, candidate in enumerate(fresh):
             if progress and done % 500 == 0:
                 progress(done, len(fresh))
             try:
-                outcome = self._outcome(one.message, one.digest)
+                outcome = self._outcome(candidate.message, candidate.digest)
             except Refused as why:
-                refused.append((one.message, why))
+                refused.append((candidate.message, why))
                 continue
             outcomes[outcome] += 1
             if outcome != "identical":
-                card = isinstance(one.message, Racecard)
-                self._put(one.known_at, to_record(one.message) if card else one.about, one.digest, one.body)
+                card = isinstance(candidate.message, Racecard)
+                about = to_record(candidate.message) if card else candidate.about
+                self._put(candidate.known_at, about, candidate.digest, candidate.body)
         self.sync()
         if progress:
             progress(len(fresh), len(fresh))
@@ -223,10 +224,9 @@ class LogWriter:
             refused=tuple(refused),
         )
 
-    def _candidate(self, told: Message | Recorded) -> _Candidate:
-        message, kept, origin = (
-            (told.message, told.kept, told.origin) if isinstance(told, Recorded) else (told, {}, None)
-        )
+    def _candidate(self, given: Message | Recorded) -> _Candidate:
+        recorded = given if isinstance(given, Recorded) else Recorded(given, {})
+        message, kept, origin = recorded.message, recorded.kept, recorded.origin
         known_at = message.known_at
         if known_at is None:
             if isinstance(message, Result):
@@ -240,22 +240,22 @@ class LogWriter:
         return _Candidate(known_at, message, about, digest_of(record), with_origin(body, origin) if origin else body)
 
     def _not_held(self, ordered: list[_Candidate]) -> tuple[list[_Candidate], list[tuple[Message, Refused]]]:
-        """Those that the log does not hold; a message said twice is held when the log has it twice."""
+        """Return the candidates that the log lacks, and those refused. A message that comes twice is there when the log has it twice."""
         fresh: list[_Candidate] = []
         refused: list[tuple[Message, Refused]] = []
-        met: Counter[str] = Counter()
-        for one in ordered:
+        times: Counter[str] = Counter()
+        for candidate in ordered:
             try:
-                _refuse_too_long(one.body)
-                held = self._outcome(one.message, one.digest) == "identical"
+                _refuse_too_long(candidate.body)
+                held = self._outcome(candidate.message, candidate.digest) == "identical"
             except Refused as why:
-                refused.append((one.message, why))
+                refused.append((candidate.message, why))
                 continue
-            if not isinstance(one.message, Result):
-                met[one.digest] += 1
-                held = met[one.digest] <= self._index.times_held(one.digest)
+            if not isinstance(candidate.message, Result):
+                times[candidate.digest] += 1
+                held = times[candidate.digest] <= self._index.times_held(candidate.digest)
             if not held:
-                fresh.append(one)
+                fresh.append(candidate)
         return fresh, refused
 
     def _outcome(self, message: Message, digest: str) -> Outcome:
@@ -266,7 +266,7 @@ class LogWriter:
         return "appended"
 
     def _differences(self, result: Result, held: HeldVersion) -> Sequence[str]:
-        """The columns that count in which a result differs from a version that the log holds."""
+        """Return the columns that count in which a result differs from a version in the log."""
         other = from_record(upgraded(self._segments.record_at(held.seq, held.place)))
         assert isinstance(other, Result)
         return differences(other, result)
@@ -275,7 +275,7 @@ class LogWriter:
         tied_since = self._index.tied_since
         if tied_since is None or not fresh or fresh[0].known_at >= tied_since:
             return
-        older = sum(one.known_at < tied_since for one in fresh)
+        older = sum(candidate.known_at < tied_since for candidate in fresh)
         assert self._index.known_at is not None
         raise UserError(
             f"{older} of {len(fresh)} new messages are older than the log's end ({to_text(self._index.known_at)}), the "
@@ -292,7 +292,7 @@ class LogWriter:
 
 
 def _refuse_too_long(body: bytes) -> None:
-    """Raise `Refused` for what no reader would take: once it is in the log, no table could be built any more."""
+    """Raise `Refused` for a body that readers would refuse: once it is in the log, no table could be built."""
     if len(body) > RECORD_BYTES - _FRAME_BYTES:
         raise Refused(
             "too long",
@@ -301,5 +301,5 @@ def _refuse_too_long(body: bytes) -> None:
         )
 
 
-def _in_order(one: _Candidate) -> tuple[datetime, str, int]:
-    return one.known_at, one.message.race_id or "", one.about.get("result_version") or 0
+def _in_order(candidate: _Candidate) -> tuple[datetime, str, int]:
+    return candidate.known_at, candidate.message.race_id or "", candidate.about.get("result_version") or 0
