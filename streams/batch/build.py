@@ -1,4 +1,4 @@
-"""`velo build`: every feature table from the log, in SQL, published at once."""
+"""`velo build`: compute every feature table from the log in SQL, and publish them in one step."""
 
 import os
 import shutil
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 MEMORY_LIMIT: Final = "3GB"
 BEGINNING: Final = datetime(1, 1, 1, tzinfo=UTC)
 Progress = Callable[[str, int, int], None]
-"""Told the step that begins, how many are done, and of how many."""
+"""Called with the step that begins, the number of steps done, and their total."""
 
 
 @dataclass(frozen=True, slots=True)
 class BuildReport:
-    """What a build did: rows by view in the published generation, and how many of them are new."""
+    """The outcome of a build: rows by view in the published generation, and how many of them are new."""
 
     rows: dict[str, int]
     added: dict[str, int]
@@ -45,11 +45,11 @@ class BuildReport:
 
 
 def fingerprint(families: tuple[Family, ...] = FAMILIES, jurisdiction: Jurisdiction = DEFAULT) -> str:
-    """Identity of the formulas: the queries that make every table, and what measures a start."""
-    said = staging.formulas(jurisdiction, own_measures(families)) + "".join(
-        text for one in families for text in _queries(one)
+    """Return the identity of the formulas: a hash of the queries that make every table, and of those that measure a start."""
+    queries = staging.formulas(jurisdiction, own_measures(families)) + "".join(
+        text for family in families for text in _queries(family)
     )
-    return blake2b(said.encode(), digest_size=16).hexdigest()
+    return blake2b(queries.encode(), digest_size=16).hexdigest()
 
 
 def build(
@@ -65,10 +65,10 @@ def build(
 ) -> BuildReport:
     """Bring the offline tables up to the log's end and publish them.
 
-    Only what is new since the last build is computed, unless the formulas or the log are others, or `whole`: then nothing
-    that a build kept is trusted. Either way the tables hold the same values, and so they do where `spark` does the work.
-    `now` becomes the rows' `created_timestamp`. Raises `UserError` for an empty log, a folder that cannot be written, a
-    damaged file, or another build under way.
+    Only messages since the last build are computed, unless the formulas or the log changed, or `whole`, which uses nothing
+    that an earlier build kept. The tables have the same values either way, and also if `spark` does the work. `now` becomes
+    the rows' `created_timestamp`. Raises `UserError` for an empty log, a folder that cannot be written, a damaged file, or
+    another build that runs.
     """
     home = store.home
     make_folder(home.root)
@@ -100,7 +100,7 @@ def build(
         bound = {"$after": before[1].known_at if before else BEGINNING, "$until": until, "$created": now}
         engine = spark or connection
         added = _write_all(families, folder, part, bound, engine, lambda view, done: progress(view, done, steps))
-        _link_told(home, folder)
+        _link_staged(home, folder)
         rows = {view: count + (before[1].rows.get(view, 0) if before else 0) for view, count in added.items()}
         manifest = Manifest(log_generation(home), log_end.next_seq, until, store.epochs[-1], epoch, rows)
         folder = table_versions.publish(home, folder, manifest)
@@ -109,10 +109,10 @@ def build(
 
 
 def _nothing_new(folder: Path, manifest: Manifest) -> BuildReport:
-    """The report of a build that found the tables to hold all of the log."""
-    none = dict.fromkeys(manifest.rows, 0)
-    told = manifest.rows, none, manifest.next_seq, manifest.known_at, manifest.epoch
-    return BuildReport(*told, whole=False, generation=folder)
+    """Return the report of a build that found all of the log in the tables."""
+    added = dict.fromkeys(manifest.rows, 0)
+    reached = manifest.next_seq, manifest.known_at, manifest.epoch
+    return BuildReport(manifest.rows, added, *reached, whole=False, generation=folder)
 
 
 def _write_all(
@@ -123,9 +123,9 @@ def _write_all(
     engine: "SparkEngine | duckdb.DuckDBPyConnection",
     wrote: Callable[[str, int], None],
 ) -> dict[str, int]:
-    """Write each family's rows of the span `bound` into a part of its view's folder, on all cores; returns how many by view.
+    """Write each family's rows in the span `bound` into a part of its view's folder, on all cores; returns rows by view.
 
-    Spark shares a family out over the cores itself; DuckDB is given several at a time.
+    Spark divides one family between the cores itself; DuckDB gets several families at a time.
     """
 
     def write(family: Family) -> int:
@@ -147,7 +147,7 @@ def _write_all(
 
 
 def _refuse_shorter_log(home: Home, next_seq: int) -> None:
-    """Raise `UserError` where the log lost what tables were made of: tables made anew would hide it."""
+    """Raise `UserError` where the log lost records that the tables have: rebuilt tables would hide the loss."""
     folder = table_versions.current(home)
     if folder is None:
         return
@@ -159,8 +159,8 @@ def _refuse_shorter_log(home: Home, next_seq: int) -> None:
         )
 
 
-def _link_told(home: Home, folder: Path) -> None:
-    """Put what the messages told beside the features, and the measured starts: what is kept now and nothing older."""
+def _link_staged(home: Home, folder: Path) -> None:
+    """Link the staged messages and measured starts beside the features, and remove older ones."""
     for kind in staging.KINDS:
         shutil.rmtree(folder / kind, ignore_errors=True)
         (folder / kind).mkdir()
@@ -169,7 +169,7 @@ def _link_told(home: Home, folder: Path) -> None:
 
 
 def _continued(home: Home, epoch: int, next_seq: int) -> tuple[Path, Manifest] | None:
-    """The current generation, where it is of the same log and formulas and no later than the log's end."""
+    """Return the current generation if it has the same log and formulas and does not reach beyond the log's end."""
     folder = table_versions.current(home)
     if folder is None:
         return None
@@ -179,7 +179,7 @@ def _continued(home: Home, epoch: int, next_seq: int) -> tuple[Path, Manifest] |
 
 
 def _queries(family: Family) -> list[str]:
-    """The queries of a family in the order they run; the last one is its table."""
+    """Return the queries of a family in the order in which they run; the last one makes its table."""
     return [text for _, text in _steps(family)] + [render.table(family)]
 
 
@@ -200,10 +200,11 @@ def _steps(family: Family) -> list[tuple[str, str]]:
 
 
 def write_family(connection: duckdb.DuckDBPyConnection, family: Family, part: Path, bound: dict[str, datetime]) -> int:
-    """Write a family's rows later than `$after`, up to `$until`; returns how many."""
+    """Write a family's rows after `$after`, up to `$until`; returns their number."""
     for table, text in _steps(family):
         connection.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS {_bind(text, bound)}")
         if table == "touched":
+            # the later steps then compute only the keys that the new messages change
             connection.execute("DELETE FROM keys WHERE key_id NOT IN (FROM touched)")
             connection.execute("DELETE FROM moments WHERE key_id NOT IN (FROM touched)")
     target = str(part).replace("'", "''")
@@ -216,7 +217,7 @@ def write_family(connection: duckdb.DuckDBPyConnection, family: Family, part: Pa
 
 
 def _bind(text: str, values: dict[str, datetime]) -> str:
-    """The text with its instants written out (a CREATE TABLE cannot take parameters)."""
+    """Return the query with its instants as literals, since CREATE TABLE takes no parameters."""
     for name, instant in values.items():
         text = text.replace(name, f"TIMESTAMPTZ '{instant.astimezone(UTC).isoformat()}'")
     return text

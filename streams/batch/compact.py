@@ -1,4 +1,4 @@
-"""Compaction: each view's parts merged into one file, published as a generation of its own; readers are undisturbed."""
+"""Compaction: merge each view's parts into one file, published as a new generation, so that readers are not disturbed."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from velo.streams.batch.build import MEMORY_LIMIT
 def compact(
     store: Store, *, progress: Callable[[str, int, int], None] = lambda step, done, steps: None
 ) -> dict[str, int]:
-    """Merge the parts of every view, in order of key and time; returns how many parts each had.
+    """Merge the parts of every view, in order of key and time; returns the former number of parts by view.
 
     The rows stay the same to the bit. Raises `UserError` before the first build.
     """
@@ -36,7 +36,7 @@ def compact(
                 ordered = f"SELECT * FROM {staging.parquet(parts)} ORDER BY {order}"  # noqa: S608 our own names
                 staging.keep(connection, ordered, target)
                 for part in parts:
-                    # compacted before at the same position, the part merged again has the name of the new one
+                    # a part compacted before at the same position has the new part's name
                     if part != target:
                         part.unlink()
         table_versions.publish(home, folder, manifest)

@@ -1,7 +1,7 @@
-"""Several running totals in one 128-bit integer, so that one window sum carries them all.
+"""Several running totals in one 128-bit integer, so that one window sum computes them all.
 
-Adding is linear, so packed totals add and cancel like their parts. Every prefix of a key's history has totals of zero
-or more (a start is taken out only after it was put in), so the parts can always be told apart again.
+Addition is linear, so packed totals add and cancel like their parts. Every prefix of a key's history has totals of zero or
+more (a start is retracted only after it was added), so no part borrows from its neighbour and all can be unpacked.
 """
 
 from collections.abc import Sequence
@@ -9,22 +9,22 @@ from dataclasses import dataclass
 from typing import Final
 
 COUNT_BITS: Final = 24
-"""A total of ones: up to 16.7 million starts of one key."""
+"""Bits of a count: up to 16.7 million starts of one key."""
 BILLIONTHS_BITS: Final = 63
-"""A total of `_e9` measures: up to 9.2 billion starts of one key."""
+"""Bits of a sum of `_e9` measures: up to 9.2 billion starts of one key."""
 PACK_BITS: Final = 126
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where a measure's total lies: which pack, and from which bit, how many bits."""
+    """The place of a measure's total: its pack, its first bit, and its number of bits."""
 
     pack: int
     shift: int
     bits: int
 
     def unpacked(self, pack: str) -> str:
-        """The SQL of the total, given that of the pack."""
+        """Return the SQL of the total, given that of the pack."""
         shifted = f"({pack} >> {self.shift})" if self.shift else pack
         return f"CAST({shifted} & {2**self.bits - 1}::HUGEINT AS BIGINT)"
 
@@ -37,7 +37,7 @@ class Packing:
 
     @classmethod
     def of(cls, measures: Sequence[str]) -> "Packing":
-        """First fit, in the order given."""
+        """Assign slots to measures by first fit, in the given order."""
         slots: dict[str, Slot] = {}
         used: list[int] = []
         for measure in dict.fromkeys(measures):
@@ -51,11 +51,11 @@ class Packing:
 
     @property
     def packs(self) -> int:
-        """How many packs it takes."""
+        """The number of packs."""
         return 1 + max(slot.pack for slot in self.slots.values())
 
     def packed(self, pack: int) -> str:
-        """The SQL of one pack of a start's measures (nulls count nothing)."""
+        """Return the SQL of one pack of a start's measures; null counts as 0."""
         return " + ".join(
             f"(coalesce({measure}, 0)::HUGEINT << {slot.shift})" if slot.shift else f"coalesce({measure}, 0)::HUGEINT"
             for measure, slot in self.slots.items()

@@ -1,7 +1,7 @@
-"""The batch's one step that is no SQL: what each start earned by Elo rests on every result before it, told in order.
+"""The one step of the batch that is not SQL: a start's Elo gain depends on every earlier result, in order.
 
-Races are taken one after another, by the stream's own book (`velo.streams.aggregation.ratings`), and the starts that a build has just
-measured get what they earned as columns beside their measures. It takes some fifteen microseconds a start.
+The stream's own `Elo` (`velo.streams.aggregation.ratings`) rates race by race, and the starts that a build has just measured get
+their gains as columns beside their measures. It takes some fifteen microseconds per start.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,18 +32,19 @@ def rate(
     before: tuple[str, str] | None,
     new: Sequence[tuple[Path, Path]],
 ) -> None:
-    """Write what was earned into the parts of starts of `new`, given the parts of results and starts, in the log's order.
+    """Add the gains to the parts of starts in `new`: pairs of a part of results and a part of starts, in the log's order.
 
-    `before` is the SQL of the results and starts rated already, None for none. What a race earned is put aside in a file of
-    `folder` meanwhile, lest memory grow with the log. A part appears whole. Raises `UserError` where a file cannot be
-    read or written.
+    `before` is the SQL of the results and starts that are rated already, None for none. The gains of earlier races are spilled
+    to a file in `folder`, so that memory does not grow with the log. Parts are replaced atomically. Raises `UserError` where a
+    file cannot be read or written.
     """
     elo = Elo(FileSpill(folder, BUILD_AGAIN))
     versions: dict[str, int] = {}
     try:
         if before is not None:
-            told = pa.concat_tables([pq.read_table(results, columns=["race_id"]) for results, _ in new])
-            versions = take_over(elo, connection, *before, told.column("race_id").unique().to_pylist())
+            # only races that may be amended now: their earlier gains are needed to retract them
+            races = pa.concat_tables([pq.read_table(results, columns=["race_id"]) for results, _ in new])
+            versions = take_over(elo, connection, *before, races.column("race_id").unique().to_pylist())
         for results_part, starts_part in new:
             _rate_part(elo, versions, pq.read_table(results_part), starts_part)
     except (OSError, pa.ArrowInvalid) as failed:
@@ -53,10 +54,9 @@ def rate(
 def take_over(
     elo: Elo, connection: "duckdb.DuckDBPyConnection", results: str, starts: str, races: Sequence[str] | None = None
 ) -> dict[str, int]:
-    """Have an empty book hold what measured results earned, and put aside that of some `races`, or of all; returns the version
-    of each race that holds.
+    """Load the gains of measured results into an empty `elo`, and spill those of some `races`, or of all.
 
-    `results` and `starts` are the SQL of their rows.
+    Returns the current version of each race. `results` and `starts` are the SQL of their rows.
     """
     connection.execute(
         f"""CREATE OR REPLACE TEMP TABLE held_versions AS
@@ -85,7 +85,7 @@ def take_over(
 
 
 def _ratings(connection: "duckdb.DuckDBPyConnection", part: RatedPart) -> list[tuple[str, int, int]]:
-    """Each key of a part, its rating in billionths, and by how many starts it was rated."""
+    """Return each key of a part with the sum of its gains in billionths and its number of rated starts."""
     known = " AND ".join(f"{key} IS NOT NULL" for key in part.keys)
     return connection.execute(
         f"SELECT concat_ws($between, {', '.join(part.keys)}), (sum({part.measure}) - {EVEN * E9} * count(*))::BIGINT, count(*) "  # noqa: S608
@@ -98,7 +98,7 @@ def _rate_part(elo: Elo, versions: dict[str, int], results: pa.Table, part: Path
     starts = pq.read_table(part)
     keys = [starts.column(name).to_pylist() for name in Starter._fields]
     rows = {seq: (begin, end) for seq, begin, end in _runs(starts.column("seq").to_numpy())}
-    made: list[tuple[int | None, ...]] = [UNRATED] * starts.num_rows
+    gains: list[tuple[int | None, ...]] = [UNRATED] * starts.num_rows
     ordered = results.select(["seq", "race_id", "result_version"]).sort_by("seq")
     for seq, race_id, version in zip(*(column.to_pylist() for column in ordered.columns), strict=True):
         held = versions.get(race_id)
@@ -106,17 +106,17 @@ def _rate_part(elo: Elo, versions: dict[str, int], results: pa.Table, part: Path
             continue
         versions[race_id] = version
         begin, end = rows.get(seq, (0, 0))
-        starters = [Starter(*one) for one in zip(*(column[begin:end] for column in keys), strict=True)]
+        starters = [Starter(*values) for values in zip(*(column[begin:end] for column in keys), strict=True)]
         if got := elo.tell(race_id, starters):
-            made[begin:end] = [(1, *one) for one in got]
+            gains[begin:end] = [(1, *of_start) for of_start in got]
     for place, name in enumerate(MEASURES):
-        starts = starts.append_column(name, pa.array([one[place] for one in made], pa.int64()))
+        starts = starts.append_column(name, pa.array([of_start[place] for of_start in gains], pa.int64()))
     aside = part.with_name("." + part.name)
     pq.write_table(starts, aside, compression="lz4")
     aside.replace(part)
 
 
 def _runs(seqs: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
-    """Each seq with where its rows begin and end: those of one lie together."""
+    """Yield each seq with the begin and end of its rows, which are contiguous."""
     begins = np.flatnonzero(np.r_[True, seqs[1:] != seqs[:-1]]) if seqs.size else np.array([], dtype=np.intp)
     yield from zip(seqs[begins].tolist(), begins.tolist(), np.append(begins, seqs.size)[1:].tolist(), strict=True)
