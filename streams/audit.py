@@ -1,8 +1,8 @@
-"""`velo audit`: what both stores hold, value by value, against a batch made afresh from the log.
+"""`velo audit`: compare both stores, value by value, with a fresh batch of the log.
 
-Tables are compared as functions of time, at every instant at which either has a row, up to where the stores were
-brought; a row that repeats the one before it is no difference. Of Redis, each key's row is compared at that position,
-or at its own instant where it is further on, and Feast's own fields with the packed row beside them.
+Tables are compared as functions of time: at every instant at which either has a row, up to the position that both stores have
+reached. A row that repeats the previous one is not a difference. In Redis each key's row is compared at that position, or at
+its own instant where that is later, and Feast's own fields with the packed row beside them.
 """
 
 # ruff: noqa: S608  names are the catalogue's own, values are bound
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SHOWN: Final = 20
-"""Differences told in full; the rest is counted."""
+"""Differences reported in full; the rest is counted."""
 HISTORY: Final = 4
 TOLERANCE: Final = 1e-12
 CURVES_TOLERANCE: Final = 1e-9
@@ -49,7 +49,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class ValueDifference:
-    """One value that differs: `at` is the instant asked about, `history` the feature's last true changes before it."""
+    """One value that differs: at instant `at`; `history` has the feature's last true changes before."""
 
     store: str
     view: str
@@ -63,7 +63,7 @@ class ValueDifference:
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """What was compared, up to which message, and what differed: `found` differences, the first of them told."""
+    """The result of an audit up to message `next_seq`: instants compared by store, and `found` differences, the first in full."""
 
     next_seq: int
     known_at: datetime
@@ -82,8 +82,8 @@ def audit(
 ) -> AuditReport:
     """Compare the offline tables, and the Redis behind `client` if one is given, with a fresh batch of the whole log.
 
-    `sample` looks at so many keys of each view, the same ones each time. Raises `UserError` where there are no tables,
-    they are of another log, a part of them is not what was written, or Redis holds the rows of another store.
+    `sample` checks only that many keys of each view, always the same ones. Raises `UserError` where there are no tables, or
+    they are of another log or damaged, or Redis has the rows of another store.
     """
     home = store.home
     folder = table_versions.current(home)
@@ -95,11 +95,11 @@ def audit(
         raise UserError(f"the tables at {home.offline} are of a log since replaced: run `velo build` first")
     if client is not None:
         held_of = zip(FAMILIES, read(client, [Layout.of(family) for family in FAMILIES]), strict=True)
-        refuse_other_store(home, "Redis", {family.view: one.owner for family, one in held_of})
+        refuse_other_store(home, "Redis", {family.view: contents.owner for family, contents in held_of})
     next_seq, until = brought_to(home, manifest)
     with staging.scratch_connection(home, MEMORY_LIMIT) as connection:
         parts = {family.view: sorted((folder / family.view).glob("*.parquet")) for family in FAMILIES}
-        # what Redis holds is read before the log's end is: it is never ahead of the batch
+        # Redis is read before the log's end, so it is never ahead of the batch
         held = {family.view: _read_online(client, family) for family in FAMILIES} if client is not None else {}
         with _fresh(store, now) as fresh:
             found: list[ValueDifference] = []
@@ -107,11 +107,11 @@ def audit(
             count = 0
             for done, family in enumerate(FAMILIES):
                 progress(family.view, done, len(FAMILIES))
-                one = _View(connection, family, until, sample)
-                one.lay_out(fresh, parts[family.view])
-                checks = [("offline", one.offline())]
+                view = _View(connection, family, until, sample)
+                view.load(fresh, parts[family.view])
+                checks = [("offline", view.offline())]
                 if family.view in held:
-                    checks.append(("online", one.online(*held[family.view])))
+                    checks.append(("online", view.online(*held[family.view])))
                 for where, (rows, differences) in checks:
                     compared[where] += rows
                     count += len(differences)
@@ -120,7 +120,7 @@ def audit(
 
 
 def brought_to(home: Home, manifest: table_versions.Manifest) -> tuple[int, datetime]:
-    """Up to which record both stores were brought for certain, and the instant of the last one."""
+    """Return the seq before which both stores certainly have every record, and the `known_at` of the last of them."""
     streamed = position(home)
     sealed = streamed.sealed_seq if streamed and streamed.log_generation == manifest.log_generation else 0
     if sealed <= manifest.next_seq:
@@ -131,7 +131,7 @@ def brought_to(home: Home, manifest: table_versions.Manifest) -> tuple[int, date
 
 @contextmanager
 def _fresh(store: Store, now: datetime) -> Iterator[Path]:
-    """The folder of tables made anew from the log, in a home of their own that is removed."""
+    """Yield the folder of tables built from the log in a temporary home."""
     with TemporaryDirectory(dir=make_folder(store.home.batch), prefix="audit-") as scratch:
         home = Home(Path(scratch) / "home")
         home.root.mkdir()
@@ -141,7 +141,7 @@ def _fresh(store: Store, now: datetime) -> Iterator[Path]:
 
 @dataclass(frozen=True, slots=True)
 class _View:
-    """The comparison of one view; tables `fresh`, `stored` and `asked` (the keys looked at) are its own."""
+    """The comparison of one view, in the temporary tables `fresh`, `stored` and `asked` (the keys to compare)."""
 
     connection: "duckdb.DuckDBPyConnection"
     family: Family
@@ -150,7 +150,7 @@ class _View:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What is compared of a row."""
+        """The compared columns."""
         return (VALID_UNTIL, *(feature.name for feature in self.family.features))
 
     @property
@@ -158,8 +158,8 @@ class _View:
         """The key columns."""
         return ", ".join(self.family.keys)
 
-    def lay_out(self, fresh: Path, parts: Sequence[Path]) -> None:
-        """Make the tables of both sides, of the keys that are looked at."""
+    def load(self, fresh: Path, parts: Sequence[Path]) -> None:
+        """Make the tables of both sides, for the keys to compare."""
         limit = "" if self.sample is None else f"ORDER BY hash({self.keys}) LIMIT {self.sample}"
         true = sorted((fresh / self.family.view).glob("*.parquet"))
         for table, files in (("fresh", true), ("stored", parts)):
@@ -177,7 +177,7 @@ class _View:
             )
 
     def offline(self) -> tuple[int, list[ValueDifference]]:
-        """How many instants were compared, and what differs at them."""
+        """Return the number of instants compared, and the differences."""
         bound = {"until": self.until}
         points = (
             f"SELECT {self.keys}, event_timestamp AS at FROM fresh WHERE event_timestamp <= $until "
@@ -196,7 +196,7 @@ class _View:
         return rows, differences
 
     def online(self, held: "pa.Table", apart: Sequence[ValueDifference]) -> tuple[int, list[ValueDifference]]:
-        """How many keys were compared, and what differs of them."""
+        """Return the number of keys compared, and the differences; `apart` are those of Feast's fields."""
         self.connection.register("held", held)
         self.connection.execute(
             f"CREATE OR REPLACE TEMP TABLE online AS SELECT * FROM held {'SEMI JOIN asked USING (' + self.keys + ')' if self.sample else ''}"
@@ -211,7 +211,7 @@ class _View:
         differences = self._differences("online", points, "online", bound)
         [[rows]] = self.connection.execute(f"SELECT count(*) FROM ({points})", bound).fetchall()
         wanted = set(self.connection.execute("FROM asked").fetchall()) if self.sample else None
-        return rows, differences + [one for one in apart if wanted is None or one.key in wanted]
+        return rows, differences + [difference for difference in apart if wanted is None or difference.key in wanted]
 
     def _differences(self, where: str, points: str, table: str, bound: Mapping[str, Any]) -> list[ValueDifference]:
         sides = ", ".join(f"f.{name}, s.{name}" for name in self.names)
@@ -229,9 +229,9 @@ class _View:
             f"WHERE list_bool_or(unequal) ORDER BY p.at, {', '.join(f'p.{key}' for key in self.family.keys)}",
             dict(bound),
         ).fetchall()
-        return [one for row in rows for one in self._told(where, row)]
+        return [difference for row in rows for difference in self._of_row(where, row)]
 
-    def _told(self, where: str, row: tuple[Any, ...]) -> Iterator[ValueDifference]:
+    def _of_row(self, where: str, row: tuple[Any, ...]) -> Iterator[ValueDifference]:
         width = len(self.family.keys)
         key, at, unequal, sides = row[:width], row[width], row[width + 1], row[width + 2 :]
         if unequal[0]:
@@ -261,7 +261,7 @@ class _View:
         mine, theirs = f"s.{name}", f"f.{name}"
         if kinds.get(name) != "float":
             return f"{mine} IS DISTINCT FROM {theirs}"
-        curves = {one.name for one in self.family.recent if isinstance(one, Ewma | Slope | Variance)}
+        curves = {recent.name for recent in self.family.recent if isinstance(recent, Ewma | Slope | Variance)}
         allowed = CURVES_TOLERANCE if name in curves else TOLERANCE
         near = f"abs({mine} - {theirs}) <= {allowed} * greatest(1, abs({mine}), abs({theirs}))"
         return f"({mine} IS DISTINCT FROM {theirs} AND NOT coalesce({near}, false))"
@@ -273,7 +273,7 @@ def _scan(parts: Sequence[Path]) -> str:
 
 
 def _read_online(client: Any, family: Family) -> tuple["pa.Table", list[ValueDifference]]:
-    """Every row of a view in Redis by its packed form, and where Feast's own fields tell otherwise."""
+    """Return every row of a view in Redis from its packed form, and where Feast's own fields differ."""
     import numpy as np
     import pyarrow as pa
 
@@ -288,7 +288,7 @@ def _read_online(client: Any, family: Family) -> tuple["pa.Table", list[ValueDif
         if not some:
             continue
         [rows] = RedisRows(client).read_packed([(layout, [key for key, _ in some])])
-        apart += [one for key, fields in some for one in _feast_apart(layout, key, fields)]
+        apart += [difference for key, fields in some for difference in _feast_apart(layout, key, fields)]
         columns: dict[str, Any] = {
             name: pa.array([key[at] for key, _ in some], pa.string()) for at, name in enumerate(layout.keys)
         }
@@ -317,7 +317,7 @@ def _empty(family: Family) -> "pa.Table":
 
 
 def _key_of(layout: Layout, redis_key: bytes) -> tuple[str, ...]:
-    """The key values of a Redis key, in the order of the view's keys."""
+    """Return the key values of a Redis key, in the order of the view's keys."""
     at = len(layout.key_prefix)
     values: dict[str, str] = {}
     for name in sorted(layout.keys):
@@ -328,7 +328,7 @@ def _key_of(layout: Layout, redis_key: bytes) -> tuple[str, ...]:
 
 
 def _feast_apart(layout: Layout, key: tuple[str, ...], fields: Mapping[bytes, bytes]) -> Iterator[ValueDifference]:
-    """Where Feast's own fields of a row do not say what the packed row says."""
+    """Yield where Feast's own fields of a row differ from the packed row."""
     import numpy as np
 
     prepare_feast()

@@ -1,7 +1,7 @@
-"""Where a runner's features came from: each value, its formula in words, and the very starts that made it.
+"""`velo explain`: each value of a runner's features, its formula in words, and the starts that it was computed from.
 
-What the tables store is held against a plain recomputation from the measured starts, bit for bit: the formulas are
-`value` of the catalogue's own declarations, told nothing but the starts known at the instant.
+The stored values are compared, bit for bit, with a plain recomputation from the measured starts: `value` of the catalogue's own
+declarations, called with only the starts known at the instant.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,14 +29,14 @@ from velo.streams.batch import measuring, staging
 from velo.streams.batch.build import fingerprint
 
 MeasuredStart = Mapping[str, Any]
-"""One measured start as the tables have it, with `retracted_at` of its version."""
+"""One measured start from the tables, with `retracted_at` of its version."""
 
 
 @dataclass(frozen=True, slots=True)
 class MadeOf:
-    """A start that a view knew; `result_version` is the one that held at the instant.
+    """A start known at the instant; `result_version` is the version current then.
 
-    `position` is None for who did not finish, or whose place is unknown; `won` holds of either.
+    `position` is None for a horse that did not finish, or whose place is unknown; `won` is set in either case.
     """
 
     race_id: str
@@ -52,7 +52,7 @@ class MadeOf:
 
 @dataclass(frozen=True, slots=True)
 class ExplainedFeature:
-    """One value as stored and as recomputed; `made_of` are places in its view's `starts`."""
+    """One value as stored and as recomputed; `made_of` has indexes of its view's `starts`."""
 
     name: str
     formula: str
@@ -64,10 +64,10 @@ class ExplainedFeature:
 
 @dataclass(frozen=True, slots=True)
 class ExplainedView:
-    """A view's row of the runner's key: none (both instants None, all values None) where it never had a start.
+    """A view's row for the runner's key; both instants and all values are None for a key without a start.
 
-    `starts` are those known of the key that count in some feature, newest first. `stale`: at the instant asked about
-    a window had moved on from the row.
+    `starts` are the key's known starts that count in a feature, newest first. `stale`: a window had lost a start since the
+    row was written.
     """
 
     view: str
@@ -82,11 +82,11 @@ class ExplainedView:
 
 @dataclass(frozen=True, slots=True)
 class Explained:
-    """A runner's features as of `instant`, view by view, and at last those made at request time.
+    """A runner's features as of `instant`, view by view; the last view has those computed at request time.
 
-    `tables_until` is how far the last build holds the log: of a later instant the values of that end are told, for the
-    starts that a stream has added since are not kept. `differences` are the values that the tables hold otherwise than
-    their starts make them: a fault in the store, never to be leant on.
+    `tables_until` is the end of the last build. For a later instant the values are those at `tables_until`, since the measured
+    starts that a stream has added are not kept. `differences` lists stored values that differ from the recomputed ones: the
+    store is faulty, and those values must not be used.
     """
 
     race_id: str
@@ -100,15 +100,15 @@ class Explained:
 
 
 def explain(store: Store, race: Declared, horse_id: str) -> Explained:
-    """Every stored and request-time feature of one of `race`'s runners, as of `race.instant`.
+    """Explain every stored and request-time feature of one of `race`'s runners, as of `race.instant`.
 
-    Ranks and z-scores within the race are not told: they are made of these values of all its runners. Raises
-    `UserError` for a horse that is no runner of it, or tables that were never built.
+    Ranks and z-scores within the race are left out: they depend on these values of all its runners. Raises `UserError` for a
+    horse that does not run in the race, or where there is no build.
     """
-    at = next((at for at, one in enumerate(race.runners) if one.horse_id == horse_id), None)
+    at = next((at for at, runner in enumerate(race.runners) if runner.horse_id == horse_id), None)
     if at is None:
-        known = ", ".join(one.horse_id for one in race.runners)
-        gone = " (it was withdrawn)" if any(one.horse_id == horse_id for one in race.withdrawn) else ""
+        known = ", ".join(runner.horse_id for runner in race.runners)
+        gone = " (it was withdrawn)" if any(runner.horse_id == horse_id for runner in race.withdrawn) else ""
         raise UserError(f"horse {horse_id!r} is no runner of {race.race.race_id!r} then{gone}: name one of {known}")
     folder = table_versions.current(store.home)
     if folder is None:
@@ -153,45 +153,45 @@ def explain(store: Store, race: Declared, horse_id: str) -> Explained:
 
 @dataclass(frozen=True, slots=True)
 class Recomputed:
-    """A family's values in the order of `features`, the places of the starts that made each, and `valid_until`."""
+    """A family's values in the order of `features`, the indexes of the starts behind each, and `valid_until`."""
 
     values: tuple[Value, ...]
     made_of: tuple[tuple[int, ...], ...]
     valid_until: datetime | None
 
 
-def recomputed(family: Family, holds: Sequence[MeasuredStart], as_of: datetime, timezone: ZoneInfo) -> Recomputed:
-    """What the catalogue makes of a key's starts as of an instant; `holds` are those that hold then, newest off first."""
+def recomputed(family: Family, current: Sequence[MeasuredStart], as_of: datetime, timezone: ZoneInfo) -> Recomputed:
+    """Compute a key's values as of an instant; `current` are its starts that are not retracted then, newest off first."""
     today = days_since_1970(local_date(as_of, timezone))
     values: list[Value] = []
     made_of: list[tuple[int, ...]] = []
     for total in family.career:
-        values.append(total.value(_totals(holds, total.measures)))
-        made_of.append(tuple(range(len(holds))))
+        values.append(total.value(_totals(current, total.measures)))
+        made_of.append(tuple(range(len(current))))
     for recent in family.recent:
-        measured = [one[recent.measure] for one in holds]
+        measured = [start[recent.measure] for start in current]
         known = [at for at, value in enumerate(measured) if value is not None]
         newest = [measured[at] for at in known[:RECENT_DEPTH]]
-        values.append(recent.value(newest, measured[0]) if holds else None)
-        made_of.append(tuple(range(len(holds)))[:1] if isinstance(recent, Last) else tuple(known[: recent.depth]))
+        values.append(recent.value(newest, measured[0]) if current else None)
+        made_of.append(tuple(range(len(current)))[:1] if isinstance(recent, Last) else tuple(known[: recent.depth]))
     ends: list[int] = []
     for days in family.windows:
-        within = tuple(at for at, one in enumerate(holds) if one["race_day"] > today - days)
-        ends += [holds[at]["race_day"] + days for at in within]
+        within = tuple(at for at, start in enumerate(current) if start["race_day"] > today - days)
+        ends += [current[at]["race_day"] + days for at in within]
         for total in family.windowed:
-            values.append(total.value(_totals([holds[at] for at in within], total.measures)))
+            values.append(total.value(_totals([current[at] for at in within], total.measures)))
             made_of.append(within)
     until = local_midnight(EPOCH.date() + timedelta(days=min(ends)), timezone) if ends else None
     return Recomputed(tuple(values), tuple(made_of), until)
 
 
-def _totals(holds: Sequence[MeasuredStart], measures: Iterable[str]) -> dict[str, int]:
-    return {measure: sum(one[measure] or 0 for one in holds) for measure in measures}
+def _totals(starts: Sequence[MeasuredStart], measures: Iterable[str]) -> dict[str, int]:
+    return {measure: sum(start[measure] or 0 for start in starts) for measure in measures}
 
 
 @dataclass(frozen=True, slots=True)
 class _Tables:
-    """One generation of the tables, read as of an instant; `starts` are those of any key asked about, told by then."""
+    """One generation of the tables as of an instant; `starts` are those of the runner's keys known by then."""
 
     connection: duckdb.DuckDBPyConnection
     folder: Path
@@ -208,7 +208,7 @@ class _Tables:
         as_of: datetime,
         timezone: ZoneInfo,
     ) -> "_Tables":
-        """The tables with the starts of one runner's horse, people and cell of the draw."""
+        """Return the tables with the starts of one runner's horse, trainer, jockey and draw cell."""
         of_family = [{name: keys[name] for name in family.keys} for family in FAMILIES]
         known = [key for key in of_family if None not in key.values()]
         named = {name: value for key in known for name, value in key.items()}
@@ -217,19 +217,19 @@ class _Tables:
             WITH results AS (FROM read_parquet($results)), applied AS ({measuring.query("applied").rstrip()})
             SELECT starts.*, applied.retracted_at
             FROM read_parquet($starts) AS starts JOIN applied USING (seq)
-            WHERE starts.known_at <= $as_of AND ({whose})"""  # noqa: S608 only columns' names are put in
+            WHERE starts.known_at <= $as_of AND ({whose})"""  # noqa: S608 the names are columns
         files = {kind: _parts(folder, kind) for kind in ("results", "starts")}
         answer = connection.execute(query, {**named, **files, "as_of": as_of})
         return cls(connection, folder, as_of, timezone, _rows(answer))
 
     def known(self, key: Mapping[str, str | None]) -> list[MeasuredStart]:
-        """Every start that a key ever had by then, retracted ones too."""
+        """Return every start of a key known by then, retracted ones too."""
         if None in key.values():
             return []
-        return [one for one in self.starts if all(one[name] == value for name, value in key.items())]
+        return [start for start in self.starts if all(start[name] == value for name, value in key.items())]
 
     def row(self, family: Family, key: Mapping[str, str | None]) -> Mapping[str, Any] | None:
-        """A key's row at the instant, as stored."""
+        """Return a key's stored row at the instant."""
         if None in key.values():
             return None
         same = " AND ".join(f"{name} = ${name}" for name in key)
@@ -244,11 +244,11 @@ class _Tables:
 def _view(tables: _Tables, family: Family, keys: Mapping[str, str | None], instant: datetime) -> ExplainedView:
     key = {name: keys[name] for name in family.keys}
     ever = tables.known(key)
-    holds = [one for one in ever if one["retracted_at"] is None or one["retracted_at"] > tables.as_of]
-    holds.sort(key=_newest, reverse=True)
+    current = [start for start in ever if start["retracted_at"] is None or start["retracted_at"] > tables.as_of]
+    current.sort(key=_off, reverse=True)
     row = tables.row(family, key)
-    made = recomputed(family, holds, tables.as_of, tables.timezone) if ever else _nothing(family)
-    # a row that should not be there, or of another validity, makes each of its values suspect
+    made = recomputed(family, current, tables.as_of, tables.timezone) if ever else _nothing(family)
+    # an unexpected row, or one with another `valid_until`, makes each of its values suspect
     whole = (row is not None) == bool(ever) and (row is None or row["valid_until"] == made.valid_until)
     counted = sorted({at for places in made.made_of for at in places})
     place = {at: number for number, at in enumerate(counted)}
@@ -266,37 +266,42 @@ def _view(tables: _Tables, family: Family, keys: Mapping[str, str | None], insta
         valid_until=row["valid_until"] if row else None,
         stale=bool(row and row["valid_until"] and row["valid_until"] <= instant),
         features=tuple(features),
-        starts=tuple(_made_of(holds[at]) for at in counted),
+        starts=tuple(_made_of(current[at]) for at in counted),
     )
 
 
 def _at_request_time(
     view: RequestView, race: Declared, runner: Runner, sources: Sequence[ExplainedView]
 ) -> ExplainedView:
-    """The features of the race asked about, by the one declaration that training and serving use.
+    """Explain the features of the race itself, by the declaration that training and serving use.
 
-    `sources` are the views that it reads; the starts behind what it reads of them are its starts.
+    `sources` are the views that it reads; its starts are those behind the values that it reads.
     """
     of = race.race
-    asked: dict[str, Any] = {
+    of_race: dict[str, Any] = {
         "race_day": days_since_1970(of.race_date),
         "race_class": of.race_class,
         "distance_m": of.distance_m,
         "weight_lbs": runner.weight_lbs,
         "official_rating": runner.official_rating,
     }
-    names = {(one.view, one.feature) for one in view.stored}
-    read = [(source, one) for source in sources for one in source.features if (source.view, one.name) in names]
-    stored = {f"{source.view}__{one.name}": one.value for source, one in read}
-    again = {f"{source.view}__{one.name}": one.recomputed for source, one in read}
-    made: dict[str, list[Any]] = dict(view.listed(asked | stored))
-    remade: dict[str, list[Any]] = dict(view.listed(asked | again))
-    starts = list(dict.fromkeys(source.starts[at] for source, one in read for at in one.made_of))
+    names = {(value.view, value.feature) for value in view.stored}
+    read = [
+        (source, feature)
+        for source in sources
+        for feature in source.features
+        if (source.view, feature.name) in names
+    ]
+    stored = {f"{source.view}__{feature.name}": feature.value for source, feature in read}
+    again = {f"{source.view}__{feature.name}": feature.recomputed for source, feature in read}
+    made: dict[str, list[Any]] = dict(view.listed(of_race | stored))
+    remade: dict[str, list[Any]] = dict(view.listed(of_race | again))
+    starts = list(dict.fromkeys(source.starts[at] for source, value in read for at in value.made_of))
     places = tuple(range(len(starts)))
     features = []
     for feature in view.features:
         value, recomputed_value = made[feature.name][0], remade[feature.name][0]
-        agrees = same_bits(value, recomputed_value) and all(one.agrees for _, one in read)
+        agrees = same_bits(value, recomputed_value) and all(each.agrees for _, each in read)
         features.append(ExplainedFeature(feature.name, feature.describe(), value, recomputed_value, agrees, places))
     events = [source.event_timestamp for source in sources if source.event_timestamp is not None]
     untils = [source.valid_until for source in sources if source.valid_until is not None]
@@ -312,22 +317,25 @@ def _at_request_time(
     )
 
 
-def same_bits(one: object, other: object) -> bool:
-    """Whether two values are one and the same, to the last bit."""
-    if isinstance(one, float) and isinstance(other, float):
-        return one.hex() == other.hex()
-    return type(one) is type(other) and one == other
+def same_bits(value: object, other: object) -> bool:
+    """Whether two values are the same to the last bit."""
+    if isinstance(value, float) and isinstance(other, float):
+        return value.hex() == other.hex()
+    return type(value) is type(other) and value == other
 
 
 def _differences(views: Iterable[ExplainedView]) -> Iterator[str]:
     for view in views:
-        for one in view.features:
-            if not one.agrees:
-                yield f"{view.view}__{one.name}: stored {one.value!r}, but its starts make it {one.recomputed!r}"
+        for feature in view.features:
+            if not feature.agrees:
+                yield (
+                    f"{view.view}__{feature.name}: stored {feature.value!r}, but its starts make it "
+                    f"{feature.recomputed!r}"
+                )
 
 
-def _newest(one: MeasuredStart) -> tuple[datetime, str, str]:
-    return one["off_time"], one["race_id"], one["horse_id"]
+def _off(start: MeasuredStart) -> tuple[datetime, str, str]:
+    return start["off_time"], start["race_id"], start["horse_id"]
 
 
 def _nothing(family: Family) -> Recomputed:
@@ -335,13 +343,14 @@ def _nothing(family: Family) -> Recomputed:
     return Recomputed((None,) * features, ((),) * features, None)
 
 
-def _made_of(one: MeasuredStart) -> MadeOf:
-    told = {name: one[name] for name in ("race_id", "race_date", "horse_id", "position", "field", "result_version")}
-    return MadeOf(**told, won=bool(one["win"]), place_known=bool(one["place_known"]), known_at=one["known_at"])
+def _made_of(start: MeasuredStart) -> MadeOf:
+    names = "race_id", "race_date", "horse_id", "position", "field", "result_version"
+    same = {name: start[name] for name in names}
+    return MadeOf(**same, won=bool(start["win"]), place_known=bool(start["place_known"]), known_at=start["known_at"])
 
 
 def _rows(answer: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:
-    names = [one[0] for one in answer.description or ()]
+    names = [column[0] for column in answer.description or ()]
     return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
 
 

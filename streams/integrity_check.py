@@ -1,4 +1,4 @@
-"""What in a store is damaged: asked when a command broke and nobody caught why, so that the remedy is told, not a traceback.
+"""Find damage in a store after a command failed with an unexpected error, to report the remedy instead of a traceback.
 
 The log has checks of its own (`reader.check`, and every reader's), and so have model bundles.
 """
@@ -17,11 +17,11 @@ from velo.storage.store import Home
 from velo.streams.batch import staging
 
 LITTLE_ROOM: Final = 2**20
-"""Bytes free with which nothing can be expected to work."""
+"""Free bytes below which nothing can be expected to work."""
 
 
 def found(home: Home) -> str | None:
-    """The first damage of a store with its remedy, in one line; None where every file that can be checked is whole."""
+    """Return the first damage of a store with its remedy, in one line; None where all files that can be checked are intact."""
     for check in _CHECKS:
         try:
             check(home)
@@ -36,26 +36,26 @@ def _refuse_full_disk(home: Home) -> None:
 
 
 def refuse_unreadable_recovery(home: Home) -> None:
-    """Raise `UserError` where the stream's recovery store is no longer one."""
+    """Raise `UserError` where the stream's recovery store is damaged or incomplete."""
     for folder in sorted(home.recovery.glob("[!.]*")):
         parts = sorted(folder.glob("*.sqlite3"))
         for part in parts:
             try:
                 with closing(sqlite3.connect(f"{part.as_uri()}?mode=ro", uri=True)) as connection:
-                    told = [str(line) for (line,) in connection.execute("PRAGMA quick_check")]
+                    report = [str(line) for (line,) in connection.execute("PRAGMA quick_check")]
             except sqlite3.OperationalError:
-                # it cannot be looked at now, as on a full disk: that says nothing of what is in it
+                # it cannot be opened now, as on a full disk: that is not damage
                 continue
             except sqlite3.Error as unreadable:
-                told = [str(unreadable)]
-            if told != ["ok"]:
-                raise _unrecoverable(part, f"is damaged ({told[0]})")
-        if not parts or _told_of(parts[0]) not in (None, len(parts)):
+                report = [str(unreadable)]
+            if report != ["ok"]:
+                raise _unrecoverable(part, f"is damaged ({report[0]})")
+        if not parts or _part_count(parts[0]) not in (None, len(parts)):
             raise _unrecoverable(folder, "has lost a part")
 
 
-def _told_of(part: Path) -> int | None:
-    """How many parts a recovery store was made with; None where it does not say."""
+def _part_count(part: Path) -> int | None:
+    """Return the number of parts that a recovery store was made with; None if unreadable."""
     try:
         with closing(sqlite3.connect(f"{part.as_uri()}?mode=ro", uri=True)) as connection:
             row = connection.execute("SELECT part_count FROM parts").fetchone()
@@ -66,8 +66,8 @@ def _told_of(part: Path) -> int | None:
 
 def _unrecoverable(path: Path, what: str) -> UserError:
     return UserError(
-        f"{path} {what}: remove {path.parent if path.is_file() else path}, then start the stream again; it makes its "
-        "state anew from the log"
+        f"{path} {what}: remove {path.parent if path.is_file() else path}, then start the stream again; it computes its "
+        "state from the log"
     )
 
 
@@ -99,7 +99,7 @@ def _refuse_unreadable(part: Path) -> None:
     except (pa.ArrowException, OSError) as unreadable:
         line = str(unreadable).partition("\n")[0]
         raise UserError(
-            f"{part} cannot be read ({line}): run `velo build --whole`, which makes all tables anew from the log"
+            f"{part} cannot be read ({line}): run `velo build --whole`, which computes all tables from the log"
         ) from None
 
 

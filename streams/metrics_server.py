@@ -1,4 +1,4 @@
-"""A stream's figures for Prometheus over HTTP, until the stream ends: no request outlives the server."""
+"""Serve a stream's metrics to Prometheus over HTTP until the stream ends; no request outlives the server."""
 
 import socket
 import threading
@@ -12,33 +12,33 @@ from prometheus_client import CollectorRegistry, make_wsgi_app
 from velo.errors import UserError
 
 SLOWEST_SECONDS: Final = 2.0
-"""How long whoever asks may take to say what for, or to take the answer."""
+"""How long a client may take to send its request, or to read the answer."""
 
 
 class _Request(WSGIRequestHandler):
-    """One request of a client that is not waited for without end; nothing is logged of it."""
+    """One request, with a time limit; it is not logged."""
 
     timeout = SLOWEST_SECONDS
 
-    def log_message(self, *_said: Any) -> None:
-        """Not a word: a figure is asked for every few seconds."""
+    def log_message(self, *_values: Any) -> None:
+        """Log nothing: metrics are requested every few seconds."""
 
 
 class _Server(WSGIServer):
-    """Answers one request after another, in the one thread that `shutdown` waits for.
+    """Answers one request at a time, in the one thread that `shutdown` waits for.
 
-    A thread for each, as prometheus_client has it, may still answer when the interpreter ends, and abort it.
+    With a thread for each request, as in prometheus_client, one may still run when the interpreter ends, and abort it.
     """
 
     def handle_error(self, *_of: Any) -> None:
-        """A client that went away, or said nothing, is not ours to tell of."""
+        """Ignore clients that disconnect or send nothing."""
 
 
 @contextmanager
 def served(registry: CollectorRegistry, host: str, port: int) -> Iterator[int]:
-    """Serve the figures of a registry on an address, yielding the port (a free one is taken for 0), until the end.
+    """Serve the metrics of a registry on an address; yields the port (a free one for 0).
 
-    Raises `UserError` where it cannot be listened on.
+    Raises `UserError` where the address cannot be used.
     """
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
@@ -46,7 +46,7 @@ def served(registry: CollectorRegistry, host: str, port: int) -> Iterator[int]:
         server: WSGIServer = of_family(address, _Request)
     except OSError as refused:
         raise UserError(
-            f"cannot serve figures on {host}:{port} ({refused.strerror}): name another --metrics-port"
+            f"cannot serve metrics on {host}:{port} ({refused.strerror}): name another --metrics-port"
         ) from None
     server.set_app(make_wsgi_app(registry))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True)

@@ -1,4 +1,4 @@
-"""The online store made anew: what an empty Redis, or one of another log, is given.
+"""`velo online rebuild`: fill an empty Redis, or one of another log.
 
 Rows of features come from the offline tables, races to come from the log.
 """
@@ -39,13 +39,13 @@ from velo.streams.dataflow.metrics import is_streaming
 from velo.streams.dataflow.redis_view import fill_view, one_at_a_time
 
 ABREAST: Final = 3
-"""Views under way at once: while the server takes one lot of rows the next is packed."""
+"""Views filled at once: while the server takes the rows of one, those of the next are packed."""
 
 
 @dataclass(frozen=True, slots=True)
 class OnlineRebuildReport:
-    """What Redis was given: keys by view, messages of open races, in how many seconds, of which instant; and whether it
-    was cleared first, and a stream ran meanwhile."""
+    """What was written to Redis: keys by view, messages of open races; up to which `known_at`, in how many seconds; whether
+    Redis was cleared first, and whether a stream ran meanwhile."""
 
     keys: dict[str, int]
     race_messages: int
@@ -56,20 +56,20 @@ class OnlineRebuildReport:
 
 
 def _fill_whole(home: Home, redis: RowWriter, layout: Layout, manifest: table_versions.Manifest, *, clear: bool) -> int:
-    """Have Redis hold the newest row of every key of a view, and know it as whole; returns how many keys there are.
+    """Write the newest row of every key of a view and mark the view as complete; returns the number of keys.
 
-    A view that is whole stays readable meanwhile, and keeps the mark of the stream that wrote it last.
+    A complete view stays readable meanwhile, and keeps the mark of the stream that wrote it last.
     """
     client, number, epoch = redis.client, manifest.log_generation, manifest.epoch
     [held] = read(client, [layout])
-    # of a log since rebuilt: its rows may claim instants that this one never reaches
+    # filled from a log that was rebuilt since: its rows may have instants that this log never reaches
     clear = clear or (held.fill is not None and held.fill.split(":")[1] != str(number))
     expected = fill_remembered(home, layout.view)
     if not clear and not held.lost and held.fill is not None and held.fill == expected:
         return fill_view(home, layout, redis, epoch)
     mark = new_mark(home, number, epoch, manifest.next_seq - 1)
     if clear:
-        # where this ends half-way the view is of nobody, and is cleared again
+        # an interrupted run leaves the view without an owner, so the next one clears it again
         forget(home, layout.view)
     begin(client, layout, mark)
     if clear:
@@ -80,14 +80,14 @@ def _fill_whole(home: Home, redis: RowWriter, layout: Layout, manifest: table_ve
     return keys
 
 
-def _say_position(home: Home, cards: RaceCards, manifest: table_versions.Manifest, now: datetime) -> None:
-    """Have a Redis that lost how far a stream had brought it say how far the tables are, which it now holds."""
+def _write_position(home: Home, cards: RaceCards, manifest: table_versions.Manifest, now: datetime) -> None:
+    """Write the tables' position to a Redis that lost the stream's: it now has their rows."""
     head, remembered = cards.head(), head_remembered(home)
     if remembered is None or (head is not None and (head.generation, head.seq) >= remembered):
         return
     next_seq, known_at = brought_to(home, manifest)
-    told = CardsPosition(manifest.log_generation, next_seq - 1, known_at, live=next_seq >= end(home).next_seq)
-    cards.offer(manifest.log_generation, [], now, told)
+    reached = CardsPosition(manifest.log_generation, next_seq - 1, known_at, live=next_seq >= end(home).next_seq)
+    cards.offer(manifest.log_generation, [], now, reached)
     remember_head(home, manifest.log_generation, next_seq - 1)
 
 
@@ -99,15 +99,13 @@ def rebuild(
     clear: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> OnlineRebuildReport:
-    """Offer the newest row of every key of every view of the current tables, each where it is newer than what is there.
+    """Write the newest row of every key of every view in the current tables, each only over an older row; then the races that
+    are open at `now` (UTC), from the log.
 
-    After them the races that are open at `now` (UTC), as the log tells them.
-
-    It may be repeated, stopped half-way, and run beside a stream or a materialisation. `clear` first removes what the
-    project's views and races have in Redis, for one that was filled from another log or by another store, which is
-    refused otherwise; then no stream may run. `progress` is told
-    what was written, and how many of the views are done. Raises `UserError` where there are no tables, or they are of
-    other formulas, or Redis fails; `seconds` is of the wall.
+    It can be repeated, interrupted, and run beside a stream or a materialisation. `clear` first removes the project's views
+    and races from a Redis that was filled from another log or by another store, which is refused otherwise; no stream may run
+    then. `progress` gets the keys written, the views done and their total. Raises `UserError` where there are no tables, or
+    they have other formulas, or Redis fails. `seconds` is wall time.
     """
     generation = table_versions.current(store.home)
     if generation is None:
@@ -124,9 +122,9 @@ def rebuild(
     layouts = {family.view: Layout.of(family) for family in FAMILIES}
     held = dict(zip(layouts, read(client, [*layouts.values()]), strict=True))
     if not clear:
-        refuse_other_store(store.home, "Redis", {view: one.owner for view, one in held.items()})
+        refuse_other_store(store.home, "Redis", {view: contents.owner for view, contents in held.items()})
     else:
-        # one that was given another log's position, or has none any more, is brought to this log's by the next stream
+        # the next stream then writes this log's position
         forget_head(store.home)
 
     def fill(family: Family) -> None:
@@ -148,7 +146,7 @@ def rebuild(
         cards.clear()
     races = fill_cards(store.home, cards, now)
     if not streaming:
-        _say_position(store.home, cards, manifest, now)
+        _write_position(store.home, cards, manifest, now)
     keys = {family.view: done[family.view] for family in FAMILIES}
     return OnlineRebuildReport(
         keys, races, time.perf_counter() - began, manifest.known_at.isoformat(), clear, streaming

@@ -1,4 +1,4 @@
-"""What a store holds and how far its tables are behind its log."""
+"""`velo status`: the contents of a store, and how far its tables are behind its log."""
 
 import shutil
 from collections.abc import Mapping
@@ -25,10 +25,10 @@ UNDECLARED_SHOWN: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One store at a glance; instants are UTC, None where there is nothing yet.
+    """The state of a store; instants are UTC, None where there is nothing yet.
 
-    `undeclared` counts the messages about a race or a horse that nobody had declared by then, `undeclared_waiting`
-    those that no card has declared since, of which `undeclared_last` tells the last.
+    `undeclared` counts the messages about a race or a horse that nobody had declared at the time, `undeclared_waiting` those
+    that no card has declared since; `undeclared_last` describes the last of these.
     """
 
     home: str
@@ -53,7 +53,7 @@ class Status:
     disk_free_gb: float = 0.0
 
     def lines(self) -> list[tuple[str, object]]:
-        """As shown to a person."""
+        """Return the lines to show."""
         held = [at for at in (self.tables_at, self.stream_sealed) if at is not None]
         behind = self.messages - max(held, default=0)
         tables = (
@@ -70,7 +70,7 @@ class Status:
             ("disk", f"{self.disk_free_gb:,.1f} GB free"),
             ("dead letters", self.dead_letters),
             ("about nobody", self._undeclared()),
-            *(("", one) for one in self.undeclared_last),
+            *(("", message) for message in self.undeclared_last),
         ]
 
     def _up(self) -> list[tuple[str, object]]:
@@ -92,7 +92,7 @@ class Status:
         ]
 
     def _undeclared(self) -> str:
-        """What was told of races and horses that nobody had declared."""
+        """Return the count of messages about races and horses that nobody had declared."""
         since = self.undeclared - self.undeclared_waiting
         later = f", {since:,} of them declared since" if since else ""
         return f"{self.undeclared:,} messages{later}"
@@ -107,7 +107,7 @@ class Status:
 
 
 def status(store: Store) -> Status:
-    """Look at a store; nothing is changed."""
+    """Return the state of a store; changes nothing."""
     log_end = end(store.home)
     folder = table_versions.current(store.home)
     streamed = position(store.home)
@@ -115,7 +115,7 @@ def status(store: Store) -> Status:
         streamed = None
     built = table_versions.manifest_of(folder) if folder else None
     about_nobody = undeclared_of(store.home)
-    waiting = [one for one in about_nobody if one.declared_at is None]
+    waiting = [message for message in about_nobody if message.declared_at is None]
     return Status(
         home=str(store.home.root),
         timezone=store.timezone.key,
@@ -133,7 +133,7 @@ def status(store: Store) -> Status:
         stream_running=bool(streamed and is_streaming(store.home)),
         undeclared=len(about_nobody),
         undeclared_waiting=len(waiting),
-        undeclared_last=tuple(dict.fromkeys(one.says for one in waiting))[-UNDECLARED_SHOWN:],
+        undeclared_last=tuple(dict.fromkeys(message.says for message in waiting))[-UNDECLARED_SHOWN:],
         online=_online(store),
         up=state_of(store.home),
         disk_free_gb=round(shutil.disk_usage(_existing(store.home.root)).free / 1e9, 1),
@@ -146,7 +146,7 @@ def _existing(folder: Path) -> Path:
 
 
 def _online(store: Store) -> str:
-    """What Redis says of itself, in one line; the store's own is not started."""
+    """Return the state of Redis in one line; the store's own Redis is not started for it."""
     url = store.redis_url or embedded_redis.running(store.home)
     if url is None:
         return "the store's own Redis does not run: what reads or fills it starts it"
@@ -158,9 +158,11 @@ def _online(store: Store) -> str:
         expected.refuse_server(before, held, server, None if head is None else (head.generation, head.seq))
     except UserError as trouble:
         return str(trouble)
-    filled = all(one.fill for one in held)
-    said = f"{sum(one.rows for one in held):,} rows{'' if filled else ', not filled by a stream or a rebuild'}"
-    return "; ".join(filter(None, (said, whole.may_evict(server))))
+    filled = all(contents.fill for contents in held)
+    rows = (
+        f"{sum(contents.rows for contents in held):,} rows{'' if filled else ', not filled by a stream or a rebuild'}"
+    )
+    return "; ".join(filter(None, (rows, whole.may_evict(server))))
 
 
 def _streamed_rows(generation: Path) -> int:

@@ -1,4 +1,4 @@
-"""What a store's folder tells of its health, looked at afresh each time Prometheus asks: room, ages, what was refused."""
+"""Metrics of a store's folder, read at each request of Prometheus: free disk space, ages, refused messages."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -12,43 +12,43 @@ from velo.storage import table_versions
 from velo.storage.log.reader import end
 from velo.storage.store import Home
 
-SAID = {
-    "disk_free_bytes": "Room on the disk that holds the store.",
-    "dead_letters_bytes": "Size of the file of dead letters: what was refused makes it grow.",
+HELP = {
+    "disk_free_bytes": "Free bytes on the disk of the store.",
+    "dead_letters_bytes": "Size of the dead-letter file, which grows with refused messages.",
     "log_messages": "Messages in the log.",
-    "log_silent_seconds": "How long ago the last message of the log became known.",
-    "log_ahead_seconds": "How far the log's last instant is ahead of this machine's clock.",
-    "tables_age_seconds": "How long ago a build last published the offline tables.",
+    "log_silent_seconds": "Seconds since the known_at of the log's last message.",
+    "log_ahead_seconds": "Seconds by which the log's last known_at is ahead of this machine's clock.",
+    "tables_age_seconds": "Seconds since a build last published the offline tables.",
 }
-"""The figures, under `velo_store_`, with their help."""
+"""The metrics, named `velo_store_…`, with their help."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreWatch(Collector):
-    """A Prometheus collector over a home; `clock` gives UTC. What cannot be read is left out, not zero."""
+    """A Prometheus collector for a home; `clock` returns UTC. A value that cannot be read is left out, not zero."""
 
     home: Home
     clock: Callable[[], datetime]
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """The figures of this moment."""
-        for name, look in self._looks().items():
-            family = GaugeMetricFamily(f"velo_store_{name}", SAID[name])
+        """Yield the current metrics."""
+        for name, read in self._readers().items():
+            family = GaugeMetricFamily(f"velo_store_{name}", HELP[name])
             try:
-                value = look()
+                value = read()
             except (OSError, ValueError):
-                # the folder is away, or its last line is being written
+                # the folder is unavailable, or a line is being written
                 value = None
             if value is not None:
                 family.add_metric((), value)
             yield family
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
-        """The names alone, so that registering reads nothing."""
-        for name, said in SAID.items():
-            yield GaugeMetricFamily(f"velo_store_{name}", said)
+        """Yield the names only, so that registration reads nothing."""
+        for name, words in HELP.items():
+            yield GaugeMetricFamily(f"velo_store_{name}", words)
 
-    def _looks(self) -> dict[str, Callable[[], float | None]]:
+    def _readers(self) -> dict[str, Callable[[], float | None]]:
         return {
             "disk_free_bytes": self._disk_free,
             "dead_letters_bytes": self._dead_letters,
@@ -59,8 +59,8 @@ class StoreWatch(Collector):
         }
 
     def _disk_free(self) -> float:
-        held = os.statvfs(self.home.root)
-        return held.f_bavail * held.f_frsize
+        disk = os.statvfs(self.home.root)
+        return disk.f_bavail * disk.f_frsize
 
     def _dead_letters(self) -> float:
         return self.home.dead_letters.stat().st_size if self.home.dead_letters.exists() else 0

@@ -1,4 +1,4 @@
-"""What a store was told of races and horses that nobody had declared: from its tables, and the log beyond them."""
+"""Find the messages about races and horses that nobody had declared: in the tables, and in the log beyond them."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -50,35 +50,35 @@ WHERE
     AND (races.carded IS NULL OR races.carded > named.known_at
         OR (named.horse_id IS NOT NULL AND (cards.at IS NULL OR cards.at > named.known_at)))
 """
-"""Races of which a message was told that names the race, or a horse of it, before a card did."""
+"""Races with a message that names the race, or one of its horses, before a card did."""
 
 
 def undeclared_of(home: Home) -> list[Undeclared]:
-    """Every message that was about nobody when it came, in the order told; `declared_at` says where a card came since."""
+    """Return every message that named nobody declared when it came, in log order; `declared_at` says when a card declared it."""
     log_end = end(home).next_seq
     folder = table_versions.current(home)
     built = min(table_versions.manifest_of(folder).next_seq if folder else 0, log_end)
     noticed = {race_id for line in _lines(home, built) if (race_id := _noticed(line)) is not None}
-    told: dict[str, list[Message]] = {}
+    messages: dict[str, list[Message]] = {}
     races: list[str] = []
     if built:
-        told, races = _of_tables(home, noticed)
+        messages, races = _of_tables(home, noticed)
     for line in _lines(home, built):
         of = about(line.text)
         if of.kind == "racecard" and of.race_id is not None:
             races.append(of.race_id)
-        if of.race_id in noticed or of.race_id in told:
+        if of.race_id in noticed or of.race_id in messages:
             try:
-                told.setdefault(of.race_id or "", []).append(message_of(line.text))
+                messages.setdefault(of.race_id or "", []).append(message_of(line.text))
             except UNREADABLE:
                 continue
     near = list(dict.fromkeys(races))[-RACES_NEAR:]
-    found = [one for messages in told.values() for one in undeclared(messages, near)]
-    return sorted(found, key=lambda one: str(one.known_at))
+    found = [each for of_race in messages.values() for each in undeclared(of_race, near)]
+    return sorted(found, key=lambda each: str(each.known_at))
 
 
 def _noticed(line: FoundRecord) -> str | None:
-    """The race that a message other than a card or a result is about."""
+    """Return the race of a message other than a card or a result."""
     of = about(line.text)
     return None if of.kind in ("racecard", "result", "tick") else of.race_id
 
@@ -93,20 +93,20 @@ def _lines(home: Home, from_seq: int) -> Iterator[FoundRecord]:
 
 
 def _of_tables(home: Home, noticed: set[str]) -> tuple[dict[str, list[Message]], list[str]]:
-    """The messages of suspect races, and of those noticed beyond the tables; and the races declared last."""
-    look = Snapshot()
+    """Return the messages of suspect races and of `noticed` ones by race, and the latest declared races."""
+    snapshot = Snapshot()
     with changelog.engine(MEMORY_LIMIT) as connection:
         for kind in ("runners", "notices"):
-            parts = ", ".join(changelog.text(part) for part in look.parts(home.offline / kind))
+            parts = ", ".join(changelog.text(part) for part in snapshot.parts(home.offline / kind))
             connection.execute(f"CREATE TEMP VIEW {kind} AS SELECT * FROM read_parquet([{parts}])")  # noqa: S608 paths are quoted
         wanted = [*noticed, *(race_id for (race_id,) in connection.execute(SUSPECTS).fetchall())]
         last = "SELECT race_id FROM runners WHERE type = 'racecard' GROUP BY race_id ORDER BY max(seq) DESC LIMIT ?"
         races = [race_id for (race_id,) in connection.execute(last, [RACES_NEAR]).fetchall()][::-1]
-        told: dict[str, list[Message]] = {}
+        messages: dict[str, list[Message]] = {}
         for kind, made in (("runners", _race), ("notices", _notice)):
             for row in _rows(connection, kind, wanted):
-                told.setdefault(row["race_id"], []).append(made(row))
-    return told, races
+                messages.setdefault(row["race_id"], []).append(made(row))
+    return messages, races
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, kind: str, wanted: list[str]) -> list[dict[str, Any]]:
@@ -121,7 +121,7 @@ def _rows(connection: duckdb.DuckDBPyConnection, kind: str, wanted: list[str]) -
 
 
 def _race(row: Mapping[str, Any]) -> Message:
-    """A card or a result with no more of its horses than their keys."""
+    """Return a card or a result with only the keys of its horses."""
     race = Race(row["race_id"], row["race_date"], row["off_time"], row["course"])
     horses = tuple(map(Runner, row["horses"]))
     return (
