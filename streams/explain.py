@@ -287,10 +287,7 @@ def _at_request_time(
     }
     names = {(value.view, value.feature) for value in view.stored}
     read = [
-        (source, feature)
-        for source in sources
-        for feature in source.features
-        if (source.view, feature.name) in names
+        (source, feature) for source in sources for feature in source.features if (source.view, feature.name) in names
     ]
     stored = {f"{source.view}__{feature.name}": feature.value for source, feature in read}
     again = {f"{source.view}__{feature.name}": feature.recomputed for source, feature in read}
