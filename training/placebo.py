@@ -29,6 +29,8 @@ from velo.training.walk_forward import predict
 
 SHUFFLED: Final = "shuffled winners"
 LEAK: Final = "planted leak"
+ROUNDING: Final = 1e-9
+"""R² up to which a model found nothing: one that gives every runner the same chance differs from 1/N by rounding alone."""
 NOISE: Final = 0.1
 """Standard deviation of the noise on a planted share of the win, which is 0 or 1 but for dead heats."""
 
@@ -132,7 +134,7 @@ def _check(name: str, made: Prepared, runners: Runners, races: Races, progress: 
         expected, passed = "an alarm", bool(alarms)
     else:
         expected = "R² not above 0, no alarm"
-        passed = not alarms and gained.low is not None and gained.low <= 0.0
+        passed = not alarms and gained.low is not None and gained.low <= ROUNDING
     return PlaceboCheck(name, expected, tested.count, gained, figures["top1"], figures["auc"].value, alarms, passed)
 
 

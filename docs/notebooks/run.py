@@ -44,5 +44,5 @@ def run(source: str, names: dict[str, Any], where: str) -> str:
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore")
-    text = rendered(Path(sys.argv[1]).resolve())
-    sys.stdout.write(text)
+    sys.path[0] = str(Path.cwd())  # as in Jupyter, where a module beside the notebook is found
+    sys.stdout.write(rendered(Path(sys.argv[1]).resolve()))

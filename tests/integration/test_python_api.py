@@ -123,6 +123,19 @@ def test_settings_that_contradict_the_store_are_refused_at_once(small: velo.Race
         velo.open(small.home.root, timezone="Asia/Tokyo")
 
 
+def test_a_store_with_features_of_its_own_is_not_opened_without_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The catalogue is one of the process, so a store must not be built without what its home declares."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "velo.toml").write_text("[features]\nmodules = []\n")
+    with pytest.raises(UserError, match=r"velo.toml declares features, but this process reads .*: set VELO_HOME to"):
+        opened(home)
+    monkeypatch.setenv("VELO_HOME", str(home))
+    assert velo.open().home.root == home
+
+
 EMPTY: dict[str, tuple[Callable[[velo.RaceStore], object], tuple[str, ...]]] = {
     "sql": (lambda store: store.sql("select 1"), ("sql", "select 1")),
     "score": (lambda store: store.score("R1"), ("score", "R1")),

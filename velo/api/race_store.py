@@ -91,7 +91,16 @@ class RaceStore:
         return Home(self.settings.home)
 
     def opened(self) -> Store:
-        """Return the store as it is now; raises `UserError` for settings that contradict its own."""
+        """Return the store as it is now; raises `UserError` for settings, or declared features, that contradict its own."""
+        declared = self.settings.home / "velo.toml"
+        if declared.is_file():
+            from velo.feature_repo.catalogue.own import config_file
+
+            if config_file() != declared:
+                raise UserError(
+                    f"{declared} declares features, but this process reads {config_file() or 'no velo.toml'}: "
+                    f"set VELO_HOME to {self.settings.home} before Python starts"
+                )
         return Store.open(self.settings)
 
     def __repr__(self) -> str:
