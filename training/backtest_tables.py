@@ -1,4 +1,4 @@
-"""A backtest and the gate's verdict for the terminal; nothing is told by colour alone."""
+"""A backtest and the gate's verdict for the terminal; nothing is shown by colour alone."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -26,7 +26,7 @@ NAMES = {
 
 
 def backtest_tables(report: BacktestReport) -> Group:
-    """The report as rich shows it: verdict first, then what was tested, the figures, and what to beware of."""
+    """The report for rich: the verdict, then what was tested, the figures and the caveats."""
     return Group(
         *(Text(line, style="bold") for line in first_lines(report)),
         *(Text(line) for line in in_words(report)),
@@ -35,9 +35,9 @@ def backtest_tables(report: BacktestReport) -> Group:
         *(Text(line) for line in beside_lines(report)),
         *(_strategies(name, bets, report.luck[name]) for name, bets in report.bets.items()),
         *(
-            Text(f"{NAMES[name]}, {closing_line(one)}")
+            Text(f"{NAMES[name]}, {closing_line(strategy)}")
             for name, bets in report.bets.items()
-            for one in _told_of(report, bets)
+            for strategy in _served_strategy(report, bets)
         ),
         *(_buckets(name, bets[-1]) for name, bets in report.bets.items()),
         _floors(report.floors),
@@ -46,35 +46,35 @@ def backtest_tables(report: BacktestReport) -> Group:
     )
 
 
-def _told_of(report: BacktestReport, bets: tuple[Bets, ...]) -> list[Bets]:
-    return [one for one in bets if one.strategy == report.equity[report.served].strategy]
+def _served_strategy(report: BacktestReport, bets: tuple[Bets, ...]) -> list[Bets]:
+    return [strategy for strategy in bets if strategy.strategy == report.equity[report.served].strategy]
 
 
 def first_lines(report: BacktestReport) -> list[str]:
     """The alarms of the period, then the gate's verdict, each in one line."""
     each = " · ".join(f"{NAMES[name]}: {gate.verdict.value}" for name, gate in report.gate.items())
     verdict = f"gate: {report.verdict} ({each or 'not asked: the period is shorter than 365 days'})"
-    return [*(alarm_line(one) for one in report.alarms), verdict]
+    return [*(alarm_line(alarm) for alarm in report.alarms), verdict]
 
 
-def alarm_line(one: Raised) -> str:
-    """An alarm in one line: of what, the figure, and what to do."""
-    over = f"{one.n:,} bets of {one.strategy}" if one.strategy else f"n = {one.n:,}"
-    value = f"{one.value:.3f}" if one.value <= 1.0 and one.strategy is None else f"{one.value:+.0%}"
-    return f"ALARM: {NAMES[one.subject]}, {value} over {over}: {one.says}"
+def alarm_line(alarm: Raised) -> str:
+    """An alarm in one line: its subject, the figure, and what to do."""
+    over = f"{alarm.n:,} bets of {alarm.strategy}" if alarm.strategy else f"n = {alarm.n:,}"
+    value = f"{alarm.value:.3f}" if alarm.value <= 1.0 and alarm.strategy is None else f"{alarm.value:+.0%}"
+    return f"ALARM: {NAMES[alarm.subject]}, {value} over {over}: {alarm.says}"
 
 
 def in_words(report: BacktestReport) -> list[str]:
-    """What it comes to, in a sentence or two for who reads no table: beside the market, and what the bets did."""
-    blend = next(one for one in report.beside if (one.name, one.than) == ("blend", "market"))
-    served = next(one for one in report.beside if (one.name, one.than) == (report.served, "market"))
+    """The result in a few sentences: the model against the market, and the return of the bets."""
+    blend = next(pair for pair in report.beside if (pair.name, pair.than) == ("blend", "market"))
+    served = next(pair for pair in report.beside if (pair.name, pair.than) == (report.served, "market"))
     alone, together = _side(served.delta_r2), _side(blend.delta_r2)
     lines = ["An alarm went off: do not believe these figures before a leak is looked for."] if report.alarms else []
     lines += [
         f"Beside the market, the model by itself was {alone}; put together with the market, {together} than the market alone."
     ]
     name = report.equity[report.served].strategy
-    bets = next(one for one in report.bets[report.served] if one.strategy == name)
+    bets = next(bets for bets in report.bets[report.served] if bets.strategy == name)
     if bets.n:
         roi = bets.roi[0.0]
         lines.append(f"{bets.n:,} bets of {name} returned {percent(roi)} at level stakes: {_money(roi)}.")
@@ -87,12 +87,12 @@ def in_words(report: BacktestReport) -> list[str]:
 
 
 def by_luck(share: float | None) -> str:
-    """P(a gain this large | no edge) in percent; a dash where nothing was gained."""
+    """P(a gain this large | no edge) in percent; a dash without a gain."""
     return "–" if share is None else "below 0.1 %" if share < 0.001 else f"{share * 100:.1f} %"
 
 
 def _side(figure: Figure) -> str:
-    """Better, worse, or neither beyond chance."""
+    """Better, worse, or neither beyond chance, by the whole interval."""
     if figure.low is None or figure.high is None:
         return "not told to be better or worse"
     return "better" if figure.low > 0 else "worse" if figure.high < 0 else "no better or worse, beyond chance,"
@@ -109,7 +109,7 @@ def _money(roi: Figure) -> str:
 
 
 def closing_line(bets: Bets) -> str:
-    """How the bets' prices stood to the last ones, or that none was told."""
+    """The bets' prices against the last ones before the off, or that none is known."""
     if bets.clv.value is None:
         return f"{bets.strategy}: no price before the off, so no closing-line value"
     return (
@@ -127,7 +127,7 @@ FLOOR_RULE = f"holds where the 95 % interval contains 1, or A/E is within {NEAR:
 
 
 def what_was_tested(report: BacktestReport) -> str:
-    """Which days, trained on what, how often tried."""
+    """The days, the training data, the model and the number of trials."""
     races = "race" if report.left_out == 1 else "races"
     left_out = f", {report.left_out:,} {races} without a market left out" if report.left_out else ""
     look = f", look {report.look} at a locked window" if report.look else ""
@@ -142,8 +142,8 @@ def what_was_tested(report: BacktestReport) -> str:
 def beside_lines(report: BacktestReport) -> list[str]:
     """The comparisons, and which blend was chosen."""
     lines = [
-        f"ΔR² of {NAMES[one.name]} over {NAMES[one.than]}: {shown(one.delta_r2, 4)}, margin {shown(one.margin, 4)} nats a race"
-        for one in report.beside
+        f"ΔR² of {NAMES[pair.name]} over {NAMES[pair.than]}: {shown(pair.delta_r2, 4)}, margin {shown(pair.margin, 4)} nats a race"
+        for pair in report.beside
     ]
     for choice in report.choices:
         spread = f" ± {choice.alpha_se:.3f}" if choice.alpha_se is not None else ""
@@ -174,7 +174,7 @@ def percent(figure: Figure, digits: int = 1) -> str:
     """A figure with its interval, in percent."""
     if figure.value is None:
         return "–"
-    low, high = (None if one is None else one * 100.0 for one in (figure.low, figure.high))
+    low, high = (None if end is None else end * 100.0 for end in (figure.low, figure.high))
     return f"{shown(Figure(figure.value * 100.0, low, high, figure.n), digits)} %"
 
 
@@ -190,9 +190,10 @@ def gate_tables(name: str, gate: GateReport) -> Group:
         table = Table(title=f"{window.first_day} to {window.last_day}: {window.verdict.value}", title_justify="left")
         for column in ("criterion", "value, 95 % interval", "bound", "n", "verdict"):
             table.add_column(column, justify="left" if column == "criterion" else "right")
-        for one in window.judged:
-            value = f"{one.figure.value:,.0f}" if one.criterion.counted else shown(one.figure, 4)
-            table.add_row(one.criterion.says, value, one.criterion.bound, f"{one.figure.n:,}", one.verdict.value)
+        for judged in window.judged:
+            criterion, figure = judged.criterion, judged.figure
+            value = f"{figure.value:,.0f}" if criterion.counted else shown(figure, 4)
+            table.add_row(criterion.says, value, criterion.bound, f"{figure.n:,}", judged.verdict.value)
         parts.append(table)
         parts.append(
             Text(
@@ -208,16 +209,16 @@ def _quality(report: BacktestReport) -> Table:
     table = Table(title="out-of-fold probabilities, 95 % intervals over whole days", title_justify="left")
     for column in ("", "R²", "top-1", "AUC", "calibration error", "mean gap", "10 bins", "slope"):
         table.add_column(column, justify="left" if not column else "right")
-    for one in report.told:
+    for row in report.told:
         table.add_row(
-            NAMES[one.name],
-            shown(one.r2, 4),
-            shown(one.top1),
-            "–" if one.auc is None else f"{one.auc:.3f}",
-            percent(one.root_mean_gap, 2),
-            percent(one.mean_gap, 2),
-            f"{one.plain_error:.2%}",
-            shown(one.slope),
+            NAMES[row.name],
+            shown(row.r2, 4),
+            shown(row.top1),
+            "–" if row.auc is None else f"{row.auc:.3f}",
+            percent(row.root_mean_gap, 2),
+            percent(row.mean_gap, 2),
+            f"{row.plain_error:.2%}",
+            shown(row.slope),
         )
     return table
 
@@ -229,18 +230,18 @@ def _strategies(name: str, bets: tuple[Bets, ...], luck: Mapping[str, float]) ->
         "drawdown, units", "Kelly bank",
     ):  # fmt: skip
         table.add_column(column, justify="left" if column == "strategy" else "right")
-    for one in bets:
+    for row in bets:
         table.add_row(
-            one.strategy,
-            f"{one.n:,}" + (f" (+{one.unsettled} unsettled)" if one.unsettled else ""),
-            shown(one.ae_model, 2),
-            shown(one.ae_market, 2),
-            shown(one.ae_price, 2),
-            percent(one.roi[0.0]),
-            by_luck(luck.get(one.strategy)),
-            *(percent(figure) for rate, figure in one.roi.items() if rate),
-            f"{one.drawdown:,.0f}",
-            f"{one.kelly.final:.3f}",
+            row.strategy,
+            f"{row.n:,}" + (f" (+{row.unsettled} unsettled)" if row.unsettled else ""),
+            shown(row.ae_model, 2),
+            shown(row.ae_market, 2),
+            shown(row.ae_price, 2),
+            percent(row.roi[0.0]),
+            by_luck(luck.get(row.strategy)),
+            *(percent(figure) for rate, figure in row.roi.items() if rate),
+            f"{row.drawdown:,.0f}",
+            f"{row.kelly.final:.3f}",
         )
     return table
 
@@ -249,9 +250,9 @@ def _floors(floors: tuple[Floor, ...]) -> Table:
     table = Table(title=f"A/E of all starters by bucket, model p expected ({FLOOR_RULE})", title_justify="left")
     for column in ("p of", "bucket of", "", "starters", "expected winners", "A/E", "floor"):
         table.add_column(column, justify="left" if column in {"p of", "bucket of", "floor"} else "right")
-    for one in floors:
-        counts = (f"{one.n:,}", f"{one.expected:,.0f}")
-        table.add_row(NAMES[one.subject], one.by, one.bucket, *counts, shown(one.ae, 3), kept_or_not(one))
+    for floor in floors:
+        counts = (f"{floor.n:,}", f"{floor.expected:,.0f}")
+        table.add_row(NAMES[floor.subject], floor.by, floor.bucket, *counts, shown(floor.ae, 3), kept_or_not(floor))
     return table
 
 
@@ -259,7 +260,12 @@ def _buckets(name: str, bets: Bets) -> Table:
     table = Table(title=f"{bets.strategy}, {NAMES[name]}, by price", title_justify="left")
     for column in ("price", "bets", "A/E, model p", "A/E, π", "A/E, 1/SP", "ROI at SP"):
         table.add_column(column, justify="right")
-    for price, one in bets.buckets.items():
-        figures = (shown(one.ae_model, 2), shown(one.ae_market, 2), shown(one.ae_price, 2), percent(one.roi))
-        table.add_row(price, f"{one.n:,}", *figures)
+    for price, bucket in bets.buckets.items():
+        figures = (
+            shown(bucket.ae_model, 2),
+            shown(bucket.ae_market, 2),
+            shown(bucket.ae_price, 2),
+            percent(bucket.roi),
+        )
+        table.add_row(price, f"{bucket.n:,}", *figures)
     return table

@@ -43,7 +43,7 @@ NO_GATE: Final = "not run"
 PAPER: Final = "paper only"
 GATE: Final = "gate.json"
 FUNDAMENTAL: Final = "fundamental"
-"""What the gate judges where nothing else is asked."""
+"""What the gate judges by default."""
 OWN: Final = "own"
 BLEND: Final = "blend"
 EVERY: Final = ("residual.txt", "blend.json", "metadata.yaml", "metrics.json")
@@ -80,12 +80,12 @@ class Bundle:
 
     @property
     def gate(self) -> str:
-        """What the gate said of it; `not run` where it was never asked."""
+        """The gate's verdict; `not run` before the gate has judged it."""
         return str(self.metadata["gate"])
 
     @property
     def mode(self) -> str:
-        """What it may be used for."""
+        """What the model may be used for."""
         return str(self.metadata["mode"])
 
     @property
@@ -94,24 +94,23 @@ class Bundle:
         return float(self.metadata["lead_s"])
 
     def probabilities(self, matrix: Floats) -> Floats:
-        """Winning probabilities of the runners of one race, by the fundamental model, summing to 1.
+        """Winning probabilities of the runners of one race by the fundamental model, (runners,), with sum 1.
 
-        `matrix` has a row of `features` a runner, all the runners that are to start: they are set against each other.
+        `matrix` is (runners, features) and has every runner that is to start: each is compared with the others.
         """
         return _softmax(self.model.fundamental.utilities(self._runners(matrix)))
 
     def calibrated(self, probabilities: Floats) -> Floats:
-        """The fundamental probabilities of one race calibrated by regime of their own odds; as they are without a curve."""
+        """The fundamental probabilities of one race calibrated by regime of their own odds; unchanged without a curve."""
         if self.model.blending is None:
             return probabilities
         return _shared(self.model.blending.own.curve_values(probabilities, 1.0 / probabilities))
 
     def blend(self, probabilities: Floats, market: Floats, matrix: Floats | None = None) -> Floats | None:
-        """Blended and calibrated probabilities of one race, summing to 1; None without a market for every runner.
+        """Blended and calibrated probabilities of one race, (runners,), with sum 1.
 
-        `probabilities` are those of `probabilities(matrix)`, `market` decimal odds, NaN where there are none. A blend of the
-        features, the residual one or the mean, cannot be told without `matrix`: Benter's is given in its place. None also where
-        the bundle has no blend.
+        `probabilities` are those of `probabilities(matrix)`, `market` decimal odds, NaN if missing. The residual blend and the mean
+        need `matrix`; without it the blend is Benter's. None unless every runner has odds and the bundle has a blend.
         """
         blending = self.model.blending
         if blending is None or not np.all(np.isfinite(market) & (market > 1.0)):
@@ -127,9 +126,9 @@ class Bundle:
         return _shared(blending.curves[kind].curve_values(_softmax(scores), market))
 
     def interval(self, probabilities: Floats, of: str = OWN) -> Floats | None:
-        """A 95 % interval of each probability, (runners, 2), of the model's `OWN` or of the `BLEND`; see `velo.training.calibration_intervals.CalibrationInterval`.
+        """The 95 % interval of each probability, (runners, 2), of the `OWN` or `BLEND` probabilities; None if the bundle has none.
 
-        None where the bundle has none: then none can be told.
+        `velo.training.calibration_intervals.CalibrationInterval` says what it covers.
         """
         band = self.model.bands.get(of)
         return None if band is None else band.interval(probabilities)
@@ -154,12 +153,12 @@ def _softmax(scores: Floats) -> Floats:
 
 
 def _shared(values: Floats) -> Floats:
-    # Summed exactly, so that the order in which runners are given changes no bit.
+    # an exact sum, so that the order of the runners changes no bit
     return np.asarray(values / fsum(values.tolist()), dtype=np.float64)
 
 
 def current(home: Home) -> str:
-    """The version that serves; raises `UserError` where there is none."""
+    """The version that serves; raises `UserError` if there is none."""
     try:
         return (home.models / CURRENT).read_text().strip()
     except FileNotFoundError:
@@ -167,7 +166,7 @@ def current(home: Home) -> str:
 
 
 def described(home: Home, version: str) -> dict[str, Any]:
-    """What is kept beside a model: its metadata with the gate's verdict, and its `metrics`; raises as `load` does."""
+    """A model's metadata with the gate's verdict, and its `metrics`; raises as `load` does."""
     folder = home.models / version
     if version not in versions(home):
         raise UserError(f"{version!r} is no model of {home.models}: run `velo train` to make one")
@@ -178,17 +177,17 @@ def described(home: Home, version: str) -> dict[str, Any]:
 
 
 def versions(home: Home) -> list[str]:
-    """The versions kept, oldest first."""
+    """The stored versions, oldest first."""
     if not home.models.is_dir():
         return []
     return sorted(path.name for path in home.models.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def load(home: Home, catalogue: str, version: str | None = None) -> Bundle:
-    """A version, or the current one, to score with over tables of the formulas `catalogue` (their fingerprint).
+    """Load a version, or the current one, to score with tables of the formulas `catalogue` (their fingerprint).
 
-    Raises `UserError` where there is none, a file was changed since it was written, or it was trained on other
-    formulas.
+    Raises `UserError` if it does not exist, a file was changed since it was written, it was trained on other formulas, or its
+    model cannot be read in this environment.
     """
     chosen = version or current(home)
     folder = home.models / chosen
@@ -209,38 +208,42 @@ def _model(folder: Path, metadata: Mapping[str, Any]) -> Model:
     fundamental = stored_models.load_model(metadata, stored)
     blend = json.loads((folder / "blend.json").read_text())
     blending = None if blend["blending"] is None else Blending.from_json(blend["blending"])
-    told = blend["on_market"]
-    on_market = None if told is None else (told["beta"], Ensemble.of_parts((folder / "residual.txt").read_text(), told))
-    # a bundle of before there were bands has none
-    bands = {name: CalibrationInterval.from_json(one) for name, one in blend.get("bands", {}).items()}
+    residual = blend["on_market"]
+    on_market = (
+        None
+        if residual is None
+        else (residual["beta"], Ensemble.of_parts((folder / "residual.txt").read_text(), residual))
+    )
+    # an older bundle has no bands
+    bands = {name: CalibrationInterval.from_json(band) for name, band in blend.get("bands", {}).items()}
     return Model(fundamental, blending, on_market, bands, metadata.get("kind", VELO))
 
 
 def _verdict(folder: Path) -> dict[str, str]:
-    """The gate's verdict; none where it was told of other files than these."""
+    """The gate's verdict; empty if it is about other files than these."""
     try:
-        told = json.loads((folder / GATE).read_text())
+        verdict = json.loads((folder / GATE).read_text())
     except FileNotFoundError:
         return {}
     except ValueError as damaged:
         raise UserError(f"{folder / GATE} is damaged ({damaged}): run `velo gate` again") from None
-    if told.get("bundle") != digest_of(folder):
+    if verdict.get("bundle") != digest_of(folder):
         return {}
-    subject = told.get("subject", FUNDAMENTAL)
-    # A pass of the blend is none of the chance without the market, which stands beside it.
+    subject = verdict.get("subject", FUNDAMENTAL)
+    # the blend may pass while the fundamental probabilities, shown beside it, do not
     return {
-        "gate": told["gate"] if subject == FUNDAMENTAL else f"{told['gate']} (of the {subject})",
-        "mode": told["mode"],
+        "gate": verdict["gate"] if subject == FUNDAMENTAL else f"{verdict['gate']} (of the {subject})",
+        "mode": verdict["mode"],
     }
 
 
 def digest_of(folder: Path) -> str:
-    """Identity of a version's files: what a verdict is told of."""
+    """The identity of a version's files, to which a verdict refers."""
     return hashlib.sha256((folder / CHECKSUMS).read_bytes()).hexdigest()
 
 
 def _refuse_other_format(folder: Path) -> None:
-    # Told before the checksums: another format has other files.
+    # checked before the checksums: another format has other files
     found = _format(folder)
     if found and found not in READABLE_FORMATS:
         raise UserError(
@@ -255,17 +258,17 @@ def _format(folder: Path) -> str | None:
 
 
 def refuse_changed(folder: Path) -> None:
-    """Raise `UserError` where a file of a version is not as it was written."""
-    told = _told(folder)
-    for name in dict.fromkeys((*told, *(EVERY if _format(folder) == str(USER_FORMAT) else FILES))):
+    """Raise `UserError` if a file of a version differs from what was written."""
+    checksums = _checksums(folder)
+    for name in dict.fromkeys((*checksums, *(EVERY if _format(folder) == str(USER_FORMAT) else FILES))):
         path = folder / name
         found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-        if found is None or told.get(name) != found:
+        if found is None or checksums.get(name) != found:
             what = "is missing" if found is None else "is not as it was written (its checksum differs)"
             raise UserError(f"model {folder.name}: {name} {what}: restore it, or promote another version")
 
 
-def _told(folder: Path) -> dict[str, str]:
+def _checksums(folder: Path) -> dict[str, str]:
     try:
         lines: Sequence[str] = (folder / CHECKSUMS).read_text().splitlines()
     except FileNotFoundError:

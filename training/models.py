@@ -1,4 +1,4 @@
-"""The models kept: listed, and two of them beside one another."""
+"""List stored models, compare two, and find the model to train or test."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class KeptModel:
 
 
 def kept_models(home: Home) -> tuple[KeptModel, ...]:
-    """All models, oldest first; raises `UserError` where there is none, or a file of one was changed."""
+    """All stored models, oldest first; raises `UserError` if there is none or a file of one was changed."""
     versions = bundle.versions(home)
     if not versions:
         raise UserError(f"there is no model at {home.models}: run `velo train` first")
@@ -44,13 +44,13 @@ def kept_models(home: Home) -> tuple[KeptModel, ...]:
     return tuple(_kept(version, bundle.described(home, version), serves=version == serving) for version in versions)
 
 
-def compared(home: Home, one: str, other: str) -> tuple[KeptModel, KeptModel]:
-    """Two models by their versions; raises `UserError` where one of them is not kept."""
-    told = {kept.version: kept for kept in kept_models(home)}
-    for version in (one, other):
-        if version not in told:
-            raise UserError(f"{version!r} is no model of {home.models}: choose of {', '.join(told)}")
-    return told[one], told[other]
+def compared(home: Home, first: str, second: str) -> tuple[KeptModel, KeptModel]:
+    """Two models by their versions; raises `UserError` if one does not exist."""
+    stored = {kept.version: kept for kept in kept_models(home)}
+    for version in (first, second):
+        if version not in stored:
+            raise UserError(f"{version!r} is no model of {home.models}: choose of {', '.join(stored)}")
+    return stored[first], stored[second]
 
 
 def recipe_kept(home: Home, version: str) -> tuple[Any, dict[str, Any], timedelta]:
@@ -118,34 +118,34 @@ def models_table(models: tuple[KeptModel, ...]) -> Table:
         "R² of the market",
     ):
         table.add_column(name, justify="right" if name in {"records", "races"} or "R²" in name else "left")
-    for one in models:
+    for kept in models:
         table.add_row(
-            "▶" if one.serves else "",
-            one.version,
-            one.model,
-            one.gate,
-            one.mode,
-            f"{one.records:,}",
-            f"{one.test_first_day} to {one.test_last_day}",
-            f"{one.test_races:,}",
-            f"{one.r2:.4f}",
-            f"{one.log_loss:.4f}",
-            "–" if one.market_r2 is None else f"{one.market_r2:.4f}",
+            "▶" if kept.serves else "",
+            kept.version,
+            kept.model,
+            kept.gate,
+            kept.mode,
+            f"{kept.records:,}",
+            f"{kept.test_first_day} to {kept.test_last_day}",
+            f"{kept.test_races:,}",
+            f"{kept.r2:.4f}",
+            f"{kept.log_loss:.4f}",
+            "–" if kept.market_r2 is None else f"{kept.market_r2:.4f}",
         )
     return table
 
 
-def _kept(version: str, told: dict[str, Any], *, serves: bool) -> KeptModel:
-    test = told["metrics"]["test"]
+def _kept(version: str, described: dict[str, Any], *, serves: bool) -> KeptModel:
+    test = described["metrics"]["test"]
     market = test["market"]
     return KeptModel(
         version=version,
-        model=told.get("factory", VELO),
+        model=described.get("factory", VELO),
         serves=serves,
-        gate=told["gate"],
-        mode=told["mode"],
-        records=told["records"],
-        train_last_day=told["periods"]["train"]["last_day"],
+        gate=described["gate"],
+        mode=described["mode"],
+        records=described["records"],
+        train_last_day=described["periods"]["train"]["last_day"],
         test_first_day=test["first_day"],
         test_last_day=test["last_day"],
         test_races=test["races"],

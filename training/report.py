@@ -6,15 +6,17 @@ from rich.text import Text
 
 from velo.resampling import Figure
 from velo.training.metrics import Estimate, ModelQuality, Quality
+from velo.training.race_model import VELO
 from velo.training.train import TrainReport
 
 
 def trained_table(report: TrainReport) -> Group:
-    """The report as rich shows it: verdict first, then the figures, then what to beware of."""
-    head = Text(f"model {report.version}   gate: {report.gate} · {report.mode}", style="bold")
+    """The report for rich: the verdict, the figures, then the caveats."""
+    head = Text(f"model {report.version}{_name(report)}   gate: {report.gate} · {report.mode}", style="bold")
+    rounds = f"{report.rounds} rounds, " if report.rounds else ""
     facts = Text(
         f"{report.records:,} records of {report.train_first_day} to {report.train_last_day}, {report.features} features, "
-        f"{report.rounds} rounds, blend: {report.blend or 'none'}; {report.rows:,} rows of {report.races:,} races were joined, {report.from_cards:,} races "
+        f"{rounds}blend: {report.blend or 'none'}; {report.rows:,} rows of {report.races:,} races were joined, {report.from_cards:,} races "
         f"have a racecard, {report.left_out:,} were left out (one starter, or no declared winner)"
     )
     table = Table(title="later race days, 95 % intervals over whole days", title_justify="left")
@@ -22,12 +24,16 @@ def trained_table(report: TrainReport) -> Group:
         table.add_column(name, justify="left" if not name else "right")
     for name, part in (("validation", report.validation), ("test", report.test)):
         _add(table, name, part)
-    beware = [Text(f"· {line}") for line in report.caveats]
+    caveats = [Text(f"· {line}") for line in report.caveats]
     margin = report.test.margin
     beyond = [Text(f"test margin over the market: {_shown(margin, 4)} nats a race")] if margin else []
     searched = [_searched(report)] if report.searched else []
     parts = [_parts(report)] if report.parts else []
-    return Group(head, facts, *searched, table, *parts, *beyond, *beware)
+    return Group(head, facts, *searched, table, *parts, *beyond, *caveats)
+
+
+def _name(report: TrainReport) -> str:
+    return "" if report.model == VELO else f" ({report.model})"
 
 
 def _parts(report: TrainReport) -> Table:
@@ -35,9 +41,9 @@ def _parts(report: TrainReport) -> Table:
     table = Table(title=title, title_justify="left")
     for name in ("", "R²", "ΔR² over π^β", "calibration error", "slope"):
         table.add_column(name, justify="left" if not name else "right")
-    for one in report.parts:
-        error = _figure(one.calibration_error, 2, 100.0, " %")
-        table.add_row(one.name, _figure(one.r2, 4), _figure(one.delta_r2, 4), error, _figure(one.slope, 2))
+    for part in report.parts:
+        error = _figure(part.calibration_error, 2, 100.0, " %")
+        table.add_row(part.name, _figure(part.r2, 4), _figure(part.delta_r2, 4), error, _figure(part.slope, 2))
     return table
 
 
@@ -46,19 +52,19 @@ def _searched(report: TrainReport) -> Table:
     table = Table(title=title, title_justify="left")
     for name in ("", "rounds", "R²", "gain", "± s.e.", "taken"):
         table.add_column(name, justify="left" if not name else "right")
-    for one in report.searched:
-        told = (f"{one.r2:.4f}", f"{one.gain:+.4f}", f"{one.gain_se:.4f}", "yes" if one.taken else "")
-        table.add_row(one.name, f"{one.rounds:,}", *told)
+    for tried in report.searched:
+        figures = (f"{tried.r2:.4f}", f"{tried.gain:+.4f}", f"{tried.gain_se:.4f}", "yes" if tried.taken else "")
+        table.add_row(tried.name, f"{tried.rounds:,}", *figures)
     return table
 
 
-def _figure(told: Figure, digits: int, scale: float = 1.0, unit: str = "") -> str:
-    if told.value is None:
+def _figure(figure: Figure, digits: int, scale: float = 1.0, unit: str = "") -> str:
+    if figure.value is None:
         return "–"
-    shown = f"{told.value * scale:.{digits}f}"
-    if told.low is None or told.high is None:
+    shown = f"{figure.value * scale:.{digits}f}"
+    if figure.low is None or figure.high is None:
         return f"{shown}{unit}"
-    return f"{shown} [{told.low * scale:.{digits}f}, {told.high * scale:.{digits}f}]{unit}"
+    return f"{shown} [{figure.low * scale:.{digits}f}, {figure.high * scale:.{digits}f}]{unit}"
 
 
 def _add(table: Table, name: str, part: ModelQuality) -> None:

@@ -1,4 +1,4 @@
-"""What each part of a model is worth over the test days, beside the market: one row a set of probabilities."""
+"""The quality of each part of a model and of the market over the test days, one row per set of probabilities."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -17,14 +17,14 @@ from velo.training.reliability import mean_gap, slope
 from velo.training.walk_forward import OutOfFold
 
 BASELINE: Final = "logit"
-"""The plain conditional logit: what the trees, and the average with them, must beat."""
+"""The plain conditional logit, which every model must beat."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartMeasured:
-    """One set of probabilities over the tested races with a market: `calibration_error` has chance taken off.
+    """One set of probabilities over the tested races with a market; `calibration_error` is debiased.
 
-    `delta_r2` is against π^β, the market sharpened out of fold, or π where too few races came before to fit a β.
+    `delta_r2` is against π^β, the market sharpened out of fold, or against π if too few earlier races could fit a β.
     """
 
     name: str
@@ -35,40 +35,40 @@ class PartMeasured:
     slope: Figure
 
 
-def bands_of(told: OutOfFold, sp_decimal: Floats, seed: int) -> dict[str, CalibrationInterval]:
-    """How far the fundamental chances can be trusted, and those of the blend; without what too few races were predicted of."""
-    dates = np.repeat(told.races.days, told.races.sizes)
-    found = {OWN: fit_interval(told.fundamental, told.races.share, dates, seed)}
+def bands_of(predicted: OutOfFold, sp_decimal: Floats, seed: int) -> dict[str, CalibrationInterval]:
+    """The calibration intervals of the fundamental probabilities and of the blend; one with too few predicted races is left out."""
+    dates = np.repeat(predicted.races.days, predicted.races.sizes)
+    found = {OWN: fit_interval(predicted.fundamental, predicted.races.share, dates, seed)}
     try:
-        combined = combine(told, sp_decimal)
+        combined = combine(predicted, sp_decimal)
     except UserError:
         pass
     else:
         blend = np.full(dates.size, np.nan)
         blend[combined.rows] = combined.blend
         known = np.isfinite(blend)
-        found[BLEND] = fit_interval(blend[known], told.races.share[known], dates[known], seed)
-    return {name: one for name, one in found.items() if one is not None}
+        found[BLEND] = fit_interval(blend[known], predicted.races.share[known], dates[known], seed)
+    return {name: interval for name, interval in found.items() if interval is not None}
 
 
-def measured_parts(told: OutOfFold, sp_decimal: Floats, seed: int) -> tuple[PartMeasured, ...]:
-    """The market, the plain logit, the trees, the fundamental model, its calibration and the blend; none without a market."""
-    tested = (told.fold >= told.past) & has_market(told.races)
+def measured_parts(predicted: OutOfFold, sp_decimal: Floats, seed: int) -> tuple[PartMeasured, ...]:
+    """The market, the plain logit, the parts of the model, the model, its calibration and the blend; empty without a market."""
+    tested = (predicted.fold >= predicted.past) & has_market(predicted.races)
     if not tested.any():
         return ()
-    races = told.races.only(tested)
-    rows = np.repeat(tested, told.races.sizes)
+    races = predicted.races.only(tested)
+    rows = np.repeat(tested, predicted.races.sizes)
     chances = {
         "market π": races.pi,
-        BASELINE: told.logit[rows],
-        **{name: probabilities[rows] for name, probabilities in told.parts.items()},
-        "fundamental": told.fundamental[rows],
+        BASELINE: predicted.logit[rows],
+        **{name: probabilities[rows] for name, probabilities in predicted.parts.items()},
+        "fundamental": predicted.fundamental[rows],
     }
     market = races.pi
     try:
-        combined = combine(told, sp_decimal)
+        combined = combine(predicted, sp_decimal)
     except UserError:
-        # Too few races before the test to learn a blend from: the parts are told without one.
+        # too few races before the test days to fit a blend: the parts are measured without one
         pass
     else:
         inside = rows[combined.rows]
@@ -85,10 +85,10 @@ def measured_parts(told: OutOfFold, sp_decimal: Floats, seed: int) -> tuple[Part
         PartMeasured(
             name,
             races.count,
-            r2(said, season),
-            delta_r2(said, market, season),
-            mean_gap(said, races.share, days),
-            slope(said, races.share, days),
+            r2(p, season),
+            delta_r2(p, market, season),
+            mean_gap(p, races.share, days),
+            slope(p, races.share, days),
         )
-        for name, said in chances.items()
+        for name, p in chances.items()
     )
