@@ -8,8 +8,11 @@ from typing import Any
 from rich.table import Table
 
 from velo.errors import UserError
+from velo.resampling import Figure
 from velo.storage.store import Home
 from velo.training import bundle
+from velo.training.backtest_kept import read
+from velo.training.backtest_tables import shown
 from velo.training.dataset import LEAD
 from velo.training.model import ModelOptions
 from velo.training.own_models import velo_options
@@ -153,3 +156,77 @@ def _kept(version: str, described: dict[str, Any], *, serves: bool) -> KeptModel
         log_loss=test["model"]["log_loss"],
         market_r2=None if market is None else market["r2"]["value"],
     )
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBacktest:
+    """A stored backtest over local race dates, both included: the model's R² against 1/N, beside the market's and the plain logit's.
+
+    `blend_delta_r2` is the gain of the blend over π^β with its 95 % interval; `alarms` counts the alarms that went off.
+    """
+
+    backtest: str
+    model: str
+    since: str
+    until: str
+    races: int
+    r2: Figure
+    logit_r2: float | None
+    market_r2: float | None
+    blend_delta_r2: Figure
+    calibration_error: float | None
+    verdict: str
+    alarms: int
+
+
+def stored_backtests(home: Home) -> tuple[StoredBacktest, ...]:
+    """All stored backtests by period and model; raises `UserError` if there is none, or one is damaged."""
+    folders = sorted(path for path in home.backtests.glob("*/") if not path.name.startswith("."))
+    if not folders:
+        raise UserError(f"there is no backtest at {home.backtests}: run `velo backtest` first")
+    found = [_backtest(folder.name, read(home, folder.name)[1]) for folder in folders]
+    return tuple(sorted(found, key=lambda row: (row.since, row.until, row.model, row.backtest)))
+
+
+def _backtest(name: str, report: Mapping[str, Any]) -> StoredBacktest:
+    measured = {row["name"]: row for row in report["told"]}
+    blend = next(row for row in report["beside"] if (row["name"], row["than"]) == ("blend", "market"))
+    gate = report["gate"].get(report["served"])
+    return StoredBacktest(
+        backtest=name,
+        model=report.get("model", VELO),
+        since=report["since"],
+        until=report["until"],
+        races=report["races"],
+        r2=Figure(**measured["fundamental"]["r2"]),
+        logit_r2=measured["logit"]["r2"]["value"],
+        market_r2=measured["pi"]["r2"]["value"],
+        blend_delta_r2=Figure(**blend["delta_r2"]),
+        calibration_error=measured["fundamental"]["root_mean_gap"]["value"],
+        verdict=gate["verdict"] if gate else "NOT ENOUGH DATA",
+        alarms=len(report["alarms"]),
+    )
+
+
+def backtests_table(rows: tuple[StoredBacktest, ...]) -> Table:
+    """Backtests as rows; compare those of one period."""
+    table = Table(title="backtests, each model on days it was not trained on", title_justify="left")
+    for name in ("model", "days", "races", "R²", "R² of the logit", "R² of the market", "ΔR² of the blend over π^β"):
+        table.add_column(name, justify="left" if name in ("model", "days") else "right")
+    for name in ("calibration error", "gate", "alarms", "backtest"):
+        table.add_column(name, justify="right" if name == "calibration error" else "left")
+    for row in rows:
+        table.add_row(
+            row.model,
+            f"{row.since} to {row.until}",
+            f"{row.races:,}",
+            shown(row.r2, 4),
+            shown(Figure(row.logit_r2, None, None, row.races), 4),
+            shown(Figure(row.market_r2, None, None, row.races), 4),
+            shown(row.blend_delta_r2, 4),
+            "–" if row.calibration_error is None else f"{row.calibration_error:.2%}",
+            row.verdict,
+            str(row.alarms),
+            row.backtest,
+        )
+    return table

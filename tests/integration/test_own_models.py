@@ -24,6 +24,7 @@ from velo.training.backtest_report import BacktestReport
 from velo.training.by_race import softmax
 from velo.training.dataset import TrainingSet, training_set
 from velo.training.model import FEATURES, ModelOptions
+from velo.training.models import stored_backtests
 from velo.training.own_models import FittedUserModel, recipe_for
 from velo.training.placebo import LEAK, SHUFFLED, placebos
 from velo.training.race_model import Runners
@@ -84,6 +85,17 @@ def test_a_pipeline_is_tested_by_the_same_refits_and_beside_the_same_baseline_as
     assert {choice.kind for choice in by_pipeline.choices} == {"Benter"}
     # one trial of each recipe, whoever made the model
     assert {ours.backtest, by_pipeline.backtest} <= {trial.backtest for trial in trials(store.home.models)}
+
+
+def test_all_backtests_stand_in_one_table(store: Store, by_pipeline: BacktestReport) -> None:
+    ours = backtest(store, now=BUILT_AT, model=SMALL, **PERIOD)
+    stored = {row.backtest: row for row in stored_backtests(store.home)}
+    assert {stored[ours.backtest].model, stored[by_pipeline.backtest].model} == {"velo", PIPELINE}
+    assert stored[ours.backtest].logit_r2 == stored[by_pipeline.backtest].logit_r2
+    measured = {row.name: row for row in by_pipeline.told}
+    assert stored[by_pipeline.backtest].r2 == measured["fundamental"].r2
+    shown = velo("models", "backtests", home=store.home.root, COLUMNS="220").out
+    assert PIPELINE in shown
 
 
 def test_each_prediction_is_that_of_the_classifier_fitted_by_hand_on_earlier_days(

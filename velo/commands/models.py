@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(invoke_without_command=True, help="List, compare, promote or roll back models.")
     group.callback()(models)
     group.command("list")(listed)
-    for command in (compare, promote, rollback):
+    for command in (compare, backtests, promote, rollback):
         group.command()(command)
     app.add_typer(group, name="models")
 
@@ -73,6 +73,14 @@ def compare(one: Version, other: Version, as_json: Json = False) -> None:
 
     both = compared(open_store().home, one, other)
     show(both, as_json, lambda: models_table(both))
+
+
+def backtests(as_json: Json = False) -> None:
+    """List the stored backtests, one row each, whoever made the model."""
+    from velo.training.models import backtests_table, stored_backtests
+
+    stored = stored_backtests(open_store().home)
+    show(stored, as_json, lambda: backtests_table(stored))
 
 
 def promote(version: Version, as_json: Json = False) -> None:
