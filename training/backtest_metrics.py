@@ -236,15 +236,15 @@ def _bucket(season: BacktestPeriod, inside: NDArray[np.bool_], profits: Floats) 
 def _closing_line(season: BacktestPeriod, wanted: Wanted) -> tuple[Figure, Figure]:
     if season.clv is None:
         return Figure(None, None, None, 0), Figure(None, None, None, 0)
-    told = wanted & ~np.isnan(season.clv)
-    values = season.clv[told]
-    days = season.days.where(told)
+    known = wanted & ~np.isnan(season.clv)
+    values = season.clv[known]
+    days = season.days.where(known)
     return days.mean(values), days.mean((values > 0.0).astype(np.float64))
 
 
 def _ae_market(season: BacktestPeriod, inside: NDArray[np.bool_]) -> Figure:
-    told = inside & ~np.isnan(season.pi)
-    return season.days.where(told).ratio(season.share[told], season.pi[told])
+    known = inside & ~np.isnan(season.pi)
+    return season.days.where(known).ratio(season.share[known], season.pi[known])
 
 
 def _by_race(profit: Floats, race: Indices) -> Floats:

@@ -1,4 +1,4 @@
-"""What to bet on and how much: strategies by percentile, price buckets, level stakes and fractional Kelly (contract 9).
+"""Which runners to bet on and how much: strategies by percentile, price buckets, level stakes and fractional Kelly (contract 9).
 
 A strategy's percentiles are of the whole period it is tested on: no outcome is looked at, but the cut is one that only the end
 of the period knows. Stakes are decided at the price known at decision time, SP where there is none.
@@ -18,15 +18,15 @@ from velo.training.by_race import Floats, Indices
 Wanted = NDArray[np.bool_]
 
 MOST_AT_RISK: Final = 1.0
-"""The most of the bank on all bets of one race day: their results come after the stakes."""
+"""The largest share of the bank on all bets of one race day, which are staked before their results."""
 PRICE_EDGES: Final = (5.0, 8.0, 15.0, 21.0)
-"""Upper ends of the price buckets of contract 9, each with its end; above the last is a bucket of its own."""
+"""Upper ends of the price buckets of contract 9, each included in its bucket; one more bucket is above the last."""
 BUCKETS: Final = ("1–5", "5–8", "8–15", "15–21", "> 21")
-"""Their names."""
+"""The names of the price buckets."""
 
 
 class By(Enum):
-    """What a strategy ranks runners by."""
+    """The value that a strategy ranks runners by."""
 
     P = "p"
     EDGE = "edge"
@@ -50,21 +50,21 @@ DEFAULT: Final = "TOP20 by edge"
 
 
 def strategy(name: str) -> Strategy:
-    """The strategy of a name; raises `UserError` where there is none."""
-    for one in STRATEGIES:
-        if one.name == name:
-            return one
-    raise UserError(f"{name!r} is no strategy: choose one of {', '.join(one.name for one in STRATEGIES)}")
+    """The strategy of a name; raises `UserError` for an unknown one."""
+    for known in STRATEGIES:
+        if known.name == name:
+            return known
+    raise UserError(f"{name!r} is not a strategy: choose one of {', '.join(known.name for known in STRATEGIES)}")
 
 
 def edges(p: Floats, price: Floats) -> Floats:
-    """p · price − 1: what one unit is expected to win if p is true; NaN without a price."""
+    """p · price − 1, the expected profit of one unit if p is true; NaN without a price."""
     known = np.isfinite(price) & (price > 1.0)
     return np.where(known, p * np.where(known, price, 1.0) - 1.0, np.nan)
 
 
 def cut_of(of: Strategy, p: Floats, price: Floats) -> float | None:
-    """The least p or edge that a strategy bets on; None where it bets on nobody."""
+    """The lowest p or edge that a strategy bets on; None if it bets on no runner."""
     score = p if of.by is By.P else edges(p, price)
     rankable = np.flatnonzero(~np.isnan(score))
     count = round(of.share * rankable.size)
@@ -72,16 +72,16 @@ def cut_of(of: Strategy, p: Floats, price: Floats) -> float | None:
 
 
 def chosen(of: Strategy, p: Floats, price: Floats) -> Wanted:
-    """The runners a strategy bets on: the best share of those that can be ranked, ties at the cut all in."""
+    """The runners a strategy bets on, (runners,): the best share of those that can be ranked, with all ties at the cut."""
     cut = cut_of(of, p, price)
     if cut is None:
         return np.zeros(p.size, dtype=np.bool_)
-    # A comparison with NaN is false: who cannot be ranked is not bet on.
+    # a comparison with NaN is false, so a runner that cannot be ranked is not bet on
     return np.asarray((p if of.by is By.P else edges(p, price)) >= cut, dtype=np.bool_)
 
 
 def bucket_of(price: Floats) -> Indices:
-    """The price bucket of each runner, an index of `BUCKETS`; −1 where there is none (missing, or ≤ 1)."""
+    """The price bucket of each runner, an index of `BUCKETS`; −1 for a price that is missing or ≤ 1."""
     band = np.searchsorted(np.asarray(PRICE_EDGES), price, side="left")
     return np.where(np.isfinite(price) & (price > 1.0), band, -1).astype(np.intp)
 
@@ -89,11 +89,11 @@ def bucket_of(price: Floats) -> Indices:
 def kelly_stakes(p: Floats, price: Floats, fraction: float = KELLY_FRACTION, cap: float = KELLY_CAP) -> Floats:
     """Shares of the bank by fractional Kelly, fraction · (p · price − 1) ÷ (price − 1), at most `cap`; 0 without an edge.
 
-    Each runner is taken by itself, as if nothing else ran: the cap is what holds rivals of one race together.
+    Each runner is staked as if it were the only bet; the cap alone limits the rivals of one race.
     """
     for name, value in (("fraction", fraction), ("cap", cap)):
         if not 0.0 < value <= 1.0:
-            raise UserError(f"a Kelly {name} of {value!r} is no share of the bank: give one above 0 and at most 1")
+            raise UserError(f"the Kelly {name} must be above 0 and at most 1, got {value!r}")
     edge = edges(p, price)
     wanted = edge > 0.0
     stakes = np.zeros(p.size)
@@ -103,7 +103,7 @@ def kelly_stakes(p: Floats, price: Floats, fraction: float = KELLY_FRACTION, cap
 
 @dataclass(frozen=True, slots=True)
 class Bank:
-    """A bank through the period, 1 at its start: its value after each race day, and its deepest fall as a share."""
+    """The bank over the period, 1 at its start: its value after each race day, and its largest drawdown as a share."""
 
     after_day: Floats
     final: float
@@ -119,7 +119,7 @@ def compounded(stakes: Floats, unit_profit: Floats, day: Indices, days: int) -> 
     at_risk = np.bincount(day[settled], stakes[settled], minlength=days)
     won = np.bincount(day[settled], (stakes * unit_profit)[settled], minlength=days)
     scale = np.divide(MOST_AT_RISK, at_risk, out=np.ones(days), where=at_risk > MOST_AT_RISK)
-    # Whole stakes lost leave exactly nothing: rounding must not leave a debt.
+    # losing every stake leaves exactly 0: rounding must not leave a debt
     path = np.cumprod(np.maximum(1.0 + won * scale, 0.0))
     peaks = np.maximum.accumulate(np.r_[1.0, path])[1:]
     falls = np.divide(peaks - path, peaks)
@@ -127,6 +127,6 @@ def compounded(stakes: Floats, unit_profit: Floats, day: Indices, days: int) -> 
 
 
 def drawdown(profits: Floats) -> float:
-    """The deepest fall of the running total from its peak so far, in units staked; profits in order of time."""
+    """The largest fall of the running total from its peak, in units staked; profits are in order of time."""
     path = np.cumsum(profits)
     return float((np.maximum.accumulate(np.r_[0.0, path])[1:] - path).max(initial=0.0))

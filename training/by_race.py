@@ -1,4 +1,4 @@
-"""Arithmetic within races: values lie in blocks, a race after another, and `starts` says where each block begins."""
+"""Arithmetic within races: the rows of a race lie together, and `starts` has the first row of each race."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -8,7 +8,7 @@ Indices = NDArray[np.intp]
 
 
 def starts_of(race: ArrayLike) -> Indices:
-    """Where each race begins, from the race of every row; raises `ValueError` where a race lies in two blocks."""
+    """The first row of each race, (races,), from the race of every row; raises `ValueError` if a race's rows do not lie together."""
     codes = np.asarray(race)
     if codes.size == 0:
         return np.empty(0, dtype=np.intp)
@@ -19,7 +19,7 @@ def starts_of(race: ArrayLike) -> Indices:
 
 
 def sizes_of(starts: Indices, rows: int) -> Indices:
-    """Runners of each race."""
+    """The number of runners of each race, (races,)."""
     return np.asarray(np.diff(np.r_[starts, rows]), dtype=np.intp)
 
 
@@ -31,17 +31,17 @@ def total(values: Floats, starts: Indices) -> Floats:
 
 
 def spread(by_race: Floats, starts: Indices, rows: int) -> Floats:
-    """A value of each race, given to each of its runners, (rows,)."""
+    """A value per race, repeated for each of its runners, (rows,)."""
     return np.asarray(np.repeat(by_race, sizes_of(starts, rows)), dtype=np.float64)
 
 
 def normalised(values: Floats, starts: Indices) -> Floats:
-    """Values divided by their race's sum; NaN for the whole race where one of them is."""
+    """Values divided by their race's sum, (rows,); a NaN makes its whole race NaN."""
     return np.asarray(values / spread(total(values, starts), starts, values.size), dtype=np.float64)
 
 
 def softmax(scores: Floats, starts: Indices) -> Floats:
-    """Probabilities from scores, each race's summing to 1; NaN for the whole race where a score is."""
+    """Probabilities from scores, which sum to 1 in each race, (rows,); a NaN makes its whole race NaN."""
     if starts.size == 0:
         return np.empty(0)
     raised = np.exp(scores - spread(np.maximum.reduceat(scores, starts), starts, scores.size))

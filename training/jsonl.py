@@ -1,4 +1,4 @@
-"""What must not be forgotten: a file of JSON lines, one frozen record a line, that is only ever added to.
+"""An append-only file of JSON lines, one frozen record per line.
 
 Looks at locked windows and trials of a period are kept so (`velo.training.final_window`, `velo.training.trials`).
 """
@@ -21,19 +21,19 @@ else:
 
 
 def read(path: Path, line: type[Line], says: str) -> tuple[Line, ...]:
-    """All records of a file, oldest first, none where there is no file; a damaged one raises `UserError` with what it `says`."""
+    """All records of a file, oldest first, none without the file; a damaged file raises `UserError` that names what it `says`."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return ()
     try:
-        return tuple(line(**json.loads(one)) for one in lines)
+        return tuple(line(**json.loads(text)) for text in lines)
     except (ValueError, TypeError) as damaged:
         raise UserError(f"{path} is damaged ({damaged}): restore it, it says {says}") from damaged
 
 
-def add(path: Path, before: Sequence[Line], one: Line) -> None:
-    """Put one more record after those `read`; a crash leaves the file with it or without it."""
+def add(path: Path, before: Sequence[Line], record: Line) -> None:
+    """Append a record after those `read`; a crash leaves the file with it or without it."""
     make_folder(path.parent)
-    lines = [json.dumps(asdict(each), ensure_ascii=False) for each in (*before, one)]
+    lines = [json.dumps(asdict(each), ensure_ascii=False) for each in (*before, record)]
     write_atomically(path, ("\n".join(lines) + "\n").encode())

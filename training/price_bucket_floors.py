@@ -18,9 +18,9 @@ BY_P: Final = "own fair price"
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """All starters of one bucket, of SP or of the model's own fair price 1/p: how many, how many wins p expected, and A/E.
+    """All starters of one bucket of SP or of the model's own fair price 1/p: their number, the wins that p expects, and A/E.
 
-    `holds` is None where no interval can be told.
+    `holds` is None without an interval.
     """
 
     subject: str
@@ -33,7 +33,7 @@ class Floor:
 
 
 def floors(season: BacktestPeriod, subject: str, by: str) -> tuple[Floor, ...]:
-    """A/E of all starters by bucket, with the model's p as what was expected; `by` is `BY_PRICE` or `BY_P`."""
+    """A/E of all starters by bucket, with the model's p as the expectation; `by` is `BY_PRICE` or `BY_P`."""
     bucket = bucket_of(season.settled_at if by == BY_PRICE else 1.0 / season.p)
     kept = []
     for at, name in enumerate(BUCKETS):

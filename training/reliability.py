@@ -1,6 +1,6 @@
-"""How far probabilities are from what happens: binned calibration error, less what chance alone makes of it, and the slope.
+"""How far probabilities are from outcomes: binned calibration error, debiased, and the calibration slope.
 
-Runners stand for themselves; `share` is each one's share of the win. Intervals resample whole race days (`velo.resampling`).
+Each runner is one observation; `share` is its share of the win. Intervals resample whole race days (`velo.resampling`).
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _EDGE: Final = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Bins:
-    """A reliability diagram: of each bin that holds a runner, how many, the mean said, and the share that won."""
+    """A reliability diagram: the number of runners, the mean p and the win rate of each bin that is not empty."""
 
     runners: NDArray[np.int64]
     said: Floats
@@ -47,13 +47,13 @@ def reliability(p: Floats, share: Floats, bin_of: NDArray[np.intp]) -> Bins:
 
 
 def plain_error(p: Floats, share: Floats, bin_of: NDArray[np.intp]) -> float:
-    """Mean over the runners of |won − said| of their bin: above 0 by chance even where every word is true."""
+    """The mean over the runners of |win rate − mean p| of their bin: above 0 by chance even if every p is true."""
     bins = reliability(p, share, bin_of)
     return float(np.sum(bins.runners * np.abs(bins.won - bins.said)) / p.size)
 
 
 def mean_gap(p: Floats, share: Floats, days: Days, bins: int = EQUAL_MASS_BINS) -> Figure:
-    """Mean |won − said| over equal-mass bins, less what chance makes of it where every word is true; not below 0.
+    """The mean of |win rate − mean p| over equal-mass bins, less its expected value if every p is true; not below 0.
 
     It moves little by chance, and reads low where the true gap is of the size of chance itself: for a bound that must
     hold with few runners take `root_mean_gap`. `days` is of the runners.
@@ -64,7 +64,7 @@ def mean_gap(p: Floats, share: Floats, days: Days, bins: int = EQUAL_MASS_BINS) 
 
 
 def root_mean_gap(p: Floats, share: Floats, days: Days, bins: int = EQUAL_MASS_BINS) -> Figure:
-    """Root mean square of won − said over equal-mass bins, less the part that chance makes (Kumar et al. 2019).
+    """The root mean square of win rate − mean p over equal-mass bins, less the part due to chance (Kumar et al. 2019).
 
     Each bin's variance w(1 − w)/(n − 1) is taken off its squared gap, which leaves the mean square unbiased whatever
     the true gap; a mean below 0 is 0.
@@ -75,7 +75,7 @@ def root_mean_gap(p: Floats, share: Floats, days: Days, bins: int = EQUAL_MASS_B
 
 
 def slope(p: Floats, share: Floats, days: Days) -> Figure:
-    """The slope of a logistic regression of the win on logit p, with an intercept: below 1, p says too much.
+    """The slope of a logistic regression of the win on logit p, with an intercept; below 1, p is overconfident.
 
     Its interval takes one Newton step from the fit in each resample: exact enough, and done for all of them at once. None
     where nothing varies, and where what is said parts winners from losers: every slope would be too flat.
@@ -89,7 +89,7 @@ def slope(p: Floats, share: Floats, days: Days) -> Figure:
         for _ in range(100):
             gradient, hessian = _score(columns, share, at)
             step = np.linalg.solve(hessian.sum(axis=0), gradient.sum(axis=0))
-            # from far away a whole step may overshoot without end: where winners are all but known beforehand
+            # far from the optimum a whole step may overshoot for ever, if the winners are nearly known beforehand
             at = at + step / max(1.0, float(np.abs(step).max()))
             if np.abs(step).max() < 1e-10:
                 break
@@ -98,7 +98,7 @@ def slope(p: Floats, share: Floats, days: Days) -> Figure:
         drawn = days.resampled(by_day)
         steps = np.linalg.solve(drawn[:, 2:].reshape(-1, 2, 2), drawn[:, :2, None])[:, 1, 0]
     except np.linalg.LinAlgError:
-        # winners parted from losers: no slope is steep enough
+        # p separates the winners from the losers: no slope is steep enough
         return Figure(None, None, None, p.size)
     return days.figure(float(at[1]), at[1] + steps, p.size)
 
@@ -110,11 +110,11 @@ def _score(columns: Floats, share: Floats, at: Floats) -> tuple[Floats, Floats]:
     return columns * (share - said)[:, None], np.asarray(outer * weight[:, None, None], dtype=np.float64)
 
 
-# A resample carries chance twice, the data's own and that of the drawing: its variance is taken off twice.
+# A resample has the sampling variance twice, that of the data and that of the draw: it is subtracted twice.
 
 
 def _by_day_and_bin(p: Floats, share: Floats, days: Days, bins: int) -> tuple[Floats, int]:
-    """By day, (days, 4 × bins): runners, said, won and the variance of won where what is said is true; and the bins."""
+    """Sums by day, (days, 4 × bins): runners, p, wins and the variance of the wins if p is true; and the number of bins."""
     bin_of = equal_mass(p, bins)
     count = int(bin_of.max()) + 1
     cell = days.of * count + bin_of

@@ -1,6 +1,6 @@
-"""How many times a period was tried: every backtest is put on record before its figures are shown.
+"""The ledger of trials: every backtest is recorded before its figures are shown.
 
-The best of many tries is not what it seems. One JSON line a backtest, in `$VELO_HOME/models/trials.ndjson`; nothing in it is
+The best of many tries looks better than it is. One JSON line per backtest, in `$VELO_HOME/models/trials.ndjson`; nothing in it is
 ever edited.
 """
 
@@ -16,7 +16,7 @@ FILE: Final = "trials.ndjson"
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A backtest that was run: its days (both included), the recipe and the data by their SHA-256, and when (UTC)."""
+    """A backtest: its first and last day (both included), the SHA-256 of its recipe and of its data, and the instant it ran (UTC)."""
 
     backtest: str
     since: str
@@ -26,21 +26,21 @@ class Trial:
     at: str
 
     def is_again(self, other: "Trial") -> bool:
-        """Whether it is the other repeated: the same days, recipe and data come to the same figures."""
+        """Whether it repeats the other: the same days, recipe and data give the same figures."""
         return (self.since, self.until, self.recipe, self.data) == (other.since, other.until, other.recipe, other.data)
 
 
 def trials(folder: Path) -> tuple[Trial, ...]:
-    """All trials on record, oldest first; raises `UserError` where the record is damaged."""
+    """All trials, oldest first; raises `UserError` if the ledger is damaged."""
     return jsonl.read(folder / FILE, Trial, "how often a period was tried")
 
 
 def tried(folder: Path, trial: Trial, now: datetime) -> int:
-    """Put a trial on record; returns how many different ones have tested any of its days, itself among them."""
+    """Record a trial; returns the number of different trials that tested any of its days, itself included."""
     before = trials(folder)
-    told = [*before, trial]
-    if any(trial.is_again(one) for one in before):
-        told.pop()
+    recorded = [*before, trial]
+    if any(trial.is_again(earlier) for earlier in before):
+        recorded.pop()
     else:
         jsonl.add(folder / FILE, before, replace(trial, at=now.astimezone(UTC).isoformat()))
-    return sum(one.since <= trial.until and trial.since <= one.until for one in told)
+    return sum(other.since <= trial.until and trial.since <= other.until for other in recorded)

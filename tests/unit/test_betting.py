@@ -80,7 +80,7 @@ def test_a_strategy_takes_its_share_of_the_period_by_p_or_by_edge() -> None:
     assert edges(p, price)[by_edge].min() >= edges(p, price)[~by_edge].max()
     assert chosen(strategy("ALL by p"), p, price).all()
     assert {one.name.split()[0] for one in STRATEGIES} == {"TOP10", "TOP20", "TOP30", "ALL"}
-    with pytest.raises(UserError, match="'TOP5' is no strategy: choose one of TOP10 by p,"):
+    with pytest.raises(UserError, match="'TOP5' is not a strategy: choose one of TOP10 by p,"):
         strategy("TOP5")
 
 
