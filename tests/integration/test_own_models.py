@@ -94,7 +94,7 @@ def test_all_backtests_stand_in_one_table(store: Store, by_pipeline: BacktestRep
     assert stored[ours.backtest].logit_r2 == stored[by_pipeline.backtest].logit_r2
     measured = {row.name: row for row in by_pipeline.told}
     assert stored[by_pipeline.backtest].r2 == measured["fundamental"].r2
-    shown = velo("models", "backtests", home=store.home.root, COLUMNS="220").out
+    shown = velo("models", "backtests", home=store.home.root).out
     assert PIPELINE in shown
 
 

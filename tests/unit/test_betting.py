@@ -117,7 +117,7 @@ def test_kelly_in_hand_worked_numbers() -> None:
     assert kelly_stakes(p, price).tolist() == pytest.approx([0.02, 0.00625, 0.0, 0.0])
     assert kelly_stakes(p, price, cap=1.0)[0] == pytest.approx(0.0625)
     assert kelly_stakes(p, price, fraction=1.0, cap=1.0)[0] == pytest.approx(0.25)
-    with pytest.raises(UserError, match="a Kelly cap of 2 is no share"):
+    with pytest.raises(UserError, match="the Kelly cap must be above 0 and at most 1, got 2"):
         kelly_stakes(p, price, cap=2)
 
 
