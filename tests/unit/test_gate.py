@@ -103,7 +103,7 @@ def test_the_gate_is_asked_over_both_windows() -> None:
     assert gate([short, long]) is PASS
     assert gate([short, replace(long, verdict=MORE)]) is MORE
     assert gate([replace(short, verdict=FAIL), long]) is FAIL
-    with pytest.raises(ValueError, match="over windows of 90, 365 days, and was given 90"):
+    with pytest.raises(ValueError, match="the gate judges windows of 90, 365 days, got 90"):
         gate([short])
 
 
