@@ -169,7 +169,7 @@ def test_a_command_that_is_named_and_not_run_has_every_word_and_option_it_is_nam
 FOLDERS = ("velo", "feature_repo", "streams", "training", "serving", "benchmarks", "tests", "docs", "deploy")
 INLINE_CODE = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 A_PATH = re.compile(rf"^(?:{'|'.join(FOLDERS)})/[\w./-]*$")
-A_MODULE = re.compile(rf"^(?:{'|'.join(FOLDERS[:6])})(?:\.\w+)+$")
+A_MODULE = re.compile(rf"^(?!velo\.toml$)(?:{'|'.join(FOLDERS[:6])})(?:\.\w+)+$")
 PLACEHOLDER = "test_X"
 GUIDES = [REPO / "README.md", REPO / "CONTRIBUTING.md", *DOCS]
 
