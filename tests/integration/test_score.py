@@ -1,7 +1,6 @@
 """A scored race: the same features whichever way they are read, and what it stands on is told."""
 
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from datetime import UTC, date, datetime, timedelta
@@ -14,19 +13,19 @@ from feast import FeatureStore
 from numpy.typing import NDArray
 from rich.console import Console
 
-from tests.support.seasons import BUILT_AT, a_card, a_season, a_store, opened
+from tests.support.score_races import ABROAD, AFTER, LEAD, NOW, OFF, STRANGERS, a_copy, stood
+from tests.support.seasons import BUILT_AT, a_card, a_season, a_store
 from tests.support.shared import shared_file
 from tests.support.streaming import streamed
 from velo.errors import UserError
 from velo.feature_repo.catalogue import columns
 from velo.feature_repo.feast_store import apply
 from velo.feature_repo.stores.embedded_redis import down
-from velo.racing.cards import Declared, decision_time, declared_at
-from velo.racing.messages import Market, NonRunner, Race, Racecard, Runner
+from velo.racing.cards import Declared
+from velo.racing.messages import NonRunner, Racecard
 from velo.serving.scoring.drivers import DriverExplainer, drivers, story_of, words
 from velo.serving.scoring.feature_matrix import FeatureMatrix, offline
 from velo.serving.scoring.history import TablesBehind
-from velo.serving.scoring.race_messages import messages_of_race
 from velo.serving.scoring.read_plan import ReadPlan
 from velo.serving.scoring.redis_reader import OnlineStoreUnavailable, ReadRequest
 from velo.serving.scoring.render import race_card, to_json
@@ -43,31 +42,6 @@ from velo.training.model import FEATURES, ModelOptions
 from velo.training.train import train
 
 pytestmark = pytest.mark.slow
-
-LEAD = timedelta(minutes=5)
-OFF = datetime(2023, 6, 1, 14, 0, tzinfo=UTC)
-NOW = OFF - timedelta(hours=1)
-TO_COME = Race("to come", date(2023, 6, 1), OFF, "Ascot", race_class=3, surface="Turf", going="Soft", distance_m=1609.0)
-
-
-def entered(n: int, horse: str | None = None) -> Runner:
-    return Runner(
-        horse or f"horse {n}", f"Horse {n}", runner_no=n, draw=n, jockey_id=f"jockey {n}", trainer_id=f"trainer {n}",
-        weight_lbs=126.0 + n, official_rating=60 + n, body_weight_lbs=1000.0 + 10 * n,
-    )  # fmt: skip
-
-
-RUNNERS = (*(entered(n) for n in range(1, 8)), entered(8, "a debutant"))
-ABROAD = Race("abroad", date(2023, 6, 1), OFF, "Deauville", surface="Turf", going="Soft", distance_m=1609.0)
-STRANGERS = tuple(
-    Runner(f"stranger {n}", f"Stranger {n}", n, n, f"rider {n}", f"Rider {n}", "nobody", "Nobody") for n in range(1, 4)
-)
-AFTER = (
-    a_card(ABROAD, STRANGERS, OFF - timedelta(hours=6)),
-    a_card(TO_COME, RUNNERS, OFF - timedelta(hours=5)),
-    Market("to come", {"horse 1": 3.5, "horse 2": 1.0}, "show", OFF - timedelta(hours=2)),
-    NonRunner("to come", "horse 7", "lame", OFF - timedelta(hours=1, minutes=30)),
-)
 
 
 @pytest.fixture(scope="module")
@@ -107,21 +81,6 @@ def scorer_over(store: Store, feast: FeatureStore | None = None) -> Scorer:
     made = scorer_of(store, UnbuiltLog(store.home), patience_s=2.0)
     made.history._feast = feast
     return made
-
-
-def a_copy(store: Store, folder: Path) -> Store:
-    """The same store in another home, its Redis left out."""
-    shutil.copytree(store.home.root, folder / "home", symlinks=True, ignore=shutil.ignore_patterns("redis"))
-    return opened(folder / "home")
-
-
-def stood(store: Store, race_id: str, instant: datetime | None = None) -> Declared:
-    told = messages_of_race(store.home, race_id).messages
-    at = instant or decision_time(told, LEAD)
-    assert at is not None
-    race = declared_at(told, at)
-    assert race is not None
-    return race
 
 
 def online(scorer: Scorer, race: Declared) -> FeatureMatrix:
