@@ -146,6 +146,21 @@ def browser() -> "Iterator[Browser]":
         yield opened
 
 
+@pytest.fixture(scope="session")
+def fresh_tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `fresh_batches` keeps what it built."""
+    return tmp_path_factory.mktemp("fresh")
+
+
+@pytest.fixture
+def fresh_batches(fresh_tables: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Audits in this process build the batch of a log once, whichever store holds that log."""
+    from tests.support.audits import kept_by_log
+    from velo.streams import audit
+
+    monkeypatch.setattr(audit, "_fresh", kept_by_log(audit._fresh, fresh_tables))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark each test with its folder: unit, integration or e2e. Leave out `prove` unless `-m` names it."""
     for item in items:

@@ -20,6 +20,8 @@ from velo.storage import table_versions
 from velo.storage.log.format import segments
 from velo.streams import integrity_check
 
+pytestmark = pytest.mark.usefixtures("fresh_batches")
+
 PAGE = REPO / "docs" / "reliability.md"
 KILLED_AT_WRITES = [fault for fault in FAULTS if fault.name.endswith("-writes")]
 

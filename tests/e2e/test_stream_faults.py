@@ -37,6 +37,8 @@ from velo.streams.dataflow.runtime import StreamOptions, plan, run, sole_stream
 from velo.streams.importers.ingest import ingest
 from velo.streams.importers.sources.runners import read_runner_tables
 
+pytestmark = pytest.mark.usefixtures("fresh_batches")
+
 PATIENCE_S = 120.0
 
 

@@ -44,6 +44,8 @@ from velo.streams.dataflow.metrics import Telemetry, position
 from velo.streams.dataflow.runtime import StreamOptions, plan, run
 from velo.streams.rebuild_online import rebuild
 
+pytestmark = pytest.mark.usefixtures("fresh_batches")
+
 PATIENCE_S = 60.0
 LAYOUTS = [Layout.of(family) for family in FAMILIES]
 
