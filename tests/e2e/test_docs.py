@@ -193,7 +193,7 @@ def test_every_file_and_folder_that_a_document_names_exists(doc: Path) -> None:
 @pytest.mark.parametrize("doc", GUIDES, ids=lambda doc: doc.stem)
 def test_every_module_and_object_that_a_document_names_exists(doc: Path) -> None:
     """A dotted name is a module, or an object in one."""
-    for name in sorted(word for word in words_in_code(doc) if A_MODULE.match(word)):
+    for name in sorted(word for word in words_in_code(doc) if A_MODULE.match(word) and word != "velo.toml"):
         try:
             pkgutil.resolve_name(name)
         except (ImportError, AttributeError) as missing:

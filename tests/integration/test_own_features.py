@@ -176,3 +176,29 @@ def test_own_features_are_in_feast_redis_explain_audit_training_and_the_score(tm
         cwd=REPO, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+OBJECTS = """
+from datetime import timedelta
+from feast import FeatureService, FeatureView, Field, FileSource
+from feast.types import Float64
+from velo.feature_repo.objects import entities
+
+weather = FeatureView(
+    name="weather", entities=[entities()["course"]], ttl=timedelta(days=1),
+    schema=[Field(name="rain_mm", dtype=Float64)],
+    source=FileSource(name="weather_table", path="weather.parquet", timestamp_field="event_timestamp"),
+)
+service = FeatureService(name="with_weather", features=[weather])
+"""
+
+
+def test_feast_objects_of_a_folder_are_found_and_a_broken_file_is_refused(tmp_path: Path) -> None:
+    from velo.feature_repo.own_objects import own_objects
+
+    assert own_objects(tmp_path) == []
+    (tmp_path / "weather.py").write_text(OBJECTS)
+    assert [one.name for one in own_objects(tmp_path)] == ["weather", "with_weather"]
+    (tmp_path / "a.py").write_text("1 / 0")
+    with pytest.raises(UserError, match=r"a\.py does not import \(ZeroDivisionError: division by zero\): correct it"):
+        own_objects(tmp_path)
