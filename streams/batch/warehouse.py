@@ -1,8 +1,7 @@
 """The warehouse: `warehouse.duckdb`, read-only views over the published tables, for an analyst's SQL.
 
-Views hold no data, so what they show is as new as the tables. Besides the feature views (changelogs): `runners`
-and `notices` (as told), `starts` (one row a start of the latest version), and a `…_daily` table for each family that
-the seed report asked for.
+Views have no data of their own, so they are as new as the tables. Beside the feature views (changelogs) there are `runners` and
+`notices` (the messages), `starts` (one row for each start of the latest version), and a `…_daily` view for four families.
 """
 
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from velo.streams.batch.staging import first_line
 DAILY: Final = ("trainer_velocity", "jockey_velocity", "horse_form", "draw_bias")
 ROWS_SHOWN: Final = 10_000
 _READING: Final = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN, duckdb.StatementType.MULTI)
-"""A PIVOT is several statements in one."""
+"""Statements that only read; a PIVOT is a MULTI statement."""
 _LISTED: Final = '`velo sql "show tables"` lists what there is'
 
 
@@ -38,7 +37,7 @@ class Answer:
 
 
 def make_warehouse(store: Store) -> None:
-    """Write the warehouse anew, aside, and move it in: a reader of the old one is not disturbed."""
+    """Write a new warehouse file and move it into place, so that readers of the old one are not disturbed."""
     aside = store.home.warehouse.with_name(".warehouse.duckdb")
     with changing_parts(store.home):
         aside.unlink(missing_ok=True)
@@ -51,7 +50,7 @@ def make_warehouse(store: Store) -> None:
 
 
 def _views(store: Store) -> dict[str, str]:
-    """The query of each view; a view stands after those it reads. Those that want a build are left out before the first one."""
+    """Return the query of each view, in order of dependency. Views that need a build are left out before the first build."""
     views = {family.view: f"FROM {_parts(store, family.view)}" for family in FAMILIES if _has_parts(store, family.view)}
     if not all(_has_parts(store, kind) for kind in staging.KINDS):
         return views
@@ -71,7 +70,7 @@ def _has_parts(store: Store, view: str) -> bool:
 def daily(family: Family, timezone: ZoneInfo) -> str:
     """One row per key and day it had a runner: the values held just before that day's first result became known.
 
-    A day whose results were all told late has the values it ended with: what other days taught since is not in them.
+    If all results of a day became known late, its row has the values at the end of that day, without later results.
     """
     keys = ", ".join(family.keys)
     same = " AND ".join(f"values_then.{key} = days.{key}" for key in family.keys)
@@ -99,15 +98,16 @@ def ask(store: Store, query: str) -> Answer:
 
 @contextmanager
 def reading(store: Store, query: str) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Open the warehouse for one query, checked and not run; raises `UserError` where there are no tables or it is not understood.
+    """Open the warehouse for one query, which is checked and not run. Raises `UserError` where there are no tables, or for an
+    invalid query.
 
-    Before the first build the warehouse has the feature views alone, as the stream has them. A query reads, and nothing
-    but this store: no other file, no network, no writing of any kind.
+    Before the first build the warehouse has only the feature views of the stream. A query can only read, and only this store:
+    no other file, no network, no writes.
     """
     if not store.home.warehouse.exists():
         if not store.home.offline.exists():
             raise UserError(f"there is no warehouse at {store.home.warehouse}: run `velo build` first")
-        # tables that a stream alone made
+        # the tables come from a stream without a build
         make_warehouse(store)
     try:
         connection = duckdb.connect(str(store.home.warehouse), read_only=True)
@@ -130,9 +130,9 @@ def reading(store: Store, query: str) -> Iterator[duckdb.DuckDBPyConnection]:
                 )
             yield connection
         except duckdb.Error as refused:
-            built = "" if _has_parts(store, "starts") else "; `velo build` adds what was told and the daily tables"
+            built = "" if _has_parts(store, "starts") else "; `velo build` adds the messages and the daily views"
             raise UserError(
-                f"the warehouse refused the query ({first_line(refused)}): mend it; {_LISTED}{built}"
+                f"the warehouse refused the query ({first_line(refused)}): correct it; {_LISTED}{built}"
             ) from None
 
 

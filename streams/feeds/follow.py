@@ -75,19 +75,25 @@ class FollowReport:
 
 
 def follow(
-    store: Store, feed: Feed, *, clock: Clock, stop: Stop, once: bool = False, told: Callable[[int], None] | None = None
+    store: Store,
+    feed: Feed,
+    *,
+    clock: Clock,
+    stop: Stop,
+    once: bool = False,
+    progress: Callable[[int], None] | None = None,
 ) -> FollowReport:
     """Append a feed's messages until `stop` is set or, with `once`, the feed has no more.
 
-    Retries an unreachable feed, and a log that another process is writing. Calls `told` after each batch with the number of messages taken so far. Raises
+    Retries an unreachable feed, and a log that another process is writing. Calls `progress` after each batch with the number of messages taken so far. Raises
     `UserError` if another process follows the feed, or at the start writes to the log, if the disk is full, or if the feed
     has lost messages not yet taken.
     """
     with opened(store, feed, clock=clock) as following:
         while not stop.is_set():
             step = following.step()
-            if step == "taken" and told:
-                told(following.taken)
+            if step == "taken" and progress:
+                progress(following.taken)
             elif step == "away":
                 stop.wait(WAIT_S)
             elif step == "nothing" and once:

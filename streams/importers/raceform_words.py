@@ -58,22 +58,22 @@ def _surface_of_going(going: str, country: str | None) -> str | None:
 
 
 @lru_cache(maxsize=4096)
-def main_going(told: str | None) -> str | None:
+def main_going(description: str | None) -> str | None:
     """Return the first going of a description: `Soft` of `Soft 5`, `Good` of `Good4` or `Good, Good to Firm in places`.
 
     `Sloppy` becomes muddy and `Holding` soft. A description without a known going is returned unchanged.
     """
-    if told is None or _is_known(told):
-        return told and _LIKE.get(going_words(told), told)
-    first = _NUMBER.sub("", _FIRST_OF_SEVERAL.split(told)[0]).strip()
+    if description is None or _is_known(description):
+        return description and _LIKE.get(going_words(description), description)
+    first = _NUMBER.sub("", _FIRST_OF_SEVERAL.split(description)[0]).strip()
     if _is_known(first):
         return _LIKE.get(going_words(first), first)
-    words = _IN_PLACES.sub("", told.casefold()).split()
-    if len(words) < len(told.split()):
+    words = _IN_PLACES.sub("", description.casefold()).split()
+    if len(words) < len(description.split()):
         splits = range(len(words) - 1, 0, -1)
-        found = (at for at in splits if _is_known(" ".join(words[:at])) and _is_known(" ".join(words[at:])))
-        return " ".join(told.split()[: next(found, None)])
-    return told
+        splits_known = (at for at in splits if _is_known(" ".join(words[:at])) and _is_known(" ".join(words[at:])))
+        return " ".join(description.split()[: next(splits_known, None)])
+    return description
 
 
 def _is_known(going: str) -> bool:

@@ -47,7 +47,7 @@ def read_table(path: Path, required: Sequence[str] = REQUIRED) -> pa.Table:
 
 
 def runner_table(table: pa.Table, source: str, required: Sequence[str] = REQUIRED) -> pa.Table:
-    """Return a table with the runner table's own column names; raises `UserError`, which names `source`, if it is none."""
+    """Return a table with the runner table's own column names. Raises `UserError`, which names `source`, for another table."""
     table = table.rename_columns(_named(table.column_names))
     nameless = [at for at, name in enumerate(table.column_names) if not name]
     if len(nameless) > 1:  # commas that a spreadsheet adds after the last column

@@ -55,15 +55,15 @@ def spark_engine() -> Iterator["SparkEngine"]:
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     try:
         # Spark's drawing of its progress would go between the lines of ours
-        asked = SparkSession.builder.appName("velo build").config("spark.ui.showConsoleProgress", "false")
-        session = asked.getOrCreate()
+        builder = SparkSession.builder.appName("velo build").config("spark.ui.showConsoleProgress", "false")
+        session = builder.getOrCreate()
     except (PySparkRuntimeError, PySparkException) as failed:
         raise UserError(
             f"Spark does not start ({_first_line(failed)}): it needs Java 17 or later (JAVA_HOME), and the master that "
             "SPARK_CONF_DIR or PYSPARK_SUBMIT_ARGS names"
         ) from None
     try:
-        logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)  # it tells what is raised anyway
+        logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)  # it logs what is raised anyway
         session.sparkContext.setLogLevel("ERROR")
         for name, value in (EXACT | PLAIN).items():
             session.conf.set(name, value)
@@ -86,8 +86,8 @@ class SparkEngine:
         """Measure some segments, a task each."""
         if not segments:
             return []
-        told = list(zip(places, segments, strict=True))
-        tasks = self._session.sparkContext.parallelize(told, len(told))
+        numbered = list(zip(places, segments, strict=True))
+        tasks = self._session.sparkContext.parallelize(numbered, len(numbered))
         lines: list[str] = tasks.map(lambda one: measure(*one)).collect()
         return lines
 
@@ -100,13 +100,13 @@ class SparkEngine:
         self._share_out(spark.table("measured").count())
         spark.sql(measuring.query("applied")).createOrReplaceTempView("applied")
         [(first, last)] = spark.sql("SELECT min(race_date), max(race_date) FROM results").collect()
-        told = zip(*staging.midnights_of(first, last, timezone, windows), strict=True)
-        days = spark.createDataFrame(list(told), "day DATE, midnight_us BIGINT")
+        midnights = zip(*staging.midnights_of(first, last, timezone, windows), strict=True)
+        days = spark.createDataFrame(list(midnights), "day DATE, midnight_us BIGINT")
         days.selectExpr("day", "timestamp_micros(midnight_us) AS midnight").createOrReplaceTempView("midnights")
         spark.sql(staging.laid_out(windows)).cache().createOrReplaceTempView("starts")
 
     def _share_out(self, starts: int) -> None:
-        """Have as many tasks as the starts need and the cores can use, unless Spark was told how many."""
+        """Set as many tasks as the starts need and the cores can use, unless Spark's own settings say how many."""
         context = self._session.sparkContext
         if PARTITIONS not in dict(context.getConf().getAll()):
             tasks = max(context.defaultParallelism, -(-starts // PARTITION_STARTS))

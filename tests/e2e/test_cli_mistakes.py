@@ -257,7 +257,7 @@ def test_what_comes_before_is_named(tmp_path: Path) -> None:
     ("query", "words"),
     [
         ("", ("'' asks nothing", "write a SELECT")),
-        ("selec 1", ('"selec"', "mend it", "show tables")),
+        ("selec 1", ('"selec"', "correct it", "show tables")),
         ("from nothing", ("Table with name nothing", "show tables")),
         ("drop view starts", ("does more than read", "write a SELECT")),
     ],

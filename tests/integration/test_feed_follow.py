@@ -254,7 +254,7 @@ def test_a_redis_that_goes_away_is_waited_for_and_it_is_said_once(
     sending = threading.Thread(target=_put_when_back, args=(home, stop))
     sending.start()
     try:
-        report = follow(store, feed, clock=ticking(), stop=Stop(), told=taken)
+        report = follow(store, feed, clock=ticking(), stop=Stop(), progress=taken)
     finally:
         stop.set()
         sending.join(30)

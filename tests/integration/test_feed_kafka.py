@@ -62,7 +62,7 @@ def test_brokers_that_go_away_are_waited_for_and_it_is_said_once(
     timer = threading.Timer(60, stop.set)
     timer.start()
     try:
-        report = follow(store, feed, clock=ticking(), stop=Stop(), told=lambda _: clusters.clear())
+        report = follow(store, feed, clock=ticking(), stop=Stop(), progress=lambda _: clusters.clear())
     finally:
         timer.cancel()
         feed.close()

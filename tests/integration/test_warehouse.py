@@ -160,7 +160,7 @@ def test_a_store_that_only_the_stream_made_is_asked_in_sql_too(tmp_path: Path) -
     for view in ("trainer_velocity", "horse_form"):
         query = f"SELECT * EXCLUDE (created_timestamp) FROM {view} ORDER BY ALL"
         assert ask(streaming, query) == ask(built, query)
-    with pytest.raises(UserError, match="`velo build` adds what was told and the daily tables"):
+    with pytest.raises(UserError, match="`velo build` adds the messages and the daily views"):
         ask(streaming, "SELECT * FROM starts")
     build(streaming, NOW)
     make_warehouse(streaming)

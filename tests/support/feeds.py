@@ -107,7 +107,7 @@ def followed_to(store: Store, feed: Feed, wanted: int, clock: Callable[[], datet
             feed,
             clock=clock or ticking(),
             stop=stop,
-            told=lambda taken: stop.set() if taken >= wanted else None,
+            progress=lambda taken: stop.set() if taken >= wanted else None,
         )
     finally:
         guard.cancel()

@@ -103,7 +103,7 @@ def follow_feed(
                 clock=now,
                 stop=stop,
                 once=once,
-                told=lambda taken: progress(f"from {feed.name}", taken, taken),
+                progress=lambda taken: progress(f"from {feed.name}", taken, taken),
             )
     finally:
         feed.close()
