@@ -40,6 +40,8 @@ RACES_LOOKED_UP: Final = 2000
 """Races whose first result in the tables is cached."""
 _ENTRY: Final = Struct("<QQIQI?")
 """A message of a race: its seq, its `RecordOffset` (first seq, schema version, offset, length), and whether it is a result."""
+_FIRST_RESULT: Final = Struct("<q")
+"""Before a race's entries: the `known_at` (µs) of its first result. A score asks for it twice, so it must not read all entries."""
 _NO_RESULT: Final = -1
 
 
@@ -54,7 +56,7 @@ class LogPosition(NamedTuple):
 class UnbuiltLog:
     """Reads a store's log from the end of its tables. Thread-safe; it reads nothing before the first call.
 
-    For record `_begin + i`, `_known_us[i]` is its `known_at` in µs. `_by_race` has packed `_ENTRY`s by race, and `_results`
+    For record `_begin + i`, `_known_us[i]` is its `known_at` in µs. `_by_race` has a `_FIRST_RESULT` and packed `_ENTRY`s by race, and `_results`
     the (seq, race, offset) of results in order.
     """
 
@@ -88,8 +90,8 @@ class UnbuiltLog:
             self._refresh(None)
             first = self._first_before(race_id)
             if first == _NO_RESULT:
-                results = (seq for seq, _, is_result in self._entries(race_id) if is_result)
-                first = next((self._known_us[seq - self._begin] for seq in results), _NO_RESULT)
+                noted = self._by_race.get((race_id,))
+                first = _FIRST_RESULT.unpack_from(noted)[0] if noted else _NO_RESULT
             end = from_us(self._known_us[-1]) if self._known_us else self._built_known_at
             return LogPosition(None if first == _NO_RESULT else from_us(first), end)
 
@@ -176,13 +178,16 @@ class UnbuiltLog:
         head = about(line.text) if line.whole else None
         if head is not None and head.race_id is not None:
             key = (head.race_id,)
-            entry = _ENTRY.pack(line.seq, *line.place, head.kind == "result")
+            noted = self._by_race.get(key) or _FIRST_RESULT.pack(_NO_RESULT)
             if head.kind == "result":
                 self._results.append((line.seq, head.race_id, line.place))
-            self._by_race.put(key, (self._by_race.get(key) or b"") + entry)
+                if _FIRST_RESULT.unpack_from(noted)[0] == _NO_RESULT:
+                    noted = _FIRST_RESULT.pack(self._known_us[-1]) + noted[_FIRST_RESULT.size :]
+            self._by_race.put(key, noted + _ENTRY.pack(line.seq, *line.place, head.kind == "result"))
 
     def _entries(self, race_id: str) -> Iterator[tuple[int, RecordOffset, bool]]:
-        for seq, *place, is_result in _ENTRY.iter_unpack(self._by_race.get((race_id,)) or b""):
+        noted = self._by_race.get((race_id,)) or b""
+        for seq, *place, is_result in _ENTRY.iter_unpack(noted[_FIRST_RESULT.size :]):
             yield seq, RecordOffset(*place), is_result
 
     def _built(self) -> tuple[int, datetime | None]:

@@ -22,6 +22,8 @@ from velo.serving.api.problems import Refusal
 
 EVERY_S: Final = 0.1
 """How often Redis is asked while anyone listens."""
+A_LISTENER_S: Final = 0.0005
+"""How much less often for each listener: half a second and less for as many as may be, one write each."""
 HEARTBEAT_S: Final = 15.0
 WAITING: Final = 64
 """Blocks of events that wait for a listener: what came within some seconds."""
@@ -33,7 +35,7 @@ ANOTHER_LOG: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class EventBlock:
-    """Events that were found together, oldest first, and all of them as they are written."""
+    """Events that were found together, oldest first, and all of them as they are written; without events a heartbeat."""
 
     events: tuple[Event, ...]
     written: bytes
@@ -48,6 +50,9 @@ class EventBlock:
         if place_of(self.events[0].id) > last:
             return self.written
         return b"".join(written(one) for one in self.events if place_of(one.id) > last)
+
+
+HEARTBEAT: Final = EventBlock((), b": still here\n\n")
 
 
 @dataclass(slots=True)
@@ -109,16 +114,11 @@ class Hub:
             if not self._follows():
                 self._at = None
                 self._task = asyncio.create_task(self._follow())
-            while True:
-                try:
-                    told = await asyncio.wait_for(queue.get(), HEARTBEAT_S)
-                except TimeoutError:
-                    yield b": still here\n\n"
-                    continue
-                if told is None:
-                    return
-                if news := told.after(last):
-                    last = place_of(told.events[-1].id)
+            while (block := await queue.get()) is not None:
+                if not block.events:
+                    yield block.written
+                elif news := block.after(last):
+                    last = place_of(block.events[-1].id)
                     yield news
         finally:
             self._queues.pop(queue, None)
@@ -150,6 +150,7 @@ class Hub:
         return last_id
 
     def _hand_out(self, block: EventBlock) -> None:
+        """Queue a block for every listener, and end those whose queue is full: they are too slow to follow."""
         for queue in list(self._queues):
             try:
                 queue.put_nowait(block)
@@ -164,6 +165,8 @@ class Hub:
     async def _follow(self) -> None:
         """Ask for what is new until nobody listens; a Redis that is away is asked again."""
         behind = 0
+        loop = asyncio.get_running_loop()
+        written_at = loop.time()
         while self._queues:
             with suppress(UserError):
                 newest = await run_in_threadpool(self.newest)
@@ -175,8 +178,12 @@ class Hub:
                 if events := await run_in_threadpool(self.after, at):
                     at = events[-1].id
                     self._hand_out(EventBlock.of(events))
+                    written_at = loop.time()
                 self._at = at
-            await asyncio.sleep(EVERY_S)
+            if loop.time() - written_at > HEARTBEAT_S:
+                self._hand_out(HEARTBEAT)
+                written_at = loop.time()
+            await asyncio.sleep(EVERY_S + A_LISTENER_S * self.listeners)
 
 
 def written(event: Event) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
+from velo.feature_repo.stores.race_cards import Event
 from velo.serving.api import events
 from velo.serving.api.events import Hub
 from velo.serving.api.limits import Lane, client_of
@@ -155,3 +156,33 @@ def test_listeners_have_their_share_and_the_address_with_most_gives_way_to_other
                 await anext(lines[name])
 
     asyncio.run(story())
+
+
+def test_listeners_hear_a_heartbeat_while_nothing_happens_and_then_the_events_once_and_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(events, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(events, "EVERY_S", 0.01)
+    log: list[Event] = []
+
+    def after(event_id: str) -> list[Event]:
+        return [event for event in log if events.place_of(event.id) > events.place_of(event_id)]
+
+    async def story() -> list[bytes]:
+        hub = Hub(after, lambda: log[-1].id if log else "0-0")
+        lines = await hub.listen(None)
+        heard = [await anext(lines), await anext(lines)]
+        for seq in (1, 2):
+            log.append(Event(f"{seq}-0", "market", f"race {seq}", "2024-01-01T00:00:00Z", b"{}"))
+            while not (block := await anext(lines)).startswith(b"id:"):
+                assert block == b": still here\n\n"
+            heard.append(block)
+        await hub.stop()
+        return heard
+
+    first, heartbeat, one, two = asyncio.run(story())
+    assert first == b": what changes, from here on\n\n"
+    assert heartbeat == b": still here\n\n"
+    assert one.startswith(b"id: 1-0\nevent: market\n")
+    assert two.startswith(b"id: 2-0\nevent: market\n")
+    assert one.count(b"id:") == two.count(b"id:") == 1
