@@ -1,5 +1,6 @@
 """Explain a probability in words: related features are added up as one driver, described by the runner's own values."""
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ MINUS: Final = "\N{MINUS SIGN}"
 NEGLIGIBLE: Final = 0.01
 """Drivers that move a score by less are left out: e^0.01 is one per cent of the odds."""
 _SUFFIXES: Final = ("_rank", "_z")
+_SIGNED_ZERO: Final = re.compile(r"[+-]0(\.0+)?(?![\d.])")
 _BEFORE: Final = {
     "trainer_velocity": "trainer",
     "jockey_velocity": "jockey",
@@ -55,8 +57,12 @@ class Driver:
 def drivers(
     vectors: FeatureMatrix, features: tuple[str, ...], contributions: Floats, said: int = SAID
 ) -> list[tuple[Driver, ...]]:
-    """The strongest stories of each runner, strongest first; `contributions` is (runners, features)."""
+    """The strongest stories of each runner, strongest first; `contributions` is (runners, features).
+
+    A story whose value points the other way than its effect is left out: its words would mean the opposite.
+    """
     told, members = _stories(features)
+    means = {column: _mean(vectors.of(column)) for column, _ in _HIGHER_IS_BETTER.values()}
     effects = contributions @ members
     found = []
     for runner in range(effects.shape[0]):
@@ -65,8 +71,9 @@ def drivers(
         for story, effect in zip(told, effects[runner].tolist(), strict=True):
             if abs(effect) >= NEGLIGIBLE:
                 # two drivers without values read the same
-                text = words(story, values)
-                by_words[text] = by_words.get(text, 0.0) + effect
+                text = _words_of_effect(story, values, means, effect)
+                if text is not None:
+                    by_words[text] = by_words.get(text, 0.0) + effect
         strongest = sorted(by_words.items(), key=lambda one: -abs(one[1]))[:said]
         found.append(tuple(Driver(text, effect) for text, effect in strongest if abs(effect) >= NEGLIGIBLE))
     return found
@@ -139,6 +146,25 @@ def words(story: str, values: Values) -> str:
     return tell(values) if tell else story.replace("_", " ")
 
 
+def _words_of_effect(story: str, values: Values, means: Values, effect: float) -> str | None:
+    """The words of a story that raises or lowers a chance; None where they would say the opposite."""
+    text = words(story, values)
+    column, neutral = _HIGHER_IS_BETTER.get(story, ("", None))
+    if not column or _unknown(values[column]):
+        return text
+    if (values[column] - means[column]) * effect < 0:
+        return None
+    if neutral is not None and (values[column] - neutral) * effect < 0:
+        return f"{text}, {'above' if effect > 0 else 'below'} the race's average"
+    return text
+
+
+def _mean(values: Floats) -> float:
+    """The mean of what is known; NaN where nothing is."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
 def _record(values: Values, wins: str, runs: str, who: str, where: str) -> str:
     if _unknown(values[runs]) or values[runs] == 0:
         return f"{who} no runs {where}"
@@ -152,6 +178,18 @@ def _unknown(value: float) -> bool:
 def _number(name: str, text: str, unknown: str, scale: float = 1.0) -> Callable[[Values], str]:
     def tell(values: Values) -> str:
         return unknown if _unknown(values[name]) else text.format(values[name] * scale).replace("-", MINUS)
+
+    return tell
+
+
+def _signed(name: str, text: str, zero: str, unknown: str) -> Callable[[Values], str]:
+    """A number with its sign; `zero` where it rounds to 0, which has none."""
+
+    def tell(values: Values) -> str:
+        if _unknown(values[name]):
+            return unknown
+        said = text.format(values[name])
+        return zero if _SIGNED_ZERO.search(said) else said.replace("-", MINUS)
 
     return tell
 
@@ -251,13 +289,27 @@ _QUANTITY: Final = {
     "rating_change": "rating change",
     "distance_change_m": "distance change",
 }
+_HIGHER_IS_BETTER: Final[Mapping[str, tuple[str, float | None]]] = {
+    "elo": (FORETOLD, 0.0),
+    "jockey_elo": ("jockey_elo__elo", 0.0),
+    "trainer_elo": ("trainer_elo__elo", 0.0),
+    "draw_elo": ("draw_elo__elo", 0.0),
+    "draw_bias": ("draw_bias__iv_shrunk_1095d", 1.0),
+    "horse_ability:odds": ("horse_ability__over_ewma", 1.0),
+    "horse_ability:figure": ("horse_ability__figure_ewma", None),
+    "horse_ability:clock": ("horse_ability__speed_ewma", None),
+    "horse_form:form": ("horse_form__prb_ewma", None),
+}
+"""Stories whose words call a runner good or bad: the column they state, and its value for an average runner, if it has one."""
 _TOLD: Final[Mapping[str, Callable[[Values], str]]] = {
     "horse_form:record": lambda values: _record(values, "horse_form__wins", "horse_form__starts", "horse", "in all"),
     "horse_form:form": _number("horse_form__prb_ewma", "beat {:.0f} % of rivals lately", "no form yet", 100.0),
     "horse_form:last run": _last_run,
     "horse_form:market": _number("horse_form__market_ewma", "past odds {:.1f}× an average runner", "no past odds"),
     "horse_form:busy": _number("horse_form__runs_90d", "{:.0f} runs in 90 days", "no run yet"),
-    "horse_form:prb_slope": _number("horse_form__prb_slope", "form trend {:+.2f} a run", "too few runs for a trend"),
+    "horse_form:prb_slope": _signed(
+        "horse_form__prb_slope", "form trend {:+.2f} a run", "level form", "too few runs for a trend"
+    ),
     "horse_form:lengths_ewma": _number("horse_form__lengths_ewma", "beaten {:.1f} lengths lately", "no distances yet"),
     "horse_form:class": _class,
     "horse_form:last_distance_m": _number(
@@ -279,10 +331,14 @@ _TOLD: Final[Mapping[str, Callable[[Values], str]]] = {
         "here at this distance",
         "new to course and distance",
     ),
-    "elo": _number(FORETOLD, "combined Elo {:+.1f}", "no Elo yet"),
-    "jockey_elo": _number("jockey_elo__elo", "jockey's Elo {:+.1f}", "jockey without an Elo"),
-    "trainer_elo": _number("trainer_elo__elo", "trainer's Elo {:+.1f}", "trainer without an Elo"),
-    "draw_elo": _number("draw_elo__elo", "draw's Elo {:+.1f}", "draw without an Elo"),
+    "elo": _signed(FORETOLD, "combined Elo {:+.1f}", "combined Elo of an average runner", "no Elo yet"),
+    "jockey_elo": _signed(
+        "jockey_elo__elo", "jockey's Elo {:+.1f}", "jockey's Elo is average", "jockey without an Elo"
+    ),
+    "trainer_elo": _signed(
+        "trainer_elo__elo", "trainer's Elo {:+.1f}", "trainer's Elo is average", "trainer without an Elo"
+    ),
+    "draw_elo": _signed("draw_elo__elo", "draw's Elo {:+.1f}", "draw's Elo is average", "draw without an Elo"),
     "draw": _number("draw", "drawn {:.0f}", "no draw"),
     "draw_bias": _number("draw_bias__iv_shrunk_1095d", "draw wins {:.2f}× its share here", "draw unknown here"),
     "days": _days,
@@ -291,18 +347,30 @@ _TOLD: Final[Mapping[str, Callable[[Values], str]]] = {
     "distance_m": _number("distance_m", "{:.0f} m", "distance unknown"),
     "weight": _number("weight_lbs", "carries {:.0f} lb", "weight unknown"),
     "body weight": _number("body_weight_lbs", "weighs {:.0f} lb", "body weight unknown"),
-    "body weight change": _number(
-        BODY_CHANGE, "body weight {:+.0f} lb since the last run", "body weight change unknown"
+    "body weight change": _signed(
+        BODY_CHANGE,
+        "body weight {:+.0f} lb since the last run",
+        "body weight of the last run",
+        "body weight change unknown",
     ),
     SEASONED: _number(SEASONED, "its starts are {:.0f} days back on average", "no run yet"),
-    "weight change": _number(
-        "since_last_run__weight_change_lbs", "weight carried {:+.0f} lb since the last run", "weight change unknown"
+    "weight change": _signed(
+        "since_last_run__weight_change_lbs",
+        "weight carried {:+.0f} lb since the last run",
+        "same weight as in the last run",
+        "weight change unknown",
     ),
     "rating": _number("official_rating", "rated {:.0f}", "no rating"),
-    "rating change": _number(
-        "since_last_run__rating_change", "rating {:+.0f} since the last run", "no rating to compare"
+    "rating change": _signed(
+        "since_last_run__rating_change",
+        "rating {:+.0f} since the last run",
+        "same rating as in the last run",
+        "no rating to compare",
     ),
-    "distance change": _number(
-        "since_last_run__distance_change_m", "{:+.0f} m since the last run", "distance change unknown"
+    "distance change": _signed(
+        "since_last_run__distance_change_m",
+        "{:+.0f} m since the last run",
+        "same distance as the last run",
+        "distance change unknown",
     ),
 }
