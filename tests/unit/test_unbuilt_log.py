@@ -19,7 +19,7 @@ def test_a_races_first_result_is_its_first_in_the_log_whatever_comes_before_and_
     """Seen as each message arrives; the second version and later odds change nothing, and another race has none."""
     store = a_store(tmp_path / "home")
     log = UnbuiltLog(store.home)
-    messages = [
+    messages: list[Racecard | Market | Result] = [
         Racecard(RACE, RUNNERS),
         *(Market(RACE.race_id, {"horse 1": 2.0 + price}, "load") for price in range(50)),
         Result(RACE, RAN, 1),
