@@ -6,7 +6,7 @@ from typing import Final
 
 from velo.racing.expressions import Sql
 from velo.racing.jurisdiction import UNKNOWN, Jurisdiction
-from velo.racing.measures import MEASURES, Measure
+from velo.racing.measures import MEASURES, Measure, extra_columns
 from velo.racing.messages import STARTED
 from velo.racing.race_values import (
     FIGURE_LENGTHS_CAP,
@@ -18,7 +18,7 @@ from velo.racing.race_values import (
     LONGEST_RATING,
     SHORTEST_RACE_M,
 )
-from velo.racing.start_columns import Extra, sql_of
+from velo.racing.start_columns import sql_of
 
 CONSTANTS: Final = {
     "longest_odds": LONGEST_ODDS,
@@ -57,12 +57,6 @@ def constants(jurisdiction: Jurisdiction, own: tuple[Measure, ...]) -> dict[str,
         **{f"${name}": str(number) for name, number in CONSTANTS.items()},
         "$started": "[" + ", ".join(f"'{status}'" for status in sorted(STARTED)) + "]",
     }
-
-
-def extra_columns(own: tuple[Measure, ...]) -> list[Extra]:
-    """The columns of a user's own files that some measures read."""
-    read = (column.data for measure in own if measure.value is not None for column in measure.value.columns())
-    return list(dict.fromkeys(data for data in read if isinstance(data, Extra)))
 
 
 def measures_sql(measures: tuple[Measure, ...]) -> str:

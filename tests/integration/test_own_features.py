@@ -15,16 +15,19 @@ from hypothesis import strategies as st
 
 from tests.support import own_features
 from tests.support.cli import velo_process
+from tests.support.logs import a_store
 from tests.support.shared import REPO
+from tests.support.stores import NOW
 from tests.support.strategies import RandomLog, busy_logs
-from velo.errors import UserError
+from velo.errors import Refused, UserError
 from velo.feature_repo.catalogue import own
 from velo.feature_repo.catalogue.families import SHIPPED
 from velo.feature_repo.catalogue.family import Family
 from velo.features import Last, Measure, Sum, column, extra
 from velo.racing.messages import Message, Result, from_record
+from velo.storage.log.writer import LogWriter
 from velo.streams.three_ways import ThreeWays
-from velo.testing import WrongFeature, check
+from velo.testing import WrongFeature, check, messages_of
 
 SECTIONALS = st.sampled_from((None, "33.25", 33.25, "n/a", " 41 ", 40, True, "1e1", 19.99, {"a": 1}, "٣٣"))
 
@@ -202,3 +205,20 @@ def test_feast_objects_of_a_folder_are_found_and_a_broken_file_is_refused(tmp_pa
     (tmp_path / "a.py").write_text("1 / 0")
     with pytest.raises(UserError, match=r"a\.py does not import \(ZeroDivisionError: division by zero\): correct it"):
         own_objects(tmp_path)
+
+
+def test_a_result_that_differs_in_a_column_that_a_feature_reads_needs_a_higher_version(tmp_path: Path) -> None:
+    """And one that differs in a column that nothing reads is the same result."""
+    home = a_store(tmp_path / "home")
+    store = replace(home, extra_columns=lambda: frozenset({"sectional_last_s"}))
+    result = messages_of(TABLE, ZoneInfo("Europe/London"))[1]
+    assert isinstance(result, Result)
+    [runner] = result.runners
+    with LogWriter.open(store, clock=lambda: NOW) as writer:
+        assert writer.append(result).outcome == "appended"
+        noted = replace(result, runners=(replace(runner, kept={**runner.kept, "note": "x"}),))
+        assert writer.append(noted).outcome == "identical"
+        corrected = replace(result, runners=(replace(runner, kept={"sectional_last_s": "36"}),))
+        with pytest.raises(Refused, match="sectional_last_s"):
+            writer.append(corrected)
+        assert writer.append(replace(corrected, result_version=2)).outcome == "appended"

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast, overload
@@ -71,6 +72,14 @@ def open_store(
     return store
 
 
+def _extra_columns() -> frozenset[str]:
+    """The columns of the user's own files that declared features read; the declarations are read when first needed."""
+    from velo.feature_repo.catalogue.families import OWN_MEASURES
+    from velo.racing.measures import extra_columns
+
+    return frozenset(column.name for column in extra_columns(OWN_MEASURES))
+
+
 class RaceStore:
     """One store of races. Every method reads the store as it is then; instants are aware and in UTC, dates are local.
 
@@ -101,7 +110,7 @@ class RaceStore:
                     f"{declared} declares features, but this process reads {config_file() or 'no velo.toml'}: "
                     f"set VELO_HOME to {self.settings.home} before Python starts"
                 )
-        return Store.open(self.settings)
+        return replace(Store.open(self.settings), extra_columns=_extra_columns)
 
     def __repr__(self) -> str:
         with self._at_work() as store:

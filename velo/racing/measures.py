@@ -5,7 +5,7 @@ name that ends in `_e9` counts in billionths. Measures are integers, so that any
 bounds say where 64-bit sums stay exact, and a family that would exceed them is refused.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,7 +19,7 @@ from velo.racing.race_values import (
     MARKET_LOG_EVEN,
     PACE_CAP,
 )
-from velo.racing.start_columns import CALENDAR_COLUMNS, INT32, column
+from velo.racing.start_columns import CALENDAR_COLUMNS, INT32, Extra, column
 
 DAY_1970: Final = 719_163
 """The ordinal of 1970-01-01: the first day of the year 1 is 1."""
@@ -71,6 +71,12 @@ class Measure:
 def unit(measure: str) -> int:
     """The number that one natural unit of a measure counts in it."""
     return E9 if measure.endswith("_e9") else 1
+
+
+def extra_columns(own: Iterable[Measure]) -> list[Extra]:
+    """The columns of a user's own files that some measures read."""
+    read = (column.data for measure in own if measure.value is not None for column in measure.value.columns())
+    return list(dict.fromkeys(data for data in read if isinstance(data, Extra)))
 
 
 def _count(name: str, words: str, value: Expression | None) -> Measure:

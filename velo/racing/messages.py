@@ -5,7 +5,7 @@ that are unknown. `horse_id`, `jockey_id` and `trainer_id` are the store's keys;
 display names.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import date, datetime
 from typing import Any, Final
@@ -248,8 +248,10 @@ def kept_of(record: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name not in own}
 
 
-def differences(one: Result, other: Result) -> list[str]:
+def differences(one: Result, other: Result, extra: Iterable[str] = ()) -> list[str]:
     """Return the columns in which two results differ, in column order.
+
+    `extra` are columns of a user's own files that features read.
 
     Ignores the order of the runners, `known_at`, and columns that no feature, settlement or card reads (contract 3).
     `runners` means that the horses differ.
@@ -259,7 +261,10 @@ def differences(one: Result, other: Result) -> list[str]:
     if ours.keys() != theirs.keys():
         return [*of_race, "runners"]
     changed = {name for name in _RUNNER for horse in ours if getattr(ours[horse], name) != getattr(theirs[horse], name)}
-    return of_race + [name for name in _RUNNER if name in changed]
+    kept = sorted(
+        name for name in extra if any(ours[horse].kept.get(name) != theirs[horse].kept.get(name) for horse in ours)
+    )
+    return of_race + [name for name in _RUNNER if name in changed] + kept
 
 
 def _runner(record: Mapping[str, Any]) -> Runner:

@@ -2,8 +2,8 @@
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -130,15 +130,24 @@ class Home:
         return self.root / "reports"
 
 
+def no_extra_columns() -> frozenset[str]:
+    """No feature reads a column of the user's own."""
+    return frozenset()
+
+
 @dataclass(frozen=True, slots=True)
 class Store:
-    """An opened store. `timezone` defines local dates; `keys` is None until the first load fixes it."""
+    """An opened store. `timezone` defines local dates; `keys` is None until the first load fixes it.
+
+    `extra_columns` returns the columns of the user's own files that features read: results that differ in them are not the same.
+    """
 
     home: Home
     timezone: ZoneInfo
     keys: KeyPolicy | None = None
     epochs: tuple[str, ...] = ()
     redis_url: str | None = None
+    extra_columns: Callable[[], frozenset[str]] = field(default=no_extra_columns, compare=False, repr=False)
 
     @classmethod
     def open(cls, settings: Settings) -> "Store":

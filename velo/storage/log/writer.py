@@ -269,7 +269,7 @@ class LogWriter:
         """Return the columns that count in which a result differs from a version in the log."""
         other = from_record(upgraded(self._segments.record_at(held.seq, held.place)))
         assert isinstance(other, Result)
-        return differences(other, result)
+        return differences(other, result, self.store.extra_columns())
 
     def _refuse_late(self, fresh: list[_Candidate]) -> None:
         tied_since = self._index.tied_since
