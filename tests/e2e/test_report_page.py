@@ -1,39 +1,26 @@
 """The backtest's page in a real browser: nothing fetched, nothing said on the console, and it fits a phone and paper."""
 
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.browser import CONTRAST, FAINT, chromium, screenshots
-from tests.support.seasons import BUILT_AT, FIRST_DAY, a_season, a_store
-from velo.training.backtest import backtest
-from velo.training.model import ModelOptions
+from tests.support.browser import CONTRAST, FAINT, screenshots
+from tests.support.made_once import made_once
+from tests.support.short_backtest import short_backtest
 from velo.training.report_html import write_report
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from playwright.sync_api import Browser, Page
 
 PHONE, DESK = {"width": 360, "height": 740}, {"width": 1280, "height": 900}
 
 
 @pytest.fixture(scope="module")
-def browser() -> "Iterator[Browser]":
-    with chromium() as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
 def report(browser: "Browser", tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Asks for the browser first, so that nothing is computed where there is none."""
-    folder = tmp_path_factory.mktemp("report")
-    store = a_store(folder / "home", a_season(300))
-    options = ModelOptions(rounds=4, patience=2, leaves=4, learning_rate=0.1, threads=1)
-    told = backtest(store, now=BUILT_AT, since=FIRST_DAY + timedelta(days=250), model=options, refit_months=1, past=2)
-    return write_report(told, folder / "report.html")
+    _, (tested, _) = made_once(tmp_path_factory, "short-backtest", short_backtest)
+    return write_report(tested, tmp_path_factory.mktemp("report") / "report.html")
 
 
 def opened(browser: "Browser", report: Path, size: dict[str, int], heard: list[str]) -> "Page":

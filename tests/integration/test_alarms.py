@@ -2,38 +2,31 @@
 
 import json
 from dataclasses import replace
-from datetime import timedelta
 from io import StringIO
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from tests.support.seasons import BUILT_AT, FIRST_DAY, a_season, a_store
+from tests.support.made_once import made_once
+from tests.support.short_backtest import short_backtest
 from velo.resampling import Days
-from velo.training.backtest import backtest
-from velo.training.backtest_kept import Predictions, plain, read
+from velo.training.backtest_kept import Predictions, plain
 from velo.training.backtest_metrics import BacktestPeriod, all_strategies
 from velo.training.backtest_report import BacktestReport, alarms_of, luck_of
 from velo.training.backtest_tables import backtest_tables, by_luck, first_lines
 from velo.training.by_race import sizes_of
 from velo.training.gate_simulation import luck
-from velo.training.model import ModelOptions
 from velo.training.placebo import shuffled_winners
 from velo.training.report_html import page
 
 pytestmark = pytest.mark.slow
 
-SMALL = ModelOptions(rounds=4, patience=2, leaves=4, learning_rate=0.1, threads=1)
-
 
 @pytest.fixture(scope="module")
 def tested(tmp_path_factory: pytest.TempPathFactory) -> tuple[BacktestReport, Predictions]:
-    """A backtest of 50 days of a simulated season: shorter than any window of the gate."""
-    store = a_store(tmp_path_factory.mktemp("alarms") / "home", a_season(300))
-    since = FIRST_DAY + timedelta(days=250)
-    report = backtest(store, now=BUILT_AT, since=since, model=SMALL, refit_months=1, past=2)
-    return report, read(store.home, report.backtest)[0]
+    _, made = made_once(tmp_path_factory, "short-backtest", short_backtest)
+    return made
 
 
 def longer(predictions: Predictions, times: int) -> Predictions:
