@@ -1,7 +1,7 @@
-"""The training set: every start with what was known at its race's decision time, and what became of it (contract 8).
+"""The training set: every start with what was known at its race's decision time, and its outcome (contract 8).
 
-Features come through one point-in-time retrieval of Feast; labels are from version 1 of the results and stand apart,
-in columns that begin with `label__`.
+Features come through one point-in-time retrieval of Feast; labels come from version 1 of the results and are separate
+columns that begin with `label__`.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from velo.training.entity_rows import Period, declared, outcomes
 
 Floats = NDArray[np.float64]
 Progress = Callable[[str, int, int], None]
-"""Told the step that begins, how many are done, and of how many."""
+"""Called with the step that begins, the number of steps done, and their total."""
 
 LEAD: Final = timedelta(minutes=5)
 FEATURE: Final = "feature__"
@@ -44,9 +44,9 @@ IDENTITY: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What a training set was made from: the tables' formulas and place in the log, and how long before the off.
+    """The inputs of a training set: the tables' formulas and position in the log, and the lead before the off.
 
-    `manifest` is the SHA-256 of what the tables say of themselves: equal where they were not written since.
+    `manifest` is the SHA-256 of the tables' manifest: equal if they were not written since.
     """
 
     catalogue: str
@@ -57,7 +57,7 @@ class Provenance:
     manifest: str
 
     def to_json(self) -> str:
-        """As kept in the Parquet file."""
+        """As stored in the Parquet file."""
         return json.dumps(
             {
                 "catalogue": self.catalogue,
@@ -72,10 +72,10 @@ class Provenance:
     @classmethod
     def from_json(cls, text: str | bytes) -> "Provenance":
         """As read from the Parquet file."""
-        told = json.loads(text)
-        lead = timedelta(seconds=told["lead_s"])
-        known_at = from_text(told["known_at"])
-        return cls(told["catalogue"], told["next_seq"], known_at, lead, told["timezone"], told["manifest"])
+        stored = json.loads(text)
+        lead = timedelta(seconds=stored["lead_s"])
+        known_at = from_text(stored["known_at"])
+        return cls(stored["catalogue"], stored["next_seq"], known_at, lead, stored["timezone"], stored["manifest"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class TrainingSet:
         return numbers(self.labels.column(LABEL + name))
 
     def started(self) -> NDArray[np.bool_]:
-        """Which rows went to the start."""
+        """Whether each row's runner started, (rows,)."""
         return np.asarray(self.labels.column(f"{LABEL}started").to_numpy(), dtype=np.bool_)
 
     def matrix(self, names: Sequence[str]) -> Floats:
@@ -139,7 +139,7 @@ class TrainingSet:
 
     @classmethod
     def read(cls, path: Path) -> "TrainingSet":
-        """What `write` wrote, to the last bit. Raises `ValueError` for a file that is damaged or of other columns."""
+        """Read what `write` wrote, to the last bit. Raises `ValueError` for a damaged file or one with other columns."""
         try:
             table = pq.read_table(path, page_checksum_verification=True)
             made_from = Provenance.from_json(table.schema.metadata[b"velo"])
@@ -159,9 +159,9 @@ def training_set(
     period: Period = Period(),  # noqa: B008 frozen
     progress: Progress = lambda step, done, steps: None,
 ) -> TrainingSet:
-    """Every start of a period with what was known `lead` before its off, through one retrieval of Feast.
+    """Join every start of a period with what was known `lead` before its off, through one retrieval of Feast.
 
-    Raises `UserError` where no tables were built, or hold no result of the period.
+    Raises `UserError` if no tables were built, or they have no result of the period.
     """
     snapshot = Snapshot()
     progress("find the declared runners", 0, 3)
@@ -181,7 +181,7 @@ def training_set(
 
 
 def _labels(rows: pa.Table, became: pa.Table) -> pa.Table:
-    """The labels of each row in its order; a runner that the first result does not name did not start."""
+    """The labels of each row, in row order; a runner that the first result does not name did not start."""
     ordered = rows.select(["result_seq", "horse_id"]).append_column("row", pa.array(np.arange(rows.num_rows)))
     joined = ordered.join(became, ["result_seq", "horse_id"], join_type="left outer").sort_by("row")
     started = pc.fill_null(joined.column("started"), False)  # noqa: FBT003 pyarrow's own
@@ -190,7 +190,7 @@ def _labels(rows: pa.Table, became: pa.Table) -> pa.Table:
 
 
 def provenance(store: Store, lead: timedelta, snapshot: Snapshot) -> Provenance:
-    """What a training set made now would be made from; raises `FileNotFoundError` where no tables were built."""
+    """The inputs of a training set made now; raises `FileNotFoundError` if no tables were built."""
     written = (snapshot.folder(store.home.offline / "runners").parent / table_versions.MANIFEST).read_bytes()
     manifest = table_versions.Manifest.from_json(written)
     return Provenance(

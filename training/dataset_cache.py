@@ -1,7 +1,7 @@
-"""Training sets kept under the home by what they were made from: the log's place, the formulas, the lead and the period.
+"""A cache of training sets under the home, by their inputs: the log's position, the formulas, the lead and the period.
 
-A set is a function of those, so one that is kept need not be joined again. A file that is damaged, or says of itself that it
-was made from something else, is made anew.
+A set is a function of those inputs, so a cached one is not joined again. A damaged file, or one that names other inputs, is
+replaced.
 """
 
 import hashlib
@@ -21,9 +21,9 @@ from velo.training.entity_rows import Period
 Progress = Callable[[str, int, int], None]
 
 FORMAT: Final = 2
-"""Of the rows themselves: another number where the same log makes other rows."""
+"""The version of the rows: it changes when the same log gives other rows."""
 KEPT: Final = 4
-"""So many of the sets used last are kept; older ones are taken away."""
+"""The number of sets that stay in the cache, those used last; older ones are deleted."""
 
 
 def kept_training_set(
@@ -33,7 +33,7 @@ def kept_training_set(
     period: Period = Period(),  # noqa: B008 frozen
     progress: Progress = lambda step, done, steps: None,
 ) -> TrainingSet:
-    """As `training_set`, from the file where there is one; otherwise it is made and kept."""
+    """As `training_set`, read from the cache if it is there, else made and cached."""
     made_from = _now(store, lead)
     path = store.home.datasets / f"{key_of(made_from, period)}.parquet" if made_from else None
     if made_from and path and path.is_file():
@@ -45,26 +45,26 @@ def kept_training_set(
             return found
     rows = training_set(store, lead=lead, period=period, progress=progress)
     with sole_writer(store.home.datasets):
-        # Named by what it was made from, should the tables have moved on meanwhile.
+        # named by the inputs it was made from, because the tables may have changed meanwhile
         rows.write(store.home.datasets / f"{key_of(rows.provenance, period)}.parquet")
-        _take_away_old(store.home.datasets)
+        _delete_old(store.home.datasets)
     return rows
 
 
 def key_of(made_from: Provenance, period: Period) -> str:
-    """SHA-256 of everything that a training set is a function of."""
-    told = {
+    """SHA-256 of every input of a training set."""
+    inputs = {
         "format": FORMAT,
         "made_from": made_from.to_json(),
         "since": period.since.isoformat(),
         "until": period.until.isoformat(),
         "columns": COLUMNS,
     }
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _now(store: Store, lead: timedelta) -> Provenance | None:
-    """What a set would be made from now; None where there are no tables, which the making of one explains."""
+    """The inputs of a set made now; None without tables, an error that making the set explains."""
     try:
         return provenance(store, lead, Snapshot())
     except FileNotFoundError:
@@ -79,7 +79,7 @@ def _read(path: Path, made_from: Provenance) -> TrainingSet | None:
     return found if found.provenance == made_from else None
 
 
-def _take_away_old(folder: Path) -> None:
+def _delete_old(folder: Path) -> None:
     by_use = sorted(folder.glob("*.parquet"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in by_use[KEPT:]:
         path.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-"""The locked final window: declared once, with the fingerprint of its data, and every further look at it refused or counted.
+"""The locked final window: declared once, with the fingerprint of its data; each further look is refused or counted.
 
-A window looked at twice is a window chosen by its outcome. The record is one JSON line a look, in
+A window that is looked at twice may have been chosen by its outcome. There is one JSON line per look, in
 `$VELO_HOME/models/final_windows.jsonl`; nothing in it is ever edited.
 """
 
@@ -23,7 +23,7 @@ FILE: Final = "final_windows.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One look at a final window: which days (both included), which data, which model, when (UTC), the how-many-th."""
+    """A look at a final window: its days (both included), data, model, instant (UTC) and number."""
 
     since: str
     until: str
@@ -45,7 +45,7 @@ def fingerprint(columns: Mapping[str, ArrayLike]) -> str:
         if values.dtype.kind in "OU":
             content = json.dumps([None if value is None else str(value) for value in values.tolist()]).encode()
         else:
-            # A missing number has many bit patterns: one stands for all.
+            # NaN has many bit patterns: they all become one
             known = np.where(np.isnan(values), np.nan, values) if values.dtype.kind == "f" else values
             content = np.ascontiguousarray(known).astype(known.dtype.newbyteorder("<")).tobytes()
         digest.update(f"{name}\0{values.dtype.kind}{values.dtype.itemsize}\0{values.size}\0".encode())
@@ -54,20 +54,20 @@ def fingerprint(columns: Mapping[str, ArrayLike]) -> str:
 
 
 def looks(folder: Path) -> tuple[Look, ...]:
-    """All looks on record, oldest first; raises `UserError` where the record is damaged."""
+    """All looks, oldest first; raises `UserError` if the record is damaged."""
     return jsonl.read(folder / FILE, Look, "which windows were looked at")
 
 
 def look(folder: Path, since: date, until: date, data: str, model: str, now: datetime, *, again: bool = False) -> Look:
-    """Put a look at a window on record, before anything of it is shown; `data` is its fingerprint.
+    """Record a look at a window before any of it is shown, and return it; `data` is the window's fingerprint.
 
-    Raises `UserError` where a day of it was looked at before, unless `again`: then the look is counted and its number told.
-    Data that changed since is a look all the same.
+    Raises `UserError` if one of its days was looked at before, unless `again`, which counts the look. Changed data does not make
+    it a first look.
     """
     if since > until:
         raise UserError(f"a window from {since} to {until} has no day: give the earlier day first")
     seen = looks(folder)
-    before = [one for one in seen if one.overlaps(since, until)]
+    before = [earlier for earlier in seen if earlier.overlaps(since, until)]
     if before and not again:
         last = before[-1]
         changed = "" if last.fingerprint == data else "; its data changed since"
@@ -75,7 +75,7 @@ def look(folder: Path, since: date, until: date, data: str, model: str, now: dat
             f"{since} to {until} was looked at on {last.at[:10]} with {last.model} ({last.since} to {last.until}){changed}: "
             "choose days that no look has touched, or ask for another look and have it counted"
         )
-    number = max((one.number for one in before), default=0) + 1
+    number = max((earlier.number for earlier in before), default=0) + 1
     taken = Look(since.isoformat(), until.isoformat(), data, model, now.astimezone(UTC).isoformat(), number)
     jsonl.add(folder / FILE, seen, taken)
     return taken

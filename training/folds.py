@@ -1,7 +1,7 @@
-"""Folds that know time: trained on earlier race days, an embargo, then the days predicted. A race day is never parted.
+"""Folds in order of time: training days, an embargo, then the predicted days. A race day is never split.
 
-The embargo keeps a race out of training whose luck is still in what the first predicted days are told (a course, a going, a yard
-in form), and lets results that come in late come in.
+The embargo leaves out races whose luck still affects the features of the first predicted days (a course, a going, a trainer in
+form), and gives late results time to arrive.
 """
 
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ Dates = NDArray[np.datetime64]
 
 EMBARGO_DAYS: Final = 7
 LEAST_TRAIN_DAYS: Final = 30
-"""Race days below which nothing is worth fitting."""
+"""The fewest race days that a model is fitted on."""
 
 
 @dataclass(frozen=True)
 class Fold:
-    """Which races are trained on and which are predicted, (races,) each; no day is in both, all trained days are earlier."""
+    """The races of training and of prediction, (races,) each; every training day is before every predicted day."""
 
     name: str
     train: Wanted
@@ -34,10 +34,10 @@ class Fold:
 def forward_folds(
     race_dates: Dates, folds: int = 5, embargo_days: int = EMBARGO_DAYS, first_share: float = 0.5
 ) -> tuple[Fold, ...]:
-    """So many folds of about equally many races, each trained on all that lies before it and its embargo.
+    """Cut `folds` folds of about the same number of races, each trained on all days before it and its embargo.
 
-    `race_dates` are local, one a race, in any order. The first `first_share` of the race days is trained on only. Raises
-    `UserError` where there are too few days for so many folds.
+    `race_dates` are local, one per race, in any order. The first `first_share` of the race days is for training only. Raises
+    `UserError` for too few days.
     """
     if folds < 1 or not 0.0 < first_share < 1.0:
         raise UserError(f"{folds} folds after the first {first_share:g} of days cannot be cut: give ≥ 1, and 0 to 1")
@@ -47,7 +47,7 @@ def forward_folds(
         raise UserError(
             f"{days.size} race days are too few for {folds} folds: load more results, or ask for fewer folds"
         )
-    # Cut between days where the races so far come nearest to equal parts, each part with a day at least.
+    # cut between days so that the parts have about the same number of races, and each at least one day
     so_far = np.cumsum(counts[begin:]) / counts[begin:].sum()
     cuts = [begin]
     for number in range(1, folds):
@@ -61,13 +61,13 @@ def forward_folds(
 
 
 def refits_between(race_dates: Dates, edges: Sequence[np.datetime64], embargo_days: int = 0) -> tuple[Fold, ...]:
-    """A fold from each edge to the day before the next, trained on all days before it; one without a race is left out."""
-    told = []
+    """A fold from each edge to the day before the next, trained on all days before it; a fold without a race is left out."""
+    folds = []
     for first, after in pairwise(edges):
         last = after - np.timedelta64(1, "D")
         if np.any((race_dates >= first) & (race_dates <= last)):
-            told.append(_fold(f"{first} to {last}", race_dates, first, last, embargo_days))
-    return tuple(told)
+            folds.append(_fold(f"{first} to {last}", race_dates, first, last, embargo_days))
+    return tuple(folds)
 
 
 def _fold(
@@ -78,7 +78,7 @@ def _fold(
     embargo_days: int,
 ) -> Fold:
     if embargo_days < 0:
-        raise UserError(f"an embargo of {embargo_days} days is none: give 0 or more")
+        raise UserError(f"the embargo must be 0 days or more, got {embargo_days}")
     train = race_dates < first - np.timedelta64(embargo_days, "D")
     days = np.unique(race_dates[train]).size
     if days < LEAST_TRAIN_DAYS:

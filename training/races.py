@@ -1,4 +1,4 @@
-"""Runners in blocks, a race after another: what a model is fitted on and measured by."""
+"""Races with their starters, results and market: the targets that a model is fitted on and measured by."""
 
 from dataclasses import dataclass
 from datetime import date
@@ -22,10 +22,11 @@ LEAST_RACES: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Races:
-    """Starters of whole races. `rows` are their places in the training set, `starts` where each race begins.
+    """The starters of some races, the rows of a race together, the races in order of time.
 
-    `share` is each runner's share of the win, `pi` the market's probability (NaN where the race is not priced), `days`
-    the local race date of each race.
+    `rows` are rows of the training set, (starters,), and `starts` has the first position of each race, (races,). `share` is each
+    runner's share of the win, `pi` the market's probability (NaN if the race has no market), (starters,); `days` is the local
+    date of each race, (races,).
     """
 
     rows: Indices
@@ -36,23 +37,23 @@ class Races:
 
     @property
     def count(self) -> int:
-        """Races."""
+        """The number of races."""
         return self.starts.size
 
     @property
     def sizes(self) -> Indices:
-        """Starters of each race."""
+        """The number of starters of each race, (races,)."""
         return np.asarray(np.diff(np.r_[self.starts, self.rows.size]), dtype=np.intp)
 
     def total(self, values: Floats) -> Floats:
-        """Sum of a value over the runners of each race."""
+        """The sum of a value over the runners of each race, (races,)."""
         return np.asarray(np.add.reduceat(values, self.starts), dtype=np.float64)
 
     def target(self, market_share: float) -> Floats:
-        """What a model may be taught of each runner: the win, mixed with so much π^β where the race has a market.
+        """The training target of each runner, (starters,): the win, mixed with π^β by `market_share` if the race has a market.
 
-        A race tells one winner and the market's view of all: the mix has nearly the same mean and far less noise. β is of
-        these races themselves, for π by itself says too little of favourites; too few races with a market teach wins.
+        A race has one winner but a market price for every runner: the mix has nearly the same mean and much less noise. β is
+        fitted on these races, because π itself is too low for favourites; with too few priced races the target is the win.
         """
         priced = ~np.isnan(self.total(self.pi))
         if market_share == 0.0 or int(priced.sum()) < LEAST_PRICED:
@@ -62,11 +63,11 @@ class Races:
         return np.asarray((1.0 - market_share) * self.share + market_share * sharpened, dtype=np.float64)
 
     def between(self, since: date, until: date) -> "Races":
-        """The races from a day to another, both included."""
+        """The races between two local dates, both included."""
         return self.only((self.days >= np.datetime64(since)) & (self.days <= np.datetime64(until)))
 
     def only(self, wanted: NDArray[np.bool_]) -> "Races":
-        """The races wanted."""
+        """The races marked in `wanted`, (races,)."""
         kept = np.repeat(wanted, self.sizes)
         sizes = self.sizes[wanted]
         starts = np.cumsum(np.r_[0, sizes[:-1]]) if sizes.size else np.empty(0, dtype=np.intp)
@@ -75,7 +76,7 @@ class Races:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Races in order of time, no day in two parts: fitted on `train` alone, chosen on `validation`, measured on `test`."""
+    """Races in order of time, no day in two parts: `train` to fit, `validation` to choose, `test` to measure."""
 
     train: Races
     validation: Races
@@ -85,8 +86,8 @@ class Split:
 def races_of(rows: TrainingSet) -> Races:
     """The races of a training set with at least two starters, among them a declared winner.
 
-    Runners that were declared and did not start take no part; a race whose winner was not declared at decision time
-    (a reserve that got in late) has nothing to learn from.
+    Declared runners that did not start are left out, and so is a race whose winner was not declared at decision time
+    (a late reserve).
     """
     started = np.flatnonzero(rows.started())
     codes = rows.races[started]
@@ -104,9 +105,9 @@ def races_of(rows: TrainingSet) -> Races:
 
 
 def split(races: Races, validate_from: date | None = None, test_from: date | None = None) -> Split:
-    """Train, validation and test by race date: at the days given, else the last tenth and three tenths before it.
+    """Split by race date: at the days passed, else the last tenth is the test part and the three tenths before it validation.
 
-    Raises `UserError` where a part would have fewer than `LEAST_RACES` races.
+    Raises `UserError` if a part would have fewer than `LEAST_RACES` races.
     """
     days = np.unique(races.days)
     if days.size < 3:

@@ -68,7 +68,7 @@ def test_what_cannot_be_cut_is_told() -> None:
         forward_folds(dates(10), 9)
     with pytest.raises(UserError, match=f"fold 1 has 18 race days to train on, at least {LEAST_TRAIN_DAYS}"):
         forward_folds(dates(40), 2, 4)
-    with pytest.raises(UserError, match="an embargo of -1 days is none"):
+    with pytest.raises(UserError, match="the embargo must be 0 days or more, got -1"):
         forward_folds(dates(400), 2, -1)
     with pytest.raises(UserError, match="0 folds after the first"):
         forward_folds(dates(400), 0)
