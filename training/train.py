@@ -300,7 +300,7 @@ def _caveats(
     r2 = {part.name: part.r2.value for part in parts}
     baseline, own = r2.get("logit"), r2.get("fundamental")
     if baseline is not None and own is not None and own <= baseline:
-        caveats.append("no better than the baseline, a plain conditional logit: the trees add nothing here")
+        caveats.append("no better than the baseline, a plain conditional logit: the model adds nothing here")
     carded = int(np.sum(rows.identity.column("source").to_numpy(zero_copy_only=False) == "racecard"))
     if carded < rows.rows:
         caveats.append(f"{rows.rows - carded:,} rows take runners and keys from the result: no racecard")

@@ -24,7 +24,7 @@ from velo.training.backtest_report import BacktestReport
 from velo.training.by_race import softmax
 from velo.training.dataset import TrainingSet, training_set
 from velo.training.model import FEATURES, ModelOptions
-from velo.training.models import stored_backtests
+from velo.training.models import recipe_kept, stored_backtests
 from velo.training.own_models import FittedUserModel, recipe_for
 from velo.training.placebo import LEAK, SHUFFLED, placebos
 from velo.training.race_model import Runners
@@ -171,6 +171,21 @@ def test_a_stored_model_scores_a_race_as_it_did_when_it_was_fitted(
         assert loaded.contributions(matrix[own]).shape == matrix[own].shape
     stored = {path.name for path in (store.home.models / report.version).iterdir()}
     assert not {name for name in stored if name.endswith((".pkl", ".pickle", ".joblib"))}
+
+
+def test_a_backtest_judges_the_stored_model_of_the_same_factory_and_no_other(
+    store: Store, by_pipeline: BacktestReport
+) -> None:
+    """The gate's verdict goes to a bundle whose recipe is that of the backtest."""
+    pytest.importorskip("skops")
+    recipes = []
+    for parameters in ({}, {"c": 0.5}):
+        version = train(store, now=BUILT_AT, model=PIPELINE, parameters=parameters).version
+        stored = bundle.described(store.home, version)
+        recipes.append(recipe_of(stored["model"], stored["features"], stored["catalogue"], stored["lead_s"]))
+        assert recipe_kept(store.home, version) == (PIPELINE, parameters, timedelta(minutes=5))
+    assert recipes[0] == by_pipeline.recipe
+    assert recipes[1] != by_pipeline.recipe
 
 
 def test_a_changed_source_or_file_of_a_stored_model_is_refused(
