@@ -19,6 +19,8 @@ from velo.errors import Refused, UserError
 from velo.storage.atomic_files import make_folder
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from fastapi import FastAPI
     from redis import Redis
     from redis.cluster import RedisCluster
@@ -75,8 +77,9 @@ def serve(
     options |= {"http": BoundedConnection, "factory": True}
     try:
         if workers == 1:
-            uvicorn.run(application, **options)
+            _run_alone(options)
         else:
+            typer.echo(f"velo: serving at {_url(host, port)}", err=True)
             with shared_figures(store):
                 uvicorn.run("velo.commands.serve:application", workers=workers, **options)
     except SystemExit as ended:
@@ -84,6 +87,28 @@ def serve(
             raise UserError(
                 f"cannot listen on {host}:{port}: give another --port, or stop the process that listens there"
             ) from None
+
+
+def _run_alone(options: dict[str, Any]) -> None:
+    """Serve from this process, and print the address once it listens; exits 1 where it cannot."""
+    import uvicorn
+
+    class AnnouncedServer(uvicorn.Server):
+        async def startup(self, sockets: "list[socket] | None" = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                host, port, *_ = self.servers[0].sockets[0].getsockname()
+                typer.echo(f"velo: serving at {_url(host, port)}", err=True)
+
+    server = AnnouncedServer(uvicorn.Config(application, **options))
+    with suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        raise SystemExit(1)
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 
 
 def _warn_of_eviction(url: str) -> None:
