@@ -17,6 +17,7 @@ from velo.feature_repo.catalogue.columns import (
     COLUMNS,
     FORETOLD,
     IN_HAND,
+    ON_DEMAND,
     RIDDEN,
     SEASONED,
     WEIGHT_SHARE,
@@ -132,6 +133,8 @@ def story_of(column: str) -> str:
         return "horse_ability:figure"
     if view == "horse_form":
         return f"{view}:{_FORM.get(feature, feature)}"
+    if view and view != ON_DEMAND:
+        return name  # a feature that a user declared tells a story of its own
     return _QUANTITY.get(feature, feature)
 
 
@@ -143,7 +146,12 @@ def words(story: str, values: Values) -> str:
     if view in _CAREER:
         return _record(values, f"{view}__wins", f"{view}__starts", "horse", _CAREER[view])
     tell = _TOLD.get(story)
-    return tell(values) if tell else story.replace("_", " ")
+    if tell:
+        return tell(values)
+    if "__" not in story:
+        return story.replace("_", " ")
+    name = story.partition("__")[2].replace("_", " ")
+    return f"{name} unknown" if _unknown(values[story]) else f"{name} {values[story]:.4g}".replace("-", MINUS)
 
 
 def _words_of_effect(story: str, values: Values, means: Values, effect: float) -> str | None:

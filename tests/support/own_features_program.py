@@ -19,6 +19,7 @@ from velo.feature_repo.stores.embedded_redis import down
 from velo.feature_repo.stores.redis_client import connect
 from velo.racing.cards import declared_at
 from velo.racing.messages import Message, Race, Result, Runner, instant_of
+from velo.serving.scoring.drivers import story_of, words
 from velo.serving.scoring.feature_matrix import offline
 from velo.serving.scoring.race_messages import messages_of_race
 from velo.serving.scoring.read_plan import ReadPlan
@@ -110,6 +111,8 @@ def main(home: Path) -> None:
             np.testing.assert_allclose([online.of(DAYS)[at], online.of(SECTIONAL)[at]], [days, seconds], rtol=1e-8)
         scored = scorer.score("to come", NOW)
         assert len(scored.runners) == len(runners)
+        assert story_of(DAYS) == DAYS
+        assert words(DAYS, {DAYS: 8.0}) == "days since win 8"
         told = explain(store, declared, "horse 7")
         values = {f"{view.view}__{one.name}": one.value for view in told.views for one in view.features}
         assert told.differences == ()
