@@ -361,7 +361,7 @@ class _Python:
         if op == "literal":
             return repr(expression.data)
         if op == "case":
-            text = args[-1] if len(args) % 2 else "None"
+            text = _real(expression, len(args) - 1, args) if len(args) % 2 else "None"
             for at in range(len(args) - 2 - len(args) % 2, -1, -2):
                 text = f"({_real(expression, at + 1, args)} if {args[at]} else {text})"
             return text
