@@ -71,7 +71,7 @@ def test_a_copy_with_a_torn_tail_is_restored_and_written_on(tmp_path: Path, cut:
     whole = last.read_bytes()
     last.write_bytes(whole[:-cut])
     checked = velo("log", "check", "--json", home=copy.root)
-    assert "a write was cut short" in checked.out
+    assert "a write was interrupted" in checked.out
     assert end(copy).next_seq == end(store.home).next_seq - 1
     with LogWriter.open(a_store(copy.root, "Europe/London"), clock=lambda: NOW) as writer:
         writer.load(season)
