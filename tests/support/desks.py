@@ -87,9 +87,9 @@ def page_of(
 
 def chances(page: "Page") -> dict[str, float]:
     """The chance of each runner as the page has it, in per cent."""
-    rows = page.locator(ROWS)
-    told = [(row.get_attribute("data-horse") or "", row.locator(".chance b").inner_text()) for row in rows.all()]
-    return {horse: float(text.split()[0]) for horse, text in told}
+    # one reading of the whole table: the page sorts its rows
+    read = "rows => rows.map(row => [row.dataset.horse, row.querySelector('.chance b').innerText])"
+    return {horse: float(text.split()[0]) for horse, text in page.locator(ROWS).evaluate_all(read)}
 
 
 def settled(page: "Page", horse: str, text: str) -> None:
