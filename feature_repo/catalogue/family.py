@@ -1,7 +1,7 @@
 """A family: the declaration of one feature view. Batch, stream, Feast, training and serving all follow from it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from velo.errors import UserError
 from velo.feature_repo.catalogue.aggregates import (
@@ -43,6 +43,8 @@ class Family:
     windows: tuple[int, ...] = ()
     windowed: tuple[Aggregate, ...] = ()
     measures: tuple[Measure, ...] = ()
+    features: tuple[Feature, ...] = field(init=False, repr=False, compare=False)
+    """Its columns in order: career, recent, then the windows, shortest first as declared."""
 
     def __post_init__(self) -> None:
         """Raise `UserError` for what batch and stream could not both work out exactly."""
@@ -53,6 +55,8 @@ class Family:
         for recent in self.recent:
             for fault in recent_faults(recent, self.known_measures):
                 raise UserError(f"feature {self.view}.{recent.name}: {fault}")
+        # made once: every row that is read asks for it
+        object.__setattr__(self, "features", self._features())
         if len(set(names := [one.name for one in self.features])) < len(names):
             raise UserError(f"view {self.view}: two features have one name: {', '.join(sorted(names))}")
 
@@ -61,9 +65,7 @@ class Family:
         """Every measure that its features may use, by name."""
         return {**MEASURES, **{measure.name: measure for measure in self.measures}}
 
-    @property
-    def features(self) -> tuple[Feature, ...]:
-        """Its columns in order: career, recent, then the windows, shortest first as declared."""
+    def _features(self) -> tuple[Feature, ...]:
         known = self.known_measures
 
         def feature(name: str, kind: Kind, *measures: str) -> Feature:

@@ -7,6 +7,7 @@ bounds say where 64-bit sums stay exact, and a family that would exceed them is 
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from velo.errors import UserError
@@ -55,7 +56,7 @@ class Measure:
         """The most it can differ from 0."""
         return max(-self.least, self.most)
 
-    @property
+    @cached_property
     def is_calendar(self) -> bool:
         """Whether a model must not see features of it."""
         if self.calendar is not None:
