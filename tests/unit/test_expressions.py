@@ -215,7 +215,8 @@ def test_values_worked_by_hand() -> None:
 
 
 def test_a_whole_default_of_a_real_value_is_a_double_in_both() -> None:
-    declared, table = [WEIGHT.or_else(COUNT)], [(3, None, None, None), (3, None, 0.5, None)]
+    declared = [WEIGHT.or_else(COUNT)]
+    table: list[Row] = [(3, None, None, None), (3, None, 0.5, None)]
     assert [repr(row[0]) for row in by_python(declared, table)] == ["3.0", "0.5"]
     assert [repr(row[0]) for row in by_sql(declared, table)] == ["3.0", "0.5"]
 
