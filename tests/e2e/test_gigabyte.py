@@ -136,7 +136,7 @@ def test_a_race_too_long_for_a_record_is_a_dead_letter_and_every_other_race_is_t
     assert (ran.document["refused"], ran.document["appended"]) == ({"too long": 1}, 1)
     assert home.joinpath("dead-letters.ndjson").stat().st_size < 2000
     tried = velo("dead-letters", "replay", home=home)
-    assert "mend the file" in tried.out, tried
+    assert "correct the file" in tried.out, tried
     assert velo("log", "check", home=home).code == 0
     assert velo("build", home=home).code == 0
 

@@ -134,7 +134,7 @@ def test_a_service_has_loaded_what_a_race_that_was_run_needs_before_anyone_asks(
     def asked(*_: object) -> None:
         pytest.fail("the history is asked again")
 
-    monkeypatch.setattr(RaceHistory, "stood", asked)
+    monkeypatch.setattr(RaceHistory, "snapshot", asked)
     scored = scorer.score(last.race.race_id, after + timedelta(minutes=1))
     assert scored.features_from == "offline history"
     assert scorer.history.feast() is warmed
