@@ -94,7 +94,7 @@ def _known(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _expected(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record of the plain reader in the log's spelling: unknown left out, odds of 1 or less unknown."""
+    """A record of the plain reader in the log's spelling: unknown left out, odds of 1 or less unknown, text trimmed."""
     runners = [
         {
             name: one
@@ -104,7 +104,8 @@ def _expected(record: Mapping[str, Any]) -> dict[str, Any]:
         for runner in record["runners"]
     ]
     return {name: one for name, one in record.items() if one is not None and name != "schema_version"} | {
-        "runners": runners
+        "course": record["course"].strip(),
+        "runners": runners,
     }
 
 
