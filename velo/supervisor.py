@@ -40,6 +40,8 @@ STOP_S: Final = 60.0
 """Seconds a program has to end after SIGTERM before it is killed: the stream writes its last checkpoint."""
 USER_ERROR: Final = 2
 """The exit code of a command that the user must correct."""
+READ_S: Final = 5.0
+"""Seconds to wait for the last lines of a program that ended; a process that it left may hold them open."""
 _KEPT_LINES: Final = 5
 
 
@@ -85,6 +87,7 @@ class Child:
     failures: int = 0
     last_exit: int | None = None
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=_KEPT_LINES))
+    reader: threading.Thread | None = None
 
     def state(self) -> dict[str, Any]:
         """As `up/state.json` has it."""
@@ -120,7 +123,7 @@ class Supervisor:
     _tonight: deque[Program] = field(default_factory=deque)
     _next_night: datetime | None = None
     _last_night: dict[str, Any] = field(default_factory=dict)
-    _looked_at_redis: float = 0.0
+    _looked_at_redis: float = -REDIS_S
     _write: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self) -> None:
@@ -158,7 +161,8 @@ class Supervisor:
 
     def _stop_left_over(self) -> None:
         """Stop the programs of a supervisor that was killed: they hold the port and the stream's lock."""
-        for program in (_read_state(self.home) or {}).get("programs", ()):
+        state = _read_state(self.home) or {}
+        for program in (*state.get("programs", ()), *state.get("night", ())):
             pid = program["pid"]
             if pid is None or not _is_velo(pid):
                 continue
@@ -168,7 +172,7 @@ class Supervisor:
             while _is_velo(pid):
                 if time.monotonic() > until:
                     os.kill(pid, signal.SIGKILL)
-                self.stop.wait(LOOK_S)
+                time.sleep(LOOK_S)
 
     def _look_at(self, child: Child) -> bool:
         """Start a program that is due, and see whether it ended; returns whether something changed."""
@@ -185,6 +189,8 @@ class Supervisor:
         child.failures = 0 if ran >= STEADY_S else child.failures
         wait = BACKOFF_S[min(child.failures, len(BACKOFF_S) - 1)]
         if code == USER_ERROR and child.restarts == 0 and ran < STEADY_S:
+            if child.reader is not None:
+                child.reader.join(READ_S)  # its last line says why
             why = child.lines[-1] if child.lines else "it says nothing"
             raise UserError(f"{child.program.name} cannot start: {why.removeprefix('velo: ')}")
         child.failures += 1
@@ -200,7 +206,7 @@ class Supervisor:
         try:
             started = self.keep_redis()
         except UserError as failed:
-            self._say("up.no_redis", level="error", why=str(failed))
+            self._say("up.no_redis", level="error", reason=str(failed))
             return False
         if started:
             self._say("up.redis_started")
@@ -227,7 +233,7 @@ class Supervisor:
             return False
         self._night = Child(self._tonight.popleft())
         self._start(self._night)
-        return True
+        return True  # recorded, so that the next supervisor finds it
 
     def _start(self, child: Child) -> None:
         arguments = [*self.command, *child.program.arguments]
@@ -240,7 +246,8 @@ class Supervisor:
         )
         child.process, child.begun, child.since = process, time.monotonic(), self.clock()
         assert process.stdout is not None
-        threading.Thread(target=self._forward, args=(child, process.stdout), daemon=True).start()
+        child.reader = threading.Thread(target=self._forward, args=(child, process.stdout), daemon=True)
+        child.reader.start()
         self._say("up.started", of=child.program.name, pid=process.pid)
 
     def _forward(self, child: Child, lines: IO[bytes]) -> None:
@@ -252,12 +259,12 @@ class Supervisor:
                     continue
                 event = _event_of(line, self.clock())
                 child.lines.append(
-                    str(event.get("text") or " ".join(map(str, (event.get("event"), event.get("why", "")))))
+                    str(event.get("text") or " ".join(map(str, (event.get("event"), event.get("reason", "")))))
                 )
                 self._put({"program": child.program.name, **event})
 
     def _end(self) -> None:
-        """Stop the programs, the last started first; each has `STOP_S` to end."""
+        """Stop all programs at once, then the store's own Redis; a program that does not end within `STOP_S` is killed."""
         running = [child for child in (self._night, *reversed(self._children)) if child and child.process]
         for child in running:
             assert child.process is not None
@@ -282,6 +289,7 @@ class Supervisor:
             "at": to_text(self.clock()),
             "url": self.url,
             "programs": [child.state() for child in self._children],
+            "night": [self._night.state()] if self._night else [],
             "next_night": to_text(self._next_night) if self._next_night else None,
             "last_night": self._last_night or None,
         }

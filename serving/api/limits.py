@@ -193,7 +193,7 @@ class Lanes:
 
     @classmethod
     def sharing(cls, share: float) -> "Lanes":
-        """Lanes of which one address may hold a share."""
+        """Make lanes in which one address may hold a share of the queue."""
         return cls(
             Lane("scores and cards", QUICK_THREADS, share=share),
             Lane("questions about the past", SLOW_THREADS, seconds=10.0, share=share),

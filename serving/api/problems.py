@@ -59,7 +59,7 @@ class Problem(BaseModel):
 
 
 class Refusal(Exception):
-    """A request refused with a status and a reason; `queue` is the one of which its address holds its share, if any."""
+    """A request refused with a status and a reason; `queue` names the queue in which its address has no share left, if any."""
 
     def __init__(self, status: int, detail: str, queue: str | None = None) -> None:
         super().__init__(detail)
@@ -95,7 +95,7 @@ def documented(*statuses: int) -> dict[int | str, dict[str, object]]:
 
 
 def install(app: FastAPI, count: Callable[[int, str | None], None]) -> None:
-    """Answer every refusal as a problem, and count it: its status, and the queue of which its address holds its share."""
+    """Answer every refusal as a problem, and count it by its status and by the queue in which its address has no share left."""
 
     def said(status: int, detail: str, queue: str | None = None) -> Response:
         count(status, queue)

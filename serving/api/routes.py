@@ -50,7 +50,7 @@ Drivers = Annotated[bool, Query(description="Tell what drives each chance: some 
 CurveKey = Annotated[str, Path(min_length=1, max_length=200, description="The key, as a card has it.")]
 CurveAsOf = Annotated[Instant | None, Query(description="What was known then (ISO 8601 with an offset); now without.")]
 Since = Annotated[Instant | None, Query(description="Leave out what no longer held then.")]
-Points = Annotated[int, Query(ge=2, le=MOST_POINTS, description="At most so many changes, evenly chosen.")]
+Points = Annotated[int, Query(ge=2, le=MOST_POINTS, description="The most changes to return, evenly chosen.")]
 CURVE_ANSWERS: Final[dict[int | str, dict[str, Any]]] = {200: {"model": Curve}, **documented(404, 422, 429, 503)}
 
 

@@ -68,7 +68,7 @@ class Metrics:
         self.stale = Counter("stale_scores", "Scores in which some value was stale.", **named)
 
     def refusal(self, status: int, queue: str | None = None) -> None:
-        """Count a refused request; `queue` is the one of which its address holds its share."""
+        """Count a refused request; `queue` names the queue in which its address has no share left."""
         self.refused.labels(str(status)).inc()
         if queue is not None:
             self.over_share.labels(queue).inc()

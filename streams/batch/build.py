@@ -77,7 +77,7 @@ def build(
         progress("measure starts", 0, steps)
         spread = spark.spread if spark else staging.on_threads
         log_end = staging.measure_new(
-            home, memory_limit, spread, anew=whole, jurisdiction=jurisdiction, own=own_measures(families)
+            home, memory_limit, spread, whole=whole, jurisdiction=jurisdiction, own=own_measures(families)
         )
         until = log_end.known_at
         assert until is not None

@@ -108,13 +108,13 @@ def measure_new(
     memory_limit: str,
     spread: Spread = on_threads,
     *,
-    anew: bool = False,
+    whole: bool = False,
     jurisdiction: Jurisdiction = DEFAULT,
     own: tuple[measures.Measure, ...] = (),
 ) -> LogEnd:
     """Measure the starts of every record not measured yet, its segments run by `spread`; returns the end of the log.
 
-    `anew` measures every record again. The record of the parts is replaced in one step, after the new parts are complete and
+    `whole` measures every record again. The record of the parts is replaced in one step, after the new parts are complete and
     before old ones are removed: a build killed anywhere leaves a record whose parts exist. Raises `UserError` for an empty log.
     """
     log_end = end(home)
@@ -122,7 +122,7 @@ def measure_new(
         raise UserError(f"the log at {home.log} is empty: load results with `velo ingest runners FILE` first")
     kept = _kept(home)
     same = (kept.log_generation, kept.formulas) == (generation(home), formulas(jurisdiction, own))
-    if anew or not same or kept.next_seq > log_end.next_seq:
+    if whole or not same or kept.next_seq > log_end.next_seq:
         kept = StagedStarts(generation(home), formulas(jurisdiction, own), 0)
     make_folder(home.batch)
     _remove_unnamed(home)

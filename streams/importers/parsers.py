@@ -63,7 +63,7 @@ _REWRITTEN: Final = {
     "sh0.2": 0.1,
     "sh-0.2": 0.1,
 }
-"""What rpscrape wrote, until 2026-02-04, for margins of which it knows only the end: `lg0.3` for `lgnk`."""
+"""Margins that rpscrape wrote wrongly until 2026-02-04, with only their end right: `lg0.3` for `lgnk`."""
 _STATUS_OF: Final = {status: status for status in STATUSES - {FINISHED}} | {
     "VOI": VOID,
     "DISQ": "DSQ",

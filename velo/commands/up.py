@@ -52,6 +52,7 @@ def up(
     from velo.feature_repo.stores.redis_client import refuse_unusable
     from velo.supervisor import Nightly, Supervisor
 
+    at = _time_of(night)
     store = open_store().save()
     if store.redis_url is not None:
         refuse_unusable(store.redis_url)
@@ -64,7 +65,7 @@ def up(
     Supervisor(
         store.home,
         _programs(host, port, workers, _given({**feed, "--metrics-port": metrics_port})),
-        Nightly(_time_of(night), _nightly(backup_to), store.timezone),
+        Nightly(at, _nightly(backup_to), store.timezone),
         now,
         stop,
         url=f"http://{shown}:{port}/",
@@ -93,7 +94,7 @@ def _programs(host: str, port: int, workers: int, stream: list[str]) -> "list[Pr
 
 
 def _nightly(folder: Path | None) -> "list[Program]":
-    """The build first: the audit compares its tables, and the backup need not wait for either to be right."""
+    """The commands of the night, in order; one that fails does not stop the next."""
     from velo.supervisor import Program
 
     commands = [
