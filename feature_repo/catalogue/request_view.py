@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from velo.errors import UserError
-from velo.racing.expressions import Arrays, Expression, column, in_words
+from velo.racing.expression_renderers import Arrays
+from velo.racing.expressions import Expression, column, in_words
 from velo.racing.jurisdiction import DEFAULT, Jurisdiction
 
 RequestKind = Literal["int", "float", "text"]

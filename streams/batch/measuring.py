@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Final
 
-from velo.racing.expressions import Sql
+from velo.racing.expression_renderers import Sql
 from velo.racing.jurisdiction import UNKNOWN, Jurisdiction
 from velo.racing.measures import MEASURES, Measure, extra_columns
 from velo.racing.messages import STARTED

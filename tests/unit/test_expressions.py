@@ -14,14 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from velo.errors import UserError
+from velo.racing.expression_renderers import Arrays, Sql, compiled
 from velo.racing.expressions import (
-    Arrays,
     Expression,
-    Sql,
     banded,
     case,
     column,
-    compiled,
     in_words,
     largest,
     literal,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
-from velo.racing.expressions import compiled
+from velo.racing.expression_renderers import compiled
 from velo.racing.going import distance_band, draw_cell, going_group
 from velo.racing.jurisdiction import DEFAULT, Jurisdiction
 from velo.racing.measures import MEASURES, Measure
