@@ -100,7 +100,7 @@ class _Seen:
 
 
 def measure(asked: LoadOptions, starts: int, runners: Path | None, timezone: str) -> LoadFigures:
-    """Build a store of so many starts, have everything run on it, and ask."""
+    """Build a store of about `starts` starts, run the stream and the service on it, and load them."""
     with TemporaryDirectory() as scratch, ExitStack() as stack:
         store, _ = store_of(Path(scratch) / "home", starts, runners, timezone)
         build(store, datetime.now(UTC))

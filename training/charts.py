@@ -43,7 +43,7 @@ def reliability_chart(of: Measurements, name: str) -> str:
 
 
 def equity_chart(equity: Equity, name: str) -> str:
-    """Units won by day, within the band of seasons made of the same days drawn anew."""
+    """Units won by day, within the band of seasons resampled from the same days."""
     count = len(equity.units)
     low, high = min(0.0, *equity.low, *equity.units), max(0.0, *equity.high, *equity.units)
     axes = Axes((0.0, float(max(count - 1, 1))), (low, high))

@@ -91,5 +91,5 @@ def _whose(home: Home, report: Mapping[str, Any], subject: str, by: str) -> tupl
         return None, ("there is no model yet: the verdict is of the recipe; run `velo train`, then `velo gate`",)
     stored = bundle.described(home, version)
     if recipe_of(stored["model"], stored["features"], stored["catalogue"], stored["lead_s"]) != report["recipe"]:
-        return None, (f"model {version} is of another recipe than the backtest: run `velo backtest` anew to judge it",)
+        return None, (f"model {version} is of another recipe than the backtest: run `velo backtest` again to judge it",)
     return version, ("the verdict is of the recipe, refitted as time went on: the model itself was fitted once",)

@@ -97,7 +97,7 @@ def rates(
     simulations: int = SIMULATIONS,
     progress: Callable[[str, int, int], None] = lambda step, done, steps: None,
 ) -> Rates:
-    """The gate on so many worlds with an edge and as many without; each has a seed of its own, from `seed` on."""
+    """Run the gate on `worlds` worlds with an edge and as many without; their seeds count up from `seed`."""
     verdicts: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
     told = []
     for edge in (True, False):

@@ -23,14 +23,14 @@ from velo.serving.api.problems import Refusal
 EVERY_S: Final = 0.1
 """How often Redis is asked while anyone listens."""
 A_LISTENER_S: Final = 0.0005
-"""How much less often for each listener: half a second and less for as many as may be, one write each."""
+"""Seconds added to `EVERY_S` for each listener, each of which takes one write: half a second for the most listeners."""
 HEARTBEAT_S: Final = 15.0
 WAITING: Final = 64
 """Blocks of events that wait for a listener: what came within some seconds."""
 LISTENERS: Final = 1000
 QUEUE: Final = "listeners"
 ANOTHER_LOG: Final = 3
-"""So many times in a row the newest event is one that was had long ago: the log was made anew, and counts anew."""
+"""Looks in a row that find only events already sent, before the log counts as rebuilt: then its numbers begin again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@ class PaperReport:
     """One model's bets. `n` were won or lost; `open` wait for their result, `void` had their stake back, `unsettled` have no
     price to settle at. `missed` are races whose off came first.
 
-    A/E is winners ÷ expected winners, by the model's p and by 1 ÷ the settled price. Intervals are 95 %, of whole race days
-    drawn anew; none with fewer than ten. `profit` is in units.
+    A/E is winners ÷ expected winners, by the model's p and by 1 ÷ the settled price. Intervals are 95 %, by
+    resampling whole race days; None with fewer than ten. `profit` is in units.
     """
 
     bundle: str

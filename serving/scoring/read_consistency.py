@@ -55,7 +55,7 @@ class ReadConsistency:
             self._forget(settled_us)
 
     def position(self, reading: ReadPlan, rows: ReadRows, head_us: int, card_us: int, log: Touches) -> int | None:
-        """The instant (µs UTC) as of which a read holds whole results only; None where it saw part of a result."""
+        """The instant (µs UTC) at which a read has only whole results; None where it saw part of a result."""
         newest = max(int(rows.event_us.max(initial=0)), card_us)
         if newest > head_us:
             return None
