@@ -16,6 +16,7 @@ from velo.commands import (
     features,
     feed,
     ingest,
+    inspect,
     log,
     model,
     models,
@@ -39,6 +40,7 @@ app = typer.Typer(
 for part in (
     build,
     features,
+    inspect,
     ingest,
     feed,
     log,
@@ -57,7 +59,7 @@ for part in (
     part.register(app)
 GROUPS: Final = {
     "Start": ("init", "demo", "simulate", "status"),
-    "Load": ("ingest", "cards", "feed", "dead-letters", "tick", "log"),
+    "Load": ("inspect", "ingest", "cards", "feed", "dead-letters", "tick", "log"),
     "Features": ("build", "features", "sql", "explain"),
     "Models": ("train", "backtest", "gate", "models", "paper"),
     "Race day": ("up", "stream", "serve", "score", "online", "down"),

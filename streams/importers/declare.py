@@ -1,7 +1,7 @@
 """Append racecards to the log, each followed by the withdrawals that it marks (contract 3 and 10)."""
 
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -13,7 +13,8 @@ from velo.storage.store import Store
 from velo.streams.importers import dead_letters
 from velo.streams.importers.dead_letters import DeadLetter
 from velo.streams.importers.ingest import counts
-from velo.streams.importers.rows import letter
+from velo.streams.importers.race_maker import RaceMaker
+from velo.streams.importers.rows import Row, letter
 
 SOURCE: Final = "cards"
 """The source of a dead letter whose card the log refused."""
@@ -25,7 +26,7 @@ class ParsedCards:
 
     messages: list[Racecard]
     refused: list[DeadLetter]
-    warnings: Mapping[str, int]
+    warnings: Counter[str]
     rows: int
     keys: KeyPolicy
 
@@ -65,6 +66,31 @@ class DeclareReport:
     def notes(self) -> list[str]:
         """Refusals and corrections, one line each."""
         return counts(self.refused, self.warnings)
+
+
+def checked_cards(rows: Iterable[Row], store: Store, source: str, keys: KeyPolicy) -> ParsedCards:
+    """Check one load of cards: turn rows, typed by the runner table's columns, into racecards; `keys` holds for a new store.
+
+    A card that breaks a rule goes to `refused`, with `source` as its source.
+    """
+    policy: KeyPolicy = store.keys or keys
+    warnings: Counter[str] = Counter()
+    maker = RaceMaker(store, policy, warnings)
+    races: dict[str, list[Row]] = defaultdict(list)
+    messages, refused, count = [], [], 0
+    for row in rows:
+        count += 1
+        if row.get("race_id") is None:
+            why = Refused("no race_id", "a row belongs to a race by its race_id: give it one")
+            refused.append(letter(source, None, None, why, (row,)))
+        else:
+            races[row["race_id"]].append(row)
+    for race_id, race_rows in races.items():
+        try:
+            messages.append(maker.card(race_id, race_rows))
+        except Refused as why:
+            refused.append(letter(source, race_id, None, why, race_rows))
+    return ParsedCards(messages, refused, warnings, count, policy)
 
 
 def declare(store: Store, cards: ParsedCards, *, clock: Clock, late: bool = False) -> DeclareReport:

@@ -17,7 +17,8 @@ GZIP: Final = FileKind("a gzip file", "unpack it first (`gunzip`), and give the 
 PARQUET: Final = FileKind(
     "a Parquet file", "save it as CSV in UTF-8, or, if it is a runner table, say `velo ingest runners`"
 )
-_ZIP: Final = FileKind("a zip archive", "unpack it first (`unzip`), and give the file in it")
+BZIP2: Final = FileKind("a bzip2 file", "unpack it first (`bunzip2`), and give the file in it")
+ZIP: Final = FileKind("a zip archive", "unpack it first (`unzip`), and give the file in it")
 _EXCEL: Final = FileKind("an Excel workbook", "save its sheet as CSV in UTF-8")
 _OPEN_DOCUMENT: Final = FileKind("an OpenDocument spreadsheet", "save its sheet as CSV in UTF-8")
 _HTML: Final = FileKind(
@@ -27,9 +28,9 @@ _UTF16: Final = FileKind("UTF-16 text", "save it in UTF-8")
 _SIGNATURES: Final[tuple[tuple[bytes, FileKind], ...]] = (
     (b"\x1f\x8b", GZIP),
     (b"PAR1", PARQUET),
-    (b"PK\x03\x04", _ZIP),
-    (b"PK\x05\x06", _ZIP),
-    (b"BZh", FileKind("a bzip2 file", "unpack it first (`bunzip2`), and give the file in it")),
+    (b"PK\x03\x04", ZIP),
+    (b"PK\x05\x06", ZIP),
+    (b"BZh", BZIP2),
     (b"\xfd7zXZ\x00", FileKind("an xz file", "unpack it first (`unxz`), and give the file in it")),
     (b"\x28\xb5\x2f\xfd", FileKind("a zstd file", "unpack it first (`unzstd`), and give the file in it")),
     (b"\x04\x22\x4d\x18", FileKind("an lz4 file", "unpack it first (`unlz4`), and give the file in it")),
@@ -49,18 +50,18 @@ _PACKED_SHEET_WITHIN: Final = 4096
 def file_kind(sample: bytes) -> FileKind | None:
     """Return the kind that a file's first bytes (500 or more) show; None for text and for unknown kinds."""
     kind = next((kind for signature, kind in _SIGNATURES if sample.startswith(signature)), None)
-    if kind is _ZIP:
+    if kind is ZIP:
         begins = sample[:_PACKED_SHEET_WITHIN]
         if b"[Content_Types].xml" in begins or b"xl/" in begins:
             return _EXCEL
-        return _OPEN_DOCUMENT if b"opendocument.spreadsheet" in begins else _ZIP
+        return _OPEN_DOCUMENT if b"opendocument.spreadsheet" in begins else ZIP
     if kind is None and sample[_TAR_AT : _TAR_AT + 5] == b"ustar":
         return FileKind("a tar archive", "unpack it first (`tar -xf`), and give the file in it")
     text = sample[:512].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     return _HTML if kind is None and text.startswith((b"<!doctype html", b"<html")) else kind
 
 
-def refuse_other_kind(path: Path, sample: bytes, wanted: str, *read: FileKind) -> None:
+def refuse_other_kind(path: Path | str, sample: bytes, wanted: str, *read: FileKind) -> None:
     """Raise `UserError` for a file of a known kind other than `read`. `wanted` completes the error: "… is a CSV file"."""
     kind = file_kind(sample)
     if kind is not None and kind not in read:

@@ -54,12 +54,14 @@ class ResultsImporter:
     """An importer of results.
 
     `read` checks the results of files. `read_rows` does the same for the rows of dead letters, so that they can be replayed.
+    `sources` are the columns of the source, each by its names, from which a column of the runner table is read.
     """
 
     source: str
     help: str
     read: Callable[[Sequence[Path], Store], Parsed]
     read_rows: Callable[[Sequence[Row], Store], Parsed]
+    sources: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
 
     def load(self, store: Store, files: Sequence[Path], *, late: bool, clock: Clock, progress: Progress) -> Report:
         """Append the results (see `Importer.load`)."""
@@ -115,7 +117,7 @@ def csv_importer(
             parsed.warnings[HEADER_AGAIN] += reading.headers
         return parsed
 
-    return ResultsImporter(source, help, read, read_rows)
+    return ResultsImporter(source, help, read, read_rows, {name: ((given,),) for name, (given, _) in mapped.items()})
 
 
 def cells_of(rows: Iterable[Row]) -> Iterator[CsvRow]:

@@ -38,3 +38,10 @@ def todays_names(header: Sequence[str]) -> list[str]:
     left = {name for name in names if name not in old}
     old |= {name: today for name, today in _RENAMED.items() if name in left and today not in left | set(old.values())}
     return [old.get(name, name) for name in names]
+
+
+def release(header: Sequence[str]) -> str | None:
+    """Return the years of the release of rpscrape that wrote these (casefolded) column names; None for today's or another exporter's."""
+    if "off" in header:
+        return "2019–21" if "name" in header and "race_name" not in header else None
+    return "2019" if "horse_name" in header else "2018" if "name" in header else None

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ def replay(
     *,
     late: bool = False,
     clock: Callable[[], datetime],
-    importer_of: Callable[[str], ResultsImporter | None] = registry.results_importer,
+    importer_of: Callable[[str], ResultsImporter | None] | None = None,
 ) -> ReplayReport:
     """Read every open dead letter again, or only those in a `corrected` export, with its rows.
 
@@ -46,6 +47,7 @@ def replay(
     is older than the log's end and not `late`, or `corrected` is not an export of open letters. A letter whose source cannot
     be replayed stays open. A message of a feed is validated as if it arrived now: it is known from now on.
     """
+    importer_of = importer_of or partial(registry.results_importer, home=store.home)
     letters = {letter.letter: letter for letter in dead_letters.read(store.home)}
     rows = _corrected_rows(corrected, letters) if corrected else {name: letter.rows for name, letter in letters.items()}
     refused: dict[str, str] = {}

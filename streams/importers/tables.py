@@ -39,7 +39,7 @@ def read_table(path: Path, required: Sequence[str] = REQUIRED) -> pa.Table:
         raise UserError(f"{path} is empty: export it again, or leave it out")
     refuse_other_kind(path, sample, "a runner table is CSV or Parquet", PARQUET)
     try:
-        table = _parquet(path) if file_kind(sample) is PARQUET else _csv(path, sample, required)
+        table = parquet_table(path) if file_kind(sample) is PARQUET else _csv(path, sample, required)
     except (pa.ArrowException, OSError, csv.Error) as broken:
         first_line = " ".join(str(broken).split())[:200]
         raise UserError(f"{path} cannot be read ({first_line}): export it again") from None
@@ -59,7 +59,8 @@ def runner_table(table: pa.Table, source: str, required: Sequence[str] = REQUIRE
     return table
 
 
-def _parquet(path: Path) -> pa.Table:
+def parquet_table(path: Path) -> pa.Table:
+    """Return a Parquet file as a table, texts as plain strings. Raises `UserError` for one of excessive size."""
     with parquet.ParquetFile(path) as file:  # read_table would import pyarrow.dataset, and with it pandas
         if file.metadata.num_rows > _MOST_ROWS:
             raise UserError(

@@ -224,5 +224,5 @@ def test_two_importers_of_one_name_are_refused() -> None:
 
 def test_a_source_that_no_importer_has_is_refused_by_rebuild_in_a_line(tmp_path: Path, file: Path) -> None:
     velo("log", "rebuild", file, "--source", "nobody", home=tmp_path / "home").told(
-        "--source is 'nobody'", "use raceform, runners"
+        "--source is 'nobody'", "which is not an importer of results: use", "raceform"
     )

@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from velo.serving.scoring.scored import ScoredRace
     from velo.streams.batch.build import BuildReport
     from velo.streams.explain import Explained
+    from velo.streams.importers.check import CheckReport
     from velo.streams.importers.declare import DeclareReport
     from velo.streams.importers.importer import Report
     from velo.streams.importers.ingest import IngestReport
+    from velo.streams.importers.inspect_file import InspectReport
     from velo.streams.status import Status
     from velo.training.placebo import PlaceboReport
     from velo.training.run_gate import JudgeReport
@@ -161,14 +163,34 @@ class RaceStore:
 
     def load(self, name: str, source: Source, *, late: bool = False, progress: Progress | None = None) -> "Report":
         """Append what a source holds to the log, by the name of an importer in the registry."""
-        from velo.streams.importers.registry import importer
+        from velo.streams.importers.registry import TOML, importer
 
         step = progress or _silent
         with self._at_work() as store:
             sources = tables(source) if name in OF_FRAMES else files(source)
-            return importer(name).load(
+            report = importer(name).load(
                 store, sources, late=late, clock=self.clock, progress=lambda done, total: step("append", done, total)
             )
+            if name.endswith(TOML):
+                _keep_mapping(store.home, Path(name))
+            return report
+
+    def check(self, name: str, source: Source) -> "CheckReport":
+        """Read what a source holds, by the name of an importer or the path of a mapping, and load nothing.
+
+        The report accounts for every row, and has twenty values beside the texts that they were read from.
+        """
+        from velo.streams.importers.check import check
+
+        with self._at_work() as store:
+            return check(name, tables(source) if name in OF_FRAMES else files(source), store)
+
+    def inspect(self, source: Source) -> "InspectReport":
+        """Return what some files are: their source, rows, columns, and what a load of them would refuse. Nothing is loaded."""
+        from velo.streams.importers.inspect_file import inspect
+
+        with self._at_work() as store:
+            return inspect(files(source), store)
 
     def build(
         self,
@@ -461,6 +483,16 @@ class RaceStore:
                 if line is None:
                     raise
                 raise UserError(line) from broke
+
+
+def _keep_mapping(home: Home, path: Path) -> None:
+    """Keep a user's own mapping with the store, so that dead letters of its files can be replayed."""
+    from velo.storage.atomic_files import make_folder, write_atomically
+    from velo.streams.importers.mapping import read_mapping
+
+    kept = home.mapping(read_mapping(path).name)
+    make_folder(kept.parent)
+    write_atomically(kept, path.read_bytes())
 
 
 def _silent(step: str, done: int, total: int) -> None:

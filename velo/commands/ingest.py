@@ -1,10 +1,11 @@
 """`velo ingest …`, `velo cards …` and `velo dead-letters`: load results and racecards, list and replay refusals.
 
-Each importer of the registry is a command: `velo ingest NAME`, or `velo cards NAME` for the importer `NAME-cards`.
+Each importer of the registry is a command: `velo ingest NAME`, or `velo cards NAME` for the importer `NAME-cards`. With `--as`
+the files come first: `velo ingest FILE… --as NAME`, where NAME may be the path of a mapping.
 """
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group
@@ -17,7 +18,24 @@ from velo.commands.edge import Files, Json, facts, now, open_store, race_store, 
 from velo.commands.feed import Brokers, Follow, KafkaTopic, Once, Partition, RedisKey, Url, follow_feed
 from velo.errors import UserError
 
+if TYPE_CHECKING:
+    from velo.streams.importers.check import CheckReport
+
+As = Annotated[str, typer.Option("--as", metavar="NAME|FILE.toml", help="An importer, or a mapping of your own.")]
+AsShown = Annotated[
+    str | None,
+    typer.Option(
+        "--as", metavar="NAME|FILE.toml", help="Load the named files by an importer, or by a mapping of your own."
+    ),
+]
+Check = Annotated[
+    bool, typer.Option("--check", help="Load nothing: account for every row, show values beside the source's text.")
+]
 Late = Annotated[bool, typer.Option("--late", help="Accept older messages; set their known_at to now.")]
+
+
+_BY_NAME = "files"
+"""The hidden command that `--as` stands for, since a group takes the first file for a command."""
 
 
 class _Importers(TyperGroup):
@@ -25,12 +43,16 @@ class _Importers(TyperGroup):
 
     cards = False
 
+    def parse_args(self, ctx: Context, args: list[str]) -> list[str]:
+        named = any(arg == "--as" or arg.startswith("--as=") for arg in args)
+        return super().parse_args(ctx, [_BY_NAME, *args] if named else args)
+
     def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
         own = super().get_command(ctx, cmd_name)
         return _command(self._importers()[cmd_name]) if own is None and cmd_name in self._importers() else own
 
     def list_commands(self, ctx: Context) -> list[str]:
-        return [*self._importers(), *super().list_commands(ctx)]
+        return [*self._importers(), *(name for name in super().list_commands(ctx) if name != _BY_NAME)]
 
     def _importers(self) -> dict[str, str]:
         """Return the names of the importers by that of their command."""
@@ -69,16 +91,64 @@ def ingest_from(
     brokers: Brokers = None,
     partition: Partition = None,
     once: Once = False,
+    name: AsShown = None,
+    check: Check = False,
     as_json: Json = False,
 ) -> None:
     """Append results to the log. Duplicates are ignored."""
     if follow and context.invoked_subcommand is None:
         follow_feed(redis=redis, kafka=kafka, url=url, brokers=brokers, partition=partition, once=once, as_json=as_json)
-    elif context.invoked_subcommand is None or any((follow, redis, kafka, url, brokers, partition, once, as_json)):
+    elif context.invoked_subcommand is None or any(
+        (follow, redis, kafka, url, brokers, partition, once, name, check, as_json)
+    ):
         raise UserError(
-            "velo ingest needs files or a feed: name the format, as in `velo ingest runners FILE`, "
+            "velo ingest needs files or a feed: name the format, as in `velo ingest runners FILE` or `velo ingest FILE --as NAME`, "
             "or run `velo ingest --follow --redis KEY`"
         )
+
+
+@ingest_app.command(_BY_NAME, hidden=True)
+def ingest_by_name(files: Files, name: As, check: Check = False, late: Late = False, as_json: Json = False) -> None:
+    """Load results by the name of an importer, or by a mapping of your own."""
+    _load(name, files, check=check, late=late, as_json=as_json)
+
+
+@cards_app.command(_BY_NAME, hidden=True)
+def cards_by_name(files: Files, name: As, check: Check = False, late: Late = False, as_json: Json = False) -> None:
+    """Load racecards by the name of an importer, or by a mapping of your own."""
+    from velo.streams.importers.registry import CARDS, TOML
+
+    own = name.endswith((CARDS, TOML))
+    _load(name if own else f"{name}{CARDS}", files, check=check, late=late, as_json=as_json)
+
+
+def _load(name: str, files: list[Path], *, check: bool, late: bool, as_json: bool) -> None:
+    from velo.streams.importers.registry import CARDS
+
+    if check:
+        checked = race_store().check(name, files)
+        show(
+            checked,
+            as_json,
+            lambda: Group(facts(f"check {name}", checked.facts()), Text("\n".join(checked.notes())), _spots(checked)),
+        )
+        return
+    with steps(as_json) as progress:
+        report = race_store().load(name, files, late=late, progress=progress)
+    title = "cards" if name.endswith(CARDS) else f"ingest {name}"
+    show(report, as_json, lambda: Group(facts(title, report.facts()), Text("\n".join(report.notes()))))
+
+
+def _spots(checked: "CheckReport") -> Table:
+    """Values beside the texts that they were read from."""
+    table = Table(title=f"{len(checked.spots)} values beside the source's own text", title_justify="left", box=None)
+    for name in ("race", "horse", "column", "source", "value"):
+        table.add_column(name)
+    for spot in checked.spots:
+        table.add_row(
+            spot.race_id, spot.horse, spot.column, spot.written, "unknown" if spot.value is None else str(spot.value)
+        )
+    return table
 
 
 @letters_app.callback()
@@ -139,10 +209,7 @@ def _command(name: str) -> Command:
     from velo.streams.importers.registry import CARDS, importer
 
     def load(files: Files, late: Late = False, as_json: Json = False) -> None:
-        with steps(as_json) as progress:
-            report = race_store().load(name, files, late=late, progress=progress)
-        title = "cards" if name.endswith(CARDS) else f"ingest {name}"
-        show(report, as_json, lambda: Group(facts(title, report.facts()), Text("\n".join(report.notes()))))
+        _load(name, files, check=False, late=late, as_json=as_json)
 
     try:
         words = importer(name).help

@@ -44,6 +44,10 @@ class Home:
         """Refused input, with reasons."""
         return self.root / "dead-letters.ndjson"
 
+    def mapping(self, name: str) -> Path:
+        """The user's own mapping of a source, as it was when a file was last loaded by it: its dead letters are read by it again."""
+        return self.root / "mappings" / f"{name}.toml"
+
     @property
     def feeds(self) -> Path:
         """The offset up to which each feed is in the log, one file a feed."""

@@ -1,0 +1,309 @@
+"""Read a file of any form as a frame: columns of text cells by name, with every distinct cell stored once.
+
+Forms: CSV with any of `,` `;` tab `|`, JSON, NDJSON and Parquet, recognised by content; plain or in gzip, bzip2 or zip. A zip
+holds one frame for each of its files. Numbers, dates and truths of JSON and Parquet become text, so that every form is read by
+the same readers. Whatever is wrong with a file is a `UserError` of one line.
+"""
+
+import bz2
+import gzip
+import io
+import lzma
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as arrow_csv
+
+from velo.errors import UserError
+from velo.streams.importers.columns import value_of
+from velo.streams.importers.file_kinds import BZIP2, GZIP, PARQUET, ZIP, file_kind, refuse_other_kind
+from velo.streams.importers.json_rows import json_rows
+from velo.streams.importers.rows import plain
+from velo.streams.importers.tables import parquet_table
+
+SEPARATORS: Final = ",;\t|"
+WANTED: Final = "a file of races is CSV, JSON, NDJSON or Parquet, plain or in gzip, bzip2 or zip"
+_SAMPLE_BYTES: Final = 2**16
+_UNPACKED_AT_LEAST: Final = 2**24
+_UNPACKED_TIMES: Final = 200
+"""A file of results unpacks to ten or thirty times its size; one that unpacks to 200 times is made to fill the memory."""
+_MOST_MEMBERS: Final = 1000
+_MOST_JSON: Final = 2**28
+"""More takes tens of gigabytes as Python objects."""
+_DAMAGED: Final = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError, RuntimeError)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """The cells of one column: the distinct ones in `words`, of which the last is None, and the index of each row's in `codes`."""
+
+    words: Sequence[str | None]
+    codes: np.ndarray
+
+    @classmethod
+    def of(cls, cells: Sequence[str | None]) -> "Column":
+        """Return the column with these cells."""
+        index: dict[str, int] = {}
+        codes = np.fromiter(
+            (-1 if cell is None else index.setdefault(cell, len(index)) for cell in cells), np.int32, len(cells)
+        )
+        return cls([*index, None], codes)
+
+    def cells(self) -> list[str | None]:
+        """Return the cell of each row."""
+        return self.spread(self.words)
+
+    def spread(self, values: Sequence[Any]) -> list[Any]:
+        """Return for each row the value that belongs to its cell: `values` has one for each of `words`."""
+        once = np.empty(len(values), dtype=object)
+        for at, value in enumerate(values):  # an assignment of the whole would take tuples for a second dimension
+            once[at] = value
+        spread: list[Any] = once[self.codes].tolist()
+        return spread
+
+    def read(self, reader: Callable[[str | None], Any]) -> tuple[list[Any], dict[int, str | None]]:
+        """Return the value of each row, and by row the cells for which the reader raised ValueError, whose value is None."""
+        values: list[Any] = []
+        unreadable = []
+        for at, word in enumerate(self.words):
+            try:
+                values.append(reader(word))
+            except (ValueError, OverflowError):
+                values.append(None)
+                unreadable.append(at)
+        if not unreadable:
+            return self.spread(values), {}
+        codes = self.codes % len(self.words)
+        rows = np.flatnonzero(np.isin(codes, unreadable)).tolist()
+        return self.spread(values), {row: self.words[codes[row]] for row in rows}
+
+    def take(self, rows: np.ndarray) -> "Column":
+        """Return the cells of these rows; -1 is a blank."""
+        return Column(self.words, np.where(rows < 0, -1, self.codes[rows]))
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One file as columns. `label` begins an error message; `first_line` is the line of row 0, None where rows have no lines."""
+
+    label: str
+    columns: Mapping[str, Column]
+    rows: int
+    first_line: int | None = None
+    named: Mapping[str, str] = field(default_factory=dict)
+    """Column names by their casefolded form."""
+
+    @classmethod
+    def of(cls, label: str, columns: Mapping[str, Column], rows: int, first_line: int | None = None) -> "Frame":
+        """Return a frame. Raises `UserError` for two columns whose names differ only in case."""
+        named: dict[str, str] = {}
+        for name in columns:
+            if name.casefold() in named:
+                raise UserError(f"{label} has the column {name!r} more than once: keep one of them")
+            named[name.casefold()] = name
+        return cls(label, columns, rows, first_line, named)
+
+    def column(self, names: Sequence[str]) -> Column | None:
+        """Return the first column that has one of these names, in any case; None where there is none."""
+        found = next((name for name in names if name.casefold() in self.named), None)
+        return None if found is None else self.columns[self.named[found.casefold()]]
+
+
+def frames(path: Path, rows_at: str | None = None, encoding: str = "utf-8") -> Iterator[Frame]:
+    """Yield the frame of a file, or of each file in a zip.
+
+    `rows_at` is the path to the rows in JSON, `results.runners`: its objects' own fields are columns too, named by their path.
+    Without it the path with the most rows is used. `encoding` is that of a CSV. Raises `UserError` for a file that cannot be read.
+    """
+    for label, stream in contents(path):
+        yield _frame(label, stream, path if label == str(path) else None, rows_at, encoding)
+
+
+def contents(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """Yield the unpacked content of a file, or of each file in a zip, with what begins an error about it.
+
+    Raises `UserError` for a file that cannot be opened or unpacked, or unpacks to an excessive size.
+    """
+    try:
+        with path.open("rb") as file:
+            most = _UNPACKED_AT_LEAST + _UNPACKED_TIMES * path.stat().st_size
+            yield from _unpacked(str(path), file, most)
+    except OSError as refused:
+        if refused.errno is None:  # bzip2's word for damaged data
+            raise _damaged(path, refused) from None
+        raise UserError(f"{path} cannot be read ({refused.strerror}): check the path") from None
+    except _DAMAGED as broken:
+        raise _damaged(path, broken) from None
+
+
+def _damaged(path: Path, broken: Exception) -> UserError:
+    why = str(broken).splitlines()[0] if str(broken) else "it ends early"
+    return UserError(f"{path} is damaged: its compressed data cannot be unpacked ({why}): fetch it again")
+
+
+def _unpacked(label: str, file: IO[bytes], most: int, depth: int = 0) -> Iterator[tuple[str, IO[bytes]]]:
+    """Yield the content of a file, or of each file in an archive; an archive in an archive is unpacked once."""
+    sample = file.read(_SAMPLE_BYTES)
+    kind = file_kind(sample)
+    if kind not in (GZIP, BZIP2, ZIP):
+        file.seek(0)
+        yield label, file
+        return
+    if depth > 1:
+        raise UserError(f"{label} is an archive in an archive in an archive: unpack it first")
+    file.seek(0)
+    if kind is not ZIP:
+        inner = gzip.GzipFile(fileobj=file) if kind is GZIP else bz2.BZ2File(file)
+        yield from _unpacked(label, io.BytesIO(_bounded(label, inner, most)), most, depth + 1)
+        return
+    with zipfile.ZipFile(file) as archive:
+        members = [each for each in archive.infolist() if not each.is_dir() and _is_data(each.filename)]
+        if len(members) > _MOST_MEMBERS:
+            raise UserError(f"{label} holds {len(members):,} files, but at most {_MOST_MEMBERS:,} are read: split it")
+        if not members:
+            raise UserError(f"{label} holds no file: fetch it again")
+        for member in members:
+            with archive.open(member) as inner_file:
+                content = _bounded(f"{label}/{member.filename}", inner_file, most)
+            most -= len(content)
+            yield from _unpacked(f"{label}/{member.filename}", io.BytesIO(content), most, depth + 1)
+
+
+def _is_data(name: str) -> bool:
+    """Whether a file of a zip may hold rows: no system's own file and no read-me."""
+    path = PurePosixPath(name)
+    return not (
+        path.name.startswith(".") or "__MACOSX" in path.parts or path.suffix.casefold() in (".md", ".txt.asc", ".pdf")
+    )
+
+
+def _bounded(label: str, stream: Any, most: int) -> bytes:
+    content: bytes = stream.read(most + 1)
+    if len(content) > most:
+        raise UserError(
+            f"{label} unpacks to more than {_UNPACKED_TIMES} times its size, which no file of results does: unpack it "
+            "yourself and look at it"
+        )
+    return content
+
+
+def _frame(label: str, stream: Any, path: Path | None, rows_at: str | None, encoding: str) -> Frame:
+    sample = stream.read(_SAMPLE_BYTES)
+    if not sample.strip():
+        raise UserError(f"{label} is empty: export it again, or leave it out")
+    utf16 = sample.startswith((b"\xff\xfe", b"\xfe\xff"))
+    if not utf16:
+        refuse_other_kind(label, sample, WANTED, PARQUET)
+    if file_kind(sample) is PARQUET:
+        return _from_parquet(label, path)
+    content = sample + stream.read()
+    begins = content[:_SAMPLE_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
+    if begins in (b"{", b"["):
+        return _from_json(label, content, rows_at)
+    return _from_csv(label, content, "utf-16" if utf16 else encoding)
+
+
+def _from_parquet(label: str, path: Path | None) -> Frame:
+    if path is None:
+        raise UserError(f"{label} is a Parquet file in an archive: unpack it first, and give the file in it")
+    try:
+        table = parquet_table(path)
+    except (pa.ArrowException, OSError) as broken:
+        raise UserError(f"{label} cannot be read ({' '.join(str(broken).split())[:200]}): export it again") from None
+    columns = {
+        name.strip(): Column.of([_as_text(cell) for cell in table[name].to_pylist()]) for name in table.column_names
+    }
+    return _with_rows(Frame.of(label, columns, table.num_rows, 0))
+
+
+def _from_json(label: str, content: bytes, rows_at: str | None) -> Frame:
+    if len(content) > _MOST_JSON:
+        raise UserError(f"{label} has more than {_MOST_JSON:,} bytes, but JSON is read whole: split it")
+    rows = json_rows(label, content, rows_at)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    columns = {name: Column.of([_as_text(row.get(name)) for row in rows]) for name in names}
+    return _with_rows(Frame.of(label, columns, len(rows)))
+
+
+def _as_text(value: object) -> str | None:
+    """Return a value of JSON or Parquet as a CSV has it; a whole float loses its zero fraction."""
+    if value is None or value is False or value is True:
+        return None if value is None else str(value).lower()
+    shown = plain(value)
+    return None if shown is None else value_of(shown, "text") if not isinstance(shown, dict | list) else str(shown)
+
+
+def _from_csv(label: str, content: bytes, encoding: str) -> Frame:
+    if encoding.casefold().replace("-", "") != "utf8":
+        try:
+            content = content.decode(encoding).encode()
+        except UnicodeDecodeError:
+            raise UserError(f"{label} is not {encoding} text: save it as CSV in UTF-8") from None
+    if b"\0" in content[:_SAMPLE_BYTES]:
+        raise UserError(f"{label} is a binary file, but {WANTED}: export it as one of these")
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    first = content.lstrip(b"\r\n").split(b"\n", 1)[0]
+    separator = max(SEPARATORS, key=lambda each: first.count(each.encode()))
+    ragged: list[tuple[int | None, int, int]] = []
+
+    def note_ragged(row: arrow_csv.InvalidRow) -> str:
+        ragged.append((row.number, row.actual_columns, row.expected_columns))
+        return "error"
+
+    try:
+        names = arrow_csv.open_csv(
+            pa.BufferReader(first + b"\n"), parse_options=arrow_csv.ParseOptions(delimiter=separator)
+        ).schema.names
+        # on one thread: an error then names its row
+        table = arrow_csv.read_csv(
+            pa.BufferReader(content),
+            read_options=arrow_csv.ReadOptions(use_threads=False),
+            parse_options=arrow_csv.ParseOptions(
+                delimiter=separator, newlines_in_values=True, invalid_row_handler=note_ragged
+            ),
+            convert_options=arrow_csv.ConvertOptions(
+                column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""]
+            ),
+        )
+    except pa.ArrowException as broken:
+        if ragged:
+            number, cells, expected = ragged[0]
+            raise UserError(
+                f"{label}, line {number} has {cells} cells, the header {expected}: quote the cells that hold "
+                f"{separator!r}, or fetch the file again if it was cut short"
+            ) from None
+        why = " ".join(str(broken).split())[:200]
+        advice = "save it as CSV in UTF-8" if "UTF8" in why or "utf" in why.casefold() else "export it again"
+        raise UserError(f"{label} cannot be read as CSV ({why}): {advice}") from None
+    columns: dict[str, Column] = {}
+    for at, name in enumerate(table.column_names):
+        shown = name.strip() or f"column {at + 1}"
+        if shown in columns:
+            raise UserError(f"{label} has the column {shown!r} more than once: keep one of them")
+        columns[shown] = _encoded(table.column(at))
+    return _with_rows(Frame.of(label, columns, table.num_rows, 2))
+
+
+def _encoded(column: pa.ChunkedArray) -> Column:
+    if pa.types.is_null(column.type):
+        return Column([None], np.full(len(column), -1, np.int32))
+    coded = pc.utf8_trim_whitespace(column).combine_chunks().dictionary_encode()
+    if isinstance(coded, pa.ChunkedArray):
+        coded = coded.combine_chunks()
+    return Column(
+        [*(word or None for word in coded.dictionary.to_pylist()), None],
+        coded.indices.fill_null(-1).to_numpy(zero_copy_only=False),
+    )
+
+
+def _with_rows(frame: Frame) -> Frame:
+    if not frame.rows:
+        raise UserError(f"{frame.label} has no rows: export it again, or leave it out")
+    return frame

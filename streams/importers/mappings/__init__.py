@@ -1,0 +1,1 @@
+"""The mappings that come with VÉLØ, one TOML file each; docs/mappings.md describes their entries."""

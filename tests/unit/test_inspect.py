@@ -1,0 +1,134 @@
+"""What `velo inspect` says of a file: its source, its columns, what a load would refuse, and a draft that then loads."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.unit.test_shipped_mappings import ANZ, API_RACE, HK_RACES, HK_RUNS, HKJC_CHINESE, NETKEIBA, api_runner
+from velo.settings import Settings
+from velo.storage.store import Store
+from velo.streams.importers import registry
+from velo.streams.importers.importer import ResultsImporter
+from velo.streams.importers.inspect_file import inspect
+
+RUNNERS = (
+    "race_id,race_date,course,horse,status,position\nA,2024-05-01,Ascot,Alpha,FINISHED,1\nA,2024-05-01,Ascot,Beta,NR,\n"
+)
+RACEFORM = "date,course,off,horse,pos\n2024-05-01,Ascot,14:30,Alpha,1\n2024-05-01,Ascot,14:30,Beta,2\n"
+RACEFORM_2019 = RACEFORM.replace("off,horse", "time,horse_name")
+BETFAIR_SP = "EVENT_ID,MENU_HINT,EVENT_NAME,EVENT_DT,SELECTION_ID,SELECTION_NAME,WIN_LOSE,BSP\n1,GB / Ascot 1st May,1m Hcap,01-05-2024 14:30,2,Alpha,1,3.4\n"
+API = json.dumps(
+    {"results": [API_RACE | {"runners": [api_runner(1, "Alpha (IRE)", "1"), api_runner(2, "Beta (GB)", "2")]}]}
+)
+CARDS = json.dumps(
+    {"GB": {"Ascot": {"14:30": {"date": "2024-05-01", "runners": [{"name": "Alpha"}, {"name": "Beta"}]}}}}
+)
+UNKNOWN = """Contest,Meeting Date,Start Time,Racecourse,Distance,Runner,Rider,Weight,Price,Finishing Position,Remarks
+17,31/05/2024,14:30,Alpha Park,1m2f,Plain Sailing,A Rider,9-7,5/2F,1,won well
+17,31/05/2024,14:30,Alpha Park,1m2f,Second Thoughts,B Rider,8-12,Evens,2,
+17,31/05/2024,14:30,Alpha Park,1m2f,Third Man,C Rider,9-0,12/1,PU,
+18,31/05/2024,15:05,Alpha Park,6f,Fourth Estate,A Rider,8-8,4/1,1,
+"""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store.open(Settings(home=tmp_path / "home"))
+
+
+def written(tmp_path: Path, text: str, name: str = "file") -> Path:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "release", "rows"),
+    [
+        (RUNNERS, "runners", None, 2),
+        (RACEFORM, "raceform", None, 2),
+        (RACEFORM_2019, "raceform", "2019", 2),
+        (BETFAIR_SP, "betfair-sp", None, 1),
+        (ANZ, "betfair-anz", None, 5),
+        (HKJC_CHINESE, "hkjc", None, 6),
+        (NETKEIBA, "netkeiba", None, 6),
+        (API, "racing-api", None, 2),
+        (CARDS, "rpscrape-cards", None, 2),
+        (UNKNOWN, None, None, 4),
+    ],
+    ids=lambda value: value if isinstance(value, str) and len(value) < 20 else "",
+)
+def test_a_known_source_is_named_and_an_unknown_one_is_not(
+    text: str, source: str | None, release: str | None, rows: int, tmp_path: Path, store: Store
+) -> None:
+    (file,) = inspect([written(tmp_path, text)], store).files
+    assert (file.source, file.release, file.rows) == (source, release, rows)
+
+
+def test_a_known_source_says_what_a_load_would_refuse_and_why(tmp_path: Path, store: Store) -> None:
+    report = inspect([written(tmp_path, ANZ)], store)
+    assert report.check is not None
+    assert (report.check.races, report.check.refused, report.mapping) == (1, {"no winner": 1}, None)
+    assert report.check.warnings == {"row repeated exactly, left out": 1}
+
+
+def test_a_pair_of_files_in_a_zip_is_one_source(tmp_path: Path, store: Store) -> None:
+    path = tmp_path / "archive.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("races.csv", HK_RACES)
+        archive.writestr("runs.csv", HK_RUNS)
+    report = inspect([path], store)
+    assert [(file.source, file.rows) for file in report.files] == [("kaggle-hk", 4), ("kaggle-hk", 7)]
+    assert report.check is not None
+    assert (report.check.races, report.check.rows) == (2, 7)
+
+
+def test_one_file_of_a_pair_says_that_the_other_is_missing(tmp_path: Path, store: Store) -> None:
+    report = inspect([written(tmp_path, HK_RUNS)], store)
+    assert report.sources == ["kaggle-hk"]
+    assert report.why_not is not None
+    assert "no file of races is named" in report.why_not
+
+
+def test_columns_of_an_unknown_file_are_guessed_with_their_units(tmp_path: Path, store: Store) -> None:
+    (file,) = inspect([written(tmp_path, UNKNOWN)], store).files
+    meant = {guess.name: (guess.meaning, guess.unit) for guess in file.columns}
+    assert meant == {
+        "Contest": (None, None),
+        "Meeting Date": ("race_date", "%d/%m/%Y"),
+        "Start Time": ("off", None),
+        "Racecourse": ("course", None),
+        "Distance": ("distance_m", "miles-furlongs"),
+        "Runner": ("horse", None),
+        "Rider": ("jockey", None),
+        "Weight": ("weight_lbs", "st-lb"),
+        "Price": ("sp_decimal", "fractional"),
+        "Finishing Position": ("finish", None),
+        "Remarks": (None, None),
+    }
+    assert next(guess for guess in file.columns if guess.name == "Price").values == ("5/2F", "Evens", "12/1")
+    assert (file.days, file.races) == (1, None)
+
+
+def test_the_draft_of_an_unknown_file_loads_and_guesses_no_zone(tmp_path: Path, store: Store) -> None:
+    path = written(tmp_path, UNKNOWN)
+    draft = inspect([path], store).mapping
+    assert draft is not None
+    assert "# zone =" in draft
+    mapping = written(tmp_path, draft, "draft.toml")
+    importer = registry.importer(str(mapping))
+    assert isinstance(importer, ResultsImporter)
+    parsed = importer.read([path], store)
+    assert not parsed.refused
+    first, second = parsed.messages
+    assert (first.race_id, first.race.distance_m, first.race.course) == (
+        "31/05/2024 Alpha Park 14:30",
+        2012.0,
+        "Alpha Park",
+    )
+    winner, beaten, pulled_up = first.runners
+    assert (winner.weight_lbs, winner.sp_decimal, winner.position, beaten.sp_decimal) == (133.0, 3.5, 1, 2.0)
+    assert pulled_up.status == "PU"
+    assert second.race_id == "31/05/2024 Alpha Park 15:05"
