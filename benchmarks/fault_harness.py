@@ -26,9 +26,9 @@ from velo.settings import Settings
 from velo.simulator import SeasonSpec, simulate
 from velo.storage.log import reader
 from velo.storage.store import Home, Store
-from velo.training import bundle, bundle_writing
-from velo.training.ensemble import Ensemble
-from velo.training.logit import Logit
+from velo.training import bundle
+from velo.training.model.ensemble import Ensemble, Logit
+from velo.training.registry import bundle_writing
 
 BEGINS: Final = date(2024, 1, 1)
 DAYS: Final = 32

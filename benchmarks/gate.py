@@ -8,8 +8,8 @@ from rich.table import Table
 
 from benchmarks.page import text_table
 from benchmarks.stores import machine
-from velo.training.gate import WINDOWS_DAYS
-from velo.training.synthetic_markets import A_DAY, DAYS, Rates, rates
+from velo.training.gate.controls import A_DAY, DAYS, Rates, rates
+from velo.training.gate.criteria import WINDOWS_DAYS
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ from velo.storage.log import reader
 from velo.storage.store import Home
 from velo.streams.importers import dead_letters
 from velo.streams.importers.dead_letters import DeadLetter
-from velo.training import backtest_kept, bundle, bundle_writing
+from velo.training import bundle
+from velo.training.registry import backtests, bundle_writing
 
 AT: write_kills.Choice = write_kills.every
 """Chooses the writes at which a command is killed; tests choose fewer."""
@@ -154,12 +155,12 @@ def _keep_backtest(home: Home, number: int) -> None:
         "pi": np.full(2, number / 10),
     }
     dates = columns["race_date"][:1]
-    kept = backtest_kept.Predictions(dict(columns), dates, 1, 1)
-    backtest_kept.keep(home, "made-up", kept, {"number": number})
+    kept = backtests.Predictions(dict(columns), dates, 1, 1)
+    backtests.keep(home, "made-up", kept, {"number": number})
 
 
 def _backtest(home: Home) -> tuple[float, int]:
-    predictions, report = backtest_kept.read(home, backtest_kept.last(home))
+    predictions, report = backtests.read(home, backtests.last(home))
     return float(predictions.columns["pi"][0]), int(report["number"])
 
 

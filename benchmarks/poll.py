@@ -38,7 +38,7 @@ from velo.storage.store import Store
 from velo.streams.batch.build import build
 from velo.streams.importers.sources.runners import read_runner_tables
 from velo.streams.unbuilt_log import UnbuiltLog
-from velo.training.model import ModelOptions
+from velo.training.model.trees import ModelOptions
 from velo.training.train import train
 
 DAYS: Final = 130

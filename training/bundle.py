@@ -1,7 +1,7 @@
 """A stored model: a folder of checksummed files, loaded only where it fits the store.
 
 `$VELO_HOME/models/<version>/` holds the fundamental model: for VÉLØ's own `model.txt` (LightGBM's text, one model per seed) and `logit.json`, for a
-user's the file of `velo.training.stored_models`. `blend.json` and `residual.txt` (LightGBM's text, empty without a residual model)
+user's the file of `velo.training.registry.stored_models`. `blend.json` and `residual.txt` (LightGBM's text, empty without a residual model)
 hold the blend with the market. `metadata.yaml`, `metrics.json` and `checksums.txt` (SHA-256) describe them, and `gate.json` is the
 gate's verdict once it has run. `$VELO_HOME/models/current` names the version that serves, `history.txt` the earlier ones.
 """
@@ -17,19 +17,17 @@ from typing import Any, Final
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 
 from velo.errors import UserError
 from velo.feature_repo.catalogue import columns
 from velo.storage.store import Home
-from velo.training import stored_models
-from velo.training.blending import BENTER, MEAN, Blending
-from velo.training.calibration_intervals import CalibrationInterval
-from velo.training.ensemble import Ensemble
-from velo.training.market import SMALLEST
+from velo.training.dataset.by_race import Floats
+from velo.training.market.blending import BENTER, MEAN, Blending
+from velo.training.market.calibration import CalibrationInterval
+from velo.training.market.market import SMALLEST
+from velo.training.model.ensemble import Ensemble
 from velo.training.race_model import VELO, FittedModel, HasContributions, Runners
-
-Floats = NDArray[np.float64]
+from velo.training.registry import stored_models
 
 FORMAT: Final = 3
 """The format of a bundle of VÉLØ's own model. Format 2 has one LightGBM model in `model.txt` and in `residual.txt`; format 3 has
@@ -128,7 +126,7 @@ class Bundle:
     def interval(self, probabilities: Floats, of: str = OWN) -> Floats | None:
         """The 95 % interval of each probability, (runners, 2), of the `OWN` or `BLEND` probabilities; None if the bundle has none.
 
-        `velo.training.calibration_intervals.CalibrationInterval` says what it covers.
+        `velo.training.market.calibration.CalibrationInterval` says what it covers.
         """
         band = self.model.bands.get(of)
         return None if band is None else band.interval(probabilities)

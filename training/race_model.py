@@ -2,8 +2,8 @@
 
 `fit` learns from races whose result is known and returns a fitted model; `utilities` gives a number per runner of races to
 predict. The softmax of a race's utilities are its winning probabilities. Everything else is the pipeline's: refits, embargo,
-blend with the market, calibration, gate, bundle. VÉLØ's own model (`velo.training.fitting.TreesAndLogit`) is one
-implementation; `velo.training.own_models` adapts scikit-learn classifiers, XGBoost, CatBoost and plain functions.
+blend with the market, calibration, gate, bundle. VÉLØ's own model (`velo.training.model.fitting.TreesAndLogit`) is one
+implementation; `velo.training.model.own_models` adapts scikit-learn classifiers, XGBoost, CatBoost and plain functions.
 """
 
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 import numpy as np
 
 from velo.feature_repo.catalogue.within_race import centred
-from velo.training.by_race import Floats, Indices, sizes_of
+from velo.training.dataset.by_race import Floats, Indices, sizes_of
 
 if TYPE_CHECKING:
-    from velo.training.races import Races
+    from velo.training.dataset.races import Races
 
 VELO: Final = "velo"
 """The kind of VÉLØ's own model; the others are the user's."""

@@ -15,23 +15,20 @@ import numpy as np
 
 from velo.errors import UserError
 from velo.storage.store import Store
-from velo.training import bundle, bundle_writing, stored_models
-from velo.training.blend_calibrate import blending_of
-from velo.training.blending import BENTER, Blending
-from velo.training.dataset import LEAD, TrainingSet
-from velo.training.dataset_cache import kept_training_set
-from velo.training.entity_rows import Period
-from velo.training.fitting import TreesAndLogit, fit_on_market
-from velo.training.folds import EMBARGO_DAYS, Fold
-from velo.training.metrics import ModelQuality, measure
-from velo.training.model import FEATURES, ModelOptions
-from velo.training.own_models import Recipe, recipe_for
+from velo.training import bundle
+from velo.training.dataset.entity_rows import Period
+from velo.training.dataset.races import EMBARGO_DAYS, Fold, Races, Split, races_of, split
+from velo.training.dataset.training_set import LEAD, TrainingSet, kept_training_set
+from velo.training.evaluation.blend_calibrate import blending_of
+from velo.training.evaluation.quality import ModelQuality, PartMeasured, bands_of, measure, measured_parts
+from velo.training.evaluation.walk_forward import OutOfFold, forward
+from velo.training.market.blending import BENTER, Blending
+from velo.training.model.fitting import TreesAndLogit, Tried, fit_on_market, search
+from velo.training.model.own_models import Recipe, recipe_for
+from velo.training.model.threads import numeric_threads
+from velo.training.model.trees import FEATURES, ModelOptions
 from velo.training.race_model import VELO, HasImportance, Runners
-from velo.training.races import Races, Split, races_of, split
-from velo.training.search import Tried, search
-from velo.training.threads import numeric_threads
-from velo.training.train_measures import PartMeasured, bands_of, measured_parts
-from velo.training.walk_forward import OutOfFold, forward
+from velo.training.registry import bundle_writing, stored_models
 
 Progress = Callable[[str, int, int], None]
 GATE_RECORDS: Final = 50_000
@@ -89,7 +86,7 @@ def train(
 ) -> TrainReport:
     """Join, predict forward, measure, fit on all days, and store the model as the current one.
 
-    `model` is whatever `velo.training.own_models.recipe_for` takes; None is VÉLØ's own with `seed`. `choose` first searches for
+    `model` is whatever `velo.training.model.own_models.recipe_for` takes; None is VÉLØ's own with `seed`. `choose` first searches for
     better options of VÉLØ's own by cross-validation over the days before the test days, which only the final recipe predicts.
     Raises `UserError` for a store without results, for too few races, and for a model that fails or has no safe stored form.
     """

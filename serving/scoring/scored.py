@@ -36,7 +36,7 @@ class ScoredRunner:
     `probability` is the model's own; `blended` puts the market to it, None unless every runner has odds and the model
     knows how. `market_source` names whose odds they are: of a snapshot, or `SP`, told with the result and so never
     known before. `interval` and `blended_interval` are 95 % bounds of the rate at which runners given such a chance win, None
-    where the model has none (`velo.training.calibration_intervals.CalibrationInterval` says what they cover). `missing` and
+    where the model has none (`velo.training.market.calibration.CalibrationInterval` says what they cover). `missing` and
     `stale` name feature views: without a row of the runner's key, or past `valid_until`.
     """
 

@@ -22,7 +22,7 @@ from velo.simulator import SeasonSpec, simulate
 from velo.streams.batch.build import build
 from velo.streams.importers.ingest import ingest
 from velo.streams.importers.sources.runners import read_runner_tables
-from velo.training.model import ModelOptions
+from velo.training.model.trees import ModelOptions
 from velo.training.train import train
 
 NOW = datetime(2024, 3, 1, tzinfo=UTC)

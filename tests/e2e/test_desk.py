@@ -16,8 +16,9 @@ from tests.support.services import HOSTILE, NOW, OFF, RUNNERS, a_service, tell
 from tests.support.services import RACE as RACE_TO_COME
 from velo.racing.messages import FINISHED, GoingChange, JockeyChange, Market, NonRunner, Reinstated, Result
 from velo.storage.store import Store
-from velo.training import bundle, bundle_writing
-from velo.training.calibration_intervals import CalibrationInterval
+from velo.training import bundle
+from velo.training.market.calibration import CalibrationInterval
+from velo.training.registry import bundle_writing
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

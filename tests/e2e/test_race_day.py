@@ -26,8 +26,8 @@ from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
 from velo.streams.batch.build import build
 from velo.streams.importers.sources.runners import read_runner_tables
-from velo.training.dataset import training_set
-from velo.training.model import ModelOptions
+from velo.training.dataset.training_set import training_set
+from velo.training.model.trees import ModelOptions
 from velo.training.train import train
 
 

@@ -8,7 +8,7 @@ import pytest
 from tests.support.browser import CONTRAST, FAINT, screenshots
 from tests.support.made_once import made_once
 from tests.support.short_backtest import short_backtest
-from velo.training.report_html import write_report
+from velo.training.reports.html import write_report
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

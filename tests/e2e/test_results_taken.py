@@ -263,7 +263,7 @@ def test_a_race_of_which_only_the_winner_is_known_is_whole(tmp_path: Path) -> No
 
 
 def test_training_knows_who_won_a_race_without_placings(tmp_path: Path) -> None:
-    from velo.training.entity_rows import outcomes
+    from velo.training.dataset.entity_rows import outcomes
 
     home = tmp_path / "home"
     rows = [
@@ -347,7 +347,7 @@ def test_no_formula_or_page_reads_a_column_that_does_not_count() -> None:
     read += [
         REPO / "streams/batch/sql/starts.sql",
         *(REPO / "training").rglob("*.py"),
-        *(REPO / "training/sql").iterdir(),
+        *(REPO / "training/dataset/sql").iterdir(),
     ]
     read += [path for path in (REPO / "velo/racing").glob("*.py") if path.name != "messages.py"]
     found = {name for path in read for name in UNREAD if re.search(rf"\b{name}\b", path.read_text())}

@@ -24,7 +24,8 @@ from velo.serving.scoring.score_audit import audit_scores
 from velo.storage.log import reader
 from velo.storage.store import Store
 from velo.streams.batch.build import build
-from velo.training import bundle, bundle_writing
+from velo.training import bundle
+from velo.training.registry import bundle_writing
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,14 @@ from rich.console import Console
 from tests.support.made_once import made_once
 from tests.support.short_backtest import short_backtest
 from velo.resampling import Days
-from velo.training.backtest_kept import Predictions, plain
-from velo.training.backtest_metrics import BacktestPeriod, all_strategies
-from velo.training.backtest_report import BacktestReport, alarms_of, luck_of
-from velo.training.backtest_tables import backtest_tables, by_luck, first_lines
-from velo.training.by_race import sizes_of
-from velo.training.gate_simulation import luck
-from velo.training.placebo import shuffled_winners
-from velo.training.report_html import page
+from velo.training.dataset.by_race import sizes_of
+from velo.training.evaluation.metrics import BacktestPeriod, all_strategies
+from velo.training.gate.controls import shuffled_winners
+from velo.training.gate.simulation import luck
+from velo.training.registry.backtests import Predictions, plain
+from velo.training.reports.backtest_report import BacktestReport, alarms_of, luck_of
+from velo.training.reports.html import page
+from velo.training.reports.tables import backtest_tables, by_luck, first_lines
 
 pytestmark = pytest.mark.slow
 

@@ -15,23 +15,21 @@ from tests.support.seasons import BUILT_AT, FIRST_DAY, a_season, a_store
 from velo.errors import UserError
 from velo.resampling import Figure
 from velo.storage.store import Store
-from velo.training.backtest import backtest
-from velo.training.backtest_kept import PREDICTIONS, plain, read
-from velo.training.backtest_report import BacktestReport
-from velo.training.backtest_tables import backtest_tables
-from velo.training.blend_calibrate import combine
-from velo.training.dataset import TrainingSet, training_set
-from velo.training.fitting import TreesAndLogit
-from velo.training.model import FEATURES, ModelOptions
-from velo.training.placebo import planted_leak, shuffled_winners
-from velo.training.price_bucket_floors import holds
-from velo.training.published_baseline import VERSIONS, wilson
+from velo.training.dataset.races import Races, races_of
+from velo.training.dataset.training_set import TrainingSet, training_set
+from velo.training.evaluation.backtest import backtest
+from velo.training.evaluation.blend_calibrate import combine
+from velo.training.evaluation.walk_forward import OutOfFold, WalkForwardPlan, cut, drifted, predict, shifted
+from velo.training.gate.controls import planted_leak, shuffled_winners
+from velo.training.gate.windows import gate_figures, holds
+from velo.training.model.fitting import TreesAndLogit
+from velo.training.model.trees import FEATURES, ModelOptions
 from velo.training.race_model import Runners
-from velo.training.races import Races, races_of
-from velo.training.report_html import write_report
-from velo.training.trials import FILE, trials
-from velo.training.walk_forward import OutOfFold, WalkForwardPlan, cut, drifted, predict, shifted
-from velo.training.windows import gate_figures
+from velo.training.registry.backtests import PREDICTIONS, TRIALS, plain, read, trials
+from velo.training.reports.backtest_report import BacktestReport
+from velo.training.reports.html import write_report
+from velo.training.reports.published_baseline import VERSIONS, wilson
+from velo.training.reports.tables import backtest_tables
 
 pytestmark = pytest.mark.slow
 
@@ -201,7 +199,7 @@ def test_another_recipe_on_the_same_days_is_another_trial(tmp_path: Path, store:
     told = backtest(store, now=BUILT_AT, days=60, model=replace(SMALL, seed=2))
     assert told.trials == 2
     assert any("tested by 2 different backtests" in line for line in told.caveats)
-    (tmp_path / FILE).write_text("{\n")
+    (tmp_path / TRIALS).write_text("{\n")
     with pytest.raises(UserError, match="is damaged"):
         trials(tmp_path)
 

@@ -7,14 +7,14 @@ import pytest
 
 from tests.support.market_worlds import RACES, RUNNERS, SMALL, a_world
 from velo.errors import UserError
-from velo.training.blend_calibrate import surest
-from velo.training.blending import BENTER, KINDS, MEAN, RESIDUAL, Blending, OutOfFoldPredictions, chances, learn
 from velo.training.bundle import Bundle, Model
-from velo.training.by_race import Floats, softmax, total
-from velo.training.ensemble import Ensemble
-from velo.training.fitting import Rounds, TreesAndLogit, choose_rounds, fit_on_market
-from velo.training.market import LEAST_RACES, fit_blend, market_offset
-from velo.training.model import FEATURES, ModelOptions, direction
+from velo.training.dataset.by_race import Floats, softmax, total
+from velo.training.evaluation.blend_calibrate import surest
+from velo.training.market.blending import BENTER, KINDS, MEAN, RESIDUAL, Blending, OutOfFoldPredictions, chances, learn
+from velo.training.market.market import LEAST_RACES, fit_blend, market_offset
+from velo.training.model.ensemble import Ensemble
+from velo.training.model.fitting import Rounds, TreesAndLogit, choose_rounds, fit_on_market
+from velo.training.model.trees import FEATURES, ModelOptions, direction
 from velo.training.race_model import Runners
 
 pytestmark = pytest.mark.slow

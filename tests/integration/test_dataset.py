@@ -35,9 +35,8 @@ from velo.storage.log.reader import messages as logged
 from velo.storage.store import Store
 from velo.streams.importers.ingest import ingest
 from velo.streams.importers.sources.runners import read_runner_tables
-from velo.training.dataset import LABEL, TrainingSet, training_set
-from velo.training.entity_rows import Period, declared
-from velo.training.prices import prices
+from velo.training.dataset.entity_rows import Period, declared, prices
+from velo.training.dataset.training_set import LABEL, TrainingSet, training_set
 
 pytestmark = pytest.mark.slow
 
@@ -248,7 +247,7 @@ def test_a_column_that_the_catalogue_does_not_declare_is_refused(rows: TrainingS
 
 
 def test_a_period_without_results_is_refused_in_one_line(store: Store) -> None:
-    from velo.training.entity_rows import Period
+    from velo.training.dataset.entity_rows import Period
 
     with pytest.raises(UserError, match="holds no result between 1990-01-01 and 1990-12-31"):
         training_set(store, period=Period(date(1990, 1, 1), date(1990, 12, 31)))
@@ -283,7 +282,7 @@ def test_a_result_hours_before_its_scheduled_off_closes_its_race_and_its_market(
         {"horse_id": horse, "decision_time": known_at - LEAD, "source": "racecard"} for horse in ("h1", "h2")
     ]
     assert rows.matrix(["horse_form__starts"])[:, 0].tolist() == [1.0, 1.0]
-    odds = prices(store.home, rows)
+    odds = prices(store.home, rows.identity, LEAD, rows.label("sp_decimal"))
     assert (odds.taken[0], odds.closing[0]) == (5.0, 4.0)
 
 

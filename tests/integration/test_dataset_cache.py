@@ -10,9 +10,8 @@ import pytest
 from tests.support.seasons import a_season, a_store
 from velo.errors import UserError
 from velo.storage.store import Home, Store
-from velo.training.dataset import TrainingSet
-from velo.training.dataset_cache import KEPT, kept_training_set
-from velo.training.entity_rows import Period
+from velo.training.dataset.entity_rows import Period
+from velo.training.dataset.training_set import KEPT, TrainingSet, kept_training_set
 
 READ = "read the training set"
 

@@ -37,7 +37,7 @@ from velo.storage.store import Store
 from velo.streams.batch.build import build
 from velo.streams.dataflow.cards_sink import fill, update_of
 from velo.streams.unbuilt_log import UnbuiltLog
-from velo.training.entity_rows import declared
+from velo.training.dataset.entity_rows import declared
 
 OFF = datetime(2024, 5, 1, 14, 0, tzinfo=UTC)
 LEAD = timedelta(minutes=5)

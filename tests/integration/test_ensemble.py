@@ -10,8 +10,8 @@ import pytest
 from tests.support.market_worlds import SMALL, a_world
 from velo.errors import UserError
 from velo.training import bundle
-from velo.training.ensemble import boosters_of, importance_of, mean_prediction
-from velo.training.model import ModelOptions, grow
+from velo.training.model.ensemble import boosters_of, importance_of, mean_prediction
+from velo.training.model.trees import ModelOptions, grow
 
 pytestmark = pytest.mark.slow
 

@@ -14,17 +14,17 @@ from rich.console import Console
 from tests.support.seasons import BUILT_AT, a_season, a_store
 from velo.errors import UserError
 from velo.storage.store import Home, Store
-from velo.training import bundle, bundle_writing
-from velo.training.blending import KINDS
-from velo.training.by_race import softmax
-from velo.training.dataset import TrainingSet, training_set
-from velo.training.ensemble import Ensemble, importance_of
-from velo.training.logit import Logit, fit_logit
-from velo.training.metrics import first_choice_won, measure, winner_log_loss
-from velo.training.model import FEATURES, ModelOptions, faded, fit, gradients, grow
+from velo.training import bundle
+from velo.training.dataset.by_race import softmax
+from velo.training.dataset.races import Races, races_of, split
+from velo.training.dataset.training_set import TrainingSet, training_set
+from velo.training.evaluation.quality import first_choice_won, measure, winner_log_loss
+from velo.training.market.blending import KINDS
+from velo.training.model.ensemble import Ensemble, Logit, fit_logit, importance_of
+from velo.training.model.trees import FEATURES, ModelOptions, faded, fit, gradients, grow
 from velo.training.race_model import Runners
-from velo.training.races import Races, races_of, split
-from velo.training.report import trained_table
+from velo.training.registry import bundle_writing
+from velo.training.reports.train_tables import trained_table
 from velo.training.train import TrainReport, train
 
 pytestmark = pytest.mark.slow

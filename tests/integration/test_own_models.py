@@ -18,19 +18,18 @@ from tests.support.user_models import FORM, Answers, FormModel, Leaking
 from velo.errors import UserError
 from velo.storage.store import Store
 from velo.training import bundle
-from velo.training.backtest import backtest, recipe_of
-from velo.training.backtest_kept import read
-from velo.training.backtest_report import BacktestReport
-from velo.training.by_race import softmax
-from velo.training.dataset import TrainingSet, training_set
-from velo.training.model import FEATURES, ModelOptions
-from velo.training.models import recipe_kept, stored_backtests
-from velo.training.own_models import FittedUserModel, recipe_for
-from velo.training.placebo import LEAK, SHUFFLED, placebos
+from velo.training.dataset.by_race import softmax
+from velo.training.dataset.races import Races, races_of
+from velo.training.dataset.training_set import TrainingSet, training_set
+from velo.training.evaluation.backtest import backtest
+from velo.training.gate.controls import LEAK, SHUFFLED, placebos
+from velo.training.model.own_models import FittedUserModel, recipe_for
+from velo.training.model.trees import FEATURES, ModelOptions
 from velo.training.race_model import Runners
-from velo.training.races import Races, races_of
+from velo.training.registry.backtests import read, recipe_of, trials
+from velo.training.registry.models import recipe_kept, stored_backtests
+from velo.training.reports.backtest_report import BacktestReport
 from velo.training.train import train
-from velo.training.trials import trials
 
 PIPELINE = "tests.support.user_models:pipeline"
 FUNCTION = "tests.support.user_models:by_form"

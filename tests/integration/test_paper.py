@@ -39,8 +39,8 @@ from velo.serving.scoring.scorer import score
 from velo.storage.store import Home, Store
 from velo.streams.unbuilt_log import UnbuiltLog
 from velo.training import bundle
-from velo.training.betting import edges, kelly_stakes
-from velo.training.model import ModelOptions
+from velo.training.evaluation.betting import edges, kelly_stakes
+from velo.training.model.trees import ModelOptions
 from velo.training.train import train
 
 pytestmark = pytest.mark.slow

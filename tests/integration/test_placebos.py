@@ -12,20 +12,19 @@ import pytest
 from tests.support.stores import Conformance
 from velo.errors import UserError
 from velo.resampling import Days
-from velo.training.backtest_metrics import BacktestPeriod
-from velo.training.by_race import Floats
-from velo.training.dataset import TrainingSet, training_set
-from velo.training.entity_rows import Period
-from velo.training.fitting import TreesAndLogit
-from velo.training.folds import Fold, refits_between
-from velo.training.gate import Verdict
-from velo.training.market import fit_market_exponent
-from velo.training.model import FEATURES, ModelOptions
-from velo.training.placebo import shuffled_winners
+from velo.training.dataset.by_race import Floats
+from velo.training.dataset.entity_rows import Period
+from velo.training.dataset.races import Fold, Races, races_of, refits_between
+from velo.training.dataset.training_set import TrainingSet, training_set
+from velo.training.evaluation.metrics import BacktestPeriod
+from velo.training.evaluation.walk_forward import OutOfFold, forward
+from velo.training.gate.controls import shuffled_winners
+from velo.training.gate.criteria import Verdict
+from velo.training.gate.windows import ask, gate_figures
+from velo.training.market.market import fit_market_exponent
+from velo.training.model.fitting import TreesAndLogit
+from velo.training.model.trees import FEATURES, ModelOptions
 from velo.training.race_model import Runners
-from velo.training.races import Races, races_of
-from velo.training.walk_forward import OutOfFold, forward
-from velo.training.windows import ask, gate_figures
 
 pytestmark = pytest.mark.slow
 

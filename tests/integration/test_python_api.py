@@ -25,7 +25,7 @@ from tests.support.shared import REPO
 from velo.errors import UserError
 from velo.feature_repo.stores.embedded_redis import down
 from velo.training.bundle import current
-from velo.training.model import ModelOptions
+from velo.training.model.trees import ModelOptions
 from velo.training.train import train
 
 pytestmark = pytest.mark.slow

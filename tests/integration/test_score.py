@@ -37,8 +37,8 @@ from velo.streams.batch.build import build
 from velo.streams.importers.sources.runners_cards import read_cards
 from velo.streams.unbuilt_log import UnbuiltLog
 from velo.training.bundle import Bundle, load
-from velo.training.dataset import TrainingSet, training_set
-from velo.training.model import FEATURES, ModelOptions
+from velo.training.dataset.training_set import TrainingSet, training_set
+from velo.training.model.trees import FEATURES, ModelOptions
 from velo.training.train import train
 
 pytestmark = pytest.mark.slow

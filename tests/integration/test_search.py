@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tests.support.market_worlds import RACES, SMALL, a_world
-from velo.training.model import FEATURES, ModelOptions
+from velo.training.model.fitting import GRID, search
+from velo.training.model.trees import FEATURES, ModelOptions
 from velo.training.race_model import Runners
-from velo.training.search import GRID, search
 
 pytestmark = pytest.mark.slow
 

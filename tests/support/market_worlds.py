@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from velo.training.by_race import Floats, softmax
-from velo.training.model import FEATURES, ModelOptions
-from velo.training.races import Races
+from velo.training.dataset.by_race import Floats, softmax
+from velo.training.dataset.races import Races
+from velo.training.model.trees import FEATURES, ModelOptions
 
 RUNNERS, RACES = 8, 600
 SMALL = ModelOptions(rounds=30, patience=10, leaves=6, learning_rate=0.1, threads=1)

@@ -28,8 +28,8 @@ from velo.serving.scoring.scorer import scorer_of
 from velo.streams.audit import audit
 from velo.streams.explain import explain
 from velo.streams.unbuilt_log import UnbuiltLog
-from velo.training.dataset import training_set
-from velo.training.model import FEATURES, ModelOptions
+from velo.training.dataset.training_set import training_set
+from velo.training.model.trees import FEATURES, ModelOptions
 from velo.training.train import train
 
 OFF = datetime(2023, 6, 1, 14, 0, tzinfo=UTC)

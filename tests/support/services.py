@@ -18,7 +18,7 @@ from velo.serving.api.service import Service
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
 from velo.streams.batch.build import build
-from velo.training.model import ModelOptions
+from velo.training.model.trees import ModelOptions
 from velo.training.train import train
 
 OFF = datetime(2023, 6, 1, 14, 0, tzinfo=UTC)

@@ -4,10 +4,10 @@ from datetime import timedelta
 from pathlib import Path
 
 from tests.support.seasons import BUILT_AT, FIRST_DAY, a_season, a_store
-from velo.training.backtest import backtest
-from velo.training.backtest_kept import Predictions, read
-from velo.training.backtest_report import BacktestReport
-from velo.training.model import ModelOptions
+from velo.training.evaluation.backtest import backtest
+from velo.training.model.trees import ModelOptions
+from velo.training.registry.backtests import Predictions, read
+from velo.training.reports.backtest_report import BacktestReport
 
 SMALL = ModelOptions(rounds=4, patience=2, leaves=4, learning_rate=0.1, threads=1)
 

@@ -9,9 +9,9 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from velo.training.by_race import Floats
+from velo.training.dataset.by_race import Floats
+from velo.training.dataset.races import Races
 from velo.training.race_model import Runners
-from velo.training.races import Races
 
 FORM = "horse_form__prb_ewma"
 

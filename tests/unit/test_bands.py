@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from velo.errors import UserError
 from velo.storage.store import Home
-from velo.training import bundle, bundle_writing
-from velo.training.calibration_intervals import WINS_A_BIN, CalibrationInterval, fit_interval
-from velo.training.ensemble import Ensemble
-from velo.training.logit import Logit
+from velo.training import bundle
+from velo.training.market.calibration import WINS_A_BIN, CalibrationInterval, fit_interval
+from velo.training.model.ensemble import Ensemble, Logit
+from velo.training.registry import bundle_writing
 
 Floats = NDArray[np.float64]
 DAYS, RACES_A_DAY, FIELD = 120, 8, 10

@@ -13,7 +13,19 @@ from sklearn.metrics import roc_auc_score
 
 from velo.errors import UserError
 from velo.resampling import Days
-from velo.training.backtest_metrics import (
+from velo.training.dataset.by_race import softmax
+from velo.training.evaluation.betting import (
+    BUCKETS,
+    STRATEGIES,
+    bucket_of,
+    chosen,
+    compounded,
+    drawdown,
+    edges,
+    kelly_stakes,
+    strategy,
+)
+from velo.training.evaluation.metrics import (
     BacktestPeriod,
     above_and_below,
     all_strategies,
@@ -26,19 +38,7 @@ from velo.training.backtest_metrics import (
     top1,
     winner_loss,
 )
-from velo.training.betting import (
-    BUCKETS,
-    STRATEGIES,
-    bucket_of,
-    chosen,
-    compounded,
-    drawdown,
-    edges,
-    kelly_stakes,
-    strategy,
-)
-from velo.training.by_race import softmax
-from velo.training.devig import proportional
+from velo.training.market.market import proportional
 
 Floats = NDArray[np.float64]
 

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from velo.errors import UserError
 from velo.resampling import Days, Figure
-from velo.training.by_race import normalised, softmax, total
-from velo.training.calibration import BetaCurve, RegimeCalibration, StepCurve, fit_calibration, regime_weights
-from velo.training.reliability import (
+from velo.training.dataset.by_race import normalised, softmax, total
+from velo.training.evaluation.reliability import (
     equal_mass,
     equal_width,
     mean_gap,
@@ -21,6 +20,7 @@ from velo.training.reliability import (
     root_mean_gap,
     slope,
 )
+from velo.training.market.calibration import BetaCurve, RegimeCalibration, StepCurve, fit_calibration, regime_weights
 
 Floats = NDArray[np.float64]
 

@@ -7,7 +7,7 @@ import pytest
 
 from velo.feature_repo.catalogue.columns import COLUMNS
 from velo.serving.scoring.drivers import story_of, words
-from velo.training.model import FEATURES
+from velo.training.model.trees import FEATURES
 
 
 @pytest.mark.parametrize(

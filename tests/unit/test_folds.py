@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from velo.errors import UserError
-from velo.training.folds import LEAST_TRAIN_DAYS, forward_folds, refits_between
+from velo.training.dataset.races import LEAST_TRAIN_DAYS, forward_folds, refits_between
 
 Dates = NDArray[np.datetime64]
 

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from velo.errors import UserError
 from velo.resampling import Figure
-from velo.training.backtest_metrics import margin, placed
-from velo.training.betting import chosen, strategy
-from velo.training.by_race import total
-from velo.training.final_window import FILE, fingerprint, look, looks
-from velo.training.gate import (
+from velo.training.dataset.by_race import total
+from velo.training.evaluation.betting import chosen, strategy
+from velo.training.evaluation.metrics import margin, placed
+from velo.training.evaluation.reliability import root_mean_gap, slope
+from velo.training.gate.controls import agrees, rates, world
+from velo.training.gate.criteria import (
     ALARMS,
     CRITERIA,
     Criterion,
@@ -28,10 +29,9 @@ from velo.training.gate import (
     judge_window,
     together,
 )
-from velo.training.gate_simulation import pass_chance, winners
-from velo.training.reliability import root_mean_gap, slope
-from velo.training.synthetic_markets import agrees, rates, world
-from velo.training.windows import ask, gate_figures
+from velo.training.gate.simulation import pass_chance, winners
+from velo.training.gate.windows import ask, gate_figures
+from velo.training.registry.backtests import FINAL_WINDOWS, fingerprint, look, looks
 
 Floats = NDArray[np.float64]
 PASS, FAIL, MORE = Verdict.PASS, Verdict.FAIL, Verdict.NOT_ENOUGH_DATA
@@ -153,7 +153,7 @@ def test_winners_are_drawn_by_the_truth_and_never_outside_their_race() -> None:
 
 def test_each_simulated_season_is_what_the_gate_itself_would_have_measured() -> None:
     """The vectorised values and half-widths against the season put together by hand with the drawn winners."""
-    from velo.training.gate_simulation import _Fixed
+    from velo.training.gate.simulation import _Fixed
 
     season, _ = world(300, 2, 0.2, 0.4)
     known = np.ones(300, dtype=np.bool_)
@@ -201,7 +201,7 @@ def test_the_simulation_is_the_same_for_the_same_seed_and_whole_or_in_parts(monk
     wanted = chosen(strategy("TOP30 by p"), season.p, season.decided_at)
     whole = pass_chance(season, wanted, season.pi, season.p, 9, 200)
     assert pass_chance(season, wanted, season.pi, season.p, 9, 200) == whole
-    monkeypatch.setattr("velo.training.gate_simulation._AT_ONCE", 120 * 30)
+    monkeypatch.setattr("velo.training.gate.simulation._AT_ONCE", 120 * 30)
     assert pass_chance(season, wanted, season.pi, season.p, 9, 200) == whole
 
 
@@ -298,7 +298,7 @@ def test_another_look_that_is_asked_for_is_counted(tmp_path: Path) -> None:
 
 
 def test_a_damaged_record_is_no_licence_to_look(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_text('{"since": "2025-01-01"}\n')
+    (tmp_path / FINAL_WINDOWS).write_text('{"since": "2025-01-01"}\n')
     with pytest.raises(UserError, match=r"final_windows\.jsonl is damaged"):
         look(tmp_path, date(2025, 1, 1), date(2025, 3, 31), "f1", "m1", NOW)
     with pytest.raises(UserError, match="has no day: give the earlier day first"):

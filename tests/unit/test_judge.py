@@ -11,17 +11,15 @@ import pytest
 from tests.support.cli import velo
 from velo.errors import UserError
 from velo.storage.store import Home
-from velo.training import bundle, bundle_writing
-from velo.training.backtest import recipe_of
-from velo.training.backtest_kept import Predictions, keep, read
-from velo.training.by_race import softmax
-from velo.training.devig import proportional
-from velo.training.ensemble import Ensemble
-from velo.training.final_window import looks
-from velo.training.logit import Logit
-from velo.training.model import ModelOptions
-from velo.training.models import recipe_kept
-from velo.training.run_gate import judge_last
+from velo.training import bundle
+from velo.training.dataset.by_race import softmax
+from velo.training.gate.windows import judge_last
+from velo.training.market.market import proportional
+from velo.training.model.ensemble import Ensemble, Logit
+from velo.training.model.trees import ModelOptions
+from velo.training.registry import bundle_writing
+from velo.training.registry.backtests import Predictions, keep, looks, read, recipe_of
+from velo.training.registry.models import recipe_kept
 
 NOW = datetime(2026, 1, 5, 12, tzinfo=UTC)
 FEATURES = ("weight_lbs",)

@@ -8,12 +8,12 @@ import pytest
 from numpy.typing import NDArray
 
 from velo.errors import UserError
-from velo.training.backtest_metrics import auc, winner_loss
-from velo.training.by_race import softmax, total
-from velo.training.gate import ALARMS
-from velo.training.logit import Logit, fit_logit
-from velo.training.market import fit_market_exponent, market_offset
-from velo.training.placebo import planted_leak, shuffled_winners
+from velo.training.dataset.by_race import softmax, total
+from velo.training.evaluation.metrics import auc, winner_loss
+from velo.training.gate.controls import planted_leak, shuffled_winners
+from velo.training.gate.criteria import ALARMS
+from velo.training.market.market import fit_market_exponent, market_offset
+from velo.training.model.ensemble import Logit, fit_logit
 
 Floats = NDArray[np.float64]
 

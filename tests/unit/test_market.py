@@ -12,9 +12,21 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 
 from velo.errors import UserError
-from velo.training.by_race import normalised, softmax, starts_of, total
-from velo.training.devig import METHODS, book, inverses, market_probabilities, power, proportional, shin
-from velo.training.market import Blend, fit_blend, fit_market_exponent, market_offset, residual_probabilities
+from velo.training.dataset.by_race import normalised, softmax, starts_of, total
+from velo.training.market.market import (
+    METHODS,
+    Blend,
+    book,
+    fit_blend,
+    fit_market_exponent,
+    inverses,
+    market_offset,
+    market_probabilities,
+    power,
+    proportional,
+    residual_probabilities,
+    shin,
+)
 
 Floats = NDArray[np.float64]
 

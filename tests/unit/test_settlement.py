@@ -13,7 +13,7 @@ from velo.racing.cards import first_result
 from velo.racing.deductions import SCALE, Withdrawal, reduced_price, rule_4_pence
 from velo.racing.messages import Race, Result, Runner
 from velo.racing.settlement import Bet, Outcome, Payout, Venue, settle
-from velo.training.settlement import after_commission, unit_profits
+from velo.training.evaluation.betting import after_commission, unit_profits
 
 OFF = datetime(2025, 6, 1, 14, tzinfo=UTC)
 PLACED = OFF - timedelta(minutes=5)

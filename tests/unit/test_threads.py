@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tests.support.market_worlds import SMALL, a_world
-from velo.training.fitting import Rounds, TreesAndLogit
-from velo.training.model import FEATURES
+from velo.training.model.fitting import Rounds, TreesAndLogit
+from velo.training.model.threads import CpuReading, allowed_cores, fitting_threads, free_threads, reading
+from velo.training.model.trees import FEATURES
 from velo.training.race_model import Runners
-from velo.training.threads import CpuReading, allowed_cores, fitting_threads, free_threads, reading
 
 START = CpuReading(1000.0, 400.0, 50.0)
 

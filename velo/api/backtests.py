@@ -11,7 +11,7 @@ from velo.resampling import Figure
 from velo.storage.store import Home
 
 if TYPE_CHECKING:
-    from velo.training.backtest_report import BacktestReport
+    from velo.training.reports.backtest_report import BacktestReport
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class BacktestResult:
     @property
     def alarms(self) -> tuple[str, ...]:
         """The alarms of figures that are too good to be true, in one line each; empty without one."""
-        from velo.training.backtest_tables import alarm_line
+        from velo.training.reports.tables import alarm_line
 
         return tuple(alarm_line(raised) for raised in self.report.alarms)
 
@@ -79,7 +79,7 @@ class BacktestResult:
     @property
     def predictions(self) -> Any:
         """One row per starter of a tested race that has a market, with every set of probabilities, its prices and outcome."""
-        from velo.training.backtest_kept import predictions_of
+        from velo.training.registry.backtests import predictions_of
 
         return in_library(predictions_of(self.home, self.report.backtest), self.library)
 
@@ -90,7 +90,7 @@ class BacktestResult:
         return in_library(table, self.library)
 
     def __repr__(self) -> str:
-        from velo.training.backtest_tables import first_lines, in_words, what_was_tested
+        from velo.training.reports.tables import first_lines, in_words, what_was_tested
 
         return "\n".join((*first_lines(self.report), *in_words(self.report), what_was_tested(self.report)))
 

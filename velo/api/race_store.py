@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from velo.streams.importers.ingest import IngestReport
     from velo.streams.importers.inspect_file import InspectReport
     from velo.streams.status import Status
-    from velo.training.placebo import PlaceboReport
-    from velo.training.run_gate import JudgeReport
+    from velo.training.gate.controls import PlaceboReport
+    from velo.training.gate.windows import JudgeReport
     from velo.training.train import TrainReport
 
 Frame = TypeVar("Frame")
@@ -248,8 +248,8 @@ class RaceStore:
         `label__…` (by the first version of the result, null for a non-starter).
         """
         from velo.api.frames import in_library
-        from velo.training.dataset_cache import kept_training_set
-        from velo.training.entity_rows import BEGINNING, END, Period
+        from velo.training.dataset.entity_rows import BEGINNING, END, Period
+        from velo.training.dataset.training_set import kept_training_set
 
         period = Period(day(since) or BEGINNING, day(until) or END)
         with self._at_work() as store:
@@ -319,8 +319,8 @@ class RaceStore:
         `model` is `module:factory` with its `parameters`, or an object (docs/own-models.md); None is VÉLØ's own with `seed`.
         `until` is the last local race date to train on. `search` chooses the options of VÉLØ's own by cross-validation first.
         """
-        from velo.training.entity_rows import END, Period
-        from velo.training.models import own_model
+        from velo.training.dataset.entity_rows import END, Period
+        from velo.training.registry.models import own_model
         from velo.training.train import train
 
         period = Period(until=day(until) or END)
@@ -360,9 +360,9 @@ class RaceStore:
         the period fit the blend. `again` looks at a locked window again, and counts. The HTML report goes to `page`.
         """
         from velo.api.backtests import BacktestResult
-        from velo.training.backtest import backtest
-        from velo.training.models import model_to_test
-        from velo.training.report_html import write_report
+        from velo.training.evaluation.backtest import backtest
+        from velo.training.registry.models import model_to_test
+        from velo.training.reports.html import write_report
 
         with self._at_work() as store:
             tested, given, before = model_to_test(store.home, model, parameters, lead, seed)
@@ -401,8 +401,8 @@ class RaceStore:
 
         The arguments are those of `backtest`. No figure of the real days is shown, so this is no trial.
         """
-        from velo.training.models import model_to_test
-        from velo.training.placebo import placebos
+        from velo.training.gate.controls import placebos
+        from velo.training.registry.models import model_to_test
 
         with self._at_work() as store:
             tested, given, before = model_to_test(store.home, model, parameters, lead, seed)
@@ -432,7 +432,7 @@ class RaceStore:
         `subject` is fundamental (what serves), calibrated, logit or blend. `final` locks those 12 months, so that they are
         looked at once; `again` counts another look.
         """
-        from velo.training.run_gate import judge_last
+        from velo.training.gate.windows import judge_last
 
         with self._at_work() as store:
             return judge_last(store.home, now=self.clock(), subject=subject, by=strategy, final=final, again=again)

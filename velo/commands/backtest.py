@@ -57,9 +57,9 @@ def backtest(
     from rich.console import Group
     from rich.text import Text
 
-    from velo.training.backtest_kept import plain
-    from velo.training.backtest_tables import backtest_tables
-    from velo.training.placebo import placebo_table
+    from velo.training.gate.controls import placebo_table
+    from velo.training.registry.backtests import plain
+    from velo.training.reports.tables import backtest_tables
 
     period: dict[str, Any] = {
         "parameters": parameters(param),

@@ -36,7 +36,7 @@ def train(
     """Train a model and its blend on what was known before each race; paper bets only until the gate passes."""
     from datetime import timedelta
 
-    from velo.training.report import trained_table
+    from velo.training.reports.train_tables import trained_table
 
     with steps(as_json) as progress:
         report = race_store().train(

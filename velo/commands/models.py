@@ -35,8 +35,8 @@ def gate(
     from rich.console import Group
     from rich.text import Text
 
-    from velo.training.backtest_kept import plain
-    from velo.training.backtest_tables import gate_tables
+    from velo.training.registry.backtests import plain
+    from velo.training.reports.tables import gate_tables
 
     report = race_store().gate(subject=of, strategy=by, final=final, again=again)
     model = f"stored with model {report.model}: {report.mode}" if report.model else "stored with no model"
@@ -61,7 +61,7 @@ def models(context: typer.Context, as_json: Json = False) -> None:
 
 def listed(as_json: Json = False) -> None:
     """List all models, oldest first; an arrow marks the one that serves."""
-    from velo.training.models import kept_models, models_table
+    from velo.training.registry.models import kept_models, models_table
 
     kept = kept_models(open_store().home)
     show(kept, as_json, lambda: models_table(kept))
@@ -69,7 +69,7 @@ def listed(as_json: Json = False) -> None:
 
 def compare(one: Version, other: Version, as_json: Json = False) -> None:
     """Compare two models, each on its own test days."""
-    from velo.training.models import compared, models_table
+    from velo.training.registry.models import compared, models_table
 
     both = compared(open_store().home, one, other)
     show(both, as_json, lambda: models_table(both))
@@ -77,7 +77,7 @@ def compare(one: Version, other: Version, as_json: Json = False) -> None:
 
 def backtests(as_json: Json = False) -> None:
     """List the stored backtests, one row each, whoever made the model."""
-    from velo.training.models import backtests_table, stored_backtests
+    from velo.training.registry.models import backtests_table, stored_backtests
 
     stored = stored_backtests(open_store().home)
     show(stored, as_json, lambda: backtests_table(stored))
@@ -85,7 +85,8 @@ def backtests(as_json: Json = False) -> None:
 
 def promote(version: Version, as_json: Json = False) -> None:
     """Make a model the one that serves; without a PASS of the gate it bets on paper only."""
-    from velo.training import bundle, bundle_writing
+    from velo.training import bundle
+    from velo.training.registry import bundle_writing
 
     home = open_store().home
     bundle_writing.promote(home, version)
@@ -94,7 +95,8 @@ def promote(version: Version, as_json: Json = False) -> None:
 
 def rollback(as_json: Json = False) -> None:
     """Return to the previous serving model."""
-    from velo.training import bundle, bundle_writing
+    from velo.training import bundle
+    from velo.training.registry import bundle_writing
 
     home = open_store().home
     version = bundle_writing.rollback(home)

@@ -125,9 +125,9 @@ def demo(
 
 def _demo_backtest(store: Store, page: Path, seed: int, progress: Step) -> None:
     """Backtest a recipe with few rounds, to have a page to show: it says nothing about the trained model."""
-    from velo.training.backtest import backtest
-    from velo.training.model import ModelOptions
-    from velo.training.report_html import write_report
+    from velo.training.evaluation.backtest import backtest
+    from velo.training.model.trees import ModelOptions
+    from velo.training.reports.html import write_report
 
     options = ModelOptions(seed=seed, rounds=DEMO_ROUNDS, patience=10, learning_rate=0.1)
     result = backtest(store, now=now(), days=DEMO_TESTED_DAYS, refit_months=4, past=1, model=options, progress=progress)

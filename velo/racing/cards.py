@@ -1,6 +1,6 @@
 """The state of a race at an instant: its declared runners, going and odds, from the messages known by then.
 
-`training/sql/declared.sql` computes the same for all races at once; a test compares the two.
+`training/dataset/sql/declared.sql` computes the same for all races at once; a test compares the two.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

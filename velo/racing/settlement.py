@@ -2,7 +2,7 @@
 
 A dead heat of m pays stake/m at full odds. A starter that is not first loses, fallers included. A non-runner, and any
 runner of a void race, gets the stake back. A bet without a price to settle at stays unsettled even if it lost: counting
-losses without the wins would bias every figure. `velo.training.settlement` settles a whole period at SP by the same rules.
+losses without the wins would bias every figure. `velo.training.evaluation.betting` settles a whole period at SP by the same rules.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Edge and Kelly stake of one bet; `velo.training.betting` computes the same for a whole period."""
+"""Edge and Kelly stake of one bet; `velo.training.evaluation.betting` computes the same for a whole period."""
 
 from typing import Final
 

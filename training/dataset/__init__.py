@@ -1,0 +1,1 @@
+"""The training set: entity rows, point-in-time features, races and folds."""

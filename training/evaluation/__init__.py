@@ -1,0 +1,1 @@
+"""Walk-forward predictions, backtests and their measures."""

@@ -1,0 +1,189 @@
+"""`velo backtest`: test a model's recipe, and the bets it would have made, on days it was not trained on.
+
+`velo.training.evaluation.walk_forward` refits the recipe over time, `velo.training.evaluation.blend_calibrate` blends and calibrates on earlier days only, and
+`velo.training.evaluation.metrics` measures the result. The gate judges the last 90 days and 12 months of the period.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any, Final
+
+import numpy as np
+
+from velo.errors import UserError
+from velo.storage.store import Store
+from velo.training.dataset.by_race import Floats
+from velo.training.dataset.entity_rows import Period, prices
+from velo.training.dataset.races import Races, races_of
+from velo.training.dataset.training_set import LEAD, TrainingSet, kept_training_set
+from velo.training.evaluation.blend_calibrate import BlendChoice, combine
+from velo.training.evaluation.walk_forward import OutOfFold, WalkForwardPlan, predict
+from velo.training.model.own_models import Recipe, recipe_for
+from velo.training.model.threads import numeric_threads
+from velo.training.model.trees import FEATURES
+from velo.training.race_model import Runners
+from velo.training.registry.backtests import Predictions, Trial, fingerprint, keep, look, looks, recipe_of, tried
+from velo.training.reports.backtest_report import BacktestReport, Facts, report_of
+
+Progress = Callable[[str, int, int], None]
+DAYS: Final = 365
+
+
+_DATA: Final = ("race_id", "horse_id", "share", "sp_decimal", "taken", "closing")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The inputs of a backtest: the model, the training set, its races and their starters, and the plan of refits."""
+
+    recipe: Recipe
+    rows: TrainingSet
+    races: Races
+    runners: Runners
+    plan: WalkForwardPlan
+
+
+def prepare(
+    store: Store,
+    *,
+    since: date | None,
+    until: date | None,
+    days: int | None,
+    refit_months: int | None,
+    past: int | None,
+    lead: timedelta,
+    model: object,
+    parameters: Mapping[str, Any] | None,
+    progress: Progress,
+) -> Prepared:
+    """Read what a backtest needs; arguments and errors are those of `backtest`."""
+    recipe = recipe_for(model, parameters)
+    rows = kept_training_set(store, lead=lead, period=Period(until=until or date.max), progress=progress)
+    races = races_of(rows)
+    if not races.count:
+        raise UserError(f"{store.home.offline} holds no race with a winner: load results and run `velo build`")
+    plan = _plan(races.days.max().astype(date), since, until, days, refit_months, past)
+    return Prepared(recipe, rows, races, Runners(rows.matrix(FEATURES)[races.rows], races.starts, FEATURES), plan)
+
+
+@numeric_threads()
+def backtest(
+    store: Store,
+    *,
+    now: datetime,
+    since: date | None = None,
+    until: date | None = None,
+    days: int | None = None,
+    refit_months: int | None = None,
+    past: int | None = None,
+    lead: timedelta = LEAD,
+    model: object = None,
+    parameters: Mapping[str, Any] | None = None,
+    again: bool = False,
+    progress: Progress = lambda step, done, steps: None,
+) -> BacktestReport:
+    """Test a model over local race dates `since` to `until` (both included), or the last `days` up to `until`.
+
+    `model` is whatever `velo.training.model.own_models.recipe_for` takes: None or `ModelOptions` for VÉLØ's own, `module:factory` with
+    its `parameters`, or an object. The default period is the `DAYS` days up to the last result. The trial is recorded before
+    any figure is returned. Raises `UserError` for a period without races or history, for results without prices, for days of a
+    locked window unless `again`, and for a model that fails.
+    """
+    made = prepare(
+        store,
+        since=since,
+        until=until,
+        days=days,
+        refit_months=refit_months,
+        past=past,
+        lead=lead,
+        model=model,
+        parameters=parameters,
+        progress=progress,
+    )
+    recipe, rows, plan = made.recipe, made.rows, made.plan
+    number = _looked_at(store, plan, again=again)
+    told = predict(made.runners, made.races, plan, recipe.model, progress)
+    tested = told.races.rows
+    shown = prices(store.home, rows.identity, lead, rows.label("sp_decimal"))
+    sp = rows.label("sp_decimal")[tested]
+    beside = {
+        "taken": shown.taken[tested],
+        "closing": shown.closing[tested],
+    } | {name: rows.identity.column(name).to_numpy(zero_copy_only=False)[tested] for name in ("race_id", "horse_id")}
+    progress("blend and calibrate", 0, 1)
+    predictions, choices = _predictions(told, sp, beside, recipe.seed)
+    digest = recipe_of(recipe.settings, recipe.features, rows.provenance.catalogue, lead.total_seconds())
+    data = fingerprint({name: predictions.columns[name] for name in _DATA})
+    shape = f"{plan}{digest}{data}{told.refits[0].records}"
+    name = f"{plan.since:%Y%m%d}-{plan.until:%Y%m%d}-{hashlib.sha256(shape.encode()).hexdigest()[:8]}"
+    trial = Trial(name, plan.since.isoformat(), plan.until.isoformat(), digest, data, now.isoformat())
+    count = tried(store.home.models, trial, now)
+    if number is not None:
+        taken = look(store.home.models, plan.since, plan.until, predictions.fingerprint(), name, now, again=True)
+        number = taken.number
+    progress("measure", 0, 1)
+    report = report_of(Facts(name, digest, plan, recipe.name, count, number), told, predictions, choices)
+    keep(store.home, name, predictions, report)
+    progress("measure", 1, 1)
+    return report
+
+
+def _plan(
+    last: date, since: date | None, until: date | None, days: int | None, refit_months: int | None, past: int | None
+) -> WalkForwardPlan:
+    if since is not None and days is not None:
+        raise UserError(f"--from {since} and --days {days} both set the first day: give one of them")
+    if days is not None and days < 1:
+        raise UserError(f"--days must be > 0, got {days}")
+    end = until or last
+    begin = since or end - timedelta(days=(days or DAYS) - 1)
+    if begin > end:
+        raise UserError(f"--from {begin} is after --to {end}: give the earlier day as --from")
+    return WalkForwardPlan(begin, end, refit_months, past)
+
+
+def _looked_at(store: Store, plan: WalkForwardPlan, *, again: bool) -> int | None:
+    """The number of looks at a locked window of these days, or None; raises `UserError` if there is one, unless `again`."""
+    before = [look for look in looks(store.home.models) if look.overlaps(plan.since, plan.until)]
+    if before and not again:
+        latest = before[-1]
+        raise UserError(
+            f"{plan.since} to {plan.until} overlaps the final window {latest.since} to {latest.until}, looked at on "
+            f"{latest.at[:10]}: test other days, or add --again to count another look"
+        )
+    return max((look.number for look in before), default=None)
+
+
+def _predictions(
+    told: OutOfFold, sp: Floats, beside: Mapping[str, Any], seed: int
+) -> tuple[Predictions, tuple[BlendChoice, ...]]:
+    """The predictions of the tested races that have a market, as stored, and the blend chosen for each fold."""
+    combined = combine(told, sp)
+    tested = told.races.only(combined.races)
+    priced = ~np.isnan(tested.total(tested.pi))
+    if not priced.any():
+        raise UserError(
+            "no tested race has a starting price for every starter: a backtest needs a market; load results with prices"
+        )
+    rows = np.repeat(priced, tested.sizes)
+    columns: dict[str, Any] = {
+        **{name: values[combined.rows] for name, values in beside.items()},
+        "race": np.repeat(np.arange(tested.count), tested.sizes),
+        "race_date": np.repeat(tested.days, tested.sizes),
+        "fold": np.repeat(told.fold[combined.races], tested.sizes),
+        "share": tested.share,
+        "sp_decimal": sp[combined.rows],
+        "pi": tested.pi,
+        "market": combined.market,
+        "fundamental": told.fundamental[combined.rows],
+        "calibrated": combined.calibrated,
+        "logit": told.logit[combined.rows],
+        "blend_raw": combined.blend_raw,
+        "blend": combined.blend,
+    }
+    records = min(refit.records for refit in told.refits if refit.tested)
+    stored = {name: np.asarray(values)[rows] for name, values in columns.items()}
+    return Predictions(stored, tested.days[priced], seed, records), combined.choices

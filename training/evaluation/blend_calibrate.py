@@ -1,0 +1,148 @@
+"""Blend the model with the market and calibrate it, each tested fold on the out-of-fold predictions before it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from velo.training.dataset.by_race import Floats
+from velo.training.evaluation.metrics import winner_loss
+from velo.training.evaluation.walk_forward import OutOfFold
+from velo.training.market.blending import BENTER, KINDS, Blending, OutOfFoldPredictions, chances, learn
+from velo.training.market.market import LEAST_RACES, fit_blend, fit_market_exponent
+from velo.training.model.fitting import has_market
+
+
+@dataclass(frozen=True, slots=True)
+class BlendChoice:
+    """The blend chosen for a tested fold.
+
+    `losses` is the mean winner log loss of each candidate in nats per race, over the past folds after the first and their
+    `races`. It is None if there is only one past fold; the blend is then Benter's. `alpha` and `beta` are the exponents of
+    Benter's blend, `market_beta` that of the market alone.
+    """
+
+    fold: str
+    kind: str
+    losses: dict[str, float] | None
+    races: int
+    alpha: float
+    alpha_se: float | None
+    beta: float
+    market_beta: float
+
+
+@dataclass(frozen=True)
+class Combined:
+    """Probabilities of every starter in the tested folds, NaN where a race has no market.
+
+    `races` and `rows` mark the tested races and starters among the predictions; there is one of `choices` per tested fold.
+    """
+
+    races: NDArray[np.bool_]
+    rows: NDArray[np.bool_]
+    market: Floats
+    calibrated: Floats
+    blend_raw: Floats
+    blend: Floats
+    choices: tuple[BlendChoice, ...]
+
+
+def combine(out_of_fold: OutOfFold, sp_decimal: Floats) -> Combined:
+    """Blend and calibrate every tested fold on the folds before it; `sp_decimal` has a price per predicted starter.
+
+    Raises `UserError` if the past has too few races with a market.
+    """
+    market, calibrated, raw, blended = (np.full(out_of_fold.fundamental.size, np.nan) for _ in range(4))
+    choices = []
+    for number in range(out_of_fold.past, len(out_of_fold.refits)):
+        rows = _rows(out_of_fold, out_of_fold.fold == number)
+        current = _subset(out_of_fold, sp_decimal, out_of_fold.fold == number)
+        fitted = blending_of(out_of_fold, sp_decimal, number)
+        benter = fitted.benter
+        blend_raw = chances(fitted.kind, current, benter)
+        market[rows] = fitted.market.probabilities(None, current.pi, current.starts)
+        calibrated[rows] = fitted.own.probabilities(current.f, 1.0 / current.f, current.starts)
+        raw[rows] = blend_raw
+        blended[rows] = fitted.curves[fitted.kind].probabilities(blend_raw, current.price, current.starts)
+        choices.append(
+            BlendChoice(
+                fold=out_of_fold.refits[number].name,
+                kind=fitted.kind,
+                losses=None if fitted.losses is None else dict(fitted.losses),
+                races=fitted.compared,
+                alpha=benter.alpha,
+                alpha_se=benter.alpha_se,
+                beta=benter.beta,
+                market_beta=fitted.market.beta,
+            )
+        )
+    races_tested = out_of_fold.fold >= out_of_fold.past
+    rows = np.repeat(races_tested, out_of_fold.races.sizes)
+    return Combined(races_tested, rows, market[rows], calibrated[rows], raw[rows], blended[rows], tuple(choices))
+
+
+def blending_of(out_of_fold: OutOfFold, sp_decimal: Floats, number: int | None = None) -> Blending:
+    """Fit the blend on the folds before fold `number`; on all folds, as stored in a bundle, if it is None.
+
+    Raises `UserError` if they have too few races with a market.
+    """
+    at = len(out_of_fold.refits) if number is None else number
+    kind, losses, compared = _compared(out_of_fold, sp_decimal, at)
+    earlier = out_of_fold.fold < at
+    return learn(
+        _subset(out_of_fold, sp_decimal, earlier),
+        _subset(out_of_fold, sp_decimal, earlier & has_market(out_of_fold.races)),
+        kind,
+        losses,
+        compared,
+    )
+
+
+def _compared(out_of_fold: OutOfFold, sp_decimal: Floats, number: int) -> tuple[str, dict[str, float] | None, int]:
+    """Choose the blend over the folds before `number`, each predicted from the folds before it.
+
+    Returns its kind, the mean loss of each kind, and the number of races compared.
+    """
+    losses: dict[str, list[Floats]] = {kind: [] for kind in KINDS}
+    gains: dict[str, list[Floats]] = {kind: [] for kind in KINDS}
+    has_price = has_market(out_of_fold.races)
+    for at in range(1, number):
+        past, tested = (
+            _subset(out_of_fold, sp_decimal, races & has_price)
+            for races in (out_of_fold.fold < at, out_of_fold.fold == at)
+        )
+        if tested.starts.size == 0 or past.starts.size < LEAST_RACES or np.isnan(tested.residual).any():
+            continue
+        market_only = fit_market_exponent(past.pi, past.starts, past.share)
+        market = winner_loss(market_only.probabilities(None, tested.pi, tested.starts), tested.share, tested.starts)
+        benter = fit_blend(past.f, past.pi, past.starts, past.share)
+        for kind in KINDS:
+            losses[kind].append(winner_loss(chances(kind, tested, benter), tested.share, tested.starts))
+            gains[kind].append(market - losses[kind][-1])
+    if not losses[BENTER]:
+        return BENTER, None, 0
+    kind = surest({kind: np.concatenate(each) for kind, each in gains.items()})
+    mean_losses = {kind: float(np.concatenate(each).mean()) for kind, each in losses.items()}
+    return kind, mean_losses, sum(each.size for each in losses[BENTER])
+
+
+def surest(gains: Mapping[str, Floats]) -> str:
+    """The kind with the greatest mean gain per race minus its standard error; the first of equals.
+
+    The standard error penalises a blend whose gain comes from a few races: the plain mean would choose at random between
+    blends that differ by less than its error.
+    """
+    return max(gains, key=lambda kind: float(gains[kind].mean() - gains[kind].std() / np.sqrt(gains[kind].size)))
+
+
+def _rows(out_of_fold: OutOfFold, races: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    return np.asarray(np.repeat(races, out_of_fold.races.sizes), dtype=np.bool_)
+
+
+def _subset(out_of_fold: OutOfFold, sp_decimal: Floats, races: NDArray[np.bool_]) -> OutOfFoldPredictions:
+    rows = _rows(out_of_fold, races)
+    chosen = out_of_fold.races.only(races)
+    columns = (out_of_fold.fundamental, out_of_fold.races.pi, out_of_fold.residual, out_of_fold.races.share, sp_decimal)
+    return OutOfFoldPredictions(chosen.starts, *(column[rows] for column in columns))

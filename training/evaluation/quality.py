@@ -1,0 +1,214 @@
+"""The quality of a model beside the market: winner log loss, R² against 1/N, top-1, and each part of the model (contract 9).
+
+Intervals are 95 %, from a bootstrap of whole race days: races of a day share their going, their draw and their luck.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from velo.errors import UserError
+from velo.resampling import Days, Figure
+from velo.training.bundle import BLEND, OWN
+from velo.training.dataset.by_race import Floats
+from velo.training.dataset.races import Races
+from velo.training.evaluation.blend_calibrate import combine
+from velo.training.evaluation.metrics import BacktestPeriod, delta_r2, r2
+from velo.training.evaluation.reliability import mean_gap, slope
+from velo.training.evaluation.walk_forward import OutOfFold
+from velo.training.market.calibration import CalibrationInterval, fit_interval
+from velo.training.model.fitting import has_market
+
+RESAMPLES: Final = 1000
+LEVEL: Final = 0.95
+SMALLEST: Final = 1e-15
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Of probabilities over some races: log losses in nats a race, `top1` the share of races its first choice won."""
+
+    log_loss: float
+    log_loss_uniform: float
+    r2: Estimate
+    top1: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class ModelQuality:
+    """A model on some races. `model` covers all; the rest the `priced_races`, where each starter has a starting price.
+
+    `margin` is the market's log loss less the model's, in nats a race: above 0 the model is better.
+    """
+
+    races: int
+    runners: int
+    race_days: int
+    first_day: str
+    last_day: str
+    model: Quality
+    priced_races: int
+    model_where_priced: Quality | None
+    market: Quality | None
+    margin: Estimate | None
+
+
+def winner_log_loss(chances: Floats, races: Races) -> Floats:
+    """−ln p(winner) of each race, 1/m each in an m-way dead heat."""
+    return -races.total(races.share * np.log(np.maximum(chances, SMALLEST)))
+
+
+def first_choice_won(chances: Floats, races: Races) -> Floats:
+    """Of each race, whether its most likely runner won; a tie counts each of the tied equally."""
+    best = np.maximum.reduceat(chances, races.starts)
+    chosen = (chances == np.repeat(best, races.sizes)).astype(np.float64)
+    return np.asarray(races.total(chosen * (races.share > 0)) / races.total(chosen), dtype=np.float64)
+
+
+def measure(chances: Floats, races: Races, seed: int) -> ModelQuality:
+    """Everything said of a model's probabilities over the starters of some races."""
+    priced = races.only(~np.isnan(races.total(races.pi)))
+    where = np.repeat(~np.isnan(races.total(races.pi)), races.sizes)
+    own, market, margin = None, None, None
+    if priced.count:
+        own, market = _quality(chances[where], priced, seed), _quality(priced.pi, priced, seed)
+        gained = winner_log_loss(priced.pi, priced) - winner_log_loss(chances[where], priced)
+        margin = _mean(gained, priced.days, seed)
+    return ModelQuality(
+        races=races.count,
+        runners=races.rows.size,
+        race_days=int(np.unique(races.days).size),
+        first_day=str(races.days.min()),
+        last_day=str(races.days.max()),
+        model=_quality(chances, races, seed),
+        priced_races=priced.count,
+        model_where_priced=own,
+        market=market,
+        margin=margin,
+    )
+
+
+def _quality(chances: Floats, races: Races, seed: int) -> Quality:
+    loss = winner_log_loss(chances, races)
+    uniform = np.log(races.sizes.astype(np.float64))
+    return Quality(
+        log_loss=float(loss.mean()),
+        log_loss_uniform=float(uniform.mean()),
+        r2=_one_less_ratio(loss, uniform, races.days, seed),
+        top1=_mean(first_choice_won(chances, races), races.days, seed),
+    )
+
+
+def _mean(values: Floats, days: NDArray[np.datetime64], seed: int) -> Estimate:
+    over, under = _resampled(np.stack([values, np.ones_like(values)], axis=1), days, seed).T
+    return _estimate(float(values.mean()), over / under)
+
+
+def _one_less_ratio(over: Floats, under: Floats, days: NDArray[np.datetime64], seed: int) -> Estimate:
+    sums = _resampled(np.stack([over, under], axis=1), days, seed)
+    return _estimate(1.0 - float(over.sum() / under.sum()), 1.0 - sums[:, 0] / sums[:, 1])
+
+
+def _resampled(values: Floats, days: NDArray[np.datetime64], seed: int) -> Floats:
+    """Column sums over `RESAMPLES` draws of as many race days as there are, (resamples, columns)."""
+    day = np.unique(days, return_inverse=True)[1]
+    by_day = np.stack([np.bincount(day, column) for column in values.T], axis=1)
+    rng = np.random.default_rng(seed)
+    count = by_day.shape[0]
+    weights = rng.multinomial(count, np.full(count, 1.0 / count), size=RESAMPLES).astype(np.float64)
+    return np.asarray(weights @ by_day, dtype=np.float64)
+
+
+def _estimate(value: float, resampled: Floats) -> Estimate:
+    tail = (1.0 - LEVEL) / 2.0
+    low, high = np.quantile(resampled, [tail, 1.0 - tail])
+    return Estimate(value, float(low), float(high))
+
+
+BASELINE: Final = "logit"
+"""The plain conditional logit, which every model must beat."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartMeasured:
+    """One set of probabilities over the tested races with a market; `calibration_error` is debiased.
+
+    `delta_r2` is against π^β, the market sharpened out of fold, or against π if too few earlier races could fit a β.
+    """
+
+    name: str
+    races: int
+    r2: Figure
+    delta_r2: Figure
+    calibration_error: Figure
+    slope: Figure
+
+
+def bands_of(predicted: OutOfFold, sp_decimal: Floats, seed: int) -> dict[str, CalibrationInterval]:
+    """The calibration intervals of the fundamental probabilities and of the blend; one with too few predicted races is left out."""
+    dates = np.repeat(predicted.races.days, predicted.races.sizes)
+    found = {OWN: fit_interval(predicted.fundamental, predicted.races.share, dates, seed)}
+    try:
+        combined = combine(predicted, sp_decimal)
+    except UserError:
+        pass
+    else:
+        blend = np.full(dates.size, np.nan)
+        blend[combined.rows] = combined.blend
+        known = np.isfinite(blend)
+        found[BLEND] = fit_interval(blend[known], predicted.races.share[known], dates[known], seed)
+    return {name: interval for name, interval in found.items() if interval is not None}
+
+
+def measured_parts(predicted: OutOfFold, sp_decimal: Floats, seed: int) -> tuple[PartMeasured, ...]:
+    """The market, the plain logit, the parts of the model, the model, its calibration and the blend; empty without a market."""
+    tested = (predicted.fold >= predicted.past) & has_market(predicted.races)
+    if not tested.any():
+        return ()
+    races = predicted.races.only(tested)
+    rows = np.repeat(tested, predicted.races.sizes)
+    chances = {
+        "market π": races.pi,
+        BASELINE: predicted.logit[rows],
+        **{name: probabilities[rows] for name, probabilities in predicted.parts.items()},
+        "fundamental": predicted.fundamental[rows],
+    }
+    market = races.pi
+    try:
+        combined = combine(predicted, sp_decimal)
+    except UserError:
+        # too few races before the test days to fit a blend: the parts are measured without one
+        pass
+    else:
+        inside = rows[combined.rows]
+        market = combined.market[inside]
+        chances |= {
+            "market π^β": market,
+            "calibrated": combined.calibrated[inside],
+            "blend": combined.blend[inside],
+        }
+    days = Days.of_dates(np.repeat(races.days, races.sizes), seed)
+    prices = sp_decimal[rows]
+    season = BacktestPeriod(chances["fundamental"], races.pi, prices, prices, races.share, races.starts, days)
+    return tuple(
+        PartMeasured(
+            name,
+            races.count,
+            r2(p, season),
+            delta_r2(p, market, season),
+            mean_gap(p, races.share, days),
+            slope(p, races.share, days),
+        )
+        for name, p in chances.items()
+    )

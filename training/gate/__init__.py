@@ -1,0 +1,1 @@
+"""The gate: criteria, pass probabilities, verdicts and its controls."""

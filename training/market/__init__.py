@@ -1,0 +1,1 @@
+"""The market: probabilities from odds, blends with a model, calibration."""

@@ -1,0 +1,113 @@
+"""Blends of a model with the market, and their calibrations. Stored as JSON."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from velo.errors import UserError
+from velo.training.dataset.by_race import Floats, Indices, normalised
+from velo.training.market.calibration import LEAST_WINS, RegimeCalibration, fit_calibration
+from velo.training.market.market import LEAST_RACES, Blend, fit_blend, fit_market_exponent
+
+FORMAT: Final = 2
+BENTER: Final = "Benter"
+RESIDUAL: Final = "residual"
+MEAN: Final = "mean"
+"""∝ √(Benter · residual): the mean of the other two in logs, because their errors differ."""
+KINDS: Final = (BENTER, RESIDUAL, MEAN)
+
+
+@dataclass(frozen=True, slots=True)
+class Blending:
+    """A blend of a model with the market, fitted on out-of-fold predictions.
+
+    `kind` is the blend with the most reliable gain (`velo.training.evaluation.blend_calibrate`) by `losses` (winner log loss of each, nats a race, over the
+    folds after the first; None if there is only one fold: then Benter's). `own` calibrates the model without the market, `curves`
+    the blend of that kind, and Benter's beside it. `market` is the market's own exponent, the yardstick.
+    """
+
+    kind: str
+    losses: Mapping[str, float] | None
+    compared: int
+    benter: Blend
+    market: Blend
+    own: RegimeCalibration
+    curves: Mapping[str, RegimeCalibration]
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored in a bundle."""
+        return {
+            "format": FORMAT,
+            "kind": self.kind,
+            "losses": None if self.losses is None else dict(self.losses),
+            "compared": self.compared,
+            "benter": self.benter.to_json(),
+            "market": self.market.to_json(),
+            "own": self.own.to_json(),
+            "curves": {kind: one.to_json() for kind, one in self.curves.items()},
+        }
+
+    @staticmethod
+    def from_json(kept: Mapping[str, Any]) -> "Blending":
+        """The inverse of `to_json`; raises `UserError` for another format."""
+        if kept.get("format") != FORMAT:
+            raise UserError(
+                f"blend format is {kept.get('format')!r}, but this version reads {FORMAT}: run `velo train` again"
+            )
+        return Blending(
+            kept["kind"],
+            kept["losses"],
+            kept["compared"],
+            Blend.from_json(kept["benter"]),
+            Blend.from_json(kept["market"]),
+            RegimeCalibration.from_json(kept["own"]),
+            {kind: RegimeCalibration.from_json(one) for kind, one in kept["curves"].items()},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfFoldPredictions:
+    """Out-of-fold predictions per starter of some races: f, π and the residual model (NaN if a race has no market)."""
+
+    starts: Indices
+    f: Floats
+    pi: Floats
+    residual: Floats
+    share: Floats
+    price: Floats
+
+
+def chances(kind: str, seen: OutOfFoldPredictions, benter: Blend) -> Floats:
+    """The uncalibrated probabilities of a kind of blend."""
+    if kind == RESIDUAL:
+        return seen.residual
+    own = benter.probabilities(seen.f, seen.pi, seen.starts)
+    return own if kind == BENTER else normalised(np.sqrt(own * seen.residual), seen.starts)
+
+
+def learn(
+    before: OutOfFoldPredictions,
+    priced: OutOfFoldPredictions,
+    kind: str = BENTER,
+    losses: Mapping[str, float] | None = None,
+    compared: int = 0,
+) -> Blending:
+    """Fit the blend on earlier predictions; `priced` are those of the races with a market.
+
+    Raises `UserError` if there are too few.
+    """
+    alone = fit_market_exponent(priced.pi, priced.starts, priced.share)
+    benter = fit_blend(priced.f, priced.pi, priced.starts, priced.share)
+    own = fit_calibration(before.f, before.share, 1.0 / before.f)
+    curves = {
+        name: fit_calibration(chances(name, priced, benter), priced.share, priced.price)
+        for name in dict.fromkeys((BENTER, kind))
+    }
+    return Blending(kind, losses, compared, benter, alone, own, curves)
+
+
+def enough(priced: OutOfFoldPredictions) -> bool:
+    """Whether there are enough races to fit on."""
+    return bool(priced.starts.size >= max(LEAST_RACES, LEAST_WINS))

@@ -1,0 +1,212 @@
+"""The market's probabilities from odds, Benter's blend of model and market, and the market as an offset (contract 9).
+
+`proportional`, `power` and `shin` take the margin out of decimal odds. Odds that are missing, infinite or ≤ 1 leave the whole race
+without a market: its probabilities are NaN. A race of one runner is certain. Blends are fitted on out-of-fold f, a model's
+probabilities of races it was not trained on: on its own training races a model looks better than it is, and the blend would trust
+it too much. Rows of a race are adjacent (`velo.training.dataset.training_set.by_race`).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+
+from velo.errors import UserError
+from velo.training.dataset.by_race import Floats, Indices, normalised, sizes_of, softmax, spread, total
+
+Devig = Callable[[Floats, Indices], Floats]
+
+NEWTON_STEPS: Final = 60
+HALVINGS: Final = 60
+"""Of the interval [0, 1] that holds Shin's z: as many as a double can tell apart."""
+
+
+def market_probabilities(odds: Floats, starts: Indices, method: str = "proportional") -> Floats:
+    """The market's probabilities by one of `METHODS`; raises `UserError` for another name."""
+    if method not in METHODS:
+        raise UserError(f"{method!r} is no way to take out a margin: choose one of {', '.join(METHODS)}")
+    return METHODS[method](odds, starts)
+
+
+def inverses(odds: Floats) -> Floats:
+    """1/odds, NaN where there are none."""
+    known = np.isfinite(odds) & (odds > 1.0)
+    return np.asarray(np.divide(1.0, odds, out=np.full(odds.shape, np.nan), where=known), dtype=np.float64)
+
+
+def book(odds: Floats, starts: Indices) -> Floats:
+    """Σ 1/odds of each race: 1.2 is a margin of 20 %, below 1 the book is under-round; NaN where it is not whole."""
+    return total(inverses(odds), starts)
+
+
+def proportional(odds: Floats, starts: Indices) -> Floats:
+    """π ∝ 1/odds."""
+    return normalised(inverses(odds), starts)
+
+
+def power(odds: Floats, starts: Indices) -> Floats:
+    """π = (1/odds)^k, the k of each race such that they sum to 1: takes more from outsiders. Under-round: k < 1."""
+    logs = np.log(inverses(odds))
+    exponent = np.ones(starts.size)
+    # log Σ (1/odds)^k is convex and falls with k, so Newton's method comes to its one root from any side.
+    free = sizes_of(starts, odds.size) > 1
+    for _ in range(NEWTON_STEPS):
+        raised = np.exp(spread(exponent, starts, odds.size) * logs)
+        sums = total(raised, starts)
+        step = np.where(free, np.log(sums) * sums / -total(raised * logs, starts), 0.0)
+        exponent += step
+        if not np.any(np.abs(step) > 1e-14 * np.abs(exponent)):
+            break
+    return normalised(np.exp(spread(exponent, starts, odds.size) * logs), starts)
+
+
+def shin(odds: Floats, starts: Indices) -> Floats:
+    """Shin's (1993) probabilities: the margin guards against insiders, a share z of the money, one z a race.
+
+    π = (√(z² + 4(1 − z)·(1/odds)²/B) − z) ÷ 2(1 − z) with B the book. A book that is fair or under-round has no room for
+    insiders: z = 0 and the proportional probabilities.
+    """
+    inverse = inverses(odds)
+    books = total(inverse, starts)
+    squares = inverse**2 / spread(books, starts, odds.size)
+    low, high = np.zeros(starts.size), np.ones(starts.size)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2.0
+        above = total(_at_insiders(squares, spread(middle, starts, odds.size)), starts) > 1.0
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
+    chances = normalised(_at_insiders(squares, spread(low, starts, odds.size)), starts)
+    fair = spread((books <= 1.0).astype(np.float64), starts, odds.size) > 0
+    return np.where(fair, proportional(odds, starts), chances)
+
+
+def _at_insiders(squares: Floats, z: Floats) -> Floats:
+    # The textbook form times its conjugate: no difference of near-equal numbers, and no 0/0 as z comes to 1.
+    return np.asarray(2.0 * squares / (np.sqrt(z**2 + 4.0 * (1.0 - z) * squares) + z), dtype=np.float64)
+
+
+METHODS: Final[Mapping[str, Devig]] = MappingProxyType({"proportional": proportional, "power": power, "shin": shin})
+
+
+SMALLEST: Final = 1e-15
+LEAST_RACES: Final = 20
+ILL_CONDITIONED: Final = 1e10
+
+
+@dataclass(frozen=True, slots=True)
+class Blend:
+    """c ∝ f^α · π^β, with standard errors: None for an α fixed at 0 (the market alone), and if the data cannot tell α from β.
+
+    `log_loss` is that of the `races` it was fitted on, in nats per race.
+    """
+
+    alpha: float
+    beta: float
+    alpha_se: float | None
+    beta_se: float | None
+    races: int
+    log_loss: float
+
+    def probabilities(self, f: Floats | None, pi: Floats, starts: Indices) -> Floats:
+        """Blended probabilities, which sum to 1 in each race; NaN if the race has no market. f may be None if α is 0."""
+        scores = self.beta * _log(pi)
+        if f is not None and self.alpha != 0.0:
+            scores = scores + self.alpha * _log(f)
+        elif self.alpha != 0.0:
+            raise ValueError("this blend needs the model's probabilities: its α is not 0")
+        return softmax(_whole(scores, starts), starts)
+
+    def to_json(self) -> dict[str, Any]:
+        """As stored in a bundle."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(kept: Mapping[str, Any]) -> "Blend":
+        """The inverse of `to_json`; raises `TypeError` if a field is missing or unknown."""
+        return Blend(**kept)
+
+
+def fit_blend(f: Floats, pi: Floats, starts: Indices, share: Floats) -> Blend:
+    """Fit α and β by maximum likelihood; `share` is each runner's share of the win. Races without a market are left out.
+
+    Raises `UserError` for fewer than `LEAST_RACES` races with a market.
+    """
+    return _fit(np.stack([_log(f), _log(pi)], axis=1), starts, share)
+
+
+def fit_market_exponent(pi: Floats, starts: Indices, share: Floats) -> Blend:
+    """Fit β of the market alone, the benchmark of every blend: a model earns nothing by sharpening the market."""
+    return _fit(_log(pi)[:, None], starts, share)
+
+
+def market_offset(pi: Floats, beta: float, starts: Indices) -> Floats:
+    """β·log π less its mean in the race: the offset of a residual model (LightGBM's `init_score`), (runners,).
+
+    NaN for all runners of a race without a market: such a race cannot train a residual model.
+    """
+    offset = _whole(beta * _log(pi), starts)
+    sizes = sizes_of(starts, pi.size).astype(np.float64)
+    return np.asarray(offset - spread(total(offset, starts) / sizes, starts, pi.size), dtype=np.float64)
+
+
+def residual_probabilities(scores: Floats, pi: Floats, beta: float, starts: Indices) -> Floats:
+    """Probabilities of a model whose scores were trained on top of `market_offset` with the same β."""
+    return softmax(scores + market_offset(pi, beta, starts), starts)
+
+
+def _fit(logs: Floats, starts: Indices, share: Floats) -> Blend:
+    """Fit a conditional logit of one or two columns without a penalty; the loss is convex."""
+    from scipy.optimize import minimize
+
+    kept = ~np.isnan(total(logs.sum(axis=1), starts))
+    if int(kept.sum()) < LEAST_RACES:
+        raise UserError(
+            f"{int(kept.sum())} races with a market are too few to fit a blend: at least {LEAST_RACES} are needed"
+        )
+    rows = np.repeat(kept, sizes_of(starts, share.size))
+    sizes = sizes_of(starts, share.size)[kept]
+    logs, share = logs[rows], share[rows]
+    starts = np.asarray(np.cumsum(np.r_[0, sizes[:-1]]), dtype=np.intp)
+    races = starts.size
+    won = (share[:, None] * logs).sum(axis=0) / races
+
+    def loss(exponents: Floats) -> tuple[float, Floats]:
+        scores = logs @ exponents
+        top = np.maximum.reduceat(scores, starts)
+        normaliser = top + np.log(total(np.exp(scores - spread(top, starts, scores.size)), starts))
+        slope = (softmax(scores, starts)[:, None] * logs).sum(axis=0) / races - won
+        return float(normaliser.mean() - exponents @ won), slope
+
+    def curvature(exponents: Floats) -> Floats:
+        chances = softmax(logs @ exponents, starts)
+        weighted = chances[:, None] * logs
+        means = np.stack([total(column, starts) for column in weighted.T], axis=1)
+        return np.asarray((logs.T @ weighted - means.T @ means) / races, dtype=np.float64)
+
+    found = minimize(
+        loss,
+        np.r_[np.zeros(logs.shape[1] - 1), 1.0],
+        jac=True,
+        hess=curvature,
+        method="trust-exact",
+        options={"gtol": 1e-10},
+    )
+    exponents = [float(value) for value in found.x]
+    information = races * curvature(found.x)
+    errors: list[float | None] = [None] * len(exponents)
+    # if the model gives all runners the same, or repeats the market, the data cannot tell the exponents apart
+    if np.linalg.cond(information) < ILL_CONDITIONED:
+        errors = [float(variance**0.5) for variance in np.diag(np.linalg.inv(information))]
+    if len(exponents) == 1:
+        return Blend(0.0, exponents[0], None, errors[0], races, float(found.fun))
+    return Blend(exponents[0], exponents[1], errors[0], errors[1], races, float(found.fun))
+
+
+def _log(chances: Floats) -> Floats:
+    return np.asarray(np.log(np.maximum(chances, SMALLEST)), dtype=np.float64)
+
+
+def _whole(values: Floats, starts: Indices) -> Floats:
+    """The values, with NaN for every runner of a race that has a NaN."""
+    return np.asarray(values + 0.0 * spread(total(values, starts), starts, values.size), dtype=np.float64)

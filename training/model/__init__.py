@@ -1,0 +1,1 @@
+"""Models: trees, logit, their ensemble, and adapters of a user's model."""

@@ -1,0 +1,1 @@
+"""Stored models, stored backtests and the ledgers of trials and looks."""

@@ -1,0 +1,1 @@
+"""Reports of training and of backtests: terminal tables, HTML page, charts."""

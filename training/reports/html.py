@@ -1,0 +1,286 @@
+"""A backtest as one HTML file, from the template `report.html`: no network, no script, readable without colour."""
+
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from velo.resampling import Figure
+from velo.storage.atomic_files import make_folder, write_atomically
+from velo.svg import bar_chart
+from velo.training.evaluation.metrics import Bets
+from velo.training.gate.criteria import Verdict
+from velo.training.gate.windows import GateReport
+from velo.training.reports.backtest_report import BacktestReport, Measurements
+from velo.training.reports.charts import equity_chart, floors_rows, interval_chart, reliability_chart
+from velo.training.reports.published_baseline import VERSIONS, Claim, PublishedModel
+from velo.training.reports.tables import (
+    FLOOR_RULE,
+    LUCK,
+    NAMES,
+    beside_lines,
+    by_luck,
+    closing_line,
+    first_lines,
+    in_words,
+    kept_or_not,
+    percent,
+    shown,
+    what_was_tested,
+)
+
+SHOWN_FEATURES: Final = 15
+SHOWN_DRIFT: Final = 10
+SEED_NOTE: Final = (
+    "The intervals of the seed's ROI take every winner at the average odds, and so are narrower than the truth. What is called "
+    "in sample was measured on rows that were trained on: no evidence of anything."
+)
+SHIFTED: Final = 0.25
+"""A population stability index above this is commonly called a shift."""
+
+Table = tuple[Sequence[str], list[tuple[str | Verdict, ...]]]
+"""Column names and rows. A row's first cell is its name; an interval in square brackets is shown below its value."""
+
+
+def write_report(report: BacktestReport, path: Path) -> Path:
+    """Write the page, whole or not at all; returns its path."""
+    make_folder(path.parent, "name a file in a folder you may write to")
+    write_atomically(path, page(report).encode())
+    return path
+
+
+def page(report: BacktestReport) -> str:
+    """The page as text. Its headline is an alarm of the period if there is one, else the gate's verdict."""
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    headline, *below = first_lines(report)
+    best = next(claim for version in VERSIONS for claim in version.claims)
+    return templates.get_template("report.html").render(
+        report=report,
+        headline=headline,
+        summary=[*below, *in_words(report)],
+        tiles=_tiles(report),
+        tested=what_was_tested(report),
+        baseline=_baseline(report),
+        baseline_notes=(_seed_in_words(best), SEED_NOTE),
+        calibration=_calibration(report),
+        betting=[_betting(report, name) for name in report.bets],
+        gates=[_gate(name, gate) for name, gate in report.gate.items()],
+        features=_features(report),
+        refits=_refits(report),
+    )
+
+
+def _tiles(report: BacktestReport) -> list[tuple[str, str, str]]:
+    """Name, value and interval of each figure at the top."""
+    by_model = {model.name: model for model in report.told}
+    blend = next(pair for pair in report.beside if (pair.name, pair.than) == ("blend", "market"))
+    served, name = by_model[report.served], report.equity[report.served].strategy
+    bets = next(bets for bets in report.bets[report.served] if bets.strategy == name)
+    return [
+        ("R² of the market", *_tile(by_model["market"].r2, 4)),
+        (f"R² of the {NAMES[report.served]} model", *_tile(served.r2, 4)),
+        ("R² of model and market together", *_tile(by_model["blend"].r2, 4)),
+        ("what the model adds, ΔR²", *_tile(blend.delta_r2, 4)),
+        ("calibration error", *_tile(served.root_mean_gap, 2, 100.0, " %")),
+        (f"A/E of {name}, 1/SP", *_tile(bets.ae_price, 2)),
+        (f"ROI of {name}", *_tile(bets.roi[0.0], 1, 100.0, " %")),
+    ]
+
+
+def _tile(figure: Figure, digits: int, times: float = 1.0, unit: str = "") -> tuple[str, str]:
+    if figure.value is None:
+        return "–", "not computable"
+    value = f"{figure.value * times:.{digits}f}{unit}"
+    if figure.low is None or figure.high is None:
+        return value, "too few days for an interval"
+    return value, f"{figure.low * times:.{digits}f} to {figure.high * times:.{digits}f}{unit}"
+
+
+def _baseline(report: BacktestReport) -> Table:
+    now = next(model for model in report.told if model.name == report.served)
+    by_strategy = {bets.strategy: bets for bets in report.bets[report.served]}
+    unknown = "not published"
+    rows: list[tuple[str | Verdict, ...]] = [
+        (
+            "training records",
+            *(f"{version.records:,}" if version.records else unknown for version in VERSIONS),
+            f"{report.records:,}",
+        ),
+        (
+            "AUC",
+            *(f"{version.auc:.3f}" if version.auc else unknown for version in VERSIONS),
+            "–" if now.auc is None else f"{now.auc:.3f}",
+        ),
+        (
+            "calibration error",
+            *(f"{version.calibration_error:.2%}" for version in VERSIONS),
+            percent(now.root_mean_gap, 2),
+        ),
+    ]
+    rows += [
+        (
+            f"{measure}, {name}",
+            *(_claimed(version, name, measure) for version in VERSIONS),
+            _now(by_strategy[f"{name} by p"], measure),
+        )
+        for name in ("TOP10", "TOP20", "ALL")
+        for measure in ("bets", "A/E, model p", "ROI")
+    ]
+    return ("", *(f"{version.name}, {version.measured}" for version in VERSIONS), "now, out of sample"), rows
+
+
+def _seed_in_words(best: Claim) -> str:
+    return (
+        f"In the seed's {best.strategy}, {best.wins} of {best.bets} bets won at average odds of {best.mean_odds:.1f}, where such "
+        f"odds lead one to expect about {best.bets / best.mean_odds:.0f}. Its interval shows that chance does not do that: a "
+        "leak does, or a cut chosen on the tested rows."
+    )
+
+
+def _claimed(version: PublishedModel, name: str, measure: str) -> str:
+    claim = next((claim for claim in version.claims if claim.strategy == name), None)
+    if claim is not None:
+        if measure == "bets":
+            return f"{claim.bets:,}"
+        return shown(claim.ae_figure(), 2) if measure == "A/E, model p" else percent(claim.roi_figure())
+    value = {"A/E, model p": version.ae_top20, "ROI": version.roi_top20}.get(measure) if name == "TOP20" else None
+    if value is None:
+        return "not published"
+    return f"{value:.2f} [not published]" if measure == "A/E, model p" else f"{value:.1%} [not published]"
+
+
+def _now(bets: Bets, measure: str) -> str:
+    if measure == "bets":
+        return f"{bets.n:,}"
+    return shown(bets.ae_model, 2) if measure == "A/E, model p" else percent(bets.roi[0.0])
+
+
+def _calibration(report: BacktestReport) -> dict[str, Any]:
+    by_model: dict[str, Measurements] = {model.name: model for model in report.told}
+    price, own = ([floor for floor in report.floors if floor.subject == name] for name in ("blend", report.served))
+    quality: Table = (
+        ("", "R²", "top-1", "AUC", "calibration error", "mean gap", "10 equal-width bins", "slope"),
+        [
+            (NAMES[model.name], shown(model.r2, 4), shown(model.top1), "–" if model.auc is None else f"{model.auc:.3f}",
+             percent(model.root_mean_gap, 2), percent(model.mean_gap, 2), f"{model.plain_error:.2%}", shown(model.slope))
+            for model in report.told
+        ],
+    )  # fmt: skip
+    floors: Table = (
+        ("p of", "bucket of", "bucket", "starters", "expected winners", "A/E", "floor"),
+        [
+            (NAMES[floor.subject], floor.by, floor.bucket, f"{floor.n:,}", f"{floor.expected:,.0f}", shown(floor.ae, 3),
+             kept_or_not(floor))
+            for floor in report.floors
+        ],
+    )  # fmt: skip
+    names = ("the blend by price", "the model by its own fair price 1/p")
+    return {
+        "charts": (
+            reliability_chart(by_model[report.served], NAMES[report.served]),
+            reliability_chart(by_model["blend"], NAMES["blend"]),
+            interval_chart("A/E by bucket", floors_rows(price, own), names, "p is true"),
+        ),
+        "quality": quality,
+        "floors": floors,
+        "beside": beside_lines(report),
+        "floor_rule": FLOOR_RULE,
+    }
+
+
+def _betting(report: BacktestReport, name: str) -> dict[str, Any]:
+    bets, equity = report.bets[name], report.equity[name]
+    main = next(each for each in bets if each.strategy == equity.strategy)
+    whole = next(each for each in bets if each.strategy == "ALL by p")
+    intervals = [(price, bucket.ae_price, whole.buckets[price].ae_price) for price, bucket in main.buckets.items()]
+    chart_title, names = f"A/E at 1/SP by price, {NAMES[name]}", (main.strategy, "all starters")
+    strategies: Table = (
+        (
+            "strategy", "bets", "unsettled", "A/E, model p", "A/E, π", "A/E, 1/SP", "ROI at SP", LUCK, "after 2 %",
+            "after 5 %", "closing-line value", "drawdown, units", "Kelly bank from 1",
+        ),
+        [
+            (each.strategy, f"{each.n:,}", f"{each.unsettled:,}", shown(each.ae_model, 2), shown(each.ae_market, 2),
+             shown(each.ae_price, 2), percent(each.roi[0.0]), by_luck(report.luck[name].get(each.strategy)),
+             *(percent(figure) for rate, figure in each.roi.items() if rate), percent(each.clv), f"{each.drawdown:,.0f}",
+             f"{each.kelly.final:.3f}")
+            for each in bets
+        ],
+    )  # fmt: skip
+    buckets: Table = (
+        ("price", "bets", "A/E, model p", "A/E, π", "A/E, 1/SP", "ROI at SP"),
+        [
+            (price, f"{bucket.n:,}", shown(bucket.ae_model, 2), shown(bucket.ae_market, 2), shown(bucket.ae_price, 2),
+             percent(bucket.roi))
+            for price, bucket in main.buckets.items()
+        ],
+    )  # fmt: skip
+    return {
+        "name": NAMES[name],
+        "strategy": main.strategy,
+        "charts": (
+            equity_chart(equity, NAMES[name]),
+            interval_chart(chart_title, intervals, names, "a bet breaks even"),
+        ),
+        "buckets": buckets,
+        "strategies": strategies,
+        "closing_line": closing_line(main),
+    }
+
+
+def _gate(name: str, gate: GateReport) -> dict[str, Any]:
+    windows = []
+    for asked in gate.asked:
+        window, no_edge, power = asked.window, asked.no_edge.by_interval, asked.power.by_interval
+        criteria: Table = (
+            ("criterion", "value", "bound", "n", "verdict"),
+            [
+                (each.criterion.says, f"{each.figure.value:,.0f}" if each.criterion.counted else shown(each.figure, 4),
+                 each.criterion.bound, f"{each.figure.n:,}", each.verdict)
+                for each in window.judged
+            ],
+        )  # fmt: skip
+        chances = f"P(pass | no edge) {no_edge:.1%}; P(pass | the model is true) {power:.1%}."
+        windows.append(
+            {
+                "caption": f"{window.first_day} to {window.last_day}: {window.verdict.value}",
+                "criteria": criteria,
+                "lines": [chances, *(f"ALARM: {alarm}" for alarm in window.alarms)],
+            }
+        )
+    return {"title": f"{NAMES[name]}, {gate.strategy}: {gate.verdict.value}", "windows": windows}
+
+
+def _features(report: BacktestReport) -> dict[str, Any]:
+    shifted = sum(index > SHIFTED for index in report.drift.values())
+    gain, drift = (
+        dict(islice(values.items(), count))
+        for values, count in ((report.importance, SHOWN_FEATURES), (report.drift, SHOWN_DRIFT))
+    )
+    return {
+        "charts": (
+            bar_chart("Features that brought most gain in the last refit", gain, ".1%"),
+            bar_chart("Drift: population stability index, training days against tested days", drift, ".3f"),
+        ),
+        "drift": f"{shifted} of {len(report.drift)} features have an index above {SHIFTED}, commonly called a shift.",
+    }
+
+
+def _refits(report: BacktestReport) -> Table:
+    return (
+        ("days", "tested", "trained on", "records", "races", "β of the market"),
+        [
+            (refit.name, "yes" if refit.tested else "no", f"{refit.train_first_day} to {refit.train_last_day}",
+             f"{refit.records:,}", f"{refit.races:,}", f"{refit.beta:.3f}")
+            for refit in report.refits
+        ],
+    )  # fmt: skip

@@ -1,0 +1,270 @@
+"""A backtest and the gate's verdict for the terminal; nothing is shown by colour alone."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from velo.resampling import Figure
+from velo.training.evaluation.metrics import Bets
+from velo.training.gate.windows import MANY_EXPECTED, NEAR, Floor, GateReport
+from velo.training.reports.backtest_report import BacktestReport, Raised
+
+LUCK: Final = "P(gain | no edge)"
+NAMES = {
+    "pi": "market π",
+    "market": "market π^β",
+    "logit": "plain logit",
+    "fundamental": "fundamental",
+    "calibrated": "fundamental, calibrated",
+    "blend_raw": "blend, uncalibrated",
+    "blend": "blend",
+}
+
+
+def backtest_tables(report: BacktestReport) -> Group:
+    """The report for rich: the verdict, then what was tested, the figures and the caveats."""
+    return Group(
+        *(Text(line, style="bold") for line in first_lines(report)),
+        *(Text(line) for line in in_words(report)),
+        Text(what_was_tested(report)),
+        _quality(report),
+        *(Text(line) for line in beside_lines(report)),
+        *(_strategies(name, bets, report.luck[name]) for name, bets in report.bets.items()),
+        *(
+            Text(f"{NAMES[name]}, {closing_line(strategy)}")
+            for name, bets in report.bets.items()
+            for strategy in _served_strategy(report, bets)
+        ),
+        *(_buckets(name, bets[-1]) for name, bets in report.bets.items()),
+        _floors(report.floors),
+        *(gate_tables(name, gate) for name, gate in report.gate.items()),
+        *(Text(f"· {line}") for line in report.caveats),
+    )
+
+
+def _served_strategy(report: BacktestReport, bets: tuple[Bets, ...]) -> list[Bets]:
+    return [strategy for strategy in bets if strategy.strategy == report.equity[report.served].strategy]
+
+
+def first_lines(report: BacktestReport) -> list[str]:
+    """The alarms of the period, then the gate's verdict, each in one line."""
+    each = " · ".join(f"{NAMES[name]}: {gate.verdict.value}" for name, gate in report.gate.items())
+    verdict = f"gate: {report.verdict} ({each or 'not asked: the period is shorter than 365 days'})"
+    return [*(alarm_line(alarm) for alarm in report.alarms), verdict]
+
+
+def alarm_line(alarm: Raised) -> str:
+    """An alarm in one line: its subject, the figure, and what to do."""
+    over = f"{alarm.n:,} bets of {alarm.strategy}" if alarm.strategy else f"n = {alarm.n:,}"
+    value = f"{alarm.value:.3f}" if alarm.value <= 1.0 and alarm.strategy is None else f"{alarm.value:+.0%}"
+    return f"ALARM: {NAMES[alarm.subject]}, {value} over {over}: {alarm.says}"
+
+
+def in_words(report: BacktestReport) -> list[str]:
+    """The result in a few sentences: the model against the market, and the return of the bets."""
+    blend = next(pair for pair in report.beside if (pair.name, pair.than) == ("blend", "market"))
+    served = next(pair for pair in report.beside if (pair.name, pair.than) == (report.served, "market"))
+    alone, together = _side(served.delta_r2), _side(blend.delta_r2)
+    lines = ["An alarm went off: do not believe these figures before a leak is looked for."] if report.alarms else []
+    lines += [
+        f"Beside the market, the model by itself was {alone}; put together with the market, {together} than the market alone."
+    ]
+    name = report.equity[report.served].strategy
+    bets = next(bets for bets in report.bets[report.served] if bets.strategy == name)
+    if bets.n:
+        roi = bets.roi[0.0]
+        lines.append(f"{bets.n:,} bets of {name} returned {percent(roi)} at level stakes: {_money(roi)}.")
+        share = report.luck[report.served].get(name)
+        if share is not None:
+            lines.append(
+                f"P(a gain this large | no edge) is {by_luck(share)}: how often luck alone would return as much."
+            )
+    return lines
+
+
+def by_luck(share: float | None) -> str:
+    """P(a gain this large | no edge) in percent; a dash without a gain."""
+    return "–" if share is None else "below 0.1 %" if share < 0.001 else f"{share * 100:.1f} %"
+
+
+def _side(figure: Figure) -> str:
+    """Better, worse, or neither beyond chance, by the whole interval."""
+    if figure.low is None or figure.high is None:
+        return "not told to be better or worse"
+    return "better" if figure.low > 0 else "worse" if figure.high < 0 else "no better or worse, beyond chance,"
+
+
+def _money(roi: Figure) -> str:
+    if roi.low is None or roi.high is None:
+        return "too few days for an interval"
+    return (
+        "money was made" if roi.low > 0
+        else "money was lost" if roi.high < 0
+        else "neither a profit nor a loss is shown"
+    )  # fmt: skip
+
+
+def closing_line(bets: Bets) -> str:
+    """The bets' prices against the last ones before the off, or that none is known."""
+    if bets.clv.value is None:
+        return f"{bets.strategy}: no price before the off, so no closing-line value"
+    return (
+        f"{bets.strategy}: closing-line value {percent(bets.clv)} over {bets.clv.n:,} bets, "
+        f"{percent(bets.beat_close, 0)} of them at a longer price than the last"
+    )
+
+
+def kept_or_not(floor: Floor) -> str:
+    """Whether a floor holds, in words."""
+    return "too few days" if floor.holds is None else "holds" if floor.holds else "broken"
+
+
+FLOOR_RULE = f"holds where the 95 % interval contains 1, or A/E is within {NEAR:.0%} with {MANY_EXPECTED:,.0f} expected winners or more"
+
+
+def what_was_tested(report: BacktestReport) -> str:
+    """The days, the training data, the model and the number of trials."""
+    races = "race" if report.left_out == 1 else "races"
+    left_out = f", {report.left_out:,} {races} without a market left out" if report.left_out else ""
+    look = f", look {report.look} at a locked window" if report.look else ""
+    rounds = f", {report.rounds} rounds of trees" if report.rounds else ""
+    return (
+        f"backtest {report.backtest}: {report.since} to {report.until}, {report.races:,} races and {report.runners:,} starters "
+        f"on {report.race_days:,} days{left_out}; trained on {report.records:,} records or more, refitted every "
+        f"{report.months} months; model {report.model}{rounds}; trial {report.trials} of these days{look}"
+    )
+
+
+def beside_lines(report: BacktestReport) -> list[str]:
+    """The comparisons, and which blend was chosen."""
+    lines = [
+        f"ΔR² of {NAMES[pair.name]} over {NAMES[pair.than]}: {shown(pair.delta_r2, 4)}, margin {shown(pair.margin, 4)} nats a race"
+        for pair in report.beside
+    ]
+    for choice in report.choices:
+        spread = f" ± {choice.alpha_se:.3f}" if choice.alpha_se is not None else ""
+        losses = (
+            ", ".join(f"{kind} {loss:.4f}" for kind, loss in choice.losses.items())
+            + f" over {choice.races:,} past races"
+            if choice.losses
+            else "not compared"
+        )
+        lines.append(
+            f"{choice.fold}: {choice.kind} blend ({losses}); Benter α {choice.alpha:.3f}{spread}, β {choice.beta:.3f}; "
+            f"market β {choice.market_beta:.3f}"
+        )
+    return lines
+
+
+def shown(figure: Figure, digits: int = 3) -> str:
+    """A figure with its interval."""
+    if figure.value is None:
+        return "–"
+    interval = (
+        "" if figure.low is None or figure.high is None else f" [{figure.low:.{digits}f}, {figure.high:.{digits}f}]"
+    )
+    return f"{figure.value:.{digits}f}{interval}"
+
+
+def percent(figure: Figure, digits: int = 1) -> str:
+    """A figure with its interval, in percent."""
+    if figure.value is None:
+        return "–"
+    low, high = (None if end is None else end * 100.0 for end in (figure.low, figure.high))
+    return f"{shown(Figure(figure.value * 100.0, low, high, figure.n), digits)} %"
+
+
+def gate_tables(name: str, gate: GateReport) -> Group:
+    """The gate on one set of probabilities: the alarms, then each criterion with its value, interval and bound."""
+    alarms = dict.fromkeys(alarm for asked in gate.asked for alarm in asked.window.alarms)
+    parts: list[RenderableType] = [
+        *(Text(f"ALARM: {alarm}", style="bold") for alarm in alarms),
+        Text(f"gate on {NAMES.get(name, name)}, {gate.strategy}: {gate.verdict.value}", style="bold"),
+    ]
+    for asked in gate.asked:
+        window = asked.window
+        table = Table(title=f"{window.first_day} to {window.last_day}: {window.verdict.value}", title_justify="left")
+        for column in ("criterion", "value, 95 % interval", "bound", "n", "verdict"):
+            table.add_column(column, justify="left" if column == "criterion" else "right")
+        for judged in window.judged:
+            criterion, figure = judged.criterion, judged.figure
+            value = f"{figure.value:,.0f}" if criterion.counted else shown(figure, 4)
+            table.add_row(criterion.says, value, criterion.bound, f"{figure.n:,}", judged.verdict.value)
+        parts.append(table)
+        parts.append(
+            Text(
+                f"P(pass | no edge) {asked.no_edge.by_interval:.1%}, were values alone judged {asked.no_edge.by_value:.1%}; "
+                f"P(pass | the model is true) {asked.power.by_interval:.1%}"
+            )
+        )
+        parts += [Text(f"ALARM in this window: {alarm}") for alarm in window.alarms]
+    return Group(*parts)
+
+
+def _quality(report: BacktestReport) -> Table:
+    table = Table(title="out-of-fold probabilities, 95 % intervals over whole days", title_justify="left")
+    for column in ("", "R²", "top-1", "AUC", "calibration error", "mean gap", "10 bins", "slope"):
+        table.add_column(column, justify="left" if not column else "right")
+    for row in report.told:
+        table.add_row(
+            NAMES[row.name],
+            shown(row.r2, 4),
+            shown(row.top1),
+            "–" if row.auc is None else f"{row.auc:.3f}",
+            percent(row.root_mean_gap, 2),
+            percent(row.mean_gap, 2),
+            f"{row.plain_error:.2%}",
+            shown(row.slope),
+        )
+    return table
+
+
+def _strategies(name: str, bets: tuple[Bets, ...], luck: Mapping[str, float]) -> Table:
+    table = Table(title=f"bets by {NAMES[name]}, one unit each", title_justify="left")
+    for column in (
+        "strategy", "bets", "A/E, model p", "A/E, π", "A/E, 1/SP", "ROI at SP", LUCK, "after 2 %", "after 5 %",
+        "drawdown, units", "Kelly bank",
+    ):  # fmt: skip
+        table.add_column(column, justify="left" if column == "strategy" else "right")
+    for row in bets:
+        table.add_row(
+            row.strategy,
+            f"{row.n:,}" + (f" (+{row.unsettled} unsettled)" if row.unsettled else ""),
+            shown(row.ae_model, 2),
+            shown(row.ae_market, 2),
+            shown(row.ae_price, 2),
+            percent(row.roi[0.0]),
+            by_luck(luck.get(row.strategy)),
+            *(percent(figure) for rate, figure in row.roi.items() if rate),
+            f"{row.drawdown:,.0f}",
+            f"{row.kelly.final:.3f}",
+        )
+    return table
+
+
+def _floors(floors: tuple[Floor, ...]) -> Table:
+    table = Table(title=f"A/E of all starters by bucket, model p expected ({FLOOR_RULE})", title_justify="left")
+    for column in ("p of", "bucket of", "", "starters", "expected winners", "A/E", "floor"):
+        table.add_column(column, justify="left" if column in {"p of", "bucket of", "floor"} else "right")
+    for floor in floors:
+        counts = (f"{floor.n:,}", f"{floor.expected:,.0f}")
+        table.add_row(NAMES[floor.subject], floor.by, floor.bucket, *counts, shown(floor.ae, 3), kept_or_not(floor))
+    return table
+
+
+def _buckets(name: str, bets: Bets) -> Table:
+    table = Table(title=f"{bets.strategy}, {NAMES[name]}, by price", title_justify="left")
+    for column in ("price", "bets", "A/E, model p", "A/E, π", "A/E, 1/SP", "ROI at SP"):
+        table.add_column(column, justify="right")
+    for price, bucket in bets.buckets.items():
+        figures = (
+            shown(bucket.ae_model, 2),
+            shown(bucket.ae_market, 2),
+            shown(bucket.ae_price, 2),
+            percent(bucket.roi),
+        )
+        table.add_row(price, f"{bucket.n:,}", *figures)
+    return table
