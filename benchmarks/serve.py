@@ -152,7 +152,7 @@ def _timed(what: str, size: int, ask: Callable[[], Any], requests: int, *, loade
 def _features(scorer: Scorer, race_id: str) -> Any:
     now = _now()
     reading, rows, _ = scorer.online.features(race_id, now)
-    return reading.vectors(rows, now)
+    return reading.feature_matrix(rows, now)
 
 
 def _score(scorer: Scorer, race_id: str) -> Any:
@@ -161,7 +161,7 @@ def _score(scorer: Scorer, race_id: str) -> Any:
 
 def _drivers(scorer: Scorer, race_id: str) -> Callable[[], Any]:
     reading, rows, _ = scorer.online.features(race_id, _now())
-    vectors = reading.vectors(rows, _now())
+    vectors = reading.feature_matrix(rows, _now())
     model = scorer.bundles.current()
     return lambda: DriverExplainer().tell(model, vectors)
 

@@ -1,4 +1,4 @@
-"""The curves of a horse, a trainer or a jockey: their changelog rows, as they were known at an instant."""
+"""Feature curves of a horse, a trainer or a jockey: its changelog rows as known at an instant."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,11 +24,11 @@ VIEWS: Final[Mapping[Kind, str]] = {
 }
 MEMORY_LIMIT: Final = "500MB"
 _AT_ONCE: Final = BoundedSemaphore(2)
-"""Each query has an engine of its own: more at a time would take the memory that scoring lives on."""
+"""Each query has its own engine: more at a time would take the memory that scoring needs."""
 
 
 class UnknownKey(UserError):
-    """No horse, trainer or jockey of that id was ever told of."""
+    """No message names a horse, trainer or jockey with this id."""
 
 
 class NoTables(UserError):
@@ -37,7 +37,7 @@ class NoTables(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What holds from `at` until the next point; `values` in the order of the features, null where unknown."""
+    """The values from `at` until the next point, in the order of the features, null if unknown."""
 
     at: datetime
     valid_until: datetime | None
@@ -46,10 +46,10 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """One row a change of a key's features, oldest first, all known at `as_of`; instants are UTC.
+    """One point per change of a key's features, oldest first, all known at `as_of`; instants are UTC.
 
-    `rows` counts the changes there are: where that is more than `points` holds, those are evenly chosen among them, the
-    first and the last included. `name` is what the key was last called, None where nobody said.
+    `rows` counts all changes. If they are more than the points asked for, `points` are an even selection with the first and the
+    last. `name` is the key's latest name, None if no message has one.
     """
 
     kind: Kind
@@ -63,28 +63,28 @@ class Curves:
 
 
 def curves_of(home: Home, kind: Kind, key: str, as_of: datetime, since: datetime | None, points: int) -> Curves:
-    """The changes of a key from what held at `since` to `as_of`, at most `points` of them (at least 2).
+    """The changes of a key from the row that held at `since` to `as_of`, at most `points` of them (at least 2).
 
-    Raises `UnknownKey` for a key never told of, `NoTables` where none were built.
+    Raises `UnknownKey` for a key that no message names, `NoTables` if no tables were built.
     """
     family = BY_VIEW[VIEWS[kind]]
-    look = Snapshot()
+    snapshot = Snapshot()
     try:
-        parts, runners = look.parts(home.offline / family.view), look.parts(home.offline / "runners")
-    except UserError as none:
-        raise NoTables(str(none)) from none
+        parts, runners = snapshot.parts(home.offline / family.view), snapshot.parts(home.offline / "runners")
+    except UserError as missing:
+        raise NoTables(str(missing)) from missing
     with _AT_ONCE, changelog.engine(MEMORY_LIMIT) as connection:
         found = _changes(connection, family, parts, key, as_of, since, points)
-        name, told = _name(connection, runners, kind, key, as_of)
-    if not found and not told:
-        raise UnknownKey(f"{kind} {key!r} was never told of by {to_text(as_of)}: use the {kind}_id of a card")
+        name, named = _name(connection, runners, kind, key, as_of)
+    if not found and not named:
+        raise UnknownKey(f"no message names {kind} {key!r} by {to_text(as_of)}: use the {kind}_id of a card")
     features = tuple(
-        {"name": one.name, "formula": formula, "kind": one.kind}
-        for one, formula in zip(family.features, family.formulas, strict=True)
+        {"name": feature.name, "formula": formula, "kind": feature.kind}
+        for feature, formula in zip(family.features, family.formulas, strict=True)
     )
     rows = int(found[0][0]) if found else 0
-    made = tuple(Point(row[1], row[2], tuple(row[3:])) for row in found)
-    return Curves(kind, key, name, family.about, as_of, features, rows, made)
+    chosen = tuple(Point(row[1], row[2], tuple(row[3:])) for row in found)
+    return Curves(kind, key, name, family.about, as_of, features, rows, chosen)
 
 
 def _changes(
@@ -123,7 +123,7 @@ def _changes(
 def _name(
     connection: "duckdb.DuckDBPyConnection", parts: list[str], kind: Kind, key: str, as_of: datetime
 ) -> tuple[str | None, bool]:
-    """What a key was last called by an instant, and whether it was told of at all."""
+    """The latest name of a key known at an instant, and whether any message names it."""
     if not parts:
         return None, False
     query = f"""

@@ -1,4 +1,4 @@
-"""What is refused, and how it is said: a status, and one line of JSON (RFC 9457) that a person can act on."""
+"""Refusals: an HTTP status and a problem document (RFC 9457) whose one-line detail names the value, the rule and the remedy."""
 
 from collections.abc import Callable
 from typing import Final
@@ -22,7 +22,7 @@ from velo.serving.scoring.scorer import NoFeatures
 
 
 class NotTaken(UserError):
-    """Odds that neither log nor feed could take; they may in a moment."""
+    """A message that neither the log nor the feed accepted; a retry may succeed."""
 
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -42,7 +42,7 @@ STATUS: Final[tuple[tuple[type[UserError], int], ...]] = (
     (NoModel, 503),
     (NoTables, 503),
 )
-"""Every other mistake is the request's: 422."""
+"""Any other `UserError` is a fault of the request: 422."""
 TITLES: Final = {
     400: "Bad request", 401: "No valid token", 403: "Writing is off", 404: "Not found", 405: "Method not allowed",
     408: "Too slow", 413: "Body too large", 421: "Not this service", 422: "Not acceptable as it is", 429: "Too many requests", 431: "Head too large", 503: "Not now",
@@ -51,7 +51,7 @@ RETRY_AFTER_S: Final = "1"
 
 
 class Problem(BaseModel):
-    """Why a request was refused: `detail` names the value, the rule and the remedy in one line."""
+    """The reason of a refusal: `detail` names the value, the rule and the remedy in one line."""
 
     title: str
     status: int = Field(ge=400, le=599)
@@ -59,7 +59,7 @@ class Problem(BaseModel):
 
 
 class Refusal(Exception):
-    """A request refused with a status and a reason; `queue` names the queue in which its address has no share left, if any."""
+    """A request refused with a status and a reason; `queue` names the queue in which its address used up its share, if any."""
 
     def __init__(self, status: int, detail: str, queue: str | None = None) -> None:
         super().__init__(detail)
@@ -69,13 +69,13 @@ class Refusal(Exception):
 
 
 def problem(status: int, detail: str) -> tuple[bytes, str]:
-    """A problem as it is written, and the type of that."""
+    """The body of a problem document and its media type."""
     title = TITLES.get(status, "Refused")
     return orjson.dumps({"title": title, "status": status, "detail": " ".join(detail.split())}), MEDIA_TYPE
 
 
 def answer(status: int, detail: str) -> Response:
-    """The answer to a request that is refused."""
+    """The response to a refused request."""
     body, media_type = problem(status, detail)
     headers = {"Retry-After": RETRY_AFTER_S} if status in (429, 503) else {}
     if status == 401:
@@ -84,38 +84,38 @@ def answer(status: int, detail: str) -> Response:
 
 
 def status_of(mistake: UserError) -> int:
-    """The status that tells a mistake."""
+    """The HTTP status of an error."""
     return next((status for kind, status in STATUS if isinstance(mistake, kind)), 422)
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, object]]:
-    """These refusals, as the OpenAPI document tells them."""
+    """The OpenAPI responses of these statuses."""
     schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
-    return {one: {"description": TITLES[one], "content": {MEDIA_TYPE: schema}} for one in statuses}
+    return {status: {"description": TITLES[status], "content": {MEDIA_TYPE: schema}} for status in statuses}
 
 
 def install(app: FastAPI, count: Callable[[int, str | None], None]) -> None:
-    """Answer every refusal as a problem, and count it by its status and by the queue in which its address has no share left."""
+    """Answer every refusal with a problem document, and count it by status and by the queue whose share its address used up."""
 
-    def said(status: int, detail: str, queue: str | None = None) -> Response:
+    def refusal(status: int, detail: str, queue: str | None = None) -> Response:
         count(status, queue)
         return answer(status, detail)
 
     @app.exception_handler(UserError)
     async def mistaken(_: Request, mistake: UserError) -> Response:
-        return said(status_of(mistake), str(mistake))
+        return refusal(status_of(mistake), str(mistake))
 
     @app.exception_handler(Refusal)
-    async def refused(_: Request, refusal: Refusal) -> Response:
-        return said(refusal.status, refusal.detail, refusal.queue)
+    async def refused(_: Request, raised: Refusal) -> Response:
+        return refusal(raised.status, raised.detail, raised.queue)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, wrong: RequestValidationError) -> Response:
         first = wrong.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         more = f" (and {len(wrong.errors()) - 1} more)" if len(wrong.errors()) > 1 else ""
-        return said(422, f"{where}: {first['msg']}{more}: see /openapi.json")
+        return refusal(422, f"{where}: {first['msg']}{more}: see /openapi.json")
 
     @app.exception_handler(HTTPException)
     async def other(_: Request, http: HTTPException) -> Response:
-        return said(http.status_code, str(http.detail))
+        return refusal(http.status_code, str(http.detail))

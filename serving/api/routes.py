@@ -1,4 +1,4 @@
-"""The routes: what is asked, in HTTP's words."""
+"""The routes of the HTTP interface."""
 
 import asyncio
 from collections.abc import Callable
@@ -46,11 +46,12 @@ RaceId = Annotated[str, Path(min_length=1, max_length=200, pattern=RACE_ID, desc
 AsOf = Annotated[
     Instant | None, Query(description="Score with what was known then (ISO 8601 with an offset); now without it.")
 ]
-Drivers = Annotated[bool, Query(description="Tell what drives each chance: some milliseconds more.")]
-CurveKey = Annotated[str, Path(min_length=1, max_length=200, description="The key, as a card has it.")]
-CurveAsOf = Annotated[Instant | None, Query(description="What was known then (ISO 8601 with an offset); now without.")]
-Since = Annotated[Instant | None, Query(description="Leave out what no longer held then.")]
-Points = Annotated[int, Query(ge=2, le=MOST_POINTS, description="The most changes to return, evenly chosen.")]
+Drivers = Annotated[bool, Query(description="Add the drivers of each probability: some milliseconds more.")]
+CurveAsOf = Annotated[
+    Instant | None, Query(description="Changes known at this instant (ISO 8601 with an offset); now without it.")
+]
+Since = Annotated[Instant | None, Query(description="Leave out rows that had ended by this instant.")]
+Points = Annotated[int, Query(ge=2, le=MOST_POINTS, description="The most changes to return, evenly selected.")]
 CURVE_ANSWERS: Final[dict[int | str, dict[str, Any]]] = {200: {"model": Curve}, **documented(404, 422, 429, 503)}
 
 
@@ -66,7 +67,7 @@ async def lanes_of(request: Request) -> Lanes:
 
 
 def spend(client: str, turns: Lanes) -> None:
-    """Count a score that no other line of the score log can stand for."""
+    """Count a score that needs a line of its own in the score log."""
     turns.allowance.spend(client, asyncio.get_running_loop().time())
 
 
@@ -75,10 +76,10 @@ Asked = Annotated[Service, Depends(service_of)]
 Turns = Annotated[Lanes, Depends(lanes_of)]
 
 
-def _accepts(what: str) -> Callable[[Endpoint], Endpoint]:
-    """Declare a route that takes a message about a race into the log, from a client that shows the token."""
+def _accepts(kind: str) -> Callable[[Endpoint], Endpoint]:
+    """Declare a route that writes a message about a race to the log, for a client with the token."""
     return races.post(
-        f"/races/{{race_id:path}}/{what}",
+        f"/races/{{race_id:path}}/{kind}",
         status_code=202,
         responses={202: {"model": OddsAccepted}, **documented(401, 403, 404, 408, 413, 422, 429, 503)},
         response_class=Response,
@@ -93,7 +94,7 @@ async def list_races(
     client: Client,
     day: Annotated[RaceDay | None, Query(alias="date", description="A local date; today without it.")] = None,
 ) -> Response:
-    """The races of a day in order of their off."""
+    """The races of a day in order of off time."""
     return _json(await turns.quick.run(client, service.insisted, service.day, day))
 
 
@@ -116,7 +117,7 @@ async def score_race(
 async def take_odds(
     service: Asked, turns: Turns, client: Client, race_id: RaceId, odds: Annotated[GivenOdds, Body()]
 ) -> Response:
-    """Take a snapshot of odds into the log; it takes effect when the stream has it."""
+    """Write a snapshot of odds to the log; it takes effect when the stream has read it."""
     return _json(
         await turns.odds.run(client, service.insisted, service.take_odds, race_id, odds.prices, odds.source), 202
     )
@@ -126,7 +127,7 @@ async def take_odds(
 async def take_withdrawal(
     service: Asked, turns: Turns, client: Client, race_id: RaceId, given: Annotated[GivenWithdrawal, Body()]
 ) -> Response:
-    """Take a withdrawal into the log; it takes effect when the stream has it."""
+    """Write a withdrawal to the log; it takes effect when the stream has read it."""
     taken = turns.odds.run(client, service.insisted, service.take_withdrawal, race_id, given.horse_id, given.reason)
     return _json(await taken, 202)
 
@@ -135,7 +136,7 @@ async def take_withdrawal(
 async def take_reinstatement(
     service: Asked, turns: Turns, client: Client, race_id: RaceId, given: Annotated[GivenReinstatement, Body()]
 ) -> Response:
-    """Take a withdrawal back, in the log; it takes effect when the stream has it."""
+    """Reinstate a withdrawn horse, in the log; it takes effect when the stream has read it."""
     return _json(
         await turns.odds.run(client, service.insisted, service.take_reinstatement, race_id, given.horse_id), 202
     )
@@ -145,7 +146,7 @@ async def take_reinstatement(
     "/races/{race_id:path}", responses={200: {"model": Card}, **documented(404, 422, 429, 503)}, response_class=Response
 )
 async def show_race(service: Asked, turns: Turns, client: Client, race_id: RaceId) -> Response:
-    """A race as it stands: who runs, who does not, the odds, and what was told of it."""
+    """The state of a race: its runners and non-runners, the odds, and its messages."""
     return _json(await turns.quick.run(client, service.insisted, service.card, race_id))
 
 
@@ -153,7 +154,7 @@ async def show_race(service: Asked, turns: Turns, client: Client, race_id: RaceI
 async def score_card(
     service: Asked, turns: Turns, client: Client, card: Annotated[GivenCard, Body()], *, drivers: Drivers = False
 ) -> Response:
-    """Score a card, with odds or without, on the features of now."""
+    """Score a card, with or without odds, on the current features."""
     spend(client, turns)
     return _json(await turns.quick.run(client, service.insisted, service.score_card, card, with_drivers=drivers))
 
@@ -167,60 +168,48 @@ async def listen(
     request: Request,
     client: Client,
     last_event_id: Annotated[
-        str | None, Header(pattern=r"^\d{1,15}-\d{1,9}$", description="The last event had.")
+        str | None, Header(pattern=r"^\d{1,15}-\d{1,9}$", description="The id of the last event received.")
     ] = None,
 ) -> StreamingResponse:
-    """Server-sent events: the id, the type and the race of each message as the stream takes it."""
+    """Server-sent events: the id, the type and the race of each message as the stream reads it."""
     hub: Hub = request.app.state.hub
     lines = await hub.listen(last_event_id, client)
     return StreamingResponse(lines, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
-@curves.get("/horses/{horse_id:path}/history", responses=CURVE_ANSWERS, response_class=Response)
-async def horse_history(
-    service: Asked,
-    turns: Turns,
-    client: Client,
-    horse_id: CurveKey,
-    as_of: CurveAsOf = None,
-    since: Since = None,
-    points: Points = POINTS,
-) -> Response:
-    """A horse's record and form as they changed."""
-    return await turns.slow.run(client, _curve, service, "horse", horse_id, as_of, since, points)
+def _add_history(kind: Kind, description: str) -> None:
+    """Add the route `/v1/{kind}s/ID/history`."""
+    id_of = Path(alias=f"{kind}_id", min_length=1, max_length=200, description="The key, as on a card.")
+
+    async def history(
+        service: Asked,
+        turns: Turns,
+        client: Client,
+        key: Annotated[str, id_of],
+        as_of: CurveAsOf = None,
+        since: Since = None,
+        points: Points = POINTS,
+    ) -> Response:
+        return await turns.slow.run(client, _curve, service, kind, key, as_of, since, points)
+
+    add = curves.get(
+        f"/{kind}s/{{{kind}_id:path}}/history",
+        name=f"{kind}_history",
+        description=description,
+        responses=CURVE_ANSWERS,
+        response_class=Response,
+    )
+    add(history)
 
 
-@curves.get("/trainers/{trainer_id:path}/history", responses=CURVE_ANSWERS, response_class=Response)
-async def trainer_history(
-    service: Asked,
-    turns: Turns,
-    client: Client,
-    trainer_id: CurveKey,
-    as_of: CurveAsOf = None,
-    since: Since = None,
-    points: Points = POINTS,
-) -> Response:
-    """A trainer's rolling windows as they changed."""
-    return await turns.slow.run(client, _curve, service, "trainer", trainer_id, as_of, since, points)
-
-
-@curves.get("/jockeys/{jockey_id:path}/history", responses=CURVE_ANSWERS, response_class=Response)
-async def jockey_history(
-    service: Asked,
-    turns: Turns,
-    client: Client,
-    jockey_id: CurveKey,
-    as_of: CurveAsOf = None,
-    since: Since = None,
-    points: Points = POINTS,
-) -> Response:
-    """A jockey's rolling windows as they changed."""
-    return await turns.slow.run(client, _curve, service, "jockey", jockey_id, as_of, since, points)
+_add_history("horse", "A horse's record and form as they changed.")
+_add_history("trainer", "A trainer's rolling windows as they changed.")
+_add_history("jockey", "A jockey's rolling windows as they changed.")
 
 
 @operations.get("/healthz", responses={200: {"model": Health}}, response_class=Response)
 async def health() -> Response:
-    """The process answers."""
+    """Answer while the process runs."""
     return _json({"status": "ok"})
 
 
@@ -230,17 +219,17 @@ async def health() -> Response:
     response_class=Response,
 )
 async def readiness(service: Asked, turns: Turns, client: Client) -> Response:
-    """Whether a race can be scored now, and what stands in the way."""
-    said = await turns.quick.run(client, service.ready)
-    answer = _json(said, 200 if said["ready"] else 503)
-    if not said["ready"]:
+    """Whether a race can be scored now, and if not, why."""
+    state = await turns.quick.run(client, service.ready)
+    answer = _json(state, 200 if state["ready"] else 503)
+    if not state["ready"]:
         answer.headers["Retry-After"] = RETRY_AFTER_S
     return answer
 
 
 @operations.get("/metrics", responses={200: {"content": {"text/plain": {}}}}, response_class=Response)
 async def metrics(service: Asked, request: Request) -> Response:
-    """Figures for Prometheus."""
+    """Metrics for Prometheus."""
     service.metrics.listeners.set(request.app.state.hub.listeners)
     return Response(service.metrics.written(), media_type=CONTENT_TYPE_LATEST)
 

@@ -1,4 +1,4 @@
-"""What requests bring and answers hold: the OpenAPI document is made of these. Instants are ISO 8601, UTC, µs."""
+"""The models of requests and responses, from which the OpenAPI document is made. Instants are ISO 8601, UTC, µs."""
 
 from datetime import UTC, date, datetime
 from typing import Annotated, Any, Final, Literal, TypeVar
@@ -12,12 +12,12 @@ D = TypeVar("D", bound=date)
 
 
 def _in_years(moment: D) -> D:
-    """A day or an instant (in UTC) of the years that racing lies in: beyond them the calendar ends somewhere."""
+    """Refuse a day or an instant (returned in UTC) outside `YEARS`, where calendar arithmetic overflows."""
     if isinstance(moment, datetime):
         try:
             moment = moment.astimezone(UTC)
         except OverflowError:
-            raise ValueError(f"{moment} is no instant of the calendar: correct it") from None
+            raise ValueError(f"{moment} is not an instant of the calendar: correct it") from None
     if moment.year not in YEARS:
         raise ValueError(f"{moment} is not in the years {YEARS[0]} to {YEARS[-1]}: correct it")
     return moment
@@ -26,7 +26,7 @@ def _in_years(moment: D) -> D:
 RaceDay = Annotated[date, AfterValidator(_in_years)]
 Instant = Annotated[AwareDatetime, AfterValidator(_in_years)]
 RACE_ID: Final = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
-"""No control character: a race id goes into addresses and onto screens."""
+"""No control characters: a race id is used in addresses and on screens."""
 
 Text = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S")]
 Odds = Annotated[float, Field(gt=1.0, le=100_000.0, allow_inf_nan=False)]
@@ -35,13 +35,13 @@ Whole = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 
 class RequestBody(BaseModel):
-    """What a request brings; an unknown field is a mistake."""
+    """The body of a request; an unknown field is refused."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class GivenRunner(RequestBody):
-    """A declared runner. Keys are those of the store: names or ids, as its policy says."""
+    """A declared runner. Its keys are names or ids, by the store's key policy."""
 
     horse_id: Text
     horse: Text | None = None
@@ -58,7 +58,7 @@ class GivenRunner(RequestBody):
 
 
 class GivenCard(RequestBody):
-    """A race to score: the race columns that features are made of, and its runners without the withdrawn."""
+    """A race to score: the race columns that features use, and its runners without the withdrawn ones."""
 
     race_id: Annotated[str, Field(min_length=1, max_length=200, pattern=RACE_ID)] = "posted"
     race_date: RaceDay
@@ -92,14 +92,14 @@ class GivenReinstatement(RequestBody):
 
 
 class OddsAccepted(BaseModel):
-    """A message taken: `into` the log at `seq` (null where it says what stood already), or a feed that a follower takes it from."""
+    """An accepted message: `into` the log at `seq` (null if it changes nothing), or into a feed that a follower reads."""
 
     into: Literal["log", "feed"]
     seq: int | None
 
 
 class DriverOut(BaseModel):
-    """What moves a chance: `effect` adds to the runner's score against the mean of the race; e^effect scales odds."""
+    """A driver of a probability: `effect` adds to the runner's score relative to the race's mean; e^effect scales the odds."""
 
     words: str
     effect: float
@@ -120,19 +120,19 @@ class RunnerOut(BaseModel):
     probability: float = Field(ge=0.0, le=1.0)
     fair_odds: float
     interval: tuple[float, float] | None = Field(
-        description="95 % bounds of the rate at which runners given such a chance win; null where the model tells none."
+        description="95 % interval of the win rate of runners with such a probability; null if the model has none."
     )
-    blended_interval: tuple[float, float] | None = Field(description="The same of `blended`.")
-    blended: float | None = Field(description="With the market put to it; null unless every runner has odds.")
+    blended_interval: tuple[float, float] | None = Field(description="The interval of `blended`.")
+    blended: float | None = Field(description="Blended with the market; null unless every runner has odds.")
     market_odds: float | None
     market_source: str | None
     drivers: list[DriverOut]
     missing: list[str] = Field(description="Feature views without a row of the runner's key.")
-    stale: list[str] = Field(description="Feature views whose row a window has moved on from.")
+    stale: list[str] = Field(description="Feature views whose row is past its `valid_until`.")
 
 
 class Score(BaseModel):
-    """A scored race: probabilities sum to 1, most likely first. Asked again with its `as_of`, it is the same."""
+    """A scored race: probabilities sum to 1, most likely first. A request with its `as_of` gives the same score."""
 
     model_config = ConfigDict(extra="forbid")
     race_id: str
@@ -158,7 +158,7 @@ class Score(BaseModel):
 
 
 class ModelOut(BaseModel):
-    """The model that serves."""
+    """The serving model."""
 
     version: str
     gate: str
@@ -166,7 +166,7 @@ class ModelOut(BaseModel):
 
 
 class RaceLine(BaseModel):
-    """A race of a day. `status`: to come, off (its time has passed, no result yet), or run."""
+    """A race of a day. `status`: to come, off (its off time has passed without a result), or run."""
 
     race_id: str
     race_no: int | None
@@ -184,19 +184,19 @@ class RaceLine(BaseModel):
 
 
 class UndeclaredOut(BaseModel):
-    """A message about a race, or `horses` of it, that nobody had declared; `declared_at` is when a card did since."""
+    """A message about an undeclared race, or undeclared `horses` of a race; `declared_at` is when a later card declared them."""
 
     type: str
     race_id: str
     horses: list[str]
-    nearest: str | None = Field(description="The declared name that is most like it.")
+    nearest: str | None = Field(description="The most similar declared name.")
     known_at: datetime
     declared_at: datetime | None
     says: str
 
 
 class Day(BaseModel):
-    """The races of a local date in order of their off, and the model that scores them (null where there is none)."""
+    """The races of a local date in order of off time, and the model that scores them (null without one)."""
 
     date: date
     timezone: str
@@ -205,12 +205,12 @@ class Day(BaseModel):
     model_missing: str | None = Field(description="Why there is no model.")
     races: list[RaceLine]
     undeclared: list[UndeclaredOut] = Field(
-        description="What was told of these races' horses, or in the last two days of any race, that no card declares."
+        description="Messages about undeclared horses of these races, and of the last two days about any undeclared race."
     )
 
 
 class CardRunner(BaseModel):
-    """A declared runner as it stands; `position` and `status` once there is a result."""
+    """The state of a declared runner; `position` and `status` are null before the result."""
 
     horse_id: str
     horse: str
@@ -232,7 +232,7 @@ class CardRunner(BaseModel):
 
 
 class RaceEvent(BaseModel):
-    """Something told of the race."""
+    """A message about the race."""
 
     type: str
     known_at: datetime
@@ -240,13 +240,13 @@ class RaceEvent(BaseModel):
 
 
 class Card(RaceLine):
-    """A race as it stands: who runs, who does not, the odds, and what was told of it, oldest first."""
+    """The state of a race: its runners and non-runners, the odds, and its messages, oldest first."""
 
     declared: list[CardRunner]
     non_runners: list[CardRunner]
     odds_source: str | None
     changes: list[RaceEvent]
-    undeclared: list[UndeclaredOut] = Field(description="What was told of horses that no card had named by then.")
+    undeclared: list[UndeclaredOut] = Field(description="Messages about horses that no card had declared by then.")
 
 
 class CurveFeature(BaseModel):
@@ -258,7 +258,7 @@ class CurveFeature(BaseModel):
 
 
 class CurvePoint(BaseModel):
-    """What holds from `at` until the next point, in the order of `features`; stale from `valid_until` on."""
+    """The values from `at` until the next point, in the order of `features`; stale from `valid_until` on."""
 
     at: datetime
     valid_until: datetime | None
@@ -266,7 +266,7 @@ class CurvePoint(BaseModel):
 
 
 class Curve(BaseModel):
-    """The changes of a horse's, trainer's or jockey's features, oldest first; `rows` counts those there are."""
+    """The changes of a horse's, trainer's or jockey's features, oldest first; `rows` counts all of them."""
 
     model_config = ConfigDict(extra="forbid")
     kind: Literal["horse", "trainer", "jockey"]
@@ -286,7 +286,7 @@ class Health(BaseModel):
 
 
 class Ready(BaseModel):
-    """Whether a race can be scored now, and what stands in the way."""
+    """Whether a race can be scored now, and the state of each part."""
 
     ready: bool
     redis: str

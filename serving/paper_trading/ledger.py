@@ -1,8 +1,8 @@
-"""The ledger of paper trading: what was bet, written before the off, and what became of it; only ever added to.
+"""The append-only ledger of paper trading: bets, written before the off, and their settlements.
 
-`$VELO_HOME/paper/ledger.ndjson` has one JSON line a race decided by a model, with all its bets, and one a race settled. A line
-begins with its checksum and is synced before it counts, so a crash leaves a race decided whole or not at all; what was torn
-off is cut away by the next writer. A race is decided once by a model and settled once, however often it is asked.
+`$VELO_HOME/paper/ledger.ndjson` has one JSON line per race and model with all its bets, and one per settlement. A line begins
+with its checksum and is synced before it counts, so a crash leaves a race's decision whole or absent; the next writer removes
+a torn line. Each model decides a race once, and the decision is settled once; repeated calls do nothing.
 """
 
 import json
@@ -28,7 +28,7 @@ SETTLEMENT: Final = "settlement"
 
 @dataclass(frozen=True, slots=True)
 class PaperBet:
-    """A win bet: the model's p, the decimal price taken (None: at SP) and whose it was, units staked, quarter-Kelly's share."""
+    """A win bet: the model's p, the decimal price taken (None: SP) and its source, units staked, quarter-Kelly's share."""
 
     horse_id: str
     horse: str
@@ -41,9 +41,9 @@ class PaperBet:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A race decided by a model: instants are UTC, `race_date` local; `as_of` is what it was scored with, None if it was not.
+    """A model's decision about a race: instants are UTC, `race_date` local; `as_of` is the instant of its score, None without one.
 
-    `missed` says why nothing could be bet; `rule` in words what was bet on.
+    `missed` is the reason why no bet was possible; `rule` describes the bets.
     """
 
     race_id: str
@@ -60,15 +60,15 @@ class Decision:
 
     @property
     def key(self) -> tuple[str, str]:
-        """A race is decided once by a model."""
+        """The race and the model: each model decides a race once."""
         return self.race_id, self.bundle
 
 
 @dataclass(frozen=True, slots=True)
 class SettledBet:
-    """What became of a bet: `price` it was settled at, `share` of the win, `profit` in units, the `closing` price, in words.
+    """A bet's outcome: the settled `price`, `share` of the win, `profit` in units, the `closing` price, and the `reason` in words.
 
-    `deductions` names the table of Rule 4 or of reductions that it was settled under.
+    `deductions` names the table applied: Rule 4 or an exchange's reduction factors.
     """
 
     horse_id: str
@@ -93,7 +93,7 @@ class Settlement:
 
     @property
     def key(self) -> tuple[str, str]:
-        """A decision is settled once."""
+        """The race and the model: each decision is settled once."""
         return self.race_id, self.bundle
 
 
@@ -106,11 +106,11 @@ class Book:
 
     def open(self) -> list[Decision]:
         """Decisions with bets that are not settled."""
-        return [one for key, one in self.decisions.items() if one.bets and key not in self.settlements]
+        return [made for key, made in self.decisions.items() if made.bets and key not in self.settlements]
 
 
 class Ledger:
-    """The one writer of a ledger; made by `writing`."""
+    """The writer of a ledger; `writing` makes it."""
 
     def __init__(self, descriptor: int, book: Book) -> None:
         self._descriptor = descriptor
@@ -118,26 +118,26 @@ class Ledger:
 
     @property
     def book(self) -> Book:
-        """All that is in it."""
+        """The decisions and settlements."""
         return self._book
 
     def decide(self, decision: Decision) -> bool:
-        """Write a decision, on the disk when this returns; False where the race was decided by this model before.
+        """Append a decision and sync it; False if this model already decided the race.
 
-        Raises `ValueError` for a bet after the off, and for a horse bet on twice.
+        Raises `ValueError` for a bet after the off, and for two bets on a horse.
         """
         if decision.key in self._book.decisions:
             return False
         if decision.bets and decision.written_at >= decision.off_time:
-            raise ValueError(f"race {decision.race_id}: a bet is written before the off or not at all")
+            raise ValueError(f"race {decision.race_id}: a bet must be written before the off")
         if len({bet.horse_id for bet in decision.bets}) != len(decision.bets):
-            raise ValueError(f"race {decision.race_id}: a horse is bet on once")
+            raise ValueError(f"race {decision.race_id}: a decision has at most one bet per horse")
         self._append(DECISION, asdict(decision))
         self._book = replace(self._book, decisions={**self._book.decisions, decision.key: decision})
         return True
 
     def settle(self, settlement: Settlement) -> bool:
-        """Write a settlement; False where the decision was settled before."""
+        """Append a settlement and sync it; False if the decision is already settled."""
         if settlement.key in self._book.settlements:
             return False
         self._append(SETTLEMENT, asdict(settlement))
@@ -154,12 +154,12 @@ class Ledger:
 
 @contextmanager
 def writing(home: Home) -> Iterator[Ledger]:
-    """The ledger to write to, by one process at a time; a torn last line is cut off. Raises `UserError` for a second writer."""
+    """Open the ledger for writing and remove a torn last line. Raises `UserError` while another process writes to it."""
     folder = make_folder(home.paper)
     try:
         lock = locks.acquire(folder / LOCK)
     except locks.LockHeld:
-        raise UserError(f"another `velo paper` writes to {folder}: stop it, or ask with --report alone") from None
+        raise UserError(f"another `velo paper` writes to {folder}: stop it, or run with --report only") from None
     try:
         path = folder / FILE
         book, whole = _read(path)
@@ -177,12 +177,12 @@ def writing(home: Home) -> Iterator[Ledger]:
 
 
 def read(home: Home) -> Book:
-    """The ledger as it stands, without a line that is being written; empty where nothing was bet yet."""
+    """Read the ledger, except for a line that is being written; empty before the first decision."""
     return _read(home.paper / FILE)[0]
 
 
 def _read(path: Path) -> tuple[Book, int]:
-    """The book, and how many bytes of the file are whole lines; raises `UserError` for damage before the last line."""
+    """Return the book and the length of the whole lines in bytes; raises `UserError` for damage before the last line."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
@@ -196,7 +196,7 @@ def _read(path: Path) -> tuple[Book, int]:
         entry = jsonl.parse(line) if line.endswith(b"\n") else None
         if entry is None:
             if number < len(lines) - 1:
-                raise UserError(f"{path} is damaged in line {number + 1}: restore it, it says what was bet")
+                raise UserError(f"{path} is damaged in line {number + 1}: restore it, it records the bets")
             break
         whole += len(line)
         kind = entry.pop("type")
@@ -209,12 +209,12 @@ def _read(path: Path) -> tuple[Book, int]:
     return Book(decisions, settlements), whole
 
 
-def _decision(told: dict[str, Any]) -> Decision:
-    as_of = told["as_of"] and from_text(told["as_of"])
-    times = {name: from_text(told[name]) for name in ("off_time", "written_at")}
-    return Decision(**(told | times | {"as_of": as_of, "bets": tuple(PaperBet(**one) for one in told["bets"])}))
+def _decision(entry: dict[str, Any]) -> Decision:
+    as_of = entry["as_of"] and from_text(entry["as_of"])
+    times = {name: from_text(entry[name]) for name in ("off_time", "written_at")}
+    return Decision(**(entry | times | {"as_of": as_of, "bets": tuple(PaperBet(**bet) for bet in entry["bets"])}))
 
 
-def _settlement(told: dict[str, Any]) -> Settlement:
-    times = {name: from_text(told[name]) for name in ("result_known_at", "written_at")}
-    return Settlement(**(told | times | {"bets": tuple(SettledBet(**one) for one in told["bets"])}))
+def _settlement(entry: dict[str, Any]) -> Settlement:
+    times = {name: from_text(entry[name]) for name in ("result_known_at", "written_at")}
+    return Settlement(**(entry | times | {"bets": tuple(SettledBet(**bet) for bet in entry["bets"])}))

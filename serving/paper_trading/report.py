@@ -1,4 +1,4 @@
-"""What paper trading has come to so far: A/E, ROI and closing-line value with their intervals, a model at a time."""
+"""The results of paper trading by model: A/E, ROI and closing-line value with their intervals."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,11 +17,10 @@ SEED = 1
 
 @dataclass(frozen=True, slots=True)
 class PaperReport:
-    """One model's bets. `n` were won or lost; `open` wait for their result, `void` had their stake back, `unsettled` have no
-    price to settle at. `missed` are races whose off came first.
+    """One model's bets: `n` won or lost, `open` without a result, `void` with their stake returned, `unsettled` without a price.
 
-    A/E is winners ÷ expected winners, by the model's p and by 1 ÷ the settled price. Intervals are 95 %, by
-    resampling whole race days; None with fewer than ten. `profit` is in units.
+    `missed` counts races whose off came before the decision. A/E is winners ÷ expected winners, by the model's p and by
+    1 ÷ the settled price. Intervals are 95 %, by resampling whole race days; None with fewer than ten. `profit` is in units.
     """
 
     bundle: str
@@ -42,27 +41,27 @@ class PaperReport:
 
 
 def paper_reports(book: Book) -> tuple[PaperReport, ...]:
-    """A report of each model in the ledger, in the order they began."""
-    bundles = dict.fromkeys(one.bundle for one in book.decisions.values())
+    """One report per model in the ledger, in the order of their first decisions."""
+    bundles = dict.fromkeys(decision.bundle for decision in book.decisions.values())
     return tuple(_report(book, bundle) for bundle in bundles)
 
 
 def paper_table(reports: Sequence[PaperReport]) -> Group:
-    """The reports as rich shows them."""
+    """The reports as tables for the terminal."""
     if not reports:
-        return Group(Text("nothing was decided on paper yet: run `velo paper --follow` on race days"))
+        return Group(Text("no paper decisions yet: run `velo paper --follow` on race days"))
     parts = []
-    for one in reports:
-        table = Table(title=f"{one.bundle} · {one.mode} · {one.rule}", title_justify="left", show_header=False)
+    for report in reports:
+        table = Table(title=f"{report.bundle} · {report.mode} · {report.rule}", title_justify="left", show_header=False)
         for name, value in (
-            ("races decided", f"{one.races:,} ({one.missed:,} missed)"),
-            ("bets won or lost", f"{one.n:,}, {one.wins:g} won"),
-            ("open, void, unsettled", f"{one.open:,}, {one.void:,}, {one.unsettled:,}"),
-            ("profit", f"{one.profit:+.2f} units"),
-            ("A/E, model p", _shown(one.ae_model)),
-            ("A/E, 1/price", _shown(one.ae_price)),
-            ("ROI", _shown(one.roi, 100.0, " %")),
-            (f"closing-line value of {one.clv.n:,}", _shown(one.clv, 100.0, " %")),
+            ("races decided", f"{report.races:,} ({report.missed:,} missed)"),
+            ("bets won or lost", f"{report.n:,}, {report.wins:g} won"),
+            ("open, void, unsettled", f"{report.open:,}, {report.void:,}, {report.unsettled:,}"),
+            ("profit", f"{report.profit:+.2f} units"),
+            ("A/E, model p", _shown(report.ae_model)),
+            ("A/E, 1/price", _shown(report.ae_price)),
+            ("ROI", _shown(report.roi, 100.0, " %")),
+            (f"closing-line value of {report.clv.n:,}", _shown(report.clv, 100.0, " %")),
         ):
             table.add_row(name, value)
         parts.append(table)
@@ -70,8 +69,8 @@ def paper_table(reports: Sequence[PaperReport]) -> Group:
 
 
 def _report(book: Book, bundle: str) -> PaperReport:
-    decisions = [one for one in book.decisions.values() if one.bundle == bundle]
-    rows = [row for one in decisions for row in _rows(book, one)]
+    decisions = [decision for decision in book.decisions.values() if decision.bundle == bundle]
+    rows = [row for decision in decisions for row in _rows(book, decision)]
     outcomes = [settled.outcome for *_, settled in rows if settled is not None]
     done = [
         (race_date, bet, settled)
@@ -92,14 +91,14 @@ def _report(book: Book, bundle: str) -> PaperReport:
         )
     )
     clv = taken / closing - 1.0
-    told = ~np.isnan(clv)
+    known = ~np.isnan(clv)
     last = decisions[-1]
     return PaperReport(
         bundle=bundle,
         mode=last.mode,
         rule=last.rule,
-        races=sum(one.missed is None for one in decisions),
-        missed=sum(one.missed is not None for one in decisions),
+        races=sum(decision.missed is None for decision in decisions),
+        missed=sum(decision.missed is not None for decision in decisions),
         n=len(done),
         open=sum(settled is None for *_, settled in rows),
         void=outcomes.count(Outcome.VOID.value),
@@ -109,14 +108,14 @@ def _report(book: Book, bundle: str) -> PaperReport:
         ae_model=days.ratio(share, p),
         ae_price=days.ratio(share, 1.0 / price),
         roi=days.ratio(profit, stake),
-        clv=days.where(told).mean(clv[told]),
+        clv=days.where(known).mean(clv[known]),
     )
 
 
 def _rows(book: Book, decision: Decision) -> list[tuple[str, PaperBet, SettledBet | None]]:
     settlement = book.settlements.get(decision.key)
-    told = {one.horse_id: one for one in settlement.bets} if settlement else {}
-    return [(decision.race_date, bet, told.get(bet.horse_id)) for bet in decision.bets]
+    settled = {bet.horse_id: bet for bet in settlement.bets} if settlement else {}
+    return [(decision.race_date, bet, settled.get(bet.horse_id)) for bet in decision.bets]
 
 
 def _shown(figure: Figure, times: float = 1.0, unit: str = "") -> str:

@@ -1,7 +1,7 @@
-"""`velo paper`: bets on paper, decided at each race's decision time with what was known then, settled on the weighed-in result.
+"""`velo paper`: decide paper bets at each race's decision time with what was known then, and settle them on the weighed-in result.
 
-One `step` decides every race whose decision time has come and settles every bet whose result is known; it may be repeated at any
-moment, after any crash: what the ledger has is not done again, and what can no longer be done before the off is said to be missed.
+A `step` decides every race whose decision time has come and settles every bet whose result is known. It may be repeated at any
+moment, also after a crash: the ledger's entries are not repeated, and a race whose off has passed is recorded as missed.
 """
 
 import json
@@ -33,10 +33,10 @@ BLEND: Final = "blend"
 
 
 class PaperRunner(Protocol):
-    """What is read of a scored runner."""
+    """The attributes of a scored runner that paper trading reads."""
 
     @property
-    def horse_id(self) -> str: ...  # noqa: D102 as `velo.serving.scoring.scorer` tells it
+    def horse_id(self) -> str: ...  # noqa: D102 as in `velo.serving.scoring.scored`
     @property
     def horse(self) -> str: ...  # noqa: D102
     @property
@@ -50,28 +50,26 @@ class PaperRunner(Protocol):
 
 
 class PaperRace(Protocol):
-    """What is read of a scored race."""
+    """The attributes of a scored race that paper trading reads."""
 
     @property
-    def model(self) -> str: ...  # noqa: D102 as `velo.serving.scoring.scorer` tells it
+    def model(self) -> str: ...  # noqa: D102 as in `velo.serving.scoring.scored`
     @property
     def runners(self) -> Sequence[PaperRunner]: ...  # noqa: D102
 
 
 Score = Callable[[str, datetime, datetime], PaperRace]
 """Score a race as of an instant: (race_id, as_of, now)."""
-
-
 Clock = Callable[[], datetime]
-"""The time it is, UTC."""
+"""Returns the current time, UTC."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What a model bets on: runners whose p or edge is at least so much. `says` it in words, with where it is from.
+    """A model's betting rule: bet on runners whose p or edge is at least `least`. `says` describes it and its origin.
 
-    p is the model's own, or with the market put to it (`blend`): where every runner has odds, else by p the model's own and
-    by edge none.
+    p is the fundamental probability, or the blend's if `blend`. Where the blend is missing because a runner has no odds, a
+    rule by p uses the fundamental probability and a rule by edge does not bet.
     """
 
     by: str
@@ -82,7 +80,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Trader:
-    """A model on paper: its version, what it may be used for, how long before the off it decides, what it bets on."""
+    """A model that bets on paper: its version, its permitted use, its lead before the off, and its rule."""
 
     bundle: str
     mode: str
@@ -92,7 +90,7 @@ class Trader:
 
 @dataclass(frozen=True, slots=True)
 class PaperStep:
-    """What a step did: races decided, bets written, races missed, decisions settled; and what keeps a race waiting."""
+    """The counts of a step: races decided, bets written, races missed, decisions settled; and why races wait, one line each."""
 
     decided: int = 0
     bets: int = 0
@@ -102,51 +100,50 @@ class PaperStep:
 
 
 def trader_of(home: Home) -> Trader:
-    """The current model; raises `UserError` where there is none."""
+    """The current model; raises `UserError` if there is none."""
     version = current(home)
-    kept = described(home, version)
+    stored = described(home, version)
     return Trader(
         version,
-        str(kept["mode"]),
-        timedelta(seconds=float(kept["lead_s"])),
-        rule_of(home, version, blends=kept.get("blend") is not None),
+        str(stored["mode"]),
+        timedelta(seconds=float(stored["lead_s"])),
+        rule_of(home, version, blends=stored.get("blend") is not None),
     )
 
 
 def rule_of(home: Home, version: str, *, blends: bool = False) -> Rule:
-    """The strategy that the gate judged the model by, of the probabilities it judged, cut where its backtest cut it.
+    """The strategy that the gate judged, on the probabilities that it judged, with the cut of its backtest.
 
-    Without a verdict an edge of 5 %, as the desk shows it: of the blend where the model `blends`, else of its own chance.
-    Raises `UserError` for a verdict of probabilities that are not served.
+    Without a verdict: an edge of 5 %, as on the desk, of the blend if the model `blends`, else of its own probability.
+    Raises `UserError` for a verdict about probabilities that are not served.
     """
     try:
-        told: dict[str, Any] = json.loads((home.models / version / GATE).read_bytes())
+        verdict: dict[str, Any] = json.loads((home.models / version / GATE).read_bytes())
     except FileNotFoundError:
-        told = {}
-    name, cut = told.get("strategy"), told.get("cut")
+        verdict = {}
+    name, cut = verdict.get("strategy"), verdict.get("cut")
     if name is None or cut is None:
         of = BLEND if blends else FUNDAMENTAL
-        says = f"edge ≥ {DEFAULT_EDGE:g} of the {of}, for want of a judged strategy"
+        says = f"edge ≥ {DEFAULT_EDGE:g} of the {of}, the default without a judged strategy"
         return Rule(BY_EDGE, DEFAULT_EDGE, says, blends)
-    subject = str(told.get("subject", FUNDAMENTAL))
+    subject = str(verdict.get("subject", FUNDAMENTAL))
     if subject not in (FUNDAMENTAL, BLEND):
         raise UserError(
             f"the gate judged model {version} by {subject!r}, which is not served: run `velo gate` without --of"
         )
     by = BY_P if name.endswith(f"by {BY_P}") else BY_EDGE
-    says = f"{name} of the {subject}: {by} ≥ {cut:.4g}, its cut in backtest {told.get('backtest')}"
+    says = f"{name} of the {subject}: {by} ≥ {cut:.4g}, its cut in backtest {verdict.get('backtest')}"
     return Rule(by, float(cut), says, subject == BLEND)
 
 
 def step(store: Store, log: LogView, ledger: Ledger, trader: Trader, score: Score, clock: Clock) -> PaperStep:
-    """Decide and settle whatever can be now; `score` is asked for races whose decision time has come.
+    """Decide every race whose decision time has come, by `score`, and settle every bet whose result is known.
 
-    `clock` (UTC) is asked again after each score, which takes its time: a bet that would come after the off is none.
-    A race is missed where its off came before it could be decided; of races whose off lies before the ledger's first line
-    nothing is said.
+    `clock` (UTC) is read again after each score: a bet after the off is not written. A race is missed if its off came before
+    its decision; races with an off before the ledger's first line are skipped.
     """
     now = clock()
-    begun = min((one.written_at for one in ledger.book.decisions.values()), default=now)
+    begun = min((decision.written_at for decision in ledger.book.decisions.values()), default=now)
     decided = bets = missed = 0
     waiting = []
     for race_id in races_due(store.home, now, trader.lead):
@@ -161,27 +158,26 @@ def step(store: Store, log: LogView, ledger: Ledger, trader: Trader, score: Scor
             decided += decision.missed is None
             missed += decision.missed is not None
             bets += len(decision.bets)
-    settled = sum(settled_race(store.home, log, ledger, one, now) for one in ledger.book.open())
+    settled = sum(settled_race(store.home, log, ledger, decision, now) for decision in ledger.book.open())
     return PaperStep(decided, bets, missed, settled, tuple(waiting))
 
 
 def decided_race(
     home: Home, log: LogView, race_id: str, trader: Trader, score: Score, clock: Clock, begun: datetime
 ) -> Decision | None:
-    """What is decided of a race now; None where its time has not come, or its off came before `begun`.
+    """The decision about a race now; None before its decision time, and for a race whose off came before `begun`.
 
-    It is scored as of its decision time, also where that is past; as of now where no card was told by then. A race with
-    a result is missed, also before its scheduled off. Raises
-    `UserError` where it cannot be scored yet.
+    It is scored as of its decision time, even if that is past, or as of now if no card was known by then. A race with a
+    result is missed, even before its scheduled off. Raises `UserError` if it cannot be scored yet.
     """
     now = clock()
     known = known_of(home, log, race_id, now)
     at = decision_time(known, trader.lead)
-    stands = declared_at(known, now)
-    if at is None or stands is None or at > now:
+    declared = declared_at(known, now)
+    if at is None or declared is None or at > now:
         return None
-    race = stands.race
-    whole = Decision(
+    race = declared.race
+    missed = Decision(
         race_id=race_id,
         bundle=trader.bundle,
         mode=trader.mode,
@@ -190,25 +186,25 @@ def decided_race(
         as_of=None,
         written_at=now,
         rule=trader.rule.says,
-        runners=len(stands.runners),
+        runners=len(declared.runners),
         bets=(),
         missed=MISSED,
     )
     if now >= race.off_time or result_known_at(known) is not None:
-        return whole if race.off_time > begun else None
+        return missed if race.off_time > begun else None
     then = declared_at(known, at)
     as_of = at if then is not None and then.source == FROM_CARD else now
     scored = score(race_id, as_of, now)
     if scored.model != trader.bundle:
-        raise UserError(f"model {scored.model} took over from {trader.bundle}: it decides in the next step")
+        raise UserError(f"model {scored.model} replaced {trader.bundle}: it decides in the next step")
     written_at = clock()
     if written_at >= race.off_time:
-        return replace(whole, written_at=written_at)
-    return replace(whole, as_of=as_of, written_at=written_at, bets=bets_on(scored.runners, trader.rule), missed=None)
+        return replace(missed, written_at=written_at)
+    return replace(missed, as_of=as_of, written_at=written_at, bets=bets_on(scored.runners, trader.rule), missed=None)
 
 
 def bets_on(runners: Sequence[PaperRunner], rule: Rule) -> tuple[PaperBet, ...]:
-    """One unit on each runner that the rule wants, at the price known; a rule by p takes SP where there is none."""
+    """One unit on each runner that the rule selects, at its known price; without one a rule by p bets at SP."""
     placed = []
     for runner in runners:
         price = None if runner.market_source == SP else runner.market_odds
@@ -228,9 +224,9 @@ def bets_on(runners: Sequence[PaperRunner], rule: Rule) -> tuple[PaperBet, ...]:
 
 
 def races_due(home: Home, now: datetime, lead: timedelta) -> list[str]:
-    """Races with a card told by `now` and an off from three days before it to `lead` after it, by off.
+    """Races with a card known by `now` and an off between `LOOK_BACK` before it and `lead` after it, by off.
 
-    Raises `UserError` where there are no tables.
+    Raises `UserError` if no tables were built.
     """
     parts = Snapshot().parts(home.offline / "runners")
     listed = ", ".join(changelog.text(part) for part in parts)

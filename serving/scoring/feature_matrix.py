@@ -1,4 +1,4 @@
-"""The feature rows of one race, in the columns a model takes; here as of an instant, from the offline history."""
+"""The feature matrix of one race in a model's columns, and how it is made as of an instant from the offline history."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,10 +27,10 @@ VIEWS: Final = tuple(family.view for family in FAMILIES)
 
 @dataclass(frozen=True, slots=True)
 class FeatureMatrix:
-    """Rows of the runners of one race, in the order of its card.
+    """The features of the runners of one race, in the order of its card.
 
     `matrix` is (runners, `columns.COLUMNS`), NaN for null. `missing` and `stale` are (runners, `VIEWS`): the view has
-    no row of the runner's key, or a row that a window has moved on from.
+    no row of the runner's key, or a row past its `valid_until`.
     """
 
     matrix: Floats
@@ -68,7 +68,7 @@ def offline(store: Store, race: Declared, feast: "FeatureStore | None" = None) -
 
 
 def entity_rows(race: Declared) -> "pa.Table":
-    """What Feast is asked with: a row a runner, as training asks it (`point_in_time.ENTITY_COLUMNS`)."""
+    """The entity rows of Feast's request, one per runner, as in training (`point_in_time.ENTITY_COLUMNS`)."""
     import pyarrow as pa
 
     keys = race.entity_keys()
@@ -86,11 +86,11 @@ def entity_rows(race: Declared) -> "pa.Table":
 def asked_of(race: Declared) -> dict[str, Any]:
     """The request columns of each runner, NaN for null."""
     of = race.race
-    told = [
-        (of.race_class, of.distance_m, one.weight_lbs, one.official_rating, one.draw or None, one.body_weight_lbs)
-        for one in race.runners
+    rows = [
+        (of.race_class, of.distance_m, each.weight_lbs, each.official_rating, each.draw or None, each.body_weight_lbs)
+        for each in race.runners
     ]
-    table = np.array(told, dtype=np.float64).reshape(len(race.runners), len(columns.ASKED))
+    table = np.array(rows, dtype=np.float64).reshape(len(race.runners), len(columns.ASKED))
     named = dict(zip(columns.ASKED, table.T, strict=True))
     return named | {"race_day": np.full(len(race.runners), float(days_since_1970(of.race_date)))}
 

@@ -64,18 +64,18 @@ class ReadConsistency:
             # a result that changed nothing writes no row: once both stores have passed it, none is missing
             with self._lock:
                 self._forget(log.settled()[1])
-        missing = [one for one in missing if one > self._settled_us]
+        missing = [instant_us for instant_us in missing if instant_us > self._settled_us]
         if not missing:
             return head_us
         return min(missing) - 1 if newest < min(missing) else None
 
     def _missing(self, reading: ReadPlan, rows: ReadRows, head_us: int) -> list[int]:
-        """The instants (µs UTC) of rows that the log announces and that were not read."""
+        """The instants (µs UTC) of rows that the log implies and that were not read."""
         missing: list[int] = []
         touched = self._touched
         if touched:
-            for view, spots in enumerate(reading.spots):
-                for runner, at in enumerate(spots):
+            for view, answers in enumerate(reading.answer_of):
+                for runner, at in enumerate(answers):
                     first, last = touched.get(reading.keys[at], (0, 0)) if at >= 0 else (0, 0)
                     event_us = int(rows.event_us[runner, view])
                     if event_us < last:
@@ -83,7 +83,7 @@ class ReadConsistency:
                         missing.append(max(first, event_us + 1))
         with np.errstate(invalid="ignore"):
             passed = rows.until_us[rows.until_us <= head_us]
-        return missing + [int(one) for one in passed.tolist()]
+        return missing + [int(until_us) for until_us in passed.tolist()]
 
     def _note(self, known_us: int, starts: Iterable[Start]) -> None:
         for start in starts:
@@ -97,7 +97,7 @@ class ReadConsistency:
     def _forget(self, settled_us: int) -> None:
         if settled_us > self._settled_us:
             self._settled_us = settled_us
-            self._touched = {key: told for key, told in self._touched.items() if told[1] > settled_us}
+            self._touched = {key: span for key, span in self._touched.items() if span[1] > settled_us}
 
 
 _LAYOUTS: Final = tuple((Layout.of(family), family.keys) for family in FAMILIES)

@@ -1,4 +1,4 @@
-"""What to read for the runners of a race, and the rows that were read, as the columns a model takes."""
+"""The read plan of a race: the keys of its runners' rows in Redis, and the arithmetic from answers to a model's columns."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,30 +23,34 @@ Places = NDArray[np.intp]
 NEVER: Final = np.iinfo(np.int64).min
 WORD: Final = 8
 _PAD: Final = b"\0" * 4
-"""Before each packed row, whose fingerprint has four bytes: then its instant and its values lie on whole words."""
+"""Padding before each packed row: its fingerprint has four bytes, so its instant and values are then aligned to words."""
 _HEAD_WORDS: Final = 2
-_REQUEST_AT: Final = {one.name: columns.STORED.index(one.name) for view in request_time.VIEWS for one in view.stored}
-"""Where the stored features that request-time features read are in `columns.STORED`."""
+_REQUEST_AT: Final = {
+    feature.name: columns.STORED.index(feature.name) for view in request_time.VIEWS for feature in view.stored
+}
+"""Indices in `columns.STORED` of the stored features that request-time features read."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadPlan:
-    """The keys of a race's runners. `keys` and `fields` are what Redis is asked, each once; `spots` has, of each view,
-    the place among them of each runner's row, −1 where it has no key. `laid` is where everything then lies.
+    """The read of a race's runners: `keys` and `fields` are the distinct reads of Redis.
+
+    `answer_of` has, by view and runner, the index of the read with the runner's row, −1 if the runner has no key. `offsets` says
+    where the joined answers have each value.
     """
 
     race: Declared
     keys: tuple[bytes, ...]
     fields: tuple[str, ...]
-    spots: tuple[tuple[int, ...], ...]
-    laid: "_Laid"
+    answer_of: tuple[tuple[int, ...], ...]
+    offsets: "_Offsets"
 
     @classmethod
     def of(cls, race: Declared) -> "ReadPlan":
-        """What to read for a race as it stands."""
+        """Plan the read of a declared race."""
         places: dict[tuple[bytes, str], int] = {}
         views: list[int] = []
-        spots = []
+        answer_of = []
         by_runner = race.entity_keys()
         for view, (layout, names) in enumerate(_layouts()):
             of_view = []
@@ -58,30 +62,30 @@ class ReadPlan:
                 wanted = layout.redis_key(key), layout.packed_field  # type: ignore[arg-type]  # no None among them
                 of_view.append(places.setdefault(wanted, len(places)))
                 views += [view] * (len(places) - len(views))
-            spots.append(tuple(of_view))
-        laid = _Laid.of(views, spots, asked_of(race))
-        return cls(race, tuple(key for key, _ in places), tuple(name for _, name in places), tuple(spots), laid)
+            answer_of.append(tuple(of_view))
+        offsets = _Offsets.of(views, answer_of, asked_of(race))
+        return cls(race, tuple(key for key, _ in places), tuple(name for _, name in places), tuple(answer_of), offsets)
 
     def rows(self, answers: Sequence[bytes | None]) -> "ReadRows":
-        """The rows in the answers to what was asked (the headers before them are left alone)."""
-        laid = self.laid
-        cells = [cell or absent for cell, absent in zip(answers[HEADERS:], laid.absent, strict=True)]
-        if list(map(len, cells)) != laid.widths:
-            cells = [cell if len(cell) == len(none) else none for cell, none in zip(cells, laid.absent, strict=True)]
-        words = np.frombuffer(b"".join((_PAD, _PAD.join(cells), laid.tail)), dtype="<f8")
-        present = words.view("<u8")[laid.rows] == laid.fingerprints
-        event_us = words.view("<i8")[laid.rows + 1]
-        stored, until_us = words.take(laid.values), words.take(laid.untils)
+        """Decode the answers' rows; the headers before them are ignored."""
+        of = self.offsets
+        cells = [cell or absent for cell, absent in zip(answers[HEADERS:], of.absent, strict=True)]
+        if list(map(len, cells)) != of.widths:
+            cells = [cell if len(cell) == len(none) else none for cell, none in zip(cells, of.absent, strict=True)]
+        words = np.frombuffer(b"".join((_PAD, _PAD.join(cells), of.tail)), dtype="<f8")
+        present = words.view("<u8")[of.rows] == of.fingerprints
+        event_us = words.view("<i8")[of.rows + 1]
+        stored, until_us = words.take(of.values), words.take(of.untils)
         if not present.all():
-            # a row packed under another list of columns is none
-            stored[~present[:, laid.view_of]] = np.nan
+            # a row packed under another list of columns counts as missing
+            stored[~present[:, of.view_of]] = np.nan
             until_us[~present] = np.nan
             event_us[~present] = NEVER
         return ReadRows(stored, present, event_us, until_us)
 
-    def vectors(self, rows: "ReadRows", now: datetime) -> FeatureMatrix:
-        """The rows as a model takes them; those past their `valid_until` at `now` are stale."""
-        asked = self.laid.asked
+    def feature_matrix(self, rows: "ReadRows", now: datetime) -> FeatureMatrix:
+        """The columns of a model; rows past their `valid_until` at `now` are stale."""
+        asked = self.offsets.asked
         stored = rows.stored
         read = {name: stored[:, place] for name, place in _REQUEST_AT.items()}
         made = columns.requested({**asked, **read})
@@ -94,10 +98,9 @@ class ReadPlan:
 
 @dataclass(frozen=True, slots=True)
 class ReadRows:
-    """ReadRows read. `stored` has (runners, `columns.STORED`); the rest is (runners, views).
+    """The rows that were read: `stored` is (runners, `columns.STORED`), the rest (runners, views).
 
-    `event_us` is when each row became true, `NEVER` where there is none; `until_us` when a window moves on, NaN for
-    never.
+    `event_us` is each row's `event_timestamp` in µs UTC, `NEVER` without a row; `until_us` its `valid_until`, NaN without one.
     """
 
     stored: Floats
@@ -107,11 +110,12 @@ class ReadRows:
 
 
 @dataclass(frozen=True, slots=True)
-class _Laid:
-    """Where the rows of a race lie once its answers are put end to end, a pad before each: places in words of 8 bytes.
+class _Offsets:
+    """Offsets, in words of 8 bytes, into a race's answers joined with padding.
 
-    `absent` stands for each answer that is none, `widths` are their bytes, `tail` has a row for runners without a key.
-    `rows` and `untils` are (runners, views), `values` (runners, `columns.STORED`), `view_of` the view of each of those.
+    `absent` replaces each missing answer, `widths` are their lengths in bytes, and `tail` has one row per view for runners without
+    a key. `rows` and `untils` are (runners, views), `values` is (runners, `columns.STORED`), and `view_of` the view of each of
+    those columns.
     """
 
     absent: tuple[bytes, ...]
@@ -125,15 +129,15 @@ class _Laid:
     asked: Mapping[str, Any]
 
     @classmethod
-    def of(cls, views: Sequence[int], spots: Sequence[Sequence[int]], asked: Mapping[str, Any]) -> "_Laid":
-        """`views` has the view of each answer, `spots` the answer of each runner by view, −1 for none."""
+    def of(cls, views: Sequence[int], answer_of: Sequence[Sequence[int]], asked: Mapping[str, Any]) -> "_Offsets":
+        """`views` has the view of each answer, `answer_of` the answer of each runner by view, −1 without a key."""
         layouts = [layout for layout, _ in _layouts()]
-        nobody = [view for view, of_view in enumerate(spots) if -1 in of_view]
+        nobody = [view for view, of_view in enumerate(answer_of) if -1 in of_view]
         absent = [_absent(layouts[view]) for view in (*views, *nobody)]
         begins = np.cumsum([0, *((len(_PAD) + len(row)) // WORD for row in absent)])
         last = {view: len(views) + at for at, view in enumerate(nobody)}
         rows = np.array(
-            [[begins[at if at >= 0 else last[view]] for at in of_view] for view, of_view in enumerate(spots)],
+            [[begins[at if at >= 0 else last[view]] for at in of_view] for view, of_view in enumerate(answer_of)],
             dtype=np.intp,
         ).T.reshape(-1, len(layouts))
         wide = [len(layout.columns) - 1 for layout in layouts]

@@ -113,7 +113,7 @@ class Scorer:
             )
         if odds is not None:
             race = replace(race, odds=replace(odds, known_at=read.as_of))
-        matrix = read.race.plan.vectors(read.rows, read.read_at)
+        matrix = read.race.plan.feature_matrix(read.rows, read.read_at)
         return self._scored(
             model, RaceSnapshot(race, matrix, read.as_of, "redis"), read.read_at, with_drivers=with_drivers
         )
@@ -127,7 +127,7 @@ class Scorer:
         self, model: Bundle, read: OnlineRead, *, with_drivers: bool, notes: Sequence[str] = ()
     ) -> ScoredRace:
         race = read.race.plan.race
-        matrix = read.race.plan.vectors(read.rows, read.read_at)
+        matrix = read.race.plan.feature_matrix(read.rows, read.read_at)
         self._refuse_unfilled(race, matrix)
         snapshot = RaceSnapshot(race, matrix, read.as_of, "redis")
         return self._scored(model, snapshot, read.read_at, notes=notes, with_drivers=with_drivers)

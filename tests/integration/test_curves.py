@@ -94,7 +94,7 @@ def test_a_stranger_is_refused_by_name_whatever_it_is_called(client: TestClient,
     for kind in KEYS:
         answer = client.get(f"/v1/{kind}s/{quote(key, safe='')}/history")
         assert answer.status_code == 404, answer.text
-        assert answer.json()["detail"].startswith(f"{kind} {key!r} was never told of")
+        assert answer.json()["detail"].startswith(f"no message names {kind} {key!r} by ")
 
 
 def test_one_who_was_told_of_only_later_is_a_stranger_then(store: Store, client: TestClient) -> None:

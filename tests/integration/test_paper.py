@@ -289,4 +289,4 @@ def test_the_command_wants_to_be_told_what_to_do(tmp_path: Path) -> None:
     velo("paper", home=tmp_path).told("--follow", "--once", "--report", "give one")
     velo("paper", "--once", home=tmp_path).told("there is no model at", "run `velo train` first")
     assert velo("paper", "--report", "--json", home=tmp_path).document == {"step": None, "models": []}
-    assert "nothing was decided on paper yet" in velo("paper", "--report", home=tmp_path).out
+    assert "no paper decisions yet" in velo("paper", "--report", home=tmp_path).out

@@ -87,7 +87,7 @@ def online(scorer: Scorer, race: Declared) -> FeatureMatrix:
     """The rows of a race as the scorer reads them."""
     reading = ReadPlan.of(race)
     answers = scorer.online.redis.ask(ReadRequest.of(race.race.race_id, reading.keys, reading.fields))
-    return reading.vectors(reading.rows(answers), race.instant)
+    return reading.feature_matrix(reading.rows(answers), race.instant)
 
 
 # The same features

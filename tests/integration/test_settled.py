@@ -46,7 +46,7 @@ def a_reading() -> ReadPlan:
 
 
 def rows_at(reading: ReadPlan, event_us: int) -> ReadRows:
-    shape = len(RUNNERS), len(reading.spots)
+    shape = len(RUNNERS), len(reading.answer_of)
     until = np.full(shape, np.nan)
     return ReadRows(np.zeros((len(RUNNERS), 1)), np.ones(shape, np.bool_), np.full(shape, event_us, np.int64), until)
 

@@ -101,7 +101,7 @@ def main(home: Path) -> None:
         scorer = scorer_of(store, UnbuiltLog(store.home), patience_s=5.0)
         scorer.history._feast = feast
         plan = ReadPlan.of(declared)
-        online = plan.vectors(
+        online = plan.feature_matrix(
             plan.rows(scorer.online.redis.ask(ReadRequest.of("to come", plan.keys, plan.fields))), NOW
         )
         then = offline(store, declared, feast)

@@ -62,7 +62,7 @@ class Day:
                 if time.monotonic() > until:
                     raise
                 continue
-            vectors = reading.vectors(rows, at)
+            vectors = reading.feature_matrix(rows, at)
             head = self.cards.head()
             assert head is not None
             # a reading may stand just before the last result: whole, but not what a later training row knows
