@@ -230,7 +230,7 @@ async def _declared(load: _Load, race: str) -> list[str]:
     reading, writing = await asyncio.open_connection(HOST, load.port)
     _, body = await _request(reading, writing, "GET", f"/v1/races/{quote(race)}")
     writing.close()
-    return [one["horse_id"] for one in json.loads(body)["declared"]]
+    return [load["horse_id"] for load in json.loads(body)["declared"]]
 
 
 async def _score(load: _Load, number: int, until: float) -> None:
@@ -343,7 +343,7 @@ def table(figures: LoadFigures) -> Table:
         ("memory of the service, MB (begin / end / most)", f"{first:,} / {last:,} / {most:,}"),
         ("growth", f"{100 * figures.memory_growth:+.1f} %"),
     ]
-    rows += [("said", one) for one in figures.said]
+    rows += [("said", remark) for remark in figures.said]
     for row in rows:
         made.add_row(*row)
     return made

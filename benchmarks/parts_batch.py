@@ -106,7 +106,7 @@ def building(ground: LoadedStores) -> BenchPart:
         of = found[name]
         if of.failed:
             raise RuntimeError(of.failed)
-        spread, speed = of.spread, Timing.of([starts / one for one in of.taken])
+        spread, speed = of.spread, Timing.of([starts / seconds for seconds in of.taken])
         rows.append((f"{starts:,}", f"{of.last['rows']:,}", spread.shown(), speed.shown(",.0f"), f"{of.peak_mb:,.0f}"))
         points.append((float(starts), spread))
     return BenchPart(
@@ -142,7 +142,7 @@ def joining(ground: LoadedStores) -> BenchPart:
         every |= {(size, views): of for views, of in found.items()}
     rows = [
         _join_row(views, name, size, of, found[joins.OURS])
-        for (size, views), found in sorted(every.items(), key=lambda one: (one[0][1], one[0][0]))
+        for (size, views), found in sorted(every.items(), key=lambda item: (item[0][1], item[0][0]))
         for name, of in found.items()
     ]
     notes = [
@@ -153,7 +153,7 @@ def joining(ground: LoadedStores) -> BenchPart:
         notes.append("polars is not installed and is left out: `pip install polars`.")
     beside = _beside(ground, store) if sizes.few_rows and sizes.bounded_stock else []
     if beside:
-        rows += [line for one in beside for line in one.lines]
+        rows += [line for compared in beside for line in compared.lines]
         notes.append(
             f"Feast's DuckDB store joins every entity row with every older row of its key, all columns, in memory, and then keeps "
             f"one. So it takes turns with the others at {sizes.few_rows[-1]:,} rows at most. It joins {AT_ROWS:,} rows once, warm, "
@@ -165,7 +165,7 @@ def joining(ground: LoadedStores) -> BenchPart:
         "join",
         "The point-in-time join",
         f"Features as of five minutes before the off: of one view ({len(FAMILIES[0].features)} features), and of all "
-        f"{len(FAMILIES)} views ({sum(len(one.features) for one in FAMILIES)} features).",
+        f"{len(FAMILIES)} views ({sum(len(family.features) for family in FAMILIES)} features).",
         ("views", "contender", "entity rows", "seconds", "rows/s", FASTER, "peak MB", "answer"),
         tuple(rows),
         versions(*packages),
@@ -192,7 +192,7 @@ def _join_row(views: int, name: str, size: int, of: Found, ours: Found) -> tuple
         return str(views), name, f"{size:,}", f"failed: {of.failed}", "", "", "", ""
     same = "the same" if of.last["digest"] == ours.last["digest"] else f"another, {of.last['rows']:,} rows"
     ratio = "" if of is ours or ours.failed else f"{of.spread.median / ours.spread.median:,.1f}"
-    speed = Timing.of([size / one for one in of.taken])
+    speed = Timing.of([size / seconds for seconds in of.taken])
     return (
         str(views), name, f"{size:,}", of.spread.shown(",.3f"), f"{speed.median:,.0f}", ratio, f"{of.peak_mb:,.0f}", same,
     )  # fmt: skip

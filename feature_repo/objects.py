@@ -98,7 +98,9 @@ def _view(family: Family, keys: dict[str, Entity], source: DataSource) -> Featur
 
 
 def _on_demand(view: RequestView, stored: dict[str, FeatureView], request: RequestSource) -> OnDemandFeatureView:
-    sources = [stored[name][[one.feature for one in view.stored if one.view == name]] for name in view.views]
+    sources = [
+        stored[name][[feature.feature for feature in view.stored if feature.view == name]] for name in view.views
+    ]
     text = f"""def {view.name}(inputs):
     from velo.feature_repo.catalogue.request_time import listed_of
 

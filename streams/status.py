@@ -78,9 +78,9 @@ class Status:
         if self.up is None:
             return [("programs", "started by hand, if any: `velo up` runs all of a race day")]
         states = [
-            f"{one['name']} {'runs' if one['pid'] else 'is down: ' + one['last_line']}"
-            + (f", {one['restarts']} restarts" if one["restarts"] else "")
-            for one in self.up["programs"]
+            f"{program['name']} {'runs' if program['pid'] else 'is down: ' + program['last_line']}"
+            + (f", {program['restarts']} restarts" if program["restarts"] else "")
+            for program in self.up["programs"]
         ]
         night = self.up["last_night"]
         failed = [name for name, code in night["codes"].items() if code] if night else []

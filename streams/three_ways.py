@@ -136,7 +136,9 @@ def _known(family: Family, messages: Sequence[Message]) -> Iterator[KnownStart]:
 
 def _by_sql(family: Family, messages: Sequence[Message], timezone: ZoneInfo, folder: Path) -> Rows:
     log, until = folder / "log.ndjson", instant_of(messages[-1])
-    log.write_bytes(b"\n".join(orjson.dumps({"seq": seq, **to_record(one)}) for seq, one in enumerate(messages)))
+    log.write_bytes(
+        b"\n".join(orjson.dumps({"seq": seq, **to_record(message)}) for seq, message in enumerate(messages))
+    )
     fixed = {**constants(DEFAULT, family.measures), "$begun": "0", "$ended": str(len(messages))}
     with duckdb.connect(config={"threads": 1}) as connection:
         connection.execute("SET TimeZone = 'UTC'")

@@ -85,7 +85,7 @@ def _refuse_disagreement(ways: ThreeWays) -> None:
         return
     kept = list(ways.messages)
     for message in ways.messages:
-        fewer = [one for one in kept if one is not message]
+        fewer = [each for each in kept if each is not message]
         smaller = next(ThreeWays(ways.family, fewer, ways.timezone).disagreements(), None) if fewer else None
         if smaller is not None:
             kept, wrong = fewer, smaller
@@ -148,8 +148,8 @@ def sampled(store: Store, races: int) -> dict[str, str]:
 
 def described(wrong: Disagreement, family: Family) -> str:
     """A difference, and the starts behind it, one a line."""
-    measures = {measure for one in (*family.career, *family.windowed) for measure in one.measures}
-    shown = sorted(measures | {one.measure for one in family.recent})
+    measures = {measure for aggregate in (*family.career, *family.windowed) for measure in aggregate.measures}
+    shown = sorted(measures | {aggregate.measure for aggregate in family.recent})
     starts = [
         f"  {values['race_id']} {values['off_time']:%Y-%m-%dT%H:%M} {values['horse_id']}: "
         + ", ".join(f"{name}={values[name]}" for name in shown)
@@ -190,7 +190,10 @@ def messages_of(table: str, zone: ZoneInfo) -> list[Message]:
             known_at += MICROSECOND
         last = known_at
         if runners:
-            before = next((one.race for one in messages if isinstance(one, Result) and one.race_id == key[0]), None)
+            before = next(
+                (message.race for message in messages if isinstance(message, Result) and message.race_id == key[0]),
+                None,
+            )
             messages.append(_result(runners, known_at, before, zone))
         else:
             messages.append(Tick(known_at - MICROSECOND, known_at))

@@ -151,8 +151,12 @@ def requested(inputs: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.float64] 
 def marker_of(view: str) -> str:
     """A column of a view that is null only where the view has no row: a sum."""
     family = BY_VIEW[view]
-    sums = [one.name for one in family.career if isinstance(one, Sum)]
-    sums += [f"{one.name}_{family.windows[0]}d" for one in family.windowed if isinstance(one, Sum) and family.windows]
+    sums = [aggregate.name for aggregate in family.career if isinstance(aggregate, Sum)]
+    sums += [
+        f"{aggregate.name}_{family.windows[0]}d"
+        for aggregate in family.windowed
+        if isinstance(aggregate, Sum) and family.windows
+    ]
     return f"{view}__{sums[0]}"
 
 

@@ -98,7 +98,7 @@ AGAINST_THE_ODDS: Final[tuple[Aggregate, ...]] = (
 
 def is_rated(family: Family) -> bool:
     """Whether a family has an Elo rating, which rests on every result before."""
-    return any(RATED in one.measures for one in family.career)
+    return any(RATED in aggregate.measures for aggregate in family.career)
 
 
 def own_measures(families: Iterable[Family]) -> tuple[Measure, ...]:

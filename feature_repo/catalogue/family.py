@@ -49,15 +49,15 @@ class Family:
     def __post_init__(self) -> None:
         """Raise `UserError` for what batch and stream could not both work out exactly."""
         starts = STARTS_OF_A_HORSE if "horse_id" in self.keys else STARTS_OF_A_KEY
-        for one in (*self.career, *self.windowed):
-            for fault in faults(one, starts, self.known_measures):
-                raise UserError(f"feature {self.view}.{one.name}: {fault}")
+        for aggregate in (*self.career, *self.windowed):
+            for fault in faults(aggregate, starts, self.known_measures):
+                raise UserError(f"feature {self.view}.{aggregate.name}: {fault}")
         for recent in self.recent:
             for fault in recent_faults(recent, self.known_measures):
                 raise UserError(f"feature {self.view}.{recent.name}: {fault}")
         # made once: every row that is read asks for it
         object.__setattr__(self, "features", self._features())
-        if len(set(names := [one.name for one in self.features])) < len(names):
+        if len(set(names := [feature.name for feature in self.features])) < len(names):
             raise UserError(f"view {self.view}: two features have one name: {', '.join(sorted(names))}")
 
     @property
@@ -72,12 +72,12 @@ class Family:
             return Feature(name, kind, any(known[measure].is_calendar for measure in measures))
 
         return (
-            *(feature(one.name, one.kind, *one.measures) for one in self.career),
-            *(feature(one.name, one.kind, one.measure) for one in self.recent),
+            *(feature(aggregate.name, aggregate.kind, *aggregate.measures) for aggregate in self.career),
+            *(feature(aggregate.name, aggregate.kind, aggregate.measure) for aggregate in self.recent),
             *(
-                feature(f"{one.name}_{days}d", one.kind, *one.measures)
+                feature(f"{aggregate.name}_{days}d", aggregate.kind, *aggregate.measures)
                 for days in self.windows
-                for one in self.windowed
+                for aggregate in self.windowed
             ),
         )
 
@@ -93,6 +93,8 @@ class Family:
     def formulas(self) -> tuple[str, ...]:
         """What each of `features` is, in words."""
         known = self.known_measures
-        over_time = [f"{one.describe(known)}, last {days} days" for days in self.windows for one in self.windowed]
-        career = [f"{one.describe(known)}, all known starts" for one in self.career]
-        return (*career, *(one.describe(known) for one in self.recent), *over_time)
+        over_time = [
+            f"{aggregate.describe(known)}, last {days} days" for days in self.windows for aggregate in self.windowed
+        ]
+        career = [f"{aggregate.describe(known)}, all known starts" for aggregate in self.career]
+        return (*career, *(aggregate.describe(known) for aggregate in self.recent), *over_time)

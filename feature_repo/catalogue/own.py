@@ -129,7 +129,9 @@ def check_family(family: Family, source: str, known: dict[str, str], measures: d
     unknown = [key for key in family.keys if key not in KEYS]
     if unknown or not family.keys:
         raise UserError(f"{where} is keyed by {', '.join(family.keys) or 'nothing'}: use keys among {', '.join(KEYS)}")
-    if not any(isinstance(one, Sum) for one in (*family.career, *(family.windowed if family.windows else ()))):
+    if not any(
+        isinstance(aggregate, Sum) for aggregate in (*family.career, *(family.windowed if family.windows else ()))
+    ):
         raise UserError(f'{where} counts nothing: add Sum("runs", "one"), by which a missing row is known')
     for feature in family.features:
         _check_name(f"{where}: feature {feature.name}", feature.name)
@@ -186,6 +188,6 @@ def _imported(name: str, source: str) -> ModuleType:
 
 def _listed(module: ModuleType, name: str, kind: type, source: str) -> tuple[Any, ...]:
     declared = getattr(module, name, ())
-    if not isinstance(declared, tuple | list) or not all(isinstance(one, kind) for one in declared):
+    if not isinstance(declared, tuple | list) or not all(isinstance(item, kind) for item in declared):
         raise UserError(f"{source}: {name} is {declared!r:.80}: make it a tuple of {kind.__name__}")
     return tuple(declared)

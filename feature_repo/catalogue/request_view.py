@@ -53,7 +53,8 @@ REQUEST: Final = (
 LARGEST: Final = 1e300
 CLASS_DIRECTION: Final = "class_direction"
 _INPUTS: Final = {
-    one.name: column(one.name, "real", one.words, -LARGEST / 4, LARGEST / 4, nullable=True) for one in REQUEST
+    asked_column.name: column(asked_column.name, "real", asked_column.words, -LARGEST / 4, LARGEST / 4, nullable=True)
+    for asked_column in REQUEST
 }
 
 
@@ -95,13 +96,13 @@ class RequestView:
     @property
     def stored(self) -> tuple[Stored, ...]:
         """The stored features that it reads."""
-        read = (one.data for feature in self.features for one in feature.value.columns())
+        read = (column.data for feature in self.features for column in feature.value.columns())
         return tuple(dict.fromkeys(data for data in read if isinstance(data, Stored)))
 
     @property
     def views(self) -> tuple[str, ...]:
         """The views that it reads."""
-        return tuple(dict.fromkeys(one.view for one in self.stored))
+        return tuple(dict.fromkeys(feature.view for feature in self.stored))
 
     @property
     def columns(self) -> tuple[str, ...]:

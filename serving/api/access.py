@@ -31,8 +31,8 @@ _SHOWN: Final = 100
 
 def allowed(bound: str, more: str | None) -> frozenset[str]:
     """The names a service answers to: the loopback's, the address it listens on, and those of a list with commas."""
-    listed = (one.strip() for one in (more or "").split(","))
-    return frozenset(name_of(one) or one for one in (*LOOPBACK, bound, *listed) if one not in EVERYWHERE)
+    listed = (name.strip() for name in (more or "").split(","))
+    return frozenset(name_of(name) or name for name in (*LOOPBACK, bound, *listed) if name not in EVERYWHERE)
 
 
 def name_of(host: str) -> str | None:

@@ -43,20 +43,20 @@ class IdleConnections:
     def __init__(self) -> None:
         self._by_address: dict[str, dict[BoundedConnection, None]] = {}
 
-    def add(self, one: "BoundedConnection") -> None:
+    def add(self, connection: "BoundedConnection") -> None:
         """It waits from now on."""
-        self._by_address.setdefault(_address(one), {})[one] = None
+        self._by_address.setdefault(_address(connection), {})[connection] = None
 
-    def discard(self, one: "BoundedConnection") -> None:
+    def discard(self, connection: "BoundedConnection") -> None:
         """It waits no more."""
-        own = self._by_address.get(_address(one), {})
-        own.pop(one, None)
+        own = self._by_address.get(_address(connection), {})
+        own.pop(connection, None)
         if not own:
-            self._by_address.pop(_address(one), None)
+            self._by_address.pop(_address(connection), None)
 
     def oldest_of_most(self) -> "BoundedConnection":
         """Of the address with most of them the one that waits longest."""
-        address = max(self._by_address, key=lambda one: len(self._by_address[one]))
+        address = max(self._by_address, key=lambda client: len(self._by_address[client]))
         return next(iter(self._by_address[address]))
 
 
@@ -191,8 +191,8 @@ class BoundedConnection(HttpToolsProtocol):
         self.transport.close()
 
 
-def _address(one: "BoundedConnection") -> str:
-    return one.client[0] if one.client else ""
+def _address(connection: "BoundedConnection") -> str:
+    return connection.client[0] if connection.client else ""
 
 
 class _GivenUp(Exception):

@@ -27,14 +27,14 @@ def card_of(messages: Sequence[Message], now: datetime) -> dict[str, Any] | None
     if race is None:
         return None
     result = _latest_result(messages, now)
-    came = {one.horse_id: one for one in result.runners} if result else {}
+    came = {runner.horse_id: runner for runner in result.runners} if result else {}
     odds = {horse: price for horse, price in race.odds.prices.items() if price > 1.0} if race.odds else {}
-    known = sorted((one for one in messages if one.known_at and one.known_at <= now), key=instant_of)
+    known = sorted((message for message in messages if message.known_at and message.known_at <= now), key=instant_of)
     return _line(race, result, now) | {
-        "declared": [_runner(one, odds, came) for one in race.runners],
-        "non_runners": [_runner(one, odds, came) for one in race.withdrawn],
+        "declared": [_runner(runner, odds, came) for runner in race.runners],
+        "non_runners": [_runner(runner, odds, came) for runner in race.withdrawn],
         "odds_source": race.odds.source if race.odds else None,
-        "changes": [_change(one) for one in known],
+        "changes": [_change(message) for message in known],
         "undeclared": undeclared_in(known),
     }
 
@@ -43,15 +43,15 @@ def undeclared_in(messages: Sequence[Message], races: Sequence[str] = ()) -> lis
     """The messages of one race about a horse, or of a race, that nobody had declared; `races` are declared ones."""
     return [
         {
-            "type": one.type,
-            "race_id": one.race_id,
-            "horses": list(one.horses),
-            "nearest": one.nearest,
-            "known_at": to_text(one.known_at) if one.known_at else None,
-            "declared_at": to_text(one.declared_at) if one.declared_at else None,
-            "says": one.says,
+            "type": message.type,
+            "race_id": message.race_id,
+            "horses": list(message.horses),
+            "nearest": message.nearest,
+            "known_at": to_text(message.known_at) if message.known_at else None,
+            "declared_at": to_text(message.declared_at) if message.declared_at else None,
+            "says": message.says,
         }
-        for one in undeclared(messages, races)
+        for message in undeclared(messages, races)
     ]
 
 
@@ -74,23 +74,23 @@ def _line(race: Declared, result: Result | None, now: datetime) -> dict[str, Any
     }
 
 
-def _runner(one: Runner, odds: Mapping[str, float], came: Mapping[str, Runner]) -> dict[str, Any]:
-    ran = came.get(one.horse_id)
+def _runner(runner: Runner, odds: Mapping[str, float], came: Mapping[str, Runner]) -> dict[str, Any]:
+    ran = came.get(runner.horse_id)
     return {
-        "horse_id": one.horse_id,
-        "horse": one.horse or one.horse_id,
-        "runner_no": one.runner_no,
-        "draw": one.draw,
-        "jockey_id": one.jockey_id,
-        "jockey": one.jockey or one.jockey_id,
-        "trainer_id": one.trainer_id,
-        "trainer": one.trainer or one.trainer_id,
-        "age": one.age,
-        "sex": one.sex,
-        "weight_lbs": one.weight_lbs,
-        "official_rating": one.official_rating,
-        "headgear": one.headgear,
-        "odds": odds.get(one.horse_id),
+        "horse_id": runner.horse_id,
+        "horse": runner.horse or runner.horse_id,
+        "runner_no": runner.runner_no,
+        "draw": runner.draw,
+        "jockey_id": runner.jockey_id,
+        "jockey": runner.jockey or runner.jockey_id,
+        "trainer_id": runner.trainer_id,
+        "trainer": runner.trainer or runner.trainer_id,
+        "age": runner.age,
+        "sex": runner.sex,
+        "weight_lbs": runner.weight_lbs,
+        "official_rating": runner.official_rating,
+        "headgear": runner.headgear,
+        "odds": odds.get(runner.horse_id),
         "status": ran.status if ran else None,
         "position": ran.position if ran and (ran.won or ran.status == FINISHED) else None,
         "sp_decimal": ran.sp_decimal if ran else None,
@@ -101,10 +101,12 @@ def _change(message: Message) -> dict[str, Any]:
     record = to_record(message)
     about: dict[str, Any] = {name: record[name] for name in _ABOUT if name in record}
     if isinstance(message, Racecard):
-        about["runners"] = sum(one.status is None for one in message.runners)
+        about["runners"] = sum(runner.status is None for runner in message.runners)
     return {"type": type_name(message), "known_at": to_text(instant_of(message)), "about": about}
 
 
 def _latest_result(messages: Sequence[Message], now: datetime) -> Result | None:
-    results = [one for one in messages if isinstance(one, Result) and one.known_at and one.known_at <= now]
-    return max(results, key=lambda one: one.result_version) if results else None
+    results = [
+        message for message in messages if isinstance(message, Result) and message.known_at and message.known_at <= now
+    ]
+    return max(results, key=lambda result: result.result_version) if results else None

@@ -49,7 +49,7 @@ class EventBlock:
         """What of it comes after an event, written."""
         if place_of(self.events[0].id) > last:
             return self.written
-        return b"".join(written(one) for one in self.events if place_of(one.id) > last)
+        return b"".join(written(event) for event in self.events if place_of(event.id) > last)
 
 
 HEARTBEAT: Final = EventBlock((), b": still here\n\n")

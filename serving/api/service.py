@@ -138,7 +138,7 @@ class Service:
         today = local_date(now, zone)
         day = asked or today
         begin, end = local_midnight(day, zone), local_midnight(day + timedelta(days=1), zone)
-        messages = [one.messages for one in self.scorer.online.races(begin, end)] or told_on(self.store.home, day)
+        messages = [race.messages for race in self.scorer.online.races(begin, end)] or told_on(self.store.home, day)
         lines = [line for of in messages if (line := line_of(of, now)) is not None]
         model: dict[str, Any] | None = None
         missing = None
@@ -161,9 +161,9 @@ class Service:
         """What was told by now of a day's horses, and of any race, that no card declares yet."""
         waiting, races = self.scorer.online.waiting()
         told = [undeclared_in(_by(of, now)) for of in messages]
-        told += [undeclared_in(_by(one.messages, now), races) for one in waiting]
-        found = [one for of in told for one in of if one["declared_at"] is None]
-        return sorted(found, key=lambda one: (one["known_at"], one["race_id"]))
+        told += [undeclared_in(_by(race.messages, now), races) for race in waiting]
+        found = [message for of in told for message in of if message["declared_at"] is None]
+        return sorted(found, key=lambda message: (message["known_at"], message["race_id"]))
 
     def card(self, race_id: str) -> dict[str, Any]:
         """A race as it stands; raises `UnknownRace` where there is none."""
@@ -178,7 +178,7 @@ class Service:
 
     def take_odds(self, race_id: str, prices: dict[str, float], source: str) -> dict[str, Any]:
         """Odds of a declared race, on their way into the log; odds of no runner of it are refused."""
-        runners = {one["horse_id"] for one in self.card(race_id)["declared"]}
+        runners = {runner["horse_id"] for runner in self.card(race_id)["declared"]}
         strangers = sorted(set(prices) - runners)
         if strangers:
             raise UserError(f"prices has {strangers[0]!r}, no runner of {race_id!r}: use the horse_id of its card")
@@ -200,7 +200,7 @@ class Service:
 
     def _refuse_stranger(self, race_id: str, horse_id: str) -> None:
         card = self.card(race_id)
-        named = [one["horse_id"] for one in (*card["declared"], *card["non_runners"])]
+        named = [runner["horse_id"] for runner in (*card["declared"], *card["non_runners"])]
         if horse_id not in named:
             near = nearest(horse_id, named)
             raise UserError(
@@ -241,7 +241,7 @@ class Service:
 
 
 def _by(messages: Sequence[Message], now: datetime) -> list[Message]:
-    return [one for one in messages if one.known_at is not None and one.known_at <= now]
+    return [message for message in messages if message.known_at is not None and message.known_at <= now]
 
 
 def _card(given: GivenCard) -> Racecard:
@@ -249,8 +249,8 @@ def _card(given: GivenCard) -> Racecard:
         given.race_id, given.race_date, given.off_time, given.course, race_class=given.race_class,
         surface=given.surface, going=given.going, distance_m=given.distance_m,
     )  # fmt: skip
-    runners = tuple(Runner(**one.model_dump(exclude={"odds"})) for one in given.runners)
-    horses = [one.horse_id for one in runners]
+    runners = tuple(Runner(**runner.model_dump(exclude={"odds"})) for runner in given.runners)
+    horses = [runner.horse_id for runner in runners]
     twice = next((horse for horse in horses if horses.count(horse) > 1), None)
     if twice is not None:
         raise UserError(f"{twice!r} is declared twice: a horse runs once in a race")
@@ -258,7 +258,7 @@ def _card(given: GivenCard) -> Racecard:
 
 
 def _odds(given: GivenCard) -> Market | None:
-    prices = {one.horse_id: one.odds for one in given.runners if one.odds is not None}
+    prices = {runner.horse_id: runner.odds for runner in given.runners if runner.odds is not None}
     return Market(given.race_id, prices, "request") if prices else None
 
 

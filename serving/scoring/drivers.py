@@ -75,7 +75,7 @@ def drivers(
                 text = _words_of_effect(story, values, means, effect)
                 if text is not None:
                     by_words[text] = by_words.get(text, 0.0) + effect
-        strongest = sorted(by_words.items(), key=lambda one: -abs(one[1]))[:said]
+        strongest = sorted(by_words.items(), key=lambda item: -abs(item[1]))[:said]
         found.append(tuple(Driver(text, effect) for text, effect in strongest if abs(effect) >= NEGLIGIBLE))
     return found
 
@@ -85,7 +85,7 @@ def _stories(features: tuple[str, ...]) -> tuple[tuple[str, ...], Floats]:
     """The stories of some features, and which feature belongs to which: (features, stories) of 0 and 1."""
     stories = [story_of(name) for name in features]
     told = tuple(dict.fromkeys(stories))
-    return told, np.array([[story == one for one in told] for story in stories], dtype=np.float64)
+    return told, np.array([[story == each for each in told] for story in stories], dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,9 @@ class DriverExplainer:
 
 def story_of(column: str) -> str:
     """The story a column belongs to: a view and window, a view's record, or one quantity; ranks go with their feature."""
-    suffix = next((one for one in _SUFFIXES if column.endswith(one) and column.removesuffix(one) in COLUMNS), "")
+    suffix = next(
+        (ending for ending in _SUFFIXES if column.endswith(ending) and column.removesuffix(ending) in COLUMNS), ""
+    )
     name = column.removesuffix(suffix)
     view, _, feature = name.rpartition("__")
     if view in _BEFORE:

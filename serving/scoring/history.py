@@ -108,11 +108,11 @@ class RaceHistory:
             starts = list(starts_of(result.race, result.runners))
             if others or result.result_version > FIRST_VERSION:
                 before = [
-                    one
-                    for one in self.messages(result.race_id).messages
-                    if isinstance(one, Result) and instant_of(one) < instant_of(result)
+                    message
+                    for message in self.messages(result.race_id).messages
+                    if isinstance(message, Result) and instant_of(message) < instant_of(result)
                 ]
-                held = max(before, key=lambda one: one.result_version, default=None)
+                held = max(before, key=lambda result: result.result_version, default=None)
                 if held is not None and held.result_version >= result.result_version:
                     continue
                 starts += starts_of(held.race, held.runners) if held is not None else ()
@@ -169,7 +169,7 @@ class RaceHistory:
 def declared(messages: Sequence[Message], instant: datetime) -> Declared:
     """The declared race as of an instant; raises `UserError` where it has no runner, or all were withdrawn."""
     race = declared_at(messages, instant)
-    of = next((one.race_id for one in messages), None)
+    of = next((message.race_id for message in messages), None)
     if race is not None and race.withdrawn and not race.runners:
         raise AllWithdrawn(
             f"all {len(race.withdrawn)} declared runners of race {of!r} were withdrawn by {to_text(instant)}: there is "

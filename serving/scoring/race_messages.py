@@ -27,8 +27,8 @@ from velo.storage.log import reader
 from velo.storage.store import Home
 
 MEMORY_LIMIT: Final = "500MB"
-_RACE: Final = tuple(one.name for one in fields(Race))
-_RUNNER: Final = tuple(one.name for one in fields(Runner) if one.name != "kept")
+_RACE: Final = tuple(field.name for field in fields(Race))
+_RUNNER: Final = tuple(field.name for field in fields(Runner) if field.name != "kept")
 
 
 class UnbuiltLogView(Protocol):
@@ -94,7 +94,7 @@ def messages_of_race(
     newer = log.messages(race_id, tables.next_seq) if log is not None else ()
     behind = max(0, reader.end(home).next_seq - tables.next_seq) if log is None else 0
     messages = tuple(sorted((*tables.messages, *newer), key=instant_of))
-    if not any(isinstance(one, Racecard | Result) for one in messages):
+    if not any(isinstance(message, Racecard | Result) for message in messages):
         more = f" (the log has {behind:,} newer messages: run `velo build`)" if behind else ""
         raise UnknownRace(f"race {race_id!r} was never declared nor run here{more}: see `velo sql` for the races held")
     return RaceMessages(messages, tables.known_at, behind)

@@ -67,7 +67,7 @@ class ReadRequest:
         indices = [index_key_of(view) for view in views]
         count = 3 + len(indices) + len(keys)
         parts: list[Any] = [b"EVALSHA", sha_of(READ), count, race_key(race_id), EVENTS, HEAD, *indices, *keys]
-        parts += [part for one in asked for part in one]
+        parts += [part for field_count in asked for part in field_count]
         written = pack_command(tuple(parts))
         return cls(race_id, tuple(keys), tuple(fields), views, written)
 

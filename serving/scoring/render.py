@@ -63,7 +63,7 @@ def _cells(runner: ScoredRunner) -> tuple[str, ...]:
 
 def _drives(runner: ScoredRunner) -> Text:
     """One line a runner: what moves its chance, and which of its values are missing or stale."""
-    drives = "; ".join(_told(one) for one in runner.drivers) or "nothing sets it apart"
+    drives = "; ".join(_told(driver) for driver in runner.drivers) or "nothing sets it apart"
     flags = [*_flagged("no row", runner.missing), *_flagged("stale", runner.stale)]
     return Text(f"  {runner.runner_no or '–':>2} {runner.horse}: {drives}" + "".join(f" [{flag}]" for flag in flags))
 
@@ -84,5 +84,5 @@ def _plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return to_text(value)
     if isinstance(value, dict):
-        return {name: _plain(one) for name, one in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -111,8 +111,8 @@ def _shows_starting_prices(told: Served) -> bool:
 
 def difference(told: Served, again: ScoredRace) -> str:
     """What differs of a score made again; nothing where nothing does, to the last bit."""
-    chances = {one.horse_id: (one.probability, one.blended) for one in again.runners}
-    market = {one.horse_id: one.market_odds for one in again.runners if one.market_odds is not None}
+    chances = {runner.horse_id: (runner.probability, runner.blended) for runner in again.runners}
+    market = {runner.horse_id: runner.market_odds for runner in again.runners if runner.market_odds is not None}
     if chances.keys() != told.chances.keys():
         return f"the runners: served {sorted(told.chances)}, made again {sorted(chances)}"
     if dict(told.market) != market or told.odds_known_at != again.odds_known_at:

@@ -105,8 +105,10 @@ class ScoreLog:
             "fingerprint": scored.fingerprint,
             "features_from": scored.features_from,
             "odds_known_at": to_text(scored.odds_known_at) if scored.odds_known_at else None,
-            "chances": {one.horse_id: (one.probability, one.blended) for one in scored.runners},
-            "market": {one.horse_id: one.market_odds for one in scored.runners if one.market_odds is not None},
+            "chances": {runner.horse_id: (runner.probability, runner.blended) for runner in scored.runners},
+            "market": {
+                runner.horse_id: runner.market_odds for runner in scored.runners if runner.market_odds is not None
+            },
         }
         if card is not None:
             told["card"] = to_record(card)

@@ -143,8 +143,10 @@ def scored_race(
         fingerprint=fingerprint(race, vectors),
         missing=_views([any(of) for of in zip(*vectors.missing.tolist(), strict=True)]),
         stale=_views([any(of) for of in zip(*vectors.stale.tolist(), strict=True)]),
-        runners=tuple(sorted(runners, key=lambda one: (-one.probability, one.runner_no or 0, one.horse_id))),
-        withdrawn=tuple(one.horse or one.horse_id for one in race.withdrawn),
+        runners=tuple(
+            sorted(runners, key=lambda runner: (-runner.probability, runner.runner_no or 0, runner.horse_id))
+        ),
+        withdrawn=tuple(runner.horse or runner.horse_id for runner in race.withdrawn),
         notes=tuple(said),
     )
 
@@ -170,7 +172,7 @@ def _runners(
     runners = []
     for at, runner in enumerate(race.runners):
         price = market[at]
-        one = ScoredRunner(
+        scored = ScoredRunner(
             runner_no=runner.runner_no,
             draw=runner.draw,
             horse_id=runner.horse_id,
@@ -190,13 +192,13 @@ def _runners(
             interval=bounds[at],
             blended_interval=mixed_bounds[at],
         )
-        runners.append(one)
+        runners.append(scored)
     return runners
 
 
 def fingerprint(race: Declared, vectors: FeatureMatrix) -> str:
     """32 hex digits that stand for the runners of a race, in order, and every bit of their vectors."""
-    digest = blake2b("\0".join(one.horse_id for one in race.runners).encode(), digest_size=16)
+    digest = blake2b("\0".join(runner.horse_id for runner in race.runners).encode(), digest_size=16)
     # one NaN, one zero: the others are told apart by no model
     digest.update(np.where(np.isnan(vectors.matrix), np.nan, vectors.matrix + 0.0).tobytes())
     return digest.hexdigest()
@@ -206,7 +208,7 @@ def _blended(model: Bundle, chances: Floats, market: Sequence[float | None], mat
     blend: Any = getattr(model, "blend", None)
     if blend is None:
         return None
-    odds = np.array([np.nan if one is None else one for one in market], dtype=np.float64)
+    odds = np.array([np.nan if price is None else price for price in market], dtype=np.float64)
     found: Floats | None = blend(chances, odds, matrix)
     return found
 
@@ -217,7 +219,11 @@ def _pairs(bounds: Floats | None, runners: int) -> Sequence[Interval | None]:
 
 def _starting_prices(result: Result | None) -> Mapping[str, float]:
     runners = result.runners if result else ()
-    return {one.horse_id: one.sp_decimal for one in runners if one.sp_decimal is not None and one.sp_decimal > 1.0}
+    return {
+        runner.horse_id: runner.sp_decimal
+        for runner in runners
+        if runner.sp_decimal is not None and runner.sp_decimal > 1.0
+    }
 
 
 def _views(flags: Sequence[bool]) -> tuple[str, ...]:

@@ -54,7 +54,7 @@ class DeltaLayout:
         return cls(
             windowed=_summed(family.windowed) if family.windows else (),
             career=_summed(family.career),
-            remembered=tuple(dict.fromkeys(one.measure for one in family.recent)),
+            remembered=tuple(dict.fromkeys(aggregate.measure for aggregate in family.recent)),
             several_a_race=bool(family.recent) and HORSE in family.start_order,
         )
 
@@ -94,16 +94,18 @@ class Columns:
         """The columns of a family, in the order of `Family.features`."""
         layout = DeltaLayout.of(family)
         lanes = len(layout.windowed)
-        career = [one.python(_lane_of(layout.career, "career")) for one in family.career]
+        career = [aggregate.python(_lane_of(layout.career, "career")) for aggregate in family.career]
         over_time = [
-            one.python(_lane_of(layout.windowed, "within", place * lanes))
+            aggregate.python(_lane_of(layout.windowed, "within", place * lanes))
             for place in range(len(family.windows))
-            for one in family.windowed
+            for aggregate in family.windowed
         ]
         made = _compiled("career, recent, within", f"({_listed('{}', (*career, '*recent', *over_time))})")
         values = _unpacking(made, len(layout.career), lanes * len(family.windows))
-        looked_back_on = [one for one in layout.remembered if any(each.depth for each in _of(family.recent, one))]
-        places = tuple(REMEMBERED_FROM + layout.remembered.index(one) for one in looked_back_on)
+        looked_back_on = [
+            measure for measure in layout.remembered if any(each.depth for each in _of(family.recent, measure))
+        ]
+        places = tuple(REMEMBERED_FROM + layout.remembered.index(measure) for measure in looked_back_on)
         return cls(family, layout, values, places, _recent_function(family.recent, layout.remembered, looked_back_on))
 
     def recent_values(self, history: Sequence[RememberedStart]) -> tuple[Value, ...]:
@@ -120,7 +122,7 @@ class Columns:
         for place in self.looked_back_on:
             known: Sequence[Any] = latest[place]
             if None in known:
-                known = [one[place] for one in reversed(history) if one[place] is not None][:RECENT_DEPTH]
+                known = [start[place] for start in reversed(history) if start[place] is not None][:RECENT_DEPTH]
             newest.append(known)
         return newest
 
@@ -132,7 +134,7 @@ def key_of(keys: tuple[str, ...]) -> Callable[[Start], tuple[str | None, ...]]:
 
 
 def _summed(aggregates: Iterable[Aggregate]) -> tuple[str, ...]:
-    measures = [measure for one in aggregates for measure in one.measures]
+    measures = [measure for aggregate in aggregates for measure in aggregate.measures]
     return tuple(dict.fromkeys((COUNT, *measures))) if measures else ()
 
 
@@ -146,7 +148,11 @@ def _lane_of(measures: tuple[str, ...], name: str, first: int = 0) -> Callable[[
 
 
 def _packed(packer: str, measures: tuple[str, ...]) -> str:
-    return f"joined({packer}({', '.join(f'{_of_start(one)} or 0' for one in measures)}), 'little')" if measures else "0"
+    return (
+        f"joined({packer}({', '.join(f'{_of_start(measure)} or 0' for measure in measures)}), 'little')"
+        if measures
+        else "0"
+    )
 
 
 def _unpacking(made: Callable[..., Any], career_lanes: int, within_lanes: int) -> Callable[..., tuple[Value, ...]]:
@@ -165,7 +171,7 @@ def _listed(template: str, names: Iterable[str]) -> str:
 
 
 def _of(recent: Iterable[Recent], measure: str) -> list[Recent]:
-    return [one for one in recent if one.measure == measure]
+    return [aggregate for aggregate in recent if aggregate.measure == measure]
 
 
 def _recent_function(
@@ -178,10 +184,12 @@ def _recent_function(
         return next((name for name, other in bound.items() if other is value), None) or _bound(bound, value)
 
     expressions = [
-        one.python(f"start[{REMEMBERED_FROM + remembered.index(one.measure)}]", f"newest_{one.measure}", bind)
-        for one in recent
+        aggregate.python(
+            f"start[{REMEMBERED_FROM + remembered.index(aggregate.measure)}]", f"newest_{aggregate.measure}", bind
+        )
+        for aggregate in recent
     ]
-    parameters = ", ".join(("start", *(f"newest_{one}" for one in looked_back_on)))
+    parameters = ", ".join(("start", *(f"newest_{measure}" for measure in looked_back_on)))
     return _compiled(parameters, f"({_listed('{}', expressions)})", bound)
 
 

@@ -35,7 +35,7 @@ class Span:
     @property
     def measures(self) -> tuple[str, ...]:
         """What it totals."""
-        own = tuple(dict.fromkeys(chain.from_iterable(one.measures for one in self.aggregates)))
+        own = tuple(dict.fromkeys(chain.from_iterable(aggregate.measures for aggregate in self.aggregates)))
         return own or ("one",) if self.days is None else (*own, IN_ORDER)
 
     @property
@@ -86,7 +86,7 @@ FROM (SELECT DISTINCT {keys} FROM starts WHERE {has_key(family)})"""
 def moments(family: Family) -> str:
     """One row per key and result message that touches it: packed measures, and when each window ends."""
     every = spans(family)
-    packed = {pack: f"sum({one.packing.packed(at)})::HUGEINT" for one in every for at, pack in enumerate(one.packs)}
+    packed = {pack: f"sum({span.packing.packed(at)})::HUGEINT" for span in every for at, pack in enumerate(span.packs)}
     sums = ",\n        ".join(f"{sql} AS {pack}" for pack, sql in packed.items())
     midnights = "".join(f", any_value(midnight_{days}) AS midnight_{days}" for days in family.windows)
     return f"""-- one row per key of {family.view} and result message
@@ -139,17 +139,17 @@ def deltas(family: Family) -> str:
     Exits are summed span by span first: a day's starts leave a window together.
     """
     every = spans(family)
-    columns = [pack for one in every for pack in one.packs]
+    columns = [pack for span in every for pack in span.packs]
     flags = [f"leaves_{days}" for days in family.windows]
     entry = columns + [f"false AS {flag}" for flag in flags]
     branches = [f"SELECT key_id, known_at AS t, {', '.join(entry)} FROM moments"]
-    for one in every:
-        change = [f"-sum({pack})::HUGEINT" if pack in one.packs else "0" for pack in columns]
+    for span in every:
+        change = [f"-sum({pack})::HUGEINT" if pack in span.packs else "0" for pack in columns]
         change += [
-            f"bool_or({IN_ORDER} = 1 AND known_at < midnight_{one.days})" if flag == f"leaves_{one.days}" else "false"
+            f"bool_or({IN_ORDER} = 1 AND known_at < midnight_{span.days})" if flag == f"leaves_{span.days}" else "false"
             for flag in flags
         ]
-        branches.append(f"SELECT key_id, {one.leaves_at} AS t, {', '.join(change)} FROM moments GROUP BY ALL")
+        branches.append(f"SELECT key_id, {span.leaves_at} AS t, {', '.join(change)} FROM moments GROUP BY ALL")
     sums = [f"sum({pack})::HUGEINT AS {pack}" for pack in columns] + [f"bool_or({flag}) AS {flag}" for flag in flags]
     union = "\n    UNION ALL ".join(branches)
     return f"""-- one row per key of {family.view} and instant of change, up to the end of its last window
@@ -167,7 +167,7 @@ def changes(family: Family) -> str:
     what lies above it, and the next loss is the last one passed. DuckDB keeps the order of an ordered subquery under
     windows without PARTITION BY and ORDER BY and runs them as a stream.
     """
-    packs = [pack for one in spans(family) for pack in one.packs]
+    packs = [pack for span in spans(family) for pack in span.packs]
     running = [f"{pack} - sum({pack}) OVER {_DOWN} AS {pack}" for pack in packs]
     passed = [
         f"max(CASE WHEN leaves_{days} THEN place * {_SECONDS} + epoch_us(t) // 1000000 + {_BEFORE_1970} END) "
@@ -176,10 +176,10 @@ def changes(family: Family) -> str:
     ]
     before = [f"lag(loss_{days}) OVER () AS loss_{days}" for days in family.windows]
     nexts = [
-        f"CASE WHEN {Packing.of(one.measures).slots[IN_ORDER].unpacked(f'{one.name}_{one.packing.slots[IN_ORDER].pack}')} > 0 "
-        f"THEN make_timestamptz((loss_{one.days} % {_SECONDS} - {_BEFORE_1970}) * 1000000) END"
-        for one in spans(family)
-        if one.days is not None
+        f"CASE WHEN {Packing.of(span.measures).slots[IN_ORDER].unpacked(f'{span.name}_{span.packing.slots[IN_ORDER].pack}')} > 0 "
+        f"THEN make_timestamptz((loss_{span.days} % {_SECONDS} - {_BEFORE_1970}) * 1000000) END"
+        for span in spans(family)
+        if span.days is not None
     ]
     soonest = f"least({', '.join(nexts)})" if nexts else "NULL::TIMESTAMPTZ"
     return f"""-- one row per key of {family.view} and instant of change within the log
@@ -216,8 +216,8 @@ def recents(family: Family) -> str:
     is laid out anew, all starts it knew, for each of its instants.
     """
     order = ", ".join(family.start_order)
-    measures = tuple(dict.fromkeys(one.measure for one in family.recent))
-    looked_back = tuple(dict.fromkeys(one.measure for one in family.recent if one.depth))
+    measures = tuple(dict.fromkeys(aggregate.measure for aggregate in family.recent))
+    looked_back = tuple(dict.fromkeys(aggregate.measure for aggregate in family.recent if aggregate.depth))
     lags = "".join(
         f",\n        lag({measure}, {back} IGNORE NULLS) OVER along AS {measure}_back{back}"
         for measure in looked_back
@@ -230,8 +230,8 @@ def recents(family: Family) -> str:
         for (measure, back), column in newest.items()
     )
     values = ",\n    ".join(
-        f"{one.sql(lambda back, of=one.measure: newest[of, back], one.measure)} AS {one.name}"  # type: ignore[misc]
-        for one in family.recent
+        f"{aggregate.sql(lambda back, of=aggregate.measure: newest[of, back], aggregate.measure)} AS {aggregate.name}"  # type: ignore[misc]
+        for aggregate in family.recent
     )
     return f"""-- one row per key of {family.view} and instant at which its known starts change
 WITH known AS (
@@ -291,7 +291,7 @@ JOIN keys ON keys.key_id = changes.key_id
 
 def _expressions(family: Family) -> Iterator[tuple[str, str]]:
     for span in spans(family):
-        for one in span.aggregates:
-            yield (one.name if span.days is None else f"{one.name}_{span.days}d"), one.sql(span.total)
+        for aggregate in span.aggregates:
+            yield (aggregate.name if span.days is None else f"{aggregate.name}_{span.days}d"), aggregate.sql(span.total)
     for recent in family.recent:
         yield recent.name, f"recents.{recent.name}"

@@ -109,7 +109,7 @@ def _summed(
 ) -> Iterator[tuple[Key, int, Sums]]:
     """(key, value of `beside`, sums) for each key in order. A column as `beside` groups: one item for each of its values."""
     keys = ", ".join(family.keys)
-    sums = "".join(f", sum(coalesce({one}, 0))::BIGINT AS sum_{place}" for place, one in enumerate(measures))
+    sums = "".join(f", sum(coalesce({measure}, 0))::BIGINT AS sum_{place}" for place, measure in enumerate(measures))
     found = connection.sql(
         f"SELECT {keys}, {beside} AS beside{sums} FROM held WHERE {has_key(family)} AND {where} "  # noqa: S608
         f"GROUP BY ALL ORDER BY {keys}, beside"
@@ -126,7 +126,7 @@ def _remembered(
     connection: "duckdb.DuckDBPyConnection", family: Family, layout: DeltaLayout, races: Mapping[int, str]
 ) -> list[RememberedStart]:
     """The remembered values of every start, in order of its key and then of its off."""
-    measures = "".join(f", {one} AS value_{place}" for place, one in enumerate(layout.remembered))
+    measures = "".join(f", {measure} AS value_{place}" for place, measure in enumerate(layout.remembered))
     horse = ", horse_id AS horse" if layout.several_a_race else ""
     found = connection.sql(
         f"SELECT seq, epoch_us(off_time) AS off_us{horse}{measures} FROM held WHERE {has_key(family)} "  # noqa: S608

@@ -69,7 +69,7 @@ def _message(kind: str) -> dict[str, Any]:
     required = ["type", "schema_version", "race_id"]
     if kind in ("result", "racecard"):
         needed = ("race_date", "course")
-        race = (one.name for one in fields(Race) if one.name != "race_id")
+        race = (field.name for field in fields(Race) if field.name != "race_id")
         properties |= {name: _needed(name) if name in needed else _column(name) for name in race}
         if kind == "result":
             properties["result_version"] = _nullable(
@@ -78,7 +78,7 @@ def _message(kind: str) -> dict[str, Any]:
         properties["runners"] = {"type": "array", "minItems": 1, "items": _runner(kind)}
         required += [*needed, "runners"]
         return _object(properties, required)
-    own = [one.name for one in fields(TYPES[kind]) if one.name not in properties]
+    own = [field.name for field in fields(TYPES[kind]) if field.name not in properties]
     properties |= {name: _column(name) if name in COLUMNS and name != "going" else _own(name) for name in own}
     required += [name for name in own if name in ("going", "prices", "source")]
     schema = _object(properties, required)
@@ -89,7 +89,7 @@ def _message(kind: str) -> dict[str, Any]:
 
 
 def _runner(kind: str) -> dict[str, Any]:
-    names = [one.name for one in fields(Runner) if one.name in RUNNER_COLUMNS]
+    names = [field.name for field in fields(Runner) if field.name in RUNNER_COLUMNS]
     if kind == "racecard":
         columns = {name: _column(name) for name in names if name not in OUTCOMES}
         mark = _said("status", {"enum": [NON_RUNNER, None]})

@@ -77,10 +77,10 @@ class KafkaFeed:
         try:
             partitions = _partitions(self._topic, self._requested, consumer.list_topics(self._topic, timeout=ANSWER_S))
             settled = self._offsets(after)
-            for one in partitions:
-                bounds = consumer.get_watermark_offsets(TopicPartition(self._topic, one), timeout=ANSWER_S)
-                self._next[one] = self._start(settled.get(one), *bounds)
-            consumer.assign([TopicPartition(self._topic, one, self._next[one]) for one in partitions])
+            for partition in partitions:
+                bounds = consumer.get_watermark_offsets(TopicPartition(self._topic, partition), timeout=ANSWER_S)
+                self._next[partition] = self._start(settled.get(partition), *bounds)
+            consumer.assign([TopicPartition(self._topic, partition, self._next[partition]) for partition in partitions])
         except KafkaException as failed:
             consumer.close()
             raise FeedAway(str(failed.args[0])) from failed
@@ -95,7 +95,7 @@ class KafkaFeed:
             return {}
         if self._requested != EVERY:
             return {self._requested or 0: int(place)}
-        return {int(one): int(offset) for one, _, offset in (part.partition(":") for part in place.split())}
+        return {int(partition): int(offset) for partition, _, offset in (part.partition(":") for part in place.split())}
 
     def _start(self, after: int | None, low: int, high: int) -> int:
         start = low if after is None else after + 1
@@ -143,11 +143,11 @@ class KafkaFeed:
         from confluent_kafka import TopicPartition
 
         assert self._consumer is not None
-        ahead = {one for one in self._next if self._merging.held(one) >= _AHEAD}
+        ahead = {partition for partition in self._next if self._merging.held(partition) >= _AHEAD}
         if paused := ahead - self._paused:
-            self._consumer.pause([TopicPartition(self._topic, one) for one in paused])
+            self._consumer.pause([TopicPartition(self._topic, partition) for partition in paused])
         if resumed := self._paused - ahead:
-            self._consumer.resume([TopicPartition(self._topic, one) for one in resumed])
+            self._consumer.resume([TopicPartition(self._topic, partition) for partition in resumed])
         self._paused = ahead
 
     def _delivery(self, partition: int, message: Any) -> Delivery:
@@ -155,7 +155,7 @@ class KafkaFeed:
         at, body = str(message.offset()), _bytes(message.value())
         if self._requested != EVERY:
             return Delivery(at, body)
-        whole = " ".join(f"{one}:{following - 1}" for one, following in self._next.items() if following)
+        whole = " ".join(f"{number}:{following - 1}" for number, following in self._next.items() if following)
         return Delivery(at, body, f"/{partition}", whole)
 
     def _refuse_away(self, wait_s: float) -> None:
@@ -176,7 +176,10 @@ class KafkaFeed:
         assert self._consumer is not None
         try:
             self._consumer.commit(
-                offsets=[TopicPartition(self._topic, one, offset + 1) for one, offset in self._offsets(at).items()],
+                offsets=[
+                    TopicPartition(self._topic, partition, offset + 1)
+                    for partition, offset in self._offsets(at).items()
+                ],
                 asynchronous=True,
             )
         except KafkaException as failed:

@@ -48,11 +48,11 @@ PRODUCED: Final = ("result", "racecard", "non_runner", "reinstated", "jockey_cha
 """The types a producer may send; only the log's writer makes ticks."""
 
 _HEAD: Final = frozenset({"type", "schema_version", "known_at", "race_id"})
-_RACE_FIELDS: Final = frozenset(one.name for one in fields(Race))
+_RACE_FIELDS: Final = frozenset(field.name for field in fields(Race))
 _OWN: Final[dict[str, frozenset[str]]] = {
     "result": _HEAD | _RACE_FIELDS | {"result_version", "runners"},
     "racecard": _HEAD | _RACE_FIELDS | {"runners"},
-    **{name: _HEAD | {one.name for one in fields(TYPES[name])} for name in PRODUCED[2:]},
+    **{name: _HEAD | {field.name for field in fields(TYPES[name])} for name in PRODUCED[2:]},
 }
 _TAKEN_NAMES: Final = frozenset().union(*_OWN.values(), {"midnight", "kept"})
 _NO_ODDS: Final = 1.0
@@ -122,12 +122,12 @@ class MessageValidator:
 
     def _race_message(self, record: Mapping[str, Any], race_id: str, arrived: datetime) -> Message:
         runners = record.get("runners")
-        if not isinstance(runners, list) or not runners or not all(isinstance(one, dict) for one in runners):
+        if not isinstance(runners, list) or not runners or not all(isinstance(runner, dict) for runner in runners):
             raise Refused("no runners", "runners must be a list of at least one object: give one for each runner")
-        for name in {name for one in runners for name in one if "\0" in name}:
+        for name in {name for runner in runners for name in runner if "\0" in name}:
             raise bad_value("a field's name", name, "a name without the character U+0000")
         race = _typed({name: record.get(name) for name in RACE_COLUMNS if name != "known_at"}, RACE_COLUMNS)
-        rows = [_row(race, one) for one in runners]
+        rows = [_row(race, runner) for runner in runners]
         maker = RaceMaker(self.store, self.policy, self.warnings)
         if record["type"] == "racecard":
             card = maker.card(race_id, rows)
@@ -204,8 +204,8 @@ def _deeper(value: dict[str, Any], levels: int) -> bool:
     """Whether containers are nested more than `levels` deep; iterative, so the input cannot exhaust the stack."""
     level: list[dict[str, Any] | list[Any]] = [value]
     for _ in range(levels):
-        inner = (one for outer in level for one in (outer.values() if isinstance(outer, dict) else outer))
-        level = [one for one in inner if isinstance(one, dict | list)]
+        inner = (item for outer in level for item in (outer.values() if isinstance(outer, dict) else outer))
+        level = [item for item in inner if isinstance(item, dict | list)]
         if not level:
             return False
     return True

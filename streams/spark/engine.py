@@ -88,7 +88,7 @@ class SparkEngine:
             return []
         numbered = list(zip(places, segments, strict=True))
         tasks = self._session.sparkContext.parallelize(numbered, len(numbered))
-        lines: list[str] = tasks.map(lambda one: measure(*one)).collect()
+        lines: list[str] = tasks.map(lambda segment: measure(*segment)).collect()
         return lines
 
     def lay_out(self, home: Home, timezone: ZoneInfo, families: Iterable[Family]) -> None:
@@ -123,8 +123,8 @@ class SparkEngine:
         aside = folder / f".{name}.tmp"
         ordered = spark.table(family.view).sortWithinPartitions(*family.keys, "event_timestamp")
         ordered.write.mode("overwrite").parquet(aside.as_uri())
-        for one in held:
-            one.unpersist()
+        for table in held:
+            table.unpersist()
         rows = 0
         for number, part in enumerate(sorted(aside.glob("*.parquet"))):
             rows += pq.read_metadata(part).num_rows

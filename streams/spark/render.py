@@ -45,8 +45,8 @@ SELECT {keys}, race_date, true AS late FROM later WHERE later_first_known < firs
 def moments(family: Family) -> str:
     """One row per key and result message that touches it: its sums, and when each window ends."""
     keys = _keys(family)
-    measures = dict.fromkeys(chain.from_iterable(one.measures for one in spans(family)))
-    sums = ", ".join(f"sum(coalesce({one}, 0)) AS sum_{one}" for one in measures)
+    measures = dict.fromkeys(chain.from_iterable(span.measures for span in spans(family)))
+    sums = ", ".join(f"sum(coalesce({measure}, 0)) AS sum_{measure}" for measure in measures)
     midnights = "".join(f", any_value(midnight_{days}) AS midnight_{days}" for days in family.windows)
     return f"""-- one row per key of {family.view} and result message
 WITH keyed AS (
@@ -62,13 +62,13 @@ GROUP BY {keys}, known_at, retracted_at"""  # noqa: S608
 def changes(family: Family) -> str:
     """One row per key and instant of change up to `$until`: the totals from then on, and the next midnight."""
     keys, every = _keys(family), spans(family)
-    columns = [(one, measure) for one in every for measure in one.measures]
+    columns = [(span, measure) for span in every for measure in span.measures]
     flags = [f"leaves_{days}" for days in family.windows]
-    entering = [f"sum_{measure} AS {_total(one, measure)}" for one, measure in columns]
+    entering = [f"sum_{measure} AS {_total(of, measure)}" for of, measure in columns]
     entering += [f"false AS {flag}" for flag in flags]
     branches = [f"SELECT {keys}, known_at AS t, {', '.join(entering)} FROM moments"]  # noqa: S608
     for span in every:
-        leaving = [f"-sum_{measure}" if one == span else "CAST(0 AS BIGINT)" for one, measure in columns]
+        leaving = [f"-sum_{measure}" if of == span else "CAST(0 AS BIGINT)" for of, measure in columns]
         leaving += [
             f"{IN_ORDER} = 1 AND known_at < midnight_{span.days}" if flag == f"leaves_{span.days}" else "false"
             for flag in flags
@@ -77,17 +77,21 @@ def changes(family: Family) -> str:
             f"SELECT {keys}, {_leaves_at(span)} AS t, {', '.join(leaving)} FROM moments "  # noqa: S608
             f"WHERE {_leaves_at(span)} IS NOT NULL"
         )
-    sums = [f"sum({_total(*one)}) AS {_total(*one)}" for one in columns] + [f"bool_or({one}) AS {one}" for one in flags]
+    sums = [f"sum({_total(*column)}) AS {_total(*column)}" for column in columns] + [
+        f"bool_or({flag}) AS {flag}" for flag in flags
+    ]
     running = [
-        f"sum({_total(*one)}) OVER (PARTITION BY {keys} ORDER BY t ROWS UNBOUNDED PRECEDING) AS {_total(*one)}"
-        for one in columns
+        f"sum({_total(*column)}) OVER (PARTITION BY {keys} ORDER BY t ROWS UNBOUNDED PRECEDING) AS {_total(*column)}"
+        for column in columns
     ]
     following = [
         f"min(CASE WHEN leaves_{days} THEN t END) OVER (PARTITION BY {keys} ORDER BY t DESC "
         f"ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS loss_{days}"
         for days in family.windows
     ]
-    nexts = [f"CASE WHEN {_total(one, IN_ORDER)} > 0 THEN loss_{one.days} END" for one in every if one.days is not None]
+    nexts = [
+        f"CASE WHEN {_total(span, IN_ORDER)} > 0 THEN loss_{span.days} END" for span in every if span.days is not None
+    ]
     union = "\n    UNION ALL ".join(branches)
     return f"""-- one row per key of {family.view} and instant of change within the log
 WITH deltas AS (
@@ -97,7 +101,7 @@ WITH deltas AS (
 ), running AS (
     SELECT {keys}, t, {", ".join(running + following)} FROM deltas
 )
-SELECT {keys}, t, {", ".join(_total(*one) for one in columns)}, {_least(nexts)} AS next_loss
+SELECT {keys}, t, {", ".join(_total(*column) for column in columns)}, {_least(nexts)} AS next_loss
 FROM running
 WHERE t <= $until"""  # noqa: S608
 
@@ -116,22 +120,22 @@ GROUP BY {keys}, t"""  # noqa: S608
 def recents(family: Family) -> str:
     """One row per key and instant at which its known starts change: each recent feature from then on."""
     keys = _keys(family)
-    measures = tuple(dict.fromkeys(one.measure for one in family.recent))
-    looked_back = tuple(dict.fromkeys(one.measure for one in family.recent if one.depth))
+    measures = tuple(dict.fromkeys(aggregate.measure for aggregate in family.recent))
+    looked_back = tuple(dict.fromkeys(aggregate.measure for aggregate in family.recent if aggregate.depth))
     lags = "".join(
-        f",\n        lag({one}, {back}) IGNORE NULLS OVER along AS {one}_back{back}"
-        for one in looked_back
+        f",\n        lag({measure}, {back}) IGNORE NULLS OVER along AS {measure}_back{back}"
+        for measure in looked_back
         for back in range(1, RECENT_DEPTH + 1)
     )
     newest = "".join(
-        f",\n        CASE WHEN {one} IS NULL THEN {one}_back{back + 1} "
-        f"ELSE {one if back == 0 else f'{one}_back{back}'} END AS {one}_{back}"
-        for one in looked_back
+        f",\n        CASE WHEN {measure} IS NULL THEN {measure}_back{back + 1} "
+        f"ELSE {measure if back == 0 else f'{measure}_back{back}'} END AS {measure}_{back}"
+        for measure in looked_back
         for back in range(RECENT_DEPTH)
     )
     values = ",\n    ".join(
-        f"{one.spark(lambda back, of=one.measure: f'{of}_{back}', one.measure)} AS {one.name}"  # type: ignore[misc]
-        for one in family.recent
+        f"{aggregate.spark(lambda back, of=aggregate.measure: f'{of}_{back}', aggregate.measure)} AS {aggregate.name}"  # type: ignore[misc]
+        for aggregate in family.recent
     )
     order = ", ".join(family.start_order)
     start = ", ".join((*family.start_order, *measures))
@@ -169,7 +173,7 @@ FROM newest_first"""  # noqa: S608
 def latest(family: Family) -> str:
     """One row per change: the recent features as they were last made (what DuckDB does by an ASOF join)."""
     keys = _keys(family)
-    made = ", ".join(one.name for one in family.recent)
+    made = ", ".join(aggregate.name for aggregate in family.recent)
     return f"""-- one row per change of {family.view}: its recent features then
 SELECT {keys}, t, latest.*
 FROM (
@@ -188,13 +192,13 @@ def table(family: Family) -> str:
     """One row per change of a key's values after `$after`, up to `$until`: the stored view."""
     keys = _keys(family)
     made = {
-        (one.name if span.days is None else f"{one.name}_{span.days}d"): one.spark(
+        (aggregate.name if span.days is None else f"{aggregate.name}_{span.days}d"): aggregate.spark(
             lambda measure, span=span: _total(span, measure)  # type: ignore[misc]
         )
         for span in spans(family)
-        for one in span.aggregates
+        for aggregate in span.aggregates
     }
-    columns = ",\n    ".join(f"{made.get(one.name, one.name)} AS {one.name}" for one in family.features)
+    columns = ",\n    ".join(f"{made.get(feature.name, feature.name)} AS {feature.name}" for feature in family.features)
     late = f"LEFT JOIN late_losses USING ({keys}, t)" if family.windows else ""
     recent = f"LEFT JOIN latest USING ({keys}, t)" if family.recent else ""
     until = "least(next_loss, late_loss)" if family.windows else "CAST(NULL AS TIMESTAMP)"

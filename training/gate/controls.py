@@ -264,14 +264,14 @@ def rates(
             reports.append(report)
             verdicts[edge][report.verdict.value] += 1
         told += [_rate(reports, edge, at) for at in range(len(windows))]
-    each = {edge: {one.value: counts[one.value] for one in Verdict} for edge, counts in verdicts.items()}
+    each = {edge: {verdict.value: counts[verdict.value] for verdict in Verdict} for edge, counts in verdicts.items()}
     return Rates(each, tuple(told))
 
 
 def _rate(reports: Sequence[GateReport], edge: bool, at: int) -> Rate:  # noqa: FBT001 private, called once
     asked_of = [report.asked[at] for report in reports]
-    passed = sum(one.window.verdict is Verdict.PASS for one in asked_of)
-    foretold = float(np.mean([(one.power if edge else one.no_edge).by_interval for one in asked_of]))
+    passed = sum(judged.window.verdict is Verdict.PASS for judged in asked_of)
+    foretold = float(np.mean([(judged.power if edge else judged.no_edge).by_interval for judged in asked_of]))
     return Rate(edge, asked_of[0].window.days, len(reports), passed, foretold, agrees(passed, len(reports), foretold))
 
 

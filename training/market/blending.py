@@ -46,7 +46,7 @@ class Blending:
             "benter": self.benter.to_json(),
             "market": self.market.to_json(),
             "own": self.own.to_json(),
-            "curves": {kind: one.to_json() for kind, one in self.curves.items()},
+            "curves": {kind: curve.to_json() for kind, curve in self.curves.items()},
         }
 
     @staticmethod
@@ -63,7 +63,7 @@ class Blending:
             Blend.from_json(kept["benter"]),
             Blend.from_json(kept["market"]),
             RegimeCalibration.from_json(kept["own"]),
-            {kind: RegimeCalibration.from_json(one) for kind, one in kept["curves"].items()},
+            {kind: RegimeCalibration.from_json(curve) for kind, curve in kept["curves"].items()},
         )
 
 

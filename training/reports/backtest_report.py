@@ -162,15 +162,15 @@ def report_of(
 ) -> BacktestReport:
     """The report of a backtest's predictions."""
     plan = facts.plan
-    seasons = {one: predictions.season(one) for one in BET}
+    seasons = {subject: predictions.season(subject) for subject in BET}
     season = seasons[SERVED]
     columns = predictions.columns
     chances = {
-        one: columns[one] for one in ("pi", "market", "logit", "fundamental", "calibrated", "blend_raw", "blend")
+        name: columns[name] for name in ("pi", "market", "logit", "fundamental", "calibrated", "blend_raw", "blend")
     }
     tested = int((predicted.fold >= predicted.past).sum())
     figures = tuple(_measured(name, p, season) for name, p in chances.items())
-    bets = {one: all_strategies(of) for one, of in seasons.items()}
+    bets = {subject: all_strategies(of) for subject, of in seasons.items()}
     return BacktestReport(
         alarms=alarms_of(figures, bets, runners=int(season.p.size)),
         backtest=facts.backtest,
@@ -194,15 +194,15 @@ def report_of(
         told=figures,
         beside=tuple(
             Comparison(
-                one, than, delta_r2(chances[one], chances[than], season), margin(chances[one], chances[than], season)
+                name, than, delta_r2(chances[name], chances[than], season), margin(chances[name], chances[than], season)
             )
-            for one, than in BESIDE
+            for name, than in BESIDE
         ),
         bets=bets,
-        bands={one: above_and_below(of) for one, of in seasons.items()},
-        equity={one: equity_of(of, predictions.columns["race_date"], DEFAULT) for one, of in seasons.items()},
-        floors=tuple(floor for one, by in FLOORS for floor in floors(predictions.season(one), one, by)),
-        luck={one: luck_of(of) for one, of in seasons.items()},
+        bands={subject: above_and_below(of) for subject, of in seasons.items()},
+        equity={subject: equity_of(of, predictions.columns["race_date"], DEFAULT) for subject, of in seasons.items()},
+        floors=tuple(floor for subject, by in FLOORS for floor in floors(predictions.season(subject), subject, by)),
+        luck={subject: luck_of(of) for subject, of in seasons.items()},
         gate=gates(predictions, plan.until, (plan.until - plan.since).days + 1),
         importance=predicted.importance,
         drift=predicted.drift,
@@ -213,27 +213,27 @@ def report_of(
 def alarms_of(figures: Sequence[Measurements], bets: Mapping[str, Sequence[Bets]], runners: int) -> tuple[Raised, ...]:
     """The alarms of `velo.training.gate.criteria` over a whole period: of all probabilities but the market's, and of all bets."""
     raised = []
-    named = {one.name: one for one in ALARMS}
-    for one in figures:
-        if one.name not in MARKETS:
-            of = {"top1": one.top1, "auc": Figure(one.auc, None, None, runners)}
+    named = {alarm.name: alarm for alarm in ALARMS}
+    for measured in figures:
+        if measured.name not in MARKETS:
+            of = {"top1": measured.top1, "auc": Figure(measured.auc, None, None, runners)}
             raised += [
-                Raised(one.name, named[name].says, figure.value, figure.n)
+                Raised(measured.name, named[name].says, figure.value, figure.n)
                 for name, figure in of.items()
                 if figure.value is not None and named[name].goes_off(figure)
             ]
     for subject, every in bets.items():
-        off = [(one.roi[0.0], one.strategy) for one in every if named["roi"].goes_off(one.roi[0.0])]
-        for figure, name in sorted(off, key=lambda one: -(one[0].value or 0.0))[:1]:
+        off = [(outcome.roi[0.0], outcome.strategy) for outcome in every if named["roi"].goes_off(outcome.roi[0.0])]
+        for figure, name in sorted(off, key=lambda item: -(item[0].value or 0.0))[:1]:
             raised.append(Raised(subject, named["roi"].says, figure.value or 0.0, figure.n, name))
     return tuple(raised)
 
 
 def luck_of(season: BacktestPeriod) -> dict[str, float]:
     """P(a gain this large | no edge) of each strategy that gained."""
-    wanted = [chosen(one, season.p, season.decided_at) for one in STRATEGIES]
+    wanted = [chosen(strategy, season.p, season.decided_at) for strategy in STRATEGIES]
     shares = luck(season, wanted, season.days.seed)
-    return {one.name: share for one, share in zip(STRATEGIES, shares, strict=True) if share is not None}
+    return {strategy.name: share for strategy, share in zip(STRATEGIES, shares, strict=True) if share is not None}
 
 
 def gates(predictions: Predictions, until: date, days: int) -> dict[str, GateReport]:
@@ -241,14 +241,14 @@ def gates(predictions: Predictions, until: date, days: int) -> dict[str, GateRep
     if days < max(WINDOWS_DAYS):
         return {}
     return {
-        one: ask(
-            predictions.season(one),
+        subject: ask(
+            predictions.season(subject),
             predictions.race_dates,
             predictions.columns["market"],
             predictions.records,
             until=until,
         )
-        for one in BET
+        for subject in BET
     }
 
 

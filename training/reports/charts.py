@@ -30,7 +30,7 @@ def reliability_chart(of: Measurements, name: str) -> str:
     marks.append(f'<polyline class="dashed" points="{axes.path([(0.0, 0.0), (most, most)])}"/>')
     for (said, won, _), half in zip(points, halves, strict=True):
         left, top = axes.at(said, won)
-        ends = [axes.at(said, one)[1] for one in (max(won - half, 0.0), won + half)]
+        ends = [axes.at(said, end)[1] for end in (max(won - half, 0.0), won + half)]
         marks.append(f'<line class="whisker" x1="{left:.1f}" y1="{ends[0]:.1f}" x2="{left:.1f}" y2="{ends[1]:.1f}"/>')
         marks.append(f'<circle class="solid" cx="{left:.1f}" cy="{top:.1f}" r="3.5"/>')
     told = "; ".join(f"said {said:.1%}, won {won:.1%}" for said, won, _ in points)
@@ -66,9 +66,9 @@ def interval_chart(title: str, rows: Sequence[tuple[str, Figure, Figure]], names
     for place, (label, *pair) in enumerate(rows):
         top = TOP + 38 * place + 19
         marks.append(f'<text x="44" y="{top + 4}" text-anchor="end">{escape(label)}</text>')
-        for which, one in enumerate(pair):
-            marks.append(_whisker(axes, one, top - 7 + 14 * which, hollow=which == 1))
-    told = "; ".join(f"{label}: {_words(one)} and {_words(other)}" for label, one, other in rows)
+        for which, figure in enumerate(pair):
+            marks.append(_whisker(axes, figure, top - 7 + 14 * which, hollow=which == 1))
+    told = "; ".join(f"{label}: {_words(first)} and {_words(other)}" for label, first, other in rows)
     caption = (
         f"{title}: circles {names[0]}, squares (dashed whiskers) {names[1]}; 95 % intervals. "
         f"At the dashed line {at_one}."
@@ -78,14 +78,14 @@ def interval_chart(title: str, rows: Sequence[tuple[str, Figure, Figure]], names
 
 def floors_rows(price: Sequence[Floor], own: Sequence[Floor]) -> list[tuple[str, Figure, Figure]]:
     """Rows of `interval_chart` from two sets of floors over the same buckets."""
-    return [(one.bucket, one.ae, other.ae) for one, other in zip(price, own, strict=True)]
+    return [(floor.bucket, floor.ae, other.ae) for floor, other in zip(price, own, strict=True)]
 
 
 def _whisker(axes: Axes, figure: Figure, top: float, *, hollow: bool) -> str:
     if figure.value is None or figure.low is None or figure.high is None:
         return ""
     at, low, high = (
-        axes.at(min(max(one, axes.x[0]), axes.x[1]), 0.0)[0] for one in (figure.value, figure.low, figure.high)
+        axes.at(min(max(value, axes.x[0]), axes.x[1]), 0.0)[0] for value in (figure.value, figure.low, figure.high)
     )
     line = f'<line class="whisker{" thin" if hollow else ""}" x1="{low:.1f}" y1="{top}" x2="{high:.1f}" y2="{top}"/>'
     if hollow:

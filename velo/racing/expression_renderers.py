@@ -22,7 +22,7 @@ class Sql:
         """The SQL of an expression."""
         if expression in self.known:
             return self.known[expression]
-        op, args = expression.op, [self.of(one) for one in expression.args]
+        op, args = expression.op, [self.of(arg) for arg in expression.args]
         if op == "column":
             return self._column(expression.data)
         if op == "literal":
@@ -48,7 +48,7 @@ class Sql:
         if op in ("least", "greatest"):
             # both engines leave nulls out
             known = " AND ".join(
-                f"{text} IS NOT NULL" for one, text in zip(expression.args, args, strict=True) if one.nullable
+                f"{text} IS NOT NULL" for argument, text in zip(expression.args, args, strict=True) if argument.nullable
             )
             text = f"{op}({_cast(expression, 0, args)}, {_cast(expression, 1, args)})"
             return f"CASE WHEN {known} THEN {text} END" if known else text
@@ -90,7 +90,7 @@ def compiled(
     `column_text` has the Python text of each column, and `names` what these texts need. Unknown is None.
     """
     writer = _Python(column_text, expressions)
-    values = [writer.of(one) for one in expressions]
+    values = [writer.of(expression) for expression in expressions]
     body = "".join(f"    {line}\n" for line in writer.lines)
     text = f"def measured({', '.join(parameters)}):\n{body}    return {made(values)}\n"
     scope = {"floor": math.floor, "log2_of": log2_of, "band_of": _band_of, **names}
@@ -107,9 +107,9 @@ class _Python:
         self.lines: list[str] = []
         self._done: dict[Expression, str] = {}
         self._uses: dict[Expression, int] = {}
-        for one in depth_first(roots):
-            self._uses.setdefault(one, 0)
-            for argument in one.args:
+        for expression in depth_first(roots):
+            self._uses.setdefault(expression, 0)
+            for argument in expression.args:
                 self._uses[argument] = self._uses.get(argument, 0) + 1
         for root in roots:
             self._uses[root] += 1
@@ -117,7 +117,7 @@ class _Python:
     def of(self, expression: Expression) -> str:
         if expression in self._done:
             return self._done[expression]
-        args = [self.of(one) for one in expression.args]
+        args = [self.of(arg) for arg in expression.args]
         text = self._text(expression, args)
         simple = text.isidentifier() or expression.op == "literal"
         if not simple and (expression.nullable or self._uses[expression] > 1):
@@ -143,7 +143,7 @@ class _Python:
         if op in ("and", "or"):
             return self._logic(expression, args)
         if op in ("least", "greatest") and expression.kind == "real":
-            whole = [one.kind == "whole" for one in expression.args]
+            whole = [arg.kind == "whole" for arg in expression.args]
             texts = [f"float({text})" if of else text for of, text in zip(whole, args, strict=True)]
         else:
             texts = args
@@ -157,7 +157,9 @@ class _Python:
             "greatest": "max({}, {})",
         }.get(op, f"({{}} {op} {{}})")
         text = form.format(*texts)
-        unknown = [f"{text_of} is None" for one, text_of in zip(expression.args, args, strict=True) if one.nullable]
+        unknown = [
+            f"{text_of} is None" for argument, text_of in zip(expression.args, args, strict=True) if argument.nullable
+        ]
         if op == "//" and expression.args[1].least <= 0:
             unknown.append(f"not {args[1]}")
         return f"(None if {' or '.join(dict.fromkeys(unknown))} else {text})" if unknown else text
@@ -202,7 +204,7 @@ class Arrays:
             return np.array([*names, None], dtype=object)[at]
         if op == "counted":
             return np.where(self.truth(args[0]), 1.0, np.where(self.falsehood(args[0]), 0.0, np.nan))
-        values = [self.of(one) for one in args]
+        values = [self.of(arg) for arg in args]
         if op == "//":
             under = np.where(np.asarray(values[1]) == 0, np.nan, values[1])
             return np.floor_divide(values[0], under)

@@ -136,9 +136,9 @@ class Expression:
     def columns(self) -> Iterator["Expression"]:
         """The columns that it reads, each once, in the order of reading."""
         seen: dict[Any, Expression] = {}
-        for one in depth_first([self]):
-            if one.op == "column":
-                seen.setdefault(one.data, one)
+        for expression in depth_first([self]):
+            if expression.op == "column":
+                seen.setdefault(expression.data, expression)
         yield from seen.values()
 
 
@@ -173,7 +173,7 @@ def case(*branches: tuple[Expression, Operand], default: Operand | None = None) 
     if kinds - {kind, "whole"} or (len(kinds) > 1 and kind != "real"):
         raise UserError(f"the branches of a case have kinds {', '.join(sorted(kinds))}: give all the same kind")
     nullable = default is None or any(value.nullable for value in values)
-    args = tuple(one for pair in zip(conditions, values, strict=False) for one in pair)
+    args = tuple(operand for pair in zip(conditions, values, strict=False) for operand in pair)
     least, most = min(value.least for value in values), max(value.most for value in values)
     return Expression("case", kind, args + tuple(values[len(conditions) :]), None, nullable, least, most)
 
@@ -206,7 +206,7 @@ def banded(number: Expression, ends: Sequence[int], names: Sequence[str]) -> Exp
 
 def in_words(expression: Expression) -> str:
     """The expression as a person writes it."""
-    args = [in_words(one) for one in expression.args]
+    args = [in_words(arg) for arg in expression.args]
     op, data = expression.op, expression.data
     if op == "column":
         return expression.words or str(data)
@@ -233,8 +233,8 @@ def in_words(expression: Expression) -> str:
 
 def _arithmetic(op: str, first: Operand, second: Operand) -> Expression:
     a, b = _alike(literal(first), literal(second))
-    for one in (a, b):
-        _want_number(one, op)
+    for operand in (a, b):
+        _want_number(operand, op)
     if op == "*":
         ends = [x * y for x in (a.least, a.most) for y in (b.least, b.most)]
     elif op == "+":
@@ -249,8 +249,8 @@ def _arithmetic(op: str, first: Operand, second: Operand) -> Expression:
 
 def _quotient(op: str, first: Operand, second: Operand) -> Expression:
     a, b = literal(first), literal(second)
-    for one in (a, b):
-        _want(one, "whole", op)
+    for operand in (a, b):
+        _want(operand, "whole", op)
     if b.least < 0:
         raise UserError(f"{in_words(b)} may be negative: // divides by a whole number of 0 or more (by 0 is null)")
     ends = [x // y for x in (int(a.least), int(a.most)) for y in (max(1, int(b.least)), max(1, int(b.most)))]
@@ -260,8 +260,8 @@ def _quotient(op: str, first: Operand, second: Operand) -> Expression:
 
 def _extreme(op: str, bound: Callable[..., float], first: Expression, second: Expression) -> Expression:
     a, b = _alike(first, second)
-    for one in (a, b):
-        _want_number(one, op)
+    for operand in (a, b):
+        _want_number(operand, op)
     kind: Kind = "whole" if a.kind == b.kind == "whole" else "real"
     least, most = bound(a.least, b.least), bound(a.most, b.most)
     return Expression(op, kind, (a, b), None, a.nullable or b.nullable, least, most)
@@ -278,8 +278,8 @@ def _comparison(op: str, first: Operand, second: Operand) -> Expression:
 
 
 def _logic(op: str, first: Expression, second: Expression) -> Expression:
-    for one in (first, second):
-        _want(one, "truth", op)
+    for operand in (first, second):
+        _want(operand, "truth", op)
     return Expression(op, "truth", (first, second), nullable=first.nullable or second.nullable)
 
 
@@ -338,8 +338,8 @@ def depth_first(roots: Sequence[Expression]) -> Iterator[Expression]:
     seen: set[Expression] = set()
     stack = list(roots)
     while stack:
-        one = stack.pop()
-        if one not in seen:
-            seen.add(one)
-            yield one
-            stack.extend(one.args)
+        expression = stack.pop()
+        if expression not in seen:
+            seen.add(expression)
+            yield expression
+            stack.extend(expression.args)

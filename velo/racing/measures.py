@@ -61,7 +61,7 @@ class Measure:
         """Whether a model must not see features of it."""
         if self.calendar is not None:
             return self.calendar
-        return self.value is not None and any(one.data in CALENDAR_COLUMNS for one in self.value.columns())
+        return self.value is not None and any(column.data in CALENDAR_COLUMNS for column in self.value.columns())
 
     @property
     def formula(self) -> str:

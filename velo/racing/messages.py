@@ -184,8 +184,8 @@ TYPES: Final[dict[str, type]] = {
     "tick": Tick,
 }
 _NAMES: Final = {kind: name for name, kind in TYPES.items()}
-_RACE: Final = tuple(one.name for one in fields(Race))
-_RUNNER: Final = tuple(one.name for one in fields(Runner) if one.name != "kept")
+_RACE: Final = tuple(field.name for field in fields(Race))
+_RUNNER: Final = tuple(field.name for field in fields(Runner) if field.name != "kept")
 UNREAD: Final = frozenset({"race_type", "handicap", "course_config"})
 """Columns of the runner table that no feature, settlement, card or other computation reads."""
 _RUNNER_SET: Final = frozenset(_RUNNER)
@@ -216,7 +216,7 @@ def to_record(message: Message) -> dict[str, Any]:
             _known({name: getattr(runner, name) for name in _RUNNER}) | dict(runner.kept) for runner in message.runners
         ]
         return record
-    own = (one.name for one in fields(message) if one.name != "known_at")
+    own = (field.name for field in fields(message) if field.name != "known_at")
     return record | _known({name: getattr(message, name) for name in own})
 
 
@@ -230,11 +230,11 @@ def from_record(record: Mapping[str, Any]) -> Message:
         own = {name: record[name] for name in _RACE if name in record}
         own["race_date"] = date.fromisoformat(own["race_date"])
         own["off_time"] = from_text(own["off_time"])
-        runners = tuple(_runner(one) for one in record["runners"])
+        runners = tuple(_runner(runner) for runner in record["runners"])
         if kind is Result:
             return Result(Race(**own), runners, record["result_version"], known_at)
         return Racecard(Race(**own), tuple(map(_marked, runners)), known_at)
-    values = {one.name: record.get(one.name) for one in fields(kind)}
+    values = {field.name: record.get(field.name) for field in fields(kind)}
     message: Message = kind(**(values | {"known_at": known_at}))
     return message
 
@@ -242,7 +242,7 @@ def from_record(record: Mapping[str, Any]) -> Message:
 def kept_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a record that its message does not hold: unknown fields and the log's own framing."""
     kind = TYPES[record["type"]]
-    own = {one.name for one in fields(kind)} | {"type", "schema_version"}
+    own = {field.name for field in fields(kind)} | {"type", "schema_version"}
     if kind in (Result, Racecard):
         own |= set(_RACE)
     return {name: value for name, value in record.items() if name not in own}

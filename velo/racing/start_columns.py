@@ -24,7 +24,7 @@ NUMBER: Final = r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?"
 """The text of a number: the same in Python and SQL."""
 _IS_NUMBER: Final = re.compile(NUMBER)
 RUNNER_TABLE: Final = frozenset(
-    {"result_version", "known_at", "non_runner", *(one.name for kind in (Race, Runner) for one in fields(kind))}
+    {"result_version", "known_at", "non_runner", *(field.name for kind in (Race, Runner) for field in fields(kind))}
 )
 """The columns that a message holds under their own names; all others are kept with a runner as they came."""
 

@@ -193,7 +193,7 @@ class LogTail:
 
     def _open_next(self) -> bool:
         assert self._segment is not None
-        later = [one for one in segments(self.home) if one.first_seq > self._segment.first_seq]
+        later = [segment for segment in segments(self.home) if segment.first_seq > self._segment.first_seq]
         if later:
             self._open(later[0])
         return bool(later)
