@@ -1,7 +1,7 @@
-"""Who may ask and who may write: the host names that the service answers to, its security headers, and the token.
+"""Access: the host names that the service answers to, its security headers, and the token for writing.
 
-A page of another origin whose name is made to mean this machine (DNS rebinding) could read every answer: its requests
-carry that name in `Host`, and are refused by it.
+A page of another origin whose name resolves to this machine (DNS rebinding) could read every answer. Its requests have that name
+in `Host`, so they are refused.
 """
 
 import hmac
@@ -25,18 +25,18 @@ HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-"""Of every answer that says nothing else: it loads nothing, and no page of another origin shows it."""
+"""Default headers of every answer: it loads nothing, and no page of another origin can embed it."""
 _SHOWN: Final = 100
 
 
 def allowed(bound: str, more: str | None) -> frozenset[str]:
-    """The names a service answers to: the loopback's, the address it listens on, and those of a list with commas."""
+    """The names that a service answers to: the loopback's, its bound address, and those of a comma-separated list."""
     listed = (name.strip() for name in (more or "").split(","))
     return frozenset(name_of(name) or name for name in (*LOOPBACK, bound, *listed) if name not in EVERYWHERE)
 
 
 def name_of(host: str) -> str | None:
-    """The name in a Host header, without its port and in small letters; None where it is no such header."""
+    """The name in a Host header, without its port and in lower case; None if the header is malformed."""
     if host.startswith("["):
         name, closed, port = host[1:].partition("]")
         port = port.removeprefix(":") if port.startswith(":") else port and "?"
@@ -59,7 +59,7 @@ class HostGuard:
         self.names = frozenset(names)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request in, or not."""
+        """Pass a request on, or refuse it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

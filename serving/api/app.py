@@ -26,7 +26,7 @@ _MMAP_THRESHOLD: Final = -3
 _KEPT_BYTES: Final = 256 * 2**20
 _AT_ONCE_BYTES: Final = 32 * 2**20
 VERSION: Final = "1.0.0"
-"""Of the interface: a change that breaks a client begins another /v."""
+"""Version of the interface: a change that breaks clients gets another /v."""
 
 
 def app_of(
@@ -37,10 +37,10 @@ def app_of(
     hosts: Iterable[str] = LOOPBACK,
     client_share: float = CLIENT_SHARE,
 ) -> FastAPI:
-    """The application of a service; without a token nothing can be written, and it answers to the names in `hosts`.
+    """The application of a service, which answers to the names in `hosts`; without a token it refuses writes.
 
-    `warm_past` loads, beside its first answers, what the first about a race that was run would wait seconds for. One
-    address holds at most `client_share` (0 to 1) of the waiting requests and of the listeners.
+    `warm_past` loads in the background what the first request about a race that was run needs, which takes seconds. One address
+    holds at most `client_share` (0 to 1) of the waiting requests and of the listeners.
     """
     hub = Hub(
         lambda after: service.insisted(service.scorer.online.events_after, after),
@@ -76,12 +76,12 @@ def app_of(
     app.include_router(operations)
     app.include_router(curves)
     app.include_router(pages)
-    _tell_problems(app)
+    _document_problems(app)
     return app
 
 
-def _tell_problems(app: FastAPI) -> None:
-    """The shape of a refusal belongs to the document though no route returns it by itself."""
+def _document_problems(app: FastAPI) -> None:
+    """Add the schema of a refusal to the OpenAPI document, although no route returns it as its model."""
     made = app.openapi
 
     def document() -> dict[str, Any]:
@@ -100,10 +100,10 @@ def _warm_past(service: Service) -> None:
 
 
 def keep_freed() -> bool:
-    """Have the C library keep memory that is freed, instead of giving it back and asking for it again at the next request.
+    """Make the C library keep freed memory instead of returning it to the system at each request (`mallopt(3)`).
 
-    Every page asked for again is a fault and cleared first: a third of the time of a score. Returns whether it was done,
-    which only glibc can; elsewhere nothing changes. `mallopt(3)`.
+    A page that is requested again costs a fault and is cleared first: a third of the time of a score. Returns whether it
+    worked; only glibc supports it.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -115,11 +115,11 @@ def keep_freed() -> bool:
 
 
 def freeze() -> None:
-    """Leave what was loaded so far out of every later search for garbage: one that walks all of it takes tens of ms."""
+    """Exclude the objects loaded so far from later garbage collections, each of which would take tens of ms."""
     gc.collect()
     gc.freeze()
 
 
 def thaw() -> None:
-    """Look through all of it again: a process that ends frozen leaves what it loaded to be complained of."""
+    """Undo `freeze`: the interpreter reports frozen objects as leaks when it ends."""
     gc.unfreeze()

@@ -1,8 +1,8 @@
-"""Bounds on a connection: how many there are, how long a head may be and take to come, and what may wait for its client.
+"""Limits of connections: their number, the length and time of a request's head, and unread answers.
 
-The server reads a head of any length, for ever, and queues all that a client sends ahead of its answers: one client that
-never ends its head, or asks and does not read, would take the memory, and a thousand that begin and wait all places.
-uvicorn's own `limit_concurrency` counts whoever only listens, and refuses without `Retry-After`.
+uvicorn reads a head of any length without a time limit, and queues all requests that a client sends ahead of its answers. So one
+client that never ends its head, or never reads, could use up the memory, and a thousand idle ones all places. uvicorn's own
+`limit_concurrency` counts event listeners too, and refuses without `Retry-After`.
 """
 
 import asyncio
@@ -16,19 +16,19 @@ from uvicorn.server import ServerState
 from velo.serving.api.problems import problem
 
 CONNECTIONS: Final = 2048
-"""For one more, one without a request is closed: the oldest of the address that has most of them."""
+"""The most connections. For one more, an idle one is closed: the oldest of the address with the most idle ones."""
 FILES_BESIDE: Final = 256
-"""Files that scoring needs beside the connections."""
+"""File descriptors that scoring needs in addition to the connections."""
 HEAD_BYTES: Final = 32 * 1024
 HEAD_S: Final = 10.0
 PIPELINED: Final = 32
 """Requests that a client may send ahead of its answers."""
 READ_S: Final = 10.0
-"""How long a client may leave unread what was sent to it, once its buffer is full."""
+"""How long a client may leave answers unread once its buffer is full."""
 
 
 def places() -> int:
-    """How many connections a process has places for, after it asked the system for as many files as it may have."""
+    """The number of connections of a process, after it raised its limit of file descriptors."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = CONNECTIONS + FILES_BESIDE
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -38,24 +38,24 @@ def places() -> int:
 
 
 class IdleConnections:
-    """The connections of a server that have no request to be answered, by address, each in the order they came to wait."""
+    """A server's connections without a pending request, by address, those that have waited longest first."""
 
     def __init__(self) -> None:
         self._by_address: dict[str, dict[BoundedConnection, None]] = {}
 
     def add(self, connection: "BoundedConnection") -> None:
-        """It waits from now on."""
+        """Add a connection that became idle."""
         self._by_address.setdefault(_address(connection), {})[connection] = None
 
     def discard(self, connection: "BoundedConnection") -> None:
-        """It waits no more."""
+        """Remove a connection that is no longer idle."""
         own = self._by_address.get(_address(connection), {})
         own.pop(connection, None)
         if not own:
             self._by_address.pop(_address(connection), None)
 
     def oldest_of_most(self) -> "BoundedConnection":
-        """Of the address with most of them the one that waits longest."""
+        """The longest idle connection of the address with the most idle ones."""
         address = max(self._by_address, key=lambda client: len(self._by_address[client]))
         return next(iter(self._by_address[address]))
 
@@ -64,7 +64,7 @@ _WAITING: Final[WeakKeyDictionary[ServerState, IdleConnections]] = WeakKeyDictio
 
 
 class BoundedConnection(HttpToolsProtocol):
-    """One connection. It has `head_s` seconds from being made, or from the first byte after an answer, to say what it asks."""
+    """One connection. It has `head_s` seconds to send a request's head, from its start or from the first byte after an answer."""
 
     most: int = CONNECTIONS
     head_bytes: int = HEAD_BYTES
@@ -80,7 +80,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._without_request = _WAITING.setdefault(self.server_state, IdleConnections())
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as the base has it
-        """Take a connection; where there are enough, one without a request gives way to it."""
+        """Accept a connection; at the maximum an idle one is closed for it."""
         super().connection_made(transport)
         self._without_request.add(self)
         self._wait()
@@ -88,7 +88,7 @@ class BoundedConnection(HttpToolsProtocol):
             self._without_request.oldest_of_most().give_way()  # this one at least is among them
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """It is gone."""
+        """Forget the connection."""
         self._without_request.discard(self)
         self._wait_no_more()
         self._read_again()
@@ -96,18 +96,18 @@ class BoundedConnection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Its client does not read what was sent: it has `read_s` seconds to begin."""
+        """Start the time limit of a client that does not read its answers."""
         super().pause_writing()
         if self._unread is None:
             self._unread = self.loop.call_later(self.read_s, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """It reads again."""
+        """End the time limit: the client reads again."""
         self._read_again()
         super().resume_writing()
 
     def on_message_begin(self) -> None:
-        """The first byte of a request."""
+        """Note the first byte of a request; too many pipelined requests end the connection."""
         if len(self.pipeline) >= PIPELINED:
             self.pipeline.clear()
             self.transport.abort()
@@ -117,29 +117,29 @@ class BoundedConnection(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """The end of its head."""
+        """Note the end of a request's head."""
         self._in_head = False
         self._wait_no_more()
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """The end of its body: until then it is no request that anyone waits for."""
+        """Note the end of a request's body: only now is the connection no longer idle."""
         self._without_request.discard(self)
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """An answer is complete; where no further request came, it waits for one."""
+        """Note the end of an answer; without a further request the connection is idle."""
         if not self.pipeline and not self.transport.is_closing():
             self._without_request.add(self)
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Say that it is no HTTP, where anyone is left to be told."""
+        """Answer that it is not HTTP, unless the connection is closing."""
         if not self.transport.is_closing():
             super().send_400_response(msg)
 
     def data_received(self, data: bytes) -> None:
-        """Take what came, and refuse a head that does not end."""
+        """Read data, and refuse a head that is too long."""
         if self.transport.is_closing():
             return
         super().data_received(data)
@@ -154,7 +154,7 @@ class BoundedConnection(HttpToolsProtocol):
             self._wait()
 
     def give_way(self) -> None:
-        """Be closed for another that came, counted no more from here on."""
+        """Close this connection in favour of a new one; it no longer counts."""
         self.connections.discard(self)
         self._without_request.discard(self)
         self.transport.abort()
@@ -179,7 +179,7 @@ class BoundedConnection(HttpToolsProtocol):
             self.transport.close()
 
     def _idle(self) -> bool:
-        """No request of it is being answered."""
+        """Whether no request of this connection is being answered."""
         cycle: RequestResponseCycle | None = self.cycle
         return cycle is None or cycle.response_complete
 
@@ -196,4 +196,4 @@ def _address(connection: "BoundedConnection") -> str:
 
 
 class _GivenUp(Exception):
-    """What a client sent is not read any further."""
+    """Stop reading what a client sends."""

@@ -1,4 +1,4 @@
-"""The races of a day, and one race as it stands, in plain values for those who show them."""
+"""The races of a day and the state of one race, as plain values of the HTTP interface."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -16,13 +16,13 @@ _ABOUT: Final = ("horse_id", "reason", "jockey_id", "jockey", "going", "source",
 
 
 def line_of(messages: Sequence[Message], now: datetime) -> dict[str, Any] | None:
-    """One race of a list of races; None where nobody was declared by now."""
+    """A race's line in a list of races; None if no runner was declared by now."""
     race = declared_at(messages, now)
     return None if race is None else _line(race, _latest_result(messages, now), now)
 
 
 def card_of(messages: Sequence[Message], now: datetime) -> dict[str, Any] | None:
-    """A race as it stands, with what was told of it; None where nobody was declared by now."""
+    """The state of a race with its messages; None if no runner was declared by now."""
     race = declared_at(messages, now)
     if race is None:
         return None
@@ -40,7 +40,7 @@ def card_of(messages: Sequence[Message], now: datetime) -> dict[str, Any] | None
 
 
 def undeclared_in(messages: Sequence[Message], races: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """The messages of one race about a horse, or of a race, that nobody had declared; `races` are declared ones."""
+    """The messages of one race about an undeclared horse, or about an undeclared race; `races` are declared ones."""
     return [
         {
             "type": message.type,

@@ -1,7 +1,7 @@
-"""What changes, as it changes: server-sent events of what was told of a race (`GET /v1/events`).
+"""Server-sent events of the messages about races (`GET /v1/events`).
 
-One task asks Redis and writes what is new once for all listeners; each has a short queue, and one too slow to follow is
-let go: it comes back with its `Last-Event-ID` and misses nothing that Redis still holds.
+One task reads new events from Redis and encodes them once for all listeners. Each listener has a short queue; one that is too
+slow is disconnected, reconnects with its `Last-Event-ID`, and misses nothing that Redis still holds.
 """
 
 import asyncio
@@ -21,32 +21,32 @@ from velo.serving.api.limits import CLIENT_SHARE, places_of_share
 from velo.serving.api.problems import Refusal
 
 EVERY_S: Final = 0.1
-"""How often Redis is asked while anyone listens."""
+"""Seconds between reads of Redis while anyone listens."""
 A_LISTENER_S: Final = 0.0005
 """Seconds added to `EVERY_S` for each listener, each of which takes one write: half a second for the most listeners."""
 HEARTBEAT_S: Final = 15.0
 WAITING: Final = 64
-"""Blocks of events that wait for a listener: what came within some seconds."""
+"""The most blocks of events queued for a listener: those of some seconds."""
 LISTENERS: Final = 1000
 QUEUE: Final = "listeners"
 ANOTHER_LOG: Final = 3
-"""Looks in a row that find only events already sent, before the log counts as rebuilt: then its numbers begin again."""
+"""Reads in a row that find only earlier events before the log counts as rebuilt, which restarts its numbers."""
 
 
 @dataclass(frozen=True, slots=True)
 class EventBlock:
-    """Events that were found together, oldest first, and all of them as they are written; without events a heartbeat."""
+    """Events read together, oldest first, and their encoding; a heartbeat has no events."""
 
     events: tuple[Event, ...]
     written: bytes
 
     @classmethod
     def of(cls, events: Sequence[Event]) -> "EventBlock":
-        """Write some events."""
+        """Encode some events."""
         return cls(tuple(events), b"".join(map(written, events)))
 
     def after(self, last: int) -> bytes:
-        """What of it comes after an event, written."""
+        """The encoding of the block's events after the event `last`."""
         if place_of(self.events[0].id) > last:
             return self.written
         return b"".join(written(event) for event in self.events if place_of(event.id) > last)
@@ -59,8 +59,8 @@ HEARTBEAT: Final = EventBlock((), b": still here\n\n")
 class Hub:
     """Sends events to all listeners. `after` returns the events after an id, `newest` the id of the newest.
 
-    One address holds at most `share` of the listeners. Where there are as many as may be, the address that holds the most
-    loses its newest to one that holds fewer; `displaced` is called then, and that listener reconnects or is refused.
+    One address holds at most `share` of the listeners. At the maximum, the address with the most listeners loses its newest one
+    to an address with fewer; `displaced` is called then, and that listener reconnects or is refused.
     """
 
     after: Callable[[str], list[Event]]
@@ -70,29 +70,29 @@ class Hub:
     _queues: dict["asyncio.Queue[EventBlock | None]", str] = field(default_factory=dict)
     _task: "asyncio.Task[None] | None" = None
     _at: str | None = None
-    """The event up to which everything was handed out, while anyone listens."""
+    """The id of the last event that was queued for all listeners."""
 
     @property
     def listeners(self) -> int:
-        """How many listen."""
+        """The number of listeners."""
         return len(self._queues)
 
     async def listen(self, last_id: str | None, client: str = "") -> AsyncIterator[bytes]:
-        """The lines of a listener at an address, from after an event it had, or from now."""
-        # of a crowd that comes at once one asks Redis, the others begin where that one is
-        handed_out = self._at if last_id is None and self._follows() else None
-        begin = await self._begin(last_id) if handed_out is None else handed_out
+        """The lines of a listener at an address, from after the event `last_id`, or from now."""
+        # while the task runs, a new listener begins at its position, so that a crowd of them makes no read each
+        position = self._at if last_id is None and self._follows() else None
+        begin = await self._begin(last_id) if position is None else position
         self._admit(client)
         queue: asyncio.Queue[EventBlock | None] = asyncio.Queue(WAITING)
         self._queues[queue] = client
-        lines = self._lines(queue, begin, missed=handed_out is None)
-        # whoever leaves before the first line was asked for gives up the place too
+        lines = self._lines(queue, begin, missed=position is None)
+        # a listener that leaves before its first line gives up its place too
         finalize(lines, self._queues.pop, queue, None).atexit = False
         return lines
 
     async def stop(self) -> None:
-        """Let every listener go."""
-        self._let_go()
+        """Disconnect every listener."""
+        self._end_all()
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -124,7 +124,7 @@ class Hub:
             self._queues.pop(queue, None)
 
     def _admit(self, client: str) -> None:
-        """Raise `Refusal` where an address holds its share of the listeners, or there are enough and it holds the most."""
+        """Raise `Refusal` if an address has its share of the listeners, or if all places are taken and it holds the most."""
         by_address = Counter(self._queues.values())
         own = by_address[client]
         if own >= places_of_share(LISTENERS, self.share):
@@ -141,7 +141,7 @@ class Hub:
         self.displaced()
 
     async def _begin(self, last_id: str | None) -> str:
-        """The event after which a listener is told all; one that it had and that is still to come is of another log."""
+        """The event after which a listener gets all; an id beyond the newest is of another log."""
         if last_id is None:
             return await run_in_threadpool(self.newest)
         with suppress(UserError):
@@ -149,7 +149,7 @@ class Hub:
             return min(last_id, newest, key=place_of)
         return last_id
 
-    def _hand_out(self, block: EventBlock) -> None:
+    def _queue_for_all(self, block: EventBlock) -> None:
         """Queue a block for every listener, and end those whose queue is full: they are too slow to follow."""
         for queue in list(self._queues):
             try:
@@ -158,12 +158,12 @@ class Hub:
                 _end(queue)
                 self._queues.pop(queue, None)
 
-    def _let_go(self) -> None:
+    def _end_all(self) -> None:
         for queue in list(self._queues):
             _end(queue)
 
     async def _follow(self) -> None:
-        """Ask for what is new until nobody listens; a Redis that is away is asked again."""
+        """Read new events until nobody listens; an unavailable Redis is read again."""
         behind = 0
         loop = asyncio.get_running_loop()
         written_at = loop.time()
@@ -174,31 +174,31 @@ class Hub:
                 behind = behind + 1 if place_of(newest) < place_of(at) else 0
                 if behind == ANOTHER_LOG:
                     at = newest
-                    self._let_go()
+                    self._end_all()
                 if events := await run_in_threadpool(self.after, at):
                     at = events[-1].id
-                    self._hand_out(EventBlock.of(events))
+                    self._queue_for_all(EventBlock.of(events))
                     written_at = loop.time()
                 self._at = at
             if loop.time() - written_at > HEARTBEAT_S:
-                self._hand_out(HEARTBEAT)
+                self._queue_for_all(HEARTBEAT)
                 written_at = loop.time()
             await asyncio.sleep(EVERY_S + A_LISTENER_S * self.listeners)
 
 
 def written(event: Event) -> bytes:
-    """An event as a listener reads it."""
-    told = {"type": event.kind, "race_id": event.race_id, "known_at": event.known_at, "seq": place_of(event.id) - 1}
-    return b"id: %s\nevent: %s\ndata: %s\n\n" % (event.id.encode(), event.kind.encode(), orjson.dumps(told))
+    """The encoding of an event."""
+    data = {"type": event.kind, "race_id": event.race_id, "known_at": event.known_at, "seq": place_of(event.id) - 1}
+    return b"id: %s\nevent: %s\ndata: %s\n\n" % (event.id.encode(), event.kind.encode(), orjson.dumps(data))
 
 
 def place_of(event_id: str) -> int:
-    """The number that an event's id begins with."""
+    """The number at the start of an event's id."""
     return int(event_id.partition("-")[0])
 
 
 def _end(queue: "asyncio.Queue[EventBlock | None]") -> None:
-    """Leave word that nothing more comes, in place of the oldest where the queue is full."""
+    """Queue the end marker; a full queue loses its oldest block for it."""
     if queue.full():
         queue.get_nowait()
     queue.put_nowait(None)

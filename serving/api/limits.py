@@ -1,4 +1,4 @@
-"""Limits of a request: the length of its body and the time it takes to come, its turn, and its address's share of all."""
+"""Limits of requests: body length and time, queues with fair turns, and each address's share."""
 
 import asyncio
 from collections import OrderedDict, deque
@@ -21,12 +21,12 @@ T = TypeVar("T")
 BODY_BYTES: Final = 256 * 1024
 BODY_S: Final = 10.0
 RUNNERS: Final = 40
-"""No race we know of has more."""
+"""More than any known race has."""
 QUICK_THREADS: Final = 4
-"""More threads than this share one interpreter badly: each waits for all others whenever it has read an answer."""
+"""More threads share one interpreter badly: each waits for all others whenever it has read an answer."""
 SLOW_THREADS: Final = 4
 ODDS_THREADS: Final = 16
-"""They wait for the disk, all of them for the same sync."""
+"""They wait for the disk, all for the same sync."""
 CLIENT_A_SECOND: Final = 50.0
 CLIENT_BURST: Final = 1000
 CLIENTS: Final = 10_000
@@ -37,12 +37,12 @@ CLIENT_SHARE: Final = 0.5
 
 
 def places_of_share(places: int, share: float) -> int:
-    """How many of some places one address may hold, at least one."""
+    """The number of places that one address may hold, at least 1."""
     return max(1, int(places * share))
 
 
 async def client_of(request: Request) -> str:
-    """The address that a request counts for: of IPv6 the /64 network, which is what one client is given."""
+    """The address that a request counts for; for IPv6 the /64 network, which one client usually has."""
     host = request.client.host if request.client else ""
     try:
         address = ip_address(host.partition("%")[0])
@@ -55,11 +55,11 @@ async def client_of(request: Request) -> str:
 
 @dataclass(slots=True)
 class Lane:
-    """Threads for one kind of work, and the requests that wait for them: a bounded queue, shared fairly between addresses.
+    """Threads for one kind of work, and a bounded queue of requests that is shared fairly between addresses.
 
-    Addresses take turns, so an address with one request waits for one request of each other address and not for all of
-    theirs. One address holds at most `share` of the queue; where the queue is full, the address that holds the most gives
-    up its newest request to one that holds fewer.
+    Addresses take turns, so an address with one request waits for at most one request of each other address. One address holds
+    at most `share` of the queue. When the queue is full, the address with the most requests loses its newest one to an address
+    with fewer.
     """
 
     name: str
@@ -79,11 +79,11 @@ class Lane:
 
     @property
     def waiting(self) -> int:
-        """How many requests wait."""
+        """The number of waiting requests."""
         return sum(map(len, self._queues.values()))
 
     async def run(self, client: str, work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
-        """Run work for a client in a thread when its turn comes; raises `Refusal` where that does not come in time."""
+        """Run work for a client in a thread at its turn; raises `Refusal` if the turn does not come in time."""
         await self._turn(client)
         try:
             return await run_sync(lambda: work(*args, **named), limiter=self._limiter)
@@ -118,7 +118,7 @@ class Lane:
         return turn
 
     def _displace(self, own: int) -> None:
-        """Refuse the newest request of the address that holds the most; raises `Refusal` where that would only swap them."""
+        """Refuse the newest request of the address with the most; raises `Refusal` if that would only swap the two."""
         heaviest = max(self._queues, key=lambda address: len(self._queues[address]))
         queue = self._queues[heaviest]
         if len(queue) <= own + 1:
@@ -142,7 +142,7 @@ class Lane:
         self._idle += 1
 
     def _leave(self, client: str, turn: "asyncio.Future[None]") -> None:
-        """Take a request out of the queue; a turn that it was given just then goes to the next."""
+        """Remove a request from the queue; a turn that it just got goes to the next."""
         if turn.done() and not turn.cancelled():
             if turn.exception() is None:
                 self._pass_on()
@@ -163,14 +163,14 @@ class Lane:
 
 @dataclass(slots=True)
 class Allowance:
-    """How much each client may ask of what is kept for good: `burst` at once, then so many a second."""
+    """A rate limit per client for requests that are logged: `burst` at once, then `a_second` per second."""
 
     a_second: float = CLIENT_A_SECOND
     burst: int = CLIENT_BURST
     _left: "OrderedDict[str, tuple[float, float]]" = field(default_factory=OrderedDict)
 
     def spend(self, client: str, now_s: float) -> None:
-        """Count one request of a client; raises `Refusal` where it has none left."""
+        """Count one request of a client; raises `Refusal` if it has none left."""
         left, at = self._left.pop(client, (float(self.burst), now_s))
         left = min(self.burst, left + (now_s - at) * self.a_second)
         self._left[client] = (max(0.0, left - 1.0), now_s)
@@ -178,13 +178,13 @@ class Allowance:
             self._left.popitem(last=False)
         if left < 1.0:
             raise Refusal(
-                429, f"each such score is kept, and a client has {self.a_second:g} of them a second: ask more slowly"
+                429, f"each such score is logged, and a client has {self.a_second:g} of them a second: ask more slowly"
             )
 
 
 @dataclass(slots=True)
 class Lanes:
-    """The lanes of a process: a slow question never takes the place of a quick one, and odds wait for the disk beside both."""
+    """The lanes of a process: slow requests never delay quick ones, and odds wait for the disk in a lane of their own."""
 
     quick: Lane
     slow: Lane
@@ -202,7 +202,7 @@ class Lanes:
 
     @classmethod
     def here(cls, share: float = CLIENT_SHARE) -> "Lanes":
-        """The lanes of the event loop that runs: a server has one."""
+        """The lanes of the running event loop; a server has one loop."""
         loop = asyncio.get_running_loop()
         lanes = _LANES.get(loop)
         if lanes is None:
@@ -214,7 +214,7 @@ _LANES: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Lanes]] = WeakKeyDict
 
 
 class BoundedBody:
-    """ASGI middleware: a body longer than `most` bytes is refused with 413 as soon as that shows, a slow one with 408."""
+    """ASGI middleware: refuses a body longer than `most` bytes with 413 before reading it all, and a slow one with 408."""
 
     def __init__(self, app: ASGIApp, most: int = BODY_BYTES, seconds: float = BODY_S) -> None:
         self.app = app
@@ -222,7 +222,7 @@ class BoundedBody:
         self.seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Read the body of a request, up to the bound, before anything is done with it."""
+        """Read the body, up to the bound, before the application sees the request."""
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
             await self.app(scope, receive, send)
             return
@@ -235,24 +235,24 @@ class BoundedBody:
             return
         except _TooLong:
             refusal = answer(413, f"the body is longer than {self.most:,} bytes: send one race a request")
-            refusal.headers["Connection"] = "close"  # or the server would take the rest of it from the wire
+            refusal.headers["Connection"] = "close"  # otherwise the server would read the rest of it
             await refusal(scope, receive, send)
             return
         if whole is None:
             return
-        told = False
+        passed = False
 
         async def once() -> Message:
-            nonlocal told
-            if told:
+            nonlocal passed
+            if passed:
                 return await receive()
-            told = True
+            passed = True
             return {"type": "http.request", "body": whole, "more_body": False}
 
         await self.app(scope, once, send)
 
     async def _whole(self, receive: Receive) -> bytes | None:
-        """The body; None where whoever sent it is gone."""
+        """The body; None if the client disconnected."""
         parts: list[bytes] = []
         taken, more = 0, True
         while more:
@@ -268,4 +268,4 @@ class BoundedBody:
 
 
 class _TooLong(Exception):
-    """A body longer than it may be."""
+    """The body is longer than the limit."""

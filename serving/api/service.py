@@ -1,4 +1,4 @@
-"""What the service is assembled from, and what its requests ask of it."""
+"""The service behind the HTTP interface: its collaborators, and the work of each request."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from velo.racing.undeclared import nearest
 from velo.serving.api.days import card_of, line_of, undeclared_in
 from velo.serving.api.schemas import GivenCard
 from velo.serving.scoring.online_race import AheadOfClock, BeingWritten
-from velo.serving.scoring.race_messages import UnknownRace, told_on
+from velo.serving.scoring.race_messages import UnknownRace, messages_on
 from velo.serving.scoring.redis_reader import Busy, OnlineStoreUnavailable
 from velo.serving.scoring.scored import ScoredRace
 from velo.serving.scoring.scorer import Scorer
@@ -26,21 +26,21 @@ from velo.storage.store import Store
 P = ParamSpec("P")
 T = TypeVar("T")
 TRIES: Final = 4
-"""How often work is tried that a moment may help."""
+"""The most attempts at work that may succeed a moment later."""
 Given = Market | NonRunner | Reinstated
 SECONDS: Final = (0.001, 0.002, 0.004, 0.006, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
 
 
 class OddsWriter(Protocol):
-    """Takes odds, a withdrawal or a reinstatement into the log, or to a feed it is made from."""
+    """Writes odds, a withdrawal or a reinstatement to the log, or to the feed that fills it."""
 
     def __call__(self, message: Given) -> tuple[str, int | None]:
-        """`log` and the seq, or `feed` and None; raises `NotTaken` where it cannot be taken now."""
+        """Return `log` and the seq, or `feed` and None; raises `NotTaken` if it cannot be written now."""
         ...
 
 
 class ScoreWriter(Protocol):
-    """Keeps what was served."""
+    """Logs served scores."""
 
     def __call__(self, scored: ScoredRace, card: Racecard | None = None, odds: Market | None = None) -> None:
         """Append one served score."""
@@ -48,7 +48,7 @@ class ScoreWriter(Protocol):
 
 
 class Metrics:
-    """The figures of one process of the service, or of all that share a folder, in which each keeps its own."""
+    """The metrics of one process of the service, or of all processes that share a folder, each with its own file."""
 
     def __init__(self, shared: Path | None = None) -> None:
         self._shared = shared
@@ -68,17 +68,17 @@ class Metrics:
         self.stale = Counter("stale_scores", "Scores in which some value was stale.", **named)
 
     def refusal(self, status: int, queue: str | None = None) -> None:
-        """Count a refused request; `queue` names the queue in which its address has no share left."""
+        """Count a refused request; `queue` names the queue in which its address used up its share."""
         self.refused.labels(str(status)).inc()
         if queue is not None:
             self.over_share.labels(queue).inc()
 
     def displaced(self, queue: str) -> None:
-        """Count a listener that gave way to one of another address."""
+        """Count a listener that was replaced by one of another address."""
         self.over_share.labels(queue).inc()
 
     def written(self) -> bytes:
-        """The figures as Prometheus reads them; of all processes where they share a folder."""
+        """The metrics in Prometheus' text format; of all processes if they share a folder."""
         if self._shared is None:
             return generate_latest(self.registry)
         for path in self._shared.glob("gauge_live*_*.db"):
@@ -92,18 +92,19 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The collaborators of the service; `clock` tells now, `keep` logs what was served."""
+    """The collaborators of the service: `clock` returns the present (UTC), `write` appends messages, `keep` logs scores."""
 
     store: Store
     scorer: Scorer
     clock: Callable[[], datetime]
-    tell: OddsWriter
+    write: OddsWriter
     keep: ScoreWriter
     metrics: Metrics = field(default_factory=Metrics)
 
     def insisted(self, work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
-        """Do some work, and repeat it where that may help: after a result half written, a writer's clock that is a little
-        ahead, or a late online store that answered other requests meanwhile.
+        """Do some work, and retry it after a partly written result, a writer's clock slightly ahead, or a slow online store.
+
+        A slow store is retried only if it answered other requests meanwhile.
         """
         redis = self.scorer.online.redis
         for _ in range(TRIES - 1):
@@ -118,14 +119,14 @@ class Service:
         return work(*args, **named)
 
     def score(self, race_id: str, as_of: datetime | None, *, with_drivers: bool) -> ScoredRace:
-        """Score a race, and keep that."""
+        """Score a race and log the score."""
         with self.metrics.scored.labels("redis" if as_of is None else "history").time():
             scored = self.scorer.score(race_id, self.clock(), as_of, with_drivers=with_drivers)
             self._served(scored)
         return scored
 
     def score_card(self, given: GivenCard, *, with_drivers: bool) -> ScoredRace:
-        """Score a card that a request brings, and keep that."""
+        """Score the card of a request and log the score."""
         card, odds = _card(given), _odds(given)
         with self.metrics.scored.labels("card").time():
             scored = self.scorer.score_card(card, odds, self.clock(), with_drivers=with_drivers)
@@ -133,20 +134,20 @@ class Service:
         return scored
 
     def day(self, asked: date | None) -> dict[str, Any]:
-        """The races of a local date, today's by default, in order of their off."""
+        """The races of a local date, today's by default, in order of off time."""
         now, zone = self.clock(), self.store.timezone
         today = local_date(now, zone)
         day = asked or today
         begin, end = local_midnight(day, zone), local_midnight(day + timedelta(days=1), zone)
-        messages = [race.messages for race in self.scorer.online.races(begin, end)] or told_on(self.store.home, day)
+        messages = [race.messages for race in self.scorer.online.races(begin, end)] or messages_on(self.store.home, day)
         lines = [line for of in messages if (line := line_of(of, now)) is not None]
         model: dict[str, Any] | None = None
         missing = None
         try:
             bundle = self.scorer.bundles.current()
             model = {"version": bundle.version, "gate": bundle.gate, "mode": bundle.mode}
-        except UserError as none:
-            missing = str(none)
+        except UserError as refused:
+            missing = str(refused)
         return {
             "date": day.isoformat(),
             "timezone": zone.key,
@@ -158,18 +159,18 @@ class Service:
         }
 
     def _undeclared(self, messages: Sequence[Sequence[Message]], now: datetime) -> list[dict[str, Any]]:
-        """What was told by now of a day's horses, and of any race, that no card declares yet."""
+        """Messages known by now about undeclared horses of a day's races, and about any undeclared race."""
         waiting, races = self.scorer.online.waiting()
-        told = [undeclared_in(_by(of, now)) for of in messages]
-        told += [undeclared_in(_by(race.messages, now), races) for race in waiting]
-        found = [message for of in told for message in of if message["declared_at"] is None]
+        by_race = [undeclared_in(_by(of, now)) for of in messages]
+        by_race += [undeclared_in(_by(race.messages, now), races) for race in waiting]
+        found = [message for of in by_race for message in of if message["declared_at"] is None]
         return sorted(found, key=lambda message: (message["known_at"], message["race_id"]))
 
     def card(self, race_id: str) -> dict[str, Any]:
-        """A race as it stands; raises `UnknownRace` where there is none."""
-        kept = self.scorer.online.stored(race_id)
+        """The state of a race; raises `UnknownRace` if it is not declared."""
+        stored = self.scorer.online.stored(race_id)
         now = self.clock()
-        card = card_of(kept.messages, now) if kept is not None else None
+        card = card_of(stored.messages, now) if stored is not None else None
         if card is None:
             card = card_of(self.scorer.history.messages(race_id).messages, now)
         if card is None:
@@ -177,7 +178,7 @@ class Service:
         return card
 
     def take_odds(self, race_id: str, prices: dict[str, float], source: str) -> dict[str, Any]:
-        """Odds of a declared race, on their way into the log; odds of no runner of it are refused."""
+        """Write odds of a declared race; raises `UserError` for a horse that is not a runner of it."""
         runners = {runner["horse_id"] for runner in self.card(race_id)["declared"]}
         strangers = sorted(set(prices) - runners)
         if strangers:
@@ -185,17 +186,17 @@ class Service:
         return self._accept(Market(race_id, prices, source))
 
     def take_withdrawal(self, race_id: str, horse_id: str, reason: str | None) -> dict[str, Any]:
-        """The withdrawal of a declared horse, on its way into the log; of any other it is refused."""
+        """Write the withdrawal of a declared horse; raises `UserError` for any other horse."""
         self._refuse_stranger(race_id, horse_id)
         return self._accept(NonRunner(race_id, horse_id, reason))
 
     def take_reinstatement(self, race_id: str, horse_id: str) -> dict[str, Any]:
-        """That a withdrawn horse runs after all, on its way into the log; of a horse not declared it is refused."""
+        """Write the reinstatement of a withdrawn horse; raises `UserError` for a horse that is not declared."""
         self._refuse_stranger(race_id, horse_id)
         return self._accept(Reinstated(race_id, horse_id))
 
     def _accept(self, message: Given) -> dict[str, Any]:
-        into, seq = self.tell(message)
+        into, seq = self.write(message)
         return {"into": into, "seq": seq}
 
     def _refuse_stranger(self, race_id: str, horse_id: str) -> None:
@@ -209,25 +210,25 @@ class Service:
             )
 
     def ready(self) -> dict[str, Any]:
-        """Whether a race can be scored now, and what stands in the way."""
-        said = {"redis": "ok", "model": "ok", "stream": "none has run here"}
+        """Whether a race can be scored now, and the state of each part."""
+        state = {"redis": "ok", "model": "ok", "stream": "none has run here"}
         try:
             head = self.scorer.online.head()
             if head is not None:
-                said["stream"] = "at the log's end" if head.live else f"catching up, at {to_text(head.known_at)}"
+                state["stream"] = "at the log's end" if head.live else f"catching up, at {to_text(head.known_at)}"
         except UserError as away:
-            said["redis"] = said["stream"] = str(away)
+            state["redis"] = state["stream"] = str(away)
         else:
             try:
                 self.scorer.online.refuse_not_whole(self.clock())
             except UserError as lost:
-                said["redis"] = str(lost)
+                state["redis"] = str(lost)
         try:
             self.scorer.bundles.current()
-        except UserError as none:
-            said["model"] = str(none)
-        ready = said["redis"] == said["model"] == "ok" and not said["stream"].startswith("catching up")
-        return {"ready": ready, **said}
+        except UserError as refused:
+            state["model"] = str(refused)
+        ready = state["redis"] == state["model"] == "ok" and not state["stream"].startswith("catching up")
+        return {"ready": ready, **state}
 
     def newest_event(self) -> str:
         """The id of the newest event; `0-0` before any."""

@@ -1,4 +1,4 @@
-"""The model that serves, read again as soon as another is promoted, judged, or the tables' formulas change."""
+"""The serving model, loaded again when a model is promoted or judged, or the tables' formulas change."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +11,7 @@ from velo.training.bundle import CURRENT, GATE, Bundle, load
 
 
 class NoModel(UserError):
-    """There is no model to serve, or none that fits the tables."""
+    """No model can serve: none is stored, or the current one does not fit the tables."""
 
 
 @dataclass(slots=True)
@@ -22,11 +22,11 @@ class Bundles:
     _loaded: Bundle | None = None
     _seen: tuple[int, ...] = ()
     _watched: tuple[str | None, tuple[Path, ...]] = (None, ())
-    """The version, and the files that say whether it still serves: put together anew they cost more than asking for them."""
+    """The version and the files that decide whether it still serves; cached because making the paths costs more than `stat`."""
     _lock: Lock = field(default_factory=Lock)
 
     def current(self) -> Bundle:
-        """The bundle that serves; raises `NoModel` where there is none, or none that fits the tables."""
+        """The serving bundle; raises `NoModel` if there is none, or it does not fit the tables."""
         seen = self._signs()
         if self._loaded is None or seen != self._seen:
             with self._lock:
@@ -35,13 +35,13 @@ class Bundles:
         return self._loaded
 
     def of(self, version: str) -> Bundle:
-        """A version that may serve no more; raises as `current` does."""
+        """A version, serving or not; raises as `current` does."""
         if self._loaded is not None and self._loaded.version == version and self._signs() == self._seen:
             return self._loaded
         return self._load(version)
 
     def catalogue(self) -> str:
-        """The fingerprint of the formulas that the tables were made by; raises `UserError` where there are no tables."""
+        """The fingerprint of the formulas of the tables; raises `UserError` without tables."""
         home = self.store.home
         epochs = Store.open(Settings(home.root)).epochs
         if not epochs:
@@ -55,7 +55,7 @@ class Bundles:
             raise NoModel(str(none)) from none
 
     def _signs(self) -> tuple[int, ...]:
-        """Changes of the files that say which model serves."""
+        """The modification times and inodes of the files that decide which model serves."""
         version = self._loaded.version if self._loaded else ""
         of, paths = self._watched
         if of != version:

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Values = Mapping[str, float]
 
-SAID: Final = 3
+SHOWN: Final = 3
+"""Drivers of a runner."""
 RACES_HELD: Final = 500
 """Races whose drivers are cached."""
 MINUS: Final = "\N{MINUS SIGN}"
@@ -56,26 +57,26 @@ class Driver:
 
 
 def drivers(
-    vectors: FeatureMatrix, features: tuple[str, ...], contributions: Floats, said: int = SAID
+    matrix: FeatureMatrix, features: tuple[str, ...], contributions: Floats, shown: int = SHOWN
 ) -> list[tuple[Driver, ...]]:
     """The strongest stories of each runner, strongest first; `contributions` is (runners, features).
 
     A story whose value points the other way than its effect is left out: its words would mean the opposite.
     """
-    told, members = _stories(features)
-    means = {column: _mean(vectors.of(column)) for column, _ in _HIGHER_IS_BETTER.values()}
+    stories, members = _stories(features)
+    means = {column: _mean(matrix.of(column)) for column, _ in _HIGHER_IS_BETTER.values()}
     effects = contributions @ members
     found = []
     for runner in range(effects.shape[0]):
-        values = dict(zip(COLUMNS, vectors.matrix[runner].tolist(), strict=True))
+        values = dict(zip(COLUMNS, matrix.matrix[runner].tolist(), strict=True))
         by_words: dict[str, float] = {}
-        for story, effect in zip(told, effects[runner].tolist(), strict=True):
+        for story, effect in zip(stories, effects[runner].tolist(), strict=True):
             if abs(effect) >= NEGLIGIBLE:
                 # two drivers without values read the same
                 text = _words_of_effect(story, values, means, effect)
                 if text is not None:
                     by_words[text] = by_words.get(text, 0.0) + effect
-        strongest = sorted(by_words.items(), key=lambda item: -abs(item[1]))[:said]
+        strongest = sorted(by_words.items(), key=lambda item: -abs(item[1]))[:shown]
         found.append(tuple(Driver(text, effect) for text, effect in strongest if abs(effect) >= NEGLIGIBLE))
     return found
 
@@ -83,9 +84,9 @@ def drivers(
 @lru_cache(maxsize=8)
 def _stories(features: tuple[str, ...]) -> tuple[tuple[str, ...], Floats]:
     """The stories of some features, and which feature belongs to which: (features, stories) of 0 and 1."""
-    stories = [story_of(name) for name in features]
-    told = tuple(dict.fromkeys(stories))
-    return told, np.array([[story == each for each in told] for story in stories], dtype=np.float64)
+    story_by_feature = [story_of(name) for name in features]
+    stories = tuple(dict.fromkeys(story_by_feature))
+    return stories, np.array([[own == story for story in stories] for own in story_by_feature], dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +99,15 @@ class DriverExplainer:
     _held: "OrderedDict[tuple[str, bytes], list[tuple[Driver, ...]]]" = field(default_factory=OrderedDict)
     _lock: Lock = field(default_factory=Lock)
 
-    def tell(self, model: "Bundle", vectors: FeatureMatrix) -> list[tuple[Driver, ...]]:
-        """The strongest stories of each runner by a model, in the order of the vectors."""
-        matrix = np.ascontiguousarray(vectors.matrix)
-        key = (model.version, blake2b(matrix.data, digest_size=16).digest())
+    def explain(self, model: "Bundle", matrix: FeatureMatrix) -> list[tuple[Driver, ...]]:
+        """The strongest stories of each runner by a model, in the order of the runners."""
+        content = np.ascontiguousarray(matrix.matrix)
+        key = (model.version, blake2b(content.data, digest_size=16).digest())
         with self._lock:
             if (held := self._held.get(key)) is not None:
                 self._held.move_to_end(key)
                 return held
-        found = drivers(vectors, model.features, model.contributions(vectors.select(model.features)))
+        found = drivers(matrix, model.features, model.contributions(matrix.select(model.features)))
         with self._lock:
             self._held[key] = found
             while len(self._held) > RACES_HELD:
@@ -147,9 +148,9 @@ def words(story: str, values: Values) -> str:
         return _record(values, f"{view}__wins_{which}", f"{view}__runs_{which}", _BEFORE[view], f"in {which[:-1]} days")
     if view in _CAREER:
         return _record(values, f"{view}__wins", f"{view}__starts", "horse", _CAREER[view])
-    tell = _TOLD.get(story)
-    if tell:
-        return tell(values)
+    write = _WORDS.get(story)
+    if write:
+        return write(values)
     if "__" not in story:
         return story.replace("_", " ")
     name = story.partition("__")[2].replace("_", " ")
@@ -186,26 +187,26 @@ def _unknown(value: float) -> bool:
 
 
 def _number(name: str, text: str, unknown: str, scale: float = 1.0) -> Callable[[Values], str]:
-    def tell(values: Values) -> str:
+    def in_words(values: Values) -> str:
         return unknown if _unknown(values[name]) else text.format(values[name] * scale).replace("-", MINUS)
 
-    return tell
+    return in_words
 
 
 def _signed(name: str, text: str, zero: str, unknown: str) -> Callable[[Values], str]:
     """A number with its sign; `zero` where it rounds to 0, which has none."""
 
-    def tell(values: Values) -> str:
+    def in_words(values: Values) -> str:
         if _unknown(values[name]):
             return unknown
-        said = text.format(values[name])
-        return zero if _SIGNED_ZERO.search(said) else said.replace("-", MINUS)
+        number = text.format(values[name])
+        return zero if _SIGNED_ZERO.search(number) else number.replace("-", MINUS)
 
-    return tell
+    return in_words
 
 
 def _against_the_odds(over: str, when: str, unknown: str) -> Callable[[Values], str]:
-    def tell(values: Values) -> str:
+    def in_words(values: Values) -> str:
         if _unknown(values[over]):
             return unknown
         points = _points(values[over])
@@ -213,25 +214,25 @@ def _against_the_odds(over: str, when: str, unknown: str) -> Callable[[Values], 
             return f"beat as many rivals {when} as its odds implied"
         return f"beat {'more' if values[over] > 1 else 'fewer'} rivals {when} than its odds implied, by {points}"
 
-    return tell
+    return in_words
 
 
 def _rivals_beaten(prb: str, over: str, who: str, unknown: str) -> Callable[[Values], str]:
     """Either value may move the score, so the words state both."""
 
-    def tell(values: Values) -> str:
+    def in_words(values: Values) -> str:
         beaten = values[prb]
         if _unknown(beaten):
             return unknown
-        said = f"{who} beat {100 * beaten:.0f} % of rivals"
+        share = f"{who} beat {100 * beaten:.0f} % of rivals"
         if _unknown(values[over]):
-            return said
+            return share
         points = _points(values[over])
         if not points:
-            return f"{said}, as many as the odds implied"
-        return f"{said}, {points} {'more' if values[over] > 1 else 'fewer'} than the odds implied"
+            return f"{share}, as many as the odds implied"
+        return f"{share}, {points} {'more' if values[over] > 1 else 'fewer'} than the odds implied"
 
-    return tell
+    return in_words
 
 
 def _points(over: float) -> str:
@@ -311,7 +312,7 @@ _HIGHER_IS_BETTER: Final[Mapping[str, tuple[str, float | None]]] = {
     "horse_form:form": ("horse_form__prb_ewma", None),
 }
 """Stories whose words call a runner good or bad: the column they state, and its value for an average runner, if it has one."""
-_TOLD: Final[Mapping[str, Callable[[Values], str]]] = {
+_WORDS: Final[Mapping[str, Callable[[Values], str]]] = {
     "horse_form:record": lambda values: _record(values, "horse_form__wins", "horse_form__starts", "horse", "in all"),
     "horse_form:form": _number("horse_form__prb_ewma", "beat {:.0f} % of rivals lately", "no form yet", 100.0),
     "horse_form:last run": _last_run,

@@ -1,4 +1,4 @@
-"""Read the messages of one race from the tables, and say how many newer messages the log has."""
+"""Read the messages of one race from the tables, and count the newer messages of the log."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -86,9 +86,9 @@ def messages_of_race(
     log: UnbuiltLogView | None = None,
     tables: Tables | None = None,
 ) -> RaceMessages:
-    """Everything the tables hold of a race, and the `log` beyond them where it is given; raises `UnknownRace` for none.
+    """A race's messages in the tables, and in the `log` after them if it is given; raises `UnknownRace` if there are none.
 
-    With a `log` nothing of the race is behind. `tables` are those just looked up, where they were.
+    With a `log`, `behind` is 0. `tables` saves the lookup if the caller has just made it.
     """
     tables = tables or tables_of(home, race_id, snapshot=snapshot)
     newer = log.messages(race_id, tables.next_seq) if log is not None else ()
@@ -100,8 +100,8 @@ def messages_of_race(
     return RaceMessages(messages, tables.known_at, behind)
 
 
-def told_on(home: Home, race_date: date) -> list[tuple[Message, ...]]:
-    """Everything the tables hold of the races of a local date, a race each; empty where there are no tables."""
+def messages_on(home: Home, race_date: date) -> list[tuple[Message, ...]]:
+    """The messages in the tables about the races of a local date, by race; empty without tables."""
     look = Snapshot()
     try:
         parts = {kind: look.parts(home.offline / kind) for kind in ("runners", "notices")}
@@ -128,11 +128,11 @@ def _selected(connection: Any, files: list[str], where: str, params: dict[str, A
 
 
 def _races(rows: Iterable[Mapping[str, Any]]) -> list[Message]:
-    """Cards and results, each from the rows of its runners."""
+    """Cards and results, from one row per runner."""
     by_message: dict[int, list[Mapping[str, Any]]] = {}
     for row in rows:
         by_message.setdefault(row["seq"], []).append(row)
-    return [_race(told) for told in by_message.values()]
+    return [_race(runners) for runners in by_message.values()]
 
 
 def _race(rows: list[Mapping[str, Any]]) -> Message:

@@ -1,10 +1,11 @@
 """Log every served score, append-only: one line each in `$VELO_HOME/scores/<UTC day>.ndjson`.
 
-A line says what was served and on what it stood: the instant, the bundle, the fingerprint of the vectors, the odds. It
-is enough to make the score again and hold the two together (`velo audit --scores`). A line begins with the CRC-32 of
-its rest; one that a crash cut short is told apart by it, and the next line begins anew.
+A line has what was served and its inputs: the instant, the bundle, the fingerprint of the features, the odds. So the score
+can be computed again and compared (`velo audit --scores`). A line begins with the CRC-32 of its rest, which shows a line
+that a crash cut short; the next line starts on a new line.
 
-What is served again, the same, makes no line each time, and old days give way: the log is bounded however much is asked.
+A score that is served repeatedly makes a line at most once per interval, and old days are deleted, so the log's size is
+bounded for any number of requests.
 """
 
 import os
@@ -31,9 +32,9 @@ from velo.storage.store import Home
 DAYS: Final = 365
 MEGABYTES: Final = 4096
 EVERY: Final = timedelta(minutes=1)
-"""How often a score that is served again as of the same instant is kept."""
+"""The least time between lines of an equal score as of the same instant."""
 EVERY_INSTANT: Final = timedelta(seconds=1)
-"""How often one is kept that is the same but for the instant it stands on, as of a race that is polled."""
+"""The least time between lines of scores that differ in `as_of` alone, as when a race is polled."""
 REMEMBERED: Final = 4096
 """Scores whose last logging time is remembered."""
 _CHECKED_EVERY: Final = 4096
@@ -45,9 +46,9 @@ class NotKept(UserError):
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A score as it was served. `chances` has each runner's (probability, blended); `card` and `odds` what a request brought.
+    """A served score. `chances` has each runner's (probability, blended); `card` and `odds` are those of a request, if it had any.
 
-    `repeats` counts how often it was served since the line before that says the same, without a line.
+    `repeats` counts the times it was served without a line since its previous line.
     """
 
     scored_at: datetime
@@ -65,39 +66,37 @@ class Served:
 
 
 @dataclass(slots=True)
-class _Said:
+class _LastLine:
     """When a score was last logged, its `as_of`, and how often it was served since."""
 
-    kept_at: datetime
+    logged_at: datetime
     as_of: datetime
     repeats: int = 0
 
 
 @dataclass(slots=True)
 class ScoreLog:
-    """Appends to the score log of a home; safe for threads, and for processes beside one another.
+    """Appends to the score log of a home; safe for threads and for concurrent processes.
 
-    Days before the last `days` are removed, and the oldest of those left while all are longer than `megabytes`.
+    Files older than `days` are deleted, then the oldest while all together exceed `megabytes`.
     """
 
     home: Home
     days: int = DAYS
     megabytes: int = MEGABYTES
-    _said: "OrderedDict[bytes, _Said]" = field(default_factory=OrderedDict)
+    _last_lines: "OrderedDict[bytes, _LastLine]" = field(default_factory=OrderedDict)
     _lines: int = 0
     _day: str = ""
     _descriptor: int = -1
     _lock: Lock = field(default_factory=Lock)
 
     def __call__(self, scored: ScoredRace, card: Racecard | None = None, odds: Market | None = None) -> None:
-        """Append one served score, before it is served; raises `NotKept` where it cannot be.
+        """Append a score before it is served; raises `NotKept` if it cannot be written.
 
-        One that was served before, the same, is kept once a minute; where it stands on another instant, once a second.
-
-        Readable when this returns, so that a process that dies loses none; on the disk when the system gets to it, within
-        seconds: a machine that loses its power may lose those.
+        An equal score makes a line at most once a minute; one that differs in `as_of` alone, once a second. The line survives the
+        process when this returns, but it is not synced: a power failure may lose the last seconds.
         """
-        told: dict[str, Any] = {
+        entry: dict[str, Any] = {
             "scored_at": to_text(scored.scored_at),
             "as_of": to_text(scored.as_of),
             "race_id": scored.race_id,
@@ -111,42 +110,42 @@ class ScoreLog:
             },
         }
         if card is not None:
-            told["card"] = to_record(card)
+            entry["card"] = to_record(card)
         if odds is not None:
-            told["odds"] = to_record(odds)
+            entry["odds"] = to_record(odds)
         with self._lock:
-            said, told["repeats"] = self._repeated(told, scored)
-            if said is None:
+            content, entry["repeats"] = self._repeated(entry, scored)
+            if content is None:
                 return
-            line = jsonl.frame(orjson.dumps(told)[1:])
+            line = jsonl.frame(orjson.dumps(entry)[1:])
             try:
                 written = os.write(self._open(scored.scored_at), line)
             except OSError as failed:
                 raise NotKept(self._why(str(failed))) from None
             if written < len(line):
-                # what was torn off is damage; the next line begins anew
+                # the torn line is damaged; the next one starts on a new line
                 self._reopen()
                 raise NotKept(self._why(f"{written} of {len(line)} bytes were written"))
-            self._remember(said, scored)
+            self._remember(content, scored)
 
-    def _repeated(self, told: Mapping[str, Any], scored: ScoredRace) -> tuple[bytes | None, int]:
-        """What a score says but for its instants, None where it needs no line; and how often it was served without one."""
-        about = {name: value for name, value in told.items() if name not in ("scored_at", "as_of")}
+    def _repeated(self, entry: Mapping[str, Any], scored: ScoredRace) -> tuple[bytes | None, int]:
+        """The digest of an entry without its instants, None if it needs no line; and how often it was served without one."""
+        about = {name: value for name, value in entry.items() if name not in ("scored_at", "as_of")}
         content = blake2b(orjson.dumps(about), digest_size=16).digest()
-        before = self._said.get(content)
+        before = self._last_lines.get(content)
         if before is None:
             return content, 0
         every = EVERY if before.as_of == scored.as_of else EVERY_INSTANT
-        if timedelta() <= scored.scored_at - before.kept_at < every:
+        if timedelta() <= scored.scored_at - before.logged_at < every:
             before.repeats += 1
             return None, 0
         return content, before.repeats
 
     def _remember(self, content: bytes, scored: ScoredRace) -> None:
-        self._said[content] = _Said(scored.scored_at, scored.as_of)
-        self._said.move_to_end(content)
-        if len(self._said) > REMEMBERED:
-            self._said.popitem(last=False)
+        self._last_lines[content] = _LastLine(scored.scored_at, scored.as_of)
+        self._last_lines.move_to_end(content)
+        if len(self._last_lines) > REMEMBERED:
+            self._last_lines.popitem(last=False)
 
     def close(self) -> None:
         """Close the file."""
@@ -177,7 +176,7 @@ class ScoreLog:
         return self._descriptor
 
     def _make_room(self, now: datetime) -> None:
-        """Remove the days that are too old, and the oldest while all are too long; raises OSError where today's is."""
+        """Delete the days that are too old, and the oldest while all exceed the limit; raises OSError if today's alone does."""
         first, today = (f"{now - timedelta(days=back):%Y-%m-%d}" for back in (self.days, 0))
         sizes = {path: path.stat().st_size for path in _files(self.home)}
         for path in list(sizes):
@@ -189,7 +188,7 @@ class ScoreLog:
 
 
 def served(home: Home) -> Iterator[tuple[str, Served | None]]:
-    """Every line of the score log, oldest first: where it stands, and what it says; None for one that is damaged."""
+    """Every line of the score log, oldest first: its file and number, and the score; None for a damaged line."""
     for path in _files(home):
         with suppress(FileNotFoundError):  # removed meanwhile, as too old
             yield from _lines(path)
@@ -208,7 +207,9 @@ def _lines(path: Path) -> Iterator[tuple[str, Served | None]]:
             yield f"{path.name}:{number}", None if score is None else _served(score)
 
 
-def _served(told: dict[str, Any]) -> Served:
-    instants = {name: from_text(told[name]) if told[name] else None for name in ("scored_at", "as_of", "odds_known_at")}
-    chances = {horse: (own, blended) for horse, (own, blended) in told["chances"].items()}
-    return Served(**(told | instants | {"chances": chances}))
+def _served(entry: dict[str, Any]) -> Served:
+    instants = {
+        name: from_text(entry[name]) if entry[name] else None for name in ("scored_at", "as_of", "odds_known_at")
+    }
+    chances = {horse: (own, blended) for horse, (own, blended) in entry["chances"].items()}
+    return Served(**(entry | instants | {"chances": chances}))

@@ -31,13 +31,13 @@ _OF_RUNNERS: Final = [bool({"horse_id", "jockey_id", "trainer_id"} & {*family.ke
 
 @dataclass(frozen=True, slots=True)
 class ScoredRunner:
-    """One declared runner. Odds are decimal; `market` is None where none are known.
+    """One declared runner. Odds are decimal, None if unknown.
 
-    `probability` is the model's own; `blended` puts the market to it, None unless every runner has odds and the model
-    knows how. `market_source` names whose odds they are: of a snapshot, or `SP`, told with the result and so never
-    known before. `interval` and `blended_interval` are 95 % bounds of the rate at which runners given such a chance win, None
-    where the model has none (`velo.training.market.calibration.CalibrationInterval` says what they cover). `missing` and
-    `stale` name feature views: without a row of the runner's key, or past `valid_until`.
+    `probability` is the fundamental model's; `blended` is blended with the market, None unless every runner has odds and the
+    model has a blend. `market_source` is the source of the odds: a snapshot's, or `SP`, which is known with the result only.
+    `interval` and `blended_interval` are 95 % intervals of the win rate of runners with such a probability, None if the model has
+    none (`velo.training.market.calibration.CalibrationInterval` says what they cover). `missing` and `stale` name feature
+    views without a row of the runner's key, or with a row past its `valid_until`.
     """
 
     runner_no: int | None
@@ -62,12 +62,12 @@ class ScoredRunner:
 
 @dataclass(frozen=True, slots=True)
 class ScoredRace:
-    """A race scored; probabilities sum to 1, runners stand most likely first.
+    """A scored race; probabilities sum to 1, the most likely runner first.
 
-    `as_of` is the instant it stands on: all told by then is in it, nothing later; scored again as of it, it is the same.
-    `scored_at` is when that was done, `fingerprint` that of its feature vectors. `declared_by` is what named the
-    runners, `features_from` where their features were read, `missing` and `stale` the views that any runner lacks or
-    has too old, `notes` whatever a reader should know before leaning on it. `withdrawn` names the non-runners.
+    The score uses everything known at `as_of` and nothing later; a score as of the same instant is equal. `scored_at` is when it
+    was computed, `fingerprint` the digest of its features. `declared_by` is the source of the runners, `features_from` that of
+    the features; `missing` and `stale` are the views that any runner lacks or has a stale row of; `notes` are caveats for the
+    reader; `withdrawn` names the non-runners.
     """
 
     race_id: str
@@ -94,36 +94,36 @@ class ScoredRace:
 
 @dataclass(frozen=True, slots=True)
 class RaceSnapshot:
-    """What a race is scored with: how it stood, the vectors of its runners, the instant and origin of both."""
+    """The inputs of a score: the declared race, the features of its runners, and the instant and origin of both."""
 
     race: Declared
-    vectors: FeatureMatrix
+    matrix: FeatureMatrix
     as_of: datetime
     origin: Origin
 
 
 def scored_race(
     model: Bundle,
-    stood: RaceSnapshot,
+    snapshot: RaceSnapshot,
     now: datetime,
     *,
     result: Result | None = None,
     notes: Sequence[str] = (),
     explainer: DriverExplainer | None = None,
 ) -> ScoredRace:
-    """Score a race; `result`, where it has been run, shows starting prices where no odds were told before.
+    """Score a race; `result`, if it has been run, gives starting prices to show if no odds were known before.
 
     `explainer` adds each runner's drivers; without it there are none.
     """
-    race, vectors, said = stood.race, stood.vectors, list(notes)
-    runners = _runners(model, race, vectors, result, explainer)
-    said.extend(model.differences)
+    race, matrix, caveats = snapshot.race, snapshot.matrix, list(notes)
+    runners = _runners(model, race, matrix, result, explainer)
+    caveats.extend(model.differences)
     if any(runner.market_source == SP for runner in runners):
-        said.append("market odds are starting prices, told with the result: not known before the off, no input")
-    if vectors.missing[:, _OF_RUNNERS].all():
-        said.append(NOTHING_KNOWN)
-    if vectors.stale.any():
-        said.append("some values are stale: a window has moved on since they were written (run `velo tick`)")
+        caveats.append("market odds are starting prices, known with the result: not known before the off, no input")
+    if matrix.missing[:, _OF_RUNNERS].all():
+        caveats.append(NOTHING_KNOWN)
+    if matrix.stale.any():
+        caveats.append("some values are stale: a window has moved on since they were written (run `velo tick`)")
     off = race.race
     return ScoredRace(
         race_id=off.race_id,
@@ -132,43 +132,43 @@ def scored_race(
         going=off.going,
         distance_m=off.distance_m,
         off_time=off.off_time,
-        as_of=stood.as_of,
+        as_of=snapshot.as_of,
         scored_at=now,
         declared_by=race.source,
-        features_from=stood.origin,
+        features_from=snapshot.origin,
         odds_known_at=race.odds.known_at if race.odds else None,
         model=model.version,
         gate=model.gate,
         mode=model.mode,
-        fingerprint=fingerprint(race, vectors),
-        missing=_views([any(of) for of in zip(*vectors.missing.tolist(), strict=True)]),
-        stale=_views([any(of) for of in zip(*vectors.stale.tolist(), strict=True)]),
+        fingerprint=fingerprint(race, matrix),
+        missing=_views([any(of) for of in zip(*matrix.missing.tolist(), strict=True)]),
+        stale=_views([any(of) for of in zip(*matrix.stale.tolist(), strict=True)]),
         runners=tuple(
             sorted(runners, key=lambda runner: (-runner.probability, runner.runner_no or 0, runner.horse_id))
         ),
         withdrawn=tuple(runner.horse or runner.horse_id for runner in race.withdrawn),
-        notes=tuple(said),
+        notes=tuple(caveats),
     )
 
 
 def _runners(
-    model: Bundle, race: Declared, vectors: FeatureMatrix, result: Result | None, explainer: DriverExplainer | None
+    model: Bundle, race: Declared, matrix: FeatureMatrix, result: Result | None, explainer: DriverExplainer | None
 ) -> list[ScoredRunner]:
-    """The runners of a race with their chances, in the order of its card."""
-    matrix = vectors.select(model.features)
-    chances = model.probabilities(matrix)
-    told: Sequence[tuple[Driver, ...]] = (
-        [()] * len(race.runners) if explainer is None else explainer.tell(model, vectors)
+    """The runners of a race with their probabilities, in the order of its card."""
+    inputs = matrix.select(model.features)
+    chances = model.probabilities(inputs)
+    drivers: Sequence[tuple[Driver, ...]] = (
+        [()] * len(race.runners) if explainer is None else explainer.explain(model, matrix)
     )
     prices = _starting_prices(result)
     snapshot = {horse: odds for horse, odds in race.odds.prices.items() if odds > 1.0} if race.odds else {}
     market = [(snapshot if race.odds else prices).get(runner.horse_id) for runner in race.runners]
-    blended = _blended(model, chances, market, matrix) if race.odds else None
+    blended = _blended(model, chances, market, inputs) if race.odds else None
     mixed = [None] * len(race.runners) if blended is None else blended.tolist()
     bounds = _pairs(model.interval(chances), len(mixed))
     mixed_bounds = [None] * len(mixed) if blended is None else _pairs(model.interval(blended, BLEND), len(mixed))
     own, fair = chances.tolist(), (1.0 / chances).tolist()
-    missing, stale = vectors.missing.tolist(), vectors.stale.tolist()
+    missing, stale = matrix.missing.tolist(), matrix.stale.tolist()
     runners = []
     for at, runner in enumerate(race.runners):
         price = market[at]
@@ -184,7 +184,7 @@ def _runners(
             blended=mixed[at],
             market_odds=price,
             market_source=None if price is None else race.odds.source if race.odds else SP,
-            drivers=told[at],
+            drivers=drivers[at],
             missing=_views(missing[at]),
             stale=_views(stale[at]),
             jockey_id=runner.jockey_id,
@@ -196,11 +196,11 @@ def _runners(
     return runners
 
 
-def fingerprint(race: Declared, vectors: FeatureMatrix) -> str:
-    """32 hex digits that stand for the runners of a race, in order, and every bit of their vectors."""
+def fingerprint(race: Declared, matrix: FeatureMatrix) -> str:
+    """A digest of 32 hex digits of the runners of a race, in order, and every bit of their features."""
     digest = blake2b("\0".join(runner.horse_id for runner in race.runners).encode(), digest_size=16)
-    # one NaN, one zero: the others are told apart by no model
-    digest.update(np.where(np.isnan(vectors.matrix), np.nan, vectors.matrix + 0.0).tobytes())
+    # all NaNs are made equal, and −0 is made 0: no model distinguishes them
+    digest.update(np.where(np.isnan(matrix.matrix), np.nan, matrix.matrix + 0.0).tobytes())
     return digest.hexdigest()
 
 

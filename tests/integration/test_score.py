@@ -226,15 +226,15 @@ def test_drivers_are_worked_out_once_until_a_feature_or_the_model_is_another(sco
             return super().contributions(matrix)
 
     counted = Counted(*(getattr(model, one.name) for one in fields(Bundle)))
-    teller = DriverExplainer()
-    first = teller.tell(counted, vectors)
+    explainer = DriverExplainer()
+    first = explainer.explain(counted, vectors)
     assert first == drivers(vectors, model.features, model.contributions(vectors.select(model.features)))
-    assert teller.tell(counted, replace(vectors, matrix=vectors.matrix.copy())) is first
+    assert explainer.explain(counted, replace(vectors, matrix=vectors.matrix.copy())) is first
     assert len(worked_out) == 1
     moved = vectors.matrix.copy()
     moved[0, columns.COLUMNS.index("weight_lbs")] += 1.0
-    teller.tell(counted, replace(vectors, matrix=moved))
-    teller.tell(replace(counted, version="another"), vectors)
+    explainer.explain(counted, replace(vectors, matrix=moved))
+    explainer.explain(replace(counted, version="another"), vectors)
     assert len(worked_out) == 3
 
 
