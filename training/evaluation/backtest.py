@@ -105,8 +105,8 @@ def backtest(
     )
     recipe, rows, plan = made.recipe, made.rows, made.plan
     number = _looked_at(store, plan, again=again)
-    told = predict(made.runners, made.races, plan, recipe.model, progress)
-    tested = told.races.rows
+    predicted = predict(made.runners, made.races, plan, recipe.model, progress)
+    tested = predicted.races.rows
     shown = prices(store.home, rows.identity, lead, rows.label("sp_decimal"))
     sp = rows.label("sp_decimal")[tested]
     beside = {
@@ -114,10 +114,10 @@ def backtest(
         "closing": shown.closing[tested],
     } | {name: rows.identity.column(name).to_numpy(zero_copy_only=False)[tested] for name in ("race_id", "horse_id")}
     progress("blend and calibrate", 0, 1)
-    predictions, choices = _predictions(told, sp, beside, recipe.seed)
+    predictions, choices = _predictions(predicted, sp, beside, recipe.seed)
     digest = recipe_of(recipe.settings, recipe.features, rows.provenance.catalogue, lead.total_seconds())
     data = fingerprint({name: predictions.columns[name] for name in _DATA})
-    shape = f"{plan}{digest}{data}{told.refits[0].records}"
+    shape = f"{plan}{digest}{data}{predicted.refits[0].records}"
     name = f"{plan.since:%Y%m%d}-{plan.until:%Y%m%d}-{hashlib.sha256(shape.encode()).hexdigest()[:8]}"
     trial = Trial(name, plan.since.isoformat(), plan.until.isoformat(), digest, data, now.isoformat())
     count = tried(store.home.models, trial, now)
@@ -125,7 +125,7 @@ def backtest(
         taken = look(store.home.models, plan.since, plan.until, predictions.fingerprint(), name, now, again=True)
         number = taken.number
     progress("measure", 0, 1)
-    report = report_of(Facts(name, digest, plan, recipe.name, count, number), told, predictions, choices)
+    report = report_of(Facts(name, digest, plan, recipe.name, count, number), predicted, predictions, choices)
     keep(store.home, name, predictions, report)
     progress("measure", 1, 1)
     return report
@@ -158,11 +158,11 @@ def _looked_at(store: Store, plan: WalkForwardPlan, *, again: bool) -> int | Non
 
 
 def _predictions(
-    told: OutOfFold, sp: Floats, beside: Mapping[str, Any], seed: int
+    predicted: OutOfFold, sp: Floats, beside: Mapping[str, Any], seed: int
 ) -> tuple[Predictions, tuple[BlendChoice, ...]]:
     """The predictions of the tested races that have a market, as stored, and the blend chosen for each fold."""
-    combined = combine(told, sp)
-    tested = told.races.only(combined.races)
+    combined = combine(predicted, sp)
+    tested = predicted.races.only(combined.races)
     priced = ~np.isnan(tested.total(tested.pi))
     if not priced.any():
         raise UserError(
@@ -173,17 +173,17 @@ def _predictions(
         **{name: values[combined.rows] for name, values in beside.items()},
         "race": np.repeat(np.arange(tested.count), tested.sizes),
         "race_date": np.repeat(tested.days, tested.sizes),
-        "fold": np.repeat(told.fold[combined.races], tested.sizes),
+        "fold": np.repeat(predicted.fold[combined.races], tested.sizes),
         "share": tested.share,
         "sp_decimal": sp[combined.rows],
         "pi": tested.pi,
         "market": combined.market,
-        "fundamental": told.fundamental[combined.rows],
+        "fundamental": predicted.fundamental[combined.rows],
         "calibrated": combined.calibrated,
-        "logit": told.logit[combined.rows],
+        "logit": predicted.logit[combined.rows],
         "blend_raw": combined.blend_raw,
         "blend": combined.blend,
     }
-    records = min(refit.records for refit in told.refits if refit.tested)
+    records = min(refit.records for refit in predicted.refits if refit.tested)
     stored = {name: np.asarray(values)[rows] for name, values in columns.items()}
     return Predictions(stored, tested.days[priced], seed, records), combined.choices

@@ -5,7 +5,6 @@ price counts as unsettled and enters no figure.
 """
 
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,9 +27,7 @@ from velo.training.evaluation.betting import (
     unit_profits,
 )
 from velo.training.evaluation.reliability import equal_width
-from velo.training.market.market import inverses
-
-SMALLEST: Final = 1e-15
+from velo.training.market.market import SMALLEST, inverses
 
 
 @dataclass(frozen=True)
@@ -169,8 +166,8 @@ def above_and_below(season: BacktestPeriod, bands: int = 10) -> tuple[Probabilit
             inside = side & (band == at)
             if inside.any():
                 of = season.days.where(inside)
-                said, won, market = (of.mean(values[inside]) for values in (season.p, season.share, season.pi))
-                reported.append(ProbabilityBand(above, at / bands, (at + 1) / bands, said, won, market))
+                p, won, market = (of.mean(values[inside]) for values in (season.p, season.share, season.pi))
+                reported.append(ProbabilityBand(above, at / bands, (at + 1) / bands, p, won, market))
     return tuple(reported)
 
 
@@ -250,7 +247,7 @@ def _ae_market(season: BacktestPeriod, inside: NDArray[np.bool_]) -> Figure:
 
 
 def _by_race(profit: Floats, race: Indices) -> Floats:
-    # Bets of one race are settled together: no peak lies between them.
+    # bets of one race settle together: no peak is between them
     return np.bincount(race, profit).astype(np.float64)
 
 

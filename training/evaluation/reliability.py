@@ -1,4 +1,4 @@
-"""How far probabilities are from outcomes: binned calibration error, debiased, and the calibration slope.
+"""Calibration of probabilities: debiased binned calibration error, and the calibration slope.
 
 Each runner is one observation; `share` is its share of the win. Intervals resample whole race days (`velo.resampling`).
 """
@@ -39,7 +39,7 @@ def equal_width(p: Floats, bins: int = EQUAL_WIDTH_BINS) -> NDArray[np.intp]:
 
 
 def reliability(p: Floats, share: Floats, bin_of: NDArray[np.intp]) -> Bins:
-    """The diagram of some bins."""
+    """The diagram of runners grouped into bins."""
     runners = np.bincount(bin_of)
     held = runners > 0
     counts = runners[held].astype(np.float64)
@@ -55,8 +55,8 @@ def plain_error(p: Floats, share: Floats, bin_of: NDArray[np.intp]) -> float:
 def mean_gap(p: Floats, share: Floats, days: Days, bins: int = EQUAL_MASS_BINS) -> Figure:
     """The mean of |win rate − mean p| over equal-mass bins, less its expected value if every p is true; not below 0.
 
-    It moves little by chance, and reads low where the true gap is of the size of chance itself: for a bound that must
-    hold with few runners take `root_mean_gap`. `days` is of the runners.
+    It varies little by chance, but is biased low where the true gap is as small as chance itself: for a bound that must hold
+    with few runners use `root_mean_gap`. `days` is of the runners.
     """
     sums, count = _by_day_and_bin(p, share, days, bins)
     drawn = _mean_gap(days.resampled(sums), count, 2.0**0.5)
@@ -77,8 +77,8 @@ def root_mean_gap(p: Floats, share: Floats, days: Days, bins: int = EQUAL_MASS_B
 def slope(p: Floats, share: Floats, days: Days) -> Figure:
     """The slope of a logistic regression of the win on logit p, with an intercept; below 1, p is overconfident.
 
-    Its interval takes one Newton step from the fit in each resample: exact enough, and done for all of them at once. None
-    where nothing varies, and where what is said parts winners from losers: every slope would be too flat.
+    Its interval takes one Newton step from the fit in each resample, for all of them at once. None if p does not vary, or
+    separates winners from losers: no finite slope fits.
     """
     inside = np.clip(p, _EDGE, 1.0 - _EDGE)
     columns = np.stack([np.ones(p.size), np.log(inside) - np.log1p(-inside)], axis=1)
@@ -89,7 +89,7 @@ def slope(p: Floats, share: Floats, days: Days) -> Figure:
         for _ in range(100):
             gradient, hessian = _score(columns, share, at)
             step = np.linalg.solve(hessian.sum(axis=0), gradient.sum(axis=0))
-            # far from the optimum a whole step may overshoot for ever, if the winners are nearly known beforehand
+            # far from the optimum a whole step may overshoot forever, if p nearly separates winners from losers
             at = at + step / max(1.0, float(np.abs(step).max()))
             if np.abs(step).max() < 1e-10:
                 break
@@ -104,10 +104,10 @@ def slope(p: Floats, share: Floats, days: Days) -> Figure:
 
 
 def _score(columns: Floats, share: Floats, at: Floats) -> tuple[Floats, Floats]:
-    said = expit(columns @ at)
-    weight = said * (1.0 - said)
+    fitted = expit(columns @ at)
+    weight = fitted * (1.0 - fitted)
     outer = columns[:, :, None] * columns[:, None, :]
-    return columns * (share - said)[:, None], np.asarray(outer * weight[:, None, None], dtype=np.float64)
+    return columns * (share - fitted)[:, None], np.asarray(outer * weight[:, None, None], dtype=np.float64)
 
 
 # A resample has the sampling variance twice, that of the data and that of the draw: it is subtracted twice.
@@ -124,16 +124,16 @@ def _by_day_and_bin(p: Floats, share: Floats, days: Days, bins: int) -> tuple[Fl
 
 
 def _mean_gap(sums: Floats, count: int, times: float) -> Floats:
-    runners, said, won, variance = (sums[:, at * count : (at + 1) * count] for at in range(4))
+    runners, p, won, variance = (sums[:, at * count : (at + 1) * count] for at in range(4))
     chance = np.sqrt(variance * 2.0 / np.pi)
-    gaps = np.abs(won - said).sum(axis=1) - times * chance.sum(axis=1)
+    gaps = np.abs(won - p).sum(axis=1) - times * chance.sum(axis=1)
     return np.asarray(np.maximum(gaps / runners.sum(axis=1), 0.0), dtype=np.float64)
 
 
 def _root_mean_gap(sums: Floats, count: int, times: float) -> Floats:
-    runners, said, won, _ = (sums[:, at * count : (at + 1) * count] for at in range(4))
+    runners, p, won, _ = (sums[:, at * count : (at + 1) * count] for at in range(4))
     held = np.maximum(runners, 1.0)
     rate = won / held
     chance = rate * (1.0 - rate) / np.maximum(runners - 1.0, 1.0)
-    squares = (rate - said / held) ** 2 - times * chance
+    squares = (rate - p / held) ** 2 - times * chance
     return np.asarray(np.sqrt(np.maximum((runners * squares).sum(axis=1) / runners.sum(axis=1), 0.0)), dtype=np.float64)

@@ -70,14 +70,14 @@ class PlaceboReport:
 
 
 def shuffled_winners(values: Floats, starts: Indices, seed: int) -> Floats:
-    """Values dealt to the runners of their race at random, (runners,); the same seed deals every column alike."""
+    """Values shuffled among the runners of their race, (runners,); the same seed shuffles every column alike."""
     order = np.random.default_rng(seed).random(values.size)
     race = np.repeat(np.arange(starts.size), sizes_of(starts, values.size))
     return np.asarray(values[np.lexsort((order, race))], dtype=np.float64)
 
 
 def planted_leak(share: Floats, seed: int, noise: float = 0.3) -> Floats:
-    """A column that knows the race's own result up to noise, (runners,)."""
+    """The race's own result with noise, as a column, (runners,)."""
     return np.asarray(share + np.random.default_rng(seed).normal(scale=noise, size=share.size), dtype=np.float64)
 
 
@@ -132,7 +132,7 @@ def _check(name: str, made: Prepared, runners: Runners, races: Races, progress: 
         raise UserError("no tested race has a starting price for every starter: load results with prices")
     tested = predicted.races.only(wanted)
     p = predicted.fundamental[np.repeat(wanted, predicted.races.sizes)]
-    # prices are not bet at, so their level does not matter
+    # no bets are placed, so the level of the prices does not matter
     prices = 1.0 / tested.pi
     days = Days.of_dates(np.repeat(tested.days, tested.sizes), made.recipe.seed)
     season = BacktestPeriod(p, tested.pi, prices, prices, tested.share, tested.starts, days)
@@ -179,22 +179,22 @@ def _interval(figure: Figure) -> str:
 
 RUNNERS: Final = 8
 BOOK: Final = 1.02
-"""An exchange's: the gate wants a profit, and a bookmaker's margin would ask for more edge than anyone has."""
+"""An exchange's book: the gate requires a profit, and a bookmaker's margin would require an unrealistic edge."""
 MARKET_NOISE: Final = 0.5
 A_DAY: Final = 130
 DAYS: Final = 120
 RESAMPLES: Final = 400
 SIMULATIONS: Final = 100
 BY_CHANCE: Final = 0.001
-"""A rate that chance would bring less often than this, were the foretold one true, does not agree with it."""
+"""A pass rate disagrees with its forecast if chance gives it with a lower probability than this."""
 FIRST_DAY: Final = np.datetime64("2025-01-01")
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """How many worlds of a kind passed the gate's window of so many days, and what the reports foretold on average.
+    """The number of synthetic markets of a kind that passed the gate's window of `days`, and the mean forecast of their reports.
 
-    `foretold` is P(pass | the model is true) where there is an edge, P(pass | no edge) where there is none.
+    `foretold` is P(pass | the model is true) with an edge, P(pass | no edge) without.
     """
 
     edge: bool
@@ -207,7 +207,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """The whole gate's verdicts in worlds with an edge and without, and each window's pass rate beside the one foretold."""
+    """The gate's verdicts in markets with an edge and without, and each window's pass rate beside its forecast."""
 
     verdicts: dict[bool, dict[str, int]]
     windows: tuple[Rate, ...]
@@ -216,7 +216,7 @@ class Rates:
 def world(
     races: int, seed: int, model_noise: float, market_noise: float, a_day: int = 20
 ) -> tuple[BacktestPeriod, NDArray[np.datetime64]]:
-    """Races of `RUNNERS` with a true quality that model and market see with noise of their own; and the date of each race."""
+    """Races of `RUNNERS` whose true quality model and market see with their own noise; and the date of each race."""
     rng = np.random.default_rng(seed)
     starts = (np.arange(races) * RUNNERS).astype(np.intp)
     true = rng.normal(size=races * RUNNERS)
@@ -239,7 +239,7 @@ def asked(
     windows: Sequence[int] = WINDOWS_DAYS,
     simulations: int = SIMULATIONS,
 ) -> GateReport:
-    """The gate on one world of `DAYS` race days."""
+    """The gate's report on one synthetic market of `DAYS` race days."""
     season, dates = world(a_day * DAYS, seed, 0.0 if edge else MARKET_NOISE, MARKET_NOISE if edge else 0.0, a_day)
     until: date = dates.max().astype(date)
     return ask(season, dates, season.pi, RECORDS + 1, until=until, windows=windows, simulations=simulations)
@@ -253,9 +253,9 @@ def rates(
     simulations: int = SIMULATIONS,
     progress: Callable[[str, int, int], None] = lambda step, done, steps: None,
 ) -> Rates:
-    """Run the gate on `worlds` worlds with an edge and as many without; their seeds count up from `seed`."""
+    """Run the gate on `worlds` markets with an edge and as many without; their seeds count up from `seed`."""
     verdicts: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
-    told = []
+    windowed = []
     for edge in (True, False):
         reports = []
         for number in range(worlds):
@@ -263,9 +263,9 @@ def rates(
             report = asked(seed + number, edge=edge, a_day=a_day, windows=windows, simulations=simulations)
             reports.append(report)
             verdicts[edge][report.verdict.value] += 1
-        told += [_rate(reports, edge, at) for at in range(len(windows))]
+        windowed += [_rate(reports, edge, at) for at in range(len(windows))]
     each = {edge: {verdict.value: counts[verdict.value] for verdict in Verdict} for edge, counts in verdicts.items()}
-    return Rates(each, tuple(told))
+    return Rates(each, tuple(windowed))
 
 
 def _rate(reports: Sequence[GateReport], edge: bool, at: int) -> Rate:  # noqa: FBT001 private, called once
@@ -276,7 +276,7 @@ def _rate(reports: Sequence[GateReport], edge: bool, at: int) -> Rate:  # noqa: 
 
 
 def agrees(passed: int, worlds: int, foretold: float) -> bool:
-    """Whether so many of so many may well come of the foretold rate, which is itself known to about one per cent."""
+    """Whether `passed` of `worlds` is plausible at the forecast rate, itself known to about one percentage point."""
     from scipy.stats import binomtest
 
     near = float(np.clip(passed / worlds, foretold - 0.01, foretold + 0.01))

@@ -20,7 +20,7 @@ Devig = Callable[[Floats, Indices], Floats]
 
 NEWTON_STEPS: Final = 60
 HALVINGS: Final = 60
-"""Of the interval [0, 1] that holds Shin's z: as many as a double can tell apart."""
+"""Bisections of [0, 1] for Shin's z: as many as a double can resolve."""
 
 
 def market_probabilities(odds: Floats, starts: Indices, method: str = "proportional") -> Floats:
@@ -31,13 +31,13 @@ def market_probabilities(odds: Floats, starts: Indices, method: str = "proportio
 
 
 def inverses(odds: Floats) -> Floats:
-    """1/odds, NaN where there are none."""
+    """1/odds, NaN for missing odds."""
     known = np.isfinite(odds) & (odds > 1.0)
     return np.asarray(np.divide(1.0, odds, out=np.full(odds.shape, np.nan), where=known), dtype=np.float64)
 
 
 def book(odds: Floats, starts: Indices) -> Floats:
-    """Σ 1/odds of each race: 1.2 is a margin of 20 %, below 1 the book is under-round; NaN where it is not whole."""
+    """Σ 1/odds of each race: 1.2 is a margin of 20 %, below 1 the book is under-round; NaN if any odds are missing."""
     return total(inverses(odds), starts)
 
 
@@ -47,10 +47,10 @@ def proportional(odds: Floats, starts: Indices) -> Floats:
 
 
 def power(odds: Floats, starts: Indices) -> Floats:
-    """π = (1/odds)^k, the k of each race such that they sum to 1: takes more from outsiders. Under-round: k < 1."""
+    """π = (1/odds)^k with the k of each race that makes them sum to 1; takes more from outsiders. Under-round: k < 1."""
     logs = np.log(inverses(odds))
     exponent = np.ones(starts.size)
-    # log Σ (1/odds)^k is convex and falls with k, so Newton's method comes to its one root from any side.
+    # log Σ (1/odds)^k is convex and falls with k, so Newton's method finds its only root from either side
     free = sizes_of(starts, odds.size) > 1
     for _ in range(NEWTON_STEPS):
         raised = np.exp(spread(exponent, starts, odds.size) * logs)
@@ -63,10 +63,10 @@ def power(odds: Floats, starts: Indices) -> Floats:
 
 
 def shin(odds: Floats, starts: Indices) -> Floats:
-    """Shin's (1993) probabilities: the margin guards against insiders, a share z of the money, one z a race.
+    """Shin's (1993) probabilities: the margin is protection against insiders, who hold a share z of the money, one z per race.
 
-    π = (√(z² + 4(1 − z)·(1/odds)²/B) − z) ÷ 2(1 − z) with B the book. A book that is fair or under-round has no room for
-    insiders: z = 0 and the proportional probabilities.
+    π = (√(z² + 4(1 − z)·(1/odds)²/B) − z) ÷ 2(1 − z) with B the book. A fair or under-round book has z = 0 and the
+    proportional probabilities.
     """
     inverse = inverses(odds)
     books = total(inverse, starts)
@@ -82,7 +82,7 @@ def shin(odds: Floats, starts: Indices) -> Floats:
 
 
 def _at_insiders(squares: Floats, z: Floats) -> Floats:
-    # The textbook form times its conjugate: no difference of near-equal numbers, and no 0/0 as z comes to 1.
+    # the textbook form times its conjugate: no difference of nearly equal numbers, and no 0/0 as z approaches 1
     return np.asarray(2.0 * squares / (np.sqrt(z**2 + 4.0 * (1.0 - z) * squares) + z), dtype=np.float64)
 
 

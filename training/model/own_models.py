@@ -129,7 +129,7 @@ def _itself(model: Any) -> Any:
 
 
 def _made(name: str, factory: Callable[..., Any], parameters: Mapping[str, Any]) -> Any:
-    with _blamed(name, "the factory", "call it by hand with the same parameters"):
+    with _user_errors(name, "the factory", "call it by hand with the same parameters"):
         return factory(**parameters)
 
 
@@ -141,7 +141,7 @@ def _imported(reference: str) -> Any:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
-    with _blamed(reference, f"the import of {module}", "run it in this environment and working directory"):
+    with _user_errors(reference, f"the import of {module}", "run it in this environment and working directory"):
         found: Any = importlib.import_module(_MOVED.get(module, module))
     for part in name.split("."):
         if not hasattr(found, part):
@@ -198,15 +198,15 @@ def _source(model: object) -> str | None:
 
 
 @contextmanager
-def _blamed(name: str, step: str, remedy: str) -> Iterator[None]:
+def _user_errors(name: str, step: str, remedy: str) -> Iterator[None]:
     """Turn any exception of user code into one line; errors that already are one line pass."""
     try:
         yield
     except UserError:
         raise
     except Exception as broke:
-        said = " ".join(f"{type(broke).__name__}: {broke}".split())[:300]
-        raise UserError(f"{name}: {step} raised {said}: {remedy}") from broke
+        error = " ".join(f"{type(broke).__name__}: {broke}".split())[:300]
+        raise UserError(f"{name}: {step} raised {error}: {remedy}") from broke
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +222,7 @@ class UserModel:
         """Fit a new object; raises `UserError` where it raises."""
         model = self.make()
         remedy = "fit it by hand on the same columns; missing values are NaN"
-        with numeric_threads(fitting_threads()), _blamed(self.name, f"fit on {races.count:,} races", remedy):
+        with numeric_threads(fitting_threads()), _user_errors(self.name, f"fit on {races.count:,} races", remedy):
             fitted = self._fit(model, runners.select(self.features), races)
         if not callable(getattr(fitted, "utilities", None)) and not callable(getattr(fitted, "probabilities", None)):
             raise UserError(
@@ -271,7 +271,7 @@ class FittedUserModel:
     def _utilities(self, runners: Runners) -> Floats:
         probabilities = not callable(getattr(self.fitted, "utilities", None))
         method = "probabilities" if probabilities else "utilities"
-        with _blamed(self.name, method, "call it by hand on the same columns; missing values are NaN"):
+        with _user_errors(self.name, method, "call it by hand on the same columns; missing values are NaN"):
             answer = getattr(self.fitted, method)(runners)
         values = _checked(f"{self.name}: {method}", answer, runners)
         if not probabilities:

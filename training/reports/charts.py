@@ -1,7 +1,6 @@
-"""Charts as inline SVG text, readable without colour: marks differ in shape, lines in dashes. Nothing is fetched.
+"""Charts as inline SVG, readable without colour: marks differ in shape, lines in dashes. They load nothing.
 
-Drawn for a phone's width, so that letters stay readable there; a desk shows them larger. Each has a title and a description
-for those who hear it.
+They are drawn for a phone's width, so that the text stays readable there. Each has a title and a description for screen readers.
 """
 
 from collections.abc import Sequence
@@ -15,35 +14,35 @@ from velo.training.gate.windows import Floor
 from velo.training.reports.backtest_report import Equity, Measurements
 
 MOST_AE: Final = 2.0
-"""The right end of a chart of A/E: what lies beyond is drawn at it."""
+"""The right end of a chart of A/E: greater values are drawn there."""
 Z_95: Final = 1.96
 
 
 def reliability_chart(of: Measurements, name: str) -> str:
-    """Said against won in bins of equal numbers, with what chance allows each; on the dashed line every word is true."""
+    """The win rate against the mean p in bins of equal numbers, with binomial 95 % intervals; the diagonal is perfect calibration."""
     points = list(zip(of.diagram.said.tolist(), of.diagram.won.tolist(), of.diagram.runners.tolist(), strict=True))
     halves = [Z_95 * sqrt(max(won * (1.0 - won), 1e-9) / runners) for _, won, runners in points]
-    most = max((max(said, won + half) for (said, won, _), half in zip(points, halves, strict=True)), default=1.0)
+    most = max((max(p, won + half) for (p, won, _), half in zip(points, halves, strict=True)), default=1.0)
     most = ceil(most / 0.04) * 0.04  # whole percents at every quarter
     axes = Axes((0.0, most), (0.0, most))
-    marks = [axes.frame("said to win", "won", [f"{most * step / 4:.0%}" for step in range(5)], ".0%")]
+    marks = [axes.frame("predicted", "won", [f"{most * step / 4:.0%}" for step in range(5)], ".0%")]
     marks.append(f'<polyline class="dashed" points="{axes.path([(0.0, 0.0), (most, most)])}"/>')
-    for (said, won, _), half in zip(points, halves, strict=True):
-        left, top = axes.at(said, won)
-        ends = [axes.at(said, end)[1] for end in (max(won - half, 0.0), won + half)]
+    for (p, won, _), half in zip(points, halves, strict=True):
+        left, top = axes.at(p, won)
+        ends = [axes.at(p, end)[1] for end in (max(won - half, 0.0), won + half)]
         marks.append(f'<line class="whisker" x1="{left:.1f}" y1="{ends[0]:.1f}" x2="{left:.1f}" y2="{ends[1]:.1f}"/>')
         marks.append(f'<circle class="solid" cx="{left:.1f}" cy="{top:.1f}" r="3.5"/>')
-    told = "; ".join(f"said {said:.1%}, won {won:.1%}" for said, won, _ in points)
-    outside = sum(abs(won - said) > half for (said, won, _), half in zip(points, halves, strict=True))
+    description = "; ".join(f"predicted {p:.1%}, won {won:.1%}" for p, won, _ in points)
+    outside = sum(abs(won - p) > half for (p, won, _), half in zip(points, halves, strict=True))
     caption = (
-        f"{name}: {len(points)} bins of equal numbers, with 95 % whiskers. On the dashed line every word is true; "
-        f"{outside} of {len(points)} bins lie off it by more than their whisker."
+        f"{name}: {len(points)} bins of equal numbers, with 95 % intervals. On the dashed line the win rate equals the "
+        f"prediction; the intervals of {outside} of {len(points)} bins exclude it."
     )
-    return drawing(f"Reliability of {name}", told, caption, marks)
+    return drawing(f"Reliability of {name}", description, caption, marks)
 
 
 def equity_chart(equity: Equity, name: str) -> str:
-    """Units won by day, within the band of seasons resampled from the same days."""
+    """Units won by day, within the 95 % band of resampled race days."""
     count = len(equity.units)
     low, high = min(0.0, *equity.low, *equity.units), max(0.0, *equity.high, *equity.units)
     axes = Axes((0.0, float(max(count - 1, 1))), (low, high))
@@ -58,7 +57,7 @@ def equity_chart(equity: Equity, name: str) -> str:
 
 
 def interval_chart(title: str, rows: Sequence[tuple[str, Figure, Figure]], names: tuple[str, str], at_one: str) -> str:
-    """Two figures a row with their intervals, circles and squares; the dashed line is 1."""
+    """Two figures per row with their intervals, circles and squares; the dashed line is 1."""
     axes = Axes((0.0, MOST_AE), (0.0, 1.0), TOP + BOTTOM + 38 * len(rows), 50)
     labels = [f"{axes.x[0] + step / 4 * (axes.x[1] - axes.x[0]):.2f}" for step in range(5)]
     marks = [axes.across("winners ÷ expected winners", labels)]
@@ -68,12 +67,12 @@ def interval_chart(title: str, rows: Sequence[tuple[str, Figure, Figure]], names
         marks.append(f'<text x="44" y="{top + 4}" text-anchor="end">{escape(label)}</text>')
         for which, figure in enumerate(pair):
             marks.append(_whisker(axes, figure, top - 7 + 14 * which, hollow=which == 1))
-    told = "; ".join(f"{label}: {_words(first)} and {_words(other)}" for label, first, other in rows)
+    description = "; ".join(f"{label}: {_words(first)} and {_words(other)}" for label, first, other in rows)
     caption = (
         f"{title}: circles {names[0]}, squares (dashed whiskers) {names[1]}; 95 % intervals. "
         f"At the dashed line {at_one}."
     )
-    return drawing(title, told, caption, marks, axes.height)
+    return drawing(title, description, caption, marks, axes.height)
 
 
 def floors_rows(price: Sequence[Floor], own: Sequence[Floor]) -> list[tuple[str, Figure, Figure]]:

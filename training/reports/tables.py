@@ -93,7 +93,7 @@ def by_luck(share: float | None) -> str:
 def _side(figure: Figure) -> str:
     """Better, worse, or neither beyond chance, by the whole interval."""
     if figure.low is None or figure.high is None:
-        return "not told to be better or worse"
+        return "not measurably better or worse"
     return "better" if figure.low > 0 else "worse" if figure.high < 0 else "no better or worse, beyond chance,"
 
 
