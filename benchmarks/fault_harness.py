@@ -40,7 +40,7 @@ PRELOADED: Final = [
     "benchmarks.fault_harness",
     "velo.streams.dataflow.runtime",
     "velo.streams.batch.build",
-    "velo.streams.batch.compact",
+    "velo.streams.batch.build",
     "velo.streams.importers.ingest",
     "velo.streams.importers.sources.runners",
     "velo.streams.status",

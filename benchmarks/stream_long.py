@@ -33,9 +33,8 @@ from velo.simulator import SeasonSpec, simulate
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Home, Store
 from velo.streams.batch.build import build
-from velo.streams.dataflow.malloc import single_arena
 from velo.streams.dataflow.metrics import Telemetry, position
-from velo.streams.dataflow.runtime import VIEWS, StreamOptions, plan, run
+from velo.streams.dataflow.runtime import VIEWS, StreamOptions, plan, run, single_arena
 from velo.streams.importers.sources.runners import read_runner_tables
 
 ZONE: Final = "Europe/London"

@@ -2,20 +2,39 @@
 
 import contextlib
 import io
+import sys
 import warnings
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from velo.feature_repo.catalogue.families import FAMILIES, Family
-from velo.feature_repo.feast_import import prepare_feast
 from velo.storage.store import Store
 
 if TYPE_CHECKING:
     from feast import FeatureStore
+
+
+def prepare_feast() -> None:
+    """Call it before Feast is imported; it has no effect afterwards.
+
+    typeguard's decorator returns its target unchanged, as `python -O` does: it parses a module again for each method
+    that it decorates, and mypy checks our calls of Feast instead. prometheus_client is imported first, because Feast
+    sets PROMETHEUS_MULTIPROC_DIR, under which all registries of a process count into the same files.
+    """
+    if "feast" not in sys.modules:
+        import prometheus_client  # noqa: F401
+        import typeguard
+
+        typeguard.typechecked = _unchanged
+
+
+def _unchanged(target: Any = None, **_: Any) -> Any:
+    return _unchanged if target is None else target
+
 
 REPO = Path(__file__).parent
 

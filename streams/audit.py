@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from velo.errors import UserError
 from velo.feature_repo.catalogue.aggregates import Ewma, Slope, Variance
 from velo.feature_repo.catalogue.families import FAMILIES, Family
-from velo.feature_repo.feast_import import prepare_feast
+from velo.feature_repo.feast_store import prepare_feast
 from velo.feature_repo.stores.changelog import text
 from velo.feature_repo.stores.redis_client import redis_errors
 from velo.feature_repo.stores.redis_layout import VALID_UNTIL, Layout

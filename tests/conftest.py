@@ -11,7 +11,7 @@ import pytest
 from hypothesis import settings
 
 from tests.support.shared import ABSENT, shared_folder
-from velo.feature_repo.feast_import import prepare_feast
+from velo.feature_repo.feast_store import prepare_feast
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -29,8 +29,7 @@ from feast.types import from_feast_to_pyarrow_type
 from velo.errors import UserError
 from velo.feature_repo.stores import changelog
 from velo.feature_repo.stores.asof_join import point_in_time
-from velo.feature_repo.stores.entity_rows import entity_rows, with_text_keys
-from velo.feature_repo.stores.offline_job import AsofRetrievalJob
+from velo.feature_repo.stores.offline_job import AsofRetrievalJob, entity_rows, with_text_keys
 from velo.feature_repo.stores.parts import Snapshot, add_part
 
 

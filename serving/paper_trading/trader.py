@@ -14,7 +14,7 @@ from velo.errors import UserError
 from velo.feature_repo.stores import changelog
 from velo.feature_repo.stores.parts import Snapshot
 from velo.racing.cards import FROM_CARD, decision_time, declared_at, result_known_at
-from velo.racing.staking import edge, kelly_stake
+from velo.racing.settlement import edge, kelly_stake
 from velo.serving.paper_trading.ledger import Decision, Ledger, PaperBet
 from velo.serving.paper_trading.settlement import known_of, settled_race
 from velo.serving.scoring.history import LogView

@@ -74,13 +74,13 @@ class Elo:
     def rate(self, change: ResultDelta) -> ResultDelta:
         """The delta with what its added starts earn, and what its retracted starts had earned."""
         entries = self.held(change.race_id)
-        made = self._earn(change.race_id, [_starter(start) for start in change.added], entries)
+        made = self._earn(change.race_id, [_starter(one) for one in change.added], entries)
         added = tuple(map(_rated, change.added, made)) if made else change.added
         if not entries:
             return replace(change, added=added)
-        before = {entry.starter.horse_id: entry.earned for entry in entries}
+        before = {one.starter.horse_id: one.earned for one in entries}
         return replace(
-            change, retracted=tuple(_rated(start, before[start.horse_id]) for start in change.retracted), added=added
+            change, retracted=tuple(_rated(one, before[one.horse_id]) for one in change.retracted), added=added
         )
 
     def held(self, race_id: str) -> list[Entry]:
@@ -95,7 +95,7 @@ class Elo:
     def hold(self, race_id: str, entries: Sequence[Entry]) -> None:
         """Record what a race earned, and add it to the ratings."""
         if entries:
-            self._add(((entry.starter.keys, entry.earned) for entry in entries), 1)
+            self._add(((one.starter.keys, one.earned) for one in entries), 1)
             self._put_aside(race_id, entries)
 
     def put_aside(self, race_id: str, entries: bytes) -> None:
@@ -108,17 +108,17 @@ class Elo:
         self._ratings[place] |= {key: (rating << shift) + (0 if place else count) for key, rating, count in rated}
 
     def _earn(self, race_id: str, starters: Sequence[Starter], before: Sequence[Entry]) -> list[Earned] | None:
-        if before and {entry.starter for entry in before} == set(starters):
+        if before and {one.starter for one in before} == set(starters):
             same = dict(before)
-            return [same[starter] for starter in starters]
+            return [same[one] for one in starters]
         if before:
-            self._add(((entry.starter.keys, entry.earned) for entry in before), -1)
+            self._add(((one.starter.keys, one.earned) for one in before), -1)
             self._races.pop((race_id,))
-        market = [starter.market_log_e9 for starter in starters if starter.market_log_e9 is not None]
+        market = [one.market_log_e9 for one in starters if one.market_log_e9 is not None]
         if len(starters) < 2 or len(market) < len(starters):
             return None
-        keys = [starter.keys for starter in starters]
-        made = earned(market, [self._standing(key) for key in keys])
+        keys = [one.keys for one in starters]
+        made = earned(market, [self._standing(one) for one in keys])
         self._add(zip(keys, made, strict=True), 1)
         self._put_aside(race_id, zip(starters, made, strict=True))
         return made
@@ -143,7 +143,7 @@ class Elo:
 
 def parted(families: Sequence[Family]) -> tuple[list[Family], list[Family]]:
     """The families whose measures need only a start's own race, and those of the ratings."""
-    return [family for family in families if not is_rated(family)], [family for family in families if is_rated(family)]
+    return [one for one in families if not is_rated(one)], [one for one in families if is_rated(one)]
 
 
 def _starter(start: Start) -> Starter:

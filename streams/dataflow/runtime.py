@@ -1,5 +1,6 @@
 """Run the stream of a store: start it, resume it, stop it."""
 
+import ctypes
 import gc
 import os
 import signal
@@ -28,7 +29,6 @@ from velo.streams.dataflow.checkpoint_writer import CheckpointWriter
 from velo.streams.dataflow.graph import graph
 from velo.streams.dataflow.keeper import Keeper
 from velo.streams.dataflow.log_source import Clock, LogSource
-from velo.streams.dataflow.malloc import single_arena
 from velo.streams.dataflow.metrics import LOCK, Telemetry, say
 from velo.streams.dataflow.operators import LogRecord
 from velo.streams.dataflow.plan import StreamOptions, StreamPlan, error_if_full, plan
@@ -174,3 +174,15 @@ def sole_stream(home: Home) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+_ARENA_MAX: Final = -8
+
+
+def single_arena() -> bool:
+    """Make threads that start from now on share the first one's heap; this cannot be undone.
+
+    Returns whether it was done: only glibc can (`mallopt(3)`).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
+    return mallopt is not None and bool(mallopt(_ARENA_MAX, 1))

@@ -1,11 +1,12 @@
-"""The registry of the stream's sinks: how each is made of the stream's options. `graph` connects them."""
+"""The sinks of the stream: one registry, how they are made, and the smallest of them, that of dead letters."""
 
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
+from bytewax.outputs import StatefulSinkPartition
 from redis.exceptions import RedisError
 
 from velo.feature_repo.catalogue.families import FAMILIES
@@ -13,15 +14,52 @@ from velo.feature_repo.stores.redis_client import connect
 from velo.storage.store import Home
 from velo.streams.dataflow.cards_sink import CardsSink
 from velo.streams.dataflow.checkpoint_writer import CheckpointWriter
-from velo.streams.dataflow.dead_letter_sink import DeadLetterSink
 from velo.streams.dataflow.log_source import Clock
-from velo.streams.dataflow.metrics import Telemetry
-from velo.streams.dataflow.operators import StreamSink
+from velo.streams.dataflow.metrics import Telemetry, say
+from velo.streams.dataflow.operators import ALL, Reads, StreamSink
 from velo.streams.dataflow.parquet_sink import ParquetSink
 from velo.streams.dataflow.plan import StreamOptions, StreamPlan
 from velo.streams.dataflow.redis_flusher import RedisFlusher
 from velo.streams.dataflow.redis_sink import RedisSink, deliver
 from velo.streams.dataflow.retry import Retry
+from velo.streams.importers import dead_letters
+from velo.streams.importers.dead_letters import DeadLetter
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterSink(StreamSink[DeadLetter, None]):
+    """One partition: the store's dead letters."""
+
+    step: ClassVar[str] = "dead-letters"
+    reads: ClassVar[Reads] = "letters"
+
+    home: Home
+    clock: Clock
+
+    def list_parts(self) -> list[str]:
+        """One file."""
+        return [ALL]
+
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> "DeadLetterPartition":
+        """Return the writer. It resumes nothing: a letter that comes again is the same letter."""
+        return DeadLetterPartition(self)
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterPartition(StatefulSinkPartition[DeadLetter, None]):
+    """The writer of dead letters."""
+
+    sink: DeadLetterSink
+
+    def write_batch(self, values: list[DeadLetter]) -> None:
+        """Append the letters that the file does not have yet."""
+        for letter in values:
+            say("stream.dead_letter", race_id=letter.race_id, reason=letter.reason, detail=letter.detail)
+        dead_letters.write(self.sink.home, values, self.sink.clock())
+
+    def snapshot(self) -> None:
+        """Return no state."""
+
 
 VIEWS: Final = [family.view for family in FAMILIES]
 

@@ -21,9 +21,8 @@ from velo.storage.log.appender import LogInUse
 from velo.storage.log.turns import Turns
 from velo.storage.log.writer import Clock, LogWriter
 from velo.storage.store import Store
-from velo.streams.feeds import offsets
-from velo.streams.feeds.offsets import FeedOffsets
-from velo.streams.feeds.source import Delivery, Feed, FeedAway
+from velo.streams.feeds import source as offsets
+from velo.streams.feeds.source import Delivery, Feed, FeedAway, FeedOffsets
 from velo.streams.feeds.validation import MessageValidator, ValidMessage, letter
 from velo.streams.importers import dead_letters
 from velo.streams.importers.dead_letters import DeadLetter

@@ -30,10 +30,9 @@ from velo.settings import KeyPolicy
 from velo.storage.log.format import ENVELOPE
 from velo.storage.store import Store
 from velo.streams.importers.columns import COLUMNS, RACE_COLUMNS, RUNNER_COLUMNS, WANTED, value_of
-from velo.streams.importers.dead_letters import DeadLetter
+from velo.streams.importers.dead_letters import BAD, DeadLetter
 from velo.streams.importers.parsers import INTEGERS
 from velo.streams.importers.race_maker import RaceMaker, bad_value, refuse_control_characters
-from velo.streams.importers.rows import BAD
 
 SOURCE: Final = "feed"
 """The source in the dead letters of feeds."""

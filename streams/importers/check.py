@@ -9,10 +9,9 @@ from typing import Any, Final
 from velo.errors import UserError
 from velo.storage.store import Store
 from velo.streams.importers import registry
-from velo.streams.importers.dead_letters import DeadLetter
+from velo.streams.importers.dead_letters import RAW, DeadLetter, Row, json_value
 from velo.streams.importers.importer import CardsImporter, ResultsImporter
 from velo.streams.importers.ingest import counts
-from velo.streams.importers.rows import RAW, Row, plain
 
 SPOTS: Final = 20
 _LOOKED_AT: Final = 200
@@ -127,7 +126,7 @@ def spots_of(rows: Sequence[Row], sources: Mapping[str, Sequence[Sequence[str]]]
             written = _written(row, sources[target])
             if written:
                 spots.append(
-                    Spot(str(row.get("race_id")), str(row.get("horse")), target, written, plain(row.get(target)))
+                    Spot(str(row.get("race_id")), str(row.get("horse")), target, written, json_value(row.get(target)))
                 )
                 break
         if len(spots) == SPOTS:

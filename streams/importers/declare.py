@@ -11,10 +11,9 @@ from velo.settings import KeyPolicy
 from velo.storage.log.writer import Clock, LogWriter
 from velo.storage.store import Store
 from velo.streams.importers import dead_letters
-from velo.streams.importers.dead_letters import DeadLetter
+from velo.streams.importers.dead_letters import DeadLetter, Row, letter
 from velo.streams.importers.ingest import counts
 from velo.streams.importers.race_maker import RaceMaker
-from velo.streams.importers.rows import Row, letter
 
 SOURCE: Final = "cards"
 """The source of a dead letter whose card the log refused."""

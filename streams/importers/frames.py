@@ -23,9 +23,9 @@ import pyarrow.csv as arrow_csv
 
 from velo.errors import UserError
 from velo.streams.importers.columns import value_of
+from velo.streams.importers.dead_letters import json_value
 from velo.streams.importers.file_kinds import BZIP2, GZIP, PARQUET, ZIP, file_kind, refuse_other_kind
 from velo.streams.importers.json_rows import json_rows
-from velo.streams.importers.rows import plain
 from velo.streams.importers.tables import parquet_table
 
 SEPARATORS: Final = ",;\t|"
@@ -236,7 +236,7 @@ def _as_text(value: object) -> str | None:
     """Return a value of JSON or Parquet as a CSV has it; a whole float loses its zero fraction."""
     if value is None or value is False or value is True:
         return None if value is None else str(value).lower()
-    shown = plain(value)
+    shown = json_value(value)
     return None if shown is None else value_of(shown, "text") if not isinstance(shown, dict | list) else str(shown)
 
 

@@ -10,10 +10,10 @@ from velo.storage.log.writer import Clock, Progress
 from velo.storage.store import Store
 from velo.streams.importers.columns import COLUMNS, REQUIRED, value_of
 from velo.streams.importers.csv_files import HEADER_AGAIN, CsvRow, csv_rows
+from velo.streams.importers.dead_letters import BAD, PART, RAW, Row
 from velo.streams.importers.declare import ParsedCards, declare
 from velo.streams.importers.ingest import ingest
 from velo.streams.importers.results import Parsed, checked_results
-from velo.streams.importers.rows import BAD, PART, RAW, Row
 
 Reader = Callable[[str | None], Any]
 """Reads one cell; raises ValueError for a cell that it cannot read."""

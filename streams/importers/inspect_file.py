@@ -13,7 +13,7 @@ from velo.streams.importers.columns import REQUIRED
 from velo.streams.importers.frames import Frame, frames
 from velo.streams.importers.guess import Guess, draft, guesses
 from velo.streams.importers.mapped import fits
-from velo.streams.importers.raceform_columns import release, todays_names
+from velo.streams.importers.raceform_words import release, todays_names
 from velo.streams.importers.rpscrape_tree import races
 from velo.streams.importers.sources import raceform
 

@@ -19,6 +19,7 @@ from velo.storage.store import Store
 from velo.streams.importers import parsers
 from velo.streams.importers.columns import COLUMNS, WANTED
 from velo.streams.importers.csv_files import HEADER_AGAIN
+from velo.streams.importers.dead_letters import BAD, PART, RAW, Row
 from velo.streams.importers.declare import ParsedCards, checked_cards
 from velo.streams.importers.frames import Column, Frame, frames
 from velo.streams.importers.importer import CardsImporter, ResultsImporter
@@ -26,7 +27,6 @@ from velo.streams.importers.mapping import ClockRule, Finish, FinishRule, Names,
 from velo.streams.importers.off_clock import Off, OffReader, RaceOff, written_off
 from velo.streams.importers.raceform_words import main_going, surface_of
 from velo.streams.importers.results import Parsed, checked_results
-from velo.streams.importers.rows import BAD, PART, RAW, Row
 from velo.streams.importers.units import instant_reader
 
 REPEATED: Final = "row repeated exactly, left out"

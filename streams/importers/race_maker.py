@@ -27,8 +27,8 @@ from velo.racing.names import is_missing, name_key
 from velo.settings import KeyPolicy
 from velo.storage.store import Store
 from velo.streams.importers.columns import COLUMNS, RACE_COLUMNS, WANTED
+from velo.streams.importers.dead_letters import BAD, RESERVED, Row, json_value
 from velo.streams.importers.parsers import text
-from velo.streams.importers.rows import BAD, RESERVED, Row, plain
 
 _KNOWN: Final = frozenset(COLUMNS) | RESERVED
 _AS_GIVEN: Final = (
@@ -161,7 +161,9 @@ class RaceMaker:
             trainer_id=_key(get("trainer_id"), get("trainer"), self.policy),
             trainer=text(get("trainer")),
             sp_decimal=odds,
-            kept={name: plain(row[name]) for name in row if name in others and row[name] is not None} if others else {},
+            kept={name: json_value(row[name]) for name in row if name in others and row[name] is not None}
+            if others
+            else {},
             **{name: get(name) for name in _AS_GIVEN},
         )
 

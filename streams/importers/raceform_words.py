@@ -1,6 +1,7 @@
 """Read surface and going from a row's words; what the words do not say is unknown."""
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -79,3 +80,38 @@ def main_going(description: str | None) -> str | None:
 def _is_known(going: str) -> bool:
     words = going_words(going)
     return words in DEFAULT.group_of_going or words in _LIKE
+
+
+_HORSE_NAMED: Final = ("horse_name", "name")
+_RENAMED: Final = {
+    "fin_time": "time",
+    "race": "race_name",
+    "distance": "dist",
+    "dist(f)": "dist_f",
+    "weight": "wgt",
+    "gear": "hg",
+    "prize(£)": "prize",
+}
+
+
+def todays_names(header: Sequence[str]) -> list[str]:
+    """Column names (casefolded) as today's release has them; a name that today's column has already is left alone."""
+    names = [part for name in header for part in (name.split('"') if '"' in name else [name])]
+    old: dict[str, str] = {}
+    if "off" not in names and "time" in names:
+        old["time"] = "off"
+    horse = next((name for name in _HORSE_NAMED if name in names), None)
+    if horse is not None and "horse" not in names:
+        old[horse] = "horse"
+    elif "name" in names and "race_name" not in names:
+        old["name"] = "race_name"
+    left = {name for name in names if name not in old}
+    old |= {name: today for name, today in _RENAMED.items() if name in left and today not in left | set(old.values())}
+    return [old.get(name, name) for name in names]
+
+
+def release(header: Sequence[str]) -> str | None:
+    """Return the years of the release of rpscrape that wrote these (casefolded) column names; None for today's or another exporter's."""
+    if "off" in header:
+        return "2019–21" if "name" in header and "race_name" not in header else None
+    return "2019" if "horse_name" in header else "2018" if "name" in header else None

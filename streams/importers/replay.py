@@ -16,10 +16,9 @@ from velo.storage.store import Store
 from velo.streams.feeds.validation import SOURCE as FEED
 from velo.streams.feeds.validation import MessageValidator, ValidMessage
 from velo.streams.importers import dead_letters, registry
-from velo.streams.importers.dead_letters import LETTER, DeadLetter
+from velo.streams.importers.dead_letters import LETTER, DeadLetter, Row
 from velo.streams.importers.importer import ResultsImporter
 from velo.streams.importers.results import Parsed
-from velo.streams.importers.rows import Row
 
 
 @dataclass(frozen=True, slots=True)

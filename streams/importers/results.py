@@ -11,9 +11,8 @@ from velo.errors import Refused
 from velo.racing.messages import Result
 from velo.settings import KeyPolicy
 from velo.storage.store import Store
-from velo.streams.importers.dead_letters import DeadLetter
+from velo.streams.importers.dead_letters import PART, DeadLetter, Row, letter
 from velo.streams.importers.race_maker import RaceMaker
-from velo.streams.importers.rows import PART, Row, letter
 
 RUNNER_TABLE: Final = "runners"
 """The only source keyed by id by default; others are keyed by name."""

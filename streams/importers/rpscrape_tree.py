@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from velo.errors import UserError
+from velo.streams.importers.dead_letters import RAW, Row
 from velo.streams.importers.file_kinds import refuse_other_kind
-from velo.streams.importers.rows import RAW, Row
 
 MAX_BYTES: Final = 2**25
 _SAMPLE_BYTES: Final = 2**12

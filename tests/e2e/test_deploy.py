@@ -28,7 +28,7 @@ from velo.serving.api.service import Metrics
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Home
 from velo.streams.dataflow.metrics import Telemetry
-from velo.streams.store_metrics import StoreWatch
+from velo.streams.metrics_server import StoreWatch
 
 DEPLOY = REPO / "deploy"
 DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))

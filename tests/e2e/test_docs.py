@@ -19,9 +19,9 @@ from tests.support.cli import OURS, velo
 from tests.support.shared import REPO
 from velo.cli import app
 from velo.streams.dataflow.cards_sink import CardsSink
-from velo.streams.dataflow.dead_letter_sink import DeadLetterSink
 from velo.streams.dataflow.parquet_sink import ParquetSink
 from velo.streams.dataflow.redis_sink import RedisSink
+from velo.streams.dataflow.sinks import DeadLetterSink
 from velo.streams.importers import registry
 
 DOCS = sorted((REPO / "docs").glob("*.md"))

@@ -7,7 +7,7 @@ import sys
 from tests.support.shared import REPO
 
 CODE = """
-from velo.feature_repo.feast_import import prepare_feast
+from velo.feature_repo.feast_store import prepare_feast
 prepare_feast()
 import feast
 from prometheus_client import CollectorRegistry, Counter

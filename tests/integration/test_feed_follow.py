@@ -26,7 +26,7 @@ from velo.storage.log.rebuild import rebuild
 from velo.storage.log.turns import SharedWriter
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Home, Store
-from velo.streams.feeds import offsets
+from velo.streams.feeds import source as offsets
 from velo.streams.feeds.follow import follow, opened
 from velo.streams.feeds.redis_stream import RedisFeed
 from velo.streams.feeds.redis_stream import put as put_on_stream

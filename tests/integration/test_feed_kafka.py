@@ -11,7 +11,7 @@ from tests.support.feeds import Listed, a_day, drained, encoded, followed_to, sa
 from tests.support.logs import a_store
 from velo.errors import UserError
 from velo.storage.store import Store
-from velo.streams.feeds import offsets
+from velo.streams.feeds import source as offsets
 from velo.streams.feeds.follow import follow
 from velo.streams.feeds.kafka_topic import KafkaFeed
 from velo.streams.feeds.kafka_topic import put as put_on_topic

@@ -27,8 +27,7 @@ from velo.storage import table_versions
 from velo.storage.store import Store
 from velo.streams.aggregation.ratings import MEASURES
 from velo.streams.batch import staging
-from velo.streams.batch.build import build
-from velo.streams.batch.compact import compact
+from velo.streams.batch.build import build, compact
 
 pytestmark = pytest.mark.slow
 

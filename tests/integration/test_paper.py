@@ -28,8 +28,7 @@ from tests.support.seasons import BUILT_AT
 from velo.errors import UserError
 from velo.racing.cards import decision_time, declared_at, first_result
 from velo.racing.messages import Market, Message, NonRunner, Race, Racecard, Reinstated, Result, Runner
-from velo.racing.settlement import Bet, Outcome, settle
-from velo.racing.staking import edge, kelly_stake
+from velo.racing.settlement import Bet, Outcome, edge, kelly_stake, settle
 from velo.serving.paper_trading.ledger import SettledBet, Settlement, read, writing
 from velo.serving.paper_trading.report import paper_reports
 from velo.serving.paper_trading.settlement import withdrawals

@@ -30,8 +30,7 @@ from velo.storage import table_versions
 from velo.storage.log import reader
 from velo.storage.log.format import segments
 from velo.storage.store import Store
-from velo.streams.batch.build import build
-from velo.streams.batch.compact import compact
+from velo.streams.batch.build import build, compact
 from velo.streams.dataflow.parquet_sink import ParquetPartition, PartSpan
 from velo.streams.dataflow.runtime import plan
 from velo.streams.explain import explain

@@ -14,8 +14,7 @@ from tests.support.streaming import streamed
 from velo.errors import UserError
 from velo.racing.messages import from_record
 from velo.storage.store import Store
-from velo.streams.batch.build import build
-from velo.streams.batch.compact import compact
+from velo.streams.batch.build import build, compact
 from velo.streams.batch.warehouse import ask, make_warehouse
 
 pytestmark = pytest.mark.slow

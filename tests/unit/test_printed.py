@@ -10,8 +10,7 @@ from rich.text import Text
 from benchmarks.serve import Latencies, ServeFigures, table
 from tests.support.cli import velo
 from velo.commands import edge
-from velo.commands.edge import show
-from velo.commands.fitting import fitted
+from velo.commands.edge import fitted, show
 
 FLOOR = "floor: as many bytes, one pipeline"
 GET = "get_online_features().to_dict()"

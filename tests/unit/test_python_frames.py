@@ -9,8 +9,8 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from velo.api.frames import in_library, like, to_arrow
-from velo.api.values import day, files, instant, refuse_library, tables
+from velo.api.frames import in_library, like, tables, to_arrow
+from velo.api.values import day, files, instant, refuse_library
 from velo.errors import UserError
 
 AT = datetime(2024, 5, 1, 13, 55, tzinfo=UTC)

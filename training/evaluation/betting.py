@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from velo.errors import UserError
-from velo.racing.staking import KELLY_CAP, KELLY_FRACTION
+from velo.racing.settlement import KELLY_CAP, KELLY_FRACTION
 from velo.training.dataset.by_race import Floats, Indices
 
 Wanted = NDArray[np.bool_]

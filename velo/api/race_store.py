@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast, overload
 
 from velo.api.mistakes import line_of
 from velo.api.private_files import PRIVATE
-from velo.api.values import Library, day, files, instant, refuse_library, tables
+from velo.api.values import Library, day, files, instant, refuse_library
 from velo.errors import UserError
 from velo.settings import KeyPolicy, Settings
 from velo.storage.store import Home, Store
@@ -163,6 +163,7 @@ class RaceStore:
 
     def load(self, name: str, source: Source, *, late: bool = False, progress: Progress | None = None) -> "Report":
         """Append what a source holds to the log, by the name of an importer in the registry."""
+        from velo.api.frames import tables
         from velo.streams.importers.registry import TOML, importer
 
         step = progress or _silent
@@ -180,6 +181,7 @@ class RaceStore:
 
         The report accounts for every row, and has twenty values beside the texts that they were read from.
         """
+        from velo.api.frames import tables
         from velo.streams.importers.check import check
 
         with self._at_work() as store:
@@ -205,7 +207,7 @@ class RaceStore:
         `whole` computes everything again, `compact` merges the files of each view, `engine` is "duckdb" or "spark".
         """
         from velo.streams.batch.build import build
-        from velo.streams.batch.compact import compact as merge
+        from velo.streams.batch.build import compact as merge
         from velo.streams.batch.warehouse import make_warehouse
 
         step = progress or _silent
@@ -260,10 +262,9 @@ class RaceStore:
         """Return the runners and non-runners of a race as known at an instant (default: now).
 
         `status`, `position` and `sp_decimal` are null until its result is known. One row per runner, as `RACE` in
-        `velo.api.race_frames` lists the columns.
+        `velo.api.frames` lists the columns.
         """
-        from velo.api.frames import in_library
-        from velo.api.race_frames import race_table
+        from velo.api.frames import in_library, race_table
         from velo.racing.clock import to_text
         from velo.serving.api.days import card_of
         from velo.serving.scoring.race_messages import messages_of_race
@@ -278,8 +279,7 @@ class RaceStore:
 
     def score(self, race_id: str, *, as_of: str | datetime | None = None) -> Any:
         """Return the runners of a race with their winning probabilities, the most likely first; as `scored`."""
-        from velo.api.frames import in_library
-        from velo.api.race_frames import score_table
+        from velo.api.frames import in_library, score_table
 
         return in_library(score_table(self.scored(race_id, as_of=as_of)), self.frames)
 

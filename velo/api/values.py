@@ -5,12 +5,9 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 
 from velo.errors import UserError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 Library = Literal["pandas", "polars", "pyarrow"]
 LIBRARIES: Final[tuple[Library, ...]] = get_args(Library)
@@ -54,13 +51,6 @@ def day(given: str | date | None) -> date | None:
     except ValueError:
         pass
     raise UserError(f"{str(given)!r} is not a date: write it like 2025-06-21")
-
-
-def tables(source: Any) -> "list[Path | pa.Table]":
-    """Return the files of a source, or its frame as an Arrow table."""
-    from velo.api.frames import to_arrow
-
-    return [*files(source)] if isinstance(source, str | os.PathLike | list | tuple) else [to_arrow(source)]
 
 
 def files(source: Any) -> list[Path]:

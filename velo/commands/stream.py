@@ -171,8 +171,7 @@ def _metrics(store: "Store", telemetry: "Telemetry", host: str, port: int | None
     if port is None:
         yield
         return
-    from velo.streams.metrics_server import served
-    from velo.streams.store_metrics import StoreWatch
+    from velo.streams.metrics_server import StoreWatch, served
 
     telemetry.registry.register(StoreWatch(store.home, now))
     with served(telemetry.registry, host, port):

@@ -36,7 +36,7 @@ PARTS: Final = (
     RatedPart("draw", ("draw_cell",), 10),
     RatedPart("suited", ("horse_id", "course", "distance_band"), 100),
 )
-_OTHER_SHARES: Final = tuple(part.permille for part in PARTS if part is not HORSE)
+_OTHER_SHARES: Final = tuple(one.permille for one in PARTS if one is not HORSE)
 RATED: Final = "elo_rated"
 """The measure of a start that is 1 if the start was rated."""
 
@@ -59,7 +59,7 @@ def earned(market_log_e9: Sequence[int], before: Sequence[Standing]) -> list[Ear
     """
     starters = len(before)
     told_mean = sum(market_log_e9) // starters
-    foretold_mean = sum([standing.foretold_e9 for standing in before]) // starters
+    foretold_mean = sum([one.foretold_e9 for one in before]) // starters
     even, made = EVEN * E9, []
     for told, (rated, foretold) in zip(market_log_e9, before, strict=True):
         surprise = max(-even, min(even, (told - told_mean) - (foretold - foretold_mean)))

@@ -28,12 +28,11 @@ from velo.settings import zone_named
 from velo.storage.log.writer import Clock, LogWriter, Progress, Recorded
 from velo.storage.store import Store
 from velo.streams.importers import dead_letters, parsers
-from velo.streams.importers.dead_letters import DeadLetter
+from velo.streams.importers.dead_letters import DeadLetter, Row, letter
 from velo.streams.importers.frames import contents
 from velo.streams.importers.ingest import counts
 from velo.streams.importers.json_rows import documents
 from velo.streams.importers.race_maker import RaceMaker
-from velo.streams.importers.rows import Row, letter
 
 SOURCE: Final = "betfair-stream"
 PRICES: Final = "betfair"

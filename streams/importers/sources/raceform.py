@@ -6,7 +6,7 @@ Source: the result pages of a British racing paper. The files leave open what th
   2025-09-24, before by the 12-hour clock without am or pm. `velo.streams.importers.off_clock` decides which, and what a 12-hour
   off means at its course; where it cannot, each runner of the race is marked `off_inferred`.
 - `date` is London's. `race_date` is the date at the course, or of the store's zone where that is behind.
-- Columns of older releases get today's names (`velo.streams.importers.raceform_columns`).
+- Columns of older releases get today's names (`velo.streams.importers.raceform_words`).
 - Surface and going are what the row's words say (`velo.streams.importers.raceform_words`), else unknown.
 - Keys are names unless the store's are ids: a horse is `name (country)` with the country of its suffix, GB without
   one, so that racecards of the same source have the same key; jockeys and trainers are their names. With ids, a missing id is
@@ -28,12 +28,12 @@ from typing import Final
 from velo.errors import Refused, UserError
 from velo.storage.store import Store
 from velo.streams.importers.csv_files import CsvRow, csv_rows
+from velo.streams.importers.dead_letters import BAD, PART, RAW, Row
 from velo.streams.importers.importer import ResultsImporter, cells_of
-from velo.streams.importers.raceform_columns import todays_names
 from velo.streams.importers.raceform_load import Notes, Survey
 from velo.streams.importers.raceform_row import DECISIVE, parse_row
+from velo.streams.importers.raceform_words import todays_names
 from velo.streams.importers.results import Parsed, checked_results
-from velo.streams.importers.rows import BAD, PART, RAW, Row
 
 SOURCE: Final = "raceform"
 WHAT: Final = "a raceform results file"

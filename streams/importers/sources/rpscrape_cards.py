@@ -33,7 +33,7 @@ from velo.settings import KeyPolicy
 from velo.storage.store import Store
 from velo.streams.importers import parsers
 from velo.streams.importers.columns import COLUMNS
-from velo.streams.importers.dead_letters import DeadLetter
+from velo.streams.importers.dead_letters import BAD, DeadLetter, json_value, letter
 from velo.streams.importers.declare import ParsedCards
 from velo.streams.importers.importer import CardsImporter
 from velo.streams.importers.known_horses import KnownHorses, Wanted
@@ -47,7 +47,6 @@ from velo.streams.importers.raceform_row import (
     when,
     with_country,
 )
-from velo.streams.importers.rows import BAD, letter, plain
 from velo.streams.importers.rpscrape_tree import TreePath, as_read, races, shown
 
 SOURCE: Final = "rpscrape-cards"
@@ -242,7 +241,7 @@ def _refuse_shared_id(card: Racecard, owners: dict[str, tuple[date, str | None]]
 def _kept(record: Record, placed: frozenset[str]) -> dict[str, Any]:
     """Return the fields that the runner table lacks, without empty ones."""
     left = ((name, value) for name, value in record.items() if name not in placed and value not in _NOTHING)
-    return {f"source_{name}" if name in COLUMNS else name: plain(value) for name, value in left}
+    return {f"source_{name}" if name in COLUMNS else name: json_value(value) for name, value in left}
 
 
 def _flag(runner: Record, name: str) -> bool:

@@ -9,9 +9,9 @@ import pyarrow as pa
 from velo.errors import Refused, UserError
 from velo.storage.store import Store
 from velo.streams.importers.columns import COLUMNS, REQUIRED, WANTED, Bad, one_by_one, typed
+from velo.streams.importers.dead_letters import BAD, PART, Row
 from velo.streams.importers.importer import ResultsImporter
 from velo.streams.importers.results import RUNNER_TABLE, Parsed, checked_results
-from velo.streams.importers.rows import BAD, PART, Row
 from velo.streams.importers.tables import read_table, runner_table
 
 FRAME: Final = "the frame"
