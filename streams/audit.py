@@ -16,8 +16,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 from velo.errors import UserError
-from velo.feature_repo.catalogue.aggregates import Ewma, Slope, Variance
 from velo.feature_repo.catalogue.families import FAMILIES, Family
+from velo.feature_repo.catalogue.recent_aggregates import Ewma, Slope, Variance
 from velo.feature_repo.feast_store import prepare_feast
 from velo.feature_repo.stores.changelog import text
 from velo.feature_repo.stores.redis_client import redis_errors

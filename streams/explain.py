@@ -15,8 +15,9 @@ import duckdb
 
 from velo.errors import UserError
 from velo.feature_repo.catalogue import request_time
-from velo.feature_repo.catalogue.aggregates import RECENT_DEPTH, Last, Value
+from velo.feature_repo.catalogue.aggregates import Value
 from velo.feature_repo.catalogue.families import FAMILIES, Family
+from velo.feature_repo.catalogue.recent_aggregates import RECENT_DEPTH, Last
 from velo.feature_repo.catalogue.request_view import RequestView
 from velo.feature_repo.stores.parts import Snapshot
 from velo.racing.cards import Declared

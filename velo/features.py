@@ -1,17 +1,8 @@
 """The words in which features are declared, for modules outside the package (`velo.toml`) and for the catalogue alike."""
 
-from velo.feature_repo.catalogue.aggregates import (
-    Ewma,
-    Last,
-    LastKnown,
-    Max,
-    OffsetSum,
-    Ratio,
-    Slope,
-    Sum,
-    Variance,
-)
+from velo.feature_repo.catalogue.aggregates import OffsetSum, Ratio, Sum
 from velo.feature_repo.catalogue.family import Family
+from velo.feature_repo.catalogue.recent_aggregates import Ewma, Last, LastKnown, Max, Slope, Variance
 from velo.feature_repo.catalogue.request_view import RequestFeature, RequestView, asked, stored
 from velo.racing.expressions import Expression, banded, case, largest, literal, log2_e9, smallest
 from velo.racing.measures import Measure

@@ -8,20 +8,9 @@ from collections.abc import Iterable
 from typing import Final
 
 from velo.feature_repo.catalogue import own
-from velo.feature_repo.catalogue.aggregates import (
-    RECENT_DEPTH,
-    Aggregate,
-    Ewma,
-    Last,
-    Max,
-    OffsetSum,
-    Ratio,
-    Recent,
-    Slope,
-    Sum,
-    Variance,
-)
+from velo.feature_repo.catalogue.aggregates import Aggregate, OffsetSum, Ratio, Sum
 from velo.feature_repo.catalogue.family import Family, Feature
+from velo.feature_repo.catalogue.recent_aggregates import RECENT_DEPTH, Ewma, Last, Max, Recent, Slope, Variance
 from velo.racing.elo import EVEN, RATED
 from velo.racing.measures import Measure
 

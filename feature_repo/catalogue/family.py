@@ -4,15 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from velo.errors import UserError
-from velo.feature_repo.catalogue.aggregates import (
-    STARTS_OF_A_HORSE,
-    STARTS_OF_A_KEY,
-    Aggregate,
-    Kind,
-    Recent,
-    faults,
-    recent_faults,
-)
+from velo.feature_repo.catalogue.aggregates import STARTS_OF_A_HORSE, STARTS_OF_A_KEY, Aggregate, Kind, faults
+from velo.feature_repo.catalogue.recent_aggregates import Recent, recent_faults
 from velo.racing.measures import MEASURES, Measure
 
 

@@ -15,7 +15,8 @@ from typing import Final
 
 import orjson
 
-from velo.feature_repo.catalogue.aggregates import RECENT_DEPTH, Value
+from velo.feature_repo.catalogue.aggregates import Value
+from velo.feature_repo.catalogue.recent_aggregates import RECENT_DEPTH
 from velo.streams.aggregation.layout import Columns, RememberedStart
 from velo.streams.aggregation.spill import Spill
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from struct import Struct
 from typing import Any, Final
 
-from velo.feature_repo.catalogue.aggregates import RECENT_DEPTH, Aggregate, Recent, Value
+from velo.feature_repo.catalogue.aggregates import Aggregate, Value
 from velo.feature_repo.catalogue.families import Family
+from velo.feature_repo.catalogue.recent_aggregates import RECENT_DEPTH, Recent
 from velo.racing.measures import MEASURES
 from velo.racing.starts import Start
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 
-from velo.feature_repo.catalogue.aggregates import RECENT_DEPTH, Aggregate
+from velo.feature_repo.catalogue.aggregates import Aggregate
 from velo.feature_repo.catalogue.families import Family
+from velo.feature_repo.catalogue.recent_aggregates import RECENT_DEPTH
 from velo.streams.batch.packing import Packing
 
 IN_ORDER = "in_order"

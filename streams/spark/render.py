@@ -7,8 +7,8 @@ Nothing is packed: each measure of each span has a column of its own, a BIGINT, 
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from velo.feature_repo.catalogue.aggregates import RECENT_DEPTH
 from velo.feature_repo.catalogue.families import Family
+from velo.feature_repo.catalogue.recent_aggregates import RECENT_DEPTH
 from velo.streams.batch.render import IN_ORDER, Span, has_key, spans
 
 

@@ -19,15 +19,9 @@ from tests.support.replay import Replay, changelog
 from tests.support.stores import NOW, changelogs_of
 from tests.support.strategies import RandomLog, busy_logs
 from velo.errors import UserError
-from velo.feature_repo.catalogue.aggregates import (
-    Ewma,
-    Last,
-    Max,
-    Ratio,
-    Slope,
-    Sum,
-)
+from velo.feature_repo.catalogue.aggregates import Ratio, Sum
 from velo.feature_repo.catalogue.families import Family
+from velo.feature_repo.catalogue.recent_aggregates import Ewma, Last, Max, Slope
 from velo.racing.clock import to_us
 from velo.racing.messages import Result, from_record
 from velo.storage.log import reader

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support.stores import CASES, Built, Conformance, historical, materialize, online
-from velo.feature_repo.catalogue.aggregates import Ewma, Slope, Variance
 from velo.feature_repo.catalogue.families import BY_VIEW, Family
+from velo.feature_repo.catalogue.recent_aggregates import Ewma, Slope, Variance
 from velo.feature_repo.feast_store import apply
 from velo.feature_repo.stores.parts import Snapshot
 from velo.racing.clock import EPOCH, MICROSECOND

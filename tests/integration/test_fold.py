@@ -22,8 +22,8 @@ from tests.support.replay import Replay, Row, apply_version, changelog, pack
 from tests.support.runner_table_oracle import load, read_parquet
 from tests.support.strategies import TIMEZONES, RandomLog, random_logs
 from tests.support.streaming import agrees
-from velo.feature_repo.catalogue.aggregates import RECENT_DEPTH
 from velo.feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
+from velo.feature_repo.catalogue.recent_aggregates import RECENT_DEPTH
 from velo.racing.clock import from_us, to_us
 from velo.racing.measures import unit
 from velo.racing.messages import Message, Result, from_record

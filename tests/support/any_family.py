@@ -16,20 +16,9 @@ from hypothesis import assume
 from hypothesis import strategies as st
 
 from velo.errors import UserError
-from velo.feature_repo.catalogue.aggregates import (
-    Aggregate,
-    Ewma,
-    Last,
-    LastKnown,
-    Max,
-    OffsetSum,
-    Ratio,
-    Recent,
-    Slope,
-    Sum,
-    Variance,
-)
+from velo.feature_repo.catalogue.aggregates import Aggregate, OffsetSum, Ratio, Sum
 from velo.feature_repo.catalogue.families import Family
+from velo.feature_repo.catalogue.recent_aggregates import Ewma, Last, LastKnown, Max, Recent, Slope, Variance
 from velo.racing.clock import local_date
 from velo.racing.measures import MEASURES
 from velo.racing.messages import Result
