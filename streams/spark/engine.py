@@ -1,7 +1,7 @@
-"""The batch build's work on Spark, master and memory by Spark's own configuration (SPARK_CONF_DIR, PYSPARK_SUBMIT_ARGS).
+"""The batch build on Spark; master and memory come from Spark's configuration (SPARK_CONF_DIR, PYSPARK_SUBMIT_ARGS).
 
-The log's segments are measured in Spark's tasks by the one query that measures starts, so no measure has a second
-definition; the sums are Spark SQL. The store's home must be a folder that all of Spark's machines see.
+Spark's tasks measure the log's segments by the same query as the local build, so no measure has a second definition; the sums
+are Spark SQL. The store's home must be a folder that all of Spark's machines can read and write.
 """
 
 import logging
@@ -31,18 +31,18 @@ EXACT: Final = {
     "spark.sql.ansi.enabled": "true",
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
 }
-"""What the values depend on: instants in UTC, and a sum that overflows is an error."""
+"""Settings that the values depend on: instants are in UTC, and a sum that overflows is an error."""
 
 PLAIN: Final = {"spark.sql.inMemoryColumnarStorage.compressed": "false"}
-"""What only takes time: tables that live for one family are not worth packing."""
+"""Settings for speed: a cached table lives for one family, so compressing it does not pay."""
 PARTITIONS: Final = "spark.sql.shuffle.partitions"
 PARTITION_STARTS: Final = 100_000
-"""How many starts a task takes. Spark's own habit is 200 tasks whatever the size, most of them empty in a small log."""
+"""Starts per task. Spark's default is 200 tasks for any size, most of them empty in a small log."""
 
 
 @contextmanager
 def spark_engine() -> Iterator["SparkEngine"]:
-    """An engine on a session of its own; raises `UserError` where PySpark is missing, or Spark fails."""
+    """Yield an engine on its own Spark session; raises `UserError` if PySpark is missing, or Spark fails."""
     try:
         from py4j.protocol import Py4JError
         from pyspark.errors import PySparkException, PySparkRuntimeError
@@ -51,10 +51,10 @@ def spark_engine() -> Iterator["SparkEngine"]:
         raise UserError(
             "the engine is spark, but PySpark is not installed: add the extra, as in `pip install 'velo-features[spark]'`"
         ) from None
-    # Spark's tasks would be run by whichever python3 comes first on the path, which need not have VÉLØ
+    # by default Spark's tasks run the first python3 on the path, which may not have VÉLØ
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     try:
-        # Spark's drawing of its progress would go between the lines of ours
+        # Spark's progress bar would mix with ours
         builder = SparkSession.builder.appName("velo build").config("spark.ui.showConsoleProgress", "false")
         session = builder.getOrCreate()
     except (PySparkRuntimeError, PySparkException) as failed:
@@ -70,20 +70,20 @@ def spark_engine() -> Iterator["SparkEngine"]:
         yield SparkEngine(session)
     except (PySparkException, Py4JError) as failed:
         raise UserError(
-            f"Spark gave up ({_first_line(failed)}): look at its log; the tables of before are untouched"
+            f"Spark failed ({_first_line(failed)}): read its log, then build again; the tables were not changed"
         ) from None
     finally:
         session.stop()
 
 
 class SparkEngine:
-    """One build's work."""
+    """The steps of a build that run on Spark."""
 
     def __init__(self, session: "SparkSession") -> None:
         self._session = session
 
     def spread(self, measure: staging.Measure, places: Sequence[int], segments: Sequence[Path]) -> list[str]:
-        """Measure some segments, a task each."""
+        """Measure segments of the log, one task each."""
         if not segments:
             return []
         numbered = list(zip(places, segments, strict=True))
@@ -92,7 +92,7 @@ class SparkEngine:
         return lines
 
     def lay_out(self, home: Home, timezone: ZoneInfo, families: Iterable[Family]) -> None:
-        """Have the view `starts`: every start of every version that took effect, with its windows' midnights."""
+        """Create the view `starts`: every start of every version that took effect, with the midnights of its windows."""
         spark, windows = self._session, staging.windows_of(families)
         for view, kind in (("results", "results"), ("measured", "starts")):
             parts = [str(part) for part in staging.parts_of(home, kind)]
@@ -106,14 +106,14 @@ class SparkEngine:
         spark.sql(staging.laid_out(windows)).cache().createOrReplaceTempView("starts")
 
     def _share_out(self, starts: int) -> None:
-        """Set as many tasks as the starts need and the cores can use, unless Spark's own settings say how many."""
+        """Set the number of tasks by the starts and the cores, unless Spark's settings have it."""
         context = self._session.sparkContext
         if PARTITIONS not in dict(context.getConf().getAll()):
             tasks = max(context.defaultParallelism, -(-starts // PARTITION_STARTS))
             self._session.conf.set(PARTITIONS, str(tasks))
 
     def write(self, family: Family, folder: Path, name: str, bound: Mapping[str, datetime]) -> int:
-        """Write a family's rows later than `$after`, up to `$until`, as parts `name-N.parquet`; returns how many."""
+        """Write a family's rows later than `$after`, up to `$until`, as parts `name-N.parquet`; returns the number of rows."""
         spark, held = self._session, []
         for view, text in render.queries(family):
             made = spark.sql(_bound(text, bound))

@@ -1,7 +1,7 @@
 """The Spark SQL of a family, rendered from the catalogue: the plain twin of `velo.streams.batch.render`.
 
-Nothing is packed: each measure of each span has a column of its own, a BIGINT, whose sums Spark refuses to overflow
-(ANSI mode). The aggregates' own expressions are the catalogue's, so the last division is the same one.
+Nothing is packed: each measure of each span is a BIGINT column, and in ANSI mode Spark raises an error where a sum overflows.
+The expressions of the aggregates are the catalogue's, so the last division is the same.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,7 @@ from velo.streams.batch.render import IN_ORDER, Span, has_key, spans
 
 
 def queries(family: Family) -> Iterator[tuple[str, str]]:
-    """Each view by its name, then the table, under the family's own name."""
+    """The temporary views by name, in order, then the table under the name of the family's view."""
     yield "days_out_of_order", days_out_of_order(family)
     yield "moments", moments(family)
     yield "changes", changes(family)
@@ -26,9 +26,9 @@ def queries(family: Family) -> Iterator[tuple[str, str]]:
 
 
 def days_out_of_order(family: Family) -> str:
-    """One row per key and race day first known only after some later day of the same key already was."""
+    """One row per key and race day that became known after a later day of the same key."""
     keys = _keys(family)
-    return f"""-- one row per key of {family.view} and day that it learned of late
+    return f"""-- one row per key of {family.view} and race day that became known out of order
 WITH days AS (
     SELECT {keys}, race_date, min(known_at) AS first_known
     FROM starts WHERE {has_key(family)} AND retracted_at IS NULL
@@ -43,7 +43,7 @@ SELECT {keys}, race_date, true AS late FROM later WHERE later_first_known < firs
 
 
 def moments(family: Family) -> str:
-    """One row per key and result message that touches it: its sums, and when each window ends."""
+    """One row per key and result message that changes it: its sums, and when each window ends."""
     keys = _keys(family)
     measures = dict.fromkeys(chain.from_iterable(span.measures for span in spans(family)))
     sums = ", ".join(f"sum(coalesce({measure}, 0)) AS sum_{measure}" for measure in measures)
@@ -107,10 +107,10 @@ WHERE t <= $until"""  # noqa: S608
 
 
 def late_losses(family: Family) -> str:
-    """One row per change at which a start that is out of order is in a window: the next midnight such a one leaves."""
+    """One row per change at which a start known out of order is in a window: the next midnight at which one leaves."""
     ends = [f"CASE WHEN midnight_{days} > t THEN midnight_{days} END" for days in family.windows]
     keys = _keys(family)
-    return f"""-- one row per change of {family.view} that an out-of-order start is known at
+    return f"""-- one row per change of {family.view} at which an out-of-order start is known
 SELECT {keys}, t, min({_least(ends)}) AS late_loss
 FROM moments JOIN changes USING ({keys})
 WHERE {IN_ORDER} = 0 AND t >= known_at AND t < least(retracted_at, midnight_{max(family.windows)})
@@ -151,17 +151,17 @@ WITH known AS (
     SELECT {keys}, known_at AS t FROM known LEFT SEMI JOIN unsettled USING ({keys})
     UNION
     SELECT {keys}, retracted_at FROM known WHERE retracted_at IS NOT NULL
-), laid_out AS (
-    SELECT {keys}, CAST(NULL AS TIMESTAMP) AS anew, known_at AS t, {start}
+), expanded AS (
+    SELECT {keys}, CAST(NULL AS TIMESTAMP) AS computed_for, known_at AS t, {start}
     FROM known LEFT ANTI JOIN unsettled USING ({keys})
     UNION ALL
     SELECT {", ".join(f"instants.{key}" for key in family.keys)}, t, t, {start}
     FROM instants LEFT JOIN known ON {" AND ".join(f"known.{key} = instants.{key}" for key in family.keys)}
         AND known_at <= t AND (retracted_at IS NULL OR retracted_at > t)
 ), back AS (
-    SELECT {keys}, t, anew IS NULL OR lead(t) OVER along IS NULL AS holds, {", ".join(measures)}{lags}
-    FROM laid_out
-    WINDOW along AS (PARTITION BY {keys}, anew ORDER BY {order})
+    SELECT {keys}, t, computed_for IS NULL OR lead(t) OVER along IS NULL AS holds, {", ".join(measures)}{lags}
+    FROM expanded
+    WINDOW along AS (PARTITION BY {keys}, computed_for ORDER BY {order})
 ), newest_first AS (
     SELECT {keys}, t, {", ".join(measures)}{newest} FROM back WHERE holds
 )
@@ -171,10 +171,10 @@ FROM newest_first"""  # noqa: S608
 
 
 def latest(family: Family) -> str:
-    """One row per change: the recent features as they were last made (what DuckDB does by an ASOF join)."""
+    """One row per change: the latest recent features (DuckDB uses an ASOF join)."""
     keys = _keys(family)
     made = ", ".join(aggregate.name for aggregate in family.recent)
-    return f"""-- one row per change of {family.view}: its recent features then
+    return f"""-- one row per change of {family.view}: its recent features at that instant
 SELECT {keys}, t, latest.*
 FROM (
     SELECT {keys}, t, asked,
@@ -218,12 +218,12 @@ def _total(span: Span, measure: str) -> str:
 
 
 def _leaves_at(span: Span) -> str:
-    """The instant a start leaves a span, null for never; never before it entered."""
+    """The instant at which a start leaves a span, never before it entered; null for never."""
     if span.days is None:
         return "retracted_at"
     return f"greatest(known_at, least(retracted_at, midnight_{span.days}))"
 
 
 def _least(instants: Iterable[str]) -> str:
-    """Spark's `least` wants two arguments, and leaves nulls out as DuckDB's does."""
+    """Spark's `least`, which needs two arguments and ignores nulls, as DuckDB's does."""
     return f"least({', '.join((*instants, 'CAST(NULL AS TIMESTAMP)', 'CAST(NULL AS TIMESTAMP)'))})"
