@@ -42,7 +42,7 @@ def whole_build(sandbox: Sandbox) -> Recovery:
     recovery = _killed(sandbox, KillPlan(whole, [ingest, partial(velo, "build")], tables), remedy="`velo build`")
     if AT is write_kills.every:
         again = KillPlan(whole, [whole], tables)
-        write_kills.killed(again, sandbox.home, sandbox.backup.root / "again", write_kills.telling)
+        write_kills.killed(again, sandbox.home, sandbox.backup.root / "again", write_kills.visible_writes)
     return recovery
 
 

@@ -62,9 +62,9 @@ class LoadOptions:
 
 @dataclass(frozen=True, slots=True)
 class LoadFigures:
-    """What came of it. `answers` counts by what was asked and status; memory is of all processes of the service, in MB.
+    """The measurements. `answers` counts by request and status; memory is of all processes of the service, in MB.
 
-    `events` has the fewest and most that any listener had of those told while all listened.
+    `events` has the fewest and most events that any listener received while all listened.
     """
 
     asked: LoadOptions
@@ -149,30 +149,30 @@ def _figures(asked: LoadOptions, seen: _Seen, results: int) -> LoadFigures:
 
 @contextmanager
 def _results(store: Store, asked: LoadOptions, stop: threading.Event) -> Iterator[None]:
-    """Results put on the feed at their rate, each of today, while this lasts."""
+    """Put results of today on the feed at their rate within the block."""
     every = [message for _, message in reader.messages(store.home) if isinstance(message, Result)][-2000:]
     client = connect(store.home, store.redis_url)
 
-    def tell() -> None:
-        begun, told = time.monotonic(), 0
+    def send() -> None:
+        begun, sent = time.monotonic(), 0
         while not stop.is_set():
             due = int((time.monotonic() - begun) * asked.results_a_second)
-            bodies = [_told_now(every[number % len(every)], number, store) for number in range(told, due)]
-            told = due
+            bodies = [_of_today(every[number % len(every)], number, store) for number in range(sent, due)]
+            sent = due
             put(client, "the store's own Redis", FEED, bodies)
             client.xtrim(FEED, maxlen=10_000)
             stop.wait(0.1)
 
-    teller = threading.Thread(target=tell)
-    teller.start()
+    sender = threading.Thread(target=send)
+    sender.start()
     try:
         yield
     finally:
         stop.set()
-        teller.join()
+        sender.join()
 
 
-def _told_now(result: Result, number: int, store: Store) -> bytes:
+def _of_today(result: Result, number: int, store: Store) -> bytes:
     now = datetime.now(UTC)
     day = now.astimezone(store.timezone).date()
     race = replace(result.race, race_id=f"load {number}", off_time=now - timedelta(minutes=10), race_date=day)
@@ -263,7 +263,7 @@ async def _repeat(load: _Load, what: str, pause: float, until: float, made: Any)
         try:
             if streams is None:
                 streams = await asyncio.open_connection(HOST, load.port)
-            status, told = await asyncio.wait_for(_request(*streams, method, path, body, load.token), 30.0)
+            status, content = await asyncio.wait_for(_request(*streams, method, path, body, load.token), 30.0)
         except (OSError, EOFError, TimeoutError, ValueError) as failed:
             seen.answers[f"{what} none"] += 1
             seen.said[f"{what}: {type(failed).__name__} {failed}"] += 1
@@ -273,7 +273,9 @@ async def _repeat(load: _Load, what: str, pause: float, until: float, made: Any)
             if what == "score":
                 seen.seconds.append(time.monotonic() - begun)
             if status >= 400:
-                seen.said[f"{what} {status}: {json.loads(told)['detail'] if told[:1] == b'{' else told[:200]!r}"] += 1
+                seen.said[
+                    f"{what} {status}: {json.loads(content)['detail'] if content[:1] == b'{' else content[:200]!r}"
+                ] += 1
         due = max(due + pause, time.monotonic() - pause)
         await asyncio.sleep(max(0.0, due - time.monotonic()))
     if streams is not None:
@@ -287,15 +289,15 @@ async def _request(
     head = f"{method} {path} HTTP/1.1\r\nHost: {HOST}\r\nAuthorization: Bearer {token}\r\n"
     head += f"Content-Type: application/json\r\nContent-Length: {len(body or b'')}\r\n\r\n"
     writing.write(head.encode() + (body or b""))
-    told = (await reading.readuntil(b"\r\n\r\n")).decode()
+    answer = (await reading.readuntil(b"\r\n\r\n")).decode()
     length = next(
-        (line for line in told.lower().split("\r\n") if line.startswith("content-length:")), "content-length: 0"
+        (line for line in answer.lower().split("\r\n") if line.startswith("content-length:")), "content-length: 0"
     )
-    return int(told.split()[1]), await reading.readexactly(int(length.partition(":")[2]))
+    return int(answer.split()[1]), await reading.readexactly(int(length.partition(":")[2]))
 
 
 async def _listen(load: _Load, until: float) -> None:
-    """One listener, which counts what it is told until the end; one that is sent away comes back in a second."""
+    """One listener, which counts its events until the end; a refused one tries again in a second."""
     count = 0
     try:
         while (streams := await _admitted(load)) is None:

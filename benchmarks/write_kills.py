@@ -76,7 +76,7 @@ def every(writes: Sequence[str]) -> list[int]:
     return list(range(len(writes)))
 
 
-def telling(writes: Sequence[str]) -> list[int]:
+def visible_writes(writes: Sequence[str]) -> list[int]:
     """The first write of each line of code that hides something from readers or leaves it half written.
 
     All writes if the command makes few.
@@ -88,8 +88,8 @@ def telling(writes: Sequence[str]) -> list[int]:
 
 
 def few(writes: Sequence[str]) -> list[int]:
-    """At most `SAMPLE` of the telling writes, spread evenly, the first and the last among them."""
-    numbers = telling(writes)
+    """At most `SAMPLE` of the visible writes, spread evenly, with the first and the last."""
+    numbers = visible_writes(writes)
     steps = min(SAMPLE, len(numbers))
     return [numbers[round(step * (len(numbers) - 1) / max(steps - 1, 1))] for step in range(steps)]
 

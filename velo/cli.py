@@ -1,4 +1,4 @@
-"""`velo`: the command line. A user's mistake is told in one line and exits 2; there is no traceback for it."""
+"""`velo`: the command line. A user's mistake is reported in one line, without a traceback, and exits 2."""
 
 import os
 import shlex

@@ -72,7 +72,7 @@ ABILITY: Final[tuple[Recent, ...]] = (
 
 
 def elo(whose: str) -> tuple[Aggregate, ...]:
-    """What tells an Elo rating, of one of `velo.racing.elo.PARTS`."""
+    """The aggregates of the Elo rating of one of `velo.racing.elo.PARTS`."""
     return (Sum("rated", RATED), OffsetSum("elo", f"{whose}_elo_e9", RATED, EVEN))
 
 

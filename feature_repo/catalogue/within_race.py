@@ -51,17 +51,17 @@ def within_race(values: ArrayLike, race: ArrayLike) -> WithinRace:
 
 
 def centred(values: ArrayLike, race: ArrayLike) -> Floats:
-    """Each column less its mean over the known values of its race: what sets a runner apart, in the column's own unit.
+    """Each column less its mean over the known values of its race, in the column's own unit.
 
-    `values` is (runners, features), NaN for null; `race` as `within_race` takes it. A null stays null and counts for
-    nobody else. As there, the result for a runner depends on its own race alone and not on the order of runners.
+    `values` is (runners, features), NaN for null; `race` as in `within_race`. A null stays null and does not count for the others.
+    The result for a runner depends on its own race only, and not on the order of runners.
     """
     table = np.asarray(values, dtype=np.float64)
     numbers = np.asarray(race)
     if table.size and (numbers == numbers[0]).all():
         return _centred_in_one_race(table)
     races = np.unique(numbers, return_inverse=True)[1].reshape(-1)
-    told = np.full_like(table, np.nan)
+    differences = np.full_like(table, np.nan)
     for column in range(table.shape[1]):
         known = np.flatnonzero(~np.isnan(table[:, column]))
         if known.size == 0:
@@ -69,8 +69,8 @@ def centred(values: ArrayLike, race: ArrayLike) -> Floats:
         order = known[np.lexsort((-table[known, column], races[known]))]
         within = np.cumsum(np.r_[False, np.diff(races[order]) != 0])
         ordered = table[order, column]
-        told[order, column] = ordered - (np.bincount(within, ordered) / np.bincount(within))[within]
-    return told
+        differences[order, column] = ordered - (np.bincount(within, ordered) / np.bincount(within))[within]
+    return differences
 
 
 def _centred_in_one_race(table: Floats) -> Floats:
@@ -83,10 +83,10 @@ def _centred_in_one_race(table: Floats) -> Floats:
 
 
 def _falling(by_column: Floats) -> tuple[NDArray[np.bool_], Floats, NDArray[np.intp]]:
-    """Of (columns, runners): what is known, the known values from the highest with zeros after them, how many they are."""
+    """From (columns, runners): which values are known, those values in falling order followed by zeros, and their number."""
     known = ~np.isnan(by_column)
     counted = known.sum(axis=1)
-    # nulls sort last, and are nothing in a sum
+    # nulls sort last, and add 0 to a sum
     ordered = -np.sort(-by_column, axis=1)
     ordered[np.arange(by_column.shape[1]) >= counted[:, None]] = 0.0
     return known, ordered, counted

@@ -4,7 +4,7 @@ The value at an instant is that of the latest row of the key, and of the one cre
 time. Entity rows are never dropped, repeated or reordered.
 
 Not supported, and refused with a remedy: `filter_by_created_timestamp` (a rebuild rewrites history, so the time a row
-was written does not tell what was known), retrieval by `start_date` or `end_date`, `to_sql()`, sources that are not local
+was written does not show what was known), retrieval by `start_date` or `end_date`, `to_sql()`, sources that are not local
 Parquet, logged features, saving to remote storage.
 """
 

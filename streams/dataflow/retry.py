@@ -18,7 +18,7 @@ class StoppedWhileRetrying(Exception):
 
 
 class RestartRequired(Exception):
-    """A store lost rows that only a restart can make again; the text tells the user."""
+    """A store lost rows that only a restart can make again; the text is the user's message."""
 
 
 def go_on() -> None:

@@ -48,10 +48,10 @@ def test_a_store_comes_back_from_a_fault_with_all_that_was_acknowledged(
 
 @pytest.mark.prove
 @pytest.mark.parametrize("fault", KILLED_AT_WRITES, ids=lambda fault: fault.name)
-def test_a_store_comes_back_from_a_kill_at_each_telling_write(
+def test_a_store_comes_back_from_a_kill_at_each_visible_write(
     fault: Fault, base: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kill_scenarios, "AT", write_kills.telling)
+    monkeypatch.setattr(kill_scenarios, "AT", write_kills.visible_writes)
     recovered(fault, base, tmp_path, monkeypatch)
 
 
@@ -69,7 +69,7 @@ def recovered(fault: Fault, base: Sandbox, folder: Path, monkeypatch: pytest.Mon
 
 def test_a_sample_of_the_writes_has_the_first_and_the_last() -> None:
     writes = [f"rename at line {number}" for number in range(30)]
-    assert write_kills.telling(writes) == list(range(30))
+    assert write_kills.visible_writes(writes) == list(range(30))
     assert write_kills.few(writes) == [0, 10, 19, 29]
     assert write_kills.few(writes[:1]) == [0]
 

@@ -96,7 +96,7 @@ ILL_CONDITIONED: Final = 1e10
 
 @dataclass(frozen=True, slots=True)
 class Blend:
-    """c ∝ f^α · π^β, with standard errors: None for an α fixed at 0 (the market alone), and if the data cannot tell α from β.
+    """c ∝ f^α · π^β, with standard errors: None for an α fixed at 0 (the market alone), and if the data cannot separate α from β.
 
     `log_loss` is that of the `races` it was fitted on, in nats per race.
     """
@@ -195,7 +195,7 @@ def _fit(logs: Floats, starts: Indices, share: Floats) -> Blend:
     exponents = [float(value) for value in found.x]
     information = races * curvature(found.x)
     errors: list[float | None] = [None] * len(exponents)
-    # if the model gives all runners the same, or repeats the market, the data cannot tell the exponents apart
+    # if the model gives all runners the same, or repeats the market, the data cannot separate the exponents
     if np.linalg.cond(information) < ILL_CONDITIONED:
         errors = [float(variance**0.5) for variance in np.diag(np.linalg.inv(information))]
     if len(exponents) == 1:

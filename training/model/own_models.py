@@ -167,7 +167,7 @@ def _features(name: str, model: object) -> tuple[str, ...]:
 
 
 def _state(model: object) -> Mapping[str, Any]:
-    """What tells two objects of a class apart."""
+    """The parameters or attributes that distinguish two objects of a class."""
     if callable(getattr(model, "get_params", None)):
         params: Mapping[str, Any] = model.get_params()  # type: ignore[attr-defined]
         return params

@@ -202,7 +202,7 @@ class Store:
 
 
 def store_id(home: Home) -> str | None:
-    """What tells a store from every other, 16 hex digits; None where it was given none yet."""
+    """The store's identity, 16 hex digits; None before it has one."""
     try:
         return (home.log / STORE_ID).read_text().strip() or None
     except OSError:
