@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, TypedDict, Unpack
 
 import numpy as np
 
@@ -45,26 +45,33 @@ class Prepared:
     plan: WalkForwardPlan
 
 
-def prepare(
-    store: Store,
-    *,
-    since: date | None,
-    until: date | None,
-    days: int | None,
-    refit_months: int | None,
-    past: int | None,
-    lead: timedelta,
-    model: object,
-    parameters: Mapping[str, Any] | None,
-    progress: Progress,
-) -> Prepared:
-    """Read what a backtest needs; arguments and errors are those of `backtest`."""
-    recipe = recipe_for(model, parameters)
-    rows = kept_training_set(store, lead=lead, period=Period(until=until or date.max), progress=progress)
+class BacktestOptions(TypedDict, total=False):
+    """What a backtest tests: local race dates `since` to `until` (both included), or the last `days` up to `until`.
+
+    The default is the `DAYS` days up to the last result. `refit_months` and `past` are those of `WalkForwardPlan`, `lead` the time
+    before the off. `model` is whatever `velo.training.model.own_models.recipe_for` takes: None or `ModelOptions` for VÉLØ's own,
+    `module:factory` with its `parameters`, or an object.
+    """
+
+    since: date | None
+    until: date | None
+    days: int | None
+    refit_months: int | None
+    past: int | None
+    lead: timedelta
+    model: object
+    parameters: Mapping[str, Any] | None
+
+
+def prepare(store: Store, progress: Progress, options: BacktestOptions) -> Prepared:
+    """Read the inputs of a backtest; raises `UserError` as `backtest` does."""
+    recipe = recipe_for(options.get("model"), options.get("parameters"))
+    period = Period(until=options.get("until") or date.max)
+    rows = kept_training_set(store, lead=options.get("lead", LEAD), period=period, progress=progress)
     races = races_of(rows)
     if not races.count:
         raise UserError(f"{store.home.offline} holds no race with a winner: load results and run `velo build`")
-    plan = _plan(races.days.max().astype(date), since, until, days, refit_months, past)
+    plan = _plan(races.days.max().astype(date), options)
     return Prepared(recipe, rows, races, Runners(rows.matrix(FEATURES)[races.rows], races.starts, FEATURES), plan)
 
 
@@ -73,37 +80,17 @@ def backtest(
     store: Store,
     *,
     now: datetime,
-    since: date | None = None,
-    until: date | None = None,
-    days: int | None = None,
-    refit_months: int | None = None,
-    past: int | None = None,
-    lead: timedelta = LEAD,
-    model: object = None,
-    parameters: Mapping[str, Any] | None = None,
     again: bool = False,
     progress: Progress = lambda step, done, steps: None,
+    **options: Unpack[BacktestOptions],
 ) -> BacktestReport:
-    """Test a model over local race dates `since` to `until` (both included), or the last `days` up to `until`.
+    """Test a model, and record the trial before any figure is returned.
 
-    `model` is whatever `velo.training.model.own_models.recipe_for` takes: None or `ModelOptions` for VÉLØ's own, `module:factory` with
-    its `parameters`, or an object. The default period is the `DAYS` days up to the last result. The trial is recorded before
-    any figure is returned. Raises `UserError` for a period without races or history, for results without prices, for days of a
-    locked window unless `again`, and for a model that fails.
+    Raises `UserError` for a period without races or history, for results without prices, for days of a locked window unless
+    `again`, and for a model that fails.
     """
-    made = prepare(
-        store,
-        since=since,
-        until=until,
-        days=days,
-        refit_months=refit_months,
-        past=past,
-        lead=lead,
-        model=model,
-        parameters=parameters,
-        progress=progress,
-    )
-    recipe, rows, plan = made.recipe, made.rows, made.plan
+    made = prepare(store, progress, options)
+    recipe, rows, plan, lead = made.recipe, made.rows, made.plan, made.rows.provenance.lead
     number = _looked_at(store, plan, again=again)
     predicted = predict(made.runners, made.races, plan, recipe.model, progress)
     tested = predicted.races.rows
@@ -131,18 +118,17 @@ def backtest(
     return report
 
 
-def _plan(
-    last: date, since: date | None, until: date | None, days: int | None, refit_months: int | None, past: int | None
-) -> WalkForwardPlan:
+def _plan(last: date, options: BacktestOptions) -> WalkForwardPlan:
+    since, days = options.get("since"), options.get("days")
     if since is not None and days is not None:
         raise UserError(f"--from {since} and --days {days} both set the first day: give one of them")
     if days is not None and days < 1:
         raise UserError(f"--days must be > 0, got {days}")
-    end = until or last
+    end = options.get("until") or last
     begin = since or end - timedelta(days=(days or DAYS) - 1)
     if begin > end:
         raise UserError(f"--from {begin} is after --to {end}: give the earlier day as --from")
-    return WalkForwardPlan(begin, end, refit_months, past)
+    return WalkForwardPlan(begin, end, options.get("refit_months"), options.get("past"))
 
 
 def _looked_at(store: Store, plan: WalkForwardPlan, *, again: bool) -> int | None:

@@ -10,10 +10,10 @@ With an edge the model's probabilities are the true ones and the market sees the
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, timedelta
-from typing import Any, Final
+from datetime import date
+from typing import Final, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,7 @@ from velo.resampling import Days, Figure
 from velo.storage.store import Store
 from velo.training.dataset.by_race import Floats, Indices, sizes_of, softmax
 from velo.training.dataset.races import Races
-from velo.training.dataset.training_set import LEAD
-from velo.training.evaluation.backtest import Prepared, Progress, prepare
+from velo.training.evaluation.backtest import BacktestOptions, Prepared, Progress, prepare
 from velo.training.evaluation.metrics import BacktestPeriod, auc, r2, top1
 from velo.training.evaluation.walk_forward import predict
 from velo.training.gate.criteria import ALARMS, RECORDS, WINDOWS_DAYS, Verdict
@@ -83,34 +82,13 @@ def planted_leak(share: Floats, seed: int, noise: float = 0.3) -> Floats:
 
 @numeric_threads()
 def placebos(
-    store: Store,
-    *,
-    since: date | None = None,
-    until: date | None = None,
-    days: int | None = None,
-    refit_months: int | None = None,
-    past: int | None = None,
-    lead: timedelta = LEAD,
-    model: object = None,
-    parameters: Mapping[str, Any] | None = None,
-    progress: Progress = lambda step, done, steps: None,
+    store: Store, *, progress: Progress = lambda step, done, steps: None, **options: Unpack[BacktestOptions]
 ) -> PlaceboReport:
-    """Run the placebos of a model; the arguments and errors are those of `velo.training.evaluation.backtest.backtest`.
+    """Run the placebos of a model; the options and errors are those of `velo.training.evaluation.backtest.backtest`.
 
     A function that only scores learns nothing, so it has no planted leak to find.
     """
-    made = prepare(
-        store,
-        since=since,
-        until=until,
-        days=days,
-        refit_months=refit_months,
-        past=past,
-        lead=lead,
-        model=model,
-        parameters=parameters,
-        progress=progress,
-    )
+    made = prepare(store, progress, options)
     races, seed = made.races, made.recipe.seed
     share, pi = (shuffled_winners(values, races.starts, seed) for values in (races.share, races.pi))
     checks = [_check(SHUFFLED, made, made.runners, replace(races, share=share, pi=pi), progress)]
