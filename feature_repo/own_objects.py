@@ -9,7 +9,7 @@ from feast.base_feature_view import BaseFeatureView
 from feast.data_source import DataSource
 
 from velo.errors import UserError
-from velo.feature_repo.catalogue.own import config_file
+from velo.settings import FEATURE_CONFIG
 
 FOLDER: Final = "feast_objects"
 """The folder, beside `velo.toml`."""
@@ -22,7 +22,7 @@ def own_objects(folder: Path | None = None) -> list[Any]:
     Raises `UserError` for a file that does not import.
     """
     if folder is None:
-        config = config_file()
+        config = FEATURE_CONFIG.read()
         if config is None:
             return []
         folder = config.parent / FOLDER

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Final, Literal, cast
 from zoneinfo import ZoneInfo
 
 from velo.errors import UserError
@@ -13,6 +13,8 @@ KeyPolicy = Literal["name", "id"]
 _PATTERN = frozenset("*?[]")
 DEFAULT_TIMEZONE = "Europe/London"
 INSTALLED = frozenset(("site-packages", "dist-packages"))
+CONFIG: Final = "velo.toml"
+"""The file that names the modules of a user's own features."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,44 @@ class Settings:
             redis_url=env.get("REDIS_URL") or None,
             keys=cast("KeyPolicy | None", keys),
         )
+
+
+def config_file(home: Path, cwd: Path | None = None) -> Path | None:
+    """The `velo.toml` of a store: that in its home or the nearest folder above it, else in `cwd` or above; None without one."""
+    here = (Path.cwd() if cwd is None else cwd).resolve()
+    folders = (home, *home.parents, here, *here.parents)
+    return next((folder / CONFIG for folder in folders if (folder / CONFIG).is_file()), None)
+
+
+class FeatureConfig:
+    """The `velo.toml` of this process: that of the store opened last before the declared features are read, and then for good.
+
+    Declared features are read once a process, so stores of two `velo.toml` cannot share one.
+    """
+
+    def __init__(self) -> None:
+        self._file: Path | None = None
+        self._chosen = False
+        self._read = False
+
+    def choose(self, file: Path | None, home: Path) -> None:
+        """Take the `velo.toml` of the store at `home`; raises `UserError` where another one was read already."""
+        if self._read and file != self._file:
+            raise UserError(
+                f"the store at {home} takes its features from {file or 'no velo.toml'}, but this process has read "
+                f"{self._file or 'no velo.toml'}: open it in another Python process"
+            )
+        self._file, self._chosen = file, True
+
+    def read(self) -> Path | None:
+        """The file to read, from now on the only one; without an opened store that of the environment's home."""
+        if not self._chosen:
+            self._file, self._chosen = config_file(Settings.from_env().home), True
+        self._read = True
+        return self._file
+
+
+FEATURE_CONFIG: Final = FeatureConfig()
 
 
 def installed(folder: Path) -> bool:

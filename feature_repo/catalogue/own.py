@@ -1,7 +1,8 @@
 """A user's own features: Python modules that declare families and request-time features as the catalogue does.
 
-The modules are named by entry points of the group `velo.features`, and by `velo.toml`: the one in the store's home, else the
-one in the current folder or the nearest folder above it. The folder of `velo.toml` is searched for its modules first.
+The modules are named by entry points of the group `velo.features`, and by `velo.toml`: the one in the store's home or the
+nearest folder above it, else in the current folder or above (`velo.settings.config_file`). The folder of `velo.toml` is
+searched for its modules first.
 
     [features]
     modules = ["my_features"]
@@ -27,9 +28,8 @@ from velo.feature_repo.catalogue.family import Family
 from velo.feature_repo.catalogue.request_view import RequestView
 from velo.racing.measures import MEASURES, Measure
 from velo.racing.starts import KEYS
-from velo.settings import Settings
+from velo.settings import CONFIG, FEATURE_CONFIG
 
-FILE: Final = "velo.toml"
 GROUP: Final = "velo.features"
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
 RESERVED: Final = frozenset(
@@ -52,18 +52,11 @@ class Declarations:
     views: tuple[RequestView, ...]
 
 
-def config_file() -> Path | None:
-    """The `velo.toml` that counts; None without one."""
-    here = Path.cwd()
-    folders = (Settings.from_env().home, here, *here.parents)
-    return next((folder / FILE for folder in folders if (folder / FILE).is_file()), None)
-
-
 @cache
 def declarations() -> tuple[Declarations, ...]:
     """What every named module declares, in order. Raises `UserError` for a module that cannot be read."""
     named = [(entry.value, f"entry point {entry.name}") for entry in sorted(entry_points(group=GROUP))]
-    file = config_file()
+    file = FEATURE_CONFIG.read()
     if file is not None:
         named += [(module, f"{file}") for module in _modules_of(file)]
         if named and str(file.parent) not in sys.path:
@@ -76,7 +69,9 @@ def read(module: ModuleType, source: str) -> Declarations:
     families = _listed(module, "FAMILIES", Family, source)
     views = _listed(module, "REQUEST_VIEWS", RequestView, source)
     if not families and not views:
-        raise UserError(f"{source} declares neither FAMILIES nor REQUEST_VIEWS: declare one, or take it out of {FILE}")
+        raise UserError(
+            f"{source} declares neither FAMILIES nor REQUEST_VIEWS: declare one, or take it out of {CONFIG}"
+        )
     return Declarations(source, families, views)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from velo.errors import UserError
-from velo.feature_repo.catalogue.own import FILE
+from velo.settings import CONFIG
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]*")
 EXAMPLE: Final = '''"""Own features, named in velo.toml. After a change run `velo features test`, then `velo build`."""
@@ -100,7 +100,7 @@ def write_example(folder: Path, name: str) -> list[Path]:
     """
     if not _NAME.fullmatch(name):
         raise UserError(f"{name!r} cannot be a module's name: use small letters, digits and _, as in my_features")
-    config = folder / FILE
+    config = folder / CONFIG
     texts = {folder / f"{name}.py": EXAMPLE, folder / f"test_{name}.py": TEST.replace("NAME", name)}
     for path in texts:
         if path.exists():

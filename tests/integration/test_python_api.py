@@ -22,8 +22,10 @@ from tests.support.cli import velo as command
 from tests.support.logs import bytes_of
 from tests.support.seasons import BUILT_AT, a_season, a_store
 from tests.support.shared import REPO
+from velo.api import race_store
 from velo.errors import UserError
 from velo.feature_repo.stores.embedded_redis import down
+from velo.settings import FeatureConfig, config_file
 from velo.training.bundle import current
 from velo.training.model.trees import ModelOptions
 from velo.training.train import train
@@ -123,17 +125,47 @@ def test_settings_that_contradict_the_store_are_refused_at_once(small: velo.Race
         velo.open(small.home.root, timezone="Asia/Tokyo")
 
 
-def test_a_store_with_features_of_its_own_is_not_opened_without_them(
+def test_two_stores_with_features_of_their_own_never_share_a_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The catalogue is one of the process, so a store must not be built without what its home declares."""
-    home = tmp_path / "home"
-    home.mkdir()
-    (home / "velo.toml").write_text("[features]\nmodules = []\n")
-    with pytest.raises(UserError, match=r"velo.toml declares features, but this process reads .*: set VELO_HOME to"):
-        opened(home)
-    monkeypatch.setenv("VELO_HOME", str(home))
-    assert velo.open().home.root == home
+    """The catalogue is one of the process: the first store whose features are used decides, and another is refused."""
+    ours, theirs, plain = (tmp_path / name for name in ("ours", "theirs", "plain"))
+    for folder in (ours, theirs):
+        folder.mkdir()
+        (folder / "velo.toml").write_text("[features]\nmodules = []\n")
+    config = FeatureConfig()
+    monkeypatch.setattr(race_store, "FEATURE_CONFIG", config)
+    # nothing is read yet: the store opened last decides
+    velo.open(theirs)
+    store = velo.open(ours)
+    assert config.read() == ours / "velo.toml"
+    assert velo.open(ours / "deeper").home.root == ours / "deeper"
+    for home, said in ((theirs, theirs / "velo.toml"), (plain, "no velo.toml")):
+        # neither the environment nor the working folder changes what was read
+        monkeypatch.setenv("VELO_HOME", str(home))
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(UserError) as refused:
+            velo.open(home)
+        assert str(refused.value) == (
+            f"the store at {home} takes its features from {said}, but this process has read {ours / 'velo.toml'}: "
+            "open it in another Python process"
+        )
+    assert "messages" in repr(store) or "empty" in repr(store)
+    assert not theirs.joinpath("store.json").exists()
+
+
+def test_the_features_of_a_store_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In its home or above it, else where the command runs: plain Feast runs in the package's own folder."""
+    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    for folder in (project / "data", elsewhere):
+        folder.mkdir(parents=True)
+    assert config_file(project / "data", elsewhere) is None
+    (elsewhere / "velo.toml").touch()
+    assert config_file(project / "data", elsewhere) == elsewhere / "velo.toml"
+    (project / "velo.toml").touch()
+    assert config_file(project / "data", elsewhere) == project / "velo.toml"
+    (project / "data" / "velo.toml").touch()
+    assert config_file(project / "data", elsewhere) == project / "data" / "velo.toml"
 
 
 EMPTY: dict[str, tuple[Callable[[velo.RaceStore], object], tuple[str, ...]]] = {

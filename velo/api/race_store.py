@@ -12,7 +12,7 @@ from velo.api.mistakes import line_of
 from velo.api.private_files import PRIVATE
 from velo.api.values import Library, day, files, instant, refuse_library
 from velo.errors import UserError
-from velo.settings import KeyPolicy, Settings
+from velo.settings import FEATURE_CONFIG, KeyPolicy, Settings, config_file
 from velo.storage.store import Home, Store
 
 if TYPE_CHECKING:
@@ -95,6 +95,8 @@ class RaceStore:
         self.settings = settings
         self.frames = frames
         self.clock = clock
+        # a caller may change the working folder, and with it what lies above it
+        self._folder = Path.cwd()
 
     @property
     def home(self) -> Home:
@@ -103,15 +105,7 @@ class RaceStore:
 
     def opened(self) -> Store:
         """Return the store as it is now; raises `UserError` for settings, or declared features, that contradict its own."""
-        declared = self.settings.home / "velo.toml"
-        if declared.is_file():
-            from velo.feature_repo.catalogue.own import config_file
-
-            if config_file() != declared:
-                raise UserError(
-                    f"{declared} declares features, but this process reads {config_file() or 'no velo.toml'}: "
-                    f"set VELO_HOME to {self.settings.home} before Python starts"
-                )
+        FEATURE_CONFIG.choose(config_file(self.settings.home, self._folder), self.settings.home)
         return replace(Store.open(self.settings), extra_columns=_extra_columns)
 
     def __repr__(self) -> str:
