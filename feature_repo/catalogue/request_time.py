@@ -17,7 +17,7 @@ from velo.feature_repo.catalogue.request_view import (
 )
 from velo.racing.expressions import Expression, banded, case, column
 
-__all__ = ["REQUEST", "SINCE_LAST_RUN", "VIEWS", "listed_of"]
+__all__ = ["OWN_VIEWS", "REQUEST", "SINCE_LAST_RUN", "VIEWS", "listed_of"]
 
 DEBUT: Final = "debut"
 LAYOFF_DAYS: Final = (7, 14, 30, 60, 120, 365)
@@ -70,7 +70,8 @@ SINCE_LAST_RUN: Final = RequestView(
         ),
     ),
 )
-VIEWS: Final = (SINCE_LAST_RUN, *own.request_views(FAMILIES, (SINCE_LAST_RUN,)))
+OWN_VIEWS: Final = own.request_views(FAMILIES, (SINCE_LAST_RUN,))
+VIEWS: Final = (SINCE_LAST_RUN, *OWN_VIEWS)
 
 
 def listed_of(name: str, inputs: Mapping[str, ArrayLike]) -> dict[str, list[object]]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from velo.errors import UserError
-from velo.racing.expression_renderers import Arrays
+from velo.racing.expression_renderers import Arrays, Sql
 from velo.racing.expressions import Expression, column, in_words
 from velo.racing.jurisdiction import DEFAULT, Jurisdiction
 
@@ -53,8 +53,8 @@ REQUEST: Final = (
 LARGEST: Final = 1e300
 CLASS_DIRECTION: Final = "class_direction"
 _INPUTS: Final = {
-    asked_column.name: column(asked_column.name, "real", asked_column.words, -LARGEST / 4, LARGEST / 4, nullable=True)
-    for asked_column in REQUEST
+    declared.name: column(declared, "real", declared.words, -LARGEST / 4, LARGEST / 4, nullable=True)
+    for declared in REQUEST
 }
 
 
@@ -73,12 +73,23 @@ def stored(view: str, feature: str) -> Expression:
 
 @dataclass(frozen=True, slots=True)
 class RequestFeature:
-    """A feature made at request time; `about` is its formula in words, by default that of its expression."""
+    """A feature made at request time; `about` is its formula in words, by default that of its expression.
+
+    Raises `UserError` for an expression that reads a column of a start: a start is known only after its race.
+    """
 
     name: str
     kind: RequestKind
     value: Expression
     about: str = ""
+
+    def __post_init__(self) -> None:
+        for read in self.value.columns():
+            if not isinstance(read.data, Stored | RequestColumn) and read.data != CLASS_DIRECTION:
+                raise UserError(
+                    f"feature {self.name} reads {in_words(read)!r} of a start, and a start is known only after its race: "
+                    "compare what the race says, asked(…), with what was known before it, stored(view, feature)"
+                )
 
     def describe(self) -> str:
         """Its formula in words."""
@@ -109,6 +120,12 @@ class RequestView:
         """The full names of its features."""
         return tuple(f"{self.name}__{feature.name}" for feature in self.features)
 
+    @property
+    def definition(self) -> str:
+        """Its formulas as text: views with equal definitions compute equal values."""
+        sql = Sql(lambda data: getattr(data, "name", data))
+        return "".join(f"{self.name}__{one.name} {one.kind} {sql.of(one.value)}\n" for one in self.features)
+
     def computed(self, inputs: Mapping[str, ArrayLike], jurisdiction: Jurisdiction = DEFAULT) -> dict[str, Values]:
         """Its features by name, from the columns of `REQUEST` and its `stored` ones: scalars or arrays of one length.
 
@@ -121,13 +138,14 @@ class RequestView:
             if data == CLASS_DIRECTION:
                 return float(jurisdiction.class_direction)
             if data not in read:
-                name = data.name if isinstance(data, Stored) else data
-                found = inputs[name] if name in inputs or not isinstance(data, Stored) else inputs[data.feature]
+                found = inputs[data.feature if isinstance(data, Stored) and data.name not in inputs else data.name]
                 read[data] = np.asarray(found, dtype=np.float64)
             return read[data]
 
         arrays = Arrays(np, value_of)
-        return {feature.name: np.asarray(arrays.of(feature.value)) for feature in self.features}
+        made = {feature.name: np.asarray(arrays.of(feature.value)) for feature in self.features}
+        # Feast stores a whole number, so no other part may see a fraction
+        return made | {one.name: np.trunc(made[one.name]) for one in self.features if one.kind == "int"}
 
     def listed(self, inputs: Mapping[str, ArrayLike], jurisdiction: Jurisdiction = DEFAULT) -> dict[str, list[object]]:
         """As `computed`, as lists of plain Python values with None for null, as Feast wants them."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import duckdb
 
 from velo.errors import UserError
+from velo.feature_repo.catalogue import request_time
 from velo.feature_repo.catalogue.families import FAMILIES, Family, own_measures
 from velo.racing.jurisdiction import DEFAULT, Jurisdiction
 from velo.storage import table_versions
@@ -46,10 +47,14 @@ class BuildReport:
 
 
 def fingerprint(families: tuple[Family, ...] = FAMILIES, jurisdiction: Jurisdiction = DEFAULT) -> str:
-    """Return the identity of the formulas: a hash of the queries that make every table, and of those that measure a start."""
+    """Return the identity of the formulas: a hash of the queries that make every table, and of those that measure a start.
+
+    A user's own request-time formulas count too, though no table has them: models are trained on their values.
+    """
     queries = staging.formulas(jurisdiction, own_measures(families)) + "".join(
         text for family in families for text in _queries(family)
     )
+    queries += "".join(view.definition for view in request_time.OWN_VIEWS)
     return blake2b(queries.encode(), digest_size=16).hexdigest()
 
 

@@ -1,14 +1,17 @@
 """Features declared outside the package: exact three ways, found everywhere, and refused in one line where they are wrong."""
 
+import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -16,16 +19,28 @@ from hypothesis import strategies as st
 from tests.support import own_features
 from tests.support.cli import velo_process
 from tests.support.logs import a_store
-from tests.support.shared import REPO
+from tests.support.shared import REPO, shared_file
 from tests.support.stores import NOW
 from tests.support.strategies import RandomLog, busy_logs
 from velo.errors import Refused, UserError
-from velo.feature_repo.catalogue import own
+from velo.feature_repo.catalogue import own, request_time
 from velo.feature_repo.catalogue.families import SHIPPED
 from velo.feature_repo.catalogue.family import Family
-from velo.features import Last, Measure, Sum, column, extra
+from velo.features import (
+    Expression,
+    Last,
+    Measure,
+    RequestFeature,
+    RequestView,
+    Sum,
+    asked,
+    column,
+    extra,
+    stored,
+)
 from velo.racing.messages import Message, Result, from_record
 from velo.storage.log.writer import LogWriter
+from velo.streams.batch.build import fingerprint
 from velo.streams.three_ways import ThreeWays
 from velo.testing import WrongFeature, check, messages_of
 
@@ -149,36 +164,137 @@ def test_a_module_without_declarations_is_refused(declared: dict[str, Any], said
         own.read(module, "my_features")
 
 
+def test_an_installed_package_declares_features_by_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("theirs", "tests.support.own_features", own.GROUP)
+    monkeypatch.setattr(own, "entry_points", lambda group: [point] if group == "velo.features" else [])
+    [declared] = own.declarations.__wrapped__()
+    assert (declared.source, declared.families) == ("tests.support.own_features", own_features.FAMILIES)
+
+
 def test_an_extra_column_that_the_runner_table_has_is_refused() -> None:
     with pytest.raises(UserError, match=r"'Sp_Decimal' cannot be an extra column: the runner table has it"):
         extra("Sp_Decimal")
 
 
-def test_a_module_that_does_not_import_stops_a_command_in_one_line_and_changes_nothing(tmp_path: Path) -> None:
+MISTAKES = {
+    "import nothing_of_this_name": "module broken does not import (ModuleNotFoundError",
+    'FAMILIES = [Family("f", ("horse_id",), "x", (RUNS,), measures=(Measure("s", "s", 0, 9, extra("s", least=0, most=9)),))]': (
+        "family f: measure s yields a float, and sums of floats depend on their order"
+    ),
+    'FAMILIES = [Family("horse_form", ("horse_id",), "x", (RUNS,))]': "family horse_form: the view exists already (VÉLØ)",
+    'REQUEST_VIEWS = [RequestView("v", "x", (RequestFeature("won", "int", column("won").counted),))]': (
+        "module broken: feature won reads 'won' of a start, and a start is known only after its race"
+    ),
+}
+
+
+@pytest.mark.parametrize("text", MISTAKES)
+def test_a_mistake_in_a_module_stops_a_command_in_one_line_and_changes_nothing(tmp_path: Path, text: str) -> None:
     home = tmp_path / "home"
     home.mkdir()
     (home / "velo.toml").write_text('[features]\nmodules = ["broken"]\n')
-    (home / "broken.py").write_text("import nothing_of_this_name\n")
-    done = velo_process("build", home=home)
-    assert done.code == 2
-    assert done.err.count("\n") == 1
-    assert "module broken does not import (ModuleNotFoundError" in done.err
+    (home / "broken.py").write_text(f'from velo.features import *\nRUNS = Sum("runs", "one")\n{text}\n')
+    velo_process("build", home=home).told(MISTAKES[text])
     assert sorted(path.name for path in home.iterdir() if path.name != "__pycache__") == ["broken.py", "velo.toml"]
 
 
+# Leaks
+
+
+@pytest.mark.parametrize("value", [column("position") * 1, column("won").counted, column("race_class"), extra("note")])
+def test_a_request_time_feature_cannot_read_a_start(value: Expression) -> None:
+    """What a start says is known after its race; even its class is read as the race says it, by `asked`."""
+    with pytest.raises(UserError, match=r"feature f reads '.*' of a start, and a start is known only after its race"):
+        RequestFeature("f", "float", value)
+
+
+def test_a_family_of_what_a_result_says_never_has_the_result_of_the_race_asked_about() -> None:
+    """A sectional is known after its race: the value a microsecond before the result is that of the races before."""
+    check(
+        own_features.HORSE_SECTIONAL,
+        TABLE,
+        {
+            ("Enable",): {
+                "2024-05-01T14:59:59.999999": {"runs": None, "sectional": None},
+                "2024-05-02T14:59:59.999999": {"runs": 1, "sectional": None},
+                "2024-05-02T15:00": {"runs": 2, "sectional": 35.0},
+            }
+        },
+    )
+
+
 @pytest.mark.slow
-def test_own_features_are_in_feast_redis_explain_audit_training_and_the_score(tmp_path: Path) -> None:
-    """In a process of its own, for the catalogue is read once; the program asserts each value against a plain loop."""
-    home = tmp_path / "home"
-    home.mkdir()
-    (home / "velo.toml").write_text('[features]\nmodules = ["my_features"]\n')
-    (home / "my_features.py").write_text(Path(own_features.__file__).read_text())
+def test_a_leak_in_a_users_feature_sets_off_the_alarms_of_a_backtest(tmp_path: Path) -> None:
+    """The files are at fault, which no declaration can show: a column that tells the next race, a rating made by the race."""
+    (tmp_path / "velo.toml").write_text('[features]\nmodules = ["tests.support.leaking_features"]\n')
+    alarms = run_program("leaking_features_program", tmp_path)
+    first_choice = "the first choice wins more than 45 % of races: look for a leak"
+    assert alarms["honest"] == []
+    assert first_choice in alarms["next race"]
+    assert first_choice in alarms["rated after"]
+
+
+def run_program(name: str, home: Path, *argv: object) -> Any:
+    """Run a program of `tests.support` with a home in a process of its own, and return the JSON that it prints."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.own_features_program", str(home)],
+        [sys.executable, "-m", f"tests.support.{name}", str(home), *map(str, argv)],
         env={**os.environ, "VELO_HOME": str(home), "PYTHONPATH": str(REPO)},
         cwd=REPO, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+# Formulas
+
+
+def test_an_edited_request_time_formula_begins_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that was trained on the values of another formula must not be served with these."""
+    since = asked("race_day") - stored("horse_form", "last_race_day")
+    other = asked("race_day") - stored("horse_ability", "last_race_day")
+    marks = {fingerprint()}
+    for value in (since, other, since * 2):
+        view = RequestView("own", "x", (RequestFeature("since", "int", value),))
+        monkeypatch.setattr(request_time, "OWN_VIEWS", (view,))
+        marks |= {fingerprint(), fingerprint()}
+    assert len(marks) == 4
+
+
+def test_a_whole_feature_of_the_race_has_no_fraction_anywhere() -> None:
+    """Feast stores it as a whole number, so training and the score have the same."""
+    half = RequestView("own", "x", (RequestFeature("half", "int", asked("race_class") * 0.5),))
+    inputs = {"race_class": [3.0, 4.0, np.nan, -3.0]}
+    np.testing.assert_array_equal(half.computed(inputs)["half"], [1, 2, np.nan, -1])
+    assert half.listed(inputs) == {"half": [1, 2, None, -1]}
+
+
+@pytest.fixture
+def own_home(tmp_path: Path) -> Path:
+    """A home whose `velo.toml` names the features of `tests.support.own_features`, as a module of a user's own."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "velo.toml").write_text('[features]\nmodules = ["my_features"]\n')
+    (home / "my_features.py").write_text(Path(own_features.__file__).read_text())
+    return home
+
+
+@pytest.mark.slow
+def test_own_features_are_in_feast_redis_explain_audit_training_and_the_score(own_home: Path) -> None:
+    """In a process of its own, for the catalogue is read once; the program asserts each value against a plain loop."""
+    run_program("own_features_program", own_home)
+
+
+@pytest.mark.prove
+@pytest.mark.parametrize("runners", ["data/hk/runners.parquet", "conformance/hk_amended.parquet"])
+def test_own_features_are_exact_on_real_results_and_found_everywhere(own_home: Path, runners: str) -> None:
+    """Hong Kong, with the last sectional time as the user's own column; the second file has amended results."""
+    files = shared_file(runners), shared_file("data/hk/sectionals.parquet")
+    done = run_program("own_features_hong_kong", own_home, *files)
+    assert min(done["rows"].values()) > 10_000
+    assert all(known > done["rows"][view] / 4 for view, known in done["known"].items())
+    assert done["instants by brute force"] > 1_000
+    assert done["rows by Feast"] == 1_000
+    assert sum(done["score"].values()) == pytest.approx(1.0, abs=1e-9)
 
 
 OBJECTS = """

@@ -50,7 +50,7 @@ class Race:
 class Runner:
     """One declared runner. On a racecard `status` is None, or NR if the card marks it as a non-runner.
 
-    `kept` holds unknown columns, which no feature may read.
+    `kept` holds the columns that the runner table does not have; a user's own features alone read them (`extra`).
     """
 
     horse_id: str
