@@ -24,6 +24,7 @@ runner table may be given; a column that it does not have is kept as in a user's
 import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -56,7 +57,7 @@ def check(family: Family, table: str, expected: Expected | None = None, timezone
     """Compute a family three ways at every change, and compare the three with each other and with the expected values.
 
     Raises `WrongFeature` with the three values and the starts behind them; where the three differ, with the fewest messages
-    that still show it. Raises `UserError` for a table that cannot be read.
+    and runners that still show it. Raises `UserError` for a table that cannot be read.
     """
     zone = ZoneInfo(timezone)
     messages = messages_of(table, zone)
@@ -79,16 +80,34 @@ def check(family: Family, table: str, expected: Expected | None = None, timezone
 
 
 def _refuse_disagreement(ways: ThreeWays) -> None:
-    """Raise `WrongFeature` where the three differ, with the fewest messages that still show a difference."""
+    """Raise `WrongFeature` where the three differ, with the fewest messages and runners that still show a difference."""
     wrong = next(ways.disagreements(), None)
     if wrong is None:
         return
     kept = list(ways.messages)
-    for message in ways.messages:
-        fewer = [each for each in kept if each is not message]
-        smaller = next(ThreeWays(ways.family, fewer, ways.timezone).disagreements(), None) if fewer else None
-        if smaller is not None:
-            kept, wrong = fewer, smaller
+
+    def differs(messages: list[Message]) -> bool:
+        nonlocal kept, wrong
+        found = next(ThreeWays(ways.family, messages, ways.timezone).disagreements(), None) if messages else None
+        if found is not None:
+            kept, wrong = messages, found
+        return found is not None
+
+    size = len(kept) // 2
+    while size:
+        at = 0
+        while at < len(kept):
+            if not differs(kept[:at] + kept[at + size :]):
+                at += size
+        size //= 2
+    for at, message in enumerate(kept):
+        for runner in message.runners if isinstance(message, Result) else ():
+            result = kept[at]
+            assert isinstance(result, Result)
+            fewer = tuple(other for other in result.runners if other != runner)
+            if fewer:
+                differs([*kept[:at], replace(result, runners=fewer), *kept[at + 1 :]])
+    assert wrong is not None
     raise WrongFeature(f"{described(wrong, ways.family)}\nshown by {len(kept)} of {len(ways.messages)} messages")
 
 
@@ -116,6 +135,8 @@ def run_file(file: Path) -> dict[str, str]:
             test()
         except AssertionError as wrong:
             report[name] = str(wrong) or "an assertion failed"
+        except Exception as broken:  # noqa: BLE001  a user's test may raise anything
+            report[name] = f"{type(broken).__name__}: {broken}"
         else:
             report[name] = "ok"
     return report

@@ -37,6 +37,12 @@ def test_a_wrong_expectation_exits_1_and_shows_the_values(written: Path, tmp_pat
     assert said[2] == "  SQL 33.5, stream 33.5, brute force 33.5"
 
 
+def test_a_test_that_raises_is_wrong_and_the_others_still_run(tmp_path: Path) -> None:
+    file = tmp_path / "test_mixed.py"
+    file.write_text("def test_a():\n    {}['speed']\n\ndef test_b():\n    assert 1 == 2\n\ndef test_c():\n    pass\n")
+    assert run_file(file) == {"test_a": "KeyError: 'speed'", "test_b": "an assertion failed", "test_c": "ok"}
+
+
 def test_nothing_is_overwritten_and_velo_toml_names_the_module(written: Path, tmp_path: Path) -> None:
     assert (tmp_path / "velo.toml").read_text() == '[features]\nmodules = ["features_of_this_test"]\n'
     with pytest.raises(UserError, match=r"features_of_this_test\.py exists already: choose another name"):
