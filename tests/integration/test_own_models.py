@@ -321,6 +321,20 @@ def test_the_command_line_says_a_mistake_in_one_line(store: Store) -> None:
     velo("train", "--model", PIPELINE, "--seed", "3", home=home).told("--seed is of VÉLØ's own model")
 
 
+@pytest.mark.parametrize("name", ["not_a_number", "one_short"])
+@pytest.mark.parametrize("command", [("train",), ("backtest", "--days", "80", "--refit-months", "1", "--past", "2")])
+def test_a_wrong_answer_stops_a_command_in_one_line_and_changes_nothing(
+    store: Store, name: str, command: tuple[str, ...]
+) -> None:
+    def state() -> list[Path]:
+        return sorted(path for folder in (store.home.models, store.home.reports) for path in folder.rglob("*"))
+
+    before, tested = state(), trials(store.home.models)
+    done = velo(*command, "--model", f"tests.support.user_models:{name}", home=store.home.root)
+    done.told(f"velo: tests.support.user_models:{name}: utilities returned ")
+    assert (state(), trials(store.home.models)) == (before, tested)
+
+
 # Leaks
 
 

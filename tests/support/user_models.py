@@ -28,6 +28,16 @@ def by_form(runners: Runners) -> Floats:
     return np.nan_to_num(4.0 * runners.matrix[:, runners.features.index(FORM)])
 
 
+def not_a_number(runners: Runners) -> Floats:
+    """A function that knows nothing of the first runner."""
+    return np.append(np.nan, np.zeros(runners.count - 1))
+
+
+def one_short(runners: Runners) -> Floats:
+    """A function that leaves the last runner out."""
+    return np.zeros(runners.count - 1)
+
+
 class FormModel:
     """The protocol in its shortest form, on one column, with a text form."""
 
