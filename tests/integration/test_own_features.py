@@ -235,14 +235,14 @@ def test_a_leak_in_a_users_feature_sets_off_the_alarms_of_a_backtest(tmp_path: P
 
 
 def run_program(name: str, home: Path, *argv: object) -> Any:
-    """Run a program of `tests.support` with a home in a process of its own, and return the JSON that it prints."""
+    """Run a program of `tests.support` with a home in a process of its own, and return the JSON of its last line."""
     done = subprocess.run(
         [sys.executable, "-m", f"tests.support.{name}", str(home), *map(str, argv)],
         env={**os.environ, "VELO_HOME": str(home), "PYTHONPATH": str(REPO)},
         cwd=REPO, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 # Formulas
