@@ -97,23 +97,43 @@ class Frame:
     columns: Mapping[str, Column]
     rows: int
     first_line: int | None = None
-    named: Mapping[str, str] = field(default_factory=dict)
-    """Column names by their casefolded form."""
+    loose: Mapping[str, str] = field(default_factory=dict)
+    """Column names by their letters and digits, where these are one column's alone."""
 
     @classmethod
     def of(cls, label: str, columns: Mapping[str, Column], rows: int, first_line: int | None = None) -> "Frame":
         """Return a frame. Raises `UserError` for two columns whose names differ only in case."""
-        named: dict[str, str] = {}
+        folded: set[str] = set()
+        by_letters: dict[str, list[str]] = {}
         for name in columns:
-            if name.casefold() in named:
+            if name.casefold() in folded:
                 raise UserError(f"{label} has the column {name!r} more than once: keep one of them")
-            named[name.casefold()] = name
-        return cls(label, columns, rows, first_line, named)
+            folded.add(name.casefold())
+            by_letters.setdefault(_letters(name), []).append(name)
+        loose = {letters: names[0] for letters, names in by_letters.items() if len(names) == 1}
+        return cls(label, columns, rows, first_line, loose | {name.casefold(): name for name in columns})
+
+    def name_of(self, names: Sequence[str]) -> str | None:
+        """Return the first column that has one of these names; None where there is none.
+
+        Case does not count, nor do spaces and signs: `Horse No.` is `horse_no`.
+        """
+        forms = (form for name in names for form in (name.casefold(), _letters(name)))
+        return next((self.loose[form] for form in forms if form in self.loose), None)
 
     def column(self, names: Sequence[str]) -> Column | None:
-        """Return the first column that has one of these names, in any case; None where there is none."""
-        found = next((name for name in names if name.casefold() in self.named), None)
-        return None if found is None else self.columns[self.named[found.casefold()]]
+        """Return the first column that has one of these names (see `name_of`); None where there is none."""
+        found = self.name_of(names)
+        return None if found is None else self.columns[found]
+
+    def lacks(self, names: Sequence[str]) -> list[str]:
+        """Return the names that no column has."""
+        return [name for name in names if self.name_of((name,)) is None]
+
+
+def _letters(name: str) -> str:
+    """Return a name by its letters and digits, and the points between the fields of JSON."""
+    return "".join(sign for sign in name.casefold() if sign.isalnum() or sign == ".").strip(".")
 
 
 def frames(path: Path, rows_at: str | None = None, encoding: str = "utf-8") -> Iterator[Frame]:

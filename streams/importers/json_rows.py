@@ -19,20 +19,25 @@ Fields = dict[str, Any]
 def json_rows(label: str, content: bytes, rows_at: str | None) -> list[Fields]:
     """Return the rows at a path of field names, `results.runners`; a field's column is its path, `results.runners.horse`.
 
-    An empty path is the document's own list. Without a path (None) the one with the most rows is used. An object whose list is
+    An empty path is the document's own list. Without a path (None) the one with the most rows is used. Objects saved without
+    the first object of the path, the service's answer, give the same columns. An object whose list is
     missing or empty is one row of the fields above it. Raises `UserError` for text that is not JSON or lacks the path.
     """
     roots = documents(label, content)
     path = _longest(roots) if rows_at is None else tuple(filter(None, rows_at.split(".")))
     rows: list[Fields] = []
     found = False
+    prefix = ""
+    held = {name for root in roots if isinstance(root, dict) for name in root}
+    if len(path) > 1 and path[0] not in held and path[1] in held:
+        prefix, path = f"{path[0]}.", path[1:]  # the list's objects were saved without the answer around them
     for root in roots:
         if not isinstance(root, dict):
             raise UserError(
                 f"{label} holds {_shown(root)} where an object belongs: give a list of races, or one race a line"
             )
         found = found or not path or path[0] in root
-        rows.extend(_rows(label, root, path, "", {}, 0))
+        rows.extend(_rows(label, root, path, prefix, {}, 0))
     if not found:
         raise UserError(
             f"{label} has no {path[0]!r}; it has {', '.join(list(roots[0])[:8])}: give a file with the list {rows_at}"

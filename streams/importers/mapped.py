@@ -39,11 +39,11 @@ def fits(mapping: SourceMapping, frame: Frame) -> bool:
     """Whether a file has the columns that a mapping needs; for a mapping of two files, those of either."""
     if mapping.join:
         sides = (mapping.join.races_need, mapping.join.runners_need)
-        return any(all(name.casefold() in frame.named for name in needs) for needs in sides)
+        return any(not frame.lacks(needs) for needs in sides)
     rules = [(rule.target, names) for rule in mapping.columns for names in rule.sources]
     rules += [("status", rule.source) for rule in mapping.finish]
     needed = [names for target, names in rules if target not in mapping.optional]
-    return all(frame.column((name,)) for name in mapping.needs) and all(map(frame.column, needed))
+    return not frame.lacks(mapping.needs) and all(map(frame.column, needed))
 
 
 def importer_of(mapping: SourceMapping) -> ResultsImporter | CardsImporter:
@@ -132,6 +132,7 @@ class _Reading:
         """Yield the rows of one frame; `whole` refuses a column in which no cell can be read."""
         self._refuse_another_source(frame, self.mapping.needs)
         frame = self._without_repeats(frame)
+        as_read, frame = frame.columns, _blanked(frame, self.mapping.blank)
         values = _Values(frame.rows)
         placed: set[str] = set()
         for rule in self.mapping.columns:
@@ -143,11 +144,10 @@ class _Reading:
         self._add_offs(frame, values, placed)
         self._add_finish(frame, values, placed)
         self._add_ground(values)
-        yield from self._rows(frame, values, placed)
+        yield from self._rows(frame, as_read, values, placed)
 
     def _refuse_another_source(self, frame: Frame, needs: Names) -> None:
-        missing = [name for name in needs if name.casefold() not in frame.named]
-        if missing:
+        if missing := frame.lacks(needs):
             has = list(frame.columns)
             raise UserError(
                 f"{frame.label} has no column {', '.join(missing[:4])}, which a {self.mapping.name} file has; it has "
@@ -176,8 +176,8 @@ class _Reading:
 
     def _source(self, frame: Frame, names: Names, target: str, placed: set[str]) -> Column | None:
         """Return a column of the file, marked as placed; None where a release may lack it. Raises `UserError` otherwise."""
-        column = frame.column(names)
-        if column is None:
+        name = frame.name_of(names)
+        if name is None:
             if target in self.mapping.optional:
                 return None
             has = list(frame.columns)
@@ -185,8 +185,8 @@ class _Reading:
                 f"{frame.label} has no column {' or '.join(names)}, which the mapping {self.mapping.name} reads as {target}; "
                 f"it has {', '.join(has[:8])}{', …' if len(has) > 8 else ''}: correct the mapping, or list {target} as optional"
             )
-        placed.update(frame.named[name.casefold()] for name in names if name.casefold() in frame.named)
-        return column
+        placed.add(name)
+        return frame.columns[name]
 
     def _read(self, frame: Frame, target: str, values: _Values, placed: set[str], *, whole: bool) -> list[Any]:
         rule = next(rule for rule in self.mapping.columns if rule.target == target)
@@ -196,7 +196,8 @@ class _Reading:
             return [None] * frame.rows
         column = present[0] if len(present) == 1 else _made(present, rule.join)
         read, bad = column.read(rule.read)
-        filled = int((column.codes % len(column.words) != len(column.words) - 1).sum())
+        blank = [at for at, word in enumerate(column.words) if word is None]
+        filled = int((~np.isin(column.codes % len(column.words), blank)).sum())
         if whole and bad and len(bad) == filled and 2 * filled >= frame.rows:
             row, cell = next(iter(bad.items()))
             line = "" if frame.first_line is None else f", line {frame.first_line + row}"
@@ -271,7 +272,7 @@ class _Reading:
                 self.notes["unreadable surface, unknown"] += 1
         values.columns["surface"] = [surfaces[key] for key in keys]
 
-    def _rows(self, frame: Frame, values: _Values, placed: set[str]) -> Iterator[Row]:
+    def _rows(self, frame: Frame, as_read: Mapping[str, Column], values: _Values, placed: set[str]) -> Iterator[Row]:
         keep = self.mapping.keep
         kept = {
             f"source_{name}" if name in COLUMNS else name: column.cells()
@@ -282,7 +283,7 @@ class _Reading:
         columns = [*values.columns.values(), *kept.values(), [frame.label] * frame.rows]
         for number, cells in enumerate(zip(*columns, strict=True)):
             row = dict(zip(names, cells, strict=True))
-            row[RAW] = _Cells(frame.columns, number)
+            row[RAW] = _Cells(as_read, number)
             if number in values.bad:
                 row[BAD] = values.bad[number]
             yield row
@@ -296,7 +297,7 @@ class _Reading:
         for frame in read:
             side = next(
                 (side for side, needs in (("races", join.races_need), ("runners", join.runners_need))
-                 if all(name.casefold() in frame.named for name in needs)),
+                 if not frame.lacks(needs)),
                 None,
             )  # fmt: skip
             if side is None:
@@ -349,7 +350,7 @@ class _Races:
             if (rows < 0).all():
                 continue
             for name, column in frame.columns.items():
-                own = name if name.casefold() not in runners.named else f"{_RACES}{name}"
+                own = name if name.casefold() not in runners.loose else f"{_RACES}{name}"
                 taken = column.take(rows)
                 columns[own] = taken if own not in columns else _first_of(columns[own], taken)
         return Frame.of(runners.label, columns, runners.rows, runners.first_line)
@@ -369,6 +370,19 @@ def _first_of(first: Column, second: Column) -> Column:
 def _taken(frame: Frame, rows: np.ndarray) -> Frame:
     columns = {name: column.take(rows) for name, column in frame.columns.items()}
     return Frame.of(frame.label, columns, len(rows))
+
+
+def _blanked(frame: Frame, blank: frozenset[str]) -> Frame:
+    """Return the frame without the cells that mean nothing in the source."""
+    if not blank:
+        return frame
+    columns = {
+        name: Column(
+            [None if word is not None and word.casefold() in blank else word for word in column.words], column.codes
+        )
+        for name, column in frame.columns.items()
+    }
+    return Frame.of(frame.label, columns, frame.rows, frame.first_line)
 
 
 def _made(parts: Iterable[Column], join: str) -> Column:

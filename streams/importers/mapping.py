@@ -35,7 +35,7 @@ Finish = tuple[str, int | None] | None
 COURSE_ZONE: Final = "course"
 """The zone of a clock that is local at each course."""
 _TOP: Final = (
-    "name", "help", "kind", "keys", "needs", "rows", "encoding", "optional", "keep", "repeated_rows", "join", "clock",
+    "name", "help", "kind", "keys", "needs", "rows", "encoding", "optional", "keep", "blank", "repeated_rows", "join", "clock",
     "columns", "finish",
 )  # fmt: skip
 _COLUMN: Final = (
@@ -103,6 +103,7 @@ class SourceMapping:
     encoding: str
     optional: frozenset[str]
     keep: frozenset[str] | None
+    blank: frozenset[str]
     leave_out_repeats: bool
     join: JoinRule | None
     clock: ClockRule | None
@@ -172,6 +173,7 @@ class _Parser:
             encoding=self._encoding(declared.get("encoding", "utf-8")),
             optional=optional,
             keep=None if keep is True else frozenset() if keep is False else frozenset(self._names("keep", keep)),
+            blank=frozenset(word.casefold() for word in self._names("blank", declared.get("blank", []))),
             leave_out_repeats=self._one_of(
                 "repeated_rows", declared.get("repeated_rows", "refuse"), ("refuse", "leave out")
             )

@@ -12,6 +12,8 @@ import pytest
 
 from tests.support.cli import velo
 from tests.support.logs import a_store, held
+from tests.unit.test_inspect import UNKNOWN
+from tests.unit.test_shipped_mappings import ANZ
 from velo.errors import Refused, UserError
 from velo.racing.messages import Result
 from velo.settings import Settings
@@ -226,3 +228,38 @@ def test_a_source_that_no_importer_has_is_refused_by_rebuild_in_a_line(tmp_path:
     velo("log", "rebuild", file, "--source", "nobody", home=tmp_path / "home").told(
         "--source is 'nobody'", "which is not an importer of results: use", "raceform"
     )
+
+
+# Files by the name of an importer or by a mapping
+
+
+def test_files_are_checked_and_loaded_by_the_name_of_an_importer(tmp_path: Path) -> None:
+    path, home = tmp_path / "anz.csv", tmp_path / "home"
+    path.write_text(ANZ, encoding="utf-8")
+    checked = velo("ingest", path, "--as", "betfair-anz", "--check", "--json", home=home).document
+    assert isinstance(checked, dict)
+    assert (checked["rows"], checked["accepted_rows"], checked["refused_rows"]) == (4, 3, 1)
+    assert len(checked["spots"]) == 20
+    assert velo("dead-letters", "--json", home=home).document == []
+    loaded = velo("ingest", "--as=betfair-anz", path, "--json", home=home).document
+    assert isinstance(loaded, dict)
+    assert (loaded["races"], loaded["appended"], loaded["refused"]) == (2, 1, {"no winner": 1})
+    assert velo("ingest", "betfair-anz", path, "--json", home=home).document == loaded | {
+        "appended": 0, "identical": 1, "dead_letters": 0
+    }  # fmt: skip
+
+
+def test_an_unknown_file_is_inspected_and_loads_by_the_draft(tmp_path: Path) -> None:
+    path, draft, home = tmp_path / "club.csv", tmp_path / "draft.toml", tmp_path / "home"
+    path.write_text(UNKNOWN, encoding="utf-8")
+    shown = velo("inspect", path, "--out", draft, home=home)
+    assert shown.code == 0
+    assert "unknown" in shown.out
+    assert "st-lb" in shown.out
+    loaded = velo("ingest", path, "--as", draft, "--json", home=home).document
+    assert isinstance(loaded, dict)
+    assert (loaded["source"], loaded["races"], loaded["appended"]) == ("my-source", 2, 2)
+    velo("inspect", tmp_path / "none.csv", home=home).told("none.csv cannot be read")
+    velo("ingest", path, "--as", "nobody", home=home).told("'nobody' is not an importer")
+    velo("ingest", path, "--as", "betfair-sp", "--check", home=home).told("cannot be checked")
+    velo("ingest", path, "--as", "hkjc", home=home).told("has no column date or race_date")

@@ -198,6 +198,9 @@ def test_results_of_the_racing_api_are_read_from_their_nested_lists(store: Store
         2414.0,
     )
     assert [letter.race_id for letter in parsed.refused] == ["rac_3"], "a race without runners is accounted for too"
+    alone = read("racing-api", store, {"races.ndjson": "\n".join(map(json.dumps, answer["results"]))})  # type: ignore[arg-type]
+    assert [result.race for result in alone.messages] == [result.race for result in parsed.messages], "saved one a line"
+    assert list(map(finishes, alone.messages)) == list(map(finishes, parsed.messages))
 
 
 def test_racecards_of_the_racing_api_have_the_keys_of_its_results(store: Store, tmp_path: Path) -> None:
@@ -325,6 +328,31 @@ def test_netkeibas_table_is_read_with_its_japanese_words(store: Store) -> None:
     assert [(letter.race_id, letter.reason) for letter in parsed.refused] == [("202042040312", "bad value")]
 
 
+KAGGLE_JRA = """レースID,レース日付,競馬場コード,競馬場名,レース番号,レース名,障害区分,芝・ダート区分,距離(m),天候,馬場状態1,発走時刻,着順,着順注記,枠番,馬番,馬名,性別,馬齢,斤量,騎手,タイム,着差,上り,単勝,人気,馬体重,場体重増減,調教師
+198606070101,1986-06-07,6,中山,1,三歳未勝利,,ダート,1200,晴,重,10:05,1,,1,2,アルファ,牡,3,55,騎手一,1:12.3,,37.1,2.4,1,460,4,調教一
+198606070101,1986-06-07,6,中山,1,三歳未勝利,,ダート,1200,晴,重,10:05,,中,3,5,ベータ,牝,3,53,騎手二,,,,18.2,6,430,-2,調教二
+198606070101,1986-06-07,6,中山,1,三歳未勝利,,ダート,1200,晴,重,10:05,,除,3,6,ガンマ,牝,3,53,騎手三,,,,,,,,調教三
+"""
+
+
+def test_kaggles_file_of_japanese_races_is_read_with_its_offs(store: Store) -> None:
+    (result,) = read("netkeiba", store, {"race_result.csv": KAGGLE_JRA.replace("1986060701", "1986060601")}).messages
+    race, horses = result.race, runners(result)
+    assert (race.course, race.off_time) == ("Nakayama", datetime(1986, 6, 7, 1, 5, tzinfo=UTC)), (
+        "five past ten in Tokyo"
+    )
+    assert (race.going, race.surface, race.race_name, race.distance_m) == ("Muddy", "Dirt", "三歳未勝利", 1200.0)
+    assert finishes(result) == {"アルファ": ("FINISHED", 1), "ベータ": ("DNF", None), "ガンマ": ("NR", None)}
+    first = horses["アルファ"]
+    assert (first.age, first.sex, first.weight_lbs, first.finish_time_s, first.sp_decimal) == (
+        3,
+        "牡",
+        121.25,
+        72.3,
+        2.4,
+    )
+
+
 def turkish_horse(number: str, name: str, result: str, **fields: object) -> dict[str, object]:
     return {
         "KOD": f"90{number}", "NO": number, "AD": name, "YAS": "4y d e", "START": number, "KILO": "57,5", "FAZLAKILO": "",
@@ -343,7 +371,7 @@ def test_the_turkish_feed_is_read_from_its_races_and_horses(store: Store) -> Non
                 "atlar": [
                     turkish_horse("1", "ALFA", "1"),
                     turkish_horse("2", "BETA", "2", GANYAN="1.250,5", DERECE="1.25.02", KILO="60"),
-                    turkish_horse("3", "GAMA", "", DERECE="", GANYAN=""),
+                    turkish_horse("3", "GAMA", "", DERECE=False, GANYAN=False, TAKI=False, HANDIKAP=False),
                     turkish_horse("4", "DELTA", "", KOSMAZ="true", DERECE="", GANYAN=""),
                 ],
             }
