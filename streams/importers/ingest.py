@@ -13,7 +13,7 @@ from velo.storage.log.writer import LoadReport, LogWriter, Progress
 from velo.storage.store import Store
 from velo.streams.importers import dead_letters
 from velo.streams.importers.dead_letters import DeadLetter
-from velo.streams.importers.results import Parsed
+from velo.streams.importers.results import Parsed, collector_paused
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,8 @@ def ingest(
             store.with_keys(parsed.keys)
         first_seq = writer.next_seq
         try:
-            report = writer.load(parsed.messages, late=late, progress=progress)
+            with collector_paused():
+                report = writer.load(parsed.messages, late=late, progress=progress)
         except UserError:
             if writer.next_seq == first_seq:  # nothing was loaded, so the store keeps no key policy
                 store.save()

@@ -134,7 +134,8 @@ class RaceMaker:
                 "correct either",
             )
         dates = sorted({row["race_date"] for row in rows if row.get("race_date") is not None})
-        courses = {name_key(row["course"]): row["course"] for row in rows if row.get("course") is not None}
+        written = dict.fromkeys(row["course"] for row in rows if row.get("course") is not None)
+        courses = {name_key(course): course for course in written}
         for name, given in (("race_date", dates), ("course", list(courses.values()))):
             if len(given) > 1:
                 raise Refused(
@@ -151,7 +152,6 @@ class RaceMaker:
             odds = None
         if get("status") == RAN and get("position") not in (None, 1):
             self.warnings["RAN with a position but 1, unused"] += 1
-        others = row.keys() - _KNOWN
         return Runner(
             horse_id=self.horse_key(row) or "",
             horse=text(get("horse")),
@@ -161,9 +161,11 @@ class RaceMaker:
             trainer_id=_key(get("trainer_id"), get("trainer"), self.policy),
             trainer=text(get("trainer")),
             sp_decimal=odds,
-            kept={name: json_value(row[name]) for name in row if name in others and row[name] is not None}
-            if others
-            else {},
+            kept={
+                name: value if type(value) is str else json_value(value)
+                for name, value in row.items()
+                if name not in _KNOWN and value is not None
+            },
             **{name: get(name) for name in _AS_GIVEN},
         )
 

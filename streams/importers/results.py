@@ -48,13 +48,13 @@ def checked_results(rows: Iterable[Row], store: Store, source: str, *, keys: Key
     (`PART`) continue it if they hold other horses; otherwise they are a second result of the race.
     """
     policy: KeyPolicy = store.keys or keys or ("id" if source == RUNNER_TABLE else "name")
-    with _collector_paused():
+    with collector_paused():
         return _checked(rows, store, source, policy)
 
 
 @contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Pause the cyclic collector, which would scan millions of new rows repeatedly and free none."""
+def collector_paused() -> Iterator[None]:
+    """Pause the cyclic collector, which would scan the millions of rows of a load repeatedly and free none."""
     enabled = gc.isenabled()
     gc.disable()
     try:

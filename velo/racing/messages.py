@@ -8,6 +8,7 @@ display names.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import date, datetime
+from operator import attrgetter
 from typing import Any, Final
 
 from velo.racing.clock import from_text, to_text
@@ -189,6 +190,7 @@ _RUNNER: Final = tuple(field.name for field in fields(Runner) if field.name != "
 UNREAD: Final = frozenset({"race_type", "handicap", "course_config"})
 """Columns of the runner table that no feature, settlement, card or other computation reads."""
 _RUNNER_SET: Final = frozenset(_RUNNER)
+_RUNNER_VALUES: Final = attrgetter(*_RUNNER)
 
 
 def type_name(message: Message) -> str:
@@ -212,9 +214,7 @@ def to_record(message: Message) -> dict[str, Any]:
         record |= _known({name: getattr(message.race, name) for name in _RACE})
         if isinstance(message, Result):
             record["result_version"] = message.result_version
-        record["runners"] = [
-            _known({name: getattr(runner, name) for name in _RUNNER}) | dict(runner.kept) for runner in message.runners
-        ]
+        record["runners"] = [_runner_record(runner) for runner in message.runners]
         return record
     own = (field.name for field in fields(message) if field.name != "known_at")
     return record | _known({name: getattr(message, name) for name in own})
@@ -285,6 +285,12 @@ def is_marked(runner: Mapping[str, Any]) -> bool:
 def _marked(runner: Runner) -> Runner:
     """Return a card's runner with its mark as its status."""
     return replace(runner, status=NON_RUNNER) if runner.status is None and is_marked(runner.kept) else runner
+
+
+def _runner_record(runner: Runner) -> dict[str, Any]:
+    """Return a runner's known fields, which are all plain, and the columns kept with it."""
+    own = {name: value for name, value in zip(_RUNNER, _RUNNER_VALUES(runner), strict=True) if value is not None}
+    return {**own, **runner.kept} if runner.kept else own
 
 
 def _known(values: Mapping[str, Any]) -> dict[str, Any]:
