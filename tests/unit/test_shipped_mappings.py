@@ -150,8 +150,7 @@ API_RACE = {
 
 
 def test_results_of_the_racing_api_are_read_from_their_nested_lists(store: Store) -> None:
-    answer = {
-        "results": [
+    results = [
             API_RACE
             | {
                 "runners": [
@@ -168,10 +167,8 @@ def test_results_of_the_racing_api_are_read_from_their_nested_lists(store: Store
                 "runners": [api_runner(5, "Epsilon (FR)", "VOI"), api_runner(6, "Zeta (FR)", "VOI")],
             },
             API_RACE | {"race_id": "rac_3", "runners": []},
-        ],
-        "total": 3,
-    }  # fmt: skip
-    parsed = read("racing-api", store, {"results.json": json.dumps(answer)})
+    ]  # fmt: skip
+    parsed = read("racing-api", store, {"results.json": json.dumps({"results": results, "total": 3})})
     found = races(parsed)
     race, horses = found["rac_1"].race, runners(found["rac_1"])
     assert race.off_time == datetime(2025, 10, 7, 19, 30, tzinfo=UTC)
@@ -198,7 +195,7 @@ def test_results_of_the_racing_api_are_read_from_their_nested_lists(store: Store
         2414.0,
     )
     assert [letter.race_id for letter in parsed.refused] == ["rac_3"], "a race without runners is accounted for too"
-    alone = read("racing-api", store, {"races.ndjson": "\n".join(map(json.dumps, answer["results"]))})  # type: ignore[arg-type]
+    alone = read("racing-api", store, {"races.ndjson": "\n".join(json.dumps(race) for race in results)})
     assert [result.race for result in alone.messages] == [result.race for result in parsed.messages], "saved one a line"
     assert list(map(finishes, alone.messages)) == list(map(finishes, parsed.messages))
 
