@@ -1,5 +1,6 @@
 """The feature matrix of one race in a model's columns, and how it is made as of an instant from the offline history."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -52,19 +53,31 @@ def _places(names: tuple[str, ...]) -> NDArray[np.intp]:
 
 
 def offline(store: Store, race: Declared, feast: "FeatureStore | None" = None) -> FeatureMatrix:
-    """As of the card's instant, from the offline history through Feast."""
+    """The rows of one race as of its card's instant, from the offline history through Feast."""
+    return offline_races(store, [race], feast)[0]
+
+
+def offline_races(store: Store, races: Sequence[Declared], feast: "FeatureStore | None" = None) -> list[FeatureMatrix]:
+    """The rows of each race as of its card's instant, in one read of the offline history through Feast."""
+    import pyarrow as pa
+
     from velo.feature_repo.point_in_time import base_of, joined_at
 
-    joined = joined_at(store, entity_rows(race), feast)
+    joined = joined_at(store, pa.concat_tables([entity_rows(race) for race in races]), feast)
     base = base_of(joined)
-    markers = [np.isnan(base[columns.marker_of(view)]) for view in VIEWS]
+    sizes = [len(race.runners) for race in races]
+    matrix = columns.matrix(base, np.repeat(np.arange(len(races)), sizes))
+    missing = np.stack([np.isnan(base[columns.marker_of(view)]) for view in VIEWS], axis=1)
+    instants = [race.instant for race in races for _ in race.runners]
     untils = [joined.column(f"{view}__valid_until").to_pylist() for view in VIEWS]
-    stale = [[until is not None and _aware(until) <= race.instant for until in column] for column in untils]
-    return FeatureMatrix(
-        columns.matrix(base, np.zeros(joined.num_rows, dtype=np.int64)),
-        np.stack(markers, axis=1),
-        np.array(stale, dtype=np.bool_).T,
-    )
+    past = [
+        [until is not None and _aware(until) <= instant for until, instant in zip(column, instants, strict=True)]
+        for column in untils
+    ]
+    stale = np.array(past, dtype=np.bool_).T
+    ends = np.cumsum(sizes)[:-1]
+    parts = zip(np.split(matrix, ends), np.split(missing, ends), np.split(stale, ends), strict=True)
+    return [FeatureMatrix(*rows) for rows in parts]
 
 
 def entity_rows(race: Declared) -> "pa.Table":

@@ -12,7 +12,7 @@ from velo.racing.cards import FIRST_VERSION, Declared, declared_at
 from velo.racing.clock import to_text, to_us
 from velo.racing.messages import Message, Result, instant_of
 from velo.racing.starts import Start, starts_of
-from velo.serving.scoring.feature_matrix import offline
+from velo.serving.scoring.feature_matrix import offline, offline_races
 from velo.serving.scoring.race_messages import RaceMessages, Tables, messages_of_race, tables_of
 from velo.serving.scoring.scored import RaceSnapshot
 from velo.storage.store import Store
@@ -135,16 +135,42 @@ class RaceHistory:
 
     def snapshot(self, messages: Sequence[Message], as_of: datetime) -> RaceSnapshot:
         """The race as of an instant; raises `UserError` without declared runners, `TablesBehind` where the tables end earlier."""
-        race = declared(messages, as_of)
+        snapshot = self.snapshots([(messages, as_of)])[0]
+        if isinstance(snapshot, UserError):
+            raise snapshot
+        return snapshot
+
+    def snapshots(self, races: Sequence[tuple[Sequence[Message], datetime]]) -> list[RaceSnapshot | UserError]:
+        """Each race (its messages, an instant) as of its instant, in one read of the tables; the error of a race that has none."""
         first = self.log.complete_until(self.log.tables_end())
-        if first is not None and first <= as_of:
-            raise TablesBehind(
-                f"the tables hold what was known before {to_text(first)}, which is earlier than {to_text(as_of)}: "
-                "ask again when the stream has sealed it, or run `velo build`"
-            )
+        snapshots: list[RaceSnapshot | UserError | None] = []
+        found: list[Declared] = []
+        for messages, as_of in races:
+            try:
+                race = declared(messages, as_of)
+            except UserError as why:
+                snapshots.append(why)
+                continue
+            if first is not None and first <= as_of:
+                snapshots.append(TablesBehind(
+                    f"the tables hold what was known before {to_text(first)}, which is earlier than {to_text(as_of)}: "
+                    "ask again when the stream has sealed it, or run `velo build`"
+                ))  # fmt: skip
+                continue
+            found.append(race)
+            snapshots.append(None)
+        if not found:
+            return [each for each in snapshots if each is not None]
         feast = self.feast()
         with self._reading:
-            return RaceSnapshot(race, offline(self.store, race, feast), as_of, "offline history")
+            made = iter(zip(found, offline_races(self.store, found, feast), strict=True))
+        out = list[RaceSnapshot | UserError]()
+        for (_, as_of), snapshot in zip(races, snapshots, strict=True):
+            if snapshot is None:
+                race, rows = next(made)
+                snapshot = RaceSnapshot(race, rows, as_of, "offline history")
+            out.append(snapshot)
+        return out
 
     def knows(self, race: Declared) -> bool:
         """Whether the tables, as far as they reach, have any row for a race's runners."""

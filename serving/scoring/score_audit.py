@@ -1,21 +1,26 @@
 """`velo audit --scores`: check the instant of every served score, and compute the score again from the tables as of it."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cache
 from typing import Final, Literal
 
 from velo.errors import UserError
 from velo.racing.cards import first_result
 from velo.racing.clock import to_text
-from velo.racing.messages import Market, Message, Racecard, from_record
-from velo.serving.scoring.history import TablesBehind, declared
+from velo.racing.messages import Market, Message, Racecard, Result, from_record
+from velo.serving.scoring.history import TablesBehind
 from velo.serving.scoring.score_log import Served, served
-from velo.serving.scoring.scored import ScoredRace, scored_race
+from velo.serving.scoring.scored import RaceSnapshot, ScoredRace, scored_race
 from velo.serving.scoring.scorer import Scorer
+from velo.training.bundle import Bundle
 
 SHOWN: Final = 20
+AT_ONCE: Final = 256
+"""Scores computed again in one read of the tables."""
+_Key = tuple[object, ...]
 Kind = Literal["leak", "future", "not reproducible", "damaged"]
 LEAK: Final[Kind] = "leak"
 """The score's `as_of` is at or after its race's first result: its features may know that result."""
@@ -58,27 +63,29 @@ class ScoreAudit:
 def audit_scores(
     scorer: Scorer, now: datetime, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> ScoreAudit:
-    """Check that each served score's `as_of` is before its race's first result and not after the clock, and compute it again.
+    """Check the instant of every served score, and compute each again from the tables as of that instant.
 
-    Scores with the same race, instant and model are computed once.
+    A score's instant is before its race's first result, and not after the clock when it was served. Scores of one race,
+    instant and model are computed once.
     """
     lines = list(served(scorer.history.store.home))
-    made: dict[tuple[object, ...], ScoredRace | UserError] = {}
+    bundle_of = cache(scorer.bundles.of)
+    made: dict[_Key, ScoredRace | UserError] = {}
     kinds: Counter[Kind] = Counter()
     same = later = 0
     differences: list[ScoreFault] = []
     for done, (where, score) in enumerate(lines):
-        progress(done, len(lines))
+        if done % AT_ONCE == 0:
+            progress(done, len(lines))
+            ahead = {_key(each): each for _, each in lines[done : done + AT_ONCE] if each is not None}
+            new = {key: each for key, each in ahead.items() if key not in made}
+            made.update(zip(new, _again(scorer, bundle_of, list(new.values()), now), strict=True))
         faults = list[tuple[Kind, str]]()
         if score is None:
             faults.append((DAMAGED, "the line is damaged: it was changed, or cut short by a crash"))
         else:
             faults += _untimely(scorer, score)
-            starting_prices = _shows_starting_prices(score)
-            key = (score.race_id, score.as_of, score.model, starting_prices, str(score.card), str(score.odds))
-            if key not in made:
-                made[key] = _again(scorer, score, now)
-            again = made[key]
+            again = made[_key(score)]
             if isinstance(again, TablesBehind):
                 later += 1
             elif what := str(again) if isinstance(again, UserError) else difference(score, again):
@@ -94,8 +101,15 @@ def audit_scores(
     return ScoreAudit(len(lines), same, later, sum(counts.values()), counts, tuple(differences))
 
 
+def _key(score: Served) -> _Key:
+    """What a score is made of: equal keys make equal scores."""
+    return (
+        score.race_id, score.as_of, score.model, _shows_starting_prices(score), str(score.card), str(score.odds)
+    )  # fmt: skip
+
+
 def _untimely(scorer: Scorer, score: Served) -> list[tuple[Kind, str]]:
-    """The faults of a score's `as_of`."""
+    """The faults of a score's instant."""
     faults = list[tuple[Kind, str]]()
     first = scorer.history.seen(score.race_id).first_result
     if first is not None and score.as_of >= first:
@@ -106,12 +120,12 @@ def _untimely(scorer: Scorer, score: Served) -> list[tuple[Kind, str]]:
 
 
 def _shows_starting_prices(score: Served) -> bool:
-    """Whether its market comes from the result: it has odds, although none were known before."""
+    """Whether its market is that of the result: no odds were known before, and yet it has some."""
     return score.odds_known_at is None and bool(score.market)
 
 
 def difference(score: Served, again: ScoredRace) -> str:
-    """How a score computed again differs, to the last bit; empty if it does not."""
+    """The first difference between a served score and the one computed again, to the last bit; empty if they are equal."""
     chances = {runner.horse_id: (runner.probability, runner.blended) for runner in again.runners}
     market = {runner.horse_id: runner.market_odds for runner in again.runners if runner.market_odds is not None}
     if chances.keys() != score.chances.keys():
@@ -126,27 +140,47 @@ def difference(score: Served, again: ScoredRace) -> str:
     return ""
 
 
-def _again(scorer: Scorer, score: Served, now: datetime) -> ScoredRace | UserError:
+def _again(
+    scorer: Scorer, bundle_of: Callable[[str], Bundle], scores: Sequence[Served], now: datetime
+) -> list[ScoredRace | UserError]:
+    """Compute scores again, each as of its instant, in one read of the tables."""
+    made = list[ScoredRace | UserError | None]()
+    races = list[tuple[Sequence[Message], datetime]]()
+    models = list[Bundle]()
+    results = list[Result | None]()
+    for score in scores:
+        try:
+            model = bundle_of(score.model)
+            messages = scorer.history.messages(score.race_id).messages if score.card is None else _posted(score)
+        except UserError as why:
+            made.append(why)
+            continue
+        made.append(None)
+        races.append((messages, score.as_of))
+        models.append(model)
+        # a score served while the result arrived knew of it or did not: its market says which
+        shown = score.card is None and _shows_starting_prices(score)
+        results.append(first_result(messages) if shown else None)
+    scored = (
+        snapshot if isinstance(snapshot, UserError) else _scored(model, snapshot, now, result)
+        for model, snapshot, result in zip(models, scorer.history.snapshots(races), results, strict=True)
+    )
+    return [next(scored) if why is None else why for why in made]
+
+
+def _scored(model: Bundle, snapshot: RaceSnapshot, now: datetime, result: Result | None) -> ScoredRace | UserError:
     try:
-        model = scorer.bundles.of(score.model)
-        if score.card is not None:
-            return scored_race(model, scorer.history.snapshot(_posted(score), score.as_of), now)
-        past = scorer.history.messages(score.race_id)
-        snapshot = scorer.history.snapshot(past.messages, score.as_of)
-        # a score served as the result arrived may or may not have known it: its market shows which
-        result = first_result(past.messages) if _shows_starting_prices(score) else None
         return scored_race(model, snapshot, now, result=result)
     except UserError as why:
         return why
 
 
 def _posted(score: Served) -> list[Message]:
-    """The card and the odds that the request brought, as messages known at `as_of`."""
+    """The card and the odds that came with the request, known as of the score's instant."""
     messages: list[Message] = []
     for record in (score.card, score.odds):
         if record is not None:
             message = from_record(record)
             assert isinstance(message, Racecard | Market)
             messages.append(replace(message, known_at=score.as_of))
-    declared(messages, score.as_of)
     return messages
