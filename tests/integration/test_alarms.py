@@ -11,11 +11,12 @@ from rich.console import Console
 from tests.support.made_once import made_once
 from tests.support.short_backtest import short_backtest
 from velo.resampling import Days
+from velo.storage.jsonl import plain
 from velo.training.dataset.by_race import sizes_of
 from velo.training.evaluation.metrics import BacktestPeriod, all_strategies
 from velo.training.gate.controls import shuffled_winners
 from velo.training.gate.simulation import luck
-from velo.training.registry.backtests import Predictions, plain
+from velo.training.registry.backtests import Predictions
 from velo.training.reports.backtest_report import BacktestReport, alarms_of, luck_of
 from velo.training.reports.html import page
 from velo.training.reports.tables import backtest_tables, by_luck, first_lines

@@ -14,6 +14,7 @@ from rich.console import Console
 from tests.support.seasons import BUILT_AT, FIRST_DAY, a_season, a_store
 from velo.errors import UserError
 from velo.resampling import Figure
+from velo.storage.jsonl import plain
 from velo.storage.store import Store
 from velo.training.dataset.races import Races, races_of
 from velo.training.dataset.training_set import TrainingSet, training_set
@@ -25,7 +26,7 @@ from velo.training.gate.windows import gate_figures, holds
 from velo.training.model.fitting import TreesAndLogit
 from velo.training.model.trees import FEATURES, ModelOptions
 from velo.training.race_model import Runners
-from velo.training.registry.backtests import PREDICTIONS, TRIALS, plain, read, trials
+from velo.training.registry.backtests import PREDICTIONS, TRIALS, read, trials
 from velo.training.reports.backtest_report import BacktestReport
 from velo.training.reports.html import write_report
 from velo.training.reports.published_baseline import VERSIONS, wilson

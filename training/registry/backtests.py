@@ -9,14 +9,12 @@ better than it is. `$VELO_HOME/models/final_windows.jsonl` has one line per look
 may have been chosen by its outcome. Lines are only appended.
 """
 
-import dataclasses
 import hashlib
 import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -28,6 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from velo.errors import UserError
 from velo.resampling import Days
 from velo.storage.atomic_files import exchange, make_folder, sole_writer, sync_file, sync_folder, write_atomically
+from velo.storage.jsonl import plain
 from velo.storage.store import Home
 from velo.training.dataset.by_race import Floats, starts_of
 from velo.training.dataset.entity_rows import closing_line_value
@@ -102,23 +101,6 @@ def recipe_of(settings: Mapping[str, Any], features: Sequence[str], catalogue: s
         "put_together": [BLENDING, CALIBRATION],
     }
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
-
-
-def plain(value: Any) -> Any:
-    """Convert a report to types that JSON supports: NaN becomes null, a verdict its words."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(name): plain(item) for name, item in value.items()}
-    if isinstance(value, np.ndarray):
-        return plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, Enum):
-        return value.value
-    if isinstance(value, datetime | date):
-        return value.isoformat()
-    return None if isinstance(value, float) and value != value else value
 
 
 def keep(home: Home, name: str, predictions: Predictions, report: Any) -> Path:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from velo.commands.edge import Json, Params, parameters, race_store, show, steps
+from velo.storage.jsonl import plain
 
 
 def register(app: typer.Typer) -> None:
@@ -58,7 +59,6 @@ def backtest(
     from rich.text import Text
 
     from velo.training.gate.controls import placebo_table
-    from velo.training.registry.backtests import plain
     from velo.training.reports.tables import backtest_tables
 
     period: dict[str, Any] = {

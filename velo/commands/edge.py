@@ -1,14 +1,12 @@
 """The edge of the program: only here are the environment, the wall clock and the terminal used."""
 
-import dataclasses
 import json
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -25,6 +23,7 @@ from velo.api.values import instant
 from velo.errors import UserError
 from velo.settings import Settings
 from velo.storage.atomic_files import OTHERS
+from velo.storage.jsonl import plain
 from velo.storage.store import Store
 
 __all__ = ["Files", "Json", "Step", "facts", "instant", "now", "open_store", "plain", "race_store", "show", "steps"]
@@ -48,21 +47,6 @@ def race_store() -> RaceStore:
     """Return the store that the environment names as the Python interface; sets the umask as `open_store` does."""
     os.umask(OTHERS)
     return RaceStore(Settings.from_env(), clock=now)
-
-
-def plain(value: Any) -> Any:
-    """Convert a report to types that JSON supports; NaN becomes null."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(name): plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [plain(item) for item in value]
-    if isinstance(value, datetime | date):
-        return value.isoformat()
-    if isinstance(value, float) and value != value:
-        return None
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
 def parameters(pairs: Sequence[str] | None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from velo.commands.edge import Json, facts, open_store, race_store, show
+from velo.storage.jsonl import plain
 
 Version = Annotated[str, typer.Argument(help="A version from `velo models list`.")]
 
@@ -35,7 +36,6 @@ def gate(
     from rich.console import Group
     from rich.text import Text
 
-    from velo.training.registry.backtests import plain
     from velo.training.reports.tables import gate_tables
 
     report = race_store().gate(subject=of, strategy=by, final=final, again=again)

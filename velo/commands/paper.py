@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.console import Console
 
-from velo.commands.edge import Json, now, open_store, plain, show
+from velo.commands.edge import Json, now, open_store, show
 from velo.errors import UserError
+from velo.storage.jsonl import plain
 from velo.storage.store import Store
 
 if TYPE_CHECKING:

@@ -1,9 +1,13 @@
-"""JSON lines that begin with a checksum, for files that are only ever appended to.
+"""JSON: values that it supports, and lines that begin with a checksum, for files that are only ever appended to.
 
 A line is `{"crc":"8 hex digits",REST` and a newline. REST is a JSON object without its opening brace; the CRC-32 is of its
 bytes, the closing brace included and the newline not. So a line is valid JSON, and a torn or changed one is recognised.
 """
 
+import dataclasses
+from collections.abc import Mapping
+from datetime import date
+from enum import Enum
 from typing import Any, Final
 from zlib import crc32
 
@@ -33,3 +37,22 @@ def parse(line: bytes) -> dict[str, Any] | None:
         return None
     fields: dict[str, Any] = orjson.loads(b"{" + line[_REST:])
     return fields
+
+
+def plain(value: Any) -> Any:
+    """Convert a report to types that JSON supports: an array becomes a list, NaN null, a member of an enum its value."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, Enum):
+        return value.value
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, float) and value != value:
+        return None
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
