@@ -288,6 +288,8 @@ def _caveats(
         )
     if test.margin is None:
         caveats.append("no test race has a starting price for every starter: there is no market to compare with")
+    elif test.margin.low is None or test.margin.high is None:
+        caveats.append("too few test days for an interval: no edge is shown")
     elif test.margin.high <= 0:
         caveats.append("worse than the starting prices: no edge over the market")
     elif test.margin.low <= 0:

@@ -204,10 +204,14 @@ def winner_loss(chances: Floats, share: Floats, starts: Indices) -> Floats:
 
 def top1(season: BacktestPeriod) -> Figure:
     """The share of races won by the runner with the highest p; tied runners share equally; n counts races."""
-    best = np.maximum.reduceat(season.p, season.starts)
-    first = (season.p == best[season.race]).astype(np.float64)
-    won = total(first * (season.share > 0), season.starts) / total(first, season.starts)
-    return _by_race_days(season).mean(won)
+    return _by_race_days(season).mean(first_choice_won(season.p, season.share, season.starts))
+
+
+def first_choice_won(p: Floats, share: Floats, starts: Indices) -> Floats:
+    """Whether the runner with the highest p won, by race; tied runners share equally."""
+    best = np.repeat(np.maximum.reduceat(p, starts), sizes_of(starts, p.size))
+    first = (p == best).astype(np.float64)
+    return total(first * (share > 0), starts) / total(first, starts)
 
 
 def auc(p: Floats, share: Floats) -> float | None:

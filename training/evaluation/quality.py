@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from velo.errors import UserError
 from velo.resampling import Days, Figure
@@ -15,41 +14,28 @@ from velo.training.bundle import BLEND, OWN
 from velo.training.dataset.by_race import Floats
 from velo.training.dataset.races import Races
 from velo.training.evaluation.blend_calibrate import combine
-from velo.training.evaluation.metrics import BacktestPeriod, delta_r2, r2
+from velo.training.evaluation.metrics import BacktestPeriod, delta_r2, first_choice_won, r2, winner_loss
 from velo.training.evaluation.reliability import mean_gap, slope
 from velo.training.evaluation.walk_forward import OutOfFold
 from velo.training.market.calibration import CalibrationInterval, fit_interval
 from velo.training.model.fitting import has_market
 
-RESAMPLES: Final = 1000
-LEVEL: Final = 0.95
-SMALLEST: Final = 1e-15
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A figure and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Of probabilities over some races: log losses in nats a race, `top1` the share of races its first choice won."""
+    """Of probabilities over some races: log losses in nats per race, `top1` the share of races that the first choice won."""
 
     log_loss: float
     log_loss_uniform: float
-    r2: Estimate
-    top1: Estimate
+    r2: Figure
+    top1: Figure
 
 
 @dataclass(frozen=True, slots=True)
 class ModelQuality:
-    """A model on some races. `model` covers all; the rest the `priced_races`, where each starter has a starting price.
+    """A model on some races. `model` covers all of them; the rest cover the `priced_races`, where each starter has a price.
 
-    `margin` is the market's log loss less the model's, in nats a race: above 0 the model is better.
+    `margin` is the market's log loss less the model's, in nats per race: above 0 the model is better.
     """
 
     races: int
@@ -61,30 +47,18 @@ class ModelQuality:
     priced_races: int
     model_where_priced: Quality | None
     market: Quality | None
-    margin: Estimate | None
-
-
-def winner_log_loss(chances: Floats, races: Races) -> Floats:
-    """−ln p(winner) of each race, 1/m each in an m-way dead heat."""
-    return -races.total(races.share * np.log(np.maximum(chances, SMALLEST)))
-
-
-def first_choice_won(chances: Floats, races: Races) -> Floats:
-    """Of each race, whether its most likely runner won; a tie counts each of the tied equally."""
-    best = np.maximum.reduceat(chances, races.starts)
-    chosen = (chances == np.repeat(best, races.sizes)).astype(np.float64)
-    return np.asarray(races.total(chosen * (races.share > 0)) / races.total(chosen), dtype=np.float64)
+    margin: Figure | None
 
 
 def measure(chances: Floats, races: Races, seed: int) -> ModelQuality:
-    """Everything said of a model's probabilities over the starters of some races."""
-    priced = races.only(~np.isnan(races.total(races.pi)))
-    where = np.repeat(~np.isnan(races.total(races.pi)), races.sizes)
+    """The quality of a model's probabilities over the starters of some races."""
+    wanted = has_market(races)
+    priced, where = races.only(wanted), np.repeat(wanted, races.sizes)
     own, market, margin = None, None, None
     if priced.count:
         own, market = _quality(chances[where], priced, seed), _quality(priced.pi, priced, seed)
-        gained = winner_log_loss(priced.pi, priced) - winner_log_loss(chances[where], priced)
-        margin = _mean(gained, priced.days, seed)
+        gained = _loss(priced.pi, priced) - _loss(chances[where], priced)
+        margin = Days.of_dates(priced.days, seed).mean(gained)
     return ModelQuality(
         races=races.count,
         runners=races.rows.size,
@@ -100,40 +74,18 @@ def measure(chances: Floats, races: Races, seed: int) -> ModelQuality:
 
 
 def _quality(chances: Floats, races: Races, seed: int) -> Quality:
-    loss = winner_log_loss(chances, races)
-    uniform = np.log(races.sizes.astype(np.float64))
+    loss, uniform = _loss(chances, races), np.log(races.sizes.astype(np.float64))
+    days = Days.of_dates(races.days, seed)
     return Quality(
         log_loss=float(loss.mean()),
         log_loss_uniform=float(uniform.mean()),
-        r2=_one_less_ratio(loss, uniform, races.days, seed),
-        top1=_mean(first_choice_won(chances, races), races.days, seed),
+        r2=days.ratio(uniform - loss, uniform),
+        top1=days.mean(first_choice_won(chances, races.share, races.starts)),
     )
 
 
-def _mean(values: Floats, days: NDArray[np.datetime64], seed: int) -> Estimate:
-    over, under = _resampled(np.stack([values, np.ones_like(values)], axis=1), days, seed).T
-    return _estimate(float(values.mean()), over / under)
-
-
-def _one_less_ratio(over: Floats, under: Floats, days: NDArray[np.datetime64], seed: int) -> Estimate:
-    sums = _resampled(np.stack([over, under], axis=1), days, seed)
-    return _estimate(1.0 - float(over.sum() / under.sum()), 1.0 - sums[:, 0] / sums[:, 1])
-
-
-def _resampled(values: Floats, days: NDArray[np.datetime64], seed: int) -> Floats:
-    """Column sums over `RESAMPLES` draws of as many race days as there are, (resamples, columns)."""
-    day = np.unique(days, return_inverse=True)[1]
-    by_day = np.stack([np.bincount(day, column) for column in values.T], axis=1)
-    rng = np.random.default_rng(seed)
-    count = by_day.shape[0]
-    weights = rng.multinomial(count, np.full(count, 1.0 / count), size=RESAMPLES).astype(np.float64)
-    return np.asarray(weights @ by_day, dtype=np.float64)
-
-
-def _estimate(value: float, resampled: Floats) -> Estimate:
-    tail = (1.0 - LEVEL) / 2.0
-    low, high = np.quantile(resampled, [tail, 1.0 - tail])
-    return Estimate(value, float(low), float(high))
+def _loss(chances: Floats, races: Races) -> Floats:
+    return winner_loss(chances, races.share, races.starts)
 
 
 BASELINE: Final = "logit"

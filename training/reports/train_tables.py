@@ -5,7 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from velo.resampling import Figure
-from velo.training.evaluation.quality import Estimate, ModelQuality, Quality
+from velo.training.evaluation.quality import ModelQuality, Quality
 from velo.training.race_model import VELO
 from velo.training.train import TrainReport
 
@@ -26,7 +26,7 @@ def trained_table(report: TrainReport) -> Group:
         _add(table, name, part)
     caveats = [Text(f"· {line}") for line in report.caveats]
     margin = report.test.margin
-    beyond = [Text(f"test margin over the market: {_shown(margin, 4)} nats a race")] if margin else []
+    beyond = [Text(f"test margin over the market: {_figure(margin, 4)} nats a race")] if margin else []
     searched = [_searched(report)] if report.searched else []
     parts = [_parts(report)] if report.parts else []
     return Group(head, facts, *searched, table, *parts, *beyond, *caveats)
@@ -78,8 +78,4 @@ def _add(table: Table, name: str, part: ModelQuality) -> None:
 
 def _cells(quality: Quality) -> tuple[str, str, str, str]:
     losses = (f"{quality.log_loss:.4f}", f"{quality.log_loss_uniform:.4f}")
-    return (*losses, _shown(quality.r2, 3), _shown(quality.top1, 3))
-
-
-def _shown(estimate: Estimate, digits: int) -> str:
-    return f"{estimate.value:.{digits}f} [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
+    return (*losses, _figure(quality.r2, 3), _figure(quality.top1, 3))
