@@ -279,7 +279,7 @@ def _judged(
     seconds: float,
 ) -> PollFigures:
     """Check every answer against its race's first result in the log, and audit all served scores."""
-    scorer = scorer_of(store, UnbuiltLog(store.home), patience_s=UNHURRIED_S)
+    scorer = scorer_of(store, UnbuiltLog(store.home), deadline_s=UNHURRIED_S)
     now = datetime.now(UTC)
     run = [polled for polled in day if polled.known_at]
     known = {polled.race.race_id: polled.known_at[0] for polled in run}

@@ -161,7 +161,7 @@ def _harmed(sandbox: Sandbox, damage: Callable[[Any], object], *, declare: bool 
 
 def _watch(sandbox: Sandbox) -> Watch:
     """A watch on the declared race."""
-    return Watch(scorer_of(sandbox.store, UnbuiltLog(sandbox.home), patience_s=PATIENCE_S), datetime.now(UTC))
+    return Watch(scorer_of(sandbox.store, UnbuiltLog(sandbox.home), deadline_s=PATIENCE_S), datetime.now(UTC))
 
 
 def _declared(sandbox: Sandbox) -> None:

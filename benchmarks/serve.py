@@ -103,7 +103,7 @@ def measure(
 def _asked(store: Store, races: dict[int, str], requests: int, *, loaded: bool) -> list[Latencies]:
     # as `velo serve` does; Feast's own reads in this process benefit too
     keep_freed()
-    scorer = scorer_of(store, UnbuiltLog(store.home), patience_s=UNHURRIED_S, clock=_now)
+    scorer = scorer_of(store, UnbuiltLog(store.home), deadline_s=UNHURRIED_S, clock=_now)
     feast = apply(store)
     scorer.warm()
     freeze()

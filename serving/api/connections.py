@@ -75,7 +75,7 @@ class BoundedConnection(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._in_head = False
         self._taken = 0
-        self._patience: asyncio.TimerHandle | None = None
+        self._head_timer: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
         self._without_request = _WAITING.setdefault(self.server_state, IdleConnections())
 
@@ -150,7 +150,7 @@ class BoundedConnection(HttpToolsProtocol):
                 self._refuse(
                     431, f"the head of the request is longer than {self.head_bytes:,} bytes: send a shorter one"
                 )
-        if idle and self._patience is None:
+        if idle and self._head_timer is None:
             self._wait()
 
     def give_way(self) -> None:
@@ -166,15 +166,15 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _wait(self) -> None:
         self._wait_no_more()
-        self._patience = self.loop.call_later(self.head_s, self._late)
+        self._head_timer = self.loop.call_later(self.head_s, self._late)
 
     def _wait_no_more(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def _late(self) -> None:
-        self._patience = None
+        self._head_timer = None
         if self._idle():
             self.transport.close()
 

@@ -108,7 +108,7 @@ class Service:
         """
         redis = self.scorer.online.redis
         for _ in range(TRIES - 1):
-            begun = redis.patience.monotonic()
+            begun = redis.deadline.monotonic()
             try:
                 return work(*args, **named)
             except (BeingWritten, AheadOfClock):

@@ -25,7 +25,7 @@ RACES_HELD: Final = 500
 
 
 class TablesBehind(UserError):
-    """The tables do not reach the requested instant yet; they may in a moment."""
+    """The tables do not reach the requested instant yet; a later request may succeed."""
 
 
 class NotDeclared(UserError):
@@ -37,7 +37,7 @@ class AllWithdrawn(NotDeclared):
 
 
 class LogPositionView(Protocol):
-    """The `known_at` (UTC) of a race's first result and of the log's last record, as the log ends now; None if absent."""
+    """The `known_at` (UTC) of a race's first result and of the log's last record at present; None if absent."""
 
     @property
     def first_result(self) -> datetime | None: ...  # noqa: D102 as the class says
@@ -65,11 +65,11 @@ class LogView(Protocol):
         ...
 
     def settled(self) -> tuple[int, int]:
-        """The seq before which both stores hold everything for certain, and the instant (µs) of the record before it."""
+        """The seq before which both stores certainly hold everything, and the instant (µs) of the record before it."""
         ...
 
     def results(self, from_seq: int, to_seq: int) -> Sequence[tuple[Result, bool]]:
-        """The results from one seq to another, both included, and whether the log beyond the tables has an earlier one."""
+        """The results between two seqs, both included, and whether the log after the tables has an earlier one."""
         ...
 
 
@@ -92,14 +92,14 @@ class RaceHistory:
             raise TablesBehind(str(unreadable)) from None
 
     def settled(self) -> tuple[int, int]:
-        """As `velo.serving.scoring.read_consistency.Touches` says; raises `TablesBehind` where the log cannot be read."""
+        """As in `velo.serving.scoring.read_consistency.Touches`; raises `TablesBehind` if the log cannot be read."""
         try:
             return self.log.settled()
         except UserError as unreadable:
             raise TablesBehind(str(unreadable)) from None
 
     def touched(self, from_seq: int, to_seq: int) -> Iterator[tuple[int, list[Start]]]:
-        """As `velo.serving.scoring.read_consistency.Touches` says; a result of a lower version than one before it touches nothing."""
+        """As in `velo.serving.scoring.read_consistency.Touches`; a result with a lower version than an earlier one changes nothing."""
         try:
             results = self.log.results(from_seq, to_seq)
         except UserError as unreadable:
@@ -119,7 +119,7 @@ class RaceHistory:
             yield to_us(instant_of(result)), starts
 
     def messages(self, race_id: str) -> RaceMessages:
-        """Every message of a race; raises `UserError` where there is none."""
+        """Every message about a race; raises `UserError` if there is none."""
         tables = tables_of(self.store.home, race_id, self._tables.get(race_id))
         with self._lock:
             self._tables[race_id] = tables
@@ -128,13 +128,13 @@ class RaceHistory:
         return messages_of_race(self.store.home, race_id, log=self.log, tables=tables)
 
     def behind(self) -> list[str]:
-        """A note where the log holds more than the tables."""
+        """A note if the log holds more than the tables."""
         if self.log.complete_until(self.log.tables_end()) is None:
             return []
         return ["the log has messages that the tables do not hold yet: run `velo build`"]
 
     def snapshot(self, messages: Sequence[Message], as_of: datetime) -> RaceSnapshot:
-        """The race as of an instant; raises `UserError` without declared runners, `TablesBehind` where the tables end earlier."""
+        """The race as of an instant; raises `UserError` without declared runners, `TablesBehind` if the tables end earlier."""
         snapshot = self.snapshots([(messages, as_of)])[0]
         if isinstance(snapshot, UserError):
             raise snapshot

@@ -38,9 +38,9 @@ RACES_CACHED: Final = 500
 """Races whose card is cached."""
 RETRY_SHARE: Final = 0.75
 """Share of a request's time during which a read that saw part of a result is repeated."""
-CARDS_REMEDY: Final = "a running stream brings it again by itself; without one run `velo cards rebuild`"
+CARDS_REMEDY: Final = "a running stream restores it; without one run `velo cards rebuild`"
 POSTED: Final = "posted card"
-"""Race id of a card that a request brings: the store has no messages of it."""
+"""Race id of the card of a request: the store has no messages about it."""
 
 
 class CatchingUp(UserError):
@@ -59,7 +59,7 @@ class AheadOfClock(CatchingUp):
 class CachedRace:
     """A race with its messages as of a version in Redis, and the read that its runners need.
 
-    `version` is None where the race is not in Redis; `card_us` is the instant of its last message (µs UTC).
+    `version` is None if the race is not in Redis; `card_us` is the instant of its last message (µs UTC).
     """
 
     version: tuple[int, int] | None
@@ -95,9 +95,9 @@ class OnlineRead:
 class RaceReader:
     """Reads races of one store from Redis. Safe for threads.
 
-    `clock` gives the present (UTC), asked after each read, so that a delay between a request and its read never makes a
-    value look later than the present. Without `clock` the present is the `now` of the request.
-    Raises `OnlineStoreUnavailable`, `Busy`, `CatchingUp` and `NotWhole` where a later request may succeed.
+    `clock` returns the present (UTC) and is read after each read of Redis, so that a delay between a request and its read never
+    makes a value look later than the present. Without `clock` the present is the `now` of the request.
+    Raises `OnlineStoreUnavailable`, `Busy`, `CatchingUp` and `NotWhole` if a later request may succeed.
     """
 
     redis: RedisReader
@@ -114,16 +114,13 @@ class RaceReader:
         return now if self.clock is None else max(now, self.clock())
 
     def cached(self, race_id: str, now: datetime) -> CachedRace | None:
-        """The race from the cache, else from Redis; None where Redis has no card. A read shows whether it is current."""
+        """The race from the cache, else from Redis; None if Redis has no card. A read shows whether it is current."""
         return self._races.get(race_id) or self._load(race_id, now)
 
     def read(self, race_id: str, race: CachedRace, now: datetime) -> OnlineRead:
-        """The rows of a race's runners.
-
-        Reads again after seeing part of a result, and where the race has new messages.
-        """
-        until = self.monotonic() + RETRY_SHARE * self.redis.patience.seconds
-        with self.redis.patience.shared():
+        """The rows of a race's runners; reads again after it saw part of a result, and if the race has new messages."""
+        until = self.monotonic() + RETRY_SHARE * self.redis.deadline.seconds
+        with self.redis.deadline.shared():
             while True:
                 before = self.expected.before_read() if self.expected is not None else FurthestHead()
                 answers = self.redis.ask(race.request)
@@ -155,7 +152,7 @@ class RaceReader:
                 "machine's clock: set this machine's clock, or that of the machine that writes the log"
             )
         if head is None:
-            # no stream: what is written between `now` and the read need not be complete
+            # without a stream, rows written between `now` and the read may be incomplete
             return OnlineRead(race, rows, max(now, from_us(newest_us)), read_at)
         if not head.live:
             raise CatchingUp(
@@ -166,7 +163,7 @@ class RaceReader:
         position = self.consistency.position(race.plan, rows, to_us(head.known_at), card_us, self.history)
         if position is None:
             return None
-        # nothing read is newer than the clock, so what holds at the position holds at the clock too
+        # no row is newer than the clock, so the rows as of the position are also those as of the clock
         return OnlineRead(race, rows, from_us(min(position, to_us(read_at))), read_at)
 
     def races(self, begin: datetime, end: datetime) -> list[StoredRace]:
@@ -206,7 +203,7 @@ class RaceReader:
 
     def features(self, race_id: str, now: datetime) -> tuple[ReadPlan, ReadRows, datetime]:
         """The rows of a race's runners as they are in Redis, and the instant they describe; for measuring."""
-        with self.redis.patience.shared():
+        with self.redis.deadline.shared():
             race = self.cached(race_id, now)
             if race is None:
                 raise UnknownRace(f"race {race_id!r} is not declared in Redis: see `velo cards list`")
@@ -247,7 +244,7 @@ class RaceReader:
         raise NotWhole(f"the online store lost rows ({', '.join(views)}): {REMEDY}")
 
     def _loaded(self, race_id: str, now: datetime) -> CachedRace:
-        """The race with its new messages; raises `UnknownRace` or `NotWhole` where Redis has it no more."""
+        """The race with its new messages; raises `UnknownRace` or `NotWhole` if Redis no longer has it."""
         race = self._load(race_id, now)
         if race is not None:
             return race
@@ -274,7 +271,7 @@ class RaceReader:
 
 
 def _newest(messages: Sequence[Message], now: datetime) -> datetime:
-    """The latest instant at which any of the messages was known, and no earlier than now."""
+    """The latest `known_at` of the messages, and no earlier than now."""
     return max(now, *(message.known_at for message in messages if message.known_at is not None))
 
 

@@ -1,8 +1,8 @@
-"""One round trip to the online store: a race's version and all feature rows of its runners, as of one moment there.
+"""Read a race's version and all feature rows of its runners from the online store in one round trip, as of one moment there.
 
-Half of the time of a read through a client goes into writing the command; here it is written once a card, as bytes. On a
-Redis Cluster, whose rows lie on several servers, it takes two: the head and the race first, then all rows at once; and a
-third for rows that are not there, to know whether they ever were.
+Encoding the command takes half of the time of a read through a client, so it is encoded once per card, as bytes. A Redis Cluster,
+whose rows are on several servers, takes two trips: the head and the race first, then all rows; and a third for missing rows, to
+know whether they ever existed.
 """
 
 from collections import deque
@@ -21,28 +21,26 @@ from velo.feature_repo.stores.redis_client import shown
 from velo.feature_repo.stores.redis_layout import PACKED, index_key_of
 from velo.feature_repo.stores.redis_script import has, place_of
 from velo.feature_repo.stores.whole import FILL
-from velo.serving.scoring.request_deadline import PATIENCE_S, ClientFinder, DeadlineExceeded, RequestDeadline, client_of
+from velo.serving.scoring.request_deadline import DEADLINE_S, ClientFinder, DeadlineExceeded, RequestDeadline, client_of
 
 if TYPE_CHECKING:
     from redis import Redis
 
 HEADERS: Final = 8
-"""Answers before the rows: the head's generation, seq, instant (µs) and live; the race's generation and seq; the fillings
-of the views asked, a space between; which of these, counted from 1, lost a row that they had."""
+"""Answers before the rows: the head's generation, seq, instant (µs) and live; the race's generation and seq; the fills of the
+views, separated by spaces; and the numbers, from 1, of the views that lost a row."""
 _HEAD_FIELDS: Final = ("generation", "seq", "known_us", "live")
 _RACE_FIELDS: Final = ("generation", "seq")
 
+STORE_SHARE: Final = 0.5
+"""A timeout counts as the online store's if waiting for it took at least this share of the deadline, else as this process's."""
+SILENT_S: Final = 1.0
+"""Seconds without an answer after which the server's address is looked up again: it may have moved."""
 Answers = list[bytes | None]
 
 
-BLAMED: Final = 0.5
-"""Share of a request's patience that must have gone into waiting for the online store for it to be blamed."""
-SILENT_S: Final = 1.0
-"""Seconds without an answer after which the server's address is looked up again: it may have moved."""
-
-
 class OnlineStoreUnavailable(UserError):
-    """The online store does not answer in time; it may in a moment."""
+    """The online store did not answer in time; a later request may succeed."""
 
 
 class Busy(UserError):
@@ -62,21 +60,21 @@ class ReadRequest:
     @classmethod
     def of(cls, race_id: str, keys: Sequence[bytes], fields: Sequence[str]) -> "ReadRequest":
         """Encode a read."""
-        asked = [(name, len(list(some))) for name, some in groupby(fields)]
-        views = tuple(name.removeprefix(PACKED) for name, _ in asked)
+        counts = [(name, len(list(group))) for name, group in groupby(fields)]
+        views = tuple(name.removeprefix(PACKED) for name, _ in counts)
         indices = [index_key_of(view) for view in views]
         count = 3 + len(indices) + len(keys)
         parts: list[Any] = [b"EVALSHA", sha_of(READ), count, race_key(race_id), EVENTS, HEAD, *indices, *keys]
-        parts += [part for field_count in asked for part in field_count]
+        parts += [part for field_count in counts for part in field_count]
         written = pack_command(tuple(parts))
         return cls(race_id, tuple(keys), tuple(fields), views, written)
 
 
 @dataclass(slots=True)
 class _Link:
-    """A server's client and its own connections for reads; `cluster` is set where there are several servers.
+    """A server's client and its own connections for reads; `cluster` is set if there are several servers.
 
-    A request has a connection to itself until its answer is read. One that fails closes its own and no other.
+    A request has a connection to itself until its answer is read. A request that fails closes its own connection only.
     """
 
     client: Any
@@ -87,7 +85,7 @@ class _Link:
     free: "deque[Any]" = field(default_factory=deque)
 
     def ask(self, written: bytes) -> Answers:
-        """Return the answers; a connection that the server has closed meanwhile is replaced."""
+        """Return the answers; replaces a connection that the server has closed meanwhile."""
         from redis.exceptions import ConnectionError as Broken
         from redis.exceptions import ResponseError
         from redis.exceptions import TimeoutError as Late
@@ -127,28 +125,28 @@ class _Link:
         else:
             self.free.append(connection)
 
-    def ask_cluster(self, question: ReadRequest) -> Answers:
-        """Read from all servers of a cluster: the head first, so that a row later than the head is noticed."""
+    def ask_cluster(self, request: ReadRequest) -> Answers:
+        """Read from all servers of a cluster: the head first, so that a row later than the head is detected."""
         with self.cluster.pipeline() as pipe:
             pipe.hmget(HEAD, _HEAD_FIELDS)
-            pipe.hmget(race_key(question.race_id), _RACE_FIELDS)
-            for view in question.views:
+            pipe.hmget(race_key(request.race_id), _RACE_FIELDS)
+            for view in request.views:
                 pipe.hget(index_key_of(view), FILL)
             head, race, *fills = pipe.execute()
         with self.cluster.pipeline() as pipe:
-            for key, name in zip(question.keys, question.fields, strict=True):
+            for key, name in zip(request.keys, request.fields, strict=True):
                 pipe.hget(key, name)
             rows = pipe.execute()
-        lost = self._lost(question, [at for at, row in enumerate(rows) if row is None])
-        numbers = [str(at).encode() for at, view in enumerate(question.views, 1) if view in lost]
+        lost = self._lost(request, [at for at, row in enumerate(rows) if row is None])
+        numbers = [str(at).encode() for at, view in enumerate(request.views, 1) if view in lost]
         return [*head, *race, b" ".join(fill or b"" for fill in fills), b" ".join(numbers), *rows]
 
-    def _lost(self, question: ReadRequest, missing: Sequence[int]) -> set[str]:
-        """Views of a cluster that had a row of one of these keys; their indices are read after the rows, and written before."""
+    def _lost(self, request: ReadRequest, missing: Sequence[int]) -> set[str]:
+        """Views of a cluster that once had a row of one of these keys; indices are read after the rows, and written before them."""
         if not missing:
             return set()
-        views = [question.fields[at].removeprefix(PACKED) for at in missing]
-        places = [place_of(question.keys[at]) for at in missing]
+        views = [request.fields[at].removeprefix(PACKED) for at in missing]
+        places = [place_of(request.keys[at]) for at in missing]
         with self.cluster.pipeline() as pipe:
             for view, (bucket, _) in zip(views, places, strict=True):
                 pipe.hget(index_key_of(view), bucket)
@@ -161,50 +159,50 @@ class _Link:
 class RedisReader:
     """Connections to Redis with a deadline. `address` gives its URL, and is called again once Redis stops answering.
 
-    A request waits `patience_s` seconds in all.
+    A request waits at most `deadline_s` seconds in total.
     """
 
     address: Callable[[], str]
-    patience_s: float = PATIENCE_S
-    patience: RequestDeadline = field(init=False)
+    deadline_s: float = DEADLINE_S
+    deadline: RequestDeadline = field(init=False)
     _finder: ClientFinder = field(init=False)
     _link: _Link | None = None
     _lock: Lock = field(default_factory=Lock)
 
     def __post_init__(self) -> None:
-        """Its patience is its own."""
-        self.patience = RequestDeadline(self.patience_s)
+        """Make the deadline and the finder of the server's address."""
+        self.deadline = RequestDeadline(self.deadline_s)
         self._finder = ClientFinder(self.address)
 
     @property
     def client(self) -> "Redis":
-        """The Redis client, for all servers of a cluster; the caller handles what it raises."""
+        """The Redis client, for all servers of a cluster; the caller handles its errors."""
         link = self._linked()
         client: Redis = link.cluster or link.client
         return client
 
-    def ask(self, question: ReadRequest) -> Answers:
-        """The answers to a question; raises `OnlineStoreUnavailable` or `Busy` within a quarter of a second where there are none."""
+    def ask(self, request: ReadRequest) -> Answers:
+        """The answers to a request; raises `OnlineStoreUnavailable` or `Busy` if there are none by the deadline."""
         from redis.exceptions import NoScriptError
 
         def asked(link: _Link) -> Answers:
             if link.cluster is not None:
-                return link.ask_cluster(question)
+                return link.ask_cluster(request)
             try:
-                return link.ask(question.written)
+                return link.ask(request.written)
             except NoScriptError:
                 link.client.script_load(READ)
-                return link.ask(question.written)
+                return link.ask(request.written)
 
         answers: Answers = self._answer(asked)
         return answers
 
     def call(self, what: "Callable[[Redis], Any]") -> Any:
-        """Call a function with the client; raises `OnlineStoreUnavailable` or `Busy` where Redis does not answer in time."""
+        """Call a function with the client; raises `OnlineStoreUnavailable` or `Busy` if Redis does not answer in time."""
         return self._answer(lambda link: what(link.cluster or link.client))
 
     def answered_since(self, monotonic_s: float) -> bool:
-        """Whether any request was answered since an instant of the patience's clock: the online store is there, if slow."""
+        """Whether any request was answered since an instant of the deadline's clock: the online store works, if slowly."""
         link = self._link
         return link is not None and link.answered_s > monotonic_s
 
@@ -212,28 +210,28 @@ class RedisReader:
         from redis.exceptions import RedisClusterException, RedisError
 
         link: _Link | None = None
-        with self.patience.shared():
+        with self.deadline.shared():
             try:
                 link = self._linked()
                 answer = asked(link)
             except (UserError, RedisError, RedisClusterException, OSError, DeadlineExceeded) as failed:
                 raise self._failure(link, failed) from None
-        link.answered_s = self.patience.monotonic()
+        link.answered_s = self.deadline.monotonic()
         return answer
 
     def _linked(self) -> _Link:
         link = self._link
         if link is not None:
             return link
-        # one request connects, those beside it wait for that
-        if not self._lock.acquire(timeout=self.patience.left()):
+        # one request connects; concurrent ones wait for it
+        if not self._lock.acquire(timeout=self.deadline.left()):
             raise DeadlineExceeded("another request is connecting")
         try:
             if self._link is None:
-                url = self._finder.find(self.patience)
-                client = client_of(url, self.patience)
+                url = self._finder.find(self.deadline)
+                client = client_of(url, self.deadline)
                 try:
-                    cluster = _cluster_of(client, url, self.patience)
+                    cluster = _cluster_of(client, url, self.deadline)
                 except BaseException:
                     client.close()
                     raise
@@ -243,41 +241,41 @@ class RedisReader:
             self._lock.release()
 
     def _failure(self, link: _Link | None, failed: Exception) -> UserError:
-        """What to tell of a failure. A server that is gone is looked for again; one that is late is left to the others."""
+        """The error of a failed request. The address of a server that is gone is looked up again; a slow one keeps its connections."""
         late = _is_late(failed)
-        waited, asked_for = self.patience.waited(), self.patience.seconds
-        if late and link is not None and waited < BLAMED * asked_for:
+        waited, allowed = self.deadline.waited(), self.deadline.seconds
+        if late and link is not None and waited < STORE_SHARE * allowed:
             return Busy(
-                f"the service is busy: {1000 * asked_for:.0f} ms passed, of which the online store took "
+                f"the service is busy: {1000 * allowed:.0f} ms passed, of which the online store took "
                 f"{1000 * waited:.0f}: ask again, or run more workers with `velo serve --workers`"
             )
-        if link is not None and (not late or self.patience.monotonic() - link.answered_s > SILENT_S):
+        if link is not None and (not late or self.deadline.monotonic() - link.answered_s > SILENT_S):
             with self._lock:
                 if self._link is link:
                     self._link = None
             link.retire()
         where = "" if link is None else f" at {shown(link.url)}"
-        remedy = "ask again; if it stays so, see whether it runs and what keeps it busy"
+        remedy = "ask again; if this continues, check that it runs and what keeps it busy"
         return OnlineStoreUnavailable(
             f"the online store{where} does not answer ({_cause_of(failed)}): {remedy if late else 'start it, or correct REDIS_URL'}"
         )
 
 
 def _is_late(failed: BaseException) -> bool:
-    """Whether time ran out, also where the client raises its own time-out error."""
+    """Whether the deadline passed, also if the client raised its own time-out error."""
     from redis.exceptions import TimeoutError as RedisTimeoutError
 
     return isinstance(_cause_of(failed), TimeoutError | RedisTimeoutError | DeadlineExceeded)
 
 
 def _cause_of(failed: BaseException) -> BaseException:
-    """What a client's failure is about, where a `UserError` was made of it."""
+    """The client's own error, if a `UserError` was made of it."""
     about = failed.__context__ if isinstance(failed, UserError) else None
     return failed if about is None else about
 
 
-def _cluster_of(client: Any, url: str, patience: RequestDeadline) -> Any:
-    """A client of all servers where this one is of a cluster; None where it stands alone."""
+def _cluster_of(client: Any, url: str, deadline: RequestDeadline) -> Any:
+    """A client of all servers if this one is part of a cluster; else None."""
     from redis.cluster import RedisCluster
     from redis.exceptions import NoPermissionError
 
@@ -287,5 +285,5 @@ def _cluster_of(client: Any, url: str, patience: RequestDeadline) -> Any:
     except NoPermissionError:
         return None
     return RedisCluster.from_url(
-        url, socket_timeout=patience.left(), socket_connect_timeout=patience.left(), cluster_error_retry_attempts=1
+        url, socket_timeout=deadline.left(), socket_connect_timeout=deadline.left(), cluster_error_retry_attempts=1
     )

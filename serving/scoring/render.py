@@ -1,4 +1,4 @@
-"""A scored race as people and programs read it."""
+"""A scored race as a table for the terminal and as JSON."""
 
 from dataclasses import asdict
 from datetime import datetime
@@ -17,7 +17,7 @@ _FLAGGED_AT_MOST = 2
 
 
 def race_card(scored: ScoredRace) -> Group:
-    """The race card for the terminal; nothing is told by colour alone."""
+    """The race card for the terminal; no information is in colour alone."""
     distance = f"{scored.distance_m:,.0f} m" if scored.distance_m is not None else "distance unknown"
     title = " · ".join(filter(None, (scored.race_id, scored.course, scored.race_name, distance, scored.going)))
     head = Text(title, style="bold")
@@ -62,13 +62,13 @@ def _cells(runner: ScoredRunner) -> tuple[str, ...]:
 
 
 def _drives(runner: ScoredRunner) -> Text:
-    """One line a runner: what moves its chance, and which of its values are missing or stale."""
-    drives = "; ".join(_told(driver) for driver in runner.drivers) or "nothing sets it apart"
+    """One line per runner: the drivers of its probability, and which of its views are missing or stale."""
+    drives = "; ".join(_words(driver) for driver in runner.drivers) or "nothing sets it apart"
     flags = [*_flagged("no row", runner.missing), *_flagged("stale", runner.stale)]
     return Text(f"  {runner.runner_no or '–':>2} {runner.horse}: {drives}" + "".join(f" [{flag}]" for flag in flags))
 
 
-def _told(driver: Driver) -> str:
+def _words(driver: Driver) -> str:
     return f"{'▲' if driver.effect > 0 else '▼'} {driver.words} (×{exp(driver.effect):.2f})"
 
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from redis import Redis
 
-PATIENCE_S: Final = 0.2
-"""A request answers within 250 ms that the online store does not respond; it waits for this part of that."""
+DEADLINE_S: Final = 0.2
+"""Seconds that a request waits for the online store: within 250 ms it reports a store that does not respond."""
 UNHURRIED_S: Final = 2.0
-"""The command line waits longer: a slow answer is better than none, and Redis may have to start first."""
+"""Seconds that the command line waits: a slow answer is better than none, and Redis may have to start first."""
 
 
 class DeadlineExceeded(Exception):
@@ -81,9 +81,9 @@ class ClientFinder:
         self._asked: Future[str] | None = None
         self._lock = Lock()
 
-    def find(self, patience: RequestDeadline) -> str:
+    def find(self, deadline: RequestDeadline) -> str:
         """The address; raises `DeadlineExceeded`, or what `address` raises."""
-        if patience.seconds >= UNHURRIED_S:
+        if deadline.seconds >= UNHURRIED_S:
             return self._address()
         with self._lock:
             asked = self._asked
@@ -91,7 +91,7 @@ class ClientFinder:
                 asked = self._asked = Future()
                 Thread(target=self._ask, args=(asked,), daemon=True).start()
         try:
-            return asked.result(patience.left())
+            return asked.result(deadline.left())
         except Late:
             raise DeadlineExceeded("it is being looked for, or started") from None
         finally:
@@ -103,46 +103,46 @@ class ClientFinder:
     def _ask(self, asked: "Future[str]") -> None:
         try:
             asked.set_result(self._address())
-        except BaseException as failed:  # noqa: BLE001 told to whoever waits for it
+        except BaseException as failed:  # noqa: BLE001 passed on to the waiting requests
             asked.set_exception(failed)
 
 
-def client_of(url: str, patience: RequestDeadline) -> "Redis":
-    """A client whose connections wait no longer than the time `patience` has left, to connect or to read."""
+def client_of(url: str, deadline: RequestDeadline) -> "Redis":
+    """A client whose connections wait no longer than the time `deadline` has left, to connect or to read."""
     from redis import ConnectionPool, Redis
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
-    waits: dict[str, Any] = {"socket_timeout": patience.seconds, "retry": Retry(NoBackoff(), 0)}
+    waits: dict[str, Any] = {"socket_timeout": deadline.seconds, "retry": Retry(NoBackoff(), 0)}
     if not url.startswith("unix://"):
-        waits["socket_connect_timeout"] = patience.seconds
+        waits["socket_connect_timeout"] = deadline.seconds
     pool: Any = ConnectionPool.from_url(url, **waits)
-    pool.connection_class = _hurried(pool.connection_class, patience)
+    pool.connection_class = _hurried(pool.connection_class, deadline)
     return Redis.from_pool(pool)
 
 
-def _hurried(kind: Any, patience: RequestDeadline) -> Any:
+def _hurried(kind: Any, deadline: RequestDeadline) -> Any:
     """A connection class (TCP, TLS or Unix) that keeps the deadline."""
 
     class Hurried(kind):  # type: ignore[misc]  # known only when the URL is
         def connect(self, *args: Any, **kwargs: Any) -> Any:
-            self.socket_timeout = self.socket_connect_timeout = _left(patience)
-            with patience.waiting():
+            self.socket_timeout = self.socket_connect_timeout = _left(deadline)
+            with deadline.waiting():
                 return super().connect(*args, **kwargs)
 
         def read_response(self, *args: Any, **kwargs: Any) -> Any:
             if self._sock is not None:
-                self._sock.settimeout(_left(patience))
-            with patience.waiting():
+                self._sock.settimeout(_left(deadline))
+            with deadline.waiting():
                 return super().read_response(*args, **kwargs)
 
     return Hurried
 
 
-def _left(patience: RequestDeadline) -> float:
+def _left(deadline: RequestDeadline) -> float:
     from redis.exceptions import TimeoutError as Spent
 
     try:
-        return patience.left()
+        return deadline.left()
     except DeadlineExceeded as spent:
         raise Spent(str(spent)) from None

@@ -1,6 +1,6 @@
 """Score a race: as of now from Redis, in one round trip and within milliseconds; as of an instant from the history.
 
-Feast's registry and schema are its contract; `get_online_features` is its oracle in the tests.
+It reads the rows that Feast's registry and schema define; the tests compare it with `get_online_features`.
 """
 
 from collections import OrderedDict
@@ -29,7 +29,7 @@ from velo.serving.scoring.online_race import POSTED, AheadOfClock, CachedRace, C
 from velo.serving.scoring.race_messages import RaceMessages
 from velo.serving.scoring.read_plan import NEVER
 from velo.serving.scoring.redis_reader import RedisReader
-from velo.serving.scoring.request_deadline import PATIENCE_S, UNHURRIED_S
+from velo.serving.scoring.request_deadline import DEADLINE_S, UNHURRIED_S
 from velo.serving.scoring.scored import RaceSnapshot, ScoredRace, scored_race
 from velo.storage.store import Store
 from velo.training.bundle import Bundle
@@ -46,8 +46,8 @@ class NoFeatures(UserError):
 class Scorer:
     """Scores the races of one store. Safe for threads.
 
-    Raises `OnlineStoreUnavailable`, `Busy`, `CatchingUp` and `TablesBehind` where a later request may succeed, `UnknownRace`
-    and other `UserError`s where it will not.
+    Raises `OnlineStoreUnavailable`, `Busy`, `CatchingUp` and `TablesBehind` if a later request may succeed, `UnknownRace`
+    and other `UserError`s if it will not.
     """
 
     online: RaceReader
@@ -80,15 +80,15 @@ class Scorer:
     ) -> ScoredRace:
         """Score a race as of now from Redis; as of an instant, or a race that was run, from the history.
 
-        A race with a result is scored as of its decision time: today's features know the result. The log decides whether
-        it has one, and is read again after the features were: what they were made from is in it by then. An instant at or
-        past the first result is refused.
+        A race with a result is scored as of its decision time: the current features know the result. The log decides whether it
+        has one, and is read again after the features: by then it holds every message that they were made from. An instant at or
+        after the first result is refused.
         """
         if as_of is not None and as_of > now:
             raise UserError(f"as_of {to_text(as_of)} is still to come: leave it out to score with what is known now")
         model = self.bundles.current()
         if as_of is None and self.history.seen(race_id).first_result is None:
-            with self.online.redis.patience.shared():
+            with self.online.redis.deadline.shared():
                 race = self.online.cached(race_id, now)
                 if race is not None:
                     read = self._read(race_id, race, now)
@@ -99,7 +99,7 @@ class Scorer:
     def score_card(
         self, card: Racecard, odds: Market | None, now: datetime, *, with_drivers: bool = True
     ) -> ScoredRace:
-        """Score a card that a request brings, at its odds, with the features as of now."""
+        """Score the card of a request, at its odds, with the features as of now."""
         model = self.bundles.current()
         messages: list[Message] = [replace(card, known_at=now)]
         if odds is not None:
@@ -119,7 +119,7 @@ class Scorer:
         )
 
     def _read(self, race_id: str, race: CachedRace, now: datetime) -> OnlineRead | None:
-        """Read a race to come; None where it has a result by the time it was read."""
+        """Read a race to come; None if it has a result by the time it was read."""
         read = self.online.read(race_id, race, now)
         return None if self._was_run(race_id, read) else read
 
@@ -133,7 +133,7 @@ class Scorer:
         return self._scored(model, snapshot, read.read_at, notes=notes, with_drivers=with_drivers)
 
     def _was_run(self, race_id: str, read: OnlineRead) -> bool:
-        """Whether a race has a result, asked after its rows were read: the log holds every row's cause by then."""
+        """Whether a race has a result, checked after its rows were read: by then the log holds every row's cause."""
         seen = self.history.seen(race_id)
         newest_us = int(read.rows.event_us.max(initial=NEVER))
         if newest_us > (NEVER if seen.log_end is None else to_us(seen.log_end)):
@@ -186,7 +186,7 @@ class Scorer:
         return scored
 
     def _decision_time(self, race_id: str, past: RaceMessages, now: datetime, lead: timedelta) -> datetime:
-        """The decision time of a race that was run; raises `CatchingUp`, or `AheadOfClock` where it is still to come."""
+        """The decision time of a race that was run; raises `CatchingUp`, or `AheadOfClock` if it is still to come."""
         known_at = result_known_at(past.messages)
         as_of = decision_time(past.messages, lead)
         if known_at is None or as_of is None:
@@ -201,7 +201,7 @@ class Scorer:
     def _score_without_card(
         self, model: Bundle, past: RaceMessages, now: datetime, *, with_drivers: bool
     ) -> ScoredRace | None:
-        """Score a race that Redis has no card of, in a store without a stream. None where it has been run."""
+        """Score a race without a card in Redis, in a store without a stream; None if it has been run."""
         race = declared(past.messages, now)
         race_id = race.race.race_id
         read = self._read(race_id, CachedRace.of(None, past.messages, race, race_id), now)
@@ -210,7 +210,7 @@ class Scorer:
         return self._score_read(model, read, notes=self.history.behind(), with_drivers=with_drivers)
 
     def _refuse_unfilled(self, race: Declared, matrix: FeatureMatrix) -> None:
-        """Raise `NoFeatures` where Redis has no row for a race and the tables have some: it was not filled."""
+        """Raise `NoFeatures` if Redis has no row for a race and the tables have some: Redis was not filled."""
         if matrix.missing.all() and self.history.knows(race):
             raise NoFeatures(
                 f"Redis holds no feature of any runner of {race.race.race_id!r}: run `velo build` and `feast "
@@ -242,25 +242,25 @@ def score(
 ) -> ScoredRace:
     """Score a race with the current model: as of now from Redis, or as of an instant from the offline history.
 
-    A race whose result is in the log is scored as of its decision time, and an instant past the result is refused: the
-    features know the result then. `clock` is asked for the present again after each read; without it that is `now`.
-    Raises `UserError` for a race unknown or not declared by then, an instant to come, no model or one that does not fit,
-    and, for a race to come, a Redis that cannot be reached or holds nothing of it.
+    A race whose result is in the log is scored as of its decision time, and an instant after the result is refused: the features
+    know the result then. `clock` returns the present after each read; without it the present is `now`. Raises `UserError` for a
+    race that is unknown or not declared by then, a future instant, a missing or unfit model, and, for a race to come, a Redis
+    that cannot be reached or has no row of it.
     """
-    return scorer_of(store, log, patience_s=UNHURRIED_S, clock=clock).score(race_id, now, as_of)
+    return scorer_of(store, log, deadline_s=UNHURRIED_S, clock=clock).score(race_id, now, as_of)
 
 
 def scorer_of(
-    store: Store, log: LogView, *, patience_s: float = PATIENCE_S, clock: Callable[[], datetime] | None = None
+    store: Store, log: LogView, *, deadline_s: float = DEADLINE_S, clock: Callable[[], datetime] | None = None
 ) -> Scorer:
-    """The scorer of a store and its log; nothing is connected or loaded before it is needed."""
-    redis = RedisReader(lambda: _address_of(store), patience_s)
+    """The scorer of a store and its log; it connects and loads when first needed."""
+    redis = RedisReader(lambda: _address_of(store), deadline_s)
     history = RaceHistory(store, log)
     return Scorer(RaceReader(redis, history, Expected(store.home), clock), Bundles(store), history)
 
 
 def _address_of(store: Store) -> str:
-    """Where the store's Redis is; its own is started where it does not run. Raises `UserError` where there is none."""
+    """The address of the store's Redis; starts the embedded one if needed. Raises `UserError` if there is none."""
     if store.redis_url is None:
         return embedded_redis.ensure(store.home)
     connect_url(store.redis_url).close()

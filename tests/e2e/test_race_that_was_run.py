@@ -142,7 +142,7 @@ def test_a_request_that_is_held_up_before_each_read_takes_what_became_known_mean
     """Each read waits while a result of the same horses becomes known: that value is not ahead of the clock."""
     clock = Clock(NOW)
     service = a_service(store, clock)
-    service.scorer.online.redis.patience.seconds = 120.0
+    service.scorer.online.redis.deadline.seconds = 120.0
     real, known = RedisReader.ask, list[datetime]()
 
     def held_up(reader: RedisReader, request: ReadRequest) -> Answers:

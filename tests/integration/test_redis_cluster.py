@@ -140,7 +140,7 @@ def test_a_race_is_read_from_all_servers_as_from_one(url: str, tmp_path: Path) -
             assert RowWriter(client, at).write_rows(Layout.of(FORM), table(FORM, offered), 1) == WriteCounts(19, 0)
             RaceCards(client, at).offer(1, [told], START, CardsPosition(1, 1, START + timedelta(hours=1), live=True))
             store = Store.open(Settings(tmp_path / "home", redis_url=at))
-            scorer = scorer_of(store, UnbuiltLog(store.home), patience_s=5.0)
+            scorer = scorer_of(store, UnbuiltLog(store.home), deadline_s=5.0)
             reading, read, stands = scorer.online.features("r", START + timedelta(hours=2))
             assert stands == START + timedelta(hours=1)
             answers.append((reading.keys, read.stored.tobytes(), read.present.tolist(), read.event_us.tolist()))

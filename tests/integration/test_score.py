@@ -78,7 +78,7 @@ def scored(scorer: Scorer) -> ScoredRace:
 
 
 def scorer_over(store: Store, feast: FeatureStore | None = None) -> Scorer:
-    made = scorer_of(store, UnbuiltLog(store.home), patience_s=2.0)
+    made = scorer_of(store, UnbuiltLog(store.home), deadline_s=2.0)
     made.history._feast = feast
     return made
 

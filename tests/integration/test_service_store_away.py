@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.services import NOW, SCORE, a_client, a_service, posted, refused
 from velo.serving.scoring.redis_reader import OnlineStoreUnavailable, RedisReader
-from velo.serving.scoring.request_deadline import PATIENCE_S
+from velo.serving.scoring.request_deadline import DEADLINE_S
 from velo.serving.scoring.score_log import ScoreLog
 from velo.serving.scoring.scorer import Scorer
 from velo.storage.atomic_files import make_folder
@@ -55,7 +55,7 @@ def test_a_slow_or_absent_redis_is_said_within_a_quarter_of_a_second(store: Stor
 
     The best of a few tries: a busy machine adds to each, a wait that is too long is in all of them.
     """
-    assert PATIENCE_S < 0.25
+    assert DEADLINE_S < 0.25
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         if how != "absent":
@@ -108,33 +108,33 @@ def test_a_redis_that_is_looked_for_or_started_is_waited_for_no_longer_either(st
 
 def test_a_request_that_runs_out_of_time_closes_no_connection_of_another(store: Store) -> None:
     """One waits for an answer that comes late, one beside it for an answer that never comes."""
-    wire: Any = a_service(store).scorer.online.redis
-    wire.patience.seconds = 10.0
-    assert wire.call(lambda client: client.ping())
-    link = wire.client.connection_pool
+    reader: Any = a_service(store).scorer.online.redis
+    reader.deadline.seconds = 10.0
+    assert reader.call(lambda client: client.ping())
+    link = reader.client.connection_pool
     answers: list[Any] = []
     patient = threading.Thread(
-        target=lambda: answers.append(wire.call(lambda client: client.blpop("answered", timeout=10)))
+        target=lambda: answers.append(reader.call(lambda client: client.blpop("answered", timeout=10)))
     )
     patient.start()
     until = time.monotonic() + 10.0
-    while not any(one["cmd"] == "blpop" for one in wire.client.client_list()):
+    while not any(one["cmd"] == "blpop" for one in reader.client.client_list()):
         assert time.monotonic() < until
-    wire.patience.seconds = 0.1
+    reader.deadline.seconds = 0.1
     with pytest.raises(OnlineStoreUnavailable, match="does not answer"):
-        wire.call(lambda client: client.blpop("never", timeout=10))
-    wire.patience.seconds = 2.0
-    wire.call(lambda client: client.rpush("answered", "here"))
+        reader.call(lambda client: client.blpop("never", timeout=10))
+    reader.deadline.seconds = 2.0
+    reader.call(lambda client: client.rpush("answered", "here"))
     patient.join()
     assert answers == [(b"answered", b"here")]
-    assert wire.client.connection_pool is link
+    assert reader.client.connection_pool is link
 
 
 def test_a_process_without_time_to_read_blames_itself_and_not_the_store(store: Store) -> None:
     service = a_service(store)
-    wire = service.scorer.online.redis
+    reader = service.scorer.online.redis
     assert a_client(service).get(SCORE).status_code == 200
-    real, now = wire.patience.monotonic, time.monotonic()
+    real, now = reader.deadline.monotonic, time.monotonic()
 
     def busy() -> float:
         """Of each look at the clock the machine takes a while."""
@@ -142,9 +142,9 @@ def test_a_process_without_time_to_read_blames_itself_and_not_the_store(store: S
         now += 0.25
         return now
 
-    wire.patience.monotonic = busy
+    reader.deadline.monotonic = busy
     answer = a_client(service).get(SCORE)
-    wire.patience.monotonic = real
+    reader.deadline.monotonic = real
     refused(answer, 503, "the service is busy", "--workers")
     assert answer.headers["retry-after"] == "1"
     assert a_client(service).get(SCORE).status_code == 200

@@ -98,7 +98,7 @@ def main(home: Path) -> None:
         feast.materialize(start_date=datetime(2023, 1, 1, tzinfo=UTC), end_date=NOW)
         declared = declared_at(messages_of_race(store.home, "to come").messages, NOW)
         assert declared is not None
-        scorer = scorer_of(store, UnbuiltLog(store.home), patience_s=5.0)
+        scorer = scorer_of(store, UnbuiltLog(store.home), deadline_s=5.0)
         scorer.history._feast = feast
         plan = ReadPlan.of(declared)
         online = plan.feature_matrix(

@@ -37,7 +37,7 @@ class Day:
 
     def __post_init__(self) -> None:
         self.scorer = service_of(self.store, clock=lambda: self.now).scorer
-        self.scorer.online.redis.patience.seconds = 2.0
+        self.scorer.online.redis.deadline.seconds = 2.0
         self.cards = RaceCards(connect(self.store.home))
 
     def tell(self, message: Message, at: datetime) -> None:
