@@ -84,6 +84,11 @@ class Column:
         rows = np.flatnonzero(np.isin(codes, unreadable)).tolist()
         return self.spread(values), {row: self.words[codes[row]] for row in rows}
 
+    def filled(self) -> int:
+        """Return the number of rows that are not blank."""
+        blank = [at for at, word in enumerate(self.words) if word is None]
+        return int((~np.isin(self.codes % len(self.words), blank)).sum())
+
     def take(self, rows: np.ndarray) -> "Column":
         """Return the cells of these rows; -1 is a blank."""
         return Column(self.words, np.where(rows < 0, -1, self.codes[rows]))
@@ -292,6 +297,8 @@ def _from_csv(label: str, content: bytes, encoding: str) -> Frame:
                 column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""]
             ),
         )
+    except UnicodeDecodeError:
+        raise UserError(f"{label} is not UTF-8 text: save it as CSV in UTF-8") from None
     except pa.ArrowException as broken:
         if ragged:
             number, cells, expected = ragged[0]
@@ -324,6 +331,6 @@ def _encoded(column: pa.ChunkedArray) -> Column:
 
 
 def _with_rows(frame: Frame) -> Frame:
-    if not frame.rows:
+    if not frame.rows or not frame.columns:
         raise UserError(f"{frame.label} has no rows: export it again, or leave it out")
     return frame

@@ -114,7 +114,7 @@ def guesses(frame: Frame) -> list[Guess]:
 def _guess(name: str, column: Column, rows: int) -> Guess:
     words = [word for word in column.words if word is not None]
     sample = words[:_LOOKED_AT]
-    filled = sum(code not in (-1, len(column.words) - 1) for code in column.codes.tolist()) / rows
+    filled = column.filled() / rows
     shown = tuple(islice((word if len(word) <= 24 else f"{word[:23]}…" for word in words), 3))
     letters = "".join(filter(str.isalnum, name.rsplit(".", 1)[-1].casefold()))
     meaning = _MEANING.get(letters)

@@ -155,7 +155,7 @@ def _rpscrape_cards(path: Path) -> FileReport | None:
 
 def _count(frame: Frame, found: Sequence[Guess], meaning: str) -> int | None:
     name = next((guess.name for guess in found if guess.meaning == meaning), None)
-    return None if name is None else len(set(frame.columns[name].codes.tolist()) - {-1})
+    return None if name is None else len(frame.columns[name].words) - 1
 
 
 def facts(report: FileReport) -> list[tuple[str, Any]]:

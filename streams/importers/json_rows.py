@@ -38,6 +38,8 @@ def json_rows(label: str, content: bytes, rows_at: str | None) -> list[Fields]:
             )
         found = found or not path or path[0] in root
         rows.extend(_rows(label, root, path, prefix, {}, 0))
+    if not roots:
+        raise UserError(f"{label} holds an empty list: export it again, or leave it out")
     if not found:
         raise UserError(
             f"{label} has no {path[0]!r}; it has {', '.join(list(roots[0])[:8])}: give a file with the list {rows_at}"

@@ -196,8 +196,7 @@ class _Reading:
             return [None] * frame.rows
         column = present[0] if len(present) == 1 else _made(present, rule.join)
         read, bad = column.read(rule.read)
-        blank = [at for at, word in enumerate(column.words) if word is None]
-        filled = int((~np.isin(column.codes % len(column.words), blank)).sum())
+        filled = column.filled()
         if whole and bad and len(bad) == filled and 2 * filled >= frame.rows:
             row, cell = next(iter(bad.items()))
             line = "" if frame.first_line is None else f", line {frame.first_line + row}"

@@ -135,6 +135,11 @@ def parse_mapping(text: str, label: str) -> SourceMapping:
         declared = tomllib.loads(text)
     except tomllib.TOMLDecodeError as broken:
         raise UserError(f"{label} is no TOML ({broken}): correct it") from None
+    return mapping_of(declared, label)
+
+
+def mapping_of(declared: Mapping[str, Any], label: str) -> SourceMapping:
+    """Return the mapping that a parsed document of TOML declares (see `parse_mapping`)."""
     return _Parser(label).mapping(declared)
 
 

@@ -1,14 +1,18 @@
 """Mappings of the user's own: every entry, every wrong entry in a line, and files that are not what the mapping reads."""
 
 import bz2
+import csv
 import gzip
 import json
+import tomllib
 import zipfile
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as some
 
 from velo.errors import UserError
 from velo.settings import Settings
@@ -17,11 +21,21 @@ from velo.storage.store import Store
 from velo.streams.importers import registry
 from velo.streams.importers.check import check
 from velo.streams.importers.dead_letters import read as letters_of
+from velo.streams.importers.frames import frames
+from velo.streams.importers.guess import guesses
 from velo.streams.importers.importer import ResultsImporter
-from velo.streams.importers.mapping import parse_mapping
+from velo.streams.importers.mapping import mapping_of, parse_mapping
 from velo.streams.importers.replay import replay
 from velo.streams.importers.results import Parsed
 
+_KEYS = [
+    *((entry,) for entry in ("name", "help", "kind", "keys", "needs", "rows", "encoding", "optional", "keep", "blank", "repeated_rows")),
+    *(("clock", entry) for entry in ("instant", "time", "hours", "zone", "zone_column", "zones")),
+    *(("columns", column) for column in ("race_id", "race_date", "weight_lbs", "handicap")),
+    *(("columns", "weight_lbs", entry) for entry in ("column", "columns", "join", "value", "unit", "stake", "format", "decimal")),
+    *(("columns", "sex", entry) for entry in ("pattern", "codes", "otherwise", "matches")),
+    ("join",), ("clock",), ("columns",), ("finish",),
+]  # fmt: skip
 NOW = datetime(2025, 1, 1, tzinfo=UTC)
 OWN = """
 name = "own"
@@ -282,3 +296,98 @@ def test_a_refused_race_of_an_own_mapping_replays_from_the_mapping_that_the_stor
     kept.write_text(kept.read_text(encoding="utf-8").replace('m = "M" }', 'm = "M", colt = "C" }'), encoding="utf-8")
     report = replay(Store.open(Settings(home=store.home.root)), late=True, clock=lambda: NOW)
     assert (report.tried, report.taken) == (3, 1)
+
+
+JSON = some.recursive(
+    some.none() | some.booleans() | some.integers() | some.floats() | some.text(max_size=8),
+    lambda inner: some.lists(inner, max_size=4) | some.dictionaries(some.text(max_size=6), inner, max_size=4),
+    max_leaves=12,
+)
+CELLS = some.text(some.characters(blacklist_categories=["Cs"]), max_size=6)
+CONTENT = (
+    some.binary(max_size=200)
+    | JSON.map(lambda value: json.dumps(value).encode())
+    | some.lists(some.lists(CELLS, min_size=1, max_size=4), max_size=4).map(
+        lambda rows: "\n".join(",".join(cells) for cells in rows).encode("utf-8", "replace")
+    )
+)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(CONTENT, some.sampled_from(["plain", "gzip", "bzip2", "zip"]), some.sampled_from([None, "", "a.b"]))
+def test_any_content_is_a_frame_or_an_error_of_one_line(
+    tmp_path: Path, content: bytes, form: str, rows_at: str | None
+) -> None:
+    path = tmp_path / "any"
+    if form == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("any.csv", content)
+    else:
+        path.write_bytes({"plain": bytes, "gzip": gzip.compress, "bzip2": bz2.compress}[form](content))
+    try:
+        read = list(frames(path, rows_at))
+    except UserError as refused:
+        read, said = [], str(refused)
+    else:
+        said = ""
+    assert "\n" not in said
+    for frame in read:
+        assert frame.rows > 0
+        assert {len(column.cells()) for column in frame.columns.values()} == {frame.rows}
+        guesses(frame)
+
+
+@settings(max_examples=60)
+@given(some.sampled_from(sorted(_KEYS)), JSON)
+def test_any_value_of_an_entry_is_taken_or_refused_in_one_line(key: tuple[str, ...], value: object) -> None:
+    declared = tomllib.loads(OWN)
+    table = declared
+    for part in key[:-1]:
+        table = table[part]
+    table[key[-1]] = value
+    said = ""
+    try:
+        mapping_of(declared, "own.toml")
+    except UserError as refused:
+        said = str(refused)
+    assert "\n" not in said
+
+
+ODD = [
+    "",
+    "-",
+    "nan",
+    "inf",
+    "1e400",
+    "9" * 400,
+    "٣",
+    "½",
+    "1-1/4",
+    "0x10",
+    "-3",
+    "9-14",
+    "25:61",
+    "31.02.2024",
+    "a\nb",
+    '"',
+    "1",
+    "LR",
+]
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(some.lists(some.lists(some.sampled_from(ODD), min_size=11, max_size=11), min_size=1, max_size=6))
+def test_whatever_the_cells_hold_every_row_is_accounted_for(tmp_path: Path, cells: list[list[str]]) -> None:
+    """Beside one good race, so that no column is another's."""
+    good = list(csv.reader(ROWS.splitlines()[:4], delimiter=";"))
+    mapping, path = tmp_path / "own.toml", tmp_path / "odd.csv"
+    mapping.write_text(OWN, encoding="utf-8")
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, delimiter=";").writerows([*good, *good[1:] * 3, *cells])
+    blank = sum(not any(row) for row in cells)
+    try:
+        report = check(str(mapping), [path], Store.open(Settings(home=tmp_path / "none")))
+    except UserError as refused:
+        pytest.fail(f"refused whole: {refused}")
+    assert report.rows == report.accepted_rows + report.refused_rows
+    assert report.rows in (12 + len(cells), 12 + len(cells) - blank)
