@@ -116,6 +116,26 @@ def point_in_time(
 
 
 @bench_app.command()
+def ingest(
+    rows: Annotated[int, typer.Option(min=1200, help="Number of runners in the made-up file.")] = 200_000,
+    as_json: Json = False,
+) -> None:
+    """Measure rows/s of a made-up CSV: inspected, read by a mapping, and loaded into an empty log."""
+    from rich.table import Table
+
+    from benchmarks.ingest import measure
+
+    timings = measure(rows, now())
+    table = Table(title=f"{timings[0].rows:,} rows")
+    for name in ("step", "seconds", "rows/s", "rows/s of CPU"):
+        table.add_column(name)
+    for timing in timings:
+        by_clock, by_cpu = timing.per_second
+        table.add_row(timing.step, f"{timing.seconds:.1f}", f"{by_clock:,}", f"{by_cpu:,}")
+    show(timings, as_json, lambda: table)
+
+
+@bench_app.command()
 def stream(
     starts: Annotated[int, typer.Option(help="Number of starts to replay.")] = 100_000,
     rates: Annotated[list[float], typer.Option("--rate", help="Live results per second. Repeatable.")] = [10.0, 80.0],  # noqa: B006 typer copies it
