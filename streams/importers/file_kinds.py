@@ -19,7 +19,7 @@ PARQUET: Final = FileKind(
 )
 BZIP2: Final = FileKind("a bzip2 file", "unpack it first (`bunzip2`), and give the file in it")
 ZIP: Final = FileKind("a zip archive", "unpack it first (`unzip`), and give the file in it")
-_EXCEL: Final = FileKind("an Excel workbook", "save its sheet as CSV in UTF-8")
+EXCEL: Final = FileKind("an Excel workbook", "save its sheet as CSV in UTF-8")
 _OPEN_DOCUMENT: Final = FileKind("an OpenDocument spreadsheet", "save its sheet as CSV in UTF-8")
 _HTML: Final = FileKind(
     "a web page (HTML)", "download the data itself: the address may have answered with an error or a login page"
@@ -36,7 +36,7 @@ _SIGNATURES: Final[tuple[tuple[bytes, FileKind], ...]] = (
     (b"\x04\x22\x4d\x18", FileKind("an lz4 file", "unpack it first (`unlz4`), and give the file in it")),
     (b"7z\xbc\xaf\x27\x1c", FileKind("a 7-Zip archive", "unpack it first (`7z x`), and give the file in it")),
     (b"Rar!\x1a\x07", FileKind("a RAR archive", "unpack it first (`unrar x`), and give the file in it")),
-    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", _EXCEL),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", EXCEL),
     (b"%PDF-", FileKind("a PDF", "get the data as CSV: a printed page holds no columns")),
     (b"ARROW1", FileKind("an Arrow (Feather) file", "save it as CSV in UTF-8 or as Parquet")),
     (b"SQLite format 3\x00", FileKind("an SQLite database", "export its table as CSV in UTF-8")),
@@ -53,7 +53,7 @@ def file_kind(sample: bytes) -> FileKind | None:
     if kind is ZIP:
         begins = sample[:_PACKED_SHEET_WITHIN]
         if b"[Content_Types].xml" in begins or b"xl/" in begins:
-            return _EXCEL
+            return EXCEL
         return _OPEN_DOCUMENT if b"opendocument.spreadsheet" in begins else ZIP
     if kind is None and sample[_TAR_AT : _TAR_AT + 5] == b"ustar":
         return FileKind("a tar archive", "unpack it first (`tar -xf`), and give the file in it")

@@ -1,8 +1,8 @@
 """Read a file of any form as a frame: columns of text cells by name, with every distinct cell stored once.
 
-Forms: CSV with any of `,` `;` tab `|`, JSON, NDJSON and Parquet, recognised by content; plain or in gzip, bzip2 or zip. A zip
-holds one frame for each of its files. Numbers, dates and truths of JSON and Parquet become text, so that every form is read by
-the same readers. Whatever is wrong with a file is a `UserError` of one line.
+Forms: CSV with any of `,` `;` tab `|`, JSON, NDJSON, Parquet and Excel (xlsx), recognised by content; plain or in gzip, bzip2 or
+zip. A zip holds one frame for each of its files, a workbook one for each sheet. Numbers, dates and truths become text, so that
+every form is read by the same readers. Whatever is wrong with a file is a `UserError` of one line.
 """
 
 import bz2
@@ -24,12 +24,13 @@ import pyarrow.csv as arrow_csv
 from velo.errors import UserError
 from velo.streams.importers.columns import value_of
 from velo.streams.importers.dead_letters import json_value
-from velo.streams.importers.file_kinds import BZIP2, GZIP, PARQUET, ZIP, file_kind, refuse_other_kind
+from velo.streams.importers.file_kinds import BZIP2, EXCEL, GZIP, PARQUET, ZIP, file_kind, refuse_other_kind
 from velo.streams.importers.json_rows import json_rows
 from velo.streams.importers.tables import parquet_table
+from velo.streams.importers.workbook import sheets
 
 SEPARATORS: Final = ",;\t|"
-WANTED: Final = "a file of races is CSV, JSON, NDJSON or Parquet, plain or in gzip, bzip2 or zip"
+WANTED: Final = "a file of races is CSV, JSON, NDJSON, Parquet or xlsx, plain or in gzip, bzip2 or zip"
 _SAMPLE_BYTES: Final = 2**16
 _UNPACKED_AT_LEAST: Final = 2**24
 _UNPACKED_TIMES: Final = 200
@@ -148,7 +149,12 @@ def frames(path: Path, rows_at: str | None = None, encoding: str = "utf-8") -> I
     Without it the path with the most rows is used. `encoding` is that of a CSV. Raises `UserError` for a file that cannot be read.
     """
     for label, stream in contents(path):
-        yield _frame(label, stream, path if label == str(path) else None, rows_at, encoding)
+        sample = stream.read(_SAMPLE_BYTES)
+        stream.seek(0)
+        if sample.startswith(b"PK") and file_kind(sample) is EXCEL:
+            yield from _from_workbook(label, stream)
+        else:
+            yield _frame(label, stream, path if label == str(path) else None, rows_at, encoding)
 
 
 def contents(path: Path) -> Iterator[tuple[str, IO[bytes]]]:
@@ -246,6 +252,22 @@ def _from_parquet(label: str, path: Path | None) -> Frame:
         name.strip(): Column.of([_as_text(cell) for cell in table[name].to_pylist()]) for name in table.column_names
     }
     return _with_rows(Frame.of(label, columns, table.num_rows, 0))
+
+
+def _from_workbook(label: str, stream: IO[bytes]) -> Iterator[Frame]:
+    """Yield each sheet of a workbook that has a header and rows."""
+    found = False
+    for name, rows in sheets(label, stream):
+        header, cells = rows[0], rows[1:]
+        if cells:
+            found = True
+            names = [title or f"column {at + 1}" for at, title in enumerate(header)]
+            if twice := next((title for title in names if names.count(title) > 1), None):
+                raise UserError(f"{label}/{name} has the column {twice!r} more than once: keep one of them")
+            columns = {title: Column.of([row[at] for row in cells]) for at, title in enumerate(names)}
+            yield Frame.of(f"{label}/{name}", columns, len(cells), 2)
+    if not found:
+        raise UserError(f"{label} has no sheet with a header and rows: export it again, or leave it out")
 
 
 def _from_json(label: str, content: bytes, rows_at: str | None) -> Frame:

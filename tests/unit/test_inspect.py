@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.test_shipped_mappings import ANZ, API_RACE, HK_RACES, HK_RUNS, HKJC_CHINESE, NETKEIBA, api_runner
+from velo.errors import UserError
 from velo.settings import Settings
 from velo.storage.store import Store
 from velo.streams.importers import registry
@@ -132,3 +133,92 @@ def test_the_draft_of_an_unknown_file_loads_and_guesses_no_zone(tmp_path: Path, 
     assert (winner.weight_lbs, winner.sp_decimal, winner.position, beaten.sp_decimal) == (133.0, 3.5, 1, 2.0)
     assert pulled_up.status == "PU"
     assert second.race_id == "31/05/2024 Alpha Park 15:05"
+
+
+MAIN = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
+OFFICE = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+
+
+def workbook(path: Path, *rows: str, first: str = "") -> Path:
+    """A workbook as Excel writes it: shared strings, a style for dates (1), one of the user's own for times (2)."""
+    strings = (
+        "Contest",
+        "Day",
+        "Off",
+        "Track",
+        "Horse",
+        "Weight",
+        "Fin",
+        "Alpha Park",
+        "Plain Sailing",
+        "Second Thoughts",
+    )
+    shared = "".join(f"<si><t>{text}</t></si>" for text in strings)
+    parts = {
+        "[Content_Types].xml": "<Types/>",
+        "xl/workbook.xml": f'<workbook {MAIN} xmlns:r="{OFFICE}"><sheets><sheet name="Results" sheetId="1" r:id="rId7"/></sheets></workbook>',
+        "xl/_rels/workbook.xml.rels": '<Relationships xmlns="x"><Relationship Id="rId7" Target="worksheets/sheet1.xml"/></Relationships>',
+        "xl/sharedStrings.xml": f"<sst {MAIN}>{shared}</sst>",
+        "xl/styles.xml": f'<styleSheet {MAIN}><numFmts><numFmt numFmtId="164" formatCode="h:mm"/></numFmts><cellXfs><xf numFmtId="0"/>'
+        '<xf numFmtId="14"/><xf numFmtId="164"/></cellXfs></styleSheet>',
+        "xl/worksheets/sheet1.xml": f"{first}<worksheet {MAIN}><sheetData>{''.join(rows)}</sheetData></worksheet>",
+    }
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in parts.items():
+            archive.writestr(name, text)
+    return path
+
+
+HEADER_ROW = "<row>" + "".join(f'<c r="{"ABCDEFG"[at]}1" t="s"><v>{at}</v></c>' for at in range(7)) + "</row>"
+
+
+def result_row(number: int, horse: int, fin: str) -> str:
+    return (
+        f'<row><c r="A{number}"><v>17</v></c><c r="B{number}" s="1"><v>45443</v></c><c r="C{number}" s="2"><v>0.60416666666666663</v></c>'
+        f'<c r="D{number}" t="s"><v>7</v></c><c r="E{number}" t="s"><v>{horse}</v></c><c r="F{number}" t="inlineStr"><is><t>9-7</t></is></c>'
+        f"{fin}</row>"
+    )
+
+
+def test_a_workbook_is_read_with_its_dates_times_and_blanks(tmp_path: Path, store: Store) -> None:
+    path = workbook(
+        tmp_path / "club.xlsx",
+        HEADER_ROW,
+        result_row(2, 8, '<c r="G2"><v>1</v></c>'),
+        result_row(3, 9, '<c r="G3" t="str"><v>PU</v></c>'),
+    )
+    report = inspect([path], store)
+    (file,) = report.files
+    assert (file.label, file.source, file.rows, file.days) == (f"{path}/Results", None, 2, 1)
+    values = {guess.name: guess.values for guess in file.columns}
+    assert (values["Day"], values["Off"], values["Contest"]) == (("2024-05-31",), ("14:30:00",), ("17",))
+    assert report.mapping is not None
+    importer = registry.importer(str(written(tmp_path, report.mapping, "draft.toml")))
+    assert isinstance(importer, ResultsImporter)
+    (result,) = importer.read([path], store).messages
+    assert [(runner.horse, runner.status, runner.weight_lbs) for runner in result.runners] == [
+        ("Plain Sailing", "FINISHED", 133.0),
+        ("Second Thoughts", "PU", 133.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "first", "said"),
+    [
+        ([HEADER_ROW], "", "has no sheet with a header and rows"),
+        ([HEADER_ROW, '<row><c r="A2" t="s"><v>99</v></c></row>'], "", "cannot be read"),
+        ([HEADER_ROW, "<row>"], "", "cannot be read"),
+        ([HEADER_ROW, '<row><c r="ZZZ2"><v>1</v></c></row>'], "", "cannot be read"),
+        (
+            [HEADER_ROW, '<row><c r="A2"><v>1</v></c></row>'],
+            "<!DOCTYPE x [<!ENTITY a 'b'>]>",
+            "is no workbook that Excel wrote",
+        ),
+    ],
+)
+def test_a_broken_workbook_is_refused_in_one_line(
+    rows: list[str], first: str, said: str, tmp_path: Path, store: Store
+) -> None:
+    with pytest.raises(UserError, match=said) as refused:
+        inspect([workbook(tmp_path / "club.xlsx", *rows, first=first)], store)
+    assert "\n" not in str(refused.value)
