@@ -25,6 +25,7 @@ from benchmarks.page import facts_table
 from benchmarks.serve import catch_up
 from benchmarks.stores import machine, program, served
 from velo.feature_repo.stores import embedded_redis
+from velo.racing.cards import without_outcome
 from velo.racing.messages import FINISHED, Market, Message, NonRunner, Race, Racecard, Result, Runner
 from velo.serving.scoring.history import TablesBehind
 from velo.serving.scoring.request_deadline import UNHURRIED_S
@@ -206,10 +207,8 @@ def _declared(store: Store, results: Sequence[Result], minutes: float, count: in
             race = replace(field[0][1], race_id=f"poll {number}", off_time=off)
             race = replace(race, race_date=off.astimezone(store.timezone).date())
             runners = tuple(
-                replace(runner, runner_no=at + 1, draw=at + 1, status=None, position=None, sp_decimal=None,
-                        beaten_lengths=None, finish_time_s=None, kept={})
-                for at, (runner, _) in enumerate(field)
-            )  # fmt: skip
+                replace(without_outcome(runner), runner_no=at + 1, draw=at + 1) for at, (runner, _) in enumerate(field)
+            )
             writer.append(Racecard(race, runners))
             day.append(PolledRace(race, runners, kind, result_at, []))
         writer.sync()

@@ -70,6 +70,23 @@ ABILITY: Final[tuple[Recent, ...]] = (
     Last("body_weight_last", "body_weight_lbs"),
 )
 
+IN_RUNNING: Final[tuple[Recent, ...]] = (
+    Last("early_last", "early_e9"),
+    Ewma("early_ewma", "early_e9"),
+    Last("gained_last", "gained_e9"),
+    Ewma("gained_ewma", "gained_e9"),
+    Last("straight_last", "straight_e9"),
+    Ewma("straight_ewma", "straight_e9"),
+    Ewma("early_speed_ewma", "early_speed_e9"),
+    Last("late_speed_last", "late_speed_e9"),
+    Ewma("late_speed_ewma", "late_speed_e9"),
+    Max("late_speed_best", "late_speed_e9"),
+    Last("finishing_last", "finishing_e9"),
+    Ewma("finishing_ewma", "finishing_e9"),
+    Last("hampered_last", "hampered", "int"),
+    Last("widest_last", "widest_path", "int"),
+)
+
 
 def elo(whose: str) -> tuple[Aggregate, ...]:
     """The aggregates of the Elo rating of one of `velo.racing.elo.PARTS`."""
@@ -155,6 +172,19 @@ SHIPPED: Final[tuple[Family, ...]] = (
             Ratio("day", "day_e9", "one"),
         ),
         recent=ABILITY,
+    ),
+    Family(
+        "horse_running",
+        ("horse_id",),
+        "where a horse runs in its races, and how fast early and late",
+        career=(
+            Sum("runs", "one"),
+            Ratio("early", "early_e9", "early_known"),
+            Ratio("led", "led", "early_known"),
+            Ratio("held_up", "held_up", "early_known"),
+            Ratio("slow_away", "slow_away", "slow_away_known"),
+        ),
+        recent=IN_RUNNING,
     ),
     Family(
         "jockey_course",

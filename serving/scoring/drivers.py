@@ -132,6 +132,8 @@ def story_of(column: str) -> str:
         return "elo"
     if view == "horse_ability":
         return _ABILITY.get(feature.split("_")[0], "horse_ability:clock")
+    if view == "horse_running":
+        return _RUNNING.get(feature.split("_")[0], "horse_running:style")
     if name in IN_HAND:
         return "horse_ability:figure"
     if view == "horse_form":
@@ -253,6 +255,16 @@ def _days(values: Values) -> str:
     return layoff_band(values["since_last_run__layoff_band"]) or "last run unknown"
 
 
+def _passed(values: Values) -> str:
+    gained = values["horse_running__gained_ewma"]
+    if _unknown(gained):
+        return "early place unknown"
+    share = round(100 * (gained - 1))
+    if share == 0:
+        return "keeps its early place lately"
+    return f"{'passes' if share > 0 else 'is passed by'} {abs(share)} % of rivals after the first call lately"
+
+
 def _last_run(values: Values) -> str:
     position, field = values["horse_form__position_last"], values["horse_form__field_last"]
     if _unknown(field):
@@ -287,6 +299,10 @@ _ABILITY: Final = {
     "day": SEASONED,
     "runs": "horse_ability:odds",
 }
+_RUNNING: Final = {
+    **dict.fromkeys(("late", "finishing"), "horse_running:late speed"),
+    **dict.fromkeys(("gained", "straight", "hampered", "widest", "slow"), "horse_running:trip"),
+}
 _QUANTITY: Final = {
     "days_since_last_run": "days",
     "layoff_band": "days",
@@ -309,6 +325,7 @@ _HIGHER_IS_BETTER: Final[Mapping[str, tuple[str, float | None]]] = {
     "horse_ability:odds": ("horse_ability__over_ewma", 1.0),
     "horse_ability:figure": ("horse_ability__figure_ewma", None),
     "horse_ability:clock": ("horse_ability__speed_ewma", None),
+    "horse_running:late speed": ("horse_running__late_speed_ewma", 1.0),
     "horse_form:form": ("horse_form__prb_ewma", None),
 }
 """Stories whose words call a runner good or bad: the column they state, and its value for an average runner, if it has one."""
@@ -333,6 +350,13 @@ _WORDS: Final[Mapping[str, Callable[[Values], str]]] = {
     "horse_ability:odds": _against_the_odds("horse_ability__over_ewma", "lately", "no past odds"),
     "horse_ability:figure": _number("horse_ability__figure_ewma", "ran to {:.0f} lately", "no figure yet"),
     "horse_ability:clock": _number("horse_ability__speed_ewma", "{:.1f} % of par speed lately", "not timed yet", 100.0),
+    "horse_running:style": _number(
+        "horse_running__early_ewma", "ahead of {:.0f} % of rivals early on", "early place unknown", 100.0
+    ),
+    "horse_running:trip": _passed,
+    "horse_running:late speed": _number(
+        "horse_running__late_speed_ewma", "last section at {:.1f} % of its races' mean speed", "no sections yet", 100.0
+    ),
     "jockey_course": _rivals_beaten(
         "jockey_course__prb_1095d", "jockey_course__over_1095d", "jockey here", "jockey new here"
     ),

@@ -7,7 +7,7 @@ from typing import Final
 from velo.racing.expression_renderers import Sql
 from velo.racing.jurisdiction import UNKNOWN, Jurisdiction
 from velo.racing.measures import MEASURES, Measure, extra_columns
-from velo.racing.messages import STARTED
+from velo.racing.messages import IN_RUNNING, STARTED
 from velo.racing.race_values import (
     FIGURE_LENGTHS_CAP,
     HEAVIEST_LBS,
@@ -16,6 +16,7 @@ from velo.racing.race_values import (
     LONGEST_RACE_M,
     LONGEST_RACE_S,
     LONGEST_RATING,
+    LONGEST_SECTION_MS,
     SHORTEST_RACE_M,
 )
 from velo.racing.start_columns import sql_of
@@ -29,6 +30,7 @@ CONSTANTS: Final = {
     "longest_race_m": LONGEST_RACE_M,
     "longest_race_s": LONGEST_RACE_S,
     "longest_rating": LONGEST_RATING,
+    "longest_section_ms": LONGEST_SECTION_MS,
 }
 """The constants of the queries, each by its placeholder."""
 
@@ -53,6 +55,8 @@ def constants(jurisdiction: Jurisdiction, own: tuple[Measure, ...]) -> dict[str,
         "$measures": measures_sql((*MEASURES.values(), *own)),
         "$own_columns": "".join(f', "{name}" JSON' for name in names),
         "$own_names": "".join(f', "{name}"' for name in names),
+        "$in_running_columns": "".join(f', "{name}" JSON' for name in IN_RUNNING),
+        "$in_running_names": "".join(f', "{name}"' for name in IN_RUNNING),
         **_rules(jurisdiction),
         **{f"${name}": str(number) for name, number in CONSTANTS.items()},
         "$started": "[" + ", ".join(f"'{status}'" for status in sorted(STARTED)) + "]",

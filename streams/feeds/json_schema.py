@@ -7,10 +7,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
-from velo.racing.messages import NON_RUNNER, SCHEMA_VERSION, STATUSES, TYPES, Race, Runner
+from velo.racing.messages import NON_RUNNER, OUTCOMES, SCHEMA_VERSION, STATUSES, TYPES, Race, Runner
 from velo.streams.feeds.validation import MAX_DEPTH, MAX_WHOLE, PRODUCED
 from velo.streams.importers.columns import COLUMNS, RACE_COLUMNS, RUNNER_COLUMNS
-from velo.streams.importers.race_maker import OUTCOMES
 
 COMMITTED: Final = Path(__file__).parent / "schema" / f"messages-v{SCHEMA_VERSION}.json"
 _KINDS: Final[dict[str, dict[str, Any]]] = {
@@ -35,6 +34,13 @@ _SAID: Final = {
     "weight_lbs": "carried",
     "position": "for FINISHED: 1 or more, the same for each horse of a dead heat; for RAN (place unknown): 1 if it won",
     "beaten_lengths": "behind the winner",
+    "first_call_position": "position at the first call; 1 led",
+    "last_call_position": "position at the last call before the finish",
+    "first_section_ms": "time of the first section, in milliseconds",
+    "last_section_ms": "time of the last section, in milliseconds",
+    "widest_path": "the widest path that it raced on, counted from the rail: 1, 2, …",
+    "slow_away": "whether it was slow from the start",
+    "hampered": "whether it was blocked, checked or bumped",
     "sp_decimal": "decimal odds, stake included; 1 or less counts as missing",
     "result_version": "higher replaces lower; an amended result needs a higher one than the last",
     "known_at": "ignored: a live message is known when it arrives",

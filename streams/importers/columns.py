@@ -52,6 +52,13 @@ RUNNER_COLUMNS: Final[dict[str, str]] = {
     "beaten_lengths": "number",
     "finish_time_s": "number",
     "sp_decimal": "number",
+    "first_call_position": "whole number",
+    "last_call_position": "whole number",
+    "first_section_ms": "whole number",
+    "last_section_ms": "whole number",
+    "widest_path": "whole number",
+    "slow_away": "truth",
+    "hampered": "truth",
 }
 COLUMNS: Final = {"race_id": "text", "result_version": "whole number"} | RACE_COLUMNS | RUNNER_COLUMNS
 REQUIRED: Final = ("race_id", "race_date", "course", "horse", "status")

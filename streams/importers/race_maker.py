@@ -12,7 +12,9 @@ from velo.errors import Refused
 from velo.racing.clock import RESULT_DELAY, YEARS, assumed_off, local_date, to_text
 from velo.racing.messages import (
     FINISHED,
+    IN_RUNNING,
     NON_RUNNER,
+    OUTCOMES,
     RAN,
     STARTED,
     STATUSES,
@@ -43,6 +45,7 @@ _AS_GIVEN: Final = (
     "position",
     "beaten_lengths",
     "finish_time_s",
+    *IN_RUNNING,
 )
 ONE_DAY: Final = timedelta(days=1)
 BEFORE_OFF: Final = "result before its scheduled off"
@@ -50,8 +53,6 @@ BEFORE_OFF: Final = "result before its scheduled off"
 _NO_ODDS: Final = 1.0
 _SHOWN_CHARACTERS: Final = 100
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-OUTCOMES: Final = ("status", "position", "beaten_lengths", "finish_time_s", "sp_decimal")
-"""Columns that a racecard leaves out, whatever its file holds."""
 
 
 @dataclass(frozen=True, slots=True)

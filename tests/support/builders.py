@@ -19,7 +19,19 @@ from tests.support.runner_table_oracle import RACE_COLUMNS, iso, name_key, next_
 Row = dict[str, Any]
 Record = dict[str, Any]
 
-INTEGER_COLUMNS = ("race_no", "race_class", "runner_no", "draw", "age", "official_rating", "position", "result_version")
+SECTIONS = ("first_call_position", "last_call_position", "first_section_ms", "last_section_ms", "widest_path")
+FLAGS = ("slow_away", "hampered")
+INTEGER_COLUMNS = (
+    "race_no",
+    "race_class",
+    "runner_no",
+    "draw",
+    "age",
+    "official_rating",
+    "position",
+    "result_version",
+    *SECTIONS,
+)
 FLOAT_COLUMNS = (
     "distance_m",
     "weight_lbs",
@@ -48,6 +60,8 @@ RUNNER_COLUMNS = (
     "beaten_lengths",
     "finish_time_s",
     "sp_decimal",
+    *SECTIONS,
+    *FLAGS,
 )
 TABLE_COLUMNS = (
     "race_id",
@@ -139,6 +153,8 @@ def write_runner_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
             return pa.date32()
         if column in ("off_time", "known_at"):
             return pa.timestamp("us", tz="UTC")
+        if column in FLAGS:
+            return pa.bool_()
         return pa.int32() if column in INTEGER_COLUMNS else pa.float64() if column in FLOAT_COLUMNS else pa.string()
 
     schema = pa.schema([(column, kind(column)) for column in TABLE_COLUMNS])

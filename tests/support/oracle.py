@@ -45,6 +45,7 @@ JOIN_KEYS: dict[str, Key] = {
     "horse_going": ("horse_id", "going_group"),
     "draw_bias": ("draw_cell",),
     "horse_ability": ("horse_id",),
+    "horse_running": ("horse_id",),
     "jockey_course": ("jockey_id", "course"),
     "horse_course_distance": ("horse_id", "course", "distance_band"),
     "horse_elo": ("horse_id",),
@@ -62,6 +63,7 @@ WINDOWS_DAYS: dict[str, tuple[int, ...]] = {
     "horse_going": (),
     "draw_bias": (1095,),
     "horse_ability": (),
+    "horse_running": (),
     "jockey_course": (1095,),
     "horse_course_distance": (),
     "horse_elo": (),
@@ -232,6 +234,41 @@ def ability(starts: list[Start]) -> Features:
     return row
 
 
+def share(flags: list[bool]) -> float | None:
+    return ratio(sum(flags), len(flags))
+
+
+def running(starts: list[Start]) -> Features:
+    ordered = [start.running for start in sorted(starts, key=lambda start: (start.off_time, start.race_id))]
+    called = [one for one in ordered if one.early_e9 is not None]
+    newest = ordered[-1] if ordered else None
+    row: Features = {
+        "runs": len(ordered),
+        "early": mean_e9([one.early_e9 for one in ordered]),
+        "led": share([one.led for one in called]),
+        "held_up": share([one.held_up for one in called]),
+        "slow_away": share([one.slow_away for one in ordered if one.slow_away is not None]),
+        "hampered_last": None if newest is None or newest.hampered is None else int(newest.hampered),
+        "widest_last": newest.widest_path if newest else None,
+    }
+    for name, with_last, with_best in (
+        ("early", True, False),
+        ("gained", True, False),
+        ("straight", True, False),
+        ("early_speed", False, False),
+        ("late_speed", True, True),
+        ("finishing", True, False),
+    ):
+        values = [getattr(one, f"{name}_e9") for one in ordered]
+        known = [Fraction(value, E9) for value in values if value is not None]
+        row[f"{name}_ewma"] = ewma(known)
+        if with_last:
+            row[f"{name}_last"] = None if not values or values[-1] is None else float(Fraction(values[-1], E9))
+        if with_best:
+            row[f"{name}_best"] = float(max(last(known, 6))) if known else None
+    return row
+
+
 def suited(starts: list[Start]) -> Features:
     return {
         "runs": len(starts),
@@ -263,6 +300,7 @@ FEATURES: dict[str, Callable[[list[Start], dict[int, list[Start]]], Features]] =
     "horse_going": lambda starts, windows: career(starts),
     "draw_bias": lambda starts, windows: draw(windows),
     "horse_ability": lambda starts, windows: ability(starts),
+    "horse_running": lambda starts, windows: running(starts),
     "jockey_course": lambda starts, windows: against_the_odds(windows),
     "horse_course_distance": lambda starts, windows: (
         suited(starts) | balance(JOIN_KEYS["horse_course_distance"], starts)

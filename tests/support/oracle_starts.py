@@ -55,7 +55,25 @@ class Start:
     speed_e9: int | None
     figure_e9: int | None
     body_weight_lbs: float | None
+    running: "Running"
     elo: dict[tuple[str, ...], int] | None = None
+
+
+@dataclass(frozen=True)
+class Running:
+    """What a start did between the off and the finish, as its race tells it; None is unknown."""
+
+    early_e9: int | None
+    led: bool
+    held_up: bool
+    gained_e9: int | None
+    straight_e9: int | None
+    early_speed_e9: int | None
+    late_speed_e9: int | None
+    finishing_e9: int | None
+    slow_away: bool | None
+    hampered: bool | None
+    widest_path: int | None
 
 
 # -- the clock --------------------------------------------------------------------------------------------------------
@@ -193,6 +211,60 @@ def pace_e9(time_s: float | None, times_s: list[float | None]) -> int | None:
     return min(2 * E9, math.floor(Fraction(sum(known), len(known) * own) * E9))
 
 
+def counted(value: Any, most: int) -> int | None:
+    """A whole number from 1 to `most`; anything else is unknown."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return value if whole and 1 <= value <= most else None
+
+
+def flag(value: Any) -> bool | None:
+    return value if value is True or value is False else None
+
+
+def rivals_behind_e9(position: int | None, starters: int) -> int | None:
+    if position is None or starters == 1 or position > starters:
+        return None
+    return math.floor(Fraction(starters - position, starters - 1) * E9)
+
+
+def against_the_mean_e9(mine: int | None, everyone: list[int | None]) -> int | None:
+    """The mean of the known times over one's own: 2 at the most, unknown where no rival was timed."""
+    known = [ms for ms in everyone if ms is not None]
+    if mine is None or len(known) < 2:
+        return None
+    return min(2 * E9, math.floor(Fraction(sum(known), len(known) * mine) * E9))
+
+
+def running_of(
+    runner: Mapping[str, Any], runners: list[Mapping[str, Any]], prb_e9: int | None, pace: int | None
+) -> Running:
+    starters, day_ms = len(runners), 24 * 60 * 60 * 1000
+    call = counted(runner.get("first_call_position"), 100_000)
+    early, late = (
+        rivals_behind_e9(counted(runner.get(name), 100_000), starters)
+        for name in ("first_call_position", "last_call_position")
+    )
+    first, final = (
+        against_the_mean_e9(
+            counted(runner.get(name), day_ms - 1), [counted(one.get(name), day_ms - 1) for one in runners]
+        )
+        for name in ("first_section_ms", "last_section_ms")
+    )
+    return Running(
+        early_e9=early,
+        led=early is not None and call == 1,
+        held_up=early is not None and early < E9 // 3,
+        gained_e9=None if early is None or prb_e9 is None else E9 + prb_e9 - early,
+        straight_e9=None if late is None or prb_e9 is None else E9 + prb_e9 - late,
+        early_speed_e9=first,
+        late_speed_e9=final,
+        finishing_e9=None if final is None or not pace else min(4 * E9, final * E9 // pace),
+        slow_away=flag(runner.get("slow_away")),
+        hampered=flag(runner.get("hampered")),
+        widest_path=counted(runner.get("widest_path"), 100_000),
+    )
+
+
 def whole_metres(distance_m: float | None) -> int | None:
     if distance_m is None or distance_m < 100 or distance_m >= 100_000:
         return None
@@ -289,6 +361,7 @@ def starts_of(record: Record) -> list[Start]:
                 speed_e9=speed_e9(times[number], record.get("distance_m")),
                 figure_e9=figures[number],
                 body_weight_lbs=runner.get("body_weight_lbs"),
+                running=running_of(runner, runners, prb_e9, pace_e9(times[number], times)),
             )
         )
     return starts

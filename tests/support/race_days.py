@@ -4,12 +4,13 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from velo.commands.serve import service_of
 from velo.feature_repo.stores.race_cards import RaceCards
 from velo.feature_repo.stores.redis_client import connect
+from velo.racing.cards import without_outcome
 from velo.racing.clock import local_date, local_midnight
 from velo.racing.messages import Message, Racecard, Result
 from velo.serving.scoring.feature_matrix import FeatureMatrix
@@ -91,9 +92,5 @@ def a_day(store: Store, now: datetime) -> Iterator[Day]:
 
 def card_of(result: Result, scratched: Sequence[str] = ()) -> Racecard:
     """The card that version 1 of a result stands for, without outcomes; and who was scratched later, still on it."""
-    before = [
-        replace(one, status=None, position=None, beaten_lengths=None, finish_time_s=None, sp_decimal=None, kept={})
-        for one in result.runners
-        if one.started or one.horse_id in scratched
-    ]
-    return Racecard(result.race, tuple(before))
+    declared = (one for one in result.runners if one.started or one.horse_id in scratched)
+    return Racecard(result.race, tuple(map(without_outcome, declared)))

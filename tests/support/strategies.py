@@ -20,12 +20,12 @@ from zoneinfo import ZoneInfo
 
 from hypothesis import strategies as st
 
-from tests.support.builders import Row, a_log, a_message, a_race, a_runner, a_tick
+from tests.support.builders import FLAGS, SECTIONS, Row, a_log, a_message, a_race, a_runner, a_tick
 from tests.support.oracle_starts import STARTED, instant, local_date, local_midnight
 from tests.support.runner_table_oracle import Load, iso, load
 
 MICROSECOND = timedelta(microseconds=1)
-OUTCOMES = ("status", "position", "beaten_lengths", "finish_time_s", "sp_decimal")
+OUTCOMES = ("status", "position", "beaten_lengths", "finish_time_s", "sp_decimal", *SECTIONS, *FLAGS)
 TIMEZONES = ("Europe/London", "Asia/Hong_Kong", "America/New_York", "Australia/Lord_Howe")
 YEAR = 2021
 """Loads begin in this year; the longest window (1,095 days) ends inside the years drawn."""
@@ -48,6 +48,8 @@ DISTANCES_M = (1006.0, 1299.9, 1300.0, 1899.9, 1900.0, 2700.0, None)
 ODDS = (1.0, 0.0, 1.0625, 1.5, 2.375, 4.333333, 8.5, 51.0, 1001.0)
 TIMES_S = (None, 0.0, 0.0004, 57.314, 70.005, 88.61, 153.0, 86_400.0)
 BANDS = (None, "80-60", "0-75", "Class 4", "(2024) 60-40", "open")
+CALLS = (None, None, 0, 1, 1, 2, 3, 4, 5, 7, 13)
+SECTIONS_MS = (None, 0, 1, 13_280, 23_010, 23_011, 24_250, 86_399_999, 86_400_000)
 LENGTHS = (None, 0.0, 0.05, 1.25, 3.75, 29.99, 30.0, 40.0)
 FELL = tuple(sorted(STARTED - {"FINISHED", "RAN"}))
 
@@ -170,7 +172,23 @@ def _runner(
         ),
         official_rating=draw(st.sampled_from((70, 85, None))),
         body_weight_lbs=draw(st.sampled_from((1020.0, 1133.5, None))),
+        **draw(in_running()),
     )
+
+
+@st.composite
+def in_running(draw: st.DrawFn) -> Row:
+    """What a runner did between the off and the finish; for one in three nothing is known."""
+    if draw(st.integers(0, 2)) == 0:
+        return {}
+    drawn: Row = {
+        "first_call_position": draw(st.sampled_from(CALLS)),
+        "last_call_position": draw(st.sampled_from(CALLS)),
+        "first_section_ms": draw(st.sampled_from(SECTIONS_MS)),
+        "last_section_ms": draw(st.sampled_from(SECTIONS_MS)),
+        "widest_path": draw(st.sampled_from((None, 0, 1, 3, 8))),
+    }
+    return drawn | {name: draw(st.sampled_from((None, False, True))) for name in FLAGS}
 
 
 def _plain(name: str) -> str:
@@ -180,7 +198,8 @@ def _plain(name: str) -> str:
 @st.composite
 def amended(draw: st.DrawFn, runners: list[Row]) -> list[Row]:
     """Another version's runners: voided, nobody started, placings reversed, winner disqualified, odds mended, anew."""
-    how = draw(st.sampled_from(("same", "void", "part void", "none ran", "reversed", "disqualified", "odds", "anew")))
+    ways = ("same", "void", "part void", "none ran", "reversed", "disqualified", "odds", "sections", "anew")
+    how = draw(st.sampled_from(ways))
     if how == "void":
         return [{**runner, "status": "VOID", "position": None} for runner in runners]
     if how == "none ran":
@@ -196,6 +215,9 @@ def amended(draw: st.DrawFn, runners: list[Row]) -> list[Row]:
         return [{**runner, "status": "DSQ"} if runner["position"] == 1 else _promoted(runner) for runner in runners]
     if how == "odds":
         return [{**runner, "sp_decimal": draw(st.sampled_from(ODDS))} for runner in runners]
+    if how == "sections":
+        nothing = dict.fromkeys((*SECTIONS, *FLAGS))
+        return [{**runner, **nothing, **draw(in_running())} for runner in runners]
     return draw(fields()) if how == "anew" else runners
 
 

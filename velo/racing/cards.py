@@ -6,10 +6,11 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from velo.racing.going import distance_band, draw_cell, going_group
 from velo.racing.messages import (
+    OUTCOMES,
     STARTED,
     GoingChange,
     JockeyChange,
@@ -31,6 +32,7 @@ N = TypeVar("N", NonRunner, Reinstated, JockeyChange, GoingChange)
 Source = Literal["racecard", "result version 1"]
 FROM_CARD: Final[Source] = "racecard"
 FROM_RESULT: Final[Source] = "result version 1"
+_NO_OUTCOME: Final[dict[str, Any]] = {**dict.fromkeys(OUTCOMES), "kept": {}}
 FIRST_VERSION: Final = 1
 """The version that bets settle on and labels are made from (contract 3)."""
 
@@ -217,8 +219,8 @@ def _declared(
     source: Source,
 ) -> Declared:
     thirds = draw_thirds([runner.draw for runner in runners])
-    before = tuple(_without_outcome(runner) for runner in runners)
-    return Declared(instant, race, before, tuple(map(_without_outcome, withdrawn)), tuple(thirds), odds, source)
+    before = tuple(without_outcome(runner) for runner in runners)
+    return Declared(instant, race, before, tuple(map(without_outcome, withdrawn)), tuple(thirds), odds, source)
 
 
 def _with_rider(runner: Runner, changes: Mapping[str, JockeyChange]) -> Runner:
@@ -230,10 +232,9 @@ def _may_run(runner: Runner) -> bool:
     return runner.status is None or runner.status in STARTED
 
 
-def _without_outcome(runner: Runner) -> Runner:
-    return replace(
-        runner, status=None, position=None, beaten_lengths=None, finish_time_s=None, sp_decimal=None, kept={}
-    )
+def without_outcome(runner: Runner) -> Runner:
+    """Return a runner as a card declares it: without its outcome and unknown columns."""
+    return replace(runner, **_NO_OUTCOME)
 
 
 def _by_known_at(messages: Iterable[Message], kind: type[M]) -> list[M]:

@@ -112,6 +112,27 @@ _OVER = case((_PRICED, E9 + _PRB - _RIVALS))
 _TIME = column("time_ms")
 _PACE = case((column("timed") > 1, smallest(E9 * column("clocked") // (column("timed") * _TIME), PACE_CAP * E9)))
 _SPEED = smallest(E9 * column("par_ms") // _TIME, PACE_CAP * E9)
+
+
+def _rivals_behind(position: Expression) -> Expression:
+    """The share of rivals behind a position, in billionths."""
+    return case(((_FIELD > 1) & (position <= _FIELD), E9 * (_FIELD - position) // (_FIELD - 1))).proved(0, E9)
+
+
+_CALL = column("first_call_position")
+_EARLY = _rivals_behind(_CALL)
+_EARLY_KNOWN = _EARLY.known
+_THIRD = E9 // 3
+
+
+def _section_speed(section: str) -> Expression:
+    """The race's mean time of a section over the runner's own, in billionths."""
+    timed = column(f"{section}_timed")
+    quotient = E9 * column(f"{section}_clocked") // (timed * column(f"{section}_ms"))
+    return case((timed > 1, smallest(quotient, PACE_CAP * E9)))
+
+
+_LATE_SPEED = _section_speed("last")
 _BEHIND = column("behind") * LENGTH_LBS_METRES // column("run_m")
 _FIGURE = column("scale") + column("weight_e9") + column("mean_behind") - _BEHIND
 _LENGTHS = (column("beaten_lengths").clamped(LENGTHS_FLOOR, LENGTHS_CAP) * E9).rounded
@@ -136,6 +157,35 @@ _DECLARED: Final = (
     _count("pace_known", "starts timed with a rival", _PACE.known.counted),
     _billionths("speed_e9", "speed against par for the distance", 2, _SPEED),
     _count("speed_known", "timed starts", _SPEED.known.counted),
+    _billionths("early_e9", "share of rivals behind at the first call", 1, _EARLY),
+    _count("early_known", "starts with a known first call", _EARLY_KNOWN.counted),
+    _count("led", "starts led at the first call", case((_EARLY_KNOWN, _CALL.equals(1).counted), default=0)),
+    _count(
+        "held_up",
+        "starts in the last third at the first call",
+        case((_EARLY_KNOWN, (_EARLY < _THIRD).counted), default=0),
+    ),
+    _billionths(
+        "gained_e9", "share of rivals passed from the first call to the finish (1 = none)", 2, E9 + _PRB - _EARLY
+    ),
+    _billionths(
+        "straight_e9",
+        "share of rivals passed from the last call to the finish (1 = none)",
+        2,
+        E9 + _PRB - _rivals_behind(column("last_call_position")),
+    ),
+    _billionths("early_speed_e9", "speed over the first section against the race's mean", 2, _section_speed("first")),
+    _billionths("late_speed_e9", "speed over the last section against the race's mean", 2, _LATE_SPEED),
+    _billionths(
+        "finishing_e9",
+        "speed over the last section against that of the whole race, relative to the race's mean",
+        4,
+        smallest(_LATE_SPEED * E9 // _PACE, 4 * E9),
+    ),
+    _count("slow_away_known", "starts with a known break", column("slow_away").known.counted),
+    _count("slow_away", "starts slow away", column("slow_away").or_else(False).counted),  # noqa: FBT003
+    Measure("hampered", "hampered", 0, 1, column("hampered").counted),
+    _number("widest_path", "widest path"),
     _billionths("figure_e9", "figure in pounds", 1500, _FIGURE, -1500),
     _billionths("lengths_e9", "lengths behind the winner (30 at most)", 30, _LENGTHS, -1000),
     _number("position", "position"),

@@ -73,6 +73,13 @@ class Runner:
     beaten_lengths: float | None = None
     finish_time_s: float | None = None
     sp_decimal: float | None = None
+    first_call_position: int | None = None
+    last_call_position: int | None = None
+    first_section_ms: int | None = None
+    last_section_ms: int | None = None
+    widest_path: int | None = None
+    slow_away: bool | None = None
+    hampered: bool | None = None
     kept: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -191,6 +198,10 @@ UNREAD: Final = frozenset({"race_type", "handicap", "course_config"})
 """Columns of the runner table that no feature, settlement, card or other computation reads."""
 _RUNNER_SET: Final = frozenset(_RUNNER)
 _RUNNER_VALUES: Final = attrgetter(*_RUNNER)
+IN_RUNNING: Final = _RUNNER[_RUNNER.index("first_call_position") :]
+"""What a runner did between the off and the finish. Older logs may hold values of other kinds under these names: unknown."""
+OUTCOMES: Final = ("status", "position", "beaten_lengths", "finish_time_s", "sp_decimal", *IN_RUNNING)
+"""Columns of a runner that a racecard does not have."""
 
 
 def type_name(message: Message) -> str:

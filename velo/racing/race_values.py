@@ -22,6 +22,7 @@ LONGEST_ODDS: Final = 1e12
 """Longer odds count as these: 1e12 // (1000 × odds) is 0 from 1e9 on, and 1000 × odds must fit in 64 bits."""
 PACE_CAP: Final = 2
 """The limit of a relative speed: a time below half the race's mean is a clerical error."""
+LONGEST_SECTION_MS: Final = 86_399_999
 LONGEST_RACE_S: Final = 86_400
 """A finishing time of a day or more, or of 0, is unknown."""
 FIGURE_LENGTHS_CAP: Final = 15
@@ -63,6 +64,21 @@ def time_ms(finish_time_s: float | None) -> int | None:
     if finish_time_s is None or not 0.001 <= finish_time_s < LONGEST_RACE_S:
         return None
     return floor(1000 * finish_time_s + 0.5)
+
+
+def whole_number(value: object, least: int, most: int) -> int | None:
+    """Return a value that is a whole number from `least` to `most`; None for anything else."""
+    return value if type(value) is int and least <= value <= most else None
+
+
+def truth(value: object) -> bool | None:
+    """Return a value that is true or false; None for anything else."""
+    return value if isinstance(value, bool) else None
+
+
+def section_ms(value: object) -> int | None:
+    """Return the time of a section in whole milliseconds; None if it is unknown."""
+    return whole_number(value, 1, LONGEST_SECTION_MS)
 
 
 def run_metres(distance_m: float | None) -> int | None:

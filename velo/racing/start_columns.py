@@ -15,6 +15,7 @@ from velo.errors import UserError
 from velo.racing.expressions import E9, Expression, Kind
 from velo.racing.expressions import column as _declared
 from velo.racing.messages import Race, Runner
+from velo.racing.race_values import LONGEST_SECTION_MS
 
 INT32: Final = 2**31 - 1
 MOST_STARTERS: Final = 100_000
@@ -150,6 +151,18 @@ def _value(
     return ColumnForms(expression, f"shared.{name}" if of_race else name, sql or name)
 
 
+def _in_running(name: str, words: str, most: int | None = None) -> ColumnForms:
+    """A column of `IN_RUNNING`: a whole number from 1 to `most`, or a truth. The log may hold anything under its name."""
+    value = f'runner."{name}"'
+    if most is None:
+        sql = f"CASE WHEN json_type({value}) = 'BOOLEAN' THEN TRY_CAST({value} AS BOOLEAN) END"
+        return ColumnForms(_declared(name, "truth", words, nullable=True), f"truth(runner.{name})", sql)
+    number = f"CASE WHEN json_type({value}) IN ('BIGINT', 'UBIGINT') THEN TRY_CAST({value} AS BIGINT) END"
+    sql = f"CASE WHEN ({number}) BETWEEN 1 AND {most} THEN {number} END"
+    expression = _declared(name, "whole", words, 1, most, nullable=True)
+    return ColumnForms(expression, f"whole_number(runner.{name}, 1, {most})", sql)
+
+
 _STATUS = ColumnForms(_declared("status", "text", "status", nullable=False), "runner.status", "runner.status")
 _WON = ColumnForms(
     _declared("won", "truth", "won", nullable=False),
@@ -182,6 +195,11 @@ _FORMS: Final = (
     *(_of_race(name, "whole", words) for name, words in (("race_class", "class of the race"),)),
     _of_race("distance_m", "real", "distance in metres"),
     *(_of_race(name, "text", name) for name in ("surface", "going")),
+    _in_running("first_call_position", "position at the first call", MOST_STARTERS),
+    _in_running("last_call_position", "position at the last call", MOST_STARTERS),
+    _in_running("widest_path", "widest path", MOST_STARTERS),
+    _in_running("slow_away", "slow away"),
+    _in_running("hampered", "hampered"),
     _value("field", "number of starters", 1, MOST_STARTERS, nullable=False, of_race=True),
     _value("places", "places that count", 0, MOST_STARTERS, nullable=False, of_race=True, sql="$places"),
     _value(
@@ -193,6 +211,10 @@ _FORMS: Final = (
     _value("book", "Σ inverse odds", 1, 10**14, of_race=True),
     _value("timed", "timed starters", 0, MOST_STARTERS, nullable=False, of_race=True),
     _value("clocked", "Σ times in milliseconds", 0, 9 * 10**9, of_race=True),
+    _value("first_timed", "starters timed over the first section", 0, MOST_STARTERS, nullable=False, of_race=True),
+    _value("first_clocked", "Σ times of the first section in milliseconds", 0, 9 * 10**9, of_race=True),
+    _value("last_timed", "starters timed over the last section", 0, MOST_STARTERS, nullable=False, of_race=True),
+    _value("last_clocked", "Σ times of the last section in milliseconds", 0, 9 * 10**9, of_race=True),
     _value("scale", "top rating − top weight, in billionths", -(10**12), 10**12, of_race=True),
     _value("mean_behind", "pounds of the mean lengths, in billionths", 0, 10**12, of_race=True),
     _value("position", "position", -INT32, INT32),
@@ -200,6 +222,8 @@ _FORMS: Final = (
     _value("inverse", "inverse odds", 0, E9),
     _value("pairing", "Σ chances against each starter, in billionths", 0, MOST_STARTERS * E9),
     _value("time_ms", "time in milliseconds", 1, 86_400_000),
+    _value("first_ms", "time of the first section in milliseconds", 1, LONGEST_SECTION_MS),
+    _value("last_ms", "time of the last section in milliseconds", 1, LONGEST_SECTION_MS),
     _value("weight_e9", "weight in billionths of a pound", 0, 10**12),
     _value("behind", "lengths behind in billionths (15 at most)", 0, 15 * E9),
 )  # fmt: skip

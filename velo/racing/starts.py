@@ -20,7 +20,10 @@ from velo.racing.race_values import (
     figure_weight_e9,
     inverse_odds,
     run_metres,
+    section_ms,
     time_ms,
+    truth,
+    whole_number,
 )
 from velo.racing.start_columns import number_of, python_of, text_of, whole_of
 
@@ -91,12 +94,16 @@ class _Shared(NamedTuple):
     book: int | None
     timed: int
     clocked: int
+    first_timed: int
+    first_clocked: int
+    last_timed: int
+    last_clocked: int
     scale: int | None
     mean_behind: int | None
 
 
 _ROW: Final = (
-    "runner", "position", "sharing", "inverse", "pairing", "time_ms", "weight_e9", "behind", "third",
+    "runner", "position", "sharing", "inverse", "pairing", "time_ms", "first_ms", "last_ms", "weight_e9", "behind", "third",
 )  # fmt: skip
 
 
@@ -112,7 +119,9 @@ def _race_values(
     book = sum(priced) or None if len(priced) == field else None
     pairings = [chance_e9(inverse, priced) for inverse in priced] if book and field > 1 else [None] * field
     times = [time_ms(runner.finish_time_s) for runner in starters]
-    known_times = [time for time in times if time is not None]
+    firsts = [section_ms(runner.first_section_ms) for runner in starters]
+    lasts = [section_ms(runner.last_section_ms) for runner in starters]
+    known_times, known_firsts, known_lasts = ([ms for ms in of if ms is not None] for of in (times, firsts, lasts))
     run_m = run_metres(race.distance_m)
     weights = [figure_weight_e9(runner.weight_lbs) for runner in starters]
     lengths = [figure_lengths_e9(runner.beaten_lengths) for runner in starters]
@@ -129,6 +138,10 @@ def _race_values(
         book,
         len(known_times),
         sum(known_times),
+        len(known_firsts),
+        sum(known_firsts),
+        len(known_lasts),
+        sum(known_lasts),
         figure_scale_e9(race, weights),
         sum(behind) // len(behind) * LENGTH_LBS_METRES // run_m if behind and run_m is not None else None,
     )
@@ -139,6 +152,8 @@ def _race_values(
         inverses,
         pairings,
         times,
+        firsts,
+        lasts,
         weights,
         lengths,
         draw_thirds([runner.draw for runner in starters]),
@@ -172,6 +187,8 @@ def _measuring(own: tuple[Measure, ...]) -> Callable[..., Start]:
         "number_of": number_of,
         "whole_of": whole_of,
         "text_of": text_of,
+        "whole_number": whole_number,
+        "truth": truth,
     }
     return compiled(values, ("race", "shared", *_ROW), python_of, made, names)
 

@@ -12,7 +12,7 @@ FROM read_json(
         runners: 'STRUCT(runner_no INTEGER, draw INTEGER, horse_id VARCHAR, horse VARCHAR, jockey_id VARCHAR,
             jockey VARCHAR, trainer_id VARCHAR, trainer VARCHAR, age INTEGER, sex VARCHAR, weight_lbs DOUBLE,
             body_weight_lbs DOUBLE, official_rating INTEGER, headgear VARCHAR, status VARCHAR, "position" INTEGER, beaten_lengths DOUBLE,
-            finish_time_s DOUBLE, sp_decimal DOUBLE, non_runner VARCHAR$own_columns)[]',
+            finish_time_s DOUBLE, sp_decimal DOUBLE, non_runner VARCHAR$in_running_columns$own_columns)[]',
         horse_id: 'VARCHAR', jockey_id: 'VARCHAR', jockey: 'VARCHAR', reason: 'VARCHAR',
         prices: 'MAP(VARCHAR, DOUBLE)', source: 'VARCHAR', midnight: 'TIMESTAMPTZ'
     }

@@ -1,7 +1,7 @@
 -- one row per runner of each result and racecard message, as told (every version); a card's non-runners have status NR,
 -- which older logs mark in a field of the source
 SELECT
-    * EXCLUDE (non_runner$own_names) REPLACE (
+    * EXCLUDE (non_runner$in_running_names$own_names) REPLACE (
         CASE WHEN type = 'racecard' AND status IS NULL AND non_runner = 'true' THEN 'NR' ELSE status END AS status)
 FROM (
     SELECT

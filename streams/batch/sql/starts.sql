@@ -24,6 +24,14 @@ WITH results AS (
             CASE WHEN one.finish_time_s >= 0.001 AND one.finish_time_s < $longest_race_s
                 THEN CAST(floor(1000 * one.finish_time_s + 0.5) AS BIGINT) END) AS times,
         list_transform(starters, lambda one:
+            CASE WHEN json_type(one.first_section_ms) IN ('BIGINT', 'UBIGINT')
+                    AND TRY_CAST(one.first_section_ms AS BIGINT) BETWEEN 1 AND $longest_section_ms
+                THEN TRY_CAST(one.first_section_ms AS BIGINT) END) AS firsts,
+        list_transform(starters, lambda one:
+            CASE WHEN json_type(one.last_section_ms) IN ('BIGINT', 'UBIGINT')
+                    AND TRY_CAST(one.last_section_ms AS BIGINT) BETWEEN 1 AND $longest_section_ms
+                THEN TRY_CAST(one.last_section_ms AS BIGINT) END) AS lasts,
+        list_transform(starters, lambda one:
             CASE WHEN one.weight_lbs >= 0 AND one.weight_lbs < $heaviest_lbs
                 THEN CAST(floor(one.weight_lbs * 1e9 + 0.5) AS BIGINT) END) AS weights,
         list_transform(starters, lambda one:
@@ -44,16 +52,22 @@ WITH results AS (
                 one * 1000000000 // greatest(one + other, 1))) AS BIGINT)) END AS pairings,
         list_count(times) AS timed,
         CAST(list_sum(times) AS BIGINT) AS clocked,
+        list_count(firsts) AS first_timed,
+        CAST(list_sum(firsts) AS BIGINT) AS first_clocked,
+        list_count(lasts) AS last_timed,
+        CAST(list_sum(lasts) AS BIGINT) AS last_clocked,
         CASE WHEN list_count(weights) = field THEN band_top * 1000000000 - list_max(weights) END AS scale,
         CAST(list_sum(behinds) AS BIGINT) // nullif(list_count(behinds), 0) * $length_lbs_metres // run_m AS mean_behind
     FROM books
 ), ran AS (
     SELECT
-        * EXCLUDE (starters, positions, draws, inverses, times, weights, behinds, sharings, ranks, pairings),
+        * EXCLUDE (starters, positions, draws, inverses, times, firsts, lasts, weights, behinds, sharings, ranks, pairings),
         unnest(starters) AS runner,
         CAST(unnest(positions) AS BIGINT) AS position,
         unnest(inverses) AS inverse,
         unnest(times) AS time_ms,
+        unnest(firsts) AS first_ms,
+        unnest(lasts) AS last_ms,
         unnest(weights) AS weight_e9,
         unnest(behinds) AS behind,
         unnest(sharings) AS sharing,
