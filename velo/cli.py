@@ -144,7 +144,7 @@ def main() -> NoReturn:
 
 
 def _line_of(broke: BaseException) -> str | None:
-    from velo.api.mistakes import line_of
+    from velo.api.opened import line_of
     from velo.settings import Settings
     from velo.storage.store import Home
 

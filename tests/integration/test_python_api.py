@@ -22,7 +22,7 @@ from tests.support.cli import velo as command
 from tests.support.logs import bytes_of
 from tests.support.seasons import BUILT_AT, a_season, a_store
 from tests.support.shared import REPO
-from velo.api import race_store
+from velo.api import opened as opened_module
 from velo.errors import UserError
 from velo.feature_repo.stores.embedded_redis import down
 from velo.settings import FeatureConfig, config_file
@@ -134,7 +134,7 @@ def test_two_stores_with_features_of_their_own_never_share_a_process(
         folder.mkdir()
         (folder / "velo.toml").write_text("[features]\nmodules = []\n")
     config = FeatureConfig()
-    monkeypatch.setattr(race_store, "FEATURE_CONFIG", config)
+    monkeypatch.setattr(opened_module, "FEATURE_CONFIG", config)
     # nothing is read yet: the store opened last decides
     velo.open(theirs)
     store = velo.open(ours)

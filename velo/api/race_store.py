@@ -1,24 +1,22 @@
 """`velo.open`: a store as an object. The commands call these methods too, so both give the same values, checks and errors."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Callable
+from contextlib import nullcontext
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast, overload
 
-from velo.api.mistakes import line_of
-from velo.api.private_files import PRIVATE
-from velo.api.values import Library, day, files, instant, refuse_library
+from velo.api.models import File, ModelMethods
+from velo.api.opened import LEAD, Progress, silent, utc_now
+from velo.api.values import Library, files, instant, refuse_library
 from velo.errors import UserError
-from velo.settings import FEATURE_CONFIG, KeyPolicy, Settings, config_file
-from velo.storage.store import Home, Store
+from velo.settings import KeyPolicy, Settings
+from velo.storage.store import Home
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from velo.api.backtests import BacktestResult
     from velo.feature_repo.historical import JoinedFeatures
     from velo.serving.scoring.scored import ScoredRace
     from velo.streams.batch.build import BuildReport
@@ -29,26 +27,14 @@ if TYPE_CHECKING:
     from velo.streams.importers.ingest import IngestReport
     from velo.streams.importers.inspect_file import InspectReport
     from velo.streams.status import Status
-    from velo.training.gate.controls import PlaceboReport
-    from velo.training.gate.windows import JudgeReport
-    from velo.training.train import TrainReport
 
 Frame = TypeVar("Frame")
 """A data frame of pandas or polars, an Arrow table, or any object with the Arrow stream interface."""
-File = str | os.PathLike[str]
 Source = Any
 """A frame, a file, or a list of files."""
-Progress = Callable[[str, int, int], None]
-"""Called with the step, the number done and the total."""
 Results = Literal["runners", "raceform"]
 OF_FRAMES: Final = ("runners", "runners-cards")
 """The importers that read a frame as well as files."""
-LEAD: Final = timedelta(minutes=5)
-
-
-def utc_now() -> datetime:
-    """The wall clock, UTC."""
-    return datetime.now(UTC)
 
 
 def open_store(
@@ -74,39 +60,12 @@ def open_store(
     return store
 
 
-def _extra_columns() -> frozenset[str]:
-    """The columns of the user's own files that declared features read; the declarations are read when first needed."""
-    from velo.feature_repo.catalogue.families import OWN_MEASURES
-    from velo.racing.measures import extra_columns
-
-    return frozenset(column.name for column in extra_columns(OWN_MEASURES))
-
-
-class RaceStore:
+class RaceStore(ModelMethods):
     """One store of races. Every method reads the store as it is then; instants are aware and in UTC, dates are local.
 
     Every method raises `UserError`, with one line that says the value, the rule and the remedy, for a mistake, an
     empty store and a damaged file. Files that a method writes are private to their owner.
     """
-
-    def __init__(
-        self, settings: Settings, *, frames: Library = "pandas", clock: Callable[[], datetime] = utc_now
-    ) -> None:
-        self.settings = settings
-        self.frames = frames
-        self.clock = clock
-        # a caller may change the working folder, and with it what lies above it
-        self._folder = Path.cwd()
-
-    @property
-    def home(self) -> Home:
-        """The paths of the store's files."""
-        return Home(self.settings.home)
-
-    def opened(self) -> Store:
-        """Return the store as it is now; raises `UserError` for settings, or declared features, that contradict its own."""
-        FEATURE_CONFIG.choose(config_file(self.settings.home, self._folder), self.settings.home)
-        return replace(Store.open(self.settings), extra_columns=_extra_columns)
 
     def __repr__(self) -> str:
         with self._at_work() as store:
@@ -160,7 +119,7 @@ class RaceStore:
         from velo.api.frames import tables
         from velo.streams.importers.registry import TOML, importer
 
-        step = progress or _silent
+        step = progress or silent
         with self._at_work() as store:
             sources = tables(source) if name in OF_FRAMES else files(source)
             report = importer(name).load(
@@ -204,7 +163,7 @@ class RaceStore:
         from velo.streams.batch.build import compact as merge
         from velo.streams.batch.warehouse import make_warehouse
 
-        step = progress or _silent
+        step = progress or silent
         with self._at_work() as store, _spark(engine) as spark:
             report = build(store, self.clock(), whole=whole, progress=step, spark=spark)
             if compact:
@@ -229,28 +188,6 @@ class RaceStore:
 
         with self._at_work() as store:
             return features_at(store, entities, source)
-
-    def training_set(
-        self,
-        *,
-        since: str | date | None = None,
-        until: str | date | None = None,
-        lead: timedelta = LEAD,
-        progress: Progress | None = None,
-    ) -> Any:
-        """Return every declared runner of races with a result, with what was known `lead` before its off and its outcome.
-
-        The race dates are local, `since` and `until` included. Columns: the race and runner, `feature__…` (doubles),
-        `label__…` (by the first version of the result, null for a non-starter).
-        """
-        from velo.api.frames import in_library
-        from velo.training.dataset.entity_rows import BEGINNING, END, Period
-        from velo.training.dataset.training_set import kept_training_set
-
-        period = Period(day(since) or BEGINNING, day(until) or END)
-        with self._at_work() as store:
-            rows = kept_training_set(store, lead=lead, period=period, progress=progress or _silent)
-            return in_library(rows.to_arrow(), self.frames)
 
     def race(self, race_id: str, *, as_of: str | datetime | None = None) -> Any:
         """Return the runners and non-runners of a race as known at an instant (default: now).
@@ -297,140 +234,6 @@ class RaceStore:
         with self._at_work() as store, reading(store, query) as connection:
             return connection.sql(query).to_arrow_table()
 
-    def train(
-        self,
-        model: object = None,
-        *,
-        parameters: Mapping[str, Any] | None = None,
-        lead: timedelta = LEAD,
-        seed: int | None = None,
-        search: bool = False,
-        until: str | date | None = None,
-        progress: Progress | None = None,
-    ) -> "TrainReport":
-        """Train a model and its blend with the market, store it as the one that serves, and return its measures.
-
-        `model` is `module:factory` with its `parameters`, or an object (docs/own-models.md); None is VÉLØ's own with `seed`.
-        `until` is the last local race date to train on. `search` chooses the options of VÉLØ's own by cross-validation first.
-        """
-        from velo.training.dataset.entity_rows import END, Period
-        from velo.training.registry.models import own_model
-        from velo.training.train import train
-
-        period = Period(until=day(until) or END)
-        with self._at_work() as store:
-            return train(
-                store,
-                model=own_model(model, parameters, seed),
-                parameters=parameters,
-                lead=lead,
-                period=period,
-                choose=search,
-                now=self.clock(),
-                progress=progress or _silent,
-            )
-
-    def backtest(
-        self,
-        model: object = None,
-        *,
-        parameters: Mapping[str, Any] | None = None,
-        since: str | date | None = None,
-        until: str | date | None = None,
-        days: int | None = None,
-        refit_months: int | None = None,
-        past: int | None = None,
-        lead: timedelta | None = None,
-        seed: int | None = None,
-        again: bool = False,
-        page: File | None = None,
-        progress: Progress | None = None,
-    ) -> "BacktestResult":
-        """Test a model's recipe on days it has not seen: walk-forward refits, blended and calibrated on earlier days only.
-
-        `model` is `module:factory` with its `parameters`, an object (docs/own-models.md), or the version of a stored model, whose
-        recipe is tested; None is VÉLØ's own with `seed`. The days are the last
-        `days` up to `until`, or `since` to `until`, local race dates. `refit_months` lie between refits, `past` refits before
-        the period fit the blend. `again` looks at a locked window again, and counts. The HTML report goes to `page`.
-        """
-        from velo.api.backtests import BacktestResult
-        from velo.training.evaluation.backtest import backtest
-        from velo.training.registry.models import model_to_test
-        from velo.training.reports.html import write_report
-
-        with self._at_work() as store:
-            tested, given, before = model_to_test(store.home, model, parameters, lead, seed)
-            report = backtest(
-                store,
-                now=self.clock(),
-                since=day(since),
-                until=day(until),
-                days=days,
-                refit_months=refit_months,
-                past=past,
-                lead=before,
-                model=tested,
-                parameters=given,
-                again=again,
-                progress=progress or _silent,
-            )
-            path = write_report(report, Path(page) if page else store.home.reports / f"{report.backtest}.html")
-            return BacktestResult(report, path, store.home, self.frames)
-
-    def placebos(
-        self,
-        model: object = None,
-        *,
-        parameters: Mapping[str, Any] | None = None,
-        since: str | date | None = None,
-        until: str | date | None = None,
-        days: int | None = None,
-        refit_months: int | None = None,
-        past: int | None = None,
-        lead: timedelta | None = None,
-        seed: int | None = None,
-        progress: Progress | None = None,
-    ) -> "PlaceboReport":
-        """Test a model on shuffled winners and on a planted leak; `.passed` if it finds nothing in the first and the second.
-
-        The arguments are those of `backtest`. No figure of the real days is shown, so this is no trial.
-        """
-        from velo.training.gate.controls import placebos
-        from velo.training.registry.models import model_to_test
-
-        with self._at_work() as store:
-            tested, given, before = model_to_test(store.home, model, parameters, lead, seed)
-            return placebos(
-                store,
-                since=day(since),
-                until=day(until),
-                days=days,
-                refit_months=refit_months,
-                past=past,
-                lead=before,
-                model=tested,
-                parameters=given,
-                progress=progress or _silent,
-            )
-
-    def gate(
-        self,
-        *,
-        subject: str = "fundamental",
-        strategy: str = "TOP20 by edge",
-        final: bool = False,
-        again: bool = False,
-    ) -> "JudgeReport":
-        """Judge the last backtest over its last 90 days and 12 months; `.verdict` is PASS, FAIL or NOT ENOUGH DATA.
-
-        `subject` is fundamental (what serves), calibrated, logit or blend. `final` locks those 12 months, so that they are
-        looked at once; `again` counts another look.
-        """
-        from velo.training.gate.windows import judge_last
-
-        with self._at_work() as store:
-            return judge_last(store.home, now=self.clock(), subject=subject, by=strategy, final=final, again=again)
-
     def explain(
         self, race_id: str, horse_id: str, *, as_of: str | datetime | None = None, lead: timedelta = LEAD
     ) -> "Explained":
@@ -455,29 +258,6 @@ class RaceStore:
             named = [runner.horse_id for runner in race.runners if name_key(runner.horse) == name_key(horse_id)]
             return explain(store, race, named[0] if horse_id not in keys and len(named) == 1 else horse_id)
 
-    def _not_later(self, as_of: str | datetime | None) -> datetime:
-        """Return an instant, or now for None; raises `UserError` for one in the future."""
-        from velo.racing.clock import to_text
-
-        now, asked = self.clock(), instant(as_of)
-        if asked is not None and asked > now:
-            raise UserError(f"--as-of {to_text(asked)} is in the future: leave it out to see what is known now")
-        return asked or now
-
-    @contextmanager
-    def _at_work(self) -> Iterator[Store]:
-        """Open the store for one call: files are private to their owner, and damage is reported as a `UserError`."""
-        with PRIVATE:
-            try:
-                yield self.opened()
-            except UserError:
-                raise
-            except BaseException as broke:
-                line = line_of(broke, self.home)
-                if line is None:
-                    raise
-                raise UserError(line) from broke
-
 
 def _keep_mapping(home: Home, path: Path) -> None:
     """Keep a user's own mapping with the store, so that dead letters of its files can be replayed."""
@@ -487,10 +267,6 @@ def _keep_mapping(home: Home, path: Path) -> None:
     kept = home.mapping(read_mapping(path).name)
     make_folder(kept.parent)
     write_atomically(kept, path.read_bytes())
-
-
-def _silent(step: str, done: int, total: int) -> None:
-    """Report no progress."""
 
 
 def _spark(engine: str) -> Any:

@@ -17,8 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from rich.text import Text
 
+from velo.api.opened import utc_now as now
 from velo.api.race_store import RaceStore
-from velo.api.race_store import utc_now as now
 from velo.api.values import instant
 from velo.errors import UserError
 from velo.settings import Settings

@@ -1,0 +1,178 @@
+"""The methods of a store that train, test and judge models."""
+
+import os
+from collections.abc import Mapping
+from datetime import date, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from velo.api.opened import LEAD, OpenedStore, Progress, silent
+from velo.api.values import day
+
+if TYPE_CHECKING:
+    from velo.api.backtests import BacktestResult
+    from velo.training.gate.controls import PlaceboReport
+    from velo.training.gate.windows import JudgeReport
+    from velo.training.train import TrainReport
+
+File = str | os.PathLike[str]
+
+
+class ModelMethods(OpenedStore):
+    """Training sets, training, backtests, placebos and the gate."""
+
+    def training_set(
+        self,
+        *,
+        since: str | date | None = None,
+        until: str | date | None = None,
+        lead: timedelta = LEAD,
+        progress: Progress | None = None,
+    ) -> Any:
+        """Return every declared runner of races with a result, with what was known `lead` before its off and its outcome.
+
+        The race dates are local, `since` and `until` included. Columns: the race and runner, `feature__…` (doubles),
+        `label__…` (by the first version of the result, null for a non-starter).
+        """
+        from velo.api.frames import in_library
+        from velo.training.dataset.entity_rows import BEGINNING, END, Period
+        from velo.training.dataset.training_set import kept_training_set
+
+        period = Period(day(since) or BEGINNING, day(until) or END)
+        with self._at_work() as store:
+            rows = kept_training_set(store, lead=lead, period=period, progress=progress or silent)
+            return in_library(rows.to_arrow(), self.frames)
+
+    def train(
+        self,
+        model: object = None,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        lead: timedelta = LEAD,
+        seed: int | None = None,
+        search: bool = False,
+        until: str | date | None = None,
+        progress: Progress | None = None,
+    ) -> "TrainReport":
+        """Train a model and its blend with the market, store it as the one that serves, and return its measures.
+
+        `model` is `module:factory` with its `parameters`, or an object (docs/own-models.md); None is VÉLØ's own with `seed`.
+        `until` is the last local race date to train on. `search` chooses the options of VÉLØ's own by cross-validation first.
+        """
+        from velo.training.dataset.entity_rows import END, Period
+        from velo.training.registry.models import own_model
+        from velo.training.train import train
+
+        period = Period(until=day(until) or END)
+        with self._at_work() as store:
+            return train(
+                store,
+                model=own_model(model, parameters, seed),
+                parameters=parameters,
+                lead=lead,
+                period=period,
+                choose=search,
+                now=self.clock(),
+                progress=progress or silent,
+            )
+
+    def backtest(
+        self,
+        model: object = None,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        since: str | date | None = None,
+        until: str | date | None = None,
+        days: int | None = None,
+        refit_months: int | None = None,
+        past: int | None = None,
+        lead: timedelta | None = None,
+        seed: int | None = None,
+        again: bool = False,
+        page: File | None = None,
+        progress: Progress | None = None,
+    ) -> "BacktestResult":
+        """Test a model's recipe on days it has not seen: walk-forward refits, blended and calibrated on earlier days only.
+
+        `model` is `module:factory` with its `parameters`, an object (docs/own-models.md), or the version of a stored model, whose
+        recipe is tested; None is VÉLØ's own with `seed`. The days are the last
+        `days` up to `until`, or `since` to `until`, local race dates. `refit_months` lie between refits, `past` refits before
+        the period fit the blend. `again` looks at a locked window again, and counts. The HTML report goes to `page`.
+        """
+        from velo.api.backtests import BacktestResult
+        from velo.training.evaluation.backtest import backtest
+        from velo.training.registry.models import model_to_test
+        from velo.training.reports.html import write_report
+
+        with self._at_work() as store:
+            tested, given, before = model_to_test(store.home, model, parameters, lead, seed)
+            report = backtest(
+                store,
+                now=self.clock(),
+                since=day(since),
+                until=day(until),
+                days=days,
+                refit_months=refit_months,
+                past=past,
+                lead=before,
+                model=tested,
+                parameters=given,
+                again=again,
+                progress=progress or silent,
+            )
+            path = write_report(report, Path(page) if page else store.home.reports / f"{report.backtest}.html")
+            return BacktestResult(report, path, store.home, self.frames)
+
+    def placebos(
+        self,
+        model: object = None,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        since: str | date | None = None,
+        until: str | date | None = None,
+        days: int | None = None,
+        refit_months: int | None = None,
+        past: int | None = None,
+        lead: timedelta | None = None,
+        seed: int | None = None,
+        progress: Progress | None = None,
+    ) -> "PlaceboReport":
+        """Test a model on shuffled winners and on a planted leak; `.passed` if it finds nothing in the first and the second.
+
+        The arguments are those of `backtest`. No figure of the real days is shown, so this is no trial.
+        """
+        from velo.training.gate.controls import placebos
+        from velo.training.registry.models import model_to_test
+
+        with self._at_work() as store:
+            tested, given, before = model_to_test(store.home, model, parameters, lead, seed)
+            return placebos(
+                store,
+                since=day(since),
+                until=day(until),
+                days=days,
+                refit_months=refit_months,
+                past=past,
+                lead=before,
+                model=tested,
+                parameters=given,
+                progress=progress or silent,
+            )
+
+    def gate(
+        self,
+        *,
+        subject: str = "fundamental",
+        strategy: str = "TOP20 by edge",
+        final: bool = False,
+        again: bool = False,
+    ) -> "JudgeReport":
+        """Judge the last backtest over its last 90 days and 12 months; `.verdict` is PASS, FAIL or NOT ENOUGH DATA.
+
+        `subject` is fundamental (what serves), calibrated, logit or blend. `final` locks those 12 months, so that they are
+        looked at once; `again` counts another look.
+        """
+        from velo.training.gate.windows import judge_last
+
+        with self._at_work() as store:
+            return judge_last(store.home, now=self.clock(), subject=subject, by=strategy, final=final, again=again)
