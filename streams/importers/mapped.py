@@ -123,10 +123,22 @@ class _Reading:
         """Yield the rows of some files. Raises `UserError` for a file of another source."""
         if not paths:
             raise UserError(f"no file is named: name one or more {self.mapping.name} files")
-        mapping = self.mapping
-        read = (frame for path in paths for frame in frames(path, mapping.rows_at, mapping.encoding))
-        for frame in self._joined(list(read)) if mapping.join else read:
+        read = (frame for path in paths for frame in self._frames(path))
+        for frame in self._joined(list(read)) if self.mapping.join else read:
             yield from self.of_frame(frame)
+
+    def _frames(self, path: Path) -> Iterator[Frame]:
+        """Yield the frames of a file; of an archive, those of this source if it has any, the others counted."""
+        read = frames(path, self.mapping.rows_at, self.mapping.encoding)
+        first = next(read, None)
+        if first is None or first.label == str(path):
+            yield from () if first is None else (first,)
+            return
+        every = [first, *read]
+        own = [frame for frame in every if fits(self.mapping, frame)] or every
+        if len(own) < len(every):
+            self.notes["file of an archive, of another source, left out"] += len(every) - len(own)
+        yield from own
 
     def of_frame(self, frame: Frame, *, whole: bool = True) -> Iterator[Row]:
         """Yield the rows of one frame; `whole` refuses a column in which no cell can be read."""
@@ -229,11 +241,15 @@ class _Reading:
             elif found is not None:
                 instants[row], days[row] = found.instant, found.race_date
                 inferred[row] = found.inferred or None
+            elif key in offs.without_zone:
+                inferred[row] = True
         values.columns |= {"off_time": instants, "race_date": days}
         if any(inferred):
             values.columns["off_inferred"] = inferred
             races = {race for race, is_inferred in zip(values.of("race_id"), inferred, strict=True) if is_inferred}
             self.notes["off inferred"] += len(races)
+        courses = {key[3] for key in offs.without_zone}
+        self.notes.update({f"course in no known zone, its offs estimated: {course}": 1 for course in courses})
 
     def _add_finish(self, frame: Frame, values: _Values, placed: set[str]) -> None:
         outcomes: list[Finish] = [None] * frame.rows
@@ -412,6 +428,8 @@ class _Offs:
 
     clock: ClockRule
     timezone: ZoneInfo
+    without_zone: set[tuple[Any, ...]] = field(default_factory=set)
+    """Offs of courses in no known zone, which are not read."""
 
     def read(self, keys: Iterable[tuple[Any, ...]], part: str) -> dict[tuple[Any, ...], Off | Refused | None]:
         """Return each off; None where none is written, and the reason where it cannot be read."""
@@ -433,6 +451,8 @@ class _Offs:
                 continue
             if written is None or day is None or zone is None:
                 found[key] = None
+                if written and zone is None:
+                    self.without_zone.add(key)
                 continue
             of_24 = self.clock.hours == 24
             written = written._replace(shows_24=of_24, fixed=written.fixed or of_24)
@@ -453,11 +473,7 @@ class _Offs:
         if self.clock.zone or self.clock.instant:
             return self.clock.zone
         zones = zones_of(course or "", country)
-        if len(zones) != 1:
-            raise Refused(
-                "bad value", f"the clock of {course!r} ({country or 'country unknown'}) is in no known zone: declare it"
-            )
-        return zones[0]
+        return zones[0] if len(zones) == 1 else None
 
     def _instant(
         self, day: date | None, cell: str | None, zone: ZoneInfo | None, course: str | None, country: str | None

@@ -53,6 +53,14 @@ def _probability(cell: str | None) -> float | None:
     return round(1 / number, 4)
 
 
+def _to_one(cell: str | None) -> float | None:
+    """Read decimal odds from the money won on one, as American charts print them: `3.4` is 4.4."""
+    number = parsers.number(cell)
+    if number is not None and number < 0:
+        raise ValueError(cell)
+    return None if number is None else round(number + 1, 4)
+
+
 def _tote(cell: str | None) -> float | None:
     return parsers.number(cell)
 
@@ -76,6 +84,7 @@ UNITS: Final[dict[str, dict[str, Reader]]] = {
     "distance_m": {
         "m": parsers.number,
         "km": _scaled(1000),
+        "feet": _scaled(parsers.METRES_A_YARD / 3),
         "yards": _scaled(parsers.METRES_A_YARD),
         "furlongs": _scaled(parsers.METRES_A_YARD * parsers.YARDS_A_FURLONG),
         "miles": _scaled(_METRES_A_MILE),
@@ -89,6 +98,7 @@ UNITS: Final[dict[str, dict[str, Reader]]] = {
         "decimal": parsers.number,
         "fractional": parsers.odds,
         "american": _american,
+        "to-one": _to_one,
         "probability": _probability,
         "tote": _tote,
     },

@@ -1,6 +1,7 @@
 """Each shipped mapping, on a file made up in the source's true form: every value worked out by hand, every row accounted for."""
 
 import json
+import zipfile
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -390,6 +391,78 @@ def test_the_turkish_feed_is_read_from_its_races_and_horses(store: Store) -> Non
     assert (second.weight_lbs, second.sp_decimal, second.jockey_id, second.trainer_id) == (132.28, 1250.5, "501", "601")
 
 
+def chart_starter(program: str, name: str, position: int | None, odds: float, **fields: object) -> dict[str, object]:
+    return {
+        "program": program, "horse": {"name": name}, "jockey": {"name": "A Rider", "lastName": "Rider"}, "trainer": {"name": "B Trainer"},
+        "weight": {"carried": 124, "jockeyAllowance": 0}, "postPosition": int(program[0]), "finishPosition": position,
+        "officialPosition": position, "odds": odds, "disqualified": False, "comments": "3wd", "ratings": [],
+        "pointsOfCall": [{"point": 1, "relativePosition": {"position": 2}}],
+    } | fields  # fmt: skip
+
+
+def test_north_american_charts_are_read_from_their_starters(store: Store) -> None:
+    """Ten past seven is the evening in Colorado; a dead heat; one placed behind its finish; a course whose zone is not known."""
+    chart = {
+        "cancelled": False, "raceDate": {"text": "2016-07-24", "year": 2016}, "raceNumber": 3, "postTime": "7:10",
+        "track": {"code": "ARP", "country": "USA", "state": "CO", "name": "ARAPAHOE PARK"}, "surface": "Dirt", "format": "Flat",
+        "trackCondition": "Sloppy (Sealed)", "distance": {"text": "Six Furlongs", "feet": 3960, "furlongs": 6.0},
+        "conditions": {"breed": "THOROUGHBRED", "name": None, "type": "CLAIMING"}, "scratches": [{"horse": {"name": "Omega"}}],
+        "starters": [
+            chart_starter("1", "Alpha (IRE)", 1, 3.4), chart_starter("1A", "Beta", 1, 0.3), chart_starter("3", "Gamma", 3, 12.0, finishPosition=1),
+            chart_starter("4", "Delta", None, 99.9),
+        ],
+    }  # fmt: skip
+    elsewhere = chart | {"track": {"code": "XYZ", "country": "USA", "name": "NOWHERE DOWNS"}}
+    cancelled = {key: chart[key] for key in ("raceDate", "track")} | {
+        "cancelled": True,
+        "raceNumber": 4,
+        "starters": None,
+    }
+    parsed = read("equibase-charts", store, {"charts.json": json.dumps([chart, elsewhere, cancelled])})
+    found = races(parsed)
+    race, horses = found["2016-07-24 ARP 3"].race, runners(found["2016-07-24 ARP 3"])
+    assert (race.off_time, race.race_date) == (datetime(2016, 7, 25, 1, 10, tzinfo=UTC), date(2016, 7, 24))
+    assert (race.distance_m, race.surface, race.going, race.race_type) == (1207.0, "Dirt", "Muddy (Sloppy)", "Flat")
+    assert finishes(found["2016-07-24 ARP 3"]) == {
+        "alpha (ire)": ("FINISHED", 1), "beta": ("FINISHED", 1), "gamma": ("FINISHED", 3), "delta": ("RAN", None)
+    }  # fmt: skip
+    assert (horses["alpha (ire)"].sp_decimal, horses["beta"].sp_decimal, horses["beta"].runner_no) == (4.4, 1.3, 1)
+    assert (horses["gamma"].weight_lbs, horses["gamma"].draw, horses["gamma"].trainer_id) == (124.0, 3, "b trainer")
+    unplaced = found["2016-07-24 XYZ 3"]
+    assert unplaced.race.off_time == datetime(2016, 7, 24, 13, 0, tzinfo=UTC), (
+        "14:00 in London: the estimate for race 3"
+    )
+    assert unplaced.runners[0].kept["off_inferred"] is True
+    assert parsed.warnings["course in no known zone, its offs estimated: NOWHERE DOWNS"] == 1
+    assert [(letter.race_id, letter.reason) for letter in parsed.refused] == [("2016-07-24 ARP 4", "no winner")]
+
+
+def test_files_of_an_archive_that_are_of_another_kind_are_left_out_and_counted(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "archive.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in {
+            "races_1997.csv": UK_RACES,
+            "horses_1997.csv": UK_HORSES,
+            "forward.csv": "a,b\n1,2\n",
+        }.items():
+            archive.writestr(name, text)
+    importer = registry.importer("kaggle-uk-ire")
+    assert isinstance(importer, ResultsImporter)
+    parsed = importer.read([path], store)
+    assert sorted(races(parsed)) == ["100", "101"]
+    assert parsed.warnings["file of an archive, of another source, left out"] == 1
+
+
 def test_every_shipped_mapping_is_tested_here() -> None:
-    tested = {"kaggle-hk", "kaggle-uk-ire", "racing-api", "racing-api-cards", "betfair-anz", "hkjc", "netkeiba", "tjk"}
+    tested = {
+        "kaggle-hk",
+        "kaggle-uk-ire",
+        "racing-api",
+        "racing-api-cards",
+        "betfair-anz",
+        "hkjc",
+        "netkeiba",
+        "tjk",
+        "equibase-charts",
+    }
     assert {mapping.name for mapping in registry.shipped_mappings()} == tested
