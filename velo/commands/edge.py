@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -79,7 +80,9 @@ def show(report: Any, as_json: bool, table: Callable[[], Any]) -> None:
 
 def facts(title: str, rows: Iterable[tuple[str, Any]]) -> Table:
     """Make a two-column table of names and values."""
+    # a title wider than its table would be wrapped
     table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.min_width = cell_len(title)
     for name, value in rows:
         table.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
     return table

@@ -47,7 +47,7 @@ def inspect(
     def tables() -> Group:
         shown: list[Table | Text] = []
         for file in report.files:
-            shown += [facts(file.label, inspect_file.facts(file)), _columns(file)]
+            shown += [facts(file.label, inspect_file.facts(file)), *([_columns(file)] if file.columns else [])]
         if report.check:
             shown += [facts("a load would give", report.check.facts()), Text("\n".join(report.check.notes()))]
         if report.why_not:
