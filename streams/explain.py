@@ -110,7 +110,7 @@ def explain(store: Store, race: Declared, horse_id: str) -> Explained:
     if at is None:
         known = ", ".join(runner.horse_id for runner in race.runners)
         gone = " (it was withdrawn)" if any(runner.horse_id == horse_id for runner in race.withdrawn) else ""
-        raise UserError(f"horse {horse_id!r} is no runner of {race.race.race_id!r} then{gone}: name one of {known}")
+        raise UserError(f"horse {horse_id!r} does not run in {race.race.race_id!r} then{gone}: name one of {known}")
     folder = table_versions.current(store.home)
     if folder is None:
         raise UserError(f"there are no feature tables at {store.home.offline}: run `velo build` first")

@@ -167,7 +167,7 @@ def described(home: Home, version: str) -> dict[str, Any]:
     """A model's metadata with the gate's verdict, and its `metrics`; raises as `load` does."""
     folder = home.models / version
     if version not in versions(home):
-        raise UserError(f"{version!r} is no model of {home.models}: run `velo train` to make one")
+        raise UserError(f"{version!r} is not a model at {home.models}: run `velo train` to make one")
     _refuse_other_format(folder)
     refuse_changed(folder)
     metadata: dict[str, Any] = yaml.safe_load((folder / "metadata.yaml").read_text())

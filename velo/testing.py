@@ -114,7 +114,7 @@ def _refuse_disagreement(ways: ThreeWays) -> None:
 def run_file(file: Path) -> dict[str, str]:
     """Run the functions `test_*` of a file; returns for each "ok" or what was wrong. Raises `UserError` without any."""
     if not file.is_file():
-        raise UserError(f"{file} is no file: name a file of tests, as `velo features new NAME` writes one")
+        raise UserError(f"{file} is not a file: name a file of tests, as `velo features new NAME` writes one")
     spec = spec_from_file_location(file.stem, file)
     assert spec is not None
     assert spec.loader is not None

@@ -199,7 +199,7 @@ def in_spark(expression: str) -> str:
 
 
 def unknown_measure(name: str) -> str:
-    """The fault of a name that is no measure, in words."""
+    """The fault of a name that is not a measure, in words."""
     return f"{name} is not a measure of a start: use one of velo/racing/measures.py, or declare it in the family's measures"
 
 

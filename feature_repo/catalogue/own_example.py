@@ -96,7 +96,7 @@ def test_a_sectional_that_is_no_number_is_unknown():
 def write_example(folder: Path, name: str) -> list[Path]:
     """Write `NAME.py`, `test_NAME.py` and, where there is none, `velo.toml`; returns the files written.
 
-    Raises `UserError` for a name that is no module's, or a file that exists already: then nothing is written.
+    Raises `UserError` for a name that cannot name a module, and for a file that exists: then nothing is written.
     """
     if not _NAME.fullmatch(name):
         raise UserError(f"{name!r} cannot be a module's name: use small letters, digits and _, as in my_features")

@@ -159,7 +159,7 @@ class KafkaFeed:
         return Delivery(at, body, f"/{partition}", whole)
 
     def _refuse_away(self, wait_s: float) -> None:
-        """Raise `FeedAway` unless the brokers answer again; their silence is no proof of either."""
+        """Raise `FeedAway` unless the brokers answer again; their silence proves neither."""
         from confluent_kafka import KafkaException
 
         assert self._consumer is not None

@@ -157,7 +157,7 @@ def _price(csv_row: CsvRow) -> float:
             BAD_VALUE, f"BSP is {written!r}, but it is decimal odds such as 4.53: correct it, or leave it blank"
         ) from None
     if not 1.0 < price <= HIGHEST_PRICE:
-        raise Refused("no starting price", f"BSP is {written!r}, which is no price above 1 and up to 1000")
+        raise Refused("no starting price", f"BSP is {written!r}, but a price is above 1 and at most 1000")
     return price
 
 

@@ -212,7 +212,7 @@ def refuse_control_characters(race_id: str) -> None:
     if _CONTROL.search(race_id):
         raise Refused(
             "control character in race_id",
-            f"race_id is {race_id!r}, but goes into addresses and onto screens: leave out what is no character to read",
+            f"race_id is {race_id!r}, but is used in addresses and on screens: leave out characters that cannot be read",
         )
 
 

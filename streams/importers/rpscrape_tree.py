@@ -67,7 +67,7 @@ def _places(path: Path, tree: Any) -> Iterator[TreePath]:
 
 def _not_a_tree(path: Path, where: str, value: Any) -> UserError:
     return UserError(
-        f"{path} is no file of racecards: {where} {shown(value)}, but rpscrape's go region, course, off time, race: "
+        f"{path} is not a file of racecards: {where} {shown(value)}, but rpscrape's go region, course, off time, race: "
         "name a file of racecards"
     )
 

@@ -44,7 +44,7 @@ def _american(cell: str | None) -> float | None:
 
 
 def _probability(cell: str | None) -> float | None:
-    """Read decimal odds from 1 ÷ the odds; a zero is no price."""
+    """Read decimal odds from 1 ÷ the odds; a zero is not a price."""
     number = parsers.number(cell)
     if not number:
         return None

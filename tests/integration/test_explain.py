@@ -248,7 +248,7 @@ def test_what_cannot_be_explained_is_refused_in_one_line(season: Store, tmp_path
     race_id, horse_id = ask(season, LATEST)[0]
     home = season.home.root
     velo("explain", "R9", horse_id, home=home).told("R9", "never declared nor run")
-    velo("explain", race_id, "Arkle", home=home).told("Arkle", "is no runner", horse_id)
+    velo("explain", race_id, "Arkle", home=home).told("Arkle", "does not run", horse_id)
     velo("explain", race_id, horse_id, "--as-of", "2999-01-01T00:00:00Z", home=home).told("in the future")
     velo("explain", race_id, horse_id, "--as-of", "noon", home=home).told("noon")
     velo("explain", race_id, horse_id, home=tmp_path / "none").told("velo build")

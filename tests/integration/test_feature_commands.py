@@ -58,7 +58,7 @@ def test_a_file_without_tests_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.py").write_text("")
     with pytest.raises(UserError, match=r"has no function test_…: write one"):
         run_file(tmp_path / "empty.py")
-    with pytest.raises(UserError, match=r"is no file: name a file of tests"):
+    with pytest.raises(UserError, match=r"is not a file: name a file of tests"):
         run_file(tmp_path / "none.py")
 
 

@@ -356,5 +356,5 @@ def test_the_current_version_is_the_last_written_until_another_is_promoted(tmp_p
     assert (home.models / bundle.CURRENT).read_text().strip() == second
     bundle_writing.promote(home, first)
     assert (home.models / bundle.CURRENT).read_text().strip() == first
-    with pytest.raises(UserError, match="'none such' is no model"):
+    with pytest.raises(UserError, match="'none such' is not a model"):
         bundle_writing.promote(home, "none such")

@@ -160,7 +160,7 @@ def test_models_are_listed_compared_promoted_and_rolled_back(tmp_path: Path) -> 
     }
     shown = velo("models", "compare", first, second, home=tmp_path, COLUMNS="160")
     assert first in shown.out
-    velo("models", "compare", first, "none", home=tmp_path).told("'none' is no model of")
+    velo("models", "compare", first, "none", home=tmp_path).told("'none' is not a model at")
 
 
 def test_the_gate_tells_its_verdict_first(tmp_path: Path) -> None:
@@ -185,5 +185,5 @@ def test_a_backtest_takes_the_options_of_a_model_that_a_search_chose(tmp_path: P
     assert recipe_of(asdict(options), FEATURES, CATALOGUE, lead.total_seconds()) == recipe_of(
         kept["model"], kept["features"], kept["catalogue"], kept["lead_s"]
     )
-    with pytest.raises(UserError, match="'other' is no model of"):
+    with pytest.raises(UserError, match="'other' is not a model at"):
         recipe_kept(home, "other")

@@ -144,7 +144,7 @@ def test_a_race_with_a_runner_without_odds_has_no_market_and_its_neighbours_keep
 
 
 def test_an_unknown_method_is_told_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"'odds-ratio' is no way .* proportional, power, shin"):
+    with pytest.raises(UserError, match=r"'odds-ratio' is not a method.* proportional, power, shin"):
         market_probabilities(np.array([2.0, 2.0]), np.array([0]), "odds-ratio")
 
 

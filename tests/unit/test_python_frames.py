@@ -104,5 +104,5 @@ def test_a_source_is_a_frame_a_file_or_a_list_of_files() -> None:
     assert [str(path) for path in tables("a.csv")] == ["a.csv"]
     assert [str(path) for path in tables(["a.csv", "b.csv"])] == ["a.csv", "b.csv"]
     assert tables(pd.DataFrame(COLUMNS))[0].to_pydict() == COLUMNS  # type: ignore[union-attr]
-    with pytest.raises(UserError, match="a DataFrame is no file: name one or more files"):
+    with pytest.raises(UserError, match="a DataFrame is not a file: name one or more files"):
         files(pd.DataFrame(COLUMNS))

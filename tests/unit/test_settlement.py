@@ -232,5 +232,5 @@ def test_commission_is_taken_of_what_a_market_nets_and_never_of_a_loss() -> None
     assert after_commission(profits, market, 0.05).tolist() == pytest.approx([38.5, -10, 5, -10, 28.5, 9.5])
     assert after_commission(profits, market, 0.0).tolist() == profits.tolist()
     assert after_commission(profits, market, 0.02).sum() == pytest.approx(65 - 0.02 * 70)
-    with pytest.raises(UserError, match=r"a commission of 2.0 is no share"):
+    with pytest.raises(UserError, match=r"a commission of 2.0 must be a share"):
         after_commission(profits, market, 2.0)

@@ -156,7 +156,7 @@ class TrainingSet:
             labels = table.select([LABEL + name for name in LABELS])
             return cls(table.select(IDENTITY).replace_schema_metadata(None), features, labels, made_from)
         except (OSError, KeyError, TypeError, pa.ArrowException) as damaged:
-            raise ValueError(f"{path} is no training set of this catalogue ({damaged})") from damaged
+            raise ValueError(f"{path} is not a training set of this catalogue ({damaged})") from damaged
 
 
 def training_set(

@@ -152,7 +152,9 @@ def after_commission(profits: Floats, market: NDArray[np.intp], rate: float) -> 
     `market` is the race of each bet, from 0. A race's commission falls on its winning bets in proportion to what they won.
     """
     if not 0.0 <= rate < 1.0:
-        raise UserError(f"a commission of {rate!r} is no share of winnings: give one from 0 to below 1, such as 0.02")
+        raise UserError(
+            f"a commission of {rate!r} must be a share of winnings: give one from 0 to below 1, such as 0.02"
+        )
     net = np.maximum(np.bincount(market, profits), 0.0)
     gross = np.bincount(market, np.maximum(profits, 0.0))
     charged = np.divide(rate * net, gross, out=np.zeros_like(net), where=gross > 0)

@@ -1,7 +1,7 @@
 """The gate (contract 9): criteria as data, each judged by its whole 95 % interval over two windows, and the alarms.
 
 PASS needs the whole interval on the good side, FAIL the whole interval on the bad side; anything else is NOT ENOUGH DATA,
-because a value on the right side of its bound is no evidence by itself.
+because a value on the right side of its bound is not evidence by itself.
 """
 
 from collections.abc import Mapping, Sequence

@@ -26,7 +26,7 @@ HALVINGS: Final = 60
 def market_probabilities(odds: Floats, starts: Indices, method: str = "proportional") -> Floats:
     """The market's probabilities by one of `METHODS`; raises `UserError` for another name."""
     if method not in METHODS:
-        raise UserError(f"{method!r} is no way to take out a margin: choose one of {', '.join(METHODS)}")
+        raise UserError(f"{method!r} is not a method: choose one of {', '.join(METHODS)}")
     return METHODS[method](odds, starts)
 
 

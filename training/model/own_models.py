@@ -62,7 +62,7 @@ def recipe_for(model: object = None, parameters: Mapping[str, Any] | None = None
     """The recipe of a model: None or `ModelOptions` for VÉLØ's own, `module:factory`, or an object.
 
     `parameters` are keyword arguments of the factory. Raises `UserError` for a module that does not import, a factory that
-    raises, an object that is no model, and a column that no model may use.
+    raises, an object that is not a model, and a column that no model may use.
     """
     given = dict(parameters or {})
     if model is None or isinstance(model, ModelOptions | TreesAndLogit):

@@ -43,7 +43,7 @@ class ModelOptions:
     `patience` is the number of rounds without a better validation loss after which growing ends; `boosting` is LightGBM's `gbdt`
     or `dart` (which never ends early); `seeds` is the number of models grown from successive seeds and averaged; `monotone`
     constrains the trees by `RISING` and `FALLING`. `soft_target` is the share of π in the target of the fundamental model, and
-    the win is the rest: π of a training race is no feature, and prediction needs none. `logit_share` is the logit's weight in the
+    the win is the rest: π of a training race is not a feature, and prediction needs none. `logit_share` is the logit's weight in the
     utility, `logit_l2` its penalty. The `residual_` options are those of the model on top of the market, whose target is the win
     alone. `threads` is 0 for as many as the machine has free.
     """

@@ -69,7 +69,7 @@ def promote(home: Home, version: str) -> None:
     """
     if version not in versions(home):
         raise UserError(
-            f"{version!r} is no model of {home.models}: choose one of {', '.join(versions(home)) or 'none'}"
+            f"{version!r} is not a model at {home.models}: choose one of {', '.join(versions(home)) or 'none'}"
         )
     with sole_writer(home.models):
         _promote(home, version)

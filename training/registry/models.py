@@ -52,7 +52,7 @@ def compared(home: Home, first: str, second: str) -> tuple[KeptModel, KeptModel]
     stored = {kept.version: kept for kept in kept_models(home)}
     for version in (first, second):
         if version not in stored:
-            raise UserError(f"{version!r} is no model of {home.models}: choose of {', '.join(stored)}")
+            raise UserError(f"{version!r} is not a model at {home.models}: choose of {', '.join(stored)}")
     return stored[first], stored[second]
 
 

@@ -48,7 +48,7 @@ SCORE: Final = pa.schema(
 def to_arrow(frame: object) -> pa.Table:
     """Return a frame as Arrow, with plain text for categories; an index of pandas is left out.
 
-    A column of mixed types becomes text. Raises `UserError` for what is no frame, or has two columns of one name.
+    A column of mixed types becomes text. Raises `UserError` for an object that is not a frame, and for two columns of one name.
     """
     if isinstance(frame, pa.Table):
         return _plain(frame)

@@ -139,7 +139,7 @@ class ModelMethods(OpenedStore):
     ) -> "PlaceboReport":
         """Test a model on shuffled winners and on a planted leak; `.passed` if it finds nothing in the first and the second.
 
-        The arguments are those of `backtest`. No figure of the real days is shown, so this is no trial.
+        The arguments are those of `backtest`. No figure of the real days is shown, so it does not count as a trial.
         """
         from velo.training.gate.controls import placebos
         from velo.training.registry.models import model_to_test

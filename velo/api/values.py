@@ -59,4 +59,4 @@ def files(source: Any) -> list[Path]:
         return [Path(source)]
     if isinstance(source, Sequence) and all(isinstance(file, str | os.PathLike) for file in source):
         return [Path(file) for file in source]
-    raise UserError(f"a {type(source).__name__} is no file: name one or more files")
+    raise UserError(f"a {type(source).__name__} is not a file: name one or more files")

@@ -185,7 +185,7 @@ class Arrays:
         self._columns = columns
 
     def of(self, expression: Expression) -> Any:
-        """The values of an expression that is no truth."""
+        """The values of an expression that is not a truth value."""
         np, op, args = self._np, expression.op, expression.args
         if op == "column":
             return self._columns(expression.data)

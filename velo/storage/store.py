@@ -242,7 +242,7 @@ def _read(path: Path) -> Mapping[str, Any]:
         ) from None
     form = written.get("format") if isinstance(written, dict) else None
     if form is None or (form == FORMAT and "timezone" not in written):
-        raise UserError(f"{path} is no identity of a store: restore it from a backup, or use another VELO_HOME")
+        raise UserError(f"{path} is not the identity of a store: restore it from a backup, or use another VELO_HOME")
     if form != FORMAT:
         raise UserError(f"{path} has format {form!r}, this version reads {FORMAT}: upgrade velo")
     identity: Mapping[str, Any] = written

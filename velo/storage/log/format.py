@@ -152,7 +152,7 @@ def _last_whole(descriptor: int, size: int) -> tuple[int, bytes]:
             end -= 1
         if start == 0:
             return 0, b""
-        # bytes after the last newline are no record, nor is a line too long for one: drop both
+        # bytes after the last newline are not a record, nor is a line that is too long: both are dropped
         tail = tail[:end] if end <= RECORD_BYTES else b""
         step = min(start, max(_TAIL_BLOCK, len(tail)))
         start -= step

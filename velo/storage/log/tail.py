@@ -238,7 +238,7 @@ def known_at_of(text: bytes) -> datetime:
 
 
 UNREADABLE: Final = (UserError, KeyError, ValueError, TypeError, AttributeError)
-"""What `message_of` raises for a whole record that is no message of a schema known here."""
+"""The error of `message_of` for a whole record that is not a message of a known schema."""
 
 
 def message_of(text: bytes) -> Message:
