@@ -67,7 +67,7 @@ def log_rebuild(sandbox: Sandbox) -> Recovery:
 
 
 def model(sandbox: Sandbox) -> Recovery:
-    """What training and the gate store: a bundle, the serving version, and the verdict."""
+    """The files that training and the gate store: a bundle, the serving version, and the verdict."""
     keep = partial(_in_home, _keep_model)
     plan = KillPlan(keep, [keep], _models, lambda found, before, after: found == (after[0], bundle.NO_GATE, after[2]))
     return _killed(sandbox, plan)

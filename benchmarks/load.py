@@ -49,7 +49,7 @@ SAID: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class LoadOptions:
-    """How much is asked for, and for how long."""
+    """The load of a run: its rates, its numbers of clients, and its length."""
 
     minutes: float = 10.0
     connections: int = 50
@@ -89,7 +89,7 @@ class LoadFigures:
 
 @dataclass(slots=True)
 class _Seen:
-    """What the clients saw."""
+    """The clients' observations."""
 
     answers: "Counter[str]" = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)

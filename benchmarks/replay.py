@@ -94,7 +94,7 @@ def _stream(store: Store) -> None:
 
 
 def _probed(offline: Path, probes: Path) -> Iterator[bool]:
-    """Of each probe, whether the tables agree with it."""
+    """Whether the tables agree with each probe."""
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         try:

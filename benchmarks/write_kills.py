@@ -146,7 +146,7 @@ def velo(*argv: str) -> None:
 
 
 def tables(home: Home) -> dict[str, tuple[int, int]]:
-    """What readers of the tables see: rows and the sum of their hashes, by folder of the current generation."""
+    """The state of the tables as readers see it: rows and the sum of their hashes, by folder of the current generation."""
     generation = table_versions.current(home)
     if generation is None:
         return {}

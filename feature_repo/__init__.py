@@ -1,1 +1,1 @@
-"""What a feature is (the catalogue) and where it is kept (the stores)."""
+"""Features: their declarations (the catalogue) and their stores."""

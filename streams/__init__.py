@@ -1,1 +1,1 @@
-"""What keeps the stores current: the log, the importers, the batch build and the dataflow."""
+"""Keep the stores current: importers, feeds, the batch build and the dataflow."""

@@ -44,7 +44,7 @@ ABREAST: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class OnlineRebuildReport:
-    """What was written to Redis: keys by view, messages of open races; up to which `known_at`, in how many seconds; whether
+    """The report of a rebuild: keys by view, messages of open races; up to which `known_at`, in how many seconds; whether
     Redis was cleared first, and whether a stream ran meanwhile."""
 
     keys: dict[str, int]

@@ -83,7 +83,7 @@ class Bundle:
 
     @property
     def mode(self) -> str:
-        """What the model may be used for."""
+        """The permitted use of the model."""
         return str(self.metadata["mode"])
 
     @property
@@ -132,7 +132,7 @@ class Bundle:
         return None if band is None else band.interval(probabilities)
 
     def contributions(self, matrix: Floats) -> Floats:
-        """What each feature adds to each runner's utility, (runners, features), against the mean of the race.
+        """The contribution of each feature to each runner's utility, (runners, features), relative to the mean of the race.
 
         The sum over the features is the runner's utility less the mean of the race's; e to its power scales the odds. All 0
         for a model that cannot say.

@@ -142,7 +142,7 @@ class HasContributions(Protocol):
     """A fitted model that can explain its utilities feature by feature."""
 
     def contributions(self, runners: Runners) -> Floats:
-        """What each feature adds to each runner's utility, (runners, features), up to a constant of all runners."""
+        """The contribution of each feature to each runner's utility, (runners, features), up to a constant of all runners."""
         ...
 
 

@@ -162,7 +162,7 @@ def _fit_on_all(
 
 
 def _origin(recipe: Recipe, kind: str) -> dict[str, Any]:
-    """What a bundle of a user's model records of its factory and its environment; nothing more for VÉLØ's own."""
+    """The factory and the environment of a user's model, as a bundle records them; empty for VÉLØ's own."""
     if kind == VELO:
         return {}
     return {

@@ -46,7 +46,7 @@ class Days:
 
     @cached_property
     def weights(self) -> Floats:
-        """How often each resample draws each day, (resamples, days); every row sums to the number of days."""
+        """The number of draws of each day in each resample, (resamples, days); every row sums to the number of days."""
         rng = np.random.default_rng(self.seed)
         share = np.full(self.count, 1.0 / max(self.count, 1))
         return np.asarray(rng.multinomial(self.count, share, size=self.resamples), dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Where a store lives and how it is reached: read from the environment once, at the edge."""
+"""The settings of a store, read from the environment once, at the edge."""
 
 import os
 from collections.abc import Mapping

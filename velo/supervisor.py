@@ -310,7 +310,7 @@ LOCK: Final = "lock"
 
 
 def state_of(home: Home) -> dict[str, Any] | None:
-    """What a running supervisor wrote of its programs; None where none runs."""
+    """The programs' state as a running supervisor wrote it; None if none runs."""
     return _read_state(home) if locks.is_held(home.up / LOCK) else None
 
 

@@ -1,1 +1,1 @@
-"""What a feature is: each family declared once, and what is computed from it at request time and within a race."""
+"""The declarations of features: each family once, and the features computed from it at request time and within a race."""

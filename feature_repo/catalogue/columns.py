@@ -194,7 +194,7 @@ def matrix_beside(stored: Floats, base: Mapping[str, ArrayLike], race: ArrayLike
 
 
 def places(names: Sequence[str]) -> tuple[int, ...]:
-    """Where columns stand in `COLUMNS`; raises `UserError` for one that the catalogue does not declare."""
+    """The indices of columns in `COLUMNS`; raises `UserError` for one that the catalogue does not declare."""
     refuse_unknown(names)
     return tuple(_PLACE[name] for name in names)
 

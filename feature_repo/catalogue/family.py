@@ -84,7 +84,7 @@ class Family:
 
     @property
     def formulas(self) -> tuple[str, ...]:
-        """What each of `features` is, in words."""
+        """The formula of each of `features`, in words."""
         known = self.known_measures
         over_time = [
             f"{aggregate.describe(known)}, last {days} days" for days in self.windows for aggregate in self.windowed

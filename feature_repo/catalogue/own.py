@@ -45,7 +45,7 @@ RESERVED: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Declarations:
-    """What a module declares; `source` names it in errors."""
+    """The declarations of a module; `source` names it in errors."""
 
     source: str
     families: tuple[Family, ...]
@@ -54,7 +54,7 @@ class Declarations:
 
 @cache
 def declarations() -> tuple[Declarations, ...]:
-    """What every named module declares, in order. Raises `UserError` for a module that cannot be read."""
+    """The declarations of every named module, in order. Raises `UserError` for a module that cannot be read."""
     named = [(entry.value, f"entry point {entry.name}") for entry in sorted(entry_points(group=GROUP))]
     file = FEATURE_CONFIG.read()
     if file is not None:

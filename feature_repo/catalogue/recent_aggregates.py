@@ -205,7 +205,7 @@ class Variance(_Recent):
 
     @property
     def centre(self) -> int:
-        """What is taken from each value before it is squared."""
+        """The value that is subtracted from each value before it is squared."""
         return unit(self.measure) // 2
 
     def describe(self, measures: Measures = MEASURES) -> str:

@@ -59,7 +59,7 @@ _INPUTS: Final = {
 
 
 def asked(name: str) -> Expression:
-    """What the race asked about says of the runner: one of `REQUEST`. Raises `UserError` for another name."""
+    """A value of the requested race or runner: one of `REQUEST`. Raises `UserError` for another name."""
     if name not in _INPUTS:
         raise UserError(f"{name!r} is not asked with a race: use one of {', '.join(_INPUTS)}")
     return _INPUTS[name]

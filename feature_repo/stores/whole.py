@@ -231,7 +231,7 @@ class FurthestHead:
 
 @dataclass(slots=True)
 class Expected:
-    """What readers of one store expect of Redis. Safe for threads. The store's files are read again when they change.
+    """The state of Redis that readers of one store expect. Safe for threads. The store's files are read again when they change.
 
     A reader calls `before_read`, reads Redis, and passes both to `refuse`: a position that Redis reached while a read was
     under way is not expected of that read.

@@ -187,12 +187,12 @@ class RaceReader:
         return [race for race in races if race is not None], declared_races
 
     def stored(self, race_id: str) -> StoredRace | None:
-        """What Redis holds of a race."""
+        """The messages of a race in Redis."""
         race: StoredRace | None = self.redis.call(lambda client: RaceCards(client).race(race_id))
         return race
 
     def head(self) -> CardsPosition | None:
-        """How far a stream brought Redis; None where none ever did."""
+        """The log position that a stream wrote to Redis; None before the first."""
         head: CardsPosition | None = self.redis.call(lambda client: RaceCards(client).head())
         return head
 

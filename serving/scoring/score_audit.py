@@ -102,7 +102,7 @@ def audit_scores(
 
 
 def _key(score: Served) -> _Key:
-    """What a score is made of: equal keys make equal scores."""
+    """The inputs of a score: equal keys make equal scores."""
     return (
         score.race_id, score.as_of, score.model, _shows_starting_prices(score), str(score.card), str(score.odds)
     )  # fmt: skip

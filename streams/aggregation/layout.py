@@ -76,7 +76,7 @@ class DeltaLayout:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """How a family's columns are made.
+    """The functions that compute a family's columns.
 
     `values` is the function from (career sums, recent values, sums of all windows) to the columns in the order of
     `Family.features`. `looked_back_on` has the indexes in a `RememberedStart` of the measures that need more than the last

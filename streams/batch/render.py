@@ -30,18 +30,18 @@ class Span:
 
     @property
     def name(self) -> str:
-        """What its columns begin with."""
+        """The prefix of its columns."""
         return "career" if self.days is None else f"w{self.days}"
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """What it totals."""
+        """The measures that it totals."""
         own = tuple(dict.fromkeys(chain.from_iterable(aggregate.measures for aggregate in self.aggregates)))
         return own or ("one",) if self.days is None else (*own, IN_ORDER)
 
     @property
     def packing(self) -> Packing:
-        """How its totals are packed."""
+        """The packing of its totals."""
         return Packing.of(self.measures)
 
     @property

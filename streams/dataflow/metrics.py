@@ -1,4 +1,4 @@
-"""What a stream reports: metrics for Prometheus, a log of JSON lines, a file for `velo status`."""
+"""The reports of a stream: metrics for Prometheus, a log of JSON lines, a file for `velo status`."""
 
 import json
 import logging
@@ -81,7 +81,7 @@ def log_json(stream: TextIO = sys.stderr) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far a stream has read: `next_seq` of log `log_generation`, at instant `at`; `at_end` says whether that is the end.
+    """The position of a stream in the log: `next_seq` of log `log_generation`, at instant `at`; `at_end` says whether that is the end.
 
     Both stores have everything before `sealed_seq`.
     """

@@ -51,7 +51,7 @@ class LogRecord(NamedTuple):
 
 
 class RecordEffect(NamedTuple):
-    """What one record changes: exactly one for each record, of any kind, so that their order can be restored.
+    """The effect of one record: exactly one for each record, of any kind, so that their order can be restored.
 
     `known_at_us` is None for an unreadable record. `kind` is the message's type. `change` is the change to its race, until
     the race is rated: ratings depend on the log's order, so only then is it `routed` to the views of ratings.
@@ -70,7 +70,7 @@ class RecordEffect(NamedTuple):
 
 
 class KeyUpdates(NamedTuple):
-    """What the messages from `first_seq` to `last_seq` change in one shard: for each its `known_at` in µs and its updates.
+    """The changes of the messages from `first_seq` to `last_seq` in one shard: for each its `known_at` in µs and its updates.
 
     A message without updates only says that a new day has begun.
     """

@@ -1,4 +1,4 @@
-"""How a stream runs and where it begins: its options, its checks of the store, and its recovery store."""
+"""The plan of a stream: its options, its checks of the store, and its recovery store."""
 
 import shutil
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ class TableVersion:
 
 @dataclass(frozen=True, slots=True)
 class StreamPlan:
-    """Where a stream without a checkpoint begins: record `begin` of the log; and its recovery store."""
+    """The start of a stream without a checkpoint: record `begin` of the log; and its recovery store."""
 
     store: Store
     formulas: TableVersion
@@ -52,7 +52,7 @@ class StreamPlan:
 
 @dataclass(frozen=True, slots=True)
 class StreamOptions:
-    """How a stream runs: to the log's end (`once`) or until stopped, and which stores it writes."""
+    """The options of a stream: it runs to the log's end (`once`) or until stopped, and which stores it writes."""
 
     once: bool = False
     snapshot_every: timedelta = SNAPSHOT_EVERY

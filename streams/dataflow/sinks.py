@@ -66,7 +66,7 @@ VIEWS: Final = [family.view for family in FAMILIES]
 
 @dataclass(frozen=True)
 class SinkContext:
-    """What sinks are made of."""
+    """The collaborators of sinks."""
 
     planned: StreamPlan
     options: StreamOptions

@@ -31,7 +31,7 @@ class Spot:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """What a load would do. `rows` = `accepted_rows` + `refused_rows` + `long_rows`; rows that were left out are in `warnings`.
+    """The outcome of a load that was not made. `rows` = `accepted_rows` + `refused_rows` + `long_rows`; rows that were left out are in `warnings`.
 
     `long_rows` are those of refused races that are too long for a dead letter, and so stay in their file. `races` counts accepted races, `refused` refused races by reason.
     """

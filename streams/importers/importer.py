@@ -1,4 +1,4 @@
-"""What an importer is: the interface, and how to make one of results, of racecards or of any CSV file of results."""
+"""The interface of importers, and constructors for results, for racecards and for CSV files of results."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ Complete = Callable[[dict[str, Any], Mapping[str, str], Store], None]
 
 
 class Report(Protocol):
-    """What became of a load; a dataclass, whose fields are what `--json` prints."""
+    """The report of a load: a dataclass whose fields `--json` prints."""
 
     def facts(self) -> list[tuple[str, Any]]:
         """Names and numbers to show, in order."""

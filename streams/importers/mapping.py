@@ -57,7 +57,7 @@ class ColumnRule:
 
 @dataclass(frozen=True, slots=True)
 class FinishRule:
-    """How one column says what became of a runner."""
+    """How one column encodes a runner's outcome."""
 
     source: Names
     pattern: re.Pattern[str] | None

@@ -1,4 +1,4 @@
-"""What the rows of one raceform load decide together, and what its report counts."""
+"""The decisions that need all rows of a raceform load, and the counts of its report."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -57,7 +57,7 @@ def _key_of(race_id: str, csv_row: CsvRow) -> _Key:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What all rows of a load decide: how its offs are read, and which of the races that share an id keeps it."""
+    """The decisions over all rows of a load: how its offs are read, and which of the races that share an id keeps it."""
 
     offs: OffReader
     owners: Mapping[_Key, _Race]

@@ -46,7 +46,7 @@ class Prepared:
 
 
 class BacktestOptions(TypedDict, total=False):
-    """What a backtest tests: local race dates `since` to `until` (both included), or the last `days` up to `until`.
+    """The options of a backtest. It covers local race dates `since` to `until` (both included), or the last `days` up to `until`.
 
     The default is the `DAYS` days up to the last result. `refit_months` and `past` are those of `WalkForwardPlan`, `lead` the time
     before the off. `model` is whatever `velo.training.model.own_models.recipe_for` takes: None or `ModelOptions` for VÉLØ's own,

@@ -23,7 +23,7 @@ from velo.training.model.fitting import has_market
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Of probabilities over some races: log losses in nats per race, `top1` the share of races that the first choice won."""
+    """The quality of probabilities over some races: log losses in nats per race, `top1` the share of races that the first choice won."""
 
     log_loss: float
     log_loss_uniform: float

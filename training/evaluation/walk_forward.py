@@ -85,7 +85,7 @@ class OutOfFold:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """How the model is made, as JSON; empty where it does not say."""
+        """The settings of the model as JSON; empty if it has none."""
         return self.model.settings() if isinstance(self.model, HasSettings) else {}
 
 

@@ -49,7 +49,7 @@ class Logit:
         return np.asarray(np.ascontiguousarray(self.contributions(matrix)).sum(axis=1), dtype=np.float64)
 
     def contributions(self, matrix: Floats) -> Floats:
-        """What each feature adds to each row's score, (rows, features)."""
+        """The contribution of each feature to each row's score, (rows, features)."""
         columns = _standardised(matrix, np.array(self.means), np.array(self.scales))
         columns *= np.array(self.weights)
         return columns
@@ -196,7 +196,7 @@ class Ensemble:
         return softmax(self.utilities(runners), starts)
 
     def contributions(self, runners: Runners) -> Floats:
-        """What each feature adds to each runner's utility, (runners, features), up to a constant of all runners.
+        """The contribution of each feature to each runner's utility, (runners, features), up to a constant of all runners.
 
         Shapley values of the trees and the terms of the logit, weighted as in the utility.
         """

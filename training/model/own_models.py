@@ -42,7 +42,7 @@ TOLERANCE: Final = 1e-6
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is made: the unfitted model, its columns and what identifies it.
+    """The recipe of a model: the unfitted model, its columns and what identifies it.
 
     `settings` are JSON: equal settings are the same recipe to the ledger of trials and to the gate's verdict. `factory` is
     `module:name`, None for an object that a caller passed; `kind` is one of `VELO`, `CLASSIFIER`, `FUNCTION`, `PROTOCOL`.
@@ -334,5 +334,5 @@ class ScoringFunction:
     function: Callable[[Runners], Floats]
 
     def utilities(self, runners: Runners) -> Floats:
-        """What the function returns."""
+        """The values that the function returns."""
         return self.function(runners)

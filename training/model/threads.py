@@ -1,4 +1,4 @@
-"""How many threads a fit uses: as many as the machine has free. The bits of a model do not depend on it.
+"""The number of threads of a fit: as many as there are free cores. The bits of a model do not depend on it.
 
 A thread without a core of its own makes the others wait for it at every step, so a fit with two threads on a busy machine takes
 several times as long as with one.

@@ -39,7 +39,7 @@ _ONLY_SAME: Final = ("scikit-learn",)
 
 
 def stored_kind(recipe: "Recipe") -> str:
-    """How a recipe's fitted model would be stored, decided before anything is fitted.
+    """The stored form of a recipe's fitted model, decided before anything is fitted.
 
     Raises `UserError` for a model that has no safe stored form, or whose package is not installed.
     """
@@ -211,7 +211,7 @@ def _imports_of(module: str) -> tuple[str, ...]:
 
 
 def differences(described: Mapping[str, Any]) -> tuple[str, ...]:
-    """How this environment differs from the one that a bundle was trained in, a sentence each.
+    """The differences between this environment and that of a bundle's training, one sentence each.
 
     Only the packages the model needs and Python's minor version count. Raises `UserError` for another version of a package
     whose stored form is read by the same version only.

@@ -147,7 +147,7 @@ class BacktestReport:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a backtest is: its id, recipe and plan, the model's name, the number of the trial and of the look at a locked window."""
+    """The identity of a backtest: its id, recipe and plan, the model's name, the number of the trial and of the look at a locked window."""
 
     backtest: str
     recipe: str

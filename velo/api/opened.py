@@ -1,4 +1,4 @@
-"""What every method of a store does: read the settings and the clock, keep files private, report damage in one line."""
+"""The base of a store's methods: settings, clock, private files, and damage reported in one line."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Where a racecourse is: its country, its time zone (IANA) and the hours of its clock in which races start there.
+"""The location of a racecourse: its country, its time zone (IANA) and the hours of its clock in which races start there.
 
 Country codes are those that racing papers put behind a foreign horse's name. A country of several zones has its
 courses by zone; one of its courses that is not listed may be in any of them.

@@ -65,7 +65,7 @@ SCALE: Final = Scale(
 
 @dataclass(frozen=True, slots=True)
 class Reductions:
-    """How an exchange reduces matched prices: by a withdrawn runner's factor in per cent, if it is at least `least`."""
+    """An exchange's rule for reducing matched prices: by a withdrawn runner's factor in per cent, if it is at least `least`."""
 
     name: str
     least: float

@@ -225,7 +225,7 @@ class Arrays:
         return form[op](*values)
 
     def truth(self, expression: Expression) -> Any:
-        """Where a truth is true."""
+        """The rows in which a truth value is true."""
         np, op, args = self._np, expression.op, expression.args
         if op in ("and", "or"):
             return (np.logical_and if op == "and" else np.logical_or)(*map(self.truth, args))
@@ -237,7 +237,7 @@ class Arrays:
         return expression.data if op == "literal" else self._compared(op, args)
 
     def falsehood(self, expression: Expression) -> Any:
-        """Where a truth is false: neither true nor null."""
+        """The rows in which a truth value is false: neither true nor null."""
         np, op, args = self._np, expression.op, expression.args
         if op in ("and", "or"):
             return (np.logical_or if op == "and" else np.logical_and)(*map(self.falsehood, args))

@@ -73,7 +73,7 @@ class Jurisdiction:
         return next((band for band, end_m in self.distance_bands if distance_m < end_m), self.longest_band)
 
     def places(self, starters: int) -> int:
-        """How many places count in a field of `starters`."""
+        """The number of places that count in a field of `starters`."""
         return next((places for field, places in self.place_terms if starters <= field), self.most_places)
 
     @cached_property

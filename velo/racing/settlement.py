@@ -27,7 +27,7 @@ class Outcome(Enum):
 
 
 class Venue(Enum):
-    """Where a price was taken. Later withdrawals reduce a bookmaker's bet by Rule 4, an exchange's by factors."""
+    """The venue at which a price was taken. Later withdrawals reduce a bookmaker's bet by Rule 4, an exchange's by factors."""
 
     BOOKMAKER = "bookmaker"
     EXCHANGE = "exchange"

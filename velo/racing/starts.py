@@ -110,7 +110,7 @@ _ROW: Final = (
 def _race_values(
     race: Race, starters: Sequence[Runner], jurisdiction: Jurisdiction
 ) -> tuple[_Shared, "zip[tuple[Any, ...]]"]:
-    """What needs the whole race: the shared values, and for each starter the values of `_ROW`."""
+    """The values that need the whole race: the shared values, and for each starter the values of `_ROW`."""
     field = len(starters)
     positions = [runner.position if runner.status == FINISHED else None for runner in starters]
     sharing = Counter(positions)

@@ -23,7 +23,7 @@ _NOISE = 1.1
 
 @dataclass(frozen=True)
 class MarketCalibration:
-    """What the market has learnt about its signal: sums over runners, within races, of truth × signal and of signal²."""
+    """The market's knowledge of its signal: sums over runners, within races, of truth × signal and of signal²."""
 
     truth_signal: float
     signal_squared: float

@@ -197,7 +197,7 @@ def _results(rng: np.random.Generator, world: World, days: Sequence[Published], 
 
 
 def _weighed_in(rng: np.random.Generator, races: Sequence[FilledRace]) -> list[datetime]:
-    """When each result is first known: about 15 minutes after the off, later after an enquiry; whole seconds."""
+    """The instant at which each result is first known: about 15 minutes after the off, later after an enquiry; whole seconds."""
     minutes = 15.0 + np.clip(rng.normal(0.0, 2.0, len(races)), -6.0, 6.0)
     minutes += np.where(rng.random(len(races)) < 0.04, rng.uniform(4.0, 20.0, len(races)), 0.0)
     return [race.plan.off + timedelta(seconds=int(60 * wait)) for race, wait in zip(races, minutes, strict=True)]

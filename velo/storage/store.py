@@ -90,7 +90,7 @@ class Home:
 
     @property
     def online(self) -> Path:
-        """What was written to the online store, to check whether it still has it: one file a view, and the position."""
+        """The record of what was written to the online store, to check that it is still there: one file per view, and the position."""
         return self.root / "online"
 
     @property

@@ -69,7 +69,7 @@ class StreamReport:
         ]
 
     def notes(self) -> list[str]:
-        """What was left out or refused, one line each."""
+        """The parts that were left out or refused, one line each."""
         return counts(self.refused, self.left_out)
 
 
