@@ -170,8 +170,7 @@ def strays(home: Home) -> list[str]:
     left += home.batch.glob("scratch-*")
     named = {path.name for kind in staging.KINDS for path in staging.parts_of(home, kind)}
     left += [path for path in home.batch.glob("*.parquet") if path.name not in named]
-    finished = sorted(path for path in home.generations.glob("[0-9]*"))
-    left += finished[: -table_versions.KEPT]
+    left += set(home.generations.glob("[0-9]*")) - table_versions.kept(home)
     return sorted(str(path.relative_to(home.root)) for path in left)
 
 

@@ -32,7 +32,7 @@ from velo.storage.log.format import generation as log_generation
 from velo.storage.store import Home, Store
 from velo.streams.batch import staging
 from velo.streams.batch.build import MEMORY_LIMIT, build
-from velo.streams.dataflow.metrics import position
+from velo.streams.dataflow.metrics import sealed_into
 
 if TYPE_CHECKING:
     import duckdb
@@ -121,8 +121,7 @@ def audit(
 
 def brought_to(home: Home, manifest: table_versions.Manifest) -> tuple[int, datetime]:
     """Return the seq before which both stores certainly have every record, and the `known_at` of the last of them."""
-    streamed = position(home)
-    sealed = streamed.sealed_seq if streamed and streamed.log_generation == manifest.log_generation else 0
+    sealed = sealed_into(home, manifest)
     if sealed <= manifest.next_seq:
         return manifest.next_seq, manifest.known_at
     last = next(reader.records(home, sealed - 1))

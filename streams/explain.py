@@ -27,7 +27,7 @@ from velo.racing.race_values import days_since_1970
 from velo.storage import table_versions
 from velo.storage.store import Store
 from velo.streams.batch import measuring, staging
-from velo.streams.batch.build import fingerprint
+from velo.streams.batch.formulas import fingerprint
 
 MeasuredStart = Mapping[str, Any]
 """One measured start from the tables, with `retracted_at` of its version."""

@@ -13,17 +13,15 @@ from typing import Any, Final
 
 from velo.errors import UserError
 from velo.feature_repo.catalogue.families import FAMILIES, Family
+from velo.feature_repo.stores.fills import fill_remembered, forget, new_fill
 from velo.feature_repo.stores.race_cards import CardsPosition, RaceCards
 from velo.feature_repo.stores.redis_layout import Layout
 from velo.feature_repo.stores.redis_writer import RowWriter
 from velo.feature_repo.stores.whole import (
     begin,
-    fill_remembered,
     finish,
-    forget,
     forget_head,
     head_remembered,
-    new_fill,
     new_mark,
     read,
     refuse_other_store,
@@ -33,7 +31,7 @@ from velo.storage import table_versions
 from velo.storage.log.reader import end
 from velo.storage.store import Home, Store
 from velo.streams.audit import brought_to
-from velo.streams.batch.build import fingerprint
+from velo.streams.batch.formulas import fingerprint
 from velo.streams.dataflow.cards_sink import fill as fill_cards
 from velo.streams.dataflow.metrics import is_streaming
 from velo.streams.dataflow.redis_view import fill_view, one_at_a_time
@@ -60,12 +58,12 @@ def _fill_whole(home: Home, redis: RowWriter, layout: Layout, manifest: table_ve
 
     A complete view stays readable meanwhile, and keeps the mark of the stream that wrote it last.
     """
-    client, number, epoch = redis.client, manifest.log_generation, manifest.epoch
+    client, number, epoch = redis.client, manifest.log_generation, manifest.epoch_of(layout.view)
     [held] = read(client, [layout])
     # filled from a log that was rebuilt since: its rows may have instants that this log never reaches
     clear = clear or (held.fill is not None and held.fill.split(":")[1] != str(number))
-    expected = fill_remembered(home, layout.view)
-    if not clear and not held.lost and held.fill is not None and held.fill == expected:
+    complete = not held.lost and held.fill is not None and held.fill == fill_remembered(home, layout.view)
+    if not clear and complete and held.epoch == epoch:
         return fill_view(home, layout, redis, epoch)
     mark = new_mark(home, number, epoch, manifest.next_seq - 1)
     if clear:
@@ -75,7 +73,7 @@ def _fill_whole(home: Home, redis: RowWriter, layout: Layout, manifest: table_ve
     if clear:
         redis.delete_rows(layout)
     keys = fill_view(home, layout, redis, epoch)
-    if not finish(home, client, layout, mark, mark, new_fill(layout, home, number)):
+    if not finish(home, client, layout, mark, mark, new_fill(layout, home, number, epoch)):
         raise UserError(f"{layout.view} was emptied, or filled by another, while it was filled: repeat the command")
     return keys
 

@@ -33,7 +33,7 @@ from velo.storage.log.tail import (
     message_of,
 )
 from velo.storage.store import Home
-from velo.streams.dataflow.metrics import position
+from velo.streams.dataflow.metrics import sealed_into
 
 READ_AT_ONCE: Final = 2000
 RACES_LOOKED_UP: Final = 2000
@@ -98,10 +98,10 @@ class UnbuiltLog:
     def tables_end(self) -> int:
         """The seq before which the offline tables hold every record: that of the last build, or of what the stream sealed since."""
         folder = table_versions.current(self.home)
-        built = table_versions.manifest_of(folder).next_seq if folder is not None else 0
-        reached = position(self.home)
-        sealed = reached.sealed_seq if reached is not None and reached.log_generation == generation(self.home) else 0
-        return max(built, sealed)
+        if folder is None:
+            return 0
+        manifest = table_versions.manifest_of(folder)
+        return max(manifest.next_seq, sealed_into(self.home, manifest))
 
     def settled(self) -> tuple[int, int]:
         """The seq before which both stores certainly hold every record, and the `known_at` (µs) of the record before it; 0 if none."""

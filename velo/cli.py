@@ -12,6 +12,7 @@ from velo.commands import (
     backtest,
     bench,
     build,
+    change,
     explain,
     features,
     feed,
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 for part in (
     build,
+    change,
     features,
     inspect,
     ingest,
@@ -60,7 +62,7 @@ for part in (
 GROUPS: Final = {
     "Start": ("init", "demo", "simulate", "status"),
     "Load": ("inspect", "ingest", "cards", "feed", "dead-letters", "tick", "log"),
-    "Features": ("build", "features", "sql", "explain"),
+    "Features": ("build", "plan", "apply", "rollback", "features", "sql", "explain"),
     "Models": ("train", "backtest", "gate", "models", "paper"),
     "Race day": ("up", "stream", "serve", "score", "online", "down"),
     "Check": ("audit", "backup", "bench"),

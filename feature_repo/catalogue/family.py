@@ -58,6 +58,12 @@ class Family:
         """Every measure that its features may use, by name."""
         return {**MEASURES, **{measure.name: measure for measure in self.measures}}
 
+    @property
+    def used_measures(self) -> frozenset[str]:
+        """The measures that its features are made of."""
+        totals = (measure for one in (*self.career, *self.windowed) for measure in one.measures)
+        return frozenset((*totals, *(one.measure for one in self.recent)))
+
     def _features(self) -> tuple[Feature, ...]:
         known = self.known_measures
 

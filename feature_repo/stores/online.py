@@ -88,7 +88,7 @@ class VersionedRedisOnlineStore(RedisOnlineStore):
         ).reshape(len(data), len(layout.columns))
         instants = np.array([_us(at) for _, _, at, _ in data], dtype=np.int64)
         keys = [_key(layout, entity) for entity, _, _, _ in data]
-        self.writer(config).write(layout, keys, instants, values, epoch_of(self._home(config)))
+        self.writer(config).write(layout, keys, instants, values, epoch_of(self._home(config), table.name))
         if progress:
             progress(len(data))
 
@@ -109,13 +109,15 @@ class VersionedRedisOnlineStore(RedisOnlineStore):
         if not packs(view):
             return self._write_values(config, view, _value_rows(view, rows), progress)
         layout = layout_of(view, config.project)
-        return self.writer(config).write_rows(layout, rows, epoch_of(self._home(config)), progress)
+        return self.writer(config).write_rows(layout, rows, epoch_of(self._home(config), view.name), progress)
 
     def mark(self, config: RepoConfig, view: FeatureView) -> Mark:
         """Return the record in Redis of what was materialised of a view."""
         self._remember(config)
         client = self._get_client(config.online_store)
-        rows_as = f"{epoch_of(self._home(config))} {_fields_of(view, config.project).fingerprint} {packs(view)}"
+        rows_as = (
+            f"{epoch_of(self._home(config), view.name)} {_fields_of(view, config.project).fingerprint} {packs(view)}"
+        )
         return Mark(client, self._url or "redis", mark_key(config.project, view.name), rows_as)
 
     def _write_values(
@@ -127,7 +129,7 @@ class VersionedRedisOnlineStore(RedisOnlineStore):
             return _redis_key(config.project, entity, config.entity_key_serialization_version)
 
         layout = _fields_of(view, config.project)
-        epoch = epoch_of(self._home(config))
+        epoch = epoch_of(self._home(config), view.name)
         return value_rows.write(client, self._url or "redis", layout, rows, epoch, redis_key, progress)
 
     def writer(self, config: RepoConfig) -> RowWriter:

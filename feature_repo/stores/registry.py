@@ -12,8 +12,9 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from velo.errors import UserError
 from velo.settings import Settings, installed
+from velo.storage import table_versions
 from velo.storage.atomic_files import make_folder, write_atomically
-from velo.storage.store import Home, Store
+from velo.storage.store import Home
 
 
 def settings_for(home: str | None = None, repo_path: Path | None = None) -> Settings:
@@ -26,9 +27,13 @@ def settings_for(home: str | None = None, repo_path: Path | None = None) -> Sett
     return Settings.from_env(os.environ | {"VELO_HOME": home} if home else os.environ, beside)
 
 
-def epoch_of(home: Home) -> int:
-    """The epoch of the formulas that the store's tables were built with, from 1; read from disk at each call."""
-    return max(1, len(Store.open(Settings(home.root)).epochs))
+def epoch_of(home: Home, view: str) -> int:
+    """The epoch of the formulas that a view's tables were built with, from 1; read from disk at each call.
+
+    For a view of the user's own it is that of all tables; 1 where there are none.
+    """
+    folder = table_versions.current(home)
+    return 1 if folder is None else table_versions.manifest_of(folder).epoch_of(view)
 
 
 class HomeRegistryStore(FileRegistryStore):

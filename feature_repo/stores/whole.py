@@ -2,23 +2,27 @@
 
 Each view has one hash in Redis, its index: a fingerprint of every key that has a row (so a lost row differs from one that
 never existed), the number of rows, the log position they reach, and the name of the fill that wrote them. A fill's name
-begins with the store's identity. The store records the name of the last complete fill (`$VELO_HOME/online`): a Redis that
-was emptied, restored from older data or filled by another store has a different name, or none.
+begins with the store's identity and ends with the epoch of its formulas. The store records the name of the last complete
+fill (`$VELO_HOME/online`): a Redis that was emptied, restored from older data or filled by another store has a different
+name, or none; one whose rows are of formulas since replaced has another epoch than the published tables.
 """
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from secrets import token_hex
 from threading import Lock
 from typing import Any, Final
 
 from velo.errors import UserError
 from velo.feature_repo.catalogue.families import FAMILIES
+from velo.feature_repo.stores.fills import fill_epoch, fill_remembered, remember
 from velo.feature_repo.stores.redis_client import is_cluster, redis_errors
 from velo.feature_repo.stores.redis_layout import Layout, index_key_of
-from velo.storage.atomic_files import make_folder, write_atomically
+from velo.storage import table_versions
+from velo.storage.atomic_files import make_folder
 from velo.storage.store import Home, given_id, store_id
 
 FILL: Final = "fill"
@@ -62,6 +66,11 @@ class RedisContents:
         owner, dash, _ = (self.mark or b"").decode().rpartition(":")[2].partition("-")
         return owner if dash else None
 
+    @property
+    def epoch(self) -> int:
+        """The epoch of the rows of the last writer; −1 while the view is being filled, and where nobody wrote a mark."""
+        return int(self.mark.split(b":")[1]) if self.mark else -1
+
 
 @dataclass(frozen=True, slots=True)
 class Vitals:
@@ -70,11 +79,6 @@ class Vitals:
     keys: int
     evicted: int
     policy: str
-
-
-def new_fill(layout: Layout, home: Home, generation: int) -> str:
-    """A new name for a fill of a view; gives the store an identity where it has none."""
-    return f"{given_id(home)}:{generation}:{layout.fingerprint:08x}:{token_hex(8)}"
 
 
 def read(client: Any, layouts: Sequence[Layout]) -> list[RedisContents]:
@@ -117,16 +121,6 @@ def mark_lost(client: Any, views: Iterable[str]) -> None:
         pipe.execute()
 
 
-def remember(home: Home, view: str, fill: str) -> None:
-    """Record the last complete fill of a view."""
-    write_atomically(make_folder(home.online) / view, fill.encode() + b"\n", mode=0o600)
-
-
-def forget(home: Home, view: str) -> None:
-    """Expect no fill of a view."""
-    (home.online / view).unlink(missing_ok=True)
-
-
 def remember_head(home: Home, generation: int, seq: int) -> None:
     """Record the log position that Redis reached: a Redis with a lower one later holds older data.
 
@@ -149,14 +143,6 @@ def head_remembered(home: Home) -> tuple[int, int] | None:
         generation, seq = json.loads((home.online / HEAD_FILE).read_bytes())
         return int(generation), int(seq)
     except (OSError, ValueError, TypeError):
-        return None
-
-
-def fill_remembered(home: Home, view: str) -> str | None:
-    """The last complete fill of a view; None without one."""
-    try:
-        return (home.online / view).read_text().strip() or None
-    except OSError:
         return None
 
 
@@ -239,8 +225,9 @@ class Expected:
 
     home: Home
     layouts: tuple[Layout, ...] = field(default_factory=lambda: tuple(Layout.of(family) for family in FAMILIES))
-    _seen: tuple[int, int] = (-2, -2)
+    _seen: tuple[int, ...] = (-2,)
     _fills: dict[str, str | None] = field(default_factory=dict)
+    _replaced: frozenset[str] = frozenset()
     _remembered: tuple[int, int] | None = None
     _furthest: FurthestHead = FurthestHead()
     _lock: Lock = field(default_factory=Lock)
@@ -259,7 +246,8 @@ class Expected:
     ) -> None:
         """Raise `NotWhole`, or `OtherStore`, where views that were read have other fillings than expected, or the log
         was brought less far (`head`: generation, seq) than `before` the read."""
-        if any(self._fills.get(view) != fill for view, fill in zip(views, fills, strict=True)):
+        differ = any(self._fills.get(view) != fill for view, fill in zip(views, fills, strict=True))
+        if differ or not self._replaced.isdisjoint(views):
             self._look(again=True)
             self._refuse_fills(dict(zip(views, fills, strict=True)))
         self._refuse_older(before, head)
@@ -292,7 +280,10 @@ class Expected:
             reason = problem(expected, fill, view)
             if reason is not None:
                 raise NotWhole(reason)
-            if fill is not None and view in layouts and fill.split(":")[2] != f"{layouts[view].fingerprint:08x}":
+            other_columns = (
+                view in layouts and fill is not None and fill.split(":")[2] != f"{layouts[view].fingerprint:08x}"
+            )
+            if other_columns or view in self._replaced:
                 raise NotWhole(f"the online store holds rows of other formulas ({view}): {REMEDY}")
 
     def _refuse_older(self, before: FurthestHead, head: tuple[int, int] | None) -> None:
@@ -320,6 +311,7 @@ class Expected:
             # the stamp is read before the files: what is written in between is read by the next look
             changed = self._changed()
             self._fills = {layout.view: fill_remembered(self.home, layout.view) for layout in self.layouts}
+            self._replaced = frozenset(_replaced(self.home, self._fills))
             before, self._remembered = self._remembered, head_remembered(self.home)
             known = self._furthest
             if _is_older(self._remembered, before):
@@ -329,12 +321,28 @@ class Expected:
                 self._furthest = FurthestHead(self._remembered, known.resets)
             self._seen = changed
 
-    def _changed(self) -> tuple[int, int]:
-        try:
-            at = (self.home.online / HEAD_FILE).stat()
-        except OSError:
-            return -1, -1
-        return at.st_ino, at.st_mtime_ns
+    def _changed(self) -> tuple[int, ...]:
+        return *_stamp(self.home.online / HEAD_FILE), *_stamp(self.home.offline / table_versions.MANIFEST)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    try:
+        at = path.stat()
+    except OSError:
+        return -1, -1
+    return at.st_ino, at.st_mtime_ns
+
+
+def _replaced(home: Home, fills: Mapping[str, str | None]) -> Iterator[str]:
+    """The views whose fill is of other formulas than the published tables."""
+    folder = table_versions.current(home)
+    if folder is None:
+        return
+    manifest = table_versions.manifest_of(folder)
+    for view, fill in fills.items():
+        epoch = None if fill is None else fill_epoch(fill)
+        if epoch is not None and epoch != manifest.epoch_of(view):
+            yield view
 
 
 def _is_older(head: tuple[int, int] | None, than: tuple[int, int] | None) -> bool:

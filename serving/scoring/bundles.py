@@ -5,7 +5,7 @@ from pathlib import Path
 from threading import Lock
 
 from velo.errors import UserError
-from velo.settings import Settings
+from velo.storage import table_versions
 from velo.storage.store import Store
 from velo.training.bundle import CURRENT, GATE, Bundle, load
 
@@ -42,11 +42,10 @@ class Bundles:
 
     def catalogue(self) -> str:
         """The fingerprint of the formulas of the tables; raises `UserError` without tables."""
-        home = self.store.home
-        epochs = Store.open(Settings(home.root)).epochs
-        if not epochs:
-            raise UserError(f"there are no feature tables at {home.offline}: run `velo build` first")
-        return epochs[-1]
+        folder = table_versions.current(self.store.home)
+        if folder is None:
+            raise UserError(f"there are no feature tables at {self.store.home.offline}: run `velo build` first")
+        return table_versions.manifest_of(folder).fingerprint
 
     def _load(self, version: str | None) -> Bundle:
         try:
@@ -60,7 +59,7 @@ class Bundles:
         of, paths = self._watched
         if of != version:
             home = self.store.home
-            paths = (home.models / CURRENT, home.models / version / GATE, home.identity)
+            paths = (home.models / CURRENT, home.models / version / GATE, home.offline / table_versions.MANIFEST)
             self._watched = (version, paths)
         stats = []
         for path in paths:

@@ -2,26 +2,27 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import duckdb
 
 from velo.errors import UserError
-from velo.feature_repo.catalogue import request_time
 from velo.feature_repo.catalogue.families import FAMILIES, Family, own_measures
+from velo.feature_repo.stores.fills import refuse_numberless_fills
 from velo.racing.jurisdiction import DEFAULT, Jurisdiction
 from velo.storage import table_versions
 from velo.storage.atomic_files import make_folder
 from velo.storage.log.format import generation as log_generation
+from velo.storage.log.reader import LogEnd
 from velo.storage.store import Home, Store
-from velo.storage.table_versions import Manifest
+from velo.storage.table_versions import Manifest, ViewFormulas
 from velo.streams.batch import render, staging
+from velo.streams.batch.formulas import at_epochs, fingerprint, steps, view_formulas
 
 if TYPE_CHECKING:
     from velo.streams.spark.engine import SparkEngine
@@ -35,27 +36,17 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class BuildReport:
-    """The outcome of a build: rows by view in the published generation, and how many of them are new."""
+    """The outcome of a build: rows by view in the published generation, how many of them are new, and the views that were
+    computed from the whole log."""
 
     rows: dict[str, int]
     added: dict[str, int]
+    computed: tuple[str, ...]
     messages: int
     known_at: datetime
     epoch: int
     whole: bool
     generation: Path
-
-
-def fingerprint(families: tuple[Family, ...] = FAMILIES, jurisdiction: Jurisdiction = DEFAULT) -> str:
-    """Return the identity of the formulas: a hash of the queries that make every table, and of those that measure a start.
-
-    A user's own request-time formulas count too, though no table has them: models are trained on their values.
-    """
-    queries = staging.formulas(jurisdiction, own_measures(families)) + "".join(
-        text for family in families for text in _queries(family)
-    )
-    queries += "".join(view.definition for view in request_time.OWN_VIEWS)
-    return blake2b(queries.encode(), digest_size=16).hexdigest()
 
 
 def build(
@@ -71,65 +62,128 @@ def build(
 ) -> BuildReport:
     """Bring the offline tables up to the log's end and publish them.
 
-    Only messages since the last build are computed, unless the formulas or the log changed, or `whole`, which uses nothing
-    that an earlier build kept. The tables have the same values either way, and also if `spark` does the work. `now` becomes
-    the rows' `created_timestamp`. Raises `UserError` for an empty log, a folder that cannot be written, a damaged file, or
-    another build that runs.
+    Only messages since the last build are computed, and all of the log for views whose formulas changed. If the log was
+    replaced, or for `whole`, which uses nothing that an earlier build kept, everything is. The tables have the same values
+    either way, and also if `spark` does the work. `now` becomes the rows' `created_timestamp`. Raises `UserError` for an
+    empty log, a folder that cannot be written, a damaged file, or another build that runs.
     """
     home = store.home
     make_folder(home.root)
     with table_versions.sole_publisher(home), staging.scratch_connection(home, memory_limit) as connection:
-        steps = len(families) + 3
-        progress("measure starts", 0, steps)
+        steps_in_all = len(families) + 3
+        progress("measure starts", 0, steps_in_all)
         spread = spark.spread if spark else staging.on_threads
         log_end = staging.measure_new(
             home, memory_limit, spread, whole=whole, jurisdiction=jurisdiction, own=own_measures(families)
         )
-        until = log_end.known_at
-        assert until is not None
-        if not whole:
-            _refuse_shorter_log(home, log_end.next_seq)
-        store, epoch = store.with_epoch_of(fingerprint(families, jurisdiction))
-        before = None if whole else _continued(home, epoch, log_end.next_seq)
-        if before is not None and before[1].next_seq == log_end.next_seq:
+        assert log_end.known_at is not None
+        task = _task(home, log_end.next_seq, families, jurisdiction, whole=whole)
+        before = task.continued
+        if before and (before[1].next_seq, before[1].fingerprint) == (log_end.next_seq, task.fingerprint):
             return _nothing_new(*before)
-        published = None if whole else table_versions.current(home)
-        if published is not None:
-            table_versions.refuse_damaged(published)
-        progress("lay out starts", 1, steps)
-        if spark:
-            spark.lay_out(home, store.timezone, families)
-        else:
-            staging.lay_out(connection, home, store.timezone, families)
-        folder = table_versions.begin(home, before[0] if before else None)
+        if task.published is not None and not whole:
+            table_versions.refuse_damaged(task.published[0])
+        # a view that is unchanged needs no work but for new messages
+        due = tuple(
+            family
+            for family in families
+            if before is None or family.view not in task.kept or before[1].next_seq < log_end.next_seq
+        )
+        progress("lay out starts", 1, steps_in_all)
+        if due and spark:
+            spark.lay_out(home, store.timezone, due)
+        elif due:
+            staging.lay_out(connection, home, store.timezone, due)
+        folder = table_versions.begin(home, before[0] if before else None, task.kept)
         part = table_versions.batch_part_name(log_end.next_seq)
-        bound = {"$after": before[1].known_at if before else BEGINNING, "$until": until, "$created": now}
+        span = BuildSpan(dict.fromkeys(task.kept, before[1].known_at) if before else {}, log_end.known_at, now)
         engine = spark or connection
-        added = _write_all(families, folder, part, bound, engine, lambda view, done: progress(view, done, steps))
+        wrote = _write_all(due, folder, part, span, engine, lambda view, done: progress(view, done, steps_in_all))
         _link_staged(home, folder)
-        rows = {view: count + (before[1].rows.get(view, 0) if before else 0) for view, count in added.items()}
-        manifest = Manifest(log_generation(home), log_end.next_seq, until, store.epochs[-1], epoch, rows)
+        added = {family.view: wrote.get(family.view, 0) for family in families}
+        manifest = _manifest(store, task, log_end, added)
         folder = table_versions.publish(home, folder, manifest)
-        progress("done", steps, steps)
-        return BuildReport(rows, added, log_end.next_seq, until, epoch, whole=before is None, generation=folder)
+        progress("done", steps_in_all, steps_in_all)
+        computed = tuple(view for view in added if view not in task.kept)
+        reached = manifest.next_seq, manifest.known_at, manifest.epoch
+        return BuildReport(manifest.rows, added, computed, *reached, whole=before is None, generation=folder)
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What a build starts from: the current generation, today's formulas, and the views that still have theirs.
+
+    `continued` is the current generation where its unchanged views (`kept`) need only what is new, else None.
+    """
+
+    published: tuple[Path, Manifest] | None
+    fingerprint: str
+    views: dict[str, ViewFormulas]
+    unchanged: set[str]
+    continued: tuple[Path, Manifest] | None
+
+    @property
+    def kept(self) -> set[str]:
+        """The views whose rows are taken over."""
+        return self.unchanged if self.continued else set()
+
+
+def _task(home: Home, next_seq: int, families: tuple[Family, ...], jurisdiction: Jurisdiction, *, whole: bool) -> _Task:
+    published = _published(home, next_seq, whole=whole)
+    mark, views = fingerprint(families, jurisdiction), view_formulas(families, jurisdiction)
+    unchanged = published[1].unchanged(mark, views) if published else set()
+    same_log = published is not None and published[1].log_generation == log_generation(home)
+    return _Task(published, mark, views, unchanged, published if same_log and unchanged and not whole else None)
+
+
+def _manifest(store: Store, task: _Task, log_end: LogEnd, added: dict[str, int]) -> Manifest:
+    """Return the manifest of the tables to publish; a view whose formulas changed gets a new epoch."""
+    before = task.published[1] if task.published else None
+    if before is not None and before.fingerprint == task.fingerprint:
+        epoch = before.epoch
+    else:
+        epoch = store.with_epoch_of(task.fingerprint)[1]
+        refuse_numberless_fills(store.home, task.views.keys() - task.unchanged)
+    held = task.continued[1].rows if task.continued else {}
+    rows = {view: count + (held[view] if view in task.kept else 0) for view, count in added.items()}
+    assert log_end.known_at is not None
+    views = at_epochs(task.views, task.unchanged, before, epoch)
+    reached = log_generation(store.home), log_end.next_seq, log_end.known_at
+    return Manifest(*reached, task.fingerprint, epoch, rows, views)
 
 
 def _nothing_new(folder: Path, manifest: Manifest) -> BuildReport:
     """Return the report of a build that found all of the log in the tables."""
     added = dict.fromkeys(manifest.rows, 0)
     reached = manifest.next_seq, manifest.known_at, manifest.epoch
-    return BuildReport(manifest.rows, added, *reached, whole=False, generation=folder)
+    return BuildReport(manifest.rows, added, (), *reached, whole=False, generation=folder)
+
+
+@dataclass(frozen=True, slots=True)
+class BuildSpan:
+    """The rows to write: `after` an instant, which differs by view (the beginning where none is given), up to `until`.
+
+    `created` becomes their `created_timestamp`.
+    """
+
+    after: Mapping[str, datetime]
+    until: datetime
+    created: datetime
+
+    def of(self, view: str) -> dict[str, datetime]:
+        """The instants of a view's queries."""
+        return {"$after": self.after.get(view, BEGINNING), "$until": self.until, "$created": self.created}
 
 
 def _write_all(
     families: tuple[Family, ...],
     folder: Path,
     part: str,
-    bound: dict[str, datetime],
+    span: BuildSpan,
     engine: "SparkEngine | duckdb.DuckDBPyConnection",
     wrote: Callable[[str, int], None],
 ) -> dict[str, int]:
-    """Write each family's rows in the span `bound` into a part of its view's folder, on all cores; returns rows by view.
+    """Write each family's rows in the `span` into a part of its view's folder, on all cores; returns rows by view.
 
     Spark divides one family between the cores itself; DuckDB gets several families at a time.
     """
@@ -138,10 +192,10 @@ def _write_all(
         view = folder / family.view
         view.mkdir(exist_ok=True)
         if not isinstance(engine, duckdb.DuckDBPyConnection):
-            return engine.write(family, view, part, bound)
+            return engine.write(family, view, part, span.of(family.view))
         with engine.cursor() as own:
             own.execute("SET TimeZone = 'UTC'")
-            return write_family(own, family, view / f"{part}.parquet", bound)
+            return write_family(own, family, view / f"{part}.parquet", span.of(family.view))
 
     at_once = staging.cores() if isinstance(engine, duckdb.DuckDBPyConnection) else 1
     added = {}
@@ -152,17 +206,26 @@ def _write_all(
     return added
 
 
-def _refuse_shorter_log(home: Home, next_seq: int) -> None:
-    """Raise `UserError` where the log lost records that the tables have: rebuilt tables would hide the loss."""
+def _published(home: Home, next_seq: int, *, whole: bool) -> tuple[Path, Manifest] | None:
+    """Return the current generation; None where there is none, or a `whole` build finds it damaged.
+
+    Raises `UserError` where the log lost records that the tables have: rebuilt tables would hide the loss.
+    """
     folder = table_versions.current(home)
     if folder is None:
-        return
-    manifest = table_versions.manifest_of(folder)
-    if manifest.log_generation == log_generation(home) and manifest.next_seq > next_seq:
+        return None
+    try:
+        manifest = table_versions.manifest_of(folder)
+    except UserError:
+        if whole:
+            return None
+        raise
+    if not whole and manifest.log_generation == log_generation(home) and manifest.next_seq > next_seq:
         raise UserError(
             f"the log at {home.log} ends before record {next_seq}, but the tables hold all before {manifest.next_seq}: "
             "load again what it lost or restore the log from a backup, or run `velo build --whole` to do without"
         )
+    return folder, manifest
 
 
 def _link_staged(home: Home, folder: Path) -> None:
@@ -174,40 +237,9 @@ def _link_staged(home: Home, folder: Path) -> None:
             os.link(part, folder / kind / part.name)
 
 
-def _continued(home: Home, epoch: int, next_seq: int) -> tuple[Path, Manifest] | None:
-    """Return the current generation if it has the same log and formulas and does not reach beyond the log's end."""
-    folder = table_versions.current(home)
-    if folder is None:
-        return None
-    manifest = table_versions.manifest_of(folder)
-    same = (manifest.log_generation, manifest.epoch) == (log_generation(home), epoch)
-    return (folder, manifest) if same and manifest.next_seq <= next_seq else None
-
-
-def _queries(family: Family) -> list[str]:
-    """Return the queries of a family in the order in which they run; the last one makes its table."""
-    return [text for _, text in _steps(family)] + [render.table(family)]
-
-
-def _steps(family: Family) -> list[tuple[str, str]]:
-    steps = [
-        ("keys", render.key_ids(family)),
-        ("days_out_of_order", render.days_out_of_order(family)),
-        ("moments", render.moments(family)),
-        ("touched", render.touched(family)),
-        ("deltas", render.deltas(family)),
-        ("changes", render.changes(family)),
-    ]
-    if family.windows:
-        steps.append(("late_losses", render.late_losses(family)))
-    if family.recent:
-        steps.append(("recents", render.recents(family)))
-    return steps
-
-
 def write_family(connection: duckdb.DuckDBPyConnection, family: Family, part: Path, bound: dict[str, datetime]) -> int:
     """Write a family's rows after `$after`, up to `$until`; returns their number."""
-    for table, text in _steps(family):
+    for table, text in steps(family):
         connection.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS {_bind(text, bound)}")
         if table == "touched":
             # the later steps then compute only the keys that the new messages change
@@ -217,7 +249,7 @@ def write_family(connection: duckdb.DuckDBPyConnection, family: Family, part: Pa
     written = connection.execute(
         f"COPY ({_bind(render.table(family), bound)}) TO '{target}' (FORMAT parquet, COMPRESSION lz4)"
     ).fetchall()
-    for table, _ in _steps(family):
+    for table, _ in steps(family):
         connection.execute(f"DROP TABLE {table}")
     return int(written[0][0])
 

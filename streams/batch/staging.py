@@ -8,7 +8,7 @@ import json
 import os
 import tokenize
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -41,6 +41,15 @@ LAYOUT: Final = 2
 """The version of the kept files. Layout 1 reused file names, so a killed build could leave other content under them."""
 KINDS: Final = ("results", "starts", "runners", "notices")
 STEPS: Final = ("log", *KINDS, "applied")
+START_COLUMNS: Final = (
+    "seq", "known_at", "race_id", "race_date", "off_time", "race_day", "one",
+    "trainer_id", "jockey_id", "horse_id", "course", "distance_band", "going_group", "draw_cell",
+)  # fmt: skip
+"""The columns of every laid out start, whichever views are made of it."""
+Modules = tuple[tuple[str, str], ...]
+GOINGS: Final[Modules] = (("velo.racing", "going.py"),)
+RATINGS: Final[Modules] = (("velo.racing", "elo.py"), ("velo.streams.aggregation", "ratings.py"))
+"""The modules, by package and file, whose code is part of the formulas."""
 Measure = Callable[[int, Path], str]
 """Measures the starts of a segment, given with its index, and returns the name of their part."""
 Spread = Callable[[Measure, Sequence[int], Sequence[Path]], list[str]]
@@ -153,7 +162,9 @@ def _remove_unnamed(home: Home) -> None:
                 path.unlink()
 
 
-def lay_out(connection: duckdb.DuckDBPyConnection, home: Home, timezone: ZoneInfo, families: Iterable[Family]) -> None:
+def lay_out(
+    connection: duckdb.DuckDBPyConnection, home: Home, timezone: ZoneInfo, families: Collection[Family]
+) -> None:
     """Create the table `starts` of a store: every start of every version that took effect, with its windows' midnights."""
     lay_out_parts(connection, parts_of(home, "results"), parts_of(home, "starts"), timezone, families)
 
@@ -163,11 +174,17 @@ def lay_out_parts(
     results: Sequence[Path],
     starts: Sequence[Path],
     timezone: ZoneInfo,
-    families: Iterable[Family],
+    families: Collection[Family],
+    narrowed: str = "",
+    before_seq: int | None = None,
 ) -> None:
-    """Create the table `starts` from the parts of measured results and starts."""
+    """Create the table `starts` from the parts of measured results and starts.
+
+    The clause `narrowed`, a join or a condition, picks starts; `before_seq` leaves out later results.
+    """
     windows = windows_of(families)
-    connection.execute(f"CREATE OR REPLACE TEMP VIEW results AS SELECT * FROM {parquet(results)}")  # noqa: S608 quoted
+    limit = "" if before_seq is None else f" WHERE seq < {before_seq}"
+    connection.execute(f"CREATE OR REPLACE TEMP VIEW results AS SELECT * FROM {parquet(results)}{limit}")  # noqa: S608 quoted
     connection.execute("CREATE OR REPLACE TEMP TABLE applied AS " + query("applied"))
     [(first, last)] = connection.execute("SELECT min(race_date), max(race_date) FROM results").fetchall()
     days, midnights = midnights_of(first, last, timezone, windows)
@@ -176,11 +193,13 @@ def lay_out_parts(
         "SELECT unnest($days::DATE[]) AS day, make_timestamptz(unnest($midnights::BIGINT[])) AS midnight",
         {"days": days, "midnights": midnights},
     )
-    connection.execute(f"CREATE OR REPLACE TEMP VIEW measured AS SELECT * FROM {parquet(starts)}")  # noqa: S608 quoted
-    connection.execute("CREATE OR REPLACE TABLE starts AS " + laid_out(windows))
+    connection.execute(
+        f"CREATE OR REPLACE TEMP VIEW measured AS SELECT * FROM {parquet(starts)} AS every {narrowed}"  # noqa: S608 quoted
+    )
+    connection.execute("CREATE OR REPLACE TABLE starts AS " + laid_out(windows, families))
 
 
-def windows_of(families: Iterable[Family]) -> list[int]:
+def windows_of(families: Collection[Family]) -> list[int]:
     """The distinct window lengths of families, in days, ascending."""
     return sorted({days for family in families for days in family.windows})
 
@@ -195,13 +214,18 @@ def midnights_of(
     return days, [(local_midnight(day, timezone) - EPOCH) // MICROSECOND for day in days]
 
 
-def laid_out(windows: Sequence[int]) -> str:
-    """The query of `starts` in SQL that DuckDB and Spark share: one row for each start that took effect."""
+def laid_out(windows: Sequence[int], families: Collection[Family]) -> str:
+    """The query of `starts` in SQL that DuckDB and Spark share: one row for each start that took effect.
+
+    It has the measures that `families` use.
+    """
+    used = sorted(measure for family in families for measure in family.used_measures)
+    named = ", ".join(f"measured.{name}" for name in dict.fromkeys((*START_COLUMNS, *used)))
     columns = "".join(f", m{days}.midnight AS midnight_{days}" for days in windows)
     joins = " ".join(f"JOIN midnights m{days} ON m{days}.day = race_date + {days}" for days in windows)
     return f"""
-        SELECT measured.*, applied.retracted_at, after.midnight AS day_after{columns}
-        FROM measured JOIN applied USING (seq) JOIN midnights after ON after.day = race_date + 1 {joins}"""  # noqa: S608 only windows' lengths are put in
+        SELECT {named}, applied.retracted_at, after.midnight AS day_after{columns}
+        FROM measured JOIN applied USING (seq) JOIN midnights after ON after.day = race_date + 1 {joins}"""  # noqa: S608 only our own names and windows' lengths are put in
 
 
 def _measure(
@@ -274,17 +298,35 @@ def parts_of(home: Home, kind: str) -> list[Path]:
     return _named(home, kind, _kept(home).parts)
 
 
+def measured_in(
+    home: Home, generation: Path, jurisdiction: Jurisdiction, own: tuple[measures.Measure, ...]
+) -> tuple[list[Path], list[Path]] | None:
+    """The parts of results and of starts in a generation; None where they were measured by other formulas, or are unknown."""
+    kept = _kept(home)
+    found = [sorted((generation / kind).glob("*.parquet")) for kind in ("results", "starts")]
+    named = {path.stem.split("-", 1)[1] for paths in found for path in paths}
+    same = kept.formulas == formulas(jurisdiction, own) and named <= {*kept.parts}
+    return (found[0], found[1]) if same and named else None
+
+
 def _named(home: Home, kind: str, parts: Sequence[str]) -> list[Path]:
     return [home.batch / f"{kind}-{part}.parquet" for part in parts]
 
 
 def formulas(jurisdiction: Jurisdiction = DEFAULT, own: tuple[measures.Measure, ...] = ()) -> str:
     """Fingerprint of the measures of a start: the queries as rendered, the jurisdiction's rules, and the ratings."""
-    fixed = constants(jurisdiction, own)
-    said = "".join(filled(step, fixed) for step in STEPS) + repr(jurisdiction)
-    modules = (("velo.racing", "going.py"), ("velo.racing", "elo.py"), ("velo.streams.aggregation", "ratings.py"))
-    said += "".join(code_of(files(package).joinpath(name).read_text()) for package, name in modules)
-    return blake2b(said.encode(), digest_size=8).hexdigest()
+    text = measuring_text(constants(jurisdiction, own), jurisdiction, (*GOINGS, *RATINGS))
+    return blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def measuring_text(fixed: Mapping[str, str], jurisdiction: Jurisdiction, modules: Modules) -> str:
+    """The queries that measure starts, filled with `fixed`; the jurisdiction's rules; and the code of some modules."""
+    return "".join(filled(step, fixed) for step in STEPS) + repr(jurisdiction) + code_of_modules(modules)
+
+
+def code_of_modules(modules: Modules) -> str:
+    """The code of some modules, each named by its package and its file."""
+    return "".join(code_of(files(package).joinpath(name).read_text()) for package, name in modules)
 
 
 def code_of(source: str) -> str:

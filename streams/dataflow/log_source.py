@@ -36,7 +36,8 @@ class LogSource(FixedPartitionedSource[tuple[str, LogRecord], int]):
     no writer of the log did. Each of
     `prepare` is called once, in a thread of its own, with the seq this execution begins at; no record is read before all
     have returned. `readable` says whether the sinks have written everything that was read so far.
-    With a `feeding` the log is read as far as that has synced it, and ends when that is over.
+    With a `feeding` the log is read as far as that has synced it, and ends when that is over. `refuse_replaced` is called
+    every second and raises where the tables are no longer those of `epoch`, the formulas of this execution.
     """
 
     store: Store
@@ -51,6 +52,8 @@ class LogSource(FixedPartitionedSource[tuple[str, LogRecord], int]):
     sealing: CheckpointWriter = field(default_factory=lambda: CheckpointWriter(beside=False))
     readable: Callable[[], bool] = lambda: True
     feeding: BackgroundIngest | None = None
+    epoch: int = 0
+    refuse_replaced: Callable[[], None] = lambda: None
 
     def list_parts(self) -> list[str]:
         """The log is one sequence."""
@@ -185,10 +188,13 @@ class LogPartition(StatefulSourcePartition[tuple[str, LogRecord], int]):
         if running and self._reported is not None and now < self._reported + REPORT_EVERY:
             return
         self._reported = now
+        if running:
+            self.source.refuse_replaced()
         home, telemetry = self.source.store.home, self.source.telemetry
         telemetry.next_seq.set(self.tail.next_seq)
         telemetry.lag_messages.set(0 if at_end else end(home).next_seq - self.tail.next_seq)
-        Position(generation(home), self.tail.next_seq, self._sealed_seq, to_text(now), at_end, running).write(home)
+        where = self.tail.next_seq, self._sealed_seq, to_text(now), at_end, running
+        Position(generation(home), *where, self.source.epoch).write(home)
 
     def _tick(self) -> None:
         """Append the tick of the last local midnight if the log has no message from this day, unless another writer has the log."""

@@ -14,6 +14,7 @@ from velo.racing.clock import to_text
 from velo.storage import locks
 from velo.storage.atomic_files import make_folder
 from velo.storage.store import Home
+from velo.storage.table_versions import Manifest
 
 LOCK: Final = ".lock"
 """In the stream's folder: the lock that the process of a stream holds."""
@@ -83,7 +84,7 @@ def log_json(stream: TextIO = sys.stderr) -> None:
 class Position:
     """The position of a stream in the log: `next_seq` of log `log_generation`, at instant `at`; `at_end` says whether that is the end.
 
-    Both stores have everything before `sealed_seq`.
+    Both stores have everything before `sealed_seq`, in tables of the formulas of `epoch`; 0 as an earlier version wrote it.
     """
 
     log_generation: int
@@ -92,6 +93,7 @@ class Position:
     at: str
     at_end: bool
     running: bool
+    epoch: int = 0
 
     def write(self, home: Home) -> None:
         """Write it for `velo status`, atomically."""
@@ -107,6 +109,14 @@ def position(home: Home) -> Position | None:
         return Position(**json.loads((home.stream / "position.json").read_bytes()))
     except (FileNotFoundError, ValueError, TypeError):
         return None
+
+
+def sealed_into(home: Home, manifest: Manifest) -> int:
+    """The seq before which the stream has sealed everything into the tables of a manifest; 0 where it sealed nothing there."""
+    where = position(home)
+    if where is None or (where.log_generation, where.epoch) != (manifest.log_generation, manifest.epoch):
+        return 0
+    return where.sealed_seq
 
 
 def is_streaming(home: Home) -> bool:

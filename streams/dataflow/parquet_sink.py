@@ -176,7 +176,7 @@ class ParquetPartition(StatefulSinkPartition[RowBatch, int]):
             generation = table_versions.current(home)
             assert generation is not None
             manifest = table_versions.manifest_of(generation)
-            refuse_others(self.sink.formulas, manifest)
+            self.sink.formulas.refuse_others(manifest)
             folder = make_folder(generation / view)
             first, part = span.first_seq, self._aside
             if span.oldest_us <= to_us(manifest.known_at):
@@ -209,14 +209,6 @@ def errors_if_full(home: Home) -> Iterator[None]:
             f"cannot write to {home.generations} ({failed.strerror or failed}): make room, then start the stream again; "
             "it resumes from its last snapshot"
         ) from failed
-
-
-def refuse_others(formulas: TableVersion, manifest: table_versions.Manifest) -> None:
-    """Raise `UserError` where the current tables have another log or other formulas than the stream."""
-    if (manifest.log_generation, manifest.epoch) != (formulas.log_generation, formulas.epoch):
-        raise UserError(
-            "the tables were rebuilt from another log or with other formulas while the stream ran: start the stream again"
-        )
 
 
 def sealed_until_us(generation: Path, view: str) -> int:

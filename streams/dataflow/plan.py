@@ -1,7 +1,7 @@
 """The plan of a stream: its options, its checks of the store, and its recovery store."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -19,10 +19,11 @@ from velo.storage.log.format import generation as log_generation
 from velo.storage.log.tail import cut_back
 from velo.storage.store import Home, Store
 from velo.storage.table_versions import NOTHING_KNOWN, Manifest
-from velo.streams.batch.build import fingerprint
+from velo.streams.batch.formulas import at_epochs, fingerprint, view_formulas
 from velo.streams.dataflow.arrow_rows import schema_of
 from velo.streams.dataflow.log_source import BATCH_RECORDS
 from velo.streams.dataflow.metrics import position
+from velo.streams.dataflow.retry import RestartRequired
 
 SNAPSHOT_EVERY: Final = timedelta(seconds=10)
 RECOVERY_PARTS: Final = 2
@@ -31,13 +32,37 @@ LITTLE_ROOM: Final = 2**20
 """Free bytes on a disk below which a failure of the engine's recovery store means that the disk is full."""
 
 
+class TablesReplaced(RestartRequired):
+    """The current tables are of another log or of other formulas than the stream: its next start goes on with those."""
+
+
 @dataclass(frozen=True, slots=True)
 class TableVersion:
-    """The log and formulas that rows are made from: they go only into tables of the same."""
+    """The log and formulas that rows are made from: they go only into tables of the same. `epochs` is by view."""
 
     log_generation: int
     fingerprint: str
     epoch: int
+    epochs: Mapping[str, int]
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "TableVersion":
+        """That of some tables."""
+        epochs = {view: manifest.epoch_of(view) for view in manifest.rows}
+        return cls(manifest.log_generation, manifest.fingerprint, manifest.epoch, epochs)
+
+    def refuse_others(self, manifest: Manifest) -> None:
+        """Raise `TablesReplaced` where tables have another log or other formulas."""
+        if (manifest.log_generation, manifest.epoch) != (self.log_generation, self.epoch):
+            raise TablesReplaced(
+                "the tables were rebuilt from another log or with other formulas while the stream ran: start the stream again"
+            )
+
+    def refuse_replaced(self, home: Home) -> None:
+        """Raise `TablesReplaced` where the current tables have another log or other formulas."""
+        folder = table_versions.current(home)
+        if folder is not None:
+            self.refuse_others(table_versions.manifest_of(folder))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +105,22 @@ def plan(store: Store) -> StreamPlan:
     streamed, log_end = position(home), reader.end(home).next_seq
     if streamed is not None and streamed.log_generation == generation and streamed.sealed_seq > log_end:
         raise cut_back(home, log_end, streamed.sealed_seq)
-    store, epoch = store.save().with_epoch_of(mark)
+    store = store.save()
     if folder is None:
         with table_versions.sole_publisher(home):
-            manifest = Manifest(generation, 0, NOTHING_KNOWN, mark, epoch, {family.view: 0 for family in FAMILIES})
+            store, epoch = store.with_epoch_of(mark)
+            views = at_epochs(view_formulas(), set(), None, epoch)
+            rows = {family.view: 0 for family in FAMILIES}
+            manifest = Manifest(generation, 0, NOTHING_KNOWN, mark, epoch, rows, views)
             begun = table_versions.begin(home)
             add_empty_parts(begun)
             folder = table_versions.publish(home, begun, manifest)
     else:
         with table_versions.changing_parts(home):
             add_empty_parts(folder)
-    recovery = _recovery(home, f"log{generation}-epoch{epoch}")
-    return StreamPlan(
-        store, TableVersion(generation, mark, epoch), table_versions.manifest_of(folder).next_seq, recovery
-    )
+    manifest = table_versions.manifest_of(folder)
+    recovery = _recovery(home, f"log{generation}-epoch{manifest.epoch}")
+    return StreamPlan(store, TableVersion.of(manifest), manifest.next_seq, recovery)
 
 
 def add_empty_parts(generation: Path) -> None:

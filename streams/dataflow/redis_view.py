@@ -19,6 +19,7 @@ import numpy as np
 from velo.errors import UserError
 from velo.feature_repo.catalogue.families import Family
 from velo.feature_repo.stores.changelog import engine, latest_sql, text
+from velo.feature_repo.stores.fills import fill_remembered, forget, new_fill
 from velo.feature_repo.stores.redis_client import redis_errors
 from velo.feature_repo.stores.redis_layout import Layout
 from velo.feature_repo.stores.redis_writer import RowBatchToWrite, RowWriter
@@ -26,10 +27,7 @@ from velo.feature_repo.stores.whole import (
     OtherStore,
     RedisContents,
     begin,
-    fill_remembered,
     finish,
-    forget,
-    new_fill,
     new_mark,
     read,
     refuse_other_store,
@@ -100,6 +98,11 @@ class RedisView:
         self.layout = Layout.of(self.family)
         self._arrays = VectorizedColumns(self.family)
 
+    @property
+    def epoch(self) -> int:
+        """The epoch of the view's rows."""
+        return self.formulas.epochs[self.family.view]
+
     def make_whole(self, client: Any) -> None:
         """Fill the view where Redis does not hold what was written, and take its mark over where it does.
 
@@ -124,7 +127,7 @@ class RedisView:
         # a write whose answer did not arrive left its mark as well
         lost = self.written is not None and held.mark not in (self.written, self.offered)
         lost = lost or self.suspect or held.lost
-        if seq < self.last_seq or epoch != mine.epoch or lost or held.fill is None or held.fill != expected:
+        if seq < self.last_seq or epoch != self.epoch or lost or held.fill is None or held.fill != expected:
             self._fill(client, lost=lost)
         else:
             self.written = held.mark
@@ -163,11 +166,11 @@ class RedisView:
         matrix[:, :-1] = self._arrays.of(rows).T
         matrix[:, -1] = np.array([row[5] for row in rows], dtype=np.float64)
         keys, instants = [row[0] for row in rows], np.array([row[1] for row in rows], dtype=np.int64)
-        return RowBatchToWrite(self.layout, keys, instants, matrix, self.formulas.epoch)
+        return RowBatchToWrite(self.layout, keys, instants, matrix, self.epoch)
 
     def mark(self, seq: int) -> bytes:
         """Return a new mark for a write up to message `seq`."""
-        return self._mark(self.formulas.epoch, seq)
+        return self._mark(self.epoch, seq)
 
     def replace_mark(self) -> tuple[Any, ...]:
         """Return the command that replaces the last mark by that of the write in flight."""
@@ -183,6 +186,8 @@ class RedisView:
         home, view, mine = self.home, self.family.view, self.formulas
         if self.sealing:
             self.last_seq = max(self.last_seq, self.sealed_seq)
+        # from tables of other formulas the rows would be wrong, or lack a column
+        mine.refuse_replaced(home)
         filling = self._mark(FILLING, self.last_seq)
         # mark it as being filled before any error: readers must not use an incomplete view
         begin(client, self.layout, filling)
@@ -197,11 +202,14 @@ class RedisView:
                 "stream again"
             )
         redis = RowWriter(client)
-        rows = fill_view(home, self.layout, redis, mine.epoch, self.go_on) if self.last_seq >= 0 else 0
+        rows = fill_view(home, self.layout, redis, self.epoch, self.go_on) if self.last_seq >= 0 else 0
         if since := self._before | self._since:
             redis.write_batches([self.batch(list(since.values()))])
         filled = self.mark(self.last_seq)
-        if not finish(home, client, self.layout, filling, filled, new_fill(self.layout, home, mine.log_generation)):
+        mine.refuse_replaced(home)
+        if not finish(
+            home, client, self.layout, filling, filled, new_fill(self.layout, home, mine.log_generation, self.epoch)
+        ):
             raise UserError("Redis was emptied, or filled by another stream, while it was filled")
         with redis_errors("the online store"):
             client.hdel(OLD_MARKS, view)

@@ -31,11 +31,21 @@ from velo.streams.dataflow.keeper import Keeper
 from velo.streams.dataflow.log_source import Clock, LogSource
 from velo.streams.dataflow.metrics import LOCK, Telemetry, say
 from velo.streams.dataflow.operators import LogRecord
-from velo.streams.dataflow.plan import StreamOptions, StreamPlan, error_if_full, plan
+from velo.streams.dataflow.plan import StreamOptions, StreamPlan, TablesReplaced, error_if_full, plan
 from velo.streams.dataflow.retry import RestartRequired, Retry, StoppedWhileRetrying
 from velo.streams.dataflow.sinks import VIEWS, SinkContext, sinks_of
 
-__all__ = ["VIEWS", "StreamOptions", "StreamPlan", "plan", "run", "sole_stream", "source_of", "stop_on_signals"]
+__all__ = [
+    "VIEWS",
+    "StreamOptions",
+    "StreamPlan",
+    "TablesReplaced",
+    "plan",
+    "run",
+    "sole_stream",
+    "source_of",
+    "stop_on_signals",
+]
 
 GARBAGE: Final = (1_000_000, 20, 100)
 """Thresholds of the cyclic collector: rows have no cycles, and fewer collections save a sixth of the time and its pauses."""
@@ -57,7 +67,9 @@ def source_of(
     """Return the log as the stream reads it. A feed's follower appends the midnight ticks itself."""
     ticks = feeding is None and not options.once
     settings = planned.store, planned.begin, options.once, clock, stop, telemetry, ticks, options.batch
-    return LogSource(*settings, prepare, sealing or CheckpointWriter(beside=False), readable, feeding)
+    formulas, home = planned.formulas, planned.store.home
+    watch = formulas.epoch, partial(formulas.refuse_replaced, home)
+    return LogSource(*settings, prepare, sealing or CheckpointWriter(beside=False), readable, feeding, *watch)
 
 
 def run(
@@ -74,6 +86,7 @@ def run(
     """Run the stream until the log's end (`once`), until `stop` is set, or until an error.
 
     Returns whether both stores have everything that was read: False where it was stopped while it waited for one of them.
+    Raises `TablesReplaced` where tables of other formulas were published meanwhile: the next start goes on with those.
     The `source` is the store's log by default; another one must wait for the `sealing` that comes with it. With a `feeding`
     the log is read as far as that has synced it.
     """
@@ -102,6 +115,8 @@ def run(
         except Exception as failed:
             cause = _first_cause(failed)
             if isinstance(cause, UserError):
+                raise cause from None
+            if isinstance(cause, TablesReplaced):
                 raise cause from None
             if isinstance(cause, RestartRequired):
                 raise UserError(str(cause)) from None
@@ -151,12 +166,13 @@ def _tuned() -> Iterator[None]:
         gc.unfreeze()
 
 
-def stop_on_signals(stop: threading.Event) -> None:
-    """Make SIGTERM and SIGINT end the stream gracefully: it seals what it has read."""
+def stop_on_signals(stop: threading.Event, asked: threading.Event) -> None:
+    """Make SIGTERM and SIGINT end the stream gracefully: it seals what it has read. Only a signal sets `asked`."""
 
     def handle(number: int, _frame: object) -> None:
         if not stop.is_set():
             say("stream.stopping", signal=signal.Signals(number).name)
+        asked.set()
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -91,7 +91,7 @@ class SparkEngine:
         lines: list[str] = tasks.map(lambda segment: measure(*segment)).collect()
         return lines
 
-    def lay_out(self, home: Home, timezone: ZoneInfo, families: Iterable[Family]) -> None:
+    def lay_out(self, home: Home, timezone: ZoneInfo, families: Collection[Family]) -> None:
         """Create the view `starts`: every start of every version that took effect, with the midnights of its windows."""
         spark, windows = self._session, staging.windows_of(families)
         for view, kind in (("results", "results"), ("measured", "starts")):
@@ -103,7 +103,7 @@ class SparkEngine:
         midnights = zip(*staging.midnights_of(first, last, timezone, windows), strict=True)
         days = spark.createDataFrame(list(midnights), "day DATE, midnight_us BIGINT")
         days.selectExpr("day", "timestamp_micros(midnight_us) AS midnight").createOrReplaceTempView("midnights")
-        spark.sql(staging.laid_out(windows)).cache().createOrReplaceTempView("starts")
+        spark.sql(staging.laid_out(windows, families)).cache().createOrReplaceTempView("starts")
 
     def _share_out(self, starts: int) -> None:
         """Set the number of tasks by the starts and the cores, unless Spark's settings have it."""

@@ -19,7 +19,8 @@ from velo.feature_repo.objects import SERVICE
 from velo.feature_repo.stores import embedded_redis
 from velo.racing.messages import from_record
 from velo.storage.store import Store
-from velo.streams.batch.build import build, fingerprint
+from velo.streams.batch.build import build
+from velo.streams.batch.formulas import fingerprint
 from velo.streams.batch.staging import code_of
 
 TRAINERS = BY_VIEW["trainer_velocity"]
@@ -92,7 +93,7 @@ def test_new_formulas_begin_an_epoch_whose_online_values_replace_those_of_the_sa
     cells = [{"draw_cell": row[0]} for row in rows_of(store, bias)[:1]]
     [before] = online(feast, bias, cells)
     second = build(a_store(store.home.root), NOW, families=with_family(mended))
-    assert (second.epoch, second.whole) == (first.epoch + 1, True)
+    assert (second.epoch, second.computed) == (first.epoch + 1, ("draw_bias",))
     assert [row[:2] for row in rows_of(store, mended)] == [row[:2] for row in rows_of(store, bias)]
     materialize(feature_store(store), END)
     [after] = online(feast, bias, cells)

@@ -22,7 +22,8 @@ from velo.racing.messages import Result, from_record
 from velo.storage.log import reader
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
-from velo.streams.batch.build import build, fingerprint
+from velo.streams.batch.build import build
+from velo.streams.batch.formulas import fingerprint
 from velo.streams.dataflow.bootstrap import Bootstrap
 from velo.streams.importers.ingest import ingest
 from velo.streams.importers.sources.runners import read_runner_tables

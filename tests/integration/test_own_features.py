@@ -40,7 +40,7 @@ from velo.features import (
 )
 from velo.racing.messages import Message, Result, from_record
 from velo.storage.log.writer import LogWriter
-from velo.streams.batch.build import fingerprint
+from velo.streams.batch.formulas import fingerprint
 from velo.streams.three_ways import ThreeWays
 from velo.testing import WrongFeature, check, messages_of
 

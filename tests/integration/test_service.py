@@ -29,6 +29,7 @@ from velo.feature_repo.stores.embedded_redis import down
 from velo.racing.messages import JockeyChange, NonRunner
 from velo.serving.api.schemas import Card, Day, Score
 from velo.serving.scoring.score_audit import audit_scores
+from velo.storage import table_versions
 from velo.storage.store import Store
 
 
@@ -219,8 +220,8 @@ def test_without_a_bundle_or_with_one_of_another_catalogue_nothing_is_scored(sto
     shutil.copytree(store.home.root, tmp_path / "home", symlinks=True, ignore=shutil.ignore_patterns("redis"))
     copied = opened(tmp_path / "home")
     try:
-        told = json.loads(copied.home.identity.read_text())
-        copied.home.identity.write_text(json.dumps(told | {"epochs": ["0" * 32]}))
+        manifest = copied.home.offline / table_versions.MANIFEST
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"fingerprint": "0" * 32}))
         other = a_client(a_service(copied))
         refused(other.post("/v1/score", json=posted()), 503, "was trained on the catalogue")
         shutil.rmtree(copied.home.models)

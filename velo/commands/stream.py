@@ -62,8 +62,10 @@ def stream(
     """Keep both stores current: apply each message of the log as it arrives, exactly once.
 
     Exits 1 if --once stops before the end of the log. With --redis or --kafka the same process also appends that feed's messages to the log.
+    Starts itself again where `velo apply` or `velo rollback` publishes tables of other formulas.
     """
     import os
+    import sys
     import threading
 
     # the Python error below an engine panic is enough
@@ -75,7 +77,7 @@ def stream(
     from velo.feature_repo.stores.redis_client import refuse_unusable
     from velo.storage.log.reader import end
     from velo.streams.dataflow import runtime
-    from velo.streams.dataflow.metrics import Telemetry, log_json, position
+    from velo.streams.dataflow.metrics import Telemetry, log_json, position, say
 
     log_json()
     options = runtime.StreamOptions(once, timedelta(seconds=snapshot_seconds), online, offline)
@@ -84,13 +86,21 @@ def stream(
     if online and store.redis_url is not None:
         # the stream retries an unavailable server; it would retry an unusable URL for ever
         refuse_unusable(store.redis_url)
-    with _metrics(store, telemetry, metrics_host, metrics_port):
-        feed = feed_of(store, redis=redis, kafka=kafka, url=url, brokers=brokers, partition=partition)
-        with runtime.sole_stream(store.home):
-            planned = runtime.plan(store)
-            with _fed(planned.store, feed, stop, once=once) as fed:
-                runtime.stop_on_signals(stop)
-                written = runtime.run(planned, options, now, telemetry, stop=stop, feeding=fed)
+    asked = threading.Event()
+    try:
+        with _metrics(store, telemetry, metrics_host, metrics_port):
+            feed = feed_of(store, redis=redis, kafka=kafka, url=url, brokers=brokers, partition=partition)
+            with runtime.sole_stream(store.home):
+                planned = runtime.plan(store)
+                with _fed(planned.store, feed, stop, once=once) as fed:
+                    runtime.stop_on_signals(stop, asked)
+                    written = runtime.run(planned, options, now, telemetry, stop=stop, feeding=fed)
+    except runtime.TablesReplaced as replaced:
+        if asked.is_set():
+            raise UserError(str(replaced)) from None
+        # the catalogue is read once a process: another one reads that of the new tables
+        say("stream.starts_again", reason=str(replaced))
+        os.execv(sys.executable, [sys.executable, "-m", "velo.cli", *sys.argv[1:]])  # noqa: S606  this very command
     where = position(store.home)
     show(where, as_json, lambda: _ended(options, where, end(store.home).next_seq, written=written))
     if once and (not written or where is None or where.sealed_seq < end(store.home).next_seq):

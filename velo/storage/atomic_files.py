@@ -21,9 +21,14 @@ _AT_CWD: Final = -100
 _SWAP: Final = 2
 
 
-def write_atomically(path: Path, content: bytes | Iterable[bytes], mode: int = 0o600) -> None:
-    """Replace a file's content, given whole or in pieces: write a temporary file, sync it, rename it, and sync the folder."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def write_atomically(
+    path: Path, content: bytes | Iterable[bytes], mode: int = 0o600, within: Path | None = None
+) -> None:
+    """Replace a file's content, given whole or in pieces: write a temporary file, sync it, rename it, and sync the folder.
+
+    The temporary file is in the folder `within`, or beside the file.
+    """
+    aside = (within or path.parent) / f".{path.name}.{os.getpid()}.tmp"
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     with os.fdopen(descriptor, "wb") as out:
         out.writelines([content] if isinstance(content, bytes) else content)

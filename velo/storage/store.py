@@ -65,7 +65,7 @@ class Home:
 
     @property
     def generations(self) -> Path:
-        """The generations of the feature tables: the current one and the one before."""
+        """The generations of the feature tables: the current one, the one before, and the last one of other formulas."""
         return self.root / "generations"
 
     @property
@@ -178,12 +178,12 @@ class Store:
             )
         return cls(home, timezone, keys, tuple(written.get("epochs", ())), settings.redis_url)
 
-    def save(self) -> "Store":
-        """Write the identity, making the home where needed; returns self."""
+    def save(self, within: Path | None = None) -> "Store":
+        """Write the identity, making the home where needed; returns self. `within` is as in `write_atomically`."""
         make_private(make_folder(self.home.root), CONTENTS)
         content = {"format": FORMAT, "timezone": self.timezone.key, "keys": self.keys, "epochs": list(self.epochs)}
         if _read(self.home.identity) != content:
-            write_atomically(self.home.identity, json.dumps(content, indent=2).encode() + b"\n")
+            write_atomically(self.home.identity, json.dumps(content, indent=2).encode() + b"\n", within=within)
         return self
 
     def with_keys(self, policy: KeyPolicy) -> "Store":
@@ -191,14 +191,18 @@ class Store:
         return self if self.keys else replace(self, keys=policy).save()
 
     def with_epoch_of(self, fingerprint: str) -> tuple["Store", int]:
-        """The store and the epoch (from 1) of formulas of this fingerprint; formulas unlike the last begin a new one.
+        """The store and the epoch (from 1) for tables of formulas of this fingerprint; formulas unlike the last begin a new one.
 
+        Call it just before tables are published: the number counts from then on, and the current tables say which is theirs.
         Values of a later epoch replace those of an earlier, also at the same instant.
         """
-        if self.epochs and self.epochs[-1] == fingerprint:
-            return self, len(self.epochs)
-        store = replace(self, epochs=(*self.epochs, fingerprint)).save()
-        return store, len(store.epochs)
+        # as written: another process may have published since this store was opened
+        epochs = tuple(_read(self.home.identity).get("epochs", ()))
+        if not epochs or epochs[-1] != fingerprint:
+            epochs = (*epochs, fingerprint)
+        # a publisher removes what a killed one left in the folder that it alone writes to
+        store = replace(self, epochs=epochs).save(within=make_folder(self.home.generations))
+        return store, len(epochs)
 
 
 def store_id(home: Home) -> str | None:

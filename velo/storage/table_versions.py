@@ -2,7 +2,7 @@
 
 `$VELO_HOME/offline` is a link to one folder of `generations/`. A new generation is made beside it (it hard-links the parts of
 the one before, so it costs only the new rows), then the link is replaced in one step. The generation before stays, for
-readers that have just followed the link.
+readers that have just followed the link, and the last one of other formulas, for a rollback.
 
 Each row is in one part: rows up to the manifest's `next_seq` in the batch's parts, later ones in the stream's
 (`stream-FIRST-LAST.parquet`, by seq, both included). Publishing a generation drops the stream's parts that the batch now
@@ -17,10 +17,11 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,15 +35,27 @@ MANIFEST: Final = "manifest.json"
 SUMS: Final = "checksums.json"
 """Size in bytes and CRC-32 of the batch's parts when the generation was published, by path."""
 KEPT: Final = 2
-"""The number of generations kept: the current one and the one before."""
+"""The number of generations kept for readers: the current one and the one before."""
 NOTHING_KNOWN: Final = datetime(1000, 1, 1, tzinfo=UTC)
 """`known_at` of a generation without batch rows: before any race."""
 _STREAM_PART: Final = re.compile(r"stream-(\d{12})-(\d{12})\.parquet")
 
 
 @dataclass(frozen=True, slots=True)
+class ViewFormulas:
+    """The formulas of one view: their fingerprint, the epoch that its rows have, and the fingerprint of each feature."""
+
+    fingerprint: str
+    epoch: int
+    features: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
-    """The content of a generation: all rows of the log before `next_seq`, of one catalogue and epoch of formulas."""
+    """The content of a generation: all rows of the log before `next_seq`, of one catalogue and epoch of formulas.
+
+    `views` has the formulas of each view; it is empty in a generation of an earlier version.
+    """
 
     log_generation: int
     next_seq: int
@@ -50,6 +63,22 @@ class Manifest:
     fingerprint: str
     epoch: int
     rows: dict[str, int]
+    views: dict[str, ViewFormulas] = field(default_factory=dict)
+
+    def epoch_of(self, view: str) -> int:
+        """The epoch of a view's rows: that of the generation in which its formulas last changed."""
+        return self.views[view].epoch if view in self.views else self.epoch
+
+    def unchanged(self, fingerprint: str, views: Mapping[str, ViewFormulas]) -> set[str]:
+        """Which of some views are in this generation by the same formulas; `fingerprint` is that of them all."""
+        if self.fingerprint == fingerprint:
+            return self.rows.keys() & views.keys()
+        same = {
+            view
+            for view, formulas in views.items()
+            if view in self.views and self.views[view].fingerprint == formulas.fingerprint
+        }
+        return self.rows.keys() & same
 
     def to_json(self) -> bytes:
         """As written in the generation's folder."""
@@ -59,7 +88,8 @@ class Manifest:
     def from_json(cls, text: bytes) -> "Manifest":
         """As read from the generation's folder."""
         written = json.loads(text)
-        return cls(**(written | {"known_at": from_text(written["known_at"])}))
+        views = {view: ViewFormulas(**formulas) for view, formulas in written.get("views", {}).items()}
+        return cls(**(written | {"known_at": from_text(written["known_at"]), "views": views}))
 
 
 @contextmanager
@@ -74,7 +104,11 @@ def sole_publisher(home: Home) -> Iterator[None]:
         ) from None
     try:
         for leftover in (*home.generations.glob(".*.tmp"), *home.batch.glob("scratch-*"), *_never_current(home)):
-            shutil.rmtree(leftover)
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
+        _prune(home)
         yield
     finally:
         os.close(descriptor)
@@ -123,11 +157,17 @@ def manifest_of(generation: Path) -> Manifest:
     """The manifest of a generation; raises `UserError` where it cannot be read."""
     path = generation / MANIFEST
     try:
-        return Manifest.from_json(path.read_bytes())
+        return _parsed(path.read_bytes())
     except (FileNotFoundError, ValueError, TypeError, KeyError, UserError) as damaged:
         raise UserError(
             f"{path} is damaged ({damaged}): stop the stream if one runs, then run `velo build --whole`"
         ) from None
+
+
+@lru_cache(maxsize=4)
+def _parsed(text: bytes) -> Manifest:
+    # each score reads the manifest, which seldom changes
+    return Manifest.from_json(text)
 
 
 def refuse_damaged(generation: Path) -> None:
@@ -143,8 +183,11 @@ def refuse_damaged(generation: Path) -> None:
         raise UserError(f"{part} {fault}: run `velo build --whole`, which makes all tables again from the log")
 
 
-def begin(home: Home, grown_from: Path | None = None) -> Path:
-    """A new folder for the next generation; with `grown_from` it links the batch's parts of that generation."""
+def begin(home: Home, grown_from: Path | None = None, views: Collection[str] | None = None) -> Path:
+    """A new folder for the next generation; with `grown_from` it links the batch's parts of that generation.
+
+    Only those of `views`, where given.
+    """
     finished = [int(path.name) for path in _finished(home)]
     folder = home.generations / f".{max(finished, default=0) + 1:06d}.tmp"
     if folder.exists():
@@ -152,18 +195,20 @@ def begin(home: Home, grown_from: Path | None = None) -> Path:
     folder.mkdir()
     if grown_from is not None:
         for part in sorted(grown_from.rglob("*.parquet")):
-            if _STREAM_PART.fullmatch(part.name):
+            inner = part.relative_to(grown_from)
+            if _STREAM_PART.fullmatch(part.name) or (views is not None and inner.parts[0] not in views):
                 continue
-            linked = folder / part.relative_to(grown_from)
+            linked = folder / inner
             linked.parent.mkdir(parents=True, exist_ok=True)
             os.link(part, linked)
     return folder
 
 
-def publish(home: Home, folder: Path, manifest: Manifest) -> Path:
-    """Make a begun generation the current one, in one step; all but the one before it are removed.
+def publish(home: Home, folder: Path, manifest: Manifest, *, restored: Path | None = None) -> Path:
+    """Make a begun generation the current one, in one step; then all are removed but those that `kept` names.
 
-    The stream's rows of messages after the manifest's are linked in.
+    The stream's rows of messages after the manifest's are linked in: those of `restored`, where that generation becomes
+    current again, else those of the current one that have the same formulas.
     """
     sums = {}
     for part in sorted(folder.rglob("*.parquet")):
@@ -171,9 +216,9 @@ def publish(home: Home, folder: Path, manifest: Manifest) -> Path:
         sums[str(part.relative_to(folder))] = (part.stat().st_size, _crc_of(part))
     write_atomically(folder / SUMS, json.dumps(sums).encode())
     with changing_parts(home):
-        before = current(home)
+        before = restored or current(home)
         if before is not None:
-            _bring_stream_parts(before, folder, manifest)
+            _bring_stream_parts(before, folder, manifest, whole=restored is not None)
         for inner in folder.iterdir():
             if inner.is_dir():
                 sync_folder(inner)
@@ -203,16 +248,47 @@ def rows_after(part: Path, after: datetime, target: Path) -> int:
     return int(later.num_rows)
 
 
-def _bring_stream_parts(before: Path, folder: Path, manifest: Manifest) -> None:
-    """Link the stream's parts of messages from `next_seq` on; a part that begins before it is copied without the earlier rows."""
+def kept(home: Home) -> set[Path]:
+    """The generations to keep: the current one, the one before, which readers may have open, and that of a rollback."""
+    serving, target = current(home), rollback_target(home)
+    # by name: the home may be below a link
+    now = None if serving is None else home.generations / serving.name
+    before = [path for path in _finished(home) if path != now][-(KEPT - 1) :]
+    return {*before, *(path for path in (now, target) if path is not None)}
+
+
+def rollback_target(home: Home) -> Path | None:
+    """The newest generation before the current one that has other formulas of the same log; None where none is kept."""
+    serving = current(home)
+    if serving is None:
+        return None
+    with suppress(UserError):
+        manifest = manifest_of(serving)
+        for path in reversed([path for path in _finished(home) if path.name < serving.name]):
+            with suppress(UserError):
+                other = manifest_of(path)
+                if other.log_generation == manifest.log_generation and other.fingerprint != manifest.fingerprint:
+                    return path
+    return None
+
+
+def _bring_stream_parts(before: Path, folder: Path, manifest: Manifest, *, whole: bool) -> None:
+    """Link the stream's parts of messages from `next_seq` on; a part that begins before it is copied without the earlier rows.
+
+    Of views whose formulas changed only where the generation before is restored as a `whole`.
+    """
     try:
         manifest_before = manifest_of(before)
     except UserError:
         # the log and formulas of the stream's parts are unknown; the next build makes their rows from the log
         return
-    if (manifest_before.log_generation, manifest_before.epoch) != (manifest.log_generation, manifest.epoch):
+    if manifest_before.log_generation != manifest.log_generation:
         return
     for view in manifest.rows:
+        if not whole and (
+            view not in manifest_before.rows or manifest_before.epoch_of(view) != manifest.epoch_of(view)
+        ):
+            continue
         for part in stream_parts(before, view):
             if part.last_seq < manifest.next_seq:
                 continue
@@ -257,6 +333,7 @@ def _finished(home: Home) -> list[Path]:
 
 
 def _prune(home: Home) -> None:
-    serving = current(home)
-    for stale in [path for path in _finished(home) if path != serving][: -(KEPT - 1)]:
-        shutil.rmtree(stale)
+    staying = kept(home)
+    for path in _finished(home):
+        if path not in staying:
+            shutil.rmtree(path)

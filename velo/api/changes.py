@@ -1,0 +1,158 @@
+"""Change the formulas of a store without fear: plan, apply, roll back. The commands of these names call these functions."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from velo.storage import table_versions
+from velo.storage.atomic_files import make_folder, write_atomically
+from velo.storage.store import Home, Store
+
+if TYPE_CHECKING:
+    from velo.streams.batch.build import BuildReport
+    from velo.streams.batch.rollback import RollbackReport
+    from velo.streams.change_plan import TablesPlan
+
+PLAN_FILE: Final = "plan.json"
+"""Beside the batch's files: what the last plan expected, for the next apply to compare with."""
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFit:
+    """A stored model: whether it serves, and whether it fits the formulas of the tables now and those of the catalogue."""
+
+    version: str
+    serves: bool
+    fits_now: bool
+    fits_then: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChangePlan:
+    """What `apply` would do: to the tables, to Feast's registry, to models."""
+
+    tables: "TablesPlan"
+    models: tuple[ModelFit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The rows of the changed views, the seconds to compute them, and the bytes of their files."""
+
+    rows: int
+    seconds: float
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyReport:
+    """The outcome of an apply: `build` is None where the tables had the catalogue's formulas already.
+
+    `expected` is what the last plan of the same formulas expected, None without one. `online` says who fills Redis.
+    """
+
+    build: "BuildReport | None"
+    took: Cost | None
+    expected: Cost | None
+    online: str
+
+
+def plan(store: Store, now: datetime, *, keys: int | None, progress: Progress) -> ChangePlan:
+    """Compare the catalogue with the tables, by values of `keys` keys of each changed view (None for all).
+
+    Changes nothing that anyone reads. Raises `UserError` where there is no build, or it is of a log since replaced.
+    """
+    from velo.streams.change_plan import plan as tables_plan
+
+    found = tables_plan(store, now, keys=keys, progress=progress)
+    due = [view for view in found.views if view.change in ("added", "changed")]
+    expected = Cost(
+        sum(view.rows_then for view in due), sum(view.seconds for view in due), sum(view.bytes for view in due)
+    )
+    _keep(store.home, found.fingerprint, expected)
+    return ChangePlan(found, _models(store.home, found.fingerprint))
+
+
+def apply(store: Store, now: datetime, client: Callable[[], Any], *, progress: Progress) -> ApplyReport:
+    """Build the views whose formulas changed, publish them in one step, and have Redis follow.
+
+    A running stream starts itself again and fills Redis. Without one, Redis is filled here if this store had filled it;
+    `client` connects to it. Raises `UserError` as a build does.
+    """
+    from velo.streams.batch.build import build
+    from velo.streams.batch.formulas import fingerprint
+    from velo.streams.batch.warehouse import make_warehouse
+
+    home, mark = store.home, fingerprint()
+    folder = table_versions.current(home)
+    if folder is not None and table_versions.manifest_of(folder).fingerprint == mark:
+        return ApplyReport(None, None, None, "as before")
+    begun = time.perf_counter()
+    report = build(store, now, progress=progress)
+    seconds = time.perf_counter() - begun
+    make_warehouse(store)
+    files = [part for view in report.computed for part in (report.generation / view).glob("*.parquet")]
+    rows = sum(report.rows[view] for view in report.computed)
+    took = Cost(rows, seconds, sum(part.stat().st_size for part in files))
+    return ApplyReport(report, took, _expected(home, mark), _follow(store, now, client, progress))
+
+
+def rollback(store: Store, now: datetime, client: Callable[[], Any], *, progress: Progress) -> "RollbackReport":
+    """Make the tables of the formulas before current again, and have Redis follow as `apply` does.
+
+    Raises `UserError` where none are kept, or the catalogue still has other formulas.
+    """
+    from velo.streams.batch.rollback import rollback as run
+    from velo.streams.batch.warehouse import make_warehouse
+
+    report = run(store)
+    make_warehouse(store)
+    _follow(store, now, client, progress)
+    return report
+
+
+def _follow(store: Store, now: datetime, client: Callable[[], Any], progress: Progress) -> str:
+    """Fill a Redis that this store had filled, unless a stream does; returns who does, in words."""
+    from velo.feature_repo.catalogue.families import FAMILIES
+    from velo.feature_repo.stores.fills import fill_remembered
+    from velo.streams.dataflow.metrics import is_streaming
+    from velo.streams.rebuild_online import rebuild
+
+    if is_streaming(store.home):
+        return "the running stream starts itself again and fills the changed views"
+    if not any(fill_remembered(store.home, family.view) for family in FAMILIES):
+        return "never filled: `velo stream` or `velo online rebuild` fills it"
+    keys = rebuild(store, client(), now, progress=progress).keys
+    return f"filled with {sum(keys.values()):,} rows"
+
+
+def _models(home: Home, then: str) -> tuple[ModelFit, ...]:
+    """Each stored model, and whether it fits the formulas of the tables and those of fingerprint `then`."""
+    from velo.training import bundle
+
+    folder = table_versions.current(home)
+    now = table_versions.manifest_of(folder).fingerprint if folder is not None else ""
+    serving = bundle.current(home) if bundle.versions(home) else ""
+    found = []
+    for version in bundle.versions(home):
+        trained_on = bundle.described(home, version)["catalogue"]
+        found.append(ModelFit(version, version == serving, trained_on == now, trained_on == then))
+    return tuple(found)
+
+
+def _keep(home: Home, fingerprint: str, expected: Cost) -> None:
+    text = json.dumps({"fingerprint": fingerprint, "cost": asdict(expected)})
+    write_atomically(make_folder(home.batch) / PLAN_FILE, text.encode())
+
+
+def _expected(home: Home, fingerprint: str) -> Cost | None:
+    """What the last plan expected; None where it was of other formulas, or there was none."""
+    try:
+        kept = json.loads((home.batch / PLAN_FILE).read_bytes())
+        return Cost(**kept["cost"]) if kept["fingerprint"] == fingerprint else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
