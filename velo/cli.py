@@ -63,7 +63,7 @@ GROUPS: Final = {
     "Start": ("init", "demo", "simulate", "status"),
     "Load": ("inspect", "ingest", "cards", "feed", "dead-letters", "tick", "log"),
     "Features": ("build", "plan", "apply", "rollback", "features", "sql", "explain"),
-    "Models": ("train", "backtest", "gate", "models", "paper"),
+    "Models": ("train", "sentinel", "backtest", "gate", "models", "paper"),
     "Race day": ("up", "stream", "serve", "score", "online", "down"),
     "Check": ("audit", "backup", "bench"),
 }

@@ -1,16 +1,24 @@
-"""`velo train` and `velo score`: train a model on point-in-time features and score a race."""
+"""`velo train`, `velo score` and `velo sentinel`: train on point-in-time features, score a race, look for leaks."""
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from velo.commands.edge import Json, Params, parameters, race_store, show, steps
+from velo.commands.edge import Json, Params, open_store, parameters, race_store, show, steps
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from velo.resampling import Figure
+    from velo.training.evaluation.sentinel import ColumnTried
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    for command in (train, score):
+    for command in (train, score, sentinel):
         app.command()(command)
 
 
@@ -49,6 +57,54 @@ def train(
             progress=progress,
         )
     show(report, as_json, lambda: trained_table(report))
+
+
+def sentinel(
+    extra: Annotated[
+        Path | None,
+        typer.Option("--with", help="Parquet file of columns of your own to try too, by race_id and horse_id."),
+    ] = None,
+    lead: Annotated[float, typer.Option(min=0, help="Decision time, in minutes before the off.")] = 5.0,
+    every: Annotated[bool, typer.Option("--all", help="Show every column, not only those that leak.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Try each column of the training set for what it cannot know before the race; exits 1 where one leaks.
+
+    A leak is a column that orders winner and losers better than the starting price, or one that is there for horses that
+    still race at the end of the data and absent for those that retired.
+    """
+    from datetime import timedelta
+
+    from velo.training.dataset.training_set import kept_training_set
+    from velo.training.evaluation.sentinel import columns_of, read_columns, tried
+
+    with steps(as_json) as progress:
+        rows = kept_training_set(open_store(), lead=timedelta(minutes=lead), progress=progress)
+        found = tried(rows, columns_of(read_columns(extra), rows) if extra else None)
+    leaks = [column for column in found if column.leak]
+    show(found if every else leaks, as_json, lambda: _tried(found if every else leaks, len(found)))
+    if leaks:
+        raise typer.Exit(1)
+
+
+def _tried(columns: "Sequence[ColumnTried]", count: int) -> "Table":
+    from rich.table import Table
+
+    table = Table(
+        title=f"{sum(column.leak is not None for column in columns)} of {count} columns leak", title_justify="left"
+    )
+    for name in ("column", "leak", "orders winner above loser", "than the price", "gap of survivors"):
+        table.add_column(name)
+    for column in columns:
+        figures = [_interval(figure) for figure in (column.order, column.edge, column.gap)]
+        table.add_row(column.column, column.leak or "", *figures)
+    return table
+
+
+def _interval(figure: "Figure") -> str:
+    if figure.value is None:
+        return ""
+    return f"{figure.value:.3f}" + ("" if figure.low is None else f" ({figure.low:.3f} to {figure.high:.3f})")
 
 
 def score(
