@@ -64,6 +64,8 @@ def velo_process(
 ) -> Ran:
     """Run `velo` in a process of its own, `prepared` in it before it begins."""
     kept = {name: value for name, value in os.environ.items() if name not in OURS}
+    if prepared is not None:  # a process whose files are limited would leave its modules' bytecode cut short
+        kept["PYTHONDONTWRITEBYTECODE"] = "1"
     done = subprocess.run(
         [sys.executable, "-m", "velo.cli", *map(str, argv)],
         cwd=REPO,
