@@ -22,9 +22,10 @@ from velo.errors import UserError
 from velo.feature_repo.catalogue import columns
 from velo.storage.store import Home
 from velo.training.dataset.by_race import Floats
-from velo.training.market.blending import BENTER, MEAN, Blending
+from velo.training.market.blending import BENTER, MEAN, RESIDUAL, Blending
 from velo.training.market.calibration import CalibrationInterval
 from velo.training.market.market import SMALLEST
+from velo.training.market.places import UNFITTED, Exponents, FinishOrder, likeliest, place_chances
 from velo.training.model.ensemble import Ensemble
 from velo.training.race_model import VELO, FittedModel, HasContributions, Runners
 from velo.training.registry import stored_models
@@ -55,13 +56,15 @@ class Model:
     """The fitted parts: the fundamental model, its blend with the market, and the model on top of the market (β, model).
 
     `blending` is None where too few races had a market, `on_market` where it has no part in the blend. `bands` are the
-    calibration intervals of `OWN` and `BLEND` probabilities; a bundle may have neither. `kind` is how the fundamental model is stored.
+    calibration intervals of `OWN` and `BLEND` probabilities, `orders` their orders of finish; a bundle may have neither. `kind` is
+    how the fundamental model is stored.
     """
 
     fundamental: FittedModel
     blending: Blending | None = None
     on_market: tuple[float, FittedModel] | None = None
     bands: Mapping[str, CalibrationInterval] = field(default_factory=dict)
+    orders: Mapping[str, FinishOrder] = field(default_factory=dict)
     kind: str = VELO
 
 
@@ -131,15 +134,63 @@ class Bundle:
         band = self.model.bands.get(of)
         return None if band is None else band.interval(probabilities)
 
-    def contributions(self, matrix: Floats) -> Floats:
-        """The contribution of each feature to each runner's utility, (runners, features), relative to the mean of the race.
+    def contributions(self, matrix: Floats, *, blended: bool = False) -> Floats:
+        """The contribution of each feature to the log of each runner's probability, (runners, features), relative to the race's mean.
 
-        The sum over the features is the runner's utility less the mean of the race's; e to its power scales the odds. All 0
-        for a model that cannot say.
+        e to its power scales the odds. `blended` is of the blend before its calibration, else of `probabilities`. All 0 for a model
+        that cannot say.
         """
-        if not isinstance(self.model.fundamental, HasContributions):
+        blending = self.model.blending
+        if not blended or blending is None:
+            return self._contributions(self.model.fundamental, matrix)
+        kind = self._kind()
+        parts = []
+        if kind != RESIDUAL:
+            parts.append(blending.benter.alpha * self._contributions(self.model.fundamental, matrix))
+        if kind != BENTER and self.model.on_market is not None:
+            parts.append(self._contributions(self.model.on_market[1], matrix))
+        return np.asarray(sum(parts) / len(parts), dtype=np.float64)
+
+    def market_effect(self, market: Floats) -> Floats:
+        """What the odds add to the log of each blended probability before its calibration, (runners,), against the mean of the race.
+
+        `market` are decimal odds of all runners; 0 without a blend.
+        """
+        blending = self.model.blending
+        if blending is None:
+            return np.zeros(market.shape)
+        kind, betas = self._kind(), []
+        if kind != RESIDUAL:
+            betas.append(blending.benter.beta)
+        if kind != BENTER and self.model.on_market is not None:
+            betas.append(self.model.on_market[0])
+        log_pi = np.log(_shared(1.0 / market))
+        return np.asarray(sum(betas) / len(betas) * (log_pi - log_pi.mean()), dtype=np.float64)
+
+    def places(self, win: Floats, places: int, of: str = OWN) -> Floats:
+        """The chance of each runner of one race to finish in the first `places`, (runners,), from its chances of winning.
+
+        `of` says whether these are the `OWN` or the `BLEND` probabilities.
+        """
+        return place_chances(np.maximum(win, SMALLEST), places, self._exponents(win, of))
+
+    def combinations(self, win: Floats, pool: str, most: int, of: str = OWN) -> list[tuple[tuple[int, ...], float]]:
+        """The likeliest combinations of one race's runners, likeliest first, each with its chance; see `velo.training.market.places`."""
+        return likeliest(np.maximum(win, SMALLEST), self._exponents(win, of), pool, most)
+
+    def _exponents(self, win: Floats, of: str) -> Exponents:
+        return self.model.orders.get(of, self.model.orders.get(OWN, UNFITTED)).of(win.size)
+
+    def _kind(self) -> str:
+        """The kind of blend that is served: Benter's where the residual model is missing."""
+        blending = self.model.blending
+        assert blending is not None
+        return BENTER if self.model.on_market is None else blending.kind
+
+    def _contributions(self, model: FittedModel, matrix: Floats) -> Floats:
+        if not isinstance(model, HasContributions):
             return np.zeros(matrix.shape)
-        values = self.model.fundamental.contributions(self._runners(matrix))
+        values = model.contributions(self._runners(matrix))
         return np.asarray(values - values.mean(axis=0), dtype=np.float64)
 
     def _runners(self, matrix: Floats) -> Runners:
@@ -212,9 +263,10 @@ def _model(folder: Path, metadata: Mapping[str, Any]) -> Model:
         if residual is None
         else (residual["beta"], Ensemble.of_parts((folder / "residual.txt").read_text(), residual))
     )
-    # an older bundle has no bands
+    # an older bundle has no bands and no orders
     bands = {name: CalibrationInterval.from_json(band) for name, band in blend.get("bands", {}).items()}
-    return Model(fundamental, blending, on_market, bands, metadata.get("kind", VELO))
+    orders = {name: FinishOrder.from_json(order) for name, order in blend.get("orders", {}).items()}
+    return Model(fundamental, blending, on_market, bands, orders, metadata.get("kind", VELO))
 
 
 def _verdict(folder: Path) -> dict[str, str]:

@@ -20,7 +20,7 @@ from velo.training.dataset.entity_rows import Period
 from velo.training.dataset.races import EMBARGO_DAYS, Fold, Races, Split, races_of, split
 from velo.training.dataset.training_set import LEAD, TrainingSet, kept_training_set
 from velo.training.evaluation.blend_calibrate import blending_of
-from velo.training.evaluation.quality import ModelQuality, PartMeasured, bands_of, measure, measured_parts
+from velo.training.evaluation.quality import ModelQuality, PartMeasured, bands_of, measure, measured_parts, orders_of
 from velo.training.evaluation.walk_forward import OutOfFold, forward
 from velo.training.market.blending import BENTER, Blending
 from velo.training.model.fitting import TreesAndLogit, Tried, fit_on_market, search
@@ -125,7 +125,8 @@ def train(
     metrics = asdict(results) | {
         "importance": fundamental.importance() if isinstance(fundamental, HasImportance) else {}
     }
-    stored = replace(stored, bands=bands_of(predicted, sp, recipe.seed))
+    orders = orders_of(predicted, sp, rows.label("position")[predicted.races.rows])
+    stored = replace(stored, bands=bands_of(predicted, sp, recipe.seed), orders=orders)
     version = bundle_writing.write(store.home, stored, metadata, metrics, now)
     progress("measure", 1, 1)
     return _report(version, rows, races, recipe, settings.get("best_round", 0), blending, results)

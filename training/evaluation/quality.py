@@ -11,13 +11,14 @@ import numpy as np
 from velo.errors import UserError
 from velo.resampling import Days, Figure
 from velo.training.bundle import BLEND, OWN
-from velo.training.dataset.by_race import Floats
+from velo.training.dataset.by_race import Floats, total
 from velo.training.dataset.races import Races
 from velo.training.evaluation.blend_calibrate import combine
 from velo.training.evaluation.metrics import BacktestPeriod, delta_r2, first_choice_won, r2, winner_loss
 from velo.training.evaluation.reliability import mean_gap, slope
 from velo.training.evaluation.walk_forward import OutOfFold
 from velo.training.market.calibration import CalibrationInterval, fit_interval
+from velo.training.market.places import LEAST_RACES, FinishOrder, fit_finish_order
 from velo.training.model.fitting import has_market
 
 
@@ -121,6 +122,26 @@ def bands_of(predicted: OutOfFold, sp_decimal: Floats, seed: int) -> dict[str, C
         known = np.isfinite(blend)
         found[BLEND] = fit_interval(blend[known], predicted.races.share[known], dates[known], seed)
     return {name: interval for name, interval in found.items() if interval is not None}
+
+
+def orders_of(predicted: OutOfFold, sp_decimal: Floats, position: Floats) -> dict[str, FinishOrder]:
+    """The orders of finish of the fundamental probabilities and of the blend, fitted on out-of-fold predictions.
+
+    `position` has the place of every predicted starter, NaN without one. A blend of too few races is left out: it takes the order
+    of the fundamental probabilities.
+    """
+    found = {OWN: fit_finish_order(predicted.fundamental, predicted.races.starts, position)}
+    try:
+        combined = combine(predicted, sp_decimal)
+    except UserError:
+        return found
+    blend = np.full(position.size, np.nan)
+    blend[combined.rows] = combined.blend
+    priced = np.isfinite(total(blend, predicted.races.starts))
+    rows = np.repeat(priced, predicted.races.sizes)
+    if priced.sum() >= LEAST_RACES:
+        found[BLEND] = fit_finish_order(blend[rows], predicted.races.only(priced).starts, position[rows])
+    return found
 
 
 def measured_parts(predicted: OutOfFold, sp_decimal: Floats, seed: int) -> tuple[PartMeasured, ...]:

@@ -116,6 +116,7 @@ def _files(model: Model) -> dict[str, bytes]:
         "blending": None if model.blending is None else model.blending.to_json(),
         "on_market": on_market,
         "bands": {name: band.to_json() for name, band in model.bands.items()},
+        "orders": {name: order.to_json() for name, order in model.orders.items()},
     }
     return stored_models.files_of(model.fundamental, model.kind) | {
         "residual.txt": trees.encode(),

@@ -1,0 +1,187 @@
+"""Chances of places and of exotic bets, against the enumeration of every order of finish."""
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+
+from velo.racing.messages import Race
+from velo.racing.place_bets import NO_PLACES, PlaceTerms, place_terms
+from velo.training.market.places import (
+    HARVILLE,
+    HENERY,
+    STERN,
+    Exponents,
+    FinishOrder,
+    exactas,
+    fit_finish_order,
+    likeliest,
+    place_chances,
+    trifectas,
+)
+
+WIN = np.array([0.41, 0.27, 0.16, 0.09, 0.05, 0.02])
+MODELS = pytest.mark.parametrize("exponents", [HARVILLE, HENERY, STERN, (0.9, 0.7, 0.3)])
+
+
+def orders(win: np.ndarray, exponents: Exponents, depth: int = 4) -> dict[tuple[int, ...], float]:
+    """Every order of the first `depth` with its chance, one place after another."""
+    found = {}
+    for order in permutations(range(win.size), depth):
+        chance = 1.0
+        for place, runner in enumerate(order):
+            power = 1.0 if place == 0 else exponents[place - 1]
+            left = [one for one in range(win.size) if one not in order[:place]]
+            chance *= win[runner] ** power / sum(win[one] ** power for one in left)
+        found[order] = chance
+    return found
+
+
+@MODELS
+@pytest.mark.parametrize("places", [1, 2, 3, 4])
+def test_place_chances_are_those_of_every_order_of_finish_and_sum_to_the_places(
+    exponents: Exponents, places: int
+) -> None:
+    every = orders(WIN, exponents)
+    expected = [
+        sum(chance for order, chance in every.items() if runner in order[:places]) for runner in range(WIN.size)
+    ]
+    found = place_chances(WIN, places, exponents)
+    assert found == pytest.approx(expected, abs=1e-12)
+    assert found.sum() == pytest.approx(places, abs=1e-12)
+
+
+def test_harvilles_second_place_is_worked_out_by_hand() -> None:
+    """Of .5, .3 and .2 the first is second where another won: .3 × .5/.7 + .2 × .5/.8."""
+    second = place_chances(np.array([0.5, 0.3, 0.2]), 2, HARVILLE) - [0.5, 0.3, 0.2]
+    assert second[0] == pytest.approx(0.3 * 0.5 / 0.7 + 0.2 * 0.5 / 0.8, abs=1e-15)
+
+
+@MODELS
+def test_exactas_and_trifectas_are_those_of_every_order(exponents: Exponents) -> None:
+    every = orders(WIN, exponents, 3)
+    triples = trifectas(WIN, exponents)
+    assert all(triples[order] == pytest.approx(chance, abs=1e-14) for order, chance in every.items())
+    assert triples.sum() == pytest.approx(1.0, abs=1e-12)
+    assert exactas(WIN, exponents) == pytest.approx(triples.sum(axis=2), abs=1e-14)
+
+
+def test_the_likeliest_of_a_pool_are_in_order_and_of_quinella_and_trio_all_orders_count() -> None:
+    every = orders(WIN, HENERY, 3)
+    [first, _] = likeliest(WIN, HENERY, "trifecta", 2)
+    assert first[0] == (0, 1, 2)
+    assert first[1] == pytest.approx(every[0, 1, 2])
+    trio = sum(every[order] for order in permutations((0, 1, 2)))
+    [(runners, chance)] = likeliest(WIN, HENERY, "trio", 1)
+    assert runners == (0, 1, 2)
+    assert chance == pytest.approx(trio)
+    pairs = likeliest(WIN, HENERY, "quinella", 100)
+    assert len(pairs) == 15
+    assert sum(chance for _, chance in pairs) == pytest.approx(1.0)
+    assert [chance for _, chance in pairs] == sorted((chance for _, chance in pairs), reverse=True)
+    assert {len(set(runners)) for runners, _ in pairs} == {2}
+
+
+def test_races_of_one_size_are_computed_together_as_each_alone() -> None:
+    races = np.random.default_rng(1).dirichlet(np.ones(9), size=20)
+    for places in (2, 3, 4):
+        together = place_chances(races, places, HENERY)
+        assert together == pytest.approx(np.array([place_chances(race, places, HENERY) for race in races]), abs=1e-13)
+
+
+def test_a_field_no_larger_than_the_places_is_placed_for_certain_and_a_near_certainty_breaks_nothing() -> None:
+    assert place_chances(np.array([0.7, 0.3]), 2, HENERY).tolist() == [1.0, 1.0]
+    sure = np.array([1.0 - 3e-13, 1e-13, 1e-13, 1e-13])
+    for places in (2, 3):
+        found = place_chances(sure, places, HENERY)
+        assert found[1:] == pytest.approx([(places - 1) / 3] * 3, abs=1e-3)
+    with pytest.raises(ValueError, match="places must be 0 to 4, got 5"):
+        place_chances(WIN, 5, HENERY)
+
+
+def drawn(exponents: Exponents, races: int, runners: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Races of a finish order: chances, the first row of each race, positions (NaN from the fifth on)."""
+    rng = np.random.default_rng(seed)
+    win = rng.dirichlet(np.full(runners, 1.5), size=races)
+    position = np.full(win.shape, np.nan)
+    left = np.ones(win.shape)
+    for place, power in enumerate((1.0, *exponents), start=1):
+        shares = left * win**power
+        cut = rng.random((races, 1)) * shares.sum(axis=1, keepdims=True)
+        chosen = (np.cumsum(shares, axis=1) < cut).sum(axis=1)
+        position[np.arange(races), chosen] = place
+        left[np.arange(races), chosen] = 0.0
+    return win.ravel(), np.arange(races) * runners, position.ravel()
+
+
+def test_the_exponents_that_made_the_orders_are_found_again_within_three_standard_errors() -> None:
+    true = (0.8, 0.65, 0.5)
+    fitted = fit_finish_order(*drawn(true, 4000, 9, 3))
+    for found, error, races, wanted in zip(fitted.of(9), fitted.errors[1], fitted.races[1], true, strict=True):
+        assert error is not None
+        assert 0.01 < error < 0.04
+        assert abs(found - wanted) < 3 * error
+        assert races == 4000
+    assert fitted.of(20) == fitted.of(9), "a group of field sizes without races takes the exponents of all"
+    assert FinishOrder.from_json(fitted.to_json()) == fitted
+
+
+def test_too_few_races_and_races_with_dead_heats_fit_nothing() -> None:
+    win, starts, position = drawn(HENERY, 200, 8, 5)
+    assert fit_finish_order(win, starts, position).of(8) == HENERY
+    win, starts, position = drawn(HENERY, 400, 8, 5)
+    position[position == 3] = 2.0
+    fitted = fit_finish_order(win, starts, position)
+    assert fitted.of(8) == HENERY
+    assert fitted.races[1] == (0, 0, 0)
+
+
+@pytest.mark.parametrize(("shape", "exponents"), [(None, HENERY), (4.0, STERN)])
+def test_henery_and_stern_are_what_normal_and_gamma_running_times_give(
+    shape: float | None, exponents: Exponents
+) -> None:
+    """Fields of ten, their times drawn at random; the chances of winning are counted over the same draws."""
+    rng = np.random.default_rng(7)
+    chances, places = [], []
+    for _ in range(120):
+        strength = rng.normal(0.0, 0.55, 10)
+        times = (
+            rng.normal(-strength, 1.0, (4000, 10))
+            if shape is None
+            else rng.gamma(shape, np.exp(-0.7 * strength), (4000, 10))
+        )
+        order = np.argsort(times, axis=1)
+        win = np.bincount(order[:, 0], minlength=10) / 4000
+        if win.min() == 0.0:
+            continue
+        for row in order[:400]:
+            position = np.full(10, np.nan)
+            position[row[:4]] = [1, 2, 3, 4]
+            chances.append(win)
+            places.append(position)
+    found = fit_finish_order(np.concatenate(chances), np.arange(len(chances)) * 10, np.concatenate(places))
+    assert found.of(10) == pytest.approx(exponents, abs=0.04)
+
+
+def test_place_terms_follow_the_field_and_the_country() -> None:
+    """British: 5 to 7 a quarter for two, 8 or more a fifth for three; handicaps of 12 a quarter for three, of 16 for four."""
+    from datetime import UTC, date, datetime
+
+    def of(runners: int, country: str | None = None, *, handicap: bool = False) -> PlaceTerms:
+        off = datetime(2025, 6, 1, 14, tzinfo=UTC)
+        return place_terms(Race("r", date(2025, 6, 1), off, "Ascot", country=country, handicap=handicap), runners)
+
+    assert of(4) == NO_PLACES
+    assert of(5) == of(7) == PlaceTerms(2, 0.25)
+    assert of(8) == of(20) == of(11, handicap=True) == PlaceTerms(3, 0.2)
+    assert of(12, handicap=True) == of(15, handicap=True) == PlaceTerms(3, 0.25)
+    assert of(16, handicap=True) == PlaceTerms(4, 0.25)
+    assert of(4, "HK") == of(6, "HK") == PlaceTerms(2, None)
+    assert of(7, "HK") == of(14, "HK", handicap=True) == PlaceTerms(3, None)
+
+
+def test_a_unit_each_way_is_half_to_win_and_half_for_a_place() -> None:
+    """Chance .1 at 12.0 and of a place .3 at 1 + 11/5: half of .2, and half of .3 × 3.2 − 1 = −.04."""
+    assert PlaceTerms(3, 0.2).each_way(0.1, 0.3, 12.0) == pytest.approx(0.5 * 0.2 + 0.5 * -0.04)
+    assert PlaceTerms(3, None).each_way(0.1, 0.3, 12.0) is None
+    assert NO_PLACES.each_way(0.1, 0.3, 12.0) is None
