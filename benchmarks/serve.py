@@ -163,7 +163,7 @@ def _drivers(scorer: Scorer, race_id: str) -> Callable[[], Any]:
     reading, rows, _ = scorer.online.features(race_id, _now())
     vectors = reading.feature_matrix(rows, _now())
     model = scorer.bundles.current()
-    return lambda: DriverExplainer().explain(model, vectors)
+    return lambda: DriverExplainer().stories(model, vectors, blended=False)
 
 
 def _floor(scorer: Scorer, race_id: str) -> Callable[[], Any]:

@@ -5,6 +5,7 @@ an answer covers the log to its end at the moment of the call.
 """
 
 from array import array
+from bisect import bisect_left
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -57,7 +58,7 @@ class UnbuiltLog:
     """Reads a store's log from the end of its tables. Thread-safe; it reads nothing before the first call.
 
     For record `_begin + i`, `_known_us[i]` is its `known_at` in µs. `_by_race` has a `_FIRST_RESULT` and packed `_ENTRY`s by race, and `_results`
-    the (seq, race, offset) of results in order.
+    the (seq, race, offset) of results in order, `_every_result` the (seq, offset) of all results since `_begin`.
     """
 
     home: Home
@@ -67,6 +68,7 @@ class UnbuiltLog:
     _known_us: "array[int]" = field(default_factory=lambda: array("q"))
     _by_race: CompactMap = field(default_factory=CompactMap)
     _results: "deque[tuple[int, str, RecordOffset]]" = field(default_factory=deque)
+    _every_result: list[tuple[int, RecordOffset]] = field(default_factory=list)
     _in_tables: "OrderedDict[str, int]" = field(default_factory=OrderedDict)
     _lock: Lock = field(default_factory=Lock)
 
@@ -135,6 +137,15 @@ class UnbuiltLog:
                 results.append((message, earlier))
         return results
 
+    def results_after(self, from_seq: int) -> list[tuple[int, Result]]:
+        """The results from a seq on, each with its seq, in order; skips records that cannot be read."""
+        with self._lock:
+            self._refresh(from_seq)
+            first = bisect_left(self._every_result, from_seq, key=lambda result: result[0])
+            wanted = self._every_result[first:]
+        found = ((seq, self._message_at(offset)) for seq, offset in wanted)
+        return [(seq, message) for seq, message in found if isinstance(message, Result)]
+
     def _message_at(self, offset: RecordOffset) -> Message | None:
         try:
             return message_of(line_at(self.home, offset))
@@ -164,6 +175,7 @@ class UnbuiltLog:
         finalize(self, self._tail.close)
         self._known_us, self._by_race = array("q"), CompactMap()
         self._results.clear()
+        self._every_result.clear()
         self._in_tables.clear()
 
     def _take(self, tail: LogTail) -> None:
@@ -181,6 +193,7 @@ class UnbuiltLog:
             noted = self._by_race.get(key) or _FIRST_RESULT.pack(_NO_RESULT)
             if head.kind == "result":
                 self._results.append((line.seq, head.race_id, line.place))
+                self._every_result.append((line.seq, line.place))
                 if _FIRST_RESULT.unpack_from(noted)[0] == _NO_RESULT:
                     noted = _FIRST_RESULT.pack(self._known_us[-1]) + noted[_FIRST_RESULT.size :]
             self._by_race.put(key, noted + _ENTRY.pack(line.seq, *line.place, head.kind == "result"))

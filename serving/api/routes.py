@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import orjson
 from fastapi import APIRouter, Body, Depends, Header, Path, Query, Request, Response
@@ -18,14 +18,18 @@ from velo.serving.api.problems import RETRY_AFTER_S, documented
 from velo.serving.api.schemas import (
     RACE_ID,
     Card,
+    Combinations,
     Curve,
     Day,
+    Form,
     GivenCard,
     GivenOdds,
     GivenReinstatement,
     GivenWithdrawal,
     Health,
     Instant,
+    KeyRecord,
+    Matches,
     OddsAccepted,
     RaceDay,
     Ready,
@@ -52,6 +56,9 @@ CurveAsOf = Annotated[
 ]
 Since = Annotated[Instant | None, Query(description="Leave out rows that had ended by this instant.")]
 Points = Annotated[int, Query(ge=2, le=MOST_POINTS, description="The most changes to return, evenly selected.")]
+CurveKey = Annotated[str, Path(min_length=1, max_length=200, description="The key, as on a card.")]
+Pool = Literal["exacta", "quinella", "trifecta", "trio"]
+RECORD_ANSWERS: Final[dict[int | str, dict[str, Any]]] = {200: {"model": KeyRecord}, **documented(404, 422, 429, 503)}
 CURVE_ANSWERS: Final[dict[int | str, dict[str, Any]]] = {200: {"model": Curve}, **documented(404, 422, 429, 503)}
 
 
@@ -111,6 +118,44 @@ async def score_race(
     if as_of is not None:
         spend(client, turns)
     return _json(await lane.run(client, service.insisted, service.score, race_id, as_of, with_drivers=drivers))
+
+
+@races.get(
+    "/races/{race_id:path}/form",
+    responses={200: {"model": Form}, **documented(404, 422, 429, 503)},
+    response_class=Response,
+)
+async def race_form(service: Asked, turns: Turns, client: Client, race_id: RaceId) -> Response:
+    """The form lines of a race's horses and the odds told so far: as of now, or the decision time of a race that was run."""
+    return _json(await turns.slow.run(client, service.insisted, service.form, race_id))
+
+
+@races.get(
+    "/races/{race_id:path}/combinations",
+    responses={200: {"model": Combinations}, **documented(404, 422, 429, 503)},
+    response_class=Response,
+)
+async def race_combinations(
+    service: Asked,
+    turns: Turns,
+    client: Client,
+    race_id: RaceId,
+    pool: Annotated[Pool, Query(description="The bet.")] = "exacta",
+    most: Annotated[int, Query(ge=1, le=500, description="The most combinations to return.")] = 20,
+) -> Response:
+    """The likeliest exactas, quinellas, trifectas or trios, from the chances of winning."""
+    return _json(await turns.quick.run(client, service.insisted, service.combinations, race_id, pool, most))
+
+
+@races.get("/search", responses={200: {"model": Matches}, **documented(422, 429, 503)}, response_class=Response)
+async def search(
+    service: Asked,
+    turns: Turns,
+    client: Client,
+    q: Annotated[str, Query(min_length=2, max_length=100, description="Part of a name.")],
+) -> Response:
+    """Horses, trainers, jockeys and coming races whose name or course holds a text."""
+    return _json(await turns.slow.run(client, service.insisted, service.search, q))
 
 
 @_accepts("odds")
@@ -205,6 +250,24 @@ def _add_history(kind: Kind, description: str) -> None:
 _add_history("horse", "A horse's record and form as they changed.")
 _add_history("trainer", "A trainer's rolling windows as they changed.")
 _add_history("jockey", "A jockey's rolling windows as they changed.")
+
+
+@curves.get("/horses/{horse_id:path}/record", responses=RECORD_ANSWERS, response_class=Response)
+async def horse_record(service: Asked, turns: Turns, client: Client, horse_id: CurveKey) -> Response:
+    """A horse's coming races, its records, and every start with its Elo rating and figure after it."""
+    return _json(await turns.slow.run(client, service.insisted, service.record, "horse", horse_id))
+
+
+@curves.get("/trainers/{trainer_id:path}/record", responses=RECORD_ANSWERS, response_class=Response)
+async def trainer_record(service: Asked, turns: Turns, client: Client, trainer_id: CurveKey) -> Response:
+    """A trainer's runners of today and later, records and last starts."""
+    return _json(await turns.slow.run(client, service.insisted, service.record, "trainer", trainer_id))
+
+
+@curves.get("/jockeys/{jockey_id:path}/record", responses=RECORD_ANSWERS, response_class=Response)
+async def jockey_record(service: Asked, turns: Turns, client: Client, jockey_id: CurveKey) -> Response:
+    """A jockey's rides of today and later, records and last starts."""
+    return _json(await turns.slow.run(client, service.insisted, service.record, "jockey", jockey_id))
 
 
 @operations.get("/healthz", responses={200: {"model": Health}}, response_class=Response)

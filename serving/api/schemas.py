@@ -99,10 +99,45 @@ class OddsAccepted(BaseModel):
 
 
 class DriverOut(BaseModel):
-    """A driver of a probability: `effect` adds to the runner's score relative to the race's mean; e^effect scales the odds."""
+    """A driver of a probability: `effect` adds to its log relative to the race's mean; e^effect scales the odds.
+
+    Drivers explain `blended` where it is not null, else `probability`; with `all else` they sum to it.
+    """
 
     words: str
     effect: float
+
+
+Record = Annotated[list[int], Field(min_length=2, max_length=3)]
+
+
+class Figures(BaseModel):
+    """Starts, wins and places of a horse (in all, at the course, the distance, on the going); runs and wins of its people in some
+    days; and changes since its last run. Null where nothing is known. A positive class change is an easier class.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    career: Record | None
+    course: Record | None
+    distance: Record | None
+    going: Record | None
+    trainer_30d: Record | None
+    trainer_90d: Record | None
+    jockey_30d: Record | None
+    jockey_90d: Record | None
+    together_365d: Record | None
+    days_since_last_run: float | None
+    weight_change_lbs: float | None
+    rating_change: float | None
+    class_change: float | None
+    distance_change_m: float | None
+
+
+class PlaceTermsOut(BaseModel):
+    """How many places a place bet pays on (0: none), and the fraction of the win odds an each-way bet gets; null for a pool."""
+
+    places: int
+    fraction: float | None
 
 
 class RunnerOut(BaseModel):
@@ -127,6 +162,11 @@ class RunnerOut(BaseModel):
     market_odds: float | None
     market_source: str | None
     drivers: list[DriverOut]
+    place: float | None = Field(description="The chance of a place by the race's place terms; null without places.")
+    each_way: float | None = Field(
+        description="Mean return of a unit each way at the odds; null without fixed place odds."
+    )
+    figures: Figures | None = Field(description="Records and changes that its features state; null without drivers.")
     missing: list[str] = Field(description="Feature views without a row of the runner's key.")
     stale: list[str] = Field(description="Feature views whose row is past its `valid_until`.")
 
@@ -155,6 +195,7 @@ class Score(BaseModel):
     runners: list[RunnerOut]
     withdrawn: list[str]
     notes: list[str]
+    place_terms: PlaceTermsOut
 
 
 class ModelOut(BaseModel):
@@ -163,6 +204,14 @@ class ModelOut(BaseModel):
     version: str
     gate: str
     mode: str
+
+
+class Winner(BaseModel):
+    """A winner by the latest version of the result; more than one in a dead heat."""
+
+    horse_id: str
+    horse: str
+    sp_decimal: float | None
 
 
 class RaceLine(BaseModel):
@@ -181,6 +230,8 @@ class RaceLine(BaseModel):
     runners: int
     withdrawn: int
     odds_known_at: datetime | None
+    handicap: bool | None
+    winners: list[Winner] = Field(description="Empty before a result.")
 
 
 class UndeclaredOut(BaseModel):
@@ -201,6 +252,8 @@ class Day(BaseModel):
     date: date
     timezone: str
     now: datetime
+    speed: float = Field(description="How many seconds of `now` pass in one second: 1, but in a demonstration.")
+    simulated: bool = Field(description="The racing of this store is made up.")
     model: ModelOut | None
     model_missing: str | None = Field(description="Why there is no model.")
     races: list[RaceLine]
@@ -247,6 +300,134 @@ class Card(RaceLine):
     odds_source: str | None
     changes: list[RaceEvent]
     undeclared: list[UndeclaredOut] = Field(description="Messages about horses that no card had declared by then.")
+
+
+class RunOut(BaseModel):
+    """A past start by the version of its result that was known; `starters` ran."""
+
+    race_id: str
+    race_date: date
+    course: str
+    race_name: str | None
+    race_class: int | None
+    going: str | None
+    distance_m: float | None
+    horse_id: str
+    horse: str | None
+    jockey: str | None
+    trainer: str | None
+    weight_lbs: float | None
+    official_rating: int | None
+    headgear: str | None
+    draw: int | None
+    status: str
+    position: int | None
+    starters: int
+    beaten_lengths: float | None
+    sp_decimal: float | None
+
+
+class FormLine(BaseModel):
+    """A horse's form: the last six finishes as figures (oldest first), marks (C, D, CD, BF), days since its last run, its last runs."""
+
+    horse_id: str
+    figures: str
+    marks: list[str]
+    days: int | None
+    runs: list[RunOut]
+
+
+class Prices(BaseModel):
+    """A snapshot of decimal odds by horse key."""
+
+    known_at: datetime
+    prices: dict[str, float]
+
+
+class Form(BaseModel):
+    """The form of a race's horses and the odds told so far: as of now, or the decision time of a race that was run."""
+
+    race_id: str
+    as_of: datetime
+    runners: list[FormLine]
+    prices: list[Prices] = Field(description="Oldest first; of many snapshots evenly chosen ones.")
+
+
+class Combination(BaseModel):
+    """Horses of a combination (in order for exacta and trifecta), its chance, and the odds at which it breaks even."""
+
+    horse_ids: list[str]
+    probability: float
+    fair_odds: float
+
+
+class Combinations(BaseModel):
+    """The likeliest combinations of a pool, likeliest first, from the chances of winning as of `as_of`."""
+
+    race_id: str
+    as_of: datetime
+    model: str
+    pool: str
+    combinations: list[Combination]
+
+
+class NamedRecord(BaseModel):
+    """Starts, wins and places under a name, such as a course."""
+
+    name: str
+    starts: int
+    wins: int
+    places: int
+
+
+class RecordBy(BaseModel):
+    """Records by course, distance or going, most starts first."""
+
+    by: Literal["course", "distance", "going"]
+    lines: list[NamedRecord]
+
+
+class RatedRun(RunOut):
+    """A past start, with a horse's Elo rating and figure after it; null for trainers and jockeys."""
+
+    elo: float | None
+    figure: float | None
+
+
+class Coming(RaceLine):
+    """A race of today or later, with a runner of the key."""
+
+    horse_id: str
+    horse: str
+    jockey: str | None
+    trainer: str | None
+
+
+class KeyRecord(BaseModel):
+    """A horse's, trainer's or jockey's coming races, records and starts (latest first; of people the last 60)."""
+
+    kind: Literal["horse", "trainer", "jockey"]
+    id: str
+    name: str
+    as_of: datetime
+    coming: list[Coming]
+    starts: int
+    records: list[RecordBy]
+    runs: list[RatedRun]
+
+
+class Match(BaseModel):
+    """Something whose name holds the text that was searched for."""
+
+    kind: Literal["race", "horse", "trainer", "jockey"]
+    id: str
+    name: str
+
+
+class Matches(BaseModel):
+    """At most 20 matches, those that begin with the text first."""
+
+    matches: list[Match]
 
 
 class CurveFeature(BaseModel):

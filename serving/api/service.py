@@ -7,21 +7,26 @@ from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, ParamSpec, Protocol, TypeVar
 
+import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from velo.errors import UserError
+from velo.feature_repo.stores.race_cards import KEEP
 from velo.racing.clock import local_date, local_midnight, to_text
 from velo.racing.messages import Market, Message, NonRunner, Race, Racecard, Reinstated, Runner
 from velo.racing.undeclared import nearest
 from velo.serving.api.days import card_of, line_of, undeclared_in
+from velo.serving.api.past import Past
 from velo.serving.api.schemas import GivenCard
 from velo.serving.scoring.online_race import AheadOfClock, BeingWritten
-from velo.serving.scoring.race_messages import UnknownRace, messages_on
+from velo.serving.scoring.past_runs import Kind
+from velo.serving.scoring.race_messages import UnknownRace, messages_between
 from velo.serving.scoring.redis_reader import Busy, OnlineStoreUnavailable
 from velo.serving.scoring.scored import ScoredRace
 from velo.serving.scoring.scorer import Scorer
 from velo.storage.store import Store
+from velo.training.bundle import BLEND, OWN
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -92,7 +97,10 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The collaborators of the service: `clock` returns the present (UTC), `write` appends messages, `keep` logs scores."""
+    """The collaborators of the service: `clock` returns the present (UTC), `write` appends messages, `keep` logs scores.
+
+    `speed` is how many seconds of `clock` pass in one second: pages count down by it.
+    """
 
     store: Store
     scorer: Scorer
@@ -100,6 +108,11 @@ class Service:
     write: OddsWriter
     keep: ScoreWriter
     metrics: Metrics = field(default_factory=Metrics)
+    speed: float = 1.0
+    past: Past = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "past", Past(self.store, self.scorer))
 
     def insisted(self, work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
         """Do some work, and retry it after a partly written result, a writer's clock slightly ahead, or a slow online store.
@@ -138,9 +151,7 @@ class Service:
         now, zone = self.clock(), self.store.timezone
         today = local_date(now, zone)
         day = asked or today
-        begin, end = local_midnight(day, zone), local_midnight(day + timedelta(days=1), zone)
-        messages = [race.messages for race in self.scorer.online.races(begin, end)] or messages_on(self.store.home, day)
-        lines = [line for of in messages if (line := line_of(of, now)) is not None]
+        messages = self._messages(day, day, now)
         model: dict[str, Any] | None = None
         missing = None
         try:
@@ -152,11 +163,30 @@ class Service:
             "date": day.isoformat(),
             "timezone": zone.key,
             "now": to_text(now),
+            "speed": self.speed,
+            "simulated": self.store.simulated,
             "model": model,
             "model_missing": missing,
-            "races": sorted(lines, key=lambda line: (line["off_time"], line["race_id"])),
+            "races": _lines(messages, now),
             "undeclared": self._undeclared(messages, now),
         }
+
+    def races(self, first: date, last: date) -> list[dict[str, Any]]:
+        """The races of some local dates, both included, as `day` lists those of one."""
+        now = self.clock()
+        return _lines(self._messages(first, last, now), now)
+
+    def _messages(self, first: date, last: date, now: datetime) -> list[Sequence[Message]]:
+        """The messages of each race: from Redis, and from the tables those of days that it may have dropped or never had."""
+        zone = self.store.timezone
+        begin, end = local_midnight(first, zone), local_midnight(last + timedelta(days=1), zone)
+        found: dict[str | None, Sequence[Message]] = {
+            one.messages[0].race_id: one.messages for one in self.scorer.online.races(begin, end)
+        }
+        if not found or begin < now - KEEP:
+            for messages in messages_between(self.store.home, first, last):
+                found.setdefault(messages[0].race_id, messages)
+        return list(found.values())
 
     def _undeclared(self, messages: Sequence[Sequence[Message]], now: datetime) -> list[dict[str, Any]]:
         """Messages known by now about undeclared horses of a day's races, and about any undeclared race."""
@@ -176,6 +206,36 @@ class Service:
         if card is None:
             raise UnknownRace(f"race {race_id!r} is not declared: see /v1/races")
         return card
+
+    def form(self, race_id: str) -> dict[str, Any]:
+        """The form lines of a race and its odds so far; see `Past.form`."""
+        return self.past.form(race_id, self.clock())
+
+    def record(self, kind: Kind, key: str) -> dict[str, Any]:
+        """The record of a horse, trainer or jockey; see `Past.record`."""
+        return self.past.record(kind, key, self.clock())
+
+    def search(self, text: str) -> dict[str, Any]:
+        """What has a text in its name; see `Past.search`."""
+        return {"matches": self.past.search(text, self.clock())}
+
+    def combinations(self, race_id: str, pool: str, most: int) -> dict[str, Any]:
+        """The likeliest combinations of a pool of a race; the score behind them is kept."""
+        scored = self.score(race_id, None, with_drivers=False)
+        runners = scored.runners
+        blended = all(one.blended is not None for one in runners)
+        win = np.array([one.blended if blended else one.probability for one in runners], dtype=np.float64)
+        found = self.scorer.bundles.of(scored.model).combinations(win, pool, most, BLEND if blended else OWN)
+        return {
+            "race_id": race_id,
+            "as_of": to_text(scored.as_of),
+            "model": scored.model,
+            "pool": pool,
+            "combinations": [
+                {"horse_ids": [runners[at].horse_id for at in places], "probability": chance, "fair_odds": 1.0 / chance}
+                for places, chance in found
+            ],
+        }
 
     def take_odds(self, race_id: str, prices: dict[str, float], source: str) -> dict[str, Any]:
         """Write odds of a declared race; raises `UserError` for a horse that is not a runner of it."""
@@ -239,6 +299,11 @@ class Service:
         if scored.stale:
             self.metrics.stale.inc()
         self.keep(scored, card, odds)
+
+
+def _lines(messages: Sequence[Sequence[Message]], now: datetime) -> list[dict[str, Any]]:
+    lines = [line for of in messages if (line := line_of(of, now)) is not None]
+    return sorted(lines, key=lambda line: (line["off_time"], line["race_id"]))
 
 
 def _by(messages: Sequence[Message], now: datetime) -> list[Message]:

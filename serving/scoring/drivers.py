@@ -38,6 +38,9 @@ RACES_HELD: Final = 500
 MINUS: Final = "\N{MINUS SIGN}"
 NEGLIGIBLE: Final = 0.01
 """Drivers that move a score by less are left out: e^0.01 is one per cent of the odds."""
+ALL_ELSE: Final = "all else"
+"""Everything that the named drivers of a probability leave over: weaker stories, those without words, the calibration."""
+_SMALLEST: Final = 1e-15
 _SUFFIXES: Final = ("_rank", "_z")
 _SIGNED_ZERO: Final = re.compile(r"[+-]0(\.0+)?(?![\d.])")
 _BEFORE: Final = {
@@ -50,7 +53,7 @@ _CAREER: Final = {"horse_course": "at the course", "horse_distance": "over the d
 
 @dataclass(frozen=True, slots=True)
 class Driver:
-    """One story: `effect` is what it adds to the runner's score against the mean of the race; e^effect scales odds."""
+    """One story: `effect` is what it adds to the log of the runner's probability against the mean of the race; e^effect scales odds."""
 
     words: str
     effect: float
@@ -96,23 +99,51 @@ class DriverExplainer:
     Explaining takes many times as long as scoring, and does not depend on the odds.
     """
 
-    _held: "OrderedDict[tuple[str, bytes], list[tuple[Driver, ...]]]" = field(default_factory=OrderedDict)
+    _held: "OrderedDict[tuple[str, bool, bytes], list[tuple[Driver, ...]]]" = field(default_factory=OrderedDict)
     _lock: Lock = field(default_factory=Lock)
 
-    def explain(self, model: "Bundle", matrix: FeatureMatrix) -> list[tuple[Driver, ...]]:
-        """The strongest stories of each runner by a model, in the order of the runners."""
+    def explain(
+        self, model: "Bundle", matrix: FeatureMatrix, shown: Floats, market: Floats | None
+    ) -> list[tuple[Driver, ...]]:
+        """The drivers of each runner's `shown` probability: the market, the strongest stories, and all else.
+
+        `market` has the decimal odds where the probabilities are the blend's, else None. The effects of a runner sum to the log of
+        its probability less the mean log of the race, but for what is negligible. Empty where the model cannot say.
+        """
+        stories = self.stories(model, matrix, blended=market is not None)
+        if market is None and not any(stories):
+            return stories
+        effects = np.zeros(shown.size) if market is None else model.market_effect(market)
+        logs = np.log(np.maximum(shown, _SMALLEST))
+        rest = logs - logs.mean() - effects
+        found = []
+        for runner, strongest in enumerate(stories):
+            priced = [] if market is None else [Driver(_price(market, runner), float(effects[runner]))]
+            left = float(rest[runner]) - sum(driver.effect for driver in strongest)
+            parts = (*priced, *strongest, Driver(ALL_ELSE, left))
+            found.append(tuple(part for part in parts if abs(part.effect) >= NEGLIGIBLE or part in priced))
+        return found
+
+    def stories(self, model: "Bundle", matrix: FeatureMatrix, *, blended: bool) -> list[tuple[Driver, ...]]:
+        """The strongest stories of each runner by a model, in the order of the runners; `blended` scales them to the blend."""
         content = np.ascontiguousarray(matrix.matrix)
-        key = (model.version, blake2b(content.data, digest_size=16).digest())
+        key = (model.version, blended, blake2b(content.data, digest_size=16).digest())
         with self._lock:
             if (held := self._held.get(key)) is not None:
                 self._held.move_to_end(key)
                 return held
-        found = drivers(matrix, model.features, model.contributions(matrix.select(model.features)))
+        effects = model.contributions(matrix.select(model.features), blended=blended)
+        found = drivers(matrix, model.features, effects)
         with self._lock:
             self._held[key] = found
             while len(self._held) > RACES_HELD:
                 self._held.popitem(last=False)
         return found
+
+
+def _price(market: Floats, runner: int) -> str:
+    inverse = 1.0 / market
+    return f"price {market[runner]:.2f}, {100 * inverse[runner] / inverse.sum():.0f} % of the market"
 
 
 def story_of(column: str) -> str:
@@ -327,6 +358,17 @@ _HIGHER_IS_BETTER: Final[Mapping[str, tuple[str, float | None]]] = {
     "horse_ability:clock": ("horse_ability__speed_ewma", None),
     "horse_running:late speed": ("horse_running__late_speed_ewma", 1.0),
     "horse_form:form": ("horse_form__prb_ewma", None),
+    "horse_form:last run": ("horse_form__prb_last", None),
+    "horse_form:market": ("horse_form__market_ewma", 1.0),
+    "horse_form:record": ("horse_form__sr", None),
+    "horse_form:prb_slope": ("horse_form__prb_slope", 0.0),
+    **{
+        f"{view}:{days}d": (f"{view}__sr_{days}d", None)
+        for view in ("trainer_velocity", "jockey_velocity")
+        for days in (14, 30, 90)
+    },
+    **{f"partnership_velocity:{days}d": (f"partnership_velocity__sr_{days}d", None) for days in (90, 365)},
+    **{view: (f"{view}__sr", None) for view in _CAREER},
 }
 """Stories whose words call a runner good or bad: the column they state, and its value for an average runner, if it has one."""
 _WORDS: Final[Mapping[str, Callable[[Values], str]]] = {

@@ -47,6 +47,40 @@ class FeatureMatrix:
         return self.matrix[:, columns.COLUMNS.index(name)]
 
 
+FIGURES: Final[dict[str, tuple[str, ...]]] = {
+    "career": ("horse_form__starts", "horse_form__wins", "horse_form__places"),
+    "course": ("horse_course__starts", "horse_course__wins", "horse_course__places"),
+    "distance": ("horse_distance__starts", "horse_distance__wins", "horse_distance__places"),
+    "going": ("horse_going__starts", "horse_going__wins", "horse_going__places"),
+    "trainer_30d": ("trainer_velocity__runs_30d", "trainer_velocity__wins_30d"),
+    "trainer_90d": ("trainer_velocity__runs_90d", "trainer_velocity__wins_90d"),
+    "jockey_30d": ("jockey_velocity__runs_30d", "jockey_velocity__wins_30d"),
+    "jockey_90d": ("jockey_velocity__runs_90d", "jockey_velocity__wins_90d"),
+    "together_365d": ("partnership_velocity__runs_365d", "partnership_velocity__wins_365d"),
+}
+"""Records that a racecard prints beside a runner: starts or runs, wins, and places if there are three."""
+CHANGES: Final = ("days_since_last_run", "weight_change_lbs", "rating_change", "class_change", "distance_change_m")
+"""What changed since the horse's last run; a positive class change is an easier class."""
+
+
+def figures_of(matrix: FeatureMatrix) -> list[dict[str, Any]]:
+    """The records and changes of each runner, by the names of `FIGURES` and `CHANGES`; None where unknown.
+
+    They are the features themselves, as of the same instant.
+    """
+    names = tuple(name for record in FIGURES.values() for name in record)
+    names += tuple(f"{columns.ON_DEMAND}__{change}" for change in CHANGES)
+    found = []
+    for row in matrix.select(names).tolist():
+        taken = iter(None if value != value else value for value in row)
+        records: dict[str, Any] = {}
+        for record, parts in FIGURES.items():
+            counts = [int(count) for _ in parts if (count := next(taken)) is not None]
+            records[record] = counts if len(counts) == len(parts) else None
+        found.append(records | dict(zip(CHANGES, taken, strict=True)))
+    return found
+
+
 @lru_cache(maxsize=8)
 def _places(names: tuple[str, ...]) -> NDArray[np.intp]:
     return np.array(columns.places(names), dtype=np.intp)

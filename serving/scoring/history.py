@@ -72,6 +72,10 @@ class LogView(Protocol):
         """The results between two seqs, both included, and whether the log after the tables has an earlier one."""
         ...
 
+    def results_after(self, from_seq: int) -> Sequence[tuple[int, Result]]:
+        """The results from a seq on, each with its seq, in order."""
+        ...
+
 
 @dataclass(slots=True)
 class RaceHistory:

@@ -100,15 +100,16 @@ def messages_of_race(
     return RaceMessages(messages, tables.known_at, behind)
 
 
-def messages_on(home: Home, race_date: date) -> list[tuple[Message, ...]]:
-    """The messages in the tables about the races of a local date, by race; empty without tables."""
+def messages_between(home: Home, first: date, last: date) -> list[tuple[Message, ...]]:
+    """The messages in the tables about the races of some local dates, both included, by race; empty without tables."""
     look = Snapshot()
     try:
         parts = {kind: look.parts(home.offline / kind) for kind in ("runners", "notices")}
     except (OSError, UserError):
         return []
     with changelog.engine(MEMORY_LIMIT) as connection:
-        held = _selected(connection, parts["runners"], "race_date = $day", {"day": race_date})
+        days = {"first": first, "last": last}
+        held = _selected(connection, parts["runners"], "race_date BETWEEN $first AND $last", days)
         by_race: dict[str, list[Message]] = {}
         for message in _races(held):
             by_race.setdefault(message.race_id or "", []).append(message)

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from velo.feature_repo.catalogue.families import FAMILIES
 from velo.racing.cards import Declared
 from velo.racing.messages import Result
+from velo.racing.place_bets import NO_PLACES, PlaceTerms, place_terms
 from velo.serving.scoring.drivers import Driver, DriverExplainer
-from velo.serving.scoring.feature_matrix import VIEWS, FeatureMatrix
-from velo.training.bundle import BLEND, Bundle
+from velo.serving.scoring.feature_matrix import VIEWS, FeatureMatrix, figures_of
+from velo.training.bundle import BLEND, OWN, Bundle
 
 Origin = Literal["redis", "offline history"]
 Floats = NDArray[np.float64]
@@ -35,7 +36,9 @@ class ScoredRunner:
 
     `probability` is the fundamental model's; `blended` is blended with the market, None unless every runner has odds and the
     model has a blend. `market_source` is the source of the odds: a snapshot's, or `SP`, which is known with the result only.
-    `interval` and `blended_interval` are 95 % intervals of the win rate of runners with such a probability, None if the model has
+    `place` is the chance of a place by the race's terms, from `blended` where there is one, else from `probability`; None without
+    place bets. `each_way` is the mean return of a unit each way at the odds. `figures` has the records and changes that the
+    features state, None without drivers. `interval` and `blended_interval` are 95 % intervals of the win rate of runners with such a probability, None if the model has
     none (`velo.training.market.calibration.CalibrationInterval` says what they cover). `missing` and `stale` name feature
     views without a row of the runner's key, or with a row past its `valid_until`.
     """
@@ -58,6 +61,9 @@ class ScoredRunner:
     trainer_id: str | None = None
     interval: Interval | None = None
     blended_interval: Interval | None = None
+    place: float | None = None
+    each_way: float | None = None
+    figures: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +96,7 @@ class ScoredRace:
     runners: tuple[ScoredRunner, ...]
     withdrawn: tuple[str, ...]
     notes: tuple[str, ...]
+    place_terms: PlaceTerms = NO_PLACES
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +155,7 @@ def scored_race(
         ),
         withdrawn=tuple(runner.horse or runner.horse_id for runner in race.withdrawn),
         notes=tuple(caveats),
+        place_terms=place_terms(off, len(race.runners)),
     )
 
 
@@ -157,9 +165,6 @@ def _runners(
     """The runners of a race with their probabilities, in the order of its card."""
     inputs = matrix.select(model.features)
     chances = model.probabilities(inputs)
-    drivers: Sequence[tuple[Driver, ...]] = (
-        [()] * len(race.runners) if explainer is None else explainer.explain(model, matrix)
-    )
     prices = _starting_prices(result)
     snapshot = {horse: odds for horse, odds in race.odds.prices.items() if odds > 1.0} if race.odds else {}
     market = [(snapshot if race.odds else prices).get(runner.horse_id) for runner in race.runners]
@@ -167,6 +172,15 @@ def _runners(
     mixed = [None] * len(race.runners) if blended is None else blended.tolist()
     bounds = _pairs(model.interval(chances), len(mixed))
     mixed_bounds = [None] * len(mixed) if blended is None else _pairs(model.interval(blended, BLEND), len(mixed))
+    shown = chances if blended is None else blended
+    drivers: Sequence[tuple[Driver, ...]] = [()] * len(race.runners)
+    figures: Sequence[Mapping[str, Any] | None] = [None] * len(race.runners)
+    if explainer is not None:
+        odds = None if blended is None else np.array(market, dtype=np.float64)
+        drivers, figures = explainer.explain(model, matrix, shown, odds), figures_of(matrix)
+    terms = place_terms(race.race, len(race.runners))
+    placed = _placed(model, shown, terms, OWN if blended is None else BLEND)
+    each_way = _each_way(shown, placed, terms, market if race.odds else ())
     own, fair = chances.tolist(), (1.0 / chances).tolist()
     missing, stale = matrix.missing.tolist(), matrix.stale.tolist()
     runners = []
@@ -191,9 +205,28 @@ def _runners(
             trainer_id=runner.trainer_id,
             interval=bounds[at],
             blended_interval=mixed_bounds[at],
+            place=placed[at],
+            each_way=each_way[at],
+            figures=figures[at],
         )
         runners.append(scored)
     return runners
+
+
+def _placed(model: Bundle, shown: Floats, terms: PlaceTerms, of: str) -> list[float | None]:
+    """The chance of a place of each runner; None where no place bet is offered."""
+    return model.places(shown, terms.places, of).tolist() if terms.places else [None] * shown.size
+
+
+def _each_way(
+    shown: Floats, placed: Sequence[float | None], terms: PlaceTerms, market: Sequence[float | None]
+) -> list[float | None]:
+    """The mean return of a unit each way on each runner; None without odds known before the off."""
+    prices = market or [None] * shown.size
+    return [
+        None if price is None or place is None else terms.each_way(win, place, price)
+        for win, place, price in zip(shown.tolist(), placed, prices, strict=True)
+    ]
 
 
 def fingerprint(race: Declared, matrix: FeatureMatrix) -> str:

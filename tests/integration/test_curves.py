@@ -1,6 +1,7 @@
 """The curves of a horse, a trainer or a jockey are the changelog's own rows: bounded, and nothing later than asked."""
 
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,13 @@ from fastapi.testclient import TestClient
 from tests.support.seasons import BUILT_AT, a_season, a_store, opened
 from tests.support.services import a_client, a_service
 from velo.feature_repo.catalogue.families import BY_VIEW
+from velo.racing.messages import Message, Result
 from velo.serving.api.curves import VIEWS
-from velo.serving.api.schemas import Curve
+from velo.serving.api.schemas import Curve, KeyRecord, Matches
+from velo.serving.scoring.past_runs import PastRun, PastRuns
+from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
+from velo.streams.unbuilt_log import UnbuiltLog
 
 KEYS = {"horse": "horse 1", "trainer": "trainer 1", "jockey": "jockey 1"}
 KINDS = pytest.mark.parametrize("kind", ["horse", "trainer", "jockey"])
@@ -26,7 +31,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def client(store: Store) -> TestClient:
-    return a_client(a_service(store, lambda: BUILT_AT))
+    service = a_service(store, lambda: BUILT_AT)
+    # a record and a search ask Redis for the races to come: its start here takes longer than a request waits
+    service.scorer.online.redis.patience.seconds = 5.0
+    return a_client(service)
 
 
 def asked(client: TestClient, kind: str, **params: Any) -> Curve:
@@ -120,3 +128,118 @@ def test_without_tables_the_remedy_is_told(tmp_path: Path) -> None:
     answer = client.get("/v1/horses/horse 1/history")
     assert answer.status_code == 503
     assert "velo build" in answer.json()["detail"]
+
+
+# Past runs and records
+
+
+def told_by(as_of: datetime, messages: list[Message]) -> dict[str, Result]:
+    """The version of each race's result that counts at an instant, one message after another."""
+    found: dict[str, Result] = {}
+    for message in messages:
+        if isinstance(message, Result) and message.known_at is not None and message.known_at <= as_of:
+            before = found.get(message.race_id)
+            if before is None or message.result_version > before.result_version:
+                found[message.race_id] = message
+    return found
+
+
+def expected_runs(results: dict[str, Result], kind: str, key: str) -> list[tuple[Any, ...]]:
+    """(race, horse, position, starters, SP, favourite) of each start of a key, latest first."""
+    found = []
+    for result in results.values():
+        ran = [one for one in result.runners if one.status not in ("NR", "VOID", None)]
+        shortest = min(one.sp_decimal or 0.0 for one in ran)
+        found += [
+            (
+                result.race.off_time,
+                result.race_id,
+                one.horse_id,
+                one.position,
+                len(ran),
+                one.sp_decimal,
+                one.sp_decimal == shortest,
+            )
+            for one in ran
+            if getattr(one, f"{kind}_id") == key
+        ]
+    return [row[1:] for row in sorted(found, reverse=True)]
+
+
+def plain_runs(runs: list[PastRun]) -> list[tuple[Any, ...]]:
+    return [(one.race_id, one.horse_id, one.position, one.starters, one.sp_decimal, one.favourite) for one in runs]
+
+
+@KINDS
+def test_past_runs_are_those_of_the_versions_known_at_the_instant(store: Store, kind: Any) -> None:
+    """Between a first result and its amendment too; what a later instant knows is in none of them."""
+    messages = a_season(40)
+    amended = [one for one in messages if isinstance(one, Result) and one.result_version == 2]
+    assert amended
+    instants = [one.known_at - timedelta(microseconds=1) for one in amended if one.known_at]
+    instants += [one.known_at for one in amended if one.known_at] + [BUILT_AT]
+    past = PastRuns(store.home, UnbuiltLog(store.home))
+    keys = {getattr(one, f"{kind}_id") for one in amended[0].runners} | {KEYS[kind], "nobody"}
+    for as_of in instants:
+        found, results = past.of(kind, keys, as_of), told_by(as_of, messages)
+        assert {key: plain_runs(runs) for key, runs in found.items()} == {
+            key: expected_runs(results, kind, key) for key in keys
+        }
+
+
+def test_results_after_the_build_are_in_the_past_runs_and_replace_what_they_amend(tmp_path: Path) -> None:
+    """The tables end with the 30th day; ten days and an amendment of an old race come after."""
+    messages = a_season(30)
+    home = tmp_path / "home"
+    store = a_store(home, messages)
+    past = PastRuns(store.home, UnbuiltLog(store.home))
+    horse = KEYS["horse"]
+    before = past.of("horse", [horse], BUILT_AT)[horse]
+    old = next(one for one in messages if isinstance(one, Result) and one.race_id == before[0].race_id)
+    gone = replace(
+        old, runners=tuple(one for one in old.runners if one.horse_id != horse), result_version=9, known_at=None
+    )
+    later = [one for one in a_season(12, seed=8, first_day=date(2024, 3, 1)) if isinstance(one, Result)]
+    added: list[Message] = []
+    with LogWriter.open(store, clock=lambda: BUILT_AT) as writer:
+        for message in (*later, gone):
+            seq = writer.append(message).seq
+            assert seq is not None
+            added.append(replace(message, known_at=BUILT_AT + timedelta(microseconds=len(added))))
+    after = past.of("horse", [horse], BUILT_AT + timedelta(days=1))[horse]
+    assert plain_runs(after) == expected_runs(
+        told_by(BUILT_AT + timedelta(days=1), [*messages, *added]), "horse", horse
+    )
+    assert old.race_id not in {one.race_id for one in after}
+    assert past.of("horse", [horse], BUILT_AT - timedelta(days=1))[horse] == before, "and none of it is known earlier"
+
+
+def test_a_record_counts_starts_wins_and_places_by_course_and_lists_every_start(client: TestClient) -> None:
+    results = told_by(BUILT_AT, a_season(40))
+    rows = expected_runs(results, "horse", KEYS["horse"])
+    record = KeyRecord.model_validate_json(client.get("/v1/horses/horse 1/record").content)
+    assert [(one.race_id, one.position, one.starters) for one in record.runs] == [
+        (row[0], row[2], row[3]) for row in rows
+    ]
+    assert record.starts == len(rows)
+    assert all(one.elo is not None for one in record.runs)
+    by_course = next(one for one in record.records if one.by == "course")
+    for line in by_course.lines:
+        here = [row for row in rows if results[row[0]].race.course == line.name]
+        places = sum(row[2] is not None and row[2] <= (1 if row[3] <= 4 else 2 if row[3] <= 7 else 3) for row in here)
+        assert (line.starts, line.wins, line.places) == (len(here), sum(row[2] == 1 for row in here), places)
+    trainer = KeyRecord.model_validate_json(client.get("/v1/trainers/trainer 1/record").content)
+    assert trainer.starts == len(expected_runs(results, "trainer", "trainer 1"))
+    assert client.get("/v1/jockeys/nobody/record").status_code == 404
+
+
+def test_the_search_finds_part_of_a_name_and_puts_what_begins_with_it_first(client: TestClient) -> None:
+    def found(text: str) -> list[tuple[str, str]]:
+        answer = Matches.model_validate_json(client.get("/v1/search", params={"q": text}).content)
+        return [(one.kind, one.name) for one in answer.matches]
+
+    assert found("TRAINER 1") == [("trainer", "Trainer 1")]
+    assert found("orse 1")[0] == ("horse", "Horse 1")
+    assert len(found("er")) <= 20
+    assert found("' OR true --") == []
+    assert client.get("/v1/search", params={"q": "x"}).status_code == 422

@@ -221,20 +221,20 @@ def test_drivers_are_worked_out_once_until_a_feature_or_the_model_is_another(sco
     worked_out = []
 
     class Counted(Bundle):
-        def contributions(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+        def contributions(self, matrix: NDArray[np.float64], *, blended: bool = False) -> NDArray[np.float64]:
             worked_out.append(matrix.shape)
-            return super().contributions(matrix)
+            return super().contributions(matrix, blended=blended)
 
     counted = Counted(*(getattr(model, one.name) for one in fields(Bundle)))
     explainer = DriverExplainer()
-    first = explainer.explain(counted, vectors)
+    first = explainer.stories(counted, vectors, blended=False)
     assert first == drivers(vectors, model.features, model.contributions(vectors.select(model.features)))
-    assert explainer.explain(counted, replace(vectors, matrix=vectors.matrix.copy())) is first
+    assert explainer.stories(counted, replace(vectors, matrix=vectors.matrix.copy()), blended=False) is first
     assert len(worked_out) == 1
     moved = vectors.matrix.copy()
     moved[0, columns.COLUMNS.index("weight_lbs")] += 1.0
-    explainer.explain(counted, replace(vectors, matrix=moved))
-    explainer.explain(replace(counted, version="another"), vectors)
+    explainer.stories(counted, replace(vectors, matrix=moved), blended=False)
+    explainer.stories(replace(counted, version="another"), vectors, blended=False)
     assert len(worked_out) == 3
 
 

@@ -193,22 +193,20 @@ def _client_share() -> float:
 
 @cards_app.command("list")
 def list_cards(as_json: Json = False) -> None:
-    """List the races in Redis whose off is recent or to come, and their status."""
+    """List the races of the last two days and to come, as the desk shows them, and their status."""
     from datetime import timedelta
 
-    from velo.feature_repo.stores.race_cards import KEEP, RaceCards
-    from velo.feature_repo.stores.redis_client import connect
-    from velo.serving.api.days import line_of
+    from velo.feature_repo.stores.race_cards import DECLARED_AHEAD, KEEP
+    from velo.racing.clock import local_date
 
     store, at = open_store(), now()
-    cards = RaceCards(connect(store.home, store.redis_url), store.redis_url or "the store's own Redis")
-    races = cards.many(cards.races(at - KEEP, at + timedelta(days=400)))
-    lines = [line for race in races if race is not None and (line := line_of(race.messages, at)) is not None]
+    first = local_date(at - KEEP + timedelta(days=1), store.timezone)
+    lines = service_of(store).races(first, local_date(at + DECLARED_AHEAD, store.timezone))
     table = Table("race", "off (UTC)", "course", "going", "runners", "withdrawn", "status")
     for line in lines:
         cells = (line[name] for name in ("race_id", "off_time", "course", "going", "runners", "withdrawn", "status"))
         table.add_row(*("–" if value is None else str(value) for value in cells))
-    hint = Text("no race in Redis: declare races with `velo cards rpscrape FILE` and run `velo stream`")
+    hint = Text("no race: declare races with `velo cards rpscrape FILE` and run `velo up`, or `velo build`")
     show(lines, as_json, lambda: table if lines else hint)
 
 

@@ -59,6 +59,11 @@ class Home:
         return self.root / "up"
 
     @property
+    def demo(self) -> Path:
+        """The season that `velo demo` simulated here; missing in every other store."""
+        return self.root / "demo.txt"
+
+    @property
     def offline(self) -> Path:
         """The current generation of the feature tables: a link into `generations`, one folder a view."""
         return self.root / "offline"
@@ -152,6 +157,11 @@ class Store:
     epochs: tuple[str, ...] = ()
     redis_url: str | None = None
     extra_columns: Callable[[], frozenset[str]] = field(default=no_extra_columns, compare=False, repr=False)
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the store's racing is made up: `velo demo` filled it."""
+        return self.home.demo.exists()
 
     @classmethod
     def open(cls, settings: Settings) -> "Store":

@@ -1,0 +1,252 @@
+"""What a bettor reads beside a score: form lines of a race, the record of a horse, trainer or jockey, and the search of names."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from typing import Any, Final
+
+from velo.errors import UserError
+from velo.feature_repo.stores import changelog
+from velo.feature_repo.stores.parts import Snapshot
+from velo.racing.cards import Declared, decision_time, declared_at, result_known_at
+from velo.racing.clock import local_date, local_midnight, to_text
+from velo.racing.form_line import figures, marks
+from velo.racing.going import distance_band, going_group
+from velo.racing.jurisdiction import DEFAULT, UNKNOWN
+from velo.racing.messages import Market, Message
+from velo.serving.api.curves import UnknownKey
+from velo.serving.api.days import line_of
+from velo.serving.scoring.past_runs import MEMORY_LIMIT, Kind, PastRun, PastRuns
+from velo.serving.scoring.scorer import Scorer
+from velo.storage.store import Store
+
+LINE_RUNS: Final = 6
+PRICES: Final = 60
+"""The most odds snapshots that a form answer has, evenly chosen; the last is always among them."""
+AHEAD: Final = timedelta(days=14)
+"""How far ahead a declared race is looked for."""
+FOUND: Final = 20
+LEAD: Final = timedelta(minutes=5)
+"""The decision time where no model says its own."""
+PLACES: Final = DEFAULT.places
+
+
+@dataclass(slots=True)
+class Past:
+    """Reads form lines, records and names of one store. Safe for threads."""
+
+    store: Store
+    scorer: Scorer
+    runs: PastRuns = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.runs = PastRuns(self.store.home, self.scorer.history.log)
+
+    def form(self, race_id: str, now: datetime) -> dict[str, Any]:
+        """The form line of each declared horse of a race, and the odds told so far, as of its decision time, or of now before it.
+
+        Raises `UserError` for a race that nobody declared by then.
+        """
+        messages = self._messages(race_id)
+        as_of = self._as_of(messages, now)
+        race = declared_at(messages, as_of)
+        if race is None:
+            raise UserError(f"race {race_id!r} had no declared runner by {to_text(as_of)}: load its card")
+        horses = [runner.horse_id for runner in (*race.runners, *race.withdrawn)]
+        past = self.runs.of("horse", horses, as_of)
+        lines = [_line(horse, past[horse], race) for horse in horses]
+        return {"race_id": race_id, "as_of": to_text(as_of), "runners": lines, "prices": _prices(messages, as_of)}
+
+    def record(self, kind: Kind, key: str, now: datetime) -> dict[str, Any]:
+        """Every known start of a horse, trainer or jockey, its records by course, distance and going, and its coming races.
+
+        Raises `UnknownKey` for a key that has neither a start nor a declared race.
+        """
+        coming, name = self._coming(kind, key, now)
+        runs = self.runs.of(kind, [key], now)[key]
+        if not runs and not coming:
+            raise UnknownKey(
+                f"{kind} {key!r} has no start and no declared race by {to_text(now)}: use the {kind}_id of a card"
+            )
+        after = self._after(key, now) if kind == "horse" and runs else {}
+        return {
+            "kind": kind,
+            "id": key,
+            "name": name or getattr(runs[0], kind) or key,
+            "as_of": to_text(now),
+            "coming": coming,
+            "starts": len(runs),
+            "records": [
+                {"by": by, "lines": records(runs, label)}
+                for by, label in (("course", _course), ("distance", _distance), ("going", _going))
+            ],
+            "runs": [
+                _run(run) | after.get(run.known_at, _NOT_RATED) for run in runs[: len(runs) if kind == "horse" else 60]
+            ],
+        }
+
+    def search(self, text: str, now: datetime) -> list[dict[str, str]]:
+        """Horses, trainers, jockeys and courses of races whose name holds a text, those that begin with it first."""
+        wanted = text.casefold().strip()
+        found: dict[tuple[str, str], str] = {}
+        for race in self._declared(now):
+            if wanted in race.race.course.casefold():
+                found[("race", race.race.race_id)] = f"{race.race.course}, {to_text(race.race.off_time)}"
+            for runner in (*race.runners, *race.withdrawn):
+                for kind in ("horse", "trainer", "jockey"):
+                    key, name = getattr(runner, f"{kind}_id"), getattr(runner, kind)
+                    if key and wanted in (name or key).casefold():
+                        found[(kind, key)] = name or key
+        for kind, key, name in self._named(wanted, now):
+            found.setdefault((kind, key), name)
+        order = sorted(found.items(), key=lambda item: (not item[1].casefold().startswith(wanted), item[1].casefold()))
+        return [{"kind": kind, "id": key, "name": name} for (kind, key), name in order[:FOUND]]
+
+    def _messages(self, race_id: str) -> Sequence[Message]:
+        return self.scorer.history.messages(race_id).messages
+
+    def _as_of(self, messages: Sequence[Message], now: datetime) -> datetime:
+        """The decision time of a race that was run; now before its result."""
+        known_at = result_known_at(messages)
+        if known_at is None or known_at > now:
+            return now
+        try:
+            lead = timedelta(seconds=self.scorer.bundles.current().lead_s)
+        except UserError:
+            lead = LEAD
+        return min(now, decision_time(messages, lead) or now)
+
+    def _declared(self, now: datetime) -> list[Declared]:
+        begin = local_midnight(local_date(now, self.store.timezone), self.store.timezone)
+        stored = self.scorer.online.races(begin, now + AHEAD)
+        return [race for one in stored if (race := declared_at(one.messages, now)) is not None]
+
+    def _coming(self, kind: Kind, key: str, now: datetime) -> tuple[list[dict[str, Any]], str | None]:
+        """The races of today and later that a key is declared in, each with its runners of that key, and the key's name."""
+        begin = local_midnight(local_date(now, self.store.timezone), self.store.timezone)
+        lines, name = [], None
+        for stored in self.scorer.online.races(begin, now + AHEAD):
+            race, line = declared_at(stored.messages, now), line_of(stored.messages, now)
+            if race is None or line is None:
+                continue
+            runners = [runner for runner in race.runners if getattr(runner, f"{kind}_id") == key]
+            for runner in runners:
+                name = getattr(runner, kind) or name
+                named = {
+                    kind: getattr(runner, kind) or getattr(runner, f"{kind}_id")
+                    for kind in ("horse", "jockey", "trainer")
+                }
+                lines.append(line | named | {"horse_id": runner.horse_id})
+        return lines, name
+
+    def _after(self, horse: str, as_of: datetime) -> dict[datetime, dict[str, float | None]]:
+        """A horse's Elo rating and figure after each result, by the instant at which it became known."""
+        if not self.runs.parts():
+            return {}
+        look = Snapshot()
+        found: dict[datetime, dict[str, float | None]] = {}
+        with changelog.engine(MEMORY_LIMIT) as connection:
+            for view, column, name in (("horse_elo", "elo", "elo"), ("horse_ability", "figure_last", "figure")):
+                parts = look.parts(self.store.home.offline / view)
+                if not parts:
+                    continue
+                query = (
+                    f"SELECT event_timestamp, {column} FROM read_parquet([{_listed(parts)}], union_by_name = true)"  # noqa: S608
+                    " WHERE horse_id = $key AND event_timestamp <= $as_of"
+                )
+                for at, value in connection.execute(query, {"key": horse, "as_of": as_of}).fetchall():
+                    found.setdefault(at, dict(_NOT_RATED))[name] = value
+        return found
+
+    def _named(self, wanted: str, as_of: datetime) -> Iterable[tuple[str, str, str]]:
+        parts = self.runs.parts()
+        if not parts:
+            return []
+        listed = _listed(parts)
+        each = " UNION ALL ".join(_NAMED.format(kind=kind, found=FOUND) for kind in ("horse", "trainer", "jockey"))
+        query = (
+            f"WITH messages AS (FROM read_parquet([{listed}], union_by_name = true) WHERE known_at <= $as_of) {each}"
+        )
+        with changelog.engine(MEMORY_LIMIT) as connection:
+            rows = connection.execute(query, {"wanted": wanted, "as_of": as_of}).fetchall()
+        return [(kind, key, name or key) for kind, key, name in rows]
+
+
+def records(runs: Sequence[PastRun], label_of: Callable[[PastRun], str | None]) -> list[dict[str, Any]]:
+    """Starts, wins and places (by the number of starters) of `runs` by label, most starts first; None leaves a start out."""
+    found: dict[str, list[int]] = {}
+    for run in runs:
+        label = label_of(run)
+        if label is not None:
+            counts = found.setdefault(label, [0, 0, 0])
+            counts[0] += 1
+            counts[1] += run.position == 1
+            counts[2] += run.position is not None and run.position <= PLACES(run.starters)
+    ordered = sorted(found.items(), key=lambda item: (-item[1][0], item[0]))
+    return [{"name": label, "starts": counts[0], "wins": counts[1], "places": counts[2]} for label, counts in ordered]
+
+
+_NAMED: Final = """(
+    SELECT '{kind}', {kind}_id, arg_max({kind}, seq) AS name FROM messages WHERE {kind}_id IS NOT NULL GROUP BY {kind}_id
+    HAVING contains(lower(coalesce(name, {kind}_id)), $wanted)
+    ORDER BY NOT starts_with(lower(coalesce(name, {kind}_id)), $wanted), name LIMIT {found}
+)"""
+"""The names of a kind that hold a text, each the last one that its key was given."""
+_NOT_RATED: Final[dict[str, float | None]] = {"elo": None, "figure": None}
+
+
+def _course(run: PastRun) -> str:
+    return run.course
+
+
+def _distance(run: PastRun) -> str | None:
+    band = distance_band(run.distance_m)
+    return None if band == UNKNOWN else band
+
+
+def _going(run: PastRun) -> str | None:
+    group = going_group(run.going)
+    return None if group == UNKNOWN else group
+
+
+def _line(horse: str, runs: Sequence[PastRun], race: Declared) -> dict[str, Any]:
+    return {
+        "horse_id": horse,
+        "figures": figures(runs),
+        "marks": marks(runs, race.race.course, race.race.distance_m),
+        "days": (race.race.race_date - runs[0].race_date).days if runs else None,
+        "runs": [_run(run) for run in runs[:LINE_RUNS]],
+    }
+
+
+def _run(run: PastRun) -> dict[str, Any]:
+    return {name: _plain(getattr(run, name)) for name in _RUN}
+
+
+_RUN: Final = (
+    "race_id", "race_date", "course", "race_name", "race_class", "going", "distance_m", "horse_id", "horse", "jockey", "trainer",
+    "weight_lbs", "official_rating", "headgear", "draw", "status", "position", "starters", "beaten_lengths", "sp_decimal",
+)  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, date) else value
+
+
+def _prices(messages: Sequence[Message], as_of: datetime) -> list[dict[str, Any]]:
+    """The odds snapshots known by an instant, oldest first, at most `PRICES` of them."""
+    told = sorted(
+        (one for one in messages if isinstance(one, Market) and one.known_at is not None and one.known_at <= as_of),
+        key=lambda one: one.known_at or as_of,
+    )
+    step = max(1.0, (len(told) - 1) / (PRICES - 1))
+    chosen = sorted({round(step * at) for at in range(min(len(told), PRICES))} | ({len(told) - 1} if told else set()))
+    return [
+        {"known_at": to_text(one.known_at), "prices": dict(one.prices)}
+        for at in chosen
+        if (one := told[at]).known_at is not None
+    ]
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return ", ".join(changelog.text(part) for part in parts)
