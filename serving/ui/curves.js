@@ -1,14 +1,15 @@
 // The page of a horse, a trainer or a jockey: its record in figures, its curves, and the changes they are drawn from.
 
 import { chart } from "./charts.js";
-import { h, named } from "./dom.js";
+import { h, link, named } from "./dom.js";
+import { listed, runsTable } from "./form.js";
 import * as w from "./words.js";
 
 const SHOWN = 30;
 const WINDOWS = ["14d", "30d", "90d"];
 const VELOCITY = [
   { title: "Strike rate", note: "wins from runs", of: "sr", read: (v) => w.percent(v), tick: (v) => w.percent(v, 0), floor: 0 },
-  { title: "Wins against the market's expectation", note: "1 is what the odds foretold", of: "ae", read: (v) => w.number(v), floor: 0, at: 1 },
+  { title: "Wins against the market's expectation", note: "1 is what the odds implied", of: "ae", read: (v) => w.number(v), floor: 0, at: 1 },
   { title: "Rivals beaten", note: "50 % is an average runner", of: "prb", read: (v) => w.percent(v, 0), at: 0.5 },
   { title: "Runs", note: "in the window", of: "runs", read: (v) => w.whole(v), floor: 0 },
 ];
@@ -22,27 +23,66 @@ const FORM = [
 ];
 const NAMES = { sr: "won", ae: "A/E", prb: "rivals beaten", runs: "runs", prb_ewma: "lately", market_ewma: "lately", last_rating: "rating" };
 
-/** The page. `told` is the service's answer; `since` what part of it is shown. */
-export function curvesPage({ told, since, choose }) {
-  const at = new Map(told.features.map((one, place) => [one.name, place]));
-  const last = told.points.at(-1);
+/** The page. `curves` is the service's history, `record` its record, either may be null; `since` the part of the history shown. */
+export function curvesPage({ curves, record, since, choose }) {
+  const at = new Map((curves?.features ?? []).map((one, place) => [one.name, place]));
+  const last = curves?.points.at(-1);
   const value = (name) => (last ? last.values[at.get(name)] : null);
+  const kind = (curves ?? record).kind;
   return [
-    h("div", { class: "head" }, h("h1", {}, named(told.name ?? told.id)),
-      h("p", { class: "facts" }, `${told.kind} · ${told.about}`)),
-    last ? standing(told, last) : h("p", { class: "empty" }, "No start of it is known yet."),
-    told.kind === "horse" ? null : choices(since, choose),
-    last ? h("dl", { class: "figures" }, told.kind === "horse" ? record(value) : windows(value)) : null,
-    last ? h("div", { class: "charts" }, drawn(told, at)) : null,
-    last ? (told.kind === "horse" ? runs(told, at) : changes(told, at)) : null,
+    h("div", { class: "head" }, h("h1", {}, named((record ?? curves).name ?? (curves ?? record).id)),
+      h("p", { class: "facts" }, curves ? `${kind} · ${curves.about}` : kind)),
+    record ? coming(record) : null,
+    curves && !last ? h("p", { class: "empty" }, "No start is known yet.") : null,
+    last ? h("dl", { class: "figures" }, kind === "horse" ? career(value) : windows(value)) : null,
+    record && record.starts ? recordTables(record) : null,
+    kind === "horse" || !last ? null : choices(since, choose),
+    last ? h("div", { class: "charts" }, drawn(curves, at), kind === "horse" && record ? ratings(record) : null) : null,
+    record && record.starts ? runsTable(kind === "horse" ? `Every start, latest first (${record.starts})` : `Last starts (${Math.min(30, record.runs.length)} of ${record.starts})`, kind === "horse" ? record.runs : record.runs.slice(0, 30),
+      { horse: kind !== "horse", people: kind !== "jockey", rated: kind === "horse" }) : null,
+    last && kind !== "horse" ? changes(curves, at) : null,
+    last ? standing(curves, last) : null,
   ];
 }
 
-function standing(told, last) {
-  const stale = last.valid_until !== null && Date.parse(last.valid_until) <= Date.parse(told.as_of);
-  const shown = told.points.length < told.rows ? `, ${w.whole(told.points.length)} of them drawn` : "";
+/** The races of today and later, the next first. */
+function coming(record) {
+  if (!record.coming.length) return null;
+  const ordered = [...record.coming].sort((a, b) => Date.parse(a.off_time) - Date.parse(b.off_time));
+  return listed(record.kind === "horse" ? "Next race" : "Runners today and later", ["Off", "Race", record.kind === "horse" ? "Jockey" : "Horse", "Class, distance, going", "State or winner"],
+    ordered.map((one) => h("tr", {},
+      h("th", { scope: "row" }, `${w.clock(one.off_time)}, ${w.day(one.off_time)}`),
+      h("td", {}, link("/race", one.race_id, named(one.course), one.race_name ? ` ${one.race_name}` : "")),
+      h("td", {}, record.kind === "horse" ? named(one.jockey) : link("/horse", one.horse_id, named(one.horse))),
+      h("td", {}, w.about(one).join(" · ")),
+      h("td", {}, one.status === "run" ? one.winners.map((winner) => winner.horse).join(", ") : w.countdown(one)))));
+}
+
+const BY = { course: "Course", distance: "Distance", going: "Going" };
+
+function recordTables(record) {
+  return h("div", { class: "records" }, record.records.filter((one) => one.lines.length).map((one) =>
+    listed(`By ${one.by}`, [BY[one.by], "Starts", "Won", "", "Placed"], one.lines.slice(0, 12).map((line) => h("tr", {},
+      h("th", { scope: "row" }, named(line.name)), h("td", { class: "figure" }, w.whole(line.starts)), h("td", { class: "figure" }, w.whole(line.wins)),
+      h("td", { class: "figure" }, w.percent(line.wins / line.starts, 0)), h("td", { class: "figure" }, w.whole(line.places)))))));
+}
+
+/** Curves of what a horse's starts were worth: a step after each result. */
+function ratings(record) {
+  const points = (name) => [...record.runs].reverse().filter((run) => run[name] !== null).map((run) => [Date.parse(`${run.race_date}T12:00:00Z`), run[name]]);
+  const end = Date.parse(record.as_of);
+  const kinds = [["elo", "Elo rating", "after each start; 0 is an average runner", (v) => w.signed(v)], ["figure", "Figure", "pounds, of each start", (v) => w.number(v, 0)]];
+  return kinds.map(([name, title, note, read]) => {
+    const found = points(name);
+    return found.length ? chart({ title, note, curves: [{ name, points: found }], read, end }) : null;
+  });
+}
+
+function standing(curves, last) {
+  const stale = last.valid_until !== null && Date.parse(last.valid_until) <= Date.parse(curves.as_of);
+  const shown = curves.points.length < curves.rows ? `, ${w.whole(curves.points.length)} of them drawn` : "";
   return h("p", { class: stale ? "stands warn" : "stands" },
-    `${w.whole(told.rows)} changes${shown}, the last at ${w.clock(last.at)} on ${w.day(last.at)}.`,
+    `${w.whole(curves.rows)} changes${shown}, the last at ${w.clock(last.at)} on ${w.day(last.at)}.`,
     stale ? ` Stale: a window moved on at ${w.clock(last.valid_until)} on ${w.day(last.valid_until)} and nothing was written since.` : "");
 }
 
@@ -54,7 +94,7 @@ function choices(since, choose) {
 
 const figure = (name, text, more) => h("div", {}, h("dt", {}, name), h("dd", {}, text, more ? h("small", {}, more) : null));
 
-function record(value) {
+function career(value) {
   return [
     figure("starts", w.whole(value("starts"))), figure("won", w.whole(value("wins")), w.percent(value("sr"))),
     figure("placed", w.whole(value("places")), w.percent(value("place_rate"))),
@@ -68,50 +108,28 @@ function windows(value) {
     `${w.percent(value(`sr_${one}`))} · A/E ${w.number(value(`ae_${one}`))} · placed ${w.percent(value(`place_rate_${one}`), 0)}`));
 }
 
-function drawn(told, at) {
-  const curve = (name, label) => ({ name: label, points: told.points.map((one) => [Date.parse(one.at), one.values[at.get(name)]]) });
-  const end = Date.parse(told.as_of);
-  if (told.kind !== "horse")
+function drawn(curves, at) {
+  const curve = (name, label) => ({ name: label, points: curves.points.map((one) => [Date.parse(one.at), one.values[at.get(name)]]) });
+  const end = Date.parse(curves.as_of);
+  if (curves.kind !== "horse")
     return VELOCITY.map((one) => chart({ ...one, end, curves: WINDOWS.map((days) => curve(`${one.of}_${days}`, `${days.slice(0, -1)} days`)) }));
   return FORM.map((one) => chart({ ...one, end, curves: one.lines.map((name) => curve(name, NAMES[name] ?? name)),
-    dots: one.dots ? starts(told, at).map((row) => [dayOf(row.values[at.get("last_race_day")]), row.values[at.get(one.dots)]]) : [] }));
+    dots: one.dots ? starts(curves, at).map((row) => [dayOf(row.values[at.get("last_race_day")]), row.values[at.get(one.dots)]]) : [] }));
 }
 
 const dayOf = (days) => days * 86_400_000;
 
 /** The rows that a new start made: its day is later than that of the row before. */
-function starts(told, at) {
+function starts(curves, at) {
   const day = at.get("last_race_day");
-  return told.points.filter((one, place) => one.values[day] !== null && one.values[day] !== (told.points[place - 1]?.values[day] ?? null));
+  return curves.points.filter((one, place) => one.values[day] !== null && one.values[day] !== (curves.points[place - 1]?.values[day] ?? null));
 }
 
-function runs(told, at) {
-  const all = starts(told, at).reverse();
-  const cell = (text) => h("td", {}, text);
-  const of = (one, name) => one.values[at.get(name)];
-  // whoever did not finish beat a share of 0 of its rivals; of who is told to have run, that is unknown
-  const unplaced = (one) => of(one, "prb_last") === null && of(one, "field_last") > 1 ? "place unknown" : "did not finish";
-  const cells = (one) => [
-    of(one, "position_last") === null ? unplaced(one) : `${of(one, "position_last")} of ${of(one, "field_last")}`,
-    of(one, "lengths_last") === null ? w.DASH : w.number(of(one, "lengths_last"), 1), w.percent(of(one, "prb_last"), 0),
-    of(one, "market_last") === null ? w.DASH : `${w.number(of(one, "market_last"), 1)}×`,
-    of(one, "last_class") ?? w.DASH, w.whole(of(one, "last_distance_m")), w.whole(of(one, "last_weight_lbs")), w.whole(of(one, "last_rating")),
-  ];
-  return listed(`Its runs, latest first${all.length > SHOWN ? ` (${SHOWN} of ${all.length})` : ""}`,
-    ["Day", "Came", "Lengths", "Beat", "Market", "Class", "m", "lb", "Rated"],
-    all.slice(0, SHOWN).map((one) => h("tr", {}, h("th", { scope: "row" }, w.dayNumber(of(one, "last_race_day"))), cells(one).map(cell))));
-}
-
-function changes(told, at) {
-  const all = [...told.points].reverse();
+function changes(curves, at) {
+  const all = [...curves.points].reverse();
   const of = (one, name) => one.values[at.get(name)];
   const row = (one) => h("tr", {}, h("th", { scope: "row" }, `${w.day(one.at)}, ${w.clock(one.at)}`), WINDOWS.flatMap((days) => [
     h("td", {}, `${of(one, `wins_${days}`)} from ${of(one, `runs_${days}`)}`), h("td", {}, w.number(of(one, `ae_${days}`)))]));
   return listed(`The changes, latest first${all.length > SHOWN ? ` (${SHOWN} of ${all.length})` : ""}`,
     ["From", ...WINDOWS.flatMap((one) => [`${one.slice(0, -1)} days`, "A/E"])], all.slice(0, SHOWN).map(row));
-}
-
-function listed(title, columns, rows) {
-  return h("section", { class: "listed" }, h("h2", {}, title), h("div", { class: "wide", tabindex: "0", role: "region", "aria-label": title },
-    h("table", { class: "plain" }, h("thead", {}, h("tr", {}, columns.map((one) => h("th", { scope: "col" }, one)))), h("tbody", {}, rows))));
 }

@@ -1,11 +1,13 @@
-// The desk: which page the address asks for, what it needs, and what changes of it as it is told.
+// The desk: which page the address asks for, what it needs, and what changes of it as messages arrive.
 
 import { curvesPage } from "./curves.js";
-import { dayPage, nextRace, rail } from "./day.js";
+import { SHOWN, VIEWS, dayPage, nextRace, rail } from "./day.js";
 import { h, put } from "./dom.js";
 import { keys } from "./keys.js";
 import { Live } from "./live.js";
-import { COMMISSIONS, ORDERS, held, racePage } from "./race.js";
+import { Picks } from "./picks.js";
+import { COMMISSIONS, LINES, ORDERS, held, racePage } from "./race.js";
+import { searching } from "./search.js";
 import * as w from "./words.js";
 
 const AT_ONCE_MS = 10;
@@ -16,15 +18,18 @@ const PATIENCE_MS = 10_000;
 const DAY_MS = 60_000;
 const place = (id) => document.getElementById(id);
 const kept = {
-  get(name, among) {
-    try { return among.includes(localStorage.getItem(name)) ? localStorage.getItem(name) : among[0]; } catch { return among[0]; }
+  get(name, among, otherwise = among[0]) {
+    try { return among.includes(localStorage.getItem(name)) ? localStorage.getItem(name) : otherwise; } catch { return otherwise; }
   },
   set(name, value) { try { localStorage.setItem(name, value); } catch { /* a browser that keeps nothing */ } },
 };
 const state = {
-  day: null, card: null, scored: null, refused: null, before: new Map(), curves: null, curvesRefused: null,
-  order: kept.get("order", ORDERS), commission: kept.get("commission", COMMISSIONS), since: "year",
+  day: null, card: null, scored: null, form: null, combinations: null, refused: null, before: new Map(), curves: null, record: null, curvesRefused: null,
+  order: kept.get("order", ORDERS), commission: kept.get("commission", COMMISSIONS), since: "year", course: "",
+  view: kept.get("view", VIEWS), shown: kept.get("shown", SHOWN), units: kept.get("units", w.UNITS),
+  lines: kept.get("lines", LINES, innerWidth < 640 ? "brief" : "full"),
 };
+w.setUnits(state.units);
 let asked = 0;
 const waiting = new Map();
 
@@ -33,12 +38,12 @@ const kind = () => address().pathname.slice(1);
 const id = () => address().searchParams.get("id") ?? "";
 const dateAsked = () => /^\d{4}-\d{2}-\d{2}$/.exec(address().searchParams.get("date") ?? "")?.[0] ?? null;
 
-/** An answer of the service: `told`, or `refused` with the reason. */
+/** An answer of the service: its `body`, or `refused` with the reason. */
 async function ask(path) {
   try {
     const answer = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) });
-    const told = await answer.json();
-    return answer.ok ? { told } : { refused: told.detail ? w.inReason(told.detail) : `the service answers ${answer.status}`, again: answer.status === 503 };
+    const body = await answer.json();
+    return answer.ok ? { body } : { refused: body.detail ? w.inReason(body.detail) : `the service answers ${answer.status}`, again: answer.status === 503 };
   } catch (failed) {
     const late = failed.name === "TimeoutError";
     return { refused: late ? `the service did not answer within ${PATIENCE_MS / 1000} s` : "the service does not answer", again: true };
@@ -55,13 +60,15 @@ function soon(what, after = SOON_MS) {
 
 async function loadDay() {
   const date = dateAsked() ?? (kind() === "race" && state.card ? localDate(state.card.off_time) : null);
-  const { told, refused } = await ask(date ? `/v1/races?date=${date}` : "/v1/races");
-  if (told) {
-    w.setClock(told.timezone, told.now);
-    const same = JSON.stringify({ ...told, now: null }) === JSON.stringify({ ...state.day, now: null });
-    state.day = told;
+  const { body, refused } = await ask(date ? `/v1/races?date=${date}` : "/v1/races");
+  if (body) {
+    w.setClock(body.timezone, body.now, body.speed);
+    const same = JSON.stringify({ ...body, now: null }) === JSON.stringify({ ...state.day, now: null });
+    state.day = body;
     state.dayRefused = null;
-    showModel(told.model);
+    showModel(body.model);
+    place("simulated").hidden = !body.simulated;
+    if (kind() === "") picks.want(body);
     if (same && place("main").querySelector("h1")) return;
   } else {
     state.dayRefused = refused;
@@ -76,25 +83,47 @@ async function loadRace() {
   const path = `/v1/races/${encodeURIComponent(race)}`;
   const gone = () => turn !== asked || kind() !== "race" || id() !== race;
   const scoring = ask(`${path}/score?drivers=true`);
+  if (state.formOf !== race) loadForm(race, path);
   const card = await ask(path);
   if (gone()) return;
-  if (card.told) state.card = card.told;
+  if (card.body) state.card = card.body;
   else if (state.card?.race_id !== race) state.card = null;
   state.missing = card.refused ?? null;
   // a score out of the history may take seconds: who runs is shown meanwhile
-  if (card.told && !state.scored && !state.refused && (await Promise.race([scoring, pause(PROMPT_MS)])) === undefined && !gone()) draw();
+  if (card.body && !state.scored && !state.refused && (await Promise.race([scoring, pause(PROMPT_MS)])) === undefined && !gone()) draw();
   const scored = await scoring;
   if (gone()) return;
-  if (scored.told) {
-    if (scored.told.race_id === state.scored?.race_id && scored.told.fingerprint !== state.scored.fingerprint)
+  if (scored.body) {
+    if (scored.body.race_id === state.scored?.race_id && scored.body.fingerprint !== state.scored.fingerprint)
       state.before = new Map(state.scored.runners.map((one) => [one.horse_id, held(one)]));
-    state.scored = scored.told;
-    showModel({ version: scored.told.model, gate: scored.told.gate, mode: scored.told.mode });
+    state.scored = scored.body;
+    showModel({ version: scored.body.model, gate: scored.body.gate, mode: scored.body.mode });
+    if (state.combinations?.pool) soon(combine);
   }
   state.refused = scored.refused ?? (card.refused && state.card ? card.refused : null);
   if (scored.again || card.again) soon(loadRace, LATER_MS);
   draw();
 }
+
+/** The form lines of a race and its odds so far; without them the rest of the page is shown. */
+async function loadForm(race, path) {
+  state.formOf = race;
+  const { body, again } = await ask(`${path}/form`);
+  if (kind() !== "race" || id() !== race) return;
+  state.form = body ?? null;
+  if (again) setTimeout(() => { if (id() === race) loadForm(race, path); }, LATER_MS);
+  if (body && state.card) draw();
+}
+
+/** The likeliest combinations of a pool of the race that is open. */
+async function wanted(pool) {
+  const race = id();
+  const { body, refused } = await ask(`/v1/races/${encodeURIComponent(race)}/combinations?pool=${pool}&most=12`);
+  if (kind() !== "race" || id() !== race) return;
+  state.combinations = body ?? { pool, refused };
+  draw();
+}
+const combine = () => wanted(state.combinations.pool);
 
 async function loadCurves() {
   const what = kind();
@@ -102,16 +131,18 @@ async function loadCurves() {
   const turn = ++asked;
   const year = new Date(w.now() - 365 * 86_400_000).toISOString();
   const since = state.since === "year" && what !== "horse" ? `?since=${encodeURIComponent(year)}` : "";
-  const { told, refused } = await ask(`/v1/${what}s/${encodeURIComponent(id())}/history${since}`);
+  const path = `/v1/${what}s/${encodeURIComponent(id())}`;
+  const [curves, record] = await Promise.all([ask(`${path}/history${since}`), ask(`${path}/record`)]);
   if (turn !== asked) return;
-  state.curves = told ?? null;
-  state.curvesRefused = refused ?? null;
+  state.curves = curves.body ?? null;
+  state.record = record.body ?? null;
+  state.curvesRefused = (curves.body || record.body) ? null : curves.refused;
   draw();
 }
 
 /** Read the address, and fetch what its page shows. */
 async function arrive() {
-  Object.assign(state, { card: null, scored: null, refused: null, missing: null, before: new Map(), curves: null, curvesRefused: null });
+  Object.assign(state, { card: null, scored: null, form: null, formOf: null, combinations: null, refused: null, missing: null, before: new Map(), curves: null, record: null, curvesRefused: null });
   put(place("main"), h("p", { class: "quiet" }, "Asking…"));
   asked += 1;
   if (kind() === "race") {
@@ -140,6 +171,13 @@ function choose(name, value) {
   state[name] = value;
   if (name === "since") loadCurves();
   else kept.set(name, value);
+  if (name === "units") w.setUnits(value);
+  draw();
+}
+
+/** Show the races of one course; "" shows all. */
+function filter(course) {
+  state.course = course;
   draw();
 }
 
@@ -166,16 +204,16 @@ function draw() {
   }
   if (what === "race") {
     if (state.card) {
-      put(main, racePage({ ...state, beside: beside(), choose }));
+      put(main, racePage({ ...state, beside: beside(), choose, wanted }));
       document.title = `${w.clock(state.card.off_time)} ${state.card.course} – VÉLØ desk`;
     } else if (state.missing) put(main, refusal("This race cannot be shown", state.missing));
   } else if (what) {
-    if (state.curves) {
-      put(main, curvesPage({ told: state.curves, since: state.since, choose }));
-      document.title = `${state.curves.name ?? state.curves.id} – VÉLØ desk`;
+    if (state.curves || state.record) {
+      put(main, curvesPage({ curves: state.curves, record: state.record, since: state.since, choose }));
+      document.title = `${(state.curves ?? state.record).name ?? id()} – VÉLØ desk`;
     } else if (state.curvesRefused) put(main, refusal("This page cannot be shown", state.curvesRefused));
   } else if (state.day) {
-    put(main, dayPage(state.day, state.day.date === localDate(new Date(w.now()))));
+    put(main, dayPage(state.day, state.day.date === localDate(new Date(w.now())), { ...state, picks: picks.known, choose, filter }));
     document.title = "VÉLØ desk";
   } else if (state.dayRefused) put(main, refusal("The races cannot be shown", state.dayRefused));
   tick();
@@ -202,10 +240,10 @@ function tick() {
   if (state.card) races.set(state.card.race_id, state.card);
   for (const one of document.querySelectorAll("[data-off]")) {
     const race = races.get(one.dataset.off);
-    if (race) retell(one, w.countdown(race));
+    if (race) rewrite(one, w.countdown(race));
     if (race?.status === "to come" && Date.parse(race.off_time) < w.now()) { soon(loadDay, LATER_MS); soon(loadRace, LATER_MS); }
   }
-  for (const one of document.querySelectorAll("[data-age]")) retell(one, w.ago(one.dataset.age));
+  for (const one of document.querySelectorAll("[data-age]")) rewrite(one, w.ago(one.dataset.age));
   showNext(kind() === "race" && state.card ? state.card : nextRace(state.day?.races ?? []));
 }
 
@@ -215,11 +253,11 @@ function showNext(race) {
   next.hidden = !race;
   if (!race) return;
   next.href = `/race?id=${encodeURIComponent(race.race_id)}`;
-  retell(next, `${w.clock(race.off_time)} ${race.course} ${w.countdown(race)}`);
+  rewrite(next, `${w.clock(race.off_time)} ${race.course} ${w.countdown(race)}`);
 }
-const retell = (place, text) => { if (place.textContent !== text) place.textContent = text; };
+const rewrite = (place, text) => { if (place.textContent !== text) place.textContent = text; };
 
-/** What is all there when it is told; rows of features follow a result a moment later. */
+/** Messages that are complete when they arrive; rows of features follow a result a moment later. */
 const CARD = ["non_runner", "reinstated", "jockey_change", "going_change", "market", "racecard"];
 
 function heard(event) {
@@ -229,12 +267,13 @@ function heard(event) {
   if (mine && CARD.includes(event.type)) soon(loadRace, AT_ONCE_MS);
   else if (mine || (kind() === "race" && ["result", "tick"].includes(event.type))) soon(loadRace);
   if (event.type === "result" && kind() === "race") soon(settled, LATER_MS);
-  // told by a clock that is ahead of the service's: it shows there once its instant has come
+  // from a clock that is ahead of the service's: it shows there once its instant has come
   const wait = Date.parse(event.known_at) - w.now();
   if (wait > 0 && wait < DAY_MS) setTimeout(() => { soon(loadDay); soon(loadRace); }, wait + SOON_MS);
   if (mine) say(event);
 }
 const settled = () => loadRace();
+const picks = new Picks({ ask, changed: () => { if (kind() === "") soon(draw); } });
 
 function say(event) {
   const words = { non_runner: "A non-runner: the chances have changed.", reinstated: "A withdrawal is taken back: the chances have changed.", jockey_change: "A change of jockey.", result: "The result is in.",
@@ -260,7 +299,8 @@ document.addEventListener("click", (event) => {
 });
 addEventListener("popstate", arrive);
 addEventListener("resize", () => { if (state.curves) soon(draw); });
-keys({ go, help: place("help"), beside, order: () => turnOver("order", ORDERS), commission: () => turnOver("commission", COMMISSIONS) });
+searching({ box: place("search"), list: place("found"), ask, go });
+keys({ go, search: place("search"), help: place("help"), beside, order: () => turnOver("order", ORDERS), commission: () => turnOver("commission", COMMISSIONS) });
 place("help-button").addEventListener("click", () => place("help").showModal());
 
 new ResizeObserver(([top]) => document.documentElement.style.setProperty("--top", `${top.target.offsetHeight}px`)).observe(document.querySelector(".top"));

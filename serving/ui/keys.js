@@ -1,7 +1,7 @@
 // What the keyboard does. Every key has a link, a button or a choice that does the same.
 
-/** Hear the keys. `go(href)` opens a page, `beside()` gives the races before and after, the rest does what it is named. */
-export function keys({ go, help, beside, order, commission }) {
+/** Hear the keys. `go(href)` opens a page, `beside()` gives the races before and after, the rest does what its name says. */
+export function keys({ go, search, help, beside, order, commission }) {
   const open = (race) => race && go(`/race?id=${encodeURIComponent(race.race_id)}`);
   const does = {
     j: () => step(1),
@@ -11,6 +11,7 @@ export function keys({ go, help, beside, order, commission }) {
     d: () => go(beside().day),
     o: order,
     c: commission,
+    "/": () => search.focus(),
     "?": () => help.showModal(),
   };
   document.addEventListener("keydown", (event) => {

@@ -1,35 +1,46 @@
 // One race: who runs, with what chance, at what odds, and why.
 
 import { h, link, named } from "./dom.js";
-import { aboutNobody, oddsAge } from "./day.js";
+import { aboutNobody, oddsAge, radios, unproven } from "./day.js";
+import { formLine, sinceLast, sparkline, strikeRate } from "./form.js";
 import * as w from "./words.js";
 
 export const ORDERS = ["chance", "number", "edge"];
 export const COMMISSIONS = ["0.02", "0.05"];
-const COLUMNS = [["no", "No."], ["horse", "Horse"], ["people", "Jockey and trainer"], ["chance", "Chance"], ["fair", "Fair"], ["market", "Market"],
-  ["edge", "Edge"], ["why", "What drives it"]];
+export const LINES = ["full", "brief"];
+const COLUMNS = [["no", "No."], ["horse", "Horse and form"], ["people", "Jockey and trainer, winners in 30 days"], ["chance", "Chance"], ["place", "Place"], ["fair", "Fair"],
+  ["market", "Market"], ["edge", "Edge"], ["why", "What makes the chance"]];
 
-/** The page of a race. `scored` may be null, `refused` says why or why it is old; `before` has the chances drawn last. */
-export function racePage({ card, scored, refused, before, order, commission, beside, choose }) {
+/** The page of a race. `scored` and `form` may be null, `refused` says why or why it is old; `before` has the chances drawn last. */
+export function racePage({ card, scored, form, refused, before, order, commission, lines, units, beside, choose, combinations, wanted }) {
   const chances = new Map((scored?.runners ?? []).map((one) => [one.horse_id, one]));
   const run = card.status === "run";
-  const shown = { before: run ? null : before, commission, unscored: refused ? "not scored" : "being scored…", ...measured(scored) };
+  const faint = unproven(scored);
+  const shown = { before: run ? null : before, commission, unscored: refused ? "not scored" : "being scored…", faint, terms: scored?.place_terms, run,
+    form: new Map((form?.runners ?? []).map((one) => [one.horse_id, one])), prices: form?.prices ?? [], oddsAt: card.odds_known_at, ...measured(scored) };
   const rows = card.declared.map((runner) => row(runner, chances.get(runner.horse_id), shown));
   rows.sort(run && order === "chance" ? byPosition : comparing(order));
   return [
     heading(card, beside),
     standing(card, scored, refused),
     scored ? notices(scored, run) : null,
-    controls(order, commission, choose),
-    h("table", { class: `race${run ? " result" : ""}${refused ? " old" : ""}`, role: "table" },
+    controls({ order, commission, lines, units, choose }),
+    h("table", { class: `race ${lines}${run ? " result" : ""}${refused ? " old" : ""}`, role: "table" },
       h("caption", {}, captionOf(scored, refused)),
       h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, COLUMNS.map(([kind, one]) =>
-        h("th", { scope: "col", role: "columnheader", class: kind }, one === "Edge" ? `Edge after ${Math.round(100 * commission)}\u00a0%` : one)))),
+        h("th", { scope: "col", role: "columnheader", class: kind }, header(one, commission, scored))))),
       h("tbody", { role: "rowgroup" }, rows.map((one) => one.drawn), card.non_runners.map((one) => out(one, card.changes)))),
-    h("footer", { class: "foot" }, footnotes(card, scored)),
+    h("footer", { class: "foot" }, footnotes(scored, faint)),
+    scored && card.declared.length > 2 ? exotics(card, combinations, wanted) : null,
     aboutNobody(card.undeclared),
     changes(card),
   ];
+}
+
+function header(name, commission, scored) {
+  if (name === "Edge") return `Edge after ${Math.round(100 * commission)}\u00a0%`;
+  if (name === "Place" && scored?.place_terms.places) return `Place, first ${scored.place_terms.places}`;
+  return name;
 }
 
 function heading(card, beside) {
@@ -38,7 +49,7 @@ function heading(card, beside) {
     h("h1", {}, h("time", { datetime: card.off_time }, w.clock(card.off_time)), " ", named(card.course)),
     h("p", { class: "race-name" }, card.race_name ? named(card.race_name) : null),
     h("p", { class: "facts" },
-      [...w.about(card), w.plural(card.runners, "runner")].flatMap((one, at) => [at ? " · " : "", one]),
+      [...w.about(card), card.handicap ? "handicap" : null, w.plural(card.runners, "runner")].filter(Boolean).flatMap((one, at) => [at ? " · " : "", one]),
       card.withdrawn ? h("span", { class: "warn" }, ` · ${w.plural(card.withdrawn, "non-runner")}`) : null,
       " · ", h("b", { "data-off": card.race_id }, w.countdown(card))),
     h("nav", { class: "days", "aria-label": "Other races" }, step(beside.before, "earlier race"),
@@ -46,20 +57,20 @@ function heading(card, beside) {
 }
 
 function standing(card, scored, refused) {
-  // of a race that was run: what was known when its chances stood, not what was told after the off
-  const told = card.status === "run" && scored ? { ...card, odds_known_at: scored.odds_known_at, odds_source: scored.odds_known_at && card.odds_source } : card;
+  // of a race that was run: what was known when its chances held, not what came after the off
+  const known = card.status === "run" && scored ? { ...card, odds_known_at: scored.odds_known_at, odds_source: scored.odds_known_at && card.odds_source } : card;
   return [
     refused ? h("p", { class: "flag warn", role: "alert" },
       scored ? `Not scored again since ${w.clockS(scored.scored_at)}, so these chances may be out of date: ${refused}` : `Not scored: ${refused}`) : null,
     h("p", { class: "stands" },
       scored ? ["Chances as of ", h("time", { datetime: scored.as_of }, w.clockS(scored.as_of)), " · "] : null,
-      oddsAge(told), told.odds_source ? [" from ", named(told.odds_source)] : null, told.odds_known_at ? book(scored?.runners ?? card.declared) : null,
-      toldBefore(card) ? h("b", { class: "warn" }, " · odds told before a withdrawal") : null),
+      oddsAge(known), known.odds_source ? [" from ", named(known.odds_source)] : null, known.odds_known_at ? book(scored?.runners ?? card.declared) : null,
+      oddsBefore(card) ? h("b", { class: "warn" }, " · odds from before a withdrawal") : null),
   ];
 }
 
 /** Odds that a withdrawal has made others of. */
-const toldBefore = (card) => card.odds_known_at !== null && card.status === "to come" &&
+const oddsBefore = (card) => card.odds_known_at !== null && card.status === "to come" &&
   card.non_runners.some((out) => out.odds !== null || card.changes.some((one) =>
     one.type === "non_runner" && one.about.horse_id === out.horse_id && Date.parse(one.known_at) > Date.parse(card.odds_known_at)));
 
@@ -72,7 +83,7 @@ function book(runners) {
 const RUN = "the race has been run";
 const SAID_OTHERWISE = ["some values are stale", RUN, "market odds are starting prices"];
 
-/** What the chances of a race that was run are of: the score itself says so, for the card may be newer than the score. */
+/** The instant that the chances of a race that was run are of: the score itself says so, for the card may be newer than the score. */
 function timing(scored, run) {
   if (scored.notes.some((one) => one.startsWith(RUN))) {
     return h("li", {}, `The race has been run: these are the chances of its decision time, ${w.clockS(scored.as_of)}. Nothing known later is in them.`);
@@ -88,60 +99,71 @@ function notices(scored, run) {
     scored.notes.filter((one) => !SAID_OTHERWISE.some((said) => one.startsWith(said))).map((one) => h("li", {}, one)));
 }
 
-function controls(order, commission, choose) {
-  const choices = (legend, name, values, chosen, text) => h("fieldset", {}, h("legend", {}, legend),
-    values.map((value) => h("label", {}, h("input", {
-      type: "radio", name, value, checked: value === String(chosen), "data-key": `${name} ${value}`,
-      on: { change: () => choose(name, value) },
-    }), " ", text(value))));
-  return h("div", { class: "controls" },
-    choices("Order by", "order", ORDERS, order, (one) => one),
-    choices("Commission", "commission", COMMISSIONS, commission, (one) => `${Math.round(100 * one)} %`));
+function controls({ order, commission, lines, units, choose }) {
+  return h("details", { class: "controls-fold", "data-key": "settings", open: innerWidth >= 1024 },
+    h("summary", {}, "Order, units and lines"),
+    h("div", { class: "controls" },
+      radios("Order by", "order", ORDERS, order, choose),
+      radios("Commission", "commission", COMMISSIONS, commission, choose, (one) => `${Math.round(100 * one)} %`),
+      radios("Units", "units", w.UNITS, units, choose),
+      radios("Lines", "lines", LINES, lines, choose)));
 }
 
 const captionOf = (scored, refused) => (scored ? `Model ${scored.model} · gate: ${scored.gate} · ${scored.mode}` : refused ? "Not scored" : "Being scored");
 
-/** The chance that odds are held against: with the market put to it where the model knows how. */
+/** The chance that odds are compared with: the blend with the market where the model has one. */
 export const held = (scored) => scored?.blended ?? scored?.probability ?? null;
 
-function row(runner, scored, { before, commission, most, shares, unscored }) {
-  // a starting price is told with the result: nobody could have had an edge on it
+function row(runner, scored, { before, commission, most, shares, unscored, faint, terms, form, prices, oddsAt, run }) {
+  // a starting price comes with the result: nobody could have had an edge on it
   const price = scored && scored.market_source !== "SP" ? scored.market_odds : null;
   const gain = w.edge(held(scored), price, commission);
+  const fair = held(scored) ? 1 / held(scored) : null;
   const cell = (kind, label, ...children) => h("td", { class: kind, role: "cell", "data-label": label }, ...children);
+  const latest = run || !price || !oddsAt ? null : [Date.parse(oddsAt), price];
   const drawn = h("tr", { role: "row", "data-horse": runner.horse_id },
     cell("no", "Number and draw", h("b", {}, runner.runner_no ?? w.DASH),
-      h("small", {}, runner.draw === null ? "no draw" : ["draw ", runner.draw])),
+      runner.draw === null ? null : h("small", {}, ["draw ", runner.draw])),
     h("th", { scope: "row", role: "rowheader", class: "horse" },
-      runner.position !== null ? h("span", { class: "place" }, `${ordinal(runner.position)} `) : null,
-      runner.status && runner.position === null ? h("span", { class: "place" }, `${runner.status} `) : null,
-      link("/horse", runner.horse_id, named(runner.horse)), h("small", {}, particulars(runner))),
+      runner.position !== null ? h("span", { class: "came" }, `${ordinal(runner.position)} `) : null,
+      runner.status && runner.position === null ? h("span", { class: "came" }, `${runner.status} `) : null,
+      link("/horse", runner.horse_id, named(runner.horse)), " ", h("small", { class: "particulars" }, particulars(runner)),
+      formLine(form.get(runner.horse_id), scored?.figures), sinceLast(scored?.figures)),
     cell("people", "Jockey and trainer",
-      person("jockey", runner.jockey_id, runner.jockey), person("trainer", runner.trainer_id, runner.trainer)),
+      person("jockey", runner.jockey_id, runner.jockey, scored?.figures?.jockey_30d), person("trainer", runner.trainer_id, runner.trainer, scored?.figures?.trainer_30d)),
     cell("chance", "Chance", scored ? chance(scored, before?.get(runner.horse_id), most, shares.get(runner.horse_id)) : h("span", { class: "warn" }, unscored)),
-    cell("fair", "Fair", w.odds(held(scored) ? 1 / held(scored) : null)),
-    cell("market", "Market", market(scored, runner)),
-    cell("edge", "Edge", gain === null ? w.DASH : h(gain > 0 ? "b" : "span", {}, w.signed(100 * gain, 1, "\u00a0%"))),
-    cell("why", "What drives it", drivers(scored), flags(scored)));
+    cell("place", "Place", placeOf(scored)),
+    cell("fair", "Fair", w.odds(fair)),
+    cell("market", "Market", market(scored, runner), sparkline(prices, runner.horse_id, latest, fair)),
+    cell(`edge${faint ? " faint" : ""}`, "Edge", gain === null ? w.DASH : h(gain > 0 && !faint ? "b" : "span", {}, w.signed(100 * gain, 1, "\u00a0%")),
+      price && known(scored?.each_way) ? h("small", { title: "mean return of a stake each way" }, ` each way ${w.signed(100 * scored.each_way, 0, "\u00a0%")}`) : null),
+    cell("why", "What makes the chance", drivers(scored), flags(scored)));
   return { drawn, number: runner.runner_no, chance: held(scored), edge: gain, position: runner.position };
 }
 
-function person(kind, id, name) {
-  if (!id) return h("span", { class: kind }, h("span", { class: "heard" }, `${kind}: `), h("span", { class: "warn" }, `no ${kind} told`));
-  return h("span", { class: kind }, h("span", { class: "heard" }, `${kind}: `), link(`/${kind}`, id, named(name)));
+const known = (value) => value !== null && value !== undefined;
+
+function placeOf(scored) {
+  if (!known(scored?.place)) return w.DASH;
+  return [w.percent(scored.place, 0), h("small", { title: "place odds at which the chance of a place breaks even" }, ` ${w.odds(1 / scored.place)}`)];
+}
+
+function person(kind, id, name, record) {
+  if (!id) return h("span", { class: kind }, h("span", { class: "heard" }, `${kind}: `), h("span", { class: "warn" }, `${kind} unknown`));
+  return h("span", { class: kind }, h("span", { class: "heard" }, `${kind}: `), link(`/${kind}`, id, named(name)), strikeRate(record));
 }
 
 function particulars(runner) {
   return [
     runner.age === null ? null : `${runner.age} yo`,
     runner.sex,
-    runner.weight_lbs === null ? null : `${w.whole(runner.weight_lbs)} lb`,
+    w.weight(runner.weight_lbs),
     runner.official_rating === null ? null : `rated ${runner.official_rating}`,
     runner.headgear,
   ].filter(Boolean).join(" · ");
 }
 
-/** What the chances of a race are drawn by: the greatest there is, and each runner's share of the book where all have odds. */
+/** The scale that the chances of a race are drawn by: the greatest there is, and each runner's share of the book where all have odds. */
 function measured(scored) {
   const runners = scored?.runners ?? [];
   const inverse = runners.map((one) => (one.market_odds && one.market_source !== "SP" ? 1 / one.market_odds : NaN));
@@ -161,7 +183,7 @@ function chance(scored, before, most, share) {
     between ? h("small", { class: "bounds" }, `${(100 * between[0]).toFixed(1)} to ${w.percent(between[1])}`) : null,
     gauge(held(scored), between, share, most),
     Math.abs(moved) >= 0.05 ? h("small", { class: "moved" }, `${w.signed(moved)} since`) : null,
-    scored.blended === null ? null : h("small", {}, `model alone ${w.percent(scored.probability)}`),
+    scored.blended === null ? null : h("small", { class: "alone" }, `model alone ${w.percent(scored.probability)}`),
   ];
 }
 
@@ -179,16 +201,16 @@ function gauge(value, between, share, most) {
 }
 
 function market(scored, runner) {
-  const told = scored ? scored.market_odds : runner.odds;
-  const starting = scored?.market_source === "SP" || (told === null && runner.sp_decimal !== null);
-  return [w.odds(told ?? runner.sp_decimal), starting ? h("small", {}, "SP, told after") : null];
+  const price = scored ? scored.market_odds : runner.odds;
+  const starting = scored?.market_source === "SP" || (price === null && runner.sp_decimal !== null);
+  return [w.odds(price ?? runner.sp_decimal), starting ? h("small", {}, "SP, known after") : null];
 }
 
 function drivers(scored) {
   if (!scored?.drivers.length) return h("span", { class: "quiet" }, scored ? "nothing stands out" : "");
   return h("ul", { class: "drivers" }, scored.drivers.map((one) => h("li", {},
     h("span", { class: one.effect > 0 ? "up" : "down", "aria-hidden": "true" }, one.effect > 0 ? "▲ " : "▼ "),
-    h("span", { class: "heard" }, one.effect > 0 ? "raises: " : "lowers: "), one.words)));
+    h("span", { class: "heard" }, one.effect > 0 ? "raises: " : "lowers: "), one.words, h("small", { class: "times" }, ` ×${Math.exp(one.effect).toFixed(2)}`))));
 }
 
 function flags(scored) {
@@ -200,28 +222,50 @@ function flags(scored) {
 }
 
 /** A non-runner: struck through, and said. */
-function out(runner, told) {
-  const when = told.findLast((one) => one.type === "non_runner" && one.about.horse_id === runner.horse_id);
+function out(runner, changes) {
+  const when = changes.findLast((one) => one.type === "non_runner" && one.about.horse_id === runner.horse_id);
   const why = when?.about.reason;
   return h("tr", { class: "out", role: "row", "data-horse": runner.horse_id },
     h("td", { class: "no", role: "cell" }, h("s", {}, runner.runner_no ?? w.DASH)),
     h("th", { scope: "row", role: "rowheader", class: "horse" }, h("s", {}, link("/horse", runner.horse_id, named(runner.horse)))),
     h("td", { class: "gone", role: "cell", colspan: COLUMNS.length - 2 }, h("b", {}, "non-runner"),
-      why ? [" (", named(why), ")"] : null, when ? `, told at ${w.clock(when.known_at)}` : null));
+      why ? [" (", named(why), ")"] : null, when ? `, known at ${w.clock(when.known_at)}` : null));
 }
 
-function footnotes(card, scored) {
+function footnotes(scored, faint) {
   if (!scored) return null;
+  const terms = scored.place_terms;
   return [
+    faint ? h("p", {}, "Edges are faint: the model has not passed its gate, so they are for paper bets only.") : null,
     h("p", {}, scored.runners.some((one) => one.interval)
       ? "Beside each chance: bounds of the rate at which runners given such a chance have won (95 %). They do not cover what sets this runner apart from those."
       : "No interval is shown: this model was tested on too few races to estimate one."),
     scored.runners.some((one) => one.blended !== null)
-      ? h("p", {}, "The chance is the model's with the market put to it; fair odds and edge are of that.")
+      ? h("p", {}, "The chance is the model's blend with the market; fair odds and edge are of that.")
       : h("p", {}, "The chance is the model's own; fair odds and edge are of that."),
-    measured(scored).shares.values().next().value > 0 ? h("p", { class: "drawn" }, "In a bar the line is those bounds, the notch the market's own share of the book.") : null,
-    h("p", {}, `Mode: ${scored.mode}. Features from ${scored.features_from}; runners named by the ${scored.declared_by}; fingerprint ${scored.fingerprint}.`),
+    h("p", { class: "drawn more" }, "What makes the chance: × is by how much it changes the odds in favour against the race's average runner; all lines multiply to the chance."),
+    terms.places ? h("p", { class: "more" }, `Place: the chance to come in the first ${terms.places}, and the place odds at which it breaks even. `,
+      terms.fraction ? `Each way: the mean return of a stake, half to win and half for a place at ${w.fraction(terms.fraction)} of the odds, before commission.` : "A pool pays the place dividend.") : null,
+    measured(scored).shares.values().next().value > 0 ? h("p", { class: "drawn more" }, "In a bar the line is those bounds, the notch the market's own share of the book.") : null,
+    h("p", { class: "more" }, `Mode: ${scored.mode}. Features from ${scored.features_from}; runners named by the ${scored.declared_by}; fingerprint ${scored.fingerprint}.`),
   ];
+}
+
+const POOLS = ["exacta", "quinella", "trifecta", "trio"];
+
+/** The likeliest combinations of a pool, asked for when the section is opened. */
+function exotics(card, combinations, wanted) {
+  const names = new Map(card.declared.map((one) => [one.horse_id, one]));
+  const told = (horse) => { const one = names.get(horse); return [one?.runner_no ? `${one.runner_no} ` : "", named(one?.horse ?? horse)]; };
+  const list = combinations?.combinations?.map((one) => h("tr", {},
+    h("th", { scope: "row" }, one.horse_ids.map((horse, at) => [at ? (combinations.pool === "exacta" || combinations.pool === "trifecta" ? " → " : " + ") : "", told(horse)])),
+    h("td", { class: "figure" }, w.percent(one.probability, 2)), h("td", { class: "figure" }, w.odds(one.fair_odds))));
+  return h("details", { class: "exotics", "data-key": "exotics", on: { toggle: (event) => { if (event.target.open && !combinations) wanted("exacta"); } } },
+    h("summary", {}, "Exacta, quinella, trifecta and trio"),
+    h("div", { class: "controls" }, radios("Bet", "pool", POOLS, combinations?.pool ?? "exacta", (_, pool) => wanted(pool))),
+    combinations?.refused ? h("p", { class: "flag warn" }, combinations.refused) : null,
+    list ? h("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "Combinations" }, h("table", { class: "plain" }, h("thead", {}, h("tr", {}, ["Horses", "Chance", "Fair"].map((one) => h("th", { scope: "col" }, one)))),
+      h("tbody", {}, list))) : null);
 }
 
 const SAID = {

@@ -1,21 +1,28 @@
 // Numbers and instants as they are read. Unknown is a dash, never a nought.
 
 export const DASH = "–";
+const MINUS = "−";
 const OLD_ODDS_MS = 10 * 60_000;
 const known = (value) => value !== null && value !== undefined && Number.isFinite(value);
 
 let zone = "UTC";
-let ahead = 0;
+let asked = { here: 0, there: 0, speed: 1 };
+let units = "furlongs and stones";
 
-/** Read instants in a time zone, and now by the service's clock. */
-export function setClock(timezone, serverNow) {
+/** Read instants in a time zone, and now by the service's clock, which may pass `speed` times as fast. */
+export function setClock(timezone, serverNow, speed = 1) {
   zone = timezone;
-  ahead = Date.parse(serverNow) - Date.now();
+  asked = { here: Date.now(), there: Date.parse(serverNow), speed };
 }
 
-export const now = () => Date.now() + ahead;
+export const UNITS = ["furlongs and stones", "metres and kilograms"];
+export function setUnits(chosen) {
+  units = chosen;
+}
+
+export const now = () => byService(Date.now());
 /** An instant of the browser's clock by the service's. */
-export const byService = (ms) => ms + ahead;
+export const byService = (ms) => asked.there + (ms - asked.here) * asked.speed;
 
 const written = (instant, options) =>
   new Intl.DateTimeFormat("en-GB", { timeZone: zone, ...options }).format(new Date(instant));
@@ -65,7 +72,8 @@ export const percent = (value, digits = 1) => (known(value) ? `${(100 * value).t
 export function signed(value, digits = 1, unit = "") {
   if (!known(value)) return DASH;
   const text = Math.abs(value).toFixed(digits);
-  return `${value < 0 ? "−" : "+"}${text}${unit}`;
+  // what rounds to zero has no sign
+  return `${Number(text) === 0 ? "" : value < 0 ? MINUS : "+"}${text}${unit}`;
 }
 export function odds(value) {
   if (!known(value)) return DASH;
@@ -73,6 +81,36 @@ export function odds(value) {
 }
 export const number = (value, digits = 2) => (known(value) ? value.toFixed(digits) : DASH);
 export const whole = (value) => (known(value) ? value.toLocaleString("en-GB") : DASH);
+
+const YARD_M = 0.9144;
+const LB_KG = 0.45359237;
+const metric = () => units === UNITS[1];
+
+/** A distance: `1m 2f 110y` or `2,100 m`; yards only where they are five or more. */
+export function distance(metres) {
+  if (!known(metres)) return null;
+  if (metric()) return `${whole(Math.round(metres))}\u00a0m`;
+  let yards = Math.round(metres / YARD_M);
+  const over = yards % 220;
+  yards += over >= 215 ? 220 - over : over < 5 ? -over : 0;
+  const [miles, furlongs, rest] = [Math.floor(yards / 1760), Math.floor((yards % 1760) / 220), yards % 220];
+  return [miles ? `${miles}m` : "", furlongs ? `${furlongs}f` : "", rest ? `${rest}y` : ""].filter(Boolean).join("\u00a0");
+}
+
+/** A weight: `9-07` in stones and pounds, or kilograms. */
+export function weight(pounds) {
+  if (!known(pounds)) return null;
+  if (metric()) return `${(pounds * LB_KG).toFixed(1)}\u00a0kg`;
+  const whole = Math.round(pounds);
+  return `${Math.floor(whole / 14)}-${String(whole % 14).padStart(2, "0")}`;
+}
+export const signedWeight = (pounds) => (metric() ? signed(pounds * LB_KG, 1, "\u00a0kg") : signed(pounds, 0, "\u00a0lb"));
+export const signedDistance = (metres) => (metric() ? signed(metres, 0, "\u00a0m") : `${metres < 0 ? MINUS : "+"}${distance(Math.abs(metres)) || "0f"}`);
+/** A fraction such as 0.25 as 1/4. */
+export const fraction = (value) => `1/${Math.round(1 / value)}`;
+/** A local date (2023-06-01) as 1 Jun 23. */
+export const dayShort = (date) =>
+  new Intl.DateTimeFormat("en-GB", { timeZone: "UTC", day: "numeric", month: "short", year: "2-digit" }).format(new Date(`${date}T00:00:00Z`));
 
 /** What a stake of 1 returns beyond itself on average, after commission on winnings. */
 export function edge(chance, price, commission) {
@@ -104,7 +142,7 @@ export function about(race) {
   return [
     race.race_no === null ? null : `race ${race.race_no}`,
     race.race_class === null ? null : `class ${race.race_class}`,
-    race.distance_m === null ? null : `${whole(Math.round(race.distance_m))} m`,
+    distance(race.distance_m),
     race.surface,
     race.going,
   ].filter(Boolean);

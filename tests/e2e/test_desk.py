@@ -67,14 +67,14 @@ def test_a_race_is_picked_and_a_non_runner_changes_its_chances_without_a_reload(
         gone = page.locator('tr[data-horse="horse 8"]')
         assert "non-runner (coughing)" in gone.inner_text()
         assert "line-through" in gone.locator("th s").evaluate("one => getComputedStyle(one).textDecorationLine")
-        assert "odds told before a withdrawal" in page.locator("p.stands").inner_text()
+        assert "odds from before a withdrawal" in page.locator("p.stands").inner_text()
         moved = page.locator(".moved").first.inner_text()
         assert re.fullmatch(r"[+−]\d+\.\d since", moved), moved
         assert "non-runner" in page.locator("#said").inner_text()
         assert page.evaluate("window.same") is True
         for row in page.locator(ROWS).all():
             stories = row.locator(".why li").all_inner_texts()
-            assert len(set(stories)) == len(stories) <= 3
+            assert len(set(stories)) == len(stories) <= 5, "the market, three stories, all else"
         page.screenshot(path=screenshots(tmp_path) / "desk-race.png", full_page=True)
 
         tell(desk.store, Reinstated("to come", "horse 8"), at=desk.clock())

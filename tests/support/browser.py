@@ -1,5 +1,6 @@
 """A real Chromium without a head, Debian's own, for what only a browser can tell."""
 
+import gzip
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 CHROMIUM = Path("/usr/bin/chromium")
 ARGS = (
@@ -37,6 +38,8 @@ FAINT = """least => {
       light(behind(one)), one.textContent])
     .map(([a, b, text]) => [(Math.max(a, b) + .05) / (Math.min(a, b) + .05), text])
     .filter(([ratio]) => ratio < least); }"""
+AXE = Path(__file__).with_name("axe.min.js.gz")
+"""axe-core 4.14.1 of the npm registry, under the Mozilla Public License 2.0 that stands at its head."""
 SCREENSHOTS = "VELO_SCREENSHOTS"
 """Names the folder that screenshots are kept in; without it they are a test's own and go with it."""
 
@@ -57,6 +60,16 @@ def chromium() -> Iterator["Browser"]:
             yield browser
         finally:
             browser.close()
+
+
+def violations(page: "Page") -> list[str]:
+    """What axe-core finds wrong with a page: each rule with the elements that break it; targets of a pointer are 24 px at least."""
+    page.evaluate(gzip.decompress(AXE.read_bytes()).decode())
+    found: list[str] = page.evaluate(
+        """async () => (await axe.run(document, { rules: { 'target-size': { enabled: true } } })).violations
+          .map(one => `${one.id}: ${one.nodes.map(node => node.html.slice(0, 120)).slice(0, 4).join(' | ')}`)"""
+    )
+    return found
 
 
 def screenshots(otherwise: Path) -> Path:
