@@ -2,7 +2,7 @@
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-fast prove lint check notebooks lock audit down clean
+.PHONY: help setup demo demo-live test test-fast prove lint check notebooks lock audit down clean
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3 python; do \
 	"$$p" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null \
@@ -32,6 +32,9 @@ $(STAMP): requirements-dev.lock pyproject.toml
 
 demo: setup  ## From nothing to a scored race, on a simulated season, under DEMO_HOME (default data/demo)
 	VELO_HOME="$(DEMO_HOME)" $(BIN)/velo demo
+
+demo-live: setup  ## The same on a new store, then a race day at 30 times the pace, at the desk
+	VELO_HOME="$(DEMO_HOME)-live" $(BIN)/velo demo --live
 
 down: setup  ## Stop what the demo started
 	VELO_HOME="$(DEMO_HOME)" $(BIN)/velo down

@@ -25,7 +25,7 @@ from velo.errors import UserError
 from velo.settings import Settings
 from velo.storage.atomic_files import OTHERS
 from velo.storage.jsonl import plain
-from velo.storage.store import Store
+from velo.storage.store import Home, Store
 
 __all__ = ["Files", "Json", "Step", "facts", "instant", "now", "open_store", "plain", "race_store", "show", "steps"]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
@@ -35,6 +35,7 @@ Params = Annotated[
     typer.Option(metavar="NAME=VALUE", help="An argument of the factory of --model, JSON or text; repeat it for more."),
 ]
 Step = Callable[[str, int, int], None]
+SIMULATED: Final = "simulated racing: everything in this store is made up"
 LINE_SECONDS: Final = 15.0
 """Interval between progress lines when the error stream is not a terminal."""
 
@@ -73,6 +74,8 @@ def show(report: Any, as_json: bool, table: Callable[[], Any]) -> None:
         sys.stdout.write(json.dumps(plain(report), ensure_ascii=False, indent=2) + "\n")
         return
     console, shown = Console(), table()
+    if Home(Settings.from_env().home).demo.exists():
+        console.print(SIMULATED, highlight=False, soft_wrap=True)
     if not console.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
         console.width = whole_width(shown)
     console.print(fitted(shown, console.width))

@@ -1,6 +1,7 @@
 """`velo paper`: paper trading, the only mode for a model that has not passed the gate."""
 
 import time
+from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -44,25 +45,25 @@ def paper(
     done: PaperStep | None = None
     if not report:
         with writing(store.home) as ledger:
-            done = _step(store, log, ledger)
+            done = traded(store, log, ledger, now)
             _print_step(done, console)
             while follow:
                 time.sleep(POLL_SECONDS)
-                before, done = done, _step(open_store(), log, ledger)
+                before, done = done, traded(open_store(), log, ledger, now)
                 _print_step(done, console, before)
     reports = paper_reports(read(store.home))
     show({"step": plain(done), "models": plain(reports)} if as_json else None, as_json, lambda: paper_table(reports))
 
 
-def _step(store: Store, log: "UnbuiltLog", ledger: "Ledger") -> "PaperStep":
-    """Take one step at the present."""
+def traded(store: Store, log: "UnbuiltLog", ledger: "Ledger", clock: Callable[[], datetime]) -> "PaperStep":
+    """Take one step at the present of `clock` (UTC)."""
     from velo.serving.paper_trading.trader import step, trader_of
     from velo.serving.scoring.scorer import score
 
     def scored(race_id: str, as_of: datetime, at: datetime) -> "PaperRace":
         return score(store, race_id, log=log, now=at, as_of=as_of)
 
-    return step(store, log, ledger, trader_of(store.home), scored, now)
+    return step(store, log, ledger, trader_of(store.home), scored, clock)
 
 
 def _print_step(done: "PaperStep", console: Console, before: "PaperStep | None" = None) -> None:
