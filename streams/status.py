@@ -9,8 +9,9 @@ from typing import Any, Final
 
 from velo.errors import UserError
 from velo.feature_repo.stores import embedded_redis, whole
-from velo.feature_repo.stores.race_cards import RaceCards
+from velo.feature_repo.stores.race_cards import DECLARED_AHEAD, RaceCards
 from velo.feature_repo.stores.redis_client import connect_url
+from velo.racing.cards import declared_at
 from velo.storage import table_versions
 from velo.storage.log.format import generation
 from velo.storage.log.reader import end
@@ -28,7 +29,8 @@ class Status:
     """The state of a store; instants are UTC, None where there is nothing yet.
 
     `undeclared` counts the messages about a race or a horse that nobody had declared at the time, `undeclared_waiting` those
-    that no card has declared since; `undeclared_last` describes the last of these.
+    that no card has declared since; `undeclared_last` describes the last of these. `model` names the one that serves, with its
+    gate; it is None where the caller did not look.
     """
 
     home: str
@@ -49,6 +51,8 @@ class Status:
     undeclared_waiting: int = 0
     undeclared_last: tuple[str, ...] = ()
     online: str = ""
+    next_race: str | None = None
+    model: str | None = None
     up: Mapping[str, Any] | None = None
     disk_free_gb: float = 0.0
 
@@ -66,6 +70,8 @@ class Status:
             ("tables", f"{tables}; {self.rows:,} rows, epoch {self.epoch}"),
             ("stream", self._stream()),
             ("online", self.online),
+            ("model", self.model or "none: run `velo train`"),
+            ("next race", self.next_race or "none is declared"),
             *self._up(),
             ("disk", f"{self.disk_free_gb:,.1f} GB free"),
             ("dead letters", self.dead_letters),
@@ -106,8 +112,8 @@ class Status:
         return f"{state}, {where}; sealed before message {self.stream_sealed:,}, said {self.stream_said}"
 
 
-def status(store: Store) -> Status:
-    """Return the state of a store; changes nothing."""
+def status(store: Store, now: datetime) -> Status:
+    """Return the state of a store at `now` (UTC); changes nothing."""
     log_end = end(store.home)
     folder = table_versions.current(store.home)
     streamed = position(store.home)
@@ -135,6 +141,7 @@ def status(store: Store) -> Status:
         undeclared_waiting=len(waiting),
         undeclared_last=tuple(dict.fromkeys(message.says for message in waiting))[-UNDECLARED_SHOWN:],
         online=_online(store),
+        next_race=_next_race(store, now),
         up=state_of(store.home),
         disk_free_gb=round(shutil.disk_usage(_existing(store.home.root)).free / 1e9, 1),
     )
@@ -163,6 +170,24 @@ def _online(store: Store) -> str:
         f"{sum(contents.rows for contents in held):,} rows{'' if filled else ', not filled by a stream or a rebuild'}"
     )
     return "; ".join(filter(None, (rows, whole.may_evict(server))))
+
+
+def _next_race(store: Store, now: datetime) -> str | None:
+    """Return the next declared race in Redis in one line; None without one, or where Redis does not run."""
+    url = store.redis_url or embedded_redis.running(store.home)
+    if url is None:
+        return None
+    try:
+        cards = RaceCards(connect_url(url))
+        coming = cards.races(now, now + DECLARED_AHEAD)
+        kept = cards.race(coming[0]) if coming else None
+    except UserError:
+        return None
+    race = declared_at(kept.messages, now) if kept is not None else None
+    if race is None:
+        return None
+    off = race.race.off_time.astimezone(store.timezone)
+    return f"{off:%Y-%m-%d %H:%M} {race.race.course} ({race.race.race_id}), {len(race.runners)} runners; {len(coming):,} races to come"
 
 
 def _streamed_rows(generation: Path) -> int:

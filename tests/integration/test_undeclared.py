@@ -131,7 +131,7 @@ def test_the_status_counts_them_and_leaves_out_who_was_declared_since(tmp_path: 
     rest = Listed(encoded(*DAY[built:]))
     rest.name = "the rest"
     drained(store, rest)
-    report = status(store)
+    report = status(store, NOW)
     assert (report.undeclared, report.undeclared_waiting) == (5, 4)
     assert report.undeclared_last == SAID[1:]
     shown = {name: value for name, value in report.lines() if name}

@@ -76,11 +76,17 @@ class RaceStore(ModelMethods):
         return f"<velo store at {store.home.root}, {store.timezone.key}, {state}>"
 
     def status(self) -> "Status":
-        """Return the state of the store: log end, position of the tables, Redis, dead letters."""
+        """Return the state of the store: log end, position of the tables, Redis, model, next race, dead letters."""
         from velo.streams.status import status
+        from velo.training.bundle import current, described
 
         with self._at_work() as store:
-            return status(store)
+            try:
+                model = described(store.home, current(store.home))
+                named = f"{model['version']}, gate: {model['gate']}, {model['mode']}"
+            except UserError as none:
+                named = str(none)
+            return replace(status(store, self.clock()), model=named)
 
     @overload
     def ingest(
@@ -246,10 +252,11 @@ class RaceStore(ModelMethods):
         from velo.racing.names import name_key
         from velo.serving.scoring.race_messages import messages_of_race
         from velo.streams.explain import explain
+        from velo.streams.unbuilt_log import UnbuiltLog
 
         with self._at_work() as store:
             at = self._not_later(as_of)
-            messages = messages_of_race(store.home, race_id).messages
+            messages = messages_of_race(store.home, race_id, log=UnbuiltLog(store.home)).messages
             then = at if as_of is not None else min(decision_time(messages, lead) or at, at)
             race = declared_at(messages, then)
             if race is None:

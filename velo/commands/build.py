@@ -67,7 +67,7 @@ def sql(query: Annotated[str, typer.Argument(help="One SELECT statement.")], as_
 
 
 def status(as_json: Json = False) -> None:
-    """Show the state of the store: log end, position of the tables, Redis, dead letters."""
+    """Show the state of the store: log end, position of the tables, Redis, model, next race, dead letters."""
     report = race_store().status()
     show(report, as_json, lambda: facts(f"store at {report.home}", report.lines()))
 
