@@ -29,12 +29,13 @@ from velo.storage.log.writer import LogWriter
 from velo.storage.store import Home
 from velo.streams.dataflow.metrics import Telemetry
 from velo.streams.metrics_server import StoreWatch
+from velo.supervisor import STOP_S
 
 DEPLOY = REPO / "deploy"
 DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
 KEYS = set(
     "image build restart init environment volumes read_only cap_drop security_opt command depends_on healthcheck ports "
-    "profiles tmpfs user".split()
+    "profiles tmpfs user stop_grace_period mem_limit pids_limit logging".split()
 )
 """The keys of a service that this file uses, of those that the Compose Specification has."""
 HEALTH_KEYS = {"test", "interval", "timeout", "retries", "start_period"}
@@ -67,6 +68,7 @@ def test_every_service_has_known_keys_a_pinned_image_and_a_health_check(composed
         assert set(one) <= KEYS, name
         assert re.fullmatch(r"[a-z/]+:v?\d+(\.\d+){1,2}(-alpine)?", one["image"]), f"{name}: a version, not the latest"
         assert one["restart"] == "unless-stopped"
+        assert one["logging"]["options"].keys() == {"max-size", "max-file"}, f"{name}: its log would fill the disk"
         assert set(one.get("healthcheck", {})) <= HEALTH_KEYS
         assert "healthcheck" in one or name == "ingest", f"{name}: the image's own asks the store alone"
         for other in one.get("depends_on", {}):
@@ -100,11 +102,14 @@ def test_what_is_mounted_exists_and_every_volume_is_declared(composed: dict[str,
 
 
 def test_velo_runs_without_rights_that_it_does_not_need(composed: dict[str, Any]) -> None:
-    assert {"stream", "service", "ingest"} == set(ours(composed))
+    assert {"velo", "ingest"} == set(ours(composed))
     for one in ours(composed).values():
         assert one["read_only"] is True
         assert one["cap_drop"] == ["ALL"]
         assert one["security_opt"] == ["no-new-privileges:true"]
+        assert one["mem_limit"]
+        assert one["pids_limit"]
+        assert int(one["stop_grace_period"].removesuffix("s")) > STOP_S, "the stream writes its last checkpoint"
 
 
 # Its commands
@@ -120,9 +125,7 @@ def test_every_composed_command_is_one_that_velo_has(composed: dict[str, Any], t
 
 def test_the_health_checks_of_velo_say_yes_when_it_answers_and_no_when_it_does_not(composed: dict[str, Any]) -> None:
     server, thread = start_http_server(0, addr="127.0.0.1", registry=Telemetry().registry)
-    checks = [
-        asked_for(server.server_port, ours(composed)[name]["healthcheck"]["test"]) for name in ("stream", "service")
-    ]
+    checks = [asked_for(server.server_port, ours(composed)["velo"]["healthcheck"]["test"])]
     try:
         for check in checks:
             assert subprocess.run(check, check=False, capture_output=True).returncode == 0
@@ -251,7 +254,7 @@ def test_prometheus_looks_where_the_services_are(composed: dict[str, Any]) -> No
     for job in written["scrape_configs"]:
         ((target,),) = (one["targets"] for one in job["static_configs"])
         service, port = target.split(":")
-        assert service == job["job_name"]
+        assert service == "velo"
         assert port in composed["services"][service]["command"]
 
 

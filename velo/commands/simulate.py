@@ -151,7 +151,7 @@ def _run_live(store: Store, seed: int, port: int, speed: float, console: Console
     from velo.serving.paper_trading.report import paper_reports, paper_table
     from velo.simulator.live_day import live_day
     from velo.streams.importers.sources.runners import read_runner_tables
-    from velo.training.run_gate import judge_last
+    from velo.training.gate.windows import judge_last
 
     judged = judge_last(store.home, now=now(), subject="blend")
     results = read_runner_tables([store.home.root / RESULTS], store).messages

@@ -12,6 +12,7 @@ import typer
 from velo.commands.edge import Json, facts, now, open_store, show
 from velo.commands.feed import Brokers, KafkaTopic, Partition, RedisKey, Url
 from velo.commands.serve import WORKERS
+from velo.commands.stream import MetricsHost
 from velo.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def up(
     metrics_port: Annotated[
         int | None, typer.Option(help="Serve the stream's Prometheus metrics on this port.")
     ] = None,
+    metrics_host: MetricsHost = "127.0.0.1",
     night: Annotated[
         str, typer.Option(metavar="HH:MM", help="Local time of the nightly build, audit and backup; `off` for none.")
     ] = "04:30",
@@ -57,6 +59,7 @@ def up(
     if store.redis_url is not None:
         refuse_unusable(store.redis_url)
     feed = {"--redis": redis, "--kafka": kafka, "--url": url, "--brokers": brokers, "--partition": partition}
+    metrics = {} if metrics_port is None else {"--metrics-port": metrics_port, "--metrics-host": metrics_host}
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -64,7 +67,7 @@ def up(
     own = store.redis_url is None
     Supervisor(
         store.home,
-        _programs(host, port, workers, _given({**feed, "--metrics-port": metrics_port})),
+        _programs(host, port, workers, _given({**feed, **metrics})),
         Nightly(at, _nightly(backup_to), store.timezone),
         now,
         stop,
