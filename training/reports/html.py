@@ -10,12 +10,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from velo.resampling import Figure
 from velo.storage.atomic_files import make_folder, write_atomically
 from velo.svg import bar_chart
-from velo.training.evaluation.metrics import Bets
 from velo.training.gate.criteria import Verdict
 from velo.training.gate.windows import GateReport
 from velo.training.reports.backtest_report import BacktestReport, Measurements
 from velo.training.reports.charts import equity_chart, floors_rows, interval_chart, reliability_chart
-from velo.training.reports.published_baseline import VERSIONS, Claim, PublishedModel
 from velo.training.reports.tables import (
     FLOOR_RULE,
     LUCK,
@@ -33,10 +31,19 @@ from velo.training.reports.tables import (
 
 SHOWN_FEATURES: Final = 15
 SHOWN_DRIFT: Final = 10
-SEED_NOTE: Final = (
-    "The intervals of the seed's ROI take every winner at the average odds, and so are narrower than the truth. What is called "
-    "in sample was measured on rows that were trained on: no evidence of anything."
+TERMS: Final = (
+    (
+        "R²",
+        "the share of what 1/N leaves open about the winner that the probabilities explain; the market reaches about 0.19",
+    ),
+    ("ΔR²", "R² beyond that of the market, sharpened by an exponent fitted on earlier days"),
+    ("π", "the market's probabilities: inverse odds, made to sum to 1 in a race"),
+    ("calibration error", "how far probabilities lie from the rates at which such runners won"),
+    ("A/E", "winners divided by expected winners, by the named probability; above 1 is more than expected"),
+    ("ROI", "profit divided by stakes, one unit a bet, at the starting price and before commission"),
+    ("gate", "the criteria that a model must pass before the desk shows its edges as bets"),
 )
+"""Words of the page, and what they mean."""
 SHIFTED: Final = 0.25
 """A population stability index above this is commonly called a shift."""
 
@@ -62,15 +69,14 @@ def page(report: BacktestReport) -> str:
         keep_trailing_newline=True,
     )
     headline, *below = first_lines(report)
-    best = next(claim for version in VERSIONS for claim in version.claims)
     return templates.get_template("report.html").render(
         report=report,
         headline=headline,
         summary=[*below, *in_words(report)],
+        first_chart=equity_chart(report.equity[report.served], NAMES[report.served]),
         tiles=_tiles(report),
         tested=what_was_tested(report),
-        baseline=_baseline(report),
-        baseline_notes=(_seed_in_words(best), SEED_NOTE),
+        terms=TERMS,
         calibration=_calibration(report),
         betting=[_betting(report, name) for name in report.bets],
         gates=[_gate(name, gate) for name, gate in report.gate.items()],
@@ -103,65 +109,6 @@ def _tile(figure: Figure, digits: int, times: float = 1.0, unit: str = "") -> tu
     if figure.low is None or figure.high is None:
         return value, "too few days for an interval"
     return value, f"{figure.low * times:.{digits}f} to {figure.high * times:.{digits}f}{unit}"
-
-
-def _baseline(report: BacktestReport) -> Table:
-    now = next(model for model in report.told if model.name == report.served)
-    by_strategy = {bets.strategy: bets for bets in report.bets[report.served]}
-    unknown = "not published"
-    rows: list[tuple[str | Verdict, ...]] = [
-        (
-            "training records",
-            *(f"{version.records:,}" if version.records else unknown for version in VERSIONS),
-            f"{report.records:,}",
-        ),
-        (
-            "AUC",
-            *(f"{version.auc:.3f}" if version.auc else unknown for version in VERSIONS),
-            "–" if now.auc is None else f"{now.auc:.3f}",
-        ),
-        (
-            "calibration error",
-            *(f"{version.calibration_error:.2%}" for version in VERSIONS),
-            percent(now.root_mean_gap, 2),
-        ),
-    ]
-    rows += [
-        (
-            f"{measure}, {name}",
-            *(_claimed(version, name, measure) for version in VERSIONS),
-            _now(by_strategy[f"{name} by p"], measure),
-        )
-        for name in ("TOP10", "TOP20", "ALL")
-        for measure in ("bets", "A/E, model p", "ROI")
-    ]
-    return ("", *(f"{version.name}, {version.measured}" for version in VERSIONS), "now, out of sample"), rows
-
-
-def _seed_in_words(best: Claim) -> str:
-    return (
-        f"In the seed's {best.strategy}, {best.wins} of {best.bets} bets won at average odds of {best.mean_odds:.1f}, where such "
-        f"odds lead one to expect about {best.bets / best.mean_odds:.0f}. Its interval shows that chance does not do that: a "
-        "leak does, or a cut chosen on the tested rows."
-    )
-
-
-def _claimed(version: PublishedModel, name: str, measure: str) -> str:
-    claim = next((claim for claim in version.claims if claim.strategy == name), None)
-    if claim is not None:
-        if measure == "bets":
-            return f"{claim.bets:,}"
-        return shown(claim.ae_figure(), 2) if measure == "A/E, model p" else percent(claim.roi_figure())
-    value = {"A/E, model p": version.ae_top20, "ROI": version.roi_top20}.get(measure) if name == "TOP20" else None
-    if value is None:
-        return "not published"
-    return f"{value:.2f} [not published]" if measure == "A/E, model p" else f"{value:.1%} [not published]"
-
-
-def _now(bets: Bets, measure: str) -> str:
-    if measure == "bets":
-        return f"{bets.n:,}"
-    return shown(bets.ae_model, 2) if measure == "A/E, model p" else percent(bets.roi[0.0])
 
 
 def _calibration(report: BacktestReport) -> dict[str, Any]:
@@ -228,7 +175,7 @@ def _betting(report: BacktestReport, name: str) -> dict[str, Any]:
         "name": NAMES[name],
         "strategy": main.strategy,
         "charts": (
-            equity_chart(equity, NAMES[name]),
+            *(() if name == report.served else (equity_chart(equity, NAMES[name]),)),
             interval_chart(chart_title, intervals, names, "a bet breaks even"),
         ),
         "buckets": buckets,

@@ -64,25 +64,41 @@ def alarm_line(alarm: Raised) -> str:
 
 
 def in_words(report: BacktestReport) -> list[str]:
-    """The result in a few sentences: the model against the market, and the return of the bets."""
+    """The result in two sentences: the model beside the market, and what the bets returned. A warning comes first after an alarm."""
     blend = next(pair for pair in report.beside if (pair.name, pair.than) == ("blend", "market"))
-    served = next(pair for pair in report.beside if (pair.name, pair.than) == (report.served, "market"))
-    alone, together = _side(served.delta_r2), _side(blend.delta_r2)
     lines = ["An alarm went off: do not believe these figures before a leak is looked for."] if report.alarms else []
-    lines += [
-        f"Beside the market, the model by itself was {alone}; put together with the market, {together} than the market alone."
-    ]
+    lines.append(
+        f"Together with the market the model predicted {_side(blend.delta_r2)} than the market alone "
+        f"(ΔR² {shown(blend.delta_r2, 4)}, the share of what a race leaves open that it explains more)."
+    )
     name = report.equity[report.served].strategy
     bets = next(bets for bets in report.bets[report.served] if bets.strategy == name)
-    if bets.n:
-        roi = bets.roi[0.0]
-        lines.append(f"{bets.n:,} bets of {name} returned {percent(roi)} at level stakes: {_money(roi)}.")
-        share = report.luck[report.served].get(name)
-        if share is not None:
-            lines.append(
-                f"P(a gain this large | no edge) is {by_luck(share)}: how often luck alone would return as much."
-            )
-    return lines
+    if not bets.n:
+        return [*lines, f"{name} made no bet."]
+    roi = bets.roi[0.0]
+    share = report.luck[report.served].get(name)
+    luck = "" if share is None else f"; {LUCK} is {by_luck(share)}, how often luck alone returns as much"
+    return [*lines, f"{bets.n:,} bets of {name} returned {percent(roi)} at level stakes: {_money(roi)}{luck}."]
+
+
+def summary_lines(report: BacktestReport, page: str) -> list[str]:
+    """The report in ten lines or less: verdict, result, figures of what serves, caveats; `page` is where all of it is."""
+    by_model = {row.name: row for row in report.told}
+    served = by_model[report.served]
+    name = report.equity[report.served].strategy
+    bets = next(bets for bets in report.bets[report.served] if bets.strategy == name)
+    more = f" (and {len(report.caveats) - 1} more)" if len(report.caveats) > 1 else ""
+    lines = [
+        *first_lines(report)[:2],
+        *in_words(report)[-2:],
+        f"{report.since} to {report.until}, {report.races:,} races, model {report.model}; trial {report.trials} of these days",
+        f"R²: market {shown(by_model['pi'].r2, 4)}, {NAMES[report.served]} {shown(served.r2, 4)}, blend {shown(by_model['blend'].r2, 4)}",
+        f"calibration error of {NAMES[report.served]}: {percent(served.root_mean_gap, 2)}, slope {shown(served.slope)}",
+        f"A/E of {name} against 1/SP: {shown(bets.ae_price, 2)}; drawdown {bets.drawdown:,.0f} units",
+        f"beware: {report.caveats[0]}{more}" if report.caveats else "",
+        f"every figure: --full, or {page}",
+    ]
+    return [line for line in lines if line]
 
 
 def by_luck(share: float | None) -> str:
@@ -94,7 +110,7 @@ def _side(figure: Figure) -> str:
     """Better, worse, or neither beyond chance, by the whole interval."""
     if figure.low is None or figure.high is None:
         return "not measurably better or worse"
-    return "better" if figure.low > 0 else "worse" if figure.high < 0 else "no better or worse, beyond chance,"
+    return "better" if figure.low > 0 else "worse" if figure.high < 0 else "no better and no worse, beyond chance,"
 
 
 def _money(roi: Figure) -> str:

@@ -50,6 +50,7 @@ def backtest(
     report: Annotated[
         Path | None, typer.Option(help="HTML report to write (default: reports/<backtest>.html under VELO_HOME).")
     ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Print every figure instead of ten lines.")] = False,
     as_json: Json = False,
 ) -> None:
     """Test the model's recipe on unseen days: walk-forward refits, blended and calibrated on earlier days only."""
@@ -59,7 +60,7 @@ def backtest(
     from rich.text import Text
 
     from velo.training.gate.controls import placebo_table
-    from velo.training.reports.tables import backtest_tables
+    from velo.training.reports.tables import backtest_tables, summary_lines
 
     period: dict[str, Any] = {
         "parameters": parameters(param),
@@ -79,7 +80,9 @@ def backtest(
     with steps(as_json) as progress:
         result = race_store().backtest(model, **period, again=again, page=report, progress=progress)
     document = plain(result.report) | {"verdict": result.verdict, "report": str(result.page)} if as_json else None
-    show(document, as_json, lambda: Group(backtest_tables(result.report), Text(f"report: {result.page}")))
+    whole = [backtest_tables(result.report)] if full else []
+    lines = [Text(line) for line in summary_lines(result.report, str(result.page))]
+    show(document, as_json, lambda: Group(*(whole or lines), *([Text(f"report: {result.page}")] if full else [])))
 
 
 def _day(moment: datetime | None) -> date | None:
