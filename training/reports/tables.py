@@ -77,7 +77,7 @@ def in_words(report: BacktestReport) -> list[str]:
         return [*lines, f"{name} made no bet."]
     roi = bets.roi[0.0]
     share = report.luck[report.served].get(name)
-    luck = "" if share is None else f"; {LUCK} is {by_luck(share)}, how often luck alone returns as much"
+    luck = "" if share is None else f"; P(a gain this large | no edge) is {by_luck(share)}"
     return [*lines, f"{bets.n:,} bets of {name} returned {percent(roi)} at level stakes: {_money(roi)}{luck}."]
 
 
