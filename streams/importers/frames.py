@@ -6,6 +6,7 @@ every form is read by the same readers. Whatever is wrong with a file is a `User
 """
 
 import bz2
+import csv
 import gzip
 import io
 import lzma
@@ -32,6 +33,7 @@ from velo.streams.importers.workbook import sheets
 SEPARATORS: Final = ",;\t|"
 WANTED: Final = "a file of races is CSV, JSON, NDJSON, Parquet or xlsx, plain or in gzip, bzip2 or zip"
 _SAMPLE_BYTES: Final = 2**16
+_LONGEST_HEADER: Final = 2**20
 _UNPACKED_AT_LEAST: Final = 2**24
 _UNPACKED_TIMES: Final = 200
 """A file of results unpacks to ten or thirty times its size; one that unpacks to 200 times is made to fill the memory."""
@@ -125,7 +127,7 @@ class Frame:
         Case does not count, nor do spaces and signs: `Horse No.` is `horse_no`.
         """
         forms = (form for name in names for form in (name.casefold(), _letters(name)))
-        return next((self.loose[form] for form in forms if form in self.loose), None)
+        return next((self.loose[form] for form in forms if form and form in self.loose), None)
 
     def column(self, names: Sequence[str]) -> Column | None:
         """Return the first column that has one of these names (see `name_of`); None where there is none."""
@@ -296,8 +298,11 @@ def _from_csv(label: str, content: bytes, encoding: str) -> Frame:
     if b"\0" in content[:_SAMPLE_BYTES]:
         raise UserError(f"{label} is a binary file, but {WANTED}: export it as one of these")
     content = content.removeprefix(b"\xef\xbb\xbf")
-    first = content.lstrip(b"\r\n").split(b"\n", 1)[0]
-    separator = max(SEPARATORS, key=lambda each: first.count(each.encode()))
+    try:
+        headers = {separator: _header(content, separator) for separator in SEPARATORS}
+    except csv.Error as broken:
+        raise UserError(f"{label} has a header that is no CSV ({broken}): export it again") from None
+    separator = max(SEPARATORS, key=lambda each: len(headers[each]))
     ragged: list[tuple[int | None, int, int]] = []
 
     def note_ragged(row: arrow_csv.InvalidRow) -> str:
@@ -305,9 +310,6 @@ def _from_csv(label: str, content: bytes, encoding: str) -> Frame:
         return "error"
 
     try:
-        names = arrow_csv.open_csv(
-            pa.BufferReader(first + b"\n"), parse_options=arrow_csv.ParseOptions(delimiter=separator)
-        ).schema.names
         # on one thread: an error then names its row
         table = arrow_csv.read_csv(
             pa.BufferReader(content),
@@ -316,7 +318,7 @@ def _from_csv(label: str, content: bytes, encoding: str) -> Frame:
                 delimiter=separator, newlines_in_values=True, invalid_row_handler=note_ragged
             ),
             convert_options=arrow_csv.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""]
+                column_types=dict.fromkeys(headers[separator], pa.string()), strings_can_be_null=True, null_values=[""]
             ),
         )
     except UnicodeDecodeError:
@@ -338,6 +340,13 @@ def _from_csv(label: str, content: bytes, encoding: str) -> Frame:
             raise UserError(f"{label} has the column {shown!r} more than once: keep one of them")
         columns[shown] = _encoded(table.column(at))
     return _with_rows(Frame.of(label, columns, table.num_rows, 2))
+
+
+def _header(content: bytes, separator: str) -> list[str]:
+    """Return the cells of the header, which may hold line breaks in quotes."""
+    begins = content[:_LONGEST_HEADER].decode(errors="ignore")
+    lines = csv.reader(io.StringIO(begins, newline=""), delimiter=separator)
+    return next((cells for cells in lines if cells), [])
 
 
 def _encoded(column: pa.ChunkedArray) -> Column:

@@ -114,6 +114,16 @@ def test_a_mapping_reads_units_codes_and_the_clock_of_each_state(tmp_path: Path,
     assert parsed.rows == 7
 
 
+def test_a_header_may_have_line_breaks_and_signs_in_its_names(tmp_path: Path) -> None:
+    """Cells stay the text that they are: a code of digits keeps its zeros."""
+    (frame,) = frames(written(tmp_path, '"Horse\nName";#;Code\nArkle;7;007\n'))
+    assert [*frame.columns] == ["Horse\nName", "#", "Code"]
+    assert frame.columns["Code"].cells() == ["007"]
+    assert frame.name_of(("horse name",)) == "Horse\nName"
+    assert frame.name_of(("%",)) is None
+    assert frame.name_of(("#",)) == "#"
+
+
 @pytest.mark.parametrize("form", ["gzip", "bzip2", "zip", "utf-16", "bom"])
 def test_a_file_is_read_in_every_packing(form: str, tmp_path: Path, store: Store, own: str) -> None:
     path = tmp_path / "packed"
