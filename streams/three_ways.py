@@ -20,13 +20,12 @@ from velo.errors import UserError
 from velo.feature_repo.catalogue.aggregates import Value
 from velo.feature_repo.catalogue.families import is_rated
 from velo.feature_repo.catalogue.family import Family
-from velo.racing.clock import EPOCH, to_us
+from velo.racing.clock import EPOCH, LocalDays, to_us
 from velo.racing.jurisdiction import DEFAULT
 from velo.racing.measures import MEASURES
 from velo.racing.messages import Message, Result, instant_of, to_record
 from velo.racing.starts import KEYS, starts_of
 from velo.streams.aggregation.layout import Columns, Key
-from velo.streams.aggregation.local_days import LocalDays
 from velo.streams.aggregation.result_delta import ResultDelta, replacing
 from velo.streams.aggregation.routing import Router
 from velo.streams.aggregation.spill import FileSpill

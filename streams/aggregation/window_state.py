@@ -12,10 +12,10 @@ from typing import Final
 
 from velo.feature_repo.catalogue.aggregates import Value
 from velo.feature_repo.catalogue.families import Family
+from velo.racing.clock import LocalDays
 from velo.storage.compact_map import CompactMap
 from velo.streams.aggregation.key_history import NO_HISTORY, KeyHistories, PackedHistory
 from velo.streams.aggregation.layout import LANE_BITS, Columns, Key, RememberedStart, StartDelta, Sums
-from velo.streams.aggregation.local_days import LocalDays
 from velo.streams.aggregation.routing import KeyUpdate
 from velo.streams.aggregation.spill import Spill
 

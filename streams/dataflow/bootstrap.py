@@ -16,13 +16,12 @@ from zoneinfo import ZoneInfo
 import orjson
 
 from velo.feature_repo.catalogue.families import Family
-from velo.racing.clock import from_text, to_us
+from velo.racing.clock import LocalDays, from_text, to_us
 from velo.racing.messages import Result
 from velo.storage.compact_map import CompactMap
 from velo.storage.log.migrations import upgraded
 from velo.storage.log.tail import UNREADABLE, FoundRecord, LogTail, RecordOffset, about, message_of
 from velo.storage.store import Home
-from velo.streams.aggregation.local_days import LocalDays
 from velo.streams.aggregation.ratings import Elo, parted
 from velo.streams.aggregation.result_delta import replacing
 from velo.streams.aggregation.routing import Router, view_of

@@ -14,8 +14,8 @@ import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
 
+from velo.racing.clock import LocalDays
 from velo.storage.store import Home
-from velo.streams.aggregation.local_days import LocalDays
 from velo.streams.aggregation.ratings import parted
 from velo.streams.aggregation.routing import Router, view_of
 from velo.streams.dataflow.bootstrap import Bootstrap

@@ -8,11 +8,10 @@ from zlib import crc32
 from bytewax.operators import StatefulBatchLogic
 from bytewax.outputs import FixedPartitionedSink
 
-from velo.racing.clock import to_us
+from velo.racing.clock import LocalDays, to_us
 from velo.racing.messages import Message, Result, type_name
 from velo.storage.log.tail import UNREADABLE, FoundRecord, about, line_at, message_of
 from velo.storage.store import Home
-from velo.streams.aggregation.local_days import LocalDays
 from velo.streams.aggregation.result_delta import ResultDelta, replacing
 from velo.streams.aggregation.routing import KeyUpdate, Router
 from velo.streams.aggregation.window_state import BEGINNING, PackedRow, ShardState, WindowAggregator

@@ -19,7 +19,7 @@ from tests.support.replay import MemorySpill, starts_in
 from tests.support.streaming import NOW, all_rows, assert_same, batch_twin, streamed
 from velo.errors import UserError
 from velo.feature_repo.catalogue.families import BY_VIEW, FAMILIES
-from velo.racing.clock import to_us
+from velo.racing.clock import LocalDays, to_us
 from velo.racing.messages import Race, Result, Runner, to_record
 from velo.settings import zone_named
 from velo.storage import compact_map as packed_module
@@ -31,7 +31,6 @@ from velo.storage.store import Store
 from velo.streams.aggregation import spill as shelf_module
 from velo.streams.aggregation.key_history import NO_HISTORY, KeyHistories
 from velo.streams.aggregation.layout import Columns, RememberedStart
-from velo.streams.aggregation.local_days import LocalDays
 from velo.streams.aggregation.ratings import Elo
 from velo.streams.aggregation.result_delta import replacing
 from velo.streams.aggregation.routing import Router

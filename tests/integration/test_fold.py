@@ -24,12 +24,11 @@ from tests.support.strategies import TIMEZONES, RandomLog, random_logs
 from tests.support.streaming import agrees
 from velo.feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
 from velo.feature_repo.catalogue.recent_aggregates import RECENT_DEPTH
-from velo.racing.clock import from_us, to_us
+from velo.racing.clock import LocalDays, from_us, to_us
 from velo.racing.measures import unit
 from velo.racing.messages import Message, Result, from_record
 from velo.storage import compact_map
 from velo.streams.aggregation.layout import REMEMBERED_FROM, Columns
-from velo.streams.aggregation.local_days import LocalDays
 from velo.streams.aggregation.vectorized import VectorizedColumns
 
 pytestmark = pytest.mark.slow

@@ -10,13 +10,12 @@ import orjson
 
 from velo.feature_repo.catalogue.aggregates import Value
 from velo.feature_repo.catalogue.families import FAMILIES, Family
-from velo.racing.clock import to_us
+from velo.racing.clock import LocalDays, to_us
 from velo.racing.elo import PARTS
 from velo.racing.messages import Message, Result
 from velo.racing.starts import Start, starts_of
 from velo.streams.aggregation.key_history import KeyHistories, PackedHistory, _place
 from velo.streams.aggregation.layout import Key, RememberedStart, Sums
-from velo.streams.aggregation.local_days import LocalDays
 from velo.streams.aggregation.ratings import Elo, Entry, _starter
 from velo.streams.aggregation.result_delta import ResultDelta
 from velo.streams.aggregation.routing import SHARDS, KeyUpdate, Router
