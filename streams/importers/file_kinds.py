@@ -19,6 +19,7 @@ PARQUET: Final = FileKind(
 )
 BZIP2: Final = FileKind("a bzip2 file", "unpack it first (`bunzip2`), and give the file in it")
 ZIP: Final = FileKind("a zip archive", "unpack it first (`unzip`), and give the file in it")
+TAR: Final = FileKind("a tar archive", "unpack it first (`tar -xf`), and give the file in it")
 EXCEL: Final = FileKind("an Excel workbook", "save its sheet as CSV in UTF-8")
 _OPEN_DOCUMENT: Final = FileKind("an OpenDocument spreadsheet", "save its sheet as CSV in UTF-8")
 _HTML: Final = FileKind(
@@ -56,7 +57,7 @@ def file_kind(sample: bytes) -> FileKind | None:
             return EXCEL
         return _OPEN_DOCUMENT if b"opendocument.spreadsheet" in begins else ZIP
     if kind is None and sample[_TAR_AT : _TAR_AT + 5] == b"ustar":
-        return FileKind("a tar archive", "unpack it first (`tar -xf`), and give the file in it")
+        return TAR
     text = sample[:512].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     return _HTML if kind is None and text.startswith((b"<!doctype html", b"<html")) else kind
 

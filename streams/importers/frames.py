@@ -1,7 +1,7 @@
 """Read a file of any form as a frame: columns of text cells by name, with every distinct cell stored once.
 
-Forms: CSV with any of `,` `;` tab `|`, JSON, NDJSON, Parquet and Excel (xlsx), recognised by content; plain or in gzip, bzip2 or
-zip. A zip holds one frame for each of its files, a workbook one for each sheet. Numbers, dates and truths become text, so that
+Forms: CSV with any of `,` `;` tab `|`, JSON, NDJSON, Parquet and Excel (xlsx), recognised by content; plain or in gzip, bzip2,
+zip or tar. An archive holds one frame for each of its files, a workbook one for each sheet. Numbers, dates and truths become text, so that
 every form is read by the same readers. Whatever is wrong with a file is a `UserError` of one line.
 """
 
@@ -10,6 +10,7 @@ import csv
 import gzip
 import io
 import lzma
+import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,22 +26,29 @@ import pyarrow.csv as arrow_csv
 from velo.errors import UserError
 from velo.streams.importers.columns import value_of
 from velo.streams.importers.dead_letters import json_value
-from velo.streams.importers.file_kinds import BZIP2, EXCEL, GZIP, PARQUET, ZIP, file_kind, refuse_other_kind
+from velo.streams.importers.file_kinds import BZIP2, EXCEL, GZIP, PARQUET, TAR, ZIP, file_kind, refuse_other_kind
 from velo.streams.importers.json_rows import json_rows
 from velo.streams.importers.tables import parquet_table
 from velo.streams.importers.workbook import sheets
 
 SEPARATORS: Final = ",;\t|"
-WANTED: Final = "a file of races is CSV, JSON, NDJSON, Parquet or xlsx, plain or in gzip, bzip2 or zip"
+WANTED: Final = "a file of races is CSV, JSON, NDJSON, Parquet or xlsx, plain or in gzip, bzip2, zip or tar"
 _SAMPLE_BYTES: Final = 2**16
 _LONGEST_HEADER: Final = 2**20
 _UNPACKED_AT_LEAST: Final = 2**24
 _UNPACKED_TIMES: Final = 200
 """A file of results unpacks to ten or thirty times its size; one that unpacks to 200 times is made to fill the memory."""
-_MOST_MEMBERS: Final = 1000
 _MOST_JSON: Final = 2**28
 """More takes tens of gigabytes as Python objects."""
-_DAMAGED: Final = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError, RuntimeError)
+_DAMAGED: Final = (
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    NotImplementedError,
+    RuntimeError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,28 +193,41 @@ def _unpacked(label: str, file: IO[bytes], most: int, depth: int = 0) -> Iterato
     """Yield the content of a file, or of each file in an archive; an archive in an archive is unpacked once."""
     sample = file.read(_SAMPLE_BYTES)
     kind = file_kind(sample)
-    if kind not in (GZIP, BZIP2, ZIP):
-        file.seek(0)
+    file.seek(0)
+    if kind not in (GZIP, BZIP2, ZIP, TAR):
         yield label, file
         return
     if depth > 1:
         raise UserError(f"{label} is an archive in an archive in an archive: unpack it first")
-    file.seek(0)
-    if kind is not ZIP:
+    if kind in (GZIP, BZIP2):
         inner = gzip.GzipFile(fileobj=file) if kind is GZIP else bz2.BZ2File(file)
         yield from _unpacked(label, io.BytesIO(_bounded(label, inner, most)), most, depth + 1)
         return
+    empty = True
+    for name, member in _members(file) if kind is ZIP else _tar_members(file):
+        content = _bounded(f"{label}/{name}", member, most)
+        most, empty = most - len(content), False
+        yield from _unpacked(f"{label}/{name}", io.BytesIO(content), most, depth + 1)
+    if empty:
+        raise UserError(f"{label} holds no file: fetch it again")
+
+
+def _members(file: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
+    """Yield the files of a zip that may hold rows."""
     with zipfile.ZipFile(file) as archive:
-        members = [each for each in archive.infolist() if not each.is_dir() and _is_data(each.filename)]
-        if len(members) > _MOST_MEMBERS:
-            raise UserError(f"{label} holds {len(members):,} files, but at most {_MOST_MEMBERS:,} are read: split it")
-        if not members:
-            raise UserError(f"{label} holds no file: fetch it again")
-        for member in members:
-            with archive.open(member) as inner_file:
-                content = _bounded(f"{label}/{member.filename}", inner_file, most)
-            most -= len(content)
-            yield from _unpacked(f"{label}/{member.filename}", io.BytesIO(content), most, depth + 1)
+        for member in archive.infolist():
+            if not member.is_dir() and _is_data(member.filename):
+                with archive.open(member) as content:
+                    yield member.filename, content
+
+
+def _tar_members(file: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
+    """Yield the files of a tar that may hold rows; links and devices are none."""
+    with tarfile.open(fileobj=file, mode="r:") as archive:
+        for member in archive:
+            content = archive.extractfile(member) if member.isreg() and _is_data(member.name) else None
+            if content is not None:
+                yield member.name, content
 
 
 def _is_data(name: str) -> bool:
@@ -321,6 +342,7 @@ def _from_csv(label: str, content: bytes, encoding: str) -> Frame:
                 column_types=dict.fromkeys(headers[separator], pa.string()), strings_can_be_null=True, null_values=[""]
             ),
         )
+        names = table.column_names
     except UnicodeDecodeError:
         raise UserError(f"{label} is not UTF-8 text: save it as CSV in UTF-8") from None
     except pa.ArrowException as broken:
@@ -334,7 +356,7 @@ def _from_csv(label: str, content: bytes, encoding: str) -> Frame:
         advice = "save it as CSV in UTF-8" if "UTF8" in why or "utf" in why.casefold() else "export it again"
         raise UserError(f"{label} cannot be read as CSV ({why}): {advice}") from None
     columns: dict[str, Column] = {}
-    for at, name in enumerate(table.column_names):
+    for at, name in enumerate(names):
         shown = name.strip() or f"column {at + 1}"
         if shown in columns:
             raise UserError(f"{label} has the column {shown!r} more than once: keep one of them")

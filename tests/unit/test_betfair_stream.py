@@ -1,7 +1,9 @@
 """Betfair's historical stream: a market made up in its form gives a card, withdrawals, prices before the off and a result."""
 
 import bz2
+import io
 import json
+import tarfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -112,6 +114,20 @@ def test_a_market_gives_its_card_prices_withdrawal_and_result_as_each_became_kno
     ]
     withdrawal = next(record for record in records(store.home) if record["type"] == "non_runner")
     assert (withdrawal["horse_id"], withdrawal["reduction_factor"]) == ("3", 20.5)
+
+
+def test_the_markets_of_a_tar_are_loaded_as_one(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "2023_May_13.tar"
+    with tarfile.open(path, "w") as archive:
+        for market in ("1.2130", "1.2131"):
+            content = bz2.compress("\n".join(json.dumps(each).replace("1.2130", market) for each in DAY).encode())
+            member = tarfile.TarInfo(f"BASIC/2023/May/13/{market}.bz2")
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    report = registry.importer("betfair-stream").load(
+        store, [path], late=False, clock=lambda: NOW, progress=lambda done, total: None
+    )
+    assert dict(report.facts())["races"] == 2
 
 
 def test_a_load_that_is_repeated_appends_nothing(store: Store, tmp_path: Path) -> None:

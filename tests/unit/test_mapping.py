@@ -3,7 +3,9 @@
 import bz2
 import csv
 import gzip
+import io
 import json
+import tarfile
 import tomllib
 import zipfile
 from collections.abc import Callable
@@ -222,6 +224,16 @@ def _nested(depth: int) -> bytes:
     return b'{"a":' * depth + b"1" + b"}" * depth
 
 
+def _tar(*, links: bool = False) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        member = tarfile.TarInfo("own.csv")
+        member.size = 0 if links else len(ROWS.encode())
+        member.type, member.linkname = (tarfile.SYMTYPE, "/etc/passwd") if links else (tarfile.REGTYPE, "")
+        archive.addfile(member, io.BytesIO(ROWS.encode()))
+    return file.getvalue()
+
+
 FILES: dict[str, tuple[Callable[[], bytes], str]] = {
     "of another source": (lambda: b"rid,name\n1,x\n", "has no column Race, Fin, which a own file has"),
     "lacking a mapped column": (
@@ -240,6 +252,8 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {
         lambda: gzip.compress(gzip.compress(gzip.compress(ROWS.encode()))),
         "an archive in an archive",
     ),
+    "half a tar": (lambda: _tar()[:600], "is damaged"),
+    "a tar of nothing": (lambda: _tar(links=True), "holds no file"),
     "half a JSON": (lambda: b'[{"Race": 1, "Fin"', "is no JSON"),
     "deep JSON": (lambda: b'{"Race": 1, "Fin": ' + _nested(40) + b"}", "nested more than 12 deep"),
     "very deep JSON": (lambda: _nested(100_000), "is no JSON"),

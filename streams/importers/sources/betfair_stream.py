@@ -40,6 +40,7 @@ PRICES: Final = "betfair"
 LEADS: Final = tuple(timedelta(minutes=minutes) for minutes in (60, 30, 10, 5, 1))
 _HORSES: Final = "7"
 _COUNTRIES: Final = {"IE": "IRE", "US": "USA", "AU": "AUS", "AE": "UAE", "ZA": "SAF", "SG": "SIN", "DE": "GER"}
+_REMOVED: Final = frozenset({"REMOVED", "REMOVED_VACANT", "HIDDEN"})
 _HIGHEST_PRICE: Final = 1000.0
 _RACE_NO: Final = re.compile(r"R(\d{1,2}) ")
 _DISTANCE: Final = re.compile(r"(?:R\d{1,2} )?((?:\d+m)?(?:\d+f)?|\d{3,4}m) ", re.IGNORECASE)
@@ -126,7 +127,7 @@ class _Reader:
             yield Recorded(self.maker.card(market_id, self._rows(market_id, state, at, settled=False)), {})
         for runner in runners:
             key = str(runner["id"])
-            if runner.get("status") == "REMOVED" and key not in state.removed and before_off:
+            if runner.get("status") in _REMOVED and key not in state.removed and before_off:
                 state.removed.add(key)
                 factor = runner.get("adjustmentFactor")
                 kept = {} if factor is None else {"reduction_factor": float(factor)}
@@ -162,11 +163,11 @@ class _Reader:
             "known_at": at,
         }
         runners = definition["runners"]
-        void = settled and all(runner.get("status") == "REMOVED" for runner in runners)
+        void = settled and all(runner.get("status") in _REMOVED for runner in runners)
         return [race | self._runner(runner, void=void) for runner in runners]
 
     def _runner(self, runner: Mapping[str, Any], *, void: bool) -> dict[str, Any]:
-        status = {"REMOVED": VOID if void else NON_RUNNER}.get(str(runner.get("status")), RAN)
+        status = RAN if runner.get("status") not in _REMOVED else VOID if void else NON_RUNNER
         bsp = runner.get("bsp")
         return {
             "horse_id": str(runner["id"]),
