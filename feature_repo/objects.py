@@ -1,6 +1,6 @@
 """Make Feast's objects from the catalogue: entities, feature views, the on-demand view, the feature service."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
@@ -10,6 +10,7 @@ from feast.data_source import DataSource
 from feast.types import Float64, Int32, Int64, String, UnixTimestamp
 
 from velo.feature_repo.catalogue import request_time
+from velo.feature_repo.catalogue.described import OURS, FeatureDescription, described, described_request
 from velo.feature_repo.catalogue.families import FAMILIES, Family
 from velo.feature_repo.catalogue.request_view import RequestView
 from velo.storage.store import Home
@@ -58,7 +59,10 @@ def feast_objects(
     views = [_view(family, keys, source(family, home)) for family in families]
     request = RequestSource(
         name="race_asked_about",
-        schema=[Field(name=column.name, dtype=_REQUEST_TYPES[column.kind]) for column in request_time.REQUEST],
+        schema=[
+            Field(name=column.name, dtype=_REQUEST_TYPES[column.kind], description=column.words)
+            for column in request_time.REQUEST
+        ],
         description="the race in question: local day since 1970, class, distance, weight, rating",
     )
     by_name = {view.name: view for view in views}
@@ -80,7 +84,7 @@ def entities() -> dict[str, Entity]:
 
 
 def _view(family: Family, keys: dict[str, Entity], source: DataSource) -> FeatureView:
-    features = [Field(name=feature.name, dtype=_STORED_TYPES[feature.kind]) for feature in family.features]
+    features = [Field(**_words(feature, _STORED_TYPES)) for feature in described(family)]
     until = Field(
         name="valid_until",
         dtype=UnixTimestamp,
@@ -90,11 +94,39 @@ def _view(family: Family, keys: dict[str, Entity], source: DataSource) -> Featur
         name=family.view,
         entities=[keys[key] for key in family.keys],
         ttl=TTL,
-        schema=[*(Field(name=key, dtype=String) for key in family.keys), *features, until],
+        schema=[*(Field(name=key, dtype=String, description=_KEYS[key]) for key in family.keys), *features, until],
         source=source,
         online=True,
         description=family.about,
+        owner=family.owner or OURS,
+        tags={
+            "computed": "batch and stream",
+            "windows": ", ".join(f"{days} days" for days in family.windows) or "none",
+        },
     )
+
+
+class _RequestField(Field):
+    """A field of an on-demand view: equal also to the field without words that Feast infers from the view's function."""
+
+    @classmethod
+    def of(cls, feature: FeatureDescription) -> "_RequestField":
+        return cls(**_words(feature, _REQUEST_TYPES))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Field) or (self.name, self.dtype) != (other.name, other.dtype):
+            return False
+        inferred = not other.description and not other.tags
+        return inferred or (self.description, self.tags) == (other.description, other.tags)
+
+    __hash__ = Field.__hash__
+
+
+def _words(feature: FeatureDescription, types: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a field: its name, type and what it means."""
+    tags = {"formula": feature.formula, "unit": feature.unit, "window": feature.window, "null": feature.null}
+    description = f"{feature.formula}; {feature.null}"
+    return {"name": feature.name, "dtype": types[feature.kind], "description": description, "tags": tags}
 
 
 def _on_demand(view: RequestView, stored: dict[str, FeatureView], request: RequestSource) -> OnDemandFeatureView:
@@ -112,9 +144,11 @@ def _on_demand(view: RequestView, stored: dict[str, FeatureView], request: Reque
     return OnDemandFeatureView(
         name=view.name,
         sources=[*sources, request],
-        schema=[Field(name=feature.name, dtype=_REQUEST_TYPES[feature.kind]) for feature in view.features],
+        schema=[_RequestField.of(feature) for feature in described_request(view)],
         mode="python",
         udf=scope[view.name],
         udf_string=text,
         description=view.about,
+        owner=view.owner or OURS,
+        tags={"computed": "at request time"},
     )

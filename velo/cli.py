@@ -62,7 +62,7 @@ for part in (
 GROUPS: Final = {
     "Start": ("init", "demo", "simulate", "status"),
     "Load": ("inspect", "ingest", "cards", "feed", "dead-letters", "tick", "log"),
-    "Features": ("build", "plan", "apply", "rollback", "features", "sql", "explain"),
+    "Features": ("build", "plan", "apply", "rollback", "features", "catalogue", "sql", "explain"),
     "Models": ("train", "sentinel", "backtest", "gate", "models", "paper"),
     "Race day": ("up", "stream", "serve", "score", "online", "down"),
     "Check": ("audit", "backup", "bench"),

@@ -25,7 +25,7 @@ class Family:
 
     `career` aggregates cover all known starts of the key; `windowed` ones the starts within each of `windows` (days);
     `recent` ones the latest starts in the order of `start_order`. `measures` are measures of a user's own that they use beside
-    those of `velo.racing.measures`.
+    those of `velo.racing.measures`. `owner` is who to ask about it: by default the module that declares it.
     """
 
     view: str
@@ -36,6 +36,7 @@ class Family:
     windows: tuple[int, ...] = ()
     windowed: tuple[Aggregate, ...] = ()
     measures: tuple[Measure, ...] = ()
+    owner: str = ""
     features: tuple[Feature, ...] = field(init=False, repr=False, compare=False)
     """Its columns in order: career, recent, then the windows, shortest first as declared."""
 

@@ -15,7 +15,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -84,7 +84,7 @@ def families(shipped: Sequence[Family]) -> tuple[Family, ...]:
         for family in declared.families:
             check_family(family, declared.source, known, measures)
             known[family.view] = declared.source
-            made.append(family)
+            made.append(replace(family, owner=family.owner or declared.source))
     return tuple(made)
 
 
@@ -111,7 +111,7 @@ def request_views(stored: Sequence[Family], shipped: Sequence[RequestView]) -> t
             if not view.stored:
                 raise UserError(f"{where} reads no stored feature: compare the race with stored(view, feature)")
             taken.add(view.name)
-            made.append(view)
+            made.append(replace(view, owner=view.owner or declared.source))
     return tuple(made)
 
 

@@ -41,32 +41,38 @@ SINCE_LAST_RUN: Final = RequestView(
     "since_last_run",
     "how the race asked about differs from the horse's last start",
     (
-        RequestFeature("days_since_last_run", "int", _days(), "race day − last race day"),
+        RequestFeature("days_since_last_run", "int", _days(), "race day − last race day", "days"),
         RequestFeature(
             "layoff_band",
             "text",
             case((stored(_FORM, "last_race_day").known, banded(_days(), LAYOFF_DAYS, LAYOFF_BANDS)), default=DEBUT),
             "days since the last run, by bands of a lay-off",
+            "band of days",
         ),
         # positive for an easier class, which the jurisdiction's `class_direction` decides
-        RequestFeature("class_change", "int", _class_change(), "class of this race − class of the last (+ is easier)"),
+        RequestFeature(
+            "class_change", "int", _class_change(), "class of this race − class of the last (+ is easier)", "classes"
+        ),
         RequestFeature(
             "distance_change_m",
             "float",
             asked("distance_m") - stored(_FORM, "last_distance_m"),
             "distance of this race − distance of the last",
+            "metres",
         ),
         RequestFeature(
             "weight_change_lbs",
             "float",
             asked("weight_lbs") - stored(_FORM, "last_weight_lbs"),
             "weight carried now − weight carried last",
+            "pounds",
         ),
         RequestFeature(
             "rating_change",
             "int",
             asked("official_rating") - stored(_FORM, "last_rating"),
             "official rating now − official rating last",
+            "rating points",
         ),
     ),
 )

@@ -73,7 +73,7 @@ def stored(view: str, feature: str) -> Expression:
 
 @dataclass(frozen=True, slots=True)
 class RequestFeature:
-    """A feature made at request time; `about` is its formula in words, by default that of its expression.
+    """A feature made at request time; `about` is its formula in words, by default that of its expression, and `unit` its unit.
 
     Raises `UserError` for an expression that reads a column of a start: a start is known only after its race.
     """
@@ -82,6 +82,7 @@ class RequestFeature:
     kind: RequestKind
     value: Expression
     about: str = ""
+    unit: str = ""
 
     def __post_init__(self) -> None:
         for read in self.value.columns():
@@ -98,11 +99,15 @@ class RequestFeature:
 
 @dataclass(frozen=True, slots=True)
 class RequestView:
-    """Features of the race asked about that are made together; `name` prefixes their columns."""
+    """Features of the race asked about that are made together; `name` prefixes their columns.
+
+    `owner` is who to ask about it: by default the module that declares it.
+    """
 
     name: str
     about: str
     features: tuple[RequestFeature, ...]
+    owner: str = ""
 
     @property
     def stored(self) -> tuple[Stored, ...]:

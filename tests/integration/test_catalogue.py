@@ -6,19 +6,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from feast import FeatureView, OnDemandFeatureView
 
 from tests.support import oracle
 from tests.support.agreement import differences
 from tests.support.builders import a_field, a_log, a_result, a_tick
+from tests.support.cli import velo
 from tests.support.logs import a_store, logged
 from tests.support.stores import NOW, Row, changelogs_of, historical, materialize, online, rows_of
+from velo.feature_repo.catalogue import request_time
 from velo.feature_repo.catalogue.aggregates import Ratio
+from velo.feature_repo.catalogue.described import described
 from velo.feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
 from velo.feature_repo.feast_store import apply, feature_store
-from velo.feature_repo.objects import SERVICE
+from velo.feature_repo.objects import SERVICE, feast_objects
 from velo.feature_repo.stores import embedded_redis
 from velo.racing.messages import from_record
-from velo.storage.store import Store
+from velo.storage.store import Home, Store
 from velo.streams.batch.build import build
 from velo.streams.batch.formulas import fingerprint
 from velo.streams.batch.staging import code_of
@@ -65,7 +69,13 @@ def test_a_60_day_window_is_in_feast_s_schema_and_joins_at_any_instant(store: St
     """The view and the service know it; historical and online retrieval give it."""
     build(store, NOW, families=with_family(WITH_60_DAYS))
     feast = apply(store, with_family(WITH_60_DAYS))
-    assert "runs_60d" in {field.name for field in feast.get_feature_view("trainer_velocity").schema}
+    [runs] = [field for field in feast.get_feature_view("trainer_velocity").schema if field.name == "runs_60d"]
+    assert runs.tags["window"] == "the last 60 days"
+    # Feast's Python reads an on-demand view's fields without their tags, which the registry has
+    [asked] = [
+        view.spec for view in feast.registry.proto().on_demand_feature_views if view.spec.name == "since_last_run"
+    ]
+    assert (asked.owner, asked.features[0].tags["unit"]) == ("velo", "days")
     service = feast.get_feature_service(SERVICE)
     offered = {field.name for view in service.feature_view_projections for field in view.features}
     assert {f"{one.name}_60d" for one in TRAINERS.windowed} <= offered
@@ -117,3 +127,60 @@ def test_a_catalogue_that_says_the_same_is_the_same_epoch_and_any_change_another
     narrower = replace(TRAINERS, windows=TRAINERS.windows[:-1])
     fewer = replace(TRAINERS, windowed=TRAINERS.windowed[:-1])
     assert len({fingerprint(), *(fingerprint(with_family(one)) for one in (WITH_60_DAYS, narrower, fewer))}) == 4
+
+
+def test_every_feast_field_says_its_formula_unit_window_and_null_and_every_view_its_owner(tmp_path: Path) -> None:
+    objects = feast_objects(Home(tmp_path))
+    views = [each for each in objects if isinstance(each, FeatureView | OnDemandFeatureView)]
+    assert len(views) == len(FAMILIES) + len(request_time.VIEWS)
+    for view in views:
+        assert (view.owner, bool(view.tags), bool(view.description)) == ("velo", True, True)
+        for field in view.features:
+            assert field.description, (view.name, field.name)
+            if field.name != "valid_until":
+                assert {"formula", "unit", "window", "null"} == {*field.tags}, (view.name, field.name)
+                assert all(field.tags.values()), (view.name, field.name)
+    [trainers] = [view for view in views if view.name == "trainer_velocity"]
+    [rate] = [field for field in trainers.features if field.name == "sr_14d"]
+    assert rate.tags == {
+        "formula": "Σ wins ÷ Σ starts",
+        "unit": "wins per start",
+        "window": "the last 14 days",
+        "null": "null if Σ starts is 0",
+    }
+
+
+def test_the_units_follow_from_the_measures() -> None:
+    """A rate is per start, a mean has its measure's unit, wins over expected wins are a ratio."""
+    units = {f"{each.view}__{each.name}": each.unit for family in FAMILIES for each in described(family)}
+    assert units["trainer_velocity__place_rate_30d"] == "places per start"
+    assert units["horse_form__prb"] == "share"
+    assert units["jockey_velocity__ae_90d"] == "ratio"
+    assert units["horse_form__prb_slope"] == "share per start"
+    assert units["horse_form__last_weight_lbs"] == "pounds"
+    assert units["horse_elo__elo"] == "Elo points"
+
+
+def test_the_catalogue_is_listed_with_what_the_tables_hold(store: Store) -> None:
+    """Dreaper's three races make a row each, and one at each midnight on which a window loses them."""
+    home = store.home.root
+    assert all(view["held"] is None for view in velo("catalogue", "--json", home=home).document)
+    build(store, NOW)
+    views = {view["name"]: view for view in velo("catalogue", "--json", home=home).document}
+    rows = changelogs_of(store, TRAINERS)["dreaper",]
+    held = views["trainer_velocity"]["held"]
+    assert (held["rows"], held["keys"]) == (len(rows), 1)
+    assert held["last_update"] == rows[-1]["event_timestamp"].isoformat()
+    known = sum(row["sr_14d"] is not None for row in rows)
+    assert 0 < known < len(rows)
+    assert held["coverage"]["sr_14d"] == known / len(rows)
+    assert held["coverage"]["runs_14d"] == 1.0
+    assert views["since_last_run"]["held"] is None
+    page = velo("catalogue", "trainer_velocity", "--markdown", home=home).out
+    assert page.startswith(
+        "## trainer_velocity\n\nhow a trainer's runners have gone over rolling windows; by trainer_id"
+    )
+    assert "| sr_14d | float | Σ wins ÷ Σ starts | wins per start | the last 14 days | null if Σ starts is 0 |" in page
+    assert "horse_form" not in page
+    assert "days_since_last_run" in velo("catalogue", home=home).out
+    velo("catalogue", "trainers", home=home).told("there is no view 'trainers': name some of trainer_velocity")

@@ -14,6 +14,7 @@ app = typer.Typer(invoke_without_command=True)
 def register(root: typer.Typer) -> None:
     """Add these commands to the command line."""
     root.add_typer(app, name="features")
+    root.command()(catalogue)
 
 
 @app.callback()
@@ -64,3 +65,19 @@ def run_tests(
     show(report, as_json, lambda: facts("features tested", list(report.items())))
     if any(said != "ok" for said in report.values()):
         raise typer.Exit(1)
+
+
+def catalogue(
+    views: Annotated[list[str] | None, typer.Argument(metavar="[VIEW]…", help="Views to show (default: all).")] = None,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown, for a page of documents.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List every feature: formula, unit, window, what null means, its coverage and its view's last update."""
+    from velo.streams.catalogue_report import catalogue as listed
+    from velo.streams.catalogue_report import markdown, tables
+
+    report = listed(open_store(), views or ())
+    if as_markdown and not as_json:
+        typer.echo(markdown(report))
+        return
+    show(report, as_json, lambda: tables(report))

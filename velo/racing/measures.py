@@ -32,7 +32,7 @@ class Measure:
 
     `value` is None only for what ratings make. `calendar` says that the measure mostly says when the start was, which a
     model must not learn: every feature of it is kept from models. By default it follows from the columns that `value`
-    reads. Raises `UserError` for a value that is not a number.
+    reads. `units` names what its values count, by default `words`. Raises `UserError` for a value that is not a number.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Measure:
     most: int
     value: Expression | None = None
     calendar: bool | None = None
+    units: str = ""
 
     def __post_init__(self) -> None:
         if self.value is not None and self.value.kind not in ("whole", "real"):
@@ -50,6 +51,16 @@ class Measure:
     def whole(self) -> bool:
         """Whether it is an integer."""
         return self.value is None or self.value.kind == "whole"
+
+    @property
+    def unit(self) -> str:
+        """What its values count."""
+        return self.units or self.words
+
+    @property
+    def is_count(self) -> bool:
+        """Whether it is 1 or 0 for a start."""
+        return (self.least, self.most) == (0, 1)
 
     @property
     def size(self) -> int:
@@ -80,16 +91,16 @@ def extra_columns(own: Iterable[Measure]) -> list[Extra]:
     return list(dict.fromkeys(data for data in read if isinstance(data, Extra)))
 
 
-def _count(name: str, words: str, value: Expression | None) -> Measure:
-    return Measure(name, words, 0, 1, value)
+def _count(name: str, words: str, value: Expression | None, units: str = "starts") -> Measure:
+    return Measure(name, words, 0, 1, value, units=units)
 
 
-def _billionths(name: str, words: str, most: int, value: Expression | None, least: int = 0) -> Measure:
-    return Measure(name, words, least * E9, most * E9, value)
+def _billionths(name: str, words: str, most: int, value: Expression | None, least: int = 0, units: str = "") -> Measure:
+    return Measure(name, words, least * E9, most * E9, value, units=units)
 
 
-def _number(name: str, words: str, value: Expression | None = None) -> Measure:
-    return Measure(name, words, -INT32, INT32, column(name) if value is None else value)
+def _number(name: str, words: str, value: Expression | None = None, units: str = "") -> Measure:
+    return Measure(name, words, -INT32, INT32, column(name) if value is None else value, units=units)
 
 
 _FIELD = column("field")
@@ -139,25 +150,29 @@ _LENGTHS = (column("beaten_lengths").clamped(LENGTHS_FLOOR, LENGTHS_CAP) * E9).r
 
 _DECLARED: Final = (
     _count("one", "starts", literal(1)),
-    _count("win", "wins", _WIN),
+    _count("win", "wins", _WIN, "wins"),
     # a start without a place (RAN) has no known place and no known rivals beaten
-    _count("place", "places", case((_PLACED, (column("places") >= _POSITION).or_else(False).counted))),  # noqa: FBT003
+    _count("place", "places", case((_PLACED, (column("places") >= _POSITION).or_else(False).counted)), "places"),  # noqa: FBT003
     _count("place_known", "starts with a known place", _PLACED.counted),
-    _billionths("prb_e9", "share of rivals beaten", 1, _PRB),
+    _billionths("prb_e9", "share of rivals beaten", 1, _PRB, units="share"),
     _count("prb_known", "starts against rivals", _PRB.known.counted),
-    _billionths("exp_e9", "wins the market expected", 1, _EXP),
-    _count("win_priced", "wins where every starter had odds", case((_PRICED, _WIN), default=0)),
-    _billionths("uni_e9", "wins by chance alone (1 ÷ starters)", 1, E9 // _FIELD),
-    _billionths("market_e9", "market's expectation (1 = an average runner)", 500, _MARKET),
-    _billionths("market_log_e9", "log2 of the market's expectation (16 = an average runner)", 33, _MARKET_LOG),
+    _billionths("exp_e9", "wins the market expected", 1, _EXP, units="wins"),
+    _count("win_priced", "wins where every starter had odds", case((_PRICED, _WIN), default=0), "wins"),
+    _billionths("uni_e9", "wins by chance alone (1 ÷ starters)", 1, E9 // _FIELD, units="wins"),
+    _billionths("market_e9", "market's expectation (1 = an average runner)", 500, _MARKET, units="average runners"),
+    _billionths(
+        "market_log_e9", "log2 of the market's expectation (16 = an average runner)", 33, _MARKET_LOG, units="log2"
+    ),
     _count("priced", "starts where every starter had odds", _EXP.known.counted),
-    _billionths("over_e9", "share of rivals beaten above what the odds expected (1 = as expected)", 2, _OVER),
+    _billionths(
+        "over_e9", "share of rivals beaten above what the odds expected (1 = as expected)", 2, _OVER, units="share"
+    ),
     _count("over_known", "starts against rivals where every starter had odds", _OVER.known.counted),
-    _billionths("pace_e9", "speed against the race's mean", 2, _PACE),
+    _billionths("pace_e9", "speed against the race's mean", 2, _PACE, units="share of the mean speed"),
     _count("pace_known", "starts timed with a rival", _PACE.known.counted),
-    _billionths("speed_e9", "speed against par for the distance", 2, _SPEED),
+    _billionths("speed_e9", "speed against par for the distance", 2, _SPEED, units="share of par speed"),
     _count("speed_known", "timed starts", _SPEED.known.counted),
-    _billionths("early_e9", "share of rivals behind at the first call", 1, _EARLY),
+    _billionths("early_e9", "share of rivals behind at the first call", 1, _EARLY, units="share"),
     _count("early_known", "starts with a known first call", _EARLY_KNOWN.counted),
     _count("led", "starts led at the first call", case((_EARLY_KNOWN, _CALL.equals(1).counted), default=0)),
     _count(
@@ -166,45 +181,67 @@ _DECLARED: Final = (
         case((_EARLY_KNOWN, (_EARLY < _THIRD).counted), default=0),
     ),
     _billionths(
-        "gained_e9", "share of rivals passed from the first call to the finish (1 = none)", 2, E9 + _PRB - _EARLY
+        "gained_e9",
+        "share of rivals passed from the first call to the finish (1 = none)",
+        2,
+        E9 + _PRB - _EARLY,
+        units="share",
     ),
     _billionths(
         "straight_e9",
         "share of rivals passed from the last call to the finish (1 = none)",
         2,
         E9 + _PRB - _rivals_behind(column("last_call_position")),
+        units="share",
     ),
-    _billionths("early_speed_e9", "speed over the first section against the race's mean", 2, _section_speed("first")),
-    _billionths("late_speed_e9", "speed over the last section against the race's mean", 2, _LATE_SPEED),
+    _billionths(
+        "early_speed_e9",
+        "speed over the first section against the race's mean",
+        2,
+        _section_speed("first"),
+        units="share of the mean speed",
+    ),
+    _billionths(
+        "late_speed_e9",
+        "speed over the last section against the race's mean",
+        2,
+        _LATE_SPEED,
+        units="share of the mean speed",
+    ),
     _billionths(
         "finishing_e9",
         "speed over the last section against that of the whole race, relative to the race's mean",
         4,
         smallest(_LATE_SPEED * E9 // _PACE, 4 * E9),
+        units="share of the horse's own speed",
     ),
     _count("slow_away_known", "starts with a known break", column("slow_away").known.counted),
     _count("slow_away", "starts slow away", column("slow_away").or_else(False).counted),  # noqa: FBT003
-    Measure("hampered", "hampered", 0, 1, column("hampered").counted),
-    _number("widest_path", "widest path"),
-    _billionths("figure_e9", "figure in pounds", 1500, _FIGURE, -1500),
-    _billionths("lengths_e9", "lengths behind the winner (30 at most)", 30, _LENGTHS, -1000),
-    _number("position", "position"),
-    _number("field", "number of starters"),
-    _number("race_day", "race day (days since 1970-01-01)"),
+    Measure("hampered", "hampered", 0, 1, column("hampered").counted, units="starts"),
+    _number("widest_path", "widest path", units="path from the rail"),
+    _billionths("figure_e9", "figure in pounds", 1500, _FIGURE, -1500, "pounds"),
+    _billionths("lengths_e9", "lengths behind the winner (30 at most)", 30, _LENGTHS, -1000, "lengths"),
+    _number("position", "position", units="place"),
+    _number("field", "number of starters", units="starters"),
+    _number("race_day", "race day (days since 1970-01-01)", units="days"),
     _billionths(
-        "day_e9", "day of the race (the first of the year 1 is 1)", 3_700_000, (column("race_day") + DAY_1970) * E9
+        "day_e9",
+        "day of the race (the first of the year 1 is 1)",
+        3_700_000,
+        (column("race_day") + DAY_1970) * E9,
+        units="days",
     ),
-    _number("race_class", "class of the race"),
-    _number("distance_m", "distance in metres"),
-    _number("weight_lbs", "weight carried in pounds"),
-    _number("official_rating", "official rating"),
-    _number("body_weight_lbs", "body weight in pounds"),
+    _number("race_class", "class of the race", units="class"),
+    _number("distance_m", "distance in metres", units="metres"),
+    _number("weight_lbs", "weight carried in pounds", units="pounds"),
+    _number("official_rating", "official rating", units="rating points"),
+    _number("body_weight_lbs", "body weight in pounds", units="pounds"),
     _count("elo_rated", "starts rated", None),
-    _billionths("horse_elo_e9", "Elo points the horse earned", 32, None),
-    _billionths("jockey_elo_e9", "Elo points the jockey earned", 32, None),
-    _billionths("trainer_elo_e9", "Elo points the trainer earned", 32, None),
-    _billionths("draw_elo_e9", "Elo points the third of the draw earned", 32, None),
-    _billionths("suited_elo_e9", "Elo points the horse earned by course and distance", 32, None),
+    _billionths("horse_elo_e9", "Elo points the horse earned", 32, None, units="Elo points"),
+    _billionths("jockey_elo_e9", "Elo points the jockey earned", 32, None, units="Elo points"),
+    _billionths("trainer_elo_e9", "Elo points the trainer earned", 32, None, units="Elo points"),
+    _billionths("draw_elo_e9", "Elo points the third of the draw earned", 32, None, units="Elo points"),
+    _billionths("suited_elo_e9", "Elo points the horse earned by course and distance", 32, None, units="Elo points"),
 )
 MEASURES: Final[Mapping[str, Measure]] = {measure.name: measure for measure in _DECLARED}
 """Each measure by its name: the field of `velo.racing.starts.Start` and the column of the measured starts."""
