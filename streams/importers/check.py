@@ -10,7 +10,7 @@ from velo.errors import UserError
 from velo.storage.store import Store
 from velo.streams.importers import registry
 from velo.streams.importers.dead_letters import RAW, DeadLetter, Row, json_value
-from velo.streams.importers.importer import CardsImporter, ResultsImporter
+from velo.streams.importers.importer import CardsImporter, Importer, ResultsImporter
 from velo.streams.importers.ingest import counts
 
 SPOTS: Final = 20
@@ -69,7 +69,11 @@ def check(name: str, paths: Sequence[Path], store: Store) -> CheckReport:
 
     Raises `UserError` for a file of another source, and for an importer that cannot read without loading.
     """
-    importer = registry.importer(name)
+    return check_by(registry.importer(name), paths, store)
+
+
+def check_by(importer: Importer, paths: Sequence[Path], store: Store) -> CheckReport:
+    """Return what a load of files by an importer would do (see `check`)."""
     if isinstance(importer, ResultsImporter):
         results = importer.read(paths, store)
         accepted = [row for rows in results.rows_of for row in rows]
@@ -87,7 +91,8 @@ def check(name: str, paths: Sequence[Path], store: Store) -> CheckReport:
         runners = sum(len(card.runners) for card in cards.messages)
         return _report(importer.source, cards.rows, len(cards.messages), runners, cards.refused, cards.warnings, ())
     raise UserError(
-        f"{name} reads its files only against the log, so it cannot be checked: load them with velo ingest {name}"
+        f"{importer.source} needs the log to read its files, so they cannot be checked: load them with "
+        f"velo ingest {importer.source}"
     )
 
 

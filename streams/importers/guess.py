@@ -116,8 +116,8 @@ def _guess(name: str, column: Column, rows: int) -> Guess:
     sample = words[:_LOOKED_AT]
     filled = column.filled() / rows
     shown = tuple(islice((word if len(word) <= 24 else f"{word[:23]}…" for word in words), 3))
-    letters = "".join(filter(str.isalnum, name.rsplit(".", 1)[-1].casefold()))
-    meaning = _MEANING.get(letters)
+    parts = ["".join(filter(str.isalnum, part)) for part in name.casefold().split(".")]
+    meaning = _MEANING.get("".join(parts[-2:])) or _MEANING.get(parts[-1])
     if (
         meaning == OFF
         and sample

@@ -8,14 +8,15 @@ from typing import Any, Final
 from velo.errors import UserError
 from velo.storage.store import Store
 from velo.streams.importers import betfair_match, registry
-from velo.streams.importers.check import CheckReport, check
+from velo.streams.importers.check import CheckReport, check, check_by
 from velo.streams.importers.columns import REQUIRED
 from velo.streams.importers.frames import Frame, frames
 from velo.streams.importers.guess import Guess, draft, guesses
-from velo.streams.importers.mapped import fits
+from velo.streams.importers.mapped import fits, importer_of
+from velo.streams.importers.mapping import parse_mapping
 from velo.streams.importers.raceform_words import release, todays_names
 from velo.streams.importers.rpscrape_tree import races
-from velo.streams.importers.sources import raceform
+from velo.streams.importers.sources import betfair_stream, raceform
 
 CHECKED_ROWS: Final = 150_000
 """The most rows for which an inspection says what a load would refuse: `velo ingest --check` says it of any number."""
@@ -40,7 +41,7 @@ class FileReport:
 
 @dataclass(frozen=True, slots=True)
 class InspectReport:
-    """All files of a call. `check` is what a load by the known source would do, `why_not` why it cannot be said.
+    """All files of a call. `check` is what a load would do, by the known source or by the draft; `why_not` is what to know of it.
 
     `mapping` is a draft for a file of an unknown source.
     """
@@ -80,26 +81,37 @@ def inspect(paths: Sequence[Path], store: Store) -> InspectReport:
                 )
             )
             unknown = unknown or (frame if source is None else None)
-    sources = {report.source for report in reports}
-    checked, why_not = None, None
-    if len(sources) > 1:
-        why_not = "the files are of several sources: inspect them one by one to see what a load would refuse"
-    elif (source := sources.pop()) is not None and sum(report.rows for report in reports) > CHECKED_ROWS:
-        why_not = (
-            f"more than {CHECKED_ROWS:,} rows: velo ingest FILE --as {source} --check says what a load would refuse"
-        )
-    elif source is not None:
-        try:
-            checked = check(source, paths, store)
-        except UserError as refused:
-            why_not = str(refused)
-    else:
-        why_not = "no known source: edit the drafted mapping (--out mapping.toml), then velo ingest FILE --as mapping.toml --check"
     mapping = None
     if unknown is not None:
         columns = next(report.columns for report in reports if report.label == unknown.label)
         mapping = draft(unknown, columns, _rows_at(unknown))
+    checked, why_not = _checked(reports, mapping, paths, store)
     return InspectReport(tuple(reports), checked, why_not, mapping)
+
+
+def _checked(
+    reports: Sequence[FileReport], mapping: str | None, paths: Sequence[Path], store: Store
+) -> tuple[CheckReport | None, str | None]:
+    """Return what a load would do, by the files' source or by the drafted mapping, and why that cannot be said."""
+    sources = {report.source for report in reports}
+    if len(sources) > 1:
+        return None, "the files are of several sources: inspect them one by one to see what a load would refuse"
+    name = sources.pop() or "mapping.toml"
+    if sum(report.rows for report in reports) > CHECKED_ROWS:
+        return (
+            None,
+            f"more than {CHECKED_ROWS:,} rows: velo ingest FILE --as {name} --check says what a load would refuse",
+        )
+    try:
+        if mapping is None:
+            return check(name, paths, store), None
+        drafted = check_by(importer_of(parse_mapping(mapping, "the drafted mapping")), paths, store)
+    except UserError as refused:
+        return None, str(refused)
+    return (
+        drafted,
+        "no known source: correct the drafted mapping (--out mapping.toml), then velo ingest FILE --as mapping.toml --check",
+    )
 
 
 def _source(path: Path, frame: Frame) -> tuple[str | None, str | None]:
@@ -109,6 +121,8 @@ def _source(path: Path, frame: Frame) -> tuple[str | None, str | None]:
         return "runners", None
     if set(betfair_match.REQUIRED) <= set(header):
         return betfair_match.SOURCE, None
+    if "op" in frame.columns and frame.columns["op"].words[:1] == ["mcm"]:
+        return betfair_stream.SOURCE, None
     if set(raceform.REQUIRED) <= set(todays_names(header)):
         return raceform.SOURCE, release(header)
     fitting = [mapping for mapping in registry.shipped_mappings() if fits(mapping, _by(path, frame, mapping.rows_at))]

@@ -261,5 +261,5 @@ def test_an_unknown_file_is_inspected_and_loads_by_the_draft(tmp_path: Path) -> 
     assert (loaded["source"], loaded["races"], loaded["appended"]) == ("my-source", 2, 2)
     velo("inspect", tmp_path / "none.csv", home=home).told("none.csv cannot be read")
     velo("ingest", path, "--as", "nobody", home=home).told("'nobody' is not an importer")
-    velo("ingest", path, "--as", "betfair-sp", "--check", home=home).told("cannot be checked")
+    velo("ingest", path, "--as", "betfair-sp", "--check", home=home).told("they cannot be checked")
     velo("ingest", path, "--as", "hkjc", home=home).told("has no column date or race_date")

@@ -26,6 +26,7 @@ API = json.dumps(
 CARDS = json.dumps(
     {"GB": {"Ascot": {"14:30": {"date": "2024-05-01", "runners": [{"name": "Alpha"}, {"name": "Beta"}]}}}}
 )
+STREAM = json.dumps({"op": "mcm", "pt": 1, "mc": [{"id": "1.2", "rc": [{"ltp": 2.0, "id": 3}]}]})
 UNKNOWN = """Contest,Meeting Date,Start Time,Racecourse,Distance,Runner,Rider,Weight,Price,Finishing Position,Remarks
 17,31/05/2024,14:30,Alpha Park,1m2f,Plain Sailing,A Rider,9-7,5/2F,1,won well
 17,31/05/2024,14:30,Alpha Park,1m2f,Second Thoughts,B Rider,8-12,Evens,2,
@@ -57,6 +58,7 @@ def written(tmp_path: Path, text: str, name: str = "file") -> Path:
         (NETKEIBA, "netkeiba", None, 6),
         (API, "racing-api", None, 2),
         (CARDS, "rpscrape-cards", None, 2),
+        (STREAM, "betfair-stream", None, 1),
         (UNKNOWN, None, None, 4),
     ],
     ids=lambda value: value if isinstance(value, str) and len(value) < 20 else "",
@@ -115,8 +117,13 @@ def test_columns_of_an_unknown_file_are_guessed_with_their_units(tmp_path: Path,
 
 def test_the_draft_of_an_unknown_file_loads_and_guesses_no_zone(tmp_path: Path, store: Store) -> None:
     path = written(tmp_path, UNKNOWN)
-    draft = inspect([path], store).mapping
+    report = inspect([path], store)
+    draft = report.mapping
     assert draft is not None
+    assert report.check is not None
+    assert (report.check.races, report.check.rows, report.check.refused) == (2, 4, {}), (
+        "what a load by the draft would do"
+    )
     assert "# zone =" in draft
     mapping = written(tmp_path, draft, "draft.toml")
     importer = registry.importer(str(mapping))
@@ -133,6 +140,22 @@ def test_the_draft_of_an_unknown_file_loads_and_guesses_no_zone(tmp_path: Path, 
     assert (winner.weight_lbs, winner.sp_decimal, winner.position, beaten.sp_decimal) == (133.0, 3.5, 1, 2.0)
     assert pulled_up.status == "PU"
     assert second.race_id == "31/05/2024 Alpha Park 15:05"
+
+
+def test_the_draft_of_nested_json_loads(tmp_path: Path, store: Store) -> None:
+    meeting = {
+        "Date": "2024-05-31", "Track": {"Name": "Alpha Park"},
+        "Events": [{"RaceNo": 1, "Runners": [{"Name": "Arkle", "Place": 1, "Odds": "5/2"}, {"Name": "Flyingbolt", "Place": "PU", "Odds": "Evens"}]}],
+    }  # fmt: skip
+    path = written(tmp_path, json.dumps([meeting]))
+    report = inspect([path], store)
+    assert report.mapping is not None
+    assert 'rows = "Events.Runners"' in report.mapping
+    meant = {guess.name: guess.meaning for guess in report.files[0].columns}
+    assert meant["Events.Runners.Name"] == "horse"
+    assert (meant["Track.Name"], meant["Date"], meant["Events.Runners.Place"]) == ("course", "race_date", "finish")
+    assert report.check is not None
+    assert (report.check.races, report.check.rows) == (1, 2)
 
 
 MAIN = 'xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"'
