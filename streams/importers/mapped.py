@@ -177,10 +177,7 @@ class _Reading:
                 keep[row] = False
                 self.notes[HEADER_AGAIN] += 1
         if self.mapping.leave_out_repeats:
-            codes = np.stack([column.codes for column in frame.columns.values()], axis=1)
-            _, firsts = np.unique(codes, axis=0, return_index=True)
-            once = np.zeros(frame.rows, bool)
-            once[firsts] = True
+            once = _first_of_each(frame)
             repeated = int((keep & ~once).sum())
             self.notes.update({REPEATED: repeated} if repeated else {})
             keep &= once
@@ -385,6 +382,22 @@ def _first_of(first: Column, second: Column) -> Column:
 def _taken(frame: Frame, rows: np.ndarray) -> Frame:
     columns = {name: column.take(rows) for name, column in frame.columns.items()}
     return Frame.of(frame.label, columns, len(rows))
+
+
+def _first_of_each(frame: Frame) -> np.ndarray:
+    """Return for each row whether no row before it has the same cells."""
+    every = [column.codes for column in frame.columns.values()]
+    mixed = np.zeros(frame.rows, np.uint64)
+    for codes in every:
+        mixed = mixed * np.uint64(0x9E3779B97F4A7C15) + (codes + 2).astype(np.uint64)
+    _, at, times = np.unique(mixed, return_inverse=True, return_counts=True)
+    alike = np.flatnonzero(times[at] > 1)  # few rows, which are then compared cell by cell
+    once = np.ones(frame.rows, bool)
+    if len(alike):
+        _, firsts = np.unique(np.stack([codes[alike] for codes in every], axis=1), axis=0, return_index=True)
+        once[alike] = False
+        once[alike[firsts]] = True
+    return once
 
 
 def _blanked(frame: Frame, blank: frozenset[str]) -> Frame:

@@ -130,7 +130,7 @@ def _load(name: str, files: list[Path], *, check: bool, late: bool, as_json: boo
         show(
             checked,
             as_json,
-            lambda: Group(facts(f"check {name}", checked.facts()), Text("\n".join(checked.notes())), _spots(checked)),
+            lambda: Group(facts(f"check {name}", checked.facts()), Text("\n".join(checked.notes())), *_spots(checked)),
         )
         return
     with steps(as_json) as progress:
@@ -139,7 +139,7 @@ def _load(name: str, files: list[Path], *, check: bool, late: bool, as_json: boo
     show(report, as_json, lambda: Group(facts(title, report.facts()), Text("\n".join(report.notes()))))
 
 
-def _spots(checked: "CheckReport") -> Table:
+def _spots(checked: "CheckReport") -> list[Table]:
     """Values beside the texts that they were read from."""
     table = Table(title=f"{len(checked.spots)} values beside the source's own text", title_justify="left", box=None)
     for name in ("race", "horse", "column", "source", "value"):
@@ -148,7 +148,7 @@ def _spots(checked: "CheckReport") -> Table:
         table.add_row(
             spot.race_id, spot.horse, spot.column, spot.written, "unknown" if spot.value is None else str(spot.value)
         )
-    return table
+    return [table] if checked.spots else []
 
 
 @letters_app.callback()
