@@ -15,17 +15,22 @@ from velo.training.gate.windows import GateReport
 from velo.training.reports.backtest_report import BacktestReport, Measurements
 from velo.training.reports.charts import equity_chart, floors_rows, interval_chart, reliability_chart
 from velo.training.reports.tables import (
+    BY_BUCKET,
     FLOOR_RULE,
+    FLOORS,
     LUCK,
     NAMES,
+    QUALITY,
     beside_lines,
-    by_luck,
+    bucket_rows,
     closing_line,
+    criterion_cells,
     first_lines,
+    floor_rows,
     in_words,
-    kept_or_not,
     percent,
-    shown,
+    quality_rows,
+    strategy_cells,
     what_was_tested,
 )
 
@@ -114,22 +119,7 @@ def _tile(figure: Figure, digits: int, times: float = 1.0, unit: str = "") -> tu
 def _calibration(report: BacktestReport) -> dict[str, Any]:
     by_model: dict[str, Measurements] = {model.name: model for model in report.told}
     price, own = ([floor for floor in report.floors if floor.subject == name] for name in ("blend", report.served))
-    quality: Table = (
-        ("", "R²", "top-1", "AUC", "calibration error", "mean gap", "10 equal-width bins", "slope"),
-        [
-            (NAMES[model.name], shown(model.r2, 4), shown(model.top1), "–" if model.auc is None else f"{model.auc:.3f}",
-             percent(model.root_mean_gap, 2), percent(model.mean_gap, 2), f"{model.plain_error:.2%}", shown(model.slope))
-            for model in report.told
-        ],
-    )  # fmt: skip
-    floors: Table = (
-        ("p of", "bucket of", "bucket", "starters", "expected winners", "A/E", "floor"),
-        [
-            (NAMES[floor.subject], floor.by, floor.bucket, f"{floor.n:,}", f"{floor.expected:,.0f}", shown(floor.ae, 3),
-             kept_or_not(floor))
-            for floor in report.floors
-        ],
-    )  # fmt: skip
+
     names = ("the blend by price", "the model by its own fair price 1/p")
     return {
         "charts": (
@@ -137,8 +127,8 @@ def _calibration(report: BacktestReport) -> dict[str, Any]:
             reliability_chart(by_model["blend"], NAMES["blend"]),
             interval_chart("A/E by bucket", floors_rows(price, own), names, "p is true"),
         ),
-        "quality": quality,
-        "floors": floors,
+        "quality": (QUALITY, quality_rows(report)),
+        "floors": (FLOORS, floor_rows(report.floors)),
         "beside": beside_lines(report),
         "floor_rule": FLOOR_RULE,
     }
@@ -156,21 +146,12 @@ def _betting(report: BacktestReport, name: str) -> dict[str, Any]:
             "after 5 %", "closing-line value", "drawdown, units", "Kelly bank from 1",
         ),
         [
-            (each.strategy, f"{each.n:,}", f"{each.unsettled:,}", shown(each.ae_model, 2), shown(each.ae_market, 2),
-             shown(each.ae_price, 2), percent(each.roi[0.0]), by_luck(report.luck[name].get(each.strategy)),
-             *(percent(figure) for rate, figure in each.roi.items() if rate), percent(each.clv), f"{each.drawdown:,.0f}",
-             f"{each.kelly.final:.3f}")
+            (each.strategy, f"{each.n:,}", f"{each.unsettled:,}", *strategy_cells(each, report.luck[name]),
+             percent(each.clv), f"{each.drawdown:,.0f}", f"{each.kelly.final:.3f}")
             for each in bets
         ],
     )  # fmt: skip
-    buckets: Table = (
-        ("price", "bets", "A/E, model p", "A/E, π", "A/E, 1/SP", "ROI at SP"),
-        [
-            (price, f"{bucket.n:,}", shown(bucket.ae_model, 2), shown(bucket.ae_market, 2), shown(bucket.ae_price, 2),
-             percent(bucket.roi))
-            for price, bucket in main.buckets.items()
-        ],
-    )  # fmt: skip
+
     return {
         "name": NAMES[name],
         "strategy": main.strategy,
@@ -178,7 +159,7 @@ def _betting(report: BacktestReport, name: str) -> dict[str, Any]:
             *(() if name == report.served else (equity_chart(equity, NAMES[name]),)),
             interval_chart(chart_title, intervals, names, "a bet breaks even"),
         ),
-        "buckets": buckets,
+        "buckets": (BY_BUCKET, bucket_rows(main)),
         "strategies": strategies,
         "closing_line": closing_line(main),
     }
@@ -190,12 +171,8 @@ def _gate(name: str, gate: GateReport) -> dict[str, Any]:
         window, no_edge, power = asked.window, asked.no_edge.by_interval, asked.power.by_interval
         criteria: Table = (
             ("criterion", "value", "bound", "n", "verdict"),
-            [
-                (each.criterion.says, f"{each.figure.value:,.0f}" if each.criterion.counted else shown(each.figure, 4),
-                 each.criterion.bound, f"{each.figure.n:,}", each.verdict)
-                for each in window.judged
-            ],
-        )  # fmt: skip
+            [(*criterion_cells(judged), judged.verdict) for judged in window.judged],
+        )
         chances = f"P(pass | no edge) {no_edge:.1%}; P(pass | the model is true) {power:.1%}."
         windows.append(
             {

@@ -1,6 +1,6 @@
 """A backtest and the gate's verdict for the terminal; nothing is shown by colour alone."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from rich.console import Group, RenderableType
@@ -9,9 +9,15 @@ from rich.text import Text
 
 from velo.resampling import Figure
 from velo.training.evaluation.metrics import Bets
+from velo.training.gate.criteria import Judged
 from velo.training.gate.windows import MANY_EXPECTED, NEAR, Floor, GateReport
 from velo.training.reports.backtest_report import BacktestReport, Raised
 
+Rows = list[tuple[str, ...]]
+"""Rows of a table, a text per cell."""
+QUALITY: Final = ("", "R²", "top-1", "AUC", "calibration error", "mean gap", "10 bins", "slope")
+FLOORS: Final = ("p of", "bucket of", "bucket", "starters", "expected winners", "A/E", "floor")
+BY_BUCKET: Final = ("price", "bets", "A/E, model p", "A/E, π", "A/E, 1/SP", "ROI at SP")
 LUCK: Final = "P(gain | no edge)"
 NAMES = {
     "pi": "market π",
@@ -30,7 +36,7 @@ def backtest_tables(report: BacktestReport) -> Group:
         *(Text(line, style="bold") for line in first_lines(report)),
         *(Text(line) for line in in_words(report)),
         Text(what_was_tested(report)),
-        _quality(report),
+        table_of("out-of-fold probabilities, 95 % intervals over whole days", QUALITY, quality_rows(report)),
         *(Text(line) for line in beside_lines(report)),
         *(_strategies(name, bets, report.luck[name]) for name, bets in report.bets.items()),
         *(
@@ -38,8 +44,16 @@ def backtest_tables(report: BacktestReport) -> Group:
             for name, bets in report.bets.items()
             for strategy in _served_strategy(report, bets)
         ),
-        *(_buckets(name, bets[-1]) for name, bets in report.bets.items()),
-        _floors(report.floors),
+        *(
+            table_of(f"{bets[-1].strategy}, {NAMES[name]}, by price", BY_BUCKET, bucket_rows(bets[-1]))
+            for name, bets in report.bets.items()
+        ),
+        table_of(
+            f"A/E of all starters by bucket, model p expected ({FLOOR_RULE})",
+            FLOORS,
+            floor_rows(report.floors),
+            left=("p of", "bucket of", "floor"),
+        ),
         *(gate_tables(name, gate) for name, gate in report.gate.items()),
         *(Text(f"· {line}") for line in report.caveats),
     )
@@ -202,14 +216,10 @@ def gate_tables(name: str, gate: GateReport) -> Group:
     ]
     for asked in gate.asked:
         window = asked.window
-        table = Table(title=f"{window.first_day} to {window.last_day}: {window.verdict.value}", title_justify="left")
-        for column in ("criterion", "value, 95 % interval", "bound", "n", "verdict"):
-            table.add_column(column, justify="left" if column == "criterion" else "right")
-        for judged in window.judged:
-            criterion, figure = judged.criterion, judged.figure
-            value = f"{figure.value:,.0f}" if criterion.counted else shown(figure, 4)
-            table.add_row(criterion.says, value, criterion.bound, f"{figure.n:,}", judged.verdict.value)
-        parts.append(table)
+        title = f"{window.first_day} to {window.last_day}: {window.verdict.value}"
+        columns = ("criterion", "value, 95 % interval", "bound", "n", "verdict")
+        rows: Rows = [(*criterion_cells(judged), judged.verdict.value) for judged in window.judged]
+        parts.append(table_of(title, columns, rows, left=("criterion",)))
         parts.append(
             Text(
                 f"P(pass | no edge) {asked.no_edge.by_interval:.1%}, were values alone judged {asked.no_edge.by_value:.1%}; "
@@ -220,67 +230,65 @@ def gate_tables(name: str, gate: GateReport) -> Group:
     return Group(*parts)
 
 
-def _quality(report: BacktestReport) -> Table:
-    table = Table(title="out-of-fold probabilities, 95 % intervals over whole days", title_justify="left")
-    for column in ("", "R²", "top-1", "AUC", "calibration error", "mean gap", "10 bins", "slope"):
-        table.add_column(column, justify="left" if not column else "right")
-    for row in report.told:
-        table.add_row(
-            NAMES[row.name],
-            shown(row.r2, 4),
-            shown(row.top1),
-            "–" if row.auc is None else f"{row.auc:.3f}",
-            percent(row.root_mean_gap, 2),
-            percent(row.mean_gap, 2),
-            f"{row.plain_error:.2%}",
-            shown(row.slope),
-        )
+def quality_rows(report: BacktestReport) -> Rows:
+    """One row per set of probabilities, in the order of `QUALITY`."""
+    return [
+        (NAMES[row.name], shown(row.r2, 4), shown(row.top1), "–" if row.auc is None else f"{row.auc:.3f}",
+         percent(row.root_mean_gap, 2), percent(row.mean_gap, 2), f"{row.plain_error:.2%}", shown(row.slope))
+        for row in report.told
+    ]  # fmt: skip
+
+
+def floor_rows(floors: tuple[Floor, ...]) -> Rows:
+    """One row per floor, in the order of `FLOORS`."""
+    return [
+        (NAMES[floor.subject], floor.by, floor.bucket, f"{floor.n:,}", f"{floor.expected:,.0f}", shown(floor.ae, 3),
+         kept_or_not(floor))
+        for floor in floors
+    ]  # fmt: skip
+
+
+def bucket_rows(bets: Bets) -> Rows:
+    """One row per price bucket of a strategy's bets, in the order of `BY_BUCKET`."""
+    return [
+        (price, f"{bucket.n:,}", shown(bucket.ae_model, 2), shown(bucket.ae_market, 2), shown(bucket.ae_price, 2),
+         percent(bucket.roi))
+        for price, bucket in bets.buckets.items()
+    ]  # fmt: skip
+
+
+def criterion_cells(judged: Judged) -> tuple[str, str, str, str]:
+    """A criterion with its value, bound and n."""
+    criterion, figure = judged.criterion, judged.figure
+    value = f"{figure.value:,.0f}" if criterion.counted else shown(figure, 4)
+    return criterion.says, value, criterion.bound, f"{figure.n:,}"
+
+
+def table_of(title: str, columns: Sequence[str], rows: Rows, left: Collection[str] = ("",)) -> Table:
+    """A table for the terminal; the columns named in `left` are aligned left, the others right."""
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="left" if column in left else "right")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
 def _strategies(name: str, bets: tuple[Bets, ...], luck: Mapping[str, float]) -> Table:
-    table = Table(title=f"bets by {NAMES[name]}, one unit each", title_justify="left")
-    for column in (
+    columns = (
         "strategy", "bets", "A/E, model p", "A/E, π", "A/E, 1/SP", "ROI at SP", LUCK, "after 2 %", "after 5 %",
         "drawdown, units", "Kelly bank",
-    ):  # fmt: skip
-        table.add_column(column, justify="left" if column == "strategy" else "right")
-    for row in bets:
-        table.add_row(
-            row.strategy,
-            f"{row.n:,}" + (f" (+{row.unsettled} unsettled)" if row.unsettled else ""),
-            shown(row.ae_model, 2),
-            shown(row.ae_market, 2),
-            shown(row.ae_price, 2),
-            percent(row.roi[0.0]),
-            by_luck(luck.get(row.strategy)),
-            *(percent(figure) for rate, figure in row.roi.items() if rate),
-            f"{row.drawdown:,.0f}",
-            f"{row.kelly.final:.3f}",
-        )
-    return table
+    )  # fmt: skip
+    rows: Rows = [
+        (row.strategy, f"{row.n:,}" + (f" (+{row.unsettled} unsettled)" if row.unsettled else ""),
+         *strategy_cells(row, luck), f"{row.drawdown:,.0f}", f"{row.kelly.final:.3f}")
+        for row in bets
+    ]  # fmt: skip
+    return table_of(f"bets by {NAMES[name]}, one unit each", columns, rows, left=("strategy",))
 
 
-def _floors(floors: tuple[Floor, ...]) -> Table:
-    table = Table(title=f"A/E of all starters by bucket, model p expected ({FLOOR_RULE})", title_justify="left")
-    for column in ("p of", "bucket of", "", "starters", "expected winners", "A/E", "floor"):
-        table.add_column(column, justify="left" if column in {"p of", "bucket of", "floor"} else "right")
-    for floor in floors:
-        counts = (f"{floor.n:,}", f"{floor.expected:,.0f}")
-        table.add_row(NAMES[floor.subject], floor.by, floor.bucket, *counts, shown(floor.ae, 3), kept_or_not(floor))
-    return table
-
-
-def _buckets(name: str, bets: Bets) -> Table:
-    table = Table(title=f"{bets.strategy}, {NAMES[name]}, by price", title_justify="left")
-    for column in ("price", "bets", "A/E, model p", "A/E, π", "A/E, 1/SP", "ROI at SP"):
-        table.add_column(column, justify="right")
-    for price, bucket in bets.buckets.items():
-        figures = (
-            shown(bucket.ae_model, 2),
-            shown(bucket.ae_market, 2),
-            shown(bucket.ae_price, 2),
-            percent(bucket.roi),
-        )
-        table.add_row(price, f"{bucket.n:,}", *figures)
-    return table
+def strategy_cells(row: Bets, luck: Mapping[str, float]) -> tuple[str, ...]:
+    """A/E by three expectations, ROI, P(gain | no edge), and ROI after each commission."""
+    commissions = (percent(figure) for rate, figure in row.roi.items() if rate)
+    ae = (shown(figure, 2) for figure in (row.ae_model, row.ae_market, row.ae_price))
+    return (*ae, percent(row.roi[0.0]), by_luck(luck.get(row.strategy)), *commissions)
