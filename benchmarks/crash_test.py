@@ -4,7 +4,6 @@ Batches are small and each is an epoch, so most kills fall into writing, sealing
 process is counted. A replay that reaches the log's end with kills left is audited, and another begins in a new home.
 """
 
-import multiprocessing
 import random
 import shutil
 import time
@@ -21,7 +20,7 @@ from typing import Any, Final
 from rich.table import Table
 
 from benchmarks.page import facts_table
-from benchmarks.stores import machine, store_of
+from benchmarks.stores import forkserver, machine, store_of
 from velo.feature_repo.stores import embedded_redis
 from velo.feature_repo.stores.redis_client import connect
 from velo.feature_repo.stores.redis_writer import RowWriter
@@ -50,15 +49,6 @@ WATCHED: Final[dict[str, tuple[type, str]]] = {
 }
 """Activities and the methods that perform them. If threads have several at once, the one further down counts."""
 ACTIVITIES: Final = (STARTING, READING, *WATCHED)
-PRELOADED: Final = [
-    "benchmarks.crash_test",
-    "velo.streams.dataflow.runtime",
-    "duckdb",
-    "pyarrow.parquet",
-    "pandas",
-    "redis",
-    "mmh3",
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +95,7 @@ def measure(kills: int, starts: int, seed: int, runners: Path | None, timezone: 
 
 def replay(store: Store, kills: int, chance: random.Random) -> Counter[str]:
     """Run the stream to the log's end with at most `kills` kills; returns the activities of the killed processes."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context = forkserver()
     killed = Counter[str]()
     while True:
         doing = context.RawValue(c_int, 0)

@@ -1,6 +1,5 @@
 """The harness of `velo bench faults`: small stores to damage, and `velo` commands run in child processes."""
 
-import multiprocessing
 import os
 import random
 import shutil
@@ -18,7 +17,7 @@ from typing import Final
 
 import duckdb
 
-from benchmarks.stores import OURS, free_port, until
+from benchmarks.stores import OURS, forkserver, free_port, until
 from velo.feature_repo.catalogue import columns
 from velo.feature_repo.stores import embedded_redis
 from velo.racing.messages import Result
@@ -36,19 +35,6 @@ LATER_FROM: Final = date(2024, 1, 25)
 """Races from this day on are loaded after the fault, to show that the store still accepts results."""
 DISK_MB: Final = 64
 PATIENCE_S: Final = 120.0
-PRELOADED: Final = [
-    "benchmarks.fault_harness",
-    "velo.streams.dataflow.runtime",
-    "velo.streams.batch.build",
-    "velo.streams.batch.build",
-    "velo.streams.importers.ingest",
-    "velo.streams.importers.sources.runners",
-    "velo.streams.status",
-    "velo.cli",
-    "pandas",
-    "pyarrow.parquet",
-]
-"""Modules that each `velo` process would import again."""
 
 
 class NotRun(Exception):
@@ -130,14 +116,12 @@ class Sandbox:
 
     def start(self, *argv: object) -> Running:
         """Start `velo …` in a child process."""
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED)
         folder = self.backup.root / f"output-{time.monotonic_ns()}"
         folder.mkdir()
         for name in ("out", "err"):
             (folder / name).touch()
         args = (list(map(str, argv)), str(self.home.root), str(folder), self.store.redis_url)
-        process: BaseProcess = context.Process(target=_velo, args=args)
+        process: BaseProcess = forkserver().Process(target=_velo, args=args)
         process.start()
         return Running(process, folder, str(self.home.root))
 

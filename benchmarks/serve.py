@@ -39,7 +39,8 @@ from velo.streams.dataflow.metrics import position
 from velo.streams.unbuilt_log import UnbuiltLog
 from velo.training.train import train
 
-WARM_UP: Final = 20
+WARM_UP = 20
+"""Requests of each way before the first that is timed; tests use fewer."""
 STARTS_A_RESULT: Final = 12.5
 SLOW_REQUESTS: Final = 100
 """The most requests of Feast's own reads, and of computed drivers: each takes tens of times as long as a score."""

@@ -1,6 +1,7 @@
 """Support for benchmarks: stores of a given size, child processes, and a measured call in its own process."""
 
 import json
+import multiprocessing
 import os
 import platform
 import re
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime
 from importlib.metadata import version
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from socket import socket
 from typing import Any, Final
@@ -34,6 +36,26 @@ OURS: Final = ("VELO_HOME", "VELO_TIMEZONE", "VELO_KEYS", "REDIS_URL", "VELO_ENG
 """Environment variables that a child process must not inherit."""
 WAIT_S: Final = 600.0
 POLL_S: Final = 0.02
+SEASON_DAYS: Final = 3650
+LEAST_STARTS_A_DAY: Final = 30
+"""Fewer than a simulated season of 2,000 races a year has: its days are chosen by this."""
+PRELOADED: Final = (
+    "benchmarks.fault_harness",
+    "benchmarks.write_kills",
+    "benchmarks.crash_test",
+    "velo.cli",
+    "velo.feature_repo.objects",
+    "velo.serving.scoring.scorer",
+    "velo.streams.audit",
+    "velo.streams.batch.build",
+    "velo.streams.importers.sources.runners",
+    "velo.streams.rebuild_online",
+    "velo.streams.status",
+    "velo.training.train",
+    "pandas",
+    "mmh3",
+)
+"""Modules that each child process of `forkserver` would import again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +100,14 @@ def _processor() -> str:
         return platform.processor() or "processor unknown"
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or "processor unknown"
+
+
+def forkserver() -> ForkServerContext:
+    """Processes forked from one that has imported what commands import: killed, limited and ended like any other."""
+    context = multiprocessing.get_context("forkserver")
+    # the first process of this interpreter starts the server: the list is one for all
+    context.set_forkserver_preload(list(PRELOADED))
+    return context
 
 
 @contextmanager
@@ -158,10 +188,14 @@ def peak_mb(process: int | None = None) -> float:
 
 
 def store_of(home: Path, starts: int, runners: Path | None, timezone: str) -> tuple[Store, int]:
-    """Make a store with about `starts` starts, by tiling a season or a runner table with new keys; returns it and the number."""
-    table = home.with_name("season.parquet") if runners is None else runners
+    """Make a store with about `starts` starts, of a simulated season or a runner table, tiled with new keys where it has fewer.
+
+    Returns the store and the number.
+    """
+    days = min(SEASON_DAYS, starts // LEAST_STARTS_A_DAY + 1)
+    table = home.with_name(f"season-{days}.parquet") if runners is None else runners
     if runners is None and not table.exists():
-        season = simulate(SeasonSpec(start=date(2015, 1, 1), days=3650, races_per_year=2000))
+        season = simulate(SeasonSpec(start=date(2015, 1, 1), days=days, races_per_year=2000))
         duckdb.from_arrow(season).write_parquet(str(table))
     store = Store.open(Settings(home=home, timezone=zone_named(timezone))).save()
     results = read_runner_tables([table], store).messages

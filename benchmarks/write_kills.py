@@ -8,7 +8,6 @@ kill.
 """
 
 import inspect
-import multiprocessing
 import os
 import shutil
 import signal
@@ -24,8 +23,7 @@ import duckdb
 import pyarrow.parquet as pq
 
 from benchmarks import CHECKOUT
-from benchmarks.fault_harness import PRELOADED
-from benchmarks.stores import OURS
+from benchmarks.stores import OURS, forkserver
 from velo.storage import atomic_files, table_versions
 from velo.storage.store import Home
 from velo.streams.batch import build, staging
@@ -275,10 +273,8 @@ def _in_process(work: Work, root: str, dies_at: int | None, notes: str | None) -
 
 
 def _ran(work: Work, home: Home, dies_at: int | None, notes: Path | None = None) -> int:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*PRELOADED, "benchmarks.write_kills", "velo.cli"])
     arguments = (work, str(home.root), dies_at, None if notes is None else str(notes))
-    process = context.Process(target=_in_process, args=arguments)
+    process = forkserver().Process(target=_in_process, args=arguments)
     process.start()
     process.join()
     assert process.exitcode is not None

@@ -12,7 +12,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from benchmarks import joins, serve, whole
+from benchmarks import joins, load, serve, whole
 from benchmarks.baseline_views import CONTRACT
 from tests.support.cli import velo
 from tests.support.logs import a_store, fixed
@@ -26,6 +26,7 @@ from velo.training.model.trees import ModelOptions
 from velo.training.train import train
 
 NOW = datetime(2024, 3, 1, tzinfo=UTC)
+FEW = ModelOptions(rounds=20, patience=5, leaves=6, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -99,19 +100,20 @@ def test_replay_audits_what_it_replayed(season: Path, tmp_path: Path) -> None:
 
 def test_serve_measures_reads_and_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In process and over HTTP, the stream idle and at work; the model has few trees, for what it says is not asked."""
-    few = ModelOptions(rounds=20, patience=5, leaves=6, threads=1)
-    monkeypatch.setattr(serve, "train", partial(train, model=few))
+    monkeypatch.setattr(serve, "train", partial(train, model=FEW))
+    monkeypatch.setattr(serve, "WARM_UP", 1)
     told = ("--starts", 3_000, "--size", 8, "--requests", 3, "--rate", 200)
     measured = bench(tmp_path, "serve", *told)["measured"]
     assert {one["loaded"] for one in measured} == {False, True}
     assert all(one["requests"] == 3 or one["what"].startswith(("get_", "feast")) for one in measured)
 
 
-def test_load_counts_answers_and_faults(tmp_path: Path) -> None:
+def test_load_counts_answers_and_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few seconds with few clients: scores are answered, none with a 500, and no listener is lost.
 
     Its exit code also judges memory, which says nothing after so short a run.
     """
+    monkeypatch.setattr(load, "train", partial(train, model=FEW))
     options = ("--minutes", 0.05, "--connections", 2, "--listeners", 2, "--workers", 1, "--starts", 3_000)
     done = velo("bench", "load", *options, "--results", 5, "--json", home=tmp_path)
     assert done.code in (0, 1), done.err
