@@ -4,13 +4,14 @@ import resource
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from tests.support.builders import a_race, a_runner, write_csv, write_runner_table
-from tests.support.cli import velo, velo_process
+from tests.support.cli import velo, velo_forked
 from tests.support.logs import a_store, fixed
 from velo.errors import UserError
 from velo.settings import Settings
@@ -144,22 +145,22 @@ def test_an_answer_that_cannot_be_written_is_told(home: Path, tmp_path: Path) ->
 
 def capped(size: int) -> Callable[[], None]:
     """No file may grow beyond a size: a full disk, as far as a process can tell."""
-    return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    return partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size, size))
 
 
 def test_a_full_disk_is_told_and_what_was_there_stands(tmp_path: Path) -> None:
     """The load and the build are repeated with room, and all is well."""
     races = [row for number in range(100) for row in a_race(race_id=f"R{number}", race_no=number + 1)]
     table, home = write_runner_table(tmp_path / "a.parquet", races), tmp_path / "home"
-    full = velo_process("ingest", "runners", table, home=home, prepared=capped(20_000))
+    full = velo_forked("ingest", "runners", table, home=home, prepared=capped(20_000))
     full.told("cannot write to the log", "make room", "repeat")
     assert velo("log", "check", home=home).code == 0
     assert velo("ingest", "runners", table, "--json", home=home).document["next_seq"] == 100
-    full = velo_process("build", home=home, prepared=capped(5_000))
+    full = velo_forked("build", home=home, prepared=capped(5_000))
     full.told("make room", "repeat")
     assert not (home / "offline").exists()
     assert velo("build", "--json", home=home).document["messages"] == 100
-    full = velo_process("build", "--whole", home=home, prepared=capped(5_000))
+    full = velo_forked("build", "--whole", home=home, prepared=capped(5_000))
     full.told("the build could not read or write", "make room")
     assert velo("sql", "select count(*) as n from horse_form", "--json", home=home).document != []
 

@@ -5,7 +5,6 @@ import pkgutil
 import re
 import shlex
 import shutil
-import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 import typer
 
+from tests.support import forked
 from tests.support.cli import OURS, velo
 from tests.support.shared import REPO
 from velo.cli import app
@@ -33,15 +33,10 @@ EXEMPT = re.compile(r"^```console$|^# not run:", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `velo`, `feast` and `python` as `make setup` would put them on the path: these sources, this Python."""
-    folder = tmp_path_factory.mktemp("bin")
-    python = shlex.quote(sys.executable)
-    for name, call in (("velo", "-m velo.cli"), ("feast", "-m feast.cli.cli"), ("python", "")):
-        path = folder / name
-        path.write_text(f'#!/bin/sh\nexec {python} {call} "$@"\n')
-        path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return folder
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with `velo`, `feast` and `python` for a shell's path."""
+    with forked.programs(tmp_path_factory.mktemp("bin")) as folder:
+        yield folder
 
 
 @pytest.fixture(scope="module")

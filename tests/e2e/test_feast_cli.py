@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from feast.repo_operations import get_repo_files
 
+from tests.support import forked
 from tests.support.changelogs import START, made_up
 from velo.feature_repo.catalogue.families import FAMILIES
 from velo.feature_repo.feast_store import feature_store
@@ -43,10 +44,16 @@ def environment(home: Home) -> dict[str, str]:
     return kept | {"VELO_HOME": str(home.root), "PYTHONPATH": str(ROOT)}
 
 
-def feast(*arguments: str, env: Mapping[str, str], cwd: Path = REPO) -> str:
+def feast(*arguments: str, env: Mapping[str, str], cwd: Path) -> None:
+    """By a Python of its own, which imports Feast as a user's does."""
     ran = subprocess.run([*FEAST, *arguments], cwd=cwd, env=env, capture_output=True, text=True, timeout=180)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    return ran.stdout
+
+
+def feast_forked(*arguments: str, env: Mapping[str, str]) -> None:
+    """In a process that has imported Feast already."""
+    code, out, err = forked.ran("feast", arguments, cwd=REPO, environ=env)
+    assert code == 0, out + err
 
 
 def held(home: Home) -> dict[str, int]:
@@ -71,23 +78,23 @@ def test_feast_imports_the_definitions_alone() -> None:
 
 def test_apply_materialize_and_teardown_run_plain(home: Home) -> None:
     env = environment(home)
-    feast("apply", env=env)
+    feast_forked("apply", env=env)
     assert home.registry.is_file()
     registered = feature_store(Store.open(Settings(home.root)))
     assert {view.name for view in registered.list_feature_views()} == {family.view for family in FAMILIES}
     assert [service.name for service in registered.list_feature_services()] == ["velo_v1"]
 
     halfway = START + timedelta(days=30)
-    feast("materialize", START.isoformat(), halfway.isoformat(), env=env)
+    feast_forked("materialize", START.isoformat(), halfway.isoformat(), env=env)
     first = held(home)
     assert all(first.values())
-    feast("materialize-incremental", END.isoformat(), env=env)
+    feast_forked("materialize-incremental", END.isoformat(), env=env)
     assert all(now >= then for now, then in zip(held(home).values(), first.values(), strict=True))
     assert held(home) != first
 
-    feast("apply", env=env)  # again, and nothing is lost by it
+    feast_forked("apply", env=env)  # again, and nothing is lost by it
     assert held(home) != first
-    feast("teardown", env=env)
+    feast_forked("teardown", env=env)
     assert not any(held(home).values())
     assert home.offline.is_dir()
 
@@ -125,7 +132,7 @@ def test_in_installed_packages_feast_uses_velo_home_and_without_it_writes_nothin
 
 def test_the_ui_starts_and_answers(home: Home) -> None:
     env = environment(home)
-    feast("apply", env=env)
+    feast_forked("apply", env=env)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

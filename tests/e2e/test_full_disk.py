@@ -8,17 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cli import velo_process
-from tests.support.logs import a_store, bytes_of, fixed
-from tests.support.stores import NOW, rows_apart
+from tests.support.cli import velo_forked
+from tests.support.logs import a_store, bytes_of
+from tests.support.stores import NOW, Conformance, rows_apart, twin_of
 from velo.feature_repo.stores import embedded_redis
 from velo.feature_repo.stores.redis_client import connect_url
 from velo.storage.log import reader
 from velo.storage.store import Home, Store
 from velo.streams.audit import audit
 from velo.streams.batch.build import build
-from velo.streams.importers.ingest import ingest
-from velo.streams.importers.sources.runners import read_runner_tables
 
 DISK_MB = 48
 
@@ -62,35 +60,33 @@ def london(shared: Path) -> Path:
 
 
 @pytest.fixture
-def whole(london: Path, tmp_path: Path) -> Store:
+def whole(conformance: Conformance, tmp_path: Path) -> Store:
     """The same log, on a disk with room."""
-    store = a_store(tmp_path / "whole")
-    ingest(store, read_runner_tables([london], store), late=False, clock=fixed(NOW))
-    return store
+    return twin_of(conformance("london").store, tmp_path / "whole")
 
 
 def test_an_ingest_goes_on_where_the_disk_was_full(disk: Disk, london: Path, whole: Store) -> None:
     """Part of a load got in: the log is whole as far as it goes, and the same command ends in the same log."""
     home = disk.root / "home"
     disk.fill(leave_kb=700)
-    velo_process("ingest", "runners", london, home=home).told("make room")
+    velo_forked("ingest", "runners", london, home=home).told("make room")
     store = a_store(home)
     assert reader.check(store.home) == []
-    velo_process("ingest", "runners", london, home=home).told("make room")
+    velo_forked("ingest", "runners", london, home=home).told("make room")
     disk.free()
-    assert velo_process("ingest", "runners", london, home=home).code == 0
+    assert velo_forked("ingest", "runners", london, home=home).code == 0
     assert bytes_of(store.home) == bytes_of(whole.home)
 
 
 def test_a_build_that_finds_no_room_leaves_the_tables_as_they_were(disk: Disk, london: Path, whole: Store) -> None:
     """The generation of before is served until the next is whole."""
     home = disk.root / "home"
-    assert velo_process("ingest", "runners", london, home=home).code == 0
+    assert velo_forked("ingest", "runners", london, home=home).code == 0
     disk.fill(leave_kb=900)
-    velo_process("build", home=home).told("room")
+    velo_forked("build", home=home).told("room")
     assert not (home / "offline").exists()
     disk.free()
-    assert velo_process("build", home=home).code == 0
+    assert velo_forked("build", home=home).code == 0
     build(whole, NOW)
     assert rows_apart(a_store(home), whole) == []
 
@@ -101,19 +97,19 @@ def test_a_stream_that_finds_no_room_ends_with_a_line_and_goes_on_later(
 ) -> None:
     """Offline and online end as if there had been room all the time."""
     home = disk.root / "home"
-    assert velo_process("ingest", "runners", london, home=home).code == 0
+    assert velo_forked("ingest", "runners", london, home=home).code == 0
     elsewhere = Home(tmp_path / "redis")
     url = embedded_redis.ensure(elsewhere)
     try:
         disk.fill(leave_kb)
-        said = velo_process("stream", "--once", "--snapshot-seconds", 0, home=home, REDIS_URL=url)
-        assert said.code == 2, said
+        said = velo_forked("stream", "--once", "--snapshot-seconds", 0, home=home, REDIS_URL=url)
+        assert said.code == 2, said.err
         last = said.err.rstrip().splitlines()[-1]
         assert last.startswith("velo: "), said.err
         assert "room" in last
         assert "Traceback" not in said.err
         disk.free()
-        assert velo_process("stream", "--once", home=home, REDIS_URL=url).code == 0
+        assert velo_forked("stream", "--once", home=home, REDIS_URL=url).code == 0
         report = audit(a_store(home), NOW, client=connect_url(url))
         assert (report.found, report.next_seq) == (0, 1140)
     finally:

@@ -2,14 +2,13 @@
 
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from benchmarks.stores import forkserver
 from tests.support.paper_days import (
     BET,
     DECISION,
@@ -19,10 +18,10 @@ from tests.support.paper_days import (
     at,
     instants,
     plain_score,
+    trade,
     traded,
 )
 from tests.support.seasons import opened
-from tests.support.shared import REPO
 from velo.errors import UserError
 from velo.racing.clock import to_text
 from velo.serving.paper_trading.ledger import FILE, read, writing
@@ -46,13 +45,10 @@ def test_killed_in_the_middle_of_writes_the_ledger_ends_as_if_nothing_had_happen
     (home.root / "instants").write_text("\n".join(map(to_text, instants())))
     begin = 0
     for writes, torn in ((1, 0), (2, 37), (3, 10_000), (1, 200), (0, 0)):
-        ended = subprocess.run(
-            [sys.executable, "-m", "tests.support.paper_days", home.root, str(begin), str(writes), str(torn)],
-            cwd=REPO,
-            env={**os.environ, "PYTHONPATH": str(REPO)},
-            check=False,
-        )
-        assert ended.returncode == (-signal.SIGKILL if writes else 0)
+        trader = forkserver().Process(target=trade, args=(home.root, begin, writes, torn))
+        trader.start()
+        trader.join()
+        assert trader.exitcode == (-signal.SIGKILL if writes else 0)
         begin = int((home.root / "instant").read_text())
     assert (home.paper / FILE).read_bytes() == (traded_store.home.paper / FILE).read_bytes()
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.cli import velo, velo_process
+from tests.support.cli import velo, velo_forked
 from tests.support.feeds import Listed, a_day, drained, encoded, followed_to, said, sent_over_time, sent_result
 from tests.support.logs import a_store
 from tests.support.seasons import a_season
@@ -81,7 +81,7 @@ def test_the_stream_leaves_what_a_batch_of_the_log_does(store: Store, brokers: s
     races = [one.race.race_id for one in season if isinstance(one, Result)]
     logged = [one.race.race_id for _, one in reader.messages(store.home) if isinstance(one, Result)]
     assert logged == races
-    assert velo_process("stream", "--once", home=store.home.root).code == 0
+    assert velo_forked("stream", "--once", home=store.home.root).code == 0
     # the audit makes a batch of the log afresh
     looked = audit(store, NOW, client=connect(store.home, store.redis_url))
     assert looked.found == 0

@@ -1,4 +1,4 @@
-"""The real command line for tests: `velo` in this process, which starts once, or in one of its own."""
+"""The real command line for tests: `velo` in this process, in one forked from its imports, or in one started by Python."""
 
 import io
 import json
@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from tests.support import forked
 from tests.support.shared import REPO
 from velo.cli import main
+from velo.commands import edge
 
 OURS = ("VELO_HOME", "VELO_TIMEZONE", "VELO_KEYS", "REDIS_URL")
 
@@ -53,16 +55,23 @@ def velo(*argv: object, home: Path, **environ: str) -> Ran:
         for name, value in {"VELO_HOME": str(home), **environ}.items():
             patched.setenv(name, value)
         patched.setattr(sys, "argv", ["velo", *map(str, argv)])
+        # a command that a busy machine slows down prints no line of progress
+        patched.setattr(edge, "LINE_SECONDS", 86_400.0)
         with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as ended:
             main()
     assert isinstance(ended.value.code, int)
     return Ran(ended.value.code, out.getvalue(), err.getvalue())
 
 
-def velo_process(
-    *argv: object, home: Path, prepared: Callable[[], None] | None = None, out: int = subprocess.PIPE, **environ: str
-) -> Ran:
-    """Run `velo` in a process of its own, `prepared` in it before it begins."""
+def velo_forked(*argv: object, home: Path, prepared: Callable[[], None] | None = None, **environ: str) -> Ran:
+    """Run `velo` in a process of its own that has its imports already, `prepared` in it before it begins."""
+    kept = {name: value for name, value in os.environ.items() if name not in OURS}
+    environ = {**kept, "VELO_HOME": str(home), **environ}
+    return Ran(*forked.ran("velo", list(map(str, argv)), cwd=REPO, environ=environ, prepared=prepared))
+
+
+def velo_process(*argv: object, home: Path, out: int = subprocess.PIPE, **environ: str) -> Ran:
+    """Run `velo` by a Python of its own."""
     kept = {name: value for name, value in os.environ.items() if name not in OURS}
     if prepared is not None:  # a process whose files are limited would leave its modules' bytecode cut short
         kept["PYTHONDONTWRITEBYTECODE"] = "1"
@@ -74,7 +83,6 @@ def velo_process(
         stderr=subprocess.PIPE,
         text=True,
         check=False,
-        preexec_fn=prepared,
         timeout=120,
     )
     return Ran(done.returncode, done.stdout or "", done.stderr)

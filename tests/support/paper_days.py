@@ -1,15 +1,8 @@
-"""A paper trader over some race days, instant by instant, in a process that may be killed in the middle of a write.
-
-    python -m tests.support.paper_days HOME FROM WRITES BYTES
-
-goes on from the instant FROM of the days and, at its write number WRITES (0: never), writes BYTES of the line and kills itself.
-Each instant is noted in HOME/instant before it is traded; HOME/instants has them all, a line each.
-"""
+"""A paper trader over some race days, instant by instant, in a process that may be killed in the middle of a write."""
 
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -94,7 +87,10 @@ def traded(store: Store, trader: Trader = TRADER) -> None:
 
 
 def trade(home: Path, begin: int, writes: int, torn: int) -> None:
-    """Trade from an instant on; see the module."""
+    """Trade from the instant number `begin` on; at the write number `writes` (0: never), write `torn` bytes of the line and die.
+
+    Each instant is noted in HOME/instant before it is traded; HOME/instants has them all, a line each.
+    """
     store = Store.open(Settings(home))
     write, seen = os.write, 0
 
@@ -119,7 +115,3 @@ def trade(home: Path, begin: int, writes: int, torn: int) -> None:
                 partial(plain_score, store),
                 partial(every.__getitem__, at),
             )
-
-
-if __name__ == "__main__":
-    trade(Path(sys.argv[1]), *map(int, sys.argv[2:]))
