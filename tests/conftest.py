@@ -16,6 +16,7 @@ from velo.feature_repo.feast_store import prepare_feast
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+    from tests.support.made_once import Seasons
     from tests.support.stores import Conformance
     from velo.storage.store import Store
     from velo.streams.batch.build import BuildReport
@@ -98,6 +99,14 @@ def store(tmp_path: Path) -> "Store":
     from tests.support.logs import a_store
 
     return a_store(tmp_path / "a home")
+
+
+@pytest.fixture(scope="session")
+def seasons(tmp_path_factory: pytest.TempPathFactory) -> "Seasons":
+    """Made-up seasons, each built once a run."""
+    from tests.support.made_once import Seasons
+
+    return Seasons(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

@@ -14,10 +14,13 @@ from benchmarks import fault_harness, fault_scenarios, faults, kill_scenarios, w
 from benchmarks.fault_harness import Sandbox
 from benchmarks.fault_scenarios import FAULTS, Fault
 from tests.support.cli import velo
+from tests.support.made_once import made_once
 from tests.support.shared import REPO
 from velo.errors import UserError
+from velo.settings import Settings
 from velo.storage import table_versions
 from velo.storage.log.format import segments
+from velo.storage.store import Home, Store
 from velo.streams import integrity_check
 
 pytestmark = pytest.mark.usefixtures("fresh_batches")
@@ -28,7 +31,15 @@ KILLED_AT_WRITES = [fault for fault in FAULTS if fault.name.endswith("-writes")]
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
-    return fault_harness.prepared(tmp_path_factory.mktemp("base"))
+    """The store that every fault is injected into a copy of; never written to."""
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        fault_harness.prepared(folder)
+
+    folder, _ = made_once(tmp_path_factory, "faults", make)
+    store = Store.open(Settings(folder / "home"))
+    return Sandbox(store, Home(folder), folder / "first.parquet", folder / "later.parquet", random.Random(0))
 
 
 @pytest.fixture

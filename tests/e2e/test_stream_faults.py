@@ -19,7 +19,9 @@ from redis.exceptions import RedisError
 
 from benchmarks.crash_test import replay
 from tests.support.live_services import free_port
-from tests.support.logs import a_store, fixed
+from tests.support.logs import a_store
+from tests.support.made_once import copied
+from tests.support.stores import Conformance, twin_of
 from tests.support.streaming import NOW, streamed, tell
 from velo.errors import UserError
 from velo.feature_repo.stores import embedded_redis
@@ -30,12 +32,9 @@ from velo.settings import Settings
 from velo.storage.log import reader
 from velo.storage.store import Store
 from velo.streams.audit import AuditReport, audit
-from velo.streams.batch.build import build
 from velo.streams.dataflow import redis_sink, redis_view
 from velo.streams.dataflow.metrics import Telemetry, position
 from velo.streams.dataflow.runtime import StreamOptions, plan, run, sole_stream
-from velo.streams.importers.ingest import ingest
-from velo.streams.importers.sources.runners import read_runner_tables
 
 pytestmark = pytest.mark.usefixtures("fresh_batches")
 
@@ -43,11 +42,17 @@ PATIENCE_S = 120.0
 
 
 @pytest.fixture
-def london(shared: Path, tmp_path: Path) -> Iterator[Store]:
+def london(conformance: Conformance, tmp_path: Path) -> Iterator[Store]:
     """London's log, not streamed yet."""
-    store = a_store(tmp_path / "home")
-    table = shared / "conformance" / "london.parquet"
-    ingest(store, read_runner_tables([table], store), late=False, clock=fixed(NOW))
+    store = twin_of(conformance("london").store, tmp_path / "home")
+    yield store
+    embedded_redis.down(store.home)
+
+
+@pytest.fixture
+def built(conformance: Conformance, tmp_path: Path) -> Iterator[Store]:
+    """London's log and its tables, as the build left them."""
+    store = a_store(copied(conformance("london").store.home.root, tmp_path / "built"))
     yield store
     embedded_redis.down(store.home)
 
@@ -64,12 +69,17 @@ def until(true: Callable[[], Any]) -> None:
         time.sleep(0.01)
 
 
-def test_killed_at_random_moments_it_ends_where_it_would_have(london: Store) -> None:
-    """Real SIGKILLs; offline and Redis as a batch of the whole log."""
-    embedded_redis.ensure(london.home)
-    replay(london, 6, random.Random(1))
-    report = looked(london)
-    assert (report.found, report.next_seq) == (0, 1140)
+def test_killed_at_random_moments_it_ends_where_it_would_have(london: Store, tmp_path: Path) -> None:
+    """Real SIGKILLs; offline and Redis as a batch of the whole log, which is the first half of London's."""
+    half = a_store(tmp_path / "half")
+    tell(half, [message for _, message in reader.messages(london.home)][:570])
+    embedded_redis.ensure(half.home)
+    try:
+        assert replay(half, 6, random.Random(1)).total() > 2
+        report = looked(half)
+    finally:
+        embedded_redis.down(half.home)
+    assert (report.found, report.next_seq) == (0, 570)
 
 
 def redis_at(port: int, folder: Path) -> "subprocess.Popen[bytes]":
@@ -174,7 +184,8 @@ def test_a_redis_that_forgets_while_the_stream_runs_is_filled_again(
         thread.join(PATIENCE_S)
     try:
         assert any(getattr(one, "fields", {}).get("forgot") for one in caplog.records)
-        assert (looked(live).found, looked(live).next_seq) == (0, 1140)
+        report = looked(live)
+        assert (report.found, report.next_seq) == (0, 1140)
     finally:
         server.kill()
         server.wait()
@@ -199,14 +210,15 @@ def test_a_redis_that_forgets_more_than_was_kept_ends_the_stream_with_one_line(
         with pytest.raises(UserError, match="start the stream again"):
             streamed(london, online=True, snapshot_every=timedelta(minutes=10))
     streamed(london, online=True)
-    assert (looked(london).found, looked(london).next_seq) == (0, 1140)
+    report = looked(london)
+    assert (report.found, report.next_seq) == (0, 1140)
 
 
-def test_a_build_is_in_redis_before_any_message_comes(london: Store) -> None:
+def test_a_build_is_in_redis_before_any_message_comes(built: Store) -> None:
     """A stream that takes over has nothing to do yet, and serving has everything."""
-    build(london, NOW)
-    streamed(london, online=True)
-    assert (looked(london).found, looked(london).next_seq) == (0, 1140)
+    streamed(built, online=True)
+    report = looked(built)
+    assert (report.found, report.next_seq) == (0, 1140)
 
 
 def test_sigterm_seals_what_was_read_and_ends_well(london: Store) -> None:
@@ -229,12 +241,11 @@ def test_sigterm_seals_what_was_read_and_ends_well(london: Store) -> None:
     assert report.next_seq >= 1140
 
 
-def test_sigterm_before_the_first_record_is_read_ends_well_too(london: Store) -> None:
+def test_sigterm_before_the_first_record_is_read_ends_well_too(built: Store) -> None:
     """While the state is laid and Redis filled by threads that are in DuckDB's code: it ends them, then itself."""
-    build(london, NOW)
-    embedded_redis.ensure(london.home)
+    embedded_redis.ensure(built.home)
     command = [sys.executable, "-m", "velo.cli", "stream"]
-    environ = {**os.environ, "VELO_HOME": str(london.home.root)}
+    environ = {**os.environ, "VELO_HOME": str(built.home.root)}
     process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         assert process.stderr is not None
@@ -245,18 +256,18 @@ def test_sigterm_before_the_first_record_is_read_ends_well_too(london: Store) ->
         process.kill()
     assert process.returncode == 0, said
     assert b'"stream.prepared"' not in said
-    streamed(london, online=True)
-    assert (looked(london).found, looked(london).next_seq) == (0, 1140)
+    streamed(built, online=True)
+    report = looked(built)
+    assert (report.found, report.next_seq) == (0, 1140)
 
 
 @pytest.mark.parametrize(("options", "code"), [((), 0), (("--once",), 1)])
 def test_stopped_while_redis_is_away_it_does_not_claim_that_both_stores_hold_everything(
-    london: Store, options: tuple[str, ...], code: int
+    built: Store, options: tuple[str, ...], code: int
 ) -> None:
     """A build alone is in the tables, and nothing is in Redis; `--once` did not do what it was asked for."""
-    build(london, NOW)
     port = free_port()
-    environ = {**os.environ, "VELO_HOME": str(london.home.root), "REDIS_URL": f"redis://127.0.0.1:{port}/0"}
+    environ = {**os.environ, "VELO_HOME": str(built.home.root), "REDIS_URL": f"redis://127.0.0.1:{port}/0"}
     command = [sys.executable, "-m", "velo.cli", "stream", *options]
     process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from tests.support.logs import a_store, fixed
+from tests.support.stores import Conformance, twin_of
 from tests.support.streaming import NOW, streamed
 from velo.feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
 from velo.feature_repo.stores import embedded_redis
@@ -19,20 +19,18 @@ from velo.feature_repo.stores.redis_layout import Layout
 from velo.storage.store import Store
 from velo.streams.audit import AuditReport, audit
 from velo.streams.batch.build import build
-from velo.streams.importers.ingest import ingest
-from velo.streams.importers.sources.runners import read_runner_tables
 
 pytestmark = pytest.mark.slow
 
 HORSE = "horse_form"
+SHARED_BATCH = pytest.mark.usefixtures("fresh_batches")
+"""The first test has the audit build its batch itself."""
 
 
 @pytest.fixture(scope="module")
-def right(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+def right(conformance: Conformance, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """London, streamed into both stores."""
-    store = a_store(tmp_path_factory.mktemp("audit") / "home")
-    table = shared / "conformance" / "london.parquet"
-    ingest(store, read_runner_tables([table], store), late=False, clock=fixed(NOW))
+    store = twin_of(conformance("london").store, tmp_path_factory.mktemp("audit") / "home")
     streamed(store, online=True, batch=400)
     yield store
     embedded_redis.down(store.home)
@@ -56,6 +54,7 @@ def test_a_store_that_is_right_has_no_difference(right: Store) -> None:
     assert report.compared["offline"] > 60_000
 
 
+@SHARED_BATCH
 def test_one_wrong_value_in_a_part_is_found_with_its_history(right: Store) -> None:
     """The row, the feature, what it should be and what it was before."""
     part = sorted((right.home.offline / HORSE).glob("stream-*.parquet"))[1]
@@ -76,6 +75,7 @@ def test_one_wrong_value_in_a_part_is_found_with_its_history(right: Store) -> No
     assert looked(right).found == 0
 
 
+@SHARED_BATCH
 def test_a_row_that_is_missing_or_there_twice_is_found(right: Store) -> None:
     """Also where the values would be right without it."""
     part = max((right.home.offline / HORSE).glob("stream-*.parquet"))
@@ -93,6 +93,7 @@ def test_a_row_that_is_missing_or_there_twice_is_found(right: Store) -> None:
         part.write_bytes(kept)
 
 
+@SHARED_BATCH
 @pytest.mark.parametrize("field", ["packed", "Feast's"])
 def test_one_wrong_value_in_redis_is_found(right: Store, field: str) -> None:
     """In the packed row that serving reads, and in the fields that stock Feast reads."""
@@ -113,6 +114,7 @@ def test_one_wrong_value_in_redis_is_found(right: Store, field: str) -> None:
         client.hset(key, name, kept)
 
 
+@SHARED_BATCH
 def test_a_key_lost_from_redis_is_found_and_so_is_one_that_never_was(right: Store) -> None:
     """A key without its row, and a row without its key: of both views of a draw cell."""
     client: Any = connect(right.home, right.redis_url)
@@ -129,15 +131,15 @@ def test_a_key_lost_from_redis_is_found_and_so_is_one_that_never_was(right: Stor
         client.delete(never)
 
 
+@SHARED_BATCH
 def test_a_sample_looks_at_as_many_keys_of_each_view(right: Store) -> None:
     assert looked(right, sample=5).compared["online"] == len(FAMILIES) * 5
 
 
-def test_tables_behind_the_log_are_compared_as_far_as_they_reach(shared: Path, tmp_path: Path) -> None:
+@SHARED_BATCH
+def test_tables_behind_the_log_are_compared_as_far_as_they_reach(conformance: Conformance, tmp_path: Path) -> None:
     """A build alone, without Redis: what was told since is no difference."""
-    store = a_store(tmp_path / "home")
-    parsed = read_runner_tables([shared / "conformance" / "london.parquet"], store)
-    ingest(store, parsed, late=False, clock=fixed(NOW))
+    store = twin_of(conformance("london").store, tmp_path / "home")
     streamed(store, cut_after=3, batch=100)
     report = audit(store, NOW, client=None)
     assert report.found == 0

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from tests.support.seasons import BUILT_AT, FIRST_DAY, a_season, a_store
+from tests.support.made_once import Seasons
+from tests.support.seasons import BUILT_AT, FIRST_DAY
 from velo.errors import UserError
 from velo.resampling import Figure
 from velo.storage.jsonl import plain
 from velo.storage.store import Store
 from velo.training.dataset.races import Races, races_of
-from velo.training.dataset.training_set import TrainingSet, training_set
+from velo.training.dataset.training_set import TrainingSet
 from velo.training.evaluation.backtest import backtest
 from velo.training.evaluation.blend_calibrate import combine
 from velo.training.evaluation.walk_forward import OutOfFold, WalkForwardPlan, cut, drifted, predict, shifted
@@ -45,13 +46,13 @@ def quiet(step: str, done: int, steps: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return a_store(tmp_path_factory.mktemp("backtest") / "home", a_season(DAYS))
+def store(seasons: Seasons) -> Store:
+    return seasons.store(DAYS)
 
 
 @pytest.fixture(scope="module")
-def rows(store: Store) -> TrainingSet:
-    return training_set(store)
+def rows(seasons: Seasons) -> TrainingSet:
+    return seasons.rows(DAYS)
 
 
 @pytest.fixture(scope="module")

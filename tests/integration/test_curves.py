@@ -9,6 +9,7 @@ import duckdb
 import pytest
 from fastapi.testclient import TestClient
 
+from tests.support.made_once import Seasons
 from tests.support.seasons import BUILT_AT, a_season, a_store, opened
 from tests.support.services import a_client, a_service
 from velo.feature_repo.catalogue.families import BY_VIEW
@@ -25,8 +26,8 @@ KINDS = pytest.mark.parametrize("kind", ["horse", "trainer", "jockey"])
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return a_store(tmp_path_factory.mktemp("curves") / "home", a_season(40))
+def store(seasons: Seasons) -> Store:
+    return seasons.store(40)
 
 
 @pytest.fixture(scope="module")

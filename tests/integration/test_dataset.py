@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from tests.support.made_once import Seasons
 from tests.support.seasons import BUILT_AT, a_season, a_store, opened
 from tests.support.shared import shared_file
 from tests.support.stores import Conformance
@@ -46,13 +47,13 @@ KEYS = ("trainer_id", "jockey_id", "horse_id", "course", "distance_band", "going
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return a_store(tmp_path_factory.mktemp("season") / "home", a_season(90))
+def store(seasons: Seasons) -> Store:
+    return seasons.store(90)
 
 
 @pytest.fixture(scope="module")
-def rows(store: Store) -> TrainingSet:
-    return training_set(store)
+def rows(seasons: Seasons) -> TrainingSet:
+    return seasons.rows(90)
 
 
 # Who was declared: the plain twin

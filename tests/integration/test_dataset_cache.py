@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 
+from tests.support.made_once import Seasons
 from tests.support.seasons import a_season, a_store
 from velo.errors import UserError
 from velo.storage.store import Home, Store
@@ -17,8 +18,8 @@ READ = "read the training set"
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return a_store(tmp_path_factory.mktemp("season") / "home", a_season(60))
+def store(seasons: Seasons) -> Store:
+    return seasons.store(60)
 
 
 def asked(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.support.cli import velo
-from tests.support.seasons import a_season, a_store
+from tests.support.made_once import Seasons
 from tests.support.stores import Conformance
 from velo.errors import UserError
 from velo.feature_repo.catalogue.columns import COLUMNS
@@ -42,8 +42,8 @@ STORED = sum(len(family.features) for family in FAMILIES)
 
 
 @pytest.fixture(scope="module")
-def season(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    made = a_store(tmp_path_factory.mktemp("season") / "home", a_season(60))
+def season(seasons: Seasons) -> Iterator[Store]:
+    made = seasons.store(60)
     yield made
     down(made.home)
 

@@ -1,7 +1,6 @@
 """Readers of the tables see one whole generation, whatever builds, dies or compacts meanwhile."""
 
 import json
-import multiprocessing
 import os
 import random
 import subprocess
@@ -16,6 +15,7 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.stores import forkserver
 from tests.support.logs import a_store, logged
 from tests.support.shared import REPO
 from tests.support.stores import NOW, a_season, rows_apart, tables_of, twin_of
@@ -33,13 +33,13 @@ pytestmark = pytest.mark.slow
 
 KILLS = 10
 Pieces = Sequence[Sequence[Message]]
-spawn = multiprocessing.get_context("spawn")
+processes = forkserver()
 
 
 @pytest.fixture(scope="module")
 def season() -> list[Message]:
     """A small season's results; other processes are told of it as it is."""
-    return a_season()
+    return a_season(days=45)
 
 
 def pieces_of(messages: list[Message], count: int) -> list[list[Message]]:
@@ -113,7 +113,7 @@ def test_a_reader_never_sees_half_while_builds_and_compactions_go_on(tmp_path: P
     first, *rest = pieces_of(season, 9)
     logged(store, *first)
     build(store, NOW)
-    builder = spawn.Process(target=go_on_building, args=(tmp_path, rest))
+    builder = processes.Process(target=go_on_building, args=(tmp_path, rest))
     builder.start()
     seen, outrun = set(), 0
     while builder.is_alive():
@@ -139,8 +139,8 @@ def test_a_build_killed_at_any_moment_loses_and_harms_nothing(tmp_path: Path, se
     killed = 0
     for piece in rest:
         logged(store, *piece)
-        here, there = spawn.Pipe()
-        builder = spawn.Process(target=build_and_compact, args=(store.home.root, there))
+        here, there = processes.Pipe()
+        builder = processes.Process(target=build_and_compact, args=(store.home.root, there))
         builder.start()
         there.close()  # so that a builder that fails is heard, not waited for
         assert here.recv() == "begun"
@@ -163,8 +163,8 @@ def test_a_second_build_at_the_same_time_is_refused_in_one_line(tmp_path: Path, 
     """By the function, the compaction and the command alike; the first build ends as if nobody had asked."""
     store = a_store(tmp_path)
     logged(store, *season[:20])
-    here, there = spawn.Pipe()
-    builder = spawn.Process(target=build_until_told, args=(tmp_path, there))
+    here, there = processes.Pipe()
+    builder = processes.Process(target=build_until_told, args=(tmp_path, there))
     builder.start()
     there.close()
     assert here.recv() == "half-way"

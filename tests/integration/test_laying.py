@@ -14,7 +14,9 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 
 from tests.support.any_family import families
 from tests.support.logs import a_store, fixed, logged
+from tests.support.made_once import copied
 from tests.support.replay import dumped
+from tests.support.stores import Conformance
 from tests.support.strategies import RandomLog, busy_logs
 from tests.support.streaming import NOW
 from velo.feature_repo.catalogue.families import FAMILIES, Family
@@ -25,23 +27,17 @@ from velo.storage.store import Store
 from velo.streams.batch.build import build
 from velo.streams.batch.formulas import fingerprint
 from velo.streams.dataflow.bootstrap import Bootstrap
-from velo.streams.importers.ingest import ingest
-from velo.streams.importers.sources.runners import read_runner_tables
 
 pytestmark = pytest.mark.slow
 
 NONE_MEASURED = "other formulas"
-FILES = [("london", "Europe/London"), ("hk_amended", "Asia/Hong_Kong")]
 
 
-@pytest.fixture(params=FILES, ids=[name for name, _ in FILES])
-def store(request: pytest.FixtureRequest, shared: Path, tmp_path: Path) -> Store:
+@pytest.fixture(params=["london", "hk_amended"])
+def store(request: pytest.FixtureRequest, conformance: Conformance, tmp_path: Path) -> Store:
     """A store that was built, with amendments and voids, and told more since."""
-    name, timezone = request.param
-    made = a_store(tmp_path / "home", timezone)
-    table = shared / "conformance" / f"{name}.parquet"
-    ingest(made, read_runner_tables([table], made), late=False, clock=fixed(NOW))
-    build(made, NOW)
+    made = conformance(request.param).store
+    made = a_store(copied(made.home.root, tmp_path / "home"), made.timezone.key)
     last = [message for _, message in reader.messages(made.home) if isinstance(message, Result)][-1]
     assert last.known_at is not None
     with LogWriter.open(made, clock=fixed(last.known_at + timedelta(hours=1))) as writer:

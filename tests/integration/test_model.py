@@ -11,13 +11,14 @@ import pytest
 from numpy.typing import NDArray
 from rich.console import Console
 
-from tests.support.seasons import BUILT_AT, a_season, a_store
+from tests.support.made_once import Seasons
+from tests.support.seasons import BUILT_AT
 from velo.errors import UserError
 from velo.storage.store import Home, Store
 from velo.training import bundle
 from velo.training.dataset.by_race import softmax
 from velo.training.dataset.races import Races, races_of, split
-from velo.training.dataset.training_set import TrainingSet, training_set
+from velo.training.dataset.training_set import TrainingSet
 from velo.training.evaluation.metrics import first_choice_won, winner_loss
 from velo.training.evaluation.quality import measure
 from velo.training.market.blending import KINDS
@@ -34,13 +35,13 @@ SMALL = ModelOptions(rounds=60, patience=60, leaves=8, learning_rate=0.1, thread
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return a_store(tmp_path_factory.mktemp("season") / "home", a_season(330))
+def store(seasons: Seasons) -> Store:
+    return seasons.store(330)
 
 
 @pytest.fixture(scope="module")
-def rows(store: Store) -> TrainingSet:
-    return training_set(store)
+def rows(seasons: Seasons) -> TrainingSet:
+    return seasons.rows(330)
 
 
 @pytest.fixture(scope="module")

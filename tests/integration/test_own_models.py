@@ -13,14 +13,15 @@ from sklearn.linear_model import LogisticRegression
 
 from tests.support import user_models
 from tests.support.cli import velo
-from tests.support.seasons import BUILT_AT, FIRST_DAY, a_season, a_store
+from tests.support.made_once import Seasons
+from tests.support.seasons import BUILT_AT, FIRST_DAY
 from tests.support.user_models import FORM, Answers, FormModel, Leaking
 from velo.errors import UserError
 from velo.storage.store import Store
 from velo.training import bundle
 from velo.training.dataset.by_race import softmax
 from velo.training.dataset.races import Races, races_of
-from velo.training.dataset.training_set import TrainingSet, training_set
+from velo.training.dataset.training_set import TrainingSet
 from velo.training.evaluation.backtest import backtest
 from velo.training.gate.controls import LEAK, SHUFFLED, placebos
 from velo.training.model.own_models import FittedUserModel, recipe_for
@@ -39,13 +40,13 @@ PERIOD: dict[str, Any] = {"since": FIRST_DAY + timedelta(days=250), "refit_month
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return a_store(tmp_path_factory.mktemp("own") / "home", a_season(330))
+def store(seasons: Seasons) -> Store:
+    return seasons.store(330)
 
 
 @pytest.fixture(scope="module")
-def rows(store: Store) -> TrainingSet:
-    return training_set(store)
+def rows(seasons: Seasons) -> TrainingSet:
+    return seasons.rows(330)
 
 
 @pytest.fixture(scope="module")

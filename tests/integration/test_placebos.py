@@ -5,10 +5,12 @@ Three seasons of the Hong Kong file, two to learn from and one to predict, throu
 
 from dataclasses import replace
 from datetime import date
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.support.made_once import made_once
 from tests.support.stores import Conformance
 from velo.errors import UserError
 from velo.resampling import Days
@@ -33,8 +35,11 @@ PERIOD = Period(date(2016, 1, 1), date(2018, 12, 31))
 
 
 @pytest.fixture(scope="module")
-def rows(conformance: Conformance) -> TrainingSet:
-    return training_set(conformance("hk").store, period=PERIOD)
+def rows(conformance: Conformance, tmp_path_factory: pytest.TempPathFactory) -> TrainingSet:
+    def joined(_: Path) -> TrainingSet:
+        return training_set(conformance("hk").store, period=PERIOD)
+
+    return made_once(tmp_path_factory, "hk-rows", joined)[1]
 
 
 @pytest.fixture(scope="module")

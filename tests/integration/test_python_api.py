@@ -20,7 +20,8 @@ from tests.support.builders import a_race, a_runner, write_csv, write_runner_tab
 from tests.support.cli import OURS
 from tests.support.cli import velo as command
 from tests.support.logs import bytes_of
-from tests.support.seasons import BUILT_AT, a_season, a_store
+from tests.support.made_once import Seasons
+from tests.support.seasons import BUILT_AT
 from tests.support.shared import REPO
 from velo.api import opened as opened_module
 from velo.errors import UserError
@@ -73,9 +74,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> velo.RaceStore:
 
 
 @pytest.fixture(scope="module")
-def season(tmp_path_factory: pytest.TempPathFactory) -> Iterator[velo.RaceStore]:
+def season(seasons: Seasons) -> Iterator[velo.RaceStore]:
     """A season with a small model, and the clock at its build."""
-    made = a_store(tmp_path_factory.mktemp("season") / "home", a_season(240))
+    made = seasons.store(240)
     few = ModelOptions(rounds=20, leaves=6, threads=1)
     train(made, now=BUILT_AT, model=few, validate_from=date(2023, 7, 1), test_from=date(2023, 9, 1))
     yield velo.open(made.home.root, clock=lambda: BUILT_AT)

@@ -14,7 +14,9 @@ from hypothesis import HealthCheck, given, settings
 
 from tests.support.builders import a_field, a_race, a_runner, write_csv, write_runner_table
 from tests.support.logs import a_store, fixed, held, logged
+from tests.support.made_once import copied
 from tests.support.shared import shared_file
+from tests.support.stores import Conformance
 from tests.support.strategies import RandomLoad, random_loads
 from velo.errors import UserError
 from velo.racing.messages import GoingChange, Result
@@ -46,25 +48,20 @@ def reasons(parsed: Parsed) -> list[str]:
     return [letter.reason for letter in parsed.refused]
 
 
-@pytest.mark.parametrize(
-    ("table", "refused", "timezone", "races", "lower"),
-    [
-        ("conformance/london.parquet", "conformance/london_refused.json", "Europe/London", 1140, 29),
-        ("conformance/hk_amended.parquet", "conformance/hk_amended_refused.json", "Asia/Hong_Kong", 1722, 0),
-        ("data/hk/runners.parquet", "conformance/hk_refused.json", "Asia/Hong_Kong", 13_803, 0),
-    ],
-)
+@pytest.mark.parametrize(("name", "races", "lower"), [("london", 1140, 29), ("hk_amended", 1722, 0), ("hk", 13_803, 0)])
 def test_the_shared_tables_are_taken_but_for_the_refusals_worked_out_elsewhere(
-    tmp_path: Path, table: str, refused: str, timezone: str, races: int, lower: int
+    conformance: Conformance, tmp_path: Path, name: str, races: int, lower: int
 ) -> None:
-    store = a_store(tmp_path / "home", timezone)
-    report = ingested(store, shared_file(table))
-    letters = [[one.race_id, one.result_version, one.reason] for one in dead_letters.read(store.home)]
-    assert sorted(letters) == sorted(json.loads(shared_file(refused).read_text()))
+    built = conformance(name)
+    report, letters = built.ingested, dead_letters.read(built.store.home)
+    found = [[one.race_id, one.result_version, one.reason] for one in letters]
+    assert sorted(found) == sorted(json.loads(built.case.refused.read_text()))
     assert (report.appended, report.lower_version) == (races, lower)
-    rows = sum(len(one["runners"]) for one in reader.records(store.home))
-    assert rows + sum(len(one.rows) for one in dead_letters.read(store.home)) == report.rows
-    again = ingested(Store.open(Settings(home=store.home.root)), shared_file(table))
+    assert reader.end(built.store.home).next_seq == races
+    rows = sum(len(one["runners"]) for one in reader.records(built.store.home))
+    assert rows + sum(len(one.rows) for one in letters) == report.rows
+    copied(built.store.home.root, tmp_path / "home")
+    again = ingested(Store.open(Settings(home=tmp_path / "home")), shared_file(built.case.runners))
     assert (again.appended, again.identical, again.dead_letters) == (0, races, 0)
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.support.logs import a_store, fixed
+from tests.support.logs import a_store
+from tests.support.stores import Conformance, twin_of
 from tests.support.streaming import (
     NOW,
     Rows,
     all_rows,
     assert_online,
     assert_same,
-    batch_twin,
     changes,
     streamed,
     tell,
@@ -35,37 +35,20 @@ from velo.streams.dataflow.parquet_sink import ParquetPartition, PartSpan
 from velo.streams.dataflow.runtime import plan
 from velo.streams.explain import explain
 from velo.streams.importers import dead_letters
-from velo.streams.importers.ingest import ingest
-from velo.streams.importers.sources.runners import read_runner_tables
 
 pytestmark = pytest.mark.slow
 
-FILES = [("london", "Europe/London"), ("hk_amended", "Asia/Hong_Kong")]
-
-
-def loaded(home: Path, table: Path, timezone: str = "Europe/London") -> Store:
-    """A store whose log holds a runner table."""
-    store = a_store(home, timezone)
-    ingest(store, read_runner_tables([table], store), late=False, clock=fixed(NOW))
-    return store
-
 
 @pytest.fixture(scope="module")
-def london(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A store with the London log, never streamed."""
-    return loaded(tmp_path_factory.mktemp("london") / "home", shared / "conformance" / "london.parquet")
-
-
-@pytest.fixture(scope="module")
-def built(london: Store, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Rows]:
+def built(conformance: Conformance) -> dict[str, Rows]:
     """The tables that the batch makes of the London log."""
-    return all_rows(batch_twin(london, tmp_path_factory.mktemp("twin") / "home"))
+    return all_rows(conformance("london").store)
 
 
-@pytest.fixture
-def told(london: Store) -> list[Message]:
+@pytest.fixture(scope="module")
+def told(conformance: Conformance) -> list[Message]:
     """The messages of the London log."""
-    return [message for _, message in reader.messages(london.home)]
+    return [message for _, message in reader.messages(conformance("london").store.home)]
 
 
 @pytest.fixture
@@ -76,19 +59,19 @@ def store(tmp_path: Path) -> Iterator[Store]:
     embedded_redis.down(made.home)
 
 
-@pytest.mark.parametrize(("name", "timezone"), FILES)
+@pytest.mark.parametrize("name", ["london", "hk_amended"])
 def test_every_probe_agrees_with_the_streams_own_parquet_and_redis_with_the_batch(
-    shared: Path, tmp_path: Path, name: str, timezone: str
+    conformance: Conformance, tmp_path: Path, name: str
 ) -> None:
     """A full replay through both sinks: all probes, every row of the batch, and Redis as the batch's last rows."""
-    store = loaded(tmp_path / "home", shared / "conformance" / f"{name}.parquet", timezone)
+    store = twin_of(conformance(name).store, tmp_path / "home")
     try:
         streamed(store, online=True, snapshot_every=timedelta(seconds=10))
         tables = all_rows(store)
-        probes = pq.read_table(shared / "conformance" / f"{name}_probes.parquet").to_pylist()
+        probes = pq.read_table(conformance(name).case.probes).to_pylist()
         assert len(probes) >= 6400
         assert wrong_probes(tables, probes) == []
-        batch = all_rows(batch_twin(store, tmp_path / "twin"))
+        batch = all_rows(conformance(name).store)
         assert_same(tables, batch)
         assert_online(store, batch)
     finally:
@@ -100,10 +83,11 @@ def test_a_stream_cut_off_again_and_again_ends_as_if_it_never_was(
 ) -> None:
     """Nothing lost, nothing doubled, in either store; what was sealed before a cut is never made again."""
     tell(store, told)
+    whole = {view: changes(view, rows).keys() for view, rows in built.items()}
     for cut_after in (1, 3, 0, 4):
         streamed(store, cut_after=cut_after, batch=70, online=True)
         for view, rows in all_rows(store).items():
-            assert changes(view, rows).keys() <= changes(view, built[view]).keys()
+            assert changes(view, rows).keys() <= whole[view]
     streamed(store, batch=90, online=True)
     assert_same(all_rows(store), built)
     assert_online(store, built)

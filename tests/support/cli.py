@@ -73,8 +73,6 @@ def velo_forked(*argv: object, home: Path, prepared: Callable[[], None] | None =
 def velo_process(*argv: object, home: Path, out: int = subprocess.PIPE, **environ: str) -> Ran:
     """Run `velo` by a Python of its own."""
     kept = {name: value for name, value in os.environ.items() if name not in OURS}
-    if prepared is not None:  # a process whose files are limited would leave its modules' bytecode cut short
-        kept["PYTHONDONTWRITEBYTECODE"] = "1"
     done = subprocess.run(
         [sys.executable, "-m", "velo.cli", *map(str, argv)],
         cwd=REPO,

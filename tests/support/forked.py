@@ -109,6 +109,8 @@ def _program(
     sys.path.insert(0, cwd)
     module, function = ENTRY[name]
     if prepared is not None:
+        # a process whose files are limited would leave its modules' bytecode cut short
+        sys.dont_write_bytecode = True
         prepared()
     getattr(import_module(module), function)()
 

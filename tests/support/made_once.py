@@ -6,9 +6,15 @@ import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
+
+from velo.storage.store import Home
+
+if TYPE_CHECKING:
+    from velo.storage.store import Store
+    from velo.training.dataset.training_set import TrainingSet
 
 Made = TypeVar("Made")
 
@@ -35,8 +41,37 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 
 
 def copied(folder: Path, to: Path) -> Path:
-    """A copy of a home, its Parquet parts by hard link: they are replaced, never changed in place."""
-    return shutil.copytree(folder, to, symlinks=True, copy_function=_link_parts)
+    """A copy of a home, its Parquet parts by hard link: they are replaced, never changed in place.
+
+    Without Feast's registry, which holds the paths of the first.
+    """
+    shutil.copytree(folder, to, symlinks=True, copy_function=_link_parts)
+    Home(to).registry.unlink(missing_ok=True)
+    return to
+
+
+class Seasons:
+    """Made-up seasons by their number of days: each built, and its training set joined, once a run."""
+
+    def __init__(self, factory: pytest.TempPathFactory) -> None:
+        self._factory = factory
+
+    def store(self, days: int) -> "Store":
+        """A built store of one's own."""
+        from tests.support.seasons import opened
+
+        return opened(copied(self._built(days), self._factory.mktemp("season") / "home"))
+
+    def rows(self, days: int) -> "TrainingSet":
+        """The training set of such a store."""
+        from velo.training.dataset.training_set import training_set
+
+        return made_once(self._factory, f"season-{days}-rows", lambda _: training_set(self.store(days)))[1]
+
+    def _built(self, days: int) -> Path:
+        from tests.support.seasons import a_season, a_store
+
+        return made_once(self._factory, f"season-{days}", lambda home: a_store(home, a_season(days)).home.root)[0]
 
 
 def _link_parts(source: str, target: str) -> None:

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 import threading
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,7 @@ from velo.feature_repo.catalogue.families import BY_VIEW, FAMILIES
 from velo.feature_repo.stores.redis_client import connect
 from velo.feature_repo.stores.redis_layout import Layout
 from velo.feature_repo.stores.redis_rows import RedisRows
-from velo.racing.clock import from_us
+from velo.racing.clock import to_us
 from velo.racing.messages import Message
 from velo.settings import Settings
 from velo.storage.log.writer import LogWriter
@@ -124,6 +125,8 @@ def batch_twin(store: Store, home: Path) -> Store:
 def assert_same(got: dict[str, Rows], expected: dict[str, Rows]) -> None:
     """The same function of time for every key of every view: the same changes, every value as near as contract 7 says."""
     for view, rows in expected.items():
+        if got[view] == rows:
+            continue
         mine, theirs = changes(view, got[view]), changes(view, rows)
         assert mine.keys() == theirs.keys(), view
         for key, values in theirs.items():
@@ -160,6 +163,8 @@ def assert_online(store: Store, expected: dict[str, Rows]) -> None:
     for view, rows in latest(expected).items():
         now = {key[:-1]: values for key, values in held[view].items()}
         then = {key[:-1]: values for key, values in rows.items()}
+        if now == then:
+            continue
         assert now.keys() == then.keys(), view
         for key, values in then.items():
             assert not apart(view, now[key], values), (view, key, apart(view, now[key], values))
@@ -222,12 +227,13 @@ def _holds(
     view = probe["view"]
     entity = json.loads(probe["entity"])
     key = tuple(entity[name] for name in JOIN_KEYS[view])
-    at = [one for one in instants[view].get(key, []) if from_us(one) <= probe["as_of"]]
+    of_key = instants[view].get(key, [])
+    place = bisect_right(of_key, to_us(probe["as_of"]))
     if probe["features"] is None:
-        return not at
+        return place == 0
     expected = json.loads(probe["features"])
     names = ["valid_until", *(feature.name for feature in BY_VIEW[view].features)]
-    values = tables[view].get((*key, at[-1])) if at else None
+    values = tables[view].get((*key, of_key[place - 1])) if place else None
     return values is not None and all(
         agrees(name, value, expected[name]) for name, value in zip(names, values, strict=True)
     )
