@@ -106,22 +106,6 @@ def _view(family: Family, keys: dict[str, Entity], source: DataSource) -> Featur
     )
 
 
-class _RequestField(Field):
-    """A field of an on-demand view: equal also to the field without words that Feast infers from the view's function."""
-
-    @classmethod
-    def of(cls, feature: FeatureDescription) -> "_RequestField":
-        return cls(**_words(feature, _REQUEST_TYPES))
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Field) or (self.name, self.dtype) != (other.name, other.dtype):
-            return False
-        inferred = not other.description and not other.tags
-        return inferred or (self.description, self.tags) == (other.description, other.tags)
-
-    __hash__ = Field.__hash__
-
-
 def _words(feature: FeatureDescription, types: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a field: its name, type and what it means."""
     tags = {"formula": feature.formula, "unit": feature.unit, "window": feature.window, "null": feature.null}
@@ -138,17 +122,19 @@ def _on_demand(view: RequestView, stored: dict[str, FeatureView], request: Reque
 
     return listed_of("{view.name}", inputs)
 """
+    words = described_request(view)
     # Feast rebuilds the function from its text, without this module around it, and pickles it where it cannot
     scope: dict[str, Any] = {"__name__": "__main__"}
     exec(text, scope)  # noqa: S102  the name of a declared view is an identifier
     return OnDemandFeatureView(
         name=view.name,
         sources=[*sources, request],
-        schema=[_RequestField.of(feature) for feature in described_request(view)],
+        schema=[Field(name=feature.name, dtype=_REQUEST_TYPES[feature.kind]) for feature in words],
         mode="python",
         udf=scope[view.name],
         udf_string=text,
         description=view.about,
         owner=view.owner or OURS,
-        tags={"computed": "at request time"},
+        # Feast 0.67 reads the fields of an on-demand view without their words, and then refuses those of the service
+        tags={feature.name: f"{feature.formula}; unit: {feature.unit}; {feature.null}" for feature in words},
     )

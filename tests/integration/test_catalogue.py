@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from feast import FeatureView, OnDemandFeatureView
 
@@ -71,14 +72,19 @@ def test_a_60_day_window_is_in_feast_s_schema_and_joins_at_any_instant(store: St
     feast = apply(store, with_family(WITH_60_DAYS))
     [runs] = [field for field in feast.get_feature_view("trainer_velocity").schema if field.name == "runs_60d"]
     assert runs.tags["window"] == "the last 60 days"
-    # Feast's Python reads an on-demand view's fields without their tags, which the registry has
-    [asked] = [
-        view.spec for view in feast.registry.proto().on_demand_feature_views if view.spec.name == "since_last_run"
-    ]
-    assert (asked.owner, asked.features[0].tags["unit"]) == ("velo", "days")
+    asked = feast.get_on_demand_feature_view("since_last_run")
+    assert asked.owner == "velo"
+    assert "unit: days; null if" in asked.tags["days_since_last_run"]
     service = feast.get_feature_service(SERVICE)
     offered = {field.name for view in service.feature_view_projections for field in view.features}
     assert {f"{one.name}_60d" for one in TRAINERS.windowed} <= offered
+    # training and the score ask for every feature by the service
+    day = {"horse_id": ["nobody"], "trainer_id": ["dreaper"], "event_timestamp": [datetime(2024, 6, 1, tzinfo=UTC)]}
+    keys = {key: ["x"] for family in FAMILIES for key in family.keys if key not in day}
+    rows = pd.DataFrame(day | keys | {column.name: [1.0] for column in request_time.REQUEST})
+    served = feast.get_historical_features(rows, service, full_feature_names=True).to_df()
+    assert served["trainer_velocity__runs_60d"].tolist() == [4]
+    assert served["since_last_run__layoff_band"].tolist() == ["debut"]
     at = [datetime(2024, 5, 25, 15, tzinfo=UTC), datetime(2024, 6, 1, tzinfo=UTC), datetime(2024, 3, 1, tzinfo=UTC)]
     joined = historical(feast, WITH_60_DAYS, [DREAPER] * 3, at)
     assert [row["runs_60d"] for row in joined] == [6, 4, None]
@@ -129,12 +135,15 @@ def test_a_catalogue_that_says_the_same_is_the_same_epoch_and_any_change_another
     assert len({fingerprint(), *(fingerprint(with_family(one)) for one in (WITH_60_DAYS, narrower, fewer))}) == 4
 
 
-def test_every_feast_field_says_its_formula_unit_window_and_null_and_every_view_its_owner(tmp_path: Path) -> None:
+def test_feast_has_each_features_formula_unit_window_and_null_and_each_views_owner(tmp_path: Path) -> None:
     objects = feast_objects(Home(tmp_path))
     views = [each for each in objects if isinstance(each, FeatureView | OnDemandFeatureView)]
     assert len(views) == len(FAMILIES) + len(request_time.VIEWS)
     for view in views:
         assert (view.owner, bool(view.tags), bool(view.description)) == ("velo", True, True)
+        if isinstance(view, OnDemandFeatureView):
+            assert [field.name for field in view.features] == [*view.tags]
+            continue
         for field in view.features:
             assert field.description, (view.name, field.name)
             if field.name != "valid_until":
