@@ -26,30 +26,30 @@ STORED: Final = tuple(f"{family.view}__{feature.name}" for family in FAMILIES fo
 CALENDAR: Final = frozenset(
     f"{family.view}__{feature.name}" for family in FAMILIES for feature in family.features if feature.calendar
 )
-"""The stored columns that mostly say when a start was. A model must not see them: it would learn the calendar."""
+"""The stored columns that mostly encode the date of a start. A model must not see them: it would learn the calendar."""
 REQUESTED: Final = tuple(name for view in request_time.VIEWS for name in view.columns)
 """The features made at request time."""
 ASKED: Final = ("race_class", "distance_m", "weight_lbs", "official_rating", "draw", "body_weight_lbs")
-"""What the race itself says of a runner; of `request_time.REQUEST` the day is left out: it only tells time."""
+"""The columns of the race and the runner itself: those of `request_time.REQUEST` without the day, which is the calendar."""
 IN_HAND: Final = {
     "in_hand_last": "horse_ability__figure_last",
     "in_hand_ewma": "horse_ability__figure_ewma",
     "in_hand_best": "horse_ability__figure_best",
     "in_hand_peak": "horse_ability__figure_peak",
 }
-"""Pounds in hand: each of these less the weight carried now. Its scale is the race's own: compare, do not read."""
-SEASONED: Final = "seasoned_days"
-"""Days from the mean day of a horse's starts to the race: half of its days on the course, if they were even."""
+"""Pounds in hand: each of these less the weight carried now. The scale differs by race: compare runners of one race only."""
+CAREER_MIDPOINT: Final = "seasoned_days"
+"""Days from the mean day of a horse's starts to the race: half the length of its career if the starts are evenly spread."""
 WEIGHT_SHARE: Final = "weight_share"
-"""The weight carried as a share of the horse's own."""
+"""The weight carried as a share of the horse's body weight."""
 BODY_CHANGE: Final = "body_weight_change_lbs"
-"""The horse's own weight less that of its last start."""
-RIDDEN: Final = "elo_ridden"
-"""A horse's Elo rating and its jockey's of today: what it was worth under others, and under this one."""
-FORETOLD: Final = "elo_foretold"
-"""The sum of all of a runner's Elo ratings: by how many doublings the market is foretold to tell two runners of the race apart."""
-WORKED_OUT: Final = (*IN_HAND, SEASONED, WEIGHT_SHARE, BODY_CHANGE, RIDDEN, FORETOLD)
-"""What is made of other columns of the same runner."""
+"""The horse's body weight less that of its last start."""
+ELO_HORSE_JOCKEY: Final = "elo_ridden"
+"""The sum of a horse's Elo rating and that of its jockey today."""
+ELO_TOTAL: Final = "elo_foretold"
+"""The sum of a runner's Elo ratings. The difference between two runners of a race predicts their market odds, in doublings."""
+DERIVED: Final = (*IN_HAND, CAREER_MIDPOINT, WEIGHT_SHARE, BODY_CHANGE, ELO_HORSE_JOCKEY, ELO_TOTAL)
+"""The columns that are computed from other columns of the same runner."""
 
 COMPARED: Final = (
     "trainer_velocity__sr_14d",
@@ -108,7 +108,7 @@ COMPARED: Final = (
     "trainer_elo__elo",
     "draw_elo__elo",
     "horse_course_distance__elo",
-    *WORKED_OUT,
+    *DERIVED,
     "weight_lbs",
     "body_weight_lbs",
     "official_rating",
@@ -117,7 +117,7 @@ COMPARED: Final = (
 """Features that pay for being set against the rest of the race: each adds its rank and its z-score."""
 
 BASE: Final = (*STORED, *REQUESTED, *ASKED)
-_MADE: Final = (*BASE, *WORKED_OUT)
+_MADE: Final = (*BASE, *DERIVED)
 COLUMNS: Final = (*_MADE, *names_of(COMPARED))
 
 _PLACE: Final = {name: at for at, name in enumerate(COLUMNS)}
@@ -166,7 +166,7 @@ def marker_of(view: str) -> str:
 
 
 def refuse_unknown(names: Iterable[str]) -> None:
-    """Raise `UserError` for a column that the catalogue does not declare, such as anything told after the race."""
+    """Raise `UserError` for a column that the catalogue does not declare, such as one that is known after the race."""
     strange = sorted(set(names) - set(COLUMNS))
     if strange:
         raise UserError(
@@ -179,17 +179,17 @@ def matrix(base: Mapping[str, ArrayLike], race: ArrayLike) -> Floats:
     """Rows of `COLUMNS`, (runners, columns), NaN for null.
 
     `base` has the columns of `BASE`, each (runners,): numbers with NaN for null, the lay-off band as its text or None.
-    `race` is (runners,), whole numbers: which race each is in. All declared runners of a race must be there, for they
-    are compared with one another.
+    `race` is (runners,), whole numbers: the race of each row. All declared runners of a race must be present, because they are
+    compared with each other.
 
-    What is told of ratings is null for a whole race in which a runner has none. Results are often collected years
-    later with the ratings of horses that have retired by then, or have not: who lacks one would tell the future.
+    Ratings are null for a whole race in which a runner has none. Results are often collected years later, and whether a horse has a
+    rating then can depend on whether it had retired: a missing rating would leak the future.
     """
     return _filled(base, 0, race)
 
 
 def matrix_beside(stored: Floats, base: Mapping[str, ArrayLike], race: ArrayLike) -> Floats:
-    """As `matrix`, where the columns of `STORED` lie side by side already, (runners, columns); `base` has the others."""
+    """As `matrix`, with the columns of `STORED` as an array, (runners, columns); `base` has the others."""
     return _filled(base, len(STORED), race, stored)
 
 
@@ -211,33 +211,33 @@ def _filled(base: Mapping[str, ArrayLike], first: int, race: ArrayLike, stored: 
     for place, name in enumerate(BASE[first:], first):
         table[:, place] = _codes(base[name]) if name == _LAYOFF else np.asarray(base[name], dtype=np.float64)
     table[np.ix_(_partly_rated(table[:, _RATED_AT], race), _OF_RATINGS_AT)] = np.nan
-    table[:, len(BASE) : len(_MADE)] = _worked_out(table)
+    table[:, len(BASE) : len(_MADE)] = _derived(table)
     table[:, len(_MADE) :] = stacked(within_race(table[:, _COMPARED_AT], race))
     return table
 
 
-def _worked_out(table: Floats) -> Floats:
-    """The columns of `WORKED_OUT`."""
+def _derived(table: Floats) -> Floats:
+    """The columns of `DERIVED`."""
     in_hand = table[:, _IN_HAND_AT] - table[:, _WEIGHT_AT, None]
     last, since, mean = table[:, _DAYS_AT].T
     carried, body, body_last = table[:, _BODY_AT].T
     share = np.divide(carried, body, out=np.full(body.shape, np.nan), where=body > 0)
     horse, *others = table[:, _ELO_AT].T
-    # what was never rated stands at 0, a horse apart: of that nothing is foretold
-    jockey, trainer, draw, suited = map(np.nan_to_num, others)
-    ridden = horse + jockey
-    foretold = ridden + trainer + draw + suited
-    return np.column_stack([in_hand, last + since + _DAY_1970 - mean, share, body - body_last, ridden, foretold])
+    # an unrated jockey, trainer, draw or distance counts as 0; an unrated horse makes both sums unknown
+    jockey, trainer, draw, course_distance = map(np.nan_to_num, others)
+    horse_jockey = horse + jockey
+    elo_total = horse_jockey + trainer + draw + course_distance
+    return np.column_stack([in_hand, last + since + _DAY_1970 - mean, share, body - body_last, horse_jockey, elo_total])
 
 
 def _partly_rated(ratings: Floats, race: ArrayLike) -> NDArray[np.bool_]:
-    """Which runners are in a race in which a runner has no rating."""
+    """Whether each runner's race has a runner without a rating, (runners,)."""
     numbers = np.asarray(race)
     return np.asarray(np.isin(numbers, numbers[np.isnan(ratings)]), dtype=np.bool_)
 
 
 def _codes(bands: ArrayLike) -> Floats:
-    """Lay-off bands as numbers in their order, a debut last; a number is taken as it is."""
+    """Lay-off bands as numbers in their order, a debut last; numbers are unchanged."""
     given = np.asarray(bands)
     if given.dtype.kind == "f":
         return given

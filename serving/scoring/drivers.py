@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from velo.feature_repo.catalogue.columns import (
     BODY_CHANGE,
+    CAREER_MIDPOINT,
     COLUMNS,
-    FORETOLD,
+    ELO_HORSE_JOCKEY,
+    ELO_TOTAL,
     IN_HAND,
     ON_DEMAND,
-    RIDDEN,
-    SEASONED,
     WEIGHT_SHARE,
     layoff_band,
 )
@@ -159,7 +159,7 @@ def story_of(column: str) -> str:
         return view
     if view in ("jockey_course", "horse_course_distance", "jockey_elo", "trainer_elo", "draw_elo"):
         return view
-    if view == "horse_elo" or name in (RIDDEN, FORETOLD):
+    if view == "horse_elo" or name in (ELO_HORSE_JOCKEY, ELO_TOTAL):
         return "elo"
     if view == "horse_ability":
         return _ABILITY.get(feature.split("_")[0], "horse_ability:clock")
@@ -327,7 +327,7 @@ _ABILITY: Final = {
     "market": "horse_form:market",
     "figure": "horse_ability:figure",
     "body": "body weight",
-    "day": SEASONED,
+    "day": CAREER_MIDPOINT,
     "runs": "horse_ability:odds",
 }
 _RUNNING: Final = {
@@ -348,7 +348,7 @@ _QUANTITY: Final = {
     "distance_change_m": "distance change",
 }
 _HIGHER_IS_BETTER: Final[Mapping[str, tuple[str, float | None]]] = {
-    "elo": (FORETOLD, 0.0),
+    "elo": (ELO_TOTAL, 0.0),
     "jockey_elo": ("jockey_elo__elo", 0.0),
     "trainer_elo": ("trainer_elo__elo", 0.0),
     "draw_elo": ("draw_elo__elo", 0.0),
@@ -408,7 +408,7 @@ _WORDS: Final[Mapping[str, Callable[[Values], str]]] = {
         "here at this distance",
         "new to course and distance",
     ),
-    "elo": _signed(FORETOLD, "combined Elo {:+.1f}", "combined Elo of an average runner", "no Elo yet"),
+    "elo": _signed(ELO_TOTAL, "combined Elo {:+.1f}", "combined Elo of an average runner", "no Elo yet"),
     "jockey_elo": _signed(
         "jockey_elo__elo", "jockey's Elo {:+.1f}", "jockey's Elo is average", "jockey without an Elo"
     ),
@@ -430,7 +430,7 @@ _WORDS: Final[Mapping[str, Callable[[Values], str]]] = {
         "body weight of the last run",
         "body weight change unknown",
     ),
-    SEASONED: _number(SEASONED, "its starts are {:.0f} days back on average", "no run yet"),
+    CAREER_MIDPOINT: _number(CAREER_MIDPOINT, "its starts are {:.0f} days back on average", "no run yet"),
     "weight change": _signed(
         "since_last_run__weight_change_lbs",
         "weight carried {:+.0f} lb since the last run",

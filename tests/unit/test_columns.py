@@ -55,7 +55,7 @@ def test_a_runner_is_set_against_its_own_past_by_weight_and_by_day() -> None:
     assert of(made, "weight_share")[0] == 0.1
     assert of(made, "body_weight_change_lbs")[0] == 10.0
     assert of(made, "seasoned_days")[0] == 10_914 + date(1970, 1, 1).toordinal() - 730_000
-    for name in columns.WORKED_OUT:
+    for name in columns.DERIVED:
         assert np.isnan(of(made, name)[1])
 
 

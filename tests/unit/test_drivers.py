@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from velo.feature_repo.catalogue.columns import COLUMNS, FORETOLD
+from velo.feature_repo.catalogue.columns import COLUMNS, ELO_TOTAL
 from velo.serving.scoring.drivers import drivers, words
 from velo.serving.scoring.feature_matrix import VIEWS, FeatureMatrix
 
@@ -26,7 +26,7 @@ def test_a_value_better_than_average_that_lowers_a_chance_is_said_to_be_below_th
         [],
         ["beat more rivals lately than its odds implied, by 18 points"],
     ]
-    assert said(FORETOLD, [-20.0, -80.0], [0.3, -0.3]) == [
+    assert said(ELO_TOTAL, [-20.0, -80.0], [0.3, -0.3]) == [
         ["combined Elo \N{MINUS SIGN}20.0, above the race's average"],
         ["combined Elo \N{MINUS SIGN}80.0"],
     ]
@@ -41,10 +41,10 @@ def test_a_driver_whose_words_would_mean_the_opposite_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("story", "column", "value", "text"),
     [
-        ("elo", FORETOLD, -0.04, "combined Elo of an average runner"),
-        ("elo", FORETOLD, 0.04, "combined Elo of an average runner"),
-        ("elo", FORETOLD, -0.06, "combined Elo \N{MINUS SIGN}0.1"),
-        ("elo", FORETOLD, 10.0, "combined Elo +10.0"),
+        ("elo", ELO_TOTAL, -0.04, "combined Elo of an average runner"),
+        ("elo", ELO_TOTAL, 0.04, "combined Elo of an average runner"),
+        ("elo", ELO_TOTAL, -0.06, "combined Elo \N{MINUS SIGN}0.1"),
+        ("elo", ELO_TOTAL, 10.0, "combined Elo +10.0"),
         ("trainer_elo", "trainer_elo__elo", 0.0, "trainer's Elo is average"),
         ("rating change", "since_last_run__rating_change", 0.0, "same rating as in the last run"),
         ("rating change", "since_last_run__rating_change", -3.0, "rating \N{MINUS SIGN}3 since the last run"),
