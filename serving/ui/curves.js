@@ -62,7 +62,7 @@ const BY = { course: "Course", distance: "Distance", going: "Going" };
 
 function recordTables(record) {
   return h("div", { class: "records" }, record.records.filter((one) => one.lines.length).map((one) =>
-    listed(`By ${one.by}`, [BY[one.by], "Starts", "Won", "", "Placed"], one.lines.slice(0, 12).map((line) => h("tr", {},
+    listed(`By ${one.by}`, [BY[one.by], "Starts", "Won", "Rate", "Placed"], one.lines.slice(0, 12).map((line) => h("tr", {},
       h("th", { scope: "row" }, named(line.name)), h("td", { class: "figure" }, w.whole(line.starts)), h("td", { class: "figure" }, w.whole(line.wins)),
       h("td", { class: "figure" }, w.percent(line.wins / line.starts, 0)), h("td", { class: "figure" }, w.whole(line.places)))))));
 }

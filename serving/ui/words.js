@@ -133,6 +133,7 @@ const VIEWS = {
   jockey_elo: "jockey's Elo",
   trainer_elo: "trainer's Elo",
   draw_elo: "draw's Elo",
+  horse_running: "horse in running",
 };
 export const views = (names) => names.map((one) => VIEWS[one] ?? one).join(", ");
 export const plural = (n, one, many = `${one}s`) => `${n} ${n === 1 ? one : many}`;

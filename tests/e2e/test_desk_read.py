@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.browser import CONTRAST, FAINT, screenshots
+from tests.support.browser import CONTRAST, FAINT, screenshots, violations
 from tests.support.desks import RACE, ROWS, Desk, page_of, served
 from tests.support.services import HOSTILE, RUNNERS, tell
 from velo.feature_repo.catalogue.families import BY_VIEW
@@ -213,3 +213,34 @@ def test_every_feature_view_has_words_of_its_own() -> None:
     words = dict(re.findall(r'(\w+): "([^"]+)"', listed[1]))
     assert words.keys() == set(BY_VIEW)
     assert len(set(words.values())) == len(words)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
+def test_axe_finds_nothing_wrong_with_any_page(browser: "Browser", desk: Desk, width: int, scheme: str) -> None:
+    """Rules of WCAG 2.2 A and AA and best practices, at a desk by day and on a phone by night."""
+    size = {"width": width, "height": 844}
+    for path, shown in (
+        ("/", "table.day"),
+        (RACE, f"{ROWS} .finishes"),
+        ("/horse?id=horse%201", ".records"),
+        ("/trainer?id=trainer%201", ".records"),
+    ):
+        with page_of(browser, desk, path, size, color_scheme=scheme) as page:
+            page.wait_for_selector(shown)
+            assert violations(page) == [], path
+
+
+def test_twelve_runners_take_two_screens_of_a_phone(browser: "Browser", desk: Desk) -> None:
+    """By the height that a runner's lines take, and that of the page above them."""
+    with page_of(browser, desk, RACE, {"width": 390, "height": 844}) as page:
+        page.wait_for_selector(f"{ROWS} .finishes")
+        page.evaluate(BROKEN, ["Fiona Quenington", "Garmira Buccaneer (IRE)"])
+        rows = page.locator(ROWS)
+        heights = rows.evaluate_all("rows => rows.map(row => row.getBoundingClientRect().height)")
+        above = rows.first.evaluate("row => row.getBoundingClientRect().top + scrollY")
+        assert above + 12 * max(heights) <= 2 * 844
+        smallest = page.evaluate(
+            "Math.min(...[...document.querySelectorAll('main *')].filter(one => one.checkVisibility() && one.textContent.trim())"
+            ".map(one => parseFloat(getComputedStyle(one).fontSize)))"
+        )
+        assert smallest >= 12
