@@ -1,19 +1,26 @@
 """How soon the desk shows what is told: the log, a live stream, the service and a real browser, from `known_at` to the screen."""
 
+import re
 import statistics
 import sys
 import threading
 import time
+from dataclasses import replace
 from datetime import datetime, timedelta
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from rich.console import Console
 
 from tests.support.desks import RACE
 from tests.support.live_services import up
-from tests.support.services import NOW, a_service
-from velo.racing.messages import Market, Message, NonRunner
+from tests.support.services import NOW, OFF, RUNNERS, a_service
+from tests.support.services import RACE as RACE_TO_COME
+from velo.commands.live_demo import run_day
+from velo.racing.messages import FINISHED, NON_RUNNER, Market, Message, NonRunner, Result
+from velo.simulator.live_day import live_day
 from velo.storage.log import reader
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
@@ -88,3 +95,34 @@ def test_what_is_told_is_on_the_screen_a_moment_later(
         )
     assert statistics.median(odds) < WITHIN_S
     assert gone < WITHIN_S
+
+
+def test_a_simulated_race_day_is_seen_from_its_prices_to_an_amended_result(browser: "Browser", store: Store) -> None:
+    """As `velo demo --live` runs it, 90 times as fast: the desk, the stream and paper trading by one clock."""
+    ran = [
+        replace(one, status=NON_RUNNER if place == 7 else FINISHED, position=None if place == 7 else min(place, 7),
+                sp_decimal=None if place == 7 else 2.5 + place)
+        for place, one in enumerate(RUNNERS, start=1)
+    ]  # fmt: skip
+    out = StringIO()
+    whole = live_day([Result(RACE_TO_COME, tuple(ran))], 1)
+    day = [message for message in whole if message.at > OFF - timedelta(minutes=7)]
+    arguments = (store, day, 0, 90.0, Console(file=out, width=200), timedelta(minutes=15))
+    running = threading.Thread(target=run_day, args=arguments)
+    running.start()
+    try:
+        while not (found := re.search(r"http://127\.0\.0\.1:\d+", out.getvalue())):
+            assert running.is_alive(), out.getvalue()
+            time.sleep(0.05)
+        page = browser.new_page()
+        page.goto(found[0] + RACE)
+        row = page.locator('tr[data-horse="horse 1"]')
+        row.locator(".spark").wait_for(timeout=30_000)
+        page.locator('tr[data-horse="horse 1"] .came', has_text="1st").wait_for(timeout=30_000)
+        page.locator('tr[data-horse="horse 2"] .came', has_text="1st").wait_for(timeout=30_000)
+        page.close()
+    finally:
+        running.join()
+    told = out.getvalue()
+    assert "Ascot, race to come: Horse 1 at 3.5" in told
+    assert "Ascot, race to come amended: Horse 2 at 4.5" in told

@@ -46,8 +46,10 @@ class FastClock:
             stop.wait(left)
 
 
-def run_day(store: Store, day: "Sequence[LiveMessage]", port: int, speed: float, console: Console) -> None:
-    """Run a day's messages through the log, the stream and the service, and trade on paper, until the last is known.
+def run_day(
+    store: Store, day: "Sequence[LiveMessage]", port: int, speed: float, console: Console, after: timedelta = AFTER
+) -> None:
+    """Run a day's messages through the log, the stream and the service, and trade on paper, until `after` the last of them.
 
     Prints the desk's address and each message but prices. The stream, the service and the trader run in threads of this process, by
     one clock. Raises `UserError` where one of them fails.
@@ -63,7 +65,7 @@ def run_day(store: Store, day: "Sequence[LiveMessage]", port: int, speed: float,
         trader.start()
         try:
             _tell(store, day, clock, stop, console)
-            clock.wait_until(clock() + AFTER, stop)
+            clock.wait_until(clock() + after, stop)
         except KeyboardInterrupt:
             console.print("stopped before the day's end")
         finally:
