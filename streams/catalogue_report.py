@@ -96,9 +96,9 @@ def _held_of(connection: duckdb.DuckDBPyConnection, family: Family, parts: list[
 def rows_of(view: CatalogueView) -> Iterator[tuple[str, ...]]:
     """The cells of each feature, in the order of `COLUMNS`."""
     coverage = view.held.coverage if view.held else {}
-    for one in view.features:
-        share = f"{coverage[one.name]:.0%}" if one.name in coverage else "–"
-        yield one.name, one.kind, one.formula, one.unit, one.window, one.null, share
+    for feature in view.features:
+        share = f"{coverage[feature.name]:.0%}" if feature.name in coverage else "–"
+        yield feature.name, feature.kind, feature.formula, feature.unit, feature.window, feature.null, share
 
 
 def heading_of(view: CatalogueView) -> str:

@@ -280,8 +280,16 @@ class _Comparison:
         bound = {"until": self.until} if "$until" in now else {}
         self.connection.execute(f"CREATE TEMP TABLE now_rows AS {now}", bound)
         same = {side: " AND ".join(f"p.{key} = {side}.{key}" for key in self.family.keys) for side in ("now", "new")}
-        values = [f"now.{one.feature} AS now_{one.feature}" for one in self.change.features if one.change != "added"]
-        values += [f"new.{one.feature} AS new_{one.feature}" for one in self.change.features if one.change != "dropped"]
+        values = [
+            f"now.{feature.feature} AS now_{feature.feature}"
+            for feature in self.change.features
+            if feature.change != "added"
+        ]
+        values += [
+            f"new.{feature.feature} AS new_{feature.feature}"
+            for feature in self.change.features
+            if feature.change != "dropped"
+        ]
         points = (
             f"SELECT {keys}, event_timestamp AS point FROM then_rows UNION SELECT {keys}, event_timestamp FROM now_rows"
         )
@@ -293,32 +301,32 @@ class _Comparison:
 
     def counted(self) -> tuple[FeatureChange, ...]:
         """Each feature with its counts; one whose values differ has changed, whatever its own formula."""
-        counts = ", ".join(f"count(*) FILTER ({_differs(one)})" for one in self.change.features)
+        counts = ", ".join(f"count(*) FILTER ({_differs(feature)})" for feature in self.change.features)
         [(values, *differing)] = self.connection.execute(f"SELECT count(*), {counts} FROM compared").fetchall()
         return tuple(
             replace(
-                one,
-                change="changed" if one.change == "untouched" and differ else one.change,
+                feature,
+                change="changed" if feature.change == "untouched" and differ else feature.change,
                 values=values,
                 differ=differ,
             )
-            for one, differ in zip(self.change.features, differing, strict=True)
+            for feature, differ in zip(self.change.features, differing, strict=True)
         )
 
     def examples(self, features: Sequence[FeatureChange]) -> Iterator[ChangedValue]:
         """Some changed values of each feature, the newest first."""
-        differing = [one for one in features if one.differ]
+        differing = [feature for feature in features if feature.differ]
         each = -(-EXAMPLES // max(len(differing), 1))
         keys = ", ".join(self.family.keys)
-        for one in differing[:EXAMPLES]:
-            old = "NULL" if one.change == "added" else f"now_{one.feature}"
-            new = "NULL" if one.change == "dropped" else f"new_{one.feature}"
+        for feature in differing[:EXAMPLES]:
+            old = "NULL" if feature.change == "added" else f"now_{feature.feature}"
+            new = "NULL" if feature.change == "dropped" else f"new_{feature.feature}"
             rows = self.connection.execute(
-                f"SELECT {keys}, point, {old}, {new} FROM compared WHERE {_differs(one)} ORDER BY point DESC, {keys} LIMIT {each}"
+                f"SELECT {keys}, point, {old}, {new} FROM compared WHERE {_differs(feature)} ORDER BY point DESC, {keys} LIMIT {each}"
             ).fetchall()
             for *key, at, before, after in rows:
-                races = self._races(one, tuple(key), at)
-                yield ChangedValue(self.family.view, one.feature, tuple(key), at, before, after, races)
+                races = self._races(feature, tuple(key), at)
+                yield ChangedValue(self.family.view, feature.feature, tuple(key), at, before, after, races)
 
     def _races(self, feature: FeatureChange, key: tuple[str, ...], at: datetime) -> tuple[str, ...]:
         """The races of the starts that a key's new value is made of, newest first; none for a dropped feature."""
@@ -332,17 +340,17 @@ class _Comparison:
         )
         columns = [column[0] for column in answer.description or ()]
         starts = [dict(zip(columns, row, strict=True)) for row in answer.fetchall()]
-        place = [one.name for one in self.family.features].index(feature.feature)
+        place = [feature.name for feature in self.family.features].index(feature.feature)
         made_of = recomputed(self.family, starts, at, self.timezone).made_of[place]
         return tuple(dict.fromkeys(starts[number]["race_id"] for number in made_of))
 
 
-def _differs(one: FeatureChange) -> str:
-    if one.change == "added":
-        return f"new_{one.feature} IS NOT NULL"
-    if one.change == "dropped":
-        return f"now_{one.feature} IS NOT NULL"
-    return f"new_{one.feature} IS DISTINCT FROM now_{one.feature}"
+def _differs(change: FeatureChange) -> str:
+    if change.change == "added":
+        return f"new_{change.feature} IS NOT NULL"
+    if change.change == "dropped":
+        return f"now_{change.feature} IS NOT NULL"
+    return f"new_{change.feature} IS DISTINCT FROM now_{change.feature}"
 
 
 def _spread(examples: Sequence[ChangedValue]) -> Iterator[ChangedValue]:
@@ -360,7 +368,8 @@ def _feast_objects(changes: Sequence[ViewChange]) -> Iterator[str]:
     columns = {
         change.view
         for change in changes
-        if change.change in ("added", "dropped") or any(one.change in ("added", "dropped") for one in change.features)
+        if change.change in ("added", "dropped")
+        or any(feature.change in ("added", "dropped") for feature in change.features)
     }
     yield from (f"feature view {view}" for view in sorted(columns))
     touched = {change.view for change in changes if change.change != "untouched"}

@@ -133,7 +133,7 @@ def main() -> NoReturn:
         _say("stopped; what was acknowledged is kept, run the command again to go on")
         sys.exit(130)
     except BrokenPipeError:
-        # whoever read our output has gone; what is still in the buffer has nowhere to go either
+        # the reader of our output is gone, so the rest of the buffer cannot be written either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except BaseException as broke:

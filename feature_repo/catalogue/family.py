@@ -62,8 +62,8 @@ class Family:
     @property
     def used_measures(self) -> frozenset[str]:
         """The measures that its features are made of."""
-        totals = (measure for one in (*self.career, *self.windowed) for measure in one.measures)
-        return frozenset((*totals, *(one.measure for one in self.recent)))
+        totals = (measure for aggregate in (*self.career, *self.windowed) for measure in aggregate.measures)
+        return frozenset((*totals, *(aggregate.measure for aggregate in self.recent)))
 
     def _features(self) -> tuple[Feature, ...]:
         known = self.known_measures

@@ -129,7 +129,9 @@ class RequestView:
     def definition(self) -> str:
         """Its formulas as text: views with equal definitions compute equal values."""
         sql = Sql(lambda data: getattr(data, "name", data))
-        return "".join(f"{self.name}__{one.name} {one.kind} {sql.of(one.value)}\n" for one in self.features)
+        return "".join(
+            f"{self.name}__{feature.name} {feature.kind} {sql.of(feature.value)}\n" for feature in self.features
+        )
 
     def computed(self, inputs: Mapping[str, ArrayLike], jurisdiction: Jurisdiction = DEFAULT) -> dict[str, Values]:
         """Its features by name, from the columns of `REQUEST` and its `stored` ones: scalars or arrays of one length.
@@ -150,7 +152,7 @@ class RequestView:
         arrays = Arrays(np, value_of)
         made = {feature.name: np.asarray(arrays.of(feature.value)) for feature in self.features}
         # Feast stores a whole number, so no other part may see a fraction
-        return made | {one.name: np.trunc(made[one.name]) for one in self.features if one.kind == "int"}
+        return made | {feature.name: np.trunc(made[feature.name]) for feature in self.features if feature.kind == "int"}
 
     def listed(self, inputs: Mapping[str, ArrayLike], jurisdiction: Jurisdiction = DEFAULT) -> dict[str, list[object]]:
         """As `computed`, as lists of plain Python values with None for null, as Feast wants them."""

@@ -73,9 +73,9 @@ def _line(race: Declared, result: Result | None, now: datetime) -> dict[str, Any
         "odds_known_at": to_text(race.odds.known_at) if race.odds and race.odds.known_at else None,
         "handicap": of.handicap,
         "winners": [
-            {"horse_id": one.horse_id, "horse": one.horse or one.horse_id, "sp_decimal": one.sp_decimal}
-            for one in (result.runners if result is not None else ())
-            if one.won
+            {"horse_id": runner.horse_id, "horse": runner.horse or runner.horse_id, "sp_decimal": runner.sp_decimal}
+            for runner in (result.runners if result is not None else ())
+            if runner.won
         ],
     }
 

@@ -1,4 +1,4 @@
-"""What a bettor reads beside a score: form lines of a race, the record of a horse, trainer or jockey, and the search of names."""
+"""Form lines of a race, the record of a horse, trainer or jockey, and the search of names."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from velo.racing.clock import local_date, local_midnight, to_text
 from velo.racing.form_line import figures, marks
 from velo.racing.going import distance_band, going_group
 from velo.racing.jurisdiction import DEFAULT, UNKNOWN
-from velo.racing.messages import Market, Message
+from velo.racing.messages import Market, Message, instant_of
 from velo.serving.api.curves import UnknownKey
 from velo.serving.api.days import line_of
 from velo.serving.scoring.past_runs import MEMORY_LIMIT, Kind, PastRun, PastRuns
@@ -22,12 +22,12 @@ from velo.storage.store import Store
 
 LINE_RUNS: Final = 6
 PRICES: Final = 60
-"""The most odds snapshots that a form answer has, evenly chosen; the last is always among them."""
+"""The most odds snapshots in a form answer, evenly selected and with the last one."""
 AHEAD: Final = timedelta(days=14)
 """How far ahead a declared race is looked for."""
 FOUND: Final = 20
 LEAD: Final = timedelta(minutes=5)
-"""The decision time where no model says its own."""
+"""The decision time before the off if there is no model."""
 PLACES: Final = DEFAULT.places
 
 
@@ -43,9 +43,9 @@ class Past:
         self.runs = PastRuns(self.store.home, self.scorer.history.log)
 
     def form(self, race_id: str, now: datetime) -> dict[str, Any]:
-        """The form line of each declared horse of a race, and the odds told so far, as of its decision time, or of now before it.
+        """The form line of each declared horse of a race, and the odds known, as of its decision time, or of now before it.
 
-        Raises `UserError` for a race that nobody declared by then.
+        Raises `UserError` for a race without declared runners by then.
         """
         messages = self._messages(race_id)
         as_of = self._as_of(messages, now)
@@ -119,7 +119,7 @@ class Past:
     def _declared(self, now: datetime) -> list[Declared]:
         begin = local_midnight(local_date(now, self.store.timezone), self.store.timezone)
         stored = self.scorer.online.races(begin, now + AHEAD)
-        return [race for one in stored if (race := declared_at(one.messages, now)) is not None]
+        return [race for race_stored in stored if (race := declared_at(race_stored.messages, now)) is not None]
 
     def _coming(self, kind: Kind, key: str, now: datetime) -> tuple[list[dict[str, Any]], str | None]:
         """The races of today and later that a key is declared in, each with its runners of that key, and the key's name."""
@@ -235,16 +235,15 @@ def _plain(value: Any) -> Any:
 
 def _prices(messages: Sequence[Message], as_of: datetime) -> list[dict[str, Any]]:
     """The odds snapshots known by an instant, oldest first, at most `PRICES` of them."""
-    told = sorted(
-        (one for one in messages if isinstance(one, Market) and one.known_at is not None and one.known_at <= as_of),
-        key=lambda one: one.known_at or as_of,
-    )
-    step = max(1.0, (len(told) - 1) / (PRICES - 1))
-    chosen = sorted({round(step * at) for at in range(min(len(told), PRICES))} | ({len(told) - 1} if told else set()))
+    known = [
+        each for each in messages if isinstance(each, Market) and each.known_at is not None and each.known_at <= as_of
+    ]
+    snapshots = [(instant_of(market), market.prices) for market in sorted(known, key=instant_of)]
+    step = max(1.0, (len(snapshots) - 1) / (PRICES - 1))
+    places = {round(step * at) for at in range(min(len(snapshots), PRICES))} | {max(0, len(snapshots) - 1)}
     return [
-        {"known_at": to_text(one.known_at), "prices": dict(one.prices)}
-        for at in chosen
-        if (one := told[at]).known_at is not None
+        {"known_at": to_text(at), "prices": dict(prices)}
+        for at, prices in (snapshots[p] for p in sorted(places) if snapshots)
     ]
 
 

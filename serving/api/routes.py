@@ -126,7 +126,7 @@ async def score_race(
     response_class=Response,
 )
 async def race_form(service: Asked, turns: Turns, client: Client, race_id: RaceId) -> Response:
-    """The form lines of a race's horses and the odds told so far: as of now, or the decision time of a race that was run."""
+    """The form lines of a race's horses and the odds known: as of now, or as of the decision time of a race that was run."""
     return _json(await turns.slow.run(client, service.insisted, service.form, race_id))
 
 

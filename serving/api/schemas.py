@@ -345,7 +345,7 @@ class Prices(BaseModel):
 
 
 class Form(BaseModel):
-    """The form of a race's horses and the odds told so far: as of now, or the decision time of a race that was run."""
+    """The form of a race's horses and the odds known: as of now, or as of the decision time of a race that was run."""
 
     race_id: str
     as_of: datetime

@@ -181,7 +181,7 @@ class Service:
         zone = self.store.timezone
         begin, end = local_midnight(first, zone), local_midnight(last + timedelta(days=1), zone)
         found: dict[str | None, Sequence[Message]] = {
-            one.messages[0].race_id: one.messages for one in self.scorer.online.races(begin, end)
+            race.messages[0].race_id: race.messages for race in self.scorer.online.races(begin, end)
         }
         if not found or begin < now - KEEP:
             for messages in messages_between(self.store.home, first, last):
@@ -223,8 +223,8 @@ class Service:
         """The likeliest combinations of a pool of a race; the score behind them is kept."""
         scored = self.score(race_id, None, with_drivers=False)
         runners = scored.runners
-        blended = all(one.blended is not None for one in runners)
-        win = np.array([one.blended if blended else one.probability for one in runners], dtype=np.float64)
+        blended = all(runner.blended is not None for runner in runners)
+        win = np.array([runner.blended if blended else runner.probability for runner in runners], dtype=np.float64)
         found = self.scorer.bundles.of(scored.model).combinations(win, pool, most, BLEND if blended else OWN)
         return {
             "race_id": race_id,

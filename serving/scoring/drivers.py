@@ -302,7 +302,7 @@ def _last_run(values: Values) -> str:
         return "no run yet"
     if not _unknown(position):
         return f"{position:.0f} of {field:.0f} last time"
-    # whoever did not finish beat a share of 0 of its rivals; of who is told to have run, that is unknown
+    # a runner that did not finish beat 0 of its rivals; for a runner without a recorded position the share is unknown
     placeless = field > 1 and _unknown(values["horse_form__prb_last"])
     return f"{'place unknown' if placeless else 'did not finish'} of {field:.0f} last time"
 

@@ -203,7 +203,7 @@ def declared(messages: Sequence[Message], instant: datetime) -> Declared:
     if race is not None and race.withdrawn and not race.runners:
         raise AllWithdrawn(
             f"all {len(race.withdrawn)} declared runners of race {of!r} were withdrawn by {to_text(instant)}: there is "
-            "nobody to score until a card or a reinstatement brings one back"
+            "no runner to score until a card or a reinstatement brings one back"
         )
     if race is None or not race.runners:
         raise NotDeclared(

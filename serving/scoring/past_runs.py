@@ -60,7 +60,7 @@ class PastRun:
     favourite: bool | None
 
 
-_STORED: Final = tuple(one.name for one in fields(PastRun) if one.name not in ("starters", "favourite"))
+_STORED: Final = tuple(field.name for field in fields(PastRun) if field.name not in ("starters", "favourite"))
 
 
 @dataclass(slots=True)
@@ -88,7 +88,7 @@ class PastRuns:
         newer = self._results(folder, next_seq, as_of)
         runs = _merged(built, newer, kind, set(wanted))
         found: dict[str, list[PastRun]] = {key: [] for key in wanted}
-        for run in sorted(runs, key=lambda one: (one.off_time, one.race_id, one.horse_id), reverse=True):
+        for run in sorted(runs, key=lambda each: (each.off_time, each.race_id, each.horse_id), reverse=True):
             found[getattr(run, f"{kind}_id")].append(run)
         return found
 
@@ -178,7 +178,7 @@ def _merged(built: Sequence[PastRun], newer: Sequence[Result], kind: Kind, keys:
 def runs_of(result: Result) -> list[PastRun]:
     """The starts of a result as past starts."""
     starters = [runner for runner in result.runners if runner.started]
-    prices = [one.sp_decimal for one in starters if one.sp_decimal is not None and one.sp_decimal > 1.0]
+    prices = [starter.sp_decimal for starter in starters if starter.sp_decimal is not None and starter.sp_decimal > 1.0]
     shortest = min(prices) if prices and len(prices) == len(starters) else None
     return [_run_of(result, runner, len(starters), shortest) for runner in starters]
 

@@ -158,7 +158,7 @@ class ScoreLog:
         self._descriptor, self._day = -1, ""
 
     def _why(self, failed: str) -> str:
-        return f"the score could not be kept under {self.home.scores} ({failed}), so it is not served: make room there"
+        return f"the score could not be logged in {self.home.scores} ({failed}), so it is not served: make room there"
 
     def _open(self, now: datetime) -> int:
         day = f"{now.astimezone(UTC):%Y-%m-%d}"

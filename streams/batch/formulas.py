@@ -101,15 +101,15 @@ def _measured(family: Family, used: Collection[str], ratings: str) -> list[str]:
 def _features(family: Family) -> Iterator[tuple[str, Collection[str], tuple[str, ...]]]:
     """Each feature's name, its measures, and the text of its formula: keys, span, aggregate."""
     keys = " ".join(family.keys)
-    for one in family.career:
-        yield one.name, one.measures, (keys, "career", one.sql(str))
+    for aggregate in family.career:
+        yield aggregate.name, aggregate.measures, (keys, "career", aggregate.sql(str))
     for recent in family.recent:
         order = " ".join(family.start_order)
         value = recent.sql(lambda back, of=recent.measure: f"{of}_{back}", recent.measure)  # type: ignore[misc]
         yield recent.name, (recent.measure,), (keys, order, value)
     for days in family.windows:
-        for one in family.windowed:
-            yield f"{one.name}_{days}d", one.measures, (keys, f"{days} days", one.sql(str))
+        for aggregate in family.windowed:
+            yield f"{aggregate.name}_{days}d", aggregate.measures, (keys, f"{days} days", aggregate.sql(str))
 
 
 def _hashed(*texts: str) -> str:

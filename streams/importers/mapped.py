@@ -376,7 +376,7 @@ def _key_column(frame: Frame, key: str) -> Column:
 
 
 def _first_of(first: Column, second: Column) -> Column:
-    return Column.of([one or other for one, other in zip(first.cells(), second.cells(), strict=True)])
+    return Column.of([own or other for own, other in zip(first.cells(), second.cells(), strict=True)])
 
 
 def _taken(frame: Frame, rows: np.ndarray) -> Frame:

@@ -169,7 +169,7 @@ def test_a_score_that_cannot_be_kept_is_not_served(store: Store, tmp_path: Path)
     log = ScoreLog(Home(tmp_path))
     (make_folder(Home(tmp_path).scores) / f"{NOW:%Y-%m-%d}.ndjson").symlink_to(full)
     client = a_client(replace(service, keep=log))
-    refused(client.get(SCORE), 503, "could not be kept under", "make room there")
+    refused(client.get(SCORE), 503, "could not be logged in", "make room there")
     log.close()
 
 

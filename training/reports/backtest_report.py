@@ -286,7 +286,7 @@ def _caveats(plan: WalkForwardPlan, predictions: Predictions, predicted: OutOfFo
     if missing > 0.0:
         share = "all bets" if missing == 1.0 else f"bets on {missing:.0%} of the starters"
         caveats.append(
-            f"{share} are decided at SP, for want of a price before the off: nobody knows SP then, and such returns flatter"
+            f"{share} are decided at SP, without a price before the off: SP is unknown then, and such returns flatter"
         )
     if trials > 1:
         caveats.append(

@@ -144,17 +144,17 @@ def _view_row(view: "ViewChange") -> tuple[str, ...]:
 
 def _feature_rows(views: "tuple[ViewChange, ...]") -> Iterator[tuple[str, ...]]:
     for view in views:
-        for one in view.features:
-            if one.change != "untouched":
-                yield view.view, one.feature, one.change, f"{one.values:,}", f"{one.differ:,}"
+        for feature in view.features:
+            if feature.change != "untouched":
+                yield view.view, feature.feature, feature.change, f"{feature.values:,}", f"{feature.differ:,}"
 
 
-def _example_row(one: "ChangedValue") -> tuple[str, ...]:
-    values = tuple("null" if value is None else f"{value:.6g}" for value in (one.before, one.after))
-    races = ", ".join(one.races[:RACES_SHOWN]) + (
-        f" and {len(one.races) - RACES_SHOWN} more" if one.races[RACES_SHOWN:] else ""
+def _example_row(change: "ChangedValue") -> tuple[str, ...]:
+    values = tuple("null" if value is None else f"{value:.6g}" for value in (change.before, change.after))
+    races = ", ".join(change.races[:RACES_SHOWN]) + (
+        f" and {len(change.races) - RACES_SHOWN} more" if change.races[RACES_SHOWN:] else ""
     )
-    return one.view, one.feature, " · ".join(one.key), f"{one.at:%Y-%m-%d %H:%M:%S}", *values, races
+    return change.view, change.feature, " · ".join(change.key), f"{change.at:%Y-%m-%d %H:%M:%S}", *values, races
 
 
 RACES_SHOWN = 5

@@ -100,7 +100,7 @@ def _in_words(message: "Message") -> str | None:
             return f"going of race {message.race_id}: {message.going}"
         case Result():
             winners = ", ".join(
-                f"{one.horse or one.horse_id} at {one.sp_decimal}" for one in message.runners if one.won
+                f"{runner.horse or runner.horse_id} at {runner.sp_decimal}" for runner in message.runners if runner.won
             )
             amended = " amended" if message.result_version > 1 else ""
             return f"{message.race.course}, race {message.race.race_no or message.race_id}{amended}: {winners or 'no winner'}"

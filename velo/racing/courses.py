@@ -134,7 +134,7 @@ def course_letters(course: str) -> str:
 
 @lru_cache(maxsize=4096)
 def country_of(course: str, region: str | None = None) -> str | None:
-    """A course's country: of its suffix (`Naas (IRE)`, `ascot-aus`), else the region told, else of a British or Irish name."""
+    """A course's country: of its suffix (`Naas (IRE)`, `ascot-aus`), else the given region, else of a British or Irish name."""
     suffixes: list[str] = [code for code in _SUFFIX.findall(course) if code != "AW"]
     if suffixes:
         return suffixes[-1]

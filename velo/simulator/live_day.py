@@ -37,7 +37,8 @@ def live_day(results: Sequence[Result], seed: int) -> list[LiveMessage]:
     """
     rng = np.random.default_rng([seed, 19])
     races = sorted(
-        (result for result in results if any(one.started for one in result.runners)), key=lambda one: one.race.off_time
+        (result for result in results if any(runner.started for runner in result.runners)),
+        key=lambda result: result.race.off_time,
     )
     if not races:
         return []
@@ -54,27 +55,32 @@ def live_day(results: Sequence[Result], seed: int) -> list[LiveMessage]:
         found.append(LiveMessage(result.race.off_time + RESULT_AFTER, replace(result, result_version=1, known_at=None)))
         if at == amended:
             found.append(LiveMessage(result.race.off_time + RESULT_AFTER + AMENDED_AFTER, _amended(result)))
-    return sorted(found, key=lambda one: one.at)
+    return sorted(found, key=lambda message: message.at)
 
 
 def _before_off(result: Result, rng: np.random.Generator) -> list[LiveMessage]:
     """The withdrawals and prices of a race."""
     off = result.race.off_time
     found = [
-        LiveMessage(off - WITHDRAWN_BEFORE, NonRunner(result.race_id, one.horse_id, "vet's certificate"))
-        for one in result.runners
-        if one.status == NON_RUNNER
+        LiveMessage(off - WITHDRAWN_BEFORE, NonRunner(result.race_id, runner.horse_id, "vet's certificate"))
+        for runner in result.runners
+        if runner.status == NON_RUNNER
     ]
-    priced = [one for one in result.runners if one.started and one.sp_decimal is not None and one.sp_decimal > 1.0]
+    priced = [
+        runner
+        for runner in result.runners
+        if runner.started and runner.sp_decimal is not None and runner.sp_decimal > 1.0
+    ]
     if not priced:
         return found
     steps = int(PRICED_BEFORE / EVERY)
-    logs = np.log([float(one.sp_decimal or 0.0) - 1.0 for one in priced])
+    logs = np.log([float(runner.sp_decimal or 0.0) - 1.0 for runner in priced])
     # backwards from the starting prices
     walk = logs + np.cumsum(rng.normal(0.0, _WALK, (steps, len(priced))), axis=0)
     for step in range(steps):
         prices = {
-            one.horse_id: round(1.0 + float(np.exp(value)), 2) for one, value in zip(priced, walk[step], strict=True)
+            runner.horse_id: round(1.0 + float(np.exp(value)), 2)
+            for runner, value in zip(priced, walk[step], strict=True)
         }
         shown = {horse: max(price, 1.01) for horse, price in prices.items()}
         found.append(LiveMessage(off - EVERY * (step + 1), Market(result.race_id, shown, SOURCE)))
@@ -83,15 +89,16 @@ def _before_off(result: Result, rng: np.random.Generator) -> list[LiveMessage]:
 
 def _with_withdrawal(races: Sequence[Result]) -> list[Result]:
     """The races, in one of which a horse that was far back is a non-runner instead, if the day has no non-runner."""
-    if any(one.status == NON_RUNNER for result in races for one in result.runners):
+    if any(runner.status == NON_RUNNER for result in races for runner in result.runners):
         return list(races)
     at = next(
-        (at for at, result in enumerate(races) if sum(one.started for one in result.runners) >= _LEAST_RUNNERS), None
+        (at for at, result in enumerate(races) if sum(runner.started for runner in result.runners) >= _LEAST_RUNNERS),
+        None,
     )
     if at is None:
         return list(races)
-    last = max((one for one in races[at].runners if one.started), key=lambda one: one.position or 0)
-    others = [_did_not_run(one) if one is last else one for one in races[at].runners]
+    last = max((runner for runner in races[at].runners if runner.started), key=lambda runner: runner.position or 0)
+    others = [_did_not_run(runner) if runner is last else runner for runner in races[at].runners]
     return [replace(result, runners=tuple(others)) if place == at else result for place, result in enumerate(races)]
 
 
@@ -108,7 +115,7 @@ def _later_at_first_course(races: Sequence[Result]) -> set[str]:
 
 def _placed(result: Result, places: int) -> bool:
     return all(
-        sum(one.position == place and one.status == FINISHED for one in result.runners) == 1
+        sum(runner.position == place and runner.status == FINISHED for runner in result.runners) == 1
         for place in range(1, places + 1)
     )
 
@@ -116,11 +123,11 @@ def _placed(result: Result, places: int) -> bool:
 def _amended(result: Result) -> Result:
     """The second version of a result: the stewards have put the second first."""
     swapped = {1: 2, 2: 1}
-    margins = {one.position: one.beaten_lengths for one in result.runners if one.status == FINISHED}
+    margins = {runner.position: runner.beaten_lengths for runner in result.runners if runner.status == FINISHED}
     runners = tuple(
-        replace(one, position=swapped[one.position], beaten_lengths=margins[swapped[one.position]])
-        if one.status == FINISHED and one.position in swapped
-        else one
-        for one in result.runners
+        replace(runner, position=swapped[runner.position], beaten_lengths=margins[swapped[runner.position]])
+        if runner.status == FINISHED and runner.position in swapped
+        else runner
+        for runner in result.runners
     )
     return replace(result, runners=runners, result_version=2, known_at=None)

@@ -224,7 +224,7 @@ def store_id(home: Home) -> str | None:
 
 
 def given_id(home: Home) -> str:
-    """The identity of a store; one that has none is given one, the same whoever gives it at the same time."""
+    """The identity of a store, made if it has none; concurrent calls agree on it."""
     held = store_id(home)
     if held is not None:
         return held
