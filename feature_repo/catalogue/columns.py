@@ -50,6 +50,9 @@ ELO_TOTAL: Final = "elo_foretold"
 """The sum of a runner's Elo ratings. The difference between two runners of a race predicts their market odds, in doublings."""
 DERIVED: Final = (*IN_HAND, CAREER_MIDPOINT, WEIGHT_SHARE, BODY_CHANGE, ELO_HORSE_JOCKEY, ELO_TOTAL)
 """The columns that are computed from other columns of the same runner."""
+LED: Final = "horse_running__led"
+RIVALS_LED: Final = "rivals_led"
+"""How many of a runner's rivals are likely to lead: the sum of the shares of their starts that they led."""
 
 COMPARED: Final = (
     "trainer_velocity__sr_14d",
@@ -117,7 +120,7 @@ COMPARED: Final = (
 """Features that pay for being set against the rest of the race: each adds its rank and its z-score."""
 
 BASE: Final = (*STORED, *REQUESTED, *ASKED)
-_MADE: Final = (*BASE, *DERIVED)
+_MADE: Final = (*BASE, *DERIVED, RIVALS_LED)
 COLUMNS: Final = (*_MADE, *names_of(COMPARED))
 
 _PLACE: Final = {name: at for at, name in enumerate(COLUMNS)}
@@ -127,6 +130,7 @@ _WEIGHT_AT: Final = _PLACE["weight_lbs"]
 _DAYS_AT: Final = np.array(
     [_PLACE[name] for name in ("horse_form__last_race_day", f"{ON_DEMAND}__days_since_last_run", "horse_ability__day")]
 )
+_LED_AT: Final = _PLACE[LED]
 _DAY_1970: Final = date(1970, 1, 1).toordinal()
 _BODY_AT: Final = np.array(
     [_PLACE[name] for name in ("weight_lbs", "body_weight_lbs", "horse_ability__body_weight_last")]
@@ -211,7 +215,8 @@ def _filled(base: Mapping[str, ArrayLike], first: int, race: ArrayLike, stored: 
     for place, name in enumerate(BASE[first:], first):
         table[:, place] = _codes(base[name]) if name == _LAYOFF else np.asarray(base[name], dtype=np.float64)
     table[np.ix_(_partly_rated(table[:, _RATED_AT], race), _OF_RATINGS_AT)] = np.nan
-    table[:, len(BASE) : len(_MADE)] = _derived(table)
+    table[:, len(BASE) : len(_MADE) - 1] = _derived(table)
+    table[:, len(_MADE) - 1] = _rivals_total(table[:, _LED_AT], race)
     table[:, len(_MADE) :] = stacked(within_race(table[:, _COMPARED_AT], race))
     return table
 
@@ -228,6 +233,16 @@ def _derived(table: Floats) -> Floats:
     horse_jockey = horse + jockey
     elo_total = horse_jockey + trainer + draw + course_distance
     return np.column_stack([in_hand, last + since + _DAY_1970 - mean, share, body - body_last, horse_jockey, elo_total])
+
+
+def _rivals_total(values: Floats, race: ArrayLike) -> Floats:
+    """The sum of a share over the other runners of each race, (runners,); unknown shares count as 0.
+
+    In billionths, so that the order of the runners does not change a bit.
+    """
+    races = np.unique(np.asarray(race), return_inverse=True)[1].reshape(-1)
+    shares = np.rint(np.nan_to_num(values) * 1e9)
+    return np.asarray((np.bincount(races, shares)[races] - shares) / 1e9 if shares.size else shares)
 
 
 def _partly_rated(ratings: Floats, race: ArrayLike) -> NDArray[np.bool_]:

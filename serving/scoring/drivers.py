@@ -396,6 +396,7 @@ _WORDS: Final[Mapping[str, Callable[[Values], str]]] = {
         "horse_running__early_ewma", "ahead of {:.0f} % of rivals early on", "early place unknown", 100.0
     ),
     "horse_running:trip": _passed,
+    "rivals_led": _number("rivals_led", "{:.1f} rivals likely to lead", "early pace of the race unknown"),
     "horse_running:late speed": _number(
         "horse_running__late_speed_ewma", "last section at {:.1f} % of its races' mean speed", "no sections yet", 100.0
     ),

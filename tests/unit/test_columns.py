@@ -59,6 +59,13 @@ def test_a_runner_is_set_against_its_own_past_by_weight_and_by_day() -> None:
         assert np.isnan(of(made, name)[1])
 
 
+def test_the_rivals_likely_to_lead_are_the_others_of_the_race_and_an_unknown_one_counts_none() -> None:
+    """Two races: leaders of every second and every fourth start meet, and one that led once meets a debutant."""
+    led = [0.5, 0.25, 0.0, 1.0, np.nan]
+    made = columns.matrix(base(5, horse_running__led=led), np.array([3, 3, 3, 1, 1]))
+    assert of(made, "rivals_led") == [0.25, 0.5, 0.75, 0.0, 1.0]
+
+
 def test_a_race_alone_has_the_bits_it_has_among_others() -> None:
     random = np.random.default_rng(7)
     races = np.repeat(np.arange(30), random.integers(1, 14, 30))
