@@ -33,20 +33,6 @@ from velo.streams.importers.dead_letters import BAD, RESERVED, Row, json_value
 from velo.streams.importers.parsers import text
 
 _KNOWN: Final = frozenset(COLUMNS) | RESERVED
-_AS_GIVEN: Final = (
-    "runner_no",
-    "age",
-    "sex",
-    "weight_lbs",
-    "body_weight_lbs",
-    "official_rating",
-    "headgear",
-    "status",
-    "position",
-    "beaten_lengths",
-    "finish_time_s",
-    *IN_RUNNING,
-)
 ONE_DAY: Final = timedelta(days=1)
 BEFORE_OFF: Final = "result before its scheduled off"
 """The warning for a live result before its off."""
@@ -69,9 +55,10 @@ class RaceMaker:
         A result known before its off is a warning if `live`, since the off was only scheduled; in a file it is refused.
         """
         _refuse_bad_values(rows, version)
-        _refuse_outcomes(rows, [self.horse_key(row) for row in rows])
+        horses = [self.horse_key(row) for row in rows]
+        _refuse_outcomes(rows, horses)
         race, known_at = self._race(race_id, rows)
-        result = Result(race, tuple(map(self.runner, rows)), version, known_at or race.off_time + RESULT_DELAY)
+        result = Result(race, tuple(map(self.runner, rows, horses)), version, known_at or race.off_time + RESULT_DELAY)
         self._refuse_early(result, live=live, assumed=not any(row.get("off_time") for row in rows))
         self._refuse_contradictions(race, rows)
         return result
@@ -144,8 +131,11 @@ class RaceMaker:
                     f"its rows name {' and '.join(map(str, given[:2]))}: give each race a race_id of its own",
                 )
 
-    def runner(self, row: Row) -> Runner:
-        """Return one runner. Odds of 1 or less and a draw of 0 are missing; a RAN runner keeps only a position of 1."""
+    def runner(self, row: Row, horse_key: str | None = None) -> Runner:
+        """Return one runner, under its horse's key where the caller has it.
+
+        Odds of 1 or less and a draw of 0 are missing; a RAN runner keeps only a position of 1.
+        """
         get = row.get
         odds = get("sp_decimal")
         if odds is not None and odds <= _NO_ODDS:
@@ -154,20 +144,31 @@ class RaceMaker:
         if get("status") == RAN and get("position") not in (None, 1):
             self.warnings["RAN with a position but 1, unused"] += 1
         return Runner(
-            horse_id=self.horse_key(row) or "",
+            horse_id=horse_key or self.horse_key(row) or "",
+            runner_no=get("runner_no"),
             horse=text(get("horse")),
             draw=get("draw") or None,
             jockey_id=_key(get("jockey_id"), get("jockey"), self.policy),
             jockey=text(get("jockey")),
             trainer_id=_key(get("trainer_id"), get("trainer"), self.policy),
             trainer=text(get("trainer")),
+            age=get("age"),
+            sex=get("sex"),
+            weight_lbs=get("weight_lbs"),
+            body_weight_lbs=get("body_weight_lbs"),
+            official_rating=get("official_rating"),
+            headgear=get("headgear"),
+            status=get("status"),
+            position=get("position"),
+            beaten_lengths=get("beaten_lengths"),
+            finish_time_s=get("finish_time_s"),
             sp_decimal=odds,
             kept={
                 name: value if type(value) is str else json_value(value)
                 for name, value in row.items()
                 if name not in _KNOWN and value is not None
             },
-            **{name: get(name) for name in _AS_GIVEN},
+            **{name: get(name) for name in IN_RUNNING},
         )
 
     def horse_key(self, row: Row) -> str | None:
@@ -269,8 +270,12 @@ def _race_values(rows: Sequence[Row]) -> tuple[dict[str, Any], list[str]]:
     values: dict[str, Any] = {}
     conflicting = []
     for name in RACE_COLUMNS:
-        given = [value for row in rows if (value := row.get(name)) is not None]
-        values[name] = given[0] if given else None
-        if given and given.count(given[0]) < len(given):
-            conflicting.append(name)
+        given = [row.get(name) for row in rows]
+        first = given[0]
+        if given.count(first) < len(given):
+            given = [value for value in given if value is not None]
+            first = given[0]
+            if given.count(first) < len(given):
+                conflicting.append(name)
+        values[name] = first
     return values, conflicting
