@@ -1,6 +1,7 @@
 """Backtests a model on the features of `tests.support.leaking_features` over three files of results. Run as a program.
 
-Its argument is a folder whose `velo.toml` names the module. Prints the alarms of each file as JSON:
+Its argument is a folder whose `velo.toml` names the module. Prints the alarms of each file, and the columns
+that `velo sentinel` names, as JSON:
 
 - `honest`: the place noted beside a start is that of the start itself, known with its result.
 - `next race`: it is the horse's place in its next race, as a shift of the wrong sign in the user's own table makes it.
@@ -16,7 +17,9 @@ from pathlib import Path
 
 from tests.support.seasons import BUILT_AT, FIRST_DAY, a_season, a_store
 from velo.racing.messages import Message, Racecard, Result, Runner
+from velo.training.dataset.training_set import kept_training_set
 from velo.training.evaluation.backtest import backtest
+from velo.training.evaluation.sentinel import RESULT, tried
 from velo.training.model.trees import FEATURES, ModelOptions
 
 DAYS = 240
@@ -59,7 +62,9 @@ def main(folder: Path) -> None:
         report = backtest(
             store, now=BUILT_AT, model=SMALL, since=FIRST_DAY + timedelta(days=180), refit_months=1, past=2
         )
-        found[name] = [alarm.says for alarm in report.alarms if alarm.subject == "fundamental"]
+        alarms = [alarm.says for alarm in report.alarms if alarm.subject == "fundamental"]
+        leaks = [column.column for column in tried(kept_training_set(store)) if column.leak == RESULT]
+        found[name] = {"alarms": alarms, "leaks": leaks}
     sys.stdout.write(json.dumps(found))
 
 
