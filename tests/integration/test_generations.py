@@ -110,7 +110,7 @@ def _outrun(store: Store, folder: Path) -> bool:
 def test_a_reader_never_sees_half_while_builds_and_compactions_go_on(tmp_path: Path, season: list[Message]) -> None:
     """All views of one snapshot stand at one position of the log, the one their manifest tells."""
     store = a_store(tmp_path)
-    first, *rest = pieces_of(season, 9)
+    first, *rest = pieces_of(season, 7)
     logged(store, *first)
     build(store, NOW)
     builder = processes.Process(target=go_on_building, args=(tmp_path, rest))

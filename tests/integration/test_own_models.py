@@ -64,6 +64,11 @@ def by_pipeline(store: Store) -> BacktestReport:
     return backtest(store, now=BUILT_AT, model=PIPELINE, **PERIOD)
 
 
+@pytest.fixture(scope="module")
+def ours(store: Store) -> BacktestReport:
+    return backtest(store, now=BUILT_AT, model=SMALL, **PERIOD)
+
+
 def all_of(races: Races) -> Races:
     return replace(races, rows=np.arange(races.share.size, dtype=np.intp))
 
@@ -72,9 +77,8 @@ def all_of(races: Races) -> Races:
 
 
 def test_a_pipeline_is_tested_by_the_same_refits_and_beside_the_same_baseline_as_ours(
-    store: Store, by_pipeline: BacktestReport
+    store: Store, ours: BacktestReport, by_pipeline: BacktestReport
 ) -> None:
-    ours = backtest(store, now=BUILT_AT, model=SMALL, **PERIOD)
     days = [
         [(refit.name, refit.train_last_day, refit.records) for refit in report.refits] for report in (ours, by_pipeline)
     ]
@@ -87,8 +91,7 @@ def test_a_pipeline_is_tested_by_the_same_refits_and_beside_the_same_baseline_as
     assert {ours.backtest, by_pipeline.backtest} <= {trial.backtest for trial in trials(store.home.models)}
 
 
-def test_all_backtests_stand_in_one_table(store: Store, by_pipeline: BacktestReport) -> None:
-    ours = backtest(store, now=BUILT_AT, model=SMALL, **PERIOD)
+def test_all_backtests_stand_in_one_table(store: Store, ours: BacktestReport, by_pipeline: BacktestReport) -> None:
     stored = {row.backtest: row for row in stored_backtests(store.home)}
     assert {stored[ours.backtest].model, stored[by_pipeline.backtest].model} == {"velo", PIPELINE}
     assert stored[ours.backtest].logit_r2 == stored[by_pipeline.backtest].logit_r2
