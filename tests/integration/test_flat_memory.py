@@ -46,7 +46,7 @@ DAYS_APART = 30
 """So few race days that every window, the longest of 1,095 days too, is full before anything is measured."""
 FULL_AFTER_DAYS = 38
 FIELD = 10
-FIELDS = 3
+FIELDS = 6
 
 
 def race_day(number: int) -> Iterator[Result]:
