@@ -5,8 +5,7 @@ A user's own objects are those of the Python files in `feast_objects/` beside `v
 
 from pathlib import Path
 
-from velo.feature_repo.objects import feast_objects
-from velo.feature_repo.own_objects import own_objects
+from velo.feature_repo.objects import feast_objects, own_objects
 from velo.feature_repo.stores.registry import settings_for
 from velo.storage.store import Home
 

@@ -2,17 +2,22 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import Any, Final
 
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, OnDemandFeatureView, RequestSource, ValueType
+from feast.base_feature_view import BaseFeatureView
 from feast.data_format import ParquetFormat
 from feast.data_source import DataSource
 from feast.types import Float64, Int32, Int64, String, UnixTimestamp
 
+from velo.errors import UserError
 from velo.feature_repo.catalogue import request_time
 from velo.feature_repo.catalogue.described import OURS, FeatureDescription, described, described_request
 from velo.feature_repo.catalogue.families import FAMILIES, Family
 from velo.feature_repo.catalogue.request_view import RequestView
+from velo.settings import FEATURE_CONFIG
 from velo.storage.store import Home
 
 SERVICE: Final = "velo_v1"
@@ -138,3 +143,33 @@ def _on_demand(view: RequestView, stored: dict[str, FeatureView], request: Reque
         # Feast 0.67 reads the fields of an on-demand view without their words, and then refuses those of the service
         tags={feature.name: f"{feature.formula}; unit: {feature.unit}; {feature.null}" for feature in words},
     )
+
+
+FOLDER: Final = "feast_objects"
+"""The folder, beside `velo.toml`."""
+_KINDS: Final = (DataSource, Entity, BaseFeatureView, FeatureService)
+
+
+def own_objects(folder: Path | None = None) -> list[Any]:
+    """The Feast objects that the folder's files define at their top level, by file name; without a folder none.
+
+    Raises `UserError` for a file that does not import.
+    """
+    if folder is None:
+        config = FEATURE_CONFIG.read()
+        if config is None:
+            return []
+        folder = config.parent / FOLDER
+    found: dict[int, Any] = {}
+    for path in sorted(folder.glob("*.py")):
+        spec = spec_from_file_location(f"own_feast_objects_{path.stem}", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except Exception as broken:  # noqa: BLE001  a user's file may raise anything
+            said = " ".join(f"{type(broken).__name__}: {broken}".split())
+            raise UserError(f"{path} does not import ({said}): correct it, or take it out") from None
+        found |= {id(value): value for value in vars(module).values() if isinstance(value, _KINDS)}
+    return list(found.values())

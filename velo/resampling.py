@@ -28,6 +28,19 @@ class Figure:
     high: float | None
     n: int
 
+    def shown(self, digits: int = 3, times: float = 1.0, unit: str = "") -> str:
+        """The value with its interval, such as `0.12 [0.10, 0.14]`, scaled and with a unit; a dash without a value."""
+        if self.value is None:
+            return "–"
+        text = f"{self.value * times:.{digits}f}"
+        if self.low is not None and self.high is not None:
+            text += f" [{self.low * times:.{digits}f}, {self.high * times:.{digits}f}]"
+        return text + unit
+
+    def percent(self, digits: int = 1) -> str:
+        """As `shown`, in percent."""
+        return self.shown(digits, 100.0, " %")
+
 
 @dataclass(frozen=True)
 class Days:

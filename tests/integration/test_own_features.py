@@ -338,7 +338,7 @@ service = FeatureService(name="with_weather", features=[weather])
 
 
 def test_feast_objects_of_a_folder_are_found_and_a_broken_file_is_refused(tmp_path: Path) -> None:
-    from velo.feature_repo.own_objects import own_objects
+    from velo.feature_repo.objects import own_objects
 
     assert own_objects(tmp_path) == []
     (tmp_path / "weather.py").write_text(OBJECTS)

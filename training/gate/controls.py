@@ -138,21 +138,13 @@ def placebo_table(report: PlaceboReport) -> Table:
             check.name,
             check.expected,
             f"{check.races:,}",
-            _interval(check.r2),
-            _interval(check.top1),
+            check.r2.shown(4),
+            check.top1.shown(4),
             "–" if check.auc is None else f"{check.auc:.3f}",
             "; ".join(check.alarms) or "none",
             "PASS" if check.passed else "FAIL",
         )
     return table
-
-
-def _interval(figure: Figure) -> str:
-    if figure.value is None:
-        return "–"
-    if figure.low is None or figure.high is None:
-        return f"{figure.value:.4f}"
-    return f"{figure.value:.4f} [{figure.low:.4f}, {figure.high:.4f}]"
 
 
 RUNNERS: Final = 8

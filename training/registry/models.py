@@ -16,7 +16,6 @@ from velo.training.model.own_models import velo_options
 from velo.training.model.trees import ModelOptions
 from velo.training.race_model import VELO
 from velo.training.registry.backtests import read
-from velo.training.reports.tables import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,10 +219,10 @@ def backtests_table(rows: tuple[StoredBacktest, ...]) -> Table:
             row.model,
             f"{row.since} to {row.until}",
             f"{row.races:,}",
-            shown(row.r2, 4),
-            shown(Figure(row.logit_r2, None, None, row.races), 4),
-            shown(Figure(row.market_r2, None, None, row.races), 4),
-            shown(row.blend_delta_r2, 4),
+            row.r2.shown(4),
+            Figure(row.logit_r2, None, None, row.races).shown(4),
+            Figure(row.market_r2, None, None, row.races).shown(4),
+            row.blend_delta_r2.shown(4),
             "–" if row.calibration_error is None else f"{row.calibration_error:.2%}",
             row.verdict,
             str(row.alarms),

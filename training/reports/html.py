@@ -28,7 +28,6 @@ from velo.training.reports.tables import (
     first_lines,
     floor_rows,
     in_words,
-    percent,
     quality_rows,
     strategy_cells,
     what_was_tested,
@@ -147,7 +146,7 @@ def _betting(report: BacktestReport, name: str) -> dict[str, Any]:
         ),
         [
             (each.strategy, f"{each.n:,}", f"{each.unsettled:,}", *strategy_cells(each, report.luck[name]),
-             percent(each.clv), f"{each.drawdown:,.0f}", f"{each.kelly.final:.3f}")
+             each.clv.percent(), f"{each.drawdown:,.0f}", f"{each.kelly.final:.3f}")
             for each in bets
         ],
     )  # fmt: skip

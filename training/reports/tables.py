@@ -83,7 +83,7 @@ def in_words(report: BacktestReport) -> list[str]:
     lines = ["An alarm went off: do not believe these figures before a leak is looked for."] if report.alarms else []
     lines.append(
         f"Together with the market the model predicted {_side(blend.delta_r2)} than the market alone "
-        f"(ΔR² {shown(blend.delta_r2, 4)}, the share of what a race leaves open that it explains more)."
+        f"(ΔR² {blend.delta_r2.shown(4)}, the share of what a race leaves open that it explains more)."
     )
     name = report.equity[report.served].strategy
     bets = next(bets for bets in report.bets[report.served] if bets.strategy == name)
@@ -92,7 +92,7 @@ def in_words(report: BacktestReport) -> list[str]:
     roi = bets.roi[0.0]
     share = report.luck[report.served].get(name)
     luck = "" if share is None else f"; P(a gain this large | no edge) is {by_luck(share)}"
-    return [*lines, f"{bets.n:,} bets of {name} returned {percent(roi)} at level stakes: {_money(roi)}{luck}."]
+    return [*lines, f"{bets.n:,} bets of {name} returned {roi.percent()} at level stakes: {_money(roi)}{luck}."]
 
 
 def summary_lines(report: BacktestReport, page: str) -> list[str]:
@@ -106,9 +106,9 @@ def summary_lines(report: BacktestReport, page: str) -> list[str]:
         *first_lines(report)[:2],
         *in_words(report)[-2:],
         f"{report.since} to {report.until}, {report.races:,} races, model {report.model}; trial {report.trials} of these days",
-        f"R²: market {shown(by_model['pi'].r2, 4)}, {NAMES[report.served]} {shown(served.r2, 4)}, blend {shown(by_model['blend'].r2, 4)}",
-        f"calibration error of {NAMES[report.served]}: {percent(served.root_mean_gap, 2)}, slope {shown(served.slope)}",
-        f"A/E of {name} against 1/SP: {shown(bets.ae_price, 2)}; drawdown {bets.drawdown:,.0f} units",
+        f"R²: market {by_model['pi'].r2.shown(4)}, {NAMES[report.served]} {served.r2.shown(4)}, blend {by_model['blend'].r2.shown(4)}",
+        f"calibration error of {NAMES[report.served]}: {served.root_mean_gap.percent(2)}, slope {served.slope.shown()}",
+        f"A/E of {name} against 1/SP: {bets.ae_price.shown(2)}; drawdown {bets.drawdown:,.0f} units",
         f"beware: {report.caveats[0]}{more}" if report.caveats else "",
         f"every figure: --full, or {page}",
     ]
@@ -142,8 +142,8 @@ def closing_line(bets: Bets) -> str:
     if bets.clv.value is None:
         return f"{bets.strategy}: no price before the off, so no closing-line value"
     return (
-        f"{bets.strategy}: closing-line value {percent(bets.clv)} over {bets.clv.n:,} bets, "
-        f"{percent(bets.beat_close, 0)} of them at a longer price than the last"
+        f"{bets.strategy}: closing-line value {bets.clv.percent()} over {bets.clv.n:,} bets, "
+        f"{bets.beat_close.percent(0)} of them at a longer price than the last"
     )
 
 
@@ -171,7 +171,7 @@ def what_was_tested(report: BacktestReport) -> str:
 def beside_lines(report: BacktestReport) -> list[str]:
     """The comparisons, and which blend was chosen."""
     lines = [
-        f"ΔR² of {NAMES[pair.name]} over {NAMES[pair.than]}: {shown(pair.delta_r2, 4)}, margin {shown(pair.margin, 4)} nats a race"
+        f"ΔR² of {NAMES[pair.name]} over {NAMES[pair.than]}: {pair.delta_r2.shown(4)}, margin {pair.margin.shown(4)} nats a race"
         for pair in report.beside
     ]
     for choice in report.choices:
@@ -187,24 +187,6 @@ def beside_lines(report: BacktestReport) -> list[str]:
             f"market β {choice.market_beta:.3f}"
         )
     return lines
-
-
-def shown(figure: Figure, digits: int = 3) -> str:
-    """A figure with its interval."""
-    if figure.value is None:
-        return "–"
-    interval = (
-        "" if figure.low is None or figure.high is None else f" [{figure.low:.{digits}f}, {figure.high:.{digits}f}]"
-    )
-    return f"{figure.value:.{digits}f}{interval}"
-
-
-def percent(figure: Figure, digits: int = 1) -> str:
-    """A figure with its interval, in percent."""
-    if figure.value is None:
-        return "–"
-    low, high = (None if end is None else end * 100.0 for end in (figure.low, figure.high))
-    return f"{shown(Figure(figure.value * 100.0, low, high, figure.n), digits)} %"
 
 
 def gate_tables(name: str, gate: GateReport) -> Group:
@@ -233,8 +215,8 @@ def gate_tables(name: str, gate: GateReport) -> Group:
 def quality_rows(report: BacktestReport) -> Rows:
     """One row per set of probabilities, in the order of `QUALITY`."""
     return [
-        (NAMES[row.name], shown(row.r2, 4), shown(row.top1), "–" if row.auc is None else f"{row.auc:.3f}",
-         percent(row.root_mean_gap, 2), percent(row.mean_gap, 2), f"{row.plain_error:.2%}", shown(row.slope))
+        (NAMES[row.name], row.r2.shown(4), row.top1.shown(), "–" if row.auc is None else f"{row.auc:.3f}",
+         row.root_mean_gap.percent(2), row.mean_gap.percent(2), f"{row.plain_error:.2%}", row.slope.shown())
         for row in report.told
     ]  # fmt: skip
 
@@ -242,7 +224,7 @@ def quality_rows(report: BacktestReport) -> Rows:
 def floor_rows(floors: tuple[Floor, ...]) -> Rows:
     """One row per floor, in the order of `FLOORS`."""
     return [
-        (NAMES[floor.subject], floor.by, floor.bucket, f"{floor.n:,}", f"{floor.expected:,.0f}", shown(floor.ae, 3),
+        (NAMES[floor.subject], floor.by, floor.bucket, f"{floor.n:,}", f"{floor.expected:,.0f}", floor.ae.shown(3),
          kept_or_not(floor))
         for floor in floors
     ]  # fmt: skip
@@ -251,8 +233,8 @@ def floor_rows(floors: tuple[Floor, ...]) -> Rows:
 def bucket_rows(bets: Bets) -> Rows:
     """One row per price bucket of a strategy's bets, in the order of `BY_BUCKET`."""
     return [
-        (price, f"{bucket.n:,}", shown(bucket.ae_model, 2), shown(bucket.ae_market, 2), shown(bucket.ae_price, 2),
-         percent(bucket.roi))
+        (price, f"{bucket.n:,}", bucket.ae_model.shown(2), bucket.ae_market.shown(2), bucket.ae_price.shown(2),
+         bucket.roi.percent())
         for price, bucket in bets.buckets.items()
     ]  # fmt: skip
 
@@ -260,7 +242,7 @@ def bucket_rows(bets: Bets) -> Rows:
 def criterion_cells(judged: Judged) -> tuple[str, str, str, str]:
     """A criterion with its value, bound and n."""
     criterion, figure = judged.criterion, judged.figure
-    value = f"{figure.value:,.0f}" if criterion.counted else shown(figure, 4)
+    value = f"{figure.value:,.0f}" if criterion.counted else figure.shown(4)
     return criterion.says, value, criterion.bound, f"{figure.n:,}"
 
 
@@ -289,6 +271,6 @@ def _strategies(name: str, bets: tuple[Bets, ...], luck: Mapping[str, float]) ->
 
 def strategy_cells(row: Bets, luck: Mapping[str, float]) -> tuple[str, ...]:
     """A/E by three expectations, ROI, P(gain | no edge), and ROI after each commission."""
-    commissions = (percent(figure) for rate, figure in row.roi.items() if rate)
-    ae = (shown(figure, 2) for figure in (row.ae_model, row.ae_market, row.ae_price))
-    return (*ae, percent(row.roi[0.0]), by_luck(luck.get(row.strategy)), *commissions)
+    commissions = (figure.percent() for rate, figure in row.roi.items() if rate)
+    ae = (figure.shown(2) for figure in (row.ae_model, row.ae_market, row.ae_price))
+    return (*ae, row.roi[0.0].percent(), by_luck(luck.get(row.strategy)), *commissions)

@@ -4,7 +4,6 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from velo.resampling import Figure
 from velo.training.evaluation.quality import ModelQuality, Quality
 from velo.training.race_model import VELO
 from velo.training.train import TrainReport
@@ -26,7 +25,7 @@ def trained_table(report: TrainReport) -> Group:
         _add(table, name, part)
     caveats = [Text(f"· {line}") for line in report.caveats]
     margin = report.test.margin
-    beyond = [Text(f"test margin over the market: {_figure(margin, 4)} nats a race")] if margin else []
+    beyond = [Text(f"test margin over the market: {margin.shown(4)} nats a race")] if margin else []
     searched = [_searched(report)] if report.searched else []
     parts = [_parts(report)] if report.parts else []
     return Group(head, facts, *searched, table, *parts, *beyond, *caveats)
@@ -42,8 +41,8 @@ def _parts(report: TrainReport) -> Table:
     for name in ("", "R²", "ΔR² over π^β", "calibration error", "slope"):
         table.add_column(name, justify="left" if not name else "right")
     for part in report.parts:
-        error = _figure(part.calibration_error, 2, 100.0, " %")
-        table.add_row(part.name, _figure(part.r2, 4), _figure(part.delta_r2, 4), error, _figure(part.slope, 2))
+        error = part.calibration_error.percent(2)
+        table.add_row(part.name, part.r2.shown(4), part.delta_r2.shown(4), error, part.slope.shown(2))
     return table
 
 
@@ -58,15 +57,6 @@ def _searched(report: TrainReport) -> Table:
     return table
 
 
-def _figure(figure: Figure, digits: int, scale: float = 1.0, unit: str = "") -> str:
-    if figure.value is None:
-        return "–"
-    shown = f"{figure.value * scale:.{digits}f}"
-    if figure.low is None or figure.high is None:
-        return f"{shown}{unit}"
-    return f"{shown} [{figure.low * scale:.{digits}f}, {figure.high * scale:.{digits}f}]{unit}"
-
-
 def _add(table: Table, name: str, part: ModelQuality) -> None:
     when = f"{name} {part.first_day} to {part.last_day}"
     table.add_row(f"{when}: model", f"{part.races:,}", *_cells(part.model))
@@ -78,4 +68,4 @@ def _add(table: Table, name: str, part: ModelQuality) -> None:
 
 def _cells(quality: Quality) -> tuple[str, str, str, str]:
     losses = (f"{quality.log_loss:.4f}", f"{quality.log_loss_uniform:.4f}")
-    return (*losses, _figure(quality.r2, 3), _figure(quality.top1, 3))
+    return (*losses, quality.r2.shown(3), quality.top1.shown(3))
