@@ -21,7 +21,7 @@ from velo.serving.api.schemas import (
     Combinations,
     Curve,
     Day,
-    Form,
+    FormOut,
     GivenCard,
     GivenOdds,
     GivenReinstatement,
@@ -122,7 +122,7 @@ async def score_race(
 
 @races.get(
     "/races/{race_id:path}/form",
-    responses={200: {"model": Form}, **documented(404, 422, 429, 503)},
+    responses={200: {"model": FormOut}, **documented(404, 422, 429, 503)},
     response_class=Response,
 )
 async def race_form(service: Asked, turns: Turns, client: Client, race_id: RaceId) -> Response:

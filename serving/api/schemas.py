@@ -337,20 +337,20 @@ class FormLine(BaseModel):
     runs: list[RunOut]
 
 
-class Prices(BaseModel):
+class OddsOut(BaseModel):
     """A snapshot of decimal odds by horse key."""
 
     known_at: datetime
     prices: dict[str, float]
 
 
-class Form(BaseModel):
+class FormOut(BaseModel):
     """The form of a race's horses and the odds known: as of now, or as of the decision time of a race that was run."""
 
     race_id: str
     as_of: datetime
     runners: list[FormLine]
-    prices: list[Prices] = Field(description="Oldest first; of many snapshots evenly chosen ones.")
+    prices: list[OddsOut] = Field(description="Oldest first; of many snapshots evenly chosen ones.")
 
 
 class Combination(BaseModel):
