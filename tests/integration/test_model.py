@@ -106,6 +106,34 @@ def test_the_gradient_is_the_slope_of_the_winner_log_loss() -> None:
     np.testing.assert_allclose(second, np.diag(bends), atol=1e-8)
 
 
+def test_the_gradient_of_three_places_is_the_slope_of_who_was_next_among_those_left() -> None:
+    """Places 1, 2, 3; a dead heat for first with a third; a second of unknown rivals; two seconds, who add nothing."""
+    races = replace(
+        some_races([3, 4, 3, 3], [1, 0, 0, 0.5, 0.5, 0, 0, 1, 0, 0, 1, 0, 0]),
+        place=np.array([1, 2, 3, 1, 1, 3, 4, 1, np.nan, 2, 1, 2, 2]),
+    )
+    scores = np.random.default_rng(3).normal(size=13)
+
+    def next_of(at: NDArray[np.float64], taken: int, left: list[int], exponent: float) -> float:
+        return float(-np.log(np.exp(exponent * at[taken]) / np.exp(exponent * at[left]).sum()))
+
+    def loss(at: NDArray[np.float64]) -> float:
+        won = float(winner_loss(softmax(at, races.starts), races.share, races.starts).sum())
+        seconds = next_of(at, 1, [1, 2], 0.8) + next_of(at, 9, [8, 9], 0.8)
+        return won + 0.5 * seconds + 0.35 * next_of(at, 5, [5, 6], 0.65)
+
+    first, second = gradients(scores, races, places=3)
+    step = 1e-5 * np.eye(13)
+    slopes = [(loss(scores + one) - loss(scores - one)) / 2e-5 for one in step]
+    bends = [
+        (gradients(scores + one, races, places=3)[0] - gradients(scores - one, races, places=3)[0]) / 2e-5
+        for one in step
+    ]
+    np.testing.assert_allclose(first, slopes, atol=1e-8)
+    np.testing.assert_allclose(second, np.diag(bends), atol=1e-8)
+    np.testing.assert_array_equal(gradients(scores, races)[0], gradients(scores, replace(races, place=None))[0])
+
+
 # The metrics
 
 

@@ -32,7 +32,7 @@ class Races:
 
     `rows` are rows of the training set, (starters,), and `starts` has the first position of each race, (races,). `share` is each
     runner's share of the win, `pi` the market's probability (NaN if the race has no market), (starters,); `days` is the local
-    date of each race, (races,).
+    date of each race, (races,). `place` is each runner's finishing position, (starters,): NaN if unknown, None if no runner has one.
     """
 
     rows: Indices
@@ -40,6 +40,7 @@ class Races:
     share: Floats
     pi: Floats
     days: NDArray[np.datetime64]
+    place: Floats | None = None
 
     @property
     def count(self) -> int:
@@ -77,7 +78,8 @@ class Races:
         kept = np.repeat(wanted, self.sizes)
         sizes = self.sizes[wanted]
         starts = np.cumsum(np.r_[0, sizes[:-1]]) if sizes.size else np.empty(0, dtype=np.intp)
-        return Races(self.rows[kept], starts.astype(np.intp), self.share[kept], self.pi[kept], self.days[wanted])
+        place = None if self.place is None else self.place[kept]
+        return Races(self.rows[kept], starts.astype(np.intp), self.share[kept], self.pi[kept], self.days[wanted], place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,7 @@ def races_of(rows: TrainingSet) -> Races:
         rows.label("win_share")[started],
         rows.label("market_pi")[started],
         rows.days()[started][starts],
+        rows.label("position")[started],
     )
     if whole.count == 0:
         return whole

@@ -91,7 +91,8 @@ def placebos(
     made = prepare(store, progress, options)
     races, seed = made.races, made.recipe.seed
     share, pi = (shuffled_winners(values, races.starts, seed) for values in (races.share, races.pi))
-    checks = [_check(SHUFFLED, made, made.runners, replace(races, share=share, pi=pi), progress)]
+    place = None if races.place is None else shuffled_winners(races.place, races.starts, seed)
+    checks = [_check(SHUFFLED, made, made.runners, replace(races, share=share, pi=pi, place=place), progress)]
     if made.recipe.kind != FUNCTION:
         leak = planted_leak(races.share, seed, NOISE)
         matrix = np.repeat(leak[:, None], made.runners.matrix.shape[1], axis=1)

@@ -32,6 +32,10 @@ RISING: Final = frozenset(
 )
 """Measures that never lower a runner's utility as they grow, all else equal: its own, its jockey's or its trainer's record."""
 FALLING: Final = frozenset({"lengths_last", "lengths_ewma", "position_last"})
+LATER_PLACES: Final = {2: (0.8, 0.5), 3: (0.65, 0.35)}
+"""The exponent and the weight in the loss of each place after the first: chances are more equal there, and count less."""
+LOWEST: Final = -1e6
+"""The score of a runner that has taken an earlier place: its chance is 0."""
 _THREADS: Final = re.compile(r"^\[num_threads: \d+\]$", re.MULTILINE)
 _WINDOW: Final = re.compile(r"_\d+d$")
 
@@ -44,7 +48,7 @@ class ModelOptions:
     or `dart` (which never ends early); `seeds` is the number of models grown from successive seeds and averaged; `monotone`
     constrains the trees by `RISING` and `FALLING`. `soft_target` is the share of π in the target of the fundamental model, and
     the win is the rest: π of a training race is not a feature, and prediction needs none. `logit_share` is the logit's weight in the
-    utility, `logit_l2` its penalty. The `residual_` options are those of the model on top of the market, whose target is the win
+    utility, `logit_l2` its penalty. `places` is the number of first finishers that the trees learn from (`gradients`). The `residual_` options are those of the model on top of the market, whose target is the win
     alone. `threads` is 0 for as many as the machine has free.
     """
 
@@ -67,6 +71,8 @@ class ModelOptions:
     residual_learning_rate: float = 0.05
     residual_logit_l2: float = 3000.0
     residual_logit_share: float = 0.5
+    residual_places: int = 3
+    places: int = 1
     threads: int = 0
     seeds: int = 3
 
@@ -80,6 +86,7 @@ class ModelOptions:
             soft_target=0.0,
             logit_l2=self.residual_logit_l2,
             logit_share=self.residual_logit_share,
+            places=self.residual_places,
         )
 
     def parameters(self, rows: int, features: Sequence[str] = ()) -> dict[str, Any]:
@@ -159,7 +166,7 @@ def fit(
     evaluated: dict[str, dict[str, list[float]]] = {}
 
     def objective(scores: Floats, data: lightgbm.Dataset) -> tuple[Floats, Floats]:
-        return gradients(scores, races[id(data)], targets[id(data)])
+        return gradients(scores, races[id(data)], targets[id(data)], options.places)
 
     def loss(scores: Floats, data: lightgbm.Dataset) -> tuple[str, float, bool]:
         of = races[id(data)]
@@ -200,7 +207,7 @@ def grow(
     target = train[1].target(options.soft_target)
 
     def objective(scores: Floats, _: lightgbm.Dataset) -> tuple[Floats, Floats]:
-        return gradients(scores, train[1], target)
+        return gradients(scores, train[1], target, options.places)
 
     weighing = _weighing(*train, features)
     texts = []
@@ -246,10 +253,23 @@ def _weighing(matrix: Floats, races: Races, features: Sequence[str]) -> dict[str
     return {"feature_contri": (~gone).astype(np.float64).tolist()} if gone.any() else {}
 
 
-def gradients(scores: Floats, races: Races, target: Floats | None = None) -> tuple[Floats, Floats]:
+def gradients(scores: Floats, races: Races, target: Floats | None = None, places: int = 1) -> tuple[Floats, Floats]:
     """First and (diagonal) second derivative of the log loss of every race with respect to the scores.
 
-    `target` is the training target of each runner, which sums to 1 in each race; the share of the win without it.
+    `target` is the training target of each runner, which sums to 1 in each race; the share of the win without it. With
+    `places` above 1 the loss has a term for each later place as well (Plackett–Luce): who was second among those that did
+    not win, and so on. A place that nobody or more than one runner has adds nothing.
     """
     chance = softmax(scores, races.starts)
-    return chance - (races.share if target is None else target), chance * (1.0 - chance)
+    slope, curve = chance - (races.share if target is None else target), chance * (1.0 - chance)
+    if races.place is None:
+        return slope, curve
+    for number in range(2, places + 1):
+        exponent, weight = LATER_PLACES[number]
+        left = ~(races.place < number)
+        taken = (races.place == number).astype(np.float64)
+        counts = np.repeat(races.total(taken) == 1.0, races.sizes)
+        chance = np.where(left, softmax(np.where(left, exponent * scores, LOWEST), races.starts), 0.0)
+        slope += np.where(counts, weight * exponent * (chance - taken), 0.0)
+        curve += np.where(counts, weight * exponent**2 * chance * (1.0 - chance), 0.0)
+    return slope, curve
