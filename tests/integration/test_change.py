@@ -28,6 +28,8 @@ from velo.streams.batch.formulas import view_formulas
 from velo.streams.batch.rollback import rollback
 from velo.streams.change_plan import plan
 
+pytestmark = pytest.mark.slow
+
 SEASON = a_season(40)
 LAST = len(SEASON) - 30
 TRAINERS, BIAS = BY_VIEW["trainer_velocity"], BY_VIEW["draw_bias"]

@@ -14,6 +14,8 @@ from velo.storage.store import Home, Store
 from velo.training.dataset.entity_rows import Period
 from velo.training.dataset.training_set import KEPT, TrainingSet, kept_training_set
 
+pytestmark = pytest.mark.slow
+
 READ = "read the training set"
 
 

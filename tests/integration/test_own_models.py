@@ -32,6 +32,8 @@ from velo.training.registry.models import recipe_kept, stored_backtests
 from velo.training.reports.backtest_report import BacktestReport
 from velo.training.train import train
 
+pytestmark = pytest.mark.slow
+
 PIPELINE = "tests.support.user_models:pipeline"
 FUNCTION = "tests.support.user_models:by_form"
 PROTOCOL = "tests.support.user_models:FormModel"
