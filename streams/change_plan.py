@@ -93,7 +93,8 @@ class ViewChange:
 class TablesPlan:
     """What would change in the tables at their position in the log. `feast` names the objects of the registry that change.
 
-    `whole` says whether all keys were computed. `fingerprint` is that of all formulas, `fingerprint_now` that of the tables;
+    `whole` says whether all keys were computed. `measuring_seconds` is how long it took to measure starts again, 0 where no
+    measure changed. `fingerprint` is that of all formulas, `fingerprint_now` that of the tables;
     they also differ where only request-time formulas do, which no table has.
     """
 
@@ -103,6 +104,7 @@ class TablesPlan:
     examples: tuple[ChangedValue, ...]
     feast: tuple[str, ...]
     whole: bool
+    measuring_seconds: float
     fingerprint: str
     fingerprint_now: str
 
@@ -150,7 +152,8 @@ def plan(
         tuple(changes),
         tuple(_spread(aside.examples)),
         tuple(_feast_objects(changes)),
-        keys is None,
+        all(change.keys == change.of_keys for change in changes),
+        aside.measuring_seconds,
         fingerprint(families),
         manifest.fingerprint,
     )
@@ -208,6 +211,7 @@ class _Aside:
     keys: int | None
     now: datetime
     examples: list[ChangedValue] = field(default_factory=list)
+    measuring_seconds: float = 0.0
     _results: list[Path] = field(default_factory=list)
     _starts: list[Path] = field(default_factory=list)
 
@@ -216,11 +220,13 @@ class _Aside:
         own = own_measures(families)
         found = staging.measured_in(self.store.home, self.folder, DEFAULT, own)
         if found is None:
+            begun = time.perf_counter()
             home = Home(self.scratch / "home")
             home.root.mkdir()
             home.log.symlink_to(self.store.home.log.resolve(), target_is_directory=True)
             staging.measure_new(home, MEMORY_LIMIT, own=own)
             found = staging.parts_of(home, "results"), staging.parts_of(home, "starts")
+            self.measuring_seconds = time.perf_counter() - begun
         self._results, self._starts = found
 
     def compare(self, family: Family, change: ViewChange) -> ViewChange:

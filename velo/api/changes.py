@@ -70,9 +70,8 @@ def plan(store: Store, now: datetime, *, keys: int | None, progress: Progress) -
 
     found = tables_plan(store, now, keys=keys, progress=progress)
     due = [view for view in found.views if view.change in ("added", "changed")]
-    expected = Cost(
-        sum(view.rows_then for view in due), sum(view.seconds for view in due), sum(view.bytes for view in due)
-    )
+    seconds = found.measuring_seconds + sum(view.seconds for view in due)
+    expected = Cost(sum(view.rows_then for view in due), seconds, sum(view.bytes for view in due))
     _keep(store.home, found.fingerprint, expected)
     return ChangePlan(found, _models(store.home, found.fingerprint))
 

@@ -93,20 +93,24 @@ def _planned(found: "ChangePlan") -> "Group":
     examples = Table(title="examples", title_justify="left")
     for name in EXAMPLE_COLUMNS:
         examples.add_column(name)
-    for view in tables.views:
+    for view in _touched(found):
         views.add_row(*_view_row(view))
     for row in _feature_rows(tables.views):
         features.add_row(*row)
     for example in tables.examples:
         examples.add_row(*_example_row(example))
-    shown = [part for part in (features, examples) if part.row_count]
-    return Group(views, *shown, facts("also", list(_also(found))))
+    shown: list[Any] = [part for part in (views, features, examples) if part.row_count]
+    return Group(*(shown or [_title(found)]), facts("also", list(_also(found))))
+
+
+def _touched(found: "ChangePlan") -> "list[ViewChange]":
+    return [view for view in found.tables.views if view.change != "untouched"]
 
 
 def _markdown(found: "ChangePlan") -> Iterator[str]:
     yield f"**{_title(found)}**"
     for columns, rows in (
-        (VIEW_COLUMNS, [_view_row(view) for view in found.tables.views]),
+        (VIEW_COLUMNS, [_view_row(view) for view in _touched(found)]),
         (FEATURE_COLUMNS, list(_feature_rows(found.tables.views))),
         (EXAMPLE_COLUMNS, [_example_row(example) for example in found.tables.examples]),
     ):
@@ -161,6 +165,7 @@ RACES_SHOWN = 5
 
 
 def _also(found: "ChangePlan") -> Iterator[tuple[str, str]]:
+    yield "views untouched", str(len(found.tables.views) - len(_touched(found)))
     lost = [model for model in found.models if model.fits_now and not model.fits_then]
     stop = ", ".join(f"{model.version}{' (it serves)' if model.serves else ''}" for model in lost)
     yield "models that stop fitting", stop or "none"

@@ -210,13 +210,16 @@ def publish(home: Home, folder: Path, manifest: Manifest, *, restored: Path | No
     The stream's rows of messages after the manifest's are linked in: those of `restored`, where that generation becomes
     current again, else those of the current one that have the same formulas.
     """
-    sums = {}
+    before = restored or current(home)
+    published = _published_sums(before) if before is not None else {}
+    sums: dict[str, Any] = {}
     for part in sorted(folder.rglob("*.parquet")):
-        sync_file(part)
-        sums[str(part.relative_to(folder))] = (part.stat().st_size, _crc_of(part))
+        name, inode = str(part.relative_to(folder)), part.stat().st_ino
+        if (name, inode) not in published:
+            sync_file(part)
+        sums[name] = published.get((name, inode)) or (part.stat().st_size, _crc_of(part))
     write_atomically(folder / SUMS, json.dumps(sums).encode())
     with changing_parts(home):
-        before = restored or current(home)
         if before is not None:
             _bring_stream_parts(before, folder, manifest, whole=restored is not None)
         for inner in folder.iterdir():
@@ -298,6 +301,14 @@ def _bring_stream_parts(before: Path, folder: Path, manifest: Manifest, *, whole
             else:
                 name = stream_part_name(manifest.next_seq, part.last_seq)
                 rows_after(part.path, manifest.known_at, folder / view / name)
+
+
+def _published_sums(generation: Path) -> dict[tuple[str, int], Any]:
+    """Size and checksum of the parts of a generation, by path and inode: a part linked from it is the same file."""
+    with suppress(UserError):
+        named = ((name, generation / name, sums) for name, sums in _sums(generation).items())
+        return {(name, part.stat().st_ino): sums for name, part, sums in named if part.exists()}
+    return {}
 
 
 def _sums(generation: Path) -> Mapping[str, Any]:
