@@ -61,6 +61,7 @@ def season() -> tuple[TrainingSet, pa.Table]:
         f"{LABEL}started": pa.array([True] * number),
         f"{LABEL}win_share": pa.array(rows["share"]),
         f"{LABEL}market_pi": pa.array(rows["pi"]),
+        f"{LABEL}position": pa.array([1.0 if share else None for share in rows["share"]]),
     })  # fmt: skip
     known = datetime(2023, 1, 1, tzinfo=UTC)
     made_from = Provenance("f" * 32, number, known, timedelta(minutes=5), "Europe/London", "0" * 64)
