@@ -16,7 +16,7 @@ import numpy as np
 from velo.errors import UserError
 from velo.feature_repo.stores import embedded_redis
 from velo.feature_repo.stores.race_cards import KEEP
-from velo.feature_repo.stores.redis_client import connect_url
+from velo.feature_repo.stores.redis_client import connect_url, refuse_unusable
 from velo.feature_repo.stores.whole import Expected
 from velo.racing.cards import Declared, decision_time, first_result, result_known_at
 from velo.racing.clock import from_us, to_text, to_us
@@ -253,7 +253,9 @@ def score(
 def scorer_of(
     store: Store, log: LogView, *, deadline_s: float = DEADLINE_S, clock: Callable[[], datetime] | None = None
 ) -> Scorer:
-    """The scorer of a store and its log; it connects and loads when first needed."""
+    """The scorer of a store and its log; it connects and loads when first needed. Raises `UserError` for an unusable URL."""
+    if store.redis_url is not None:
+        refuse_unusable(store.redis_url)
     redis = RedisReader(lambda: _address_of(store), deadline_s)
     history = RaceHistory(store, log)
     return Scorer(RaceReader(redis, history, Expected(store.home), clock), Bundles(store), history)
