@@ -4,6 +4,7 @@ import json
 import shutil
 import threading
 from datetime import timedelta
+from math import log
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -27,7 +28,7 @@ from tests.support.services import (
 )
 from velo.feature_repo.stores.embedded_redis import down
 from velo.racing.messages import JockeyChange, NonRunner
-from velo.serving.api.schemas import Card, Day, Score
+from velo.serving.api.schemas import Card, Combinations, Day, RaceForm, Score
 from velo.serving.scoring.score_audit import audit_scores
 from velo.storage import table_versions
 from velo.storage.store import Store
@@ -263,3 +264,37 @@ def test_a_race_id_with_a_control_character_is_refused(client: TestClient, race_
     refused(client.post("/v1/score", json=posted(race_id=race_id)), 422)
     answer = client.post(f"/v1/races/{quote(race_id)}/odds", json={"prices": {"horse 1": 2.0}}, headers=WRITES)
     refused(answer, status)
+
+
+def test_the_drivers_multiply_to_the_chance_shown_and_places_sum_to_the_terms(client: TestClient) -> None:
+    """The market first where the chance is the blend's; what is left out is below a hundredth."""
+    score = Score.model_validate_json(client.get(SCORE, params={"drivers": True}).content)
+    shown = [one.probability if one.blended is None else one.blended for one in score.runners]
+    mean = sum(map(log, shown)) / len(shown)
+    for runner, chance in zip(score.runners, shown, strict=True):
+        assert abs(sum(driver.effect for driver in runner.drivers) - (log(chance) - mean)) < 0.01
+        assert (runner.blended is not None) == runner.drivers[0].words.startswith("price ")
+        assert runner.figures is not None
+        assert runner.figures.career is None or runner.figures.career[0] >= runner.figures.career[1]
+    assert (score.place_terms.places, score.place_terms.fraction) == (2, 0.25), "7 runners"
+    assert sum(one.place or 0.0 for one in score.runners) == pytest.approx(2.0)
+    assert all(one.place > chance for one, chance in zip(score.runners, shown, strict=True) if one.place is not None)
+    plain = Score.model_validate_json(client.get(SCORE).content)
+    assert [(one.place, one.drivers, one.figures) for one in plain.runners] == [
+        (one.place, [], None) for one in score.runners
+    ]
+
+
+def test_the_form_of_a_race_and_its_combinations_are_of_its_declared_runners(client: TestClient) -> None:
+    form = RaceForm.model_validate_json(client.get("/v1/races/to%20come/form").content)
+    assert {line.horse_id for line in form.runners} == {one.horse_id for one in RUNNERS}, "who is withdrawn too"
+    for line in form.runners:
+        assert len(line.runs) == min(6, len(line.figures.replace("-", "").replace("/", "")))
+        assert [run.race_date for run in line.runs] == sorted((run.race_date for run in line.runs), reverse=True)
+    assert [snapshot.known_at for snapshot in form.prices] == sorted(snapshot.known_at for snapshot in form.prices)
+    assert form.prices
+    assert all(snapshot.known_at <= form.as_of for snapshot in form.prices)
+    answer = client.get("/v1/races/to%20come/combinations", params={"pool": "quinella", "most": 500})
+    found = Combinations.model_validate_json(answer.content)
+    assert sum(one.probability for one in found.combinations) == pytest.approx(1.0)
+    assert client.get("/v1/races/to%20come/combinations", params={"pool": "tote"}).status_code == 422
