@@ -28,7 +28,7 @@ from tests.support.services import (
 )
 from velo.feature_repo.stores.embedded_redis import down
 from velo.racing.messages import JockeyChange, NonRunner
-from velo.serving.api.schemas import Card, Combinations, Day, RaceForm, Score
+from velo.serving.api.schemas import Card, Combinations, Day, FormOut, Score
 from velo.serving.scoring.score_audit import audit_scores
 from velo.storage import table_versions
 from velo.storage.store import Store
@@ -286,7 +286,7 @@ def test_the_drivers_multiply_to_the_chance_shown_and_places_sum_to_the_terms(cl
 
 
 def test_the_form_of_a_race_and_its_combinations_are_of_its_declared_runners(client: TestClient) -> None:
-    form = RaceForm.model_validate_json(client.get("/v1/races/to%20come/form").content)
+    form = FormOut.model_validate_json(client.get("/v1/races/to%20come/form").content)
     assert {line.horse_id for line in form.runners} == {one.horse_id for one in RUNNERS}, "who is withdrawn too"
     for line in form.runners:
         assert len(line.runs) == min(6, len(line.figures.replace("-", "").replace("/", "")))
