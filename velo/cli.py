@@ -34,7 +34,7 @@ app = typer.Typer(
     name="velo",
     help="VÉLØ: a streaming feature store for horse racing.",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -65,7 +65,7 @@ GROUPS: Final = {
     "Features": ("build", "plan", "apply", "rollback", "features", "catalogue", "sql", "explain"),
     "Models": ("train", "sentinel", "backtest", "gate", "models", "paper"),
     "Race day": ("up", "stream", "serve", "score", "online", "down"),
-    "Check": ("audit", "backup", "bench"),
+    "Check": ("doctor", "audit", "backup", "bench"),
 }
 """The commands as `velo --help` groups and orders them; each is in one group."""
 

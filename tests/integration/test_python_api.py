@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ from tests.support.logs import bytes_of
 from tests.support.made_once import Seasons
 from tests.support.seasons import BUILT_AT
 from tests.support.shared import REPO
+from velo.api import doctor
 from velo.api import opened as opened_module
 from velo.errors import UserError
 from velo.feature_repo.stores.embedded_redis import down
 from velo.settings import FeatureConfig, config_file
+from velo.streams.batch import formulas
 from velo.training.bundle import current
 from velo.training.model.trees import ModelOptions
 from velo.training.train import train
@@ -424,3 +427,40 @@ def test_a_damaged_file_is_one_line_with_its_remedy(tmp_path: Path) -> None:
     part.write_bytes(b"PAR1" + bytes(200))
     with pytest.raises(UserError, match=r"is damaged .* run `velo build --whole`"):
         store.features(pa.table(ASKED))
+
+
+# Doctor
+
+
+def test_the_doctor_finds_nothing_wrong_with_a_new_or_a_sound_store_and_changes_nothing(tmp_path: Path) -> None:
+    said = command("doctor", "--json", home=tmp_path / "home")
+    assert [finding for finding in said.document if not finding["ok"]] == []
+    assert not (tmp_path / "home").exists()
+    store = opened(tmp_path / "home")
+    store.ingest(pd.DataFrame(RACES))
+    store.build()
+    findings = {finding["check"]: finding for finding in command("doctor", "--json", home=tmp_path / "home").document}
+    assert all(finding["ok"] for finding in findings.values())
+    assert findings["log"]["says"] == "2 messages, to 2024-05-03T12:15:00.000000Z"
+    assert findings["tables"]["says"] == "epoch 1, 0 messages behind the log"
+
+
+def test_the_doctor_says_each_fault_with_its_remedy_and_exits_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened(tmp_path / "home")
+    store.ingest(pd.DataFrame(RACES))
+    store.build()
+    next((store.home.root / "generations").rglob("horse_form/*.parquet")).write_bytes(b"PAR1" + bytes(200))
+    monkeypatch.setattr(metadata, "requires", lambda name: ["numpy<1", "nothing-of-this-name>=2", "rich"])
+    monkeypatch.setattr(formulas, "fingerprint", lambda: "other")
+    said = command("doctor", home=store.home.root)
+    assert said.code == 1
+    assert said.out.startswith("3 of 10 checks failed")
+    assert "numpy is" in said.out
+    assert "nothing-of-this-name is missing: run `pip install --upgrade velo-features`" in said.out
+    assert "the tables are of other formulas than the catalogue's: run `velo plan`, then `velo build`" in said.out
+    assert "is damaged" in said.out
+    before = doctor.doctor(store.opened, datetime(2024, 5, 1, tzinfo=UTC))
+    [log] = [finding for finding in before if finding.check == "log"]
+    assert log.says.endswith("after now (2024-05-01T00:00:00.000000Z): set this machine's clock")

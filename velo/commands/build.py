@@ -1,4 +1,4 @@
-"""`velo init`, `build`, `sql`, `status` and `down`: the store and its tables."""
+"""`velo init`, `build`, `sql`, `status`, `doctor` and `down`: the store and its tables."""
 
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from rich.table import Table
 
-from velo.commands.edge import Json, facts, open_store, race_store, show, steps
+from velo.commands.edge import Json, facts, now, open_store, race_store, show, steps
 from velo.storage.store import given_id
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Engine(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    for command in (init, build, sql, status, down):
+    for command in (init, build, sql, status, doctor, down):
         app.command()(command)
 
 
@@ -70,6 +70,19 @@ def status(as_json: Json = False) -> None:
     """Show the state of the store: log end, position of the tables, Redis, model, next race, dead letters."""
     report = race_store().status()
     show(report, as_json, lambda: facts(f"store at {report.home}", report.lines()))
+
+
+def doctor(as_json: Json = False) -> None:
+    """Check this environment and the store, each fault with its remedy; exits 1 where something is wrong. Changes nothing."""
+    from velo.api.doctor import doctor as examined
+
+    found = examined(open_store, now())
+    wrong = sum(not finding.ok for finding in found)
+    title = f"{wrong} of {len(found)} checks failed" if wrong else "all is well"
+    lines = [(finding.check, f"{'ok' if finding.ok else 'WRONG'}  {finding.says}") for finding in found]
+    show(found, as_json, lambda: facts(title, lines))
+    if wrong:
+        raise typer.Exit(1)
 
 
 def down(as_json: Json = False) -> None:
