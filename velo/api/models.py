@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from velo.api.opened import LEAD, OpenedStore, Progress, silent
 from velo.api.values import day
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from velo.training.train import TrainReport
 
 File = str | os.PathLike[str]
+
+SIMULATED: Final = (
+    "the racing of this store is simulated: the report shows what one looks like, not how good a model is"
+)
 
 
 class ModelMethods(OpenedStore):
@@ -120,6 +125,8 @@ class ModelMethods(OpenedStore):
                 again=again,
                 progress=progress or silent,
             )
+            if store.simulated:
+                report = replace(report, caveats=(SIMULATED, *report.caveats))
             path = write_report(report, Path(page) if page else store.home.reports / f"{report.backtest}.html")
             return BacktestResult(report, path, store.home, self.frames)
 
