@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from errno import EDQUOT, ENOSPC, EROFS
 from typing import Final
 
 from velo.errors import UserError
@@ -10,6 +11,8 @@ from velo.streams.dataflow.metrics import Telemetry, say
 
 FIRST_SECONDS: Final = 0.05
 LONGEST_SECONDS: Final = 2.0
+FULL: Final = (ENOSPC, EDQUOT, EROFS)
+"""Errors of a disk or a quota that is full, or a disk that is read-only."""
 
 
 class StoppedWhileRetrying(Exception):
@@ -38,12 +41,20 @@ class Retry:
             raise StoppedWhileRetrying("not yet begun")
 
     def until_done(self, store: str, write: Callable[[], object]) -> None:
-        """Call `write` until it raises neither `UserError` nor OSError; it must be safe to call again."""
+        """Call `write` until it raises neither `UserError` nor OSError; it must be safe to call again.
+
+        A full disk is not an unavailable store: nobody makes room by waiting. It raises `UserError`.
+        """
         pause, away = FIRST_SECONDS, False
         while True:
             try:
                 write()
             except (UserError, OSError) as failed:
+                if isinstance(failed, OSError) and failed.errno in FULL:
+                    raise UserError(
+                        f"cannot write {failed.filename or 'to the disk'} ({failed.strerror}): make room, then start the "
+                        "stream again; it resumes from its last snapshot"
+                    ) from failed
                 if not away:
                     say("store.unavailable", store=store, reason=str(failed))
                     self.telemetry.away.labels(store).set(1)
