@@ -15,6 +15,7 @@ from velo.feature_repo.stores import embedded_redis
 from velo.racing.messages import Market, Message, NonRunner, Race, Runner
 from velo.serving.api.app import app_of
 from velo.serving.api.service import Service
+from velo.serving.scoring.request_deadline import UNHURRIED_S
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
 from velo.streams.batch.build import build
@@ -69,6 +70,13 @@ def registered(home: Path) -> Store:
 
 def a_service(store: Store, clock: Callable[[], datetime] = lambda: NOW) -> Service:
     return service_of(store, clock=clock)
+
+
+def a_patient_service(store: Store, clock: Callable[[], datetime] = lambda: NOW) -> Service:
+    """A service that waits two seconds for Redis: on a busy machine 200 ms may pass without an answer."""
+    service = service_of(store, clock=clock)
+    service.scorer.online.redis.deadline.seconds = UNHURRIED_S
+    return service
 
 
 def a_client(service: Service, token: str | None = TOKEN) -> TestClient:
