@@ -89,7 +89,7 @@ def results_importer(name: str, home: "Home | None" = None) -> "ResultsImporter 
     from velo.streams.importers.importer import ResultsImporter
 
     if name not in names() and not name.endswith(TOML):
-        own = home.mapping(name) if home is not None else None
+        own = home.mappings / f"{name}.toml" if home is not None else None
         if own is None or not own.is_file():
             return None
         name = str(own)

@@ -95,9 +95,9 @@ def test_dying_at_every_write_in_turn_no_bet_and_no_settlement_is_missed_or_made
 def test_no_bet_after_the_off_nor_two_on_a_horse_and_one_writer(tmp_path: Path) -> None:
     home = Home(tmp_path)
     with writing(home) as ledger:
-        with pytest.raises(ValueError, match="before the off or not at all"):
+        with pytest.raises(ValueError, match="must be written before the off"):
             ledger.decide(replace(DECISION, written_at=OFF))
-        with pytest.raises(ValueError, match="bet on once"):
+        with pytest.raises(ValueError, match="at most one bet per horse"):
             ledger.decide(replace(DECISION, bets=(BET, BET)))
         with pytest.raises(UserError, match="another `velo paper` writes"), writing(home):
             pass

@@ -316,7 +316,7 @@ def test_a_refused_race_of_an_own_mapping_replays_from_the_mapping_that_the_stor
     opened.ingest(written(tmp_path, ROWS), kind=own)
     assert len(letters_of(store.home)) == 3
     Path(own).unlink()
-    kept = store.home.mapping("own")
+    kept = store.home.mappings / "own.toml"
     kept.write_text(kept.read_text(encoding="utf-8").replace('m = "M" }', 'm = "M", colt = "C" }'), encoding="utf-8")
     report = replay(Store.open(Settings(home=store.home.root)), late=True, clock=lambda: NOW)
     assert (report.tried, report.taken) == (3, 1)

@@ -272,7 +272,7 @@ def _keep_mapping(home: Home, path: Path) -> None:
     from velo.storage.atomic_files import make_folder, write_atomically
     from velo.streams.importers.mapping import read_mapping
 
-    kept = home.mapping(read_mapping(path).name)
+    kept = home.mappings / f"{read_mapping(path).name}.toml"
     make_folder(kept.parent)
     write_atomically(kept, path.read_bytes())
 

@@ -11,7 +11,18 @@ from velo.errors import UserError
 from velo.storage.atomic_files import make_folder, sync_folder
 from velo.storage.store import STORE_ID, Home
 
-IN_ORDER: Final = ("store.json", "log", "dead-letters.ndjson", "feeds", "models", "paper", "scores", "velo.toml")
+IN_ORDER: Final = (
+    "store.json",
+    "log",
+    "dead-letters.ndjson",
+    "feeds",
+    "models",
+    "paper",
+    "scores",
+    "mappings",
+    "velo.toml",
+    "demo.txt",
+)
 """What is copied, relative to the home. `store.json` and the log come first: the others refer to them."""
 _SUFFIX: Final = ".copying"
 _PASSING: Final = (".lock", ".tmp")

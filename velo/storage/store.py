@@ -17,6 +17,7 @@ FORMAT = 1
 CONTENTS = (
     "store.json", "log", "dead-letters.ndjson", "feeds", "offline", "generations", "batch", "warehouse.duckdb", "registry.db",
     "redis", "online", "recovery", "stream", "datasets", "models", "backtests", "scores", "paper", "reports", "up",
+    "mappings", "demo.txt",
 )  # fmt: skip
 """The entries of a home: VÉLØ changes nothing else there."""
 STORE_ID = "store-id"
@@ -44,9 +45,10 @@ class Home:
         """Refused input, with reasons."""
         return self.root / "dead-letters.ndjson"
 
-    def mapping(self, name: str) -> Path:
-        """The user's own mapping of a source, as it was when a file was last loaded by it: its dead letters are read by it again."""
-        return self.root / "mappings" / f"{name}.toml"
+    @property
+    def mappings(self) -> Path:
+        """The user's own mappings of sources, as they were when a file was last loaded: dead letters are read by them again."""
+        return self.root / "mappings"
 
     @property
     def feeds(self) -> Path:
