@@ -337,7 +337,7 @@ def test_a_scrape_repeated_with_another_official_rating_is_another_result_and_sa
 
 def test_a_live_result_sent_again_with_other_unread_fields_is_identical(store: Store) -> None:
     message = sent_result()
-    told = drained(store, Listed(encoded(message, message | {"dividends": {"win": 3.2}, "handicap": True})), fixed())
+    told = drained(store, Listed(encoded(message, message | {"dividends": {"win": 3.2}, "race_type": "Flat"})), fixed())
     assert (told.appended, told.identical, told.refused) == (1, 1, {})
 
 

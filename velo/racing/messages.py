@@ -194,7 +194,7 @@ TYPES: Final[dict[str, type]] = {
 _NAMES: Final = {kind: name for name, kind in TYPES.items()}
 _RACE: Final = tuple(field.name for field in fields(Race))
 _RUNNER: Final = tuple(field.name for field in fields(Runner) if field.name != "kept")
-UNREAD: Final = frozenset({"race_type", "handicap", "course_config"})
+UNREAD: Final = frozenset({"race_type", "course_config"})
 """Columns of the runner table that no feature, settlement, card or other computation reads."""
 _RUNNER_SET: Final = frozenset(_RUNNER)
 _RUNNER_VALUES: Final = attrgetter(*_RUNNER)
