@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -136,7 +137,10 @@ def demo(
     more = 'velo sql "from trainer_velocity_daily limit 5"'
     lines = (
         (f"Open the backtest report in a browser: {page}", "bold"),
-        (f"See the races at the desk, http://127.0.0.1:{DESK_PORT}/ , with: VELO_HOME={home} velo up", "bold"),
+        (
+            f"See the races at the desk, http://127.0.0.1:{DESK_PORT}/ , with: VELO_HOME={quote(str(home))} velo up",
+            "bold",
+        ),
         (f"The season is simulated: it shows that the software works, not that the model is good. More: {more}", "dim"),
         (f"The store is VELO_HOME={home}", "dim"),
     )
