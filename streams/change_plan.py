@@ -46,7 +46,7 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class FeatureChange:
-    """One feature of a changed view. `values` were compared, of which `differ` change; 0 of each where none were computed.
+    """One feature of a changed view. `values` counts the values compared, `differ` those that change; both are 0 if none were computed.
 
     A value is a key's at an instant at which its row changes, before or after. Of an added or dropped feature those that are
     not null differ.

@@ -115,7 +115,7 @@ def keep_freed() -> bool:
 
 
 def freeze() -> None:
-    """Exclude the objects loaded so far from later garbage collections, each of which would take tens of ms."""
+    """Exclude the objects loaded so far from later garbage collections, which would take tens of ms each."""
     gc.collect()
     gc.freeze()
 

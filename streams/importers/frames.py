@@ -53,7 +53,7 @@ _DAMAGED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """The cells of one column: the distinct ones in `words`, of which the last is None, and the index of each row's in `codes`."""
+    """The cells of one column: the distinct ones in `words` (the last is None), and the index of each row's in `codes`."""
 
     words: Sequence[str | None]
     codes: np.ndarray

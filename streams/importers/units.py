@@ -150,7 +150,7 @@ def date_reader(formats: tuple[str, ...]) -> Reader:
             return None
         for form in formats:
             try:
-                day = datetime.strptime(given, form).date()  # noqa: DTZ007 a date, of which only the day is kept
+                day = datetime.strptime(given, form).date()  # noqa: DTZ007 only the day is kept
             except ValueError:
                 continue
             if day.year in YEARS:

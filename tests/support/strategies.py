@@ -198,7 +198,7 @@ def _plain(name: str) -> str:
 @st.composite
 def amended(draw: st.DrawFn, runners: list[Row]) -> list[Row]:
     """Another version's runners: voided, nobody started, placings reversed, winner disqualified, odds mended, anew."""
-    ways = ("same", "void", "part void", "none ran", "reversed", "disqualified", "odds", "sections", "anew")
+    ways = ("same", "void", "part void", "none ran", "reversed", "disqualified", "odds", "sections", "again")
     how = draw(st.sampled_from(ways))
     if how == "void":
         return [{**runner, "status": "VOID", "position": None} for runner in runners]
@@ -218,7 +218,7 @@ def amended(draw: st.DrawFn, runners: list[Row]) -> list[Row]:
     if how == "sections":
         nothing = dict.fromkeys((*SECTIONS, *FLAGS))
         return [{**runner, **nothing, **draw(in_running())} for runner in runners]
-    return draw(fields()) if how == "anew" else runners
+    return draw(fields()) if how == "again" else runners
 
 
 def _promoted(runner: Row) -> Row:

@@ -100,9 +100,9 @@ class ModelMethods(OpenedStore):
         """Test a model's recipe on days it has not seen: walk-forward refits, blended and calibrated on earlier days only.
 
         `model` is `module:factory` with its `parameters`, an object (docs/own-models.md), or the version of a stored model, whose
-        recipe is tested; None is VÉLØ's own with `seed`. The days are the last
-        `days` up to `until`, or `since` to `until`, local race dates. `refit_months` lie between refits, `past` refits before
-        the period fit the blend. `again` looks at a locked window again, and counts. The HTML report goes to `page`.
+        recipe is tested; None is VÉLØ's own with `seed`. The days are the last `days` up to `until`, or `since` to `until`, as
+        local race dates. `refit_months` is the number of months between refits, `past` the number of refits before the period
+        that fit the blend. `again` looks at a locked window again, and counts. The HTML report goes to `page`.
         """
         from velo.api.backtests import BacktestResult
         from velo.training.evaluation.backtest import backtest
