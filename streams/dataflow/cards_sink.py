@@ -67,6 +67,17 @@ class CardsSink(StreamSink[LogRecord, None]):
 
         self.waiting.until_done("online", write_open_races)
 
+    def at_end(self) -> None:
+        """Mark Redis as live if its position is the log's end: the stream has ended, and every row is written."""
+
+        def mark() -> None:
+            cards = RaceCards(self.connect())
+            head = cards.head()
+            if head is not None and (head.generation, head.seq) == (generation(self.home), end(self.home).next_seq - 1):
+                cards.offer(head.generation, [], self.clock(), replace(head, live=True))
+
+        self.waiting.until_done("online", mark)
+
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> "CardsPartition":
         """Return the writer. It resumes nothing: a message that comes again after a restart changes nothing."""
         partition = CardsPartition(self)

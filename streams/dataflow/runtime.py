@@ -112,6 +112,8 @@ def run(
             _run_engine(flow, planned, options.snapshot_every)
             if keeper and keeper.failed:
                 raise keeper.failed  # noqa: TRY301  handled as what the engine raises
+            if cards and options.once and not stop.is_set():
+                cards.at_end()
         except Exception as failed:
             cause = _first_cause(failed)
             if isinstance(cause, UserError):

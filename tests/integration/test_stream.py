@@ -24,6 +24,8 @@ from tests.support.streaming import (
 )
 from velo.errors import UserError
 from velo.feature_repo.stores import embedded_redis
+from velo.feature_repo.stores.race_cards import RaceCards
+from velo.feature_repo.stores.redis_client import connect
 from velo.racing.cards import declared_at
 from velo.racing.messages import Message, Result
 from velo.storage import table_versions
@@ -99,6 +101,17 @@ def test_a_stream_cut_off_again_and_again_ends_as_if_it_never_was(
     streamed(store, batch=90, online=True)
     assert_same(all_rows(store), built)
     assert_online(store, built)
+
+
+def test_a_stream_that_ends_at_the_logs_end_leaves_redis_live_without_another_snapshot(
+    store: Store, told: list[Message]
+) -> None:
+    """Full batches count as catching up; the end of the stream says that every row is written."""
+    tell(store, told[:90])
+    streamed(store, batch=40, online=True, snapshot_every=timedelta(minutes=10))
+    head = RaceCards(connect(store.home, None)).head()
+    assert head is not None
+    assert (head.seq, head.live) == (89, True)
 
 
 @pytest.mark.parametrize("fails_at", [1, 30, 100])
