@@ -109,9 +109,7 @@ def run(
         try:
             if keeper:
                 keeper.start()
-            _run_engine(flow, planned, options.snapshot_every)
-            if keeper and keeper.failed:
-                raise keeper.failed  # noqa: TRY301  handled as what the engine raises
+            _run_engine(flow, planned, options.snapshot_every, keeper)
             if cards and options.once and not stop.is_set():
                 cards.at_end()
         except Exception as failed:
@@ -139,10 +137,13 @@ def run(
                 online.flusher.end()
 
 
-def _run_engine(flow: Dataflow, planned: StreamPlan, every: timedelta) -> None:
+def _run_engine(flow: Dataflow, planned: StreamPlan, every: timedelta, keeper: Keeper | None) -> None:
+    """Run the dataflow to its end; raises what ended it, or the keeper."""
     recovery = RecoveryConfig(str(planned.recovery), backup_interval=timedelta(0))
     with error_if_full(planned.store.home):
         run_main(flow, epoch_interval=every, recovery_config=recovery)
+    if keeper and keeper.failed:
+        raise keeper.failed
 
 
 def _first_cause(failed: BaseException) -> BaseException:
