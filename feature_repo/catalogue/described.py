@@ -7,16 +7,13 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Final
 
-from velo.feature_repo.catalogue.aggregates import Aggregate, Measures, OffsetSum, Ratio, Sum
+from velo.feature_repo.catalogue.aggregates import ALL_STARTS, Aggregate
 from velo.feature_repo.catalogue.family import Family
-from velo.feature_repo.catalogue.recent_aggregates import Last, LastKnown, Recent, Slope, Variance
+from velo.feature_repo.catalogue.recent_aggregates import Recent
 from velo.feature_repo.catalogue.request_view import RequestView
-from velo.racing.measures import Measure
 
 OURS: Final = "velo"
 """The owner of the views that VÉLØ declares."""
-ALL_STARTS: Final = "all known starts"
-NEVER_NULL: Final = "never null: a key without a known start has no row"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +34,17 @@ def described(family: Family) -> tuple[FeatureDescription, ...]:
     measures = family.known_measures
 
     def of(declared: Aggregate, window: str, suffix: str = "") -> FeatureDescription:
-        words = declared.describe(measures), _unit(declared, measures), window, _null(declared, measures)
+        words = declared.describe(measures), declared.unit_of(measures), window, declared.null(measures)
         return FeatureDescription(family.view, f"{declared.name}{suffix}", declared.kind, *words)
+
+    def of_recent(declared: Recent) -> FeatureDescription:
+        texts = (declared.words, declared.units, declared.window, declared.null)
+        words = (declared.described(text, measures) for text in texts)
+        return FeatureDescription(family.view, declared.name, declared.kind, *words)
 
     return (
         *(of(declared, ALL_STARTS) for declared in family.career),
-        *(_recent(family.view, declared, measures[declared.measure]) for declared in family.recent),
+        *map(of_recent, family.recent),
         *(
             of(declared, f"the last {days:,} days", f"_{days}d")
             for days, declared in product(family.windows, family.windowed)
@@ -59,37 +61,3 @@ def described_request(view: RequestView) -> tuple[FeatureDescription, ...]:
         )
         for feature in view.features
     )  # fmt: skip
-
-
-def _recent(view: str, declared: Recent, measure: Measure) -> FeatureDescription:
-    formula, unit = declared.describe({measure.name: measure}), measure.unit
-    match declared:
-        case Last():
-            window, null = "the last start", "null if the last start has none"
-        case LastKnown():
-            window, null = ALL_STARTS, "null if no start has one"
-        case Slope() | Variance():
-            window, null = (
-                f"the last {declared.depth} known values",
-                f"null with fewer than {declared.least} known values",
-            )
-            unit = f"{unit} per start" if isinstance(declared, Slope) else f"{unit}, squared"
-        case _:
-            window, null = f"the last {declared.depth} known values", "null without a known value"
-    return FeatureDescription(view, declared.name, declared.kind, formula, unit, window, null)
-
-
-def _unit(declared: Aggregate, measures: Measures) -> str:
-    if isinstance(declared, Sum | OffsetSum):
-        return measures[declared.measure].unit
-    over, under = measures[declared.numerator], measures[declared.denominator]
-    if over.unit == under.unit:
-        return "ratio"
-    return f"{over.unit} per start" if over.is_count else over.unit
-
-
-def _null(declared: Aggregate, measures: Measures) -> str:
-    if isinstance(declared, Sum) or (isinstance(declared, Ratio) and declared.prior):
-        return NEVER_NULL
-    under = declared.denominator if isinstance(declared, Ratio) else declared.known
-    return f"null if Σ {measures[under].words} is 0"

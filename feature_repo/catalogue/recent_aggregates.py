@@ -1,38 +1,208 @@
 """Features of a key's last starts: the last value, means, trend, variance and maximum of the last known values.
 
-The forms are those of `aggregates`: `sql`, `spark` and `python` are expressions, `value` the plain form that the others are
-tested against, and `describe` the words.
+A kind is one class, and its `formula` is written once: it reads the starts as numbers, as SQL or as Python text (see
+`aggregates`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from operator import mul
-from typing import Final
+from functools import reduce
+from operator import add, mul
+from typing import Any, Final
 
-from velo.feature_repo.catalogue.aggregates import LIMIT, Kind, Measures, Value, in_spark, unknown_measure
+from velo.feature_repo.catalogue.aggregates import (
+    ALL_STARTS,
+    LIMIT,
+    Kind,
+    Measures,
+    Text,
+    Value,
+    in_spark,
+    unknown_measure,
+)
 from velo.racing.measures import MEASURES, unit
 
 RECENT_DEPTH: Final = 10
 """The most of a key's latest values that a recent feature may use."""
 
 
+class _Starts:
+    """The starts of a key as numbers: the known values of a measure, newest first, and the `last` start's value."""
+
+    def __init__(self, known: Sequence[int], last: float | None) -> None:
+        self._known = known
+        self.last: Any = last
+
+    @property
+    def newest(self) -> Any:
+        """The newest known value."""
+        return self._known[0]
+
+    def latest(self, depth: int, less: int | None = None) -> Sequence[Any]:
+        """The last known values, newest first, each less a number; an unknown one is left out, or is 0."""
+        known = self._known[:depth]
+        return [value - less for value in known] if less else known
+
+    def total(self, numbers: Iterable[Any]) -> Any:
+        """The sum of whole numbers."""
+        return sum(numbers)
+
+    def of_known(self, numbers: Sequence[int]) -> Sequence[Any]:
+        """The numbers whose place, newest first, has a known value; the others are left out, or are 0."""
+        return numbers[: len(self._known)]
+
+    def count(self, depth: int) -> Any:
+        """The number of known values among the last `depth`."""
+        return min(len(self._known), depth)
+
+    def most(self, depth: int) -> Any:
+        """The largest of the last known values."""
+        return max(self._known[:depth])
+
+    def real(self, number: Any) -> Any:
+        """A whole number as a double."""
+        return float(number)
+
+    def whole(self, number: Any) -> Any:
+        """A whole number of 32 bits."""
+        return int(number)
+
+    def divisor(self, number: Any, factor: int) -> Any:
+        """A whole number times a factor, as a double; null for 0."""
+        return float(number * factor)
+
+
+class _SqlStarts(_Starts):
+    """The same as SQL of DuckDB. `known` gives the text of the k-th newest known value, which is null without one."""
+
+    def __init__(self, known: Callable[[int], str], last: str) -> None:
+        self._text = known
+        self.last = Text(last)
+
+    @property
+    def newest(self) -> Text:
+        return Text(self._text(0))
+
+    def latest(self, depth: int, less: int | None = None) -> list[Text]:
+        subtracted = "" if less is None else f" - {less}"
+        return [Text(f"coalesce({self._text(back)}{subtracted}, 0)") for back in range(depth)]
+
+    def total(self, numbers: Iterable[Text]) -> Text:
+        return reduce(add, numbers)
+
+    def of_known(self, numbers: Sequence[int]) -> list[Text]:
+        return [Text(f"CASE WHEN {self._text(k)} IS NULL THEN 0 ELSE {number} END") for k, number in enumerate(numbers)]
+
+    def count(self, depth: int) -> Text:
+        return Text("(" + " + ".join(f"({self._text(back)} IS NOT NULL)::BIGINT" for back in range(depth)) + ")")
+
+    def most(self, depth: int) -> Text:
+        return Text(f"greatest({', '.join(map(self._text, range(depth)))})")
+
+    def real(self, number: Text) -> Text:
+        return Text(f"CAST({number.text} AS DOUBLE)")
+
+    def whole(self, number: Text) -> Text:
+        return Text(f"CAST({number.text} AS INTEGER)")
+
+    def divisor(self, number: Text, factor: int) -> Text:
+        return Text(f"NULLIF(CAST(({number.text})::BIGINT * {factor} AS DOUBLE), 0)")
+
+
+class _PythonStarts(_Starts):
+    """The same as Python text, of what formulas without arithmetic on many values need."""
+
+    def __init__(self, known: str, last: str) -> None:
+        self._name = known
+        self.last = Text(last)
+
+    @property
+    def newest(self) -> Text:
+        return Text(f"{self._name}[0]")
+
+    def most(self, depth: int) -> Text:
+        return Text(f"max({self._name}[:{depth}])")
+
+    def real(self, number: Text) -> Text:
+        return Text(f"float({number.text})")
+
+    def whole(self, number: Text) -> Text:
+        return Text(f"int({number.text})")
+
+
 class _Recent:
-    """A feature of a key's last starts; `measure` has the name of its measure."""
+    """A feature of a key's last starts.
+
+    It is null with fewer than `least` of the last `depth` known values, or without the last start's value where `depth` is 0.
+    The texts describe it: `words` its formula, `units` what its values count, `window` the starts, `null` when it is null.
+    """
 
     __slots__ = ()
 
+    name: str
+    measure: str
+    kind: Kind
+    depth: int
+    words = ""
+    units = "{unit}"
+    window = "the last {depth} known values"
+    null = "null without a known value"
+    inline = False
+    """Whether the stream compiles the text of the formula, which saves a call, as most features are of such kinds."""
+
+    @property
+    def least(self) -> int:
+        """The fewest known values that it needs."""
+        return 1
+
+    def formula(self, of: _Starts) -> Any:
+        """Its value, where it is not null."""
+        raise NotImplementedError
+
+    def described(self, text: str, measures: Measures = MEASURES) -> str:
+        """One of its texts, filled in."""
+        measure = measures[self.measure]
+        return text.format(measure=measure.words, unit=measure.unit, depth=self.depth, least=self.least)
+
+    def describe(self, measures: Measures = MEASURES) -> str:
+        """Its formula in words."""
+        return self.described(self.words, measures)
+
     def sql(self, newest: Callable[[int], str], last: str) -> str:
         """Expression, given those of the k-th newest known value and of the last start's."""
-        raise NotImplementedError
+        of = _SqlStarts(newest, last)
+        made: Text = self.formula(of)
+        # a formula that one value is enough for is null without one
+        return (
+            f"CASE WHEN {of.count(self.depth).text} >= {self.least} THEN {made.text} END"
+            if self.least > 1
+            else made.text
+        )
 
     def spark(self, newest: Callable[[int], str], last: str) -> str:
         """As `sql`, for Spark."""
         return in_spark(self.sql(newest, last))
 
+    def value(self, newest: Sequence[int], last: float | None) -> Value:
+        """Value, given the known values newest first (at most `RECENT_DEPTH`), and the last start's."""
+        enough = len(newest) >= self.least if self.depth else last is not None
+        made: Value = self.formula(_Starts(newest, last)) if enough else None
+        return made
+
+    def python(self, last: str, newest: str, bind: Callable[[object], str]) -> str:
+        """Python expression of `value`: what the stream compiles. `bind` gives the name of an object in it."""
+        if not self.inline:
+            return f"{bind(self.value)}({newest}, {last})"
+        made = self.formula(_PythonStarts(newest, last)).text
+        return f"({made} if {newest} else None)" if self.depth else f"(None if {last} is None else {made})"
+
     def largest_number(self, least: int, most: int) -> int:
         """A bound on every whole number that it is computed by, given those of the measure."""
         return max(-least, most)
+
+    def _natural(self, of: _Starts, number: Any) -> Any:
+        """A whole number of the measure in natural units, or as it is where the feature is an int."""
+        return of.whole(number) if self.kind == "int" else of.real(number) / float(unit(self.measure))
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,29 +213,12 @@ class Last(_Recent):
     measure: str
     kind: Kind = "float"
     depth: int = 0
+    words, window, null = "{measure} of the last start", "the last start", "null if the last start has none"
+    inline = True
 
-    def describe(self, measures: Measures = MEASURES) -> str:
-        """Its formula in words."""
-        return f"{measures[self.measure].words} of the last start"
-
-    def sql(self, newest: Callable[[int], str], last: str) -> str:
-        """Expression, given those of the k-th newest known value and of the last start's."""
-        return (
-            f"CAST({last} AS DOUBLE) / {float(unit(self.measure))}"
-            if self.kind == "float"
-            else f"CAST({last} AS INTEGER)"
-        )
-
-    def value(self, newest: Sequence[int], last: float | None) -> Value:
-        """Value, given the known values newest first (at most `RECENT_DEPTH`), and the last start's."""
-        if last is None:
-            return None
-        return float(last) / float(unit(self.measure)) if self.kind == "float" else int(last)
-
-    def python(self, last: str, newest: str, bind: Callable[[object], str]) -> str:
-        """Python expression of `value`: what the stream compiles. `bind` gives the name of an object in it."""
-        known = f"float(last) / {float(unit(self.measure))}" if self.kind == "float" else "int(last)"
-        return f"(None if (last := {last}) is None else {known})"
+    def formula(self, of: _Starts) -> Any:
+        """The last start's value."""
+        return self._natural(of, of.last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,30 +229,12 @@ class LastKnown(_Recent):
     measure: str
     kind: Kind = "int"
     depth: int = 1
+    words, window, null = "{measure}, the newest known", ALL_STARTS, "null if no start has one"
+    inline = True
 
-    def describe(self, measures: Measures = MEASURES) -> str:
-        """Its formula in words."""
-        return f"{measures[self.measure].words}, the newest known"
-
-    def sql(self, newest: Callable[[int], str], last: str) -> str:
-        """Expression, given those of the k-th newest known value and of the last start's."""
-        known = newest(0)
-        return (
-            f"CAST({known} AS INTEGER)"
-            if self.kind == "int"
-            else f"CAST({known} AS DOUBLE) / {float(unit(self.measure))}"
-        )
-
-    def value(self, newest: Sequence[int], last: float | None) -> Value:
-        """Value, given the known values newest first, and the last start's."""
-        if not newest:
-            return None
-        return int(newest[0]) if self.kind == "int" else float(newest[0]) / float(unit(self.measure))
-
-    def python(self, last: str, newest: str, bind: Callable[[object], str]) -> str:
-        """Python expression of `value`: what the stream compiles. `bind` gives the name of an object in it."""
-        known = f"{newest}[0]"
-        return f"(({known} if {self.kind == 'int'} else float({known}) / {float(unit(self.measure))}) if {newest} else None)"
+    def formula(self, of: _Starts) -> Any:
+        """The newest known value."""
+        return self._natural(of, of.newest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,32 +245,20 @@ class Ewma(_Recent):
     measure: str
     depth: int = 10
     kind: Kind = "float"
+    words = "mean {measure} of the last {depth} known, weights 0.6^i from the newest"
 
     @property
     def weights(self) -> tuple[int, ...]:
         """0.6^i times 5^(depth − 1): whole numbers, newest first."""
         return tuple(3**back * 5 ** (self.depth - 1 - back) for back in range(self.depth))
 
-    def describe(self, measures: Measures = MEASURES) -> str:
-        """Its formula in words."""
-        return f"mean {measures[self.measure].words} of the last {self.depth} known, weights 0.6^i from the newest"
-
-    def sql(self, newest: Callable[[int], str], last: str) -> str:
-        """Expression, given those of the k-th newest known value and of the last start's."""
-        over = " + ".join(f"coalesce({newest(k)}, 0) * {w}" for k, w in enumerate(self.weights))
-        under = " + ".join(f"CASE WHEN {newest(k)} IS NULL THEN 0 ELSE {w} END" for k, w in enumerate(self.weights))
-        return f"CAST({over} AS DOUBLE) / NULLIF(CAST(({under})::BIGINT * {unit(self.measure)} AS DOUBLE), 0)"
-
-    def value(self, newest: Sequence[int], last: float | None) -> Value:
-        """Value, given the known values newest first, and the last start's."""
-        if not newest:
-            return None
-        weights, under = _ewma_scale(self.depth, self.measure, len(newest))
-        return float(sum(map(mul, newest, weights))) / under
+    def formula(self, of: _Starts) -> Any:
+        """The weighted sum of the known values over the sum of their weights."""
+        over = of.total(map(mul, of.latest(self.depth), self.weights))
+        return of.real(over) / of.divisor(of.total(of.of_known(self.weights)), unit(self.measure))
 
     def python(self, last: str, newest: str, bind: Callable[[object], str]) -> str:
-        """Python expression of `value`: what the stream compiles. `bind` gives the name of an object in it."""
-        # most recent features are of this kind or the largest: their arithmetic is written out, which saves a call
+        """As `_Recent.python`, with the sums of the weights worked out once."""
         totals = [sum(self.weights[:known]) * unit(self.measure) for known in range(RECENT_DEPTH + 1)]
         weights, scales = bind(self.weights), bind(tuple(map(float, totals)))
         return f"(float(sum(map({bind(mul)}, {newest}, {weights}))) / {scales}[len({newest})] if {newest} else None)"
@@ -154,36 +277,16 @@ class Slope(_Recent):
     depth: int = 6
     least: int = 3
     kind: Kind = "float"
+    words = "least-squares slope a start of {measure}, the last {depth} known ({least} or more)"
+    units, null = "{unit} per start", "null with fewer than {least} known values"
 
-    def describe(self, measures: Measures = MEASURES) -> str:
-        """Its formula in words."""
-        return f"least-squares slope a start of {measures[self.measure].words}, the last {self.depth} known ({self.least} or more)"
-
-    def sql(self, newest: Callable[[int], str], last: str) -> str:
-        """Expression, given those of the k-th newest known value and of the last start's."""
-        values = [f"coalesce({newest(k)}, 0)" for k in range(self.depth)]
-        count = _count(newest, self.depth)
-        total = " + ".join(values)
-        back = " + ".join(f"{k} * {value}" for k, value in enumerate(values))
-        over = f"{count} * (({count} - 1) * ({total}) - ({back})) - ({count} * ({count} - 1) // 2) * ({total})"
-        under = f"({count} * {count} * ({count} * {count} - 1) // 12) * {unit(self.measure)}"
-        return f"CASE WHEN {count} >= {self.least} THEN CAST({over} AS DOUBLE) / CAST({under} AS DOUBLE) END"
-
-    def value(self, newest: Sequence[int], last: float | None) -> Value:
-        """Value, given the known values newest first, and the last start's."""
-        values = newest[: self.depth]
-        count = len(values)
-        if count < self.least:
-            return None
-        total = sum(values)
-        back = sum(map(mul, range(count), values))
+    def formula(self, of: _Starts) -> Any:
+        """The slope on the order, in whole numbers until the one division."""
+        values, count = of.latest(self.depth), of.count(self.depth)
+        total = of.total(values)
+        back = of.total(map(mul, range(self.depth), values))
         over = count * ((count - 1) * total - back) - (count * (count - 1) // 2) * total
-        under = (count * count * (count * count - 1) // 12) * unit(self.measure)
-        return float(over) / float(under)
-
-    def python(self, last: str, newest: str, bind: Callable[[object], str]) -> str:
-        """Python expression of `value`: what the stream compiles. `bind` gives the name of an object in it."""
-        return f"{bind(self.value)}({newest}, {last})"
+        return of.real(over) / of.real((count * count * (count * count - 1) // 12) * unit(self.measure))
 
     def largest_number(self, least: int, most: int) -> int:
         """A bound on every whole number that it is computed by, given those of the measure."""
@@ -202,39 +305,20 @@ class Variance(_Recent):
     depth: int = 6
     least: int = 2
     kind: Kind = "float"
+    words = "sample variance of {measure}, the last {depth} known ({least} or more)"
+    units, null = "{unit}, squared", "null with fewer than {least} known values"
 
     @property
     def centre(self) -> int:
         """The value that is subtracted from each value before it is squared."""
         return unit(self.measure) // 2
 
-    def describe(self, measures: Measures = MEASURES) -> str:
-        """Its formula in words."""
-        return f"sample variance of {measures[self.measure].words}, the last {self.depth} known ({self.least} or more)"
-
-    def sql(self, newest: Callable[[int], str], last: str) -> str:
-        """Expression, given those of the k-th newest known value and of the last start's."""
-        values = [f"coalesce({newest(k)} - {self.centre}, 0)" for k in range(self.depth)]
-        count = _count(newest, self.depth)
-        total = " + ".join(values)
-        squares = " + ".join(f"{value} * {value}" for value in values)
-        over = f"{count} * ({squares}) - ({total}) * ({total})"
-        under = f"CAST({count} * ({count} - 1) AS DOUBLE) * {float(unit(self.measure) ** 2)}"
-        return f"CASE WHEN {count} >= {self.least} THEN CAST({over} AS DOUBLE) / ({under}) END"
-
-    def value(self, newest: Sequence[int], last: float | None) -> Value:
-        """Value, given the known values newest first, and the last start's."""
-        centre = self.centre
-        values = [value - centre for value in newest[: self.depth]]
-        count = len(values)
-        if count < self.least:
-            return None
-        over = count * sum(map(mul, values, values)) - sum(values) ** 2
-        return float(over) / (float(count * (count - 1)) * float(unit(self.measure) ** 2))
-
-    def python(self, last: str, newest: str, bind: Callable[[object], str]) -> str:
-        """Python expression of `value`: what the stream compiles. `bind` gives the name of an object in it."""
-        return f"{bind(self.value)}({newest}, {last})"
+    def formula(self, of: _Starts) -> Any:
+        """The variance, in whole numbers until the division."""
+        values, count = of.latest(self.depth, self.centre), of.count(self.depth)
+        total = of.total(values)
+        over = count * of.total(map(mul, values, values)) - total * total
+        return of.real(over) / (of.real(count * (count - 1)) * float(unit(self.measure) ** 2))
 
     def largest_number(self, least: int, most: int) -> int:
         """A bound on every whole number that it is computed by, given those of the measure."""
@@ -249,24 +333,12 @@ class Max(_Recent):
     measure: str
     depth: int = 6
     kind: Kind = "float"
+    words = "largest {measure} of the last {depth} known"
+    inline = True
 
-    def describe(self, measures: Measures = MEASURES) -> str:
-        """Its formula in words."""
-        return f"largest {measures[self.measure].words} of the last {self.depth} known"
-
-    def sql(self, newest: Callable[[int], str], last: str) -> str:
-        """Expression, given those of the k-th newest known value and of the last start's."""
-        best = f"greatest({', '.join(newest(k) for k in range(self.depth))})"
-        return f"CAST({best} AS DOUBLE) / {float(unit(self.measure))}"
-
-    def value(self, newest: Sequence[int], last: float | None) -> Value:
-        """Value, given the known values newest first, and the last start's."""
-        values = newest[: self.depth]
-        return float(max(values)) / float(unit(self.measure)) if values else None
-
-    def python(self, last: str, newest: str, bind: Callable[[object], str]) -> str:
-        """Python expression of `value`: what the stream compiles. `bind` gives the name of an object in it."""
-        return f"(float(max({newest}[:{self.depth}])) / {float(unit(self.measure))} if {newest} else None)"
+    def formula(self, of: _Starts) -> Any:
+        """The largest."""
+        return of.real(of.most(self.depth)) / float(unit(self.measure))
 
 
 Recent = Last | LastKnown | Ewma | Slope | Variance | Max
@@ -292,13 +364,3 @@ def recent_faults(recent: Recent, measures: Measures = MEASURES) -> Iterator[str
         yield f"{recent.measure} is not a whole number, so sums of it are not exact: take its last value"
     elif recent.largest_number(measure.least, measure.most) >= LIMIT:
         yield f"sums of {recent.measure} over {recent.depth} starts may not fit: use fewer starts or a measure of smaller numbers"
-
-
-@lru_cache
-def _ewma_scale(depth: int, measure: str, known: int) -> tuple[tuple[int, ...], float]:
-    weights = Ewma("", measure, depth).weights[:known]
-    return weights, float(sum(weights) * unit(measure))
-
-
-def _count(newest: Callable[[int], str], depth: int) -> str:
-    return "(" + " + ".join(f"({newest(k)} IS NOT NULL)::BIGINT" for k in range(depth)) + ")"
