@@ -23,10 +23,16 @@ ON_DEMAND: Final = request_time.SINCE_LAST_RUN.name
 """Name of Feast's on-demand view of the horse's last start, which prefixes its features."""
 
 STORED: Final = tuple(f"{family.view}__{feature.name}" for family in FAMILIES for feature in family.features)
-CALENDAR: Final = frozenset(
+_DAYS: Final = frozenset(
     f"{family.view}__{feature.name}" for family in FAMILIES for feature in family.features if feature.calendar
 )
-"""The stored columns that mostly encode the date of a start. A model must not see them: it would learn the calendar."""
+CALENDAR: Final = _DAYS | {
+    f"{view.name}__{feature.name}"
+    for view in request_time.VIEWS
+    for feature in view.features
+    if feature.is_calendar(_DAYS)
+}
+"""The columns that mostly encode a date. A model must not see them: it would learn the calendar."""
 REQUESTED: Final = tuple(name for view in request_time.VIEWS for name in view.columns)
 """The features made at request time."""
 ASKED: Final = ("race_class", "distance_m", "weight_lbs", "official_rating", "draw", "body_weight_lbs")

@@ -4,7 +4,7 @@ Each is one declaration: an expression over the columns of `REQUEST` and over st
 views, training, serving and `velo explain` all compute it from here. NumPy and the standard library alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from velo.errors import UserError
 from velo.racing.expression_renderers import Arrays, Sql
-from velo.racing.expressions import Expression, column, in_words
+from velo.racing.expressions import COMPARISONS, Expression, column, in_words
 from velo.racing.jurisdiction import DEFAULT, Jurisdiction
 
 RequestKind = Literal["int", "float", "text"]
@@ -75,7 +75,8 @@ def stored(view: str, feature: str) -> Expression:
 class RequestFeature:
     """A feature made at request time; `about` is its formula in words, by default that of its expression, and `unit` its unit.
 
-    Raises `UserError` for an expression that reads a column of a start: a start is known only after its race.
+    `calendar` says that it mostly says which day it is: models do not see it. By default it does where its value would differ
+    if all days were later. Raises `UserError` for an expression that reads a column of a start: a start is known only after its race.
     """
 
     name: str
@@ -83,6 +84,7 @@ class RequestFeature:
     value: Expression
     about: str = ""
     unit: str = ""
+    calendar: bool | None = None
 
     def __post_init__(self) -> None:
         for read in self.value.columns():
@@ -95,6 +97,35 @@ class RequestFeature:
     def describe(self) -> str:
         """Its formula in words."""
         return self.about or in_words(self.value)
+
+    def is_calendar(self, days: Collection[str]) -> bool:
+        """Whether a model must not see it; `days` are the full names of the stored features that say a day."""
+        return _shift(self.value, days) != 0 if self.calendar is None else self.calendar
+
+
+def _shift(value: Expression, days: Collection[str]) -> float | None:
+    """By how much a value rises where all days are one day later; None where that is not a fixed number."""
+    op, args = value.op, value.args
+    if op == "column":
+        return float(getattr(value.data, "name", None) in days or value.data == REQUEST[0])
+    if op in ("literal", "known"):
+        return 0
+    shifts = [_shift(arg, days) for arg in args]
+    if not any(shifts) and None not in shifts:
+        return 0
+    if op == "case":
+        ends = shifts[1::2] + shifts[-1:]
+        return shifts[1] if set(shifts[:-1:2]) == {0} and len(set(ends)) == 1 else None
+    first, second = shifts if len(shifts) == 2 else (None, None)
+    if first is None or second is None:
+        return None
+    if op in ("+", "-"):
+        return first + second if op == "+" else first - second
+    if op == "*":
+        factors = [other.data for other in args if other.op == "literal"]
+        return (first + second) * factors[0] if factors else None
+    same = first if first == second else None
+    return 0 if op in COMPARISONS and same is not None else same if op in ("least", "greatest") else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,13 @@
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from velo.feature_repo.catalogue.request_time import DEBUT, REQUEST, SINCE_LAST_RUN
+from velo.feature_repo.catalogue.request_view import RequestFeature, asked, stored
+from velo.racing.expressions import Expression, banded, case, largest
 
 STORED = [one.feature for one in SINCE_LAST_RUN.stored]
 RUNNER = {
@@ -70,8 +73,8 @@ def test_an_unknown_day_of_the_race_is_no_debut() -> None:
 def test_each_input_missing_makes_its_change_null_and_no_other() -> None:
     whole = one()
     changed = ["days_since_last_run", "class_change", "distance_change_m", "weight_change_lbs", "rating_change"]
-    for asked, stored, name in zip([column.name for column in REQUEST], STORED, changed, strict=True):
-        for missing in (asked, stored):
+    for now_of, last_of, name in zip([column.name for column in REQUEST], STORED, changed, strict=True):
+        for missing in (now_of, last_of):
             made = one(**{missing: None})
             assert made[name] is None
             others = {other for other in whole if other not in (name, "layoff_band")}
@@ -90,3 +93,36 @@ def test_many_runners_at_once_are_each_as_alone(rows: list[tuple[int | None, ...
 def test_the_features_are_those_declared_and_nan_is_as_none() -> None:
     assert list(SINCE_LAST_RUN.computed(RUNNER)) == [column.name for column in SINCE_LAST_RUN.features]
     assert one(race_class=np.nan) == one(race_class=None)
+
+
+DAY, LAST, RUNS = asked("race_day"), stored("trainer_wins", "last_win_day"), stored("trainer_wins", "runs")
+
+
+@pytest.mark.parametrize(
+    ("value", "says_the_day"),
+    [
+        (RUNS, False),
+        (DAY, True),
+        (DAY - 19_000, True),
+        (DAY - LAST, False),
+        (2 * DAY - 2 * LAST, False),
+        (2 * DAY - LAST, True),
+        (RUNS.clamped(0, 9) * DAY.clamped(0, 1e6), True),
+        (largest(DAY, LAST) - LAST, False),
+        (case((DAY - LAST >= 0, DAY - LAST)), False),
+        (case((RUNS > 1, DAY), default=LAST) - LAST, False),
+        (case((DAY >= 20_000, RUNS)), True),
+        (case((LAST.known, banded(DAY - LAST, (7,), ("a", "b"))), default="never"), False),
+        (banded(DAY, (20_000,), ("a", "b")), True),
+    ],
+)
+def test_a_model_sees_the_days_between_days_and_no_day(value: Expression, says_the_day: bool) -> None:
+    """A value says the day if it differs where the race and the stored days are all later."""
+    feature = RequestFeature("made", "text" if value.kind == "text" else "float", value)
+    assert feature.is_calendar({LAST.data.name}) is says_the_day
+
+
+def test_a_declaration_may_say_that_a_feature_is_not_the_calendar() -> None:
+    assert RequestFeature("made", "float", DAY).is_calendar(set())
+    assert not RequestFeature("made", "float", DAY, calendar=False).is_calendar(set())
+    assert RequestFeature("made", "float", RUNS, calendar=True).is_calendar(set())
