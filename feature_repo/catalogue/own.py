@@ -105,9 +105,9 @@ def request_views(stored: Sequence[Family], shipped: Sequence[RequestView]) -> t
                     raise UserError(
                         f"{where}: feature {feature.name} is {feature.value.kind}: make it a number, int or float"
                     )
-            for one in view.stored:
-                if (one.view, one.feature) not in features:
-                    raise UserError(f"{where}: no view stores {one.name}: declare it in a family, or correct the name")
+            for read in view.stored:
+                if (read.view, read.feature) not in features:
+                    raise UserError(f"{where}: no view stores {read.name}: declare it in a family, or correct the name")
             if not view.stored:
                 raise UserError(f"{where} reads no stored feature: compare the race with stored(view, feature)")
             taken.add(view.name)

@@ -23,7 +23,8 @@ from velo.feature_repo.feast_store import apply
 from velo.feature_repo.stores.embedded_redis import down
 from velo.racing.cards import Declared
 from velo.racing.messages import NonRunner, Racecard
-from velo.serving.scoring.drivers import DriverExplainer, drivers, story_of, words
+from velo.serving.scoring.driver_words import story_of, words
+from velo.serving.scoring.drivers import DriverExplainer, drivers
 from velo.serving.scoring.feature_matrix import FeatureMatrix, offline
 from velo.serving.scoring.history import TablesBehind
 from velo.serving.scoring.read_plan import ReadPlan

@@ -19,7 +19,7 @@ from velo.feature_repo.stores.embedded_redis import down
 from velo.feature_repo.stores.redis_client import connect
 from velo.racing.cards import declared_at
 from velo.racing.messages import Message, Race, Result, Runner, instant_of
-from velo.serving.scoring.drivers import story_of, words
+from velo.serving.scoring.driver_words import story_of, words
 from velo.serving.scoring.feature_matrix import offline
 from velo.serving.scoring.race_messages import messages_of_race
 from velo.serving.scoring.read_plan import ReadPlan

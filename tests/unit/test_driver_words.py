@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from velo.feature_repo.catalogue.columns import COLUMNS
-from velo.serving.scoring.drivers import story_of, words
+from velo.serving.scoring.driver_words import story_of, words
 from velo.training.model.trees import FEATURES
 
 

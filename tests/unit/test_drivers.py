@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from velo.feature_repo.catalogue.columns import COLUMNS, ELO_TOTAL
-from velo.serving.scoring.drivers import drivers, words
+from velo.serving.scoring.driver_words import words
+from velo.serving.scoring.drivers import drivers
 from velo.serving.scoring.feature_matrix import VIEWS, FeatureMatrix
 
 OVER = "horse_ability__over_ewma"
