@@ -19,7 +19,7 @@ from velo.errors import UserError
 from velo.feature_repo.catalogue.families import FAMILIES, Family
 from velo.feature_repo.catalogue.recent_aggregates import Ewma, Slope, Variance
 from velo.feature_repo.feast_store import prepare_feast
-from velo.feature_repo.stores.changelog import text
+from velo.feature_repo.stores.changelog import scan
 from velo.feature_repo.stores.redis_client import redis_errors
 from velo.feature_repo.stores.redis_layout import VALID_UNTIL, Layout
 from velo.feature_repo.stores.redis_rows import RedisRows
@@ -162,7 +162,7 @@ class _View:
         limit = "" if self.sample is None else f"ORDER BY hash({self.keys}) LIMIT {self.sample}"
         true = sorted((fresh / self.family.view).glob("*.parquet"))
         for table, files in (("fresh", true), ("stored", parts)):
-            rows = _scan(files) or f"(SELECT * FROM {_scan(true)} WHERE false)"
+            rows = scan(files) if files else f"(SELECT * FROM {scan(true)} WHERE false)"
             self.connection.execute(f"CREATE OR REPLACE TEMP VIEW {table}_all AS SELECT * FROM {rows}")
         self.connection.execute(
             f"CREATE OR REPLACE TEMP TABLE asked AS SELECT DISTINCT {self.keys} "
@@ -264,11 +264,6 @@ class _View:
         allowed = CURVES_TOLERANCE if name in curves else TOLERANCE
         near = f"abs({mine} - {theirs}) <= {allowed} * greatest(1, abs({mine}), abs({theirs}))"
         return f"({mine} IS DISTINCT FROM {theirs} AND NOT coalesce({near}, false))"
-
-
-def _scan(parts: Sequence[Path]) -> str:
-    files = ", ".join(text(str(part)) for part in parts)
-    return f"read_parquet([{files}], hive_partitioning = false)" if parts else ""
 
 
 def _read_online(client: Any, family: Family) -> tuple["pa.Table", list[ValueDifference]]:

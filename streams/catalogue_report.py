@@ -86,7 +86,7 @@ def _held(store: Store, families: Sequence[Family]) -> dict[str, Held]:
 def _held_of(connection: duckdb.DuckDBPyConnection, family: Family, parts: list[str]) -> Held:
     names = [feature.name for feature in family.features]
     counted = ", ".join(("count(*)", f"count(DISTINCT ({', '.join(family.keys)}))", "max(event_timestamp)"))
-    query = f"SELECT {counted}, {', '.join(f'count({name})' for name in names)} FROM read_parquet($parts)"
+    query = f"SELECT {counted}, {', '.join(f'count({name})' for name in names)} FROM read_parquet($parts, hive_partitioning = false)"
     rows, keys, last, *known = connection.execute(query, {"parts": parts}).fetchall()[0]
     return Held(
         rows, keys, last, {name: count / rows for name, count in zip(names, known, strict=True)} if rows else {}

@@ -215,9 +215,9 @@ class _Tables:
         named = {name: value for key in known for name, value in key.items()}
         whose = " OR ".join(dict.fromkeys(" AND ".join(f"starts.{name} = ${name}" for name in key) for key in known))
         query = f"""
-            WITH results AS (FROM read_parquet($results)), applied AS ({measuring.query("applied").rstrip()})
+            WITH results AS (FROM read_parquet($results, hive_partitioning = false)), applied AS ({measuring.query("applied").rstrip()})
             SELECT starts.*, applied.retracted_at
-            FROM read_parquet($starts) AS starts JOIN applied USING (seq)
+            FROM read_parquet($starts, hive_partitioning = false) AS starts JOIN applied USING (seq)
             WHERE starts.known_at <= $as_of AND ({whose})"""  # noqa: S608 the names are columns
         files = {kind: _parts(folder, kind) for kind in ("results", "starts")}
         answer = connection.execute(query, {**named, **files, "as_of": as_of})
@@ -235,7 +235,7 @@ class _Tables:
             return None
         same = " AND ".join(f"{name} = ${name}" for name in key)
         query = f"""
-            FROM read_parquet($parts) WHERE {same} AND event_timestamp <= $as_of
+            FROM read_parquet($parts, hive_partitioning = false) WHERE {same} AND event_timestamp <= $as_of
             ORDER BY event_timestamp DESC LIMIT 1"""
         bound = {**key, "parts": _parts(self.folder, family.view), "as_of": self.as_of}
         rows = _rows(self.connection.execute(query, bound))

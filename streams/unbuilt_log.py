@@ -232,9 +232,8 @@ class UnbuiltLog:
         parts = Snapshot().parts(self.home.offline / "runners")
         if not parts:
             return _NO_RESULT
-        listed = ", ".join(changelog.text(part) for part in parts)
         query = (
-            f"SELECT epoch_us(min(known_at)) FROM read_parquet([{listed}])"  # noqa: S608 paths are quoted
+            f"SELECT epoch_us(min(known_at)) FROM {changelog.scan(parts)}"  # noqa: S608 paths are quoted
             " WHERE race_id = $id AND type = 'result'"
         )
         with changelog.engine("500MB") as connection:

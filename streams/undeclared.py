@@ -7,18 +7,7 @@ import duckdb
 
 from velo.feature_repo.stores import changelog
 from velo.feature_repo.stores.parts import Snapshot
-from velo.racing.messages import (
-    GoingChange,
-    JockeyChange,
-    Market,
-    Message,
-    NonRunner,
-    Race,
-    Racecard,
-    Reinstated,
-    Result,
-    Runner,
-)
+from velo.racing.messages import Message, Race, Racecard, Result, Runner, notice_of
 from velo.racing.undeclared import Undeclared, undeclared
 from velo.storage import table_versions
 from velo.storage.log.index import RACES_NEAR
@@ -97,13 +86,13 @@ def _of_tables(home: Home, noticed: set[str]) -> tuple[dict[str, list[Message]],
     snapshot = Snapshot()
     with changelog.engine(MEMORY_LIMIT) as connection:
         for kind in ("runners", "notices"):
-            parts = ", ".join(changelog.text(part) for part in snapshot.parts(home.offline / kind))
-            connection.execute(f"CREATE TEMP VIEW {kind} AS SELECT * FROM read_parquet([{parts}])")  # noqa: S608 paths are quoted
+            rows = changelog.scan(snapshot.parts(home.offline / kind))
+            connection.execute(f"CREATE TEMP VIEW {kind} AS SELECT * FROM {rows}")  # noqa: S608 paths are quoted
         wanted = [*noticed, *(race_id for (race_id,) in connection.execute(SUSPECTS).fetchall())]
         last = "SELECT race_id FROM runners WHERE type = 'racecard' GROUP BY race_id ORDER BY max(seq) DESC LIMIT ?"
         races = [race_id for (race_id,) in connection.execute(last, [RACES_NEAR]).fetchall()][::-1]
         messages: dict[str, list[Message]] = {}
-        for kind, made in (("runners", _race), ("notices", _notice)):
+        for kind, made in (("runners", _race), ("notices", notice_of)):
             for row in _rows(connection, kind, wanted):
                 messages.setdefault(row["race_id"], []).append(made(row))
     return messages, races
@@ -129,17 +118,3 @@ def _race(row: Mapping[str, Any]) -> Message:
         if row["type"] == "racecard"
         else Result(race, horses, known_at=row["known_at"])
     )
-
-
-def _notice(row: Mapping[str, Any]) -> Message:
-    race_id, horse_id, known_at = row["race_id"], row["horse_id"], row["known_at"]
-    match row["type"]:
-        case "non_runner":
-            return NonRunner(race_id, horse_id, row["reason"], known_at)
-        case "reinstated":
-            return Reinstated(race_id, horse_id, known_at)
-        case "jockey_change":
-            return JockeyChange(race_id, horse_id, row["jockey_id"], row["jockey"], known_at)
-        case "going_change":
-            return GoingChange(race_id, row["going"], known_at)
-    return Market(race_id, dict(row["prices"] or ()), row["source"], known_at)

@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -29,6 +29,8 @@ SQL_TYPES: Final = {
 """SQL type by Arrow's name of a type; any other type is text."""
 
 
+BY_NAME: Final = "union_by_name = true"
+"""The option of `scan` for parts of which some lack columns that others have."""
 PART: Final = "__velo_part"
 """Column of every scan: the path of the row's part."""
 SPILL_PREFIX: Final = "velo-spill-"
@@ -65,8 +67,7 @@ class Table:
     def scan(self) -> str:
         """SQL of the table's rows; empty, with types, if there are no parts."""
         if self.parts:
-            files = ", ".join(text(part) for part in self.parts)
-            return f"read_parquet([{files}], union_by_name = true, hive_partitioning = false, filename = '{PART}')"
+            return scan(self.parts, f"{BY_NAME}, filename = '{PART}'")
         empty = [f"NULL::VARCHAR AS {name(key)}" for key, _ in self.keys]
         empty += [f"NULL::TIMESTAMPTZ AS {name(column)}" for column in (self.event, self.created) if column]
         empty += [
@@ -169,6 +170,15 @@ def latest_sql(
         SELECT {wanted} FROM {scan} f JOIN newest ON {on} AND f.{name(event)} = newest.__newest
         QUALIFY row_number() OVER (PARTITION BY {partition} ORDER BY {order}) = 1
     """  # noqa: S608 names are quoted, values are bound
+
+
+def scan(parts: Iterable[str | Path], options: str = "") -> str:
+    """Return the SQL of the rows of Parquet files; `options` are more options of DuckDB's `read_parquet`.
+
+    A folder whose name has an equals sign adds no column.
+    """
+    files = ", ".join(text(str(part)) for part in parts)
+    return f"read_parquet([{files}], hive_partitioning = false{', ' if options else ''}{options})"
 
 
 def within_sql(event: str, start: datetime | None, end: datetime | None) -> tuple[str, dict[str, datetime]]:

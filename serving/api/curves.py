@@ -102,7 +102,7 @@ def _changes(
     columns = ", ".join(changelog.name(feature.name) for feature in family.features)
     query = f"""
         WITH known AS (
-            SELECT event_timestamp, valid_until, {columns} FROM read_parquet([{_listed(parts)}], union_by_name = true)
+            SELECT event_timestamp, valid_until, {columns} FROM {changelog.scan(parts, changelog.BY_NAME)}
             WHERE {changelog.name(column)} = $key AND event_timestamp <= $as_of
             QUALIFY row_number() OVER (PARTITION BY event_timestamp ORDER BY created_timestamp DESC NULLS LAST) = 1
         ),
@@ -127,12 +127,8 @@ def _name(
     if not parts:
         return None, False
     query = f"""
-        SELECT arg_max({kind}, seq), count(*) FROM read_parquet([{_listed(parts)}], union_by_name = true)
+        SELECT arg_max({kind}, seq), count(*) FROM {changelog.scan(parts, changelog.BY_NAME)}
         WHERE {kind}_id = $key AND known_at <= $as_of
     """  # noqa: S608 the kind is one of three words, paths are quoted, values are bound
     row = connection.execute(query, {"key": key, "as_of": as_of}).fetchone()
     return (None, False) if row is None else (row[0], row[1] > 0)
-
-
-def _listed(parts: list[str]) -> str:
-    return ", ".join(changelog.text(part) for part in parts)

@@ -151,7 +151,7 @@ class Past:
                 if not parts:
                     continue
                 query = (
-                    f"SELECT event_timestamp, {column} FROM read_parquet([{_listed(parts)}], union_by_name = true)"  # noqa: S608
+                    f"SELECT event_timestamp, {column} FROM {changelog.scan(parts, changelog.BY_NAME)}"  # noqa: S608
                     " WHERE horse_id = $key AND event_timestamp <= $as_of"
                 )
                 for at, value in connection.execute(query, {"key": horse, "as_of": as_of}).fetchall():
@@ -162,11 +162,8 @@ class Past:
         parts = self.runs.parts()
         if not parts:
             return []
-        listed = _listed(parts)
         each = " UNION ALL ".join(_NAMED.format(kind=kind, found=FOUND) for kind in ("horse", "trainer", "jockey"))
-        query = (
-            f"WITH messages AS (FROM read_parquet([{listed}], union_by_name = true) WHERE known_at <= $as_of) {each}"
-        )
+        query = f"WITH messages AS (FROM {changelog.scan(parts, changelog.BY_NAME)} WHERE known_at <= $as_of) {each}"
         with changelog.engine(MEMORY_LIMIT) as connection:
             rows = connection.execute(query, {"wanted": wanted, "as_of": as_of}).fetchall()
         return [(kind, key, name or key) for kind, key, name in rows]
@@ -245,7 +242,3 @@ def _prices(messages: Sequence[Message], as_of: datetime) -> list[dict[str, Any]
         {"known_at": to_text(at), "prices": dict(prices)}
         for at, prices in (snapshots[p] for p in sorted(places) if snapshots)
     ]
-
-
-def _listed(parts: Sequence[str]) -> str:
-    return ", ".join(changelog.text(part) for part in parts)

@@ -229,9 +229,8 @@ def races_due(home: Home, now: datetime, lead: timedelta) -> list[str]:
     Raises `UserError` if no tables were built.
     """
     parts = Snapshot().parts(home.offline / "runners")
-    listed = ", ".join(changelog.text(part) for part in parts)
     query = (
-        f"SELECT race_id, arg_max(off_time, seq) AS off FROM read_parquet([{listed}])"  # noqa: S608 paths are quoted
+        f"SELECT race_id, arg_max(off_time, seq) AS off FROM {changelog.scan(parts)}"  # noqa: S608 paths are quoted
         " WHERE type = 'racecard' AND known_at <= $now GROUP BY race_id"
         " HAVING off BETWEEN $since AND $until ORDER BY off, race_id"
     )

@@ -138,12 +138,11 @@ class PastRuns:
 
 
 def _query(parts: Sequence[str], kind: Kind) -> str:
-    listed = ", ".join(changelog.text(part) for part in parts)
     started = ", ".join(f"'{status}'" for status in sorted(STARTED))
     stored = ", ".join(_STORED)
     return f"""
         WITH known AS (
-            SELECT {stored} FROM read_parquet([{listed}], union_by_name = true) WHERE type = 'result' AND known_at <= $as_of
+            SELECT {stored} FROM {changelog.scan(parts, changelog.BY_NAME)} WHERE type = 'result' AND known_at <= $as_of
         ),
         asked AS (SELECT DISTINCT race_id FROM known WHERE {kind}_id IN (SELECT unnest($keys))),
         latest AS (

@@ -9,19 +9,7 @@ from typing import Any, Final, Protocol
 from velo.errors import UserError
 from velo.feature_repo.stores import changelog
 from velo.feature_repo.stores.parts import Snapshot
-from velo.racing.messages import (
-    GoingChange,
-    JockeyChange,
-    Market,
-    Message,
-    NonRunner,
-    Race,
-    Racecard,
-    Reinstated,
-    Result,
-    Runner,
-    instant_of,
-)
+from velo.racing.messages import Message, Race, Racecard, Result, Runner, instant_of, notice_of
 from velo.storage import table_versions
 from velo.storage.log import reader
 from velo.storage.store import Home
@@ -75,7 +63,7 @@ def tables_of(home: Home, race_id: str, held: Tables | None = None, snapshot: Sn
     manifest = table_versions.manifest_of(folder)
     with changelog.engine(MEMORY_LIMIT) as connection:
         rows = {kind: _selected(connection, files, "race_id = $id", {"id": race_id}) for kind, files in parts.items()}
-    messages = (*_races(rows["runners"]), *map(_notice, rows["notices"]))
+    messages = (*_races(rows["runners"]), *map(notice_of, rows["notices"]))
     return Tables(folder, messages, manifest.next_seq, manifest.known_at)
 
 
@@ -114,7 +102,7 @@ def messages_between(home: Home, first: date, last: date) -> list[tuple[Message,
         for message in _races(held):
             by_race.setdefault(message.race_id or "", []).append(message)
         about = _selected(connection, parts["notices"], "race_id IN (SELECT unnest($ids))", {"ids": [*by_race]})
-    for notice in map(_notice, about if by_race else ()):
+    for notice in map(notice_of, about if by_race else ()):
         by_race[notice.race_id or ""].append(notice)
     return [tuple(sorted(messages, key=instant_of)) for messages in by_race.values()]
 
@@ -122,8 +110,7 @@ def messages_between(home: Home, first: date, last: date) -> list[tuple[Message,
 def _selected(connection: Any, files: list[str], where: str, params: dict[str, Any]) -> list[dict[str, Any]]:
     if not files:
         return []
-    listed = ", ".join(changelog.text(file) for file in files)
-    query = f"SELECT * FROM read_parquet([{listed}]) WHERE {where} ORDER BY seq"  # noqa: S608 paths are quoted
+    query = f"SELECT * FROM {changelog.scan(files)} WHERE {where} ORDER BY seq"  # noqa: S608 paths are quoted
     rows: list[dict[str, Any]] = connection.sql(query, params=params).to_arrow_table().to_pylist()
     return rows
 
@@ -143,17 +130,3 @@ def _race(rows: list[Mapping[str, Any]]) -> Message:
     if first["type"] == "result":
         return Result(race, runners, first["result_version"], first["known_at"])
     return Racecard(race, runners, first["known_at"])
-
-
-def _notice(row: Mapping[str, Any]) -> Message:
-    race_id, known_at = row["race_id"], row["known_at"]
-    match row["type"]:
-        case "non_runner":
-            return NonRunner(race_id, row["horse_id"], row["reason"], known_at)
-        case "reinstated":
-            return Reinstated(race_id, row["horse_id"], known_at)
-        case "jockey_change":
-            return JockeyChange(race_id, row["horse_id"], row["jockey_id"], row["jockey"], known_at)
-        case "going_change":
-            return GoingChange(race_id, row["going"], known_at)
-    return Market(race_id, dict(row["prices"] or ()), row["source"], known_at)

@@ -25,6 +25,7 @@ import duckdb
 
 from velo.errors import UserError
 from velo.feature_repo.catalogue.families import Family
+from velo.feature_repo.stores import changelog
 from velo.racing import measures
 from velo.racing.clock import EPOCH, MICROSECOND, local_midnight
 from velo.racing.going import going_group
@@ -264,7 +265,8 @@ def measure_segment(
     part: str,
 ) -> None:
     """Write the parts of one segment of the log to a folder: `KIND-PART.parquet` for each of `KINDS`."""
-    log = filled("log", {**fixed, "$files": _quoted(segment)})
+    files = f"{changelog.text(str(segment))}, hive_partitioning = false"
+    log = filled("log", {**fixed, "$files": files})
     connection.execute("CREATE TEMP TABLE log AS " + log)
     rows = connection.execute("SELECT DISTINCT going FROM log WHERE going IS NOT NULL").fetchall()
     goings = [going for (going,) in rows]
@@ -277,20 +279,16 @@ def measure_segment(
         keep(connection, filled(kind, fixed), folder / f"{kind}-{part}.parquet")
 
 
-def _quoted(path: Path) -> str:
-    return "'" + str(path).replace("'", "''") + "'"
-
-
 def keep(connection: duckdb.DuckDBPyConnection, select: str, path: Path) -> None:
     """Write the rows of a query to a Parquet file, which appears complete or not at all."""
     aside = path.with_name("." + path.name)
-    connection.execute(f"COPY ({select}) TO {_quoted(aside)} (FORMAT parquet, COMPRESSION lz4)")
+    connection.execute(f"COPY ({select}) TO {changelog.text(str(aside))} (FORMAT parquet, COMPRESSION lz4)")
     aside.replace(path)
 
 
 def parquet(paths: Iterable[Path]) -> str:
     """The SQL of the rows of Parquet files."""
-    return f"read_parquet([{', '.join(map(_quoted, paths))}])"
+    return changelog.scan(paths)
 
 
 def parts_of(home: Home, kind: str) -> list[Path]:

@@ -14,6 +14,7 @@ import duckdb
 
 from velo.errors import UserError
 from velo.feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
+from velo.feature_repo.stores import changelog
 from velo.storage.store import Store
 from velo.storage.table_versions import changing_parts
 from velo.streams.batch import measuring, staging
@@ -137,5 +138,4 @@ def reading(store: Store, query: str) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def _parts(store: Store, view: str) -> str:
-    glob = str(store.home.offline / view / "**" / "*.parquet").replace("'", "''")
-    return f"read_parquet('{glob}', union_by_name = true)"
+    return changelog.scan([store.home.offline / view / "**" / "*.parquet"], changelog.BY_NAME)

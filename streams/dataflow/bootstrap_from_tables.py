@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from velo.feature_repo.catalogue.families import Family
-from velo.feature_repo.stores.changelog import engine, text
+from velo.feature_repo.stores.changelog import BY_NAME, engine, scan
 from velo.storage import table_versions
 from velo.storage.log.format import generation as log_generation
 from velo.storage.store import Home
@@ -68,11 +68,14 @@ class MeasuredResults:
             return frozenset()
         with engine(MEMORY_LIMIT) as connection:
             connection.execute("CREATE TEMP TABLE holding AS SELECT unnest($seqs::BIGINT[]) AS seq", {"seqs": [*races]})
-            found = connection.sql(f"SELECT seq FROM {_scan(self.results)} SEMI JOIN holding USING (seq)").fetchnumpy()  # noqa: S608
-            connection.execute(f"CREATE TEMP VIEW held AS FROM {_scan(self.starts)} SEMI JOIN holding USING (seq)")
+            results, starts = (scan(parts, BY_NAME) for parts in (self.results, self.starts))
+            found = connection.sql(f"SELECT seq FROM {results} SEMI JOIN holding USING (seq)").fetchnumpy()  # noqa: S608
+            connection.execute(f"CREATE TEMP VIEW held AS FROM {starts} SEMI JOIN holding USING (seq)")
             go_on()
             if elo is not None:
-                results, starts = (f"(FROM {_scan(parts)} WHERE seq < {base})" for parts in (self.results, self.starts))
+                results, starts = (
+                    f"(FROM {scan(parts, BY_NAME)} WHERE seq < {base})" for parts in (self.results, self.starts)
+                )
                 take_over(elo, connection, results, starts)
             for family, aggregator, states in shards:
                 go_on()
@@ -147,7 +150,3 @@ def _or_none(column: Any) -> list[Any]:
         values[np.ma.getmaskarray(column)] = None
     listed: list[Any] = values.tolist()
     return listed
-
-
-def _scan(parts: Sequence[Path]) -> str:
-    return f"read_parquet([{', '.join(text(str(part)) for part in parts)}], union_by_name = true)"

@@ -11,14 +11,13 @@ The mark of a view says how far it was written, by which write and since which f
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from velo.errors import UserError
 from velo.feature_repo.catalogue.families import Family
-from velo.feature_repo.stores.changelog import engine, latest_sql, text
+from velo.feature_repo.stores.changelog import engine, latest_sql, scan
 from velo.feature_repo.stores.fills import fill_remembered, forget, new_fill
 from velo.feature_repo.stores.redis_client import redis_errors
 from velo.feature_repo.stores.redis_layout import Layout
@@ -249,11 +248,6 @@ def fill_view(home: Home, layout: Layout, redis: RowWriter, epoch: int, go_on: C
             redis.write_rows(layout, pa.Table.from_batches([batch]), epoch)
             rows += batch.num_rows
     return rows
-
-
-def scan(parts: list[Path]) -> str:
-    """Return SQL for the rows of some parts."""
-    return f"read_parquet([{', '.join(text(str(part)) for part in parts)}], hive_partitioning = false)"
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from tests.support.logs import a_store, logged
 from tests.support.stores import NOW, Row
 from tests.support.streaming import streamed
 from velo.errors import UserError
-from velo.racing.messages import from_record
+from velo.racing.messages import Result, from_record
+from velo.serving.scoring.race_messages import messages_between
 from velo.storage.store import Store
 from velo.streams.batch.build import build, compact
 from velo.streams.batch.warehouse import ask, make_warehouse
@@ -132,6 +133,18 @@ def test_starts_are_those_of_the_latest_version_and_runners_those_of_every_versi
     won = asked(store, "SELECT race_id, trainer_id FROM starts WHERE win = 1")
     assert won == [("R1", "mccain")]
     assert asked(store, "SELECT count(*) FROM runners") == [(7,)]
+
+
+def test_a_folder_with_an_equals_sign_in_its_name_changes_no_column(tmp_path: Path) -> None:
+    """DuckDB reads `course=York` in a path as a column of every file below it, unless that is switched off."""
+    store = told(tmp_path / "course=York" / "trainer_id=nobody", MONDAY)
+    assert asked(store, "SELECT DISTINCT course FROM runners") == [(MONDAY["course"],)]
+    assert asked(store, "SELECT DISTINCT course FROM horse_course") == [(MONDAY["course"],)]
+    assert asked(store, "SELECT trainer_id FROM starts ORDER BY 1") == [("dreaper",), ("mccain",)]
+    [race_messages] = messages_between(store.home, date(2024, 5, 6), date(2024, 5, 6))
+    assert isinstance(race_messages[0], Result)
+    assert race_messages[0].race.course == MONDAY["course"]
+    assert {runner.trainer_id for runner in race_messages[0].runners} == {"dreaper", "mccain"}
 
 
 def test_the_warehouse_can_be_read_and_not_written(tmp_path: Path) -> None:

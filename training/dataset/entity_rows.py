@@ -58,8 +58,8 @@ def message_views(home: Home, snapshot: Snapshot) -> Iterator[duckdb.DuckDBPyCon
     """A connection with the views `runners` and `notices`: the content of the messages, every version."""
     with changelog.engine(MEMORY_LIMIT) as connection:
         for kind in ("runners", "notices"):
-            parts = ", ".join(changelog.text(part) for part in snapshot.parts(home.offline / kind))
-            connection.execute(f"CREATE TEMP VIEW {kind} AS SELECT * FROM read_parquet([{parts}])")  # noqa: S608 paths are quoted
+            rows = changelog.scan(snapshot.parts(home.offline / kind))
+            connection.execute(f"CREATE TEMP VIEW {kind} AS SELECT * FROM {rows}")  # noqa: S608 paths are quoted
         yield connection
 
 

@@ -250,6 +250,16 @@ def from_record(record: Mapping[str, Any]) -> Message:
     return message
 
 
+def notice_of(row: Mapping[str, Any]) -> Message:
+    """Convert a row of the table `notices` to its message: any but a result, a racecard or a tick."""
+    kind = TYPES[row["type"]]
+    values = {field.name: row[field.name] for field in fields(kind)}
+    if kind is Market:
+        values["prices"] = dict(values["prices"] or ())
+    message: Message = kind(**values)
+    return message
+
+
 def kept_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a record that its message does not hold: unknown fields and the log's own framing."""
     kind = TYPES[record["type"]]
