@@ -1,7 +1,7 @@
 """The routes of the HTTP interface."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal, TypeVar
 
@@ -38,9 +38,9 @@ from velo.serving.api.schemas import (
 from velo.serving.api.service import Service
 from velo.serving.scoring.scored import ScoredRace
 
-races = APIRouter(prefix="/v1", tags=["races"])
-operations = APIRouter(tags=["operations"])
-curves = APIRouter(prefix="/v1", tags=["curves"])
+races = APIRouter(prefix="/v1", tags=["races"], default_response_class=Response)
+operations = APIRouter(tags=["operations"], default_response_class=Response)
+curves = APIRouter(prefix="/v1", tags=["curves"], default_response_class=Response)
 JSON: Final = "application/json"
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 POINTS: Final = 400
@@ -56,10 +56,12 @@ CurveAsOf = Annotated[
 ]
 Since = Annotated[Instant | None, Query(description="Leave out rows that had ended by this instant.")]
 Points = Annotated[int, Query(ge=2, le=MOST_POINTS, description="The most changes to return, evenly selected.")]
-CurveKey = Annotated[str, Path(min_length=1, max_length=200, description="The key, as on a card.")]
 Pool = Literal["exacta", "quinella", "trifecta", "trio"]
-RECORD_ANSWERS: Final[dict[int | str, dict[str, Any]]] = {200: {"model": KeyRecord}, **documented(404, 422, 429, 503)}
-CURVE_ANSWERS: Final[dict[int | str, dict[str, Any]]] = {200: {"model": Curve}, **documented(404, 422, 429, 503)}
+
+
+def _answers(model: type, *refusals: int) -> dict[int | str, dict[str, Any]]:
+    """The documented answers of a route that reads: its model, and the refusals that every read may get besides its own."""
+    return {200: {"model": model}, **documented(*sorted((*refusals, 422, 429, 503)))}
 
 
 async def service_of(request: Request) -> Service:
@@ -89,12 +91,11 @@ def _accepts(kind: str) -> Callable[[Endpoint], Endpoint]:
         f"/races/{{race_id:path}}/{kind}",
         status_code=202,
         responses={202: {"model": OddsAccepted}, **documented(401, 403, 404, 408, 413, 422, 429, 503)},
-        response_class=Response,
         dependencies=[Depends(may_write)],
     )
 
 
-@races.get("/races", responses={200: {"model": Day}, **documented(422, 429, 503)}, response_class=Response)
+@races.get("/races", responses=_answers(Day))
 async def list_races(
     service: Asked,
     turns: Turns,
@@ -105,11 +106,7 @@ async def list_races(
     return _json(await turns.quick.run(client, service.insisted, service.day, day))
 
 
-@races.get(
-    "/races/{race_id:path}/score",
-    responses={200: {"model": Score}, **documented(404, 422, 429, 503)},
-    response_class=Response,
-)
+@races.get("/races/{race_id:path}/score", responses=_answers(Score, 404))
 async def score_race(
     service: Asked, turns: Turns, client: Client, race_id: RaceId, as_of: AsOf = None, *, drivers: Drivers = False
 ) -> Response:
@@ -120,21 +117,13 @@ async def score_race(
     return _json(await lane.run(client, service.insisted, service.score, race_id, as_of, with_drivers=drivers))
 
 
-@races.get(
-    "/races/{race_id:path}/form",
-    responses={200: {"model": FormOut}, **documented(404, 422, 429, 503)},
-    response_class=Response,
-)
+@races.get("/races/{race_id:path}/form", responses=_answers(FormOut, 404))
 async def race_form(service: Asked, turns: Turns, client: Client, race_id: RaceId) -> Response:
     """The form lines of a race's horses and the odds known: as of now, or as of the decision time of a race that was run."""
     return _json(await turns.slow.run(client, service.insisted, service.form, race_id))
 
 
-@races.get(
-    "/races/{race_id:path}/combinations",
-    responses={200: {"model": Combinations}, **documented(404, 422, 429, 503)},
-    response_class=Response,
-)
+@races.get("/races/{race_id:path}/combinations", responses=_answers(Combinations, 404))
 async def race_combinations(
     service: Asked,
     turns: Turns,
@@ -147,7 +136,7 @@ async def race_combinations(
     return _json(await turns.quick.run(client, service.insisted, service.combinations, race_id, pool, most))
 
 
-@races.get("/search", responses={200: {"model": Matches}, **documented(422, 429, 503)}, response_class=Response)
+@races.get("/search", responses=_answers(Matches))
 async def search(
     service: Asked,
     turns: Turns,
@@ -187,15 +176,13 @@ async def take_reinstatement(
     )
 
 
-@races.get(
-    "/races/{race_id:path}", responses={200: {"model": Card}, **documented(404, 422, 429, 503)}, response_class=Response
-)
+@races.get("/races/{race_id:path}", responses=_answers(Card, 404))
 async def show_race(service: Asked, turns: Turns, client: Client, race_id: RaceId) -> Response:
     """The state of a race: its runners and non-runners, the odds, and its messages."""
     return _json(await turns.quick.run(client, service.insisted, service.card, race_id))
 
 
-@races.post("/score", responses={200: {"model": Score}, **documented(408, 413, 422, 429, 503)}, response_class=Response)
+@races.post("/score", responses=_answers(Score, 408, 413))
 async def score_card(
     service: Asked, turns: Turns, client: Client, card: Annotated[GivenCard, Body()], *, drivers: Drivers = False
 ) -> Response:
@@ -222,8 +209,8 @@ async def listen(
     return StreamingResponse(lines, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
 
-def _add_history(kind: Kind, description: str) -> None:
-    """Add the route `/v1/{kind}s/ID/history`."""
+def _add_key_routes(kind: Kind, changes: str, record: str) -> None:
+    """Add the routes `/v1/{kind}s/ID/history` and `/v1/{kind}s/ID/record`, with their descriptions."""
     id_of = Path(alias=f"{kind}_id", min_length=1, max_length=200, description="The key, as on a card.")
 
     async def history(
@@ -237,40 +224,39 @@ def _add_history(kind: Kind, description: str) -> None:
     ) -> Response:
         return await turns.slow.run(client, _curve, service, kind, key, as_of, since, points)
 
-    add = curves.get(
-        f"/{kind}s/{{{kind}_id:path}}/history",
-        name=f"{kind}_history",
-        description=description,
-        responses=CURVE_ANSWERS,
-        response_class=Response,
-    )
-    add(history)
+    async def record_of(service: Asked, turns: Turns, client: Client, key: Annotated[str, id_of]) -> Response:
+        return _json(await turns.slow.run(client, service.insisted, service.record, kind, key))
+
+    routes: Sequence[tuple[str, Callable[..., Any], type, str]] = (
+        ("history", history, Curve, changes), ("record", record_of, KeyRecord, record),
+    )  # fmt: skip
+    for name, endpoint, model, description in routes:
+        curves.get(
+            f"/{kind}s/{{{kind}_id:path}}/{name}",
+            name=f"{kind}_{name}",
+            description=description,
+            responses=_answers(model, 404),
+        )(endpoint)
 
 
-_add_history("horse", "A horse's record and form as they changed.")
-_add_history("trainer", "A trainer's rolling windows as they changed.")
-_add_history("jockey", "A jockey's rolling windows as they changed.")
+_add_key_routes(
+    "horse",
+    "A horse's record and form as they changed.",
+    "A horse's coming races, its records, and every start with its Elo rating and figure after it.",
+)
+_add_key_routes(
+    "trainer",
+    "A trainer's rolling windows as they changed.",
+    "A trainer's runners of today and later, records and last starts.",
+)
+_add_key_routes(
+    "jockey",
+    "A jockey's rolling windows as they changed.",
+    "A jockey's rides of today and later, records and last starts.",
+)
 
 
-@curves.get("/horses/{horse_id:path}/record", responses=RECORD_ANSWERS, response_class=Response)
-async def horse_record(service: Asked, turns: Turns, client: Client, horse_id: CurveKey) -> Response:
-    """A horse's coming races, its records, and every start with its Elo rating and figure after it."""
-    return _json(await turns.slow.run(client, service.insisted, service.record, "horse", horse_id))
-
-
-@curves.get("/trainers/{trainer_id:path}/record", responses=RECORD_ANSWERS, response_class=Response)
-async def trainer_record(service: Asked, turns: Turns, client: Client, trainer_id: CurveKey) -> Response:
-    """A trainer's runners of today and later, records and last starts."""
-    return _json(await turns.slow.run(client, service.insisted, service.record, "trainer", trainer_id))
-
-
-@curves.get("/jockeys/{jockey_id:path}/record", responses=RECORD_ANSWERS, response_class=Response)
-async def jockey_record(service: Asked, turns: Turns, client: Client, jockey_id: CurveKey) -> Response:
-    """A jockey's rides of today and later, records and last starts."""
-    return _json(await turns.slow.run(client, service.insisted, service.record, "jockey", jockey_id))
-
-
-@operations.get("/healthz", responses={200: {"model": Health}}, response_class=Response)
+@operations.get("/healthz", responses={200: {"model": Health}})
 async def health() -> Response:
     """Answer while the process runs."""
     return _json({"status": "ok"})
@@ -279,7 +265,6 @@ async def health() -> Response:
 @operations.get(
     "/readyz",
     responses={200: {"model": Ready}, 503: {"model": Ready, "description": "Not ready."}},
-    response_class=Response,
 )
 async def readiness(service: Asked, turns: Turns, client: Client) -> Response:
     """Whether a race can be scored now, and if not, why."""
@@ -290,7 +275,7 @@ async def readiness(service: Asked, turns: Turns, client: Client) -> Response:
     return answer
 
 
-@operations.get("/metrics", responses={200: {"content": {"text/plain": {}}}}, response_class=Response)
+@operations.get("/metrics", responses={200: {"content": {"text/plain": {}}}})
 async def metrics(service: Asked, request: Request) -> Response:
     """Metrics for Prometheus."""
     service.metrics.listeners.set(request.app.state.hub.listeners)
