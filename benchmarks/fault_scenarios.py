@@ -16,7 +16,7 @@ from benchmarks.fault_harness import Sandbox
 from benchmarks.fault_report import NOTHING, Recovery, recovered_by, refused
 from benchmarks.stores import until
 from velo.feature_repo.stores import embedded_redis
-from velo.feature_repo.stores.redis_client import connect
+from velo.feature_repo.stores.redis_client import ANSWER_SECONDS, connect
 from velo.settings import Settings
 from velo.storage.log import reader
 from velo.storage.log.writer import LogWriter
@@ -29,6 +29,8 @@ TIMES: Final = 5
 """Consecutive kills of a command."""
 AWAY_S = 60.0
 """Seconds that Redis is down while results arrive; tests use fewer."""
+ANSWER_S = ANSWER_SECONDS
+"""Seconds until a stream calls a paused Redis unavailable; tests use fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,8 @@ def stream_paused(sandbox: Sandbox) -> Recovery:
 
 def redis_paused(sandbox: Sandbox) -> Recovery:
     """Pause Redis; the stream retries."""
-    running = _live(sandbox)
+    url = f"{embedded_redis.ensure(sandbox.home)}?socket_timeout={ANSWER_S:g}"
+    running = _live(replace(sandbox, store=Store.open(Settings(sandbox.home.root, redis_url=url))))
     server = _server_of(sandbox)
     os.kill(server, signal.SIGSTOP)
     try:

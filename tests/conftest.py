@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from velo.streams.importers.ingest import IngestReport
 
 
+# A thread of OpenMP that has nothing to do sleeps: spinning, it takes the core that another worker's test needs.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # Test modules import Feast themselves, before the code that they test does.
 prepare_feast()
 
@@ -131,15 +134,23 @@ def traded_store(paper_store: "Store", tmp_path_factory: pytest.TempPathFactory)
     return opened(folder)
 
 
+@pytest.fixture(scope="session")
+def streamed_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home of a store for the service, its Redis stopped, made once a run; copy it to use it."""
+    from tests.support.made_once import made_once
+    from tests.support.services import a_streamed_store
+
+    return made_once(tmp_path_factory, "streamed", a_streamed_store)[0]
+
+
 @pytest.fixture(scope="module")
-def streamed_store(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Store]":
-    """A store for the service, with a Redis of the module's own: a copy of the one that a run makes once."""
-    from tests.support.made_once import copied, made_once
-    from tests.support.services import a_service, a_streamed_store, registered
+def streamed_store(streamed_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Store]":
+    """A store for the service, with a Redis of the module's own."""
+    from tests.support.made_once import copied
+    from tests.support.services import a_service, registered
     from velo.feature_repo.stores import embedded_redis
 
-    folder, _ = made_once(tmp_path_factory, "streamed", a_streamed_store)
-    made = registered(copied(folder, tmp_path_factory.mktemp("streamed") / "home"))
+    made = registered(copied(streamed_folder, tmp_path_factory.mktemp("streamed") / "home"))
     # the first score of a process imports LightGBM: `velo serve` does that before it answers
     a_service(made).scorer.warm()
     yield made

@@ -4,6 +4,7 @@ The one that makes faults is run by `test_faults.py`, and the whole of it by `te
 """
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import Any
 import duckdb
 import pytest
 
-from benchmarks import joins, load, serve, whole
+from benchmarks import joins, load, poll, serve, whole
 from benchmarks.baseline_views import CONTRACT
 from tests.support.cli import velo
+from tests.support.forked import forked_benchmarks
 from tests.support.logs import a_store, fixed
 from velo.commands.bench import bench_app
 from velo.feature_repo.catalogue.families import FAMILIES
@@ -27,6 +29,12 @@ from velo.training.train import train
 
 NOW = datetime(2024, 3, 1, tzinfo=UTC)
 FEW = ModelOptions(rounds=20, patience=5, leaves=6, threads=1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forked() -> Iterator[None]:
+    with forked_benchmarks():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -124,8 +132,13 @@ def test_load_counts_answers_and_faults(tmp_path: Path, monkeypatch: pytest.Monk
     assert figures["listeners_lost"] == 0
 
 
-def test_poll_finds_no_score_that_knows_its_result(tmp_path: Path) -> None:
-    """Two races, in half a minute."""
+def test_poll_finds_no_score_that_knows_its_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two races, in half of the least time that the command takes."""
+    measure = poll.measure
+    monkeypatch.setattr(poll, "measure", lambda minutes, *given, **named: measure(minutes / 2, *given, **named))
+    monkeypatch.setattr(poll, "RACES_PER_YEAR", 600)
+    monkeypatch.setattr(poll, "SETTLING_S", 5.0)
+    monkeypatch.setattr(poll, "AROUND_S", 3.0)
     figures = bench(tmp_path, "poll", "--minutes", 0.4, "--races", 2, "--rate", 50)
     assert figures["leaks"] == 0
     assert figures["before"] > 0

@@ -12,6 +12,7 @@ from benchmarks import page
 from benchmarks.interleaved import Timing
 from benchmarks.whole import PARTS
 from tests.support.cli import velo
+from tests.support.forked import forked_benchmarks
 from tests.support.shared import REPO
 from velo.errors import UserError
 
@@ -23,7 +24,8 @@ CHART = re.compile(r"^!\[[^\]]+\]\(([^)]+)\)$")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     """What a quick run printed, and the document that it wrote."""
     out = tmp_path_factory.mktemp("bench") / "costs.md"
-    done = velo("bench", "--quick", "--out", out, "--json", home=out.parent / "home")
+    with forked_benchmarks():
+        done = velo("bench", "--quick", "--out", out, "--json", home=out.parent / "home")
     assert done.code == 0, done.err
     return json.loads(done.out), out
 

@@ -75,6 +75,7 @@ def test_a_store_comes_back_from_a_kill_at_each_visible_write(
 def recovered(fault: Fault, base: Sandbox, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Inject a fault into a copy of the store and check that nothing is lost and every value is right."""
     monkeypatch.setattr(fault_scenarios, "AWAY_S", 4.0)
+    monkeypatch.setattr(fault_scenarios, "ANSWER_S", 3.0)
     outcome = faults.outcome(fault, base, folder / fault.name, random.Random(1))
     if outcome.seen.startswith(faults.NOT_RUN):
         pytest.skip(f"NOT TESTED: {outcome.seen}")

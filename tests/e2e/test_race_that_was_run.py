@@ -1,6 +1,5 @@
 """A race that was run is never scored from today's features: they know its result. The log decides, not the card in Redis."""
 
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import pytest
 from tests.support.cli import velo
 from tests.support.desks import RACE as RACE_PAGE
 from tests.support.desks import ROWS, page_of, served, shows_live
+from tests.support.made_once import copied
 from tests.support.race_days import Day, a_day
 from tests.support.seasons import BUILT_AT, opened
 from tests.support.services import (
@@ -27,10 +27,10 @@ from tests.support.services import (
     a_service,
     posted,
     refused,
+    registered,
     tell,
 )
-from tests.support.streaming import streamed
-from velo.feature_repo.stores.embedded_redis import down
+from velo.feature_repo.stores.embedded_redis import down, ensure
 from velo.feature_repo.stores.race_cards import race_key
 from velo.racing.messages import Message, Racecard, Result, Runner
 from velo.serving.api.service import Service
@@ -49,19 +49,13 @@ LEAD = timedelta(minutes=5)
 SECOND = timedelta(seconds=1)
 
 
-@pytest.fixture(scope="module")
-def made(streamed_store: Store) -> Store:
-    return streamed_store
-
-
 @pytest.fixture
-def store(made: Store, tmp_path: Path) -> Iterator[Store]:
-    """A copy for one test alone, with a Redis of its own that a stream has filled."""
-    shutil.copytree(made.home.root, tmp_path / "home", symlinks=True, ignore=shutil.ignore_patterns("redis"))
-    copied = opened(tmp_path / "home")
-    streamed(copied, online=True, clock=lambda: NOW)
-    yield copied
-    down(copied.home)
+def store(streamed_folder: Path, tmp_path: Path) -> Iterator[Store]:
+    """A store for one test alone, with a Redis of its own that holds what a stream filled it with."""
+    made = registered(copied(streamed_folder, tmp_path / "home"))
+    ensure(made.home)
+    yield made
+    down(made.home)
 
 
 def ran(status: str = "FINISHED") -> tuple[Runner, ...]:

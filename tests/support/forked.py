@@ -6,23 +6,31 @@ alone are not its own: what a test promises of those it holds Python itself to.
 
 import json
 import os
+import runpy
 import shlex
+import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import DupFd
 from pathlib import Path
 from tempfile import TemporaryFile
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
+from benchmarks import interleaved, stores
 from benchmarks.stores import forkserver
 
 ENTRY = {"velo": ("velo.cli", "main"), "feast": ("feast.cli.cli", "cli")}
-"""The function behind each program."""
+"""The function behind each program; any other name is a module to run as `python -m` does."""
+PROGRAMS = {module: name for name, (module, _) in ENTRY.items()}
 CLIENT = """
 import json, os, socket, sys
 with socket.socket(socket.AF_UNIX) as line:
@@ -107,12 +115,152 @@ def _program(
     os.environ.update(environ)
     sys.argv = [name, *argv]
     sys.path.insert(0, cwd)
-    module, function = ENTRY[name]
     if prepared is not None:
         # a process whose files are limited would leave its modules' bytecode cut short
         sys.dont_write_bytecode = True
         prepared()
-    getattr(import_module(module), function)()
+    if name in ENTRY:
+        module, function = ENTRY[name]
+        getattr(import_module(module), function)()
+    else:
+        # runpy warns of a module that has been imported under its own name
+        sys.modules.pop(name, None)
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+class Popen:
+    """`python -m MODULE …` in a forked process, with the methods of `subprocess.Popen` that tests and benchmarks call.
+
+    Of the options, `env` alone gives the environment: its PYTHONPATH has no effect, for the imports are there.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        cwd: str | Path | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: Any = None,
+        stdout: Any = None,
+        stderr: Any = None,
+        text: bool = False,
+    ) -> None:
+        assert list(command[:2]) == [sys.executable, "-m"], command
+        module, *argv = command[2:]
+        mode = "" if text else "b"
+        self.stdin: Any = None
+        self.stdout: Any = None
+        self.stderr: Any = None
+        with ExitStack() as opened:
+
+            def given(wanted: Any, number: int) -> int:
+                """The descriptor of one of the process's streams."""
+                if wanted == subprocess.DEVNULL:
+                    return opened.enter_context(Path(os.devnull).open("r+b")).fileno()
+                if wanted == subprocess.STDOUT:
+                    return streams[1]
+                if wanted != subprocess.PIPE:
+                    return number if wanted is None else wanted if isinstance(wanted, int) else int(wanted.fileno())
+                reading, writing = os.pipe()
+                ours, theirs = (writing, reading) if number == 0 else (reading, writing)
+                opened.callback(os.close, theirs)
+                setattr(self, ("stdin", "stdout", "stderr")[number], open(ours, ("w" if number == 0 else "r") + mode))  # noqa: SIM115, PTH123
+                return theirs
+
+            streams: list[int] = []
+            for number, wanted in enumerate((stdin, stdout, stderr)):
+                streams.append(given(wanted, number))
+            name = PROGRAMS.get(module, module)
+            self._process = start(name, argv, cwd=Path(cwd or Path.cwd()), environ=env or os.environ, streams=streams)
+        assert self._process.pid is not None
+        self.pid: int = self._process.pid
+
+    def __enter__(self) -> "Popen":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.communicate()
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit code, once it has been waited for."""
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        """Its exit code; None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end; raises `subprocess.TimeoutExpired`."""
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(self._process.name, timeout or 0.0)
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """End it by SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it by SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout: float | None = None) -> tuple[Any, Any]:
+        """Read its streams to their ends and wait for it; it is killed where that takes too long."""
+        if self.stdin is not None:
+            self.stdin.close()
+        read: dict[str, Any] = {}
+
+        def take(name: str) -> None:
+            read[name] = getattr(self, name).read()
+
+        threads = [threading.Thread(target=take, args=(name,)) for name in ("stdout", "stderr") if getattr(self, name)]
+        for thread in threads:
+            thread.start()
+        try:
+            self.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+        finally:
+            for thread in threads:
+                thread.join()
+        for stream in (self.stdout, self.stderr):
+            if stream is not None:
+                stream.close()
+        return read.get("stdout"), read.get("stderr")
+
+
+def _popen(command: Sequence[str], **options: Any) -> Any:
+    """A forked process where the command is `python -m MODULE …`, else one of `subprocess`."""
+    return (Popen if list(command[:2]) == [sys.executable, "-m"] else subprocess.Popen)(command, **options)
+
+
+def _run(command: Sequence[str], **options: Any) -> "subprocess.CompletedProcess[Any]":
+    """`subprocess.run` by `_popen`, as far as the benchmarks use it."""
+    if list(command[:2]) != [sys.executable, "-m"]:
+        return subprocess.run(command, **options)
+    assert options.pop("check")
+    process = Popen(command, **options)
+    out, err = process.communicate()
+    done = subprocess.CompletedProcess(command, process.wait(), out, err)
+    done.check_returncode()
+    return done
+
+
+@contextmanager
+def forked_benchmarks() -> Iterator[None]:
+    """The Python programs that benchmarks start are forked: so small a run would spend most of its time on their imports."""
+    instead = SimpleNamespace(Popen=_popen, run=_run, PIPE=subprocess.PIPE, DEVNULL=subprocess.DEVNULL)
+    with pytest.MonkeyPatch.context() as patched:
+        for module in (interleaved, stores):
+            patched.setattr(module, "subprocess", instead)
+        yield
 
 
 @contextmanager
