@@ -25,7 +25,7 @@ from velo.storage.atomic_files import make_folder
 from velo.storage.log.format import generation as log_generation
 from velo.storage.store import Home, Store
 from velo.storage.table_versions import Manifest
-from velo.streams.batch import staging
+from velo.streams.batch import staging, start_table
 from velo.streams.batch.build import BEGINNING, MEMORY_LIMIT, write_family
 from velo.streams.batch.formulas import fingerprint, view_formulas
 from velo.streams.batch.render import has_key
@@ -237,7 +237,7 @@ class _Aside:
         with staging.scratch_connection(Home(self.scratch), MEMORY_LIMIT) as connection:
             asked, of_keys = self._choose_keys(connection, family)
             parts = self._results, self._starts, self.store.timezone, (family,), self._of_asked(family)
-            staging.lay_out_parts(connection, *parts, before_seq=self.manifest.next_seq)
+            start_table.lay_out_parts(connection, *parts, before_seq=self.manifest.next_seq)
             rows = write_family(connection, family, part, bound)
             seconds = time.perf_counter() - begun
             comparison = _Comparison(connection, family, change, self.manifest.known_at, self.store.timezone)

@@ -30,7 +30,7 @@ from velo.streams.aggregation.result_delta import ResultDelta, replacing
 from velo.streams.aggregation.routing import Router
 from velo.streams.aggregation.spill import FileSpill
 from velo.streams.aggregation.window_state import BEGINNING, ShardState, WindowAggregator
-from velo.streams.batch import staging
+from velo.streams.batch import staging, start_table
 from velo.streams.batch.build import BEGINNING as LOG_BEGINNING
 from velo.streams.batch.build import write_family
 from velo.streams.batch.measuring import constants
@@ -143,7 +143,7 @@ def _by_sql(family: Family, messages: Sequence[Message], timezone: ZoneInfo, fol
         connection.execute("SET TimeZone = 'UTC'")
         staging.measure_segment(connection, log, fixed, DEFAULT, folder, "0")
         parts = [[folder / f"{kind}-0.parquet"] for kind in ("results", "starts")]
-        staging.lay_out_parts(connection, parts[0], parts[1], timezone, (family,))
+        start_table.lay_out_parts(connection, parts[0], parts[1], timezone, (family,))
         bound = {"$after": LOG_BEGINNING, "$until": until, "$created": until}
         write_family(connection, family, folder / "rows.parquet", bound)
         names = ", ".join((*family.keys, "event_timestamp", *(feature.name for feature in family.features)))

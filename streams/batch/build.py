@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ from velo.storage.log.format import generation as log_generation
 from velo.storage.log.reader import LogEnd
 from velo.storage.store import Home, Store
 from velo.storage.table_versions import Manifest, ViewFormulas
-from velo.streams.batch import render, staging
+from velo.streams.batch import render, staging, start_table
 from velo.streams.batch.formulas import at_epochs, fingerprint, steps, view_formulas
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def build(
         if before and (before[1].next_seq, before[1].fingerprint) == (log_end.next_seq, task.fingerprint):
             return _nothing_new(*before)
         if task.published is not None and not whole:
-            table_versions.refuse_damaged(task.published[0])
+            table_versions.refuse_changed(task.published[0])
         # a view that is unchanged needs no work but for new messages
         due = tuple(
             family
@@ -90,15 +90,18 @@ def build(
             if before is None or family.view not in task.kept or before[1].next_seq < log_end.next_seq
         )
         progress("lay out starts", 1, steps_in_all)
-        if due and spark:
+        starts: dict[str, str] = {}
+        if spark and due:
             spark.lay_out(home, store.timezone, due)
         elif due:
-            staging.lay_out(connection, home, store.timezone, due)
+            starts = _lay_out(connection, store, task, due, log_end.known_at)
         folder = table_versions.begin(home, before[0] if before else None, task.kept)
         part = table_versions.batch_part_name(log_end.next_seq)
         span = BuildSpan(dict.fromkeys(task.kept, before[1].known_at) if before else {}, log_end.known_at, now)
         engine = spark or connection
-        wrote = _write_all(due, folder, part, span, engine, lambda view, done: progress(view, done, steps_in_all))
+        wrote = _write_all(
+            due, starts, folder, part, span, engine, lambda view, done: progress(view, done, steps_in_all)
+        )
         _link_staged(home, folder)
         added = {family.view: wrote.get(family.view, 0) for family in families}
         manifest = _manifest(store, task, log_end, added)
@@ -175,8 +178,24 @@ class BuildSpan:
         return {"$after": self.after.get(view, BEGINNING), "$until": self.until, "$created": self.created}
 
 
+def _lay_out(
+    connection: duckdb.DuckDBPyConnection, store: Store, task: _Task, families: Collection[Family], until: datetime
+) -> dict[str, str]:
+    """Create the tables of starts; returns the query of its starts for each view that needs only those of changed keys."""
+    kept = [family for family in families if family.view in task.kept]
+    computed = [family for family in families if family.view not in task.kept]
+    if computed:
+        start_table.lay_out(connection, store.home, store.timezone, computed)
+    if not kept:
+        return {}
+    assert task.continued is not None
+    after = task.continued[1].known_at
+    return start_table.lay_out_changed(connection, store.home, store.timezone, kept, after, until)
+
+
 def _write_all(
     families: tuple[Family, ...],
+    starts: Mapping[str, str],
     folder: Path,
     part: str,
     span: BuildSpan,
@@ -185,7 +204,7 @@ def _write_all(
 ) -> dict[str, int]:
     """Write each family's rows in the `span` into a part of its view's folder, on all cores; returns rows by view.
 
-    Spark divides one family between the cores itself; DuckDB gets several families at a time.
+    `starts` has the queries of those views that do not read all starts. Spark divides one family between the cores itself; DuckDB gets several families at a time.
     """
 
     def write(family: Family) -> int:
@@ -195,6 +214,9 @@ def _write_all(
             return engine.write(family, view, part, span.of(family.view))
         with engine.cursor() as own:
             own.execute("SET TimeZone = 'UTC'")
+            if family.view in starts:
+                # hides the table of all starts from this connection
+                own.execute(f"CREATE TEMP TABLE starts AS {starts[family.view]}")
             return write_family(own, family, view / f"{part}.parquet", span.of(family.view))
 
     at_once = staging.cores() if isinstance(engine, duckdb.DuckDBPyConnection) else 1
@@ -238,13 +260,9 @@ def _link_staged(home: Home, folder: Path) -> None:
 
 
 def write_family(connection: duckdb.DuckDBPyConnection, family: Family, part: Path, bound: dict[str, datetime]) -> int:
-    """Write a family's rows after `$after`, up to `$until`; returns their number."""
+    """Write a family's rows after `$after`, up to `$until`, from the table `starts`; returns their number."""
     for table, text in steps(family):
         connection.execute(f"CREATE OR REPLACE TEMP TABLE {table} AS {_bind(text, bound)}")
-        if table == "touched":
-            # the later steps then compute only the keys that the new messages change
-            connection.execute("DELETE FROM keys WHERE key_id NOT IN (FROM touched)")
-            connection.execute("DELETE FROM moments WHERE key_id NOT IN (FROM touched)")
     target = str(part).replace("'", "''")
     written = connection.execute(
         f"COPY ({_bind(render.table(family), bound)}) TO '{target}' (FORMAT parquet, COMPRESSION lz4)"

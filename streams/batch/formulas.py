@@ -28,7 +28,6 @@ def steps(family: Family) -> list[tuple[str, str]]:
         ("keys", render.key_ids(family)),
         ("days_out_of_order", render.days_out_of_order(family)),
         ("moments", render.moments(family)),
-        ("touched", render.touched(family)),
         ("deltas", render.deltas(family)),
         ("changes", render.changes(family)),
     ]

@@ -1,12 +1,16 @@
 """The one step of the batch that is not SQL: a start's Elo gain depends on every earlier result, in order.
 
-The stream's own `Elo` (`velo.streams.aggregation.ratings`) rates race by race, and the starts that a build has just measured get
-their gains as columns beside their measures. It takes some fifteen microseconds per start.
+The starts that a build has just measured get their gains as columns beside their measures. Keys are numbered part by part, in
+arrays; then races are rated one after another on lists of integers, which takes some two microseconds per start. The stream's
+own `velo.streams.aggregation.ratings.Elo` is the plain twin, and earns the same bits.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,50 +18,289 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from velo.errors import UserError
-from velo.racing.elo import E9, EVEN, PARTS, RatedPart
-from velo.streams.aggregation.ratings import BETWEEN, MEASURES, Elo, Starter
-from velo.streams.aggregation.spill import FileSpill
+from velo.racing.elo import E9, EVEN, HORSE, PARTS, Earned, RatedPart
+from velo.streams.aggregation.ratings import MEASURES, Starter
 
 if TYPE_CHECKING:
     import duckdb
 
-RACES_AT_ONCE: Final = 5000
 BUILD_AGAIN: Final = "make room there and repeat the build; where a file is damaged or gone, run `velo build --whole`"
-UNRATED: Final = (0, *(None for _ in PARTS))
+UNKNOWN: Final = 0
+"""The number of an unknown key; its rating stays 0."""
+Numbers = NDArray[np.int64]
+_EVEN_E9: Final = EVEN * E9
+_HORSE, _JOCKEY, _TRAINER, _DRAW, _SUITED = (part.permille for part in PARTS)
+_COURSE_BITS: Final = 20
+_BAND_BITS: Final = 12
+
+
+class RatedBefore(NamedTuple):
+    """The SQL of the results and the starts that are rated already, and that of the new starts, whose keys are asked for."""
+
+    results: str
+    starts: str
+    new: str
+
+
+class _RatedStart(NamedTuple):
+    """A start of a race that may have a later version: its starter, the numbers of its keys, what it earned."""
+
+    starter: Starter
+    numbers: tuple[int, ...]
+    earned: Earned
 
 
 def rate(
     connection: "duckdb.DuckDBPyConnection",
     folder: Path,
-    before: tuple[str, str] | None,
+    before: RatedBefore | None,
     new: Sequence[tuple[Path, Path]],
 ) -> None:
     """Add the gains to the parts of starts in `new`: pairs of a part of results and a part of starts, in the log's order.
 
-    `before` is the SQL of the results and starts that are rated already, None for none. The gains of earlier races are spilled
-    to a file in `folder`, so that memory does not grow with the log. Parts are replaced atomically. Raises `UserError` where a
-    file cannot be read or written.
+    `before` is None where nothing is rated. Memory holds two parts, and a rating for each key. Parts are replaced atomically.
+    Raises `UserError` where a file in `folder` cannot be read or written.
     """
-    elo = Elo(FileSpill(folder, BUILD_AGAIN))
-    versions: dict[str, int] = {}
     try:
+        results = [
+            pq.read_table(part, columns=["seq", "race_id", "result_version"], partitioning=None).sort_by("seq")
+            for part, _ in new
+        ]
+        races = _Races(Counter(race for table in results for race in table.column("race_id").to_pylist()))
         if before is not None:
-            # only races that may be amended now: their earlier gains are needed to retract them
-            races = pa.concat_tables([pq.read_table(results, columns=["race_id"]) for results, _ in new])
-            versions = take_over(elo, connection, *before, races.column("race_id").unique().to_pylist())
-        for results_part, starts_part in new:
-            _rate_part(elo, versions, pq.read_table(results_part), starts_part)
+            races.take_over(connection, before)
+        with ThreadPoolExecutor(1) as writer:
+            written = writer.submit(lambda: None)
+            for of_part, (_, part) in zip(results, new, strict=True):
+                gains = races.rate(of_part, pq.read_table(part, columns=["seq", *Starter._fields], partitioning=None))
+                # one part is written while the next is rated
+                written.result()
+                written = writer.submit(_add_gains, part, gains)
+            written.result()
     except (OSError, pa.ArrowInvalid) as failed:
         raise UserError(f"cannot rate the starts kept at {folder} ({failed}): {BUILD_AGAIN}") from failed
 
 
-def take_over(
-    elo: Elo, connection: "duckdb.DuckDBPyConnection", results: str, starts: str, races: Sequence[str] | None = None
-) -> dict[str, int]:
-    """Load the gains of measured results into an empty `elo`, and spill those of some `races`, or of all.
+@dataclass(slots=True)
+class _Accounts:
+    """The ratings of one of `PARTS` in billionths, by the number of the key."""
 
-    Returns the current version of each race. `results` and `starts` are the SQL of their rows.
+    numbers: dict[str | int, int] = field(default_factory=dict)
+    ratings: list[int] = field(default_factory=lambda: [0])
+
+    def number(self, keys: Sequence[str | int | None]) -> Numbers:
+        """The number of each key; new keys are rated 0."""
+        numbers = self.numbers
+        found = [UNKNOWN if key is None else numbers.setdefault(key, len(numbers) + 1) for key in keys]
+        self.ratings += [0] * (len(numbers) + 1 - len(self.ratings))
+        return np.array(found, np.int64)
+
+    def number_column(self, column: pa.ChunkedArray) -> Numbers:
+        """The number of each value of a column of keys."""
+        encoded = column.combine_chunks().dictionary_encode()
+        of_value = np.append(self.number(encoded.dictionary.to_pylist()), UNKNOWN)
+        places: Numbers = encoded.indices.fill_null(-1).to_numpy()
+        return of_value[places]
+
+
+class _Races:
+    """The ratings as of the last rated result.
+
+    `unread` counts the results of each race that are still to be rated.
     """
+
+    def __init__(self, unread: "Counter[str]") -> None:
+        self._unread = unread
+        self._versions: dict[str, int] = {}
+        self._accounts = [_Accounts() for _ in PARTS]
+        self._rated = [0]
+        self._courses, self._bands = _Accounts(), _Accounts()
+        # of the races that have another result
+        self._earned: dict[str, list[_RatedStart]] = {}
+
+    def take_over(self, connection: "duckdb.DuckDBPyConnection", before: RatedBefore) -> None:
+        """Load what was rated before: the ratings of the keys that start again, and what the races of new results earned."""
+        hold_versions(connection, before.results, before.starts)
+        for place, part in enumerate(PARTS):
+            keys = ", ".join(part.keys)
+            asked = f"SEMI JOIN (SELECT DISTINCT {keys} FROM {before.new}) USING ({keys})"  # noqa: S608 our own names
+            found = connection.sql(ratings_of(part, keys, asked)).to_arrow_table()
+            numbers = self._numbered(found, place)
+            for number, rating, count in zip(
+                numbers.tolist(), found["rating"].to_pylist(), found["starts"].to_pylist(), strict=True
+            ):
+                self._accounts[place].ratings[number] = rating
+                if part is HORSE:
+                    self._rated[number] = count
+        connection.execute(
+            "CREATE OR REPLACE TEMP TABLE asked AS SELECT unnest($races::VARCHAR[]) AS race_id",
+            {"races": [*self._unread]},
+        )
+        self._versions = dict(
+            connection.execute(
+                "SELECT race_id, result_version FROM held_versions SEMI JOIN asked USING (race_id)"
+            ).fetchall()
+        )
+        columns = ", ".join(("race_id", *Starter._fields, *MEASURES[1:]))
+        entries = connection.sql(f"SELECT {columns} FROM rated SEMI JOIN asked USING (race_id)").to_arrow_table()  # noqa: S608
+        for race_id, start in zip(entries["race_id"].to_pylist(), self._rated_starts(entries), strict=True):
+            self._earned.setdefault(race_id, []).append(start)
+
+    def _rated_starts(self, entries: pa.Table) -> Iterator[_RatedStart]:
+        numbers = zip(*(column.tolist() for column in self._numbers(entries)), strict=True)
+        earned = zip(*(entries[name].to_pylist() for name in MEASURES[1:]), strict=True)
+        return map(_RatedStart, _starters(entries), numbers, earned)
+
+    def _numbers(self, starts: pa.Table) -> list[Numbers]:
+        """The number of the key of each start, for each of `PARTS`."""
+        return [self._numbered(starts, place) for place in range(len(PARTS))]
+
+    def _numbered(self, starts: pa.Table, place: int) -> Numbers:
+        accounts, keys = self._accounts[place], PARTS[place].keys
+        if len(keys) == 1:
+            numbers = accounts.number_column(starts[keys[0]])
+            if PARTS[place] is HORSE:
+                self._rated += [0] * (len(accounts.ratings) - len(self._rated))
+            return numbers
+        horses = self._numbered(starts, PARTS.index(HORSE))
+        courses = self._courses.number_column(starts["course"])
+        bands = self._bands.number_column(starts["distance_band"])
+        assert len(self._courses.ratings) <= 1 << _COURSE_BITS
+        assert len(self._bands.ratings) <= 1 << _BAND_BITS
+        packed = (horses << (_COURSE_BITS + _BAND_BITS)) + (courses << _BAND_BITS) + bands
+        distinct, of_start = np.unique(packed, return_inverse=True)
+        return accounts.number(distinct.tolist())[of_start]
+
+    def rate(self, results: pa.Table, starts: pa.Table) -> list[pa.Array]:
+        """Rate the results of a part in order; returns the columns of `MEASURES` for its starts."""
+        part = _Part(starts, self._numbers(starts))
+        rows = {seq: (begin, end) for seq, begin, end in _runs(starts.column("seq").to_numpy())}
+        for seq, race_id, version in zip(*(column.to_pylist() for column in results.columns), strict=True):
+            self._unread[race_id] -= 1
+            held = self._versions.get(race_id)
+            if held is not None and version <= held:
+                continue
+            self._versions[race_id] = version
+            begin, end = rows.get(seq, (0, 0))
+            if race_id in self._earned or self._unread[race_id]:
+                self._rate_version(race_id, part, begin, end)
+            else:
+                self._rate_race(part, begin, end)
+            if not self._unread[race_id]:
+                self._earned.pop(race_id, None)
+        return part.gains()
+
+    def _rate_version(self, race_id: str, part: "_Part", begin: int, end: int) -> None:
+        """Rate a version of a race that has several: what the version before earned is taken back.
+
+        A version with the same starters at the same odds earns what that one did.
+        """
+        starters, before = part.starters(begin, end), self._earned.pop(race_id, [])
+        if before and {start.starter for start in before} == set(starters):
+            same = {start.starter: start.earned for start in before}
+            part.copied += [(row, same[starter]) for row, starter in enumerate(starters, begin)]
+            self._earned[race_id] = before
+            return
+        for _, numbers, earned in before:
+            self._rated[numbers[0]] -= 1
+            for accounts, number, gain in zip(self._accounts, numbers, earned, strict=True):
+                accounts.ratings[number] -= gain - _EVEN_E9
+        self._clear_unknown()
+        if self._rate_race(part, begin, end):
+            self._earned[race_id] = list(map(_RatedStart, starters, *part.rated(begin, end)))
+
+    def _rate_race(self, part: "_Part", begin: int, end: int) -> bool:
+        """Rate the starts of a race; False for a race with an unpriced starter, and for a walkover."""
+        logs, starters = part.market[begin:end], end - begin
+        if starters < 2 or None in logs:
+            return False
+        numbers = [column[begin:end] for column in part.numbers]
+        horse, jockey, trainer, draw, suited = (accounts.ratings for accounts in self._accounts)
+        rated, surprises, shares = self._rated, part.surprises, part.shares
+        before = [
+            (rated[h] + 1, horse[h] + jockey[j] + trainer[t] + draw[d] + suited[s])
+            for h, j, t, d, s in zip(*numbers, strict=True)
+        ]
+        means = sum([foretold for _, foretold in before]) // starters - sum(logs) // starters
+        row = begin
+        for log, (seen, foretold), h, j, t, d, s in zip(logs, before, *numbers, strict=True):
+            surprise = max(-_EVEN_E9, min(_EVEN_E9, log - foretold + means))
+            share = surprise // seen if seen * _HORSE < 1000 else surprise * _HORSE // 1000
+            rated[h] += 1
+            horse[h] += share
+            jockey[j] += surprise * _JOCKEY // 1000
+            trainer[t] += surprise * _TRAINER // 1000
+            draw[d] += surprise * _DRAW // 1000
+            suited[s] += surprise * _SUITED // 1000
+            surprises[row], shares[row] = surprise, share
+            row += 1
+        self._clear_unknown()
+        return True
+
+    def _clear_unknown(self) -> None:
+        for accounts in self._accounts:
+            accounts.ratings[UNKNOWN] = 0
+
+
+class _Part:
+    """The starts of a part while they are rated: their keys, their market, and each one's surprise and its horse's share."""
+
+    def __init__(self, starts: pa.Table, numbers: Sequence[Numbers]) -> None:
+        self._starts = starts
+        self.numbers: list[list[int]] = [column.tolist() for column in numbers]
+        self.market: list[int] = starts.column("market_log_e9").to_pylist()
+        self.surprises: list[int | None] = [None] * starts.num_rows
+        self.shares: list[int | None] = [None] * starts.num_rows
+        self.copied: list[tuple[int, Earned]] = []
+
+    def starters(self, begin: int, end: int) -> list[Starter]:
+        """The starters of some rows."""
+        return _starters(self._starts.slice(begin, end - begin))
+
+    def rated(self, begin: int, end: int) -> tuple[list[tuple[int, ...]], list[Earned]]:
+        """The numbers of the keys of some rated rows, and what each earned."""
+        numbers = list(zip(*(column[begin:end] for column in self.numbers), strict=True))
+        gains = _gains(np.array(self.surprises[begin:end], np.int64), np.array(self.shares[begin:end], np.int64))
+        return numbers, list(zip(*(column.tolist() for column in gains), strict=True))
+
+    def gains(self) -> list[pa.Array]:
+        """The columns of `MEASURES`: null where a start is not rated."""
+        surprises, shares = pa.array(self.surprises, pa.int64()), pa.array(self.shares, pa.int64())
+        unrated = surprises.is_null().to_numpy(zero_copy_only=False)
+        columns = _gains(surprises.fill_null(0).to_numpy(), shares.fill_null(0).to_numpy())
+        for row, earned in self.copied:
+            unrated[row] = False
+            for column, gain in zip(columns, earned, strict=True):
+                column[row] = gain
+        return [pa.array((~unrated).astype(np.int64)), *(pa.array(column, mask=unrated) for column in columns)]
+
+
+def _gains(surprises: Numbers, shares: Numbers) -> list[Numbers]:
+    """What starts earn for each of `PARTS`, given their surprises and the shares of their horses."""
+    return [(shares if part is HORSE else surprises * part.permille // 1000) + _EVEN_E9 for part in PARTS]
+
+
+def _starters(starts: pa.Table) -> list[Starter]:
+    return [Starter(*row) for row in zip(*(starts[name].to_pylist() for name in Starter._fields), strict=True)]
+
+
+def _add_gains(part: Path, gains: Sequence[pa.Array]) -> None:
+    starts = pq.read_table(part, partitioning=None)
+    for name, column in zip(MEASURES, gains, strict=True):
+        starts = starts.append_column(name, column)
+    aside = part.with_name("." + part.name)
+    pq.write_table(starts, aside, compression="lz4")
+    aside.replace(part)
+
+
+def _runs(seqs: Numbers) -> Iterator[tuple[int, int, int]]:
+    """Yield each seq with the begin and end of its rows, which are contiguous."""
+    begins = np.flatnonzero(np.r_[True, seqs[1:] != seqs[:-1]]) if seqs.size else np.array([], dtype=np.intp)
+    yield from zip(seqs[begins].tolist(), begins.tolist(), np.append(begins, seqs.size)[1:].tolist(), strict=True)
+
+
+def hold_versions(connection: "duckdb.DuckDBPyConnection", results: str, starts: str) -> None:
+    """Create `held_versions`, the current version of each race, and `rated`, its rated starts."""
     connection.execute(
         f"""CREATE OR REPLACE TEMP TABLE held_versions AS
         SELECT race_id, result_version, min(seq) AS seq FROM {results} GROUP BY race_id, result_version
@@ -67,56 +310,12 @@ def take_over(
         f"CREATE OR REPLACE TEMP VIEW rated AS "  # noqa: S608
         f"SELECT starts.* FROM {starts} AS starts SEMI JOIN held_versions USING (seq) WHERE elo_rated = 1"
     )
-    for place, part in enumerate(PARTS):
-        elo.credit(place, _ratings(connection, part))
-    if races is not None:
-        connection.execute(
-            "CREATE OR REPLACE TEMP TABLE asked AS SELECT unnest($races::VARCHAR[]) AS race_id", {"races": races}
-        )
-    asked = "" if races is None else "SEMI JOIN asked USING (race_id)"
-    entries = connection.execute(
-        f"""SELECT race_id, CAST(json_group_array(json_array({", ".join((*Starter._fields, *MEASURES[1:]))})) AS VARCHAR)
-        FROM rated {asked} GROUP BY race_id"""  # noqa: S608
-    )
-    while some := entries.fetchmany(RACES_AT_ONCE):
-        for race_id, text in some:
-            elo.put_aside(race_id, text.encode())
-    return dict(connection.execute("SELECT race_id, result_version FROM held_versions").fetchall())
 
 
-def _ratings(connection: "duckdb.DuckDBPyConnection", part: RatedPart) -> list[tuple[str, int, int]]:
-    """Return each key of a part with the sum of its gains in billionths and its number of rated starts."""
+def ratings_of(part: RatedPart, keys: str, asked: str = "") -> str:
+    """The query of each key of a part with the sum of its gains in billionths and its number of rated starts."""
     known = " AND ".join(f"{key} IS NOT NULL" for key in part.keys)
-    return connection.execute(
-        f"SELECT concat_ws($between, {', '.join(part.keys)}), (sum({part.measure}) - {EVEN * E9} * count(*))::BIGINT, count(*) "  # noqa: S608
-        f"FROM rated WHERE {known} GROUP BY ALL",
-        {"between": BETWEEN},
-    ).fetchall()
-
-
-def _rate_part(elo: Elo, versions: dict[str, int], results: pa.Table, part: Path) -> None:
-    starts = pq.read_table(part)
-    keys = [starts.column(name).to_pylist() for name in Starter._fields]
-    rows = {seq: (begin, end) for seq, begin, end in _runs(starts.column("seq").to_numpy())}
-    gains: list[tuple[int | None, ...]] = [UNRATED] * starts.num_rows
-    ordered = results.select(["seq", "race_id", "result_version"]).sort_by("seq")
-    for seq, race_id, version in zip(*(column.to_pylist() for column in ordered.columns), strict=True):
-        held = versions.get(race_id)
-        if held is not None and version <= held:
-            continue
-        versions[race_id] = version
-        begin, end = rows.get(seq, (0, 0))
-        starters = [Starter(*values) for values in zip(*(column[begin:end] for column in keys), strict=True)]
-        if got := elo.tell(race_id, starters):
-            gains[begin:end] = [(1, *of_start) for of_start in got]
-    for place, name in enumerate(MEASURES):
-        starts = starts.append_column(name, pa.array([of_start[place] for of_start in gains], pa.int64()))
-    aside = part.with_name("." + part.name)
-    pq.write_table(starts, aside, compression="lz4")
-    aside.replace(part)
-
-
-def _runs(seqs: NDArray[np.int64]) -> Iterator[tuple[int, int, int]]:
-    """Yield each seq with the begin and end of its rows, which are contiguous."""
-    begins = np.flatnonzero(np.r_[True, seqs[1:] != seqs[:-1]]) if seqs.size else np.array([], dtype=np.intp)
-    yield from zip(seqs[begins].tolist(), begins.tolist(), np.append(begins, seqs.size)[1:].tolist(), strict=True)
+    return (
+        f"SELECT {keys}, (sum({part.measure}) - {_EVEN_E9} * count(*))::BIGINT AS rating, count(*) AS starts "  # noqa: S608
+        f"FROM rated {asked} WHERE {known} GROUP BY {keys}"
+    )

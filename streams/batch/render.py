@@ -126,14 +126,6 @@ WITH days AS (
 SELECT key_id, race_date FROM later WHERE later_first_known < first_known"""
 
 
-def touched(family: Family) -> str:
-    """One row per key that changes after `$after` and up to `$until`."""
-    ends = ["known_at", "retracted_at", *(f"midnight_{days}" for days in family.windows)]
-    return f"""-- one row per key of {family.view} that changes between two instants
-SELECT DISTINCT key_id FROM moments
-WHERE {" OR ".join(f"({end} > $after AND {end} <= $until)" for end in ends)}"""
-
-
 def deltas(family: Family) -> str:
     """One row per key and instant at which a span of it gains or loses: the packed change, and which windows lose.
 

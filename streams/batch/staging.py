@@ -8,26 +8,22 @@ import json
 import os
 import tokenize
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import date, timedelta
 from hashlib import blake2b
 from importlib.resources import files
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
-from zoneinfo import ZoneInfo
 
 import duckdb
 
 from velo.errors import UserError
-from velo.feature_repo.catalogue.families import Family
 from velo.feature_repo.stores import changelog
 from velo.racing import measures
-from velo.racing.clock import EPOCH, MICROSECOND, local_midnight
 from velo.racing.going import going_group
 from velo.racing.jurisdiction import DEFAULT, Jurisdiction
 from velo.storage.atomic_files import make_folder, sync_file, write_atomically
@@ -35,18 +31,13 @@ from velo.storage.log.format import generation
 from velo.storage.log.migrations import readable_segments
 from velo.storage.log.reader import LogEnd, end
 from velo.storage.store import Home
-from velo.streams.batch.measuring import constants, filled, query
-from velo.streams.batch.rating import rate
+from velo.streams.batch.measuring import constants, filled
+from velo.streams.batch.rating import RatedBefore, rate
 
 LAYOUT: Final = 2
 """The version of the kept files. Layout 1 reused file names, so a killed build could leave other content under them."""
 KINDS: Final = ("results", "starts", "runners", "notices")
 STEPS: Final = ("log", *KINDS, "applied")
-START_COLUMNS: Final = (
-    "seq", "known_at", "race_id", "race_date", "off_time", "race_day", "one",
-    "trainer_id", "jockey_id", "horse_id", "course", "distance_band", "going_group", "draw_cell",
-)  # fmt: skip
-"""The columns of every laid out start, whichever views are made of it."""
 Modules = tuple[tuple[str, str], ...]
 GOINGS: Final[Modules] = (("velo.racing", "going.py"),)
 RATINGS: Final[Modules] = (("velo.racing", "elo.py"), ("velo.streams.aggregation", "ratings.py"))
@@ -140,7 +131,7 @@ def measure_new(
         parts = _measure(home, kept.next_seq, log_end.next_seq, memory_limit, spread, jurisdiction, own)
         with scratch_connection(home, memory_limit) as connection:
             before, new = ([_named(home, kind, of) for kind in ("results", "starts")] for of in (kept.parts, parts))
-            rated = (parquet(before[0]), parquet(before[1])) if kept.parts else None
+            rated = RatedBefore(parquet(before[0]), parquet(before[1]), parquet(new[1])) if kept.parts else None
             rate(connection, home.batch, rated, list(zip(*new, strict=True)))
         for kind in KINDS:
             for path in _named(home, kind, parts):
@@ -161,72 +152,6 @@ def _remove_unnamed(home: Home) -> None:
         for path in folder.glob(".*"):
             if path.suffix in (".parquet", ".tmp"):
                 path.unlink()
-
-
-def lay_out(
-    connection: duckdb.DuckDBPyConnection, home: Home, timezone: ZoneInfo, families: Collection[Family]
-) -> None:
-    """Create the table `starts` of a store: every start of every version that took effect, with its windows' midnights."""
-    lay_out_parts(connection, parts_of(home, "results"), parts_of(home, "starts"), timezone, families)
-
-
-def lay_out_parts(
-    connection: duckdb.DuckDBPyConnection,
-    results: Sequence[Path],
-    starts: Sequence[Path],
-    timezone: ZoneInfo,
-    families: Collection[Family],
-    narrowed: str = "",
-    before_seq: int | None = None,
-) -> None:
-    """Create the table `starts` from the parts of measured results and starts.
-
-    The clause `narrowed`, a join or a condition, picks starts; `before_seq` leaves out later results.
-    """
-    windows = windows_of(families)
-    limit = "" if before_seq is None else f" WHERE seq < {before_seq}"
-    connection.execute(f"CREATE OR REPLACE TEMP VIEW results AS SELECT * FROM {parquet(results)}{limit}")  # noqa: S608 quoted
-    connection.execute("CREATE OR REPLACE TEMP TABLE applied AS " + query("applied"))
-    [(first, last)] = connection.execute("SELECT min(race_date), max(race_date) FROM results").fetchall()
-    days, midnights = midnights_of(first, last, timezone, windows)
-    connection.execute(
-        "CREATE OR REPLACE TEMP TABLE midnights AS "
-        "SELECT unnest($days::DATE[]) AS day, make_timestamptz(unnest($midnights::BIGINT[])) AS midnight",
-        {"days": days, "midnights": midnights},
-    )
-    connection.execute(
-        f"CREATE OR REPLACE TEMP VIEW measured AS SELECT * FROM {parquet(starts)} AS every {narrowed}"  # noqa: S608 quoted
-    )
-    connection.execute("CREATE OR REPLACE TABLE starts AS " + laid_out(windows, families))
-
-
-def windows_of(families: Collection[Family]) -> list[int]:
-    """The distinct window lengths of families, in days, ascending."""
-    return sorted({days for family in families for days in family.windows})
-
-
-def midnights_of(
-    first: date | None, last: date | None, timezone: ZoneInfo, windows: Sequence[int]
-) -> tuple[list[date], list[int]]:
-    """Each local day from the first race to the end of the last race's windows, and the first instant of each (µs)."""
-    if first is None or last is None:
-        return [], []
-    days = [first + timedelta(days=number) for number in range((last - first).days + max(windows, default=0) + 2)]
-    return days, [(local_midnight(day, timezone) - EPOCH) // MICROSECOND for day in days]
-
-
-def laid_out(windows: Sequence[int], families: Collection[Family]) -> str:
-    """The query of `starts` in SQL that DuckDB and Spark share: one row for each start that took effect.
-
-    It has the measures that `families` use.
-    """
-    used = sorted(measure for family in families for measure in family.used_measures)
-    named = ", ".join(f"measured.{name}" for name in dict.fromkeys((*START_COLUMNS, *used)))
-    columns = "".join(f", m{days}.midnight AS midnight_{days}" for days in windows)
-    joins = " ".join(f"JOIN midnights m{days} ON m{days}.day = race_date + {days}" for days in windows)
-    return f"""
-        SELECT {named}, applied.retracted_at, after.midnight AS day_after{columns}
-        FROM measured JOIN applied USING (seq) JOIN midnights after ON after.day = race_date + 1 {joins}"""  # noqa: S608 only our own names and windows' lengths are put in
 
 
 def _measure(

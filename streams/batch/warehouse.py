@@ -4,9 +4,11 @@ Views have no data of their own, so they are as new as the tables. Beside the fe
 `notices` (the messages), `starts` (one row for each start of the latest version), and a `…_daily` view for four families.
 """
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
@@ -15,8 +17,9 @@ import duckdb
 from velo.errors import UserError
 from velo.feature_repo.catalogue.families import BY_VIEW, FAMILIES, Family
 from velo.feature_repo.stores import changelog
+from velo.storage.atomic_files import make_folder, write_atomically
 from velo.storage.store import Store
-from velo.storage.table_versions import changing_parts
+from velo.storage.table_versions import changing_parts, current, manifest_of
 from velo.streams.batch import measuring, staging
 from velo.streams.batch.render import has_key
 from velo.streams.batch.staging import first_line
@@ -38,16 +41,40 @@ class Answer:
 
 
 def make_warehouse(store: Store) -> None:
-    """Write a new warehouse file and move it into place, so that readers of the old one are not disturbed."""
+    """Write a new warehouse file and move it into place, so that readers of the old one are not disturbed.
+
+    One that has the same views already is left as it is.
+    """
     aside = store.home.warehouse.with_name(".warehouse.duckdb")
+    made = make_folder(store.home.batch) / "warehouse.json"
     with changing_parts(store.home):
+        views = _views(store)
+        mark = _mark(store, views)
+        if store.home.warehouse.exists() and _read(made) == mark:
+            return
+        made.unlink(missing_ok=True)
         aside.unlink(missing_ok=True)
         aside.with_name(f"{aside.name}.wal").unlink(missing_ok=True)
         with duckdb.connect(str(aside)) as connection:
             connection.execute("SET TimeZone = 'UTC'")
-            for view, query in _views(store).items():
+            for view, query in views.items():
                 connection.execute(f"CREATE VIEW {view} AS {query}")
         aside.replace(store.home.warehouse)
+        write_atomically(made, mark)
+
+
+def _mark(store: Store, views: Mapping[str, str]) -> bytes:
+    """The identity of a warehouse: its queries, the formulas of its tables' columns, and the version that wrote the file."""
+    folder = current(store.home)
+    formulas = manifest_of(folder).fingerprint if folder is not None else ""
+    return json.dumps({"duckdb": duckdb.__version__, "formulas": formulas, "views": views}).encode()
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 def _views(store: Store) -> dict[str, str]:

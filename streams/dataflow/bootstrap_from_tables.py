@@ -14,20 +14,22 @@ import numpy as np
 
 from velo.feature_repo.catalogue.families import Family
 from velo.feature_repo.stores.changelog import BY_NAME, engine, scan
+from velo.racing.elo import PARTS
 from velo.storage import table_versions
 from velo.storage.log.format import generation as log_generation
 from velo.storage.store import Home
 from velo.streams.aggregation.layout import LANE_BITS, DeltaLayout, Key, RememberedStart, Sums
-from velo.streams.aggregation.ratings import Elo
+from velo.streams.aggregation.ratings import BETWEEN, MEASURES, Elo, Starter
 from velo.streams.aggregation.routing import shard_of
 from velo.streams.aggregation.window_state import ShardState, WindowAggregator
-from velo.streams.batch.rating import take_over
+from velo.streams.batch.rating import hold_versions, ratings_of
 from velo.streams.batch.render import has_key
 
 if TYPE_CHECKING:
     import duckdb
 
 MEMORY_LIMIT: Final = "1GB"
+RACES_AT_ONCE: Final = 5000
 LANE_BYTES: Final = LANE_BITS // 8
 
 
@@ -76,7 +78,7 @@ class MeasuredResults:
                 results, starts = (
                     f"(FROM {scan(parts, BY_NAME)} WHERE seq < {base})" for parts in (self.results, self.starts)
                 )
-                take_over(elo, connection, results, starts)
+                _take_over(elo, connection, results, starts)
             for family, aggregator, states in shards:
                 go_on()
                 _load_family(connection, family, aggregator, states, races)
@@ -140,6 +142,21 @@ def _remembered(
     values = [_or_none(found[f"value_{place}"]) for place in range(len(layout.remembered))]
     horses = found["horse"].tolist() if layout.several_a_race else repeat("", len(race_ids))
     return list(zip(found["off_us"].tolist(), race_ids, horses, *values))  # noqa: B905  repeat has a length of its own
+
+
+def _take_over(elo: Elo, connection: "duckdb.DuckDBPyConnection", results: str, starts: str) -> None:
+    """Load the gains of measured results into an empty `elo`. `results` and `starts` are the SQL of their rows."""
+    hold_versions(connection, results, starts)
+    for place, part in enumerate(PARTS):
+        key = f"concat_ws('{BETWEEN}', {', '.join(part.keys)})"
+        elo.credit(place, connection.execute(ratings_of(part, key)).fetchall())
+    entries = connection.execute(
+        f"""SELECT race_id, CAST(json_group_array(json_array({", ".join((*Starter._fields, *MEASURES[1:]))})) AS VARCHAR)
+        FROM rated GROUP BY race_id"""  # noqa: S608 our own names
+    )
+    while some := entries.fetchmany(RACES_AT_ONCE):
+        for race_id, starts_json in some:
+            elo.put_aside(race_id, starts_json.encode())
 
 
 def _or_none(column: Any) -> list[Any]:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from velo.errors import UserError
 from velo.feature_repo.catalogue.families import Family
 from velo.storage.store import Home
-from velo.streams.batch import measuring, staging
+from velo.streams.batch import measuring, staging, start_table
 from velo.streams.spark import render
 
 if TYPE_CHECKING:
@@ -93,17 +93,17 @@ class SparkEngine:
 
     def lay_out(self, home: Home, timezone: ZoneInfo, families: Collection[Family]) -> None:
         """Create the view `starts`: every start of every version that took effect, with the midnights of its windows."""
-        spark, windows = self._session, staging.windows_of(families)
+        spark, windows = self._session, start_table.windows_of(families)
         for view, kind in (("results", "results"), ("measured", "starts")):
             parts = [str(part) for part in staging.parts_of(home, kind)]
             spark.read.parquet(*parts).createOrReplaceTempView(view)
         self._share_out(spark.table("measured").count())
         spark.sql(measuring.query("applied")).createOrReplaceTempView("applied")
         [(first, last)] = spark.sql("SELECT min(race_date), max(race_date) FROM results").collect()
-        midnights = zip(*staging.midnights_of(first, last, timezone, windows), strict=True)
+        midnights = zip(*start_table.midnights_of(first, last, timezone, windows), strict=True)
         days = spark.createDataFrame(list(midnights), "day DATE, midnight_us BIGINT")
         days.selectExpr("day", "timestamp_micros(midnight_us) AS midnight").createOrReplaceTempView("midnights")
-        spark.sql(staging.laid_out(windows, families)).cache().createOrReplaceTempView("starts")
+        spark.sql(start_table.laid_out(windows, families)).cache().createOrReplaceTempView("starts")
 
     def _share_out(self, starts: int) -> None:
         """Set the number of tasks by the starts and the cores, unless Spark's settings have it."""

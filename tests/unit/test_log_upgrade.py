@@ -127,13 +127,23 @@ def test_readable_segments_are_copied_again_only_where_the_log_grew(store: Store
     assert sorted((store.home.batch / "upgraded").iterdir()) == sorted(after)
 
 
-def test_readable_segments_from_a_seq_leave_out_the_earlier_ones_but_keep_their_copies(store: Store) -> None:
+@pytest.mark.parametrize("from_seq", [1, 2, 3, 350, 598, 599])
+def test_readable_segments_from_a_seq_have_the_records_from_it_on(store: Store, from_seq: int) -> None:
+    """Of a segment of an older schema, and of the last one, which is searched by bisection."""
     write_version_1(store, *OLD)
-    logged(store, told("R3", NOON + 10 * MICROSECOND))
-    every = readable_segments(store.home)
-    assert readable_segments(store.home, from_seq=1) == every
-    assert readable_segments(store.home, from_seq=2) == every[1:]
-    assert every[0].exists()
+    logged(store, *(told(f"R{number}", NOON + number * 10 * MICROSECOND) for number in range(3, 600)))
+    assert segments(store.home)[-1].path.stat().st_size > 2 * 2**16
+    every = [line for path in readable_segments(store.home) for line in path.read_bytes().splitlines()]
+    some = [line for path in readable_segments(store.home, from_seq) for line in path.read_bytes().splitlines()]
+    assert some == [line for line in every if orjson.loads(line)["seq"] >= from_seq]
+
+
+def test_a_damaged_record_before_the_seq_is_met_by_the_reader_that_begins_there(store: Store) -> None:
+    logged(store, told("R1", NOON), told("R2", NOON + MICROSECOND), told("R3", NOON + 2 * MICROSECOND))
+    path = segments(store.home)[-1].path
+    path.write_bytes(path.read_bytes().replace(b'"seq":0', b'"sex":0', 1))
+    with pytest.raises(UserError, match="damaged at byte 0"):
+        readable_segments(store.home, from_seq=2)
 
 
 def test_full_segments_of_todays_schema_are_read_in_place(store: Store) -> None:

@@ -9,7 +9,9 @@ Each row is in one part: rows up to the manifest's `next_seq` in the batch's par
 covers and links the later ones, so build and stream may run at the same time.
 
 A changed byte of a Parquet file is a changed value that nothing reports. So a generation has the checksums of the batch's
-parts, and no build grows from a part whose checksum differs.
+parts, and no build grows from a part whose checksum differs. A build that adds to a generation computes only the checksums of
+files that were written to since, so that its work does not grow with the history; an audit, a compaction and a rollback
+compute all.
 """
 
 import json
@@ -17,13 +19,14 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 from velo.errors import UserError
 from velo.racing.clock import from_text, to_text
@@ -33,7 +36,8 @@ from velo.storage.store import Home
 
 MANIFEST: Final = "manifest.json"
 SUMS: Final = "checksums.json"
-"""Size in bytes and CRC-32 of the batch's parts when the generation was published, by path."""
+"""The `PartSum` of each of the batch's parts when the generation was published, by path."""
+SYNCS_AT_ONCE: Final = 8
 KEPT: Final = 2
 """The number of generations kept for readers: the current one and the one before."""
 NOTHING_KNOWN: Final = datetime(1000, 1, 1, tzinfo=UTC)
@@ -90,6 +94,14 @@ class Manifest:
         written = json.loads(text)
         views = {view: ViewFormulas(**formulas) for view, formulas in written.get("views", {}).items()}
         return cls(**(written | {"known_at": from_text(written["known_at"]), "views": views}))
+
+
+class PartSum(NamedTuple):
+    """What a part of the batch was when it was published: size in bytes, CRC-32, and modification time (0 in older stores)."""
+
+    size: int
+    crc: int
+    mtime_ns: int = 0
 
 
 @contextmanager
@@ -172,15 +184,33 @@ def _parsed(text: bytes) -> Manifest:
 
 def refuse_damaged(generation: Path) -> None:
     """Raise `UserError` where a part of the batch is missing or differs from what was published."""
-    for name, (size, crc) in _sums(generation).items():
+    _refuse(generation, lambda part, known: _differs(part, known))
+
+
+def refuse_changed(generation: Path) -> None:
+    """As `refuse_damaged`, but a part that nobody wrote to since it was published is not read."""
+    _refuse(generation, lambda part, known: not _untouched(part, known) and _differs(part, known))
+
+
+def _refuse(generation: Path, damaged: Callable[[Path, PartSum], bool]) -> None:
+    for name, known in _sums(generation).items():
         part = generation / name
         if not part.exists():
             fault = "is missing"
-        elif part.stat().st_size != size or _crc_of(part) != crc:
+        elif damaged(part, known):
             fault = "is damaged (its checksum differs)"
         else:
             continue
         raise UserError(f"{part} {fault}: run `velo build --whole`, which makes all tables again from the log")
+
+
+def _differs(part: Path, known: PartSum) -> bool:
+    return part.stat().st_size != known.size or _crc_of(part) != known.crc
+
+
+def _untouched(part: Path, known: PartSum) -> bool:
+    found = part.stat()
+    return (found.st_size, found.st_mtime_ns) == (known.size, known.mtime_ns)
 
 
 def begin(home: Home, grown_from: Path | None = None, views: Collection[str] | None = None) -> Path:
@@ -212,19 +242,19 @@ def publish(home: Home, folder: Path, manifest: Manifest, *, restored: Path | No
     """
     before = restored or current(home)
     published = _published_sums(before) if before is not None else {}
-    sums: dict[str, Any] = {}
-    for part in sorted(folder.rglob("*.parquet")):
-        name, inode = str(part.relative_to(folder)), part.stat().st_ino
-        if (name, inode) not in published:
-            sync_file(part)
-        sums[name] = published.get((name, inode)) or (part.stat().st_size, _crc_of(part))
+    parts = {str(part.relative_to(folder)): part for part in sorted(folder.rglob("*.parquet"))}
+    sums = {name: published.get((name, part.stat().st_ino)) for name, part in parts.items()}
+    new = [name for name, known in sums.items() if known is None]
+    with ThreadPoolExecutor(SYNCS_AT_ONCE) as pool:
+        sums |= zip(new, pool.map(lambda name: _synced(parts[name]), new), strict=True)
+        # the folders' names must be on disk before the generation gets its own
+        for _ in pool.map(sync_folder, {part.parent for part in parts.values()}):
+            pass
     write_atomically(folder / SUMS, json.dumps(sums).encode())
     with changing_parts(home):
         if before is not None:
-            _bring_stream_parts(before, folder, manifest, whole=restored is not None)
-        for inner in folder.iterdir():
-            if inner.is_dir():
-                sync_folder(inner)
+            for view in _bring_stream_parts(before, folder, manifest, whole=restored is not None):
+                sync_folder(folder / view)
         write_atomically(folder / MANIFEST, manifest.to_json())
         generation = folder.with_name(folder.name.removeprefix(".").removesuffix(".tmp"))
         folder.rename(generation)
@@ -275,18 +305,19 @@ def rollback_target(home: Home) -> Path | None:
     return None
 
 
-def _bring_stream_parts(before: Path, folder: Path, manifest: Manifest, *, whole: bool) -> None:
+def _bring_stream_parts(before: Path, folder: Path, manifest: Manifest, *, whole: bool) -> set[str]:
     """Link the stream's parts of messages from `next_seq` on; a part that begins before it is copied without the earlier rows.
 
-    Of views whose formulas changed only where the generation before is restored as a `whole`.
+    Returns their views. Of views whose formulas changed only where the generation before is restored as a `whole`.
     """
     try:
         manifest_before = manifest_of(before)
     except UserError:
         # the log and formulas of the stream's parts are unknown; the next build makes their rows from the log
-        return
+        return set()
+    brought: set[str] = set()
     if manifest_before.log_generation != manifest.log_generation:
-        return
+        return brought
     for view in manifest.rows:
         if not whole and (
             view not in manifest_before.rows or manifest_before.epoch_of(view) != manifest.epoch_of(view)
@@ -301,25 +332,35 @@ def _bring_stream_parts(before: Path, folder: Path, manifest: Manifest, *, whole
             else:
                 name = stream_part_name(manifest.next_seq, part.last_seq)
                 rows_after(part.path, manifest.known_at, folder / view / name)
+            brought.add(view)
+    return brought
 
 
-def _published_sums(generation: Path) -> dict[tuple[str, int], Any]:
-    """Size and checksum of the parts of a generation, by path and inode: a part linked from it is the same file."""
+def _synced(part: Path) -> PartSum:
+    """Sync a part and return its sum."""
+    sync_file(part)
+    # before the content is read, so that a later change shows
+    found = part.stat()
+    return PartSum(found.st_size, _crc_of(part), found.st_mtime_ns)
+
+
+def _published_sums(generation: Path) -> dict[tuple[str, int], PartSum]:
+    """The sums of the parts of a generation, by path and inode: a part linked from it is the same file."""
     with suppress(UserError):
         named = ((name, generation / name, sums) for name, sums in _sums(generation).items())
         return {(name, part.stat().st_ino): sums for name, part, sums in named if part.exists()}
     return {}
 
 
-def _sums(generation: Path) -> Mapping[str, Any]:
-    """The checksums of a generation; empty for one published by an older release, or by the stream alone."""
+def _sums(generation: Path) -> Mapping[str, PartSum]:
+    """The sums of a generation's parts by path; empty for one published by an older release, or by the stream alone."""
     try:
         written = json.loads((generation / SUMS).read_bytes())
     except FileNotFoundError:
         return {}
     except ValueError as damaged:
         raise UserError(f"{generation / SUMS} is damaged ({damaged}): run `velo build --whole`") from None
-    return written if isinstance(written, dict) else {}
+    return {name: PartSum(*known) for name, known in written.items()} if isinstance(written, dict) else {}
 
 
 def _crc_of(part: Path) -> int:

@@ -34,6 +34,7 @@ GENERATION: Final = "generation"
 """The file of a log's folder that counts its rebuilds."""
 
 _NAME: Final = re.compile(r"(\d{12})-v(\d+)\.ndjson")
+_SEQ: Final = re.compile(rb'.{18}"seq":(\d+),')
 _TAIL_BLOCK: Final = 2**16
 
 
@@ -175,15 +176,43 @@ def lines(path: Path, length: int, begin: int = 0) -> Iterator[tuple[int, bytes]
                 place += len(line)
 
 
+def place_of(path: Path, seq: int, length: int) -> int:
+    """The byte at which the first record from a seq on begins in a segment's first `length` bytes, found by bisection.
+
+    0 where a line that is not a record is met, so that who reads from there meets it too.
+    """
+    begin, end = 0, length
+    with path.open("rb") as file:
+        while end - begin > _TAIL_BLOCK:
+            middle = (begin + end) // 2
+            file.seek(middle - 1)
+            file.readline(RECORD_BYTES)
+            place = file.tell()
+            if place >= end:
+                end = middle
+                continue
+            match = _SEQ.match(file.readline(RECORD_BYTES))
+            if match is None:
+                return 0
+            begin, end = (place, end) if int(match[1]) <= seq else (begin, middle)
+    for place, line in lines(path, length, begin):
+        match = _SEQ.match(line)
+        if match is None:
+            return 0
+        if int(match[1]) >= seq:
+            return place
+    return length
+
+
 def whole_records(segment: Segment, length: int | None = None) -> Iterator[dict[str, Any]]:
     """The records of a segment as written, up to a length or its torn tail; raises `UserError` where one is damaged."""
     for _, record in placed_records(segment, length):
         yield record
 
 
-def placed_records(segment: Segment, length: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """`whole_records`, each with the byte it begins at."""
-    for place, line in lines(segment.path, complete_length(segment.path) if length is None else length):
+def placed_records(segment: Segment, length: int | None = None, begin: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+    """`whole_records` from a byte on, each with the byte it begins at."""
+    for place, line in lines(segment.path, complete_length(segment.path) if length is None else length, begin):
         yield place, _parsed(segment.path, place, line)
 
 

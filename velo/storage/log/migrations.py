@@ -25,9 +25,10 @@ from velo.storage.log.format import (
     generation,
     last_whole,
     lines,
+    place_of,
+    placed_records,
     reaching,
     segments,
-    whole_records,
 )
 from velo.storage.store import Home
 
@@ -68,56 +69,60 @@ _STEPS: Final[dict[Any, Callable[[dict[str, Any]], dict[str, Any]]]] = {1: _from
 def readable_segments(home: Home, from_seq: int = 0) -> list[Path]:
     """Return files of whole records in the current schema, in order, for a reader of whole files.
 
-    There is one for each segment that may have records from a seq on; the first may begin before it. A file is the segment
-    itself, with two exceptions: for a segment of an older schema it is a converted copy, for the last segment a copy of its
-    whole records, as a writer may be appending to it. Copies are in `batch/upgraded`, appear atomically, and are kept while
-    they are up to date. Empty segments are left out. Raises `UserError` for a damaged record.
+    There is one for each segment that has records from a seq on. A file is the segment itself, with three exceptions: for a
+    segment of an older schema it is a converted copy, for the last segment a copy of its whole records, as a writer may be
+    appending to it, and for a segment that begins before the seq a copy of its records from there. Copies are in
+    `batch/upgraded`, appear atomically, and are kept while they are up to date. Only records that a file has are verified.
+    Raises `UserError` for a damaged one.
     """
     folder = home.batch / "upgraded"
     files: list[Path] = []
     every = segments(home)
     for segment in reaching(every, from_seq):
         length, line = last_whole(segment.path)
-        if length == 0:
+        begin = place_of(segment.path, from_seq, length) if from_seq > segment.first_seq else 0
+        if begin == length:
             continue
-        _refuse_damaged(segment, length)
+        _refuse_damaged(segment, length, begin)
         old = segment.schema_version != SCHEMA_VERSION
-        if not old and segment is not every[-1]:
+        if not old and begin == 0 and segment is not every[-1]:
             files.append(segment.path)
             continue
         # the name identifies the original, so that a rebuilt log never uses a copy of the previous log
-        mark = f"{generation(home)}-{length}-{crc32(line):08x}"
+        mark = f"{generation(home)}-{begin}-{length}-{crc32(line):08x}"
         copy = folder / f"{segment.path.stem}-{mark}.v{SCHEMA_VERSION}.ndjson"
         if not copy.exists() or _damaged_at(copy, copy.stat().st_size) is not None:
             make_folder(folder)
             aside = copy.with_name(f".{copy.name}.{os.getpid()}.tmp")
             with aside.open("wb") as out:
-                (_convert if old else _cut)(segment, length, out)
+                (_convert if old else _cut)(segment, length, begin, out)
             aside.replace(copy)
         files.append(copy)
         _forget(folder, segment, copy)
     return files
 
 
-def _refuse_damaged(segment: Segment, length: int) -> None:
+def _refuse_damaged(segment: Segment, length: int, begin: int) -> None:
     """Raise `UserError` for a damaged record, which a reader of whole files would not notice."""
-    place = _damaged_at(segment.path, length)
+    place = _damaged_at(segment.path, length, begin)
     if place is not None:
         raise damaged(segment.path, place)
 
 
-def _damaged_at(path: Path, length: int) -> int | None:
-    return next((place for place, line in lines(path, length) if not jsonl.is_whole(line)), None)
+def _damaged_at(path: Path, length: int, begin: int = 0) -> int | None:
+    return next((place for place, line in lines(path, length, begin) if not jsonl.is_whole(line)), None)
 
 
-def _cut(segment: Segment, length: int, out: BinaryIO) -> None:
+def _cut(segment: Segment, length: int, begin: int, out: BinaryIO) -> None:
     with segment.path.open("rb") as source:
-        while length and (block := source.read(min(length, 2**22))):
-            length -= out.write(block)
+        source.seek(begin)
+        left = length - begin
+        while left and (block := source.read(min(left, 2**22))):
+            left -= out.write(block)
 
 
-def _convert(segment: Segment, length: int, out: BinaryIO) -> None:
-    for record in whole_records(segment, length):
+def _convert(segment: Segment, length: int, begin: int, out: BinaryIO) -> None:
+    for _, record in placed_records(segment, length, begin):
         now = upgraded(record)
         out.write(framed(now["seq"], now["digest"], now["known_at"], body_of(now)))
 
