@@ -1,10 +1,12 @@
 """The season simulator's promises: a believable season, told in the runner table, the same for the same seed."""
 
+import math
 from collections import Counter, defaultdict
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
@@ -13,7 +15,7 @@ from tests.support.simulated import LONDON, NON_FINISHERS, WEEK, Row, first_vers
 from velo.errors import UserError
 from velo.racing.going import going_group
 from velo.racing.names import name_key
-from velo.simulator import CARD_SCHEMA, OUTCOME_COLUMNS, SeasonSpec, simulate, split_card
+from velo.simulator import CARD_SCHEMA, OUTCOME_COLUMNS, SeasonSpec, simulate, snapshots_of, split_card
 
 
 def faults(rows: list[Row]) -> list[str]:
@@ -185,3 +187,37 @@ def test_a_small_world_still_races(courses: int) -> None:
         races[row["race_id"], row["result_version"]].append(row)
     assert races
     assert [faults(rows) for rows in races.values() if faults(rows)] == []
+
+
+def test_the_moving_market_ends_at_the_starting_prices_and_knows_less_the_earlier_it_is() -> None:
+    """The season itself stays as it is; early odds predict winners worse, and a move that has begun goes on."""
+    table = season().runners
+    table = table.filter(pc.less(table["race_date"], table["race_date"][0].as_py() + timedelta(days=40)))
+    moving = snapshots_of(table, 3).to_pylist()
+    assert snapshots_of(table, 3).equals(snapshots_of(table, 3))
+    first = {(row["race_id"], row["horse_id"]): row for race in first_versions() for row in race}
+    shown: dict[int, dict[tuple[str, str], float]] = {}
+    for row in moving:
+        key = row["race_id"], row["horse_id"]
+        minutes = (first[key]["off_time"] - row["known_at"]).seconds // 60
+        shown.setdefault(minutes, {})[key] = row["odds"]
+    losses: dict[int, float] = {}
+    drifts: dict[int, dict[tuple[str, str], float]] = {}
+    for minutes, odds in shown.items():
+        books: dict[str, float] = defaultdict(float)
+        for (race, _), price in odds.items():
+            books[race] += 1 / price
+        won = [key for key in odds if first[key]["position"] == 1]
+        losses[minutes] = sum(math.log(odds[key] * books[key[0]]) for key in won) / len(won)
+        drifts[minutes] = {key: math.log(price * books[key[0]]) for key, price in odds.items()}
+    assert losses[90] > losses[30] > losses[5] > losses[1]
+    both = drifts[30].keys() & drifts[5].keys() & drifts[1].keys()
+    begun = [drifts[5][key] - drifts[30][key] for key in both]
+    after = [drifts[1][key] - drifts[5][key] for key in both]
+    assert np.corrcoef(begun, after)[0, 1] > 0.5
+    assert {row["status"] for key, row in first.items() if key in shown[90] and key not in shown[5]} <= {"NR", "VOID"}
+    assert any(first[key]["status"] == "NR" for key in shown[30])
+    assert not any(first[key]["status"] in ("NR", "VOID") for key in shown[5])
+    stakes = [row["volume"] for row in moving if (row["race_id"], row["horse_id"]) == next(iter(both))]
+    assert stakes == sorted(stakes)
+    assert stakes[-1] > 0

@@ -52,6 +52,10 @@ def simulate(
     card: Annotated[
         Path | None, typer.Option(help="Write the racecards of the last race day here, and leave its results out.")
     ] = None,
+    snapshots: Annotated[
+        Path | None,
+        typer.Option(help="Write the odds before each off here, as they move, for `velo log rebuild --source market`."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a simulated season as a runner table: for demos and tests, never evidence of a model's quality."""
@@ -60,7 +64,7 @@ def simulate(
     spec = SeasonSpec(
         seed=seed, start=start.date(), days=days, races_per_year=races_per_year, market_knowledge=market_knowledge
     )
-    report = _write_season(spec, out, card)
+    report = _write_season(spec, out, card, snapshots=snapshots)
     show(report, as_json, lambda: facts("season", report.items()))
 
 
@@ -195,18 +199,24 @@ def _demo_backtest(store: Store, page: Path, seed: int, progress: Step, *, live:
 
 
 def _write_season(
-    spec: "SeasonSpec", out: Path, card: Path | None, not_before: date | None = None, *, keep_results: bool = False
+    spec: "SeasonSpec",
+    out: Path,
+    card: Path | None,
+    not_before: date | None = None,
+    *,
+    keep_results: bool = False,
+    snapshots: Path | None = None,
 ) -> dict[str, Any]:
     """Write the season; with `card`, also the racecards of its last race day, or of the first one from `not_before`.
 
-    `keep_results` writes the results of that day beside the cards.
+    `keep_results` writes the results of that day beside the cards; `snapshots` the odds before each off of the season.
     """
     import pyarrow.compute as pc
     import pyarrow.csv
     import pyarrow.parquet
 
     from velo.simulator import simulate as season
-    from velo.simulator import split_card
+    from velo.simulator import snapshots_of, split_card
 
     table = season(spec)
     report: dict[str, Any] = {"file": str(out)}
@@ -221,6 +231,10 @@ def _write_season(
         written = [(out, table), (card, today.drop_columns(["known_at"]))]
         written += [(card.with_name(RESULTS), results)] if keep_results else []
         report |= {"card": str(card), "declared": today.num_rows}
+    if snapshots is not None:
+        moving = snapshots_of(table, spec.seed)
+        written.append((snapshots, moving))
+        report |= {"snapshots": str(snapshots), "odds": moving.num_rows}
     for path, rows in written:
         make_folder(path.parent, "name a file in a folder you may write to")
         aside = path.with_name(f".{path.name}")

@@ -5,6 +5,7 @@ model that wins here has beaten a formula, not a bookmaker.
 """
 
 from velo.simulator.season import SimulatedSeason, simulate, simulate_season
+from velo.simulator.snapshots import snapshots_of
 from velo.simulator.spec import SeasonSpec
 from velo.simulator.table import CARD_SCHEMA, OUTCOME_COLUMNS, RUNNER_SCHEMA, split_card
 
@@ -16,5 +17,6 @@ __all__ = [
     "SimulatedSeason",
     "simulate",
     "simulate_season",
+    "snapshots_of",
     "split_card",
 ]
