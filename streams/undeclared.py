@@ -86,7 +86,7 @@ def _of_tables(home: Home, noticed: set[str]) -> tuple[dict[str, list[Message]],
     snapshot = Snapshot()
     with changelog.engine(MEMORY_LIMIT) as connection:
         for kind in ("runners", "notices"):
-            rows = changelog.scan(snapshot.parts(home.offline / kind))
+            rows = changelog.scan(snapshot.parts(home.offline / kind), changelog.BY_NAME)
             connection.execute(f"CREATE TEMP VIEW {kind} AS SELECT * FROM {rows}")  # noqa: S608 paths are quoted
         wanted = [*noticed, *(race_id for (race_id,) in connection.execute(SUSPECTS).fetchall())]
         last = "SELECT race_id FROM runners WHERE type = 'racecard' GROUP BY race_id ORDER BY max(seq) DESC LIMIT ?"

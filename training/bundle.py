@@ -22,9 +22,9 @@ from velo.errors import UserError
 from velo.feature_repo.catalogue import columns
 from velo.storage.store import Home
 from velo.training.dataset.by_race import Floats
-from velo.training.market.blending import BENTER, MEAN, RESIDUAL, Blending
+from velo.training.market.blending import BENTER, MEAN, MOVES, RESIDUAL, Blending
 from velo.training.market.calibration import CalibrationInterval
-from velo.training.market.market import SMALLEST
+from velo.training.market.market import SMALLEST, move_inputs
 from velo.training.market.places import UNFITTED, Exponents, FinishOrder, likeliest, place_chances
 from velo.training.model.ensemble import Ensemble
 from velo.training.race_model import VELO, FittedModel, HasContributions, Runners
@@ -107,11 +107,15 @@ class Bundle:
             return probabilities
         return _shared(self.model.blending.own.curve_values(probabilities, 1.0 / probabilities))
 
-    def blend(self, probabilities: Floats, market: Floats, matrix: Floats | None = None) -> Floats | None:
+    def blend(
+        self, probabilities: Floats, market: Floats, matrix: Floats | None = None, moves: Floats | None = None
+    ) -> Floats | None:
         """Blended and calibrated probabilities of one race, (runners,), with sum 1.
 
         `probabilities` are those of `probabilities(matrix)`, `market` decimal odds, NaN if missing. The residual blend and the mean
-        need `matrix`; without it the blend is Benter's. None unless every runner has odds and the bundle has a blend.
+        need `matrix`; without it the blend is Benter's. `moves` are the market's columns at the decision
+        (`velo.feature_repo.catalogue.market_moves`); without them the odds count as unmoved. None unless every runner has odds and
+        the bundle has a blend.
         """
         blending = self.model.blending
         if blending is None or not np.all(np.isfinite(market) & (market > 1.0)):
@@ -119,7 +123,10 @@ class Bundle:
         log_pi = np.log(_shared(1.0 / market))
         own = blending.benter.alpha * np.log(np.maximum(probabilities, SMALLEST)) + blending.benter.beta * log_pi
         kind, scores = BENTER, own
-        if blending.kind != BENTER and matrix is not None and self.model.on_market is not None:
+        if blending.moving is not None:
+            kind, scores = MOVES, blending.moving.alpha * np.log(np.maximum(probabilities, SMALLEST))
+            scores = scores + blending.moving.beta * log_pi + self._moved(moves, market.size)
+        elif blending.kind != BENTER and matrix is not None and self.model.on_market is not None:
             beta, on_market = self.model.on_market
             kind, scores = blending.kind, on_market.utilities(self._runners(matrix)) + beta * log_pi
         if kind == MEAN:
@@ -146,26 +153,28 @@ class Bundle:
         kind = self._kind()
         parts = []
         if kind != RESIDUAL:
-            parts.append(blending.benter.alpha * self._contributions(self.model.fundamental, matrix))
-        if kind != BENTER and self.model.on_market is not None:
+            alpha = (blending.moving or blending.benter).alpha
+            parts.append(alpha * self._contributions(self.model.fundamental, matrix))
+        if kind in (RESIDUAL, MEAN) and self.model.on_market is not None:
             parts.append(self._contributions(self.model.on_market[1], matrix))
         return np.asarray(sum(parts) / len(parts), dtype=np.float64)
 
-    def market_effect(self, market: Floats) -> Floats:
+    def market_effect(self, market: Floats, moves: Floats | None = None) -> Floats:
         """What the odds add to the log of each blended probability before its calibration, (runners,), against the mean of the race.
 
-        `market` are decimal odds of all runners; 0 without a blend.
+        `market` are decimal odds of all runners, `moves` as in `blend`; 0 without a blend.
         """
         blending = self.model.blending
         if blending is None:
             return np.zeros(market.shape)
         kind, betas = self._kind(), []
         if kind != RESIDUAL:
-            betas.append(blending.benter.beta)
-        if kind != BENTER and self.model.on_market is not None:
+            betas.append((blending.moving or blending.benter).beta)
+        if kind in (RESIDUAL, MEAN) and self.model.on_market is not None:
             betas.append(self.model.on_market[0])
         log_pi = np.log(_shared(1.0 / market))
-        return np.asarray(sum(betas) / len(betas) * (log_pi - log_pi.mean()), dtype=np.float64)
+        moved = self._moved(moves, market.size)
+        return np.asarray(sum(betas) / len(betas) * (log_pi - log_pi.mean()) + moved - moved.mean(), dtype=np.float64)
 
     def places(self, win: Floats, places: int, of: str = OWN) -> Floats:
         """The chance of each runner of one race to finish in the first `places`, (runners,), from its chances of winning.
@@ -185,7 +194,16 @@ class Bundle:
         """The kind of blend that is served: Benter's where the residual model is missing."""
         blending = self.model.blending
         assert blending is not None
+        if blending.moving is not None:
+            return MOVES
         return BENTER if self.model.on_market is None else blending.kind
+
+    def _moved(self, moves: Floats | None, runners: int) -> Floats:
+        """What the moves of the odds add to the score of each runner of one race; 0 without moves, or a blend with them."""
+        moving = self.model.blending.moving if self.model.blending is not None else None
+        if moving is None or moves is None:
+            return np.zeros(runners)
+        return np.asarray(move_inputs(moves, np.zeros(1, dtype=np.intp)) @ np.array(moving.moves), dtype=np.float64)
 
     def _contributions(self, model: FittedModel, matrix: Floats) -> Floats:
         if not isinstance(model, HasContributions):

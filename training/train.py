@@ -16,13 +16,13 @@ import numpy as np
 from velo.errors import UserError
 from velo.storage.store import Store
 from velo.training import bundle
-from velo.training.dataset.entity_rows import Period
-from velo.training.dataset.races import EMBARGO_DAYS, Fold, Races, Split, races_of, split
+from velo.training.dataset.entity_rows import Period, prices
+from velo.training.dataset.races import EMBARGO_DAYS, Fold, PriceUsed, Races, Split, at_decision, races_of, split
 from velo.training.dataset.training_set import LEAD, TrainingSet, kept_training_set
 from velo.training.evaluation.blend_calibrate import blending_of
 from velo.training.evaluation.quality import ModelQuality, PartMeasured, bands_of, measure, measured_parts, orders_of
 from velo.training.evaluation.walk_forward import OutOfFold, forward
-from velo.training.market.blending import BENTER, Blending
+from velo.training.market.blending import MEAN, RESIDUAL, Blending
 from velo.training.model.fitting import TreesAndLogit, Tried, fit_on_market, search
 from velo.training.model.own_models import Recipe, recipe_for
 from velo.training.model.threads import numeric_threads
@@ -103,8 +103,12 @@ def train(
         options, searched = search(runners, races, races.days < parts.test.days.min(), recipe.model.options, progress)
         recipe = recipe_for(options)
     folds = _folds(races, parts)
+    shown = prices(store.home, rows.identity, lead, rows.label("sp_decimal"))
+    races, price, used = at_decision(
+        races, shown, rows.label("sp_decimal"), parts.validation.days.min(), lead / timedelta(minutes=1)
+    )
     predicted = forward(runners, races, folds, len(folds) - 1, 0, recipe.model, progress, further=2)
-    sp = rows.label("sp_decimal")[predicted.races.rows]
+    sp = price[predicted.races.rows]
     blending = _blending(predicted, sp)
 
     def report(what: str, after: int) -> None:
@@ -120,7 +124,7 @@ def train(
     )
     settings = predicted.settings or dict(recipe.settings)
     metadata = _metadata(store, rows, races, parts, settings) | _origin(recipe, kind)
-    metadata["blend"] = None if blending is None else _blend_described(blending, settings)
+    metadata["blend"] = None if blending is None else _blend_described(blending, settings) | {"price": used.blend}
     fundamental = stored.fundamental
     metrics = asdict(results) | {
         "importance": fundamental.importance() if isinstance(fundamental, HasImportance) else {}
@@ -129,7 +133,7 @@ def train(
     stored = replace(stored, bands=bands_of(predicted, sp, recipe.seed), orders=orders)
     version = bundle_writing.write(store.home, stored, metadata, metrics, now)
     progress("measure", 1, 1)
-    return _report(version, rows, races, recipe, settings.get("best_round", 0), blending, results)
+    return _report(version, rows, races, recipe, settings.get("best_round", 0), blending, results, used)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +160,7 @@ def _fit_on_all(
     fundamental = predicted.model.fit(runners, every)
     on_market = None
     report("fit on the market", 2)
-    if blending is not None and blending.kind != BENTER:
+    if blending is not None and blending.kind in (RESIDUAL, MEAN):
         fitted = fit_on_market(predicted.model, runners, every)
         on_market = None if fitted is None else (fitted.beta, fitted.model)
     return bundle.Model(fundamental, blending, on_market, kind=kind)
@@ -183,6 +187,7 @@ def _report(
     rounds: int,
     blending: Blending | None,
     results: _Results,
+    used: PriceUsed,
 ) -> TrainReport:
     cards = rows.identity.column("source").to_numpy(zero_copy_only=False) == "racecard"
     distinct = int(np.unique(rows.races).size)
@@ -205,7 +210,7 @@ def _report(
         searched=results.search,
         gate=bundle.NO_GATE,
         mode=bundle.PAPER,
-        caveats=_caveats(rows, races.rows.size, results.test, blending, results.parts),
+        caveats=(*_caveats(rows, races.rows.size, results.test, blending, results.parts), used.words),
     )
 
 

@@ -1,7 +1,8 @@
 """Future and recent races in Redis: the messages of each, an index by off, and a stream of changes.
 
-A race is a hash of the messages that define its state: its latest card and market, every other message about it, and the
-horses of earlier cards, which decide whether a horse was declared when a message named it. Each message is written by its
+A race is a hash of the messages that define its state: its latest card, the market snapshots that its odds and their drift
+need, every other message about it, and the horses of earlier cards, which decide whether a horse was declared when a message
+named it. Of the snapshots of a source the hash keeps the last of each minute, for as far back as a drift reaches. Each message is written by its
 seq in the log, in one atomic step, so a repeated or late write changes nothing. `{velo}:waiting` holds the undeclared
 races with recent messages, `{velo}:events` is a Redis Stream of changes (id seq + 1), and `{velo}:head` is the log's
 position in Redis. The braces keep all of them on one server of a cluster.
@@ -16,6 +17,7 @@ import orjson
 
 from velo.feature_repo.stores.race_script import ADVANCE, OFFER, sha_of
 from velo.feature_repo.stores.redis_client import is_cluster, redis_errors
+from velo.racing.cards import DRIFT_MINUTES
 from velo.racing.clock import from_us, to_us
 from velo.racing.messages import Message, from_record
 
@@ -27,12 +29,13 @@ KEEP: Final = timedelta(hours=48)
 """How long a race is kept after its off."""
 DECLARED_AHEAD: Final = timedelta(days=400)
 """How long a message about an undeclared race waits for its card: no race is declared earlier."""
-FORM: Final = 2
+FORM: Final = 3
 """Version of the layout; a Redis with an earlier one gets the open races again."""
 _EXPIRING: Final = timedelta(minutes=1)
 """A race this close to its expiry may be gone already."""
-_LATEST: Final = {"racecard": "card", "market": "market"}
-"""Message types of which only the latest counts, with their field."""
+_MINUTE_US: Final = 60_000_000
+_MINUTES_KEPT: Final = max(DRIFT_MINUTES) + 1
+"""The minutes before a source's last snapshot of which each keeps its last; of older ones the latest stays."""
 _LOADED: Final = {sha_of(script): script for script in (OFFER, ADVANCE)}
 
 
@@ -42,7 +45,7 @@ class RaceUpdate:
 
     `record` is its JSON in the current schema. `off_time` is that of a card or result. `kept`: the race's hash stores it.
     `waits`: it waits there for a card. `announced`: it becomes an event. `named` is the reduced card that stays after a
-    later one: its horses and their marks.
+    later one: its horses and their marks. `source` is that of a market's odds.
     """
 
     seq: int
@@ -55,6 +58,7 @@ class RaceUpdate:
     announced: bool = True
     waits: bool = False
     named: bytes = b""
+    source: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +228,8 @@ def kept_of(held: Mapping[bytes, bytes]) -> StoredRace | None:
         return None
     latest = b"c:" + held.get(b"card@", b"")
     records += [value for name, value in held.items() if name.startswith(b"c:") and name != latest]
-    messages = tuple(from_record(orjson.loads(record)) for record in records)
+    # an earlier layout had the latest market under a field of its own too
+    messages = tuple(from_record(orjson.loads(record)) for record in dict.fromkeys(records))
     return StoredRace((int(held[b"generation"]), int(held[b"seq"])), messages)
 
 
@@ -240,6 +245,11 @@ def event_of(at: bytes, fields: Mapping[bytes, bytes]) -> Event:
 
 
 def _offered(generation: int, update: RaceUpdate, now: datetime, horizon_us: int) -> tuple[Any, ...]:
+    snapshots = f"p:{update.source}:" if update.kind == "market" else ""
+    field = "card" if update.kind == "racecard" else f"m:{update.seq}"
+    if snapshots:
+        # a snapshot counts from the next whole minute on
+        field = f"{snapshots}{-(-to_us(update.known_at) // _MINUTE_US)}"
     ends = (update.off_time or update.known_at) + (DECLARED_AHEAD if update.waits else KEEP) - now
     ttl_ms = max(1, ends // timedelta(milliseconds=1)) if update.kept else ""
     return (
@@ -253,7 +263,7 @@ def _offered(generation: int, update: RaceUpdate, now: datetime, horizon_us: int
         WAITING,
         generation,
         update.seq,
-        _LATEST.get(update.kind, f"m:{update.seq}"),
+        field,
         update.record,
         update.race_id,
         "" if update.off_time is None else to_us(update.off_time),
@@ -264,4 +274,6 @@ def _offered(generation: int, update: RaceUpdate, now: datetime, horizon_us: int
         int(update.announced),
         update.named,
         to_us(update.known_at) if update.waits else "",
+        snapshots,
+        _MINUTES_KEPT,
     )

@@ -8,7 +8,7 @@ from velo.feature_repo.stores.redis_script import FINGERPRINTS
 OFFER: Final = """
 -- KEYS: race, index, events, head, waiting; ARGV: log generation, seq, field, record, race id, off (µs) or '', ttl (ms) or '',
 -- horizon (µs), kind, known_at, 1 to announce, the reduced card that stays or '', known_at (µs) of a message that waits
--- for a card or ''
+-- for a card or '', the beginning of the fields of a market's source or '', how many minutes of them are kept
 redis.replicate_commands()
 local generation, seq = tonumber(ARGV[1]), tonumber(ARGV[2])
 local held = tonumber(redis.call('HGET', KEYS[4], 'generation') or -1)
@@ -29,6 +29,26 @@ if ARGV[7] ~= '' then
     redis.call('HSET', KEYS[1], field, ARGV[4], place, seq)
     if seq > tonumber(redis.call('HGET', KEYS[1], 'seq') or -1) then redis.call('HSET', KEYS[1], 'seq', seq) end
     changed = 1
+    if ARGV[14] ~= '' then
+      local minutes, newest = {}, 0
+      for _, name in ipairs(redis.call('HKEYS', KEYS[1])) do
+        local minute = string.sub(name, 1, #ARGV[14]) == ARGV[14] and string.match(string.sub(name, #ARGV[14] + 1), '^%d+$')
+        if minute then
+          minutes[#minutes + 1] = tonumber(minute)
+          newest = math.max(newest, tonumber(minute))
+        end
+      end
+      local first, before = newest - tonumber(ARGV[15]), 0
+      for _, minute in ipairs(minutes) do
+        if minute < first then before = math.max(before, minute) end
+      end
+      for _, minute in ipairs(minutes) do
+        if minute < before then
+          local old = ARGV[14] .. string.format('%d', minute)
+          redis.call('HDEL', KEYS[1], old, old .. '@')
+        end
+      end
+    end
     if ARGV[6] ~= '' and (ARGV[9] == 'racecard' or redis.call('HEXISTS', KEYS[1], 'card') == 0) then
       redis.call('ZADD', KEYS[2], ARGV[6], ARGV[5])
     end

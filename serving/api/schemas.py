@@ -169,6 +169,11 @@ class RunnerOut(BaseModel):
     figures: Figures | None = Field(description="Records and changes that its features state; null without drivers.")
     missing: list[str] = Field(description="Feature views without a row of the runner's key.")
     stale: list[str] = Field(description="Feature views whose row is past its `valid_until`.")
+    moves: dict[str, float | None] | None = Field(
+        description="The market at `as_of`: price, rank, drift_60m to drift_5m (above 0: lengthened), volume, volume_share; "
+        "null without odds."
+    )
+    unknown_moves: dict[str, str] | None = Field(description="Why a value of `moves` is null, by its name.")
 
 
 class Score(BaseModel):

@@ -82,17 +82,17 @@ class DriverExplainer:
     _lock: Lock = field(default_factory=Lock)
 
     def explain(
-        self, model: "Bundle", matrix: FeatureMatrix, shown: Floats, market: Floats | None
+        self, model: "Bundle", matrix: FeatureMatrix, shown: Floats, market: Floats | None, moves: Floats | None = None
     ) -> list[tuple[Driver, ...]]:
         """The drivers of each runner's `shown` probability: the market, the strongest stories, and all else.
 
-        `market` has the decimal odds where the probabilities are the blend's, else None. The effects of a runner sum to the log of
+        `market` has the decimal odds where the probabilities are the blend's, else None, `moves` how they moved. The effects of a runner sum to the log of
         its probability less the mean log of the race, but for what is negligible. Empty where the model cannot say.
         """
         stories = self.stories(model, matrix, blended=market is not None)
         if market is None and not any(stories):
             return stories
-        effects = np.zeros(shown.size) if market is None else model.market_effect(market)
+        effects = np.zeros(shown.size) if market is None else model.market_effect(market, moves)
         logs = np.log(np.maximum(shown, _SMALLEST))
         rest = logs - logs.mean() - effects
         found = []

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from velo.feature_repo.catalogue import market_moves
 from velo.feature_repo.catalogue.families import FAMILIES
 from velo.racing.cards import Declared
 from velo.racing.messages import Result
@@ -37,7 +38,8 @@ class ScoredRunner:
     `probability` is the fundamental model's; `blended` is blended with the market, None unless every runner has odds and the
     model has a blend. `market_source` is the source of the odds: a snapshot's, or `SP`, which is known with the result only.
     `place` is the chance of a place by the race's terms, from `blended` where there is one, else from `probability`; None without
-    place bets. `each_way` is the mean return of a unit each way at the odds. `figures` has the records and changes that the
+    place bets. `each_way` is the mean return of a unit each way at the odds. `moves` are the market's columns at `as_of`
+    (`velo.feature_repo.catalogue.market_moves`), `unknown_moves` says why one of them is None; both are None without odds. `figures` has the records and changes that the
     features state, None without drivers. `interval` and `blended_interval` are 95 % intervals of the win rate of runners with such a probability, None if the model has
     none (`velo.training.market.calibration.CalibrationInterval` says what they cover). `missing` and `stale` name feature
     views without a row of the runner's key, or with a row past its `valid_until`.
@@ -64,6 +66,8 @@ class ScoredRunner:
     place: float | None = None
     each_way: float | None = None
     figures: Mapping[str, Any] | None = None
+    moves: Mapping[str, float | None] | None = None
+    unknown_moves: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +172,8 @@ def _runners(
     prices = _starting_prices(result)
     snapshot = {horse: odds for horse, odds in race.odds.prices.items() if odds > 1.0} if race.odds else {}
     market = [(snapshot if race.odds else prices).get(runner.horse_id) for runner in race.runners]
-    blended = _blended(model, chances, market, inputs) if race.odds else None
+    moves = market_moves.moves_of(race) if race.odds else None
+    blended = _blended(model, chances, market, inputs, moves) if race.odds else None
     mixed = [None] * len(race.runners) if blended is None else blended.tolist()
     bounds = _pairs(model.interval(chances), len(mixed))
     mixed_bounds = [None] * len(mixed) if blended is None else _pairs(model.interval(blended, BLEND), len(mixed))
@@ -177,12 +182,13 @@ def _runners(
     figures: Sequence[Mapping[str, Any] | None] = [None] * len(race.runners)
     if explainer is not None:
         odds = None if blended is None else np.array(market, dtype=np.float64)
-        drivers, figures = explainer.explain(model, matrix, shown, odds), figures_of(matrix)
+        drivers, figures = explainer.explain(model, matrix, shown, odds, moves), figures_of(matrix)
     terms = place_terms(race.race, len(race.runners))
     placed = _placed(model, shown, terms, OWN if blended is None else BLEND)
     each_way = _each_way(shown, placed, terms, market if race.odds else ())
     own, fair = chances.tolist(), (1.0 / chances).tolist()
     missing, stale = matrix.missing.tolist(), matrix.stale.tolist()
+    moved = _moves(race, moves)
     runners = []
     for at, runner in enumerate(race.runners):
         price = market[at]
@@ -208,6 +214,8 @@ def _runners(
             place=placed[at],
             each_way=each_way[at],
             figures=figures[at],
+            moves=moved[at][0],
+            unknown_moves=moved[at][1],
         )
         runners.append(scored)
     return runners
@@ -237,12 +245,25 @@ def fingerprint(race: Declared, matrix: FeatureMatrix) -> str:
     return digest.hexdigest()
 
 
-def _blended(model: Bundle, chances: Floats, market: Sequence[float | None], matrix: Floats) -> Floats | None:
+def _moves(
+    race: Declared, moves: Floats | None
+) -> list[tuple[Mapping[str, float | None] | None, Mapping[str, str] | None]]:
+    """The market's columns of each runner by name, and why some are unknown; None for both without odds."""
+    if moves is None:
+        return [(None, None)] * len(race.runners)
+    named = (zip(market_moves.COLUMNS, row, strict=True) for row in moves.tolist())
+    shown = ({name: None if value != value else value for name, value in row} for row in named)
+    return list(zip(shown, market_moves.unknown_of(race, moves), strict=True))
+
+
+def _blended(
+    model: Bundle, chances: Floats, market: Sequence[float | None], matrix: Floats, moves: Floats | None
+) -> Floats | None:
     blend: Any = getattr(model, "blend", None)
     if blend is None:
         return None
     odds = np.array([np.nan if price is None else price for price in market], dtype=np.float64)
-    found: Floats | None = blend(chances, odds, matrix)
+    found: Floats | None = blend(chances, odds, matrix, moves)
     return found
 
 

@@ -18,7 +18,7 @@ from velo.feature_repo.stores import embedded_redis
 from velo.feature_repo.stores.race_cards import KEEP
 from velo.feature_repo.stores.redis_client import connect_url, refuse_unusable
 from velo.feature_repo.stores.whole import Expected
-from velo.racing.cards import Declared, decision_time, first_result, result_known_at
+from velo.racing.cards import Declared, decision_time, first_result, odds_at, result_known_at
 from velo.racing.clock import from_us, to_text, to_us
 from velo.racing.messages import Market, Message, Racecard, Result
 from velo.serving.scoring.bundles import Bundles
@@ -126,7 +126,8 @@ class Scorer:
     def _score_read(
         self, model: Bundle, read: OnlineRead, *, with_drivers: bool, notes: Sequence[str] = ()
     ) -> ScoredRace:
-        race = read.race.plan.race
+        odds, earlier_odds = odds_at(read.race.messages, read.as_of)
+        race = replace(read.race.plan.race, odds=odds, earlier_odds=earlier_odds)
         matrix = read.race.plan.feature_matrix(read.rows, read.read_at)
         self._refuse_unfilled(race, matrix)
         snapshot = RaceSnapshot(race, matrix, read.as_of, "redis")

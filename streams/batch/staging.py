@@ -40,6 +40,14 @@ KINDS: Final = ("results", "starts", "runners", "notices")
 STEPS: Final = ("log", *KINDS, "applied")
 Modules = tuple[tuple[str, str], ...]
 GOINGS: Final[Modules] = (("velo.racing", "going.py"),)
+VOLUMES: Final = {
+    "$volumes_column": ", volumes: 'JSON'",
+    "$volumes_name": ", TRY_CAST(volumes AS MAP(VARCHAR, DOUBLE)) AS volumes",
+}
+"""The stakes of a market message, by placeholder: unknown in an older log whose field of this name holds something else.
+
+No start is measured by them, so they are outside the fingerprint of the formulas.
+"""
 RATINGS: Final[Modules] = (("velo.racing", "elo.py"), ("velo.streams.aggregation", "ratings.py"))
 """The modules, by package and file, whose code is part of the formulas."""
 Measure = Callable[[int, Path], str]
@@ -190,6 +198,7 @@ def measure_segment(
     part: str,
 ) -> None:
     """Write the parts of one segment of the log to a folder: `KIND-PART.parquet` for each of `KINDS`."""
+    fixed = {**fixed, **VOLUMES}
     files = f"{changelog.text(str(segment))}, hive_partitioning = false"
     log = filled("log", {**fixed, "$files": files})
     connection.execute("CREATE TEMP TABLE log AS " + log)
@@ -244,7 +253,8 @@ def formulas(jurisdiction: Jurisdiction = DEFAULT, own: tuple[measures.Measure, 
 
 def measuring_text(fixed: Mapping[str, str], jurisdiction: Jurisdiction, modules: Modules) -> str:
     """The queries that measure starts, filled with `fixed`; the jurisdiction's rules; and the code of some modules."""
-    return "".join(filled(step, fixed) for step in STEPS) + repr(jurisdiction) + code_of_modules(modules)
+    measured = {**fixed, **dict.fromkeys(VOLUMES, "")}
+    return "".join(filled(step, measured) for step in STEPS) + repr(jurisdiction) + code_of_modules(modules)
 
 
 def code_of_modules(modules: Modules) -> str:

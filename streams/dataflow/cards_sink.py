@@ -17,7 +17,7 @@ from velo.errors import UserError
 from velo.feature_repo.stores.race_cards import DECLARED_AHEAD, FORM, KEEP, CardsPosition, RaceCards, RaceUpdate
 from velo.feature_repo.stores.whole import head_remembered, remember_head
 from velo.racing.clock import from_text
-from velo.racing.messages import Race, Racecard, Result, Runner, from_record, to_record
+from velo.racing.messages import Market, Race, Racecard, Result, Runner, from_record, to_record
 from velo.storage.log import reader
 from velo.storage.log.format import generation
 from velo.storage.log.migrations import upgraded
@@ -268,8 +268,19 @@ def update_of(
     if not kept and not announced:
         return None
     named = _named(message) if isinstance(message, Racecard) else b""
+    source = message.source if isinstance(message, Market) else None
     return RaceUpdate(
-        line.seq, of.kind, of.race_id or "", message.known_at, _bare(record), off_time, kept, announced, waits, named
+        line.seq,
+        of.kind,
+        of.race_id or "",
+        message.known_at,
+        _bare(record),
+        off_time,
+        kept,
+        announced,
+        waits,
+        named,
+        source,
     )
 
 

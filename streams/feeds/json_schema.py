@@ -48,6 +48,7 @@ _SAID: Final = {
     "reason": "why it will not run",
     "prices": "decimal odds by horse_id, as the store keys horses; 1 or less counts as missing",
     "source": "whose odds",
+    "volumes": "stakes matched so far by horse_id, in the source's currency",
     "status": "NR marks a non-runner; a later card that names the horse without the mark takes the withdrawal back",
 }
 _BLANK: Final = r"\S"
@@ -114,6 +115,9 @@ def _own(name: str) -> dict[str, Any]:
     if name == "prices":
         prices = {"type": "number"}
         return _said(name, {"type": "object", "minProperties": 1, "additionalProperties": prices})
+    if name == "volumes":
+        stakes = {"type": "number", "minimum": 0}
+        return _said(name, {"type": ["object", "null"], "additionalProperties": stakes})
     return _said(name, {"type": "string", "pattern": _BLANK})
 
 

@@ -103,7 +103,7 @@ class MessageValidator:
         if kind == "going_change":
             return GoingChange(race_id, _text(record, "going"))
         if kind == "market":
-            return Market(race_id, self._prices(record), _text(record, "source"))
+            return Market(race_id, self._prices(record), _text(record, "source"), volumes=_volumes(record))
         row = _typed({name: record.get(name) for name in ("horse_id", "horse", "jockey_id", "jockey")}, RUNNER_COLUMNS)
         for name, value in row.get(BAD, {}).items():
             raise bad_value(name, value, WANTED[COLUMNS[name]])
@@ -244,6 +244,19 @@ def _typed(given: Mapping[str, Any], kinds: Mapping[str, str]) -> dict[str, Any]
         if typed is not None:
             row[name] = typed
     return row | ({BAD: bad} if bad else {})
+
+
+def _volumes(record: Mapping[str, Any]) -> dict[str, float] | None:
+    given = record.get("volumes")
+    if given is None:
+        return None
+    if not isinstance(given, dict):
+        raise bad_value("volumes", given, "an object of stakes by horse_id")
+    for horse_id, stakes in given.items():
+        number = isinstance(stakes, int | float) and not isinstance(stakes, bool)
+        if not horse_id.strip() or not number or stakes < 0:
+            raise bad_value(f"the volume of {horse_id!r}", stakes, "a number of 0 or more, its key a horse_id")
+    return {horse_id.strip(): float(stakes) for horse_id, stakes in given.items()} or None
 
 
 def _text(record: Mapping[str, Any], name: str) -> str:

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from velo.errors import Refused
 from velo.racing.messages import Result
@@ -20,13 +20,15 @@ RUNNER_TABLE: Final = "runners"
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """One checked load: `messages` in the order of their first rows; `rows_of[i]` are the rows of message i.
+    """One checked load: `messages` (results, or snapshots of a market) in the order of their first rows.
+
+    `rows_of[i]` are the rows of message i.
 
     Every row is in `rows_of` or in a dead letter of `refused`. `warnings` counts corrections. `keys` is the policy that
     made the keys.
     """
 
-    messages: list[Result]
+    messages: list[Any]
     refused: list[DeadLetter]
     warnings: Counter[str]
     rows: int
@@ -37,7 +39,8 @@ class Parsed:
     def letter_of(self, index: int, why: Refused) -> DeadLetter:
         """Return the dead letter of a message that the log refused."""
         message = self.messages[index]
-        return letter(self.source, message.race_id, message.result_version, why, self.rows_of[index])
+        version = message.result_version if isinstance(message, Result) else None
+        return letter(self.source, message.race_id, version, why, self.rows_of[index])
 
 
 def checked_results(rows: Iterable[Row], store: Store, source: str, *, keys: KeyPolicy | None = None) -> Parsed:

@@ -7,11 +7,26 @@ import pytest
 
 from tests.support.market_worlds import RACES, RUNNERS, SMALL, a_world
 from velo.errors import UserError
+from velo.feature_repo.catalogue.market_moves import COLUMNS, market_columns
 from velo.training.bundle import Bundle, Model
 from velo.training.dataset.by_race import Floats, softmax, total
+from velo.training.dataset.entity_rows import Prices
+from velo.training.dataset.races import AT_DECISION, AT_SP, at_decision
 from velo.training.evaluation.blend_calibrate import surest
-from velo.training.market.blending import BENTER, KINDS, MEAN, RESIDUAL, Blending, OutOfFoldPredictions, chances, learn
-from velo.training.market.market import LEAST_RACES, fit_blend, market_offset
+from velo.training.evaluation.metrics import winner_loss
+from velo.training.market.blending import (
+    BENTER,
+    KINDS,
+    MEAN,
+    MOVES,
+    RESIDUAL,
+    Blending,
+    OutOfFoldPredictions,
+    chances,
+    learn,
+    moving_blend,
+)
+from velo.training.market.market import LEAST_RACES, fit_blend, market_offset, move_inputs, proportional
 from velo.training.model.ensemble import Ensemble
 from velo.training.model.fitting import Rounds, TreesAndLogit, choose_rounds, fit_on_market
 from velo.training.model.trees import FEATURES, ModelOptions, direction
@@ -80,6 +95,96 @@ def test_an_ensemble_of_one_part_is_that_part() -> None:
     np.testing.assert_array_equal(only_trees.utilities(given), model.tree_scores(given))
     only_linear = Ensemble(model.trees, model.logit, 1.0)
     np.testing.assert_array_equal(only_linear.utilities(given), model.logit.scores(given.centred))
+
+
+def moving_world(seed: int = 2) -> OutOfFoldPredictions:
+    """A market 5 minutes before the off that still moves on towards the closing one, which knows more; f knows nothing of it."""
+    matrix, races = a_world(seed)
+    rng = np.random.default_rng(seed)
+    error = 0.8 * rng.normal(size=races.pi.size)
+    closing = np.log(races.pi)
+    logs = [closing + error * (1 - known) for known in (0.05, 0.2, 0.5, 0.6, 0.7)]
+    then, now = (np.stack([1 / softmax(log, races.starts) for log in part], axis=1) for part in (logs[:4], logs[4:]))
+    columns = market_columns(now[:, 0], then, np.full(races.pi.size, np.nan), races.starts)
+    pi = proportional(now[:, 0], races.starts)
+    f = softmax(0.9 * matrix[:, 0], races.starts)
+    inputs = move_inputs(columns, races.starts)
+    return OutOfFoldPredictions(races.starts, f, pi, f, races.share, now[:, 0], inputs, races.pi)
+
+
+def test_late_money_is_followed_where_the_market_has_begun_to_move() -> None:
+    """The blend with the moves predicts winners of other races better than Benter's, and comes nearer to the closing market."""
+    learned, other = moving_world(2), moving_world(3)
+    moving, benter = moving_blend(learned), fit_blend(learned.f, learned.pi, learned.starts, learned.share)
+    assert moving is not None
+    ours, plain = (chances(kind, other, benter, moving) for kind in (MOVES, BENTER))
+    assert winner_loss(ours, other.share, other.starts).mean() < winner_loss(plain, other.share, other.starts).mean()
+    assert other.closing is not None
+    gaps = [np.abs(np.log(p / other.closing)).mean() for p in (ours, plain)]
+    assert gaps[0] < 0.7 * gaps[1]
+    still = moving.probabilities(other.f, other.pi, other.starts)
+    np.testing.assert_allclose(total(still, other.starts), 1.0)
+
+
+def test_a_bundle_blends_with_the_moves_as_the_backtest_did_and_keeps_them() -> None:
+    some = moving_world()
+    learned = learn(some, some, MOVES)
+    kept = Blending.from_json(json.loads(json.dumps(learned.to_json())))
+    assert kept == learned
+    assert learned.moving is not None
+    expected = learned.curves[MOVES].probabilities(
+        chances(MOVES, some, learned.benter, learned.moving), some.price, some.starts
+    )
+    matrix, races = a_world(2)
+    model = TreesAndLogit(SMALL, Rounds(2, 2)).fit(Runners(matrix, races.starts, FEATURES), races)
+    bundle = Bundle("v", FEATURES, {}, {}, Model(model, kept))
+    for at in races.starts[:20]:
+        own = slice(at, at + RUNNERS)
+        columns = np.full((RUNNERS, len(COLUMNS)), np.nan)
+        assert some.moves is not None
+        columns[:, 2:-2] = some.moves[own, :-1]
+        served = bundle.blend(some.f[own], some.price[own], matrix[own], columns)
+        assert served is not None
+        np.testing.assert_allclose(served, expected[own], rtol=1e-9)
+        effect = bundle.market_effect(some.price[own], columns) - bundle.market_effect(some.price[own])
+        np.testing.assert_allclose(effect.sum(), 0.0, atol=1e-9)
+        assert np.abs(effect).max() > 0.0
+
+
+def test_without_odds_at_decision_time_there_is_no_blend_with_moves() -> None:
+    assert seen().kinds == KINDS
+    assert moving_blend(seen()) is None
+    assert "moving" not in learn(seen(), seen()).to_json()
+    assert "moves" not in learn(seen(), seen()).to_json()["benter"]
+
+
+def test_the_market_of_the_decision_is_used_where_most_predicted_races_have_one_else_nothing_changes() -> None:
+    """Four of five races from the first predicted day: the fifth is left out there, and an earlier one trains with SP."""
+    _, races = a_world()
+    sp = 1.0 / races.pi
+    taken = 1.1 * sp
+    since = races.days[RACES // 2]
+    late = np.flatnonzero(races.days >= since)
+    missing = [0, int(late[0])]
+    for race in missing:
+        taken[races.starts[race]] = np.nan
+    shown = Prices(taken, sp, np.full((taken.size, len(COLUMNS)), np.nan))
+    decided, price, used = at_decision(races, shown, sp, since, 5.0)
+    assert (used.blend, used.races, used.covered) == (AT_DECISION, late.size, late.size - 1)
+    assert "5 minutes before the off" in used.words
+    first, second = (slice(races.starts[race], races.starts[race] + RUNNERS) for race in missing)
+    np.testing.assert_array_equal(decided.pi[first], races.pi[first])
+    assert np.isnan(decided.pi[second]).all()
+    np.testing.assert_array_equal(price[first], sp[first])
+    np.testing.assert_array_equal(price[RUNNERS : 2 * RUNNERS], taken[RUNNERS : 2 * RUNNERS])
+    assert decided.closing is not None
+    np.testing.assert_allclose(decided.closing, races.pi)
+    taken[races.starts[late[: late.size // 4]]] = np.nan
+    same, price, used = at_decision(races, shown, sp, since, 5.0)
+    assert same is races
+    assert price is sp
+    assert used.blend == AT_SP
+    assert "SP, which is not known before the off" in used.words
 
 
 def test_the_blend_that_gained_most_surely_is_chosen() -> None:

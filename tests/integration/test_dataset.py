@@ -18,6 +18,8 @@ from tests.support.shared import shared_file
 from tests.support.stores import Conformance
 from velo.errors import UserError
 from velo.feature_repo.catalogue import columns
+from velo.feature_repo.catalogue.market_moves import moves_of
+from velo.feature_repo.stores.parts import Snapshot
 from velo.racing.cards import decision_time, declared_at, first_result
 from velo.racing.messages import (
     GoingChange,
@@ -285,6 +287,48 @@ def test_a_result_hours_before_its_scheduled_off_closes_its_race_and_its_market(
     assert rows.matrix(["horse_form__starts"])[:, 0].tolist() == [1.0, 1.0]
     odds = prices(store.home, rows.identity, LEAD, rows.label("sp_decimal"))
     assert (odds.taken[0], odds.closing[0]) == (5.0, 4.0)
+
+
+def test_the_market_at_decision_time_is_the_same_in_the_query_and_for_one_race_at_a_time(tmp_path: Path) -> None:
+    """Random snapshots at the instants that decide, of two sources, with withdrawals and stakes: equal bit for bit."""
+    rng, told = np.random.default_rng(12), list[Message]()
+    for number in range(60):
+        race = Race(f"R{number}", date(2024, 5, 1), OFF + timedelta(minutes=number), "Ayr")
+        off, horses = race.off_time, [f"h{n}" for n in range(int(rng.integers(2, 6)))]
+        told.append(Racecard(race, tuple(map(Runner, horses)), off - timedelta(hours=6)))
+        for ago in rng.choice(
+            [0, 4.99, 5, 5.01, 9, 10, 14, 15, 16, 35, 36, 64.5, 65, 65.5, 90], int(rng.integers(0, 9))
+        ):
+            named = [horse for horse in horses if rng.random() < 0.9] or horses
+            odds = {horse: round(1.0 + 20 * float(rng.random()), 2) for horse in named}
+            volumes = {horse: float(rng.integers(0, 999)) for horse in named} if rng.random() < 0.5 else None
+            source = str(rng.choice(["tote", "exchange"]))
+            told.append(Market(race.race_id, odds, source, off - timedelta(minutes=float(ago)), volumes))
+        if rng.random() < 0.4:
+            told.append(NonRunner(race.race_id, horses[0], None, off - timedelta(minutes=20)))
+        ran = [Runner(horse, status="FINISHED", position=at) for at, horse in enumerate(horses[1:], 1)]
+        told.append(Result(race, tuple(ran), 1, off + timedelta(minutes=15)))
+    store = a_store(tmp_path / "home", sorted(told, key=instant_of))
+    identity = declared(store.home, LEAD)
+    found = prices(store.home, identity, LEAD, np.full(identity.num_rows, np.nan))
+    by_race: dict[str, list[Message]] = {}
+    for _, message in logged(store.home):
+        by_race.setdefault(message.race_id or "", []).append(message)
+    known = 0
+    for race_id, messages in by_race.items():
+        at = decision_time(messages, LEAD)
+        then = declared_at(messages, at) if at else None
+        assert then is not None
+        rows = [row for row, of in enumerate(identity.column("race_id").to_pylist()) if of == race_id]
+        order = np.argsort([runner.horse_id for runner in then.runners])
+        np.testing.assert_array_equal(found.moves[rows], moves_of(then)[order], err_msg=race_id)
+        known += int(np.isfinite(found.moves[rows][:, 2:6]).any())
+    assert known > 10
+    for part in Snapshot().parts(store.home.offline / "notices"):
+        pq.write_table(pq.read_table(part).drop_columns(["volumes"]), part)
+    older = prices(store.home, identity, LEAD, np.full(identity.num_rows, np.nan))
+    np.testing.assert_array_equal(older.moves[:, :-2], found.moves[:, :-2])
+    assert np.isnan(older.moves[:, -2:]).all(), "tables of an earlier version have no stakes"
 
 
 def test_future_races_and_amendments_change_not_one_earlier_value(tmp_path: Path) -> None:

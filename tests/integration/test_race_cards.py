@@ -13,7 +13,7 @@ from tests.support.streaming import streamed
 from velo.feature_repo.stores.embedded_redis import down
 from velo.feature_repo.stores.race_cards import KEEP, RaceCards, RaceUpdate
 from velo.feature_repo.stores.redis_client import connect
-from velo.racing.cards import Declared, declared_at
+from velo.racing.cards import Declared, declared_at, odds_at
 from velo.racing.going import draw_cell
 from velo.racing.messages import (
     GoingChange,
@@ -74,14 +74,44 @@ def now_live(store: Store, *more: Message, at: datetime = NOW) -> None:
 
 
 def test_the_stream_keeps_a_race_as_the_log_tells_it(store: Store) -> None:
-    """The card in Redis stands as all the race's messages of the log do; of markets the latest is enough."""
+    """The card in Redis is that of all the race's messages of the log, with its odds and those that they are compared with."""
     now_live(store)
     kept = cards_of(store).race("R1")
     assert kept is not None
     from_log = [one for _, one in messages(store.home) if one.race_id == "R1"]
     assert declared_at(kept.messages, NOW) == declared_at(from_log, NOW)
-    assert len(kept.messages) == len(from_log) - 1
+    assert len(kept.messages) == len(from_log)
     assert cards_of(store).races(NOW, OFF + timedelta(hours=1)) == ["R1"]
+
+
+def test_of_many_snapshots_redis_keeps_the_few_that_the_odds_and_their_drift_need(store: Store) -> None:
+    """One every 20 seconds for three hours, of two sources: the same odds at any later instant, from one a minute for an hour."""
+    cards = cards_of(store)
+    shown = [
+        Market(
+            "R1",
+            {"horse 1": 2.0 + number, "horse 2": 3.0},
+            "tote" if number % 3 else "to:te",
+            told(timedelta(seconds=20 * number)),
+        )
+        for number in range(540)
+    ]
+    offers = [
+        RaceUpdate(
+            100 + at, "market", "R1", told(timedelta(seconds=20 * at)), orjson.dumps(to_record(one)), source=one.source
+        )
+        for at, one in enumerate(shown)
+    ]
+    card = RaceUpdate(99, "racecard", "R1", told(timedelta()), orjson.dumps(to_record(STORY[0])), OFF)
+    for batch in (offers[:400], offers[300:], offers[350:360]):
+        cards.offer(0, [card, *batch], NOW)
+    kept = cards.race("R1")
+    assert kept is not None
+    held = [one for one in kept.messages if isinstance(one, Market)]
+    assert len(held) <= 2 * 63
+    for seconds in (0, 1, 59, 60, 61, 1800, 3599, 3600, 3661, 7200):
+        at = told(timedelta(seconds=20 * 539 + seconds))
+        assert odds_at(kept.messages, at) == odds_at(shown, at), seconds
 
 
 def test_a_change_follows_and_draw_cells_follow_it(store: Store) -> None:
@@ -111,7 +141,8 @@ def test_told_again_in_any_order_nothing_changes(store: Store) -> None:
         if one.race_id == "R1" and one.known_at is not None:
             off = one.race.off_time if isinstance(one, Racecard | Result) else None
             kind = str(to_record(one)["type"])
-            offers.append(RaceUpdate(seq, kind, "R1", one.known_at, orjson.dumps(to_record(one)), off))
+            source = one.source if isinstance(one, Market) else None
+            offers.append(RaceUpdate(seq, kind, "R1", one.known_at, orjson.dumps(to_record(one)), off, source=source))
     assert cards.offer(0, offers[::-1], NOW) == 0
     assert cards.race("R1") == before
     assert cards.events("0-0") == events
@@ -191,7 +222,7 @@ def test_a_stream_that_takes_over_from_a_build_has_the_open_cards(store: Store) 
     assert telemetry.registry.get_sample_value("velo_stream_messages_total", {"type": "result"}) is None
     kept = cards_of(store).race("R1")
     assert kept is not None
-    assert len(kept.messages) == len(STORY) - 1
+    assert len(kept.messages) == len(STORY)
 
 
 def test_races_long_run_are_dropped(store: Store) -> None:

@@ -55,7 +55,7 @@ SETTLED = {1: "LOSER", 2: "WINNER", 3: "REMOVED"}
 DAY = [
     line("09:00:00", marketDefinition=definition(ACTIVE)),
     line("12:00:00", rc=[{"id": 1, "ltp": 3.0}, {"id": 2, "ltp": 2.5}, {"id": 3, "ltp": 4.0}]),
-    line("12:45:00", rc=[{"id": 1, "ltp": 3.2}]),
+    line("12:45:00", rc=[{"id": 1, "ltp": 3.2, "tv": 75.5}]),
     line("13:05:00", marketDefinition=definition(WITHOUT_3)),
     line("13:24:00", rc=[{"id": 2, "ltp": 2.0}]),
     line("13:31:00", marketDefinition=definition(WITHOUT_3, inPlay=True)),
@@ -90,19 +90,24 @@ def test_a_market_gives_its_card_prices_withdrawal_and_result_as_each_became_kno
     kinds = [(type(message), message.known_at) for message in loaded]
     assert kinds == [
         (Racecard, at("09:00:00")),
+        (Market, at("12:25:00")),
         (Market, at("12:30:00")),
+        (Market, at("12:55:00")),
         (Market, at("13:00:00")),
         (NonRunner, at("13:05:00")),
+        (Market, at("13:15:00")),
         (Market, at("13:20:00")),
         (Market, at("13:25:00")),
         (Market, at("13:29:00")),
         (Result, at("13:40:00")),
     ]
-    prices = [dict(message.prices) for message in loaded if isinstance(message, Market)]
-    assert prices[0] == {"1": 3.0, "2": 2.5, "3": 4.0}, "an hour before the off, and not the later price of 3.2"
-    assert prices[1] == {"1": 3.2, "2": 2.5, "3": 4.0}
-    assert prices[2] == {"1": 3.2, "2": 2.5}, "the removed horse has no price"
-    assert prices[3] == prices[4] == {"1": 3.2, "2": 2.0}
+    markets = [message for message in loaded if isinstance(message, Market)]
+    prices = [dict(message.prices) for message in markets]
+    assert prices[1] == {"1": 3.0, "2": 2.5, "3": 4.0}, "an hour before the off, and not the later price of 3.2"
+    assert prices[2] == prices[3] == {"1": 3.2, "2": 2.5, "3": 4.0}
+    assert prices[4] == prices[5] == {"1": 3.2, "2": 2.5}, "the removed horse has no price"
+    assert prices[6] == prices[7] == {"1": 3.2, "2": 2.0}
+    assert [market.volumes for market in markets[:3]] == [None, None, {"1": 75.5}]
     result = loaded[-1]
     assert isinstance(result, Result)
     assert (result.race.off_time, result.race.race_no, result.race.distance_m) == (at("13:30:00"), 3, 1200.0)

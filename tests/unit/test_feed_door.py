@@ -157,6 +157,8 @@ def test_each_type_becomes_its_message(door: MessageValidator) -> None:
     assert taken(door, sent("going_change", going="Soft")).message == GoingChange("R1", "Soft")
     market = taken(door, sent("market", prices={"arkle": 3, "mill house": 1.0}, source="tote")).message
     assert market == Market("R1", {"arkle": 3.0}, "tote")
+    staked = taken(door, sent("market", prices={"arkle": 3}, source="tote", volumes={" arkle": 120})).message
+    assert staked == Market("R1", {"arkle": 3.0}, "tote", volumes={"arkle": 120.0})
     card = taken(door, sent_result() | {"type": "racecard"}).message
     assert isinstance(card, Racecard)
     assert [one.status for one in card.runners] == [None, None]
@@ -244,6 +246,8 @@ def test_an_off_more_than_a_day_from_the_races_date_is_refused(door: MessageVali
             (sent("market", prices={"a": "2"}, source="x"), "bad value", "the price of 'a' is '2'"),
             (sent("market", prices={"a": 1}, source="x"), "no prices", "no horse has odds above 1"),
             (sent("market", prices={"a": 2}), "no source", "needs source"),
+            (sent("market", prices={"a": 2}, source="x", volumes=[1]), "bad value", "an object of stakes"),
+            (sent("market", prices={"a": 2}, source="x", volumes={"a": -1}), "bad value", "the volume of 'a' is -1"),
             (sent("going_change"), "no going", "needs going"),
             (sent("non_runner", horse="-"), "runner without a horse", "give it horse_id or horse"),
             (sent("non_runner", horse=[]), "bad value", "horse is"),

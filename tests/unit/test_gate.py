@@ -20,10 +20,12 @@ from velo.training.evaluation.reliability import root_mean_gap, slope
 from velo.training.gate.controls import agrees, rates, world
 from velo.training.gate.criteria import (
     ALARMS,
+    CLOSING,
     CRITERIA,
     Criterion,
     Verdict,
     Window,
+    criteria_for,
     gate,
     judge,
     judge_window,
@@ -194,6 +196,28 @@ def test_without_an_edge_an_interval_seldom_passes_where_a_bare_value_often_does
     assert luck.each == {"ae_price": luck.by_interval}
     assert luck.seasons == 1000
     assert luck.races == 1000
+
+
+def test_the_closing_line_is_judged_where_most_bets_have_one_and_passes_without_an_edge_as_seldom_as_it_should() -> (
+    None
+):
+    """By its interval, at a mean of 0: one season in forty; with the line that was seen, nearly always."""
+    season, _ = world(1000, 3, 0.3, 0.3)
+    wanted = chosen(strategy("TOP20 by edge"), season.p, season.decided_at)
+    clv = np.random.default_rng(4).normal(0.02, 0.1, season.p.size)
+    priced = replace(season, fair_clv=clv)
+    figures = gate_figures(priced, wanted, season.pi, 60_000)
+    assert figures["clv"].value == pytest.approx(clv[wanted].mean())
+    assert criteria_for(figures) == (*CRITERIA, CLOSING)
+    few = replace(season, fair_clv=np.where(np.arange(clv.size) % 3 == 0, clv, np.nan))
+    assert criteria_for(gate_figures(few, wanted, season.pi, 60_000)) == CRITERIA
+    assert criteria_for(gate_figures(season, wanted, season.pi, 60_000)) == CRITERIA
+    by_luck, by_merit = (
+        pass_chance(priced, wanted, season.pi, season.pi, 1, 2000, [CLOSING], closing).by_interval
+        for closing in (0.0, 0.02)
+    )
+    assert by_luck == pytest.approx(0.025, abs=0.015)
+    assert by_merit > 0.9
 
 
 def test_the_simulation_is_the_same_for_the_same_seed_and_whole_or_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

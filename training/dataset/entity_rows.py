@@ -14,15 +14,19 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from velo.feature_repo.catalogue import market_moves
 from velo.feature_repo.point_in_time import numbers
 from velo.feature_repo.stores import changelog
 from velo.feature_repo.stores.parts import Snapshot
+from velo.racing.cards import DRIFT_MINUTES
 from velo.racing.going import distance_band, going_group
 from velo.racing.messages import STARTED
 from velo.storage.store import Home
-from velo.training.dataset.by_race import Floats
+from velo.training.dataset.by_race import Floats, starts_of
 
 MEMORY_LIMIT: Final = "1500MB"
+_NO_VOLUMES: Final = " UNION ALL BY NAME SELECT NULL::MAP(VARCHAR, DOUBLE) AS volumes WHERE false"
+"""Adds a column that tables of an earlier version lack."""
 BEGINNING: Final = date(1, 1, 1)
 END: Final = date(9999, 12, 31)
 
@@ -58,8 +62,8 @@ def message_views(home: Home, snapshot: Snapshot) -> Iterator[duckdb.DuckDBPyCon
     """A connection with the views `runners` and `notices`: the content of the messages, every version."""
     with changelog.engine(MEMORY_LIMIT) as connection:
         for kind in ("runners", "notices"):
-            rows = changelog.scan(snapshot.parts(home.offline / kind))
-            connection.execute(f"CREATE TEMP VIEW {kind} AS SELECT * FROM {rows}")  # noqa: S608 paths are quoted
+            rows = f"SELECT * FROM {changelog.scan(snapshot.parts(home.offline / kind), changelog.BY_NAME)}"  # noqa: S608 paths are quoted
+            connection.execute(f"CREATE TEMP VIEW {kind} AS {rows}{_NO_VOLUMES if kind == 'notices' else ''}")
         yield connection
 
 
@@ -82,11 +86,13 @@ def _query(name: str) -> str:
 class Prices:
     """Decimal odds of each row of a training set, NaN where none: at decision time (`taken`), and the last (`closing`).
 
-    The last is SP, and where a runner has none, the last snapshot before the off.
+    The last is SP, and where a runner has none, the last snapshot before the off. `moves` are the market's columns at decision
+    time, (rows, `market_moves.COLUMNS`), which no model but a blend with the market takes.
     """
 
     taken: Floats
     closing: Floats
+    moves: Floats
 
 
 def prices(home: Home, identity: pa.Table, lead: timedelta, sp: Floats) -> Prices:
@@ -100,8 +106,10 @@ def prices(home: Home, identity: pa.Table, lead: timedelta, sp: Floats) -> Price
         shown = connection.sql(_query("prices"), params={"lead": lead}).to_arrow_table()
     ordered = identity.select(["race_id", "horse_id"]).append_column("row", pa.array(np.arange(identity.num_rows)))
     joined = ordered.join(shown, ["race_id", "horse_id"], join_type="left outer").sort_by("row")
-    taken, last_shown = (numbers(joined.column(name)) for name in ("taken", "last_shown"))
-    return Prices(taken, np.where(np.isnan(sp), last_shown, sp))
+    taken, last_shown, volume = (numbers(joined.column(name)) for name in ("taken", "last_shown", "volume"))
+    then = np.stack([numbers(joined.column(f"then_{minutes}")) for minutes in DRIFT_MINUTES], axis=1)
+    moves = market_moves.market_columns(taken, then, volume, starts_of(joined.column("race_id").to_numpy()))
+    return Prices(taken, np.where(np.isnan(sp), last_shown, sp), moves)
 
 
 def closing_line_value(taken: Floats, closing: Floats) -> Floats:

@@ -1,7 +1,7 @@
 """Races with their starters, results and market, and folds of them in order of time; a race day is never split."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from itertools import pairwise
 from typing import Final
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from velo.errors import UserError
 from velo.training.dataset.by_race import Floats, Indices
+from velo.training.dataset.entity_rows import Prices
 from velo.training.dataset.training_set import TrainingSet
 from velo.training.market.market import LEAST_RACES as LEAST_PRICED
-from velo.training.market.market import fit_market_exponent
+from velo.training.market.market import fit_market_exponent, move_inputs, proportional
 
 Wanted = NDArray[np.bool_]
 Dates = NDArray[np.datetime64]
@@ -33,6 +34,8 @@ class Races:
     `rows` are rows of the training set, (starters,), and `starts` has the first position of each race, (races,). `share` is each
     runner's share of the win, `pi` the market's probability (NaN if the race has no market), (starters,); `days` is the local
     date of each race, (races,). `place` is each runner's finishing position, (starters,): NaN if unknown, None if no runner has one.
+    Where `pi` is of the odds at decision time, `closing` is the π of the closing prices and `moves` are the inputs of a blend with
+    the moves of the odds (`move_inputs`), (starters, inputs); else both are None.
     """
 
     rows: Indices
@@ -41,6 +44,8 @@ class Races:
     pi: Floats
     days: NDArray[np.datetime64]
     place: Floats | None = None
+    closing: Floats | None = None
+    moves: Floats | None = None
 
     @property
     def count(self) -> int:
@@ -60,12 +65,14 @@ class Races:
         """The training target of each runner, (starters,): the win, mixed with π^β by `market_share` if the race has a market.
 
         A race has one winner but a market price for every runner: the mix has nearly the same mean and much less noise. β is
-        fitted on these races, because π itself is too low for favourites; with too few priced races the target is the win.
+        fitted on these races, because π itself is too low for favourites; with too few priced races the target is the win. π is of
+        the closing prices if they are known.
         """
-        priced = ~np.isnan(self.total(self.pi))
+        pi = self.pi if self.closing is None else self.closing
+        priced = ~np.isnan(self.total(pi))
         if market_share == 0.0 or int(priced.sum()) < LEAST_PRICED:
             return self.share
-        market = fit_market_exponent(self.pi, self.starts, self.share).probabilities(None, self.pi, self.starts)
+        market = fit_market_exponent(pi, self.starts, self.share).probabilities(None, pi, self.starts)
         sharpened = np.where(np.isnan(market), self.share, market)
         return np.asarray((1.0 - market_share) * self.share + market_share * sharpened, dtype=np.float64)
 
@@ -78,8 +85,11 @@ class Races:
         kept = np.repeat(wanted, self.sizes)
         sizes = self.sizes[wanted]
         starts = np.cumsum(np.r_[0, sizes[:-1]]) if sizes.size else np.empty(0, dtype=np.intp)
-        place = None if self.place is None else self.place[kept]
-        return Races(self.rows[kept], starts.astype(np.intp), self.share[kept], self.pi[kept], self.days[wanted], place)
+        place, closing, moves = (
+            None if values is None else values[kept] for values in (self.place, self.closing, self.moves)
+        )
+        own = self.rows[kept], starts.astype(np.intp), self.share[kept], self.pi[kept], self.days[wanted]
+        return Races(*own, place, closing, moves)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +121,61 @@ def races_of(rows: TrainingSet) -> Races:
     if whole.count == 0:
         return whole
     return whole.only((whole.sizes > 1) & (np.abs(whole.total(whole.share) - 1.0) < 1e-9))
+
+
+AT_DECISION: Final = "decision time"
+AT_SP: Final = "SP"
+MOSTLY: Final = 0.8
+"""The share of the predicted races with a market that need odds at decision time for every starter, for the blend to be of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class PriceUsed:
+    """The price that the blend is of: `AT_DECISION` or `AT_SP`. `covered` of the `races` with a market have odds at decision time."""
+
+    blend: str
+    races: int
+    covered: int
+    lead_minutes: float
+
+    @property
+    def words(self) -> str:
+        """Which price was used for what, in plain words."""
+        known = f"{self.covered:,} of {self.races:,} predicted races have odds for every starter {self.lead_minutes:g} minutes before the off"
+        if self.blend == AT_DECISION:
+            return (
+                f"The blend, and the market it is compared with, are of the last odds known {self.lead_minutes:g} minutes before the off "
+                f"({known}; the others are left out); market π is of the closing prices. Bets are decided at these odds and paid at SP."
+            )
+        return (
+            f"The blend, and the market it is compared with, are of SP, which is not known before the off ({known}). "
+            "Bets are decided at the last odds known then, where there are any, else at SP, and paid at SP."
+        )
+
+
+def at_decision(
+    races: Races, shown: Prices, sp: Floats, since: np.datetime64, lead_minutes: float
+) -> tuple[Races, Floats, PriceUsed]:
+    """The races with the market of the decision time, the price of each row of the training set, and which price was used.
+
+    That is done where at least `MOSTLY` of the races from `since`, the first predicted day, have odds for every starter then; a
+    later race without is left without a market, while an earlier one trains with SP. Otherwise nothing changes: the market is SP.
+    """
+    taken = shown.taken[races.rows]
+    pi = proportional(taken, races.starts)
+    covered, predicted = ~np.isnan(races.total(pi)), races.days >= since
+    priced = predicted & (covered | ~np.isnan(races.total(races.pi)))
+    counts = int(priced.sum()), int((priced & covered).sum())
+    if not counts[0] or counts[1] < MOSTLY * counts[0]:
+        return races, sp, PriceUsed(AT_SP, *counts, lead_minutes)
+    known, later = np.repeat(covered, races.sizes), np.repeat(predicted, races.sizes)
+    unknown = np.where(later, np.nan, races.pi)
+    price = sp.copy()
+    price[races.rows] = np.where(known, taken, np.where(later, np.nan, sp[races.rows]))
+    closing = proportional(shown.closing[races.rows], races.starts)
+    moves = move_inputs(shown.moves[races.rows], races.starts)
+    decided = replace(races, pi=np.where(known, pi, unknown), closing=closing, moves=moves)
+    return decided, price, PriceUsed(AT_DECISION, *counts, lead_minutes)
 
 
 def split(races: Races, validate_from: date | None = None, test_from: date | None = None) -> Split:

@@ -14,17 +14,28 @@ import numpy as np
 
 from velo.errors import UserError
 from velo.storage.store import Store
-from velo.training.dataset.by_race import Floats
+from velo.training.dataset.by_race import Floats, Indices
 from velo.training.dataset.entity_rows import Period, prices
-from velo.training.dataset.races import Races, races_of
+from velo.training.dataset.races import Races, Wanted, at_decision, races_of
 from velo.training.dataset.training_set import LEAD, TrainingSet, kept_training_set
 from velo.training.evaluation.blend_calibrate import BlendChoice, combine
-from velo.training.evaluation.walk_forward import OutOfFold, WalkForwardPlan, predict
+from velo.training.evaluation.segments import SegmentReport, labels_of, segments_of
+from velo.training.evaluation.walk_forward import OutOfFold, WalkForwardPlan, cut, predict
 from velo.training.model.own_models import Recipe, recipe_for
 from velo.training.model.threads import numeric_threads
 from velo.training.model.trees import FEATURES
 from velo.training.race_model import Runners
-from velo.training.registry.backtests import Predictions, Trial, fingerprint, keep, look, looks, recipe_of, tried
+from velo.training.registry.backtests import (
+    BLENDED,
+    Predictions,
+    Trial,
+    fingerprint,
+    keep,
+    look,
+    looks,
+    recipe_of,
+    tried,
+)
 from velo.training.reports.backtest_report import BacktestReport, Facts, report_of
 
 Progress = Callable[[str, int, int], None]
@@ -32,6 +43,7 @@ DAYS: Final = 365
 
 
 _DATA: Final = ("race_id", "horse_id", "share", "sp_decimal", "taken", "closing")
+_STARTS: Final = "horse_form__starts"
 
 
 @dataclass(frozen=True)
@@ -92,16 +104,24 @@ def backtest(
     made = prepare(store, progress, options)
     recipe, rows, plan, lead = made.recipe, made.rows, made.plan, made.rows.provenance.lead
     number = _looked_at(store, plan, again=again)
-    predicted = predict(made.runners, made.races, plan, recipe.model, progress)
-    tested = predicted.races.rows
+    folds, _, _ = cut(made.races, plan)
     shown = prices(store.home, rows.identity, lead, rows.label("sp_decimal"))
+    races, price, used = at_decision(
+        made.races,
+        shown,
+        rows.label("sp_decimal"),
+        made.races.days[folds[0].test].min(),
+        lead / timedelta(minutes=1),
+    )
+    predicted = predict(made.runners, races, plan, recipe.model, progress)
+    tested = predicted.races.rows
     sp = rows.label("sp_decimal")[tested]
     beside = {
         "taken": shown.taken[tested],
         "closing": shown.closing[tested],
     } | {name: rows.identity.column(name).to_numpy(zero_copy_only=False)[tested] for name in ("race_id", "horse_id")}
     progress("blend and calibrate", 0, 1)
-    predictions, choices = _predictions(predicted, sp, beside, recipe.seed)
+    predictions, choices, inside = _predictions(predicted, sp, price[tested], beside, recipe.seed)
     digest = recipe_of(recipe.settings, recipe.features, rows.provenance.catalogue, lead.total_seconds())
     data = fingerprint({name: predictions.columns[name] for name in _DATA})
     shape = f"{plan}{digest}{data}{predicted.refits[0].records}"
@@ -112,7 +132,9 @@ def backtest(
         taken = look(store.home.models, plan.since, plan.until, predictions.fingerprint(), name, now, again=True)
         number = taken.number
     progress("measure", 0, 1)
-    report = report_of(Facts(name, digest, plan, recipe.name, count, number), predicted, predictions, choices)
+    facts = Facts(name, digest, plan, recipe.name, count, number, used)
+    segments = _segments(rows, tested[inside], predictions)
+    report = report_of(facts, predicted, predictions, choices, segments)
     keep(store.home, name, predictions, report)
     progress("measure", 1, 1)
     return report
@@ -143,13 +165,29 @@ def _looked_at(store: Store, plan: WalkForwardPlan, *, again: bool) -> int | Non
     return max((look.number for look in before), default=None)
 
 
+def _segments(rows: TrainingSet, starters: Indices, predictions: Predictions) -> SegmentReport:
+    """The blend beside the market by segment; `starters` are the rows of the training set that the predictions are of."""
+    season, columns = predictions.season(BLENDED), predictions.columns
+    given = {
+        name: rows.identity.column(name).to_numpy(zero_copy_only=False)[starters]
+        for name in ("distance_band", "draw_cell", "going_group")
+    }
+    given |= {"race_class": rows.matrix(["race_class"])[starters, 0], "starts": rows.matrix([_STARTS])[starters, 0]}
+    labels = labels_of(season.starts, season.decided_at, columns["race_date"], given)
+    return segments_of(season, columns["market"], labels)
+
+
 def _predictions(
-    predicted: OutOfFold, sp: Floats, beside: Mapping[str, Any], seed: int
-) -> tuple[Predictions, tuple[BlendChoice, ...]]:
-    """The predictions of the tested races that have a market, as stored, and the blend chosen for each fold."""
-    combined = combine(predicted, sp)
+    predicted: OutOfFold, sp: Floats, price: Floats, beside: Mapping[str, Any], seed: int
+) -> tuple[Predictions, tuple[BlendChoice, ...], Wanted]:
+    """The predictions of the tested races that have a market, as stored, the blend chosen for each fold, and their starters.
+
+    `price` are the odds that the blend is of. The stored `pi` is of the closing prices.
+    """
+    combined = combine(predicted, price)
     tested = predicted.races.only(combined.races)
-    priced = ~np.isnan(tested.total(tested.pi))
+    pi = tested.pi if tested.closing is None else tested.closing
+    priced = ~np.isnan(tested.total(tested.pi + pi))
     if not priced.any():
         raise UserError(
             "no tested race has a starting price for every starter: a backtest needs a market; load results with prices"
@@ -162,7 +200,7 @@ def _predictions(
         "fold": np.repeat(predicted.fold[combined.races], tested.sizes),
         "share": tested.share,
         "sp_decimal": sp[combined.rows],
-        "pi": tested.pi,
+        "pi": pi,
         "market": combined.market,
         "fundamental": predicted.fundamental[combined.rows],
         "calibrated": combined.calibrated,
@@ -172,4 +210,6 @@ def _predictions(
     }
     records = min(refit.records for refit in predicted.refits if refit.tested)
     stored = {name: np.asarray(values)[rows] for name, values in columns.items()}
-    return Predictions(stored, tested.days[priced], seed, records), combined.choices
+    inside = combined.rows.copy()
+    inside[combined.rows] = rows
+    return Predictions(stored, tested.days[priced], seed, records), combined.choices, inside

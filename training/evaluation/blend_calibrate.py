@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from velo.training.dataset.by_race import Floats
 from velo.training.evaluation.metrics import winner_loss
 from velo.training.evaluation.walk_forward import OutOfFold
-from velo.training.market.blending import BENTER, KINDS, Blending, OutOfFoldPredictions, chances, learn
+from velo.training.market.blending import BENTER, Blending, OutOfFoldPredictions, chances, learn, moving_blend
 from velo.training.market.market import LEAST_RACES, fit_blend, fit_market_exponent
 from velo.training.model.fitting import has_market
 
@@ -61,7 +61,7 @@ def combine(out_of_fold: OutOfFold, sp_decimal: Floats) -> Combined:
         current = _subset(out_of_fold, sp_decimal, out_of_fold.fold == number)
         fitted = blending_of(out_of_fold, sp_decimal, number)
         benter = fitted.benter
-        blend_raw = chances(fitted.kind, current, benter)
+        blend_raw = chances(fitted.kind, current, benter, fitted.moving)
         market[rows] = fitted.market.probabilities(None, current.pi, current.starts)
         calibrated[rows] = fitted.own.probabilities(current.f, 1.0 / current.f, current.starts)
         raw[rows] = blend_raw
@@ -105,8 +105,9 @@ def _compared(out_of_fold: OutOfFold, sp_decimal: Floats, number: int) -> tuple[
 
     Returns its kind, the mean loss of each kind, and the number of races compared.
     """
-    losses: dict[str, list[Floats]] = {kind: [] for kind in KINDS}
-    gains: dict[str, list[Floats]] = {kind: [] for kind in KINDS}
+    kinds = _subset(out_of_fold, sp_decimal, out_of_fold.fold < number).kinds
+    losses: dict[str, list[Floats]] = {kind: [] for kind in kinds}
+    gains: dict[str, list[Floats]] = {kind: [] for kind in kinds}
     has_price = has_market(out_of_fold.races)
     for at in range(1, number):
         past, tested = (
@@ -118,8 +119,9 @@ def _compared(out_of_fold: OutOfFold, sp_decimal: Floats, number: int) -> tuple[
         market_only = fit_market_exponent(past.pi, past.starts, past.share)
         market = winner_loss(market_only.probabilities(None, tested.pi, tested.starts), tested.share, tested.starts)
         benter = fit_blend(past.f, past.pi, past.starts, past.share)
-        for kind in KINDS:
-            losses[kind].append(winner_loss(chances(kind, tested, benter), tested.share, tested.starts))
+        moving = moving_blend(past)
+        for kind in kinds:
+            losses[kind].append(winner_loss(chances(kind, tested, benter, moving), tested.share, tested.starts))
             gains[kind].append(market - losses[kind][-1])
     if not losses[BENTER]:
         return BENTER, None, 0
@@ -144,5 +146,13 @@ def _rows(out_of_fold: OutOfFold, races: NDArray[np.bool_]) -> NDArray[np.bool_]
 def _subset(out_of_fold: OutOfFold, sp_decimal: Floats, races: NDArray[np.bool_]) -> OutOfFoldPredictions:
     rows = _rows(out_of_fold, races)
     chosen = out_of_fold.races.only(races)
-    columns = (out_of_fold.fundamental, out_of_fold.races.pi, out_of_fold.residual, out_of_fold.races.share, sp_decimal)
-    return OutOfFoldPredictions(chosen.starts, *(column[rows] for column in columns))
+    return OutOfFoldPredictions(
+        starts=chosen.starts,
+        f=out_of_fold.fundamental[rows],
+        pi=chosen.pi,
+        residual=out_of_fold.residual[rows],
+        share=chosen.share,
+        price=sp_decimal[rows],
+        moves=chosen.moves,
+        closing=chosen.closing,
+    )

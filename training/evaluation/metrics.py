@@ -35,7 +35,8 @@ class BacktestPeriod:
     """Starters of a period: model p, market π (NaN where a race has none), decimal prices, share of the win, races, days.
 
     `decided_at` are the prices when bets are chosen and staked, `settled_at` those they are paid at; NaN where missing.
-    `clv` is each runner's closing-line value (`velo.training.dataset.entity_rows`), NaN or None without a price before the off.
+    `clv` is each runner's closing-line value (`velo.training.dataset.entity_rows`), NaN or None without a price before the off;
+    `fair_clv` is the same without the margins of both markets, NaN unless every starter of the race has both prices.
     """
 
     p: Floats
@@ -46,6 +47,7 @@ class BacktestPeriod:
     starts: Indices
     days: Days
     clv: Floats | None = None
+    fair_clv: Floats | None = None
 
     def __post_init__(self) -> None:
         if np.any(np.diff(self.days.of) < 0):
@@ -63,8 +65,8 @@ class BacktestPeriod:
         starts = np.asarray(np.cumsum(np.r_[0, sizes[races]])[:-1], dtype=np.intp)
         days = Days.of_dates(self.days.of[rows], self.days.seed, self.days.resamples)
         prices = self.decided_at[rows], self.settled_at[rows]
-        clv = None if self.clv is None else self.clv[rows]
-        return BacktestPeriod(self.p[rows], self.pi[rows], *prices, self.share[rows], starts, days, clv)
+        clv, fair_clv = (None if values is None else values[rows] for values in (self.clv, self.fair_clv))
+        return BacktestPeriod(self.p[rows], self.pi[rows], *prices, self.share[rows], starts, days, clv, fair_clv)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,8 @@ class Bets:
 
     A/E is Σ won ÷ Σ expected, where the expectation is the model's p, the market's π or 1/SP (the settled price).
     `drawdown` is at level stakes, in units. `clv` is the mean closing-line value of the bets with a price before the off;
-    `beat_close` is the share of them at a longer price than the last. Both are None without such bets.
+    `beat_close` is the share of them at a longer price than the last. Both are None without such bets. `fair_clv` is the mean
+    closing-line value without the margins of both markets.
     """
 
     strategy: str
@@ -90,6 +93,7 @@ class Bets:
     roi_kelly: Figure
     clv: Figure
     beat_close: Figure
+    fair_clv: Figure
     buckets: dict[str, "Bucket"]
 
 
@@ -135,7 +139,7 @@ def placed(season: BacktestPeriod, name: str, wanted: Wanted) -> Bets:
     stakes = kelly_stakes(season.p[settled], season.decided_at[settled])
     share = season.share[settled]
     bucket = bucket_of(season.settled_at)
-    clv, beat_close = _closing_line(season, wanted)
+    clv, beat_close = _closing_line(season, season.clv, wanted)
     return Bets(
         strategy=name,
         n=int(settled.sum()),
@@ -151,6 +155,7 @@ def placed(season: BacktestPeriod, name: str, wanted: Wanted) -> Bets:
         roi_kelly=of.ratio(stakes * profit, stakes, int((stakes > 0).sum())),
         clv=clv,
         beat_close=beat_close,
+        fair_clv=_closing_line(season, season.fair_clv, wanted)[0],
         buckets={named: _bucket(season, settled & (bucket == at), profits) for at, named in enumerate(BUCKETS)},
     )
 
@@ -236,11 +241,12 @@ def _bucket(season: BacktestPeriod, inside: NDArray[np.bool_], profits: Floats) 
     )
 
 
-def _closing_line(season: BacktestPeriod, wanted: Wanted) -> tuple[Figure, Figure]:
-    if season.clv is None:
+def _closing_line(season: BacktestPeriod, clv: Floats | None, wanted: Wanted) -> tuple[Figure, Figure]:
+    """The mean closing-line value of the wanted runners, and the share of them above 0."""
+    if clv is None:
         return Figure(None, None, None, 0), Figure(None, None, None, 0)
-    known = wanted & ~np.isnan(season.clv)
-    values = season.clv[known]
+    known = wanted & ~np.isnan(clv)
+    values = clv[known]
     days = season.days.where(known)
     return days.mean(values), days.mean((values > 0.0).astype(np.float64))
 

@@ -56,6 +56,14 @@ CRITERIA: Final = (
     Criterion("margin", "log-loss margin over market^β, nats a race", low=0.0, strictly=True),
     Criterion("records", "training records", low=float(RECORDS), strictly=True, counted=True),
 )
+CLOSING: Final = Criterion("clv", "closing-line value of the strategy's bets, without margins", low=0.0, strictly=True)
+"""Judged beside the others where most bets have a price at decision time: a price says more than a winner, so that it needs fewer bets."""
+
+
+def criteria_for(figures: Mapping[str, Figure]) -> tuple[Criterion, ...]:
+    """The criteria of a window: with the closing line where at least half of its bets have one; nothing else changes."""
+    priced = figures["clv"].n > 0 and 2 * figures["clv"].n >= figures["roi"].n
+    return (*CRITERIA, CLOSING) if priced else CRITERIA
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,17 +82,20 @@ def pass_chance(
     seed: int,
     seasons: int = SIMULATIONS,
     criteria: Sequence[Criterion] = CRITERIA,
+    closing: float = 0.0,
 ) -> PassChance:
     """P(pass) of one window if `truth` holds: π for no edge, p for a correct model. `wanted` marks the runners bet on.
 
     `market` is the benchmark of the margin (π^β). Races that lack `truth` or `market` are left out. Criteria without
     sampling error (`counted`) count as passed. Intervals are linearised over race days: as wide as the gate's own, but
-    symmetric. The interval of the calibration error is its spread over the seasons.
+    symmetric. The interval of the calibration error is its spread over the seasons. The closing line does not depend on
+    winners: its mean is drawn around `closing`, with the standard error of its race days.
     """
     known = ~np.isnan(total(truth + market, season.starts))
     if not known.any():
         return PassChance(float("nan"), float("nan"), {}, seasons, 0)
     draws = _draw(season, wanted, market, truth, known, seed, seasons)
+    draws["clv"] = _closing_line(season, wanted, closing, seed, seasons)
     passed_interval, passed_value = np.ones(seasons, dtype=np.bool_), np.ones(seasons, dtype=np.bool_)
     each = {}
     for criterion in criteria:
@@ -131,6 +134,21 @@ def winners(
     drawn = numbers + rng.random((seasons, numbers.size))
     rows = np.searchsorted(line, drawn, side="right")
     return np.asarray(np.minimum(rows, (starts + sizes - 1)[numbers]), dtype=np.intp)
+
+
+def _closing_line(season: BacktestPeriod, wanted: Wanted, closing: float, seed: int, seasons: int) -> Drawn:
+    """The mean closing-line value of the bets in every simulated season, NaN without any."""
+    clv = np.full(season.p.size, np.nan) if season.fair_clv is None else season.fair_clv
+    known = wanted & ~np.isnan(clv)
+    if not known.any():
+        missing = np.full(seasons, np.nan)
+        return Drawn(missing, missing)
+    _, day = np.unique(season.days.of[known], return_inverse=True)
+    sums, counts = np.bincount(day, clv[known]), np.bincount(day)
+    mean = sums.sum() / counts.sum()
+    error = float(np.sqrt(((sums - mean * counts) ** 2).sum()) / counts.sum())
+    drawn = closing + error * np.random.default_rng([seed, 7]).standard_normal(seasons)
+    return Drawn(drawn, np.full(seasons, NORMAL_95 * error))
 
 
 def _draw(

@@ -18,10 +18,21 @@ from velo.resampling import Figure
 from velo.storage.store import Home
 from velo.training import bundle
 from velo.training.dataset.by_race import Floats
-from velo.training.evaluation.betting import BUCKETS, DEFAULT, Strategy, Wanted, bucket_of, chosen, cut_of, strategy
+from velo.training.dataset.races import PriceUsed
+from velo.training.evaluation.betting import (
+    BUCKETS,
+    DEFAULT,
+    STRATEGIES,
+    Strategy,
+    Wanted,
+    bucket_of,
+    chosen,
+    cut_of,
+    strategy,
+)
 from velo.training.evaluation.metrics import BacktestPeriod, auc, margin, placed, top1
 from velo.training.evaluation.reliability import root_mean_gap, slope
-from velo.training.gate.criteria import WINDOWS_DAYS, Verdict, Window, gate, judge_window
+from velo.training.gate.criteria import WINDOWS_DAYS, Verdict, Window, criteria_for, gate, judge_window
 from velo.training.gate.simulation import SIMULATIONS, PassChance, pass_chance
 from velo.training.registry import bundle_writing
 from velo.training.registry.backtests import BLENDED, SERVED, last, look, looks, read, recipe_of
@@ -72,6 +83,7 @@ def gate_figures(season: BacktestPeriod, wanted: Wanted, market: Floats, records
     return {
         "ae_price": bets.ae_price,
         "roi": bets.roi[0.0],
+        "clv": bets.fair_clv,
         "calibration_error": root_mean_gap(season.p, season.share, season.days),
         "slope": slope(season.p, season.share, season.days),
         "margin": margin(season.p, market, season),
@@ -100,13 +112,18 @@ def _ask(
     benchmark = market[inside[season.race]]
     wanted = chosen(of, part.p, part.decided_at)
     figures = gate_figures(part, wanted, benchmark, records)
-    window = judge_window(figures, days, str(race_dates[inside].min()), str(race_dates[inside].max()))
+    criteria = criteria_for(figures)
+    window = judge_window(figures, days, str(race_dates[inside].min()), str(race_dates[inside].max()), criteria)
+    # without an edge the closing line is 0 on average; a true model has the one that was seen
     no_edge, power = (
-        pass_chance(part, wanted, benchmark, truth, part.days.seed, simulations) for truth in (part.pi, part.p)
+        pass_chance(part, wanted, benchmark, truth, part.days.seed, simulations, criteria, closing)
+        for truth, closing in ((part.pi, 0.0), (part.p, figures["clv"].value or 0.0))
     )
     return JudgedPeriod(window, no_edge, power)
 
 
+BET: Final = (SERVED, BLENDED)
+"""The probabilities that every strategy bets on."""
 NEAR: Final = 0.05
 MANY_EXPECTED: Final = 2_500.0
 BY_PRICE: Final = "price"
@@ -194,6 +211,7 @@ def judge_last(
         number = look(home.models, first, until, predictions.fingerprint(), name, now, again=again).number
     gate = ask(season, predictions.race_dates, predictions.columns["market"], predictions.records, until=until, of=of)
     model, notes = _whose(home, report, subject, by)
+    notes = (*notes, price_words(report), looked_at_words(report.get("trials", 1)))
     mode = bundle.PAPER
     if model is not None:
         # a percentile needs the whole period: to bet on the next race one needs the lowest value that was bet on
@@ -209,6 +227,22 @@ def judge_last(
         }
         mode = bundle_writing.judged(home, model, gate.verdict.value, evidence)
     return JudgeReport(name, subject, gate, model, mode, number, notes)
+
+
+def price_words(report: Mapping[str, Any]) -> str:
+    """Which price a stored backtest used, in plain words; one of an earlier version knew SP alone."""
+    prices = report.get("prices")
+    return PriceUsed(**prices).words if prices else "The blend, and the market it is compared with, are of SP."
+
+
+def looked_at_words(trials: int) -> str:
+    """How many strategies were looked at on the tested days, in plain words."""
+    tried = len(STRATEGIES) * len(BET)
+    backtests = "1 backtest" if trials == 1 else f"{trials} backtests"
+    return (
+        f"{tried * trials:,} strategies were looked at on these days: {len(STRATEGIES)} of each of {len(BET)} sets of probabilities "
+        f"in {backtests}. The best of them looks better than it is; the gate judges the one that it named before."
+    )
 
 
 def _whose(home: Home, report: Mapping[str, Any], subject: str, by: str) -> tuple[str | None, tuple[str, ...]]:

@@ -9,14 +9,18 @@ import numpy as np
 from velo.errors import UserError
 from velo.training.dataset.by_race import Floats, Indices, normalised
 from velo.training.market.calibration import LEAST_WINS, RegimeCalibration, fit_calibration
-from velo.training.market.market import LEAST_RACES, Blend, fit_blend, fit_market_exponent
+from velo.training.market.market import LEAST_RACES, Blend, fit_blend, fit_market_exponent, fit_moving_blend
 
 FORMAT: Final = 2
 BENTER: Final = "Benter"
 RESIDUAL: Final = "residual"
 MEAN: Final = "mean"
 """∝ √(Benter · residual): the mean of the other two in logs, because their errors differ."""
+MOVES: Final = "moves"
+"""Benter's, with the moves of the odds before the decision; only where the races have odds at decision time."""
 KINDS: Final = (BENTER, RESIDUAL, MEAN)
+CLOSING_SHARE: Final = 0.5
+"""How much of the target of `MOVES` is the closing market: it rates every runner, while a race has one winner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +29,8 @@ class Blending:
 
     `kind` is the blend with the most reliable gain (`velo.training.evaluation.blend_calibrate`) by `losses` (winner log loss of each, nats a race, over the
     folds after the first; None if there is only one fold: then Benter's). `own` calibrates the model without the market, `curves`
-    the blend of that kind, and Benter's beside it. `market` is the market's own exponent, the yardstick.
+    the blend of that kind, and Benter's beside it. `market` is the market's own exponent, the yardstick. `moving` is the blend
+    with the moves of the odds, None unless `kind` is `MOVES`.
     """
 
     kind: str
@@ -35,6 +40,7 @@ class Blending:
     market: Blend
     own: RegimeCalibration
     curves: Mapping[str, RegimeCalibration]
+    moving: Blend | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As stored in a bundle."""
@@ -47,6 +53,7 @@ class Blending:
             "market": self.market.to_json(),
             "own": self.own.to_json(),
             "curves": {kind: curve.to_json() for kind, curve in self.curves.items()},
+            **({} if self.moving is None else {"moving": self.moving.to_json()}),
         }
 
     @staticmethod
@@ -64,12 +71,17 @@ class Blending:
             Blend.from_json(kept["market"]),
             RegimeCalibration.from_json(kept["own"]),
             {kind: RegimeCalibration.from_json(curve) for kind, curve in kept["curves"].items()},
+            Blend.from_json(kept["moving"]) if "moving" in kept else None,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class OutOfFoldPredictions:
-    """Out-of-fold predictions per starter of some races: f, π and the residual model (NaN if a race has no market)."""
+    """Out-of-fold predictions per starter of some races: f, π and the residual model (NaN if a race has no market).
+
+    `moves` are the inputs of `move_inputs`, (starters, inputs), None where π is not of the decision time; `closing` is the
+    π of the closing prices.
+    """
 
     starts: Indices
     f: Floats
@@ -77,14 +89,38 @@ class OutOfFoldPredictions:
     residual: Floats
     share: Floats
     price: Floats
+    moves: Floats | None = None
+    closing: Floats | None = None
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of blend that can be fitted on these predictions."""
+        return KINDS if self.moves is None else (*KINDS, MOVES)
 
 
-def chances(kind: str, seen: OutOfFoldPredictions, benter: Blend) -> Floats:
-    """The uncalibrated probabilities of a kind of blend."""
+def chances(kind: str, seen: OutOfFoldPredictions, benter: Blend, moving: Blend | None = None) -> Floats:
+    """The uncalibrated probabilities of a kind of blend; `MOVES` needs the blend `moving`."""
     if kind == RESIDUAL:
         return seen.residual
+    if kind == MOVES and moving is not None:
+        return moving.probabilities(seen.f, seen.pi, seen.starts, seen.moves)
     own = benter.probabilities(seen.f, seen.pi, seen.starts)
     return own if kind == BENTER else normalised(np.sqrt(own * seen.residual), seen.starts)
+
+
+def moving_blend(priced: OutOfFoldPredictions) -> Blend | None:
+    """Benter's blend with the moves of the odds, fitted on winners and closing prices; None without moves.
+
+    Raises `UserError` if there are too few races.
+    """
+    if priced.moves is None:
+        return None
+    target = priced.share
+    if priced.closing is not None:
+        known = ~np.isnan(normalised(priced.closing, priced.starts))
+        mixed = (1.0 - CLOSING_SHARE) * priced.share + CLOSING_SHARE * priced.closing
+        target = np.where(known, mixed, priced.share)
+    return fit_moving_blend(priced.f, priced.pi, priced.moves, priced.starts, target)
 
 
 def learn(
@@ -101,11 +137,12 @@ def learn(
     alone = fit_market_exponent(priced.pi, priced.starts, priced.share)
     benter = fit_blend(priced.f, priced.pi, priced.starts, priced.share)
     own = fit_calibration(before.f, before.share, 1.0 / before.f)
+    moving = moving_blend(priced) if kind == MOVES else None
     curves = {
-        name: fit_calibration(chances(name, priced, benter), priced.share, priced.price)
+        name: fit_calibration(chances(name, priced, benter, moving), priced.share, priced.price)
         for name in dict.fromkeys((BENTER, kind))
     }
-    return Blending(kind, losses, compared, benter, alone, own, curves)
+    return Blending(kind, losses, compared, benter, alone, own, curves, moving)
 
 
 def enough(priced: OutOfFoldPredictions) -> bool:

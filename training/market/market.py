@@ -98,7 +98,8 @@ ILL_CONDITIONED: Final = 1e10
 class Blend:
     """c ∝ f^α · π^β, with standard errors: None for an α fixed at 0 (the market alone), and if the data cannot separate α from β.
 
-    `log_loss` is that of the `races` it was fitted on, in nats per race.
+    `moves` are the weights of the market's moves before the decision, by `move_inputs`, in c ∝ f^α · π^β · exp(moves · inputs);
+    empty without them. `log_loss` is that of the `races` it was fitted on, in nats per race.
     """
 
     alpha: float
@@ -107,24 +108,46 @@ class Blend:
     beta_se: float | None
     races: int
     log_loss: float
+    moves: tuple[float, ...] = ()
 
-    def probabilities(self, f: Floats | None, pi: Floats, starts: Indices) -> Floats:
-        """Blended probabilities, which sum to 1 in each race; NaN if the race has no market. f may be None if α is 0."""
+    def probabilities(self, f: Floats | None, pi: Floats, starts: Indices, inputs: Floats | None = None) -> Floats:
+        """Blended probabilities, which sum to 1 in each race; NaN if the race has no market. f may be None if α is 0.
+
+        `inputs` are those of `move_inputs`; without them the market is taken as unmoved.
+        """
         scores = self.beta * _log(pi)
         if f is not None and self.alpha != 0.0:
             scores = scores + self.alpha * _log(f)
         elif self.alpha != 0.0:
             raise ValueError("this blend needs the model's probabilities: its α is not 0")
+        if self.moves and inputs is not None:
+            scores = scores + inputs @ np.array(self.moves)
         return softmax(_whole(scores, starts), starts)
 
     def to_json(self) -> dict[str, Any]:
         """As stored in a bundle."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "moves" or value}
 
     @staticmethod
     def from_json(kept: Mapping[str, Any]) -> "Blend":
         """The inverse of `to_json`; raises `TypeError` if a field is missing or unknown."""
-        return Blend(**kept)
+        return Blend(**{**kept, "moves": tuple(kept.get("moves", ()))})
+
+
+MOST_DRIFT: Final = 2.0
+"""The largest drift that counts: odds that grew by more than sevenfold are an error or a withdrawal in all but name."""
+MOVE_PENALTY: Final = 1.0
+"""The L2 penalty of each weight of a move, in nats over all races: drifts over nested spans are nearly the same number."""
+
+
+def move_inputs(moves: Floats, starts: Indices) -> Floats:
+    """What a blend takes of the market's columns (`market_moves.COLUMNS`): its drifts, and the log of each share of the stakes.
+
+    0 for an unknown drift, and for the stakes of a race in which one is unknown: as if the market had not moved.
+    """
+    drifts = np.clip(np.nan_to_num(moves[:, 2:-2], nan=0.0), -MOST_DRIFT, MOST_DRIFT)
+    share = np.log(np.maximum(moves[:, -1], SMALLEST))
+    return np.column_stack([drifts, np.nan_to_num(_whole(share, starts), nan=0.0)])
 
 
 def fit_blend(f: Floats, pi: Floats, starts: Indices, share: Floats) -> Blend:
@@ -133,6 +156,11 @@ def fit_blend(f: Floats, pi: Floats, starts: Indices, share: Floats) -> Blend:
     Raises `UserError` for fewer than `LEAST_RACES` races with a market.
     """
     return _fit(np.stack([_log(f), _log(pi)], axis=1), starts, share)
+
+
+def fit_moving_blend(f: Floats, pi: Floats, inputs: Floats, starts: Indices, share: Floats) -> Blend:
+    """As `fit_blend`, with a weight for each of the `inputs` of `move_inputs`, drawn towards 0."""
+    return _fit(np.column_stack([_log(f), inputs, _log(pi)]), starts, share)
 
 
 def fit_market_exponent(pi: Floats, starts: Indices, share: Floats) -> Blend:
@@ -156,7 +184,7 @@ def residual_probabilities(scores: Floats, pi: Floats, beta: float, starts: Indi
 
 
 def _fit(logs: Floats, starts: Indices, share: Floats) -> Blend:
-    """Fit a conditional logit of one or two columns without a penalty; the loss is convex."""
+    """Fit a conditional logit: β is that of the last column, α of the first of several; those between are penalised. Convex."""
     from scipy.optimize import minimize
 
     kept = ~np.isnan(total(logs.sum(axis=1), starts))
@@ -170,19 +198,22 @@ def _fit(logs: Floats, starts: Indices, share: Floats) -> Blend:
     starts = np.asarray(np.cumsum(np.r_[0, sizes[:-1]]), dtype=np.intp)
     races = starts.size
     won = (share[:, None] * logs).sum(axis=0) / races
+    penalty = np.zeros(logs.shape[1])
+    penalty[1:-1] = MOVE_PENALTY / races
 
     def loss(exponents: Floats) -> tuple[float, Floats]:
         scores = logs @ exponents
         top = np.maximum.reduceat(scores, starts)
         normaliser = top + np.log(total(np.exp(scores - spread(top, starts, scores.size)), starts))
         slope = (softmax(scores, starts)[:, None] * logs).sum(axis=0) / races - won
-        return float(normaliser.mean() - exponents @ won), slope
+        drawn = 0.5 * float(penalty @ exponents**2)
+        return float(normaliser.mean() - exponents @ won) + drawn, slope + penalty * exponents
 
     def curvature(exponents: Floats) -> Floats:
         chances = softmax(logs @ exponents, starts)
         weighted = chances[:, None] * logs
         means = np.stack([total(column, starts) for column in weighted.T], axis=1)
-        return np.asarray((logs.T @ weighted - means.T @ means) / races, dtype=np.float64)
+        return np.asarray((logs.T @ weighted - means.T @ means) / races + np.diag(penalty), dtype=np.float64)
 
     found = minimize(
         loss,
@@ -193,14 +224,15 @@ def _fit(logs: Floats, starts: Indices, share: Floats) -> Blend:
         options={"gtol": 1e-10},
     )
     exponents = [float(value) for value in found.x]
+    log_loss = float(found.fun) - 0.5 * float(penalty @ found.x**2)
     information = races * curvature(found.x)
     errors: list[float | None] = [None] * len(exponents)
     # if the model gives all runners the same, or repeats the market, the data cannot separate the exponents
     if np.linalg.cond(information) < ILL_CONDITIONED:
         errors = [float(variance**0.5) for variance in np.diag(np.linalg.inv(information))]
     if len(exponents) == 1:
-        return Blend(0.0, exponents[0], None, errors[0], races, float(found.fun))
-    return Blend(exponents[0], exponents[1], errors[0], errors[1], races, float(found.fun))
+        return Blend(0.0, exponents[0], None, errors[0], races, log_loss)
+    return Blend(exponents[0], exponents[-1], errors[0], errors[-1], races, log_loss, tuple(exponents[1:-1]))
 
 
 def _log(chances: Floats) -> Floats:

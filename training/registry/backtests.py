@@ -33,6 +33,7 @@ from velo.training.dataset.entity_rows import closing_line_value
 from velo.training.evaluation.metrics import BacktestPeriod
 from velo.training.market.blending import FORMAT as BLENDING
 from velo.training.market.calibration import FORMAT as CALIBRATION
+from velo.training.market.market import proportional
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -79,9 +80,19 @@ class Predictions:
         sp = self.columns["sp_decimal"]
         taken = self.columns["taken"]
         decided_at = np.where(np.isnan(taken), sp, taken)
-        clv = closing_line_value(taken, self.columns["closing"])
+        closing = self.columns["closing"]
+        clv = closing_line_value(taken, closing)
+        fair_clv = closing_line_value(1.0 / proportional(taken, starts), 1.0 / proportional(closing, starts))
         return BacktestPeriod(
-            self.chances(subject), self.columns["pi"], decided_at, sp, self.columns["share"], starts, days, clv
+            self.chances(subject),
+            self.columns["pi"],
+            decided_at,
+            sp,
+            self.columns["share"],
+            starts,
+            days,
+            clv,
+            fair_clv,
         )
 
     def fingerprint(self) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from velo.resampling import Figure
 from velo.training.dataset.by_race import Floats
+from velo.training.dataset.races import PriceUsed
 from velo.training.evaluation.betting import DEFAULT, STRATEGIES, chosen, strategy
 from velo.training.evaluation.blend_calibrate import BlendChoice
 from velo.training.evaluation.metrics import (
@@ -33,14 +34,13 @@ from velo.training.evaluation.reliability import (
     root_mean_gap,
     slope,
 )
+from velo.training.evaluation.segments import SegmentReport
 from velo.training.evaluation.walk_forward import OutOfFold, Refit, WalkForwardPlan
 from velo.training.gate.criteria import ALARMS, WINDOWS_DAYS
 from velo.training.gate.simulation import luck
-from velo.training.gate.windows import BY_P, BY_PRICE, Floor, GateReport, ask, floors
+from velo.training.gate.windows import BET, BY_P, BY_PRICE, Floor, GateReport, ask, floors
 from velo.training.registry.backtests import SERVED, Predictions
 
-BET: Final = (SERVED, "blend")
-"""The probabilities that every strategy bets on."""
 MARKETS: Final = ("pi", "market")
 BESIDE: Final = (("blend", "market"), ("fundamental", "market"), ("fundamental", "logit"), ("market", "pi"))
 FLOORS: Final = (("blend", BY_PRICE), ("fundamental", BY_P), ("calibrated", BY_P))
@@ -105,7 +105,7 @@ class BacktestReport:
     of the gate. `trials` counts the different backtests that have tested any of these days, `look` the looks at a locked
     window among them. `drift` is the population stability index of each feature, training days against tested days.
     `alarms` cover the whole period, whatever its length. `luck` is P(a gain this large | no edge) by probabilities and
-    strategy, for the strategies that gained.
+    strategy, for the strategies that gained. `prices` says of which price the blend is, `segments` where it and the market differ.
     """
 
     alarms: tuple[Raised, ...]
@@ -138,6 +138,8 @@ class BacktestReport:
     importance: dict[str, float]
     drift: dict[str, float]
     caveats: tuple[str, ...]
+    prices: PriceUsed
+    segments: SegmentReport
 
     @property
     def verdict(self) -> str:
@@ -147,7 +149,7 @@ class BacktestReport:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The identity of a backtest: its id, recipe and plan, the model's name, the number of the trial and of the look at a locked window."""
+    """The identity of a backtest: its id, recipe and plan, the model's name, the number of the trial and of the look, and the price used."""
 
     backtest: str
     recipe: str
@@ -155,10 +157,15 @@ class Facts:
     model: str
     trials: int
     look: int | None
+    prices: PriceUsed
 
 
 def report_of(
-    facts: Facts, predicted: OutOfFold, predictions: Predictions, choices: tuple[BlendChoice, ...]
+    facts: Facts,
+    predicted: OutOfFold,
+    predictions: Predictions,
+    choices: tuple[BlendChoice, ...],
+    segments: SegmentReport,
 ) -> BacktestReport:
     """The report of a backtest's predictions."""
     plan = facts.plan
@@ -207,6 +214,8 @@ def report_of(
         importance=predicted.importance,
         drift=predicted.drift,
         caveats=_caveats(plan, predictions, predicted, facts.trials),
+        prices=facts.prices,
+        segments=segments,
     )
 
 

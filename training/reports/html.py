@@ -21,6 +21,8 @@ from velo.training.reports.tables import (
     LUCK,
     NAMES,
     QUALITY,
+    SEGMENTS,
+    basis_lines,
     beside_lines,
     bucket_rows,
     closing_line,
@@ -29,6 +31,8 @@ from velo.training.reports.tables import (
     floor_rows,
     in_words,
     quality_rows,
+    segment_rows,
+    segments_in_words,
     strategy_cells,
     what_was_tested,
 )
@@ -84,6 +88,8 @@ def page(report: BacktestReport) -> str:
         calibration=_calibration(report),
         betting=[_betting(report, name) for name in report.bets],
         gates=[_gate(name, gate) for name, gate in report.gate.items()],
+        basis=basis_lines(report),
+        segments={"words": segments_in_words(report.segments), "table": (SEGMENTS, segment_rows(report.segments))},
         features=_features(report),
         refits=_refits(report),
     )

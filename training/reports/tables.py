@@ -9,14 +9,20 @@ from rich.text import Text
 
 from velo.resampling import Figure
 from velo.training.evaluation.metrics import Bets
+from velo.training.evaluation.segments import MARKET, MODEL, SegmentReport
 from velo.training.gate.criteria import Judged
-from velo.training.gate.windows import MANY_EXPECTED, NEAR, Floor, GateReport
+from velo.training.gate.windows import MANY_EXPECTED, NEAR, Floor, GateReport, looked_at_words
 from velo.training.reports.backtest_report import BacktestReport, Raised
 
 Rows = list[tuple[str, ...]]
 """Rows of a table, a text per cell."""
 QUALITY: Final = ("", "R²", "top-1", "AUC", "calibration error", "mean gap", "10 bins", "slope")
 FLOORS: Final = ("p of", "bucket of", "bucket", "starters", "expected winners", "A/E", "floor")
+SEGMENT_WORDS: Final = ("segment", "value", "who was right")
+SEGMENTS: Final = (
+    "segment", "value", "races", "starters", "mean gap", "A/E, blend", "A/E, market", "gain, nats per 1,000", "p",
+    "who was right",
+)  # fmt: skip
 BY_BUCKET: Final = ("price", "bets", "A/E, model p", "A/E, π", "A/E, 1/SP", "ROI at SP")
 LUCK: Final = "P(gain | no edge)"
 NAMES = {
@@ -54,7 +60,10 @@ def backtest_tables(report: BacktestReport) -> Group:
             floor_rows(report.floors),
             left=("p of", "bucket of", "floor"),
         ),
+        table_of("Where the blend and the market differ", SEGMENTS, segment_rows(report.segments), left=SEGMENT_WORDS),
+        Text(segments_in_words(report.segments)),
         *(gate_tables(name, gate) for name, gate in report.gate.items()),
+        *(Text(line) for line in basis_lines(report)),
         *(Text(f"· {line}") for line in report.caveats),
     )
 
@@ -143,7 +152,7 @@ def closing_line(bets: Bets) -> str:
         return f"{bets.strategy}: no price before the off, so no closing-line value"
     return (
         f"{bets.strategy}: closing-line value {bets.clv.percent()} over {bets.clv.n:,} bets, "
-        f"{bets.beat_close.percent(0)} of them at a longer price than the last"
+        f"{bets.beat_close.percent(0)} of them at a longer price than the last; without the margins of both markets {bets.fair_clv.percent()}"
     )
 
 
@@ -228,6 +237,31 @@ def floor_rows(floors: tuple[Floor, ...]) -> Rows:
          kept_or_not(floor))
         for floor in floors
     ]  # fmt: skip
+
+
+def segment_rows(report: SegmentReport) -> Rows:
+    """One row per compared segment, the surest first, in the order of `SEGMENTS`."""
+    return [
+        (segment.by, segment.value, f"{segment.races:,}", f"{segment.runners:,}", f"{segment.differ:.2%}",
+         segment.ae_model.shown(2), segment.ae_market.shown(2), segment.gain.shown(2), f"{segment.p_value:.3f}",
+         {MODEL: "the blend", MARKET: "the market"}.get(segment.right or "", "not shown"))
+        for segment in report.segments
+    ]  # fmt: skip
+
+
+def segments_in_words(report: SegmentReport) -> str:
+    """How many segments were compared, and in how many one of the two was right."""
+    small = f"; {report.too_small} have too few race days or winners" if report.too_small else ""
+    return (
+        f"{report.compared} segments were compared{small}. In {len(report.shown)} the blend or the market was right after the correction "
+        f"of Benjamini and Hochberg, which names a segment by chance in at most {report.rate:.0%} of the named ones on average. "
+        "Bet nowhere for another reason."
+    )
+
+
+def basis_lines(report: BacktestReport) -> list[str]:
+    """What the gate's verdict rests on: which price was used, and how many strategies were looked at."""
+    return [report.prices.words, looked_at_words(report.trials)]
 
 
 def bucket_rows(bets: Bets) -> Rows:

@@ -33,6 +33,9 @@ Source = Literal["racecard", "result version 1"]
 FROM_CARD: Final[Source] = "racecard"
 FROM_RESULT: Final[Source] = "result version 1"
 _NO_OUTCOME: Final[dict[str, Any]] = {**dict.fromkeys(OUTCOMES), "kept": {}}
+DRIFT_MINUTES: Final = (60, 30, 10, 5)
+"""How many minutes before an instant the odds are compared with those of the instant."""
+_MINUTE: Final = timedelta(minutes=1)
 FIRST_VERSION: Final = 1
 """The version that bets settle on and labels are made from (contract 3)."""
 
@@ -42,8 +45,9 @@ class Declared:
     """The state of a race at `instant` (UTC).
 
     `runners` are the declared runners not withdrawn, `withdrawn` the others of the same card; both without outcomes.
-    `draw_thirds` is parallel to `runners`. `odds` is the latest snapshot, None if there was none. `source` says where the
-    runners come from: without a card by then, the starters of the first result, which was not known then.
+    `draw_thirds` is parallel to `runners`. `odds` is the latest snapshot, None if there was none, `earlier_odds` those that it
+    is compared with (`earlier_odds`), one for each of `DRIFT_MINUTES`. `source` says where the runners come from: without a
+    card by then, the starters of the first result, which was not known then.
     """
 
     instant: datetime
@@ -53,6 +57,7 @@ class Declared:
     draw_thirds: tuple[int, ...]
     odds: Market | None
     source: Source
+    earlier_odds: tuple[Market | None, ...] = (None,) * len(DRIFT_MINUTES)
 
     def entity_keys(self) -> list[dict[str, str | None]]:
         """Return the entity keys of each runner, in the order of `runners`; None for a missing key."""
@@ -110,17 +115,37 @@ def declared_at(messages: Sequence[Message], instant: datetime) -> Declared | No
     race and runners are those of the first result; None if there is neither.
     """
     known = _known_by(messages, instant)
-    markets = [message for message in known if isinstance(message, Market)]
-    odds = markets[-1] if markets else None
+    odds, earlier = odds_at(messages, instant)
     cards = [message for message in known if isinstance(message, Racecard)]
     if cards:
-        return _from_cards(cards, known, instant, odds)
+        return replace(_from_cards(cards, known, instant, odds), earlier_odds=earlier)
     result = first_result(messages)
     if result is None:
         return None
     ran = [runner for runner in result.runners if runner.started]
     others = [runner for runner in result.runners if not runner.started]
-    return _declared(instant, result.race, ran, others, odds, FROM_RESULT)
+    return replace(_declared(instant, result.race, ran, others, odds, FROM_RESULT), earlier_odds=earlier)
+
+
+def odds_at(messages: Iterable[Message], instant: datetime) -> tuple[Market | None, tuple[Market | None, ...]]:
+    """Return the latest snapshot of a race known by an instant, and the one before it for each of `DRIFT_MINUTES`.
+
+    That is the last snapshot of the same source known by the whole minute that is so many minutes before the instant's; None
+    without one, or where it is the latest itself: a market that was not shown again since did not move in a known way.
+    """
+    markets = [message for message in messages if isinstance(message, Market) and instant_of(message) <= instant]
+    if not markets:
+        return None, (None,) * len(DRIFT_MINUTES)
+    markets.sort(key=instant_of)
+    last = markets[-1]
+    same = [market for market in markets if market.source == last.source]
+    minute = instant.replace(second=0, microsecond=0)
+    earlier = []
+    for minutes in DRIFT_MINUTES:
+        then = minute - minutes * _MINUTE
+        known = next((market for market in reversed(same) if instant_of(market) <= then), None)
+        earlier.append(None if known is last else known)
+    return last, tuple(earlier)
 
 
 def withdrawn_since(messages: Sequence[Message], instant: datetime) -> dict[str, datetime]:

@@ -163,12 +163,16 @@ class GoingChange:
 
 @dataclass(frozen=True, slots=True)
 class Market:
-    """A snapshot of decimal odds by horse key, from `source` (`betfair-sp` is the exchange's starting price)."""
+    """A snapshot of decimal odds by horse key, from `source` (`betfair-sp` is the exchange's starting price).
+
+    `volumes` are the stakes matched so far by horse key, in the source's currency; None if the source does not say.
+    """
 
     race_id: str
     prices: Mapping[str, float]
     source: str
     known_at: datetime | None = None
+    volumes: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +250,8 @@ def from_record(record: Mapping[str, Any]) -> Message:
             return Result(Race(**own), runners, record["result_version"], known_at)
         return Racecard(Race(**own), tuple(map(_marked, runners)), known_at)
     values = {field.name: record.get(field.name) for field in fields(kind)}
+    if kind is Market and not isinstance(values["volumes"], Mapping):
+        values["volumes"] = None  # a field of this name in an older log, where nothing read it
     message: Message = kind(**(values | {"known_at": known_at}))
     return message
 
@@ -253,9 +259,10 @@ def from_record(record: Mapping[str, Any]) -> Message:
 def notice_of(row: Mapping[str, Any]) -> Message:
     """Convert a row of the table `notices` to its message: any but a result, a racecard or a tick."""
     kind = TYPES[row["type"]]
-    values = {field.name: row[field.name] for field in fields(kind)}
+    values = {field.name: row.get(field.name) for field in fields(kind)}
     if kind is Market:
-        values["prices"] = dict(values["prices"] or ())
+        # tables of an earlier version have no volumes
+        values |= {"prices": dict(values["prices"] or ()), "volumes": dict(values["volumes"] or ()) or None}
     message: Message = kind(**values)
     return message
 

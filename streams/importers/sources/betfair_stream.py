@@ -4,7 +4,9 @@ Each file gives the messages of its race, each known at the instant that the exc
 
 - a racecard at the first definition of the market, and again where its off or its runners change before the off;
 - a withdrawal for each runner removed, with the exchange's reduction factor as `reduction_factor`;
-- the last traded prices 60, 30, 10, 5 and 1 minutes before the scheduled off (source `betfair`), of the runners not removed;
+- the last traded prices 65, 60, 35, 30, 15, 10, 5 and 1 minutes before the scheduled off (source `betfair`), of the runners not
+  removed, with the stakes matched so far where the file has them: at the usual decision time, 5 minutes before the off, they
+  give the drift over every span (contract 8);
 - the result at settlement: `RAN`, at position 1 for a winner, since the exchange knows no places, with its starting price as odds. A
   market whose runners were all removed is a void race.
 
@@ -37,7 +39,7 @@ from velo.streams.importers.race_maker import RaceMaker
 SOURCE: Final = "betfair-stream"
 PRICES: Final = "betfair"
 """The source of the market messages."""
-LEADS: Final = tuple(timedelta(minutes=minutes) for minutes in (60, 30, 10, 5, 1))
+LEADS: Final = tuple(timedelta(minutes=minutes) for minutes in (65, 60, 35, 30, 15, 10, 5, 1))
 _HORSES: Final = "7"
 _COUNTRIES: Final = {"IE": "IRE", "US": "USA", "AU": "AUS", "AE": "UAE", "ZA": "SAF", "SG": "SIN", "DE": "GER"}
 _REMOVED: Final = frozenset({"REMOVED", "REMOVED_VACANT", "HIDDEN"})
@@ -76,10 +78,11 @@ class StreamReport:
 
 @dataclass(slots=True)
 class _MarketState:
-    """A market as its changes describe it: the definition in force and the last traded prices by selection."""
+    """A market as its changes describe it: the definition in force, the last traded prices and the stakes by selection."""
 
     definition: Mapping[str, Any]
     prices: dict[str, float] = field(default_factory=dict)
+    volumes: dict[str, float] = field(default_factory=dict)
     shown: list[tuple[Any, ...]] = field(default_factory=list)
     removed: set[str] = field(default_factory=set)
     priced: set[timedelta] = field(default_factory=set)
@@ -114,6 +117,8 @@ class _Reader:
             for runner in change.get("rc", ()):
                 if runner.get("ltp"):
                     state.prices[str(runner["id"])] = float(runner["ltp"])
+                if runner.get("tv"):
+                    state.volumes[str(runner["id"])] = float(runner["tv"])
         if not settled:
             raise Refused("not settled", "its last definition is not CLOSED")
 
@@ -142,7 +147,8 @@ class _Reader:
             state.priced.add(lead)
             prices = {key: price for key, price in state.prices.items() if key not in state.removed and price > 1}
             if prices and state.shown:
-                yield Recorded(Market(market_id, prices, PRICES, instant), {})
+                volumes = {key: stakes for key, stakes in state.volumes.items() if key in prices}
+                yield Recorded(Market(market_id, prices, PRICES, instant, volumes or None), {})
 
     def _rows(self, market_id: str, state: _MarketState, at: datetime, *, settled: bool) -> list[Row]:
         definition = state.definition

@@ -5,9 +5,11 @@ import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from velo.errors import UserError
-from velo.racing.messages import Message, Result, from_record, kept_of
+from velo.racing.clock import to_us
+from velo.racing.messages import Market, Message, Result, from_record, kept_of
 from velo.storage.atomic_files import exchange, make_folder, sync_folder, write_atomically
 from velo.storage.log import reader
 from velo.storage.log.appender import lock
@@ -40,7 +42,7 @@ def rebuild(
     """Replace a store's log by one of these messages and, unless `fresh`, of the other messages in the old log.
 
     All are sorted by when they became known, as in one bulk load. A result in `messages` replaces that of the same race and
-    version in the old log. Readers see either log whole; the old one stays as `log.replaced-N`. Raises `UserError`, and
+    version in the old log, a market snapshot that of the same race, source and millisecond. Readers see either log whole; the old one stays as `log.replaced-N`. Raises `UserError`, and
     changes nothing, where the log is being written to, or is damaged and not `fresh`.
     """
     home = store.home
@@ -63,13 +65,13 @@ def rebuild(
 
 
 def _kept(home: Home, new: list[Message]) -> tuple[list[Recorded], int]:
-    replaced = {(message.race_id, message.result_version) for message in new if isinstance(message, Result)}
+    replaced = {_identity(message) for message in new} - {None}
     kept: list[Recorded] = []
     superseded = 0
     try:
         for record in reader.records(home):
             message = from_record(record)
-            if isinstance(message, Result) and (message.race_id, message.result_version) in replaced:
+            if _identity(message) in replaced:
                 superseded += 1
             else:
                 besides = {name: value for name, value in kept_of(record).items() if name not in ENVELOPE}
@@ -77,6 +79,18 @@ def _kept(home: Home, new: list[Message]) -> tuple[list[Recorded], int]:
     except UserError as damaged:
         raise UserError(f"{damaged}; or add --fresh to rebuild from the files alone") from None
     return kept, superseded
+
+
+def _identity(message: Message) -> tuple[Any, ...] | None:
+    """What of a message a new message replaces: a result by its version, a market by its source and instant; None for others.
+
+    The log's clock moves simultaneous messages apart by microseconds, so that an instant is compared to the millisecond.
+    """
+    if isinstance(message, Result):
+        return message.race_id, message.result_version
+    if isinstance(message, Market) and message.known_at is not None:
+        return message.race_id, message.source, to_us(message.known_at) // 1000
+    return None
 
 
 def _building(home: Home) -> Path:
