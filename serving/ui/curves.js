@@ -25,7 +25,7 @@ const NAMES = { sr: "won", ae: "A/E", prb: "rivals beaten", runs: "runs", prb_ew
 
 /** The page. `curves` is the service's history, `record` its record, either may be null; `since` the part of the history shown. */
 export function curvesPage({ curves, record, since, choose }) {
-  const at = new Map((curves?.features ?? []).map((one, place) => [one.name, place]));
+  const at = new Map((curves?.features ?? []).map((each, place) => [each.name, place]));
   const last = curves?.points.at(-1);
   const value = (name) => (last ? last.values[at.get(name)] : null);
   const kind = (curves ?? record).kind;
@@ -50,19 +50,19 @@ function coming(record) {
   if (!record.coming.length) return null;
   const ordered = [...record.coming].sort((a, b) => Date.parse(a.off_time) - Date.parse(b.off_time));
   return listed(record.kind === "horse" ? "Next race" : "Runners today and later", ["Off", "Race", record.kind === "horse" ? "Jockey" : "Horse", "Class, distance, going", "State or winner"],
-    ordered.map((one) => h("tr", {},
-      h("th", { scope: "row" }, `${w.clock(one.off_time)}, ${w.day(one.off_time)}`),
-      h("td", {}, link("/race", one.race_id, named(one.course), one.race_name ? ` ${one.race_name}` : "")),
-      h("td", {}, record.kind === "horse" ? named(one.jockey) : link("/horse", one.horse_id, named(one.horse))),
-      h("td", {}, w.about(one).join(" · ")),
-      h("td", {}, one.status === "run" ? one.winners.map((winner) => winner.horse).join(", ") : w.countdown(one)))));
+    ordered.map((race) => h("tr", {},
+      h("th", { scope: "row" }, `${w.clock(race.off_time)}, ${w.day(race.off_time)}`),
+      h("td", {}, link("/race", race.race_id, named(race.course), race.race_name ? ` ${race.race_name}` : "")),
+      h("td", {}, record.kind === "horse" ? named(race.jockey) : link("/horse", race.horse_id, named(race.horse))),
+      h("td", {}, w.about(race).join(" · ")),
+      h("td", {}, race.status === "run" ? race.winners.map((winner) => winner.horse).join(", ") : w.countdown(race)))));
 }
 
 const BY = { course: "Course", distance: "Distance", going: "Going" };
 
 function recordTables(record) {
-  return h("div", { class: "records" }, record.records.filter((one) => one.lines.length).map((one) =>
-    listed(`By ${one.by}`, [BY[one.by], "Starts", "Won", "Rate", "Placed"], one.lines.slice(0, 12).map((line) => h("tr", {},
+  return h("div", { class: "records" }, record.records.filter((table) => table.lines.length).map((each) =>
+    listed(`By ${each.by}`, [BY[each.by], "Starts", "Won", "Rate", "Placed"], each.lines.slice(0, 12).map((line) => h("tr", {},
       h("th", { scope: "row" }, named(line.name)), h("td", { class: "figure" }, w.whole(line.starts)), h("td", { class: "figure" }, w.whole(line.wins)),
       h("td", { class: "figure" }, w.percent(line.wins / line.starts, 0)), h("td", { class: "figure" }, w.whole(line.places)))))));
 }
@@ -81,7 +81,7 @@ function ratings(record) {
 function standing(curves, last) {
   const stale = last.valid_until !== null && Date.parse(last.valid_until) <= Date.parse(curves.as_of);
   const shown = curves.points.length < curves.rows ? `, ${w.whole(curves.points.length)} of them drawn` : "";
-  return h("p", { class: stale ? "stands warn" : "stands" },
+  return h("p", { class: stale ? "state warn" : "state" },
     `${w.whole(curves.rows)} changes${shown}, the last at ${w.clock(last.at)} on ${w.day(last.at)}.`,
     stale ? ` Stale: a window moved on at ${w.clock(last.valid_until)} on ${w.day(last.valid_until)} and nothing was written since.` : "");
 }
@@ -104,17 +104,17 @@ function career(value) {
 }
 
 function windows(value) {
-  return WINDOWS.map((one) => figure(`last ${one.slice(0, -1)} days`, `${w.whole(value(`wins_${one}`))} from ${w.whole(value(`runs_${one}`))}`,
-    `${w.percent(value(`sr_${one}`))} · A/E ${w.number(value(`ae_${one}`))} · placed ${w.percent(value(`place_rate_${one}`), 0)}`));
+  return WINDOWS.map((days) => figure(`last ${days.slice(0, -1)} days`, `${w.whole(value(`wins_${days}`))} from ${w.whole(value(`runs_${days}`))}`,
+    `${w.percent(value(`sr_${days}`))} · A/E ${w.number(value(`ae_${days}`))} · placed ${w.percent(value(`place_rate_${days}`), 0)}`));
 }
 
 function drawn(curves, at) {
-  const curve = (name, label) => ({ name: label, points: curves.points.map((one) => [Date.parse(one.at), one.values[at.get(name)]]) });
+  const curve = (name, label) => ({ name: label, points: curves.points.map((point) => [Date.parse(point.at), point.values[at.get(name)]]) });
   const end = Date.parse(curves.as_of);
   if (curves.kind !== "horse")
-    return VELOCITY.map((one) => chart({ ...one, end, curves: WINDOWS.map((days) => curve(`${one.of}_${days}`, `${days.slice(0, -1)} days`)) }));
-  return FORM.map((one) => chart({ ...one, end, curves: one.lines.map((name) => curve(name, NAMES[name] ?? name)),
-    dots: one.dots ? starts(curves, at).map((row) => [dayOf(row.values[at.get("last_race_day")]), row.values[at.get(one.dots)]]) : [] }));
+    return VELOCITY.map((drawing) => chart({ ...drawing, end, curves: WINDOWS.map((days) => curve(`${drawing.of}_${days}`, `${days.slice(0, -1)} days`)) }));
+  return FORM.map((drawing) => chart({ ...drawing, end, curves: drawing.lines.map((name) => curve(name, NAMES[name] ?? name)),
+    dots: drawing.dots ? starts(curves, at).map((row) => [dayOf(row.values[at.get("last_race_day")]), row.values[at.get(drawing.dots)]]) : [] }));
 }
 
 const dayOf = (days) => days * 86_400_000;
@@ -122,14 +122,14 @@ const dayOf = (days) => days * 86_400_000;
 /** The rows that a new start made: its day is later than that of the row before. */
 function starts(curves, at) {
   const day = at.get("last_race_day");
-  return curves.points.filter((one, place) => one.values[day] !== null && one.values[day] !== (curves.points[place - 1]?.values[day] ?? null));
+  return curves.points.filter((point, place) => point.values[day] !== null && point.values[day] !== (curves.points[place - 1]?.values[day] ?? null));
 }
 
 function changes(curves, at) {
   const all = [...curves.points].reverse();
-  const of = (one, name) => one.values[at.get(name)];
-  const row = (one) => h("tr", {}, h("th", { scope: "row" }, `${w.day(one.at)}, ${w.clock(one.at)}`), WINDOWS.flatMap((days) => [
-    h("td", {}, `${of(one, `wins_${days}`)} from ${of(one, `runs_${days}`)}`), h("td", {}, w.number(of(one, `ae_${days}`)))]));
+  const of = (each, name) => each.values[at.get(name)];
+  const row = (each) => h("tr", {}, h("th", { scope: "row" }, `${w.day(each.at)}, ${w.clock(each.at)}`), WINDOWS.flatMap((days) => [
+    h("td", {}, `${of(each, `wins_${days}`)} from ${of(each, `runs_${days}`)}`), h("td", {}, w.number(of(each, `ae_${days}`)))]));
   return listed(`The changes, latest first${all.length > SHOWN ? ` (${SHOWN} of ${all.length})` : ""}`,
-    ["From", ...WINDOWS.flatMap((one) => [`${one.slice(0, -1)} days`, "A/E"])], all.slice(0, SHOWN).map(row));
+    ["From", ...WINDOWS.flatMap((days) => [`${days.slice(0, -1)} days`, "A/E"])], all.slice(0, SHOWN).map(row));
 }

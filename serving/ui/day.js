@@ -50,7 +50,7 @@ const nothing = () => h("p", { class: "empty" }, "No race is declared on this da
 export const unproven = (model) => model !== null && model !== undefined && model.mode !== "passed the gate";
 
 /** A choice of one value, as radio buttons. */
-export function radios(legend, name, values, chosen, choose, text = (one) => one) {
+export function radios(legend, name, values, chosen, choose, text = (each) => each) {
   return h("fieldset", {}, h("legend", {}, legend), values.map((value) => h("label", {}, h("input", {
     type: "radio", name, value, checked: value === String(chosen), "data-key": `${name} ${value}`, on: { change: () => choose(name, value) },
   }), " ", text(value))));
@@ -65,8 +65,8 @@ function table(races, context) {
   return h("table", { class: "day", role: "table" },
     h("caption", { class: "heard" }, "Races in order of their off"),
     h("thead", { role: "rowgroup" }, h("tr", { role: "row" },
-      ["Off", "Race", "Class, distance, going", "Runners", "Top selection", `Biggest edge after ${Math.round(100 * context.commission)}\u00a0%`, "State or winner"].map((one) =>
-        h("th", { scope: "col", role: "columnheader" }, one)))),
+      ["Off", "Race", "Class, distance, going", "Runners", "Top selection", `Biggest edge after ${Math.round(100 * context.commission)}\u00a0%`, "State or winner"].map((each) =>
+        h("th", { scope: "col", role: "columnheader" }, each)))),
     h("tbody", { role: "rowgroup" }, races.map((race) => line(race, context))));
 }
 
@@ -76,11 +76,11 @@ export function aboutNobody(undeclared) {
   return h("section", { class: "undeclared" },
     h("h2", {}, `Messages about undeclared races or horses (${undeclared.length})`),
     h("p", { class: "quiet" }, "Kept: each takes effect with a card that declares it, if that comes before the off."),
-    h("ul", {}, undeclared.map((one) => h("li", { class: one.declared_at ? "" : "warn" },
-      h("time", { datetime: one.known_at }, clock(one.known_at)), ` ${KINDS[one.type] ?? one.type}: `,
-      one.horses.length ? [named(one.horses.join(", ")), " in race "] : "race ", named(one.race_id),
-      one.declared_at ? `, declared at ${clock(one.declared_at)}` : ", not declared",
-      one.nearest ? ["; nearest declared name: ", named(one.nearest)] : null))));
+    h("ul", {}, undeclared.map((report) => h("li", { class: report.declared_at ? "" : "warn" },
+      h("time", { datetime: report.known_at }, clock(report.known_at)), ` ${KINDS[report.type] ?? report.type}: `,
+      report.horses.length ? [named(report.horses.join(", ")), " in race "] : "race ", named(report.race_id),
+      report.declared_at ? `, declared at ${clock(report.declared_at)}` : ", not declared",
+      report.nearest ? ["; nearest declared name: ", named(report.nearest)] : null))));
 }
 
 const KINDS = { non_runner: "non-runner", reinstated: "runs after all", jockey_change: "change of jockey", going_change: "change of going", market: "odds" };
@@ -96,13 +96,13 @@ function line(race, { next, picks, commission, faint }) {
     cell("runners", plural(race.runners, "runner"), race.withdrawn ? h("span", { class: "warn" }, ` ${plural(race.withdrawn, "non-runner")}`) : null),
     cell("pick", pick ? [named(pick.top.horse), ` ${w.percent(pick.top.chance)}`, pick.top.odds ? h("small", {}, ` ${w.odds(pick.top.odds)}`) : null] : h("span", { class: "quiet" }, w.DASH)),
     cell(`gain${faint ? " faint" : ""}`, gain(pick, commission)),
-    cell("stands", h("span", { "data-off": race.race_id }, countdown(race)), race === next ? h("b", {}, " next") : null,
-      race.winners.length ? h("span", { class: "winner" }, " ", race.winners.map((one, at) => [at ? ", " : "", h("b", {}, named(one.horse)), one.sp_decimal ? ` ${w.odds(one.sp_decimal)}` : ""])) : null,
+    cell("state", h("span", { "data-off": race.race_id }, countdown(race)), race === next ? h("b", {}, " next") : null,
+      race.winners.length ? h("span", { class: "winner" }, " ", race.winners.map((winner, at) => [at ? ", " : "", h("b", {}, named(winner.horse)), winner.sp_decimal ? ` ${w.odds(winner.sp_decimal)}` : ""])) : null,
       race.status === "to come" && race.odds_known_at && w.oldOdds(race.odds_known_at) ? h("small", { class: "warn" }, " old odds, ", h("span", { "data-age": race.odds_known_at }, ago(race.odds_known_at))) : null));
 }
 
 function gain(pick, commission) {
-  const best = pick?.runners.map((one) => [one, w.edge(one.chance, one.odds, commission)]).filter(([, value]) => value !== null)
+  const best = pick?.runners.map((runner) => [runner, w.edge(runner.chance, runner.odds, commission)]).filter(([, value]) => value !== null)
     .sort((a, b) => b[1] - a[1])[0];
   if (!best || best[1] <= 0) return h("span", { class: "quiet" }, pick ? "none" : w.DASH);
   return [w.signed(100 * best[1], 0, "\u00a0%"), " ", named(best[0].horse), h("small", {}, ` ${w.odds(best[0].odds)}`)];
@@ -121,13 +121,13 @@ export function oddsAge(race) {
 export function rail(day, open) {
   const next = nextRace(day.races);
   return h("ol", {}, day.races.map((race) => {
-    const one = link("/race", race.race_id,
+    const made = link("/race", race.race_id,
       h("time", { datetime: race.off_time }, clock(race.off_time)), " ", named(race.course),
       h("small", {}, h("span", { "data-off": race.race_id }, countdown(race)), race === next ? " · next" : ""));
-    one.dataset.key = `rail ${race.race_id}`;
-    if (race.race_id === open) one.setAttribute("aria-current", "page");
-    return h("li", { class: race.status.replace(" ", "-") }, one);
+    made.dataset.key = `rail ${race.race_id}`;
+    if (race.race_id === open) made.setAttribute("aria-current", "page");
+    return h("li", { class: race.status.replace(" ", "-") }, made);
   }));
 }
 
-export const nextRace = (races) => races.find((one) => one.status === "to come") ?? null;
+export const nextRace = (races) => races.find((race) => race.status === "to come") ?? null;

@@ -95,7 +95,7 @@ async function loadRace() {
   if (gone()) return;
   if (scored.body) {
     if (scored.body.race_id === state.scored?.race_id && scored.body.fingerprint !== state.scored.fingerprint)
-      state.before = new Map(state.scored.runners.map((one) => [one.horse_id, held(one)]));
+      state.before = new Map(state.scored.runners.map((runner) => [runner.horse_id, held(runner)]));
     state.scored = scored.body;
     showModel({ version: scored.body.model, gate: scored.body.gate, mode: scored.body.mode });
     if (state.combinations?.pool) soon(combine);
@@ -147,7 +147,7 @@ async function arrive() {
   asked += 1;
   if (kind() === "race") {
     await Promise.all([state.day ? null : loadDay(), loadRace()]);
-    if (state.card && state.day && !state.day.races.some((one) => one.race_id === state.card.race_id)) await loadDay();
+    if (state.card && state.day && !state.day.races.some((race) => race.race_id === state.card.race_id)) await loadDay();
     return;
   }
   // the curves are asked for by the service's clock
@@ -185,7 +185,7 @@ const turnOver = (name, among) => choose(name, among[(among.indexOf(state[name])
 
 function beside() {
   const races = state.day?.races ?? [];
-  const at = races.findIndex((one) => one.race_id === id());
+  const at = races.findIndex((race) => race.race_id === id());
   const today = state.day?.date === localDate(new Date(w.now()));
   return { before: races[at - 1], after: at < 0 ? undefined : races[at + 1], day: today || !state.day ? "/" : `/?date=${state.day.date}` };
 }
@@ -236,18 +236,18 @@ function showModel(model) {
 /** What passes with the clock alone: countdowns and ages. */
 function tick() {
   place("clock").textContent = w.clockS(w.now());
-  const races = new Map((state.day?.races ?? []).map((one) => [one.race_id, one]));
+  const races = new Map((state.day?.races ?? []).map((each) => [each.race_id, each]));
   if (state.card) races.set(state.card.race_id, state.card);
-  for (const one of document.querySelectorAll("[data-off]")) {
-    const race = races.get(one.dataset.off);
-    if (race) rewrite(one, w.countdown(race));
+  for (const shown of document.querySelectorAll("[data-off]")) {
+    const race = races.get(shown.dataset.off);
+    if (race) rewrite(shown, w.countdown(race));
     if (race?.status === "to come" && Date.parse(race.off_time) < w.now()) { soon(loadDay, LATER_MS); soon(loadRace, LATER_MS); }
   }
-  for (const one of document.querySelectorAll("[data-age]")) rewrite(one, w.ago(one.dataset.age));
+  for (const shown of document.querySelectorAll("[data-age]")) rewrite(shown, w.ago(shown.dataset.age));
   showNext(kind() === "race" && state.card ? state.card : nextRace(state.day?.races ?? []));
 }
 
-/** In sight wherever one has scrolled to or wandered: how long is left, of the race that is open or comes next. */
+/** Always in sight: the time left until the race that is open, or else the next. */
 function showNext(race) {
   const next = place("next");
   next.hidden = !race;

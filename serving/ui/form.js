@@ -23,8 +23,8 @@ export function formLine(line, figures) {
 /** Wins of starts, here and elsewhere, and what changed since the last run. */
 function records(figures) {
   const won = (name, label) => (figures[name] ? `${label} ${figures[name][1]}/${figures[name][0]}` : null);
-  const told = [won("career", "won"), won("course", "course"), won("distance", "distance"), won("going", "going")].filter(Boolean);
-  return told.join(" · ");
+  const records = [won("career", "won"), won("course", "course"), won("distance", "distance"), won("going", "going")].filter(Boolean);
+  return records.join(" · ");
 }
 
 /** What is other than in its last run: weight, rating, class, distance. */
@@ -48,7 +48,7 @@ export function strikeRate(record) {
 
 /** The odds of one horse over time, shorter odds higher, with the odds at which its chance breaks even as a dotted line. */
 export function sparkline(prices, horse, latest, fair) {
-  const points = prices.filter((one) => one.prices[horse] > 1).map((one) => [Date.parse(one.known_at), one.prices[horse]]);
+  const points = prices.filter((price) => price.prices[horse] > 1).map((each) => [Date.parse(each.known_at), each.prices[horse]]);
   if (latest && latest[1] > 1 && latest[0] > (points.at(-1)?.[0] ?? 0)) points.push(latest);
   if (points.length < 2) return null;
   const values = [...points.map(([, price]) => Math.log(price)), ...(fair > 1 ? [Math.log(fair)] : [])];
@@ -84,5 +84,5 @@ export function runsTable(title, runs, { horse = true, people = true, rated = fa
 /** A titled table that scrolls sideways where it is too wide. */
 export function listed(title, columns, rows) {
   return h("section", { class: "listed" }, h("h2", {}, title), h("div", { class: "wide", tabindex: "0", role: "region", "aria-label": title },
-    h("table", { class: "plain" }, h("thead", {}, h("tr", {}, columns.map((one) => h("th", { scope: "col" }, one)))), h("tbody", {}, rows))));
+    h("table", { class: "plain" }, h("thead", {}, h("tr", {}, columns.map((column) => h("th", { scope: "col" }, column)))), h("tbody", {}, rows))));
 }

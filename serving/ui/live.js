@@ -1,4 +1,4 @@
-// What the service tells as it happens, and whether it still does.
+// The events of the service, and whether they still come.
 
 const KINDS = ["racecard", "result", "non_runner", "reinstated", "jockey_change", "going_change", "market", "tick"];
 const AGAIN_MS = 3000;
@@ -15,7 +15,7 @@ export class Live {
     Object.assign(this, { heard, again, state });
     this.lastGood = null;
     this.opened = false;
-    // whether something may have been told that the page has not asked for: not what is heard before it asks
+    // whether the page may have missed a message: those that come before it asks do not count
     this.missed = true;
     this.settle = null;
     this.why = { events: "connecting", ready: "connecting" };
@@ -50,18 +50,18 @@ export class Live {
     this.source = source;
     source.addEventListener("open", () => {
       this.#begin(true);
-      this.#tell("events", null);
+      this.#report("events", null);
       if (this.opened) this.again();
       this.opened = true;
     });
     source.addEventListener("error", () => {
       this.#begin(false);
-      this.#tell("events", AWAY);
+      this.#report("events", AWAY);
       if (source.readyState === EventSource.CLOSED && source === this.source) setTimeout(() => this.#listen(), AGAIN_MS);
     });
     for (const kind of KINDS) {
       source.addEventListener(kind, (event) => {
-        this.#tell("events", null);
+        this.#report("events", null);
         this.heard(JSON.parse(event.data));
       });
     }
@@ -75,21 +75,21 @@ export class Live {
   }
 
   async #ask() {
-    // a connection that was cut without a word, or slept through, tells nothing of it: it is made anew
+    // a connection that was cut silently, or during sleep, gives no sign: open it again
     const slept = performance.now() - this.askedAt > 3 * ASK_MS;
     const silent = this.why.ready === AWAY;
     this.askedAt = performance.now();
     try {
       const answer = await fetch("/readyz", { signal: AbortSignal.timeout(PATIENCE_MS), cache: "no-store" });
-      const told = await answer.json();
+      const ready = await answer.json();
       if ((slept || silent) && !document.hidden) this.#listen();
-      this.#tell("ready", reason(told));
+      this.#report("ready", reason(ready));
     } catch {
-      this.#tell("ready", AWAY);
+      this.#report("ready", AWAY);
     }
   }
 
-  #tell(what, why) {
+  #report(what, why) {
     const before = this.why.events ?? this.why.ready;
     this.why[what] = why;
     const after = this.why.events ?? this.why.ready;
@@ -102,8 +102,8 @@ export class Live {
   }
 }
 
-function reason(told) {
-  if (told.redis !== "ok") return told.redis;
-  if (told.stream.startsWith("catching up")) return `the stream is ${told.stream}`;
-  return told.stream === "none has run here" ? "no stream runs here, so nothing is told as it happens" : null;
+function reason(ready) {
+  if (ready.redis !== "ok") return ready.redis;
+  if (ready.stream.startsWith("catching up")) return `the stream is ${ready.stream}`;
+  return ready.stream === "none has run here" ? "no stream runs here, so the page does not update by itself" : null;
 }

@@ -33,11 +33,11 @@ HEADERS: Final = {
 def _read() -> dict[str, tuple[bytes, str, str]]:
     """Each file with its type and its tag."""
     found = {}
-    for one in files("velo.serving.ui").iterdir():
-        kind = TYPES.get(one.name.rpartition(".")[2])
+    for file in files("velo.serving.ui").iterdir():
+        kind = TYPES.get(file.name.rpartition(".")[2])
         if kind is not None:
-            body = one.read_bytes()
-            found[one.name] = (body, kind, f'"{blake2b(body, digest_size=8).hexdigest()}"')
+            body = file.read_bytes()
+            found[file.name] = (body, kind, f'"{blake2b(body, digest_size=8).hexdigest()}"')
     return found
 
 

@@ -47,6 +47,6 @@ export class Picks {
 }
 
 function picked(scored) {
-  const runners = scored.runners.map((one) => ({ horse: one.horse, chance: held(one), odds: one.market_source === "SP" ? null : one.market_odds }));
-  return { top: runners.reduce((best, one) => (one.chance > best.chance ? one : best)), runners };
+  const runners = scored.runners.map((runner) => ({ horse: runner.horse, chance: held(runner), odds: runner.market_source === "SP" ? null : runner.market_odds }));
+  return { top: runners.reduce((best, each) => (each.chance > best.chance ? each : best)), runners };
 }

@@ -13,11 +13,11 @@ const COLUMNS = [["no", "No."], ["horse", "Horse and form"], ["people", "Jockey 
 
 /** The page of a race. `scored` and `form` may be null, `refused` says why or why it is old; `before` has the chances drawn last. */
 export function racePage({ card, scored, form, refused, before, order, commission, lines, units, beside, choose, combinations, wanted }) {
-  const chances = new Map((scored?.runners ?? []).map((one) => [one.horse_id, one]));
+  const chances = new Map((scored?.runners ?? []).map((each) => [each.horse_id, each]));
   const run = card.status === "run";
   const faint = unproven(scored);
   const shown = { before: run ? null : before, commission, unscored: refused ? "not scored" : "being scored…", faint, terms: scored?.place_terms, run,
-    form: new Map((form?.runners ?? []).map((one) => [one.horse_id, one])), prices: form?.prices ?? [], oddsAt: card.odds_known_at, ...measured(scored) };
+    form: new Map((form?.runners ?? []).map((each) => [each.horse_id, each])), prices: form?.prices ?? [], oddsAt: card.odds_known_at, ...measured(scored) };
   const rows = card.declared.map((runner) => row(runner, chances.get(runner.horse_id), shown));
   rows.sort(run && order === "chance" ? byPosition : comparing(order));
   return [
@@ -27,9 +27,9 @@ export function racePage({ card, scored, form, refused, before, order, commissio
     controls({ order, commission, lines, units, choose }),
     h("table", { class: `race ${lines}${run ? " result" : ""}${refused ? " old" : ""}`, role: "table" },
       h("caption", {}, captionOf(scored, refused)),
-      h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, COLUMNS.map(([kind, one]) =>
-        h("th", { scope: "col", role: "columnheader", class: kind }, header(one, commission, scored))))),
-      h("tbody", { role: "rowgroup" }, rows.map((one) => one.drawn), card.non_runners.map((one) => out(one, card.changes)))),
+      h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, COLUMNS.map(([kind, column]) =>
+        h("th", { scope: "col", role: "columnheader", class: kind }, header(column, commission, scored))))),
+      h("tbody", { role: "rowgroup" }, rows.map((row) => row.drawn), card.non_runners.map((runner) => out(runner, card.changes)))),
     h("footer", { class: "foot" }, footnotes(scored, faint)),
     scored && card.declared.length > 2 ? exotics(card, combinations, wanted) : null,
     aboutNobody(card.undeclared),
@@ -49,7 +49,7 @@ function heading(card, beside) {
     h("h1", {}, h("time", { datetime: card.off_time }, w.clock(card.off_time)), " ", named(card.course)),
     h("p", { class: "race-name" }, card.race_name ? named(card.race_name) : null),
     h("p", { class: "facts" },
-      [...w.about(card), card.handicap ? "handicap" : null, w.plural(card.runners, "runner")].filter(Boolean).flatMap((one, at) => [at ? " · " : "", one]),
+      [...w.about(card), card.handicap ? "handicap" : null, w.plural(card.runners, "runner")].filter(Boolean).flatMap((each, at) => [at ? " · " : "", each]),
       card.withdrawn ? h("span", { class: "warn" }, ` · ${w.plural(card.withdrawn, "non-runner")}`) : null,
       " · ", h("b", { "data-off": card.race_id }, w.countdown(card))),
     h("nav", { class: "days", "aria-label": "Other races" }, step(beside.before, "earlier race"),
@@ -62,7 +62,7 @@ function standing(card, scored, refused) {
   return [
     refused ? h("p", { class: "flag warn", role: "alert" },
       scored ? `Not scored again since ${w.clockS(scored.scored_at)}, so these chances may be out of date: ${refused}` : `Not scored: ${refused}`) : null,
-    h("p", { class: "stands" },
+    h("p", { class: "state" },
       scored ? ["Chances as of ", h("time", { datetime: scored.as_of }, w.clockS(scored.as_of)), " · "] : null,
       oddsAge(known), known.odds_source ? [" from ", named(known.odds_source)] : null, known.odds_known_at ? book(scored?.runners ?? card.declared) : null,
       oddsBefore(card) ? h("b", { class: "warn" }, " · odds from before a withdrawal") : null),
@@ -71,13 +71,13 @@ function standing(card, scored, refused) {
 
 /** Odds that a withdrawal has made others of. */
 const oddsBefore = (card) => card.odds_known_at !== null && card.status === "to come" &&
-  card.non_runners.some((out) => out.odds !== null || card.changes.some((one) =>
-    one.type === "non_runner" && one.about.horse_id === out.horse_id && Date.parse(one.known_at) > Date.parse(card.odds_known_at)));
+  card.non_runners.some((out) => out.odds !== null || card.changes.some((change) =>
+    change.type === "non_runner" && change.about.horse_id === out.horse_id && Date.parse(change.known_at) > Date.parse(card.odds_known_at)));
 
 function book(runners) {
-  const prices = runners.map((one) => one.market_odds ?? one.odds ?? null);
-  if (!prices.length || prices.some((one) => one === null)) return null;
-  return ` · book ${Math.round(100 * prices.reduce((sum, one) => sum + 1 / one, 0))} %`;
+  const prices = runners.map((runner) => runner.market_odds ?? runner.odds ?? null);
+  if (!prices.length || prices.some((price) => price === null)) return null;
+  return ` · book ${Math.round(100 * prices.reduce((sum, each) => sum + 1 / each, 0))} %`;
 }
 
 const RUN = "the race has been run";
@@ -85,7 +85,7 @@ const SAID_OTHERWISE = ["some values are stale", RUN, "market odds are starting 
 
 /** The instant that the chances of a race that was run are of: the score itself says so, for the card may be newer than the score. */
 function timing(scored, run) {
-  if (scored.notes.some((one) => one.startsWith(RUN))) {
+  if (scored.notes.some((note) => note.startsWith(RUN))) {
     return h("li", {}, `The race has been run: these are the chances of its decision time, ${w.clockS(scored.as_of)}. Nothing known later is in them.`);
   }
   if (!run) return null;
@@ -96,7 +96,7 @@ function notices(scored, run) {
   return h("ul", { class: "notices" },
     timing(scored, run),
     scored.stale.length ? h("li", { class: "warn" }, `Stale values: ${w.views(scored.stale)}. A window has moved on since they were written.`) : null,
-    scored.notes.filter((one) => !SAID_OTHERWISE.some((said) => one.startsWith(said))).map((one) => h("li", {}, one)));
+    scored.notes.filter((note) => !SAID_OTHERWISE.some((said) => note.startsWith(said))).map((note) => h("li", {}, note)));
 }
 
 function controls({ order, commission, lines, units, choose }) {
@@ -104,7 +104,7 @@ function controls({ order, commission, lines, units, choose }) {
     h("summary", {}, "Order, units and lines"),
     h("div", { class: "controls" },
       radios("Order by", "order", ORDERS, order, choose),
-      radios("Commission", "commission", COMMISSIONS, commission, choose, (one) => `${Math.round(100 * one)} %`),
+      radios("Commission", "commission", COMMISSIONS, commission, choose, (each) => `${Math.round(100 * each)} %`),
       radios("Units", "units", w.UNITS, units, choose),
       radios("Lines", "lines", LINES, lines, choose)));
 }
@@ -166,10 +166,10 @@ function particulars(runner) {
 /** The scale that the chances of a race are drawn by: the greatest there is, and each runner's share of the book where all have odds. */
 function measured(scored) {
   const runners = scored?.runners ?? [];
-  const inverse = runners.map((one) => (one.market_odds && one.market_source !== "SP" ? 1 / one.market_odds : NaN));
-  const book = inverse.reduce((sum, one) => sum + one, 0);
-  const shares = new Map(runners.map((one, at) => [one.horse_id, book > 0 ? inverse[at] / book : null]));
-  const ends = runners.flatMap((one) => [held(one), bounds(one)?.[1] ?? 0, shares.get(one.horse_id) ?? 0]);
+  const inverse = runners.map((runner) => (runner.market_odds && runner.market_source !== "SP" ? 1 / runner.market_odds : NaN));
+  const book = inverse.reduce((sum, each) => sum + each, 0);
+  const shares = new Map(runners.map((runner, at) => [runner.horse_id, book > 0 ? inverse[at] / book : null]));
+  const ends = runners.flatMap((runner) => [held(runner), bounds(runner)?.[1] ?? 0, shares.get(runner.horse_id) ?? 0]);
   return { most: Math.max(0.01, ...ends), shares };
 }
 
@@ -191,7 +191,7 @@ const GAUGE = { width: 120, height: 11 };
 
 /** A chance as a bar, its bounds as a line over it, the market's share as a notch: all by the greatest of the race. */
 function gauge(value, between, share, most) {
-  const x = (one) => ((GAUGE.width * one) / most).toFixed(1);
+  const x = (each) => ((GAUGE.width * each) / most).toFixed(1);
   const { width, height } = GAUGE;
   return h("svg", { class: "gauge", viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", "aria-hidden": "true" },
     h("rect", { class: "whole", x: 0, y: 3, width, height: 5 }),
@@ -208,9 +208,9 @@ function market(scored, runner) {
 
 function drivers(scored) {
   if (!scored?.drivers.length) return h("span", { class: "quiet" }, scored ? "nothing stands out" : "");
-  return h("ul", { class: "drivers" }, scored.drivers.map((one) => h("li", {},
-    h("span", { class: one.effect > 0 ? "up" : "down", "aria-hidden": "true" }, one.effect > 0 ? "▲ " : "▼ "),
-    h("span", { class: "heard" }, one.effect > 0 ? "raises: " : "lowers: "), one.words, h("small", { class: "times" }, ` ×${Math.exp(one.effect).toFixed(2)}`))));
+  return h("ul", { class: "drivers" }, scored.drivers.map((driver) => h("li", {},
+    h("span", { class: driver.effect > 0 ? "up" : "down", "aria-hidden": "true" }, driver.effect > 0 ? "▲ " : "▼ "),
+    h("span", { class: "heard" }, driver.effect > 0 ? "raises: " : "lowers: "), driver.words, h("small", { class: "times" }, ` ×${Math.exp(driver.effect).toFixed(2)}`))));
 }
 
 function flags(scored) {
@@ -223,7 +223,7 @@ function flags(scored) {
 
 /** A non-runner: struck through, and said. */
 function out(runner, changes) {
-  const when = changes.findLast((one) => one.type === "non_runner" && one.about.horse_id === runner.horse_id);
+  const when = changes.findLast((each) => each.type === "non_runner" && each.about.horse_id === runner.horse_id);
   const why = when?.about.reason;
   return h("tr", { class: "out", role: "row", "data-horse": runner.horse_id },
     h("td", { class: "no", role: "cell" }, h("s", {}, runner.runner_no ?? w.DASH)),
@@ -237,10 +237,10 @@ function footnotes(scored, faint) {
   const terms = scored.place_terms;
   return [
     faint ? h("p", {}, "Edges are faint: the model has not passed its gate, so they are for paper bets only.") : null,
-    h("p", {}, scored.runners.some((one) => one.interval)
+    h("p", {}, scored.runners.some((runner) => runner.interval)
       ? "Beside each chance: bounds of the rate at which runners given such a chance have won (95 %). They do not cover what sets this runner apart from those."
       : "No interval is shown: this model was tested on too few races to estimate one."),
-    scored.runners.some((one) => one.blended !== null)
+    scored.runners.some((runner) => runner.blended !== null)
       ? h("p", {}, "The chance is the model's blend with the market; fair odds and edge are of that.")
       : h("p", {}, "The chance is the model's own; fair odds and edge are of that."),
     h("p", { class: "drawn more" }, "What makes the chance: × is by how much it changes the odds in favour against the race's average runner; all lines multiply to the chance."),
@@ -255,16 +255,16 @@ const POOLS = ["exacta", "quinella", "trifecta", "trio"];
 
 /** The likeliest combinations of a pool, asked for when the section is opened. */
 function exotics(card, combinations, wanted) {
-  const names = new Map(card.declared.map((one) => [one.horse_id, one]));
-  const told = (horse) => { const one = names.get(horse); return [one?.runner_no ? `${one.runner_no} ` : "", named(one?.horse ?? horse)]; };
-  const list = combinations?.combinations?.map((one) => h("tr", {},
-    h("th", { scope: "row" }, one.horse_ids.map((horse, at) => [at ? (combinations.pool === "exacta" || combinations.pool === "trifecta" ? " → " : " + ") : "", told(horse)])),
-    h("td", { class: "figure" }, w.percent(one.probability, 2)), h("td", { class: "figure" }, w.odds(one.fair_odds))));
+  const names = new Map(card.declared.map((runner) => [runner.horse_id, runner]));
+  const title = (horse) => { const runner = names.get(horse); return [runner?.runner_no ? `${runner.runner_no} ` : "", named(runner?.horse ?? horse)]; };
+  const list = combinations?.combinations?.map((combination) => h("tr", {},
+    h("th", { scope: "row" }, combination.horse_ids.map((horse, at) => [at ? (combinations.pool === "exacta" || combinations.pool === "trifecta" ? " → " : " + ") : "", title(horse)])),
+    h("td", { class: "figure" }, w.percent(combination.probability, 2)), h("td", { class: "figure" }, w.odds(combination.fair_odds))));
   return h("details", { class: "exotics", "data-key": "exotics", on: { toggle: (event) => { if (event.target.open && !combinations) wanted("exacta"); } } },
     h("summary", {}, "Exacta, quinella, trifecta and trio"),
     h("div", { class: "controls" }, radios("Bet", "pool", POOLS, combinations?.pool ?? "exacta", (_, pool) => wanted(pool))),
     combinations?.refused ? h("p", { class: "flag warn" }, combinations.refused) : null,
-    list ? h("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "Combinations" }, h("table", { class: "plain" }, h("thead", {}, h("tr", {}, ["Horses", "Chance", "Fair"].map((one) => h("th", { scope: "col" }, one)))),
+    list ? h("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "Combinations" }, h("table", { class: "plain" }, h("thead", {}, h("tr", {}, ["Horses", "Chance", "Fair"].map((each) => h("th", { scope: "col" }, each)))),
       h("tbody", {}, list))) : null);
 }
 
@@ -276,7 +276,7 @@ const SAID = {
 };
 
 function changes(card) {
-  const names = new Map([...card.declared, ...card.non_runners].map((one) => [one.horse_id, one.horse]));
+  const names = new Map([...card.declared, ...card.non_runners].map((runner) => [runner.horse_id, runner.horse]));
   const who = (a) => named(names.get(a.horse_id) ?? a.horse_id);
   const words = {
     ...SAID,
@@ -284,15 +284,15 @@ function changes(card) {
     reinstated: (a) => [who(a), " runs after all"],
     jockey_change: (a) => [named(a.jockey ?? a.jockey_id), " rides ", who(a)],
   };
-  return h("details", { class: "told", "data-key": `told ${card.race_id}`, open: card.changes.length < 8 },
+  return h("details", { class: "changes", "data-key": `changes ${card.race_id}`, open: card.changes.length < 8 },
     h("summary", {}, `Messages about this race (${card.changes.length})`),
-    h("ol", {}, [...card.changes].reverse().map((one) => h("li", {},
-      h("time", { datetime: one.known_at }, `${w.clockS(one.known_at)} `), (words[one.type] ?? (() => one.type))(one.about)))));
+    h("ol", {}, [...card.changes].reverse().map((each) => h("li", {},
+      h("time", { datetime: each.known_at }, `${w.clockS(each.known_at)} `), (words[each.type] ?? (() => each.type))(each.about)))));
 }
 
 /** Rows in an order; what is unknown comes last. */
 function comparing(order) {
-  const value = (one) => (order === "number" ? one.number : one[order] === null ? null : -one[order]) ?? Infinity;
+  const value = (each) => (order === "number" ? each.number : each[order] === null ? null : -each[order]) ?? Infinity;
   return (a, b) => (value(a) === value(b) ? 0 : value(a) - value(b)) || (a.number ?? 0) - (b.number ?? 0);
 }
 const byPosition = (a, b) => (a.position ?? 999) - (b.position ?? 999) || a.number - b.number;

@@ -13,12 +13,12 @@ def page(document: Mapping[str, Any]) -> str:
     info = document["info"]
     title = f"{escape(info['title'])} {escape(info['version'])}"
     routes = "".join(
-        _route(method, path, told)
+        _route(method, path, operation)
         for path, of_path in document["paths"].items()
-        for method, told in of_path.items()
+        for method, operation in of_path.items()
         if method in METHODS
     )
-    schemas = "".join(_schema(name, one) for name, one in sorted(document["components"]["schemas"].items()))
+    schemas = "".join(_schema(name, schema) for name, schema in sorted(document["components"]["schemas"].items()))
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>'
         '<meta name="viewport" content="width=device-width">'
@@ -29,20 +29,21 @@ def page(document: Mapping[str, Any]) -> str:
     )
 
 
-def _route(method: str, path: str, told: Mapping[str, Any]) -> str:
-    head = f"<h2><code>{method.upper()} {escape(path)}</code></h2><p>{escape(told.get('description', ''))}</p>"
+def _route(method: str, path: str, operation: Mapping[str, Any]) -> str:
+    head = f"<h2><code>{method.upper()} {escape(path)}</code></h2><p>{escape(operation.get('description', ''))}</p>"
     given = [
-        (one["name"], one["in"], _kind(one["schema"]), one.get("description", "")) for one in told.get("parameters", [])
+        (parameter["name"], parameter["in"], _kind(parameter["schema"]), parameter.get("description", ""))
+        for parameter in operation.get("parameters", [])
     ]
-    if body := told.get("requestBody"):
-        given.append(("body", "body", ", ".join(_kind(one["schema"]) for one in body["content"].values()), ""))
+    if body := operation.get("requestBody"):
+        given.append(("body", "body", ", ".join(_kind(content["schema"]) for content in body["content"].values()), ""))
     answers = [
         (
             status,
-            one["description"],
-            ", ".join(_kind(held.get("schema", {})) for held in one.get("content", {}).values()),
+            answer["description"],
+            ", ".join(_kind(content.get("schema", {})) for content in answer.get("content", {}).values()),
         )
-        for status, one in told["responses"].items()
+        for status, answer in operation["responses"].items()
     ]
     asked = _table(("what is sent", "in", "type", "meaning"), given) if given else ""
     return head + asked + _table(("status", "meaning", "answer"), answers)
@@ -51,8 +52,8 @@ def _route(method: str, path: str, told: Mapping[str, Any]) -> str:
 def _schema(name: str, schema: Mapping[str, Any]) -> str:
     required = schema.get("required", ())
     fields = [
-        (field, _kind(one), "required" if field in required else "", one.get("description", ""))
-        for field, one in schema.get("properties", {}).items()
+        (field, _kind(of_field), "required" if field in required else "", of_field.get("description", ""))
+        for field, of_field in schema.get("properties", {}).items()
     ]
     about = schema.get("description", "")
     return f'<h3 id="{escape(name)}">{escape(name)}</h3><p>{escape(about)}</p>' + (
@@ -65,7 +66,7 @@ def _kind(schema: Mapping[str, Any]) -> str:
     if reference := schema.get("$ref"):
         return str(reference).rpartition("/")[2]
     if choices := schema.get("anyOf"):
-        return " or ".join(_kind(one) for one in choices)
+        return " or ".join(_kind(choice) for choice in choices)
     if schema.get("type") == "array":
         return f"list of {_kind(schema.get('items', {}))}"
     return " ".join(str(schema[name]) for name in ("type", "format") if name in schema) or _NONE

@@ -5,7 +5,7 @@ import { h, named } from "./dom.js";
 const WAIT_MS = 200;
 const LEAST = 2;
 
-/** Search as one types into `box` and show the matches in `list`; `go(href)` opens the first by Enter. */
+/** Search while the user types into `box`, and show the matches in `list`; `go(href)` opens the first by Enter. */
 export function searching({ box, list, ask, go }) {
   let turn = 0;
   let waiting = 0;

@@ -135,7 +135,7 @@ const VIEWS = {
   draw_elo: "draw's Elo",
   horse_running: "horse in running",
 };
-export const views = (names) => names.map((one) => VIEWS[one] ?? one).join(", ");
+export const views = (names) => names.map((name) => VIEWS[name] ?? name).join(", ");
 export const plural = (n, one, many = `${one}s`) => `${n} ${n === 1 ? one : many}`;
 
 /** A race in one line. */

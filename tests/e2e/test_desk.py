@@ -67,7 +67,7 @@ def test_a_race_is_picked_and_a_non_runner_changes_its_chances_without_a_reload(
         gone = page.locator('tr[data-horse="horse 8"]')
         assert "non-runner (coughing)" in gone.inner_text()
         assert "line-through" in gone.locator("th s").evaluate("one => getComputedStyle(one).textDecorationLine")
-        assert "odds from before a withdrawal" in page.locator("p.stands").inner_text()
+        assert "odds from before a withdrawal" in page.locator("p.state").inner_text()
         moved = page.locator(".moved").first.inner_text()
         assert re.fullmatch(r"[+−]\d+\.\d since", moved), moved
         assert "non-runner" in page.locator("#said").inner_text()
@@ -81,7 +81,7 @@ def test_a_race_is_picked_and_a_non_runner_changes_its_chances_without_a_reload(
         page.locator('tr[data-horse="horse 8"]:not(.out) .chance b').wait_for(timeout=20_000)
         assert chances(page).keys() == before.keys()
         assert sum(chances(page).values()) == pytest.approx(100.0, abs=0.5)
-        assert "Horse 8 runs after all" in page.locator("details.told").inner_text()
+        assert "Horse 8 runs after all" in page.locator("details.changes").inner_text()
 
 
 def test_what_is_told_of_nobody_is_shown_with_the_nearest_declared_name(
@@ -126,7 +126,7 @@ def test_odds_and_another_jockey_are_shown_as_they_come_and_edge_follows_the_com
             page.get_by_label(f"{commission:.0%}".replace("%", " %")).check()
             shown = float(row.locator(".edge").inner_text().replace("−", "-").split()[0])
             assert shown == pytest.approx(100 * (chance * (1 + 8.5 * (1 - commission)) - 1), abs=0.6)
-        assert "old odds" not in page.locator("p.stands").inner_text()
+        assert "old odds" not in page.locator("p.state").inner_text()
 
 
 def test_a_page_scores_its_race_once_as_it_opens(browser: "Browser", desk: Desk) -> None:
@@ -281,6 +281,6 @@ def test_a_result_shows_as_it_is_told_and_the_chances_stay_those_of_the_decision
             settled(page, "horse 1", "1st")
             page.get_by_text("these are the chances of its decision time, 14:55:00").wait_for(timeout=30_000)
             assert [one.split()[0] for one in page.locator(f"{ROWS} th").all_inner_texts()][:3] == ["1st", "2nd", "3rd"]
-            assert "Chances as of 14:55:00" in page.locator("p.stands").inner_text()
+            assert "Chances as of 14:55:00" in page.locator("p.state").inner_text()
             assert page.locator("p.facts b").inner_text() == "result"
             page.screenshot(path=screenshots(tmp_path) / "desk-result.png", full_page=True)
