@@ -11,16 +11,13 @@ from collections import Counter
 from collections.abc import Callable
 from ctypes import c_int
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event, Lock, get_ident
 from typing import Any, Final
 
-from rich.table import Table
-
-from benchmarks.page import facts_table
-from benchmarks.stores import forkserver, machine, store_of
+from benchmarks.stores import copied, forkserver, machine, now, store_of
 from velo.feature_repo.stores import embedded_redis
 from velo.feature_repo.stores.redis_client import connect
 from velo.feature_repo.stores.redis_writer import RowWriter
@@ -75,11 +72,11 @@ def measure(kills: int, starts: int, seed: int, runners: Path | None, timezone: 
     with TemporaryDirectory() as scratch:
         loaded, _ = store_of(Path(scratch) / "loaded", starts, runners, timezone)
         while spent < kills or replays == 0:
-            store = _copied(loaded, Path(scratch) / f"replay-{replays}")
+            store = copied(loaded, Path(scratch) / f"replay-{replays}")
             embedded_redis.ensure(store.home)
             try:
                 killed = replay(store, kills - spent, chance)
-                report = audit(store, datetime.now(UTC), client=connect(store.home))
+                report = audit(store, now(), client=connect(store.home))
             finally:
                 embedded_redis.down(store.home)
             shutil.rmtree(store.home.root)
@@ -128,7 +125,7 @@ def stream(home: str, timezone: str, redis_url: str | None, doing: Any) -> None:
     setattr(LogPartition, "next_batch", activity.during(first, ACTIVITIES.index(READING)))  # noqa: B010 a method of another class
     store = Store.open(Settings(Path(home), zone_named(timezone), redis_url))
     options = StreamOptions(once=True, snapshot_every=timedelta(0), batch=BATCH)
-    run(plan(store), options, lambda: datetime.now(UTC), Telemetry(), stop=Event())
+    run(plan(store), options, now, Telemetry(), stop=Event())
 
 
 class _Activity:
@@ -159,24 +156,3 @@ class _Activity:
             self._by_thread[thread] = number
             self._shared.value = max(self._by_thread.values())
         return before
-
-
-def table(figures: KillFigures) -> Table:
-    """The figures for the terminal."""
-    facts: list[tuple[str, object]] = [
-        ("kills", figures.kills),
-        *((f"  while {name}", count) for name, count in figures.doing.items()),
-        ("replays", figures.replays),
-        ("messages", figures.messages),
-        ("instants compared", figures.values_compared),
-        ("differences", figures.differences),
-        ("seconds", figures.seconds),
-    ]
-    return facts_table(f"kill -9 while streaming ({figures.machine})", facts)
-
-
-def _copied(loaded: Store, home: Path) -> Store:
-    home.mkdir()
-    shutil.copytree(loaded.home.log, home / "log")
-    shutil.copy(loaded.home.identity, home)
-    return Store.open(Settings(home))

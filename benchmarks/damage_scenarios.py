@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks import fault_harness
-from benchmarks.fault_harness import Sandbox
-from benchmarks.fault_report import NOTHING, Recovery, recovered_by, refused
+from benchmarks.fault_harness import NOTHING, Recovery, Sandbox, recovered_by, refused
 from velo.feature_repo.catalogue.families import BY_VIEW
 from velo.feature_repo.stores import embedded_redis
 from velo.feature_repo.stores.redis_client import connect

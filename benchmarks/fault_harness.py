@@ -35,6 +35,7 @@ LATER_FROM: Final = date(2024, 1, 25)
 """Races from this day on are loaded after the fault, to show that the store still accepts results."""
 DISK_MB: Final = 64
 PATIENCE_S: Final = 120.0
+NOTHING: Final = "nothing"
 
 
 class NotRun(Exception):
@@ -149,12 +150,52 @@ class Sandbox:
             shutil.copy2(self.backup.root / name, self.home.root / name)
 
 
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """The outcome of one fault: the line seen, the acknowledged data lost, the recovery and its seconds."""
+
+    seen: str
+    lost: str
+    back: str
+    back_seconds: float
+
+
+def recovered_by(
+    sandbox: Sandbox, seen: str, *commands: tuple[object, ...], first: str = "", lost: str = NOTHING
+) -> Recovery:
+    """Run and time the recovery commands; `first` names a manual step before them."""
+    begun = time.perf_counter()
+    for command in commands:
+        sandbox.succeed(*command)
+    seconds = round(time.perf_counter() - begun, 1)
+    words = [
+        "`velo " + " ".join("FILE" if isinstance(word, Path) else str(word) for word in command) + "`"
+        for command in commands
+    ]
+    return Recovery(seen, lost, ", ".join([*([first] if first else []), *words]), seconds)
+
+
+def refused(sandbox: Sandbox, *command: object) -> str:
+    """The error line of a command that must fail; raises RuntimeError if it does not exit 2 with one line."""
+    result = sandbox.velo(*command)
+    line = result.last()
+    if result.code != 2 or not line.startswith("velo: ") or "Traceback" in result.err:
+        raise RuntimeError(f"velo {command} ended with {result.code} and printed {result.err[-1000:]!r}")
+    # Markdown: a line that contains backticks needs double ones
+    return f"`` {line} ``" if "`" in line else f"`{line}`"
+
+
 def _velo(argv: list[str], home: str, folder: str, redis_url: str | None) -> None:
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_APPEND), number)
     for name in OURS:
         os.environ.pop(name, None)
     os.environ |= {"VELO_HOME": home, "COLUMNS": "200", **({"REDIS_URL": redis_url} if redis_url else {})}
+    velo(*argv)
+
+
+def velo(*argv: str) -> None:
+    """Run a command on the store of this process's environment."""
     sys.argv = ["velo", *argv]
     from velo.cli import main
 

@@ -8,13 +8,11 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from benchmarks import damage_scenarios, fault_harness, kill_scenarios, redis_scenarios, service_scenarios
-from benchmarks.fault_harness import Sandbox
-from benchmarks.fault_report import NOTHING, Recovery, recovered_by, refused
-from benchmarks.stores import until
+from benchmarks.fault_harness import NOTHING, Recovery, Sandbox, recovered_by, refused
+from benchmarks.stores import now, read_up_to, until
 from velo.feature_repo.stores import embedded_redis
 from velo.feature_repo.stores.redis_client import ANSWER_SECONDS, connect
 from velo.settings import Settings
@@ -22,7 +20,6 @@ from velo.storage.log import reader
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
 from velo.streams.audit import audit
-from velo.streams.dataflow.metrics import position
 from velo.streams.importers.sources.runners import read_runner_tables
 
 TIMES: Final = 5
@@ -79,7 +76,7 @@ def _live(sandbox: Sandbox) -> fault_harness.Running:
     before = reader.end(sandbox.home).next_seq
     running = sandbox.start("stream", "--snapshot-seconds", 1)
     running.wait_for("stream.prepared")
-    until(lambda: (where := position(sandbox.home)) is not None and where.sealed_seq > before)
+    until(lambda: read_up_to(sandbox.home, before + 1, sealed=True))
     return running
 
 
@@ -118,7 +115,7 @@ def redis_away(sandbox: Sandbox) -> Recovery:
         running = _live(cut)
         server.kill()
         server.wait()
-        with LogWriter.open(cut.store, clock=lambda: datetime.now(UTC)) as writer:
+        with LogWriter.open(cut.store, clock=now) as writer:
             for result in results:
                 writer.append(result)
                 writer.sync()
@@ -127,7 +124,7 @@ def redis_away(sandbox: Sandbox) -> Recovery:
         begun = time.perf_counter()
         start()
         recovery = _caught_up(cut, running, f"the stream's log: {seen}", begun, "by itself, once Redis answers")
-        report = audit(cut.store, datetime.now(UTC), client=connect(cut.home, url))
+        report = audit(cut.store, now(), client=connect(cut.home, url))
         if report.found:
             raise RuntimeError(f"{report.found} values differ after Redis was away: {report.differences[:3]}")
     return recovery
@@ -158,7 +155,7 @@ def redis_emptied(sandbox: Sandbox) -> Recovery:
 def _caught_up(sandbox: Sandbox, running: fault_harness.Running, seen: str, begun: float, back: str) -> Recovery:
     """Wait until a stream has brought both stores to the log's end, then stop it."""
     last = reader.end(sandbox.home).next_seq
-    until(lambda: (where := position(sandbox.home)) is not None and where.sealed_seq >= last)
+    until(lambda: read_up_to(sandbox.home, last, sealed=True))
     seconds = round(time.perf_counter() - begun, 1)
     fault_harness.stopped(running)
     return Recovery(seen, NOTHING, back, seconds)

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -21,7 +20,7 @@ from benchmarks import crash_test, fault_harness
 from benchmarks.fault_harness import NotRun, Sandbox
 from benchmarks.fault_scenarios import FAULTS, Fault
 from benchmarks.page import put_between
-from benchmarks.stores import machine
+from benchmarks.stores import machine, now
 from velo.errors import UserError
 from velo.feature_repo.stores.redis_client import connect
 from velo.streams.audit import audit
@@ -81,7 +80,8 @@ def measure(
     chosen = [fault for fault in FAULTS if not only or fault.name in only]
     begun, outcomes, killed, chance = time.perf_counter(), [], None, random.Random(seed)
     with TemporaryDirectory() as scratch:
-        base = fault_harness.prepared(_made(Path(scratch) / "base")) if chosen else None
+        (Path(scratch) / "base").mkdir()
+        base = fault_harness.prepared(Path(scratch) / "base") if chosen else None
         for done, fault in enumerate(chosen):
             progress(fault.name, done, len(chosen) + 1)
             assert base is not None
@@ -109,7 +109,7 @@ def outcome(fault: Fault, base: Sandbox, folder: Path, chance: random.Random) ->
         sandbox.velo("ingest", "runners", sandbox.later)
         sandbox.succeed("stream", "--once")
         loaded = _results_of(sandbox)
-        report = audit(sandbox.store, datetime.now(UTC), client=connect(sandbox.home))
+        report = audit(sandbox.store, now(), client=connect(sandbox.home))
         return FaultOutcome(
             fault.name, fault.harm, recovery.seen, recovery.lost, recovery.back, recovery.back_seconds,
             sum(report.compared.values()), report.found, loaded - sandbox.acknowledged(),
@@ -136,11 +136,6 @@ def _of_kills(killed: crash_test.KillFigures) -> FaultOutcome:
         f"start it again (whole replays: {killed.replays}, messages: {killed.messages:,})",
         round(killed.seconds / max(killed.kills, 1), 1), killed.values_compared, killed.differences, 0,
     )  # fmt: skip
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
 
 
 def _cells(outcome: FaultOutcome) -> list[str]:

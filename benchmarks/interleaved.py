@@ -62,22 +62,22 @@ class Found:
         return Timing.of(self.taken)
 
 
-def interleaved(contenders: Mapping[str, Contender], rounds: int, *, warm: int = 0) -> dict[str, Found]:
-    """Set all contenders up, then call each in turn for `warm` uncounted rounds and `rounds` counted ones.
+def interleaved(contenders: Mapping[str, Contender], rounds: int) -> dict[str, Found]:
+    """Set all contenders up, then call each in turn for `rounds` rounds.
 
     A contender that raises gets its error as `failed`; the others go on.
     """
     found = {name: Found() for name in contenders}
     with ExitStack() as stack:
         running = {name: stack.enter_context(_Running(contender)) for name, contender in contenders.items()}
-        for number in range(-warm, rounds):
+        for _ in range(rounds):
             for name, process in running.items():
                 result = found[name]
                 if result.failed is not None:
                     continue
                 answer = process.ask()
                 result.failed = answer.get("failed")
-                if result.failed is None and number >= 0:
+                if result.failed is None:
                     result.taken.append(answer["taken"])
                     result.last, result.peak_mb = answer, answer["peak_mb"]
     return found
@@ -93,7 +93,7 @@ class _Running:
             stdout=subprocess.PIPE,
             text=True,
             cwd=contender.folder,
-            env=_environ(),
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
         )
 
     def __enter__(self) -> "_Running":
@@ -120,10 +120,6 @@ class _Running:
 
 
 MARK = "answer "
-
-
-def _environ() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(CHECKOUT)}
 
 
 @contextmanager

@@ -10,9 +10,8 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks import fault_harness, write_kills
-from benchmarks.fault_harness import Sandbox
-from benchmarks.fault_report import NOTHING, Recovery
-from benchmarks.write_kills import KillPlan, tables, velo
+from benchmarks.fault_harness import NOTHING, Recovery, Sandbox, velo
+from benchmarks.write_kills import KillPlan, tables
 from velo.serving.paper_trading import ledger as paper_ledger
 from velo.serving.paper_trading.ledger import Decision, PaperBet, SettledBet, Settlement
 from velo.settings import Settings

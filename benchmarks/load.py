@@ -6,15 +6,13 @@ in by the feed, odds by the service; connections ask for scores, and others list
 
 import asyncio
 import json
-import os
 import secrets
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -24,18 +22,14 @@ import numpy as np
 import orjson
 from rich.table import Table
 
-from benchmarks.serve import catch_up, declare
-from benchmarks.stores import machine, program, served, store_of
-from velo.feature_repo.stores import embedded_redis
+from benchmarks.serve import streaming
+from benchmarks.stores import machine, processes, program, resident_mb, results_of, run_again, served, store_of
 from velo.feature_repo.stores.redis_client import connect
-from velo.racing.messages import Result, to_record
+from velo.racing.messages import to_record
 from velo.serving.api.access import LOOPBACK
-from velo.settings import Settings
 from velo.storage.log import reader
 from velo.storage.store import Store
-from velo.streams.batch.build import build
 from velo.streams.feeds.redis_stream import put
-from velo.training.train import train
 
 FEED: Final = "load"
 HOST: Final = LOOPBACK[0]
@@ -102,15 +96,8 @@ class _Seen:
 def measure(asked: LoadOptions, starts: int, runners: Path | None, timezone: str) -> LoadFigures:
     """Build a store of about `starts` starts, run the stream and the service on it, and load them."""
     with TemporaryDirectory() as scratch, ExitStack() as stack:
-        store, _ = store_of(Path(scratch) / "home", starts, runners, timezone)
-        build(store, datetime.now(UTC))
-        store = Store.open(Settings(store.home.root))
-        train(store, now=datetime.now(UTC))
-        stack.callback(embedded_redis.down, store.home)
-        stack.enter_context(program(store, "-m", "velo.cli", "stream"))
-        catch_up(store)
-        races = declare(store, SIZES)
-        catch_up(store)
+        loaded, _ = store_of(Path(scratch) / "home", starts, runners, timezone)
+        store, races = stack.enter_context(streaming(loaded, SIZES))
         return _loaded(store, asked, list(races.values()), stack)
 
 
@@ -150,14 +137,15 @@ def _figures(asked: LoadOptions, seen: _Seen, results: int) -> LoadFigures:
 @contextmanager
 def _results(store: Store, asked: LoadOptions, stop: threading.Event) -> Iterator[None]:
     """Put results of today on the feed at their rate within the block."""
-    every = [message for _, message in reader.messages(store.home) if isinstance(message, Result)][-2000:]
+    every = results_of(store)[-2000:]
     client = connect(store.home, store.redis_url)
 
     def send() -> None:
         begun, sent = time.monotonic(), 0
         while not stop.is_set():
             due = int((time.monotonic() - begun) * asked.results_a_second)
-            bodies = [_of_today(every[number % len(every)], number, store) for number in range(sent, due)]
+            again = (run_again(every[number % len(every)], f"load {number}", store) for number in range(sent, due))
+            bodies = [orjson.dumps(to_record(result)) for result in again]
             sent = due
             put(client, "the store's own Redis", FEED, bodies)
             client.xtrim(FEED, maxlen=10_000)
@@ -172,35 +160,20 @@ def _results(store: Store, asked: LoadOptions, stop: threading.Event) -> Iterato
         sender.join()
 
 
-def _of_today(result: Result, number: int, store: Store) -> bytes:
-    now = datetime.now(UTC)
-    day = now.astimezone(store.timezone).date()
-    race = replace(result.race, race_id=f"load {number}", off_time=now - timedelta(minutes=10), race_date=day)
-    return orjson.dumps(to_record(replace(result, race=race, result_version=1, known_at=None)))
-
-
 def _sample(process: int, seen: _Seen, stop: threading.Event) -> None:
     while not stop.wait(SAMPLE_S):
-        seen.memory.append(sum(map(_resident_mb, _tree(process))))
+        seen.memory.append(sum(map(resident_mb, _tree(process))))
 
 
 def _tree(process: int) -> list[int]:
     """A process and all below it."""
     below: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            parent = int(path.read_text().rpartition(")")[2].split()[1])
-            below.setdefault(parent, []).append(int(path.parent.name))
+    for child, parent, _ in processes():
+        below.setdefault(parent, []).append(child)
     found = [process]
-    for one in found:
-        found += below.get(one, [])
+    for parent in found:
+        found += below.get(parent, [])
     return found
-
-
-def _resident_mb(process: int) -> float:
-    with suppress(OSError):
-        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-    return 0.0
 
 
 @dataclass(frozen=True, slots=True)

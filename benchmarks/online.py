@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import io
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -93,9 +93,14 @@ def floor(url: str, entities: int, views: int, features: int, requests: int) -> 
     """Read as many bytes from plain strings, one per entity, with commands encoded once: the lower bound of any store on Redis."""
     client: Any = connect_url(url)
     size = views * (12 + 8 * features)
-    for at in range(entities):
-        client.set(f"bench:{at}", b"x" * size)
-    names = [f"bench:{at}".encode() for at in range(entities)]
+    return _measured(bare_reads(client, [size] * entities), lambda answer: "", requests)
+
+
+def bare_reads(client: Any, sizes: Sequence[int]) -> Callable[[], list[Any]]:
+    """A function that reads as many plain strings of these numbers of bytes, in one pipeline that is encoded once."""
+    names = [f"bench:{at}".encode() for at in range(len(sizes))]
+    for name, size in zip(names, sizes, strict=True):
+        client.set(name, b"x" * size)
     command = b"".join(b"*2\r\n$3\r\nGET\r\n$%d\r\n%s\r\n" % (len(name), name) for name in names)
 
     def ask() -> list[Any]:
@@ -105,7 +110,7 @@ def floor(url: str, entities: int, views: int, features: int, requests: int) -> 
         client.connection_pool.release(connection)
         return answers
 
-    return _measured(ask, lambda answer: "", requests)
+    return ask
 
 
 def _measured(ask: Callable[[], Any], digest: Callable[[Any], str], requests: int) -> Ready:

@@ -3,20 +3,17 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Any, Final
-
-import duckdb
 
 from benchmarks import joins, stock
 from benchmarks.charts import growth_chart
 from benchmarks.interleaved import Contender, Found, Timing, interleaved
 from benchmarks.page import Aim, BenchPart
-from benchmarks.stores import store_of, versions
+from benchmarks.stores import now, season_at, store_of, versions
 from velo.feature_repo.catalogue.families import FAMILIES
 from velo.settings import Settings
-from velo.simulator import SeasonSpec, simulate
 from velo.storage.store import Store
 from velo.streams.batch.build import build
 
@@ -82,13 +79,9 @@ class LoadedStores:
     @property
     def results(self) -> Path:
         """The runner table to tile: the one named, else a simulated season."""
-        if self.runners is not None:
-            return self.runners
-        path = self.scratch / "season.parquet"
-        if not path.exists():
-            spec = SeasonSpec(start=date(2015, 1, 1), days=self.sizes.season_days, races_per_year=2000)
-            duckdb.from_arrow(simulate(spec)).write_parquet(str(path))
-        return path
+        made = self.scratch / "season.parquet"
+        days = self.sizes.season_days
+        return self.runners or season_at(made, start=date(2015, 1, 1), days=days, races_per_year=2000)
 
 
 def building(ground: LoadedStores) -> BenchPart:
@@ -126,7 +119,7 @@ def whole(home: str) -> Callable[[], dict[str, Any]]:
 
     def once() -> dict[str, Any]:
         begun = time.perf_counter()
-        report = build(store, datetime.now(UTC), whole=True)
+        report = build(store, now(), whole=True)
         return {"taken": time.perf_counter() - begun, "rows": sum(report.rows.values())}
 
     return once
@@ -135,7 +128,7 @@ def whole(home: str) -> Callable[[], dict[str, Any]]:
 def joining(ground: LoadedStores) -> BenchPart:
     """Measure the point-in-time join."""
     store, starts = ground.loaded(ground.sizes.build[0])
-    build(store, datetime.now(UTC))
+    build(store, now())
     sizes, every = ground.sizes, dict[tuple[int, int], dict[str, Found]]()
     for size in (*sizes.few_rows, *sizes.rows):
         found = joins.joined(store, size, ground.scratch, sizes.views, sizes.rounds, stock=size in sizes.few_rows)

@@ -12,7 +12,7 @@ from benchmarks.charts import growth_chart
 from benchmarks.interleaved import Timing
 from benchmarks.page import Aim, BenchPart
 from benchmarks.parts_batch import LoadedStores
-from benchmarks.stores import apart, versions
+from benchmarks.stores import apart, copied, versions
 
 SPEED_AIMS: Final = {"none": 10_000, "both": 5_000}
 """Aims for the eight views of the contract, in starts per second."""
@@ -30,7 +30,7 @@ def streaming(ground: LoadedStores) -> BenchPart:
     for number in range(min(ground.sizes.rounds, 2)):
         for store, starts in sizes:
             for views, sinks in ways:
-                home = stream.copied(store, ground.scratch / f"{views}-{sinks}-{starts}-{number}")
+                home = copied(store, ground.scratch / f"{views}-{sinks}-{starts}-{number}").home.root
                 taken = stream.replayed(home, starts, sinks, views)
                 found.setdefault((views, sinks, starts), []).append(taken)
                 shutil.rmtree(home)
@@ -69,7 +69,7 @@ def freshness(ground: LoadedStores) -> BenchPart:
     found: dict[float, list[dict[str, Any]]] = {rate: [] for rate in ground.sizes.rates}
     for number in range(min(ground.sizes.rounds, 2)):
         for rate, of in found.items():
-            home = stream.copied(store, ground.scratch / f"live-{rate:.0f}-{number}")
+            home = copied(store, ground.scratch / f"live-{rate:.0f}-{number}").home.root
             arguments = {"home": str(home), "rate": rate, "seconds": ground.sizes.live_seconds}
             of.append(apart("benchmarks.parts_live:live", **arguments).result)
             shutil.rmtree(home)

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,12 +14,11 @@ from benchmarks.fault_harness import redis_server
 from benchmarks.interleaved import Contender, Timing, interleaved
 from benchmarks.page import Aim, BenchPart
 from benchmarks.parts_batch import LoadedStores
-from benchmarks.stores import store_of, versions
+from benchmarks.stores import now, season_at, store_of, versions
 from velo.feature_repo.catalogue.families import FAMILIES
 from velo.feature_repo.stores import embedded_redis
 from velo.feature_repo.stores.redis_client import connect
 from velo.settings import Settings
-from velo.simulator import SeasonSpec, simulate
 from velo.storage.store import Store
 from velo.streams.batch.build import build
 from velo.streams.rebuild_online import rebuild
@@ -116,10 +115,9 @@ def racing(ground: LoadedStores) -> BenchPart | None:
 def keeping(ground: LoadedStores) -> BenchPart:
     """Measure the memory of a key and a feature in Redis, and the rebuild of an empty Redis."""
     rows, points, aims = list[tuple[str, ...]](), list[tuple[float, Timing]](), list[Aim]()
-    season = ground.scratch / "horses.parquet"
     days = SEASON_DAYS if ground.sizes.horses[0] > 1000 else 5
-    spec = SeasonSpec(start=date(2024, 1, 1), days=days, races_per_year=SEASON_RACES)
-    duckdb.from_arrow(simulate(spec)).write_parquet(str(season))
+    made = ground.scratch / "horses.parquet"
+    season = season_at(made, start=date(2024, 1, 1), days=days, races_per_year=SEASON_RACES)
     held, horses_held = _size_of(season)
     for horses in ground.sizes.horses:
         wanted = held if horses <= horses_held else held * -(-horses // horses_held)
@@ -150,7 +148,7 @@ def keeping(ground: LoadedStores) -> BenchPart:
 
 def _filled(store: Store, rounds: int) -> tuple[dict[str, Any], Timing]:
     """The contents of a store's Redis after a rebuild from the tables, and the seconds of the rebuilds."""
-    build(store, datetime.now(UTC))
+    build(store, now())
     side = Contender("benchmarks.parts_redis:filling", {"home": str(store.home.root)})
     try:
         found = interleaved({"fill": side}, rounds)["fill"]
@@ -204,7 +202,7 @@ def filling(home: str) -> Callable[[], dict[str, Any]]:
         client.flushall()
         before = client.info("memory")["used_memory"]
         begun = time.perf_counter()
-        report = rebuild(store, client, datetime.now(UTC))
+        report = rebuild(store, client, now())
         taken = time.perf_counter() - begun
         used = client.info("memory")["used_memory"] - before
         rows = sum(report.keys.values())

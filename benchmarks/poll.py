@@ -11,19 +11,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from http.client import HTTPConnection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 from urllib.parse import quote
 
-import duckdb
 from rich.table import Table
 
 from benchmarks.page import facts_table
 from benchmarks.serve import catch_up
-from benchmarks.stores import machine, program, served
+from benchmarks.stores import machine, now, program, results_of, run_again, season_at, served
 from velo.feature_repo.stores import embedded_redis
 from velo.racing.cards import without_outcome
 from velo.racing.messages import FINISHED, Market, Message, NonRunner, Race, Racecard, Result, Runner
@@ -32,7 +31,6 @@ from velo.serving.scoring.request_deadline import UNHURRIED_S
 from velo.serving.scoring.score_audit import audit_scores
 from velo.serving.scoring.scorer import scorer_of
 from velo.settings import Settings, zone_named
-from velo.simulator import SeasonSpec, simulate
 from velo.storage.log import reader
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
@@ -151,27 +149,25 @@ def measure(
 
 def _made(home: Path, lead: timedelta, seed: int) -> Store:
     """A store with a season until yesterday, built, and a small model."""
-    today = datetime.now(UTC).date()
-    season = home.with_name("season.parquet")
-    begin = today - timedelta(days=DAYS)
-    spec = SeasonSpec(start=begin, days=DAYS, races_per_year=RACES_PER_YEAR, seed=seed)
-    duckdb.from_arrow(simulate(spec)).write_parquet(str(season))
+    today = now().date()
+    begin, made = today - timedelta(days=DAYS), home.with_name("season.parquet")
+    season = season_at(made, start=begin, days=DAYS, races_per_year=RACES_PER_YEAR, seed=seed)
     store = Store.open(Settings(home=home, timezone=zone_named("Europe/London"))).save()
     results = [each for each in read_runner_tables([season], store).messages if each.race.race_date < today]
-    with LogWriter.open(store, clock=lambda: datetime.now(UTC)) as writer:
+    with LogWriter.open(store, clock=now) as writer:
         writer.load(results)
-    build(store, datetime.now(UTC))
+    build(store, now())
     store = Store.open(Settings(home))
     options = ModelOptions(rounds=20, leaves=6, threads=1)
     validate, test = today - timedelta(days=50), today - timedelta(days=25)
-    train(store, now=datetime.now(UTC), lead=lead, model=options, validate_from=validate, test_from=test)
+    train(store, now=now(), lead=lead, model=options, validate_from=validate, test_from=test)
     return store
 
 
 def _run(
     store: Store, port: int, minutes: float, races: int, rate: float, progress: Progress
 ) -> tuple[list[PolledRace], list[PolledAnswer], int]:
-    results = [message for _, message in reader.messages(store.home) if isinstance(message, Result)]
+    results = results_of(store)
     day = _declared(store, results, minutes, races)
     answers: list[PolledAnswer] = []
     over = threading.Event()
@@ -195,10 +191,10 @@ def _declared(store: Store, results: Sequence[Result], minutes: float, count: in
         if runner.started
     }
     entered = list(latest.values())[::-1]
-    begun = datetime.now(UTC)
+    begun = now()
     step = (60.0 * minutes - 2 * SETTLING_S) / count
     day = []
-    with LogWriter.open(store, clock=lambda: datetime.now(UTC)) as writer:
+    with LogWriter.open(store, clock=now) as writer:
         for number in range(count):
             field = [entered[(number * FIELD + at) % len(entered)] for at in range(FIELD)]
             result_at = begun + timedelta(seconds=SETTLING_S + step * number)
@@ -222,10 +218,10 @@ def _append(
     due = sorted(((at, number, message) for number, race in enumerate(day) for at, message in race.messages()),
                  key=lambda entry: entry[:2])  # fmt: skip
     begun, count, starts = time.monotonic(), 0, 0
-    with LogWriter.open(store, clock=lambda: datetime.now(UTC)) as writer:
+    with LogWriter.open(store, clock=now) as writer:
         while (spent := time.monotonic() - begun) < 60.0 * minutes:
-            now = datetime.now(UTC)
-            while due and due[0][0] <= now:
+            instant = now()
+            while due and due[0][0] <= instant:
                 _, number, message = due.pop(0)
                 writer.append(message)
                 writer.sync()
@@ -233,10 +229,7 @@ def _append(
                     day[number].known_at.append(known_at)
             while starts < rate * spent:
                 other = results[-1 - count % len(results)]
-                off = now - timedelta(minutes=10)
-                day_of = off.astimezone(store.timezone).date()
-                race = replace(other.race, race_id=f"beside {count}", off_time=off, race_date=day_of)
-                writer.append(Result(race, other.runners))
+                writer.append(run_again(other, f"beside {count}", store))
                 count, starts = count + 1, starts + sum(runner.started for runner in other.runners)
             writer.sync()
             progress("a race day", int(spent), int(60 * minutes))
@@ -248,9 +241,9 @@ def _poll(port: int, day: Sequence[PolledRace], answers: list[PolledAnswer], ove
     connection = HTTPConnection("127.0.0.1", port, timeout=600)
     turn = 0
     while not over.is_set():
-        begun, now = time.monotonic(), datetime.now(UTC)
+        begun, instant = time.monotonic(), now()
         around = timedelta(seconds=AROUND_S)
-        near = [race for race in day if abs(now - race.result_at) < around]
+        near = [race for race in day if abs(instant - race.result_at) < around]
         if near:
             turn += 1
             answers.append(_asked(connection, near[turn % len(near)].race.race_id))
@@ -260,11 +253,11 @@ def _poll(port: int, day: Sequence[PolledRace], answers: list[PolledAnswer], ove
 
 
 def _asked(connection: HTTPConnection, race_id: str) -> PolledAnswer:
-    asked_at = datetime.now(UTC)
+    asked_at = now()
     connection.request("GET", f"/v1/races/{quote(race_id)}/score")
     response = connection.getresponse()
     body = json.loads(response.read())
-    answered_at = datetime.now(UTC)
+    answered_at = now()
     as_of = datetime.fromisoformat(body["as_of"]) if response.status == 200 else None
     return PolledAnswer(race_id, asked_at, answered_at, response.status, as_of, body.get("fingerprint", ""))
 
@@ -279,17 +272,18 @@ def _judged(
 ) -> PollFigures:
     """Check every answer against its race's first result in the log, and audit all served scores."""
     scorer = scorer_of(store, UnbuiltLog(store.home), deadline_s=UNHURRIED_S)
-    now = datetime.now(UTC)
+    instant = now()
     run = [polled for polled in day if polled.known_at]
     known = {polled.race.race_id: polled.known_at[0] for polled in run}
     decided = {polled.race.race_id: min(polled.race.off_time, polled.known_at[0]) - lead for polled in run}
     expected: dict[str, str] = {}
     for race_id in known:
         try:
-            expected[race_id] = scorer.score(race_id, now, decided[race_id], with_drivers=False).fingerprint
+            score = scorer.score(race_id, instant, decided[race_id], with_drivers=False)
         except TablesBehind:
-            build(store, now)
-            expected[race_id] = scorer.score(race_id, now, decided[race_id], with_drivers=False).fingerprint
+            build(store, instant)
+            score = scorer.score(race_id, instant, decided[race_id], with_drivers=False)
+        expected[race_id] = score.fingerprint
     count: Counter[str] = Counter()
     for answer in answers:
         if answer.as_of is None:
@@ -303,7 +297,7 @@ def _judged(
         if after and first is not None:
             same = answer.as_of == decided[answer.race_id] and answer.fingerprint == expected[answer.race_id]
             count["other"] += not same
-    audit = audit_scores(scorer, now)
+    audit = audit_scores(scorer, instant)
     return PollFigures(
         len(known), starts, round(seconds, 1), count["before"], count["after"], count["refused"], count["leaks"],
         count["future"], count["other"], count["errors"], audit.scores, dict(audit.kinds.items()), machine(),

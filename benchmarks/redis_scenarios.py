@@ -7,13 +7,12 @@ before the fault.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from benchmarks import fault_harness
-from benchmarks.fault_harness import Sandbox
-from benchmarks.fault_report import NOTHING, Recovery
-from benchmarks.stores import until
+from benchmarks.fault_harness import NOTHING, Recovery, Sandbox
+from benchmarks.stores import now, read_up_to, until
 from velo.errors import UserError
 from velo.feature_repo.catalogue.families import FAMILIES
 from velo.feature_repo.stores import embedded_redis
@@ -65,7 +64,7 @@ class Watch:
 
     def _read(self) -> bytes:
         """The values that a score uses, and which of them are missing."""
-        _, rows, _ = self.scorer.online.features(RACE, datetime.now(UTC))
+        _, rows, _ = self.scorer.online.features(RACE, now())
         return rows.stored.tobytes() + rows.present.tobytes()
 
     def until_whole(self) -> str:
@@ -116,9 +115,9 @@ def another_stores_rows(sandbox: Sandbox) -> Recovery:
     watch, url = _watch(sandbox), embedded_redis.ensure(sandbox.home)
     home = sandbox.backup.root / "another"
     theirs = Store.open(replace(Settings(home, sandbox.store.timezone), redis_url=url)).save()
-    with LogWriter.open(theirs, clock=lambda: datetime.now(UTC)) as writer:
+    with LogWriter.open(theirs, clock=now) as writer:
         writer.load(read_runner_tables([sandbox.later], theirs).messages)
-    build(theirs, datetime.now(UTC))
+    build(theirs, now())
     other = replace(sandbox, store=theirs)
     if other.velo("online", "rebuild").code != 2:
         raise RuntimeError("a rebuild wrote over another store's rows")
@@ -147,7 +146,7 @@ def _harmed(sandbox: Sandbox, damage: Callable[[Any], object], *, declare: bool 
     running.wait_for("stream.prepared")
     until(lambda: (where := position(sandbox.home)) is not None and where.running and where.at_end)
     end = reader.end(sandbox.home).next_seq
-    until(lambda: (where := position(sandbox.home)) is not None and where.sealed_seq >= end)
+    until(lambda: read_up_to(sandbox.home, end, sealed=True))
     watch = _watch(sandbox)
     begun = time.perf_counter()
     damage(connect(sandbox.home))
@@ -161,15 +160,15 @@ def _harmed(sandbox: Sandbox, damage: Callable[[Any], object], *, declare: bool 
 
 def _watch(sandbox: Sandbox) -> Watch:
     """A watch on the declared race."""
-    return Watch(scorer_of(sandbox.store, UnbuiltLog(sandbox.home), deadline_s=PATIENCE_S), datetime.now(UTC))
+    return Watch(scorer_of(sandbox.store, UnbuiltLog(sandbox.home), deadline_s=PATIENCE_S), now())
 
 
 def _declared(sandbox: Sandbox) -> None:
     """Declare the last race of the first file again for tomorrow, in the log and in Redis."""
     results = [*read_runner_tables([sandbox.first], sandbox.store).messages]
-    off = datetime.now(UTC) + timedelta(days=1)
+    off = now() + timedelta(days=1)
     race = replace(results[-1].race, race_id=RACE, off_time=off, race_date=local_date(off, sandbox.store.timezone))
-    with LogWriter.open(sandbox.store, clock=lambda: datetime.now(UTC)) as writer:
+    with LogWriter.open(sandbox.store, clock=now) as writer:
         writer.append(Racecard(race, results[-1].runners))
         writer.sync()
     sandbox.succeed("stream", "--once")

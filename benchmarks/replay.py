@@ -1,19 +1,17 @@
 """`velo bench replay FILE`: stream a whole runner table, then audit every value.
 
 The stream runs as a user runs it, in a process of its own, from an empty store. What it leaves is audited (its own
-Parquet at every instant, Redis for every key, against a batch made afresh) and, where a file of probes is given, held
-against those too.
+Parquet at every instant, Redis for every key, against a new build), and compared with the probes of a file if one is given.
 """
 
 import json
 import math
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -22,7 +20,7 @@ import duckdb
 from rich.table import Table
 
 from benchmarks.page import facts_table
-from benchmarks.stores import machine
+from benchmarks.stores import environ, machine, now
 from velo.errors import UserError
 from velo.feature_repo.catalogue.families import BY_VIEW
 from velo.feature_repo.stores import embedded_redis
@@ -41,7 +39,7 @@ TOLERANCE: Final = 1e-9
 class ReplayFigures:
     """One replay: messages, seconds of the stream (start-up included) and of the audit, and the differences.
 
-    `values_compared` counts instants by store; `probes` is how many there were, none where no file was given.
+    `values_compared` counts instants by store; `probes` is their number, 0 without a file.
     """
 
     messages: int
@@ -57,16 +55,16 @@ class ReplayFigures:
 def measure(runners: Path, timezone: str, probes: Path | None) -> ReplayFigures:
     """Replay a runner table and check everything that the stream left.
 
-    Raises `UserError` where a file cannot be read, and RuntimeError with what it said where the stream fails.
+    Raises `UserError` where a file cannot be read, and RuntimeError with its output where the stream fails.
     """
     with TemporaryDirectory() as scratch:
         store = Store.open(Settings(Path(scratch) / "home", zone_named(timezone))).save()
-        ingest(store, read_runner_tables([runners], store), late=False, clock=lambda: datetime.now(UTC))
+        ingest(store, read_runner_tables([runners], store), late=False, clock=now)
         begun = time.perf_counter()
         _stream(store)
         streamed = time.perf_counter()
         try:
-            report = audit(store, datetime.now(UTC), client=connect(store.home))
+            report = audit(store, now(), client=connect(store.home))
         finally:
             embedded_redis.down(store.home)
         audited = time.perf_counter()
@@ -85,10 +83,7 @@ def measure(runners: Path, timezone: str, probes: Path | None) -> ReplayFigures:
 
 def _stream(store: Store) -> None:
     command = [sys.executable, "-m", "velo.cli", "stream", "--once"]
-    kept = {name: value for name, value in os.environ.items() if name != "REDIS_URL"}
-    done = subprocess.run(
-        command, env={**kept, "VELO_HOME": str(store.home.root)}, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, env=environ(store.home.root), capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"the stream ended with {done.returncode}: {done.stderr[-2000:]}")
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
@@ -17,13 +17,14 @@ from urllib.parse import quote
 import numpy as np
 from rich.table import Table
 
+from benchmarks.online import bare_reads
 from benchmarks.page import text_table
-from benchmarks.stores import machine, program, served, store_of, until
+from benchmarks.stores import machine, now, program, read_up_to, results_of, served, store_of, until
 from velo.feature_repo.catalogue import request_time
 from velo.feature_repo.feast_store import apply
 from velo.feature_repo.objects import SERVICE
 from velo.feature_repo.stores import embedded_redis
-from velo.racing.messages import Race, Racecard, Result, Runner
+from velo.racing.messages import Race, Racecard, Runner
 from velo.racing.starts import starts_of
 from velo.serving.api.app import freeze, keep_freed, thaw
 from velo.serving.scoring.drivers import DriverExplainer
@@ -84,27 +85,34 @@ def measure(
 ) -> ServeFigures:
     """Make a store with `starts` starts, train, declare a race of each size, and request each race in every way."""
     with TemporaryDirectory() as scratch:
-        store, held = store_of(Path(scratch) / "home", starts, runners, timezone)
-        build(store, _now())
-        store = Store.open(Settings(store.home.root))
-        train(store, now=_now())
-        try:
-            with program(store, "-m", "velo.cli", "stream"):
-                catch_up(store)
-                races = declare(store, sizes)
-                catch_up(store)
-                found = _asked(store, races, requests, loaded=False)
-                with _results(store, rate, seconds=_enough(requests, len(sizes))):
-                    found += _asked(store, races, requests, loaded=True)
-        finally:
-            embedded_redis.down(store.home)
+        loaded, held = store_of(Path(scratch) / "home", starts, runners, timezone)
+        with streaming(loaded, sizes) as (store, races):
+            found = _asked(store, races, requests, loaded=False)
+            with _results(store, rate, seconds=_enough(requests, len(sizes))):
+                found += _asked(store, races, requests, loaded=True)
     return ServeFigures(held, rate, machine(), found)
+
+
+@contextmanager
+def streaming(loaded: Store, sizes: Sequence[int]) -> Iterator[tuple[Store, dict[int, str]]]:
+    """Build a store, train on it, and run a stream; yields the store and a declared race of each size."""
+    build(loaded, now())
+    store = Store.open(Settings(loaded.home.root))
+    train(store, now=now())
+    try:
+        with program(store, "-m", "velo.cli", "stream"):
+            catch_up(store)
+            races = declare(store, sizes)
+            catch_up(store)
+            yield store, races
+    finally:
+        embedded_redis.down(store.home)
 
 
 def _asked(store: Store, races: dict[int, str], requests: int, *, loaded: bool) -> list[Latencies]:
     # as `velo serve` does; Feast's own reads in this process benefit too
     keep_freed()
-    scorer = scorer_of(store, UnbuiltLog(store.home), deadline_s=UNHURRIED_S, clock=_now)
+    scorer = scorer_of(store, UnbuiltLog(store.home), deadline_s=UNHURRIED_S, clock=now)
     feast = apply(store)
     scorer.warm()
     freeze()
@@ -151,46 +159,32 @@ def _timed(what: str, size: int, ask: Callable[[], Any], requests: int, *, loade
 
 
 def _features(scorer: Scorer, race_id: str) -> Any:
-    now = _now()
-    reading, rows, _ = scorer.online.features(race_id, now)
-    return reading.feature_matrix(rows, now)
+    instant = now()
+    reading, rows, _ = scorer.online.features(race_id, instant)
+    return reading.feature_matrix(rows, instant)
 
 
 def _score(scorer: Scorer, race_id: str) -> Any:
-    return scorer.score(race_id, _now(), with_drivers=False)
+    return scorer.score(race_id, now(), with_drivers=False)
 
 
 def _drivers(scorer: Scorer, race_id: str) -> Callable[[], Any]:
-    reading, rows, _ = scorer.online.features(race_id, _now())
-    vectors = reading.feature_matrix(rows, _now())
+    reading, rows, _ = scorer.online.features(race_id, now())
+    vectors = reading.feature_matrix(rows, now())
     model = scorer.bundles.current()
     return lambda: DriverExplainer().stories(model, vectors, blended=False)
 
 
 def _floor(scorer: Scorer, race_id: str) -> Callable[[], Any]:
     """Read as many keys of as many bytes each with plain GETs, encoded once, over the same kind of connection."""
-    reading, _, _ = scorer.online.features(race_id, _now())
+    reading, _, _ = scorer.online.features(race_id, now())
     client: Any = scorer.online.redis.client
     sizes = [len(client.hget(key, name) or b"") for key, name in zip(reading.keys, reading.fields, strict=True)]
-    commands = []
-    for at, size in enumerate(sizes):
-        client.set(f"bench:{at}", b"x" * size)
-        name = f"bench:{at}".encode()
-        commands.append(b"*2\r\n$3\r\nGET\r\n$%d\r\n%s\r\n" % (len(name), name))
-    whole = b"".join(commands)
-
-    def ask() -> Any:
-        connection: Any = client.connection_pool.get_connection()
-        connection.send_packed_command([whole])
-        answers = [connection.read_response() for _ in sizes]
-        client.connection_pool.release(connection)
-        return answers
-
-    return ask
+    return bare_reads(client, sizes)
 
 
 def _stock(scorer: Scorer, feast: Any, race_id: str) -> Callable[[], Any]:
-    reading, _, _ = scorer.online.features(race_id, _now())
+    reading, _, _ = scorer.online.features(race_id, now())
     rows = entity_rows(reading.race).drop(["event_timestamp"]).to_pylist()
     service = feast.get_feature_service(SERVICE)
     # views share feature names, so Feast requires full names
@@ -198,7 +192,7 @@ def _stock(scorer: Scorer, feast: Any, race_id: str) -> Callable[[], Any]:
 
 
 def _request(scorer: Scorer, race_id: str) -> bytes:
-    reading, _, _ = scorer.online.features(race_id, _now())
+    reading, _, _ = scorer.online.features(race_id, now())
     columns = entity_rows(reading.race).drop(["event_timestamp"]).to_pydict()
     assert {column.name for column in request_time.REQUEST} <= columns.keys()
     return json.dumps({"feature_service": SERVICE, "entities": columns, "full_feature_names": True}).encode()
@@ -221,13 +215,13 @@ def _http(port: int, method: str, path: str, body: bytes | None) -> Callable[[],
 
 def declare(store: Store, sizes: Sequence[int]) -> dict[int, str]:
     """Declare a future race of each size, with the horses, jockeys and trainers that ran last."""
-    results = [message for _, message in reader.messages(store.home) if isinstance(message, Result)][-400:]
+    results = results_of(store)[-400:]
     latest = {start.horse_id: start for result in results for start in starts_of(result.race, result.runners)}
     starts = list(latest.values())[::-1]
     races = {}
-    with LogWriter.open(store, clock=_now) as writer:
+    with LogWriter.open(store, clock=now) as writer:
         for size in sizes:
-            off = _now() + timedelta(hours=6)
+            off = now() + timedelta(hours=6)
             race = Race(
                 f"bench-{size}", off.astimezone(store.timezone).date(), off, starts[0].course, race_class=3,
                 surface="Turf", going="Good", distance_m=1600.0,
@@ -260,8 +254,7 @@ def _enough(requests: int, sizes: int) -> float:
 
 def at_end(store: Store) -> bool:
     """Whether a running stream has processed the whole log."""
-    where = position(store.home)
-    return where is not None and where.at_end and where.next_seq == reader.end(store.home).next_seq
+    return read_up_to(store.home, reader.end(store.home).next_seq)
 
 
 def catch_up(store: Store) -> None:
@@ -279,10 +272,6 @@ def _advanced(store: Store, before: int) -> bool:
 def _next_seq(store: Store) -> int:
     where = position(store.home)
     return -1 if where is None else where.next_seq
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 def table(figures: ServeFigures) -> Table:

@@ -12,9 +12,8 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Final
 
-from benchmarks.fault_harness import Sandbox
-from benchmarks.fault_report import NOTHING, Recovery
-from benchmarks.stores import served, until
+from benchmarks.fault_harness import NOTHING, Recovery, Sandbox
+from benchmarks.stores import processes, served, until
 from velo.feature_repo.stores.redis_client import connect
 
 HOST: Final = "127.0.0.1"
@@ -127,17 +126,12 @@ def _status(port: int, path: str = "/healthz") -> int | None:
 def _workers(process: int) -> list[int]:
     """The process ids of a service's running workers."""
     found = []
-    for stat in _processes():
+    for child, parent, state in processes():
         with suppress(OSError):
-            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
-            command = (stat.parent / "cmdline").read_bytes()
-            if int(parent) == process and state != "Z" and b"spawn_main" in command:
-                found.append(int(stat.parent.name))
+            command = Path(f"/proc/{child}/cmdline").read_bytes()
+            if parent == process and state != "Z" and b"spawn_main" in command:
+                found.append(child)
     return found
-
-
-def _processes() -> Iterator[Path]:
-    return Path("/proc").glob("[0-9]*/stat")
 
 
 def _only(seen: "Counter[int | str]", *expected: int | str) -> None:

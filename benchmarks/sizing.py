@@ -193,18 +193,7 @@ def grown(units: Units) -> list[tuple[str, ...]]:
 
 def markdown(figures: SizingFigures) -> str:
     """The tables of docs/scale.md."""
-    names = (
-        "starts",
-        "log MB",
-        "kept MB",
-        "tables MB",
-        "rows",
-        "keys",
-        "stream MB",
-        "Redis MB",
-        "s until live",
-        "processor s",
-    )
+    names = "starts, log MB, kept MB, tables MB, rows, keys, stream MB, Redis MB, s until live, processor s".split(", ")
     stores = [tuple(_shown(value) for value in asdict(store).values()) for store in figures.stores]
     units = [(WORDS[name], _shown(value)) for name, value in asdict(figures.units).items()]
     return "\n".join(

@@ -81,12 +81,7 @@ def beside(home: Path, entities: Path, few: Path, rows: int, scratch: Path) -> l
     """Run both stores over the same entity rows, shape by shape; `few` are entity rows for the warm-up."""
     found = []
     for shape, views in SHAPES.items():
-        arguments = {
-            "home": str(home),
-            "entities": str(entities),
-            "few": str(few),
-            "views": list(views),
-        }
+        arguments = {"home": str(home), "entities": str(entities), "few": str(few), "views": list(views)}
         ours = bounded(arguments | {"stock": False, "rounds": ROUNDS}, scratch)
         if ours.ended:
             raise RuntimeError(f"our store was {ours.ended} over {shape} views")
@@ -109,19 +104,11 @@ def bounded(arguments: dict[str, Any], scratch: Path, most_mb: float = MOST_MB) 
     """Run `joining` in its own process, killed above `most_mb` of memory or after `MOST_SECONDS`."""
     begun = scratch / "begun"
     begun.unlink(missing_ok=True)
+    call = ["benchmarks.stores", "benchmarks.stock:joining", json.dumps(arguments | {"begun": str(begun)})]
     process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "benchmarks.stores",
-            "benchmarks.stock:joining",
-            json.dumps(arguments | {"begun": str(begun)}),
-        ],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=scratch,
+        [sys.executable, "-m", *call], stdout=subprocess.PIPE, text=True, cwd=scratch,
         env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
-    )
+    )  # fmt: skip
     most = ran = 0.0
     try:
         while process.poll() is None and most <= most_mb and ran <= MOST_SECONDS:

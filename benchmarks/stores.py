@@ -6,13 +6,14 @@ import os
 import platform
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from importlib.metadata import version
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -24,12 +25,15 @@ import duckdb
 from benchmarks import CHECKOUT
 from velo.feature_repo.feast_store import REPO
 from velo.feature_repo.stores import embedded_redis
+from velo.racing.clock import local_date
 from velo.racing.messages import Result
 from velo.settings import Settings, zone_named
 from velo.simulator import SeasonSpec, simulate
+from velo.storage.log import reader
 from velo.storage.log.writer import LogWriter
-from velo.storage.store import Store
+from velo.storage.store import Home, Store
 from velo.streams.batch.staging import cores
+from velo.streams.dataflow.metrics import position
 from velo.streams.importers.sources.runners import read_runner_tables
 
 OURS: Final = ("VELO_HOME", "VELO_TIMEZONE", "VELO_KEYS", "REDIS_URL", "VELO_ENGINE")
@@ -66,6 +70,11 @@ class MeasuredCall:
     cpu_seconds: float
     peak_mb: float
     result: dict[str, Any]
+
+
+def now() -> datetime:
+    """The clock of the benchmarks (UTC)."""
+    return datetime.now(UTC)
 
 
 def machine() -> str:
@@ -110,14 +119,18 @@ def forkserver() -> ForkServerContext:
     return context
 
 
+def environ(home: Path, **more: str) -> dict[str, str]:
+    """The environment of a child process that works on a home."""
+    inherited = {name: value for name, value in os.environ.items() if name not in OURS}
+    return inherited | {"VELO_HOME": str(home), "PYTHONPATH": str(CHECKOUT), **more}
+
+
 @contextmanager
 def program(store: Store, *command: str, **more: str) -> Iterator["subprocess.Popen[bytes]"]:
     """Run a Python program on a store, and end it by SIGTERM; `more` are environment variables."""
-    environ = {name: value for name, value in os.environ.items() if name not in OURS}
-    environ |= {"VELO_HOME": str(store.home.root), "PYTHONPATH": str(CHECKOUT), **more}
     process = subprocess.Popen(
-        [sys.executable, *command], env=environ, cwd=REPO if "feast.cli.cli" in command else None,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        [sys.executable, *command], env=environ(store.home.root, **more),
+        cwd=REPO if "feast.cli.cli" in command else None, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
         yield process
@@ -159,6 +172,19 @@ def until(condition: Callable[[], object], seconds: float = WAIT_S) -> None:
         time.sleep(POLL_S)
 
 
+def read_up_to(home: Home, seq: int = 0, *, sealed: bool = False) -> bool:
+    """Whether a stream has read the log, and at least the records before `seq`; or with `sealed`, has sealed them."""
+    where = position(home)
+    if where is None:
+        return False
+    return where.sealed_seq >= seq if sealed else where.at_end and where.next_seq >= seq
+
+
+def events(log: Path) -> list[dict[str, Any]]:
+    """The events in the output of a stream."""
+    return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+
+
 def apart(call: str, **arguments: Any) -> MeasuredCall:
     """Run `module:function` in a fresh interpreter; its keyword arguments and result are JSON."""
     done = subprocess.run(
@@ -187,20 +213,61 @@ def peak_mb(process: int | None = None) -> float:
     return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")), 0.0)
 
 
+def resident_mb(process: int | None = None) -> float:
+    """The memory of a process (default: this one) in MB; 0 for a process that has ended."""
+    with suppress(OSError):
+        pages = int(Path(f"/proc/{process or 'self'}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return 0.0
+
+
+def processes() -> Iterator[tuple[int, int, str]]:
+    """The id, the parent's id and the state of each process of this machine."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, parent = path.read_text().rpartition(")")[2].split()[:2]
+            yield int(path.parent.name), int(parent), state
+
+
+def season_at(path: Path, **spec: Any) -> Path:
+    """Write a simulated season as a runner table, unless the file exists; `spec` is that of `SeasonSpec`."""
+    if not path.exists():
+        duckdb.from_arrow(simulate(SeasonSpec(**spec))).write_parquet(str(path))
+    return path
+
+
+def results_of(store: Store) -> list[Result]:
+    """The results in a store's log."""
+    return [message for _, message in reader.messages(store.home) if isinstance(message, Result)]
+
+
+def run_again(result: Result, race_id: str, store: Store) -> Result:
+    """The result as that of another race, run ten minutes ago."""
+    off = now() - timedelta(minutes=10)
+    race = replace(result.race, race_id=race_id, off_time=off, race_date=local_date(off, store.timezone))
+    return replace(result, race=race, result_version=1, known_at=None)
+
+
+def copied(loaded: Store, home: Path) -> Store:
+    """Copy a store's log to a new home."""
+    home.mkdir()
+    shutil.copytree(loaded.home.log, home / "log")
+    shutil.copy(loaded.home.identity, home)
+    return Store.open(Settings(home))
+
+
 def store_of(home: Path, starts: int, runners: Path | None, timezone: str) -> tuple[Store, int]:
     """Make a store with about `starts` starts, of a simulated season or a runner table, tiled with new keys where it has fewer.
 
     Returns the store and the number.
     """
     days = min(SEASON_DAYS, starts // LEAST_STARTS_A_DAY + 1)
-    table = home.with_name(f"season-{days}.parquet") if runners is None else runners
-    if runners is None and not table.exists():
-        season = simulate(SeasonSpec(start=date(2015, 1, 1), days=days, races_per_year=2000))
-        duckdb.from_arrow(season).write_parquet(str(table))
+    made = home.with_name(f"season-{days}.parquet")
+    table = runners or season_at(made, start=date(2015, 1, 1), days=days, races_per_year=2000)
     store = Store.open(Settings(home=home, timezone=zone_named(timezone))).save()
     results = read_runner_tables([table], store).messages
     size = sum(runner.started for result in results for runner in result.runners)
-    with LogWriter.open(store, clock=lambda: datetime.now(UTC)) as writer:
+    with LogWriter.open(store, clock=now) as writer:
         writer.load(_tiled(results, starts))
     return store, min(starts, size) if starts < size else size * -(-starts // size)
 

@@ -1,35 +1,28 @@
-"""`velo bench stream`: replay speed with each sink, and the delay until a live result is readable in Redis."""
+"""A replay of a whole log by the stream, and the delay until a live result is readable in Redis."""
 
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
 from prometheus_client import Histogram
-from rich.table import Table
 
 from benchmarks.baseline_views import CONTRACT
-from benchmarks.page import text_table
-from benchmarks.stores import machine, peak_mb, store_of
+from benchmarks.stores import environ, events, machine, now, peak_mb, read_up_to, results_of, run_again, until
 from velo.feature_repo.catalogue.families import FAMILIES
 from velo.feature_repo.stores import embedded_redis
-from velo.racing.messages import Result
 from velo.settings import Settings
-from velo.storage.log import reader
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
 from velo.streams.batch.build import build
-from velo.streams.dataflow.metrics import Telemetry, position
+from velo.streams.dataflow.metrics import Telemetry
 from velo.streams.dataflow.runtime import StreamOptions, plan, run
 
 ALL_VIEWS: Final = len(FAMILIES)
@@ -71,35 +64,13 @@ class Freshness:
     machine: str
 
 
-@dataclass(frozen=True, slots=True)
-class StreamFigures:
-    """Replays and live rates."""
-
-    replays: list[Replayed]
-    live: list[Freshness]
-
-
-def measure(starts: int, rates: Sequence[float], seconds: float, runners: Path | None, timezone: str) -> StreamFigures:
-    """Replay `starts` starts into no sink, one and both, for the contract's views and for all; then live results at each rate."""
-    with TemporaryDirectory() as scratch:
-        loaded, held = store_of(Path(scratch) / "loaded", starts, runners, timezone)
-        replays = []
-        for views, sinks in WAYS:
-            home = copied(loaded, Path(scratch) / f"{views}-{sinks}")
-            replays.append(replayed(home, held, sinks, views))
-            shutil.rmtree(home)
-        fresh = [live(copied(loaded, Path(scratch) / f"live-{rate}"), rate, seconds) for rate in rates]
-        return StreamFigures(replays, fresh)
-
-
 def replayed(home: Path, starts: int, sinks: str, views: int = ALL_VIEWS) -> Replayed:
     """Replay a home's log to its end through the command, all views or the contract's, and stop its Redis."""
     module = "velo.cli" if views == ALL_VIEWS else "benchmarks.baseline_views"
     command = [sys.executable, "-m", module, "stream", "--once", *SINKS[sinks]]
-    environ = {**os.environ, "VELO_HOME": str(home)}
     log = home / "stream.ndjson"
     with log.open("wb") as out:
-        process = subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=out)
+        process = subprocess.Popen(command, env=environ(home), stdout=subprocess.DEVNULL, stderr=out)
         peak = 0.0
         while True:
             peak = max(peak, peak_mb(process.pid))
@@ -111,9 +82,9 @@ def replayed(home: Path, starts: int, sinks: str, views: int = ALL_VIEWS) -> Rep
     if code:
         raise RuntimeError(log.read_text())
     embedded_redis.down(Store.open(Settings(home)).home)
-    events = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
-    begun = min(datetime.fromisoformat(event["at"]) for event in events if event["event"] == "stream.begins")
-    ended = max(datetime.fromisoformat(event["at"]) for event in events if event["event"] == "stream.ended")
+    said = events(log)
+    begun = min(datetime.fromisoformat(event["at"]) for event in said if event["event"] == "stream.begins")
+    ended = max(datetime.fromisoformat(event["at"]) for event in said if event["event"] == "stream.ended")
     seconds = (ended - begun).total_seconds()
     per_second = round(starts / seconds, 1)
     cpu = round(usage.ru_utime + usage.ru_stime, 2)
@@ -135,25 +106,21 @@ class _Observed(Histogram):
 def live(home: Path, rate: float, seconds: float) -> Freshness:
     """Run a stream after a build, while another process appends live results."""
     store = Store.open(Settings(home))
-    build(store, datetime.now(UTC))
+    build(store, now())
     telemetry, stop, observed = Telemetry(), threading.Event(), _Observed()
     telemetry.fresh = observed
     planned = plan(store)
-    thread = threading.Thread(
-        target=run, args=(planned, StreamOptions(), lambda: datetime.now(UTC), telemetry), kwargs={"stop": stop}
-    )
+    thread = threading.Thread(target=run, args=(planned, StreamOptions(), now, telemetry), kwargs={"stop": stop})
     thread.start()
     try:
-        while not (where := position(store.home)) or not where.at_end:
-            time.sleep(0.1)
+        until(lambda: read_up_to(store.home))
         feeder = subprocess.run(
             [sys.executable, "-m", "benchmarks.stream", str(home), str(rate), str(seconds)],
             check=True,
             stdout=subprocess.PIPE,
         )
         results, starts = json.loads(feeder.stdout.splitlines()[-1])
-        while not (where := position(store.home)) or where.next_seq < planned.begin + results or not where.at_end:
-            time.sleep(0.1)
+        until(lambda: read_up_to(store.home, planned.begin + results))
     finally:
         stop.set()
         thread.join()
@@ -175,57 +142,16 @@ def live(home: Path, rate: float, seconds: float) -> Freshness:
 def feed(home: Path, rate: float, seconds: float) -> tuple[int, int]:
     """Append results at a rate, each as if run now; returns the number of results and starts."""
     store = Store.open(Settings(home))
-    every = [message for _, message in reader.messages(store.home) if isinstance(message, Result)][-2000:]
+    every = results_of(store)[-2000:]
     count = starts = 0
-    with LogWriter.open(store, clock=lambda: datetime.now(UTC)) as writer:
+    with LogWriter.open(store, clock=now) as writer:
         begun = time.perf_counter()
         while (due := count / rate) < seconds:
             time.sleep(max(0.0, begun + due - time.perf_counter()))
             result = every[count % len(every)]
-            now = datetime.now(UTC)
-            race = replace(
-                result.race,
-                race_id=f"live {count}",
-                off_time=now - timedelta(minutes=10),
-                race_date=now.astimezone(store.timezone).date(),
-            )
-            writer.append(replace(result, race=race, result_version=1))
+            writer.append(run_again(result, f"live {count}", store))
             count, starts = count + 1, starts + sum(runner.started for runner in result.runners)
     return count, starts
-
-
-def table(figures: StreamFigures) -> list[Table]:
-    """The replays and the live rates for the terminal."""
-    replays = [
-        (replay.sinks, replay.views, replay.starts, replay.seconds, replay.starts_per_second,
-         replay.cpu_seconds, replay.peak_mb)
-        for replay in figures.replays
-    ]  # fmt: skip
-    live = [
-        (rate.results_per_second, rate.starts_per_second, rate.results, rate.p50_ms, rate.p99_ms, rate.longest_ms)
-        for rate in figures.live
-    ]
-    return [
-        text_table(
-            f"replay of a whole log ({figures.replays[0].machine})",
-            ("sinks", "views", "starts", "seconds", "starts/s", "CPU s", "peak MB"),
-            replays,
-        ),
-        text_table(
-            "from a result's known_at to readable in Redis",
-            ("results/s", "starts/s", "results", "p50 ms", "p99 ms", "longest ms"),
-            live,
-            left=0,
-        ),
-    ]
-
-
-def copied(loaded: Store, home: Path) -> Path:
-    """Copy the log of a store to a new home."""
-    home.mkdir()
-    shutil.copytree(loaded.home.log, home / "log")
-    shutil.copy(loaded.home.identity, home)
-    return home
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 Both run one stream with both sinks. The year runs day by day on a simulated clock.
 """
 
-import json
 import os
 import shutil
 import signal
@@ -19,21 +18,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
-import duckdb
 from rich.table import Table
 
 from benchmarks.page import text_table
-from benchmarks.stores import apart, machine
+from benchmarks.stores import apart, environ, events, machine, now, read_up_to, resident_mb, season_at
 from velo.feature_repo.stores import embedded_redis
 from velo.feature_repo.stores.redis_client import connect
 from velo.racing.clock import RESULT_DELAY, local_date, local_midnight
 from velo.racing.messages import Result
 from velo.settings import Settings, zone_named
-from velo.simulator import SeasonSpec, simulate
 from velo.storage.log.writer import LogWriter
 from velo.storage.store import Home, Store
 from velo.streams.batch.build import build
-from velo.streams.dataflow.metrics import Telemetry, position
+from velo.streams.dataflow.metrics import Telemetry
 from velo.streams.dataflow.runtime import VIEWS, StreamOptions, plan, run, single_arena
 from velo.streams.importers.sources.runners import read_runner_tables
 
@@ -90,27 +87,25 @@ def handover(home: Path) -> Handover:
 def _handed_over(home: Home) -> Handover:
     command = [sys.executable, "-m", "velo.cli", "stream"]
     log = home.root / "stream.ndjson"
-    begun = datetime.now(UTC)
+    begun = now()
     with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, env={**os.environ, "VELO_HOME": str(home.root)}, stdout=subprocess.DEVNULL, stderr=out
-        )
+        process = subprocess.Popen(command, env=environ(home.root), stdout=subprocess.DEVNULL, stderr=out)
         try:
-            while not (where := position(home)) or not where.at_end:
-                if process.poll() is not None or (datetime.now(UTC) - begun).total_seconds() > FAR_BEHIND_SECONDS:
+            while not read_up_to(home):
+                if process.poll() is not None or (now() - begun).total_seconds() > FAR_BEHIND_SECONDS:
                     raise RuntimeError(log.read_text())
                 time.sleep(0.05)
-            live = (datetime.now(UTC) - begun).total_seconds()
+            live = (now() - begun).total_seconds()
             client: Any = connect(home)
             redis_bytes = client.info("memory")["used_memory"]
         finally:
             process.send_signal(signal.SIGTERM)
             _, process.returncode, usage = os.wait4(process.pid, 0)
             embedded_redis.down(home)
-    events = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
-    [begins] = [event for event in events if event["event"] == "stream.begins"]
-    [restored] = [event for event in events if event["event"] == "state.restored"]
-    filled = [event for event in events if event["event"] == "stream.filled_online"]
+    said = events(log)
+    [begins] = [event for event in said if event["event"] == "stream.begins"]
+    [restored] = [event for event in said if event["event"] == "state.restored"]
+    filled = [event for event in said if event["event"] == "stream.filled_online"]
 
     def after(event: dict[str, Any]) -> float:
         return round((datetime.fromisoformat(event["at"]) - begun).total_seconds(), 1)
@@ -142,12 +137,10 @@ def months(races: int, days: int, *, same: bool) -> dict[str, Any]:
     """Measure `year` in this process."""
     single_arena()
     with TemporaryDirectory() as scratch:
-        table = Path(scratch) / "season.parquet"
         first = date(2022, 1, 1)
         simulated = HISTORY_DAYS + (0 if same else days)
-        season = simulate(SeasonSpec(start=first, days=simulated, races_per_year=races, timezone=ZONE))
-        duckdb.from_arrow(season).write_parquet(str(table))
-        del season
+        made = Path(scratch) / "season.parquet"
+        table = season_at(made, start=first, days=simulated, races_per_year=races, timezone=ZONE)
         store = Store.open(Settings(Path(scratch) / "home", zone_named(ZONE))).save()
         results = sorted(read_runner_tables([table], store).messages, key=_known_at)
         cut = datetime.combine(first, datetime.min.time(), UTC) + timedelta(days=HISTORY_DAYS)
@@ -208,7 +201,7 @@ class _Streamed:
                 self.starts += sum(runner.started for runner in result.runners)
             writer.sync()
             self.now += timedelta(seconds=2)
-            while not (where := position(self.store.home)) or where.next_seq < writer.next_seq or not where.at_end:
+            while not read_up_to(self.store.home, writer.next_seq):
                 if not thread.is_alive():
                     raise RuntimeError("the stream ended before its year")
                 self.now += timedelta(microseconds=1_000_000)
@@ -220,7 +213,7 @@ class _Streamed:
             sum(
                 int(self.telemetry.registry.get_sample_value("velo_stream_keys", {"view": view}) or 0) for view in VIEWS
             ),
-            round(_resident_mb(), 1),
+            round(resident_mb(), 1),
             round(sum(path.stat().st_size for path in home.recovery.rglob("*") if path.is_file()) / 2**20, 2),
             sum(1 for _ in home.offline.resolve().rglob("stream-*.parquet")),
         )
@@ -228,11 +221,6 @@ class _Streamed:
 
 def _known_at(result: Result) -> datetime:
     return result.known_at or result.race.off_time + RESULT_DELAY
-
-
-def _resident_mb() -> float:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def handover_table(taken: Handover) -> Table:

@@ -98,6 +98,18 @@ def join_options(rows: Sequence[int], stock_rows: int, runners: Path | None, tim
     return BenchOptions(quick=False, only=("join",), runners=runners, timezone=timezone, sizes=sizes, detail=detail)
 
 
+def stream_options(
+    starts: int, rates: Sequence[float], seconds: float, runners: Path | None, timezone: str
+) -> BenchOptions:
+    """Options of `velo bench stream`: one replay in each way, and one run at each rate."""
+    sizes = replace(FULL, rounds=1, replay=(starts,), rates=tuple(rates), live_seconds=seconds)
+    detail = " ".join(
+        ["stream", f"--starts {starts}", *(f"--rate {rate:g}" for rate in rates), f"--seconds {seconds:g}"]
+    )
+    only = ("stream", "freshness")
+    return BenchOptions(quick=False, only=only, runners=runners, timezone=timezone, sizes=sizes, detail=detail)
+
+
 def measure(options: BenchOptions, now: datetime, progress: Step) -> Iterator[BenchReport]:
     """Run parts and yield a report after each; the last report is complete. `now` dates it. Raises `UserError` for an unknown part."""
     unknown = [name for name in options.only if name not in PARTS]

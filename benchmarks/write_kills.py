@@ -135,14 +135,6 @@ def _verify(plan: KillPlan, home: Home, before: Any, after: Any, end: Any) -> No
         raise RuntimeError(f"{', '.join(left)} is left behind")
 
 
-def velo(*argv: str) -> None:
-    """Run a command on the store of the environment."""
-    sys.argv = ["velo", *argv]
-    from velo.cli import main
-
-    main()
-
-
 def tables(home: Home) -> dict[str, tuple[int, int]]:
     """The state of the tables as readers see it: rows and the sum of their hashes, by folder of the current generation."""
     generation = table_versions.current(home)

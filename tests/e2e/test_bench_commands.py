@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from benchmarks import joins, load, poll, serve, whole
+from benchmarks import joins, poll, serve, whole
 from benchmarks.baseline_views import CONTRACT
 from tests.support.cli import velo
 from tests.support.forked import forked_benchmarks
@@ -56,16 +56,16 @@ def bench(home: Path, command: str, *options: object) -> Any:
 
 def test_stream_measures_replays_and_live_rates(season: Path, tmp_path: Path) -> None:
     """The contract's eight views and all of them, into no sink, one and both; freshness at a rate."""
-    told = ("--starts", 60, "--rate", 40, "--seconds", 1)
-    figures = bench(tmp_path, "stream", "--runners", season, *told)
-    replays = [(one["views"], one["sinks"]) for one in figures["replays"]]
-    assert replays == [
-        (views, sinks) for views in (len(CONTRACT), len(FAMILIES)) for sinks in ("none", "Parquet", "both")
-    ]
-    assert all(one["starts_per_second"] > 0 for one in figures["replays"])
-    assert [one["results_per_second"] for one in figures["live"]] == [40.0]
-    assert [one["results"] for one in figures["live"]] == [40]
-    assert all(0 < one["p50_ms"] <= one["p99_ms"] for one in figures["live"])
+    options = ("--starts", 60, "--rate", 40, "--seconds", 1)
+    replays, live = bench(tmp_path, "stream", "--runners", season, *options)["parts"]
+    assert {(row[0], row[1]) for row in replays["rows"]} == {
+        (str(views), sinks) for views in (len(CONTRACT), len(FAMILIES)) for sinks in ("none", "Parquet", "both")
+    }
+    assert {row[2] for row in replays["rows"]} == {"60"}
+    [rate] = live["rows"]
+    assert (rate[0], rate[2]) == ("40", "40")
+    p50, p99 = (float(cell.split()[0]) for cell in rate[3:5])
+    assert 0 < p50 <= p99
 
 
 def test_stream_measures_a_hand_over(season: Path, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_load_counts_answers_and_faults(tmp_path: Path, monkeypatch: pytest.Monk
 
     Its exit code also judges memory, which says nothing after so short a run.
     """
-    monkeypatch.setattr(load, "train", partial(train, model=FEW))
+    monkeypatch.setattr(serve, "train", partial(train, model=FEW))
     options = ("--minutes", 0.05, "--connections", 2, "--listeners", 2, "--workers", 1, "--starts", 3_000)
     done = velo("bench", "load", *options, "--results", 5, "--json", home=tmp_path)
     assert done.code in (0, 1), done.err

@@ -76,7 +76,7 @@ def _show_part(options: "BenchOptions", as_json: bool) -> None:
     from benchmarks.whole import measure
 
     with steps(as_json) as progress:
-        [report] = measure(options, now(), progress)
+        *_, report = measure(options, now(), progress)
     show(report, as_json, lambda: Group(*tables(report)))
 
 
@@ -156,10 +156,8 @@ def stream(
     as_json: Json = False,
 ) -> None:
     """Measure `velo stream`: starts/s with no sink, with Parquet and with both; delay until a live result is readable in Redis."""
-    from rich.console import Group
-
     from benchmarks import stream_long
-    from benchmarks.stream import measure, table
+    from benchmarks.whole import stream_options
 
     if handover is not None:
         timings = stream_long.handover(handover)
@@ -169,9 +167,7 @@ def stream(
         months = stream_long.year(year, days, same=same_horses)
         show(months, as_json, lambda: stream_long.year_table(months))
         return
-
-    figures = measure(starts, rates, seconds, runners, timezone)
-    show(figures, as_json, lambda: Group(*table(figures)))
+    _show_part(stream_options(starts, rates, seconds, runners, timezone), as_json)
 
 
 @bench_app.command()
