@@ -76,8 +76,9 @@ SINCE_LAST_RUN: Final = RequestView(
         ),
     ),
 )
-OWN_VIEWS: Final = own.request_views(FAMILIES, (SINCE_LAST_RUN,))
-VIEWS: Final = (SINCE_LAST_RUN, *OWN_VIEWS)
+SHIPPED: Final = (SINCE_LAST_RUN,)
+OWN_VIEWS: Final = own.request_views(FAMILIES, SHIPPED)
+VIEWS: Final = (*SHIPPED, *OWN_VIEWS)
 
 
 def listed_of(name: str, inputs: Mapping[str, ArrayLike]) -> dict[str, list[object]]:
