@@ -1,4 +1,4 @@
-"""A backup is a copy, taken while the log is written; what is restored from it is the store as far as it was told."""
+"""A backup is a copy, taken while the log is written; what is restored from it is the store up to the last message it had."""
 
 import shutil
 import threading
@@ -54,8 +54,8 @@ def test_a_log_copied_while_it_is_appended_to_restores_to_the_same_tables(tmp_pa
         assert restored == everything[: len(restored)]
         assert end(copy).next_seq == len(restored)
     restored_store = a_store(copies[0].root, "Europe/London")
-    for one in (store, restored_store):
-        build(one, NOW)
+    for each in (store, restored_store):
+        build(each, NOW)
     assert not rows_apart(restored_store, store, until=end(copies[0]).known_at)
 
 

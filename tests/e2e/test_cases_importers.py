@@ -55,7 +55,7 @@ def test_case_08_no_surface_is_invented(home: Path) -> None:
     }
 
 
-def test_case_14_a_zip_archive_is_told_to_be_one(home: Path) -> None:
+def test_case_14_a_zip_archive_is_recognised(home: Path) -> None:
     path = shared_file("cases/14-zip-message/results.zip")
     velo("ingest", "raceform", path, home=home).told(str(path), "is a zip archive", "unpack it")
 

@@ -96,7 +96,7 @@ class Poller:
         self.layout = Layout.of(VIEW)
         self.expected = Expected(store.home, (self.layout,))
         self.trainers = sorted(
-            {one.trainer_id for message in SEASON for one in getattr(message, "runners", ()) if one.trainer_id}
+            {each.trainer_id for message in SEASON for each in getattr(message, "runners", ()) if each.trainer_id}
         )
         self.right: dict[int, int] = {}
         self.refused = 0

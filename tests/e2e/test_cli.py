@@ -128,19 +128,19 @@ def test_a_reader_that_goes_away_ends_the_command_without_a_word(home: Path, row
     assert (gone.code, gone.err) == (1, "")
 
 
-# What is told twice
+# What is sent twice
 
 
 def test_the_same_file_again_adds_nothing(season: Path, home: Path) -> None:
     """Not to the log, and not to the tables."""
-    before = {one.path: one.path.read_bytes() for one in segments(Home(home))}
+    before = {segment.path: segment.path.read_bytes() for segment in segments(Home(home))}
     again = velo("ingest", "runners", season / "season.parquet", "--json", home=home).document
     assert (again["appended"], again["identical"]) == (0, again["races"])
-    assert {one.path: one.path.read_bytes() for one in segments(Home(home))} == before
+    assert {segment.path: segment.path.read_bytes() for segment in segments(Home(home))} == before
     assert set(velo("build", "--json", home=home).document["added"].values()) == {0}
 
 
-def test_a_refused_race_is_mended_by_hand_and_replayed(tmp_path: Path) -> None:
+def test_a_refused_race_is_corrected_by_hand_and_replayed(tmp_path: Path) -> None:
     """`dead-letters export`, an editor, `dead-letters replay --file`: the race is in the log and its letter closed."""
     home, table, mend = tmp_path / "home", tmp_path / "a.csv", tmp_path / "mend.csv"
     write_csv(table, [*a_race(), *a_race(a_runner("Arkle", 1), a_runner("Mill House", status="XX"), race_id="R2")])
@@ -162,16 +162,16 @@ def test_a_refused_race_is_mended_by_hand_and_replayed(tmp_path: Path) -> None:
 def test_cards_are_declared_and_the_status_counts_them(season: Path, home: Path) -> None:
     """A card without `known_at` is known on arrival, and brings no outcome."""
     before = velo("status", "--json", home=home).document
-    told = velo("cards", "runners", season / "card.parquet", "--json", home=home).document
-    assert told["appended"] == len(told["races"]) > 0
+    report = velo("cards", "runners", season / "card.parquet", "--json", home=home).document
+    assert report["appended"] == len(report["races"]) > 0
     after = velo("status", "--json", home=home).document
-    assert after["messages"] == before["messages"] + told["appended"]
-    assert f"{told['appended']} messages behind" in velo("status", home=home).out
+    assert after["messages"] == before["messages"] + report["appended"]
+    assert f"{report['appended']} messages behind" in velo("status", home=home).out
     cards = [card for _, card in reader.messages(Home(home), before["messages"])]
     assert all(isinstance(card, Racecard) for card in cards)
     assert (datetime.now(UTC) - min(card.known_at for card in cards if card.known_at)).total_seconds() < 600
     again = velo("cards", "runners", season / "card.parquet", "--json", home=home).document
-    assert (again["appended"], again["identical"]) == (0, told["appended"])
+    assert (again["appended"], again["identical"]) == (0, report["appended"])
 
 
 def test_sql_answers_on_a_terminal_in_columns_and_a_wide_answer_downwards(home: Path) -> None:
@@ -186,9 +186,9 @@ def test_compacted_tables_hold_the_same_rows(season: Path, tmp_path: Path) -> No
     """Loaded in two halves, so that there are parts to merge."""
     table = parquet.read_table(season / "season.parquet").sort_by([("known_at", "ascending"), ("race_id", "ascending")])
     dates = sorted(set(table["race_date"].to_pylist()))
-    half = [one < dates[len(dates) // 2] for one in table["race_date"].to_pylist()]
+    half = [each < dates[len(dates) // 2] for each in table["race_date"].to_pylist()]
     parquet.write_table(table.filter(half), tmp_path / "1.parquet")
-    parquet.write_table(table.filter([not one for one in half]), tmp_path / "2.parquet")
+    parquet.write_table(table.filter([not each for each in half]), tmp_path / "2.parquet")
     home, every = tmp_path / "home", "select * exclude (created_timestamp) from horse_form order by all"
     for number in (1, 2):
         assert velo("ingest", "runners", tmp_path / f"{number}.parquet", "--late", home=home).code == 0
@@ -210,7 +210,7 @@ def test_features_come_back_in_the_order_they_were_asked_for(
     """
     query = "select trainer_id, event_timestamp, runs_30d from trainer_velocity using sample 40 rows (reservoir, 7)"
     known = velo("sql", query, "--json", home=home).document
-    rows = [(one["trainer_id"], one["event_timestamp"], one["runs_30d"]) for one in known]
+    rows = [(each["trainer_id"], each["event_timestamp"], each["runs_30d"]) for each in known]
     rows += [("nobody", rows[0][1], None), rows[3], rows[3]]
     asked = pd.DataFrame(rows, columns=["trainer_id", "event_timestamp", "expected"]).sample(frac=1, random_state=3)
     entities, out = tmp_path / f"entities{suffix}", tmp_path / f"features{suffix}"
@@ -220,7 +220,7 @@ def test_features_come_back_in_the_order_they_were_asked_for(
         asked["event_timestamp"] = pd.to_datetime(asked["event_timestamp"], utc=True, format="ISO8601")
         asked.to_parquet(entities)
     report = velo("features", "--entities", entities, "--out", out, "--json", home=home).document
-    assert [str(one.message) for one in recwarn if issubclass(one.category, RuntimeWarning | UserWarning)] == []
+    assert [str(each.message) for each in recwarn if issubclass(each.category, RuntimeWarning | UserWarning)] == []
     assert (report["rows"], report["views"]) == (len(rows), ["trainer_velocity", "trainer_elo"])
     answer = pd.read_csv(out) if suffix == ".csv" else pd.read_parquet(out)
     assert answer["trainer_id"].tolist() == asked["trainer_id"].tolist()

@@ -1,4 +1,4 @@
-"""A user's mistake is told in one line that names the value and the remedy, and exits 2; nothing is half done."""
+"""A user's mistake is reported in one line that names the value and the remedy, and exits 2; nothing is half done."""
 
 import resource
 from collections.abc import Callable
@@ -85,7 +85,7 @@ def test_a_file_of_another_source_is_named_with_what_is_wrong(
 
 
 @pytest.mark.parametrize("command", [("ingest", "runners"), ("ingest", "raceform"), ("cards", "runners")])
-def test_a_file_that_is_not_there_and_a_folder_are_told(tmp_path: Path, command: tuple[str, ...]) -> None:
+def test_a_file_that_is_not_there_and_a_folder_are_reported(tmp_path: Path, command: tuple[str, ...]) -> None:
     velo(*command, tmp_path / "none.csv", home=tmp_path).told("none.csv", "No such file", ": ")
     velo(*command, tmp_path, home=tmp_path).told(str(tmp_path), "s a directory")
 
@@ -118,7 +118,7 @@ def test_a_file_older_than_the_logs_end_asks_for_late(home: Path, tmp_path: Path
     velo("ingest", "runners", table, home=home).told("race R0", "2020-05-01", "add --late", "velo log rebuild")
 
 
-def test_what_is_no_export_of_dead_letters_is_told(home: Path, tmp_path: Path) -> None:
+def test_what_is_no_export_of_dead_letters_is_reported(home: Path, tmp_path: Path) -> None:
     path = written(tmp_path / "a.csv", f"{HEADER}\nR1,2024-05-01,Ascot,Arkle,FINISHED,1\n")
     velo("dead-letters", "replay", "--file", path, home=home).told(str(path), "not an open dead letter", "as it was")
     velo("dead-letters", "replay", "--file", tmp_path / "none", home=home).told("none", "cannot be read", "name an")
@@ -130,25 +130,25 @@ def test_what_is_no_export_of_dead_letters_is_told(home: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     "command", [("init",), ("ingest", "runners"), ("build",), ("status",), ("tick",), ("dead-letters",), ("down",)]
 )
-def test_a_home_that_cannot_be_is_told(tmp_path: Path, command: tuple[str, ...]) -> None:
+def test_a_home_that_cannot_be_is_reported(tmp_path: Path, command: tuple[str, ...]) -> None:
     """Below a file, where not even root can make a folder."""
     table = write_runner_table(tmp_path / "a.parquet", GOOD)
     argv = (*command, table) if "ingest" in command else command
     velo(*argv, home=table / "home").told(str(table / "home"), "set VELO_HOME")
 
 
-def test_an_answer_that_cannot_be_written_is_told(home: Path, tmp_path: Path) -> None:
+def test_an_answer_that_cannot_be_written_is_reported(home: Path, tmp_path: Path) -> None:
     below = written(tmp_path / "file", "") / "out.csv"
     velo("simulate", below, "--days", 3, home=home).told(str(below.parent), "name a file in a folder you may write to")
     velo("dead-letters", "export", below, home=home).told(str(below), "name a file in a folder you may write to")
 
 
 def capped(size: int) -> Callable[[], None]:
-    """No file may grow beyond a size: a full disk, as far as a process can tell."""
+    """No file may grow beyond a size: a full disk, as far as a process can see."""
     return partial(resource.setrlimit, resource.RLIMIT_FSIZE, (size, size))
 
 
-def test_a_full_disk_is_told_and_what_was_there_stands(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_what_was_there_stands(tmp_path: Path) -> None:
     """The load and the build are repeated with room, and all is well."""
     races = [row for number in range(100) for row in a_race(race_id=f"R{number}", race_no=number + 1)]
     table, home = write_runner_table(tmp_path / "a.parquet", races), tmp_path / "home"
@@ -165,7 +165,7 @@ def test_a_full_disk_is_told_and_what_was_there_stands(tmp_path: Path) -> None:
     assert velo("sql", "select count(*) as n from horse_form", "--json", home=home).document != []
 
 
-def test_measured_starts_that_are_damaged_are_made_anew_by_a_whole_build(tmp_path: Path) -> None:
+def test_measured_starts_that_are_damaged_are_made_again_by_a_whole_build(tmp_path: Path) -> None:
     table, home = write_runner_table(tmp_path / "a.parquet", GOOD), tmp_path / "home"
     for command in (("ingest", "runners", table), ("build",)):
         velo(*command, home=home)
@@ -177,14 +177,14 @@ def test_measured_starts_that_are_damaged_are_made_anew_by_a_whole_build(tmp_pat
 # Settings
 
 
-def test_a_setting_that_is_none_is_told(tmp_path: Path) -> None:
+def test_a_setting_that_is_none_is_reported(tmp_path: Path) -> None:
     velo("status", home=tmp_path, VELO_TIMEZONE="Mars/Olympus").told("'Mars/Olympus'", "such as 'Europe/London'")
     velo("status", home=tmp_path, VELO_KEYS="both").told("VELO_KEYS is 'both'", "'name' or by 'id'", "unset it")
 
 
-def test_a_setting_other_than_the_stores_is_told(home: Path) -> None:
-    told = velo("build", home=home, VELO_TIMEZONE="Asia/Hong_Kong")
-    told.told("'Asia/Hong_Kong'", "'Europe/London'", "unset it, or use another VELO_HOME")
+def test_a_setting_other_than_the_stores_is_reported(home: Path) -> None:
+    done = velo("build", home=home, VELO_TIMEZONE="Asia/Hong_Kong")
+    done.told("'Asia/Hong_Kong'", "'Europe/London'", "unset it, or use another VELO_HOME")
     velo("status", home=home, VELO_KEYS="name").told("'name'", "'id'", "unset it, or use another VELO_HOME")
 
 
@@ -204,11 +204,11 @@ def test_a_redis_url_that_names_no_redis_is_refused_and_not_waited_for(
 ) -> None:
     """No server that comes up later would answer there."""
     table = write_runner_table(tmp_path / "a.parquet", GOOD)
-    argv = [str(table) if one == "FILE" else one for one in command]
+    argv = [str(table) if each == "FILE" else each for each in command]
     velo(*argv, home=home, REDIS_URL=url).told("REDIS_URL is ")
 
 
-def test_redis_down_or_with_another_password_is_told(home: Path) -> None:
+def test_redis_down_or_with_another_password_is_reported(home: Path) -> None:
     """By what every command that fills the online store calls; a password asked with is never shown."""
     from velo.feature_repo.feast_store import apply, materialize
     from velo.feature_repo.stores import embedded_redis
@@ -236,7 +236,7 @@ def test_redis_down_or_with_another_password_is_told(home: Path) -> None:
 # One at a time
 
 
-def test_a_second_writer_is_told_who_the_first_is(tmp_path: Path) -> None:
+def test_a_second_writer_learns_who_the_first_is(tmp_path: Path) -> None:
     store = a_store(tmp_path / "home")
     table = write_runner_table(tmp_path / "a.parquet", GOOD)
     with LogWriter.open(store, clock=fixed()):
@@ -263,7 +263,7 @@ def test_what_comes_before_is_named(tmp_path: Path) -> None:
         ("drop view starts", ("does more than read", "write a SELECT")),
     ],
 )
-def test_a_query_that_cannot_be_answered_is_told(home: Path, query: str, words: tuple[str, ...]) -> None:
+def test_a_query_that_cannot_be_answered_is_reported(home: Path, query: str, words: tuple[str, ...]) -> None:
     velo("sql", query, home=home).told(*words)
 
 
@@ -286,7 +286,7 @@ def test_a_query_that_cannot_be_answered_is_told(home: Path, query: str, words: 
         (("tick", "--at", "2999-01-01T00:00:00Z"), ("2999-01-01", "in the future")),
     ],
 )
-def test_an_argument_that_is_none_is_told(home: Path, argv: tuple[str, ...], words: tuple[str, ...]) -> None:
+def test_an_argument_that_is_none_is_reported(home: Path, argv: tuple[str, ...], words: tuple[str, ...]) -> None:
     velo(*argv, home=home).told(*words)
 
 
@@ -306,7 +306,7 @@ def test_a_group_alone_shows_its_commands(home: Path) -> None:
         ("", ("cannot be read", "give a Parquet or CSV file")),
     ],
 )
-def test_entities_that_cannot_be_asked_about_are_told(
+def test_entities_that_cannot_be_asked_about_are_reported(
     home: Path, tmp_path: Path, content: str, words: tuple[str, ...]
 ) -> None:
     entities = written(tmp_path / "e.csv", content)
@@ -314,12 +314,12 @@ def test_entities_that_cannot_be_asked_about_are_told(
     assert not (tmp_path / "o.csv").exists()
 
 
-def test_features_of_a_store_that_was_never_built_are_told(tmp_path: Path) -> None:
+def test_features_of_a_store_that_was_never_built_are_reported(tmp_path: Path) -> None:
     entities = written(tmp_path / "e.csv", "trainer_id,event_timestamp\nt,2024-05-01T00:00:00Z\n")
     asked = ("features", "--entities", entities, "--out", tmp_path / "o.csv")
     velo(*asked, home=tmp_path / "home").told("velo build")
 
 
-def test_a_score_without_a_model_and_a_bad_instant_are_told(home: Path) -> None:
+def test_a_score_without_a_model_and_a_bad_instant_are_reported(home: Path) -> None:
     velo("score", "R1", home=home).told("there is no model", "velo train")
     velo("score", "R1", "--as-of", "yesterday", home=home).told("'yesterday' is not a timestamp", "write it like")

@@ -1,4 +1,4 @@
-"""How soon the desk shows what is told: the log, a live stream, the service and a real browser, from `known_at` to the screen."""
+"""How soon the desk shows what is sent: the log, a live stream, the service and a real browser, from `known_at` to the screen."""
 
 import re
 import statistics
@@ -57,7 +57,7 @@ def seconds_to_be_seen(page: "Page", writer: LogWriter, horse: str, message: Mes
     return float(page.evaluate("window.shown")) / 1000 - begun
 
 
-def test_what_is_told_is_on_the_screen_a_moment_later(
+def test_what_is_sent_is_on_the_screen_a_moment_later(
     browser: "Browser", store: Store, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """Odds nine times, then a non-runner; each seen in the page, which is never loaded again."""
@@ -83,7 +83,7 @@ def test_what_is_told_is_on_the_screen_a_moment_later(
             ]
             gone = seconds_to_be_seen(page, writer, "horse 2", NonRunner("to come", "horse 2", "lame"))
             left = page.locator("main tbody tr:not(.out) .chance b").all_inner_texts()
-            assert sum(float(one.split()[0]) for one in left) == pytest.approx(100.0, abs=0.5)
+            assert sum(float(each.split()[0]) for each in left) == pytest.approx(100.0, abs=0.5)
             page.close()
     finally:
         stop.set()
@@ -100,9 +100,9 @@ def test_what_is_told_is_on_the_screen_a_moment_later(
 def test_a_simulated_race_day_is_seen_from_its_prices_to_an_amended_result(browser: "Browser", store: Store) -> None:
     """As `velo demo --live` runs it, 90 times as fast: the desk, the stream and paper trading by one clock."""
     ran = [
-        replace(one, status=NON_RUNNER if place == 7 else FINISHED, position=None if place == 7 else min(place, 7),
+        replace(runner, status=NON_RUNNER if place == 7 else FINISHED, position=None if place == 7 else min(place, 7),
                 sp_decimal=None if place == 7 else 2.5 + place)
-        for place, one in enumerate(RUNNERS, start=1)
+        for place, runner in enumerate(RUNNERS, start=1)
     ]  # fmt: skip
     out = StringIO()
     whole = live_day([Result(RACE_TO_COME, tuple(ran))], 1)
@@ -123,6 +123,6 @@ def test_a_simulated_race_day_is_seen_from_its_prices_to_an_amended_result(brows
         page.close()
     finally:
         running.join()
-    told = out.getvalue()
-    assert "Ascot, race to come: Horse 1 at 3.5" in told
-    assert "Ascot, race to come amended: Horse 2 at 4.5" in told
+    printed = out.getvalue()
+    assert "Ascot, race to come: Horse 1 at 3.5" in printed
+    assert "Ascot, race to come amended: Horse 2 at 4.5" in printed

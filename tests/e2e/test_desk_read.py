@@ -44,7 +44,7 @@ BROKEN = """names => {
 
 @pytest.fixture(scope="module")
 def desk(browser: "Browser", streamed_store: Store) -> Iterator[Desk]:
-    """A race that has seen something: a withdrawal, odds told since for one horse alone, a jockey of a hostile name.
+    """A race that has seen something: a withdrawal, odds sent since for one horse alone, a jockey of a hostile name.
 
     Asks for the browser first, so that nothing is computed where there is none.
     """
@@ -77,8 +77,8 @@ def test_who_trains_rides_and_runs_has_a_page_with_curves(browser: "Browser", de
             assert page.get_by_role("heading", level=1).inner_text() == name
             charts = page.locator(".charts").get_by_role("img")
             assert charts.count() == (5 if kind == "horse" else 4)
-            for one in charts.all():
-                ids = (one.get_attribute("aria-labelledby") or "").split()
+            for each in charts.all():
+                ids = (each.get_attribute("aria-labelledby") or "").split()
                 assert all(page.locator(f"#{at}").text_content() for at in ids)
                 assert len(ids) == 2
             assert page.locator("table.plain tbody tr").count() > 5
@@ -132,7 +132,7 @@ def test_the_keyboard_is_enough(browser: "Browser", desk: Desk) -> None:
             page.keyboard.press(key)
             assert page.evaluate("document.activeElement.innerText") == names[at]
         page.keyboard.press("o")
-        numbers = [int(one) for one in page.locator(f"{ROWS} .no b").all_inner_texts()]
+        numbers = [int(text) for text in page.locator(f"{ROWS} .no b").all_inner_texts()]
         assert numbers == sorted(numbers)
         assert page.evaluate("document.activeElement.innerText") == names[0], "what has the focus keeps it"
         page.keyboard.press("?")

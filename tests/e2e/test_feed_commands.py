@@ -1,4 +1,4 @@
-"""`velo feed` and `velo ingest --follow`: the two ends of a feed, ended by a signal, and wrong words told in a line."""
+"""`velo feed` and `velo ingest --follow`: the two ends of a feed, ended by a signal, and wrong words reported in one line."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ def test_velo_feed_and_velo_ingest_follow_are_the_two_ends_of_a_feed(tmp_path: P
     assert (again["taken"], again["settled"]) == (0, report["settled"])
 
 
-def test_a_mistake_is_told_in_a_line(tmp_path: Path, redis_url: str) -> None:
+def test_a_mistake_is_reported_in_one_line(tmp_path: Path, redis_url: str) -> None:
     velo("ingest", "--follow", home=tmp_path).told("--follow needs one feed", "--redis KEY")
     velo("ingest", "--redis", "x", home=tmp_path).told("velo ingest --follow --redis KEY")
     velo("ingest", "--follow", "--kafka", "x", home=tmp_path).told("--kafka needs brokers", "--brokers")

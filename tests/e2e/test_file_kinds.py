@@ -1,4 +1,4 @@
-"""A file of another kind is told from what it is, not from its name, by every command that takes files."""
+"""A file of another kind is recognised by its content, not its name, by every command that takes files."""
 
 import bz2
 import gzip
@@ -88,17 +88,17 @@ KINDS: list[tuple[bytes, str, str]] = [
 
 @pytest.mark.parametrize("name", ["results.csv", "results.zip", "cards.json"])
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind[1])
-def test_the_kind_is_told_whatever_the_name_says(kind: tuple[bytes, str, str], name: str, tmp_path: Path) -> None:
-    content, told, remedy = kind
+def test_the_kind_is_recognised_whatever_the_name_says(kind: tuple[bytes, str, str], name: str, tmp_path: Path) -> None:
+    content, found, remedy = kind
     path = tmp_path / name
     path.write_bytes(content)
     for command in COMMANDS if name == "results.csv" else COMMANDS[:1]:
-        velo(*command, path, home=tmp_path / "home").told(f"{path} is {told}", remedy)
+        velo(*command, path, home=tmp_path / "home").told(f"{path} is {found}", remedy)
     assert not (tmp_path / "home" / "log").exists()
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command != ("cards", "rpscrape")])
-def test_gzip_is_read_where_a_csv_is_and_told_where_a_table_is(command: tuple[str, ...], tmp_path: Path) -> None:
+def test_gzip_is_read_where_a_csv_is_and_reported_where_a_table_is(command: tuple[str, ...], tmp_path: Path) -> None:
     path = tmp_path / "results.csv"
     path.write_bytes(gzip.compress(b"x"))
     words = ("is a gzip file", "gunzip") if "runners" in command else ("no column",)
@@ -125,7 +125,7 @@ def test_gzip_is_known_by_its_content_and_text_under_its_name_is_read(tmp_path: 
         assert ran.document["appended"] == 1
 
 
-def test_parquet_is_read_as_a_runner_table_and_told_elsewhere(tmp_path: Path) -> None:
+def test_parquet_is_read_as_a_runner_table_and_reported_elsewhere(tmp_path: Path) -> None:
     row = {"race_id": ["R1"], "race_date": ["2024-05-01"], "course": ["Ascot"], "horse": ["Arkle"]}
     path = tmp_path / "table.csv"
     parquet.write_table(pa.table(row | {"status": ["FINISHED"], "position": [1]}), path)

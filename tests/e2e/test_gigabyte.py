@@ -86,7 +86,7 @@ def taken(home: Path) -> None:
     assert velo("log", "check", home=home).code == 0
     assert velo("build", home=home).code == 0
     held = velo("sql", "select distinct horse_id from horse_form", "--json", home=home)
-    assert [one["horse_id"] for one in held.document] == ["arkle"]
+    assert [each["horse_id"] for each in held.document] == ["arkle"]
 
 
 def test_a_feeds_line_of_a_gigabyte_is_one_dead_letter(home: Path, tmp_path: Path) -> None:
@@ -114,12 +114,12 @@ def test_a_feeds_line_of_a_gigabyte_is_one_dead_letter(home: Path, tmp_path: Pat
             "a line of more than",
         ),
     ],
-    ids=lambda told: " ".join(told) if isinstance(told, tuple) else "",
+    ids=lambda found: " ".join(found) if isinstance(found, tuple) else "",
 )
 def test_a_file_with_a_field_of_a_gigabyte_is_refused_in_a_line(
     home: Path, tmp_path: Path, argv: tuple[str, ...], name: str, begins: bytes, said: str
 ) -> None:
-    """A file is told from a binary one by its first bytes, so that those are text here."""
+    """A file is distinguished from a binary one by its first bytes, so that those are text here."""
     path = long_file(tmp_path / name, begins + b"x" * 2**17, b"x,1,FINISHED\n")
     frugal(*argv, path, home=home).told(str(path), said)
     assert not list(home.glob("log/*"))
@@ -183,7 +183,7 @@ def a_log_of_one(home: Path) -> Path:
     return segment.path
 
 
-def test_a_torn_tail_of_a_gigabyte_is_told_and_cut_by_the_next_writer(home: Path) -> None:
+def test_a_torn_tail_of_a_gigabyte_is_reported_and_cut_by_the_next_writer(home: Path) -> None:
     """As a disk leaves it that had the room of a file before its bytes."""
     path = a_log_of_one(home)
     whole = path.stat().st_size
@@ -197,7 +197,7 @@ def test_a_torn_tail_of_a_gigabyte_is_told_and_cut_by_the_next_writer(home: Path
     taken(home)
 
 
-def test_a_line_of_a_gigabyte_within_the_log_is_told_with_its_place(home: Path) -> None:
+def test_a_line_of_a_gigabyte_within_the_log_is_reported_with_its_place(home: Path) -> None:
     path = a_log_of_one(home)
     whole = path.stat().st_size
     with path.open("rb+") as file:

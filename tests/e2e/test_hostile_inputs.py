@@ -68,7 +68,7 @@ def put_in(home: Path) -> Path:
 
 def id_of(name: str) -> str:
     """A race id as hostile as a name, without what no race id may hold."""
-    return "".join(one if unicodedata.category(one) != "Cc" else "_" for one in name)
+    return "".join(each if unicodedata.category(each) != "Cc" else "_" for each in name)
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
@@ -138,7 +138,7 @@ def test_a_feed_of_hostile_messages_is_put_aside_and_the_good_one_after_it_is_ta
     assert velo("dead-letters", home=home).code == 0
     whole(home)
     races = velo("sql", "select race_id from runners where race_id in ('first', 'second', 'good')", "--json", home=home)
-    assert sorted(one["race_id"] for one in races.document) == ["good", "second"], (
+    assert sorted(each["race_id"] for each in races.document) == ["good", "second"], (
         "of a name given twice the last counts"
     )
 

@@ -106,7 +106,7 @@ def test_no_bet_after_the_off_nor_two_on_a_horse_and_one_writer(tmp_path: Path) 
     assert list(read(home).decisions.values()) == [DECISION]
 
 
-def test_damage_before_the_end_is_told_and_never_cut_away(tmp_path: Path) -> None:
+def test_damage_before_the_end_is_reported_and_never_cut_away(tmp_path: Path) -> None:
     home = Home(tmp_path)
     with writing(home) as ledger:
         ledger.decide(DECISION)
@@ -117,4 +117,4 @@ def test_damage_before_the_end_is_told_and_never_cut_away(tmp_path: Path) -> Non
     with pytest.raises(UserError, match="is damaged in line 1"), writing(home):
         pass
     path.write_bytes(content[:-9])
-    assert [one.race_id for one in read(home).decisions.values()] == ["r1"]
+    assert [decision.race_id for decision in read(home).decisions.values()] == ["r1"]

@@ -14,7 +14,7 @@ from velo.storage.store import CONTENTS, Home
 
 def open_to_others(root: Path) -> list[Path]:
     found = [root, *root.rglob("*")]
-    return [one for one in found if not one.is_symlink() and stat.S_IMODE(one.stat().st_mode) & 0o077]
+    return [each for each in found if not each.is_symlink() and stat.S_IMODE(each.stat().st_mode) & 0o077]
 
 
 def ran(*argv: object, home: Path) -> None:
@@ -63,7 +63,7 @@ def test_every_place_of_a_home_is_one_that_is_closed() -> None:
     assert {getattr(Home(root), name).name for name in places} == set(CONTENTS)
 
 
-def test_a_store_that_cannot_be_closed_is_told(
+def test_a_store_that_cannot_be_closed_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = a_store(tmp_path / "home", a_season(3)).home.root

@@ -50,49 +50,49 @@ def a_model(store: Store, until: date) -> None:
 
 def replayed(store: Store, results: list[Result], changes: list[tuple[datetime, Message]]) -> list[Told]:
     """Cards in the morning, then changes, decisions and results as they fell."""
-    first = min(one.race.off_time for one in results)
+    first = min(each.race.off_time for each in results)
     day_begins = local_midnight(local_date(first, store.timezone), store.timezone)
     gone = {(of.race_id, of.horse_id) for _, of in changes if isinstance(of, NonRunner)}
     steps: list[tuple[datetime, int, Message | Result]] = [(at, 0, message) for at, message in changes]
-    for one in results:
-        assert one.known_at is not None
-        steps += [(one.race.off_time - LEAD, 2, one), (one.known_at, 1, one)]
-    told: dict[str, Told] = {}
+    for each in results:
+        assert each.known_at is not None
+        steps += [(each.race.off_time - LEAD, 2, each), (each.known_at, 1, each)]
+    found: dict[str, Told] = {}
     with a_day(store, day_begins + timedelta(hours=6)) as day:
-        for number, one in enumerate(sorted(results, key=lambda one: one.race_id)):
-            scratched = [horse for race_id, horse in gone if race_id == one.race_id]
-            day.tell(card_of(one, scratched), day_begins + timedelta(hours=7, seconds=number))
+        for number, each in enumerate(sorted(results, key=lambda item: item.race_id)):
+            scratched = [horse for race_id, horse in gone if race_id == each.race_id]
+            day.tell(card_of(each, scratched), day_begins + timedelta(hours=7, seconds=number))
         for at, kind, what in sorted(steps, key=lambda step: step[:2]):
             if kind == 2:
                 assert isinstance(what, Result)
-                told[what.race_id] = Told(what, *day.score(what.race_id, at))
+                found[what.race_id] = Told(what, *day.score(what.race_id, at))
             else:
                 day.tell(replace(what, known_at=None), at)
     build(store, BUILT_AT)
-    return list(told.values())
+    return list(found.values())
 
 
-def hold_to_the_past(store: Store, told: list[Told]) -> None:
+def hold_to_the_past(store: Store, said: list[Told]) -> None:
     """Each score equals `--as-of` its instant, and each vector the training row, to the last bit."""
     fresh = opened_again(store)
     scorer = service_of(fresh).scorer
     rows = training_set(fresh)
     races, horses = (np.array(rows.identity[name].to_pylist()) for name in ("race_id", "horse_id"))
-    for one in told:
-        again = scorer.score(one.result.race_id, BUILT_AT, one.scored.as_of, with_drivers=False)
+    for record in said:
+        again = scorer.score(record.result.race_id, BUILT_AT, record.scored.as_of, with_drivers=False)
         assert again.features_from == "offline history"
-        assert again.fingerprint == one.scored.fingerprint
+        assert again.fingerprint == record.scored.fingerprint
         assert [(r.horse_id, r.probability) for r in again.runners] == [
-            (r.horse_id, r.probability) for r in one.scored.runners
+            (r.horse_id, r.probability) for r in record.scored.runners
         ]
-        at = {horse: place for place, horse in enumerate(horses) if races[place] == one.result.race_id}
-        order = [runner.horse_id for runner in stood(scorer, one)]
+        at = {horse: place for place, horse in enumerate(horses) if races[place] == record.result.race_id}
+        order = [runner.horse_id for runner in stood(scorer, record)]
         assert set(at) == set(order)
-        assert np.array_equal(rows.features[[at[horse] for horse in order]], one.vectors.matrix, equal_nan=True)
+        assert np.array_equal(rows.features[[at[horse] for horse in order]], record.vectors.matrix, equal_nan=True)
 
 
-def stood(scorer: Scorer, one: Told) -> list[Runner]:
-    return list(declared(scorer.history.messages(one.result.race_id).messages, one.scored.as_of).runners)
+def stood(scorer: Scorer, told: Told) -> list[Runner]:
+    return list(declared(scorer.history.messages(told.result.race_id).messages, told.scored.as_of).runners)
 
 
 def opened_again(store: Store) -> Store:
@@ -112,17 +112,17 @@ def simulated(trained: Store, tmp_path: Path) -> Iterator[tuple[Store, list[Resu
     """A season, and the results of a day after it."""
     store = opened(copied(trained.home.root, tmp_path / "home"))
     later = a_season(1, seed=9, first_day=date(2023, 6, 12))
-    results = [one for one in later if isinstance(one, Result) and one.result_version == 1]
-    results = [replace(one, runners=tuple(r for r in one.runners if r.started)) for one in results]
+    results = [message for message in later if isinstance(message, Result) and message.result_version == 1]
+    results = [replace(each, runners=tuple(r for r in each.runners if r.started)) for each in results]
     yield store, results
     down(store.home)
 
 
-def test_a_simulated_day_is_scored_then_as_it_is_told_afterwards(simulated: tuple[Store, list[Result]]) -> None:
+def test_a_simulated_day_is_scored_then_as_it_is_known_afterwards(simulated: tuple[Store, list[Result]]) -> None:
     store, results = simulated
-    told = replayed(store, results, [])
-    assert len(told) == len(results) == 4
-    hold_to_the_past(store, told)
+    found = replayed(store, results, [])
+    assert len(found) == len(results) == 4
+    hold_to_the_past(store, found)
 
 
 def test_a_service_has_loaded_what_a_race_that_was_run_needs_before_anyone_asks(
@@ -131,7 +131,7 @@ def test_a_service_has_loaded_what_a_race_that_was_run_needs_before_anyone_asks(
     store, results = simulated
     replayed(store, results, [])
     scorer = service_of(opened_again(store)).scorer
-    last = max(results, key=lambda one: one.race.off_time)
+    last = max(results, key=lambda each: each.race.off_time)
     after = last.race.off_time + timedelta(hours=2)
     scorer.warm_past(after)
     warmed = scorer.history.feast()
@@ -150,11 +150,13 @@ def test_no_score_sees_half_of_a_result_nor_of_its_amendment_while_the_stream_wr
 ) -> None:
     """Asked without pause by two threads; each answer is what the history says of its instant, to the last bit."""
     store, results = simulated
-    first, second = sorted(results, key=lambda one: one.race.off_time)[:2]
+    first, second = sorted(results, key=lambda each: each.race.off_time)[:2]
     assert first.known_at is not None
     coming = replace(first.race, race_id="to come", off_time=first.race.off_time + timedelta(hours=9))
     entered = card_of(first).runners[:5] + card_of(second).runners[:5]
-    amended = tuple(replace(one, position=len(first.runners) + 1 - (one.position or 1)) for one in first.runners)
+    amended = tuple(
+        replace(runner, position=len(first.runners) + 1 - (runner.position or 1)) for runner in first.runners
+    )
     seen: dict[datetime, set[tuple[str, ...]]] = {}
     refused: list[str] = []
     ended = threading.Event()
@@ -165,17 +167,17 @@ def test_no_score_sees_half_of_a_result_nor_of_its_amendment_while_the_stream_wr
         def ask() -> None:
             while not ended.is_set():
                 try:
-                    told = day.scorer.score("to come", day.now, with_drivers=False)
+                    answer = day.scorer.score("to come", day.now, with_drivers=False)
                 except CatchingUp as soon:
                     refused.append(str(soon))
                     continue
-                seen.setdefault(told.as_of, set()).add(
-                    (told.fingerprint, *(str(one.probability) for one in told.runners))
+                seen.setdefault(answer.as_of, set()).add(
+                    (answer.fingerprint, *(str(runner.probability) for runner in answer.runners))
                 )
 
         asking = [threading.Thread(target=ask) for _ in range(2)]
-        for one in asking:
-            one.start()
+        for each in asking:
+            each.start()
         try:
             for number, message in enumerate(
                 (first, second, replace(first, result_version=2, runners=amended), replace(first, result_version=3))
@@ -185,15 +187,15 @@ def test_no_score_sees_half_of_a_result_nor_of_its_amendment_while_the_stream_wr
                 day.score("to come", at)
         finally:
             ended.set()
-            for one in asking:
-                one.join()
+            for each in asking:
+                each.join()
     build(store, BUILT_AT)
     scorer = service_of(opened_again(store)).scorer
     assert len(seen) >= 5, "before, and after each of four results"
-    for as_of, told in seen.items():
+    for as_of, found in seen.items():
         again = scorer.score("to come", BUILT_AT, as_of, with_drivers=False)
-        assert told == {(again.fingerprint, *(str(one.probability) for one in again.runners))}
-    assert all("a result is being written" in one for one in refused)
+        assert found == {(again.fingerprint, *(str(runner.probability) for runner in again.runners))}
+    assert all("a result is being written" in refusal for refusal in refused)
 
 
 def test_withdrawals_jockeys_and_going_changes_are_followed_and_the_past_before_each_stays(
@@ -210,30 +212,30 @@ def test_withdrawals_jockeys_and_going_changes_are_followed_and_the_past_before_
         (off - timedelta(minutes=60), other),
         (off - timedelta(minutes=40), GoingChange(race.race_id, "Heavy")),
     ]
-    told = replayed(store, results, changes)
-    hold_to_the_past(store, told)
+    found = replayed(store, results, changes)
+    hold_to_the_past(store, found)
     scorer = service_of(opened_again(store)).scorer
 
     def then(minutes: int) -> ScoredRace:
         return scorer.score(race.race_id, BUILT_AT, off - timedelta(minutes=minutes), with_drivers=False)
 
     def rider(scored: ScoredRace) -> str | None:
-        return next(one.jockey_id for one in scored.runners if one.horse_id == other.horse_id)
+        return next(runner.jockey_id for runner in scored.runners if runner.horse_id == other.horse_id)
 
     before, scratched, ridden, heavy = then(91), then(89), then(59), then(39)
     assert len(before.runners) - 1 == len(scratched.runners) == len(ridden.runners)
     assert rider(scratched) != rider(ridden) == "jockey 8"
     assert ridden.going != heavy.going == "Heavy"
-    assert len({one.fingerprint for one in (before, scratched, ridden, heavy)}) == 4
+    assert len({each.fingerprint for each in (before, scratched, ridden, heavy)}) == 4
 
 
 def with_winner(race: Result) -> list[Runner]:
     """The runners of a result but its first, in the places they took without it."""
-    left = sorted(race.runners[1:], key=lambda one: one.position or 99)
-    return [replace(one, position=place + 1) for place, one in enumerate(left)]
+    left = sorted(race.runners[1:], key=lambda runner: runner.position or 99)
+    return [replace(each, position=place + 1) for place, each in enumerate(left)]
 
 
-def test_a_real_day_of_2025_is_scored_then_as_it_is_told_afterwards(tmp_path: Path) -> None:
+def test_a_real_day_of_2025_is_scored_then_as_it_is_known_afterwards(tmp_path: Path) -> None:
     """Hong Kong, with the year before it for a past."""
     wanted = [("race_date", ">=", date(2024, 1, 1)), ("race_date", "<", date(2025, 3, 1))]
     path = tmp_path / "wanted.parquet"
@@ -241,18 +243,18 @@ def test_a_real_day_of_2025_is_scored_then_as_it_is_told_afterwards(tmp_path: Pa
     zone = zone_named("Asia/Hong_Kong")
     store = Store.open(Settings(home=tmp_path / "home", timezone=zone)).save()
     every = read_runner_tables([path], store).messages
-    day = max(one.race.race_date for one in every)
+    day = max(each.race.race_date for each in every)
     assert day.year == 2025
-    past = [one for one in every if one.race.race_date < day]
+    past = [each for each in every if each.race.race_date < day]
     try:
         with LogWriter.open(store, clock=lambda: BUILT_AT) as writer:
             writer.load(past)
         build(store, BUILT_AT)
         a_model(opened_again(store), day)
-        results = [one for one in every if one.race.race_date == day]
-        told = replayed(opened_again(store), results, [])
-        assert len(told) == len(results) >= 8
-        assert {one.scored.features_from for one in told} == {"redis"}
-        hold_to_the_past(store, told)
+        results = [each for each in every if each.race.race_date == day]
+        found = replayed(opened_again(store), results, [])
+        assert len(found) == len(results) >= 8
+        assert {each.scored.features_from for each in found} == {"redis"}
+        hold_to_the_past(store, found)
     finally:
         down(store.home)

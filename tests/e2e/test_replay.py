@@ -21,7 +21,7 @@ def test_a_replay_leaves_what_the_probes_and_a_fresh_batch_say(name: str, timezo
     assert min(figures.values_compared.values()) > 1_800
 
 
-def test_a_file_that_is_no_probes_is_told_in_a_line(tmp_path: Path) -> None:
+def test_a_file_that_is_no_probes_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "x").write_text("no parquet")
     velo("bench", "replay", tmp_path / "x", "--probes", tmp_path / "x", home=tmp_path / "home").told(
         str(tmp_path / "x")

@@ -58,7 +58,7 @@ def test_nothing_of_it_leaves_the_screen_of_a_phone(browser: "Browser", report: 
     assert letters >= 9
 
 
-def test_who_hears_the_page_is_told_what_the_charts_show(browser: "Browser", report: Path) -> None:
+def test_a_screen_reader_gets_what_the_charts_show(browser: "Browser", report: Path) -> None:
     page = opened(browser, report, DESK, [])
     charts = page.get_by_role("img")
     assert charts.count() == 9
@@ -83,5 +83,5 @@ def test_paper_shows_what_a_screen_folds_away(browser: "Browser", report: Path, 
     assert not folded.first.is_visible()
     page.emulate_media(media="print")
     assert folded.count() > 3
-    assert all(one.is_visible() for one in folded.all())
+    assert all(each.is_visible() for each in folded.all())
     assert page.pdf(path=screenshots(tmp_path) / "report.pdf", format="A4").startswith(b"%PDF")

@@ -37,7 +37,7 @@ def store_at(home: Path) -> Store:
 
 
 def messages_of(home: Path, race_id: str) -> list[Message]:
-    return [one for one in held(store_at(home)) if one.race_id == race_id]
+    return [message for message in held(store_at(home)) if message.race_id == race_id]
 
 
 def written(path: Path, *lines: str) -> Path:
@@ -77,8 +77,8 @@ def test_starting_prices_of_a_day_that_is_known_go_in_without_late(tmp_path: Pat
     report = ingested(home, "betfair-sp", prices(tmp_path, "bsp.csv", *A_DAY))
     assert (report["races"], report["prices"], report["appended"], report["unmatched"]) == (3, 6, 3, [])
     assert ingested(home, "betfair-sp", tmp_path / "bsp.csv")["identical"] == 3
-    markets = [one for one in held(store_at(home)) if isinstance(one, Market)]
-    assert {one.race_id: dict(one.prices) for one in markets} == {
+    markets = [message for message in held(store_at(home)) if isinstance(message, Market)]
+    assert {market.race_id: dict(market.prices) for market in markets} == {
         f"T{hour}": {f"early {hour}": 2.5, f"late {hour}": 3.1} for hour in (14, 15, 16)
     }
 
@@ -92,10 +92,10 @@ def test_a_starting_price_that_comes_late_is_the_next_instant_of_the_log_and_no_
     end = reader.end(store_at(home).home).known_at
     assert end == datetime(2025, 6, 3, 15, 25, tzinfo=UTC)
     ingested(home, "betfair-sp", prices(tmp_path, "bsp.csv", *A_DAY))
-    markets = [one for one in held(store_at(home)) if isinstance(one, Market)]
-    assert [instant_of(one) - end for one in markets] == [MICROSECOND, 2 * MICROSECOND, 3 * MICROSECOND]
-    told = messages_of(home, "T14")
-    before, after = declared_at(told, end), declared_at(told, datetime(2025, 6, 4, tzinfo=UTC))
+    markets = [message for message in held(store_at(home)) if isinstance(message, Market)]
+    assert [instant_of(market) - end for market in markets] == [MICROSECOND, 2 * MICROSECOND, 3 * MICROSECOND]
+    messages = messages_of(home, "T14")
+    before, after = declared_at(messages, end), declared_at(messages, datetime(2025, 6, 4, tzinfo=UTC))
     assert before is not None
     assert before.odds is None
     assert after is not None
@@ -107,11 +107,11 @@ def test_a_starting_price_is_not_in_what_was_known_at_decision_time(tmp_path: Pa
     home = tmp_path / "home"
     ingested(home, "runners", a_day(tmp_path))
     ingested(home, "betfair-sp", prices(tmp_path, "bsp.csv", *A_DAY))
-    told = messages_of(home, "T16")
+    messages = messages_of(home, "T16")
     for lead in (timedelta(minutes=5), timedelta(0)):
-        at = decision_time(told, lead)
+        at = decision_time(messages, lead)
         assert at == datetime(2025, 6, 3, 15, 10, tzinfo=UTC) - lead
-        race = declared_at(told, at)
+        race = declared_at(messages, at)
         assert race is not None
         assert race.odds is None
 
@@ -191,7 +191,7 @@ def test_rows_that_name_two_days_or_courses_are_no_race_and_no_card(tmp_path: Pa
     assert len(letter["rows"]) == 2
 
 
-def test_raceform_tells_two_days_under_one_id_apart(tmp_path: Path) -> None:
+def test_raceform_separates_two_days_under_one_id(tmp_path: Path) -> None:
     rows = [
         f"{day},{course},{off},{horse},1,9"
         for day, course, off, horse in (("2025-06-03", "Thirsk", "2:10", "One"), ("2025-06-04", "Ripon", "2:10", "Two"))
@@ -242,7 +242,7 @@ RAN_HEADER = "race_id,race_date,off_time,course,horse,trainer,status,position,sp
 
 
 def test_a_race_of_which_only_the_winner_is_known_is_whole(tmp_path: Path) -> None:
-    """W1 is told by an exchange, W2 by a result page that stops at the winner: 5 starts, 2 wins, one place known."""
+    """W1 is sent by an exchange, W2 by a result page that stops at the winner: 5 starts, 2 wins, one place known."""
     home = tmp_path / "home"
     rows = [
         "W1,2025-06-03,2025-06-03T13:10:00Z,Thirsk,One,T,RAN,1,3",
@@ -272,9 +272,9 @@ def test_training_knows_who_won_a_race_without_placings(tmp_path: Path) -> None:
     ]
     ingested(home, "runners", written(tmp_path / "w.csv", RAN_HEADER, *rows))
     assert velo("build", home=home).code == 0
-    became = {one["horse_id"]: one for one in outcomes(store_at(home).home).to_pylist()}
-    assert {horse: one["win_share"] for horse, one in became.items()} == {"one": 1, "two": 0, "three": 0, "four": 0}
-    assert {one["position"] for one in became.values()} == {None}
+    became = {outcome["horse_id"]: outcome for outcome in outcomes(store_at(home).home).to_pylist()}
+    assert {horse: each["win_share"] for horse, each in became.items()} == {"one": 1, "two": 0, "three": 0, "four": 0}
+    assert {each["position"] for each in became.values()} == {None}
 
 
 def test_case_15_the_remedy_names_the_status_that_takes_the_race(tmp_path: Path) -> None:
@@ -282,8 +282,8 @@ def test_case_15_the_remedy_names_the_status_that_takes_the_race(tmp_path: Path)
     assert ingested(home, "runners", table)["refused"] == {"FINISHED without a position": 1}
     (letter,) = velo("dead-letters", "--json", home=home).document
     assert "RAN where its place is unknown" in letter["detail"]
-    told = table.read_text().replace("FINISHED,,", "RAN,,")
-    mended = written(tmp_path / "mended.csv", *told.splitlines())
+    printed = table.read_text().replace("FINISHED,,", "RAN,,")
+    mended = written(tmp_path / "mended.csv", *printed.splitlines())
     assert ingested(home, "runners", mended)["appended"] == 1
     assert velo("build", home=home).code == 0
     (row,) = velo(
@@ -292,7 +292,7 @@ def test_case_15_the_remedy_names_the_status_that_takes_the_race(tmp_path: Path)
     assert list(row.values()) == [3, 1, 1.0]
 
 
-# A result told again
+# A result sent again
 
 
 SCRAPE_HEADER = (
@@ -337,12 +337,14 @@ def test_a_scrape_repeated_with_another_official_rating_is_another_result_and_sa
 
 def test_a_live_result_sent_again_with_other_unread_fields_is_identical(store: Store) -> None:
     message = sent_result()
-    told = drained(store, Listed(encoded(message, message | {"dividends": {"win": 3.2}, "race_type": "Flat"})), fixed())
-    assert (told.appended, told.identical, told.refused) == (1, 1, {})
+    found = drained(
+        store, Listed(encoded(message, message | {"dividends": {"win": 3.2}, "race_type": "Flat"})), fixed()
+    )
+    assert (found.appended, found.identical, found.refused) == (1, 1, {})
 
 
 def test_no_formula_or_page_reads_a_column_that_does_not_count() -> None:
-    """Else a result told again with another value of it would change an answer and not the log."""
+    """Else a result sent again with another value of it would change an answer and not the log."""
     read = [*(REPO / "feature_repo/catalogue").glob("*.py"), *(REPO / "serving").rglob("*.[pj][ys]")]
     read += [
         REPO / "streams/batch/sql/starts.sql",

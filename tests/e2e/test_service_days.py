@@ -91,13 +91,16 @@ def test_a_redis_that_stops_is_said_within_a_quarter_of_a_second_and_once_it_goe
 def test_scores_served_before_and_after_results_are_amended_are_all_made_again(store: Store, clock: Clock) -> None:
     """An amendment changes what horses of a race to come have done: what was served before it stays what was known then."""
     client = a_client(a_service(store, clock))
-    ran = [one for _, one in reader.messages(store.home) if isinstance(one, Result)]
-    horses = {one.horse_id for one in RUNNERS}
+    ran = [each for _, each in reader.messages(store.home) if isinstance(each, Result)]
+    horses = {runner.horse_id for runner in RUNNERS}
     last = max(
-        (one for one in ran if horses & {each.horse_id for each in one.runners}), key=lambda one: one.race.off_time
+        (race for race in ran if horses & {each.horse_id for each in race.runners}), key=lambda each: each.race.off_time
     )
-    starters = len([one for one in last.runners if one.started])
-    turned = tuple(replace(one, position=starters + 1 - one.position) if one.position else one for one in last.runners)
+    starters = len([runner for runner in last.runners if runner.started])
+    turned = tuple(
+        replace(runner, position=starters + 1 - runner.position) if runner.position else runner
+        for runner in last.runners
+    )
     first = last.result_version + 1
     served = []
     for message in (
@@ -148,14 +151,14 @@ def test_what_the_gate_said_of_a_model_is_said_wherever_its_chances_are(
         console = Console(width=200, record=True, file=StringIO())
         console.print(race_card(a_service(store).scorer.score("to come", clock.now)))
         assert f"gate: {verdict} · {mode}" in console.export_text()
-        *_, run = (one.race_id for _, one in reader.messages(store.home) if isinstance(one, Result))
-        told = velo("score", run, "--json", home=store.home.root).document
-        assert (told["gate"], told["mode"]) == (verdict, mode)
+        *_, run = (message.race_id for _, message in reader.messages(store.home) if isinstance(message, Result))
+        report = velo("score", run, "--json", home=store.home.root).document
+        assert (report["gate"], report["mode"]) == (verdict, mode)
         assert trader_of(store.home).mode == mode
     finally:
         gate.unlink()
 
 
 def a_posted_card() -> dict[str, Any]:
-    runners = [{"horse_id": one.horse_id, "trainer_id": one.trainer_id} for one in RUNNERS]
+    runners = [{"horse_id": runner.horse_id, "trainer_id": runner.trainer_id} for runner in RUNNERS]
     return {"race_date": "2023-06-01", "off_time": OFF.isoformat(), "course": "Ascot", "runners": runners}

@@ -99,9 +99,9 @@ def test_the_reference_is_whole_and_loads_nothing_from_elsewhere(client: TestCli
         assert f'id="{name}"' in page.text
     loaded = re.findall(r'(?:src|href)="([^"]+)"', page.text)
     assert loaded
-    assert all(one.startswith("/") and not one.startswith("//") for one in loaded)
+    assert all(message.startswith("/") and not message.startswith("//") for message in loaded)
     assert "<script" not in page.text
-    assert all(client.get(one).status_code == 200 for one in loaded)
+    assert all(client.get(message).status_code == 200 for message in loaded)
 
 
 @pytest.fixture(scope="module")
@@ -168,18 +168,18 @@ def test_several_processes_answer_alike_take_odds_and_add_up_their_figures(
 
     work = [threading.Thread(target=ask_for_scores) for _ in range(4)]
     work += [threading.Thread(target=post_odds, args=(100 * at,)) for at in range(4)]
-    for one in work:
-        one.start()
-    for one in work:
-        one.join()
+    for each in work:
+        each.start()
+    for each in work:
+        each.join()
     assert len(answers) == 40
     for answer in answers:
         del answer["scored_at"]
     assert all(answer == answers[0] for answer in answers)
     assert len(set(taken)) == 40
     assert len(scored(store)) > before
-    _, told = ask(port, "GET", "/metrics")
-    counted = re.search(rb'score_seconds_count\{origin="history"\} (\d+)', told)
+    _, found = ask(port, "GET", "/metrics")
+    counted = re.search(rb'score_seconds_count\{origin="history"\} (\d+)', found)
     assert counted
     assert int(counted[1]) == 40
 

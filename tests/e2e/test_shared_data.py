@@ -54,7 +54,7 @@ def test_what_was_skipped_for_want_of_shared_data_is_counted(run: Run) -> None:
     assert "2 skipped" in done.stdout
 
 
-def test_ci_fails_without_the_shared_data_when_told_to_require_it(run: Run) -> None:
+def test_ci_fails_without_the_shared_data_when_asked_to_require_it(run: Run) -> None:
     done = run(CI="true", VELO_REQUIRE_SHARED="1")
     assert done.returncode == 1, done.stdout
     assert "VELO_REQUIRE_SHARED=1 makes this a failure" in done.stdout

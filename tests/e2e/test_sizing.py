@@ -1,4 +1,4 @@
-"""docs/scale.md's figures are those that `velo bench sizing` gives, and what it foretells follows from them alone."""
+"""docs/scale.md's figures are those that `velo bench sizing` gives, and what it predicts follows from them alone."""
 
 import re
 from itertools import chain
@@ -32,14 +32,14 @@ def units_on(page: str) -> Units:
     return Units(**{name: float(values[0].replace(",", "")) for name, values in found.items()})
 
 
-def test_what_the_page_foretells_is_what_its_own_units_make() -> None:
+def test_what_the_page_predicts_is_what_its_own_units_make() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    told = cells(text)
+    found = cells(text)
     for line in sizing.grown(units_on(text)):
-        assert line in told, f"{line[0]}: run `velo bench sizing HOME… --into docs/scale.md`"
+        assert line in found, f"{line[0]}: run `velo bench sizing HOME… --into docs/scale.md`"
 
 
-def test_the_years_that_are_foretold_are_those_that_the_page_gives_reasons_for() -> None:
+def test_the_years_that_are_predicted_are_those_that_the_page_gives_reasons_for() -> None:
     text = PAGE.read_text(encoding="utf-8")
     for name, starts in STARTS_A_YEAR.items():
         [(_, _, assumed, *_)] = [
@@ -74,17 +74,17 @@ def built(tmp_path: Path) -> Path:
     return home
 
 
-def test_a_store_is_sized_and_the_page_told_between_its_marks(built: Path, tmp_path: Path) -> None:
+def test_a_store_is_sized_and_the_page_written_between_its_marks(built: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n<!-- {sizing.MARK} -->\nold\n<!-- end -->\nafter\n")
     ran = velo("bench", "sizing", built, "--into", page, "--json", home=tmp_path / "other")
-    told = ran.document
-    [store] = told["stores"]
+    report = ran.document
+    [store] = report["stores"]
     assert store["starts"] == 24
     rows = velo("sql", "select count(*) as rows from horse_form", "--json", home=built).document[0]["rows"]
     assert rows < store["rows"]
     assert store["keys"] > 8
-    assert store["log"] == pytest.approx(sum(one.stat().st_size for one in built.glob("log/*")) / 2**20)
+    assert store["log"] == pytest.approx(sum(path.stat().st_size for path in built.glob("log/*")) / 2**20)
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("<!-- end -->\nafter\n")
@@ -92,7 +92,7 @@ def test_a_store_is_sized_and_the_page_told_between_its_marks(built: Path, tmp_p
     assert all(words in text for words in WORDS.values())
 
 
-def test_a_home_without_tables_is_told_in_a_line(tmp_path: Path) -> None:
+def test_a_home_without_tables_is_reported_in_one_line(tmp_path: Path) -> None:
     velo("bench", "sizing", tmp_path / "nowhere", home=tmp_path).told("has no tables", "`velo build`")
     with pytest.raises(UserError, match="has no `<!-- velo bench sizing -->`"):
         page.put_between(tmp_path / "none.md", sizing.MARK, str.strip)

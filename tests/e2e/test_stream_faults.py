@@ -1,4 +1,4 @@
-"""Killed, starved of its Redis, or told to stop: the stream loses nothing and doubles nothing."""
+"""Killed, starved of its Redis, or asked to stop: the stream loses nothing and doubles nothing."""
 
 import os
 import random
@@ -112,7 +112,7 @@ def test_it_waits_while_redis_is_away_and_fills_one_that_has_forgotten(
     stop, telemetry = Event(), Telemetry()
     options = StreamOptions(snapshot_every=timedelta(milliseconds=50))
     caplog.set_level("INFO", "velo.stream")
-    last, began = max(one.known_at for one in messages if one.known_at), time.monotonic()
+    last, began = max(message.known_at for message in messages if message.known_at), time.monotonic()
 
     def clock() -> datetime:
         return last + timedelta(seconds=time.monotonic() - began)
@@ -150,11 +150,11 @@ def test_a_redis_that_forgets_while_the_stream_runs_is_filled_again(
     messages = [message for _, message in reader.messages(london.home)]
     tell(live, messages[:250])
     stop, client = Event(), Redis(port=port)
-    # of the day of the last message told, so that no midnight has passed which the stream would tell
-    told, begun = messages[249].known_at or NOW, time.monotonic()
+    # of the day of the last message known, so that no midnight has passed for which the stream would append a tick
+    found, begun = messages[249].known_at or NOW, time.monotonic()
 
     def clock() -> datetime:
-        return told + timedelta(seconds=time.monotonic() - begun)
+        return found + timedelta(seconds=time.monotonic() - begun)
 
     def read(count: int) -> None:
         until(lambda: (where := position(live.home)) and where.next_seq == count and where.at_end)
@@ -181,7 +181,7 @@ def test_a_redis_that_forgets_while_the_stream_runs_is_filled_again(
         stop.set()
         thread.join(PATIENCE_S)
     try:
-        assert any(getattr(one, "fields", {}).get("forgot") for one in caplog.records)
+        assert any(getattr(record, "fields", {}).get("forgot") for record in caplog.records)
         report = looked(live)
         assert (report.found, report.next_seq) == (0, TOLD)
     finally:
@@ -274,19 +274,21 @@ def test_stopped_while_redis_is_away_it_does_not_claim_that_both_stores_hold_eve
             if b'"store.unavailable"' in line:
                 break
         process.send_signal(signal.SIGTERM)
-        told, said = process.communicate(timeout=PATIENCE_S)
+        found, said = process.communicate(timeout=PATIENCE_S)
     finally:
         process.kill()
     assert process.returncode == code, said
-    assert told.startswith(b"stopped while a store was unavailable: not all of 1,140 messages are in both stores"), told
-    assert told.count(b"\n") == 1
+    assert found.startswith(b"stopped while a store was unavailable: not all of 1,140 messages are in both stores"), (
+        found
+    )
+    assert found.count(b"\n") == 1
 
 
 def told_before(store: Store, seq: int) -> bool:
     return reader.end(store.home).next_seq >= seq
 
 
-def test_local_midnight_is_told_when_nobody_else_does(london: Store) -> None:
+def test_local_midnight_is_appended_where_nobody_else_does_it(london: Store) -> None:
     """Once a day, by an injected clock, on the 23- and the 25-hour day too; not while a writer holds the log."""
     end = reader.end(london.home)
     assert end.known_at is not None
@@ -314,7 +316,7 @@ def test_local_midnight_is_told_when_nobody_else_does(london: Store) -> None:
         stop.set()
         thread.join(PATIENCE_S)
     ticks = [message for _, message in reader.messages(london.home, end.next_seq)]
-    assert [one.midnight for one in ticks if isinstance(one, Tick)] == [
+    assert [each.midnight for each in ticks if isinstance(each, Tick)] == [
         datetime(2026, 3, 28, 0, tzinfo=UTC),
         datetime(2026, 3, 29, 0, tzinfo=UTC),
         datetime(2026, 3, 29, 23, tzinfo=UTC),

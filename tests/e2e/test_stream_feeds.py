@@ -56,8 +56,8 @@ def store(tmp_path: Path) -> Iterator[Store]:
 def bodies() -> list[bytes]:
     """A month and a half of everything that a producer sends, up to yesterday: cards, withdrawals, odds, results."""
     first_day = datetime.now(UTC).date() - timedelta(days=46)
-    records = [to_record(one) for one in a_season(45, first_day=first_day)]
-    return [orjson.dumps({name: one[name] for name in one if name != "known_at"}) for one in records]
+    records = [to_record(message) for message in a_season(45, first_day=first_day)]
+    return [orjson.dumps({name: record[name] for name in record if name != "known_at"}) for record in records]
 
 
 class Streaming:
@@ -108,9 +108,9 @@ def everything_holds(store: Store, bodies: Sequence[bytes], tmp_path: Path) -> N
     """Every message is in the log once, in the feed's order, and both stores are a batch of it."""
     whole = a_store(tmp_path / "whole")
     drained(whole, Listed(bodies), clock=lambda: datetime.now(UTC))
-    told = [{key: value for key, value in one.items() if key not in ("seq", "digest")} for one in said(store)]
-    wanted = [{key: value for key, value in one.items() if key not in ("seq", "digest")} for one in said(whole)]
-    assert [one for one in told if one["type"] != "tick"] == [one for one in wanted if one["type"] != "tick"]
+    found = [{key: value for key, value in record.items() if key not in ("seq", "digest")} for record in said(store)]
+    wanted = [{key: value for key, value in record.items() if key not in ("seq", "digest")} for record in said(whole)]
+    assert [each for each in found if each["type"] != "tick"] == [each for each in wanted if each["type"] != "tick"]
     assert reader.check(store.home) == []
     report = audit(store, datetime.now(UTC), client=connect(store.home))
     assert report.found == 0, report.differences
@@ -160,12 +160,12 @@ def test_a_kafka_topic_is_streamed_by_the_same_promises(store: Store, bodies: li
 def fed(store: Store, feed: Feed, clock: Callable[[], datetime] = lambda: NOON) -> None:
     """Stream a feed to its end in this process, into the tables alone."""
     stop, planned = Event(), plan(store)
-    with background_ingest(planned.store, feed, clock, stop, once=True) as one:
+    with background_ingest(planned.store, feed, clock, stop, once=True) as each:
         options = StreamOptions(once=True, online=False, snapshot_every=timedelta(0))
-        run(planned, options, clock, Telemetry(), stop=stop, feeding=one)
+        run(planned, options, clock, Telemetry(), stop=stop, feeding=each)
 
 
-def test_midnight_is_told_and_the_values_expire_at_it(tmp_path: Path) -> None:
+def test_midnight_is_reported_and_the_values_expire_at_it(tmp_path: Path) -> None:
     """By the one clock that stamps the messages; the tables are those of a batch."""
     now = [NOON]
 
@@ -179,7 +179,7 @@ def test_midnight_is_told_and_the_values_expire_at_it(tmp_path: Path) -> None:
     store = a_store(tmp_path / "home")
     days = ("2024-05-01", "2024-05-01", "2024-05-17")
     fed(store, Days(encoded(*(sent_result(f"R{at}", race_date=day) for at, day in enumerate(days)))), lambda: now[0])
-    ticks = [one.midnight for _, one in reader.messages(store.home) if isinstance(one, Tick)]
+    ticks = [message.midnight for _, message in reader.messages(store.home) if isinstance(message, Tick)]
     assert ticks == [datetime(2024, 4, 30, 23, 0, tzinfo=UTC), datetime(2024, 5, 16, 23, 0, tzinfo=UTC)]
     assert_same(all_rows(store), all_rows(batch_twin(store, tmp_path / "twin")))
     first = datetime(2024, 5, 14, 23, 0, tzinfo=UTC).timestamp() * 1e6
@@ -206,7 +206,7 @@ def test_a_feed_that_is_away_is_waited_for_and_what_the_log_holds_takes_effect_m
     feed = Away(encoded(sent_result("R1"), sent_result("R2")))
     feed.name = "another"
     fed(store, feed)
-    assert sum("feed.away" in one.getMessage() for one in caplog.records) == 1
+    assert sum("feed.away" in record.getMessage() for record in caplog.records) == 1
     assert len(all_rows(store)["horse_form"]) == 2 * 3
     assert_same(all_rows(store), all_rows(batch_twin(store, tmp_path / "twin")))
 
@@ -232,7 +232,7 @@ def test_nothing_takes_effect_that_the_disk_does_not_hold(tmp_path: Path, monkey
     assert len(all_rows(store)["horse_form"]) == 4
 
 
-def test_a_log_that_another_process_writes_is_told_in_one_line(store: Store) -> None:
+def test_a_log_that_another_process_writes_is_reported_in_one_line(store: Store) -> None:
     with LogWriter.open(store, clock=fixed()):
         velo("stream", "--redis", "racing", "--once", home=store.home.root).told("is being written by process")
     velo("stream", "--redis", "racing", "--kafka", "day", home=store.home.root).told("exclude each other")

@@ -124,7 +124,11 @@ def comes_back(client: Any, before: dict[str, Any]) -> int:
 
 def same(score: dict[str, Any]) -> Any:
     """What a score stands on and comes to, but when it was made and how far the log was."""
-    return score["fingerprint"], score["missing"], [(one["horse_id"], one["probability"]) for one in score["runners"]]
+    return (
+        score["fingerprint"],
+        score["missing"],
+        [(runner["horse_id"], runner["probability"]) for runner in score["runners"]],
+    )
 
 
 def entities(redis: Any) -> list[bytes]:
@@ -167,7 +171,7 @@ def robbed_of_the_position(redis: Any) -> None:
 def test_what_an_idle_stream_finds_gone_it_fills_again_and_no_score_is_given_of_the_rest(
     store: Store, redis: Any, harm: Callable[[Any], None]
 ) -> None:
-    """Nothing is told meanwhile: the stream looks by itself."""
+    """Nothing is sent meanwhile: the stream looks by itself."""
     with streaming(store):
         client = a_client(a_service(store))
         until(lambda: client.get("/readyz").status_code == 200)
@@ -198,11 +202,11 @@ def test_a_redis_with_older_data_is_found_by_an_idle_stream(
         until(lambda: client.get("/readyz").status_code == 200)
         before = client.get(SCORE).json()
         older = {key: redis.dump(key) for key in redis.scan_iter(count=5000)}
-        told = [one for one in a_season(88) if isinstance(one, Result)][-1]
+        messages = [message for message in a_season(88) if isinstance(message, Result)][-1]
         off = NOW - timedelta(hours=2 - busy)
-        race = replace(told.race, race_id=f"fresh {busy}", race_date=NOW.date(), off_time=off)
+        race = replace(messages.race, race_id=f"fresh {busy}", race_date=NOW.date(), off_time=off)
         with LogWriter.open(store, clock=lambda: NOW - timedelta(minutes=1)) as writer:
-            writer.append(Result(race, told.runners))
+            writer.append(Result(race, messages.runners))
         until(lambda: whole.head_remembered(store.home) == (0, end(store.home).next_seq - 1))
         until(lambda: client.get("/readyz").status_code == 200 and client.get(SCORE).status_code == 200)
         before, earlier = client.get(SCORE).json(), before
@@ -265,7 +269,7 @@ def test_another_stores_rows_are_refused_by_all_and_replaced_by_clear(store: Sto
 
 
 def test_a_running_stream_ends_where_another_store_takes_its_redis(store: Store, redis: Any, tmp_path: Path) -> None:
-    """It does not fight for it: the operator is told which two use one Redis."""
+    """It does not fight for it: the operator learns which two use one Redis."""
     url = embedded_redis.ensure(store.home)
     theirs = Store.open(replace(Settings(tmp_path / "home", store.timezone), redis_url=url)).save()
     with LogWriter.open(theirs, clock=lambda: BUILT_AT) as writer:
@@ -340,15 +344,15 @@ def test_an_identity_is_given_once_and_kept_with_the_log(tmp_path: Path) -> None
     assert store_id(Store.open(Settings(tmp_path / "other")).home) != given
 
 
-def test_an_eviction_policy_is_told(store: Store, redis: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_eviction_policy_is_reported(store: Store, redis: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "velo.stream")
     redis.config_set("maxmemory-policy", "allkeys-lru")
     try:
         with streaming(store):
-            until(lambda: any(one.message == "stream.redis_may_evict" for one in caplog.records))
-        told = velo("status", home=store.home.root)
-        assert "allkeys-lru" in told.out
-        assert "noeviction" in told.out
+            until(lambda: any(record.message == "stream.redis_may_evict" for record in caplog.records))
+        done = velo("status", home=store.home.root)
+        assert "allkeys-lru" in done.out
+        assert "noeviction" in done.out
     finally:
         redis.config_set("maxmemory-policy", "noeviction")
     assert "allkeys-lru" not in velo("status", home=store.home.root).out

@@ -50,31 +50,31 @@ def placebo(predictions: Predictions) -> Predictions:
 
 def told_of(report: BacktestReport, predictions: Predictions) -> BacktestReport:
     """The report with the bets, the alarms and the luck of other outcomes."""
-    seasons = {one: predictions.season(one) for one in report.bets}
-    bets = {one: all_strategies(season) for one, season in seasons.items()}
+    seasons = {bet: predictions.season(bet) for bet in report.bets}
+    bets = {each: all_strategies(season) for each, season in seasons.items()}
     raised = alarms_of(report.told, bets, next(iter(seasons.values())).p.size)
-    return replace(report, alarms=raised, bets=bets, luck={one: luck_of(season) for one, season in seasons.items()})
+    return replace(report, alarms=raised, bets=bets, luck={each: luck_of(season) for each, season in seasons.items()})
 
 
 def test_a_placebo_that_returns_a_fortune_says_so_first_everywhere(
     tested: tuple[BacktestReport, Predictions],
 ) -> None:
     report, predictions = tested
-    told = told_of(report, placebo(longer(predictions, 6)))
-    assert told.gate == {}
-    assert {one.subject for one in told.alarms} == set(told.bets)
-    assert all(one.value > 0.25 and one.n > 500 and one.strategy for one in told.alarms)
-    first = first_lines(told)[0]
+    found = told_of(report, placebo(longer(predictions, 6)))
+    assert found.gate == {}
+    assert {alarm.subject for alarm in found.alarms} == set(found.bets)
+    assert all(alarm.value > 0.25 and alarm.n > 500 and alarm.strategy for alarm in found.alarms)
+    first = first_lines(found)[0]
     assert first.startswith("ALARM: ")
     assert "look for a leak, or for prices no one could take" in first
     out = StringIO()
-    Console(file=out, width=400).print(backtest_tables(told))
+    Console(file=out, width=400).print(backtest_tables(found))
     assert out.getvalue().startswith(first)
-    html = page(told)
+    html = page(found)
     assert html.index("<h1>ALARM: ") < html.index("gate: NOT ENOUGH DATA")
     assert "<title>ALARM: " in html
-    assert next(iter(json.loads(json.dumps(plain(told))))) == "alarms"
-    assert plain(told)["alarms"][0]["strategy"]
+    assert next(iter(json.loads(json.dumps(plain(found))))) == "alarms"
+    assert plain(found)["alarms"][0]["strategy"]
     # the words of who reads no table do not praise it without saying so, nor hide that no luck explains it
     assert "An alarm went off" in html
     assert "P(a gain this large | no edge) is below 0.1 %" in html
@@ -90,9 +90,9 @@ def test_outcomes_drawn_from_the_market_set_off_no_alarm_of_bets(tested: tuple[B
         drawn = np.zeros(season.p.size)
         for start, size in zip(season.starts, sizes_of(season.starts, season.p.size), strict=True):
             drawn[start + rng.choice(size, p=season.pi[start : start + size])] = 1.0
-        told = told_of(report, replace(many, columns=many.columns | {"share": drawn}))
-        assert [one for one in told.alarms if one.strategy == "ALL by p"] == []
-        assert all(share > 0.001 for share in told.luck["fundamental"].values())
+        found = told_of(report, replace(many, columns=many.columns | {"share": drawn}))
+        assert [alarm for alarm in found.alarms if alarm.strategy == "ALL by p"] == []
+        assert all(share > 0.001 for share in found.luck["fundamental"].values())
 
 
 def test_an_ordinary_backtest_has_its_verdict_first_and_the_luck_of_its_gains(
@@ -102,17 +102,17 @@ def test_an_ordinary_backtest_has_its_verdict_first_and_the_luck_of_its_gains(
     assert report.alarms == ()
     assert first_lines(report)[0].startswith("gate: ")
     for subject, bets in report.bets.items():
-        gained = {one.strategy for one in bets if one.profit > 0.0}
+        gained = {bet.strategy for bet in bets if bet.profit > 0.0}
         assert set(report.luck[subject]) == gained
         assert all(0.0 < share <= 1.0 for share in report.luck[subject].values())
 
 
 def season_of(prices: list[list[float]], winners: list[int]) -> BacktestPeriod:
     """Races with these prices, π in proportion, the winner of each by its place."""
-    sizes = [len(one) for one in prices]
+    sizes = [len(price) for price in prices]
     starts = np.cumsum([0, *sizes])[:-1].astype(np.intp)
-    odds = np.concatenate([np.asarray(one) for one in prices])
-    pi = np.concatenate([(1.0 / np.asarray(one)) / (1.0 / np.asarray(one)).sum() for one in prices])
+    odds = np.concatenate([np.asarray(price) for price in prices])
+    pi = np.concatenate([(1.0 / np.asarray(price)) / (1.0 / np.asarray(price)).sum() for price in prices])
     share = np.zeros(odds.size)
     share[starts + winners] = 1.0
     days = Days.of_dates(np.repeat(np.arange(len(prices)), sizes), 1)
@@ -121,10 +121,10 @@ def season_of(prices: list[list[float]], winners: list[int]) -> BacktestPeriod:
 
 def test_luck_is_how_often_the_markets_own_chances_gain_as_much() -> None:
     """By hand: one bet at evens in a race of two gains in half of all seasons; both of two such in a quarter."""
-    one = season_of([[2.0, 2.0]], [0])
+    each = season_of([[2.0, 2.0]], [0])
     first = np.array([True, False])
-    assert luck(one, [first, ~first], 1, 20_000)[0] == pytest.approx(0.5, abs=0.02)
-    assert luck(one, [first, ~first], 1, 100)[1] is None
+    assert luck(each, [first, ~first], 1, 20_000)[0] == pytest.approx(0.5, abs=0.02)
+    assert luck(each, [first, ~first], 1, 100)[1] is None
     two = season_of([[2.0, 2.0], [2.0, 2.0]], [0, 0])
     both, either = np.array([True, False, True, False]), np.array([True, False, False, False])
     assert luck(two, [both, either], 1, 20_000) == [pytest.approx(0.25, abs=0.02), pytest.approx(0.5, abs=0.02)]
@@ -133,7 +133,7 @@ def test_luck_is_how_often_the_markets_own_chances_gain_as_much() -> None:
     assert luck(four, [np.arange(4) == 2], 1, 20_000) == [pytest.approx(0.25, abs=0.02)]
 
 
-def test_luck_is_never_nought_and_is_told_in_words() -> None:
+def test_luck_is_never_nought_and_is_reported_in_words() -> None:
     sure = season_of([[1000.0] + [1.001] * 1] * 20, [0] * 20)
     (share,) = luck(sure, [np.tile([True, False], 20)], 1, 999)
     assert share == 1 / 1000

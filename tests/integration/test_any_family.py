@@ -49,9 +49,9 @@ def test_batch_stream_and_brute_force_agree_on_a_family_that_nobody_shipped(log:
         built = changelogs_of(store, family)
         # as the log's clock has them
         messages = [from_record(record) for record in reader.records(store.home)]
-    twin = Twin(family, [one for one in messages if isinstance(one, Result)], timezone)
+    twin = Twin(family, [message for message in messages if isinstance(message, Result)], timezone)
     streamed = changelog(Replay(timezone, (family,), shards=2), messages).get(family.view, {})
-    names = [one.name for one in family.features]
+    names = [feature.name for feature in family.features]
     assert streamed.keys() <= twin.by_key.keys()
     assert built.keys() == twin.by_key.keys()
     for key in twin.by_key:

@@ -83,7 +83,7 @@ def test_a_row_that_is_missing_or_there_twice_is_found(right: Store) -> None:
     try:
         double = part.with_name("part-double.parquet")
         shutil.copy(part, double)
-        assert {one.feature for one in looked(right).differences} == {"(rows)"}
+        assert {difference.feature for difference in looked(right).differences} == {"(rows)"}
         double.unlink()
         table = pq.read_table(part, partitioning=None)
         last = pc.equal(table.column("event_timestamp"), pc.max(table.column("event_timestamp")))
@@ -99,7 +99,7 @@ def test_one_wrong_value_in_redis_is_found(right: Store, field: str) -> None:
     """In the packed row that serving reads, and in the fields that stock Feast reads."""
     client: Any = connect(right.home, right.redis_url)
     layout = Layout.of(BY_VIEW[HORSE])
-    key = min(one for one in client.scan_iter() if layout.owns(one))
+    key = min(each for each in client.scan_iter() if layout.owns(each))
     name = layout.packed_field.encode() if field == "packed" else layout.value_fields[0]
     kept = client.hget(key, name)
     spoiled = bytearray(kept)
@@ -108,8 +108,8 @@ def test_one_wrong_value_in_redis_is_found(right: Store, field: str) -> None:
     try:
         report = looked(right)
         assert report.found
-        assert {one.store.split()[0] for one in report.differences} == {"online"}
-        assert {one.feature for one in report.differences} == {"starts"}
+        assert {difference.store.split()[0] for difference in report.differences} == {"online"}
+        assert {difference.feature for difference in report.differences} == {"starts"}
     finally:
         client.hset(key, name, kept)
 
@@ -119,13 +119,13 @@ def test_a_key_lost_from_redis_is_found_and_so_is_one_that_never_was(right: Stor
     """A key without its row, and a row without its key: of both views of a draw cell."""
     client: Any = connect(right.home, right.redis_url)
     layout = Layout.of(BY_VIEW["draw_bias"])
-    key = min(one for one in client.scan_iter() if layout.owns(one))
+    key = min(each for each in client.scan_iter() if layout.owns(each))
     never = layout.redis_key(["never|was"])
     client.copy(key, never)
     client.rename(key, b"aside")
     try:
-        found = [(one.view, one.found) for one in looked(right).differences]
-        assert sorted(found) == [(view, one) for view in ("draw_bias", "draw_elo") for one in ("none", "one")]
+        found = [(difference.view, difference.found) for difference in looked(right).differences]
+        assert sorted(found) == [(view, each) for view in ("draw_bias", "draw_elo") for each in ("none", "one")]
     finally:
         client.rename(b"aside", key)
         client.delete(never)
@@ -138,7 +138,7 @@ def test_a_sample_looks_at_as_many_keys_of_each_view(right: Store) -> None:
 
 @SHARED_BATCH
 def test_tables_behind_the_log_are_compared_as_far_as_they_reach(conformance: Conformance, tmp_path: Path) -> None:
-    """A build alone, without Redis: what was told since is no difference."""
+    """A build alone, without Redis: what was known since is no difference."""
     store = twin_of(conformance("london").store, tmp_path / "home")
     streamed(store, cut_after=3, batch=100)
     report = audit(store, NOW, client=None)

@@ -61,7 +61,7 @@ def races(rows: TrainingSet) -> Races:
 
 
 @pytest.fixture(scope="module")
-def told(rows: TrainingSet, races: Races) -> OutOfFold:
+def predicted(rows: TrainingSet, races: Races) -> OutOfFold:
     return messages_of_race(rows, races)
 
 
@@ -106,35 +106,39 @@ def test_the_blend_learns_from_as_many_refits_as_leave_half_of_the_past(races: R
     assert cut(races, replace(monthly, past=1))[1] == 1
 
 
-def test_races_of_later_days_change_no_earlier_prediction(rows: TrainingSet, races: Races, told: OutOfFold) -> None:
+def test_races_of_later_days_change_no_earlier_prediction(
+    rows: TrainingSet, races: Races, predicted: OutOfFold
+) -> None:
     """The whole pipeline, fitted without the last month's races, and with them."""
     edge = TEST_FROM + timedelta(days=50)
     fewer = races.only(races.days <= np.datetime64(edge))
     short = messages_of_race(rows, fewer, replace(PLAN, until=edge))
     sp = rows.label("sp_decimal")
-    for one in ("fundamental", "logit", "residual"):
-        early = getattr(short, one)
+    for each in ("fundamental", "logit", "residual"):
+        early = getattr(short, each)
         # A matrix product takes its last rows another way: the last bit may differ, and nothing more.
-        np.testing.assert_allclose(early, getattr(told, one)[: early.size], rtol=1e-12)
-    blends = [combine(of, sp[of.races.rows]).blend for of in (short, told)]
+        np.testing.assert_allclose(early, getattr(predicted, each)[: early.size], rtol=1e-12)
+    blends = [combine(of, sp[of.races.rows]).blend for of in (short, predicted)]
     np.testing.assert_allclose(blends[0], blends[1][: blends[0].size], rtol=1e-9)
 
 
 def test_the_winners_of_the_tested_days_teach_nothing_to_what_predicts_them(
-    rows: TrainingSet, races: Races, told: OutOfFold
+    rows: TrainingSet, races: Races, predicted: OutOfFold
 ) -> None:
     late = np.repeat(races.days >= np.datetime64(TEST_FROM), races.sizes)
     other = np.where(late, shuffled_winners(races.share, races.starts, 1), races.share)
-    np.testing.assert_array_equal(messages_of_race(rows, replace(races, share=other)).fundamental, told.fundamental)
+    np.testing.assert_array_equal(
+        messages_of_race(rows, replace(races, share=other)).fundamental, predicted.fundamental
+    )
 
 
 # Placebos
 
 
 def test_shuffled_winners_teach_nothing(rows: TrainingSet, races: Races) -> None:
-    told = messages_of_race(rows, replace(races, share=shuffled_winners(races.share, races.starts, 3)))
-    tested = told.races.only(told.fold >= 0)
-    loss = -tested.total(tested.share * np.log(told.fundamental))
+    messages = messages_of_race(rows, replace(races, share=shuffled_winners(races.share, races.starts, 3)))
+    tested = messages.races.only(messages.fold >= 0)
+    loss = -tested.total(tested.share * np.log(messages.fundamental))
     gained = 1.0 - loss / np.log(tested.sizes)
     assert gained.mean() < 2.0 * gained.std() / np.sqrt(gained.size)
     assert gained.mean() < 0.02
@@ -146,10 +150,10 @@ def leaking(
     """What the gate looks at where the race's own result stood in a feature's place, under noise."""
     matrix = rows.matrix(FEATURES)[races.rows].copy()
     matrix[:, 0] = planted_leak(races.share, 1, 0.1)
-    told = predict(Runners(matrix, races.starts, FEATURES), races, PLAN, TreesAndLogit(options), quiet)
+    predicted = predict(Runners(matrix, races.starts, FEATURES), races, PLAN, TreesAndLogit(options), quiet)
     predictions, _ = read(store.home, report.backtest)
-    tested = np.repeat(told.fold >= told.past, told.races.sizes)
-    season = replace(predictions.season("fundamental"), p=told.fundamental[tested])
+    tested = np.repeat(predicted.fold >= predicted.past, predicted.races.sizes)
+    season = replace(predictions.season("fundamental"), p=predicted.fundamental[tested])
     return gate_figures(season, season.p > 0.2, predictions.columns["market"], 100)
 
 
@@ -172,7 +176,7 @@ def test_a_column_that_no_catalogue_declares_is_refused(rows: TrainingSet) -> No
         rows.matrix([*FEATURES, "position"])
 
 
-# What is told
+# What is sent
 
 
 def test_probabilities_of_each_race_sum_to_one(store: Store, report: BacktestReport) -> None:
@@ -198,15 +202,15 @@ def test_the_same_backtest_again_is_the_same_to_the_last_digit_and_no_further_tr
 
 
 def test_another_recipe_on_the_same_days_is_another_trial(tmp_path: Path, store: Store, report: BacktestReport) -> None:
-    told = backtest(store, now=BUILT_AT, days=60, model=replace(SMALL, seed=2))
-    assert told.trials == 2
-    assert any("tested by 2 different backtests" in line for line in told.caveats)
+    found = backtest(store, now=BUILT_AT, days=60, model=replace(SMALL, seed=2))
+    assert found.trials == 2
+    assert any("tested by 2 different backtests" in line for line in found.caveats)
     (tmp_path / TRIALS).write_text("{\n")
     with pytest.raises(UserError, match="is damaged"):
         trials(tmp_path)
 
 
-def test_the_terminal_tells_the_verdict_first(report: BacktestReport) -> None:
+def test_the_terminal_says_the_verdict_first(report: BacktestReport) -> None:
     console = Console(width=190, record=True, file=StringIO())
     console.print(backtest_tables(report))
     shown = console.export_text()
@@ -237,17 +241,17 @@ def test_the_page_stands_by_itself_and_begins_with_the_verdict(tmp_path: Path, r
     assert first.tag == "h1"
     assert (first.text or "").startswith("gate: NOT ENOUGH DATA")
     assert len(root.findall(".//svg")) == 9
-    assert [one.tag for one in root[0]][:4] == ["h1", "p", "p", "div"], "two sentences and a chart come first"
+    assert [each.tag for each in root[0]][:4] == ["h1", "p", "p", "div"], "two sentences and a chart come first"
     assert "Units won by fundamental" in "".join(root[0][3].itertext())
-    reliability = next(one for one in root.iter("figure") if "Reliability of fundamental" in "".join(one.itertext()))
+    reliability = next(each for each in root.iter("figure") if "Reliability of fundamental" in "".join(each.itertext()))
     assert len(reliability.findall(".//circle")) == len(
-        next(one for one in report.told if one.name == "fundamental").diagram.said
+        next(each for each in report.told if each.name == "fundamental").diagram.said
     )
     for word in ("population stability", "TOP20 by edge", "&gt; 21", "trial 1", "What the words mean"):
         assert word in text, word
 
 
-def test_prices_told_before_the_off_decide_the_bets_and_are_held_against_the_last(
+def test_prices_known_before_the_off_decide_the_bets_and_are_held_against_the_last(
     store: Store, rows: TrainingSet, report: BacktestReport
 ) -> None:
     """Each starter's price against the race's own messages, as one race at a time is read."""
@@ -258,7 +262,7 @@ def test_prices_told_before_the_off_decide_the_bets_and_are_held_against_the_las
     columns = predictions.columns
     season = predictions.season("blend")
     identity = rows.identity.to_pylist()
-    decided = {one["race_id"]: (one["decision_time"], one["off_time"]) for one in identity}
+    decided = {each["race_id"]: (each["decision_time"], each["off_time"]) for each in identity}
     seen = 0
     for race_id in np.unique(columns["race_id"])[::25]:
         messages = messages_of_race(store.home, race_id).messages
@@ -290,23 +294,23 @@ def test_a_bucket_holds_by_its_interval_or_by_being_near_with_many_winners(repor
     assert holds(Figure(0.94, 0.93, 0.95, 10), 9_000.0) is False
     assert holds(Figure(1.0, None, None, 10), 9_000.0) is None
     own = "own fair price"
-    assert {(one.subject, one.by) for one in report.floors} == {
+    assert {(floor.subject, floor.by) for floor in report.floors} == {
         ("blend", "price"),
         ("fundamental", own),
         ("calibrated", own),
     }
-    for subject, _ in {(one.subject, one.by) for one in report.floors}:
-        assert sum(one.n for one in report.floors if one.subject == subject) == report.runners
+    for subject, _ in {(floor.subject, floor.by) for floor in report.floors}:
+        assert sum(floor.n for floor in report.floors if floor.subject == subject) == report.runners
 
 
-def test_a_feature_that_moved_is_told_first() -> None:
+def test_a_feature_that_moved_is_reported_first() -> None:
     rng = np.random.default_rng(1)
     before, after = rng.normal(size=(2, 2000, len(FEATURES)))
     after[:, 7] += 2.0
-    told = drifted(before, after, FEATURES)
-    assert next(iter(told)) == FEATURES[7]
-    assert told[FEATURES[7]] > 0.25
-    assert told[FEATURES[0]] < 0.05
+    found = drifted(before, after, FEATURES)
+    assert next(iter(found)) == FEATURES[7]
+    assert found[FEATURES[7]] > 0.25
+    assert found[FEATURES[0]] < 0.05
 
 
 def test_a_period_that_cannot_be_is_refused(store: Store) -> None:

@@ -12,7 +12,7 @@ def took(seconds: float, ended: str = "") -> BoundedRun:
     return BoundedRun(Timing.of([seconds]), ended, "" if ended else "digest", 100.0)
 
 
-def test_a_process_that_holds_more_than_its_bound_is_killed_and_told(tmp_path: Path) -> None:
+def test_a_process_that_holds_more_than_its_bound_is_killed_and_reported(tmp_path: Path) -> None:
     """Any Python is past 5 MB before it has joined anything."""
     asked = {"home": "none", "entities": "none", "few": "none", "views": [], "stock": True, "rounds": 1}
     ended = bounded(asked, tmp_path, most_mb=5)
@@ -21,7 +21,7 @@ def test_a_process_that_holds_more_than_its_bound_is_killed_and_told(tmp_path: P
     assert ended.peak_mb > 5
 
 
-def test_a_process_that_fails_is_told_as_such_and_is_no_figure(tmp_path: Path) -> None:
+def test_a_process_that_fails_is_reported_as_such_and_is_no_figure(tmp_path: Path) -> None:
     ended = bounded({"home": "none"}, tmp_path)
     assert ended.ended.startswith("broken off")
 

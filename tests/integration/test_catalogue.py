@@ -46,7 +46,7 @@ def a_race(race_id: str, on: str) -> Row:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    """A store in which Dreaper ran two horses on 1 April, 15 April and 25 May, told to the end of July."""
+    """A store in which Dreaper ran two horses on 1 April, 15 April and 25 May, with messages to the end of July."""
     made = a_store(tmp_path)
     races = [a_race("R1", "2024-04-01"), a_race("R2", "2024-04-15"), a_race("R3", "2024-05-25")]
     logged(made, *(from_record(record) for record in a_log(*races, a_tick("2024-07-31 23:00"))))
@@ -77,7 +77,7 @@ def test_a_60_day_window_is_in_feast_s_schema_and_joins_at_any_instant(store: St
     assert "unit: days; null if" in asked.tags["days_since_last_run"]
     service = feast.get_feature_service(SERVICE)
     offered = {field.name for view in service.feature_view_projections for field in view.features}
-    assert {f"{one.name}_60d" for one in TRAINERS.windowed} <= offered
+    assert {f"{aggregate.name}_60d" for aggregate in TRAINERS.windowed} <= offered
     # training and the score ask for every feature by the service
     day = {"horse_id": ["nobody"], "trainer_id": ["dreaper"], "event_timestamp": [datetime(2024, 6, 1, tzinfo=UTC)]}
     keys = {key: ["x"] for family in FAMILIES for key in family.keys if key not in day}
@@ -94,13 +94,15 @@ def test_a_60_day_window_is_in_feast_s_schema_and_joins_at_any_instant(store: St
 
 
 def test_new_formulas_begin_an_epoch_whose_online_values_replace_those_of_the_same_instant(store: Store) -> None:
-    """A family mended and widened, nothing else told: the old row's instant now holds the new values."""
+    """A family corrected and widened, nothing else known: the old row's instant now holds the new values."""
     bias = BY_VIEW["draw_bias"]
     mended = replace(
         bias,
         windowed=tuple(
-            replace(one, prior=10) if isinstance(one, Ratio) and one.name == "iv_shrunk" else one
-            for one in bias.windowed
+            replace(aggregate, prior=10)
+            if isinstance(aggregate, Ratio) and aggregate.name == "iv_shrunk"
+            else aggregate
+            for aggregate in bias.windowed
         ),
     )
     first = build(store, NOW)
@@ -118,7 +120,7 @@ def test_new_formulas_begin_an_epoch_whose_online_values_replace_those_of_the_sa
     assert after["iv_shrunk_1095d"] == changelogs_of(store, mended)[cells[0]["draw_cell"],][-1]["iv_shrunk_1095d"]
 
 
-def test_a_sentence_written_anew_is_no_other_formula_and_a_changed_number_is() -> None:
+def test_a_sentence_written_again_is_no_other_formula_and_a_changed_number_is() -> None:
     """Comments, docstrings and layout are no code; names and numbers are."""
     plain = "def half(x):\n    return x / 2\n"
     reworded = '"""A module."""\n\n\ndef half(x):  # of it\n    """Half."""\n    # as asked\n\n    return x / 2\n'
@@ -132,7 +134,7 @@ def test_a_catalogue_that_says_the_same_is_the_same_epoch_and_any_change_another
     assert fingerprint(with_family(replace(TRAINERS, about="another text"))) == fingerprint()
     narrower = replace(TRAINERS, windows=TRAINERS.windows[:-1])
     fewer = replace(TRAINERS, windowed=TRAINERS.windowed[:-1])
-    assert len({fingerprint(), *(fingerprint(with_family(one)) for one in (WITH_60_DAYS, narrower, fewer))}) == 4
+    assert len({fingerprint(), *(fingerprint(with_family(each)) for each in (WITH_60_DAYS, narrower, fewer))}) == 4
 
 
 def test_feast_has_each_features_formula_unit_window_and_null_and_each_views_owner(tmp_path: Path) -> None:

@@ -39,7 +39,8 @@ FEWER = tuple(family for family in FAMILIES if family.view != "jockey_course")
 CORRECTED = replace(
     BIAS,
     windowed=tuple(
-        replace(one, prior=10) if isinstance(one, Ratio) and one.name == "iv_shrunk" else one for one in BIAS.windowed
+        replace(aggregate, prior=10) if isinstance(aggregate, Ratio) and aggregate.name == "iv_shrunk" else aggregate
+        for aggregate in BIAS.windowed
     ),
 )
 
@@ -86,7 +87,7 @@ def test_a_window_changes_the_formulas_of_its_view_alone_and_adds_its_features()
     assert [view for view in before if before[view] != after[view]] == ["trainer_velocity"]
     old, new = before["trainer_velocity"].features, after["trainer_velocity"].features
     assert {name: new[name] for name in old} == old
-    assert new.keys() - old.keys() == {f"{one.name}_60d" for one in TRAINERS.windowed}
+    assert new.keys() - old.keys() == {f"{aggregate.name}_60d" for aggregate in TRAINERS.windowed}
 
 
 def test_a_changed_number_changes_its_own_feature_alone() -> None:
@@ -202,9 +203,9 @@ def test_a_rollback_is_refused_in_one_line_while_the_edit_is_there_or_nothing_is
     build(store, NOW, families=with_family(WIDER))
     with pytest.raises(
         UserError, match=r"other formulas than the catalogue \(trainer_velocity\): take your edit"
-    ) as one:
+    ) as raised:
         rollback(store, families=with_family(WIDER))
-    assert "\n" not in str(one.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_rollback_to_a_damaged_file_is_refused_and_changes_nothing(store: Store) -> None:
@@ -254,12 +255,12 @@ def test_a_plan_over_all_keys_counts_exactly_what_then_changes(store: Store) -> 
     assert (change.view, change.change, change.rows_then) == ("draw_bias", "changed", len(after))
     for number, feature in enumerate(change.features):
         assert feature.differ == differing(before, after, 1, (3 + number, 3 + number)), feature
-    assert {one.feature: one.change for one in change.features if one.change != "untouched"} == {
+    assert {each.feature: each.change for each in change.features if each.change != "untouched"} == {
         "iv_shrunk_1095d": "changed"
     }
     assert len(found.examples) == 10
     held: dict[tuple[Any, ...], tuple[Any, ...]] = {(row[0], row[1]): row for row in after}
-    place = 3 + [one.name for one in CORRECTED.features].index("iv_shrunk_1095d")
+    place = 3 + [each.name for each in CORRECTED.features].index("iv_shrunk_1095d")
     for example in found.examples:
         assert example.after == held[*example.key, example.at][place] != example.before
         assert example.races
@@ -274,9 +275,11 @@ def test_a_plan_names_views_and_features_that_come_and_go_and_the_objects_of_fea
         "horse_wins": "added",
         "jockey_course": "dropped",
     }
-    wider = {one.feature: one for one in changes["trainer_velocity"].features if one.change != "untouched"}
-    assert {one.change for one in wider.values()} == {"added"}
-    assert wider.keys() == {f"{one.name}_60d" for one in TRAINERS.windowed}
+    wider = {
+        feature.feature: feature for feature in changes["trainer_velocity"].features if feature.change != "untouched"
+    }
+    assert {each.change for each in wider.values()} == {"added"}
+    assert wider.keys() == {f"{aggregate.name}_60d" for aggregate in TRAINERS.windowed}
     assert wider["runs_60d"].differ == wider["runs_60d"].values > 0
     assert (changes["horse_wins"].keys, changes["horse_wins"].of_keys > 5) == (5, True)
     assert {"feature view horse_wins", "feature view jockey_course", "feature service velo_v1"} <= {*found.feast}

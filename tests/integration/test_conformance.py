@@ -62,7 +62,7 @@ def test_every_probe_agrees_through_feast_s_historical_retrieval(built: Built, f
     """All probes of a view in one call; a key without a row is null throughout."""
     wrong = []
     for family, probes in _probes(built):
-        got = historical(feast, family, [one.entity for one in probes], [one.as_of for one in probes])
+        got = historical(feast, family, [probe.entity for probe in probes], [probe.as_of for probe in probes])
         assert len(got) == len(probes)
         wrong += _disagreements(family, probes, got)
     assert wrong == []
@@ -74,10 +74,12 @@ def test_the_online_store_holds_each_probed_entity_s_last_value(built: Built, fe
     wrong = []
     still_true = 0
     for family, probes in _probes(built):
-        now = online(feast, family, [one.entity for one in probes])
-        at_end = [Probe(one.entity, built.report.known_at, None) for one in probes]
+        now = online(feast, family, [probe.entity for probe in probes])
+        at_end = [Probe(probe.entity, built.report.known_at, None) for probe in probes]
         last = [row for row, _ in _asof(built, family, at_end)]
-        wrong += [(family.view, one.entity) for one, mine, its in zip(probes, now, last, strict=True) if mine != its]
+        wrong += [
+            (family.view, probe.entity) for probe, mine, its in zip(probes, now, last, strict=True) if mine != its
+        ]
         holding = [place for place, (_, holds) in enumerate(_asof(built, family, probes)) if holds]
         still_true += len(holding)
         wrong += _disagreements(family, [probes[place] for place in holding], [now[place] for place in holding])
@@ -87,9 +89,9 @@ def test_the_online_store_holds_each_probed_entity_s_last_value(built: Built, fe
 
 def _probes(built: Built) -> list[tuple[Family, list[Probe]]]:
     found: dict[str, list[Probe]] = {}
-    for one in pq.read_table(built.case.probes).to_pylist():
-        expected = None if one["features"] is None else json.loads(one["features"])
-        found.setdefault(one["view"], []).append(Probe(json.loads(one["entity"]), one["as_of"], expected))
+    for each in pq.read_table(built.case.probes).to_pylist():
+        expected = None if each["features"] is None else json.loads(each["features"])
+        found.setdefault(each["view"], []).append(Probe(json.loads(each["entity"]), each["as_of"], expected))
     assert len(found) == VIEWS_PROBED
     return [(BY_VIEW[view], probes) for view, probes in found.items()]
 
@@ -98,9 +100,9 @@ def _asof(built: Built, family: Family, probes: Sequence[Probe]) -> list[tuple[d
     """The row that holds for each probe, and whether it is its key's last; all null where there is none."""
     import pyarrow as pa
 
-    names = [*(one.name for one in family.features), "valid_until"]
-    columns = {key: pa.array([one.entity[key] for one in probes], pa.string()) for key in family.keys}
-    columns["as_of"] = pa.array([one.as_of for one in probes], pa.timestamp("us", "UTC"))
+    names = [*(feature.name for feature in family.features), "valid_until"]
+    columns = {key: pa.array([probe.entity[key] for probe in probes], pa.string()) for key in family.keys}
+    columns["as_of"] = pa.array([probe.as_of for probe in probes], pa.timestamp("us", "UTC"))
     asked = pa.table(columns | {"place": pa.array(range(len(probes)), pa.int64())})
     keys = ", ".join(family.keys)
     same = " AND ".join(f"asked.{key} = held.{key}" for key in family.keys)
@@ -122,7 +124,7 @@ def _asof(built: Built, family: Family, probes: Sequence[Probe]) -> list[tuple[d
 def _disagreements(family: Family, probes: Sequence[Probe], got: Sequence[Mapping[str, Any]]) -> list[Any]:
     """(view, entity, instant, feature, got, expected) of each value that is not the probe's."""
     by_name = {feature.name: feature.kind for feature in family.features}
-    loose = {one.name for one in family.recent if isinstance(one, Ewma | Slope | Variance)}
+    loose = {aggregate.name for aggregate in family.recent if isinstance(aggregate, Ewma | Slope | Variance)}
     wrong: list[Any] = []
     for probe, row in zip(probes, got, strict=True):
         expected = probe.expected if probe.expected is not None else dict.fromkeys((*by_name, "valid_until"))

@@ -47,12 +47,12 @@ def asked(client: TestClient, kind: str, **params: Any) -> Curve:
 def table(store: Store, kind: str) -> list[tuple[Any, ...]]:
     """Every row of a key in its feature table, oldest first: instant, end, features in the catalogue's order."""
     view = BY_VIEW[VIEWS[kind]]  # type: ignore[index]  # a kind of the tests
-    columns = ", ".join(("event_timestamp", "valid_until", *(one.name for one in view.features)))
+    columns = ", ".join(("event_timestamp", "valid_until", *(feature.name for feature in view.features)))
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         return connection.execute(
             f"SELECT {columns} FROM read_parquet($parts) WHERE {kind}_id = $key ORDER BY event_timestamp",
-            {"parts": [str(one) for one in (store.home.offline / view.view).glob("*.parquet")], "key": KEYS[kind]},
+            {"parts": [str(path) for path in (store.home.offline / view.view).glob("*.parquet")], "key": KEYS[kind]},
         ).fetchall()
 
 
@@ -60,14 +60,14 @@ def table(store: Store, kind: str) -> list[tuple[Any, ...]]:
 def test_a_curve_is_every_change_of_the_key_in_the_catalogues_words(
     store: Store, client: TestClient, kind: str
 ) -> None:
-    told, rows = asked(client, kind, points=2000), table(store, kind)
-    assert told.rows == len(told.points) == len(rows) > 5
-    assert [(one.at, one.valid_until, *one.values) for one in told.points] == rows
+    found, rows = asked(client, kind, points=2000), table(store, kind)
+    assert found.rows == len(found.points) == len(rows) > 5
+    assert [(point.at, point.valid_until, *point.values) for point in found.points] == rows
     family = BY_VIEW[VIEWS[kind]]  # type: ignore[index]  # a kind of the tests
-    assert [(one.name, one.formula) for one in told.features] == list(
-        zip((one.name for one in family.features), family.formulas, strict=True)
+    assert [(feature.name, feature.formula) for feature in found.features] == list(
+        zip((feature.name for feature in family.features), family.formulas, strict=True)
     )
-    assert told.name == KEYS[kind].title()
+    assert found.name == KEYS[kind].title()
 
 
 @KINDS
@@ -75,12 +75,12 @@ def test_a_curve_is_every_change_of_the_key_in_the_catalogues_words(
 def test_never_more_points_than_asked_for_and_the_first_and_last_are_among_them(
     store: Store, client: TestClient, kind: str, points: int
 ) -> None:
-    told, rows = asked(client, kind, points=points), table(store, kind)
-    assert told.rows == len(rows)
-    assert len(told.points) <= points
-    assert [one.at for one in told.points] == sorted({one.at for one in told.points})
-    assert (told.points[0].at, told.points[-1].at) == (rows[0][0], rows[-1][0])
-    assert {one.at for one in told.points} <= {row[0] for row in rows}
+    found, rows = asked(client, kind, points=points), table(store, kind)
+    assert found.rows == len(rows)
+    assert len(found.points) <= points
+    assert [point.at for point in found.points] == sorted({point.at for point in found.points})
+    assert (found.points[0].at, found.points[-1].at) == (rows[0][0], rows[-1][0])
+    assert {point.at for point in found.points} <= {row[0] for row in rows}
 
 
 @KINDS
@@ -89,11 +89,11 @@ def test_nothing_later_than_as_of_and_from_since_on_what_held_then(store: Store,
     rows = table(store, kind)
     first, last = rows[3][0], rows[-3][0]
     since = first + timedelta(seconds=1)
-    told = asked(client, kind, as_of=last.isoformat(), since=since.isoformat())
-    assert [one.at for one in told.points] == [row[0] for row in rows[3:-2]]
-    assert told.as_of == last
+    found = asked(client, kind, as_of=last.isoformat(), since=since.isoformat())
+    assert [point.at for point in found.points] == [row[0] for row in rows[3:-2]]
+    assert found.as_of == last
     early = asked(client, kind, as_of=rows[0][0].isoformat(), since=(rows[0][0] - timedelta(days=1)).isoformat())
-    assert [one.at for one in early.points] == [rows[0][0]]
+    assert [point.at for point in early.points] == [rows[0][0]]
 
 
 @pytest.mark.parametrize("key", ["nobody", "' OR true --", "a/b", "\x00", "%", "😀" * 50])
@@ -106,7 +106,7 @@ def test_a_stranger_is_refused_by_name_whatever_it_is_called(client: TestClient,
         assert answer.json()["detail"].startswith(f"no message names {kind} {key!r} by ")
 
 
-def test_one_who_was_told_of_only_later_is_a_stranger_then(store: Store, client: TestClient) -> None:
+def test_one_who_became_known_only_later_is_a_stranger_then(store: Store, client: TestClient) -> None:
     before = table(store, "horse")[0][0] - timedelta(days=2)
     assert client.get("/v1/horses/horse 1/history", params={"as_of": before.isoformat()}).status_code == 404
 
@@ -124,7 +124,7 @@ def test_an_instant_at_the_end_of_time_is_no_accident(client: TestClient, instan
         assert client.get("/v1/trainers/trainer 1/history", params={name: instant}).status_code in (200, 404, 422)
 
 
-def test_without_tables_the_remedy_is_told(tmp_path: Path) -> None:
+def test_without_tables_the_remedy_is_reported(tmp_path: Path) -> None:
     client = a_client(a_service(opened(tmp_path / "home").save(), lambda: datetime(2026, 1, 1, tzinfo=UTC)))
     answer = client.get("/v1/horses/horse 1/history")
     assert answer.status_code == 503
@@ -149,38 +149,38 @@ def expected_runs(results: dict[str, Result], kind: str, key: str) -> list[tuple
     """(race, horse, position, starters, SP, favourite) of each start of a key, latest first."""
     found = []
     for result in results.values():
-        ran = [one for one in result.runners if one.status not in ("NR", "VOID", None)]
-        shortest = min(one.sp_decimal or 0.0 for one in ran)
+        ran = [runner for runner in result.runners if runner.status not in ("NR", "VOID", None)]
+        shortest = min(race.sp_decimal or 0.0 for race in ran)
         found += [
             (
                 result.race.off_time,
                 result.race_id,
-                one.horse_id,
-                one.position,
+                race.horse_id,
+                race.position,
                 len(ran),
-                one.sp_decimal,
-                one.sp_decimal == shortest,
+                race.sp_decimal,
+                race.sp_decimal == shortest,
             )
-            for one in ran
-            if getattr(one, f"{kind}_id") == key
+            for race in ran
+            if getattr(race, f"{kind}_id") == key
         ]
     return [row[1:] for row in sorted(found, reverse=True)]
 
 
 def plain_runs(runs: list[PastRun]) -> list[tuple[Any, ...]]:
-    return [(one.race_id, one.horse_id, one.position, one.starters, one.sp_decimal, one.favourite) for one in runs]
+    return [(run.race_id, run.horse_id, run.position, run.starters, run.sp_decimal, run.favourite) for run in runs]
 
 
 @KINDS
 def test_past_runs_are_those_of_the_versions_known_at_the_instant(store: Store, kind: Any) -> None:
     """Between a first result and its amendment too; what a later instant knows is in none of them."""
     messages = a_season(40)
-    amended = [one for one in messages if isinstance(one, Result) and one.result_version == 2]
+    amended = [message for message in messages if isinstance(message, Result) and message.result_version == 2]
     assert amended
-    instants = [one.known_at - timedelta(microseconds=1) for one in amended if one.known_at]
-    instants += [one.known_at for one in amended if one.known_at] + [BUILT_AT]
+    instants = [each.known_at - timedelta(microseconds=1) for each in amended if each.known_at]
+    instants += [each.known_at for each in amended if each.known_at] + [BUILT_AT]
     past = PastRuns(store.home, UnbuiltLog(store.home))
-    keys = {getattr(one, f"{kind}_id") for one in amended[0].runners} | {KEYS[kind], "nobody"}
+    keys = {getattr(runner, f"{kind}_id") for runner in amended[0].runners} | {KEYS[kind], "nobody"}
     for as_of in instants:
         found, results = past.of(kind, keys, as_of), told_by(as_of, messages)
         assert {key: plain_runs(runs) for key, runs in found.items()} == {
@@ -196,11 +196,14 @@ def test_results_after_the_build_are_in_the_past_runs_and_replace_what_they_amen
     past = PastRuns(store.home, UnbuiltLog(store.home))
     horse = KEYS["horse"]
     before = past.of("horse", [horse], BUILT_AT)[horse]
-    old = next(one for one in messages if isinstance(one, Result) and one.race_id == before[0].race_id)
+    old = next(each for each in messages if isinstance(each, Result) and each.race_id == before[0].race_id)
     gone = replace(
-        old, runners=tuple(one for one in old.runners if one.horse_id != horse), result_version=9, known_at=None
+        old,
+        runners=tuple(runner for runner in old.runners if runner.horse_id != horse),
+        result_version=9,
+        known_at=None,
     )
-    later = [one for one in a_season(12, seed=8, first_day=date(2024, 3, 1)) if isinstance(one, Result)]
+    later = [each for each in a_season(12, seed=8, first_day=date(2024, 3, 1)) if isinstance(each, Result)]
     added: list[Message] = []
     with LogWriter.open(store, clock=lambda: BUILT_AT) as writer:
         for message in (*later, gone):
@@ -211,7 +214,7 @@ def test_results_after_the_build_are_in_the_past_runs_and_replace_what_they_amen
     assert plain_runs(after) == expected_runs(
         told_by(BUILT_AT + timedelta(days=1), [*messages, *added]), "horse", horse
     )
-    assert old.race_id not in {one.race_id for one in after}
+    assert old.race_id not in {each.race_id for each in after}
     assert past.of("horse", [horse], BUILT_AT - timedelta(days=1))[horse] == before, "and none of it is known earlier"
 
 
@@ -219,12 +222,12 @@ def test_a_record_counts_starts_wins_and_places_by_course_and_lists_every_start(
     results = told_by(BUILT_AT, a_season(40))
     rows = expected_runs(results, "horse", KEYS["horse"])
     record = KeyRecord.model_validate_json(client.get("/v1/horses/horse 1/record").content)
-    assert [(one.race_id, one.position, one.starters) for one in record.runs] == [
+    assert [(run.race_id, run.position, run.starters) for run in record.runs] == [
         (row[0], row[2], row[3]) for row in rows
     ]
     assert record.starts == len(rows)
-    assert all(one.elo is not None for one in record.runs)
-    by_course = next(one for one in record.records if one.by == "course")
+    assert all(run.elo is not None for run in record.runs)
+    by_course = next(each for each in record.records if each.by == "course")
     for line in by_course.lines:
         here = [row for row in rows if results[row[0]].race.course == line.name]
         places = sum(row[2] is not None and row[2] <= (1 if row[3] <= 4 else 2 if row[3] <= 7 else 3) for row in here)
@@ -237,7 +240,7 @@ def test_a_record_counts_starts_wins_and_places_by_course_and_lists_every_start(
 def test_the_search_finds_part_of_a_name_and_puts_what_begins_with_it_first(client: TestClient) -> None:
     def found(text: str) -> list[tuple[str, str]]:
         answer = Matches.model_validate_json(client.get("/v1/search", params={"q": text}).content)
-        return [(one.kind, one.name) for one in answer.matches]
+        return [(match.kind, match.name) for match in answer.matches]
 
     assert found("TRAINER 1") == [("trainer", "Trainer 1")]
     assert found("orse 1")[0] == ("horse", "Horse 1")

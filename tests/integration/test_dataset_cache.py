@@ -1,4 +1,4 @@
-"""A training set is kept by what it was made from: read again bit for bit, made anew where that changed or the file did."""
+"""A training set is kept by what it was made from: read again bit for bit, made again where that changed or the file did."""
 
 from datetime import date, timedelta
 from pathlib import Path
@@ -63,9 +63,9 @@ def test_another_lead_or_period_is_another_set_and_only_the_last_used_are_kept(s
 
 
 @pytest.mark.parametrize("at", [0.2, 0.5, 0.999])
-def test_a_damaged_file_is_made_anew(store: Store, at: float) -> None:
+def test_a_damaged_file_is_made_again(store: Store, at: float) -> None:
     made, _ = asked(store)
-    path = max(files(store), key=lambda one: one.stat().st_mtime)
+    path = max(files(store), key=lambda file: file.stat().st_mtime)
     content = bytearray(path.read_bytes())
     content[int(at * (len(content) - 1))] ^= 0xFF
     path.write_bytes(content)
@@ -74,15 +74,15 @@ def test_a_damaged_file_is_made_anew(store: Store, at: float) -> None:
     assert asked(store)[1]
 
 
-def test_tables_built_anew_from_more_messages_are_another_set(tmp_path: Path) -> None:
-    told = a_season(60)
-    store = a_store(tmp_path / "home", told[: len(told) // 2])
+def test_tables_built_again_from_more_messages_are_another_set(tmp_path: Path) -> None:
+    messages = a_season(60)
+    store = a_store(tmp_path / "home", messages[: len(messages) // 2])
     fewer, _ = asked(store)
-    more, was_read = asked(a_store(tmp_path / "home", told[len(told) // 2 :]))
+    more, was_read = asked(a_store(tmp_path / "home", messages[len(messages) // 2 :]))
     assert not was_read
     assert more.rows > fewer.rows
 
 
-def test_without_tables_the_remedy_is_told(tmp_path: Path) -> None:
+def test_without_tables_the_remedy_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="velo build"):
         kept_training_set(Store(Home(tmp_path / "none"), ZoneInfo("Europe/London")))

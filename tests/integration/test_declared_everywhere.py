@@ -54,8 +54,8 @@ def a_card(draw: st.DrawFn) -> Racecard:
     race = Race("R", date(2024, 5, 1), off, "Ayr", going=draw(st.sampled_from(["Good", "Soft", None])))
     field = draw(st.lists(horses, min_size=1, max_size=4, unique=True))
     runners = [
-        Runner(one, jockey_id=draw(riders), trainer_id="t", status=draw(st.sampled_from([None, None, "NR"])))
-        for one in field
+        Runner(runner, jockey_id=draw(riders), trainer_id="t", status=draw(st.sampled_from([None, None, "NR"])))
+        for runner in field
     ]
     return Racecard(race, tuple(runners))
 
@@ -76,19 +76,19 @@ NOTICES = st.one_of(
 def a_result(draw: st.DrawFn) -> Result:
     field = draw(st.lists(horses, min_size=1, max_size=4, unique=True))
     status = [draw(st.sampled_from(["PU", "NR"])) for _ in field[1:]]
-    rest = [Runner(one, jockey_id="j5", status=of) for one, of in zip(field[1:], status, strict=True)]
+    rest = [Runner(runner, jockey_id="j5", status=of) for runner, of in zip(field[1:], status, strict=True)]
     race = Race("R", date(2024, 5, 1), OFF, "Ayr", going="Good")
     return Result(race, (Runner(field[0], jockey_id="j5", status="FINISHED", position=1), *rest))
 
 
 @st.composite
 def a_story(draw: st.DrawFn) -> list[Message]:
-    """What is told of a race, in order; a result, if any, comes after the off."""
-    told = draw(st.lists(NOTICES, min_size=1, max_size=9))
-    before = sorted((draw(MINUTES) for _ in told), reverse=True)
+    """The messages of a race, in order; a result, if any, comes after the off."""
+    messages = draw(st.lists(NOTICES, min_size=1, max_size=9))
+    before = sorted((draw(MINUTES) for _ in messages), reverse=True)
     story: list[Message] = [
-        replace(one, known_at=OFF - timedelta(minutes=minutes, microseconds=-at))
-        for at, (one, minutes) in enumerate(zip(told, before, strict=True))
+        replace(message, known_at=OFF - timedelta(minutes=minutes, microseconds=-at))
+        for at, (message, minutes) in enumerate(zip(messages, before, strict=True))
     ]
     if draw(st.booleans()):
         story.append(replace(draw(a_result()), known_at=OFF + timedelta(minutes=15)))
@@ -101,53 +101,55 @@ def standing(messages: Sequence[Message], instant: datetime) -> Standing | None:
     if race is None or race.source != FROM_CARD:
         return None
     since = withdrawn_since(messages, instant)
-    out = {one.horse_id: since[one.horse_id] for one in race.withdrawn}
-    return {one.horse_id: one.jockey_id for one in race.runners}, out, race.race.going
+    out = {runner.horse_id: since[runner.horse_id] for runner in race.withdrawn}
+    return {runner.horse_id: runner.jockey_id for runner in race.runners}, out, race.race.going
 
 
 @settings(max_examples=300, deadline=None)
 @given(a_story())
 def test_at_every_instant_a_race_stands_as_one_who_heard_its_messages_one_by_one_says(story: list[Message]) -> None:
-    for one in story:
-        assert standing(story, instant_of(one)) == standing_of(story, instant_of(one))
+    for message in story:
+        assert standing(story, instant_of(message)) == standing_of(story, instant_of(message))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(a_story())
-def test_what_the_log_leaves_out_as_told_before_changes_nothing(story: list[Message]) -> None:
+def test_what_the_log_leaves_out_as_known_before_changes_nothing(story: list[Message]) -> None:
     """Live messages that say again what stands are not appended; nothing that would change the race is left out."""
     with TemporaryDirectory() as folder:
         store = opened(Path(folder) / "home").save()
         clock = [OFF]
         with LogWriter.open(store, clock=lambda: clock[0]) as writer:
-            for at, one in enumerate(story):
-                clock[0] = instant_of(one)
+            for at, each in enumerate(story):
+                clock[0] = instant_of(each)
                 # a card that comes again at once is the same card: it is no later one
-                assume(not isinstance(one, Racecard) or not _comes_again(one, story[:at]))
-                writer.append(one)
+                assume(not isinstance(each, Racecard) or not _comes_again(each, story[:at]))
+                writer.append(each)
                 held = [message for _, message in logged(store.home)]
-                told, kept = standing(story[: at + 1], NOW), standing(held, NOW)
+                found, kept = standing(story[: at + 1], NOW), standing(held, NOW)
                 # a withdrawal may stand by a message that was left out as said before
-                assert (told and (told[0], told[1].keys(), told[2])) == (kept and (kept[0], kept[1].keys(), kept[2]))
+                assert (found and (found[0], found[1].keys(), found[2])) == (
+                    kept and (kept[0], kept[1].keys(), kept[2])
+                )
 
 
 def _comes_again(card: Racecard, before: Sequence[Message]) -> bool:
-    last = next((one for one in reversed(before) if not isinstance(one, Market)), None)
+    last = next((each for each in reversed(before) if not isinstance(each, Market)), None)
     return isinstance(last, Racecard) and replace(last, known_at=None) == replace(card, known_at=None)
 
 
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.lists(a_story(), min_size=12, max_size=12))
 def test_log_tables_redis_and_the_training_query_agree_on_every_race(stories: list[list[Message]]) -> None:
-    told = [_of_race(one, f"R{n}") for n, story in enumerate(stories) for one in story]
+    messages = [_of_race(message, f"R{n}") for n, story in enumerate(stories) for message in story]
     with TemporaryDirectory() as folder:
         store = opened(Path(folder) / "home").save()
         try:
             with LogWriter.open(store, clock=lambda: NOW) as writer:
-                writer.load(told)
+                writer.load(messages)
             by_race: dict[str, list[Message]] = {}
-            for _, one in logged(store.home):
-                by_race.setdefault(one.race_id or "", []).append(one)
+            for _, message in logged(store.home):
+                by_race.setdefault(message.race_id or "", []).append(message)
             build(store, NOW)
             _tables_and_log(store, by_race)
             _training_query(store, by_race)
@@ -170,11 +172,11 @@ def _of_race(message: Message, race_id: str) -> Message:
 def _tables_and_log(store: Store, by_race: dict[str, list[Message]]) -> None:
     for race_id, messages in by_race.items():
         read = [UnbuiltLog(store.home).messages(race_id, 0)]
-        if any(isinstance(one, Racecard | Result) for one in messages):
+        if any(isinstance(message, Racecard | Result) for message in messages):
             read.append(list(messages_of_race(store.home, race_id).messages))
-        for one in messages:
-            expected = standing_of(messages, instant_of(one))
-            assert [standing(each, instant_of(one)) for each in read] == [expected] * len(read), race_id
+        for message in messages:
+            expected = standing_of(messages, instant_of(message))
+            assert [standing(each, instant_of(message)) for each in read] == [expected] * len(read), race_id
 
 
 def _training_query(store: Store, by_race: dict[str, list[Message]]) -> None:
@@ -184,7 +186,7 @@ def _training_query(store: Store, by_race: dict[str, list[Message]]) -> None:
             found[row["race_id"]][row["horse_id"]] = row["jockey_id"]
     for race_id, messages in by_race.items():
         at = decision_time(messages, LEAD)
-        stands = standing_of(messages, at) if at and any(isinstance(one, Result) for one in messages) else None
+        stands = standing_of(messages, at) if at and any(isinstance(message, Result) for message in messages) else None
         assert found[race_id] == (stands[0] if stands else {}), race_id
 
 
@@ -219,5 +221,5 @@ def test_a_card_of_an_older_log_marks_its_non_runners_in_a_field_of_the_source(t
         writer.load([Racecard(race, old, OFF - timedelta(hours=3)), Racecard(race, old, OFF - timedelta(hours=2))])
     assert "status" not in to_record(Racecard(race, old))["runners"][0]
     build(store, NOW)
-    for messages in ([one for _, one in logged(store.home)], messages_of_race(store.home, "R").messages):
+    for messages in ([message for _, message in logged(store.home)], messages_of_race(store.home, "R").messages):
         assert standing(messages, OFF) == ({"h2": None}, {"h1": OFF - timedelta(hours=3)}, None)

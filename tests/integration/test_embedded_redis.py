@@ -91,9 +91,9 @@ def test_it_listens_on_its_socket_alone_and_what_it_may_take_is_bounded(home: Ho
 
 
 def test_the_server_is_one_without_known_advisories_as_the_lock_has_it(home: Home) -> None:
-    told: Any = Redis.from_url(ensure(home)).info("server")
-    assert told["server_name"] == "valkey"
-    assert tuple(map(int, told["valkey_version"].split("."))) >= (9, 1, 2)
+    found: Any = Redis.from_url(ensure(home)).info("server")
+    assert found["server_name"] == "valkey"
+    assert tuple(map(int, found["valkey_version"].split("."))) >= (9, 1, 2)
 
 
 def test_a_home_whose_path_is_longer_than_a_socket_may_have_is_reached_all_the_same(tmp_path: Path) -> None:
@@ -115,7 +115,9 @@ def test_a_home_whose_path_is_longer_than_a_socket_may_have_is_reached_all_the_s
 def test_what_a_server_of_an_earlier_release_kept_is_read(home: Home) -> None:
     """One file of commands, as Redis 6 keeps it."""
     commands = (("SELECT", "0"), ("SET", "kept", "yes"), ("HSET", "row", "a", "1"))
-    lines = [f"*{len(one)}\r\n" + "".join(f"${len(word)}\r\n{word}\r\n" for word in one) for one in commands]
+    lines = [
+        f"*{len(command)}\r\n" + "".join(f"${len(word)}\r\n{word}\r\n" for word in command) for command in commands
+    ]
     home.redis.mkdir(parents=True)
     (home.redis / "appendonly.aof").write_text("".join(lines), newline="")
     client: Any = Redis.from_url(ensure(home))
@@ -128,7 +130,7 @@ def test_damage_in_what_it_kept_is_said_and_no_other_server_begins_with_nothing_
     for number in range(500):
         client.hset(f"key {number}", mapping={"a": "x" * 50})
     down(home)
-    path = max(embedded_redis.data_path(home).iterdir(), key=lambda one: one.stat().st_size)
+    path = max(embedded_redis.data_path(home).iterdir(), key=lambda each: each.stat().st_size)
     content = bytearray(path.read_bytes())
     begin = len(content) // 2
     content[begin : begin + 4096] = bytes(4096)
@@ -174,7 +176,7 @@ def test_many_starters_at_once_start_one_server(home: Home) -> None:
     assert (home.redis / "redis.log").read_text().count("Ready to accept connections") == 1
 
 
-def test_a_killed_server_is_started_anew_with_what_it_had_written(home: Home) -> None:
+def test_a_killed_server_is_started_again_with_what_it_had_written(home: Home) -> None:
     url = ensure(home)
     Redis.from_url(url).set("kept", "yes")
     Redis.from_url(url).bgrewriteaof()  # type: ignore[no-untyped-call]
@@ -228,17 +230,17 @@ def test_without_an_address_given_the_homes_own_is_used(home: Home) -> None:
     assert Redis.from_url(ensure(home)).get("here") == b"1"
 
 
-def test_a_server_that_is_down_is_told_in_one_line_within_a_second() -> None:
+def test_a_server_that_is_down_is_reported_in_one_line_within_a_second() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with pytest.raises(UserError, match=rf"cannot use Redis at redis://127.0.0.1:{port}.*start it") as told:
+    with pytest.raises(UserError, match=rf"cannot use Redis at redis://127.0.0.1:{port}.*start it") as raised:
         connect_url(f"redis://:secret@127.0.0.1:{port}/0")
-    assert "secret" not in str(told.value)
-    assert "\n" not in str(told.value)
+    assert "secret" not in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
-def test_a_server_that_never_answers_is_told_too() -> None:
+def test_a_server_that_never_answers_is_reported_too() -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -246,10 +248,10 @@ def test_a_server_that_never_answers_is_told_too() -> None:
             connect_url(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
 
 
-def test_a_wrong_password_is_told_as_one(home: Home) -> None:
-    with pytest.raises(UserError, match="refuses the password") as told:
+def test_a_wrong_password_is_reported_as_one(home: Home) -> None:
+    with pytest.raises(UserError, match="refuses the password") as raised:
         connect_url(f"unix://:guess@{quote(socket_of(ensure(home)))}")
-    assert "guess" not in str(told.value)
+    assert "guess" not in str(raised.value)
 
 
 UNUSABLE = (
@@ -260,6 +262,6 @@ UNUSABLE = (
 
 
 @pytest.mark.parametrize("url", UNUSABLE)
-def test_what_is_no_redis_url_is_told_as_such(url: str) -> None:
+def test_what_is_no_redis_url_is_reported_as_such(url: str) -> None:
     with pytest.raises(UserError, match="REDIS_URL"):
         connect_url(url)

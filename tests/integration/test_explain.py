@@ -1,4 +1,4 @@
-"""Where a value came from: the starts told make it again, bit for bit, and what differs is told loudly."""
+"""Where a value came from: the starts known make it again, bit for bit, and what differs is reported loudly."""
 
 import json
 import random
@@ -66,17 +66,17 @@ def explained(store: Store, race_id: str, horse_id: str, instant: datetime | Non
     return explain(store, race, horse_id)
 
 
-def feature(told: Explained, full_name: str) -> tuple[ExplainedView, ExplainedFeature]:
+def feature(said: Explained, full_name: str) -> tuple[ExplainedView, ExplainedFeature]:
     view, name = full_name.split("__")
-    held = next(one for one in told.views if one.view == view)
-    return held, next(one for one in held.features if one.name == name)
+    held = next(each for each in said.views if each.view == view)
+    return held, next(each for each in held.features if each.name == name)
 
 
 # What made a value
 
 
 @pytest.mark.parametrize("name", ["hk_amended", "london"])
-def test_the_starts_told_make_every_value_again_bit_for_bit_amended_ones_too(
+def test_the_starts_listed_make_every_value_again_bit_for_bit_amended_ones_too(
     name: str, conformance: Conformance
 ) -> None:
     """Real races with made-up amendments, and made-up corners: random runners, and horses with an amended past, each
@@ -90,19 +90,19 @@ def test_the_starts_told_make_every_value_again_bit_for_bit_amended_ones_too(
     values, versions = 0, set()
     for race_id, horse_id in chance.sample(anyone, RUNNERS_ASKED) + chance.sample(touched, RUNNERS_ASKED):
         told_then = chance.choice(instants)
-        told = explained(
+        report = explained(
             store, race_id, horse_id, chance.choice([None, told_then, told_then - timedelta(microseconds=1)])
         )
-        assert told.differences == (), (race_id, horse_id)
-        values += sum(one.value is not None for view in told.views for one in view.features)
-        versions |= {start.result_version for view in told.views for start in view.starts}
-        assert all(start.known_at <= told.instant for view in told.views for start in view.starts)
-        assert sum(len(view.features) for view in told.views) == STORED + 6
+        assert report.differences == (), (race_id, horse_id)
+        values += sum(each.value is not None for view in report.views for each in view.features)
+        versions |= {start.result_version for view in report.views for start in view.starts}
+        assert all(start.known_at <= report.instant for view in report.views for start in view.starts)
+        assert sum(len(view.features) for view in report.views) == STORED + 6
     assert values > RUNNERS_ASKED * STORED // 2
     assert versions > {1}
 
 
-def test_before_an_amendment_the_version_then_known_is_told_and_after_it_the_amended_one(
+def test_before_an_amendment_the_version_then_known_is_shown_and_after_it_the_amended_one(
     conformance: Conformance,
 ) -> None:
     store = conformance("hk_amended").store
@@ -118,7 +118,7 @@ def test_before_an_amendment_the_version_then_known_is_told_and_after_it_the_ame
 
     def version_told(at: datetime) -> set[int]:
         held, _ = feature(explained(store, race_id, horse_id, at), "horse_form__starts")
-        return {one.result_version for one in held.starts if one.race_id == race_id}
+        return {start.result_version for start in held.starts if start.race_id == race_id}
 
     tick = timedelta(microseconds=1)
     assert version_told(first - tick) == set()
@@ -129,27 +129,27 @@ def test_before_an_amendment_the_version_then_known_is_told_and_after_it_the_ame
 
 def test_the_starts_of_a_window_are_those_the_warehouse_has_in_it(season: Store) -> None:
     race_id, horse_id = ask(season, LATEST)[0]
-    told = explained(season, race_id, horse_id)
-    held, one = feature(told, "trainer_velocity__wins_14d")
+    report = explained(season, race_id, horse_id)
+    held, each = feature(report, "trainer_velocity__wins_14d")
     trainer = held.key["trainer_id"]
     expected = ask(
         season,
         f"""
         SELECT race_id, horse_id, position FROM {{starts}} JOIN
             (SELECT race_id, max(result_version) AS result_version FROM {{results}}
-             WHERE known_at <= '{told.instant}' GROUP BY ALL) USING (race_id, result_version)
-        WHERE trainer_id = '{trainer}' AND race_date > DATE '{told.instant.date()}' - 14 AND known_at <= '{told.instant}'
+             WHERE known_at <= '{report.instant}' GROUP BY ALL) USING (race_id, result_version)
+        WHERE trainer_id = '{trainer}' AND race_date > DATE '{report.instant.date()}' - 14 AND known_at <= '{report.instant}'
         """,
     )
-    got = [held.starts[at] for at in one.made_of]
+    got = [held.starts[at] for at in each.made_of]
     assert sorted((start.race_id, start.horse_id, start.position or 0) for start in got) == sorted(
         (race, horse, position or 0) for race, horse, position in expected
     )
-    assert one.value == sum(start.position == 1 for start in got)
+    assert each.value == sum(start.position == 1 for start in got)
     assert list(held.starts) == sorted(held.starts, key=lambda start: start.race_date, reverse=True)
 
 
-def test_the_values_told_are_those_that_serving_reads(season: Store) -> None:
+def test_the_values_shown_are_those_that_serving_reads(season: Store) -> None:
     """Stored and request-time features alike, for every runner of a race."""
     [(race_id,)] = ask(season, "SELECT race_id FROM {starts} ORDER BY race_date DESC, race_id, horse_id LIMIT 1")
     messages = messages_of_race(season.home, race_id).messages
@@ -161,27 +161,27 @@ def test_the_values_told_are_those_that_serving_reads(season: Store) -> None:
     for runner, row in zip(race.runners, matrix.tolist(), strict=True):
         served = dict(zip(COLUMNS, row, strict=True))
         for view in explain(season, race, runner.horse_id).views:
-            for one in view.features:
-                if isinstance(one.value, str):
+            for each in view.features:
+                if isinstance(each.value, str):
                     continue
-                expected = np.nan if one.value is None else float(one.value)
-                assert np.array_equal(served[f"{view.view}__{one.name}"], expected, equal_nan=True), one
+                expected = np.nan if each.value is None else float(each.value)
+                assert np.array_equal(served[f"{view.view}__{each.name}"], expected, equal_nan=True), each
 
 
-def test_past_the_tables_end_the_last_row_is_told_and_is_stale(season: Store) -> None:
+def test_past_the_tables_end_the_last_row_is_reported_and_is_stale(season: Store) -> None:
     race_id, horse_id = ask(season, LATEST)[0]
-    told = explained(season, race_id, horse_id, datetime(2024, 6, 1, tzinfo=UTC))
-    assert told.tables_until < told.instant
-    assert told.differences == ()
-    assert {one.view for one in told.views if one.stale} >= {"trainer_velocity", "horse_form"}
+    report = explained(season, race_id, horse_id, datetime(2024, 6, 1, tzinfo=UTC))
+    assert report.tables_until < report.instant
+    assert report.differences == ()
+    assert {view.view for view in report.views if view.stale} >= {"trainer_velocity", "horse_form"}
 
 
 def test_a_key_that_never_started_has_no_row_and_no_starts(season: Store) -> None:
     race_id, horse_id = ask(season, "SELECT race_id, horse_id FROM {starts} ORDER BY known_at, horse_id LIMIT 1")[0]
-    told = explained(season, race_id, horse_id)
-    assert told.differences == ()
-    assert all(one.event_timestamp is None and not one.starts for one in told.views)
-    assert all(one.value is None for view in told.views for one in view.features if one.name != "layoff_band")
+    report = explained(season, race_id, horse_id)
+    assert report.differences == ()
+    assert all(view.event_timestamp is None and not view.starts for view in report.views)
+    assert all(each.value is None for view in report.views for each in view.features if each.name != "layoff_band")
 
 
 # The formulas
@@ -189,20 +189,20 @@ def test_a_key_that_never_started_has_no_row_and_no_starts(season: Store) -> Non
 
 def test_every_feature_has_a_formula_in_words_made_from_its_declaration() -> None:
     for family in FAMILIES:
-        told = dict(zip((one.name for one in family.features), family.formulas, strict=True))
-        assert len(set(told.values())) == len(told), family.view
+        found = dict(zip((each.name for each in family.features), family.formulas, strict=True))
+        assert len(set(found.values())) == len(found), family.view
         for name, words in FORMULAS.items():
             view, _, feature_name = name.partition("__")
-            assert view != family.view or told[feature_name] == words
+            assert view != family.view or found[feature_name] == words
 
 
 def test_tables_of_replaced_formulas_are_refused_with_the_remedy(tmp_path: Path, season: Store) -> None:
     """Their starts may lack a measure that today's formulas sum."""
     home = shutil.copytree(season.home.root, tmp_path / "home", symlinks=True)
     manifest = (home / "offline").resolve() / "manifest.json"
-    told = json.loads(manifest.read_text())
+    report = json.loads(manifest.read_text())
     manifest.unlink()
-    manifest.write_text(json.dumps(told | {"fingerprint": "0" * 16}))
+    manifest.write_text(json.dumps(report | {"fingerprint": "0" * 16}))
     race_id, horse_id = ask(season, LATEST)[0]
     with pytest.raises(UserError, match=r"are of formulas since replaced: run `velo build`, and ask again"):
         explained(Store.open(Settings(home=home)), race_id, horse_id)
@@ -211,14 +211,14 @@ def test_tables_of_replaced_formulas_are_refused_with_the_remedy(tmp_path: Path,
 # The command
 
 
-def test_the_command_tells_a_runner_by_key_or_by_name_and_as_json(season: Store) -> None:
+def test_the_command_explains_a_runner_by_key_or_by_name_and_as_json(season: Store) -> None:
     race_id, horse_id, horse = ask(
         season,
         "SELECT race_id, horse_id, horse FROM {runners} WHERE type = 'result' AND position = 1 ORDER BY ALL DESC LIMIT 1",
     )[0]
     document = velo("explain", race_id, horse_id, "--json", home=season.home.root).document
     assert document["differences"] == []
-    assert [one["view"] for one in document["views"]] == [*BY_VIEW, "since_last_run"]
+    assert [view["view"] for view in document["views"]] == [*BY_VIEW, "since_last_run"]
     assert json.dumps(document["views"][0]["starts"][0])
     shown = velo("explain", race_id, horse or horse_id, home=season.home.root)
     assert shown.code == 0
@@ -226,7 +226,7 @@ def test_the_command_tells_a_runner_by_key_or_by_name_and_as_json(season: Store)
     assert "DIFFER" not in shown.out
 
 
-def test_a_table_that_holds_another_value_is_told_loudly(season: Store, tmp_path: Path) -> None:
+def test_a_table_that_holds_another_value_is_reported_loudly(season: Store, tmp_path: Path) -> None:
     shutil.copytree(season.home.root, tmp_path / "home", symlinks=True, ignore=shutil.ignore_patterns("redis"))
     race_id, horse_id = ask(season, LATEST)[0]
     [part] = (tmp_path / "home" / "offline").resolve().joinpath("horse_form").glob("*.parquet")
@@ -241,7 +241,10 @@ def test_a_table_that_holds_another_value_is_told_loudly(season: Store, tmp_path
     assert shown.code == 1
     assert "THE TABLES DIFFER" in shown.out
     document = json.loads(velo("explain", race_id, horse_id, "--json", home=tmp_path / "home").out)
-    assert {one.split(":")[0] for one in document["differences"]} == {"horse_form__wins", "horse_form__prb_ewma"}
+    assert {difference.split(":")[0] for difference in document["differences"]} == {
+        "horse_form__wins",
+        "horse_form__prb_ewma",
+    }
 
 
 def test_what_cannot_be_explained_is_refused_in_one_line(season: Store, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def a_race(day: int, of_runners: dict[str, Any], of_race: dict[str, Any]) -> Res
     off = OFF + timedelta(days=day)
     of_all: dict[str, Any] = {"distance_m": 1200.0, "rating_band": "80-60"}
     race = Race(f"R{day:03}", off.date(), off, "Ascot", **of_all | of_race)
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "status": "FINISHED",
         "trainer_id": "t",
         "jockey_id": "j",
@@ -52,23 +52,23 @@ def a_race(day: int, of_runners: dict[str, Any], of_race: dict[str, Any]) -> Res
         "weight_lbs": 126.0,
     }
     runners = (
-        Runner("arkle", **told | {"position": 1, "beaten_lengths": 0.0, "draw": 1}),
+        Runner("arkle", **fields | {"position": 1, "beaten_lengths": 0.0, "draw": 1}),
         Runner(
             "mill house",
-            **told | {"position": 2, "beaten_lengths": 99.0, "draw": 2, "finish_time_s": 71.0} | of_runners,
+            **fields | {"position": 2, "beaten_lengths": 99.0, "draw": 2, "finish_time_s": 71.0} | of_runners,
         ),
-        Runner("flyingbolt", **told | {"position": 3, "beaten_lengths": 120.0, "draw": 3, "finish_time_s": 72.0}),
+        Runner("flyingbolt", **fields | {"position": 3, "beaten_lengths": 120.0, "draw": 3, "finish_time_s": 72.0}),
     )
     return Result(race, runners, known_at=off + timedelta(minutes=15))
 
 
 def test_no_value_of_a_file_stops_a_build_and_the_stream_says_the_same(tmp_path: Path) -> None:
     """Distances in miles or furlongs, odds and lengths beyond 64 bits: one such race would stop every later build."""
-    each: list[tuple[dict[str, Any], dict[str, Any]]] = [(one, {}) for one in OF_RUNNERS] + [
-        ({}, one) for one in OF_RACES
+    each: list[tuple[dict[str, Any], dict[str, Any]]] = [(runner, {}) for runner in OF_RUNNERS] + [
+        ({}, race) for race in OF_RACES
     ]
     store = a_store(tmp_path / "home")
-    logged(store, *(a_race(day, *one) for day, one in enumerate(each)))
+    logged(store, *(a_race(day, *item) for day, item in enumerate(each)))
     streamed(store)
     twin = batch_twin(store, tmp_path / "twin")
     assert_same(all_rows(store), all_rows(twin))
@@ -121,4 +121,4 @@ def test_odds_beyond_a_billion_expect_nothing(odds: float, inverse: int | None) 
 def test_a_market_that_expects_nothing_of_anyone_is_none() -> None:
     runners = [Runner(name, status="FINISHED", position=at, sp_decimal=1e300) for at, name in enumerate("ab", 1)]
     starts = starts_of(Race("R", date(2024, 5, 1), OFF, "Ascot"), runners)
-    assert [one.exp_e9 for one in starts] == [None, None]
+    assert [start.exp_e9 for start in starts] == [None, None]

@@ -1,4 +1,4 @@
-"""What we knew stays as we knew it: nothing told later changes an earlier value."""
+"""What we knew stays as we knew it: nothing known later changes an earlier value."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -45,10 +45,13 @@ def test_future_races_and_amendments_change_no_value_that_training_was_given(bef
     views = ("horse_form", "trainer_velocity", "partnership_velocity", "horse_course")
     feasts = [apply(before.store), apply(after)]
     for family in (BY_VIEW[view] for view in views):
-        asked = [(one, at) for one, at in starts if all(one[key] for key in family.keys)]
+        asked = [(start, at) for start, at in starts if all(start[key] for key in family.keys)]
         old, new = (
             historical(
-                feast, family, [{key: one[key] for key in family.keys} for one, _ in asked], [at for _, at in asked]
+                feast,
+                family,
+                [{key: request[key] for key in family.keys} for request, _ in asked],
+                [at for _, at in asked],
             )
             for feast in feasts
         )
@@ -57,20 +60,20 @@ def test_future_races_and_amendments_change_no_value_that_training_was_given(bef
 
 
 def _starts(store: Store) -> list[tuple[dict[str, str], datetime]]:
-    """The keys of every third start as first told, and five minutes before its off."""
+    """The keys of every third start when first known, and five minutes before its off."""
     every = [
         (
             {
                 "horse_id": runner.horse_id,
                 "trainer_id": runner.trainer_id or "",
                 "jockey_id": runner.jockey_id or "",
-                "course": one.race.course,
+                "course": result.race.course,
             },
-            one.race.off_time - timedelta(minutes=5),
+            result.race.off_time - timedelta(minutes=5),
         )
-        for one in _results(store)
-        if one.result_version == 1
-        for runner in one.runners
+        for result in _results(store)
+        if result.result_version == 1
+        for runner in result.runners
         if runner.started
     ]
     return every[::3]
@@ -81,16 +84,18 @@ def _results(store: Store) -> list[Result]:
 
 
 def _future(store: Store, end: datetime) -> list[Message]:
-    """Told after the log's end: what was, reversed or voided; races of old days never told of; a season to come."""
-    told = _results(store)
-    highest = {one.race_id: one for one in sorted(told, key=lambda one: one.result_version)}
-    amended = [_amended(one, void=number % 4 == 0) for number, one in enumerate(highest.values()) if number % 5 == 0]
-    forgotten = [_renamed(one, "forgotten") for one in told[1::40]]
-    first = [one for one in told if one.result_version == 1]
-    away = timedelta(days=30 + (end.date() - min(one.race.race_date for one in first)).days)
-    to_come = [_renamed(_moved(one, away), "to come") for one in first[::3]]
-    late = [replace(one, known_at=end + timedelta(minutes=number)) for number, one in enumerate([*amended, *forgotten])]
-    passed = local_date(max(one.known_at for one in to_come if one.known_at), store.timezone) + timedelta(days=100)
+    """Sent after the log's end: what was, reversed or voided; races of old days never known; a season to come."""
+    messages = _results(store)
+    highest = {message.race_id: message for message in sorted(messages, key=lambda message: message.result_version)}
+    amended = [_amended(each, void=number % 4 == 0) for number, each in enumerate(highest.values()) if number % 5 == 0]
+    forgotten = [_renamed(message, "forgotten") for message in messages[1::40]]
+    first = [message for message in messages if message.result_version == 1]
+    away = timedelta(days=30 + (end.date() - min(each.race.race_date for each in first)).days)
+    to_come = [_renamed(_moved(each, away), "to come") for each in first[::3]]
+    late = [
+        replace(each, known_at=end + timedelta(minutes=number)) for number, each in enumerate([*amended, *forgotten])
+    ]
+    passed = local_date(max(each.known_at for each in to_come if each.known_at), store.timezone) + timedelta(days=100)
     return [*late, *to_come, Tick(local_midnight(passed, store.timezone))]
 
 

@@ -1,4 +1,4 @@
-"""The clock of a follower: messages are stamped on arrival, and each local midnight is told."""
+"""The clock of a follower: messages are stamped on arrival, and each local midnight is appended."""
 
 import threading
 from datetime import UTC, datetime, timedelta
@@ -30,7 +30,7 @@ def test_a_message_is_stamped_on_arrival_and_says_where_it_came_from(store: Stor
     [((2024, 5, 2), 24), ((2024, 3, 31), 23), ((2024, 10, 27), 25)],
     ids=["an ordinary day", "the 23-hour day", "the 25-hour day"],
 )
-def test_the_midnights_that_pass_while_it_follows_are_told_at_once(
+def test_the_midnights_that_pass_while_it_follows_are_sent_at_once(
     store: Store, day: tuple[int, int, int], hours: int
 ) -> None:
     """An idle feed, a clock that goes on by a quarter of an hour each time it is read: both midnights of a day."""
@@ -48,20 +48,22 @@ def test_the_midnights_that_pass_while_it_follows_are_told_at_once(
             return []
 
     report = follow(store, Idle([]), clock=clock, stop=stop)
-    ticks = [one for one in held(store) if isinstance(one, Tick)]
+    ticks = [message for message in held(store) if isinstance(message, Tick)]
     before = datetime(*day, tzinfo=store.timezone) - timedelta(days=1)
-    assert [one.midnight for one in ticks] == [before.astimezone(UTC), first, second]
-    assert all(timedelta() < (one.known_at or NOON) - one.midnight <= HOUR for one in ticks[1:])
+    assert [tick.midnight for tick in ticks] == [before.astimezone(UTC), first, second]
+    assert all(timedelta() < (tick.known_at or NOON) - tick.midnight <= HOUR for tick in ticks[1:])
     assert report.ticks == 3
 
 
-def test_a_midnight_that_passes_within_a_batch_is_told_between_its_messages(store: Store) -> None:
+def test_a_midnight_that_passes_within_a_batch_is_sent_between_its_messages(store: Store) -> None:
     midnight = datetime(2024, 5, 1, 23, 0, tzinfo=UTC)
     bodies = encoded(*(sent("going_change", f"R{number}", going="Good") for number in range(8)))
     drained(store, Listed(bodies), ticking(timedelta(seconds=10), midnight - timedelta(minutes=1)))
     messages = held(store)
-    place = next(at for at, one in enumerate(messages) if isinstance(one, Tick) and one.midnight == midnight)
-    known = [one.known_at for one in messages]
+    place = next(
+        at for at, message in enumerate(messages) if isinstance(message, Tick) and message.midnight == midnight
+    )
+    known = [message.known_at for message in messages]
     assert 1 < place < len(messages) - 1
     assert known[place - 1] < midnight < known[place] < known[place + 1]  # type: ignore[operator]
 
@@ -77,10 +79,10 @@ def test_a_clock_set_back_by_years_sends_no_good_result_to_the_dead_letters(stor
     logged(store, GoingChange("R0", "Good", NOON + HOUR))
     report = drained(store, Listed(encoded(sent_result("R1"), sent_result("R2"))), fixed(NOON - timedelta(days=2000)))
     assert (report.appended, report.dead_letters, report.refused) == (2, 0, {})
-    results = [one for one in held(store) if isinstance(one, Result)]
-    assert [one.race_id for one in results] == ["R1", "R2"]
+    results = [message for message in held(store) if isinstance(message, Result)]
+    assert [result.race_id for result in results] == ["R1", "R2"]
     # the tick of the midnight that the machine knows of comes before them
-    assert [one.known_at for one in results] == [NOON + HOUR + n * timedelta(microseconds=1) for n in (2, 3)]
+    assert [result.known_at for result in results] == [NOON + HOUR + n * timedelta(microseconds=1) for n in (2, 3)]
 
 
 def test_a_result_of_a_day_to_come_by_the_logs_clock_is_still_refused(store: Store) -> None:

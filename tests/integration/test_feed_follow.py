@@ -58,7 +58,7 @@ def test_a_result_before_its_scheduled_off_is_appended_and_said_once(
     report = drained(store, Listed(encoded(early, early)), fixed(NOON))
     assert (report.appended, report.identical, report.refused) == (1, 1, {})
     assert report.warnings["result before its scheduled off"] == 2
-    said_of_it = [one.getMessage() for one in caplog.records if "feed.early" in one.getMessage()]
+    said_of_it = [record.getMessage() for record in caplog.records if "feed.early" in record.getMessage()]
     assert said_of_it == [
         "feed.early seq=0 race=R1 off=2024-05-01T12:45:00.000000Z: taken, the race is decided before its first result"
     ]
@@ -70,7 +70,7 @@ def test_a_feed_is_taken_in_its_order_and_every_message_is_accounted_for(store: 
     assert report.taken == len(a_day()) == report.appended + report.identical + sum(report.refused.values())
     assert report.refused == {"unknown schema_version": 12, "raise result_version": 12}
     assert (report.identical, report.ticks, report.dead_letters) == (12, 1, 24)
-    kinds = [(one["type"], one.get("going")) for one in said(store) if one.get("race_id") == "R3"]
+    kinds = [(record["type"], record.get("going")) for record in said(store) if record.get("race_id") == "R3"]
     goings = [("going_change", "Good"), ("going_change", "Soft"), ("going_change", "Good")]
     assert kinds[:6] == [*goings, ("market", None), ("market", None), ("non_runner", None)]
     assert reader.check(store.home) == []
@@ -134,8 +134,8 @@ def test_a_run_that_fails_at_any_step_of_a_batch_loses_and_doubles_nothing(
                 assert next(calls) <= fails_at
         drained(cut, Listed(bodies))
         assert said(cut) == said(whole)
-        assert {one.letter for one in dead_letters.read(cut.home)} == {
-            one.letter for one in dead_letters.read(whole.home)
+        assert {message.letter for message in dead_letters.read(cut.home)} == {
+            message.letter for message in dead_letters.read(whole.home)
         }
 
 
@@ -212,8 +212,8 @@ def test_a_bad_message_is_put_aside_and_the_next_one_is_taken(store: Store, stre
     puts(stream(), [b"{", *encoded(sent_result(course=None), sent_result("R2"))])
     report = drained(store, stream())
     assert report.refused == {"no message": 1, "no JSON": 1, "no course": 1}
-    assert [one.race_id for one in held(store) if not isinstance(one, Tick)] == ["R2"]
-    assert [one.reason for one in dead_letters.read(store.home)] == ["no message", "no JSON", "no course"]
+    assert [message.race_id for message in held(store) if not isinstance(message, Tick)] == ["R2"]
+    assert [message.reason for message in dead_letters.read(store.home)] == ["no message", "no JSON", "no course"]
     letters = dead_letters.read(store.home)
     assert orjson.loads(letters[2].rows[0]["message"])["race_id"] == "R1"
 
@@ -263,8 +263,8 @@ def test_a_redis_that_goes_away_is_waited_for_and_it_is_said_once(
         servers[0].wait(30)
     assert (report.appended, report.away) == (2, 1)
     assert len(waits) >= 2
-    messages = [one.getMessage() for one in caplog.records if one.name == "velo.streams.feeds.follow"]
-    assert [one.split()[0] for one in messages] == ["feed.away", "feed.back"]
+    messages = [record.getMessage() for record in caplog.records if record.name == "velo.streams.feeds.follow"]
+    assert [message.split()[0] for message in messages] == ["feed.away", "feed.back"]
     assert "waiting for it, nothing is lost" in messages[0]
 
 
@@ -281,7 +281,7 @@ def _put_when_back(home: Home, stop: threading.Event) -> None:
             away = True
 
 
-def test_a_key_that_is_no_stream_is_told(store: Store, stream: Any) -> None:
+def test_a_key_that_is_no_stream_is_reported(store: Store, stream: Any) -> None:
     stream()._client.set(stream()._key, "text")
     with pytest.raises(UserError, match="holds a string, not a stream: name a stream's key"):
         drained(store, stream())

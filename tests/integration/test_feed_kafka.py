@@ -67,7 +67,7 @@ def test_brokers_that_go_away_are_waited_for_and_it_is_said_once(
         timer.cancel()
         feed.close()
     assert (report.appended, report.away) == (1, 1)
-    assert sum("feed.away" in one.getMessage() for one in caplog.records) == 1
+    assert sum("feed.away" in record.getMessage() for record in caplog.records) == 1
 
 
 def test_a_topic_of_several_partitions_is_refused_unless_one_is_named(store: Store, brokers: str) -> None:
@@ -80,7 +80,7 @@ def test_a_topic_of_several_partitions_is_refused_unless_one_is_named(store: Sto
         put_on_topic(brokers, "several", [b"{}"], partition=7)
 
 
-def test_records_that_are_gone_from_a_topic_are_told_and_not_skipped(store: Store, brokers: str) -> None:
+def test_records_that_are_gone_from_a_topic_are_reported_and_not_skipped(store: Store, brokers: str) -> None:
     put_on_topic(brokers, "gone", encoded(sent_result()), partition=0)
     offsets.settle(store.home, "kafka:gone/0", "41", 0)
     with pytest.raises(UserError, match="holds offsets 0 to 1, but 42 comes next: records were lost"):

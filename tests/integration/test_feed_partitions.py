@@ -52,7 +52,7 @@ def test_a_backlog_in_four_partitions_becomes_the_log_that_one_would_have_given(
 
 
 def test_every_partition_goes_on_from_its_own_place(store: Store, brokers: str) -> None:
-    """A second run takes nothing but news; with the places lost, the log itself tells what it holds of each partition."""
+    """A second run takes nothing but news; with the places lost, the log itself shows what it holds of each partition."""
     sent_over_time(brokers, "places", a_day())
     followed_to(store, KafkaFeed(brokers, "places", EVERY), len(a_day()))
     before = said(store)
@@ -67,9 +67,9 @@ def test_every_partition_goes_on_from_its_own_place(store: Store, brokers: str) 
 
 def test_the_stream_leaves_what_a_batch_of_the_log_does(store: Store, brokers: str) -> None:
     """Kafka with four partitions, the log's one writer, the stream: Parquet and Redis value by value."""
-    season = [one for one in a_season(24) if one.known_at is not None]
-    season.sort(key=lambda one: one.known_at or NOW)
-    bodies = [orjson.dumps(to_record(replace(one, known_at=None))) for one in season]
+    season = [message for message in a_season(24) if message.known_at is not None]
+    season.sort(key=lambda result: result.known_at or NOW)
+    bodies = [orjson.dumps(to_record(replace(result, known_at=None))) for result in season]
     sent_over_time(brokers, "season", bodies)
     feed = KafkaFeed(brokers, "season", EVERY)
     arrivals = iter(range(10**6))
@@ -78,8 +78,8 @@ def test_the_stream_leaves_what_a_batch_of_the_log_does(store: Store, brokers: s
     )
     assert report.appended == len(bodies)
     assert report.ticks > 20  # so that windows of 14 days end in it
-    races = [one.race.race_id for one in season if isinstance(one, Result)]
-    logged = [one.race.race_id for _, one in reader.messages(store.home) if isinstance(one, Result)]
+    races = [result.race.race_id for result in season if isinstance(result, Result)]
+    logged = [message.race.race_id for _, message in reader.messages(store.home) if isinstance(message, Result)]
     assert logged == races
     assert velo_forked("stream", "--once", home=store.home.root).code == 0
     # the audit makes a batch of the log afresh
@@ -91,16 +91,16 @@ def test_the_stream_leaves_what_a_batch_of_the_log_does(store: Store, brokers: s
 @given(st.lists(st.integers(0, PARTITIONS - 1), max_size=60), st.randoms(use_true_random=False))
 def test_whichever_partition_answers_first_a_backlog_comes_out_as_it_was_sent(sent: list[int], chance: Random) -> None:
     """A record of each partition stands at its head, or its end is known, before anything is given out."""
-    unread = {one: [at for at, where in enumerate(sent) if where == one] for one in range(PARTITIONS)}
+    unread = {number: [at for at, where in enumerate(sent) if where == number] for number in range(PARTITIONS)}
     merging, taken = PartitionMerge(range(PARTITIONS)), []
     while unread:
-        one = chance.choice(list(unread))
-        if unread[one]:
-            at = unread[one].pop(0)
-            merging.add(one, at, at)
+        each = chance.choice(list(unread))
+        if unread[each]:
+            at = unread[each].pop(0)
+            merging.add(each, at, at)
         else:
-            merging.ends(one)
-            del unread[one]
+            merging.ends(each)
+            del unread[each]
         taken += merging.give(7)
     while given_out := merging.give(7):
         taken += given_out
@@ -116,7 +116,7 @@ def test_what_comes_live_waits_for_no_idle_partition() -> None:
     assert merging.give(9) == []
 
 
-def test_a_word_that_is_no_partition_is_told(tmp_path: Path) -> None:
+def test_a_word_that_is_no_partition_is_reported(tmp_path: Path) -> None:
     velo("ingest", "--follow", "--kafka", "t", "--brokers", "127.0.0.1:1", "--partition", "-1", home=tmp_path).told(
         "--partition is '-1'", "every"
     )

@@ -16,7 +16,7 @@ from velo.streams.metrics_server import SLOWEST_SECONDS, served
 
 
 class Slow(Collector):
-    """A figure that is only told once it is let go."""
+    """A figure that is only reported once it is released."""
 
     def __init__(self) -> None:
         self.asked, self.let_go = threading.Event(), threading.Event()
@@ -59,7 +59,7 @@ def test_a_client_that_says_nothing_holds_nothing_up() -> None:
     again.close()
 
 
-def test_a_port_that_is_taken_is_told_with_the_remedy() -> None:
+def test_a_port_that_is_taken_is_reported_with_the_remedy() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -1,4 +1,4 @@
-"""What a stream holds in memory follows what it was told of, not how often: and what it let go it has again when asked."""
+"""What a stream holds in memory follows what it learned of, not how often: and what it let go it has again when asked."""
 
 import gc
 import os
@@ -52,7 +52,7 @@ FIELDS = 6
 def race_day(number: int) -> Iterator[Result]:
     """All horses run once, each time against others, for one of a few trainers and jockeys, on one of a few courses."""
     drawn = random.Random(number)
-    horses = [f"horse {one}" for one in range(FIELD * FIELDS)]
+    horses = [f"horse {each}" for each in range(FIELD * FIELDS)]
     drawn.shuffle(horses)
     day = FIRST_DAY + timedelta(days=number * DAYS_APART)
     for place in range(FIELDS):
@@ -145,23 +145,25 @@ def named(number: int) -> str:
 def a_career(races: int) -> list[Result]:
     """Races of the same six horses, three weeks apart, each won by another of them."""
     return [
-        replace(one, race=replace(one.race, race_id=named(number)), runners=one.runners[:6])
+        replace(item, race=replace(item.race, race_id=named(number)), runners=item.runners[:6])
         for number in range(races)
-        for one in list(race_day(number))[:1]
-        for one in [replace(one, runners=tuple(replace(each, horse_id=f"horse {each.draw}") for each in one.runners))]
+        for item in list(race_day(number))[:1]
+        for item in [
+            replace(item, runners=tuple(replace(each, horse_id=f"horse {each.draw}") for each in item.runners))
+        ]
     ]
 
 
 def amended(result: Result, at: datetime) -> Result:
     """The same race with the first two disqualified into the last places, known at another instant."""
     order = [*result.runners[2:], *result.runners[:2]]
-    runners = tuple(replace(one, position=place + 1, beaten_lengths=2.0 * place) for place, one in enumerate(order))
+    runners = tuple(replace(each, position=place + 1, beaten_lengths=2.0 * place) for place, each in enumerate(order))
     return replace(result, runners=runners, result_version=result.result_version + 1, known_at=at)
 
 
 def voided(result: Result, at: datetime) -> Result:
     """The same race void."""
-    runners = tuple(replace(one, status="VOID", position=None) for one in result.runners)
+    runners = tuple(replace(runner, status="VOID", position=None) for runner in result.runners)
     return replace(result, runners=runners, result_version=result.result_version + 1, known_at=at)
 
 
@@ -191,7 +193,7 @@ def test_an_amendment_of_a_race_of_years_ago_is_exact(
     assert last is not None
     since = [last + timedelta(days=1, minutes=minute) for minute in range(20)]
     corrections = [amended(career[0], since[0]), voided(career[17], since[1])]
-    corrections += [voided(one, at) for one, at in zip(career[:-13:-1], since[2:], strict=False)]
+    corrections += [voided(aggregate, at) for aggregate, at in zip(career[:-13:-1], since[2:], strict=False)]
     store = a_store(tmp_path / "home")
     tell(store, career if restarted else [*career, *corrections])
     streamed(store)
@@ -217,7 +219,7 @@ def a_memory(number: int, values: Sequence[int | None]) -> RememberedStart:
 def test_a_past_is_that_of_all_its_starts_in_whatever_order_they_come_and_go(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    """Told late, amended, taken back, unknown: the features are those of the plain list, and so are its starts."""
+    """Sent late, amended, taken back, unknown: the features are those of the plain list, and so are its starts."""
     pasts = KeyHistories(FORM, FileSpill(tmp_path_factory.getbasetemp()))
     value = st.none() | st.integers(-(10**9), 10**12)
     values = st.lists(value, min_size=len(FORM.layout.remembered), max_size=len(FORM.layout.remembered))
@@ -232,7 +234,7 @@ def test_a_past_is_that_of_all_its_starts_in_whatever_order_they_come_and_go(
             plain[number] = given_now
         else:
             past, recent = pasts.amended(past, [plain.pop(number)], [])
-        every = sorted(plain.values(), key=lambda one: one[:3])
+        every = sorted(plain.values(), key=lambda each: each[:3])
         assert recent == FORM.recent_values(every)
         assert pasts.recent_values(past) == recent
         assert starts_in(pasts, past) == every
@@ -246,7 +248,7 @@ def test_a_squeezed_record_is_that_record_and_begins_no_name(record: bytes) -> N
 
 
 class PackedAgainstADictionary:
-    """The same told to both."""
+    """The same sent to both."""
 
     def __init__(self) -> None:
         self.packed, self.plain = CompactMap(), dict[tuple[str, ...], bytes]()
@@ -309,7 +311,7 @@ def test_records_that_are_only_looked_at_and_changed_are_packed_again_too() -> N
     assert touched_all - untouched < 40 * 20_000
 
 
-def test_what_the_disk_has_no_room_for_is_told_with_its_remedy(tmp_path: Path) -> None:
+def test_what_the_disk_has_no_room_for_is_reported_with_its_remedy(tmp_path: Path) -> None:
     shelf = FileSpill(tmp_path)
     shelf.put(bytes(shelf_module.BLOCK_BYTES))
     full = os.open("/dev/full", os.O_WRONLY)

@@ -67,10 +67,10 @@ def as_of(rows: list[Row], instant: datetime) -> Row | None:
 
 
 def told(family: Family, row: Row | None) -> dict[str, Any] | None:
-    """A row as the oracle tells it."""
+    """A row as the oracle gives it."""
     if row is None:
         return None
-    named = dict(zip((one.name for one in family.features), row[2], strict=True))
+    named = dict(zip((feature.name for feature in family.features), row[2], strict=True))
     return named | {"valid_until": None if row[3] is None else from_us(row[3])}
 
 
@@ -182,13 +182,13 @@ def test_the_compiled_columns_are_the_catalogues_values_bit_for_bit(family: Fami
         st.lists(st.tuples(*(remembered(measure) for measure in shape.remembered)), max_size=2 * RECENT_DEPTH)
     )
     memories = [(off, "R1", "", *values) for off, values in enumerate(history)]
-    expected: list[Any] = [one.value(dict(zip(shape.career, career, strict=True))) for one in family.career]
+    expected: list[Any] = [aggregate.value(dict(zip(shape.career, career, strict=True))) for aggregate in family.career]
     for recent in family.recent:
         place = REMEMBERED_FROM + shape.remembered.index(recent.measure)
         known = [memory[place] for memory in reversed(memories) if memory[place] is not None][:RECENT_DEPTH]
         expected.append(recent.value(known, memories[-1][place] if memories else None))
     for sums in windows:
-        expected += [one.value(dict(zip(shape.windowed, sums, strict=True))) for one in family.windowed]
+        expected += [aggregate.value(dict(zip(shape.windowed, sums, strict=True))) for aggregate in family.windowed]
     within = pack([value for sums in windows for value in sums])
     got = columns.values(pack(career), columns.recent_values(memories) if family.recent else (), within)
     assert [(type(value), value) for value in got] == [(type(value), value) for value in expected]
@@ -247,7 +247,7 @@ def test_a_tick_moves_every_key_whose_window_loses_a_start_and_no_other() -> Non
 
 
 def test_a_late_result_brings_the_next_expiry_forward() -> None:
-    """An older race told after a newer one leaves first, and `valid_until` says so."""
+    """An older race known after a newer one leaves first, and `valid_until` says so."""
     newer = a_result(
         *a_field(1), race_id="R2", race_date="2024-03-20", off_time="2024-03-20 14:00", known_at="2024-03-20 14:15"
     )
@@ -279,7 +279,7 @@ def test_a_lower_or_equal_version_changes_nothing() -> None:
         assert not change
 
 
-def test_a_voided_key_has_counts_of_zero_and_a_key_never_told_of_has_no_row() -> None:
+def test_a_voided_key_has_counts_of_zero_and_a_key_never_known_has_no_row() -> None:
     """What was retracted is known to be nothing; what was never known is not known."""
     result = a_result(a_runner("A", 1), known_at="2024-05-01 14:15")
     void = a_result(a_runner("A", status="VOID"), known_at="2024-05-03 10:00", result_version=2)

@@ -38,7 +38,7 @@ processes = forkserver()
 
 @pytest.fixture(scope="module")
 def season() -> list[Message]:
-    """A small season's results; other processes are told of it as it is."""
+    """A small season's results; other processes get the whole of it."""
     return a_season(days=45)
 
 
@@ -65,13 +65,13 @@ def build_and_compact(home: Path, begun: Connection) -> None:
     compact(a_store(home))
 
 
-def build_until_told(home: Path, told: Connection) -> None:
-    """In a process of its own: a build that stops half-way until it hears from `told`."""
+def build_until_told(home: Path, said: Connection) -> None:
+    """In a process of its own: a build that stops half-way until it hears from `said`."""
 
     def half_way(step: str, done: int, steps: int) -> None:
         if done == steps // 2:
-            told.send("half-way")
-            told.recv()
+            said.send("half-way")
+            said.recv()
 
     build(a_store(home), NOW, progress=half_way)
 
@@ -91,8 +91,8 @@ def look(store: Store) -> bool:
                 parts = snapshot.parts(store.home.offline / family.view)
                 query = "SELECT count(*), count(*) FILTER (event_timestamp <= $known_at) FROM read_parquet($parts)"
                 bound = {"parts": parts, "known_at": manifest.known_at}
-                [(rows, told)] = connection.execute(query, bound).fetchall() if parts else [(0, 0)]
-                assert rows == told
+                [(rows, found)] = connection.execute(query, bound).fetchall() if parts else [(0, 0)]
+                assert rows == found
                 seen[family.view] = rows
         if not _outrun(store, folder):
             assert seen == manifest.rows
@@ -108,7 +108,7 @@ def _outrun(store: Store, folder: Path) -> bool:
 
 
 def test_a_reader_never_sees_half_while_builds_and_compactions_go_on(tmp_path: Path, season: list[Message]) -> None:
-    """All views of one snapshot stand at one position of the log, the one their manifest tells."""
+    """All views of one snapshot stand at one position of the log, the one their manifest says."""
     store = a_store(tmp_path)
     first, *rest = pieces_of(season, 7)
     logged(store, *first)
@@ -245,8 +245,8 @@ def ended(*_given: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_parts_kept_under_names_that_were_used_again_are_measured_anew(tmp_path: Path, season: list[Message]) -> None:
-    """A store of before, in which a killed whole build left parts that were never rated: the next build mends it."""
+def test_parts_kept_under_names_that_were_used_again_are_measured_again(tmp_path: Path, season: list[Message]) -> None:
+    """A store of before, in which a killed whole build left parts that were never rated: the next build corrects it."""
     store = a_store(tmp_path / "before")
     first, rest = pieces_of(season, 2)
     logged(store, *first)

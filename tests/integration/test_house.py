@@ -121,8 +121,8 @@ def test_setup_without_a_python_says_what_to_install(tmp_path: Path) -> None:
         ["make", "setup", "PYTHON="], cwd=place, env=kept, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    told = done.stderr.splitlines()
-    assert told[0].startswith("Python 3.11 or 3.12 with venv is needed and none was found on PATH: install it")
+    printed = done.stderr.splitlines()
+    assert printed[0].startswith("Python 3.11 or 3.12 with venv is needed and none was found on PATH: install it")
     assert not (place / ".venv").exists()
 
 
@@ -169,9 +169,9 @@ def test_every_environment_variable_that_the_code_reads_is_in_the_readme() -> No
     for package in PACKAGES:
         for path in (REPO / package).rglob("*.py"):
             read |= set(re.findall(r"""["'](VELO_[A-Z_]+|REDIS_URL)["']""", path.read_text(encoding="utf-8")))
-    told = set(re.findall(r"^\| `([A-Z_]+)` \|", text("README.md"), flags=re.MULTILINE))
-    assert {"VELO_HOME", "VELO_TIMEZONE", "VELO_KEYS", "REDIS_URL"} <= told
-    assert read <= told, f"not in README.md: {sorted(read - told)}"
+    found = set(re.findall(r"^\| `([A-Z_]+)` \|", text("README.md"), flags=re.MULTILINE))
+    assert {"VELO_HOME", "VELO_TIMEZONE", "VELO_KEYS", "REDIS_URL"} <= found
+    assert read <= found, f"not in README.md: {sorted(read - found)}"
 
 
 def test_the_composed_redis_has_a_password_and_is_not_open_to_the_network() -> None:

@@ -114,7 +114,10 @@ def test_a_refusal_of_the_importer_and_a_race_without_a_status_go_to_the_dead_le
         "race,day,track,horse,place,weight,odds\nB1,2015-04-26,Nowhere,Arkle,1,8-1,2/1\nB2,2015-04-26,Ascot,Arkle,,,\n"
     )
     parsed = example.read([path], store)
-    assert [(one.race_id, one.reason) for one in parsed.refused] == [("B1", "no such course"), ("B2", "no status")]
+    assert [(refusal.race_id, refusal.reason) for refusal in parsed.refused] == [
+        ("B1", "no such course"),
+        ("B2", "no status"),
+    ]
 
 
 def test_a_file_without_a_required_column_is_refused_in_a_line(

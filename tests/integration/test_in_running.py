@@ -46,18 +46,18 @@ def test_the_measures_of_three_runners_are_those_worked_out_by_hand() -> None:
                 last_section_ms=23_000, finish_time_s=72.0, slow_away=True),
     )  # fmt: skip
     leader, stalker, closer = found["leader"], found["stalker"], found["closer"]
-    assert [one.early_e9 for one in (leader, stalker, closer)] == [10**9, 5 * 10**8, 0]
-    assert [one.led for one in (leader, stalker, closer)] == [1, 0, 0]
-    assert [one.held_up for one in (leader, stalker, closer)] == [0, 0, 1]
-    assert [one.gained_e9 for one in (leader, stalker, closer)] == [0, 10**9, 2 * 10**9]
-    assert [one.straight_e9 for one in (leader, stalker, closer)] == [0, 10**9, 2 * 10**9]
+    assert [each.early_e9 for each in (leader, stalker, closer)] == [10**9, 5 * 10**8, 0]
+    assert [each.led for each in (leader, stalker, closer)] == [1, 0, 0]
+    assert [each.held_up for each in (leader, stalker, closer)] == [0, 0, 1]
+    assert [each.gained_e9 for each in (leader, stalker, closer)] == [0, 10**9, 2 * 10**9]
+    assert [each.straight_e9 for each in (leader, stalker, closer)] == [0, 10**9, 2 * 10**9]
     assert leader.early_speed_e9 == 25_000 * 10**9 // 24_000
     assert closer.late_speed_e9 == 24_000 * 10**9 // 23_000
     assert closer.finishing_e9 == closer.late_speed_e9  # all finish in the same time
-    assert [one.slow_away for one in (leader, stalker, closer)] == [0, 0, 1]
-    assert [one.slow_away_known for one in (leader, stalker, closer)] == [1, 1, 1]
-    assert [one.hampered for one in (leader, stalker, closer)] == [0, 1, None]
-    assert [one.widest_path for one in (leader, stalker, closer)] == [1, None, None]
+    assert [each.slow_away for each in (leader, stalker, closer)] == [0, 0, 1]
+    assert [each.slow_away_known for each in (leader, stalker, closer)] == [1, 1, 1]
+    assert [each.hampered for each in (leader, stalker, closer)] == [0, 1, None]
+    assert [each.widest_path for each in (leader, stalker, closer)] == [1, None, None]
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_a_second_build_under_other_rules_measures_every_start_again(tmp_path: P
 @pytest.mark.parametrize(("jurisdiction", "expected"), [(DEFAULT, 2), (JAPAN, -2)], ids=["default", "japan"])
 def test_a_higher_class_is_easier_by_default_and_harder_in_japan(jurisdiction: Jurisdiction, expected: int) -> None:
     """From class 1 to class 3: an easier race in Britain, two wins up in Japan."""
-    inputs = {column.name: [0.0] for column in REQUEST} | {one.feature: [0.0] for one in SINCE_LAST_RUN.stored}
+    inputs = {column.name: [0.0] for column in REQUEST} | {each.feature: [0.0] for each in SINCE_LAST_RUN.stored}
     made = SINCE_LAST_RUN.listed(inputs | {"race_class": [3.0], "last_class": [1.0]}, jurisdiction)
     assert made["class_change"] == [expected]
 

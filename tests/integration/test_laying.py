@@ -35,7 +35,7 @@ NONE_MEASURED = "other formulas"
 
 @pytest.fixture(params=["london", "hk_amended"])
 def store(request: pytest.FixtureRequest, conformance: Conformance, tmp_path: Path) -> Store:
-    """A store that was built, with amendments and voids, and told more since."""
+    """A store that was built, with amendments and voids, and that has more messages since."""
     made = conformance(request.param).store
     made = a_store(copied(made.home.root, tmp_path / "home"), made.timezone.key)
     last = [message for _, message in reader.messages(made.home) if isinstance(message, Result)][-1]
@@ -47,7 +47,7 @@ def store(request: pytest.FixtureRequest, conformance: Conformance, tmp_path: Pa
 
 
 def test_the_shards_are_those_of_the_plain_fold_wherever_a_stream_begins(store: Store) -> None:
-    """Sums, histories, windows and what is due: in the midst of what was built, and after what was told since."""
+    """Sums, histories, windows and what is due: in the midst of what was built, and after what was known since."""
     ended = reader.end(store.home).next_seq
     for base in (ended // 2, ended):
         laid, folded = ground(store, fingerprint(), base), ground(store, NONE_MEASURED, base)
@@ -83,7 +83,7 @@ def contents(ground: Bootstrap, families: Sequence[Family] = FAMILIES) -> Iterat
     """All that each shard knows."""
     for name in shard_names(families):
         roller, state = ground.take(name)
-        known = {key: (one.within, one.expires_day, one.until_us) for key, one in state.keys.items()}
+        known = {key: (each.within, each.expires_day, each.until_us) for key, each in state.keys.items()}
         due = {day: sorted(keys) for day, keys in state.due.items() if keys}
         # as values: 1200 metres may be a whole number in one and a double in the other
         yield name, orjson.loads(dumped(roller, state)), known, due, state.today, state.ends_us

@@ -27,7 +27,7 @@ HOUR = timedelta(hours=1)
 OTHER_RUNNERS = (Runner("arkle", status="PU"), Runner("mill house", status="FINISHED", position=1))
 
 
-def test_what_is_appended_is_read_back_as_it_was_told(store: Store) -> None:
+def test_what_is_appended_is_read_back_as_it_was_sent(store: Store) -> None:
     messages: list[Message] = [
         told(),
         GoingChange("R2", "Soft", NOON + HOUR),
@@ -91,14 +91,14 @@ def test_known_at_strictly_increases_and_is_never_a_local_midnight(
     logged(store, *(told(f"R{at}", midnight + offset * MICROSECOND) for at, offset in enumerate(offsets)))
     instants = [message.known_at for message in held(store)]
     assert len(instants) == len(offsets)
-    assert all(one is not None and not is_local_midnight(one, store.timezone) for one in instants)
+    assert all(instant is not None and not is_local_midnight(instant, store.timezone) for instant in instants)
     assert all(before < after for before, after in pairwise(instants) if before and after)
     assert reader.check(store.home) == []
 
 
 def test_ties_are_ordered_by_race_and_version_and_bumped_by_a_microsecond(store: Store) -> None:
     logged(store, told("R2"), told("R1", version=2), told("R1"))
-    assert [(one.race_id, one.known_at) for one in held(store)] == [
+    assert [(message.race_id, message.known_at) for message in held(store)] == [
         ("R1", NOON),
         ("R1", NOON + MICROSECOND),
         ("R2", NOON + 2 * MICROSECOND),
@@ -109,13 +109,13 @@ def test_a_live_message_is_stamped_on_arrival_whatever_it_claims(store: Store) -
     with LogWriter.open(store, clock=fixed(NOON)) as writer:
         writer.append(told("R1", NOON + 9 * HOUR))
         writer.append(told("R2", NOON - 9 * HOUR))
-    assert [one.known_at for one in held(store)] == [NOON, NOON + MICROSECOND]
+    assert [message.known_at for message in held(store)] == [NOON, NOON + MICROSECOND]
 
 
 def test_what_a_bulk_load_does_not_date_gets_its_instant(store: Store) -> None:
     """A result 15 minutes after its off, anything else when it arrives."""
     logged(store, told(known_at=None), NonRunner("R2", "arkle"), clock=fixed(NOON + HOUR))
-    assert [one.known_at for one in held(store)] == [NOON, NOON + HOUR]
+    assert [message.known_at for message in held(store)] == [NOON, NOON + HOUR]
 
 
 def test_unknown_fields_of_a_live_message_are_kept(store: Store) -> None:
@@ -144,7 +144,7 @@ def test_a_load_repeated_adds_nothing(store: Store) -> None:
     assert bytes_of(store.home) == before
 
 
-def test_a_version_told_again_with_other_content_is_refused(store: Store) -> None:
+def test_a_version_sent_again_with_other_content_is_refused(store: Store) -> None:
     other = told(runners=OTHER_RUNNERS, known_at=NOON + HOUR)
     with LogWriter.open(store, clock=fixed()) as writer:
         report = writer.load([told(), other])
@@ -152,7 +152,7 @@ def test_a_version_told_again_with_other_content_is_refused(store: Store) -> Non
         with pytest.raises(Refused, match=r"raise result_version: .*give the amended result result_version 2"):
             writer.append(other)
         assert writer.append(replace(other, result_version=2)).outcome == "appended"
-    assert [one.known_at for one in held(store)] == [NOON, NOON + MICROSECOND]
+    assert [message.known_at for message in held(store)] == [NOON, NOON + MICROSECOND]
 
 
 def test_the_same_content_known_at_another_instant_is_identical(store: Store) -> None:
@@ -163,7 +163,7 @@ def test_the_same_content_known_at_another_instant_is_identical(store: Store) ->
 
 
 def test_a_lower_version_takes_a_place_and_is_counted(store: Store) -> None:
-    """The bets are settled on version 1 whenever it is told."""
+    """The bets are settled on version 1 whenever it is known."""
     with LogWriter.open(store, clock=fixed(NOON + 2 * HOUR)) as writer:
         report = writer.load([told(version=3, known_at=NOON), told(version=1, known_at=NOON + HOUR)])
         assert (report.appended, report.lower_version) == (2, 1)
@@ -199,7 +199,7 @@ def test_a_load_older_than_the_logs_end_is_refused_whole_unless_late(store: Stor
             writer.load(older)
         assert bytes_of(store.home) == before
         assert writer.load(older, late=True).appended == 2
-    assert [one.known_at for one in held(store)] == [NOON, NOON + MICROSECOND, NOON + HOUR]
+    assert [message.known_at for message in held(store)] == [NOON, NOON + MICROSECOND, NOON + HOUR]
 
 
 def test_a_message_tied_with_the_logs_end_is_not_late(store: Store) -> None:
@@ -209,10 +209,10 @@ def test_a_message_tied_with_the_logs_end_is_not_late(store: Store) -> None:
         for race in ("R1", "R2", "R3", "R4"):
             with LogWriter.open(store, clock=fixed()) as writer:
                 assert writer.load([told(f"{race} {instant:%H}", instant)]).appended == 1
-    assert [one.known_at for one in held(store)][4:] == [midnight + MICROSECOND * at for at in (1, 2, 3, 4)]
+    assert [message.known_at for message in held(store)][4:] == [midnight + MICROSECOND * at for at in (1, 2, 3, 4)]
 
 
-def test_a_tick_is_told_once_and_only_of_a_midnight_that_has_come(store: Store) -> None:
+def test_a_tick_is_sent_once_and_only_of_a_midnight_that_has_come(store: Store) -> None:
     midnight = local_midnight(NOON.date(), store.timezone)
     with LogWriter.open(store, clock=fixed(midnight)) as writer:
         assert writer.tick(midnight).outcome == "appended"

@@ -28,7 +28,7 @@ HOUR = timedelta(hours=1)
 
 
 def test_a_torn_last_record_is_never_read_and_is_repaired_by_the_next_writer(store: Store) -> None:
-    """Torn at every byte: the record cut there is not read, and told again it makes the same file."""
+    """Torn at every byte: the record cut there is not read, and sent again it makes the same file."""
     logged(store, told("R1"), told("R2", NOON + HOUR))
     path = segments(store.home)[0].path
     whole = path.read_bytes()
@@ -60,7 +60,9 @@ def test_a_damaged_tail_of_whole_lines_is_kept_beside_the_segment(store: Store) 
     path.write_bytes(whole[:first] + whole[first:].replace(b"Ascot", b"Epsom"))
     logged(store, told("R3", NOON + 2 * HOUR))
     assert [message.race_id for message in held(store)] == ["R1", "R3"]
-    assert [one.read_bytes() for one in store.home.log.glob("*.torn-*")] == [whole[first:].replace(b"Ascot", b"Epsom")]
+    assert [each.read_bytes() for each in store.home.log.glob("*.torn-*")] == [
+        whole[first:].replace(b"Ascot", b"Epsom")
+    ]
 
 
 def test_the_tail_is_found_behind_records_of_any_length(store: Store) -> None:
@@ -140,7 +142,7 @@ def test_a_load_killed_and_repeated_ends_in_the_same_log(tmp_path: Path, kill_at
 
 
 def test_a_write_that_fails_leaves_no_part_of_a_record(store: Store) -> None:
-    """The disk is full, as far as this process can tell."""
+    """The disk is full, as far as this process can see."""
     logged(store, told("R1"))
     before = bytes_of(store.home)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -173,12 +175,12 @@ def test_whole_records_that_a_failed_write_left_are_of_the_log(store: Store) -> 
     assert segments(store.home)[0].path.read_bytes().endswith(b"\n")
     assert reader.check(store.home) == []
     whole = a_store(store.home.root.with_name("whole"))
-    for one in (store, whole):
-        logged(one, *load)
+    for each in (store, whole):
+        logged(each, *load)
     assert bytes_of(store.home) == bytes_of(whole.home)
 
 
-def test_a_folder_that_cannot_be_made_is_told_in_a_line(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     store = replace(a_store(tmp_path / "home"), home=type(a_store(tmp_path / "home").home)(tmp_path / "file" / "home"))
     with pytest.raises(UserError, match="set VELO_HOME to a place you may write to"):

@@ -34,12 +34,12 @@ def test_messages_of_many_threads_are_all_in_the_log_once_each_with_its_place(st
             seqs.append(seq)
 
     threads = [threading.Thread(target=post, args=(100 * at,)) for at in range(8)]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
-    assert sorted(one for one in seqs if one is not None) == list(range(200))
-    prices = sorted(one.prices["arkle"] for one in held(store) if isinstance(one, Market))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(each for each in seqs if each is not None) == list(range(200))
+    prices = sorted(message.prices["arkle"] for message in held(store) if isinstance(message, Market))
     assert prices == sorted(2.0 + 100 * at + number for at in range(8) for number in range(25))
     assert reader.check(store.home) == []
 
@@ -55,8 +55,8 @@ def test_processes_take_turns_and_none_overwrites_another(store: Store) -> None:
     writer = SharedWriter.of(store, fixed(), wait_s=60.0)
     for number in range(40):
         writer.append(odds(3000.0 + number))
-    assert [one.wait() for one in others] == [0, 0]
-    prices = [one.prices["arkle"] for one in held(store) if isinstance(one, Market)]
+    assert [other.wait() for other in others] == [0, 0]
+    prices = [message.prices["arkle"] for message in held(store) if isinstance(message, Market)]
     assert sorted(prices) == [float(begin + number) for begin in (1000, 2000, 3000) for number in range(40)]
     assert reader.check(store.home) == []
 
@@ -92,7 +92,7 @@ def test_what_was_read_once_is_not_read_again(store: Store, monkeypatch: pytest.
     assert writer.append(NonRunner("R1", "arkle", "lame")).outcome == "identical"
 
 
-def test_a_result_told_with_other_content_is_refused_and_what_was_asked_beside_it_is_taken(store: Store) -> None:
+def test_a_result_sent_with_other_content_is_refused_and_what_was_asked_beside_it_is_taken(store: Store) -> None:
     writer = SharedWriter.of(store, fixed())
     first = told()
     writer.append(first)
@@ -101,7 +101,7 @@ def test_a_result_told_with_other_content_is_refused_and_what_was_asked_beside_i
     assert writer.append(odds(2.0)).seq == 1
 
 
-def test_a_log_that_was_rebuilt_meanwhile_is_read_anew(store: Store, tmp_path: Path) -> None:
+def test_a_log_that_was_rebuilt_meanwhile_is_read_again(store: Store, tmp_path: Path) -> None:
     """Other files under the same names: nothing of what was known of the old ones holds."""
     writer = SharedWriter.of(store, fixed())
     for number in range(5):
@@ -111,7 +111,7 @@ def test_a_log_that_was_rebuilt_meanwhile_is_read_anew(store: Store, tmp_path: P
     store.home.log.rename(tmp_path / "old")
     other.home.log.rename(store.home.log)
     assert writer.append(odds(60.0)).seq == 1
-    assert [one.prices["arkle"] for one in held(store) if isinstance(one, Market)] == [50.0, 60.0]
+    assert [message.prices["arkle"] for message in held(store) if isinstance(message, Market)] == [50.0, 60.0]
 
 
 def test_a_write_that_failed_leaves_nothing_believed_that_is_not_in_the_log(

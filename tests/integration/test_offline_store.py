@@ -223,7 +223,7 @@ def test_what_is_not_supported_is_refused_with_a_remedy(made: MadeUp) -> None:
         made.feast.get_historical_features(rows, ["horse_form:sr"], filter_by_created_timestamp=True)
 
 
-def test_a_key_of_another_type_or_left_out_is_told_with_its_view(made: MadeUp) -> None:
+def test_a_key_of_another_type_or_left_out_is_reported_with_its_view(made: MadeUp) -> None:
     rows = pd.DataFrame({"horse_id": [1, 2], "event_timestamp": [AT, AT]})
     with pytest.raises(UserError, match=r"horse_id is int64 .* string in horse_form: cast it"):
         made.feast.get_historical_features(rows, ["horse_form:sr"]).to_df()
@@ -236,6 +236,6 @@ def test_a_store_never_built_says_to_build_it(tmp_path: Path) -> None:
         Snapshot().parts(tmp_path / "offline" / "horse_form")
 
 
-def test_too_little_memory_is_told_with_the_setting_to_raise() -> None:
+def test_too_little_memory_is_reported_with_the_setting_to_raise() -> None:
     with pytest.raises(UserError, match="raise it under offline_store"), changelog.engine("1MB") as connection:
         connection.execute("SELECT count(*) FROM (SELECT DISTINCT hash(i) FROM range(5000000) t(i))").fetchall()

@@ -119,12 +119,12 @@ def test_a_packed_read_is_feasts_read_as_arrays(made: MadeUp) -> None:
     for (layout, keys), read in zip(wanted, rows.read_packed(wanted), strict=True):
         names = [name for name, _ in layout.columns]
         entities = [dict(zip(layout.keys, key, strict=True)) for key in keys]
-        told = made.feast.get_online_features([f"{layout.view}:{name}" for name in names], entities).to_dict()
+        found = made.feast.get_online_features([f"{layout.view}:{name}" for name in names], entities).to_dict()
         until = [None if at is None else at.replace(tzinfo=UTC) for at in read.valid_until.tolist()]
-        assert until == told["valid_until"]
+        assert until == found["valid_until"]
         for at, name in enumerate(names[:-1]):
             mine = [None if np.isnan(value) else value for value in read.values[:, at].tolist()]
-            assert mine == told[name], (layout.view, name)
+            assert mine == found[name], (layout.view, name)
         assert not read.present[-1]
         assert read.present[:-1].any()
 
@@ -140,7 +140,9 @@ def test_the_service_gives_every_feature_under_full_names(made: MadeUp) -> None:
     entities = [{key: key_values(key, 9)[at] for key in KEYS} | REQUEST for at in range(9)]
     read = feast.get_online_features(feast.get_feature_service("velo_v1"), entities, full_feature_names=True).to_dict()
     assert {ref.replace(":", "__") for ref in [*stored_refs(), *on_demand_refs()]} <= set(read)
-    alone = feast.get_online_features(on_demand_refs(), [{"horse_id": one["horse_id"]} | REQUEST for one in entities])
+    alone = feast.get_online_features(
+        on_demand_refs(), [{"horse_id": entity["horse_id"]} | REQUEST for entity in entities]
+    )
     for ref in on_demand_refs():
         assert read[ref.replace(":", "__")] == alone.to_dict()[ref.split(":")[1]]
 
@@ -226,7 +228,7 @@ def test_a_first_incremental_materialisation_reaches_all_history(tmp_path: Any) 
 
 
 def test_an_end_that_lies_ahead_or_behind_leaves_no_row_unwritten(tmp_path: Any) -> None:
-    """What is materialised is told by the parts offered and not by the instants asked for."""
+    """What is materialised follows from the parts offered and not by the instants asked for."""
     made = made_up_feast(tmp_path / "home")
     try:
         rows = RedisRows(connect_url(ensure(made.home)))
@@ -280,7 +282,7 @@ def test_an_incremental_materialisation_fills_a_redis_that_was_emptied(tmp_path:
         embedded_redis.down(made.home)
 
 
-def test_a_redis_emptied_under_a_materialisation_is_told(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redis_emptied_under_a_materialisation_is_reported(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     made = made_up_feast(tmp_path / "home")
     try:
         client: Any = connect_url(ensure(made.home))

@@ -30,9 +30,9 @@ PROBES = 10**9 if os.environ.get("VELO_ALL_PROBES") else 600
 @pytest.mark.parametrize(("name", "timezone"), FILES)
 def test_the_plain_reader_refuses_exactly_what_the_conformance_files_refuse(name: str, timezone: str) -> None:
     """Every dead letter, with its version and reason, and no other."""
-    told = load([read_parquet(shared_file(f"conformance/{name}.parquet"))], timezone)
+    found = load([read_parquet(shared_file(f"conformance/{name}.parquet"))], timezone)
     expected = json.loads(shared_file(f"conformance/{name}_refused.json").read_text())
-    assert sorted(told.refused) == sorted(tuple(entry) for entry in expected)
+    assert sorted(found.refused) == sorted(tuple(entry) for entry in expected)
 
 
 @pytest.mark.parametrize(("name", "timezone"), FILES)
@@ -78,21 +78,21 @@ def test_the_measures_of_a_race_worked_by_hand() -> None:
     assert [start.place for start in (a, b, c, d)] == [1, 1, 0, 0]
     assert [start.prb_e9 for start in (a, b, c, d)] == [833_333_333, 833_333_333, 333_333_333, 0]
     inverse = [10**12 // 2000, 10**12 // 4000, 10**12 // 4000, 10**12 // 1500]
-    assert [start.exp_e9 for start in (a, b, c, d)] == [one * 10**9 // sum(inverse) for one in inverse]
+    assert [start.exp_e9 for start in (a, b, c, d)] == [each * 10**9 // sum(inverse) for each in inverse]
     assert {start.uni_e9 for start in (a, b, c, d)} == {250_000_000}
     assert {start.field_size for start in (a, b, c, d)} == {4}
 
 
 def test_of_a_start_without_a_place_only_the_win_is_known() -> None:
-    """A finisher second of three beat the one whose place is unknown; a winner told without placings has no PRB."""
-    told = [a_runner("A", 1, status="RAN"), a_runner("B", 2), a_runner("C", 3, status="RAN")]
-    a, b, c = starts_of(a_result(*told))
-    assert [(one.win, one.place, one.prb_e9, one.position, one.field_size) for one in (a, b, c)] == [
+    """A finisher second of three beat the one whose place is unknown; a winner known without placings has no PRB."""
+    found = [a_runner("A", 1, status="RAN"), a_runner("B", 2), a_runner("C", 3, status="RAN")]
+    a, b, c = starts_of(a_result(*found))
+    assert [(each.win, each.place, each.prb_e9, each.position, each.field_size) for each in (a, b, c)] == [
         (1, None, None, None, 3),
         (0, 0, 500_000_000, 2, 3),
         (0, None, None, None, 3),
     ]
-    row = Oracle(a_log(a_result(*told)), "Europe/London").value(
+    row = Oracle(a_log(a_result(*found)), "Europe/London").value(
         "trainer_velocity", {"trainer_id": "a trainer"}, datetime(2024, 5, 2, tzinfo=UTC)
     )
     assert row is not None
@@ -126,7 +126,7 @@ def test_a_start_leaves_its_window_at_the_local_midnight() -> None:
 
 
 def test_past_the_end_of_the_log_its_last_row_stands() -> None:
-    """Without a tick the clock has not told of any midnight: nothing has left a window yet."""
+    """Without a tick the clock has passed no midnight: nothing has left a window yet."""
     oracle = Oracle(a_log(a_result(*a_field(2))), "Europe/London")
     row = oracle.value("trainer_velocity", {"trainer_id": "a trainer"}, datetime(2030, 1, 1, tzinfo=UTC))
     assert row is not None
@@ -134,11 +134,11 @@ def test_past_the_end_of_the_log_its_last_row_stands() -> None:
 
 
 def test_an_amendment_retracts_from_its_own_instant_and_a_late_lower_version_changes_nothing() -> None:
-    """Version 3 voids the race; version 2, told after it, is in the log and applied nowhere."""
-    told = a_result(a_runner("A", 1), known_at="2024-05-01 14:15")
+    """Version 3 voids the race; version 2, known after it, is in the log and applied nowhere."""
+    messages = a_result(a_runner("A", 1), known_at="2024-05-01 14:15")
     void = a_result(a_runner("A", status="VOID"), known_at="2024-05-03 10:00", result_version=3)
     late = a_result(a_runner("A", 1), a_runner("B", 2), known_at="2024-05-04 10:00", result_version=2)
-    oracle = Oracle(a_log(told, void, late), "Europe/London")
+    oracle = Oracle(a_log(messages, void, late), "Europe/London")
     voided = datetime(2024, 5, 3, 10, tzinfo=UTC)
     just_before = oracle.value("horse_form", {"horse_id": "a"}, voided - timedelta(microseconds=1))
     at_last = oracle.value("horse_form", {"horse_id": "a"}, datetime(2024, 5, 5, tzinfo=UTC))
@@ -162,7 +162,7 @@ def test_a_local_midnight_is_the_first_instant_of_its_date(timezone: str) -> Non
 
 
 def test_the_same_version_again_is_counted_and_other_content_refused() -> None:
-    """Told by a second file of the same load: the first stands, and neither takes a place in the log."""
+    """Sent by a second file of the same load: the first stands, and neither takes a place in the log."""
     first = a_race(*a_field(2))
     again = load([first, first], "Europe/London")
     other = load([first, [{**row, "going": "Firm"} for row in first]], "Europe/London")
@@ -172,10 +172,10 @@ def test_the_same_version_again_is_counted_and_other_content_refused() -> None:
 
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(random_loads())
-def test_nothing_of_a_load_is_lost_and_its_clock_strictly_increases(told: RandomLoad) -> None:
+def test_nothing_of_a_load_is_lost_and_its_clock_strictly_increases(said: RandomLoad) -> None:
     """Each version of each file is a record, a dead letter or a counted repetition; no message sits on a midnight."""
-    result, zone = told.told(), ZoneInfo(told.timezone)
-    versions = [len({(row["race_id"], row["result_version"]) for row in rows}) for rows in told.files]
+    result, zone = said.told(), ZoneInfo(said.timezone)
+    versions = [len({(row["race_id"], row["result_version"]) for row in rows}) for rows in said.files]
     assert sum(versions) == len(result.records) + len(result.refused) + result.identical_versions
     instants = [datetime.fromisoformat(record["known_at"]) for record in result.records]
     assert all(earlier < later for earlier, later in pairwise(instants))
@@ -203,7 +203,7 @@ def test_a_value_changes_only_at_its_change_points(log: RandomLog, data: st.Data
 
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(random_logs(), st.data())
-def test_what_is_told_later_changes_no_earlier_value(log: RandomLog, data: st.DataObject) -> None:
+def test_what_is_known_later_changes_no_earlier_value(log: RandomLog, data: st.DataObject) -> None:
     """The log cut after any record gives the same rows, up to that record's instant, as the whole log."""
     whole = Oracle(log.records, log.timezone)
     cut = Oracle(log.until(data.draw(st.integers(0, len(log.records)))).records, log.timezone)

@@ -55,7 +55,7 @@ def test_sql_stream_and_brute_force_agree_on_families_declared_outside(log: Rand
     for record in log.records:
         message = from_record(record)
         if isinstance(message, Result):
-            runners = [replace(one, kept={"sectional_last_s": data.draw(SECTIONALS)}) for one in message.runners]
+            runners = [replace(runner, kept={"sectional_last_s": data.draw(SECTIONALS)}) for runner in message.runners]
             message = replace(message, runners=tuple(runners))
         messages.append(message)
     assume(messages)
@@ -169,7 +169,7 @@ TAKEN = Measure("win", "wins", 0, 1, column("won").counted)
 )
 def test_a_family_that_would_not_be_exact_is_refused_in_one_line(family: Family, said: str) -> None:
     with pytest.raises(UserError, match=said) as refused:
-        own.check_family(family, "my_features", {one.view: "VÉLØ" for one in SHIPPED}, {})
+        own.check_family(family, "my_features", {each.view: "VÉLØ" for each in SHIPPED}, {})
     assert "\n" not in str(refused.value)
     assert str(refused.value).startswith("my_features: family ")
 
@@ -246,7 +246,7 @@ def test_a_family_of_what_a_result_says_never_has_the_result_of_the_race_asked_a
 
 @pytest.mark.slow
 def test_a_leak_in_a_users_feature_sets_off_the_alarms_and_the_sentinel_names_it(tmp_path: Path) -> None:
-    """The files are at fault, which no declaration can show: a column that tells the next race, a rating made by the race."""
+    """The files are at fault, which no declaration can show: a column that shows the next race, a rating made by the race."""
     (tmp_path / "velo.toml").write_text('[features]\nmodules = ["tests.support.leaking_features"]\n')
     found = run_program("leaking_features_program", tmp_path)
     # the true order of so few races is so plain that an honest first choice may win 45 % of them
@@ -342,7 +342,7 @@ def test_feast_objects_of_a_folder_are_found_and_a_broken_file_is_refused(tmp_pa
 
     assert own_objects(tmp_path) == []
     (tmp_path / "weather.py").write_text(OBJECTS)
-    assert [one.name for one in own_objects(tmp_path)] == ["weather", "with_weather"]
+    assert [found.name for found in own_objects(tmp_path)] == ["weather", "with_weather"]
     (tmp_path / "a.py").write_text("1 / 0")
     with pytest.raises(UserError, match=r"a\.py does not import \(ZeroDivisionError: division by zero\): correct it"):
         own_objects(tmp_path)

@@ -74,7 +74,7 @@ def stables_at(feast: FeatureStore, *asked: tuple[str, int]) -> list[Any]:
     )
     refs = ["sightings:stable", "horse_form:starts"]
     found: list[Any] = feast.get_historical_features(rows, refs).to_df()["stable"].tolist()
-    return [None if one is None or one != one else one for one in found]
+    return [None if each is None or each != each else each for each in found]
 
 
 def online(feast: FeatureStore, horse: str) -> dict[str, Any]:

@@ -66,21 +66,21 @@ def told_of(matrix: Floats, races: Races, folds: tuple[Fold, ...] | None = None)
     )
 
 
-def season_of(told: OutOfFold, rows: TrainingSet, p: Floats) -> BacktestPeriod:
-    races = told.races
+def season_of(predicted: OutOfFold, rows: TrainingSet, p: Floats) -> BacktestPeriod:
+    races = predicted.races
     prices = rows.label("sp_decimal")[races.rows]
     days = Days.of_dates(np.repeat(races.days, races.sizes), 1)
     return BacktestPeriod(p, races.pi, prices, prices, races.share, races.starts, days)
 
 
 def test_shuffled_winners_teach_nothing(races: Races, matrix: Floats) -> None:
-    """Winners and market are dealt anew within each race, the same way: R² of later days is 0 or below, within noise."""
-    share, pi = (shuffled_winners(one, races.starts, 3) for one in (races.share, races.pi))
-    told = told_of(matrix, replace(races, share=share, pi=pi))
-    loss = -told.races.total(told.races.share * np.log(told.fundamental))
-    gained = np.log(told.races.sizes) - loss
+    """Winners and market are dealt again within each race, the same way: R² of later days is 0 or below, within noise."""
+    share, pi = (shuffled_winners(each, races.starts, 3) for each in (races.share, races.pi))
+    found = told_of(matrix, replace(races, share=share, pi=pi))
+    loss = -found.races.total(found.races.share * np.log(found.fundamental))
+    gained = np.log(found.races.sizes) - loss
     assert gained.mean() < 2.0 * gained.std() / np.sqrt(gained.size)
-    assert gained.mean() / np.log(told.races.sizes).mean() < 0.01
+    assert gained.mean() / np.log(found.races.sizes).mean() < 0.01
 
 
 def test_a_model_that_says_what_the_market_says_has_no_margin_and_does_not_pass(
@@ -104,7 +104,7 @@ def test_a_model_that_says_what_the_market_says_has_no_margin_and_does_not_pass(
     assert report.verdict is not Verdict.PASS
 
 
-def test_what_a_race_told_is_refused_as_a_column(rows: TrainingSet) -> None:
+def test_what_a_race_showed_is_refused_as_a_column(rows: TrainingSet) -> None:
     for told_after in ("label__position", "sp_decimal", "beaten_lengths"):
         with pytest.raises(UserError, match=f"{told_after} is no feature of the catalogue"):
             rows.matrix([*FEATURES, told_after])
@@ -123,8 +123,8 @@ def test_a_feature_taken_from_the_next_race_sets_off_the_alarms(
         shifted = np.full(order.size, np.nan)
         shifted[order[:-1]] = np.where(following >= 0, matrix[following, at], np.nan)
         late[:, at] = shifted
-    told = told_of(late, races)
-    figures = gate_figures(season_of(told, rows, told.fundamental), told.fundamental > 0.2, told.races.pi, 100_000)
+    found = told_of(late, races)
+    figures = gate_figures(season_of(found, rows, found.fundamental), found.fundamental > 0.2, found.races.pi, 100_000)
     sound = told_of(matrix, races)
     assert figures["top1"].value is not None
     assert figures["top1"].value > 0.45

@@ -57,7 +57,7 @@ def answers(client: Any, server: "subprocess.Popen[bytes]", **wanted: str) -> bo
         if server.poll() is not None:
             return False
         try:
-            if all(told.get(name) == value for told in [client.cluster("INFO")] for name, value in wanted.items()):
+            if all(found.get(name) == value for found in [client.cluster("INFO")] for name, value in wanted.items()):
                 return True
         except RedisError:
             pass
@@ -130,22 +130,22 @@ def test_a_race_is_read_from_all_servers_as_from_one(url: str, tmp_path: Path) -
     race = Race("r", off.date(), off, "Ascot", surface="Turf", going="Good", distance_m=1600.0)
     entered = tuple(Runner(f"h{n}", trainer_id="u", jockey_id="v", draw=n) for n in range(1, 21))
     card = Racecard(race, entered, START)
-    offered = [((one.horse_id,), START, float(n)) for n, one in enumerate(entered) if n != 4]
-    told = RaceUpdate(1, "racecard", "r", START, orjson.dumps(to_record(card)), off)
+    offered = [((runner.horse_id,), START, float(n)) for n, runner in enumerate(entered) if n != 4]
+    found = RaceUpdate(1, "racecard", "r", START, orjson.dumps(to_record(card)), off)
     embedded = embedded_redis.ensure(Home(tmp_path / "one"))
     answers = []
     try:
         for at in (url, embedded):
             client = connect_url(at)
             assert RowWriter(client, at).write_rows(Layout.of(FORM), table(FORM, offered), 1) == WriteCounts(19, 0)
-            RaceCards(client, at).offer(1, [told], START, CardsPosition(1, 1, START + timedelta(hours=1), live=True))
+            RaceCards(client, at).offer(1, [found], START, CardsPosition(1, 1, START + timedelta(hours=1), live=True))
             store = Store.open(Settings(tmp_path / "home", redis_url=at))
             scorer = scorer_of(store, UnbuiltLog(store.home), deadline_s=5.0)
             reading, read, stands = scorer.online.features("r", START + timedelta(hours=2))
             assert stands == START + timedelta(hours=1)
             answers.append((reading.keys, read.stored.tobytes(), read.present.tolist(), read.event_us.tolist()))
             assert scorer.online.stored("r") is not None
-            assert [one.race_id for one in scorer.online.events_after("0-0")] == ["r"]
+            assert [each.race_id for each in scorer.online.events_after("0-0")] == ["r"]
     finally:
         embedded_redis.down(Home(tmp_path / "one"))
     assert answers[0] == answers[1]

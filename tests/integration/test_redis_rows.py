@@ -61,7 +61,7 @@ def test_only_a_newer_row_replaces_a_row(bare: Bare) -> None:
     assert held(bare, FORM, ("h",)) == [3.0]
 
 
-def test_mended_formulas_replace_values_of_the_same_instant_and_old_ones_none_of_the_new(bare: Bare) -> None:
+def test_corrected_formulas_replace_values_of_the_same_instant_and_old_ones_none_of_the_new(bare: Bare) -> None:
     layout = Layout.of(FORM)
     row = table(FORM, [(("h",), START, 1.0)])
     assert bare.writer.write_rows(layout, row, epoch=9).written == 1
@@ -112,9 +112,9 @@ def test_every_arrow_chunk_is_written(bare: Bare) -> None:
 def test_more_keys_than_a_batch_holds_are_all_written_and_read_back(bare: Bare) -> None:
     count = 6_500
     rows = table(FORM, [((f"h{at}",), START, float(at)) for at in range(count)])
-    told: list[int] = []
-    assert bare.writer.write_rows(Layout.of(FORM), rows, 1, told.append) == WriteCounts(count, 0)
-    assert sum(told) == count
+    found: list[int] = []
+    assert bare.writer.write_rows(Layout.of(FORM), rows, 1, found.append) == WriteCounts(count, 0)
+    assert sum(found) == count
     assert held(bare, FORM, *[(f"h{at}",) for at in range(count)]) == [float(at) for at in range(count)]
 
 
@@ -126,7 +126,7 @@ def test_two_writers_at_once_leave_the_newest_row_of_every_key(bare: Bare) -> No
     assert set(held(bare, FORM, *[(f"h{at}",) for at in range(300)])) == {39.0}
 
 
-def test_a_server_that_forgot_the_script_is_told_it_again(bare: Bare) -> None:
+def test_a_server_that_forgot_the_script_gets_it_again(bare: Bare) -> None:
     class Forgetful:
         """A client whose server forgets its scripts once, right after they were loaded."""
 

@@ -50,7 +50,7 @@ def test_every_race_of_a_real_day_is_declared(sample: ParsedCards) -> None:
 
 
 def test_a_real_hurdle_reads_as_its_page_does(sample: ParsedCards) -> None:
-    card = next(one for one in sample.messages if one.race_id == "910453")
+    card = next(message for message in sample.messages if message.race_id == "910453")
     assert card.race == Race(
         "910453", date(2026, 1, 17), datetime(2026, 1, 17, 12, 25, tzinfo=UTC), "Ascot", country="GB",
         race_name="BetMGM Juvenile Hurdle (GBB Race)", race_type="Hurdle", race_class=3, handicap=False,
@@ -71,21 +71,21 @@ def test_a_real_hurdle_reads_as_its_page_does(sample: ParsedCards) -> None:
 
 
 def test_a_real_all_weather_evening_race_reads_as_its_page_does(sample: ParsedCards) -> None:
-    card = next(one for one in sample.messages if one.race_id == "910645")
+    card = next(message for message in sample.messages if message.race_id == "910645")
     assert (card.race.course, card.race.surface, card.race.race_type) == ("Southwell (AW)", "AW", "Flat")
     assert (card.race.off_time, card.race.rating_band) == (datetime(2026, 1, 17, 20, 30, tzinfo=UTC), "0-55")
     assert (card.race.handicap, card.race.going, card.race.distance_m) == (True, "Standard", 1222.0)
-    assert sorted(one.draw or 0 for one in card.runners) == list(range(1, 12))
+    assert sorted(runner.draw or 0 for runner in card.runners) == list(range(1, 12))
 
 
-def test_the_real_non_runners_are_told_after_their_cards_and_have_no_jockey(sample: ParsedCards) -> None:
-    assert {(one.race_id, one.horse_id) for one in sample.notices} == {
+def test_the_real_non_runners_are_announced_after_their_cards_and_have_no_jockey(sample: ParsedCards) -> None:
+    assert {(notice.race_id, notice.horse_id) for notice in sample.notices} == {
         ("910460", "tommy combats (ire)"), ("910455", "nassalam (fr)"), ("910468", "good for you (fr)"),
         ("910645", "tickettothestars (ire)"),
     }  # fmt: skip
-    out = [one for card in sample.messages for one in card.runners if one.kept["non_runner"]]
+    out = [runner for card in sample.messages for runner in card.runners if runner.kept["non_runner"]]
     assert len(out) == 4
-    assert {(one.jockey_id, one.jockey, one.kept.get("source_jockey_id")) for one in out} == {(None, None, None)}
+    assert {(each.jockey_id, each.jockey, each.kept.get("source_jockey_id")) for each in out} == {(None, None, None)}
 
 
 # Who is declared
@@ -103,24 +103,24 @@ def test_a_non_runner_stays_on_the_card_and_its_withdrawal_follows(
     card, notice = (message for _, message in reader.messages(store.home))
     assert isinstance(card, Racecard)
     assert isinstance(notice, NonRunner)
-    assert [one.horse_id for one in card.runners] == ["plain sailing (ire)", "second thoughts (gb)"]
+    assert [runner.horse_id for runner in card.runners] == ["plain sailing (ire)", "second thoughts (gb)"]
     assert card.runners[0].jockey_id == (None if "jockey" in said else "a rider")
     assert (notice.race_id, notice.horse_id) == ("733000", "plain sailing (ire)")
     assert card.known_at == ARRIVED
     assert notice.known_at is not None
     assert notice.known_at > ARRIVED
-    assert [one.status for one in card.runners] == ["NR", None]
+    assert [runner.status for runner in card.runners] == ["NR", None]
 
 
 def how_it_stands(store: Store, at: datetime) -> tuple[list[str], list[str]]:
     """Who runs and who is withdrawn in the one race of the log."""
     race = declared_at([message for _, message in reader.messages(store.home)], at)
     assert race is not None
-    return [one.horse_id for one in race.runners], [one.horse_id for one in race.withdrawn]
+    return [runner.horse_id for runner in race.runners], [runner.horse_id for runner in race.withdrawn]
 
 
 def test_a_non_runner_that_the_next_card_puts_back_runs(store: Store, tmp_path: Path) -> None:
-    """By mistake, then not, then for good: in files of their own, and told again each time as a poll tells it."""
+    """By mistake, then not, then for good: in files of their own, and sent again each time as a poll repeats it."""
     first, second = "plain sailing (ire)", "second thoughts (gb)"
     without, both = ([second], [first]), ([first, second], list[str]())
     for minute, (out, stands) in enumerate(((True, without), (False, both), (True, without))):
@@ -158,7 +158,7 @@ def test_the_shared_case_of_a_non_runner_put_back(tmp_path: Path) -> None:
 
 def test_a_reserve_is_declared_only_once_it_has_a_run(store: Store, tmp_path: Path) -> None:
     waiting = read(store, tmp_path, a_race(RUNNER, OTHER | {"reserve": True, "non_runner": True}))
-    assert [one.horse_id for one in only(waiting).runners] == ["plain sailing (ire)"]
+    assert [runner.horse_id for runner in only(waiting).runners] == ["plain sailing (ire)"]
     assert (waiting.warnings, waiting.notices) == ({"reserve, not declared": 1}, [])
     declare(store, waiting, clock=lambda: ARRIVED)
     drawn_in = read(store, tmp_path, a_race())
@@ -173,10 +173,10 @@ def test_the_same_file_again_adds_nothing(store: Store, tmp_path: Path) -> None:
 
 
 def test_a_known_at_that_the_file_brings_is_kept(store: Store, tmp_path: Path) -> None:
-    told = "2026-07-04T08:00:00Z"
-    declare(store, read(store, tmp_path, a_race(RUNNER | {"non_runner": True}, known_at=told)), clock=lambda: ARRIVED)
+    found = "2026-07-04T08:00:00Z"
+    declare(store, read(store, tmp_path, a_race(RUNNER | {"non_runner": True}, known_at=found)), clock=lambda: ARRIVED)
     known = [message.known_at for _, message in reader.messages(store.home)]
-    assert [one.microsecond for one in known if one] == [0, 1]
+    assert [each.microsecond for each in known if each] == [0, 1]
     assert known[0] == datetime(2026, 7, 4, 8, tzinfo=UTC)
 
 
@@ -314,8 +314,8 @@ def test_a_card_and_a_raceform_result_of_one_race_meet_on_the_same_keys(
 ) -> None:
     """Race, course, surface, distance, going, horse, jockey and trainer: whatever a feature is keyed by."""
     store = a_store(tmp_path, keys=keys)
-    told = {"date": "2026-07-04", "race_name": "Coral Summer Stakes"} | ({} if with_race_id else {"race_id": ""})
-    rows = written(tmp_path / "results.csv", ROW | told, ROW | told | SECOND)
+    cells = {"date": "2026-07-04", "race_name": "Coral Summer Stakes"} | ({} if with_race_id else {"race_id": ""})
+    rows = written(tmp_path / "results.csv", ROW | cells, ROW | cells | SECOND)
     (result,) = read_raceform([rows], store).messages
     card = only(read(store, tmp_path, a_race(**({} if with_race_id else {"race_id": None}))))
     assert card.race_id == result.race_id
@@ -332,7 +332,9 @@ def test_a_card_and_a_raceform_result_of_one_race_meet_on_the_same_keys(
     ):
         assert getattr(card.race, name) == getattr(result.race, name), name
     for name in ("horse_id", "horse", "jockey_id", "trainer_id", "draw", "weight_lbs", "official_rating", "headgear"):
-        assert [getattr(one, name) for one in card.runners] == [getattr(one, name) for one in result.runners], name
+        assert [getattr(runner, name) for runner in card.runners] == [
+            getattr(runner, name) for runner in result.runners
+        ], name
 
 
 def test_the_horse_of_a_card_finds_its_past_of_the_results(store: Store, tmp_path: Path) -> None:
@@ -343,16 +345,16 @@ def test_the_horse_of_a_card_finds_its_past_of_the_results(store: Store, tmp_pat
     build(store, ARRIVED)
     for view, key in (("horse_form", "horse_id"), ("trainer_velocity", "trainer_id"), ("jockey_velocity", "jockey_id")):
         parts = f"{store.home.offline}/{view}/*.parquet"
-        held = {one for (one,) in duckdb.connect().execute(f"SELECT DISTINCT {key} FROM '{parts}'").fetchall()}
-        assert {getattr(one, key) for one in card.runners} <= held
+        held = {row for (row,) in duckdb.connect().execute(f"SELECT DISTINCT {key} FROM '{parts}'").fetchall()}
+        assert {getattr(runner, key) for runner in card.runners} <= held
 
 
-def test_the_command_tells_what_it_did(tmp_path: Path) -> None:
+def test_the_command_says_what_it_did(tmp_path: Path) -> None:
     path = a_file(tmp_path, a_race(RUNNER | {"non_runner": True}, OTHER, OTHER | {"reserve": True}))
-    told = velo("cards", "rpscrape", path, "--json", home=tmp_path / "home").document
-    assert told["races"] == ["733000"]
-    assert (told["rows"], told["appended"], told["non_runners"]) == (3, 2, 1)
-    assert told["warnings"] == {"reserve, not declared": 1}
+    report = velo("cards", "rpscrape", path, "--json", home=tmp_path / "home").document
+    assert report["races"] == ["733000"]
+    assert (report["rows"], report["appended"], report["non_runners"]) == (3, 2, 1)
+    assert report["warnings"] == {"reserve, not declared": 1}
     shown = velo("cards", "rpscrape", path, home=tmp_path / "home")
     assert shown.code == 0
     assert "duplicates" in shown.out

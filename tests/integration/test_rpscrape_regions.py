@@ -21,13 +21,13 @@ def store(tmp_path: Path) -> Store:
     return a_store(tmp_path)
 
 
-PLACELESS = [one | {"region": None} for one in (RUNNER, OTHER)]
+PLACELESS = [each | {"region": None} for each in (RUNNER, OTHER)]
 NOTED = "runner without region, "
 
 
 def horses_met(store: Store, folder: Path, *runners: dict[str, Any]) -> tuple[list[str], dict[str, int]]:
     parsed = read(store, folder, a_race(*runners, race_id=733001))
-    return [one.horse_id for one in only(parsed).runners], dict(parsed.warnings)
+    return [runner.horse_id for runner in only(parsed).runners], dict(parsed.warnings)
 
 
 @pytest.mark.parametrize("with_ids", [True, False])
@@ -43,7 +43,7 @@ def test_runners_without_region_meet_the_horses_of_the_log_by_id_else_by_the_onl
     )
 
 
-def test_of_several_horses_of_a_name_the_id_tells_which_and_without_it_none_is_chosen(
+def test_of_several_horses_of_a_name_the_id_says_which_and_without_it_none_is_chosen(
     store: Store, tmp_path: Path
 ) -> None:
     namesake = {"horse": "Plain Sailing (AUS)", "horse_id": "1009"}
@@ -70,14 +70,14 @@ def test_a_runner_without_region_that_the_log_has_not_is_british_by_the_rule_and
     )
 
 
-def test_a_country_in_the_name_is_told_and_the_log_is_not_asked(store: Store, tmp_path: Path) -> None:
-    named = [one | {"name": f"{one['name']} (FR)"} for one in PLACELESS]
+def test_a_country_in_the_name_is_read_and_the_log_is_not_asked(store: Store, tmp_path: Path) -> None:
+    named = [each | {"name": f"{each['name']} (FR)"} for each in PLACELESS]
     assert horses_met(store, tmp_path, *named) == (["plain sailing (fr)", "second thoughts (fr)"], {})
 
 
-def test_an_earlier_card_tells_the_horse_too_and_a_result_knows_it_better(store: Store, tmp_path: Path) -> None:
-    told = [RUNNER | {"horse_id": None}, OTHER | {"region": "FR", "horse_id": None}]
-    declare(store, read(store, tmp_path, a_race(*told)), clock=lambda: ARRIVED)
+def test_an_earlier_card_says_the_horse_too_and_a_result_knows_it_better(store: Store, tmp_path: Path) -> None:
+    cells = [RUNNER | {"horse_id": None}, OTHER | {"region": "FR", "horse_id": None}]
+    declare(store, read(store, tmp_path, a_race(*cells)), clock=lambda: ARRIVED)
     assert horses_met(store, tmp_path, *PLACELESS)[0] == ["plain sailing (ire)", "second thoughts (fr)"]
     rows = written(tmp_path / "results.csv", ROW, ROW | SECOND)
     ingest(store, read_raceform([rows], store), late=True, clock=lambda: ARRIVED)

@@ -54,12 +54,12 @@ def test_the_shared_tables_are_taken_but_for_the_refusals_worked_out_elsewhere(
 ) -> None:
     built = conformance(name)
     report, letters = built.ingested, dead_letters.read(built.store.home)
-    found = [[one.race_id, one.result_version, one.reason] for one in letters]
+    found = [[letter.race_id, letter.result_version, letter.reason] for letter in letters]
     assert sorted(found) == sorted(json.loads(built.case.refused.read_text()))
     assert (report.appended, report.lower_version) == (races, lower)
     assert reader.end(built.store.home).next_seq == races
-    rows = sum(len(one["runners"]) for one in reader.records(built.store.home))
-    assert rows + sum(len(one.rows) for one in letters) == report.rows
+    rows = sum(len(record["runners"]) for record in reader.records(built.store.home))
+    assert rows + sum(len(letter.rows) for letter in letters) == report.rows
     copied(built.store.home.root, tmp_path / "home")
     again = ingested(Store.open(Settings(home=tmp_path / "home")), shared_file(built.case.runners))
     assert (again.appended, again.identical, again.dead_letters) == (0, races, 0)
@@ -75,17 +75,17 @@ def test_any_load_makes_the_log_that_a_plain_reader_makes(
     store = a_store(folder / "home", load.timezone)
     parsed = read(store, folder, *load.files)
     report = ingest(store, parsed, clock=fixed(AFTER_ALL))
-    told = load.told()
-    refused = [(one.race_id, one.result_version, one.reason) for one in dead_letters.read(store.home)]
-    assert sorted(set(refused), key=str) == sorted(set(told.refused), key=str)
-    assert (report.lower_version, report.identical) == (told.lower_versions, told.identical_versions)
-    assert [_known(one) for one in reader.records(store.home)] == [_expected(one) for one in told.records]
+    found = load.told()
+    refused = [(message.race_id, message.result_version, message.reason) for message in dead_letters.read(store.home)]
+    assert sorted(set(refused), key=str) == sorted(set(found.refused), key=str)
+    assert (report.lower_version, report.identical) == (found.lower_versions, found.identical_versions)
+    assert [_known(record) for record in reader.records(store.home)] == [_expected(record) for record in found.records]
 
 
 def _known(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record without its envelope and the names, which are shown and never compared."""
-    runners = [{name: one for name, one in runner.items() if name not in _SHOWN} for runner in record["runners"]]
-    return {name: one for name, one in record.items() if name not in ("crc", "digest", "schema_version")} | {
+    runners = [{name: each for name, each in runner.items() if name not in _SHOWN} for runner in record["runners"]]
+    return {name: each for name, each in record.items() if name not in ("crc", "digest", "schema_version")} | {
         "runners": runners
     }
 
@@ -94,13 +94,13 @@ def _expected(record: Mapping[str, Any]) -> dict[str, Any]:
     """A record of the plain reader in the log's spelling: unknown left out, odds of 1 or less unknown, text trimmed."""
     runners = [
         {
-            name: one
-            for name, one in runner.items()
-            if one is not None and name not in _SHOWN and not (name == "sp_decimal" and one <= 1)
+            name: each
+            for name, each in runner.items()
+            if each is not None and name not in _SHOWN and not (name == "sp_decimal" and each <= 1)
         }
         for runner in record["runners"]
     ]
-    return {name: one for name, one in record.items() if one is not None and name != "schema_version"} | {
+    return {name: each for name, each in record.items() if each is not None and name != "schema_version"} | {
         "course": record["course"].strip(),
         "runners": runners,
     }
@@ -111,8 +111,8 @@ _SHOWN = ("horse", "trainer", "jockey")
 
 def test_a_csv_and_a_parquet_file_of_the_same_rows_are_the_same_load(tmp_path: Path, store: Store) -> None:
     rows = parquet.read_table(shared_file("conformance/london.parquet")).to_pylist()
-    told = [{name: one for name, one in row.items() if name != "handicap"} for row in rows]
-    from_csv = read_runner_tables([write_csv(tmp_path / "london.csv", told)], store)
+    found = [{name: each for name, each in row.items() if name != "handicap"} for row in rows]
+    from_csv = read_runner_tables([write_csv(tmp_path / "london.csv", found)], store)
     from_parquet = read_runner_tables([shared_file("conformance/london.parquet")], store)
     assert from_csv.messages == from_parquet.messages
     assert from_csv.refused == from_parquet.refused
@@ -147,8 +147,8 @@ def test_a_missing_off_is_one_oclock_local_and_half_an_hour_a_race(
 
 
 def test_race_values_are_the_first_given_and_a_conflict_is_counted(tmp_path: Path, store: Store) -> None:
-    one, two, three = a_race(*a_field(3), going=None)
-    parsed = read(store, tmp_path, [one, two | {"going": "Soft"}, three | {"going": "Good"}])
+    each, two, three = a_race(*a_field(3), going=None)
+    parsed = read(store, tmp_path, [each, two | {"going": "Soft"}, three | {"going": "Good"}])
     assert parsed.messages[0].race.going == "Soft"
     assert parsed.warnings == {"conflicting going": 1}
 
@@ -211,10 +211,10 @@ def test_a_file_named_twice_is_counted_not_refused(tmp_path: Path, store: Store)
     assert (report.appended, report.identical, report.refused) == (1, 1, {})
 
 
-def test_a_race_told_otherwise_in_another_file_is_a_dead_letter(tmp_path: Path, store: Store) -> None:
-    one = write_runner_table(tmp_path / "1.parquet", a_race())
+def test_a_race_sent_otherwise_in_another_file_is_a_dead_letter(tmp_path: Path, store: Store) -> None:
+    each = write_runner_table(tmp_path / "1.parquet", a_race())
     two = write_runner_table(tmp_path / "2.parquet", a_race(going="Firm"))
-    report = ingested(store, one, two)
+    report = ingested(store, each, two)
     assert (report.appended, report.refused) == (1, {"raise result_version": 1})
     (letter,) = dead_letters.read(store.home)
     assert {row["going"] for row in letter.rows} == {"Firm"}
@@ -254,7 +254,7 @@ def test_a_race_dated_after_it_was_known_is_refused_by_the_local_date(tmp_path: 
         [*a_race(race_id="R1", known_at="2024-05-01 23:00", **at_once)],
         [*a_race(race_id="R2", known_at="2024-05-01 22:59", **at_once)],
     ]
-    assert [(one.race_id, one.reason) for one in read(store, tmp_path, *tables).refused] == [
+    assert [(refusal.race_id, refusal.reason) for refusal in read(store, tmp_path, *tables).refused] == [
         ("R2", "race_date later than known_at")
     ]
 
@@ -270,7 +270,7 @@ def test_a_result_known_before_its_off_is_refused_and_one_known_at_the_off_is_no
         a_race(race_id="amended before", known_at="2024-05-01 00:30", result_version=2, **off),
         a_race(*void, race_id="abandoned in the morning", known_at="2024-05-01 08:00", **off),
     )
-    assert [(one.race_id, one.reason) for one in parsed.refused] == [
+    assert [(refusal.race_id, refusal.reason) for refusal in parsed.refused] == [
         ("before", "known_at before off_time"),
         ("amended before", "known_at before off_time"),
     ]
@@ -310,12 +310,12 @@ def test_rows_of_one_race_that_name_two_dates_or_courses_are_refused(
     tmp_path: Path, store: Store, other: dict[str, Any], reason: str | None
 ) -> None:
     """In one file and over two: the number at the meeting is no race_id."""
-    one, two = a_race(a_runner("Arkle", 1), known_at="2024-05-03 12:00"), a_race(a_runner("B", 1))
+    each, two = a_race(a_runner("Arkle", 1), known_at="2024-05-03 12:00"), a_race(a_runner("B", 1))
     contradicting = [row | other for row in two]
-    for tables in ([[*one, *contradicting]], [one, contradicting]):
+    for tables in ([[*each, *contradicting]], [each, contradicting]):
         parsed = read(store, tmp_path, *tables)
         assert reasons(parsed) == ([reason] if reason else [])
-        assert [len(one.rows) for one in parsed.refused] == ([2] if reason else [])
+        assert [len(refusal.rows) for refusal in parsed.refused] == ([2] if reason else [])
 
 
 @pytest.mark.parametrize(
@@ -349,7 +349,7 @@ def test_a_row_without_a_race_id_is_a_dead_letter_of_its_own(tmp_path: Path, sto
 def test_rows_as_text_are_read_as_the_file_was(tmp_path: Path, store: Store) -> None:
     """What dead letters and their exports are read by."""
     rows = a_race(*a_field(3), known_at="2024-05-01 18:00")
-    as_text = [{name: "" if one is None else str(one) for name, one in row.items()} for row in rows]
+    as_text = [{name: "" if each is None else str(each) for name, each in row.items()} for row in rows]
     assert parse_rows(as_text, store).messages == read(store, tmp_path, rows).messages
 
 
@@ -378,14 +378,14 @@ def test_a_log_is_rebuilt_of_files_in_any_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize("column", ["race_date", "off_time", "known_at"])
 @pytest.mark.parametrize("year", [1, 1677, 2262, 9999])
 def test_a_year_without_racing_refuses_its_race(store: Store, column: str, year: int) -> None:
-    """Placeholders of databases; a log that is known in the year 9999 could never be told anything again."""
+    """Placeholders of databases; a log whose last message is of the year 9999 could never take another."""
     rows = [row | {column: f"{year:04}-12-31"} for row in a_race()]
     parsed = parse_rows(rows + a_race(race_id="R2"), store)
-    assert [(one.race_id, one.reason) for one in parsed.refused] == [("R1", "bad value")]
+    assert [(refusal.race_id, refusal.reason) for refusal in parsed.refused] == [("R1", "bad value")]
     assert "not in the years 1800 to 2199" in parsed.refused[0].detail
 
 
 @pytest.mark.parametrize("race_no", [10**7, 2**30, 2**40, 2**70])
 def test_a_race_number_beyond_the_calendar_refuses_its_race(tmp_path: Path, race_no: int) -> None:
     parsed = parse_rows(a_race(race_no=race_no, off_time=None), a_store(tmp_path))
-    assert [one.reason for one in parsed.refused] == ["bad value"]
+    assert [refusal.reason for refusal in parsed.refused] == ["bad value"]

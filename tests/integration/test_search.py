@@ -36,9 +36,9 @@ def test_the_candidate_of_least_loss_is_taken_and_days_kept_out_change_nothing()
     given = Runners(matrix, races.starts, FEATURES)
     wanted = np.arange(RACES) < RACES - 150
     chosen, table = search(given, races, wanted, SMALL, quiet, FEW)
-    assert [one.name for one in table] == list(FEW)
-    best = max(table, key=lambda one: one.r2)
-    assert [one.taken for one in table] == [one is best for one in table]
+    assert [row.name for row in table] == list(FEW)
+    best = max(table, key=lambda row: row.r2)
+    assert [row.taken for row in table] == [row is best for row in table]
     assert chosen == replace(SMALL, **FEW[best.name])
     assert table[0].gain == table[0].gain_se == 0.0
     races.share[-150 * 8 :] = np.roll(races.share[-150 * 8 :], 8)

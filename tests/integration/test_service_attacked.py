@@ -42,8 +42,8 @@ def store(streamed_store: Store) -> Store:
 
 @pytest.fixture(scope="module")
 def served(store: Store) -> Iterator[Up]:
-    with up(a_service(store), http=Hasty) as one:
-        yield one
+    with up(a_service(store), http=Hasty) as each:
+        yield each
 
 
 def lives(served: Up) -> None:
@@ -66,17 +66,17 @@ def test_a_head_without_end_is_refused_at_its_bound(served: Up, what: str) -> No
             for _ in range(10_000):
                 attacker.sendall(more)
                 taken += len(more)
-        told = everything(attacker)
+        found = everything(attacker)
     assert taken < 30_000_000, "it would have taken all"
-    if told:
-        assert told.startswith(b"HTTP/1.1 431 ")
-        assert b"longer than 32,768 bytes" in told
+    if found:
+        assert found.startswith(b"HTTP/1.1 431 ")
+        assert b"longer than 32,768 bytes" in found
     lives(served)
 
 
 def test_a_head_as_long_as_it_may_be_is_answered(served: Up) -> None:
-    with closing(served.asks("/healthz", Connection="close", X="a" * (HEAD_BYTES - 1000))) as one:
-        assert b'{"status":"ok"}' in everything(one)
+    with closing(served.asks("/healthz", Connection="close", X="a" * (HEAD_BYTES - 1000))) as each:
+        assert b'{"status":"ok"}' in everything(each)
 
 
 def test_who_says_nothing_or_begins_and_trickles_is_let_go(served: Up) -> None:
@@ -91,13 +91,13 @@ def test_who_says_nothing_or_begins_and_trickles_is_let_go(served: Up) -> None:
         trickling = {"slow": slow, "second": second}
         while len(ended) < 2:
             assert time.monotonic() - begun < 10.0, f"still there: {trickling.keys() - ended}"
-            for name, one in trickling.items():
+            for name, each in trickling.items():
                 if name in ended:
                     continue
                 try:
-                    one.sendall(b"A")
-                    one.settimeout(0.05)
-                    if one.recv(1000) == b"":
+                    each.sendall(b"A")
+                    each.settimeout(0.05)
+                    if each.recv(1000) == b"":
                         ended.add(name)
                 except TimeoutError:
                     pass
@@ -113,9 +113,9 @@ def test_a_body_that_does_not_come_is_refused_in_time(store: Store, monkeypatch:
     monkeypatch.setattr(BoundedBody.__init__, "__defaults__", (*defaults[:-1], 0.3))
     with up(a_service(store)) as served, closing(served.connect()) as slow:
         slow.sendall(b"POST /v1/score HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n{")
-        told = until(slow, b"}")
-        assert told.startswith(b"HTTP/1.1 408 ")
-        assert b"took more than 0.3 s to come" in told
+        received = until(slow, b"}")
+        assert received.startswith(b"HTTP/1.1 408 ")
+        assert b"took more than 0.3 s to come" in received
         lives(served)
 
 
@@ -124,10 +124,10 @@ def test_a_crowd_finds_no_more_places_than_there_are(served: Up) -> None:
     crowd = [served.connect() for _ in range(400)]
     try:
         stayed = 0
-        for one in crowd:
-            one.settimeout(0.01)
+        for client in crowd:
+            client.settimeout(0.01)
             with suppress(ConnectionError, TimeoutError):
-                if one.recv(1) == b"":
+                if client.recv(1) == b"":
                     continue
                 raise AssertionError("nothing was asked")
             stayed += 1
@@ -138,8 +138,8 @@ def test_a_crowd_finds_no_more_places_than_there_are(served: Up) -> None:
             time.sleep(0.02)
         lives(served)
     finally:
-        for one in crowd:
-            one.close()
+        for client in crowd:
+            client.close()
 
 
 SLOW = {
@@ -163,8 +163,8 @@ def test_slow_requests_that_take_all_places_give_way_to_whoever_asks(store: Stor
             assert len(served.server.server_state.connections) <= Crowded.most
             assert crowd[-1].fileno() >= 0
         finally:
-            for one in crowd:
-                one.close()
+            for client in crowd:
+                client.close()
 
 
 def test_who_waits_for_an_answer_never_gives_way(store: Store) -> None:
@@ -173,8 +173,8 @@ def test_who_waits_for_an_answer_never_gives_way(store: Store) -> None:
         crowd = [served.connect() for _ in range(200)]
         tell(store, Market("to come", {"horse 1": 12.0}, "show"), at=NOW)
         assert b"event: market" in until(listener, b"event: market")
-        for one in crowd:
-            one.close()
+        for client in crowd:
+            client.close()
 
 
 def test_requests_sent_ahead_of_their_answers_are_bounded(served: Up) -> None:
@@ -182,27 +182,27 @@ def test_requests_sent_ahead_of_their_answers_are_bounded(served: Up) -> None:
     before = resident_mb()
     crowd = [served.connect() for _ in range(40)]
     many = b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 20_000
-    for one in crowd:
-        one.settimeout(0.2)
+    for client in crowd:
+        client.settimeout(0.2)
         with suppress(ConnectionError, TimeoutError):
-            one.sendall(many)
+            client.sendall(many)
     lives(served)
     assert resident_mb() - before < 100.0
-    for one in crowd:
-        one.settimeout(10.0)
-        everything(one)
-        one.close()
+    for client in crowd:
+        client.settimeout(10.0)
+        everything(client)
+        client.close()
     lives(served)
 
 
 def test_as_many_requests_ahead_as_a_client_may_send_are_answered_in_turn(served: Up) -> None:
-    with closing(served.connect()) as one:
-        one.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 32)
-        told = b""
-        while told.count(b'"ok"') < 32:
-            part = one.recv(65536)
-            assert part, told
-            told += part
+    with closing(served.connect()) as each:
+        each.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 32)
+        received = b""
+        while received.count(b'"ok"') < 32:
+            part = each.recv(65536)
+            assert part, received
+            received += part
 
 
 def test_who_does_not_read_what_was_asked_for_is_let_go(served: Up) -> None:
@@ -232,15 +232,15 @@ def test_listeners_beyond_their_bound_are_refused_and_their_places_come_back(
     monkeypatch.setattr(events, "LISTENERS", 20)
     with up(a_service(store)) as served:
         crowd = [served.asks("/v1/events") for _ in range(150)]
-        told = [until(one, b"\r\n\r\n") for one in crowd]
-        assert sum(one.startswith(b"HTTP/1.1 200 ") for one in told) == 10, "half of the places for one address"
-        refused = [one for one in told if one.startswith(b"HTTP/1.1 429 ")]
+        received = [until(client, b"\r\n\r\n") for client in crowd]
+        assert sum(each.startswith(b"HTTP/1.1 200 ") for each in received) == 10, "half of the places for one address"
+        refused = [each for each in received if each.startswith(b"HTTP/1.1 429 ")]
         assert len(refused) == 140
-        assert all(b"retry-after: 1" in one.lower() for one in refused)
-        with closing(served.asks("/metrics", Connection="close")) as one:
-            assert b'velo_serve_over_share_total{queue="listeners"} 140.0' in everything(one)
-        for one in crowd:
-            one.close()
+        assert all(b"retry-after: 1" in refusal.lower() for refusal in refused)
+        with closing(served.asks("/metrics", Connection="close")) as each:
+            assert b'velo_serve_over_share_total{queue="listeners"} 140.0' in everything(each)
+        for each in crowd:
+            each.close()
         for _ in range(50):
             served.asks("/v1/events").close()
         until_s = time.monotonic() + 30.0
@@ -250,31 +250,31 @@ def test_listeners_beyond_their_bound_are_refused_and_their_places_come_back(
             time.sleep(0.2)
 
 
-def events_of(told: bytes) -> list[dict[str, object]]:
-    return [json.loads(line[6:]) for line in told.decode().splitlines() if line.startswith("data: ")]
+def events_of(received: bytes) -> list[dict[str, object]]:
+    return [json.loads(line[6:]) for line in received.decode().splitlines() if line.startswith("data: ")]
 
 
-def test_who_listens_is_told_after_the_service_came_back_what_was_told_while_it_was_gone(store: Store) -> None:
+def test_who_listens_gets_after_the_service_came_back_what_was_sent_while_it_was_gone(store: Store) -> None:
     """By the id of the last event it had: each once, in order, and what follows live."""
     service = a_service(store)
-    with up(service) as served, closing(served.asks("/v1/events")) as one:
-        until(one, b"from here on")
+    with up(service) as served, closing(served.asks("/v1/events")) as each:
+        until(each, b"from here on")
         tell(store, NonRunner("to come", "horse 6", "lame"), at=NOW)
-        told = until(one, b'"seq"')
-        assert b"event: non_runner" in told
-        last = next(line for line in told.decode().splitlines() if line.startswith("id: "))[4:]
+        received = until(each, b'"seq"')
+        assert b"event: non_runner" in received
+        last = next(line for line in received.decode().splitlines() if line.startswith("id: "))[4:]
         port = served.port
     for price in (7.0, 8.0, 9.0):
         tell(store, Market("to come", {"horse 1": price}, "show"), at=NOW)
-    with up(a_service(store), port=port) as served, closing(served.asks("/v1/events", Last_Event_ID=last)) as one:
+    with up(a_service(store), port=port) as served, closing(served.asks("/v1/events", Last_Event_ID=last)) as each:
         seen: list[dict[str, object]] = []
         buffer = b""
         while len(seen) < 3:
-            buffer += one.recv(65536)
+            buffer += each.recv(65536)
             seen = events_of(buffer)
         tell(store, Market("to come", {"horse 1": 10.0}, "show"), at=NOW)
         while len(seen) < 4:
-            buffer += one.recv(65536)
+            buffer += each.recv(65536)
             seen = events_of(buffer)
         first = int(last.partition("-")[0])
         assert [event["seq"] for event in seen] == [first + n for n in range(4)]
@@ -282,27 +282,27 @@ def test_who_listens_is_told_after_the_service_came_back_what_was_told_while_it_
 
 
 def test_an_id_that_is_still_to_come_here_is_of_another_log_and_hides_nothing(store: Store) -> None:
-    with up(a_service(store)) as served, closing(served.asks("/v1/events", Last_Event_ID="99999999-0")) as one:
-        until(one, b"from here on")
+    with up(a_service(store)) as served, closing(served.asks("/v1/events", Last_Event_ID="99999999-0")) as each:
+        until(each, b"from here on")
         tell(store, Market("to come", {"horse 1": 11.0}, "show"), at=NOW)
-        assert b"event: market" in until(one, b"event: market")
+        assert b"event: market" in until(each, b"event: market")
 
 
 def test_a_request_for_a_socket_of_the_web_is_no_way_in(served: Up) -> None:
     with closing(
         served.asks("/v1/events", Connection="Upgrade", Upgrade="websocket", Sec_WebSocket_Key="x" * 22)
-    ) as one:
-        one.settimeout(5.0)
-        told = until(one, b"\r\n\r\n")
-        assert not told.startswith(b"HTTP/1.1 101 ")
+    ) as each:
+        each.settimeout(5.0)
+        received = until(each, b"\r\n\r\n")
+        assert not received.startswith(b"HTTP/1.1 101 ")
     lives(served)
 
 
 def test_no_garbage_ends_it(served: Up) -> None:
     for garbage in (b"\0" * 1000, b"\x16\x03\x01\x02\x00\x01\x00" * 50, b"GET\r\n\r\n", b"POST / HTTP/9.9\r\n\r\n"):
-        with closing(served.connect()) as one:
-            one.sendall(garbage)
+        with closing(served.connect()) as each:
+            each.sendall(garbage)
             with suppress(ConnectionError):
-                one.shutdown(socket.SHUT_WR)
-            everything(one)
+                each.shutdown(socket.SHUT_WR)
+            everything(each)
     lives(served)

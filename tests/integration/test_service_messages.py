@@ -1,4 +1,4 @@
-"""Withdrawals and reinstatements that are posted, and what the service tells of messages about nobody."""
+"""Withdrawals and reinstatements that are posted, and what the service answers to messages about nobody."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -31,7 +31,7 @@ def store(streamed_store: Store) -> Store:
 
 
 class Clock:
-    """Goes on by a second each time it is read: what is told now is known to who asks next."""
+    """Goes on by a second each time it is read: what is sent now is known to who asks next."""
 
     def __init__(self) -> None:
         self.seconds = 0
@@ -66,7 +66,7 @@ def test_a_withdrawal_that_is_posted_takes_a_horse_out_and_a_reinstatement_puts_
         streamed(store, online=True, clock=clock)
         scored = client.get(SCORE).json()
         assert sorted(scored["withdrawn"]) == out
-        assert sum(one["probability"] for one in scored["runners"]) == pytest.approx(1.0, abs=1e-9)
+        assert sum(runner["probability"] for runner in scored["runners"]) == pytest.approx(1.0, abs=1e-9)
         again = client.post(f"/v1/races/to%20come/{path}", json=body, headers=WRITES)
         assert (again.status_code, again.json()["seq"]) == (202, None), "what stands is not told twice"
     build(store, BUILT_AT)
@@ -91,21 +91,21 @@ def test_a_withdrawal_of_nobody_is_refused_with_the_nearest_name_and_none_is_tak
     refused(client.post(f"/v1/races/nope/{path}", json={"horse_id": "a"}, headers=WRITES), 404, "'nope'")
 
 
-def test_the_day_and_the_race_tell_what_is_about_nobody_until_a_card_declares_it(
+def test_the_day_and_the_race_say_what_is_about_nobody_until_a_card_declares_it(
     store: Store, client: TestClient, clock: Clock
 ) -> None:
     other = replace(RACE, race_id="to come too")
     tell(store, NonRunner("to come", "hors 5"), GoingChange("to come too", "Heavy"), at=clock())
     day = Day.model_validate_json(client.get("/v1/races").content)
-    assert [(one.race_id, one.horses, one.nearest) for one in day.undeclared] == [
+    assert [(report.race_id, report.horses, report.nearest) for report in day.undeclared] == [
         ("to come", ["hors 5"], "horse 5"),
         ("to come too", [], "to come"),
     ]
     card = Card.model_validate_json(client.get("/v1/races/to%20come").content)
-    assert [one.horses for one in card.undeclared] == [["hors 5"]]
+    assert [report.horses for report in card.undeclared] == [["hors 5"]]
     tell(store, Racecard(other, RUNNERS), at=clock())
     day = Day.model_validate_json(client.get("/v1/races").content)
-    assert [one.race_id for one in day.undeclared] == ["to come"]
+    assert [report.race_id for report in day.undeclared] == ["to come"]
     late = Card.model_validate_json(client.get("/v1/races/to%20come%20too").content)
     assert late.going == "Heavy", "what waited for the card took effect with it"
-    assert [one.declared_at is None for one in late.undeclared] == [False]
+    assert [report.declared_at is None for report in late.undeclared] == [False]

@@ -28,11 +28,11 @@ def a_server(listening: socket.socket, ask: str) -> None:
 
     def each(connection: socket.socket) -> None:
         with connection:
-            while ask != "silent" and (told := connection.recv(65536)):
+            while ask != "silent" and (found := connection.recv(65536)):
                 # what a client says of itself is taken, the first question is answered by half
-                asked = told.count(b"*")
-                if b"HELLO" in told or b"CLIENT" in told or b"INFO" in told:
-                    connection.sendall(b"$0\r\n\r\n" if b"INFO" in told else b"+OK\r\n" * asked)
+                asked = found.count(b"*")
+                if b"HELLO" in found or b"CLIENT" in found or b"INFO" in found:
+                    connection.sendall(b"$0\r\n\r\n" if b"INFO" in found else b"+OK\r\n" * asked)
                 elif ask == "dies":
                     connection.sendall(b"*6\r\n$3\r\n")
                     return
@@ -118,7 +118,7 @@ def test_a_request_that_runs_out_of_time_closes_no_connection_of_another(store: 
     )
     patient.start()
     until = time.monotonic() + 10.0
-    while not any(one["cmd"] == "blpop" for one in reader.client.client_list()):
+    while not any(each["cmd"] == "blpop" for each in reader.client.client_list()):
         assert time.monotonic() < until
     reader.deadline.seconds = 0.1
     with pytest.raises(OnlineStoreUnavailable, match="does not answer"):
@@ -151,7 +151,7 @@ def test_a_process_without_time_to_read_blames_itself_and_not_the_store(store: S
 
 
 def test_a_redis_that_came_back_answers_the_next_request(store: Store) -> None:
-    """Connections that it closed meanwhile are told from one that is away."""
+    """Connections that it closed meanwhile are distinguished from a server that is away."""
     service = a_service(store)
     client = a_client(service)
     assert client.get(SCORE).status_code == 200

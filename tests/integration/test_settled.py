@@ -19,7 +19,7 @@ from velo.storage.log.writer import LogWriter
 from velo.storage.store import Store
 
 KNOWN, HEAD = 2_000_000, 9_000_000
-FIELD = tuple(replace(one, status="FINISHED", position=n + 1, sp_decimal=3.0) for n, one in enumerate(RUNNERS))
+FIELD = tuple(replace(runner, status="FINISHED", position=n + 1, sp_decimal=3.0) for n, runner in enumerate(RUNNERS))
 STARTS = list(starts_of(RACE, FIELD))
 
 
@@ -74,7 +74,7 @@ def test_of_two_results_neither_of_which_is_written_the_first_counts() -> None:
 
 
 def test_what_both_stores_hold_for_certain_is_not_waited_for() -> None:
-    """A result of which no row is to come, as one of a lower version, is so told once the stream has gone past it."""
+    """A result of which no row is to come, as one of a lower version, is so known once the stream has gone past it."""
     reading, heard = a_reading(), ReadConsistency()
     log = Told([(4, KNOWN, STARTS)])
     heard.record(0, 5, log)
@@ -106,15 +106,17 @@ def store(streamed_store: Store) -> Store:
 def test_a_result_touches_those_it_takes_back_and_one_of_a_lower_version_touches_nobody(store: Store) -> None:
     """A void result names no starter: the rows to come of it are those of the version before."""
     first = Result(RACE, FIELD)
-    void = replace(first, result_version=3, runners=tuple(replace(one, status="VOID", position=None) for one in FIELD))
+    void = replace(
+        first, result_version=3, runners=tuple(replace(runner, status="VOID", position=None) for runner in FIELD)
+    )
     late = replace(first, result_version=2, runners=FIELD[::-1])
     begin = reader.end(store.home).next_seq
     tell(store, first, at=OFF + timedelta(minutes=10))
     at = [OFF + timedelta(minutes=11), OFF + timedelta(minutes=12)]
-    for one, when in zip((void, late), at, strict=True):
+    for each, when in zip((void, late), at, strict=True):
         with LogWriter.open(store, clock=fixed(when)) as writer:
-            writer.append(one)
+            writer.append(each)
     found = list(a_service(store).scorer.history.touched(begin, begin + 9))
     assert [len(starts) for _, starts in found] == [8, 8]
-    assert {one.horse_id for _, starts in found for one in starts} == {one.horse_id for one in RUNNERS}
+    assert {start.horse_id for _, starts in found for start in starts} == {runner.horse_id for runner in RUNNERS}
     assert [known_us for known_us, _ in found] == sorted({known_us for known_us, _ in found})

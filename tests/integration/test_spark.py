@@ -79,16 +79,16 @@ def test_every_table_of_spark_is_that_of_duckdb_to_the_bit(
     with duckdb.connect() as connection:
         for family in FAMILIES:
             columns = ", ".join(
-                (*family.keys, "event_timestamp", "valid_until", *(one.name for one in family.features))
+                (*family.keys, "event_timestamp", "valid_until", *(feature.name for feature in family.features))
             )
             ours, theirs = (
                 f"SELECT {columns} FROM read_parquet('{folder / family.view}/**/*.parquet')"
                 for folder in (store.home.offline, twin)
             )
-            types = [connection.execute(f"DESCRIBE {one}").fetchall() for one in (ours, theirs)]
+            types = [connection.execute(f"DESCRIBE {each}").fetchall() for each in (ours, theirs)]
             assert types[0] == types[1], family.view
-            for one, other in ((ours, theirs), (theirs, ours)):
-                odd = connection.execute(f"({one}) EXCEPT ALL ({other})").fetchmany(3)
+            for each, other in ((ours, theirs), (theirs, ours)):
+                odd = connection.execute(f"({each}) EXCEPT ALL ({other})").fetchmany(3)
                 assert odd == [], family.view
     conformance = shared / "conformance"
     check = [conformance / "check_probes.py", store.home.offline, conformance / f"{name}_probes.parquet"]
@@ -141,7 +141,7 @@ def test_feasts_own_spark_store_over_these_tables_answers_as_ours_does(london: S
                 SELECT 'nobody', 'nothing', 'nowhere', TIMESTAMPTZ '2025-01-01 00:00:00+00'
             ) TO '{tmp_path / "asked.parquet"}' (FORMAT parquet)"""
         )
-    refs = [f"{view}={','.join(one.name for one in BY_VIEW[view].features)}" for view in views]
+    refs = [f"{view}={','.join(feature.name for feature in BY_VIEW[view].features)}" for view in views]
     environ = {**os.environ, "VELO_HOME": str(london.home.root), **ENVIRON}
     assert (
         velo(
@@ -162,24 +162,26 @@ def test_feasts_own_spark_store_over_these_tables_answers_as_ours_does(london: S
             command, cwd=REPO / "feature_repo" / "spark", env=environ, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr[-3000:]
-    columns = [f"{view}__{one.name}" for view in views for one in BY_VIEW[view].features]
+    columns = [f"{view}__{feature.name}" for view in views for feature in BY_VIEW[view].features]
     chosen = ", ".join(("trainer_id", "horse_id", "course", "event_timestamp::TIMESTAMPTZ", *columns))
     with duckdb.connect() as connection:
         connection.execute("SET TimeZone = 'UTC'")
         ours, theirs = (f"SELECT {chosen} FROM '{tmp_path / name}.parquet'" for name in ("ours", "spark"))
         assert connection.execute(f"SELECT count(*) FROM ({theirs})").fetchall() == [(200,)]
-        for one, other in ((ours, theirs), (theirs, ours)):
-            assert connection.execute(f"({one}) EXCEPT ALL ({other})").fetchmany(3) == []
+        for each, other in ((ours, theirs), (theirs, ours)):
+            assert connection.execute(f"({each}) EXCEPT ALL ({other})").fetchmany(3) == []
 
 
 def test_spark_is_asked_for_every_feature_of_the_catalogue_and_for_no_other_dialect() -> None:
     """Without Spark itself: each family's queries name each feature, and nothing that only DuckDB understands."""
     for family in FAMILIES:
         text = "\n".join(query for _, query in render.queries(family))
-        assert all(f" AS {one.name}" in text for one in family.features)
+        assert all(f" AS {feature.name}" in text for feature in family.features)
         assert not re.search(r"HUGEINT|ASOF|EXCLUDE| // |infinity", text)
 
 
-def test_an_engine_that_is_not_installed_is_told_in_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_is_not_installed_is_reported_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "pyspark", None)
     velo("build", "--engine", "spark", home=tmp_path).told("PySpark is not installed", "velo-features[spark]")

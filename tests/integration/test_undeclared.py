@@ -1,4 +1,4 @@
-"""Messages about nobody: kept, counted, told with the nearest declared name, and in effect once a card declares them."""
+"""Messages about nobody: kept, counted, known with the nearest declared name, and in effect once a card declares them."""
 
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -61,37 +61,42 @@ def test_the_nearest_name_is_the_one_most_alike(asked: str, found: str | None) -
         Market("A1", {"second thoughts": 2.0, "plain saling": 3.0}, "show", before(60)),
     ],
 )
-def test_each_kind_of_message_about_a_horse_that_is_not_declared_is_told(message: Message) -> None:
-    [one] = undeclared([CARD, message])
-    assert (one.race_id, one.horses, one.nearest, one.declared_at) == ("A1", ("plain saling",), "plain sailing", None)
-    [one] = undeclared([message], ["A11", "B2"])
-    assert (one.horses, one.nearest) == ((), "A11")
+def test_each_kind_of_message_about_a_horse_that_is_not_declared_is_reported(message: Message) -> None:
+    [each] = undeclared([CARD, message])
+    assert (each.race_id, each.horses, each.nearest, each.declared_at) == (
+        "A1",
+        ("plain saling",),
+        "plain sailing",
+        None,
+    )
+    [each] = undeclared([message], ["A11", "B2"])
+    assert (each.horses, each.nearest) == ((), "A11")
 
 
 def test_a_message_about_whom_a_card_declares_later_says_when_it_did() -> None:
-    told: list[Message] = [
+    messages: list[Message] = [
         NonRunner("A1", "plain sailing", None, before(400)),
         GoingChange("A1", "Soft", before(399)),
         CARD,
     ]
-    assert [(one.type, one.declared_at) for one in undeclared(told)] == [
+    assert [(report.type, report.declared_at) for report in undeclared(messages)] == [
         ("non_runner", CARD.known_at),
         ("going_change", CARD.known_at),
     ]
-    assert [one.declared_at for one in undeclared(told[:2])] == [None, None]
+    assert [report.declared_at for report in undeclared(messages[:2])] == [None, None]
 
 
-def test_what_is_told_of_declared_horses_or_of_a_race_that_was_run_is_about_somebody() -> None:
+def test_what_is_known_of_declared_horses_or_of_a_race_that_was_run_is_about_somebody() -> None:
     result = Result(RACE, (Runner("plain sailing", status="FINISHED", position=1),), known_at=before(-15))
-    told: list[Message] = [
+    messages: list[Message] = [
         NonRunner("A1", "second thoughts", None, before(60)),
         Market("A1", {"x": 2.0}, "betfair-sp", before(-16)),
     ]
-    assert undeclared([CARD, told[0]]) == []
-    assert undeclared([result, told[1]]) == []
+    assert undeclared([CARD, messages[0]]) == []
+    assert undeclared([result, messages[1]]) == []
 
 
-# Where it is told
+# Where it is shown
 
 
 DAY = [
@@ -114,7 +119,7 @@ SAID = (
 )
 
 
-def test_the_follower_keeps_counts_and_tells_what_is_about_nobody(tmp_path: Path) -> None:
+def test_the_follower_keeps_counts_and_says_what_is_about_nobody(tmp_path: Path) -> None:
     store = a_store(tmp_path / "home")
     report = drained(store, Listed(encoded(*DAY)))
     assert (report.appended, sum(report.refused.values()), report.undeclared) == (7, 0, 5)
@@ -145,7 +150,7 @@ def test_a_feed_that_ends_with_its_results_has_nothing_about_nobody_in_them(tmp_
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(a_story())
-def test_the_writer_tells_of_each_message_what_all_of_them_tell_afterwards(story: list[Message]) -> None:
+def test_the_writer_reports_of_each_message_what_all_of_them_show_afterwards(story: list[Message]) -> None:
     from tempfile import TemporaryDirectory
 
     with TemporaryDirectory() as folder:
@@ -153,10 +158,10 @@ def test_the_writer_tells_of_each_message_what_all_of_them_tell_afterwards(story
         clock = [OFF]
         live: list[datetime] = []
         with LogWriter.open(store, clock=lambda: clock[0]) as writer:
-            for one in story:
-                clock[0] = instant_of(one)
-                if writer.append(one).undeclared is not None:
-                    live.append(instant_of(one))
-        held = [one for _, one in logged(store.home)]
-        assert live == [one.known_at for one in undeclared(held)]
-        assert [one.known_at for one in undeclared_of(store.home)] == live
+            for message in story:
+                clock[0] = instant_of(message)
+                if writer.append(message).undeclared is not None:
+                    live.append(instant_of(message))
+        held = [each for _, each in logged(store.home)]
+        assert live == [report.known_at for report in undeclared(held)]
+        assert [report.known_at for report in undeclared_of(store.home)] == live

@@ -28,11 +28,11 @@ def differences(store: Store, families: Sequence[Family] = FAMILIES) -> Iterator
     for family in families:
         tables = changelogs_of(store, family)
         entities = oracle.entities(family.view)
-        yield from ((family.view, key) for key in tables.keys() ^ {tuple(one.values()) for one in entities})
+        yield from ((family.view, key) for key in tables.keys() ^ {tuple(each.values()) for each in entities})
         for entity in entities:
             rows = tables.get(tuple(entity.values()), [])
             times = [row["event_timestamp"] for row in rows]
-            if not all(one < next_one for one, next_one in pairwise(times)) or (times and times[-1] > end):
+            if not all(each < next_one for each, next_one in pairwise(times)) or (times and times[-1] > end):
                 yield family.view, entity, "rows tie, or lie past the log's end", times
             points = oracle.change_points(family.view, entity)
             yield from ((family.view, entity, "changes where nothing does", at) for at in set(times) - set(points))

@@ -26,8 +26,10 @@ from velo.racing.starts import Start, starts_of
 
 RATED = {name for name in MEASURES if "elo" in name}
 """What rests on other races has a twin of its own, in the oracle."""
-COUNTS = sorted(name for name, one in MEASURES.items() if one.most == 1 and name not in RATED)
-SUMMED = sorted(name for name, one in MEASURES.items() if name.endswith("_e9") and one.least == 0 and name not in RATED)
+COUNTS = sorted(name for name, measure in MEASURES.items() if measure.most == 1 and name not in RATED)
+SUMMED = sorted(
+    name for name, measure in MEASURES.items() if name.endswith("_e9") and measure.least == 0 and name not in RATED
+)
 ANY = sorted(MEASURES.keys() - RATED)
 KEYS = ("trainer_id", "jockey_id", "horse_id", "course", "distance_band", "going_group", "draw_cell")
 WINDOWS_DAYS = (1, 7, 14, 30, 90, 365)
@@ -110,22 +112,22 @@ class Twin:
 
     def instants(self, key: tuple[str, ...]) -> set[datetime]:
         """When a result of a key becomes known or is replaced."""
-        return {at for one in self.by_key[key] for at in (one.since, one.until) if at is not None}
+        return {at for each in self.by_key[key] for at in (each.since, each.until) if at is not None}
 
     def values(self, key: tuple[str, ...], at: datetime) -> list[Any] | None:
         """The values in the order of `Family.features`; None before the key's first result."""
-        ever = [one for one in self.by_key[key] if one.since <= at]
+        ever = [each for each in self.by_key[key] if each.since <= at]
         if not ever:
             return None
-        holds = [one for one in ever if one.until is None or one.until > at]
-        holds.sort(key=lambda one: (one.off_time, one.race_id, one.start.horse_id))
-        starts = [one.start for one in holds]
+        holds = [each for each in ever if each.until is None or each.until > at]
+        holds.sort(key=lambda hold: (hold.off_time, hold.race_id, hold.start.horse_id))
+        starts = [hold.start for hold in holds]
         today = (local_date(at, self.timezone) - date(1970, 1, 1)).days
-        values = [summed(one, starts) for one in self.family.career]
-        values += [looked_back(one, starts) for one in self.family.recent]
+        values = [summed(aggregate, starts) for aggregate in self.family.career]
+        values += [looked_back(aggregate, starts) for aggregate in self.family.recent]
         for days in self.family.windows:
             inside = [start for start in starts if start.race_day > today - days]
-            values += [summed(one, inside) for one in self.family.windowed]
+            values += [summed(aggregate, inside) for aggregate in self.family.windowed]
         return values
 
 
@@ -137,34 +139,34 @@ def total(measure: str, starts: Sequence[Start]) -> Fraction:
     return sum((natural(measure, getattr(start, measure) or 0) for start in starts), Fraction(0))
 
 
-def summed(one: Aggregate, starts: Sequence[Start]) -> float | int | None:
-    if isinstance(one, Sum):
-        return int(total(one.measure, starts))
-    if isinstance(one, OffsetSum):
-        known = total(one.known, starts)
-        return float(total(one.measure, starts) - one.even * known) if known else None
-    under = total(one.denominator, starts) + one.prior
-    return float((total(one.numerator, starts) + one.prior) / under) if under else None
+def summed(aggregate: Aggregate, starts: Sequence[Start]) -> float | int | None:
+    if isinstance(aggregate, Sum):
+        return int(total(aggregate.measure, starts))
+    if isinstance(aggregate, OffsetSum):
+        known = total(aggregate.known, starts)
+        return float(total(aggregate.measure, starts) - aggregate.even * known) if known else None
+    under = total(aggregate.denominator, starts) + aggregate.prior
+    return float((total(aggregate.numerator, starts) + aggregate.prior) / under) if under else None
 
 
-def looked_back(one: Recent, starts: Sequence[Start]) -> float | int | None:
-    measured = [getattr(start, one.measure) for start in starts]
-    if isinstance(one, Last):
+def looked_back(recent: Recent, starts: Sequence[Start]) -> float | int | None:
+    measured = [getattr(start, recent.measure) for start in starts]
+    if isinstance(recent, Last):
         last = measured[-1] if measured else None
-        return None if last is None else last if one.kind == "int" else float(natural(one.measure, last))
-    if isinstance(one, LastKnown):
+        return None if last is None else last if recent.kind == "int" else float(natural(recent.measure, last))
+    if isinstance(recent, LastKnown):
         return next((value for value in reversed(measured) if value is not None), None)
-    newest = [natural(one.measure, value) for value in reversed(measured) if value is not None][: one.depth]
+    newest = [natural(recent.measure, value) for value in reversed(measured) if value is not None][: recent.depth]
     count = len(newest)
-    if isinstance(one, Max):
+    if isinstance(recent, Max):
         return float(max(newest)) if newest else None
-    if isinstance(one, Ewma):
+    if isinstance(recent, Ewma):
         weights = [Fraction(3, 5) ** age for age in range(count)]
         return float(sum(w * v for w, v in zip(weights, newest, strict=True)) / sum(weights)) if newest else None
-    if count < one.least:
+    if count < recent.least:
         return None
     mean = sum(newest) / count
-    if isinstance(one, Variance):
+    if isinstance(recent, Variance):
         return float(sum((value - mean) ** 2 for value in newest) / (count - 1))
     middle = Fraction(count - 1, 2)
     oldest_first = list(reversed(newest))
@@ -176,6 +178,6 @@ def same(got: Sequence[Any] | None, expected: Sequence[Any] | None) -> bool:
     if got is None or expected is None:
         return got is expected
     return all(
-        one == other if one is None or other is None else one == pytest.approx(other, rel=1e-9, abs=1e-9)
-        for one, other in zip(got, expected, strict=True)
+        each == other if each is None or other is None else each == pytest.approx(other, rel=1e-9, abs=1e-9)
+        for each, other in zip(got, expected, strict=True)
     )

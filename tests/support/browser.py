@@ -1,4 +1,4 @@
-"""A real Chromium without a head, Debian's own, for what only a browser can tell."""
+"""A real Chromium without a head, Debian's own, for what only a browser can show."""
 
 import gzip
 import os
@@ -48,10 +48,10 @@ SCREENSHOTS = "VELO_SCREENSHOTS"
 def chromium() -> Iterator["Browser"]:
     """A browser; without one the test is skipped, or fails where CI=true or VELO_REQUIRE_BROWSER asks for it."""
     if not CHROMIUM.exists():
-        told = f"no browser at {CHROMIUM}: what it shows is NOT checked; install Debian's chromium"
+        found = f"no browser at {CHROMIUM}: what it shows is NOT checked; install Debian's chromium"
         if os.environ.get("CI") == "true" or os.environ.get("VELO_REQUIRE_BROWSER"):
-            pytest.fail(told, pytrace=False)
-        pytest.skip(told)
+            pytest.fail(found, pytrace=False)
+        pytest.skip(found)
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

@@ -169,14 +169,14 @@ def a_result(*runners: Mapping[str, Any], known_at: Any = "2024-05-01 14:15", **
     if rows[0]["off_time"] is None:
         raise TypeError("a record is past the importer: give off_time with race_date")
     race = {column: rows[0][column] for column in RACE_COLUMNS}
-    told = []
+    found = []
     for row in rows:
         runner = {column: row[column] for column in RUNNER_COLUMNS}
-        told.append(runner | {f"{who}_id": row[f"{who}_id"] or name_key(row[who]) for who in _WHO})
+        found.append(runner | {f"{who}_id": row[f"{who}_id"] or name_key(row[who]) for who in _WHO})
     race |= {"race_date": rows[0]["race_date"].isoformat(), "off_time": iso(race["off_time"])}
     head = {"type": "result", "schema_version": 1, "race_id": rows[0]["race_id"]}
     version = {"result_version": rows[0]["result_version"], "known_at": iso(race["known_at"])}
-    return {**head, **race, **version, "runners": told}
+    return {**head, **race, **version, "runners": found}
 
 
 def a_tick(midnight: Any) -> Record:

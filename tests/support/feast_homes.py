@@ -103,7 +103,7 @@ def same_values(left: pd.DataFrame, right: pd.DataFrame, columns: list[str]) -> 
     """Hold two answers to each other, row by row and column by column, null with null."""
     assert len(left) == len(right)
     for column in columns:
-        one, other = left[column], right[column]
-        if isinstance(one.dtype, pd.DatetimeTZDtype):
-            one, other = (pd.to_datetime(each, utc=True).astype("datetime64[us, UTC]") for each in (one, other))
-        pd.testing.assert_series_equal(one, other, check_names=False, check_dtype=False, obj=column)
+        item, other = left[column], right[column]
+        if isinstance(item.dtype, pd.DatetimeTZDtype):
+            item, other = (pd.to_datetime(each, utc=True).astype("datetime64[us, UTC]") for each in (item, other))
+        pd.testing.assert_series_equal(item, other, check_names=False, check_dtype=False, obj=column)

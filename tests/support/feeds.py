@@ -32,15 +32,15 @@ def sent_result(race_id: str = "R1", **fields: Any) -> dict[str, Any]:
 
 
 def encoded(*messages: dict[str, Any]) -> list[bytes]:
-    return [orjson.dumps(one) for one in messages]
+    return [orjson.dumps(message) for message in messages]
 
 
 def a_day() -> list[bytes]:
-    """A feed full of what tells a second delivery from news only by its place: goings to and fro, odds that stand."""
-    told: list[bytes] = []
+    """A feed full in which a second delivery differs from news only by its place: goings to and fro, odds that stand."""
+    found: list[bytes] = []
     for race in range(12):
         name = f"R{race}"
-        told += encoded(
+        found += encoded(
             sent("going_change", name, going="Good"),
             sent("going_change", name, going="Soft"),
             sent("going_change", name, going="Good"),
@@ -49,9 +49,9 @@ def a_day() -> list[bytes]:
             sent("non_runner", name, horse="Flyingbolt", reason="lame"),
             sent_result(name),
         )
-        told.append(b'{"type": "result", "race": %d}' % race)
-        told += encoded(sent_result(name), sent_result(name, course="Epsom"), sent_result(name, result_version=2))
-    return told
+        found.append(b'{"type": "result", "race": %d}' % race)
+        found += encoded(sent_result(name), sent_result(name, course="Epsom"), sent_result(name, result_version=2))
+    return found
 
 
 def ticking(step: timedelta = timedelta(seconds=1), start: datetime = NOON) -> Callable[[], datetime]:
@@ -82,7 +82,7 @@ class Listed:
     def take(self, limit: int, wait_s: float) -> Sequence[Delivery]:
         at = range(self.place, min(self.place + limit, len(self.bodies)))
         self.place = at.stop
-        return [Delivery(str(one), self.bodies[one]) for one in at]
+        return [Delivery(str(each), self.bodies[each]) for each in at]
 
     def settle(self, at: str) -> None:
         self.settled.append(at)
@@ -141,4 +141,4 @@ def sent_over_time(brokers: str, topic: str, bodies: Sequence[bytes]) -> None:
 def said(store: Store) -> list[dict[str, Any]]:
     """What the log says, without when, where and from where."""
     where = ("known_at", "origin", "crc")
-    return [{name: one[name] for name in one if name not in where} for one in reader.records(store.home)]
+    return [{name: record[name] for name in record if name not in where} for record in reader.records(store.home)]

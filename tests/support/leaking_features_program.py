@@ -27,7 +27,7 @@ SMALL = ModelOptions(rounds=30, patience=10, leaves=5, learning_rate=0.1, thread
 
 
 def changed(results: Iterable[Result], change: Callable[[Result, Runner], Runner]) -> list[Message]:
-    return [replace(one, runners=tuple(change(one, runner) for runner in one.runners)) for one in results]
+    return [replace(result, runners=tuple(change(result, runner) for runner in result.runners)) for result in results]
 
 
 def honest(results: Sequence[Result]) -> list[Message]:

@@ -30,8 +30,8 @@ class Up:
     def asks(self, path: str, **headers: str) -> socket.socket:
         """A connection on which a path was asked for."""
         made = self.connect()
-        told = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
-        made.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{told}\r\n".encode())
+        found = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+        made.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{found}\r\n".encode())
         return made
 
 
@@ -68,13 +68,13 @@ def everything(connection: socket.socket) -> bytes:
 
 def until(connection: socket.socket, wanted: bytes) -> bytes:
     """What comes up to some bytes, or to the end."""
-    told = b""
-    while wanted not in told:
+    received = b""
+    while wanted not in received:
         part = connection.recv(65536)
         if not part:
             break
-        told += part
-    return told
+        received += part
+    return received
 
 
 def free_port() -> int:

@@ -42,9 +42,9 @@ class Hearer:
         elif isinstance(message, Result):
             if message.result_version > self.version:
                 self.version = message.result_version
-                for one in message.runners:
-                    if one.status in STARTED:
-                        self.out.pop(one.horse_id, None)
+                for runner in message.runners:
+                    if runner.status in STARTED:
+                        self.out.pop(runner.horse_id, None)
         elif isinstance(message, NonRunner | Reinstated | JockeyChange | GoingChange):
             if self._is_declared(message):
                 self._apply(message, at)
@@ -56,28 +56,28 @@ class Hearer:
             return None
         at, race = instant_of(self.card), self.card.race
         riders, out = dict[str, str | None](), dict[str, datetime]()
-        for one in self.card.runners:
-            said = self.riders.get(one.horse_id)
-            # a card that names no rider, or no going, leaves the change that was told before it
-            changed = said is not None and (said[0] >= at or one.jockey_id is None)
-            if one.horse_id in self.out:
-                out[one.horse_id] = self.out[one.horse_id]
+        for runner in self.card.runners:
+            said = self.riders.get(runner.horse_id)
+            # a card that names no rider, or no going, leaves the change that was known before it
+            changed = said is not None and (said[0] >= at or runner.jockey_id is None)
+            if runner.horse_id in self.out:
+                out[runner.horse_id] = self.out[runner.horse_id]
             else:
-                riders[one.horse_id] = said[1] if said is not None and changed else one.jockey_id
+                riders[runner.horse_id] = said[1] if said is not None and changed else runner.jockey_id
         if self.going is not None and (self.going[0] >= at or race.going is None):
             return riders, out, self.going[1]
         return riders, out, race.going
 
     def _card(self, card: Racecard, at: datetime) -> None:
         self.card = card
-        for one in card.runners:
-            self.met.add(one.horse_id)
-            if one.status == "NR":
-                self.out.setdefault(one.horse_id, at)
+        for runner in card.runners:
+            self.met.add(runner.horse_id)
+            if runner.status == "NR":
+                self.out.setdefault(runner.horse_id, at)
             else:
-                self.out.pop(one.horse_id, None)
-        found = [one for one in self.waiting if self._is_declared(one)]
-        self.waiting = [one for one in self.waiting if one not in found]
+                self.out.pop(runner.horse_id, None)
+        found = [each for each in self.waiting if self._is_declared(each)]
+        self.waiting = [each for each in self.waiting if each not in found]
         for message in found if at < card.race.off_time else ():
             self._apply(message, at)
 

@@ -31,7 +31,7 @@ GOINGS = {
 
 @dataclass(frozen=True)
 class Start:
-    """One runner that ran, as one version of its race tells it; the keys and the measures of contract 4 and 5."""
+    """One runner that ran, by one version of its race; the keys and the measures of contract 4 and 5."""
 
     race_id: str
     race_date: date
@@ -61,7 +61,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Running:
-    """What a start did between the off and the finish, as its race tells it; None is unknown."""
+    """What a start did between the off and the finish, by its race; None is unknown."""
 
     early_e9: int | None
     led: bool
@@ -167,7 +167,7 @@ def expected_wins_e9(all_odds: list[float | None]) -> list[int | None]:
         if odds is None:
             return [None] * len(all_odds)
         inverse.append(10**12 // math.floor(1000 * odds + 0.5))
-    return [one * E9 // sum(inverse) for one in inverse]
+    return [each * E9 // sum(inverse) for each in inverse]
 
 
 # -- the measures beyond contract 5 ---------------------------------------------------------------------------------------
@@ -246,7 +246,7 @@ def running_of(
     )
     first, final = (
         against_the_mean_e9(
-            counted(runner.get(name), day_ms - 1), [counted(one.get(name), day_ms - 1) for one in runners]
+            counted(runner.get(name), day_ms - 1), [counted(each.get(name), day_ms - 1) for each in runners]
         )
         for name in ("first_section_ms", "last_section_ms")
     )
@@ -288,28 +288,28 @@ def speed_e9(time_s: float | None, distance_m: float | None) -> int | None:
 
 def top_of_band(text: str | None) -> int | None:
     """The greatest number of up to three digits in a rating band."""
-    digits = "".join(one if one in "0123456789" else " " for one in text or "").split()
-    return max((int(one) for one in digits if len(one) <= 3), default=None)
+    digits = "".join(each if each in "0123456789" else " " for each in text or "").split()
+    return max((int(digit) for digit in digits if len(digit) <= 3), default=None)
 
 
 def figures_e9(record: Record, runners: list[Mapping[str, Any]]) -> list[int | None]:
     """Pounds: the weight on the scale of the band, and the lengths, each worth 3000 lb over the metres run."""
     top, metres = top_of_band(record.get("rating_band")), whole_metres(record.get("distance_m"))
     weights = [runner.get("weight_lbs") for runner in runners]
-    if top is None or metres is None or any(one is None or not 0 <= one < 1000 for one in weights):
+    if top is None or metres is None or any(each is None or not 0 <= each < 1000 for each in weights):
         return [None] * len(runners)
-    carried = [math.floor((one or 0) * 1e9 + 0.5) for one in weights]
+    carried = [math.floor((each or 0) * 1e9 + 0.5) for each in weights]
     behind = []
     for runner in runners:
         lengths = runner.get("beaten_lengths")
         behind.append(None if lengths is None or lengths < 0 else math.floor(min(lengths, 15) * 1e9 + 0.5))
-    told = [one for one in behind if one is not None]
+    given = [each for each in behind if each is not None]
     found: list[int | None] = []
-    for weight, one in zip(carried, behind, strict=True):
-        if one is None:
+    for weight, each in zip(carried, behind, strict=True):
+        if each is None:
             found.append(None)
             continue
-        mean_lbs, own_lbs = sum(told) // len(told) * 3000 // metres, one * 3000 // metres
+        mean_lbs, own_lbs = sum(given) // len(given) * 3000 // metres, each * 3000 // metres
         found.append(top * E9 - (max(carried) - weight) + mean_lbs - own_lbs)
     return found
 

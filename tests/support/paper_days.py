@@ -49,14 +49,14 @@ class PlainRace:
 
 
 def plain_score(store: Store, race_id: str, as_of: datetime, now: datetime) -> PlainRace:
-    """Equal chances, at the odds told by `as_of`."""
+    """Equal chances, at the odds known by `as_of`."""
     assert as_of <= now
     race = declared_at(messages_of_race(store.home, race_id).messages, as_of)
     assert race is not None
     odds = race.odds.prices if race.odds else {}
     runners = [
-        PlainRunner(one.horse_id, one.horse or "", 1.0 / len(race.runners), odds.get(one.horse_id), "show")
-        for one in race.runners
+        PlainRunner(runner.horse_id, runner.horse or "", 1.0 / len(race.runners), odds.get(runner.horse_id), "show")
+        for runner in race.runners
     ]
     return PlainRace(TRADER.bundle, runners)
 

@@ -28,7 +28,7 @@ WAIT_S = 60.0
 
 @dataclass
 class Day:
-    """A stream that follows a log, and what is told and asked as the clock goes on."""
+    """A stream that follows a log, and what is sent and asked as the clock goes on."""
 
     store: Store
     now: datetime
@@ -92,5 +92,5 @@ def a_day(store: Store, now: datetime) -> Iterator[Day]:
 
 def card_of(result: Result, scratched: Sequence[str] = ()) -> Racecard:
     """The card that version 1 of a result stands for, without outcomes; and who was scratched later, still on it."""
-    declared = (one for one in result.runners if one.started or one.horse_id in scratched)
+    declared = (runner for runner in result.runners if runner.started or runner.horse_id in scratched)
     return Racecard(result.race, tuple(map(without_outcome, declared)))

@@ -150,11 +150,11 @@ def dumped(aggregator: WindowAggregator, state: ShardState) -> bytes:
     keys = [
         (
             key,
-            unpack(one.career, career),
-            [(day, unpack(one.daily[day], windowed)) for day in one.days],
-            starts_in(aggregator._histories, one.history),
+            unpack(each.career, career),
+            [(day, unpack(each.daily[day], windowed)) for day in each.days],
+            starts_in(aggregator._histories, each.history),
         )
-        for key, one in sorted(every.items())
+        for key, each in sorted(every.items())
     ]
     return orjson.dumps((state.today, keys))
 

@@ -67,7 +67,7 @@ def a_race(*runners: Any, **changed: Any) -> dict[str, Any]:
 def a_file(folder: Path, *races: Any, region: str = "GB", course: str = "Sandown") -> Path:
     """Races in rpscrape's tree, the off of each as its key."""
     path = folder / "cards.json"
-    offs = {str((one or {}).get("off_time") if isinstance(one, dict) else at): one for at, one in enumerate(races)}
+    offs = {str((race or {}).get("off_time") if isinstance(race, dict) else at): race for at, race in enumerate(races)}
     assert len(offs) == len(races)
     path.write_text(json.dumps({region: {course: offs}}))
     return path
@@ -78,6 +78,6 @@ def read(store: Store, folder: Path, *races: Any, **place: str) -> ParsedCards:
 
 
 def only(parsed: ParsedCards) -> Racecard:
-    assert [one.detail for one in parsed.refused] == []
+    assert [refusal.detail for refusal in parsed.refused] == []
     (card,) = parsed.messages
     return card

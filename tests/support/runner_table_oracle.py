@@ -7,7 +7,7 @@ What the conformance files decide (the other reading gives other probes or refus
 - Race values are the first non-null one in file order, not the first row's.
 - The rows of one version of a race in one file are one message, so a race written twice in a file has its horses twice
   and is refused for that.
-- A FINISHED without a position is told before a missing winner. The rest of the order is that of contract 3's sentence.
+- A FINISHED without a position is reported before a missing winner. The rest of the order is that of contract 3's sentence.
 - Refusal is per version: version 1 may be refused and version 2 taken, or both refused, each with its own reason.
 - A runner that is VOID beside only NRs makes a void race, which is a version without starts.
 - A version lower than one already taken is kept in the log and counted; it may push later messages on by 1 us.
@@ -74,21 +74,21 @@ def load(files: Iterable[Sequence[Row]], timezone: str) -> Load:
     out = Load()
     messages = [message for rows in files for message in _accepted(rows, zone, out)]
     messages.sort(key=lambda message: (message["known_at"], message["race_id"], message["result_version"]))
-    told: dict[tuple[str, int], dict[str, Any]] = {}
+    found: dict[tuple[str, int], dict[str, Any]] = {}
     highest: dict[str, int] = {}
     end: datetime | None = None
     for message in messages:
         race_id, version = message["race_id"], message["result_version"]
         content = _what_counts(message)
-        if told.get((race_id, version)) == content:
+        if found.get((race_id, version)) == content:
             out.identical_versions += 1
             continue
-        if (race_id, version) in told:
+        if (race_id, version) in found:
             out.refused.append((race_id, version, "raise result_version"))
             continue
         out.lower_versions += version < highest.get(race_id, version)
         highest[race_id] = max(version, highest.get(race_id, version))
-        told[race_id, version] = content
+        found[race_id, version] = content
         end = next_known_at(message["known_at"], end, zone)
         out.records.append({"seq": len(out.records), **message, "known_at": end})
     for record in out.records:
@@ -100,8 +100,8 @@ def load(files: Iterable[Sequence[Row]], timezone: str) -> Load:
 def _what_counts(message: Mapping[str, Any]) -> dict[str, Any]:
     """What a result says but for when it was known, what nothing reads, and the order of its runners."""
     counts = {name: value for name, value in message.items() if name not in ("known_at", "runners", *UNREAD)}
-    runners = [{name: value for name, value in one.items() if value is not None} for one in message["runners"]]
-    return counts | {"runners": sorted(runners, key=lambda one: str(one["horse_id"]))}
+    runners = [{name: value for name, value in runner.items() if value is not None} for runner in message["runners"]]
+    return counts | {"runners": sorted(runners, key=lambda runner: str(runner["horse_id"]))}
 
 
 def next_known_at(claimed: datetime | None, end: datetime | None, zone: ZoneInfo) -> datetime:
@@ -160,7 +160,7 @@ def _contradiction(race: Mapping[str, Any], rows: Sequence[Row], zone: ZoneInfo,
         return "off_time far from race_date"
     for column in ("race_date", "course"):
         named = {row[column] for row in rows if row.get(column) is not None}
-        if len(named if column == "race_date" else {name_key(one) for one in named}) > 1:
+        if len(named if column == "race_date" else {name_key(each) for each in named}) > 1:
             return f"more than one {column}"
     return None
 

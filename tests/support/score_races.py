@@ -43,9 +43,9 @@ def a_copy(store: Store, folder: Path) -> Store:
 
 
 def stood(store: Store, race_id: str, instant: datetime | None = None) -> Declared:
-    told = messages_of_race(store.home, race_id).messages
-    at = instant or decision_time(told, LEAD)
+    messages = messages_of_race(store.home, race_id).messages
+    at = instant or decision_time(messages, LEAD)
     assert at is not None
-    race = declared_at(told, at)
+    race = declared_at(messages, at)
     assert race is not None
     return race

@@ -39,14 +39,14 @@ def a_season(days: int, seed: int = 5, first_day: date = FIRST_DAY, races_a_day:
     """Every message of a season with a race day in three days; two races in three have a card."""
     rng = np.random.default_rng(seed)
     ability = np.random.default_rng(77).normal(0.0, 1.0, HORSES)
-    told: list[Message] = []
+    messages: list[Message] = []
     for day in range(0, days, 3):
         race_date = first_day + timedelta(days=day)
         fields = rng.permutation(HORSES)
         for number in range(races_a_day):
             horses = fields[number * 10 : number * 10 + int(rng.integers(5, 11))]
-            told += a_told_race(rng, race_date, number + 1, horses, ability)
-    return told
+            messages += a_told_race(rng, race_date, number + 1, horses, ability)
+    return messages
 
 
 def a_told_race(
@@ -67,13 +67,13 @@ def a_told_race(
         distance_m=float(rng.choice([1200.0, 1609.0, 2400.0])),
     )
     runners = [_runner(rng, int(horse), place + 1) for place, horse in enumerate(horses)]
-    told: list[Message] = []
+    messages: list[Message] = []
     withdrawn: set[str] = set()
     if rng.random() < 0.67:
-        told, withdrawn = _card_and_after(rng, race, runners)
-    ran = [one for one in runners if one.horse_id not in withdrawn]
-    out = [replace(one, status="NR") for one in runners if one.horse_id in withdrawn]
-    strength = np.array([ability[int(one.horse_id.split()[1])] for one in ran])
+        messages, withdrawn = _card_and_after(rng, race, runners)
+    ran = [runner for runner in runners if runner.horse_id not in withdrawn]
+    out = [replace(runner, status="NR") for runner in runners if runner.horse_id in withdrawn]
+    strength = np.array([ability[int(each.horse_id.split()[1])] for each in ran])
     order = np.argsort(-(strength + rng.gumbel(size=len(ran))))
     chance = np.exp(strength) / np.exp(strength).sum()
     finishers = [
@@ -87,10 +87,10 @@ def a_told_race(
         for place, at in enumerate(order)
     ]
     known_at = off + timedelta(minutes=12, seconds=int(rng.integers(0, 60)))
-    told.append(Result(race, (*finishers, *out), 1, known_at))
+    messages.append(Result(race, (*finishers, *out), 1, known_at))
     if rng.random() < 0.05:
-        told.append(Result(race, (*_first_two_swapped(finishers), *out), 2, known_at + timedelta(days=2)))
-    return told
+        messages.append(Result(race, (*_first_two_swapped(finishers), *out), 2, known_at + timedelta(days=2)))
+    return messages
 
 
 def a_card(race: Race, runners: Sequence[Runner], known_at: datetime) -> Racecard:
@@ -127,20 +127,22 @@ def _runner(rng: np.random.Generator, horse: int, number: int) -> Runner:
 
 def _card_and_after(rng: np.random.Generator, race: Race, runners: list[Runner]) -> tuple[list[Message], set[str]]:
     off = race.off_time
-    told: list[Message] = [a_card(race, runners, off - timedelta(hours=4, seconds=int(rng.integers(0, 60))))]
+    messages: list[Message] = [a_card(race, runners, off - timedelta(hours=4, seconds=int(rng.integers(0, 60))))]
     withdrawn: set[str] = set()
     if rng.random() < 0.4:
         withdrawn.add(runners[0].horse_id)
         early = rng.random() < 0.7
-        told.append(NonRunner(race.race_id, runners[0].horse_id, "lame", off - timedelta(minutes=50 if early else 2)))
+        messages.append(
+            NonRunner(race.race_id, runners[0].horse_id, "lame", off - timedelta(minutes=50 if early else 2))
+        )
     if rng.random() < 0.4:
         change = JockeyChange(race.race_id, runners[1].horse_id, "jockey 3", "Jockey 3", off - timedelta(minutes=40))
-        told.append(change)
+        messages.append(change)
     if rng.random() < 0.3:
-        told.append(GoingChange(race.race_id, "Heavy", off - timedelta(minutes=90)))
-    prices = {one.horse_id: float(round(2 + 10 * rng.random(), 2)) for one in runners}
-    told += [Market(race.race_id, prices, "show", off - timedelta(minutes=minutes)) for minutes in (30, 10)]
-    return told, withdrawn
+        messages.append(GoingChange(race.race_id, "Heavy", off - timedelta(minutes=90)))
+    prices = {runner.horse_id: float(round(2 + 10 * rng.random(), 2)) for runner in runners}
+    messages += [Market(race.race_id, prices, "show", off - timedelta(minutes=minutes)) for minutes in (30, 10)]
+    return messages, withdrawn
 
 
 def _first_two_swapped(finishers: list[Runner]) -> list[Runner]:

@@ -86,8 +86,8 @@ def a_client(service: Service, token: str | None = TOKEN) -> TestClient:
 def posted(**changed: Any) -> dict[str, Any]:
     """The race to come as a card that is posted."""
     runners = [
-        {name: getattr(one, name) for name in ("horse_id", "jockey_id", "trainer_id", "draw", "weight_lbs")}
-        for one in RUNNERS
+        {name: getattr(runner, name) for name in ("horse_id", "jockey_id", "trainer_id", "draw", "weight_lbs")}
+        for runner in RUNNERS
     ]
     race = {"race_date": "2023-06-01", "off_time": OFF.isoformat(), "course": "Ascot", "surface": "Turf"}
     return race | {"going": "Soft", "distance_m": 1609.0, "runners": runners} | changed
@@ -108,6 +108,6 @@ def refused(answer: Any, status: int, *words: str) -> None:
 def tell(store: Store, *messages: Message, at: datetime = NOW) -> None:
     """Messages into the log, and through the stream."""
     with LogWriter.open(store, clock=lambda: at) as writer:
-        for one in messages:
-            writer.append(one)
+        for message in messages:
+            writer.append(message)
     streamed(store, online=True, clock=lambda: at)

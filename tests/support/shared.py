@@ -13,10 +13,10 @@ ABSENT = "no shared data"
 
 def absent(where: str) -> NoReturn:
     """End the test for want of shared data: skipped, or failed where the data is required."""
-    told = f"{ABSENT} at {where}: this promise is NOT checked; put the data there or name its folder in VELO_SHARED"
+    found = f"{ABSENT} at {where}: this promise is NOT checked; put the data there or name its folder in VELO_SHARED"
     if os.environ.get("CI") == "true" and os.environ.get("VELO_REQUIRE_SHARED") == "1":
-        pytest.fail(f"{told} (VELO_REQUIRE_SHARED=1 makes this a failure)", pytrace=False)
-    pytest.skip(told)
+        pytest.fail(f"{found} (VELO_REQUIRE_SHARED=1 makes this a failure)", pytrace=False)
+    pytest.skip(found)
 
 
 def shared_folder() -> Path:

@@ -2,7 +2,7 @@
 
 Few horses, trainers, jockeys and courses, so that keys collide; dates one window's length apart and on days the clock
 changes; results that are late, tied, at a local midnight or a microsecond beside it, amended, voided, lower than what
-is known, told twice; races that must be refused.
+is known, sent twice; races that must be refused.
 
     @given(random_loads())
     def test_…(load): load.files -> rows per file, load.timezone
@@ -197,7 +197,7 @@ def _plain(name: str) -> str:
 
 @st.composite
 def amended(draw: st.DrawFn, runners: list[Row]) -> list[Row]:
-    """Another version's runners: voided, nobody started, placings reversed, winner disqualified, odds mended, anew."""
+    """Another version's runners: voided, nobody started, placings reversed, winner disqualified, odds corrected, unchanged."""
     ways = ("same", "void", "part void", "none ran", "reversed", "disqualified", "odds", "sections", "again")
     how = draw(st.sampled_from(ways))
     if how == "void":
@@ -302,10 +302,10 @@ def random_loads(draw: st.DrawFn, timezone: str | None = None, max_races: int = 
 @st.composite
 def random_logs(draw: st.DrawFn, timezone: str | None = None, max_races: int = 6) -> RandomLog:
     """The log of a random load, all other types of records between, and the clock's ticks, some long after the last."""
-    told = draw(random_loads(timezone, max_races))
-    zone, records = ZoneInfo(told.timezone), told.told().records
+    messages = draw(random_loads(timezone, max_races))
+    zone, records = ZoneInfo(messages.timezone), messages.told().records
     if not records:
-        return RandomLog(told.timezone, [])
+        return RandomLog(messages.timezone, [])
     last = instant(records[-1]["known_at"])
     ends_on = local_date(last, zone) + timedelta(days=draw(st.sampled_from((0, 1, 14, 31, 90, 365, 1095))))
     passed = [date.fromisoformat(record["race_date"]) + timedelta(days=draw(windows())) for record in records]
@@ -316,7 +316,7 @@ def random_logs(draw: st.DrawFn, timezone: str | None = None, max_races: int = 6
         if draw(st.integers(0, 2)) == 0:
             extra += draw(about_a_race(record, instant(records[0]["known_at"]), zone))
     ordered = sorted([*records, *extra], key=lambda record: record["known_at"])
-    return RandomLog(told.timezone, a_log(*ordered, timezone=told.timezone))
+    return RandomLog(messages.timezone, a_log(*ordered, timezone=messages.timezone))
 
 
 @st.composite
@@ -340,14 +340,14 @@ def _renamed(record: dict[str, Any], number: int, *, own: bool) -> dict[str, Any
     if own and "runners" in record:
         who = ("horse_id", "trainer_id", "jockey_id")
         named["runners"] = [
-            one | {name: one[name] and f"{one[name]} {number}" for name in who} for one in record["runners"]
+            runner | {name: runner[name] and f"{runner[name]} {number}" for name in who} for runner in record["runners"]
         ]
     return named
 
 
 @st.composite
 def about_a_race(draw: st.DrawFn, record: dict[str, Any], begun: datetime, zone: ZoneInfo) -> list[dict[str, Any]]:
-    """What is told of a race besides its result: cards, withdrawals, changes, odds; before the log begins is left out.
+    """The messages of a race besides its result: cards, withdrawals, changes, odds; before the log begins is left out.
 
     Before and after the off, at and beside local midnights, twice, of horses and races that nobody declared.
     """
@@ -369,8 +369,8 @@ def about_a_race(draw: st.DrawFn, record: dict[str, Any], begun: datetime, zone:
         "no such race": lambda at: a_message("going_change", at, "never declared", going="Soft"),
         "odds": lambda at: a_message("market", at, race_id, prices={horse: 2.5}, source="test"),
     }
-    told = draw(st.lists(st.tuples(st.sampled_from(sorted(made)), st.sampled_from(instants)), min_size=1, max_size=5))
-    return [made[what](at) for what, at in told if at > begun]
+    found = draw(st.lists(st.tuples(st.sampled_from(sorted(made)), st.sampled_from(instants)), min_size=1, max_size=5))
+    return [made[what](at) for what, at in found if at > begun]
 
 
 def windows() -> st.SearchStrategy[int]:

@@ -114,7 +114,7 @@ def all_rows(store: Store) -> dict[str, Rows]:
 
 
 def batch_twin(store: Store, home: Path) -> Store:
-    """A store with the same log, built anew by the batch."""
+    """A store with the same log, built again by the batch."""
     home.mkdir()
     shutil.copytree(store.home.log, home / "log")
     twin = Store.open(Settings(home=home, timezone=store.timezone)).save()

@@ -133,7 +133,7 @@ def test_a_short_name_means_a_course_of_the_day_or_several_or_none(
     assert courses_meant(name, courses) == meant
 
 
-def test_a_mixed_meeting_is_one_course_and_the_off_tells_which_surface(tmp_path: Path) -> None:
+def test_a_mixed_meeting_is_one_course_and_the_off_says_which_surface(tmp_path: Path) -> None:
     found = matched(
         tmp_path,
         row("GB / Ling 27th Apr", "27-04-2015 15:00", "Turf Horse", "2.5"),
@@ -143,39 +143,39 @@ def test_a_mixed_meeting_is_one_course_and_the_off_tells_which_surface(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("at", "bsp", "told"),
+    ("at", "bsp", "said"),
     [
         ("27/04/15 2pm", "5", "EVENT_DT is '27/04/15 2pm'"),
         ("", "5", "EVENT_DT is ''"),
         ("27-04-2015 14:05", "x", "BSP is 'x'"),
     ],
 )
-def test_a_cell_that_cannot_be_read_costs_its_row_and_no_other(at: str, bsp: str, told: str, tmp_path: Path) -> None:
+def test_a_cell_that_cannot_be_read_costs_its_row_and_no_other(at: str, bsp: str, said: str, tmp_path: Path) -> None:
     found = matched(
         tmp_path, row(WOLV, "27-04-2015 14:05", "Katmai River", "9.2"), row(WOLV, at, "Kings Bayonet", bsp), HEADER
     )
     assert [dict(message.prices) for message in found.messages] == [{"katmai river (ire)": 9.2}]
-    assert [(one.line, one.reason) for one in found.unmatched] == [
+    assert [(each.line, each.reason) for each in found.unmatched] == [
         (3, "bad value"),
         (4, "header in the middle of the file"),
     ]
-    assert told in found.unmatched[0].detail
+    assert said in found.unmatched[0].detail
 
 
 def test_an_ambiguous_course_is_reported_not_guessed(tmp_path: Path) -> None:
-    told, detail = reason(tmp_path, row("GB / New 27th Apr", "27-04-2015 14:05", "Rosie Probert", "5"))
-    assert told == "several courses"
+    found, detail = reason(tmp_path, row("GB / New 27th Apr", "27-04-2015 14:05", "Rosie Probert", "5"))
+    assert found == "several courses"
     assert "Newbury, Newcastle" in detail
 
 
 def test_a_minute_beside_the_off_is_reported_with_the_nearest_race(tmp_path: Path) -> None:
-    told, detail = reason(tmp_path, row(WOLV, "27-04-2015 14:38", "Black Truffle", "5"))
-    assert told == "no race at that off"
+    found, detail = reason(tmp_path, row(WOLV, "27-04-2015 14:38", "Black Truffle", "5"))
+    assert found == "no race at that off"
     assert "14:40 (race w2)" in detail
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "said"),
     [
         (row("GB / Donc 27th Apr", "27-04-2015 14:05", "Katmai River", "5"), "no such course that day"),
         (row("GB / Wolv 28th Apr", "28-04-2015 14:05", "Katmai River", "5"), "no race that day"),
@@ -192,8 +192,8 @@ def test_a_minute_beside_the_off_is_reported_with_the_nearest_race(tmp_path: Pat
         (row(WOLV, "27-04-2015 14:05", "", "2"), "no horse named"),
     ],
 )
-def test_a_row_that_fits_nothing_says_why(line: str, told: str, tmp_path: Path) -> None:
-    assert reason(tmp_path, line)[0] == told
+def test_a_row_that_fits_nothing_says_why(line: str, said: str, tmp_path: Path) -> None:
+    assert reason(tmp_path, line)[0] == said
 
 
 def test_two_races_at_one_off_and_two_horses_of_one_name_are_reported(tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_two_prices_for_one_horse_are_both_reported_and_the_same_row_twice_is_on
     assert (twice.rows, twice.repeated, twice.unmatched) == (2, 1, [])
     clash = matched(tmp_path, line, again)
     assert clash.messages == []
-    assert [one.reason for one in clash.unmatched] == ["two prices for one horse"] * 2
+    assert [each.reason for each in clash.unmatched] == ["two prices for one horse"] * 2
 
 
 def test_every_row_is_a_price_a_repeat_or_unmatched(tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_times_are_british_also_in_winter(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "said"),
     [
         ("", "is empty"),
         ("EVENT_ID,MENU_HINT\n1,GB / Wolv 27th Apr\n", "no column bsp, event_dt, event_name, selection_name"),
@@ -257,10 +257,10 @@ def test_times_are_british_also_in_winter(tmp_path: Path) -> None:
         (f"{HEADER}\n{row(WOLV, '27-04-2015 14:05', 'A', 'five')}\n", "line 2: BSP is 'five'"),
     ],
 )
-def test_a_file_that_is_none_is_told_in_one_line(content: str, told: str, tmp_path: Path) -> None:
+def test_a_file_that_is_none_is_reported_in_one_line(content: str, said: str, tmp_path: Path) -> None:
     path = tmp_path / "prices.csv"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(UserError) as error:
         read_betfair_sp([path], RACES)
-    assert told in str(error.value)
+    assert said in str(error.value)
     assert "\n" not in str(error.value)

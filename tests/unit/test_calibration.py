@@ -1,4 +1,4 @@
-"""Calibration: curves per odds regime that repair what is bent and leave what is sound; errors told without their luck."""
+"""Calibration: curves per odds regime that correct what is biased and leave what is not; errors without their luck."""
 
 import json
 
@@ -48,8 +48,8 @@ def told(figure: Figure) -> tuple[float, float, float]:
 def test_a_curve_has_its_say_by_how_near_the_price_is_to_its_middle() -> None:
     """Half way between two by the log of the price, each has half; beyond the ends the last has all, without a price none."""
     price = np.array([1.01, 3.0, (3.0 * 6.5) ** 0.5, 6.5, 32.0, 500.0, np.nan, 1.0, np.inf])
-    told = [[1, 0, 0, 0, 0]] * 2 + [[0.5, 0.5, 0, 0, 0], [0, 1, 0, 0, 0]] + [[0, 0, 0, 0, 1]] * 2 + [[0] * 5] * 3
-    assert regime_weights(price) == pytest.approx(np.array(told, dtype=float))
+    found = [[1, 0, 0, 0, 0]] * 2 + [[0.5, 0.5, 0, 0, 0], [0, 1, 0, 0, 0]] + [[0, 0, 0, 0, 1]] * 2 + [[0] * 5] * 3
+    assert regime_weights(price) == pytest.approx(np.array(found, dtype=float))
 
 
 @pytest.mark.parametrize("enough", [50.0, 1e9])
@@ -156,7 +156,7 @@ def test_text_of_another_format_or_kind_is_refused() -> None:
         RegimeCalibration.from_json(kept)
 
 
-def test_too_few_winners_are_told() -> None:
+def test_too_few_winners_are_reported() -> None:
     with pytest.raises(UserError, match="2 winners are too few to calibrate"):
         fit_calibration(np.full(4, 0.5), np.array([1.0, 0, 1.0, 0]), np.full(4, 2.0))
 

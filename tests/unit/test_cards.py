@@ -38,8 +38,8 @@ def a_card(minutes: float = 240, race: Race = RACE, runners: tuple[Runner, ...] 
 
 def a_result(version: int = 1, runners: tuple[Runner, ...] = RUNNERS, minutes: float = -15) -> Result:
     finished = tuple(
-        replace(one, status="FINISHED", position=place, beaten_lengths=1.0, sp_decimal=3.0, kept={"rpr": 99})
-        for place, one in enumerate(runners, 1)
+        replace(runner, status="FINISHED", position=place, beaten_lengths=1.0, sp_decimal=3.0, kept={"rpr": 99})
+        for place, runner in enumerate(runners, 1)
     )
     return Result(RACE, finished, version, before(minutes))
 
@@ -64,7 +64,7 @@ def test_without_a_card_known_by_then_the_starters_of_the_first_result_stand_in_
     result = replace(a_result(), runners=(replace(ran[0], status="NR", position=None), *ran[1:]))
     race = stood(a_card(minutes=2), result, a_result(version=2, runners=RUNNERS[:2], minutes=-60))
     assert (race.source, horses(race)) == (FROM_RESULT, ["h2", "h3", "h4", "h5", "h6"])
-    assert [one.horse_id for one in race.withdrawn] == ["h1"]
+    assert [runner.horse_id for runner in race.withdrawn] == ["h1"]
 
 
 def test_no_outcome_reaches_a_declared_runner() -> None:
@@ -74,73 +74,73 @@ def test_no_outcome_reaches_a_declared_runner() -> None:
 
 
 @pytest.mark.parametrize(("minutes", "stands"), [(30, False), (5, False), (4.99, True)])
-def test_a_withdrawal_counts_from_the_instant_it_is_told(minutes: float, stands: bool) -> None:
+def test_a_withdrawal_counts_from_the_instant_it_is_known(minutes: float, stands: bool) -> None:
     race = stood(a_card(), NonRunner("R1", "h2", None, before(minutes)))
     assert ("h2" in horses(race)) is stands
-    assert [one.horse_id for one in race.withdrawn] == ([] if stands else ["h2"])
+    assert [runner.horse_id for runner in race.withdrawn] == ([] if stands else ["h2"])
 
 
 def out(*messages: Message, minutes: float = 5) -> list[str]:
-    return [one.horse_id for one in stood(*messages, minutes=minutes).withdrawn]
+    return [runner.horse_id for runner in stood(*messages, minutes=minutes).withdrawn]
 
 
 def marked(horse_id: str, minutes: float) -> Racecard:
-    runners = tuple(replace(one, status="NR") if one.horse_id == horse_id else one for one in RUNNERS)
+    runners = tuple(replace(runner, status="NR") if runner.horse_id == horse_id else runner for runner in RUNNERS)
     return a_card(minutes, runners=runners)
 
 
 def test_a_card_without_the_mark_a_reinstatement_and_a_start_each_take_a_withdrawal_back() -> None:
     withdrawn = NonRunner("R1", "h2", "by mistake", before(60))
     for back in (a_card(minutes=30), Reinstated("R1", "h2", before(30)), replace(a_result(), known_at=before(30))):
-        told = (a_card(), withdrawn, back)
-        assert [out(*told, minutes=minutes) for minutes in (61, 31, 29)] == [[], ["h2"], []]
-        assert horses(stood(*told)) == ["h1", "h2", "h3", "h4", "h5", "h6"]
+        messages = (a_card(), withdrawn, back)
+        assert [out(*messages, minutes=minutes) for minutes in (61, 31, 29)] == [[], ["h2"], []]
+        assert horses(stood(*messages)) == ["h1", "h2", "h3", "h4", "h5", "h6"]
     assert out(a_card(), withdrawn, marked("h2", 30)) == ["h2"]
     assert out(a_card(), withdrawn, a_card(30), NonRunner("R1", "h2", None, before(20))) == ["h2"]
 
 
 def test_a_mark_on_a_card_withdraws_until_a_card_comes_without_it() -> None:
-    told = (marked("h2", 240), a_card(60))
-    assert [out(*told, minutes=minutes) for minutes in (61, 59)] == [["h2"], []]
+    messages = (marked("h2", 240), a_card(60))
+    assert [out(*messages, minutes=minutes) for minutes in (61, 59)] == [["h2"], []]
     assert out(marked("h2", 240), Reinstated("R1", "h2", before(60))) == []
 
 
-def test_a_withdrawal_stands_since_it_was_first_told_without_a_break() -> None:
-    told: list[Message] = [marked("h2", 240), NonRunner("R1", "h2", None, before(230)), marked("h2", 200)]
-    assert withdrawn_since(told, before(5)) == {"h2": before(240)}
-    told += [Reinstated("R1", "h2", before(100)), NonRunner("R1", "h2", None, before(50))]
-    assert withdrawn_since(told, before(5)) == {"h2": before(50)}
+def test_a_withdrawal_stands_since_it_was_first_known_without_a_break() -> None:
+    messages: list[Message] = [marked("h2", 240), NonRunner("R1", "h2", None, before(230)), marked("h2", 200)]
+    assert withdrawn_since(messages, before(5)) == {"h2": before(240)}
+    messages += [Reinstated("R1", "h2", before(100)), NonRunner("R1", "h2", None, before(50))]
+    assert withdrawn_since(messages, before(5)) == {"h2": before(50)}
 
 
 def test_a_result_of_a_lower_version_takes_no_withdrawal_back() -> None:
-    without = tuple(one for one in RUNNERS if one.horse_id != "h2")
-    told = (a_card(), NonRunner("R1", "h2", None, before(60)), a_result(2, without, 40), a_result(1, RUNNERS, 30))
-    assert out(*told) == ["h2"]
+    without = tuple(runner for runner in RUNNERS if runner.horse_id != "h2")
+    messages = (a_card(), NonRunner("R1", "h2", None, before(60)), a_result(2, without, 40), a_result(1, RUNNERS, 30))
+    assert out(*messages) == ["h2"]
 
 
 @pytest.mark.parametrize(("card", "takes_effect"), [(240, True), (0.1, True), (-1, False)])
-def test_what_was_told_of_nobody_takes_effect_with_the_card_that_declares_it_before_the_off(
+def test_what_was_known_of_nobody_takes_effect_with_the_card_that_declares_it_before_the_off(
     card: float, takes_effect: bool
 ) -> None:
-    told = (
+    messages = (
         NonRunner("R1", "h2", None, before(300)),
         JockeyChange("R1", "h1", "x", "X", before(299)),
         GoingChange("R1", "Heavy", before(298)),
         a_card(card),
     )
-    race = stood(*told, minutes=-2)
-    assert ([one.horse_id for one in race.withdrawn] == ["h2"]) is takes_effect
+    race = stood(*messages, minutes=-2)
+    assert ([runner.horse_id for runner in race.withdrawn] == ["h2"]) is takes_effect
     assert (race.runners[0].jockey_id == "x") is takes_effect
     assert race.race.going == ("Heavy" if takes_effect else "Good")
-    assert out(*told, a_card(-1.5), minutes=-2) == []
+    assert out(*messages, a_card(-1.5), minutes=-2) == []
 
 
 def test_a_withdrawal_of_a_horse_that_only_a_later_card_names_waits_for_that_card() -> None:
-    told = (a_card(240, runners=RUNNERS[1:]), NonRunner("R1", "h1", None, before(200)), a_card(100))
-    assert [out(*told, minutes=minutes) for minutes in (101, 99)] == [[], ["h1"]]
-    assert horses(stood(*told, minutes=101)) == ["h2", "h3", "h4", "h5", "h6"]
+    messages = (a_card(240, runners=RUNNERS[1:]), NonRunner("R1", "h1", None, before(200)), a_card(100))
+    assert [out(*messages, minutes=minutes) for minutes in (101, 99)] == [[], ["h1"]]
+    assert horses(stood(*messages, minutes=101)) == ["h2", "h3", "h4", "h5", "h6"]
     back = Reinstated("R1", "h1", before(150))
-    assert out(*told[:2], back, marked("h1", 100)) == []
+    assert out(*messages[:2], back, marked("h1", 100)) == []
 
 
 def test_the_draw_is_cut_in_thirds_of_those_who_are_left() -> None:
@@ -164,7 +164,7 @@ def test_the_last_word_on_a_jockey_counts() -> None:
     assert stood(a_card(), JockeyChange("R1", "h1", None, None, before(60))).runners[0].jockey_id is None
 
 
-def test_a_card_silent_on_a_jockey_or_the_going_leaves_what_was_told_before_it() -> None:
+def test_a_card_silent_on_a_jockey_or_the_going_leaves_what_was_known_before_it() -> None:
     change, going = JockeyChange("R1", "h1", "x", "X", before(60)), GoingChange("R1", "Soft", before(60))
     silent = a_card(minutes=30, race=replace(RACE, going=None), runners=(replace(RUNNERS[0], jockey_id=None),))
     race = stood(a_card(), change, going, silent)
@@ -178,7 +178,7 @@ def test_the_last_word_on_the_going_counts_in_every_key_made_of_it() -> None:
     assert stood(a_card(), GoingChange("R1", "Heavy", before(60)), a_card(minutes=30)).race.going == "Good"
 
 
-def test_the_latest_odds_told_by_then_are_the_odds() -> None:
+def test_the_latest_odds_known_by_then_are_the_odds() -> None:
     odds = [Market("R1", {"h1": price}, "show", before(minutes)) for price, minutes in ((3.0, 30), (4.0, 6), (5.0, 4))]
     race = stood(a_card(), *odds)
     assert race.odds is not None

@@ -12,16 +12,16 @@ RATINGS = ("official_rating", "horse_form__last_rating", "since_last_run__rating
 
 def base(runners: int, **given: list[float]) -> dict[str, Any]:
     """Every column a matrix is made from, unknown but for those given."""
-    told: dict[str, Any] = {name: np.full(runners, np.nan) for name in columns.BASE}
-    return told | {name: np.array(values) for name, values in given.items()}
+    fields: dict[str, Any] = {name: np.full(runners, np.nan) for name in columns.BASE}
+    return fields | {name: np.array(values) for name, values in given.items()}
 
 
 def of(matrix: np.ndarray[Any, Any], name: str) -> list[float]:
     return [float(value) for value in matrix[:, columns.COLUMNS.index(name)]]
 
 
-def test_who_alone_lacks_a_rating_is_not_told_from_those_who_have_one() -> None:
-    """Results collected later may have the ratings of retired horses alone: then a missing one foretells a career."""
+def test_who_alone_lacks_a_rating_is_not_distinguished_from_those_who_have_one() -> None:
+    """Results collected later may have the ratings of retired horses alone: then a missing one predicts a career."""
     ratings = {name: [50.0, 60.0, 70.0, 80.0] for name in RATINGS} | {"official_rating": [50.0, np.nan, 70.0, 80.0]}
     made = columns.matrix(base(4, **ratings), np.array([1, 1, 2, 2]))
     for name in RATINGS:

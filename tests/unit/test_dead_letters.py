@@ -88,19 +88,19 @@ def test_a_store_without_refusals_has_no_letters(tmp_path: Path) -> None:
     assert dead_letters.read(a_store(tmp_path / "new").home) == []
 
 
-def test_a_damaged_file_is_told_with_its_line(store: Store) -> None:
+def test_a_damaged_file_is_reported_with_its_line(store: Store) -> None:
     store.home.dead_letters.write_bytes(b"{}\n")
     with pytest.raises(UserError, match="line 1 cannot be read"):
         dead_letters.read(store.home)
 
 
-def test_nothing_changes_when_nothing_was_mended(store: Store) -> None:
+def test_nothing_changes_when_nothing_was_corrected(store: Store) -> None:
     before = store.home.dead_letters.read_bytes()
     report = replayed(store)
     assert (report.tried, report.taken, sorted(report.refused)) == (
         2,
         0,
-        sorted(one.letter for one in dead_letters.read(store.home)),
+        sorted(message.letter for message in dead_letters.read(store.home)),
     )
     assert store.home.dead_letters.read_bytes() == before
 
@@ -115,8 +115,8 @@ def test_a_fixed_importer_takes_what_it_refused(store: Store) -> None:
     corrected = replace(IMPORTER, read_rows=fixed_importer)
     report = replay(store, late=True, clock=fixed(NOW), importer_of={"runners": corrected}.get)
     assert (report.tried, report.taken, report.appended) == (2, 1, 1)
-    assert [one.race_id for one in dead_letters.read(store.home)] == ["R3"]
-    assert [one.race_id for one in dead_letters.read(store.home, replayed=True)] == ["R2", "R3"]
+    assert [message.race_id for message in dead_letters.read(store.home)] == ["R3"]
+    assert [message.race_id for message in dead_letters.read(store.home, replayed=True)] == ["R2", "R3"]
     assert store.home.dead_letters.read_bytes().startswith(before)
     assert [message.race_id for message in held(store)] == ["R1", "R2"]
 
@@ -129,10 +129,10 @@ def test_an_edited_export_is_taken(store: Store, tmp_path: Path) -> None:
     assert (report.taken, report.refused) == (2, {})
     assert dead_letters.read(store.home) == []
     assert [message.race_id for message in held(store)] == ["R1", "R2", "R3"]
-    assert LETTER.encode() not in b"".join(one.read_bytes() for one in store.home.log.glob("*.ndjson"))
+    assert LETTER.encode() not in b"".join(each.read_bytes() for each in store.home.log.glob("*.ndjson"))
 
 
-def test_an_export_that_was_not_mended_stays_refused_with_its_reason(store: Store, tmp_path: Path) -> None:
+def test_an_export_that_was_not_corrected_stays_refused_with_its_reason(store: Store, tmp_path: Path) -> None:
     dead_letters.export(store.home, tmp_path / "a.csv")
     edited(tmp_path / "a.csv", position="2:1")
     report = replayed(store, corrected=tmp_path / "a.csv")
@@ -140,7 +140,7 @@ def test_an_export_that_was_not_mended_stays_refused_with_its_reason(store: Stor
     assert [reason.partition(":")[0] for reason in report.refused.values()] == ["unknown status XX"]
 
 
-def test_a_version_told_otherwise_is_taken_when_its_number_is_raised(store: Store, tmp_path: Path) -> None:
+def test_a_version_sent_otherwise_is_taken_when_its_number_is_raised(store: Store, tmp_path: Path) -> None:
     other = write_runner_table(tmp_path / "b.parquet", a_race(going="Firm"))
     ingest(store, read_runner_tables([other], store), clock=fixed(NOW))
     dead_letters.export(store.home, tmp_path / "a.csv")
@@ -181,7 +181,7 @@ def test_an_export_is_of_one_source_and_a_letter_without_an_importer_stays_open(
 
 
 def test_what_came_through_a_feed_is_replayed_as_the_feed_would_take_it_now(store: Store) -> None:
-    """Its unknown fields kept, known from now on; mended in an export where it still does not pass."""
+    """Its unknown fields kept, known from now on; corrected in an export where it still does not pass."""
     jockey = {"type": "jockey_change", "schema_version": 2, "race_id": "R9", "horse_id": "arkle", "whip": True}
     going = {"type": "going_change", "schema_version": 2, "race_id": "R9", "going": "Soft"}
     letters = [
@@ -200,7 +200,7 @@ def test_what_came_through_a_feed_is_replayed_as_the_feed_would_take_it_now(stor
     assert replayed(store, corrected=mended).taken == 1
     last = list(reader.records(store.home))[-1]
     assert (last["jockey_id"], last["whip"]) == ("p taaffe", True)
-    assert not [one for one in dead_letters.read(store.home) if one.source == "feed"]
+    assert not [message for message in dead_letters.read(store.home) if message.source == "feed"]
 
 
 def test_a_message_cut_in_its_letter_is_not_replayed(store: Store) -> None:
@@ -239,7 +239,7 @@ def test_what_a_spreadsheet_would_run_is_exported_as_text_and_comes_back_as_it_w
 def test_an_export_holds_no_formula_and_its_replay_takes_the_exact_cells(tmp_path: Path) -> None:
     """In a name, in a column of the user's own, and in that column's name."""
     store = a_store(tmp_path / "home")
-    rows = [dict(one) | {"=note": "=HYPERLINK()"} for one in a_race(a_runner("Arkle", 1), race_id="@R2")]
+    rows = [dict(each) | {"=note": "=HYPERLINK()"} for each in a_race(a_runner("Arkle", 1), race_id="@R2")]
     rows[0] |= {"trainer": "-Tom", "status": "XX"}
     why = Refused("unknown status XX", "use one of those")
     dead_letters.write(store.home, [DeadLetter("runners", "@R2", 1, why.reason, why.detail, tuple(rows))], NOW)
@@ -247,7 +247,7 @@ def test_an_export_holds_no_formula_and_its_replay_takes_the_exact_cells(tmp_pat
     assert dead_letters.export(store.home, path) == 1
     with path.open(newline="") as file:
         cells = [cell for line in csv.reader(file) for cell in line]
-    assert not [one for one in cells if one.startswith(("=", "+", "-", "@", "\t", "\r"))]
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
     edited(path, status="XX:FINISHED")
     report = replayed(store, corrected=path)
     assert report.refused == {}

@@ -18,7 +18,7 @@ NEW = Standing(rated=0, foretold_e9=0)
 
 
 def a_race(number: int, prices: dict[str, float | None], version: int = 1, **columns: object) -> Record:
-    """A race on the day of its number in May, told by the odds of its starters, who finish in their order."""
+    """A race on the day of its number in May, by the odds of its starters, who finish in their order."""
     day = f"2024-05-{number:02d}"
     runners = [
         a_runner(horse, position, sp_decimal=price, jockey_id=f"rider of {horse}", **columns)
@@ -34,10 +34,10 @@ def a_race(number: int, prices: dict[str, float | None], version: int = 1, **col
     )
 
 
-def ratings(*told: Record) -> dict[str, list[tuple[int, float | None]]]:
+def ratings(*said: Record) -> dict[str, list[tuple[int, float | None]]]:
     """Each horse's rows: by how many starts it is rated, and its rating."""
     family = BY_VIEW["horse_elo"]
-    messages = [from_record(one) for one in a_log(*told, a_tick("2024-06-30 23:00"))]
+    messages = [from_record(each) for each in a_log(*said, a_tick("2024-06-30 23:00"))]
     rows = changelog(Replay(LONDON, [family]), messages)["horse_elo"]
     return {key[0]: [(int(row[2][0] or 0), row[2][1]) for row in of_key] for key, of_key in rows.items()}
 
@@ -53,22 +53,22 @@ def test_a_first_start_earns_the_horse_all_it_differed_by() -> None:
     ("rated", "share"), [(0, Fraction(1)), (1, Fraction(1, 2)), (2, Fraction(35, 100)), (40, Fraction(35, 100))]
 )
 def test_a_horse_earns_less_the_more_it_is_known_and_the_others_their_share(rated: int, share: Fraction) -> None:
-    """All parts earn by the same surprise: what was told less what was foretold, each against the mean."""
+    """All parts earn by the same surprise: what the odds said less what was predicted, each against the mean."""
     got = earned([19 * E9, 16 * E9, 16 * E9], [Standing(rated, E9), NEW, NEW])[0]
     surprise = (19 * E9 - 17 * E9) - (E9 - E9 // 3)
     shares = (share, *(Fraction(part.permille, 1000) for part in PARTS[1:]))
-    assert [one - EVEN * E9 for one in got] == [floor(surprise * one) for one in shares]
+    assert [each - EVEN * E9 for each in got] == [floor(surprise * each) for each in shares]
 
 
 def test_a_surprise_beyond_all_odds_counts_as_sixteen_doublings() -> None:
     """So no sum of what was earned is ever negative."""
     far = Standing(5, 10**6 * E9)
-    for one in earned([16 * E9, 16 * E9], [far, NEW]):
-        assert all(0 <= got <= 2 * EVEN * E9 for got in one)
+    for each in earned([16 * E9, 16 * E9], [far, NEW]):
+        assert all(0 <= got <= 2 * EVEN * E9 for got in each)
 
 
 def test_who_beats_the_market_of_a_better_field_is_rated_above_who_does_so_in_a_worse_one() -> None:
-    """Three horses are told apart from three others by one race; then each of two newcomers is priced alike among three."""
+    """Three horses are distinguished from three others by one race; then each of two newcomers is priced alike among three."""
     good: dict[str, float | None] = {"good 1": 2.0, "good 2": 6.0, "poor 1": 20.0}
     poor: dict[str, float | None] = {"good 3": 2.0, "poor 2": 20.0, "poor 3": 20.0}
     after = ratings(
@@ -88,7 +88,7 @@ def test_an_amendment_of_the_placings_alone_changes_no_rating() -> None:
     assert after == {horse: [*rows, rows[-1]] for horse, rows in before.items()}
 
 
-def test_an_amendment_of_the_odds_takes_back_what_was_earned_and_earns_anew_by_what_is_known_then() -> None:
+def test_an_amendment_of_the_odds_takes_back_what_was_earned_and_earns_again_by_what_is_known_then() -> None:
     """The wrong version leaves no trace but in what was earned meanwhile, and rows before the amendment stay."""
     wrong, right = a_race(1, {"a": 9.0, "b": 1.5}), a_race(1, {"a": 2.0, "b": 4.0}, version=2)
     later = a_race(2, {"a": 3.0, "b": 2.0})
@@ -103,10 +103,10 @@ def test_an_amendment_of_the_odds_takes_back_what_was_earned_and_earns_anew_by_w
 
 
 def starters(*market: int) -> list[Starter]:
-    """Starters told apart by their names, each as the market saw it."""
+    """Starters by their names, each as the market saw it."""
     return [
-        Starter(f"horse {place}", f"jockey {place}", "the yard", "cell", "course", "mile", told * E9)
-        for place, told in enumerate(market)
+        Starter(f"horse {place}", f"jockey {place}", "the yard", "cell", "course", "mile", found * E9)
+        for place, found in enumerate(market)
     ]
 
 

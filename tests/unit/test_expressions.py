@@ -52,7 +52,7 @@ def numbers(depth: int = 2) -> st.SearchStrategy[Expression]:
     if not depth:
         return leaf
     inner = numbers(depth - 1)
-    whole = inner.filter(lambda one: one.kind == "whole")
+    whole = inner.filter(lambda each: each.kind == "whole")
     pairs = st.tuples(inner, inner)
     return st.one_of(
         leaf,
@@ -62,12 +62,12 @@ def numbers(depth: int = 2) -> st.SearchStrategy[Expression]:
         pairs.map(lambda of: smallest(*of)),
         pairs.map(lambda of: largest(*of)),
         pairs.map(lambda of: of[0].or_else(of[1])),
-        inner.map(lambda one: one.clamped(-5, 5)),
-        inner.map(lambda one: one.within(-5, 5)),
-        inner.filter(lambda one: one.kind == "real").map(lambda one: one.clamped(-1e6, 1e6).rounded),
+        inner.map(lambda each: each.clamped(-5, 5)),
+        inner.map(lambda each: each.within(-5, 5)),
+        inner.filter(lambda each: each.kind == "real").map(lambda each: each.clamped(-1e6, 1e6).rounded),
         st.tuples(whole, whole).map(lambda of: of[0] // of[1].clamped(0, 99)),
-        whole.map(lambda one: log2_e9(one.clamped(1, 2**33))),
-        truths(depth - 1).map(lambda one: one.counted),
+        whole.map(lambda each: log2_e9(each.clamped(1, 2**33))),
+        truths(depth - 1).map(lambda each: each.counted),
         st.tuples(truths(depth - 1), inner, inner).map(lambda of: case(of[:2], default=of[2])),
         st.tuples(truths(depth - 1), inner, truths(depth - 1), inner).map(lambda of: case(of[:2], of[2:])),
     )
@@ -85,10 +85,10 @@ def truths(depth: int) -> st.SearchStrategy[Expression]:
         pairs.map(lambda of: of[0] <= of[1]),
         pairs.map(lambda of: of[0].equals(of[1])),
         pairs.map(lambda of: of[0].differs(of[1])),
-        numbers(depth - 1).map(lambda one: one.known),
+        numbers(depth - 1).map(lambda each: each.known),
         both.map(lambda of: of[0] & of[1]),
         both.map(lambda of: of[0] | of[1]),
-        truths(depth - 1).map(lambda one: ~one),
+        truths(depth - 1).map(lambda each: ~each),
     )
 
 
@@ -113,7 +113,7 @@ def by_sql(declared: Sequence[Expression], table: list[Row]) -> list[tuple[Any, 
         for row in table
     )
     with duckdb.connect() as connection:
-        columns = ", ".join(f"({sql.of(one)}) AS c{at}" for at, one in enumerate(declared))
+        columns = ", ".join(f"({sql.of(runner)}) AS c{at}" for at, runner in enumerate(declared))
         return connection.execute(f"SELECT {columns} FROM (VALUES {values}) AS t({', '.join(TYPES)})").fetchall()
 
 
@@ -134,8 +134,8 @@ def by_arrays(declared: Sequence[Expression], table: list[Row]) -> list[list[Any
     arrays["status"] = np.array(columns["status"], dtype=object)
     made = Arrays(np, arrays.__getitem__)
     listed = []
-    for one in declared:
-        values = made.of(one.counted if one.kind == "truth" else one)
+    for runner in declared:
+        values = made.of(runner.counted if runner.kind == "truth" else runner)
         listed.append(np.broadcast_to(np.asarray(values), len(table)).tolist())
     return listed
 
@@ -151,25 +151,25 @@ def test_sql_and_python_give_one_value_bit_for_bit(declared: list[Expression], t
     sql, python = by_sql(declared, table), by_python(declared, table)
     assert [[*map(bits, row)] for row in sql] == [[*map(bits, row)] for row in python]
     for row in python:
-        for one, value in zip(declared, row, strict=True):
-            assert value is not None or one.nullable
-            if one.kind in ("whole", "real") and value is not None:
-                assert one.least <= value <= one.most
-                assert type(value) is (int if one.kind == "whole" else float)
+        for runner, value in zip(declared, row, strict=True):
+            assert value is not None or runner.nullable
+            if runner.kind in ("whole", "real") and value is not None:
+                assert runner.least <= value <= runner.most
+                assert type(value) is (int if runner.kind == "whole" else float)
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(declared=expressions(), table=rows)
 def test_arrays_give_the_same_values_where_doubles_hold_them(declared: list[Expression], table: list[Row]) -> None:
-    exact = [one for one in declared if all(max(-part.least, part.most) < 2**53 for part in _parts(one))]
-    for one, values in zip(exact, by_arrays(exact, table), strict=True):
-        for (expected,), value in zip(by_python([one], table), values, strict=True):
+    exact = [runner for runner in declared if all(max(-part.least, part.most) < 2**53 for part in _parts(runner))]
+    for each, values in zip(exact, by_arrays(exact, table), strict=True):
+        for (expected,), value in zip(by_python([each], table), values, strict=True):
             unknown = value is None or (isinstance(value, float) and math.isnan(value))
             assert (None if unknown else value) == (float(expected) if isinstance(expected, bool) else expected)
 
 
-def _parts(one: Expression) -> list[Expression]:
-    return [one, *(part for argument in one.args for part in _parts(argument))]
+def _parts(expression: Expression) -> list[Expression]:
+    return [expression, *(part for argument in expression.args for part in _parts(argument))]
 
 
 @pytest.mark.skipif(
@@ -192,7 +192,7 @@ def test_spark_gives_the_same_values() -> None:
         spark.conf.set("spark.sql.ansi.enabled", "true")
         made = spark.createDataFrame(table, "count BIGINT, rating BIGINT, weight DOUBLE, status STRING")
         sql = Sql(str, spark=True)
-        got = made.selectExpr(*(f"{sql.of(one)} AS c{at}" for at, one in enumerate(declared))).collect()
+        got = made.selectExpr(*(f"{sql.of(runner)} AS c{at}" for at, runner in enumerate(declared))).collect()
     finally:
         spark.stop()
     assert [tuple(row) for row in got] == by_python(declared, table)

@@ -180,9 +180,9 @@ def test_listeners_hear_a_heartbeat_while_nothing_happens_and_then_the_events_on
         await hub.stop()
         return heard
 
-    first, heartbeat, one, two = asyncio.run(story())
+    first, heartbeat, each, two = asyncio.run(story())
     assert first == b": what changes, from here on\n\n"
     assert heartbeat == b": still here\n\n"
-    assert one.startswith(b"id: 1-0\nevent: market\n")
+    assert each.startswith(b"id: 1-0\nevent: market\n")
     assert two.startswith(b"id: 2-0\nevent: market\n")
-    assert one.count(b"id:") == two.count(b"id:") == 1
+    assert each.count(b"id:") == two.count(b"id:") == 1

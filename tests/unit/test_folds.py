@@ -24,10 +24,10 @@ def dates(days: int, a_day: int = 3, start: str = "2023-01-01", step: int = 2) -
 def test_folds_go_forward_part_no_day_and_keep_their_embargo(races: list[int], folds: int, embargo: int) -> None:
     days = np.repeat(np.datetime64("2024-01-01") + np.arange(len(races)) * 2, races)
     order = np.random.default_rng(1).permutation(days.size)
-    told = forward_folds(days[order], folds, embargo, first_share=0.6)
-    assert len(told) == folds
+    found = forward_folds(days[order], folds, embargo, first_share=0.6)
+    assert len(found) == folds
     last = None
-    for fold in told:
+    for fold in found:
         train, test = days[order][fold.train], days[order][fold.test]
         assert test.size
         assert train.max() + np.timedelta64(embargo, "D") < test.min()
@@ -35,7 +35,7 @@ def test_folds_go_forward_part_no_day_and_keep_their_embargo(races: list[int], f
         assert last is None or last < test.min()
         last = test.max()
     assert last == days.max(), "the last days are predicted too"
-    tested = np.sum([fold.test for fold in told], axis=0)
+    tested = np.sum([fold.test for fold in found], axis=0)
     assert tested.max() == 1
     assert np.unique(days[order][tested == 0]).size == round(len(races) * 0.6)
 
@@ -47,23 +47,23 @@ def test_folds_hold_about_as_many_races_each() -> None:
 
 
 def test_a_fold_each_for_as_many_days_as_there_are() -> None:
-    told = forward_folds(dates(64), 32, 0)
-    assert [int(fold.test.sum()) for fold in told] == [3] * 32
+    found = forward_folds(dates(64), 32, 0)
+    assert [int(fold.test.sum()) for fold in found] == [3] * 32
 
 
 def test_refits_train_on_what_was_before_their_days_and_their_embargo() -> None:
     days = dates(700, start="2022-01-01")
     edges = [np.datetime64(f"{year}-01-01") for year in (2023, 2024, 2025, 2040, 2041)]
-    told = refits_between(days, edges, embargo_days=3)
+    found = refits_between(days, edges, embargo_days=3)
     names = ["2023-01-01 to 2023-12-31", "2024-01-01 to 2024-12-31", "2025-01-01 to 2039-12-31"]
-    assert [fold.name for fold in told] == names, "days without a race are left out"
-    for fold, year in zip(told[:2], (2023, 2024), strict=True):
+    assert [fold.name for fold in found] == names, "days without a race are left out"
+    for fold, year in zip(found[:2], (2023, 2024), strict=True):
         assert set(days[fold.test].astype("datetime64[Y]").astype(int) + 1970) == {year}
         assert days[fold.train].max() < np.datetime64(f"{year - 1}-12-29")
         assert days[fold.train].min() == days.min()
 
 
-def test_what_cannot_be_cut_is_told() -> None:
+def test_what_cannot_be_cut_is_reported() -> None:
     with pytest.raises(UserError, match="10 race days are too few for 9 folds"):
         forward_folds(dates(10), 9)
     with pytest.raises(UserError, match=f"fold 1 has 18 race days to train on, at least {LEAST_TRAIN_DAYS}"):

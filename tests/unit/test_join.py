@@ -43,8 +43,8 @@ def cases(draw: st.DrawFn) -> tuple[list[list[Row]], list[tuple[tuple[str | None
     order = draw(st.sampled_from(["as drawn", "forward", "backward"]))
     if order != "as drawn":
         for part in parts:
-            part.sort(key=lambda one: (one.event is None, one.event or 0), reverse=order == "backward")
-            part.sort(key=lambda one: str(one.keys))
+            part.sort(key=lambda each: (each.event is None, each.event or 0), reverse=order == "backward")
+            part.sort(key=lambda each: str(each.keys))
     asked = st.tuples(st.one_of(key, key, key, st.tuples(*[NAMES] * width)), SOON)
     return parts, draw(st.lists(asked, min_size=1, max_size=16)), width
 
@@ -172,13 +172,13 @@ def joined(tmp_path: Path, history: pa.Table | Sequence[pa.Table], entities: pa.
     parts = [history] if isinstance(history, pa.Table) else history
     for number, part in enumerate(parts):
         pq.write_table(part, tmp_path / f"{number}.parquet")
-    told: dict[str, Any] = {"keys": [("driver", "driver")], "event": "ts", "created": None} | changes
+    fields: dict[str, Any] = {"keys": [("driver", "driver")], "event": "ts", "created": None} | changes
     table = Table(
         "drivers",
         [str(tmp_path / f"{number}.parquet") for number in range(len(parts))],
-        told["keys"],
-        told["event"],
-        told["created"],
+        fields["keys"],
+        fields["event"],
+        fields["created"],
         [FeatureColumn("trips", "trips", pa.int64())],
     )
     values: list[Any] = point_in_time(entities, "at", [table]).column("trips").to_pylist()
@@ -223,7 +223,7 @@ def test_text_laid_out_in_another_way_is_the_same_text(tmp_path: Path) -> None:
         assert joined(tmp_path, history, entities) == [2, None]
 
 
-def test_what_cannot_be_joined_is_told_with_the_remedy(tmp_path: Path) -> None:
+def test_what_cannot_be_joined_is_reported_with_the_remedy(tmp_path: Path) -> None:
     history = pa.table({"driver": ["x"], "ts": pa.array([1], INSTANT), "trips": [1]})
     with pytest.raises(UserError, match="driver is int64 in the entity rows and string in drivers: cast it"):
         joined(tmp_path, history, asked_at(1))

@@ -59,8 +59,8 @@ def predictions(edge: bool, races_a_day: int = 4) -> Predictions:
 
 def a_backtest(home: Home, edge: bool = False, since: date = SINCE, recipe: str = RECIPE) -> str:
     name = "a-backtest"
-    told = {"backtest": name, "recipe": recipe, "since": since.isoformat(), "until": UNTIL.isoformat()}
-    keep(home, name, predictions(edge), told)
+    found = {"backtest": name, "recipe": recipe, "since": since.isoformat(), "until": UNTIL.isoformat()}
+    keep(home, name, predictions(edge), found)
     return name
 
 
@@ -78,9 +78,9 @@ def a_model(home: Home, text: str = "tree\n", at: datetime = NOW, options: Model
 
 def test_what_is_kept_is_what_is_read(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    told, _ = read(home, a_backtest(home))
-    assert told.fingerprint() == predictions(edge=False).fingerprint()
-    assert (told.records, told.race_dates.size) == (60_000, 365 * 4)
+    report, _ = read(home, a_backtest(home))
+    assert report.fingerprint() == predictions(edge=False).fingerprint()
+    assert (report.records, report.race_dates.size) == (60_000, 365 * 4)
 
 
 def test_a_market_only_model_does_not_pass_and_stays_paper(tmp_path: Path) -> None:
@@ -88,21 +88,21 @@ def test_a_market_only_model_does_not_pass_and_stays_paper(tmp_path: Path) -> No
     home = Home(tmp_path)
     a_backtest(home)
     version = a_model(home)
-    told = judge_last(home, now=NOW)
-    assert told.verdict != "PASS"
-    margin = next(one for one in told.gate.asked[1].window.judged if one.criterion.name == "margin")
+    report = judge_last(home, now=NOW)
+    assert report.verdict != "PASS"
+    margin = next(each for each in report.gate.asked[1].window.judged if each.criterion.name == "margin")
     assert margin.figure.value == pytest.approx(0.0, abs=1e-9)
-    assert (told.model, told.mode) == (version, "paper only")
-    assert bundle.described(home, version)["gate"] == told.verdict
+    assert (report.model, report.mode) == (version, "paper only")
+    assert bundle.described(home, version)["gate"] == report.verdict
 
 
 def test_the_verdict_is_kept_with_a_model_of_the_same_recipe_alone(tmp_path: Path) -> None:
     home = Home(tmp_path)
     a_backtest(home, recipe="another")
     version = a_model(home)
-    told = judge_last(home, now=NOW)
-    assert told.model is None
-    assert any("is of another recipe" in note for note in told.notes)
+    report = judge_last(home, now=NOW)
+    assert report.model is None
+    assert any("is of another recipe" in note for note in report.notes)
     assert bundle.described(home, version)["gate"] == "not run"
 
 
@@ -151,7 +151,7 @@ def test_models_are_listed_compared_promoted_and_rolled_back(tmp_path: Path) -> 
     first, second = a_model(home), a_model(home, "other\n", NOW + timedelta(days=1))
     listed = velo("models", "list", "--json", home=tmp_path).document
     assert velo("models", "--json", home=tmp_path).document == listed
-    assert [(one["version"], one["serves"]) for one in listed] == [(first, False), (second, True)]
+    assert [(each["version"], each["serves"]) for each in listed] == [(first, False), (second, True)]
     assert velo("models", "rollback", "--json", home=tmp_path).document["serves"] == first
     velo("models", "rollback", home=tmp_path).told("no other model served before")
     assert velo("models", "promote", second, "--json", home=tmp_path).document == {
@@ -163,7 +163,7 @@ def test_models_are_listed_compared_promoted_and_rolled_back(tmp_path: Path) -> 
     velo("models", "compare", first, "none", home=tmp_path).told("'none' is not a model at")
 
 
-def test_the_gate_tells_its_verdict_first(tmp_path: Path) -> None:
+def test_the_gate_says_its_verdict_first(tmp_path: Path) -> None:
     home = Home(tmp_path)
     velo("gate", home=tmp_path).told("there is no backtest at")
     a_backtest(home)

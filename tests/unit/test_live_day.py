@@ -31,18 +31,18 @@ RESULTS = [a_result(0), a_result(1), a_result(2), a_result(3, course="Wexcombe")
 
 def of(day: list[LiveMessage], kind: type[M]) -> list[tuple[datetime, M]]:
     """The messages of a type, each with its instant."""
-    return [(one.at, one.message) for one in day if isinstance(one.message, kind)]
+    return [(each.at, each.message) for each in day if isinstance(each.message, kind)]
 
 
 def test_a_day_has_prices_a_withdrawal_a_change_of_going_results_and_an_amended_one() -> None:
     day = live_day(RESULTS, 1)
-    assert [one.at for one in day] == sorted(one.at for one in day)
+    assert [each.at for each in day] == sorted(each.at for each in day)
     assert {change.race_id for _, change in of(day, GoingChange)} == {"r1", "r2"}, "the last two at the first course"
     results = [result for _, result in of(day, Result)]
     named = sorted((result.race_id, result.result_version) for result in results)
     assert named == [("r0", 1), ("r0", 2), ("r1", 1), ("r2", 1), ("r3", 1)]
     winners = {
-        result.result_version: [one.horse_id for one in result.runners if one.won]
+        result.result_version: [runner.horse_id for runner in result.runners if runner.won]
         for result in results
         if result.race_id == "r0"
     }
@@ -56,7 +56,7 @@ def test_who_is_withdrawn_is_a_non_runner_of_the_result_and_priced_by_nobody() -
     [(_, gone)] = of(day, NonRunner)
     assert gone.horse_id == "0 6", "the last of the first race: nobody else is"
     results = [result for _, result in of(day, Result) if result.race_id == "r0"]
-    assert [{one.horse_id: one.status for one in result.runners}["0 6"] for result in results] == ["NR", "NR"]
+    assert [{runner.horse_id: runner.status for runner in result.runners}["0 6"] for result in results] == ["NR", "NR"]
     assert all("0 6" not in market.prices for _, market in of(day, Market))
 
 
@@ -71,4 +71,4 @@ def test_prices_end_near_the_starting_prices_and_nothing_of_a_race_is_known_befo
             assert runner.sp_decimal is not None
             assert 0.7 < (prices[-1][1][runner.horse_id] - 1) / (runner.sp_decimal - 1) < 1.4
             assert len({each[runner.horse_id] for _, each in prices}) > 10
-        assert min(at for at, one in of(day, Result) if one.race_id == result.race_id) > off
+        assert min(at for at, each in of(day, Result) if each.race_id == result.race_id) > off

@@ -29,8 +29,8 @@ def test_a_rebuilt_log_holds_the_old_messages_and_the_new_in_the_order_they_beca
     assert reader.check(store.home) == []
 
 
-def test_a_result_told_by_the_files_takes_the_place_of_the_one_held(store: Store) -> None:
-    """The one way to mend a version: the log before, with the mistake in it, stays beside."""
+def test_a_result_of_the_files_takes_the_place_of_the_one_held(store: Store) -> None:
+    """The one way to correct a version: the log before, with the mistake in it, stays beside."""
     logged(store, told("R1", NOON), told("R2", NOON))
     mended = told("R1", NOON, runners=OTHER_RUNNERS)
     done = rebuild(store, [mended], clock=fixed())
@@ -47,10 +47,10 @@ def test_what_came_through_a_feed_keeps_its_unknown_fields_and_its_place(store: 
     rebuild(store, [told("R0", NOON - HOUR)], clock=fixed())
     after = list(reader.records(store.home))[1:]
     framing = ("crc", "seq")
-    assert [{name: one[name] for name in one if name not in framing} for one in after] == [
-        {name: one[name] for name in one if name not in framing} for one in before
+    assert [{name: each[name] for name in each if name not in framing} for each in after] == [
+        {name: each[name] for name in each if name not in framing} for each in before
     ]
-    assert [one["origin"]["at"] for one in after] == ["1-0", "2-0"]
+    assert [each["origin"]["at"] for each in after] == ["1-0", "2-0"]
     assert reader.check(store.home) == []
 
 

@@ -143,7 +143,7 @@ def test_a_race_with_a_runner_without_odds_has_no_market_and_its_neighbours_keep
     assert np.isnan(inverses(odds)[3])
 
 
-def test_an_unknown_method_is_told_with_the_known_ones() -> None:
+def test_an_unknown_method_is_reported_with_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"'odds-ratio' is not a method.* proportional, power, shin"):
         market_probabilities(np.array([2.0, 2.0]), np.array([0]), "odds-ratio")
 
@@ -185,8 +185,8 @@ def test_standard_errors_are_those_of_repeated_samples() -> None:
         fit_market_exponent(pi, starts, share) for _, pi, starts, share in (seen(200, s, 0.0, 1.1) for s in range(60))
     ]
     spread = np.std([fit.beta for fit in fits])
-    told = np.mean([fit.beta_se for fit in fits if fit.beta_se is not None])
-    assert told == pytest.approx(spread, rel=0.3)
+    found = np.mean([fit.beta_se for fit in fits if fit.beta_se is not None])
+    assert found == pytest.approx(spread, rel=0.3)
     assert np.mean([fit.beta for fit in fits]) == pytest.approx(1.1, abs=float(3 * spread / math.sqrt(60)))
     assert all(fit.alpha == 0.0 and fit.alpha_se is None for fit in fits)
 
@@ -211,7 +211,7 @@ def test_a_model_that_says_nothing_gets_no_standard_error_and_changes_no_market(
     assert blend.beta == pytest.approx(alone.beta, abs=1e-6)
 
 
-def test_too_few_races_are_told() -> None:
+def test_too_few_races_are_reported() -> None:
     f, pi, starts, share = seen(10, 9, 1.0, 1.0)
     with pytest.raises(UserError, match="10 races with a market are too few"):
         fit_blend(f, pi, starts, share)

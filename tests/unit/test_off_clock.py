@@ -19,12 +19,12 @@ def read(day: date, course: str, *offs: str) -> list[Off]:
     """Offs of one meeting, in order."""
     every = [told(day, course, off) for off in offs]
     reader = OffReader.of(every, LONDON)
-    return [reader.read[one] for one in every]
+    return [reader.read[each] for each in every]
 
 
 def clocks(day: date, course: str, *offs: str) -> list[str]:
     """The offs by London's 24-hour clock, with ? where they are inferred."""
-    return [f"{one.clock:%H:%M}{'?' if one.inferred else ''}" for one in read(day, course, *offs)]
+    return [f"{message.clock:%H:%M}{'?' if message.inferred else ''}" for message in read(day, course, *offs)]
 
 
 WINTER, SUMMER = date(2015, 1, 10), date(2015, 7, 10)
@@ -118,21 +118,21 @@ def test_the_date_of_a_race_is_that_of_its_course(course: str, off: str, utc: st
     assert (found.instant, found.race_date) == (datetime.fromisoformat(utc), race_date)
 
 
-def test_an_off_after_midnight_is_of_the_night_that_is_told_and_else_inferred() -> None:
+def test_an_off_after_midnight_is_of_the_night_that_is_given_and_else_inferred() -> None:
     """Dated in London: 00:30 ends the evening before, which this load has or has not."""
     before, day = date(2026, 1, 2), date(2026, 1, 3)
     tail, late = told(day, "Santa Anita (USA)", "00:30"), told(day, "Santa Anita (USA)", "22:00")
     head = told(before, "Santa Anita (USA)", "23:30")
     alone, both = OffReader.of([tail, late], LONDON).read, OffReader.of([head, tail, late], LONDON).read
-    assert [(one[tail].inferred, one[tail].race_date) for one in (alone, both)] == [(True, day), (False, before)]
-    assert {one[tail].instant for one in (alone, both)} == {datetime(2026, 1, 3, 0, 30, tzinfo=UTC)}
-    assert not any(one[late].inferred for one in (alone, both))
+    assert [(each[tail].inferred, each[tail].race_date) for each in (alone, both)] == [(True, day), (False, before)]
+    assert {each[tail].instant for each in (alone, both)} == {datetime(2026, 1, 3, 0, 30, tzinfo=UTC)}
+    assert not any(each[late].inferred for each in (alone, both))
 
 
-def test_an_off_that_londons_clock_tells_twice_or_never_is_inferred() -> None:
+def test_an_off_that_londons_clock_shows_twice_or_never_is_inferred() -> None:
     """On 25 October 2026 half past one comes twice, on 29 March never."""
     for day in (date(2026, 10, 25), date(2026, 3, 29)):
-        assert [one.inferred for one in read(day, "Ellerslie (NZ)", "01:30", "02:30")] == [True, False]
+        assert [message.inferred for message in read(day, "Ellerslie (NZ)", "01:30", "02:30")] == [True, False]
 
 
 @pytest.mark.parametrize(

@@ -30,26 +30,28 @@ def test_in_a_pipe_a_row_of_many_columns_is_one_whole_line(
 ) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
     show(FIGURES, False, lambda: Group(Text("first"), table(FIGURES)))
-    told = capsys.readouterr().out
-    assert "…" not in told
-    (floor,) = (line for line in told.splitlines() if FLOOR in line)
-    (get,) = (line for line in told.splitlines() if GET in line)
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    (floor,) = (line for line in printed.splitlines() if FLOOR in line)
+    (get,) = (line for line in printed.splitlines() if GET in line)
     assert floor.split()[-2:-1] == ["1,500.0"]
     assert all(value in get for value in ("40", "1,000 starts/s", "100", "22.3", "61.7", "41.2"))
 
 
 @pytest.mark.parametrize("columns", [40, 60, 80])
-def test_where_a_table_is_too_wide_its_rows_are_told_one_after_another_and_nothing_of_them_is_cut(columns: int) -> None:
+def test_where_a_table_is_too_wide_its_rows_are_reported_one_after_another_and_nothing_of_them_is_cut(
+    columns: int,
+) -> None:
     made = table(FIGURES)
     out = StringIO()
     Console(file=out, width=columns).print(fitted(Group(made), columns))
-    told = out.getvalue()
-    assert "…" not in told
+    printed = out.getvalue()
+    assert "…" not in printed
     for column in made.columns[1:]:
-        assert str(column.header) in told
+        assert str(column.header) in printed
     for row in (FLOOR, GET):
-        assert f"what: {row}" in " ".join(told.split())
-    assert "p99.9 ms  61.7" in told
+        assert f"what: {row}" in " ".join(printed.split())
+    assert "p99.9 ms  61.7" in printed
 
 
 def test_a_table_that_fits_stays_a_table_and_columns_say_how_wide_a_pipe_may_be(

@@ -212,12 +212,12 @@ def test_race_types_are_those_of_the_runner_table(kind: str, race_type: str) -> 
 def test_the_surface_is_what_course_column_or_going_say_and_unknown_where_they_say_nothing(
     course: str, named: str, going: str, surface: str | None
 ) -> None:
-    """`Good` and `Fast` are told of more than one surface in countries that have more than one."""
+    """`Good` and `Fast` are used of more than one surface in countries that have more than one."""
     assert parsed(course=course, surface=named, going=going, region="")["surface"] == surface
 
 
 @pytest.mark.parametrize(
-    ("told", "going"),
+    ("said", "going"),
     [
         ("Good To Firm", "Good To Firm"),
         ("Soft 5", "Soft"),
@@ -236,11 +236,11 @@ def test_the_surface_is_what_course_column_or_going_say_and_unknown_where_they_s
         ("Abandoned", "Abandoned"),
     ],
 )
-def test_the_going_is_the_one_that_is_told_first_and_what_was_told_is_kept(told: str, going: str) -> None:
-    row = parsed(going=told)
+def test_the_going_is_the_one_that_is_known_first_and_what_was_known_is_kept(said: str, going: str) -> None:
+    row = parsed(going=said)
     assert row["going"] == going
-    assert (going_group(row["going"]) == "unknown") is (told in ("Good To Firm In Places", "Abandoned"))
-    assert row.get("source_going") == (None if told == going else told)
+    assert (going_group(row["going"]) == "unknown") is (said in ("Good To Firm In Places", "Abandoned"))
+    assert row.get("source_going") == (None if said == going else said)
 
 
 @pytest.mark.parametrize(
@@ -312,10 +312,10 @@ def test_each_id_column_may_be_missing_and_keys_follow_the_store(
     horses = ["1001", "1002"] if "horse_id" in by_id else ["plain sailing (ire)", "second thoughts (gb)"]
     jockeys = ["2001", "2002"] if "jockey_id" in by_id else ["a rider", "d rider"]
     trainer = "3001" if "trainer_id" in by_id else "b trainer"
-    assert [one.horse_id for one in result.runners] == horses
-    assert [one.jockey_id for one in result.runners] == jockeys
-    assert [one.trainer_id for one in result.runners] == [trainer, trainer]
-    assert [one.kept.get("source_horse_id") for one in result.runners] == (
+    assert [runner.horse_id for runner in result.runners] == horses
+    assert [runner.jockey_id for runner in result.runners] == jockeys
+    assert [runner.trainer_id for runner in result.runners] == [trainer, trainer]
+    assert [runner.kept.get("source_horse_id") for runner in result.runners] == (
         [None, None] if column == "horse_id" else ["1001", "1002"]
     )
 

@@ -63,7 +63,7 @@ def test_several_files_are_one_load_and_one_race_may_span_them(tmp_path: Path, s
     assert not read.warnings
 
 
-def test_files_that_overlap_tell_a_race_twice_alike(tmp_path: Path, store: Store) -> None:
+def test_files_that_overlap_say_a_race_twice_alike(tmp_path: Path, store: Store) -> None:
     files = [written(tmp_path / name, ROW, ROW | SECOND) for name in ("a.csv", "b.csv")]
     first, second = read_raceform(files, store).messages
     assert first == second
@@ -94,7 +94,7 @@ def test_a_later_version_may_correct_the_off_without_becoming_another_race(tmp_p
     later = {"result_version": "2", "known_at": "2019-07-07T09:00:00Z", "off": "3:36"}
     rows = [ROW | first, ROW | SECOND | first, ROW | later, ROW | SECOND | later]
     messages = read_raceform([written(tmp_path / "results.csv", *rows)], store).messages
-    assert [(one.race_id, one.result_version, one.race.off_time.minute) for one in messages] == [
+    assert [(message.race_id, message.result_version, message.race.off_time.minute) for message in messages] == [
         ("733000", 1, 35),
         ("733000", 2, 36),
     ]
@@ -110,7 +110,7 @@ def test_an_incomplete_race_is_taken_and_counted_and_one_without_its_winner_is_r
     assert read.warnings["runners differ from ran"] == 2
 
 
-def test_a_dead_letter_holds_the_cells_as_they_were_and_goes_in_once_mended(tmp_path: Path, store: Store) -> None:
+def test_a_dead_letter_holds_the_cells_as_they_were_and_goes_in_once_corrected(tmp_path: Path, store: Store) -> None:
     rows = (ROW | {"pos": "7p"}, ROW | SECOND)
     (letter,) = read_raceform([written(tmp_path / "results.csv", *rows)], store).refused
     assert letter.reason == "unknown status 7P"
@@ -138,7 +138,7 @@ def test_an_unreadable_version_or_instant_refuses_the_race(tmp_path: Path, store
 
 def test_unreadable_cells_are_counted_and_the_race_goes_in(tmp_path: Path, store: Store) -> None:
     read = read_raceform([written(tmp_path / "results.csv", ROW | {"draw": "?"}, ROW | SECOND)], store)
-    assert [one.draw for one in results(read)["733000"].runners] == [None, 1]
+    assert [runner.draw for runner in results(read)["733000"].runners] == [None, 1]
     assert read.warnings == {"unreadable draw, unknown": 1}
 
 
@@ -160,8 +160,8 @@ def test_a_race_is_of_its_courses_day_or_of_the_stores_where_that_is_behind(
 ) -> None:
     """A day that has not begun in the store's zone is in none of its windows, so no race known by then is of it."""
     store = Store.open(Settings(home=tmp_path / "abroad", timezone=ZoneInfo(zone)))
-    told = {"date": "2026-01-03", "course": course, "off": off, "region": ""}
-    read = read_raceform([written(tmp_path / "results.csv", ROW | told, ROW | SECOND | told)], store)
+    cells = {"date": "2026-01-03", "course": course, "off": off, "region": ""}
+    read = read_raceform([written(tmp_path / "results.csv", ROW | cells, ROW | SECOND | cells)], store)
     assert not read.refused
     (result,) = read.messages
     assert (result.race.off_time, str(result.race.race_date)) == (datetime.fromisoformat(utc), race_date)
@@ -184,7 +184,7 @@ def test_a_date_or_an_off_that_cannot_be_read_costs_its_race_and_no_other(
     rows = [ROW, ROW | SECOND | bad, ROW | other, ROW | SECOND | other]
     rows = rows if with_id else [row | {"race_id": ""} for row in rows]
     read = read_raceform([written(tmp_path / "results.csv", *rows)], store)
-    assert [one.race.race_name for one in read.messages] == ["Other Stakes"]
+    assert [message.race.race_name for message in read.messages] == ["Other Stakes"]
     (letter,) = read.refused
     assert (letter.reason, len(letter.rows)) == ("bad value", 2)
     assert next(iter(bad)) in letter.detail
@@ -211,7 +211,7 @@ def test_a_header_in_the_middle_of_a_file_is_left_out_and_counted(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "said"),
     [
         (b"", "is empty"),
         (b"date,course\n2019-07-06,Sandown\n", "no column horse, off, pos"),
@@ -227,17 +227,17 @@ def test_a_header_in_the_middle_of_a_file_is_left_out_and_counted(tmp_path: Path
         (b"date,course,off,horse,pos,pos\n2019-07-06,Sandown,2:00,A,1,1\n", "'pos' more than once"),
     ],
 )
-def test_a_file_that_is_none_is_told_in_one_line(content: bytes, told: str, tmp_path: Path, store: Store) -> None:
+def test_a_file_that_is_none_is_reported_in_one_line(content: bytes, said: str, tmp_path: Path, store: Store) -> None:
     path = tmp_path / "results.csv"
     path.write_bytes(content)
     with pytest.raises(UserError) as error:
         read_raceform([path], store)
-    assert told in str(error.value)
+    assert said in str(error.value)
     assert str(path) in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_a_file_that_is_not_there_a_folder_and_no_file_are_told_in_one_line(tmp_path: Path, store: Store) -> None:
+def test_a_file_that_is_not_there_a_folder_and_no_file_are_reported_in_one_line(tmp_path: Path, store: Store) -> None:
     for path in (tmp_path / "absent.csv", tmp_path):
         with pytest.raises(UserError, match="cannot be read"):
             read_raceform([path], store)
@@ -334,7 +334,7 @@ def test_the_foreign_races_of_the_sample_are_run_in_the_afternoons_of_their_cour
 ) -> None:
     """France, Australia and America, by the paper's 12-hour London clock: none is left to be inferred."""
     read = read_raceform([shared_file("data/uk/raceform_results_sample.csv")], store)
-    abroad = [one.race for one in read.messages if one.race.country not in ("GB", "IRE")]
+    abroad = [message.race for message in read.messages if message.race.country not in ("GB", "IRE")]
     local = [race.off_time.astimezone(zone) for race in abroad for zone in zones_of(race.course, race.country)]
     assert (len(abroad), len(local)) == (51, 51)
     assert all(12 <= off.hour < 19 for off in local)
@@ -357,5 +357,5 @@ def test_the_two_races_of_the_sample_under_one_id_stay_apart(sample: list[dict[s
     nottingham, lingfield = found["623000"], found["2015-04-30 lingfield (aw) 13:35"]
     assert (nottingham.race.course, len(nottingham.runners)) == ("Nottingham", 8)
     assert (lingfield.race.course, len(lingfield.runners)) == ("Lingfield (AW)", 3)
-    assert [one.horse_id for one in lingfield.runners if one.position == 1] == ["pearl blue (ire)"]
-    assert {one.kept["source_race_id"] for one in lingfield.runners} == {"623000"}
+    assert [runner.horse_id for runner in lingfield.runners if runner.position == 1] == ["pearl blue (ire)"]
+    assert {runner.kept["source_race_id"] for runner in lingfield.runners} == {"623000"}

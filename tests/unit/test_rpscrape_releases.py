@@ -46,9 +46,9 @@ RELEASES = {
 def test_a_file_of_an_older_release_reads_as_todays_does(release: str, day: str, tmp_path: Path) -> None:
     """The release of 2018 names the horse `name` and its header lacks a comma; of 2020 `Name` is the race."""
     header, row = RELEASES[release]
-    told = {"date": day, "course": "kempton-aw", "off": "1:00", "race_name": "Alpha Handicap"}
+    cells = {"date": day, "course": "kempton-aw", "off": "1:00", "race_name": "Alpha Handicap"}
     rows = [
-        row.format(**told, pos=pos, btn=btn, horse=horse)
+        row.format(**cells, pos=pos, btn=btn, horse=horse)
         for pos, btn, horse in ((1, "0", "Alpha (GB)"), (2, "2", "Beta (IRE)"))
     ]
     path = tmp_path / "results.csv"
@@ -67,15 +67,15 @@ def test_a_file_of_an_older_release_reads_as_todays_does(release: str, day: str,
     assert behind == (2.0 if release == "2020" else None), "btn is no distance behind the winner in the oldest"
 
 
-def test_where_no_horse_of_a_file_tells_its_country_those_taken_as_british_are_counted(tmp_path: Path) -> None:
+def test_where_no_horse_of_a_file_says_its_country_those_taken_as_british_are_counted(tmp_path: Path) -> None:
     """The releases of 2018 and 2019 leave countries out of all names; the paper leaves out Britain alone."""
     header, row = RELEASES["2018"]
-    told = {"date": "2018-11-10", "course": "ascot", "off": "1:00", "race_name": "Alpha Stakes"}
+    cells = {"date": "2018-11-10", "course": "ascot", "off": "1:00", "race_name": "Alpha Stakes"}
     paths = []
     eight = [f"Alpha {number}" for number in range(8)]
     for name, horses in (("bare", eight), ("mixed", [*eight[1:], "Delta (IRE)"]), ("few", eight[:2])):
         rows = [
-            row.format(**told | {"course": name}, pos=pos, btn=pos, horse=horse) for pos, horse in enumerate(horses, 1)
+            row.format(**cells | {"course": name}, pos=pos, btn=pos, horse=horse) for pos, horse in enumerate(horses, 1)
         ]
         paths.append(tmp_path / f"{name}.csv")
         paths[-1].write_text("\n".join((header, *rows)) + "\n", encoding="utf-8")

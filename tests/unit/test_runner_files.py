@@ -1,4 +1,4 @@
-"""Files of runner tables: any CSV or Parquet that holds the values is read, any other is told in one line."""
+"""Files of runner tables: any CSV or Parquet that holds the values is read, any other is reported in one line."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ HEADER = b"race_id,race_date,course,horse,status"
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "said"),
     [
         (None, "cannot read .* (No such file or directory)"),
         (b"", "is empty"),
@@ -48,11 +48,11 @@ HEADER = b"race_id,race_date,course,horse,status"
         ("race_id,race_date,course,horse,status\nR1,2024-05-01,Ascot,Café,NR\n".encode("latin-1"), "UTF"),
     ],
 )
-def test_a_file_that_is_no_runner_table_is_told_in_one_line(
-    tmp_path: Path, store: Store, content: bytes | None, told: str
+def test_a_file_that_is_no_runner_table_is_reported_in_one_line(
+    tmp_path: Path, store: Store, content: bytes | None, said: str
 ) -> None:
     path = _file(tmp_path / "a table.csv", content)
-    with pytest.raises(UserError, match=told.replace("(", r"\(").replace(")", r"\)")) as wrong:
+    with pytest.raises(UserError, match=said.replace("(", r"\(").replace(")", r"\)")) as wrong:
         read_runner_tables([path], store)
     assert str(path) in str(wrong.value)
     assert "\n" not in str(wrong.value)
@@ -140,7 +140,7 @@ def test_a_csv_may_be_written_as_spreadsheets_and_databases_of_any_country_write
     for name, text in (("a.csv", AS_CSV), ("b.csv", written)):
         (tmp_path / name).write_bytes(text.encode())
     parsed = [read_runner_tables([tmp_path / name], store) for name in ("a.csv", "b.csv")]
-    assert [one.messages[0].race_id for one in parsed] == ["007", "007"]
+    assert [each.messages[0].race_id for each in parsed] == ["007", "007"]
     assert parsed[0].messages == parsed[1].messages
     assert not parsed[1].refused
 
@@ -168,7 +168,7 @@ def test_one_bad_cell_costs_its_race_and_not_its_file(
     else:
         parquet.write_table(table, path)
     parsed = read_runner_tables([path], store)
-    assert [one.race_id for one in parsed.messages] == ["R2", "R3"]
+    assert [message.race_id for message in parsed.messages] == ["R2", "R3"]
     assert [(letter.race_id, letter.reason, len(letter.rows)) for letter in parsed.refused] == [("R1", "bad value", 2)]
 
 
@@ -176,7 +176,7 @@ def test_a_header_in_the_middle_of_a_runner_table_is_refused_and_the_races_go_in
     path = tmp_path / "table.csv"
     path.write_text(AS_CSV + AS_CSV.replace("007", "008"))
     parsed = read_runner_tables([path], store)
-    assert [one.race_id for one in parsed.messages] == ["007", "008"]
+    assert [message.race_id for message in parsed.messages] == ["007", "008"]
     (letter,) = parsed.refused
     assert (letter.reason, dict(letter.rows[0])) == (
         "header in the middle of the file",

@@ -39,9 +39,9 @@ def score(tmp_path: Path) -> Callable[..., ScoredRace]:
 
 
 def kept(home: Home) -> list[Served]:
-    lines = [told for _, told in served(home)]
+    lines = [found for _, found in served(home)]
     assert None not in lines
-    return [one for one in lines if one is not None]
+    return [line for line in lines if line is not None]
 
 
 def test_a_score_served_again_is_kept_once_a_minute_and_counted(
@@ -52,8 +52,8 @@ def test_a_score_served_again_is_kept_once_a_minute_and_counted(
         log(score(scored_at=NOW + number * SECOND))
     log.close()
     lines = kept(Home(tmp_path))
-    assert [(one.scored_at - NOW) / SECOND for one in lines] == [0, 60, 120]
-    assert [one.repeats for one in lines] == [0, 59, 59]
+    assert [(line.scored_at - NOW) / SECOND for line in lines] == [0, 60, 120]
+    assert [line.repeats for line in lines] == [0, 59, 59]
 
 
 def test_one_that_stands_on_later_instants_is_kept_once_a_second(
@@ -64,7 +64,7 @@ def test_one_that_stands_on_later_instants_is_kept_once_a_second(
         now = NOW + number * SECOND / 10
         log(score(scored_at=now, as_of=now))
     log.close()
-    assert [(one.as_of - NOW) / SECOND for one in kept(Home(tmp_path))] == [0, 1, 2, 3, 4]
+    assert [(each.as_of - NOW) / SECOND for each in kept(Home(tmp_path))] == [0, 1, 2, 3, 4]
 
 
 def test_what_differs_in_anything_is_kept_at_once(tmp_path: Path, score: Callable[..., ScoredRace]) -> None:
@@ -79,8 +79,8 @@ def test_what_differs_in_anything_is_kept_at_once(tmp_path: Path, score: Callabl
         replace(first, runners=(replace(runner, market_odds=2.0),)),
         replace(first, runners=(replace(runner, blended=0.5),)),
     )
-    for one in (first, *others, first, *others):
-        log(one)
+    for each in (first, *others, first, *others):
+        log(each)
     log.close()
     assert len(kept(Home(tmp_path))) == 7
 
@@ -94,10 +94,10 @@ def test_days_that_are_too_old_are_removed_and_the_oldest_while_all_are_too_long
         (folder / f"{day}.ndjson").write_bytes(b"\n" * 600_000)
     log = ScoreLog(home, days=10, megabytes=2)
     log(score())
-    assert sorted(one.stem for one in folder.iterdir()) == ["2026-05-29", "2026-05-30", "2026-05-31", "2026-06-01"]
+    assert sorted(path.stem for path in folder.iterdir()) == ["2026-05-29", "2026-05-30", "2026-05-31", "2026-06-01"]
     log = ScoreLog(home, days=10, megabytes=1)
     log(score(fingerprint="g"))
-    assert sorted(one.stem for one in folder.iterdir()) == ["2026-05-31", "2026-06-01"]
+    assert sorted(path.stem for path in folder.iterdir()) == ["2026-05-31", "2026-06-01"]
     (folder / "2026-06-01.ndjson").write_bytes(b"\n" * 2_000_000)
     with pytest.raises(NotKept, match="VELO_SCORES_MB=1"):
         ScoreLog(home, days=10, megabytes=1)(score(fingerprint="h"))
@@ -114,7 +114,7 @@ def test_a_line_of_an_earlier_release_is_read(tmp_path: Path, score: Callable[..
     assert line.repeats == 0
 
 
-def test_a_client_that_asks_without_end_is_told_to_slow_down_and_another_is_not() -> None:
+def test_a_client_that_asks_without_end_is_asked_to_slow_down_and_another_is_not() -> None:
     allowance = Allowance(a_second=10.0, burst=5)
     for _ in range(5):
         allowance.spend("one", 0.0)

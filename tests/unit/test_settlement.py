@@ -113,7 +113,7 @@ def test_without_an_sp_neither_a_win_nor_a_loss_settles_and_it_says_so(sp: float
     assert settle(bet("a", price=3.0), unpriced).profit == 20.0, "a price taken needs no SP"
 
 
-def test_a_horse_that_no_one_told_of_stays_unsettled_and_a_withdrawn_one_is_void() -> None:
+def test_a_horse_that_no_one_known_of_stays_unsettled_and_a_withdrawn_one_is_void() -> None:
     assert settle(bet("ghost"), FIELD).outcome is Outcome.UNSETTLED
     assert shown(settle(bet("x"), FIELD, [gone(1, 3.0)])) == ("void", 0.0)
 
@@ -187,7 +187,7 @@ def test_an_exchange_reduces_the_whole_price() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "said"),
     [
         (bet(stake=0.0), "stake must be > 0, got 0.0"),
         (bet(stake=float("nan")), "stake must be > 0, got nan"),
@@ -195,8 +195,8 @@ def test_an_exchange_reduces_the_whole_price() -> None:
         (replace(bet(), race_id="r2"), "a bet on race 'r2' does not settle on race 'r1'"),
     ],
 )
-def test_a_bet_that_is_none_is_refused(wrong: Bet, told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_a_bet_that_is_none_is_refused(wrong: Bet, said: str) -> None:
+    with pytest.raises(UserError, match=said):
         settle(wrong, FIELD)
     with pytest.raises(UserError, match=r"a reduction factor is a percentage from 0 to below 100, got 120.0"):
         reduced_price(4.0, [120.0])
