@@ -21,6 +21,7 @@ import yaml
 from velo.errors import UserError
 from velo.feature_repo.catalogue import columns
 from velo.storage.store import Home
+from velo.storage.table_versions import Formulas, current_formulas
 from velo.training.dataset.by_race import Floats
 from velo.training.market.blending import BENTER, MEAN, MOVES, RESIDUAL, Blending
 from velo.training.market.calibration import CalibrationInterval
@@ -250,24 +251,69 @@ def versions(home: Home) -> list[str]:
     return sorted(path.name for path in home.models.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def load(home: Home, catalogue: str, version: str | None = None) -> Bundle:
-    """Load a version, or the current one, to score with tables of the formulas `catalogue` (their fingerprint).
+def load(home: Home, formulas: Formulas, version: str | None = None) -> Bundle:
+    """Load a version, or the current one, to score with tables of some formulas.
 
-    Raises `UserError` if it does not exist, a file was changed since it was written, it was trained on other formulas, or its
+    Raises `UserError` if it does not exist, a file was changed since it was written, it does not fit the formulas, or its
     model cannot be read in this environment.
     """
     chosen = version or current(home)
     folder = home.models / chosen
     metadata = described(home, chosen)
     metrics = metadata.pop("metrics")
-    if metadata["catalogue"] != catalogue:
-        raise UserError(
-            f"model {chosen} was trained on the catalogue {metadata['catalogue'][:8]}, the tables are of "
-            f"{catalogue[:8]}: run `velo train` to make one that fits"
-        )
+    reason = misfit(metadata, formulas)
+    if reason is not None:
+        raise UserError(f"model {chosen} {reason}: run `velo train` to make one that fits")
     columns.refuse_unknown(metadata["features"])
     differing = stored_models.differences(metadata)
     return Bundle(chosen, tuple(metadata["features"]), metadata, metrics, _model(folder, metadata), differing)
+
+
+def reads_of(features: Sequence[str], formulas: Formulas) -> dict[str, Any] | None:
+    """The fingerprints of the views and of the request-time features that a model of some columns reads, for its metadata.
+
+    None where the tables are of an earlier version, which has no fingerprint of each view.
+    """
+    if not formulas.views:
+        return None
+    views = {view: formulas.views[view] for view in columns.views_of(features)}
+    return {"views": views, "request_time": columns.request_formulas(features)}
+
+
+def misfit(metadata: Mapping[str, Any], formulas: Formulas) -> str | None:
+    """Why a model does not fit tables of some formulas, in words that follow its name; None where it fits.
+
+    It fits where each view and each request-time feature that it reads has the formulas it was trained on. A bundle of an
+    earlier version does not record them, and fits the formulas of the whole catalogue that it was trained on.
+    """
+    reads = metadata.get("reads")
+    if reads is None or not formulas.views:
+        if metadata["catalogue"] != formulas.fingerprint:
+            return f"was trained on the catalogue {metadata['catalogue'][:8]}, the tables are of {formulas.fingerprint[:8]}"
+        if reads is None:
+            return None
+    now = columns.request_formulas()
+    pairs = (reads["views"], formulas.views or reads["views"]), (reads["request_time"], now)
+    gone = [name for read, held in pairs for name in read if name not in held]
+    if gone:
+        return f"reads {', '.join(gone)}, which the catalogue no longer has"
+    changed = [name for read, held in pairs for name, mark in read.items() if held[name] != mark]
+    return f"reads {', '.join(changed)}, whose formulas changed since it was trained" if changed else None
+
+
+def misfit_of(home: Home, version: str) -> str | None:
+    """Why a stored version does not fit the current tables, as `misfit`; None where it does, or there are no tables."""
+    formulas = current_formulas(home)
+    return None if formulas is None else misfit(described(home, version), formulas)
+
+
+def refuse_misfit(home: Home, version: str) -> None:
+    """Raise `UserError` where a version does not fit the current tables, naming those that do."""
+    reason = misfit_of(home, version)
+    if reason is not None:
+        fitting = [other for other in versions(home) if other != version and misfit_of(home, other) is None]
+        remedy = f"promote {' or '.join(fitting)}, or run `velo train`" if fitting else "run `velo train`"
+        raise UserError(f"model {version} {reason}: {remedy}")
 
 
 def _model(folder: Path, metadata: Mapping[str, Any]) -> Model:

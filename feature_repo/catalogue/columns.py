@@ -6,6 +6,7 @@ by name, and get the same matrix, to the last bit. numpy alone.
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
+from hashlib import blake2b
 from typing import Final
 
 import numpy as np
@@ -129,21 +130,36 @@ BASE: Final = (*STORED, *REQUESTED, *ASKED)
 _MADE: Final = (*BASE, *DERIVED, RIVALS_LED)
 COLUMNS: Final = (*_MADE, *names_of(COMPARED))
 
+_CAREER: Final = ("horse_form__last_race_day", f"{ON_DEMAND}__days_since_last_run", "horse_ability__day")
+_BODY: Final = ("weight_lbs", "body_weight_lbs", "horse_ability__body_weight_last")
+_ELO: Final = tuple(
+    f"{view}__elo" for view in ("horse_elo", "jockey_elo", "trainer_elo", "draw_elo", "horse_course_distance")
+)
+_MADE_OF: Final[Mapping[str, tuple[str, ...]]] = {
+    **{name: (figure, "weight_lbs") for name, figure in IN_HAND.items()},
+    CAREER_MIDPOINT: _CAREER,
+    WEIGHT_SHARE: _BODY[:2],
+    BODY_CHANGE: _BODY[1:],
+    ELO_HORSE_JOCKEY: _ELO[:2],
+    ELO_TOTAL: _ELO,
+    RIVALS_LED: (LED,),
+    **{made: (name,) for name in COMPARED for made in names_of((name,))},
+}
+"""The columns that each computed column reads."""
+
+_STORED: Final = frozenset(STORED)
+_REQUEST_FEATURES: Final = {
+    name: feature for view in request_time.VIEWS for name, feature in zip(view.columns, view.features, strict=True)
+}
 _PLACE: Final = {name: at for at, name in enumerate(COLUMNS)}
 _COMPARED_AT: Final = np.array([_PLACE[name] for name in COMPARED])
 _IN_HAND_AT: Final = np.array([_PLACE[name] for name in IN_HAND.values()])
 _WEIGHT_AT: Final = _PLACE["weight_lbs"]
-_DAYS_AT: Final = np.array(
-    [_PLACE[name] for name in ("horse_form__last_race_day", f"{ON_DEMAND}__days_since_last_run", "horse_ability__day")]
-)
+_DAYS_AT: Final = np.array([_PLACE[name] for name in _CAREER])
 _LED_AT: Final = _PLACE[LED]
 _DAY_1970: Final = date(1970, 1, 1).toordinal()
-_BODY_AT: Final = np.array(
-    [_PLACE[name] for name in ("weight_lbs", "body_weight_lbs", "horse_ability__body_weight_last")]
-)
-
-_ELO_VIEWS: Final = ("horse_elo", "jockey_elo", "trainer_elo", "draw_elo", "horse_course_distance")
-_ELO_AT: Final = np.array([_PLACE[f"{view}__elo"] for view in _ELO_VIEWS])
+_BODY_AT: Final = np.array([_PLACE[name] for name in _BODY])
+_ELO_AT: Final = np.array([_PLACE[name] for name in _ELO])
 
 _RATED: Final = "official_rating"
 _OF_RATINGS: Final = (_RATED, "horse_form__last_rating", f"{ON_DEMAND}__rating_change")
@@ -160,6 +176,46 @@ def requested(inputs: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.float64] 
         name: values
         for view in request_time.VIEWS
         for name, values in zip(view.columns, view.computed(inputs).values(), strict=True)
+    }
+
+
+def inputs_of(names: Iterable[str]) -> set[str]:
+    """The columns of `BASE` that some columns are computed from; raises `UserError` for one that is not declared."""
+    wanted, found = set(names), set[str]()
+    refuse_unknown(wanted)
+    while wanted:
+        name = wanted.pop()
+        if name in BASE:
+            found.add(name)
+        wanted.update(_MADE_OF.get(name, ()))
+    return found
+
+
+def stored_of(names: Iterable[str]) -> list[tuple[str, str]]:
+    """The stored features that some columns read, (view, feature), sorted; also those that request-time features read."""
+    inputs = inputs_of(names)
+    read = {tuple(name.split("__", 1)) for name in inputs if name in _STORED}
+    read |= {
+        (stored.view, stored.feature)
+        for name in inputs & _REQUEST_FEATURES.keys()
+        for stored in _REQUEST_FEATURES[name].stored
+    }
+    return sorted((view, feature) for view, feature in read)
+
+
+def views_of(names: Iterable[str]) -> tuple[str, ...]:
+    """The stored views that some columns read, sorted."""
+    return tuple(dict.fromkeys(view for view, _ in stored_of(names)))
+
+
+def request_formulas(names: Iterable[str] = REQUESTED) -> dict[str, str]:
+    """The fingerprint of the formula of each request-time feature that some columns read, by full name."""
+    inputs = inputs_of(names)
+    return {
+        name: blake2b(text.encode(), digest_size=8).hexdigest()
+        for view in request_time.VIEWS
+        for name, text in view.definitions.items()
+        if name in inputs
     }
 
 

@@ -94,6 +94,11 @@ class RequestFeature:
                     "compare what the race says, asked(…), with what was known before it, stored(view, feature)"
                 )
 
+    @property
+    def stored(self) -> tuple[Stored, ...]:
+        """The stored features that it reads."""
+        return tuple(dict.fromkeys(read.data for read in self.value.columns() if isinstance(read.data, Stored)))
+
     def describe(self) -> str:
         """Its formula in words."""
         return self.about or in_words(self.value)
@@ -143,8 +148,7 @@ class RequestView:
     @property
     def stored(self) -> tuple[Stored, ...]:
         """The stored features that it reads."""
-        read = (column.data for feature in self.features for column in feature.value.columns())
-        return tuple(dict.fromkeys(data for data in read if isinstance(data, Stored)))
+        return tuple(dict.fromkeys(read for feature in self.features for read in feature.stored))
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -159,10 +163,16 @@ class RequestView:
     @property
     def definition(self) -> str:
         """Its formulas as text: views with equal definitions compute equal values."""
+        return "".join(f"{definition}\n" for definition in self.definitions.values())
+
+    @property
+    def definitions(self) -> dict[str, str]:
+        """The formula of each feature as text, by full name."""
         sql = Sql(lambda data: getattr(data, "name", data))
-        return "".join(
-            f"{self.name}__{feature.name} {feature.kind} {sql.of(feature.value)}\n" for feature in self.features
-        )
+        return {
+            name: f"{name} {feature.kind} {sql.of(feature.value)}"
+            for name, feature in zip(self.columns, self.features, strict=True)
+        }
 
     def computed(self, inputs: Mapping[str, ArrayLike], jurisdiction: Jurisdiction = DEFAULT) -> dict[str, Values]:
         """Its features by name, from the columns of `REQUEST` and its `stored` ones: scalars or arrays of one length.

@@ -40,16 +40,16 @@ class Bundles:
             return self._loaded
         return self._load(version)
 
-    def catalogue(self) -> str:
-        """The fingerprint of the formulas of the tables; raises `UserError` without tables."""
-        folder = table_versions.current(self.store.home)
-        if folder is None:
+    def formulas(self) -> table_versions.Formulas:
+        """The formulas of the tables; raises `UserError` without tables."""
+        formulas = table_versions.current_formulas(self.store.home)
+        if formulas is None:
             raise UserError(f"there are no feature tables at {self.store.home.offline}: run `velo build` first")
-        return table_versions.manifest_of(folder).fingerprint
+        return formulas
 
     def _load(self, version: str | None) -> Bundle:
         try:
-            return load(self.store.home, self.catalogue(), version)
+            return load(self.store.home, self.formulas(), version)
         except UserError as none:
             raise NoModel(str(none)) from none
 

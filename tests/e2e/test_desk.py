@@ -14,6 +14,7 @@ from tests.support.browser import screenshots
 from tests.support.desks import RACE, ROWS, Desk, chances, page_of, served, settled, shows_live
 from tests.support.services import HOSTILE, NOW, OFF, RUNNERS, a_service, tell
 from tests.support.services import RACE as RACE_TO_COME
+from tests.support.stores import formulas_of
 from velo.racing.messages import FINISHED, GoingChange, JockeyChange, Market, NonRunner, Reinstated, Result
 from velo.storage.store import Store
 from velo.training import bundle
@@ -166,7 +167,7 @@ def test_what_came_by_itself_made_no_page_complain(browser: "Browser", desk: Des
 
 def test_a_chance_has_its_interval_where_the_model_tells_one(browser: "Browser", store: Store, tmp_path: Path) -> None:
     """And what the interval covers; with the market put to it the chance has one of its own."""
-    held = bundle.load(store.home, store.epochs[-1])
+    held = bundle.load(store.home, formulas_of(store.home))
     half, third = (CalibrationInterval((0.1,), (low,), (2.0 - low,), 800, 90, 100.0) for low in (0.5, 0.7))
     model = replace(held.model, bands={bundle.OWN: half, bundle.BLEND: third})
     bundle_writing.write(store.home, model, dict(held.metadata), held.metrics, NOW)

@@ -13,8 +13,11 @@ from rich.console import Console
 
 from tests.support.made_once import Seasons
 from tests.support.seasons import BUILT_AT
+from tests.support.stores import formulas_of
 from velo.errors import UserError
+from velo.feature_repo.catalogue import columns
 from velo.storage.store import Home, Store
+from velo.storage.table_versions import Formulas
 from velo.training import bundle
 from velo.training.dataset.by_race import softmax
 from velo.training.dataset.races import Races, races_of, split
@@ -233,7 +236,7 @@ def test_a_bundle_is_text_alone_and_remembers_what_made_it(store: Store, report:
     assert sorted(path.name for path in folder.iterdir()) == sorted([*bundle.FILES, bundle.CHECKSUMS])
     for path in folder.iterdir():
         path.read_text(encoding="utf-8")
-    loaded = bundle.load(store.home, store.epochs[-1])
+    loaded = bundle.load(store.home, formulas_of(store.home))
     assert loaded.version == report.version
     assert loaded.features == FEATURES
     assert loaded.metadata["catalogue"] == store.epochs[-1]
@@ -246,7 +249,7 @@ def test_the_kept_model_is_fitted_on_every_day_and_tells_any_race_alone_what_it_
     store: Store, rows: TrainingSet, report: TrainReport
 ) -> None:
     """Race by race as serving asks, against all races at once; and again with the runners in another order, to the bit."""
-    loaded = bundle.load(store.home, store.epochs[-1])
+    loaded = bundle.load(store.home, formulas_of(store.home))
     races = races_of(rows)
     assert report.records == races.rows.size
     assert report.train_last_day == str(races.days.max())
@@ -264,7 +267,7 @@ def test_the_kept_model_is_fitted_on_every_day_and_tells_any_race_alone_what_it_
 @pytest.mark.usefixtures("report")
 def test_contributions_add_up_to_the_utility(store: Store, rows: TrainingSet) -> None:
     """Summed over the features they are the log of the odds against the race's mean: nothing is left untold."""
-    loaded = bundle.load(store.home, store.epochs[-1])
+    loaded = bundle.load(store.home, formulas_of(store.home))
     races = races_of(rows)
     for at, size in list(zip(races.starts.tolist(), races.sizes.tolist(), strict=True))[::60]:
         one = rows.matrix(FEATURES)[races.rows[at : at + size]]
@@ -275,7 +278,7 @@ def test_contributions_add_up_to_the_utility(store: Store, rows: TrainingSet) ->
 def test_a_bundle_blends_with_odds_and_says_none_without_them(
     store: Store, rows: TrainingSet, report: TrainReport
 ) -> None:
-    loaded = bundle.load(store.home, store.epochs[-1])
+    loaded = bundle.load(store.home, formulas_of(store.home))
     blending = loaded.model.blending
     assert (None if blending is None else blending.kind) == report.blend
     assert report.blend in KINDS
@@ -306,7 +309,7 @@ def test_a_bundle_blends_with_odds_and_says_none_without_them(
 @pytest.mark.usefixtures("report")
 def test_shorter_odds_never_lower_a_blended_chance(store: Store, rows: TrainingSet) -> None:
     """By a tick or by half, of every runner of many races: curves of two odds regimes meet nowhere in a cliff."""
-    loaded = bundle.load(store.home, store.epochs[-1])
+    loaded = bundle.load(store.home, formulas_of(store.home))
     races = races_of(rows)
     matrix, sp = rows.matrix(FEATURES)[races.rows], rows.label("sp_decimal")[races.rows]
     moved = []
@@ -335,13 +338,16 @@ def a_model() -> bundle.Model:
     return bundle.Model(an_ensemble())
 
 
-def a_bundle(home: Home, catalogue: str = "f" * 32, features: tuple[str, ...] = ("weight_lbs",)) -> str:
+def a_bundle(
+    home: Home, catalogue: str = "f" * 32, features: tuple[str, ...] = ("weight_lbs",), reads: Formulas | None = None
+) -> str:
     metadata = {
         "features": list(features),
         "catalogue": catalogue,
         "lead_s": 300.0,
         "gate": "not run",
         "mode": "paper only",
+        "reads": None if reads is None else bundle.reads_of(features, reads),
     }
     return bundle_writing.write(home, a_model(), metadata, {}, datetime(2024, 1, 1, tzinfo=UTC))
 
@@ -352,17 +358,78 @@ def test_a_bundle_that_was_changed_is_refused(tmp_path: Path, name: str) -> None
     path = home.models / a_bundle(home) / name
     path.write_text(path.read_text() + " ")
     with pytest.raises(UserError, match=f"{name} is not as it was written"):
-        bundle.load(home, "f" * 32)
+        bundle.load(home, Formulas("f" * 32))
     path.unlink()
     with pytest.raises(UserError, match=f"{name} is missing"):
-        bundle.load(home, "f" * 32)
+        bundle.load(home, Formulas("f" * 32))
 
 
 def test_a_bundle_of_another_catalogue_is_refused(tmp_path: Path) -> None:
     home = Home(tmp_path)
     a_bundle(home, "a" * 32)
     with pytest.raises(UserError, match="was trained on the catalogue aaaaaaaa, the tables are of ffffffff"):
-        bundle.load(home, "f" * 32)
+        bundle.load(home, Formulas("f" * 32))
+
+
+def test_a_column_reads_every_input_that_it_changes_with() -> None:
+    """Brute force: other values of one input change no column but those that say they read it."""
+    chance = np.random.default_rng(1)
+    race = np.array([1, 1, 1, 2, 2, 2])
+
+    def values() -> dict[str, NDArray[np.float64]]:
+        return {name: chance.uniform(1.0, 7.0, race.size) for name in columns.BASE}
+
+    base, other = values(), values()
+    made = columns.matrix(base, race)
+    readers: dict[str, set[str]] = {name: set() for name in columns.BASE}
+    for name in columns.COLUMNS:
+        for read in columns.inputs_of([name]):
+            readers[read].add(name)
+    for name in columns.BASE:
+        changed = columns.matrix(base | {name: other[name]}, race) != made
+        found = {column for place, column in enumerate(columns.COLUMNS) if changed[:, place].any()}
+        # a rank among three need not change
+        assert found <= readers[name]
+        assert {column for column in readers[name] if not column.endswith("_rank")} <= found, name
+
+
+def test_a_column_reads_the_views_of_its_inputs_and_of_its_request_time_features() -> None:
+    assert columns.views_of(["weight_lbs"]) == ()
+    assert columns.views_of(["trainer_velocity__sr_14d_rank", "in_hand_last"]) == ("horse_ability", "trainer_velocity")
+    assert columns.views_of(["since_last_run__days_since_last_run_z"]) == ("horse_form",)
+    assert columns.views_of(["elo_ridden"]) == ("horse_elo", "jockey_elo")
+    assert [*columns.request_formulas(["seasoned_days"])] == ["since_last_run__days_since_last_run"]
+
+
+def test_a_model_fits_while_what_it_reads_is_unchanged(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    trained = Formulas("a" * 32, {"horse_form": "1", "jockey_elo": "2", "horse_elo": "3"})
+    version = a_bundle(home, "a" * 32, ("horse_form__sr", "since_last_run__rating_change"), trained)
+    stored = bundle.described(home, version)
+
+    def reason(views: dict[str, str]) -> str | None:
+        return bundle.misfit(stored, Formulas("b" * 32, views))
+
+    assert reason({"horse_form": "1", "a_new_view": "4"}) is None
+    assert bundle.load(home, Formulas("b" * 32, {"horse_form": "1"})).version == version
+    assert reason({"horse_form": "5"}) == "reads horse_form, whose formulas changed since it was trained"
+    assert reason({"jockey_elo": "2"}) == "reads horse_form, which the catalogue no longer has"
+    asked = stored["reads"]["request_time"]
+    assert [*asked] == ["since_last_run__rating_change"]
+    edited = stored | {"reads": stored["reads"] | {"request_time": dict.fromkeys(asked, "0" * 16)}}
+    assert "since_last_run__rating_change, whose formulas changed" in str(bundle.misfit(edited, trained))
+
+
+def test_a_bundle_or_tables_of_an_earlier_version_fit_by_the_formulas_of_the_whole_catalogue(tmp_path: Path) -> None:
+    stored = bundle.described(Home(tmp_path), a_bundle(Home(tmp_path), "a" * 32, ("horse_form__sr",)))
+    assert bundle.misfit(stored, Formulas("a" * 32, {"horse_form": "1"})) is None
+    assert "was trained on the catalogue aaaaaaaa" in str(
+        bundle.misfit(stored, Formulas("b" * 32, {"horse_form": "1"}))
+    )
+    assert bundle.reads_of(("horse_form__sr",), Formulas("a" * 32)) is None
+    new = stored | {"reads": {"views": {"horse_form": "1"}, "request_time": {}}}
+    assert bundle.misfit(new, Formulas("a" * 32)) is None
+    assert "was trained on the catalogue aaaaaaaa" in str(bundle.misfit(new, Formulas("b" * 32)))
 
 
 def test_a_bundle_with_a_column_that_no_catalogue_declares_is_refused(tmp_path: Path) -> None:
@@ -373,7 +440,7 @@ def test_a_bundle_with_a_column_that_no_catalogue_declares_is_refused(tmp_path: 
 
 def test_without_a_model_the_remedy_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no model at .*: run `velo train` first"):
-        bundle.load(Home(tmp_path), "f" * 32)
+        bundle.load(Home(tmp_path), Formulas("f" * 32))
 
 
 def test_the_current_version_is_the_last_written_until_another_is_promoted(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from tests.support import user_models
 from tests.support.cli import velo
 from tests.support.made_once import Seasons
 from tests.support.seasons import BUILT_AT, FIRST_DAY
+from tests.support.stores import formulas_of
 from tests.support.user_models import FORM, Answers, FormModel, Leaking
 from velo.errors import UserError
 from velo.storage.store import Store
@@ -160,7 +161,7 @@ def test_a_stored_model_scores_a_race_as_it_did_when_it_was_fitted(
 ) -> None:
     pytest.importorskip(package)
     report = train(store, now=BUILT_AT, model=factory, parameters=parameters)
-    loaded = bundle.load(store.home, store.epochs[-1])
+    loaded = bundle.load(store.home, formulas_of(store.home))
     assert loaded.version == report.version
     assert (loaded.metadata["factory"], loaded.metadata["parameters"]) == (factory, parameters)
     assert loaded.metadata["environment"]["python"] == sys.version.split()[0]
@@ -200,14 +201,14 @@ def test_a_changed_source_or_file_of_a_stored_model_is_refused(
     module.write_text("def score(runners):\n    return runners.matrix[:, 0] * 0.0\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     report = train(store, now=BUILT_AT, model="edited_model:score")
-    assert bundle.load(store.home, store.epochs[-1]).version == report.version
+    assert bundle.load(store.home, formulas_of(store.home)).version == report.version
     module.write_text("def score(runners):\n    return runners.matrix[:, 0] * 0.0 + 1.0\n")
     with pytest.raises(UserError, match=r"edited_model:score: the source of the model changed since it was stored"):
-        bundle.load(store.home, store.epochs[-1])
+        bundle.load(store.home, formulas_of(store.home))
     monkeypatch.delitem(sys.modules, "edited_model")
     module.unlink()
     with pytest.raises(UserError, match="edited_model:score: the import of edited_model raised ModuleNotFoundError"):
-        bundle.load(store.home, store.epochs[-1])
+        bundle.load(store.home, formulas_of(store.home))
 
 
 def test_another_environment_is_named_and_another_scikit_learn_is_refused(
@@ -222,11 +223,11 @@ def test_another_environment_is_named_and_another_scikit_learn_is_refused(
 
     monkeypatch.setattr(metadata, "version", other)
     changed = {"numpy"}
-    differing = bundle.load(store.home, store.epochs[-1]).differences
+    differing = bundle.load(store.home, formulas_of(store.home)).differences
     assert differing == (f"model {version} was trained with numpy {real('numpy')}, this environment has 0.0.1",)
     changed = {"scikit-learn"}
     with pytest.raises(UserError, match=r"install scikit-learn==.*, or run `velo train` again"):
-        bundle.load(store.home, store.epochs[-1])
+        bundle.load(store.home, formulas_of(store.home))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from rich.console import Console
 from tests.support.score_races import ABROAD, AFTER, LEAD, NOW, OFF, STRANGERS, a_copy, stood
 from tests.support.seasons import BUILT_AT, a_card, a_season, a_store
 from tests.support.shared import shared_file
+from tests.support.stores import formulas_of
 from tests.support.streaming import streamed
 from velo.errors import UserError
 from velo.feature_repo.catalogue import columns
@@ -197,7 +198,7 @@ def test_a_race_that_was_run_is_scored_as_of_its_decision_time_and_says_so(
     assert any("no racecard was known" in note for note in run.notes)
     assert {one.market_source for one in run.runners} == {"SP"}
     matrix = rows.matrix(FEATURES)[[race == race_id for race in rows.identity["race_id"].to_pylist()]]
-    chances = load(store.home, store.epochs[-1]).probabilities(matrix)
+    chances = load(store.home, formulas_of(store.home)).probabilities(matrix)
     assert sorted(chances.tolist()) == sorted(one.probability for one in run.runners)
 
 
@@ -218,7 +219,7 @@ def test_drivers_are_worked_out_once_until_a_feature_or_the_model_is_another(sco
     """Odds change none of them, and Shapley values take many times what a chance takes."""
     race = stood(store, "to come", NOW)
     vectors = offline(store, race)
-    model = load(store.home, store.epochs[-1])
+    model = load(store.home, formulas_of(store.home))
     worked_out = []
 
     class Counted(Bundle):

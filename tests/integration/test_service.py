@@ -29,6 +29,7 @@ from tests.support.services import (
 from velo.feature_repo.stores.embedded_redis import down
 from velo.racing.messages import JockeyChange, NonRunner
 from velo.serving.api.schemas import Card, Combinations, Day, FormOut, Score
+from velo.serving.scoring.bundles import Bundles
 from velo.serving.scoring.score_audit import audit_scores
 from velo.storage import table_versions
 from velo.storage.store import Store
@@ -222,9 +223,15 @@ def test_without_a_bundle_or_with_one_of_another_catalogue_nothing_is_scored(sto
     copied = opened(tmp_path / "home")
     try:
         manifest = copied.home.offline / table_versions.MANIFEST
-        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"fingerprint": "0" * 32}))
+        written = json.loads(manifest.read_text())
+        # a view that the model does not read
+        more = written["views"] | {"another": written["views"]["horse_form"]}
+        manifest.write_text(json.dumps(written | {"fingerprint": "0" * 32, "views": more}))
+        assert Bundles(copied).current().gate == "not run"
+        more["horse_form"] = more["horse_form"] | {"fingerprint": "0" * 16}
+        manifest.write_text(json.dumps(written | {"fingerprint": "1" * 32, "views": more}))
         other = a_client(a_service(copied))
-        refused(other.post("/v1/score", json=posted()), 503, "was trained on the catalogue")
+        refused(other.post("/v1/score", json=posted()), 503, "reads horse_form, whose formulas changed")
         shutil.rmtree(copied.home.models)
         none = a_client(a_service(copied))
         refused(none.post("/v1/score", json=posted()), 503, "there is no model", "velo train")

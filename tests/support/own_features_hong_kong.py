@@ -25,6 +25,7 @@ import velo
 from tests.support.seasons import a_card
 from tests.support.services import a_client, a_service
 from tests.support.shared import REPO
+from tests.support.stores import formulas_of
 from tests.support.streaming import NOW, Rows, assert_online, assert_same, rows_of, streamed
 from velo.feature_repo.stores.embedded_redis import down
 from velo.racing.clock import MICROSECOND
@@ -236,7 +237,7 @@ def main(home: Path, runners: str, sectionals: str) -> None:
         period = Period(since=last.race.race_date - timedelta(days=730))
         train(opened, now=NOW, model=ModelOptions(rounds=40, leaves=8, threads=1), period=period)
         assert {DAYS, SECTIONAL, EWMA} <= {*FEATURES}
-        model = bundle.load(opened.home, store.opened().epochs[-1])
+        model = bundle.load(opened.home, formulas_of(opened.home))
         used = [model.features.index(name) for name in (DAYS, SECTIONAL, EWMA)]
         explained = store.explain("to come", entered[0].horse_id, as_of=None)
         assert explained.differences == ()

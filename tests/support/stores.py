@@ -18,6 +18,7 @@ from velo.feature_repo.stores.parts import Snapshot
 from velo.racing.messages import Message, from_record
 from velo.simulator import SeasonSpec, simulate_season
 from velo.storage.store import Home, Store
+from velo.storage.table_versions import Formulas, current_formulas
 from velo.streams.batch.build import BuildReport, build
 from velo.streams.importers.ingest import IngestReport, ingest
 from velo.streams.importers.sources.runners import read_runner_tables
@@ -29,6 +30,13 @@ NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 """When the tests' loads and builds happen, for what is outside every equality."""
 FOREVER = datetime(9999, 1, 1, tzinfo=UTC)
 Row = dict[str, Any]
+
+
+def formulas_of(home: Home) -> Formulas:
+    """The formulas of a built store's tables."""
+    formulas = current_formulas(home)
+    assert formulas is not None
+    return formulas
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from velo.errors import UserError
 from velo.storage.store import Home
+from velo.storage.table_versions import Formulas
 from velo.training import bundle
 from velo.training.market.calibration import WINS_A_BIN, CalibrationInterval, fit_interval
 from velo.training.model.ensemble import Ensemble, Logit
@@ -86,7 +87,7 @@ def test_a_bundle_keeps_its_bands_and_one_without_tells_no_interval(tmp_path: Pa
     said = np.array([0.05, 0.2])
     for model, expected in ((replace(plain, bands={bundle.OWN: band}), [[0.045, 0.055], [0.19, 0.21]]), (plain, None)):
         bundle_writing.write(Home(tmp_path), model, told, {}, datetime(2024, 1, 1, tzinfo=UTC))
-        loaded = bundle.load(Home(tmp_path), "f" * 32)
+        loaded = bundle.load(Home(tmp_path), Formulas("f" * 32))
         found = loaded.interval(said)
         assert (found is None) == (expected is None)
         if found is not None and expected is not None:

@@ -8,7 +8,7 @@ so it is cached under the home and not joined again.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -53,7 +53,8 @@ IDENTITY: Final = (
 class Provenance:
     """The inputs of a training set: the tables' formulas and position in the log, and the lead before the off.
 
-    `manifest` is the SHA-256 of the tables' manifest: equal if they were not written since.
+    `manifest` is the SHA-256 of the tables' manifest: equal if they were not written since. `views` has the fingerprint of
+    each view's formulas, none in tables of an earlier version.
     """
 
     catalogue: str
@@ -62,6 +63,7 @@ class Provenance:
     lead: timedelta
     timezone: str
     manifest: str
+    views: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """As stored in the Parquet file."""
@@ -73,6 +75,7 @@ class Provenance:
                 "lead_s": self.lead.total_seconds(),
                 "timezone": self.timezone,
                 "manifest": self.manifest,
+                "views": dict(self.views),
             }
         )
 
@@ -82,7 +85,8 @@ class Provenance:
         stored = json.loads(text)
         lead = timedelta(seconds=stored["lead_s"])
         known_at = from_text(stored["known_at"])
-        return cls(stored["catalogue"], stored["next_seq"], known_at, lead, stored["timezone"], stored["manifest"])
+        tables = stored["timezone"], stored["manifest"], stored.get("views", {})
+        return cls(stored["catalogue"], stored["next_seq"], known_at, lead, *tables)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +211,7 @@ def provenance(store: Store, lead: timedelta, snapshot: Snapshot) -> Provenance:
         lead,
         store.timezone.key,
         hashlib.sha256(written).hexdigest(),
+        manifest.formulas.views,
     )
 
 

@@ -22,6 +22,7 @@ from velo.training.bundle import (
     Model,
     digest_of,
     refuse_changed,
+    refuse_misfit,
     versions,
 )
 from velo.training.model.ensemble import Ensemble
@@ -37,7 +38,7 @@ def write(home: Home, model: Model, metadata: Mapping[str, Any], metrics: Mappin
     """Store a model as a new version and make it the current one; returns the version.
 
     The folder appears whole, then the pointer moves. `metadata` needs `features`, `catalogue` (the fingerprint of the
-    formulas), `lead_s`, `gate` and `mode`. Raises `UserError` for a feature that the catalogue does not declare.
+    formulas), `lead_s`, `gate` and `mode`; `reads` is that of `velo.training.bundle.reads_of`. Raises `UserError` for a feature that the catalogue does not declare.
     """
     columns.refuse_unknown(metadata["features"])
     fitted = _files(model)
@@ -63,7 +64,7 @@ def write(home: Home, model: Model, metadata: Mapping[str, Any], metrics: Mappin
 
 
 def promote(home: Home, version: str) -> None:
-    """Make a version the one that serves; raises `UserError` if it does not exist.
+    """Make a version the one that serves; raises `UserError` if it does not exist or does not fit the current tables.
 
     A model that has not passed the gate bets on paper only, promoted or not.
     """
@@ -72,17 +73,22 @@ def promote(home: Home, version: str) -> None:
             f"{version!r} is not a model at {home.models}: choose one of {', '.join(versions(home)) or 'none'}"
         )
     with sole_writer(home.models):
+        refuse_misfit(home, version)
         _promote(home, version)
 
 
 def rollback(home: Home) -> str:
-    """Make the previous serving version serve again, and return it; raises `UserError` if there is none."""
+    """Make the previous serving version serve again, and return it.
+
+    Raises `UserError` if there is none, or it does not fit the current tables.
+    """
     with sole_writer(home.models):
         served = _before_current(home)
         if not served:
             raise UserError(
                 f"no other model served before at {home.models}: promote one of {', '.join(versions(home)) or 'none'}"
             )
+        refuse_misfit(home, served[-1])
         _serve(home, served)
     return served[-1]
 

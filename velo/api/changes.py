@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from velo.errors import UserError
 from velo.storage import table_versions
 from velo.storage.atomic_files import make_folder, write_atomically
 from velo.storage.store import Home, Store
@@ -23,12 +24,13 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class ModelFit:
-    """A stored model: whether it serves, and whether it fits the formulas of the tables now and those of the catalogue."""
+    """A stored model: whether it serves, whether it fits the formulas of the tables now and those of the catalogue, and why not."""
 
     version: str
     serves: bool
     fits_now: bool
     fits_then: bool
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ def plan(store: Store, now: datetime, *, keys: int | None, progress: Progress) -
 
     Changes nothing that anyone reads. Raises `UserError` where there is no build, or it is of a log since replaced.
     """
+    from velo.streams.batch.formulas import view_formulas
     from velo.streams.change_plan import plan as tables_plan
 
     found = tables_plan(store, now, keys=keys, progress=progress)
@@ -73,7 +76,8 @@ def plan(store: Store, now: datetime, *, keys: int | None, progress: Progress) -
     seconds = found.measuring_seconds + sum(view.seconds for view in due)
     expected = Cost(sum(view.rows_then for view in due), seconds, sum(view.bytes for view in due))
     _keep(store.home, found.fingerprint, expected)
-    return ChangePlan(found, _models(store.home, found.fingerprint))
+    then = {view: formulas.fingerprint for view, formulas in view_formulas().items()}
+    return ChangePlan(found, _models(store.home, table_versions.Formulas(found.fingerprint, then)))
 
 
 def apply(store: Store, now: datetime, client: Callable[[], Any], *, progress: Progress) -> ApplyReport:
@@ -129,18 +133,28 @@ def _follow(store: Store, now: datetime, client: Callable[[], Any], progress: Pr
     return f"filled with {sum(keys.values()):,} rows"
 
 
-def _models(home: Home, then: str) -> tuple[ModelFit, ...]:
-    """Each stored model, and whether it fits the formulas of the tables and those of fingerprint `then`."""
+def _models(home: Home, then: table_versions.Formulas) -> tuple[ModelFit, ...]:
+    """Each stored model, and whether it fits the formulas of the tables and those of `then`."""
     from velo.training import bundle
 
-    folder = table_versions.current(home)
-    now = table_versions.manifest_of(folder).fingerprint if folder is not None else ""
     serving = bundle.current(home) if bundle.versions(home) else ""
     found = []
     for version in bundle.versions(home):
-        trained_on = bundle.described(home, version)["catalogue"]
-        found.append(ModelFit(version, version == serving, trained_on == now, trained_on == then))
+        now, reason = bundle.misfit_of(home, version), bundle.misfit(bundle.described(home, version), then)
+        found.append(ModelFit(version, version == serving, now is None, reason is None, reason))
     return tuple(found)
+
+
+def serving_model(home: Home) -> str:
+    """The model that serves, and whether it fits the current tables, in one line."""
+    from velo.training import bundle
+
+    try:
+        version = bundle.current(home)
+        bundle.refuse_misfit(home, version)
+    except UserError as none:
+        return str(none)
+    return f"{version} fits"
 
 
 def _keep(home: Home, fingerprint: str, expected: Cost) -> None:

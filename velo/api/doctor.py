@@ -164,8 +164,10 @@ def _redis(store: Store) -> str:
 
 
 def _model(store: Store) -> str:
+    from velo.storage.table_versions import current_formulas
     from velo.training import bundle
 
-    if not store.epochs or not (store.home.models / bundle.CURRENT).exists():
+    formulas = current_formulas(store.home)
+    if formulas is None or not (store.home.models / bundle.CURRENT).exists():
         return "none: run `velo train`"
-    return bundle.load(store.home, store.epochs[-1]).version
+    return bundle.load(store.home, formulas).version

@@ -79,11 +79,12 @@ class RaceStore(ModelMethods):
     def status(self) -> "Status":
         """Return the state of the store: log end, position of the tables, Redis, model, next race, dead letters."""
         from velo.streams.status import status
-        from velo.training.bundle import current, described
+        from velo.training.bundle import current, described, refuse_misfit
 
         with self._at_work() as store:
             try:
                 model = described(store.home, current(store.home))
+                refuse_misfit(store.home, model["version"])
                 named = f"{model['version']}, gate: {model['gate']}, {model['mode']}"
             except UserError as none:
                 named = str(none)

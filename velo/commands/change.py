@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from velo.commands.edge import Json, facts, now, open_store, show, steps
+from velo.commands.edge import Json, facts, now, open_store, plain, show, steps
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -43,7 +43,9 @@ def plan(
         raise typer.Exit(1)
 
 
-def apply(as_json: Json = False) -> None:
+def apply(
+    as_json: Json = False,
+) -> None:
     """Build the views whose formulas changed and publish them in one step, beside a running stream.
 
     The tables before are kept until the next apply, for `velo rollback`.
@@ -53,7 +55,8 @@ def apply(as_json: Json = False) -> None:
     store = open_store()
     with steps(as_json) as progress:
         report = changes.apply(store, now(), lambda: _redis(store), progress=progress)
-    show(report, as_json, lambda: _applied(report))
+    model = changes.serving_model(store.home)
+    show(plain(report) | {"model": model}, as_json, lambda: _applied(report, model))
 
 
 def rollback(as_json: Json = False) -> None:
@@ -63,14 +66,16 @@ def rollback(as_json: Json = False) -> None:
     store = open_store()
     with steps(as_json) as progress:
         report = changes.rollback(store, now(), lambda: _redis(store), progress=progress)
+    model = changes.serving_model(store.home)
     rows = [
         ("views", ", ".join(report.views)),
         ("switched in", f"{report.seconds * 1000:.0f} ms"),
         ("epoch", report.epoch),
         ("tables", f"up to {report.known_at:%Y-%m-%d %H:%M:%S} UTC"),
         ("messages behind", report.messages_behind),
+        ("model", model),
     ]
-    show(report, as_json, lambda: facts("rolled back", rows))
+    show(plain(report) | {"model": model}, as_json, lambda: facts("rolled back", rows))
 
 
 def _redis(store: "Store") -> Any:
@@ -167,7 +172,7 @@ RACES_SHOWN = 5
 def _also(found: "ChangePlan") -> Iterator[tuple[str, str]]:
     yield "views untouched", str(len(found.tables.views) - len(_touched(found)))
     lost = [model for model in found.models if model.fits_now and not model.fits_then]
-    stop = ", ".join(f"{model.version}{' (it serves)' if model.serves else ''}" for model in lost)
+    stop = "; ".join(f"{model.version}{' (it serves)' if model.serves else ''} {model.reason}" for model in lost)
     yield "models that stop fitting", stop or "none"
     fit = [model.version for model in found.models if model.fits_then and not model.fits_now]
     if fit:
@@ -175,7 +180,7 @@ def _also(found: "ChangePlan") -> Iterator[tuple[str, str]]:
     yield "Feast objects", ", ".join(found.tables.feast) or "none"
 
 
-def _applied(report: "ApplyReport") -> Any:
+def _applied(report: "ApplyReport", model: str) -> Any:
     if report.build is None or report.took is None:
         return "nothing to apply: the tables have the catalogue's formulas"
     rows = [
@@ -185,7 +190,7 @@ def _applied(report: "ApplyReport") -> Any:
     ]
     if report.expected is not None:
         rows.append(("the plan expected", _cost(report.expected)))
-    return facts("applied", [*rows, ("online store", report.online)])
+    return facts("applied", [*rows, ("online store", report.online), ("model", model)])
 
 
 def _cost(cost: "Cost") -> str:

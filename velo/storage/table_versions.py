@@ -55,6 +55,14 @@ class ViewFormulas:
 
 
 @dataclass(frozen=True, slots=True)
+class Formulas:
+    """The fingerprint of all formulas, and that of each view; no views in tables of an earlier version."""
+
+    fingerprint: str
+    views: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """The content of a generation: all rows of the log before `next_seq`, of one catalogue and epoch of formulas.
 
@@ -68,6 +76,11 @@ class Manifest:
     epoch: int
     rows: dict[str, int]
     views: dict[str, ViewFormulas] = field(default_factory=dict)
+
+    @property
+    def formulas(self) -> Formulas:
+        """The formulas of the rows."""
+        return Formulas(self.fingerprint, {view: formulas.fingerprint for view, formulas in self.views.items()})
 
     def epoch_of(self, view: str) -> int:
         """The epoch of a view's rows: that of the generation in which its formulas last changed."""
@@ -163,6 +176,12 @@ def stream_parts(generation: Path, view: str) -> list[StreamPart]:
 def current(home: Home) -> Path | None:
     """The folder of the current generation; None before the first build."""
     return home.offline.resolve() if home.offline.exists() else None
+
+
+def current_formulas(home: Home) -> Formulas | None:
+    """The formulas of the current tables; None before the first build. Raises `UserError` for a damaged manifest."""
+    folder = current(home)
+    return None if folder is None else manifest_of(folder).formulas
 
 
 def manifest_of(generation: Path) -> Manifest:
