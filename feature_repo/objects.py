@@ -159,7 +159,9 @@ def own_objects(folder: Path | None = None) -> list[Any]:
         config = FEATURE_CONFIG.read()
         if config is None:
             return []
-        folder = config.parent / FOLDER
+        beside = config.parent / FOLDER
+        # the velo.toml of an environment is a link
+        folder = beside if beside.is_dir() else config.resolve().parent / FOLDER
     found: dict[int, Any] = {}
     for path in sorted(folder.glob("*.py")):
         spec = spec_from_file_location(f"own_feast_objects_{path.stem}", path)

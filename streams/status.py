@@ -154,6 +154,8 @@ def _existing(folder: Path) -> Path:
 
 def _online(store: Store) -> str:
     """Return the state of Redis in one line; the store's own Redis is not started for it."""
+    if store.home.parent_store is not None:
+        return "none: an environment is not served"
     url = store.redis_url or embedded_redis.running(store.home)
     if url is None:
         return "the store's own Redis does not run: what reads or fills it starts it"

@@ -13,6 +13,7 @@ from velo.commands import (
     bench,
     build,
     change,
+    environments,
     explain,
     features,
     feed,
@@ -41,6 +42,7 @@ app = typer.Typer(
 for part in (
     build,
     change,
+    environments,
     features,
     inspect,
     ingest,
@@ -62,7 +64,7 @@ for part in (
 GROUPS: Final = {
     "Start": ("init", "demo", "simulate", "status"),
     "Load": ("inspect", "ingest", "cards", "feed", "dead-letters", "tick", "log"),
-    "Features": ("build", "plan", "apply", "rollback", "features", "catalogue", "sql", "explain"),
+    "Features": ("build", "plan", "apply", "rollback", "environments", "features", "catalogue", "sql", "explain"),
     "Models": ("train", "sentinel", "backtest", "gate", "models", "paper"),
     "Race day": ("up", "stream", "serve", "score", "online", "down"),
     "Check": ("doctor", "audit", "backup", "bench"),

@@ -59,8 +59,10 @@ def declarations() -> tuple[Declarations, ...]:
     file = FEATURE_CONFIG.read()
     if file is not None:
         named += [(module, f"{file}") for module in _modules_of(file)]
-        if named and str(file.parent) not in sys.path:
-            sys.path.insert(0, str(file.parent))
+        # the velo.toml of an environment is a link: its modules are beside the file itself
+        for folder in dict.fromkeys((file.resolve().parent, file.parent)):
+            if named and str(folder) not in sys.path:
+                sys.path.insert(0, str(folder))
     return tuple(read(_imported(module, source), module) for module, source in named)
 
 

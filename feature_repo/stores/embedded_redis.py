@@ -53,8 +53,9 @@ def ensure(home: Home) -> str:
     """Start the home's Redis unless it runs, and return its URL once it answers.
 
     Processes may call this concurrently: one starts the server, all get the same URL. Raises `UserError` if there is no
-    server program, or it does not start.
+    server program, it does not start, or the home is an environment.
     """
+    home.refuse_environment("online store")
     deadline = time.monotonic() + LOAD_SECONDS
     while True:
         url = _answering(home)

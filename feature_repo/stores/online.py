@@ -230,6 +230,7 @@ class VersionedRedisOnlineStore(RedisOnlineStore):
             assert isinstance(online_store_config, VersionedRedisOnlineStoreConfig)
             _refuse_unsupported(online_store_config)
             settings = settings_for(online_store_config.home, self._repo_path)
+            Home(settings.home).refuse_environment("online store")
             url = online_store_config.redis_url or settings.redis_url
             self._url = url or embedded_redis.ensure(Home(settings.home))
             self._client = connect_url(self._url)

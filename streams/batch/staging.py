@@ -230,6 +230,22 @@ def parts_of(home: Home, kind: str) -> list[Path]:
     return _named(home, kind, _kept(home).parts)
 
 
+def record_of(home: Home) -> StagedStarts:
+    """The record of a home's measured starts; an empty one before the first build."""
+    return _kept(home)
+
+
+def link_parts(home: Home, other: Home) -> None:
+    """Give another home of the same log the measured starts of this one, by links; raises `FileNotFoundError` for a part that
+    a build of this home replaced meanwhile."""
+    kept = _kept(home)
+    make_folder(other.batch)
+    for kind in KINDS:
+        for part in _named(home, kind, kept.parts):
+            os.link(part, other.batch / part.name)
+    write_atomically(_state(other), json.dumps(asdict(kept)).encode())
+
+
 def measured_in(
     home: Home, generation: Path, jurisdiction: Jurisdiction, own: tuple[measures.Measure, ...]
 ) -> tuple[list[Path], list[Path]] | None:

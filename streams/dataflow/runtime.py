@@ -184,7 +184,8 @@ def stop_on_signals(stop: threading.Event, asked: threading.Event) -> None:
 
 @contextmanager
 def sole_stream(home: Home) -> Iterator[None]:
-    """Hold the right to stream. Raises `UserError` where another process has it."""
+    """Hold the right to stream. Raises `UserError` where another process has it, and in an environment."""
+    home.refuse_environment("stream")
     try:
         descriptor = locks.acquire(make_folder(home.stream) / LOCK)
     except locks.LockHeld:

@@ -125,6 +125,8 @@ def _follow(store: Store, now: datetime, client: Callable[[], Any], progress: Pr
     from velo.streams.dataflow.metrics import is_streaming
     from velo.streams.rebuild_online import rebuild
 
+    if store.home.parent_store is not None:
+        return "none: an environment is not served"
     if is_streaming(store.home):
         return "the running stream starts itself again and fills the changed views"
     if not any(fill_remembered(store.home, family.view) for family in FAMILIES):

@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
-from velo.commands.edge import Json, Params, parameters, race_store, show, steps
+from velo.commands.edge import Json, Params, parameters, race_store, show, steps, with_environment
 from velo.storage.jsonl import plain
 
 
 def register(app: typer.Typer) -> None:
     """Add this command to the command line."""
-    app.command()(backtest)
+    app.command()(with_environment(backtest))
 
 
 def backtest(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from rich.table import Table
 
-from velo.commands.edge import Json, facts, now, open_store, race_store, show, steps
+from velo.commands.edge import Json, facts, now, open_store, race_store, show, steps, with_environment
 from velo.storage.store import given_id
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Engine(StrEnum):
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    for command in (init, build, sql, status, doctor, down):
+    for command in (init, with_environment(build), with_environment(sql), with_environment(status), doctor, down):
         app.command()(command)
 
 

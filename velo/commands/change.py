@@ -1,11 +1,13 @@
 """`velo plan`, `apply` and `rollback`: see what a changed catalogue would do, publish it, take it back."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from velo.commands.edge import Json, facts, now, open_store, plain, show, steps
+from velo.commands.edge import As, Json, enter, facts, now, open_store, plain, show, steps, with_environment
+from velo.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    for command in (plan, apply, rollback):
+    for command in (with_environment(plan), apply, with_environment(rollback)):
         app.command()(command)
 
 
@@ -44,14 +46,26 @@ def plan(
 
 
 def apply(
+    environment: As = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", metavar="FILE", help="With --as, to make an environment: the velo.toml of its own features."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Build the views whose formulas changed and publish them in one step, beside a running stream.
 
-    The tables before are kept until the next apply, for `velo rollback`.
+    The tables before are kept until the next apply, for `velo rollback`. With --as, the tables of an environment change and not
+    those that are served; the environment is made where it does not exist.
     """
     from velo.api import changes
 
+    if environment is not None:
+        _enter_or_create(environment, config)
+    elif config is not None:
+        raise UserError("--config is of an environment: name it with --as")
     store = open_store()
     with steps(as_json) as progress:
         report = changes.apply(store, now(), lambda: _redis(store), progress=progress)
@@ -76,6 +90,17 @@ def rollback(as_json: Json = False) -> None:
         ("model", model),
     ]
     show(plain(report) | {"model": model}, as_json, lambda: facts("rolled back", rows))
+
+
+def _enter_or_create(name: str, config: Path | None) -> None:
+    from velo.api.environments import create
+    from velo.settings import Settings
+    from velo.storage.store import Store
+
+    store = Store.open(Settings.from_env())
+    if config is not None or not store.home.environment(name).identity.exists():
+        create(store, name, config)
+    enter(name)
 
 
 def _redis(store: "Store") -> Any:

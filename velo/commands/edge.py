@@ -1,5 +1,6 @@
 """The edge of the program: only here are the environment, the wall clock and the terminal used."""
 
+import inspect
 import json
 import os
 import sys
@@ -7,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -27,12 +29,19 @@ from velo.storage.atomic_files import OTHERS
 from velo.storage.jsonl import plain
 from velo.storage.store import Home, Store
 
-__all__ = ["Files", "Json", "Step", "facts", "instant", "now", "open_store", "plain", "race_store", "show", "steps"]
+__all__ = [
+    "As", "Files", "Json", "Step", "enter", "facts", "instant", "now", "open_store", "plain", "race_store", "show", "steps",
+    "with_environment",
+]  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Files = Annotated[list[Path], typer.Argument(metavar="FILE…", help="Files to read.")]
 Params = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=VALUE", help="An argument of the factory of --model, JSON or text; repeat it for more."),
+]
+As = Annotated[
+    str | None,
+    typer.Option("--as", metavar="NAME", help="Work in this environment of the store: see `velo environments --help`."),
 ]
 Step = Callable[[str, int, int], None]
 SIMULATED: Final = "simulated racing: everything in this store is made up"
@@ -49,6 +58,33 @@ def race_store() -> RaceStore:
     """Return the store that the environment names as the Python interface; sets the umask as `open_store` does."""
     os.umask(OTHERS)
     return RaceStore(Settings.from_env(), clock=now)
+
+
+def enter(name: str) -> None:
+    """Make an environment of the store the home of this process, and of those that it starts.
+
+    Raises `UserError` where there is no such environment.
+    """
+    from velo.api.environments import environment
+
+    os.environ["VELO_HOME"] = str(environment(Home(Settings.from_env().home), name).root)
+    os.environ.pop("REDIS_URL", None)
+
+
+def with_environment(command: Callable[..., None]) -> Callable[..., None]:
+    """A command with the option `--as NAME`: it then works in that environment."""
+
+    @wraps(command)
+    def within(*args: Any, environment: str | None = None, **options: Any) -> None:
+        if environment is not None:
+            enter(environment)
+        command(*args, **options)
+
+    signature = inspect.signature(command)
+    option = inspect.Parameter("environment", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=As)
+    within.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])  # type: ignore[attr-defined]
+    within.__annotations__ = {**command.__annotations__, "environment": As}
+    return within
 
 
 def parameters(pairs: Sequence[str] | None) -> dict[str, Any]:

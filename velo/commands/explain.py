@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from velo.commands.edge import Json, race_store, show
+from velo.commands.edge import Json, race_store, show, with_environment
 
 if TYPE_CHECKING:
     from velo.streams.explain import Explained, ExplainedView, MadeOf
@@ -21,7 +21,7 @@ DIFFERS = 1
 
 def register(app: typer.Typer) -> None:
     """Add this command to the command line."""
-    app.command()(explain)
+    app.command()(with_environment(explain))
 
 
 def explain(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from velo.commands.edge import Json, facts, open_store, race_store, show
+from velo.commands.edge import Json, facts, open_store, race_store, show, with_environment
 from velo.errors import UserError
 
 app = typer.Typer(invoke_without_command=True)
@@ -14,10 +14,11 @@ app = typer.Typer(invoke_without_command=True)
 def register(root: typer.Typer) -> None:
     """Add these commands to the command line."""
     root.add_typer(app, name="features")
-    root.command()(catalogue)
+    root.command()(with_environment(catalogue))
 
 
 @app.callback()
+@with_environment
 def features(
     context: typer.Context,
     entities: Annotated[

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from velo.commands.edge import Json, Params, open_store, parameters, race_store, show, steps
+from velo.commands.edge import Json, Params, open_store, parameters, race_store, show, steps, with_environment
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     for command in (train, score, sentinel):
-        app.command()(command)
+        app.command()(with_environment(command))
 
 
 def train(

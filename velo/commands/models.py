@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from velo.commands.edge import Json, facts, open_store, race_store, show
+from velo.commands.edge import Json, facts, open_store, race_store, show, with_environment
 from velo.storage.jsonl import plain
 
 Version = Annotated[str, typer.Argument(help="A version from `velo models list`.")]
@@ -12,9 +12,9 @@ Version = Annotated[str, typer.Argument(help="A version from `velo models list`.
 
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    app.command()(gate)
+    app.command()(with_environment(gate))
     group = typer.Typer(invoke_without_command=True, help="List, compare, promote or roll back models.")
-    group.callback()(models)
+    group.callback()(with_environment(models))
     group.command("list")(listed)
     for command in (compare, backtests, promote, rollback):
         group.command()(command)

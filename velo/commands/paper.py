@@ -40,6 +40,7 @@ def paper(
     from velo.streams.unbuilt_log import UnbuiltLog
 
     store = open_store()
+    store.home.refuse_environment("bets")
     log = UnbuiltLog(store.home)
     console = Console(stderr=True)
     done: PaperStep | None = None

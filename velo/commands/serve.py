@@ -67,6 +67,7 @@ def serve(
     from velo.serving.api.connections import BoundedConnection
 
     store = open_store()
+    store.home.refuse_environment("service")
     if store.redis_url is not None:
         from velo.feature_repo.stores.redis_client import refuse_unusable
 

@@ -55,7 +55,9 @@ def up(
     from velo.supervisor import Nightly, Supervisor
 
     at = _time_of(night)
-    store = open_store().save()
+    store = open_store()
+    store.home.refuse_environment("service")
+    store.save()
     if store.redis_url is not None:
         refuse_unusable(store.redis_url)
     feed = {"--redis": redis, "--kafka": kafka, "--url": url, "--brokers": brokers, "--partition": partition}

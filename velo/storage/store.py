@@ -17,7 +17,7 @@ FORMAT = 1
 CONTENTS = (
     "store.json", "log", "dead-letters.ndjson", "feeds", "offline", "generations", "batch", "warehouse.duckdb", "registry.db",
     "redis", "online", "recovery", "stream", "datasets", "models", "backtests", "scores", "paper", "reports", "up",
-    "mappings", "demo.txt",
+    "mappings", "environments", "demo.txt",
 )  # fmt: skip
 """The entries of a home: VÉLØ changes nothing else there."""
 STORE_ID = "store-id"
@@ -29,6 +29,29 @@ class Home:
     """The paths of a store below VELO_HOME."""
 
     root: Path
+
+    @property
+    def environments(self) -> Path:
+        """The environments of this store, one folder each (`velo.api.environments`)."""
+        return self.root / "environments"
+
+    def environment(self, name: str) -> "Home":
+        """The home of an environment of this store, made or not."""
+        return Home(self.environments / name)
+
+    @property
+    def parent_store(self) -> "Home | None":
+        """The store that this home is an environment of; None for a store."""
+        parent = Home(self.root.parent.parent)
+        return parent if parent.environments == self.root.parent and parent.identity.is_file() else None
+
+    def refuse_environment(self, missing: str) -> None:
+        """Raise `UserError` where this is an environment of a store, which has no `missing`."""
+        parent = self.parent_store
+        if parent is not None:
+            raise UserError(
+                f"{self.root} is an environment, which has no {missing}: leave out --as, or set VELO_HOME to {parent.root}"
+            )
 
     @property
     def identity(self) -> Path:
@@ -188,7 +211,9 @@ class Store:
                 f"VELO_KEYS is {settings.keys!r}, but the store at {home.root} was first loaded by {keys!r}: "
                 "unset it, or use another VELO_HOME"
             )
-        return cls(home, timezone, keys, tuple(written.get("epochs", ())), settings.redis_url)
+        # what an environment computes is not served
+        redis_url = settings.redis_url if home.parent_store is None else None
+        return cls(home, timezone, keys, tuple(written.get("epochs", ())), redis_url)
 
     def save(self, within: Path | None = None) -> "Store":
         """Write the identity, making the home where needed; returns self. `within` is as in `write_atomically`."""

@@ -232,6 +232,21 @@ def _untouched(part: Path, known: PartSum) -> bool:
     return (found.st_size, found.st_mtime_ns) == (known.size, known.mtime_ns)
 
 
+def link_current(generation: Path, other: Home) -> None:
+    """Make a generation's rows up to its manifest the first generation of another home, which has none; links its files."""
+    linked = other.generations / generation.name
+    parts = sorted(part for part in generation.rglob("*.parquet") if not _STREAM_PART.fullmatch(part.name))
+    for part in (*parts, generation / SUMS, generation / MANIFEST):
+        if part.name == SUMS and not part.exists():
+            continue
+        target = linked / part.relative_to(generation)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.link(part, target)
+    for folder in (*(path for path in linked.iterdir() if path.is_dir()), linked):
+        sync_folder(folder)
+    other.offline.symlink_to(linked.relative_to(other.root), target_is_directory=True)
+
+
 def begin(home: Home, grown_from: Path | None = None, views: Collection[str] | None = None) -> Path:
     """A new folder for the next generation; with `grown_from` it links the batch's parts of that generation.
 

@@ -102,8 +102,10 @@ class LogWriter:
         """Return the writer of a store's log, or of the log in another `folder`; repairs a torn tail.
 
         `index` is that of an earlier writer that closed without an error: only later records are read. Raises `LogInUse`
-        where another process writes to the log, `UserError` where the log is damaged.
+        where another process writes to the log, `UserError` where the log is damaged or the store is an environment, which
+        shares the log of its store.
         """
+        store.home.refuse_environment("log of its own to write to")
         if folder is None:
             finish_swap(store.home)
         where = folder or store.home.log
