@@ -6,6 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -138,6 +139,7 @@ def _comes_again(card: Racecard, before: Sequence[Message]) -> bool:
     return isinstance(last, Racecard) and replace(last, known_at=None) == replace(card, known_at=None)
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.lists(a_story(), min_size=12, max_size=12))
 def test_log_tables_redis_and_the_training_query_agree_on_every_race(stories: list[list[Message]]) -> None:

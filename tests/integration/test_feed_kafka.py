@@ -37,6 +37,7 @@ def test_a_partition_of_kafka_is_followed_by_the_same_promises(tmp_path: Path, b
     assert followed_to(store, KafkaFeed(brokers, "day", 2), 1).appended == 1
 
 
+@pytest.mark.slow
 def test_brokers_that_go_away_are_waited_for_and_it_is_said_once(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:

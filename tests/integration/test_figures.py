@@ -46,6 +46,7 @@ def test_an_answer_under_way_is_given_whole_before_the_end() -> None:
     assert set(threading.enumerate()) <= before
 
 
+@pytest.mark.slow
 def test_a_client_that_says_nothing_holds_nothing_up() -> None:
     """Neither the figures of others nor the end, for longer than it may take to speak."""
     with served(CollectorRegistry(), "127.0.0.1", 0) as port:

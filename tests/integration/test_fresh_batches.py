@@ -13,6 +13,7 @@ from velo.streams.batch.build import build
 pytestmark = pytest.mark.usefixtures("fresh_batches")
 
 
+@pytest.mark.slow
 def test_two_stores_of_one_log_share_a_batch_and_one_record_more_asks_for_another(
     tmp_path: Path, fresh_tables: Path
 ) -> None:

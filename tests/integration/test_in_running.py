@@ -60,6 +60,7 @@ def test_the_measures_of_three_runners_are_those_worked_out_by_hand() -> None:
     assert [each.widest_path for each in (leader, stalker, closer)] == [1, None, None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "columns",
     [

@@ -119,6 +119,7 @@ def a_big_load() -> list[Result]:
     return [told(f"R{number:05d}", NOON + number // 3 * HOUR) for number in range(4000)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kill_at", "torn_bytes"), [(500, 0), (2000, 1), (2500, 211), (3500, 7)])
 def test_a_load_killed_and_repeated_ends_in_the_same_log(tmp_path: Path, kill_at: int, torn_bytes: int) -> None:
     """kill -9 in a process of its own, its last write torn besides."""

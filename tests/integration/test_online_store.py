@@ -227,6 +227,7 @@ def test_a_first_incremental_materialisation_reaches_all_history(tmp_path: Any) 
         embedded_redis.down(made.home)
 
 
+@pytest.mark.slow
 def test_an_end_that_lies_ahead_or_behind_leaves_no_row_unwritten(tmp_path: Any) -> None:
     """What is materialised follows from the parts offered and not by the instants asked for."""
     made = made_up_feast(tmp_path / "home")
@@ -257,6 +258,7 @@ def test_an_end_that_lies_ahead_or_behind_leaves_no_row_unwritten(tmp_path: Any)
         embedded_redis.down(made.home)
 
 
+@pytest.mark.slow
 def test_an_incremental_materialisation_fills_a_redis_that_was_emptied(tmp_path: Any) -> None:
     """As the first one filled it; and one of a stretch does not bar the next from the rest."""
     made = made_up_feast(tmp_path / "home")

@@ -47,6 +47,7 @@ from velo.testing import WrongFeature, check, messages_of
 SECTIONALS = st.sampled_from((None, "33.25", 33.25, "n/a", " 41 ", 40, True, "1e1", 19.99, {"a": 1}, "٣٣"))
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(log=busy_logs(), data=st.data())
 def test_sql_stream_and_brute_force_agree_on_families_declared_outside(log: RandomLog, data: st.DataObject) -> None:

@@ -145,6 +145,7 @@ def bits(value: object) -> object:
     return (value + 0.0).hex() if isinstance(value, float) else value
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(declared=expressions(), table=rows)
 def test_sql_and_python_give_one_value_bit_for_bit(declared: list[Expression], table: list[Row]) -> None:

@@ -240,6 +240,7 @@ def test_a_season_without_a_market_has_no_chance_to_tell() -> None:
 # The whole gate
 
 
+@pytest.mark.slow
 def test_a_known_edge_passes_and_none_does_not_at_the_rates_that_are_told() -> None:
     """A few worlds of `velo bench gate`, which makes a hundred of each."""
     told = rates(6, seed=50, windows=(90,), simulations=40)
