@@ -45,7 +45,13 @@ def client(store: Store) -> TestClient:
     return a_client(a_service(store))
 
 
-# What is told
+@pytest.fixture(scope="module")
+def later(store: Store) -> TestClient:
+    """A client just after the off, when every message that these tests send is known."""
+    return a_client(a_service(store, lambda: OFF + timedelta(seconds=1)))
+
+
+# What is answered
 
 
 def test_a_score_is_as_the_document_says_and_sums_to_one(client: TestClient) -> None:
@@ -117,9 +123,10 @@ def test_odds_go_into_the_log_and_are_scored_with(store: Store, client: TestClie
     assert odds["horse 2"] is None
 
 
-def test_a_withdrawal_and_another_jockey_are_scored_with_at_once_and_the_past_stays(store: Store) -> None:
+def test_a_withdrawal_and_another_jockey_are_scored_with_at_once_and_the_past_stays(
+    store: Store, later: TestClient
+) -> None:
     """The substitute's own features are read; as of before, all is as it was."""
-    later = a_client(a_service(store, lambda: OFF + timedelta(seconds=1)))
     before = later.get(SCORE).json()
     tell(store, NonRunner("to come", "horse 8"), JockeyChange("to come", "horse 1", "jockey 5", "Jockey 5"), at=OFF)
     after = later.get(SCORE).json()
@@ -273,9 +280,9 @@ def test_a_race_id_with_a_control_character_is_refused(client: TestClient, race_
     refused(answer, status)
 
 
-def test_the_drivers_multiply_to_the_chance_shown_and_places_sum_to_the_terms(client: TestClient) -> None:
+def test_the_drivers_multiply_to_the_chance_shown_and_places_sum_to_the_terms(later: TestClient) -> None:
     """The market first where the chance is the blend's; what is left out is below a hundredth."""
-    score = Score.model_validate_json(client.get(SCORE, params={"drivers": True}).content)
+    score = Score.model_validate_json(later.get(SCORE, params={"drivers": True}).content)
     shown = [one.probability if one.blended is None else one.blended for one in score.runners]
     mean = sum(map(log, shown)) / len(shown)
     for runner, chance in zip(score.runners, shown, strict=True):
@@ -286,14 +293,14 @@ def test_the_drivers_multiply_to_the_chance_shown_and_places_sum_to_the_terms(cl
     assert (score.place_terms.places, score.place_terms.fraction) == (2, 0.25), "7 runners"
     assert sum(one.place or 0.0 for one in score.runners) == pytest.approx(2.0)
     assert all(one.place > chance for one, chance in zip(score.runners, shown, strict=True) if one.place is not None)
-    plain = Score.model_validate_json(client.get(SCORE).content)
+    plain = Score.model_validate_json(later.get(SCORE).content)
     assert [(one.place, one.drivers, one.figures) for one in plain.runners] == [
         (one.place, [], None) for one in score.runners
     ]
 
 
-def test_the_form_of_a_race_and_its_combinations_are_of_its_declared_runners(client: TestClient) -> None:
-    form = FormOut.model_validate_json(client.get("/v1/races/to%20come/form").content)
+def test_the_form_of_a_race_and_its_combinations_are_of_its_declared_runners(later: TestClient) -> None:
+    form = FormOut.model_validate_json(later.get("/v1/races/to%20come/form").content)
     assert {line.horse_id for line in form.runners} == {one.horse_id for one in RUNNERS}, "who is withdrawn too"
     for line in form.runners:
         assert len(line.runs) == min(6, len(line.figures.replace("-", "").replace("/", "")))
@@ -301,7 +308,7 @@ def test_the_form_of_a_race_and_its_combinations_are_of_its_declared_runners(cli
     assert [snapshot.known_at for snapshot in form.prices] == sorted(snapshot.known_at for snapshot in form.prices)
     assert form.prices
     assert all(snapshot.known_at <= form.as_of for snapshot in form.prices)
-    answer = client.get("/v1/races/to%20come/combinations", params={"pool": "quinella", "most": 500})
+    answer = later.get("/v1/races/to%20come/combinations", params={"pool": "quinella", "most": 500})
     found = Combinations.model_validate_json(answer.content)
     assert sum(one.probability for one in found.combinations) == pytest.approx(1.0)
-    assert client.get("/v1/races/to%20come/combinations", params={"pool": "tote"}).status_code == 422
+    assert later.get("/v1/races/to%20come/combinations", params={"pool": "tote"}).status_code == 422
