@@ -1,17 +1,15 @@
 """A made-up training set with two planted leaks among honest columns: both are named, and nothing else is."""
 
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from velo.errors import UserError
 from velo.feature_repo.catalogue.columns import COLUMNS
 from velo.training.dataset.training_set import LABEL, Provenance, TrainingSet
-from velo.training.evaluation.sentinel import RESULT, SURVIVORS, columns_of, read_columns, tried
+from velo.training.evaluation.sentinel import RESULT, SURVIVORS, columns_of, tried
 
 HORSES, DAYS, FIELD = 240, 260, 8
 FIRST = np.datetime64("2020-01-05")
@@ -108,11 +106,3 @@ def test_a_table_without_keys_with_a_row_twice_or_with_text_is_refused(season: t
     text = table.select(["race_id", "horse_id"]).append_column("name", pa.array(["x"] * table.num_rows))
     with pytest.raises(UserError, match="column name is no number"):
         columns_of(text, rows)
-
-
-def test_a_table_has_the_columns_of_its_file_and_none_of_its_folders(tmp_path: Path) -> None:
-    """pyarrow makes a column of each folder named like `source=mine`, unless that is switched off."""
-    path = tmp_path / "source=mine" / "columns.parquet"
-    path.parent.mkdir()
-    pq.write_table(pa.table({"race_id": ["R1"], "horse_id": ["a"], "rain_mm": [1.5]}), path)
-    assert read_columns(path).column_names == ["race_id", "horse_id", "rain_mm"]

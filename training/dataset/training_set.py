@@ -152,7 +152,7 @@ class TrainingSet:
     def read(cls, path: Path) -> "TrainingSet":
         """Read what `write` wrote, to the last bit. Raises `ValueError` for a damaged file or one with other columns."""
         try:
-            table = pq.read_table(path, page_checksum_verification=True, partitioning=None)
+            table = pq.read_table(path, page_checksum_verification=True)
             made_from = Provenance.from_json(table.schema.metadata[b"velo"])
             features = np.empty((table.num_rows, len(columns.COLUMNS)), dtype=np.float64)
             for place, name in enumerate(columns.COLUMNS):

@@ -77,7 +77,7 @@ def tried(
 def read_columns(path: Path) -> pa.Table:
     """A user's Parquet file. Raises `UserError` where it cannot be read."""
     try:
-        return pq.read_table(path, partitioning=None)
+        return pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as broken:
         raise UserError(f"{path} cannot be read ({' '.join(str(broken).split())}): give a Parquet file") from None
 

@@ -145,7 +145,7 @@ def last(home: Home) -> str:
 def predictions_of(home: Home, name: str) -> pa.Table:
     """Return the stored predictions of a backtest; raises `UserError` if its file is missing or damaged."""
     try:
-        return pq.read_table(home.backtests / name / PREDICTIONS, partitioning=None)
+        return pq.read_table(home.backtests / name / PREDICTIONS)
     except (FileNotFoundError, ValueError) as broken:
         raise UserError(f"backtest {name} cannot be read ({broken}): run `velo backtest` again") from None
 
