@@ -72,8 +72,8 @@ def conformance(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Conforman
         return made[name]
 
     yield built
-    for one in made.values():
-        embedded_redis.down(one.store.home)
+    for each in made.values():
+        embedded_redis.down(each.store.home)
 
 
 @pytest.fixture(scope="module")

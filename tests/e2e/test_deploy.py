@@ -50,7 +50,7 @@ def composed() -> dict[str, Any]:
 
 def ours(composed: dict[str, Any]) -> dict[str, Any]:
     """The services that run velo."""
-    return {name: one for name, one in composed["services"].items() if one["image"].startswith("velo:")}
+    return {name: service for name, service in composed["services"].items() if service["image"].startswith("velo:")}
 
 
 def asked_for(port: int, test: list[str]) -> list[str]:
@@ -64,23 +64,25 @@ def asked_for(port: int, test: list[str]) -> list[str]:
 
 def test_every_service_has_known_keys_a_pinned_image_and_a_health_check(composed: dict[str, Any]) -> None:
     assert set(composed) == {"x-velo", "services", "volumes"}
-    for name, one in composed["services"].items():
-        assert set(one) <= KEYS, name
-        assert re.fullmatch(r"[a-z/]+:v?\d+(\.\d+){1,2}(-alpine)?", one["image"]), f"{name}: a version, not the latest"
-        assert one["restart"] == "unless-stopped"
-        assert one["logging"]["options"].keys() == {"max-size", "max-file"}, f"{name}: its log would fill the disk"
-        assert set(one.get("healthcheck", {})) <= HEALTH_KEYS
-        assert "healthcheck" in one or name == "ingest", f"{name}: the image's own asks the store alone"
-        for other in one.get("depends_on", {}):
-            profiles = set(one.get("profiles", [])), set(composed["services"][other].get("profiles", []))
+    for name, service in composed["services"].items():
+        assert set(service) <= KEYS, name
+        assert re.fullmatch(r"[a-z/]+:v?\d+(\.\d+){1,2}(-alpine)?", service["image"]), (
+            f"{name}: a version, not the latest"
+        )
+        assert service["restart"] == "unless-stopped"
+        assert service["logging"]["options"].keys() == {"max-size", "max-file"}, f"{name}: its log would fill the disk"
+        assert set(service.get("healthcheck", {})) <= HEALTH_KEYS
+        assert "healthcheck" in service or name == "ingest", f"{name}: the image's own asks the store alone"
+        for other in service.get("depends_on", {}):
+            profiles = set(service.get("profiles", [])), set(composed["services"][other].get("profiles", []))
             assert profiles[0] <= profiles[1] or not profiles[1], f"{other} is not there when {name} is asked for"
 
 
 def test_nothing_is_open_to_the_network_and_no_secret_is_in_the_file(composed: dict[str, Any]) -> None:
-    for name, one in composed["services"].items():
-        for port in one.get("ports", []):
+    for name, service in composed["services"].items():
+        for port in service.get("ports", []):
             assert port.startswith("127.0.0.1:"), f"{name} listens on {port}"
-        for variable, value in one.get("environment", {}).items():
+        for variable, value in service.get("environment", {}).items():
             if SECRET.search(variable) and value is not True:
                 assert re.match(r"\$\{[A-Z_]+(:[?-][^}]*)?\}$", value) or value == "true", f"{name}: {variable}"
             assert not re.search(r"://[^$]*:[^$@]+@", str(value)), f"{name}: {variable} has a password"
@@ -90,8 +92,8 @@ def test_nothing_is_open_to_the_network_and_no_secret_is_in_the_file(composed: d
 
 def test_what_is_mounted_exists_and_every_volume_is_declared(composed: dict[str, Any]) -> None:
     used = set()
-    for one in composed["services"].values():
-        for mount in one.get("volumes", []):
+    for service in composed["services"].values():
+        for mount in service.get("volumes", []):
             source = mount.split(":")[0]
             if source.startswith("."):
                 assert (REPO / source).exists(), source
@@ -103,13 +105,13 @@ def test_what_is_mounted_exists_and_every_volume_is_declared(composed: dict[str,
 
 def test_velo_runs_without_rights_that_it_does_not_need(composed: dict[str, Any]) -> None:
     assert {"velo", "ingest"} == set(ours(composed))
-    for one in ours(composed).values():
-        assert one["read_only"] is True
-        assert one["cap_drop"] == ["ALL"]
-        assert one["security_opt"] == ["no-new-privileges:true"]
-        assert one["mem_limit"]
-        assert one["pids_limit"]
-        assert int(one["stop_grace_period"].removesuffix("s")) > STOP_S, "the stream writes its last checkpoint"
+    for each in ours(composed).values():
+        assert each["read_only"] is True
+        assert each["cap_drop"] == ["ALL"]
+        assert each["security_opt"] == ["no-new-privileges:true"]
+        assert each["mem_limit"]
+        assert each["pids_limit"]
+        assert int(each["stop_grace_period"].removesuffix("s")) > STOP_S, "the stream writes its last checkpoint"
 
 
 # Its commands
@@ -118,8 +120,8 @@ def test_velo_runs_without_rights_that_it_does_not_need(composed: dict[str, Any]
 def test_every_composed_command_is_one_that_velo_has(composed: dict[str, Any], tmp_path: Path) -> None:
     """By the real command line: it reads all options before it answers `--help`, and refuses one it does not have."""
     assert velo("stream", "--no-such-option", "--help", home=tmp_path).code == 2
-    for name, one in ours(composed).items():
-        shown = velo(*one["command"], "--help", home=tmp_path)
+    for name, each in ours(composed).items():
+        shown = velo(*each["command"], "--help", home=tmp_path)
         assert shown.code == 0, f"{name}: {shown.err}"
 
 
@@ -176,7 +178,7 @@ def test_the_image_is_pinned_hashed_without_root_and_has_every_package() -> None
     copied = {line.split()[1] for line in lines if line.startswith("COPY ") and "--from" not in line}
     assert copied == {"requirements.lock", "velo", "feature_repo", "streams", "training", "serving", "benchmarks"}
     kept = (REPO / ".dockerignore").read_text(encoding="utf-8").splitlines()
-    assert {f"!{one}" for one in copied} <= set(kept)
+    assert {f"!{each}" for each in copied} <= set(kept)
     assert kept[1] == "*", "what is not named is not sent to the builder"
 
 
@@ -252,7 +254,7 @@ def test_prometheus_looks_where_the_services_are(composed: dict[str, Any]) -> No
     written = yaml.safe_load((DEPLOY / "prometheus.yml").read_text(encoding="utf-8"))
     assert written["rule_files"] == ["alerts.yml"]
     for job in written["scrape_configs"]:
-        ((target,),) = (one["targets"] for one in job["static_configs"])
+        ((target,),) = (config["targets"] for config in job["static_configs"])
         service, port = target.split(":")
         assert service == "velo"
         assert port in composed["services"][service]["command"]
@@ -274,7 +276,7 @@ def test_the_dashboard_is_provisioned_from_where_it_is_mounted(composed: dict[st
 # The watch itself
 
 
-def test_the_watch_tells_the_stores_ages_in_seconds_and_leaves_out_what_it_does_not_know(tmp_path: Path) -> None:
+def test_the_watch_shows_the_stores_ages_in_seconds_and_leaves_out_what_it_does_not_know(tmp_path: Path) -> None:
     store = a_store(tmp_path / "home", "Europe/London")
 
     def seen(after: timedelta) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The desk in a real browser: what is told shows without a reload, and what cannot be told is said."""
+"""The desk in a real browser: new messages show without a reload, and what cannot be shown is said."""
 
 import re
 import time
@@ -44,7 +44,7 @@ def desk(store: Store) -> Iterator[Desk]:
 def test_a_race_is_picked_and_a_non_runner_changes_its_chances_without_a_reload(
     browser: "Browser", desk: Desk, tmp_path: Path
 ) -> None:
-    """Told to the log, taken by the stream, seen by the page: the others' chances sum to all there is again."""
+    """Sent to the log, taken by the stream, seen by the page: the others' chances sum to all there is again."""
     with page_of(browser, desk, "/") as page:
         shows_live(page)
         row = page.locator("table.day tbody tr")
@@ -85,14 +85,14 @@ def test_a_race_is_picked_and_a_non_runner_changes_its_chances_without_a_reload(
         assert "Horse 8 runs after all" in page.locator("details.changes").inner_text()
 
 
-def test_what_is_told_of_nobody_is_shown_with_the_nearest_declared_name(
+def test_a_message_about_nobody_is_shown_with_the_nearest_declared_name(
     browser: "Browser", desk: Desk, tmp_path: Path
 ) -> None:
     """A horse that is misspelt on the page of its race, a race that nobody declared on the page of the day."""
     with page_of(browser, desk, "/") as page:
         shows_live(page)
-        told = (NonRunner("to come", "hors 2", "lame"), GoingChange("to comme", "Heavy"))
-        tell(desk.store, *told, at=desk.clock())
+        messages = (NonRunner("to come", "hors 2", "lame"), GoingChange("to comme", "Heavy"))
+        tell(desk.store, *messages, at=desk.clock())
         section = page.locator("section.undeclared")
         section.filter(has_text="to comme").wait_for(timeout=20_000)
         said = " ".join(section.inner_text().split())
@@ -131,14 +131,14 @@ def test_odds_and_another_jockey_are_shown_as_they_come_and_edge_follows_the_com
 
 
 def test_a_page_scores_its_race_once_as_it_opens(browser: "Browser", desk: Desk) -> None:
-    """It hears what is told before it asks, so nothing has to be asked for again once it is live."""
+    """It hears of messages before it asks, so nothing has to be asked for again once it is live."""
     before = len(desk.asked)
     with page_of(browser, desk, RACE) as page:
         shows_live(page)
         page.wait_for_selector(ROWS)
         page.wait_for_timeout(1000)
-    asked = [one.removeprefix(desk.address) for one in desk.asked[before:]]
-    assert [one for one in asked if "/score" in one] == ["/v1/races/to%20come/score?drivers=true"]
+    asked = [request.removeprefix(desk.address) for request in desk.asked[before:]]
+    assert [request for request in asked if "/score" in request] == ["/v1/races/to%20come/score?drivers=true"]
     assert asked.count("/v1/races/to%20come") == asked.count("/v1/events") == 1
 
 
@@ -159,13 +159,13 @@ def test_who_runs_is_shown_while_the_chances_are_being_worked_out(browser: "Brow
 
 
 def test_what_came_by_itself_made_no_page_complain(browser: "Browser", desk: Desk) -> None:
-    """After the pages above, that were open while something was told."""
+    """After the pages above, that were open while messages came."""
     with page_of(browser, desk, RACE) as page:
         page.wait_for_selector("table.race")
     assert desk.heard == []
 
 
-def test_a_chance_has_its_interval_where_the_model_tells_one(browser: "Browser", store: Store, tmp_path: Path) -> None:
+def test_a_chance_has_its_interval_where_the_model_has_one(browser: "Browser", store: Store, tmp_path: Path) -> None:
     """And what the interval covers; with the market put to it the chance has one of its own."""
     held = bundle.load(store.home, formulas_of(store.home))
     half, third = (CalibrationInterval((0.1,), (low,), (2.0 - low,), 800, 90, 100.0) for low in (0.5, 0.7))
@@ -175,9 +175,9 @@ def test_a_chance_has_its_interval_where_the_model_tells_one(browser: "Browser",
         with served(store) as up, page_of(browser, up, RACE) as page:
             page.wait_for_selector(f"{ROWS} .bounds")
             # two non-runners: one by the card, and one of another test, which by this service's clock may still be to come, unscored
-            told = page.evaluate(BOUNDS, f"{ROWS}:has(.bounds)")
-            assert len(told) >= len(RUNNERS) - 2
-            for chance, low, high in told:
+            found = page.evaluate(BOUNDS, f"{ROWS}:has(.bounds)")
+            assert len(found) >= len(RUNNERS) - 2
+            for chance, low, high in found:
                 assert low == pytest.approx(0.5 * chance, abs=0.11)
                 assert high == pytest.approx(1.5 * chance, abs=0.16)
             assert "do not cover what sets this runner apart" in page.locator(".foot").inner_text()
@@ -198,9 +198,9 @@ def test_a_day_without_races_and_a_store_without_a_model_say_so(
     try:
         with served(store) as up, page_of(browser, up, RACE) as page:
             page.locator("#model", has_text="none").wait_for()
-            told = page.locator("[role=alert]").inner_text()
-            assert "Not scored: there is no model" in told
-            assert "velo train" in told
+            printed = page.locator("[role=alert]").inner_text()
+            assert "Not scored: there is no model" in printed
+            assert "velo train" in printed
             assert set(page.locator(f"{ROWS} .chance").all_inner_texts()) == {"not scored"}
             page.screenshot(path=screenshots(tmp_path) / "desk-no-model.png", full_page=True)
     finally:
@@ -217,7 +217,7 @@ def test_values_that_nobody_brought_up_to_date_are_flagged_on_their_runner_and_o
         assert "Stale values: trainer, jockey" in page.locator(".notices").inner_text()
         marks = page.locator(f"{ROWS} .mark.warn").all_inner_texts()
         assert len(marks) == page.locator(ROWS).count()
-        assert all(one.startswith("stale: trainer, jockey") for one in marks)
+        assert all(mark.startswith("stale: trainer, jockey") for mark in marks)
         page.screenshot(path=screenshots(tmp_path) / "desk-stale.png", full_page=True)
 
 
@@ -230,8 +230,8 @@ def test_a_connection_that_is_lost_is_said_with_the_time_and_what_was_missed_is_
         page.evaluate("window.same = true")
         up.stop()
         page.locator("#live.lost").wait_for(timeout=20_000)
-        told = page.locator("#live").inner_text()
-        assert re.match(r"not live since 14:\d\d: the service does not answer", told), told
+        printed = page.locator("#live").inner_text()
+        assert re.match(r"not live since 14:\d\d: the service does not answer", printed), printed
         aslant = "one => getComputedStyle(one).fontStyle"
         assert page.locator(f"{ROWS} .chance").first.evaluate(aslant) == "italic", "figures that may be old show it"
         assert page.locator(ROWS).count() > 0
@@ -248,14 +248,14 @@ def test_a_stream_that_catches_up_is_said_by_the_clock_of_the_page_and_the_figur
     browser: "Browser", store: Store, tmp_path: Path
 ) -> None:
     """Nothing is scored meanwhile, and nobody reads an instant of another zone; then it goes on by itself."""
-    # later than all that other tests told
+    # later than all messages of other tests
     with served(store, began=time.monotonic() - 600) as up:
         redis: Any = a_service(store).scorer.online.redis.client
         redis.hset("{velo}:head", "live", "0")
         try:
             with page_of(browser, up, RACE) as page:
-                told = page.locator("[role=alert]").inner_text()
-                assert re.search(r"holds the log up to 1\d:\d\d:\d\d, ask again", told), told
+                printed = page.locator("[role=alert]").inner_text()
+                assert re.search(r"holds the log up to 1\d:\d\d:\d\d, ask again", printed), printed
                 assert set(page.locator(f"{ROWS} .chance").all_inner_texts()) == {"not scored"}
                 page.screenshot(path=screenshots(tmp_path) / "desk-catching-up.png", full_page=True)
                 redis.hset("{velo}:head", "live", "1")
@@ -265,7 +265,7 @@ def test_a_stream_that_catches_up_is_said_by_the_clock_of_the_page_and_the_figur
             redis.hset("{velo}:head", "live", "1")
 
 
-def test_a_result_shows_as_it_is_told_and_the_chances_stay_those_of_the_decision_time(
+def test_a_result_shows_as_it_is_sent_and_the_chances_stay_those_of_the_decision_time(
     browser: "Browser", store: Store, tmp_path: Path
 ) -> None:
     """Starting prices come with the result: nobody is shown an edge on them that nobody could have had."""
@@ -275,13 +275,19 @@ def test_a_result_shows_as_it_is_told_and_the_chances_stay_those_of_the_decision
             shows_live(page)
             assert "off 12 min ago" in page.locator("p.facts").inner_text()
             came = [
-                replace(one, status=FINISHED, position=place, beaten_lengths=float(place - 1), sp_decimal=2.0 + place)
-                for place, one in enumerate(RUNNERS[:6], start=1)
+                replace(
+                    runner, status=FINISHED, position=place, beaten_lengths=float(place - 1), sp_decimal=2.0 + place
+                )
+                for place, runner in enumerate(RUNNERS[:6], start=1)
             ]
             tell(store, Result(RACE_TO_COME, tuple(came)), at=up.clock())
             settled(page, "horse 1", "1st")
             page.get_by_text("these are the chances of its decision time, 14:55:00").wait_for(timeout=30_000)
-            assert [one.split()[0] for one in page.locator(f"{ROWS} th").all_inner_texts()][:3] == ["1st", "2nd", "3rd"]
+            assert [text.split()[0] for text in page.locator(f"{ROWS} th").all_inner_texts()][:3] == [
+                "1st",
+                "2nd",
+                "3rd",
+            ]
             assert "Chances as of 14:55:00" in page.locator("p.state").inner_text()
             assert page.locator("p.facts b").inner_text() == "result"
             page.screenshot(path=screenshots(tmp_path) / "desk-result.png", full_page=True)

@@ -60,15 +60,15 @@ def store(streamed_folder: Path, tmp_path: Path) -> Iterator[Store]:
 
 def ran(status: str = "FINISHED") -> tuple[Runner, ...]:
     """The declared runners but the one withdrawn, in the order of their numbers."""
-    field = [one for one in RUNNERS if one.horse_id != "horse 7"]
+    field = [runner for runner in RUNNERS if runner.horse_id != "horse 7"]
     places = [at + 1 if status == "FINISHED" else None for at in range(len(field))]
     return tuple(
-        replace(one, status=status, position=at, sp_decimal=4.0) for one, at in zip(field, places, strict=True)
+        replace(runner, status=status, position=at, sp_decimal=4.0) for runner, at in zip(field, places, strict=True)
     )
 
 
 FIRST = Result(RACE, ran())
-TURNED = Result(RACE, tuple(replace(one, position=8 - (one.position or 0)) for one in ran()), 2)
+TURNED = Result(RACE, tuple(replace(race, position=8 - (race.position or 0)) for race in ran()), 2)
 VOID = Result(RACE, ran("VOID"), 2)
 
 
@@ -84,11 +84,11 @@ class Clock:
 
 def is_of_the_decision_time(answer: Any, decided: datetime, fingerprint: str) -> None:
     assert answer.status_code == 200, answer.text
-    told = answer.json()
-    assert told["features_from"] == "offline history"
-    assert datetime.fromisoformat(told["as_of"]) == decided
-    assert told["fingerprint"] == fingerprint
-    assert any("scored as of its decision time" in note for note in told["notes"])
+    report = answer.json()
+    assert report["features_from"] == "offline history"
+    assert datetime.fromisoformat(report["as_of"]) == decided
+    assert report["fingerprint"] == fingerprint
+    assert any("scored as of its decision time" in note for note in report["notes"])
 
 
 @pytest.mark.parametrize(
@@ -171,8 +171,8 @@ def test_a_card_in_redis_that_lacks_the_result_has_nobody_score_on_it(store: Sto
     elif how == "never written":
         redis.restore(race_key("to come"), 0, card)
         asked(service)
-    for one in (service, a_service(store, Clock(OFF + timedelta(minutes=12)))):
-        is_of_the_decision_time(asked(one), OFF - LEAD, before["fingerprint"])
+    for each in (service, a_service(store, Clock(OFF + timedelta(minutes=12)))):
+        is_of_the_decision_time(asked(each), OFF - LEAD, before["fingerprint"])
 
 
 def test_a_result_in_the_log_alone_counts_before_any_stream_has_seen_it(store: Store) -> None:
@@ -201,22 +201,22 @@ def test_an_instant_at_or_past_the_first_result_is_refused_and_one_before_is_not
 
 
 def test_an_answer_is_never_of_an_instant_to_come(store: Store) -> None:
-    """The stores reach to an instant after the request's: what was told by then is all told before, or it is refused."""
+    """The stores reach to an instant after the request's: all that was known by then is read, or it is refused."""
     other = replace(RACE, race_id="other")
     tell(store, Result(other, ran()), at=OFF + timedelta(minutes=20))
     client = a_client(a_service(store, Clock(OFF + timedelta(minutes=15))))
     card = posted(race_id="nobody's")
     refused(client.post("/v1/score", json=card), 503, "after this machine's clock", "set this machine's clock")
-    strangers = [{**one, "horse_id": f"stranger {n}"} for n, one in enumerate(card["runners"])]
-    for one in strangers:
-        one |= {"jockey_id": "nobody", "trainer_id": "nobody"}
+    strangers = [{**runner, "horse_id": f"stranger {n}"} for n, runner in enumerate(card["runners"])]
+    for stranger in strangers:
+        stranger |= {"jockey_id": "nobody", "trainer_id": "nobody"}
     strangers[0] |= {"jockey_id": "jockey 0"}
     answer = client.post("/v1/score", json=card | {"runners": strangers, "course": "Ripon"})
     assert answer.status_code == 200, answer.text
     assert datetime.fromisoformat(answer.json()["as_of"]) == OFF + timedelta(minutes=15)
 
 
-def test_a_race_polled_through_its_result_beside_a_stream_is_never_told_from_what_it_became(store: Store) -> None:
+def test_a_race_polled_through_its_result_beside_a_stream_is_never_scored_with_the_result(store: Store) -> None:
     """Late, early, amended and void, every 20 ms and without a pause between; `velo bench poll` does it for ten minutes."""
     races = {
         kind: replace(RACE, race_id=kind, off_time=OFF + timedelta(hours=number))
@@ -232,13 +232,13 @@ def test_a_race_polled_through_its_result_beside_a_stream_is_never_told_from_wha
 
         def poll() -> None:
             while not over.wait(0.02):
-                race_id, told = at["race"], at["told"]
+                race_id, found = at["race"], at["told"]
                 if race_id:
                     answer = client.get(f"/v1/races/{race_id}/score")
-                    answers.append((race_id, str(day.now), told, answer))
+                    answers.append((race_id, str(day.now), found, answer))
 
-        def seen(race_id: str, told: int) -> bool:
-            return any((of, then, one.status_code) == (race_id, told, 200) for of, _, then, one in answers)
+        def seen(race_id: str, said: int) -> bool:
+            return any((of, then, answer.status_code) == (race_id, said, 200) for of, _, then, answer in answers)
 
         polling = threading.Thread(target=poll)
         polling.start()
@@ -247,7 +247,7 @@ def test_a_race_polled_through_its_result_beside_a_stream_is_never_told_from_wha
                 day.tell(Racecard(race, RUNNERS), race.off_time - timedelta(minutes=40))
                 at |= {"race": kind, "told": 0}
                 until(day, partial(seen, kind, 0))
-                results = [replace(one, race=race) for one in (FIRST, versions.get(kind)) if one is not None]
+                results = [replace(each, race=race) for each in (FIRST, versions.get(kind)) if each is not None]
                 for result, after in zip(results, minutes[kind], strict=True):
                     other = replace(race, race_id=f"beside {kind} {after}", race_no=None)
                     day.tell(Result(other, ran()), race.off_time + timedelta(minutes=after - 1))
@@ -263,13 +263,13 @@ def test_a_race_polled_through_its_result_beside_a_stream_is_never_told_from_wha
         known_at = race.off_time + timedelta(minutes=minutes[kind][0])
         decided = min(race.off_time, known_at) - LEAD
         then = scorer.score(kind, BUILT_AT, decided, with_drivers=False)
-        mine = [(told, one.json()) for of, _, told, one in answers if of == kind and one.status_code == 200]
-        for told, answer in mine:
+        mine = [(found, each.json()) for of, _, found, each in answers if of == kind and each.status_code == 200]
+        for found, answer in mine:
             assert datetime.fromisoformat(answer["as_of"]) < known_at, kind
-            if told:
+            if found:
                 assert (datetime.fromisoformat(answer["as_of"]), answer["fingerprint"]) == (decided, then.fingerprint)
-        assert {told for told, _ in mine} >= set(range(1, len(minutes[kind]) + 1)), "answered after each version"
-    assert {one.status_code for *_, one in answers} <= {200, 404, 503}
+        assert {given for given, _ in mine} >= set(range(1, len(minutes[kind]) + 1)), "answered after each version"
+    assert {each.status_code for *_, each in answers} <= {200, 404, 503}
     report = audit_scores(scorer, BUILT_AT)
     assert (report.found, report.later) == (0, 0), report.differences
 
@@ -283,7 +283,7 @@ def until(day: Day, done: Callable[[], bool]) -> None:
         day.now += timedelta(milliseconds=20)
 
 
-def test_the_audit_tells_a_leak_a_score_of_the_future_and_one_not_made_again_apart(store: Store) -> None:
+def test_the_audit_distinguishes_a_leak_a_score_of_the_future_and_one_not_made_again(store: Store) -> None:
     """Each written as an earlier version served it: the leak is made again to the last bit, and is one all the same."""
     known_at = OFF + timedelta(minutes=10)
     scorer, keep = a_service(store).scorer, ScoreLog(store.home)
@@ -302,7 +302,7 @@ def test_the_audit_tells_a_leak_a_score_of_the_future_and_one_not_made_again_apa
     assert (report.scores, report.same, report.later) == (6, 2, 0)
     assert report.kinds == {LEAK: 2, FUTURE: 2, NOT_REPRODUCIBLE: 2, DAMAGED: 0}
     assert report.found == 6
-    by_line = [(one.where.partition(":")[2], one.kind) for one in report.differences]
+    by_line = [(difference.where.partition(":")[2], difference.kind) for difference in report.differences]
     assert by_line == [
         ("3", LEAK),
         ("4", FUTURE),

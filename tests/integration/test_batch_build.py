@@ -58,11 +58,11 @@ def test_building_piece_by_piece_gives_the_rows_of_one_whole_build(log: RandomLo
     """Late results, results out of order and amendments may come in any piece; rows are equal to the last column."""
     assume(len(log.records) > 1)
     cuts = sorted(data.draw(st.sets(st.integers(1, len(log.records) - 1), min_size=1, max_size=3)))
-    told = messages_of(log)
+    messages = messages_of(log)
     with TemporaryDirectory() as folder:
         store = a_store(Path(folder) / "pieces", log.timezone)
-        for begun, ended in pairwise((0, *cuts, len(told))):
-            logged(store, *told[begun:ended])
+        for begun, ended in pairwise((0, *cuts, len(messages))):
+            logged(store, *messages[begun:ended])
             report = build(store, NOW)
             assert report.whole == (begun == 0)
         twin = twin_of(store, Path(folder) / "whole")
@@ -71,7 +71,7 @@ def test_building_piece_by_piece_gives_the_rows_of_one_whole_build(log: RandomLo
 
 
 def test_results_out_of_order_late_and_amended_at_later_builds_are_the_oracle_s(tmp_path: Path) -> None:
-    """Results of April and of years ago told in May between others, an amendment in June, a void in July, each in its own build."""
+    """Results of April and of years ago that become known in May between others, an amendment in June, a void in July, each in its own build."""
     known = {
         "2024-05-01": "2024-05-01 15:00",
         "2024-05-20": "2024-05-20 15:00",
@@ -79,7 +79,7 @@ def test_results_out_of_order_late_and_amended_at_later_builds_are_the_oracle_s(
         "2019-04-02": "2024-05-20 19:00",
         "2024-05-21": "2024-05-21 15:00",
     }
-    runs = [race(f"R{number}", on, told) for number, (on, told) in enumerate(known.items())]
+    runs = [race(f"R{number}", on, found) for number, (on, found) in enumerate(known.items())]
     amended = race("R2", "2024-04-02", "2024-06-01 10:00", version=2, winner=3)
     voided = a_result(
         a_runner("Horse 1", status="VOID"),
@@ -105,7 +105,7 @@ def test_results_out_of_order_late_and_amended_at_later_builds_are_the_oracle_s(
 
 
 def test_a_build_with_nothing_new_publishes_nothing(tmp_path: Path) -> None:
-    """The same generation stands, and no row is called new; told whole, it is made anew with the same values."""
+    """The same generation stands, and no row is called new; read as a whole, it is made again with the same values."""
     store = a_store(tmp_path)
     logged(store, *(from_record(record) for record in a_log(race("R1", "2024-05-01", "2024-05-01 15:00"))))
     first = build(store, NOW)
@@ -142,7 +142,7 @@ def test_a_changed_rule_of_the_jurisdiction_rebuilds_the_tables_under_a_new_epoc
 
 @pytest.mark.parametrize("name", ["hk_amended", "london"])
 def test_the_sql_measures_of_every_start_are_those_of_plain_python(name: str, conformance: Conformance) -> None:
-    """Every field of every start of every version told, lower ones too, of `starts_of`, rated where it took effect."""
+    """Every field of every start of every known version, lower ones too, of `starts_of`, rated where it took effect."""
     store = conformance(name).store
     asked = Start._fields[:-1]
     with duckdb.connect() as connection:

@@ -66,7 +66,7 @@ def as_of(rows: list[Row], instant: datetime) -> Row | None:
     return rows[place - 1] if place else None
 
 
-def told(family: Family, row: Row | None) -> dict[str, Any] | None:
+def as_row(family: Family, row: Row | None) -> dict[str, Any] | None:
     """A row as the oracle gives it."""
     if row is None:
         return None
@@ -96,7 +96,7 @@ def test_every_conformance_probe_agrees(shared: Path, table: str, name: str, tim
         if expected is not None and expected["valid_until"] is not None:
             expected["valid_until"] = from_us(expected["valid_until"])
         of_key = rows[family.view].get(tuple(entity[key] for key in family.keys), [])
-        if differences(told(family, as_of(of_key, probe["as_of"])), expected):
+        if differences(as_row(family, as_of(of_key, probe["as_of"])), expected):
             wrong.append(probe)
     assert len(probes) >= 6400
     assert wrong == []
@@ -117,7 +117,7 @@ def test_the_fold_is_the_oracle_at_every_change_point_and_a_microsecond_before(l
             for point in oracle.change_points(family.view, entity):
                 for at in (point - timedelta(microseconds=1), point):
                     expected = oracle.value(family.view, entity, at)
-                    assert differences(told(family, as_of(of_key, at)), expected) == [], (family.view, key, at)
+                    assert differences(as_row(family, as_of(of_key, at)), expected) == [], (family.view, key, at)
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
@@ -231,7 +231,7 @@ def test_a_new_window_is_one_change_to_the_family() -> None:
     race = a_result(*a_field(2), race_date="2024-03-20", off_time="2024-03-20 14:00", known_at="2024-03-20 14:15")
     every = messages_of(a_log(race, a_tick("2024-06-30 23:00")))
     rows = changelog(Replay(LONDON, [wider]), every)["trainer_velocity"]["a trainer",]
-    got = [(told(wider, row) or {})["runs_60d"] for row in rows]
+    got = [(as_row(wider, row) or {})["runs_60d"] for row in rows]
     assert got == [2, 2, 2, 0, 0]  # the result, then 14, 30, 60 and 90 days after it
 
 
@@ -256,7 +256,7 @@ def test_a_late_result_brings_the_next_expiry_forward() -> None:
     )
     rows = changelog(Replay(LONDON), messages_of(a_log(newer, older, a_tick("2024-03-30 00:00"))))
     first, second, expiry = (
-        told(BY_VIEW["trainer_velocity"], row) or {} for row in rows["trainer_velocity"]["a trainer",]
+        as_row(BY_VIEW["trainer_velocity"], row) or {} for row in rows["trainer_velocity"]["a trainer",]
     )
     assert [row["runs_14d"] for row in (first, second, expiry)] == [1, 2, 1]
     assert first["valid_until"] == datetime(2024, 4, 2, 23, tzinfo=UTC)
@@ -269,9 +269,9 @@ def test_a_lower_or_equal_version_changes_nothing() -> None:
     first = a_result(a_runner("A", 1), a_runner("B", 2), result_version=2)
     again = a_result(a_runner("B", 1), a_runner("A", 2), result_version=2, known_at="2024-05-02 10:00")
     lower = a_result(a_runner("B", 1), result_version=1, known_at="2024-05-03 10:00")
-    told_first, *later = messages_of(a_log(first, again, lower))
-    assert isinstance(told_first, Result)
-    state, _ = apply_version(None, told_first)
+    first_message, *later = messages_of(a_log(first, again, lower))
+    assert isinstance(first_message, Result)
+    state, _ = apply_version(None, first_message)
     for message in later:
         assert isinstance(message, Result)
         after, change = apply_version(state, message)
@@ -285,7 +285,7 @@ def test_a_voided_key_has_counts_of_zero_and_a_key_never_known_has_no_row() -> N
     void = a_result(a_runner("A", status="VOID"), known_at="2024-05-03 10:00", result_version=2)
     rows = changelog(Replay(LONDON), messages_of(a_log(result, void)))
     family = BY_VIEW["horse_form"]
-    last = told(family, rows["horse_form"]["a",][-1])
+    last = as_row(family, rows["horse_form"]["a",][-1])
     assert last is not None
     assert {name for name, value in last.items() if value is not None} == {
         "starts",

@@ -62,18 +62,18 @@ def some_races(sizes: list[int], wins: list[float], pi: float = np.nan) -> Races
 # What a model learns from
 
 
-def test_a_rating_that_late_races_seldom_tell_is_not_learned_from_and_one_that_is_told_as_ever_is() -> None:
+def test_a_rating_that_late_races_seldom_have_is_not_learned_from_and_one_that_is_known_as_ever_is() -> None:
     """Beside it a column that nobody may drop: however much fades, only ratings are left out."""
     races = some_races([10] * 1200, [1.0, *[0.0] * 9] * 1200)
     features = ("horse_form__starts", "official_rating", "official_rating_z")
     rng = np.random.default_rng(5)
     matrix = rng.normal(size=(races.rows.size, 3))
-    # what is told of who wins, so that trees and logit would use it
+    # which says who wins, so that trees and logit would use it
     matrix[:, 1] += 2.0 * races.share
     late = np.repeat(races.days > races.days[-1] - np.timedelta64(365, "D"), races.sizes)
     assert not faded(matrix, races, features).any()
-    told = grow((matrix, races), features, replace(SMALL, seeds=1), 5)
-    assert "official_rating" in importance_of(told.text)
+    found = grow((matrix, races), features, replace(SMALL, seeds=1), 5)
+    assert "official_rating" in importance_of(found.text)
     matrix[late & (rng.random(late.size) < 0.5)] = np.nan
     assert faded(matrix, races, features).tolist() == [False, True, True]
     without = grow((matrix, races), features, replace(SMALL, seeds=1), 5)
@@ -103,8 +103,8 @@ def test_the_gradient_is_the_slope_of_the_winner_log_loss() -> None:
 
     first, second = gradients(scores, races)
     step = 1e-5 * np.eye(7)
-    slopes = [(loss(scores + one) - loss(scores - one)) / 2e-5 for one in step]
-    bends = [(gradients(scores + one, races)[0] - gradients(scores - one, races)[0]) / 2e-5 for one in step]
+    slopes = [(loss(scores + each) - loss(scores - each)) / 2e-5 for each in step]
+    bends = [(gradients(scores + each, races)[0] - gradients(scores - each, races)[0]) / 2e-5 for each in step]
     np.testing.assert_allclose(first, slopes, atol=1e-8)
     np.testing.assert_allclose(second, np.diag(bends), atol=1e-8)
 
@@ -127,10 +127,10 @@ def test_the_gradient_of_three_places_is_the_slope_of_who_was_next_among_those_l
 
     first, second = gradients(scores, races, places=3)
     step = 1e-5 * np.eye(13)
-    slopes = [(loss(scores + one) - loss(scores - one)) / 2e-5 for one in step]
+    slopes = [(loss(scores + each) - loss(scores - each)) / 2e-5 for each in step]
     bends = [
-        (gradients(scores + one, races, places=3)[0] - gradients(scores - one, races, places=3)[0]) / 2e-5
-        for one in step
+        (gradients(scores + each, races, places=3)[0] - gradients(scores - each, races, places=3)[0]) / 2e-5
+        for each in step
     ]
     np.testing.assert_allclose(first, slopes, atol=1e-8)
     np.testing.assert_allclose(second, np.diag(bends), atol=1e-8)
@@ -198,7 +198,7 @@ def test_the_same_seed_gives_the_same_trees_and_another_seed_others(rows: Traini
 
 
 def test_it_learns_what_there_is_and_nothing_from_shuffled_winners(rows: TrainingSet, report: TrainReport) -> None:
-    """The season has lasting ability in it. With each race's winner drawn anew, later days show no skill."""
+    """The season has lasting ability in it. With each race's winner drawn again, later days show no skill."""
     assert (report.test.model.r2.value or 0.0) > 0.05
     races = races_of(rows)
     chance = np.random.default_rng(1)
@@ -224,7 +224,7 @@ def test_the_report_says_that_no_gate_was_run_and_stands_beside_the_market(repor
     shown = console.export_text()
     assert report.version in shown
     assert "market π" in shown
-    assert [one.name for one in report.parts][1:4] == ["logit", "trees", "fundamental"]
+    assert [part.name for part in report.parts][1:4] == ["logit", "trees", "fundamental"]
     assert "the baseline to beat" in shown
 
 
@@ -245,7 +245,7 @@ def test_a_bundle_is_text_alone_and_remembers_what_made_it(store: Store, report:
     assert loaded.metrics["test"] == asdict(report.test)
 
 
-def test_the_kept_model_is_fitted_on_every_day_and_tells_any_race_alone_what_it_tells_it_among_all(
+def test_the_kept_model_is_fitted_on_every_day_and_scores_any_race_alone_as_it_does_among_all(
     store: Store, rows: TrainingSet, report: TrainReport
 ) -> None:
     """Race by race as serving asks, against all races at once; and again with the runners in another order, to the bit."""
@@ -257,11 +257,11 @@ def test_the_kept_model_is_fitted_on_every_day_and_tells_any_race_alone_what_it_
     whole = softmax(loaded.model.fundamental.utilities(Runners(matrix, races.starts, FEATURES)), races.starts)
     rng = np.random.default_rng(1)
     for at, size in list(zip(races.starts.tolist(), races.sizes.tolist(), strict=True))[::40]:
-        one = matrix[at : at + size]
-        chances = loaded.probabilities(one)
+        each = matrix[at : at + size]
+        chances = loaded.probabilities(each)
         np.testing.assert_allclose(chances, whole[at : at + size], rtol=1e-12)
         order = rng.permutation(size)
-        np.testing.assert_array_equal(loaded.probabilities(one[order]), chances[order])
+        np.testing.assert_array_equal(loaded.probabilities(each[order]), chances[order])
 
 
 @pytest.mark.usefixtures("report")
@@ -270,9 +270,9 @@ def test_contributions_add_up_to_the_utility(store: Store, rows: TrainingSet) ->
     loaded = bundle.load(store.home, formulas_of(store.home))
     races = races_of(rows)
     for at, size in list(zip(races.starts.tolist(), races.sizes.tolist(), strict=True))[::60]:
-        one = rows.matrix(FEATURES)[races.rows[at : at + size]]
-        logs = np.log(loaded.probabilities(one))
-        np.testing.assert_allclose(loaded.contributions(one).sum(axis=1), logs - logs.mean(), atol=1e-9)
+        each = rows.matrix(FEATURES)[races.rows[at : at + size]]
+        logs = np.log(loaded.probabilities(each))
+        np.testing.assert_allclose(loaded.contributions(each).sum(axis=1), logs - logs.mean(), atol=1e-9)
 
 
 def test_a_bundle_blends_with_odds_and_says_none_without_them(
@@ -438,7 +438,7 @@ def test_a_bundle_with_a_column_that_no_catalogue_declares_is_refused(tmp_path: 
     assert bundle.versions(Home(tmp_path)) == []
 
 
-def test_without_a_model_the_remedy_is_told(tmp_path: Path) -> None:
+def test_without_a_model_the_remedy_is_reported(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no model at .*: run `velo train` first"):
         bundle.load(Home(tmp_path), Formulas("f" * 32))
 

@@ -1,4 +1,4 @@
-"""The service tells the truth or says why not: every answer as its document has it, every refusal in one line."""
+"""The service says the truth or says why not: every answer as its document has it, every refusal in one line."""
 
 import json
 import shutil
@@ -55,13 +55,13 @@ def later(store: Store) -> TestClient:
 
 
 def test_a_score_is_as_the_document_says_and_sums_to_one(client: TestClient) -> None:
-    told = client.get(SCORE, params={"drivers": "true"})
-    scored = Score.model_validate_json(told.content)
-    assert sum(one.probability for one in scored.runners) == pytest.approx(1.0, abs=1e-9)
+    answer = client.get(SCORE, params={"drivers": "true"})
+    scored = Score.model_validate_json(answer.content)
+    assert sum(runner.probability for runner in scored.runners) == pytest.approx(1.0, abs=1e-9)
     assert scored.withdrawn == ["Horse 7"]
     assert scored.features_from == "redis"
-    assert any(one.drivers for one in scored.runners)
-    assert all(one.interval is None for one in scored.runners), "of so few races no interval is made up"
+    assert any(runner.drivers for runner in scored.runners)
+    assert all(runner.interval is None for runner in scored.runners), "of so few races no interval is made up"
 
 
 def test_the_day_and_the_card_are_as_the_document_says(client: TestClient) -> None:
@@ -71,20 +71,20 @@ def test_the_day_and_the_card_are_as_the_document_says(client: TestClient) -> No
     ]
     assert day.model is not None
     card = Card.model_validate_json(client.get("/v1/races/to%20come").content)
-    assert [one.type for one in card.changes] == ["racecard", "market", "non_runner"]
-    assert {one.horse_id: one.odds for one in card.declared}["horse 3"] == 6.0
+    assert [change.type for change in card.changes] == ["racecard", "market", "non_runner"]
+    assert {runner.horse_id: runner.odds for runner in card.declared}["horse 3"] == 6.0
     before = Day.model_validate_json(client.get("/v1/races", params={"date": "2023-05-24"}).content)
     assert {race.status for race in before.races} == {"run"}
 
 
 def test_a_posted_card_scores_as_the_declared_one_does(client: TestClient) -> None:
     """The same runners and race, the same vectors."""
-    runners = [one for one in posted()["runners"] if one["horse_id"] != "horse 7"]
-    for one, full in zip(runners, [one for one in RUNNERS if one.horse_id != "horse 7"], strict=True):
-        one["official_rating"], one["body_weight_lbs"] = full.official_rating, full.body_weight_lbs
-    told = client.post("/v1/score", json=posted(race_class=3, runners=runners))
-    assert told.status_code == 200, told.text
-    assert told.json()["fingerprint"] == client.get(SCORE).json()["fingerprint"]
+    runners = [runner for runner in posted()["runners"] if runner["horse_id"] != "horse 7"]
+    for runner, full in zip(runners, [each for each in RUNNERS if each.horse_id != "horse 7"], strict=True):
+        runner["official_rating"], runner["body_weight_lbs"] = full.official_rating, full.body_weight_lbs
+    answer = client.post("/v1/score", json=posted(race_class=3, runners=runners))
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["fingerprint"] == client.get(SCORE).json()["fingerprint"]
 
 
 def test_asked_as_of_its_instant_a_score_is_the_same_to_the_last_bit(client: TestClient) -> None:
@@ -97,7 +97,7 @@ def test_asked_as_of_its_instant_a_score_is_the_same_to_the_last_bit(client: Tes
 
 def test_every_served_score_is_made_again_and_a_changed_line_is_found(store: Store, client: TestClient) -> None:
     client.get(SCORE)
-    client.post("/v1/score", json=posted(runners=[one | {"odds": 4.5} for one in posted()["runners"]]))
+    client.post("/v1/score", json=posted(runners=[runner | {"odds": 4.5} for runner in posted()["runners"]]))
     scorer = a_service(store).scorer
     report = audit_scores(scorer, OFF)
     assert (report.found, report.later) == (0, 0)
@@ -118,7 +118,7 @@ def test_odds_go_into_the_log_and_are_scored_with(store: Store, client: TestClie
     assert taken.status_code == 202
     assert taken.json()["into"] == "log"
     tell(store)
-    odds = {one["horse_id"]: one["market_odds"] for one in client.get(SCORE).json()["runners"]}
+    odds = {runner["horse_id"]: runner["market_odds"] for runner in client.get(SCORE).json()["runners"]}
     assert odds["horse 1"] == 9.5
     assert odds["horse 2"] is None
 
@@ -130,35 +130,37 @@ def test_a_withdrawal_and_another_jockey_are_scored_with_at_once_and_the_past_st
     before = later.get(SCORE).json()
     tell(store, NonRunner("to come", "horse 8"), JockeyChange("to come", "horse 1", "jockey 5", "Jockey 5"), at=OFF)
     after = later.get(SCORE).json()
-    assert {one["horse_id"] for one in before["runners"]} - {one["horse_id"] for one in after["runners"]} == {"horse 8"}
-    assert sum(one["probability"] for one in after["runners"]) == pytest.approx(1.0, abs=1e-9)
-    assert next(one for one in after["runners"] if one["horse_id"] == "horse 1")["jockey_id"] == "jockey 5"
+    assert {runner["horse_id"] for runner in before["runners"]} - {
+        runner["horse_id"] for runner in after["runners"]
+    } == {"horse 8"}
+    assert sum(runner["probability"] for runner in after["runners"]) == pytest.approx(1.0, abs=1e-9)
+    assert next(runner for runner in after["runners"] if runner["horse_id"] == "horse 1")["jockey_id"] == "jockey 5"
     assert before["fingerprint"] != after["fingerprint"]
-    for one in (before, after):
-        again = later.get(SCORE, params={"as_of": one["as_of"]})
+    for each in (before, after):
+        again = later.get(SCORE, params={"as_of": each["as_of"]})
         assert again.status_code == 200, again.text
-        assert again.json()["runners"] == one["runners"]
+        assert again.json()["runners"] == each["runners"]
 
 
-def test_events_are_told_as_the_stream_takes_them_and_from_the_last_one_had(store: Store) -> None:
+def test_events_are_sent_as_the_stream_takes_them_and_from_the_last_one_had(store: Store) -> None:
     service = a_service(store)
     with TestClient(a_client(service).app, base_url="http://localhost") as listening:
         app: Any = listening.app
-        told: list[str] = []
+        found: list[str] = []
 
         async def listen() -> None:
             lines = await app.state.hub.listen("0-0")
             async for line in lines:
-                told.append(line.decode())
-                if sum(one.count("data:") for one in told) >= len(service.scorer.online.events_after("0-0")):
+                found.append(line.decode())
+                if sum(each.count("data:") for each in found) >= len(service.scorer.online.events_after("0-0")):
                     break
             await lines.aclose()
 
         assert listening.portal is not None
         listening.portal.call(listen)
-    data = [json.loads(line[6:]) for one in told for line in one.splitlines() if line.startswith("data: ")]
-    assert {one["race_id"] for one in data} >= {"to come"}
-    assert [one["seq"] for one in data] == sorted({one["seq"] for one in data})
+    data = [json.loads(line[6:]) for each in found for line in each.splitlines() if line.startswith("data: ")]
+    assert {each["race_id"] for each in data} >= {"to come"}
+    assert [each["seq"] for each in data] == sorted({each["seq"] for each in data})
 
 
 def test_figures_are_for_prometheus(client: TestClient) -> None:
@@ -173,10 +175,10 @@ def test_requests_beside_one_another_agree(store: Store) -> None:
     client = a_client(a_service(store, lambda: at))
     found: list[bytes] = []
     threads = [threading.Thread(target=lambda: found.append(client.get(SCORE).content)) for _ in range(8)]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert len(set(found)) == 1
     assert STORY[0].race_id == json.loads(found[0])["race_id"]
     assert json.loads(found[0])["scored_at"] == at.isoformat().replace("+00:00", "Z")
@@ -283,7 +285,7 @@ def test_a_race_id_with_a_control_character_is_refused(client: TestClient, race_
 def test_the_drivers_multiply_to_the_chance_shown_and_places_sum_to_the_terms(later: TestClient) -> None:
     """The market first where the chance is the blend's; what is left out is below a hundredth."""
     score = Score.model_validate_json(later.get(SCORE, params={"drivers": True}).content)
-    shown = [one.probability if one.blended is None else one.blended for one in score.runners]
+    shown = [each.probability if each.blended is None else each.blended for each in score.runners]
     mean = sum(map(log, shown)) / len(shown)
     for runner, chance in zip(score.runners, shown, strict=True):
         assert abs(sum(driver.effect for driver in runner.drivers) - (log(chance) - mean)) < 0.01
@@ -291,17 +293,17 @@ def test_the_drivers_multiply_to_the_chance_shown_and_places_sum_to_the_terms(la
         assert runner.figures is not None
         assert runner.figures.career is None or runner.figures.career[0] >= runner.figures.career[1]
     assert (score.place_terms.places, score.place_terms.fraction) == (2, 0.25), "7 runners"
-    assert sum(one.place or 0.0 for one in score.runners) == pytest.approx(2.0)
-    assert all(one.place > chance for one, chance in zip(score.runners, shown, strict=True) if one.place is not None)
+    assert sum(each.place or 0.0 for each in score.runners) == pytest.approx(2.0)
+    assert all(each.place > chance for each, chance in zip(score.runners, shown, strict=True) if each.place is not None)
     plain = Score.model_validate_json(later.get(SCORE).content)
-    assert [(one.place, one.drivers, one.figures) for one in plain.runners] == [
-        (one.place, [], None) for one in score.runners
+    assert [(each.place, each.drivers, each.figures) for each in plain.runners] == [
+        (each.place, [], None) for each in score.runners
     ]
 
 
 def test_the_form_of_a_race_and_its_combinations_are_of_its_declared_runners(later: TestClient) -> None:
     form = FormOut.model_validate_json(later.get("/v1/races/to%20come/form").content)
-    assert {line.horse_id for line in form.runners} == {one.horse_id for one in RUNNERS}, "who is withdrawn too"
+    assert {line.horse_id for line in form.runners} == {runner.horse_id for runner in RUNNERS}, "who is withdrawn too"
     for line in form.runners:
         assert len(line.runs) == min(6, len(line.figures.replace("-", "").replace("/", "")))
         assert [run.race_date for run in line.runs] == sorted((run.race_date for run in line.runs), reverse=True)
@@ -310,5 +312,5 @@ def test_the_form_of_a_race_and_its_combinations_are_of_its_declared_runners(lat
     assert all(snapshot.known_at <= form.as_of for snapshot in form.prices)
     answer = later.get("/v1/races/to%20come/combinations", params={"pool": "quinella", "most": 500})
     found = Combinations.model_validate_json(answer.content)
-    assert sum(one.probability for one in found.combinations) == pytest.approx(1.0)
+    assert sum(combination.probability for combination in found.combinations) == pytest.approx(1.0)
     assert later.get("/v1/races/to%20come/combinations", params={"pool": "tote"}).status_code == 422

@@ -37,9 +37,9 @@ WEDNESDAY = race("R5", "2024-05-08", "14:00", "2024-05-08 14:15", "Dreaper", "St
 SUNDAY_TOLD_ON_THURSDAY = race("R0", "2024-05-05", "14:00", "2024-05-09 10:00", "Dreaper", "Dreaper")
 
 
-def told(home: Path, *records: Row) -> Store:
+def a_built_store(home: Path, *records: Row) -> Store:
     store = a_store(home)
-    logged(store, *(from_record(record) for record in a_log(*sorted(records, key=lambda one: one["known_at"]))))
+    logged(store, *(from_record(record) for record in a_log(*sorted(records, key=lambda record: record["known_at"]))))
     build(store, NOW)
     make_warehouse(store)
     return store
@@ -61,7 +61,7 @@ def test_a_daily_table_has_a_row_for_each_day_with_a_runner_with_the_values_befo
     tmp_path: Path,
 ) -> None:
     """Two races on one day are one row that knows neither; a key's first day has a row of nulls."""
-    store = told(tmp_path, MONDAY, *TUESDAY, WEDNESDAY)
+    store = a_built_store(tmp_path, MONDAY, *TUESDAY, WEDNESDAY)
     assert daily(store, "dreaper") == [
         (date(2024, 5, 6), None, None, None),
         (date(2024, 5, 7), 1, 1, 1.0),
@@ -71,23 +71,23 @@ def test_a_daily_table_has_a_row_for_each_day_with_a_runner_with_the_values_befo
     assert daily(store, "mccain") == [(date(2024, 5, 6), None, None, None), (date(2024, 5, 7), 1, 0, 0.0)]
 
 
-def test_a_result_told_late_joins_its_day_and_no_value_of_the_days_before_it_was_told(tmp_path: Path) -> None:
-    """Tuesday's race told on Friday: its trainer has a Tuesday row; Wednesday's values do not know of it."""
-    store = told(tmp_path, MONDAY, *TUESDAY, WEDNESDAY, TUESDAY_TOLD_ON_FRIDAY)
+def test_a_result_known_late_joins_its_day_and_no_value_of_the_days_before_it_was_known(tmp_path: Path) -> None:
+    """Tuesday's race known on Friday: its trainer has a Tuesday row; Wednesday's values do not know of it."""
+    store = a_built_store(tmp_path, MONDAY, *TUESDAY, WEDNESDAY, TUESDAY_TOLD_ON_FRIDAY)
     assert daily(store, "henderson") == [(date(2024, 5, 7), None, None, None)]
     assert daily(store, "dreaper")[1:] == [(date(2024, 5, 7), 1, 1, 1.0), (date(2024, 5, 8), 3, 2, 2 / 3)]
 
 
-def test_a_day_told_wholly_late_has_the_values_it_ended_with(tmp_path: Path) -> None:
-    """Sunday told on Thursday knows nothing of Monday to Wednesday, though these were known first."""
-    store = told(tmp_path, MONDAY, *TUESDAY, WEDNESDAY, SUNDAY_TOLD_ON_THURSDAY)
+def test_a_day_known_wholly_late_has_the_values_it_ended_with(tmp_path: Path) -> None:
+    """Sunday known on Thursday knows nothing of Monday to Wednesday, though these were known first."""
+    store = a_built_store(tmp_path, MONDAY, *TUESDAY, WEDNESDAY, SUNDAY_TOLD_ON_THURSDAY)
     assert daily(store, "dreaper")[0] == (date(2024, 5, 5), None, None, None)
     assert [row[1] for row in daily(store, "dreaper")] == [None, None, 1, 3]
 
 
 def test_every_daily_table_has_its_family_s_keys_the_day_and_its_features(tmp_path: Path) -> None:
     """Trainer, jockey, form and draw bias: one row a key and day each, as the seed report asked."""
-    store = told(tmp_path, MONDAY, *TUESDAY, WEDNESDAY)
+    store = a_built_store(tmp_path, MONDAY, *TUESDAY, WEDNESDAY)
     for view, keys, feature in (
         ("trainer_velocity", "trainer_id", "sr_90d"),
         ("jockey_velocity", "jockey_id", "sr_30d"),
@@ -102,7 +102,7 @@ def test_every_daily_table_has_its_family_s_keys_the_day_and_its_features(tmp_pa
 
 def test_the_views_show_a_new_generation_without_being_made_again(tmp_path: Path) -> None:
     """Features, starts, results and daily tables alike, after an incremental build, a compaction and a whole build."""
-    store = told(tmp_path, MONDAY, *TUESDAY)
+    store = a_built_store(tmp_path, MONDAY, *TUESDAY)
     logged(store, from_record(WEDNESDAY))
     for publish in (
         lambda: build(store, NOW),
@@ -119,7 +119,7 @@ def test_the_views_show_a_new_generation_without_being_made_again(tmp_path: Path
 
 
 def test_starts_are_those_of_the_latest_version_and_runners_those_of_every_version(tmp_path: Path) -> None:
-    """An amended race counts once among the starts; a voided one does not; both stay as told."""
+    """An amended race counts once among the starts; a voided one does not; both stay as sent."""
     amended = race("R1", "2024-05-06", "14:00", "2024-05-07 10:00", "McCain", "Dreaper", result_version=2)
     void = a_result(
         a_runner("Horse 1", status="VOID"),
@@ -129,7 +129,7 @@ def test_starts_are_those_of_the_latest_version_and_runners_those_of_every_versi
         known_at="2024-05-09 10:00",
         result_version=2,
     )
-    store = told(tmp_path, MONDAY, amended, WEDNESDAY, void)
+    store = a_built_store(tmp_path, MONDAY, amended, WEDNESDAY, void)
     won = asked(store, "SELECT race_id, trainer_id FROM starts WHERE win = 1")
     assert won == [("R1", "mccain")]
     assert asked(store, "SELECT count(*) FROM runners") == [(7,)]
@@ -137,7 +137,7 @@ def test_starts_are_those_of_the_latest_version_and_runners_those_of_every_versi
 
 def test_a_folder_with_an_equals_sign_in_its_name_changes_no_column(tmp_path: Path) -> None:
     """DuckDB reads `course=York` in a path as a column of every file below it, unless that is switched off."""
-    store = told(tmp_path / "course=York" / "trainer_id=nobody", MONDAY)
+    store = a_built_store(tmp_path / "course=York" / "trainer_id=nobody", MONDAY)
     assert asked(store, "SELECT DISTINCT course FROM runners") == [(MONDAY["course"],)]
     assert asked(store, "SELECT DISTINCT course FROM horse_course") == [(MONDAY["course"],)]
     assert asked(store, "SELECT trainer_id FROM starts ORDER BY 1") == [("dreaper",), ("mccain",)]
@@ -149,7 +149,7 @@ def test_a_folder_with_an_equals_sign_in_its_name_changes_no_column(tmp_path: Pa
 
 def test_the_warehouse_can_be_read_and_not_written(tmp_path: Path) -> None:
     """A query that would change something, and one that means nothing, are refused in a line."""
-    store = told(tmp_path, MONDAY)
+    store = a_built_store(tmp_path, MONDAY)
     for query in ("DROP VIEW starts", "SELECT nothing FROM nowhere"):
         with pytest.raises(UserError, match="refused the query") as refused:
             ask(store, query)
@@ -163,12 +163,12 @@ def test_without_a_build_there_is_no_warehouse_and_it_says_what_to_run(tmp_path:
 
 def test_a_store_that_only_the_stream_made_is_asked_in_sql_too(tmp_path: Path) -> None:
     """Its feature views, as the build has them; of what wants a build it says so. A view without a row has its columns."""
-    records = sorted([MONDAY, *TUESDAY, WEDNESDAY], key=lambda one: one["known_at"])
+    records = sorted([MONDAY, *TUESDAY, WEDNESDAY], key=lambda each: each["known_at"])
     messages = [from_record(record) for record in a_log(*records)]
     streaming = a_store(tmp_path / "streamed")
     logged(streaming, *messages)
     streamed(streaming)
-    built = told(tmp_path / "built", *records)
+    built = a_built_store(tmp_path / "built", *records)
     for view in ("trainer_velocity", "horse_form"):
         query = f"SELECT * EXCLUDE (created_timestamp) FROM {view} ORDER BY ALL"
         assert ask(streaming, query) == ask(built, query)
@@ -189,7 +189,7 @@ def test_a_stream_leaves_a_file_in_every_view_as_a_build_does(tmp_path: Path) ->
     assert pq.read_table(part).num_rows == 0
     part.unlink()
     streamed(store)
-    built = told(tmp_path / "built", MONDAY)
+    built = a_built_store(tmp_path / "built", MONDAY)
     (like,) = (built.home.offline / "draw_bias").glob("*.parquet")
     (part,) = folder.glob("*.parquet")
     assert pq.read_schema(part).names == pq.read_schema(like).names

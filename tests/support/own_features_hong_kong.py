@@ -149,7 +149,7 @@ def held_by_brute_force(rows: Mapping[str, Rows], truth: BruteForce) -> int:
         # a trainer with thousands of rows is asked at some of them
         for key in rng.choice(sorted(by_key), KEYS_ASKED, replace=False):
             times = [at for at, _ in by_key[key]]
-            changes = set(times) | {micros(one.since) for one in truth.starts[name][key]}
+            changes = set(times) | {micros(start.since) for start in truth.starts[name][key]}
             for change in rng.permutation(sorted(changes))[:30]:
                 for at in (int(change) - 1, int(change)):
                     place = bisect_right(times, at)
@@ -175,9 +175,9 @@ def joined_by_feast(store: velo.RaceStore, truth: BruteForce) -> int:
     sample = [starts[at] for at in rng.choice(len(starts), 500, replace=False)]
     asked = pd.DataFrame(
         [
-            {"horse_id": one.runner.horse_id, "trainer_id": one.runner.trainer_id, "event_timestamp": at}
-            for one in sample
-            for at in (one.since - MICROSECOND, one.since)
+            {"horse_id": each.runner.horse_id, "trainer_id": each.runner.trainer_id, "event_timestamp": at}
+            for each in sample
+            for at in (each.since - MICROSECOND, each.since)
         ]
     )
     got = store.features(asked)
@@ -206,10 +206,10 @@ def main(home: Path, runners: str, sectionals: str) -> None:
 
     entered = [
         Runner(
-            one.horse_id, one.horse, one.runner_no, one.draw, one.jockey_id, one.jockey, trainer_id=one.trainer_id,
-            trainer=one.trainer, weight_lbs=one.weight_lbs, official_rating=one.official_rating,
+            each.horse_id, each.horse, each.runner_no, each.draw, each.jockey_id, each.jockey, trainer_id=each.trainer_id,
+            trainer=each.trainer, weight_lbs=each.weight_lbs, official_rating=each.official_rating,
         )
-        for one in last.runners
+        for each in last.runners
     ]  # fmt: skip
     race = replace(last.race, race_id="to come", race_date=off.date(), off_time=off)
     opened, asked_at = store.opened(), off - timedelta(hours=1)
@@ -241,7 +241,7 @@ def main(home: Path, runners: str, sectionals: str) -> None:
         used = [model.features.index(name) for name in (DAYS, SECTIONAL, EWMA)]
         explained = store.explain("to come", entered[0].horse_id, as_of=None)
         assert explained.differences == ()
-        shown = {f"{view.view}__{one.name}": one.value for view in explained.views for one in view.features}
+        shown = {f"{view.view}__{feature.name}": feature.value for view in explained.views for feature in view.features}
         wins, form = (
             truth.of("trainer_wins", entered[0].trainer_id or "", off),
             truth.of("horse_sectional", entered[0].horse_id, off),
@@ -258,7 +258,7 @@ def main(home: Path, runners: str, sectionals: str) -> None:
         vectors = training_set(opened, period=Period(since=last.race.race_date)).matrix(model.features)
         # the model that serves leans on the user's columns
         assert np.abs(model.contributions(vectors)[:, used]).sum() > 0
-        report["score"] = {one["horse_id"]: one["probability"] for one in scored["runners"]}
+        report["score"] = {each["horse_id"]: each["probability"] for each in scored["runners"]}
         sys.stdout.write(json.dumps(report))
     finally:
         down(opened.home)

@@ -60,11 +60,11 @@ def expected(messages: Sequence[Message], race: Race, runner: Runner, at: dateti
             latest[message.race_id] = message
     wins, seconds = list[date](), list[float]()
     for result in latest.values():
-        for one in result.runners:
-            if one.started and one.won and one.trainer_id == runner.trainer_id:
+        for each in result.runners:
+            if each.started and each.won and each.trainer_id == runner.trainer_id:
                 wins.append(result.race.race_date)
-            given = one.kept.get("sectional_last_s")
-            if one.started and one.horse_id == runner.horse_id and given not in (None, "n/a"):
+            given = each.kept.get("sectional_last_s")
+            if each.started and each.horse_id == runner.horse_id and given not in (None, "n/a"):
                 seconds.append(float(str(given)))
     days = (race.race_date - max(wins)).days if wins else float("nan")
     return days, sum(seconds) / len(seconds) if seconds else float("nan")
@@ -81,7 +81,7 @@ def main(home: Path) -> None:
     try:
         assert {DAYS, SECTIONAL, "horse_sectional__sectional_ewma"} <= {*FEATURES}
         assert "trainer_wins__last_win_day" in columns.STORED
-        assert "trainer_wins__last_win_day" not in FEATURES  # a day tells the calendar
+        assert "trainer_wins__last_win_day" not in FEATURES  # a day says the calendar
         rows = training_set(store)
         train(
             store,
@@ -113,9 +113,9 @@ def main(home: Path) -> None:
         assert len(scored.runners) == len(runners)
         assert story_of(DAYS) == DAYS
         assert words(DAYS, {DAYS: 8.0}) == "days since win 8"
-        told = explain(store, declared, "horse 7")
-        values = {f"{view.view}__{one.name}": one.value for view in told.views for one in view.features}
-        assert told.differences == ()
+        found = explain(store, declared, "horse 7")
+        values = {f"{view.view}__{feature.name}": feature.value for view in found.views for feature in view.features}
+        assert found.differences == ()
         days, seconds = expected(messages, race, declared.runners[6], NOW)
         assert values[DAYS] == days
         np.testing.assert_allclose(values[SECTIONAL], seconds, rtol=1e-8)  # type: ignore[arg-type]

@@ -106,7 +106,7 @@ def twin_of(store: Store, home: Path) -> Store:
 
 def columns_of(family: Family) -> tuple[str, ...]:
     """A view's columns but `created_timestamp`, which is outside every equality."""
-    return (*family.keys, "event_timestamp", "valid_until", *(one.name for one in family.features))
+    return (*family.keys, "event_timestamp", "valid_until", *(feature.name for feature in family.features))
 
 
 def rows_of(store: Store, family: Family) -> list[tuple[Any, ...]]:
@@ -124,15 +124,15 @@ def tables_of(store: Store) -> dict[str, list[tuple[Any, ...]]]:
     return {family.view: rows_of(store, family) for family in FAMILIES}
 
 
-def rows_apart(one: Store, other: Store, *, until: datetime | None = None) -> list[Any]:
+def rows_apart(each: Store, other: Store, *, until: datetime | None = None) -> list[Any]:
     """(view, which store, row) of some rows that only one of two stores has, up to an instant if given; counts count."""
     apart: list[Any] = []
     with _utc_connection() as connection:
         for family in FAMILIES:
-            told = f"SELECT {', '.join(columns_of(family))} FROM read_parquet(%s) WHERE event_timestamp <= $until"
-            bound = {"one": _parts(one, family), "other": _parts(other, family), "until": until or FOREVER}
+            found = f"SELECT {', '.join(columns_of(family))} FROM read_parquet(%s) WHERE event_timestamp <= $until"
+            bound = {"one": _parts(each, family), "other": _parts(other, family), "until": until or FOREVER}
             for here, there in (("one", "other"), ("other", "one")):
-                query = f"{told % f'${here}'} EXCEPT ALL {told % f'${there}'} LIMIT 3"
+                query = f"{found % f'${here}'} EXCEPT ALL {found % f'${there}'} LIMIT 3"
                 apart += [(family.view, here, row) for row in connection.execute(query, bound).fetchall()]
     return apart
 
@@ -162,9 +162,9 @@ def materialize(feast: "FeatureStore", until: datetime) -> None:
 
 def online(feast: "FeatureStore", family: Family, entities: Sequence[Mapping[str, str]]) -> list[Row]:
     """A view's values through Feast's online retrieval, in order of the entities."""
-    names = [*(one.name for one in family.features), "valid_until"]
+    names = [*(feature.name for feature in family.features), "valid_until"]
     answer = feast.get_online_features(
-        features=[f"{family.view}:{name}" for name in names], entity_rows=[dict(one) for one in entities]
+        features=[f"{family.view}:{name}" for name in names], entity_rows=[dict(entity) for entity in entities]
     ).to_dict()
     return [dict(zip(names, values, strict=True)) for values in zip(*(answer[name] for name in names), strict=True)]
 
@@ -173,9 +173,9 @@ def historical(
     feast: "FeatureStore", family: Family, entities: Sequence[Mapping[str, str]], at: Sequence[datetime]
 ) -> list[Row]:
     """A view's values through Feast's point-in-time join in one call, in order of the entities."""
-    names = [*(one.name for one in family.features), "valid_until"]
+    names = [*(feature.name for feature in family.features), "valid_until"]
     asked = pa.table(
-        {key: pa.array([one[key] for one in entities], pa.string()) for key in family.keys}
+        {key: pa.array([entity[key] for entity in entities], pa.string()) for key in family.keys}
         | {"event_timestamp": pa.array(at, pa.timestamp("us", "UTC"))}
     ).to_pandas()
     answer = feast.get_historical_features(entity_df=asked, features=[f"{family.view}:{name}" for name in names])

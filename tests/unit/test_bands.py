@@ -79,14 +79,20 @@ def test_a_band_of_another_format_is_refused() -> None:
         CalibrationInterval.from_json({"format": 9})
 
 
-def test_a_bundle_keeps_its_bands_and_one_without_tells_no_interval(tmp_path: Path) -> None:
+def test_a_bundle_keeps_its_bands_and_one_without_has_no_interval(tmp_path: Path) -> None:
     linear = Logit(("weight_lbs",), (0.0,), (1.0,), (0.0,), 1.0, 1, 0.0)
     plain = bundle.Model(Ensemble("tree\n", linear, 0.5))
     band = CalibrationInterval((0.05, 0.2), (0.9, 0.95), (1.1, 1.05), 9_000, 100, 900.0)
-    told = {"features": ["weight_lbs"], "catalogue": "f" * 32, "lead_s": 300.0, "gate": "not run", "mode": "paper only"}
+    given = {
+        "features": ["weight_lbs"],
+        "catalogue": "f" * 32,
+        "lead_s": 300.0,
+        "gate": "not run",
+        "mode": "paper only",
+    }
     said = np.array([0.05, 0.2])
     for model, expected in ((replace(plain, bands={bundle.OWN: band}), [[0.045, 0.055], [0.19, 0.21]]), (plain, None)):
-        bundle_writing.write(Home(tmp_path), model, told, {}, datetime(2024, 1, 1, tzinfo=UTC))
+        bundle_writing.write(Home(tmp_path), model, given, {}, datetime(2024, 1, 1, tzinfo=UTC))
         loaded = bundle.load(Home(tmp_path), Formulas("f" * 32))
         found = loaded.interval(said)
         assert (found is None) == (expected is None)

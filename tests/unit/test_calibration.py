@@ -35,7 +35,7 @@ def races(count: int, seed: int) -> tuple[Floats, NDArray[np.intp], Floats, NDAr
     return true, starts, share, np.repeat(np.arange(count) // 8, sizes)
 
 
-def told(figure: Figure) -> tuple[float, float, float]:
+def rounded(figure: Figure) -> tuple[float, float, float]:
     assert figure.value is not None
     assert figure.low is not None
     assert figure.high is not None
@@ -185,7 +185,7 @@ def test_the_debiased_error_of_a_true_model_is_near_zero_where_the_plain_one_is_
     for seed in range(12):
         true, _, share, day = races(600, 100 + seed)
         days = Days.of_dates(day, 1, 50)
-        mean.append(told(mean_gap(true, share, days))[0])
+        mean.append(rounded(mean_gap(true, share, days))[0])
         plain.append(plain_error(true, share, equal_mass(true)))
     assert np.mean(mean) < 0.004
     assert np.mean(plain) > 0.010
@@ -197,9 +197,9 @@ def test_a_true_gap_is_found_and_its_interval_holds_it() -> None:
     for seed in range(20):
         true, _, share, day = races(500, 200 + seed)
         days = Days.of_dates(day, 1, 200)
-        value, low, high = told(root_mean_gap(true + 0.04, share, days))
+        value, low, high = rounded(root_mean_gap(true + 0.04, share, days))
         assert value == pytest.approx(0.04, abs=0.015)
-        assert 0.02 < told(mean_gap(true + 0.04, share, days))[0] < 0.055
+        assert 0.02 < rounded(mean_gap(true + 0.04, share, days))[0] < 0.055
         held += low <= 0.04 <= high
     assert held >= 16
 
@@ -207,9 +207,9 @@ def test_a_true_gap_is_found_and_its_interval_holds_it() -> None:
 def test_the_slope_finds_how_much_too_much_is_said() -> None:
     true, starts, share, day = races(1500, 9)
     days = Days.of_dates(day, 1, 300)
-    value, low, high = told(slope(true, share, days))
+    value, low, high = rounded(slope(true, share, days))
     assert low < 1.0 < high
-    steep = told(slope(normalised(true**1.5, starts), share, days))
+    steep = rounded(slope(normalised(true**1.5, starts), share, days))
     assert steep[2] < 0.9
     assert value > steep[0]
 
@@ -240,7 +240,7 @@ def test_one_newton_step_a_resample_comes_to_what_a_whole_fit_comes_to() -> None
         return float(minimize(loss, np.array([0.0, 1.0]), method="BFGS").x[1])
 
     whole = np.quantile([refit(weights[days.of]) for weights in days.weights], [0.025, 0.975])
-    _, low, high = told(slope(true, share, days))
+    _, low, high = rounded(slope(true, share, days))
     assert [low, high] == pytest.approx(whole.tolist(), abs=0.01)
 
 

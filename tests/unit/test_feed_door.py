@@ -68,7 +68,7 @@ def refused(door: MessageValidator, body: bytes | None, arrived: datetime = NOON
 
 
 def test_the_committed_schema_is_that_of_the_dataclasses() -> None:
-    """A field added to a message, or a new schema version, is noticed here: write the file anew from the function."""
+    """A field added to a message, or a new schema version, is noticed here: write the file again from the function."""
     assert message_schema() == SCHEMA
     assert COMMITTED.name == f"messages-v{SCHEMA_VERSION}.json"
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
@@ -86,7 +86,7 @@ def test_what_the_log_writes_of_a_message_is_what_a_producer_may_send(door: Mess
         sent("going_change", going="Soft"),
         sent("market", prices={"arkle": 2.5}, source="tote"),
     ]
-    assert [one["type"] for one in examples] == list(PRODUCED)
+    assert [each["type"] for each in examples] == list(PRODUCED)
     for example in examples:
         VALID.validate(example)
         through = taken(door, example)
@@ -161,7 +161,7 @@ def test_each_type_becomes_its_message(door: MessageValidator) -> None:
     assert staked == Market("R1", {"arkle": 3.0}, "tote", volumes={"arkle": 120.0})
     card = taken(door, sent_result() | {"type": "racecard"}).message
     assert isinstance(card, Racecard)
-    assert [one.status for one in card.runners] == [None, None]
+    assert [runner.status for runner in card.runners] == [None, None]
 
 
 def test_unknown_fields_are_kept_where_no_table_reads_them(door: MessageValidator) -> None:
@@ -325,7 +325,7 @@ def test_a_message_too_long_or_nested_too_deep_is_refused_and_its_letter_stays_s
 def test_the_examples_of_the_page_fit_the_schema_and_pass_the_door(door: MessageValidator) -> None:
     page = (REPO / "docs" / "feeds.md").read_text(encoding="utf-8")
     examples = [json.loads(line) for line in page.splitlines() if line.startswith('{"type"')]
-    assert {one["type"] for one in examples} == set(PRODUCED)
+    assert {each["type"] for each in examples} == set(PRODUCED)
     for example in examples:
         VALID.validate(example)
         taken(door, example, datetime(2026, 1, 1, tzinfo=UTC))
@@ -333,7 +333,7 @@ def test_the_examples_of_the_page_fit_the_schema_and_pass_the_door(door: Message
 
 @pytest.mark.parametrize("mark", ["\n", "\0", "\x1b", "\x7f", "\x85"])
 @pytest.mark.parametrize("kind", PRODUCED)
-def test_a_race_id_with_a_control_character_is_refused_whatever_tells_it(
+def test_a_race_id_with_a_control_character_is_refused_whatever_sends_it(
     door: MessageValidator, kind: str, mark: str
 ) -> None:
     about = {"horse_id": "arkle", "jockey_id": "p taaffe", "going": "Good", "source": "tote", "prices": {"arkle": 2.0}}

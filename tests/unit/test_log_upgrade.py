@@ -70,20 +70,20 @@ def test_an_old_log_is_appended_to_in_a_new_segment_and_not_rewritten(store: Sto
     assert reader.check(store.home) == []
 
 
-def test_an_old_result_told_again_without_what_nothing_reads_is_identical(store: Store) -> None:
+def test_an_old_result_sent_again_without_what_nothing_reads_is_identical(store: Store) -> None:
     """Its digest is of all it said, so its columns are read from the old segment; a result put a moment ago too."""
     write_version_1(store, *OLD)
     old, new = told("R1", NOON, runners=RUNNERS), told("R3", NOON + 5 * MICROSECOND, runners=RUNNERS)
-    bare = tuple(replace(one, kept={}) for one in reversed(RUNNERS))
+    bare = tuple(replace(runner, kept={}) for runner in reversed(RUNNERS))
     dearer = (replace(RUNNERS[0], sp_decimal=9.0), RUNNERS[1])
     with LogWriter.open(store, clock=fixed()) as writer:
         assert writer.append(new).outcome == "appended"
-        for one in (old, new):
-            assert writer.append(replace(one, runners=bare)).outcome == "identical"
+        for each in (old, new):
+            assert writer.append(replace(each, runners=bare)).outcome == "identical"
             with pytest.raises(Refused, match=r"in result_version 1 \(sp_decimal\): give"):
-                writer.append(replace(one, runners=dearer))
+                writer.append(replace(each, runners=dearer))
             with pytest.raises(Refused, match=r"\(runners\)"):
-                writer.append(replace(one, runners=RUNNERS[:1]))
+                writer.append(replace(each, runners=RUNNERS[:1]))
     assert held(store) == [*OLD, replace(new, known_at=NOON + 2 * MICROSECOND)]
 
 
@@ -94,7 +94,7 @@ def test_a_torn_tail_of_an_old_log_is_cut(store: Store) -> None:
     assert held(store) == OLD
 
 
-def test_an_old_log_torn_in_its_first_record_is_begun_anew(store: Store) -> None:
+def test_an_old_log_torn_in_its_first_record_is_begun_again(store: Store) -> None:
     path = write_version_1(store, OLD[0])
     path.write_bytes(path.read_bytes()[:-3])
     logged(store, *OLD)

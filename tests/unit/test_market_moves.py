@@ -119,9 +119,9 @@ def test_any_order_of_the_runners_gives_the_same_bits(order: list[int], seed: in
     odds, then = 1.01 + 30 * rng.random(6), 1.01 + 30 * rng.random((6, 4))
     then[rng.random((6, 4)) < 0.2] = np.nan
     volume, starts = 1e5 * rng.random(6), np.zeros(1, dtype=np.intp)
-    one = market_columns(odds, then, volume, starts)
+    each = market_columns(odds, then, volume, starts)
     other = market_columns(odds[order], then[order], volume[order], starts)
-    np.testing.assert_array_equal(other, one[order])
+    np.testing.assert_array_equal(other, each[order])
 
 
 def test_races_do_not_mix() -> None:

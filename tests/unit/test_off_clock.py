@@ -9,7 +9,7 @@ from velo.racing.courses import COURSE_ZONES, ZONES, country_of, local_day, may_
 from velo.streams.importers.off_clock import LONDON, Off, OffReader, RaceOff, written_off
 
 
-def told(day: date, course: str, off: str, part: str = "") -> RaceOff:
+def off_of(day: date, course: str, off: str, part: str = "") -> RaceOff:
     written = written_off(off)
     assert written is not None
     return RaceOff(part, day, course, country_of(course), written)
@@ -17,7 +17,7 @@ def told(day: date, course: str, off: str, part: str = "") -> RaceOff:
 
 def read(day: date, course: str, *offs: str) -> list[Off]:
     """Offs of one meeting, in order."""
-    every = [told(day, course, off) for off in offs]
+    every = [off_of(day, course, off) for off in offs]
     reader = OffReader.of(every, LONDON)
     return [reader.read[each] for each in every]
 
@@ -75,8 +75,8 @@ def test_a_24_hour_off_is_as_written_wherever_its_course_is(course: str, offs: l
 
 def test_the_clock_is_that_of_its_file_and_date() -> None:
     """An old file and a new one of the same course: 10:28 is the evening in one and, by its neighbours, the morning in the other."""
-    old, new = (told(WINTER, "Aqueduct (USA)", "10:28", part) for part in ("old", "new"))
-    neighbour = told(WINTER, "Kempton (AW)", "13:05", "new")
+    old, new = (off_of(WINTER, "Aqueduct (USA)", "10:28", part) for part in ("old", "new"))
+    neighbour = off_of(WINTER, "Kempton (AW)", "13:05", "new")
     found = OffReader.of([old, new, neighbour], LONDON).read
     assert (found[old].clock.hour, found[old].inferred) == (22, False)
     assert (found[new].clock.hour, found[new].inferred) == (10, True), "it is dark in New York: told, not changed"
@@ -121,8 +121,8 @@ def test_the_date_of_a_race_is_that_of_its_course(course: str, off: str, utc: st
 def test_an_off_after_midnight_is_of_the_night_that_is_given_and_else_inferred() -> None:
     """Dated in London: 00:30 ends the evening before, which this load has or has not."""
     before, day = date(2026, 1, 2), date(2026, 1, 3)
-    tail, late = told(day, "Santa Anita (USA)", "00:30"), told(day, "Santa Anita (USA)", "22:00")
-    head = told(before, "Santa Anita (USA)", "23:30")
+    tail, late = off_of(day, "Santa Anita (USA)", "00:30"), off_of(day, "Santa Anita (USA)", "22:00")
+    head = off_of(before, "Santa Anita (USA)", "23:30")
     alone, both = OffReader.of([tail, late], LONDON).read, OffReader.of([head, tail, late], LONDON).read
     assert [(each[tail].inferred, each[tail].race_date) for each in (alone, both)] == [(True, day), (False, before)]
     assert {each[tail].instant for each in (alone, both)} == {datetime(2026, 1, 3, 0, 30, tzinfo=UTC)}

@@ -11,7 +11,7 @@ from velo.feature_repo.catalogue.request_time import DEBUT, REQUEST, SINCE_LAST_
 from velo.feature_repo.catalogue.request_view import RequestFeature, asked, stored
 from velo.racing.expressions import Expression, banded, case, largest
 
-STORED = [one.feature for one in SINCE_LAST_RUN.stored]
+STORED = [each.feature for each in SINCE_LAST_RUN.stored]
 RUNNER = {
     "race_day": 20_000,
     "race_class": 4,

@@ -1,4 +1,4 @@
-"""The season simulator's promises: a believable season, told in the runner table, the same for the same seed."""
+"""The season simulator's promises: a believable season, as a runner table, the same for the same seed."""
 
 import math
 from collections import Counter, defaultdict
