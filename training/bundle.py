@@ -2,7 +2,8 @@
 
 `$VELO_HOME/models/<version>/` holds the fundamental model: for VÉLØ's own `model.txt` (LightGBM's text, one model per seed) and `logit.json`, for a
 user's the file of `velo.training.registry.stored_models`. `blend.json` and `residual.txt` (LightGBM's text, empty without a residual model)
-hold the blend with the market. `metadata.yaml`, `metrics.json` and `checksums.txt` (SHA-256) describe them, and `gate.json` is the
+hold the blend with the market. `profile.npz` describes the values of the training set (`velo.drift`); bundles of earlier releases
+have none. `metadata.yaml`, `metrics.json` and `checksums.txt` (SHA-256) describe them, and `gate.json` is the
 gate's verdict once it has run. `$VELO_HOME/models/current` names the version that serves, `history.txt` the earlier ones.
 """
 
@@ -18,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 import yaml
 
+from velo.drift import Profile
 from velo.errors import UserError
 from velo.feature_repo.catalogue import columns
 from velo.storage.store import Home
@@ -42,6 +44,7 @@ CHECKSUMS: Final = "checksums.txt"
 NO_GATE: Final = "not run"
 PAPER: Final = "paper only"
 GATE: Final = "gate.json"
+PROFILE: Final = "profile.npz"
 FUNDAMENTAL: Final = "fundamental"
 """What the gate judges by default."""
 OWN: Final = "own"
@@ -316,8 +319,15 @@ def refuse_misfit(home: Home, version: str) -> None:
         raise UserError(f"model {version} {reason}: {remedy}")
 
 
+def stored_profile(home: Home, version: str) -> Profile | None:
+    """The profile of a version's training set; None if it was trained before profiles were stored. Raises as `described` does."""
+    described(home, version)
+    path = home.models / version / PROFILE
+    return Profile.from_bytes(path.read_bytes()) if path.is_file() else None
+
+
 def _model(folder: Path, metadata: Mapping[str, Any]) -> Model:
-    stored = {path.name: path.read_bytes() for path in folder.glob("*.*") if path.name not in EVERY}
+    stored = {path.name: path.read_bytes() for path in folder.glob("*.*") if path.name not in (*EVERY, PROFILE)}
     fundamental = stored_models.load_model(metadata, stored)
     blend = json.loads((folder / "blend.json").read_text())
     blending = None if blend["blending"] is None else Blending.from_json(blend["blending"])

@@ -134,7 +134,8 @@ def train(
     }
     orders = orders_of(predicted, sp, rows.label("position")[predicted.races.rows])
     stored = replace(stored, bands=bands_of(predicted, sp, recipe.seed), orders=orders)
-    version = bundle_writing.write(store.home, stored, metadata, metrics, now)
+    profile = rows.profile(metadata["features"])
+    version = bundle_writing.write(store.home, stored, metadata, metrics, now, profile)
     progress("measure", 1, 1)
     return _report(version, rows, races, recipe, settings.get("best_round", 0), blending, results, used)
 

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from velo.drift import CONDITIONS, Conditions, Profile
 from velo.errors import UserError
 from velo.feature_repo.catalogue import columns
 from velo.feature_repo.catalogue.columns import COLUMNS
@@ -131,6 +132,14 @@ class TrainingSet:
         columns.refuse_unknown(names)
         place = {name: at for at, name in enumerate(columns.COLUMNS)}
         return self.features[:, [place[name] for name in names]]
+
+    def profile(self, names: Sequence[str]) -> Profile:
+        """The profile of the named columns, with which served values are compared; raises as `matrix` does."""
+        return Profile.of(names, self.matrix(names), self.days(), self.conditions())
+
+    def conditions(self) -> Conditions:
+        """The conditions of each row's race, (rows, `velo.drift.CONDITIONS`)."""
+        return np.array([self.identity.column(name).to_pylist() for name in CONDITIONS], dtype=np.str_).T
 
     def to_arrow(self) -> pa.Table:
         """Identity, features and labels side by side; NaN features are null."""

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import yaml
 
+from velo.drift import Profile
 from velo.errors import UserError
 from velo.feature_repo.catalogue import columns
 from velo.storage.atomic_files import sole_writer, sync_folder, write_atomically
@@ -18,6 +19,7 @@ from velo.training.bundle import (
     FORMAT,
     GATE,
     PAPER,
+    PROFILE,
     USER_FORMAT,
     Model,
     digest_of,
@@ -34,8 +36,15 @@ PASSED: Final = "PASS"
 PASSED_MODE: Final = "passed the gate"
 
 
-def write(home: Home, model: Model, metadata: Mapping[str, Any], metrics: Mapping[str, Any], now: datetime) -> str:
-    """Store a model as a new version and make it the current one; returns the version.
+def write(
+    home: Home,
+    model: Model,
+    metadata: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    now: datetime,
+    profile: Profile | None = None,
+) -> str:
+    """Store a model as a new version, with the profile of its training set, and make it the current one; returns the version.
 
     The folder appears whole, then the pointer moves. `metadata` needs `features`, `catalogue` (the fingerprint of the
     formulas), `lead_s`, `gate` and `mode`; `reads` is that of `velo.training.bundle.reads_of`. Raises `UserError` for a feature that the catalogue does not declare.
@@ -49,6 +58,8 @@ def write(home: Home, model: Model, metadata: Mapping[str, Any], metrics: Mappin
         "metadata.yaml": yaml.safe_dump(head | dict(metadata), sort_keys=False, allow_unicode=True).encode(),
         "metrics.json": (json.dumps(metrics, indent=2, ensure_ascii=False) + "\n").encode(),
     }
+    if profile is not None:
+        files[PROFILE] = profile.to_bytes()
     sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in files.items())
     with sole_writer(home.models):
         folder = home.models / version
