@@ -110,7 +110,9 @@ def messages_between(home: Home, first: date, last: date) -> list[tuple[Message,
 def _selected(connection: Any, files: list[str], where: str, params: dict[str, Any]) -> list[dict[str, Any]]:
     if not files:
         return []
-    query = f"SELECT * FROM {changelog.scan(files, changelog.BY_NAME)} WHERE {where} ORDER BY seq"  # noqa: S608 paths are quoted
+    # the rows of a message are in one file, in the order of its runners, which a sort by seq alone would not keep
+    scan = changelog.scan(files, f"{changelog.BY_NAME}, file_row_number = true")
+    query = f"SELECT * FROM {scan} WHERE {where} ORDER BY seq, file_row_number"  # noqa: S608 paths are quoted
     rows: list[dict[str, Any]] = connection.sql(query, params=params).to_arrow_table().to_pylist()
     return rows
 
