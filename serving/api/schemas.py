@@ -195,6 +195,7 @@ class Score(BaseModel):
     gate: str
     mode: str
     fingerprint: str
+    column_digests: str
     missing: list[str]
     stale: list[str]
     runners: list[RunnerOut]

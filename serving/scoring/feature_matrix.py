@@ -1,5 +1,6 @@
 """The feature matrix of one race in a model's columns, and how it is made as of an instant from the offline history."""
 
+from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,6 +25,8 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 VIEWS: Final = tuple(family.view for family in FAMILIES)
+_ODD: Final = np.array([0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9], dtype=np.uint64)
+"""Odd numbers whose multiples spread bits over the 64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,32 @@ def figures_of(matrix: FeatureMatrix) -> list[dict[str, Any]]:
             records[record] = counts if len(counts) == len(parts) else None
         found.append(records | dict(zip(CHANGES, taken, strict=True)))
     return found
+
+
+def column_digests(matrix: FeatureMatrix) -> str:
+    """A digest of 16 bits of each column of `columns.BASE` over the runners in their order, in base64.
+
+    A fingerprint shows that features differ, these show which. Equal values have equal digests on every machine.
+    """
+    return b64encode(_digests(matrix).astype("<u2").tobytes()).decode("ascii")
+
+
+def differing_columns(matrix: FeatureMatrix, digests: str) -> tuple[str, ...]:
+    """The columns of `columns.BASE` whose digests differ from those of `column_digests`; none for another number of columns."""
+    other = np.frombuffer(b64decode(digests), dtype="<u2")
+    if other.size != len(columns.BASE):
+        return ()
+    return tuple(columns.BASE[at] for at in np.flatnonzero(_digests(matrix) != other))
+
+
+def _digests(matrix: FeatureMatrix) -> NDArray[np.uint16]:
+    values = matrix.matrix[:, : len(columns.BASE)]
+    # as in a fingerprint, all NaNs are equal, and −0 is 0
+    bits = np.where(np.isnan(values), np.nan, values + 0.0).view(np.uint64)
+    bits = (bits ^ (bits >> np.uint64(29))) * _ODD[0]
+    factors = _ODD[1] * (2 * np.arange(len(bits), dtype=np.uint64)[:, None] + 1)
+    mixed = ((bits ^ (bits >> np.uint64(32))) * factors).sum(axis=0, dtype=np.uint64)
+    return np.asarray((mixed ^ (mixed >> np.uint64(31))) * _ODD[0] >> np.uint64(48), dtype=np.uint16)
 
 
 @lru_cache(maxsize=8)

@@ -151,7 +151,7 @@ def _again(
     for score in scores:
         try:
             model = bundle_of(score.model)
-            messages = scorer.history.messages(score.race_id).messages if score.card is None else _posted(score)
+            messages = scorer.history.messages(score.race_id).messages if score.card is None else messages_posted(score)
         except UserError as why:
             made.append(why)
             continue
@@ -175,7 +175,7 @@ def _scored(model: Bundle, snapshot: RaceSnapshot, now: datetime, result: Result
         return why
 
 
-def _posted(score: Served) -> list[Message]:
+def messages_posted(score: Served) -> list[Message]:
     """The card and the odds that came with the request, known as of the score's instant."""
     messages: list[Message] = []
     for record in (score.card, score.odds):

@@ -1,7 +1,7 @@
 """Log every served score, append-only: one line each in `$VELO_HOME/scores/<UTC day>.ndjson`.
 
-A line has what was served and its inputs: the instant, the bundle, the fingerprint of the features, the odds. So the score
-can be computed again and compared (`velo audit --scores`). A line begins with the CRC-32 of its rest, which shows a line
+A line has what was served and its inputs: the instant, the bundle, the fingerprint of the features and a digest of each of
+their columns, the odds. So the score can be computed again and compared (`velo audit --scores`). A line begins with the CRC-32 of its rest, which shows a line
 that a crash cut short; the next line starts on a new line.
 
 A score that is served repeatedly makes a line at most once per interval, and old days are deleted, so the log's size is
@@ -12,7 +12,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from pathlib import Path
@@ -48,7 +48,8 @@ class NotKept(UserError):
 class Served:
     """A served score. `chances` has each runner's (probability, blended); `card` and `odds` are those of a request, if it had any.
 
-    `repeats` counts the times it was served without a line since its previous line.
+    `repeats` counts the times it was served without a line since its previous line. `column_digests` are those of its columns
+    (`velo.serving.scoring.feature_matrix.column_digests`), None in a line of an earlier release.
     """
 
     scored_at: datetime
@@ -63,6 +64,10 @@ class Served:
     card: Mapping[str, Any] | None = None
     odds: Mapping[str, Any] | None = None
     repeats: int = 0
+    column_digests: str | None = None
+
+
+_FIELDS: Final = frozenset(each.name for each in fields(Served))
 
 
 @dataclass(slots=True)
@@ -102,6 +107,7 @@ class ScoreLog:
             "race_id": scored.race_id,
             "model": scored.model,
             "fingerprint": scored.fingerprint,
+            "column_digests": scored.column_digests,
             "features_from": scored.features_from,
             "odds_known_at": to_text(scored.odds_known_at) if scored.odds_known_at else None,
             "chances": {runner.horse_id: (runner.probability, runner.blended) for runner in scored.runners},
@@ -212,4 +218,5 @@ def _served(entry: dict[str, Any]) -> Served:
         name: from_text(entry[name]) if entry[name] else None for name in ("scored_at", "as_of", "odds_known_at")
     }
     chances = {horse: (own, blended) for horse, (own, blended) in entry["chances"].items()}
-    return Served(**(entry | instants | {"chances": chances}))
+    known = {name: value for name, value in entry.items() if name in _FIELDS}
+    return Served(**(known | instants | {"chances": chances}))

@@ -16,7 +16,7 @@ from velo.racing.cards import Declared
 from velo.racing.messages import Result
 from velo.racing.place_bets import NO_PLACES, PlaceTerms, place_terms
 from velo.serving.scoring.drivers import Driver, DriverExplainer
-from velo.serving.scoring.feature_matrix import VIEWS, FeatureMatrix, figures_of
+from velo.serving.scoring.feature_matrix import VIEWS, FeatureMatrix, column_digests, figures_of
 from velo.training.bundle import BLEND, OWN, Bundle
 
 Origin = Literal["redis", "offline history"]
@@ -75,7 +75,8 @@ class ScoredRace:
     """A scored race; probabilities sum to 1, the most likely runner first.
 
     The score uses everything known at `as_of` and nothing later; a score as of the same instant is equal. `scored_at` is when it
-    was computed, `fingerprint` the digest of its features. `declared_by` is the source of the runners, `features_from` that of
+    was computed, `fingerprint` the digest of its features and `column_digests` those of their columns
+    (`velo.serving.scoring.feature_matrix.column_digests`). `declared_by` is the source of the runners, `features_from` that of
     the features; `missing` and `stale` are the views that any runner lacks or has a stale row of; `notes` are caveats for the
     reader; `withdrawn` names the non-runners.
     """
@@ -101,6 +102,7 @@ class ScoredRace:
     withdrawn: tuple[str, ...]
     notes: tuple[str, ...]
     place_terms: PlaceTerms = NO_PLACES
+    column_digests: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,7 @@ def scored_race(
         withdrawn=tuple(runner.horse or runner.horse_id for runner in race.withdrawn),
         notes=tuple(caveats),
         place_terms=place_terms(off, len(race.runners)),
+        column_digests=column_digests(matrix),
     )
 
 
