@@ -1,12 +1,13 @@
 """`velo sentinel`: each column of a training set, tried for what it could not know before its race.
 
-Two signs give a leak away. A column that alone orders winner and losers better than the starting price knows the result: its
+Three signs give a leak away. A column that alone orders winner and losers better than the starting price knows the result: its
 values or their absence come from after the race. And a column that is there for horses that still race at the end of the
-data, and absent for others of the same experience in the same months, was collected later: its absence says who retires.
+data, and absent for others of the same experience in the same months, was collected later: its absence says who retires. And a
+column whose values differ from those served for the same race is not what the service knows before a race.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -22,12 +23,16 @@ from velo.feature_repo.point_in_time import numbers
 from velo.resampling import Days, Figure
 from velo.training.dataset.by_race import spread, total
 from velo.training.dataset.races import Races, races_of
-from velo.training.dataset.training_set import TrainingSet
+from velo.training.dataset.training_set import FEATURE, TrainingSet
 
 Floats = NDArray[np.float64]
+_PLACE: Final = {name: at for at, name in enumerate(COLUMNS)}
 
 RESULT: Final = "knows the result"
 SURVIVORS: Final = "is there for survivors"
+UNLIKE_SERVED: Final = "differs from what was served"
+RUNNERS: Final = "(runners)"
+"""Named as a column where a race was served with other runners."""
 QUIET: Final = timedelta(days=180)
 """A horse without a start in the last days of the data has retired."""
 EDGE: Final = 0.02
@@ -43,12 +48,25 @@ LEAST_WEIGHT: Final = 25.0
 
 
 @dataclass(frozen=True, slots=True)
+class ServedValues:
+    """A served race: what serving computes as of its decision time, (runners, `COLUMNS`), and its horses in that order.
+
+    `differing` names the columns in which the score that was served had other values than the tables as of its instant.
+    """
+
+    horses: tuple[str, ...]
+    values: Floats
+    differing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ColumnTried:
     """One column. `order` is how often it puts the winner before a loser, read in its better direction; 0.5 is chance.
 
     `edge` is that less the starting price's, over the races that have both. `gap` is the share of horses that still race at
     the end of the data where the column has a value, less the share where it is null. A figure without a value could not be
-    computed. `leak` says what the column knows, None if nothing was found.
+    computed. `leak` says what the column knows, None if nothing was found. `unlike` are races in which it differs from what was
+    served, of `served` races compared.
     """
 
     column: str
@@ -56,14 +74,21 @@ class ColumnTried:
     edge: Figure
     gap: Figure
     leak: str | None
+    unlike: tuple[str, ...] = ()
+    served: int = 0
 
 
 def tried(
-    rows: TrainingSet, extra: Mapping[str, Floats] | None = None, *, quiet: timedelta = QUIET, seed: int = 1
+    rows: TrainingSet,
+    extra: Mapping[str, Floats] | None = None,
+    *,
+    served: Mapping[str, ServedValues] | None = None,
+    quiet: timedelta = QUIET,
+    seed: int = 1,
 ) -> list[ColumnTried]:
     """Try every column of a training set, and `extra` ones of the same rows (NaN is null); those that leak come first.
 
-    Raises `UserError` where the set has no race with a winner.
+    `served` has the served races that the set has too, by race id. Raises `UserError` where the set has no race with a winner.
     """
     races = races_of(rows)
     if not races.count:
@@ -71,7 +96,55 @@ def tried(
     every = {name: rows.features[:, place] for place, name in enumerate(COLUMNS)} | dict(extra or {})
     trial = _Trial(races, Days.of_dates(races.days, seed), _Survival.of(rows, races, quiet))
     found = [trial.column(name, values[races.rows]) for name, values in every.items()]
+    if served:
+        unlike = unlike_served(rows, served, extra or {})
+        found = [_beside_served(column, unlike.pop(column.column, ()), len(served)) for column in found]
+        unknown = Figure(None, None, None, 0)
+        found += [
+            ColumnTried(name, unknown, unknown, unknown, UNLIKE_SERVED, tuple(ids), len(served))
+            for name, ids in unlike.items()
+        ]
     return sorted(found, key=lambda column: column.leak is None)
+
+
+def _beside_served(column: ColumnTried, unlike: Sequence[str], served: int) -> ColumnTried:
+    leak = column.leak or (UNLIKE_SERVED if unlike else None)
+    return replace(column, leak=leak, unlike=tuple(unlike), served=served)
+
+
+def unlike_served(
+    rows: TrainingSet, served: Mapping[str, ServedValues], extra: Mapping[str, Floats]
+) -> dict[str, list[str]]:
+    """The races in which a column of a training set is not what was served, by column; equal means every bit, or both null.
+
+    An `extra` column is compared where it has the name of a column of the catalogue, with or without `feature__`.
+    """
+    race_ids = rows.identity.column("race_id").to_numpy(zero_copy_only=False)
+    horses = rows.identity.column("horse_id").to_pylist()
+    tables = [(COLUMNS, rows.features)]
+    for name, values in extra.items():
+        if name.removeprefix(FEATURE) in COLUMNS:
+            tables.append(((name,), values[:, None]))
+    found: dict[str, list[str]] = {}
+    order = np.argsort(race_ids, kind="stable")
+    begins = np.searchsorted(race_ids[order], [*served])
+    ends = np.searchsorted(race_ids[order], [*served], side="right")
+    for (race_id, of_race), begin, end in zip(served.items(), begins, ends, strict=True):
+        place = {horses[at]: at for at in order[begin:end].tolist()}
+        names = set(of_race.differing)
+        if set(place) != set(of_race.horses):
+            names.add(RUNNERS)
+        else:
+            at = [place[horse] for horse in of_race.horses]
+            for columns, values in tables:
+                wanted = [_PLACE[name.removeprefix(FEATURE)] for name in columns]
+                equal = (values[at] == of_race.values[:, wanted]) | (
+                    np.isnan(values[at]) & np.isnan(of_race.values[:, wanted])
+                )
+                names |= {columns[column] for column in np.flatnonzero(~equal.all(axis=0)).tolist()}
+        for name in names:
+            found.setdefault(name, []).append(race_id)
+    return found
 
 
 def read_columns(path: Path) -> pa.Table:
