@@ -22,6 +22,7 @@ from velo.commands import (
     log,
     model,
     models,
+    monitor,
     online,
     paper,
     serve,
@@ -51,6 +52,7 @@ for part in (
     model,
     backtest,
     models,
+    monitor,
     paper,
     explain,
     simulate,
@@ -67,7 +69,7 @@ GROUPS: Final = {
     "Features": ("build", "plan", "apply", "rollback", "environments", "features", "catalogue", "sql", "explain"),
     "Models": ("train", "sentinel", "backtest", "gate", "models", "paper"),
     "Race day": ("up", "stream", "serve", "score", "online", "down"),
-    "Check": ("doctor", "audit", "backup", "bench"),
+    "Check": ("doctor", "audit", "monitor", "backup", "bench"),
 }
 """The commands as `velo --help` groups and orders them; each is in one group."""
 

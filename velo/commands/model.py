@@ -70,17 +70,15 @@ def sentinel(
 ) -> None:
     """Try each column of the training set for what it cannot know before the race; exits 1 where one leaks.
 
-    A leak is a column that orders winner and losers better than the starting price, or one that is there for horses that
-    still race at the end of the data and absent for those that retired.
+    A leak is a column that orders winner and losers better than the starting price, one that is there for horses that still
+    race at the end of the data and absent for those that retired, or one that differs from what was served for the same race.
     """
     from datetime import timedelta
 
-    from velo.training.dataset.training_set import kept_training_set
-    from velo.training.evaluation.sentinel import columns_of, read_columns, tried
+    from velo.api import monitoring
 
     with steps(as_json) as progress:
-        rows = kept_training_set(open_store(), lead=timedelta(minutes=lead), progress=progress)
-        found = tried(rows, columns_of(read_columns(extra), rows) if extra else None)
+        found = monitoring.sentinel(open_store(), lead=timedelta(minutes=lead), columns=extra, progress=progress)
     leaks = [column for column in found if column.leak]
     show(found if every else leaks, as_json, lambda: _tried(found if every else leaks, len(found)))
     if leaks:
@@ -93,11 +91,15 @@ def _tried(columns: "Sequence[ColumnTried]", count: int) -> "Table":
     table = Table(
         title=f"{sum(column.leak is not None for column in columns)} of {count} columns leak", title_justify="left"
     )
-    for name in ("column", "leak", "orders winner above loser", "than the price", "gap of survivors"):
+    names = ("column", "leak", "orders winner above loser", "than the price", "gap of survivors", "unlike served")
+    for name in names:
         table.add_column(name)
     for column in columns:
         figures = [_interval(figure) for figure in (column.order, column.edge, column.gap)]
-        table.add_row(column.column, column.leak or "", *figures)
+        unlike = (
+            f"{len(column.unlike)} of {column.served} races: {', '.join(column.unlike[:3])}" if column.unlike else ""
+        )
+        table.add_row(column.column, column.leak or "", *figures, unlike)
     return table
 
 

@@ -106,6 +106,7 @@ def _nightly(folder: Path | None) -> "list[Program]":
         Program("build", ["build", "--compact", "--json"]),
         Program("audit", ["audit", "--sample", "200", "--json"]),
         Program("audit of scores", ["audit", "--scores", "--json"]),
+        Program("monitor", ["monitor", "--json"]),
     ]
     return [*commands, Program("backup", ["backup", str(folder.absolute()), "--json"])] if folder else commands
 

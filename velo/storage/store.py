@@ -17,7 +17,7 @@ FORMAT = 1
 CONTENTS = (
     "store.json", "log", "dead-letters.ndjson", "feeds", "offline", "generations", "batch", "warehouse.duckdb", "registry.db",
     "redis", "online", "recovery", "stream", "datasets", "models", "backtests", "scores", "paper", "reports", "up",
-    "mappings", "environments", "demo.txt",
+    "mappings", "environments", "monitor", "demo.txt",
 )  # fmt: skip
 """The entries of a home: VÉLØ changes nothing else there."""
 STORE_ID = "store-id"
@@ -152,6 +152,16 @@ class Home:
     def scores(self) -> Path:
         """Every score served, one file a UTC day."""
         return self.root / "scores"
+
+    @property
+    def monitor(self) -> Path:
+        """The last report on what is served, and profiles made for models that have none."""
+        return self.root / "monitor"
+
+    @property
+    def monitor_report(self) -> Path:
+        """The last report of `velo monitor`."""
+        return self.monitor / "report.json"
 
     @property
     def paper(self) -> Path:
