@@ -1,9 +1,10 @@
 """Metrics over HTTP for Prometheus: the server of a stream's process, and the metrics of a store's files."""
 
+import json
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,6 +29,24 @@ HELP = {
     "tables_age_seconds": "Seconds since a build last published the offline tables.",
 }
 """The metrics, named `velo_store_…`, with their help."""
+MONITOR_HELP: Final = {
+    "alarms": "Alarms of the last report of velo monitor that last, by kind.",
+    "age_seconds": "Seconds since velo monitor wrote its last report.",
+    "feature_psi": "Population stability index of a served feature over the last race days, against the training set.",
+    "feature_js_bits": "Jensen-Shannon divergence of a served feature over the last race days, against the training set.",
+    "feature_null_share": "Share of nulls of a served feature over the last race days.",
+    "score": "Figures of the settled scores: log_loss, market_log_loss, margin, exponent, clv.",
+}
+"""The metrics of the last report on what is served, named `velo_monitor_…`, with their help."""
+MONITOR_LABELS: Final = {
+    "alarms": ("kind",),
+    "feature_psi": ("feature",),
+    "feature_js_bits": ("feature",),
+    "feature_null_share": ("feature",),
+    "score": ("of", "figure"),
+}
+ALARM_KINDS: Final = ("mean", "null share", "shape", "served otherwise", "calibration")
+SCORE_FIGURES: Final = ("log_loss", "market_log_loss", "margin", "exponent", "clv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +68,30 @@ class StoreWatch(Collector):
             if value is not None:
                 family.add_metric((), value)
             yield family
+        yield from self._monitored()
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
         """Yield the names only, so that registration reads nothing."""
         for name, words in HELP.items():
             yield GaugeMetricFamily(f"velo_store_{name}", words)
+        for name, words in MONITOR_HELP.items():
+            yield GaugeMetricFamily(f"velo_monitor_{name}", words, labels=MONITOR_LABELS.get(name, ()))
+
+    def _monitored(self) -> Iterator[GaugeMetricFamily]:
+        """The metrics of the last report on what is served; none without a report."""
+        try:
+            report: dict[str, Any] = json.loads(self.home.monitor_report.read_bytes())
+        except (OSError, ValueError):
+            return
+        age = (self.clock() - datetime.fromisoformat(report["written_at"])).total_seconds()
+        yield _gauge("age_seconds", [((), max(0.0, age))])
+        lasting = [alarm["kind"] for alarm in report["alarms"] if alarm["cleared"] is None]
+        yield _gauge("alarms", [((kind,), lasting.count(kind)) for kind in ALARM_KINDS])
+        for name, field in (("psi", "psi"), ("js_bits", "js"), ("null_share", "null_share")):
+            values = [((feature["feature"],), feature[field]) for feature in report["features"]]
+            yield _gauge(f"feature_{name}", values)
+        figures = [((score["of"], name), score[name]["value"]) for score in report["scores"] for name in SCORE_FIGURES]
+        yield _gauge("score", [(labels, value) for labels, value in figures if value is not None])
 
     def _readers(self) -> dict[str, Callable[[], float | None]]:
         return {
@@ -82,6 +120,14 @@ class StoreWatch(Collector):
             return None
         written = (generation / table_versions.MANIFEST).stat().st_mtime
         return max(0.0, (self.clock() - datetime.fromtimestamp(written, UTC)).total_seconds())
+
+
+def _gauge(name: str, values: Iterable[tuple[Sequence[str], float]]) -> GaugeMetricFamily:
+    labels = MONITOR_LABELS.get(name, ())
+    family = GaugeMetricFamily(f"velo_monitor_{name}", MONITOR_HELP[name], labels=labels)
+    for of, value in values:
+        family.add_metric(of, value)
+    return family
 
 
 SLOWEST_SECONDS: Final = 2.0

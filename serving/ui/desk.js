@@ -292,6 +292,8 @@ function showLive(why, since) {
 document.addEventListener("click", (event) => {
   const link = event.target.closest?.("a[href]");
   if (!link || event.defaultPrevented || event.button || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
+  // a page without a script of its own is loaded
+  if (link.pathname === "/monitor") return;
   event.preventDefault();
   if (link.classList.contains("skip")) place("main").focus();
   else if (link.id === "next" && kind() === "race" && state.card) scrollTo(0, 0);

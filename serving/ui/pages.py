@@ -1,4 +1,4 @@
-"""The files of the desk, and the reference page of the interface, over HTTP."""
+"""The files of the desk, the page about what is served, and the reference page of the interface, over HTTP."""
 
 from hashlib import blake2b
 from importlib.resources import files
@@ -7,6 +7,8 @@ from typing import Annotated, Final
 from fastapi import APIRouter, Header, Request, Response
 
 from velo.serving.api.problems import Refusal
+from velo.serving.monitoring.report import last_report
+from velo.serving.ui.monitoring import page as monitor_page
 from velo.serving.ui.reference import page as reference_page
 
 pages = APIRouter(include_in_schema=False)
@@ -67,6 +69,13 @@ async def part(name: str, if_none_match: Annotated[str | None, Header()] = None)
     if name not in FILES:
         raise Refusal(404, f"the desk has no file {name!r}: its page is at /")
     return _sent(name, if_none_match)
+
+
+@pages.api_route("/monitor", methods=["GET", "HEAD"], response_class=Response)
+async def monitor(request: Request) -> Response:
+    """The last report on what is served."""
+    report = last_report(request.app.state.service.store.home)
+    return Response(monitor_page(report), 200, HEADERS, TYPES["html"])
 
 
 @pages.api_route("/docs", methods=["GET", "HEAD"], response_class=Response)

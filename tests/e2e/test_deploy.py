@@ -204,9 +204,13 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {"up": {"job", "instance"}}
     for registry in registries:
         for collector in registry._collector_to_names:
-            labels = set(getattr(collector, "_labelnames", ()))
+            own = set(getattr(collector, "_labelnames", ()))
+            described = {
+                family.name: set(getattr(family, "_labelnames", ()))
+                for family in collector.describe()  # type: ignore[attr-defined]  # ours have it
+            }
             for name in registry._collector_to_names[collector]:
-                found[name] = labels | ({"le"} if name.endswith("_bucket") else set())
+                found[name] = own | described.get(name, set()) | ({"le"} if name.endswith("_bucket") else set())
     return found
 
 
