@@ -305,6 +305,31 @@ def gate(
         raise typer.Exit(1)
 
 
+@bench_app.command("monitor")
+def monitoring(
+    worlds: Annotated[int, typer.Option(min=1, help="Number of simulated stores, each of two seasons.")] = 2,
+    races: Annotated[int, typer.Option("--races-a-year", min=500, help="Races per year of each.")] = 5000,
+    days: Annotated[
+        int, typer.Option(min=480, help="Days of each store; the last 365 are served, those before are trained on.")
+    ] = 730,
+    seed: Annotated[int, typer.Option(help="Random seed of the first store; each later store adds 1.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Count the false alarms of `velo monitor` over simulated seasons, and the race days until planted drifts are reported.
+
+    Exits 1 for more than one false alarm a season.
+    """
+    from rich.console import Group
+
+    from benchmarks.monitor import measure, tables
+
+    with steps(as_json) as progress:
+        figures = measure(worlds, seed, races, days, progress)
+    show(figures, as_json, lambda: Group(*tables(figures)))
+    if figures.broken:
+        raise typer.Exit(1)
+
+
 @bench_app.command()
 def replay(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A runner table.")],
