@@ -20,7 +20,7 @@ from feast.data_format import ParquetFormat
 from feast.data_source import DataSource
 from feast.feature_view import FeatureView
 from feast.infra.offline_stores.file_source import FileSource
-from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
+from feast.infra.offline_stores.offline_store import RetrievalJob, RetrievalMetadata
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
@@ -29,6 +29,7 @@ from feast.types import from_feast_to_pyarrow_type
 from velo.errors import UserError
 from velo.feature_repo.stores import changelog
 from velo.feature_repo.stores.asof_join import point_in_time
+from velo.feature_repo.stores.feast_monitoring import StoresMonitoring
 from velo.feature_repo.stores.offline_job import AsofRetrievalJob, entity_rows, with_text_keys
 from velo.feature_repo.stores.parts import Snapshot, add_part
 
@@ -45,7 +46,7 @@ class AsofOfflineStoreConfig(FeastConfigBaseModel):
     threads: int | None = None
 
 
-class AsofOfflineStore(OfflineStore):
+class AsofOfflineStore(StoresMonitoring):
     """Feast's offline store interface; see the module for what it refuses."""
 
     supports_filter_by_created_timestamp = False
