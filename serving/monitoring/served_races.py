@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from velo.drift import CONDITIONS, Conditions
 from velo.errors import UserError
+from velo.feature_repo.catalogue import columns
 from velo.racing.cards import decision_time, first_result, result_known_at
 from velo.racing.messages import Message, Result
 from velo.serving.scoring.feature_matrix import VIEWS, Flags, Floats, differing_columns
@@ -25,7 +26,6 @@ from velo.serving.scoring.score_audit import messages_posted
 from velo.serving.scoring.score_log import Served, served
 from velo.serving.scoring.scored import RaceSnapshot, fingerprint
 from velo.serving.scoring.scorer import Scorer
-from velo.storage import table_versions
 from velo.storage.store import Home
 from velo.training import bundle
 
@@ -87,11 +87,11 @@ def served_races(scorer: Scorer, lead: timedelta, progress: Progress = lambda do
     by_race: dict[str, list[Served]] = {}
     damaged = 0
     others = set[str]()
-    fits = cache(partial(_fits, scorer.history.store.home))
+    reads = cache(partial(_columns_read, scorer.history.store.home))
     for _, score in served(scorer.history.store.home):
         if score is None:
             damaged += 1
-        elif fits(score.model):
+        elif reads(score.model) is not None:
             by_race.setdefault(score.race_id, []).append(score)
         else:
             others.add(score.race_id)
@@ -113,20 +113,19 @@ def served_races(scorer: Scorer, lead: timedelta, progress: Progress = lambda do
                 later += isinstance(snapshot, TablesBehind)
                 lost += not isinstance(snapshot, TablesBehind)
             else:
-                made.append(_served_race(score, snapshot, result))
+                made.append(_served_race(score, snapshot, result, reads(score.model) or frozenset()))
     made.sort(key=lambda race: (race.off_time, race.score.race_id))
     return ServedRaces(tuple(made), later, lost, damaged)
 
 
-def _fits(home: Home, model: str) -> bool:
-    """Whether a model is of the formulas of the tables: only then they have the values that it was served."""
-    folder = table_versions.current(home)
+def _columns_read(home: Home, model: str) -> frozenset[str] | None:
+    """The columns of `columns.BASE` that a model reads; None where the tables have other formulas of them by now, or it is gone."""
     try:
-        return folder is not None and bundle.described(home, model)["catalogue"] == (
-            table_versions.manifest_of(folder).fingerprint
-        )
+        if bundle.misfit_of(home, model) is not None:
+            return None
+        return frozenset(columns.inputs_of(bundle.described(home, model)["features"]))
     except UserError:
-        return False
+        return None
 
 
 def _messages(scorer: Scorer, batch: Sequence[Sequence[Served]]) -> dict[str, Sequence[Message]]:
@@ -165,12 +164,14 @@ def _instant(score: Served) -> datetime:
     return score.as_of
 
 
-def _served_race(score: Served, snapshot: RaceSnapshot, result: Result | None) -> ServedRace:
+def _served_race(score: Served, snapshot: RaceSnapshot, result: Result | None, reads: frozenset[str]) -> ServedRace:
     race, matrix = snapshot.race, snapshot.matrix
     differing: tuple[str, ...] = ()
     if fingerprint(race, matrix) != score.fingerprint:
         # equal digests of unequal values mean other runners, or a column that has no digest of its own
         differing = (differing_columns(matrix, score.column_digests) if score.column_digests else ()) or UNNAMED
+        # the formulas of a column that the model does not read may have changed since
+        differing = tuple(name for name in differing if name in reads or name in UNNAMED)
     return ServedRace(
         score,
         race.race.race_date,
