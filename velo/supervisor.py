@@ -13,10 +13,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from datetime import time as time_of_day
 from pathlib import Path
+from socket import socket
 from typing import IO, Any, Final
 from zoneinfo import ZoneInfo
 
@@ -42,15 +44,21 @@ USER_ERROR: Final = 2
 """The exit code of a command that the user must correct."""
 READ_S: Final = 5.0
 """Seconds to wait for the last lines of a program that ended; a process that it left may hold them open."""
+MARK: Final = "_VELO_UP"
+"""The variable that names the program and the store of a supervised process, and of all that it starts."""
 _KEPT_LINES: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A `velo` command that runs as long as the supervisor does: its name in the log, and its arguments."""
+    """A `velo` command that runs as long as the supervisor does: its name in the log, and its arguments.
+
+    One that `listens` gets the supervisor's listening socket by `--fd`.
+    """
 
     name: str
     arguments: Sequence[str]
+    listens: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +114,8 @@ class Supervisor:
     """Runs programs until `stop` is set; `command` is the argument vector of `velo`.
 
     `keep_redis` starts the store's own Redis where it does not run, and says whether it did; `stop_redis` stops it at the end.
+    `listen` opens the socket of the program that listens: while that program is started again, its clients wait instead of being
+    refused.
     """
 
     home: Home
@@ -116,9 +126,11 @@ class Supervisor:
     url: str
     keep_redis: Callable[[], bool] | None = None
     stop_redis: Callable[[], object] | None = None
+    listen: Callable[[], socket] | None = None
     command: Sequence[str] = (sys.executable, "-m", "velo.cli")
     out: IO[str] = sys.stderr
     _children: list[Child] = field(default_factory=list)
+    _socket: socket | None = None
     _night: Child | None = None
     _tonight: deque[Program] = field(default_factory=deque)
     _next_night: datetime | None = None
@@ -144,6 +156,7 @@ class Supervisor:
 
     def _supervise(self) -> None:
         self._stop_left_over()
+        self._socket = self.listen() if self.listen is not None else None
         self._children = [Child(program) for program in self.programs]
         self._next_night = self.nightly.next_after(self.clock())
         self._say("up.begins", url=self.url, programs=[program.name for program in self.programs])
@@ -160,19 +173,17 @@ class Supervisor:
             self._end()
 
     def _stop_left_over(self) -> None:
-        """Stop the programs of a supervisor that was killed: they hold the port and the stream's lock."""
-        state = _read_state(self.home) or {}
-        for program in (*state.get("programs", ()), *state.get("night", ())):
-            pid = program["pid"]
-            if pid is None or not _is_velo(pid):
-                continue
-            self._say("up.stops_left_over", of=program["name"], pid=pid)
-            os.kill(pid, signal.SIGTERM)
-            until = time.monotonic() + STOP_S
-            while _is_velo(pid):
-                if time.monotonic() > until:
-                    os.kill(pid, signal.SIGKILL)
-                time.sleep(LOOK_S)
+        """Stop what a killed supervisor left running: it holds the port and the locks of the stream and of the night."""
+        left = _left_over(self.home)
+        for pid, name in left.items():
+            self._say("up.stops_left_over", of=name, pid=pid)
+            _send(pid, signal.SIGTERM)
+        until = time.monotonic() + STOP_S
+        while left := _left_over(self.home):
+            if time.monotonic() > until:
+                for pid in left:
+                    _send(pid, signal.SIGKILL)
+            time.sleep(LOOK_S)
 
     def _look_at(self, child: Child) -> bool:
         """Start a program that is due, and see whether it ended; returns whether something changed."""
@@ -185,6 +196,9 @@ class Supervisor:
         if code is None:
             return False
         ran = time.monotonic() - child.begun
+        # the processes it started itself must not hold its port or its locks: they are of its group
+        with suppress(ProcessLookupError):
+            os.killpg(child.process.pid, signal.SIGKILL)
         child.process, child.last_exit = None, code
         child.failures = 0 if ran >= STEADY_S else child.failures
         wait = BACKOFF_S[min(child.failures, len(BACKOFF_S) - 1)]
@@ -237,12 +251,18 @@ class Supervisor:
 
     def _start(self, child: Child) -> None:
         arguments = [*self.command, *child.program.arguments]
+        kept: tuple[int, ...] = ()
+        if child.program.listens and self._socket is not None:
+            kept = (self._socket.fileno(),)
+            arguments += ["--fd", str(kept[0])]
         process = subprocess.Popen(
             arguments,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=kept,
+            env=os.environ | {MARK: f"{child.program.name}@{self.home.root.resolve()}"},
         )
         child.process, child.begun, child.since = process, time.monotonic(), self.clock()
         assert process.stdout is not None
@@ -265,6 +285,8 @@ class Supervisor:
 
     def _end(self) -> None:
         """Stop all programs at once, then the store's own Redis; a program that does not end within `STOP_S` is killed."""
+        if self._socket is not None:
+            self._socket.close()
         running = [child for child in (self._night, *reversed(self._children)) if child and child.process]
         for child in running:
             assert child.process is not None
@@ -322,13 +344,28 @@ def _read_state(home: Home) -> dict[str, Any] | None:
     return state
 
 
-def _is_velo(pid: int) -> bool:
-    """Whether a process runs `velo`: its pid may have gone to another program since."""
-    try:
-        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
-    return b"velo.cli" in arguments
+def _left_over(home: Home) -> dict[int, str]:
+    """The processes below an earlier supervisor of the store, by pid, with the names of their programs.
+
+    They inherited `MARK`, so one is found whether or not it was recorded. Redis is not one of them: it runs another executable.
+    """
+    ours = f"@{home.root.resolve()}"
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            environ = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
+            python = (folder / "exe").samefile(sys.executable)
+        except OSError:
+            continue
+        marks = [line.removeprefix(f"{MARK}=") for line in environ if line.startswith(f"{MARK}=")]
+        if python and marks and marks[0].endswith(ours):
+            found[int(folder.name)] = marks[0].removesuffix(ours)
+    return found
+
+
+def _send(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def _event_of(line: str, now: datetime) -> dict[str, Any]:

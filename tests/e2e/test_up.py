@@ -123,9 +123,7 @@ def test_a_wrong_setting_ends_it_with_one_line(tmp_path: Path, port: int) -> Non
             cwd=REPO, env=os.environ | {"VELO_HOME": str(tmp_path / "home")}, capture_output=True, check=False, text=True,
         )  # fmt: skip
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith(
-        f"velo: service cannot start: cannot listen on 127.0.0.1:{port}: give another"
-    )
+    assert done.stderr.splitlines()[-1].startswith(f"velo: cannot listen on 127.0.0.1:{port}: give another")
     assert embedded_redis.running(Home(tmp_path / "home")) is None
     velo("up", "--night", "25:00", home=tmp_path / "other").told(
         "--night is '25:00', but must be a time such as 04:30, or off"

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -16,7 +17,7 @@ import pytest
 
 from velo.errors import UserError
 from velo.storage.store import Home
-from velo.supervisor import LOCK, STATE, Nightly, Program, Supervisor, state_of
+from velo.supervisor import LOCK, MARK, STATE, Nightly, Program, Supervisor, state_of
 
 LONDON = ZoneInfo("Europe/London")
 NO_NIGHT = Nightly(None, (), LONDON)
@@ -158,28 +159,44 @@ def test_a_store_has_one_supervisor(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_supervisor_left_running_is_stopped_first(tmp_path: Path) -> None:
-    """A process that only bears the pid of a program is let alone."""
-    left = subprocess.Popen([sys.executable, "-c", WAITS, "velo.cli"], stdout=subprocess.PIPE)
-    other = subprocess.Popen([sys.executable, "-c", WAITS], stdout=subprocess.PIPE)
+    """Also a process that it had started and not yet recorded. Processes of other stores, and others of this one, are let alone."""
+    marks = [f"stream@{tmp_path}", f"stream@{tmp_path}/other", None]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", WAITS], stdout=subprocess.PIPE, env=os.environ | ({MARK: mark} if mark else {})
+        )
+        for mark in marks
+    ]
+    left, *others = started
     try:
-        for process in (left, other):
+        for process in started:
             assert process.stdout is not None
             assert process.stdout.readline() == b"up\n"
-        programs = [{"name": name, "pid": process.pid} for name, process in (("stream", left), ("service", other))]
-        Home(tmp_path).up.mkdir()
-        (Home(tmp_path).up / STATE).write_text(json.dumps({"programs": programs}))
         reaper = threading.Thread(target=left.wait)
         reaper.start()
         running = Running(tmp_path, [Program("stream", [WAITS])])
         running.out.wait_for(event="up.started", of="stream")
         reaper.join(60)
         assert left.returncode == 0
-        assert other.poll() is None
+        assert [other.poll() for other in others] == [None, None]
         assert [event["of"] for event in running.end() if event["event"] == "up.stops_left_over"] == ["stream"]
     finally:
-        for process in (left, other):
+        for process in started:
             process.kill()
             process.communicate()
+
+
+def test_the_processes_that_a_killed_program_left_are_killed_before_it_is_started_again(tmp_path: Path) -> None:
+    """The workers of a service that was killed would keep its port."""
+    own = f"import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', {WAITS!r}], stdout=subprocess.DEVNULL); print(child.pid, flush=True); "
+    running = Running(tmp_path, [Program("service", [own + WAITS])])
+    worker = int(running.out.wait_for(program="service", event="line")["text"])
+    os.kill(running.out.wait_for(event="up.started", of="service")["pid"], signal.SIGKILL)
+    running.out.wait_for(event="up.ended", of="service")
+    running.out.wait_for(event="up.started", of="service", count=2)
+    stat = Path(f"/proc/{worker}/stat")
+    assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] in ("Z", "X")
+    running.end()
 
 
 def test_the_stores_own_redis_is_started_and_stopped_with_the_programs(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from velo.errors import Refused, UserError
 from velo.storage.atomic_files import make_folder
 
 if TYPE_CHECKING:
-    from socket import socket
+    import socket
 
     from fastapi import FastAPI
     from redis import Redis
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 SWITCH_S = 0.001
 """The interpreter's thread switch interval: a score waits up to this long each time it has read an answer."""
+BACKLOG = 2048
+"""Connections that wait to be accepted, as uvicorn's own default."""
+_CANNOT_LISTEN = "cannot listen on {host}:{port}: give another --port, or stop the process that listens there"
 WORKERS = "VELO_WORKERS"
 SERVING = "_VELO_SERVING"
 """The arguments of `serve`, passed to its worker processes."""
@@ -55,14 +58,19 @@ def serve(
         str | None,
         typer.Option(metavar="KEY", help="Send posted messages to this Redis Stream, for `velo ingest --follow`."),
     ] = None,
+    fd: Annotated[
+        int | None, typer.Option(hidden=True, help="Descriptor of a listening socket, from `velo up`.")
+    ] = None,
 ) -> None:
     """Serve races and their scores over HTTP; requests that write need the token of VELO_TOKEN.
 
     It accepts the loopback host names and --host; VELO_HOSTS lists others, separated by commas.
     """
     import os
+    import socket
 
     import uvicorn
+    from uvicorn.supervisors import Multiprocess
 
     from velo.serving.api.connections import BoundedConnection
 
@@ -76,26 +84,40 @@ def serve(
     os.environ[SERVING] = json.dumps({"host": host, "feed": feed})
     options: dict[str, Any] = {"host": host, "port": port, "access_log": False, "log_level": "error", "ws": "none"}
     options |= {"http": BoundedConnection, "factory": True}
+    listener = None if fd is None else socket.socket(fileno=fd)
     try:
         if workers == 1:
-            _run_alone(options)
+            _run_alone(options, listener)
         else:
             typer.echo(f"velo: serving at {_url(host, port)}", err=True)
             with shared_figures(store):
-                uvicorn.run("velo.commands.serve:application", workers=workers, **options)
+                if listener is None:
+                    uvicorn.run("velo.commands.serve:application", workers=workers, **options)
+                else:
+                    config = uvicorn.Config("velo.commands.serve:application", workers=workers, **options)
+                    Multiprocess(config, sockets=[listener]).run()
     except SystemExit as ended:
         if ended.code:
-            raise UserError(
-                f"cannot listen on {host}:{port}: give another --port, or stop the process that listens there"
-            ) from None
+            raise UserError(_CANNOT_LISTEN.format(host=host, port=port)) from None
 
 
-def _run_alone(options: dict[str, Any]) -> None:
+def listening(host: str, port: int) -> "socket.socket":
+    """A socket that listens on an address; raises `UserError` where it cannot."""
+    import socket
+
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError:
+        raise UserError(_CANNOT_LISTEN.format(host=host, port=port)) from None
+
+
+def _run_alone(options: dict[str, Any], listener: "socket.socket | None") -> None:
     """Serve from this process, and print the address once it listens; exits 1 where it cannot."""
     import uvicorn
 
     class AnnouncedServer(uvicorn.Server):
-        async def startup(self, sockets: "list[socket] | None" = None) -> None:
+        async def startup(self, sockets: "list[socket.socket] | None" = None) -> None:
             await super().startup(sockets)
             if self.started:
                 host, port, *_ = self.servers[0].sockets[0].getsockname()
@@ -103,7 +125,7 @@ def _run_alone(options: dict[str, Any]) -> None:
 
     server = AnnouncedServer(uvicorn.Config(application, **options))
     with suppress(KeyboardInterrupt):
-        server.run()
+        server.run(None if listener is None else [listener])
     if not server.started:
         raise SystemExit(1)
 

@@ -11,7 +11,7 @@ import typer
 
 from velo.commands.edge import Json, facts, now, open_store, show
 from velo.commands.feed import Brokers, KafkaTopic, Partition, RedisKey, Url
-from velo.commands.serve import WORKERS
+from velo.commands.serve import WORKERS, listening
 from velo.commands.stream import MetricsHost
 from velo.errors import UserError
 
@@ -76,6 +76,7 @@ def up(
         url=f"http://{shown}:{port}/",
         keep_redis=(lambda: _kept(store)) if own else None,
         stop_redis=(lambda: embedded_redis.down(store.home)) if own else None,
+        listen=lambda: listening(host, port),
     ).run()
 
 
@@ -95,7 +96,7 @@ def _programs(host: str, port: int, workers: int, stream: list[str]) -> "list[Pr
     from velo.supervisor import Program
 
     serve = ["serve", "--host", host, "--port", str(port), "--workers", str(workers)]
-    return [Program("stream", ["stream", *stream]), Program("service", serve)]
+    return [Program("stream", ["stream", *stream]), Program("service", serve, listens=True)]
 
 
 def _nightly(folder: Path | None) -> "list[Program]":
