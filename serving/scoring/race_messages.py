@@ -127,7 +127,8 @@ def _races(rows: Iterable[Mapping[str, Any]]) -> list[Message]:
 
 def _race(rows: list[Mapping[str, Any]]) -> Message:
     first = rows[0]
-    race = Race(**{name: first[name] for name in _RACE})
+    # the tables have no dividends: they are in the log
+    race = Race(**{name: first[name] for name in _RACE if name in first})
     runners = tuple(Runner(**{name: row[name] for name in _RUNNER if name in row}) for row in rows)
     if first["type"] == "result":
         return Result(race, runners, first["result_version"], first["known_at"])

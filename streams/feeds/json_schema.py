@@ -45,6 +45,7 @@ _SAID: Final = {
     "result_version": "higher replaces lower; an amended result needs a higher one than the last",
     "known_at": "ignored: a live message is known when it arrives",
     "going": "the official going",
+    "dividends": "of a result: what its pools paid, such as `place 12 1.95; quinella 11,12 32.15`, by runner number, for one unit, stake included",
     "reason": "why it will not run",
     "prices": "decimal odds by horse_id, as the store keys horses; 1 or less counts as missing",
     "source": "whose odds",

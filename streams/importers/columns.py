@@ -29,6 +29,7 @@ RACE_COLUMNS: Final[dict[str, str]] = {
     "course_config": "text",
     "going": "text",
     "distance_m": "number",
+    "dividends": "text",
     "known_at": "instant",
 }
 """Columns with the same value in all rows of a race, and their kinds."""

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from functools import cache
 from typing import Any, Final
@@ -26,6 +26,7 @@ from velo.racing.messages import (
     instant_of,
 )
 from velo.racing.names import is_missing, name_key
+from velo.racing.pools import dividends_of
 from velo.settings import KeyPolicy
 from velo.storage.store import Store
 from velo.streams.importers.columns import COLUMNS, RACE_COLUMNS, WANTED
@@ -74,6 +75,7 @@ class RaceMaker:
         _refuse_horseless(horses)
         race, known_at = self._race(race_id, rows)
         self._refuse_contradictions(race, rows)
+        race = replace(race, dividends=None)
         return Racecard(race, tuple(self.runner(_as_declared(row)) for row in rows), known_at)
 
     def _race(self, race_id: str, rows: Sequence[Row]) -> tuple[Race, datetime | None]:
@@ -89,6 +91,10 @@ class RaceMaker:
             raise Refused("bad value", beyond) from None
         known_at = values.pop("known_at")
         _refuse_other_years({"race_date": values["race_date"], "off_time": off_time, "known_at": known_at})
+        try:
+            dividends_of(values["dividends"])
+        except ValueError as bad:
+            raise Refused("bad value", f"dividends: {bad}: correct it, or leave the column empty") from None
         for name in conflicting:
             self.warnings[f"conflicting {name}"] += 1
         return Race(**{**values, "race_id": race_id, "off_time": off_time}), known_at

@@ -28,7 +28,10 @@ STATUSES: Final = STARTED | {NON_RUNNER, VOID}
 
 @dataclass(frozen=True, slots=True)
 class Race:
-    """The columns that all runners of a race share. `off_time` is UTC; `race_date` is the date at the course."""
+    """The columns that all runners of a race share. `off_time` is UTC; `race_date` is the date at the course.
+
+    `dividends` is of a result: what its pools paid, in the form of `velo.racing.pools`.
+    """
 
     race_id: str
     race_date: date
@@ -45,6 +48,7 @@ class Race:
     course_config: str | None = None
     going: str | None = None
     distance_m: float | None = None
+    dividends: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
