@@ -19,7 +19,7 @@ from velo.errors import UserError
 from velo.feature_repo.stores import changelog
 from velo.feature_repo.stores.parts import Snapshot
 from velo.racing.clock import from_us, to_us
-from velo.racing.messages import Message, Result
+from velo.racing.messages import Message, Racecard, Result, instant_of
 from velo.storage import table_versions
 from velo.storage.compact_map import CompactMap
 from velo.storage.log.format import generation
@@ -58,7 +58,7 @@ class UnbuiltLog:
     """Reads a store's log from the end of its tables. Thread-safe; it reads nothing before the first call.
 
     For record `_begin + i`, `_known_us[i]` is its `known_at` in µs. `_by_race` has a `_FIRST_RESULT` and packed `_ENTRY`s by race, and `_results`
-    the (seq, race, offset) of results in order, `_every_result` the (seq, offset) of all results since `_begin`.
+    the (seq, race, offset) of results in order, `_every_result` and `_every_card` the (seq, offset) of all since `_begin`.
     """
 
     home: Home
@@ -69,6 +69,8 @@ class UnbuiltLog:
     _by_race: CompactMap = field(default_factory=CompactMap)
     _results: "deque[tuple[int, str, RecordOffset]]" = field(default_factory=deque)
     _every_result: list[tuple[int, RecordOffset]] = field(default_factory=list)
+    _every_card: list[tuple[int, RecordOffset]] = field(default_factory=list)
+    _offs: dict[int, tuple[str, datetime, datetime]] = field(default_factory=dict)
     _in_tables: "OrderedDict[str, int]" = field(default_factory=OrderedDict)
     _lock: Lock = field(default_factory=Lock)
 
@@ -146,6 +148,18 @@ class UnbuiltLog:
         found = ((seq, self._message_at(offset)) for seq, offset in wanted)
         return [(seq, message) for seq, message in found if isinstance(message, Result)]
 
+    def offs_after(self, from_seq: int) -> list[tuple[str, datetime, datetime]]:
+        """The race, the `known_at` and the off of each racecard from a seq on, in order; each card is parsed once."""
+        with self._lock:
+            self._refresh(from_seq)
+            wanted = self._every_card[bisect_left(self._every_card, from_seq, key=lambda record: record[0]) :]
+            unread = [(seq, offset) for seq, offset in wanted if seq not in self._offs]
+        for seq, offset in unread:
+            card = self._message_at(offset)
+            if isinstance(card, Racecard):
+                self._offs[seq] = (card.race.race_id, instant_of(card), card.race.off_time)
+        return [off for seq, _ in wanted if (off := self._offs.get(seq)) is not None]
+
     def _message_at(self, offset: RecordOffset) -> Message | None:
         try:
             return message_of(line_at(self.home, offset))
@@ -176,6 +190,8 @@ class UnbuiltLog:
         self._known_us, self._by_race = array("q"), CompactMap()
         self._results.clear()
         self._every_result.clear()
+        self._every_card.clear()
+        self._offs.clear()
         self._in_tables.clear()
 
     def _take(self, tail: LogTail) -> None:
@@ -196,6 +212,8 @@ class UnbuiltLog:
                 self._every_result.append((line.seq, line.place))
                 if _FIRST_RESULT.unpack_from(noted)[0] == _NO_RESULT:
                     noted = _FIRST_RESULT.pack(self._known_us[-1]) + noted[_FIRST_RESULT.size :]
+            elif head.kind == "racecard":
+                self._every_card.append((line.seq, line.place))
             self._by_race.put(key, noted + _ENTRY.pack(line.seq, *line.place, head.kind == "result"))
 
     def _entries(self, race_id: str) -> Iterator[tuple[int, RecordOffset, bool]]:

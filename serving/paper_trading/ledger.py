@@ -24,11 +24,15 @@ FILE: Final = "ledger.ndjson"
 LOCK: Final = "lock"
 DECISION: Final = "decision"
 SETTLEMENT: Final = "settlement"
+WIN: Final = "win"
 
 
 @dataclass(frozen=True, slots=True)
 class PaperBet:
-    """A win bet: the model's p, the decimal price taken (None: SP) and its source, units staked, quarter-Kelly's share."""
+    """A bet to win, or for a place in the pool: the model's p, the decimal price taken (None: SP, or the dividend) and its source, units staked.
+
+    `kelly` is the share of the bank by quarter-Kelly over all win bets on the race, None without a price.
+    """
 
     horse_id: str
     horse: str
@@ -37,6 +41,7 @@ class PaperBet:
     source: str | None
     stake: float
     kelly: float | None
+    pool: str = WIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class SettledBet:
-    """A bet's outcome: the settled `price`, `share` of the win, `profit` in units, the `closing` price, and the `reason` in words.
+    """A bet's outcome: the settled `price` (of a place bet the dividend, None if it lost), `share` of the win, `profit` in units, the `closing` price, and the `reason` in words.
 
     `deductions` names the table applied: Rule 4 or an exchange's reduction factors.
     """
@@ -79,6 +84,7 @@ class SettledBet:
     closing: float | None
     reason: str
     deductions: str
+    pool: str = WIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +130,14 @@ class Ledger:
     def decide(self, decision: Decision) -> bool:
         """Append a decision and sync it; False if this model already decided the race.
 
-        Raises `ValueError` for a bet after the off, and for two bets on a horse.
+        Raises `ValueError` for a bet after the off, and for two bets on a horse in a pool.
         """
         if decision.key in self._book.decisions:
             return False
         if decision.bets and decision.written_at >= decision.off_time:
             raise ValueError(f"race {decision.race_id}: a bet must be written before the off")
-        if len({bet.horse_id for bet in decision.bets}) != len(decision.bets):
-            raise ValueError(f"race {decision.race_id}: a decision has at most one bet per horse")
+        if len({(bet.horse_id, bet.pool) for bet in decision.bets}) != len(decision.bets):
+            raise ValueError(f"race {decision.race_id}: a decision has at most one bet per horse and pool")
         self._append(DECISION, asdict(decision))
         self._book = replace(self._book, decisions={**self._book.decisions, decision.key: decision})
         return True

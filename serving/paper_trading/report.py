@@ -10,7 +10,7 @@ from rich.text import Text
 
 from velo.racing.settlement import Outcome
 from velo.resampling import Days, Figure
-from velo.serving.paper_trading.ledger import Book, Decision, PaperBet, SettledBet
+from velo.serving.paper_trading.ledger import WIN, Book, Decision, PaperBet, SettledBet
 
 SEED = 1
 
@@ -38,6 +38,21 @@ class PaperReport:
     ae_price: Figure
     roi: Figure
     clv: Figure
+    places: "PlaceBets | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceBets:
+    """One model's place bets, one unit each, paid by the pool's dividends: `n` won or lost; A/E is by the model's place chance."""
+
+    n: int
+    open: int
+    void: int
+    unsettled: int
+    won: float
+    profit: float
+    ae_model: Figure
+    roi: Figure
 
 
 def paper_reports(book: Book) -> tuple[PaperReport, ...]:
@@ -62,15 +77,30 @@ def paper_table(reports: Sequence[PaperReport]) -> Group:
             ("A/E, 1/price", _shown(report.ae_price)),
             ("ROI", _shown(report.roi, 100.0, " %")),
             (f"closing-line value of {report.clv.n:,}", _shown(report.clv, 100.0, " %")),
+            *_place_lines(report.places),
         ):
             table.add_row(name, value)
         parts.append(table)
     return Group(*parts)
 
 
+def _place_lines(places: PlaceBets | None) -> list[tuple[str, str]]:
+    if places is None:
+        return []
+    return [
+        ("place bets won or lost", f"{places.n:,}, {places.won:g} won"),
+        ("place bets open, void, unsettled", f"{places.open:,}, {places.void:,}, {places.unsettled:,}"),
+        ("profit of place bets", f"{places.profit:+.2f} units"),
+        ("A/E of place bets, model p", _shown(places.ae_model)),
+        ("ROI of place bets, by dividends", _shown(places.roi, 100.0, " %")),
+    ]
+
+
 def _report(book: Book, bundle: str) -> PaperReport:
     decisions = [decision for decision in book.decisions.values() if decision.bundle == bundle]
-    rows = [row for decision in decisions for row in _rows(book, decision)]
+    every = [row for decision in decisions for row in _rows(book, decision)]
+    rows = [row for row in every if row[1].pool == WIN]
+    for_places = [row for row in every if row[1].pool != WIN]
     outcomes = [settled.outcome for *_, settled in rows if settled is not None]
     done = [
         (race_date, bet, settled)
@@ -109,13 +139,35 @@ def _report(book: Book, bundle: str) -> PaperReport:
         ae_price=days.ratio(share, 1.0 / price),
         roi=days.ratio(profit, stake),
         clv=days.where(known).mean(clv[known]),
+        places=_place_bets(for_places) if for_places else None,
+    )
+
+
+def _place_bets(rows: Sequence[tuple[str, PaperBet, SettledBet | None]]) -> PlaceBets:
+    outcomes = [settled.outcome for *_, settled in rows if settled is not None]
+    done = [
+        (race_date, settled.share, bet.p, settled.profit, bet.stake)
+        for race_date, bet, settled in rows
+        if settled is not None and settled.outcome in {Outcome.WON.value, Outcome.LOST.value}
+    ]
+    days = Days.of_dates(np.array([race_date for race_date, *_ in done], dtype="datetime64[D]"), SEED)
+    share, p, profit, stake = (np.array([each[at] for each in done], dtype=np.float64) for at in range(1, 5))
+    return PlaceBets(
+        n=len(done),
+        open=sum(settled is None for *_, settled in rows),
+        void=outcomes.count(Outcome.VOID.value),
+        unsettled=outcomes.count(Outcome.UNSETTLED.value),
+        won=float(share.sum()),
+        profit=float(profit.sum()),
+        ae_model=days.ratio(share, p),
+        roi=days.ratio(profit, stake),
     )
 
 
 def _rows(book: Book, decision: Decision) -> list[tuple[str, PaperBet, SettledBet | None]]:
     settlement = book.settlements.get(decision.key)
-    settled = {bet.horse_id: bet for bet in settlement.bets} if settlement else {}
-    return [(decision.race_date, bet, settled.get(bet.horse_id)) for bet in decision.bets]
+    settled = {(bet.horse_id, bet.pool): bet for bet in settlement.bets} if settlement else {}
+    return [(decision.race_date, bet, settled.get((bet.horse_id, bet.pool))) for bet in decision.bets]
 
 
 def _shown(figure: Figure, times: float = 1.0, unit: str = "") -> str:

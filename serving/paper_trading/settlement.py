@@ -1,20 +1,26 @@
 """Settle paper bets on version 1 of the result, with deductions for later withdrawals, and record the closing price."""
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Final
 
 from velo.racing.cards import FIRST_VERSION, first_result, withdrawn_since
 from velo.racing.deductions import REDUCTION, SCALE, Withdrawal
 from velo.racing.messages import NON_RUNNER, Market, Message, Result, instant_of
+from velo.racing.pools import settle_pool
 from velo.racing.settlement import Bet, Outcome, Venue, settle
-from velo.serving.paper_trading.ledger import Decision, Ledger, PaperBet, SettledBet, Settlement
+from velo.serving.paper_trading.ledger import WIN, Decision, Ledger, PaperBet, SettledBet, Settlement
 from velo.serving.scoring.history import LogView
 from velo.serving.scoring.race_messages import messages_of_race
+from velo.storage.log import reader
 from velo.storage.store import Home
 
 EXCHANGES: Final = ("betfair", "betdaq", "smarkets", "matchbook", "exchange")
 """Prefixes of exchange price sources: an exchange deducts for late withdrawals by reduction factors, others by Rule 4."""
+DIVIDENDS_WITHIN: Final = timedelta(days=1)
+"""How long after the off pool bets wait for their dividends."""
+NO_DEDUCTIONS: Final = "none"
 
 
 def known_of(home: Home, log: LogView, race_id: str, now: datetime) -> list[Message]:
@@ -24,16 +30,27 @@ def known_of(home: Home, log: LogView, race_id: str, now: datetime) -> list[Mess
 
 
 def settled_race(home: Home, log: LogView, ledger: Ledger, decision: Decision, now: datetime) -> bool:
-    """Settle a decision's bets if its weighed-in result is known by `now`; returns whether this call settled it."""
+    """Settle a decision's bets if its weighed-in result is known by `now`; returns whether this call settled it.
+
+    Pool bets wait for the dividends of the first version that has them; after `DIVIDENDS_WITHIN` they are unsettled.
+    """
     if now < decision.off_time:
         return False
     known = known_of(home, log, decision.race_id, now)
     result = first_result(known)
     if result is None or result.known_at is None:
         return False
+    if any(bet.pool != WIN for bet in decision.bets):
+        result = _with_dividends(result, known)
+        if result.race.dividends is None:
+            if now < decision.off_time + DIVIDENDS_WITHIN:
+                return False
+            # a build may have taken the result into the tables, which have no dividends
+            result = _with_dividends(result, [*reader.messages_of(home, decision.race_id)])
+    known_at = instant_of(result)
     withdrawn = withdrawals(known, decision, result)
     settled = tuple(_settled_bet(decision, bet, result, withdrawn, known) for bet in decision.bets)
-    return ledger.settle(Settlement(decision.race_id, decision.bundle, result.known_at, now, settled))
+    return ledger.settle(Settlement(decision.race_id, decision.bundle, known_at, now, settled))
 
 
 def withdrawals(known: Sequence[Message], decision: Decision, result: Result) -> list[Withdrawal]:
@@ -59,9 +76,30 @@ def _last_prices(known: Sequence[Message]) -> Callable[[str, datetime], float | 
     return last
 
 
+def _with_dividends(result: Result, known: Sequence[Message]) -> Result:
+    """The weighed-in result with the dividends of the lowest version that has them."""
+    versions = [each for each in known if isinstance(each, Result) and each.race.dividends is not None]
+    if not versions:
+        return result
+    first = min(versions, key=lambda version: version.result_version)
+    return replace(result, race=replace(result.race, dividends=first.race.dividends))
+
+
+def _settled_pool_bet(bet: PaperBet, result: Result) -> SettledBet:
+    payout = settle_pool(bet.pool, [bet.horse_id], result)
+    won = payout.outcome is Outcome.WON
+    profit = None if payout.returned is None else bet.stake * (payout.returned - 1.0)
+    return SettledBet(
+        bet.horse_id, payout.outcome.value, payout.returned if won else None, float(won), profit, None, payout.reason,
+        NO_DEDUCTIONS, bet.pool,
+    )  # fmt: skip
+
+
 def _settled_bet(
     decision: Decision, bet: PaperBet, result: Result, withdrawn: Sequence[Withdrawal], known: Sequence[Message]
 ) -> SettledBet:
+    if bet.pool != WIN:
+        return _settled_pool_bet(bet, result)
     exchange = (bet.source or "").casefold().startswith(EXCHANGES)
     venue = Venue.EXCHANGE if exchange else Venue.BOOKMAKER
     table = (REDUCTION if exchange else SCALE).name

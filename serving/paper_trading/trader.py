@@ -14,10 +14,13 @@ from velo.errors import UserError
 from velo.feature_repo.stores import changelog
 from velo.feature_repo.stores.parts import Snapshot
 from velo.racing.cards import FROM_CARD, decision_time, declared_at, result_known_at
-from velo.racing.settlement import edge, kelly_stake
+from velo.racing.pools import PLACE
+from velo.racing.settlement import edge
+from velo.racing.staking import race_stakes
 from velo.serving.paper_trading.ledger import Decision, Ledger, PaperBet
 from velo.serving.paper_trading.settlement import known_of, settled_race
 from velo.serving.scoring.history import LogView
+from velo.storage import table_versions
 from velo.storage.store import Home, Store
 from velo.training.bundle import GATE, current, described
 
@@ -47,6 +50,8 @@ class PaperRunner(Protocol):
     def market_odds(self) -> float | None: ...  # noqa: D102
     @property
     def market_source(self) -> str | None: ...  # noqa: D102
+    @property
+    def place(self) -> float | None: ...  # noqa: D102
 
 
 class PaperRace(Protocol):
@@ -80,12 +85,16 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Trader:
-    """A model that bets on paper: its version, its permitted use, its lead before the off, and its rule."""
+    """A model that bets on paper: its version, its permitted use, its lead before the off, and its rule.
+
+    With `places` it also bets a unit for a place on each runner that it bets on to win.
+    """
 
     bundle: str
     mode: str
     lead: timedelta
     rule: Rule
+    places: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +155,7 @@ def step(store: Store, log: LogView, ledger: Ledger, trader: Trader, score: Scor
     begun = min((decision.written_at for decision in ledger.book.decisions.values()), default=now)
     decided = bets = missed = 0
     waiting = []
-    for race_id in races_due(store.home, now, trader.lead):
+    for race_id in races_due(store.home, log, now, trader.lead):
         if (race_id, trader.bundle) in ledger.book.decisions:
             continue
         try:
@@ -203,9 +212,12 @@ def decided_race(
     return replace(missed, as_of=as_of, written_at=written_at, bets=bets_on(scored.runners, trader.rule), missed=None)
 
 
-def bets_on(runners: Sequence[PaperRunner], rule: Rule) -> tuple[PaperBet, ...]:
-    """One unit on each runner that the rule selects, at its known price; without one a rule by p bets at SP."""
-    placed = []
+def bets_on(runners: Sequence[PaperRunner], rule: Rule, *, places: bool = False) -> tuple[PaperBet, ...]:
+    """One unit on each runner that the rule selects, at its known price; without one a rule by p bets at SP.
+
+    With `places` also a unit for a place on each, where the race has place bets; the pool's dividend pays it.
+    """
+    placed: list[PaperBet] = []
     for runner in runners:
         price = None if runner.market_source == SP else runner.market_odds
         source = None if price is None else runner.market_source
@@ -218,22 +230,35 @@ def bets_on(runners: Sequence[PaperRunner], rule: Rule) -> tuple[PaperBet, ...]:
             continue
         ranked = p if price is None or rule.by == BY_P else edge(p, price)
         if ranked >= rule.least:
-            kelly = None if price is None else kelly_stake(p, price)
-            placed.append(PaperBet(runner.horse_id, runner.horse, p, price, source, UNIT, kelly))
-    return tuple(placed)
+            placed.append(PaperBet(runner.horse_id, runner.horse, p, price, source, UNIT, None))
+    stakes = race_stakes([bet.p for bet in placed], [bet.price for bet in placed])
+    wins = [bet if bet.price is None else replace(bet, kelly=stake) for bet, stake in zip(placed, stakes, strict=True)]
+    chances = {runner.horse_id: runner.place for runner in runners if places and runner.place is not None}
+    return (
+        *wins,
+        *(
+            PaperBet(bet.horse_id, bet.horse, chances[bet.horse_id], None, None, UNIT, None, PLACE)
+            for bet in wins
+            if bet.horse_id in chances
+        ),
+    )
 
 
-def races_due(home: Home, now: datetime, lead: timedelta) -> list[str]:
+def races_due(home: Home, log: LogView, now: datetime, lead: timedelta) -> list[str]:
     """Races with a card known by `now` and an off between `LOOK_BACK` before it and `lead` after it, by off.
 
-    Raises `UserError` if no tables were built.
+    The cards are those of the tables and of the log after them. Raises `UserError` if no tables were built.
     """
-    parts = Snapshot().parts(home.offline / "runners")
+    look = Snapshot()
+    parts = look.parts(home.offline / "runners")
     query = (
         f"SELECT race_id, arg_max(off_time, seq) AS off FROM {changelog.scan(parts)}"  # noqa: S608 paths are quoted
-        " WHERE type = 'racecard' AND known_at <= $now GROUP BY race_id"
-        " HAVING off BETWEEN $since AND $until ORDER BY off, race_id"
+        " WHERE type = 'racecard' AND known_at <= $now GROUP BY race_id HAVING off BETWEEN $since AND $until"
     )
     bound = {"now": now, "since": now - LOOK_BACK, "until": now + lead}
     with changelog.engine("500MB") as connection:
-        return [str(row[0]) for row in connection.execute(query, bound).fetchall()]
+        offs = dict(connection.execute(query, bound).fetchall())
+    built = table_versions.manifest_of(look.folder(home.offline / "runners").parent).next_seq
+    offs |= {race_id: off for race_id, known_at, off in log.offs_after(built) if known_at <= now}
+    due = [(off, race_id) for race_id, off in offs.items() if bound["since"] <= off <= bound["until"]]
+    return [race_id for _, race_id in sorted(due)]

@@ -76,6 +76,10 @@ class LogView(Protocol):
         """The results from a seq on, each with its seq, in order."""
         ...
 
+    def offs_after(self, from_seq: int) -> Sequence[tuple[str, datetime, datetime]]:
+        """The race, the instant and the off of each racecard from a seq on, in order."""
+        ...
+
 
 @dataclass(slots=True)
 class RaceHistory:

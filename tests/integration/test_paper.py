@@ -28,14 +28,28 @@ from tests.support.seasons import BUILT_AT
 from velo.errors import UserError
 from velo.racing.cards import decision_time, declared_at, first_result
 from velo.racing.messages import Market, Message, NonRunner, Race, Racecard, Reinstated, Result, Runner
-from velo.racing.settlement import Bet, Outcome, edge, kelly_stake, settle
+from velo.racing.settlement import Bet, Outcome, edge, settle
+from velo.racing.staking import race_stakes
 from velo.serving.paper_trading.ledger import SettledBet, Settlement, read, writing
 from velo.serving.paper_trading.report import paper_reports
-from velo.serving.paper_trading.settlement import withdrawals
-from velo.serving.paper_trading.trader import BY_EDGE, BY_P, MISSED, PaperRace, Rule, bets_on, rule_of, step, trader_of
+from velo.serving.paper_trading.settlement import settled_race, withdrawals
+from velo.serving.paper_trading.trader import (
+    BY_EDGE,
+    BY_P,
+    MISSED,
+    PaperRace,
+    Rule,
+    bets_on,
+    races_due,
+    rule_of,
+    step,
+    trader_of,
+)
 from velo.serving.scoring.race_messages import messages_of_race
 from velo.serving.scoring.scorer import score
+from velo.storage.log.writer import LogWriter
 from velo.storage.store import Home, Store
+from velo.streams.batch.build import build
 from velo.streams.unbuilt_log import UnbuiltLog
 from velo.training import bundle
 from velo.training.evaluation.betting import edges, kelly_stakes
@@ -171,9 +185,75 @@ def test_a_rule_of_the_blend_bets_on_it_where_the_odds_are_known_and_by_edge_on_
         PlainRunner("c", "C", 0.9, 4.0, "show", None),
     ]
     by_edge = bets_on(runners, Rule(BY_EDGE, 0.1, "", blend=True))
-    assert [(one.horse_id, one.p, one.kelly) for one in by_edge] == [("a", 0.5, kelly_stake(0.5, 4.0))]
+    assert [(one.horse_id, one.p, one.kelly) for one in by_edge] == [("a", 0.5, race_stakes([0.5], [4.0])[0])]
     by_p = bets_on(runners, Rule(BY_P, 0.4, "", blend=True))
     assert [(one.horse_id, one.p) for one in by_p] == [("a", 0.5), ("c", 0.9)]
+
+
+def test_a_race_that_is_carded_after_the_last_build_is_due_too(paper_store: Store, tmp_path: Path) -> None:
+    """A stream puts no messages into the tables: those of the day are in the log alone. A later card may move the off."""
+    made = a_copy(paper_store, tmp_path / "home")
+    now = BUILT_AT + timedelta(days=1)
+    race = Race("late", now.date(), now + timedelta(minutes=2), "Ascot")
+    log = UnbuiltLog(made.home)
+    before = races_due(made.home, log, now, LEAD)
+    with LogWriter.open(made, clock=lambda: now - timedelta(minutes=30)) as writer:
+        writer.append(Racecard(race, (Runner("a"), Runner("b"))))
+        writer.append(Racecard(replace(race, race_id="far", off_time=now + timedelta(hours=3)), (Runner("a"),)))
+    assert races_due(made.home, log, now, LEAD) == [*before, "late"]
+    assert "late" not in races_due(made.home, log, now - timedelta(hours=1), LEAD), "it was not known yet"
+    with LogWriter.open(made, clock=lambda: now - timedelta(minutes=20)) as writer:
+        writer.append(Racecard(replace(race, off_time=now + timedelta(hours=1)), (Runner("a"), Runner("b"))))
+    assert "late" not in races_due(made.home, log, now, LEAD)
+
+
+def test_place_bets_go_with_win_bets_and_settle_by_the_first_dividends_though_an_amendment_brings_them(
+    paper_store: Store, tmp_path: Path
+) -> None:
+    runners = [PlainRunner("a", "A", 0.5, 4.0, "tote", place=0.8), PlainRunner("b", "B", 0.2, 2.0, "tote", place=0.6)]
+    placed = bets_on(runners, Rule(BY_EDGE, 0.1, ""), places=True)
+    assert [(bet.horse_id, bet.pool, bet.p, bet.price) for bet in placed] == [
+        ("a", "win", 0.5, 4.0),
+        ("a", "place", 0.8, None),
+    ]
+    made = a_copy(paper_store, tmp_path / "home")
+    off = BUILT_AT + timedelta(days=1)
+    decision = replace(DECISION, race_id="p", off_time=off, as_of=off - LEAD, written_at=off - LEAD, bets=placed)
+    race = Race("p", off.date(), off, "Sha Tin", country="HK")
+    card = tuple(Runner(f"{horse}", runner_no=number) for number, horse in enumerate("abcdefg", start=1))
+    ran = tuple(replace(runner, status="FINISHED", position=at + 1, sp_decimal=4.0) for at, runner in enumerate(card))
+    paid = "place 1 1.5; place 2 2.1; place 3 1.9"
+
+    def told(minutes: float, *messages: Message) -> None:
+        with LogWriter.open(made, clock=lambda: off + timedelta(minutes=minutes)) as writer:
+            for message in messages:
+                writer.append(message)
+
+    told(-60, Racecard(race, card), Market("p", {"a": 4.0, "b": 2.0}, "tote"))
+    told(10, Result(race, ran))
+    log = UnbuiltLog(made.home)
+    with writing(made.home) as ledger:
+        ledger.decide(decision)
+        assert not settled_race(made.home, log, ledger, decision, off + timedelta(minutes=11)), "it waits for dividends"
+        told(20, Result(replace(race, dividends=paid), ran, 2), Result(replace(race, dividends="place 1 9"), ran, 3))
+        assert settled_race(made.home, log, ledger, decision, off + timedelta(minutes=21))
+        [settlement] = [each for key, each in ledger.book.settlements.items() if key[0] == "p"]
+        assert [(bet.pool, bet.outcome, bet.profit) for bet in settlement.bets] == [
+            ("win", "won", 3.0), ("place", "won", pytest.approx(0.5)),
+        ]  # fmt: skip
+        report = paper_reports(ledger.book)[-1]
+    assert report.places is not None
+    assert (report.places.n, report.places.won) == (1, 1.0)
+    assert report.places.profit == pytest.approx(0.5)
+    assert report.places.ae_model.value == pytest.approx(1 / 0.8)
+    # the tables have no dividends: a day later they are read from the log
+    other = replace(decision, bundle="other")
+    build(made, off + timedelta(days=1))
+    with writing(made.home) as ledger:
+        ledger.decide(other)
+        assert not settled_race(made.home, UnbuiltLog(made.home), ledger, other, off + timedelta(hours=23))
+        assert settled_race(made.home, UnbuiltLog(made.home), ledger, other, off + timedelta(hours=25))
+        assert ledger.book.settlements[other.key].bets[1].profit == pytest.approx(0.5)
 
 
 def test_what_could_not_be_decided_before_the_off_is_missed_and_nothing_is_bet(
@@ -281,7 +361,7 @@ def test_intervals_come_with_ten_days(tmp_path: Path) -> None:
 def test_one_bet_is_staked_as_a_whole_period_is(p: float, price: float) -> None:
     many = np.array([p]), np.array([price])
     assert edge(p, price) == edges(*many)[0]
-    assert kelly_stake(p, price) == pytest.approx(kelly_stakes(*many)[0], rel=1e-12)
+    assert race_stakes([p], [price]) == kelly_stakes(*many, np.zeros(1, dtype=np.intp)).tolist()
 
 
 def test_the_command_wants_to_be_told_what_to_do(tmp_path: Path) -> None:

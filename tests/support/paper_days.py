@@ -38,6 +38,7 @@ class PlainRunner:
     market_odds: float | None
     market_source: str | None
     blended: float | None = None
+    place: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,14 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.optimize import minimize
 from sklearn.metrics import roc_auc_score
 
 from velo.errors import UserError
+from velo.racing.staking import Staking, kelly
 from velo.resampling import Days
 from velo.training.dataset.by_race import softmax
 from velo.training.evaluation.betting import (
     BUCKETS,
     STRATEGIES,
+    StakedBets,
     bucket_of,
     chosen,
     compounded,
@@ -113,22 +116,93 @@ def test_price_buckets_include_their_upper_end() -> None:
 
 def test_kelly_in_hand_worked_numbers() -> None:
     """p 0.5 at 3.0: edge 0.5, full Kelly 0.25, a quarter 0.0625, capped at 0.02. p 0.35: edge 0.05, a quarter 0.00625."""
-    p, price = np.array([0.5, 0.35, 0.3, 0.5]), np.array([3.0, 3.0, 3.0, np.nan])
-    assert kelly_stakes(p, price).tolist() == pytest.approx([0.02, 0.00625, 0.0, 0.0])
-    assert kelly_stakes(p, price, cap=1.0)[0] == pytest.approx(0.0625)
-    assert kelly_stakes(p, price, fraction=1.0, cap=1.0)[0] == pytest.approx(0.25)
-    with pytest.raises(UserError, match="the Kelly cap must be above 0 and at most 1, got 2"):
-        kelly_stakes(p, price, cap=2)
+    p, price, races = np.array([0.5, 0.35, 0.3, 0.5]), np.array([3.0, 3.0, 3.0, np.nan]), np.arange(4)
+    assert kelly_stakes(p, price, races).tolist() == pytest.approx([0.02, 0.00625, 0.0, 0.0])
+    assert kelly_stakes(p, price, races, Staking(cap=1.0))[0] == pytest.approx(0.0625)
+    assert kelly_stakes(p, price, races, Staking(fraction=1.0, cap=1.0))[0] == pytest.approx(0.25)
+
+
+def test_runners_of_a_race_are_staked_together_and_a_rival_may_be_a_hedge() -> None:
+    """.5 at 2.5 and .3 at 3: alone the second loses, but after a bet on the first the bank keeps .5/.6 where the first loses.
+
+    .3 × 3 is more than that, so the rate is .2 ÷ (1 − .4 − 1/3) = .75: .5 − .75/2.5 = .2 and .3 − .75/3 = .05.
+    """
+    assert kelly([0.5, 0.3, 0.2], [2.5, 3.0, 2.0]) == pytest.approx([0.2, 0.05, 0.0])
+    both = kelly_stakes(np.array([0.5, 0.3]), np.array([2.5, 3.0]), np.array([4, 4]), Staking(1.0, 1.0))
+    assert both == pytest.approx([0.2, 0.05])
+    apart = kelly_stakes(np.array([0.5, 0.3]), np.array([2.5, 3.0]), np.array([4, 5]), Staking(1.0, 1.0))
+    assert apart == pytest.approx([1 / 6, 0.0])
+    # a book below 1 is staked whole: every runner at its probability
+    assert kelly([0.5, 0.5], [2.1, 2.1]) == pytest.approx([0.5, 0.5])
+    assert kelly([0.2, 0.5], [None, 2.0]) == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_closed_form_is_what_an_optimiser_finds(seed: int) -> None:
+    """The greatest mean log of the bank over the race's outcomes, by SLSQP from no bet."""
+    rng = np.random.default_rng(seed)
+    p = rng.dirichlet(np.full(3 + seed % 5, 1.5))
+    believed = rng.dirichlet(30.0 * p + 1.0)  # the market errs, and keeps a tenth
+    odds = np.maximum(1.02, 1.0 / (1.1 * believed))
+
+    def loss(shares: Floats) -> float:
+        return -float(p @ np.log(np.maximum(1.0 - shares.sum() + shares * odds, 1e-12)))
+
+    found = minimize(
+        loss, np.full(p.size, 0.01), method="SLSQP", bounds=[(0.0, 1.0)] * p.size,
+        constraints={"type": "ineq", "fun": lambda shares: 0.999 - shares.sum()}, options={"ftol": 1e-14, "maxiter": 500},
+    )  # fmt: skip
+    closed = np.array(kelly(p.tolist(), odds.tolist()))
+    assert closed.sum() < 0.999
+    assert loss(closed) <= found.fun + 1e-12
+    assert closed == pytest.approx(found.x, abs=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"cap": 2}, "the Kelly cap must be above 0 and at most 1, got 2"),
+        ({"commission": 1}, "commission must be a share from 0 to below 1"),
+        ({"pool": 0}, "pool must be above 0"),
+        ({"minimum": -1}, "minimum must be a share of the first bank"),
+        ({"stake": 1}, "staking has no 'stake': choose from fraction, cap, at_risk"),
+        ({"cap": "all"}, "staking cap is 'all', but must be a number"),
+    ],
+)
+def test_a_wrong_staking_is_refused_in_one_line(given: dict[str, object], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        Staking.of(given)
+
+
+def staked(stakes: list[float], price: list[float], share: list[float], race: list[int], day: list[int]) -> StakedBets:
+    payout = np.full(len(stakes), 0.8)
+    return StakedBets(np.array(stakes), np.array(price), np.array(share), payout, np.array(race), np.array(day))
 
 
 def test_a_bank_stakes_what_it_held_in_the_morning() -> None:
-    """Day 0: 10 % at +3 and 10 % lost: 1.2. Day 1: 50 % lost: 0.6. Day 2: nothing. Day 3: 80 % + 80 % cut to 1: gone."""
-    stakes = np.array([0.1, 0.1, 0.5, 0.8, 0.8, 0.2])
-    profit = np.array([3.0, -1.0, -1.0, -1.0, -1.0, np.nan])
-    bank = compounded(stakes, profit, np.array([0, 0, 1, 3, 3, 0]), 4)
+    """Day 0: 10 % at 4.0 won and 10 % lost: 1.2. Day 1: 50 % lost: 0.6. Day 2: nothing. Day 3: 80 % + 80 % cut to 1: gone."""
+    bets_made = staked(
+        [0.1, 0.1, 0.2, 0.5, 0.8, 0.8], [4.0, 4.0, math.nan, 4.0, 4.0, 4.0], [1, 0, 1, 0, 0, 0], [0, 1, 2, 3, 4, 5],
+        [0, 0, 0, 1, 3, 3],
+    )  # fmt: skip
+    bank = compounded(bets_made, 4)
     assert bank.after_day.tolist() == pytest.approx([1.2, 0.6, 0.6, 0.0])
     assert bank.drawdown == 1.0
-    assert compounded(np.empty(0), np.empty(0), np.empty(0, dtype=np.intp), 0).final == 1.0
+    assert compounded(staked([], [], [], [], []), 0).final == 1.0
+
+
+def test_a_bank_pays_commission_on_a_races_net_winnings_and_places_no_stake_below_the_minimum() -> None:
+    """Two bets on a race: .1 wins .3, .1 loses: net .2, less 5 % .19. Then .01 of 1.19 is below .02: not placed."""
+    bets_made = staked([0.1, 0.1, 0.01], [4.0, 4.0, 9.0], [1, 0, 1], [7, 7, 9], [0, 0, 1])
+    bank = compounded(bets_made, 2, Staking(commission=0.05, minimum=0.02))
+    assert bank.after_day.tolist() == pytest.approx([1.19, 1.19])
+
+
+def test_a_stake_in_a_pool_lowers_its_own_price() -> None:
+    """A pool of 10 that pays 8: at 4.0 its backers hold 2. A stake of 1 makes that 8.8 for 3 units: 2.93, a profit of 1.93."""
+    won = compounded(staked([1.0], [4.0], [1], [0], [0]), 1, Staking(cap=1.0, pool=10.0))
+    assert won.final == pytest.approx(1.0 + 8.8 / 3.0 - 1.0)
+    assert compounded(staked([1.0], [4.0], [1], [0], [0]), 1).final == pytest.approx(4.0)
 
 
 @given(st.lists(st.floats(-5, 5), max_size=30))

@@ -13,13 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from velo.errors import UserError
-from velo.racing.settlement import KELLY_CAP, KELLY_FRACTION
+from velo.racing.staking import DEFAULT as STAKING
+from velo.racing.staking import Staking, race_stakes
 from velo.training.dataset.by_race import Floats, Indices
 
 Wanted = NDArray[np.bool_]
 
-MOST_AT_RISK: Final = 1.0
-"""The largest share of the bank on all bets of one race day, which are staked before their results."""
 PRICE_EDGES: Final = (5.0, 8.0, 15.0, 21.0)
 """Upper ends of the price buckets of contract 9, each included in its bucket; one more bucket is above the last."""
 BUCKETS: Final = ("1–5", "5–8", "8–15", "15–21", "> 21")
@@ -87,18 +86,16 @@ def bucket_of(price: Floats) -> Indices:
     return np.where(np.isfinite(price) & (price > 1.0), band, -1).astype(np.intp)
 
 
-def kelly_stakes(p: Floats, price: Floats, fraction: float = KELLY_FRACTION, cap: float = KELLY_CAP) -> Floats:
-    """Shares of the bank by fractional Kelly, fraction · (p · price − 1) ÷ (price − 1), at most `cap`; 0 without an edge.
+def kelly_stakes(p: Floats, price: Floats, race: Indices, staking: Staking = STAKING) -> Floats:
+    """Shares of the bank for bets on some runners, those of a race together; 0 where the race's other bets leave no gain.
 
-    Each runner is staked as if it were the only bet; the cap alone limits the rivals of one race.
+    `race` is the race of each bet, in ascending order. `velo.racing.staking` says how.
     """
-    for name, value in (("fraction", fraction), ("cap", cap)):
-        if not 0.0 < value <= 1.0:
-            raise UserError(f"the Kelly {name} must be above 0 and at most 1, got {value!r}")
-    edge = edges(p, price)
-    wanted = edge > 0.0
     stakes = np.zeros(p.size)
-    stakes[wanted] = np.minimum(fraction * edge[wanted] / (price[wanted] - 1.0), cap)
+    wanted = edges(p, price) > 0.0
+    for rows in np.split(np.arange(p.size), np.flatnonzero(np.diff(race)) + 1):
+        if wanted[rows].any():
+            stakes[rows] = race_stakes(p[rows].tolist(), price[rows].tolist(), staking)
     return stakes
 
 
@@ -111,20 +108,52 @@ class Bank:
     drawdown: float
 
 
-def compounded(stakes: Floats, unit_profit: Floats, day: Indices, days: int) -> Bank:
-    """A bank that stakes shares of what it held in the morning, race day by race day; unsettled bets (NaN) are not made.
+@dataclass(frozen=True, slots=True)
+class StakedBets:
+    """Bets in order of time: shares of the bank, decimal prices, shares of the win, the share of a pool paid out, race and race day from 0."""
 
-    Stakes of a day above `MOST_AT_RISK` together are cut in proportion. `day` is each bet's, from 0 in order of time.
+    stakes: Floats
+    price: Floats
+    share: Floats
+    payout: Floats
+    race: Indices
+    day: Indices
+
+
+def compounded(bets: StakedBets, days: int, staking: Staking = STAKING) -> Bank:
+    """A bank that stakes shares of what it held in the morning, race day by race day; a bet without a price is not made.
+
+    Stakes of a day above the share that `staking` puts at risk are cut in proportion; then those below its minimum are not placed.
     """
-    settled = ~np.isnan(unit_profit)
-    at_risk = np.bincount(day[settled], stakes[settled], minlength=days)
-    won = np.bincount(day[settled], (stakes * unit_profit)[settled], minlength=days)
-    scale = np.divide(MOST_AT_RISK, at_risk, out=np.ones(days), where=at_risk > MOST_AT_RISK)
-    # losing every stake leaves exactly 0: rounding must not leave a debt
-    path = np.cumprod(np.maximum(1.0 + won * scale, 0.0))
+    bank, path = 1.0, np.ones(days)
+    ends = np.searchsorted(bets.day, np.arange(days), side="right")
+    for at, (begin, end) in enumerate(zip(np.r_[0, ends[:-1]], ends, strict=True)) if days else ():
+        rows = np.arange(begin, end)[~np.isnan(bets.price[begin:end])]
+        shares = bets.stakes[rows]
+        placed = shares * bank * min(1.0, staking.at_risk / max(float(shares.sum()), staking.at_risk))
+        placed = np.where(placed >= staking.minimum, placed, 0.0)
+        race = bets.race[rows] - bets.race[begin : begin + 1]
+        price = bets.price[rows]
+        if staking.pool is not None:
+            price = moved(
+                price, placed, np.bincount(race, placed)[race], bets.payout[rows] * staking.pool, staking.pool
+            )
+        profits = placed * (bets.share[rows] * price - 1.0)
+        # losing every stake leaves exactly 0: rounding must not leave a debt
+        bank = max(bank + float(after_commission(profits, race, staking.commission).sum()), 0.0)
+        path[at] = bank
     peaks = np.maximum.accumulate(np.r_[1.0, path])[1:]
     falls = np.divide(peaks - path, peaks)
     return Bank(path, float(path[-1]) if days else 1.0, float(falls.max(initial=0.0)))
+
+
+def moved(price: Floats, stake: Floats, of_race: Floats, paid_out: Floats, pool: float) -> Floats:
+    """Decimal prices of a pari-mutuel pool once the own stakes have joined it.
+
+    Before them the pool holds `pool` and pays `paid_out` of it, so at a price o the runner's backers hold paid_out ÷ o. `of_race` are
+    all own stakes in the pool.
+    """
+    return np.asarray(price * (1.0 + of_race / pool) / (1.0 + stake * price / paid_out), dtype=np.float64)
 
 
 def drawdown(profits: Floats) -> float:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from velo.racing.staking import DEFAULT as STAKING
+from velo.racing.staking import Staking
 from velo.resampling import Days, Figure
 from velo.training.dataset.by_race import Floats, Indices, sizes_of, total
 from velo.training.evaluation.betting import (
@@ -16,6 +18,7 @@ from velo.training.evaluation.betting import (
     COMMISSIONS,
     STRATEGIES,
     Bank,
+    StakedBets,
     Strategy,
     Wanted,
     after_commission,
@@ -120,24 +123,27 @@ class ProbabilityBand:
     market: Figure
 
 
-def bets(season: BacktestPeriod, of: Strategy) -> Bets:
+def bets(season: BacktestPeriod, of: Strategy, staking: Staking = STAKING) -> Bets:
     """The bets of a strategy over the period."""
-    return placed(season, of.name, chosen(of, season.p, season.decided_at))
+    return placed(season, of.name, chosen(of, season.p, season.decided_at), staking)
 
 
-def all_strategies(season: BacktestPeriod) -> tuple[Bets, ...]:
+def all_strategies(season: BacktestPeriod, staking: Staking = STAKING) -> tuple[Bets, ...]:
     """The bets of every strategy of contract 9, on the same resamples."""
-    return tuple(bets(season, of) for of in STRATEGIES)
+    return tuple(bets(season, of, staking) for of in STRATEGIES)
 
 
-def placed(season: BacktestPeriod, name: str, wanted: Wanted) -> Bets:
-    """The outcome of bets on the wanted runners, at one unit each and at fractional Kelly."""
+def placed(season: BacktestPeriod, name: str, wanted: Wanted, staking: Staking = STAKING) -> Bets:
+    """The outcome of bets on the wanted runners, at one unit each and by Kelly over the wanted runners of each race."""
     profits = unit_profits(season.settled_at, season.share, np.ones(season.p.size, dtype=np.bool_))
     settled = wanted & ~np.isnan(profits)
     of = season.days.where(settled)
     profit, race = profits[settled], season.race[settled]
-    stakes = kelly_stakes(season.p[settled], season.decided_at[settled])
     share = season.share[settled]
+    stakes = kelly_stakes(season.p[settled], season.decided_at[settled], race, staking)
+    book = total(np.nan_to_num(inverses(season.settled_at)), season.starts)
+    payout = np.divide(1.0, book, out=np.ones(book.size), where=book > 0.0)[race]
+    staked = StakedBets(stakes, season.settled_at[settled], share, payout, race, of.of)
     bucket = bucket_of(season.settled_at)
     clv, beat_close = _closing_line(season, season.clv, wanted)
     return Bets(
@@ -151,7 +157,7 @@ def placed(season: BacktestPeriod, name: str, wanted: Wanted) -> Bets:
         roi={rate: of.mean(after_commission(profit, race, rate)) for rate in COMMISSIONS},
         profit=float(profit.sum()),
         drawdown=drawdown(_by_race(profit, race)),
-        kelly=compounded(stakes, profit, of.of, of.count),
+        kelly=compounded(staked, of.count, staking),
         roi_kelly=of.ratio(stakes * profit, stakes, int((stakes > 0).sum())),
         clv=clv,
         beat_close=beat_close,

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -29,6 +30,10 @@ def register(app: typer.Typer) -> None:
 def paper(
     once: Annotated[bool, typer.Option("--once", help="Decide and settle what is due now, then exit.")] = False,
     follow: Annotated[bool, typer.Option("--follow", help="Run until stopped (Ctrl-C is safe).")] = False,
+    place: Annotated[
+        bool,
+        typer.Option("--place", help="Also bet for a place on each horse bet on to win; the pool's dividend pays."),
+    ] = False,
     report: Annotated[bool, typer.Option("--report", help="Show the results so far; writes nothing.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -46,25 +51,27 @@ def paper(
     done: PaperStep | None = None
     if not report:
         with writing(store.home) as ledger:
-            done = traded(store, log, ledger, now)
+            done = traded(store, log, ledger, now, places=place)
             _print_step(done, console)
             while follow:
                 time.sleep(POLL_SECONDS)
-                before, done = done, traded(open_store(), log, ledger, now)
+                before, done = done, traded(open_store(), log, ledger, now, places=place)
                 _print_step(done, console, before)
     reports = paper_reports(read(store.home))
     show({"step": plain(done), "models": plain(reports)} if as_json else None, as_json, lambda: paper_table(reports))
 
 
-def traded(store: Store, log: "UnbuiltLog", ledger: "Ledger", clock: Callable[[], datetime]) -> "PaperStep":
-    """Take one step at the present of `clock` (UTC)."""
+def traded(
+    store: Store, log: "UnbuiltLog", ledger: "Ledger", clock: Callable[[], datetime], *, places: bool = False
+) -> "PaperStep":
+    """Take one step at the present of `clock` (UTC); with `places` it also bets for places."""
     from velo.serving.paper_trading.trader import step, trader_of
     from velo.serving.scoring.scorer import score
 
     def scored(race_id: str, as_of: datetime, at: datetime) -> "PaperRace":
         return score(store, race_id, log=log, now=at, as_of=as_of)
 
-    return step(store, log, ledger, trader_of(store.home), scored, clock)
+    return step(store, log, ledger, replace(trader_of(store.home), places=places), scored, clock)
 
 
 def _print_step(done: "PaperStep", console: Console, before: "PaperStep | None" = None) -> None:

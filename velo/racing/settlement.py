@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import Final
 
 from velo.errors import UserError
 from velo.racing.cards import FIRST_VERSION
@@ -134,16 +133,6 @@ def _price(
     return 1.0 + (bet.price - 1.0) * (100 - pence) / 100.0, f"Rule 4: {pence}p in the pound"
 
 
-KELLY_FRACTION: Final = 0.25
-KELLY_CAP: Final = 0.02
-"""The largest share of the bank on one runner."""
-
-
 def edge(p: float, price: float) -> float:
     """Return p · price − 1, the expected profit of one unit if p is true; the price is decimal and above 1."""
     return p * price - 1.0
-
-
-def kelly_stake(p: float, price: float, fraction: float = KELLY_FRACTION, cap: float = KELLY_CAP) -> float:
-    """Return the fractional Kelly share of the bank, at most `cap`; 0 without an edge. Ignores other bets."""
-    return min(max(fraction * edge(p, price) / (price - 1.0), 0.0), cap)
