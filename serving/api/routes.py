@@ -56,7 +56,7 @@ CurveAsOf = Annotated[
 ]
 Since = Annotated[Instant | None, Query(description="Leave out rows that had ended by this instant.")]
 Points = Annotated[int, Query(ge=2, le=MOST_POINTS, description="The most changes to return, evenly selected.")]
-Pool = Literal["exacta", "quinella", "trifecta", "trio"]
+Pool = Literal["exacta", "quinella", "trifecta", "trio", "first four", "quartet"]
 
 
 def _answers(model: type, *refusals: int) -> dict[int | str, dict[str, Any]]:
@@ -132,7 +132,7 @@ async def race_combinations(
     pool: Annotated[Pool, Query(description="The bet.")] = "exacta",
     most: Annotated[int, Query(ge=1, le=500, description="The most combinations to return.")] = 20,
 ) -> Response:
-    """The likeliest exactas, quinellas, trifectas or trios, from the chances of winning."""
+    """The likeliest combinations of a pool, from the chances of winning; first four is in any order, the quartet in order."""
     return _json(await turns.quick.run(client, service.insisted, service.combinations, race_id, pool, most))
 
 

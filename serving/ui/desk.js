@@ -118,7 +118,7 @@ async function loadForm(race, path) {
 /** The likeliest combinations of a pool of the race that is open. */
 async function wanted(pool) {
   const race = id();
-  const { body, refused } = await ask(`/v1/races/${encodeURIComponent(race)}/combinations?pool=${pool}&most=12`);
+  const { body, refused } = await ask(`/v1/races/${encodeURIComponent(race)}/combinations?pool=${encodeURIComponent(pool)}&most=12`);
   if (kind() !== "race" || id() !== race) return;
   state.combinations = body ?? { pool, refused };
   draw();

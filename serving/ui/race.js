@@ -251,17 +251,18 @@ function footnotes(scored, faint) {
   ];
 }
 
-const POOLS = ["exacta", "quinella", "trifecta", "trio"];
+const POOLS = ["exacta", "quinella", "trifecta", "trio", "first four", "quartet"];
+const IN_ORDER = ["exacta", "trifecta", "quartet"];
 
 /** The likeliest combinations of a pool, asked for when the section is opened. */
 function exotics(card, combinations, wanted) {
   const names = new Map(card.declared.map((runner) => [runner.horse_id, runner]));
   const title = (horse) => { const runner = names.get(horse); return [runner?.runner_no ? `${runner.runner_no} ` : "", named(runner?.horse ?? horse)]; };
   const list = combinations?.combinations?.map((combination) => h("tr", {},
-    h("th", { scope: "row" }, combination.horse_ids.map((horse, at) => [at ? (combinations.pool === "exacta" || combinations.pool === "trifecta" ? " → " : " + ") : "", title(horse)])),
+    h("th", { scope: "row" }, combination.horse_ids.map((horse, at) => [at ? (IN_ORDER.includes(combinations.pool) ? " → " : " + ") : "", title(horse)])),
     h("td", { class: "figure" }, w.percent(combination.probability, 2)), h("td", { class: "figure" }, w.odds(combination.fair_odds))));
   return h("details", { class: "exotics", "data-key": "exotics", on: { toggle: (event) => { if (event.target.open && !combinations) wanted("exacta"); } } },
-    h("summary", {}, "Exacta, quinella, trifecta and trio"),
+    h("summary", {}, "Exacta, quinella, trifecta, trio, first four and quartet"),
     h("div", { class: "controls" }, radios("Bet", "pool", POOLS, combinations?.pool ?? "exacta", (_, pool) => wanted(pool))),
     combinations?.refused ? h("p", { class: "flag warn" }, combinations.refused) : null,
     list ? h("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "Combinations" }, h("table", { class: "plain" }, h("thead", {}, h("tr", {}, ["Horses", "Chance", "Fair"].map((each) => h("th", { scope: "col" }, each)))),

@@ -1,4 +1,4 @@
-"""Chances of places, exactas and trifectas from the chances of winning.
+"""Chances of places and of exotic bets from the chances of winning.
 
 The order of finish is made place by place: each place goes to one of the remaining runners in proportion to p^λ, with an
 exponent λ for each place. λ = 1 is Harville (1973), who lets favourites finish second and third too often. A λ below 1 that falls
@@ -8,7 +8,7 @@ and statistical models for racing" (2008), give the approximation. VÉLØ fits �
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from itertools import permutations
+from itertools import combinations, permutations
 from typing import Any, Final
 
 import numpy as np
@@ -107,22 +107,41 @@ def trifectas(win: Floats, exponents: Exponents) -> Floats:
     return _triples(exactas(win, exponents) / _other_pairs(third), third)
 
 
+def quartets(win: Floats, exponents: Exponents) -> Floats:
+    """The chance of each first four in that order, (runners, runners, runners, runners); `win` is of one race."""
+    fourth = _powers(win, exponents[2])
+    chances = (trifectas(win, exponents) / _other_triples(fourth))[..., None] * fourth
+    for axis in range(3):
+        shape = [1, 1, 1, fourth.size]
+        shape[axis] = fourth.size
+        chances = chances * (1.0 - np.eye(fourth.size)).reshape(shape)
+    return np.asarray(chances, dtype=np.float64)
+
+
+_IN_ORDER: Final = {"exacta": exactas, "trifecta": trifectas, "quartet": quartets}
+_ANY_ORDER: Final = {"quinella": (2, exactas), "trio": (3, trifectas), "first four": (4, quartets)}
+
+
 def likeliest(win: Floats, exponents: Exponents, pool: str, most: int) -> list[tuple[tuple[int, ...], float]]:
     """The likeliest combinations of one race, likeliest first, each with its chance.
 
-    `pool` is exacta or trifecta, whose runners are in order, or quinella or trio, whose runners are in any order and listed
-    ascending. Fewer than `most` where there are fewer.
+    `pool` is exacta, trifecta or quartet, whose runners are in order, or quinella, trio or first four, whose runners are in any order and
+    listed ascending. Fewer than `most` where there are fewer.
     """
-    ordered = pool in ("exacta", "trifecta")
-    chances = exactas(win, exponents) if pool in ("exacta", "quinella") else trifectas(win, exponents)
-    if not ordered:
-        axes = tuple(range(chances.ndim))
-        chances = sum((chances.transpose(order) for order in permutations(axes)), np.zeros_like(chances))
-        indices = np.indices(chances.shape)
-        chances = np.where((np.diff(indices, axis=0) > 0).all(axis=0), chances, 0.0)
-    flat = chances.ravel()
-    best = np.argsort(-flat, kind="stable")[:most]
-    places = np.stack(np.unravel_index(best, chances.shape), axis=1)
+    if pool in _IN_ORDER:
+        chances = _IN_ORDER[pool](win, exponents)
+        flat = chances.ravel()
+        best = np.argsort(-flat, kind="stable")[:most]
+        places = np.stack(np.unravel_index(best, chances.shape), axis=1)
+    else:
+        count, ordered = _ANY_ORDER[pool]
+        chances = ordered(win, exponents)
+        sets = np.array(list(combinations(range(win.size), count)), dtype=np.intp).reshape(-1, count)
+        flat = np.zeros(len(sets))
+        for order in permutations(range(count)):
+            flat += chances[tuple(sets[:, order].T)]
+        best = np.argsort(-flat, kind="stable")[:most]
+        places = sets[best]
     return [
         (tuple(place), chance)
         for place, chance in zip(places.tolist(), flat[best].tolist(), strict=True)
