@@ -58,7 +58,9 @@ class Past:
         return {"race_id": race_id, "as_of": to_text(as_of), "runners": lines, "prices": _prices(messages, as_of)}
 
     def record(self, kind: Kind, key: str, now: datetime) -> dict[str, Any]:
-        """Every known start of a horse, trainer or jockey, its records by course, distance and going, and its coming races.
+        """Every known start of a horse, trainer or jockey, its records and its coming races.
+
+        Records are by course, distance and going; of trainers and jockeys also by month and by first headgear.
 
         Raises `UnknownKey` for a key that has neither a start nor a declared race.
         """
@@ -69,6 +71,11 @@ class Past:
                 f"{kind} {key!r} has no start and no declared race by {to_text(now)}: use the {kind}_id of a card"
             )
         after = self._after(key, now) if kind == "horse" and runs else {}
+        labels: list[tuple[str, Callable[[PastRun], str | None]]] = [
+            ("course", _course), ("distance", _distance), ("going", _going)
+        ]  # fmt: skip
+        if kind != "horse":
+            labels += [("headgear", self._headgear(runs, now)), ("month", _month)]
         return {
             "kind": kind,
             "id": key,
@@ -76,14 +83,26 @@ class Past:
             "as_of": to_text(now),
             "coming": coming,
             "starts": len(runs),
-            "records": [
-                {"by": by, "lines": records(runs, label)}
-                for by, label in (("course", _course), ("distance", _distance), ("going", _going))
-            ],
+            "records": [{"by": by, "lines": records(runs, label)} for by, label in labels],
             "runs": [
                 _run(run) | after.get(run.known_at, _NOT_RATED) for run in runs[: len(runs) if kind == "horse" else 60]
             ],
         }
+
+    def _headgear(self, runs: Sequence[PastRun], now: datetime) -> Callable[[PastRun], str | None]:
+        """Whether a start's headgear was the horse's first, by all its known starts; None for a start without headgear."""
+        horses = {run.horse_id for run in runs if run.headgear}
+        first: dict[str, tuple[datetime, str]] = {}
+        for horse, every in (self.runs.of("horse", horses, now) if horses else {}).items():
+            worn = [(run.off_time, run.race_id) for run in every if run.headgear]
+            first[horse] = min(worn)
+
+        def label(run: PastRun) -> str | None:
+            if not run.headgear:
+                return None
+            return FIRST_TIME if (run.off_time, run.race_id) == first[run.horse_id] else WORN_BEFORE
+
+        return label
 
     def search(self, text: str, now: datetime) -> list[dict[str, str]]:
         """Horses, trainers, jockeys and courses of races whose name holds a text, those that begin with it first."""
@@ -169,6 +188,10 @@ class Past:
         return [(kind, key, name or key) for kind, key, name in rows]
 
 
+FIRST_TIME: Final = "first time"
+WORN_BEFORE: Final = "worn before"
+
+
 def records(runs: Sequence[PastRun], label_of: Callable[[PastRun], str | None]) -> list[dict[str, Any]]:
     """Starts, wins and places (by the number of starters) of `runs` by label, most starts first; None leaves a start out."""
     found: dict[str, list[int]] = {}
@@ -204,6 +227,10 @@ def _distance(run: PastRun) -> str | None:
 def _going(run: PastRun) -> str | None:
     group = going_group(run.going)
     return None if group == UNKNOWN else group
+
+
+def _month(run: PastRun) -> str:
+    return f"{run.race_date:%B}"
 
 
 def _line(horse: str, runs: Sequence[PastRun], race: Declared) -> dict[str, Any]:

@@ -387,9 +387,12 @@ class NamedRecord(BaseModel):
 
 
 class RecordBy(BaseModel):
-    """Records by course, distance or going, most starts first."""
+    """Records by course, distance or going, most starts first; of trainers and jockeys also by month and headgear.
 
-    by: Literal["course", "distance", "going"]
+    Headgear is `first time`, where no known start of the horse before had any, or `worn before`; other starts are left out.
+    """
+
+    by: Literal["course", "distance", "going", "headgear", "month"]
     lines: list[NamedRecord]
 
 

@@ -58,7 +58,7 @@ function coming(record) {
       h("td", {}, race.status === "run" ? race.winners.map((winner) => winner.horse).join(", ") : w.countdown(race)))));
 }
 
-const BY = { course: "Course", distance: "Distance", going: "Going" };
+const BY = { course: "Course", distance: "Distance", going: "Going", headgear: "Headgear", month: "Month" };
 
 function recordTables(record) {
   return h("div", { class: "records" }, record.records.filter((table) => table.lines.length).map((each) =>

@@ -1,5 +1,6 @@
 """The curves of a horse, a trainer or a jockey are the changelog's own rows: bounded, and nothing later than asked."""
 
+from collections import Counter
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -233,7 +234,11 @@ def test_a_record_counts_starts_wins_and_places_by_course_and_lists_every_start(
         places = sum(row[2] is not None and row[2] <= (1 if row[3] <= 4 else 2 if row[3] <= 7 else 3) for row in here)
         assert (line.starts, line.wins, line.places) == (len(here), sum(row[2] == 1 for row in here), places)
     trainer = KeyRecord.model_validate_json(client.get("/v1/trainers/trainer 1/record").content)
-    assert trainer.starts == len(expected_runs(results, "trainer", "trainer 1"))
+    rows = expected_runs(results, "trainer", "trainer 1")
+    assert trainer.starts == len(rows)
+    by_month = next(one for one in trainer.records if one.by == "month")
+    months = Counter(f"{results[row[0]].race.race_date:%B}" for row in rows)
+    assert {line.name: line.starts for line in by_month.lines} == months
     assert client.get("/v1/jockeys/nobody/record").status_code == 404
 
 
