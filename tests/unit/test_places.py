@@ -11,7 +11,10 @@ import pytest
 from tests.support.shared import shared_file
 from velo.racing.messages import FINISHED, STARTED, Race
 from velo.racing.place_bets import NO_PLACES, PlaceTerms, place_terms
+from velo.resampling import Days
 from velo.training.dataset.by_race import normalised
+from velo.training.evaluation.place_quality import chances_of, fit_correction, measure_places, placed_of
+from velo.training.evaluation.reliability import mean_gap
 from velo.training.market.market import fit_market_exponent
 from velo.training.market.places import (
     HARVILLE,
@@ -191,6 +194,92 @@ def test_a_unit_each_way_is_half_to_win_and_half_for_a_place() -> None:
     assert PlaceTerms(3, 0.2).each_way(0.1, 0.3, 12.0) == pytest.approx(0.5 * 0.2 + 0.5 * -0.04)
     assert PlaceTerms(3, None).each_way(0.1, 0.3, 12.0) is None
     assert NO_PLACES.each_way(0.1, 0.3, 12.0) is None
+
+
+def test_place_chances_of_many_races_are_those_of_each_by_its_field_and_places() -> None:
+    rng = np.random.default_rng(2)
+    sizes, places = np.array([6, 9, 4, 9, 12]), np.array([2, 3, 0, 2, 3])
+    starts = np.r_[0, np.cumsum(sizes)[:-1]].astype(np.intp)
+    win = np.concatenate([rng.dirichlet(np.ones(size)) for size in sizes])
+    order = fit_finish_order(*drawn((0.8, 0.65, 0.5), 400, 9, 3))
+    found = chances_of(win, starts, places, order)
+    for begin, size, count in zip(starts, sizes, places, strict=True):
+        rows = slice(begin, begin + size)
+        if count == 0:
+            assert np.isnan(found[rows]).all(), "no place bet on four runners"
+        else:
+            assert found[rows] == pytest.approx(place_chances(win[rows], int(count), order.of(int(size))))
+
+
+def test_a_race_counts_only_where_all_its_placed_are_known() -> None:
+    """Two races of two places: in the second one placing is unknown. A third has no place bet."""
+    position = np.array([1.0, 2.0, 3.0, 1.0, np.nan, 3.0, 1.0, 2.0])
+    placed = placed_of(position, np.array([0, 3, 6]), np.array([2, 2, 0]))
+    assert placed[:3].tolist() == [1.0, 1.0, 0.0]
+    assert np.isnan(placed[3:]).all()
+
+
+def test_a_direct_model_corrects_places_that_the_formula_gets_wrong_and_keeps_their_sum() -> None:
+    """The orders are made with other exponents than the formula has; an unbiased formula is left nearly alone."""
+    win, starts, position = drawn((0.6, 0.5, 0.4), 3000, 9, 11)
+    places = np.full(starts.size, 3)
+    placed = placed_of(position, starts, places)
+    harville = FinishOrder((HARVILLE,) * 3, ((None,) * 3,) * 3, ((0,) * 3,) * 3)
+    true = FinishOrder(((0.6, 0.5, 0.4),) * 3, ((None,) * 3,) * 3, ((0,) * 3,) * 3)
+    days = Days.of_dates(np.repeat(np.arange(starts.size), 9) // 8, 1, 20)
+    error: dict[str, float] = {}
+    for name, order in (("wrong", harville), ("right", true)):
+        chance = chances_of(win, starts, places, order)
+        direct = fit_correction(chance, placed, win, starts).apply(chance, win, starts, places)
+        assert direct.reshape(-1, 9).sum(axis=1) == pytest.approx(3.0, abs=1e-6)
+        for what, p in ((name, chance), (f"{name}, corrected", direct)):
+            error[what] = mean_gap(p, placed, days).value or 0.0
+        if name == "right":
+            assert np.abs(direct - chance).mean() < 0.01
+    assert error["wrong"] > 0.02
+    assert error["wrong, corrected"] < 0.4 * error["wrong"]
+    assert error["right"] < 0.005
+
+
+def test_the_figures_of_places_against_a_plain_loop() -> None:
+    win, starts, position = drawn((0.8, 0.65, 0.5), 300, 8, 4)
+    places = np.full(starts.size, 3)
+    placed = placed_of(position, starts, places)
+    order = FinishOrder((HENERY,) * 3, ((None,) * 3,) * 3, ((0,) * 3,) * 3)
+    model = chances_of(win, starts, places, order)
+    market = chances_of(np.full(win.size, 1 / 8), starts, places, order)
+    columns = {
+        "placed": placed, "place_market": market, "place_fundamental": model, "place_blend": model, "place_direct": model,
+    }  # fmt: skip
+    days = Days.of_dates(np.repeat(np.arange(300) // 6, 8), 1, 50)
+    rows = measure_places(columns, starts, days)
+    assert [row.field for row in rows if row.subject == "blend"] == ["all", "8 to 11"]
+    row = next(row for row in rows if (row.subject, row.field) == ("blend", "8 to 11"))
+    uniform = loss = expected = by_market = got = 0.0
+    for p, m, y in zip(model, market, placed, strict=True):
+        uniform -= np.log(3 / 8) if y else np.log(5 / 8)
+        loss -= np.log(p) if y else np.log(1 - p)
+        if p > m:
+            got, expected, by_market = got + y, expected + p, by_market + m
+    assert row.races == 300
+    assert row.r2.value == pytest.approx(1 - loss / uniform)
+    assert row.market_r2.value == pytest.approx(0.0, abs=1e-12)
+    assert row.ae.value == pytest.approx(got / expected)
+    assert row.ae_market.value == pytest.approx(got / by_market)
+    assert measure_places({}, starts, days) == ()
+
+
+def test_the_likeliest_first_fours_and_quartets_are_those_of_every_order() -> None:
+    every = orders(WIN, HENERY, 4)
+    [(first, chance)] = likeliest(WIN, HENERY, "quartet", 1)
+    assert first == (0, 1, 2, 3)
+    assert chance == pytest.approx(every[0, 1, 2, 3])
+    fours = likeliest(WIN, HENERY, "first four", 100)
+    assert len(fours) == 15
+    assert sum(chance for _, chance in fours) == pytest.approx(1.0)
+    assert fours[0][0] == (0, 1, 2, 3)
+    assert fours[0][1] == pytest.approx(sum(every[order] for order in permutations(range(4))))
+    assert likeliest(WIN[:3] / WIN[:3].sum(), HENERY, "first four", 5) == []
 
 
 @pytest.mark.slow

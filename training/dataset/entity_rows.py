@@ -3,7 +3,7 @@
 A price is that of the latest snapshot of its race, from any source, as `velo.racing.cards.declared_at` takes it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -21,8 +21,9 @@ from velo.feature_repo.stores.parts import Snapshot
 from velo.racing.cards import DRIFT_MINUTES
 from velo.racing.going import distance_band, going_group
 from velo.racing.messages import STARTED
+from velo.racing.place_bets import terms_of
 from velo.storage.store import Home
-from velo.training.dataset.by_race import Floats, starts_of
+from velo.training.dataset.by_race import Floats, Indices, starts_of
 
 MEMORY_LIMIT: Final = "1500MB"
 _NO_VOLUMES: Final = " UNION ALL BY NAME SELECT NULL::MAP(VARCHAR, DOUBLE) AS volumes WHERE false"
@@ -80,6 +81,21 @@ def _register(
 
 def _query(name: str) -> str:
     return files("velo.training.dataset").joinpath("sql", f"{name}.sql").read_text()
+
+
+def place_counts(home: Home, race_ids: Sequence[str], starters: Indices) -> Indices:
+    """How many places a place bet pays on in each race, by the country and kind of its first result; 0 where it is not offered."""
+    with message_views(home, Snapshot()) as connection:
+        query = """
+            SELECT race_id, any_value(country), coalesce(any_value(handicap), false)
+            FROM runners WHERE type = 'result' AND result_version = 1 GROUP BY race_id
+        """
+        terms = {race: (country, handicap) for race, country, handicap in connection.execute(query).fetchall()}
+    counts = []
+    for race, size in zip(race_ids, starters.tolist(), strict=True):
+        country, handicap = terms[race]
+        counts.append(terms_of(country, size, handicap=handicap).places)
+    return np.asarray(counts, dtype=np.intp)
 
 
 @dataclass(frozen=True, slots=True)

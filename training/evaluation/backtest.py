@@ -13,12 +13,14 @@ from typing import Any, Final, TypedDict, Unpack
 import numpy as np
 
 from velo.errors import UserError
+from velo.racing.staking import Staking
 from velo.storage.store import Store
 from velo.training.dataset.by_race import Floats, Indices
-from velo.training.dataset.entity_rows import Period, prices
+from velo.training.dataset.entity_rows import Period, place_counts, prices
 from velo.training.dataset.races import Races, Wanted, at_decision, races_of
 from velo.training.dataset.training_set import LEAD, TrainingSet, kept_training_set
-from velo.training.evaluation.blend_calibrate import BlendChoice, combine
+from velo.training.evaluation.blend_calibrate import Combined, combine
+from velo.training.evaluation.place_quality import Exponent, place_columns
 from velo.training.evaluation.segments import SegmentReport, labels_of, segments_of
 from velo.training.evaluation.walk_forward import OutOfFold, WalkForwardPlan, cut, predict
 from velo.training.model.own_models import Recipe, recipe_for
@@ -62,7 +64,7 @@ class BacktestOptions(TypedDict, total=False):
 
     The default is the `DAYS` days up to the last result. `refit_months` and `past` are those of `WalkForwardPlan`, `lead` the time
     before the off. `model` is whatever `velo.training.model.own_models.recipe_for` takes: None or `ModelOptions` for VÉLØ's own,
-    `module:factory` with its `parameters`, or an object.
+    `module:factory` with its `parameters`, or an object. `staking` are the values of `velo.racing.staking.Staking` that differ from its own.
     """
 
     since: date | None
@@ -73,6 +75,7 @@ class BacktestOptions(TypedDict, total=False):
     lead: timedelta
     model: object
     parameters: Mapping[str, Any] | None
+    staking: Mapping[str, object] | None
 
 
 def prepare(store: Store, progress: Progress, options: BacktestOptions) -> Prepared:
@@ -101,6 +104,7 @@ def backtest(
     Raises `UserError` for a period without races or history, for results without prices, for days of a locked window unless
     `again`, and for a model that fails.
     """
+    staking = Staking.of(options.get("staking") or {})
     made = prepare(store, progress, options)
     recipe, rows, plan, lead = made.recipe, made.rows, made.plan, made.rows.provenance.lead
     number = _looked_at(store, plan, again=again)
@@ -121,7 +125,10 @@ def backtest(
         "closing": shown.closing[tested],
     } | {name: rows.identity.column(name).to_numpy(zero_copy_only=False)[tested] for name in ("race_id", "horse_id")}
     progress("blend and calibrate", 0, 1)
-    predictions, choices, inside = _predictions(predicted, sp, price[tested], beside, recipe.seed)
+    ids = rows.identity.column("race_id").to_numpy(zero_copy_only=False)
+    places = place_counts(store.home, ids[tested][predicted.races.starts].tolist(), predicted.races.sizes)
+    predicted_columns = _predictions(predicted, sp, price[tested], places, beside, recipe.seed)
+    predictions, combined, exponents, inside = predicted_columns
     digest = recipe_of(recipe.settings, recipe.features, rows.provenance.catalogue, lead.total_seconds())
     data = fingerprint({name: predictions.columns[name] for name in _DATA})
     shape = f"{plan}{digest}{data}{predicted.refits[0].records}"
@@ -132,9 +139,9 @@ def backtest(
         taken = look(store.home.models, plan.since, plan.until, predictions.fingerprint(), name, now, again=True)
         number = taken.number
     progress("measure", 0, 1)
-    facts = Facts(name, digest, plan, recipe.name, count, number, used)
+    facts = Facts(name, digest, plan, recipe.name, count, number, used, staking)
     segments = _segments(rows, tested[inside], predictions)
-    report = report_of(facts, predicted, predictions, choices, segments)
+    report = report_of(facts, predicted, predictions, combined.choices, segments, exponents)
     keep(store.home, name, predictions, report)
     progress("measure", 1, 1)
     return report
@@ -178,13 +185,15 @@ def _segments(rows: TrainingSet, starters: Indices, predictions: Predictions) ->
 
 
 def _predictions(
-    predicted: OutOfFold, sp: Floats, price: Floats, beside: Mapping[str, Any], seed: int
-) -> tuple[Predictions, tuple[BlendChoice, ...], Wanted]:
-    """The predictions of the tested races that have a market, as stored, the blend chosen for each fold, and their starters.
+    predicted: OutOfFold, sp: Floats, price: Floats, places: Indices, beside: Mapping[str, Any], seed: int
+) -> tuple[Predictions, Combined, tuple[Exponent, ...], Wanted]:
+    """The predictions of the tested races that have a market, as stored, the blends, λ of the last fold, and their starters.
 
-    `price` are the odds that the blend is of. The stored `pi` is of the closing prices.
+    `price` are the odds that the blend is of, `places` the number of places of each predicted race. The stored `pi` is of the
+    closing prices.
     """
     combined = combine(predicted, price)
+    chances, exponents = place_columns(predicted, combined, price, places)
     tested = predicted.races.only(combined.races)
     pi = tested.pi if tested.closing is None else tested.closing
     priced = ~np.isnan(tested.total(tested.pi + pi))
@@ -207,9 +216,9 @@ def _predictions(
         "logit": predicted.logit[combined.rows],
         "blend_raw": combined.blend_raw,
         "blend": combined.blend,
-    }
+    } | chances
     records = min(refit.records for refit in predicted.refits if refit.tested)
     stored = {name: np.asarray(values)[rows] for name, values in columns.items()}
     inside = combined.rows.copy()
     inside[combined.rows] = rows
-    return Predictions(stored, tested.days[priced], seed, records), combined.choices, inside
+    return Predictions(stored, tested.days[priced], seed, records), combined, exponents, inside

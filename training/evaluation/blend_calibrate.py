@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from velo.training.dataset.by_race import Floats
+from velo.training.dataset.by_race import Floats, Indices
 from velo.training.evaluation.metrics import winner_loss
 from velo.training.evaluation.walk_forward import OutOfFold
 from velo.training.market.blending import BENTER, Blending, OutOfFoldPredictions, chances, learn, moving_blend
@@ -37,7 +37,8 @@ class BlendChoice:
 class Combined:
     """Probabilities of every starter in the tested folds, NaN where a race has no market.
 
-    `races` and `rows` mark the tested races and starters among the predictions; there is one of `choices` per tested fold.
+    `races` and `rows` mark the tested races and starters among the predictions; there is one of `fitted` and of `choices` per
+    tested fold.
     """
 
     races: NDArray[np.bool_]
@@ -46,7 +47,36 @@ class Combined:
     calibrated: Floats
     blend_raw: Floats
     blend: Floats
+    fitted: tuple[Blending, ...]
     choices: tuple[BlendChoice, ...]
+
+
+@dataclass(frozen=True)
+class PricedRaces:
+    """Some predicted races with a market: their runners' chances of winning by `market` (π^β), `fundamental` and `blend`.
+
+    `races` and `rows` mark them among the predictions, `starts` has the first of their runners, race by race.
+    """
+
+    races: NDArray[np.bool_]
+    rows: NDArray[np.bool_]
+    starts: Indices
+    win: Mapping[str, Floats]
+
+
+def priced_before(
+    out_of_fold: OutOfFold, sp_decimal: Floats, fitted: Blending, races: NDArray[np.bool_]
+) -> PricedRaces:
+    """The chances of those of `races` that have a market, blended and calibrated by `fitted`."""
+    priced = races & has_market(out_of_fold.races)
+    inside = _subset(out_of_fold, sp_decimal, priced)
+    raw = chances(fitted.kind, inside, fitted.benter)
+    win = {
+        "market": fitted.market.probabilities(None, inside.pi, inside.starts),
+        "fundamental": inside.f,
+        "blend": fitted.curves[fitted.kind].probabilities(raw, inside.price, inside.starts),
+    }
+    return PricedRaces(priced, _rows(out_of_fold, priced), inside.starts, win)
 
 
 def combine(out_of_fold: OutOfFold, sp_decimal: Floats) -> Combined:
@@ -55,11 +85,12 @@ def combine(out_of_fold: OutOfFold, sp_decimal: Floats) -> Combined:
     Raises `UserError` if the past has too few races with a market.
     """
     market, calibrated, raw, blended = (np.full(out_of_fold.fundamental.size, np.nan) for _ in range(4))
-    choices = []
+    choices, blends = [], []
     for number in range(out_of_fold.past, len(out_of_fold.refits)):
         rows = _rows(out_of_fold, out_of_fold.fold == number)
         current = _subset(out_of_fold, sp_decimal, out_of_fold.fold == number)
         fitted = blending_of(out_of_fold, sp_decimal, number)
+        blends.append(fitted)
         benter = fitted.benter
         blend_raw = chances(fitted.kind, current, benter, fitted.moving)
         market[rows] = fitted.market.probabilities(None, current.pi, current.starts)
@@ -80,7 +111,8 @@ def combine(out_of_fold: OutOfFold, sp_decimal: Floats) -> Combined:
         )
     races_tested = out_of_fold.fold >= out_of_fold.past
     rows = np.repeat(races_tested, out_of_fold.races.sizes)
-    return Combined(races_tested, rows, market[rows], calibrated[rows], raw[rows], blended[rows], tuple(choices))
+    found = (market[rows], calibrated[rows], raw[rows], blended[rows])
+    return Combined(races_tested, rows, *found, tuple(blends), tuple(choices))
 
 
 def blending_of(out_of_fold: OutOfFold, sp_decimal: Floats, number: int | None = None) -> Blending:

@@ -31,6 +31,7 @@ from velo.training.evaluation.betting import (
     strategy,
 )
 from velo.training.evaluation.metrics import BacktestPeriod, auc, margin, placed, top1
+from velo.training.evaluation.place_quality import DIRECT, PlacesMeasured, measure_places
 from velo.training.evaluation.reliability import root_mean_gap, slope
 from velo.training.gate.criteria import WINDOWS_DAYS, Verdict, Window, criteria_for, gate, judge_window
 from velo.training.gate.simulation import SIMULATIONS, PassChance, pass_chance
@@ -169,7 +170,8 @@ def holds(ae: Figure, expected: float) -> bool | None:
 class JudgeReport:
     """The gate's verdict on `subject` of a backtest. `model` is the version it was stored with, None without one.
 
-    `look` is the number of this look at a locked window, None if the window is not locked.
+    `look` is the number of this look at a locked window, None if the window is not locked. `places` are the place chances of
+    the last 12 months; they are no criterion, and empty for a backtest of an earlier version.
     """
 
     backtest: str
@@ -179,6 +181,7 @@ class JudgeReport:
     mode: str
     look: int | None
     notes: tuple[str, ...]
+    places: tuple[PlacesMeasured, ...] = ()
 
     @property
     def verdict(self) -> str:
@@ -213,9 +216,10 @@ def judge_last(
     model, notes = _whose(home, report, subject, by)
     notes = (*notes, price_words(report), looked_at_words(report.get("trials", 1)))
     mode = bundle.PAPER
+    inside = predictions.race_dates >= np.datetime64(first, "D")
+    year = season.only(inside)
     if model is not None:
         # a percentile needs the whole period: to bet on the next race one needs the lowest value that was bet on
-        year = season.only(predictions.race_dates >= np.datetime64(first, "D"))
         cut = cut_of(of, year.p, year.decided_at)
         evidence = {
             "backtest": name,
@@ -226,7 +230,9 @@ def judge_last(
             "at": now.isoformat(),
         }
         mode = bundle_writing.judged(home, model, gate.verdict.value, evidence)
-    return JudgeReport(name, subject, gate, model, mode, number, notes)
+    columns = {column: values[inside[season.race]] for column, values in predictions.columns.items()}
+    places = tuple(row for row in measure_places(columns, year.starts, year.days) if row.subject in (subject, DIRECT))
+    return JudgeReport(name, subject, gate, model, mode, number, notes, places)
 
 
 def price_words(report: Mapping[str, Any]) -> str:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
 from velo.errors import UserError
-from velo.resampling import Days
+from velo.resampling import Days, Figure
 from velo.storage.atomic_files import exchange, make_folder, sole_writer, sync_file, sync_folder, write_atomically
 from velo.storage.jsonl import plain
 from velo.storage.store import Home
@@ -163,6 +163,51 @@ def read(home: Home, name: str) -> tuple[Predictions, dict[str, Any]]:
     columns["race_date"] = np.asarray(columns["race_date"], dtype="datetime64[D]")
     dates = columns["race_date"][starts_of(columns["race"])]
     return Predictions(columns, dates, facts["seed"], facts["records"]), report
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierBacktest:
+    """The main figures of a stored backtest: R² and ΔR² (over the market) of its blend, and the bets of its main strategy at SP."""
+
+    backtest: str
+    since: str
+    until: str
+    model: str
+    races: int
+    r2: Figure
+    delta_r2: Figure
+    strategy: str
+    roi: Figure
+
+
+def earlier_backtests(home: Home, but: str, most: int = 10) -> tuple[EarlierBacktest, ...]:
+    """The stored backtests but one, those of the latest days first; a report of an older form is left out."""
+    found = []
+    for folder in home.backtests.glob("*/"):
+        if folder.name == but or folder.name.startswith("."):
+            continue
+        try:
+            report = json.loads((folder / REPORT).read_text(encoding="utf-8"))
+            served = report["served"]
+            strategy = report["equity"][served]["strategy"]
+            bets = next(bets for bets in report["bets"][served] if bets["strategy"] == strategy)
+            blend = next(row for row in report["told"] if row["name"] == BLENDED)
+            beside = next(row for row in report["beside"] if (row["name"], row["than"]) == (BLENDED, "market"))
+            earlier = EarlierBacktest(
+                backtest=folder.name,
+                since=report["since"],
+                until=report["until"],
+                model=report["model"],
+                races=report["races"],
+                r2=Figure(**blend["r2"]),
+                delta_r2=Figure(**beside["delta_r2"]),
+                strategy=strategy,
+                roi=Figure(**bets["roi"]["0.0"]),
+            )
+        except (FileNotFoundError, ValueError, KeyError, TypeError, StopIteration):
+            continue
+        found.append(earlier)
+    return tuple(sorted(found, key=lambda each: (each.until, each.since, each.backtest), reverse=True)[:most])
 
 
 TRIALS: Final = "trials.ndjson"

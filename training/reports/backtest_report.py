@@ -7,6 +7,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from velo.racing.staking import DEFAULT as STAKING
+from velo.racing.staking import Staking
 from velo.resampling import Figure
 from velo.training.dataset.by_race import Floats
 from velo.training.dataset.races import PriceUsed
@@ -24,6 +26,7 @@ from velo.training.evaluation.metrics import (
     top1,
 )
 from velo.training.evaluation.metrics import auc as auc_of
+from velo.training.evaluation.place_quality import Exponent, PlacesMeasured, measure_places
 from velo.training.evaluation.reliability import (
     Bins,
     equal_mass,
@@ -106,6 +109,8 @@ class BacktestReport:
     window among them. `drift` is the population stability index of each feature, training days against tested days.
     `alarms` cover the whole period, whatever its length. `luck` is P(a gain this large | no edge) by probabilities and
     strategy, for the strategies that gained. `prices` says of which price the blend is, `segments` where it and the market differ.
+    `staking` is how the bank of each strategy stakes.
+    `places` are the place chances by field size, `exponents` λ of the last tested fold.
     """
 
     alarms: tuple[Raised, ...]
@@ -135,6 +140,9 @@ class BacktestReport:
     floors: tuple[Floor, ...]
     luck: dict[str, dict[str, float]]
     gate: dict[str, GateReport]
+    staking: Staking
+    places: tuple[PlacesMeasured, ...]
+    exponents: tuple[Exponent, ...]
     importance: dict[str, float]
     drift: dict[str, float]
     caveats: tuple[str, ...]
@@ -149,7 +157,9 @@ class BacktestReport:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The identity of a backtest: its id, recipe and plan, the model's name, the number of the trial and of the look, and the price used."""
+    """The identity of a backtest: its id, recipe and plan, the model's name, the number of the trial and of the look, the price used, and
+    how the bank stakes.
+    """
 
     backtest: str
     recipe: str
@@ -158,6 +168,7 @@ class Facts:
     trials: int
     look: int | None
     prices: PriceUsed
+    staking: Staking = STAKING
 
 
 def report_of(
@@ -166,6 +177,7 @@ def report_of(
     predictions: Predictions,
     choices: tuple[BlendChoice, ...],
     segments: SegmentReport,
+    exponents: tuple[Exponent, ...],
 ) -> BacktestReport:
     """The report of a backtest's predictions."""
     plan = facts.plan
@@ -177,7 +189,7 @@ def report_of(
     }
     tested = int((predicted.fold >= predicted.past).sum())
     figures = tuple(_measured(name, p, season) for name, p in chances.items())
-    bets = {subject: all_strategies(of) for subject, of in seasons.items()}
+    bets = {subject: all_strategies(of, facts.staking) for subject, of in seasons.items()}
     return BacktestReport(
         alarms=alarms_of(figures, bets, runners=int(season.p.size)),
         backtest=facts.backtest,
@@ -211,6 +223,9 @@ def report_of(
         floors=tuple(floor for subject, by in FLOORS for floor in floors(predictions.season(subject), subject, by)),
         luck={subject: luck_of(of) for subject, of in seasons.items()},
         gate=gates(predictions, plan.until, (plan.until - plan.since).days + 1),
+        staking=facts.staking,
+        places=measure_places(columns, season.starts, season.days),
+        exponents=exponents,
         importance=predicted.importance,
         drift=predicted.drift,
         caveats=_caveats(plan, predictions, predicted, facts.trials),

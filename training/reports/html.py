@@ -12,14 +12,17 @@ from velo.storage.atomic_files import make_folder, write_atomically
 from velo.svg import bar_chart
 from velo.training.gate.criteria import Verdict
 from velo.training.gate.windows import GateReport
+from velo.training.registry.backtests import EarlierBacktest
 from velo.training.reports.backtest_report import BacktestReport, Measurements
 from velo.training.reports.charts import equity_chart, floors_rows, interval_chart, reliability_chart
 from velo.training.reports.tables import (
     BY_BUCKET,
+    EARLIER,
     FLOOR_RULE,
     FLOORS,
     LUCK,
     NAMES,
+    PLACES,
     QUALITY,
     SEGMENTS,
     basis_lines,
@@ -27,9 +30,12 @@ from velo.training.reports.tables import (
     bucket_rows,
     closing_line,
     criterion_cells,
+    earlier_rows,
+    exponent_lines,
     first_lines,
     floor_rows,
     in_words,
+    place_rows,
     quality_rows,
     segment_rows,
     segments_in_words,
@@ -39,19 +45,36 @@ from velo.training.reports.tables import (
 
 SHOWN_FEATURES: Final = 15
 SHOWN_DRIFT: Final = 10
-TERMS: Final = (
-    (
-        "R²",
-        "the share of what 1/N leaves open about the winner that the probabilities explain; the market reaches about 0.19",
-    ),
-    ("ΔR²", "R² beyond that of the market, sharpened by an exponent fitted on earlier days"),
-    ("π", "the market's probabilities: inverse odds, made to sum to 1 in a race"),
-    ("calibration error", "how far probabilities lie from the rates at which such runners won"),
-    ("A/E", "winners divided by expected winners, by the named probability; above 1 is more than expected"),
-    ("ROI", "profit divided by stakes, one unit a bet, at the starting price and before commission"),
-    ("gate", "the criteria that a model must pass before the desk shows its edges as bets"),
-)
-"""Words of the page, and what they mean."""
+TERMS: Final = {
+    "R²": "the share of what 1/N leaves open about the winner that the probabilities explain",
+    "ΔR²": "R² beyond that of the market, sharpened by an exponent fitted on earlier days",
+    "π": "the market's probabilities: inverse odds, made to sum to 1 in a race",
+    "top-1": "how often the runner with the highest probability won",
+    "AUC": "how often a winner had a higher probability than a loser, over all pairs",
+    "calibration error": "how far probabilities lie from the rates at which such runners won, less what chance alone gives",
+    "mean gap": "the same as a mean of absolute differences instead of squared ones",
+    "10 bins": "the mean difference over ten bins of equal width, chance included",
+    "slope": "1 if the probabilities are neither too bold (below 1) nor too timid",
+    "A/E": "winners divided by expected winners, by the named probability; above 1 is more than expected",
+    "expected winners": "the sum of the probabilities",
+    "floor": "whether winners and expected winners agree",
+    "ROI at SP": "profit divided by stakes, one unit a bet, at the starting price and before commission",
+    "after": "the same ROI less a commission on the net winnings of each race",
+    LUCK: "how often the same bets would return as much if winners were drawn from the market's probabilities",
+    "closing-line value": "the price taken divided by the last one before the off, less 1",
+    "unsettled": "bets without a price to settle at; they enter no figure",
+    "drawdown": "the deepest fall of the running profit from its peak, in units staked",
+    "Kelly bank": "a bank of 1 that stakes a quarter of Kelly's share, all bets of a race together, from each morning's money",
+    "its largest fall": "the deepest fall of that bank from its peak",
+    "places by": "the chance to finish in the first two, three or four, as many as a place bet pays on in the race",
+    "λ": "how much the chances of winning say about the next place: 1 is Harville's formula; below 1 favourites are placed less often",
+    "bound": "the side on which the whole interval must lie",
+    "gate": "the criteria that a model must pass before the desk shows its edges as bets",
+    "β": "the exponent that sharpens the market's probabilities",
+}
+"""Words of the page, and what they mean; each table explains those of its columns."""
+LEAD: Final = ("R²", "ΔR²", "π", "calibration error", "A/E", "ROI at SP", "gate")
+"""The words of the sentences and figures at the top."""
 SHIFTED: Final = 0.25
 """A population stability index above this is commonly called a shift."""
 
@@ -59,15 +82,20 @@ Table = tuple[Sequence[str], list[tuple[str | Verdict, ...]]]
 """Column names and rows. A row's first cell is its name; an interval in square brackets is shown below its value."""
 
 
-def write_report(report: BacktestReport, path: Path) -> Path:
+def write_report(report: BacktestReport, path: Path, earlier: Sequence[EarlierBacktest] = ()) -> Path:
     """Write the page, whole or not at all; returns its path."""
     make_folder(path.parent, "name a file in a folder you may write to")
-    write_atomically(path, page(report).encode())
+    write_atomically(path, page(report, earlier).encode())
     return path
 
 
-def page(report: BacktestReport) -> str:
-    """The page as text. Its headline is an alarm of the period if there is one, else the gate's verdict."""
+def meanings(columns: Sequence[str]) -> list[tuple[str, str]]:
+    """The words of some columns with their meanings."""
+    return [(word, meaning) for word, meaning in TERMS.items() if any(name.startswith(word) for name in columns)]
+
+
+def page(report: BacktestReport, earlier: Sequence[EarlierBacktest] = ()) -> str:
+    """The page as text; `earlier` are the user's own backtests before it. Its headline is an alarm of the period if there is one, else the gate's verdict."""
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -76,6 +104,7 @@ def page(report: BacktestReport) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    templates.globals["meanings"] = meanings
     headline, *below = first_lines(report)
     return templates.get_template("report.html").render(
         report=report,
@@ -84,9 +113,12 @@ def page(report: BacktestReport) -> str:
         first_chart=equity_chart(report.equity[report.served], NAMES[report.served]),
         tiles=_tiles(report),
         tested=what_was_tested(report),
-        terms=TERMS,
+        terms=meanings(LEAD),
+        earlier=(EARLIER, earlier_rows(earlier)),
         calibration=_calibration(report),
         betting=[_betting(report, name) for name in report.bets],
+        places=(PLACES, place_rows(report.places)),
+        exponents=exponent_lines(report),
         gates=[_gate(name, gate) for name, gate in report.gate.items()],
         basis=basis_lines(report),
         segments={"words": segments_in_words(report.segments), "table": (SEGMENTS, segment_rows(report.segments))},
@@ -108,7 +140,7 @@ def _tiles(report: BacktestReport) -> list[tuple[str, str, str]]:
         ("what the model adds, ΔR²", *_tile(blend.delta_r2, 4)),
         ("calibration error", *_tile(served.root_mean_gap, 2, 100.0, " %")),
         (f"A/E of {name}, 1/SP", *_tile(bets.ae_price, 2)),
-        (f"ROI of {name}", *_tile(bets.roi[0.0], 1, 100.0, " %")),
+        (f"ROI at SP of {name}", *_tile(bets.roi[0.0], 1, 100.0, " %")),
     ]
 
 
@@ -148,11 +180,11 @@ def _betting(report: BacktestReport, name: str) -> dict[str, Any]:
     strategies: Table = (
         (
             "strategy", "bets", "unsettled", "A/E, model p", "A/E, π", "A/E, 1/SP", "ROI at SP", LUCK, "after 2 %",
-            "after 5 %", "closing-line value", "drawdown, units", "Kelly bank from 1",
+            "after 5 %", "closing-line value", "drawdown, units", "Kelly bank from 1", "its largest fall",
         ),
         [
             (each.strategy, f"{each.n:,}", f"{each.unsettled:,}", *strategy_cells(each, report.luck[name]),
-             each.clv.percent(), f"{each.drawdown:,.0f}", f"{each.kelly.final:.3f}")
+             each.clv.percent(), f"{each.drawdown:,.0f}", f"{each.kelly.final:.3f}", f"{each.kelly.drawdown:.0%}")
             for each in bets
         ],
     )  # fmt: skip

@@ -9,9 +9,11 @@ from rich.text import Text
 
 from velo.resampling import Figure
 from velo.training.evaluation.metrics import Bets
+from velo.training.evaluation.place_quality import PlacesMeasured
 from velo.training.evaluation.segments import MARKET, MODEL, SegmentReport
 from velo.training.gate.criteria import Judged
 from velo.training.gate.windows import MANY_EXPECTED, NEAR, Floor, GateReport, looked_at_words
+from velo.training.registry.backtests import EarlierBacktest
 from velo.training.reports.backtest_report import BacktestReport, Raised
 
 Rows = list[tuple[str, ...]]
@@ -23,7 +25,22 @@ SEGMENTS: Final = (
     "segment", "value", "races", "starters", "mean gap", "A/E, blend", "A/E, market", "gain, nats per 1,000", "p",
     "who was right",
 )  # fmt: skip
+PLACES: Final = (
+    "places by", "runners", "races", "calibration error", "of the market", "R²", "R² of the market",
+    "A/E where above the market", "A/E of those by the market",
+)  # fmt: skip
 BY_BUCKET: Final = ("price", "bets", "A/E, model p", "A/E, π", "A/E, 1/SP", "ROI at SP")
+EARLIER: Final = (
+    "backtest",
+    "days",
+    "model",
+    "races",
+    "R² of the blend",
+    "ΔR² of the blend",
+    "strategy",
+    "bets",
+    "ROI at SP",
+)
 LUCK: Final = "P(gain | no edge)"
 NAMES = {
     "pi": "market π",
@@ -33,6 +50,7 @@ NAMES = {
     "calibrated": "fundamental, calibrated",
     "blend_raw": "blend, uncalibrated",
     "blend": "blend",
+    "direct": "blend, direct model",
 }
 
 
@@ -62,6 +80,8 @@ def backtest_tables(report: BacktestReport) -> Group:
         ),
         table_of("Where the blend and the market differ", SEGMENTS, segment_rows(report.segments), left=SEGMENT_WORDS),
         Text(segments_in_words(report.segments)),
+        *([places_table(report.places)] if report.places else []),
+        *(Text(line) for line in exponent_lines(report)),
         *(gate_tables(name, gate) for name, gate in report.gate.items()),
         *(Text(line) for line in basis_lines(report)),
         *(Text(f"· {line}") for line in report.caveats),
@@ -116,12 +136,21 @@ def summary_lines(report: BacktestReport, page: str) -> list[str]:
         *in_words(report)[-2:],
         f"{report.since} to {report.until}, {report.races:,} races, model {report.model}; trial {report.trials} of these days",
         f"R²: market {by_model['pi'].r2.shown(4)}, {NAMES[report.served]} {served.r2.shown(4)}, blend {by_model['blend'].r2.shown(4)}",
-        f"calibration error of {NAMES[report.served]}: {served.root_mean_gap.percent(2)}, slope {served.slope.shown()}",
-        f"A/E of {name} against 1/SP: {bets.ae_price.shown(2)}; drawdown {bets.drawdown:,.0f} units",
+        f"calibration error of {NAMES[report.served]}: {served.root_mean_gap.percent(2)}, slope {served.slope.shown()}{_of_places(report)}",
+        f"A/E of {name} against 1/SP: {bets.ae_price.shown(2)}; drawdown {bets.drawdown:,.0f} units; {_bank(bets)}",
         f"beware: {report.caveats[0]}{more}" if report.caveats else "",
         f"every figure: --full, or {page}",
     ]
     return [line for line in lines if line]
+
+
+def _bank(bets: Bets) -> str:
+    return f"Kelly bank 1 to {bets.kelly.final:.2f}, largest fall {bets.kelly.drawdown:.0%}"
+
+
+def _of_places(report: BacktestReport) -> str:
+    row = next((row for row in report.places if (row.subject, row.field) == ("blend", "all")), None)
+    return "" if row is None else f"; of the blend's places {row.error.percent(2)}"
 
 
 def by_luck(share: float | None) -> str:
@@ -264,6 +293,49 @@ def basis_lines(report: BacktestReport) -> list[str]:
     return [report.prices.words, looked_at_words(report.trials)]
 
 
+def places_table(places: Sequence[PlacesMeasured]) -> Table:
+    """Place chances by field size."""
+    return table_of(
+        "places, beside those that the market's odds imply by the same formula",
+        PLACES,
+        place_rows(places),
+        left=PLACES[:2],
+    )
+
+
+def place_rows(places: Sequence[PlacesMeasured]) -> Rows:
+    """One row per set of probabilities and group of field sizes, in the order of `PLACES`."""
+    return [
+        (NAMES[row.subject], row.field, f"{row.races:,}", row.error.percent(2), row.market_error.percent(2), row.r2.shown(4),
+         row.market_r2.shown(4), row.ae.shown(2), row.ae_market.shown(2))
+        for row in places
+    ]  # fmt: skip
+
+
+def exponent_lines(report: BacktestReport) -> list[str]:
+    """λ of each place by field size, with its interval."""
+    lines = []
+    for subject in dict.fromkeys(exponent.subject for exponent in report.exponents):
+        own = [exponent for exponent in report.exponents if exponent.subject == subject]
+        for field in dict.fromkeys(exponent.field for exponent in own):
+            said = ", ".join(
+                f"place {exponent.place}: {exponent.figure.shown(2)} ({exponent.figure.n:,} races)"
+                for exponent in own
+                if exponent.field == field
+            )
+            lines.append(f"λ of {NAMES[subject]}, {field} runners: {said}")
+    return lines
+
+
+def earlier_rows(earlier: Sequence[EarlierBacktest]) -> Rows:
+    """One row per earlier backtest, in the order of `EARLIER`."""
+    return [
+        (each.backtest, f"{each.since} to {each.until}", each.model, f"{each.races:,}", each.r2.shown(4), each.delta_r2.shown(4),
+         each.strategy, f"{each.roi.n:,}", each.roi.percent())
+        for each in earlier
+    ]  # fmt: skip
+
+
 def bucket_rows(bets: Bets) -> Rows:
     """One row per price bucket of a strategy's bets, in the order of `BY_BUCKET`."""
     return [
@@ -293,11 +365,11 @@ def table_of(title: str, columns: Sequence[str], rows: Rows, left: Collection[st
 def _strategies(name: str, bets: tuple[Bets, ...], luck: Mapping[str, float]) -> Table:
     columns = (
         "strategy", "bets", "A/E, model p", "A/E, π", "A/E, 1/SP", "ROI at SP", LUCK, "after 2 %", "after 5 %",
-        "drawdown, units", "Kelly bank",
+        "drawdown, units", "Kelly bank from 1", "its largest fall",
     )  # fmt: skip
     rows: Rows = [
         (row.strategy, f"{row.n:,}" + (f" (+{row.unsettled} unsettled)" if row.unsettled else ""),
-         *strategy_cells(row, luck), f"{row.drawdown:,.0f}", f"{row.kelly.final:.3f}")
+         *strategy_cells(row, luck), f"{row.drawdown:,.0f}", f"{row.kelly.final:.3f}", f"{row.kelly.drawdown:.0%}")
         for row in bets
     ]  # fmt: skip
     return table_of(f"bets by {NAMES[name]}, one unit each", columns, rows, left=("strategy",))

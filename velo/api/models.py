@@ -93,6 +93,7 @@ class ModelMethods(OpenedStore):
         past: int | None = None,
         lead: timedelta | None = None,
         seed: int | None = None,
+        staking: Mapping[str, float] | None = None,
         again: bool = False,
         page: File | None = None,
         progress: Progress | None = None,
@@ -102,10 +103,12 @@ class ModelMethods(OpenedStore):
         `model` is `module:factory` with its `parameters`, an object (docs/own-models.md), or the version of a stored model, whose
         recipe is tested; None is VÉLØ's own with `seed`. The days are the last `days` up to `until`, or `since` to `until`, as
         local race dates. `refit_months` is the number of months between refits, `past` the number of refits before the period
-        that fit the blend. `again` looks at a locked window again, and counts. The HTML report goes to `page`.
+        that fit the blend. `staking` changes how the bank stakes, such as `{"commission": 0.02, "pool": 500}`
+        (`velo.racing.staking.Staking`). `again` looks at a locked window again, and counts. The HTML report goes to `page`.
         """
         from velo.api.backtests import BacktestResult
         from velo.training.evaluation.backtest import backtest
+        from velo.training.registry.backtests import earlier_backtests
         from velo.training.registry.models import model_to_test
         from velo.training.reports.html import write_report
 
@@ -122,12 +125,14 @@ class ModelMethods(OpenedStore):
                 lead=before,
                 model=tested,
                 parameters=given,
+                staking=staking,
                 again=again,
                 progress=progress or silent,
             )
             if store.simulated:
                 report = replace(report, caveats=(SIMULATED, *report.caveats))
-            path = write_report(report, Path(page) if page else store.home.reports / f"{report.backtest}.html")
+            where = Path(page) if page else store.home.reports / f"{report.backtest}.html"
+            path = write_report(report, where, earlier_backtests(store.home, report.backtest))
             return BacktestResult(report, path, store.home, self.frames)
 
     def placebos(

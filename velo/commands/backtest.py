@@ -40,6 +40,13 @@ def backtest(
         typer.Option(help="Your own model, as module:factory, or the version of a stored model (default: VÉLØ's own)."),
     ] = None,
     param: Params = None,
+    staking: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="How the Kelly bank stakes: fraction (0.25), cap (0.02), at_risk (1 a day), commission, minimum, pool. Repeatable.",
+        ),
+    ] = None,
     placebo: Annotated[
         bool,
         typer.Option(
@@ -78,7 +85,8 @@ def backtest(
         show(checked, as_json, lambda: placebo_table(checked))
         raise typer.Exit(0 if checked.passed else 1)
     with steps(as_json) as progress:
-        result = race_store().backtest(model, **period, again=again, page=report, progress=progress)
+        bank = parameters(staking, "--staking")
+        result = race_store().backtest(model, **period, staking=bank, again=again, page=report, progress=progress)
     document = plain(result.report) | {"verdict": result.verdict, "report": str(result.page)} if as_json else None
     whole = [backtest_tables(result.report)] if full else []
     lines = [Text(line) for line in summary_lines(result.report, str(result.page))]

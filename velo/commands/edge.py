@@ -87,13 +87,18 @@ def with_environment(command: Callable[..., None]) -> Callable[..., None]:
     return within
 
 
-def parameters(pairs: Sequence[str] | None) -> dict[str, Any]:
-    """Parse `--param name=value`: a value is JSON, or else text. Raises `UserError` for a pair without a name or given twice."""
+_EXAMPLES: Final = {"--param": "max_depth=4", "--staking": "commission=0.02"}
+
+
+def parameters(pairs: Sequence[str] | None, option: str = "--param") -> dict[str, Any]:
+    """Parse `name=value` pairs: a value is JSON, or else text. Raises `UserError` for a pair without a name or given twice."""
     found: dict[str, Any] = {}
     for pair in pairs or ():
         name, equals, value = pair.partition("=")
         if not equals or not name.isidentifier() or name in found:
-            raise UserError(f"--param {pair!r} must be name=value, each name once: write it like --param max_depth=4")
+            raise UserError(
+                f"{option} {pair!r} must be name=value, each name once: write it like {option} {_EXAMPLES[option]}"
+            )
         try:
             found[name] = json.loads(value)
         except ValueError:

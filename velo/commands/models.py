@@ -36,7 +36,7 @@ def gate(
     from rich.console import Group
     from rich.text import Text
 
-    from velo.training.reports.tables import gate_tables
+    from velo.training.reports.tables import gate_tables, places_table
 
     report = race_store().gate(subject=of, strategy=by, final=final, again=again)
     model = f"stored with model {report.model}: {report.mode}" if report.model else "stored with no model"
@@ -48,6 +48,7 @@ def gate(
         lambda: Group(
             *(Text(line, style="bold") for line in lines),
             gate_tables(of, report.gate),
+            *([places_table(report.places)] if report.places else []),
             *(Text(f"· {note}") for note in report.notes),
         ),
     )

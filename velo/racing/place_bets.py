@@ -38,18 +38,23 @@ _POOL_MORE: Final = PlaceTerms(3, None)
 
 
 def place_terms(race: Race, starters: int) -> PlaceTerms:
-    """The terms of a race with `starters` runners, by its country.
+    """The terms of a race with `starters` runners; see `terms_of`."""
+    return terms_of(race.country, starters, handicap=bool(race.handicap))
+
+
+def terms_of(country: str | None, starters: int, *, handicap: bool) -> PlaceTerms:
+    """The place terms of a field of `starters` runners, by country.
 
     Hong Kong and Japan: the pools' own places. Elsewhere the standard each-way terms of British bookmakers (Tattersalls' rules
     on betting, rule 5): 5 to 7 runners 1/4 for two places; from 8 1/5 for three; in handicaps of 12 to 15 1/4 for three, from 16
     1/4 for four.
     """
-    pool = _POOLS.get((race.country or "").upper())
+    pool = _POOLS.get((country or "").upper())
     if pool is not None:
         return next((terms for field, terms in pool if starters <= field), _POOL_MORE)
     small = next((terms for field, terms in _BRITISH if starters <= field), None)
     if small is not None:
         return small
-    if not race.handicap:
+    if not handicap:
         return _BRITISH_MORE
     return next((terms for field, terms in _HANDICAPS if starters <= field), _HANDICAPS_MORE)
