@@ -115,13 +115,13 @@ class Sandbox:
         """The home of the store."""
         return self.store.home
 
-    def start(self, *argv: object) -> Running:
-        """Start `velo …` in a child process."""
+    def start(self, *argv: object, **more: str) -> Running:
+        """Start `velo …` in a child process; `more` are environment variables."""
         folder = self.backup.root / f"output-{time.monotonic_ns()}"
         folder.mkdir()
         for name in ("out", "err"):
             (folder / name).touch()
-        args = (list(map(str, argv)), str(self.home.root), str(folder), self.store.redis_url)
+        args = (list(map(str, argv)), str(self.home.root), str(folder), self.store.redis_url, more)
         process: BaseProcess = forkserver().Process(target=_velo, args=args)
         process.start()
         return Running(process, folder, str(self.home.root))
@@ -152,12 +152,16 @@ class Sandbox:
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """The outcome of one fault: the line seen, the acknowledged data lost, the recovery and its seconds."""
+    """The outcome of one fault: the line seen, the acknowledged data lost, the recovery and its seconds.
+
+    `results` counts the results that the scenario itself added to the log.
+    """
 
     seen: str
     lost: str
     back: str
     back_seconds: float
+    results: int = 0
 
 
 def recovered_by(
@@ -185,12 +189,12 @@ def refused(sandbox: Sandbox, *command: object) -> str:
     return f"`` {line} ``" if "`" in line else f"`{line}`"
 
 
-def _velo(argv: list[str], home: str, folder: str, redis_url: str | None) -> None:
+def _velo(argv: list[str], home: str, folder: str, redis_url: str | None, more: dict[str, str]) -> None:
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{folder}/{name}", os.O_WRONLY | os.O_APPEND), number)
     for name in OURS:
         os.environ.pop(name, None)
-    os.environ |= {"VELO_HOME": home, "COLUMNS": "200", **({"REDIS_URL": redis_url} if redis_url else {})}
+    os.environ |= {"VELO_HOME": home, "COLUMNS": "200", **({"REDIS_URL": redis_url} if redis_url else {}), **more}
     velo(*argv)
 
 

@@ -10,7 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from benchmarks import damage_scenarios, fault_harness, kill_scenarios, redis_scenarios, service_scenarios
+from benchmarks import (
+    damage_scenarios,
+    fault_harness,
+    kill_scenarios,
+    race_day_scenario,
+    redis_scenarios,
+    service_scenarios,
+)
 from benchmarks.fault_harness import NOTHING, Recovery, Sandbox, recovered_by, refused
 from benchmarks.stores import now, read_up_to, until
 from velo.feature_repo.stores import embedded_redis
@@ -216,6 +223,11 @@ FAULTS: Final = (
     Fault("service-redis", "Redis paused under the service, twenty connections asking", service_scenarios.redis_slow),
     Fault(
         "service-crowd", "700 that never end a head and 200 that never read, at the service", service_scenarios.crowd
+    ),
+    Fault(
+        "race-day",
+        "every process of `velo up`, and `velo paper`, killed at 30 random moments of a day of 40 races",
+        race_day_scenario.race_day,
     ),
     Fault("disk-load", "the disk full: a load", full_disk(20, "ingest", "runners", "FILE"), on_small_disk=True),
     Fault("disk-build", "the disk full: a build", full_disk(300, "build"), on_small_disk=True),

@@ -108,7 +108,7 @@ def outcome(fault: Fault, base: Sandbox, folder: Path, chance: random.Random) ->
         recovery = fault.inject(sandbox)
         sandbox.velo("ingest", "runners", sandbox.later)
         sandbox.succeed("stream", "--once")
-        loaded = _results_of(sandbox)
+        loaded = _results_of(sandbox) + recovery.results
         report = audit(sandbox.store, now(), client=connect(sandbox.home))
         return FaultOutcome(
             fault.name, fault.harm, recovery.seen, recovery.lost, recovery.back, recovery.back_seconds,

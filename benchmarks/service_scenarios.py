@@ -28,9 +28,9 @@ def worker_killed(sandbox: Sandbox) -> Recovery:
     with _served(sandbox, "--workers", "2") as (port, process), _asked(port) as seen:
         until(lambda: seen[200] > ASKING)
         begun = time.perf_counter()
-        before = _workers(process)
+        before = workers(process)
         os.kill(before[0], signal.SIGKILL)
-        until(lambda: len(_workers(process)) == len(before) and before[0] not in _workers(process))
+        until(lambda: len(workers(process)) == len(before) and before[0] not in workers(process))
         answered = seen[200]
         until(lambda: seen[200] > answered + ASKING)
         seconds = round(time.perf_counter() - begun, 1)
@@ -86,7 +86,7 @@ def crowd(sandbox: Sandbox) -> Recovery:
 def _served(sandbox: Sandbox, *options: str) -> Iterator[tuple[int, int]]:
     """Run `velo serve` on a sandbox; yields its port and process id once it answers."""
     with served(sandbox.store, "velo.cli", "serve", *options) as (port, process):
-        until(lambda: _status(port, PATH) == 200)
+        until(lambda: answer_of(port, PATH) == 200)
         yield port, process
 
 
@@ -98,7 +98,7 @@ def _asked(port: int, path: str = "/healthz") -> "Iterator[Counter[int | str]]":
 
     def ask() -> None:
         while not stop.is_set():
-            status = _status(port, path)
+            status = answer_of(port, path)
             with lock:
                 seen[status or "none"] += 1
             stop.wait(0.05)
@@ -114,7 +114,8 @@ def _asked(port: int, path: str = "/healthz") -> "Iterator[Counter[int | str]]":
             thread.join()
 
 
-def _status(port: int, path: str = "/healthz") -> int | None:
+def answer_of(port: int, path: str = "/healthz") -> int | None:
+    """The status of a GET; None without an answer."""
     with suppress(OSError, HTTPException), closing(HTTPConnection(HOST, port, timeout=20)) as connection:
         connection.request("GET", path)
         answer = connection.getresponse()
@@ -123,7 +124,7 @@ def _status(port: int, path: str = "/healthz") -> int | None:
     return None
 
 
-def _workers(process: int) -> list[int]:
+def workers(process: int) -> list[int]:
     """The process ids of a service's running workers."""
     found = []
     for child, parent, state in processes():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import fault_harness, fault_scenarios, faults, kill_scenarios, write_kills
+from benchmarks import fault_harness, fault_scenarios, faults, kill_scenarios, race_day_scenario, write_kills
 from benchmarks.fault_harness import Sandbox
 from benchmarks.fault_scenarios import FAULTS, Fault
 from tests.support.cli import velo
@@ -26,8 +26,8 @@ from velo.streams import integrity_check
 pytestmark = pytest.mark.usefixtures("fresh_batches")
 
 PAGE = REPO / "docs" / "reliability.md"
-KILLED_AT_RANDOM = ("load-killed", "build-killed")
-"""What a sample of the same command's writes shows sooner."""
+KILLED_AT_RANDOM = ("load-killed", "build-killed", "race-day")
+"""What a sample of the same command's writes shows sooner, and a day that takes a minute."""
 KILLED_AT_WRITES = [fault for fault in FAULTS if fault.name.endswith("-writes")]
 
 
@@ -76,6 +76,7 @@ def recovered(fault: Fault, base: Sandbox, folder: Path, monkeypatch: pytest.Mon
     """Inject a fault into a copy of the store and check that nothing is lost and every value is right."""
     monkeypatch.setattr(fault_scenarios, "AWAY_S", 4.0)
     monkeypatch.setattr(fault_scenarios, "ANSWER_S", 3.0)
+    monkeypatch.setattr(race_day_scenario, "SIZE", race_day_scenario.DaySize(6, 5, 45.0))
     outcome = faults.outcome(fault, base, folder / fault.name, random.Random(1))
     if outcome.seen.startswith(faults.NOT_RUN):
         pytest.skip(f"NOT TESTED: {outcome.seen}")
